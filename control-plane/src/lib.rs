@@ -1,0 +1,1 @@
+//! Sources, model, translation, xDS server, CA, registration.

@@ -1,0 +1,93 @@
+//! Short names for Envoy's v3 API and for the well-known types that it uses.
+//!
+//! The types are generated and documented by the [xDS API](https://www.envoyproxy.io/docs/envoy/latest/api-v3/api).
+
+use envoy_types::pb::envoy;
+
+/// `google.protobuf`: `Any`, `Duration`, `Struct`, wrappers. Not the ones of `prost-types`.
+pub use envoy_types::pb::google::protobuf;
+/// `google.rpc`: `Status`, as a NACK's `error_detail`.
+pub use envoy_types::pb::google::rpc;
+
+/// `envoy.config.cluster.v3`.
+pub use envoy::config::cluster::v3 as cluster;
+/// `envoy.config.core.v3`: addresses, config sources, metadata, nodes.
+pub use envoy::config::core::v3 as core;
+/// `envoy.config.endpoint.v3`.
+pub use envoy::config::endpoint::v3 as endpoint;
+/// `envoy.config.listener.v3`.
+pub use envoy::config::listener::v3 as listener;
+/// `envoy.config.route.v3`.
+pub use envoy::config::route::v3 as route;
+/// `envoy.extensions.filters.http.cors.v3`.
+pub use envoy::extensions::filters::http::cors::v3 as cors;
+/// `envoy.extensions.filters.http.router.v3`.
+pub use envoy::extensions::filters::http::router::v3 as router;
+/// `envoy.extensions.filters.listener.http_inspector.v3`.
+pub use envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
+/// `envoy.extensions.filters.network.http_connection_manager.v3`.
+pub use envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+/// `envoy.extensions.filters.network.tcp_proxy.v3`.
+pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+/// `envoy.extensions.load_balancing_policies.least_request.v3`.
+pub use envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
+/// `envoy.extensions.load_balancing_policies.round_robin.v3`.
+pub use envoy::extensions::load_balancing_policies::round_robin::v3 as round_robin;
+/// `envoy.extensions.transport_sockets.raw_buffer.v3`.
+pub use envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
+/// `envoy.extensions.transport_sockets.tls.v3`.
+pub use envoy::extensions::transport_sockets::tls::v3 as tls;
+/// `envoy.extensions.upstreams.http.v3`: `HttpProtocolOptions`.
+pub use envoy::extensions::upstreams::http::v3 as upstream_http;
+/// `envoy.service.discovery.v3`: ADS, discovery requests and responses.
+pub use envoy::service::discovery::v3 as discovery;
+/// `envoy.type.matcher.v3`: string and regex matchers.
+pub use envoy::r#type::matcher::v3 as matcher;
+/// `envoy.type.v3`: percentages, ranges.
+pub use envoy::r#type::v3 as types;
+
+/// Type URLs: what an `Any` says that it holds, and what a discovery request asks for.
+pub mod type_url {
+    /// LDS.
+    pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+    /// RDS.
+    pub const ROUTE_CONFIGURATION: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+    /// CDS.
+    pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    /// EDS.
+    pub const CLUSTER_LOAD_ASSIGNMENT: &str =
+        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+    /// The HTTP connection manager, in a filter chain or an `api_listener`.
+    pub const HTTP_CONNECTION_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    /// The TCP proxy network filter.
+    pub const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    /// The router, the last HTTP filter.
+    pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    /// The CORS HTTP filter.
+    pub const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+    /// A route's CORS policy, in `typed_per_filter_config`.
+    pub const CORS_POLICY: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy";
+    /// The HTTP inspector listener filter.
+    pub const HTTP_INSPECTOR: &str =
+        "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+    /// TLS towards the client of a listener.
+    pub const DOWNSTREAM_TLS_CONTEXT: &str =
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    /// TLS towards an upstream.
+    pub const UPSTREAM_TLS_CONTEXT: &str =
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    /// Plaintext.
+    pub const RAW_BUFFER: &str =
+        "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    /// A cluster's HTTP protocol options, in `typed_extension_protocol_options`.
+    pub const HTTP_PROTOCOL_OPTIONS: &str =
+        "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    /// P2C by queue length.
+    pub const LEAST_REQUEST: &str =
+        "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest";
+    /// Round robin.
+    pub const ROUND_ROBIN: &str =
+        "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
+    /// P2C by peak EWMA of latency: our own policy, listed before `LeastRequest`.
+    pub const PEAK_EWMA: &str = "type.googleapis.com/outrigger.lb.v1.PeakEwma";
+}

@@ -1,0 +1,1 @@
+//! The immutable snapshot: built and published here; what the data path asks for.

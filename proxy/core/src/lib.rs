@@ -1,0 +1,11 @@
+//! The words that every part of Outrigger uses: identities, matchers, percentages, reasons, errors, drain, counters.
+//!
+//! Nothing here does I/O, and nothing here knows a wire message. A value of one of these types is valid by
+//! construction, so that nobody checks it again.
+
+pub mod identity;
+pub mod matcher;
+pub mod percentage;
+
+/// The name of a resource (listener, route, cluster, destination): compared often, made seldom, shared freely.
+pub type Name = std::sync::Arc<str>;

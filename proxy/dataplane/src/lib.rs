@@ -1,0 +1,1 @@
+//! What a request goes through, in order: socket, tls, codec, http, tcp, upstream.

@@ -1,0 +1,1 @@
+//! Where config comes from: xDS streams, cache on disk, identity, registration, DNS.

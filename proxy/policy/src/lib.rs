@@ -1,0 +1,1 @@
+//! One file per policy: compiled config, decode from xDS, state, verbs, tests.

@@ -1,0 +1,1 @@
+//! The binary outrigger-proxy: sockets, threads, admin, telemetry, shutdown.
