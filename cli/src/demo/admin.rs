@@ -1,0 +1,100 @@
+//! Asks the admin ports what they know, as an operator would with curl.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::process::Process;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `GET path` of the admin port at `address`.
+pub(super) async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        let request = Request::get(path)
+            .header(http::header::HOST, address.to_string())
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
+        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        Ok::<_, String>(Response::from_parts(head, body))
+    };
+    tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer in {PATIENCE:?}")))
+        .map_err(|error| format!("http://{address}{path}: {error}"))
+}
+
+/// `GET path`, which must be answered with 200 and text.
+pub(super) async fn text(address: SocketAddr, path: &str) -> Result<String, String> {
+    let answer = get(address, path).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(format!("http://{address}{path}: {}", answer.status()));
+    }
+    String::from_utf8(answer.into_body().into()).map_err(|_| format!("http://{address}{path}: no text"))
+}
+
+/// Waits until `/ready` says 200, or `process` has ended, or `patience` is over.
+pub(super) async fn wait_ready(
+    address: SocketAddr,
+    process: &mut Process,
+    patience: Duration,
+) -> Result<(), String> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let answer = get(address, "/ready").await;
+        if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::OK) {
+            return Ok(());
+        }
+        process.check_running()?;
+        if Instant::now() > deadline {
+            let last = match answer {
+                Ok(answer) => String::from_utf8_lossy(answer.body()).trim().to_owned(),
+                Err(error) => error,
+            };
+            return Err(format!("http://{address}/ready: not ready after {patience:?}: {last}"));
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+/// The samples of one metric on a `/metrics` page: labels and value.
+pub(super) fn series<'page>(
+    page: &'page str,
+    metric: &'page str,
+) -> impl Iterator<Item = (Vec<(&'page str, &'page str)>, f64)> {
+    page.lines().filter_map(move |line| {
+        let rest = line.strip_prefix(metric)?;
+        let (labels, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.rsplit_once('}')?,
+            None => ("", rest.strip_prefix(' ')?),
+        };
+        let labels = labels
+            .split("\",")
+            .filter_map(|pair| pair.split_once("=\""))
+            .map(|(name, value)| (name, value.trim_end_matches('"')))
+            .collect();
+        Some((labels, value.split_whitespace().next()?.parse().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metrics_page_is_read_by_name_and_label() {
+        let page = "# TYPE a counter\na_total{x=\"1\",y=\"b\"} 7\na_total 3 1700000000\na_total_more 9\n";
+        let found: Vec<_> = series(page, "a_total").collect();
+        assert_eq!(found, [(vec![("x", "1"), ("y", "b")], 7.0), (vec![], 3.0)]);
+    }
+}

@@ -1,0 +1,225 @@
+//! A small OTLP receiver: keeps the demo's spans, and passes them on where the user wants them too.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use tokio::sync::mpsc;
+use tonic::transport::{Endpoint, Server, server::TcpIncoming};
+use tonic::{Request, Response, Status};
+
+/// As many spans as are kept; the oldest go first.
+const KEPT: usize = 100_000;
+
+/// One span, with what the demo reads of it.
+#[derive(Debug, Clone)]
+pub(super) struct Span {
+    pub(super) trace: Vec<u8>,
+    pub(super) id: Vec<u8>,
+    /// Empty for a root.
+    pub(super) parent: Vec<u8>,
+    /// `service.name` of the resource.
+    pub(super) service: String,
+    pub(super) name: String,
+    pub(super) kind: SpanKind,
+    /// Unix time in nanoseconds.
+    pub(super) start: u64,
+    pub(super) duration: Duration,
+    pub(super) attributes: HashMap<String, String>,
+}
+
+/// The receiver; cheap to clone, all clones share the spans.
+#[derive(Clone)]
+pub(super) struct Collector {
+    spans: Arc<Mutex<VecDeque<Span>>>,
+    onward: Option<mpsc::Sender<ExportTraceServiceRequest>>,
+}
+
+impl Collector {
+    /// Listens on a free port of loopback; passes everything on to `onward` (an OTLP/gRPC endpoint) if there is one.
+    /// A dead endpoint loses its copy of the spans, and nothing else.
+    pub(super) async fn start(onward: Option<String>) -> Result<(Self, SocketAddr), String> {
+        let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .map_err(|error| format!("cannot listen for spans: {error}"))?;
+        let address = incoming.local_addr().map_err(|error| error.to_string())?;
+        let onward = match onward {
+            Some(endpoint) => Some(pass_on(&endpoint)?),
+            None => None,
+        };
+        let collector = Self { spans: Arc::default(), onward };
+        let server = Server::builder().add_service(TraceServiceServer::new(collector.clone()));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        Ok((collector, address))
+    }
+
+    /// Every trace that is whole: one root, and every other span's parent is there. Newest last.
+    pub(super) fn whole_traces(&self) -> Vec<Trace> {
+        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = Vec::new();
+        let mut traces: HashMap<&[u8], Vec<Span>> = HashMap::new();
+        for span in spans.iter() {
+            let trace = traces.entry(&span.trace).or_default();
+            if trace.is_empty() {
+                order.push(&span.trace);
+            }
+            trace.push(span.clone());
+        }
+        order.iter().filter_map(|id| Trace::new(traces.remove(id.as_slice())?)).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(onward) = &self.onward {
+            let _ = onward.try_send(request.clone());
+        }
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        for resource in request.resource_spans {
+            let described = text(resource.resource.map(|resource| resource.attributes).unwrap_or_default());
+            let service = described.get("service.name").cloned().unwrap_or_default();
+            for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                spans.push_back(Span {
+                    kind: span.kind(),
+                    trace: span.trace_id,
+                    id: span.span_id,
+                    parent: span.parent_span_id,
+                    service: service.clone(),
+                    name: span.name,
+                    start: span.start_time_unix_nano,
+                    duration: Duration::from_nanos(
+                        span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano),
+                    ),
+                    attributes: text(span.attributes),
+                });
+            }
+        }
+        let excess = spans.len().saturating_sub(KEPT);
+        spans.drain(..excess);
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn pass_on(endpoint: &str) -> Result<mpsc::Sender<ExportTraceServiceRequest>, String> {
+    let channel = Endpoint::from_shared(endpoint.to_owned())
+        .map_err(|error| format!("{endpoint:?} is no OTLP endpoint: {error}"))?
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(Duration::from_secs(5))
+        .connect_lazy();
+    let (sender, mut receiver) = mpsc::channel(256);
+    tokio::spawn(async move {
+        let mut client = TraceServiceClient::new(channel);
+        while let Some(request) = receiver.recv().await {
+            let _ = client.export(Request::new(request)).await;
+        }
+    });
+    Ok(sender)
+}
+
+fn text(attributes: Vec<KeyValue>) -> HashMap<String, String> {
+    attributes
+        .into_iter()
+        .filter_map(|attribute| {
+            let value = match attribute.value?.value? {
+                Value::StringValue(text) => text,
+                Value::IntValue(number) => number.to_string(),
+                Value::BoolValue(truth) => truth.to_string(),
+                Value::DoubleValue(number) => number.to_string(),
+                _ => return None,
+            };
+            Some((attribute.key, value))
+        })
+        .collect()
+}
+
+/// A whole trace.
+#[derive(Debug)]
+pub(super) struct Trace {
+    spans: Vec<Span>,
+    root: usize,
+}
+
+impl Trace {
+    fn new(spans: Vec<Span>) -> Option<Self> {
+        let ids: HashSet<_> = spans.iter().map(|span| span.id.as_slice()).collect();
+        let mut roots = spans.iter().enumerate().filter(|(_, span)| !ids.contains(span.parent.as_slice()));
+        match (roots.next(), roots.next()) {
+            (Some((root, span)), None) if span.parent.is_empty() => Some(Self { root, spans }),
+            _ => None,
+        }
+    }
+
+    /// The trace's id, in hexadecimal.
+    pub(super) fn id(&self) -> String {
+        self.spans[self.root].trace.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The services that took part.
+    pub(super) fn services(&self) -> HashSet<&str> {
+        self.spans.iter().map(|span| span.service.as_str()).collect()
+    }
+
+    /// The first span.
+    pub(super) fn root(&self) -> &Span {
+        &self.spans[self.root]
+    }
+
+    /// Every span with its depth, parents before children, siblings by start.
+    pub(super) fn walk(&self) -> Vec<(usize, &Span)> {
+        let mut children: HashMap<&[u8], Vec<&Span>> = HashMap::new();
+        for span in &self.spans {
+            children.entry(&span.parent).or_default().push(span);
+        }
+        let mut walked = Vec::new();
+        let mut open = vec![(0, self.root())];
+        while let Some((depth, span)) = open.pop() {
+            walked.push((depth, span));
+            let mut next = children.remove(span.id.as_slice()).unwrap_or_default();
+            next.sort_by_key(|span| std::cmp::Reverse(span.start));
+            open.extend(next.into_iter().map(|span| (depth + 1, span)));
+        }
+        walked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(id: u8, parent: &[u8]) -> Span {
+        Span {
+            trace: vec![1],
+            id: vec![id],
+            parent: parent.to_vec(),
+            service: format!("s{id}"),
+            name: String::new(),
+            kind: SpanKind::Server,
+            start: u64::from(id),
+            duration: Duration::ZERO,
+            attributes: HashMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_trace_is_walked_from_its_root() {
+        let trace = Trace::new(vec![span(3, &[1]), span(1, &[]), span(4, &[2]), span(2, &[1])]).unwrap();
+        let order: Vec<_> = trace.walk().iter().map(|(depth, span)| (*depth, span.id[0])).collect();
+        assert_eq!(order, [(0, 1), (1, 2), (2, 4), (1, 3)]);
+    }
+
+    #[test]
+    fn a_trace_with_an_orphan_is_not_whole() {
+        assert!(Trace::new(vec![span(1, &[]), span(2, &[9])]).is_none());
+        assert!(Trace::new(vec![span(2, &[9])]).is_none());
+    }
+}

@@ -1,0 +1,405 @@
+//! The demo's mesh: one control plane, every instance of the shop, and a sidecar beside each.
+//!
+//! [`INSTANCES`] is the cast. Each instance has ports of its own on loopback, picked free when the demo starts, and
+//! keeps them when it is restarted, as a pod keeps its address.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::admin;
+use super::process::Process;
+
+/// The namespace of the shop.
+pub(super) const NAMESPACE: &str = "shop";
+/// How long anything may take to come up, or to stop.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who plays: instance, service account, and the services (with port and protocol) that it is registered for.
+const INSTANCES: [Role; 10] = [
+    Role { name: "shopper-1", account: "shopper", services: &[], port: 0 },
+    Role { name: "web-1", account: "web", services: &["web"], port: 80 },
+    Role { name: "web-2", account: "web", services: &["web"], port: 80 },
+    Role { name: "cart-1", account: "cart", services: &["cart"], port: 80 },
+    Role { name: "cart-2", account: "cart", services: &["cart"], port: 80 },
+    Role { name: "catalog-v1-1", account: "catalog", services: &["catalog", "catalog-v1"], port: 80 },
+    Role { name: "catalog-v1-2", account: "catalog", services: &["catalog", "catalog-v1"], port: 80 },
+    Role { name: "catalog-v2-1", account: "catalog", services: &["catalog", "catalog-v2"], port: 80 },
+    Role { name: "payments-1", account: "payments", services: &["payments"], port: 50051 },
+    Role { name: "stock-1", account: "stock", services: &["stock"], port: 9000 },
+];
+
+struct Role {
+    name: &'static str,
+    account: &'static str,
+    services: &'static [&'static str],
+    port: u16,
+}
+
+/// How the mesh is started.
+pub(super) struct Settings {
+    /// Everything is kept below it: config, state, logs.
+    pub(super) directory: PathBuf,
+    /// Where the sidecars send spans.
+    pub(super) spans_to: SocketAddr,
+    /// The life of certificates.
+    pub(super) certificate_ttl: Duration,
+    /// The share of requests that are traced.
+    pub(super) sampling: f64,
+}
+
+/// The running mesh.
+pub(super) struct Mesh {
+    settings: Settings,
+    control_plane: Option<Process>,
+    control_plane_listen: SocketAddr,
+    pub(super) control_plane_admin: SocketAddr,
+    instances: Vec<Instance>,
+}
+
+/// One instance of a service, and its sidecar.
+pub(super) struct Instance {
+    pub(super) name: &'static str,
+    account: &'static str,
+    services: &'static [&'static str],
+    service_port: u16,
+    app: Option<Process>,
+    sidecar: Option<Process>,
+    pub(super) admin: SocketAddr,
+    pub(super) outbound: SocketAddr,
+    pub(super) inbound: SocketAddr,
+    app_listen: SocketAddr,
+    payments: SocketAddr,
+    stock: SocketAddr,
+}
+
+impl Mesh {
+    /// Writes the shop's config, starts everything, and waits until every sidecar is ready.
+    pub(super) async fn start(settings: Settings) -> Result<Self, String> {
+        let directory = &settings.directory;
+        for part in ["config", "logs", "control-plane"] {
+            std::fs::create_dir_all(directory.join(part))
+                .map_err(|error| format!("cannot make {}: {error}", directory.join(part).display()))?;
+        }
+        super::shop::write(&directory.join("config"))?;
+        let mut ports = Ports::default();
+        let mut mesh = Self {
+            control_plane: None,
+            control_plane_listen: ports.pick()?,
+            control_plane_admin: ports.pick()?,
+            instances: INSTANCES.iter().map(|role| Instance::new(role, &mut ports)).collect::<Result<_, _>>()?,
+            settings,
+        };
+        mesh.start_control_plane().await?;
+        for index in 0..mesh.instances.len() {
+            mesh.issue_token(index).await?;
+            mesh.start_app(index)?;
+            mesh.start_sidecar(index)?;
+        }
+        for index in 0..mesh.instances.len() {
+            mesh.ready(index).await?;
+        }
+        Ok(mesh)
+    }
+
+    /// The instance of that name.
+    pub(super) fn instance(&self, name: &str) -> Result<&Instance, String> {
+        self.index(name).map(|index| &self.instances[index])
+    }
+
+    /// Every instance.
+    pub(super) fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    /// Where the control plane reads its YAML.
+    pub(super) fn config(&self) -> PathBuf {
+        self.settings.directory.join("config")
+    }
+
+    /// Starts the control plane and waits until it is ready.
+    pub(super) async fn start_control_plane(&mut self) -> Result<(), String> {
+        let directory = &self.settings.directory;
+        let args = words([
+            "control-plane".into(),
+            "--config".into(),
+            directory.join("config").into(),
+            "--state-dir".into(),
+            directory.join("control-plane").into(),
+            "--listen".into(),
+            self.control_plane_listen.to_string().into(),
+            "--admin".into(),
+            self.control_plane_admin.to_string().into(),
+            "--certificate-ttl".into(),
+            format!("{}s", self.settings.certificate_ttl.as_secs()).into(),
+        ]);
+        let mut process = Process::start("control-plane", &self.logs(), args, &[])?;
+        admin::wait_ready(self.control_plane_admin, &mut process, PATIENCE).await?;
+        self.control_plane = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL for the control plane.
+    pub(super) async fn kill_control_plane(&mut self) -> Result<(), String> {
+        match self.control_plane.take() {
+            Some(process) => process.kill().await,
+            None => Err("the control plane does not run".into()),
+        }
+    }
+
+    /// SIGKILL for an application and its sidecar, both at once.
+    pub(super) async fn kill(&mut self, name: &str) -> Result<(), String> {
+        let index = self.index(name)?;
+        let instance = &mut self.instances[index];
+        for process in [instance.sidecar.take(), instance.app.take()].into_iter().flatten() {
+            process.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts again what [`Mesh::kill`] or [`Mesh::restart`] ended, and waits until it is ready.
+    pub(super) async fn revive(&mut self, name: &str) -> Result<(), String> {
+        let index = self.index(name)?;
+        if self.instances[index].app.is_none() {
+            self.start_app(index)?;
+        }
+        if self.instances[index].sidecar.is_none() {
+            self.start_sidecar(index)?;
+        }
+        self.ready(index).await
+    }
+
+    /// A rolling restart's step: the sidecar drains, the application stops, both start again.
+    pub(super) async fn restart(&mut self, name: &str) -> Result<(), String> {
+        self.restart_sidecar_stop(name).await?;
+        let index = self.index(name)?;
+        if let Some(app) = self.instances[index].app.take() {
+            app.terminate(PATIENCE).await?;
+        }
+        self.revive(name).await
+    }
+
+    /// Stops the sidecar alone, with SIGTERM, and waits until it has drained.
+    pub(super) async fn restart_sidecar_stop(&mut self, name: &str) -> Result<(), String> {
+        let index = self.index(name)?;
+        match self.instances[index].sidecar.take() {
+            Some(sidecar) => sidecar.terminate(PATIENCE * 2).await,
+            None => Err(format!("the sidecar of {name} does not run")),
+        }
+    }
+
+    /// Ends everything, politely where it helps: sidecars first would lose requests that nobody counts any more, so
+    /// all are killed at once.
+    pub(super) async fn stop(mut self) {
+        for instance in &mut self.instances {
+            for process in [instance.sidecar.take(), instance.app.take()].into_iter().flatten() {
+                let _ = process.kill().await;
+            }
+        }
+        let _ = self.kill_control_plane().await;
+    }
+
+    /// Fails if any process that should run has ended.
+    pub(super) fn check_running(&mut self) -> Result<(), String> {
+        let instances = self.instances.iter_mut().flat_map(|one| [&mut one.app, &mut one.sidecar]);
+        instances.chain([&mut self.control_plane]).flatten().try_for_each(Process::check_running)
+    }
+
+    fn index(&self, name: &str) -> Result<usize, String> {
+        self.instances.iter().position(|one| one.name == name).ok_or_else(|| format!("no instance {name}"))
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.settings.directory.join("logs")
+    }
+
+    fn state(&self, instance: &Instance) -> PathBuf {
+        self.settings.directory.join(instance.name)
+    }
+
+    /// Creates a join token with the command that a person would use.
+    async fn issue_token(&self, index: usize) -> Result<(), String> {
+        let instance = &self.instances[index];
+        let state = self.state(instance);
+        std::fs::create_dir_all(&state).map_err(|error| format!("cannot make {}: {error}", state.display()))?;
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let output = tokio::process::Command::new(program)
+            .args(["token", "create", "--namespace", NAMESPACE, "--ttl", "10m"])
+            .args(["--service-account", instance.account])
+            .arg("--state-dir")
+            .arg(self.settings.directory.join("control-plane"))
+            .output()
+            .await
+            .map_err(|error| format!("cannot create a token: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("cannot create a token: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        std::fs::write(state.join("token"), output.stdout).map_err(|error| format!("cannot save a token: {error}"))
+    }
+
+    fn start_app(&mut self, index: usize) -> Result<(), String> {
+        let instance = &self.instances[index];
+        let flag = |name: &str, value: SocketAddr| [OsString::from(name), value.to_string().into()];
+        let mut args = words(["sample".into(), instance.account.into()]);
+        args.extend(flag("--listen", instance.app_listen));
+        match instance.account {
+            "shopper" => return Ok(()),
+            "web" => args.extend(flag("--sidecar", instance.outbound)),
+            "cart" => {
+                args.extend(flag("--sidecar", instance.outbound));
+                args.extend(flag("--payments", instance.payments));
+                args.extend(flag("--stock", instance.stock));
+            }
+            "catalog" => {
+                let version = if instance.name.contains("-v2-") { "v2" } else { "v1" };
+                args.extend(words(["--version".into(), version.into()]));
+            }
+            _ => {}
+        }
+        let process = Process::start(&format!("{}-app", instance.name), &self.logs(), args, &[])?;
+        self.instances[index].app = Some(process);
+        Ok(())
+    }
+
+    fn start_sidecar(&mut self, index: usize) -> Result<(), String> {
+        let instance = &self.instances[index];
+        let state = self.state(instance);
+        let mut args = words([
+            "proxy".into(),
+            "--control-plane".into(),
+            self.control_plane_listen.to_string().into(),
+            "--control-plane-ca".into(),
+            self.settings.directory.join("control-plane/roots.pem").into(),
+            "--token-file".into(),
+            state.join("token").into(),
+            "--state-dir".into(),
+            state.join("state").into(),
+            "--instance".into(),
+            instance.name.into(),
+            "--admin".into(),
+            instance.admin.to_string().into(),
+            "--outbound".into(),
+            instance.outbound.to_string().into(),
+            "--trace-sampling".into(),
+            self.settings.sampling.to_string().into(),
+            "--unknown-destination".into(),
+            "refuse".into(),
+            "--access-log".into(),
+            self.logs().join(format!("{}-access.log", instance.name)).into(),
+        ]);
+        for service in instance.services {
+            args.push("--service".into());
+            args.push(
+                format!("{service}:{}={},listen={}", instance.service_port, instance.app_listen, instance.inbound)
+                    .into(),
+            );
+        }
+        if instance.account == "cart" {
+            for bind in
+                [format!("{}=payments:50051", instance.payments), format!("{}=stock:9000", instance.stock)]
+            {
+                args.extend(words(["--bind".into(), bind.into()]));
+            }
+        }
+        let environment =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{}", self.settings.spans_to))];
+        let process = Process::start(&format!("{}-sidecar", instance.name), &self.logs(), args, &environment)?;
+        self.instances[index].sidecar = Some(process);
+        Ok(())
+    }
+
+    async fn ready(&mut self, index: usize) -> Result<(), String> {
+        let instance = &mut self.instances[index];
+        if let Some(app) = &mut instance.app {
+            wait_listening(instance.app_listen, app).await?;
+        }
+        match &mut instance.sidecar {
+            Some(sidecar) => admin::wait_ready(instance.admin, sidecar, PATIENCE).await,
+            None => Err(format!("the sidecar of {} does not run", instance.name)),
+        }
+    }
+}
+
+impl Instance {
+    fn new(role: &Role, ports: &mut Ports) -> Result<Self, String> {
+        Ok(Self {
+            name: role.name,
+            account: role.account,
+            services: role.services,
+            service_port: role.port,
+            app: None,
+            sidecar: None,
+            admin: ports.pick()?,
+            outbound: ports.pick()?,
+            inbound: ports.pick()?,
+            app_listen: ports.pick()?,
+            payments: ports.pick()?,
+            stock: ports.pick()?,
+        })
+    }
+
+    /// Who its certificate should say that it is.
+    pub(super) fn spiffe_id(&self) -> String {
+        format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/{}", self.account)
+    }
+
+    /// The service account, which is also the service's name.
+    pub(super) fn account(&self) -> &'static str {
+        self.account
+    }
+
+    /// The sidecar, while it runs.
+    pub(super) fn sidecar(&self) -> Option<&Process> {
+        self.sidecar.as_ref()
+    }
+}
+
+async fn wait_listening(address: SocketAddr, process: &mut Process) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        process.check_running()?;
+        if Instant::now() > deadline {
+            return Err(format!("nothing listens on {address} after {PATIENCE:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+fn words<const N: usize>(words: [OsString; N]) -> Vec<OsString> {
+    words.into()
+}
+
+/// Picks free ports of loopback, never the same one twice.
+#[derive(Default)]
+struct Ports(HashSet<u16>);
+
+impl Ports {
+    fn pick(&mut self) -> Result<SocketAddr, String> {
+        loop {
+            let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
+            let address = probe.map_err(|error| format!("no free port on loopback: {error}"))?;
+            if self.0.insert(address.port()) {
+                return Ok(address);
+            }
+        }
+    }
+}
+
+/// Where the demo keeps everything: a directory that only its owner may enter.
+pub(super) fn directory() -> Result<tempfile::TempDir, String> {
+    tempfile::Builder::new()
+        .prefix("outrigger-demo-")
+        .tempdir()
+        .map_err(|error| format!("cannot make a directory for the demo: {error}"))
+}
+
+/// Replaces a file whole, as an editor or a deployment does: written beside it, then renamed over it.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), String> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text)
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,313 @@
+//! `outrigger demo`: a whole mesh on this machine, put through what a mesh must survive, under constant load.
+//!
+//! Starts a control plane, five services and their sidecars as processes of their own, breaks things one after the
+//! other, and prints what was sent and what was lost. Everything is on loopback, on free ports, in one temporary
+//! directory that is kept when a check fails.
+
+mod checks;
+mod report;
+
+mod intruder;
+mod load;
+mod mesh;
+mod shop;
+
+mod admin;
+mod collector;
+mod process;
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use checks::{Pace, Verdict};
+use collector::{Collector, Trace};
+use load::Load;
+use mesh::Mesh;
+use process::Usage;
+use report::{Cost, Row};
+
+/// Runs the demo.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// A shorter form for tests: less load, shorter stretches, a wider tolerance for shares.
+    #[arg(long)]
+    quick: bool,
+    /// Leave the mesh up after the checks, and print what to try with curl. Ends with Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// The address of a Jaeger, such as http://127.0.0.1:16686: spans go to port 4317 of its host (or to
+    /// OTEL_EXPORTER_OTLP_ENDPOINT, if that is set), and the link to a trace is printed.
+    #[arg(long, value_name = "URL")]
+    jaeger: Option<String>,
+}
+
+/// Runs every check. Fails with the reason when the mesh does not come up or a check does not hold.
+pub(crate) fn run(args: DemoArgs) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(async {
+        tokio::select! {
+            outcome = demo(args) => outcome,
+            // Dropping the demo kills every process of it.
+            _ = tokio::signal::ctrl_c() => Err("interrupted; everything was stopped".into()),
+        }
+    })
+}
+
+struct Plan {
+    requests_per_second: u32,
+    certificate_ttl: Duration,
+    pace: Pace,
+}
+
+impl Plan {
+    fn new(quick: bool) -> Self {
+        let seconds = Duration::from_secs_f64;
+        if quick {
+            let pace =
+                Pace { measure: seconds(2.0), watch: seconds(1.0), away: seconds(1.0), tolerance: 8.0 };
+            Self { requests_per_second: 60, certificate_ttl: seconds(10.0), pace }
+        } else {
+            let pace =
+                Pace { measure: seconds(5.0), watch: seconds(2.0), away: seconds(2.0), tolerance: 3.0 };
+            Self { requests_per_second: 200, certificate_ttl: seconds(20.0), pace }
+        }
+    }
+}
+
+async fn demo(args: DemoArgs) -> Result<(), String> {
+    let plan = Plan::new(args.quick);
+    let directory = mesh::directory()?;
+    let progress = Progress::new();
+    let onward = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
+        .ok()
+        .filter(|endpoint| !endpoint.is_empty())
+        .map_or_else(|| args.jaeger.as_deref().map(otlp_of).transpose(), |endpoint| Ok(Some(endpoint)))?;
+    let (collector, spans_to) = Collector::start(onward).await?;
+    progress.say("starting a control plane, ten instances and their sidecars");
+    let settings = mesh::Settings {
+        directory: directory.path().to_owned(),
+        spans_to,
+        certificate_ttl: plan.certificate_ttl,
+        sampling: 0.1,
+    };
+    let mut running = Running { progress, collector, plan, rows: Vec::new() };
+    let outcome = match Mesh::start(settings).await {
+        Ok(mut mesh) => {
+            let outcome = running.checks(&mut mesh, args.jaeger.as_deref()).await;
+            if args.keep && outcome.is_ok() {
+                keep(&mesh).await;
+            }
+            mesh.stop().await;
+            outcome
+        }
+        Err(why) => Err(why),
+    };
+    outcome.map_err(|why| {
+        let kept = directory.keep();
+        format!("{why}\nlogs and state are kept in {}", kept.display())
+    })
+}
+
+struct Running {
+    progress: Progress,
+    collector: Collector,
+    plan: Plan,
+    rows: Vec<Row>,
+}
+
+impl Running {
+    async fn checks(&mut self, mesh: &mut Mesh, jaeger: Option<&str>) -> Result<(), String> {
+        let (pace, ttl) = (self.plan.pace, self.plan.certificate_ttl);
+        let begin = Instant::now();
+        let first_serials = checks::serials(mesh).await?;
+        let load = Load::start(mesh.instance("shopper-1")?.outbound, self.plan.requests_per_second);
+        let before = usage(mesh);
+
+        self.run("1 mTLS on every hop", &load, async { checks::mutual_tls(mesh, pace).await }).await;
+        self.run("2 canary", &load, async { checks::canary(mesh, &load, pace).await }).await;
+        self.run("3 an instance is killed", &load, checks::killed_instance(mesh, pace)).await;
+        self.run("4 rolling restart", &load, checks::rolling_restart(mesh, pace)).await;
+        self.run("5 control plane away", &load, checks::control_plane_away(mesh, &load, pace)).await;
+        self.run("7 broken YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
+        self.run("8 sidecar restarts alone", &load, checks::restart_alone(mesh, pace)).await;
+        // Whoever was renewed early in the run is due again by now; whoever was not has this long.
+        tokio::time::sleep((ttl + Duration::from_secs(1)).saturating_sub(begin.elapsed())).await;
+        let verdict = checks::renewed(mesh, &first_serials, ttl).await;
+        let costs = costs(mesh, &before).await?;
+        mesh.check_running()?;
+        load.settle().await;
+        let whole = load.window(begin, Instant::now());
+        self.rows.push(Row { name: "6 renewal throughout".into(), verdict, window: whole });
+
+        self.progress.finish();
+        println!("\n{}", report::checks(&self.rows));
+        let trace = self.checkout_trace().await?;
+        println!("{}", report::tree(&trace));
+        if let Some(jaeger) = jaeger {
+            println!("{}/trace/{}\n", jaeger.trim_end_matches('/'), trace.id());
+        }
+        println!("{}", report::costs(&costs));
+        self.verdict()
+    }
+
+    /// Runs one check and notes what became of the load meanwhile.
+    async fn run(&mut self, name: &str, load: &Load, check: impl Future<Output = Verdict>) {
+        let from = Instant::now();
+        tokio::pin!(check);
+        let mut second = tokio::time::interval(Duration::from_millis(500));
+        let verdict = loop {
+            tokio::select! {
+                verdict = &mut check => break verdict,
+                _ = second.tick() => self.progress.tick(name, load.progress()),
+            }
+        };
+        let to = Instant::now();
+        // What was sent last has this long to be answered; the load's own patience is the bound.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let window = load.window(from, to);
+        let row = Row { name: name.to_owned(), verdict, window };
+        let word = if row.passed() { "ok" } else { "FAILED" };
+        self.progress.say(&format!("{name}: {word}, {} sent, {} lost", row.window.sent(), row.window.lost().len()));
+        self.rows.push(row);
+    }
+
+    /// A whole trace of a checkout: it passes every service that speaks HTTP or gRPC.
+    async fn checkout_trace(&self) -> Result<Trace, String> {
+        let services = ["shopper", "web", "cart", "catalog", "payments"];
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let traces = self.collector.whole_traces();
+            let everywhere = |trace: &Trace| {
+                let seen = trace.services();
+                services.iter().all(|service| seen.contains(service))
+            };
+            if let Some(trace) = traces.into_iter().rfind(everywhere) {
+                return Ok(trace);
+            }
+            if Instant::now() > deadline {
+                return Err("no whole trace of a checkout arrived".into());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn verdict(&self) -> Result<(), String> {
+        let failed: Vec<_> = self
+            .rows
+            .iter()
+            .filter(|row| !row.passed())
+            .map(|row| {
+                let why = match &row.verdict {
+                    Err(why) => why.clone(),
+                    Ok(_) => format!("{} lost, the first: {}", row.window.lost().len(), row.window.lost()[0]),
+                };
+                format!("check {}: {why}", row.name)
+            })
+            .collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    }
+}
+
+type Usages = Vec<(&'static str, Instant, Option<Usage>)>;
+
+fn usage(mesh: &Mesh) -> Usages {
+    mesh.instances()
+        .iter()
+        .map(|one| (one.name, Instant::now(), one.sidecar().and_then(process::Process::usage)))
+        .collect()
+}
+
+/// What each sidecar cost since `before`; one that was restarted meanwhile, since it started.
+async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
+    let mut costs = Vec::new();
+    for (instance, (_, since, earlier)) in mesh.instances().iter().zip(before) {
+        let Some(now) = instance.sidecar().and_then(process::Process::usage) else { continue };
+        let page = admin::text(instance.admin, "/metrics").await?;
+        let requests: f64 = admin::series(&page, "outrigger_requests_total").map(|(_, count)| count).sum();
+        let uptime = admin::series(&page, "outrigger_uptime_seconds").map(|(_, value)| value).next();
+        let (spent, seconds) = match (earlier, uptime) {
+            (Some(earlier), uptime) if uptime.is_none_or(|up| up >= since.elapsed().as_secs_f64()) => {
+                (now.cpu.saturating_sub(earlier.cpu), since.elapsed().as_secs_f64())
+            }
+            (_, Some(uptime)) => (now.cpu, uptime),
+            (_, None) => (now.cpu, since.elapsed().as_secs_f64()),
+        };
+        costs.push(Cost {
+            name: instance.name.to_owned(),
+            per_second: requests / seconds,
+            cpu: spent.as_secs_f64() / seconds * 100.0,
+            rss: now.rss,
+        });
+    }
+    Ok(costs)
+}
+
+async fn keep(mesh: &Mesh) {
+    let (Some(shopper), Some(cart)) =
+        (mesh.instances().first(), mesh.instances().iter().find(|one| one.name == "cart-1"))
+    else {
+        return;
+    };
+    println!("The mesh stays up. Try:");
+    println!("  curl -i -H 'Host: web' http://{}/", shopper.outbound);
+    println!("  curl -i -x http://{} -d 'one hull' http://web/checkout", shopper.outbound);
+    println!("  curl http://{}/clusters", cart.admin);
+    println!("  curl http://{}/status", mesh.control_plane_admin);
+    println!("  edit {}/catalog-route.yaml", mesh.config().display());
+    println!("Ctrl-C ends it.");
+    std::future::pending::<()>().await;
+}
+
+/// The OTLP/gRPC endpoint beside a Jaeger's UI.
+fn otlp_of(jaeger: &str) -> Result<String, String> {
+    let uri: http::Uri = jaeger.parse().map_err(|error| format!("--jaeger {jaeger:?}: {error}"))?;
+    let host = uri.host().ok_or_else(|| format!("--jaeger {jaeger:?}: not of the form http://host:port"))?;
+    Ok(format!("http://{host}:4317"))
+}
+
+/// Progress on stderr: a line that changes on a terminal, lines that stay elsewhere.
+struct Progress {
+    begin: Instant,
+    live: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { begin: Instant::now(), live: std::io::stderr().is_terminal() }
+    }
+
+    fn say(&self, what: &str) {
+        let clear = if self.live { "\r\x1b[K" } else { "" };
+        eprintln!("{clear}[{:5.1} s] {what}", self.begin.elapsed().as_secs_f64());
+    }
+
+    fn tick(&self, what: &str, (finished, lost): (usize, usize)) {
+        if self.live {
+            let elapsed = self.begin.elapsed().as_secs_f64();
+            eprint!("\r\x1b[K[{elapsed:5.1} s] {what} ... {finished} requests, {lost} lost");
+        }
+    }
+
+    fn finish(&self) {
+        if self.live {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_otlp_endpoint_is_beside_the_jaeger() {
+        assert_eq!(otlp_of("http://127.0.0.1:16686/").unwrap(), "http://127.0.0.1:4317");
+        assert!(otlp_of("jaeger").is_ok_and(|url| url == "http://jaeger:4317") || otlp_of("/x").is_err());
+    }
+}

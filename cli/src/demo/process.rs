@@ -1,0 +1,124 @@
+//! One process of the demo: started from this very binary, its output in a file of its own, ended with its owner.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+/// A running process. Dropping it kills it.
+#[derive(Debug)]
+pub(super) struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `outrigger <args>` with its output appended to `<logs>/<name>.log`.
+    pub(super) fn start(
+        name: &str,
+        logs: &Path,
+        args: Vec<OsString>,
+        environment: &[(String, String)],
+    ) -> Result<Self, String> {
+        let log = logs.join(format!("{name}.log"));
+        let failed = |error: std::io::Error| format!("cannot start {name}: {error}");
+        let output = File::options().create(true).append(true).open(&log).map_err(failed)?;
+        let program = std::env::current_exe().map_err(failed)?;
+        let child = Command::new(program)
+            .arg("--exit-with-parent")
+            .args(args)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(failed)?)
+            .stderr(output)
+            // A group of its own: Ctrl-C reaches the demo alone, which then ends everybody in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// The process id, while it runs.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Fails, with the end of its log, if it has ended by itself.
+    pub(super) fn check_running(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => {
+                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+                let end: Vec<_> = log.lines().rev().take(5).collect();
+                let end: Vec<_> = end.into_iter().rev().collect();
+                Err(format!("{} ended by itself ({status}): {}", self.name, end.join(" / ")))
+            }
+            Err(error) => Err(format!("{}: {error}", self.name)),
+        }
+    }
+
+    /// SIGKILL: what a crash looks like.
+    pub(super) async fn kill(mut self) -> Result<(), String> {
+        self.child.kill().await.map_err(|error| format!("cannot kill {}: {error}", self.name))
+    }
+
+    /// SIGTERM, and waits until it has ended by itself. Fails when it does not end in time or not with 0.
+    pub(super) async fn terminate(mut self, patience: Duration) -> Result<(), String> {
+        let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) else { return Ok(()) };
+        kill_process(pid, Signal::TERM).map_err(|error| format!("cannot stop {}: {error}", self.name))?;
+        match tokio::time::timeout(patience, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("{} ended with {status} when asked to stop", self.name)),
+            Ok(Err(error)) => Err(format!("{}: {error}", self.name)),
+            Err(_) => Err(format!("{} did not stop within {patience:?}", self.name)),
+        }
+    }
+
+    /// What it has cost so far.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        Usage::of(self.child.id()?)
+    }
+}
+
+/// CPU time and memory of a process, as `/proc` tells them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usage {
+    /// User and system time since its start.
+    pub(super) cpu: Duration,
+    /// Resident set, in bytes.
+    pub(super) rss: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the command in parentheses and may hold anything; utime and stime are fields 14 and 15,
+        // rss in pages is field 24 (proc(5)).
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let ticks = number(14)? + number(15)?;
+        Some(Self {
+            cpu: Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
+            rss: number(24)? * rustix::param::page_size() as u64,
+        })
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usage_of_a_process_is_read() {
+        let usage = Usage::of(std::process::id()).unwrap();
+        assert!(usage.rss > 1 << 20, "{usage:?}");
+    }
+}

@@ -1,0 +1,116 @@
+//! The shop's configuration: the Kubernetes YAML that the demo writes, and edits while traffic runs.
+
+use std::path::Path;
+
+use super::mesh::{NAMESPACE, replace};
+
+/// The route that the canary checks edit.
+const CANARY: &str = "catalog-route.yaml";
+
+/// How requests to `catalog` are divided.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Canary {
+    /// By weight.
+    Weights {
+        /// Of v1.
+        v1: u32,
+        /// Of v2.
+        v2: u32,
+    },
+    /// `x-canary: v2` goes to v2, everything else to v1.
+    Header,
+}
+
+/// Writes the whole configuration into an empty directory.
+pub(super) fn write(directory: &Path) -> Result<(), String> {
+    let services = [
+        ("web", 80, "http"),
+        ("cart", 80, "http"),
+        ("catalog", 80, "http"),
+        ("catalog-v1", 80, "http"),
+        ("catalog-v2", 80, "http"),
+        ("payments", 50051, "grpc"),
+        ("stock", 9000, "tcp"),
+    ];
+    let mut yaml = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n");
+    for (name, port, protocol) in services {
+        yaml.push_str(&format!(
+            "---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {name}
+  namespace: {NAMESPACE}
+spec:
+  ports:
+    - name: main
+      port: {port}
+      appProtocol: {protocol}
+"
+        ));
+    }
+    replace(&directory.join("shop.yaml"), &yaml)?;
+    route(directory, Canary::Weights { v1: 50, v2: 50 })
+}
+
+/// Edits the canary's route.
+pub(super) fn route(directory: &Path, canary: Canary) -> Result<(), String> {
+    let rules = match canary {
+        Canary::Weights { v1, v2 } => format!(
+            "    - backendRefs:
+        - name: catalog-v1
+          port: 80
+          weight: {v1}
+        - name: catalog-v2
+          port: 80
+          weight: {v2}
+"
+        ),
+        Canary::Header => "    - matches:
+        - headers:
+            - name: x-canary
+              value: v2
+      backendRefs:
+        - name: catalog-v2
+          port: 80
+    - backendRefs:
+        - name: catalog-v1
+          port: 80
+"
+        .to_owned(),
+    };
+    let yaml = format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: catalog
+  namespace: {NAMESPACE}
+spec:
+  parentRefs:
+    - group: \"\"
+      kind: Service
+      name: catalog
+      port: 80
+  rules:
+{rules}"
+    );
+    replace(&directory.join(CANARY), &yaml)
+}
+
+/// A route with a field that does not exist.
+pub(super) const BROKEN: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: broken
+  namespace: shop
+spec:
+  parentRefs:
+    - group: \"\"
+      kind: Service
+      name: cart
+  rules:
+    - matches:
+        - path:
+            type: PathPrefix
+            valeu: /cart
+";

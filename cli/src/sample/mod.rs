@@ -1,0 +1,102 @@
+//! The sample shop: five small services, as somebody who knows nothing of the mesh would write them.
+//!
+//! `web` calls `cart`; `cart` calls `catalog` (HTTP), `payments` (gRPC) and `stock` (TCP). Each talks to its own sidecar on
+//! loopback, in plain text, and passes on the trace headers; everything else is the mesh's work. Started by
+//! `outrigger demo`; `outrigger sample --help` shows how to start one by hand.
+
+mod cart;
+mod catalog;
+mod payments;
+mod stock;
+mod web;
+
+mod http;
+
+use std::net::SocketAddr;
+
+use clap::{Args, Subcommand};
+
+/// Runs one sample service.
+#[derive(Debug, Args)]
+pub(crate) struct SampleArgs {
+    #[command(subcommand)]
+    service: Service,
+}
+
+#[derive(Debug, Subcommand)]
+enum Service {
+    /// The shop window: GET / and POST /checkout, both by asking `cart`.
+    Web {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// The outbound port of its sidecar.
+        #[arg(long)]
+        sidecar: SocketAddr,
+    },
+    /// The cart: GET /cart and POST /checkout.
+    Cart {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// The outbound port of its sidecar.
+        #[arg(long)]
+        sidecar: SocketAddr,
+        /// The local port of its sidecar that is bound to `payments`.
+        #[arg(long)]
+        payments: SocketAddr,
+        /// The local port of its sidecar that is bound to `stock`.
+        #[arg(long)]
+        stock: SocketAddr,
+    },
+    /// The catalog: GET /items, and which version answered.
+    Catalog {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// What `x-version` says.
+        #[arg(long, default_value = "v1")]
+        version: String,
+    },
+    /// Payments: the gRPC method `outrigger.demo.v1.Payments/Charge`.
+    Payments {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Stock: one line of text in, one line out.
+    Stock {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+}
+
+/// Runs until SIGTERM. Fails when the port is taken.
+pub(crate) fn run(args: SampleArgs) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(async {
+        match args.service {
+            Service::Web { listen, sidecar } => web::serve(listen, sidecar).await,
+            Service::Cart { listen, sidecar, payments, stock } => {
+                cart::serve(listen, cart::Upstreams::new(sidecar, payments, stock)).await
+            }
+            Service::Catalog { listen, version } => catalog::serve(listen, version).await,
+            Service::Payments { listen } => payments::serve(listen).await,
+            Service::Stock { listen } => stock::serve(listen).await,
+        }
+    })
+}
+
+/// Resolves on SIGTERM.
+async fn terminated() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,196 @@
+//! The shape of the tree, held to what ARCHITECTURE.md says: which crate may use which, and that a module uses only
+//! modules listed below it in its `mod` list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may use whom. `outrigger` (the CLI) and the tests may use anything.
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("proto", &[]),
+    ("proxy/core", &[]),
+    ("proxy/policy", &["outrigger-core", "outrigger-proto"]),
+    ("proxy/config", &["outrigger-core", "outrigger-proto", "outrigger-policy"]),
+    ("proxy/discovery", &["outrigger-core", "outrigger-proto", "outrigger-config"]),
+    ("proxy/dataplane", &["outrigger-core", "outrigger-policy", "outrigger-config"]),
+    ("proxy/server", &["outrigger-core", "outrigger-config", "outrigger-discovery", "outrigger-dataplane"]),
+    ("control-plane", &["outrigger-core", "outrigger-proto"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn a_crate_uses_only_what_the_design_allows() {
+    for (member, allowed) in ALLOWED {
+        let manifest = fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = manifest.parse().unwrap();
+        let used: BTreeSet<_> = manifest["dependencies"]
+            .as_table()
+            .unwrap()
+            .keys()
+            .filter(|name| name.starts_with("outrigger"))
+            .cloned()
+            .collect();
+        let allowed: BTreeSet<_> = allowed.iter().map(|&name| name.to_owned()).collect();
+        assert!(used.is_subset(&allowed), "{member} uses {:?}", used.difference(&allowed));
+    }
+}
+
+#[test]
+fn every_member_of_the_workspace_is_in_the_table() {
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let members: BTreeSet<_> = manifest["workspace"]["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one.as_str().unwrap())
+        .collect();
+    let known: BTreeSet<_> =
+        ALLOWED.iter().map(|(member, _)| *member).chain(["cli", "tests", "benches"]).collect();
+    assert!(members.is_subset(&known), "{:?}", members.difference(&known));
+}
+
+#[test]
+fn a_module_uses_only_modules_listed_below_it() {
+    let mut wrong = Vec::new();
+    for (member, _) in ALLOWED {
+        for list in module_lists(&root().join(member).join("src")) {
+            wrong.extend(list.uses_above());
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A file with a `mod` list, and the files of each module in it.
+struct ModuleList {
+    file: PathBuf,
+    /// The path of the list inside the crate: `crate`, or `crate::http` and so on.
+    path: String,
+    modules: Vec<(String, Vec<PathBuf>)>,
+}
+
+impl ModuleList {
+    /// A line for each use of a module by one that stands below it.
+    fn uses_above(&self) -> Vec<String> {
+        let place: BTreeMap<_, _> =
+            self.modules.iter().enumerate().map(|(place, (name, _))| (name.as_str(), place)).collect();
+        let mut wrong = Vec::new();
+        for (user, (name, files)) in self.modules.iter().enumerate() {
+            for file in files {
+                for used in self.used_siblings(&production(&fs::read_to_string(file).unwrap()), file) {
+                    if place.get(used.as_str()).is_some_and(|&used| used < user) {
+                        let (list, file) = (self.file.display(), file.display());
+                        wrong.push(format!(
+                            "{list}: `{name}` uses `{used}`, which is listed above it ({file})"
+                        ));
+                    }
+                }
+            }
+        }
+        wrong
+    }
+
+    /// The modules of this list that `text` names, by an absolute path or through `super`.
+    fn used_siblings(&self, text: &str, file: &Path) -> BTreeSet<String> {
+        let folder = self.file.parent().unwrap();
+        let depth = file.strip_prefix(folder).unwrap().components().count();
+        let is_mod = file.file_name().is_some_and(|name| name == "mod.rs");
+        // How many `super`s lead from this file to the list.
+        let up = if is_mod { depth - 1 } else { depth };
+        let supers = "super::".repeat(up);
+        let mut used = BTreeSet::new();
+        for prefix in [format!("{}::", self.path), supers] {
+            if prefix.is_empty() {
+                continue;
+            }
+            for (at, _) in text.match_indices(&prefix) {
+                let before = text[..at].chars().next_back();
+                if before.is_some_and(|one| one.is_alphanumeric() || one == '_' || one == ':') {
+                    continue;
+                }
+                used.extend(heads(&text[at + prefix.len()..]));
+            }
+        }
+        used
+    }
+}
+
+/// The first segments of what follows `use a::`: one name, or every name of a brace group.
+fn heads(rest: &str) -> Vec<String> {
+    let name = |text: &str| -> String {
+        text.trim_start().chars().take_while(|one| one.is_alphanumeric() || *one == '_').collect()
+    };
+    let Some(group) = rest.strip_prefix('{') else { return vec![name(rest)] };
+    let (mut depth, mut heads, mut start) = (0, Vec::new(), 0);
+    for (at, one) in group.char_indices() {
+        match one {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                heads.push(name(&group[start..at]));
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                heads.push(name(&group[start..at]));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    heads
+}
+
+/// The code without its tests and comments: tests may look anywhere.
+fn production(text: &str) -> String {
+    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+    code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+fn module_lists(source: &Path) -> Vec<ModuleList> {
+    let mut lists = Vec::new();
+    let mut open = vec![(source.to_owned(), "crate".to_owned())];
+    while let Some((folder, path)) = open.pop() {
+        let file = ["lib.rs", "mod.rs"].map(|name| folder.join(name)).into_iter().find(|file| file.exists());
+        let Some(file) = file else { continue };
+        let text = production(&fs::read_to_string(&file).unwrap());
+        let mut modules = Vec::new();
+        for line in text.lines() {
+            let line = line
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub(super) ");
+            let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else {
+                continue;
+            };
+            let inner = folder.join(name);
+            let mut files = rust_files(&inner);
+            files.extend(Some(folder.join(format!("{name}.rs"))).filter(|file| file.exists()));
+            modules.push((name.to_owned(), files));
+            open.push((inner, format!("{path}::{name}")));
+        }
+        lists.push(ModuleList { file, path, modules });
+    }
+    lists
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn the_order_test_sees_uses_through_paths_and_groups() {
+    assert_eq!(heads("b::c;"), ["b"]);
+    assert_eq!(heads("{b::{x, y}, c, d as e};"), ["b", "c", "d"]);
+}
