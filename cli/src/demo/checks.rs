@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::admin;
+use outrigger::admin;
+
 use super::load::{Load, Window};
 use super::mesh::{Mesh, replace};
-use super::shop::{self, Canary};
 use super::intruder;
+use super::shop::{self, Canary};
 
 /// How long checks take: the whole form, or the quick one for tests.
 #[derive(Debug, Clone, Copy)]

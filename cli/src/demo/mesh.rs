@@ -9,8 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::admin;
-use super::process::Process;
+use outrigger::admin;
+use outrigger::process::Process;
 
 /// The namespace of the shop.
 pub(super) const NAMESPACE: &str = "shop";
@@ -53,6 +53,8 @@ pub(super) struct Settings {
 /// The running mesh.
 pub(super) struct Mesh {
     settings: Settings,
+    /// This very binary, which is every part of the mesh.
+    program: PathBuf,
     control_plane: Option<Process>,
     control_plane_listen: SocketAddr,
     pub(super) control_plane_admin: SocketAddr,
@@ -86,6 +88,7 @@ impl Mesh {
         super::shop::write(&directory.join("config"))?;
         let mut ports = Ports::default();
         let mut mesh = Self {
+            program: std::env::current_exe().map_err(|error| format!("cannot find myself: {error}"))?,
             control_plane: None,
             control_plane_listen: ports.pick()?,
             control_plane_admin: ports.pick()?,
@@ -135,7 +138,7 @@ impl Mesh {
             "--certificate-ttl".into(),
             format!("{}s", self.settings.certificate_ttl.as_secs()).into(),
         ]);
-        let mut process = Process::start("control-plane", &self.logs(), args, &[])?;
+        let mut process = Process::start(&self.program, "control-plane", &self.logs(), args, &[])?;
         admin::wait_ready(self.control_plane_admin, &mut process, PATIENCE).await?;
         self.control_plane = Some(process);
         Ok(())
@@ -224,8 +227,7 @@ impl Mesh {
         let instance = &self.instances[index];
         let state = self.state(instance);
         std::fs::create_dir_all(&state).map_err(|error| format!("cannot make {}: {error}", state.display()))?;
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let output = tokio::process::Command::new(program)
+        let output = tokio::process::Command::new(&self.program)
             .args(["token", "create", "--namespace", NAMESPACE, "--ttl", "10m"])
             .args(["--service-account", instance.account])
             .arg("--state-dir")
@@ -258,7 +260,7 @@ impl Mesh {
             }
             _ => {}
         }
-        let process = Process::start(&format!("{}-app", instance.name), &self.logs(), args, &[])?;
+        let process = Process::start(&self.program, &format!("{}-app", instance.name), &self.logs(), args, &[])?;
         self.instances[index].app = Some(process);
         Ok(())
     }
@@ -305,7 +307,7 @@ impl Mesh {
         }
         let environment =
             [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{}", self.settings.spans_to))];
-        let process = Process::start(&format!("{}-sidecar", instance.name), &self.logs(), args, &environment)?;
+        let process = Process::start(&self.program, &format!("{}-sidecar", instance.name), &self.logs(), args, &environment)?;
         self.instances[index].sidecar = Some(process);
         Ok(())
     }

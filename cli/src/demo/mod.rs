@@ -12,9 +12,7 @@ mod load;
 mod mesh;
 mod shop;
 
-mod admin;
 mod collector;
-mod process;
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -25,7 +23,8 @@ use checks::{Pace, Verdict};
 use collector::{Collector, Trace};
 use load::Load;
 use mesh::Mesh;
-use process::Usage;
+use outrigger::admin;
+use outrigger::process::{Process, Usage};
 use report::{Cost, Row};
 
 /// Runs the demo.
@@ -219,7 +218,7 @@ type Usages = Vec<(&'static str, Instant, Option<Usage>)>;
 fn usage(mesh: &Mesh) -> Usages {
     mesh.instances()
         .iter()
-        .map(|one| (one.name, Instant::now(), one.sidecar().and_then(process::Process::usage)))
+        .map(|one| (one.name, Instant::now(), one.sidecar().and_then(Process::usage)))
         .collect()
 }
 
@@ -227,7 +226,7 @@ fn usage(mesh: &Mesh) -> Usages {
 async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
     let mut costs = Vec::new();
     for (instance, (_, since, earlier)) in mesh.instances().iter().zip(before) {
-        let Some(now) = instance.sidecar().and_then(process::Process::usage) else { continue };
+        let Some(now) = instance.sidecar().and_then(Process::usage) else { continue };
         let page = admin::text(instance.admin, "/metrics").await?;
         let requests: f64 = admin::series(&page, "outrigger_requests_total").map(|(_, count)| count).sum();
         let uptime = admin::series(&page, "outrigger_uptime_seconds").map(|(_, value)| value).next();

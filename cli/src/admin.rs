@@ -9,12 +9,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::process::Process;
+use crate::process::Process;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// `GET path` of the admin port at `address`.
-pub(super) async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
+/// `GET path` of the admin port at `address`. Fails, naming the URL, when there is no answer within five seconds.
+pub async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
     let exchange = async {
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) =
@@ -35,7 +35,7 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> Result<Response<Byte
 }
 
 /// `GET path`, which must be answered with 200 and text.
-pub(super) async fn text(address: SocketAddr, path: &str) -> Result<String, String> {
+pub async fn text(address: SocketAddr, path: &str) -> Result<String, String> {
     let answer = get(address, path).await?;
     if answer.status() != StatusCode::OK {
         return Err(format!("http://{address}{path}: {}", answer.status()));
@@ -44,7 +44,7 @@ pub(super) async fn text(address: SocketAddr, path: &str) -> Result<String, Stri
 }
 
 /// Waits until `/ready` says 200, or `process` has ended, or `patience` is over.
-pub(super) async fn wait_ready(
+pub async fn wait_ready(
     address: SocketAddr,
     process: &mut Process,
     patience: Duration,
@@ -68,7 +68,7 @@ pub(super) async fn wait_ready(
 }
 
 /// The samples of one metric on a `/metrics` page: labels and value.
-pub(super) fn series<'page>(
+pub fn series<'page>(
     page: &'page str,
     metric: &'page str,
 ) -> impl Iterator<Item = (Vec<(&'page str, &'page str)>, f64)> {

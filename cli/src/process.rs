@@ -1,4 +1,4 @@
-//! One process of the demo: started from this very binary, its output in a file of its own, ended with its owner.
+//! One process of a mesh on this machine: `outrigger` itself, its output in a file of its own, ended with its owner.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,15 +11,17 @@ use tokio::process::{Child, Command};
 
 /// A running process. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Process {
+pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts `outrigger <args>` with its output appended to `<logs>/<name>.log`.
-    pub(super) fn start(
+    /// Starts `<program> <args>`, where `program` is an `outrigger`, with its output appended to `<logs>/<name>.log` and
+    /// nothing in its environment but `PATH` and `environment`. Fails when it cannot be started.
+    pub fn start(
+        program: &Path,
         name: &str,
         logs: &Path,
         args: Vec<OsString>,
@@ -28,7 +30,6 @@ impl Process {
         let log = logs.join(format!("{name}.log"));
         let failed = |error: std::io::Error| format!("cannot start {name}: {error}");
         let output = File::options().create(true).append(true).open(&log).map_err(failed)?;
-        let program = std::env::current_exe().map_err(failed)?;
         let child = Command::new(program)
             .arg("--exit-with-parent")
             .args(args)
@@ -46,13 +47,8 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// The process id, while it runs.
-    pub(super) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// Fails, with the end of its log, if it has ended by itself.
-    pub(super) fn check_running(&mut self) -> Result<(), String> {
+    pub fn check_running(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => {
@@ -66,12 +62,12 @@ impl Process {
     }
 
     /// SIGKILL: what a crash looks like.
-    pub(super) async fn kill(mut self) -> Result<(), String> {
+    pub async fn kill(mut self) -> Result<(), String> {
         self.child.kill().await.map_err(|error| format!("cannot kill {}: {error}", self.name))
     }
 
     /// SIGTERM, and waits until it has ended by itself. Fails when it does not end in time or not with 0.
-    pub(super) async fn terminate(mut self, patience: Duration) -> Result<(), String> {
+    pub async fn terminate(mut self, patience: Duration) -> Result<(), String> {
         let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) else { return Ok(()) };
         kill_process(pid, Signal::TERM).map_err(|error| format!("cannot stop {}: {error}", self.name))?;
         match tokio::time::timeout(patience, self.child.wait()).await {
@@ -82,19 +78,19 @@ impl Process {
         }
     }
 
-    /// What it has cost so far.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    /// What it has cost so far; `None` once it has ended, and where there is no `/proc`.
+    pub fn usage(&self) -> Option<Usage> {
         Usage::of(self.child.id()?)
     }
 }
 
 /// CPU time and memory of a process, as `/proc` tells them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Usage {
+pub struct Usage {
     /// User and system time since its start.
-    pub(super) cpu: Duration,
+    pub cpu: Duration,
     /// Resident set, in bytes.
-    pub(super) rss: u64,
+    pub rss: u64,
 }
 
 impl Usage {
