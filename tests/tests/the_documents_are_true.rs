@@ -1,0 +1,73 @@
+//! What the documents say, held against the code: every file that ARCHITECTURE.md names is there, every flag is on its
+//! page, every YAML example is what a control plane takes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use outrigger_core::reason::Reason;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages: Vec<_> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    pages.extend(docs.map(|name| Path::new("docs").join(name)));
+    pages
+}
+
+#[test]
+fn every_file_that_architecture_names_is_there() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let named: BTreeSet<_> =
+        text.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs") || word.ends_with(".proto")).collect();
+    assert!(named.len() > 30, "only {} files are named", named.len());
+    let missing: Vec<_> = named.into_iter().filter(|file| !root().join(file).is_file()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for page in pages() {
+        let text = fs::read_to_string(root().join(&page)).unwrap();
+        let folder = root().join(page.parent().unwrap());
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            assert!(link.contains("://") || folder.join(target).exists(), "{}: {link}", page.display());
+        }
+    }
+}
+
+#[test]
+fn every_response_flag_is_on_its_page() {
+    let page = fs::read_to_string(root().join("docs/response-flags.md")).unwrap();
+    for reason in Reason::ALL {
+        let (flag, name) = (reason.flag(), reason.name());
+        let row = format!("| `{flag}` | `{name}` | {} | {} |", reason.status().as_u16(), reason.grpc_status());
+        assert!(page.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn every_yaml_example_is_taken_by_a_control_plane() {
+    let mut examples = 0;
+    for page in pages() {
+        let text = fs::read_to_string(root().join(&page)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        for (number, example) in blocks(&text, "yaml").into_iter().enumerate() {
+            fs::write(directory.path().join(format!("example-{number}.yaml")), example).unwrap();
+            examples += 1;
+        }
+        let report = outrigger_control_plane::check::check(directory.path());
+        assert!(!report.has_refusals(), "{}: {report}", page.display());
+    }
+    assert!(examples >= 2, "{examples} examples");
+}
+
+/// The fenced blocks of one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let opening = format!("```{language}\n");
+    text.split(&opening).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+}
