@@ -91,18 +91,23 @@ pub struct Usage {
     pub cpu: Duration,
     /// Resident set, in bytes.
     pub rss: u64,
+    /// Since it was started.
+    pub age: Duration,
 }
 
 impl Usage {
     fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the command in parentheses and may hold anything; utime and stime are fields 14 and 15,
-        // rss in pages is field 24 (proc(5)).
+        // the start in ticks since boot is 22, rss in pages is 24 (proc(5)).
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        let ticks = number(14)? + number(15)?;
+        let seconds = |ticks: u64| ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+        let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
         Some(Self {
-            cpu: Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
+            cpu: Duration::from_secs_f64(seconds(number(14)? + number(15)?)),
+            age: Duration::from_secs_f64((uptime - seconds(number(22)?)).max(0.0)),
             rss: number(24)? * rustix::param::page_size() as u64,
         })
     }

@@ -143,9 +143,15 @@ pub(super) async fn broken_file(mesh: &Mesh, pace: Pace) -> Verdict {
     let deadline = Instant::now() + Duration::from_secs(5);
     let refusal = loop {
         let history = admin::text(mesh.control_plane_admin, "/history").await?;
+        let history: Vec<serde_json::Value> =
+            serde_json::from_str(&history).map_err(|error| format!("/history: {error}"))?;
         // Refused means: the file is named, and so is the field that does not exist.
-        if let Some(line) = history.lines().find(|line| line.contains("broken.yaml") && line.contains("valeu")) {
-            break line.trim().to_owned();
+        let named = |entry: &&serde_json::Value| {
+            let says = |key: &str, what: &str| entry[key].as_str().is_some_and(|text| text.contains(what));
+            says("source", "broken.yaml") && says("refused", "valeu")
+        };
+        if let Some(entry) = history.iter().find(named) {
+            break format!("{}: {}", entry["source"], entry["refused"]).replace('"', "");
         }
         if Instant::now() > deadline {
             return Err("the broken file was not refused by name within 5 s".into());
@@ -154,8 +160,7 @@ pub(super) async fn broken_file(mesh: &Mesh, pace: Pace) -> Verdict {
     };
     tokio::time::sleep(pace.watch).await;
     std::fs::remove_file(&path).map_err(|error| format!("cannot remove {}: {error}", path.display()))?;
-    let refusal: String = refusal.chars().take(120).collect();
-    Ok(format!("refused: {refusal}"))
+    Ok(format!("refused {refusal}"))
 }
 
 /// 8. A sidecar restarts while the control plane is away, and serves from what it saved.

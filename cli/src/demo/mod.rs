@@ -229,14 +229,11 @@ async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
         let Some(now) = instance.sidecar().and_then(Process::usage) else { continue };
         let page = admin::text(instance.admin, "/metrics").await?;
         let requests: f64 = admin::series(&page, "outrigger_requests_total").map(|(_, count)| count).sum();
-        let uptime = admin::series(&page, "outrigger_uptime_seconds").map(|(_, value)| value).next();
-        let (spent, seconds) = match (earlier, uptime) {
-            (Some(earlier), uptime) if uptime.is_none_or(|up| up >= since.elapsed().as_secs_f64()) => {
-                (now.cpu.saturating_sub(earlier.cpu), since.elapsed().as_secs_f64())
-            }
-            (_, Some(uptime)) => (now.cpu, uptime),
-            (_, None) => (now.cpu, since.elapsed().as_secs_f64()),
+        let (spent, seconds) = match earlier {
+            Some(earlier) if now.age >= since.elapsed() => (now.cpu.saturating_sub(earlier.cpu), since.elapsed()),
+            _ => (now.cpu, now.age),
         };
+        let seconds = seconds.as_secs_f64();
         costs.push(Cost {
             name: instance.name.to_owned(),
             per_second: requests / seconds,

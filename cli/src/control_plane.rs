@@ -1,0 +1,152 @@
+//! The commands that ask or change a control plane: check, token, status, history.
+//!
+//! Each reads flags, calls the control plane's library and prints. They work beside a running control plane, through
+//! the socket in its state directory, and, where it makes sense, without one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use outrigger_control_plane::admin_client::AdminAddress;
+use outrigger_control_plane::run::settings::parse_duration;
+use outrigger_control_plane::source::check::check as check_directory;
+use outrigger_control_plane::status::Status;
+use outrigger_control_plane::token::TokenRequest;
+use outrigger_control_plane::{history as history_log, status as status_page, token as tokens};
+
+/// Reads a directory and prints every resource's conditions and every refusal.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The directory of Kubernetes YAML.
+    directory: PathBuf,
+}
+
+/// Exits with an error when anything was refused.
+pub(crate) fn check(args: CheckArgs) -> Result<(), String> {
+    let report = check_directory(args.directory).map_err(|error| error.to_string())?;
+    print!("{report}");
+    match report.refusals.len() {
+        0 => Ok(()),
+        refused => Err(format!("{refused} refused")),
+    }
+}
+
+/// Join tokens.
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Print a new token. Only its hash is kept.
+    Create {
+        /// The control plane's state directory.
+        #[arg(long, value_name = "DIR")]
+        state_dir: PathBuf,
+        /// The namespace of the identity that the token is for.
+        #[arg(long)]
+        namespace: String,
+        /// The service account of that identity.
+        #[arg(long)]
+        service_account: String,
+        /// How long it may be used: 10m, 1h30m; at most 24h.
+        #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+        ttl: Duration,
+    },
+}
+
+/// Works whether the control plane runs or not.
+pub(crate) fn token(args: TokenArgs) -> Result<(), String> {
+    let TokenCommand::Create { state_dir, namespace, service_account, ttl } = args.command;
+    let request = TokenRequest { namespace, service_account, ttl_seconds: ttl.as_secs() };
+    let token = ask(tokens::create(&state_dir, &request))?;
+    println!("{token}");
+    Ok(())
+}
+
+/// What a running control plane knows.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The control plane's admin address.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15011")]
+    admin: SocketAddr,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Needs a running control plane.
+pub(crate) fn status(args: StatusArgs) -> Result<(), String> {
+    let status = ask(status_page::fetch(&AdminAddress::Tcp(args.admin)))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status).map_err(|error| error.to_string())?);
+        return Ok(());
+    }
+    print!("{}", describe(&status));
+    Ok(())
+}
+
+fn describe(status: &Status) -> String {
+    let Status { trust_domain, services, proxies, refusals, registrations, certificates_issued } = status;
+    let mut text = format!(
+        "trust domain {trust_domain}: {services} services, {} proxies connected, {certificates_issued} certificates issued\n",
+        proxies.len()
+    );
+    for proxy in proxies {
+        text.push_str(&format!("proxy {} ({})\n", proxy.node, proxy.identity));
+        for kind in &proxy.types {
+            let name = kind.type_url.rsplit('.').next().unwrap_or_default();
+            let sync = if kind.in_sync { "in sync" } else { "waiting" };
+            text.push_str(&format!("  {name}: {} sent, {sync}\n", kind.resources));
+            if let Some(nack) = &kind.nack {
+                text.push_str(&format!("  {name}: NACK: {nack}\n"));
+            }
+        }
+    }
+    for workload in registrations {
+        text.push_str(&format!("workload {} ({}): {}\n", workload.instance, workload.identity, workload.health));
+        for serves in &workload.serves {
+            text.push_str(&format!("  {serves}\n"));
+        }
+    }
+    for refusal in refusals {
+        text.push_str(&format!("refused: {refusal}\n"));
+    }
+    text
+}
+
+/// The log of configuration changes.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// The control plane's state directory.
+    #[arg(long, value_name = "DIR")]
+    state_dir: PathBuf,
+    /// How many of the newest changes to print.
+    #[arg(long, default_value_t = 100)]
+    count: usize,
+}
+
+/// Works whether the control plane runs or not.
+pub(crate) fn history(args: HistoryArgs) -> Result<(), String> {
+    for entry in ask(history_log::read(&args.state_dir, args.count))? {
+        let at = i64::try_from(entry.at_unix_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+        let at = at.map_or_else(|| "?".into(), |at| at.to_string());
+        match entry.refused {
+            None => println!("{at}  {}: {}", entry.source, entry.what),
+            Some(reason) => println!("{at}  {}: {}: {reason}", entry.source, entry.what),
+        }
+    }
+    Ok(())
+}
+
+fn ask<T, E: std::fmt::Display>(question: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?
+        .block_on(question)
+        .map_err(|error| error.to_string())
+}
