@@ -1,0 +1,4 @@
+//! The server side of HTTP/2.
+
+#[derive(Debug)]
+pub(crate) struct Responder {}

@@ -1,0 +1,3 @@
+//! Opaque bytes: a connection that is not HTTP, or is no longer.
+
+pub(crate) mod copy;

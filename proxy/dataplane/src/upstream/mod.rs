@@ -1,0 +1,3 @@
+//! Upstream: clusters and their hosts, as one worker sees them.
+
+mod balance;
