@@ -3,9 +3,9 @@
 //! `outrigger proxy` takes the same [`Args`]. What needs two flags to judge is judged by [`Args::check`], before
 //! anything is opened; namespace and service account are no flags, because the certificate says them.
 
+mod service;
 mod address;
 mod duration;
-mod service;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -274,6 +274,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
+    #[command(args_override_self = true)]
     struct Command {
         #[command(flatten)]
         args: Args,
