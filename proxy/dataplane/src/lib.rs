@@ -3,6 +3,7 @@
 //! Callers stand first and vocabulary last: a module uses only modules listed below it. Everything runs on one worker's
 //! current-thread runtime, so that nothing here is shared between threads unless it says so.
 
+mod connection;
 mod http;
 mod tcp;
 mod upstream;

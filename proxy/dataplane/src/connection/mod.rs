@@ -1,0 +1,3 @@
+//! Accepted connections, up to the protocol that is spoken on them.
+
+mod detect;
