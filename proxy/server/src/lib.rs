@@ -3,6 +3,9 @@
 //! Nothing here decides about a request; that is the data plane's. Callers stand first and vocabulary last: a module
 //! uses only modules listed below it.
 
+mod admin;
+mod telemetry;
+mod readiness;
 pub mod args;
 mod error;
 

@@ -104,6 +104,10 @@ fn host_port(text: &str) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
+pub(super) fn parse_dns_name(name: &str) -> Result<String, String> {
+    if is_dns_name(name) { Ok(name.to_owned()) } else { Err(format!("`{name}` is no DNS name")) }
+}
+
 /// RFC 1123 section 2.1, lower case only; underscores too, because real names have them.
 pub(super) fn is_dns_name(name: &str) -> bool {
     let label = |label: &str| {

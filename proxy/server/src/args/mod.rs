@@ -75,8 +75,9 @@ pub struct Args {
     pub transparent_inbound: Option<SocketAddr>,
 
     /// A service that this workload serves: SERVICE[:PORT]=IP:PORT of the application, then `,listen=IP:PORT` (where
-    /// others connect; required unless --transparent-inbound) and `,protocol=http|http2|grpc|tcp`. May be repeated
-    #[arg(long, value_name = "SERVICE[:PORT]=IP:PORT[,listen=IP:PORT][,protocol=NAME]", value_parser = ServicePort::parse)]
+    /// others connect; required unless --transparent-inbound), `,advertise=IP:PORT` (what they are told, where that
+    /// differs) and `,protocol=http|http2|grpc|tcp`. May be repeated
+    #[arg(long, value_name = "SERVICE[:PORT]=IP:PORT[,...]", value_parser = ServicePort::parse)]
     pub service: Vec<ServicePort>,
 
     /// What happens to a request whose destination the mesh does not know
@@ -90,6 +91,10 @@ pub struct Args {
     /// The trust domain of this mesh: the control plane is believed only if its identity lies in it
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = parse_trust_domain)]
     pub trust_domain: TrustDomain,
+
+    /// The DNS domain of the mesh's services: completes short names in wildcard mode
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = address::parse_dns_name)]
+    pub cluster_domain: String,
 
     /// What the proxy logs about itself: a level, or directives such as info,outrigger_discovery=debug
     #[arg(long, value_name = "FILTER", default_value = "info", value_parser = parse_filter)]

@@ -19,6 +19,8 @@ pub struct ServicePort {
     pub application: SocketAddr,
     /// Where the sidecar listens for it; absent: connections come redirected.
     pub listen: Option<SocketAddr>,
+    /// What others are told to connect to, where that is not simply `listen`: `listen` is 0.0.0.0, or behind a NAT.
+    pub advertise: Option<SocketAddr>,
     /// What the application speaks; absent: what the Service says, else detected.
     pub protocol: Option<ServiceProtocol>,
 }
@@ -45,15 +47,18 @@ impl ServicePort {
             .and_then(|first| first.split_once('='))
             .ok_or("the form is SERVICE[:PORT]=IP:PORT, as in cart:80=127.0.0.1:8080")?;
         let (service, port) = name_and_port(service)?;
-        let mut parsed = Self { service, port, application: socket(application)?, listen: None, protocol: None };
+        let mut parsed = Self { service, port, application: socket(application)?, listen: None, advertise: None, protocol: None };
         for part in parts {
             match part.split_once('=') {
                 Some(("listen", address)) if parsed.listen.is_none() => parsed.listen = Some(socket(address)?),
+                Some(("advertise", address)) if parsed.advertise.is_none() => {
+                    parsed.advertise = Some(socket(address)?);
+                }
                 Some(("protocol", name)) if parsed.protocol.is_none() => {
                     parsed.protocol = Some(ServiceProtocol::parse(name)?);
                 }
-                Some(("listen" | "protocol", _)) => return Err(format!("`{part}`: said twice")),
-                _ => return Err(format!("`{part}` is neither listen=IP:PORT nor protocol=NAME")),
+                Some(("listen" | "advertise" | "protocol", _)) => return Err(format!("`{part}`: said twice")),
+                _ => return Err(format!("`{part}` is none of listen=IP:PORT, advertise=IP:PORT, protocol=NAME")),
             }
         }
         Ok(parsed)
@@ -65,6 +70,9 @@ impl fmt::Display for ServicePort {
         write!(f, "{}:{}={}", self.service, self.port, self.application)?;
         if let Some(listen) = self.listen {
             write!(f, ",listen={listen}")?;
+        }
+        if let Some(advertise) = self.advertise {
+            write!(f, ",advertise={advertise}")?;
         }
         match self.protocol {
             Some(protocol) => write!(f, ",protocol={}", protocol.as_str()),
@@ -128,6 +136,7 @@ mod tests {
         for text in [
             "cart:80=127.0.0.1:8080",
             "cart.shop:8000=[::1]:8080,listen=0.0.0.0:9080",
+            "cart:80=127.0.0.1:8080,listen=0.0.0.0:9080,advertise=10.0.0.7:9080",
             "stock:9000=127.0.0.1:9000,listen=10.0.0.1:9001,protocol=tcp",
         ] {
             assert_eq!(ServicePort::parse(text).unwrap().to_string(), text);

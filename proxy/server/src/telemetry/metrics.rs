@@ -411,8 +411,8 @@ mod tests {
         for line in [
             format!("outrigger_requests_total{{{labels}}} 2"),
             format!("outrigger_request_duration_seconds_count{{{labels}}} 2"),
-            format!("outrigger_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 2"),
-            format!("outrigger_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 2"),
+            format!("outrigger_request_duration_seconds_bucket{{le=\"0.005\",{labels}}} 2"),
+            format!("outrigger_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}} 2"),
             "outrigger_upstream_retries_total{cluster=\"cart\"} 2".to_owned(),
             "outrigger_spans_dropped_total{cause=\"queue_full\"} 2".to_owned(),
             "outrigger_spans_dropped_total{cause=\"export_failed\"} 7".to_owned(),

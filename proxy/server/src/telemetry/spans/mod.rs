@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+#[cfg(test)]
+use outrigger_core::identity::SpiffeId;
 use outrigger_core::record::RequestRecord;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::Instant;
@@ -117,5 +119,85 @@ impl SpanExport {
             Ok(exported) => exported.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer within {limit:?}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+    use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+    use tokio_stream::wrappers::TcpListenerStream;
+
+    use super::settings::Settings;
+    use super::*;
+    use crate::telemetry::access_log::entry::tests::record;
+
+    #[derive(Clone, Default)]
+    struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+    #[tonic::async_trait]
+    impl TraceService for Collector {
+        async fn export(
+            &self,
+            request: tonic::Request<ExportTraceServiceRequest>,
+        ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+            self.0.lock().unwrap().push(request.into_inner());
+            Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+        }
+    }
+
+    fn export_to(endpoint: &str) -> Export {
+        let variable = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.to_owned()),
+            "OTEL_EXPORTER_OTLP_TIMEOUT" => Some("2000".to_owned()),
+            _ => None,
+        };
+        Settings::read(variable, None, "web", "web-1").unwrap().export.unwrap()
+    }
+
+    #[tokio::test]
+    async fn spans_reach_a_collector_with_their_resource() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let collector = Collector::default();
+        let service = TraceServiceServer::new(collector.clone());
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener)),
+        );
+        let losses = Arc::new(Losses::default());
+        let identity = LocalIdentity::new(|| SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").ok());
+        let (sender, export) = exporter(export_to(&endpoint), identity, Arc::clone(&losses)).unwrap();
+        sender.try_send(Arc::new(record())).unwrap();
+        drop(sender);
+        export.run().await;
+        assert_eq!((losses.counts().spans_exported, losses.counts().spans_lost), (3, 0));
+        let requests = collector.0.lock().unwrap();
+        let resource = requests[0].resource_spans[0].resource.as_ref().unwrap();
+        let mut keys: Vec<_> = resource.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
+        keys.sort_unstable();
+        assert!(keys.contains(&"service.name") && keys.contains(&"service.namespace"), "{keys:?}");
+        let spans = &requests[0].resource_spans[0].scope_spans[0].spans;
+        assert_eq!(spans.len(), 3);
+        assert_eq!(spans[1].parent_span_id, spans[0].span_id);
+    }
+
+    #[tokio::test]
+    async fn a_dead_collector_costs_counted_spans_and_nothing_else() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let losses = Arc::new(Losses::default());
+        let export = export_to(&format!("http://{closed}"));
+        let (sender, export) = exporter(export, LocalIdentity::new(|| None), Arc::clone(&losses)).unwrap();
+        let refused = (0..QUEUE + 10).filter(|_| sender.try_send(Arc::new(record())).is_err()).count();
+        assert_eq!(refused, 10, "a full queue refuses at once");
+        // Receivers of a stopped exporter count what they gave up; one batch is enough to see it.
+        let run = tokio::time::timeout(Duration::from_secs(5), export.run());
+        drop(sender);
+        let _ = run.await;
+        assert!(losses.counts().spans_lost >= BATCH as u64);
+        assert_eq!(losses.counts().spans_exported, 0);
     }
 }
