@@ -206,7 +206,7 @@ impl Server {
             }
         }
         let gone: Vec<_> = self.sent.keys().filter(|n| !self.resources.contains_key(*n)).cloned().collect();
-        gone.iter().for_each(|name| drop(self.sent.remove(name)));
+        self.sent.retain(|name, _| !gone.contains(name));
         let absent = std::mem::take(&mut self.owed_absent);
         message.removed_resources = gone.into_iter().chain(absent).collect::<BTreeSet<_>>().into_iter().collect();
         message.removed_resources.retain(|name| !self.resources.contains_key(name));
