@@ -29,6 +29,7 @@ const DIGEST: usize = 32;
 /// A resource that was accepted.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Held {
+    pub(crate) aliases: Vec<String>,
     pub(crate) version: String,
     pub(crate) body: protobuf::Any,
     pub(crate) references: References,
@@ -45,11 +46,11 @@ pub(crate) struct Cache {
 impl Cache {
     /// Puts an accepted resource in the place of its last version.
     pub(crate) fn insert(&mut self, kind: Kind, changed: Changed) {
-        let Changed { name, version, body } = changed;
+        let Changed { name, aliases, version, body } = changed;
         let references = References::of(kind, &body);
         let name: Name = name.into();
         self.absent[kind].remove(&name);
-        self.held[kind].insert(name, Arc::new(Held { version, body, references }));
+        self.held[kind].insert(name, Arc::new(Held { aliases, version, body, references }));
     }
 
     /// Puts a resource that another cache holds.
@@ -60,26 +61,27 @@ impl Cache {
     /// The server says that it does not exist.
     pub(crate) fn remove(&mut self, kind: Kind, name: &str) {
         self.held[kind].remove(name);
-        self.absent[kind].insert(name.into());
+        // Nothing refers to a listener, so that nobody asks; and strangers choose their names.
+        if kind != Kind::Listener {
+            self.absent[kind].insert(name.into());
+        }
     }
 
-    /// Forgets what is no longer wanted. Gives whether anything was.
-    pub(crate) fn retain(&mut self, kind: Kind, wanted: impl Fn(&str) -> bool) -> bool {
-        let before = self.held[kind].len();
-        self.held[kind].retain(|name, _| wanted(name));
-        self.absent[kind].retain(|name| wanted(name));
-        self.held[kind].len() != before
+    /// Forgets what is no longer wanted. Gives the names of the resources that were.
+    pub(crate) fn retain(&mut self, kind: Kind, wanted: impl Fn(&str, Option<&Held>) -> bool) -> Vec<Name> {
+        self.absent[kind].retain(|name| wanted(name, None));
+        let forgotten: Vec<Name> = self.held[kind]
+            .extract_if(.., |name, held| !wanted(name, Some(held)))
+            .map(|(name, _)| name)
+            .collect();
+        forgotten
     }
 
     pub(crate) fn of(&self, kind: Kind) -> &BTreeMap<Name, Arc<Held>> {
         &self.held[kind]
     }
 
-    /// Whether the server has said, one way or the other.
-    pub(crate) fn is_answered(&self, kind: Kind, name: &str) -> bool {
-        self.held[kind].contains_key(name) || self.absent[kind].contains(name)
-    }
-
+    /// Whether the server has said that it does not exist.
     pub(crate) fn is_absent(&self, kind: Kind, name: &str) -> bool {
         self.absent[kind].contains(name)
     }
@@ -96,6 +98,7 @@ impl Cache {
         for (kind, held) in self.held.iter() {
             let resources = held.iter().map(|(name, held)| Resource {
                 name: name.to_string(),
+                aliases: held.aliases.clone(),
                 version: held.version.clone(),
                 resource: Some(held.body.clone()),
                 ..Default::default()
@@ -149,7 +152,10 @@ mod tests {
             (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
             (Kind::Route, "cart", xds::route("cart", &["cart"])),
         ] {
-            cache.insert(kind, Changed { name: name.into(), version: "7".into(), body });
+            cache.insert(
+                kind,
+                Changed { name: name.into(), aliases: vec!["a".into()], version: "7".into(), body },
+            );
         }
         cache
     }
@@ -159,8 +165,8 @@ mod tests {
         let (saved, mut again) = (cache(), Cache::default());
         for message in responses(&saved.to_bytes()).unwrap() {
             let kind = Kind::of_type_url(&message.type_url).unwrap();
-            for Resource { name, version, resource, .. } in message.resources {
-                again.insert(kind, Changed { name, version, body: resource.unwrap() });
+            for Resource { name, aliases, version, resource, .. } in message.resources {
+                again.insert(kind, Changed { name, aliases, version, body: resource.unwrap() });
             }
         }
         for kind in Kind::ALL {
@@ -183,13 +189,19 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_answered_by_a_resource_or_by_its_absence() {
+    fn absence_is_remembered_until_the_name_comes_or_is_forgotten() {
         let mut cache = cache();
-        assert!(!cache.is_answered(Kind::Cluster, "x"));
         cache.remove(Kind::Cluster, "x");
-        assert!(cache.is_answered(Kind::Cluster, "x") && cache.is_absent(Kind::Cluster, "x"));
-        assert!(cache.retain(Kind::Cluster, |_| false));
-        assert!(!cache.is_answered(Kind::Cluster, "x") && !cache.is_answered(Kind::Cluster, "cart"));
-        assert!(!cache.retain(Kind::Cluster, |_| false), "nothing was left to forget");
+        assert!(cache.is_absent(Kind::Cluster, "x"));
+        cache.insert(
+            Kind::Cluster,
+            Changed { name: "x".into(), aliases: vec![], version: "1".into(), body: xds::cluster("x") },
+        );
+        assert!(!cache.is_absent(Kind::Cluster, "x"));
+        cache.remove(Kind::Cluster, "x");
+        assert_eq!(cache.retain(Kind::Cluster, |_, _| false), ["cart".into()]);
+        assert!(!cache.is_absent(Kind::Cluster, "x"));
+        cache.remove(Kind::Listener, "invented:80");
+        assert!(!cache.is_absent(Kind::Listener, "invented:80"), "a stranger's choice is not kept");
     }
 }

@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::codegen::{Service, http::Uri};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Key};
 use crate::dns::{Dns, DnsError};
 use crate::trust::{ControlPlaneVerifier, Roots, RootsError};
 
@@ -40,7 +40,7 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Credential {
     pub(crate) certificate: Certificate,
-    pub(crate) key: Arc<crate::certificate::Key>,
+    pub(crate) key: Arc<Key>,
 }
 
 /// The credential of the moment; `None` until there is one.
@@ -144,8 +144,7 @@ impl ControlPlane {
             let tls = TlsConnector::from(Arc::new(config));
             tls.connect(name, socket).await.map_err(ChannelError::Connect)
         };
-        let stream =
-            tokio::time::timeout(CONNECT, connected).await.map_err(|_| ChannelError::TimedOut)??;
+        let stream = tokio::time::timeout(CONNECT, connected).await.map_err(|_| ChannelError::TimedOut)??;
         Ok(TokioIo::new(stream))
     }
 
@@ -213,6 +212,18 @@ impl Service<Uri> for Dial {
     fn call(&mut self, _: Uri) -> Self::Future {
         Box::pin(self.to.clone().connect(self.credentials.clone()))
     }
+}
+
+/// What a failed call says to a person: the code, the text, and the causes under it.
+pub(crate) fn describe(status: &tonic::Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 /// Why the control plane cannot be reached.

@@ -17,7 +17,7 @@ use tonic::metadata::MetadataValue;
 
 use crate::backoff::Backoff;
 use crate::certificate::{Certificate, CertificateError, Key};
-use crate::channel::{ControlPlane, Credential};
+use crate::channel::{ControlPlane, Credential, Credentials, describe};
 use crate::clock::Clock;
 use crate::state_dir::StateDir;
 use crate::status::StatusBoard;
@@ -67,23 +67,13 @@ impl Identity {
             read_token(token_file.as_deref())?;
         }
         let renewal = saved.as_ref().map_or(clock.now(), |saved| restored_renewal(saved, clock.now()));
-        let credential =
-            saved.map(|certificate| Arc::new(Credential { certificate, key: Arc::clone(&key) }));
+        let credential = saved.map(|certificate| Arc::new(Credential { certificate, key: Arc::clone(&key) }));
         let (current, _) = watch::channel(credential);
-        Ok(Self {
-            dir,
-            key,
-            token_file,
-            control_plane,
-            clock,
-            current,
-            renewal,
-            certificate_refused: false,
-        })
+        Ok(Self { dir, key, token_file, control_plane, clock, current, renewal, certificate_refused: false })
     }
 
     /// The credential of the moment and of every later one.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<Credential>>> {
+    pub(crate) fn subscribe(&self) -> Credentials {
         self.current.subscribe()
     }
 
@@ -95,7 +85,8 @@ impl Identity {
             match self.renew().await {
                 Ok(certificate) => {
                     let now = self.clock.now();
-                    self.renewal = now + share_of(certificate.not_after.duration_since(now).unwrap_or_default());
+                    self.renewal =
+                        now + share_of(certificate.not_after.duration_since(now).unwrap_or_default());
                     tracing::info!(identity = %certificate.identity, serial = certificate.serial, "certificate issued");
                     status.certificate_issued();
                     let credential = Credential { certificate, key: Arc::clone(&self.key) };
@@ -140,7 +131,7 @@ impl Identity {
                 use tonic::Code::{PermissionDenied, Unauthenticated};
                 let refused = matches!(status.code(), PermissionDenied | Unauthenticated);
                 self.certificate_refused = refused && by_certificate;
-                return Err(IdentityError::Refused(crate::describe(&status)));
+                return Err(IdentityError::Refused(describe(&status)));
             }
             Ok(Ok(response)) => response.into_inner(),
         };
@@ -275,13 +266,13 @@ mod tests {
         }
     }
 
-    fn start(identity: Identity) -> (crate::channel::Credentials, tokio::task::JoinHandle<()>) {
+    fn start(identity: Identity) -> (Credentials, tokio::task::JoinHandle<()>) {
         let mut credentials = identity.subscribe();
         credentials.mark_unchanged();
         (credentials, tokio::spawn(identity.maintain(StatusBoard::default())))
     }
 
-    fn expiry(credentials: &crate::channel::Credentials) -> SystemTime {
+    fn expiry(credentials: &Credentials) -> SystemTime {
         credentials.borrow().as_ref().unwrap().certificate.not_after
     }
 

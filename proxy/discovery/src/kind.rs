@@ -55,6 +55,10 @@ impl fmt::Display for Kind {
 pub(crate) struct PerKind<T>([T; 4]);
 
 impl<T> PerKind<T> {
+    pub(crate) fn from_fn(make: impl Fn(Kind) -> T) -> Self {
+        Self(Kind::ALL.map(make))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, &T)> {
         Kind::ALL.into_iter().zip(&self.0)
     }

@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
+use crate::channel::{Credentials, describe};
 use crate::status::StatusBoard;
 
 /// How long a drain waits for the control plane to say that nobody is sent here any more.
@@ -127,8 +128,9 @@ impl Registration {
     }
 
     /// Registers, and registers again after each break, until drained. Owned by the supervisor.
-    pub(crate) async fn maintain(mut self, channel: Channel) {
-        if self.workload.ports.is_empty() {
+    pub(crate) async fn maintain(mut self, channel: Channel, mut credentials: Credentials) {
+        // Without a certificate there is nobody to register.
+        if self.workload.ports.is_empty() || credentials.wait_for(Option::is_some).await.is_err() {
             return;
         }
         let mut backoff = Backoff::default();
@@ -137,7 +139,7 @@ impl Registration {
             match end {
                 Ok(()) => return,
                 Err(status) => {
-                    let reason = crate::describe(&status);
+                    let reason = describe(&status);
                     tracing::warn!(reason, "the registration stream ended; registering again");
                     self.status.registration_failed(reason);
                 }
@@ -151,8 +153,7 @@ impl Registration {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let _ = requests.send(self.message(true));
         let mut client = RegistrationClient::new(channel);
-        let mut responses =
-            client.register(UnboundedReceiverStream::new(outgoing)).await?.into_inner();
+        let mut responses = client.register(UnboundedReceiverStream::new(outgoing)).await?.into_inner();
         let mut heartbeat = FIRST_HEARTBEAT;
         let mut refused = false;
         let mut next = Instant::now() + heartbeat;
@@ -232,7 +233,8 @@ async fn outcome(responses: &mut Streaming<wire::RegisterResponse>) -> Result<Ou
 /// The lease granted; one that is absent or makes no sense is taken for that of our first heartbeat.
 fn lease(wire::Accepted { lease }: wire::Accepted) -> Duration {
     let seconds = lease.and_then(|lease| u64::try_from(lease.seconds).ok().map(|s| (s, lease.nanos)));
-    let lease = seconds.map(|(s, nanos)| Duration::new(s, u32::try_from(nanos).unwrap_or(0).min(999_999_999)));
+    let lease =
+        seconds.map(|(s, nanos)| Duration::new(s, u32::try_from(nanos).unwrap_or(0).min(999_999_999)));
     lease.filter(|lease| !lease.is_zero()).unwrap_or(3 * FIRST_HEARTBEAT)
 }
 
@@ -282,10 +284,13 @@ mod tests {
     }
 
     fn start(ports: &[WorkloadPort]) -> (Stage, RegistrationHandle, StatusBoard) {
-        let stage = stage(&Arc::new(Ca::new()), Clock::paused());
+        let ca = Arc::new(Ca::new());
+        let stage = stage(&ca, Clock::paused());
         let status = StatusBoard::default();
         let (task, handle) = Registration::new("cart-1", ports, &BTreeMap::new(), status.clone());
-        tokio::spawn(task.maintain(stage.control_plane.anonymous()));
+        let credential = crate::testing::credential(&ca, "spiffe://cluster.local/ns/shop/sa/cart");
+        let credentials = watch::channel(Some(credential)).1;
+        tokio::spawn(task.maintain(stage.control_plane.channel(credentials.clone()), credentials));
         (stage, handle, status)
     }
 
@@ -306,6 +311,7 @@ mod tests {
     async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
         let (mut stage, handle, status) = start(&[cart()]);
         let mut call = stage.registrations.recv().await.unwrap();
+        assert_eq!(call.caller.as_ref().unwrap().service_account(), "cart");
         let first = heard(&mut call).await;
         assert_eq!(first.health(), wire::Health::NotReady);
         assert_eq!(first.workload.unwrap().ports[0].services, ["cart"]);

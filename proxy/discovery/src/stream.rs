@@ -56,6 +56,8 @@ pub(crate) struct Update {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Changed {
     pub(crate) name: String,
+    /// Other names of it: in wildcard mode, addresses of a destination.
+    pub(crate) aliases: Vec<String>,
     pub(crate) version: String,
     pub(crate) body: protobuf::Any,
 }
@@ -127,6 +129,12 @@ impl Stream {
         Some(self.request(kind, subscribe, unsubscribe, HashMap::new()))
     }
 
+    /// Subscribes again to names that are subscribed already, which makes the server send or deny them again.
+    pub(crate) fn ask_again(&mut self, kind: Kind, mut names: Vec<String>) -> Option<DeltaDiscoveryRequest> {
+        names.retain(|name| self.subscriptions[kind].wanted.contains(name));
+        (self.connected && !names.is_empty()).then(|| self.request(kind, names, Vec::new(), HashMap::new()))
+    }
+
     /// Whether a resource of this name would be accepted.
     pub(crate) fn wants(&self, kind: Kind, name: &str) -> bool {
         let wanted = &self.subscriptions[kind].wanted;
@@ -155,7 +163,8 @@ impl Stream {
             return self.refuse_whole(type_url.clone(), nonce, format!("unknown type {type_url:?}"));
         };
         let mut seen = HashSet::with_capacity(resources.len() + removed_resources.len());
-        let duplicate = resources.iter().map(|r| &r.name).chain(&removed_resources).find(|n| !seen.insert(*n));
+        let duplicate =
+            resources.iter().map(|r| &r.name).chain(&removed_resources).find(|n| !seen.insert(*n));
         if let Some(name) = duplicate {
             let reason = format!("{kind} {name:?} occurs more than once");
             return self.refuse_whole(type_url, nonce, reason);
@@ -193,7 +202,7 @@ impl Stream {
         let discovery::Resource {
             name,
             resource_name: _, // xdstp, as above
-            aliases: _,       // deprecated VHDS
+            aliases,
             version,
             resource,
             ttl,
@@ -207,7 +216,9 @@ impl Stream {
             return Ok(None);
         }
         match resource {
-            Some(body) if body.type_url == kind.type_url() => Ok(Some(Changed { name, version, body })),
+            Some(body) if body.type_url == kind.type_url() => {
+                Ok(Some(Changed { name, aliases, version, body }))
+            }
             Some(body) => Err(Refused { name, reason: format!("holds a {:?}", body.type_url) }),
             // A heartbeat of a resource with a TTL. We keep resources whatever their TTL: serving on with the last
             // good configuration is what a proxy is for when its control plane is silent.

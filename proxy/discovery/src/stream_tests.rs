@@ -80,7 +80,8 @@ fn a_type_is_opened_by_its_first_name_only() {
 #[test]
 fn an_update_is_acknowledged_with_its_nonce() {
     let mut stream = connected(Kind::Cluster, names(["a"]));
-    let update = update(stream.receive(response(Kind::Cluster, "7", vec![resource(Kind::Cluster, "a", "1")])));
+    let update =
+        update(stream.receive(response(Kind::Cluster, "7", vec![resource(Kind::Cluster, "a", "1")])));
     assert_eq!(update.changed[0].name, "a");
     let ack = stream.acknowledge(update.kind, update.nonce, &update.refused);
     assert_eq!((ack.response_nonce.as_str(), ack.error_detail), ("7", None));
@@ -92,11 +93,8 @@ fn a_refused_resource_is_named_and_the_others_apply() {
     let mut stream = connected(Kind::Cluster, names(["a", "b", "c"]));
     let empty = discovery::Resource { name: "b".into(), ..Default::default() };
     let foreign = resource(Kind::Route, "c", "1");
-    let received = stream.receive(response(
-        Kind::Cluster,
-        "1",
-        vec![resource(Kind::Cluster, "a", "1"), empty, foreign],
-    ));
+    let received =
+        stream.receive(response(Kind::Cluster, "1", vec![resource(Kind::Cluster, "a", "1"), empty, foreign]));
     let update = update(received);
     assert_eq!(update.changed.len(), 1);
     let nack = stream.acknowledge(update.kind, update.nonce, &update.refused);
@@ -208,7 +206,8 @@ impl Server {
         let gone: Vec<_> = self.sent.keys().filter(|n| !self.resources.contains_key(*n)).cloned().collect();
         self.sent.retain(|name, _| !gone.contains(name));
         let absent = std::mem::take(&mut self.owed_absent);
-        message.removed_resources = gone.into_iter().chain(absent).collect::<BTreeSet<_>>().into_iter().collect();
+        message.removed_resources =
+            gone.into_iter().chain(absent).collect::<BTreeSet<_>>().into_iter().collect();
         message.removed_resources.retain(|name| !self.resources.contains_key(name));
         message
     }

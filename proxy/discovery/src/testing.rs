@@ -41,7 +41,8 @@ use tonic::codegen::{Service, http};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::channel::ControlPlane;
+use crate::certificate::{Certificate, Key};
+use crate::channel::{ControlPlane, Credential};
 use crate::clock::Clock;
 
 /// The identity of every control plane.
@@ -136,6 +137,14 @@ impl Ca {
         config.alpn_protocols = vec![b"h2".to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
+}
+
+/// A credential that somebody got earlier.
+pub(crate) fn credential(ca: &Ca, uri: &str) -> Arc<Credential> {
+    let key = Key::generate().unwrap();
+    let pem = ca.issue(&key.signing_request().unwrap(), uri);
+    let certificate = Certificate::from_pem(pem.as_bytes(), &key).unwrap();
+    Arc::new(Credential { certificate, key: Arc::new(key) })
 }
 
 fn leaf(uri: &str, now: SystemTime, life: Duration) -> CertificateParams {
@@ -280,12 +289,8 @@ impl IstioCertificateService for Fake {
             }
         };
         issuance.issued.push(proof);
-        let chain = self.ca.issue_at(
-            &request.get_ref().csr,
-            issuance.identity,
-            self.clock.now(),
-            issuance.life,
-        );
+        let chain =
+            self.ca.issue_at(&request.get_ref().csr, issuance.identity, self.clock.now(), issuance.life);
         Ok(Response::new(IstioCertificateResponse { cert_chain: vec![chain] }))
     }
 }

@@ -47,6 +47,11 @@ impl Roots {
         &self.certificates
     }
 
+    /// The certificates as trust anchors.
+    pub(crate) fn store(&self) -> &RootCertStore {
+        &self.store
+    }
+
     /// Checks that a chain, leaf first, leads to one of the roots at `now`.
     pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
         let [leaf, intermediates @ ..] = chain else { return Err(CertificateError::BadEncoding.into()) };
@@ -70,11 +75,7 @@ pub(crate) struct ControlPlaneVerifier {
 }
 
 impl ControlPlaneVerifier {
-    pub(crate) fn new(
-        roots: Arc<Roots>,
-        identity: SpiffeId,
-        algorithms: WebPkiSupportedAlgorithms,
-    ) -> Self {
+    pub(crate) fn new(roots: Arc<Roots>, identity: SpiffeId, algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self { roots, identity, algorithms }
     }
 }
@@ -147,7 +148,10 @@ mod tests {
         )
     }
 
-    fn judge(verifier: &ControlPlaneVerifier, leaf: &CertificateDer<'_>) -> Result<ServerCertVerified, Error> {
+    fn judge(
+        verifier: &ControlPlaneVerifier,
+        leaf: &CertificateDer<'_>,
+    ) -> Result<ServerCertVerified, Error> {
         verifier.verify_server_cert(leaf, &[], &"x".try_into().unwrap(), &[], UnixTime::now())
     }
 

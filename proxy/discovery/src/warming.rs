@@ -84,7 +84,8 @@ impl Warming {
     /// A cluster that was removed because a newer route does without it stays, with its endpoints, for as long as that
     /// route waits.
     fn keep_what_old_versions_need(&self, accepted: &Cache, next: &mut Cache) {
-        let old = |kind| self.deadlines[kind].keys().filter_map(move |name| self.published.of(kind).get(name));
+        let old =
+            |kind| self.deadlines[kind].keys().filter_map(move |name| self.published.of(kind).get(name));
         let routes: BTreeSet<&Name> = old(Kind::Listener).flat_map(|held| &held.references.routes).collect();
         for name in routes.into_iter().filter(|name| !accepted.of(Kind::Route).contains_key(*name)) {
             keep(&self.published, next, Kind::Route, name);
@@ -125,8 +126,7 @@ fn is_warm(kind: Kind, held: &Held, accepted: &Cache, next: &Cache) -> bool {
 }
 
 fn same(one: &BTreeMap<Name, Arc<Held>>, other: &BTreeMap<Name, Arc<Held>>) -> bool {
-    one.len() == other.len()
-        && one.iter().zip(other).all(|((n, a), (m, b))| n == m && Arc::ptr_eq(a, b))
+    one.len() == other.len() && one.iter().zip(other).all(|((n, a), (m, b))| n == m && Arc::ptr_eq(a, b))
 }
 
 #[cfg(test)]
@@ -157,7 +157,8 @@ mod tests {
         }
 
         fn insert(&mut self, kind: Kind, name: &str, body: Any) {
-            self.accepted.insert(kind, Changed { name: name.into(), version: "2".into(), body });
+            self.accepted
+                .insert(kind, Changed { name: name.into(), aliases: vec![], version: "2".into(), body });
         }
 
         fn advance(&mut self) -> bool {
@@ -176,7 +177,8 @@ mod tests {
 
     #[test]
     fn a_destination_is_published_when_its_endpoints_have_come() {
-        let mut world = World { accepted: Cache::default(), warming: Warming::default(), now: Instant::now() };
+        let mut world =
+            World { accepted: Cache::default(), warming: Warming::default(), now: Instant::now() };
         world.insert(Kind::Listener, "cart:80", xds::destination("cart:80", "cart"));
         world.insert(Kind::Route, "cart", xds::route("cart", &["v1"]));
         world.insert(Kind::Cluster, "v1", xds::cluster("v1"));

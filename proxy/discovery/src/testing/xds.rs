@@ -24,15 +24,14 @@ use crate::stream::Changed;
 pub(crate) fn cache<const N: usize>(resources: [(Kind, &str, Any); N]) -> Cache {
     let mut cache = Cache::default();
     for (kind, name, body) in resources {
-        cache.insert(kind, Changed { name: name.into(), version: "1".into(), body });
+        cache.insert(kind, Changed { name: name.into(), aliases: vec![], version: "1".into(), body });
     }
     cache
 }
 
 /// An HTTP destination whose routes come by name.
 pub(crate) fn destination(name: &str, routes: &str) -> Any {
-    let specifier =
-        RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: routes.into() });
+    let specifier = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: routes.into() });
     let api = listener::ApiListener { api_listener: Some(manager(routes, specifier)) };
     resource(
         Kind::Listener,
