@@ -72,7 +72,8 @@ impl Load {
         self.updated.set(now);
     }
 
-    fn cost(&self, now: Instant) -> f64 {
+    /// What one more request would cost, in seconds of waiting.
+    pub(super) fn cost(&self, now: Instant) -> f64 {
         let in_flight = f64::from(self.in_flight.get());
         let average = self.average_seconds.get();
         let seconds =
@@ -89,16 +90,15 @@ impl Load {
 /// The index of the host that gets the next try, among those `usable`; `None` when there is none.
 ///
 /// `draw` gives a uniform number below its argument.
-pub(super) fn pick<'a>(
+pub(super) fn pick(
     count: usize,
-    load: impl Fn(usize) -> &'a Load,
+    cost: impl Fn(usize) -> f64,
     usable: impl Fn(usize) -> bool,
-    now: Instant,
     mut draw: impl FnMut(usize) -> usize,
 ) -> Option<usize> {
     let first = draw_usable(count, &usable, None, &mut draw)?;
     let Some(second) = draw_usable(count, &usable, Some(first), &mut draw) else { return Some(first) };
-    Some(if load(second).cost(now) < load(first).cost(now) { second } else { first })
+    Some(if cost(second) < cost(first) { second } else { first })
 }
 
 /// A random usable index other than `not`: a few draws, then a walk from a random start.
@@ -134,7 +134,7 @@ mod tests {
         let mut seed = fastrand::Rng::with_seed(7);
         let mut counts = vec![0; loads.len()];
         for _ in 0..1000 {
-            let picked = pick(loads.len(), |index| &loads[index], usable, now, |below| seed.usize(..below));
+            let picked = pick(loads.len(), |index| loads[index].cost(now), usable, |below| seed.usize(..below));
             counts[picked.unwrap()] += 1;
         }
         counts
@@ -184,9 +184,9 @@ mod tests {
         let (loads, now) = (loads(5), Instant::now());
         let counts = picks(&loads, |index| index == 3, now);
         assert_eq!(counts[3], 1000);
-        let none = pick(loads.len(), |index| &loads[index], |_| false, now, |_| 0);
+        let none = pick(loads.len(), |_| 0.0, |_| false, |_| 0);
         assert_eq!(none, None);
-        assert_eq!(pick(0, |index| &loads[index], |_| true, now, |_| 0), None);
+        assert_eq!(pick(0, |_| 0.0, |_| true, |_| 0), None);
     }
 
     #[test]

@@ -11,18 +11,14 @@ use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::codec::limits::Limits;
 use crate::socket::address::EndpointAddress;
 use crate::socket::stream::{self, Stream};
 use crate::tls::config::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientConfigs, Expectation};
-use crate::tls::credentials::Credentials;
+use super::identity::Identity;
 use crate::tls::handshake;
-
-/// The workload's credentials as they are now; `None` until the first certificate is here.
-pub type CredentialsWatch = watch::Receiver<Option<Arc<Credentials>>>;
 
 /// What a connection is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,15 +61,15 @@ pub(crate) struct Dialled {
 /// Dials for one worker.
 #[derive(Debug)]
 pub(crate) struct Dialer {
-    credentials: CredentialsWatch,
+    identity: Rc<Identity>,
     configs: RefCell<ClientConfigs>,
     limits: Rc<Limits>,
 }
 
 impl Dialer {
     /// A dialer that shows these credentials.
-    pub(crate) fn new(credentials: CredentialsWatch, limits: Rc<Limits>) -> Self {
-        Self { credentials, configs: RefCell::default(), limits }
+    pub(crate) fn new(identity: Rc<Identity>, limits: Rc<Limits>) -> Self {
+        Self { identity, configs: RefCell::default(), limits }
     }
 
     /// The bounds of connections that speak HTTP.
@@ -93,7 +89,7 @@ impl Dialer {
         let Some(tls) = &target.tls else {
             return Ok(Dialled { stream: Stream::Plain(tcp), peer: None });
         };
-        let credentials = self.credentials.borrow().clone().ok_or_else(|| {
+        let credentials = self.identity.credentials().ok_or_else(|| {
             Failure::upstream(Reason::UpstreamTlsFailure, Reached::NotWritten, "this workload has no certificate")
         })?;
         let alpn = match purpose {

@@ -1,7 +1,10 @@
-//! Upstream: clusters and their hosts, as one worker sees them.
+//! Upstream: clusters and their hosts, as one worker sees them, over state that all workers share.
 
+pub(crate) mod cluster;
+pub(crate) mod host;
 pub(crate) mod pool;
 mod balance;
 mod bounds;
 pub(crate) mod dial;
+pub(crate) mod identity;
 pub(crate) mod shared;

@@ -35,7 +35,6 @@ const IDLE_SHARED: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Pool {
     target: Target,
-    speaks: Speaks,
     connect_timeout: Cell<Duration>,
     dialer: Rc<Dialer>,
     bounds: Rc<Bounds>,
@@ -49,12 +48,12 @@ pub(super) struct Pool {
     retired: Cell<bool>,
 }
 
-/// In which version a host takes requests.
+/// In which version a host takes requests in the clear. Over TLS it is HTTP/2, by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(crate) enum Speaks {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2: agreed by ALPN, or known beforehand.
+    /// HTTP/2 with prior knowledge.
     Http2,
 }
 
@@ -93,7 +92,7 @@ impl Lease {
     /// Begins a request on it.
     pub(crate) fn send(self, head: RequestHead, body: Body) -> Exchange {
         match self.connection {
-            Connection::Http1(connection) => connection.send(head, body),
+            Connection::Http1(connection) => connection.send(head, body).into(),
             Connection::Http2(connection, pending) => connection.send(head, body.guarded(pending)),
         }
     }
@@ -102,7 +101,6 @@ impl Lease {
 impl Pool {
     pub(super) fn new(
         target: Target,
-        speaks: Speaks,
         connect_timeout: Duration,
         dialer: Rc<Dialer>,
         bounds: Rc<Bounds>,
@@ -110,7 +108,6 @@ impl Pool {
     ) -> Rc<Self> {
         Rc::new(Self {
             target,
-            speaks,
             connect_timeout: Cell::new(connect_timeout),
             dialer,
             bounds,
@@ -124,13 +121,18 @@ impl Pool {
     }
 
     /// A connection for one request. Cancel-safe: what was being dialled for it serves another.
-    pub(super) async fn lease(self: &Rc<Self>, purpose: Use) -> Result<Lease, Failure> {
-        match (purpose, self.speaks, &self.target.tls) {
-            (Use::Requests, Speaks::Http2, _) => self.http2().await,
-            (Use::Requests, Speaks::Http1, _) | (Use::Upgrade, Speaks::Http1, None) => self.http1().await,
-            // Requests have their connections under another ALPN, so that there is nothing to share.
+    pub(super) async fn lease(self: &Rc<Self>, purpose: Use, speaks: Speaks) -> Result<Lease, Failure> {
+        match (purpose, speaks, &self.target.tls) {
+            (Use::Requests, Speaks::Http2, _) | (Use::Requests, _, Some(_)) => self.http2().await,
+            (Use::Requests | Use::Upgrade, Speaks::Http1, None) => self.http1().await,
+            // Requests have their connections under another version, so that there is nothing to share.
             (Use::Upgrade | Use::Opaque, _, _) => self.http1_alone(purpose).await,
         }
+    }
+
+    /// Whom this pool calls.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
     }
 
     /// A connection for opaque bytes, which is not pooled, and the permit to be kept as long as it.
