@@ -3,9 +3,11 @@
 //! Nothing here decides about a request; that is the data plane's. Callers stand first and vocabulary last: a module
 //! uses only modules listed below it.
 
+mod shutdown;
 mod admin;
 mod telemetry;
 mod readiness;
+mod bootstrap;
 pub mod args;
 mod error;
 
