@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, StatusCode, Version};
 use outrigger_config::cluster::Cluster as ClusterConfig;
-use outrigger_config::http_manager::DownstreamManager;
+use outrigger_config::http_manager::HttpConnectionManager;
 use outrigger_config::route::{Forward, Route, RouteAction};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
@@ -106,7 +106,7 @@ pub(super) fn refused(on: &Downstream, failure: &Failure) {
 }
 
 fn route(
-    manager: &DownstreamManager,
+    manager: &HttpConnectionManager,
     snapshot: &Snapshot,
     head: &RequestHead,
 ) -> Result<Arc<Route>, Failure> {
