@@ -258,6 +258,7 @@ fn another_try_could_help(reason: Reason) -> bool {
         | Reason::UpstreamRequestTimeout
         | Reason::ApplicationUnreachable => true,
         Reason::DownstreamProtocolError
+        | Reason::DownstreamTlsFailure
         | Reason::DownstreamConnectionTermination
         | Reason::DownstreamTimeout
         | Reason::HeadersTooLarge

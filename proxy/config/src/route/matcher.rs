@@ -42,6 +42,17 @@ struct QueryMatcher {
 }
 
 impl RouteMatcher {
+    /// Takes every request.
+    pub fn any() -> Self {
+        Self {
+            path: PathMatcher::Prefix("/".into(), Case::Counts),
+            headers: Box::default(),
+            query: Box::default(),
+            grpc: false,
+            share: Percentage::ALL,
+        }
+    }
+
     /// Reads a match.
     pub(crate) fn decode(wire: route::RouteMatch) -> Result<Self, Unusable> {
         let route::RouteMatch {

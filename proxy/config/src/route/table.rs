@@ -41,6 +41,12 @@ pub(super) struct Domains {
 }
 
 impl RouteTable {
+    /// A table of one host, which takes every domain.
+    pub fn for_any_host(name: Name, routes: Vec<Arc<Route>>) -> Self {
+        let hosts = Box::new([VirtualHost { name: name.clone(), routes: routes.into() }]);
+        Self { name, hosts, domains: Domains { any: Some(0), ..Domains::default() } }
+    }
+
     /// The route that a request takes, if there is one. `sample` is uniform over `u32`.
     pub fn find(&self, head: &Head<'_>, sample: u32) -> Option<&Arc<Route>> {
         let host = self.hosts.get(self.domains.find(head.authority)?)?;

@@ -6,11 +6,15 @@
 pub mod answer;
 pub mod body;
 pub mod client;
+mod watchdog;
 mod date;
 mod h1;
 mod h2;
 pub mod head;
 mod hop;
+mod authority;
 pub mod limits;
+#[cfg(test)]
+mod tests;
 pub mod server;
 pub mod upgrade;

@@ -7,10 +7,12 @@
 use std::future::Future;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use http::Version;
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, Version};
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+use tokio::io::AsyncReadExt;
 
 use super::body::Body;
 use super::head::{RequestHead, ResponseHead};
@@ -54,9 +56,37 @@ pub async fn serve<S: Service>(
     drain: DrainGuard,
     service: &S,
 ) -> Result<(), Failure> {
-    let _ = (stream, first, protocol, limits, drain, service);
-    Ok(())
+    let (stream, first, http2) = match protocol {
+        Protocol::Http1 => (stream, first, false),
+        Protocol::Http2 => (stream, first, true),
+        Protocol::Detect => detect(stream, first, &limits).await?,
+    };
+    let refused = |failure: &Failure| service.refused(failure);
+    if http2 {
+        let call = |head, body, inner| service.call(head, body, Responder { inner: Inner::H2(inner) });
+        h2::server::serve(stream, first, limits, drain, call, refused).await
+    } else {
+        let call = |head, body, inner| service.call(head, body, Responder { inner: Inner::H1(inner) });
+        h1::server::serve(stream, first, limits, drain, call, refused).await
+    }
 }
+
+/// Reads until the bytes are, or can no longer be, the beginning of HTTP/2's preface.
+async fn detect(mut stream: Stream, first: Bytes, limits: &Limits) -> Result<(Stream, Bytes, bool), Failure> {
+    let mut read = BytesMut::from(first);
+    while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+        let more = tokio::time::timeout(limits.idle_timeout, stream.read_buf(&mut read)).await;
+        // The end, an error or silence: HTTP/1 says what that means.
+        if !matches!(more, Ok(Ok(got)) if got > 0) {
+            break;
+        }
+    }
+    let http2 = read.starts_with(PREFACE);
+    Ok((stream, read.freeze(), http2))
+}
+
+/// RFC 9113 section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Answers one request.
 #[derive(Debug)]
@@ -73,7 +103,7 @@ enum Inner {
 /// How an answer left.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Bytes of body that were written.
+    /// Bytes of body that left, or were about to when it was cut off.
     pub body_bytes: u64,
     /// Whether all of it was. The failure is of the body (upstream) or of the client (downstream).
     pub outcome: Result<(), Failure>,
@@ -90,31 +120,51 @@ impl Responder {
 
     /// Sends an interim response (1xx, not 101). An HTTP/1.0 client gets none (RFC 9110 section 15.2); that is no error.
     pub async fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
-        let _ = head;
-        Ok(())
+        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::local(Reason::LocalError, "that is no interim response"));
+        }
+        match &mut self.inner {
+            Inner::H1(inner) => inner.interim(head).await,
+            Inner::H2(inner) => inner.interim(head),
+        }
     }
 
-    /// Sends the final response and its body, and returns when the last byte was handed to the kernel.
+    /// Sends the final response and its body, and returns when the last byte was handed over: to the kernel (HTTP/1) or to
+    /// the connection's flow control (HTTP/2).
     ///
-    /// Drives `body`, and with it what feeds it. If the body fails, the client sees it: HTTP/1 closes without the last
-    /// chunk, HTTP/2 resets. The answer to HEAD and statuses 204 and 304 go without body. `content-length` among the
-    /// fields is kept for HEAD and 304; elsewhere the body's own length is written.
+    /// Drives `body`, and with it what feeds it. If the body fails, the client sees it: HTTP/1 resets the connection, HTTP/2
+    /// the stream. The answer to HEAD and statuses 204 and 304 go without body. `content-length` among the fields is kept
+    /// for HEAD and 304; elsewhere the body's own length is written. `date` is added where it is missing.
     pub async fn respond(self, head: ResponseHead, body: Body) -> Delivery {
-        let _ = (head, body);
-        Delivery { body_bytes: 0, outcome: Ok(()) }
+        if head.status.is_informational() {
+            let failure = Failure::local(Reason::LocalError, "that is no final response");
+            return Delivery { body_bytes: 0, outcome: Err(failure) };
+        }
+        let (body_bytes, outcome) = match self.inner {
+            Inner::H1(inner) => inner.respond(head, body).await,
+            Inner::H2(inner) => inner.respond(head, body).await,
+        };
+        Delivery { body_bytes, outcome }
     }
 
-    /// Agrees to a tunnel: 101 with `head.upgrade`, or a 2xx to CONNECT, and the raw connection after it.
-    ///
-    /// HTTP/1 only; refused locally on an HTTP/2 stream.
+    /// Agrees to a tunnel that the client asked for: 101 with `head.upgrade`, or a 2xx to CONNECT, and the raw connection
+    /// after it. HTTP/1 only; on an HTTP/2 stream it fails, and the request is left unanswered.
     pub async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {
-        let _ = head;
-        Err(Failure::local(outrigger_core::reason::Reason::LocalError, "no upgrade"))
+        match self.inner {
+            Inner::H1(inner) => inner.upgrade(head).await,
+            Inner::H2(_) => Err(Failure::local(Reason::LocalError, "HTTP/2 streams are not upgraded")),
+        }
     }
 
     /// Says that the request was not processed, so that the client may try again elsewhere, a POST included: REFUSED_STREAM
     /// (RFC 9113 section 8.7). HTTP/1 has no such word, and gives the responder back for an answer.
     pub fn refuse(self) -> Result<(), Self> {
-        Err(self)
+        match self.inner {
+            Inner::H1(_) => Err(self),
+            Inner::H2(inner) => {
+                inner.refuse();
+                Ok(())
+            }
+        }
     }
 }

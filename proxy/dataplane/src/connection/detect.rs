@@ -119,7 +119,7 @@ pub(super) enum Habit {
 
 /// The habits of destinations. Bounded; what is forgotten is learned again.
 #[derive(Debug, Default)]
-pub(super) struct Habits(RefCell<HashMap<Name, (Habit, Instant)>>);
+pub(crate) struct Habits(RefCell<HashMap<Name, (Habit, Instant)>>);
 
 impl Habits {
     pub(super) fn of(&self, destination: &Name) -> Option<Habit> {

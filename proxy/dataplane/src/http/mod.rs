@@ -1,7 +1,16 @@
-//! HTTP requests, from head to record.
+//! HTTP requests: [`request`] names every stage in order.
 
-pub(crate) mod destination;
+pub(crate) mod service;
+mod request;
+mod connect;
+mod upgrade;
+mod mirror;
+mod rewritten;
+mod forward;
+mod filters;
+pub(crate) mod downstream;
 mod replay;
+mod journal;
 mod respond;
 mod forwarded;
 mod trace_context;

@@ -3,12 +3,17 @@
 //! All carry `x-outrigger-reason`. A gRPC client reads no HTTP status: it gets trailers-only (gRPC over HTTP/2,
 //! "Responses"), which is HTTP 200 with `grpc-status` in the head.
 
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
-use crate::codec::body::Body;
+use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::ResponseHead;
 
 pub(super) const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
@@ -49,6 +54,35 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 /// `grpc-status` of a head or of trailers.
 pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
     fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Looks out for `grpc-status` in the trailers of a body that passes.
+pub(super) fn watch_trailers(body: Body) -> (Body, Option<Rc<Cell<Option<u8>>>>) {
+    if body.is_ended() {
+        return (body, None);
+    }
+    let (length, status) = (body.length(), Rc::new(Cell::new(None)));
+    let watched = Watched { body: RefCell::new(body), status: Rc::clone(&status) };
+    (Body::streamed(Rc::new(watched), 0, length), Some(status))
+}
+
+struct Watched {
+    body: RefCell<Body>,
+    status: Rc<Cell<Option<u8>>>,
+}
+
+impl Source for Watched {
+    fn poll_frame(&self, _: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+        let frame = ready!(self.body.borrow_mut().poll_frame(cx));
+        if let Some(Ok(Frame::Trailers(fields))) = &frame {
+            self.status.set(grpc_status(fields));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn poll_progress(&self, _: u64, cx: &mut Context<'_>) {
+        self.body.borrow_mut().poll_progress(cx);
+    }
 }
 
 /// What a gRPC client makes of an HTTP status (grpc/doc/http-grpc-status-mapping.md).

@@ -3,12 +3,14 @@
 //! Vectored writes are passed down, so that a head and a body leave in one system call and one TLS record.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -52,6 +54,31 @@ impl Stream {
         match self {
             Self::Plain(stream) => Some(stream),
             _ => None,
+        }
+    }
+
+    /// Closes at once, so that the peer sees a reset and cannot take what it got for the whole.
+    pub fn reset(self) {
+        if let Some(stream) = self.tcp() {
+            // Fails only on a socket that is gone already.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Whether the peer has neither closed the connection nor sent anything, asked of the kernel itself: one system call.
+    pub fn is_quiet(&self) -> bool {
+        let Some(stream) = self.tcp() else { return true };
+        let mut byte = [MaybeUninit::uninit()];
+        SockRef::from(stream).peek(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::TlsServer(stream) => Some(stream.get_ref().0),
+            Self::TlsClient(stream) => Some(stream.get_ref().0),
+            #[cfg(test)]
+            Self::Memory(_) => None,
         }
     }
 

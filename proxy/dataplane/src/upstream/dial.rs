@@ -17,7 +17,7 @@ use crate::codec::limits::Limits;
 use crate::socket::address::EndpointAddress;
 use crate::socket::stream::{self, Stream};
 use crate::tls::config::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientConfigs, Expectation};
-use super::identity::Identity;
+use crate::identity::Identity;
 use crate::tls::handshake;
 
 /// What a connection is wanted for.

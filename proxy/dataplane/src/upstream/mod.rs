@@ -6,5 +6,4 @@ pub(crate) mod pool;
 mod balance;
 mod bounds;
 pub(crate) mod dial;
-pub(crate) mod identity;
 pub(crate) mod shared;

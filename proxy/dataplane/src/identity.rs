@@ -3,8 +3,14 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use outrigger_config::secrets::{SecretStore, Secrets};
+use outrigger_core::Name;
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+use rustls::ServerConfig;
 
+use crate::tls::config::server_config;
 use crate::tls::credentials::Credentials;
 
 /// Credentials of the moment.
@@ -12,12 +18,14 @@ use crate::tls::credentials::Credentials;
 pub(crate) struct Identity {
     store: SecretStore,
     current: RefCell<Option<(Arc<Secrets>, Arc<Credentials>)>>,
+    /// Server configurations by ALPN, each with the generation of the credentials that it was made of.
+    servers: RefCell<HashMap<Box<[Name]>, (u64, Arc<ServerConfig>)>>,
 }
 
 impl Identity {
     /// Credentials out of `store`.
     pub(crate) fn new(store: SecretStore) -> Self {
-        Self { store, current: RefCell::default() }
+        Self { store, current: RefCell::default(), servers: RefCell::default() }
     }
 
     /// The credentials of the moment; `None` before the first certificate. Live connections keep those they began with.
@@ -39,5 +47,22 @@ impl Identity {
         });
         *current = Some((secrets, Arc::clone(&credentials)));
         Some(credentials)
+    }
+
+    /// How to answer a TLS client that may speak one of `alpn`.
+    pub(crate) fn server(&self, alpn: &[Name]) -> Result<Arc<ServerConfig>, Failure> {
+        let credentials = self
+            .credentials()
+            .ok_or_else(|| Failure::local(Reason::LocalError, "this workload has no certificate"))?;
+        let mut servers = self.servers.borrow_mut();
+        if let Some((generation, config)) = servers.get(alpn)
+            && *generation == credentials.generation
+        {
+            return Ok(Arc::clone(config));
+        }
+        let protocols: Vec<&[u8]> = alpn.iter().map(|name| name.as_bytes()).collect();
+        let config = server_config(&credentials, &protocols)?;
+        servers.insert(alpn.into(), (credentials.generation, Arc::clone(&config)));
+        Ok(config)
     }
 }
