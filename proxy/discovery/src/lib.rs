@@ -30,7 +30,7 @@ mod warming;
 mod testing;
 
 pub use channel::ChannelError;
-pub use discovery::{Config, Discovery, Handle, StartError, Wiring};
+pub use discovery::{Config, Discovery, Handle, Reader, ResourceVersion, StartError, Wiring};
 pub use identity::IdentityError;
 pub use kind::Kind;
 pub use registration::{Left, WorkloadPort};
