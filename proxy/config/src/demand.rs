@@ -4,7 +4,7 @@
 //! in number and time, and forgotten when nobody uses the answer; "does not exist" is remembered briefly, so that an invented
 //! host costs one question. Discovery takes the other end, [`DemandFeed`].
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -67,8 +67,8 @@ pub enum Resolution {
     OnDemand,
     /// Everything there is has been pushed, under canonical names; short ones are completed here.
     Wildcard {
-        /// The namespace of this workload: completes `cart`.
-        namespace: Name,
+        /// The namespace of this workload, once its certificate has said so: completes `cart`.
+        namespace: Arc<OnceLock<Name>>,
         /// The cluster's domain (`cluster.local`): completes `cart.shop` and `cart.shop.svc`.
         cluster_domain: Name,
     },
@@ -321,10 +321,12 @@ impl Resolution {
         let names = match self {
             Self::OnDemand => None,
             Self::Wildcard { namespace, cluster_domain } => {
-                asked.rsplit_once(':').map(|(host, port)| match host.bytes().filter(|b| *b == b'.').count() {
-                    0 => format!("{host}.{namespace}.svc.{cluster_domain}:{port}"),
-                    1 => format!("{host}.svc.{cluster_domain}:{port}"),
-                    _ => format!("{host}.{cluster_domain}:{port}"),
+                asked.rsplit_once(':').and_then(|(host, port)| {
+                    Some(match host.bytes().filter(|b| *b == b'.').count() {
+                        0 => format!("{host}.{}.svc.{cluster_domain}:{port}", namespace.get()?),
+                        1 => format!("{host}.svc.{cluster_domain}:{port}"),
+                        _ => format!("{host}.{cluster_domain}:{port}"),
+                    })
                 })
             }
         };
