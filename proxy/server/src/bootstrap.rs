@@ -44,28 +44,31 @@ impl Bootstrap {
         let mut binder = Binder { workers: args.workers.get(), sockets: Vec::new() };
         let admin = binder.admin(args.admin.get())?;
         let mut listeners = Vec::new();
-        let outbound = binder.bind("--outbound", "outbound", args.outbound)?;
+        let outbound = binder.bind("--outbound", |_| "outbound".into(), args.outbound)?;
         listeners.push(finding(args, "outbound".into(), outbound, DestinationBy::Authority));
         for bound in &args.bind {
-            let address = binder.bind("--bind", &format!("bind|{}", bound.local), bound.local)?;
-            let name = format!("bind|{address}");
+            let name = |address| format!("bind|{address}").into();
+            let address = binder.bind("--bind", name, bound.local)?;
             let by = DestinationBy::Name(bound.destination.as_str().into());
-            listeners.push(finding(args, name.into(), address, by));
+            listeners.push(finding(args, name(address), address, by));
         }
         if let Some(address) = args.transparent_outbound {
             let name = "transparent-outbound";
-            let address = binder.bind("--transparent-outbound", name, address)?;
+            let address = binder.bind("--transparent-outbound", |_| name.into(), address)?;
             listeners.push(finding(args, name.into(), address, DestinationBy::OriginalDestination));
         }
         let redirected = match args.transparent_inbound {
-            Some(address) => {
-                Some(binder.bind("--transparent-inbound", &format!("inbound|{address}"), address)?)
-            }
+            Some(address) => Some(binder.bind("--transparent-inbound", inbound_name, address)?),
             None => None,
         };
         let (ports, inbound) = binder.services(&args.service, redirected)?;
         Ok(Self { admin, listeners, sockets: binder.sockets, ports, inbound })
     }
+}
+
+/// As the control plane names the listener of a registered address.
+fn inbound_name(address: SocketAddr) -> Name {
+    format!("inbound|{address}").into()
 }
 
 /// A listener whose connections or requests say where they want to go.
@@ -106,16 +109,22 @@ impl Binder {
         Ok(listener)
     }
 
-    /// Binds one socket a worker, and says where.
-    fn bind(&mut self, flag: &'static str, name: &str, address: SocketAddr) -> Result<SocketAddr, Error> {
+    /// Binds one socket a worker, named by where it is, and says where.
+    fn bind(
+        &mut self,
+        flag: &'static str,
+        name: impl FnOnce(SocketAddr) -> Name,
+        address: SocketAddr,
+    ) -> Result<SocketAddr, Error> {
         let failed = |source| Error::Listen { flag, address: address.to_string(), source };
         // Our sockets share their port (SO_REUSEPORT), and so would those of a second proxy of the same user: half of
         // each other's connections would go astray. A socket that does not share finds out whether anybody listens.
-        drop(TcpListener::bind(address).map_err(failed)?);
-        let group = ListenerGroup::bind(name.into(), address, self.workers)
+        let probe = TcpListener::bind(address).map_err(failed)?;
+        let bound = probe.local_addr().map_err(failed)?;
+        drop(probe);
+        let group = ListenerGroup::bind(name(bound), bound, self.workers)
             .map_err(|error| failed(std::io::Error::other(error)))?;
-        let bound = group.address();
-        tracing::info!(listener = name, address = %bound, "listening");
+        tracing::info!(listener = %group.name(), address = %bound, "listening");
         self.sockets.push(group);
         Ok(bound)
     }
@@ -134,7 +143,7 @@ impl Binder {
                 (Some(asked), _) => match bound.iter().find(|(before, _)| *before == asked) {
                     Some((_, address)) => (*address, false),
                     None => {
-                        let address = self.bind("--service", &format!("inbound|{asked}"), asked)?;
+                        let address = self.bind("--service", inbound_name, asked)?;
                         bound.push((asked, address));
                         (address, false)
                     }

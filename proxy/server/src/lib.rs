@@ -3,7 +3,12 @@
 //! Nothing here decides about a request; that is the data plane's. Callers stand first and vocabulary last: a module
 //! uses only modules listed below it.
 
+mod run;
 mod shutdown;
+mod workers;
+mod sockets;
+mod application;
+mod pages;
 mod admin;
 mod telemetry;
 mod readiness;
@@ -13,3 +18,4 @@ mod error;
 
 pub use self::args::Args;
 pub use self::error::Error;
+pub use self::run::{Addresses, Embedding, run, run_embedded};
