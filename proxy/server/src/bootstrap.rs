@@ -155,7 +155,10 @@ impl Binder {
                 services: vec![service.service.clone()],
                 service_port: service.port,
                 protocol: service.protocol.map(|protocol| protocol.app_protocol().to_owned()),
-                advertised: advertised(service, if original_destination { service.application } else { listen })?,
+                advertised: advertised(
+                    service,
+                    if original_destination { service.application } else { listen },
+                )?,
                 listen,
                 application: service.application,
                 original_destination,
@@ -216,15 +219,26 @@ mod tests {
     }
 
     fn bootstrap(more: &[&str]) -> Result<Bootstrap, String> {
-        let needed = ["outrigger-proxy", "--control-plane", "127.0.0.1:1", "--control-plane-ca", "r", "--state-dir", "s"];
+        let needed = [
+            "outrigger-proxy",
+            "--control-plane",
+            "127.0.0.1:1",
+            "--control-plane-ca",
+            "r",
+            "--state-dir",
+            "s",
+        ];
         let free = ["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0"];
-        let command = Command::try_parse_from(needed.iter().chain(&free).chain(more)).map_err(|e| e.to_string())?;
+        let command =
+            Command::try_parse_from(needed.iter().chain(&free).chain(more)).map_err(|e| e.to_string())?;
         Bootstrap::new(&command.args).map_err(|error| error.to_string())
     }
 
     #[test]
     fn flags_become_listeners() {
-        let made = bootstrap(&["--bind", "127.0.0.1:0=Stock.Shop:9000", "--transparent-outbound", "127.0.0.1:0"]).unwrap();
+        let made =
+            bootstrap(&["--bind", "127.0.0.1:0=Stock.Shop:9000", "--transparent-outbound", "127.0.0.1:0"])
+                .unwrap();
         let kinds: Vec<_> = made
             .listeners
             .iter()
@@ -268,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_redirected_service_is_called_where_its_application_is() {
-        let made = bootstrap(&["--transparent-inbound", "127.0.0.1:0", "--service", "cart:80=10.0.0.7:8080"]).unwrap();
+        let made = bootstrap(&["--transparent-inbound", "127.0.0.1:0", "--service", "cart:80=10.0.0.7:8080"])
+            .unwrap();
         let port = &made.ports[0];
         assert!(port.original_destination);
         assert_eq!(port.advertised.to_string(), "10.0.0.7:8080");
@@ -277,7 +292,8 @@ mod tests {
 
     #[test]
     fn every_address_becomes_one_that_others_can_dial() {
-        let service = ServicePort::parse("cart=127.0.0.1:8080,listen=0.0.0.0:9080,advertise=10.1.1.1:80").unwrap();
+        let service =
+            ServicePort::parse("cart=127.0.0.1:8080,listen=0.0.0.0:9080,advertise=10.1.1.1:80").unwrap();
         let place = service.listen.unwrap();
         assert_eq!(advertised(&service, place).unwrap().to_string(), "10.1.1.1:80");
     }

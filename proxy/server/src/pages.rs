@@ -35,10 +35,14 @@ impl Sight {
         let (dumped, set_level) = (published.clone(), level.clone());
         Pages::new(vec![
             Page::read("/ready", "whether it is ready, and what is missing", move || ready(&readiness)),
-            Page::read("/healthz", "whether the control thread runs", || Answer::text(StatusCode::OK, "ok\n")),
+            Page::read("/healthz", "whether the control thread runs", || {
+                Answer::text(StatusCode::OK, "ok\n")
+            }),
             Page::read("/metrics", "OpenMetrics", move || match metrics::scrape(&metrics) {
                 Ok(text) => Answer::typed(StatusCode::OK, metrics::CONTENT_TYPE, text),
-                Err(_) => Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
+                Err(_) => {
+                    Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
+                }
             }),
             Page::read("/config_dump", "configuration as compiled, versions, refusals (JSON)", move || {
                 // A build may be going on, and this thread may wait for it.
@@ -48,7 +52,9 @@ impl Sight {
             Page::read("/clusters", "clusters, endpoints, their health and use (JSON)", move || {
                 Answer::json(&clusters::clusters(&published.load(), &workers.totals(), &clusters.ejected()))
             }),
-            Page::read("/certs", "certificate and trust roots (JSON)", move || Answer::json(&certs::certs(&secrets))),
+            Page::read("/certs", "certificate and trust roots (JSON)", move || {
+                Answer::json(&certs::certs(&secrets))
+            }),
             Page::read("/log-level", "what is logged; POST ?level=debug or a body changes it", move || {
                 Answer::text(StatusCode::OK, &format!("{}\n", level.directives()))
             })

@@ -34,7 +34,7 @@ use crate::pages::{self, Sight};
 use crate::readiness::{Latch, Readiness};
 use crate::shutdown::{FLUSH, Orders, PROPAGATION};
 use crate::sockets::Sockets;
-use crate::telemetry::access_log::{self, AccessLogThread};
+use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
 use crate::telemetry::losses::Losses;
 use crate::telemetry::metrics::Sources;
 use crate::telemetry::own_log::{self, LevelHandle};
@@ -77,7 +77,8 @@ pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
     args.check()?;
     readable("--control-plane-ca", &args.control_plane_ca)?;
     let instance = args.instance_name();
-    let service = args.service.first().map_or(&*instance, |service| &*service.service);
+    // A service of another namespace is written `cart.shop`; the namespace is an attribute of its own.
+    let service = args.service.first().and_then(|service| service.service.split('.').next());
     let variable = |name: &str| std::env::var(name).ok();
     let tracing = settings::Settings::read(variable, args.trace_sampling, service, &instance)?;
     let losses = Arc::new(Losses::default());
@@ -107,7 +108,7 @@ struct Process {
     level: LevelHandle,
     tracing: settings::Settings,
     losses: Arc<Losses>,
-    log: Option<(tokio::sync::mpsc::Sender<Arc<outrigger_core::record::RequestRecord>>, AccessLogThread)>,
+    log: Option<(RecordSender, AccessLogThread)>,
     bootstrap: Bootstrap,
     embedding: Embedding,
 }
@@ -140,7 +141,8 @@ impl Process {
 
         // Configuration.
         let own = listeners.iter().map(|listener| (listener.name.clone(), Arc::clone(listener)));
-        let published = Published::new(Arc::new(Snapshot { listeners: own.collect(), ..Snapshot::default() }));
+        let published =
+            Published::new(Arc::new(Snapshot { listeners: own.collect(), ..Snapshot::default() }));
         let secrets = SecretStore::new();
         let namespace = Arc::new(OnceLock::new());
         let (mode, resolution) = match args.mode {
@@ -213,7 +215,8 @@ impl Process {
         // Admin.
         let failed = |source| Error::Start { what: "the admin endpoint", source };
         let admin = tokio::net::TcpListener::from_std(admin).map_err(failed)?;
-        let addresses = Addresses { admin: admin.local_addr().map_err(failed)?, listeners: sockets.addresses() };
+        let addresses =
+            Addresses { admin: admin.local_addr().map_err(failed)?, listeners: sockets.addresses() };
         let mesh = telemetry::metrics::MeshGauges(Arc::new({
             let (reader, readiness) = (reader.clone(), readiness.clone());
             move || pages::mesh(&reader, &readiness)

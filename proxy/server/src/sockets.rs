@@ -62,12 +62,15 @@ impl Sockets {
     /// Lends what `snapshot` has listeners for, and takes back the rest.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
         let own = |name: &Name| self.fixed.iter().any(|lent| lent.group.name() == name);
-        let mut wanted: Vec<_> = snapshot.listeners.values().filter(|listener| !own(&listener.name)).collect();
+        let mut wanted: Vec<_> =
+            snapshot.listeners.values().filter(|listener| !own(&listener.name)).collect();
         wanted.sort_by_key(|listener| listener.name.clone());
         self.surprising.retain(|group| wanted.iter().any(|listener| serves(group, listener)));
         let mut lent = self.fixed.clone();
         for listener in wanted {
-            lent.extend(self.group_for(listener).map(|group| Lent { group, config: ListenerSource::Snapshot }));
+            lent.extend(
+                self.group_for(listener).map(|group| Lent { group, config: ListenerSource::Snapshot }),
+            );
         }
         let unchanged = {
             let now = self.lent.borrow();

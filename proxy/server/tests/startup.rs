@@ -1,6 +1,8 @@
 //! What the binary says when it cannot start: one line with the flag and the value, exit status 1. And that it starts, serves
 //! admin, and leaves in order when it is told to.
 
+#![allow(clippy::unwrap_used)] // only functions marked #[test] are exempt by clippy.toml, and these have helpers
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -90,7 +92,10 @@ fn a_missing_file_is_named() {
     std::fs::remove_file(place.path("roots.pem")).unwrap();
     let line = place.refusal(&[]);
     let path = place.path("roots.pem");
-    assert!(line.starts_with(&format!("outrigger-proxy: --control-plane-ca {path}: cannot be read: ")), "{line}");
+    assert!(
+        line.starts_with(&format!("outrigger-proxy: --control-plane-ca {path}: cannot be read: ")),
+        "{line}"
+    );
 }
 
 #[test]
@@ -123,7 +128,7 @@ fn a_control_plane_that_is_away_is_no_reason_to_exit() {
     assert!(proxy.get("/healthz").ends_with("ok\n"));
     assert!(proxy.get("/metrics").contains("outrigger_ready 0"));
     assert!(proxy.get("/config_dump").contains("\"name\": \"outbound\""));
-    assert!(proxy.get("/certs").contains("\"certificate\": null"));
+    assert!(proxy.get("/certs").contains("\"serial\": null"));
     assert!(proxy.get("/clusters").starts_with("HTTP/1.1 200 "));
     assert!(proxy.get("/").contains("/config_dump"));
     proxy.signal("TERM");
@@ -134,7 +139,8 @@ fn a_control_plane_that_is_away_is_no_reason_to_exit() {
 fn the_drain_page_ends_the_process() {
     let place = Place::new();
     let mut proxy = Running::start(place.command().args(["--drain-timeout", "1s"]));
-    let answer = proxy.ask("POST /drain HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let answer = proxy
+        .ask("POST /drain HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
     assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
 }
@@ -156,7 +162,9 @@ fn a_second_signal_ends_it_at_once() {
 fn every_flag_is_explained() {
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy")).arg("--help").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for flag in ["--control-plane", "--service", "--bind", "--trace-sampling", "--access-log", "--drain-timeout"] {
+    for flag in
+        ["--control-plane", "--service", "--bind", "--trace-sampling", "--access-log", "--drain-timeout"]
+    {
         assert!(text.contains(flag), "{flag}");
     }
 }
@@ -186,7 +194,12 @@ impl Running {
     fn logs(&mut self, what: &str) {
         loop {
             let mut line = String::new();
-            assert_ne!(self.stderr.read_line(&mut line).unwrap(), 0, "ended before `{what}`: {:#?}", self.seen);
+            assert_ne!(
+                self.stderr.read_line(&mut line).unwrap(),
+                0,
+                "ended before `{what}`: {:#?}",
+                self.seen
+            );
             let found = line.contains(what);
             self.seen.push(line);
             if found {
@@ -218,7 +231,8 @@ impl Running {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 

@@ -76,7 +76,9 @@ mod tests {
         for host in ["127.0.0.1:15000", "[::1]:15000", "localhost", "localhost:15000", "127.0.0.1"] {
             assert!(asked(host), "{host}");
         }
-        for host in ["evil.example", "evil.example:15000", "localhost.evil.example", "127.0.0.1.evil.example:1"] {
+        for host in
+            ["evil.example", "evil.example:15000", "localhost.evil.example", "127.0.0.1.evil.example:1"]
+        {
             assert!(!asked(host), "{host}");
         }
     }

@@ -7,22 +7,20 @@ use outrigger_config::secrets::{Roots, SecretStore, Secrets};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
-/// The page; `null` where there is no certificate yet.
+/// The page; `serial` is `null` where there is no certificate yet.
 pub(crate) fn certs(secrets: &SecretStore) -> Value {
     let Some(secrets) = secrets.load() else {
-        return json!({ "certificate": null, "roots": [] });
+        return json!({ "spiffe_id": null, "serial": null, "chain": [], "roots": [] });
     };
     let Secrets { identity, roots } = &*secrets;
     let chain: Vec<_> = identity.key.cert.iter().map(|certificate| link(certificate)).collect();
     json!({
-        "certificate": {
-            "spiffe_id": identity.id.as_str(),
-            "serial": &*identity.serial,
-            "not_before": time(identity.not_before),
-            "not_after": time(identity.not_after),
-            "remaining_seconds": remaining_seconds(identity.not_after),
-            "chain": chain,
-        },
+        "spiffe_id": identity.id.as_str(),
+        "serial": &*identity.serial,
+        "not_before": time(identity.not_before),
+        "not_after": time(identity.not_after),
+        "remaining_seconds": remaining_seconds(identity.not_after),
+        "chain": chain,
         "roots": roots_of(roots),
     })
 }
@@ -55,7 +53,10 @@ fn link(der: &[u8]) -> Value {
 fn roots_of(roots: &Roots) -> Vec<Value> {
     let mut domains: Vec<_> = roots.by_domain.iter().collect();
     domains.sort_by_key(|(domain, _)| domain.as_str());
-    let one = |(domain, store): (&outrigger_core::identity::TrustDomain, &std::sync::Arc<rustls::RootCertStore>)| {
+    let one = |(domain, store): (
+        &outrigger_core::identity::TrustDomain,
+        &std::sync::Arc<rustls::RootCertStore>,
+    )| {
         let subjects: Vec<_> = store.roots.iter().map(|root| name(&root.subject)).collect();
         json!({ "trust_domain": domain.as_str(), "subjects": subjects })
     };
@@ -87,7 +88,8 @@ mod tests {
 
     #[test]
     fn without_a_certificate_the_page_says_so() {
-        assert_eq!(certs(&SecretStore::new()), json!({ "certificate": null, "roots": [] }));
+        let page = certs(&SecretStore::new());
+        assert_eq!((&page["serial"], &page["roots"]), (&Value::Null, &json!([])));
     }
 
     #[test]

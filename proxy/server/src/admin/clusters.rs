@@ -15,7 +15,8 @@ pub(crate) fn clusters(snapshot: &Snapshot, totals: &Totals, ejected: &[(Name, S
     let none = ClusterTotals::default();
     let one = |name: &Name, endpoints: &[std::sync::Arc<Endpoint>]| {
         let of = |endpoint: &Endpoint| {
-            let out = ejected.iter().any(|(cluster, address)| cluster == name && *address == endpoint.address);
+            let out =
+                ejected.iter().any(|(cluster, address)| cluster == name && *address == endpoint.address);
             entry(endpoint, out)
         };
         json!({

@@ -78,9 +78,7 @@ fn control_plane(status: &Status) -> Value {
 }
 
 fn refused(status: &Status) -> Vec<Value> {
-    let one = |kind: String, name: Option<&String>, refusal: &Refusal| {
-        json!({ "type": kind, "name": name, "reason": refusal.reason, "since": time(refusal.since) })
-    };
+    let one = |kind: String, name: Option<&String>, refusal: &Refusal| json!({ "type": kind, "name": name, "reason": refusal.reason, "since": time(refusal.since) });
     let of_kind = |(kind, of): (&outrigger_discovery::Kind, &outrigger_discovery::status::KindStatus)| {
         let whole = of.last_refused_response.iter().map(|refusal| one(kind.to_string(), None, refusal));
         let named = of.refusals.iter().map(|(name, refusal)| one(kind.to_string(), Some(name), refusal));
@@ -100,7 +98,8 @@ fn registration(status: &Status) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, address, direction, original_dst, first_bytes_timeout, chains, default_chain } = listener;
+    let Listener { name, address, direction, original_dst, first_bytes_timeout, chains, default_chain } =
+        listener;
     json!({
         "name": &**name,
         "address": address,
@@ -144,7 +143,8 @@ mod tests {
     #[test]
     fn refusals_are_named_with_their_reason() {
         let mut status = Status::default();
-        let refusal = Refusal { reason: "routes[0]: no such field".into(), since: std::time::SystemTime::UNIX_EPOCH };
+        let refusal =
+            Refusal { reason: "routes[0]: no such field".into(), since: std::time::SystemTime::UNIX_EPOCH };
         let kind = status.kinds.entry(outrigger_discovery::Kind::Route).or_default();
         kind.refusals.insert("cart.shop.svc.cluster.local:80".into(), refusal);
         let page = config_dump(&Snapshot::default(), &[], &status);

@@ -82,7 +82,8 @@ async fn connection(stream: TcpStream, pages: Arc<Pages>) {
 
 async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full<bytes::Bytes>> {
     if !is_local_request(request.headers()) {
-        return Answer::refuse(StatusCode::FORBIDDEN, "only requests made for this address are answered").into();
+        return Answer::refuse(StatusCode::FORBIDDEN, "only requests made for this address are answered")
+            .into();
     }
     let (head, body) = request.into_parts();
     let body = match tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
@@ -119,11 +120,13 @@ mod tests {
         Arc::new(Pages::new(vec![
             Page::read("/ready", "whether it is ready", || Answer::text(StatusCode::OK, "ready\n")),
             Page::read("/clusters", "clusters", || Answer::json(&serde_json::json!([{"name": "cart"}]))),
-            Page::read("/log-level", "the level", move || Answer::text(StatusCode::OK, &read.lock().unwrap()))
-                .and_write(move |_, body| {
-                    *write.lock().unwrap() = String::from_utf8_lossy(body).into_owned();
-                    Answer::text(StatusCode::OK, "set\n")
-                }),
+            Page::read("/log-level", "the level", move || {
+                Answer::text(StatusCode::OK, &read.lock().unwrap())
+            })
+            .and_write(move |_, body| {
+                *write.lock().unwrap() = String::from_utf8_lossy(body).into_owned();
+                Answer::text(StatusCode::OK, "set\n")
+            }),
         ]))
     }
 
@@ -148,7 +151,10 @@ mod tests {
     async fn pages_are_answered_and_listed() {
         assert!(ask(&get("/ready")).await.ends_with("\r\n\r\nready\n"));
         let json = ask(&get("/clusters")).await;
-        assert!(json.contains("content-type: application/json") && json.contains(r#""name": "cart""#), "{json}");
+        assert!(
+            json.contains("content-type: application/json") && json.contains(r#""name": "cart""#),
+            "{json}"
+        );
         let index = ask(&get("/")).await;
         assert!(index.contains("/ready") && index.contains("/log-level"), "{index}");
     }
@@ -162,7 +168,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_post_changes_what_it_is_for() {
-        let post = "POST /log-level HTTP/1.1\r\nhost: {host}\r\ncontent-length: 5\r\nconnection: close\r\n\r\ndebug";
+        let post =
+            "POST /log-level HTTP/1.1\r\nhost: {host}\r\ncontent-length: 5\r\nconnection: close\r\n\r\ndebug";
         assert!(ask(post).await.ends_with("set\n"));
     }
 

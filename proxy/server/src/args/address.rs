@@ -67,8 +67,9 @@ pub struct BoundDestination {
 impl BoundDestination {
     /// Reads `127.0.0.1:5000=stock.shop:9000`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (local, destination) =
-            text.split_once('=').ok_or("the form is IP:PORT=HOST:PORT, as in 127.0.0.1:5000=stock.shop:9000")?;
+        let (local, destination) = text
+            .split_once('=')
+            .ok_or("the form is IP:PORT=HOST:PORT, as in 127.0.0.1:5000=stock.shop:9000")?;
         Ok(Self { local: socket(local)?, destination: Destination::parse(destination)? })
     }
 }
@@ -134,7 +135,9 @@ mod tests {
 
     #[test]
     fn what_is_no_authority_is_refused() {
-        for bad in ["cart", "cart:", ":80", "cart:0", "cart:65536", "a..b:80", "u@cart:80", "[::1:80", "fd00::1:80"] {
+        for bad in
+            ["cart", "cart:", ":80", "cart:0", "cart:65536", "a..b:80", "u@cart:80", "[::1:80", "fd00::1:80"]
+        {
             assert!(Destination::parse(bad).is_err(), "{bad}");
         }
     }

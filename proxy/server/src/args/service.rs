@@ -47,18 +47,33 @@ impl ServicePort {
             .and_then(|first| first.split_once('='))
             .ok_or("the form is SERVICE[:PORT]=IP:PORT, as in cart:80=127.0.0.1:8080")?;
         let (service, port) = name_and_port(service)?;
-        let mut parsed = Self { service, port, application: socket(application)?, listen: None, advertise: None, protocol: None };
+        let mut parsed = Self {
+            service,
+            port,
+            application: socket(application)?,
+            listen: None,
+            advertise: None,
+            protocol: None,
+        };
         for part in parts {
             match part.split_once('=') {
-                Some(("listen", address)) if parsed.listen.is_none() => parsed.listen = Some(socket(address)?),
+                Some(("listen", address)) if parsed.listen.is_none() => {
+                    parsed.listen = Some(socket(address)?)
+                }
                 Some(("advertise", address)) if parsed.advertise.is_none() => {
                     parsed.advertise = Some(socket(address)?);
                 }
                 Some(("protocol", name)) if parsed.protocol.is_none() => {
                     parsed.protocol = Some(ServiceProtocol::parse(name)?);
                 }
-                Some(("listen" | "advertise" | "protocol", _)) => return Err(format!("`{part}`: said twice")),
-                _ => return Err(format!("`{part}` is none of listen=IP:PORT, advertise=IP:PORT, protocol=NAME")),
+                Some(("listen" | "advertise" | "protocol", _)) => {
+                    return Err(format!("`{part}`: said twice"));
+                }
+                _ => {
+                    return Err(format!(
+                        "`{part}` is none of listen=IP:PORT, advertise=IP:PORT, protocol=NAME"
+                    ));
+                }
             }
         }
         Ok(parsed)

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use outrigger_core::record::Direction;
 use outrigger_dataplane::metrics::{
-    ClusterTotals, DURATION_BUCKETS_MICROS, ProcessTotals, Registry as WorkerRegistry, RequestLabels, RequestTotals,
-    Totals,
+    ClusterTotals, DURATION_BUCKETS_MICROS, ProcessTotals, Registry as WorkerRegistry, RequestLabels,
+    RequestTotals, Totals,
 };
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -86,9 +88,13 @@ impl Collector for Sources {
         let identity = self.identity.get();
         let local = identity.as_ref().map_or("unknown", |identity| identity.as_str());
         let mut families = Families(&mut encoder);
-        families.requests(&requests.iter().map(|(labels, totals)| (Labels { labels, local }, totals)).collect::<Vec<_>>())?;
+        families.requests(
+            &requests.iter().map(|(labels, totals)| (Labels { labels, local }, totals)).collect::<Vec<_>>(),
+        )?;
         families.process(&process)?;
-        families.clusters(&clusters.iter().map(|(name, totals)| ([("cluster", &**name)], totals)).collect::<Vec<_>>())?;
+        families.clusters(
+            &clusters.iter().map(|(name, totals)| ([("cluster", &**name)], totals)).collect::<Vec<_>>(),
+        )?;
         families.telemetry(&process, self.losses.counts())?;
         families.mesh(&(self.mesh.0)())
     }
@@ -141,21 +147,19 @@ impl Families<'_, '_> {
     fn requests(&mut self, series: &[(Labels<'_>, &RequestTotals)]) -> Result<(), fmt::Error> {
         let name = "outrigger_requests";
         self.counters(name, "Finished requests and TCP connections", series, |totals| totals.count)?;
-        self.counters(
-            "outrigger_request_bytes",
-            "Body bytes read from clients",
-            series,
-            |totals| totals.bytes_received,
-        )?;
-        self.counters(
-            "outrigger_response_bytes",
-            "Body bytes sent to clients",
-            series,
-            |totals| totals.bytes_sent,
-        )?;
+        self.counters("outrigger_request_bytes", "Body bytes read from clients", series, |totals| {
+            totals.bytes_received
+        })?;
+        self.counters("outrigger_response_bytes", "Body bytes sent to clients", series, |totals| {
+            totals.bytes_sent
+        })?;
         let help = "From the first byte of a request to the last byte in either direction";
-        let mut family =
-            self.0.encode_descriptor("outrigger_request_duration_seconds", help, None, MetricType::Histogram)?;
+        let mut family = self.0.encode_descriptor(
+            "outrigger_request_duration_seconds",
+            help,
+            None,
+            MetricType::Histogram,
+        )?;
         for (labels, totals) in series {
             histogram(&mut family.encode_family(labels)?, totals)?;
         }
@@ -177,8 +181,16 @@ impl Families<'_, '_> {
             mirrors_failed,
         } = *totals;
         self.gauge("outrigger_requests_in_flight", "Requests and TCP connections being served", in_flight)?;
-        self.gauge("outrigger_downstream_connections", "Accepted connections that are open", downstream_connections)?;
-        self.counter("outrigger_downstream_connections_accepted", "Accepted connections", downstream_connections_total)?;
+        self.gauge(
+            "outrigger_downstream_connections",
+            "Accepted connections that are open",
+            downstream_connections,
+        )?;
+        self.counter(
+            "outrigger_downstream_connections_accepted",
+            "Accepted connections",
+            downstream_connections_total,
+        )?;
         self.counter(
             "outrigger_downstream_connections_refused",
             "Connections refused because a limit was reached",
@@ -218,7 +230,9 @@ impl Families<'_, '_> {
             } = totals;
         };
         self.counters("outrigger_upstream_tries", "Tries begun", series, |totals| totals.tries)?;
-        self.counters("outrigger_upstream_retries", "Tries after the first", series, |totals| totals.retries)?;
+        self.counters("outrigger_upstream_retries", "Tries after the first", series, |totals| {
+            totals.retries
+        })?;
         self.counters(
             "outrigger_upstream_retry_budget_exhausted",
             "Safe retries for which the budget had no room",
@@ -231,13 +245,12 @@ impl Families<'_, '_> {
             series,
             |totals| totals.overflow,
         )?;
-        self.counters("outrigger_upstream_ejections", "Endpoints ejected", series, |totals| totals.ejections)?;
-        self.counters(
-            "outrigger_upstream_connections_opened",
-            "Connections made",
-            series,
-            |totals| totals.connections_total,
-        )?;
+        self.counters("outrigger_upstream_ejections", "Endpoints ejected", series, |totals| {
+            totals.ejections
+        })?;
+        self.counters("outrigger_upstream_connections_opened", "Connections made", series, |totals| {
+            totals.connections_total
+        })?;
         self.counters(
             "outrigger_upstream_connect_failures",
             "Connection attempts that failed",
@@ -298,11 +311,17 @@ impl Families<'_, '_> {
     fn mesh(&mut self, mesh: &Mesh) -> Result<(), fmt::Error> {
         let Mesh { ready, connected, xds, certificate_remaining_seconds } = mesh;
         self.gauge("outrigger_ready", "Whether the proxy is ready", u64::from(*ready))?;
-        self.gauge("outrigger_xds_connected", "Whether a stream to the control plane is up", u64::from(*connected))?;
+        self.gauge(
+            "outrigger_xds_connected",
+            "Whether a stream to the control plane is up",
+            u64::from(*connected),
+        )?;
         let series: Vec<_> = xds.iter().map(|of| ([("type", of.kind)], of)).collect();
         self.gauges("outrigger_xds_resources", "Resources held", &series, |of| of.resources)?;
         self.counters("outrigger_xds_acks", "Responses acknowledged", &series, |of| of.acknowledged)?;
-        self.counters("outrigger_xds_nacks", "Responses of which a part was refused", &series, |of| of.refused)?;
+        self.counters("outrigger_xds_nacks", "Responses of which a part was refused", &series, |of| {
+            of.refused
+        })?;
         if let Some(seconds) = certificate_remaining_seconds {
             let help = "Until the workload's certificate ends; negative when it has";
             let name = "outrigger_certificate_remaining_seconds";

@@ -81,7 +81,8 @@ impl<'a> Entry<'a> {
     /// What a line shows of `record`.
     pub(crate) fn of(record: &'a RequestRecord) -> Self {
         let text = record.text.as_deref();
-        let part = |choose: fn(&outrigger_core::record::Text) -> &String| text.map_or("", |text| choose(text));
+        let part =
+            |choose: fn(&outrigger_core::record::Text) -> &String| text.map_or("", |text| choose(text));
         let last = record.tries.last();
         Self {
             time: Timestamp::try_from(record.started).ok(),
@@ -237,10 +238,7 @@ pub(crate) mod tests {
             bytes_received: 3,
             bytes_sent: 1000,
             until_first_try: Duration::from_micros(250),
-            tries: vec![
-                attempt(0, 0, Some(Reason::UpstreamConnectionFailure)),
-                attempt(5, 200, None),
-            ],
+            tries: vec![attempt(0, 0, Some(Reason::UpstreamConnectionFailure)), attempt(5, 200, None)],
             trace: Some(TraceContext {
                 trace: TraceId::new(0xabc).unwrap(),
                 span: SpanId::new(0x10).unwrap(),

@@ -34,12 +34,15 @@ pub(crate) struct AccessLogThread {
     reopen: Arc<AtomicBool>,
 }
 
+/// Where workers put finished requests.
+pub(crate) type RecordSender = mpsc::Sender<Arc<RequestRecord>>;
+
 /// Opens the log and starts its thread; `None` when it is off.
 pub(crate) fn start(
     place: &AccessLog,
     format: LogFormat,
     losses: Arc<Losses>,
-) -> Result<Option<(mpsc::Sender<Arc<RequestRecord>>, AccessLogThread)>, Error> {
+) -> Result<Option<(RecordSender, AccessLogThread)>, Error> {
     let Some(output) = Output::open(place)? else { return Ok(None) };
     let (sender, records) = mpsc::channel(QUEUE);
     let reopen = Arc::new(AtomicBool::new(false));

@@ -85,14 +85,15 @@ pub(super) fn grpc_method(path: &str) -> Option<(&str, &str)> {
     (!service.is_empty() && !method.is_empty()).then_some((service, method))
 }
 
-/// The RPC conventions. The keys that were renamed in 1.39 (`rpc.system`, `rpc.service`, `rpc.grpc.status_code`) are
-/// written too, because most viewers still look for them.
+/// The RPC conventions, with the keys under which viewers find them today: `rpc.system`, `rpc.service`, `rpc.method` and
+/// `rpc.grpc.status_code`. Version 1.39 of the conventions renames two and gives them text values; those names are written
+/// too. It also redefines `rpc.method` as service and method together, which would break every viewer's search: not yet.
 pub(super) fn grpc(path: &str, status: Option<u8>, attributes: &mut Vec<KeyValue>) {
-    attributes.push(KeyValue::new(key::RPC_SYSTEM_NAME, "grpc"));
     attributes.push(KeyValue::new("rpc.system", "grpc"));
+    attributes.push(KeyValue::new(key::RPC_SYSTEM_NAME, "grpc"));
     if let Some((service, method)) = grpc_method(path) {
-        attributes.push(KeyValue::new(key::RPC_METHOD, format!("{service}/{method}")));
         attributes.push(KeyValue::new("rpc.service", service.to_owned()));
+        attributes.push(KeyValue::new(key::RPC_METHOD, method.to_owned()));
     }
     if let Some(status) = status {
         attributes.push(KeyValue::new(key::RPC_RESPONSE_STATUS_CODE, grpc_status_name(status)));
@@ -146,7 +147,10 @@ mod tests {
             let mut attributes = Vec::new();
             server(authority, &mut attributes);
             assert_eq!(attributes[0].value.as_str(), address, "{authority}");
-            assert_eq!(attributes.get(1).map(|port| port.value.as_str().into_owned()), port.map(|p: u16| p.to_string()));
+            assert_eq!(
+                attributes.get(1).map(|port| port.value.as_str().into_owned()),
+                port.map(|p: u16| p.to_string())
+            );
         }
     }
 

@@ -180,7 +180,8 @@ impl Request<'_> {
     /// `{method} {destination}`: the destination is the target of low cardinality that a mesh knows. gRPC: the method.
     fn name(&self) -> Cow<'static, str> {
         let text = self.text;
-        if let Some((service, method)) = self.is_grpc().then(|| attributes::grpc_method(&text.path)).flatten() {
+        if let Some((service, method)) = self.is_grpc().then(|| attributes::grpc_method(&text.path)).flatten()
+        {
             return format!("{service}/{method}").into();
         }
         let verb = match self.record.protocol {
@@ -357,7 +358,8 @@ mod tests {
         let spans = spans(&call);
         for (key, value) in [
             ("rpc.system.name", "grpc"),
-            ("rpc.method", "shop.Payments/Charge"),
+            ("rpc.system", "grpc"),
+            ("rpc.method", "Charge"),
             ("rpc.service", "shop.Payments"),
             ("rpc.response.status_code", "NOT_FOUND"),
             ("rpc.grpc.status_code", "5"),

@@ -14,8 +14,6 @@ use std::time::Duration;
 
 use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
-#[cfg(test)]
-use outrigger_core::identity::SpiffeId;
 use outrigger_core::record::RequestRecord;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::Instant;
@@ -126,8 +124,13 @@ impl SpanExport {
 mod tests {
     use std::sync::Mutex;
 
-    use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-    use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+    use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+        TraceService, TraceServiceServer,
+    };
+    use opentelemetry_proto::tonic::collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+    };
+    use outrigger_core::identity::SpiffeId;
     use tokio_stream::wrappers::TcpListenerStream;
 
     use super::settings::Settings;
@@ -154,7 +157,7 @@ mod tests {
             "OTEL_EXPORTER_OTLP_TIMEOUT" => Some("2000".to_owned()),
             _ => None,
         };
-        Settings::read(variable, None, "web", "web-1").unwrap().export.unwrap()
+        Settings::read(variable, None, Some("web"), "web-1").unwrap().export.unwrap()
     }
 
     #[tokio::test]

@@ -38,7 +38,8 @@ pub(crate) struct Export {
     pub(crate) variable: &'static str,
     /// For one batch, all tries together.
     pub(crate) timeout: Duration,
-    service: String,
+    named: Option<String>,
+    service: Option<String>,
     instance: String,
     attributes: Vec<(String, String)>,
 }
@@ -49,11 +50,12 @@ impl Settings {
     pub(crate) fn read(
         variable: impl Fn(&str) -> Option<String>,
         flag: Option<f64>,
-        service: &str,
+        service: Option<&str>,
         instance: &str,
     ) -> Result<Self, Error> {
         // "An empty value is treated as unset" (Environment variable specification, "Parsing empty value").
-        let variable = |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
+        let variable =
+            |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
         let sampler = sampler(&variable)?;
         let sampling = match flag {
             Some(ratio) => percentage(ratio),
@@ -75,25 +77,17 @@ impl Settings {
             endpoint: plain_http(name, &endpoint)?,
             variable: name,
             timeout: timeout(&variable)?,
-            service: variable("OTEL_SERVICE_NAME").unwrap_or_default(),
+            named: variable("OTEL_SERVICE_NAME"),
+            service: service.map(str::to_owned),
             instance: instance.to_owned(),
             attributes: variable("OTEL_RESOURCE_ATTRIBUTES").map_or_else(Vec::new, |list| attributes(&list)),
         };
         protocol(&variable)?;
-        Ok(Self { sampling, export: Some(export.named(service)) })
+        Ok(Self { sampling, export: Some(export) })
     }
 }
 
 impl Export {
-    /// OTEL_SERVICE_NAME, then service.name of OTEL_RESOURCE_ATTRIBUTES, then the workload's own name.
-    fn named(mut self, service: &str) -> Self {
-        if self.service.is_empty() {
-            let said = self.attributes.iter().find(|(key, _)| key == key::SERVICE_NAME);
-            self.service = said.map_or(service, |(_, name)| name).to_owned();
-        }
-        self
-    }
-
     /// In whose name spans are sent. The namespace is the certificate's, once there is one; what
     /// OTEL_RESOURCE_ATTRIBUTES says wins.
     pub(crate) fn resource(&self, identity: Option<&SpiffeId>) -> Resource {
@@ -107,7 +101,16 @@ impl Export {
                 .with_attribute(KeyValue::new("outrigger.spiffe_id", identity.as_str().to_owned()));
         }
         let said = self.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-        builder.with_attributes(said).with_service_name(self.service.clone()).build()
+        builder.with_attributes(said).with_service_name(self.service_name(identity)).build()
+    }
+
+    /// OTEL_SERVICE_NAME, then service.name of OTEL_RESOURCE_ATTRIBUTES, then what the workload serves, then whom its
+    /// certificate names, then the instance.
+    fn service_name(&self, identity: Option<&SpiffeId>) -> String {
+        let said = self.attributes.iter().find(|(key, _)| key == key::SERVICE_NAME).map(|(_, name)| name);
+        let known = self.named.as_ref().or(said).or(self.service.as_ref()).map(String::as_str);
+        let account = || identity.map(SpiffeId::service_account);
+        known.or_else(account).unwrap_or(&self.instance).to_owned()
     }
 }
 
@@ -174,7 +177,9 @@ fn sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Percenta
             }
         }
         other => {
-            let problem = format!("`{other}` is not offered; always_on, always_off, traceidratio and parentbased_* are");
+            let problem = format!(
+                "`{other}` is not offered; always_on, always_off, traceidratio and parentbased_* are"
+            );
             Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER", problem })
         }
     }
@@ -226,7 +231,7 @@ mod tests {
         let variable = |name: &str| {
             environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         };
-        Settings::read(variable, flag, "cart", "cart-1").map_err(|error| error.to_string())
+        Settings::read(variable, flag, Some("cart"), "cart-1").map_err(|error| error.to_string())
     }
 
     fn resource(environment: &[(&str, &str)], key: &'static str) -> Option<String> {
@@ -283,6 +288,15 @@ mod tests {
         }
         let ratio = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "2")];
         assert!(read(&ratio, None).unwrap_err().starts_with("OTEL_TRACES_SAMPLER_ARG: `2`"));
+    }
+
+    #[test]
+    fn who_serves_nothing_is_named_by_its_certificate_then_by_its_instance() {
+        let variable = |name: &str| (name == ENDPOINTS[1]).then(|| "http://c:4317".to_owned());
+        let export = Settings::read(variable, None, None, "shopper-1").unwrap().export.unwrap();
+        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/shopper").unwrap();
+        assert_eq!(export.service_name(Some(&identity)), "shopper");
+        assert_eq!(export.service_name(None), "shopper-1");
     }
 
     #[test]
