@@ -17,7 +17,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::credentials::Credentials;
-use super::verifier::{Peers, PeerVerifier};
+use super::verifier::{PeerVerifier, Peers};
 
 /// ALPN of requests between sidecars.
 pub const ALPN_H2: &[u8] = b"h2";

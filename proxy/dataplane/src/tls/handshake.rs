@@ -56,9 +56,9 @@ pub async fn accept(
         let facts = facts(stream.get_ref().1, started, server_name, refused_client)?;
         Ok((Stream::TlsServer(Box::new(stream)), facts))
     };
-    tokio::time::timeout(timeout, handshake)
-        .await
-        .unwrap_or_else(|_| Err(refused_client(format!("no TLS handshake within {} ms", timeout.as_millis()))))
+    tokio::time::timeout(timeout, handshake).await.unwrap_or_else(|_| {
+        Err(refused_client(format!("no TLS handshake within {} ms", timeout.as_millis())))
+    })
 }
 
 /// Dials TLS on `stream` within `timeout`. `server_name` is sent for routing only; the peer is known by its identity.
@@ -171,7 +171,12 @@ mod tests {
     type Ends = (Result<(Stream, Facts), Failure>, Result<(Stream, Facts), Failure>);
 
     /// What both ends make of a handshake: the server's first.
-    async fn shake(server: &Credentials, client: &Credentials, configs: &mut ClientConfigs, expected: &str) -> Ends {
+    async fn shake(
+        server: &Credentials,
+        client: &Credentials,
+        configs: &mut ClientConfigs,
+        expected: &str,
+    ) -> Ends {
         let server = server_config(server, &[ALPN_H2, ALPN_TCP]).unwrap();
         shake_with(server, client, configs, expected).await
     }

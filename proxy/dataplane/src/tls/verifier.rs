@@ -11,7 +11,8 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
@@ -86,7 +87,9 @@ pub(crate) fn identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
 /// Whether all certificates of a chain are valid at this moment. For resumed sessions, whose chain was verified earlier.
 pub(crate) fn is_chain_current(chain: &[CertificateDer<'_>]) -> bool {
     let now = ASN1Time::now();
-    chain.iter().all(|der| parse_x509_certificate(der).is_ok_and(|(_, found)| found.validity().is_valid_at(now)))
+    chain
+        .iter()
+        .all(|der| parse_x509_certificate(der).is_ok_and(|(_, found)| found.validity().is_valid_at(now)))
 }
 
 fn refused(why: String) -> Error {
@@ -117,7 +120,8 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, intermediates, now, KeyUsage::server_auth()).map(|()| ServerCertVerified::assertion())
+        self.verify(leaf, intermediates, now, KeyUsage::server_auth())
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -155,7 +159,8 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(leaf, intermediates, now, KeyUsage::client_auth()).map(|()| ClientCertVerified::assertion())
+        self.verify(leaf, intermediates, now, KeyUsage::client_auth())
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
 use h2::RecvStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -125,9 +125,16 @@ pub(crate) struct Exchange {
 
 enum State {
     /// For the connection to take a stream.
-    Waiting { send: SendRequest<Bytes>, head: Box<RequestHead>, body: Body },
+    Waiting {
+        send: SendRequest<Bytes>,
+        head: Box<RequestHead>,
+        body: Body,
+    },
     /// For the response.
-    Sent { response: ResponseFuture, sending: Sending },
+    Sent {
+        response: ResponseFuture,
+        sending: Sending,
+    },
     Over,
 }
 
@@ -204,15 +211,19 @@ impl Exchange {
         };
         let (parts, incoming) = response.into_parts();
         if parts.headers.len() > self.limits.fields {
-            let failure =
-                Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, "too many fields in a response");
+            let failure = Failure::upstream(
+                Reason::UpstreamProtocolError,
+                Reached::Maybe,
+                "too many fields in a response",
+            );
             return Err(failure);
         }
         let head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };
         if incoming.is_end_stream() {
             return Ok(Answer::Final(head, Body::empty()));
         }
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let length =
+            head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let meaning = |error: &h2::Error| failure::upstream(error, Reached::ResponseStarted);
         let source = ResponseBody {
             incoming: RefCell::new(Incoming::new(incoming, &self.limits, meaning)),
@@ -244,7 +255,8 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
         uri.path_and_query = Some(head.path);
     }
     let mut request = Request::new(());
-    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| invalid("a request target that is none in HTTP/2"))?;
+    *request.uri_mut() =
+        Uri::from_parts(uri).map_err(|_| invalid("a request target that is none in HTTP/2"))?;
     let no_content = body.is_ended() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     *request.method_mut() = head.method;
     *request.version_mut() = http::Version::HTTP_2;

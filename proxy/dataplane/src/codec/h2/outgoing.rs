@@ -64,7 +64,9 @@ impl Outgoing {
                     Next::Trailers(trailers) => {
                         return Poll::Ready(self.stream.send_trailers(trailers).map_err(Cut::Stream));
                     }
-                    Next::End => return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(Cut::Stream)),
+                    Next::End => {
+                        return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(Cut::Stream));
+                    }
                     Next::Unknown => return Poll::Pending,
                 }
             };

@@ -58,7 +58,7 @@ fn many_requests_share_a_connection_and_give_their_streams_back() {
         assert_eq!(connection.streams(), 3);
         for exchange in &mut exchanges {
             let (head, mut body) = answer(exchange).await;
-            assert_eq!((head.status, body.length()), (StatusCode::OK, Some(30)));
+            assert_eq!((head.status, body.length()), (StatusCode::OK, Some(29)));
             assert!(head.headers.contains_key("date"));
             assert_eq!(whole(&mut body).await.unwrap().0, "POST http://cart:80/p?q hello");
         }
@@ -165,7 +165,10 @@ fn a_connection_that_breaks_fails_its_requests_as_maybe_processed() {
         };
         let (answer, ()) = tokio::join!(exchange.answer(), broken);
         let failure = answer.map(drop).unwrap_err();
-        assert_eq!((failure.reason, failure.reached), (Reason::UpstreamConnectionTermination, Reached::Maybe));
+        assert_eq!(
+            (failure.reason, failure.reached),
+            (Reason::UpstreamConnectionTermination, Reached::Maybe)
+        );
         connection.closed().await;
         assert!(!connection.is_open());
     });
@@ -216,12 +219,15 @@ fn a_body_that_fails_resets_the_stream_and_not_the_connection() {
             }
         });
         application.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab").await.unwrap();
-        application.shutdown().await.unwrap();
         let connection = connected(&mut served).await;
         let mut exchange = connection.send(get("/"), Body::empty());
         let (_, mut body) = answer(&mut exchange).await;
+        application.shutdown().await.unwrap();
         let failure = whole(&mut body).await.unwrap_err();
-        assert_eq!((failure.reason, failure.reached), (Reason::UpstreamRemoteReset, Reached::ResponseStarted));
+        assert_eq!(
+            (failure.reason, failure.reached),
+            (Reason::UpstreamRemoteReset, Reached::ResponseStarted)
+        );
         let (head, _) = answer(&mut connection.send(get("/"), Body::empty())).await;
         assert_eq!(head.status, StatusCode::OK);
     });
@@ -246,7 +252,10 @@ fn what_breaks_a_rule_is_refused_and_nothing_is_handed_up() {
             }),
             431,
         ),
-        (request(|headers| drop(headers.insert("a", HeaderValue::from_str(&"b".repeat(40_000)).unwrap()))), 431),
+        (
+            request(|headers| drop(headers.insert("a", HeaderValue::from_str(&"b".repeat(40_000)).unwrap()))),
+            431,
+        ),
     ];
     for (request, status) in table {
         run(async move {
@@ -308,7 +317,9 @@ fn a_client_that_resets_what_it_begins_is_sent_away() {
 
 #[test]
 fn the_version_is_detected_however_its_bytes_are_split() {
-    for bytes in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..], b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+    for bytes in
+        [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..], b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"]
+    {
         run(async {
             let mut served = serving(Protocol::Detect, echo);
             for byte in bytes {

@@ -86,7 +86,11 @@ fn what_is_malformed_is_an_error_and_nothing_is_handed_up() {
         let (answer, kept) = run(get_from(Method::GET, bytes));
         let failure = answer.map(drop).unwrap_err();
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
-        assert_eq!((failure.reason, failure.reached), (Reason::UpstreamProtocolError, Reached::Maybe), "{shown}");
+        assert_eq!(
+            (failure.reason, failure.reached),
+            (Reason::UpstreamProtocolError, Reached::Maybe),
+            "{shown}"
+        );
         assert!(!kept, "{shown}");
     }
     run(async {
@@ -154,12 +158,18 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
     run(async {
         let (connection, mut application, kept) = upstream();
         let mut exchange = Exchange::from(connection.send(get("/1"), Body::empty()));
-        application.write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        application
+            .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
         exchange.answer().await.unwrap();
         let mut connection = kept.0.borrow_mut().pop().unwrap();
         assert!(connection.is_open());
         let mut exchange = Exchange::from(connection.send(get("/2"), Body::empty()));
-        application.write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        application
+            .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
         exchange.answer().await.unwrap();
         let sent = read_for_a_while(&mut application).await;
         assert_eq!(sent, "GET /1 HTTP/1.1\r\nhost: cart:80\r\n\r\nGET /2 HTTP/1.1\r\nhost: cart:80\r\n\r\n");
