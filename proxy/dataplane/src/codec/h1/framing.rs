@@ -225,11 +225,10 @@ mod tests {
 
     use super::*;
 
-    /// What a body decodes to when its bytes arrive in the given pieces: data, trailers, and whether it ended well.
-    fn decode(
-        framing: Framing,
-        pieces: &[&[u8]],
-    ) -> Result<(Vec<u8>, Option<HeaderMap>, bool, Vec<u8>), Malformed> {
+    type Read = (Vec<u8>, Option<HeaderMap>, bool, Vec<u8>);
+
+    /// What a body decodes to when its bytes arrive in the given pieces: data, trailers, whether it ended, and what is left.
+    fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<Read, Malformed> {
         let (mut decoder, mut bytes) = (Decoder::new(framing), BytesMut::new());
         let (mut data, mut trailers) = (Vec::new(), None);
         for piece in pieces {

@@ -94,7 +94,7 @@ impl Connection {
     pub(crate) fn send(&self, head: RequestHead, body: Body) -> Exchange {
         self.streams.set(self.streams.get() + 1);
         let slot = Slot(self.streams.clone());
-        let state = State::Waiting { send: self.send.clone(), head: Box::new(head), body };
+        let state = State::Waiting { send: self.send.clone(), head, body };
         Exchange { state, slot: Some(slot), limits: self.limits.clone(), interims: 0 }
     }
 }
@@ -123,11 +123,12 @@ pub(crate) struct Exchange {
     interims: usize,
 }
 
+#[allow(clippy::large_enum_variant, reason = "boxed as a whole by its one owner")]
 enum State {
     /// For the connection to take a stream.
     Waiting {
         send: SendRequest<Bytes>,
-        head: Box<RequestHead>,
+        head: RequestHead,
         body: Body,
     },
     /// For the response.
@@ -191,7 +192,7 @@ impl Exchange {
                 .headers
                 .get(header::EXPECT)
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let request = request(*head, &body)?;
+        let request = request(head, &body)?;
         let (response, stream) = send
             .send_request(request, body.is_ended())
             .map_err(|error| failure::upstream(&error, Reached::NotWritten))?;
