@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::address::{ClientAddress, canonical};
+use super::stream::prepare;
 
 /// Connections that may wait for `accept` per member; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -116,8 +117,7 @@ impl Listener {
         loop {
             match self.socket.accept().await {
                 Ok((stream, client)) => {
-                    // Fails only for a connection that has ended already; its first read will say so.
-                    let _ = stream.set_nodelay(true);
+                    prepare(&stream);
                     return Accepted { stream, client: ClientAddress(canonical(client)) };
                 }
                 Err(error) if is_of_one_connection(&error) => {}
