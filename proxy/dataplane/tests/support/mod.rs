@@ -4,6 +4,7 @@
 
 pub mod application;
 pub mod client;
+pub mod identity;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
