@@ -3,6 +3,7 @@
 //! Each worker has its own member of a `SO_REUSEPORT` group, so that workers share no accept queue. The process keeps
 //! the members: closing one resets what waits in its queue, and a parent or predecessor may have supplied them.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub struct ListenerGroup {
 pub struct Listener {
     name: Name,
     socket: TcpListener,
+    errors: Cell<u64>,
 }
 
 /// A connection that came in.
@@ -90,7 +92,7 @@ impl ListenerGroup {
     pub fn lend(&self, worker: usize) -> io::Result<Listener> {
         let member = &self.members[worker % self.members.len()];
         let socket = TcpListener::from_std(member.try_clone()?)?;
-        Ok(Listener { name: self.name.clone(), socket })
+        Ok(Listener { name: self.name.clone(), socket, errors: Cell::new(0) })
     }
 }
 
@@ -120,14 +122,20 @@ impl Listener {
                     prepare(&stream);
                     return Accepted { stream, client: ClientAddress(canonical(client)) };
                 }
-                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_of_one_connection(&error) => self.errors.set(self.errors.get() + 1),
                 Err(error) => {
+                    self.errors.set(self.errors.get() + 1);
                     tracing::warn!(listener = %self.name, %error, pause_ms = pause.as_millis() as u64, "accept failed");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
             }
         }
+    }
+
+    /// How many calls of accept have failed since this was last asked.
+    pub fn take_errors(&self) -> u64 {
+        self.errors.take()
     }
 
     /// What the listener is called in logs and metrics.
