@@ -2,6 +2,7 @@
 //!
 //! Made by the worker, shared by its connections through an `Rc`; nothing here leaves the thread.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -94,6 +95,8 @@ pub(crate) struct Context {
     pub(crate) limits: Rc<Limits>,
     pub(crate) settings: Settings,
     pub(crate) passed_on: Arc<ClusterConfig>,
+    /// Where this proxy itself listens.
+    pub(crate) own: RefCell<Vec<SocketAddr>>,
 }
 
 impl Context {
@@ -111,6 +114,10 @@ impl Context {
                 addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
             }
         };
+        if addresses.iter().any(|address| self.is_own(*address)) {
+            // It would come back here, for ever.
+            return Err(nowhere("this is the proxy itself"));
+        }
         let cluster = self.clusters.cluster(&self.passed_on);
         let hosts: Vec<_> =
             addresses.iter().map(|address| cluster.unlisted(*address, &Transport::Plain)).collect();
@@ -118,6 +125,16 @@ impl Context {
             return Err(nowhere("no address"));
         }
         Ok((cluster, hosts))
+    }
+}
+
+impl Context {
+    /// Whether dialling `address` would reach a listener of this proxy.
+    fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.borrow().iter().any(|own| {
+            let same = own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
+            own.port() == address.port() && (same || address.ip().is_unspecified())
+        })
     }
 }
 

@@ -18,8 +18,8 @@ use crate::tls::credentials::Credentials;
 pub(crate) struct Identity {
     store: SecretStore,
     current: RefCell<Option<(Arc<Secrets>, Arc<Credentials>)>>,
-    /// Server configurations by ALPN, each with the generation of the credentials that it was made of.
-    servers: RefCell<HashMap<Box<[Name]>, (u64, Arc<ServerConfig>)>>,
+    /// Server configurations by ALPN, each with the credentials that it was made of.
+    servers: RefCell<HashMap<Box<[Name]>, (Arc<Credentials>, Arc<ServerConfig>)>>,
 }
 
 impl Identity {
@@ -32,17 +32,16 @@ impl Identity {
     pub(crate) fn credentials(&self) -> Option<Arc<Credentials>> {
         let secrets = self.store.load()?;
         let mut current = self.current.borrow_mut();
-        let generation = match &*current {
-            Some((seen, credentials)) if Arc::ptr_eq(seen, &secrets) => return Some(Arc::clone(credentials)),
-            Some((_, credentials)) => credentials.generation + 1,
-            None => 1,
-        };
+        if let Some((seen, credentials)) = &*current
+            && Arc::ptr_eq(seen, &secrets)
+        {
+            return Some(Arc::clone(credentials));
+        }
         let roots = secrets.roots.by_domain.iter().map(|(domain, roots)| (domain.clone(), Arc::clone(roots)));
         let credentials = Arc::new(Credentials {
             identity: secrets.identity.id.clone(),
             certified: Arc::clone(&secrets.identity.key),
             roots: Arc::new(roots.collect()),
-            generation,
             bundle_generation: secrets.roots.generation,
         });
         *current = Some((secrets, Arc::clone(&credentials)));
@@ -55,14 +54,14 @@ impl Identity {
             .credentials()
             .ok_or_else(|| Failure::local(Reason::LocalError, "this workload has no certificate"))?;
         let mut servers = self.servers.borrow_mut();
-        if let Some((generation, config)) = servers.get(alpn)
-            && *generation == credentials.generation
+        if let Some((of, config)) = servers.get(alpn)
+            && of.is_same(&credentials)
         {
             return Ok(Arc::clone(config));
         }
         let protocols: Vec<&[u8]> = alpn.iter().map(|name| name.as_bytes()).collect();
         let config = server_config(&credentials, &protocols)?;
-        servers.insert(alpn.into(), (credentials.generation, Arc::clone(&config)));
+        servers.insert(alpn.into(), (credentials, Arc::clone(&config)));
         Ok(config)
     }
 }

@@ -189,7 +189,7 @@ counters! {
         downstream_tls_failed,
         /// Connections refused because a limit was reached.
         downstream_connections_refused,
-        /// `accept` calls that failed.
+        /// Calls of `accept` that failed.
         accept_errors,
         /// Records that the access log did not take in time.
         log_records_dropped,

@@ -3,6 +3,7 @@
 //! The server makes the thread and calls [`Worker::run`], which returns when drain has started and the last connection
 //! is done, or is cut off when the process ends. Nothing that a worker owns leaves its thread.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
@@ -30,6 +31,9 @@ use crate::upstream::shared::SharedClusters;
 
 /// How often idle connections and unused clusters are looked after.
 const TIDY: Duration = Duration::from_secs(1);
+
+/// How often a draining worker looks whether its last connection has ended.
+const DRAINED: Duration = Duration::from_millis(20);
 
 /// What one worker is made of. Clones of the handles are shared by all workers.
 #[derive(Debug, Clone)]
@@ -125,6 +129,7 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
         limits,
         settings,
         passed_on,
+        own: RefCell::default(),
     });
     let accepting = Accepting { id, context: Rc::clone(&context), habits: Rc::default() };
     let mut loops: HashMap<Name, (Arc<ListenerGroup>, JoinHandle<()>)> = HashMap::new();
@@ -149,7 +154,7 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
     // Connections hold the context; the last one to end leaves this worker alone with it.
     let open = Arc::clone(context.recorder.metrics());
     loop {
-        tidy.tick().await;
+        tokio::time::sleep(DRAINED).await;
         clusters.tidy();
         if open.process.downstream_connections.value() == 0 {
             return Ok(());
@@ -166,6 +171,7 @@ struct Accepting {
 impl Accepting {
     /// Starts accepting on what is new, stops on what is gone, and leaves the rest alone.
     fn follow(&self, lent: &[Lent], loops: &mut HashMap<Name, (Arc<ListenerGroup>, JoinHandle<()>)>) {
+        self.context.own.replace(lent.iter().map(|lent| lent.group.address()).collect());
         loops.retain(|name, (group, accepting)| {
             let stays = lent.iter().any(|lent| lent.group.name() == name && Arc::ptr_eq(&lent.group, group));
             if !stays {
@@ -196,6 +202,7 @@ impl Accepting {
                 let accepted = listener.accept().await;
                 let metrics = Arc::clone(context.recorder.metrics());
                 let process = &metrics.process;
+                process.accept_errors.add(listener.take_errors());
                 let config = match &config {
                     ListenerSource::Fixed(config) => Some(Arc::clone(config)),
                     ListenerSource::Snapshot => context.view.snapshot().listeners.get(listener.name()).cloned(),

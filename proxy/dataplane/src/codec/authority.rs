@@ -56,7 +56,9 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for value in ["", "a b", "u@cart", "cart:http", "cart:99999", ":80", "cart/x", "a,b c", "[::1", "cart:80:80"] {
+        for value in
+            ["", "a b", "u@cart", "cart:http", "cart:99999", ":80", "cart/x", "a,b c", "[::1", "cart:80:80"]
+        {
             assert!(parse(Bytes::from_static(value.as_bytes())).is_err(), "{value}");
         }
     }

@@ -52,7 +52,7 @@ impl Http2Connection {
     ///
     /// Dropping the exchange, or the response's body before its end, resets the stream with CANCEL.
     pub fn send(&self, head: RequestHead, body: Body) -> Exchange {
-        Exchange { inner: ExchangeInner::H2(self.inner.send(head, body)) }
+        Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body))) }
     }
 }
 
@@ -65,7 +65,7 @@ pub struct Exchange {
 #[derive(Debug)]
 enum ExchangeInner {
     H1(h1::client::Exchange),
-    H2(h2::client::Exchange),
+    H2(Box<h2::client::Exchange>),
 }
 
 impl From<h1::client::Exchange> for Exchange {

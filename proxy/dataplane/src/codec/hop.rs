@@ -120,7 +120,8 @@ mod tests {
         headers.insert("x-end", HeaderValue::from_static("1"));
         read("close, X-Hop").unwrap().strip(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-end"]);
-        for name in ["Content-Length", "host", "authorization", "x-forwarded-for", "transfer-encoding", "a b"] {
+        for name in ["Content-Length", "host", "authorization", "x-forwarded-for", "transfer-encoding", "a b"]
+        {
             assert!(read(name).is_err(), "{name}");
         }
     }

@@ -4,17 +4,17 @@
 //! refused here, before anything is handed up. Hop-by-hop fields end here ([`hop`], RFC 9110 section 7.6.1).
 
 pub mod answer;
+mod authority;
 pub mod body;
 pub mod client;
-mod watchdog;
 mod date;
 mod h1;
 mod h2;
 pub mod head;
 mod hop;
-mod authority;
 pub mod limits;
+pub mod server;
 #[cfg(test)]
 mod tests;
-pub mod server;
 pub mod upgrade;
+mod watchdog;

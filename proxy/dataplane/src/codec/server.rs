@@ -59,7 +59,7 @@ pub async fn serve<S: Service>(
     let (stream, first, http2) = match protocol {
         Protocol::Http1 => (stream, first, false),
         Protocol::Http2 => (stream, first, true),
-        Protocol::Detect => detect(stream, first, &limits).await?,
+        Protocol::Detect => detect(stream, first, &limits, drain.clone()).await,
     };
     let refused = |failure: &Failure| service.refused(failure);
     if http2 {
@@ -72,17 +72,26 @@ pub async fn serve<S: Service>(
 }
 
 /// Reads until the bytes are, or can no longer be, the beginning of HTTP/2's preface.
-async fn detect(mut stream: Stream, first: Bytes, limits: &Limits) -> Result<(Stream, Bytes, bool), Failure> {
+async fn detect(
+    mut stream: Stream,
+    first: Bytes,
+    limits: &Limits,
+    mut drain: DrainGuard,
+) -> (Stream, Bytes, bool) {
     let mut read = BytesMut::from(first);
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
-        let more = tokio::time::timeout(limits.idle_timeout, stream.read_buf(&mut read)).await;
-        // The end, an error or silence: HTTP/1 says what that means.
-        if !matches!(more, Ok(Ok(got)) if got > 0) {
+        let more = tokio::select! {
+            more = stream.read_buf(&mut read) => more.unwrap_or(0),
+            () = tokio::time::sleep(limits.idle_timeout) => 0,
+            () = drain.started() => 0,
+        };
+        // The end, an error, silence or a drain: HTTP/1 says what that means.
+        if more == 0 {
             break;
         }
     }
     let http2 = read.starts_with(PREFACE);
-    Ok((stream, read.freeze(), http2))
+    (stream, read.freeze(), http2)
 }
 
 /// RFC 9113 section 3.4.

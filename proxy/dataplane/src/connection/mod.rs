@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 pub(crate) use detect::Habits;
 use detect::{Habit, Heard, Verdict, listen};
-use outrigger_config::http_manager::HttpConnectionManager;
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{
     ConnectionFacts, DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter,
     TransportProtocol, UnknownDestination,
@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 
 use crate::codec::server::Protocol;
 use crate::context::Context;
-use crate::http::downstream::{ClientFacts, Downstream, Finder, Tunnel, find};
+use crate::http::downstream::{ClientFacts, Downstream, Finder, Tunnel, find, limits};
 use crate::http::service;
 use crate::socket::address::OriginalDestination;
 use crate::socket::listener::Accepted;
@@ -41,6 +41,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How long the client of a destination of unknown protocol may be silent before the server is asked whether it speaks
 /// first, at most.
 const LONGEST_SILENCE: Duration = Duration::from_millis(100);
+
+/// How long both sides of such a connection may be silent before it is relayed as opaque bytes.
+const LONGEST_DETECTION: Duration = Duration::from_secs(3600);
 
 /// Serves a connection that `listener` accepted, until it ends.
 pub(crate) async fn serve(
@@ -144,12 +147,13 @@ impl Served {
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
                 let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(manager) };
-                self.http(stream, Bytes::new(), protocol_of(alpn.as_deref()), facts, finder).await;
+                self.http(stream, Bytes::new(), protocol_of(alpn.as_deref()), facts, (finder, &manager.settings)).await;
             }
             NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, Bytes::new(), facts, proxy).await,
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
                 let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(http) };
-                self.detect(stream, BytesMut::new(), facts, http, tcp, *within, finder, &chain.name).await;
+                let either = Either { http, tcp, within: *within, finder, destination: &chain.name };
+                self.detect(stream, BytesMut::new(), facts, either).await;
             }
             NetworkFilter::Find(finder) => self.find(finder, stream, facts).await,
         }
@@ -160,7 +164,7 @@ impl Served {
         match &finder.by {
             DestinationBy::Authority => {
                 let way = Finder::Authority(finder.unknown);
-                self.http(stream, Bytes::new(), Protocol::Detect, facts, way).await;
+                self.http(stream, Bytes::new(), Protocol::Detect, facts, (way, &finder.http)).await;
             }
             DestinationBy::Name(name) => {
                 self.named(name.clone(), finder.unknown, stream, Bytes::new(), facts).await;
@@ -200,14 +204,15 @@ impl Served {
         };
         drop(snapshot);
         match &found.handler {
-            Handler::Http(_) => {
-                self.http(stream, first, Protocol::Detect, facts, Finder::Named(asked, unknown)).await;
+            Handler::Http(manager) => {
+                let way = (Finder::Named(asked, unknown), &*manager.settings);
+                self.http(stream, first, Protocol::Detect, facts, way).await;
             }
             Handler::Tcp(proxy) => self.tcp(stream, first, facts, proxy).await,
             Handler::Detect { http, tcp, within } => {
                 let finder = Finder::Named(asked, unknown);
-                let first = BytesMut::from(first);
-                self.detect(stream, first, facts, http, tcp, *within, finder, &found.canonical).await;
+                let either = Either { http, tcp, within: *within, finder, destination: &found.canonical };
+                self.detect(stream, BytesMut::from(first), facts, either).await;
             }
         }
     }
@@ -219,10 +224,11 @@ impl Served {
         first: Bytes,
         protocol: Protocol,
         facts: ClientFacts,
-        finder: Finder,
+        (finder, http): (Finder, &HttpSettings),
     ) {
         let context = Rc::clone(&self.context);
-        let on = Downstream { context, client: facts, finder, tunnel: Default::default() };
+        let limits = limits(&context.limits, http);
+        let on = Downstream { context, client: facts, finder, limits, tunnel: Default::default() };
         match service::serve(&on, stream, first, protocol).await {
             Ok(None) => {}
             Ok(Some(Tunnel { connection, asked, unknown })) => {
@@ -243,34 +249,19 @@ impl Served {
     }
 
     /// HTTP or not, by what the client says first; and when it says nothing, by whether the server does.
-    #[expect(clippy::too_many_arguments, reason = "the parts of two handlers, for one decision")]
-    async fn detect(
-        &self,
-        mut stream: Stream,
-        mut first: BytesMut,
-        facts: ClientFacts,
-        _http: &HttpConnectionManager,
-        tcp: &TcpProxy,
-        within: Duration,
-        finder: Finder,
-        destination: &Name,
-    ) {
-        let wait = match self.habits.of(destination) {
+    async fn detect(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
+        let wait = match self.habits.of(either.destination) {
             Some(Habit::ServerFirst) => Duration::ZERO,
-            Some(Habit::ClientFirst) => within,
-            None => within.min(LONGEST_SILENCE),
+            Some(Habit::ClientFirst) => either.within,
+            None => either.within.min(LONGEST_SILENCE),
         };
-        let heard = match listen(&mut stream, &mut first, wait).await {
-            Ok(heard) => heard,
-            Err(_) => return,
-        };
-        match heard {
-            Heard::Gone => {}
-            Heard::Said(verdict) => {
-                self.habits.learn(destination, Habit::ClientFirst);
-                self.judged(verdict, stream, first.freeze(), facts, tcp, finder).await;
+        match listen(&mut stream, &mut first, wait).await {
+            Ok(Heard::Said(verdict)) => {
+                self.habits.learn(either.destination, Habit::ClientFirst);
+                self.judged(verdict, stream, first.freeze(), facts, either).await;
             }
-            Heard::Silence => self.either(stream, first, facts, tcp, finder, destination).await,
+            Ok(Heard::Silence) => self.either(stream, first, facts, either).await,
+            Ok(Heard::Gone) | Err(_) => {}
         }
     }
 
@@ -280,28 +271,20 @@ impl Served {
         stream: Stream,
         first: Bytes,
         facts: ClientFacts,
-        tcp: &TcpProxy,
-        finder: Finder,
+        either: Either<'_>,
     ) {
-        match verdict {
-            Verdict::Http1 => self.http(stream, first, Protocol::Http1, facts, finder).await,
-            Verdict::Http2 => self.http(stream, first, Protocol::Http2, facts, finder).await,
-            Verdict::Opaque => self.tcp(stream, first, facts, tcp).await,
-        }
+        let protocol = match verdict {
+            Verdict::Http1 => Protocol::Http1,
+            Verdict::Http2 => Protocol::Http2,
+            Verdict::Opaque => return self.tcp(stream, first, facts, either.tcp).await,
+        };
+        self.http(stream, first, protocol, facts, (either.finder, &either.http.settings)).await;
     }
 
     /// The client is silent: an endpoint is dialled, and whoever speaks first decides.
-    async fn either(
-        &self,
-        mut stream: Stream,
-        mut first: BytesMut,
-        facts: ClientFacts,
-        tcp: &TcpProxy,
-        finder: Finder,
-        destination: &Name,
-    ) {
+    async fn either(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
         let snapshot = self.context.view.snapshot();
-        let mut opened = match dial::open(&self.context, &snapshot, tcp, facts.destination).await {
+        let mut opened = match dial::open(&self.context, &snapshot, either.tcp, facts.destination).await {
             Ok(opened) => opened,
             Err(failure) => {
                 return relay::refuse(&self.context, &client(stream, first.freeze(), facts), &failure);
@@ -311,7 +294,7 @@ impl Served {
         let mut spoken = BytesMut::new();
         let said = tokio::select! {
             biased;
-            heard = listen(&mut stream, &mut first, Duration::from_secs(3600)) => match heard {
+            heard = listen(&mut stream, &mut first, LONGEST_DETECTION) => match heard {
                 Ok(Heard::Said(verdict)) => Some(verdict),
                 Ok(Heard::Silence) => Some(Verdict::Opaque),
                 Ok(Heard::Gone) | Err(_) => return,
@@ -322,18 +305,30 @@ impl Served {
         match said {
             Some(Verdict::Opaque) | None => {
                 if said.is_none() && !spoken.is_empty() {
-                    self.habits.learn(destination, Habit::ServerFirst);
+                    self.habits.learn(either.destination, Habit::ServerFirst);
                 }
                 let client = client(stream, first.freeze(), facts);
-                relay::relay_opened(&self.context, tcp, client, opened, spoken.freeze()).await;
+                relay::relay_opened(&self.context, either.tcp, client, opened, spoken.freeze()).await;
             }
             Some(verdict) => {
                 drop(opened);
-                self.habits.learn(destination, Habit::ClientFirst);
-                self.judged(verdict, stream, first.freeze(), facts, tcp, finder).await;
+                self.habits.learn(either.destination, Habit::ClientFirst);
+                self.judged(verdict, stream, first.freeze(), facts, either).await;
             }
         }
     }
+}
+
+/// A destination that may be HTTP or opaque.
+struct Either<'a> {
+    http: &'a HttpConnectionManager,
+    tcp: &'a TcpProxy,
+    /// How long the client's first bytes may take.
+    within: Duration,
+    /// How HTTP requests find what is done with them.
+    finder: Finder,
+    /// Under which name its habit is remembered.
+    destination: &'a Name,
 }
 
 /// Whether a client begins TLS. Where every chain speaks TLS nobody needs to look. `None`: it said nothing in time.

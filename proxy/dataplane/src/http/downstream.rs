@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use outrigger_config::demand::Answer;
 use outrigger_config::destination::Destination as MeshDestination;
-use outrigger_config::http_manager::HttpConnectionManager;
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{FilterChain, Handler, NetworkFilter, UnknownDestination};
 use outrigger_config::name::asked_name;
 use outrigger_config::snapshot::Snapshot;
@@ -19,6 +19,7 @@ use outrigger_core::record::Direction;
 
 use super::forwarded::Sender;
 use crate::codec::head::RequestHead;
+use crate::codec::limits::Limits;
 use crate::codec::upgrade::Upgraded;
 use crate::context::Context;
 
@@ -64,6 +65,8 @@ pub(crate) struct Downstream {
     pub(crate) context: Rc<Context>,
     pub(crate) client: ClientFacts,
     pub(crate) finder: Finder,
+    /// What this client may cost.
+    pub(crate) limits: Rc<Limits>,
     /// A tunnel that a CONNECT made, to be served by whoever serves this connection once HTTP on it has ended.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
 }
@@ -113,6 +116,20 @@ impl Downstream {
             }
         }
     }
+}
+
+/// What a client may cost where `http` says how it is spoken with: the process's own bounds, and the listener's.
+pub(crate) fn limits(own: &Limits, http: &HttpSettings) -> Rc<Limits> {
+    Rc::new(Limits {
+        head_bytes: http.max_request_headers,
+        fields: http.max_headers_count,
+        head_timeout: http.request_headers_timeout.unwrap_or(own.head_timeout),
+        idle_timeout: http.idle_timeout.unwrap_or(own.idle_timeout),
+        concurrent_streams: http.max_concurrent_streams,
+        stream_window: http.initial_stream_window,
+        connection_window: http.initial_connection_window,
+        ..own.clone()
+    })
 }
 
 /// The mesh's destination of an asked name, or `None` when it is to be passed on, with the snapshot that says so.

@@ -1,5 +1,7 @@
 //! Serves HTTP on one connection: what the codec hands up goes through [`super::request`].
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use outrigger_core::error::Failure;
 
@@ -17,7 +19,7 @@ pub(crate) async fn serve(
     first: Bytes,
     protocol: Protocol,
 ) -> Result<Option<Tunnel>, Failure> {
-    let limits = std::rc::Rc::clone(&on.context.limits);
+    let limits = Rc::clone(&on.limits);
     server::serve(stream, first, protocol, limits, on.context.drain.clone(), on).await?;
     Ok(on.tunnel.take())
 }

@@ -3,6 +3,7 @@
 //! Each worker has its own member of a `SO_REUSEPORT` group, so that workers share no accept queue. The process keeps
 //! the members: closing one resets what waits in its queue, and a parent or predecessor may have supplied them.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::address::{ClientAddress, canonical};
+use super::stream::prepare;
 
 /// Connections that may wait for `accept` per member; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -30,6 +32,7 @@ pub struct ListenerGroup {
 pub struct Listener {
     name: Name,
     socket: TcpListener,
+    errors: Cell<u64>,
 }
 
 /// A connection that came in.
@@ -89,7 +92,7 @@ impl ListenerGroup {
     pub fn lend(&self, worker: usize) -> io::Result<Listener> {
         let member = &self.members[worker % self.members.len()];
         let socket = TcpListener::from_std(member.try_clone()?)?;
-        Ok(Listener { name: self.name.clone(), socket })
+        Ok(Listener { name: self.name.clone(), socket, errors: Cell::new(0) })
     }
 }
 
@@ -116,18 +119,23 @@ impl Listener {
         loop {
             match self.socket.accept().await {
                 Ok((stream, client)) => {
-                    // Fails only for a connection that has ended already; its first read will say so.
-                    let _ = stream.set_nodelay(true);
+                    prepare(&stream);
                     return Accepted { stream, client: ClientAddress(canonical(client)) };
                 }
-                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_of_one_connection(&error) => self.errors.set(self.errors.get() + 1),
                 Err(error) => {
+                    self.errors.set(self.errors.get() + 1);
                     tracing::warn!(listener = %self.name, %error, pause_ms = pause.as_millis() as u64, "accept failed");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
             }
         }
+    }
+
+    /// How many calls of accept have failed since this was last asked.
+    pub fn take_errors(&self) -> u64 {
+        self.errors.take()
     }
 
     /// What the listener is called in logs and metrics.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -44,8 +44,20 @@ pub async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<Tcp
         .await
         .map_err(|_| failed(format!("no connection within {} ms", timeout.as_millis())))?
         .map_err(|error| failed(error.to_string()))?;
-    stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+    prepare(&stream);
     Ok(stream)
+}
+
+/// Sets what every connection of ours has: no delay for small writes, and probes that find a peer that vanished without a
+/// word (after 30 s of silence, three times 10 s apart). Costs four system calls.
+pub(super) fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    // These fail only on a connection that has ended already; its first read will say so.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 impl Stream {

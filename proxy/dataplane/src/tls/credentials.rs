@@ -15,19 +15,23 @@ pub struct Credentials {
     pub identity: SpiffeId,
     /// The chain, leaf first, and its private key.
     pub certified: Arc<CertifiedKey>,
-    /// The roots that may vouch for identities, by trust domain.
+    /// The roots that may vouch for identities, each for those of its own trust domain alone.
     pub roots: Arc<BTreeMap<TrustDomain, Arc<RootCertStore>>>,
-    /// Counts every change of certificate or roots.
-    pub generation: u64,
-    /// Counts changes of `roots` alone: sessions are resumed within one of them only.
+    /// Changes when any root does: sessions are resumed within one bundle only.
     pub bundle_generation: u64,
+}
+
+impl Credentials {
+    /// Whether both are of the same certificate and the same roots.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.certified, &other.certified) && self.bundle_generation == other.bundle_generation
+    }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("identity", &self.identity)
-            .field("generation", &self.generation)
             .field("bundle_generation", &self.bundle_generation)
             .finish_non_exhaustive()
     }

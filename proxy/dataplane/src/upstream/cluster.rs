@@ -25,7 +25,7 @@ use super::balance::{self, Load};
 use super::bounds::Bounds;
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
-use super::pool::{Pool, Speaks};
+use super::pool::{Pool, Siblings, Speaks};
 use super::shared::{SharedCluster, SharedClusters};
 use crate::metrics::{ClusterSeries, WorkerMetrics};
 use crate::socket::address::EndpointAddress;
@@ -56,6 +56,7 @@ pub(crate) struct Cluster {
     /// Hosts that no list names (original destinations, resolved names), and when each was last asked for.
     unlisted: RefCell<HashMap<SocketAddr, (Rc<Host>, Instant)>>,
     bounds: Rc<Bounds>,
+    pools: Siblings,
     state: Arc<SharedCluster>,
     shared: Arc<SharedClusters>,
     dialer: Rc<Dialer>,
@@ -88,6 +89,7 @@ impl Clusters {
             hosts: RefCell::new(Rc::default()),
             unlisted: RefCell::default(),
             bounds: Bounds::new(config.breakers.clone(), Arc::clone(&state.in_use)),
+            pools: Siblings::default(),
             state,
             shared: Arc::clone(&self.shared),
             dialer: Rc::clone(&self.dialer),
@@ -202,14 +204,8 @@ impl Cluster {
     }
 
     /// How long a connection may take.
-    pub(crate) fn connect_timeout(&self) -> Duration {
+    fn connect_timeout(&self) -> Duration {
         self.config.borrow().connect_timeout
-    }
-
-    /// How many endpoints there are.
-    pub(crate) fn size(&self) -> usize {
-        self.follow_endpoints();
-        self.hosts.borrow().len()
     }
 
     fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
@@ -290,6 +286,7 @@ impl Cluster {
                 self.connect_timeout(),
                 Rc::clone(&self.dialer),
                 Rc::clone(&self.bounds),
+                Rc::clone(&self.pools),
                 Arc::clone(&self.series),
             )
         });

@@ -38,6 +38,7 @@ pub(super) struct Pool {
     connect_timeout: Cell<Duration>,
     dialer: Rc<Dialer>,
     bounds: Rc<Bounds>,
+    siblings: Siblings,
     series: Arc<ClusterSeries>,
     idle: RefCell<Vec<Idle>>,
     waiting: RefCell<VecDeque<oneshot::Sender<Result<Lease, Failure>>>>,
@@ -47,6 +48,9 @@ pub(super) struct Pool {
     /// Set when the host has left its cluster: nothing is kept any more.
     retired: Cell<bool>,
 }
+
+/// The pools of one cluster, which share its bound on connections.
+pub(super) type Siblings = Rc<RefCell<Vec<Weak<Pool>>>>;
 
 /// In which version a host takes requests in the clear. Over TLS it is HTTP/2, by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,20 +108,27 @@ impl Pool {
         connect_timeout: Duration,
         dialer: Rc<Dialer>,
         bounds: Rc<Bounds>,
+        siblings: Siblings,
         series: Arc<ClusterSeries>,
     ) -> Rc<Self> {
-        Rc::new(Self {
+        let pool = Rc::new(Self {
             target,
             connect_timeout: Cell::new(connect_timeout),
             dialer,
             bounds,
+            siblings: Rc::clone(&siblings),
             series,
             idle: RefCell::default(),
             waiting: RefCell::default(),
             shared: RefCell::default(),
             starting: RefCell::default(),
             retired: Cell::new(false),
-        })
+        });
+        let mut pools = siblings.borrow_mut();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Rc::downgrade(&pool));
+        drop(pools);
+        pool
     }
 
     /// A connection for one request. Cancel-safe: what was being dialled for it serves another.
@@ -169,7 +180,7 @@ impl Pool {
     }
 
     /// Closes the connection that has been idle for longest, to make room for one to another host. False without one.
-    pub(super) fn close_an_idle_one(&self) -> bool {
+    fn close_an_idle_one(&self) -> bool {
         let oldest = {
             let mut idle = self.idle.borrow_mut();
             if idle.is_empty() { None } else { Some(idle.remove(0)) }
@@ -359,8 +370,12 @@ impl Pool {
         dialled
     }
 
+    /// Room for one more connection, if need be that of one to another host which nobody uses.
     fn permit(&self) -> Option<Permit> {
-        let permit = self.bounds.connection()?;
+        let permit = self.bounds.connection().or_else(|| {
+            let siblings: Vec<_> = self.siblings.borrow().iter().filter_map(Weak::upgrade).collect();
+            siblings.iter().any(|pool| pool.close_an_idle_one()).then(|| self.bounds.connection()).flatten()
+        })?;
         self.series.connections_active.increment();
         Some(Permit { _permit: permit, series: Arc::clone(&self.series) })
     }

@@ -103,7 +103,10 @@ impl Connection {
         state.write_error = None;
         state.asked = Asked { method: head.method.clone(), upgrade: head.upgrade.clone() };
         state.held = !body.is_ended()
-            && head.headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+            && head
+                .headers
+                .get(header::EXPECT)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         if state.held {
             state.watchdog.set(CONTINUE_WAIT);
         }
@@ -227,7 +230,8 @@ impl Shared {
                 let wrote = self.wire.take().is_some_and(|wire| wire.wrote);
                 self.close();
                 let reached = if wrote { Reached::Maybe } else { Reached::NotWritten };
-                let failure = Failure::upstream(Reason::UpstreamConnectionTermination, reached, ended.detail());
+                let failure =
+                    Failure::upstream(Reason::UpstreamConnectionTermination, reached, ended.detail());
                 return Poll::Ready(Err(failure));
             }
         }
@@ -305,7 +309,9 @@ impl Shared {
     /// Reads once, or says why nothing more comes.
     fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         let wire = &mut *self.wire.borrow_mut();
-        let Some(wire) = wire else { return Poll::Ready(Err(Ended::Failed("the connection is closed".into()))) };
+        let Some(wire) = wire else {
+            return Poll::Ready(Err(Ended::Failed("the connection is closed".into())));
+        };
         let ended = match ready!(wire.poll_fill(cx)) {
             Ok(0) => Ended::Closed,
             Ok(_) => return Poll::Ready(Ok(())),
@@ -344,7 +350,11 @@ impl Shared {
     }
 
     fn over(&self) -> Failure {
-        Failure::upstream(Reason::UpstreamConnectionTermination, Reached::NotWritten, "the connection is closed")
+        Failure::upstream(
+            Reason::UpstreamConnectionTermination,
+            Reached::NotWritten,
+            "the connection is closed",
+        )
     }
 }
 

@@ -40,8 +40,12 @@ impl Connection {
 
     /// Reads once; the number of bytes, 0 at the end of the connection.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.read.reserve(self.read_size);
-        let room = self.read.capacity() - self.read.len();
+        let mut room = self.read.capacity() - self.read.len();
+        // What is left of a buffer that a head still shares is used up before another is allocated.
+        if room < self.read_size / 4 {
+            self.read.reserve(self.read_size);
+            room = self.read.capacity() - self.read.len();
+        }
         let got = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
         self.read_size = if got == room { (self.read_size * 2).min(READ_MAX) } else { READ_MIN };
         Poll::Ready(Ok(got))

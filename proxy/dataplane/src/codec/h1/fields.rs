@@ -61,7 +61,9 @@ pub(crate) fn field(
 pub(crate) fn malformed(error: httparse::Error) -> Malformed {
     match error {
         httparse::Error::TooManyHeaders => Malformed::TooLarge,
-        httparse::Error::HeaderName => Malformed::Rule("a field name is no token, or a space is before its colon"),
+        httparse::Error::HeaderName => {
+            Malformed::Rule("a field name is no token, or a space is before its colon")
+        }
         httparse::Error::HeaderValue => Malformed::Rule("a field value holds a control character"),
         httparse::Error::NewLine => Malformed::Rule("a line does not end in CR LF"),
         httparse::Error::Version => Malformed::Rule("the version is neither HTTP/1.1 nor HTTP/1.0"),

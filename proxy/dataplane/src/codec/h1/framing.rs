@@ -106,7 +106,9 @@ impl Decoder {
         loop {
             match &mut self.state {
                 State::Ended => return Ok(Decoded::End),
-                State::Length(_) | State::UntilClose | State::Chunk(_) if bytes.is_empty() => return Ok(Decoded::More),
+                State::Length(_) | State::UntilClose | State::Chunk(_) if bytes.is_empty() => {
+                    return Ok(Decoded::More);
+                }
                 State::UntilClose => return Ok(Decoded::Data(bytes.split().freeze())),
                 State::Length(left) => {
                     let data = take(bytes, left);
@@ -138,7 +140,8 @@ impl Decoder {
                         .checked_sub(line.saturating_sub(8))
                         .ok_or(Malformed::Rule("too many bytes of chunk extensions"))?;
                     bytes.advance(line);
-                    self.state = if size == 0 { State::Trailers(Search::default()) } else { State::Chunk(size) };
+                    self.state =
+                        if size == 0 { State::Trailers(Search::default()) } else { State::Chunk(size) };
                 }
                 State::Trailers(search) => {
                     let end = search.end(bytes)?;
@@ -176,7 +179,11 @@ fn size(bytes: &[u8]) -> Result<Option<(u64, usize)>, Malformed> {
     let window = &bytes[..bytes.len().min(SIZE_LINE)];
     // An extension is text: a CR anywhere but before the LF, or a LF anywhere else, could end the line for somebody.
     let Some(end) = window[digits..].iter().position(|b| (*b < b' ' && *b != b'\t') || *b == 0x7f) else {
-        return if window.len() < SIZE_LINE { Ok(None) } else { Err(Malformed::Rule("a chunk extension is too long")) };
+        return if window.len() < SIZE_LINE {
+            Ok(None)
+        } else {
+            Err(Malformed::Rule("a chunk extension is too long"))
+        };
     };
     let end = digits + end;
     match (bytes[end], bytes.get(end + 1)) {
@@ -218,8 +225,10 @@ mod tests {
 
     use super::*;
 
-    /// What a body decodes to when its bytes arrive in the given pieces: data, trailers, and whether it ended well.
-    fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<HeaderMap>, bool, Vec<u8>), Malformed> {
+    type Read = (Vec<u8>, Option<HeaderMap>, bool, Vec<u8>);
+
+    /// What a body decodes to when its bytes arrive in the given pieces: data, trailers, whether it ended, and what is left.
+    fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<Read, Malformed> {
         let (mut decoder, mut bytes) = (Decoder::new(framing), BytesMut::new());
         let (mut data, mut trailers) = (Vec::new(), None);
         for piece in pieces {
@@ -244,7 +253,8 @@ mod tests {
 
     #[test]
     fn chunks_with_extensions_and_trailers_are_read() {
-        let bytes = b"4;a=b\r\nwiki\r\n00A;x=\"y z\"\r\n0123456789\r\n0\r\nX-Sum: 7\r\nContent-Length: 3\r\n\r\nnext";
+        let bytes =
+            b"4;a=b\r\nwiki\r\n00A;x=\"y z\"\r\n0123456789\r\n0\r\nX-Sum: 7\r\nContent-Length: 3\r\n\r\nnext";
         let (data, trailers, ended, rest) = decode(Framing::Chunked, &[bytes]).unwrap();
         assert_eq!((&data[..], ended, &rest[..]), (&b"wiki0123456789"[..], true, &b"next"[..]));
         let trailers = trailers.unwrap();
@@ -295,7 +305,9 @@ mod tests {
 
     #[test]
     fn only_a_body_that_ends_with_its_connection_may_end_with_it() {
-        for (framing, clean) in [(Framing::UntilClose, true), (Framing::Chunked, false), (Framing::Length(3), false)] {
+        for (framing, clean) in
+            [(Framing::UntilClose, true), (Framing::Chunked, false), (Framing::Length(3), false)]
+        {
             assert_eq!(Decoder::new(framing).connection_ended(), clean, "{framing:?}");
         }
     }

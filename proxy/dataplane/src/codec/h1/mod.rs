@@ -3,14 +3,14 @@
 //! Reading: [`parse`] makes heads, [`framing`] bodies. Writing: [`write`] makes bytes of both. [`connection`] moves the
 //! bytes. What the RFC lets a recipient tolerate and what two parsers could read in two ways is refused.
 
-pub(crate) mod server;
 pub(crate) mod client;
-mod transfer;
 mod connection;
-mod write;
+mod fields;
 mod framing;
 mod parse;
-mod fields;
+pub(crate) mod server;
+mod transfer;
+mod write;
 
 pub(crate) use server::Responder;
 

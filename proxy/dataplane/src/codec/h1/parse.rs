@@ -46,7 +46,10 @@ pub(crate) fn request(
     scheme: Scheme,
     limits: &Limits,
 ) -> Result<Option<Request>, Malformed> {
-    if bytes.first().is_some_and(|first| !first.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(first)) {
+    if bytes
+        .first()
+        .is_some_and(|first| !first.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(first))
+    {
         return Err(Malformed::Rule("the method is no token"));
     }
     let Some(section) = section(bytes, search, limits)? else {
@@ -66,7 +69,8 @@ pub(crate) fn request(
     if target.len() > limits.target_bytes {
         return Err(Malformed::TargetTooLong);
     }
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Malformed::Rule("the method is no token"))?;
+    let method =
+        Method::from_bytes(method.as_bytes()).map_err(|_| Malformed::Rule("the method is no token"))?;
     let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let target = section.slice_ref(target.as_bytes());
     let message = Message::read(&section, parsed.headers, limits)?;
@@ -106,7 +110,10 @@ pub(crate) fn request(
     });
     let expects_continue = version == Version::HTTP_11
         && framing != Framing::None
-        && message.headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        && message
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let head = RequestHead { method, scheme, authority, path, version, headers: message.headers, upgrade };
     Ok(Some(Request { head, framing, keep_alive, expects_continue }))
 }
@@ -127,7 +134,8 @@ pub(crate) fn response(
     let complete = httparse::ParserConfig::default()
         .parse_response_with_uninit_headers(&mut parsed, &section, &mut room)
         .map_err(fields::malformed)?;
-    let (httparse::Status::Complete(_), Some(code), Some(minor)) = (complete, parsed.code, parsed.version) else {
+    let (httparse::Status::Complete(_), Some(code), Some(minor)) = (complete, parsed.code, parsed.version)
+    else {
         return Err(Malformed::Rule("the status line is malformed"));
     };
     if !(100..600).contains(&code) {

@@ -236,7 +236,10 @@ impl Shared {
         let state = self.state.borrow();
         let connection = &mut *self.connection.borrow_mut();
         let Some(connection) = connection else { return Poll::Pending };
-        if !state.body.is_ended() || !connection.read.is_empty() || matches!(state.answer, Answer::Complete { .. }) {
+        if !state.body.is_ended()
+            || !connection.read.is_empty()
+            || matches!(state.answer, Answer::Complete { .. })
+        {
             return Poll::Pending;
         }
         match ready!(connection.poll_fill(cx)) {

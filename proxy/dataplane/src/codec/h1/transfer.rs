@@ -72,7 +72,11 @@ impl Transfer {
     }
 
     /// Reads the body until enough waits. False when it has nothing to give now.
-    fn gather(&mut self, cx: &mut Context<'_>, connection: &RefCell<Option<Connection>>) -> Result<bool, Cut> {
+    fn gather(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &RefCell<Option<Connection>>,
+    ) -> Result<bool, Cut> {
         while !self.ended {
             if connection.borrow().as_ref().is_none_or(|connection| connection.out.waiting() >= HIGH_WATER) {
                 return Ok(true);

@@ -57,7 +57,11 @@ impl Outgoing {
     }
 
     /// Writes what waits, once; the number of bytes that the socket took.
-    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+    ) -> Poll<io::Result<usize>> {
         let stream = Pin::new(stream);
         let written = if self.queue.is_empty() {
             ready!(stream.poll_write(cx, &self.last))?

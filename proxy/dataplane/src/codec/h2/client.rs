@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
 use h2::RecvStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -94,7 +94,7 @@ impl Connection {
     pub(crate) fn send(&self, head: RequestHead, body: Body) -> Exchange {
         self.streams.set(self.streams.get() + 1);
         let slot = Slot(self.streams.clone());
-        let state = State::Waiting { send: self.send.clone(), head: Box::new(head), body };
+        let state = State::Waiting { send: self.send.clone(), head, body };
         Exchange { state, slot: Some(slot), limits: self.limits.clone(), interims: 0 }
     }
 }
@@ -123,11 +123,19 @@ pub(crate) struct Exchange {
     interims: usize,
 }
 
+#[allow(clippy::large_enum_variant, reason = "boxed as a whole by its one owner")]
 enum State {
     /// For the connection to take a stream.
-    Waiting { send: SendRequest<Bytes>, head: Box<RequestHead>, body: Body },
+    Waiting {
+        send: SendRequest<Bytes>,
+        head: RequestHead,
+        body: Body,
+    },
     /// For the response.
-    Sent { response: ResponseFuture, sending: Sending },
+    Sent {
+        response: ResponseFuture,
+        sending: Sending,
+    },
     Over,
 }
 
@@ -184,7 +192,7 @@ impl Exchange {
                 .headers
                 .get(header::EXPECT)
                 .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let request = request(*head, &body)?;
+        let request = request(head, &body)?;
         let (response, stream) = send
             .send_request(request, body.is_ended())
             .map_err(|error| failure::upstream(&error, Reached::NotWritten))?;
@@ -204,15 +212,19 @@ impl Exchange {
         };
         let (parts, incoming) = response.into_parts();
         if parts.headers.len() > self.limits.fields {
-            let failure =
-                Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, "too many fields in a response");
+            let failure = Failure::upstream(
+                Reason::UpstreamProtocolError,
+                Reached::Maybe,
+                "too many fields in a response",
+            );
             return Err(failure);
         }
         let head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };
         if incoming.is_end_stream() {
             return Ok(Answer::Final(head, Body::empty()));
         }
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let length =
+            head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let meaning = |error: &h2::Error| failure::upstream(error, Reached::ResponseStarted);
         let source = ResponseBody {
             incoming: RefCell::new(Incoming::new(incoming, &self.limits, meaning)),
@@ -244,7 +256,8 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
         uri.path_and_query = Some(head.path);
     }
     let mut request = Request::new(());
-    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| invalid("a request target that is none in HTTP/2"))?;
+    *request.uri_mut() =
+        Uri::from_parts(uri).map_err(|_| invalid("a request target that is none in HTTP/2"))?;
     let no_content = body.is_ended() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     *request.method_mut() = head.method;
     *request.version_mut() = http::Version::HTTP_2;

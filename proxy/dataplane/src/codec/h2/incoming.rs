@@ -52,7 +52,8 @@ impl Incoming {
         if trailers.len() > self.fields {
             return Err((self.meaning)(&h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)));
         }
-        let forbidden: Vec<_> = trailers.keys().filter(|name| hop::is_forbidden_in_trailers(name)).cloned().collect();
+        let forbidden: Vec<_> =
+            trailers.keys().filter(|name| hop::is_forbidden_in_trailers(name)).cloned().collect();
         let mut trailers = trailers;
         for name in forbidden {
             trailers.remove(name);

@@ -47,7 +47,7 @@ impl Outgoing {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         loop {
             if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                return Poll::Ready(Err(Cut::Stream(reset.unwrap_or_else(|_| Code::CANCEL).into())));
+                return Poll::Ready(Err(Cut::Stream(reset.unwrap_or(Code::CANCEL).into())));
             }
             // One frame ahead, so that the last one is known to be the last.
             let ahead = self.poll_ahead(cx).map_err(|failure| {
@@ -64,7 +64,9 @@ impl Outgoing {
                     Next::Trailers(trailers) => {
                         return Poll::Ready(self.stream.send_trailers(trailers).map_err(Cut::Stream));
                     }
-                    Next::End => return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(Cut::Stream)),
+                    Next::End => {
+                        return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(Cut::Stream));
+                    }
                     Next::Unknown => return Poll::Pending,
                 }
             };

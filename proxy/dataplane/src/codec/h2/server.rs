@@ -60,6 +60,11 @@ where
         if !draining && (drained.as_mut().poll(cx).is_ready() || idle.poll_passed(cx).is_ready()) {
             draining = true;
             connection.graceful_shutdown();
+            idle.set(limits.head_timeout);
+        }
+        if draining && streams.is_empty() && idle.poll_passed(cx).is_ready() {
+            // The client does not answer the PING between the two GOAWAYs.
+            return Poll::Ready(Ok(()));
         }
         // Handlers write into the connection, which then writes to the socket: it is polled after them, and again after
         // each request that it brings.
@@ -94,7 +99,7 @@ where
             }
         }
         if !streams.is_empty() {
-            idle.set(limits.idle_timeout);
+            idle.set(if draining { limits.head_timeout } else { limits.idle_timeout });
         }
         Poll::Pending
     })

@@ -19,7 +19,8 @@ use crate::codec::server::Protocol;
 #[test]
 fn a_request_is_answered_and_the_connection_stays() {
     run(async {
-        let (text, _) = said_to(b"GET /a HTTP/1.1\r\nHost: cart\r\n\r\nGET /b HTTP/1.1\r\nHost: cart\r\n\r\n").await;
+        let (text, _) =
+            said_to(b"GET /a HTTP/1.1\r\nHost: cart\r\n\r\nGET /b HTTP/1.1\r\nHost: cart\r\n\r\n").await;
         assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{text}");
         assert_eq!(text.matches("\r\ndate: ").count(), 2, "{text}");
         assert!(text.find("GET http://cart/a").unwrap() < text.find("GET http://cart/b").unwrap(), "{text}");
@@ -35,7 +36,8 @@ fn bodies_of_both_framings_are_read_to_their_end() {
             b"transfer-encoding: Chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n",
         ] {
             let head = b"POST / HTTP/1.1\r\nHost: cart\r\n";
-            let (text, _) = said_to(&[head, body, b"GET /next HTTP/1.1\r\nHost: cart\r\n\r\n"].concat()).await;
+            let (text, _) =
+                said_to(&[head, body, b"GET /next HTTP/1.1\r\nHost: cart\r\n\r\n"].concat()).await;
             assert!(text.contains("POST http://cart/ hello") && text.contains("/next"), "{text}");
         }
     });
@@ -140,7 +142,10 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
             served.client.write_all(bytes).await.unwrap();
             let text = read_for_a_while(&mut served.client).await;
             assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?}: {text:?}");
-            assert!(text.contains("connection: close\r\n") && text.contains("x-outrigger-reason: "), "{text}");
+            assert!(
+                text.contains("connection: close\r\n") && text.contains("x-outrigger-reason: "),
+                "{text}"
+            );
             assert_eq!((seen.get(), served.refusals.borrow().len()), (0, 1), "{shown:?}");
         });
     }
@@ -176,7 +181,11 @@ fn a_body_that_stops_early_is_an_error_and_no_end() {
                     drop(responder);
                 }
             });
-            served.client.write_all(format!("POST / HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n5\r\nab").as_bytes()).await.unwrap();
+            served
+                .client
+                .write_all(format!("POST / HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n5\r\nab").as_bytes())
+                .await
+                .unwrap();
             served.client.shutdown().await.unwrap();
             read_for_a_while(&mut served.client).await;
             if head.starts_with("Transfer") {
@@ -215,7 +224,11 @@ fn statuses_without_body_have_none() {
                 let head = ResponseHead::new(StatusCode::from_u16(status).unwrap());
                 responder.respond(head, Body::full(Bytes::from_static(b"SECRET"))).await;
             });
-            served.client.write_all(format!("{request} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+            served
+                .client
+                .write_all(format!("{request} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
             let text = read_for_a_while(&mut served.client).await;
             assert!(!text.contains("SECRET") && !text.contains("chunked"), "{text}");
             assert_eq!(text.contains("content-length: 6"), status != 204, "{text}");
@@ -340,16 +353,24 @@ fn a_body_of_unknown_length_streams_both_ways_through_both_sides() {
             async move {
                 head.headers.insert("x-added", HeaderValue::from_static("1"));
                 let mut exchange = Exchange::from(connection.send(head, body));
-                let Answer::Final(head, body) = exchange.answer().await.unwrap() else { panic!("an interim") };
+                let Answer::Final(head, body) = exchange.answer().await.unwrap() else {
+                    panic!("an interim")
+                };
                 let delivery = responder.respond(head, body).await;
                 assert!(delivery.outcome.is_ok() && delivery.body_bytes == 4, "{delivery:?}");
             }
         });
         served.client.write_all(b"POST /x HTTP/1.1\r\nHost: cart\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n").await.unwrap();
         let text = read_for_a_while(&mut application).await;
-        assert!(text.starts_with("POST /x HTTP/1.1\r\nhost: cart\r\nte: trailers\r\nx-added: 1\r\n"), "{text}");
+        assert!(
+            text.starts_with("POST /x HTTP/1.1\r\nhost: cart\r\nte: trailers\r\nx-added: 1\r\n"),
+            "{text}"
+        );
         assert!(text.ends_with("2\r\nab\r\n"), "{text}");
-        application.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\ncd\r\n").await.unwrap();
+        application
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\ncd\r\n")
+            .await
+            .unwrap();
         assert!(read_for_a_while(&mut served.client).await.ends_with("2\r\ncd\r\n"));
         served.client.write_all(b"1\r\nz\r\n0\r\nx-t: 1\r\n\r\n").await.unwrap();
         assert!(read_for_a_while(&mut application).await.ends_with("1\r\nz\r\n0\r\nx-t: 1\r\n\r\n"));
@@ -391,7 +412,10 @@ fn an_upgrade_hands_over_both_connections_with_what_was_read() {
             .await
             .unwrap();
         let text = read_for_a_while(&mut served.client).await;
-        assert!(text.starts_with("HTTP/1.1 101 ") && text.ends_with("upgrade: WebSocket\r\n\r\nraw"), "{text}");
+        assert!(
+            text.starts_with("HTTP/1.1 101 ") && text.ends_with("upgrade: WebSocket\r\n\r\nraw"),
+            "{text}"
+        );
     });
 }
 

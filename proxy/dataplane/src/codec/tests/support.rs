@@ -62,7 +62,8 @@ where
         refusals: refusals.clone(),
     };
     let done = spawn_local(async move {
-        serve(Stream::Memory(server), Bytes::new(), protocol, Rc::new(Limits::default()), guard, &handler).await
+        serve(Stream::Memory(server), Bytes::new(), protocol, Rc::new(Limits::default()), guard, &handler)
+            .await
     });
     Served { client, refusals, drain, done }
 }
@@ -104,7 +105,8 @@ pub(super) async fn read_for_a_while(stream: &mut DuplexStream) -> String {
 
 /// Runs on a worker's kind of runtime, with paused time.
 pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     LocalSet::new().block_on(&runtime, test)
 }
 
