@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use outrigger_core::Name;
 
-use crate::listener::Handler;
+use crate::handler::Handler;
 
 /// A destination as one asked for it.
 #[derive(Debug)]

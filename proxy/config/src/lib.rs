@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod demand;
 pub mod destination;
 pub mod endpoint;
+pub mod handler;
 pub mod http_manager;
 pub mod listener;
 pub mod name;
@@ -18,6 +19,7 @@ pub mod snapshot;
 pub mod tcp_proxy;
 pub mod tls;
 pub mod verify;
+mod wire;
 
 /// A map by name, fast to look up. Its keys come from the control plane or are bounded in number, never a stranger's choice.
 pub type Map<V> = foldhash::HashMap<outrigger_core::Name, V>;

@@ -45,4 +45,16 @@ impl Snapshot {
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
     }
+
+    /// Whether both hold the very same parts, whatever their generation.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        fn same<T>(one: &Map<Arc<T>>, other: &Map<Arc<T>>) -> bool {
+            let shared = |(name, part): (_, &Arc<T>)| other.get(name).is_some_and(|of| Arc::ptr_eq(part, of));
+            one.len() == other.len() && one.iter().all(shared)
+        }
+        same(&self.listeners, &other.listeners)
+            && same(&self.destinations, &other.destinations)
+            && same(&self.routes, &other.routes)
+            && same(&self.clusters, &other.clusters)
+    }
 }

@@ -2,8 +2,11 @@
 //!
 //! Compiled once; finding a route allocates nothing for a request whose host is written in lower case.
 
+mod decode;
 mod matcher;
 mod table;
+
+use std::sync::Arc;
 
 use http::StatusCode;
 use outrigger_core::Name;
@@ -34,7 +37,7 @@ pub struct Route {
     /// Changes to a response, the proxy's own answers included.
     pub response_headers: HeaderMutation,
     /// Who may call from another origin, where the manager has the CORS filter.
-    pub cors: Option<CorsPolicy>,
+    pub cors: Option<Arc<CorsPolicy>>,
 }
 
 /// What a route does.
