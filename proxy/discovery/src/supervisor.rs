@@ -70,7 +70,11 @@ impl Supervisor {
     ) -> Self {
         let mut stream = Stream::new(node(instance, mode));
         // Our own listeners come under the wildcard, whatever else is wanted.
-        stream.want(Kind::Listener, BTreeSet::from([WILDCARD.to_owned()]));
+        let wildcard = BTreeSet::from([WILDCARD.to_owned()]);
+        if mode == Mode::Wildcard {
+            stream.want(Kind::Cluster, wildcard.clone());
+        }
+        stream.want(Kind::Listener, wildcard);
         Self {
             store,
             dir,

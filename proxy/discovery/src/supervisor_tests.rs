@@ -12,7 +12,7 @@ use outrigger_proto::xds::protobuf::Any;
 
 use super::*;
 use crate::clock::Clock;
-use crate::discovery::{Config, Discovery, Handle, Wiring};
+use crate::discovery::{Config, Discovery, Handle, StartError, Wiring};
 use crate::dns::Dns;
 use crate::testing::{AdsCall, Ca, Stage, stage, xds};
 
@@ -43,6 +43,10 @@ impl World {
     }
 
     async fn proxy(&self) -> Proxy {
+        self.start(Mode::OnDemand).await.unwrap()
+    }
+
+    async fn start(&self, mode: Mode) -> Result<Proxy, StartError> {
         let published = Published::new(Arc::new(Snapshot::default()));
         let (demands, feed) = Demands::new(DemandLimits::default(), Resolution::OnDemand, published.clone());
         let config = Config {
@@ -51,7 +55,7 @@ impl World {
             token_file: Some(self.ca.dir().join("token")),
             state_dir: self.ca.dir().join("state"),
             instance: "cart-1".into(),
-            mode: Mode::OnDemand,
+            mode,
             trust_domain: TrustDomain::parse("cluster.local").unwrap(),
             ports: Vec::new(),
             labels: Default::default(),
@@ -64,8 +68,8 @@ impl World {
             dns: Dns::from_system().unwrap(),
         };
         let control_plane = self.stage.control_plane.clone();
-        let handle = Discovery::start_towards(control_plane, config, wiring, self.clock).await.unwrap();
-        Proxy { handle, published, demands }
+        let handle = Discovery::start_towards(control_plane, config, wiring, self.clock).await?;
+        Ok(Proxy { handle, published, demands })
     }
 
     async fn stream(&mut self) -> Server {
@@ -331,4 +335,37 @@ async fn a_route_waits_for_its_new_cluster_at_most_fifteen_seconds() {
     published.changed().await.unwrap();
     assert!((14..=15).contains(&waited.elapsed().as_secs()), "{:?}", waited.elapsed());
     assert!(proxy.published.load().routes.contains_key("cart"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_wildcard_mode_the_server_chooses() {
+    let mut world = World::new();
+    let proxy = world.start(Mode::Wildcard).await.unwrap();
+    let mut server = world.stream().await;
+    assert_eq!(server.heard_names().await, (Kind::Cluster, vec!["*".into()], vec![]));
+    assert_eq!(server.heard_names().await, (Kind::Listener, vec!["*".into()], vec![]));
+    server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+    assert_eq!(server.heard_names().await, (Kind::Route, vec!["cart".into()], vec![]));
+    server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart")), ("b", "1", xds::cluster("b"))], &[]);
+    assert_eq!(server.heard_names().await, (Kind::Endpoints, vec!["b".into(), "cart".into()], vec![]));
+    server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+    let mut published = proxy.published.subscribe();
+    server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+    published.changed().await.unwrap();
+    assert!(proxy.published.load().destination("cart:80").is_some(), "b's endpoints keep nobody waiting");
+    server.say(Kind::Listener, &[], &["cart:80"]);
+    published.changed().await.unwrap();
+    assert!(proxy.published.load().destination("cart:80").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_cannot_succeed_says_what_and_where() {
+    let world = World::new();
+    std::fs::write(world.ca.dir().join("state"), "a file").unwrap();
+    let error = world.start(Mode::OnDemand).await.err().unwrap().to_string();
+    assert!(error.contains("state directory") && error.contains("/state"), "{error}");
+    std::fs::remove_file(world.ca.dir().join("state")).unwrap();
+    std::fs::remove_file(world.ca.dir().join("token")).unwrap();
+    let error = world.start(Mode::OnDemand).await.err().unwrap().to_string();
+    assert!(error.contains("token"), "{error}");
 }
