@@ -167,6 +167,12 @@ impl ControlPlane {
         Ok(config)
     }
 
+    /// Hands a connection to the control plane in memory.
+    #[cfg(test)]
+    pub(crate) fn hand_over(&self, stream: tokio::io::DuplexStream) {
+        let _ = self.0.memory.as_ref().unwrap().send(stream);
+    }
+
     async fn dial(&self) -> Result<Socket, ChannelError> {
         #[cfg(test)]
         if let Some(accept) = &self.0.memory {
@@ -247,4 +253,70 @@ pub enum ChannelError {
     /// Nothing answered in time.
     #[error("no connection within {CONNECT:?}")]
     TimedOut,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::testing::{Ca, Proof, credential, relay, stage};
+    use outrigger_proto::istio_auth::IstioCertificateRequest;
+    use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertificateServiceClient;
+    use tokio::net::TcpListener;
+
+    const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+    const STOCK: &str = "spiffe://cluster.local/ns/shop/sa/stock";
+
+    async fn call(channel: &Channel) -> Result<(), String> {
+        let csr = Key::generate().unwrap().signing_request().unwrap();
+        let request = IstioCertificateRequest { csr, ..Default::default() };
+        let mut client = IstioCertificateServiceClient::new(channel.clone());
+        client.create_certificate(request).await.map(drop).map_err(|status| describe(&status))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_plane_under_other_roots_is_refused() {
+        let (ca, other) = (Arc::new(Ca::new()), Ca::new());
+        let stage = stage(&ca, Clock::paused());
+        std::fs::copy(other.roots_file(), ca.roots_file()).unwrap();
+        let refusal = call(&stage.control_plane.anonymous()).await.unwrap_err();
+        assert!(refusal.contains("certificate"), "{refusal}");
+        assert_eq!(stage.issuance.lock().unwrap().refused, 0, "nothing was said to it");
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_heals_and_shows_the_certificate_of_the_moment() {
+        let ca = Arc::new(Ca::new());
+        let stage = stage(&ca, Clock::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let identity = SpiffeId::parse(crate::testing::CONTROL_PLANE).unwrap();
+        let dns = Dns::from_system().unwrap();
+        let there = ControlPlane::new(&address.to_string(), identity, ca.roots_file().into(), dns).unwrap();
+        let (sender, credentials) = watch::channel(Some(credential(&ca, CART)));
+        let channel = there.channel(credentials);
+
+        let relayed = relay(listener, &stage.control_plane);
+        call(&channel).await.unwrap();
+        relayed.abort();
+        assert!(relayed.await.is_err());
+        sender.send_replace(Some(credential(&ca, STOCK)));
+        assert!(call(&channel).await.is_err(), "nobody listens");
+        let listener = TcpListener::bind(address).await.unwrap();
+        let _relayed = relay(listener, &stage.control_plane);
+        call(&channel).await.unwrap();
+
+        let shown = |uri| Proof::Certificate(SpiffeId::parse(uri).unwrap());
+        assert_eq!(stage.issuance.lock().unwrap().issued, [shown(CART), shown(STOCK)]);
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_port_is_refused() {
+        let (ca, dns) = (Ca::new(), Dns::from_system().unwrap());
+        let identity = SpiffeId::parse(crate::testing::CONTROL_PLANE).unwrap();
+        for address in ["control-plane", "control-plane:", ":15010", "control-plane:0", "x:99999"] {
+            let refused = ControlPlane::new(address, identity.clone(), ca.roots_file().into(), dns.clone());
+            assert!(matches!(refused, Err(ChannelError::Address(_))), "{address}");
+        }
+    }
 }

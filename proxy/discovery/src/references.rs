@@ -3,6 +3,7 @@
 //! Read once per resource, on a blocking thread, for subscriptions and warming. A body that cannot be decoded refers to
 //! nothing: refusing it by name is the compiler's part.
 
+use outrigger_config::build::INVALID_BACKEND;
 use outrigger_core::Name;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
 use outrigger_proto::xds::hcm::http_connection_manager::RouteSpecifier;
@@ -122,8 +123,9 @@ impl References {
         mirrors.iter().for_each(|mirror| self.cluster(&mirror.cluster));
     }
 
+    /// The name of an invalid backend is nothing to ask for: the route says which status it answers.
     fn cluster(&mut self, name: &str) {
-        if !name.is_empty() {
+        if !name.is_empty() && name != INVALID_BACKEND {
             self.clusters.push(name.into());
         }
     }
@@ -163,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn a_route_refers_to_each_cluster_once() {
-        let route = References::of(Kind::Route, &xds::route("cart", &["v2", "v1", "v2"]));
+    fn a_route_refers_to_each_cluster_once_and_never_to_an_invalid_backend() {
+        let route = References::of(Kind::Route, &xds::route("cart", &["v2", "v1", INVALID_BACKEND, "v2"]));
         assert_eq!(names(&route.clusters), ["v1", "v2"]);
     }
 

@@ -16,7 +16,7 @@ use crate::cache::Cache;
 use crate::kind::{Kind, PerKind};
 use crate::stream::{Changed, Refused, Update, WILDCARD};
 use crate::subscriptions::{Mode, wanted};
-use crate::warming::Warming;
+use crate::warming::{Difference, Warming};
 
 /// Names wanted, by kind.
 pub(crate) type Wanted = PerKind<BTreeSet<String>>;
@@ -44,8 +44,8 @@ pub(crate) struct Step {
     pub(crate) warm_by: Option<Instant>,
     /// Resources held.
     pub(crate) held: PerKind<usize>,
-    /// Whether what is held has changed, so that the saved file is behind.
-    pub(crate) dirty: bool,
+    /// Whether what is published has changed, so that the saved file is behind.
+    pub(crate) saved_is_behind: bool,
 }
 
 /// What came of a response.
@@ -88,8 +88,14 @@ impl SharedStore {
 }
 
 impl Store {
+    /// What the server was told that we have.
     pub(crate) fn accepted(&self) -> &Cache {
         &self.accepted
+    }
+
+    /// What traffic uses, and what a restart is to find: all of it is warm.
+    pub(crate) fn published(&self) -> &Cache {
+        self.warming.published()
     }
 
     /// Takes a response in: decodes and compiles each resource, refuses by name what cannot be used, keeps its last good
@@ -98,8 +104,7 @@ impl Store {
         let Update { kind, nonce: _, changed, removed, mut refused } = update;
         let mut settled = removed.clone();
         refused.extend(self.take_in(kind, changed, &removed, &mut settled));
-        let mut step = self.advance(demanded, now);
-        step.dirty = !settled.is_empty();
+        let step = self.advance(demanded, now);
         Applied { refused, settled, removed, step }
     }
 
@@ -115,7 +120,7 @@ impl Store {
                 tracing::warn!(%kind, name, reason, "a saved resource is refused");
             }
         }
-        self.warming.restore(&self.accepted);
+        let differences = self.warming.restore(&self.accepted);
         let destinations = match self.mode {
             Mode::OnDemand => {
                 let listeners = self.accepted.of(Kind::Listener).iter();
@@ -123,25 +128,45 @@ impl Store {
             }
             Mode::Wildcard => BTreeSet::new(),
         };
-        let step = self.advance(&destinations, Instant::now());
+        let step = self.step(differences, &destinations, Instant::now());
         Restored { destinations, step }
     }
 
     /// Decides anew what is published and what is wanted.
     pub(crate) fn advance(&mut self, demanded: &BTreeSet<Name>, now: Instant) -> Step {
-        self.warming.advance(&self.accepted, now);
+        let differences = self.warming.advance(&self.accepted, now);
+        self.step(differences, demanded, now)
+    }
+
+    fn step(&mut self, mut differences: Vec<Difference>, demanded: &BTreeSet<Name>, now: Instant) -> Step {
         let wanted = wanted(self.mode, demanded, &self.accepted, self.warming.published());
-        let dirty = self.forget_unwanted(&wanted, demanded);
-        if dirty {
-            self.warming.advance(&self.accepted, now);
+        if self.forget_unwanted(&wanted, demanded) {
+            differences.extend(self.warming.advance(&self.accepted, now));
         }
         Step {
-            snapshot: self.build(),
+            saved_is_behind: !differences.is_empty(),
+            snapshot: self.build(differences),
             wanted,
             warm_by: self.warming.next_deadline(),
             held: PerKind::from_fn(|kind| self.accepted.of(kind).len()),
-            dirty,
         }
+    }
+
+    /// Gives the differences to the builder. All of it is warm, or has waited long enough.
+    fn build(&mut self, differences: Vec<Difference>) -> Option<Arc<Snapshot>> {
+        for Difference { kind, changed, removed } in differences {
+            let raw = changed.into_iter().map(|(name, held)| Raw {
+                name,
+                aliases: held.aliases.iter().map(|alias| alias.as_str().into()).collect(),
+                version: held.version.as_str().into(),
+                body: held.body.clone(),
+            });
+            for refusal in self.builder.apply(kind.type_url(), raw.collect(), &removed) {
+                tracing::error!(%kind, name = %refusal.name, reason = %refusal.reason, "accepted, and yet refused");
+            }
+        }
+        let built = self.builder.build(|_| true);
+        built.changed.then_some(built.snapshot)
     }
 
     /// Drops what nothing leads to any more. A destination goes with its demand; under a wildcard, only the server says.
@@ -158,8 +183,7 @@ impl Store {
                 }
                 _ => every || wanted[kind].contains(name),
             });
-            forgotten |= !unwanted.is_empty();
-            self.withdraw(kind, &unwanted);
+            forgotten |= unwanted;
         }
         forgotten
     }
@@ -171,7 +195,7 @@ impl Store {
         removed: &[String],
         settled: &mut Vec<String>,
     ) -> Vec<Refused> {
-        let refused = self.compile(kind, &changed, removed);
+        let refused = refusals(kind, &changed);
         let names: BTreeSet<&str> = refused.iter().map(|refused| refused.name.as_str()).collect();
         for changed in changed {
             if !names.contains(changed.name.as_str()) {
@@ -184,21 +208,18 @@ impl Store {
     }
 }
 
-impl Store {
-    fn compile(&mut self, kind: Kind, changed: &[Changed], removed: &[String]) -> Vec<Refused> {
-        let _ = (
-            &self.builder,
-            removed,
-            Raw { name: "".into(), aliases: vec![], version: "".into(), body: Default::default() },
-        );
-        changed
-            .iter()
-            .filter(|c| c.body.value.first() == Some(&0xff))
-            .map(|c| Refused { name: c.name.clone(), reason: format!("{kind}") })
-            .collect()
-    }
-    fn withdraw(&mut self, _kind: Kind, _names: &[Name]) {}
-    fn build(&mut self) -> Option<Arc<Snapshot>> {
-        None
-    }
+/// What cannot be used of a response, each resource judged by itself. A builder of its own decides, because what is
+/// accepted may yet have to wait, and the builder that serves must not know it before it is warm. A resource is decoded
+/// twice for that.
+fn refusals(kind: Kind, changed: &[Changed]) -> Vec<Refused> {
+    let raw = changed.iter().map(|changed| Raw {
+        name: changed.name.as_str().into(),
+        aliases: changed.aliases.iter().map(|alias| alias.as_str().into()).collect(),
+        version: changed.version.as_str().into(),
+        body: changed.body.clone(),
+    });
+    let refusals = Builder::default().apply(kind.type_url(), raw.collect(), &[]);
+    let refused =
+        refusals.into_iter().map(|r| Refused { name: r.name.to_string(), reason: r.reason.to_string() });
+    refused.collect()
 }

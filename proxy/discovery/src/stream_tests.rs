@@ -175,7 +175,8 @@ impl Server {
             if self.subscribed.contains(&name) {
                 self.sent.remove(&name);
             }
-            if name != WILDCARD && !self.resources.contains_key(&name) && !self.sent.contains_key(&name) {
+            // Each subscription is owed an answer, a resource or its absence at the time of the answer.
+            if name != WILDCARD && !self.sent.contains_key(&name) {
                 self.owed_absent.insert(name.clone());
             }
             self.subscribed.insert(name);

@@ -70,7 +70,11 @@ impl Supervisor {
     ) -> Self {
         let mut stream = Stream::new(node(instance, mode));
         // Our own listeners come under the wildcard, whatever else is wanted.
-        stream.want(Kind::Listener, BTreeSet::from([WILDCARD.to_owned()]));
+        let wildcard = BTreeSet::from([WILDCARD.to_owned()]);
+        if mode == Mode::Wildcard {
+            stream.want(Kind::Cluster, wildcard.clone());
+        }
+        stream.want(Kind::Listener, wildcard);
         Self {
             store,
             dir,
@@ -244,7 +248,7 @@ impl Supervisor {
 
     /// Publishes what a step made, and says to the server what is wanted now.
     fn settle(&mut self, step: Step, saved: bool) {
-        let Step { snapshot, wanted, warm_by, held, dirty } = step;
+        let Step { snapshot, wanted, warm_by, held, saved_is_behind } = step;
         if let Some(snapshot) = snapshot {
             self.published.publish(snapshot);
             self.demands.published();
@@ -257,7 +261,7 @@ impl Supervisor {
             self.status.subscribed(kind, self.stream.subscribed(kind));
             self.status.forget_refusals(kind, |name| self.stream.wants(kind, name));
         }
-        if dirty && !saved {
+        if saved_is_behind && !saved {
             self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
         }
     }
@@ -294,7 +298,7 @@ impl Supervisor {
         self.save_at = None;
         let (store, dir) = (self.store.clone(), self.dir.clone());
         self.saving = Some(tokio::task::spawn_blocking(move || {
-            let cache = store.lock().accepted().clone();
+            let cache = store.lock().published().clone();
             dir.write(cache::FILE, &cache.to_bytes())
         }));
     }
@@ -334,3 +338,7 @@ fn node(instance: &str, mode: Mode) -> Node {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -32,7 +32,9 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -137,6 +139,21 @@ impl Ca {
         config.alpn_protocols = vec![b"h2".to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
+}
+
+/// Takes TCP connections to a control plane in memory, until it is aborted: then all of them break.
+pub(crate) fn relay(listener: TcpListener, to: &ControlPlane) -> JoinHandle<()> {
+    let to = to.clone();
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut outside, _)) = listener.accept().await {
+            let (mut inside, theirs) = tokio::io::duplex(64 * 1024);
+            to.hand_over(theirs);
+            connections.spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    })
 }
 
 /// A credential that somebody got earlier.

@@ -17,6 +17,31 @@ use crate::kind::{Kind, PerKind};
 /// The longest wait of one version. Envoy's `initial_fetch_timeout` has the same default.
 const LONGEST: Duration = Duration::from_secs(15);
 
+/// What is referred to before what refers.
+const KINDS: [Kind; 4] = [Kind::Endpoints, Kind::Cluster, Kind::Route, Kind::Listener];
+
+/// What changed in one kind.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    pub(crate) kind: Kind,
+    /// New, or in another version than before.
+    pub(crate) changed: Vec<(Name, Arc<Held>)>,
+    pub(crate) removed: Vec<Name>,
+}
+
+impl Difference {
+    fn of(kind: Kind, before: &Cache, after: &Cache) -> Option<Self> {
+        let (before, after) = (before.of(kind), after.of(kind));
+        let same = |(name, held): &(&Name, &Arc<Held>)| {
+            before.get(*name).is_some_and(|before| Arc::ptr_eq(before, held))
+        };
+        let changed: Vec<_> =
+            after.iter().filter(|entry| !same(entry)).map(|(n, h)| (n.clone(), h.clone())).collect();
+        let removed: Vec<_> = before.keys().filter(|name| !after.contains_key(*name)).cloned().collect();
+        (!changed.is_empty() || !removed.is_empty()).then_some(Self { kind, changed, removed })
+    }
+}
+
 /// What is published, and since when newer versions wait.
 #[derive(Debug, Default)]
 pub(crate) struct Warming {
@@ -33,8 +58,9 @@ struct Deadline {
 
 impl Warming {
     /// Takes everything as it is: what was saved had been warm, and no server may be there to complete it.
-    pub(crate) fn restore(&mut self, accepted: &Cache) {
-        self.published = accepted.clone();
+    pub(crate) fn restore(&mut self, accepted: &Cache) -> Vec<Difference> {
+        let before = std::mem::replace(&mut self.published, accepted.clone());
+        KINDS.into_iter().filter_map(|kind| Difference::of(kind, &before, accepted)).collect()
     }
 
     /// What traffic uses.
@@ -47,11 +73,11 @@ impl Warming {
         self.deadlines.iter().flat_map(|(_, waiting)| waiting.values()).map(|deadline| deadline.at).min()
     }
 
-    /// Decides anew. Gives whether what is published has changed.
-    pub(crate) fn advance(&mut self, accepted: &Cache, now: Instant) -> bool {
+    /// Decides anew. Gives what has changed in what is published, in the order in which it is to be applied.
+    pub(crate) fn advance(&mut self, accepted: &Cache, now: Instant) -> Vec<Difference> {
         let mut next = Cache::default();
         // From what is referred to up to what refers, so that one pass settles a whole chain.
-        for kind in [Kind::Endpoints, Kind::Cluster, Kind::Route, Kind::Listener] {
+        for kind in KINDS {
             let mut waiting = std::mem::take(&mut self.deadlines[kind]);
             for (name, held) in accepted.of(kind) {
                 let before = self.published.of(kind).get(name);
@@ -76,9 +102,8 @@ impl Warming {
             }
         }
         self.keep_what_old_versions_need(accepted, &mut next);
-        let changed = Kind::ALL.into_iter().any(|kind| !same(next.of(kind), self.published.of(kind)));
-        self.published = next;
-        changed
+        let before = std::mem::replace(&mut self.published, next);
+        KINDS.into_iter().filter_map(|kind| Difference::of(kind, &before, &self.published)).collect()
     }
 
     /// A cluster that was removed because a newer route does without it stays, with its endpoints, for as long as that
@@ -125,10 +150,6 @@ fn is_warm(kind: Kind, held: &Held, accepted: &Cache, next: &Cache) -> bool {
     }
 }
 
-fn same(one: &BTreeMap<Name, Arc<Held>>, other: &BTreeMap<Name, Arc<Held>>) -> bool {
-    one.len() == other.len() && one.iter().zip(other).all(|((n, a), (m, b))| n == m && Arc::ptr_eq(a, b))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,7 +183,7 @@ mod tests {
         }
 
         fn advance(&mut self) -> bool {
-            self.warming.advance(&self.accepted, self.now)
+            !self.warming.advance(&self.accepted, self.now).is_empty()
         }
 
         fn clusters_of_the_route(&self) -> Vec<String> {
@@ -243,8 +264,8 @@ mod tests {
     fn what_was_saved_is_published_as_it_is() {
         let accepted = xds::cache([(Kind::Listener, "cart:80", xds::destination("cart:80", "cart"))]);
         let mut warming = Warming::default();
-        warming.restore(&accepted);
+        assert_eq!(warming.restore(&accepted)[0].changed.len(), 1);
         assert_eq!(warming.published().of(Kind::Listener).len(), 1);
-        assert!(!warming.advance(&accepted, Instant::now()));
+        assert!(warming.advance(&accepted, Instant::now()).is_empty());
     }
 }
