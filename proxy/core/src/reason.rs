@@ -15,6 +15,8 @@ pub enum Reason {
     DownstreamConnectionTermination,
     /// The client sent its head or body too slowly.
     DownstreamTimeout,
+    /// The client's certificate or identity was not acceptable, or its handshake failed, or it spoke no TLS.
+    DownstreamTlsFailure,
     /// Head of the request larger than the limit.
     HeadersTooLarge,
     /// Request target longer than the limit.
@@ -59,10 +61,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
+        Self::DownstreamTlsFailure,
         Self::HeadersTooLarge,
         Self::UriTooLong,
         Self::NoRouteFound,
@@ -96,6 +99,9 @@ impl Reason {
                 row("DC", "downstream_connection_termination", StatusCode::BAD_REQUEST, 1)
             }
             Self::DownstreamTimeout => row("DT", "downstream_timeout", StatusCode::REQUEST_TIMEOUT, 4),
+            Self::DownstreamTlsFailure => {
+                row("DTF", "downstream_tls_failure", StatusCode::BAD_REQUEST, 16)
+            }
             Self::HeadersTooLarge => {
                 row("HTL", "headers_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, 8)
             }

@@ -1,1 +1,19 @@
-//! What a request goes through, in order: socket, tls, codec, http, tcp, upstream.
+//! What a request goes through, in order: worker, connection, http, tcp, upstream, record, codec, tls, socket.
+//!
+//! Callers stand first and vocabulary last: a module uses only modules listed below it. Everything runs on one worker's
+//! current-thread runtime, so that nothing here is shared between threads unless it says so.
+
+pub mod worker;
+mod connection;
+mod http;
+mod tcp;
+pub mod context;
+mod upstream;
+mod identity;
+pub mod record;
+pub mod metrics;
+pub mod codec;
+pub mod tls;
+pub mod socket;
+
+pub use upstream::shared::SharedClusters;

@@ -1,1 +1,21 @@
-//! The binary outrigger-proxy: sockets, threads, admin, telemetry, shutdown.
+//! The process of a proxy: flags, sockets, threads, admin, telemetry, shutdown.
+//!
+//! Nothing here decides about a request; that is the data plane's. Callers stand first and vocabulary last: a module
+//! uses only modules listed below it.
+
+mod run;
+mod shutdown;
+mod workers;
+mod sockets;
+mod application;
+mod pages;
+mod admin;
+mod telemetry;
+mod readiness;
+mod bootstrap;
+pub mod args;
+mod error;
+
+pub use self::args::Args;
+pub use self::error::Error;
+pub use self::run::{Addresses, Embedding, run, run_embedded};

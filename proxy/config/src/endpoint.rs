@@ -1,0 +1,248 @@
+//! One address of a cluster and what is known of it (`envoy.config.endpoint.v3.ClusterLoadAssignment`).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use foldhash::HashSet;
+use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
+use outrigger_policy::field::{Unusable, each, number, required, unsupported_any};
+use outrigger_proto::xds::{core, endpoint as wire_endpoint};
+
+use crate::tls::UpstreamTls;
+use crate::wire::{socket_address, text};
+
+/// The endpoints of a cluster, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Endpoints {
+    /// Changes with every change; 0 before the first assignment has come.
+    pub version: u64,
+    /// The endpoints. Those that did not change are shared with the list before.
+    pub list: Box<[Arc<Endpoint>]>,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What the control plane says of its health.
+    pub health: HealthStatus,
+    /// Its weight within its locality; at least 1.
+    pub weight: u32,
+    /// Its locality's weight; `None` where localities have none.
+    pub locality_weight: Option<u32>,
+    /// Its locality.
+    pub locality: Locality,
+    /// 0 first; higher numbers when those before have no healthy endpoints.
+    pub priority: u32,
+    /// How it is called.
+    pub transport: Transport,
+    /// The identity that this very endpoint must show, where known.
+    pub identity: Option<SpiffeId>,
+    /// The workload instance behind it.
+    pub instance: Option<Name>,
+    /// The version of the workload.
+    pub workload_version: Option<Name>,
+}
+
+/// What the control plane says of an endpoint's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthStatus {
+    /// It gets requests.
+    Healthy,
+    /// It gets requests when no healthy one is left.
+    Degraded,
+    /// It finishes what it has and gets nothing new.
+    Draining,
+    /// It gets nothing.
+    Unhealthy,
+}
+
+/// Where an endpoint is. Empty where unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Region.
+    pub region: Name,
+    /// Zone.
+    pub zone: Name,
+    /// Sub-zone.
+    pub sub_zone: Name,
+}
+
+/// How an endpoint is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// In the clear.
+    Plain,
+    /// Over TLS.
+    Tls(Arc<UpstreamTls>),
+}
+
+impl Endpoint {
+    /// Who the peer must be, exactly: the endpoint's own identity where it is known and the cluster may be it, else any
+    /// that the cluster may be. `None` in the clear. An empty list lets nobody in.
+    pub fn expected_peers(&self) -> Option<Arc<[SpiffeId]>> {
+        let Transport::Tls(tls) = &self.transport else { return None };
+        Some(match &self.identity {
+            None => tls.peers.clone(),
+            Some(identity) => tls.peers.iter().filter(|peer| *peer == identity).cloned().collect(),
+        })
+    }
+}
+
+/// The metadata that says which transport socket an endpoint matches (Envoy's name).
+const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
+/// The metadata that says which workload an endpoint is (ours).
+const WORKLOAD: &str = "outrigger.workload";
+
+/// The endpoints of a cluster as they came, before the cluster says how each is called.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Assignment {
+    endpoints: Vec<Assigned>,
+}
+
+/// The endpoint, whose transport is still open, and what its metadata says of it: fields with text.
+#[derive(Debug, Clone)]
+struct Assigned {
+    endpoint: Endpoint,
+    transport: Vec<(String, String)>,
+}
+
+impl Assignment {
+    /// Reads an assignment.
+    pub(crate) fn decode(wire: wire_endpoint::ClusterLoadAssignment) -> Result<Self, Unusable> {
+        let wire_endpoint::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } =
+            wire;
+        unsupported_any(&[("named_endpoints", !named_endpoints.is_empty())])?;
+        if let Some(policy) = policy {
+            let wire_endpoint::cluster_load_assignment::Policy {
+                drop_overloads,
+                // How much of a priority must be healthy before the next is used: here the next is used when none is.
+                overprovisioning_factor: _,
+                weighted_priority_health: _,
+                // Assignments stay until they are replaced, as the whole configuration does.
+                endpoint_stale_after: _,
+            } = policy;
+            unsupported_any(&[("policy.drop_overloads", !drop_overloads.is_empty())])?;
+        }
+        let localities = each("endpoints", endpoints, locality)?;
+        let endpoints: Vec<_> = localities.into_iter().flatten().collect();
+        let mut seen = HashSet::default();
+        for assigned in &endpoints {
+            if !seen.insert(assigned.endpoint.address) {
+                let problem = format_args!("{} occurs twice", assigned.endpoint.address);
+                return Err(Unusable::new("endpoints", problem));
+            }
+        }
+        Ok(Self { endpoints })
+    }
+
+    /// The endpoints, each with the transport that `choose` gives for its metadata. Those that equal one of `before` are
+    /// shared with it.
+    pub(crate) fn resolve(
+        &self,
+        before: &Endpoints,
+        choose: impl Fn(&[(String, String)]) -> Transport,
+    ) -> Box<[Arc<Endpoint>]> {
+        let known: foldhash::HashMap<SocketAddr, &Arc<Endpoint>> =
+            before.list.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+        let resolved = self.endpoints.iter().map(|assigned| {
+            let endpoint = Endpoint { transport: choose(&assigned.transport), ..assigned.endpoint.clone() };
+            match known.get(&endpoint.address) {
+                Some(same) if ***same == endpoint => Arc::clone(same),
+                _ => Arc::new(endpoint),
+            }
+        });
+        resolved.collect()
+    }
+}
+
+fn locality(wire: wire_endpoint::LocalityLbEndpoints) -> Result<Vec<Assigned>, Unusable> {
+    let wire_endpoint::LocalityLbEndpoints {
+        locality,
+        // Says something of a whole locality to Envoy's subset balancer, which a cluster cannot have here.
+        metadata: _,
+        lb_endpoints,
+        load_balancing_weight,
+        priority,
+        // Envoy does not use it either.
+        proximity: _,
+        lb_config,
+    } = wire;
+    unsupported_any(&[("lb_config", lb_config.is_some())])?;
+    let core::Locality { region, zone, sub_zone } = locality.unwrap_or_default();
+    let locality = Locality { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() };
+    if priority > 128 {
+        return Err(Unusable::new("priority", "is more than 128"));
+    }
+    let locality_weight = number(load_balancing_weight);
+    let decode = |wire| assigned(wire, &locality, priority, locality_weight);
+    each("lb_endpoints", lb_endpoints, decode)
+}
+
+fn assigned(
+    wire: wire_endpoint::LbEndpoint,
+    locality: &Locality,
+    priority: u32,
+    locality_weight: Option<u32>,
+) -> Result<Assigned, Unusable> {
+    use wire_endpoint::lb_endpoint::HostIdentifier;
+    let wire_endpoint::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = wire;
+    let endpoint = match required("endpoint", host_identifier)? {
+        HostIdentifier::Endpoint(endpoint) => endpoint,
+        HostIdentifier::EndpointName(_) => return Err(Unusable::new("endpoint_name", "is not supported")),
+    };
+    let wire_endpoint::Endpoint {
+        address,
+        // Where an endpoint is asked for its health; nobody asks here.
+        health_check_config: _,
+        // For rewriting the host to the endpoint's, which routes cannot ask for here.
+        hostname: _,
+        additional_addresses,
+        // Our own name for it is its instance.
+        observability_name: _,
+    } = endpoint;
+    unsupported_any(&[("endpoint.additional_addresses", !additional_addresses.is_empty())])?;
+    let address = required("address", address)
+        .and_then(|address| socket_address(address).map_err(|bad| bad.within("address")))
+        .map_err(|bad| bad.within("endpoint"))?;
+    let weight = number(load_balancing_weight).unwrap_or(1);
+    if weight == 0 {
+        return Err(Unusable::new("load_balancing_weight", "must be at least 1"));
+    }
+    let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata.unwrap_or_default(); // ours is untyped
+    let transport = filter_metadata.get(TRANSPORT_SOCKET_MATCH);
+    let transport = transport
+        .iter()
+        .flat_map(|of| of.fields.keys().filter_map(|key| Some((key.clone(), text(of, key)?.to_owned()))));
+    let workload = filter_metadata.get(WORKLOAD);
+    let says = |field| workload.and_then(|of| text(of, field)).filter(|text| !text.is_empty());
+    let identity = says("spiffe_id").map(SpiffeId::parse).transpose();
+    let identity = identity
+        .map_err(|bad| Unusable::new(format!("metadata.filter_metadata[{WORKLOAD:?}].spiffe_id"), bad))?;
+    let endpoint = Endpoint {
+        address,
+        health: health(health_status)?,
+        weight,
+        locality_weight,
+        locality: locality.clone(),
+        priority,
+        transport: Transport::Plain,
+        identity,
+        instance: says("instance").map(Name::from),
+        workload_version: says("version").map(Name::from),
+    };
+    Ok(Assigned { endpoint, transport: transport.collect() })
+}
+
+fn health(wire: i32) -> Result<HealthStatus, Unusable> {
+    use core::HealthStatus as Wire;
+    match Wire::try_from(wire) {
+        Ok(Wire::Unknown | Wire::Healthy) => Ok(HealthStatus::Healthy),
+        Ok(Wire::Degraded) => Ok(HealthStatus::Degraded),
+        Ok(Wire::Draining) => Ok(HealthStatus::Draining),
+        Ok(Wire::Unhealthy | Wire::Timeout) => Ok(HealthStatus::Unhealthy),
+        Err(_) => Err(Unusable::new("health_status", "is unknown")),
+    }
+}

@@ -1,0 +1,102 @@
+//! Names of destinations as clients ask for them: lower case, no trailing dot, port always there.
+//!
+//! Whoever writes a host chooses these bytes, so that what cannot be a name costs nothing: it is refused before anybody is
+//! asked about it.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+/// The name to ask for, of an authority such as `Cart.shop.`, `cart:80` or `[fd00::1]:80`. `None` when it names nothing: a
+/// character that no host has, an empty label, a port that is none, more than 253 bytes of host.
+///
+/// Allocates only when the authority is not yet in the form that is asked for.
+pub fn asked_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let number: u16 = match port {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            digits.parse().ok().filter(|port| *port > 0)?
+        }
+        Some(_) => return None,
+        None => default_port,
+    };
+    let bare = host.strip_suffix('.').unwrap_or(host);
+    if let Some(v6) = bare.strip_prefix('[') {
+        let address: std::net::Ipv6Addr = v6.strip_suffix(']')?.parse().ok()?;
+        return Some(SocketAddr::from((address, number)).to_string().into());
+    }
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if bare.is_empty() || bare.len() > 253 || !bare.bytes().all(legal) || bare.split('.').any(str::is_empty) {
+        return None;
+    }
+    let written = port.is_some_and(|digits| !digits.starts_with('0'));
+    if written && bare.len() == host.len() && !bare.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Some(authority.into());
+    }
+    Some(format!("{}:{number}", bare.to_ascii_lowercase()).into())
+}
+
+/// The name to ask for, of an original destination.
+pub fn asked_address(address: SocketAddr) -> String {
+    SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_way_to_write_a_name_asks_for_the_same() {
+        for (authority, expected) in [
+            ("cart", "cart:80"),
+            ("cart:80", "cart:80"),
+            ("Cart.Shop.:8080", "cart.shop:8080"),
+            ("cart.", "cart:80"),
+            ("cart:080", "cart:80"),
+            ("10.0.0.5", "10.0.0.5:80"),
+            ("[fd00::0001]", "[fd00::1]:80"),
+            ("[FD00::1]:9000", "[fd00::1]:9000"),
+        ] {
+            assert_eq!(asked_name(authority, 80).as_deref(), Some(expected), "{authority}");
+        }
+        assert!(matches!(asked_name("cart:80", 80), Some(Cow::Borrowed(_))));
+        assert_eq!(asked_address("[::ffff:10.0.0.5]:80".parse().unwrap()), "10.0.0.5:80");
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_not_asked_for() {
+        let long = "a".repeat(254);
+        for authority in [
+            "",
+            ":80",
+            ".",
+            "a..b",
+            "cart:",
+            "cart:0",
+            "cart:65536",
+            "cart:+80",
+            "a b",
+            "a/b",
+            "[::1",
+            "::1",
+            "ü",
+            &long,
+        ] {
+            assert_eq!(asked_name(authority, 80), None, "{authority:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_asks_for_itself(authority in ".{0,40}") {
+            if let Some(name) = asked_name(&authority, 80) {
+                let again = asked_name(&name, 1);
+                prop_assert_eq!(again.as_deref(), Some(&*name));
+            }
+        }
+    }
+}

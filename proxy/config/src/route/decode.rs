@@ -1,0 +1,246 @@
+//! Reading of single routes and of what they inherit from their virtual host and table.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::StatusCode;
+use outrigger_core::Name;
+use outrigger_policy::cors::CorsPolicy;
+use outrigger_policy::direct_response::DirectResponse;
+use outrigger_policy::field::{Unusable, each, flag, non_empty, required, unsupported, unsupported_any};
+use outrigger_policy::header_mutation::HeaderMutation;
+use outrigger_policy::mirror::Mirror;
+use outrigger_policy::redirect::Redirect;
+use outrigger_policy::retry::RetryPolicy;
+use outrigger_policy::rewrite::{self, PathRewrite, Rewrite};
+use outrigger_policy::timeout::Timeouts;
+use outrigger_policy::weighted_cluster::{Share, WeightedClusters};
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::{cors, route, type_url};
+
+use super::{Forward, Route, RouteAction, RouteMatcher};
+use crate::wire::open;
+
+/// What routes inherit, resolved here once so that nobody looks it up per request.
+#[derive(Debug, Clone)]
+pub(super) struct Outer {
+    pub(super) request_headers: HeaderMutation,
+    pub(super) response_headers: HeaderMutation,
+    pub(super) cors: Option<Arc<CorsPolicy>>,
+    pub(super) retry: Option<RetryPolicy>,
+    pub(super) mirrors: Vec<Mirror>,
+    /// The longest body of a direct response, in bytes.
+    pub(super) max_body: usize,
+}
+
+impl Route {
+    #[allow(deprecated)]
+    pub(super) fn decode(wire: route::Route, outer: &Outer) -> Result<Self, Unusable> {
+        let route::Route {
+            name,
+            r#match,
+            // For other filters to read; ours read none.
+            metadata: _,
+            // Names of spans and their sampling, which are the proxy's own.
+            decorator: _,
+            tracing: _,
+            typed_per_filter_config,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            // How much of a body is kept for retries and copies: the data path has its own bound.
+            per_request_buffer_limit_bytes: _,
+            request_body_buffer_limit: _,
+            stat_prefix: _, // statistics are named by the route
+            route_specifiers,
+            action,
+        } = wire;
+        unsupported("route_specifiers", !route_specifiers.is_empty())?;
+        let matcher = RouteMatcher::decode(required("match", r#match)?).map_err(|bad| bad.within("match"))?;
+        use route::route::Action;
+        let action = match required("action", action)? {
+            Action::Route(wire) => {
+                let forward = Forward::decode(wire, outer).map_err(|bad| bad.within("route"))?;
+                RouteAction::Forward(Box::new(forward))
+            }
+            Action::Redirect(wire) => {
+                RouteAction::Redirect(Redirect::decode(wire).map_err(|bad| bad.within("redirect"))?)
+            }
+            Action::DirectResponse(wire) => RouteAction::Respond(
+                DirectResponse::decode(wire, outer.max_body).map_err(|bad| bad.within("direct_response"))?,
+            ),
+            Action::FilterAction(_) => return Err(Unusable::new("filter_action", "is not supported")),
+            Action::NonForwardingAction(_) => {
+                return Err(Unusable::new("non_forwarding_action", "is not supported"));
+            }
+        };
+        let request = HeaderMutation::decode("request", request_headers_to_add, request_headers_to_remove)?;
+        let response =
+            HeaderMutation::decode("response", response_headers_to_add, response_headers_to_remove)?;
+        Ok(Self {
+            name: name.into(),
+            matcher,
+            action,
+            request_headers: request.then(&outer.request_headers),
+            response_headers: response.then(&outer.response_headers),
+            cors: cors_policy(typed_per_filter_config)?.or_else(|| outer.cors.clone()),
+        })
+    }
+
+    /// Every cluster that it may choose or copy to.
+    pub(super) fn clusters(&self) -> impl Iterator<Item = &Name> {
+        let forward = match &self.action {
+            RouteAction::Forward(forward) => Some(forward),
+            RouteAction::Redirect(_) | RouteAction::Respond(_) => None,
+        };
+        forward.into_iter().flat_map(|forward| {
+            let shares = forward.clusters.shares().filter(|share| share.weight > 0);
+            shares
+                .map(|Share { cluster, .. }| cluster)
+                .chain(forward.mirrors.iter().map(|mirror| &mirror.cluster))
+        })
+    }
+}
+
+impl Forward {
+    #[allow(deprecated)] // fields that Envoy still takes must be read or refused, not overlooked
+    fn decode(wire: route::RouteAction, outer: &Outer) -> Result<Self, Unusable> {
+        use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+        let route::RouteAction {
+            cluster_not_found_response_code,
+            metadata_match,
+            prefix_rewrite,
+            regex_rewrite,
+            path_rewrite_policy,
+            path_rewrite,
+            append_x_forwarded_host,
+            timeout,
+            idle_timeout,
+            flush_timeout: _,     // the idle timeout covers what cannot be written too
+            early_data_policy: _, // there is no early data
+            retry_policy,
+            retry_policy_typed_config,
+            request_mirror_policies,
+            priority,
+            rate_limits,
+            include_vh_rate_limits: _, // there are none
+            hash_policy,
+            cors,
+            max_grpc_timeout,
+            grpc_timeout_offset,
+            upgrade_configs,
+            internal_redirect_policy,
+            internal_redirect_action,
+            max_internal_redirects: _, // read with the two above only
+            hedge_policy,
+            max_stream_duration,
+            cluster_specifier,
+            host_rewrite_specifier,
+        } = wire;
+        unsupported_any(&[
+            ("metadata_match", metadata_match.is_some()),
+            ("path_rewrite_policy", path_rewrite_policy.is_some()),
+            ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
+            ("priority", priority != 0),
+            ("rate_limits", !rate_limits.is_empty()),
+            ("hash_policy", !hash_policy.is_empty()),
+            ("cors", cors.is_some()),
+            ("max_grpc_timeout", max_grpc_timeout.is_some()),
+            ("grpc_timeout_offset", grpc_timeout_offset.is_some()),
+            ("internal_redirect_policy", internal_redirect_policy.is_some()),
+            ("internal_redirect_action", internal_redirect_action != 0),
+            ("hedge_policy", hedge_policy.is_some()),
+        ])?;
+        each("upgrade_configs", upgrade_configs, |upgrade| {
+            let route::route_action::UpgradeConfig { upgrade_type: _, enabled, connect_config } = upgrade;
+            // Every upgrade passes, so that only what forbids or changes one must be refused.
+            unsupported_any(&[
+                ("enabled", enabled.is_some_and(|enabled| !enabled.value)),
+                ("connect_config", connect_config.is_some()),
+            ])
+        })?;
+        let clusters = match required("cluster", cluster_specifier)? {
+            ClusterSpecifier::Cluster(name) => WeightedClusters::one(non_empty("cluster", name)?)?,
+            ClusterSpecifier::WeightedClusters(wire) => {
+                WeightedClusters::decode(wire).map_err(|bad| bad.within("weighted_clusters"))?
+            }
+            ClusterSpecifier::ClusterHeader(_) => {
+                return Err(Unusable::new("cluster_header", "is not supported"));
+            }
+            ClusterSpecifier::ClusterSpecifierPlugin(_)
+            | ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
+                return Err(Unusable::new("cluster_specifier_plugin", "is not supported"));
+            }
+        };
+        let host = match host_rewrite_specifier {
+            None => None,
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+                rewrite::host("host_rewrite_literal", &host)?
+            }
+            Some(HostRewriteSpecifier::AutoHostRewrite(auto)) if !flag(Some(auto)) => None,
+            Some(HostRewriteSpecifier::AutoHostRewrite(_)) => {
+                return Err(Unusable::new("auto_host_rewrite", "is not supported"));
+            }
+            Some(HostRewriteSpecifier::HostRewriteHeader(_)) => {
+                return Err(Unusable::new("host_rewrite_header", "is not supported"));
+            }
+            Some(HostRewriteSpecifier::HostRewritePathRegex(_)) => {
+                return Err(Unusable::new("host_rewrite_path_regex", "is not supported"));
+            }
+            Some(HostRewriteSpecifier::HostRewrite(_)) => {
+                return Err(Unusable::new("host_rewrite", "is not supported"));
+            }
+        };
+        let retry =
+            retry_policy.map(|wire| RetryPolicy::decode(wire).map_err(|bad| bad.within("retry_policy")));
+        let mirrors = each("request_mirror_policies", request_mirror_policies, Mirror::decode)?;
+        Ok(Self {
+            clusters,
+            cluster_not_found: not_found(cluster_not_found_response_code)?,
+            timeouts: Timeouts::decode(timeout, idle_timeout, max_stream_duration)?,
+            // A route's own policy replaces the host's whole (VirtualHost.retry_policy).
+            retry: retry.transpose()?.or_else(|| outer.retry.clone()),
+            rewrite: Rewrite {
+                path: PathRewrite::decode(prefix_rewrite, regex_rewrite, path_rewrite)?,
+                host,
+                append_x_forwarded_host,
+            },
+            mirrors: if mirrors.is_empty() { outer.mirrors.clone().into() } else { mirrors.into() },
+        })
+    }
+}
+
+fn not_found(wire: i32) -> Result<StatusCode, Unusable> {
+    use route::route_action::ClusterNotFoundResponseCode as Wire;
+    match Wire::try_from(wire) {
+        Ok(Wire::ServiceUnavailable) => Ok(StatusCode::SERVICE_UNAVAILABLE),
+        Ok(Wire::NotFound) => Ok(StatusCode::NOT_FOUND),
+        Ok(Wire::InternalServerError) => Ok(StatusCode::INTERNAL_SERVER_ERROR),
+        Err(_) => Err(Unusable::new("cluster_not_found_response_code", "is unknown")),
+    }
+}
+
+/// Reads the settings of filters; one of a filter that is not known must say that it is optional.
+pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsPolicy>>, Unusable> {
+    let mut policy = None;
+    for (name, any) in wire {
+        let field = || format!("typed_per_filter_config[{name:?}]");
+        match any.type_url.as_str() {
+            type_url::CORS_POLICY => {
+                let wire: cors::CorsPolicy =
+                    open(&any, type_url::CORS_POLICY).map_err(|bad| bad.within(field()))?;
+                policy = Some(Arc::new(CorsPolicy::decode(wire).map_err(|bad| bad.within(field()))?));
+            }
+            FILTER_CONFIG => {
+                let route::FilterConfig { config: _, is_optional, disabled: _ } =
+                    open(&any, FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
+                unsupported(&field(), !is_optional)?;
+            }
+            other => return Err(Unusable::new(field(), format_args!("{other} is not supported"))),
+        }
+    }
+    Ok(policy)
+}
+
+const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";

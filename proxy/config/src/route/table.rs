@@ -1,0 +1,331 @@
+//! Virtual hosts by domain and routes in order: the first that matches wins.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use outrigger_core::Name;
+use outrigger_policy::direct_response::MAX_BODY;
+use outrigger_policy::field::{Unusable, each, non_empty, number, unsupported_any};
+use outrigger_policy::header_match::Head;
+use outrigger_policy::header_mutation::HeaderMutation;
+use outrigger_policy::mirror::Mirror;
+use outrigger_policy::retry::RetryPolicy;
+use outrigger_proto::xds::route;
+
+use super::Route;
+use super::decode::{Outer, cors_policy};
+
+/// A table of routes.
+#[derive(Debug, Clone, Default)]
+pub struct RouteTable {
+    /// Its name: `cart.shop.svc.cluster.local:80`.
+    pub name: Name,
+    /// The hosts, in their order.
+    pub hosts: Box<[VirtualHost]>,
+    pub(super) domains: Domains,
+}
+
+/// The routes for some domains.
+#[derive(Debug, Clone)]
+pub struct VirtualHost {
+    /// Its name.
+    pub name: Name,
+    /// Its routes, in order.
+    pub routes: Box<[Arc<Route>]>,
+}
+
+/// Which host a domain belongs to, as an index.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Domains {
+    pub(super) exact: HashMap<Box<str>, usize>,
+    /// `*.shop`, without the star; longest first.
+    pub(super) suffixes: Vec<(Box<str>, usize)>,
+    /// `cart.*`, without the star; longest first.
+    pub(super) prefixes: Vec<(Box<str>, usize)>,
+    pub(super) any: Option<usize>,
+    pub(super) ignore_port: bool,
+}
+
+impl RouteTable {
+    /// A table of one host, which takes every domain.
+    pub fn for_any_host(name: Name, routes: Vec<Arc<Route>>) -> Self {
+        let hosts = Box::new([VirtualHost { name: name.clone(), routes: routes.into() }]);
+        Self { name, hosts, domains: Domains { any: Some(0), ..Domains::default() } }
+    }
+
+    /// The route that a request takes, if there is one. `sample` is uniform over `u32`.
+    pub fn find(&self, head: &Head<'_>, sample: u32) -> Option<&Arc<Route>> {
+        let host = self.hosts.get(self.domains.find(head.authority)?)?;
+        host.routes.iter().find(|route| route.matcher.matches(head, sample))
+    }
+}
+
+impl Domains {
+    /// Envoy's order: exact, longest suffix, longest prefix, any.
+    fn find(&self, authority: &str) -> Option<usize> {
+        if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
+            return self.any;
+        }
+        let host = if self.ignore_port { without_port(authority) } else { authority };
+        let host = match host.bytes().any(|b| b.is_ascii_uppercase()) {
+            true => Cow::Owned(host.to_ascii_lowercase()),
+            false => Cow::Borrowed(host),
+        };
+        // A star stands for at least one character.
+        let suffix =
+            |(suffix, _): &&(Box<str>, usize)| host.len() > suffix.len() && host.ends_with(&**suffix);
+        let prefix =
+            |(prefix, _): &&(Box<str>, usize)| host.len() > prefix.len() && host.starts_with(&**prefix);
+        (self.exact.get(&*host).copied())
+            .or_else(|| self.suffixes.iter().find(suffix).map(|(_, host)| *host))
+            .or_else(|| self.prefixes.iter().find(prefix).map(|(_, host)| *host))
+            .or(self.any)
+    }
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+impl RouteTable {
+    /// Reads a route configuration.
+    pub(crate) fn decode(wire: route::RouteConfiguration) -> Result<Self, Unusable> {
+        let route::RouteConfiguration {
+            name,
+            virtual_hosts,
+            vhds,
+            internal_only_headers,
+            response_headers_to_add,
+            response_headers_to_remove,
+            request_headers_to_add,
+            request_headers_to_remove,
+            most_specific_header_mutations_wins,
+            // Whether Envoy refuses a table that names an unknown cluster: here tables wait for their clusters for a while, and
+            // what never comes answers with the route's own status.
+            validate_clusters: _,
+            max_direct_response_body_size_bytes,
+            cluster_specifier_plugins,
+            request_mirror_policies,
+            ignore_port_in_host_matching,
+            vhost_header,
+            ignore_path_parameters_in_path_matching,
+            typed_per_filter_config,
+            metadata: _, // for other filters to read; ours read none
+            route_specifiers,
+        } = wire;
+        unsupported_any(&[
+            ("vhds", vhds.is_some()),
+            ("internal_only_headers", !internal_only_headers.is_empty()),
+            ("most_specific_header_mutations_wins", most_specific_header_mutations_wins),
+            ("cluster_specifier_plugins", !cluster_specifier_plugins.is_empty()),
+            ("vhost_header", !vhost_header.is_empty()),
+            ("ignore_path_parameters_in_path_matching", ignore_path_parameters_in_path_matching),
+            ("route_specifiers", !route_specifiers.is_empty()),
+        ])?;
+        let outer = Outer {
+            request_headers: HeaderMutation::decode(
+                "request",
+                request_headers_to_add,
+                request_headers_to_remove,
+            )?,
+            response_headers: HeaderMutation::decode(
+                "response",
+                response_headers_to_add,
+                response_headers_to_remove,
+            )?,
+            cors: cors_policy(typed_per_filter_config)?,
+            retry: None,
+            mirrors: each("request_mirror_policies", request_mirror_policies, Mirror::decode)?,
+            max_body: number(max_direct_response_body_size_bytes).map_or(MAX_BODY, |bytes| bytes as usize),
+        };
+        let mut domains = Domains { ignore_port: ignore_port_in_host_matching, ..Default::default() };
+        let mut at = 0;
+        let hosts = each("virtual_hosts", virtual_hosts, |host| {
+            let host = VirtualHost::decode(host, &outer, |domain| domains.add(domain, at))?;
+            at += 1;
+            Ok(host)
+        })?;
+        domains.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        domains.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Ok(Self { name: name.into(), hosts: hosts.into(), domains })
+    }
+
+    /// Every cluster that a route may choose or copy to.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Name> {
+        self.hosts.iter().flat_map(|host| &host.routes).flat_map(|route| route.clusters())
+    }
+}
+
+impl VirtualHost {
+    #[allow(deprecated)] // the older CORS field must be refused, not overlooked
+    fn decode(
+        wire: route::VirtualHost,
+        table: &Outer,
+        mut add_domain: impl FnMut(&str) -> Result<(), Unusable>,
+    ) -> Result<Self, Unusable> {
+        let route::VirtualHost {
+            name,
+            domains,
+            routes,
+            matcher,
+            require_tls,
+            virtual_clusters: _, // statistics by pattern: ours are by route
+            rate_limits,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            cors,
+            typed_per_filter_config,
+            include_request_attempt_count,
+            include_attempt_count_in_response,
+            retry_policy,
+            retry_policy_typed_config,
+            hedge_policy,
+            include_is_timeout_retry_header,
+            // How much of a body is kept for retries and copies: the data path has its own bound.
+            per_request_buffer_limit_bytes: _,
+            request_body_buffer_limit: _,
+            request_mirror_policies,
+            metadata: _, // for other filters to read; ours read none
+            route_specifiers,
+        } = wire;
+        unsupported_any(&[
+            ("matcher", matcher.is_some()),
+            ("require_tls", require_tls != 0),
+            ("rate_limits", !rate_limits.is_empty()),
+            ("cors", cors.is_some()),
+            ("include_request_attempt_count", include_request_attempt_count),
+            ("include_attempt_count_in_response", include_attempt_count_in_response),
+            ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
+            ("hedge_policy", hedge_policy.is_some()),
+            ("include_is_timeout_retry_header", include_is_timeout_retry_header),
+            ("route_specifiers", !route_specifiers.is_empty()),
+        ])?;
+        if domains.is_empty() {
+            return Err(Unusable::new("domains", "must not be empty"));
+        }
+        each("domains", domains, |domain| add_domain(&domain))?;
+        let retry =
+            retry_policy.map(|wire| RetryPolicy::decode(wire).map_err(|bad| bad.within("retry_policy")));
+        let mirrors = each("request_mirror_policies", request_mirror_policies, Mirror::decode)?;
+        let outer = Outer {
+            request_headers: HeaderMutation::decode(
+                "request",
+                request_headers_to_add,
+                request_headers_to_remove,
+            )?
+            .then(&table.request_headers),
+            response_headers: HeaderMutation::decode(
+                "response",
+                response_headers_to_add,
+                response_headers_to_remove,
+            )?
+            .then(&table.response_headers),
+            cors: cors_policy(typed_per_filter_config)?.or_else(|| table.cors.clone()),
+            retry: retry.transpose()?,
+            mirrors: if mirrors.is_empty() { table.mirrors.clone() } else { mirrors },
+            max_body: table.max_body,
+        };
+        let routes = each("routes", routes, |wire| Route::decode(wire, &outer).map(Arc::new))?;
+        Ok(Self { name: non_empty("name", name)?.into(), routes: routes.into() })
+    }
+}
+
+impl Domains {
+    fn add(&mut self, domain: &str, host: usize) -> Result<(), Unusable> {
+        let domain = domain.to_ascii_lowercase();
+        let twice = || Unusable::new("", format_args!("{domain:?} is also a domain of another place"));
+        let wildcards = domain.bytes().filter(|b| *b == b'*').count();
+        let list = match (wildcards, domain.strip_prefix('*'), domain.strip_suffix('*')) {
+            (1, Some(""), _) => {
+                return if self.any.replace(host).is_none() { Ok(()) } else { Err(twice()) };
+            }
+            (0, ..) if !domain.is_empty() => {
+                return match self.exact.insert(domain.as_str().into(), host) {
+                    None => Ok(()),
+                    Some(_) => Err(twice()),
+                };
+            }
+            (1, Some(suffix), _) => (&mut self.suffixes, suffix),
+            (1, None, Some(prefix)) => (&mut self.prefixes, prefix),
+            _ => return Err(Unusable::new("", format_args!("{domain:?} is no domain"))),
+        };
+        if list.0.iter().any(|(known, _)| &**known == list.1) {
+            return Err(twice());
+        }
+        list.0.push((list.1.into(), host));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+
+    fn host(name: &str, domains: &[&str]) -> route::VirtualHost {
+        let path = Some(route::route_match::PathSpecifier::Prefix("/".into()));
+        let action = Some(route::route::Action::DirectResponse(route::DirectResponseAction {
+            status: 200,
+            ..Default::default()
+        }));
+        route::VirtualHost {
+            name: name.into(),
+            domains: domains.iter().map(|domain| (*domain).into()).collect(),
+            routes: vec![route::Route {
+                name: name.into(),
+                r#match: Some(route::RouteMatch { path_specifier: path, ..Default::default() }),
+                action,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn found(table: &RouteTable, authority: &str) -> Option<String> {
+        let headers = HeaderMap::new();
+        let head = Head { method: &Method::GET, scheme: "http", authority, path: "/", headers: &headers };
+        table.find(&head, 0).map(|route| route.name.to_string())
+    }
+
+    #[test]
+    fn domains_are_searched_in_envoys_order() {
+        let virtual_hosts = vec![
+            host("any", &["*"]),
+            host("suffix", &["*.example"]),
+            host("longer", &["*.shop.example", "*-x.example"]),
+            host("prefix", &["cart.*"]),
+            host("exact", &["cart.shop.example", "Cart:80"]),
+        ];
+        let table =
+            RouteTable::decode(route::RouteConfiguration { virtual_hosts, ..Default::default() }).unwrap();
+        for (authority, expected) in [
+            ("cart.shop.example", "exact"),
+            ("CART:80", "exact"),
+            ("web.shop.example", "longer"),
+            ("a-x.example", "longer"),
+            (".example", "any"),
+            ("a.example", "suffix"),
+            ("cart.example", "suffix"),
+            ("cart.elsewhere", "prefix"),
+            ("cart", "any"),
+        ] {
+            assert_eq!(found(&table, authority).as_deref(), Some(expected), "{authority}");
+        }
+    }
+
+    #[test]
+    fn ports_can_be_ignored() {
+        let wire = route::RouteConfiguration { virtual_hosts: vec![host("a", &["a"])], ..Default::default() };
+        let strict = RouteTable::decode(wire.clone()).unwrap();
+        let loose = route::RouteConfiguration { ignore_port_in_host_matching: true, ..wire };
+        let loose = RouteTable::decode(loose).unwrap();
+        assert_eq!((found(&strict, "a:80"), found(&loose, "a:80")), (None, Some("a".into())));
+    }
+}

@@ -1,0 +1,120 @@
+//! The workload's certificate and the roots that it trusts: the secrets `default` and `ROOTCA`.
+//!
+//! Discovery obtains and renews them; whoever speaks TLS takes [`Secrets`] as one value, so that a certificate never meets
+//! another bundle's roots.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use foldhash::HashMap;
+use outrigger_core::identity::{SpiffeId, TrustDomain};
+use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+
+/// Certificate and roots, as of one moment.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    /// Who this workload is.
+    pub identity: Arc<WorkloadIdentity>,
+    /// Whom it believes.
+    pub roots: Arc<Roots>,
+}
+
+/// The workload's identity and the key that proves it.
+#[derive(Debug)]
+pub struct WorkloadIdentity {
+    /// The identity in the certificate.
+    pub id: SpiffeId,
+    /// Chain, leaf first, without the root; and the private key.
+    pub key: Arc<CertifiedKey>,
+    /// From when the certificate is valid.
+    pub not_before: SystemTime,
+    /// Until when.
+    pub not_after: SystemTime,
+    /// Serial number, as lower-case hexadecimal digits.
+    pub serial: Box<str>,
+}
+
+/// Trust roots by trust domain.
+#[derive(Debug, Default)]
+pub struct Roots {
+    /// Changes when any root does. Sessions must not be resumed across a change.
+    pub generation: u64,
+    /// Each domain's roots vouch for that domain alone.
+    pub by_domain: HashMap<TrustDomain, Arc<RootCertStore>>,
+}
+
+/// Where the secrets of the moment are. Clones see the same.
+#[derive(Debug, Clone)]
+pub struct SecretStore {
+    current: Arc<ArcSwapOption<Secrets>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl SecretStore {
+    /// A store without secrets.
+    pub fn new() -> Self {
+        Self { current: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Replaces the secrets and tells whoever subscribed.
+    pub fn publish(&self, secrets: Secrets) {
+        self.current.store(Some(Arc::new(secrets)));
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// The secrets of this moment; `None` before the first certificate.
+    pub fn load(&self) -> Option<Arc<Secrets>> {
+        self.current.load_full()
+    }
+
+    /// Tells of every change from now on. The value counts publications.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Waits for the first secrets.
+    pub async fn ready(&self) -> Arc<Secrets> {
+        let mut changed = self.subscribe();
+        loop {
+            if let Some(secrets) = self.load() {
+                return secrets;
+            }
+            // The sender lives as long as `self`, so that this never fails.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+impl Default for SecretStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_first_certificate_gets_it() {
+        let key = rcgen::generate_simple_self_signed([]).unwrap();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        let certified = CertifiedKey::from_der(vec![key.cert.der().clone()], private, &provider).unwrap();
+        let store = SecretStore::new();
+        assert!(store.load().is_none());
+        let identity = Arc::new(WorkloadIdentity {
+            id: SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap(),
+            key: Arc::new(certified),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            serial: "1".into(),
+        });
+        let publish = async { store.publish(Secrets { identity: identity.clone(), roots: Arc::default() }) };
+        let (ready, ()) = tokio::join!(store.ready(), publish);
+        assert!(Arc::ptr_eq(&ready.identity, &identity));
+    }
+}

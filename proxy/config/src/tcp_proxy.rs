@@ -1,0 +1,89 @@
+//! Relaying of opaque bytes (`envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`).
+
+use std::time::Duration;
+
+use outrigger_core::Name;
+use outrigger_policy::field::{Unusable, duration, non_empty, number, required, unsupported_any};
+use outrigger_policy::weighted_cluster::WeightedClusters;
+use outrigger_proto::xds::tcp_proxy as wire_tcp;
+
+/// A TCP proxy.
+#[derive(Debug, Clone)]
+pub struct TcpProxy {
+    /// What it is called in records and metrics: the canonical destination.
+    pub stat_prefix: Name,
+    /// Where connections go.
+    pub clusters: WeightedClusters,
+    /// A connection without a byte in either direction. `None` is no limit.
+    pub idle_timeout: Option<Duration>,
+    /// The life of a connection. `None` is no limit.
+    pub max_duration: Option<Duration>,
+    /// Tries to connect, the first included; at least 1.
+    pub max_connect_attempts: u32,
+}
+
+impl TcpProxy {
+    /// Reads a TCP proxy filter.
+    #[allow(deprecated)]
+    pub(crate) fn decode(wire: wire_tcp::TcpProxy) -> Result<Self, Unusable> {
+        use wire_tcp::tcp_proxy::ClusterSpecifier;
+        let wire_tcp::TcpProxy {
+            stat_prefix,
+            on_demand,
+            metadata_match,
+            idle_timeout,
+            downstream_idle_timeout,
+            upstream_idle_timeout,
+            // Access logs are the proxy's own, set by its flags.
+            access_log: _,
+            access_log_flush_interval: _,
+            flush_access_log_on_connected: _,
+            access_log_options: _,
+            max_connect_attempts,
+            // The wait between tries to connect: each goes to another endpoint, at once.
+            backoff_options: _,
+            hash_policy,
+            tunneling_config,
+            max_downstream_connection_duration,
+            // Spreads closings out, which connections that began at different times do by themselves.
+            max_downstream_connection_duration_jitter_percentage: _,
+            proxy_protocol_tlvs,
+            proxy_protocol_tlv_merge_policy: _, // goes with the TLVs
+            upstream_connect_mode,
+            max_early_data_bytes: _, // goes with the mode
+            // Draining closes connections at its deadline in any case.
+            check_drain_close: _,
+            cluster_specifier,
+        } = wire;
+        unsupported_any(&[
+            ("on_demand", on_demand.is_some()),
+            ("metadata_match", metadata_match.is_some()),
+            ("downstream_idle_timeout", downstream_idle_timeout.is_some()),
+            ("upstream_idle_timeout", upstream_idle_timeout.is_some()),
+            ("hash_policy", !hash_policy.is_empty()),
+            ("tunneling_config", tunneling_config.is_some()),
+            ("proxy_protocol_tlvs", !proxy_protocol_tlvs.is_empty()),
+            ("upstream_connect_mode", upstream_connect_mode != 0),
+        ])?;
+        let clusters = match required("cluster", cluster_specifier)? {
+            ClusterSpecifier::Cluster(name) => WeightedClusters::one(non_empty("cluster", name)?)?,
+            ClusterSpecifier::WeightedClusters(wire) => {
+                WeightedClusters::decode_tcp(wire).map_err(|bad| bad.within("weighted_clusters"))?
+            }
+        };
+        let limit = |value: Duration| (!value.is_zero()).then_some(value);
+        let max_connect_attempts = number(max_connect_attempts).unwrap_or(1);
+        if max_connect_attempts == 0 {
+            return Err(Unusable::new("max_connect_attempts", "must be at least 1"));
+        }
+        Ok(Self {
+            stat_prefix: non_empty("stat_prefix", stat_prefix)?.into(),
+            clusters,
+            idle_timeout: duration("idle_timeout", idle_timeout)?
+                .map_or(Some(Duration::from_secs(3600)), limit),
+            max_duration: duration("max_downstream_connection_duration", max_downstream_connection_duration)?
+                .and_then(limit),
+            max_connect_attempts,
+        })
+    }
+}

@@ -1,0 +1,334 @@
+//! What a listener or endpoint demands of TLS, as data
+//! (`envoy.extensions.transport_sockets.tls.v3.{DownstreamTlsContext, UpstreamTlsContext}`).
+//!
+//! Certificates and roots are the workload's own ([`crate::secrets`]); the data path makes rustls configurations of both.
+
+use std::sync::Arc;
+
+use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
+use outrigger_policy::field::{Unusable, each, flag, required, unsupported_any};
+use outrigger_proto::xds::{core, matcher, tls as wire_tls, type_url};
+
+use crate::wire::{from_ads, open};
+
+/// TLS towards a listener's clients. Version 1.3, certificate and roots of the workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DownstreamTls {
+    /// Protocols, preferred first.
+    pub alpn: Box<[Name]>,
+    /// Whether a client without a certificate is refused. One that it shows is always verified.
+    pub require_client_certificate: bool,
+    /// Who may call; `None` for everybody whose trust domain has roots.
+    pub peers: Option<Arc<[SpiffeId]>>,
+}
+
+/// TLS towards an endpoint. Version 1.3, certificate and roots of the workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Protocols that may be offered: the data path takes those that its use of the connection needs.
+    pub alpn: Box<[Name]>,
+    /// The server name in the hello.
+    pub sni: Option<Name>,
+    /// Who may answer. Never empty: a certificate that anybody may hold proves nothing.
+    pub peers: Arc<[SpiffeId]>,
+}
+
+/// What a transport socket says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Socket<T> {
+    Plain,
+    Tls(T),
+}
+
+impl DownstreamTls {
+    /// Reads a filter chain's transport socket.
+    pub(crate) fn decode(wire: core::TransportSocket) -> Result<Socket<Arc<Self>>, Unusable> {
+        let Some(any) = typed(wire, type_url::DOWNSTREAM_TLS_CONTEXT)? else { return Ok(Socket::Plain) };
+        let wire_tls::DownstreamTlsContext {
+            common_tls_context,
+            require_client_certificate,
+            require_sni,
+            // Sessions are resumed within one trust bundle only, whatever these say.
+            disable_stateful_session_resumption: _,
+            session_timeout: _,
+            session_ticket_keys_type,
+            // No OCSP staple comes with a workload's certificate, which lives for a day at most.
+            ocsp_staple_policy,
+            // One certificate serves every server name.
+            full_scan_certs_on_sni_mismatch: _,
+            // In TLS 1.3 the server decides.
+            prefer_client_ciphers: _,
+        } = open(&any, type_url::DOWNSTREAM_TLS_CONTEXT)?;
+        use wire_tls::downstream_tls_context::{OcspStaplePolicy, SessionTicketKeysType as Tickets};
+        unsupported_any(&[
+            ("require_sni", flag(require_sni)),
+            ("ocsp_staple_policy", ocsp_staple_policy != OcspStaplePolicy::LenientStapling as i32),
+            (
+                "session_ticket_keys_type",
+                matches!(
+                    session_ticket_keys_type,
+                    Some(Tickets::SessionTicketKeys(_) | Tickets::SessionTicketKeysSdsSecretConfig(_))
+                ),
+            ),
+        ])?;
+        let (alpn, peers) = common(common_tls_context)?;
+        let peers = match peers {
+            Validation::None if flag(require_client_certificate) => {
+                return Err(Unusable::new("common_tls_context.validation_context_type", "is required"));
+            }
+            Validation::None | Validation::Roots => None,
+            Validation::Peers(peers) => Some(peers),
+        };
+        let require_client_certificate = flag(require_client_certificate);
+        Ok(Socket::Tls(Arc::new(Self { alpn, require_client_certificate, peers })))
+    }
+}
+
+impl UpstreamTls {
+    /// Reads a cluster's transport socket.
+    #[allow(deprecated)]
+    pub(crate) fn decode(wire: core::TransportSocket) -> Result<Socket<Arc<Self>>, Unusable> {
+        let Some(any) = typed(wire, type_url::UPSTREAM_TLS_CONTEXT)? else { return Ok(Socket::Plain) };
+        let wire_tls::UpstreamTlsContext {
+            common_tls_context,
+            sni,
+            auto_host_sni,
+            auto_sni_san_validation,
+            // TLS 1.3 has no renegotiation, and RSA key usage has no say in it.
+            allow_renegotiation: _,
+            enforce_rsa_key_usage: _,
+            // How many sessions are remembered for resumption; bounded by the data path.
+            max_session_keys: _,
+        } = open(&any, type_url::UPSTREAM_TLS_CONTEXT)?;
+        unsupported_any(&[
+            ("auto_host_sni", auto_host_sni),
+            ("auto_sni_san_validation", auto_sni_san_validation),
+        ])?;
+        let (alpn, peers) = common(common_tls_context)?;
+        let Validation::Peers(peers) = peers else {
+            let field = "common_tls_context.combined_validation_context.default_validation_context.match_typed_subject_alt_names";
+            return Err(Unusable::new(field, "is required: else any workload could answer for this one"));
+        };
+        let sni = (!sni.is_empty()).then(|| sni.into());
+        Ok(Socket::Tls(Arc::new(Self { alpn, sni, peers })))
+    }
+}
+
+/// The TLS context in a transport socket; `None` for a raw buffer, which is plaintext.
+fn typed(
+    wire: core::TransportSocket,
+    tls: &str,
+) -> Result<Option<outrigger_proto::xds::protobuf::Any>, Unusable> {
+    use core::transport_socket::ConfigType;
+    // The name is for people; the type says what it is.
+    let core::TransportSocket { name: _, config_type } = wire;
+    match config_type {
+        Some(ConfigType::TypedConfig(any)) if any.type_url == type_url::RAW_BUFFER => Ok(None),
+        Some(ConfigType::TypedConfig(any)) if any.type_url == tls => Ok(Some(any)),
+        Some(ConfigType::TypedConfig(any)) => {
+            Err(Unusable::new("typed_config.type_url", format_args!("{:?} is not supported", any.type_url)))
+        }
+        None => Err(Unusable::new("typed_config", "is required")),
+    }
+}
+
+/// Whom to believe.
+enum Validation {
+    /// Nobody is asked.
+    None,
+    /// Whoever the roots vouch for.
+    Roots,
+    /// Of those, these.
+    Peers(Arc<[SpiffeId]>),
+}
+
+fn common(wire: Option<wire_tls::CommonTlsContext>) -> Result<(Box<[Name]>, Validation), Unusable> {
+    read_common(required("common_tls_context", wire)?).map_err(|bad| bad.within("common_tls_context"))
+}
+
+#[allow(deprecated)] // older ways to name a certificate provider must be refused, not overlooked
+fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validation), Unusable> {
+    let wire_tls::CommonTlsContext {
+        tls_params,
+        tls_certificates,
+        tls_certificate_sds_secret_configs,
+        tls_certificate_provider_instance,
+        custom_tls_certificate_selector,
+        tls_certificate_certificate_provider,
+        tls_certificate_certificate_provider_instance,
+        alpn_protocols,
+        custom_handshaker,
+        key_log,
+        validation_context_type,
+    } = wire;
+    unsupported_any(&[
+        ("tls_certificates", !tls_certificates.is_empty()),
+        ("tls_certificate_provider_instance", tls_certificate_provider_instance.is_some()),
+        ("custom_tls_certificate_selector", custom_tls_certificate_selector.is_some()),
+        ("tls_certificate_certificate_provider", tls_certificate_certificate_provider.is_some()),
+        (
+            "tls_certificate_certificate_provider_instance",
+            tls_certificate_certificate_provider_instance.is_some(),
+        ),
+        ("custom_handshaker", custom_handshaker.is_some()),
+        ("key_log", key_log.is_some()),
+    ])?;
+    if let Some(params) = tls_params {
+        parameters(params).map_err(|bad| bad.within("tls_params"))?;
+    }
+    if tls_certificate_sds_secret_configs.len() != 1 {
+        let problem = "must hold exactly the secret \"default\"";
+        return Err(Unusable::new("tls_certificate_sds_secret_configs", problem));
+    }
+    each("tls_certificate_sds_secret_configs", tls_certificate_sds_secret_configs, |secret| {
+        own_secret(secret, "default")
+    })?;
+    let alpn = each("alpn_protocols", alpn_protocols, |protocol| match protocol.len() {
+        // RFC 7301, section 3.1: an identifier has a length of one byte.
+        1..=255 => Ok(Name::from(protocol)),
+        _ => Err(Unusable::new("", "must have 1 to 255 bytes")),
+    })?;
+    use wire_tls::common_tls_context::ValidationContextType as Wire;
+    let validation = match validation_context_type {
+        None => Validation::None,
+        Some(Wire::ValidationContextSdsSecretConfig(secret)) => {
+            own_secret(secret, "ROOTCA").map_err(|bad| bad.within("validation_context_sds_secret_config"))?;
+            Validation::Roots
+        }
+        Some(Wire::CombinedValidationContext(combined)) => {
+            read_combined(combined).map_err(|bad| bad.within("combined_validation_context"))?
+        }
+        Some(Wire::ValidationContext(_)) => {
+            let problem = "is not supported: roots come as the secret \"ROOTCA\"";
+            return Err(Unusable::new("validation_context", problem));
+        }
+        Some(
+            Wire::ValidationContextCertificateProvider(_)
+            | Wire::ValidationContextCertificateProviderInstance(_),
+        ) => return Err(Unusable::new("validation_context_certificate_provider", "is not supported")),
+    };
+    Ok((alpn.into(), validation))
+}
+
+fn parameters(wire: wire_tls::TlsParameters) -> Result<(), Unusable> {
+    use wire_tls::tls_parameters::TlsProtocol;
+    let wire_tls::TlsParameters {
+        // TLS 1.3 is spoken whatever lower version would be allowed.
+        tls_minimum_protocol_version: _,
+        tls_maximum_protocol_version,
+        // For TLS 1.2 and below (Envoy's cipher_suites has no say in TLS 1.3).
+        cipher_suites: _,
+        ecdh_curves,
+        signature_algorithms,
+        compliance_policies,
+    } = wire;
+    let maximum = TlsProtocol::try_from(tls_maximum_protocol_version);
+    if !matches!(maximum, Ok(TlsProtocol::TlsAuto | TlsProtocol::TlSv13)) {
+        return Err(Unusable::new("tls_maximum_protocol_version", "must be TLSv1_3"));
+    }
+    unsupported_any(&[
+        ("ecdh_curves", !ecdh_curves.is_empty()),
+        ("signature_algorithms", !signature_algorithms.is_empty()),
+        ("compliance_policies", !compliance_policies.is_empty()),
+    ])
+}
+
+/// A secret that is answered inside the proxy; where the message would fetch it from does not matter.
+fn own_secret(wire: wire_tls::SdsSecretConfig, name: &str) -> Result<(), Unusable> {
+    let wire_tls::SdsSecretConfig { name: asked, sds_config } = wire;
+    if asked != name {
+        return Err(Unusable::new(
+            "name",
+            format_args!("{asked:?} is not a secret of this proxy: {name:?} is"),
+        ));
+    }
+    // Without a source the secret is static in Envoy, which is as good a name for ours.
+    match sds_config {
+        Some(source) => from_ads("sds_config", Some(source)),
+        None => Ok(()),
+    }
+}
+
+#[allow(deprecated)]
+fn read_combined(
+    wire: wire_tls::common_tls_context::CombinedCertificateValidationContext,
+) -> Result<Validation, Unusable> {
+    let wire_tls::common_tls_context::CombinedCertificateValidationContext {
+        default_validation_context,
+        validation_context_sds_secret_config,
+        validation_context_certificate_provider,
+        validation_context_certificate_provider_instance,
+    } = wire;
+    unsupported_any(&[
+        ("validation_context_certificate_provider", validation_context_certificate_provider.is_some()),
+        (
+            "validation_context_certificate_provider_instance",
+            validation_context_certificate_provider_instance.is_some(),
+        ),
+    ])?;
+    let roots = required("validation_context_sds_secret_config", validation_context_sds_secret_config)?;
+    own_secret(roots, "ROOTCA").map_err(|bad| bad.within("validation_context_sds_secret_config"))?;
+    read_validation(default_validation_context.unwrap_or_default())
+        .map_err(|bad| bad.within("default_validation_context"))
+}
+
+#[allow(deprecated)] // `match_subject_alt_names` is still sent
+fn read_validation(wire: wire_tls::CertificateValidationContext) -> Result<Validation, Unusable> {
+    let wire_tls::CertificateValidationContext {
+        trusted_ca,
+        ca_certificate_provider_instance,
+        system_root_certs,
+        watched_directory,
+        verify_certificate_spki,
+        verify_certificate_hash,
+        match_typed_subject_alt_names,
+        match_subject_alt_names,
+        require_signed_certificate_timestamp,
+        crl,
+        allow_expired_certificate,
+        trust_chain_verification,
+        custom_validator_config,
+        // Only limits a list of revoked certificates, which is refused.
+        only_verify_leaf_cert_crl: _,
+        max_verify_depth,
+        // Which authorities a server names to clients: here never any.
+        suppress_client_ca_list: _,
+    } = wire;
+    unsupported_any(&[
+        ("trusted_ca", trusted_ca.is_some()),
+        ("ca_certificate_provider_instance", ca_certificate_provider_instance.is_some()),
+        ("system_root_certs", system_root_certs.is_some()),
+        ("watched_directory", watched_directory.is_some()),
+        ("verify_certificate_spki", !verify_certificate_spki.is_empty()),
+        ("verify_certificate_hash", !verify_certificate_hash.is_empty()),
+        ("require_signed_certificate_timestamp", flag(require_signed_certificate_timestamp)),
+        ("crl", crl.is_some()),
+        ("allow_expired_certificate", allow_expired_certificate),
+        ("trust_chain_verification", trust_chain_verification != 0),
+        ("custom_validator_config", custom_validator_config.is_some()),
+        ("max_verify_depth", max_verify_depth.is_some()),
+    ])?;
+    use wire_tls::subject_alt_name_matcher::SanType;
+    let typed = each("match_typed_subject_alt_names", match_typed_subject_alt_names, |wire| {
+        let wire_tls::SubjectAltNameMatcher { san_type, matcher, oid: _ } = wire; // an oid belongs to another type of name
+        if san_type != SanType::Uri as i32 {
+            return Err(Unusable::new("san_type", "is not URI"));
+        }
+        exact_identity(required("matcher", matcher)?).map_err(|bad| bad.within("matcher"))
+    })?;
+    let untyped = each("match_subject_alt_names", match_subject_alt_names, exact_identity)?;
+    let peers: Arc<[SpiffeId]> = typed.into_iter().chain(untyped).collect();
+    Ok(if peers.is_empty() { Validation::Roots } else { Validation::Peers(peers) })
+}
+
+/// Identities are compared whole: a prefix or pattern that is a little too wide lets strangers in.
+fn exact_identity(wire: matcher::StringMatcher) -> Result<SpiffeId, Unusable> {
+    use matcher::string_matcher::MatchPattern;
+    let matcher::StringMatcher { ignore_case, match_pattern } = wire;
+    let Some(MatchPattern::Exact(uri)) = match_pattern else {
+        return Err(Unusable::new("match_pattern", "must be exact"));
+    };
+    unsupported_any(&[("ignore_case", ignore_case)])?;
+    SpiffeId::parse(&uri).map_err(|bad| Unusable::new("exact", bad))
+}

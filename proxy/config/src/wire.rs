@@ -1,0 +1,84 @@
+//! Opening of `Any` values and of the small messages that several resources share.
+
+use std::net::{IpAddr, SocketAddr};
+
+use outrigger_policy::field::{Unusable, required, unsupported_any};
+use outrigger_proto::xds::core;
+use outrigger_proto::xds::protobuf::{Any, Struct, value::Kind};
+use prost::Message;
+
+/// The message in an `Any`, which must be of the type that its URL names.
+pub(crate) fn open<M: Message + Default>(any: &Any, type_url: &str) -> Result<M, Unusable> {
+    if any.type_url != type_url {
+        return Err(Unusable::new("type_url", format_args!("is {:?}, expected {type_url:?}", any.type_url)));
+    }
+    M::decode(&*any.value).map_err(|bad| Unusable::new("value", format_args!("cannot be decoded: {bad}")))
+}
+
+/// A TCP address by number.
+pub(crate) fn socket_address(wire: core::Address) -> Result<SocketAddr, Unusable> {
+    use core::address::Address;
+    use core::socket_address::PortSpecifier;
+    let core::Address { address } = wire;
+    let socket = match required("address", address)? {
+        Address::SocketAddress(socket) => socket,
+        Address::Pipe(_) => return Err(Unusable::new("pipe", "is not supported")),
+        Address::EnvoyInternalAddress(_) => {
+            return Err(Unusable::new("envoy_internal_address", "is not supported"));
+        }
+    };
+    let core::SocketAddress {
+        protocol,
+        address,
+        resolver_name,
+        // Lets IPv4 connect to an IPv6 socket; whoever wants both families binds two listeners.
+        ipv4_compat: _,
+        network_namespace_filepath,
+        port_specifier,
+    } = socket;
+    let within = |bad: Unusable| bad.within("socket_address");
+    unsupported_any(&[
+        ("protocol", protocol != core::socket_address::Protocol::Tcp as i32),
+        ("resolver_name", !resolver_name.is_empty()),
+        ("network_namespace_filepath", !network_namespace_filepath.is_empty()),
+    ])
+    .map_err(within)?;
+    let ip: IpAddr = address
+        .parse()
+        .map_err(|_| within(Unusable::new("address", format_args!("{address:?} is no IP address"))))?;
+    let port = match port_specifier {
+        Some(PortSpecifier::PortValue(port)) => u16::try_from(port)
+            .map_err(|_| within(Unusable::new("port_value", format_args!("{port} is no port"))))?,
+        Some(PortSpecifier::NamedPort(_)) => {
+            return Err(within(Unusable::new("named_port", "is not supported")));
+        }
+        None => return Err(within(Unusable::new("port_specifier", "is required"))),
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// Refuses a config source that is not the stream that this resource came on.
+pub(crate) fn from_ads(field: &str, source: Option<core::ConfigSource>) -> Result<(), Unusable> {
+    use core::config_source::ConfigSourceSpecifier;
+    let core::ConfigSource {
+        // Only name other servers, which are refused below.
+        authorities: _,
+        // Warming has one time limit for all.
+        initial_fetch_timeout: _,
+        // There is only v3 left to ask for.
+        resource_api_version: _,
+        config_source_specifier,
+    } = required(field, source)?;
+    match config_source_specifier {
+        Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => Ok(()),
+        _ => Err(Unusable::new(field, "must be ads or self")),
+    }
+}
+
+/// The text of a field of a `Struct`.
+pub(crate) fn text<'a>(of: &'a Struct, field: &str) -> Option<&'a str> {
+    match &of.fields.get(field)?.kind {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}

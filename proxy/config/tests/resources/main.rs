@@ -1,0 +1,8 @@
+//! Resources as control planes send them, given to the builder: what is accepted, what is refused, what waits for what.
+
+#![allow(missing_docs, unreachable_pub)]
+
+mod contract;
+mod fixture;
+mod refusals;
+mod warming;

@@ -1,0 +1,159 @@
+//! The body of a message: read frame by frame, and never faster than it is consumed.
+//!
+//! Reading a body drives what it comes from (and, for a response, the sending of its request), so nobody is spawned for
+//! it. Its end is always proven: bytes that stop early are an error and never a clean end (RFC 9112 section 8).
+//! Dropping a body before its end gives up the exchange: the connection is closed or the stream reset.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use outrigger_core::error::Failure;
+
+/// A piece of a body.
+#[derive(Debug, Clone)]
+pub enum Frame {
+    /// Some bytes, not empty.
+    Data(Bytes),
+    /// The trailer fields. Nothing follows them.
+    Trailers(HeaderMap),
+}
+
+/// What a streamed body comes from. Shared, because a connection outlives the body that it is reading.
+pub trait Source {
+    /// The next frame, `None` at the proven end. `turn` is the number that was given to [`Body::streamed`]: a source
+    /// that serves one body after another refuses a turn that is over.
+    fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>>;
+
+    /// Goes on with what happens beside this body (a response's request is still being sent) without reading a frame.
+    fn poll_progress(&self, _turn: u64, _cx: &mut Context<'_>) {}
+
+    /// The body was dropped before its end.
+    fn abandon(&self, _turn: u64) {}
+}
+
+/// The body of a request or response.
+pub struct Body {
+    content: Content,
+    length: Option<u64>,
+    count: Option<Rc<Cell<u64>>>,
+    guard: Option<Box<dyn Any>>,
+}
+
+enum Content {
+    Ended,
+    Full(Bytes),
+    Streamed { source: Rc<dyn Source>, turn: u64 },
+}
+
+impl Body {
+    /// No body.
+    pub fn empty() -> Self {
+        Self::new(Content::Ended, Some(0))
+    }
+
+    /// A body that is all here.
+    pub fn full(bytes: Bytes) -> Self {
+        let length = bytes.len() as u64;
+        Self::new(if bytes.is_empty() { Content::Ended } else { Content::Full(bytes) }, Some(length))
+    }
+
+    /// A body that comes from `source`, `length` bytes long if that is known. `turn` is handed back to the source.
+    pub fn streamed(source: Rc<dyn Source>, turn: u64, length: Option<u64>) -> Self {
+        Self::new(Content::Streamed { source, turn }, length)
+    }
+
+    fn new(content: Content, length: Option<u64>) -> Self {
+        Self { content, length, count: None, guard: None }
+    }
+
+    /// Adds the bytes that are read from now on to `count`.
+    #[must_use]
+    pub fn counted(mut self, count: Rc<Cell<u64>>) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// Keeps `guard` until the body has ended or is dropped: a lease, a record.
+    #[must_use]
+    pub fn guarded(mut self, guard: impl Any) -> Self {
+        let inner = self.guard.take();
+        self.guard = Some(match inner {
+            Some(inner) => Box::new((inner, guard)),
+            None => Box::new(guard),
+        });
+        if matches!(self.content, Content::Ended) {
+            self.guard = None;
+        }
+        self
+    }
+
+    /// Whether nothing is left: no bytes and no trailers.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.content, Content::Ended)
+    }
+
+    /// How many bytes the whole body has, when known beforehand.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next frame; `None` at the end. After an error the body has ended. Cancel-safe.
+    pub async fn frame(&mut self) -> Option<Result<Frame, Failure>> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// The next frame, see [`Body::frame`].
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+        let frame = match &mut self.content {
+            Content::Ended => None,
+            Content::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.end();
+                Some(Ok(Frame::Data(bytes)))
+            }
+            Content::Streamed { source, turn } => {
+                let frame = std::task::ready!(source.poll_frame(*turn, cx));
+                if !matches!(frame, Some(Ok(Frame::Data(_)))) {
+                    self.end();
+                }
+                frame
+            }
+        };
+        if let (Some(Ok(Frame::Data(bytes))), Some(count)) = (&frame, &self.count) {
+            count.set(count.get() + bytes.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Goes on with what happens beside this body, without reading from it: call it while its reader cannot take more.
+    pub fn poll_progress(&mut self, cx: &mut Context<'_>) {
+        if let Content::Streamed { source, turn } = &self.content {
+            source.poll_progress(*turn, cx);
+        }
+    }
+
+    fn end(&mut self) {
+        self.content = Content::Ended;
+        self.guard = None;
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Content::Streamed { source, turn } = &self.content {
+            source.abandon(*turn);
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("ended", &self.is_ended()).field("length", &self.length).finish()
+    }
+}

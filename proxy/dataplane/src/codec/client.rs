@@ -1,0 +1,85 @@
+//! Calls an upstream: one HTTP/1 connection for one request at a time, or one HTTP/2 connection for many.
+//!
+//! The pool that owns the connections is above. A failure says how far the request had come ([`Reached`]), so that the
+//! caller knows whether another try is safe.
+//!
+//! [`Reached`]: outrigger_core::error::Reached
+
+use outrigger_core::error::Failure;
+
+pub use super::answer::Answer;
+use super::body::Body;
+pub use super::h1::client::{Connection as Http1Connection, Home};
+use super::head::RequestHead;
+use super::limits::Limits;
+use super::{h1, h2};
+use crate::socket::stream::Stream;
+
+/// A connection that speaks HTTP/2. Clones share it; it closes when the last clone and the last exchange are gone.
+#[derive(Debug, Clone)]
+pub struct Http2Connection {
+    inner: h2::client::Connection,
+}
+
+impl Http2Connection {
+    /// Starts HTTP/2 on a connection that was just made, with prior knowledge or after ALPN. Spawns the connection's task
+    /// on this worker; it ends with the connection.
+    pub async fn start(stream: Stream, limits: &Limits) -> Result<Self, Failure> {
+        Ok(Self { inner: h2::client::Connection::start(stream, limits).await? })
+    }
+
+    /// How many more requests may be sent now: what the peer allows, less what is under way. 0 when it is closing.
+    pub fn capacity(&self) -> usize {
+        self.inner.capacity()
+    }
+
+    /// Requests under way.
+    pub fn streams(&self) -> usize {
+        self.inner.streams()
+    }
+
+    /// Whether requests may still be begun: no GOAWAY, no error, no end.
+    pub fn is_open(&self) -> bool {
+        self.inner.is_open()
+    }
+
+    /// Resolves when the connection has ended. Cancel-safe.
+    pub async fn closed(&self) {
+        self.inner.closed().await;
+    }
+
+    /// Begins a request. Nothing is written before the exchange is polled. Beyond [`Self::capacity`], it waits for a stream.
+    ///
+    /// Dropping the exchange, or the response's body before its end, resets the stream with CANCEL.
+    pub fn send(&self, head: RequestHead, body: Body) -> Exchange {
+        Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body))) }
+    }
+}
+
+/// A request under way. The request's body is sent while the response is awaited, and while its body is read.
+#[derive(Debug)]
+pub struct Exchange {
+    inner: ExchangeInner,
+}
+
+#[derive(Debug)]
+enum ExchangeInner {
+    H1(h1::client::Exchange),
+    H2(Box<h2::client::Exchange>),
+}
+
+impl From<h1::client::Exchange> for Exchange {
+    fn from(inner: h1::client::Exchange) -> Self {
+        Self { inner: ExchangeInner::H1(inner) }
+    }
+}
+
+impl Exchange {
+    /// The next head that the upstream sends. Call it until it is not an interim one. Cancel-safe.
+    pub async fn answer(&mut self) -> Result<Answer, Failure> {
+        match &mut self.inner {
+            ExchangeInner::H1(inner) => inner.answer().await,
+            ExchangeInner::H2(inner) => inner.answer().await,
+        }
+    }
+}

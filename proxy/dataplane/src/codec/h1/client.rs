@@ -1,0 +1,435 @@
+//! The client side: one request at a time on one connection, which goes home to its pool when it may be used again.
+//!
+//! The request's body is sent while the response is awaited and read; nobody is spawned. Bytes behind a response are never
+//! taken for the next one: the connection is closed.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+use tokio::time::Instant;
+
+use super::connection::Connection as Wire;
+use super::fields::Search;
+use super::framing::{Decoded, Decoder, Framing};
+use super::parse::{self, Asked, Response};
+use super::transfer::{Cut, Transfer};
+use super::write;
+use crate::codec::answer::Answer;
+use crate::codec::body::{Body, Frame, Source};
+use crate::codec::head::RequestHead;
+use crate::codec::limits::Limits;
+use crate::codec::upgrade::Upgraded;
+use crate::codec::watchdog::Watchdog;
+use crate::socket::stream::Stream;
+
+/// How long a body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without end).
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Idle for longer than this, the kernel is asked whether the peer has closed: one system call against a lost request.
+const SUSPECT_AFTER: Duration = Duration::from_millis(50);
+
+/// Where an HTTP/1 connection goes when its exchange is over and another request may follow.
+///
+/// Dropped with the connection: a pool may keep its count of connections in it.
+pub trait Home {
+    /// The last byte of the response was read, and the connection can be used again. Called from within the reading of
+    /// that response's body (or head, when there is no body): do not send on it from here.
+    fn idle(&self, connection: Connection);
+}
+
+/// A connection that speaks HTTP/1.1 and has no request under way.
+#[derive(Debug)]
+pub struct Connection {
+    shared: Rc<Shared>,
+}
+
+impl Connection {
+    /// Takes a connection that was just made. `home` gets it back after each exchange that leaves it usable.
+    pub fn new(stream: Stream, limits: Rc<Limits>, home: Rc<dyn Home>) -> Self {
+        let shared = Rc::new_cyclic(|me| Shared {
+            me: me.clone(),
+            wire: RefCell::new(Some(Wire::new(stream, Bytes::new()))),
+            sending: RefCell::new(None),
+            state: RefCell::new(State::new()),
+            limits,
+            home,
+        });
+        Self { shared }
+    }
+
+    /// Whether it is still usable: the peer has neither closed it nor sent anything unasked, nor said that it is about to
+    /// close it. Costs one system call when the connection was idle for more than 50 ms. Drop a closed one.
+    pub fn is_open(&mut self) -> bool {
+        let state = self.shared.state.borrow();
+        let now = Instant::now();
+        if state.expires.is_some_and(|expires| now >= expires) {
+            return false;
+        }
+        let wire = &mut *self.shared.wire.borrow_mut();
+        let Some(wire) = wire else { return false };
+        wire.read.is_empty()
+            && wire.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+            && (wire.stream.is_encrypted()
+                || now.saturating_duration_since(state.idle_since) < SUSPECT_AFTER
+                || wire.stream.is_quiet())
+    }
+
+    /// Resolves when the peer closes the connection or sends something unasked. Cancel-safe.
+    pub async fn closed(&mut self) {
+        poll_fn(|cx| match &mut *self.shared.wire.borrow_mut() {
+            Some(wire) => wire.poll_fill(cx).map(drop),
+            None => Poll::Ready(()),
+        })
+        .await;
+    }
+
+    /// Begins a request. Nothing is written before the exchange is polled. `.into()` makes it the exchange of both versions.
+    ///
+    /// With `expect: 100-continue` the body is held back until the upstream has answered, 1 s at most.
+    /// Dropping the exchange, or the response's body before its end, closes the connection.
+    pub fn send(self, head: RequestHead, body: Body) -> Exchange {
+        let state = &mut *self.shared.state.borrow_mut();
+        state.turn += 1;
+        state.interims = 0;
+        state.search = Search::default();
+        state.response = None;
+        state.write_error = None;
+        state.asked = Asked { method: head.method.clone(), upgrade: head.upgrade.clone() };
+        state.held = !body.is_ended()
+            && head
+                .headers
+                .get(header::EXPECT)
+                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if state.held {
+            state.watchdog.set(CONTINUE_WAIT);
+        }
+        if let Some(wire) = &mut *self.shared.wire.borrow_mut() {
+            wire.wrote = false;
+            let encoder = write::request(&mut wire.out, &head, body.length());
+            *self.shared.sending.borrow_mut() = Some(Transfer::new(body, encoder));
+        }
+        Exchange { turn: state.turn, shared: Some(self.shared.clone()) }
+    }
+}
+
+/// A request under way on an HTTP/1 connection.
+#[derive(Debug)]
+pub struct Exchange {
+    /// `None` once the response's body has it, or it failed.
+    shared: Option<Rc<Shared>>,
+    turn: u64,
+}
+
+impl Exchange {
+    pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
+        let Some(shared) = &self.shared else {
+            return Err(Failure::local(Reason::LocalError, "the exchange is over"));
+        };
+        let answer = poll_fn(|cx| shared.poll_answer(self.turn, cx)).await;
+        if !matches!(answer, Ok(Answer::Interim(_))) {
+            self.shared = None;
+        }
+        answer
+    }
+}
+
+struct Shared {
+    me: Weak<Self>,
+    /// `None` once it was closed or upgraded.
+    wire: RefCell<Option<Wire>>,
+    /// The request that is being sent; `None` when all of it was.
+    sending: RefCell<Option<Transfer>>,
+    state: RefCell<State>,
+    limits: Rc<Limits>,
+    home: Rc<dyn Home>,
+}
+
+#[derive(Debug)]
+struct State {
+    turn: u64,
+    asked: Asked,
+    search: Search,
+    interims: usize,
+    /// The body is held back until a 100 comes.
+    held: bool,
+    watchdog: Watchdog,
+    /// Why the request could not be written. The response may be there all the same.
+    write_error: Option<String>,
+    /// The response whose body is being read.
+    response: Option<Reading>,
+    idle_since: Instant,
+    /// When the peer said that it would close the connection, less a second.
+    expires: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    body: Decoder,
+    keep_alive: bool,
+    idle_timeout: Option<u32>,
+}
+
+/// How reading came to its end.
+enum Ended {
+    Closed,
+    Failed(String),
+}
+
+impl Ended {
+    fn detail(&self) -> &str {
+        match self {
+            Self::Closed => "the upstream closed the connection",
+            Self::Failed(detail) => detail,
+        }
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            turn: 0,
+            asked: Asked { method: Method::GET, upgrade: None::<HeaderValue> },
+            search: Search::default(),
+            interims: 0,
+            held: false,
+            watchdog: Watchdog::new(),
+            write_error: None,
+            response: None,
+            idle_since: Instant::now(),
+            expires: None,
+        }
+    }
+}
+
+impl Shared {
+    fn poll_answer(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
+        self.poll_send(cx)?;
+        loop {
+            let parsed = {
+                let state = &mut *self.state.borrow_mut();
+                let wire = &mut *self.wire.borrow_mut();
+                let Some(wire) = wire else { return Poll::Ready(Err(self.over())) };
+                parse::response(&mut wire.read, &mut state.search, &state.asked, &self.limits)
+            };
+            match parsed {
+                Ok(Some(response)) => return Poll::Ready(self.take_response(turn, response)),
+                Ok(None) => {}
+                Err(malformed) => {
+                    self.close();
+                    return Poll::Ready(Err(protocol(malformed)));
+                }
+            }
+            if let Err(ended) = ready!(self.poll_fill(cx)) {
+                let wrote = self.wire.take().is_some_and(|wire| wire.wrote);
+                self.close();
+                let reached = if wrote { Reached::Maybe } else { Reached::NotWritten };
+                let failure =
+                    Failure::upstream(Reason::UpstreamConnectionTermination, reached, ended.detail());
+                return Poll::Ready(Err(failure));
+            }
+        }
+    }
+
+    fn take_response(&self, turn: u64, response: Response) -> Result<Answer, Failure> {
+        let Response { head, framing, keep_alive, idle_timeout } = response;
+        let connected = head.status.is_success() && self.state.borrow().asked.method == Method::CONNECT;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS || connected {
+            if self.sending.borrow().is_some() {
+                self.close();
+                return Err(protocol("a tunnel was opened before the request was sent"));
+            }
+            let (stream, read) = self.wire.take().ok_or_else(|| self.over())?.into_parts();
+            return Ok(Answer::Switched(head, Upgraded { stream, read }));
+        }
+        if head.status.is_informational() {
+            let state = &mut *self.state.borrow_mut();
+            state.held &= head.status != StatusCode::CONTINUE;
+            state.interims += 1;
+            if state.interims > self.limits.interim_responses {
+                self.close();
+                return Err(protocol("too many interim responses"));
+            }
+            return Ok(Answer::Interim(head));
+        }
+        self.state.borrow_mut().response =
+            Some(Reading { body: Decoder::new(framing), keep_alive, idle_timeout });
+        let body = match (framing, self.me.upgrade()) {
+            (Framing::None, _) | (_, None) => {
+                self.finish();
+                Body::empty()
+            }
+            (framing, Some(me)) => Body::streamed(me, turn, framing.known()),
+        };
+        Ok(Answer::Final(head, body))
+    }
+
+    /// Goes on sending the request. Fails when its body fails; a failure of the socket is kept, since an answer may be
+    /// there that says why (RFC 9112 section 9.5).
+    fn poll_send(&self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let sending = &mut *self.sending.borrow_mut();
+        let Some(transfer) = sending else { return Ok(()) };
+        if self.is_held(cx) {
+            if let Some(wire) = &mut *self.wire.borrow_mut() {
+                // An error of writing comes back when the response is read.
+                let _ = wire.poll_flush(cx);
+            }
+            return Ok(());
+        }
+        match transfer.poll(cx, &self.wire) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => *sending = None,
+            Poll::Ready(Err(Cut::Socket(error))) => {
+                *sending = None;
+                self.state.borrow_mut().write_error = Some(error.to_string());
+            }
+            Poll::Ready(Err(Cut::Body(failure))) => {
+                *sending = None;
+                self.wire.take();
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_held(&self, cx: &mut Context<'_>) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        if state.held && state.watchdog.poll_passed(cx).is_ready() {
+            state.held = false;
+        }
+        state.held
+    }
+
+    /// Reads once, or says why nothing more comes.
+    fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        let wire = &mut *self.wire.borrow_mut();
+        let Some(wire) = wire else {
+            return Poll::Ready(Err(Ended::Failed("the connection is closed".into())));
+        };
+        let ended = match ready!(wire.poll_fill(cx)) {
+            Ok(0) => Ended::Closed,
+            Ok(_) => return Poll::Ready(Ok(())),
+            Err(error) => Ended::Failed(error.to_string()),
+        };
+        Poll::Ready(Err(match &self.state.borrow().write_error {
+            Some(error) => Ended::Failed(format!("{}; writing failed before: {error}", ended.detail())),
+            None => ended,
+        }))
+    }
+
+    /// The response is complete: the connection goes home, or is closed when anything about it is in doubt.
+    fn finish(&self) {
+        let reusable = {
+            let state = &mut *self.state.borrow_mut();
+            let response = state.response.take();
+            let timeout = response.as_ref().and_then(|response| response.idle_timeout);
+            state.idle_since = Instant::now();
+            state.expires = timeout
+                .map(|seconds| state.idle_since + Duration::from_secs(u64::from(seconds.saturating_sub(1))));
+            state.turn += 1;
+            state.write_error.is_none()
+                && response.is_some_and(|response| response.keep_alive && response.body.is_ended())
+                && self.sending.borrow().is_none()
+                && self.wire.borrow().as_ref().is_some_and(|wire| wire.read.is_empty())
+        };
+        match self.me.upgrade() {
+            Some(shared) if reusable => self.home.idle(Connection { shared }),
+            _ => self.close(),
+        }
+    }
+
+    fn close(&self) {
+        self.wire.take();
+        self.sending.take();
+    }
+
+    fn over(&self) -> Failure {
+        Failure::upstream(
+            Reason::UpstreamConnectionTermination,
+            Reached::NotWritten,
+            "the connection is closed",
+        )
+    }
+}
+
+impl Source for Shared {
+    fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+        if self.state.borrow().turn != turn {
+            return Poll::Ready(Some(Err(cut_off("the response is over"))));
+        }
+        if let Err(failure) = self.poll_send(cx) {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        loop {
+            let decoded = {
+                let state = &mut *self.state.borrow_mut();
+                let wire = &mut *self.wire.borrow_mut();
+                match (wire, &mut state.response) {
+                    (Some(wire), Some(reading)) => reading.body.decode(&mut wire.read, &self.limits),
+                    _ => return Poll::Ready(Some(Err(cut_off("the connection is closed")))),
+                }
+            };
+            match decoded {
+                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::Data(data)))),
+                Ok(Decoded::Trailers(trailers)) => {
+                    self.finish();
+                    return Poll::Ready(Some(Ok(Frame::Trailers(trailers))));
+                }
+                Ok(Decoded::End) => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Ok(Decoded::More) => {}
+                Err(malformed) => {
+                    self.close();
+                    let failure = Failure { reached: Reached::ResponseStarted, ..protocol(malformed) };
+                    return Poll::Ready(Some(Err(failure)));
+                }
+            }
+            if let Err(ended) = ready!(self.poll_fill(cx)) {
+                // An error of reading is no end, even where the end of the connection is the framing.
+                let clean = matches!(ended, Ended::Closed)
+                    && self.state.borrow_mut().response.as_mut().is_some_and(|r| r.body.connection_ended());
+                if clean {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                self.close();
+                return Poll::Ready(Some(Err(cut_off(ended.detail()))));
+            }
+        }
+    }
+
+    fn poll_progress(&self, turn: u64, cx: &mut Context<'_>) {
+        if self.state.borrow().turn == turn {
+            // Its failure comes back when the body is read.
+            let _ = self.poll_send(cx);
+        }
+    }
+
+    fn abandon(&self, turn: u64) {
+        if self.state.borrow().turn == turn {
+            self.close();
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+fn cut_off(detail: &str) -> Failure {
+    Failure::upstream(Reason::UpstreamConnectionTermination, Reached::ResponseStarted, detail)
+}
+
+fn protocol(detail: impl fmt::Display) -> Failure {
+    Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, detail)
+}

@@ -1,0 +1,36 @@
+//! HTTP/1.1 and HTTP/1.0 (RFC 9112): a server and a client over one set of parts.
+//!
+//! Reading: [`parse`] makes heads, [`framing`] bodies. Writing: [`write`] makes bytes of both. [`connection`] moves the
+//! bytes. What the RFC lets a recipient tolerate and what two parsers could read in two ways is refused.
+
+pub(crate) mod client;
+mod connection;
+mod fields;
+mod framing;
+mod parse;
+pub(crate) mod server;
+mod transfer;
+mod write;
+
+pub(crate) use server::Responder;
+
+/// Why bytes are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// More fields, or a longer head, than the limit.
+    TooLarge,
+    /// A longer request target than the limit.
+    TargetTooLong,
+    /// A rule of the RFC is broken: which.
+    Rule(&'static str),
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the head is too large",
+            Self::TargetTooLong => "the request target is too long",
+            Self::Rule(rule) => rule,
+        })
+    }
+}

@@ -1,0 +1,306 @@
+//! Heads of requests and responses (RFC 9112 sections 2 to 6), parsed once, when all of their bytes are there.
+//!
+//! A head that is handed up has one meaning: whom it is for, how long its body is, and whether the connection stays.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+use super::Malformed;
+use super::fields::{self, MAX_FIELDS, Search};
+use super::framing::Framing;
+use crate::codec::head::{RequestHead, ResponseHead, Scheme};
+use crate::codec::limits::Limits;
+use crate::codec::{authority, hop};
+
+/// A request head, how its body is framed, and whether the client wants the connection kept.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) head: RequestHead,
+    pub(crate) framing: Framing,
+    pub(crate) keep_alive: bool,
+    pub(crate) expects_continue: bool,
+}
+
+/// A response head, how its body is framed, and whether the connection may be used again.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) head: ResponseHead,
+    pub(crate) framing: Framing,
+    pub(crate) keep_alive: bool,
+    /// `timeout` of `Keep-Alive`, in seconds: when the peer will close the idle connection.
+    pub(crate) idle_timeout: Option<u32>,
+}
+
+/// What the client asked for, which decides how its response reads (RFC 9112 section 6.3).
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) upgrade: Option<HeaderValue>,
+}
+
+/// Takes a request head off `bytes`; `None` until all of it is there. After an error the connection is of no more use.
+pub(crate) fn request(
+    bytes: &mut BytesMut,
+    search: &mut Search,
+    scheme: Scheme,
+    limits: &Limits,
+) -> Result<Option<Request>, Malformed> {
+    if bytes
+        .first()
+        .is_some_and(|first| !first.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(first))
+    {
+        return Err(Malformed::Rule("the method is no token"));
+    }
+    let Some(section) = section(bytes, search, limits)? else {
+        if bytes.len() > limits.target_bytes + 64 && !bytes[..limits.target_bytes + 64].contains(&b'\n') {
+            return Err(Malformed::TargetTooLong);
+        }
+        return Ok(None);
+    };
+    let mut room = fields::room();
+    let mut parsed = httparse::Request::new(&mut []);
+    let complete = parsed.parse_with_uninit_headers(&section, &mut room).map_err(fields::malformed)?;
+    let (httparse::Status::Complete(_), Some(method), Some(target), Some(minor)) =
+        (complete, parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(Malformed::Rule("the request line is malformed"));
+    };
+    if target.len() > limits.target_bytes {
+        return Err(Malformed::TargetTooLong);
+    }
+    let method =
+        Method::from_bytes(method.as_bytes()).map_err(|_| Malformed::Rule("the method is no token"))?;
+    let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let target = section.slice_ref(target.as_bytes());
+    let message = Message::read(&section, parsed.headers, limits)?;
+
+    let (scheme, in_target, path) = read_target(&method, target, scheme)?;
+    let authority = match (in_target, message.host) {
+        (Some(target), Some(host)) if !authority::agree(&target, &host, scheme) => {
+            return Err(Malformed::Rule("Host and the request target name different hosts"));
+        }
+        (Some(target), Some(_)) => Some(target),
+        (None, Some(host)) => Some(host),
+        // Host is mandatory in HTTP/1.1 (RFC 9112 section 3.2), with an absolute target too.
+        (_, None) if version == Version::HTTP_11 => return Err(Malformed::Rule("Host is missing")),
+        (target, None) => target,
+    };
+
+    let framing = match (message.chunked, message.content_length) {
+        (true, Some(_)) => return Err(Malformed::Rule("both Transfer-Encoding and Content-Length")),
+        (true, None) if version == Version::HTTP_10 => {
+            return Err(Malformed::Rule("Transfer-Encoding in HTTP/1.0"));
+        }
+        (true, None) => Framing::Chunked,
+        (false, Some(length)) => Framing::length(length),
+        (false, None) => Framing::None,
+    };
+    let keep_alive = match version {
+        Version::HTTP_10 => message.options.keep_alive && !message.options.close,
+        _ => !message.options.close,
+    };
+    // An upgrade is of HTTP/1.1, and of a request without body: behind a body, nobody could say where the tunnel begins.
+    // `h2c` is not offered (RFC 9113 section 3.1 took it away).
+    let upgrade = message.upgrade.filter(|protocol| {
+        message.options.upgrade
+            && version == Version::HTTP_11
+            && framing == Framing::None
+            && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")
+    });
+    let expects_continue = version == Version::HTTP_11
+        && framing != Framing::None
+        && message
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let head = RequestHead { method, scheme, authority, path, version, headers: message.headers, upgrade };
+    Ok(Some(Request { head, framing, keep_alive, expects_continue }))
+}
+
+/// Takes a response head off `bytes`; `None` until all of it is there. After an error the connection is of no more use.
+pub(crate) fn response(
+    bytes: &mut BytesMut,
+    search: &mut Search,
+    asked: &Asked,
+    limits: &Limits,
+) -> Result<Option<Response>, Malformed> {
+    if !b"HTTP/1.".starts_with(&bytes[..bytes.len().min(7)]) {
+        return Err(Malformed::Rule("what came is no HTTP/1 response"));
+    }
+    let Some(section) = section(bytes, search, limits)? else { return Ok(None) };
+    let mut room = fields::room();
+    let mut parsed = httparse::Response::new(&mut []);
+    let complete = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut parsed, &section, &mut room)
+        .map_err(fields::malformed)?;
+    let (httparse::Status::Complete(_), Some(code), Some(minor)) = (complete, parsed.code, parsed.version)
+    else {
+        return Err(Malformed::Rule("the status line is malformed"));
+    };
+    if !(100..600).contains(&code) {
+        return Err(Malformed::Rule("the status is not between 100 and 599"));
+    }
+    let status = StatusCode::from_u16(code).map_err(|_| Malformed::Rule("the status is no number"))?;
+    let mut message = Message::read(&section, parsed.headers, limits)?;
+
+    let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS {
+        // Only what was asked for (RFC 9110 section 7.8): an unsolicited 101 would turn the next request into tunnel bytes.
+        let chosen = message.upgrade.take().filter(|_| message.options.upgrade);
+        match (&asked.upgrade, chosen) {
+            (Some(offered), Some(chosen)) if is_offered(offered, &chosen) => Some(chosen),
+            _ => return Err(Malformed::Rule("a 101 that was not asked for")),
+        }
+    } else {
+        None
+    };
+    let bodiless = status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || asked.method == Method::HEAD
+        || (asked.method == Method::CONNECT && status.is_success());
+    let framing = match (message.chunked, message.content_length) {
+        (true, Some(_)) => return Err(Malformed::Rule("both Transfer-Encoding and Content-Length")),
+        (true, None) if minor == 0 => return Err(Malformed::Rule("Transfer-Encoding in HTTP/1.0")),
+        _ if bodiless => Framing::None,
+        (true, None) => Framing::Chunked,
+        (false, Some(length)) => Framing::length(length),
+        (false, None) => Framing::UntilClose,
+    };
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        message.headers.remove(header::CONTENT_LENGTH);
+    }
+    let keep_alive = framing != Framing::UntilClose
+        && !message.options.close
+        && (minor == 1 || message.options.keep_alive);
+    let head = ResponseHead { status, headers: message.headers, upgrade };
+    Ok(Some(Response { head, framing, keep_alive, idle_timeout: message.idle_timeout }))
+}
+
+/// Splits the head off, or says that it is not all there.
+fn section(bytes: &mut BytesMut, search: &mut Search, limits: &Limits) -> Result<Option<Bytes>, Malformed> {
+    match search.end(bytes)? {
+        Some(length) if length > limits.head_bytes => Err(Malformed::TooLarge),
+        Some(length) => {
+            *search = Search::default();
+            Ok(Some(bytes.split_to(length).freeze()))
+        }
+        None if bytes.len() > limits.head_bytes => Err(Malformed::TooLarge),
+        None => Ok(None),
+    }
+}
+
+/// Empty lines before a request are skipped, one at most (RFC 9112 section 2.2). False while half of one is there.
+pub(crate) fn skip_empty_line(bytes: &mut BytesMut) -> bool {
+    if bytes.starts_with(b"\r\n") {
+        bytes.advance(2);
+    }
+    bytes.as_ref() != b"\r"
+}
+
+/// The fields of a head: the end-to-end ones, and what those of this hop said.
+#[derive(Default)]
+struct Message {
+    headers: HeaderMap,
+    host: Option<Authority>,
+    options: hop::Options,
+    upgrade: Option<HeaderValue>,
+    content_length: Option<u64>,
+    chunked: bool,
+    idle_timeout: Option<u32>,
+}
+
+impl Message {
+    fn read(section: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Result<Self, Malformed> {
+        if parsed.len() > limits.fields.min(MAX_FIELDS) {
+            return Err(Malformed::TooLarge);
+        }
+        let mut message = Self { headers: HeaderMap::with_capacity(parsed.len()), ..Self::default() };
+        for parsed in parsed {
+            let (name, value) = fields::field(section, parsed)?;
+            message.take(name, value, section)?;
+        }
+        message.options.strip(&mut message.headers);
+        Ok(message)
+    }
+
+    fn take(&mut self, name: HeaderName, value: HeaderValue, section: &Bytes) -> Result<(), Malformed> {
+        if name == header::HOST {
+            if self.host.is_some() {
+                return Err(Malformed::Rule("more than one Host"));
+            }
+            let host = authority::parse(section.slice_ref(value.as_bytes())).map_err(Malformed::Rule)?;
+            self.host = Some(host);
+        } else if name == header::CONTENT_LENGTH {
+            self.content_length = Some(fields::content_length(self.content_length, value.as_bytes())?);
+            self.headers.append(name, value);
+        } else if name == header::TRANSFER_ENCODING {
+            // One coding, once: whoever reads two differently reads another body.
+            if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                return Err(Malformed::Rule("Transfer-Encoding is not chunked alone"));
+            }
+            self.chunked = true;
+        } else if name == header::CONNECTION {
+            self.options.read(value.as_bytes()).map_err(Malformed::Rule)?;
+        } else if name == header::UPGRADE {
+            self.upgrade = Some(value);
+        } else if name == header::TE {
+            if hop::keep_te(&value) {
+                self.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+        } else if name.as_str() == "keep-alive" {
+            self.idle_timeout = idle_timeout(value.as_bytes());
+        } else if !hop::is_hop_by_hop(&name) {
+            self.headers.append(name, value);
+        }
+        Ok(())
+    }
+}
+
+fn idle_timeout(value: &[u8]) -> Option<u32> {
+    let seconds = value.split(|b| *b == b',').find_map(|part| part.trim_ascii().strip_prefix(b"timeout="))?;
+    std::str::from_utf8(seconds).ok()?.parse().ok()
+}
+
+/// The four forms of a request target (RFC 9112 section 3.2).
+fn read_target(
+    method: &Method,
+    target: Bytes,
+    scheme: Scheme,
+) -> Result<(Scheme, Option<Authority>, PathAndQuery), Malformed> {
+    const BAD: Malformed = Malformed::Rule("the request target is malformed");
+    if target.contains(&b'#') {
+        return Err(Malformed::Rule("the request target holds a fragment"));
+    }
+    if *method == Method::CONNECT {
+        let authority = authority::parse(target).map_err(Malformed::Rule)?;
+        if authority.port_u16().is_none() {
+            return Err(Malformed::Rule("CONNECT without a port"));
+        }
+        return Ok((scheme, Some(authority), PathAndQuery::from_static("/")));
+    }
+    if target.first() == Some(&b'/') {
+        return Ok((scheme, None, PathAndQuery::from_maybe_shared(target).map_err(|_| BAD)?));
+    }
+    if target.as_ref() == b"*" {
+        return match *method {
+            Method::OPTIONS => Ok((scheme, None, PathAndQuery::from_static("*"))),
+            _ => Err(Malformed::Rule("the target * is of OPTIONS alone")),
+        };
+    }
+    let parts = Uri::from_maybe_shared(target).map_err(|_| BAD)?.into_parts();
+    let scheme = match parts.scheme.as_ref().map(http::uri::Scheme::as_str) {
+        Some("http") => Scheme::Http,
+        Some("https") => Scheme::Https,
+        _ => return Err(BAD),
+    };
+    let authority = parts.authority.ok_or(BAD)?;
+    authority::check(&authority).map_err(Malformed::Rule)?;
+    Ok((scheme, Some(authority), parts.path_and_query.unwrap_or(PathAndQuery::from_static("/"))))
+}
+
+fn is_offered(offered: &HeaderValue, chosen: &HeaderValue) -> bool {
+    let name = |value: &[u8]| value.split(|b| *b == b'/').next().unwrap_or_default().to_ascii_lowercase();
+    let chosen = name(chosen.as_bytes().trim_ascii());
+    offered.as_bytes().split(|b| *b == b',').any(|one| name(one.trim_ascii()) == chosen)
+}

@@ -1,0 +1,110 @@
+//! A body on its way out: read from where it comes from, framed, written, with back-pressure.
+//!
+//! Used by the server for answers and by the client for requests.
+
+use std::cell::RefCell;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use outrigger_core::error::Failure;
+
+use super::connection::Connection;
+use super::write::{Encoder, HIGH_WATER};
+use crate::codec::body::{Body, Frame};
+
+/// One body, behind a head that was written already.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    body: Body,
+    encoder: Encoder,
+    ended: bool,
+    /// Bytes of body that were framed.
+    pub(crate) bytes: u64,
+}
+
+/// Why a body did not get through.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// It could not be read, or is not what it said it was.
+    Body(Failure),
+    /// It could not be written.
+    Socket(io::Error),
+}
+
+impl Transfer {
+    /// Begins with `body`, which is dropped at once when the encoder lets none through.
+    pub(crate) fn new(body: Body, encoder: Encoder) -> Self {
+        let ended = encoder == Encoder::None;
+        let body = if ended { Body::empty() } else { body };
+        Self { body, encoder, ended, bytes: 0 }
+    }
+
+    /// Goes on; ready when all of it was handed to the kernel. The connection is not borrowed while the body is read, since
+    /// that may lead back to it.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &RefCell<Option<Connection>>,
+    ) -> Poll<Result<(), Cut>> {
+        loop {
+            let starved = !self.gather(cx, connection)?;
+            let wrote = {
+                let connection = &mut *connection.borrow_mut();
+                let connection = connection.as_mut().ok_or_else(over)?;
+                if starved || self.ended {
+                    let flushed = connection.poll_flush(cx).map_err(Cut::Socket);
+                    if self.ended {
+                        ready!(flushed)?;
+                        return Poll::Ready(Ok(()));
+                    }
+                    if let Poll::Ready(Err(cut)) = flushed {
+                        return Poll::Ready(Err(cut));
+                    }
+                    return Poll::Pending;
+                }
+                connection.poll_write(cx).map_err(Cut::Socket)?
+            };
+            if wrote.is_pending() {
+                self.body.poll_progress(cx);
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads the body until enough waits. False when it has nothing to give now.
+    fn gather(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &RefCell<Option<Connection>>,
+    ) -> Result<bool, Cut> {
+        while !self.ended {
+            if connection.borrow().as_ref().is_none_or(|connection| connection.out.waiting() >= HIGH_WATER) {
+                return Ok(true);
+            }
+            let Poll::Ready(frame) = self.body.poll_frame(cx) else { return Ok(false) };
+            let frame = frame.transpose().map_err(Cut::Body)?;
+            let connection = &mut *connection.borrow_mut();
+            let out = &mut connection.as_mut().ok_or_else(over)?.out;
+            match frame {
+                Some(Frame::Data(data)) => {
+                    self.bytes += data.len() as u64;
+                    self.encoder.data(out, data)
+                }
+                Some(Frame::Trailers(trailers)) => {
+                    self.ended = true;
+                    self.encoder.end(out, Some(&trailers))
+                }
+                None => {
+                    self.ended = true;
+                    self.encoder.end(out, None)
+                }
+            }
+            .map_err(Cut::Body)?;
+        }
+        Ok(true)
+    }
+}
+
+fn over() -> Cut {
+    Cut::Socket(io::ErrorKind::NotConnected.into())
+}

@@ -1,0 +1,296 @@
+//! What an HTTP/1 upstream may answer, when its connection is used again, and what another try may rely on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, Version};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::support::{get, read_for_a_while, run, upstream, whole};
+use crate::codec::body::Body;
+use crate::codec::client::{Answer, Exchange};
+use crate::codec::head::ResponseHead;
+
+/// What a GET gets from an upstream that says `bytes` and closes: the head and body, and whether the connection was kept.
+async fn get_from(method: Method, bytes: &[u8]) -> (Result<(ResponseHead, String), Failure>, bool) {
+    let (connection, mut application, kept) = upstream();
+    let mut head = get("/");
+    head.method = method;
+    let mut exchange = Exchange::from(connection.send(head, Body::empty()));
+    application.write_all(bytes).await.unwrap();
+    let script = async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        application.shutdown().await.unwrap();
+    };
+    let answered = async {
+        match exchange.answer().await? {
+            Answer::Final(head, mut body) => Ok((head, whole(&mut body).await?.0)),
+            answer => panic!("{answer:?}"),
+        }
+    };
+    let (answer, ()) = tokio::join!(answered, script);
+    let kept = kept.0.borrow().len() == 1;
+    (answer, kept)
+}
+
+#[test]
+fn bodies_of_every_framing_are_read_and_only_sound_connections_are_kept() {
+    let table: &[(&str, &[u8], &str, bool)] = &[
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", "ab", true),
+        ("GET", b"HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", "ab", true),
+        ("GET", b"HTTP/1.1 200 OK\r\n\r\nab", "ab", false),
+        ("GET", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nab", "ab", false),
+        ("GET", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nab", "ab", true),
+        ("GET", b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab", "ab", false),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\r\n", "ab", false),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", "", true),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "", true),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", true),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "", true),
+    ];
+    for (method, bytes, body, kept) in table {
+        let (answer, was_kept) = run(get_from(method.parse().unwrap(), bytes));
+        let shown = String::from_utf8_lossy(bytes);
+        assert_eq!(answer.map(|(_, body)| body).unwrap(), *body, "{shown}");
+        assert_eq!(was_kept, *kept, "{shown}");
+    }
+}
+
+#[test]
+fn what_is_malformed_is_an_error_and_nothing_is_handed_up() {
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101));
+    let large = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(33 * 1024));
+    let endless = "HTTP/1.1 102 Processing\r\n\r\n".repeat(17);
+    for bytes in [
+        &b"SSH-2.0-OpenSSH\r\n"[..],
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\n\r\n",
+        b"HTTP/1.1 999 Odd\r\n\r\n",
+        b"HTTP/1.1 099 Odd\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\na",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: set-cookie\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        many.as_bytes(),
+        large.as_bytes(),
+    ] {
+        let (answer, kept) = run(get_from(Method::GET, bytes));
+        let failure = answer.map(drop).unwrap_err();
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(100)]).into_owned();
+        assert_eq!(
+            (failure.reason, failure.reached),
+            (Reason::UpstreamProtocolError, Reached::Maybe),
+            "{shown}"
+        );
+        assert!(!kept, "{shown}");
+    }
+    run(async {
+        let (connection, mut application, _) = upstream();
+        application.write_all(endless.as_bytes()).await.unwrap();
+        let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+        for _ in 0..16 {
+            assert!(matches!(exchange.answer().await, Ok(Answer::Interim(_))));
+        }
+        assert_eq!(exchange.answer().await.unwrap_err().reason, Reason::UpstreamProtocolError);
+    });
+}
+
+#[test]
+fn a_101_to_another_protocol_than_was_offered_is_refused() {
+    run(async {
+        let (connection, mut application, _) = upstream();
+        application
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n")
+            .await
+            .unwrap();
+        let mut head = get("/");
+        head.upgrade = Some(HeaderValue::from_static("websocket"));
+        let mut exchange = Exchange::from(connection.send(head, Body::empty()));
+        assert_eq!(exchange.answer().await.unwrap_err().reason, Reason::UpstreamProtocolError);
+    });
+}
+
+#[test]
+fn a_body_that_stops_early_is_an_error_and_no_end() {
+    for bytes in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n",
+    ] {
+        let (answer, kept) = run(get_from(Method::GET, bytes));
+        let failure = answer.map(drop).unwrap_err();
+        assert_eq!(
+            (failure.reason, failure.reached),
+            (Reason::UpstreamConnectionTermination, Reached::ResponseStarted)
+        );
+        assert!(!kept);
+    }
+}
+
+#[test]
+fn an_end_before_the_response_tells_that_the_request_may_have_been_processed() {
+    let (answer, _) = run(get_from(Method::GET, b""));
+    let failure = answer.map(drop).unwrap_err();
+    assert_eq!((failure.reason, failure.reached), (Reason::UpstreamConnectionTermination, Reached::Maybe));
+}
+
+#[test]
+fn a_connection_that_was_closed_before_anything_was_written_allows_another_try() {
+    run(async {
+        let (connection, application, _) = upstream();
+        drop(application);
+        let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+        assert_eq!(exchange.answer().await.unwrap_err().reached, Reached::NotWritten);
+    });
+}
+
+#[test]
+fn a_kept_connection_serves_again_and_says_when_it_cannot() {
+    run(async {
+        let (connection, mut application, kept) = upstream();
+        let mut exchange = Exchange::from(connection.send(get("/1"), Body::empty()));
+        application
+            .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        exchange.answer().await.unwrap();
+        let mut connection = kept.0.borrow_mut().pop().unwrap();
+        assert!(connection.is_open());
+        let mut exchange = Exchange::from(connection.send(get("/2"), Body::empty()));
+        application
+            .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        exchange.answer().await.unwrap();
+        let sent = read_for_a_while(&mut application).await;
+        assert_eq!(sent, "GET /1 HTTP/1.1\r\nhost: cart:80\r\n\r\nGET /2 HTTP/1.1\r\nhost: cart:80\r\n\r\n");
+        let mut connection = kept.0.borrow_mut().pop().unwrap();
+        assert!(connection.is_open());
+        // The upstream closes after 5 s; a second before, the connection is not trusted.
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert!(!connection.is_open());
+    });
+}
+
+#[test]
+fn an_idle_connection_that_is_closed_or_speaks_unasked_is_not_open() {
+    for bytes in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
+        run(async {
+            let (mut connection, mut application, _) = upstream();
+            assert!(connection.is_open());
+            application.write_all(bytes).await.unwrap();
+            application.shutdown().await.unwrap();
+            assert!(!connection.is_open());
+            connection.closed().await;
+        });
+    }
+}
+
+#[test]
+fn a_body_is_held_back_until_the_upstream_wants_it() {
+    async fn post() -> (Exchange, DuplexStream) {
+        let (connection, application, _) = upstream();
+        let mut head = get("/");
+        head.method = Method::POST;
+        head.headers.insert("expect", HeaderValue::from_static("100-continue"));
+        (connection.send(head, Body::full(Bytes::from_static(b"body"))).into(), application)
+    }
+    run(async {
+        let (mut exchange, mut application) = post().await;
+        let script = async {
+            let text = read_some(&mut application).await;
+            assert!(text.ends_with("expect: 100-continue\r\ncontent-length: 4\r\n\r\n"), "{text}");
+            application.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+            assert_eq!(read_some(&mut application).await, "body");
+            application.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        };
+        let answers = async {
+            assert!(matches!(exchange.answer().await.unwrap(), Answer::Interim(head) if head.status == 100));
+            assert!(matches!(exchange.answer().await.unwrap(), Answer::Final(head, _) if head.status == 200));
+        };
+        tokio::join!(script, answers);
+    });
+    run(async {
+        // Some servers never say it: after a second the body is sent all the same.
+        let (mut exchange, mut application) = post().await;
+        let script = async {
+            read_some(&mut application).await;
+            assert_eq!(read_some(&mut application).await, "body");
+            application.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(exchange.answer(), script);
+        assert!(matches!(answer.unwrap(), Answer::Final(head, _) if head.status == 204));
+    });
+}
+
+#[test]
+fn an_early_answer_is_read_and_ends_the_connection() {
+    run(async {
+        let (connection, mut application, kept) = upstream();
+        let (_never, endless) = endless_body();
+        let mut exchange = Exchange::from(connection.send(get("/"), endless));
+        application.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let Answer::Final(head, _) = exchange.answer().await.unwrap() else { panic!("no answer") };
+        assert_eq!(head.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(kept.0.borrow().is_empty());
+        let mut rest = Vec::new();
+        application.read_to_end(&mut rest).await.unwrap();
+    });
+}
+
+#[test]
+fn dropping_a_response_before_its_end_closes_the_connection() {
+    run(async {
+        let (connection, mut application, kept) = upstream();
+        let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+        application.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab").await.unwrap();
+        drop(exchange.answer().await.unwrap());
+        let mut rest = Vec::new();
+        application.read_to_end(&mut rest).await.unwrap();
+        assert!(kept.0.borrow().is_empty());
+    });
+}
+
+async fn read_some(stream: &mut DuplexStream) -> String {
+    let mut bytes = vec![0; 4096];
+    let got = stream.read(&mut bytes).await.unwrap();
+    String::from_utf8_lossy(&bytes[..got]).into_owned()
+}
+
+/// A body that never ends: of a POST whose client waits.
+fn endless_body() -> (crate::codec::client::Http1Connection, Body) {
+    use std::rc::Rc;
+    use std::task::{Context, Poll};
+
+    use crate::codec::body::{Frame, Source};
+
+    struct Endless;
+    impl Source for Endless {
+        fn poll_frame(&self, _: u64, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+            Poll::Pending
+        }
+    }
+    (upstream().0, Body::streamed(Rc::new(Endless), 0, None))
+}
+
+#[test]
+fn requests_go_out_as_http_1_1_whatever_they_came_in() {
+    run(async {
+        let (connection, mut application, _) = upstream();
+        let mut head = get("/");
+        head.version = Version::HTTP_2;
+        let mut exchange = Exchange::from(connection.send(head, Body::empty()));
+        application.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        exchange.answer().await.unwrap();
+        assert!(read_some(&mut application).await.starts_with("GET / HTTP/1.1\r\n"));
+    });
+}

@@ -1,0 +1,366 @@
+//! An accepted connection, up to what handles its bytes: chain, TLS, destination, protocol.
+//!
+//! Called by the worker, one task each. Whatever goes wrong here ends this connection and is recorded.
+
+mod detect;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+pub(crate) use detect::Habits;
+use detect::{Habit, Heard, Verdict, listen};
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
+use outrigger_config::listener::{
+    ConnectionFacts, DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter,
+    TransportProtocol, UnknownDestination,
+};
+use outrigger_config::name::asked_address;
+use outrigger_config::tcp_proxy::TcpProxy;
+use outrigger_core::Name;
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::codec::server::Protocol;
+use crate::context::Context;
+use crate::http::downstream::{ClientFacts, Downstream, Finder, Tunnel, find, limits};
+use crate::http::service;
+use crate::socket::address::OriginalDestination;
+use crate::socket::listener::Accepted;
+use crate::socket::stream::Stream;
+use crate::tcp::dial;
+use crate::tcp::relay::{self, Client};
+use crate::tls::handshake;
+
+/// The first byte of a TLS record that holds a hello (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// How long the client of a destination of unknown protocol may be silent before the server is asked whether it speaks
+/// first, at most.
+const LONGEST_SILENCE: Duration = Duration::from_millis(100);
+
+/// How long both sides of such a connection may be silent before it is relayed as opaque bytes.
+const LONGEST_DETECTION: Duration = Duration::from_secs(3600);
+
+/// Serves a connection that `listener` accepted, until it ends.
+pub(crate) async fn serve(
+    context: Rc<Context>,
+    habits: Rc<Habits>,
+    listener: Arc<Listener>,
+    accepted: Accepted,
+) {
+    let Accepted { stream, client } = accepted;
+    let Ok(local) = stream.local_addr() else { return };
+    let original = match listener.original_dst.then(|| OriginalDestination::of(&stream)) {
+        Some(Ok(original)) => original,
+        Some(Err(error)) => {
+            tracing::warn!(listener = %listener.name, %error, "no original destination");
+            return;
+        }
+        None => None,
+    };
+    let facts = ClientFacts {
+        address: client.0,
+        peer: None,
+        encrypted: false,
+        destination: original.map_or(local, |original| original.0),
+        listener: listener.name.clone(),
+        direction: listener.direction,
+    };
+    let served = Served { context, habits, original };
+    if let Some((stream, chain, facts, alpn)) = served.choose(&listener, stream, facts).await {
+        served.filter(chain, stream, facts, alpn).await;
+    }
+}
+
+struct Served {
+    context: Rc<Context>,
+    habits: Rc<Habits>,
+    original: Option<OriginalDestination>,
+}
+
+impl Served {
+    /// The chain that takes the connection, after its TLS handshake if there is one.
+    async fn choose<'a>(
+        &self,
+        listener: &'a Listener,
+        stream: TcpStream,
+        mut facts: ClientFacts,
+    ) -> Option<(Stream, &'a FilterChain, ClientFacts, Option<Vec<u8>>)> {
+        let process = &self.context.recorder.metrics().process;
+        if !listener.needs_hello() || !begins_with_hello(&stream, listener).await? {
+            let connection = ConnectionFacts {
+                destination: facts.destination,
+                transport: TransportProtocol::RawBuffer,
+                server_name: None,
+                application_protocols: &[],
+            };
+            let chain = listener.chain(&connection).filter(|chain| chain.tls.is_none());
+            if chain.is_none() {
+                // A client in the clear where mTLS is spoken.
+                process.downstream_tls_failed.increment();
+                tracing::debug!(listener = %listener.name, client = %facts.address, "no chain for a connection in the clear");
+            }
+            return Some((Stream::Plain(stream), chain?, facts, None));
+        }
+        let mut chosen = None;
+        let accepted = handshake::accept(stream, self.context.settings.handshake_timeout, |hello| {
+            let chain = listener.chain(&ConnectionFacts {
+                destination: facts.destination,
+                transport: TransportProtocol::Tls,
+                server_name: hello.server_name,
+                application_protocols: &hello.alpn,
+            })?;
+            let tls = chain.tls.as_ref()?;
+            chosen = Some((chain, tls));
+            let config = self.context.identity.server(&tls.alpn);
+            config.inspect_err(|error| tracing::warn!(%error, "no TLS configuration")).ok()
+        })
+        .await;
+        let (stream, shown) = match accepted {
+            Ok(accepted) => accepted,
+            Err(failure) => {
+                process.downstream_tls_failed.increment();
+                tracing::debug!(listener = %listener.name, client = %facts.address, %failure, "TLS handshake");
+                return None;
+            }
+        };
+        let (chain, tls) = chosen?;
+        let may = |peers: &[_]| shown.peer.as_ref().is_some_and(|peer| peers.contains(peer));
+        let unknown = tls.require_client_certificate && shown.peer.is_none();
+        if unknown || tls.peers.as_ref().is_some_and(|peers| !may(peers)) {
+            process.downstream_tls_failed.increment();
+            tracing::info!(listener = %listener.name, peer = ?shown.peer, "this peer may not call");
+            return None;
+        }
+        process.downstream_tls_ok.increment();
+        facts.peer = shown.peer;
+        facts.encrypted = true;
+        Some((stream, chain, facts, shown.alpn))
+    }
+
+    /// Hands the connection to what its chain says.
+    async fn filter(&self, chain: &FilterChain, stream: Stream, facts: ClientFacts, alpn: Option<Vec<u8>>) {
+        match &chain.filter {
+            NetworkFilter::Handle(Handler::Http(manager)) => {
+                let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(manager) };
+                self.http(stream, Bytes::new(), protocol_of(alpn.as_deref()), facts, (finder, &manager.settings)).await;
+            }
+            NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, Bytes::new(), facts, proxy).await,
+            NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
+                let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(http) };
+                let either = Either { http, tcp, within: *within, finder, destination: &chain.name };
+                self.detect(stream, BytesMut::new(), facts, either).await;
+            }
+            NetworkFilter::Find(finder) => self.find(finder, stream, facts).await,
+        }
+    }
+
+    /// Finds what the connection is for.
+    async fn find(&self, finder: &DestinationFinder, stream: Stream, facts: ClientFacts) {
+        match &finder.by {
+            DestinationBy::Authority => {
+                let way = Finder::Authority(finder.unknown);
+                self.http(stream, Bytes::new(), Protocol::Detect, facts, (way, &finder.http)).await;
+            }
+            DestinationBy::Name(name) => {
+                self.named(name.clone(), finder.unknown, stream, Bytes::new(), facts).await;
+            }
+            DestinationBy::OriginalDestination => match self.original {
+                Some(original) => {
+                    let name = asked_address(original.0).into();
+                    self.named(name, finder.unknown, stream, Bytes::new(), facts).await;
+                }
+                None => {
+                    // Passing it on would come back here, for ever.
+                    let failure = Failure::local(Reason::NoDestination, "the connection was not redirected");
+                    relay::refuse(&self.context, &client(stream, Bytes::new(), facts), &failure);
+                }
+            },
+        }
+    }
+
+    /// Serves a connection to the destination of an asked name.
+    async fn named(
+        &self,
+        asked: Name,
+        unknown: UnknownDestination,
+        stream: Stream,
+        first: Bytes,
+        facts: ClientFacts,
+    ) {
+        let (found, snapshot) = match find(&self.context, &asked, unknown).await {
+            Ok(found) => found,
+            Err(failure) => {
+                return relay::refuse(&self.context, &client(stream, first, facts), &failure);
+            }
+        };
+        let Some(found) = found else {
+            drop(snapshot);
+            return relay::pass_on(&self.context, &asked, client(stream, first, facts)).await;
+        };
+        drop(snapshot);
+        match &found.handler {
+            Handler::Http(manager) => {
+                let way = (Finder::Named(asked, unknown), &*manager.settings);
+                self.http(stream, first, Protocol::Detect, facts, way).await;
+            }
+            Handler::Tcp(proxy) => self.tcp(stream, first, facts, proxy).await,
+            Handler::Detect { http, tcp, within } => {
+                let finder = Finder::Named(asked, unknown);
+                let either = Either { http, tcp, within: *within, finder, destination: &found.canonical };
+                self.detect(stream, BytesMut::from(first), facts, either).await;
+            }
+        }
+    }
+
+    /// HTTP, and what its CONNECT leads to.
+    async fn http(
+        &self,
+        stream: Stream,
+        first: Bytes,
+        protocol: Protocol,
+        facts: ClientFacts,
+        (finder, http): (Finder, &HttpSettings),
+    ) {
+        let context = Rc::clone(&self.context);
+        let limits = limits(&context.limits, http);
+        let on = Downstream { context, client: facts, finder, limits, tunnel: Default::default() };
+        match service::serve(&on, stream, first, protocol).await {
+            Ok(None) => {}
+            Ok(Some(Tunnel { connection, asked, unknown })) => {
+                // A tunnel is a connection to that destination. It may hold another CONNECT only if that destination is
+                // a proxy, in which case it is the proxy's, so that this nests once.
+                let through = self.named(asked, unknown, connection.stream, connection.read, on.client);
+                Box::pin(through).await;
+            }
+            Err(failure) => {
+                tracing::debug!(client = %on.client.address, %failure, "connection ended");
+            }
+        }
+    }
+
+    async fn tcp(&self, stream: Stream, first: Bytes, facts: ClientFacts, proxy: &TcpProxy) {
+        let snapshot = self.context.view.snapshot();
+        relay::relay(&self.context, &snapshot, proxy, client(stream, first, facts)).await;
+    }
+
+    /// HTTP or not, by what the client says first; and when it says nothing, by whether the server does.
+    async fn detect(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
+        let wait = match self.habits.of(either.destination) {
+            Some(Habit::ServerFirst) => Duration::ZERO,
+            Some(Habit::ClientFirst) => either.within,
+            None => either.within.min(LONGEST_SILENCE),
+        };
+        match listen(&mut stream, &mut first, wait).await {
+            Ok(Heard::Said(verdict)) => {
+                self.habits.learn(either.destination, Habit::ClientFirst);
+                self.judged(verdict, stream, first.freeze(), facts, either).await;
+            }
+            Ok(Heard::Silence) => self.either(stream, first, facts, either).await,
+            Ok(Heard::Gone) | Err(_) => {}
+        }
+    }
+
+    async fn judged(
+        &self,
+        verdict: Verdict,
+        stream: Stream,
+        first: Bytes,
+        facts: ClientFacts,
+        either: Either<'_>,
+    ) {
+        let protocol = match verdict {
+            Verdict::Http1 => Protocol::Http1,
+            Verdict::Http2 => Protocol::Http2,
+            Verdict::Opaque => return self.tcp(stream, first, facts, either.tcp).await,
+        };
+        self.http(stream, first, protocol, facts, (either.finder, &either.http.settings)).await;
+    }
+
+    /// The client is silent: an endpoint is dialled, and whoever speaks first decides.
+    async fn either(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
+        let snapshot = self.context.view.snapshot();
+        let mut opened = match dial::open(&self.context, &snapshot, either.tcp, facts.destination).await {
+            Ok(opened) => opened,
+            Err(failure) => {
+                return relay::refuse(&self.context, &client(stream, first.freeze(), facts), &failure);
+            }
+        };
+        drop(snapshot);
+        let mut spoken = BytesMut::new();
+        let said = tokio::select! {
+            biased;
+            heard = listen(&mut stream, &mut first, LONGEST_DETECTION) => match heard {
+                Ok(Heard::Said(verdict)) => Some(verdict),
+                Ok(Heard::Silence) => Some(Verdict::Opaque),
+                Ok(Heard::Gone) | Err(_) => return,
+            },
+            // An endpoint that hangs up, or whose connection fails, is relayed as just that.
+            _ = opened.stream.read_buf(&mut spoken) => None,
+        };
+        match said {
+            Some(Verdict::Opaque) | None => {
+                if said.is_none() && !spoken.is_empty() {
+                    self.habits.learn(either.destination, Habit::ServerFirst);
+                }
+                let client = client(stream, first.freeze(), facts);
+                relay::relay_opened(&self.context, either.tcp, client, opened, spoken.freeze()).await;
+            }
+            Some(verdict) => {
+                drop(opened);
+                self.habits.learn(either.destination, Habit::ClientFirst);
+                self.judged(verdict, stream, first.freeze(), facts, either).await;
+            }
+        }
+    }
+}
+
+/// A destination that may be HTTP or opaque.
+struct Either<'a> {
+    http: &'a HttpConnectionManager,
+    tcp: &'a TcpProxy,
+    /// How long the client's first bytes may take.
+    within: Duration,
+    /// How HTTP requests find what is done with them.
+    finder: Finder,
+    /// Under which name its habit is remembered.
+    destination: &'a Name,
+}
+
+/// Whether a client begins TLS. Where every chain speaks TLS nobody needs to look. `None`: it said nothing in time.
+async fn begins_with_hello(stream: &TcpStream, listener: &Listener) -> Option<bool> {
+    if listener.chains.iter().chain(&listener.default_chain).all(|chain| chain.tls.is_some()) {
+        return Some(true);
+    }
+    let mut first = [0];
+    let peeked = tokio::time::timeout(listener.first_bytes_timeout, stream.peek(&mut first)).await;
+    match peeked {
+        Ok(Ok(1)) => Some(first[0] == TLS_HANDSHAKE),
+        Ok(_) => None,
+        Err(_) => Some(false),
+    }
+}
+
+fn protocol_of(alpn: Option<&[u8]>) -> Protocol {
+    match alpn {
+        Some(b"h2") => Protocol::Http2,
+        Some(b"http/1.1") => Protocol::Http1,
+        _ => Protocol::Detect,
+    }
+}
+
+fn client(stream: Stream, first: Bytes, facts: ClientFacts) -> Client {
+    Client {
+        stream,
+        first,
+        address: facts.address,
+        peer: facts.peer,
+        destination: facts.destination,
+        listener: facts.listener,
+        direction: facts.direction,
+    }
+}

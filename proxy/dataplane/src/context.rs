@@ -1,0 +1,161 @@
+//! What one worker has: its view of the config, its clusters, its recorder, its settings.
+//!
+//! Made by the worker, shared by its connections through an `Rc`; nothing here leaves the thread.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::cluster::{
+    Balancing, Cluster as ClusterConfig, ConnectionSettings, Discovery, EndpointsHandle, UpstreamProtocol,
+};
+use outrigger_config::demand::Demands;
+use outrigger_config::endpoint::Transport;
+use outrigger_config::publish::View;
+use outrigger_core::drain::DrainGuard;
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::percentage::Percentage;
+use outrigger_core::reason::Reason;
+use outrigger_policy::circuit_breaker::CircuitBreakers;
+
+use crate::codec::limits::Limits;
+use crate::record::Recorder;
+use crate::upstream::cluster::{Cluster, Clusters};
+use crate::upstream::host::Host;
+use crate::identity::Identity;
+
+/// The name of the cluster that stands for destinations outside the mesh.
+pub const PASSED_ON: &str = "outrigger.passed-on";
+
+/// Settings of the process that every worker has.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What one peer may cost.
+    pub limits: Limits,
+    /// The share of the traces begun here that is sampled.
+    pub sampling: Percentage,
+    /// Connections that one worker serves at a time; more are closed at once.
+    pub max_connections: u32,
+    /// How long a tunnel (upgrade, CONNECT) may be without a byte; `None` for ever.
+    pub tunnel_idle_timeout: Option<Duration>,
+    /// From accepting a TLS connection to the end of its handshake.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            sampling: Percentage::ALL,
+            max_connections: 20_000,
+            tunnel_idle_timeout: Some(Duration::from_secs(3600)),
+            handshake_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Looks up the addresses of hosts outside the mesh; shared by all workers, answers within its own time limit.
+#[derive(Clone)]
+pub struct Resolver(Arc<Resolve>);
+
+type Resolve = dyn Fn(String) -> Resolving + Send + Sync;
+type Resolving = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, String>> + Send>>;
+
+impl Resolver {
+    /// A resolver that calls `resolve` with a host name and gets its addresses, or why there are none.
+    pub fn new<F>(resolve: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Vec<IpAddr>, String>> + Send + 'static,
+    {
+        Self(Arc::new(move |host| Box::pin(resolve(host))))
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+/// What one worker has.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) view: View,
+    pub(crate) demands: Demands,
+    pub(crate) clusters: Rc<Clusters>,
+    pub(crate) identity: Rc<Identity>,
+    pub(crate) recorder: Recorder,
+    pub(crate) resolver: Resolver,
+    pub(crate) drain: DrainGuard,
+    pub(crate) limits: Rc<Limits>,
+    pub(crate) settings: Settings,
+    pub(crate) passed_on: Arc<ClusterConfig>,
+    /// Where this proxy itself listens.
+    pub(crate) own: RefCell<Vec<SocketAddr>>,
+}
+
+impl Context {
+    /// The hosts of a destination outside the mesh, by its asked name: what DNS says, or the address itself.
+    pub(crate) async fn outside(&self, asked: &str) -> Result<(Rc<Cluster>, Vec<Rc<Host>>), Failure> {
+        let nowhere = |why: &str| {
+            Failure::upstream(Reason::NoDestination, Reached::NotWritten, format!("{asked}: {why}"))
+        };
+        let addresses = match asked.parse::<SocketAddr>() {
+            Ok(address) => vec![address],
+            Err(_) => {
+                let (host, port) = asked.rsplit_once(':').ok_or_else(|| nowhere("no port"))?;
+                let port: u16 = port.parse().map_err(|_| nowhere("no port"))?;
+                let addresses = (self.resolver.0)(host.to_owned()).await.map_err(|why| nowhere(&why))?;
+                addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
+            }
+        };
+        if addresses.iter().any(|address| self.is_own(*address)) {
+            // It would come back here, for ever.
+            return Err(nowhere("this is the proxy itself"));
+        }
+        let cluster = self.clusters.cluster(&self.passed_on);
+        let hosts: Vec<_> =
+            addresses.iter().map(|address| cluster.unlisted(*address, &Transport::Plain)).collect();
+        if hosts.is_empty() {
+            return Err(nowhere("no address"));
+        }
+        Ok((cluster, hosts))
+    }
+}
+
+impl Context {
+    /// Whether dialling `address` would reach a listener of this proxy.
+    fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.borrow().iter().any(|own| {
+            let same = own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
+            own.port() == address.port() && (same || address.ip().is_unspecified())
+        })
+    }
+}
+
+/// The cluster of destinations outside the mesh. Its hosts are those that were asked for.
+pub(crate) fn passed_on() -> Option<Arc<ClusterConfig>> {
+    Some(Arc::new(ClusterConfig {
+        name: PASSED_ON.into(),
+        discovery: Discovery::OriginalDestination(Transport::Plain),
+        endpoints: EndpointsHandle::default(),
+        connect_timeout: Duration::from_secs(5),
+        breakers: CircuitBreakers::decode(None).ok()?,
+        outlier: None,
+        balancing: Balancing::Random,
+        protocol: UpstreamProtocol::AsDownstream,
+        connections: ConnectionSettings {
+            idle_timeout: None,
+            max_duration: None,
+            max_requests: None,
+            max_concurrent_streams: 256,
+            initial_stream_window: 256 * 1024,
+            initial_connection_window: 1024 * 1024,
+        },
+    }))
+}

@@ -1,0 +1,99 @@
+//! CONNECT: a tunnel to the destination that it names (RFC 9110 section 9.3.6).
+//!
+//! Opaque destinations are dialled before the client is told that the tunnel stands. One that may speak HTTP is told at
+//! once, and what comes through the tunnel is then served like a connection to that destination.
+
+use http::{StatusCode, Version};
+use outrigger_config::listener::{Handler, UnknownDestination};
+use outrigger_core::Name;
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+use outrigger_core::record::Protocol;
+
+use super::downstream::{Downstream, Finder, Tunnel, asked_by, find};
+use super::journal::Journal;
+use super::respond;
+use super::upgrade::{broken, side};
+use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::server::Responder;
+use crate::tcp::copy::{Side, copy_both};
+use crate::tcp::dial::{self, Opened};
+
+/// Answers a CONNECT.
+pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Journal, responder: Responder) {
+    match open(on, &head, &responder, &mut journal).await {
+        Ok(Way::Opened(opened)) => relay(on, opened, journal, responder).await,
+        Ok(Way::HandUp(asked, unknown)) => hand_up(on, asked, unknown, journal, responder).await,
+        Err(failure) => {
+            journal.fail(&failure);
+            let (head, body) = respond::failed(failure.reason, false);
+            journal.set_status(head.status.as_u16(), None);
+            let _ = responder.respond(head, body).await;
+            journal.finish();
+        }
+    }
+}
+
+enum Way {
+    /// The destination is opaque and answers.
+    Opened(Opened),
+    /// Whoever serves this connection goes on.
+    HandUp(Name, UnknownDestination),
+}
+
+async fn open(
+    on: &Downstream,
+    head: &RequestHead,
+    responder: &Responder,
+    journal: &mut Journal,
+) -> Result<Way, Failure> {
+    let Finder::Authority(unknown) = &on.finder else {
+        return Err(Failure::downstream(Reason::NoRouteFound, "CONNECT is for proxies; this is a destination"));
+    };
+    if responder.version() == Version::HTTP_2 {
+        return Err(Failure::downstream(Reason::NoRouteFound, "CONNECT over HTTP/2 is not served"));
+    }
+    let asked = asked_by(head)?;
+    let (found, snapshot) = find(&on.context, &asked, *unknown).await?;
+    match found.as_deref().map(|found| &found.handler) {
+        None => Ok(Way::Opened(dial::outside(&on.context, &asked).await?)),
+        Some(Handler::Tcp(proxy)) => {
+            journal.set_destination(proxy.stat_prefix.clone());
+            dial::open(&on.context, &snapshot, proxy, on.client.destination).await.map(Way::Opened)
+        }
+        Some(Handler::Http(_) | Handler::Detect { .. }) => Ok(Way::HandUp(asked.into(), *unknown)),
+    }
+}
+
+async fn relay(on: &Downstream, opened: Opened, mut journal: Journal, responder: Responder) {
+    journal.set_status(200, None);
+    journal.set_protocol(Protocol::Tcp);
+    match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
+        Ok(client) => {
+            let upstream = Side { stream: opened.stream, read: bytes::Bytes::new() };
+            let idle = on.context.settings.tunnel_idle_timeout;
+            let copied = copy_both(side(client), upstream, idle).await;
+            journal.count(copied.received, copied.sent);
+            if let Some(failure) = broken(&copied) {
+                journal.fail(&failure);
+            }
+        }
+        Err(failure) => journal.fail(&failure),
+    }
+    journal.finish();
+}
+
+async fn hand_up(
+    on: &Downstream,
+    asked: Name,
+    unknown: UnknownDestination,
+    mut journal: Journal,
+    responder: Responder,
+) {
+    journal.set_status(200, None);
+    match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
+        Ok(connection) => *on.tunnel.borrow_mut() = Some(Tunnel { connection, asked, unknown }),
+        Err(failure) => journal.fail(&failure),
+    }
+    journal.finish();
+}

@@ -1,0 +1,181 @@
+//! A connection that speaks HTTP with a client: who the client is, and how its requests find their destination.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::demand::Answer;
+use outrigger_config::destination::Destination as MeshDestination;
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
+use outrigger_config::listener::{FilterChain, Handler, NetworkFilter, UnknownDestination};
+use outrigger_config::name::asked_name;
+use outrigger_config::snapshot::Snapshot;
+use outrigger_core::Name;
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::identity::SpiffeId;
+use outrigger_core::reason::Reason;
+use outrigger_core::record::Direction;
+
+use super::forwarded::Sender;
+use crate::codec::head::RequestHead;
+use crate::codec::limits::Limits;
+use crate::codec::upgrade::Upgraded;
+use crate::context::Context;
+
+/// Where `http` goes without a port (RFC 9110 section 4.2.1).
+const HTTP_PORT: u16 = 80;
+
+/// Facts of a downstream connection.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientFacts {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// Its verified identity.
+    pub(crate) peer: Option<SpiffeId>,
+    /// Whether it speaks TLS.
+    pub(crate) encrypted: bool,
+    /// Where it was going before it was redirected here, else where it connected to.
+    pub(crate) destination: SocketAddr,
+    /// The listener that took it.
+    pub(crate) listener: Name,
+    /// On which side of the application that listener stands; for records alone.
+    pub(crate) direction: Direction,
+}
+
+/// How requests find out what is done with them.
+#[derive(Debug, Clone)]
+pub(crate) enum Finder {
+    /// The listener's chain says it. Taken anew from each request's snapshot.
+    Chain {
+        /// The chain's name.
+        chain: Name,
+        /// What the chain said when the connection came; counts when the listener is gone.
+        manager: Arc<HttpConnectionManager>,
+    },
+    /// Every request goes to this asked name.
+    Named(Name, UnknownDestination),
+    /// Each request says where.
+    Authority(UnknownDestination),
+}
+
+/// A connection that speaks HTTP.
+#[derive(Debug)]
+pub(crate) struct Downstream {
+    pub(crate) context: Rc<Context>,
+    pub(crate) client: ClientFacts,
+    pub(crate) finder: Finder,
+    /// What this client may cost.
+    pub(crate) limits: Rc<Limits>,
+    /// A tunnel that a CONNECT made, to be served by whoever serves this connection once HTTP on it has ended.
+    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+}
+
+/// A connection through a CONNECT, and the name it goes to.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) connection: Upgraded,
+    pub(crate) asked: Name,
+    pub(crate) unknown: UnknownDestination,
+}
+
+/// What a request goes to.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// Something of the mesh.
+    Manager(Arc<HttpConnectionManager>),
+    /// A host that the mesh does not have, by its asked name.
+    Outside(Name),
+}
+
+impl Downstream {
+    /// What `head`'s request goes to, with the snapshot that says so: the request's only one.
+    pub(super) async fn destination(&self, head: &RequestHead) -> Result<(Destination, Arc<Snapshot>), Failure> {
+        let (asked, unknown) = match &self.finder {
+            Finder::Chain { chain, manager } => {
+                let snapshot = self.context.view.snapshot();
+                let listener = snapshot.listeners.get(&self.client.listener);
+                let newest = listener.and_then(|listener| {
+                    let mut chains = listener.chains.iter().chain(&listener.default_chain);
+                    chains.find(|candidate| candidate.name == *chain).and_then(manager_of)
+                });
+                let manager = Arc::clone(newest.unwrap_or(manager));
+                return Ok((Destination::Manager(manager), snapshot));
+            }
+            Finder::Named(asked, unknown) => (std::borrow::Cow::Borrowed(&**asked), *unknown),
+            Finder::Authority(unknown) => (asked_by(head)?, *unknown),
+        };
+        let (found, snapshot) = find(&self.context, &asked, unknown).await?;
+        let Some(found) = found else { return Ok((Destination::Outside(asked.into()), snapshot)) };
+        match &found.handler {
+            Handler::Http(manager) | Handler::Detect { http: manager, .. } => {
+                Ok((Destination::Manager(Arc::clone(manager)), snapshot))
+            }
+            Handler::Tcp(_) => {
+                Err(Failure::local(Reason::NoRouteFound, format!("{asked} does not speak HTTP")))
+            }
+        }
+    }
+}
+
+/// What a client may cost where `http` says how it is spoken with: the process's own bounds, and the listener's.
+pub(crate) fn limits(own: &Limits, http: &HttpSettings) -> Rc<Limits> {
+    Rc::new(Limits {
+        head_bytes: http.max_request_headers,
+        fields: http.max_headers_count,
+        head_timeout: http.request_headers_timeout.unwrap_or(own.head_timeout),
+        idle_timeout: http.idle_timeout.unwrap_or(own.idle_timeout),
+        concurrent_streams: http.max_concurrent_streams,
+        stream_window: http.initial_stream_window,
+        connection_window: http.initial_connection_window,
+        ..own.clone()
+    })
+}
+
+/// The mesh's destination of an asked name, or `None` when it is to be passed on, with the snapshot that says so.
+pub(crate) async fn find(
+    context: &Context,
+    asked: &str,
+    unknown: UnknownDestination,
+) -> Result<(Option<Arc<MeshDestination>>, Arc<Snapshot>), Failure> {
+    let mut snapshot = context.view.snapshot();
+    if let Some(found) = context.demands.known(&snapshot, asked) {
+        return Ok((Some(found), snapshot));
+    }
+    let answer = context.demands.destination(&context.view, asked).await;
+    snapshot = context.view.snapshot();
+    match answer {
+        Answer::Found(found) => {
+            // The snapshot of now, so that destination, routes and clusters are of one moment.
+            let found = context.demands.known(&snapshot, asked).unwrap_or(found);
+            Ok((Some(found), snapshot))
+        }
+        Answer::Absent if unknown == UnknownDestination::PassThrough => Ok((None, snapshot)),
+        Answer::Absent => Err(Failure::local(Reason::NoDestination, format!("the mesh has no {asked}"))),
+        Answer::Unknown => Err(Failure::upstream(
+            Reason::DestinationTimeout,
+            Reached::NotWritten,
+            format!("nobody said in time what {asked} is"),
+        )),
+    }
+}
+
+/// The name that a request asks for.
+pub(super) fn asked_by(head: &RequestHead) -> Result<std::borrow::Cow<'_, str>, Failure> {
+    let none = |what: &str| Failure::downstream(Reason::DownstreamProtocolError, what);
+    let authority = head.authority.as_ref().ok_or_else(|| none("the request names no host"))?;
+    asked_name(authority.as_str(), HTTP_PORT).ok_or_else(|| none("the request's host is no name"))
+}
+
+fn manager_of(chain: &FilterChain) -> Option<&Arc<HttpConnectionManager>> {
+    match &chain.filter {
+        NetworkFilter::Handle(Handler::Http(manager) | Handler::Detect { http: manager, .. }) => Some(manager),
+        _ => None,
+    }
+}
+
+impl ClientFacts {
+    pub(super) fn sender(&self) -> Sender {
+        Sender { address: self.address, authenticated: self.peer.is_some(), encrypted: self.encrypted }
+    }
+}

@@ -1,0 +1,112 @@
+//! Fields that a proxy adds to a request on its way: `x-forwarded-for`, `x-forwarded-proto`, `x-request-id`.
+//!
+//! `Via` is not added: no other sidecar does, and loops are cut by timeouts; this is the one field that RFC 9110 section
+//! 7.6.3 asks a proxy for and that meshes leave out.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut, BytesMut};
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who sent a request to this proxy.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sender {
+    /// Its address.
+    pub(super) address: SocketAddr,
+    /// Whether it proved who it is.
+    pub(super) authenticated: bool,
+    /// Whether it spoke TLS.
+    pub(super) encrypted: bool,
+}
+
+/// Adds the fields.
+pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
+    // A loopback address that nobody vouches for is our own application: it says nothing to others, and would stand
+    // where a server looks for the address of the first client.
+    if sender.authenticated || !sender.address.ip().is_loopback() {
+        append_address(headers, sender.address);
+    }
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(if sender.encrypted && !sender.authenticated {
+        "https"
+    } else {
+        // Between sidecars TLS is the mesh's own; the application spoke http.
+        "http"
+    }));
+    if !headers.contains_key(REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_maybe_shared(random_uuid().freeze())
+    {
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
+/// One field with one list, also when it came as several (RFC 9110 section 5.3).
+fn append_address(headers: &mut HeaderMap, address: SocketAddr) {
+    use std::io::Write;
+    let mut list = BytesMut::new();
+    for value in headers.get_all(FORWARDED_FOR) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    // Writing to memory does not fail.
+    let _ = write!((&mut list).writer(), "{}", address.ip());
+    if let Ok(value) = HeaderValue::from_maybe_shared(list.freeze()) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+}
+
+/// A version 4 UUID (RFC 9562 section 5.4).
+fn random_uuid() -> BytesMut {
+    let random = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let mut text = BytesMut::with_capacity(36);
+    for digit in (0..32).rev() {
+        text.put_u8(b"0123456789abcdef"[(random >> (digit * 4)) as usize & 15]);
+        if matches!(digit, 24 | 20 | 16 | 12) {
+            text.put_u8(b'-');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sender(address: &str, authenticated: bool) -> Sender {
+        Sender { address: address.parse().unwrap(), authenticated, encrypted: authenticated }
+    }
+
+    #[test]
+    fn the_client_is_appended_to_those_before_it() {
+        let mut headers = HeaderMap::new();
+        headers.append(FORWARDED_FOR, HeaderValue::from_static("1.1.1.1"));
+        headers.append(FORWARDED_FOR, HeaderValue::from_static("2.2.2.2"));
+        add(&mut headers, sender("[fd00::1]:99", true));
+        assert_eq!(headers[FORWARDED_FOR], "1.1.1.1, 2.2.2.2, fd00::1");
+        assert_eq!(headers[FORWARDED_PROTO], "http");
+    }
+
+    #[test]
+    fn our_own_application_is_not_a_client_address() {
+        let mut headers = HeaderMap::new();
+        add(&mut headers, sender("127.0.0.1:99", false));
+        assert!(!headers.contains_key(FORWARDED_FOR));
+        add(&mut headers, sender("127.0.0.1:99", true));
+        assert_eq!(headers[FORWARDED_FOR], "127.0.0.1");
+    }
+
+    #[test]
+    fn a_request_id_is_kept_or_made() {
+        let mut headers = HeaderMap::new();
+        add(&mut headers, sender("10.0.0.1:1", false));
+        let id = headers[REQUEST_ID].to_str().unwrap().to_owned();
+        assert_eq!((id.len(), &id[14..15], &id[8..9]), (36, "4", "-"));
+        assert!("89ab".contains(&id[19..20]));
+        add(&mut headers, sender("10.0.0.1:1", false));
+        assert_eq!(headers[REQUEST_ID], id.as_str());
+    }
+}

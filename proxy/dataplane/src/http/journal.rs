@@ -1,0 +1,282 @@
+//! The record of one request while it runs; handed over once, also when its client goes away.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::USER_AGENT;
+use http::{HeaderMap, Version};
+use outrigger_core::Name;
+use outrigger_core::error::Failure;
+use outrigger_core::identity::SpiffeId;
+use outrigger_core::reason::Reason;
+use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
+use outrigger_core::trace::{SpanId, TraceContext};
+use tokio::time::Instant;
+
+use super::downstream::ClientFacts;
+use super::forwarded::REQUEST_ID;
+use super::trace_context::{Trace, trace_state};
+use crate::codec::head::RequestHead;
+use crate::metrics::WorkerMetrics;
+use crate::record::Recorder;
+
+/// A request's record in the making. Dropped before its end, it says that the client went away.
+#[derive(Debug)]
+pub(super) struct Journal {
+    recorder: Recorder,
+    metrics: Arc<WorkerMetrics>,
+    record: Option<RequestRecord>,
+    began: Instant,
+    received: Rc<Cell<u64>>,
+    sent: Rc<Cell<u64>>,
+}
+
+/// One try in the making.
+#[derive(Debug)]
+pub(super) struct Try {
+    began: Instant,
+    record: Option<Box<TryRecord>>,
+}
+
+impl Journal {
+    /// Begins the record of `head`'s request.
+    pub(super) fn begin(
+        recorder: &Recorder,
+        client: &ClientFacts,
+        head: &RequestHead,
+        trace: &Trace,
+        grpc: bool,
+    ) -> Self {
+        let protocol = match head.version {
+            _ if grpc => Protocol::Grpc,
+            Version::HTTP_10 => Protocol::Http10,
+            Version::HTTP_2 => Protocol::Http2,
+            _ => Protocol::Http11,
+        };
+        let text = recorder.wants_text(trace.context.sampled).then(|| Box::new(text(head, grpc)));
+        Self::new(recorder, client, protocol, Some(trace.context), text)
+    }
+
+    /// The record of a request that was refused before its head was whole.
+    pub(super) fn refused(recorder: &Recorder, client: &ClientFacts, failure: &Failure) -> Self {
+        let text = recorder.wants_text(false).then(Box::<Text>::default);
+        let mut journal = Self::new(recorder, client, Protocol::Http11, None, text);
+        journal.set_status(failure.reason.status().as_u16(), None);
+        journal.fail(failure);
+        journal
+    }
+
+    fn new(
+        recorder: &Recorder,
+        client: &ClientFacts,
+        protocol: Protocol,
+        trace: Option<TraceContext>,
+        text: Option<Box<Text>>,
+    ) -> Self {
+        let metrics = Arc::clone(recorder.metrics());
+        metrics.process.in_flight.increment();
+        let record = RequestRecord {
+            started: SystemTime::now(),
+            duration: Duration::ZERO,
+            listener: client.listener.clone(),
+            direction: client.direction,
+            protocol,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            source: client.peer.clone(),
+            client: client.address,
+            destination: None,
+            route: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            until_first_try: Duration::ZERO,
+            tries: Vec::new(),
+            trace,
+            text,
+        };
+        Self {
+            recorder: recorder.clone(),
+            metrics,
+            record: Some(record),
+            began: Instant::now(),
+            received: Rc::default(),
+            sent: Rc::default(),
+        }
+    }
+
+    /// The count of body bytes that came from the client.
+    pub(super) fn received(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.received)
+    }
+
+    /// When the request began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub(super) fn set_destination(&mut self, destination: Name) {
+        self.with(|record| record.destination = Some(destination));
+    }
+
+    pub(super) fn set_route(&mut self, route: Name) {
+        self.with(|record| record.route = Some(route));
+    }
+
+    pub(super) fn set_status(&mut self, status: u16, grpc_status: Option<u8>) {
+        self.with(|record| {
+            record.status = status;
+            record.grpc_status = grpc_status.or(record.grpc_status);
+        });
+    }
+
+    pub(super) fn set_reason(&mut self, reason: Reason) {
+        self.with(|record| record.reason = Some(reason));
+    }
+
+    /// Why the answer is not the application's.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        self.with(|record| {
+            record.reason = Some(failure.reason);
+            if let Some(text) = &mut record.text {
+                text.detail = failure.detail.to_string();
+            }
+        });
+    }
+
+    pub(super) fn set_grpc_status(&mut self, status: u8) {
+        self.with(|record| record.grpc_status = Some(status));
+    }
+
+    pub(super) fn set_protocol(&mut self, protocol: Protocol) {
+        self.with(|record| record.protocol = protocol);
+    }
+
+    /// The count of body bytes that go to the client.
+    pub(super) fn sent(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.sent)
+    }
+
+    /// The bytes of a tunnel.
+    pub(super) fn count(&mut self, received: u64, sent: u64) {
+        self.received.set(received);
+        self.sent.set(sent);
+    }
+
+    /// Begins a try.
+    pub(super) fn try_begins(
+        &mut self,
+        cluster: &Name,
+        endpoint: SocketAddr,
+        instance: Option<&Name>,
+        span: SpanId,
+    ) -> Try {
+        let now = Instant::now();
+        let began = self.began;
+        let mut record = None;
+        self.with(|of| {
+            if of.tries.is_empty() && of.until_first_try.is_zero() {
+                of.until_first_try = now.duration_since(began);
+            }
+            record = of.text.is_some().then(|| {
+                Box::new(TryRecord {
+                    offset: now.duration_since(began),
+                    duration: Duration::ZERO,
+                    cluster: cluster.clone(),
+                    endpoint: Some(endpoint),
+                    instance: instance.cloned(),
+                    peer: None,
+                    until_connected: Duration::ZERO,
+                    until_first_byte: None,
+                    status: 0,
+                    grpc_status: None,
+                    reason: None,
+                    reached: None,
+                    span: Some(span),
+                })
+            });
+        });
+        Try { began: now, record }
+    }
+
+    /// Ends a try.
+    pub(super) fn try_ends(&mut self, mut of: Try) {
+        if let Some(mut record) = of.record.take() {
+            record.duration = of.began.elapsed();
+            self.with(|request| request.tries.push(*record));
+        }
+    }
+
+    /// The last byte is through: the record goes out.
+    pub(super) fn finish(mut self) {
+        self.hand_over();
+    }
+
+    fn hand_over(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        record.duration = self.began.elapsed();
+        record.bytes_received = self.received.get();
+        record.bytes_sent = self.sent.get();
+        self.metrics.process.in_flight.decrement();
+        self.recorder.finish(record);
+    }
+
+    fn with(&mut self, change: impl FnOnce(&mut RequestRecord)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.with(|record| record.reason = record.reason.or(Some(Reason::DownstreamConnectionTermination)));
+        self.hand_over();
+    }
+}
+
+impl Try {
+    /// A connection is there.
+    pub(super) fn connected(&mut self, peer: Option<&SpiffeId>) {
+        if let Some(record) = &mut self.record {
+            record.until_connected = self.began.elapsed();
+            record.peer = peer.cloned();
+        }
+    }
+
+    /// The head of an answer is there.
+    pub(super) fn answered(&mut self, status: u16, grpc_status: Option<u8>) {
+        if let Some(record) = &mut self.record {
+            record.until_first_byte = Some(self.began.elapsed());
+            record.status = status;
+            record.grpc_status = grpc_status;
+        }
+    }
+
+    /// It failed.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        if let Some(record) = &mut self.record {
+            record.reason = Some(failure.reason);
+            record.reached = Some(failure.reached);
+        }
+    }
+}
+
+fn text(head: &RequestHead, grpc: bool) -> Text {
+    let field = |headers: &HeaderMap, name| {
+        headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+    };
+    Text {
+        method: head.method.to_string(),
+        authority: head.authority.as_ref().map(ToString::to_string).unwrap_or_default(),
+        path: head.path.to_string(),
+        user_agent: field(&head.headers, USER_AGENT),
+        request_id: field(&head.headers, REQUEST_ID),
+        grpc,
+        trace_state: trace_state(&head.headers).to_owned(),
+        detail: String::new(),
+    }
+}

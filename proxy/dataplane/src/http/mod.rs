@@ -1,0 +1,16 @@
+//! HTTP requests: [`request`] names every stage in order.
+
+pub(crate) mod service;
+mod request;
+mod connect;
+mod upgrade;
+mod mirror;
+mod rewritten;
+mod forward;
+mod filters;
+pub(crate) mod downstream;
+mod replay;
+mod journal;
+mod respond;
+mod forwarded;
+mod trace_context;

@@ -1,0 +1,277 @@
+//! A request, from its head to its record: every stage in order.
+//!
+//! Called by the codec for each request of a connection. The future is dropped when the client goes away; whatever it
+//! holds then gives itself back, and the journal says that the client left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, Method, StatusCode, Version};
+use outrigger_config::cluster::Cluster as ClusterConfig;
+use outrigger_config::http_manager::HttpConnectionManager;
+use outrigger_config::route::{Forward, Route, RouteAction};
+use outrigger_config::snapshot::Snapshot;
+use outrigger_core::error::{Failure, Reached, Side};
+use outrigger_core::reason::Reason;
+use outrigger_policy::header_match::Head;
+use tokio::time::timeout_at;
+
+use super::downstream::{Destination, Downstream};
+use super::filters::{self, Admitted, Gate, OnResponse};
+use super::forward::{Forwarding, Held, Reply};
+use super::journal::Journal;
+use super::respond;
+use super::rewritten::rewrite;
+use super::trace_context::Trace;
+use super::{forwarded, mirror, upgrade};
+use crate::codec::body::Body;
+use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::server::Responder;
+
+/// Carries out one request.
+pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, mut responder: Responder) {
+    let trace = Trace::begin(&mut head.headers, on.context.settings.sampling);
+    forwarded::add(&mut head.headers, on.client.sender());
+    let grpc = respond::is_grpc(&head.headers);
+    let mut journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
+    let body = body.counted(journal.received());
+    if head.method == Method::CONNECT {
+        return super::connect::handle(on, head, journal, responder).await;
+    }
+    match answer(on, head, body, &trace, &mut journal, &mut responder).await {
+        Ok(Reply::Answer(head, body, held)) => deliver(head, body, held, grpc, journal, responder).await,
+        Ok(Reply::Tunnel(head, upstream, held)) => upgrade::relay(on, head, upstream, held, journal, responder).await,
+        Err(failure) => fail(on, failure, grpc, journal, responder).await,
+    }
+}
+
+/// Destination, route, filters, forwarding, response policies: what the request is answered with.
+async fn answer(
+    on: &Downstream,
+    head: RequestHead,
+    body: Body,
+    trace: &Trace,
+    journal: &mut Journal,
+    responder: &mut Responder,
+) -> Result<Reply, Failure> {
+    let (destination, snapshot) = on.destination(&head).await?;
+    let manager = match destination {
+        Destination::Manager(manager) => manager,
+        Destination::Outside(asked) => return pass_on(on, &asked, head, body, trace, journal, responder).await,
+    };
+    journal.set_destination(manager.stat_prefix.clone());
+    let route = route(&manager, &snapshot, &head)?;
+    journal.set_route(route.name.clone());
+
+    let (mut admitted, on_response) = match filters::pass(&manager.filters, &route, head, body) {
+        Gate::Open(admitted, on_response) => (admitted, on_response),
+        Gate::Answered(reason, head, body) => {
+            journal.set_reason(reason);
+            return Ok(Reply::Answer(head, body, None));
+        }
+    };
+    let mut reply = match &route.action {
+        RouteAction::Redirect(_) | RouteAction::Respond(_) => {
+            journal.set_reason(Reason::DirectResponse);
+            own_answer(&route, admitted.head())?
+        }
+        RouteAction::Forward(forward) => {
+            let share = forward.clusters.pick(fastrand::u32(..));
+            let Some(cluster) = snapshot.cluster(&share.cluster) else {
+                journal.set_reason(Reason::NoClusterFound);
+                let grpc = respond::is_grpc(&admitted.head().headers);
+                let (mut head, body) = respond::answer(Reason::NoClusterFound, forward.cluster_not_found, grpc);
+                route.response_headers.apply(&mut head.headers);
+                return Ok(Reply::Answer(head, body, None));
+            };
+            let timeout = forward.timeouts.for_request(&admitted.head().headers);
+            rewrite(admitted.head_mut(), &route, forward, share)?;
+            let admitted = mirror::copies(on, &snapshot, forward, admitted);
+            let cluster = Arc::clone(cluster);
+            drop(snapshot);
+            let mut reply = send(on, &cluster, forward, timeout, admitted, trace, journal, responder).await?;
+            share.response_headers.apply(reply.headers());
+            reply
+        }
+    };
+    finish_response(&mut reply, &route, &on_response);
+    Ok(reply)
+}
+
+/// The codec refused a request and has answered it; no head of it is known.
+pub(super) fn refused(on: &Downstream, failure: &Failure) {
+    Journal::refused(&on.context.recorder, &on.client, failure).finish();
+}
+
+fn route(
+    manager: &HttpConnectionManager,
+    snapshot: &Snapshot,
+    head: &RequestHead,
+) -> Result<Arc<Route>, Failure> {
+    let none = |why| Failure::local(Reason::NoRouteFound, why);
+    let table = snapshot.table(&manager.routes).ok_or_else(|| none("the route table is not here"))?;
+    let view = Head {
+        method: &head.method,
+        scheme: head.scheme.as_str(),
+        authority: head.authority.as_ref().map_or("", |authority| authority.as_str()),
+        path: head.path.as_str(),
+        headers: &head.headers,
+    };
+    table.find(&view, fastrand::u32(..)).map(Arc::clone).ok_or_else(|| none("no route matches"))
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]
+async fn send(
+    on: &Downstream,
+    cluster: &Arc<ClusterConfig>,
+    forward: &Forward,
+    timeout: Option<Duration>,
+    admitted: Admitted,
+    trace: &Trace,
+    journal: &mut Journal,
+    responder: &mut Responder,
+) -> Result<Reply, Failure> {
+    let stream = forward.timeouts.stream;
+    let limit = match (timeout, stream) {
+        (Some(request), Some(stream)) => Some(request.min(stream)),
+        (one, other) => one.or(other),
+    };
+    let head = admitted.head();
+    let view = Head {
+        method: &head.method,
+        scheme: head.scheme.as_str(),
+        authority: head.authority.as_ref().map_or("", |authority| authority.as_str()),
+        path: head.path.as_str(),
+        headers: &head.headers,
+    };
+    let forwarding = Forwarding {
+        cluster: on.context.clusters.cluster(cluster),
+        hosts: None,
+        original: on.client.destination,
+        retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&view)),
+        deadline: limit.map(|limit| journal.began() + limit),
+        trace,
+    };
+    forwarding.run(admitted, journal, responder).await
+}
+
+/// Sends a request to a destination outside the mesh, as it is.
+async fn pass_on(
+    on: &Downstream,
+    asked: &str,
+    head: RequestHead,
+    body: Body,
+    trace: &Trace,
+    journal: &mut Journal,
+    responder: &mut Responder,
+) -> Result<Reply, Failure> {
+    let (cluster, hosts) = on.context.outside(asked).await?;
+    journal.set_destination(cluster.name.clone());
+    let original = on.client.destination;
+    let forwarding = Forwarding { cluster, hosts: Some(hosts), original, retry: None, deadline: None, trace };
+    forwarding.run(Admitted::outside(head, body), journal, responder).await
+}
+
+/// A redirect or a direct response.
+fn own_answer(route: &Route, asked: &RequestHead) -> Result<Reply, Failure> {
+    let mut head = ResponseHead::new(StatusCode::OK);
+    let mut body = Body::empty();
+    match &route.action {
+        RouteAction::Redirect(redirect) => {
+            let path = asked.path.as_str();
+            let authority = asked.authority.as_ref().map_or("", |authority| authority.as_str());
+            let location = redirect
+                .location(asked.scheme.as_str(), authority, path, route.matcher.matched(path))
+                .ok_or_else(|| Failure::downstream(Reason::DownstreamProtocolError, "no legal location"))?;
+            head.status = redirect.status;
+            head.headers.insert(LOCATION, location);
+        }
+        RouteAction::Respond(response) => {
+            head.status = response.status;
+            if !response.body.is_empty() {
+                head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                body = Body::full(Bytes::clone(&response.body));
+            }
+        }
+        RouteAction::Forward(_) => {}
+    }
+    head.headers.insert(respond::REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
+    Ok(Reply::Answer(head, body, None))
+}
+
+fn finish_response(reply: &mut Reply, route: &Route, on_response: &OnResponse) {
+    on_response.apply(reply.headers());
+    route.response_headers.apply(reply.headers());
+}
+
+/// Sends an answer to the client, within the time that the request has.
+async fn deliver(
+    head: ResponseHead,
+    body: Body,
+    held: Option<Held>,
+    grpc: bool,
+    mut journal: Journal,
+    responder: Responder,
+) {
+    let in_head = if grpc { respond::grpc_status(&head.headers) } else { None };
+    journal.set_status(head.status.as_u16(), in_head);
+    let (body, in_trailers) = if grpc { respond::watch_trailers(body) } else { (body, None) };
+    let delivery = responder.respond(head, body.counted(journal.sent()));
+    let outcome = match held.as_ref().and_then(|held| held.deadline) {
+        None => delivery.await.outcome,
+        Some(deadline) => match timeout_at(deadline, delivery).await {
+            Ok(delivery) => delivery.outcome,
+            Err(_) => Err(Failure::upstream(
+                Reason::UpstreamRequestTimeout,
+                Reached::ResponseStarted,
+                "the response took longer than the request may",
+            )),
+        },
+    };
+    if let Some(status) = in_trailers.and_then(|status| status.get()) {
+        journal.set_grpc_status(status);
+    }
+    if let Err(failure) = outcome {
+        if let Some(held) = &held {
+            held.broke_off(&failure);
+        }
+        journal.fail(&failure);
+    }
+    drop(held);
+    journal.finish();
+}
+
+/// Says what went wrong, in the way from which the client can make the most.
+async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Journal, responder: Responder) {
+    let untouched = failure.side == Side::Upstream && failure.reached == Reached::NotWritten;
+    let of_endpoint = matches!(
+        failure.reason,
+        Reason::UpstreamConnectionFailure
+            | Reason::UpstreamConnectionTermination
+            | Reason::UpstreamOverflow
+            | Reason::NoHealthyUpstream
+    );
+    let mut responder = responder;
+    // The sidecar before this one may try elsewhere, a POST too: nothing of the request was written to anybody. This is
+    // a promise between sidecars (the contract's REFUSED_STREAM), so that only an authenticated one gets it.
+    if untouched && of_endpoint && on.client.peer.is_some() {
+        if matches!(failure.reason, Reason::UpstreamConnectionFailure | Reason::UpstreamConnectionTermination) {
+            failure.reason = Reason::ApplicationUnreachable;
+        }
+        journal.fail(&failure);
+        if responder.version() == Version::HTTP_2 {
+            match responder.refuse() {
+                Ok(()) => return journal.finish(),
+                Err(back) => responder = back,
+            }
+        }
+    }
+    journal.fail(&failure);
+    let (head, body) = respond::failed(failure.reason, grpc);
+    journal.set_status(head.status.as_u16(), respond::grpc_status(&head.headers));
+    // The reason that is recorded stays the request's own, whether or not its client still hears it.
+    let _ = responder.respond(head, body).await;
+    journal.finish();
+}

@@ -1,0 +1,132 @@
+//! Answers that the proxy makes itself: for failures, direct responses and redirects.
+//!
+//! All carry `x-outrigger-reason`. A gRPC client reads no HTTP status: it gets trailers-only (gRPC over HTTP/2,
+//! "Responses"), which is HTTP 200 with `grpc-status` in the head.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+
+use crate::codec::body::{Body, Frame, Source};
+use crate::codec::head::ResponseHead;
+
+pub(super) const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The answer for a failure, in the client's language.
+pub(super) fn failed(reason: Reason, grpc: bool) -> (ResponseHead, Body) {
+    answer(reason, reason.status(), grpc)
+}
+
+/// An answer with another status than the reason's own.
+pub(super) fn answer(reason: Reason, status: StatusCode, grpc: bool) -> (ResponseHead, Body) {
+    let mut head = ResponseHead::new(status);
+    head.headers.insert(REASON, HeaderValue::from_static(reason.name()));
+    if grpc {
+        head.status = StatusCode::OK;
+        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let code = if status == reason.status() { reason.grpc_status() } else { grpc_status_of(status) };
+        head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+        head.headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.name()));
+        return (head, Body::empty());
+    }
+    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    (head, Body::full(Bytes::from_static(reason.name().as_bytes())))
+}
+
+/// Whether a request is gRPC: `application/grpc`, or with a suffix or parameter.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+/// `grpc-status` of a head or of trailers.
+pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
+    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Looks out for `grpc-status` in the trailers of a body that passes.
+pub(super) fn watch_trailers(body: Body) -> (Body, Option<Rc<Cell<Option<u8>>>>) {
+    if body.is_ended() {
+        return (body, None);
+    }
+    let (length, status) = (body.length(), Rc::new(Cell::new(None)));
+    let watched = Watched { body: RefCell::new(body), status: Rc::clone(&status) };
+    (Body::streamed(Rc::new(watched), 0, length), Some(status))
+}
+
+struct Watched {
+    body: RefCell<Body>,
+    status: Rc<Cell<Option<u8>>>,
+}
+
+impl Source for Watched {
+    fn poll_frame(&self, _: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+        let frame = ready!(self.body.borrow_mut().poll_frame(cx));
+        if let Some(Ok(Frame::Trailers(fields))) = &frame {
+            self.status.set(grpc_status(fields));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn poll_progress(&self, _: u64, cx: &mut Context<'_>) {
+        self.body.borrow_mut().poll_progress(cx);
+    }
+}
+
+/// What a gRPC client makes of an HTTP status (grpc/doc/http-grpc-status-mapping.md).
+fn grpc_status_of(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_client_reads_its_failure_in_the_head() {
+        let (head, body) = failed(Reason::NoHealthyUpstream, true);
+        assert_eq!((head.status, grpc_status(&head.headers)), (StatusCode::OK, Some(14)));
+        assert_eq!(head.headers[REASON], "no_healthy_upstream");
+        assert!(body.is_ended());
+    }
+
+    #[test]
+    fn others_read_the_status_and_the_reason() {
+        let (head, body) = answer(Reason::NoClusterFound, StatusCode::INTERNAL_SERVER_ERROR, false);
+        assert_eq!(head.status, 500);
+        assert_eq!((head.headers[REASON].as_bytes(), body.length()), (&b"no_cluster_found"[..], Some(16)));
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_content_type() {
+        for (kind, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            assert_eq!(is_grpc(&headers), grpc, "{kind}");
+        }
+    }
+}

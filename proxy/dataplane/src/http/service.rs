@@ -1,0 +1,35 @@
+//! Serves HTTP on one connection: what the codec hands up goes through [`super::request`].
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use outrigger_core::error::Failure;
+
+use super::downstream::{Downstream, Tunnel};
+use super::request;
+use crate::codec::body::Body;
+use crate::codec::head::RequestHead;
+use crate::codec::server::{self, Protocol, Responder, Service};
+use crate::socket::stream::Stream;
+
+/// Serves `stream`, of which `first` was already read, until it ends or drains. Gives back the tunnel that a CONNECT made.
+pub(crate) async fn serve(
+    on: &Downstream,
+    stream: Stream,
+    first: Bytes,
+    protocol: Protocol,
+) -> Result<Option<Tunnel>, Failure> {
+    let limits = Rc::clone(&on.limits);
+    server::serve(stream, first, protocol, limits, on.context.drain.clone(), on).await?;
+    Ok(on.tunnel.take())
+}
+
+impl Service for Downstream {
+    async fn call(&self, head: RequestHead, body: Body, responder: Responder) {
+        request::handle(self, head, body, responder).await;
+    }
+
+    fn refused(&self, failure: &Failure) {
+        request::refused(self, failure);
+    }
+}

@@ -1,0 +1,318 @@
+//! A request's place in a trace: read from the client's headers, written into each try's.
+//!
+//! W3C Trace Context (`traceparent`, `tracestate`) and B3 (`b3` or `x-b3-*`) are read; `traceparent` is always written,
+//! and B3 too in the form in which the client spoke it. Sampling is the parent's decision; without a parent a ratio of
+//! the traces is sampled (OpenTelemetry SDK, `ParentBased(root = TraceIdRatioBased)`). A malformed header is no parent.
+
+use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue};
+use outrigger_core::percentage::Percentage;
+use outrigger_core::trace::{SpanId, TraceContext, TraceId};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const B3: HeaderName = HeaderName::from_static("b3");
+const B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
+const B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
+const B3_PARENT_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+/// A request's trace, and in which forms its client spoke of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trace {
+    /// The context whose span is this request's server span.
+    pub(super) context: TraceContext,
+    spoken: Spoken,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Spoken {
+    b3_single: bool,
+    b3_multi: bool,
+}
+
+/// What a client said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Parent {
+    ids: Option<(TraceId, SpanId)>,
+    sampled: Option<bool>,
+}
+
+impl Trace {
+    /// Reads the client's context, or begins a trace, sampled with probability `ratio`.
+    pub(super) fn begin(headers: &mut HeaderMap, ratio: Percentage) -> Self {
+        let w3c = text(headers, &TRACEPARENT).and_then(parse_traceparent);
+        if w3c.is_none() {
+            // W3C Trace Context section 3.3: tracestate means nothing without its traceparent.
+            headers.remove(TRACESTATE);
+        }
+        let b3_single = text(headers, &B3).and_then(parse_b3_single);
+        let b3_multi = parse_b3_multi(headers);
+        let spoken = Spoken { b3_single: b3_single.is_some(), b3_multi: b3_multi.is_some() };
+        let parent = w3c.or(b3_single).or(b3_multi).unwrap_or(Parent { ids: None, sampled: None });
+        let (trace, parent_span) = match parent.ids {
+            Some((trace, span)) => (trace, Some(span)),
+            None => (new_trace(), None),
+        };
+        let sampled = parent.sampled.unwrap_or_else(|| ratio.holds(trace.get() as u32));
+        Self { context: TraceContext { trace, span: new_span(), parent: parent_span, sampled }, spoken }
+    }
+
+    /// A client span of this request, for one try.
+    pub(super) fn try_span(&self) -> SpanId {
+        // Nobody will see a span that is not sampled: the try keeps the server span's id and costs no random number.
+        if self.context.sampled { new_span() } else { self.context.span }
+    }
+
+    /// Names `span` as the parent of what the upstream does.
+    pub(super) fn write(&self, headers: &mut HeaderMap, span: SpanId) {
+        let TraceContext { trace, sampled, .. } = self.context;
+        insert(headers, TRACEPARENT, hex_fields(trace, span, sampled, Form::W3c).as_bytes());
+        if self.spoken.b3_single {
+            insert(headers, B3, hex_fields(trace, span, sampled, Form::B3).as_bytes());
+        }
+        if self.spoken.b3_multi {
+            insert(headers, B3_TRACE_ID, trace.to_string().as_bytes());
+            insert(headers, B3_SPAN_ID, span.to_string().as_bytes());
+            headers.remove(B3_PARENT_SPAN_ID);
+            headers.remove(B3_FLAGS);
+            headers.insert(B3_SAMPLED, HeaderValue::from_static(if sampled { "1" } else { "0" }));
+        }
+    }
+}
+
+/// `tracestate` as the client sent it, for the spans.
+pub(super) fn trace_state(headers: &HeaderMap) -> &str {
+    text(headers, &TRACESTATE).unwrap_or("")
+}
+
+fn new_trace() -> TraceId {
+    loop {
+        if let Some(id) = TraceId::new(fastrand::u128(..)) {
+            return id;
+        }
+    }
+}
+
+fn new_span() -> SpanId {
+    loop {
+        if let Some(id) = SpanId::new(fastrand::u64(..)) {
+            return id;
+        }
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// `00-<trace>-<span>-<flags>` (W3C Trace Context section 3.2). A higher version is read by its first four fields
+/// (section 3.2.4, "Versioning of traceparent"); version ff is invalid.
+fn parse_traceparent(value: &str) -> Option<Parent> {
+    let mut fields = value.trim().split('-');
+    let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let version = lower_hex(version, 2)?;
+    if version == 0xff || (version == 0 && fields.next().is_some()) {
+        return None;
+    }
+    let ids = (TraceId::new(lower_hex(trace, 32)?)?, SpanId::new(lower_hex(span, 16)? as u64)?);
+    Some(Parent { ids: Some(ids), sampled: Some(lower_hex(flags, 2)? & 1 == 1) })
+}
+
+/// `<trace>-<span>[-<state>[-<parent>]]`, or a state alone. <https://github.com/openzipkin/b3-propagation>
+fn parse_b3_single(value: &str) -> Option<Parent> {
+    if let Some(sampled) = b3_state(value) {
+        return Some(Parent { ids: None, sampled: Some(sampled) });
+    }
+    let mut fields = value.split('-');
+    let ids = b3_ids(fields.next()?, fields.next()?)?;
+    let sampled = match fields.next() {
+        Some(state) => Some(b3_state(state)?),
+        None => None,
+    };
+    Some(Parent { ids: Some(ids), sampled })
+}
+
+fn parse_b3_multi(headers: &HeaderMap) -> Option<Parent> {
+    let sampled = match (text(headers, &B3_FLAGS), text(headers, &B3_SAMPLED)) {
+        (Some("1"), _) => Some(true),
+        (_, Some(state)) => b3_state(state),
+        _ => None,
+    };
+    let ids = text(headers, &B3_TRACE_ID)
+        .zip(text(headers, &B3_SPAN_ID))
+        .and_then(|(trace, span)| b3_ids(trace, span));
+    (ids.is_some() || sampled.is_some()).then_some(Parent { ids, sampled })
+}
+
+/// Trace IDs of B3 have 64 or 128 bits.
+fn b3_ids(trace: &str, span: &str) -> Option<(TraceId, SpanId)> {
+    let trace = if trace.len() == 16 { lower_hex(trace, 16) } else { lower_hex(trace, 32) }?;
+    Some((TraceId::new(trace)?, SpanId::new(lower_hex(span, 16)? as u64)?))
+}
+
+/// `d` (debug) implies sampling; `true` and `false` are from before the specification.
+fn b3_state(value: &str) -> Option<bool> {
+    match value {
+        "1" | "d" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn lower_hex(field: &str, digits: usize) -> Option<u128> {
+    if field.len() != digits {
+        return None;
+    }
+    field.bytes().try_fold(0, |value: u128, byte| {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        Some(value << 4 | u128::from(digit))
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    W3c,
+    B3,
+}
+
+/// The header's bytes: 55 for W3C, 51 for B3, without a heap allocation.
+fn hex_fields(trace: TraceId, span: SpanId, sampled: bool, form: Form) -> Line {
+    let mut line = Line { bytes: [0; 56], length: 0 };
+    if form == Form::W3c {
+        line.push(b"00-");
+    }
+    line.push_hex(trace.get(), 32);
+    line.push(b"-");
+    line.push_hex(u128::from(span.get()), 16);
+    line.push(match (form, sampled) {
+        (Form::W3c, true) => b"-01",
+        (Form::W3c, false) => b"-00",
+        (Form::B3, true) => b"-1",
+        (Form::B3, false) => b"-0",
+    });
+    line
+}
+
+/// A header value of at most 56 bytes, on the stack.
+struct Line {
+    bytes: [u8; 56],
+    length: usize,
+}
+
+impl Line {
+    fn push(&mut self, part: &[u8]) {
+        self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
+        self.length += part.len();
+    }
+
+    fn push_hex(&mut self, value: u128, digits: usize) {
+        for digit in (0..digits).rev() {
+            self.push(&[b"0123456789abcdef"[(value >> (digit * 4)) as usize & 15]]);
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const SPAN: &str = "00f067aa0ba902b7";
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_traceparent_is_continued_with_the_parents_decision() {
+        let mut headers = headers(&[("traceparent", &format!("00-{TRACE}-{SPAN}-01")), ("tracestate", "a=b")]);
+        let trace = Trace::begin(&mut headers, Percentage::ZERO);
+        assert_eq!(trace.context.trace.to_string(), TRACE);
+        assert_eq!(trace.context.parent.unwrap().to_string(), SPAN);
+        assert!(trace.context.sampled);
+        let span = trace.try_span();
+        trace.write(&mut headers, span);
+        assert_eq!(headers[TRACEPARENT], format!("00-{TRACE}-{span}-01"));
+        assert_eq!(headers[TRACESTATE], "a=b");
+        assert!(!headers.contains_key(B3), "b3 is written only to those who spoke it");
+    }
+
+    #[test]
+    fn a_malformed_traceparent_begins_a_new_trace_without_its_tracestate() {
+        for bad in [
+            format!("00-{}-{SPAN}-01", "0".repeat(32)),
+            format!("00-{TRACE}-{}-01", "0".repeat(16)),
+            format!("ff-{TRACE}-{SPAN}-01"),
+            format!("00-{TRACE}-{SPAN}-01-x"),
+            format!("00-{}-{SPAN}-01", TRACE.to_uppercase()),
+            format!("00-{TRACE}-{SPAN}"),
+            String::new(),
+        ] {
+            let mut headers = headers(&[("traceparent", &bad), ("tracestate", "a=b")]);
+            let trace = Trace::begin(&mut headers, Percentage::ALL);
+            assert_ne!(trace.context.trace.to_string(), TRACE, "{bad}");
+            assert_eq!(trace.context.parent, None);
+            assert!(trace.context.sampled && !headers.contains_key(TRACESTATE));
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_read_by_its_first_fields() {
+        let mut headers = headers(&[("traceparent", &format!("01-{TRACE}-{SPAN}-01-more"))]);
+        assert_eq!(Trace::begin(&mut headers, Percentage::ZERO).context.trace.to_string(), TRACE);
+    }
+
+    #[test]
+    fn b3_is_read_and_written_in_the_form_it_came_in() {
+        let mut single = headers(&[("b3", &format!("{TRACE}-{SPAN}-1-{SPAN}"))]);
+        let trace = Trace::begin(&mut single, Percentage::ZERO);
+        let span = trace.try_span();
+        trace.write(&mut single, span);
+        assert_eq!(single[B3], format!("{TRACE}-{span}-1"));
+
+        let mut multi = headers(&[
+            ("x-b3-traceid", "a3ce929d0e0e4736"),
+            ("x-b3-spanid", SPAN),
+            ("x-b3-sampled", "0"),
+            ("x-b3-parentspanid", SPAN),
+        ]);
+        let trace = Trace::begin(&mut multi, Percentage::ALL);
+        assert!(!trace.context.sampled);
+        trace.write(&mut multi, trace.try_span());
+        assert_eq!(multi[B3_TRACE_ID], "0000000000000000a3ce929d0e0e4736");
+        assert_eq!((multi[B3_SAMPLED].to_str().unwrap(), multi.get(B3_PARENT_SPAN_ID)), ("0", None));
+    }
+
+    #[test]
+    fn a_denial_without_ids_is_honoured() {
+        let mut denied = headers(&[("b3", "0")]);
+        assert!(!Trace::begin(&mut denied, Percentage::ALL).context.sampled);
+    }
+
+    #[test]
+    fn traces_without_a_parent_are_sampled_by_ratio() {
+        let half = Percentage::from_millionths(500_000).unwrap();
+        let sampled =
+            (0..2000).filter(|_| Trace::begin(&mut HeaderMap::new(), half).context.sampled).count();
+        assert!((800..1200).contains(&sampled), "{sampled} of 2000");
+    }
+}

@@ -1,0 +1,55 @@
+//! Upgrades: the upstream agreed to speak something else, so that bytes go both ways as they are.
+
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+
+use super::downstream::Downstream;
+use super::forward::Held;
+use super::journal::Journal;
+use crate::codec::head::ResponseHead;
+use crate::codec::server::Responder;
+use crate::codec::upgrade::Upgraded;
+use crate::tcp::copy::{Copied, End, Side, copy_both};
+
+/// Agrees with the client too and relays until both sides have closed.
+pub(super) async fn relay(
+    on: &Downstream,
+    head: ResponseHead,
+    upstream: Upgraded,
+    held: Held,
+    mut journal: Journal,
+    responder: Responder,
+) {
+    journal.set_status(head.status.as_u16(), None);
+    match responder.upgrade(head).await {
+        Ok(client) => {
+            let idle = on.context.settings.tunnel_idle_timeout;
+            let copied = copy_both(side(client), side(upstream), idle).await;
+            journal.count(copied.received, copied.sent);
+            if let Some(failure) = broken(&copied) {
+                journal.fail(&failure);
+            }
+        }
+        Err(failure) => journal.fail(&failure),
+    }
+    drop(held);
+    journal.finish();
+}
+
+/// A side of a copy.
+pub(super) fn side(of: Upgraded) -> Side<crate::socket::stream::Stream> {
+    Side { stream: of.stream, read: of.read }
+}
+
+/// What a copy's end means for its record.
+pub(crate) fn broken(copied: &Copied) -> Option<Failure> {
+    use outrigger_core::error::Reached::ResponseStarted;
+    match &copied.end {
+        End::Closed => None,
+        End::Idle => Some(Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout")),
+        End::Client(error) => Some(Failure::downstream(Reason::DownstreamConnectionTermination, error)),
+        End::Upstream(error) => {
+            Some(Failure::upstream(Reason::UpstreamConnectionTermination, ResponseStarted, error))
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Sockets: where listening ones are made, what an accepted or dialled one is, and which addresses it has.
+//!
+//! The rest of the data plane sees [`stream::Stream`] and never asks whether bytes are encrypted.
+
+pub mod address;
+pub mod listener;
+pub mod stream;

@@ -1,0 +1,249 @@
+//! Bytes both ways between two connections until both directions have ended.
+//!
+//! Used for TCP, CONNECT and upgrades. Each direction ends on its own (half-close is passed on as a shutdown), an error in
+//! either ends both, and silence in both for the idle timeout ends both. An idle connection holds no buffer: bytes are
+//! read into a scratch buffer of the worker, and only what the other side does not take at once is kept.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// What is read at once. What the other side does not take of it is the most that a direction holds.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+/// What went through, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// Bytes from the client to the upstream.
+    pub(crate) received: u64,
+    /// Bytes from the upstream to the client.
+    pub(crate) sent: u64,
+    /// How it ended.
+    pub(crate) end: End,
+}
+
+/// How a copy ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Both sides closed in order.
+    Closed,
+    /// Nothing moved for the idle timeout.
+    Idle,
+    /// The client's side broke.
+    Client(io::Error),
+    /// The upstream's side broke.
+    Upstream(io::Error),
+}
+
+/// One side of a copy, and what was already read from it.
+pub(crate) struct Side<S> {
+    /// The connection.
+    pub(crate) stream: S,
+    /// Bytes that were read ahead; they go first.
+    pub(crate) read: Bytes,
+}
+
+/// Copies until both directions have ended, an error, or `idle` without a byte. Cancelling it drops both connections.
+pub(crate) async fn copy_both<C, U>(client: Side<C>, upstream: Side<U>, idle: Option<Duration>) -> Copied
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut client_stream, mut upstream_stream) = (client.stream, upstream.stream);
+    let (mut up, mut down) = (OneWay::new(client.read), OneWay::new(upstream.read));
+    let timer = tokio::time::sleep(idle.unwrap_or(Duration::MAX / 4).min(Duration::from_secs(86_400 * 365)));
+    tokio::pin!(timer);
+    let mut moved_at = Instant::now();
+    let mut moved = 0;
+
+    let end = poll_fn(|cx| {
+        let upward = up.poll(cx, &mut client_stream, &mut upstream_stream);
+        let downward = down.poll(cx, &mut upstream_stream, &mut client_stream);
+        match (upward, downward) {
+            (Poll::Ready(Err(Fault::Read(error))), _) | (_, Poll::Ready(Err(Fault::Write(error)))) => {
+                return Poll::Ready(End::Client(error));
+            }
+            (Poll::Ready(Err(Fault::Write(error))), _) | (_, Poll::Ready(Err(Fault::Read(error)))) => {
+                return Poll::Ready(End::Upstream(error));
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Closed),
+            _ => {}
+        }
+        let Some(idle) = idle else { return Poll::Pending };
+        if moved != up.bytes + down.bytes {
+            moved = up.bytes + down.bytes;
+            moved_at = Instant::now();
+        }
+        // The timer is moved only when it fires, not for every byte.
+        while timer.as_mut().poll(cx).is_ready() {
+            if moved_at.elapsed() >= idle {
+                return Poll::Ready(End::Idle);
+            }
+            timer.as_mut().reset(moved_at + idle);
+        }
+        Poll::Pending
+    })
+    .await;
+    Copied { received: up.bytes, sent: down.bytes, end }
+}
+
+/// Where an error came from.
+enum Fault {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+struct OneWay {
+    /// Read and not yet written.
+    waiting: Bytes,
+    state: State,
+    unflushed: bool,
+    bytes: u64,
+}
+
+enum State {
+    Reading,
+    Closing,
+    Closed,
+}
+
+impl OneWay {
+    fn new(waiting: Bytes) -> Self {
+        Self { waiting, state: State::Reading, unflushed: false, bytes: 0 }
+    }
+
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<Result<(), Fault>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            while !self.waiting.is_empty() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)).map_err(Fault::Write)?;
+                self.wrote(written)?;
+                self.waiting.advance(written);
+            }
+            match self.state {
+                State::Reading => {
+                    let read = SCRATCH.with_borrow_mut(|scratch| {
+                        let mut buffer = ReadBuf::new(scratch);
+                        ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
+                        if buffer.filled().is_empty() {
+                            return Poll::Ready(Ok(false));
+                        }
+                        let written = match Pin::new(&mut *to).poll_write(cx, buffer.filled()) {
+                            Poll::Ready(written) => written.map_err(Fault::Write)?,
+                            Poll::Pending => 0,
+                        };
+                        if written > 0 {
+                            self.wrote(written)?;
+                        }
+                        if written < buffer.filled().len() {
+                            self.waiting = Bytes::copy_from_slice(&buffer.filled()[written..]);
+                        }
+                        Poll::Ready(Ok(true))
+                    });
+                    match read {
+                        Poll::Ready(Ok(true)) => {}
+                        Poll::Ready(Ok(false)) => self.state = State::Closing,
+                        Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
+                        Poll::Pending => {
+                            if self.unflushed {
+                                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Fault::Write)?;
+                                self.unflushed = false;
+                            }
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                State::Closing => {
+                    match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
+                        // The other end is gone already: nothing is left to be closed.
+                        Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                        shut => shut.map_err(Fault::Write)?,
+                    }
+                    self.state = State::Closed;
+                }
+                State::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn wrote(&mut self, bytes: usize) -> Result<(), Fault> {
+        if bytes == 0 {
+            return Err(Fault::Write(io::ErrorKind::WriteZero.into()));
+        }
+        self.unflushed = true;
+        self.bytes += bytes as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    fn side<S>(stream: S) -> Side<S> {
+        Side { stream, read: Bytes::new() }
+    }
+
+    #[tokio::test]
+    async fn a_half_closed_side_still_gets_its_answer() {
+        let (mut client, down) = duplex(8);
+        let (mut upstream, up) = duplex(8);
+        let copy = tokio::spawn(copy_both(side(down), side(up), None));
+        let asked = tokio::spawn(async move {
+            let mut question = Vec::new();
+            upstream.read_to_end(&mut question).await.unwrap();
+            upstream.write_all(&[b'x'; 1000]).await.unwrap();
+            question
+        });
+        client.write_all(b"a question longer than the pipe").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!((asked.await.unwrap().len(), answer.len()), (31, 1000));
+        let copied = copy.await.unwrap();
+        assert!(matches!(copied.end, End::Closed));
+        assert_eq!((copied.received, copied.sent), (31, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_in_both_directions_ends_the_copy_and_traffic_in_one_does_not() {
+        let (mut client, down) = duplex(64);
+        let (_upstream, up) = duplex(64);
+        let started = Instant::now();
+        let copy = tokio::spawn(copy_both(side(down), side(up), Some(Duration::from_secs(60))));
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        client.write_all(b"x").await.unwrap();
+        let copied = copy.await.unwrap();
+        assert!(matches!(copied.end, End::Idle));
+        assert_eq!(started.elapsed().as_secs(), 110);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_goes_first() {
+        let (mut client, down) = duplex(64);
+        let (mut upstream, up) = duplex(64);
+        let ahead = Side { stream: down, read: Bytes::from_static(b"first ") };
+        tokio::spawn(copy_both(ahead, side(up), None));
+        client.write_all(b"second").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut got = String::new();
+        upstream.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "first second");
+    }
+}

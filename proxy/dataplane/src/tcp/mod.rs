@@ -1,0 +1,5 @@
+//! Opaque bytes: a connection that is not HTTP, or is no longer.
+
+pub(crate) mod relay;
+pub(crate) mod dial;
+pub(crate) mod copy;

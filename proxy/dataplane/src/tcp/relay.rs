@@ -1,0 +1,175 @@
+//! Relays one opaque connection to a destination, and records it.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use outrigger_config::snapshot::Snapshot;
+use outrigger_config::tcp_proxy::TcpProxy;
+use outrigger_core::Name;
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::identity::SpiffeId;
+use outrigger_core::reason::Reason;
+use outrigger_core::record::{Direction, Protocol, RequestRecord, Text, TryRecord};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::copy::{Copied, End, Side, copy_both};
+use super::dial::{self, Opened};
+use crate::context::Context;
+use crate::socket::stream::Stream;
+
+/// Who is relayed.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// The connection.
+    pub(crate) stream: Stream,
+    /// What was already read from it.
+    pub(crate) first: Bytes,
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// Its verified identity.
+    pub(crate) peer: Option<SpiffeId>,
+    /// Where it was going.
+    pub(crate) destination: SocketAddr,
+    /// The listener that took it.
+    pub(crate) listener: Name,
+    /// On which side of the application that listener stands.
+    pub(crate) direction: Direction,
+}
+
+/// Relays to one of `proxy`'s clusters until both sides have closed.
+pub(crate) async fn relay(context: &Context, snapshot: &Snapshot, proxy: &TcpProxy, client: Client) {
+    let mut record = Record::begin(context, &client, Some(proxy.stat_prefix.clone()));
+    match dial::open(context, snapshot, proxy, client.destination).await {
+        Ok(opened) => relay_to(opened, Bytes::new(), client, proxy.idle_timeout, record).await,
+        Err(failure) => record.fail(&failure),
+    }
+}
+
+/// Relays to an endpoint that was dialled already, and which said `spoken` since.
+pub(crate) async fn relay_opened(
+    context: &Context,
+    proxy: &TcpProxy,
+    client: Client,
+    opened: Opened,
+    spoken: Bytes,
+) {
+    let record = Record::begin(context, &client, Some(proxy.stat_prefix.clone()));
+    relay_to(opened, spoken, client, proxy.idle_timeout, record).await;
+}
+
+/// Relays to a destination outside the mesh.
+pub(crate) async fn pass_on(context: &Context, asked: &str, client: Client) {
+    let mut record = Record::begin(context, &client, Some(crate::context::PASSED_ON.into()));
+    match dial::outside(context, asked).await {
+        Ok(opened) => relay_to(opened, Bytes::new(), client, context.settings.tunnel_idle_timeout, record).await,
+        Err(failure) => record.fail(&failure),
+    }
+}
+
+/// A connection that is closed because nothing can be done with it.
+pub(crate) fn refuse(context: &Context, client: &Client, failure: &Failure) {
+    Record::begin(context, client, None).fail(failure);
+}
+
+async fn relay_to(opened: Opened, spoken: Bytes, client: Client, idle: Option<Duration>, mut record: Record<'_>) {
+    record.connected(&opened);
+    let upstream = Side { stream: opened.stream, read: spoken };
+    let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, idle).await;
+    record.copied(&copied);
+}
+
+/// The record of a connection. Handed over when it is dropped.
+struct Record<'a> {
+    context: &'a Context,
+    record: Option<RequestRecord>,
+    began: Instant,
+}
+
+impl<'a> Record<'a> {
+    fn begin(context: &'a Context, client: &Client, destination: Option<Name>) -> Self {
+        let recorder = &context.recorder;
+        recorder.metrics().process.in_flight.increment();
+        let record = RequestRecord {
+            started: SystemTime::now(),
+            duration: Duration::ZERO,
+            listener: client.listener.clone(),
+            direction: client.direction,
+            protocol: Protocol::Tcp,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            source: client.peer.clone(),
+            client: client.address,
+            destination,
+            route: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            until_first_try: Duration::ZERO,
+            tries: Vec::new(),
+            trace: None,
+            text: recorder.wants_text(false).then(Box::<Text>::default),
+        };
+        Self { context, record: Some(record), began: Instant::now() }
+    }
+
+    fn connected(&mut self, opened: &Opened) {
+        let elapsed = self.began.elapsed();
+        let Some(record) = self.record.as_mut().filter(|record| record.text.is_some()) else { return };
+        record.tries.push(TryRecord {
+            offset: Duration::ZERO,
+            duration: elapsed,
+            cluster: opened.cluster.clone(),
+            endpoint: Some(opened.address),
+            instance: opened.instance.clone(),
+            peer: opened.peer.clone(),
+            until_connected: elapsed,
+            until_first_byte: None,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            reached: None,
+            span: None,
+        });
+    }
+
+    fn copied(&mut self, copied: &Copied) {
+        if let Some(record) = &mut self.record {
+            record.bytes_received = copied.received;
+            record.bytes_sent = copied.sent;
+        }
+        match &copied.end {
+            End::Closed => {}
+            End::Idle => self.fail(&Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout")),
+            End::Client(error) => {
+                self.fail(&Failure::downstream(Reason::DownstreamConnectionTermination, error));
+            }
+            End::Upstream(error) => self.fail(&Failure::upstream(
+                Reason::UpstreamConnectionTermination,
+                Reached::ResponseStarted,
+                error,
+            )),
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        if let Some(record) = &mut self.record {
+            record.reason = Some(failure.reason);
+            if let Some(text) = &mut record.text {
+                text.detail = failure.detail.to_string();
+            }
+        }
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        let recorder = &self.context.recorder;
+        recorder.metrics().process.in_flight.decrement();
+        if let Some(mut record) = self.record.take() {
+            record.duration = self.began.elapsed();
+            recorder.finish(record);
+        }
+    }
+}

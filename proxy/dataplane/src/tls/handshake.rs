@@ -1,0 +1,282 @@
+//! TLS handshakes on both sides, bounded in time. A failed one is a failure of the connection; no byte of a request was
+//! read or written.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::identity::SpiffeId;
+use outrigger_core::reason::Reason;
+use rustls::pki_types::ServerName;
+use rustls::server::Acceptor;
+use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+
+use super::facts::Facts;
+use super::verifier;
+use crate::socket::stream::Stream;
+
+/// A fatal alert `unrecognized_name` as a record (RFC 8446 sections 5.1 and 6).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// What a client asks for before anything is agreed.
+#[derive(Debug)]
+pub struct Hello<'a> {
+    /// The server name, lower-case; `None` when absent.
+    pub server_name: Option<&'a str>,
+    /// The protocols offered, in the client's order.
+    pub alpn: Vec<&'a [u8]>,
+}
+
+/// Answers a TLS client within `timeout`. `select` picks the configuration by what the client asks for; with `None` the
+/// client gets the alert `unrecognized_name` and the connection fails.
+pub async fn accept(
+    stream: TcpStream,
+    timeout: Duration,
+    select: impl FnOnce(&Hello<'_>) -> Option<Arc<ServerConfig>>,
+) -> Result<(Stream, Facts), Failure> {
+    let started = Instant::now();
+    let handshake = async {
+        let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(refused_client)?;
+        let (config, server_name) = {
+            let hello = start.client_hello();
+            let alpn = hello.alpn().map(Iterator::collect).unwrap_or_default();
+            let hello = Hello { server_name: hello.server_name(), alpn };
+            (select(&hello), hello.server_name.map(str::to_owned))
+        };
+        let Some(config) = config else {
+            // Fails when the client is gone; it was refused either way.
+            let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
+            return Err(refused_client(format!("nothing is served under the name {server_name:?}")));
+        };
+        let stream = start.into_stream(config).await.map_err(refused_client)?;
+        let facts = facts(stream.get_ref().1, started, server_name, refused_client)?;
+        Ok((Stream::TlsServer(Box::new(stream)), facts))
+    };
+    tokio::time::timeout(timeout, handshake).await.unwrap_or_else(|_| {
+        Err(refused_client(format!("no TLS handshake within {} ms", timeout.as_millis())))
+    })
+}
+
+/// Dials TLS on `stream` within `timeout`. `server_name` is sent for routing only; the peer is known by its identity.
+pub async fn connect(
+    stream: TcpStream,
+    timeout: Duration,
+    config: Arc<ClientConfig>,
+    server_name: &str,
+) -> Result<(Stream, Facts), Failure> {
+    let started = Instant::now();
+    let server_name = ServerName::try_from(server_name.to_owned())
+        .map_err(|_| Failure::local(Reason::LocalError, format!("{server_name:?} is no TLS server name")))?;
+    let handshake = TlsConnector::from(config).connect(server_name, stream);
+    let stream = tokio::time::timeout(timeout, handshake)
+        .await
+        .map_err(|_| refused_server(format!("no TLS handshake within {} ms", timeout.as_millis())))?
+        .map_err(refused_server)?;
+    let facts = facts(stream.get_ref().1, started, None, refused_server)?;
+    Ok((Stream::TlsClient(Box::new(stream)), facts))
+}
+
+fn facts(
+    state: &CommonState,
+    started: Instant,
+    server_name: Option<String>,
+    refused: fn(String) -> Failure,
+) -> Result<Facts, Failure> {
+    let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
+    let chain = state.peer_certificates().unwrap_or_default();
+    // A full handshake has just verified the chain; of a resumed session it may have expired meanwhile.
+    if resumed && !verifier::is_chain_current(chain) {
+        return Err(refused("the certificate of a resumed session has expired".into()));
+    }
+    let peer: Option<SpiffeId> =
+        chain.first().map(verifier::identity).transpose().map_err(|error| refused(error.to_string()))?;
+    Ok(Facts {
+        peer,
+        alpn: state.alpn_protocol().map(<[u8]>::to_vec),
+        server_name,
+        version: state.protocol_version(),
+        key_exchange: state.negotiated_key_exchange_group().map(|group| group.name()),
+        resumed,
+        took: started.elapsed(),
+    })
+}
+
+fn refused_client(error: impl fmt::Display) -> Failure {
+    Failure::downstream(Reason::DownstreamTlsFailure, error)
+}
+
+fn refused_server(error: impl fmt::Display) -> Failure {
+    Failure::upstream(Reason::UpstreamTlsFailure, Reached::NotWritten, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+    use rustls::RootCertStore;
+    use rustls::sign::CertifiedKey;
+    use rustls::{NamedGroup, ProtocolVersion};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tls::config::{ALPN_H2, ALPN_TCP, ClientConfigs, Expectation, server_config};
+    use crate::tls::credentials::Credentials;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+    impl Authority {
+        fn new() -> Self {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        }
+
+        fn credentials(&self, uris: &[&str], trusting: &Authority) -> Credentials {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::default();
+            params.subject_alt_names =
+                uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+            let leaf = params.signed_by(&key, &self.0).unwrap();
+            let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(
+                &rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(trusting.0.der().clone()).unwrap();
+            let identity = id("web");
+            let roots = [(identity.trust_domain().clone(), Arc::new(roots))].into_iter().collect();
+            Credentials {
+                identity,
+                certified: Arc::new(CertifiedKey::new(vec![leaf.der().clone()], signer)),
+                roots: Arc::new(roots),
+                bundle_generation: 1,
+            }
+        }
+    }
+
+    fn id(account: &str) -> SpiffeId {
+        SpiffeId::parse(&uri(account)).unwrap()
+    }
+
+    fn uri(account: &str) -> String {
+        format!("spiffe://cluster.local/ns/shop/sa/{account}")
+    }
+
+    type Ends = (Result<(Stream, Facts), Failure>, Result<(Stream, Facts), Failure>);
+
+    /// What both ends make of a handshake: the server's first.
+    async fn shake(
+        server: &Credentials,
+        client: &Credentials,
+        configs: &mut ClientConfigs,
+        expected: &str,
+    ) -> Ends {
+        let server = server_config(server, &[ALPN_H2, ALPN_TCP]).unwrap();
+        shake_with(server, client, configs, expected).await
+    }
+
+    async fn shake_with(
+        server: Arc<ServerConfig>,
+        client: &Credentials,
+        configs: &mut ClientConfigs,
+        expected: &str,
+    ) -> Ends {
+        let expectation = Expectation { identities: [id(expected)].into(), alpn: ALPN_H2 };
+        let config = configs.config(client, &expectation).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let accepting = accept(accepted, PATIENCE, |hello| {
+            assert_eq!((hello.server_name, &hello.alpn[..]), (Some("cart.shop"), &[ALPN_H2][..]));
+            Some(server)
+        });
+        tokio::join!(accepting, connect(dialled, PATIENCE, config, "cart.shop"))
+    }
+
+    #[tokio::test]
+    async fn both_sides_learn_who_the_other_is() {
+        let ca = Authority::new();
+        let (server, client) = (ca.credentials(&[&uri("cart")], &ca), ca.credentials(&[&uri("web")], &ca));
+        let (server, client) = shake(&server, &client, &mut ClientConfigs::default(), "cart").await;
+        let ((mut server, seen), (mut client, facts)) = (server.unwrap(), client.unwrap());
+        assert_eq!((seen.peer, facts.peer), (Some(id("web")), Some(id("cart"))));
+        assert_eq!(facts.alpn.as_deref(), Some(ALPN_H2));
+        assert_eq!(facts.version, Some(ProtocolVersion::TLSv1_3));
+        assert_eq!(facts.key_exchange, Some(NamedGroup::X25519MLKEM768));
+        assert_eq!(seen.server_name.as_deref(), Some("cart.shop"));
+        client.write_all(b"hello").await.unwrap();
+        let mut read = [0; 5];
+        server.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_somebody_else_is_refused_before_anything_is_written() {
+        let ca = Authority::new();
+        let (server, client) = (ca.credentials(&[&uri("stock")], &ca), ca.credentials(&[&uri("web")], &ca));
+        let (_, client) = shake(&server, &client, &mut ClientConfigs::default(), "cart").await;
+        let failure = client.unwrap_err();
+        assert_eq!((failure.reason, failure.reached), (Reason::UpstreamTlsFailure, Reached::NotWritten));
+        assert!(failure.detail.contains("sa/stock"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn certificates_of_another_authority_are_refused_on_both_sides() {
+        let (ca, other) = (Authority::new(), Authority::new());
+        let ours = ca.credentials(&[&uri("cart")], &ca);
+        let client = other.credentials(&[&uri("web")], &ca);
+        let (server, _) = shake(&ours, &client, &mut ClientConfigs::default(), "cart").await;
+        assert_eq!(server.unwrap_err().reason, Reason::DownstreamTlsFailure);
+        let server = other.credentials(&[&uri("cart")], &ca);
+        let client = ca.credentials(&[&uri("web")], &ca);
+        assert!(shake(&server, &client, &mut ClientConfigs::default(), "cart").await.1.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_certificate_has_exactly_one_identity_of_a_known_trust_domain() {
+        let ca = Authority::new();
+        let client = ca.credentials(&[&uri("web")], &ca);
+        let (cart, web) = (uri("cart"), uri("web"));
+        for uris in [&[][..], &[&*cart, &*web], &["spiffe://other/ns/shop/sa/cart"], &["https://cart"]] {
+            let server = ca.credentials(uris, &ca);
+            let (_, client) = shake(&server, &client, &mut ClientConfigs::default(), "cart").await;
+            assert!(client.is_err(), "{uris:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_resumed_under_the_same_credentials_only() {
+        let ca = Authority::new();
+        let server = ca.credentials(&[&uri("cart")], &ca);
+        let mut client = ca.credentials(&[&uri("web")], &ca);
+        let serving = server_config(&server, &[ALPN_H2]).unwrap();
+        let mut configs = ClientConfigs::default();
+        for (bundle_generation, resumed) in [(1, false), (1, true), (2, false)] {
+            client.bundle_generation = bundle_generation;
+            let (server, client) = shake_with(serving.clone(), &client, &mut configs, "cart").await;
+            let ((mut server, _), (mut client, facts)) = (server.unwrap(), client.unwrap());
+            assert_eq!((facts.resumed, facts.peer), (resumed, Some(id("cart"))));
+            // The ticket comes with the first bytes.
+            server.write_all(b"x").await.unwrap();
+            client.read_u8().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plaintext_client_and_a_silent_one_are_refused_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for bytes in [&b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n"[..], b""] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(bytes).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let failure = accept(accepted, Duration::from_millis(200), |_| None).await.unwrap_err();
+            assert_eq!(failure.reason, Reason::DownstreamTlsFailure);
+        }
+    }
+}

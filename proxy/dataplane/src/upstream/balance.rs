@@ -1,0 +1,199 @@
+//! Which host gets the next try: the cheaper of two drawn at random, by peak EWMA of latency times requests in flight.
+//!
+//! Per worker, without locks. Two random choices avoid the herd that follows a single best (Mitzenmacher, "The Power of
+//! Two Choices"). The average jumps up to a slow answer at once and sinks with time, so that a host in trouble is left
+//! within one round trip and asked again after some seconds.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Time in which an old latency loses all but 1/e of its weight.
+const DECAY: Duration = Duration::from_secs(10);
+
+/// What a try that got no answer counts as, in seconds: more than any healthy neighbour, forgotten within [`DECAY`]s.
+const FAILURE_SECONDS: f64 = 1.0;
+
+/// What a host costs that is still working on its first request, in seconds: as much as a failing one, so that an
+/// unknown host is first asked once.
+const UNKNOWN_SECONDS: f64 = 1.0;
+
+/// How loaded one host is, as one worker sees it.
+#[derive(Debug)]
+pub(super) struct Load {
+    average_seconds: Cell<f64>,
+    updated: Cell<Instant>,
+    in_flight: Cell<u32>,
+    weight: f64,
+}
+
+impl Load {
+    /// A host that was never asked. `weight` is its share relative to other hosts (`load_balancing_weight`).
+    pub(super) fn new(weight: u32, now: Instant) -> Self {
+        Self {
+            average_seconds: Cell::new(0.0),
+            updated: Cell::new(now),
+            in_flight: Cell::new(0),
+            weight: f64::from(weight.max(1)),
+        }
+    }
+
+    /// A try begins.
+    pub(super) fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    /// A try is over, in whatever way.
+    pub(super) fn end(&self) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+    }
+
+    /// The head of an answer came after `latency`.
+    pub(super) fn answered(&self, latency: Duration, now: Instant) {
+        self.observe(latency.as_secs_f64(), now);
+    }
+
+    /// No answer came.
+    pub(super) fn failed(&self, now: Instant) {
+        self.observe(FAILURE_SECONDS, now);
+    }
+
+    /// Tries under way.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    fn observe(&self, seconds: f64, now: Instant) {
+        let average = self.average_seconds.get();
+        let keep = self.decay(now);
+        let next = if seconds > average { seconds } else { average * keep + seconds * (1.0 - keep) };
+        self.average_seconds.set(next);
+        self.updated.set(now);
+    }
+
+    /// What one more request would cost, in seconds of waiting.
+    pub(super) fn cost(&self, now: Instant) -> f64 {
+        let in_flight = f64::from(self.in_flight.get());
+        let average = self.average_seconds.get();
+        let seconds =
+            if average == 0.0 && in_flight > 0.0 { UNKNOWN_SECONDS } else { average * self.decay(now) };
+        seconds * (in_flight + 1.0) / self.weight
+    }
+
+    fn decay(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.updated.get());
+        (-elapsed.as_secs_f64() / DECAY.as_secs_f64()).exp()
+    }
+}
+
+/// The index of the host that gets the next try, among those `usable`; `None` when there is none.
+///
+/// `draw` gives a uniform number below its argument.
+pub(super) fn pick(
+    count: usize,
+    cost: impl Fn(usize) -> f64,
+    usable: impl Fn(usize) -> bool,
+    mut draw: impl FnMut(usize) -> usize,
+) -> Option<usize> {
+    let first = draw_usable(count, &usable, None, &mut draw)?;
+    let Some(second) = draw_usable(count, &usable, Some(first), &mut draw) else { return Some(first) };
+    Some(if cost(second) < cost(first) { second } else { first })
+}
+
+/// A random usable index other than `not`: a few draws, then a walk from a random start.
+fn draw_usable(
+    count: usize,
+    usable: &impl Fn(usize) -> bool,
+    not: Option<usize>,
+    draw: &mut impl FnMut(usize) -> usize,
+) -> Option<usize> {
+    if count == 0 {
+        return None;
+    }
+    let fits = |index: usize| Some(index) != not && usable(index);
+    for _ in 0..3 {
+        let index = draw(count);
+        if fits(index) {
+            return Some(index);
+        }
+    }
+    let start = draw(count);
+    (0..count).map(|step| (start + step) % count).find(|index| fits(*index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loads(count: usize) -> Vec<Load> {
+        (0..count).map(|_| Load::new(1, Instant::now())).collect()
+    }
+
+    fn picks(loads: &[Load], usable: impl Fn(usize) -> bool + Copy, now: Instant) -> Vec<usize> {
+        let mut seed = fastrand::Rng::with_seed(7);
+        let mut counts = vec![0; loads.len()];
+        for _ in 0..1000 {
+            let picked = pick(loads.len(), |index| loads[index].cost(now), usable, |below| seed.usize(..below));
+            counts[picked.unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn a_slow_host_is_left_at_once_and_asked_again_after_a_while() {
+        let (loads, now) = (loads(3), Instant::now());
+        loads[0].answered(Duration::from_millis(200), now);
+        loads[1].answered(Duration::from_millis(2), now);
+        loads[2].answered(Duration::from_millis(2), now);
+        assert_eq!(picks(&loads, |_| true, now)[0], 0);
+        for load in &loads[1..] {
+            load.answered(Duration::from_millis(2), now + DECAY * 6);
+        }
+        assert!(picks(&loads, |_| true, now + DECAY * 6)[0] > 200);
+    }
+
+    #[test]
+    fn the_average_jumps_up_and_sinks_slowly() {
+        let now = Instant::now();
+        let load = Load::new(1, now);
+        load.answered(Duration::from_millis(100), now);
+        load.answered(Duration::from_millis(1), now + Duration::from_secs(1));
+        assert!(load.average_seconds.get() > 0.09);
+    }
+
+    #[test]
+    fn a_busy_host_gets_less_and_a_heavier_one_more() {
+        let now = Instant::now();
+        let loads = loads(2);
+        for load in &loads {
+            load.answered(Duration::from_millis(5), now);
+        }
+        loads[0].begin();
+        assert_eq!(picks(&loads, |_| true, now), [0, 1000]);
+        let heavy = [Load::new(3, now), Load::new(1, now)];
+        for load in &heavy {
+            load.answered(Duration::from_millis(5), now);
+            load.begin();
+        }
+        assert_eq!(picks(&heavy, |_| true, now), [1000, 0]);
+    }
+
+    #[test]
+    fn only_usable_hosts_are_picked() {
+        let (loads, now) = (loads(5), Instant::now());
+        let counts = picks(&loads, |index| index == 3, now);
+        assert_eq!(counts[3], 1000);
+        let none = pick(loads.len(), |_| 0.0, |_| false, |_| 0);
+        assert_eq!(none, None);
+        assert_eq!(pick(0, |_| 0.0, |_| true, |_| 0), None);
+    }
+
+    #[test]
+    fn equal_hosts_share_equally() {
+        let (loads, now) = (loads(4), Instant::now());
+        for count in picks(&loads, |_| true, now) {
+            assert!((150..350).contains(&count), "{count} of 1000");
+        }
+    }
+}

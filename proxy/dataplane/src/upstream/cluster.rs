@@ -1,0 +1,319 @@
+//! One cluster as one worker sees it: hosts with their connections and loads, which outlive snapshots.
+//!
+//! Endpoints are read at each pick. A host stays the same through every update that leaves its address and its way of
+//! speaking alone, with its connections; one that left is retired: its idle connections close, the others finish.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::{HashMap, HashMapExt};
+use outrigger_config::cluster::{Balancing, Cluster as Config, Discovery, UpstreamProtocol};
+use outrigger_config::endpoint::{Endpoint, Endpoints, HealthStatus, Transport};
+use outrigger_core::Name;
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::identity::SpiffeId;
+use outrigger_core::reason::Reason;
+use outrigger_policy::circuit_breaker::Room;
+use outrigger_policy::outlier::Outcome;
+use outrigger_policy::retry_budget::Retrying;
+use tokio::time::Instant;
+
+use super::balance::{self, Load};
+use super::bounds::Bounds;
+use super::dial::{Dialer, Target, TlsTarget};
+use super::host::Host;
+use super::pool::{Pool, Siblings, Speaks};
+use super::shared::{SharedCluster, SharedClusters};
+use crate::metrics::{ClusterSeries, WorkerMetrics};
+use crate::socket::address::EndpointAddress;
+
+/// A cluster that was not used for so long, and hosts of no list, are forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(120);
+
+/// All clusters that one worker uses.
+#[derive(Debug)]
+pub(crate) struct Clusters {
+    clusters: RefCell<HashMap<Name, Rc<Cluster>>>,
+    shared: Arc<SharedClusters>,
+    metrics: Arc<WorkerMetrics>,
+    dialer: Rc<Dialer>,
+}
+
+/// One cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// Its name.
+    pub(crate) name: Name,
+    /// Its counters.
+    pub(crate) series: Arc<ClusterSeries>,
+    config: RefCell<Arc<Config>>,
+    /// The endpoints that `hosts` were made of.
+    endpoints: RefCell<Option<Arc<Endpoints>>>,
+    hosts: RefCell<Rc<[Rc<Host>]>>,
+    /// Hosts that no list names (original destinations, resolved names), and when each was last asked for.
+    unlisted: RefCell<HashMap<SocketAddr, (Rc<Host>, Instant)>>,
+    bounds: Rc<Bounds>,
+    pools: Siblings,
+    state: Arc<SharedCluster>,
+    shared: Arc<SharedClusters>,
+    dialer: Rc<Dialer>,
+    used: Cell<Instant>,
+    turn: Cell<usize>,
+}
+
+impl Clusters {
+    /// No clusters yet.
+    pub(crate) fn new(
+        shared: Arc<SharedClusters>,
+        metrics: Arc<WorkerMetrics>,
+        dialer: Rc<Dialer>,
+    ) -> Rc<Self> {
+        Rc::new(Self { clusters: RefCell::default(), shared, metrics, dialer })
+    }
+
+    /// The state of the cluster that `config` describes, brought up to date with it.
+    pub(crate) fn cluster(&self, config: &Arc<Config>) -> Rc<Cluster> {
+        if let Some(cluster) = self.clusters.borrow().get(&config.name) {
+            cluster.follow(config);
+            return Rc::clone(cluster);
+        }
+        let state = self.shared.cluster(&config.name);
+        let cluster = Rc::new(Cluster {
+            name: config.name.clone(),
+            series: self.metrics.cluster(&config.name),
+            config: RefCell::new(Arc::clone(config)),
+            endpoints: RefCell::default(),
+            hosts: RefCell::new(Rc::default()),
+            unlisted: RefCell::default(),
+            bounds: Bounds::new(config.breakers.clone(), Arc::clone(&state.in_use)),
+            pools: Siblings::default(),
+            state,
+            shared: Arc::clone(&self.shared),
+            dialer: Rc::clone(&self.dialer),
+            used: Cell::new(Instant::now()),
+            turn: Cell::new(0),
+        });
+        self.clusters.borrow_mut().insert(config.name.clone(), Rc::clone(&cluster));
+        cluster
+    }
+
+    /// Closes idle connections whose time is up, follows endpoints that left, forgets what is not used. Called every
+    /// second; costs nothing per request.
+    pub(crate) fn tidy(&self) {
+        let now = Instant::now();
+        self.clusters.borrow_mut().retain(|_, cluster| {
+            cluster.tidy(now);
+            let idle = now.duration_since(cluster.used.get()) > FORGOTTEN && Rc::strong_count(cluster) == 1;
+            !(idle && cluster.is_quiet())
+        });
+    }
+}
+
+impl Cluster {
+    /// Room for one request in flight, counted for the retry budget.
+    pub(crate) fn admit(&self) -> Result<Room, Failure> {
+        self.used.set(Instant::now());
+        let room = self.bounds.request().ok_or_else(|| {
+            self.series.overflow.increment();
+            Failure::upstream(Reason::UpstreamOverflow, Reached::NotWritten, "the bound on requests is reached")
+        })?;
+        self.state.ledger.request(self.shared.now());
+        Ok(room)
+    }
+
+    /// Room in the retry budget for one retry.
+    pub(crate) fn retry(&self) -> Option<Retrying> {
+        let retrying = self.state.ledger.retry(&self.config.borrow().breakers.retries, self.shared.now());
+        if retrying.is_none() {
+            self.series.budget_exhausted.increment();
+        }
+        retrying
+    }
+
+    /// The host for the next try: none of those `tried` while there is another, none that is ejected while there is
+    /// another. `original` is where the connection was going before it was redirected.
+    pub(crate) fn pick(&self, tried: &[SocketAddr], original: Option<SocketAddr>) -> Result<Rc<Host>, Failure> {
+        let none = |why: &str| Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why);
+        if let Discovery::OriginalDestination(transport) = &self.config.borrow().discovery {
+            let address = original.ok_or_else(|| none("the connection was not redirected"))?;
+            return Ok(self.unlisted(address, transport));
+        }
+        self.follow_endpoints();
+        let hosts = Rc::clone(&self.hosts.borrow());
+        let now = self.shared.now();
+        let serving = |host: &Host| host.takes_new && !host.health.is_ejected(now);
+        // Priorities above the first only when nobody below serves (`ClusterLoadAssignment`, "priority").
+        let priority = hosts.iter().filter(|host| serving(host)).map(|host| host.priority).min();
+        let preferred = |host: &Host| serving(host) && Some(host.priority) == priority;
+        let fresh = |host: &Host| !tried.contains(&host.address);
+        // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain.
+        self.draw(&hosts, |host| preferred(host) && fresh(host))
+            .or_else(|| if tried.is_empty() { None } else { self.draw(&hosts, preferred) })
+            .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
+            .or_else(|| self.draw(&hosts, |host| host.takes_new))
+            .ok_or_else(|| none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" }))
+    }
+
+    /// The host at `address`, which no endpoint list names.
+    pub(crate) fn unlisted(&self, address: SocketAddr, transport: &Transport) -> Rc<Host> {
+        let now = Instant::now();
+        let mut unlisted = self.unlisted.borrow_mut();
+        let made = || {
+            let endpoint = Endpoint {
+                address,
+                health: HealthStatus::Healthy,
+                weight: 1,
+                locality_weight: None,
+                locality: Default::default(),
+                priority: 0,
+                transport: transport.clone(),
+                identity: None,
+                instance: None,
+                workload_version: None,
+            };
+            Rc::new(self.host(&endpoint, self.target(&endpoint), None))
+        };
+        let (host, used) = unlisted.entry(address).or_insert_with(|| (made(), now));
+        *used = now;
+        Rc::clone(host)
+    }
+
+    /// Counts how a try ended, which may eject its host.
+    pub(crate) fn observe(&self, host: &Host, outcome: Outcome) {
+        let config = self.config.borrow();
+        let Some(outlier) = &config.outlier else { return };
+        let endpoints = self.hosts.borrow().len();
+        let ejected = outlier.observe(&host.health, outcome, endpoints, self.shared.now(), fastrand::u32(..));
+        if let Some(span) = ejected {
+            self.series.ejections.increment();
+            tracing::info!(cluster = %self.name, endpoint = %host.address, ?outcome, ?span, "endpoint ejected");
+        }
+    }
+
+    /// In which version a request goes to a plaintext endpoint whose client speaks `downstream`.
+    pub(crate) fn speaks(&self, downstream: http::Version) -> Speaks {
+        match self.config.borrow().protocol {
+            UpstreamProtocol::Http1 => Speaks::Http1,
+            UpstreamProtocol::Http2 => Speaks::Http2,
+            UpstreamProtocol::AsDownstream if downstream == http::Version::HTTP_2 => Speaks::Http2,
+            UpstreamProtocol::AsDownstream => Speaks::Http1,
+        }
+    }
+
+    /// How long a connection may take.
+    fn connect_timeout(&self) -> Duration {
+        self.config.borrow().connect_timeout
+    }
+
+    fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
+        let now = Instant::now();
+        let turn = self.turn.get();
+        let usable = |index: usize| usable(&hosts[index]);
+        let below = |below: usize| fastrand::usize(..below);
+        let picked = match self.config.borrow().balancing {
+            Balancing::PeakEwma => balance::pick(hosts.len(), |at| hosts[at].load.cost(now), usable, below),
+            Balancing::LeastRequest { .. } => {
+                balance::pick(hosts.len(), |at| f64::from(hosts[at].load.in_flight()), usable, below)
+            }
+            Balancing::RoundRobin => {
+                let next = (0..hosts.len()).map(|step| (turn + step) % hosts.len()).find(|at| usable(*at));
+                self.turn.set(next.map_or(0, |at| at + 1));
+                next
+            }
+            Balancing::Random => balance::pick(hosts.len(), |_| 0.0, usable, below),
+        };
+        picked.map(|index| Rc::clone(&hosts[index]))
+    }
+
+    fn follow(&self, config: &Arc<Config>) {
+        if Arc::ptr_eq(&self.config.borrow(), config) {
+            return;
+        }
+        self.bounds.set_limits(config.breakers.clone());
+        for host in self.hosts.borrow().iter() {
+            host.pool.set_connect_timeout(config.connect_timeout);
+        }
+        self.config.replace(Arc::clone(config));
+    }
+
+    fn follow_endpoints(&self) {
+        let endpoints = {
+            let config = self.config.borrow();
+            let current = config.endpoints.load();
+            if self.endpoints.borrow().as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &current)) {
+                return;
+            }
+            Arc::clone(&current)
+        };
+        let mut before: HashMap<SocketAddr, Rc<Host>> = HashMap::new();
+        before.extend(self.hosts.borrow().iter().map(|host| (host.address, Rc::clone(host))));
+        let mut hosts = Vec::with_capacity(endpoints.list.len());
+        for endpoint in &endpoints.list {
+            let target = self.target(endpoint);
+            let same = before.remove(&endpoint.address).filter(|host| *host.pool.target() == target);
+            hosts.push(match same {
+                Some(host) if host.is(endpoint) => host,
+                Some(host) => Rc::new(self.host(endpoint, target, Some(Rc::clone(&host.pool)))),
+                None => Rc::new(self.host(endpoint, target, None)),
+            });
+        }
+        let kept: Vec<_> = hosts.iter().map(|host| Rc::clone(&host.pool)).collect();
+        let old = self.hosts.replace(hosts.into());
+        for host in old.iter().filter(|host| !kept.iter().any(|pool| Rc::ptr_eq(pool, &host.pool))) {
+            host.pool.retire();
+        }
+        self.endpoints.replace(Some(endpoints));
+    }
+
+    fn target(&self, endpoint: &Endpoint) -> Target {
+        let tls = match &endpoint.transport {
+            Transport::Plain => None,
+            Transport::Tls(tls) => Some(TlsTarget {
+                identities: endpoint.expected_peers().unwrap_or_else(|| Arc::<[SpiffeId]>::from([])),
+                server_name: tls.sni.clone().unwrap_or_else(|| self.name.clone()),
+            }),
+        };
+        Target { address: EndpointAddress(endpoint.address), tls }
+    }
+
+    fn host(&self, endpoint: &Endpoint, target: Target, pool: Option<Rc<Pool>>) -> Host {
+        let pool = pool.unwrap_or_else(|| {
+            Pool::new(
+                target,
+                self.connect_timeout(),
+                Rc::clone(&self.dialer),
+                Rc::clone(&self.bounds),
+                Rc::clone(&self.pools),
+                Arc::clone(&self.series),
+            )
+        });
+        Host {
+            address: endpoint.address,
+            instance: endpoint.instance.clone(),
+            weight: endpoint.weight,
+            priority: endpoint.priority,
+            takes_new: matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded),
+            load: Load::new(endpoint.weight, Instant::now()),
+            health: self.state.health(endpoint.address),
+            pool,
+        }
+    }
+
+    fn tidy(&self, now: Instant) {
+        self.follow_endpoints();
+        for host in self.hosts.borrow().iter() {
+            host.pool.tidy(now);
+        }
+        self.unlisted.borrow_mut().retain(|_, (host, used)| {
+            host.pool.tidy(now);
+            now.duration_since(*used) < FORGOTTEN || host.load.in_flight() > 0
+        });
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.hosts.borrow().iter().all(|host| host.load.in_flight() == 0) && self.unlisted.borrow().is_empty()
+    }
+}

@@ -1,0 +1,9 @@
+//! Upstream: clusters and their hosts, as one worker sees them, over state that all workers share.
+
+pub(crate) mod cluster;
+pub(crate) mod host;
+pub(crate) mod pool;
+mod balance;
+mod bounds;
+pub(crate) mod dial;
+pub(crate) mod shared;

@@ -1,0 +1,236 @@
+//! One worker: a thread with its own runtime, accept loops, connection pools, balancers and counters.
+//!
+//! The server makes the thread and calls [`Worker::run`], which returns when drain has started and the last connection
+//! is done, or is cut off when the process ends. Nothing that a worker owns leaves its thread.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::demand::Demands;
+use outrigger_config::listener::Listener as ListenerConfig;
+use outrigger_config::publish::Published;
+use outrigger_config::secrets::SecretStore;
+use outrigger_core::Name;
+use outrigger_core::drain::DrainGuard;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::connection::{self, Habits};
+use crate::context::{self, Context, Resolver, Settings};
+use crate::identity::Identity;
+use crate::metrics::{Counter, Registry};
+use crate::record::{Recorder, Sinks};
+use crate::socket::listener::{Listener, ListenerGroup};
+use crate::upstream::cluster::Clusters;
+use crate::upstream::dial::Dialer;
+use crate::upstream::shared::SharedClusters;
+
+/// How often idle connections and unused clusters are looked after.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// How often a draining worker looks whether its last connection has ended.
+const DRAINED: Duration = Duration::from_millis(20);
+
+/// What one worker is made of. Clones of the handles are shared by all workers.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Which worker this is, from 0: picks its member of each listener's group.
+    pub id: usize,
+    /// Where snapshots are published.
+    pub published: Published,
+    /// Where destinations are asked for.
+    pub demands: Demands,
+    /// The workload's certificate, key and roots.
+    pub secrets: SecretStore,
+    /// The listening sockets of the moment, all workers' together.
+    pub listeners: watch::Receiver<Arc<[Lent]>>,
+    /// Where names outside the mesh are resolved.
+    pub resolver: Resolver,
+    /// Every connection holds a clone; when drain starts, accepting ends.
+    pub drain: DrainGuard,
+    /// Where this worker's metrics are registered.
+    pub registry: Arc<Registry>,
+    /// Where finished requests go.
+    pub sinks: Sinks,
+    /// What all workers know together of clusters.
+    pub clusters: Arc<SharedClusters>,
+    /// Settings of the process.
+    pub settings: Settings,
+}
+
+/// A listening socket that is lent to the workers.
+#[derive(Debug, Clone)]
+pub struct Lent {
+    /// The sockets. The same group after an update means that the sockets stay.
+    pub group: Arc<ListenerGroup>,
+    /// What becomes of connections.
+    pub config: ListenerSource,
+}
+
+/// Where a listener's configuration comes from.
+#[derive(Debug, Clone)]
+pub enum ListenerSource {
+    /// From the server's flags: it never changes.
+    Fixed(Arc<ListenerConfig>),
+    /// From the snapshot of the moment, under the group's name.
+    Snapshot,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {}
+
+impl Worker {
+    /// Runs a worker on this thread until it has drained.
+    ///
+    /// Fails when no runtime can be made. What cannot be listened on is logged, and tried again with the next update.
+    pub fn run(config: WorkerConfig) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let local = LocalSet::new();
+        local.block_on(&runtime, serve(config))
+    }
+}
+
+/// Runs a worker in a `LocalSet` that is there already.
+pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
+    let WorkerConfig {
+        id,
+        published,
+        demands,
+        secrets,
+        mut listeners,
+        resolver,
+        drain,
+        registry,
+        sinks,
+        clusters,
+        settings,
+    } = config;
+    let metrics = registry.worker();
+    let limits = Rc::new(settings.limits.clone());
+    let identity = Rc::new(Identity::new(secrets));
+    let dialer = Rc::new(Dialer::new(Rc::clone(&identity), Rc::clone(&limits)));
+    let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer);
+    let passed_on =
+        context::passed_on().ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
+    let mut draining = drain.clone();
+    let context = Rc::new(Context {
+        view: published.view(),
+        demands,
+        clusters: Rc::clone(&clusters),
+        identity,
+        recorder: Recorder::new(metrics, sinks),
+        resolver,
+        drain,
+        limits,
+        settings,
+        passed_on,
+        own: RefCell::default(),
+    });
+    let accepting = Accepting { id, context: Rc::clone(&context), habits: Rc::default() };
+    let mut loops: HashMap<Name, (Arc<ListenerGroup>, JoinHandle<()>)> = HashMap::new();
+    let mut tidy = tokio::time::interval(TIDY);
+    let mut watching = true;
+    accepting.follow(&listeners.borrow_and_update().clone(), &mut loops);
+    loop {
+        tokio::select! {
+            () = draining.started() => break,
+            changed = listeners.changed(), if watching => match changed {
+                Ok(()) => accepting.follow(&listeners.borrow_and_update().clone(), &mut loops),
+                // The server is gone; what listens goes on until drain.
+                Err(_) => watching = false,
+            },
+            _ = tidy.tick() => clusters.tidy(),
+        }
+    }
+    for (_, accepting) in loops.into_values() {
+        accepting.abort();
+    }
+    drop((draining, accepting));
+    // Connections hold the context; the last one to end leaves this worker alone with it.
+    let open = Arc::clone(context.recorder.metrics());
+    loop {
+        tokio::time::sleep(DRAINED).await;
+        clusters.tidy();
+        if open.process.downstream_connections.value() == 0 {
+            return Ok(());
+        }
+    }
+}
+
+struct Accepting {
+    id: usize,
+    context: Rc<Context>,
+    habits: Rc<Habits>,
+}
+
+impl Accepting {
+    /// Starts accepting on what is new, stops on what is gone, and leaves the rest alone.
+    fn follow(&self, lent: &[Lent], loops: &mut HashMap<Name, (Arc<ListenerGroup>, JoinHandle<()>)>) {
+        self.context.own.replace(lent.iter().map(|lent| lent.group.address()).collect());
+        loops.retain(|name, (group, accepting)| {
+            let stays = lent.iter().any(|lent| lent.group.name() == name && Arc::ptr_eq(&lent.group, group));
+            if !stays {
+                accepting.abort();
+            }
+            stays
+        });
+        for lent in lent {
+            if loops.contains_key(lent.group.name()) {
+                continue;
+            }
+            match lent.group.lend(self.id) {
+                Ok(listener) => {
+                    let accepting = self.accept(listener, lent.config.clone());
+                    let handle = tokio::task::spawn_local(accepting);
+                    loops.insert(lent.group.name().clone(), (Arc::clone(&lent.group), handle));
+                }
+                Err(error) => tracing::error!(listener = %lent.group.name(), %error, "cannot accept"),
+            }
+        }
+    }
+
+    /// Accepts until it is aborted. Each connection is a task of its own, which ends with the connection.
+    fn accept(&self, listener: Listener, config: ListenerSource) -> impl Future<Output = ()> + 'static {
+        let (context, habits) = (Rc::clone(&self.context), Rc::clone(&self.habits));
+        async move {
+            loop {
+                let accepted = listener.accept().await;
+                let metrics = Arc::clone(context.recorder.metrics());
+                let process = &metrics.process;
+                process.accept_errors.add(listener.take_errors());
+                let config = match &config {
+                    ListenerSource::Fixed(config) => Some(Arc::clone(config)),
+                    ListenerSource::Snapshot => context.view.snapshot().listeners.get(listener.name()).cloned(),
+                };
+                let Some(config) = config else { continue };
+                process.downstream_connections_total.increment();
+                if process.downstream_connections.value() >= u64::from(context.settings.max_connections) {
+                    process.downstream_connections_refused.increment();
+                    continue;
+                }
+                process.downstream_connections.increment();
+                let (context, habits) = (Rc::clone(&context), Rc::clone(&habits));
+                tokio::task::spawn_local(async move {
+                    let _open = Open(metrics);
+                    let _drain = context.drain.clone();
+                    connection::serve(context, habits, config, accepted).await;
+                });
+            }
+        }
+    }
+}
+
+/// An open connection, counted until it is dropped.
+struct Open(Arc<crate::metrics::WorkerMetrics>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let gauge: &Counter = &self.0.process.downstream_connections;
+        gauge.decrement();
+    }
+}

@@ -1,0 +1,68 @@
+//! HTTP/1 through a real worker: what a client sends reaches the application, and the answer comes back.
+
+mod support;
+
+use outrigger_config::listener::{DestinationBy, UnknownDestination};
+use support::application::{Application, ok};
+use support::client::Client;
+use support::{World, forward};
+
+#[tokio::test]
+async fn requests_of_one_connection_are_answered_one_after_another() {
+    let echo = Application::echo().await;
+    let mut proxy =
+        World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
+    let mut client = Client::connect(proxy.address(0)).await;
+    for path in ["/one", "/two"] {
+        let answer = client.get("echo", path, "X-Mine: yes\r\n").await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{}", answer.body);
+        assert!(answer.body.contains("x-mine: yes\r\n") && answer.body.contains("host: echo\r\n"), "{}", answer.body);
+        assert!(answer.body.contains("traceparent: 00-") && answer.body.contains("x-request-id: "));
+        let record = proxy.record().await;
+        assert_eq!((record.status, record.tries.len()), (200, 1));
+        assert_eq!(record.destination.as_deref(), Some("echo:80"));
+        assert_eq!(record.bytes_sent, answer.body.len() as u64);
+    }
+    assert_eq!((echo.requests(), echo.connections()), (2, 1), "the connection is used again");
+}
+
+#[tokio::test]
+async fn a_body_reaches_the_application_as_it_was_sent() {
+    let echo = Application::echo().await;
+    let proxy = World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
+    let mut client = Client::connect(proxy.address(0)).await;
+    assert!(client.post("echo", "/", "hello").await.body.ends_with("\r\n\r\nhello"));
+    client
+        .send("POST / HTTP/1.1\r\nHost: echo\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n")
+        .await;
+    let answer = client.response().await;
+    assert!(answer.body.ends_with("abcx-sum: 6\r\n"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_host_that_the_mesh_does_not_have_is_refused_or_passed_on() {
+    let echo = Application::echo().await;
+    let proxy = World::new()
+        .proxy()
+        .listen(DestinationBy::Authority, UnknownDestination::PassThrough)
+        .start();
+    let answer = Client::connect(proxy.address(0)).await.get("nowhere", "/", "").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.head.contains("x-outrigger-reason: no_destination\r\n"), "{}", answer.head);
+    let host = format!("localhost:{}", echo.address.port());
+    let answer = Client::connect(proxy.address(1)).await.get(&host, "/out", "").await;
+    assert!(answer.status == 200 && answer.body.starts_with("GET /out "), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_bound_port_goes_to_its_destination_whatever_the_host_says() {
+    let echo = Application::http(|_| ok("bound")).await;
+    let proxy = World::new()
+        .listen(DestinationBy::Name("echo:80".into()), UnknownDestination::Refuse)
+        .cluster("echo", &[echo.address])
+        .http("echo:80", forward("echo"))
+        .start();
+    let answer = Client::connect(proxy.address(0)).await.get("something.else", "/", "").await;
+    assert_eq!(answer.body, "bound");
+}

@@ -1,0 +1,235 @@
+//! Two sidecars with mutual TLS between them.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use outrigger_config::cluster::UpstreamProtocol;
+use outrigger_config::endpoint::{Endpoint, Transport};
+use outrigger_config::listener::{
+    ChainMatcher, DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
+};
+use outrigger_config::tls::{DownstreamTls, UpstreamTls};
+use outrigger_core::record::{Direction, Protocol};
+use outrigger_core::reason::Reason;
+use support::application::{Application, dead, ok, read_head};
+use support::client::Client;
+use support::identity::{Authority, spiffe};
+use support::{Proxy, World, cluster, endpoint, forward, manager, tcp_proxy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+
+/// The inbound listener of a sidecar in front of `app`.
+fn inbound() -> Listener {
+    let chain = |name: &str, alpn: &[&str], filter| FilterChain {
+        name: name.into(),
+        matcher: ChainMatcher {
+            application_protocols: alpn.iter().map(|name| (*name).into()).collect(),
+            ..Default::default()
+        },
+        tls: Some(Arc::new(DownstreamTls {
+            alpn: alpn.iter().map(|name| (*name).into()).collect(),
+            require_client_certificate: true,
+            peers: None,
+        })),
+        filter: NetworkFilter::Handle(filter),
+    };
+    let mut listener = support::listener("inbound", NetworkFilter::Handle(Handler::Tcp(tcp_proxy("app", "app"))));
+    listener.direction = Direction::Inbound;
+    listener.default_chain = None;
+    listener.chains = Box::new([
+        chain("http", &["h2", "http/1.1"], Handler::Http(manager("inbound|app:80", forward("app")))),
+        chain("tcp", &["outrigger-tcp"], Handler::Tcp(tcp_proxy("inbound|app:80", "app"))),
+    ]);
+    listener
+}
+
+/// A sidecar whose application is at `application`.
+fn server(authority: &Authority, account: &str, application: SocketAddr) -> Proxy {
+    let world = World::new().own(inbound()).cluster("app", &[application]);
+    world.secrets.publish(authority.secrets(account));
+    world.start()
+}
+
+fn over_tls(address: SocketAddr, accounts: &[&str]) -> Endpoint {
+    let tls = UpstreamTls {
+        alpn: ["h2", "http/1.1", "outrigger-tcp"].map(Into::into).into(),
+        sni: Some("app.shop.svc.cluster.local".into()),
+        peers: accounts.iter().map(|account| spiffe(account)).collect(),
+    };
+    Endpoint { transport: Transport::Tls(Arc::new(tls)), ..endpoint(address) }
+}
+
+/// A sidecar that calls `endpoints`: HTTP on its first port, opaque bytes on its second.
+fn client(authority: &Authority, endpoints: Vec<Endpoint>) -> Proxy {
+    let world = World::new()
+        .proxy()
+        .listen(DestinationBy::Name("raw:9000".into()), UnknownDestination::Refuse)
+        .cluster_of(cluster("app", endpoints))
+        .http("app:80", forward("app"))
+        .tcp("raw:9000", "app");
+    world.secrets.publish(authority.secrets("web"));
+    world.start()
+}
+
+#[tokio::test]
+async fn both_sides_know_who_is_at_the_other_end() {
+    let (authority, echo) = (Authority::new(), Application::echo().await);
+    let mut server = server(&authority, "cart", echo.address);
+    let mut client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+    let mut user = Client::connect(client.address(0)).await;
+    for _ in 0..3 {
+        let answer = user.post("app", "/order", "body").await;
+        assert!(answer.status == 200 && answer.body.ends_with("\r\n\r\nbody"), "{answer:?}");
+        let (out, inside) = (client.record().await, server.record().await);
+        assert_eq!(out.tries[0].peer.as_ref().unwrap(), &spiffe("cart"));
+        assert_eq!((inside.source.as_ref().unwrap(), inside.protocol), (&spiffe("web"), Protocol::Http2));
+        assert_eq!(out.trace.unwrap().trace, inside.trace.unwrap().trace);
+        assert_eq!(out.tries[0].span, inside.trace.unwrap().parent, "the try is the parent of the next hop");
+    }
+    assert_eq!(client.totals().clusters["app"].tls_ok, 1, "one connection carries all requests");
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_identity_gets_nothing() {
+    let (authority, echo) = (Authority::new(), Application::echo().await);
+    let server = server(&authority, "impostor", echo.address);
+    let mut client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+    let answer = Client::connect(client.address(0)).await.get("app", "/", "").await;
+    assert!(answer.status == 503 && answer.head.contains("upstream_tls_failure"), "{answer:?}");
+    assert_eq!(client.record().await.reason, Some(Reason::UpstreamTlsFailure));
+    assert_eq!(echo.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_client_in_the_clear_or_of_another_authority_is_refused() {
+    let (authority, echo) = (Authority::new(), Application::echo().await);
+    let server = server(&authority, "cart", echo.address);
+    let mut plain = Client::connect(server.address(0)).await;
+    plain.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+    let rest = plain.rest().await;
+    assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
+    let stranger = client(&Authority::new(), vec![over_tls(server.address(0), &["cart"])]);
+    assert_eq!(Client::connect(stranger.address(0)).await.get("app", "/", "").await.status, 503);
+    assert_eq!((echo.requests(), server.totals().process.downstream_tls_ok), (0, 0));
+    assert!(server.totals().process.downstream_tls_failed >= 2);
+}
+
+#[tokio::test]
+async fn a_post_whose_application_cannot_be_reached_goes_elsewhere() {
+    let (authority, echo) = (Authority::new(), Application::echo().await);
+    let without = server(&authority, "cart", dead().await);
+    let with = server(&authority, "cart", echo.address);
+    let endpoints = [without.address(0), with.address(0)].map(|address| over_tls(address, &["cart"]));
+    let mut client = client(&authority, endpoints.into());
+    let mut user = Client::connect(client.address(0)).await;
+    let mut refused = 0;
+    for _ in 0..20 {
+        assert_eq!(user.post("app", "/", "order").await.status, 200);
+        refused += client.record().await.tries.len() - 1;
+    }
+    assert!(refused > 0);
+    assert_eq!(echo.requests(), 20);
+}
+
+#[tokio::test]
+async fn opaque_bytes_and_upgrades_cross_both_sidecars() {
+    let authority = Authority::new();
+    let application = Application::raw(|stream, _, requests| async move {
+        let mut stream = BufReader::new(stream);
+        let head = read_head(&mut stream).await.unwrap();
+        requests.fetch_add(1, Ordering::SeqCst);
+        if head.starts_with("GET") {
+            let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+            stream.get_mut().write_all(switch.as_bytes()).await.unwrap();
+        }
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.unwrap();
+        stream.get_mut().write_all(&word).await.unwrap();
+    })
+    .await;
+    let mut server = server(&authority, "cart", application.address);
+    let client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+    let mut user = Client::connect(client.address(0)).await;
+    user.send("GET / HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nping").await;
+    assert!(user.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(user.rest().await, b"ping");
+    drop(user);
+    assert_eq!(server.record().await.status, 101);
+    let mut user = Client::connect(client.address(1)).await;
+    user.send("\r\npong").await;
+    assert_eq!(user.rest().await, b"pong");
+    drop(user);
+    let record = server.record().await;
+    assert_eq!((record.protocol, record.source.as_ref().unwrap()), (Protocol::Tcp, &spiffe("web")));
+}
+
+#[tokio::test]
+async fn renewed_certificates_cost_no_request() {
+    let (authority, echo) = (Authority::new(), Application::http(|_| ok("ok")).await);
+    let server_world = World::new().own(inbound()).cluster("app", &[echo.address]);
+    let secrets = server_world.secrets.clone();
+    secrets.publish(authority.secrets("cart"));
+    let server = server_world.start();
+    let client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+    let mut user = Client::connect(client.address(0)).await;
+    for round in 0..30 {
+        if round % 3 == 0 {
+            secrets.publish(authority.secrets("cart"));
+        }
+        assert_eq!(user.post("app", "/", "order").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn grpc_streams_both_ways_with_trailers() {
+    let authority = Authority::new();
+    let application = Application::raw(|stream, _, _| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            tokio::spawn(async move {
+                assert_eq!(request.headers()["content-type"], "application/grpc");
+                let mut body = request.into_body();
+                let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                let mut send = respond.send_response(head, false).unwrap();
+                while let Some(Ok(data)) = body.data().await {
+                    body.flow_control().release_capacity(data.len()).unwrap();
+                    send.send_data(data, false).unwrap();
+                }
+                let trailers = [("grpc-status".parse().unwrap(), "5".parse().unwrap())].into_iter().collect();
+                send.send_trailers(trailers).unwrap();
+            });
+        }
+    })
+    .await;
+    let mut app = cluster("app", [endpoint(application.address)]);
+    app.protocol = UpstreamProtocol::Http2;
+    let world = World::new().own(inbound()).cluster_of(app);
+    world.secrets.publish(authority.secrets("cart"));
+    let mut server = world.start();
+    let mut client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+
+    let stream = tokio::net::TcpStream::connect(client.address(0)).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://app/shop.Cart/Watch")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap();
+    let (response, mut send) = sender.send_request(request, false).unwrap();
+    send.send_data("one".into(), false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "one");
+    send.send_data("two".into(), true).unwrap();
+    assert_eq!(body.data().await.unwrap().unwrap(), "two");
+    assert!(body.data().await.is_none());
+    assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "5");
+    for record in [client.record().await, server.record().await] {
+        assert_eq!((record.protocol, record.status, record.grpc_status), (Protocol::Grpc, 200, Some(5)));
+        assert_eq!((record.bytes_received, record.bytes_sent), (6, 6));
+    }
+}

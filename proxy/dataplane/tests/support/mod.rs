@@ -1,0 +1,304 @@
+//! A real worker over real loopback sockets, with a snapshot built by hand, and small applications behind it.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+pub mod application;
+pub mod client;
+pub mod identity;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use outrigger_config::cluster::{
+    Balancing, Cluster, ConnectionSettings, Discovery, EndpointsHandle, UpstreamProtocol,
+};
+use outrigger_config::demand::{DemandFeed, DemandLimits, Demands, Resolution};
+use outrigger_config::destination::Destination;
+use outrigger_config::endpoint::{Endpoint, Endpoints, HealthStatus, Transport};
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings, RouteSource};
+use outrigger_config::listener::{
+    DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
+};
+use outrigger_config::publish::Published;
+use outrigger_config::route::{Forward, Route, RouteAction, RouteMatcher, RouteTable};
+use outrigger_config::secrets::SecretStore;
+use outrigger_config::snapshot::Snapshot;
+use outrigger_config::tcp_proxy::TcpProxy;
+use outrigger_core::drain::{Drain, Drained};
+use outrigger_core::record::{Direction, RequestRecord};
+use outrigger_dataplane::SharedClusters;
+use outrigger_dataplane::context::{Resolver, Settings};
+use outrigger_dataplane::metrics::{Registry, Totals};
+use outrigger_dataplane::record::Sinks;
+use outrigger_dataplane::socket::listener::ListenerGroup;
+use outrigger_dataplane::worker::{Lent, ListenerSource, Worker, WorkerConfig};
+use outrigger_policy::circuit_breaker::CircuitBreakers;
+use outrigger_policy::retry::RetryPolicy;
+use outrigger_policy::rewrite::Rewrite;
+use outrigger_policy::timeout::Timeouts;
+use outrigger_policy::weighted_cluster::WeightedClusters;
+use outrigger_proto::xds::{protobuf, route};
+use tokio::sync::{mpsc, watch};
+
+/// A snapshot in the making.
+pub struct World {
+    pub snapshot: Snapshot,
+    /// The worker's own listeners, bound to free ports.
+    own: Vec<Listener>,
+    pub secrets: SecretStore,
+    pub wildcard: bool,
+}
+
+/// A running worker.
+pub struct Proxy {
+    pub registry: Arc<Registry>,
+    pub published: Published,
+    pub records: mpsc::Receiver<Arc<RequestRecord>>,
+    pub shared: Arc<SharedClusters>,
+    pub feed: DemandFeed,
+    addresses: Vec<SocketAddr>,
+    drain: Drain,
+    thread: std::thread::JoinHandle<()>,
+    _listeners: watch::Sender<Arc<[Lent]>>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            snapshot: Snapshot::default(),
+            own: Vec::new(),
+            secrets: SecretStore::new(),
+            wildcard: true,
+        }
+    }
+
+    /// A listener whose connections go where `by` says; the first one is `Proxy::address(0)`.
+    pub fn listen(mut self, by: DestinationBy, unknown: UnknownDestination) -> Self {
+        let finder = DestinationFinder { by, unknown, http: Arc::new(HttpSettings::default()) };
+        self.own.push(listener(&format!("outbound-{}", self.own.len()), NetworkFilter::Find(finder)));
+        self
+    }
+
+    /// The explicit proxy port.
+    pub fn proxy(self) -> Self {
+        self.listen(DestinationBy::Authority, UnknownDestination::Refuse)
+    }
+
+    /// A listener of any kind.
+    pub fn own(mut self, listener: Listener) -> Self {
+        self.own.push(listener);
+        self
+    }
+
+    /// A cluster of plaintext HTTP/1 endpoints.
+    pub fn cluster(self, name: &str, endpoints: &[SocketAddr]) -> Self {
+        self.cluster_of(cluster(name, endpoints.iter().map(|address| endpoint(*address))))
+    }
+
+    pub fn cluster_of(mut self, cluster: Cluster) -> Self {
+        self.snapshot.clusters.insert(cluster.name.clone(), Arc::new(cluster));
+        self
+    }
+
+    /// An HTTP destination under `name` (`echo:80`), with one route.
+    pub fn http(self, name: &str, action: RouteAction) -> Self {
+        let handler = Handler::Http(manager(name, action));
+        self.destination(name, handler)
+    }
+
+    /// An opaque destination.
+    pub fn tcp(self, name: &str, cluster: &str) -> Self {
+        self.destination(name, Handler::Tcp(tcp_proxy(name, cluster)))
+    }
+
+    pub fn destination(mut self, name: &str, handler: Handler) -> Self {
+        let destination =
+            Destination { name: name.into(), canonical: name.into(), handler, usage: Default::default() };
+        self.snapshot.destinations.insert(name.into(), Arc::new(destination));
+        self
+    }
+
+    /// Starts a worker on a thread of its own.
+    pub fn start(self) -> Proxy {
+        let published = Published::new(Arc::new(self.snapshot));
+        let resolution = if self.wildcard {
+            Resolution::Wildcard { namespace: "shop".into(), cluster_domain: "cluster.local".into() }
+        } else {
+            Resolution::OnDemand
+        };
+        let (demands, feed) = Demands::new(DemandLimits::default(), resolution, published.clone());
+        let lent: Vec<_> = (self.own.into_iter())
+            .map(|listener| {
+                let group = ListenerGroup::bind(listener.name.clone(), listener.address, 1).unwrap();
+                let config = ListenerSource::Fixed(Arc::new(Listener { address: group.address(), ..listener }));
+                Lent { group: Arc::new(group), config }
+            })
+            .collect();
+        let addresses = lent.iter().map(|lent| lent.group.address()).collect();
+        let (listeners, receiver) = watch::channel(Arc::from(lent));
+        let (registry, shared, drain) = (Registry::new(), SharedClusters::new(), Drain::new());
+        let (log, records) = mpsc::channel(10_000);
+        let config = WorkerConfig {
+            id: 0,
+            published: published.clone(),
+            demands,
+            secrets: self.secrets,
+            listeners: receiver,
+            resolver: Resolver::new(|host| async move {
+                if host == "localhost" { Ok(vec!["127.0.0.1".parse().unwrap()]) } else { Err("no such host".into()) }
+            }),
+            drain: drain.guard(),
+            registry: Arc::clone(&registry),
+            sinks: Sinks { log: Some(log), spans: None },
+            clusters: Arc::clone(&shared),
+            settings: Settings::default(),
+        };
+        let thread = std::thread::spawn(move || Worker::run(config).unwrap());
+        Proxy { registry, published, records, shared, feed, addresses, drain, thread, _listeners: listeners }
+    }
+}
+
+impl Proxy {
+    pub fn address(&self, listener: usize) -> SocketAddr {
+        self.addresses[listener]
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.registry.totals()
+    }
+
+    /// The next finished request.
+    pub async fn record(&mut self) -> Arc<RequestRecord> {
+        tokio::time::timeout(Duration::from_secs(5), self.records.recv()).await.unwrap().unwrap()
+    }
+
+    pub async fn drain(self, within: Duration) -> Drained {
+        let drained = self.drain.drain(within).await;
+        if drained == Drained::Complete {
+            tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
+        }
+        drained
+    }
+}
+
+pub fn listener(name: &str, filter: NetworkFilter) -> Listener {
+    Listener {
+        name: name.into(),
+        address: "127.0.0.1:0".parse().unwrap(),
+        direction: Direction::Outbound,
+        original_dst: false,
+        first_bytes_timeout: Duration::from_secs(1),
+        chains: Box::default(),
+        default_chain: Some(FilterChain {
+            name: "default".into(),
+            matcher: Default::default(),
+            tls: None,
+            filter,
+        }),
+    }
+}
+
+pub fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint {
+        address,
+        health: HealthStatus::Healthy,
+        weight: 1,
+        locality_weight: None,
+        locality: Default::default(),
+        priority: 0,
+        transport: Transport::Plain,
+        identity: None,
+        instance: None,
+        workload_version: None,
+    }
+}
+
+pub fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Endpoints {
+    static VERSION: AtomicU64 = AtomicU64::new(1);
+    Endpoints {
+        version: VERSION.fetch_add(1, Ordering::Relaxed),
+        list: list.into_iter().map(Arc::new).collect(),
+    }
+}
+
+pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster {
+    let handle = EndpointsHandle::default();
+    handle.store(endpoints(list));
+    Cluster {
+        name: name.into(),
+        discovery: Discovery::Static,
+        endpoints: handle,
+        connect_timeout: Duration::from_secs(1),
+        breakers: CircuitBreakers::decode(None).unwrap(),
+        outlier: None,
+        balancing: Balancing::PeakEwma,
+        protocol: UpstreamProtocol::Http1,
+        connections: ConnectionSettings {
+            idle_timeout: None,
+            max_duration: None,
+            max_requests: None,
+            max_concurrent_streams: 100,
+            initial_stream_window: 65_536,
+            initial_connection_window: 65_536,
+        },
+    }
+}
+
+pub fn tcp_proxy(name: &str, cluster: &str) -> Arc<TcpProxy> {
+    Arc::new(TcpProxy {
+        stat_prefix: name.into(),
+        clusters: WeightedClusters::one(cluster.into()).unwrap(),
+        idle_timeout: Some(Duration::from_secs(60)),
+        max_duration: None,
+        max_connect_attempts: 2,
+    })
+}
+
+pub fn manager(name: &str, action: RouteAction) -> Arc<HttpConnectionManager> {
+    let route = Route {
+        name: format!("httproute/shop/{name}/0/0").into(),
+        matcher: RouteMatcher::any(),
+        action,
+        request_headers: Default::default(),
+        response_headers: Default::default(),
+        cors: None,
+    };
+    Arc::new(HttpConnectionManager {
+        stat_prefix: name.into(),
+        routes: RouteSource::Inline(Arc::new(RouteTable::for_any_host(name.into(), vec![Arc::new(route)]))),
+        filters: Box::default(),
+        settings: Arc::new(HttpSettings::default()),
+    })
+}
+
+/// A forward to one cluster with the default retries.
+pub fn forward(cluster: &str) -> RouteAction {
+    RouteAction::Forward(Box::new(forward_to(WeightedClusters::one(cluster.into()).unwrap())))
+}
+
+pub fn forward_to(clusters: WeightedClusters) -> Forward {
+    Forward {
+        clusters,
+        cluster_not_found: http::StatusCode::INTERNAL_SERVER_ERROR,
+        timeouts: Timeouts::DEFAULT,
+        retry: Some(retries(2)),
+        rewrite: Rewrite::default(),
+        mirrors: Box::default(),
+    }
+}
+
+/// What the control plane writes on every route without retries of its own.
+pub fn retries(num_retries: u32) -> RetryPolicy {
+    RetryPolicy::decode(route::RetryPolicy {
+        retry_on: "connect-failure,refused-stream,reset-before-request,idempotent-failure".into(),
+        num_retries: Some(protobuf::UInt32Value { value: num_retries }),
+        retry_back_off: Some(route::retry_policy::RetryBackOff {
+            base_interval: Some(protobuf::Duration { seconds: 0, nanos: 1_000_000 }),
+            max_interval: None,
+        }),
+        ..Default::default()
+    })
+    .unwrap()
+}

@@ -1,0 +1,81 @@
+//! The ADS stream on the wire: opened, read, opened again.
+//!
+//! Carries messages and judges none of them; the supervisor owns the state machine and gets everything in order through
+//! one channel. A supervisor that is busy is not sent more than one response ahead, so that a fast control plane waits
+//! in its own memory.
+
+use std::time::Duration;
+
+use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::backoff::Backoff;
+use crate::channel::{Credentials, describe};
+
+/// The largest response that is read. A mesh of 10,000 services in wildcard mode sends some 30 MB at once.
+const RESPONSE_BYTES: usize = 256 << 20;
+/// A control plane that has taken the stream's connection begins to answer within this time.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Where requests go. What is sent after the stream broke is lost, as it would be in flight. Unbounded, since a request
+/// answers a response or carries a change of the (bounded) demand.
+pub(crate) type Requests = mpsc::UnboundedSender<DeltaDiscoveryRequest>;
+
+/// What happens on the stream, in order: `Opening`, then `Established`, then responses, then `Closed`, or `Closed` at once.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A stream is about to be opened: its first requests are due, some servers wait for them.
+    Opening(Requests),
+    /// The control plane has taken it.
+    Established,
+    Response(Box<DeltaDiscoveryResponse>),
+    /// It is gone, and will be opened again by itself.
+    Closed(String),
+}
+
+/// Keeps a stream open, from the first credential on. Owned by the supervisor; ends when it is gone.
+pub(crate) async fn maintain(channel: Channel, mut credentials: Credentials, events: mpsc::Sender<Event>) {
+    if credentials.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let mut backoff = Backoff::default();
+    loop {
+        let Err(status) = serve(channel.clone(), &events, &mut backoff).await else { return };
+        if events.send(Event::Closed(describe(&status))).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+/// One stream. `Ok`: nobody listens any more.
+async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Backoff) -> Result<(), Status> {
+    let (requests, outgoing) = mpsc::unbounded_channel();
+    if events.send(Event::Opening(requests)).await.is_err() {
+        return Ok(());
+    }
+    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES);
+    let call = client.delta_aggregated_resources(UnboundedReceiverStream::new(outgoing));
+    let mut responses = tokio::time::timeout(ANSWER, call)
+        .await
+        .map_err(|_| Status::deadline_exceeded("the control plane does not answer"))??
+        .into_inner();
+    if events.send(Event::Established).await.is_err() {
+        return Ok(());
+    }
+    loop {
+        match responses.message().await? {
+            Some(response) => {
+                backoff.reset();
+                if events.send(Event::Response(Box::new(response))).await.is_err() {
+                    return Ok(());
+                }
+            }
+            None => return Err(Status::unavailable("the control plane closed the stream")),
+        }
+    }
+}

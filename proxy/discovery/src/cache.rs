@@ -1,0 +1,205 @@
+//! The accepted resources, raw and with their versions: in memory, and saved for a restart without a control plane.
+//!
+//! One file, written by the supervisor on a blocking thread some time after a change. It holds what the wire held, so
+//! that a restart reads it through the same decode as a response; a file that is torn, foreign or of another format is
+//! left aside, and the proxy waits for the control plane.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::BufMut;
+use outrigger_core::Name;
+use outrigger_proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
+use outrigger_proto::xds::protobuf;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::kind::{Kind, PerKind};
+use crate::references::References;
+use crate::stream::Changed;
+
+/// File in the state directory.
+pub(crate) const FILE: &str = "xds-cache";
+/// First bytes of the file, with the number of its format.
+const MAGIC: &[u8] = b"outrigger-xds-cache 1\n";
+/// Bytes of a SHA-256.
+const DIGEST: usize = 32;
+
+/// A resource that was accepted.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) aliases: Vec<String>,
+    pub(crate) version: String,
+    pub(crate) body: protobuf::Any,
+    pub(crate) references: References,
+}
+
+/// All that was accepted, by kind and name. Cloning shares the resources.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cache {
+    held: PerKind<BTreeMap<Name, Arc<Held>>>,
+    /// Wanted names that the server says do not exist.
+    absent: PerKind<BTreeSet<Name>>,
+}
+
+impl Cache {
+    /// Puts an accepted resource in the place of its last version.
+    pub(crate) fn insert(&mut self, kind: Kind, changed: Changed) {
+        let Changed { name, aliases, version, body } = changed;
+        let references = References::of(kind, &body);
+        let name: Name = name.into();
+        self.absent[kind].remove(&name);
+        self.held[kind].insert(name, Arc::new(Held { aliases, version, body, references }));
+    }
+
+    /// Puts a resource that another cache holds.
+    pub(crate) fn share(&mut self, kind: Kind, name: &Name, held: &Arc<Held>) {
+        self.held[kind].insert(name.clone(), Arc::clone(held));
+    }
+
+    /// The server says that it does not exist.
+    pub(crate) fn remove(&mut self, kind: Kind, name: &str) {
+        self.held[kind].remove(name);
+        // Nothing refers to a listener, so that nobody asks; and strangers choose their names.
+        if kind != Kind::Listener {
+            self.absent[kind].insert(name.into());
+        }
+    }
+
+    /// Forgets what is no longer wanted. Gives whether anything held was.
+    pub(crate) fn retain(&mut self, kind: Kind, wanted: impl Fn(&str, Option<&Held>) -> bool) -> bool {
+        self.absent[kind].retain(|name| wanted(name, None));
+        let before = self.held[kind].len();
+        self.held[kind].retain(|name, held| wanted(name, Some(held)));
+        self.held[kind].len() != before
+    }
+
+    pub(crate) fn of(&self, kind: Kind) -> &BTreeMap<Name, Arc<Held>> {
+        &self.held[kind]
+    }
+
+    /// Whether the server has said that it does not exist.
+    pub(crate) fn is_absent(&self, kind: Kind, name: &str) -> bool {
+        self.absent[kind].contains(name)
+    }
+
+    /// What a reconnect tells the server, so that it sends only what differs.
+    pub(crate) fn versions(&self, kind: Kind) -> HashMap<String, String> {
+        self.held[kind].iter().map(|(name, held)| (name.to_string(), held.version.clone())).collect()
+    }
+
+    /// The file's bytes: magic, digest of the rest, and one length-delimited response for each kind.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.put_bytes(0, DIGEST);
+        for (kind, held) in self.held.iter() {
+            let resources = held.iter().map(|(name, held)| Resource {
+                name: name.to_string(),
+                aliases: held.aliases.clone(),
+                version: held.version.clone(),
+                resource: Some(held.body.clone()),
+                ..Default::default()
+            });
+            let message = DeltaDiscoveryResponse {
+                type_url: kind.type_url().into(),
+                resources: resources.collect(),
+                ..Default::default()
+            };
+            bytes.extend(message.encode_length_delimited_to_vec());
+        }
+        let (head, payload) = bytes.split_at_mut(MAGIC.len() + DIGEST);
+        head[MAGIC.len()..].copy_from_slice(&Sha256::digest(payload));
+        bytes
+    }
+}
+
+/// Reads a saved file: responses as a server would send them, none of them judged yet.
+pub(crate) fn responses(bytes: &[u8]) -> Result<Vec<DeltaDiscoveryResponse>, CacheError> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or(CacheError::Foreign)?;
+    let (digest, mut payload) = rest.split_at_checked(DIGEST).ok_or(CacheError::Torn)?;
+    if Sha256::digest(payload).as_slice() != digest {
+        return Err(CacheError::Torn);
+    }
+    let mut messages = Vec::new();
+    while !payload.is_empty() {
+        let message = DeltaDiscoveryResponse::decode_length_delimited(&mut payload);
+        messages.push(message.map_err(|_| CacheError::Torn)?);
+    }
+    Ok(messages)
+}
+
+/// Why a saved file is left aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum CacheError {
+    #[error("not a cache of this version")]
+    Foreign,
+    #[error("torn or changed: its digest does not fit")]
+    Torn,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::xds;
+
+    fn cache() -> Cache {
+        let mut cache = Cache::default();
+        for (kind, name, body) in [
+            (Kind::Cluster, "cart", xds::cluster("cart")),
+            (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
+            (Kind::Route, "cart", xds::route("cart", &["cart"])),
+        ] {
+            cache.insert(
+                kind,
+                Changed { name: name.into(), aliases: vec!["a".into()], version: "7".into(), body },
+            );
+        }
+        cache
+    }
+
+    #[test]
+    fn what_is_saved_comes_back_as_it_was() {
+        let (saved, mut again) = (cache(), Cache::default());
+        for message in responses(&saved.to_bytes()).unwrap() {
+            let kind = Kind::of_type_url(&message.type_url).unwrap();
+            for Resource { name, aliases, version, resource, .. } in message.resources {
+                again.insert(kind, Changed { name, aliases, version, body: resource.unwrap() });
+            }
+        }
+        for kind in Kind::ALL {
+            assert_eq!(again.of(kind), saved.of(kind));
+        }
+    }
+
+    #[test]
+    fn a_torn_or_foreign_file_is_left_aside() {
+        let bytes = cache().to_bytes();
+        for end in 0..bytes.len() {
+            assert!(responses(&bytes[..end]).is_err(), "cut at {end}");
+        }
+        for at in (0..bytes.len()).step_by(7) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(responses(&changed).is_err(), "changed at {at}");
+        }
+        assert_eq!(responses(b""), Err(CacheError::Foreign));
+    }
+
+    #[test]
+    fn absence_is_remembered_until_the_name_comes_or_is_forgotten() {
+        let mut cache = cache();
+        cache.remove(Kind::Cluster, "x");
+        assert!(cache.is_absent(Kind::Cluster, "x"));
+        cache.insert(
+            Kind::Cluster,
+            Changed { name: "x".into(), aliases: vec![], version: "1".into(), body: xds::cluster("x") },
+        );
+        assert!(!cache.is_absent(Kind::Cluster, "x"));
+        cache.remove(Kind::Cluster, "x");
+        assert!(cache.retain(Kind::Cluster, |_, _| false));
+        assert!(!cache.is_absent(Kind::Cluster, "x"));
+        cache.remove(Kind::Listener, "invented:80");
+        assert!(!cache.is_absent(Kind::Listener, "invented:80"), "a stranger's choice is not kept");
+    }
+}

@@ -1,0 +1,322 @@
+//! The way to the control plane: gRPC over TLS 1.3, on a connection that heals.
+//!
+//! The control plane proves itself by its SPIFFE ID under the roots that the operator gave, never by a DNS name. We
+//! show the workload's certificate when there is one; each new connection takes the one of that moment, so that a
+//! renewal needs no reconnect and a reconnect needs no restart. TLS sessions are not resumed.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use outrigger_core::identity::SpiffeId;
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::{Service, http::Uri};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::certificate::{Certificate, Key};
+use crate::dns::{Dns, DnsError};
+use crate::trust::{ControlPlaneVerifier, Roots, RootsError};
+
+/// A connection, TLS included, is there within this time or is given up.
+const CONNECT: Duration = Duration::from_secs(3);
+/// A silent connection is asked for a sign of life this often, and given up when none comes.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
+/// HTTP/2 windows: thousands of resources must not wait for a window update each 64 KiB.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// What a workload shows of itself: its certificate and the key to it.
+#[derive(Debug)]
+pub(crate) struct Credential {
+    pub(crate) certificate: Certificate,
+    pub(crate) key: Arc<Key>,
+}
+
+/// The credential of the moment; `None` until there is one.
+pub(crate) type Credentials = watch::Receiver<Option<Arc<Credential>>>;
+
+/// Where the control plane is and how it is recognised. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlPlane(Arc<Address>);
+
+#[derive(Debug)]
+struct Address {
+    host: String,
+    port: u16,
+    identity: SpiffeId,
+    roots_file: PathBuf,
+    /// The last roots that could be read: the file is read again for each connection, since roots rotate.
+    roots: Mutex<Arc<Roots>>,
+    dns: Dns,
+    #[cfg(test)]
+    memory: Option<tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>>,
+}
+
+impl ControlPlane {
+    /// Reads the roots; fails when they cannot be read. `authority` is `HOST:PORT`.
+    pub(crate) fn new(
+        authority: &str,
+        identity: SpiffeId,
+        roots_file: PathBuf,
+        dns: Dns,
+    ) -> Result<Self, ChannelError> {
+        let (host, port) = authority
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+            .filter(|(host, port)| !host.is_empty() && *port != 0)
+            .ok_or_else(|| ChannelError::Address(authority.into()))?;
+        let roots = Mutex::new(Arc::new(Roots::from_file(&roots_file)?));
+        Ok(Self(Arc::new(Address {
+            host: host.trim_matches(['[', ']']).into(),
+            port,
+            identity,
+            roots_file,
+            roots,
+            dns,
+            #[cfg(test)]
+            memory: None,
+        })))
+    }
+
+    /// A control plane whose connections are handed over in memory.
+    #[cfg(test)]
+    pub(crate) fn in_memory(
+        roots_file: PathBuf,
+        accept: tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>,
+    ) -> Self {
+        let identity = SpiffeId::parse(crate::testing::CONTROL_PLANE).unwrap();
+        let mut address =
+            Self::new("control-plane:1", identity, roots_file, Dns::from_system().unwrap()).unwrap();
+        Arc::get_mut(&mut address.0).unwrap().memory = Some(accept);
+        address
+    }
+
+    /// A channel that shows the workload's certificate. It connects when used and again after a break.
+    pub(crate) fn channel(&self, credentials: Credentials) -> Channel {
+        self.lazy(Some(credentials))
+    }
+
+    /// A channel that shows no certificate: for asking for the first one.
+    pub(crate) fn anonymous(&self) -> Channel {
+        self.lazy(None)
+    }
+
+    /// The roots as they are now, or as they last could be read.
+    pub(crate) fn roots(&self) -> Arc<Roots> {
+        let mut last = self.0.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        match Roots::from_file(&self.0.roots_file) {
+            Ok(roots) => *last = Arc::new(roots),
+            Err(error) => tracing::warn!(%error, "keeping the roots that were read before"),
+        }
+        Arc::clone(&last)
+    }
+
+    fn lazy(&self, credentials: Option<Credentials>) -> Channel {
+        // The scheme is what tonic takes for "do no TLS of your own"; `origin` is what the server sees.
+        Endpoint::from_static("http://control-plane")
+            .origin(Uri::from_static("https://control-plane"))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(Dial { to: self.clone(), credentials })
+    }
+
+    async fn connect(self, credentials: Option<Credentials>) -> Result<Connection, ChannelError> {
+        let credential = credentials.and_then(|credentials| credentials.borrow().clone());
+        let config = self.client_config(credential.as_deref())?;
+        let name = ServerName::try_from(self.0.host.clone())
+            .map_err(|_| ChannelError::Address(self.0.host.clone()))?;
+        let connected = async {
+            let socket = self.dial().await?;
+            let tls = TlsConnector::from(Arc::new(config));
+            tls.connect(name, socket).await.map_err(ChannelError::Connect)
+        };
+        let stream = tokio::time::timeout(CONNECT, connected).await.map_err(|_| ChannelError::TimedOut)??;
+        Ok(TokioIo::new(stream))
+    }
+
+    fn client_config(&self, credential: Option<&Credential>) -> Result<ClientConfig, ChannelError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let algorithms = provider.signature_verification_algorithms;
+        let verifier = ControlPlaneVerifier::new(self.roots(), self.0.identity.clone(), algorithms);
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match credential {
+            Some(Credential { certificate, key }) => {
+                builder.with_client_auth_cert(certificate.chain.clone(), key.private_key())?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
+    }
+
+    /// Hands a connection to the control plane in memory.
+    #[cfg(test)]
+    pub(crate) fn hand_over(&self, stream: tokio::io::DuplexStream) {
+        let _ = self.0.memory.as_ref().unwrap().send(stream);
+    }
+
+    async fn dial(&self) -> Result<Socket, ChannelError> {
+        #[cfg(test)]
+        if let Some(accept) = &self.0.memory {
+            let (ours, theirs) = tokio::io::duplex(64 * 1024);
+            accept.send(theirs).map_err(|_| ChannelError::TimedOut)?;
+            return Ok(Box::new(ours));
+        }
+        let mut failure = ChannelError::TimedOut;
+        for address in self.0.dns.resolve(&self.0.host).await?.addresses {
+            match TcpStream::connect((address, self.0.port)).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true).map_err(ChannelError::Connect)?;
+                    return Ok(Box::new(stream));
+                }
+                Err(error) => failure = ChannelError::Connect(error),
+            }
+        }
+        Err(failure)
+    }
+}
+
+/// Bytes both ways; boxed, since there is one of these per process.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+type Socket = Box<dyn Io>;
+type Connection = TokioIo<TlsStream<Socket>>;
+
+/// What tonic calls for each new connection.
+struct Dial {
+    to: ControlPlane,
+    credentials: Option<Credentials>,
+}
+
+impl Service<Uri> for Dial {
+    type Response = Connection;
+    type Error = ChannelError;
+    type Future = Pin<Box<dyn Future<Output = Result<Connection, ChannelError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        Box::pin(self.to.clone().connect(self.credentials.clone()))
+    }
+}
+
+/// What a failed call says to a person: the code, the text, and the causes under it.
+pub(crate) fn describe(status: &tonic::Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Why the control plane cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// Not of the form `HOST:PORT`.
+    #[error("the control plane's address {0:?} is not HOST:PORT")]
+    Address(String),
+    /// The trust roots.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// The control plane's name.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    /// TCP, or the TLS handshake: a control plane that cannot prove itself is refused here.
+    #[error("cannot connect: {0}")]
+    Connect(std::io::Error),
+    /// A key or certificate of ours that TLS cannot use.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// Nothing answered in time.
+    #[error("no connection within {CONNECT:?}")]
+    TimedOut,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::testing::{Ca, Proof, credential, relay, stage};
+    use outrigger_proto::istio_auth::IstioCertificateRequest;
+    use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertificateServiceClient;
+    use tokio::net::TcpListener;
+
+    const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+    const STOCK: &str = "spiffe://cluster.local/ns/shop/sa/stock";
+
+    async fn call(channel: &Channel) -> Result<(), String> {
+        let csr = Key::generate().unwrap().signing_request().unwrap();
+        let request = IstioCertificateRequest { csr, ..Default::default() };
+        let mut client = IstioCertificateServiceClient::new(channel.clone());
+        client.create_certificate(request).await.map(drop).map_err(|status| describe(&status))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_plane_under_other_roots_is_refused() {
+        let (ca, other) = (Arc::new(Ca::new()), Ca::new());
+        let stage = stage(&ca, Clock::paused());
+        std::fs::copy(other.roots_file(), ca.roots_file()).unwrap();
+        let refusal = call(&stage.control_plane.anonymous()).await.unwrap_err();
+        assert!(refusal.contains("certificate"), "{refusal}");
+        assert_eq!(stage.issuance.lock().unwrap().refused, 0, "nothing was said to it");
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_heals_and_shows_the_certificate_of_the_moment() {
+        let ca = Arc::new(Ca::new());
+        let stage = stage(&ca, Clock::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let identity = SpiffeId::parse(crate::testing::CONTROL_PLANE).unwrap();
+        let dns = Dns::from_system().unwrap();
+        let there = ControlPlane::new(&address.to_string(), identity, ca.roots_file().into(), dns).unwrap();
+        let (sender, credentials) = watch::channel(Some(credential(&ca, CART)));
+        let channel = there.channel(credentials);
+
+        let relayed = relay(listener, &stage.control_plane);
+        call(&channel).await.unwrap();
+        relayed.abort();
+        assert!(relayed.await.is_err());
+        sender.send_replace(Some(credential(&ca, STOCK)));
+        assert!(call(&channel).await.is_err(), "nobody listens");
+        let listener = TcpListener::bind(address).await.unwrap();
+        let _relayed = relay(listener, &stage.control_plane);
+        call(&channel).await.unwrap();
+
+        let shown = |uri| Proof::Certificate(SpiffeId::parse(uri).unwrap());
+        assert_eq!(stage.issuance.lock().unwrap().issued, [shown(CART), shown(STOCK)]);
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_port_is_refused() {
+        let (ca, dns) = (Ca::new(), Dns::from_system().unwrap());
+        let identity = SpiffeId::parse(crate::testing::CONTROL_PLANE).unwrap();
+        for address in ["control-plane", "control-plane:", ":15010", "control-plane:0", "x:99999"] {
+            let refused = ControlPlane::new(address, identity.clone(), ca.roots_file().into(), dns.clone());
+            assert!(matches!(refused, Err(ChannelError::Address(_))), "{address}");
+        }
+    }
+}

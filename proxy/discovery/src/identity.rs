@@ -1,0 +1,371 @@
+//! The workload's identity: a key pair made here, a short-lived certificate for it, renewed for as long as the proxy runs.
+//!
+//! The supervisor starts [`Identity::maintain`]. The first certificate costs the token; from then on the certificate
+//! renews itself, at a jittered 2/3 of its life, retried until it succeeds. What expired needs the token again. A restart
+//! reads key and certificate back, so that a proxy serves while no CA is in reach.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use outrigger_proto::istio_auth::IstioCertificateRequest;
+use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertificateServiceClient;
+use thiserror::Error;
+use tokio::sync::watch;
+use tonic::Request;
+use tonic::metadata::MetadataValue;
+
+use crate::backoff::Backoff;
+use crate::certificate::{Certificate, CertificateError, Key};
+use crate::channel::{ControlPlane, Credential, Credentials, describe};
+use crate::clock::Clock;
+use crate::state_dir::StateDir;
+use crate::status::StatusBoard;
+
+/// File of the private key, PKCS #8 PEM.
+const KEY_FILE: &str = "identity.key";
+/// File of the chain, PEM, leaf first.
+const CHAIN_FILE: &str = "identity.pem";
+/// An issuer that does not answer is asked again.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A token is no longer than this; a file that is was not meant.
+const TOKEN_BYTES: usize = 16 * 1024;
+
+/// Key, certificate and what it takes to renew it.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    dir: StateDir,
+    key: Arc<Key>,
+    token_file: Option<PathBuf>,
+    control_plane: ControlPlane,
+    clock: Clock,
+    current: watch::Sender<Option<Arc<Credential>>>,
+    /// When the current certificate is renewed; at once if there is none.
+    renewal: SystemTime,
+    /// The issuer did not take our own certificate: the token is shown next, if there is one.
+    certificate_refused: bool,
+}
+
+impl Identity {
+    /// Reads key and certificate back, or makes a key. A saved certificate that cannot be used is no error, as long as
+    /// there is a token to get another by; a key that cannot be read or kept, or no way to any certificate, is.
+    pub(crate) fn open(
+        dir: StateDir,
+        token_file: Option<PathBuf>,
+        control_plane: ControlPlane,
+        clock: Clock,
+    ) -> Result<Self, IdentityError> {
+        let key = Arc::new(saved_key(&dir)?);
+        let saved = match saved_certificate(&dir, &key, &control_plane, clock.now()) {
+            Ok(saved) => saved,
+            Err(error) => {
+                tracing::warn!(%error, file = ?dir.path(CHAIN_FILE), "the saved certificate is not used");
+                None
+            }
+        };
+        if saved.is_none() {
+            read_token(token_file.as_deref())?;
+        }
+        let renewal = saved.as_ref().map_or(clock.now(), |saved| restored_renewal(saved, clock.now()));
+        let credential = saved.map(|certificate| Arc::new(Credential { certificate, key: Arc::clone(&key) }));
+        let (current, _) = watch::channel(credential);
+        Ok(Self { dir, key, token_file, control_plane, clock, current, renewal, certificate_refused: false })
+    }
+
+    /// The credential of the moment and of every later one.
+    pub(crate) fn subscribe(&self) -> Credentials {
+        self.current.subscribe()
+    }
+
+    /// Renews for ever. Owned by the supervisor; ends when dropped. No failure ends it.
+    pub(crate) async fn maintain(mut self, status: StatusBoard) {
+        let mut backoff = Backoff::default();
+        loop {
+            self.clock.sleep_until(self.renewal).await;
+            match self.renew().await {
+                Ok(certificate) => {
+                    let now = self.clock.now();
+                    self.renewal =
+                        now + share_of(certificate.not_after.duration_since(now).unwrap_or_default());
+                    tracing::info!(identity = %certificate.identity, serial = certificate.serial, "certificate issued");
+                    status.certificate_issued();
+                    let credential = Credential { certificate, key: Arc::clone(&self.key) };
+                    self.current.send_replace(Some(Arc::new(credential)));
+                    backoff.reset();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no new certificate; trying again");
+                    status.certificate_failed(error.to_string());
+                    self.renewal = self.clock.now() + backoff.next();
+                }
+            }
+        }
+    }
+
+    /// One request: with our own certificate while it is valid and taken, else with the token.
+    async fn renew(&mut self) -> Result<Certificate, IdentityError> {
+        let now = self.clock.now();
+        let valid = self.current.borrow().as_ref().is_some_and(|c| c.certificate.is_valid_at(now));
+        let by_certificate = valid && !(self.certificate_refused && self.token_file.is_some());
+        let mut request = Request::new(IstioCertificateRequest {
+            csr: self.key.signing_request()?,
+            validity_duration: 0, // as long as the issuer gives
+            metadata: None,
+        });
+        let channel = if by_certificate {
+            // A connection of its own: an older one was verified by an older certificate.
+            self.control_plane.channel(self.subscribe())
+        } else {
+            let token = read_token(self.token_file.as_deref())?;
+            let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| IdentityError::Token("holds what no HTTP header can".into()))?;
+            bearer.set_sensitive(true);
+            request.metadata_mut().insert("authorization", bearer);
+            self.control_plane.anonymous()
+        };
+        let mut issuer = IstioCertificateServiceClient::new(channel);
+        let answer = tokio::time::timeout(ANSWER, issuer.create_certificate(request)).await;
+        let response = match answer {
+            Err(_) => return Err(IdentityError::Silent),
+            Ok(Err(status)) => {
+                use tonic::Code::{PermissionDenied, Unauthenticated};
+                let refused = matches!(status.code(), PermissionDenied | Unauthenticated);
+                self.certificate_refused = refused && by_certificate;
+                return Err(IdentityError::Refused(describe(&status)));
+            }
+            Ok(Ok(response)) => response.into_inner(),
+        };
+        self.certificate_refused = false;
+        let pem = response.cert_chain.join("\n");
+        let certificate = read(pem.as_bytes(), &self.key, &self.control_plane, self.clock.now())?;
+        // A certificate that is not saved still serves; a restart would need the token, which is why it is said aloud.
+        if let Err(error) = self.dir.write(CHAIN_FILE, pem.as_bytes()) {
+            tracing::error!(%error, file = ?self.dir.path(CHAIN_FILE), "the certificate cannot be saved");
+        }
+        Ok(certificate)
+    }
+}
+
+fn saved_key(dir: &StateDir) -> Result<Key, IdentityError> {
+    let at = |error: std::io::Error| IdentityError::File(dir.path(KEY_FILE), error.to_string());
+    if let Some(pem) = dir.read(KEY_FILE).map_err(at)? {
+        return Key::from_pem(&pem).map_err(|e| IdentityError::File(dir.path(KEY_FILE), e.to_string()));
+    }
+    let key = Key::generate()?;
+    dir.write(KEY_FILE, key.to_pem().as_bytes()).map_err(at)?;
+    Ok(key)
+}
+
+fn saved_certificate(
+    dir: &StateDir,
+    key: &Key,
+    control_plane: &ControlPlane,
+    now: SystemTime,
+) -> Result<Option<Certificate>, IdentityError> {
+    let at = |error: std::io::Error| IdentityError::File(dir.path(CHAIN_FILE), error.to_string());
+    let Some(pem) = dir.read(CHAIN_FILE).map_err(at)? else { return Ok(None) };
+    read(&pem, key, control_plane, now).map(Some)
+}
+
+/// A chain for our key, valid now, under a root that we trust: an issuer's mistake must not take the place of a
+/// certificate that works.
+fn read(
+    pem: &[u8],
+    key: &Key,
+    control_plane: &ControlPlane,
+    now: SystemTime,
+) -> Result<Certificate, IdentityError> {
+    let certificate = Certificate::from_pem(pem, key)?;
+    if !certificate.is_valid_at(now) {
+        return Err(CertificateError::NotValidNow.into());
+    }
+    let trusted = control_plane.roots().verify(&certificate.chain, now);
+    trusted.map_err(|error| CertificateError::Untrusted(error.to_string()))?;
+    Ok(certificate)
+}
+
+fn read_token(file: Option<&Path>) -> Result<String, IdentityError> {
+    let file = file.ok_or_else(|| IdentityError::Token("none was given".into()))?;
+    let refuse = |reason: String| IdentityError::Token(format!("{}: {reason}", file.display()));
+    let token = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+    match token.trim() {
+        "" => Err(refuse("the file is empty".into())),
+        token if token.len() > TOKEN_BYTES => Err(refuse("the file is too long for a token".into())),
+        token => Ok(token.into()),
+    }
+}
+
+/// 2/3 of a life, give or take 5 %, so that what was issued together is not renewed together.
+fn share_of(life: Duration) -> Duration {
+    life.mul_f64(2.0 / 3.0 * (0.95 + fastrand::f64() / 10.0))
+}
+
+/// The renewal of a certificate read back: 2/3 of its whole life after its start, which may have passed.
+fn restored_renewal(certificate: &Certificate, now: SystemTime) -> SystemTime {
+    let life = certificate.not_after.duration_since(certificate.not_before).unwrap_or_default();
+    (certificate.not_before + share_of(life)).max(now)
+}
+
+/// Why there is no identity, or no new certificate. The text names the file or the issuer's words, never a secret.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// The key or the chain in the state directory.
+    #[error("{0:?}: {1}")]
+    File(PathBuf, String),
+    /// There is no token, and no certificate that could take its place.
+    #[error("a join token is needed, and {0}")]
+    Token(String),
+    /// The issuer answered no.
+    #[error("the issuer refused: {0}")]
+    Refused(String),
+    /// The issuer did not answer.
+    #[error("the issuer did not answer within {ANSWER:?}")]
+    Silent,
+    /// The key pair, or a certificate that cannot be used.
+    #[error("{0}")]
+    Certificate(String),
+}
+
+impl From<CertificateError> for IdentityError {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Ca, Issuance, Proof, Stage, stage};
+    use tokio::time::Instant;
+
+    struct Fixture {
+        ca: Arc<Ca>,
+        clock: Clock,
+        stage: Stage,
+        token_file: PathBuf,
+    }
+
+    fn fixture() -> Fixture {
+        let ca = Arc::new(Ca::new());
+        let clock = Clock::paused();
+        let stage = stage(&ca, clock);
+        let token_file = ca.dir().join("token");
+        std::fs::write(&token_file, "good\n").unwrap();
+        Fixture { ca, clock, stage, token_file }
+    }
+
+    impl Fixture {
+        fn open(&self) -> Result<Identity, IdentityError> {
+            let dir = StateDir::open(&self.ca.dir().join("state")).unwrap();
+            let token = Some(self.token_file.clone());
+            Identity::open(dir, token, self.stage.control_plane.clone(), self.clock)
+        }
+
+        fn issuance<T>(&self, change: impl FnOnce(&mut Issuance) -> T) -> T {
+            change(&mut self.stage.issuance.lock().unwrap())
+        }
+    }
+
+    fn start(identity: Identity) -> (Credentials, tokio::task::JoinHandle<()>) {
+        let mut credentials = identity.subscribe();
+        credentials.mark_unchanged();
+        (credentials, tokio::spawn(identity.maintain(StatusBoard::default())))
+    }
+
+    fn expiry(credentials: &Credentials) -> SystemTime {
+        credentials.borrow().as_ref().unwrap().certificate.not_after
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_token_buys_the_first_certificate_and_certificates_the_next() {
+        let fixture = fixture();
+        let (mut credentials, _task) = start(fixture.open().unwrap());
+        credentials.changed().await.unwrap();
+        let (first, issued) = (expiry(&credentials), Instant::now());
+        credentials.changed().await.unwrap();
+        let third_of_life = issued.elapsed().as_secs_f64() / 10.0;
+        assert!((1.85..2.15).contains(&third_of_life), "renewed after {third_of_life} thirds of 30 s");
+        assert!(expiry(&credentials) > first);
+        let me = credentials.borrow().as_ref().unwrap().certificate.identity.clone();
+        fixture.issuance(|i| assert_eq!(i.issued, [Proof::Token("good".into()), Proof::Certificate(me)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewal_is_retried_until_it_succeeds() {
+        let fixture = fixture();
+        let (mut credentials, _task) = start(fixture.open().unwrap());
+        credentials.changed().await.unwrap();
+        fixture.issuance(|i| i.outage = Some(tonic::Status::unavailable("away")));
+        tokio::time::sleep(Duration::from_secs(24)).await;
+        assert!(!credentials.has_changed().unwrap(), "the old one stays");
+        fixture.issuance(|i| {
+            assert!(i.refused >= 2, "tried {} times", i.refused);
+            i.outage = None;
+        });
+        credentials.changed().await.unwrap();
+        fixture.issuance(|i| assert!(matches!(i.issued[1], Proof::Certificate(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_workload_needs_the_token_again() {
+        let fixture = fixture();
+        let (mut credentials, _task) = start(fixture.open().unwrap());
+        credentials.changed().await.unwrap();
+        fixture.issuance(|i| i.outage = Some(tonic::Status::unavailable("away")));
+        std::fs::remove_file(&fixture.token_file).unwrap();
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        fixture.issuance(|i| i.outage = None);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(!credentials.has_changed().unwrap(), "neither certificate nor token");
+        std::fs::write(&fixture.token_file, "good").unwrap();
+        credentials.changed().await.unwrap();
+        fixture.issuance(|i| assert_eq!(i.issued.last(), Some(&Proof::Token("good".into()))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_certificate_falls_back_to_the_token() {
+        let fixture = fixture();
+        let (mut credentials, _task) = start(fixture.open().unwrap());
+        credentials.changed().await.unwrap();
+        fixture.issuance(|i| i.outage = Some(tonic::Status::unauthenticated("revoked")));
+        while fixture.issuance(|i| i.refused) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        fixture.issuance(|i| i.outage = None);
+        credentials.changed().await.unwrap();
+        fixture.issuance(|i| assert_eq!(i.issued.last(), Some(&Proof::Token("good".into()))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_reads_key_and_certificate_back() {
+        let fixture = fixture();
+        fixture.issuance(|i| i.life = Duration::from_secs(3600));
+        let (mut credentials, task) = start(fixture.open().unwrap());
+        credentials.changed().await.unwrap();
+        task.abort();
+        std::fs::remove_file(&fixture.token_file).unwrap();
+        let again = fixture.open().unwrap();
+        assert_eq!(expiry(&again.subscribe()), expiry(&credentials));
+        assert!(again.renewal > fixture.clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_certificate_and_token_there_is_no_start() {
+        let fixture = fixture();
+        std::fs::remove_file(&fixture.token_file).unwrap();
+        let error = fixture.open().unwrap_err().to_string();
+        assert!(error.contains("token"), "{error}");
+        std::fs::write(&fixture.token_file, " \n").unwrap();
+        assert!(fixture.open().unwrap_err().to_string().contains("empty"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_torn_certificate_is_not_used_and_a_torn_key_is_fatal() {
+        let fixture = fixture();
+        let dir = StateDir::open(&fixture.ca.dir().join("state")).unwrap();
+        dir.write(CHAIN_FILE, b"-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
+        assert!(fixture.open().unwrap().subscribe().borrow().is_none());
+        dir.write(KEY_FILE, b"-----BEGIN PRIV").unwrap();
+        assert!(matches!(fixture.open(), Err(IdentityError::File(..))));
+    }
+}

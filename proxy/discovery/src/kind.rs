@@ -1,0 +1,82 @@
+//! The four xDS resource types that a proxy asks for, as a closed set.
+//!
+//! Their order is the order in which a control plane pushes additions: what is referred to before what refers to it.
+
+use std::fmt;
+
+use outrigger_proto::xds::type_url;
+
+/// A resource type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// CDS: `envoy.config.cluster.v3.Cluster`.
+    Cluster,
+    /// EDS: `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+    Endpoints,
+    /// LDS: `envoy.config.listener.v3.Listener`.
+    Listener,
+    /// RDS: `envoy.config.route.v3.RouteConfiguration`.
+    Route,
+}
+
+impl Kind {
+    /// Every kind, in push order.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+
+    /// The type URL of the resources and of the requests for them.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => type_url::CLUSTER,
+            Self::Endpoints => type_url::CLUSTER_LOAD_ASSIGNMENT,
+            Self::Listener => type_url::LISTENER,
+            Self::Route => type_url::ROUTE_CONFIGURATION,
+        }
+    }
+
+    /// The kind with this type URL, if it is one of ours.
+    pub(crate) fn of_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "endpoints",
+            Self::Listener => "listener",
+            Self::Route => "route",
+        })
+    }
+}
+
+/// One value for each kind.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PerKind<T>([T; 4]);
+
+impl<T> PerKind<T> {
+    pub(crate) fn from_fn(make: impl Fn(Kind) -> T) -> Self {
+        Self(Kind::ALL.map(make))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, &T)> {
+        Kind::ALL.into_iter().zip(&self.0)
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut()
+    }
+}
+
+impl<T> std::ops::Index<Kind> for PerKind<T> {
+    type Output = T;
+    fn index(&self, kind: Kind) -> &T {
+        &self.0[kind as usize]
+    }
+}
+
+impl<T> std::ops::IndexMut<Kind> for PerKind<T> {
+    fn index_mut(&mut self, kind: Kind) -> &mut T {
+        &mut self.0[kind as usize]
+    }
+}

@@ -1,0 +1,257 @@
+//! What the control plane's end of the proxy looks like from inside: for `/ready`, `/metrics`, `/status`, `/config_dump`.
+//!
+//! Every task of this crate writes its part as it goes; readers take a copy. Nothing decides by it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use outrigger_core::identity::SpiffeId;
+
+use crate::kind::{Kind, PerKind};
+use crate::stream::Refused;
+
+/// A copy of the state at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// The ADS stream.
+    pub stream: StreamStatus,
+    /// What is known about each resource type; a type that was never asked for has zeros.
+    pub kinds: BTreeMap<Kind, KindStatus>,
+    /// The workload's certificate.
+    pub identity: IdentityStatus,
+    /// The workload in discovery.
+    pub registration: RegistrationStatus,
+    /// When configuration was first published, and from where; `None`: nothing was.
+    pub published: Option<Published>,
+    /// Snapshots published.
+    pub snapshots: u64,
+}
+
+/// The ADS stream.
+#[derive(Debug, Clone, Default)]
+pub struct StreamStatus {
+    /// Since when there has been a stream; `None`: there is none.
+    pub connected_since: Option<SystemTime>,
+    /// Streams that were established.
+    pub connections: u64,
+    /// Streams that broke or could not be established.
+    pub failures: u64,
+    /// Why the last one did.
+    pub last_failure: Option<String>,
+}
+
+/// One resource type.
+#[derive(Debug, Clone, Default)]
+pub struct KindStatus {
+    /// Names subscribed, the wildcard included.
+    pub subscribed: usize,
+    /// Resources held: accepted, in memory.
+    pub held: usize,
+    /// Responses acknowledged.
+    pub acknowledged: u64,
+    /// Responses answered with a NACK.
+    pub refused: u64,
+    /// Why the last response that was refused as a whole was.
+    pub last_refused_response: Option<Refusal>,
+    /// Resources whose newest version is refused, by name. One leaves when it is mended or removed.
+    pub refusals: BTreeMap<String, Refusal>,
+}
+
+/// A refusal, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is wrong.
+    pub reason: String,
+    /// Since when it is refused.
+    pub since: SystemTime,
+}
+
+/// The workload's certificate.
+#[derive(Debug, Clone, Default)]
+pub struct IdentityStatus {
+    /// The certificate in use; `None` until there is one.
+    pub certificate: Option<CertificateStatus>,
+    /// Certificates issued to this process.
+    pub issued: u64,
+    /// Requests that failed.
+    pub failures: u64,
+    /// Why the last one did; `None` after a success.
+    pub last_failure: Option<String>,
+}
+
+/// A certificate.
+#[derive(Debug, Clone)]
+pub struct CertificateStatus {
+    /// Whom it names.
+    pub identity: SpiffeId,
+    /// Its serial number in hexadecimal.
+    pub serial: String,
+    /// Start of its validity.
+    pub not_before: SystemTime,
+    /// End of its validity.
+    pub not_after: SystemTime,
+}
+
+/// The workload in discovery.
+#[derive(Debug, Clone, Default)]
+pub struct RegistrationStatus {
+    /// Since when the control plane has had it without a break of ours; `None`: it is not known to.
+    pub registered_since: Option<SystemTime>,
+    /// For how long the control plane keeps it without hearing from us.
+    pub lease: Option<Duration>,
+    /// Ports that the control plane does not take: index in the settings, and reason.
+    pub refused: Vec<(usize, String)>,
+    /// Streams that broke or could not be established.
+    pub failures: u64,
+    /// Why the last one did.
+    pub last_failure: Option<String>,
+}
+
+/// Where the first published configuration came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// Read back from the state directory.
+    FromSaved(SystemTime),
+    /// From a control plane.
+    FromControlPlane(SystemTime),
+}
+
+/// Where the tasks write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StatusBoard(Arc<Mutex<Board>>);
+
+#[derive(Debug, Default)]
+struct Board {
+    stream: StreamStatus,
+    kinds: PerKind<KindStatus>,
+    identity: IdentityStatus,
+    registration: RegistrationStatus,
+    published: Option<Published>,
+    snapshots: u64,
+}
+
+impl StatusBoard {
+    pub(crate) fn read(&self) -> Status {
+        self.with(|board| Status {
+            stream: board.stream.clone(),
+            kinds: board.kinds.iter().map(|(kind, status)| (kind, status.clone())).collect(),
+            identity: board.identity.clone(),
+            registration: board.registration.clone(),
+            published: board.published,
+            snapshots: board.snapshots,
+        })
+    }
+
+    pub(crate) fn connected(&self) {
+        self.with(|board| {
+            board.stream.connected_since = Some(SystemTime::now());
+            board.stream.connections += 1;
+        });
+    }
+
+    pub(crate) fn disconnected(&self, reason: String) {
+        self.with(|board| {
+            board.stream.connected_since = None;
+            board.stream.failures += 1;
+            board.stream.last_failure = Some(reason);
+        });
+    }
+
+    pub(crate) fn subscribed(&self, kind: Kind, names: usize) {
+        self.with(|board| board.kinds[kind].subscribed = names);
+    }
+
+    pub(crate) fn held(&self, kind: Kind, resources: usize) {
+        self.with(|board| board.kinds[kind].held = resources);
+    }
+
+    /// A response was answered: what it refused, and what is good or gone now.
+    pub(crate) fn answered<'a>(
+        &self,
+        kind: Kind,
+        refused: &[Refused],
+        mended: impl Iterator<Item = &'a str>,
+    ) {
+        let since = SystemTime::now();
+        self.with(|board| {
+            let status = &mut board.kinds[kind];
+            if refused.is_empty() {
+                status.acknowledged += 1;
+            } else {
+                status.refused += 1;
+            }
+            mended.for_each(|name| drop(status.refusals.remove(name)));
+            for Refused { name, reason } in refused {
+                status.refusals.insert(name.clone(), Refusal { reason: reason.clone(), since });
+            }
+        });
+    }
+
+    pub(crate) fn refused_whole(&self, kind: Option<Kind>, reason: String) {
+        let Some(kind) = kind else { return };
+        self.with(|board| {
+            board.kinds[kind].refused += 1;
+            board.kinds[kind].last_refused_response = Some(Refusal { reason, since: SystemTime::now() });
+        });
+    }
+
+    pub(crate) fn forget_refusals(&self, kind: Kind, wanted: impl Fn(&str) -> bool) {
+        self.with(|board| board.kinds[kind].refusals.retain(|name, _| wanted(name)));
+    }
+
+    pub(crate) fn published(&self, saved: bool) {
+        let now = SystemTime::now();
+        let source = if saved { Published::FromSaved(now) } else { Published::FromControlPlane(now) };
+        self.with(|board| {
+            board.published.get_or_insert(source);
+            board.snapshots += 1;
+        });
+    }
+
+    pub(crate) fn certificate(&self, certificate: CertificateStatus) {
+        self.with(|board| board.identity.certificate = Some(certificate));
+    }
+
+    pub(crate) fn certificate_issued(&self) {
+        self.with(|board| {
+            board.identity.issued += 1;
+            board.identity.last_failure = None;
+        });
+    }
+
+    pub(crate) fn certificate_failed(&self, reason: String) {
+        self.with(|board| {
+            board.identity.failures += 1;
+            board.identity.last_failure = Some(reason);
+        });
+    }
+
+    pub(crate) fn registered(&self, lease: Duration) {
+        self.with(|board| {
+            board.registration.registered_since.get_or_insert_with(SystemTime::now);
+            board.registration.lease = Some(lease);
+            board.registration.refused.clear();
+        });
+    }
+
+    pub(crate) fn registration_refused(&self, ports: Vec<(usize, String)>) {
+        self.with(|board| board.registration.refused = ports);
+    }
+
+    pub(crate) fn registration_left(&self) {
+        self.with(|board| board.registration.registered_since = None);
+    }
+
+    pub(crate) fn registration_failed(&self, reason: String) {
+        self.with(|board| {
+            board.registration.registered_since = None;
+            board.registration.failures += 1;
+            board.registration.last_failure = Some(reason);
+        });
+    }
+
+    fn with<T>(&self, use_board: impl FnOnce(&mut Board) -> T) -> T {
+        use_board(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,279 @@
+//! The client's side of the delta ADS protocol as a pure state machine: messages in, messages out, no I/O and no clock.
+//!
+//! The supervisor owns one [`Stream`] for the life of the process. It knows what is wanted, connected or not; on
+//! [`Stream::connect`] it says again all that is wanted and held. Rules are those of the
+//! [xDS protocol](https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol), "Incremental xDS".
+//!
+//! A response that cannot be read as a whole (unknown type, duplicate names) is refused at once; one resource that
+//! cannot be read is refused by name while the rest of its response applies.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, ResourceError};
+use outrigger_proto::xds::{core::Node, discovery, protobuf, rpc};
+
+use crate::kind::{Kind, PerKind};
+
+/// The name that subscribes to whatever the server thinks fit.
+pub(crate) const WILDCARD: &str = "*";
+/// `google.rpc.Code.INVALID_ARGUMENT`, the code of every NACK.
+const INVALID_ARGUMENT: i32 = 3;
+/// `google.rpc.Code.NOT_FOUND`, in a response's `resource_errors`.
+const NOT_FOUND: i32 = 5;
+/// A NACK's text is for people; one that names thousands of resources helps nobody.
+const NACK_TEXT_BYTES: usize = 4096;
+
+/// What is subscribed, and whether that has been said on the present connection.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    node: Node,
+    connected: bool,
+    node_sent: bool,
+    subscriptions: PerKind<Subscription>,
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    wanted: BTreeSet<String>,
+    /// A request of this type was sent on this connection. An empty first request would be the legacy wildcard, so
+    /// none is sent before there is a name.
+    opened: bool,
+}
+
+/// A response that made sense as a whole.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Update {
+    pub(crate) kind: Kind,
+    pub(crate) nonce: String,
+    pub(crate) changed: Vec<Changed>,
+    /// Names that the server says do not exist, or no longer.
+    pub(crate) removed: Vec<String>,
+    /// Resources refused already, before anybody decoded them.
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// A resource as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Changed {
+    pub(crate) name: String,
+    /// Other names of it: in wildcard mode, addresses of a destination.
+    pub(crate) aliases: Vec<String>,
+    pub(crate) version: String,
+    pub(crate) body: protobuf::Any,
+}
+
+/// A resource that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) name: String,
+    pub(crate) reason: String,
+}
+
+/// What came out of a response.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Received {
+    /// To be applied, and then acknowledged with [`Stream::acknowledge`].
+    Update(Update),
+    /// Nothing of it can be applied: why, and the NACK to send.
+    Nack(String, Box<DeltaDiscoveryRequest>),
+}
+
+impl Stream {
+    /// A stream that is not connected and wants nothing.
+    pub(crate) fn new(node: Node) -> Self {
+        Self { node, connected: false, node_sent: false, subscriptions: PerKind::default() }
+    }
+
+    /// A new connection: the first requests, one for each kind that is wanted, with the versions that are held, so that
+    /// the server sends only what differs.
+    pub(crate) fn connect(
+        &mut self,
+        held: impl Fn(Kind) -> HashMap<String, String>,
+    ) -> Vec<DeltaDiscoveryRequest> {
+        self.connected = true;
+        self.node_sent = false;
+        self.subscriptions.values_mut().for_each(|subscription| subscription.opened = false);
+        let mut requests = Vec::new();
+        for kind in Kind::ALL {
+            let wanted = &self.subscriptions[kind].wanted;
+            if wanted.is_empty() {
+                continue;
+            }
+            let names = wanted.iter().cloned().collect();
+            let mut versions = held(kind);
+            if !wanted.contains(WILDCARD) {
+                versions.retain(|name, _| wanted.contains(name));
+            }
+            requests.push(self.request(kind, names, Vec::new(), versions));
+        }
+        requests
+    }
+
+    /// The connection is gone; what is wanted stays wanted.
+    pub(crate) fn disconnect(&mut self) {
+        self.connected = false;
+    }
+
+    /// Replaces the names wanted of a kind. Gives the request that says so, if there is a connection and a difference.
+    pub(crate) fn want(&mut self, kind: Kind, names: BTreeSet<String>) -> Option<DeltaDiscoveryRequest> {
+        let wanted = &mut self.subscriptions[kind].wanted;
+        let subscribe: Vec<_> = names.difference(wanted).cloned().collect();
+        let unsubscribe: Vec<_> = wanted.difference(&names).cloned().collect();
+        *wanted = names;
+        let silent = subscribe.is_empty() && unsubscribe.is_empty();
+        // Nothing was said on this connection about the names that go: only a first name opens the type.
+        let unopened = !self.subscriptions[kind].opened && subscribe.is_empty();
+        if !self.connected || silent || unopened {
+            return None;
+        }
+        Some(self.request(kind, subscribe, unsubscribe, HashMap::new()))
+    }
+
+    /// Subscribes again to names that are subscribed already, which makes the server send or deny them again.
+    pub(crate) fn ask_again(&mut self, kind: Kind, mut names: Vec<String>) -> Option<DeltaDiscoveryRequest> {
+        names.retain(|name| self.subscriptions[kind].wanted.contains(name));
+        (self.connected && !names.is_empty()).then(|| self.request(kind, names, Vec::new(), HashMap::new()))
+    }
+
+    /// Whether a resource of this name would be accepted.
+    pub(crate) fn wants(&self, kind: Kind, name: &str) -> bool {
+        let wanted = &self.subscriptions[kind].wanted;
+        wanted.contains(name) || wanted.contains(WILDCARD)
+    }
+
+    /// The number of names subscribed, the wildcard included.
+    pub(crate) fn subscribed(&self, kind: Kind) -> usize {
+        self.subscriptions[kind].wanted.len()
+    }
+
+    /// Reads a response. What was not asked for, or no longer, is left out in silence: its answer and the end of its
+    /// subscription have crossed.
+    pub(crate) fn receive(&mut self, response: DeltaDiscoveryResponse) -> Received {
+        let DeltaDiscoveryResponse {
+            system_version_info: _, // for people who debug the server
+            resources,
+            type_url,
+            mut removed_resources,
+            removed_resource_names: _, // xdstp names with parameters; we never subscribe to any
+            nonce,
+            control_plane: _, // the server's name, for people
+            resource_errors,
+        } = response;
+        let Some(kind) = Kind::of_type_url(&type_url) else {
+            return self.refuse_whole(type_url.clone(), nonce, format!("unknown type {type_url:?}"));
+        };
+        let mut seen = HashSet::with_capacity(resources.len() + removed_resources.len());
+        let duplicate =
+            resources.iter().map(|r| &r.name).chain(&removed_resources).find(|n| !seen.insert(*n));
+        if let Some(name) = duplicate {
+            let reason = format!("{kind} {name:?} occurs more than once");
+            return self.refuse_whole(type_url, nonce, reason);
+        }
+        removed_resources.extend(resource_errors.into_iter().filter_map(not_found));
+        removed_resources.retain(|name| self.wants(kind, name));
+        let (mut changed, mut refused) = (Vec::with_capacity(resources.len()), Vec::new());
+        for resource in resources {
+            match self.admit(kind, resource) {
+                Ok(admitted) => changed.extend(admitted),
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        Received::Update(Update { kind, nonce, changed, removed: removed_resources, refused })
+    }
+
+    /// The answer to an update: an ACK, or a NACK that names each refused resource. The others have been applied all
+    /// the same; the server goes by `error_detail` alone.
+    pub(crate) fn acknowledge(
+        &mut self,
+        kind: Kind,
+        nonce: String,
+        refused: &[Refused],
+    ) -> DeltaDiscoveryRequest {
+        let mut request = self.request(kind, Vec::new(), Vec::new(), HashMap::new());
+        request.response_nonce = nonce;
+        if !refused.is_empty() {
+            let each = refused.iter().map(|r| format!("{kind} {:?}: {}", r.name, r.reason));
+            request.error_detail = Some(error_detail(each.collect::<Vec<_>>().join("; ")));
+        }
+        request
+    }
+
+    fn admit(&self, kind: Kind, resource: discovery::Resource) -> Result<Option<Changed>, Refused> {
+        let discovery::Resource {
+            name,
+            resource_name: _, // xdstp, as above
+            aliases,
+            version,
+            resource,
+            ttl,
+            cache_control: _, // a hint to caching relays between server and client
+            metadata: _,      // for relays, too
+        } = resource;
+        if name.is_empty() || name == WILDCARD {
+            return Err(Refused { name, reason: "not a resource name".into() });
+        }
+        if !self.wants(kind, &name) {
+            return Ok(None);
+        }
+        match resource {
+            Some(body) if body.type_url == kind.type_url() => {
+                Ok(Some(Changed { name, aliases, version, body }))
+            }
+            Some(body) => Err(Refused { name, reason: format!("holds a {:?}", body.type_url) }),
+            // A heartbeat of a resource with a TTL. We keep resources whatever their TTL: serving on with the last
+            // good configuration is what a proxy is for when its control plane is silent.
+            None if ttl.is_some() => Ok(None),
+            None => Err(Refused { name, reason: "holds no resource".into() }),
+        }
+    }
+
+    fn refuse_whole(&mut self, type_url: String, nonce: String, reason: String) -> Received {
+        let nack = DeltaDiscoveryRequest {
+            node: self.node_once(),
+            type_url,
+            response_nonce: nonce,
+            error_detail: Some(error_detail(reason.clone())),
+            ..Default::default()
+        };
+        Received::Nack(reason, Box::new(nack))
+    }
+
+    fn request(
+        &mut self,
+        kind: Kind,
+        subscribe: Vec<String>,
+        unsubscribe: Vec<String>,
+        versions: HashMap<String, String>,
+    ) -> DeltaDiscoveryRequest {
+        self.subscriptions[kind].opened = true;
+        DeltaDiscoveryRequest {
+            node: self.node_once(),
+            type_url: kind.type_url().into(),
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            initial_resource_versions: versions,
+            ..Default::default()
+        }
+    }
+
+    /// The node belongs to the first message of a connection only.
+    fn node_once(&mut self) -> Option<Node> {
+        (!std::mem::replace(&mut self.node_sent, true)).then(|| self.node.clone())
+    }
+}
+
+/// The name in an error that says "not found". Other errors (the server may not tell, or cannot yet) change nothing
+/// about what is held.
+fn not_found(error: ResourceError) -> Option<String> {
+    let ResourceError { resource_name, error_detail } = error;
+    (error_detail?.code == NOT_FOUND).then_some(resource_name?.name)
+}
+
+fn error_detail(mut message: String) -> rpc::Status {
+    message.truncate(message.floor_char_boundary(NACK_TEXT_BYTES));
+    rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
+}
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -1,0 +1,344 @@
+//! The task that owns discovery: what is wanted, what came, what is published.
+//!
+//! One event at a time, in order: a message of the stream, a change of the demand, a timer. Decode and build are awaited on a
+//! blocking thread, so that this thread goes on serving admin and probes. Nothing that a control plane sends or fails to
+//! send ends this task; only its handle does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use outrigger_config::demand::{DemandFeed, Demanded};
+use outrigger_config::publish::Published;
+use outrigger_core::Name;
+use outrigger_proto::xds::core::{Node, node::UserAgentVersionType};
+use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use outrigger_proto::xds::protobuf::{Struct, Value, value};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::ads::{Event, Requests};
+use crate::cache;
+use crate::kind::{Kind, PerKind};
+use crate::state_dir::StateDir;
+use crate::status::StatusBoard;
+use crate::store::{SharedStore, Step, Wanted};
+use crate::stream::{Received, Stream, WILDCARD};
+use crate::subscriptions::Mode;
+
+/// The cache is written this long after the first change that it lacks; later changes within that time cost nothing.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// How often unused destinations are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// A wait with nothing to wait for.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+/// The state of discovery.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    store: SharedStore,
+    dir: StateDir,
+    published: Published,
+    demands: DemandFeed,
+    events: mpsc::Receiver<Event>,
+    status: StatusBoard,
+    stream: Stream,
+    /// Where requests go while there is a stream.
+    requests: Option<Requests>,
+    demanded: BTreeSet<Name>,
+    /// Destinations given up while they were there. Under LDS's wildcard the server answers that with
+    /// `removed_resources`, which must not be taken for "does not exist" when the name was asked for again meanwhile.
+    leaving: BTreeSet<String>,
+    /// When a version that waits is to be published anyway.
+    warm_by: Option<Instant>,
+    /// When the cache is to be saved; `None`: it is.
+    save_at: Option<Instant>,
+    saving: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Supervisor {
+    #[allow(clippy::too_many_arguments)] // the one place where the parts meet
+    pub(crate) fn new(
+        instance: &str,
+        mode: Mode,
+        store: SharedStore,
+        dir: StateDir,
+        published: Published,
+        demands: DemandFeed,
+        events: mpsc::Receiver<Event>,
+        status: StatusBoard,
+    ) -> Self {
+        let mut stream = Stream::new(node(instance, mode));
+        // Our own listeners come under the wildcard, whatever else is wanted.
+        let wildcard = BTreeSet::from([WILDCARD.to_owned()]);
+        if mode == Mode::Wildcard {
+            stream.want(Kind::Cluster, wildcard.clone());
+        }
+        stream.want(Kind::Listener, wildcard);
+        Self {
+            store,
+            dir,
+            published,
+            demands,
+            events,
+            status,
+            stream,
+            requests: None,
+            demanded: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            warm_by: None,
+            save_at: None,
+            saving: None,
+        }
+    }
+
+    /// Publishes what the last run saved. A file that cannot be used costs a wait for the control plane, no more.
+    pub(crate) async fn restore(&mut self) {
+        let bytes = match self.dir.read(cache::FILE) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, file = ?self.dir.path(cache::FILE), "the saved configuration cannot be read");
+                return;
+            }
+        };
+        let step = self.store.with(move |store| {
+            let responses = cache::responses(&bytes)?;
+            Ok::<_, cache::CacheError>(store.restore(responses))
+        });
+        match step.await {
+            Ok(Ok(restored)) => {
+                self.demanded = restored.destinations;
+                tracing::info!(
+                    destinations = self.demanded.len(),
+                    "serving the configuration that was saved"
+                );
+                self.settle(restored.step, true);
+                self.demands.adopt(self.demanded.iter().cloned());
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, file = ?self.dir.path(cache::FILE), "the saved configuration is left aside");
+            }
+            Err(error) => tracing::error!(%error, "reading the saved configuration failed"),
+        }
+    }
+
+    /// Runs until the handle stops it or is gone. `_tasks` end with it.
+    pub(crate) async fn run(mut self, _tasks: JoinSet<()>, mut stopped: oneshot::Receiver<()>) {
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let never = Instant::now() + NEVER;
+            tokio::select! {
+                _ = &mut stopped => break,
+                event = self.events.recv() => match event {
+                    Some(event) => self.on_stream(event).await,
+                    // The stream's task never ends by itself; without it there is nothing to supervise.
+                    None => break,
+                },
+                demanded = self.demands.next() => self.on_demand(demanded).await,
+                _ = sweep.tick() => self.demands.sweep(),
+                () = sleep_until(self.warm_by.unwrap_or(never)) => self.advance().await,
+                () = sleep_until(self.save_at.unwrap_or(never)), if self.saving.is_none() => self.save(),
+                Some(()) = saved(&mut self.saving) => {}
+            }
+        }
+        self.save_now().await;
+    }
+
+    async fn on_stream(&mut self, event: Event) {
+        match event {
+            Event::Opening(requests) => {
+                let versions =
+                    self.store.with(|store| PerKind::from_fn(|kind| store.accepted().versions(kind)));
+                let versions = versions.await.unwrap_or_default();
+                let first = self.stream.connect(|kind| versions[kind].clone());
+                self.requests = Some(requests);
+                first.into_iter().for_each(|request| self.send(request));
+            }
+            Event::Established => {
+                tracing::info!("connected to the control plane");
+                self.status.connected();
+            }
+            Event::Response(response) => self.on_response(*response).await,
+            Event::Closed(reason) => {
+                tracing::warn!(reason, "no stream to the control plane; serving on with what is held");
+                self.status.disconnected(reason);
+                self.stream.disconnect();
+                self.requests = None;
+                self.leaving.clear();
+            }
+        }
+    }
+
+    fn holds(&self, destination: &str) -> bool {
+        self.store.lock().accepted().of(Kind::Listener).contains_key(destination)
+    }
+
+    async fn on_response(&mut self, response: DeltaDiscoveryResponse) {
+        let kind = Kind::of_type_url(&response.type_url);
+        let update = match self.stream.receive(response) {
+            Received::Update(update) => update,
+            Received::Nack(reason, nack) => {
+                tracing::warn!(reason, "a response is refused as a whole");
+                self.status.refused_whole(kind, reason);
+                return self.send(*nack);
+            }
+        };
+        let (kind, nonce) = (update.kind, update.nonce.clone());
+        let demanded = self.demanded.clone();
+        let now = Instant::now();
+        let Some(applied) = self.work(move |store| store.apply(update, &demanded, now)).await else {
+            return;
+        };
+        for refused in &applied.refused {
+            tracing::warn!(%kind, name = refused.name, reason = refused.reason, "a resource is refused; its last good version stays");
+        }
+        let ack = self.stream.acknowledge(kind, nonce, &applied.refused);
+        self.send(ack);
+        self.status.answered(kind, &applied.refused, applied.settled.iter().map(String::as_str));
+        self.settle(applied.step, false);
+        // After the publication: what was asked for and came is found before anything is said to be absent.
+        if kind == Kind::Listener {
+            let absent = applied.removed.iter().filter(|name| !self.leaving.contains(*name));
+            self.demands.absent(absent.map(String::as_str));
+            self.leaving.retain(|name| !applied.settled.contains(name));
+        }
+    }
+
+    /// Takes up and drops destinations.
+    async fn on_demand(&mut self, changes: Vec<Demanded>) {
+        let mut again = Vec::new();
+        for change in changes {
+            match change {
+                Demanded::Subscribe(name) => {
+                    if !self.demanded.insert(name.clone()) {
+                        again.push(name.to_string());
+                    }
+                }
+                Demanded::Unsubscribe(name) => {
+                    if self.demanded.remove(&name) && self.requests.is_some() && self.holds(&name) {
+                        self.leaving.insert(name.to_string());
+                    }
+                    again.retain(|other| **other != *name);
+                }
+            }
+        }
+        let mut names: BTreeSet<String> = self.demanded.iter().map(Name::to_string).collect();
+        names.insert(WILDCARD.to_owned());
+        // Said before anything is worked on, since somebody waits for the answer.
+        if let Some(request) = self.stream.want(Kind::Listener, names) {
+            self.send(request);
+        }
+        // Asked for again although it is subscribed: the answer was lost on us, and "subscribing again must resend".
+        if let Some(request) = self.stream.ask_again(Kind::Listener, again) {
+            self.send(request);
+        }
+        self.advance().await;
+    }
+
+    /// Decides anew what is published and wanted.
+    async fn advance(&mut self) {
+        let demanded = self.demanded.clone();
+        let now = Instant::now();
+        if let Some(step) = self.work(move |store| store.advance(&demanded, now)).await {
+            self.settle(step, false);
+        }
+    }
+
+    /// Publishes what a step made, and says to the server what is wanted now.
+    fn settle(&mut self, step: Step, saved: bool) {
+        let Step { snapshot, wanted, warm_by, held, saved_is_behind } = step;
+        if let Some(snapshot) = snapshot {
+            self.published.publish(snapshot);
+            self.demands.published();
+            self.status.published(saved);
+        }
+        self.warm_by = warm_by;
+        self.want(wanted);
+        for kind in Kind::ALL {
+            self.status.held(kind, held[kind]);
+            self.status.subscribed(kind, self.stream.subscribed(kind));
+            self.status.forget_refusals(kind, |name| self.stream.wants(kind, name));
+        }
+        if saved_is_behind && !saved {
+            self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+        }
+    }
+
+    fn want(&mut self, mut wanted: Wanted) {
+        for kind in Kind::ALL {
+            if let Some(request) = self.stream.want(kind, std::mem::take(&mut wanted[kind])) {
+                self.send(request);
+            }
+        }
+    }
+
+    fn send(&self, request: DeltaDiscoveryRequest) {
+        // A stream that just broke loses requests; the next one says everything again.
+        if let Some(requests) = &self.requests {
+            let _ = requests.send(request);
+        }
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut crate::store::Store) -> T + Send + 'static,
+    ) -> Option<T> {
+        match self.store.with(work).await {
+            Ok(done) => Some(done),
+            Err(error) => {
+                tracing::error!(%error, "a bug in decode or build; serving on with what is published");
+                None
+            }
+        }
+    }
+
+    fn save(&mut self) {
+        self.save_at = None;
+        let (store, dir) = (self.store.clone(), self.dir.clone());
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            let cache = store.lock().published().clone();
+            dir.write(cache::FILE, &cache.to_bytes())
+        }));
+    }
+
+    /// The last act: whatever is not on disk goes there.
+    async fn save_now(&mut self) {
+        saved(&mut self.saving).await;
+        if self.save_at.is_some() {
+            self.save();
+            saved(&mut self.saving).await;
+        }
+    }
+}
+
+/// Waits for a save that is going on. `None`: there is none. Cancel-safe.
+async fn saved(saving: &mut Option<JoinHandle<std::io::Result<()>>>) -> Option<()> {
+    let outcome = saving.as_mut()?.await;
+    *saving = None;
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the configuration cannot be saved for a restart"),
+        Err(error) => tracing::error!(%error, "saving the configuration failed"),
+    }
+    Some(())
+}
+
+fn node(instance: &str, mode: Mode) -> Node {
+    let value = Value { kind: Some(value::Kind::StringValue(mode.as_str().into())) };
+    let fields = [("OUTRIGGER_MODE".to_owned(), value)].into_iter().collect();
+    Node {
+        id: instance.into(),
+        metadata: Some(Struct { fields }),
+        user_agent_name: "outrigger".into(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").into(),
+        )),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -1,0 +1,384 @@
+//! For tests: a certificate authority, and a control plane in memory that speaks real gRPC over real TLS.
+//!
+//! No socket is opened, so that tests may stop the clock: all that a paused runtime waits for is then a timer.
+
+pub(crate) mod xds;
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use outrigger_core::identity::SpiffeId;
+use outrigger_proto::istio_auth::istio_certificate_service_server::{
+    IstioCertificateService, IstioCertificateServiceServer,
+};
+use outrigger_proto::istio_auth::{IstioCertificateRequest, IstioCertificateResponse};
+use outrigger_proto::registration::registration_server::{Registration, RegistrationServer};
+use outrigger_proto::registration::{RegisterRequest, RegisterResponse};
+use outrigger_proto::xds::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use outrigger_proto::xds::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType,
+};
+use rustls::crypto::aws_lc_rs;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::certificate::{Certificate, Key};
+use crate::channel::{ControlPlane, Credential};
+use crate::clock::Clock;
+
+/// The identity of every control plane.
+pub(crate) const CONTROL_PLANE: &str = "spiffe://cluster.local/ns/outrigger-system/sa/control-plane";
+
+/// A root that issues directly.
+pub(crate) struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    dir: tempfile::TempDir,
+    roots_file: PathBuf,
+}
+
+impl Ca {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let dir = tempfile::tempdir().unwrap();
+        let roots_file = dir.path().join("roots.pem");
+        std::fs::write(&roots_file, &pem).unwrap();
+        Self { issuer: Issuer::new(params, key), pem, dir, roots_file }
+    }
+
+    pub(crate) fn roots_file(&self) -> &Path {
+        &self.roots_file
+    }
+
+    /// A directory that lives as long as the authority.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A chain of an hour's life, leaf first, root last.
+    pub(crate) fn issue(&self, request: &str, uri: &str) -> String {
+        let now = SystemTime::now();
+        self.issue_at(request, uri, now, Duration::from_secs(3600))
+    }
+
+    /// As ours does: valid from five minutes before `now`.
+    pub(crate) fn issue_at(&self, request: &str, uri: &str, now: SystemTime, life: Duration) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
+        request.params = leaf(uri, now, life);
+        request.signed_by(&self.issuer).unwrap().pem() + &self.pem
+    }
+
+    pub(crate) fn server(&self, uri: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let params = leaf(uri, SystemTime::now(), Duration::from_secs(7 * 86400));
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    /// Serves on connections made in memory until the returned control plane is gone.
+    pub(crate) fn serve(&self, services: Services) -> ControlPlane {
+        let (accept, mut accepted) = mpsc::unbounded_channel::<DuplexStream>();
+        let acceptor = self.acceptor();
+        let (connections, incoming) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(stream) = accepted.recv().await {
+                let (acceptor, connections) = (acceptor.clone(), connections.clone());
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        let _ = connections.send(Ok::<_, Infallible>(Connection(stream)));
+                    }
+                });
+            }
+        });
+        let incoming = UnboundedReceiverStream::new(incoming);
+        tokio::spawn(async move {
+            tonic::transport::Server::builder().serve_with_incoming(services, incoming).await.unwrap();
+        });
+        ControlPlane::in_memory(self.roots_file.clone(), accept)
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        let (certificate, key) = self.server(CONTROL_PLANE);
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// Takes TCP connections to a control plane in memory, until it is aborted: then all of them break.
+pub(crate) fn relay(listener: TcpListener, to: &ControlPlane) -> JoinHandle<()> {
+    let to = to.clone();
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut outside, _)) = listener.accept().await {
+            let (mut inside, theirs) = tokio::io::duplex(64 * 1024);
+            to.hand_over(theirs);
+            connections.spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    })
+}
+
+/// A credential that somebody got earlier.
+pub(crate) fn credential(ca: &Ca, uri: &str) -> Arc<Credential> {
+    let key = Key::generate().unwrap();
+    let pem = ca.issue(&key.signing_request().unwrap(), uri);
+    let certificate = Certificate::from_pem(pem.as_bytes(), &key).unwrap();
+    Arc::new(Credential { certificate, key: Arc::new(key) })
+}
+
+fn leaf(uri: &str, now: SystemTime, life: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    params.not_before = (now - Duration::from_secs(300)).into();
+    params.not_after = (now + life).into();
+    params
+}
+
+/// The identity that a request's connection was verified to have.
+fn caller<T>(request: &Request<T>) -> Option<SpiffeId> {
+    request.extensions().get::<Option<SpiffeId>>().cloned().flatten()
+}
+
+/// An accepted connection.
+pub(crate) struct Connection(TlsStream<DuplexStream>);
+
+impl Connected for Connection {
+    type ConnectInfo = Option<SpiffeId>;
+    fn connect_info(&self) -> Self::ConnectInfo {
+        let chain = self.0.get_ref().1.peer_certificates()?;
+        crate::certificate::identity_of(chain.first()?).ok()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A bidirectional RPC of the fake: what the client sends, and the way to answer.
+pub(crate) struct Call<Req, Resp> {
+    pub(crate) caller: Option<SpiffeId>,
+    pub(crate) requests: Streaming<Req>,
+    pub(crate) responses: mpsc::UnboundedSender<Result<Resp, Status>>,
+}
+
+/// An ADS stream, played by the test.
+pub(crate) type AdsCall = Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
+/// A registration, played by the test.
+pub(crate) type RegistrationCall = Call<RegisterRequest, RegisterResponse>;
+
+/// How a certificate was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Token(String),
+    Certificate(SpiffeId),
+}
+
+/// The certificate service's state.
+pub(crate) struct Issuance {
+    pub(crate) identity: &'static str,
+    pub(crate) token: &'static str,
+    pub(crate) life: Duration,
+    /// While set, every request fails so.
+    pub(crate) outage: Option<Status>,
+    pub(crate) issued: Vec<Proof>,
+    pub(crate) refused: u32,
+}
+
+/// The other ends of a fake control plane's streams, in the hands of a test.
+pub(crate) struct Stage {
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) issuance: Arc<Mutex<Issuance>>,
+    pub(crate) ads: mpsc::UnboundedReceiver<AdsCall>,
+    pub(crate) registrations: mpsc::UnboundedReceiver<RegistrationCall>,
+}
+
+/// A control plane that issues certificates by itself and leaves the streams to the test.
+#[derive(Clone)]
+struct Fake {
+    ca: Arc<Ca>,
+    clock: Clock,
+    issuance: Arc<Mutex<Issuance>>,
+    ads: mpsc::UnboundedSender<AdsCall>,
+    registrations: mpsc::UnboundedSender<RegistrationCall>,
+}
+
+/// Starts a fake control plane; `shop/cart` is who gets certificates, by the token `good`.
+pub(crate) fn stage(ca: &Arc<Ca>, clock: Clock) -> Stage {
+    let issuance = Arc::new(Mutex::new(Issuance {
+        identity: "spiffe://cluster.local/ns/shop/sa/cart",
+        token: "good",
+        life: Duration::from_secs(30),
+        outage: None,
+        issued: Vec::new(),
+        refused: 0,
+    }));
+    let (ads, ads_calls) = mpsc::unbounded_channel();
+    let (registrations, registration_calls) = mpsc::unbounded_channel();
+    let fake = Fake { ca: Arc::clone(ca), clock, issuance: Arc::clone(&issuance), ads, registrations };
+    let services = Services {
+        certificates: IstioCertificateServiceServer::new(fake.clone()),
+        discovery: AggregatedDiscoveryServiceServer::new(fake.clone()),
+        registration: RegistrationServer::new(fake),
+    };
+    Stage { control_plane: ca.serve(services), issuance, ads: ads_calls, registrations: registration_calls }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for Fake {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let mut issuance = self.issuance.lock().unwrap();
+        if let Some(status) = issuance.outage.clone() {
+            issuance.refused += 1;
+            return Err(status);
+        }
+        let bearer = request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        let proof = match (caller(&request), bearer) {
+            (Some(identity), None) => Proof::Certificate(identity),
+            (None, Some(bearer)) if bearer == format!("Bearer {}", issuance.token) => {
+                Proof::Token(issuance.token.into())
+            }
+            _ => {
+                issuance.refused += 1;
+                return Err(Status::unauthenticated("neither token nor certificate"));
+            }
+        };
+        issuance.issued.push(proof);
+        let chain =
+            self.ca.issue_at(&request.get_ref().csr, issuance.identity, self.clock.now(), issuance.life);
+        Ok(Response::new(IstioCertificateResponse { cert_chain: vec![chain] }))
+    }
+}
+
+type Responses<T> = UnboundedReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Fake {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("state of the world"))
+    }
+
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        play(&self.ads, request)
+    }
+}
+
+#[tonic::async_trait]
+impl Registration for Fake {
+    type RegisterStream = Responses<RegisterResponse>;
+    async fn register(
+        &self,
+        request: Request<Streaming<RegisterRequest>>,
+    ) -> Result<Response<Self::RegisterStream>, Status> {
+        play(&self.registrations, request)
+    }
+}
+
+fn play<Req, Resp>(
+    stage: &mpsc::UnboundedSender<Call<Req, Resp>>,
+    request: Request<Streaming<Req>>,
+) -> Result<Response<Responses<Resp>>, Status> {
+    let (responses, stream) = mpsc::unbounded_channel();
+    let call = Call { caller: caller(&request), requests: request.into_inner(), responses };
+    stage.send(call).map_err(|_| Status::unavailable("the test is over"))?;
+    Ok(Response::new(UnboundedReceiverStream::new(stream)))
+}
+
+/// The fake's services behind one connection, told apart by path.
+#[derive(Clone)]
+pub(crate) struct Services {
+    certificates: IstioCertificateServiceServer<Fake>,
+    discovery: AggregatedDiscoveryServiceServer<Fake>,
+    registration: RegistrationServer<Fake>,
+}
+
+impl Service<http::Request<Body>> for Services {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        if path.starts_with("/istio.") {
+            Box::pin(self.certificates.call(request))
+        } else if path.starts_with("/envoy.") {
+            Box::pin(self.discovery.call(request))
+        } else {
+            Box::pin(self.registration.call(request))
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Who is trusted: the roots that the operator gave, and a verifier for the control plane under them.
+//!
+//! Bytes of a certificate chain are only ever judged by webpki; what is added here is whose name the leaf must carry.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use outrigger_core::identity::SpiffeId;
+use rustls::RootCertStore;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use thiserror::Error;
+
+/// Trust roots: at least one certificate.
+#[derive(Debug)]
+pub(crate) struct Roots {
+    certificates: Vec<CertificateDer<'static>>,
+    store: RootCertStore,
+}
+
+impl Roots {
+    /// Reads a PEM file of one or more CA certificates. Each must be usable: a root that is left out in silence is
+    /// noticed only on the day it is needed.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, RootsError> {
+        let refuse = |reason: String| RootsError { path: path.into(), reason };
+        let certificates = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| refuse(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(refuse("holds no certificate".into()));
+        }
+        let mut store = RootCertStore::empty();
+        for certificate in &certificates {
+            store.add(certificate.clone()).map_err(|error| refuse(error.to_string()))?;
+        }
+        Ok(Self { certificates, store })
+    }
+
+    /// The certificates themselves, in the file's order.
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// The certificates as trust anchors.
+    pub(crate) fn store(&self) -> &RootCertStore {
+        &self.store
+    }
+
+    /// Checks that a chain, leaf first, leads to one of the roots at `now`.
+    pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
+        let [leaf, intermediates @ ..] = chain else { return Err(CertificateError::BadEncoding.into()) };
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &self.store,
+            intermediates,
+            UnixTime::since_unix_epoch(since),
+            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all,
+        )
+    }
+}
+
+/// Accepts one peer: the control plane, by its SPIFFE ID. The name that was dialled plays no part.
+#[derive(Debug)]
+pub(crate) struct ControlPlaneVerifier {
+    roots: Arc<Roots>,
+    identity: SpiffeId,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ControlPlaneVerifier {
+    pub(crate) fn new(roots: Arc<Roots>, identity: SpiffeId, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { roots, identity, algorithms }
+    }
+}
+
+impl ServerCertVerifier for ControlPlaneVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _dialled: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &self.roots.store,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        match crate::certificate::identity_of(leaf) {
+            Ok(identity) if identity == self.identity => Ok(ServerCertVerified::assertion()),
+            _ => Err(CertificateError::ApplicationVerificationFailure.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Why a file of roots cannot be used.
+#[derive(Debug, Error)]
+#[error("trust roots {path:?}: {reason}")]
+pub struct RootsError {
+    path: PathBuf,
+    reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CONTROL_PLANE, Ca};
+
+    fn verifier(ca: &Ca, identity: &str) -> ControlPlaneVerifier {
+        let roots = Arc::new(Roots::from_file(ca.roots_file()).unwrap());
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        ControlPlaneVerifier::new(
+            roots,
+            SpiffeId::parse(identity).unwrap(),
+            provider.signature_verification_algorithms,
+        )
+    }
+
+    fn judge(
+        verifier: &ControlPlaneVerifier,
+        leaf: &CertificateDer<'_>,
+    ) -> Result<ServerCertVerified, Error> {
+        verifier.verify_server_cert(leaf, &[], &"x".try_into().unwrap(), &[], UnixTime::now())
+    }
+
+    #[test]
+    fn only_the_control_planes_own_identity_under_our_roots_passes() {
+        let (ca, foreign) = (Ca::new(), Ca::new());
+        let (leaf, _) = ca.server(CONTROL_PLANE);
+        assert!(judge(&verifier(&ca, CONTROL_PLANE), &leaf).is_ok());
+        assert!(judge(&verifier(&foreign, CONTROL_PLANE), &leaf).is_err(), "another CA's");
+        let (workload, _) = ca.server("spiffe://cluster.local/ns/shop/sa/cart");
+        assert!(judge(&verifier(&ca, CONTROL_PLANE), &workload).is_err(), "a workload's certificate");
+    }
+
+    #[test]
+    fn a_file_without_a_usable_root_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Roots::from_file(file.path()).unwrap_err().to_string();
+        assert!(error.contains(file.path().to_str().unwrap()), "{error}");
+        assert!(Roots::from_file(Path::new("/nonexistent/roots.pem")).is_err());
+    }
+}

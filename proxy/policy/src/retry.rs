@@ -1,0 +1,417 @@
+//! Whether a failed try is made again, and after how long (`envoy.config.route.v3.RetryPolicy`).
+//!
+//! Decides for one request from its outcomes. How many retries a cluster can bear all together is for
+//! [`crate::retry_budget`]; where the next try goes is for the balancer.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+use outrigger_proto::xds::route;
+
+use crate::field::{Unusable, duration, each, number, positive_duration, unsupported_any};
+use crate::header_match::{Head, HeaderMatcher};
+
+/// A route's retries.
+#[derive(Debug, Clone)]
+pub struct RetryPolicy {
+    on: Conditions,
+    /// The most tries after the first.
+    pub num_retries: u32,
+    /// From the end of the request to the end of the response, for each try. `None`: the request's own limit alone.
+    pub per_try_timeout: Option<Duration>,
+    /// For each try, without a byte.
+    pub per_try_idle_timeout: Option<Duration>,
+    base_interval: Duration,
+    max_interval: Duration,
+    statuses: Box<[StatusCode]>,
+    response_headers: Box<[HeaderMatcher]>,
+    request_headers: Box<[HeaderMatcher]>,
+}
+
+/// What is retried (`retry_on`, and Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`, which have its words).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Conditions {
+    any_5xx: bool,
+    gateway_error: bool,
+    reset: bool,
+    reset_before_request: bool,
+    connect_failure: bool,
+    refused_stream: bool,
+    retriable_4xx: bool,
+    retriable_statuses: bool,
+    retriable_headers: bool,
+    idempotent_failure: bool,
+    /// gRPC codes, one bit each.
+    grpc: u32,
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome<'a> {
+    /// Without a response.
+    Failed(&'a Failure),
+    /// With the head of a response of which nothing was relayed yet.
+    Answered {
+        /// Its status.
+        status: StatusCode,
+        /// Its headers, in which a gRPC failure without a body carries its `grpc-status`.
+        headers: &'a HeaderMap,
+    },
+}
+
+/// The retries of one request so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retries(u32);
+
+/// What to do about the outcome of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Try again.
+    Retry {
+        /// After this long.
+        after: Duration,
+        /// Whether the cluster's budget must have room: the try may have reached an application.
+        charged: bool,
+    },
+    /// Let the outcome stand: it is none that is retried.
+    Stands,
+    /// Let the outcome stand, though it is one that is retried: `num_retries` are used up.
+    LimitReached,
+}
+
+impl RetryPolicy {
+    /// Reads a policy. Words that are not known are ignored in `retry_on`, as Envoy ignores them.
+    pub fn decode(wire: route::RetryPolicy) -> Result<Self, Unusable> {
+        let route::RetryPolicy {
+            retry_on,
+            num_retries,
+            per_try_timeout,
+            per_try_idle_timeout,
+            retry_priority,
+            // Which host a retry goes to: here never the one that failed while there is another, which is what these ask.
+            retry_host_predicate: _,
+            host_selection_retry_max_attempts: _,
+            retry_options_predicates,
+            retriable_status_codes,
+            retry_back_off,
+            rate_limited_retry_back_off,
+            retriable_headers,
+            retriable_request_headers,
+            refresh_cluster_on_retry,
+        } = wire;
+        unsupported_any(&[
+            ("retry_priority", retry_priority.is_some()),
+            ("retry_options_predicates", !retry_options_predicates.is_empty()),
+            ("rate_limited_retry_back_off", rate_limited_retry_back_off.is_some()),
+            ("refresh_cluster_on_retry", refresh_cluster_on_retry),
+        ])?;
+        let (base_interval, max_interval) =
+            back_off(retry_back_off).map_err(|bad| bad.within("retry_back_off"))?;
+        let limit = |value: Option<Duration>| value.filter(|value| !value.is_zero());
+        let statuses = each("retriable_status_codes", retriable_status_codes, |code| {
+            u16::try_from(code)
+                .ok()
+                .and_then(|code| StatusCode::from_u16(code).ok())
+                .ok_or_else(|| Unusable::new("", format_args!("{code} is no status")))
+        })?;
+        Ok(Self {
+            on: Conditions::read(&retry_on),
+            num_retries: number(num_retries).unwrap_or(1),
+            per_try_timeout: limit(duration("per_try_timeout", per_try_timeout)?),
+            per_try_idle_timeout: limit(duration("per_try_idle_timeout", per_try_idle_timeout)?),
+            base_interval,
+            max_interval,
+            statuses: statuses.into(),
+            response_headers: each("retriable_headers", retriable_headers, HeaderMatcher::decode)?.into(),
+            request_headers: each(
+                "retriable_request_headers",
+                retriable_request_headers,
+                HeaderMatcher::decode,
+            )?
+            .into(),
+        })
+    }
+
+    /// Whether requests with this head are retried at all (`retriable_request_headers`: any of them, or none given).
+    pub fn applies_to(&self, head: &Head<'_>) -> bool {
+        self.request_headers.is_empty() || self.request_headers.iter().any(|matcher| matcher.matches(head))
+    }
+
+    /// Decides after a try of a request with `method` ended. Counts the retry when there is one.
+    ///
+    /// `jitter` is uniform over `u32`.
+    pub fn decide(
+        &self,
+        retries: &mut Retries,
+        method: &Method,
+        outcome: Outcome<'_>,
+        jitter: u32,
+    ) -> Decision {
+        let holds = match outcome {
+            Outcome::Failed(failure) => self.on.failed(failure, method),
+            Outcome::Answered { status, headers } => self.answered(status, headers, method),
+        };
+        if !holds {
+            return Decision::Stands;
+        }
+        if retries.0 >= self.num_retries {
+            return Decision::LimitReached;
+        }
+        let after = self.back_off(retries.0, jitter);
+        retries.0 += 1;
+        let charged = !matches!(outcome, Outcome::Failed(failure) if failure.never_processed());
+        Decision::Retry { after, charged }
+    }
+
+    fn answered(&self, status: StatusCode, headers: &HeaderMap, method: &Method) -> bool {
+        let on = &self.on;
+        let grpc = || {
+            let code = headers.get("grpc-status")?.to_str().ok()?.parse::<u32>().ok()?;
+            Some(code < 32 && on.grpc >> code & 1 == 1)
+        };
+        on.any_5xx && status.is_server_error()
+            || on.gateway_error && matches!(status.as_u16(), 502..=504)
+            || on.retriable_4xx && status == StatusCode::CONFLICT
+            || on.retriable_statuses && self.statuses.contains(&status)
+            || on.retriable_headers && self.response_headers.iter().any(|m| m.matches_response(headers))
+            || on.idempotent_failure && status == StatusCode::SERVICE_UNAVAILABLE && method.is_idempotent()
+            || on.grpc != 0 && grpc() == Some(true)
+    }
+
+    /// Full jitter below an interval that doubles with every retry, as Envoy's.
+    fn back_off(&self, retries: u32, jitter: u32) -> Duration {
+        let doubled = self.base_interval.saturating_mul(1u32.checked_shl(retries).unwrap_or(u32::MAX));
+        doubled.min(self.max_interval).mul_f64(f64::from(jitter) / (f64::from(u32::MAX) + 1.0))
+    }
+}
+
+fn back_off(wire: Option<route::retry_policy::RetryBackOff>) -> Result<(Duration, Duration), Unusable> {
+    const BASE: Duration = Duration::from_millis(25);
+    let Some(route::retry_policy::RetryBackOff { base_interval, max_interval }) = wire else {
+        return Ok((BASE, 10 * BASE));
+    };
+    let base = positive_duration("base_interval", base_interval)?
+        .ok_or_else(|| Unusable::new("base_interval", "is required"))?;
+    // Shorter intervals than a timer can hold become one millisecond, as in Envoy.
+    let base = base.max(Duration::from_millis(1));
+    let max = positive_duration("max_interval", max_interval)?.unwrap_or(base.saturating_mul(10));
+    if max < base {
+        return Err(Unusable::new("max_interval", "is shorter than base_interval"));
+    }
+    Ok((base, max))
+}
+
+impl Conditions {
+    fn read(retry_on: &str) -> Self {
+        let mut on = Self::default();
+        for word in retry_on.split(',').map(str::trim) {
+            match word {
+                "5xx" => on.any_5xx = true,
+                "gateway-error" => on.gateway_error = true,
+                "reset" => on.reset = true,
+                "reset-before-request" => on.reset_before_request = true,
+                "connect-failure" => on.connect_failure = true,
+                "refused-stream" => on.refused_stream = true,
+                "retriable-4xx" => on.retriable_4xx = true,
+                "retriable-status-codes" => on.retriable_statuses = true,
+                "retriable-headers" => on.retriable_headers = true,
+                "idempotent-failure" => on.idempotent_failure = true,
+                "cancelled" => on.grpc |= 1 << 1,
+                "deadline-exceeded" => on.grpc |= 1 << 4,
+                "resource-exhausted" => on.grpc |= 1 << 8,
+                "internal" => on.grpc |= 1 << 13,
+                "unavailable" => on.grpc |= 1 << 14,
+                _ => {}
+            }
+        }
+        on
+    }
+
+    fn failed(&self, failure: &Failure, method: &Method) -> bool {
+        if !another_try_could_help(failure.reason) {
+            return false;
+        }
+        let connecting =
+            matches!(failure.reason, Reason::UpstreamConnectionFailure | Reason::UpstreamTlsFailure);
+        match failure.reached {
+            Reached::ResponseStarted => false,
+            Reached::NotWritten => {
+                self.any_5xx || self.reset || self.reset_before_request || connecting && self.connect_failure
+            }
+            Reached::NotProcessed => self.any_5xx || self.reset || self.refused_stream,
+            Reached::Maybe => self.any_5xx || self.reset || self.idempotent_failure && method.is_idempotent(),
+        }
+    }
+}
+
+/// Whether a reason lies with one endpoint or connection, so that the next try may end better.
+fn another_try_could_help(reason: Reason) -> bool {
+    match reason {
+        Reason::UpstreamConnectionFailure
+        | Reason::UpstreamTlsFailure
+        | Reason::UpstreamConnectionTermination
+        | Reason::UpstreamRemoteReset
+        | Reason::UpstreamProtocolError
+        // One try's own timeout. When the whole request's time is up, the caller asks no more.
+        | Reason::UpstreamRequestTimeout
+        | Reason::ApplicationUnreachable => true,
+        Reason::DownstreamProtocolError
+        | Reason::DownstreamTlsFailure
+        | Reason::DownstreamConnectionTermination
+        | Reason::DownstreamTimeout
+        | Reason::HeadersTooLarge
+        | Reason::UriTooLong
+        | Reason::NoRouteFound
+        | Reason::NoDestination
+        | Reason::DestinationTimeout
+        | Reason::NoClusterFound
+        | Reason::NoHealthyUpstream
+        | Reason::UpstreamOverflow
+        | Reason::UpstreamRetryLimitExceeded
+        | Reason::RetryBudgetExceeded
+        | Reason::DirectResponse
+        | Reason::DrainDeadline
+        | Reason::LocalError => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::xds::protobuf;
+
+    use super::*;
+
+    fn policy(retry_on: &str, num_retries: u32) -> RetryPolicy {
+        RetryPolicy::decode(route::RetryPolicy {
+            retry_on: retry_on.into(),
+            num_retries: Some(protobuf::UInt32Value { value: num_retries }),
+            retriable_status_codes: vec![418],
+            ..Default::default()
+        })
+        .unwrap()
+    }
+
+    fn retried(retry_on: &str, method: &Method, outcome: Outcome<'_>) -> bool {
+        let decision = policy(retry_on, 1).decide(&mut Retries::default(), method, outcome, 0);
+        matches!(decision, Decision::Retry { .. })
+    }
+
+    fn failure(reason: Reason, reached: Reached) -> Failure {
+        Failure::upstream(reason, reached, "test")
+    }
+
+    /// The default that the control plane writes on routes without a policy of their own.
+    const DEFAULT: &str = "connect-failure,refused-stream,reset-before-request,idempotent-failure";
+
+    #[test]
+    fn by_default_nothing_that_may_have_been_processed_is_sent_twice_unless_it_is_idempotent() {
+        for (reason, reached, post, get) in [
+            (Reason::UpstreamConnectionFailure, Reached::NotWritten, true, true),
+            (Reason::UpstreamConnectionTermination, Reached::NotWritten, true, true),
+            (Reason::UpstreamRemoteReset, Reached::NotProcessed, true, true),
+            (Reason::ApplicationUnreachable, Reached::NotProcessed, true, true),
+            (Reason::UpstreamRemoteReset, Reached::Maybe, false, true),
+            (Reason::UpstreamConnectionTermination, Reached::Maybe, false, true),
+            (Reason::UpstreamConnectionTermination, Reached::ResponseStarted, false, false),
+            (Reason::DownstreamConnectionTermination, Reached::NotWritten, false, false),
+            (Reason::NoHealthyUpstream, Reached::NotWritten, false, false),
+        ] {
+            let failure = failure(reason, reached);
+            let outcome = Outcome::Failed(&failure);
+            assert_eq!(retried(DEFAULT, &Method::POST, outcome), post, "POST {failure:?}");
+            assert_eq!(retried(DEFAULT, &Method::GET, outcome), get, "GET {failure:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_retried_by_the_conditions_that_name_them() {
+        for (retry_on, status, grpc, expected) in [
+            ("5xx", 500, "", true),
+            ("5xx", 499, "", false),
+            ("gateway-error", 500, "", false),
+            ("gateway-error", 504, "", true),
+            ("retriable-4xx", 409, "", true),
+            ("retriable-status-codes", 418, "", true),
+            ("5xx", 418, "", false),
+            ("idempotent-failure", 503, "", true),
+            ("idempotent-failure", 500, "", false),
+            ("unavailable,cancelled", 200, "14", true),
+            ("cancelled", 200, "14", false),
+            ("unavailable", 200, "4294967295", false),
+            ("no-such-condition", 503, "", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if !grpc.is_empty() {
+                headers.insert("grpc-status", grpc.parse().unwrap());
+            }
+            let outcome =
+                Outcome::Answered { status: StatusCode::from_u16(status).unwrap(), headers: &headers };
+            assert_eq!(retried(retry_on, &Method::GET, outcome), expected, "{retry_on} {status} {grpc}");
+        }
+        let headers = HeaderMap::new();
+        let outcome = Outcome::Answered { status: StatusCode::SERVICE_UNAVAILABLE, headers: &headers };
+        assert!(!retried("idempotent-failure", &Method::POST, outcome));
+    }
+
+    #[test]
+    fn retries_end_at_their_number_and_say_so() {
+        let (policy, mut retries) = (policy("5xx", 2), Retries::default());
+        let failure = failure(Reason::UpstreamRemoteReset, Reached::Maybe);
+        let mut decide = || policy.decide(&mut retries, &Method::POST, Outcome::Failed(&failure), u32::MAX);
+        assert!(matches!(decide(), Decision::Retry { charged: true, .. }));
+        assert!(matches!(decide(), Decision::Retry { charged: true, .. }));
+        assert_eq!(decide(), Decision::LimitReached);
+    }
+
+    #[test]
+    fn tries_that_never_reached_an_application_are_not_charged() {
+        let failure = failure(Reason::UpstreamConnectionFailure, Reached::NotWritten);
+        let decision =
+            policy("reset", 1).decide(&mut Retries::default(), &Method::POST, Outcome::Failed(&failure), 0);
+        assert_eq!(decision, Decision::Retry { after: Duration::ZERO, charged: false });
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_its_bound() {
+        let policy = policy("5xx", 9);
+        let longest: Vec<_> = (0..6)
+            .map(|retries| policy.back_off(retries, u32::MAX).as_secs_f64().mul_add(1e3, 0.5) as u64)
+            .collect();
+        assert_eq!(longest, [25, 50, 100, 200, 250, 250]);
+        assert_eq!(policy.back_off(u32::MAX, 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_field() {
+        let seconds = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });
+        let base = route::RetryPolicy::default;
+        let back_off = |base_interval, max_interval| {
+            Some(route::retry_policy::RetryBackOff { base_interval, max_interval })
+        };
+        for (wire, field) in [
+            (route::RetryPolicy { refresh_cluster_on_retry: true, ..base() }, "refresh_cluster_on_retry"),
+            (
+                route::RetryPolicy { retriable_status_codes: vec![200, 7], ..base() },
+                "retriable_status_codes[1]",
+            ),
+            (route::RetryPolicy { per_try_timeout: seconds(-1), ..base() }, "per_try_timeout"),
+            (
+                route::RetryPolicy { retry_back_off: back_off(None, None), ..base() },
+                "retry_back_off.base_interval",
+            ),
+            (
+                route::RetryPolicy { retry_back_off: back_off(seconds(2), seconds(1)), ..base() },
+                "retry_back_off.max_interval",
+            ),
+            (
+                route::RetryPolicy { rate_limited_retry_back_off: Some(Default::default()), ..base() },
+                "rate_limited_retry_back_off",
+            ),
+        ] {
+            let bad = RetryPolicy::decode(wire).unwrap_err();
+            assert_eq!(bad.field.trim_end_matches('.'), field);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! How many of a cluster's requests may be retries (`CircuitBreakers.Thresholds.retry_budget`, `max_retries`).
+//!
+//! A budget keeps retries from turning one overloaded service into an outage: unlimited ones tripled the load that they
+//! were meant to survive. Counters are per cluster and process-wide. Tries that provably never reached an application add
+//! no load to it: the policy's `num_retries` bounds them, and they are not charged here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use outrigger_core::percentage::Percentage;
+use outrigger_proto::xds::{cluster, types};
+
+use crate::field::{Unusable, number, positive_duration};
+
+/// The time that a budget looks back, where the message does not say. Also the longest that it can.
+pub const WINDOW: Duration = Duration::from_secs(10);
+
+/// A cluster's retry budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// The share of the window's requests that may be tried again.
+    pub share: Percentage,
+    /// Retries in flight that are allowed when the share is used up, and as many a second, so that a service with little
+    /// traffic has retries too and one with fast failures has no unlimited ones.
+    pub min_concurrency: u32,
+    window_seconds: u32,
+}
+
+impl RetryBudget {
+    /// A fixed number of retries in flight (`max_retries`).
+    pub(crate) fn fixed(max_retries: u32) -> Self {
+        Self {
+            share: Percentage::ZERO,
+            min_concurrency: max_retries,
+            window_seconds: WINDOW.as_secs() as u32,
+        }
+    }
+
+    /// Reads the budget; absent fields are Envoy's 20 % and 3.
+    pub(crate) fn decode(wire: cluster::circuit_breakers::thresholds::RetryBudget) -> Result<Self, Unusable> {
+        let cluster::circuit_breakers::thresholds::RetryBudget {
+            budget_percent,
+            budget_interval,
+            min_retry_concurrency,
+        } = wire;
+        let types::Percent { value } = budget_percent.unwrap_or(types::Percent { value: 20.0 });
+        if !(0.0..=100.0).contains(&value) {
+            return Err(Unusable::new("budget_percent", "is not between 0 and 100"));
+        }
+        let share = Percentage::from_millionths((value * 10_000.0) as u32)
+            .map_err(|bad| Unusable::new("budget_percent", bad))?;
+        // Envoy counts requests in flight when there is no interval. The look back is kinder to services whose requests
+        // are short, and never allows more than the same share of what was sent.
+        let window = positive_duration("budget_interval", budget_interval)?.unwrap_or(WINDOW);
+        if window > WINDOW {
+            return Err(Unusable::new("budget_interval", "is longer than 10s"));
+        }
+        let window_seconds = (window.as_secs() as u32).max(1);
+        Ok(Self { share, min_concurrency: number(min_retry_concurrency).unwrap_or(3), window_seconds })
+    }
+}
+
+/// What a cluster's requests and retries were lately. One for each cluster name, for the life of the process.
+///
+/// Seconds are the unit of looking back: a count is off by at most what the running second holds.
+#[derive(Debug, Default)]
+pub struct RetryLedger {
+    requests: Window,
+    retries: Window,
+    in_flight: AtomicU32,
+}
+
+impl RetryLedger {
+    /// Counts a request, once, at its first try. `now` counts from any fixed moment.
+    pub fn request(&self, now: Duration) {
+        self.requests.add(now);
+    }
+
+    /// Takes room for one retry from `budget`, or refuses. The retry is in flight until the guard is dropped.
+    ///
+    /// Workers that ask at the same instant may together overdraw by one each.
+    pub fn retry(self: &Arc<Self>, budget: &RetryBudget, now: Duration) -> Option<Retrying> {
+        let retries = self.retries.sum(now, budget.window_seconds);
+        let requests = self.requests.sum(now, budget.window_seconds);
+        let in_share = (retries + 1) * 1_000_000 <= requests * u64::from(budget.share.millionths());
+        let floor = u64::from(budget.min_concurrency) * u64::from(budget.window_seconds);
+        let in_floor = retries < floor && self.in_flight.load(Ordering::Relaxed) < budget.min_concurrency;
+        if !in_share && !in_floor {
+            return None;
+        }
+        self.retries.add(now);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Retrying(self.clone()))
+    }
+
+    /// Retries in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// A charged retry in flight.
+#[derive(Debug)]
+#[must_use = "dropping it says that the retry has ended"]
+pub struct Retrying(Arc<RetryLedger>);
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts by second: each slot holds its second in the upper half and the count in the lower.
+#[derive(Debug, Default)]
+struct Window([AtomicU64; WINDOW.as_secs() as usize]);
+
+impl Window {
+    fn add(&self, now: Duration) {
+        let second = now.as_secs() & 0xffff_ffff;
+        let slot = &self.0[(second % self.0.len() as u64) as usize];
+        let count = |held: u64| {
+            let fresh = if held >> 32 == second { held & 0xffff_ffff } else { 0 };
+            Some(second << 32 | (fresh + 1).min(0xffff_ffff))
+        };
+        // Never fails: `count` always has a new value.
+        let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+    }
+
+    fn sum(&self, now: Duration, seconds: u32) -> u64 {
+        let second = now.as_secs() & 0xffff_ffff;
+        let recent = |held: u64| second.checked_sub(held >> 32).is_some_and(|age| age < u64::from(seconds));
+        let slots = self.0.iter().map(|slot| slot.load(Ordering::Relaxed));
+        slots.filter(|held| recent(*held)).map(|held| held & 0xffff_ffff).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn budget(percent: f64, min: u32) -> RetryBudget {
+        RetryBudget::decode(cluster::circuit_breakers::thresholds::RetryBudget {
+            budget_percent: Some(types::Percent { value: percent }),
+            min_retry_concurrency: Some(outrigger_proto::xds::protobuf::UInt32Value { value: min }),
+            budget_interval: None,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_fifth_of_the_last_ten_seconds_may_be_retries() {
+        let (ledger, budget) = (Arc::new(RetryLedger::default()), budget(20.0, 0));
+        (0..100).for_each(|_| ledger.request(at(5)));
+        let allowed = (0..100).filter(|_| ledger.retry(&budget, at(14)).is_some()).count();
+        assert_eq!(allowed, 20);
+        assert!(ledger.retry(&budget, at(15)).is_none(), "the requests are forgotten after ten seconds");
+    }
+
+    #[test]
+    fn a_quiet_service_has_a_few_retries_at_a_time() {
+        let (ledger, budget) = (Arc::new(RetryLedger::default()), budget(20.0, 2));
+        let held = [ledger.retry(&budget, at(0)), ledger.retry(&budget, at(0))];
+        assert!(held.iter().all(Option::is_some) && ledger.retry(&budget, at(0)).is_none());
+        drop(held);
+        assert!(ledger.retry(&budget, at(0)).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn retries_never_exceed_share_and_floor(
+            steps in proptest::collection::vec((0u64..3, any::<bool>()), 1..400),
+            percent in 0u32..=100,
+            min in 0u32..5,
+        ) {
+            let (ledger, budget) = (Arc::new(RetryLedger::default()), budget(f64::from(percent), min));
+            let (mut now, mut requests, mut retries) = (100, vec![], vec![]);
+            for (forward, is_request) in steps {
+                now += forward;
+                if is_request {
+                    ledger.request(at(now));
+                    requests.push(now);
+                } else if ledger.retry(&budget, at(now)).is_some() {
+                    retries.push(now);
+                    let recent = |of: &[u64]| of.iter().filter(|then| now - **then < 10).count() as u32;
+                    let bound = (recent(&requests) * percent).div_ceil(100).max(min * 10);
+                    prop_assert!(recent(&retries) <= bound, "{} of {bound}", recent(&retries));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_that_is_none_is_refused_by_field() {
+        for value in [-1.0, 100.1, f64::NAN, f64::INFINITY] {
+            let budget_percent = Some(types::Percent { value });
+            let wire =
+                cluster::circuit_breakers::thresholds::RetryBudget { budget_percent, ..Default::default() };
+            assert_eq!(RetryBudget::decode(wire).unwrap_err().field, "budget_percent");
+        }
+        let budget_interval = Some(outrigger_proto::xds::protobuf::Duration { seconds: 11, nanos: 0 });
+        let wire =
+            cluster::circuit_breakers::thresholds::RetryBudget { budget_interval, ..Default::default() };
+        assert_eq!(RetryBudget::decode(wire).unwrap_err().field, "budget_interval");
+    }
+}

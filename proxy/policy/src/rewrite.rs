@@ -1,0 +1,180 @@
+//! Rewriting of path and host on the way to the backend (`RouteAction.prefix_rewrite`, `regex_rewrite`,
+//! `path_rewrite`, `host_rewrite_literal`, `append_x_forwarded_host`).
+//!
+//! The query always stays as it was. What a prefix is, the route's match says.
+
+use http::HeaderValue;
+use outrigger_proto::xds::matcher;
+use regex::Regex;
+
+use crate::field::{Unusable, required};
+use crate::header_mutation::literal;
+
+/// How a route changes where a request goes.
+#[derive(Debug, Clone, Default)]
+pub struct Rewrite {
+    /// The new path.
+    pub path: Option<PathRewrite>,
+    /// The new authority.
+    pub host: Option<HeaderValue>,
+    /// Whether the client's authority is kept in `x-forwarded-host` when `host` replaces it.
+    pub append_x_forwarded_host: bool,
+}
+
+/// How a path is changed.
+#[derive(Debug, Clone)]
+pub enum PathRewrite {
+    /// The part that the route matched is replaced.
+    Prefix(Box<str>),
+    /// The whole path is replaced.
+    Full(Box<str>),
+    /// Every match of the expression is replaced; `$1` style references are resolved.
+    Regex(Regex, Box<str>),
+}
+
+impl PathRewrite {
+    /// Reads the three alternatives of which a route may use one.
+    pub fn decode(
+        prefix_rewrite: String,
+        regex_rewrite: Option<matcher::RegexMatchAndSubstitute>,
+        path_rewrite: String,
+    ) -> Result<Option<Self>, Unusable> {
+        let regex = regex_rewrite.map(Self::regex).transpose().map_err(|bad| bad.within("regex_rewrite"))?;
+        let path = |field, text: &str| {
+            let text = literal(field, text)?;
+            // A control character, space or fragment would split the request line; a missing slash would make the target
+            // another form (RFC 9112 section 3.2).
+            if !text.starts_with('/') || text.bytes().any(|b| b <= b' ' || b >= 0x7f || b == b'#') {
+                return Err(Unusable::new(field, format_args!("{text:?} is no path")));
+            }
+            Ok(text.into_boxed_str())
+        };
+        match (prefix_rewrite.as_str(), regex, path_rewrite.as_str()) {
+            ("", None, "") => Ok(None),
+            (prefix, None, "") => Ok(Some(Self::Prefix(path("prefix_rewrite", prefix)?))),
+            ("", Some(regex), "") => Ok(Some(regex)),
+            ("", None, full) => Ok(Some(Self::Full(path("path_rewrite", full)?))),
+            _ => Err(Unusable::new(
+                "prefix_rewrite",
+                "only one of prefix_rewrite, regex_rewrite and path_rewrite may be set",
+            )),
+        }
+    }
+
+    /// Reads a pattern and its substitution.
+    fn regex(wire: matcher::RegexMatchAndSubstitute) -> Result<Self, Unusable> {
+        let matcher::RegexMatchAndSubstitute { pattern, substitution } = wire;
+        // `engine_type` can only say RE2, whose syntax this is.
+        let matcher::RegexMatcher { regex, engine_type: _ } = required("pattern", pattern)?;
+        let compiled = regex::RegexBuilder::new(&regex)
+            .size_limit(1 << 20)
+            .build()
+            .map_err(|bad| Unusable::new("pattern.regex", bad))?;
+        let template = template(&substitution, compiled.captures_len())?;
+        Ok(Self::Regex(compiled, template.into()))
+    }
+
+    /// The new path and query of a request for `path_and_query`, of which the route matched the first `matched` bytes.
+    ///
+    /// A result that is no longer an absolute path gets the slash that it lacks.
+    pub fn apply(&self, path_and_query: &str, matched: usize) -> String {
+        let (path, query) = path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
+        let mut new = match self {
+            Self::Prefix(prefix) => {
+                let rest = path.get(matched.min(path.len())..).unwrap_or_default();
+                // `/` for `/shop` makes `/shop/cart` into `/cart` (HTTPRoute's ReplacePrefixMatch), never into `//cart`.
+                let prefix = if rest.starts_with('/') { prefix.trim_end_matches('/') } else { prefix };
+                format!("{prefix}{rest}")
+            }
+            Self::Full(full) => full.to_string(),
+            Self::Regex(regex, template) => regex.replace_all(path, &**template).into_owned(),
+        };
+        if !new.starts_with('/') {
+            new.insert(0, '/');
+        }
+        new.push_str(query);
+        new
+    }
+}
+
+/// Turns RE2's `\1` into the `${1}` of the regex crate, whose own `$` is escaped.
+fn template(substitution: &str, groups: usize) -> Result<String, Unusable> {
+    let mut out = String::new();
+    let mut chars = substitution.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '$' => out.push_str("$$"),
+            '\\' => match chars.next() {
+                Some('\\') => out.push('\\'),
+                Some(digit @ '0'..='9') if (digit as usize - '0' as usize) < groups => {
+                    out.push_str(&format!("${{{digit}}}"));
+                }
+                _ => return Err(Unusable::new("substitution", "refers to a group that the pattern lacks")),
+            },
+            // The characters that would split a request line, or begin another part of the target.
+            c if c <= ' ' || c == '\x7f' || c == '#' || c == '?' || !c.is_ascii() => {
+                return Err(Unusable::new("substitution", format_args!("{c:?} may not stand in a path")));
+            }
+            c => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
+/// Reads a host that replaces a request's authority.
+pub fn host(field: &str, text: &str) -> Result<Option<HeaderValue>, Unusable> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    if !text.bytes().all(legal) {
+        return Err(Unusable::new(field, format_args!("{text:?} is no host")));
+    }
+    HeaderValue::from_str(text).map(Some).map_err(|bad| Unusable::new(field, bad))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn regex(pattern: &str, substitution: &str) -> Result<Option<PathRewrite>, Unusable> {
+        let pattern = Some(matcher::RegexMatcher { regex: pattern.into(), ..Default::default() });
+        let wire = matcher::RegexMatchAndSubstitute { pattern, substitution: substitution.into() };
+        PathRewrite::decode(String::new(), Some(wire), String::new())
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_once_and_slashes_never_double() {
+        let prefix = |to: &str| PathRewrite::Prefix(to.into());
+        assert_eq!(prefix("/v2").apply("/shop/cart?a=/shop", 5), "/v2/cart?a=/shop");
+        assert_eq!(prefix("/").apply("/shop/cart", 5), "/cart");
+        assert_eq!(prefix("/").apply("/shop", 5), "/");
+        assert_eq!(prefix("/v2/").apply("/shop/cart", 5), "/v2/cart");
+        assert_eq!(prefix("/v2/").apply("/shop/cart", 6), "/v2/cart");
+    }
+
+    #[test]
+    fn a_whole_path_is_replaced_and_its_query_kept() {
+        assert_eq!(PathRewrite::Full("/one".into()).apply("/shop/cart?a", 5), "/one?a");
+    }
+
+    #[test]
+    fn groups_of_a_regex_are_filled_in() {
+        let rewrite = regex("^/(\\w+)/(\\w+)", "/\\2/\\1").unwrap().unwrap();
+        assert_eq!(rewrite.apply("/a/b/c?x=/a/b", 0), "/b/a/c?x=/a/b");
+        assert_eq!(regex(".*", "gone").unwrap().unwrap().apply("/a", 0), "/gone");
+    }
+
+    #[test]
+    fn what_makes_no_path_is_refused_by_field() {
+        let refused =
+            |result: Result<_, Unusable>| result.map(|_: Option<PathRewrite>| ()).unwrap_err().field;
+        assert_eq!(refused(regex("(", "/")), "regex_rewrite.pattern.regex");
+        assert_eq!(refused(regex("a", "/\\1")), "regex_rewrite.substitution");
+        assert_eq!(refused(regex("a", "/ HTTP/1.1\r\n")), "regex_rewrite.substitution");
+        assert_eq!(refused(PathRewrite::decode("a".into(), None, String::new())), "prefix_rewrite");
+        assert_eq!(refused(PathRewrite::decode("/a b".into(), None, String::new())), "prefix_rewrite");
+        assert_eq!(refused(PathRewrite::decode("/a".into(), None, "/b".into())), "prefix_rewrite");
+        assert_eq!(host("host_rewrite_literal", "a b").unwrap_err().field, "host_rewrite_literal");
+    }
+}

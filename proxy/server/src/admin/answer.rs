@@ -1,0 +1,85 @@
+//! What the admin endpoint answers with, and whom it answers.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+}
+
+impl Answer {
+    /// Plain text.
+    pub(crate) fn text(status: StatusCode, text: &str) -> Self {
+        Self::typed(status, "text/plain; charset=utf-8", text.to_owned())
+    }
+
+    /// Text of another type.
+    pub(crate) fn typed(status: StatusCode, content_type: &'static str, text: String) -> Self {
+        Self { status, content_type, body: text.into() }
+    }
+
+    /// JSON, indented for people.
+    pub(crate) fn json(value: &serde_json::Value) -> Self {
+        Self::typed(StatusCode::OK, "application/json", format!("{value:#}\n"))
+    }
+
+    /// One line that says why not.
+    pub(crate) fn refuse(status: StatusCode, why: &str) -> Self {
+        Self::text(status, &format!("{why}\n"))
+    }
+}
+
+impl From<Answer> for Response<Full<Bytes>> {
+    fn from(answer: Answer) -> Self {
+        let mut response = Response::new(Full::new(answer.body));
+        *response.status_mut() = answer.status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        response
+    }
+}
+
+/// Whether a request was made for this address by a program of this machine: its `Host` is an address or `localhost`
+/// (a name that an attacker's DNS points here is neither), and no web page sent it (browsers add `Origin` then).
+pub(super) fn is_local_request(headers: &HeaderMap) -> bool {
+    if headers.contains_key(ORIGIN) {
+        return false;
+    }
+    let Some(host) = headers.get(HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_local() {
+        let asked = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().unwrap());
+            is_local_request(&headers)
+        };
+        for host in ["127.0.0.1:15000", "[::1]:15000", "localhost", "localhost:15000", "127.0.0.1"] {
+            assert!(asked(host), "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:15000", "localhost.evil.example", "127.0.0.1.evil.example:1"]
+        {
+            assert!(!asked(host), "{host}");
+        }
+    }
+}

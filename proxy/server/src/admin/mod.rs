@@ -1,0 +1,204 @@
+//! The admin endpoint: a small HTTP/1.1 server on the control thread, on a loopback address only.
+//!
+//! It has no authentication, so it answers nobody who could not read the process's files anyway: the address is
+//! loopback by type, and a request that a web page made a browser send (a foreign `Host`, an `Origin`) is refused.
+//! Connections are bounded in number, size and time, so that nobody holds up the control thread.
+
+pub(crate) mod config_dump;
+pub(crate) mod clusters;
+pub(crate) mod certs;
+mod page;
+mod answer;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+pub(crate) use self::answer::Answer;
+use self::answer::is_local_request;
+pub(crate) use self::page::{Page, Pages};
+
+/// Connections at a time: a scraper, probes and a few people.
+const MAX_CONNECTIONS: usize = 32;
+
+/// For a request's head to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For a whole connection, so that a client that does not read ends too.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// For a request's head, and for its body: a log level is the longest thing that is sent here.
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_BODY: usize = 4 * 1024;
+
+/// What `accept` failing costs, so that running out of descriptors is no busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `pages` until the runtime ends.
+pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // Never closed: a clone of the semaphore lives here.
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let pages = Arc::clone(&pages);
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, pages)).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "admin: accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, pages: Arc<Pages>) {
+    let service = service_fn(move |request| {
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(respond(request, pages).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin: connection ended");
+    }
+}
+
+async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full<bytes::Bytes>> {
+    if !is_local_request(request.headers()) {
+        return Answer::refuse(StatusCode::FORBIDDEN, "only requests made for this address are answered")
+            .into();
+    }
+    let (head, body) = request.into_parts();
+    let body = match tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return Answer::refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large").into(),
+        Err(_) => return Answer::refuse(StatusCode::REQUEST_TIMEOUT, "the body is too slow").into(),
+    };
+    // Rendering ten thousand clusters takes a while; probes do not wait for it.
+    let rendered = tokio::task::spawn_blocking(move || answer(&pages, &head.method, &head.uri, &body)).await;
+    let failed = |_| Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made");
+    rendered.unwrap_or_else(failed).into()
+}
+
+fn answer(pages: &Pages, method: &Method, uri: &http::Uri, body: &[u8]) -> Answer {
+    let Some(page) = pages.find(uri.path()) else {
+        return Answer::refuse(StatusCode::NOT_FOUND, "no such page; / lists them");
+    };
+    match (method.as_str(), &page.read, &page.write) {
+        ("GET" | "HEAD", Some(read), _) => read(),
+        ("POST", _, Some(write)) => write(uri.query().unwrap_or(""), body),
+        _ => Answer::refuse(StatusCode::METHOD_NOT_ALLOWED, page.methods()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn pages() -> Arc<Pages> {
+        let state = Arc::new(std::sync::Mutex::new("info".to_owned()));
+        let (read, write) = (Arc::clone(&state), state);
+        Arc::new(Pages::new(vec![
+            Page::read("/ready", "whether it is ready", || Answer::text(StatusCode::OK, "ready\n")),
+            Page::read("/clusters", "clusters", || Answer::json(&serde_json::json!([{"name": "cart"}]))),
+            Page::read("/log-level", "the level", move || {
+                Answer::text(StatusCode::OK, &read.lock().unwrap())
+            })
+            .and_write(move |_, body| {
+                *write.lock().unwrap() = String::from_utf8_lossy(body).into_owned();
+                Answer::text(StatusCode::OK, "set\n")
+            }),
+        ]))
+    }
+
+    /// One request on its own connection, as text.
+    async fn ask(request: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, pages()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(request.replace("{host}", &address.to_string()).as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        server.abort();
+        answer
+    }
+
+    fn get(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nhost: {{host}}\r\nconnection: close\r\n\r\n")
+    }
+
+    #[tokio::test]
+    async fn pages_are_answered_and_listed() {
+        assert!(ask(&get("/ready")).await.ends_with("\r\n\r\nready\n"));
+        let json = ask(&get("/clusters")).await;
+        assert!(
+            json.contains("content-type: application/json") && json.contains(r#""name": "cart""#),
+            "{json}"
+        );
+        let index = ask(&get("/")).await;
+        assert!(index.contains("/ready") && index.contains("/log-level"), "{index}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_path_or_method_is_refused() {
+        assert!(ask(&get("/secret")).await.starts_with("HTTP/1.1 404 "));
+        let post = get("/ready").replace("GET", "POST");
+        assert!(ask(&post).await.starts_with("HTTP/1.1 405 "));
+    }
+
+    #[tokio::test]
+    async fn a_post_changes_what_it_is_for() {
+        let post =
+            "POST /log-level HTTP/1.1\r\nhost: {host}\r\ncontent-length: 5\r\nconnection: close\r\n\r\ndebug";
+        assert!(ask(post).await.ends_with("set\n"));
+    }
+
+    #[tokio::test]
+    async fn a_web_page_cannot_ask() {
+        let rebound = get("/ready").replace("{host}", "evil.example");
+        assert!(ask(&rebound).await.starts_with("HTTP/1.1 403 "));
+        let foreign = get("/ready").replace("connection:", "origin: https://evil.example\r\nconnection:");
+        assert!(ask(&foreign).await.starts_with("HTTP/1.1 403 "));
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_refused() {
+        let post = format!(
+            "POST /log-level HTTP/1.1\r\nhost: {{host}}\r\ncontent-length: 5000\r\nconnection: close\r\n\r\n{}",
+            "x".repeat(5000)
+        );
+        assert!(ask(&post).await.starts_with("HTTP/1.1 413 "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let server = tokio::spawn(serve(listener, pages()));
+        client.write_all(b"GET /ready HTTP/1.1\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        server.abort();
+    }
+}

@@ -1,0 +1,24 @@
+//! Durations on the command line: `250ms`, `30s`, `1m30s`, `24h`.
+
+use std::time::Duration;
+
+/// Reads a duration with units. Zero is possible, less is not.
+pub(super) fn parse(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "a duration has a number and a unit, as in 250ms, 30s or 1m30s".to_owned())?;
+    Duration::try_from(duration).map_err(|_| "a duration is not negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_read() {
+        for (text, milliseconds) in [("250ms", 250), ("30s", 30_000), ("1m30s", 90_000), ("0s", 0)] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        assert!(parse("30").is_err() && parse("").is_err());
+    }
+}

@@ -1,0 +1,300 @@
+//! What the flags say the proxy has of its own: its listeners, its sockets, the ports that it registers.
+//!
+//! Everything is bound here, before any thread runs, so that a taken port is a start-up error and no surprise later. The
+//! inbound listeners themselves come over xDS once the workload is registered; their sockets are bound already.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::http_manager::HttpSettings;
+use outrigger_config::listener::{
+    ChainMatcher, DestinationBy, DestinationFinder, FilterChain, Listener, NetworkFilter, UnknownDestination,
+};
+use outrigger_core::Name;
+use outrigger_core::record::Direction;
+use outrigger_dataplane::socket::listener::ListenerGroup;
+use outrigger_discovery::WorkloadPort;
+
+use crate::args::{self, Args, ServicePort};
+use crate::error::Error;
+
+/// How long a connection's first bytes may take where they decide what becomes of it.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the flags made.
+#[derive(Debug)]
+pub(crate) struct Bootstrap {
+    /// The admin endpoint's socket.
+    pub(crate) admin: TcpListener,
+    /// The proxy's own listeners, with the ports that were picked.
+    pub(crate) listeners: Vec<Arc<Listener>>,
+    /// Every socket of the data plane: of the listeners above, and of those that come over xDS for this workload.
+    pub(crate) sockets: Vec<ListenerGroup>,
+    /// What is registered.
+    pub(crate) ports: Vec<WorkloadPort>,
+    /// Addresses for which a listener must come before the workload can be called.
+    pub(crate) inbound: Vec<SocketAddr>,
+}
+
+impl Bootstrap {
+    /// Binds everything that `args` name. Fails on the first address that cannot be had.
+    pub(crate) fn new(args: &Args) -> Result<Self, Error> {
+        args.check()?;
+        let mut binder = Binder { workers: args.workers.get(), sockets: Vec::new() };
+        let admin = binder.admin(args.admin.get())?;
+        let mut listeners = Vec::new();
+        let outbound = binder.bind("--outbound", |_| "outbound".into(), args.outbound)?;
+        listeners.push(finding(args, "outbound".into(), outbound, DestinationBy::Authority));
+        for bound in &args.bind {
+            let name = |address| format!("bind|{address}").into();
+            let address = binder.bind("--bind", name, bound.local)?;
+            let by = DestinationBy::Name(bound.destination.as_str().into());
+            listeners.push(finding(args, name(address), address, by));
+        }
+        if let Some(address) = args.transparent_outbound {
+            let name = "transparent-outbound";
+            let address = binder.bind("--transparent-outbound", |_| name.into(), address)?;
+            listeners.push(finding(args, name.into(), address, DestinationBy::OriginalDestination));
+        }
+        let redirected = match args.transparent_inbound {
+            Some(address) => Some(binder.bind("--transparent-inbound", inbound_name, address)?),
+            None => None,
+        };
+        let (ports, inbound) = binder.services(&args.service, redirected)?;
+        Ok(Self { admin, listeners, sockets: binder.sockets, ports, inbound })
+    }
+}
+
+/// As the control plane names the listener of a registered address.
+fn inbound_name(address: SocketAddr) -> Name {
+    format!("inbound|{address}").into()
+}
+
+/// A listener whose connections or requests say where they want to go.
+fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> Arc<Listener> {
+    let original_dst = by == DestinationBy::OriginalDestination;
+    let unknown = match args.unknown_destination {
+        args::UnknownDestination::Passthrough => UnknownDestination::PassThrough,
+        args::UnknownDestination::Refuse => UnknownDestination::Refuse,
+    };
+    let finder = DestinationFinder { by, unknown, http: Arc::new(HttpSettings::default()) };
+    let chain = FilterChain {
+        name: name.clone(),
+        matcher: ChainMatcher::default(),
+        tls: None,
+        filter: NetworkFilter::Find(finder),
+    };
+    Arc::new(Listener {
+        name,
+        address,
+        direction: Direction::Outbound,
+        original_dst,
+        first_bytes_timeout: FIRST_BYTES_TIMEOUT,
+        chains: [chain].into(),
+        default_chain: None,
+    })
+}
+
+struct Binder {
+    workers: usize,
+    sockets: Vec<ListenerGroup>,
+}
+
+impl Binder {
+    fn admin(&self, address: SocketAddr) -> Result<TcpListener, Error> {
+        let failed = |source| Error::Listen { flag: "--admin", address: address.to_string(), source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// Binds one socket a worker, named by where it is, and says where.
+    fn bind(
+        &mut self,
+        flag: &'static str,
+        name: impl FnOnce(SocketAddr) -> Name,
+        address: SocketAddr,
+    ) -> Result<SocketAddr, Error> {
+        let failed = |source| Error::Listen { flag, address: address.to_string(), source };
+        // Our sockets share their port (SO_REUSEPORT), and so would those of a second proxy of the same user: half of
+        // each other's connections would go astray. A socket that does not share finds out whether anybody listens.
+        let probe = TcpListener::bind(address).map_err(failed)?;
+        let bound = probe.local_addr().map_err(failed)?;
+        drop(probe);
+        let group = ListenerGroup::bind(name(bound), bound, self.workers)
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+        tracing::info!(listener = %group.name(), address = %bound, "listening");
+        self.sockets.push(group);
+        Ok(bound)
+    }
+
+    /// The ports to register, one for every place and port; services that share both share it. `redirected` is where
+    /// redirected connections arrive, for services without a socket of their own.
+    fn services(
+        &mut self,
+        services: &[ServicePort],
+        redirected: Option<SocketAddr>,
+    ) -> Result<(Vec<WorkloadPort>, Vec<SocketAddr>), Error> {
+        let mut ports: Vec<WorkloadPort> = Vec::new();
+        let mut bound: Vec<(SocketAddr, SocketAddr)> = Vec::new();
+        for service in services {
+            let (listen, original_destination) = match (service.listen, redirected) {
+                (Some(asked), _) => match bound.iter().find(|(before, _)| *before == asked) {
+                    Some((_, address)) => (*address, false),
+                    None => {
+                        let address = self.bind("--service", inbound_name, asked)?;
+                        bound.push((asked, address));
+                        (address, false)
+                    }
+                },
+                (None, Some(redirected)) => (redirected, true),
+                (None, None) => continue, // refused by Args::check
+            };
+            let port = WorkloadPort {
+                services: vec![service.service.clone()],
+                service_port: service.port,
+                protocol: service.protocol.map(|protocol| protocol.app_protocol().to_owned()),
+                advertised: advertised(
+                    service,
+                    if original_destination { service.application } else { listen },
+                )?,
+                listen,
+                application: service.application,
+                original_destination,
+            };
+            let same = |other: &&mut WorkloadPort| {
+                WorkloadPort { services: port.services.clone(), ..(**other).clone() } == port
+            };
+            match ports.iter_mut().find(same) {
+                Some(other) => other.services.extend(port.services),
+                None => ports.push(port),
+            }
+        }
+        let mut inbound: Vec<_> = ports.iter().map(|port| port.listen).collect();
+        inbound.sort_unstable();
+        inbound.dedup();
+        Ok((ports, inbound))
+    }
+}
+
+/// What others connect to: as said, else `place`, with this machine's address where `place` names none.
+fn advertised(service: &ServicePort, place: SocketAddr) -> Result<SocketAddr, Error> {
+    if let Some(advertise) = service.advertise {
+        return Ok(advertise);
+    }
+    if !place.ip().is_unspecified() {
+        return Ok(place);
+    }
+    match primary_address(place.is_ipv6()) {
+        Some(ip) => Ok(SocketAddr::new(ip, place.port())),
+        None => Err(Error::Flag {
+            flag: "--service",
+            value: service.to_string(),
+            problem: "this machine's address is not known; say `,advertise=IP:PORT`".to_owned(),
+        }),
+    }
+}
+
+/// The address from which this machine would reach others. Connecting a UDP socket asks the routing table and sends
+/// nothing; the addresses are of the documentation ranges (RFC 5737, RFC 3849).
+fn primary_address(v6: bool) -> Option<IpAddr> {
+    let (local, far) = if v6 { ("[::]:0", "[2001:db8::1]:9") } else { ("0.0.0.0:0", "192.0.2.1:9") };
+    let socket = UdpSocket::bind(local).ok()?;
+    socket.connect(far).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified() && ip != IpAddr::V4(Ipv4Addr::LOCALHOST)).then_some(ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn bootstrap(more: &[&str]) -> Result<Bootstrap, String> {
+        let needed = [
+            "outrigger-proxy",
+            "--control-plane",
+            "127.0.0.1:1",
+            "--control-plane-ca",
+            "r",
+            "--state-dir",
+            "s",
+        ];
+        let free = ["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0"];
+        let command =
+            Command::try_parse_from(needed.iter().chain(&free).chain(more)).map_err(|e| e.to_string())?;
+        Bootstrap::new(&command.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_become_listeners() {
+        let made =
+            bootstrap(&["--bind", "127.0.0.1:0=Stock.Shop:9000", "--transparent-outbound", "127.0.0.1:0"])
+                .unwrap();
+        let kinds: Vec<_> = made
+            .listeners
+            .iter()
+            .map(|listener| match &listener.chains[0].filter {
+                NetworkFilter::Find(finder) => (finder.by.clone(), listener.original_dst),
+                NetworkFilter::Handle(_) => panic!("flags handle nothing themselves"),
+            })
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                (DestinationBy::Authority, false),
+                (DestinationBy::Name("stock.shop:9000".into()), false),
+                (DestinationBy::OriginalDestination, true),
+            ]
+        );
+        assert_eq!(made.sockets.len(), 3);
+        assert!(made.listeners.iter().all(|listener| listener.address.port() != 0));
+    }
+
+    #[test]
+    fn a_taken_address_is_named_with_its_flag() {
+        // Shares its port, as the sockets of another proxy would.
+        let other = ListenerGroup::bind("other".into(), "127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let bind = format!("{}=stock.shop:9000", other.address());
+        let error = bootstrap(&["--bind", &bind]).unwrap_err();
+        assert!(error.starts_with(&format!("--bind {}: cannot listen: ", other.address())), "{error}");
+    }
+
+    #[test]
+    fn services_of_one_application_are_one_port() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let service = |name: &str| format!("{name}:80=127.0.0.1:8080,listen={free},protocol=http2");
+        let made = bootstrap(&["--service", &service("cart"), "--service", &service("basket")]).unwrap();
+        let [port] = &made.ports[..] else { panic!("{:?}", made.ports) };
+        assert_eq!(port.services, ["cart", "basket"]);
+        assert_eq!((port.listen, port.advertised, port.original_destination), (free, free, false));
+        assert_eq!(port.protocol.as_deref(), Some("kubernetes.io/h2c"));
+        assert_eq!(made.inbound, [free]);
+    }
+
+    #[test]
+    fn a_redirected_service_is_called_where_its_application_is() {
+        let made = bootstrap(&["--transparent-inbound", "127.0.0.1:0", "--service", "cart:80=10.0.0.7:8080"])
+            .unwrap();
+        let port = &made.ports[0];
+        assert!(port.original_destination);
+        assert_eq!(port.advertised.to_string(), "10.0.0.7:8080");
+        assert_eq!(made.inbound, [port.listen]);
+    }
+
+    #[test]
+    fn every_address_becomes_one_that_others_can_dial() {
+        let service =
+            ServicePort::parse("cart=127.0.0.1:8080,listen=0.0.0.0:9080,advertise=10.1.1.1:80").unwrap();
+        let place = service.listen.unwrap();
+        assert_eq!(advertised(&service, place).unwrap().to_string(), "10.1.1.1:80");
+    }
+}

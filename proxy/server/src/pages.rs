@@ -1,0 +1,119 @@
+//! The admin pages of this proxy: what each reads, and what the two that change something do.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use outrigger_config::publish::Published;
+use outrigger_config::secrets::SecretStore;
+use outrigger_dataplane::SharedClusters;
+use outrigger_discovery::{Kind, Reader};
+use tokio::sync::watch;
+
+use crate::admin::{Answer, Page, Pages, certs, clusters, config_dump};
+use crate::readiness::Readiness;
+use crate::telemetry::metrics::{self, Mesh, Sources, XdsType};
+use crate::telemetry::own_log::LevelHandle;
+
+/// What the pages see of the process.
+#[derive(Clone)]
+pub(crate) struct Sight {
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Sources,
+    pub(crate) published: Published,
+    pub(crate) secrets: SecretStore,
+    pub(crate) reader: Reader,
+    pub(crate) clusters: Arc<SharedClusters>,
+    pub(crate) level: LevelHandle,
+    pub(crate) drain: watch::Sender<bool>,
+}
+
+impl Sight {
+    /// Every page. They are made on threads for blocking work, inside the control runtime.
+    pub(crate) fn pages(self) -> Pages {
+        let Self { readiness, metrics, published, secrets, reader, clusters, level, drain } = self;
+        let workers = Arc::clone(&metrics.workers);
+        let (dumped, set_level) = (published.clone(), level.clone());
+        Pages::new(vec![
+            Page::read("/ready", "whether it is ready, and what is missing", move || ready(&readiness)),
+            Page::read("/healthz", "whether the control thread runs", || {
+                Answer::text(StatusCode::OK, "ok\n")
+            }),
+            Page::read("/metrics", "OpenMetrics", move || match metrics::scrape(&metrics) {
+                Ok(text) => Answer::typed(StatusCode::OK, metrics::CONTENT_TYPE, text),
+                Err(_) => {
+                    Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
+                }
+            }),
+            Page::read("/config_dump", "configuration as compiled, versions, refusals (JSON)", move || {
+                // A build may be going on, and this thread may wait for it.
+                let versions = tokio::runtime::Handle::current().block_on(reader.resources());
+                Answer::json(&config_dump::config_dump(&dumped.load(), &versions, &reader.status()))
+            }),
+            Page::read("/clusters", "clusters, endpoints, their health and use (JSON)", move || {
+                Answer::json(&clusters::clusters(&published.load(), &workers.totals(), &clusters.ejected()))
+            }),
+            Page::read("/certs", "certificate and trust roots (JSON)", move || {
+                Answer::json(&certs::certs(&secrets))
+            }),
+            Page::read("/log-level", "what is logged; POST ?level=debug or a body changes it", move || {
+                Answer::text(StatusCode::OK, &format!("{}\n", level.directives()))
+            })
+            .and_write(move |query, body| change_level(&set_level, query, body)),
+            Page::write("/drain", "begins the drain, as SIGTERM does", move |_, _| {
+                drain.send_replace(true);
+                Answer::text(StatusCode::ACCEPTED, "draining\n")
+            }),
+        ])
+    }
+}
+
+fn ready(readiness: &Readiness) -> Answer {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        return Answer::text(StatusCode::OK, "ready\n");
+    }
+    Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {}\n", missing.join(", ")))
+}
+
+fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> Answer {
+    let said = query.split('&').find_map(|pair| pair.strip_prefix("level="));
+    let said = said.map_or_else(|| String::from_utf8_lossy(body).trim().to_owned(), str::to_owned);
+    if said.is_empty() {
+        return Answer::refuse(StatusCode::BAD_REQUEST, "say which: ?level=debug, or directives as the body");
+    }
+    match level.set(&said) {
+        Ok(()) => {
+            tracing::info!(level = said, "log level changed");
+            Answer::text(StatusCode::OK, &format!("{said}\n"))
+        }
+        Err(problem) => Answer::refuse(StatusCode::BAD_REQUEST, &format!("`{said}`: {problem}")),
+    }
+}
+
+/// What a scrape shows of control plane, configuration and certificate.
+pub(crate) fn mesh(reader: &Reader, readiness: &Readiness) -> Mesh {
+    let status = reader.status();
+    let of = |kind: Kind| {
+        let of = status.kinds.get(&kind).cloned().unwrap_or_default();
+        XdsType {
+            kind: match kind {
+                Kind::Cluster => "cds",
+                Kind::Endpoints => "eds",
+                Kind::Listener => "lds",
+                Kind::Route => "rds",
+            },
+            resources: of.held as u64,
+            acknowledged: of.acknowledged,
+            refused: of.refused,
+        }
+    };
+    Mesh {
+        ready: readiness.is_ready(),
+        connected: status.stream.connected_since.is_some(),
+        xds: Kind::ALL.into_iter().map(of).collect(),
+        certificate_remaining_seconds: status
+            .identity
+            .certificate
+            .map(|certificate| certs::remaining_seconds(certificate.not_after)),
+    }
+}

@@ -1,0 +1,163 @@
+//! The access log: one line for every finished request or connection, written by a thread of its own.
+//!
+//! Workers put records into a bounded channel and never wait; the thread takes what is there, writes it with one call,
+//! and pauses for [`GATHER`], so that a busy proxy wakes it some hundred times a second and not once a request. It ends
+//! when every worker is gone and the last line is written.
+
+pub(crate) mod entry;
+mod output;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use outrigger_core::record::RequestRecord;
+use tokio::sync::mpsc;
+
+use self::entry::Entry;
+use self::output::Output;
+use super::losses::Losses;
+use crate::args::{AccessLog, LogFormat};
+use crate::error::Error;
+
+/// Records that may wait; at 1 KiB each, some 4 MiB in the worst case.
+const QUEUE: usize = 4096;
+
+/// How long records gather before they are written.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// The process's access log: where workers send, and the thread behind.
+#[derive(Debug)]
+pub(crate) struct AccessLogThread {
+    thread: JoinHandle<()>,
+    reopen: Arc<AtomicBool>,
+}
+
+/// Where workers put finished requests.
+pub(crate) type RecordSender = mpsc::Sender<Arc<RequestRecord>>;
+
+/// Opens the log and starts its thread; `None` when it is off.
+pub(crate) fn start(
+    place: &AccessLog,
+    format: LogFormat,
+    losses: Arc<Losses>,
+) -> Result<Option<(RecordSender, AccessLogThread)>, Error> {
+    let Some(output) = Output::open(place)? else { return Ok(None) };
+    let (sender, records) = mpsc::channel(QUEUE);
+    let reopen = Arc::new(AtomicBool::new(false));
+    let writer = Writer { records, output, format, losses, reopen: Arc::clone(&reopen) };
+    let thread = std::thread::Builder::new()
+        .name("access-log".into())
+        .spawn(move || writer.run())
+        .map_err(|source| Error::Start { what: "the access log's thread", source })?;
+    Ok(Some((sender, AccessLogThread { thread, reopen })))
+}
+
+impl AccessLogThread {
+    /// Asks for the file to be opened anew before the next line: it was renamed (logrotate).
+    pub(crate) fn reopen(&self) {
+        self.reopen.store(true, Relaxed);
+    }
+
+    /// Whether everything is written: true soon after the last worker is gone.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+struct Writer {
+    records: mpsc::Receiver<Arc<RequestRecord>>,
+    output: Output,
+    format: LogFormat,
+    losses: Arc<Losses>,
+    reopen: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut lines = Vec::with_capacity(64 * 1024);
+        while let Some(record) = self.records.blocking_recv() {
+            let mut count = 1;
+            self.append(&record, &mut lines);
+            while count < QUEUE as u64
+                && let Ok(record) = self.records.try_recv()
+            {
+                self.append(&record, &mut lines);
+                count += 1;
+            }
+            if self.reopen.swap(false, Relaxed)
+                && let Err(error) = self.output.reopen()
+            {
+                tracing::warn!(%error, "access log: the file cannot be opened anew; the old one stays");
+            }
+            let written = self.output.write(&lines);
+            self.losses.lines(written.is_ok(), count);
+            lines.clear();
+            std::thread::sleep(GATHER);
+        }
+    }
+
+    fn append(&self, record: &RequestRecord, lines: &mut Vec<u8>) {
+        let entry = Entry::of(record);
+        match self.format {
+            LogFormat::Json => entry.write_json(lines),
+            LogFormat::Text => entry.write_text(lines),
+        }
+        lines.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::access_log::entry::tests::record;
+
+    fn written(log: &AccessLogThread) {
+        while !log.is_finished() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn every_record_is_written_before_the_thread_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let losses = Arc::new(Losses::default());
+        let place = AccessLog::File(path.clone());
+        let (sender, log) = start(&place, LogFormat::Json, Arc::clone(&losses)).unwrap().unwrap();
+        for _ in 0..100 {
+            sender.try_send(Arc::new(record())).unwrap();
+        }
+        drop(sender);
+        written(&log);
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 100);
+        assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+        assert_eq!(losses.counts().log_lines_written, 100);
+    }
+
+    #[test]
+    fn a_renamed_file_is_left_and_a_new_one_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, old) = (directory.path().join("access.log"), directory.path().join("access.log.1"));
+        let place = AccessLog::File(path.clone());
+        let (sender, log) = start(&place, LogFormat::Text, Arc::default()).unwrap().unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        log.reopen();
+        sender.try_send(Arc::new(record())).unwrap();
+        drop(sender);
+        written(&log);
+        assert_eq!(std::fs::read_to_string(old).unwrap(), "");
+        assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("missing/access.log");
+        let error = start(&AccessLog::File(path.clone()), LogFormat::Json, Arc::default()).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("--access-log {}: ", path.display())), "{error}");
+        assert!(start(&AccessLog::Off, LogFormat::Json, Arc::default()).unwrap().is_none());
+    }
+}

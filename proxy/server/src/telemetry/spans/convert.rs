@@ -1,0 +1,403 @@
+//! From a finished request to its spans: one server span, and a client span for every try.
+//!
+//! The client's `traceparent` names the parent of the server span; the server span is the parent of every try's client
+//! span, and the try's span is what the upstream was told as its parent. Names and attributes follow OpenTelemetry's
+//! semantic conventions for HTTP and RPC; `outrigger.*` adds what only a mesh knows.
+
+use std::borrow::Cow;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use opentelemetry_semantic_conventions::attribute as key;
+use outrigger_core::identity::SpiffeId;
+use outrigger_core::reason::Reason;
+use outrigger_core::record::{Direction, Protocol, RequestRecord, Text, TryRecord};
+use outrigger_core::trace::TraceContext;
+
+use super::attributes;
+
+/// This workload's own identity, known once the first certificate is there. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LocalIdentity(Arc<dyn Fn() -> Option<SpiffeId> + Send + Sync>);
+
+impl LocalIdentity {
+    /// Asks `source` each time, so that a renewed certificate's identity is seen.
+    pub(crate) fn new(source: impl Fn() -> Option<SpiffeId> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(source))
+    }
+
+    /// The identity, now.
+    pub(crate) fn get(&self) -> Option<SpiffeId> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for LocalIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LocalIdentity").field(&self.get()).finish()
+    }
+}
+
+/// Appends the spans of `record`: none if it is not part of a sampled trace.
+pub(crate) fn spans_of(record: &RequestRecord, local: Option<&SpiffeId>, spans: &mut Vec<SpanData>) {
+    let Some(trace) = record.trace.filter(|trace| trace.sampled) else { return };
+    let empty = Text::default();
+    let request = Request { record, trace, local, text: record.text.as_deref().unwrap_or(&empty) };
+    spans.push(request.server_span());
+    for (index, attempt) in record.tries.iter().enumerate() {
+        spans.extend(request.client_span(index, attempt));
+    }
+}
+
+struct Request<'a> {
+    record: &'a RequestRecord,
+    trace: TraceContext,
+    local: Option<&'a SpiffeId>,
+    text: &'a Text,
+}
+
+impl Request<'_> {
+    fn server_span(&self) -> SpanData {
+        let Self { record, trace, text, .. } = *self;
+        let mut attributes = Vec::with_capacity(24);
+        self.add_request(&mut attributes);
+        if record.protocol != Protocol::Tcp {
+            let (path, query) = attributes::path_and_query(&text.path);
+            attributes.push(KeyValue::new(key::URL_SCHEME, "http"));
+            attributes.push(KeyValue::new(key::URL_PATH, path.to_owned()));
+            if let Some(query) = query {
+                attributes.push(KeyValue::new(key::URL_QUERY, query.into_owned()));
+            }
+            attributes.push(KeyValue::new(key::HTTP_REQUEST_BODY_SIZE, count(record.bytes_received)));
+            attributes.push(KeyValue::new(key::HTTP_RESPONSE_BODY_SIZE, count(record.bytes_sent)));
+            if !text.user_agent.is_empty() {
+                attributes.push(KeyValue::new(key::USER_AGENT_ORIGINAL, text.user_agent.clone()));
+            }
+        }
+        attributes.push(KeyValue::new(key::CLIENT_ADDRESS, record.client.ip().to_string()));
+        attributes::peer(record.client, &mut attributes);
+        if self.is_grpc() {
+            attributes::grpc(&text.path, record.grpc_status, &mut attributes);
+        }
+        add_status(record.status, record.reason, &mut attributes);
+        if !text.request_id.is_empty() {
+            attributes.push(KeyValue::new("outrigger.request_id", text.request_id.clone()));
+        }
+        let last = record.tries.last();
+        self.add_mesh(last, &mut attributes);
+        let status = self.status(SpanKind::Server, record.status, record.grpc_status, record.reason);
+        let (start, end) = (record.started, record.started + record.duration);
+        let parent = trace.parent.map_or(SpanId::INVALID, |parent| parent.get().into());
+        self.span(trace.span.get().into(), parent, SpanKind::Server, (start, end), attributes, status)
+    }
+
+    /// A try without a span of its own was not sampled when it was made.
+    fn client_span(&self, index: usize, attempt: &TryRecord) -> Option<SpanData> {
+        let Self { record, trace, text, .. } = *self;
+        let mut attributes = Vec::with_capacity(16);
+        self.add_request(&mut attributes);
+        if record.protocol != Protocol::Tcp {
+            let (path, query) = attributes::path_and_query(&text.path);
+            let query = query.map_or(String::new(), |query| format!("?{query}"));
+            let full = format!("http://{}{path}{query}", text.authority);
+            attributes.push(KeyValue::new(key::URL_FULL, full));
+        }
+        if index > 0 {
+            let again = i64::try_from(index).unwrap_or(i64::MAX);
+            attributes.push(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, again));
+        }
+        if let Some(endpoint) = attempt.endpoint {
+            attributes::peer(endpoint, &mut attributes);
+        }
+        if self.is_grpc() {
+            attributes::grpc(&text.path, attempt.grpc_status, &mut attributes);
+        }
+        add_status(attempt.status, attempt.reason, &mut attributes);
+        attributes.push(KeyValue::new("outrigger.cluster", attempt.cluster.to_string()));
+        self.add_mesh(Some(attempt), &mut attributes);
+        let status = self.status(SpanKind::Client, attempt.status, attempt.grpc_status, attempt.reason);
+        let start = record.started + attempt.offset;
+        let times = (start, start + attempt.duration);
+        let span = attempt.span?.get().into();
+        Some(self.span(span, trace.span.get().into(), SpanKind::Client, times, attributes, status))
+    }
+
+    fn is_grpc(&self) -> bool {
+        self.text.grpc || self.record.protocol == Protocol::Grpc
+    }
+
+    /// What both kinds of span say of the request.
+    fn add_request(&self, attributes: &mut Vec<KeyValue>) {
+        let Self { record, text, .. } = *self;
+        if !text.method.is_empty() {
+            attributes::method(&text.method, attributes);
+        }
+        let server = match &record.destination {
+            _ if !text.authority.is_empty() => text.authority.as_str(),
+            Some(destination) => destination,
+            None => "",
+        };
+        attributes::server(server, attributes);
+        let version = match record.protocol {
+            Protocol::Http10 => Some("1.0"),
+            Protocol::Http11 => Some("1.1"),
+            Protocol::Http2 | Protocol::Grpc => Some("2"),
+            Protocol::Tcp => None,
+        };
+        match version {
+            Some(version) => attributes.push(KeyValue::new(key::NETWORK_PROTOCOL_VERSION, version)),
+            None => attributes.push(KeyValue::new(key::NETWORK_TRANSPORT, "tcp")),
+        }
+    }
+
+    /// Who spoke with whom, by which route; `attempt` is the try that says so.
+    fn add_mesh(&self, attempt: Option<&TryRecord>, attributes: &mut Vec<KeyValue>) {
+        let record = self.record;
+        let peer = attempt.and_then(|attempt| attempt.peer.as_ref());
+        let (direction, source, destination) = match record.direction {
+            Direction::Inbound => ("inbound", record.source.as_ref(), self.local),
+            Direction::Outbound => ("outbound", record.source.as_ref().or(self.local), peer),
+        };
+        attributes.push(KeyValue::new("outrigger.direction", direction));
+        let mut add = |key: &'static str, value: Option<&str>| {
+            attributes.extend(value.map(|value| KeyValue::new(key, value.to_owned())));
+        };
+        add("outrigger.source.spiffe_id", source.map(SpiffeId::as_str));
+        add("outrigger.source.workload", source.map(SpiffeId::service_account));
+        add("outrigger.source.namespace", source.map(SpiffeId::namespace));
+        add("outrigger.destination.spiffe_id", destination.map(SpiffeId::as_str));
+        add("outrigger.destination.workload", destination.map(SpiffeId::service_account));
+        add("outrigger.destination.namespace", destination.map(SpiffeId::namespace));
+        add("outrigger.destination.service", record.destination.as_deref());
+        add("outrigger.instance", attempt.and_then(|attempt| attempt.instance.as_deref()));
+        add("outrigger.route", record.route.as_deref());
+    }
+
+    /// `{method} {destination}`: the destination is the target of low cardinality that a mesh knows. gRPC: the method.
+    fn name(&self) -> Cow<'static, str> {
+        let text = self.text;
+        if let Some((service, method)) = self.is_grpc().then(|| attributes::grpc_method(&text.path)).flatten()
+        {
+            return format!("{service}/{method}").into();
+        }
+        let verb = match self.record.protocol {
+            Protocol::Tcp => "TCP",
+            _ => attributes::known_method(&text.method).unwrap_or("HTTP"),
+        };
+        match &self.record.destination {
+            Some(destination) => format!("{verb} {destination}").into(),
+            None => verb.into(),
+        }
+    }
+
+    /// An error is a 5xx for a server, a 4xx too for a client (HTTP conventions, "Status"); for gRPC the codes that
+    /// the RPC conventions list for servers, and every one but OK for clients.
+    fn status(&self, kind: SpanKind, status: u16, grpc: Option<u8>, reason: Option<Reason>) -> Status {
+        let client = kind == SpanKind::Client;
+        let failed = match grpc {
+            Some(code) if client => code != 0,
+            Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
+            None => status >= if client { 400 } else { 500 } || (status == 0 && reason.is_some()),
+        };
+        if !failed {
+            return Status::Unset;
+        }
+        // "Don't set the description if the reason can be inferred from http.response.status_code."
+        Status::error(reason.map_or("", Reason::name))
+    }
+
+    fn span(
+        &self,
+        span: SpanId,
+        parent: SpanId,
+        span_kind: SpanKind,
+        (start_time, end_time): (SystemTime, SystemTime),
+        attributes: Vec<KeyValue>,
+        status: Status,
+    ) -> SpanData {
+        let state = TraceState::from_str(&self.text.trace_state).unwrap_or_default();
+        let trace = TraceId::from(self.trace.trace.get());
+        SpanData {
+            span_context: SpanContext::new(trace, span, TraceFlags::SAMPLED, false, state),
+            parent_span_id: parent,
+            parent_span_is_remote: span_kind == SpanKind::Server && parent != SpanId::INVALID,
+            span_kind,
+            name: self.name(),
+            start_time,
+            end_time,
+            attributes,
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status,
+            instrumentation_scope: InstrumentationScope::builder("outrigger")
+                .with_version(env!("CARGO_PKG_VERSION"))
+                .build(),
+        }
+    }
+}
+
+/// Status and flag, and `error.type` where something went wrong: the reason's name, else the status.
+fn add_status(status: u16, reason: Option<Reason>, attributes: &mut Vec<KeyValue>) {
+    if status != 0 {
+        attributes.push(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status)));
+    }
+    match reason {
+        Some(reason) => {
+            attributes.push(KeyValue::new("outrigger.flag", reason.flag()));
+            if reason != Reason::DirectResponse {
+                attributes.push(KeyValue::new(key::ERROR_TYPE, reason.name()));
+            }
+        }
+        None if status >= 500 => attributes.push(KeyValue::new(key::ERROR_TYPE, status.to_string())),
+        None => {}
+    }
+}
+
+fn count(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::access_log::entry::tests::record;
+
+    fn local() -> SpiffeId {
+        SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap()
+    }
+
+    fn spans(record: &RequestRecord) -> Vec<SpanData> {
+        let mut spans = Vec::new();
+        spans_of(record, Some(&local()), &mut spans);
+        spans
+    }
+
+    fn attribute(span: &SpanData, key: &str) -> Option<String> {
+        let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == key)?;
+        Some(found.value.as_str().into_owned())
+    }
+
+    #[test]
+    fn the_server_span_hangs_from_the_client_and_every_try_from_the_server_span() {
+        let spans = spans(&record());
+        let [server, first, second] = &spans[..] else { panic!("{spans:?}") };
+        assert_eq!(server.span_kind, SpanKind::Server);
+        assert_eq!((server.parent_span_id, server.parent_span_is_remote), (SpanId::from(0x1), true));
+        for (attempt, id) in [(first, 0x20), (second, 0x25)] {
+            assert_eq!(attempt.span_kind, SpanKind::Client);
+            assert_eq!(attempt.span_context.span_id(), SpanId::from(id));
+            assert_eq!((attempt.parent_span_id, attempt.parent_span_is_remote), (SpanId::from(0x10), false));
+            assert_eq!(attempt.span_context.trace_id(), TraceId::from(0xabc));
+        }
+    }
+
+    #[test]
+    fn a_first_span_has_no_parent() {
+        let mut first = record();
+        first.trace.as_mut().unwrap().parent = None;
+        let server = &spans(&first)[0];
+        assert_eq!((server.parent_span_id, server.parent_span_is_remote), (SpanId::INVALID, false));
+    }
+
+    #[test]
+    fn attributes_follow_the_http_conventions() {
+        let spans = spans(&record());
+        for (key, value) in [
+            ("http.request.method", "GET"),
+            ("http.response.status_code", "200"),
+            ("url.path", "/items"),
+            ("url.query", "q=1"),
+            ("url.scheme", "http"),
+            ("server.address", "cart.shop"),
+            ("server.port", "80"),
+            ("network.protocol.version", "1.1"),
+            ("client.address", "127.0.0.1"),
+            ("user_agent.original", "curl/8"),
+            ("outrigger.source.spiffe_id", "spiffe://cluster.local/ns/shop/sa/web"),
+            ("outrigger.destination.spiffe_id", "spiffe://cluster.local/ns/shop/sa/cart"),
+            ("outrigger.instance", "cart-1"),
+            ("outrigger.route", "httproute/shop/cart/0/0"),
+        ] {
+            assert_eq!(attribute(&spans[0], key).as_deref(), Some(value), "{key}");
+        }
+        assert_eq!(spans[0].name, "GET cart.shop.svc.cluster.local:80");
+        for (key, value) in [
+            ("url.full", "http://cart.shop:80/items?q=1"),
+            ("http.request.resend_count", "1"),
+            ("network.peer.address", "10.0.0.5"),
+            ("network.peer.port", "9080"),
+        ] {
+            assert_eq!(attribute(&spans[2], key).as_deref(), Some(value), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_failed_try_is_an_error_with_its_flag_and_the_request_is_not() {
+        let spans = spans(&record());
+        assert_eq!(spans[0].status, Status::Unset);
+        assert_eq!(spans[1].status, Status::error("upstream_connection_failure"));
+        assert_eq!(attribute(&spans[1], "outrigger.flag").as_deref(), Some("UF"));
+        assert_eq!(attribute(&spans[1], "error.type").as_deref(), Some("upstream_connection_failure"));
+        assert_eq!(attribute(&spans[1], "http.request.resend_count"), None);
+        assert_eq!(spans[2].status, Status::Unset);
+    }
+
+    #[test]
+    fn grpc_follows_the_rpc_conventions() {
+        let mut call = record();
+        call.protocol = Protocol::Grpc;
+        call.grpc_status = Some(5);
+        call.tries[1].grpc_status = Some(5);
+        let text = call.text.as_mut().unwrap();
+        (text.grpc, text.path) = (true, "/shop.Payments/Charge".into());
+        let spans = spans(&call);
+        for (key, value) in [
+            ("rpc.system.name", "grpc"),
+            ("rpc.system", "grpc"),
+            ("rpc.method", "Charge"),
+            ("rpc.service", "shop.Payments"),
+            ("rpc.response.status_code", "NOT_FOUND"),
+            ("rpc.grpc.status_code", "5"),
+        ] {
+            assert_eq!(attribute(&spans[0], key).as_deref(), Some(value), "{key}");
+        }
+        assert_eq!(spans[0].name, "shop.Payments/Charge");
+        assert_eq!(spans[0].status, Status::Unset, "NOT_FOUND is no error of the server");
+        assert_eq!(spans[2].status, Status::error(""), "but it is one for the client");
+    }
+
+    #[test]
+    fn inbound_the_destination_is_this_workload() {
+        let mut inbound = record();
+        inbound.direction = Direction::Inbound;
+        inbound.source = Some(SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/front").unwrap());
+        let server = &spans(&inbound)[0];
+        let id = |key| attribute(server, key).unwrap();
+        assert_eq!(id("outrigger.source.spiffe_id"), "spiffe://cluster.local/ns/shop/sa/front");
+        assert_eq!(id("outrigger.destination.spiffe_id"), local().as_str());
+    }
+
+    #[test]
+    fn an_unknown_method_is_other() {
+        let mut odd = record();
+        odd.text.as_mut().unwrap().method = "BREW".into();
+        let server = &spans(&odd)[0];
+        assert_eq!(attribute(server, "http.request.method").as_deref(), Some("_OTHER"));
+        assert_eq!(attribute(server, "http.request.method_original").as_deref(), Some("BREW"));
+        assert_eq!(server.name, "HTTP cart.shop.svc.cluster.local:80");
+    }
+
+    #[test]
+    fn what_is_not_sampled_makes_no_span() {
+        let mut unsampled = record();
+        unsampled.trace.as_mut().unwrap().sampled = false;
+        assert!(spans(&unsampled).is_empty());
+        unsampled.trace = None;
+        assert!(spans(&unsampled).is_empty());
+    }
+}

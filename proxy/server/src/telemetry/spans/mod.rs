@@ -1,0 +1,206 @@
+//! Spans: from records of sampled requests to OTLP over gRPC, off the data path.
+//!
+//! Workers put records into a bounded channel; [`SpanExport::run`], on the control thread, makes spans of them and
+//! exports them in batches of [`BATCH`] or after [`GATHER`], whichever comes first, one export at a time. While a
+//! collector is away the channel fills, and then workers drop records: a dead collector costs dropped spans, which are
+//! counted, and nothing else. It ends when every worker is gone and the last batch is out.
+
+pub(crate) mod convert;
+mod attributes;
+pub(crate) mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithTonicConfig as _};
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use outrigger_core::record::RequestRecord;
+use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::time::Instant;
+
+use self::convert::{LocalIdentity, spans_of};
+use self::settings::Export;
+use super::losses::Losses;
+use crate::error::Error;
+
+/// Spans in one export; also OpenTelemetry's default (OTEL_BSP_MAX_EXPORT_BATCH_SIZE).
+const BATCH: usize = 512;
+
+/// How long spans gather before they are exported.
+const GATHER: Duration = Duration::from_secs(1);
+
+/// How often the channel is looked into while spans gather, so that a busy proxy does not wake this task for each.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Records that may wait: what 20,000 requests a second make in two looks.
+const QUEUE: usize = 2048;
+
+/// The exporting end of the span channel.
+#[derive(Debug)]
+pub(crate) struct SpanExport {
+    records: mpsc::Receiver<Arc<RequestRecord>>,
+    exporter: SpanExporter,
+    export: Export,
+    identity: LocalIdentity,
+    losses: Arc<Losses>,
+}
+
+/// Makes the channel and its exporter. Connects when the first batch is there. Call it inside the control runtime.
+pub(crate) fn exporter(
+    export: Export,
+    identity: LocalIdentity,
+    losses: Arc<Losses>,
+) -> Result<(mpsc::Sender<Arc<RequestRecord>>, SpanExport), Error> {
+    let exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(&export.endpoint)
+        .with_timeout(export.timeout)
+        // A batch is tried again once; what comes behind it is worth as much.
+        .with_retry_policy(RetryPolicy::recommended().with_max_retries(1))
+        .build()
+        .map_err(|error| Error::Environment { variable: export.variable, problem: error.to_string() })?;
+    let (sender, records) = mpsc::channel(QUEUE);
+    Ok((sender, SpanExport { records, exporter, export, identity, losses }))
+}
+
+impl SpanExport {
+    /// Exports until every sender is gone.
+    pub(crate) async fn run(mut self) {
+        self.exporter.set_resource(&self.export.resource(None));
+        let (mut identified, mut failing) = (false, false);
+        while let Some(batch) = self.gather().await {
+            if !identified && let Some(identity) = self.identity.get() {
+                self.exporter.set_resource(&self.export.resource(Some(&identity)));
+                identified = true;
+            }
+            let count = batch.len() as u64;
+            let outcome = self.send(batch).await;
+            self.losses.spans(outcome.is_ok(), count);
+            let endpoint = &self.export.endpoint;
+            match &outcome {
+                Err(problem) if !failing => tracing::warn!(endpoint, problem, "spans are being dropped"),
+                Ok(()) if failing => tracing::info!(endpoint, "spans are exported again"),
+                Ok(()) | Err(_) => {}
+            }
+            failing = outcome.is_err();
+        }
+    }
+
+    /// The next batch; `None` when every sender is gone and nothing is left. Cancel-safe only between batches.
+    async fn gather(&mut self) -> Option<Vec<SpanData>> {
+        let mut batch = Vec::with_capacity(BATCH);
+        while batch.is_empty() {
+            let first = self.records.recv().await?;
+            spans_of(&first, self.identity.get().as_ref(), &mut batch);
+        }
+        let deadline = Instant::now() + GATHER;
+        loop {
+            let local = self.identity.get();
+            while batch.len() < BATCH {
+                match self.records.try_recv() {
+                    Ok(record) => spans_of(&record, local.as_ref(), &mut batch),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Some(batch),
+                }
+            }
+            if batch.len() >= BATCH || Instant::now() >= deadline {
+                return Some(batch);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn send(&self, batch: Vec<SpanData>) -> Result<(), String> {
+        // The exporter bounds each of its tries; this bounds all of them, connecting included.
+        let limit = self.export.timeout;
+        match tokio::time::timeout(limit, self.exporter.export(batch)).await {
+            Ok(exported) => exported.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {limit:?}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+        TraceService, TraceServiceServer,
+    };
+    use opentelemetry_proto::tonic::collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+    };
+    use outrigger_core::identity::SpiffeId;
+    use tokio_stream::wrappers::TcpListenerStream;
+
+    use super::settings::Settings;
+    use super::*;
+    use crate::telemetry::access_log::entry::tests::record;
+
+    #[derive(Clone, Default)]
+    struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+    #[tonic::async_trait]
+    impl TraceService for Collector {
+        async fn export(
+            &self,
+            request: tonic::Request<ExportTraceServiceRequest>,
+        ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+            self.0.lock().unwrap().push(request.into_inner());
+            Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+        }
+    }
+
+    fn export_to(endpoint: &str) -> Export {
+        let variable = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.to_owned()),
+            "OTEL_EXPORTER_OTLP_TIMEOUT" => Some("2000".to_owned()),
+            _ => None,
+        };
+        Settings::read(variable, None, Some("web"), "web-1").unwrap().export.unwrap()
+    }
+
+    #[tokio::test]
+    async fn spans_reach_a_collector_with_their_resource() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let collector = Collector::default();
+        let service = TraceServiceServer::new(collector.clone());
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener)),
+        );
+        let losses = Arc::new(Losses::default());
+        let identity = LocalIdentity::new(|| SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").ok());
+        let (sender, export) = exporter(export_to(&endpoint), identity, Arc::clone(&losses)).unwrap();
+        sender.try_send(Arc::new(record())).unwrap();
+        drop(sender);
+        export.run().await;
+        assert_eq!((losses.counts().spans_exported, losses.counts().spans_lost), (3, 0));
+        let requests = collector.0.lock().unwrap();
+        let resource = requests[0].resource_spans[0].resource.as_ref().unwrap();
+        let mut keys: Vec<_> = resource.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
+        keys.sort_unstable();
+        assert!(keys.contains(&"service.name") && keys.contains(&"service.namespace"), "{keys:?}");
+        let spans = &requests[0].resource_spans[0].scope_spans[0].spans;
+        assert_eq!(spans.len(), 3);
+        assert_eq!(spans[1].parent_span_id, spans[0].span_id);
+    }
+
+    #[tokio::test]
+    async fn a_dead_collector_costs_counted_spans_and_nothing_else() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let losses = Arc::new(Losses::default());
+        let export = export_to(&format!("http://{closed}"));
+        let (sender, export) = exporter(export, LocalIdentity::new(|| None), Arc::clone(&losses)).unwrap();
+        let refused = (0..QUEUE + 10).filter(|_| sender.try_send(Arc::new(record())).is_err()).count();
+        assert_eq!(refused, 10, "a full queue refuses at once");
+        // Receivers of a stopped exporter count what they gave up; one batch is enough to see it.
+        let run = tokio::time::timeout(Duration::from_secs(5), export.run());
+        drop(sender);
+        let _ = run.await;
+        assert!(losses.counts().spans_lost >= BATCH as u64);
+        assert_eq!(losses.counts().spans_exported, 0);
+    }
+}

@@ -1,0 +1,260 @@
+//! What the binary says when it cannot start: one line with the flag and the value, exit status 1. And that it starts, serves
+//! admin, and leaves in order when it is told to.
+
+#![allow(clippy::unwrap_used)] // only functions marked #[test] are exempt by clippy.toml, and these have helpers
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A self-signed root that nobody uses: these proxies never reach a control plane.
+const ROOT: &str = include_str!("root.pem");
+
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("roots.pem"), ROOT).unwrap();
+        std::fs::write(directory.path().join("token"), "not a token that anybody knows").unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    /// The flags of a proxy whose control plane is away.
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
+        command
+            .args(["--control-plane", "127.0.0.1:1", "--control-plane-ca", &self.path("roots.pem")])
+            .args(["--token-file", &self.path("token"), "--state-dir", &self.path("state")])
+            .args(["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0", "--instance", "cart-1"])
+            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    /// The one line on stderr that is no log line, and that the status was 1.
+    fn refusal(&self, more: &[&str]) -> String {
+        let output = self.command().args(["--log", "off"]).args(more).output().unwrap();
+        let text = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text.trim_end().to_owned()
+    }
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_flag() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let held = TcpListener::bind(taken).unwrap();
+    let address = taken.to_string();
+    let service = format!("cart=127.0.0.1:1,listen={address}");
+    let bind = format!("{address}=stock.shop:9000");
+    for (flag, value) in [
+        ("--transparent-outbound", &address),
+        ("--transparent-inbound", &address),
+        ("--bind", &bind),
+        ("--service", &service),
+    ] {
+        let line = place.refusal(&[flag, value]);
+        assert!(line.starts_with(&format!("outrigger-proxy: {flag} {address}: cannot listen: ")), "{line}");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy"))
+        .args(["--control-plane", "127.0.0.1:1", "--control-plane-ca", &place.path("roots.pem")])
+        .args(["--state-dir", &place.path("state"), "--admin", &address, "--log", "off"])
+        .output()
+        .unwrap();
+    assert!(failure(&output).starts_with(&format!("outrigger-proxy: --admin {address}: cannot listen: ")));
+    drop(held);
+}
+
+#[test]
+fn two_proxies_do_not_share_a_port() {
+    let place = Place::new();
+    let mut first = Running::start(place.command().args(["--drain-timeout", "1s"]));
+    let outbound = first.listens("outbound").to_string();
+    let other = Place::new();
+    let line = other.refusal(&["--transparent-outbound", &outbound]);
+    assert!(line.contains(&format!("--transparent-outbound {outbound}: cannot listen")), "{line}");
+    first.kill();
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("roots.pem")).unwrap();
+    let line = place.refusal(&[]);
+    let path = place.path("roots.pem");
+    assert!(
+        line.starts_with(&format!("outrigger-proxy: --control-plane-ca {path}: cannot be read: ")),
+        "{line}"
+    );
+}
+
+#[test]
+fn an_unusable_state_directory_is_named() {
+    let place = Place::new();
+    // A file where the directory should be: unusable for root too.
+    std::fs::write(place.path("state"), "").unwrap();
+    let line = place.refusal(&[]);
+    assert!(line.starts_with(&format!("outrigger-proxy: --state-dir {}: ", place.path("state"))), "{line}");
+}
+
+#[test]
+fn an_environment_that_cannot_be_honoured_is_named() {
+    let place = Place::new();
+    let output = place
+        .command()
+        .args(["--log", "off"])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317")
+        .output()
+        .unwrap();
+    assert!(failure(&output).starts_with("outrigger-proxy: OTEL_EXPORTER_OTLP_ENDPOINT: `https://"));
+}
+
+#[test]
+fn a_control_plane_that_is_away_is_no_reason_to_exit() {
+    let place = Place::new();
+    let mut proxy = Running::start(place.command().args(["--drain-timeout", "1s"]));
+    let ready = proxy.get("/ready");
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.contains("not ready: identity"), "{ready}");
+    assert!(proxy.get("/healthz").ends_with("ok\n"));
+    assert!(proxy.get("/metrics").contains("outrigger_ready 0"));
+    assert!(proxy.get("/config_dump").contains("\"name\": \"outbound\""));
+    assert!(proxy.get("/certs").contains("\"serial\": null"));
+    assert!(proxy.get("/clusters").starts_with("HTTP/1.1 200 "));
+    assert!(proxy.get("/").contains("/config_dump"));
+    proxy.signal("TERM");
+    assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
+}
+
+#[test]
+fn the_drain_page_ends_the_process() {
+    let place = Place::new();
+    let mut proxy = Running::start(place.command().args(["--drain-timeout", "1s"]));
+    let answer = proxy
+        .ask("POST /drain HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let place = Place::new();
+    let mut proxy = Running::start(place.command().args(["--drain-timeout", "1m"]));
+    // A client that holds on keeps the drain waiting.
+    let _client = TcpStream::connect(proxy.listens("outbound")).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    proxy.signal("TERM");
+    proxy.logs("draining");
+    proxy.signal("INT");
+    assert_eq!(proxy.ends(Duration::from_secs(5)), Some(1));
+}
+
+#[test]
+fn every_flag_is_explained() {
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy")).arg("--help").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for flag in
+        ["--control-plane", "--service", "--bind", "--trace-sampling", "--access-log", "--drain-timeout"]
+    {
+        assert!(text.contains(flag), "{flag}");
+    }
+}
+
+fn failure(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A proxy that has started.
+struct Running {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    seen: Vec<String>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut running = Self { child, stderr, seen: Vec::new() };
+        running.logs("started");
+        running
+    }
+
+    /// Reads the log until a line says `what`.
+    fn logs(&mut self, what: &str) {
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                self.stderr.read_line(&mut line).unwrap(),
+                0,
+                "ended before `{what}`: {:#?}",
+                self.seen
+            );
+            let found = line.contains(what);
+            self.seen.push(line);
+            if found {
+                return;
+            }
+        }
+    }
+
+    fn address(&self, of: &str, key: &str) -> SocketAddr {
+        let line = self.seen.iter().find(|line| line.contains(of)).unwrap();
+        let value = line.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap();
+        value.parse().unwrap()
+    }
+
+    fn listens(&self, name: &str) -> SocketAddr {
+        self.address(&format!("listener={name}"), "address=")
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"))
+    }
+
+    fn ask(&self, request: &str) -> String {
+        let mut client = TcpStream::connect(self.address("started", "admin=")).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn ends(&mut self, within: Duration) -> Option<i32> {
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
