@@ -1,1 +1,3 @@
 //! Sources, model, translation, xDS server, CA, registration.
+
+pub mod model;

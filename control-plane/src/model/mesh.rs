@@ -1,0 +1,230 @@
+//! The mesh: what translation reads.
+//!
+//! An immutable value. A change makes the next version, which shares what did not change, and [`Mesh::changes`] says
+//! what did: a changed EndpointSlice or registration costs its services, not the mesh.
+
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::endpoint::{Endpoint, Endpoints};
+use super::registration::{Registrations, WorkloadEntry, WorkloadKey};
+use super::route::{RouteTable, ServiceRoutes};
+use super::service::{Service, ServiceKey};
+use super::shared_map::SharedMap;
+
+/// One version of the mesh.
+#[derive(Debug, Clone, Default)]
+pub struct Mesh {
+    services: SharedMap<ServiceKey, ServiceEntry>,
+    by_ip: Owners<IpAddr, ServiceKey>,
+    by_endpoint: Owners<SocketAddr, (ServiceKey, u16)>,
+    registrations: Registrations,
+}
+
+/// A service with what belongs to it, each part shared between versions on its own.
+#[derive(Debug, Clone)]
+pub struct ServiceEntry {
+    /// The service itself.
+    pub service: Arc<Service>,
+    /// The endpoints that EndpointSlices name. Use [`Mesh::endpoints`] for all of them.
+    pub endpoints: Arc<Endpoints>,
+    /// Its routes.
+    pub routes: Arc<ServiceRoutes>,
+}
+
+impl Mesh {
+    /// The same mesh with other registered workloads. Costs nothing: what differs is found by [`Mesh::changes`].
+    pub fn with_registrations(&self, registrations: Registrations) -> Self {
+        Self { registrations, ..self.clone() }
+    }
+
+    /// The service of this name.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceEntry> {
+        self.services.get(key)
+    }
+
+    /// Every service, in no order that means anything.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceEntry)> {
+        self.services.iter()
+    }
+
+    /// How many services there are.
+    pub fn len(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Whether there is no service.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// The service that has this cluster IP; the first by name, should two claim it.
+    pub fn service_by_ip(&self, ip: &IpAddr) -> Option<&ServiceKey> {
+        self.by_ip.get(ip)?.first()
+    }
+
+    /// The endpoints of a service port, from EndpointSlices and from registrations, in order of address. Where both
+    /// name an address, the registration holds, since the workload itself said it.
+    pub fn endpoints(&self, key: &ServiceKey, port: u16) -> Vec<Endpoint> {
+        let registered = self.registrations.of_service(key);
+        let mut all: Vec<_> = registered.iter().flat_map(|workload| workload.endpoints(key, port)).collect();
+        if let Some(entry) = self.services.get(key) {
+            all.extend(entry.endpoints.of_port(port).iter().cloned());
+        }
+        all.sort_by_key(|endpoint| endpoint.address);
+        all.dedup_by_key(|endpoint| endpoint.address);
+        all
+    }
+
+    /// The service ports that have an endpoint at this address, in order: how a client that dials an instance itself
+    /// (a headless service) is told which service that is.
+    pub fn services_by_endpoint(&self, address: &SocketAddr) -> Vec<(ServiceKey, u16)> {
+        let mut owners = self.by_endpoint.get(address).map_or(Vec::new(), |owners| owners.to_vec());
+        if let Some(workload) = self.registrations.claimant(address) {
+            let ports = workload.ports.iter().filter(|port| port.advertised == *address);
+            owners.extend(
+                ports.flat_map(|port| port.services.iter().map(|key| (key.clone(), port.service_port))),
+            );
+        }
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
+    /// The routes that clients of `namespace` use on a service port; none means straight to the service.
+    pub fn routes(&self, key: &ServiceKey, port: u16, namespace: &str) -> Option<&Arc<RouteTable>> {
+        self.services.get(key)?.routes.seen_from(namespace, port)
+    }
+
+    /// A registered workload.
+    pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<WorkloadEntry>> {
+        self.registrations.workload(key)
+    }
+
+    /// Every registered workload.
+    pub fn registrations(&self) -> &Registrations {
+        &self.registrations
+    }
+
+    /// What differs from an older version. Costs the difference: shared parts are not looked into.
+    pub fn changes(&self, old: &Self) -> Changed {
+        fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
+            Arc::ptr_eq(a, b) || a == b
+        }
+        let part =
+            |same: fn(&ServiceEntry, &ServiceEntry) -> bool| self.services.changed_keys(&old.services, same);
+        let mut endpoints = part(|a, b| same(&a.endpoints, &b.endpoints));
+        endpoints.extend(self.registrations.changed_services(&old.registrations));
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        Changed {
+            services: part(|a, b| same(&a.service, &b.service)),
+            endpoints,
+            routes: part(|a, b| same(&a.routes, &b.routes)),
+            workloads: self.registrations.changed_workloads(&old.registrations),
+        }
+    }
+}
+
+/// What differs between two versions of the mesh; each list in order and without repetition. A service that came or
+/// went is in all of the first three.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Services that came, went, or have other ports, addresses or annotations.
+    pub services: Vec<ServiceKey>,
+    /// Services with other endpoints, be it in a slice or by registration.
+    pub endpoints: Vec<ServiceKey>,
+    /// Services with other routes.
+    pub routes: Vec<ServiceKey>,
+    /// Registered workloads that came, went or differ: their own inbound side changes.
+    pub workloads: Vec<WorkloadKey>,
+}
+
+impl Changed {
+    /// Whether the two versions say the same.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.endpoints.is_empty()
+            && self.routes.is_empty()
+            && self.workloads.is_empty()
+    }
+}
+
+/// A mesh built by hand, for the tests of those who read one.
+impl FromIterator<ServiceEntry> for Mesh {
+    fn from_iter<I: IntoIterator<Item = ServiceEntry>>(entries: I) -> Self {
+        let mut mesh = Self::default();
+        for entry in entries {
+            mesh.put(entry);
+        }
+        mesh
+    }
+}
+
+impl Mesh {
+    /// Puts a service in, or in the place of its former self, and keeps the indexes in step.
+    pub(super) fn put(&mut self, entry: ServiceEntry) {
+        let old = self.services.insert(entry.service.key.clone(), entry.clone());
+        if old.as_ref().is_none_or(|old| old.service.reach != entry.service.reach) {
+            self.reindex_ips(old.as_ref(), Some(&entry));
+        }
+        if old.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &entry.endpoints)) {
+            self.reindex_endpoints(old.as_ref(), Some(&entry));
+        }
+    }
+
+    /// Takes a service out.
+    #[expect(dead_code, reason = "the assembly of the mesh comes next")]
+    pub(super) fn take(&mut self, key: &ServiceKey) {
+        let old = self.services.remove(key);
+        self.reindex_ips(old.as_ref(), None);
+        self.reindex_endpoints(old.as_ref(), None);
+    }
+
+    fn reindex_ips(&mut self, old: Option<&ServiceEntry>, new: Option<&ServiceEntry>) {
+        for service in old.iter().map(|entry| &entry.service) {
+            service.cluster_ips().iter().for_each(|ip| disown(&mut self.by_ip, ip, &service.key));
+        }
+        for service in new.iter().map(|entry| &entry.service) {
+            service.cluster_ips().iter().for_each(|ip| own(&mut self.by_ip, *ip, service.key.clone()));
+        }
+    }
+
+    fn reindex_endpoints(&mut self, old: Option<&ServiceEntry>, new: Option<&ServiceEntry>) {
+        for (entry, port, address) in old.into_iter().flat_map(addresses) {
+            disown(&mut self.by_endpoint, &address, &(entry.service.key.clone(), port));
+        }
+        for (entry, port, address) in new.into_iter().flat_map(addresses) {
+            own(&mut self.by_endpoint, address, (entry.service.key.clone(), port));
+        }
+    }
+}
+
+/// Every endpoint address that slices give a service, with its service port.
+fn addresses(entry: &ServiceEntry) -> impl Iterator<Item = (&ServiceEntry, u16, SocketAddr)> {
+    let ports = entry.endpoints.ports.iter();
+    ports.flat_map(move |(port, all)| all.iter().map(move |endpoint| (entry, *port, endpoint.address)))
+}
+
+/// An index from an address to everybody who claims it, in order: whoever comes first in it is independent of the
+/// order in which they came.
+type Owners<A, O> = SharedMap<A, Arc<[O]>>;
+
+fn own<A: Ord + Hash + Clone, O: Ord + Clone>(index: &mut Owners<A, O>, address: A, owner: O) {
+    let mut owners = index.get(&address).map_or(Vec::new(), |owners| owners.to_vec());
+    if let Err(at) = owners.binary_search(&owner) {
+        owners.insert(at, owner);
+        index.insert(address, owners.into());
+    }
+}
+
+fn disown<A: Ord + Hash + Clone, O: Ord + Clone>(index: &mut Owners<A, O>, address: &A, owner: &O) {
+    let Some(owners) = index.get(address) else { return };
+    let rest: Arc<[O]> = owners.iter().filter(|other| *other != owner).cloned().collect();
+    if rest.is_empty() {
+        index.remove(address);
+    } else {
+        index.insert(address.clone(), rest);
+    }
+}

@@ -1,0 +1,229 @@
+//! Workloads that registered themselves, as the model sees them.
+//!
+//! The registration service decides who may register and for how long; it makes a [`Registrations`] out of what it
+//! admitted and hands that to [`Mesh::with_registrations`](super::mesh::Mesh::with_registrations).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
+
+use super::endpoint::{Endpoint, EndpointHealth, Peer};
+use super::service::{AppProtocol, ServiceKey};
+use super::shared_map::SharedMap;
+
+/// Every registered workload: an immutable value in the same sense as the mesh. A change copies what it touches.
+#[derive(Debug, Clone, Default)]
+pub struct Registrations {
+    workloads: SharedMap<WorkloadKey, Arc<WorkloadEntry>>,
+    by_service: SharedMap<ServiceKey, Arc<[Arc<WorkloadEntry>]>>,
+    by_address: SharedMap<SocketAddr, Arc<WorkloadEntry>>,
+}
+
+impl Registrations {
+    /// Puts a workload in, or in the place of its former self.
+    ///
+    /// Nothing is refused here: whoever admits it has asked [`claimant`](Self::claimant) first.
+    pub fn insert(&mut self, workload: Arc<WorkloadEntry>) {
+        self.remove(&workload.key);
+        for port in &workload.ports {
+            self.by_address.insert(port.advertised, Arc::clone(&workload));
+        }
+        for service in services(&workload) {
+            let mut all = self.of_service(service).to_vec();
+            all.push(Arc::clone(&workload));
+            all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            self.by_service.insert(service.clone(), all.into());
+        }
+        self.workloads.insert(workload.key.clone(), workload);
+    }
+
+    /// Takes a workload out.
+    pub fn remove(&mut self, key: &WorkloadKey) -> Option<Arc<WorkloadEntry>> {
+        let gone = self.workloads.remove(key)?;
+        for port in &gone.ports {
+            if self.by_address.get(&port.advertised).is_some_and(|holder| holder.key == *key) {
+                self.by_address.remove(&port.advertised);
+            }
+        }
+        for service in services(&gone) {
+            let mut rest = self.of_service(service).to_vec();
+            rest.retain(|other| other.key != *key);
+            if rest.is_empty() {
+                self.by_service.remove(service);
+            } else {
+                self.by_service.insert(service.clone(), rest.into());
+            }
+        }
+        Some(gone)
+    }
+
+    /// The workload of this identity and instance.
+    pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<WorkloadEntry>> {
+        self.workloads.get(key)
+    }
+
+    /// Every workload, in no order that means anything.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
+        self.workloads.iter().map(|(_, workload)| workload)
+    }
+
+    /// The workloads that serve a service, by identity and instance.
+    pub fn of_service(&self, service: &ServiceKey) -> &[Arc<WorkloadEntry>] {
+        self.by_service.get(service).map_or(&[], |workloads| workloads)
+    }
+
+    /// Who advertises this address. Two workloads must not: the later is refused.
+    pub fn claimant(&self, advertised: &SocketAddr) -> Option<&Arc<WorkloadEntry>> {
+        self.by_address.get(advertised)
+    }
+
+    /// The services whose registered endpoints differ between the two versions.
+    pub(super) fn changed_services(&self, old: &Self) -> Vec<ServiceKey> {
+        self.by_service.changed_keys(&old.by_service, same_workloads)
+    }
+
+    /// The workloads that came, went or differ between the two versions.
+    pub(super) fn changed_workloads(&self, old: &Self) -> Vec<WorkloadKey> {
+        self.workloads.changed_keys(&old.workloads, |a, b| Arc::ptr_eq(a, b) || a == b)
+    }
+}
+
+fn same_workloads(a: &Arc<[Arc<WorkloadEntry>]>, b: &Arc<[Arc<WorkloadEntry>]>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+/// The services of a workload, each once.
+fn services(workload: &WorkloadEntry) -> Vec<&ServiceKey> {
+    let mut all: Vec<_> = workload.ports.iter().flat_map(|port| &port.services).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Who a workload is: identities are shared by the instances of a service account, instance names are not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadKey {
+    /// The identity in its certificate.
+    pub identity: SpiffeId,
+    /// Its own name for this instance.
+    pub instance: Name,
+}
+
+/// A workload that registered itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkloadEntry {
+    /// Its identity and instance.
+    pub key: WorkloadKey,
+    /// The ports it serves.
+    pub ports: Vec<WorkloadPort>,
+    /// Its labels; `version` is told apart by canaries.
+    pub labels: BTreeMap<Name, Name>,
+    /// Its application is ready.
+    pub ready: bool,
+    /// It leaves: no new requests.
+    pub draining: bool,
+}
+
+impl WorkloadEntry {
+    /// What it takes: draining wins over ready.
+    pub fn health(&self) -> EndpointHealth {
+        match (self.draining, self.ready) {
+            (true, _) => EndpointHealth::Draining,
+            (false, true) => EndpointHealth::Ready,
+            (false, false) => EndpointHealth::NotReady,
+        }
+    }
+
+    /// Its endpoints on one port of one service.
+    pub(super) fn endpoints(&self, service: &ServiceKey, port: u16) -> impl Iterator<Item = Endpoint> {
+        let serves =
+            move |offered: &&WorkloadPort| offered.service_port == port && offered.services.contains(service);
+        self.ports.iter().filter(serves).map(|offered| Endpoint {
+            address: offered.advertised,
+            health: self.health(),
+            peer: Peer::Sidecar(self.key.identity.clone()),
+            instance: Some(self.key.instance.clone()),
+            version: version(&self.labels),
+            zone: self.labels.get("topology.kubernetes.io/zone").cloned(),
+        })
+    }
+}
+
+/// The version that labels name: Kubernetes' recommended label, else the common short one.
+pub(super) fn version(labels: &BTreeMap<Name, Name>) -> Option<Name> {
+    labels.get("app.kubernetes.io/version").or_else(|| labels.get("version")).cloned()
+}
+
+/// A port that a registered workload serves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkloadPort {
+    /// The services that it serves, all in the workload's namespace.
+    pub services: Vec<ServiceKey>,
+    /// The port of those services.
+    pub service_port: u16,
+    /// What the application speaks, where that differs from the service's `appProtocol`.
+    pub protocol: Option<AppProtocol>,
+    /// Where others connect to.
+    pub advertised: SocketAddr,
+    /// Where the sidecar listens.
+    pub listen: SocketAddr,
+    /// Where the application listens.
+    pub application: SocketAddr,
+    /// Connections come redirected, and their original destination decides.
+    pub original_destination: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cart(instance: &str, port: u16) -> Arc<WorkloadEntry> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Arc::new(WorkloadEntry {
+            key: WorkloadKey {
+                identity: SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap(),
+                instance: instance.into(),
+            },
+            ports: vec![WorkloadPort {
+                services: vec![ServiceKey::new("shop", "cart")],
+                service_port: 80,
+                protocol: None,
+                advertised: address,
+                listen: address,
+                application: address,
+                original_destination: false,
+            }],
+            labels: BTreeMap::from([("version".into(), "v2".into())]),
+            ready: true,
+            draining: false,
+        })
+    }
+
+    #[test]
+    fn a_workload_takes_the_place_of_its_former_self() {
+        let mut all = Registrations::default();
+        all.insert(cart("a", 1));
+        all.insert(cart("b", 2));
+        let before = all.clone();
+        all.insert(cart("a", 3));
+        let key = ServiceKey::new("shop", "cart");
+        let addresses = |all: &Registrations| -> Vec<u16> {
+            all.of_service(&key).iter().map(|workload| workload.ports[0].advertised.port()).collect()
+        };
+        assert_eq!((addresses(&before), addresses(&all)), (vec![1, 2], vec![3, 2]));
+        assert!(all.claimant(&SocketAddr::from(([127, 0, 0, 1], 1))).is_none());
+        assert_eq!(all.changed_services(&before), [key]);
+        assert_eq!(all.changed_workloads(&before), [cart("a", 1).key.clone()]);
+    }
+
+    #[test]
+    fn removal_leaves_nothing_behind() {
+        let mut all = Registrations::default();
+        all.insert(cart("a", 1));
+        all.remove(&cart("a", 1).key);
+        assert!(all.workloads.is_empty() && all.by_service.is_empty() && all.by_address.is_empty());
+    }
+}

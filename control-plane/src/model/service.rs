@@ -1,0 +1,138 @@
+//! A service: its name, how it is reached, its ports.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use outrigger_core::Name;
+
+/// The namespace and name of a service: what endpoints, routes and registrations refer to.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The namespace.
+    pub namespace: Name,
+    /// The name.
+    pub name: Name,
+}
+
+impl ServiceKey {
+    /// Makes a key from its two names.
+    pub fn new(namespace: impl Into<Name>, name: impl Into<Name>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// `<name>.<namespace>`, as in DNS.
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.name, self.namespace)
+    }
+}
+
+impl fmt::Debug for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A service of the mesh. Only its TCP ports are here: the mesh carries no UDP or SCTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace and name.
+    pub key: ServiceKey,
+    /// How clients reach it.
+    pub reach: Reach,
+    /// Its ports, by number.
+    pub ports: Vec<ServicePort>,
+    /// The service accounts that may register for it (annotation `outrigger.dev/service-accounts`); none named
+    /// means any account of its namespace.
+    pub service_accounts: Vec<Name>,
+    /// Endpoints that are not ready are served too (`spec.publishNotReadyAddresses`).
+    pub publish_not_ready: bool,
+}
+
+impl Service {
+    /// The port of this number.
+    pub fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+
+    /// The cluster IPs; empty for a headless or external service.
+    pub fn cluster_ips(&self) -> &[IpAddr] {
+        match &self.reach {
+            Reach::ClusterIps(ips) => ips,
+            Reach::Headless | Reach::ExternalName(_) => &[],
+        }
+    }
+}
+
+/// How clients reach a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// By one address of its own, or one a family. On Linux there may be none: then by name only.
+    ClusterIps(Vec<IpAddr>),
+    /// By the addresses of its endpoints (`clusterIP: None`).
+    Headless,
+    /// It is another name for a host outside the mesh (`type: ExternalName`).
+    ExternalName(Name),
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty when the service has one port without a name.
+    pub name: Name,
+    /// The number that clients use.
+    pub number: u16,
+    /// The port of the application.
+    pub target: TargetPort,
+    /// What is spoken on it.
+    pub protocol: AppProtocol,
+}
+
+/// The application's port behind a service port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// The name of a container port, which the EndpointSlice resolves.
+    Name(Name),
+}
+
+/// What is spoken on a port: the classes of `appProtocol` that are carried differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// HTTP/1.1, WebSocket included.
+    Http,
+    /// HTTP/2 without TLS.
+    H2c,
+    /// gRPC, and so HTTP/2 without TLS.
+    Grpc,
+    /// Opaque bytes, the application's own TLS included.
+    Tcp,
+    /// Nothing was said: the first bytes decide.
+    Detect,
+}
+
+impl AppProtocol {
+    /// Reads `appProtocol` of a ServicePort or of a registered port; nothing said is [`AppProtocol::Detect`].
+    ///
+    /// The field holds an IANA service name, one of Kubernetes' own (KEP-3726) or anybody's prefixed name. The names
+    /// here are those of HTTP, and of the protocols that must not wait for detection since their server speaks first
+    /// or that are TLS already. A name that we do not know says nothing to us, and so the bytes decide.
+    pub fn parse(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            "http" | "http/1.1" | "grpc-web" | "ws" | "kubernetes.io/ws" => Self::Http,
+            "http2" | "h2c" | "kubernetes.io/h2c" => Self::H2c,
+            "grpc" => Self::Grpc,
+            "tcp" | "tls" | "https" | "wss" | "kubernetes.io/wss" | "mysql" | "postgresql" | "redis"
+            | "mongo" | "mongodb" | "amqp" | "amqps" | "smtp" | "imap" | "imaps" | "pop3" | "ftp" | "ssh"
+            | "ldap" | "ldaps" | "nats" | "kafka" => Self::Tcp,
+            _ => Self::Detect,
+        }
+    }
+
+    /// Whether requests are told apart in it, once it is known.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::H2c | Self::Grpc)
+    }
+}
