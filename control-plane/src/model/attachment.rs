@@ -1,0 +1,250 @@
+//! How routes attach to services: who is in force on a port, in which order, and what the losers are told.
+//!
+//! GEP-1294 for services as parents, `HTTPRouteRule` and `GRPCRouteRule` for precedence, ReferenceGrant for backends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::inventory::{Inventory, Route as Attached, backend_key};
+use super::resource::reference::{BackendRef, ParentRef};
+use super::resource::rule::{BackendSpec, RuleSpec};
+use super::resource::{Kind, Metadata, MirrorSpec};
+use super::route::{
+    BackendTarget, InvalidBackend, Mirror, PortRoutes, Route, RouteAction, RouteTable, RouteTarget,
+    ServiceRoutes, TcpRoute, WeightedBackend,
+};
+use super::service::{AppProtocol, Reach, Service, ServicePort};
+use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
+
+/// The routes in force on every port of a service.
+pub(super) fn routes_of(inventory: &Inventory, service: &Service) -> ServiceRoutes {
+    let namespaces: BTreeSet<_> =
+        inventory.attached(&service.key).map(|route| route.metadata.id.namespace.clone()).collect();
+    let mut ports = Vec::new();
+    for port in &service.ports {
+        let mut routes = PortRoutes::default();
+        for namespace in &namespaces {
+            let Some(table) = table(inventory, &in_force(inventory, service, port, namespace)) else {
+                continue;
+            };
+            if *namespace == service.key.namespace {
+                routes.producer = Some(Arc::new(table));
+            } else {
+                routes.consumers.insert(namespace.clone(), Arc::new(table));
+            }
+        }
+        if routes != PortRoutes::default() {
+            ports.push((port.number, routes));
+        }
+    }
+    ServiceRoutes { ports }
+}
+
+/// The routes of one namespace that are in force on a service port, the senior first.
+///
+/// "If multiple routes with different types both bind to the same Service and Port pair, only a single route type
+/// should be applied": GRPCRoute before HTTPRoute before TCPRoute (GEP-1294). TCPRoutes have no matches that could be
+/// merged, and so the senior one alone is in force.
+fn in_force<'a>(
+    inventory: &'a Inventory,
+    service: &Service,
+    port: &ServicePort,
+    namespace: &str,
+) -> Vec<Attached<'a>> {
+    let of_namespace = |route: &Attached<'_>| &*route.metadata.id.namespace == namespace;
+    let names_port = |route: &Attached<'_>| {
+        let mut parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
+        parents.any(|parent| route.parent(parent) == service.key && selects(parent, port))
+    };
+    let all = || {
+        let routes = inventory.attached(&service.key);
+        routes.filter(of_namespace).filter(names_port).filter(|route| carries(route.metadata.id.kind, port))
+    };
+    let Some(kind) = all().map(|route| route.metadata.id.kind).min_by_key(|kind| specificity(*kind)) else {
+        return Vec::new();
+    };
+    let mut routes: Vec<_> = all().filter(|route| route.metadata.id.kind == kind).collect();
+    routes.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
+    if kind == Kind::TcpRoute {
+        routes.truncate(1);
+    }
+    routes
+}
+
+fn specificity(kind: Kind) -> u8 {
+    match kind {
+        Kind::GrpcRoute => 0,
+        Kind::HttpRoute => 1,
+        _ => 2,
+    }
+}
+
+/// Whether a parent reference means this port: by number, by name, both, or any port.
+fn selects(parent: &ParentRef, port: &ServicePort) -> bool {
+    parent.port.is_none_or(|number| number.0 == port.number)
+        && parent.section_name.as_ref().is_none_or(|name| name.0 == port.name)
+}
+
+/// Whether a kind of route has a meaning on a port: requests cannot be told apart in opaque bytes. A TCPRoute goes with
+/// every port, since requests are bytes too.
+fn carries(kind: Kind, port: &ServicePort) -> bool {
+    kind == Kind::TcpRoute || port.protocol != AppProtocol::Tcp
+}
+
+fn table(inventory: &Inventory, routes: &[Attached<'_>]) -> Option<RouteTable> {
+    let first = routes.first()?;
+    if first.metadata.id.kind == Kind::TcpRoute {
+        let rule = first.spec.rules.first()?;
+        let backends = backends(inventory, first.metadata, &rule.backends);
+        return Some(RouteTable::Tcp(TcpRoute { id: id(first.metadata, 0, 0).into(), backends }));
+    }
+    let mut all = Vec::new();
+    for (seniority, route) in routes.iter().enumerate() {
+        for (number, rule) in route.spec.rules.iter().enumerate() {
+            let action = Arc::new(action(inventory, route.metadata, rule));
+            for (at, (precedence, matches)) in rule.matches.iter().enumerate() {
+                let id = id(route.metadata, number, at).into();
+                let route = Route { id, matches: matches.clone(), action: Arc::clone(&action) };
+                all.push(((*precedence, seniority, number, at), route));
+            }
+        }
+    }
+    all.sort_by_key(|(order, _)| *order);
+    Some(RouteTable::Http(all.into_iter().map(|(_, route)| route).collect()))
+}
+
+fn id(route: &Metadata, rule: usize, at: usize) -> String {
+    let kind = route.id.kind.name().to_ascii_lowercase();
+    format!("{kind}/{}/{}/{rule}/{at}", route.id.namespace, route.id.name)
+}
+
+fn action(inventory: &Inventory, route: &Metadata, rule: &RuleSpec) -> RouteAction {
+    let RuleSpec { matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
+    let mut plain = filters.plain.clone();
+    let mirror = |mirror: &MirrorSpec| Mirror {
+        target: resolve(inventory, route, &mirror.backend),
+        share: mirror.share,
+    };
+    plain.mirrors = filters.mirrors.iter().map(mirror).collect();
+    let target = match &filters.redirect {
+        Some(redirect) => RouteTarget::Redirect(redirect.clone()),
+        None => RouteTarget::Forward(backends(inventory, route, backend_specs)),
+    };
+    RouteAction { target, filters: plain, timeouts: *timeouts, retry: retry.clone() }
+}
+
+fn backends(inventory: &Inventory, route: &Metadata, specs: &[BackendSpec]) -> Vec<WeightedBackend> {
+    let one = |BackendSpec { reference, weight, filters }: &BackendSpec| WeightedBackend {
+        weight: *weight,
+        target: resolve(inventory, route, reference),
+        filters: filters.clone(),
+    };
+    specs.iter().map(one).collect()
+}
+
+/// The service port that a backend reference means.
+fn resolve(
+    inventory: &Inventory,
+    route: &Metadata,
+    backend: &BackendRef,
+) -> Result<BackendTarget, InvalidBackend> {
+    let (true, Some(port)) = (backend.is_service(), backend.port) else {
+        return Err(InvalidBackend::InvalidKind);
+    };
+    let key = backend_key(route, backend);
+    let (kind, namespace) = (route.id.kind, &route.id.namespace);
+    // First, so that a route learns nothing about what it may not refer to.
+    if key.namespace != *namespace && !inventory.permits(kind, namespace, &key) {
+        return Err(InvalidBackend::RefNotPermitted);
+    }
+    let service = inventory.service(&key).ok_or(InvalidBackend::BackendNotFound)?;
+    if let Reach::ExternalName(_) = service.reach {
+        return Err(InvalidBackend::InvalidKind);
+    }
+    let spoken = service.port(port).ok_or(InvalidBackend::BackendNotFound)?.protocol;
+    match (kind, spoken) {
+        (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) | (Kind::GrpcRoute, AppProtocol::Http) => {
+            Err(InvalidBackend::UnsupportedProtocol)
+        }
+        _ => Ok(BackendTarget { service: key, port }),
+    }
+}
+
+/// What a route is told about each of its parents.
+pub(super) fn status_of(inventory: &Inventory, route: Attached<'_>) -> RouteStatus {
+    let resolved = resolved_refs(inventory, route);
+    let one = |parent: &ParentRef| {
+        let conditions = match parent.is_service() {
+            true => vec![accepted(inventory, route, parent), resolved.clone()],
+            false => Vec::new(),
+        };
+        ParentStatus { parent: display(route, parent).into(), conditions }
+    };
+    RouteStatus { parents: route.spec.parents.0.iter().map(one).collect() }
+}
+
+fn accepted(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> Condition {
+    let verdict = |status, reason, message| Condition {
+        kind: ConditionKind::Accepted,
+        status,
+        reason,
+        message,
+        observed_generation: route.metadata.generation,
+    };
+    let no_parent = |message| verdict(false, "NoMatchingParent", message);
+    let key = route.parent(parent);
+    let Some(service) = inventory.service(&key) else {
+        return no_parent(format!("there is no Service {}/{}", key.namespace, key.name));
+    };
+    if let Reach::ExternalName(_) = service.reach {
+        return no_parent("a Service of type ExternalName takes no routes (GEP-1294)".into());
+    }
+    let id = &route.metadata.id;
+    let selected: Vec<_> = service.ports.iter().filter(|port| selects(parent, port)).collect();
+    if selected.is_empty() {
+        return no_parent("the Service has no such port".into());
+    }
+    let carrying: Vec<_> = selected.into_iter().filter(|port| carries(id.kind, port)).collect();
+    if carrying.is_empty() {
+        return no_parent("the port's appProtocol is no HTTP".into());
+    }
+    let mut winner = None;
+    for port in carrying {
+        let routes = in_force(inventory, service, port, &id.namespace);
+        if routes.iter().any(|other| other.metadata.id == *id) {
+            return verdict(true, "Accepted", String::new());
+        }
+        winner = winner.or(routes.first().map(|other| other.metadata.id.to_string()));
+    }
+    let winner = winner.unwrap_or_default();
+    verdict(false, "Conflicted", format!("{winner} is in force on every port that this route names"))
+}
+
+fn resolved_refs(inventory: &Inventory, route: Attached<'_>) -> Condition {
+    let condition = |status, reason, message| Condition {
+        kind: ConditionKind::ResolvedRefs,
+        status,
+        reason,
+        message,
+        observed_generation: route.metadata.generation,
+    };
+    let fails = |backend| resolve(inventory, route.metadata, backend).err().map(|why| (backend, why));
+    let mut failures = route.spec.backends().filter_map(fails).peekable();
+    let Some((_, first)) = failures.peek().copied() else {
+        return condition(true, "ResolvedRefs", String::new());
+    };
+    let text = |(backend, why): (&BackendRef, InvalidBackend)| {
+        let key = backend_key(route.metadata, backend);
+        let port = backend.port.map_or_else(String::new, |port| format!(":{port}"));
+        format!("{} {}/{}{port}: {}", backend.kind, key.namespace, key.name, why.reason())
+    };
+    let message = failures.map(text).collect::<Vec<_>>().join(", ");
+    condition(false, first.reason(), message)
+}
+
+fn display(route: Attached<'_>, parent: &ParentRef) -> String {
+    let key = route.parent(parent);
+    let port = parent.port.map_or_else(String::new, |port| format!(":{}", port.0));
+    let section = parent.section_name.as_ref().map_or_else(String::new, |name| format!("#{}", name.0));
+    format!("{} {}/{}{port}{section}", parent.kind.0, key.namespace, key.name)
+}

@@ -1,0 +1,477 @@
+//! Filters of HTTPRoute and GRPCRoute.
+//!
+//! One wire shape for both: a GRPCRoute knows fewer types. What exists in the API and not here yet is refused by name.
+
+use std::time::Duration;
+
+use outrigger_core::Name;
+use outrigger_core::percentage::Percentage;
+use serde::{Deserialize, de};
+
+use super::reference::BackendRef;
+use super::value::{
+    HeaderName, HeaderValue, Integer, List, Port, PreciseHostname, ReplacementPath, Unsupported,
+};
+use crate::model::route::{Cors, Filters, HeaderChanges, PathRewrite, Redirect, RedirectScheme, Rewrite};
+
+/// The filters of a rule, sorted out: each at most once, but mirrors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct RuleFilters {
+    /// Everything but mirrors, which need their backends resolved.
+    pub(crate) plain: Filters,
+    pub(crate) mirrors: Vec<MirrorSpec>,
+    pub(crate) redirect: Option<Redirect>,
+}
+
+/// A mirror whose backend is not resolved yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MirrorSpec {
+    pub(crate) backend: BackendRef,
+    pub(crate) share: Percentage,
+}
+
+impl RuleFilters {
+    /// Sorts out the filters of a rule. Fails on a repeated one, or a redirect beside a rewrite, as the CRD does.
+    pub(crate) fn of_rule(filters: Vec<HttpFilter>) -> Result<Self, String> {
+        let mut all = Self::default();
+        let mut seen = Vec::new();
+        for filter in filters {
+            let name = filter.name();
+            if seen.contains(&name) && name != "RequestMirror" {
+                return Err(format!("filters: {name} cannot be repeated"));
+            }
+            seen.push(name);
+            match filter {
+                HttpFilter::RequestHeaderModifier(changes) => all.plain.request_headers = changes,
+                HttpFilter::ResponseHeaderModifier(changes) => all.plain.response_headers = changes,
+                HttpFilter::RequestMirror(mirror) => all.mirrors.push(mirror),
+                HttpFilter::RequestRedirect(redirect) => all.redirect = Some(redirect),
+                HttpFilter::UrlRewrite(rewrite) => all.plain.rewrite = Some(rewrite),
+                HttpFilter::Cors(cors) => all.plain.cors = Some(cors),
+            }
+        }
+        if all.redirect.is_some() && all.plain.rewrite.is_some() {
+            return Err("filters: RequestRedirect and URLRewrite exclude each other".into());
+        }
+        Ok(all)
+    }
+
+    /// Sorts out the filters of one backend: header changes. Others are known there and not supported yet.
+    pub(crate) fn of_backend(filters: Vec<HttpFilter>) -> Result<Filters, String> {
+        let header = |filter: &HttpFilter| {
+            matches!(filter, HttpFilter::RequestHeaderModifier(_) | HttpFilter::ResponseHeaderModifier(_))
+        };
+        if let Some(other) = filters.iter().find(|filter| !header(filter)) {
+            let name = other.name();
+            return Err(format!("filters: {name} on a backend is not supported yet: put it on the rule"));
+        }
+        Self::of_rule(filters).map(|all| all.plain)
+    }
+}
+
+/// A filter of an HTTPRoute.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "WireFilter")]
+pub(crate) enum HttpFilter {
+    RequestHeaderModifier(HeaderChanges),
+    ResponseHeaderModifier(HeaderChanges),
+    RequestMirror(MirrorSpec),
+    RequestRedirect(Redirect),
+    UrlRewrite(Rewrite),
+    Cors(Cors),
+}
+
+impl HttpFilter {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::RequestHeaderModifier(_) => "RequestHeaderModifier",
+            Self::ResponseHeaderModifier(_) => "ResponseHeaderModifier",
+            Self::RequestMirror(_) => "RequestMirror",
+            Self::RequestRedirect(_) => "RequestRedirect",
+            Self::UrlRewrite(_) => "URLRewrite",
+            Self::Cors(_) => "CORS",
+        }
+    }
+}
+
+/// A filter of a GRPCRoute: those of an HTTPRoute that have a meaning for gRPC.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GrpcFilter(pub(crate) HttpFilter);
+
+impl<'de> Deserialize<'de> for GrpcFilter {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match HttpFilter::deserialize(from)? {
+            HttpFilter::RequestRedirect(_) | HttpFilter::UrlRewrite(_) | HttpFilter::Cors(_) => {
+                Err(de::Error::custom("a GRPCRoute has no filter of this type"))
+            }
+            filter => Ok(Self(filter)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireFilter {
+    r#type: FilterType,
+    request_header_modifier: Option<WireHeaderChanges>,
+    response_header_modifier: Option<WireHeaderChanges>,
+    request_mirror: Option<WireMirror>,
+    request_redirect: Option<WireRedirect>,
+    url_rewrite: Option<WireRewrite>,
+    cors: Option<WireCors>,
+    external_auth: Option<Unsupported>,
+    extension_ref: Option<Unsupported>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum FilterType {
+    RequestHeaderModifier,
+    ResponseHeaderModifier,
+    RequestMirror,
+    RequestRedirect,
+    #[serde(rename = "URLRewrite")]
+    UrlRewrite,
+    #[serde(rename = "CORS")]
+    Cors,
+    ExternalAuth,
+    ExtensionRef,
+}
+
+impl TryFrom<WireFilter> for HttpFilter {
+    type Error = String;
+
+    fn try_from(wire: WireFilter) -> Result<Self, String> {
+        let WireFilter {
+            r#type,
+            request_header_modifier,
+            response_header_modifier,
+            request_mirror,
+            request_redirect,
+            url_rewrite,
+            cors,
+            external_auth: None,
+            extension_ref: None,
+        } = wire;
+        let given = [
+            request_header_modifier.is_some(),
+            response_header_modifier.is_some(),
+            request_mirror.is_some(),
+            request_redirect.is_some(),
+            url_rewrite.is_some(),
+            cors.is_some(),
+        ];
+        if given.iter().filter(|given| **given).count() > 1 {
+            return Err("has fields of several types".into());
+        }
+        let missing = |field: &str| format!("type asks for {field}, which is not there");
+        Ok(match r#type {
+            FilterType::RequestHeaderModifier => Self::RequestHeaderModifier(
+                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.into(),
+            ),
+            FilterType::ResponseHeaderModifier => Self::ResponseHeaderModifier(
+                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.into(),
+            ),
+            FilterType::RequestMirror => {
+                Self::RequestMirror(request_mirror.ok_or_else(|| missing("requestMirror"))?.0)
+            }
+            FilterType::RequestRedirect => {
+                Self::RequestRedirect(request_redirect.ok_or_else(|| missing("requestRedirect"))?.into())
+            }
+            FilterType::UrlRewrite => {
+                let WireRewrite { hostname, path } = url_rewrite.ok_or_else(|| missing("urlRewrite"))?;
+                Self::UrlRewrite(Rewrite {
+                    hostname: hostname.map(|host| host.0),
+                    path: path.map(|path| path.0),
+                })
+            }
+            FilterType::Cors => Self::Cors(cors.ok_or_else(|| missing("cors"))?.0),
+            FilterType::ExternalAuth => return Err("ExternalAuth is not supported yet".into()),
+            FilterType::ExtensionRef => return Err("ExtensionRef is not supported yet".into()),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireHeaderChanges {
+    #[serde(default)]
+    set: NamedValues,
+    #[serde(default)]
+    add: NamedValues,
+    #[serde(default)]
+    remove: List<HeaderName, 0, 16>,
+}
+
+impl From<WireHeaderChanges> for HeaderChanges {
+    fn from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Self {
+        Self { set: set.0, add: add.0, remove: remove.0.iter().map(HeaderName::lower).collect() }
+    }
+}
+
+/// Headers with a value each. The CRD refuses a name twice; names that differ in case alone are one header, and the
+/// first counts (`HTTPHeaderFilter.set`).
+#[derive(Default, Deserialize)]
+#[serde(try_from = "List<WireNamedValue, 0, 16>")]
+struct NamedValues(Vec<(Name, Name)>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireNamedValue {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+impl TryFrom<List<WireNamedValue, 0, 16>> for NamedValues {
+    type Error = String;
+
+    fn try_from(List(wire): List<WireNamedValue, 0, 16>) -> Result<Self, String> {
+        refuse_repeated(wire.iter().map(|item| &item.name.0))?;
+        let mut all: Vec<(Name, Name)> = Vec::new();
+        for WireNamedValue { name, value } in wire {
+            if all.iter().all(|(other, _)| *other != name.lower()) {
+                all.push((name.lower(), value.0));
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
+/// Refuses a list that names one thing twice (`x-kubernetes-list-type: map` or `set`).
+pub(super) fn refuse_repeated<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(format!("{name:?} is there twice"));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireMirrorFields")]
+struct WireMirror(MirrorSpec);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireMirrorFields {
+    backend_ref: BackendRef,
+    percent: Option<Integer<0, 100>>,
+    fraction: Option<WireFraction>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireFraction {
+    numerator: Integer<0, { i32::MAX as i64 }>,
+    denominator: Option<Integer<1, { i32::MAX as i64 }>>,
+}
+
+impl TryFrom<WireMirrorFields> for WireMirror {
+    type Error = String;
+
+    fn try_from(wire: WireMirrorFields) -> Result<Self, String> {
+        let WireMirrorFields { backend_ref: backend, percent, fraction } = wire;
+        let (part, whole) = match (percent, fraction) {
+            (Some(_), Some(_)) => return Err("percent and fraction exclude each other".into()),
+            (Some(Integer(percent)), None) => (percent, 100),
+            (None, Some(WireFraction { numerator, denominator })) => {
+                (numerator.0, denominator.map_or(100, |denominator| denominator.0))
+            }
+            (None, None) => (1, 1),
+        };
+        if part > whole {
+            return Err("fraction: the numerator is greater than the denominator".into());
+        }
+        // Exact to one in a million, rounded to the nearest.
+        let millionths = (part * 1_000_000 + whole / 2) / whole;
+        let share = u32::try_from(millionths).ok().and_then(|parts| Percentage::from_millionths(parts).ok());
+        Ok(Self(MirrorSpec { backend, share: share.unwrap_or(Percentage::ALL) }))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireRedirect {
+    scheme: Option<WireScheme>,
+    hostname: Option<PreciseHostname>,
+    path: Option<WirePathRewrite>,
+    port: Option<Port>,
+    status_code: Option<RedirectStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WireScheme {
+    Http,
+    Https,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "u16")]
+struct RedirectStatus(u16);
+
+impl TryFrom<u16> for RedirectStatus {
+    type Error = String;
+
+    fn try_from(code: u16) -> Result<Self, String> {
+        if !matches!(code, 301 | 302 | 303 | 307 | 308) {
+            return Err(format!("{code} is none of 301, 302, 303, 307 and 308"));
+        }
+        Ok(Self(code))
+    }
+}
+
+impl From<WireRedirect> for Redirect {
+    fn from(WireRedirect { scheme, hostname, path, port, status_code }: WireRedirect) -> Self {
+        Self {
+            scheme: scheme.map(|scheme| match scheme {
+                WireScheme::Http => RedirectScheme::Http,
+                WireScheme::Https => RedirectScheme::Https,
+            }),
+            hostname: hostname.map(|host| host.0),
+            path: path.map(|path| path.0),
+            port: port.map(|port| port.0),
+            status: status_code.map_or(302, |code| code.0),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRewrite {
+    hostname: Option<PreciseHostname>,
+    path: Option<WirePathRewrite>,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WirePathRewriteFields")]
+struct WirePathRewrite(PathRewrite);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WirePathRewriteFields {
+    r#type: PathRewriteType,
+    replace_full_path: Option<ReplacementPath>,
+    replace_prefix_match: Option<ReplacementPath>,
+}
+
+#[derive(Deserialize)]
+enum PathRewriteType {
+    ReplaceFullPath,
+    ReplacePrefixMatch,
+}
+
+impl TryFrom<WirePathRewriteFields> for WirePathRewrite {
+    type Error = &'static str;
+
+    fn try_from(wire: WirePathRewriteFields) -> Result<Self, Self::Error> {
+        let WirePathRewriteFields { r#type, replace_full_path, replace_prefix_match } = wire;
+        match (r#type, replace_full_path, replace_prefix_match) {
+            (PathRewriteType::ReplaceFullPath, Some(path), None) => Ok(Self(PathRewrite::Full(path.0))),
+            (PathRewriteType::ReplacePrefixMatch, None, Some(path)) => Ok(Self(PathRewrite::Prefix(path.0))),
+            (PathRewriteType::ReplaceFullPath, ..) => {
+                Err("type ReplaceFullPath goes with replaceFullPath and nothing else")
+            }
+            (PathRewriteType::ReplacePrefixMatch, ..) => {
+                Err("type ReplacePrefixMatch goes with replacePrefixMatch and nothing else")
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireCorsFields")]
+struct WireCors(Cors);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireCorsFields {
+    #[serde(default)]
+    allow_origins: List<Origin, 0, 64>,
+    #[serde(default)]
+    allow_credentials: bool,
+    #[serde(default)]
+    allow_methods: List<CorsMethod, 0, 9>,
+    #[serde(default)]
+    allow_headers: List<HeaderName, 0, 64>,
+    #[serde(default)]
+    expose_headers: List<HeaderName, 0, 64>,
+    max_age: Option<Integer<1, { i32::MAX as i64 }>>,
+}
+
+impl TryFrom<WireCorsFields> for WireCors {
+    type Error = String;
+
+    fn try_from(wire: WireCorsFields) -> Result<Self, String> {
+        let WireCorsFields {
+            allow_origins,
+            allow_credentials,
+            allow_methods,
+            allow_headers,
+            expose_headers,
+            max_age,
+        } = wire;
+        let cors = Cors {
+            allow_origins: allow_origins.0.into_iter().map(|origin| origin.0).collect(),
+            allow_credentials,
+            allow_methods: allow_methods.0.into_iter().map(|method| method.0).collect(),
+            allow_headers: allow_headers.0.into_iter().map(|header| header.0).collect(),
+            expose_headers: expose_headers.0.into_iter().map(|header| header.0).collect(),
+            max_age: Duration::from_secs(max_age.map_or(5, |age| u64::from(age.as_u32()))),
+        };
+        for (field, values, alone) in [
+            ("allowOrigins", &cors.allow_origins, true),
+            ("allowMethods", &cors.allow_methods, true),
+            ("allowHeaders", &cors.allow_headers, true),
+            ("exposeHeaders", &cors.expose_headers, false),
+        ] {
+            refuse_repeated(values.iter()).map_err(|reason| format!("{field}: {reason}"))?;
+            if alone && values.len() > 1 && values.iter().any(|value| &**value == "*") {
+                return Err(format!("{field}: '*' excludes every other value"));
+            }
+        }
+        Ok(Self(cors))
+    }
+}
+
+/// `*`, or `http(s)://` with a host that may begin with `*.`, or be `*`, and a port.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Origin(Name);
+
+impl TryFrom<String> for Origin {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text != "*" && (text.len() > 253 || !is_origin(&text)) {
+            return Err(format!("{text:?} is not an origin such as https://*.example.com:8443"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    let Some(host) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
+        return false;
+    };
+    let (host, port) = host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port)));
+    let label = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let digits = |port: &str| matches!(port.len(), 1..=5) && port.bytes().all(|b| b.is_ascii_digit());
+    (host == "*" || host.strip_prefix("*.").unwrap_or(host).split('.').all(label)) && port.is_none_or(digits)
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct CorsMethod(Name);
+
+impl TryFrom<String> for CorsMethod {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
+        if !known.contains(&text.as_str()) {
+            return Err(format!("{text:?} is none of {}", known.join(", ")));
+        }
+        Ok(Self(text.into()))
+    }
+}
