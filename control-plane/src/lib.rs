@@ -2,3 +2,4 @@
 
 pub mod source;
 pub mod model;
+pub mod peer;
