@@ -3,3 +3,4 @@
 pub mod source;
 pub mod model;
 pub mod peer;
+pub mod state;

@@ -5,19 +5,19 @@
 
 /// `istio.v1.auth`: how a workload gets its certificate. The wire format of Istio's API.
 pub mod istio_auth {
-    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
     include!("generated/istio.v1.auth.rs");
 }
 
 /// `outrigger.registration.v1`: how a workload on plain Linux gets into discovery.
 pub mod registration {
-    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
     include!("generated/outrigger.registration.v1.rs");
 }
 
 /// `xds.type.v3`: what the xDS project's `TypedStruct` looks like; the generated xDS API lacks it.
 pub mod xds_type {
-    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
     include!("generated/xds.type.v3.rs");
 }
 
