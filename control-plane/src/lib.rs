@@ -1,6 +1,8 @@
 //! Sources, model, translation, xDS server, CA, registration.
 
+pub mod ca;
 pub mod source;
-pub mod model;
-pub mod peer;
 pub mod state;
+pub mod model;
+pub mod metrics;
+pub mod peer;
