@@ -1,5 +1,6 @@
 //! Sources, model, translation, xDS server, CA, registration.
 
+pub mod listener;
 pub mod ca;
 pub mod source;
 pub mod state;

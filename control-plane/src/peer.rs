@@ -14,3 +14,8 @@ pub struct PeerIdentity(pub SpiffeId);
 /// The address that a request comes from, for logs. Proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddress(pub SocketAddr);
+
+/// Who a connection was opened by, with a certificate that has expired since: no identity any more, and known only
+/// so that a refusal can say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredPeer(pub SpiffeId);

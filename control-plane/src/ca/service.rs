@@ -17,7 +17,7 @@ use super::authority::{Authority, IssuedCertificate};
 use super::refusal::Refusal;
 use super::request::SigningRequest;
 use crate::metrics::Metrics;
-use crate::peer::{PeerAddress, PeerIdentity};
+use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
 use crate::state::Store;
 use crate::state::token::Grant;
 
@@ -90,7 +90,11 @@ impl IstioCertificateService for CertificateService {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let from = request.extensions().get().map_or("?".into(), |PeerAddress(address)| address.to_string());
-        let peer = request.extensions().get::<PeerIdentity>();
+        let peer = match (request.extensions().get::<PeerIdentity>(), request.extensions().get()) {
+            (Some(PeerIdentity(identity)), _) => Ok(identity),
+            (None, Some(ExpiredPeer(_))) => Err(Refusal::CertificateExpired),
+            (None, None) => Err(Refusal::NoCredentials),
+        };
         let credentials = Credentials::of(request.metadata(), peer);
         let request = request.into_inner();
         let service = self.clone();
@@ -112,10 +116,9 @@ enum Credentials {
 }
 
 impl Credentials {
-    fn of(metadata: &MetadataMap, peer: Option<&PeerIdentity>) -> Result<Self, Refusal> {
+    fn of(metadata: &MetadataMap, peer: Result<&SpiffeId, Refusal>) -> Result<Self, Refusal> {
         let Some(authorization) = metadata.get("authorization") else {
-            let peer = peer.ok_or(Refusal::NoCredentials)?;
-            return Ok(Self::Certificate(peer.0.clone()));
+            return Ok(Self::Certificate(peer?.clone()));
         };
         // RFC 9110, section 11.1: the scheme is compared without regard to case.
         let text = authorization.to_str().map_err(|_| Refusal::Authorization)?;
