@@ -2,6 +2,7 @@
 
 pub mod listener;
 pub mod ca;
+pub mod registration;
 pub mod source;
 pub mod state;
 pub mod model;
