@@ -9,7 +9,7 @@ pub mod history;
 pub mod registration;
 pub mod token;
 
-mod directory;
+pub(crate) mod directory;
 mod error;
 mod table;
 
