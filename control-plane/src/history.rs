@@ -2,8 +2,13 @@
 //!
 //! Changes that come together are written in one transaction, so that a directory of ten thousand files does not wait
 //! for ten thousand disk writes. The thread ends when its [`HistoryLog`] is dropped, with everything written.
+//!
+//! A control plane that starts reads everything anew; what the log has already is not recorded again.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
@@ -20,21 +25,33 @@ const BATCH: usize = 1_000;
 pub struct HistoryLog {
     sender: Option<Sender<HistoryEntry>>,
     writer: Option<JoinHandle<()>>,
+    known: Arc<Known>,
 }
 
 impl HistoryLog {
     /// Starts the thread.
-    pub fn start(store: Store) -> std::io::Result<Self> {
+    pub fn start(store: Store) -> Result<Self, HistoryError> {
+        let known = Arc::new(Known::of(store.history(usize::MAX)?));
         let (sender, entries) = channel();
-        let writer = thread::Builder::new().name("history".into()).spawn(move || write(&store, &entries))?;
-        Ok(Self { sender: Some(sender), writer: Some(writer) })
+        let write = move || write(&store, &entries);
+        let writer =
+            thread::Builder::new().name("history".into()).spawn(write).map_err(HistoryError::Thread)?;
+        Ok(Self { sender: Some(sender), writer: Some(writer), known })
+    }
+
+    /// The first reading of the configuration is over: from now on everything is news.
+    pub fn started(&self) {
+        self.known.consulted.store(false, Ordering::Relaxed);
     }
 
     /// A function that records each change, for the source.
     pub fn recorder(&self) -> impl Fn(&ChangeEvent) + Send + 'static {
-        let sender = self.sender.clone();
+        let (sender, known) = (self.sender.clone(), Arc::clone(&self.known));
         move |event| {
             let entry = entry(event);
+            if known.has(&entry) {
+                return;
+            }
             match &entry.refused {
                 None => tracing::info!(source = entry.source, what = entry.what, "configuration changed"),
                 Some(reason) => {
@@ -56,6 +73,44 @@ impl HistoryLog {
     }
 }
 
+/// What the log said last of each resource, while the configuration is read for the first time.
+#[derive(Debug)]
+struct Known {
+    consulted: AtomicBool,
+    /// Whether each resource was there.
+    present: HashMap<String, bool>,
+    /// The reason of each refusal, by source and resource.
+    refused: HashMap<(String, String), String>,
+}
+
+impl Known {
+    fn of(entries: Vec<HistoryEntry>) -> Self {
+        let (mut present, mut refused) = (HashMap::new(), HashMap::new());
+        for HistoryEntry { source, what, refused: reason, .. } in entries {
+            let Some((resource, verb)) = what.rsplit_once(' ') else { continue };
+            match reason {
+                Some(reason) => drop(refused.insert((source, resource.to_owned()), reason)),
+                None => drop(present.insert(resource.to_owned(), verb != REMOVED)),
+            }
+        }
+        Self { consulted: AtomicBool::new(true), present, refused }
+    }
+
+    /// Whether the entry repeats what the log has.
+    fn has(&self, entry: &HistoryEntry) -> bool {
+        let Some((resource, _)) = entry.what.rsplit_once(' ') else { return false };
+        self.consulted.load(Ordering::Relaxed)
+            && match &entry.refused {
+                None => self.present.get(resource) == Some(&true),
+                Some(reason) => {
+                    self.refused.get(&(entry.source.clone(), resource.to_owned())) == Some(reason)
+                }
+            }
+    }
+}
+
+const REMOVED: &str = "removed";
+
 fn write(store: &Store, entries: &Receiver<HistoryEntry>) {
     while let Ok(first) = entries.recv() {
         let batch: Vec<_> = std::iter::once(first).chain(entries.try_iter().take(BATCH - 1)).collect();
@@ -71,7 +126,7 @@ fn entry(event: &ChangeEvent) -> HistoryEntry {
     let (verb, document, refused) = match change {
         Change::Added => ("added", 0, None),
         Change::Changed => ("changed", 0, None),
-        Change::Removed => ("removed", 0, None),
+        Change::Removed => (REMOVED, 0, None),
         Change::Refused(refusal) => {
             let field = if refusal.field.is_empty() { "" } else { &format!("{}: ", refusal.field) };
             ("refused", refusal.document, Some(format!("{field}{}", refusal.reason)))
@@ -105,7 +160,7 @@ pub async fn read(directory: &Path, count: usize) -> Result<Vec<HistoryEntry>, H
     }
 }
 
-/// Why the history cannot be read.
+/// Why the history cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// The store failed.
@@ -114,12 +169,41 @@ pub enum HistoryError {
     /// The control plane failed.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The writer's thread cannot be started.
+    #[error("no thread for the history: {0}")]
+    Thread(std::io::Error),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::change::Refusal;
+
+    #[test]
+    fn a_restart_repeats_nothing_and_misses_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let event = |resource: &str, change| ChangeEvent {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            file: "shop.yaml".into(),
+            resource: Some(resource.into()),
+            change,
+        };
+        let start = |events: &[ChangeEvent]| {
+            let store = Store::open(directory.path()).unwrap();
+            let log = HistoryLog::start(store.clone()).unwrap();
+            let record = log.recorder();
+            events.iter().for_each(&record);
+            log.started();
+            record(&event("Service shop/gone", Change::Removed));
+            drop(record);
+            log.finish();
+            store.history(usize::MAX).unwrap().into_iter().map(|entry| entry.what).collect::<Vec<_>>()
+        };
+        let all = [event("Service shop/cart", Change::Added), event("Service shop/gone", Change::Added)];
+        let first = ["Service shop/cart added", "Service shop/gone added", "Service shop/gone removed"];
+        assert_eq!(start(&all), first);
+        assert_eq!(start(&all)[3..], ["Service shop/gone added", "Service shop/gone removed"]);
+    }
 
     #[tokio::test]
     async fn what_was_recorded_is_read_back_with_its_place_and_reason() {

@@ -23,7 +23,7 @@ use crate::admin_client::SOCKET;
 use crate::ca::authority::Authority;
 use crate::ca::issuer::{CertificateIssuer, IssuerError};
 use crate::ca::service::{CertificateService, pem};
-use crate::history::HistoryLog;
+use crate::history::{HistoryError, HistoryLog};
 use crate::listener::accept::{self, Port};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError};
 use crate::listener::services::Services;
@@ -87,6 +87,9 @@ pub enum StartError {
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
+    /// The history.
+    #[error("the history: {0}")]
+    History(#[from] HistoryError),
     /// A step that panicked.
     #[error("start-up failed: {0}")]
     Join(#[from] JoinError),
@@ -210,6 +213,7 @@ fn open(settings: &Settings) -> Result<Opened, StartError> {
     crate::state::directory::replace(&state_dir.join(ROOTS), roots.as_bytes())?;
     let history = HistoryLog::start(store.clone())?;
     let source = Source::start(config.clone(), history.recorder())?;
+    history.started();
     let path: PathBuf = state_dir.join(SOCKET);
     let socket = bind_socket(&path).map_err(|error| StartError::Listen {
         flag: "--state-dir",
