@@ -177,6 +177,20 @@ async fn strangers_get_nothing() {
 }
 
 #[tokio::test]
+async fn silent_and_senseless_callers_hold_nobody_up() {
+    use tokio::io::AsyncWriteExt;
+    let mesh = Mesh::start().await;
+    let mut callers = Vec::new();
+    for _ in 0..20 {
+        let silent = TcpStream::connect(mesh.control_plane.listen()).await.unwrap();
+        let mut senseless = TcpStream::connect(mesh.control_plane.listen()).await.unwrap();
+        senseless.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        callers.push((silent, senseless));
+    }
+    mesh.join().await;
+}
+
+#[tokio::test]
 async fn a_service_that_nobody_has_is_unimplemented() {
     let mesh = Mesh::start().await;
     let joined = mesh.join().await;

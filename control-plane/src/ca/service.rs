@@ -247,8 +247,12 @@ mod tests {
         ] {
             let refused = ca.ask(authorization, peer, csr).await.unwrap_err();
             assert_eq!(refused.code(), code, "{reason}: {refused}");
-            assert_eq!(ca.service.metrics.certificates_refused(reason) > 0, true, "{reason}: {refused}");
+            assert!(ca.service.metrics.certificates_refused(reason) > 0, "{reason}: {refused}");
         }
+        let mut late = Request::new(IstioCertificateRequest { csr: good.clone(), ..Default::default() });
+        late.extensions_mut().insert(ExpiredPeer(SpiffeId::parse(CART).unwrap()));
+        let refused = ca.service.create_certificate(late).await.unwrap_err();
+        assert!(refused.code() == Code::Unauthenticated && refused.message().contains("new join token"));
         // None of the refusals used the fresh token up.
         ca.ask(Some(&fresh), None, good).await.unwrap();
     }

@@ -213,3 +213,27 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.tls).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outrigger_core::identity::SpiffeId;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_ends_with_its_certificate_though_the_connection_goes_on() {
+        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
+        let minute = Duration::from_secs(60);
+        let request = |not_after| {
+            let certificate = Some(LeafCertificate { identity: identity.clone(), not_after });
+            let mut request = Request::new(());
+            let address = ([127, 0, 0, 1], 1).into();
+            request.extensions_mut().insert(ConnectedPeer { address, certificate });
+            identify(request).unwrap()
+        };
+        let (good, late) = (request(SystemTime::now() + minute), request(SystemTime::now() - minute));
+        assert_eq!(good.extensions().get(), Some(&PeerIdentity(identity.clone())));
+        assert_eq!(late.extensions().get::<PeerIdentity>(), None);
+        assert_eq!(late.extensions().get(), Some(&ExpiredPeer(identity)));
+    }
+}

@@ -223,3 +223,54 @@ async fn sleep_until(expiry: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::workload::tests::{cart, request};
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    /// A registrar over a store in which `cart` registered its instance `a` before a restart.
+    fn restarted(directory: &std::path::Path) -> (RegistrarHandle, watch::Receiver<Registrations>, Store) {
+        let store = Store::open(directory).unwrap();
+        let put = RegistrationChange::Put(RegistrationRecord {
+            identity: cart().as_str().into(),
+            instance: "a".into(),
+            request: request("a", 9000).encode_to_vec(),
+        });
+        store.change_registrations(&[put]).unwrap();
+        let mesh = watch::channel(Arc::default()).1;
+        let (publish, registrations) = watch::channel(Registrations::default());
+        let (registrar, handle) =
+            Registrar::restore(LEASE, store.clone(), mesh, publish, Metrics::new().into()).unwrap();
+        tokio::spawn(registrar.run());
+        (handle, registrations, store)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_restart_a_silent_workload_stays_for_one_whole_lease() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let (_handle, mut registrations, store) = restarted(directory.path());
+        assert_eq!(registrations.borrow_and_update().workloads().count(), 1);
+        registrations.changed().await.unwrap();
+        assert!(start.elapsed() >= LEASE && start.elapsed() < LEASE * 2);
+        assert_eq!(registrations.borrow().workloads().count(), 0);
+        assert_eq!(store.registrations().unwrap(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_keep_a_workload_for_as_long_as_they_come() {
+        let directory = tempfile::tempdir().unwrap();
+        let (handle, registrations, store) = restarted(directory.path());
+        for _ in 0..10 {
+            tokio::time::advance(LEASE / 3).await;
+            assert!(handle.hear(cart(), 1, request("a", 9000)).await.unwrap().unwrap().is_ok());
+        }
+        assert_eq!(
+            (registrations.borrow().workloads().count(), store.registrations().unwrap().len()),
+            (1, 1)
+        );
+    }
+}

@@ -108,6 +108,34 @@ mod tests {
         Store::open(directory.path()).unwrap();
     }
 
+    /// What SIGKILL leaves is the file as it stands: a copy of it, taken while the store is open.
+    #[test]
+    fn a_kill_after_any_change_loses_nothing_of_it() {
+        use std::time::{Duration, SystemTime};
+
+        use history::HistoryEntry;
+        use registration::{RegistrationChange, RegistrationRecord};
+
+        let (directory, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        directory::prepare(killed.path()).unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        for step in 0..20_u8 {
+            let now = SystemTime::now();
+            let token = store.create_token("shop", "cart", Duration::from_secs(60), now, [step; 32]).unwrap();
+            let instance = step.to_string();
+            let record = RegistrationRecord { identity: "id".into(), instance, request: vec![step; 5_000] };
+            store.change_registrations(&[RegistrationChange::Put(record)]).unwrap();
+            let (source, what) = ("a.yaml".into(), step.to_string());
+            store.append_history(&[HistoryEntry { at_unix_ms: 0, source, what, refused: None }]).unwrap();
+
+            std::fs::copy(directory.path().join(FILE), killed.path().join(FILE)).unwrap();
+            let after = Store::open(killed.path()).unwrap();
+            assert!(after.identify_token(&token, now).is_ok(), "token {step}");
+            assert_eq!(after.registrations().unwrap(), store.registrations().unwrap());
+            assert_eq!(after.history(1).unwrap()[0].what, step.to_string());
+        }
+    }
+
     #[test]
     fn a_change_that_fails_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
