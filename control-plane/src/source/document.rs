@@ -45,10 +45,10 @@ pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
     }
 }
 
-/// A key that is there twice is an error, as with kubectl's strict validation; anchors are bounded by the parser's
+/// YAML 1.2, where `no` is a string. A key that is there twice is an error, as with kubectl's strict validation; anchors are bounded by the parser's
 /// default budget.
 fn parse(text: &str, first_line: usize) -> Result<Value, String> {
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(first_line, |at| first_line + at.line() as usize - 1);
         let text = error.to_string();

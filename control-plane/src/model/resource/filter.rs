@@ -2,15 +2,15 @@
 //!
 //! One wire shape for both: a GRPCRoute knows fewer types. What exists in the API and not here yet is refused by name.
 
-use std::time::Duration;
-
 use outrigger_core::Name;
 use outrigger_core::percentage::Percentage;
 use serde::{Deserialize, de};
 
+use super::cors::WireCors;
 use super::reference::BackendRef;
 use super::value::{
     HeaderName, HeaderValue, Integer, List, Port, PreciseHostname, ReplacementPath, Unsupported,
+    refuse_repeated,
 };
 use crate::model::route::{Cors, Filters, HeaderChanges, PathRewrite, Redirect, RedirectScheme, Rewrite};
 
@@ -236,17 +236,6 @@ impl TryFrom<List<WireNamedValue, 0, 16>> for NamedValues {
     }
 }
 
-/// Refuses a list that names one thing twice (`x-kubernetes-list-type: map` or `set`).
-pub(super) fn refuse_repeated<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), String> {
-    let mut seen = std::collections::BTreeSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            return Err(format!("{name:?} is there twice"));
-        }
-    }
-    Ok(())
-}
-
 #[derive(Deserialize)]
 #[serde(try_from = "WireMirrorFields")]
 struct WireMirror(MirrorSpec);
@@ -379,99 +368,121 @@ impl TryFrom<WirePathRewriteFields> for WirePathRewrite {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "WireCorsFields")]
-struct WireCors(Cors);
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireCorsFields {
-    #[serde(default)]
-    allow_origins: List<Origin, 0, 64>,
-    #[serde(default)]
-    allow_credentials: bool,
-    #[serde(default)]
-    allow_methods: List<CorsMethod, 0, 9>,
-    #[serde(default)]
-    allow_headers: List<HeaderName, 0, 64>,
-    #[serde(default)]
-    expose_headers: List<HeaderName, 0, 64>,
-    max_age: Option<Integer<1, { i32::MAX as i64 }>>,
-}
+    const FILTERS: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a},
+        spec: {rules: [{@}]}}";
 
-impl TryFrom<WireCorsFields> for WireCors {
-    type Error = String;
-
-    fn try_from(wire: WireCorsFields) -> Result<Self, String> {
-        let WireCorsFields {
-            allow_origins,
-            allow_credentials,
-            allow_methods,
-            allow_headers,
-            expose_headers,
-            max_age,
-        } = wire;
-        let cors = Cors {
-            allow_origins: allow_origins.0.into_iter().map(|origin| origin.0).collect(),
-            allow_credentials,
-            allow_methods: allow_methods.0.into_iter().map(|method| method.0).collect(),
-            allow_headers: allow_headers.0.into_iter().map(|header| header.0).collect(),
-            expose_headers: expose_headers.0.into_iter().map(|header| header.0).collect(),
-            max_age: Duration::from_secs(max_age.map_or(5, |age| u64::from(age.as_u32()))),
-        };
-        for (field, values, alone) in [
-            ("allowOrigins", &cors.allow_origins, true),
-            ("allowMethods", &cors.allow_methods, true),
-            ("allowHeaders", &cors.allow_headers, true),
-            ("exposeHeaders", &cors.expose_headers, false),
-        ] {
-            refuse_repeated(values.iter()).map_err(|reason| format!("{field}: {reason}"))?;
-            if alone && values.len() > 1 && values.iter().any(|value| &**value == "*") {
-                return Err(format!("{field}: '*' excludes every other value"));
-            }
+    #[test]
+    fn filters_outside_the_crds_limits_are_refused() {
+        let at = |field: &str| format!("spec.rules[0].filters[0]{field}");
+        let filter = |text: &str| format!("filters: [{{{text}}}]");
+        let mirror = "type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}";
+        let refused: &[(&str, &str, &str)] = &[
+            ("type: Mirror", &at(".type"), "unknown variant"),
+            ("requestRedirect: {}", &at(""), "missing field `type`"),
+            ("type: CORS", &at(""), "type asks for cors"),
+            ("type: RequestRedirect, requestRedirect: {}, cors: {}", &at(""), "several types"),
+            ("type: URLRewrite, cors: {}", &at(""), "type asks for urlRewrite"),
+            ("type: ExtensionRef", &at(""), "ExtensionRef is not supported yet"),
+            (
+                "type: ExtensionRef, extensionRef: {group: g, kind: K, name: n}",
+                &at(".extensionRef"),
+                "not supported",
+            ),
+            ("type: ExternalAuth, externalAuth: {protocol: GRPC}", &at(".externalAuth"), "not supported yet"),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}, {name: a, value: c}]}",
+                &at(".requestHeaderModifier.set"),
+                "twice",
+            ),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: ''}]}",
+                &at(".requestHeaderModifier.add[0].value"),
+                "not a header value",
+            ),
+            (
+                "type: ResponseHeaderModifier, responseHeaderModifier: {remove: ['a:b']}",
+                &at(".responseHeaderModifier.remove[0]"),
+                "not a header name",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {statusCode: 300}",
+                &at(".requestRedirect.statusCode"),
+                "none of",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {scheme: ftp}",
+                &at(".requestRedirect.scheme"),
+                "unknown variant",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {hostname: '*.a'}",
+                &at(".requestRedirect.hostname"),
+                "wildcard",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath}}",
+                &at(".requestRedirect.path"),
+                "goes with replaceFullPath",
+            ),
+            (
+                "type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replaceFullPath: /a}}",
+                &at(".urlRewrite.path"),
+                "goes with replacePrefixMatch",
+            ),
+            (
+                "type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: 'a b'}}",
+                &at(".urlRewrite.path.replaceFullPath"),
+                "not a path",
+            ),
+            ("type: RequestMirror, requestMirror: {}", &at(".requestMirror"), "missing field `backendRef`"),
+            (&format!("{mirror}, percent: 101}}"), &at(".requestMirror.percent"), "not between"),
+            (
+                &format!("{mirror}, percent: 1, fraction: {{numerator: 1}}}}"),
+                &at(".requestMirror"),
+                "exclude",
+            ),
+            (&format!("{mirror}, fraction: {{numerator: 101}}}}"), &at(".requestMirror"), "greater"),
+            (
+                &format!("{mirror}, fraction: {{numerator: 1, denominator: 0}}}}"),
+                &at(".requestMirror.fraction.denominator"),
+                "not between",
+            ),
+        ];
+        for (text, path, reason) in refused {
+            check_table(FILTERS, &[], &[(&filter(text), path, reason)]);
         }
-        Ok(Self(cors))
+        check_table(
+            FILTERS,
+            &[&filter(&format!("{mirror}, fraction: {{numerator: 1, denominator: 3}}}}"))],
+            &[],
+        );
     }
-}
 
-/// `*`, or `http(s)://` with a host that may begin with `*.`, or be `*`, and a port.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Origin(Name);
-
-impl TryFrom<String> for Origin {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text != "*" && (text.len() > 253 || !is_origin(&text)) {
-            return Err(format!("{text:?} is not an origin such as https://*.example.com:8443"));
-        }
-        Ok(Self(text.into()))
-    }
-}
-
-fn is_origin(text: &str) -> bool {
-    let Some(host) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
-        return false;
-    };
-    let (host, port) = host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port)));
-    let label = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let digits = |port: &str| matches!(port.len(), 1..=5) && port.bytes().all(|b| b.is_ascii_digit());
-    (host == "*" || host.strip_prefix("*.").unwrap_or(host).split('.').all(label)) && port.is_none_or(digits)
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct CorsMethod(Name);
-
-impl TryFrom<String> for CorsMethod {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
-        if !known.contains(&text.as_str()) {
-            return Err(format!("{text:?} is none of {}", known.join(", ")));
-        }
-        Ok(Self(text.into()))
+    #[test]
+    fn filters_that_exclude_each_other_are_refused() {
+        let modifier = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a]}}";
+        let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}}}";
+        let redirect = "{type: RequestRedirect, requestRedirect: {}}";
+        let rewrite = "{type: URLRewrite, urlRewrite: {}}";
+        check_table(
+            FILTERS,
+            &[
+                &format!("filters: [{mirror}, {mirror}, {modifier}]"),
+                &format!("backendRefs: [{{name: b, port: 1, filters: [{modifier}]}}]"),
+            ],
+            &[
+                (&format!("filters: [{modifier}, {modifier}]"), "spec.rules[0]", "cannot be repeated"),
+                (&format!("filters: [{redirect}, {rewrite}]"), "spec.rules[0]", "exclude each other"),
+                (
+                    &format!("backendRefs: [{{name: b, port: 1, filters: [{mirror}]}}]"),
+                    "spec.rules[0]",
+                    "backendRefs[0].filters: RequestMirror on a backend is not supported yet",
+                ),
+            ],
+        );
     }
 }
