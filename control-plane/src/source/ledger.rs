@@ -204,3 +204,132 @@ impl File {
         Self { offers: old.offers, refusals: vec![refusal], read: BTreeMap::new() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(name: &str, label: &str) -> String {
+        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{l: {label}}}}}}}\n")
+    }
+
+    const BROKEN: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: a, lables: {}}}\n";
+
+    impl Ledger {
+        /// Changes a file, none for gone, and tells what became of which resource, shortly.
+        fn file(&mut self, path: &str, text: Option<&str>) -> Vec<String> {
+            let text = text.map(|text| Ok(text.to_owned()));
+            let settled = self.update(vec![ChangedFile { path: path.into(), text }]);
+            settled.iter().map(|one| format!("{} {:?}", one.id.name, one.change)).collect()
+        }
+
+        fn refused(&self) -> Vec<String> {
+            self.refusals().iter().map(ToString::to_string).collect()
+        }
+
+        fn holders(&self) -> Vec<String> {
+            self.in_force().map(|(id, file)| format!("{} {}", id.name, file.display())).collect()
+        }
+    }
+
+    #[test]
+    fn resources_come_change_and_go_with_their_file() {
+        let mut ledger = Ledger::default();
+        let two = namespace("a", "x") + "---\n" + &namespace("b", "x");
+        assert_eq!(ledger.file("f.yaml", Some(&two)), ["a Added", "b Added"]);
+        assert_eq!(ledger.file("f.yaml", Some(&two)), [""; 0]);
+        let other = namespace("b", "z") + "---\n" + &namespace("a", "x");
+        assert_eq!(ledger.file("f.yaml", Some(&other)), ["b Changed"]);
+        assert_eq!(ledger.file("f.yaml", Some(&namespace("a", "x"))), ["b Removed"]);
+        assert_eq!(ledger.file("f.yaml", None), ["a Removed"]);
+        assert!(ledger.holders().is_empty() && ledger.refused().is_empty());
+    }
+
+    #[test]
+    fn a_refused_resource_keeps_its_last_good_version() {
+        let mut ledger = Ledger::default();
+        ledger.file("f.yaml", Some(&(namespace("a", "x") + "---\n" + &namespace("b", "x"))));
+        let broken = BROKEN.to_owned() + "---\n" + &namespace("b", "z");
+        assert_eq!(ledger.file("f.yaml", Some(&broken)), ["b Changed"]);
+        assert_eq!(ledger.holders(), ["a f.yaml", "b f.yaml"]);
+        assert_eq!(ledger.refused(), ["f.yaml, document 1, Namespace a, metadata.lables: unknown field"]);
+        assert_eq!(ledger.file("f.yaml", Some(&namespace("b", "z"))), ["a Removed"]);
+        assert!(ledger.refused().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_told_keeps_everything_that_the_file_held() {
+        for broken in
+            ["a: [\n", "{apiVersion: v1}\n", "{apiVersion: apps/v1, kind: X, metadata: {name: a}}\n"]
+        {
+            let mut ledger = Ledger::default();
+            ledger.file("f.yaml", Some(&(namespace("a", "x") + "---\n" + &namespace("b", "x"))));
+            let text = namespace("c", "x") + "---\n" + broken;
+            assert_eq!(ledger.file("f.yaml", Some(&text)), ["c Added"], "{broken}");
+            assert_eq!(ledger.holders(), ["a f.yaml", "b f.yaml", "c f.yaml"]);
+            assert_eq!(ledger.refused().len(), 1);
+            // Twice broken is still the last good.
+            assert_eq!(ledger.file("f.yaml", Some(broken)), [""; 0]);
+        }
+        let mut ledger = Ledger::default();
+        ledger.file("f.yaml", Some(&namespace("a", "x")));
+        let unreadable = ChangedFile { path: "f.yaml".into(), text: Some(Err("no".into())) };
+        assert!(ledger.update(vec![unreadable]).is_empty());
+        assert_eq!(ledger.refused(), ["f.yaml: no"]);
+    }
+
+    #[test]
+    fn a_resource_defined_twice_stays_with_who_has_it() {
+        let mut ledger = Ledger::default();
+        ledger.file("b.yaml", Some(&namespace("a", "x")));
+        assert_eq!(ledger.file("a.yaml", Some(&namespace("a", "z"))), [""; 0]);
+        let reason = "a.yaml, document 1, Namespace a, metadata.name: is defined in b.yaml already";
+        assert_eq!(ledger.refused(), [reason]);
+        assert_eq!(ledger.file("b.yaml", None), ["a Changed"]);
+        assert_eq!((ledger.holders(), ledger.refused()), (vec!["a a.yaml".to_owned()], Vec::new()));
+        let twice = namespace("a", "z") + "---\n" + &namespace("a", "x");
+        assert_eq!(ledger.file("a.yaml", Some(&twice)), [""; 0]);
+        assert_eq!(
+            ledger.refused(),
+            ["a.yaml, document 2, Namespace a, metadata.name: is defined in document 1 already"]
+        );
+    }
+
+    #[test]
+    fn at_the_start_the_first_by_path_has_it() {
+        let file = |path: &str| ChangedFile { path: path.into(), text: Some(Ok(namespace("a", path))) };
+        for files in [vec![file("a"), file("b")], vec![file("b"), file("a")]] {
+            let mut ledger = Ledger::default();
+            ledger.update(files);
+            assert_eq!(ledger.holders(), ["a a"]);
+        }
+    }
+
+    #[test]
+    fn the_log_is_told_of_each_change_and_of_each_refusal_once() {
+        let mut ledger = Ledger::default();
+        let mut events = |text: &str| {
+            let file = ChangedFile { path: "f.yaml".into(), text: Some(Ok(text.to_owned())) };
+            let settled = ledger.update(vec![file]);
+            let events = ledger.events(&settled, jiff::Timestamp::UNIX_EPOCH);
+            let text = |event: &ChangeEvent| match &event.change {
+                Change::Refused(refusal) => format!("refused {refusal}"),
+                change => {
+                    format!("{} {change:?} {}", event.resource.as_deref().unwrap(), event.file.display())
+                }
+            };
+            events.iter().map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(events(&namespace("a", "x")), ["Namespace a Added f.yaml"]);
+        let refused = "refused f.yaml, document 1, Namespace a, metadata.lables: unknown field";
+        assert_eq!(events(BROKEN), [refused]);
+        assert_eq!(
+            events(&(BROKEN.to_owned() + "---\n" + &namespace("b", "x"))),
+            ["Namespace b Added f.yaml"]
+        );
+        assert_eq!(
+            events(&namespace("a", "z")),
+            ["Namespace a Changed f.yaml", "Namespace b Removed f.yaml"]
+        );
+    }
+}

@@ -187,3 +187,57 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::service::ServiceKey;
+    use crate::source::change::Change;
+
+    fn service(name: &str, port: u16) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: {port}}}]}}}}"
+        )
+    }
+
+    /// Waits for a version of which `holds` is true; the watcher looks by itself every few seconds at the latest.
+    async fn until(view: &mut watch::Receiver<View>, holds: impl FnMut(&View) -> bool) -> View {
+        let found = tokio::time::timeout(Duration::from_secs(30), view.wait_for(holds)).await;
+        found.expect("no such version in 30 s").unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn a_watched_directory_becomes_a_mesh_that_follows_it() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(root.path().join(".new"), text).unwrap();
+            std::fs::rename(root.path().join(".new"), root.path().join(name)).unwrap();
+        };
+        write("a.yaml", &service("a", 80));
+        let (log, events) = channel();
+        let source = Source::start(root.path(), move |event| drop(log.send(event.clone()))).unwrap();
+        let mut view = source.view();
+        assert_eq!(view.borrow().mesh.len(), 1);
+        assert_eq!(events.try_recv().unwrap().change, Change::Added);
+
+        write("b.yaml", &service("b", 80));
+        until(&mut view, |view| view.mesh.len() == 2).await;
+        write("a.yaml", "no: [yaml");
+        let refused = until(&mut view, |view| !view.refusals.is_empty()).await;
+        assert_eq!(refused.mesh.len(), 2);
+        write("a.yaml", &service("a", 81));
+        let key = ServiceKey::new("default", "a");
+        let has_81 = |view: &View| view.mesh.service(&key).is_some_and(|a| a.service.port(81).is_some());
+        assert!(until(&mut view, has_81).await.refusals.is_empty());
+        std::fs::remove_file(root.path().join("b.yaml")).unwrap();
+        until(&mut view, |view| view.mesh.len() == 1).await;
+        drop(source);
+        assert!(view.wait_for(|_| false).await.is_err(), "the thread ends with its owner");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let error = Source::start("/nowhere/at/all", |_| {}).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all") && error.contains("No such file"), "{error}");
+    }
+}
