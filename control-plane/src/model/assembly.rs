@@ -14,6 +14,7 @@ use super::mesh::{Mesh, ServiceEntry};
 use super::resource::{Resource, ResourceId};
 use super::service::{Service, ServiceKey};
 use super::status::Statuses;
+use super::verdict;
 
 /// The resources that were accepted, and the mesh that they make.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ impl Assembly {
             match self.inventory.route(&id) {
                 None => drop(self.statuses.remove(&id)),
                 Some(route) => {
-                    let status = attachment::status_of(&self.inventory, route);
+                    let status = verdict::status_of(&self.inventory, route);
                     if self.statuses.get(&id).is_none_or(|old| **old != status) {
                         self.statuses.insert(id, Arc::new(status));
                     }

@@ -1,4 +1,4 @@
-//! How routes attach to services: who is in force on a port, in which order, and what the losers are told.
+//! How routes attach to services: who is in force on a port, and in which order.
 //!
 //! GEP-1294 for services as parents, `HTTPRouteRule` and `GRPCRouteRule` for precedence, ReferenceGrant for backends.
 
@@ -14,7 +14,6 @@ use super::route::{
     ServiceRoutes, TcpRoute, WeightedBackend,
 };
 use super::service::{AppProtocol, Reach, Service, ServicePort};
-use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// The routes in force on every port of a service.
 pub(super) fn routes_of(inventory: &Inventory, service: &Service) -> ServiceRoutes {
@@ -45,7 +44,7 @@ pub(super) fn routes_of(inventory: &Inventory, service: &Service) -> ServiceRout
 /// "If multiple routes with different types both bind to the same Service and Port pair, only a single route type
 /// should be applied": GRPCRoute before HTTPRoute before TCPRoute (GEP-1294). TCPRoutes have no matches that could be
 /// merged, and so the senior one alone is in force.
-fn in_force<'a>(
+pub(super) fn in_force<'a>(
     inventory: &'a Inventory,
     service: &Service,
     port: &ServicePort,
@@ -80,14 +79,14 @@ fn specificity(kind: Kind) -> u8 {
 }
 
 /// Whether a parent reference means this port: by number, by name, both, or any port.
-fn selects(parent: &ParentRef, port: &ServicePort) -> bool {
+pub(super) fn selects(parent: &ParentRef, port: &ServicePort) -> bool {
     parent.port.is_none_or(|number| number.0 == port.number)
         && parent.section_name.as_ref().is_none_or(|name| name.0 == port.name)
 }
 
 /// Whether a kind of route has a meaning on a port: requests cannot be told apart in opaque bytes. A TCPRoute goes with
 /// every port, since requests are bytes too.
-fn carries(kind: Kind, port: &ServicePort) -> bool {
+pub(super) fn carries(kind: Kind, port: &ServicePort) -> bool {
     kind == Kind::TcpRoute || port.protocol != AppProtocol::Tcp
 }
 
@@ -143,7 +142,7 @@ fn backends(inventory: &Inventory, route: &Metadata, specs: &[BackendSpec]) -> V
 }
 
 /// The service port that a backend reference means.
-fn resolve(
+pub(super) fn resolve(
     inventory: &Inventory,
     route: &Metadata,
     backend: &BackendRef,
@@ -168,85 +167,6 @@ fn resolve(
         }
         _ => Ok(BackendTarget { service: key, port }),
     }
-}
-
-/// What a route is told about each of its parents.
-pub(super) fn status_of(inventory: &Inventory, route: Attached<'_>) -> RouteStatus {
-    let resolved = resolved_refs(inventory, route);
-    let one = |parent: &ParentRef| {
-        let conditions = match parent.is_service() {
-            true => vec![accepted(inventory, route, parent), resolved.clone()],
-            false => Vec::new(),
-        };
-        ParentStatus { parent: display(route, parent).into(), conditions }
-    };
-    RouteStatus { parents: route.spec.parents.0.iter().map(one).collect() }
-}
-
-fn accepted(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> Condition {
-    let verdict = |status, reason, message| Condition {
-        kind: ConditionKind::Accepted,
-        status,
-        reason,
-        message,
-        observed_generation: route.metadata.generation,
-    };
-    let no_parent = |message| verdict(false, "NoMatchingParent", message);
-    let key = route.parent(parent);
-    let Some(service) = inventory.service(&key) else {
-        return no_parent(format!("there is no Service {}/{}", key.namespace, key.name));
-    };
-    if let Reach::ExternalName(_) = service.reach {
-        return no_parent("a Service of type ExternalName takes no routes (GEP-1294)".into());
-    }
-    let id = &route.metadata.id;
-    let selected: Vec<_> = service.ports.iter().filter(|port| selects(parent, port)).collect();
-    if selected.is_empty() {
-        return no_parent("the Service has no such port".into());
-    }
-    let carrying: Vec<_> = selected.into_iter().filter(|port| carries(id.kind, port)).collect();
-    if carrying.is_empty() {
-        return no_parent("the port's appProtocol is no HTTP".into());
-    }
-    let mut winner = None;
-    for port in carrying {
-        let routes = in_force(inventory, service, port, &id.namespace);
-        if routes.iter().any(|other| other.metadata.id == *id) {
-            return verdict(true, "Accepted", String::new());
-        }
-        winner = winner.or(routes.first().map(|other| other.metadata.id.to_string()));
-    }
-    let winner = winner.unwrap_or_default();
-    verdict(false, "Conflicted", format!("{winner} is in force on every port that this route names"))
-}
-
-fn resolved_refs(inventory: &Inventory, route: Attached<'_>) -> Condition {
-    let condition = |status, reason, message| Condition {
-        kind: ConditionKind::ResolvedRefs,
-        status,
-        reason,
-        message,
-        observed_generation: route.metadata.generation,
-    };
-    let fails = |backend| resolve(inventory, route.metadata, backend).err().map(|why| (backend, why));
-    let mut failures = route.spec.backends().filter_map(fails).peekable();
-    let Some((_, first)) = failures.peek().copied() else {
-        return condition(true, "ResolvedRefs", String::new());
-    };
-    let text = |(backend, why): (&BackendRef, InvalidBackend)| {
-        let key = backend_key(route.metadata, backend);
-        let port = backend.port.map_or_else(String::new, |port| format!(":{port}"));
-        format!("{} {}/{}{port}: {}", backend.kind, key.namespace, key.name, why.reason())
-    };
-    let message = failures.map(text).collect::<Vec<_>>().join(", ");
-    condition(false, first.reason(), message)
-}
-
-fn display(route: Attached<'_>, parent: &ParentRef) -> String {
-    let key = route.parent(parent);
-    let port = parent.port.map_or_else(String::new, |port| format!(":{}", port.0));
-    let section = parent.section_name.as_ref().map_or_else(String::new, |name| format!("#{}", name.0));
-    format!("{} {}/{}{port}{section}", parent.kind.0, key.namespace, key.name)
 }
 
 #[cfg(test)]

@@ -8,11 +8,9 @@ use serde::{Deserialize, de};
 
 use super::cors::WireCors;
 use super::reference::BackendRef;
-use super::value::{
-    HeaderName, HeaderValue, Integer, List, Port, PreciseHostname, ReplacementPath, Unsupported,
-    refuse_repeated,
-};
-use crate::model::route::{Cors, Filters, HeaderChanges, PathRewrite, Redirect, RedirectScheme, Rewrite};
+use super::rewrite::{WireRedirect, WireRewrite};
+use super::value::{HeaderName, HeaderValue, Integer, List, Unsupported, refuse_repeated};
+use crate::model::route::{Cors, Filters, HeaderChanges, Redirect, Rewrite};
 
 /// The filters of a rule, sorted out: each at most once, but mirrors.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -166,10 +164,10 @@ impl TryFrom<WireFilter> for HttpFilter {
         let missing = |field: &str| format!("type asks for {field}, which is not there");
         Ok(match r#type {
             FilterType::RequestHeaderModifier => Self::RequestHeaderModifier(
-                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.into(),
+                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.try_into()?,
             ),
             FilterType::ResponseHeaderModifier => Self::ResponseHeaderModifier(
-                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.into(),
+                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.try_into()?,
             ),
             FilterType::RequestMirror => {
                 Self::RequestMirror(request_mirror.ok_or_else(|| missing("requestMirror"))?.0)
@@ -178,11 +176,7 @@ impl TryFrom<WireFilter> for HttpFilter {
                 Self::RequestRedirect(request_redirect.ok_or_else(|| missing("requestRedirect"))?.into())
             }
             FilterType::UrlRewrite => {
-                let WireRewrite { hostname, path } = url_rewrite.ok_or_else(|| missing("urlRewrite"))?;
-                Self::UrlRewrite(Rewrite {
-                    hostname: hostname.map(|host| host.0),
-                    path: path.map(|path| path.0),
-                })
+                Self::UrlRewrite(url_rewrite.ok_or_else(|| missing("urlRewrite"))?.into())
             }
             FilterType::Cors => Self::Cors(cors.ok_or_else(|| missing("cors"))?.0),
             FilterType::ExternalAuth => return Err("ExternalAuth is not supported yet".into()),
@@ -202,9 +196,12 @@ struct WireHeaderChanges {
     remove: List<HeaderName, 0, 16>,
 }
 
-impl From<WireHeaderChanges> for HeaderChanges {
-    fn from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Self {
-        Self { set: set.0, add: add.0, remove: remove.0.iter().map(HeaderName::lower).collect() }
+impl TryFrom<WireHeaderChanges> for HeaderChanges {
+    type Error = String;
+
+    fn try_from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Result<Self, String> {
+        refuse_repeated(remove.0.iter().map(|name| &name.0)).map_err(|reason| format!("remove: {reason}"))?;
+        Ok(Self { set: set.0, add: add.0, remove: remove.0.iter().map(HeaderName::lower).collect() })
     }
 }
 
@@ -278,96 +275,6 @@ impl TryFrom<WireMirrorFields> for WireMirror {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireRedirect {
-    scheme: Option<WireScheme>,
-    hostname: Option<PreciseHostname>,
-    path: Option<WirePathRewrite>,
-    port: Option<Port>,
-    status_code: Option<RedirectStatus>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum WireScheme {
-    Http,
-    Https,
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "u16")]
-struct RedirectStatus(u16);
-
-impl TryFrom<u16> for RedirectStatus {
-    type Error = String;
-
-    fn try_from(code: u16) -> Result<Self, String> {
-        if !matches!(code, 301 | 302 | 303 | 307 | 308) {
-            return Err(format!("{code} is none of 301, 302, 303, 307 and 308"));
-        }
-        Ok(Self(code))
-    }
-}
-
-impl From<WireRedirect> for Redirect {
-    fn from(WireRedirect { scheme, hostname, path, port, status_code }: WireRedirect) -> Self {
-        Self {
-            scheme: scheme.map(|scheme| match scheme {
-                WireScheme::Http => RedirectScheme::Http,
-                WireScheme::Https => RedirectScheme::Https,
-            }),
-            hostname: hostname.map(|host| host.0),
-            path: path.map(|path| path.0),
-            port: port.map(|port| port.0),
-            status: status_code.map_or(302, |code| code.0),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireRewrite {
-    hostname: Option<PreciseHostname>,
-    path: Option<WirePathRewrite>,
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WirePathRewriteFields")]
-struct WirePathRewrite(PathRewrite);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WirePathRewriteFields {
-    r#type: PathRewriteType,
-    replace_full_path: Option<ReplacementPath>,
-    replace_prefix_match: Option<ReplacementPath>,
-}
-
-#[derive(Deserialize)]
-enum PathRewriteType {
-    ReplaceFullPath,
-    ReplacePrefixMatch,
-}
-
-impl TryFrom<WirePathRewriteFields> for WirePathRewrite {
-    type Error = &'static str;
-
-    fn try_from(wire: WirePathRewriteFields) -> Result<Self, Self::Error> {
-        let WirePathRewriteFields { r#type, replace_full_path, replace_prefix_match } = wire;
-        match (r#type, replace_full_path, replace_prefix_match) {
-            (PathRewriteType::ReplaceFullPath, Some(path), None) => Ok(Self(PathRewrite::Full(path.0))),
-            (PathRewriteType::ReplacePrefixMatch, None, Some(path)) => Ok(Self(PathRewrite::Prefix(path.0))),
-            (PathRewriteType::ReplaceFullPath, ..) => {
-                Err("type ReplaceFullPath goes with replaceFullPath and nothing else")
-            }
-            (PathRewriteType::ReplacePrefixMatch, ..) => {
-                Err("type ReplacePrefixMatch goes with replacePrefixMatch and nothing else")
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::check_table;
@@ -407,6 +314,11 @@ mod tests {
                 "type: ResponseHeaderModifier, responseHeaderModifier: {remove: ['a:b']}",
                 &at(".responseHeaderModifier.remove[0]"),
                 "not a header name",
+            ),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {remove: [a, a]}",
+                &at(""),
+                "remove: \"a\" is there twice",
             ),
             (
                 "type: RequestRedirect, requestRedirect: {statusCode: 300}",

@@ -15,6 +15,7 @@ mod reference_grant;
 pub(super) mod rule;
 mod filter;
 mod cors;
+mod rewrite;
 pub(super) mod reference;
 mod metadata;
 mod strict;
