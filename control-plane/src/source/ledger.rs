@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::change::{Change, ChangeEvent, Refusal};
 use super::directory::ChangedFile;
 use super::document;
+use super::last_good::KeptVersion;
 use crate::model::resource::{Decoded, Resource, ResourceId};
 
 /// Every file with what it offers, and every resource with the file that it is taken from.
@@ -38,6 +39,16 @@ struct File {
 struct Offer {
     document: usize,
     resource: Arc<Resource>,
+    /// The text of its document.
+    text: Arc<str>,
+    /// The file says otherwise by now, and was refused.
+    kept: bool,
+}
+
+impl Offer {
+    fn version(&self) -> String {
+        Sha256::digest(self.text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// A resource of which another version is in force, or none any more.
@@ -47,6 +58,7 @@ pub(super) struct Settled {
     /// Where it stands now, or stood.
     file: PathBuf,
     pub(super) resource: Option<Arc<Resource>>,
+    version: Option<String>,
     change: Change,
 }
 
@@ -86,18 +98,50 @@ impl Ledger {
         let Some(first) = offers.and_then(BTreeSet::first) else {
             self.offered_by.remove(&id);
             let (file, _) = self.in_force.remove(&id)?;
-            return Some(Settled { id, file, resource: None, change: Change::Removed });
+            return Some(Settled { id, file, resource: None, version: None, change: Change::Removed });
         };
         let incumbent = self.in_force.get(&id).map(|(file, _)| file);
         let file =
             incumbent.filter(|file| offers.is_some_and(|all| all.contains(*file))).unwrap_or(first).clone();
-        let resource = Arc::clone(&self.files.get(&file)?.offers.get(&id)?.resource);
+        let offer = self.files.get(&file)?.offers.get(&id)?;
+        let resource = Arc::clone(&offer.resource);
         let change = match self.in_force.insert(id.clone(), (file.clone(), Arc::clone(&resource))) {
             None => Change::Added,
-            Some((_, old)) if old == resource => return None,
+            Some((_, old)) if Arc::ptr_eq(&old, &resource) || old == resource => return None,
             Some(_) => Change::Changed,
         };
-        Some(Settled { id, file, resource: Some(resource), change })
+        Some(Settled { version: Some(offer.version()), id, file, resource: Some(resource), change })
+    }
+
+    /// The versions that are in force only because what the file says now was refused.
+    pub(super) fn kept(&self) -> Vec<KeptVersion> {
+        let mut all = Vec::new();
+        for (path, file) in &self.files {
+            for (id, offer) in file.offers.iter().filter(|(_, offer)| offer.kept) {
+                let (file, resource) = (path.clone(), id.to_string());
+                all.push(KeptVersion { file, resource, text: offer.text.to_string() });
+            }
+        }
+        all
+    }
+
+    /// Puts back what [`kept`](Self::kept) told in an earlier life, before the first update. A version that is no
+    /// longer good is dropped.
+    pub(super) fn restore(&mut self, kept: Vec<KeptVersion>) {
+        for KeptVersion { file, resource, text } in kept {
+            let decoded = document::read(&text, 1).into_iter().filter_map(|one| one.outcome.ok());
+            for found in decoded.filter(|found| found.metadata.id.to_string() == resource) {
+                let id = found.metadata.id.clone();
+                let offer = Offer { document: 0, resource: found, text: text.as_str().into(), kept: true };
+                self.offered_by.entry(id.clone()).or_default().insert(file.clone());
+                self.files.entry(file.clone()).or_default().offers.insert(id, offer);
+            }
+        }
+    }
+
+    /// Every file that offers something or was refused.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.keys()
     }
 
     /// Everything that is refused, in order of file and document.
@@ -132,13 +176,15 @@ impl Ledger {
             at,
             file: settled.file.clone(),
             resource: Some(settled.id.to_string()),
+            version: settled.version.clone(),
             change: settled.change.clone(),
         };
         let mut events: Vec<_> = settled.iter().map(accepted).collect();
         let refusals = self.refusals();
         for refusal in refusals.difference(&self.announced) {
             let (file, resource) = (refusal.file.clone(), refusal.resource.clone());
-            events.push(ChangeEvent { at, file, resource, change: Change::Refused(refusal.clone()) });
+            let change = Change::Refused(refusal.clone());
+            events.push(ChangeEvent { at, file, resource, version: None, change });
         }
         self.announced = refusals;
         events
@@ -158,6 +204,7 @@ impl File {
                 Some(decoded) if decoded.iter().all(|one| one.outcome.is_ok()) => decoded,
                 _ => document::read(text, line).into(),
             };
+            let shared: Arc<str> = text.into();
             for Decoded { title, id, outcome } in decoded.iter() {
                 let mut refuse = |field: &str, reason: String| {
                     let (file, resource) = (path.to_owned(), title.clone());
@@ -178,8 +225,9 @@ impl File {
                 }
                 match (id, outcome) {
                     (Some(id), Ok(resource)) => {
-                        let resource = Arc::clone(resource);
-                        new.offers.insert(id.clone(), Offer { document: number, resource });
+                        let (resource, text) = (Arc::clone(resource), Arc::clone(&shared));
+                        new.offers
+                            .insert(id.clone(), Offer { document: number, resource, text, kept: false });
                     }
                     (_, Err(fault)) => {
                         nameless |= id.is_none();
@@ -192,7 +240,7 @@ impl File {
         }
         for (id, offer) in old.offers {
             if nameless || mentioned.contains_key(&id) {
-                new.offers.entry(id).or_insert(offer);
+                new.offers.entry(id).or_insert(Offer { kept: true, ..offer });
             }
         }
         new
@@ -201,7 +249,12 @@ impl File {
     fn unreadable(path: &Path, reason: String, old: Self) -> Self {
         let refusal =
             Refusal { file: path.to_owned(), document: 0, resource: None, field: String::new(), reason };
-        Self { offers: old.offers, refusals: vec![refusal], read: BTreeMap::new() }
+        let keep = |(id, offer)| (id, Offer { kept: true, ..offer });
+        Self {
+            offers: old.offers.into_iter().map(keep).collect(),
+            refusals: vec![refusal],
+            read: BTreeMap::new(),
+        }
     }
 }
 
@@ -276,6 +329,23 @@ mod tests {
         let unreadable = ChangedFile { path: "f.yaml".into(), text: Some(Err("no".into())) };
         assert!(ledger.update(vec![unreadable]).is_empty());
         assert_eq!(ledger.refused(), ["f.yaml: no"]);
+    }
+
+    #[test]
+    fn what_was_kept_is_kept_through_a_restart() {
+        let mut first = Ledger::default();
+        first.file("f.yaml", Some(&(namespace("a", "x") + "---\n" + &namespace("b", "x"))));
+        assert!(first.kept().is_empty());
+        let broken = BROKEN.to_owned() + "---\n" + &namespace("b", "x");
+        first.file("f.yaml", Some(&broken));
+        let mut second = Ledger::default();
+        second.restore(first.kept());
+        assert_eq!(second.file("f.yaml", Some(&broken)), ["a Added", "b Added"]);
+        assert_eq!(second.kept(), first.kept());
+        let mut third = Ledger::default();
+        third.restore(first.kept());
+        assert_eq!(third.file("f.yaml", Some(&namespace("b", "x"))), ["b Added"]);
+        assert!(third.kept().is_empty());
     }
 
     #[test]

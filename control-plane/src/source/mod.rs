@@ -7,5 +7,6 @@ pub mod check;
 pub mod watch;
 mod ledger;
 mod directory;
+mod last_good;
 mod document;
 pub mod change;

@@ -15,7 +15,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::change::{ChangeEvent, Refusal};
-use super::directory::Directory;
+use super::directory::{ChangedFile, Directory};
+use super::last_good::LastGood;
 use super::ledger::Ledger;
 use crate::model::assembly::Assembly;
 use crate::model::mesh::Mesh;
@@ -56,21 +57,25 @@ enum Signal {
 impl Source {
     /// Reads the directory, so that [`view`](Self::view) is complete from the start, and watches it from then on.
     ///
-    /// `log` is called for every accepted or refused change, the first reading included, on the thread that found it:
-    /// before this returns for the first reading, and then on the watcher's own. It may block; the mesh that the
-    /// change makes is published after it returned.
+    /// Versions that are in force only because what their file says now was refused are saved in `last_good`, so that
+    /// they stay through a restart.
+    ///
+    /// `log` is called with the changes of each reading that found any, on the thread that read: with those of the
+    /// first before this returns, then on the watcher's own. It may block; what it was told is published after it
+    /// returned.
     ///
     /// Fails when the directory cannot be read, or no thread can be started.
     pub fn start(
         directory: impl Into<PathBuf>,
-        log: impl Fn(&ChangeEvent) + Send + 'static,
+        last_good: impl Into<PathBuf>,
+        log: impl Fn(&[ChangeEvent]) + Send + 'static,
     ) -> Result<Self, SourceError> {
         let root = directory.into();
         let fail = |error| SourceError { directory: root.clone(), error };
         let (signal, signals) = channel();
         // Before the first reading, so that nothing falls between the two.
         let watcher = notice_changes(&root, signal.clone());
-        let mut reader = Reader::new(root.clone());
+        let mut reader = Reader::new(root.clone(), Some(LastGood::load(last_good.into())));
         reader.read(&log)?;
         let (publish, view) = watch::channel(reader.view());
         let run = move || {
@@ -145,31 +150,47 @@ pub(super) struct Reader {
     ledger: Ledger,
     assembly: Assembly,
     refusals: Arc<[Refusal]>,
+    last_good: Option<LastGood>,
 }
 
 impl Reader {
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(super) fn new(root: PathBuf, last_good: Option<LastGood>) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.restore(last_good.as_ref().map_or_else(Vec::new, LastGood::saved));
         Self {
             directory: Directory::new(root),
-            ledger: Ledger::default(),
+            ledger,
+            last_good,
             assembly: Assembly::default(),
             refusals: Arc::default(),
         }
     }
 
     /// Takes in what changed in the directory; tells whether anything did.
-    pub(super) fn read(&mut self, log: &impl Fn(&ChangeEvent)) -> Result<bool, SourceError> {
-        let files = self.directory.scan().map_err(|error| {
+    pub(super) fn read(&mut self, log: &impl Fn(&[ChangeEvent])) -> Result<bool, SourceError> {
+        let mut files = self.directory.scan().map_err(|error| {
             let directory = self.directory.root().to_owned();
             SourceError { directory, error }
         })?;
+        // What was restored for a file that went away in the meantime goes with it.
+        let gone = self.ledger.files().filter(|path| !self.directory.holds(path)).cloned();
+        files.extend(
+            gone.map(|path| ChangedFile { path, text: None })
+                .filter(|gone| !files.contains(gone))
+                .collect::<Vec<_>>(),
+        );
         if files.is_empty() {
             return Ok(false);
         }
         let settled = self.ledger.update(files);
         let events = self.ledger.events(&settled, jiff::Timestamp::now());
         self.refusals = self.ledger.refusals().into_iter().collect();
-        events.iter().for_each(log);
+        if !events.is_empty() {
+            log(&events);
+        }
+        if let Some(last_good) = &mut self.last_good {
+            last_good.save(self.ledger.kept());
+        }
         self.assembly.apply(settled.into_iter().map(|change| (change.id, change.resource)));
         Ok(true)
     }
@@ -215,16 +236,21 @@ mod tests {
         };
         write("a.yaml", &service("a", 80));
         let (log, events) = channel();
-        let source = Source::start(root.path(), move |event| drop(log.send(event.clone()))).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let kept = state.path().join("last-good.json");
+        let source =
+            Source::start(root.path(), &kept, move |events| drop(log.send(events.to_vec()))).unwrap();
         let mut view = source.view();
         assert_eq!(view.borrow().mesh.len(), 1);
-        assert_eq!(events.try_recv().unwrap().change, Change::Added);
+        assert_eq!(events.try_recv().unwrap()[0].change, Change::Added);
 
         write("b.yaml", &service("b", 80));
         until(&mut view, |view| view.mesh.len() == 2).await;
         write("a.yaml", "no: [yaml");
         let refused = until(&mut view, |view| !view.refusals.is_empty()).await;
         assert_eq!(refused.mesh.len(), 2);
+        let restarted = Source::start(root.path(), &kept, |_| {}).unwrap().view().borrow().clone();
+        assert_eq!((restarted.mesh.len(), restarted.refusals.len()), (2, 1));
         write("a.yaml", &service("a", 81));
         let key = ServiceKey::new("default", "a");
         let has_81 = |view: &View| view.mesh.service(&key).is_some_and(|a| a.service.port(81).is_some());
@@ -237,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_not_there_is_named() {
-        let error = Source::start("/nowhere/at/all", |_| {}).unwrap_err().to_string();
+        let error = Source::start("/nowhere/at/all", "/nowhere/kept", |_| {}).unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all") && error.contains("No such file"), "{error}");
     }
 }
