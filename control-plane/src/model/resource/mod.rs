@@ -180,6 +180,8 @@ pub(super) mod testing {
 #[cfg(test)]
 mod tests {
     use super::testing::{check_table, read};
+    use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_known_kinds_in_served_versions_are_read() {
@@ -286,6 +288,45 @@ mod tests {
             ("{apiVersion: v1, kind: List, item: []}", "item"),
         ] {
             assert_eq!(read(yaml)[0].outcome.as_ref().unwrap_err().path, path);
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-zA-Z/*.0-9]{0,6}".prop_map(Value::from),
+        ];
+        let keys = "spec|rules|matches|path|type|value|filters|backendRefs|name|port|weight|timeouts|items|parentRefs";
+        leaf.prop_recursive(6, 40, 4, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(keys, inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_document_holds_is_read_or_refused(
+            spec in any_value(),
+            kind in "Namespace|Service|EndpointSlice|HTTPRoute|GRPCRoute|TCPRoute|ReferenceGrant|List",
+        ) {
+            let version = match kind.as_str() {
+                "Namespace" | "Service" | "List" => "v1",
+                "EndpointSlice" => "discovery.k8s.io/v1",
+                _ => "gateway.networking.k8s.io/v1",
+            };
+            for field in ["spec", "metadata", "items", "endpoints"] {
+                let mut document = serde_json::json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}});
+                document[field] = spec.clone();
+                for decoded in decode(document) {
+                    let reason = decoded.outcome.err().map(|fault| fault.reason);
+                    prop_assert!(reason.is_none_or(|reason| !reason.is_empty()));
+                }
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The RequestRedirect and URLRewrite filters of HTTPRoute (GEP-726).
 
+use outrigger_core::Name;
 use serde::Deserialize;
 
 use super::value::{Port, PreciseHostname, ReplacementPath};
@@ -91,8 +92,12 @@ impl TryFrom<WirePathRewriteFields> for WirePathRewrite {
     fn try_from(wire: WirePathRewriteFields) -> Result<Self, Self::Error> {
         let WirePathRewriteFields { r#type, replace_full_path, replace_prefix_match } = wire;
         match (r#type, replace_full_path, replace_prefix_match) {
-            (PathRewriteType::ReplaceFullPath, Some(path), None) => Ok(Self(PathRewrite::Full(path.0))),
-            (PathRewriteType::ReplacePrefixMatch, None, Some(path)) => Ok(Self(PathRewrite::Prefix(path.0))),
+            (PathRewriteType::ReplaceFullPath, Some(path), None) => {
+                Ok(Self(PathRewrite::Full(absolute(path.0, "/"))))
+            }
+            (PathRewriteType::ReplacePrefixMatch, None, Some(path)) => {
+                Ok(Self(PathRewrite::Prefix(absolute(path.0, ""))))
+            }
             (PathRewriteType::ReplaceFullPath, ..) => {
                 Err("type ReplaceFullPath goes with replaceFullPath and nothing else")
             }
@@ -100,5 +105,35 @@ impl TryFrom<WirePathRewriteFields> for WirePathRewrite {
                 Err("type ReplacePrefixMatch goes with replacePrefixMatch and nothing else")
             }
         }
+    }
+}
+
+/// A path that starts with a slash: the CRD lets others pass, and a request with one would be malformed. An empty
+/// prefix takes the matched one away; an empty path is the root.
+fn absolute(path: Name, empty: &str) -> Name {
+    match &*path {
+        "" => empty.into(),
+        path if path.starts_with('/') => path.into(),
+        path => format!("/{path}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replacement_is_absolute() {
+        let read = |json: &str| serde_json::from_str::<WirePathRewrite>(json).map(|path| path.0).unwrap();
+        let full =
+            |path: &str| read(&format!(r#"{{"type": "ReplaceFullPath", "replaceFullPath": "{path}"}}"#));
+        assert_eq!(full("/a/"), PathRewrite::Full("/a/".into()));
+        assert_eq!(full("a"), PathRewrite::Full("/a".into()));
+        assert_eq!(full(""), PathRewrite::Full("/".into()));
+        let prefix = |path: &str| {
+            read(&format!(r#"{{"type": "ReplacePrefixMatch", "replacePrefixMatch": "{path}"}}"#))
+        };
+        assert_eq!(prefix("a"), PathRewrite::Prefix("/a".into()));
+        assert_eq!(prefix(""), PathRewrite::Prefix("".into()));
     }
 }
