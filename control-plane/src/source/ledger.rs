@@ -2,7 +2,8 @@
 //!
 //! Every file offers the last good version of each resource that it holds. A refused resource leaves its offer as it
 //! was; a document whose resource cannot be told leaves the offers of the whole file. Where two files offer one
-//! resource, it stays with the file that has it, else the first by path, and the other is refused.
+//! resource, it stays with the file that has it, else the first by path, and the other is refused; but an offer that
+//! its file no longer makes gives way to one that a file does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -90,20 +91,27 @@ impl Ledger {
 
     /// Decides whose offer of a resource is in force; tells the new version if there is one.
     fn settle(&mut self, id: ResourceId) -> Option<Settled> {
-        let offers = self.offered_by.get(&id);
-        match offers.map_or(0, BTreeSet::len) {
-            0 | 1 => self.contested.remove(&id),
-            _ => self.contested.insert(id.clone()),
-        };
-        let Some(first) = offers.and_then(BTreeSet::first) else {
+        let mut offers = Vec::new();
+        for path in self.offered_by.get(&id).into_iter().flatten() {
+            if let Some(offer) = self.files.get(path).and_then(|file| file.offers.get(&id)) {
+                offers.push((path, offer));
+            }
+        }
+        let incumbent = self.in_force.get(&id).map(|(file, _)| file);
+        let rank =
+            |(path, offer): &(&PathBuf, &Offer)| (offer.kept, Some(*path) != incumbent, (*path).clone());
+        let contested = offers.iter().filter(|(_, offer)| !offer.kept).count() > 1;
+        let best = offers.into_iter().min_by_key(rank).map(|(path, offer)| (path.clone(), offer.clone()));
+        if contested {
+            self.contested.insert(id.clone());
+        } else {
+            self.contested.remove(&id);
+        }
+        let Some((file, offer)) = best else {
             self.offered_by.remove(&id);
             let (file, _) = self.in_force.remove(&id)?;
             return Some(Settled { id, file, resource: None, version: None, change: Change::Removed });
         };
-        let incumbent = self.in_force.get(&id).map(|(file, _)| file);
-        let file =
-            incumbent.filter(|file| offers.is_some_and(|all| all.contains(*file))).unwrap_or(first).clone();
-        let offer = self.files.get(&file)?.offers.get(&id)?;
         let resource = Arc::clone(&offer.resource);
         let change = match self.in_force.insert(id.clone(), (file.clone(), Arc::clone(&resource))) {
             None => Change::Added,
@@ -155,14 +163,18 @@ impl Ledger {
         let (Some((holder, _)), Some(files)) = (self.in_force.get(id), self.offered_by.get(id)) else {
             return Vec::new();
         };
-        let refusal = |file: &PathBuf| Refusal {
-            file: file.clone(),
-            document: self.files.get(file).and_then(|f| f.offers.get(id)).map_or(0, |offer| offer.document),
-            resource: Some(id.to_string()),
-            field: "metadata.name".into(),
-            reason: format!("is defined in {} already", holder.display()),
+        let refusal = |file: &PathBuf| {
+            // A version that is merely kept stands aside: what its file says has a refusal of its own.
+            let offer = self.files.get(file)?.offers.get(id).filter(|offer| !offer.kept)?;
+            Some(Refusal {
+                file: file.clone(),
+                document: offer.document,
+                resource: Some(id.to_string()),
+                field: "metadata.name".into(),
+                reason: format!("is defined in {} already", holder.display()),
+            })
         };
-        files.iter().filter(|file| *file != holder).map(refusal).collect()
+        files.iter().filter(|file| *file != holder).filter_map(refusal).collect()
     }
 
     /// The resources in force and the files that they are taken from.
@@ -363,6 +375,15 @@ mod tests {
             ledger.refused(),
             ["a.yaml, document 2, Namespace a, metadata.name: is defined in document 1 already"]
         );
+    }
+
+    #[test]
+    fn a_kept_version_gives_way_to_another_files() {
+        let mut ledger = Ledger::default();
+        ledger.file("a.yaml", Some(&namespace("a", "x")));
+        ledger.file("a.yaml", Some(BROKEN));
+        assert_eq!(ledger.file("b.yaml", Some(&namespace("a", "z"))), ["a Changed"]);
+        assert_eq!((ledger.holders(), ledger.refused().len()), (vec!["a b.yaml".to_owned()], 1));
     }
 
     #[test]
