@@ -9,13 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::change::{Change, ChangeEvent, Refusal};
 use super::directory::ChangedFile;
-use super::document;
+use super::file::{File, Offer};
 use super::last_good::KeptVersion;
-use crate::model::resource::{Decoded, Resource, ResourceId};
+use crate::model::resource::{Resource, ResourceId};
 
 /// Every file with what it offers, and every resource with the file that it is taken from.
 #[derive(Debug, Default)]
@@ -26,30 +24,6 @@ pub(super) struct Ledger {
     /// Resources that several files offer.
     contested: BTreeSet<ResourceId>,
     announced: BTreeSet<Refusal>,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    offers: BTreeMap<ResourceId, Offer>,
-    refusals: Vec<Refusal>,
-    /// What each text was read as: of a large file, only documents that changed are read again.
-    read: BTreeMap<[u8; 32], Arc<[Decoded]>>,
-}
-
-#[derive(Debug, Clone)]
-struct Offer {
-    document: usize,
-    resource: Arc<Resource>,
-    /// The text of its document.
-    text: Arc<str>,
-    /// The file says otherwise by now, and was refused.
-    kept: bool,
-}
-
-impl Offer {
-    fn version(&self) -> String {
-        Sha256::digest(self.text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 /// A resource of which another version is in force, or none any more.
@@ -137,10 +111,7 @@ impl Ledger {
     /// longer good is dropped.
     pub(super) fn restore(&mut self, kept: Vec<KeptVersion>) {
         for KeptVersion { file, resource, text } in kept {
-            let decoded = document::read(&text, 1).into_iter().filter_map(|one| one.outcome.ok());
-            for found in decoded.filter(|found| found.metadata.id.to_string() == resource) {
-                let id = found.metadata.id.clone();
-                let offer = Offer { document: 0, resource: found, text: text.as_str().into(), kept: true };
+            for (id, offer) in Offer::restored(&text).filter(|(id, _)| id.to_string() == resource) {
                 self.offered_by.entry(id.clone()).or_default().insert(file.clone());
                 self.files.entry(file.clone()).or_default().offers.insert(id, offer);
             }
@@ -200,73 +171,6 @@ impl Ledger {
         }
         self.announced = refusals;
         events
-    }
-}
-
-impl File {
-    /// Reads the documents of a file, and keeps of its former self what this one does not replace.
-    fn read(path: &Path, text: &str, mut old: Self) -> Self {
-        let mut new = Self::default();
-        let mut nameless = false;
-        let mut mentioned: BTreeMap<ResourceId, usize> = BTreeMap::new();
-        for (number, line, text) in document::split(text) {
-            let digest: [u8; 32] = Sha256::digest(text).into();
-            let decoded = match old.read.remove(&digest).or_else(|| new.read.get(&digest).cloned()) {
-                // A refusal may name a line, which may be another now: read again.
-                Some(decoded) if decoded.iter().all(|one| one.outcome.is_ok()) => decoded,
-                _ => document::read(text, line).into(),
-            };
-            let shared: Arc<str> = text.into();
-            for Decoded { title, id, outcome } in decoded.iter() {
-                let mut refuse = |field: &str, reason: String| {
-                    let (file, resource) = (path.to_owned(), title.clone());
-                    new.refusals.push(Refusal {
-                        file,
-                        document: number,
-                        resource,
-                        field: field.into(),
-                        reason,
-                    });
-                };
-                if let Some(first) = id.as_ref().and_then(|id| mentioned.get(id)) {
-                    refuse("metadata.name", format!("is defined in document {first} already"));
-                    continue;
-                }
-                if let Some(id) = id {
-                    mentioned.insert(id.clone(), number);
-                }
-                match (id, outcome) {
-                    (Some(id), Ok(resource)) => {
-                        let (resource, text) = (Arc::clone(resource), Arc::clone(&shared));
-                        new.offers
-                            .insert(id.clone(), Offer { document: number, resource, text, kept: false });
-                    }
-                    (_, Err(fault)) => {
-                        nameless |= id.is_none();
-                        refuse(&fault.path, fault.reason.clone());
-                    }
-                    (None, Ok(_)) => {}
-                }
-            }
-            new.read.insert(digest, decoded);
-        }
-        for (id, offer) in old.offers {
-            if nameless || mentioned.contains_key(&id) {
-                new.offers.entry(id).or_insert(Offer { kept: true, ..offer });
-            }
-        }
-        new
-    }
-
-    fn unreadable(path: &Path, reason: String, old: Self) -> Self {
-        let refusal =
-            Refusal { file: path.to_owned(), document: 0, resource: None, field: String::new(), reason };
-        let keep = |(id, offer)| (id, Offer { kept: true, ..offer });
-        Self {
-            offers: old.offers.into_iter().map(keep).collect(),
-            refusals: vec![refusal],
-            read: BTreeMap::new(),
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod watch;
 mod ledger;
+mod file;
 mod directory;
 mod last_good;
 mod document;
