@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use notify::{RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecursiveMode, Watcher};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -114,7 +115,11 @@ pub struct SourceError {
 
 /// Asks the kernel for notices. Without them, changes are found by looking.
 fn notice_changes(root: &Path, signal: Sender<Signal>) -> Option<impl Watcher + use<>> {
-    let notice = move |_| drop(signal.send(Signal::Touched));
+    let notice = move |event| {
+        if may_change(&event) {
+            drop(signal.send(Signal::Touched));
+        }
+    };
     let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
         watcher.watch(root, RecursiveMode::Recursive)?;
         Ok(watcher)
@@ -124,6 +129,17 @@ fn notice_changes(root: &Path, signal: Sender<Signal>) -> Option<impl Watcher + 
             |error| tracing::warn!(%error, poll = ?POLL, "no notices of changed files: looking for them"),
         )
         .ok()
+}
+
+/// Whether a notice may be of a change. Looking opens files and folders, which is noticed too: without this, every look
+/// would bring on the next.
+fn may_change(event: &notify::Result<Event>) -> bool {
+    match event {
+        Ok(Event { kind: EventKind::Access(AccessKind::Close(AccessMode::Write)), .. }) => true,
+        Ok(Event { kind: EventKind::Access(_), .. }) => false,
+        // An error may stand for notices that were lost.
+        Ok(_) | Err(_) => true,
+    }
 }
 
 /// Waits until it is time to look again; false when it is time to end.
@@ -259,6 +275,23 @@ mod tests {
         until(&mut view, |view| view.mesh.len() == 1).await;
         drop(source);
         assert!(view.wait_for(|_| false).await.is_err(), "the thread ends with its owner");
+    }
+
+    #[test]
+    fn looking_at_the_directory_is_no_reason_to_look_again() {
+        use notify::event::{CreateKind, ModifyKind, RemoveKind};
+        for (kind, expected) in [
+            (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Read)), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Write)), true),
+            (EventKind::Create(CreateKind::File), true),
+            (EventKind::Modify(ModifyKind::Any), true),
+            (EventKind::Remove(RemoveKind::File), true),
+            (EventKind::Other, true),
+        ] {
+            assert_eq!(may_change(&Ok(Event::new(kind))), expected, "{kind:?}");
+        }
+        assert!(may_change(&Err(notify::Error::generic("overflow"))));
     }
 
     #[test]
