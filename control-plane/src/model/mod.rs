@@ -4,6 +4,7 @@
 //! shared with the version before it. No YAML and no type of Gateway API or Kubernetes passes this boundary.
 
 pub(crate) mod assembly;
+mod verdict;
 mod attachment;
 mod inventory;
 pub mod status;

@@ -44,6 +44,9 @@ pub struct ChangeEvent {
     pub file: PathBuf,
     /// `HTTPRoute shop/catalog`, as far as it could be read.
     pub resource: Option<String>,
+    /// Of what was added or changed, 16 hexadecimal digits that stand for its text: a restart adds everything again,
+    /// and a log can tell by them what it has already.
+    pub version: Option<String>,
     /// What happened.
     pub change: Change,
 }

@@ -20,7 +20,7 @@ pub struct Report {
 
 /// Reads a configuration directory. Fails when it cannot be read at all.
 pub fn check(directory: impl Into<PathBuf>) -> Result<Report, SourceError> {
-    let mut reader = Reader::new(directory.into());
+    let mut reader = Reader::new(directory.into(), None);
     reader.read(&|_| {})?;
     let view = reader.view();
     let one = |(id, file): (&ResourceId, &std::path::Path)| {

@@ -60,6 +60,11 @@ impl Directory {
         &self.root
     }
 
+    /// Whether a file was there at the last scan.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        self.seen.contains_key(path)
+    }
+
     /// What changed since the last time, in order of path.
     ///
     /// Fails when a folder cannot be listed: then nothing is taken for gone, and the next scan tries again.

@@ -45,10 +45,10 @@ pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
     }
 }
 
-/// A key that is there twice is an error, as with kubectl's strict validation; anchors are bounded by the parser's
+/// YAML 1.2, where `no` is a string. A key that is there twice is an error, as with kubectl's strict validation; anchors are bounded by the parser's
 /// default budget.
 fn parse(text: &str, first_line: usize) -> Result<Value, String> {
-    let options = serde_saphyr::options! { with_snippet: false };
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(first_line, |at| first_line + at.line() as usize - 1);
         let text = error.to_string();
@@ -62,6 +62,7 @@ fn parse(text: &str, first_line: usize) -> Result<Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn documents_are_counted_without_the_empty_ones() {
@@ -73,6 +74,31 @@ mod tests {
         assert!(split("").is_empty() && split("---\n---\n# x\n").is_empty());
         assert_eq!(split("a: 1").len(), 1);
         assert_eq!(split("--- {a: 1}\n---\r\nb: 1\r\n").len(), 2);
+    }
+
+    #[test]
+    fn a_small_document_cannot_grow_large() {
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for n in 1..12 {
+            let before = n - 1;
+            bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{before}"); 10].join(","));
+        }
+        assert!(read(&bomb, 1)[0].outcome.is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_apart_without_loss(text in "(---|[-a:\\[ #\n\r])*") {
+            let documents = split(&text);
+            let mut rest = &text[..];
+            for (at, (number, _, part)) in documents.iter().enumerate() {
+                prop_assert_eq!(*number, at + 1);
+                let found = rest.find(part);
+                prop_assert!(found.is_some());
+                rest = &rest[found.unwrap_or(0) + part.len()..];
+                read(part, 1);
+            }
+        }
     }
 
     #[test]

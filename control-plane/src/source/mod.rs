@@ -6,6 +6,8 @@
 pub mod check;
 pub mod watch;
 mod ledger;
+mod file;
 mod directory;
+mod last_good;
 mod document;
 pub mod change;

@@ -10,12 +10,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use notify::{RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecursiveMode, Watcher};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use super::change::{ChangeEvent, Refusal};
-use super::directory::Directory;
+use super::directory::{ChangedFile, Directory};
+use super::last_good::LastGood;
 use super::ledger::Ledger;
 use crate::model::assembly::Assembly;
 use crate::model::mesh::Mesh;
@@ -56,21 +58,25 @@ enum Signal {
 impl Source {
     /// Reads the directory, so that [`view`](Self::view) is complete from the start, and watches it from then on.
     ///
-    /// `log` is called for every accepted or refused change, the first reading included, on the thread that found it:
-    /// before this returns for the first reading, and then on the watcher's own. It may block; the mesh that the
-    /// change makes is published after it returned.
+    /// Versions that are in force only because what their file says now was refused are saved in `last_good`, so that
+    /// they stay through a restart.
+    ///
+    /// `log` is called with the changes of each reading that found any, on the thread that read: with those of the
+    /// first before this returns, then on the watcher's own. It may block; what it was told is published after it
+    /// returned.
     ///
     /// Fails when the directory cannot be read, or no thread can be started.
     pub fn start(
         directory: impl Into<PathBuf>,
-        log: impl Fn(&ChangeEvent) + Send + 'static,
+        last_good: impl Into<PathBuf>,
+        log: impl Fn(&[ChangeEvent]) + Send + 'static,
     ) -> Result<Self, SourceError> {
         let root = directory.into();
         let fail = |error| SourceError { directory: root.clone(), error };
         let (signal, signals) = channel();
         // Before the first reading, so that nothing falls between the two.
         let watcher = notice_changes(&root, signal.clone());
-        let mut reader = Reader::new(root.clone());
+        let mut reader = Reader::new(root.clone(), Some(LastGood::load(last_good.into())));
         reader.read(&log)?;
         let (publish, view) = watch::channel(reader.view());
         let run = move || {
@@ -109,7 +115,11 @@ pub struct SourceError {
 
 /// Asks the kernel for notices. Without them, changes are found by looking.
 fn notice_changes(root: &Path, signal: Sender<Signal>) -> Option<impl Watcher + use<>> {
-    let notice = move |_| drop(signal.send(Signal::Touched));
+    let notice = move |event| {
+        if may_change(&event) {
+            drop(signal.send(Signal::Touched));
+        }
+    };
     let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
         watcher.watch(root, RecursiveMode::Recursive)?;
         Ok(watcher)
@@ -119,6 +129,17 @@ fn notice_changes(root: &Path, signal: Sender<Signal>) -> Option<impl Watcher + 
             |error| tracing::warn!(%error, poll = ?POLL, "no notices of changed files: looking for them"),
         )
         .ok()
+}
+
+/// Whether a notice may be of a change. Looking opens files and folders, which is noticed too: without this, every look
+/// would bring on the next.
+fn may_change(event: &notify::Result<Event>) -> bool {
+    match event {
+        Ok(Event { kind: EventKind::Access(AccessKind::Close(AccessMode::Write)), .. }) => true,
+        Ok(Event { kind: EventKind::Access(_), .. }) => false,
+        // An error may stand for notices that were lost.
+        Ok(_) | Err(_) => true,
+    }
 }
 
 /// Waits until it is time to look again; false when it is time to end.
@@ -145,31 +166,47 @@ pub(super) struct Reader {
     ledger: Ledger,
     assembly: Assembly,
     refusals: Arc<[Refusal]>,
+    last_good: Option<LastGood>,
 }
 
 impl Reader {
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(super) fn new(root: PathBuf, last_good: Option<LastGood>) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.restore(last_good.as_ref().map_or_else(Vec::new, LastGood::saved));
         Self {
             directory: Directory::new(root),
-            ledger: Ledger::default(),
+            ledger,
+            last_good,
             assembly: Assembly::default(),
             refusals: Arc::default(),
         }
     }
 
     /// Takes in what changed in the directory; tells whether anything did.
-    pub(super) fn read(&mut self, log: &impl Fn(&ChangeEvent)) -> Result<bool, SourceError> {
-        let files = self.directory.scan().map_err(|error| {
+    pub(super) fn read(&mut self, log: &impl Fn(&[ChangeEvent])) -> Result<bool, SourceError> {
+        let mut files = self.directory.scan().map_err(|error| {
             let directory = self.directory.root().to_owned();
             SourceError { directory, error }
         })?;
+        // What was restored for a file that went away in the meantime goes with it.
+        let gone = self.ledger.files().filter(|path| !self.directory.holds(path)).cloned();
+        files.extend(
+            gone.map(|path| ChangedFile { path, text: None })
+                .filter(|gone| !files.contains(gone))
+                .collect::<Vec<_>>(),
+        );
         if files.is_empty() {
             return Ok(false);
         }
         let settled = self.ledger.update(files);
         let events = self.ledger.events(&settled, jiff::Timestamp::now());
         self.refusals = self.ledger.refusals().into_iter().collect();
-        events.iter().for_each(log);
+        if !events.is_empty() {
+            log(&events);
+        }
+        if let Some(last_good) = &mut self.last_good {
+            last_good.save(self.ledger.kept());
+        }
         self.assembly.apply(settled.into_iter().map(|change| (change.id, change.resource)));
         Ok(true)
     }
@@ -185,5 +222,81 @@ impl Reader {
             refusals: Arc::clone(&self.refusals),
             statuses: self.assembly.statuses(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::service::ServiceKey;
+    use crate::source::change::Change;
+
+    fn service(name: &str, port: u16) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: {port}}}]}}}}"
+        )
+    }
+
+    /// Waits for a version of which `holds` is true; the watcher looks by itself every few seconds at the latest.
+    async fn until(view: &mut watch::Receiver<View>, holds: impl FnMut(&View) -> bool) -> View {
+        let found = tokio::time::timeout(Duration::from_secs(30), view.wait_for(holds)).await;
+        found.expect("no such version in 30 s").unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn a_watched_directory_becomes_a_mesh_that_follows_it() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(root.path().join(".new"), text).unwrap();
+            std::fs::rename(root.path().join(".new"), root.path().join(name)).unwrap();
+        };
+        write("a.yaml", &service("a", 80));
+        let (log, events) = channel();
+        let state = tempfile::tempdir().unwrap();
+        let kept = state.path().join("last-good.json");
+        let source =
+            Source::start(root.path(), &kept, move |events| drop(log.send(events.to_vec()))).unwrap();
+        let mut view = source.view();
+        assert_eq!(view.borrow().mesh.len(), 1);
+        assert_eq!(events.try_recv().unwrap()[0].change, Change::Added);
+
+        write("b.yaml", &service("b", 80));
+        until(&mut view, |view| view.mesh.len() == 2).await;
+        write("a.yaml", "no: [yaml");
+        let refused = until(&mut view, |view| !view.refusals.is_empty()).await;
+        assert_eq!(refused.mesh.len(), 2);
+        let restarted = Source::start(root.path(), &kept, |_| {}).unwrap().view().borrow().clone();
+        assert_eq!((restarted.mesh.len(), restarted.refusals.len()), (2, 1));
+        write("a.yaml", &service("a", 81));
+        let key = ServiceKey::new("default", "a");
+        let has_81 = |view: &View| view.mesh.service(&key).is_some_and(|a| a.service.port(81).is_some());
+        assert!(until(&mut view, has_81).await.refusals.is_empty());
+        std::fs::remove_file(root.path().join("b.yaml")).unwrap();
+        until(&mut view, |view| view.mesh.len() == 1).await;
+        drop(source);
+        assert!(view.wait_for(|_| false).await.is_err(), "the thread ends with its owner");
+    }
+
+    #[test]
+    fn looking_at_the_directory_is_no_reason_to_look_again() {
+        use notify::event::{CreateKind, ModifyKind, RemoveKind};
+        for (kind, expected) in [
+            (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Read)), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Write)), true),
+            (EventKind::Create(CreateKind::File), true),
+            (EventKind::Modify(ModifyKind::Any), true),
+            (EventKind::Remove(RemoveKind::File), true),
+            (EventKind::Other, true),
+        ] {
+            assert_eq!(may_change(&Ok(Event::new(kind))), expected, "{kind:?}");
+        }
+        assert!(may_change(&Err(notify::Error::generic("overflow"))));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let error = Source::start("/nowhere/at/all", "/nowhere/kept", |_| {}).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all") && error.contains("No such file"), "{error}");
     }
 }

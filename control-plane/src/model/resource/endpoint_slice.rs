@@ -142,3 +142,83 @@ fn decode_peer(metadata: &Metadata) -> Result<Peer, Fault> {
     let path = || format!("metadata.annotations.{SPIFFE_ID}");
     SpiffeId::parse(uri).map(Peer::Sidecar).map_err(|error| Fault::new(path(), error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::resource::Body;
+    use crate::model::resource::testing::{check_table, read};
+
+    const SLICE: &str = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a-1, labels:
+        {kubernetes.io/service-name: a, version: v1}, annotations: {outrigger.dev/spiffe-id: 'spiffe://x/ns/default/sa/a'}}, @}";
+
+    #[test]
+    fn what_nobody_could_connect_to_is_refused() {
+        check_table(
+            SLICE,
+            &[
+                "addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{port: 80}]",
+                "addressType: IPv6, endpoints: [{addresses: ['fd00::1'], hints: {forZones: [{name: z}]}}]",
+                "addressType: IPv4, endpoints: []",
+            ],
+            &[
+                ("endpoints: []", "addressType", "unknown type"),
+                ("addressType: FQDN, endpoints: []", "addressType", "not supported"),
+                ("addressType: ipv4, endpoints: []", "addressType", "unknown type"),
+                ("addressType: IPv4, endpoints: [{addresses: []}]", "endpoints[0].addresses", "empty"),
+                (
+                    "addressType: IPv4, endpoints: [{addresses: [a]}]",
+                    "endpoints[0].addresses[0]",
+                    "address type",
+                ),
+                (
+                    "addressType: IPv4, endpoints: [{addresses: ['fd00::1']}]",
+                    "endpoints[0].addresses[0]",
+                    "address type",
+                ),
+                ("addressType: IPv4, endpoints: [], ports: [{name: x}]", "ports[0].port", "no number"),
+                ("addressType: IPv4, endpoints: [], ports: [{port: 0}]", "ports[0].port", "not a port"),
+                (
+                    "addressType: IPv4, endpoints: [], ports: [{port: 1, protocol: x}]",
+                    "ports[0].protocol",
+                    "unknown",
+                ),
+                ("addressType: IPv4, endpoints: [], ports: [{port: 1}, {port: 2}]", "ports[1].name", "twice"),
+                (
+                    "addressType: IPv4, endpoints: [{addresses: [10.0.0.1], conditions: {redy: true}}]",
+                    "endpoints[0].conditions.redy",
+                    "unknown field",
+                ),
+            ],
+        );
+        let nobody = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a@}, addressType: IPv4, endpoints: []}";
+        check_table(nobody, &[], &[("", "metadata.labels.kubernetes.io/service-name", "missing")]);
+        let spiffe = SLICE.replace("spiffe://x", "https://x");
+        let path = "metadata.annotations.outrigger.dev/spiffe-id";
+        check_table(&spiffe, &[], &[("addressType: IPv4, endpoints: []", path, "not of the form")]);
+    }
+
+    #[test]
+    fn conditions_decide_what_an_endpoint_takes() {
+        for (conditions, expected) in [
+            ("{}", EndpointHealth::Ready),
+            ("{ready: true}", EndpointHealth::Ready),
+            ("{ready: false}", EndpointHealth::NotReady),
+            ("{ready: false, serving: true, terminating: true}", EndpointHealth::Draining),
+            ("{ready: false, serving: false, terminating: true}", EndpointHealth::NotReady),
+            ("{ready: false, serving: true}", EndpointHealth::NotReady),
+        ] {
+            let part = format!(
+                "addressType: IPv4, ports: [{{port: 8080}}], endpoints: [{{addresses: [10.0.0.1], zone: z,
+                   targetRef: {{kind: Pod, name: a-xyz}}, conditions: {conditions}}}]"
+            );
+            let resource = read(&SLICE.replace('@', &part)).remove(0).outcome.unwrap();
+            let Body::EndpointSlice(slice) = &resource.body else { panic!() };
+            let endpoint = &slice.endpoints[0];
+            assert_eq!(endpoint.health, expected, "{conditions}");
+            assert_eq!((endpoint.instance.as_deref(), endpoint.zone.as_deref()), (Some("a-xyz"), Some("z")));
+            assert_eq!(slice.version.as_deref(), Some("v1"));
+            assert_eq!(slice.peer.identity().unwrap().as_str(), "spiffe://x/ns/default/sa/a");
+        }
+    }
+}

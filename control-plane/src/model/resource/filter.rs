@@ -2,17 +2,15 @@
 //!
 //! One wire shape for both: a GRPCRoute knows fewer types. What exists in the API and not here yet is refused by name.
 
-use std::time::Duration;
-
 use outrigger_core::Name;
 use outrigger_core::percentage::Percentage;
 use serde::{Deserialize, de};
 
+use super::cors::WireCors;
 use super::reference::BackendRef;
-use super::value::{
-    HeaderName, HeaderValue, Integer, List, Port, PreciseHostname, ReplacementPath, Unsupported,
-};
-use crate::model::route::{Cors, Filters, HeaderChanges, PathRewrite, Redirect, RedirectScheme, Rewrite};
+use super::rewrite::{WireRedirect, WireRewrite};
+use super::value::{HeaderName, HeaderValue, Integer, List, Unsupported, refuse_repeated};
+use crate::model::route::{Cors, Filters, HeaderChanges, Redirect, Rewrite};
 
 /// The filters of a rule, sorted out: each at most once, but mirrors.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -166,10 +164,10 @@ impl TryFrom<WireFilter> for HttpFilter {
         let missing = |field: &str| format!("type asks for {field}, which is not there");
         Ok(match r#type {
             FilterType::RequestHeaderModifier => Self::RequestHeaderModifier(
-                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.into(),
+                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.try_into()?,
             ),
             FilterType::ResponseHeaderModifier => Self::ResponseHeaderModifier(
-                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.into(),
+                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.try_into()?,
             ),
             FilterType::RequestMirror => {
                 Self::RequestMirror(request_mirror.ok_or_else(|| missing("requestMirror"))?.0)
@@ -178,11 +176,7 @@ impl TryFrom<WireFilter> for HttpFilter {
                 Self::RequestRedirect(request_redirect.ok_or_else(|| missing("requestRedirect"))?.into())
             }
             FilterType::UrlRewrite => {
-                let WireRewrite { hostname, path } = url_rewrite.ok_or_else(|| missing("urlRewrite"))?;
-                Self::UrlRewrite(Rewrite {
-                    hostname: hostname.map(|host| host.0),
-                    path: path.map(|path| path.0),
-                })
+                Self::UrlRewrite(url_rewrite.ok_or_else(|| missing("urlRewrite"))?.into())
             }
             FilterType::Cors => Self::Cors(cors.ok_or_else(|| missing("cors"))?.0),
             FilterType::ExternalAuth => return Err("ExternalAuth is not supported yet".into()),
@@ -202,9 +196,12 @@ struct WireHeaderChanges {
     remove: List<HeaderName, 0, 16>,
 }
 
-impl From<WireHeaderChanges> for HeaderChanges {
-    fn from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Self {
-        Self { set: set.0, add: add.0, remove: remove.0.iter().map(HeaderName::lower).collect() }
+impl TryFrom<WireHeaderChanges> for HeaderChanges {
+    type Error = String;
+
+    fn try_from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Result<Self, String> {
+        refuse_repeated(remove.0.iter().map(|name| &name.0)).map_err(|reason| format!("remove: {reason}"))?;
+        Ok(Self { set: set.0, add: add.0, remove: remove.0.iter().map(HeaderName::lower).collect() })
     }
 }
 
@@ -234,17 +231,6 @@ impl TryFrom<List<WireNamedValue, 0, 16>> for NamedValues {
         }
         Ok(Self(all))
     }
-}
-
-/// Refuses a list that names one thing twice (`x-kubernetes-list-type: map` or `set`).
-pub(super) fn refuse_repeated<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), String> {
-    let mut seen = std::collections::BTreeSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            return Err(format!("{name:?} is there twice"));
-        }
-    }
-    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -289,189 +275,126 @@ impl TryFrom<WireMirrorFields> for WireMirror {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireRedirect {
-    scheme: Option<WireScheme>,
-    hostname: Option<PreciseHostname>,
-    path: Option<WirePathRewrite>,
-    port: Option<Port>,
-    status_code: Option<RedirectStatus>,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum WireScheme {
-    Http,
-    Https,
-}
+    const FILTERS: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a},
+        spec: {rules: [{@}]}}";
 
-#[derive(Deserialize)]
-#[serde(try_from = "u16")]
-struct RedirectStatus(u16);
-
-impl TryFrom<u16> for RedirectStatus {
-    type Error = String;
-
-    fn try_from(code: u16) -> Result<Self, String> {
-        if !matches!(code, 301 | 302 | 303 | 307 | 308) {
-            return Err(format!("{code} is none of 301, 302, 303, 307 and 308"));
+    #[test]
+    fn filters_outside_the_crds_limits_are_refused() {
+        let at = |field: &str| format!("spec.rules[0].filters[0]{field}");
+        let filter = |text: &str| format!("filters: [{{{text}}}]");
+        let mirror = "type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}";
+        let refused: &[(&str, &str, &str)] = &[
+            ("type: Mirror", &at(".type"), "unknown variant"),
+            ("requestRedirect: {}", &at(""), "missing field `type`"),
+            ("type: CORS", &at(""), "type asks for cors"),
+            ("type: RequestRedirect, requestRedirect: {}, cors: {}", &at(""), "several types"),
+            ("type: URLRewrite, cors: {}", &at(""), "type asks for urlRewrite"),
+            ("type: ExtensionRef", &at(""), "ExtensionRef is not supported yet"),
+            (
+                "type: ExtensionRef, extensionRef: {group: g, kind: K, name: n}",
+                &at(".extensionRef"),
+                "not supported",
+            ),
+            ("type: ExternalAuth, externalAuth: {protocol: GRPC}", &at(".externalAuth"), "not supported yet"),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}, {name: a, value: c}]}",
+                &at(".requestHeaderModifier.set"),
+                "twice",
+            ),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: ''}]}",
+                &at(".requestHeaderModifier.add[0].value"),
+                "not a header value",
+            ),
+            (
+                "type: ResponseHeaderModifier, responseHeaderModifier: {remove: ['a:b']}",
+                &at(".responseHeaderModifier.remove[0]"),
+                "not a header name",
+            ),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {remove: [a, a]}",
+                &at(""),
+                "remove: \"a\" is there twice",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {statusCode: 300}",
+                &at(".requestRedirect.statusCode"),
+                "none of",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {scheme: ftp}",
+                &at(".requestRedirect.scheme"),
+                "unknown variant",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {hostname: '*.a'}",
+                &at(".requestRedirect.hostname"),
+                "wildcard",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath}}",
+                &at(".requestRedirect.path"),
+                "goes with replaceFullPath",
+            ),
+            (
+                "type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replaceFullPath: /a}}",
+                &at(".urlRewrite.path"),
+                "goes with replacePrefixMatch",
+            ),
+            (
+                "type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: 'a b'}}",
+                &at(".urlRewrite.path.replaceFullPath"),
+                "not a path",
+            ),
+            ("type: RequestMirror, requestMirror: {}", &at(".requestMirror"), "missing field `backendRef`"),
+            (&format!("{mirror}, percent: 101}}"), &at(".requestMirror.percent"), "not between"),
+            (
+                &format!("{mirror}, percent: 1, fraction: {{numerator: 1}}}}"),
+                &at(".requestMirror"),
+                "exclude",
+            ),
+            (&format!("{mirror}, fraction: {{numerator: 101}}}}"), &at(".requestMirror"), "greater"),
+            (
+                &format!("{mirror}, fraction: {{numerator: 1, denominator: 0}}}}"),
+                &at(".requestMirror.fraction.denominator"),
+                "not between",
+            ),
+        ];
+        for (text, path, reason) in refused {
+            check_table(FILTERS, &[], &[(&filter(text), path, reason)]);
         }
-        Ok(Self(code))
+        check_table(
+            FILTERS,
+            &[&filter(&format!("{mirror}, fraction: {{numerator: 1, denominator: 3}}}}"))],
+            &[],
+        );
     }
-}
 
-impl From<WireRedirect> for Redirect {
-    fn from(WireRedirect { scheme, hostname, path, port, status_code }: WireRedirect) -> Self {
-        Self {
-            scheme: scheme.map(|scheme| match scheme {
-                WireScheme::Http => RedirectScheme::Http,
-                WireScheme::Https => RedirectScheme::Https,
-            }),
-            hostname: hostname.map(|host| host.0),
-            path: path.map(|path| path.0),
-            port: port.map(|port| port.0),
-            status: status_code.map_or(302, |code| code.0),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireRewrite {
-    hostname: Option<PreciseHostname>,
-    path: Option<WirePathRewrite>,
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WirePathRewriteFields")]
-struct WirePathRewrite(PathRewrite);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WirePathRewriteFields {
-    r#type: PathRewriteType,
-    replace_full_path: Option<ReplacementPath>,
-    replace_prefix_match: Option<ReplacementPath>,
-}
-
-#[derive(Deserialize)]
-enum PathRewriteType {
-    ReplaceFullPath,
-    ReplacePrefixMatch,
-}
-
-impl TryFrom<WirePathRewriteFields> for WirePathRewrite {
-    type Error = &'static str;
-
-    fn try_from(wire: WirePathRewriteFields) -> Result<Self, Self::Error> {
-        let WirePathRewriteFields { r#type, replace_full_path, replace_prefix_match } = wire;
-        match (r#type, replace_full_path, replace_prefix_match) {
-            (PathRewriteType::ReplaceFullPath, Some(path), None) => Ok(Self(PathRewrite::Full(path.0))),
-            (PathRewriteType::ReplacePrefixMatch, None, Some(path)) => Ok(Self(PathRewrite::Prefix(path.0))),
-            (PathRewriteType::ReplaceFullPath, ..) => {
-                Err("type ReplaceFullPath goes with replaceFullPath and nothing else")
-            }
-            (PathRewriteType::ReplacePrefixMatch, ..) => {
-                Err("type ReplacePrefixMatch goes with replacePrefixMatch and nothing else")
-            }
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireCorsFields")]
-struct WireCors(Cors);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireCorsFields {
-    #[serde(default)]
-    allow_origins: List<Origin, 0, 64>,
-    #[serde(default)]
-    allow_credentials: bool,
-    #[serde(default)]
-    allow_methods: List<CorsMethod, 0, 9>,
-    #[serde(default)]
-    allow_headers: List<HeaderName, 0, 64>,
-    #[serde(default)]
-    expose_headers: List<HeaderName, 0, 64>,
-    max_age: Option<Integer<1, { i32::MAX as i64 }>>,
-}
-
-impl TryFrom<WireCorsFields> for WireCors {
-    type Error = String;
-
-    fn try_from(wire: WireCorsFields) -> Result<Self, String> {
-        let WireCorsFields {
-            allow_origins,
-            allow_credentials,
-            allow_methods,
-            allow_headers,
-            expose_headers,
-            max_age,
-        } = wire;
-        let cors = Cors {
-            allow_origins: allow_origins.0.into_iter().map(|origin| origin.0).collect(),
-            allow_credentials,
-            allow_methods: allow_methods.0.into_iter().map(|method| method.0).collect(),
-            allow_headers: allow_headers.0.into_iter().map(|header| header.0).collect(),
-            expose_headers: expose_headers.0.into_iter().map(|header| header.0).collect(),
-            max_age: Duration::from_secs(max_age.map_or(5, |age| u64::from(age.as_u32()))),
-        };
-        for (field, values, alone) in [
-            ("allowOrigins", &cors.allow_origins, true),
-            ("allowMethods", &cors.allow_methods, true),
-            ("allowHeaders", &cors.allow_headers, true),
-            ("exposeHeaders", &cors.expose_headers, false),
-        ] {
-            refuse_repeated(values.iter()).map_err(|reason| format!("{field}: {reason}"))?;
-            if alone && values.len() > 1 && values.iter().any(|value| &**value == "*") {
-                return Err(format!("{field}: '*' excludes every other value"));
-            }
-        }
-        Ok(Self(cors))
-    }
-}
-
-/// `*`, or `http(s)://` with a host that may begin with `*.`, or be `*`, and a port.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Origin(Name);
-
-impl TryFrom<String> for Origin {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text != "*" && (text.len() > 253 || !is_origin(&text)) {
-            return Err(format!("{text:?} is not an origin such as https://*.example.com:8443"));
-        }
-        Ok(Self(text.into()))
-    }
-}
-
-fn is_origin(text: &str) -> bool {
-    let Some(host) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
-        return false;
-    };
-    let (host, port) = host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port)));
-    let label = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let digits = |port: &str| matches!(port.len(), 1..=5) && port.bytes().all(|b| b.is_ascii_digit());
-    (host == "*" || host.strip_prefix("*.").unwrap_or(host).split('.').all(label)) && port.is_none_or(digits)
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct CorsMethod(Name);
-
-impl TryFrom<String> for CorsMethod {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "*"];
-        if !known.contains(&text.as_str()) {
-            return Err(format!("{text:?} is none of {}", known.join(", ")));
-        }
-        Ok(Self(text.into()))
+    #[test]
+    fn filters_that_exclude_each_other_are_refused() {
+        let modifier = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a]}}";
+        let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}}}";
+        let redirect = "{type: RequestRedirect, requestRedirect: {}}";
+        let rewrite = "{type: URLRewrite, urlRewrite: {}}";
+        check_table(
+            FILTERS,
+            &[
+                &format!("filters: [{mirror}, {mirror}, {modifier}]"),
+                &format!("backendRefs: [{{name: b, port: 1, filters: [{modifier}]}}]"),
+            ],
+            &[
+                (&format!("filters: [{modifier}, {modifier}]"), "spec.rules[0]", "cannot be repeated"),
+                (&format!("filters: [{redirect}, {rewrite}]"), "spec.rules[0]", "exclude each other"),
+                (
+                    &format!("backendRefs: [{{name: b, port: 1, filters: [{mirror}]}}]"),
+                    "spec.rules[0]",
+                    "backendRefs[0].filters: RequestMirror on a backend is not supported yet",
+                ),
+            ],
+        );
     }
 }

@@ -5,7 +5,8 @@
 use serde::Deserialize;
 
 use super::filter::{GrpcFilter, HttpFilter, RuleFilters};
-use super::http_route::{ValueType, check_rules, first_of_each_name};
+use super::http_match::{ValueType, first_of_each_name};
+use super::http_route::check_rules;
 use super::reference::{ParentRefs, WeightedRef};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
 use super::value::{HeaderName, Hostname, List, SectionName, Unsupported, check_regex};
@@ -22,8 +23,8 @@ struct WireSpec {
     #[serde(default)]
     parent_refs: ParentRefs,
     /// Checked and not used: GEP-1294 forbids a mesh to infer anything from it.
-    #[serde(default)]
-    hostnames: List<Hostname, 0, 16>,
+    #[serde(default, rename = "hostnames")]
+    _hostnames: List<Hostname, 0, 16>,
     #[serde(default)]
     rules: List<Rule, 0, 16>,
     use_default_gateways: Option<Unsupported>,
@@ -33,7 +34,7 @@ impl TryFrom<WireSpec> for GrpcRouteSpec {
     type Error = String;
 
     fn try_from(wire: WireSpec) -> Result<Self, String> {
-        let WireSpec { parent_refs: parents, hostnames: _, rules: List(rules), use_default_gateways: None } =
+        let WireSpec { parent_refs: parents, _hostnames: _, rules: List(rules), use_default_gateways: None } =
             wire;
         check_rules(rules.iter().map(|rule| (&rule.name, &rule.spec)))?;
         Ok(Self(RouteSpec { parents, rules: rules.into_iter().map(|rule| rule.spec).collect() }))
@@ -212,5 +213,61 @@ impl TryFrom<WireHeaderMatch> for HeaderMatch {
             return Err("value is empty or longer than 4096 bytes".into());
         }
         Ok(Self(ValueMatch { name: name.0, value: r#type.pattern(value.into())? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+    use super::*;
+
+    const RULE: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}, spec: {rules: [{@}]}}";
+
+    #[test]
+    fn a_rule_outside_the_crds_limits_is_refused() {
+        let method = "spec.rules[0].matches[0].method";
+        check_table(
+            RULE,
+            &[
+                "",
+                "matches: [{method: {service: shop.v1.Cart, method: Add}, headers: [{name: a, value: b}]}]",
+                "matches: [{method: {type: RegularExpression, service: 'shop\\..*'}}, {}]",
+                "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}}}]",
+            ],
+            &[
+                ("matches: [{method: {}}]", method, "one or both"),
+                ("matches: [{method: {service: a/b}}]", method, "service \"a/b\""),
+                ("matches: [{method: {method: a.b}}]", method, "method \"a.b\""),
+                (
+                    "matches: [{method: {type: RegularExpression, method: '('}}]",
+                    method,
+                    "method: bad regular",
+                ),
+                ("matches: [{method: {type: RegularExpression}}]", method, "one or both"),
+                ("matches: [{path: {}}]", "spec.rules[0].matches[0].path", "unknown field"),
+                (
+                    "matches: [{headers: [{name: a, value: ''}]}]",
+                    "spec.rules[0].matches[0].headers[0]",
+                    "empty",
+                ),
+                (
+                    "filters: [{type: URLRewrite, urlRewrite: {}}]",
+                    "spec.rules[0].filters[0]",
+                    "a GRPCRoute has no filter of this type",
+                ),
+                ("timeouts: {}", "spec.rules[0].timeouts", "unknown field"),
+                ("sessionPersistence: {}", "spec.rules[0].sessionPersistence", "not supported yet"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_method_is_a_path() {
+        let path = |json: &str| serde_json::from_str::<MethodMatch>(json).unwrap().path;
+        assert_eq!(path(r#"{"service": "a.B", "method": "C"}"#), PathMatch::Exact("/a.B/C".into()));
+        assert_eq!(path(r#"{"service": "a.B"}"#), PathMatch::Prefix("/a.B".into()));
+        assert_eq!(path(r#"{"method": "C"}"#), PathMatch::Regex("/[^/]+/C".into()));
+        let regex = path(r#"{"type": "RegularExpression", "service": "a|b", "method": "C.*"}"#);
+        assert_eq!(regex, PathMatch::Regex("/(?:a|b)/(?:C.*)".into()));
     }
 }

@@ -1,15 +1,13 @@
 //! HTTPRoute, gateway.networking.k8s.io/v1 and v1beta1: the standard channel of 1.6, plus experimental `retry`.
 
-use outrigger_core::Name;
 use serde::Deserialize;
 
-use super::filter::{HttpFilter, RuleFilters, refuse_repeated};
+use super::filter::{HttpFilter, RuleFilters};
+use super::http_match::{HttpMatch, every_path};
 use super::reference::{ParentRefs, WeightedRef};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
-use super::value::{
-    GepDuration, HeaderName, HeaderValue, Hostname, Integer, List, SectionName, Unsupported, check_regex,
-};
-use crate::model::route::{PathMatch, PathRewrite, Retry, RouteMatch, Timeouts, ValueMatch, ValuePattern};
+use super::value::{GepDuration, Hostname, Integer, List, SectionName, Unsupported, refuse_repeated};
+use crate::model::route::{PathMatch, PathRewrite, Retry, RouteMatch, Timeouts};
 
 /// The `spec` of an HTTPRoute.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -22,8 +20,8 @@ struct WireSpec {
     #[serde(default)]
     parent_refs: ParentRefs,
     /// Checked and not used: GEP-1294 forbids a mesh to infer anything from it.
-    #[serde(default)]
-    hostnames: List<Hostname, 0, 16>,
+    #[serde(default, rename = "hostnames")]
+    _hostnames: List<Hostname, 0, 16>,
     rules: Option<List<Rule, 1, 16>>,
     use_default_gateways: Option<Unsupported>,
 }
@@ -32,9 +30,13 @@ impl TryFrom<WireSpec> for HttpRouteSpec {
     type Error = String;
 
     fn try_from(wire: WireSpec) -> Result<Self, String> {
-        let WireSpec { parent_refs: parents, hostnames: _, rules, use_default_gateways: None } = wire;
-        let default =
-            || vec![Rule { name: None, spec: RuleSpec { matches: every_path(), ..RuleSpec::default() } }];
+        let WireSpec { parent_refs: parents, _hostnames: _, rules, use_default_gateways: None } = wire;
+        let default = || {
+            vec![Rule {
+                name: None,
+                spec: RuleSpec { matches: vec![ranked(every_path())], ..RuleSpec::default() },
+            }]
+        };
         let rules = rules.map_or_else(default, |List(rules)| rules);
         check_rules(rules.iter().map(|rule| (&rule.name, &rule.spec)))?;
         Ok(Self(RouteSpec { parents, rules: rules.into_iter().map(|rule| rule.spec).collect() }))
@@ -54,15 +56,8 @@ pub(super) fn check_rules<'a>(
     Ok(())
 }
 
-fn every_path() -> Vec<(Precedence, RouteMatch)> {
-    let every = RouteMatch {
-        path: PathMatch::Prefix("/".into()),
-        method: None,
-        headers: Vec::new(),
-        query: Vec::new(),
-        grpc: false,
-    };
-    vec![(Precedence::of_http(&every), every)]
+fn ranked(of: RouteMatch) -> (Precedence, RouteMatch) {
+    (Precedence::of_http(&of), of)
 }
 
 #[derive(Deserialize)]
@@ -77,7 +72,7 @@ struct Rule {
 struct WireRule {
     name: Option<SectionName>,
     #[serde(default)]
-    matches: List<Match, 0, 64>,
+    matches: List<HttpMatch, 0, 64>,
     #[serde(default)]
     filters: List<HttpFilter, 0, 16>,
     #[serde(default)]
@@ -93,10 +88,9 @@ impl TryFrom<WireRule> for Rule {
     fn try_from(wire: WireRule) -> Result<Self, String> {
         let WireRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence: None } =
             wire;
-        let mut matches: Vec<_> =
-            matches.0.into_iter().map(|Match(of)| (Precedence::of_http(&of), of)).collect();
+        let mut matches: Vec<_> = matches.0.into_iter().map(|HttpMatch(of)| ranked(of)).collect();
         if matches.is_empty() {
-            matches = every_path();
+            matches = vec![ranked(every_path())];
         }
         let filters = RuleFilters::of_rule(filters.0)?;
         if filters.redirect.is_some() && !backend_refs.0.is_empty() {
@@ -117,219 +111,6 @@ impl TryFrom<WireRule> for Rule {
             retry: retry.map(|retry| retry.0),
         };
         Ok(Self { name, spec })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireMatch")]
-struct Match(RouteMatch);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireMatch {
-    path: Option<Path>,
-    method: Option<Method>,
-    #[serde(default)]
-    headers: List<HeaderMatch, 0, 16>,
-    #[serde(default)]
-    query_params: List<QueryMatch, 0, 16>,
-}
-
-impl TryFrom<WireMatch> for Match {
-    type Error = String;
-
-    fn try_from(WireMatch { path, method, headers, query_params }: WireMatch) -> Result<Self, String> {
-        let headers = headers.0.into_iter().map(|header| header.0).collect();
-        let query: Vec<_> = query_params.0.into_iter().map(|param| param.0).collect();
-        refuse_repeated(query.iter().map(|param| &param.name)).map_err(|e| format!("queryParams: {e}"))?;
-        Ok(Self(RouteMatch {
-            path: path.map_or_else(|| PathMatch::Prefix("/".into()), |Path(path)| path),
-            method: method.map(Method::into),
-            headers: first_of_each_name(headers)?,
-            query,
-            grpc: false,
-        }))
-    }
-}
-
-/// Refuses a header named twice as the CRD does. Names that differ in case alone are one header, and "only the first
-/// entry with an equivalent name MUST be considered for a match" (`HTTPHeaderMatch.name`).
-pub(super) fn first_of_each_name(headers: Vec<ValueMatch>) -> Result<Vec<ValueMatch>, String> {
-    refuse_repeated(headers.iter().map(|header| &header.name)).map_err(|e| format!("headers: {e}"))?;
-    let mut all: Vec<ValueMatch> = Vec::new();
-    for header in headers {
-        let name: Name = header.name.to_ascii_lowercase().into();
-        if all.iter().all(|other| other.name != name) {
-            all.push(ValueMatch { name, value: header.value });
-        }
-    }
-    Ok(all)
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WirePath")]
-struct Path(PathMatch);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WirePath {
-    #[serde(default)]
-    r#type: PathType,
-    value: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-enum PathType {
-    Exact,
-    #[default]
-    PathPrefix,
-    RegularExpression,
-}
-
-impl TryFrom<WirePath> for Path {
-    type Error = String;
-
-    fn try_from(WirePath { r#type, value }: WirePath) -> Result<Self, String> {
-        let value = value.unwrap_or_else(|| "/".into());
-        if value.len() > 1024 {
-            return Err("value is longer than 1024 bytes".into());
-        }
-        if let PathType::RegularExpression = r#type {
-            check_regex(&value)?;
-            return Ok(Self(PathMatch::Regex(value.into())));
-        }
-        check_path(&value)?;
-        Ok(Self(match r#type {
-            PathType::Exact => PathMatch::Exact(value.into()),
-            // "/a/" and "/a" are one prefix: "a trailing slash is ignored" (`HTTPPathMatch`).
-            _ => PathMatch::Prefix(match value.trim_end_matches('/') {
-                "" => "/".into(),
-                prefix => prefix.into(),
-            }),
-        }))
-    }
-}
-
-/// The CRD's rules for a path that is no expression: absolute, of path characters, already normal.
-fn check_path(path: &str) -> Result<(), String> {
-    if !path.starts_with('/') {
-        return Err(format!("value {path:?} does not start with '/'"));
-    }
-    for part in ["//", "/./", "/../", "%2f", "%2F", "#"] {
-        if path.contains(part) {
-            return Err(format!("value {path:?} contains {part:?}"));
-        }
-    }
-    if path.ends_with("/..") || path.ends_with("/.") {
-        return Err(format!("value {path:?} ends with a dot segment"));
-    }
-    let mut bytes = path.bytes();
-    while let Some(byte) = bytes.next() {
-        let hex = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_hexdigit());
-        let legal = match byte {
-            b'%' => hex(bytes.next()) && hex(bytes.next()),
-            byte => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte),
-        };
-        if !legal {
-            return Err(format!("value {path:?} has a character that a path cannot have"));
-        }
-    }
-    Ok(())
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Delete,
-    Connect,
-    Options,
-    Trace,
-    Patch,
-}
-
-impl From<Method> for http::Method {
-    fn from(method: Method) -> Self {
-        match method {
-            Method::Get => Self::GET,
-            Method::Head => Self::HEAD,
-            Method::Post => Self::POST,
-            Method::Put => Self::PUT,
-            Method::Delete => Self::DELETE,
-            Method::Connect => Self::CONNECT,
-            Method::Options => Self::OPTIONS,
-            Method::Trace => Self::TRACE,
-            Method::Patch => Self::PATCH,
-        }
-    }
-}
-
-/// How the values of headers, parameters and gRPC methods are compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-pub(super) enum ValueType {
-    #[default]
-    Exact,
-    RegularExpression,
-}
-
-impl ValueType {
-    /// Makes the pattern; fails on an expression that does not compile.
-    pub(super) fn pattern(self, value: Name) -> Result<ValuePattern, String> {
-        Ok(match self {
-            Self::Exact => ValuePattern::Exact(value),
-            Self::RegularExpression => {
-                check_regex(&value).map_err(|error| format!("value: {error}"))?;
-                ValuePattern::Regex(value)
-            }
-        })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireHeaderMatch")]
-struct HeaderMatch(ValueMatch);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireHeaderMatch {
-    #[serde(default)]
-    r#type: ValueType,
-    name: HeaderName,
-    value: HeaderValue,
-}
-
-impl TryFrom<WireHeaderMatch> for HeaderMatch {
-    type Error = String;
-
-    fn try_from(WireHeaderMatch { r#type, name, value }: WireHeaderMatch) -> Result<Self, String> {
-        Ok(Self(ValueMatch { name: name.0, value: r#type.pattern(value.0)? }))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireQueryMatch")]
-struct QueryMatch(ValueMatch);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireQueryMatch {
-    #[serde(default)]
-    r#type: ValueType,
-    name: HeaderName,
-    value: String,
-}
-
-impl TryFrom<WireQueryMatch> for QueryMatch {
-    type Error = String;
-
-    fn try_from(WireQueryMatch { r#type, name, value }: WireQueryMatch) -> Result<Self, String> {
-        if !matches!(value.len(), 1..=1024) {
-            return Err("value is empty or longer than 1024 bytes".into());
-        }
-        Ok(Self(ValueMatch { name: name.0, value: r#type.pattern(value.into())? }))
     }
 }
 
@@ -385,5 +166,95 @@ impl TryFrom<WireRetry> for RuleRetry {
         }
         let attempts = attempts.map(Integer::as_u32);
         Ok(Self(Retry { codes: all, attempts, backoff: backoff.map(|time| time.0) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+
+    const ROUTE: &str =
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, spec: {@}}";
+    const RULE: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, spec: {rules: [{@}]}}";
+
+    #[test]
+    fn a_route_outside_the_crds_limits_is_refused() {
+        let parent = "group: '', kind: Service, name: b";
+        let many_matches =
+            format!("rules: [{}]", vec!["{matches: [{},{},{},{},{},{},{},{},{}]}"; 15].join(","));
+        check_table(
+            ROUTE,
+            &[
+                "parentRefs: [], hostnames: ['*.example.com']",
+                "parentRefs: [{group: '', kind: Service, name: b, port: 80}, {group: '', kind: Service, name: b, port: 81}]",
+                "parentRefs: [{name: gateway}]",
+            ],
+            &[
+                ("parentRefs: [{}]", "spec.parentRefs[0]", "missing field `name`"),
+                ("parentRefs: [{name: b, prot: 80}]", "spec.parentRefs[0].prot", "unknown field"),
+                ("parentRefs: [{name: b, port: 0}]", "spec.parentRefs[0].port", "not between"),
+                ("parentRefs: [{name: b, kind: 1b}]", "spec.parentRefs[0].kind", "not a kind"),
+                ("parentRefs: [{name: b, namespace: B}]", "spec.parentRefs[0].namespace", "DNS label"),
+                ("parentRefs: [{name: b, sectionName: B}]", "spec.parentRefs[0].sectionName", "subdomain"),
+                (
+                    &format!("parentRefs: [{{{parent}}}, {{{parent}}}]"),
+                    "spec.parentRefs",
+                    "two references to b",
+                ),
+                (
+                    &format!("parentRefs: [{{{parent}}}, {{{parent}, port: 80}}]"),
+                    "spec.parentRefs",
+                    "all references to b or in none",
+                ),
+                ("hostnames: [A]", "spec.hostnames[0]", "not a host name"),
+                ("useDefaultGateways: All", "spec.useDefaultGateways", "not supported yet"),
+                ("rules: []", "spec.rules", "0 items"),
+                ("rules: [{name: a}, {name: a}]", "spec", "twice"),
+                (&many_matches, "spec", "135 matches are more than 128"),
+                ("rules: {}", "spec.rules", "invalid type"),
+                ("rulez: []", "spec.rulez", "unknown field"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_rule_outside_the_crds_limits_is_refused() {
+        check_table(
+            RULE,
+            &[
+                "",
+                "backendRefs: [{name: b, port: 80, weight: 0}, {group: g.io, kind: K, name: c}]",
+                "timeouts: {request: 10s, backendRequest: 2s}, retry: {codes: [500, 503], attempts: 3, backoff: 100ms}",
+                "timeouts: {request: 0s, backendRequest: 2s}",
+                "name: first, matches: [{path: {value: /a}}], filters:
+                   [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]",
+            ],
+            &[
+                ("backendRefs: [{name: b}]", "spec.rules[0].backendRefs[0]", "port is required"),
+                ("backendRefs: [{port: 1}]", "spec.rules[0].backendRefs[0]", "missing field `name`"),
+                ("backendRefs: [{name: b, port: x}]", "spec.rules[0].backendRefs[0].port", "invalid type"),
+                ("backendRefs: [{name: b, port: 1, weight: -1}]", "spec.rules[0].backendRefs[0].weight", "between"),
+                ("backendRefs: [{name: b, port: 1, wait: 1}]", "spec.rules[0].backendRefs[0].wait", "unknown field"),
+                ("timeouts: {request: 10}", "spec.rules[0].timeouts.request", "invalid type"),
+                ("timeouts: {request: 1.5s}", "spec.rules[0].timeouts.request", "GEP-2257"),
+                ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts", "longer than"),
+                ("retry: {codes: [399]}", "spec.rules[0].retry.codes[0]", "not between"),
+                ("retry: {codes: [500, 500]}", "spec.rules[0].retry", "twice"),
+                ("retry: {attempts: 0}", "spec.rules[0].retry.attempts", "not between"),
+                ("retry: {backoff: soon}", "spec.rules[0].retry.backoff", "not a duration"),
+                ("sessionPersistence: {type: Cookie}", "spec.rules[0].sessionPersistence", "not supported yet"),
+                (
+                    "backendRefs: [{name: b, port: 1}], filters: [{type: RequestRedirect, requestRedirect: {}}]",
+                    "spec.rules[0]",
+                    "excludes backendRefs",
+                ),
+                (
+                    "matches: [{path: {type: Exact, value: /a}}], filters:
+                       [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]",
+                    "spec.rules[0]",
+                    "exactly one match",
+                ),
+            ],
+        );
     }
 }

@@ -79,3 +79,48 @@ impl Precedence {
         Self([usize::from(exact), service, method, headers, 0].map(Reverse))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::route::{ValueMatch, ValuePattern};
+    use proptest::prelude::*;
+
+    fn of(class: u8, length: usize, method: bool, headers: usize, query: usize) -> Precedence {
+        let text = "/".repeat(length + 1).into();
+        let value = ValueMatch { name: "a".into(), value: ValuePattern::Exact("b".into()) };
+        Precedence::of_http(&RouteMatch {
+            path: match class {
+                0 => PathMatch::Prefix(text),
+                1 => PathMatch::Regex(text),
+                _ => PathMatch::Exact(text),
+            },
+            method: method.then_some(http::Method::GET),
+            headers: vec![value.clone(); headers],
+            query: vec![value; query],
+            grpc: false,
+        })
+    }
+
+    fn some() -> impl Strategy<Value = Precedence> {
+        (0..3u8, 0..9usize, any::<bool>(), 0..4usize, 0..4usize)
+            .prop_map(|(class, length, method, headers, query)| of(class, length, method, headers, query))
+    }
+
+    proptest! {
+        #[test]
+        fn precedence_is_a_total_order(a in some(), b in some(), c in some()) {
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            prop_assert_eq!(a == b, a.cmp(&b).is_eq());
+            prop_assert!(!(a <= b && b <= c) || a <= c);
+        }
+
+        #[test]
+        fn a_condition_more_comes_first(class in 0..3u8, length in 0..9usize, headers in 0..4usize, query in 0..4usize) {
+            let plain = of(class, length, false, headers, query);
+            prop_assert!(of(class, length, true, headers, query) < plain);
+            prop_assert!(of(class, length, false, headers + 1, query) < plain);
+            prop_assert!(of(class, length, false, headers, query + 1) < plain);
+        }
+    }
+}

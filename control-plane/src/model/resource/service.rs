@@ -179,3 +179,91 @@ fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, Fault> {
     accounts.dedup();
     Ok(accounts)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::resource::Body;
+    use crate::model::resource::testing::{check_table, read};
+    use crate::model::service::{AppProtocol, Reach, TargetPort};
+
+    const SERVICE: &str = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {@}}";
+
+    #[test]
+    fn what_the_api_server_would_refuse_is_refused() {
+        check_table(
+            SERVICE,
+            &[
+                "ports: [{port: 80}], selector: {app: a}, type: LoadBalancer, externalTrafficPolicy: Local",
+                "ports: [{port: 53, protocol: UDP, name: u}, {port: 53, name: t}], clusterIP: 10.0.0.1",
+                "clusterIP: None",
+                "type: ExternalName, externalName: example.com",
+                "ports: [{port: 80}], clusterIPs: [10.0.0.1, 'fd00::1'], ipFamilies: [IPv4, IPv6]",
+            ],
+            &[
+                ("ports: []", "spec.ports", "no TCP port"),
+                ("ports: [{port: 53, protocol: UDP}]", "spec.ports", "no TCP port"),
+                ("ports: [{port: 0}]", "spec.ports[0].port", "not a port"),
+                ("ports: [{port: 65536}]", "spec.ports[0].port", "not a port"),
+                ("ports: [{port: '80'}]", "spec.ports[0].port", "invalid type"),
+                ("ports: [{port: 80, protocol: tcp}]", "spec.ports[0].protocol", "unknown protocol"),
+                ("ports: [{port: 80, targetPort: 0}]", "spec.ports[0].targetPort", "not a port"),
+                ("ports: [{port: 80, targetPort: A_B}]", "spec.ports[0].targetPort", "name of a port"),
+                ("ports: [{port: 80, appProtokoll: x}]", "spec.ports[0].appProtokoll", "unknown field"),
+                ("ports: [{port: 80}, {port: 81}]", "spec.ports[0].name", "required"),
+                ("ports: [{port: 80, name: a}, {port: 81, name: a}]", "spec.ports[1].name", "twice"),
+                ("ports: [{port: 80, name: a}, {port: 80, name: b}]", "spec.ports[1].port", "twice"),
+                ("ports: [{port: 80, name: A}]", "spec.ports[0].name", "not a DNS label"),
+                ("ports: [{port: 80}], type: Clusterip", "spec.type", "unknown type"),
+                ("ports: [{port: 80}], clusterIP: ten", "spec.clusterIPs[0]", "not an IP address"),
+                ("ports: [{port: 80}], clusterIPs: [10.0.0.1, 10.0.0.2]", "spec.clusterIPs[1]", "one family"),
+                (
+                    "ports: [{port: 80}], clusterIP: 10.0.0.1, clusterIPs: [10.0.0.2]",
+                    "spec.clusterIPs[0]",
+                    "differs",
+                ),
+                ("ports: [{port: 80}], clusterIPs: [None, 10.0.0.2]", "spec.clusterIPs", "excludes"),
+                ("type: ExternalName", "spec.externalName", "missing"),
+                ("type: ExternalName, externalName: a_b", "spec.externalName", "not a host name"),
+                ("ports: [{port: 80}], sessionAffinity: ClientIP", "spec.sessionAffinity", "not supported"),
+                (
+                    "ports: [{port: 80}], internalTrafficPolicy: Local",
+                    "spec.internalTrafficPolicy",
+                    "only Cluster",
+                ),
+                ("ports: [{port: 80}], sessionAfinity: None", "spec.sessionAfinity", "unknown field"),
+            ],
+        );
+    }
+
+    #[test]
+    fn ports_say_what_is_spoken_and_where() {
+        let service = |yaml: &str| {
+            let resource = read(&SERVICE.replace('@', yaml)).remove(0).outcome.unwrap();
+            let Body::Service(service) = &resource.body else { panic!() };
+            service.clone()
+        };
+        let three = service(
+            "clusterIP: 10.0.0.1, ports: [{port: 90, name: c, appProtocol: kubernetes.io/h2c},
+               {port: 80, name: b, appProtocol: kubernetes.io/ws, targetPort: http}, {port: 1, name: u, protocol: UDP}]",
+        );
+        let ports: Vec<_> = three.ports.iter().map(|port| (port.number, port.protocol)).collect();
+        assert_eq!(ports, [(80, AppProtocol::Http), (90, AppProtocol::H2c)]);
+        assert_eq!(three.ports[0].target, TargetPort::Name("http".into()));
+        assert_eq!(three.ports[1].target, TargetPort::Number(90));
+        assert_eq!(service("clusterIP: None").reach, Reach::Headless);
+        assert_eq!(
+            service("type: ExternalName, externalName: Example.COM.").reach,
+            Reach::ExternalName("example.com".into())
+        );
+        for (name, protocol) in [
+            ("grpc", AppProtocol::Grpc),
+            ("HTTP", AppProtocol::Http),
+            ("https", AppProtocol::Tcp),
+            ("kubernetes.io/wss", AppProtocol::Tcp),
+            ("mysql", AppProtocol::Tcp),
+            ("example.com/own", AppProtocol::Detect),
+        ] {
+            assert_eq!(AppProtocol::parse(name), protocol, "{name}");
+        }
+    }
+}

@@ -55,3 +55,36 @@ impl From<WireSpec> for TcpRouteSpec {
         Self(RouteSpec { parents, rules: rules.0.into_iter().map(rule).collect() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+
+    #[test]
+    fn a_tcp_route_has_one_rule_with_backends_and_no_filters() {
+        check_table(
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute, metadata: {name: a}, spec: {@}}",
+            &["rules: [{name: r, backendRefs: [{name: b, port: 1, weight: 3}]}]"],
+            &[
+                ("", "spec", "missing field `rules`"),
+                ("rules: [{}]", "spec.rules[0]", "missing field `backendRefs`"),
+                ("rules: [{backendRefs: []}]", "spec.rules[0].backendRefs", "0 items"),
+                (
+                    "rules: [{backendRefs: [{name: b, port: 1}]}, {backendRefs: [{name: b, port: 1}]}]",
+                    "spec.rules",
+                    "2 items",
+                ),
+                (
+                    "rules: [{backendRefs: [{name: b, port: 1, filters: [{}]}]}]",
+                    "spec.rules[0].backendRefs[0].filters[0]",
+                    "no filters",
+                ),
+                (
+                    "rules: [{backendRefs: [{name: b, port: 1}], matches: []}]",
+                    "spec.rules[0].matches",
+                    "unknown field",
+                ),
+            ],
+        );
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! They are read by serde, so that an error carries the path of its field.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outrigger_core::Name;
@@ -180,6 +181,17 @@ impl<'de> Deserialize<'de> for Unsupported {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
         Err(de::Error::custom("is not supported yet"))
     }
+}
+
+/// Refuses a list that names one thing twice (`x-kubernetes-list-type: map` or `set`).
+pub(super) fn refuse_repeated<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(format!("{name:?} is there twice"));
+        }
+    }
+    Ok(())
 }
 
 /// Compiles an expression for its errors alone: it must match whole values.
