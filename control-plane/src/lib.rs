@@ -1,3 +1,4 @@
 //! Sources, model, translation, xDS server, CA, registration.
 
 pub mod model;
+pub mod peer;
