@@ -1,4 +1,6 @@
 //! Sources, model, translation, xDS server, CA, registration.
 
+pub mod xds;
+pub mod translate;
 pub mod model;
 pub mod peer;
