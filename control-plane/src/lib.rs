@@ -2,5 +2,6 @@
 
 pub mod xds;
 pub mod translate;
+pub mod source;
 pub mod model;
 pub mod peer;

@@ -18,6 +18,8 @@ mod metadata;
 mod strict;
 mod value;
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -60,7 +62,7 @@ pub(crate) struct Decoded {
     /// Whose last good version stays when this one is refused.
     pub(crate) id: Option<ResourceId>,
     /// The resource, or what is wrong with it.
-    pub(crate) outcome: Result<Resource, Fault>,
+    pub(crate) outcome: Result<Arc<Resource>, Fault>,
 }
 
 /// Reads a document; a `List` holds several resources. An empty document holds none.
@@ -105,10 +107,9 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
 }
 
 fn decode_one(document: Value) -> Decoded {
-    let (title, id) = metadata::identify(&document);
-    let mut id = id;
+    let (title, mut id) = metadata::identify(&document);
     let outcome = match Kind::of(&document) {
-        Ok(kind) => decode_kind(kind, document),
+        Ok(kind) => decode_kind(kind, document).map(Arc::new),
         Err(fault) => Err(fault),
     };
     if let Ok(resource) = &outcome {
