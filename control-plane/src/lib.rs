@@ -9,6 +9,8 @@ pub mod history;
 pub mod token;
 pub mod status;
 pub mod admin_client;
+pub mod xds;
+pub mod translate;
 pub mod source;
 pub mod state;
 pub mod model;
