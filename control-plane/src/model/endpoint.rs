@@ -7,7 +7,7 @@ use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 
 /// The endpoints of one service, by service port. What EndpointSlices say; registered workloads stand beside them
-/// and [`Mesh::endpoints`](super::mesh::Mesh::endpoints) brings the two together.
+/// and `Mesh::endpoints` brings the two together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Endpoints {
     /// The service port and its endpoints, both in order of number and address.

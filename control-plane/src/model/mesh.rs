@@ -175,7 +175,6 @@ impl Mesh {
     }
 
     /// Takes a service out.
-    #[expect(dead_code, reason = "the assembly of the mesh comes next")]
     pub(super) fn take(&mut self, key: &ServiceKey) {
         let old = self.services.remove(key);
         self.reindex_ips(old.as_ref(), None);

@@ -3,9 +3,15 @@
 //! Sources bring resources in; translation reads a [`mesh::Mesh`], an immutable value whose unchanged parts are
 //! shared with the version before it. No YAML and no type of Gateway API or Kubernetes passes this boundary.
 
-pub mod endpoint;
+pub(crate) mod assembly;
+mod verdict;
+mod attachment;
+mod inventory;
+pub mod status;
+pub mod resource;
 pub mod mesh;
 pub mod registration;
 pub mod route;
+pub mod endpoint;
 pub mod service;
 pub mod shared_map;

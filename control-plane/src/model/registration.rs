@@ -1,7 +1,7 @@
 //! Workloads that registered themselves, as the model sees them.
 //!
 //! The registration service decides who may register and for how long; it makes a [`Registrations`] out of what it
-//! admitted and hands that to [`Mesh::with_registrations`](super::mesh::Mesh::with_registrations).
+//! admitted and hands that to `Mesh::with_registrations`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -43,7 +43,7 @@ pub enum RouteTable {
     /// Requests, from HTTPRoutes or from GRPCRoutes: the first route that matches is used; where none does, the answer
     /// is 404 (a gRPC client is told UNIMPLEMENTED by the same status).
     Http(Vec<Route>),
-    /// Connections, from a TCPRoute.
+    /// Connections, from a TCPRoute: the whole port is opaque bytes, whatever its `appProtocol` says.
     Tcp(TcpRoute),
 }
 
@@ -110,14 +110,28 @@ pub struct BackendTarget {
 }
 
 /// Why a backend takes no requests: the reasons of Gateway API's `ResolvedRefs` condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidBackend {
     /// In another namespace, and no ReferenceGrant there allows it.
     RefNotPermitted,
     /// No such service, or it has no such port.
     BackendNotFound,
-    /// Not a Service.
+    /// Not a Service, or one of type ExternalName (GEP-1294 keeps those out of routes).
     InvalidKind,
+    /// What is spoken there is not what the route carries: requests to opaque bytes, gRPC to HTTP/1.1.
+    UnsupportedProtocol,
+}
+
+impl InvalidBackend {
+    /// The reason as the condition `ResolvedRefs` has it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::RefNotPermitted => "RefNotPermitted",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::InvalidKind => "InvalidKind",
+            Self::UnsupportedProtocol => "UnsupportedProtocol",
+        }
+    }
 }
 
 /// What a route applies to: all of it must hold.

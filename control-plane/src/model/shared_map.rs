@@ -15,9 +15,11 @@ const SHARDS: usize = 256;
 /// A map that is cheap to clone, and cheap to change after a clone.
 #[derive(Debug, Clone)]
 pub struct SharedMap<K, V> {
-    shards: Arc<[Arc<BTreeMap<K, V>>]>,
+    shards: Arc<[Shard<K, V>]>,
     len: usize,
 }
+
+type Shard<K, V> = Arc<BTreeMap<K, V>>;
 
 impl<K: Ord + Hash + Clone, V: Clone> SharedMap<K, V> {
     /// Finds the value of `key`.
@@ -93,7 +95,7 @@ impl<K, V> Default for SharedMap<K, V> {
 
 impl<K: Ord + Hash + Clone, V: Clone + PartialEq> PartialEq for SharedMap<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Arc<BTreeMap<K, V>>, &Arc<BTreeMap<K, V>>)| Arc::ptr_eq(a, b) || a == b;
+        let same = |(a, b): (&Shard<K, V>, &Shard<K, V>)| Arc::ptr_eq(a, b) || a == b;
         self.len == other.len && self.shards.iter().zip(other.shards.iter()).all(same)
     }
 }

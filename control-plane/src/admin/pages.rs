@@ -1,0 +1,274 @@
+//! What admin says, page by page.
+//!
+//! Loopback is for reading and answers only to names of this machine: a web page that a browser here shows must not
+//! read it through a DNS name of its own (DNS rebinding).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use outrigger_core::identity::TrustDomain;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::metrics::{Metrics, Scraped};
+use crate::model::mesh::Mesh;
+use crate::source::watch::View;
+use crate::state::Store;
+use crate::status::{ProxyStatus, RegistrationStatus, Status};
+use crate::token::{TokenError, TokenRequest, create_in};
+
+/// A token request takes some 100 bytes.
+const MAX_BODY: usize = 16 * 1024;
+/// How many changes `/history` shows unless asked for more.
+const HISTORY: usize = 100;
+
+/// How a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// TCP on loopback: anybody on this machine.
+    Loopback,
+    /// The Unix socket: whoever owns the state directory.
+    Socket,
+}
+
+/// Asks the xDS server who is connected.
+pub type Proxies = Arc<dyn Fn() -> Vec<ProxyStatus> + Send + Sync>;
+
+/// What the pages are made of.
+pub struct Pages {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The configuration.
+    pub view: watch::Receiver<View>,
+    /// What discovery serves.
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    /// Who is connected.
+    pub proxies: Proxies,
+    /// What is remembered.
+    pub store: Store,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pages").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Pages {
+    /// Answers one request.
+    pub async fn answer<B>(&self, door: Door, request: Request<B>) -> Answer
+    where
+        B: hyper::body::Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if door == Door::Loopback && !names_this_machine(&request) {
+            return text(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or a loopback address");
+        }
+        match (request.method(), request.uri().path(), door) {
+            (&Method::GET, "/healthz" | "/ready", _) => text(StatusCode::OK, "ok"),
+            (&Method::GET, "/metrics", _) => self.metrics_text(),
+            (&Method::GET, "/status", _) => json(&self.status()),
+            (&Method::GET, "/history", _) => self.history(request.uri().query()).await,
+            (&Method::POST, "/tokens", Door::Socket) => self.create_token(request.into_body()).await,
+            (&Method::POST, "/tokens", Door::Loopback) => {
+                text(StatusCode::FORBIDDEN, "tokens are made at the Unix socket in the state directory")
+            }
+            (_, "/healthz" | "/ready" | "/metrics" | "/status" | "/history" | "/tokens", _) => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "not that method")
+            }
+            _ => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics /status /history"),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mesh = Arc::clone(&self.mesh.borrow());
+        let mut registrations: Vec<_> =
+            mesh.registrations().workloads().map(|workload| RegistrationStatus::of(workload)).collect();
+        registrations.sort_by(|a, b| (&a.identity, &a.instance).cmp(&(&b.identity, &b.instance)));
+        Status {
+            trust_domain: self.trust_domain.to_string(),
+            services: mesh.len(),
+            proxies: (self.proxies)(),
+            refusals: self.view.borrow().refusals.iter().map(ToString::to_string).collect(),
+            registrations,
+            certificates_issued: self.metrics.certificates_issued(),
+        }
+    }
+
+    fn metrics_text(&self) -> Answer {
+        let proxies = (self.proxies)();
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let nacks = proxies.iter().flat_map(|proxy| &proxy.types).filter(|one| one.nack.is_some()).count();
+        let text = self.metrics.text(Scraped {
+            xds_streams: count(proxies.len()),
+            xds_nacks: count(nacks),
+            source_refusals: count(self.view.borrow().refusals.len()),
+        });
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        answer(StatusCode::OK, kind, text)
+    }
+
+    async fn history(&self, query: Option<&str>) -> Answer {
+        let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("count="));
+        let Ok(count) = asked.map_or(Ok(HISTORY), str::parse) else {
+            return text(StatusCode::BAD_REQUEST, "count is not a number");
+        };
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.history(count)).await {
+            Ok(Ok(entries)) => json(&entries),
+            Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
+        }
+    }
+
+    async fn create_token<B>(&self, body: B) -> Answer
+    where
+        B: hyper::body::Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+            return text(StatusCode::BAD_REQUEST, "the request cannot be read");
+        };
+        let request: TokenRequest = match serde_json::from_slice(&body.to_bytes()) {
+            Ok(request) => request,
+            Err(error) => return text(StatusCode::BAD_REQUEST, error),
+        };
+        let (store, asked) = (self.store.clone(), request.clone());
+        match tokio::task::spawn_blocking(move || create_in(&store, &asked)).await {
+            Ok(Ok(token)) => {
+                self.metrics.token_created();
+                let TokenRequest { namespace, service_account, ttl_seconds } = &request;
+                tracing::info!(namespace, service_account, ttl_seconds, "join token created");
+                text(StatusCode::CREATED, token)
+            }
+            Ok(Err(error @ (TokenError::Identity(_) | TokenError::Ttl(_)))) => {
+                text(StatusCode::BAD_REQUEST, error)
+            }
+            Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
+        }
+    }
+}
+
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let Some(host) = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) else {
+        return false;
+    };
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn json(page: &impl Serialize) -> Answer {
+    match serde_json::to_string(page) {
+        Ok(text) => answer(StatusCode::OK, "application/json", text),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
+}
+
+fn text(status: StatusCode, text: impl std::fmt::Display) -> Answer {
+    answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
+}
+
+fn answer(status: StatusCode, kind: &'static str, text: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(directory: &std::path::Path) -> Pages {
+        Pages {
+            trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+            view: watch::channel(View::default()).1,
+            mesh: watch::channel(Arc::default()).1,
+            proxies: Arc::new(Vec::new),
+            store: Store::open(directory).unwrap(),
+            metrics: Metrics::new().into(),
+        }
+    }
+
+    async fn ask(
+        pages: &Pages,
+        door: Door,
+        method: Method,
+        host: &str,
+        path: &str,
+        body: &str,
+    ) -> (u16, String) {
+        let request = Request::builder().method(method).uri(path).header("host", host);
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let answer = pages.answer(door, request).await;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn only_the_socket_makes_tokens() {
+        let directory = tempfile::tempdir().unwrap();
+        let pages = pages(directory.path());
+        let cart = r#"{"namespace":"shop","service_account":"cart","ttl_seconds":600}"#;
+        let nobody = r#"{"namespace":"Shop","service_account":"cart","ttl_seconds":600}"#;
+        for (door, method, body, status, says) in [
+            (Door::Loopback, Method::POST, cart, 403, "Unix socket"),
+            (Door::Socket, Method::GET, "", 405, "method"),
+            (Door::Socket, Method::POST, "{}", 400, "namespace"),
+            (Door::Socket, Method::POST, nobody, 400, "\"Shop\""),
+            (Door::Socket, Method::POST, cart, 201, "outrigger-join."),
+        ] {
+            let (got, text) = ask(&pages, door, method, "localhost", "/tokens", body).await;
+            assert!(got == status && text.contains(says), "{got} {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn loopback_answers_to_names_of_this_machine_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let pages = pages(directory.path());
+        for (host, status) in [
+            ("localhost:15011", 200),
+            ("127.0.0.1:15011", 200),
+            ("[::1]:15011", 200),
+            ("attacker.example", 421),
+            ("10.0.0.1:15011", 421),
+        ] {
+            assert_eq!(
+                ask(&pages, Door::Loopback, Method::GET, host, "/ready", "").await.0,
+                status,
+                "{host}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_pages_say_what_there_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let pages = pages(directory.path());
+        pages.metrics.certificate_refused("weak-key");
+        for (path, says) in [
+            ("/metrics", r#"outrigger_control_plane_certificates_refused_total{reason="weak-key"} 1"#),
+            ("/status", r#""trust_domain":"cluster.local""#),
+            ("/history?count=5", "[]"),
+        ] {
+            let (status, text) = ask(&pages, Door::Loopback, Method::GET, "localhost", path, "").await;
+            assert!(status == 200 && text.contains(says), "{path}: {status} {text}");
+        }
+        assert_eq!(
+            ask(&pages, Door::Loopback, Method::GET, "localhost", "/history?count=x", "").await.0,
+            400
+        );
+        assert_eq!(ask(&pages, Door::Loopback, Method::GET, "localhost", "/x", "").await.0, 404);
+    }
+}

@@ -1,0 +1,82 @@
+//! The two doors of admin. Each connection is a task; all of them end with the future that [`serve`] returns.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::pages::{Door, Pages};
+
+/// How many may ask at once.
+const CONNECTIONS: usize = 64;
+/// How long a caller may take for a request's head.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long to wait when the system gives no connection.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Makes the socket, in the place of the one that a killed predecessor left. Whoever calls holds the store's lock,
+/// so nobody listens there.
+pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // The directory is 0700, so that nobody could come in between.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves both doors for as long as it is polled.
+pub async fn serve(loopback: TcpListener, socket: UnixListener, pages: Arc<Pages>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let pages = Arc::clone(&pages);
+        tokio::select! {
+            taken = loopback.accept() => match taken {
+                Ok((stream, _)) => drop(connections.spawn(async move {
+                    answer(stream, Door::Loopback, pages).await;
+                    drop(permit);
+                })),
+                Err(error) => pause(&error).await,
+            },
+            taken = socket.accept() => match taken {
+                Ok((stream, _)) => drop(connections.spawn(async move {
+                    answer(stream, Door::Socket, pages).await;
+                    drop(permit);
+                })),
+                Err(error) => pause(&error).await,
+            },
+        }
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "no admin connection accepted");
+    tokio::time::sleep(PAUSE).await;
+}
+
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, door: Door, pages: Arc<Pages>) {
+    let service = service_fn(|request| {
+        let pages = Arc::clone(&pages);
+        async move { Ok::<_, Infallible>(pages.answer(door, request).await) }
+    });
+    // A caller that breaks off is its own affair.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}

@@ -1,0 +1,118 @@
+//! Asking a running control plane: one HTTP request over its admin port or its Unix socket.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// The socket in the state directory.
+pub const SOCKET: &str = "admin.sock";
+/// A control plane on the same machine answers at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// No page is larger: 10,000 proxies' status takes some 10 MB.
+const MAX_BODY: usize = 256 << 20;
+
+/// Where the control plane is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// Its read-only pages on loopback.
+    Tcp(SocketAddr),
+    /// Everything, at the socket of its state directory.
+    Socket(PathBuf),
+}
+
+impl AdminAddress {
+    /// The socket of a state directory.
+    pub fn of_state_directory(directory: &Path) -> Self {
+        Self::Socket(directory.join(SOCKET))
+    }
+}
+
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Socket(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// Nobody is there: the control plane does not run.
+    #[error("no control plane answers at {0}")]
+    Absent(AdminAddress),
+    /// The exchange failed.
+    #[error("{0}: {1}")]
+    Failed(AdminAddress, String),
+    /// The control plane says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks, and returns the body of a 2xx answer. A body makes it a POST.
+pub async fn ask(address: &AdminAddress, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, AdminError> {
+    let failed = |error: &dyn std::fmt::Display| AdminError::Failed(address.clone(), error.to_string());
+    let answer = async {
+        match address {
+            AdminAddress::Tcp(tcp) => {
+                let stream = TcpStream::connect(tcp).await.map_err(|error| absent(address, &error))?;
+                exchange(stream, path, body).await.map_err(|error| failed(&error))
+            }
+            AdminAddress::Socket(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(|error| absent(address, &error))?;
+                exchange(stream, path, body).await.map_err(|error| failed(&error))
+            }
+        }
+    };
+    let (status, body) =
+        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| failed(&"no answer in time"))??;
+    match status.is_success() {
+        true => Ok(body),
+        false => Err(AdminError::Refused(String::from_utf8_lossy(&body).trim().into())),
+    }
+}
+
+fn absent(address: &AdminAddress, error: &std::io::Error) -> AdminError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            AdminError::Absent(address.clone())
+        }
+        _ => AdminError::Failed(address.clone(), error.to_string()),
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    path: &str,
+    body: Option<Vec<u8>>,
+) -> Result<(http::StatusCode, Bytes), BoxError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let method = if body.is_some() { http::Method::POST } else { http::Method::GET };
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "localhost")
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))?;
+    let exchange = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_BODY).collect().await?.to_bytes();
+        Ok((status, body))
+    };
+    tokio::pin!(connection, exchange);
+    // The connection may end with the answer still in hand: then the exchange goes on without it.
+    tokio::select! {
+        answer = &mut exchange => answer,
+        _ = &mut connection => exchange.await,
+    }
+}

@@ -1,0 +1,184 @@
+//! Signing: a public key and an identity in, a short-lived certificate out.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use outrigger_core::identity::{SpiffeId, TrustDomain};
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+
+use super::issuer::CertificateIssuer;
+use super::refusal::Refusal;
+
+/// No certificate lives longer, whatever is asked.
+pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How far back a certificate begins, for machines whose clocks are behind.
+const BACKDATE: Duration = Duration::from_secs(5 * 60);
+
+/// Trust roots by the trust domain that they vouch for. Others' domains join this map when meshes federate, and a
+/// rotation puts two roots under one domain for a while.
+pub type TrustRoots = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
+
+/// The CA of one trust domain.
+#[derive(Debug)]
+pub struct Authority {
+    trust_domain: TrustDomain,
+    issuer: CertificateIssuer,
+    default_ttl: Duration,
+}
+
+/// A certificate and what goes with it.
+#[derive(Debug, Clone)]
+pub struct IssuedCertificate {
+    /// The leaf first, the root last.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// From when the certificate is counted: now, not the backdated begin.
+    pub issued: SystemTime,
+    /// Its last second.
+    pub not_after: SystemTime,
+}
+
+impl Authority {
+    /// A CA that signs with `issuer` and gives `default_ttl` (at most 24 h) to whoever asks for no other.
+    pub fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
+        Self { trust_domain, issuer, default_ttl: default_ttl.min(MAX_TTL) }
+    }
+
+    /// The trust domain whose identities this CA certifies.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// What verifies the certificates that it signs.
+    pub fn roots(&self) -> TrustRoots {
+        let root = self.issuer.chain.last().cloned().into_iter().collect();
+        TrustRoots::from([(self.trust_domain.clone(), root)])
+    }
+
+    /// Certifies that `key` is that of `identity`, for the shortest of what was asked (or the default), 24 hours and
+    /// what is left of the issuer's own life.
+    pub fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &SpiffeId,
+        requested: Option<Duration>,
+        now: SystemTime,
+    ) -> Result<IssuedCertificate, Refusal> {
+        let left = self.issuer.not_after.duration_since(now).map_err(|_| Refusal::IssuerExpired)?;
+        let ttl = requested.unwrap_or(self.default_ttl).min(MAX_TTL).min(left);
+        let not_after = now + ttl;
+        let failed = |error: rcgen::Error| Refusal::Signing(error.to_string());
+
+        let mut params = CertificateParams::default();
+        // X509-SVID: the identity is the URI; without a subject the SAN is critical (RFC 5280, section 4.2.1.6).
+        params.distinguished_name = DistinguishedName::new();
+        let uri = identity.as_str().try_into().map_err(failed)?;
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(serial().map_err(failed)?);
+        set_validity(&mut params, now.checked_sub(BACKDATE).unwrap_or(now), not_after);
+        let leaf = params.signed_by(key, &self.issuer.issuer).map_err(failed)?;
+
+        let mut chain = vec![leaf.der().clone()];
+        chain.extend(self.issuer.chain.iter().cloned());
+        Ok(IssuedCertificate { chain, issued: now, not_after })
+    }
+}
+
+/// 127 random bits: a serial number is positive and at most 20 bytes (RFC 5280, section 4.1.2.2).
+pub(super) fn serial() -> Result<SerialNumber, rcgen::Error> {
+    let mut bytes = [0; 16];
+    rustls::crypto::aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| rcgen::Error::RemoteKeyError)?;
+    bytes[0] &= 0x7f;
+    Ok(SerialNumber::from(bytes.to_vec()))
+}
+
+/// Sets the life of a certificate, in whole seconds as a certificate has them.
+pub(super) fn set_validity(params: &mut CertificateParams, begin: SystemTime, end: SystemTime) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    params.not_before = epoch + Duration::from_secs(since(begin));
+    params.not_after = epoch + Duration::from_secs(since(end));
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::KeyPair;
+    use x509_parser::extensions::GeneralName;
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    use super::super::certificate::LeafCertificate;
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn identity() -> SpiffeId {
+        SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap()
+    }
+
+    fn authority() -> Authority {
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let record = CertificateIssuer::make_root(&domain, now()).unwrap();
+        Authority::new(domain, CertificateIssuer::from_record(&record, now()).unwrap(), HOUR)
+    }
+
+    #[test]
+    fn a_leaf_says_who_it_is_and_nothing_more() {
+        let key = KeyPair::generate().unwrap();
+        let issued = authority().sign(&key, &identity(), None, now()).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap();
+        assert!(names.critical && leaf.subject().iter().next().is_none());
+        assert_eq!(names.value.general_names, [GeneralName::URI(identity().as_str())]);
+        let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.server_auth && usage.client_auth && !usage.any && !leaf.is_ca());
+        assert!(leaf.basic_constraints().unwrap().is_some());
+        assert_eq!(leaf.validity().not_before.timestamp(), 1_800_000_000 - 300);
+        let (_, root) = X509Certificate::from_der(&issued.chain[1]).unwrap();
+        leaf.verify_signature(Some(root.public_key())).unwrap();
+        let read = LeafCertificate::read(&issued.chain[0]).unwrap();
+        assert_eq!(read, LeafCertificate { identity: identity(), not_after: now() + HOUR });
+    }
+
+    #[test]
+    fn a_lifetime_is_the_shortest_of_what_is_asked_a_day_and_the_issuers_rest() {
+        let authority = authority();
+        let key = KeyPair::generate().unwrap();
+        let end = authority.issuer.not_after;
+        for (asked, at, life) in [
+            (None, now(), HOUR),
+            (Some(Duration::from_secs(20)), now(), Duration::from_secs(20)),
+            (Some(1000 * HOUR), now(), MAX_TTL),
+            (None, end - Duration::from_secs(60), Duration::from_secs(60)),
+        ] {
+            let issued = authority.sign(&key, &identity(), asked, at).unwrap();
+            assert_eq!(issued.not_after, at + life);
+        }
+        let late = authority.sign(&key, &identity(), None, end + HOUR);
+        assert_eq!(late.unwrap_err().reason(), "issuer-expired");
+    }
+
+    #[test]
+    fn two_certificates_of_one_key_have_two_serial_numbers() {
+        let (authority, key) = (authority(), KeyPair::generate().unwrap());
+        let serial = || {
+            let issued = authority.sign(&key, &identity(), None, now()).unwrap();
+            X509Certificate::from_der(&issued.chain[0]).unwrap().1.raw_serial().to_vec()
+        };
+        assert_ne!(serial(), serial());
+    }
+}

@@ -1,0 +1,11 @@
+//! The certificate authority: who asks is known from a token or a certificate, never from what they ask for.
+//!
+//! [`service`] takes the RPC and settles the identity, [`request`] reads the CSR, [`authority`] signs, [`issuer`]
+//! says with what. What may go wrong for a caller is in [`refusal`], with its status and its name in the metrics.
+
+pub mod authority;
+pub mod certificate;
+pub mod issuer;
+pub mod refusal;
+pub mod request;
+pub mod service;

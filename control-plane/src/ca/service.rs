@@ -1,0 +1,259 @@
+//! `istio.v1.auth.IstioCertificateService`: the RPC by which workloads get and renew their certificates.
+//!
+//! A workload comes first with a join token, and from then on with the certificate that it has. Every refusal is
+//! logged with who asked, counted by reason, and answered in words.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use outrigger_core::identity::SpiffeId;
+use outrigger_proto::istio_auth::istio_certificate_service_server::IstioCertificateService;
+use outrigger_proto::istio_auth::{IstioCertificateRequest, IstioCertificateResponse};
+use rustls_pki_types::CertificateDer;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::authority::{Authority, IssuedCertificate};
+use super::refusal::Refusal;
+use super::request::SigningRequest;
+use crate::metrics::Metrics;
+use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
+use crate::state::Store;
+use crate::state::token::Grant;
+
+/// The CA behind the RPC.
+#[derive(Debug, Clone)]
+pub struct CertificateService {
+    authority: Arc<Authority>,
+    store: Store,
+    metrics: Arc<Metrics>,
+}
+
+impl CertificateService {
+    /// A service that signs with `authority` and looks tokens up in `store`.
+    pub fn new(authority: Arc<Authority>, store: Store, metrics: Arc<Metrics>) -> Self {
+        Self { authority, store, metrics }
+    }
+
+    /// The whole of one request. Blocks on the disk when a token is used.
+    fn issue(
+        &self,
+        credentials: Result<Credentials, Refusal>,
+        request: &IstioCertificateRequest,
+        now: SystemTime,
+    ) -> Result<(SpiffeId, IssuedCertificate), Refusal> {
+        let seconds = u64::try_from(request.validity_duration).map_err(|_| Refusal::Validity)?;
+        let requested = (seconds > 0).then(|| Duration::from_secs(seconds));
+        // The credentials before the CSR: strangers cost no signature check.
+        let (identity, grant) = self.identify(credentials?, now)?;
+        let csr = SigningRequest::read(&request.csr)?;
+        csr.check_names(&identity)?;
+        // Last, and before signing: a CSR that is refused uses no token up, and a used token is bound to its key
+        // before anything signed leaves.
+        if let Some(grant) = grant {
+            self.store.redeem_token(&grant, &csr.fingerprint, now)?;
+        }
+        let issued = self.authority.sign(&csr.key, &identity, requested, now)?;
+        Ok((identity, issued))
+    }
+
+    /// Whom the credentials prove. A token decides where both are given: it was sent for this request.
+    fn identify(
+        &self,
+        credentials: Credentials,
+        now: SystemTime,
+    ) -> Result<(SpiffeId, Option<Grant>), Refusal> {
+        match credentials {
+            Credentials::Token(token) => {
+                let grant = self.store.identify_token(&token, now)?;
+                let domain = self.authority.trust_domain().clone();
+                let identity = SpiffeId::new(domain, &grant.namespace, &grant.service_account)
+                    .map_err(|error| Refusal::Identity(error.to_string()))?;
+                Ok((identity, Some(grant)))
+            }
+            Credentials::Certificate(identity) => Ok((identity, None)),
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal, from: &str) -> Status {
+        let reason = refusal.reason();
+        self.metrics.certificate_refused(reason);
+        tracing::warn!(reason, from, error = %refusal, "certificate refused");
+        refusal.status()
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CertificateService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let from = request.extensions().get().map_or("?".into(), |PeerAddress(address)| address.to_string());
+        let peer = match (request.extensions().get::<PeerIdentity>(), request.extensions().get()) {
+            (Some(PeerIdentity(identity)), _) => Ok(identity),
+            (None, Some(ExpiredPeer(_))) => Err(Refusal::CertificateExpired),
+            (None, None) => Err(Refusal::NoCredentials),
+        };
+        let credentials = Credentials::of(request.metadata(), peer);
+        let request = request.into_inner();
+        let service = self.clone();
+        let issue = move || service.issue(credentials, &request, SystemTime::now());
+        let issued = tokio::task::spawn_blocking(issue)
+            .await
+            .unwrap_or_else(|error| Err(Refusal::Signing(error.to_string())));
+        let (identity, issued) = issued.map_err(|refusal| self.refused(&refusal, &from))?;
+        self.metrics.certificate_issued();
+        tracing::info!(%identity, from, "certificate issued");
+        Ok(Response::new(IstioCertificateResponse { cert_chain: issued.chain.iter().map(pem).collect() }))
+    }
+}
+
+/// What a caller proves itself with.
+enum Credentials {
+    Token(String),
+    Certificate(SpiffeId),
+}
+
+impl Credentials {
+    fn of(metadata: &MetadataMap, peer: Result<&SpiffeId, Refusal>) -> Result<Self, Refusal> {
+        let Some(authorization) = metadata.get("authorization") else {
+            return Ok(Self::Certificate(peer?.clone()));
+        };
+        // RFC 9110, section 11.1: the scheme is compared without regard to case.
+        let text = authorization.to_str().map_err(|_| Refusal::Authorization)?;
+        match text.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                Ok(Self::Token(token.trim().into()))
+            }
+            _ => Err(Refusal::Authorization),
+        }
+    }
+}
+
+/// The PEM text of a certificate, with lines of 64 characters (RFC 7468, section 2).
+pub fn pem(certificate: &CertificateDer<'_>) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|&byte| char::from(byte)));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_core::identity::TrustDomain;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+    use tonic::Code;
+
+    use super::super::certificate::LeafCertificate;
+    use super::super::issuer::CertificateIssuer;
+    use super::*;
+
+    struct Ca {
+        service: CertificateService,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Ca {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Store::open(directory.path()).unwrap();
+            let domain = TrustDomain::parse("cluster.local").unwrap();
+            let record = CertificateIssuer::make_root(&domain, SystemTime::now()).unwrap();
+            let issuer = CertificateIssuer::from_record(&record, SystemTime::now()).unwrap();
+            let authority = Authority::new(domain, issuer, Duration::from_secs(3600));
+            let service = CertificateService::new(authority.into(), store, Metrics::new().into());
+            Self { service, _directory: directory }
+        }
+
+        fn token(&self, secret: u8, ttl: u64, at: SystemTime) -> String {
+            let ttl = Duration::from_secs(ttl);
+            self.service.store.create_token("shop", "cart", ttl, at, [secret; 32]).unwrap()
+        }
+
+        async fn ask(
+            &self,
+            authorization: Option<&str>,
+            peer: Option<&str>,
+            csr: String,
+        ) -> Result<LeafCertificate, Status> {
+            let mut request = Request::new(IstioCertificateRequest { csr, ..Default::default() });
+            if let Some(authorization) = authorization {
+                request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+            }
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(PeerIdentity(SpiffeId::parse(peer).unwrap()));
+            }
+            let answer = self.service.create_certificate(request).await?.into_inner();
+            use rustls_pki_types::pem::PemObject;
+            let chain: Vec<_> = answer
+                .cert_chain
+                .iter()
+                .map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+                .collect();
+            assert_eq!(chain.last(), self.service.authority.roots().values().next().unwrap().last());
+            Ok(LeafCertificate::read(&chain[0]).unwrap())
+        }
+    }
+
+    const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+
+    fn csr(key: &KeyPair, name: &str) -> String {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
+        params.serialize_request(key).unwrap().pem().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_and_then_the_certificate_give_the_same_identity() {
+        let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+        let bearer = format!("Bearer {}", ca.token(1, 600, SystemTime::now()));
+        let first = ca.ask(Some(&bearer), None, csr(&key, CART)).await.unwrap();
+        let again = ca.ask(Some(&bearer), None, csr(&key, CART)).await.unwrap();
+        let new_key = KeyPair::generate().unwrap();
+        let renewed = ca.ask(None, Some(CART), csr(&new_key, CART)).await.unwrap();
+        for leaf in [first, again, renewed] {
+            assert_eq!(leaf.identity.as_str(), CART);
+        }
+        assert_eq!(ca.service.metrics.certificates_issued(), 3);
+    }
+
+    #[tokio::test]
+    async fn every_refusal_has_its_status_its_reason_and_its_count() {
+        let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+        let now = SystemTime::now();
+        let used = format!("Bearer {}", ca.token(1, 600, now));
+        ca.ask(Some(&used), None, csr(&key, CART)).await.unwrap();
+        let expired = format!("Bearer {}", ca.token(2, 600, now - Duration::from_secs(700)));
+        let fresh = format!("Bearer {}", ca.token(3, 600, now));
+        let foreign = format!("Bearer {}", Ca::new().token(4, 600, now));
+        let other_key = KeyPair::generate().unwrap();
+        let somebody = "spiffe://cluster.local/ns/shop/sa/payments";
+        let good = csr(&other_key, CART);
+        for (authorization, peer, csr, code, reason) in [
+            (None, None, good.clone(), Code::Unauthenticated, "no-credentials"),
+            (Some("Basic x"), Some(CART), good.clone(), Code::Unauthenticated, "malformed-authorization"),
+            (Some("Bearer x"), Some(CART), good.clone(), Code::Unauthenticated, "malformed-token"),
+            (Some(&*foreign), None, good.clone(), Code::Unauthenticated, "foreign-token"),
+            (Some(&*expired), None, good.clone(), Code::Unauthenticated, "expired-token"),
+            (Some(&*used), None, good.clone(), Code::PermissionDenied, "used-token"),
+            (Some(&*fresh), None, csr(&other_key, somebody), Code::PermissionDenied, "foreign-name"),
+            (None, Some(somebody), good.clone(), Code::PermissionDenied, "foreign-name"),
+            (Some(&*fresh), None, "no CSR".into(), Code::InvalidArgument, "malformed-csr"),
+        ] {
+            let refused = ca.ask(authorization, peer, csr).await.unwrap_err();
+            assert_eq!(refused.code(), code, "{reason}: {refused}");
+            assert!(ca.service.metrics.certificates_refused(reason) > 0, "{reason}: {refused}");
+        }
+        let mut late = Request::new(IstioCertificateRequest { csr: good.clone(), ..Default::default() });
+        late.extensions_mut().insert(ExpiredPeer(SpiffeId::parse(CART).unwrap()));
+        let refused = ca.service.create_certificate(late).await.unwrap_err();
+        assert!(refused.code() == Code::Unauthenticated && refused.message().contains("new join token"));
+        // None of the refusals used the fresh token up.
+        ca.ask(Some(&fresh), None, good).await.unwrap();
+    }
+}

@@ -1,0 +1,239 @@
+//! Taking connections: TCP, TLS within a time, and the peer's identity into every request.
+//!
+//! Nothing that a caller does ends the loop, and nothing that one caller does holds another up. The listener belongs
+//! to the future that [`serve`] returns; handshakes under way end with it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use outrigger_core::identity::TrustDomain;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::InterceptorLayer;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic::{Request, Status};
+
+use super::services::Services;
+use crate::ca::certificate::LeafCertificate;
+use crate::metrics::Metrics;
+use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
+
+/// How long a caller may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How many handshakes may be under way. More wait in the kernel's queue.
+const HANDSHAKES: usize = 512;
+/// How long to wait when the system gives no connection, as when descriptors run out.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A peer that says nothing is asked this often whether it is there, and has this long to answer.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// What the port needs.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// Its TLS settings.
+    pub tls: Arc<ServerConfig>,
+    /// Whose identities callers may have.
+    pub trust_domain: TrustDomain,
+    /// Where refused connections are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves `services` on `listener` until `shutdown`, and then until the last stream has ended: a caller that wants to
+/// end sooner drops the future.
+pub async fn serve(
+    listener: TcpListener,
+    port: Port,
+    services: Services,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let (connections, accepted) = mpsc::channel(16);
+    let accept = accept(listener, port, connections);
+    let serve = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .layer(InterceptorLayer::new(identify))
+        .serve_with_incoming_shutdown(services, ReceiverStream::new(accepted), shutdown);
+    tokio::pin!(serve);
+    tokio::select! {
+        served = &mut serve => served,
+        // The port is closed for good only when the server has dropped its end: then it is shutting down.
+        () = accept => serve.await,
+    }
+}
+
+/// Accepts until the receiver is gone.
+async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io::Result<Connection>>) {
+    let room = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let taken = tokio::select! {
+            taken = listener.accept() => taken,
+            () = connections.closed() => return,
+        };
+        match taken {
+            Ok((stream, address)) => {
+                let (port, connections) = (port.clone(), connections.clone());
+                handshakes.spawn(async move {
+                    let connection = tokio::time::timeout(HANDSHAKE, port.handshake(stream, address)).await;
+                    drop(permit);
+                    match connection.unwrap_or_else(|_| Err(Unfit::new("timeout", "no handshake in time"))) {
+                        Ok(connection) => drop(connections.send(Ok(connection)).await),
+                        Err(Unfit { reason, text }) => {
+                            port.metrics.connection_refused(reason);
+                            tracing::info!(reason, from = %address, error = text, "connection refused");
+                        }
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Why a connection is closed before any request.
+struct Unfit {
+    reason: &'static str,
+    text: String,
+}
+
+impl Unfit {
+    fn new(reason: &'static str, text: impl ToString) -> Self {
+        Self { reason, text: text.to_string() }
+    }
+}
+
+impl Port {
+    async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Result<Connection, Unfit> {
+        // Small messages that somebody waits for. A socket without it still works.
+        let _ = stream.set_nodelay(true);
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
+        let tls = acceptor.accept(stream).await.map_err(|error| Unfit::new("handshake", error))?;
+        let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let certificate = leaf
+            .map(LeafCertificate::read)
+            .transpose()
+            .map_err(|error| Unfit::new("not-a-workload", error))?;
+        if let Some(certificate) = &certificate
+            && *certificate.identity.trust_domain() != self.trust_domain
+        {
+            return Err(Unfit::new("foreign-trust-domain", &certificate.identity));
+        }
+        Ok(Connection { tls, peer: ConnectedPeer { address, certificate } })
+    }
+}
+
+/// A connection whose handshake is done.
+struct Connection {
+    tls: TlsStream<TcpStream>,
+    peer: ConnectedPeer,
+}
+
+/// What is known of the peer from the handshake on.
+#[derive(Debug, Clone)]
+struct ConnectedPeer {
+    address: SocketAddr,
+    certificate: Option<LeafCertificate>,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectedPeer;
+
+    fn connect_info(&self) -> ConnectedPeer {
+        self.peer.clone()
+    }
+}
+
+/// Says who the peer is *now*: connections outlive certificates.
+#[expect(clippy::result_large_err, reason = "tonic's signature")]
+fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
+    if let Some(peer) = request.extensions_mut().remove::<ConnectedPeer>() {
+        let extensions = request.extensions_mut();
+        extensions.insert(PeerAddress(peer.address));
+        match peer.certificate {
+            Some(leaf) if leaf.not_after > SystemTime::now() => {
+                extensions.insert(PeerIdentity(leaf.identity));
+            }
+            Some(leaf) => {
+                extensions.insert(ExpiredPeer(leaf.identity));
+            }
+            None => {}
+        }
+    }
+    Ok(request)
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_core::identity::SpiffeId;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_ends_with_its_certificate_though_the_connection_goes_on() {
+        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
+        let minute = Duration::from_secs(60);
+        let request = |not_after| {
+            let certificate = Some(LeafCertificate { identity: identity.clone(), not_after });
+            let mut request = Request::new(());
+            let address = ([127, 0, 0, 1], 1).into();
+            request.extensions_mut().insert(ConnectedPeer { address, certificate });
+            identify(request).unwrap()
+        };
+        let (good, late) = (request(SystemTime::now() + minute), request(SystemTime::now() - minute));
+        assert_eq!(good.extensions().get(), Some(&PeerIdentity(identity.clone())));
+        assert_eq!(late.extensions().get::<PeerIdentity>(), None);
+        assert_eq!(late.extensions().get(), Some(&ExpiredPeer(identity)));
+    }
+}

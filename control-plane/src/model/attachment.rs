@@ -1,0 +1,358 @@
+//! How routes attach to services: who is in force on a port, and in which order.
+//!
+//! GEP-1294 for services as parents, `HTTPRouteRule` and `GRPCRouteRule` for precedence, ReferenceGrant for backends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::inventory::{Inventory, Route as Attached, backend_key};
+use super::resource::reference::{BackendRef, ParentRef};
+use super::resource::rule::{BackendSpec, RuleSpec};
+use super::resource::{Kind, Metadata, MirrorSpec};
+use super::route::{
+    BackendTarget, InvalidBackend, Mirror, PortRoutes, Route, RouteAction, RouteTable, RouteTarget,
+    ServiceRoutes, TcpRoute, WeightedBackend,
+};
+use super::service::{AppProtocol, Reach, Service, ServicePort};
+
+/// The routes in force on every port of a service.
+pub(super) fn routes_of(inventory: &Inventory, service: &Service) -> ServiceRoutes {
+    let namespaces: BTreeSet<_> =
+        inventory.attached(&service.key).map(|route| route.metadata.id.namespace.clone()).collect();
+    let mut ports = Vec::new();
+    for port in &service.ports {
+        let mut routes = PortRoutes::default();
+        for namespace in &namespaces {
+            let Some(table) = table(inventory, &in_force(inventory, service, port, namespace)) else {
+                continue;
+            };
+            if *namespace == service.key.namespace {
+                routes.producer = Some(Arc::new(table));
+            } else {
+                routes.consumers.insert(namespace.clone(), Arc::new(table));
+            }
+        }
+        if routes != PortRoutes::default() {
+            ports.push((port.number, routes));
+        }
+    }
+    ServiceRoutes { ports }
+}
+
+/// The routes of one namespace that are in force on a service port, the senior first.
+///
+/// "If multiple routes with different types both bind to the same Service and Port pair, only a single route type
+/// should be applied": GRPCRoute before HTTPRoute before TCPRoute (GEP-1294). TCPRoutes have no matches that could be
+/// merged, and so the senior one alone is in force.
+pub(super) fn in_force<'a>(
+    inventory: &'a Inventory,
+    service: &Service,
+    port: &ServicePort,
+    namespace: &str,
+) -> Vec<Attached<'a>> {
+    let of_namespace = |route: &Attached<'_>| &*route.metadata.id.namespace == namespace;
+    let names_port = |route: &Attached<'_>| {
+        let mut parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
+        parents.any(|parent| route.parent(parent) == service.key && selects(parent, port))
+    };
+    let all = || {
+        let routes = inventory.attached(&service.key);
+        routes.filter(of_namespace).filter(names_port).filter(|route| carries(route.metadata.id.kind, port))
+    };
+    let Some(kind) = all().map(|route| route.metadata.id.kind).min_by_key(|kind| specificity(*kind)) else {
+        return Vec::new();
+    };
+    let mut routes: Vec<_> = all().filter(|route| route.metadata.id.kind == kind).collect();
+    routes.sort_by(|a, b| a.seniority().cmp(&b.seniority()));
+    if kind == Kind::TcpRoute {
+        routes.truncate(1);
+    }
+    routes
+}
+
+fn specificity(kind: Kind) -> u8 {
+    match kind {
+        Kind::GrpcRoute => 0,
+        Kind::HttpRoute => 1,
+        _ => 2,
+    }
+}
+
+/// Whether a parent reference means this port: by number, by name, both, or any port.
+pub(super) fn selects(parent: &ParentRef, port: &ServicePort) -> bool {
+    parent.port.is_none_or(|number| number.0 == port.number)
+        && parent.section_name.as_ref().is_none_or(|name| name.0 == port.name)
+}
+
+/// Whether a kind of route has a meaning on a port: requests cannot be told apart in opaque bytes. A TCPRoute goes with
+/// every port, since requests are bytes too.
+pub(super) fn carries(kind: Kind, port: &ServicePort) -> bool {
+    kind == Kind::TcpRoute || port.protocol != AppProtocol::Tcp
+}
+
+fn table(inventory: &Inventory, routes: &[Attached<'_>]) -> Option<RouteTable> {
+    let first = routes.first()?;
+    if first.metadata.id.kind == Kind::TcpRoute {
+        let rule = first.spec.rules.first()?;
+        let backends = backends(inventory, first.metadata, &rule.backends);
+        return Some(RouteTable::Tcp(TcpRoute { id: id(first.metadata, 0, 0).into(), backends }));
+    }
+    let mut all = Vec::new();
+    for (seniority, route) in routes.iter().enumerate() {
+        for (number, rule) in route.spec.rules.iter().enumerate() {
+            let action = Arc::new(action(inventory, route.metadata, rule));
+            for (at, (precedence, matches)) in rule.matches.iter().enumerate() {
+                let id = id(route.metadata, number, at).into();
+                let route = Route { id, matches: matches.clone(), action: Arc::clone(&action) };
+                all.push(((*precedence, seniority, number, at), route));
+            }
+        }
+    }
+    all.sort_by_key(|(order, _)| *order);
+    Some(RouteTable::Http(all.into_iter().map(|(_, route)| route).collect()))
+}
+
+fn id(route: &Metadata, rule: usize, at: usize) -> String {
+    let kind = route.id.kind.name().to_ascii_lowercase();
+    format!("{kind}/{}/{}/{rule}/{at}", route.id.namespace, route.id.name)
+}
+
+fn action(inventory: &Inventory, route: &Metadata, rule: &RuleSpec) -> RouteAction {
+    let RuleSpec { matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
+    let mut plain = filters.plain.clone();
+    let mirror = |mirror: &MirrorSpec| Mirror {
+        target: resolve(inventory, route, &mirror.backend),
+        share: mirror.share,
+    };
+    plain.mirrors = filters.mirrors.iter().map(mirror).collect();
+    let target = match &filters.redirect {
+        Some(redirect) => RouteTarget::Redirect(redirect.clone()),
+        None => RouteTarget::Forward(backends(inventory, route, backend_specs)),
+    };
+    RouteAction { target, filters: plain, timeouts: *timeouts, retry: retry.clone() }
+}
+
+fn backends(inventory: &Inventory, route: &Metadata, specs: &[BackendSpec]) -> Vec<WeightedBackend> {
+    let one = |BackendSpec { reference, weight, filters }: &BackendSpec| WeightedBackend {
+        weight: *weight,
+        target: resolve(inventory, route, reference),
+        filters: filters.clone(),
+    };
+    specs.iter().map(one).collect()
+}
+
+/// The service port that a backend reference means.
+pub(super) fn resolve(
+    inventory: &Inventory,
+    route: &Metadata,
+    backend: &BackendRef,
+) -> Result<BackendTarget, InvalidBackend> {
+    let (true, Some(port)) = (backend.is_service(), backend.port) else {
+        return Err(InvalidBackend::InvalidKind);
+    };
+    let key = backend_key(route, backend);
+    let (kind, namespace) = (route.id.kind, &route.id.namespace);
+    // First, so that a route learns nothing about what it may not refer to.
+    if key.namespace != *namespace && !inventory.permits(kind, namespace, &key) {
+        return Err(InvalidBackend::RefNotPermitted);
+    }
+    let service = inventory.service(&key).ok_or(InvalidBackend::BackendNotFound)?;
+    if let Reach::ExternalName(_) = service.reach {
+        return Err(InvalidBackend::InvalidKind);
+    }
+    let spoken = service.port(port).ok_or(InvalidBackend::BackendNotFound)?.protocol;
+    match (kind, spoken) {
+        (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) | (Kind::GrpcRoute, AppProtocol::Http) => {
+            Err(InvalidBackend::UnsupportedProtocol)
+        }
+        _ => Ok(BackendTarget { service: key, port }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::assembly::Assembly;
+    use crate::model::assembly::testing::{route, service};
+
+    const TO_CART: &str = "backendRefs: [{name: cart, port: 80}]";
+
+    fn shop(more: &[&str]) -> Assembly {
+        let mut assembly = Assembly::default();
+        assembly.with(&[&service("catalog", 80, "http"), &service("cart", 80, "http")]).with(more);
+        assembly
+    }
+
+    fn http(name: &str, rules: &str) -> String {
+        route("HTTPRoute", name, "name: catalog", rules)
+    }
+
+    #[test]
+    fn matches_are_tried_from_the_most_specific_to_the_least() {
+        let rules = format!(
+            "{{matches: [{{path: {{value: /}}}}, {{path: {{value: /long/prefix}}}}, {{path: {{value: /long}}}}], {TO_CART}}},
+             {{matches: [{{path: {{value: /long}}, headers: [{{name: a, value: b}}]}},
+                         {{path: {{value: /long}}, method: GET}},
+                         {{path: {{value: /long}}, headers: [{{name: a, value: b}}], queryParams: [{{name: a, value: b}}]}},
+                         {{path: {{type: Exact, value: /x}}}},
+                         {{path: {{type: RegularExpression, value: /long/.*}}}}], {TO_CART}}}"
+        );
+        let table = shop(&[&http("r", &rules)]).table("catalog", "shop");
+        let order: Vec<_> = table.iter().map(|line| &line[17..20]).collect();
+        assert_eq!(order, ["1/3", "1/4", "0/1", "1/1", "1/2", "1/0", "0/2", "0/0"]);
+    }
+
+    #[test]
+    fn ties_go_to_the_older_route_and_then_to_the_first_by_name() {
+        let rule = format!("{{{TO_CART}}}");
+        let dated = |name: &str, date: &str| {
+            let metadata = format!("metadata: {{creationTimestamp: '{date}', name");
+            http(name, &rule).replace("metadata: {name", &metadata)
+        };
+        let assembly = shop(&[
+            &http("a", &rule),
+            &http("b", &rule),
+            &dated("y", "2026-01-02T00:00:00Z"),
+            &dated("z", "2026-01-01T00:00:00Z"),
+        ]);
+        let order: Vec<_> =
+            assembly.table("catalog", "shop").iter().map(|line| line[15..16].to_owned()).collect();
+        assert_eq!(order, ["z", "y", "a", "b"]);
+    }
+
+    #[test]
+    fn consumer_routes_replace_the_producers_for_their_own_namespace() {
+        let rule = format!("{{{TO_CART}}}");
+        let own = "{backendRefs: [{name: mine, port: 80}]}";
+        let assembly = shop(&[
+            &http("producer", &rule),
+            &http("consumer.office", own),
+            &service("mine.office", 80, "http"),
+        ]);
+        assert_eq!(assembly.table("catalog", "elsewhere"), ["httproute/shop/producer/0/0 1*cart.shop:80"]);
+        assert_eq!(assembly.table("catalog", "office"), ["httproute/office/consumer/0/0 1*mine.office:80"]);
+        assert_eq!(assembly.conditions("HTTPRoute office/consumer")[0], "Accepted=True (Accepted)");
+    }
+
+    #[test]
+    fn one_kind_of_route_is_in_force_on_a_port_and_the_others_are_told() {
+        let rule = format!("{{{TO_CART}}}");
+        let tcp = |name: &str| route("TCPRoute", name, "name: catalog", &rule);
+        let mut assembly = shop(&[&tcp("b"), &tcp("a")]);
+        assert_eq!(assembly.table("catalog", "shop"), ["tcproute/shop/a/0/0 1*cart.shop:80"]);
+        assert_eq!(
+            assembly.conditions("TCPRoute shop/b")[0],
+            "Accepted=False (Conflicted): TCPRoute shop/a is in force on every port that this route names"
+        );
+        assembly.with(&[&http("h", &rule)]);
+        assert_eq!(assembly.table("catalog", "shop"), ["httproute/shop/h/0/0 1*cart.shop:80"]);
+        assembly.with(&[&route("GRPCRoute", "g", "name: catalog", &rule)]);
+        assert!(assembly.table("catalog", "shop")[0].starts_with("grpcroute/shop/g"));
+        assert!(assembly.conditions("HTTPRoute shop/h")[0].contains("Conflicted"));
+        assert!(assembly.conditions("TCPRoute shop/a")[0].contains("Conflicted"));
+        // Another namespace's clients have a table of their own, and so there is no conflict with it.
+        assembly.with(&[&route("TCPRoute", "t.office", "name: catalog", &rule)]);
+        assert_eq!(assembly.conditions("TCPRoute office/t")[0], "Accepted=True (Accepted)");
+    }
+
+    #[test]
+    fn a_parent_that_cannot_take_the_route_says_why() {
+        let rule = format!("{{{TO_CART}}}");
+        let external = "{apiVersion: v1, kind: Service, metadata: {name: out, namespace: shop},
+            spec: {type: ExternalName, externalName: example.com}}";
+        for (parent, condition) in [
+            ("name: catalog, port: 80", "Accepted=True (Accepted)"),
+            ("name: nobody", "Accepted=False (NoMatchingParent): there is no Service shop/nobody"),
+            ("name: catalog, port: 81", "Accepted=False (NoMatchingParent): the Service has no such port"),
+            (
+                "name: catalog, sectionName: x",
+                "Accepted=False (NoMatchingParent): the Service has no such port",
+            ),
+            ("name: stock", "Accepted=False (NoMatchingParent): the port's appProtocol is no HTTP"),
+            (
+                "name: out",
+                "Accepted=False (NoMatchingParent): a Service of type ExternalName takes no routes (GEP-1294)",
+            ),
+        ] {
+            let route = route("HTTPRoute", "r", parent, &rule);
+            let assembly = shop(&[&service("stock", 80, "tcp"), external, &route]);
+            assert_eq!(assembly.conditions("HTTPRoute shop/r")[0], condition, "{parent}");
+        }
+        let gateway = http("r", &rule).replace("group: '', kind: Service, ", "");
+        assert_eq!(shop(&[&gateway]).conditions("HTTPRoute shop/r"), [""; 0]);
+    }
+
+    #[test]
+    fn a_backend_that_cannot_be_used_keeps_its_share_and_is_named() {
+        let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant,
+            metadata: {name: g, namespace: archive}, spec: {from: [{group: gateway.networking.k8s.io,
+            kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service, name: old}]}}";
+        let external = "{apiVersion: v1, kind: Service, metadata: {name: out, namespace: shop},
+            spec: {type: ExternalName, externalName: example.com}}";
+        for (backend, expected) in [
+            ("name: cart, port: 80", "cart.shop:80"),
+            ("name: cart, port: 81", "BackendNotFound"),
+            ("name: nobody, port: 80", "BackendNotFound"),
+            ("group: g.io, kind: Bucket, name: b", "InvalidKind"),
+            ("name: out, port: 80", "InvalidKind"),
+            ("name: stock, port: 80", "UnsupportedProtocol"),
+            ("name: old, namespace: archive, port: 80", "old.archive:80"),
+            ("name: other, namespace: archive, port: 80", "RefNotPermitted"),
+            ("name: old, namespace: nowhere, port: 80", "RefNotPermitted"),
+        ] {
+            let rules =
+                format!("{{backendRefs: [{{{backend}, weight: 3}}, {{name: cart, port: 80, weight: 0}}]}}");
+            let assembly = shop(&[
+                &http("r", &rules),
+                &service("stock", 80, "tcp"),
+                &service("old.archive", 80, "http"),
+                &service("other.archive", 80, "http"),
+                external,
+                grant,
+            ]);
+            let line = format!("httproute/shop/r/0/0 3*{expected} 0*cart.shop:80");
+            assert_eq!(assembly.table("catalog", "shop"), [line], "{backend}");
+            let conditions = assembly.conditions("HTTPRoute shop/r");
+            assert_eq!(conditions[0], "Accepted=True (Accepted)");
+            let resolved = format!("ResolvedRefs={}", if expected.contains(':') { "True" } else { "False" });
+            assert!(
+                conditions[1].starts_with(&resolved) && conditions[1].contains("ResolvedRefs"),
+                "{conditions:?}"
+            );
+            assert!(
+                expected.contains(':') || conditions[1].contains(&format!("({expected})")),
+                "{conditions:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_grant_that_comes_or_goes_changes_the_routes_that_need_it() {
+        let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant,
+            metadata: {name: g, namespace: archive}, spec: {from: [{group: gateway.networking.k8s.io,
+            kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}}";
+        let mut assembly = shop(&[
+            &service("old.archive", 80, "http"),
+            &http("r", "{backendRefs: [{name: old, namespace: archive, port: 80}]}"),
+        ]);
+        assert!(assembly.table("catalog", "shop")[0].ends_with("RefNotPermitted"));
+        assembly.with(&[grant]);
+        assert!(assembly.table("catalog", "shop")[0].ends_with("old.archive:80"));
+        assert!(assembly.conditions("HTTPRoute shop/r")[1].starts_with("ResolvedRefs=True"));
+        assembly.without(grant);
+        assert!(assembly.table("catalog", "shop")[0].ends_with("RefNotPermitted"));
+    }
+
+    #[test]
+    fn a_route_without_rules_sends_everything_nowhere_and_mirrors_are_resolved() {
+        let bare = http("r", "").replace(", rules: []", "");
+        let assembly = shop(&[&bare]);
+        assert_eq!(assembly.table("catalog", "shop"), ["httproute/shop/r/0/0"]);
+        let mirror = format!(
+            "{{{TO_CART}, filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: no, port: 1}}}}}}]}}"
+        );
+        let conditions = shop(&[&http("r", &mirror)]).conditions("HTTPRoute shop/r");
+        assert_eq!(conditions[1], "ResolvedRefs=False (BackendNotFound): Service shop/no:1: BackendNotFound");
+        let redirect = "{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}";
+        assert_eq!(shop(&[&http("r", redirect)]).table("catalog", "shop"), ["httproute/shop/r/0/0 redirect"]);
+    }
+}

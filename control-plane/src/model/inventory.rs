@@ -1,0 +1,196 @@
+//! Every accepted resource, with the indexes that tell what a change touches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use outrigger_core::Name;
+
+use super::resource::reference::{BackendRef, ParentRef};
+use super::resource::rule::RouteSpec;
+use super::resource::{Body, EndpointSlice, Kind, Metadata, ReferenceGrantSpec, Resource, ResourceId};
+use super::service::{Service, ServiceKey};
+
+/// The resources of the mesh.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    resources: BTreeMap<ResourceId, Arc<Resource>>,
+    slices: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
+    /// The routes that name a service as parent.
+    attached: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
+    /// The routes that name a service as backend.
+    referring: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
+    /// The grants of each namespace.
+    grants: BTreeMap<Name, BTreeSet<ResourceId>>,
+}
+
+/// What must be made anew after a change.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    pub(super) services: BTreeSet<ServiceKey>,
+    pub(super) endpoints: BTreeSet<ServiceKey>,
+    /// Services whose routes, or the statuses of them.
+    pub(super) routes: BTreeSet<ServiceKey>,
+    /// Routes whose status, attached to something or not.
+    pub(super) statuses: BTreeSet<ResourceId>,
+}
+
+/// A route: what it is called and what it says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Route<'a> {
+    pub(super) metadata: &'a Metadata,
+    pub(super) spec: &'a RouteSpec,
+}
+
+impl<'a> Route<'a> {
+    /// The service that a parent reference of this route names.
+    pub(super) fn parent(&self, parent: &ParentRef) -> ServiceKey {
+        parent_key(self.metadata, parent)
+    }
+
+    /// Which of two routes wins, all else being equal: the older, then the first by `{namespace}/{name}`. One without
+    /// a timestamp, as files have none, counts as younger than any with one.
+    pub(super) fn seniority(&self) -> impl Ord + use<'a> {
+        let Metadata { id, created, .. } = self.metadata;
+        (created.is_none(), *created, &id.namespace, &id.name, id.kind)
+    }
+}
+
+impl Inventory {
+    /// Takes a new version of a resource, or none where it is gone, and notes what that touches.
+    pub(super) fn change(&mut self, id: &ResourceId, new: Option<Arc<Resource>>, touched: &mut Touched) {
+        let old = match &new {
+            Some(new) => self.resources.insert(id.clone(), Arc::clone(new)),
+            None => self.resources.remove(id),
+        };
+        for resource in old.iter() {
+            self.index(resource, BTreeSet::remove, touched);
+        }
+        for resource in new.iter() {
+            self.index(resource, add, touched);
+        }
+    }
+
+    /// Enters a resource in the indexes, or takes it out of them, and notes what it touches.
+    fn index(
+        &mut self,
+        resource: &Resource,
+        enter: fn(&mut BTreeSet<ResourceId>, &ResourceId) -> bool,
+        touched: &mut Touched,
+    ) {
+        let Resource { metadata, body } = resource;
+        let id = &metadata.id;
+        match body {
+            Body::Namespace => {}
+            Body::Service(Service { key, .. }) => {
+                touched.services.insert(key.clone());
+                touched.endpoints.insert(key.clone());
+                touched.routes.insert(key.clone());
+                for route in self.referring.get(key).into_iter().flatten() {
+                    touch_parents(self.resources.get(route), touched);
+                }
+            }
+            Body::EndpointSlice(slice) => {
+                update(&mut self.slices, &slice.service, id, enter);
+                touched.endpoints.insert(slice.service.clone());
+            }
+            Body::Route(spec) => {
+                touched.statuses.insert(id.clone());
+                for parent in spec.parents.0.iter().filter(|parent| parent.is_service()) {
+                    let key = parent_key(metadata, parent);
+                    update(&mut self.attached, &key, id, enter);
+                    touched.routes.insert(key);
+                }
+                for backend in spec.backends().filter(|backend| backend.is_service()) {
+                    update(&mut self.referring, &backend_key(metadata, backend), id, enter);
+                }
+            }
+            Body::ReferenceGrant(_) => {
+                update(&mut self.grants, &id.namespace, id, enter);
+                let into = |key: &ServiceKey| key.namespace == id.namespace;
+                for (_, routes) in self.referring.iter().filter(|(key, _)| into(key)) {
+                    for route in routes {
+                        touch_parents(self.resources.get(route), touched);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The service of this name.
+    pub(super) fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        let id = ResourceId { kind: Kind::Service, namespace: key.namespace.clone(), name: key.name.clone() };
+        match &self.resources.get(&id)?.body {
+            Body::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// The slices of a service, by name.
+    pub(super) fn slices(&self, key: &ServiceKey) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.get(key).into_iter().flatten().filter_map(|id| match &self.resources.get(id)?.body {
+            Body::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        })
+    }
+
+    /// A route by its name.
+    pub(super) fn route(&self, id: &ResourceId) -> Option<Route<'_>> {
+        let Resource { metadata, body } = &**self.resources.get(id)?;
+        match body {
+            Body::Route(spec) => Some(Route { metadata, spec }),
+            _ => None,
+        }
+    }
+
+    /// The routes that name a service as parent.
+    pub(super) fn attached(&self, key: &ServiceKey) -> impl Iterator<Item = Route<'_>> {
+        self.attached.get(key).into_iter().flatten().filter_map(|id| self.route(id))
+    }
+
+    /// Whether a ReferenceGrant lets routes of this kind and namespace refer to a service of another.
+    pub(super) fn permits(&self, kind: Kind, namespace: &str, to: &ServiceKey) -> bool {
+        let grants = self.grants.get(&to.namespace).into_iter().flatten();
+        grants.filter_map(|id| self.resources.get(id)).any(|resource| match &resource.body {
+            Body::ReferenceGrant(grant) => {
+                ReferenceGrantSpec::permits(grant, kind.name(), namespace, &to.name)
+            }
+            _ => false,
+        })
+    }
+}
+
+/// The service that a backend reference of a route names.
+pub(super) fn backend_key(route: &Metadata, backend: &BackendRef) -> ServiceKey {
+    let namespace = backend.namespace.as_ref().unwrap_or(&route.id.namespace);
+    ServiceKey { namespace: namespace.clone(), name: backend.name.clone() }
+}
+
+fn parent_key(route: &Metadata, parent: &ParentRef) -> ServiceKey {
+    let namespace = parent.namespace.as_ref().map_or(&route.id.namespace, |namespace| &namespace.0);
+    ServiceKey { namespace: namespace.clone(), name: parent.name.0.clone() }
+}
+
+fn touch_parents(route: Option<&Arc<Resource>>, touched: &mut Touched) {
+    let Some(Resource { metadata, body: Body::Route(spec) }) = route.map(|route| &**route) else { return };
+    touched.statuses.insert(metadata.id.clone());
+    for parent in spec.parents.0.iter().filter(|parent| parent.is_service()) {
+        touched.routes.insert(parent_key(metadata, parent));
+    }
+}
+
+fn add(set: &mut BTreeSet<ResourceId>, id: &ResourceId) -> bool {
+    set.insert(id.clone())
+}
+
+fn update<K: Ord + Clone>(
+    index: &mut BTreeMap<K, BTreeSet<ResourceId>>,
+    key: &K,
+    id: &ResourceId,
+    enter: fn(&mut BTreeSet<ResourceId>, &ResourceId) -> bool,
+) {
+    let set = index.entry(key.clone()).or_default();
+    enter(set, id);
+    if set.is_empty() {
+        index.remove(key);
+    }
+}

@@ -1,0 +1,224 @@
+//! EndpointSlice, discovery.k8s.io/v1.
+//!
+//! On Kubernetes slices come from the control plane there; in a directory an operator writes them for what does not
+//! register itself. An annotation says who the sidecars behind a slice must prove to be.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::discovery::v1 as api;
+use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
+
+use super::metadata::{Metadata, SPIFFE_ID};
+use super::service::port_number;
+use super::strict::Fault;
+use crate::model::endpoint::{EndpointHealth, Peer};
+use crate::model::registration::version;
+use crate::model::service::ServiceKey;
+
+/// The label that says whose endpoints these are.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A slice of a service's endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EndpointSlice {
+    /// Whose endpoints these are.
+    pub(crate) service: ServiceKey,
+    /// Names of service ports, and where the endpoints listen for them.
+    pub(crate) ports: Vec<(Name, u16)>,
+    pub(crate) endpoints: Vec<SliceEndpoint>,
+    pub(crate) peer: Peer,
+    pub(crate) version: Option<Name>,
+}
+
+/// One endpoint, on every port of the slice.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SliceEndpoint {
+    pub(crate) ip: IpAddr,
+    pub(crate) health: EndpointHealth,
+    pub(crate) instance: Option<Name>,
+    pub(crate) zone: Option<Name>,
+}
+
+/// Makes a slice of what was read.
+pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<EndpointSlice, Fault> {
+    let api::EndpointSlice { address_type, endpoints, metadata: _, ports } = slice;
+    let family: fn(&IpAddr) -> bool = match address_type.as_str() {
+        "IPv4" => IpAddr::is_ipv4,
+        "IPv6" => IpAddr::is_ipv6,
+        "FQDN" => return Err(Fault::new("addressType", "FQDN is not supported")),
+        other => return Err(Fault::new("addressType", format!("unknown type {other:?}"))),
+    };
+    let Some(service) = metadata.labels.get(SERVICE_NAME) else {
+        let path = format!("metadata.labels.{SERVICE_NAME}");
+        return Err(Fault::new(path, "is missing: nobody can tell whose endpoints these are"));
+    };
+    Ok(EndpointSlice {
+        service: ServiceKey { namespace: metadata.id.namespace.clone(), name: service.clone() },
+        ports: decode_ports(ports.unwrap_or_default())?,
+        endpoints: decode_endpoints(endpoints, family)?,
+        peer: decode_peer(metadata)?,
+        version: version(&metadata.labels),
+    })
+}
+
+fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, Fault> {
+    let mut all: Vec<(Name, u16)> = Vec::new();
+    for (at, port) in ports.into_iter().enumerate() {
+        let fault = |field: &str, reason: String| Fault::new(format!("ports[{at}].{field}"), reason);
+        // The Service's appProtocol decides what is spoken, for all of its endpoints alike.
+        let api::EndpointPort { app_protocol: _, name, port, protocol } = port;
+        let name: Name = name.unwrap_or_default().into();
+        if all.iter().any(|(other, _)| *other == name) {
+            return Err(fault("name", format!("{name:?} is there twice")));
+        }
+        let Some(number) = port.and_then(port_number) else {
+            let number = port.map_or_else(|| "no number".into(), |number| number.to_string());
+            return Err(fault("port", format!("{number} is not a port")));
+        };
+        match protocol.as_deref() {
+            None | Some("TCP") => all.push((name, number)),
+            Some("UDP" | "SCTP") => {}
+            Some(other) => return Err(fault("protocol", format!("unknown protocol {other:?}"))),
+        }
+    }
+    Ok(all)
+}
+
+fn decode_endpoints(
+    endpoints: Vec<api::Endpoint>,
+    family: fn(&IpAddr) -> bool,
+) -> Result<Vec<SliceEndpoint>, Fault> {
+    if endpoints.len() > 1000 {
+        return Err(Fault::new("endpoints", format!("{} are more than 1000", endpoints.len())));
+    }
+    let one = |(at, endpoint): (usize, api::Endpoint)| {
+        let api::Endpoint {
+            addresses,
+            conditions,
+            hostname,
+            node_name: _,
+            target_ref,
+            zone,
+            // Topology hints and what came before them: advice to kube-proxy.
+            deprecated_topology: _,
+            hints: _,
+        } = endpoint;
+        let mut first = None;
+        for (number, text) in addresses.iter().enumerate() {
+            let ip = text.parse::<IpAddr>().ok().filter(family);
+            let path = || format!("endpoints[{at}].addresses[{number}]");
+            let ip = ip.ok_or_else(|| Fault::new(path(), format!("{text:?} is not of the address type")))?;
+            // "All endpoints are fungible, and consumers use the first" (`Endpoint.addresses`).
+            first.get_or_insert(ip);
+        }
+        let path = || format!("endpoints[{at}].addresses");
+        let ip = first.ok_or_else(|| Fault::new(path(), "is empty"))?;
+        let instance = target_ref.and_then(|target| target.name).or(hostname);
+        Ok(SliceEndpoint {
+            ip,
+            health: health(conditions.unwrap_or_default()),
+            instance: instance.map(Name::from),
+            zone: zone.map(Name::from),
+        })
+    };
+    endpoints.into_iter().enumerate().map(one).collect()
+}
+
+/// `EndpointConditions`: ready says nothing means ready; serving says nothing means as ready.
+fn health(conditions: api::EndpointConditions) -> EndpointHealth {
+    let api::EndpointConditions { ready, serving, terminating } = conditions;
+    let terminating = terminating.unwrap_or(false);
+    let ready = ready.unwrap_or(true);
+    match (ready, serving.unwrap_or(ready), terminating) {
+        (true, _, false) => EndpointHealth::Ready,
+        (_, true, true) => EndpointHealth::Draining,
+        _ => EndpointHealth::NotReady,
+    }
+}
+
+fn decode_peer(metadata: &Metadata) -> Result<Peer, Fault> {
+    let Some(uri) = metadata.annotations.get(SPIFFE_ID) else { return Ok(Peer::Plaintext) };
+    let path = || format!("metadata.annotations.{SPIFFE_ID}");
+    SpiffeId::parse(uri).map(Peer::Sidecar).map_err(|error| Fault::new(path(), error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::resource::Body;
+    use crate::model::resource::testing::{check_table, read};
+
+    const SLICE: &str = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a-1, labels:
+        {kubernetes.io/service-name: a, version: v1}, annotations: {outrigger.dev/spiffe-id: 'spiffe://x/ns/default/sa/a'}}, @}";
+
+    #[test]
+    fn what_nobody_could_connect_to_is_refused() {
+        check_table(
+            SLICE,
+            &[
+                "addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}], ports: [{port: 80}]",
+                "addressType: IPv6, endpoints: [{addresses: ['fd00::1'], hints: {forZones: [{name: z}]}}]",
+                "addressType: IPv4, endpoints: []",
+            ],
+            &[
+                ("endpoints: []", "addressType", "unknown type"),
+                ("addressType: FQDN, endpoints: []", "addressType", "not supported"),
+                ("addressType: ipv4, endpoints: []", "addressType", "unknown type"),
+                ("addressType: IPv4, endpoints: [{addresses: []}]", "endpoints[0].addresses", "empty"),
+                (
+                    "addressType: IPv4, endpoints: [{addresses: [a]}]",
+                    "endpoints[0].addresses[0]",
+                    "address type",
+                ),
+                (
+                    "addressType: IPv4, endpoints: [{addresses: ['fd00::1']}]",
+                    "endpoints[0].addresses[0]",
+                    "address type",
+                ),
+                ("addressType: IPv4, endpoints: [], ports: [{name: x}]", "ports[0].port", "no number"),
+                ("addressType: IPv4, endpoints: [], ports: [{port: 0}]", "ports[0].port", "not a port"),
+                (
+                    "addressType: IPv4, endpoints: [], ports: [{port: 1, protocol: x}]",
+                    "ports[0].protocol",
+                    "unknown",
+                ),
+                ("addressType: IPv4, endpoints: [], ports: [{port: 1}, {port: 2}]", "ports[1].name", "twice"),
+                (
+                    "addressType: IPv4, endpoints: [{addresses: [10.0.0.1], conditions: {redy: true}}]",
+                    "endpoints[0].conditions.redy",
+                    "unknown field",
+                ),
+            ],
+        );
+        let nobody = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a@}, addressType: IPv4, endpoints: []}";
+        check_table(nobody, &[], &[("", "metadata.labels.kubernetes.io/service-name", "missing")]);
+        let spiffe = SLICE.replace("spiffe://x", "https://x");
+        let path = "metadata.annotations.outrigger.dev/spiffe-id";
+        check_table(&spiffe, &[], &[("addressType: IPv4, endpoints: []", path, "not of the form")]);
+    }
+
+    #[test]
+    fn conditions_decide_what_an_endpoint_takes() {
+        for (conditions, expected) in [
+            ("{}", EndpointHealth::Ready),
+            ("{ready: true}", EndpointHealth::Ready),
+            ("{ready: false}", EndpointHealth::NotReady),
+            ("{ready: false, serving: true, terminating: true}", EndpointHealth::Draining),
+            ("{ready: false, serving: false, terminating: true}", EndpointHealth::NotReady),
+            ("{ready: false, serving: true}", EndpointHealth::NotReady),
+        ] {
+            let part = format!(
+                "addressType: IPv4, ports: [{{port: 8080}}], endpoints: [{{addresses: [10.0.0.1], zone: z,
+                   targetRef: {{kind: Pod, name: a-xyz}}, conditions: {conditions}}}]"
+            );
+            let resource = read(&SLICE.replace('@', &part)).remove(0).outcome.unwrap();
+            let Body::EndpointSlice(slice) = &resource.body else { panic!() };
+            let endpoint = &slice.endpoints[0];
+            assert_eq!(endpoint.health, expected, "{conditions}");
+            assert_eq!((endpoint.instance.as_deref(), endpoint.zone.as_deref()), (Some("a-xyz"), Some("z")));
+            assert_eq!(slice.version.as_deref(), Some("v1"));
+            assert_eq!(slice.peer.identity().unwrap().as_str(), "spiffe://x/ns/default/sa/a");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Filters of HTTPRoute and GRPCRoute.
+//!
+//! One wire shape for both: a GRPCRoute knows fewer types. What exists in the API and not here yet is refused by name.
+
+use outrigger_core::Name;
+use outrigger_core::percentage::Percentage;
+use serde::{Deserialize, de};
+
+use super::cors::WireCors;
+use super::reference::BackendRef;
+use super::rewrite::{WireRedirect, WireRewrite};
+use super::value::{HeaderName, HeaderValue, Integer, List, Unsupported, refuse_repeated};
+use crate::model::route::{Cors, Filters, HeaderChanges, Redirect, Rewrite};
+
+/// The filters of a rule, sorted out: each at most once, but mirrors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct RuleFilters {
+    /// Everything but mirrors, which need their backends resolved.
+    pub(crate) plain: Filters,
+    pub(crate) mirrors: Vec<MirrorSpec>,
+    pub(crate) redirect: Option<Redirect>,
+}
+
+/// A mirror whose backend is not resolved yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MirrorSpec {
+    pub(crate) backend: BackendRef,
+    pub(crate) share: Percentage,
+}
+
+impl RuleFilters {
+    /// Sorts out the filters of a rule. Fails on a repeated one, or a redirect beside a rewrite, as the CRD does.
+    pub(crate) fn of_rule(filters: Vec<HttpFilter>) -> Result<Self, String> {
+        let mut all = Self::default();
+        let mut seen = Vec::new();
+        for filter in filters {
+            let name = filter.name();
+            if seen.contains(&name) && name != "RequestMirror" {
+                return Err(format!("filters: {name} cannot be repeated"));
+            }
+            seen.push(name);
+            match filter {
+                HttpFilter::RequestHeaderModifier(changes) => all.plain.request_headers = changes,
+                HttpFilter::ResponseHeaderModifier(changes) => all.plain.response_headers = changes,
+                HttpFilter::RequestMirror(mirror) => all.mirrors.push(mirror),
+                HttpFilter::RequestRedirect(redirect) => all.redirect = Some(redirect),
+                HttpFilter::UrlRewrite(rewrite) => all.plain.rewrite = Some(rewrite),
+                HttpFilter::Cors(cors) => all.plain.cors = Some(cors),
+            }
+        }
+        if all.redirect.is_some() && all.plain.rewrite.is_some() {
+            return Err("filters: RequestRedirect and URLRewrite exclude each other".into());
+        }
+        Ok(all)
+    }
+
+    /// Sorts out the filters of one backend: header changes. Others are known there and not supported yet.
+    pub(crate) fn of_backend(filters: Vec<HttpFilter>) -> Result<Filters, String> {
+        let header = |filter: &HttpFilter| {
+            matches!(filter, HttpFilter::RequestHeaderModifier(_) | HttpFilter::ResponseHeaderModifier(_))
+        };
+        if let Some(other) = filters.iter().find(|filter| !header(filter)) {
+            let name = other.name();
+            return Err(format!("filters: {name} on a backend is not supported yet: put it on the rule"));
+        }
+        Self::of_rule(filters).map(|all| all.plain)
+    }
+}
+
+/// A filter of an HTTPRoute.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "WireFilter")]
+pub(crate) enum HttpFilter {
+    RequestHeaderModifier(HeaderChanges),
+    ResponseHeaderModifier(HeaderChanges),
+    RequestMirror(MirrorSpec),
+    RequestRedirect(Redirect),
+    UrlRewrite(Rewrite),
+    Cors(Cors),
+}
+
+impl HttpFilter {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::RequestHeaderModifier(_) => "RequestHeaderModifier",
+            Self::ResponseHeaderModifier(_) => "ResponseHeaderModifier",
+            Self::RequestMirror(_) => "RequestMirror",
+            Self::RequestRedirect(_) => "RequestRedirect",
+            Self::UrlRewrite(_) => "URLRewrite",
+            Self::Cors(_) => "CORS",
+        }
+    }
+}
+
+/// A filter of a GRPCRoute: those of an HTTPRoute that have a meaning for gRPC.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct GrpcFilter(pub(crate) HttpFilter);
+
+impl<'de> Deserialize<'de> for GrpcFilter {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match HttpFilter::deserialize(from)? {
+            HttpFilter::RequestRedirect(_) | HttpFilter::UrlRewrite(_) | HttpFilter::Cors(_) => {
+                Err(de::Error::custom("a GRPCRoute has no filter of this type"))
+            }
+            filter => Ok(Self(filter)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireFilter {
+    r#type: FilterType,
+    request_header_modifier: Option<WireHeaderChanges>,
+    response_header_modifier: Option<WireHeaderChanges>,
+    request_mirror: Option<WireMirror>,
+    request_redirect: Option<WireRedirect>,
+    url_rewrite: Option<WireRewrite>,
+    cors: Option<WireCors>,
+    external_auth: Option<Unsupported>,
+    extension_ref: Option<Unsupported>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum FilterType {
+    RequestHeaderModifier,
+    ResponseHeaderModifier,
+    RequestMirror,
+    RequestRedirect,
+    #[serde(rename = "URLRewrite")]
+    UrlRewrite,
+    #[serde(rename = "CORS")]
+    Cors,
+    ExternalAuth,
+    ExtensionRef,
+}
+
+impl TryFrom<WireFilter> for HttpFilter {
+    type Error = String;
+
+    fn try_from(wire: WireFilter) -> Result<Self, String> {
+        let WireFilter {
+            r#type,
+            request_header_modifier,
+            response_header_modifier,
+            request_mirror,
+            request_redirect,
+            url_rewrite,
+            cors,
+            external_auth: None,
+            extension_ref: None,
+        } = wire;
+        let given = [
+            request_header_modifier.is_some(),
+            response_header_modifier.is_some(),
+            request_mirror.is_some(),
+            request_redirect.is_some(),
+            url_rewrite.is_some(),
+            cors.is_some(),
+        ];
+        if given.iter().filter(|given| **given).count() > 1 {
+            return Err("has fields of several types".into());
+        }
+        let missing = |field: &str| format!("type asks for {field}, which is not there");
+        Ok(match r#type {
+            FilterType::RequestHeaderModifier => Self::RequestHeaderModifier(
+                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.try_into()?,
+            ),
+            FilterType::ResponseHeaderModifier => Self::ResponseHeaderModifier(
+                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.try_into()?,
+            ),
+            FilterType::RequestMirror => {
+                Self::RequestMirror(request_mirror.ok_or_else(|| missing("requestMirror"))?.0)
+            }
+            FilterType::RequestRedirect => {
+                Self::RequestRedirect(request_redirect.ok_or_else(|| missing("requestRedirect"))?.into())
+            }
+            FilterType::UrlRewrite => {
+                Self::UrlRewrite(url_rewrite.ok_or_else(|| missing("urlRewrite"))?.into())
+            }
+            FilterType::Cors => Self::Cors(cors.ok_or_else(|| missing("cors"))?.0),
+            FilterType::ExternalAuth => return Err("ExternalAuth is not supported yet".into()),
+            FilterType::ExtensionRef => return Err("ExtensionRef is not supported yet".into()),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireHeaderChanges {
+    #[serde(default)]
+    set: NamedValues,
+    #[serde(default)]
+    add: NamedValues,
+    #[serde(default)]
+    remove: List<HeaderName, 0, 16>,
+}
+
+impl TryFrom<WireHeaderChanges> for HeaderChanges {
+    type Error = String;
+
+    fn try_from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Result<Self, String> {
+        refuse_repeated(remove.0.iter().map(|name| &name.0)).map_err(|reason| format!("remove: {reason}"))?;
+        Ok(Self { set: set.0, add: add.0, remove: remove.0.iter().map(HeaderName::lower).collect() })
+    }
+}
+
+/// Headers with a value each. The CRD refuses a name twice; names that differ in case alone are one header, and the
+/// first counts (`HTTPHeaderFilter.set`).
+#[derive(Default, Deserialize)]
+#[serde(try_from = "List<WireNamedValue, 0, 16>")]
+struct NamedValues(Vec<(Name, Name)>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireNamedValue {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+impl TryFrom<List<WireNamedValue, 0, 16>> for NamedValues {
+    type Error = String;
+
+    fn try_from(List(wire): List<WireNamedValue, 0, 16>) -> Result<Self, String> {
+        refuse_repeated(wire.iter().map(|item| &item.name.0))?;
+        let mut all: Vec<(Name, Name)> = Vec::new();
+        for WireNamedValue { name, value } in wire {
+            if all.iter().all(|(other, _)| *other != name.lower()) {
+                all.push((name.lower(), value.0));
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireMirrorFields")]
+struct WireMirror(MirrorSpec);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireMirrorFields {
+    backend_ref: BackendRef,
+    percent: Option<Integer<0, 100>>,
+    fraction: Option<WireFraction>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireFraction {
+    numerator: Integer<0, { i32::MAX as i64 }>,
+    denominator: Option<Integer<1, { i32::MAX as i64 }>>,
+}
+
+impl TryFrom<WireMirrorFields> for WireMirror {
+    type Error = String;
+
+    fn try_from(wire: WireMirrorFields) -> Result<Self, String> {
+        let WireMirrorFields { backend_ref: backend, percent, fraction } = wire;
+        let (part, whole) = match (percent, fraction) {
+            (Some(_), Some(_)) => return Err("percent and fraction exclude each other".into()),
+            (Some(Integer(percent)), None) => (percent, 100),
+            (None, Some(WireFraction { numerator, denominator })) => {
+                (numerator.0, denominator.map_or(100, |denominator| denominator.0))
+            }
+            (None, None) => (1, 1),
+        };
+        if part > whole {
+            return Err("fraction: the numerator is greater than the denominator".into());
+        }
+        // Exact to one in a million, rounded to the nearest.
+        let millionths = (part * 1_000_000 + whole / 2) / whole;
+        let share = u32::try_from(millionths).ok().and_then(|parts| Percentage::from_millionths(parts).ok());
+        Ok(Self(MirrorSpec { backend, share: share.unwrap_or(Percentage::ALL) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+
+    const FILTERS: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a},
+        spec: {rules: [{@}]}}";
+
+    #[test]
+    fn filters_outside_the_crds_limits_are_refused() {
+        let at = |field: &str| format!("spec.rules[0].filters[0]{field}");
+        let filter = |text: &str| format!("filters: [{{{text}}}]");
+        let mirror = "type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}";
+        let refused: &[(&str, &str, &str)] = &[
+            ("type: Mirror", &at(".type"), "unknown variant"),
+            ("requestRedirect: {}", &at(""), "missing field `type`"),
+            ("type: CORS", &at(""), "type asks for cors"),
+            ("type: RequestRedirect, requestRedirect: {}, cors: {}", &at(""), "several types"),
+            ("type: URLRewrite, cors: {}", &at(""), "type asks for urlRewrite"),
+            ("type: ExtensionRef", &at(""), "ExtensionRef is not supported yet"),
+            (
+                "type: ExtensionRef, extensionRef: {group: g, kind: K, name: n}",
+                &at(".extensionRef"),
+                "not supported",
+            ),
+            ("type: ExternalAuth, externalAuth: {protocol: GRPC}", &at(".externalAuth"), "not supported yet"),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}, {name: a, value: c}]}",
+                &at(".requestHeaderModifier.set"),
+                "twice",
+            ),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: ''}]}",
+                &at(".requestHeaderModifier.add[0].value"),
+                "not a header value",
+            ),
+            (
+                "type: ResponseHeaderModifier, responseHeaderModifier: {remove: ['a:b']}",
+                &at(".responseHeaderModifier.remove[0]"),
+                "not a header name",
+            ),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {remove: [a, a]}",
+                &at(""),
+                "remove: \"a\" is there twice",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {statusCode: 300}",
+                &at(".requestRedirect.statusCode"),
+                "none of",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {scheme: ftp}",
+                &at(".requestRedirect.scheme"),
+                "unknown variant",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {hostname: '*.a'}",
+                &at(".requestRedirect.hostname"),
+                "wildcard",
+            ),
+            (
+                "type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath}}",
+                &at(".requestRedirect.path"),
+                "goes with replaceFullPath",
+            ),
+            (
+                "type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replaceFullPath: /a}}",
+                &at(".urlRewrite.path"),
+                "goes with replacePrefixMatch",
+            ),
+            (
+                "type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: 'a b'}}",
+                &at(".urlRewrite.path.replaceFullPath"),
+                "not a path",
+            ),
+            ("type: RequestMirror, requestMirror: {}", &at(".requestMirror"), "missing field `backendRef`"),
+            (&format!("{mirror}, percent: 101}}"), &at(".requestMirror.percent"), "not between"),
+            (
+                &format!("{mirror}, percent: 1, fraction: {{numerator: 1}}}}"),
+                &at(".requestMirror"),
+                "exclude",
+            ),
+            (&format!("{mirror}, fraction: {{numerator: 101}}}}"), &at(".requestMirror"), "greater"),
+            (
+                &format!("{mirror}, fraction: {{numerator: 1, denominator: 0}}}}"),
+                &at(".requestMirror.fraction.denominator"),
+                "not between",
+            ),
+        ];
+        for (text, path, reason) in refused {
+            check_table(FILTERS, &[], &[(&filter(text), path, reason)]);
+        }
+        check_table(
+            FILTERS,
+            &[&filter(&format!("{mirror}, fraction: {{numerator: 1, denominator: 3}}}}"))],
+            &[],
+        );
+    }
+
+    #[test]
+    fn filters_that_exclude_each_other_are_refused() {
+        let modifier = "{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a]}}";
+        let mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}}}";
+        let redirect = "{type: RequestRedirect, requestRedirect: {}}";
+        let rewrite = "{type: URLRewrite, urlRewrite: {}}";
+        check_table(
+            FILTERS,
+            &[
+                &format!("filters: [{mirror}, {mirror}, {modifier}]"),
+                &format!("backendRefs: [{{name: b, port: 1, filters: [{modifier}]}}]"),
+            ],
+            &[
+                (&format!("filters: [{modifier}, {modifier}]"), "spec.rules[0]", "cannot be repeated"),
+                (&format!("filters: [{redirect}, {rewrite}]"), "spec.rules[0]", "exclude each other"),
+                (
+                    &format!("backendRefs: [{{name: b, port: 1, filters: [{mirror}]}}]"),
+                    "spec.rules[0]",
+                    "backendRefs[0].filters: RequestMirror on a backend is not supported yet",
+                ),
+            ],
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! GRPCRoute, gateway.networking.k8s.io/v1.
+//!
+//! A gRPC method is a path, `/<service>/<method>`, and so its matches become path matches.
+
+use serde::Deserialize;
+
+use super::filter::{GrpcFilter, HttpFilter, RuleFilters};
+use super::http_match::{ValueType, first_of_each_name};
+use super::http_route::check_rules;
+use super::reference::{ParentRefs, WeightedRef};
+use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
+use super::value::{HeaderName, Hostname, List, SectionName, Unsupported, check_regex};
+use crate::model::route::{PathMatch, RouteMatch, Timeouts, ValueMatch};
+
+/// The `spec` of a GRPCRoute.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "WireSpec")]
+pub(crate) struct GrpcRouteSpec(pub(crate) RouteSpec);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireSpec {
+    #[serde(default)]
+    parent_refs: ParentRefs,
+    /// Checked and not used: GEP-1294 forbids a mesh to infer anything from it.
+    #[serde(default, rename = "hostnames")]
+    _hostnames: List<Hostname, 0, 16>,
+    #[serde(default)]
+    rules: List<Rule, 0, 16>,
+    use_default_gateways: Option<Unsupported>,
+}
+
+impl TryFrom<WireSpec> for GrpcRouteSpec {
+    type Error = String;
+
+    fn try_from(wire: WireSpec) -> Result<Self, String> {
+        let WireSpec { parent_refs: parents, _hostnames: _, rules: List(rules), use_default_gateways: None } =
+            wire;
+        check_rules(rules.iter().map(|rule| (&rule.name, &rule.spec)))?;
+        Ok(Self(RouteSpec { parents, rules: rules.into_iter().map(|rule| rule.spec).collect() }))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireRule")]
+struct Rule {
+    name: Option<SectionName>,
+    spec: RuleSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireRule {
+    name: Option<SectionName>,
+    #[serde(default)]
+    matches: List<Match, 0, 64>,
+    #[serde(default)]
+    filters: List<GrpcFilter, 0, 16>,
+    #[serde(default)]
+    backend_refs: List<WeightedRef<GrpcFilter>, 0, 16>,
+    session_persistence: Option<Unsupported>,
+}
+
+impl TryFrom<WireRule> for Rule {
+    type Error = String;
+
+    fn try_from(wire: WireRule) -> Result<Self, String> {
+        let WireRule { name, matches, filters, backend_refs, session_persistence: None } = wire;
+        let mut matches: Vec<_> = matches.0.into_iter().map(|Match(rank, of)| (rank, of)).collect();
+        if matches.is_empty() {
+            matches
+                .push((Precedence::of_grpc(true, 0, 0, 0), grpc(PathMatch::Prefix("/".into()), Vec::new())));
+        }
+        let spec = RuleSpec {
+            matches,
+            filters: RuleFilters::of_rule(plain(filters.0))?,
+            backends: BackendSpec::all(backend_refs.0.into_iter().map(plain_backend).collect())?,
+            timeouts: Timeouts::default(),
+            retry: None,
+        };
+        Ok(Self { name, spec })
+    }
+}
+
+fn plain(filters: Vec<GrpcFilter>) -> Vec<HttpFilter> {
+    filters.into_iter().map(|GrpcFilter(filter)| filter).collect()
+}
+
+fn plain_backend(backend: WeightedRef<GrpcFilter>) -> WeightedRef<HttpFilter> {
+    let WeightedRef { reference, weight, filters } = backend;
+    WeightedRef { reference, weight, filters: plain(filters) }
+}
+
+fn grpc(path: PathMatch, headers: Vec<ValueMatch>) -> RouteMatch {
+    RouteMatch { path, method: None, headers, query: Vec::new(), grpc: true }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireMatch")]
+struct Match(Precedence, RouteMatch);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireMatch {
+    method: Option<MethodMatch>,
+    #[serde(default)]
+    headers: List<HeaderMatch, 0, 16>,
+}
+
+impl TryFrom<WireMatch> for Match {
+    type Error = String;
+
+    fn try_from(WireMatch { method, headers }: WireMatch) -> Result<Self, String> {
+        let headers = first_of_each_name(headers.0.into_iter().map(|header| header.0).collect())?;
+        let every = || MethodMatch { exact: true, lengths: (0, 0), path: PathMatch::Prefix("/".into()) };
+        let MethodMatch { exact, lengths: (service, method), path } = method.unwrap_or_else(every);
+        Ok(Self(Precedence::of_grpc(exact, service, method, headers.len()), grpc(path, headers)))
+    }
+}
+
+/// A match of service and method, as a path.
+#[derive(Deserialize)]
+#[serde(try_from = "WireMethodMatch")]
+struct MethodMatch {
+    exact: bool,
+    lengths: (usize, usize),
+    path: PathMatch,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireMethodMatch {
+    #[serde(default)]
+    r#type: ValueType,
+    service: Option<String>,
+    method: Option<String>,
+}
+
+impl TryFrom<WireMethodMatch> for MethodMatch {
+    type Error = String;
+
+    fn try_from(WireMethodMatch { r#type, service, method }: WireMethodMatch) -> Result<Self, String> {
+        if [&service, &method].into_iter().flatten().any(|text| text.len() > 1024) {
+            return Err("service or method is longer than 1024 bytes".into());
+        }
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let lengths = (length(&service), length(&method));
+        let exact = r#type == ValueType::Exact;
+        let path = if exact { exact_path(service, method)? } else { regex_path(service, method)? };
+        Ok(Self { exact, lengths, path })
+    }
+}
+
+fn exact_path(service: Option<String>, method: Option<String>) -> Result<PathMatch, String> {
+    if let Some(service) = &service
+        && !service.strip_prefix('.').unwrap_or(service).split('.').all(is_identifier)
+    {
+        return Err(format!("service {service:?} is not the name of a protobuf service"));
+    }
+    if let Some(method) = &method
+        && !is_identifier(method)
+    {
+        return Err(format!("method {method:?} is not the name of a protobuf method"));
+    }
+    Ok(match (service, method) {
+        (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}").into()),
+        (Some(service), None) => PathMatch::Prefix(format!("/{service}").into()),
+        // The name has no character that means anything in an expression.
+        (None, Some(method)) => PathMatch::Regex(format!("/[^/]+/{method}").into()),
+        (None, None) => return Err("one or both of service and method must be specified".into()),
+    })
+}
+
+fn regex_path(service: Option<String>, method: Option<String>) -> Result<PathMatch, String> {
+    for (field, expression) in [("service", &service), ("method", &method)] {
+        if let Some(expression) = expression {
+            check_regex(expression).map_err(|error| format!("{field}: {error}"))?;
+        }
+    }
+    if service.is_none() && method.is_none() {
+        return Err("one or both of service and method must be specified".into());
+    }
+    let any = || "[^/]+".into();
+    let (service, method) = (service.unwrap_or_else(any), method.unwrap_or_else(any));
+    let path = format!("/(?:{service})/(?:{method})");
+    check_regex(&path)?;
+    Ok(PathMatch::Regex(path.into()))
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireHeaderMatch")]
+struct HeaderMatch(ValueMatch);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireHeaderMatch {
+    #[serde(default)]
+    r#type: ValueType,
+    name: HeaderName,
+    value: String,
+}
+
+impl TryFrom<WireHeaderMatch> for HeaderMatch {
+    type Error = String;
+
+    fn try_from(WireHeaderMatch { r#type, name, value }: WireHeaderMatch) -> Result<Self, String> {
+        if !matches!(value.len(), 1..=4096) {
+            return Err("value is empty or longer than 4096 bytes".into());
+        }
+        Ok(Self(ValueMatch { name: name.0, value: r#type.pattern(value.into())? }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+    use super::*;
+
+    const RULE: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}, spec: {rules: [{@}]}}";
+
+    #[test]
+    fn a_rule_outside_the_crds_limits_is_refused() {
+        let method = "spec.rules[0].matches[0].method";
+        check_table(
+            RULE,
+            &[
+                "",
+                "matches: [{method: {service: shop.v1.Cart, method: Add}, headers: [{name: a, value: b}]}]",
+                "matches: [{method: {type: RegularExpression, service: 'shop\\..*'}}, {}]",
+                "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}}}]",
+            ],
+            &[
+                ("matches: [{method: {}}]", method, "one or both"),
+                ("matches: [{method: {service: a/b}}]", method, "service \"a/b\""),
+                ("matches: [{method: {method: a.b}}]", method, "method \"a.b\""),
+                (
+                    "matches: [{method: {type: RegularExpression, method: '('}}]",
+                    method,
+                    "method: bad regular",
+                ),
+                ("matches: [{method: {type: RegularExpression}}]", method, "one or both"),
+                ("matches: [{path: {}}]", "spec.rules[0].matches[0].path", "unknown field"),
+                (
+                    "matches: [{headers: [{name: a, value: ''}]}]",
+                    "spec.rules[0].matches[0].headers[0]",
+                    "empty",
+                ),
+                (
+                    "filters: [{type: URLRewrite, urlRewrite: {}}]",
+                    "spec.rules[0].filters[0]",
+                    "a GRPCRoute has no filter of this type",
+                ),
+                ("timeouts: {}", "spec.rules[0].timeouts", "unknown field"),
+                ("sessionPersistence: {}", "spec.rules[0].sessionPersistence", "not supported yet"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_method_is_a_path() {
+        let path = |json: &str| serde_json::from_str::<MethodMatch>(json).unwrap().path;
+        assert_eq!(path(r#"{"service": "a.B", "method": "C"}"#), PathMatch::Exact("/a.B/C".into()));
+        assert_eq!(path(r#"{"service": "a.B"}"#), PathMatch::Prefix("/a.B".into()));
+        assert_eq!(path(r#"{"method": "C"}"#), PathMatch::Regex("/[^/]+/C".into()));
+        let regex = path(r#"{"type": "RegularExpression", "service": "a|b", "method": "C.*"}"#);
+        assert_eq!(regex, PathMatch::Regex("/(?:a|b)/(?:C.*)".into()));
+    }
+}

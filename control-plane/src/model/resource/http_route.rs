@@ -1,0 +1,260 @@
+//! HTTPRoute, gateway.networking.k8s.io/v1 and v1beta1: the standard channel of 1.6, plus experimental `retry`.
+
+use serde::Deserialize;
+
+use super::filter::{HttpFilter, RuleFilters};
+use super::http_match::{HttpMatch, every_path};
+use super::reference::{ParentRefs, WeightedRef};
+use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
+use super::value::{GepDuration, Hostname, Integer, List, SectionName, Unsupported, refuse_repeated};
+use crate::model::route::{PathMatch, PathRewrite, Retry, RouteMatch, Timeouts};
+
+/// The `spec` of an HTTPRoute.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "WireSpec")]
+pub(crate) struct HttpRouteSpec(pub(crate) RouteSpec);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireSpec {
+    #[serde(default)]
+    parent_refs: ParentRefs,
+    /// Checked and not used: GEP-1294 forbids a mesh to infer anything from it.
+    #[serde(default, rename = "hostnames")]
+    _hostnames: List<Hostname, 0, 16>,
+    rules: Option<List<Rule, 1, 16>>,
+    use_default_gateways: Option<Unsupported>,
+}
+
+impl TryFrom<WireSpec> for HttpRouteSpec {
+    type Error = String;
+
+    fn try_from(wire: WireSpec) -> Result<Self, String> {
+        let WireSpec { parent_refs: parents, _hostnames: _, rules, use_default_gateways: None } = wire;
+        let default = || {
+            vec![Rule {
+                name: None,
+                spec: RuleSpec { matches: vec![ranked(every_path())], ..RuleSpec::default() },
+            }]
+        };
+        let rules = rules.map_or_else(default, |List(rules)| rules);
+        check_rules(rules.iter().map(|rule| (&rule.name, &rule.spec)))?;
+        Ok(Self(RouteSpec { parents, rules: rules.into_iter().map(|rule| rule.spec).collect() }))
+    }
+}
+
+/// What holds across the rules of one route: names once, and at most 128 matches.
+pub(super) fn check_rules<'a>(
+    rules: impl Iterator<Item = (&'a Option<SectionName>, &'a RuleSpec)> + Clone,
+) -> Result<(), String> {
+    refuse_repeated(rules.clone().filter_map(|(name, _)| name.as_ref().map(|name| &name.0)))
+        .map_err(|reason| format!("rules: name {reason}"))?;
+    let matches: usize = rules.map(|(_, rule)| rule.matches.len()).sum();
+    if matches > 128 {
+        return Err(format!("rules: {matches} matches are more than 128"));
+    }
+    Ok(())
+}
+
+fn ranked(of: RouteMatch) -> (Precedence, RouteMatch) {
+    (Precedence::of_http(&of), of)
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireRule")]
+struct Rule {
+    name: Option<SectionName>,
+    spec: RuleSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireRule {
+    name: Option<SectionName>,
+    #[serde(default)]
+    matches: List<HttpMatch, 0, 64>,
+    #[serde(default)]
+    filters: List<HttpFilter, 0, 16>,
+    #[serde(default)]
+    backend_refs: List<WeightedRef<HttpFilter>, 0, 16>,
+    timeouts: Option<RuleTimeouts>,
+    retry: Option<RuleRetry>,
+    session_persistence: Option<Unsupported>,
+}
+
+impl TryFrom<WireRule> for Rule {
+    type Error = String;
+
+    fn try_from(wire: WireRule) -> Result<Self, String> {
+        let WireRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence: None } =
+            wire;
+        let mut matches: Vec<_> = matches.0.into_iter().map(|HttpMatch(of)| ranked(of)).collect();
+        if matches.is_empty() {
+            matches = vec![ranked(every_path())];
+        }
+        let filters = RuleFilters::of_rule(filters.0)?;
+        if filters.redirect.is_some() && !backend_refs.0.is_empty() {
+            return Err("filters: RequestRedirect excludes backendRefs".into());
+        }
+        let redirected = filters.redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
+        let rewritten = filters.plain.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+        if let Some(PathRewrite::Prefix(_)) = redirected.or(rewritten)
+            && !matches!(&matches[..], [(_, RouteMatch { path: PathMatch::Prefix(_), .. })])
+        {
+            return Err("filters: ReplacePrefixMatch needs exactly one match, of type PathPrefix".into());
+        }
+        let spec = RuleSpec {
+            matches,
+            filters,
+            backends: BackendSpec::all(backend_refs.0)?,
+            timeouts: timeouts.map_or_else(Timeouts::default, |timeouts| timeouts.0),
+            retry: retry.map(|retry| retry.0),
+        };
+        Ok(Self { name, spec })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireTimeouts")]
+struct RuleTimeouts(Timeouts);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireTimeouts {
+    request: Option<GepDuration>,
+    backend_request: Option<GepDuration>,
+}
+
+impl TryFrom<WireTimeouts> for RuleTimeouts {
+    type Error = &'static str;
+
+    fn try_from(WireTimeouts { request, backend_request }: WireTimeouts) -> Result<Self, Self::Error> {
+        if let (Some(request), Some(backend)) = (request, backend_request)
+            && !request.0.is_zero()
+            && backend > request
+        {
+            return Err("backendRequest is longer than request");
+        }
+        Ok(Self(Timeouts {
+            request: request.map(|time| time.0),
+            backend_request: backend_request.map(|time| time.0),
+        }))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "WireRetry")]
+struct RuleRetry(Retry);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRetry {
+    #[serde(default)]
+    codes: Vec<Integer<400, 599>>,
+    attempts: Option<Integer<1, { u32::MAX as i64 }>>,
+    backoff: Option<GepDuration>,
+}
+
+impl TryFrom<WireRetry> for RuleRetry {
+    type Error = String;
+
+    fn try_from(WireRetry { codes, attempts, backoff }: WireRetry) -> Result<Self, String> {
+        let mut all: Vec<u16> = codes.iter().filter_map(|code| u16::try_from(code.0).ok()).collect();
+        all.sort_unstable();
+        if let Some(pair) = all.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("codes: {} is there twice", pair[0]));
+        }
+        let attempts = attempts.map(Integer::as_u32);
+        Ok(Self(Retry { codes: all, attempts, backoff: backoff.map(|time| time.0) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+
+    const ROUTE: &str =
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, spec: {@}}";
+    const RULE: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, spec: {rules: [{@}]}}";
+
+    #[test]
+    fn a_route_outside_the_crds_limits_is_refused() {
+        let parent = "group: '', kind: Service, name: b";
+        let many_matches =
+            format!("rules: [{}]", vec!["{matches: [{},{},{},{},{},{},{},{},{}]}"; 15].join(","));
+        check_table(
+            ROUTE,
+            &[
+                "parentRefs: [], hostnames: ['*.example.com']",
+                "parentRefs: [{group: '', kind: Service, name: b, port: 80}, {group: '', kind: Service, name: b, port: 81}]",
+                "parentRefs: [{name: gateway}]",
+            ],
+            &[
+                ("parentRefs: [{}]", "spec.parentRefs[0]", "missing field `name`"),
+                ("parentRefs: [{name: b, prot: 80}]", "spec.parentRefs[0].prot", "unknown field"),
+                ("parentRefs: [{name: b, port: 0}]", "spec.parentRefs[0].port", "not between"),
+                ("parentRefs: [{name: b, kind: 1b}]", "spec.parentRefs[0].kind", "not a kind"),
+                ("parentRefs: [{name: b, namespace: B}]", "spec.parentRefs[0].namespace", "DNS label"),
+                ("parentRefs: [{name: b, sectionName: B}]", "spec.parentRefs[0].sectionName", "subdomain"),
+                (
+                    &format!("parentRefs: [{{{parent}}}, {{{parent}}}]"),
+                    "spec.parentRefs",
+                    "two references to b",
+                ),
+                (
+                    &format!("parentRefs: [{{{parent}}}, {{{parent}, port: 80}}]"),
+                    "spec.parentRefs",
+                    "all references to b or in none",
+                ),
+                ("hostnames: [A]", "spec.hostnames[0]", "not a host name"),
+                ("useDefaultGateways: All", "spec.useDefaultGateways", "not supported yet"),
+                ("rules: []", "spec.rules", "0 items"),
+                ("rules: [{name: a}, {name: a}]", "spec", "twice"),
+                (&many_matches, "spec", "135 matches are more than 128"),
+                ("rules: {}", "spec.rules", "invalid type"),
+                ("rulez: []", "spec.rulez", "unknown field"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_rule_outside_the_crds_limits_is_refused() {
+        check_table(
+            RULE,
+            &[
+                "",
+                "backendRefs: [{name: b, port: 80, weight: 0}, {group: g.io, kind: K, name: c}]",
+                "timeouts: {request: 10s, backendRequest: 2s}, retry: {codes: [500, 503], attempts: 3, backoff: 100ms}",
+                "timeouts: {request: 0s, backendRequest: 2s}",
+                "name: first, matches: [{path: {value: /a}}], filters:
+                   [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]",
+            ],
+            &[
+                ("backendRefs: [{name: b}]", "spec.rules[0].backendRefs[0]", "port is required"),
+                ("backendRefs: [{port: 1}]", "spec.rules[0].backendRefs[0]", "missing field `name`"),
+                ("backendRefs: [{name: b, port: x}]", "spec.rules[0].backendRefs[0].port", "invalid type"),
+                ("backendRefs: [{name: b, port: 1, weight: -1}]", "spec.rules[0].backendRefs[0].weight", "between"),
+                ("backendRefs: [{name: b, port: 1, wait: 1}]", "spec.rules[0].backendRefs[0].wait", "unknown field"),
+                ("timeouts: {request: 10}", "spec.rules[0].timeouts.request", "invalid type"),
+                ("timeouts: {request: 1.5s}", "spec.rules[0].timeouts.request", "GEP-2257"),
+                ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts", "longer than"),
+                ("retry: {codes: [399]}", "spec.rules[0].retry.codes[0]", "not between"),
+                ("retry: {codes: [500, 500]}", "spec.rules[0].retry", "twice"),
+                ("retry: {attempts: 0}", "spec.rules[0].retry.attempts", "not between"),
+                ("retry: {backoff: soon}", "spec.rules[0].retry.backoff", "not a duration"),
+                ("sessionPersistence: {type: Cookie}", "spec.rules[0].sessionPersistence", "not supported yet"),
+                (
+                    "backendRefs: [{name: b, port: 1}], filters: [{type: RequestRedirect, requestRedirect: {}}]",
+                    "spec.rules[0]",
+                    "excludes backendRefs",
+                ),
+                (
+                    "matches: [{path: {type: Exact, value: /a}}], filters:
+                       [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]",
+                    "spec.rules[0]",
+                    "exactly one match",
+                ),
+            ],
+        );
+    }
+}

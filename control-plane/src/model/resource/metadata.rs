@@ -1,0 +1,206 @@
+//! What a resource is and what it is called.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use outrigger_core::Name;
+use serde_json::Value;
+
+use super::strict::{self, Fault};
+use super::value::{is_label, is_subdomain};
+
+/// The kinds that the mesh reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `gateway.networking.k8s.io/v1` (and `v1beta1`) HTTPRoute.
+    HttpRoute,
+    /// `gateway.networking.k8s.io/v1` GRPCRoute.
+    GrpcRoute,
+    /// `gateway.networking.k8s.io/v1` (and `v1alpha2`) TCPRoute.
+    TcpRoute,
+    /// `gateway.networking.k8s.io/v1` (and `v1beta1`) ReferenceGrant.
+    ReferenceGrant,
+}
+
+/// Annotation of a Service: who may register for it, as service accounts separated by commas.
+pub(super) const SERVICE_ACCOUNTS: &str = "outrigger.dev/service-accounts";
+
+/// Annotation of an EndpointSlice: its endpoints have a sidecar that proves this SPIFFE ID. Absent: the application
+/// itself, in plaintext.
+pub(super) const SPIFFE_ID: &str = "outrigger.dev/spiffe-id";
+
+const GATEWAY: &str = "gateway.networking.k8s.io";
+
+impl Kind {
+    /// The kind's name, as in YAML.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+        }
+    }
+
+    /// The kind of a document, by group, version and kind as the CRDs of Gateway API 1.6 serve them.
+    pub(super) fn of(document: &Value) -> Result<Self, Fault> {
+        if !document.is_object() {
+            return Err(Fault::new("", "is not an object with apiVersion and kind"));
+        }
+        let field = |name: &str| match document.get(name) {
+            Some(Value::String(text)) => Ok(text.as_str()),
+            Some(_) => Err(Fault::new(name, "is not a string")),
+            None => Err(Fault::new(name, "is missing")),
+        };
+        let (version, kind) = (field("apiVersion")?, field("kind")?);
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let (found, versions): (_, &[&str]) = match (group, kind) {
+            ("", "Namespace") => (Self::Namespace, &["v1"]),
+            ("", "Service") => (Self::Service, &["v1"]),
+            ("discovery.k8s.io", "EndpointSlice") => (Self::EndpointSlice, &["v1"]),
+            (GATEWAY, "HTTPRoute") => (Self::HttpRoute, &["v1", "v1beta1"]),
+            (GATEWAY, "GRPCRoute") => (Self::GrpcRoute, &["v1"]),
+            (GATEWAY, "TCPRoute") => (Self::TcpRoute, &["v1", "v1alpha2"]),
+            (GATEWAY, "ReferenceGrant") => (Self::ReferenceGrant, &["v1", "v1beta1"]),
+            (
+                GATEWAY,
+                "Gateway" | "GatewayClass" | "TLSRoute" | "UDPRoute" | "BackendTLSPolicy" | "ListenerSet",
+            ) => return Err(Fault::new("kind", format!("{kind} is not supported yet"))),
+            _ => {
+                let group = if group.is_empty() { "the core group" } else { group };
+                return Err(Fault::new("kind", format!("unknown kind {kind} of {group}")));
+            }
+        };
+        if !versions.contains(&version) {
+            let versions = versions.join(" or ");
+            return Err(Fault::new(
+                "apiVersion",
+                format!("{kind} has no version {version}: write {versions}"),
+            ));
+        }
+        Ok(found)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What tells a resource from every other. Versions of one kind are the same resource.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceId {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; empty for a Namespace itself.
+    pub namespace: Name,
+    /// The name.
+    pub name: Name,
+}
+
+/// `HTTPRoute shop/catalog`
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, namespace, name } = self;
+        if namespace.is_empty() { write!(f, "{kind} {name}") } else { write!(f, "{kind} {namespace}/{name}") }
+    }
+}
+
+/// The part of `metadata` that means something here; the rest was checked for its form.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Metadata {
+    pub(crate) id: ResourceId,
+    /// Files seldom have one: then only names decide conflicts.
+    pub(crate) created: Option<jiff::Timestamp>,
+    pub(crate) generation: Option<i64>,
+    pub(crate) labels: BTreeMap<Name, Name>,
+    pub(crate) annotations: BTreeMap<Name, Name>,
+}
+
+/// The namespace of a resource that names none, as with kubectl.
+const DEFAULT_NAMESPACE: &str = "default";
+
+impl Metadata {
+    /// Reads `metadata`, with names of the form that the API server demands.
+    pub(super) fn decode(kind: Kind, document: &Value) -> Result<Self, Fault> {
+        let field = document.get("metadata").ok_or_else(|| Fault::new("metadata", "is missing"))?;
+        let meta: ObjectMeta = strict::decode_at(field, "metadata")?;
+        let name = meta.name.ok_or_else(|| Fault::new("metadata.name", "is missing"))?;
+        let legal = match kind {
+            Kind::Namespace => is_label(&name),
+            // RFC 1035: a Service's name is a DNS label that starts with a letter.
+            Kind::Service => is_label(&name) && name.starts_with(|c: char| c.is_ascii_lowercase()),
+            _ => is_subdomain(&name),
+        };
+        if !legal {
+            return Err(Fault::new("metadata.name", format!("{name:?} is no name for a {kind}")));
+        }
+        let namespace = match (kind, meta.namespace) {
+            (Kind::Namespace, None) => "".into(),
+            (Kind::Namespace, Some(_)) => {
+                return Err(Fault::new("metadata.namespace", "a Namespace stands in no namespace"));
+            }
+            (_, None) => DEFAULT_NAMESPACE.into(),
+            (_, Some(namespace)) if is_label(&namespace) => namespace.into(),
+            (_, Some(namespace)) => {
+                return Err(Fault::new("metadata.namespace", format!("{namespace:?} is not a DNS label")));
+            }
+        };
+        let annotations = names(meta.annotations);
+        check_annotations(kind, &annotations)?;
+        Ok(Self {
+            id: ResourceId { kind, namespace, name: name.into() },
+            created: meta.creation_timestamp.map(|time| time.0),
+            generation: meta.generation,
+            labels: names(meta.labels),
+            annotations,
+        })
+    }
+}
+
+fn names(map: Option<BTreeMap<String, String>>) -> BTreeMap<Name, Name> {
+    map.unwrap_or_default().into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+/// An annotation of ours that is misspelt would do nothing, in silence: refused.
+fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(), Fault> {
+    let known: &[&str] = match kind {
+        Kind::Service => &[SERVICE_ACCOUNTS],
+        Kind::EndpointSlice => &[SPIFFE_ID],
+        _ => &[],
+    };
+    match annotations.keys().find(|key| key.starts_with("outrigger.dev/") && !known.contains(&&***key)) {
+        None => Ok(()),
+        Some(key) => {
+            let path = format!("metadata.annotations.{key}");
+            Err(Fault::new(path, format!("unknown annotation for a {kind}")))
+        }
+    }
+}
+
+/// What a document is called, as far as it says so, and whose last good version stays when it is refused.
+pub(super) fn identify(document: &Value) -> (Option<String>, Option<ResourceId>) {
+    let text = |at: &str| document.pointer(at).and_then(Value::as_str);
+    let (Some(kind), Some(name)) = (text("/kind"), text("/metadata/name")) else {
+        return (text("/kind").map(str::to_owned), None);
+    };
+    let found = Kind::of(document).ok();
+    let namespace = match found {
+        Some(Kind::Namespace) => "",
+        _ => text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE),
+    };
+    let id = found.map(|kind| ResourceId { kind, namespace: namespace.into(), name: name.into() });
+    let title = id.as_ref().map_or_else(|| format!("{kind} {namespace}/{name}"), ResourceId::to_string);
+    (Some(title), id)
+}

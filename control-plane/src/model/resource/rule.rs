@@ -1,0 +1,126 @@
+//! What HTTPRoute, GRPCRoute and TCPRoute have in common once they are read: parents, and rules whose backends are
+//! still names.
+
+use std::cmp::Reverse;
+
+use super::filter::{HttpFilter, RuleFilters};
+use super::reference::{BackendRef, ParentRefs, WeightedRef};
+use crate::model::route::{Filters, PathMatch, Retry, RouteMatch, Timeouts};
+
+/// A route of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RouteSpec {
+    pub(crate) parents: ParentRefs,
+    pub(crate) rules: Vec<RuleSpec>,
+}
+
+/// A rule of a route. A TCPRoute's has no matches and no filters.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct RuleSpec {
+    pub(crate) matches: Vec<(Precedence, RouteMatch)>,
+    pub(crate) filters: RuleFilters,
+    pub(crate) backends: Vec<BackendSpec>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: Option<Retry>,
+}
+
+/// A backend of a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BackendSpec {
+    pub(crate) reference: BackendRef,
+    pub(crate) weight: u32,
+    pub(crate) filters: Filters,
+}
+
+impl BackendSpec {
+    /// Sorts out the filters of each backend.
+    pub(crate) fn all(backends: Vec<WeightedRef<HttpFilter>>) -> Result<Vec<Self>, String> {
+        let one = |(at, WeightedRef { reference, weight, filters })| {
+            let filters = RuleFilters::of_backend(filters).map_err(|e| format!("backendRefs[{at}].{e}"))?;
+            Ok(Self { reference, weight, filters })
+        };
+        backends.into_iter().enumerate().map(one).collect()
+    }
+}
+
+impl RouteSpec {
+    /// Every backend that the route names, mirrors included.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &BackendRef> {
+        self.rules.iter().flat_map(|rule| {
+            let forwarded = rule.backends.iter().map(|backend| &backend.reference);
+            forwarded.chain(rule.filters.mirrors.iter().map(|mirror| &mirror.backend))
+        })
+    }
+}
+
+/// How specific a match is: the smaller comes first.
+///
+/// `HTTPRouteRule.matches`: an exact path, then the longest prefix, a method, the most headers, the most query
+/// parameters. `GRPCRouteRule.matches`: the longest service, the longest method, the most headers. Where the place of
+/// a regular expression is left to the implementation, it comes after exact values and before prefixes, longer
+/// expressions first, since a prefix such as `/` would hide it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Precedence([Reverse<usize>; 5]);
+
+impl Precedence {
+    /// Of a match of an HTTPRoute.
+    pub(crate) fn of_http(of: &RouteMatch) -> Self {
+        let (class, length) = match &of.path {
+            PathMatch::Exact(_) => (2, 0),
+            PathMatch::Regex(expression) => (1, expression.len()),
+            PathMatch::Prefix(prefix) => (0, prefix.len()),
+        };
+        let method = usize::from(of.method.is_some());
+        Self([class, length, method, of.headers.len(), of.query.len()].map(Reverse))
+    }
+
+    /// Of a match of a GRPCRoute, from the lengths of its service and method.
+    pub(crate) fn of_grpc(exact: bool, service: usize, method: usize, headers: usize) -> Self {
+        Self([usize::from(exact), service, method, headers, 0].map(Reverse))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::route::{ValueMatch, ValuePattern};
+    use proptest::prelude::*;
+
+    fn of(class: u8, length: usize, method: bool, headers: usize, query: usize) -> Precedence {
+        let text = "/".repeat(length + 1).into();
+        let value = ValueMatch { name: "a".into(), value: ValuePattern::Exact("b".into()) };
+        Precedence::of_http(&RouteMatch {
+            path: match class {
+                0 => PathMatch::Prefix(text),
+                1 => PathMatch::Regex(text),
+                _ => PathMatch::Exact(text),
+            },
+            method: method.then_some(http::Method::GET),
+            headers: vec![value.clone(); headers],
+            query: vec![value; query],
+            grpc: false,
+        })
+    }
+
+    fn some() -> impl Strategy<Value = Precedence> {
+        (0..3u8, 0..9usize, any::<bool>(), 0..4usize, 0..4usize)
+            .prop_map(|(class, length, method, headers, query)| of(class, length, method, headers, query))
+    }
+
+    proptest! {
+        #[test]
+        fn precedence_is_a_total_order(a in some(), b in some(), c in some()) {
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            prop_assert_eq!(a == b, a.cmp(&b).is_eq());
+            prop_assert!(!(a <= b && b <= c) || a <= c);
+        }
+
+        #[test]
+        fn a_condition_more_comes_first(class in 0..3u8, length in 0..9usize, headers in 0..4usize, query in 0..4usize) {
+            let plain = of(class, length, false, headers, query);
+            prop_assert!(of(class, length, true, headers, query) < plain);
+            prop_assert!(of(class, length, false, headers + 1, query) < plain);
+            prop_assert!(of(class, length, false, headers, query + 1) < plain);
+        }
+    }
+}

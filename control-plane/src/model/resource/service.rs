@@ -1,0 +1,269 @@
+//! Service, v1.
+//!
+//! Fields that only a cluster's nodes and load balancers use are accepted and mean nothing here; what would change
+//! where requests go and is not supported is refused by name.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use outrigger_core::Name;
+
+use super::metadata::{Metadata, SERVICE_ACCOUNTS};
+use super::strict::Fault;
+use super::value::{is_label, is_subdomain};
+use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
+
+/// Makes a service of what was read.
+pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Service, Fault> {
+    let spec = service.spec.ok_or_else(|| Fault::new("spec", "is missing"))?;
+    let api::ServiceSpec {
+        cluster_ip,
+        cluster_ips,
+        external_name,
+        internal_traffic_policy,
+        ports,
+        publish_not_ready_addresses,
+        session_affinity,
+        session_affinity_config,
+        type_,
+        // Of nodes and load balancers, which this mesh is not.
+        allocate_load_balancer_node_ports: _,
+        external_ips: _,
+        external_traffic_policy: _,
+        health_check_node_port: _,
+        load_balancer_class: _,
+        load_balancer_ip: _,
+        load_balancer_source_ranges: _,
+        // Said again by clusterIPs.
+        ip_families: _,
+        ip_family_policy: _,
+        // Endpoints come from slices and registrations.
+        selector: _,
+        // A preference, which may be left unmet.
+        traffic_distribution: _,
+    } = spec;
+    if session_affinity.is_some_and(|affinity| affinity != "None") || session_affinity_config.is_some() {
+        return Err(Fault::new("spec.sessionAffinity", "is not supported yet"));
+    }
+    if internal_traffic_policy.is_some_and(|policy| policy != "Cluster") {
+        return Err(Fault::new("spec.internalTrafficPolicy", "only Cluster is supported"));
+    }
+    let reach = reach(type_.as_deref(), cluster_ip, cluster_ips, external_name)?;
+    let ports = decode_ports(ports.unwrap_or_default())?;
+    if ports.is_empty() && matches!(reach, Reach::ClusterIps(_)) {
+        return Err(Fault::new("spec.ports", "has no TCP port"));
+    }
+    Ok(Service {
+        key: ServiceKey { namespace: metadata.id.namespace.clone(), name: metadata.id.name.clone() },
+        reach,
+        ports,
+        service_accounts: service_accounts(metadata)?,
+        publish_not_ready: publish_not_ready_addresses.unwrap_or(false),
+    })
+}
+
+fn reach(
+    kind: Option<&str>,
+    cluster_ip: Option<String>,
+    cluster_ips: Option<Vec<String>>,
+    external_name: Option<String>,
+) -> Result<Reach, Fault> {
+    match kind.unwrap_or("ClusterIP") {
+        "ExternalName" => {
+            let name = external_name.ok_or_else(|| Fault::new("spec.externalName", "is missing"))?;
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            if !is_subdomain(&name) {
+                return Err(Fault::new("spec.externalName", format!("{name:?} is not a host name")));
+            }
+            Ok(Reach::ExternalName(name.into()))
+        }
+        "ClusterIP" | "NodePort" | "LoadBalancer" => cluster_ips_of(cluster_ip, cluster_ips),
+        other => Err(Fault::new("spec.type", format!("unknown type {other:?}"))),
+    }
+}
+
+fn cluster_ips_of(first: Option<String>, all: Option<Vec<String>>) -> Result<Reach, Fault> {
+    let first = first.filter(|ip| !ip.is_empty());
+    let all = all.unwrap_or_default();
+    if let (Some(first), Some(same)) = (&first, all.first())
+        && first != same
+    {
+        return Err(Fault::new("spec.clusterIPs[0]", format!("differs from clusterIP {first}")));
+    }
+    let all = if all.is_empty() { first.into_iter().collect() } else { all };
+    if all.iter().any(|ip| ip == "None") {
+        return if all.len() == 1 {
+            Ok(Reach::Headless)
+        } else {
+            Err(Fault::new("spec.clusterIPs", "None excludes every other address"))
+        };
+    }
+    let mut ips = Vec::new();
+    for (at, text) in all.iter().enumerate() {
+        let path = || format!("spec.clusterIPs[{at}]");
+        let ip: IpAddr =
+            text.parse().map_err(|_| Fault::new(path(), format!("{text:?} is not an IP address")))?;
+        if ips.iter().any(|other: &IpAddr| other.is_ipv4() == ip.is_ipv4()) {
+            return Err(Fault::new(path(), "a second address of one family"));
+        }
+        ips.push(ip);
+    }
+    Ok(Reach::ClusterIps(ips))
+}
+
+fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, Fault> {
+    let (several, mut all) = (ports.len() > 1, Vec::new());
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    for (at, port) in ports.into_iter().enumerate() {
+        let api::ServicePort { app_protocol, name, node_port: _, port: number, protocol, target_port } = port;
+        let fault = |field: &str, reason: String| Fault::new(format!("spec.ports[{at}].{field}"), reason);
+        let name: Name = name.unwrap_or_default().into();
+        if several && name.is_empty() {
+            return Err(fault("name", "is required where there are several ports".into()));
+        }
+        if !name.is_empty() && !is_label(&name) {
+            return Err(fault("name", format!("{name:?} is not a DNS label")));
+        }
+        if !names.insert(name.clone()) {
+            return Err(fault("name", format!("{name:?} is there twice")));
+        }
+        let number = port_number(number).ok_or_else(|| fault("port", format!("{number} is not a port")))?;
+        let protocol = protocol.unwrap_or_else(|| "TCP".into());
+        if !["TCP", "UDP", "SCTP"].contains(&protocol.as_str()) {
+            return Err(fault("protocol", format!("unknown protocol {protocol:?}")));
+        }
+        if !numbers.insert((number, protocol.clone())) {
+            return Err(fault("port", format!("{number} is there twice")));
+        }
+        let target = match target_port {
+            None => TargetPort::Number(number),
+            Some(IntOrString::Int(target)) => match port_number(target) {
+                Some(target) => TargetPort::Number(target),
+                None => return Err(fault("targetPort", format!("{target} is not a port"))),
+            },
+            Some(IntOrString::String(target)) if matches!(target.len(), 1..=15) && is_label(&target) => {
+                TargetPort::Name(target.into())
+            }
+            Some(IntOrString::String(target)) => {
+                return Err(fault("targetPort", format!("{target:?} is not the name of a port")));
+            }
+        };
+        let app_protocol = app_protocol.as_deref().map_or(AppProtocol::Detect, AppProtocol::parse);
+        // The mesh carries TCP. A UDP or SCTP port is left to the network, as if there were no mesh.
+        if protocol == "TCP" {
+            all.push(ServicePort { name, number, target, protocol: app_protocol });
+        }
+    }
+    all.sort_by_key(|port| port.number);
+    Ok(all)
+}
+
+/// A port number as Kubernetes writes it, if it is one.
+pub(super) fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, Fault> {
+    let Some(list) = metadata.annotations.get(SERVICE_ACCOUNTS) else { return Ok(Vec::new()) };
+    let account = |name: &str| match name.trim() {
+        name if is_subdomain(name) => Ok(name.into()),
+        name => {
+            let path = format!("metadata.annotations.{SERVICE_ACCOUNTS}");
+            Err(Fault::new(path, format!("{name:?} is not the name of a service account")))
+        }
+    };
+    let mut accounts: Vec<Name> = list.split(',').map(account).collect::<Result<_, _>>()?;
+    accounts.sort_unstable();
+    accounts.dedup();
+    Ok(accounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::resource::Body;
+    use crate::model::resource::testing::{check_table, read};
+    use crate::model::service::{AppProtocol, Reach, TargetPort};
+
+    const SERVICE: &str = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {@}}";
+
+    #[test]
+    fn what_the_api_server_would_refuse_is_refused() {
+        check_table(
+            SERVICE,
+            &[
+                "ports: [{port: 80}], selector: {app: a}, type: LoadBalancer, externalTrafficPolicy: Local",
+                "ports: [{port: 53, protocol: UDP, name: u}, {port: 53, name: t}], clusterIP: 10.0.0.1",
+                "clusterIP: None",
+                "type: ExternalName, externalName: example.com",
+                "ports: [{port: 80}], clusterIPs: [10.0.0.1, 'fd00::1'], ipFamilies: [IPv4, IPv6]",
+            ],
+            &[
+                ("ports: []", "spec.ports", "no TCP port"),
+                ("ports: [{port: 53, protocol: UDP}]", "spec.ports", "no TCP port"),
+                ("ports: [{port: 0}]", "spec.ports[0].port", "not a port"),
+                ("ports: [{port: 65536}]", "spec.ports[0].port", "not a port"),
+                ("ports: [{port: '80'}]", "spec.ports[0].port", "invalid type"),
+                ("ports: [{port: 80, protocol: tcp}]", "spec.ports[0].protocol", "unknown protocol"),
+                ("ports: [{port: 80, targetPort: 0}]", "spec.ports[0].targetPort", "not a port"),
+                ("ports: [{port: 80, targetPort: A_B}]", "spec.ports[0].targetPort", "name of a port"),
+                ("ports: [{port: 80, appProtokoll: x}]", "spec.ports[0].appProtokoll", "unknown field"),
+                ("ports: [{port: 80}, {port: 81}]", "spec.ports[0].name", "required"),
+                ("ports: [{port: 80, name: a}, {port: 81, name: a}]", "spec.ports[1].name", "twice"),
+                ("ports: [{port: 80, name: a}, {port: 80, name: b}]", "spec.ports[1].port", "twice"),
+                ("ports: [{port: 80, name: A}]", "spec.ports[0].name", "not a DNS label"),
+                ("ports: [{port: 80}], type: Clusterip", "spec.type", "unknown type"),
+                ("ports: [{port: 80}], clusterIP: ten", "spec.clusterIPs[0]", "not an IP address"),
+                ("ports: [{port: 80}], clusterIPs: [10.0.0.1, 10.0.0.2]", "spec.clusterIPs[1]", "one family"),
+                (
+                    "ports: [{port: 80}], clusterIP: 10.0.0.1, clusterIPs: [10.0.0.2]",
+                    "spec.clusterIPs[0]",
+                    "differs",
+                ),
+                ("ports: [{port: 80}], clusterIPs: [None, 10.0.0.2]", "spec.clusterIPs", "excludes"),
+                ("type: ExternalName", "spec.externalName", "missing"),
+                ("type: ExternalName, externalName: a_b", "spec.externalName", "not a host name"),
+                ("ports: [{port: 80}], sessionAffinity: ClientIP", "spec.sessionAffinity", "not supported"),
+                (
+                    "ports: [{port: 80}], internalTrafficPolicy: Local",
+                    "spec.internalTrafficPolicy",
+                    "only Cluster",
+                ),
+                ("ports: [{port: 80}], sessionAfinity: None", "spec.sessionAfinity", "unknown field"),
+            ],
+        );
+    }
+
+    #[test]
+    fn ports_say_what_is_spoken_and_where() {
+        let service = |yaml: &str| {
+            let resource = read(&SERVICE.replace('@', yaml)).remove(0).outcome.unwrap();
+            let Body::Service(service) = &resource.body else { panic!() };
+            service.clone()
+        };
+        let three = service(
+            "clusterIP: 10.0.0.1, ports: [{port: 90, name: c, appProtocol: kubernetes.io/h2c},
+               {port: 80, name: b, appProtocol: kubernetes.io/ws, targetPort: http}, {port: 1, name: u, protocol: UDP}]",
+        );
+        let ports: Vec<_> = three.ports.iter().map(|port| (port.number, port.protocol)).collect();
+        assert_eq!(ports, [(80, AppProtocol::Http), (90, AppProtocol::H2c)]);
+        assert_eq!(three.ports[0].target, TargetPort::Name("http".into()));
+        assert_eq!(three.ports[1].target, TargetPort::Number(90));
+        assert_eq!(service("clusterIP: None").reach, Reach::Headless);
+        assert_eq!(
+            service("type: ExternalName, externalName: Example.COM.").reach,
+            Reach::ExternalName("example.com".into())
+        );
+        for (name, protocol) in [
+            ("grpc", AppProtocol::Grpc),
+            ("HTTP", AppProtocol::Http),
+            ("https", AppProtocol::Tcp),
+            ("kubernetes.io/wss", AppProtocol::Tcp),
+            ("mysql", AppProtocol::Tcp),
+            ("example.com/own", AppProtocol::Detect),
+        ] {
+            assert_eq!(AppProtocol::parse(name), protocol, "{name}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Reading with a path for every error, and without passing over unknown fields.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Why a resource was refused: the path of the field and what is wrong there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// `spec.rules[0].matches[1].path`; empty for the document as a whole.
+    pub path: String,
+    /// The reason.
+    pub reason: String,
+}
+
+impl Fault {
+    /// Makes a fault.
+    pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { path: path.into(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// Reads a value whose types refuse unknown fields themselves. `root` is the path of the value.
+pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T, Fault> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = match error.path().to_string().as_str() {
+            "." => root.to_owned(),
+            path if root.is_empty() => path.to_owned(),
+            path if path.starts_with('[') => format!("{root}{path}"),
+            path => format!("{root}.{path}"),
+        };
+        Fault::new(path, error.into_inner().to_string())
+    })
+}
+
+/// Reads a value with the types of k8s-openapi, which pass over what they do not know: a field that is not there any
+/// more when the result is written down again is unknown.
+pub(super) fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, Fault> {
+    decode_at(value, "")
+}
+
+/// The same for a value inside a document.
+pub(super) fn decode_at<T: DeserializeOwned + Serialize>(value: &Value, root: &str) -> Result<T, Fault> {
+    let decoded = parse(value, root)?;
+    let again = serde_json::to_value(&decoded).map_err(|error| Fault::new(root, error.to_string()))?;
+    match unknown_field(value, &again) {
+        None => Ok(decoded),
+        Some(path) => {
+            let path = path.trim_start_matches('.');
+            let dot = if root.is_empty() { "" } else { "." };
+            Err(Fault::new(format!("{root}{dot}{path}"), "unknown field"))
+        }
+    }
+}
+
+/// The path of the first field of `given` that `kept` does not have.
+fn unknown_field(given: &Value, kept: &Value) -> Option<String> {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(name, value)| {
+            let Some(kept) = kept.get(name) else { return Some(format!(".{name}")) };
+            unknown_field(value, kept).map(|rest| format!(".{name}{rest}"))
+        }),
+        (Value::Array(given), Value::Array(kept)) => {
+            given.iter().zip(kept).enumerate().find_map(|(at, (given, kept))| {
+                unknown_field(given, kept).map(|rest| format!("[{at}]{rest}"))
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Takes out fields that are null: the API server takes them for absent.
+pub(super) fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

@@ -1,0 +1,277 @@
+//! Values as the CRDs of Gateway API 1.6 limit them: each type cannot hold one that the API server would refuse.
+//!
+//! They are read by serde, so that an error carries the path of its field.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use outrigger_core::Name;
+use outrigger_core::matcher::full_match;
+use serde::{Deserialize, Deserializer, de};
+
+/// Declares a string type that is read with a check.
+macro_rules! checked_string {
+    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) struct $name(pub(crate) Name);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                let check: fn(&str) -> Result<(), &'static str> = $check;
+                check(&text).map_err(|reason| de::Error::custom(format!("{text:?} {reason}")))?;
+                Ok(Self(text.into()))
+            }
+        }
+    };
+}
+
+checked_string!(
+    /// A namespace: a DNS label of RFC 1123.
+    NamespaceName,
+    |text| is_label(text).then_some(()).ok_or("is not a DNS label")
+);
+checked_string!(
+    /// The name of an object.
+    ObjectName,
+    |text| matches!(text.len(), 1..=253).then_some(()).ok_or("is empty or longer than 253 bytes")
+);
+checked_string!(
+    /// The name of a section or a rule, a DNS subdomain.
+    SectionName,
+    |text| is_subdomain(text).then_some(()).ok_or("is not a DNS subdomain")
+);
+checked_string!(
+    /// An API group; empty is the core group.
+    Group,
+    |text| (text.is_empty() || is_subdomain(text)).then_some(()).ok_or("is not an API group")
+);
+checked_string!(
+    /// A kind.
+    KindName,
+    |text| is_kind(text).then_some(()).ok_or("is not a kind")
+);
+checked_string!(
+    /// A host without wildcard.
+    PreciseHostname,
+    |text| is_subdomain(text).then_some(()).ok_or("is not a host name without wildcard")
+);
+checked_string!(
+    /// A host, or `*.` and one.
+    Hostname,
+    |text| is_subdomain(text.strip_prefix("*.").unwrap_or(text)).then_some(()).ok_or("is not a host name")
+);
+checked_string!(
+    /// A header name as it was written (RFC 9110 section 5.1).
+    HeaderName,
+    |text| is_header_name(text).then_some(()).ok_or("is not a header name")
+);
+checked_string!(
+    /// A header value: visible ASCII with single blanks inside, 1 to 4096 bytes.
+    HeaderValue,
+    |text| is_header_value(text).then_some(()).ok_or("is not a header value")
+);
+checked_string!(
+    /// A path to put in place of another: at most 1024 bytes, and none that would break a request line.
+    ReplacementPath,
+    |text| {
+        let legal = |b: u8| b.is_ascii_graphic() && b != b'#' && b != b'?';
+        (text.len() <= 1024 && text.bytes().all(legal)).then_some(()).ok_or("is not a path")
+    }
+);
+
+impl HeaderName {
+    /// The name in lower case, as headers are compared.
+    pub(crate) fn lower(&self) -> Name {
+        self.0.to_ascii_lowercase().into()
+    }
+}
+
+/// A port: 1 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Port(pub(crate) u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Integer::<1, 65535>::deserialize(from)
+            .map(|Integer(port)| Self(u16::try_from(port).unwrap_or(u16::MAX)))
+    }
+}
+
+/// A whole number between two bounds, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Integer<const MIN: i64, const MAX: i64>(pub(crate) i64);
+
+impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Integer<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(from)?;
+        if (MIN..=MAX).contains(&number) {
+            return Ok(Self(number));
+        }
+        Err(de::Error::custom(format!("{number} is not between {MIN} and {MAX}")))
+    }
+}
+
+impl<const MIN: i64, const MAX: i64> Integer<MIN, MAX> {
+    /// The number, which the bounds keep inside `u32`.
+    pub(crate) fn as_u32(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+}
+
+/// A list of a bounded length.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct List<T, const MIN: usize, const MAX: usize>(pub(crate) Vec<T>);
+
+impl<T, const MIN: usize, const MAX: usize> Default for List<T, MIN, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MIN: usize, const MAX: usize> Deserialize<'de> for List<T, MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let items = Vec::deserialize(from)?;
+        if items.len() < MIN || items.len() > MAX {
+            let count = items.len();
+            return Err(de::Error::custom(format!("has {count} items, not {MIN} to {MAX}")));
+        }
+        Ok(Self(items))
+    }
+}
+
+/// A duration as GEP-2257 writes it: 1 to 4 numbers of up to 5 digits, each with `h`, `m`, `s` or `ms`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GepDuration(pub(crate) Duration);
+
+impl<'de> Deserialize<'de> for GepDuration {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_duration(&text)
+            .map(Self)
+            .ok_or_else(|| de::Error::custom(format!("{text:?} is not a duration such as 1m30s (GEP-2257)")))
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut sum, mut parts) = (text, Duration::ZERO, 0);
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if !(1..=5).contains(&digits) || parts == 4 {
+            return None;
+        }
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let (length, unit) = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)]
+            .iter()
+            .find_map(|(name, unit)| rest.starts_with(name).then_some((name.len(), *unit)))?;
+        rest = &rest[length..];
+        sum += Duration::from_millis(number * unit);
+        parts += 1;
+    }
+    (parts > 0).then_some(sum)
+}
+
+/// A field of the API that exists and does nothing here yet: refused wherever it appears.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Unsupported {}
+
+impl<'de> Deserialize<'de> for Unsupported {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(de::Error::custom("is not supported yet"))
+    }
+}
+
+/// Refuses a list that names one thing twice (`x-kubernetes-list-type: map` or `set`).
+pub(super) fn refuse_repeated<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(format!("{name:?} is there twice"));
+        }
+    }
+    Ok(())
+}
+
+/// Compiles an expression for its errors alone: it must match whole values.
+pub(crate) fn check_regex(expression: &str) -> Result<(), String> {
+    full_match(expression).map(drop).map_err(|error| error.to_string())
+}
+
+/// Whether this is a DNS label of RFC 1123: up to 63 lower-case letters, digits and inner dashes.
+pub(crate) fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    matches!(text.len(), 1..=63) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// Whether this is a DNS subdomain of up to 253 bytes; Kubernetes does not limit the labels in it.
+pub(crate) fn is_subdomain(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let label = |part: &str| {
+        !part.is_empty() && part.bytes().all(inner) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    matches!(text.len(), 1..=253) && text.split('.').all(label)
+}
+
+fn is_kind(text: &str) -> bool {
+    matches!(text.len(), 1..=63)
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !text.ends_with('-')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn is_header_name(text: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    matches!(text.len(), 1..=256) && text.bytes().all(token)
+}
+
+fn is_header_value(text: &str) -> bool {
+    let visible = |b: &u8| b.is_ascii_graphic();
+    let bytes = text.as_bytes();
+    matches!(bytes.len(), 1..=4096)
+        && bytes.iter().all(|b| visible(b) || matches!(b, b' ' | b'\t'))
+        && bytes.first().is_some_and(visible)
+        && bytes.last().is_some_and(visible)
+        && bytes.windows(2).all(|pair| visible(&pair[0]) || visible(&pair[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations_are_those_of_the_gep_and_no_others() {
+        for (text, millis) in
+            [("0s", 0), ("10ms", 10), ("1m30s", 90_000), ("1h1m1s1ms", 3_661_001), ("5s5s", 10_000)]
+        {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "10", "s", "1.5s", "-1s", "100000s", "1s1s1s1s1s", "1us", "1d", "1 s", "1S"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn header_values_have_no_double_or_outer_blanks() {
+        for text in ["a", "a b", "a\tb", "a b c"] {
+            assert!(is_header_value(text), "{text:?}");
+        }
+        for text in ["", " a", "a ", "a  b", "a\nb", "é"] {
+            assert!(!is_header_value(text), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_label_is_a_subdomain(text in "[-a-z0-9.]{0,70}") {
+            prop_assert!(!is_label(&text) || is_subdomain(&text));
+        }
+
+        #[test]
+        fn every_text_of_the_gep_pattern_is_a_duration(text in "([0-9]{1,5}(h|m|s|ms)){1,4}") {
+            prop_assert!(parse_duration(&text).is_some());
+        }
+    }
+}

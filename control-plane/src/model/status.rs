@@ -1,0 +1,65 @@
+//! What became of a route: the standard conditions of Gateway API, one set for each parent.
+
+use std::fmt;
+use std::sync::Arc;
+
+use outrigger_core::Name;
+
+use super::resource::ResourceId;
+use super::shared_map::SharedMap;
+
+/// The statuses of all routes.
+pub type Statuses = SharedMap<ResourceId, Arc<RouteStatus>>;
+
+/// The status of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteStatus {
+    /// One for each of its `parentRefs`, in their order.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// What one parent made of the route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentStatus {
+    /// `Service shop/catalog`, with `:port` and `#section` if the reference has them.
+    pub parent: Name,
+    /// `Accepted` and `ResolvedRefs`; empty where the parent is no Service, and so not the mesh's to judge.
+    pub conditions: Vec<Condition>,
+}
+
+/// One condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// What is judged.
+    pub kind: ConditionKind,
+    /// `True` or `False`.
+    pub status: bool,
+    /// One word of the API's vocabulary.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// `metadata.generation` of the route, if it has one.
+    pub observed_generation: Option<i64>,
+}
+
+/// The types of conditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionKind {
+    /// The route is attached to at least one port of the parent.
+    Accepted,
+    /// Every backend of the route can be used.
+    ResolvedRefs,
+}
+
+/// `Accepted=True (Accepted)`, with the message if it says more.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            ConditionKind::Accepted => "Accepted",
+            ConditionKind::ResolvedRefs => "ResolvedRefs",
+        };
+        let status = if self.status { "True" } else { "False" };
+        write!(f, "{kind}={status} ({})", self.reason)?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
+    }
+}

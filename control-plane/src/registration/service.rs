@@ -1,0 +1,136 @@
+//! `outrigger.registration.v1.Registration`: one stream for each workload.
+//!
+//! A message may say little: what it leaves out stays as it was. The stream keeps the whole and says it again with
+//! each heartbeat, so that a workload that was refused because its Service was not there yet gets in by itself.
+//! Each stream is a task, which ends with the stream or with the control plane.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use outrigger_core::identity::SpiffeId;
+use outrigger_proto::registration::register_response::Outcome;
+use outrigger_proto::registration::registration_server::Registration;
+use outrigger_proto::registration::{
+    Accepted, Drained, Health, Refused, RefusedPort, RegisterRequest, RegisterResponse,
+};
+use outrigger_proto::xds::protobuf;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::registrar::RegistrarHandle;
+use crate::model::mesh::Mesh;
+use crate::model::registration::WorkloadKey;
+use crate::peer::PeerIdentity;
+
+/// The RPC in front of the registrar.
+#[derive(Debug, Clone)]
+pub struct RegistrationService {
+    registrar: RegistrarHandle,
+    mesh: watch::Receiver<Arc<Mesh>>,
+    streams: Arc<AtomicU64>,
+}
+
+impl RegistrationService {
+    /// A service that tells `registrar`; `mesh` is what discovery serves, registrations included.
+    pub fn new(registrar: RegistrarHandle, mesh: watch::Receiver<Arc<Mesh>>) -> Self {
+        Self { registrar, mesh, streams: Arc::default() }
+    }
+
+    /// Carries a stream to its end.
+    async fn converse(
+        mut self,
+        identity: SpiffeId,
+        mut messages: impl Stream<Item = Result<RegisterRequest, Status>> + Unpin,
+        answers: mpsc::Sender<Result<RegisterResponse, Status>>,
+    ) {
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        let mut said = RegisterRequest::default();
+        let mut registered = None;
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = answers.closed() => None,
+            };
+            let Some(Ok(message)) = message else { break };
+            said = merge(said, message);
+            let Some(answer) = self.registrar.hear(identity.clone(), stream, said.clone()).await else {
+                break;
+            };
+            let outcome = match answer {
+                Ok(Ok(key)) => {
+                    let outcome = self.accepted(&key, said.drain).await;
+                    registered = Some(key);
+                    Ok(outcome)
+                }
+                // Nothing of it is in discovery that could leave.
+                Ok(Err(_)) if said.drain && registered.is_none() => Ok(Outcome::Drained(Drained {})),
+                Ok(Err(refusals)) => Ok(Outcome::Refused(Refused {
+                    ports: refusals
+                        .into_iter()
+                        .map(|refusal| RefusedPort {
+                            port: u32::try_from(refusal.port).unwrap_or(u32::MAX),
+                            reason: refusal.text,
+                        })
+                        .collect(),
+                })),
+                Err(malformed) => Err(Status::invalid_argument(malformed.to_string())),
+            };
+            let ends = outcome.is_err();
+            let answer = outcome.map(|outcome| RegisterResponse { outcome: Some(outcome) });
+            if answers.send(answer).await.is_err() || ends {
+                break;
+            }
+        }
+        if let Some(key) = registered {
+            self.registrar.ended(key, stream).await;
+        }
+    }
+
+    /// The answer to what was registered; for one that drains, once no new answer of discovery sends it requests.
+    async fn accepted(&mut self, key: &WorkloadKey, drain: bool) -> Outcome {
+        if !drain {
+            let lease = self.registrar.lease();
+            return Outcome::Accepted(Accepted {
+                lease: Some(protobuf::Duration {
+                    seconds: i64::try_from(lease.as_secs()).unwrap_or(i64::MAX),
+                    nanos: i32::try_from(lease.subsec_nanos()).unwrap_or(0),
+                }),
+            });
+        }
+        let left = |mesh: &Arc<Mesh>| mesh.workload(key).is_none_or(|workload| workload.draining);
+        // An error means that the control plane is ending, and serves nobody any more.
+        let _ = self.mesh.wait_for(left).await;
+        Outcome::Drained(Drained {})
+    }
+}
+
+/// What a workload says once a message is added to what it said. Draining is for good.
+fn merge(said: RegisterRequest, message: RegisterRequest) -> RegisterRequest {
+    let RegisterRequest { workload, health, drain } = message;
+    let unspecified = health == i32::from(Health::Unspecified as u8);
+    RegisterRequest {
+        workload: workload.or(said.workload),
+        health: if unspecified { said.health } else { health },
+        drain: drain || said.drain,
+    }
+}
+
+#[tonic::async_trait]
+impl Registration for RegistrationService {
+    type RegisterStream = Pin<Box<ReceiverStream<Result<RegisterResponse, Status>>>>;
+
+    async fn register(
+        &self,
+        request: Request<Streaming<RegisterRequest>>,
+    ) -> Result<Response<Self::RegisterStream>, Status> {
+        let Some(PeerIdentity(identity)) = request.extensions().get().cloned() else {
+            return Err(Status::unauthenticated("registration needs a client certificate"));
+        };
+        let (answers, outgoing) = mpsc::channel(4);
+        tokio::spawn(self.clone().converse(identity, request.into_inner(), answers));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}

@@ -1,0 +1,148 @@
+//! The process `outrigger-control-plane`: its flags, its log, its signals. What it is made of is in
+//! [`control_plane`].
+
+pub mod control_plane;
+pub mod settings;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use control_plane::{ControlPlane, StartError};
+use settings::{IssuerFiles, Settings, SettingsError, parse_duration};
+
+/// Flags of the control plane.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Directory of Kubernetes YAML (Services, EndpointSlices, Gateway API routes), watched.
+    #[arg(long, value_name = "DIR")]
+    pub config: PathBuf,
+    /// Directory for the CA, tokens, registrations and history; made with mode 0700.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Where proxies connect: xDS, certificates and registration, over TLS.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15010")]
+    pub listen: SocketAddr,
+    /// Read-only pages for operators; a loopback address.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15011")]
+    pub admin: SocketAddr,
+    /// SPIFFE trust domain of every identity that is certified.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// Domain of service names: cart.shop.svc.<DOMAIN>.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Life of a certificate when none is asked for; at most 24h.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    pub certificate_ttl: Duration,
+    /// How long a registered workload stays without a heartbeat.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub lease: Duration,
+    /// PEM chain of an intermediate CA to sign with, the root last; without it, a root is made on first start.
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    pub ca_cert: Option<PathBuf>,
+    /// PEM key of that intermediate CA; mode 0600.
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    pub ca_key: Option<PathBuf>,
+    /// What is logged: a level, or directives such as info,outrigger_control_plane=debug.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// How it is logged, to stderr.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Forms of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why the process ends with exit code 1, in one line.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A flag will not do.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Something that it needs is not there.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// `--log` cannot be read.
+    #[error("--log {0}: {1}")]
+    Log(String, String),
+    /// The system gives no thread, signal or timer.
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(std::io::Error),
+    /// The server failed.
+    #[error("the server failed: {0}")]
+    Serve(String),
+}
+
+/// Runs until SIGTERM or SIGINT, and then ends gracefully.
+///
+/// One thread serves everybody: what takes long (signing, the disk, reading YAML) has threads of its own.
+pub fn run(args: Args) -> Result<(), RunError> {
+    start_log(&args.log, args.log_format)?;
+    let settings = settings(args)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Runtime)?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+        let mut running = ControlPlane::start(settings).await?;
+        tracing::info!(listen = %running.listen(), admin = %running.admin(), "serving");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            error = running.failed() => return Err(RunError::Serve(error)),
+        }
+        tracing::info!("ending");
+        running.shut_down().await;
+        Ok(())
+    })
+}
+
+fn settings(args: Args) -> Result<Settings, SettingsError> {
+    let Args {
+        config,
+        state_dir,
+        listen,
+        admin,
+        trust_domain,
+        cluster_domain,
+        certificate_ttl,
+        lease,
+        ca_cert,
+        ca_key,
+        log: _,
+        log_format: _,
+    } = args;
+    let issuer = ca_cert.zip(ca_key).map(|(chain, key)| IssuerFiles { chain, key });
+    let settings = Settings::new(config, state_dir, listen, admin, &trust_domain)?;
+    settings.with_cluster_domain(cluster_domain)?.with_lives(certificate_ttl, lease).map(|settings| {
+        match issuer {
+            Some(files) => settings.with_issuer(files),
+            None => settings,
+        }
+    })
+}
+
+/// One subscriber for the process. A program that has one already keeps it.
+fn start_log(filter: &str, format: LogFormat) -> Result<(), RunError> {
+    let filter =
+        EnvFilter::try_new(filter).map_err(|error| RunError::Log(filter.into(), error.to_string()))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! What a control plane is started with, checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outrigger_core::identity::{IdentityError, TrustDomain};
+use thiserror::Error;
+
+use crate::ca::authority::MAX_TTL;
+
+/// The shortest life that can be renewed in time.
+const MIN_LIFE: Duration = Duration::from_secs(1);
+
+/// Checked settings of a control plane.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub(super) config: PathBuf,
+    pub(super) state_dir: PathBuf,
+    pub(super) listen: SocketAddr,
+    pub(super) admin: SocketAddr,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) cluster_domain: String,
+    pub(super) certificate_ttl: Duration,
+    pub(super) lease: Duration,
+    pub(super) issuer: Option<IssuerFiles>,
+}
+
+/// An operator's intermediate CA.
+#[derive(Debug, Clone)]
+pub struct IssuerFiles {
+    /// Its PEM chain, the root last.
+    pub chain: PathBuf,
+    /// Its PEM key.
+    pub key: PathBuf,
+}
+
+/// What is wrong with a setting.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// Admin pages for strangers.
+    #[error("--admin {0}: not a loopback address")]
+    Admin(SocketAddr),
+    /// Not a trust domain.
+    #[error("--trust-domain: {0}")]
+    TrustDomain(#[from] IdentityError),
+    /// Not a DNS name.
+    #[error("--cluster-domain {0:?}: not a DNS name in lower case")]
+    ClusterDomain(String),
+    /// Too short or too long.
+    #[error("--{0}: from 1s to 24h, not {1:?}")]
+    Life(&'static str, Duration),
+}
+
+impl Settings {
+    /// Settings with the defaults of the flags. Port 0 takes a free one.
+    pub fn new(
+        config: impl Into<PathBuf>,
+        state_dir: impl Into<PathBuf>,
+        listen: SocketAddr,
+        admin: SocketAddr,
+        trust_domain: &str,
+    ) -> Result<Self, SettingsError> {
+        if !admin.ip().is_loopback() {
+            return Err(SettingsError::Admin(admin));
+        }
+        Ok(Self {
+            config: config.into(),
+            state_dir: state_dir.into(),
+            listen,
+            admin,
+            trust_domain: TrustDomain::parse(trust_domain)?,
+            cluster_domain: "cluster.local".into(),
+            certificate_ttl: MAX_TTL,
+            lease: Duration::from_secs(30),
+            issuer: None,
+        })
+    }
+
+    /// With another domain of service names.
+    pub fn with_cluster_domain(mut self, domain: String) -> Result<Self, SettingsError> {
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(legal);
+        if domain.len() > 253 || !domain.split('.').all(label) {
+            return Err(SettingsError::ClusterDomain(domain));
+        }
+        self.cluster_domain = domain;
+        Ok(self)
+    }
+
+    /// With other lives of certificates and leases.
+    pub fn with_lives(mut self, certificate: Duration, lease: Duration) -> Result<Self, SettingsError> {
+        for (flag, life) in [("certificate-ttl", certificate), ("lease", lease)] {
+            if !(MIN_LIFE..=MAX_TTL).contains(&life) {
+                return Err(SettingsError::Life(flag, life));
+            }
+        }
+        (self.certificate_ttl, self.lease) = (certificate, lease);
+        Ok(self)
+    }
+
+    /// With an operator's intermediate in the place of an own root.
+    pub fn with_issuer(mut self, files: IssuerFiles) -> Self {
+        self.issuer = Some(files);
+        self
+    }
+}
+
+/// Reads `24h`, `1m30s`, `500ms`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    Duration::try_from(span).map_err(|_| "negative".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(admin: &str, domain: &str) -> Result<Settings, SettingsError> {
+        Settings::new("c", "s", "127.0.0.1:0".parse().unwrap(), admin.parse().unwrap(), domain)
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused_by_their_flag() {
+        let good = || settings("127.0.0.1:0", "cluster.local").unwrap();
+        let hour = Duration::from_secs(3600);
+        for (refused, text) in [
+            (settings("10.0.0.1:1", "cluster.local"), "--admin 10.0.0.1:1"),
+            (settings("0.0.0.0:1", "cluster.local"), "--admin 0.0.0.0:1"),
+            (settings("[::1]:1", "Cluster"), "--trust-domain"),
+            (good().with_cluster_domain("a..b".into()), "--cluster-domain"),
+            (good().with_lives(Duration::ZERO, hour), "--certificate-ttl"),
+            (good().with_lives(hour, hour * 25), "--lease"),
+        ] {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.starts_with(text), "{refused}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(parse_duration("24h"), Ok(MAX_TTL));
+        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("-1s").is_err() && parse_duration("soon").is_err());
+    }
+}

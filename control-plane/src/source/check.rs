@@ -1,0 +1,60 @@
+//! `outrigger check DIR`: reads a configuration directory once and tells everything about it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::change::Refusal;
+use super::watch::{Reader, SourceError};
+use crate::model::resource::ResourceId;
+use crate::model::status::RouteStatus;
+
+/// What a configuration directory holds and what became of it.
+#[derive(Debug)]
+pub struct Report {
+    /// The accepted resources, with their files and, for a route, its status.
+    pub resources: Vec<(ResourceId, PathBuf, Option<Arc<RouteStatus>>)>,
+    /// What was refused.
+    pub refusals: Arc<[Refusal]>,
+}
+
+/// Reads a configuration directory. Fails when it cannot be read at all.
+pub fn check(directory: impl Into<PathBuf>) -> Result<Report, SourceError> {
+    let mut reader = Reader::new(directory.into(), None);
+    reader.read(&|_| {})?;
+    let view = reader.view();
+    let one = |(id, file): (&ResourceId, &std::path::Path)| {
+        (id.clone(), file.to_owned(), view.statuses.get(id).cloned())
+    };
+    Ok(Report { resources: reader.in_force().map(one).collect(), refusals: view.refusals })
+}
+
+impl Report {
+    /// Whether anything was refused: the command exits with an error then. A condition that is `False` is no refusal:
+    /// the resource is in force, and its backends may yet come.
+    pub fn is_refused(&self) -> bool {
+        !self.refusals.is_empty()
+    }
+}
+
+/// Every resource with its conditions, then every refusal, then the count.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (id, file, status) in &self.resources {
+            writeln!(f, "{id}  ({})", file.display())?;
+            for parent in status.iter().flat_map(|status| &status.parents) {
+                writeln!(f, "  parent {}", parent.parent)?;
+                for condition in &parent.conditions {
+                    writeln!(f, "    {condition}")?;
+                }
+                if parent.conditions.is_empty() {
+                    writeln!(f, "    not a Service: left to others")?;
+                }
+            }
+        }
+        for refusal in self.refusals.iter() {
+            writeln!(f, "refused: {refusal}")?;
+        }
+        writeln!(f, "{} accepted, {} refused", self.resources.len(), self.refusals.len())
+    }
+}

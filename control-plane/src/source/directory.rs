@@ -1,0 +1,163 @@
+//! The files of the configuration directory, and which of them changed.
+//!
+//! Folders below are read too. Names that begin with a dot are passed over: editors and `kubectl`-style mounts keep
+//! their own business there. Links are followed, since a mounted ConfigMap is made of them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A directory with what was last seen in it.
+#[derive(Debug)]
+pub(super) struct Directory {
+    root: PathBuf,
+    seen: BTreeMap<PathBuf, Stamp>,
+}
+
+/// A file that is new, different or gone.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ChangedFile {
+    /// Below the root.
+    pub(super) path: PathBuf,
+    /// Its text; none where it is gone; an error where it cannot be read.
+    pub(super) text: Option<Result<String, String>>,
+}
+
+/// What changes when a file does: even one rewritten with the same length within a clock tick has another inode or
+/// change time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(of: &Metadata) -> Self {
+        Self {
+            inode: of.ino(),
+            length: of.size(),
+            modified: (of.mtime(), of.mtime_nsec()),
+            changed: (of.ctime(), of.ctime_nsec()),
+        }
+    }
+}
+
+/// Larger files are refused: nobody writes them, and reading one would stall every other change.
+const MAX_FILE: u64 = 64 << 20;
+
+impl Directory {
+    /// A directory of which nothing is known yet.
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, seen: BTreeMap::new() }
+    }
+
+    /// Its path.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether a file was there at the last scan.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        self.seen.contains_key(path)
+    }
+
+    /// What changed since the last time, in order of path.
+    ///
+    /// Fails when a folder cannot be listed: then nothing is taken for gone, and the next scan tries again.
+    pub(super) fn scan(&mut self) -> io::Result<Vec<ChangedFile>> {
+        let mut now = BTreeMap::new();
+        list(&self.root, Path::new(""), &mut now)?;
+        let gone = self.seen.keys().filter(|path| !now.contains_key(*path));
+        let mut changed: Vec<_> = gone.map(|path| ChangedFile { path: path.clone(), text: None }).collect();
+        for (path, stamp) in &now {
+            if self.seen.get(path) != Some(stamp) {
+                let text = Some(read(&self.root.join(path), stamp.length));
+                changed.push(ChangedFile { path: path.clone(), text });
+            }
+        }
+        changed.sort_by(|a, b| a.path.cmp(&b.path));
+        self.seen = now;
+        Ok(changed)
+    }
+}
+
+fn list(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::Result<()> {
+    let folder = root.join(below);
+    let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+    for entry in fs::read_dir(&folder).map_err(explain)? {
+        let name = entry.map_err(explain)?.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = below.join(&name);
+        // One that is gone by now, or a link to nothing, is not there.
+        let Ok(metadata) = fs::metadata(root.join(&path)) else { continue };
+        if metadata.is_dir() {
+            // A link could lead in a circle; 16 folders deep is enough for people.
+            if path.components().count() <= 16 {
+                list(root, &path, found)?;
+            }
+        } else if metadata.is_file() && is_configuration(&path) {
+            found.insert(path, Stamp::from(&metadata));
+        }
+    }
+    Ok(())
+}
+
+fn is_configuration(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e))
+}
+
+fn read(path: &Path, length: u64) -> Result<String, String> {
+    if length > MAX_FILE {
+        return Err(format!("{length} bytes are more than {MAX_FILE}"));
+    }
+    fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(changed: Vec<ChangedFile>) -> Vec<(String, Option<String>)> {
+        let text = |text: Option<Result<String, String>>| text.map(Result::unwrap);
+        changed.into_iter().map(|file| (file.path.display().to_string(), text(file.text))).collect()
+    }
+
+    #[test]
+    fn a_scan_tells_what_is_new_different_or_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
+        let mut directory = Directory::new(root.path().into());
+        write("a.yaml", "1");
+        write("notes.txt", "no");
+        write(".hidden.yaml", "no");
+        fs::create_dir(root.path().join("below")).unwrap();
+        write("below/b.yml", "2");
+        let some = |path: &str, text: &str| (path.to_string(), Some(text.to_string()));
+        assert_eq!(texts(directory.scan().unwrap()), [some("a.yaml", "1"), some("below/b.yml", "2")]);
+        assert_eq!(directory.scan().unwrap(), []);
+        write(".new", "3");
+        fs::rename(root.path().join(".new"), root.path().join("a.yaml")).unwrap();
+        fs::remove_file(root.path().join("below/b.yml")).unwrap();
+        assert_eq!(texts(directory.scan().unwrap()), [some("a.yaml", "3"), ("below/b.yml".into(), None)]);
+    }
+
+    #[test]
+    fn a_directory_that_went_away_takes_nothing_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("a.yaml"), "1").unwrap();
+        let mut directory = Directory::new(inner.clone());
+        assert_eq!(directory.scan().unwrap().len(), 1);
+        fs::rename(&inner, root.path().join("away")).unwrap();
+        assert!(directory.scan().unwrap_err().to_string().contains("inner"));
+        fs::rename(root.path().join("away"), &inner).unwrap();
+        assert_eq!(directory.scan().unwrap(), []);
+    }
+}

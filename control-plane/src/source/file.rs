@@ -1,0 +1,116 @@
+//! One file of the configuration: the resources that its documents hold, and what was refused of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::change::Refusal;
+use super::document;
+use crate::model::resource::{Decoded, Resource, ResourceId};
+
+/// What a file offers, and what of it was refused.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) offers: BTreeMap<ResourceId, Offer>,
+    pub(super) refusals: Vec<Refusal>,
+    /// What each text was read as: of a large file, only documents that changed are read again.
+    read: BTreeMap<[u8; 32], Arc<[Decoded]>>,
+}
+
+/// A version of a resource that a file holds, or held last.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    /// Its number in the file.
+    pub(super) document: usize,
+    pub(super) resource: Arc<Resource>,
+    /// The text of its document.
+    pub(super) text: Arc<str>,
+    /// The file says otherwise by now, and was refused.
+    pub(super) kept: bool,
+}
+
+impl Offer {
+    /// What stands for its text in the change log.
+    pub(super) fn version(&self) -> String {
+        Sha256::digest(self.text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The versions that a saved document holds, as they were kept.
+    pub(super) fn restored(text: &str) -> impl Iterator<Item = (ResourceId, Self)> {
+        document::read(text, 1).into_iter().filter_map(move |decoded| {
+            let resource = decoded.outcome.ok()?;
+            let id = resource.metadata.id.clone();
+            Some((id, Self { document: 0, resource, text: text.into(), kept: true }))
+        })
+    }
+}
+
+impl File {
+    /// Reads the documents of a file, and keeps of its former self what this one does not replace.
+    pub(super) fn read(path: &Path, text: &str, mut old: Self) -> Self {
+        let mut new = Self::default();
+        let mut nameless = false;
+        let mut mentioned: BTreeMap<ResourceId, usize> = BTreeMap::new();
+        for (number, line, text) in document::split(text) {
+            let digest: [u8; 32] = Sha256::digest(text).into();
+            let decoded = match old.read.remove(&digest).or_else(|| new.read.get(&digest).cloned()) {
+                // A refusal may name a line, which may be another now: read again.
+                Some(decoded) if decoded.iter().all(|one| one.outcome.is_ok()) => decoded,
+                _ => document::read(text, line).into(),
+            };
+            let shared: Arc<str> = text.into();
+            for Decoded { title, id, outcome } in decoded.iter() {
+                let mut refuse = |field: &str, reason: String| {
+                    let (file, resource) = (path.to_owned(), title.clone());
+                    new.refusals.push(Refusal {
+                        file,
+                        document: number,
+                        resource,
+                        field: field.into(),
+                        reason,
+                    });
+                };
+                if let Some(first) = id.as_ref().and_then(|id| mentioned.get(id)) {
+                    refuse("metadata.name", format!("is defined in document {first} already"));
+                    continue;
+                }
+                if let Some(id) = id {
+                    mentioned.insert(id.clone(), number);
+                }
+                match (id, outcome) {
+                    (Some(id), Ok(resource)) => {
+                        let (resource, text) = (Arc::clone(resource), Arc::clone(&shared));
+                        new.offers
+                            .insert(id.clone(), Offer { document: number, resource, text, kept: false });
+                    }
+                    (_, Err(fault)) => {
+                        nameless |= id.is_none();
+                        refuse(&fault.path, fault.reason.clone());
+                    }
+                    (None, Ok(_)) => {}
+                }
+            }
+            new.read.insert(digest, decoded);
+        }
+        for (id, offer) in old.offers {
+            if nameless || mentioned.contains_key(&id) {
+                new.offers.entry(id).or_insert(Offer { kept: true, ..offer });
+            }
+        }
+        new
+    }
+
+    /// A file that cannot be read keeps what it held.
+    pub(super) fn unreadable(path: &Path, reason: String, old: Self) -> Self {
+        let refusal =
+            Refusal { file: path.to_owned(), document: 0, resource: None, field: String::new(), reason };
+        let keep = |(id, offer)| (id, Offer { kept: true, ..offer });
+        Self {
+            offers: old.offers.into_iter().map(keep).collect(),
+            refusals: vec![refusal],
+            read: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The CA's key and chain in the store: made once, in the transaction that writes them.
+
+use outrigger_core::identity::TrustDomain;
+use redb::ReadableTable;
+use serde::{Deserialize, Serialize};
+
+use super::table::{META, decode, encode};
+use super::{StateError, Store};
+
+const KEY: &str = "authority";
+
+/// A CA as PEM texts.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityRecord {
+    /// The trust domain that it vouches for.
+    pub trust_domain: String,
+    /// Its private key, PKCS #8.
+    pub key: String,
+    /// Its certificate first, the root last.
+    pub chain: String,
+}
+
+/// Without the key.
+impl std::fmt::Debug for AuthorityRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthorityRecord").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The CA of this store; the first call makes it with `make` and writes it in the same transaction, so that
+    /// there is never a certificate signed by a root that a crash forgot.
+    ///
+    /// Fails when the store's CA is of another trust domain.
+    pub fn authority(
+        &self,
+        trust_domain: &TrustDomain,
+        make: impl FnOnce() -> Result<AuthorityRecord, StateError>,
+    ) -> Result<AuthorityRecord, StateError> {
+        self.write(|transaction| {
+            let mut meta = transaction.open_table(META)?;
+            let stored =
+                meta.get(KEY)?.map(|text| decode::<AuthorityRecord>("the CA", text.value())).transpose()?;
+            if let Some(found) = stored {
+                let wanted = trust_domain.as_str();
+                return match found.trust_domain == wanted {
+                    true => Ok(found),
+                    false => {
+                        Err(StateError::OtherTrustDomain { found: found.trust_domain, wanted: wanted.into() })
+                    }
+                };
+            }
+            let made = make()?;
+            meta.insert(KEY, encode(&made)?.as_slice())?;
+            Ok(made)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(key: &str) -> AuthorityRecord {
+        AuthorityRecord { trust_domain: "cluster.local".into(), key: key.into(), chain: "chain".into() }
+    }
+
+    #[test]
+    fn the_first_authority_stays_across_a_reopening() {
+        let directory = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let open = || Store::open(directory.path()).unwrap();
+        let first = open().authority(&domain, || Ok(record("first"))).unwrap();
+        let second = open().authority(&domain, || Ok(record("second"))).unwrap();
+        assert_eq!((first, second), (record("first"), record("first")));
+    }
+
+    #[test]
+    fn an_authority_of_another_trust_domain_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.authority(&TrustDomain::parse("cluster.local").unwrap(), || Ok(record("key"))).unwrap();
+        let other = store.authority(&TrustDomain::parse("other.org").unwrap(), || Ok(record("key")));
+        assert!(other.unwrap_err().to_string().contains("cluster.local, not other.org"));
+    }
+
+    #[test]
+    fn the_key_is_not_printed() {
+        assert!(!format!("{:?}", record("secret")).contains("secret"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Why the store could not be opened, read or written: always with the path, since an operator reads it.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// A failure of the store. Nothing of the change that failed is kept.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The directory or a file in it cannot be made, read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Others may read the directory, which holds the CA's key.
+    #[error("{}: open to others (mode {mode:04o}); make it its owner's alone with chmod 700", path.display())]
+    OpenToOthers {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another process, most likely a running control plane, has the store open.
+    #[error("{}: in use by another process", path.display())]
+    Locked {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The store was written by a newer version.
+    #[error("written by a newer version of Outrigger (format {found}, this one knows {known})")]
+    Newer {
+        /// The store's format.
+        found: u32,
+        /// The newest format that this program reads.
+        known: u32,
+    },
+    /// The state belongs to another mesh.
+    #[error("the CA in the store is of trust domain {found}, not {wanted}")]
+    OtherTrustDomain {
+        /// The trust domain in the store.
+        found: String,
+        /// The one that was configured.
+        wanted: String,
+    },
+    /// A record in the store cannot be read.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// The store itself failed.
+    #[error("{0}")]
+    Store(Box<redb::Error>),
+    /// Any of the above, with the file it is about.
+    #[error("{}: {error}", path.display())]
+    At {
+        /// The store.
+        path: PathBuf,
+        /// What happened.
+        error: Box<StateError>,
+    },
+}
+
+impl StateError {
+    /// Names the file, unless the error does so itself.
+    pub(super) fn at(self, path: &Path) -> Self {
+        match self {
+            Self::Io { .. } | Self::OpenToOthers { .. } | Self::Locked { .. } | Self::At { .. } => self,
+            bare => Self::At { path: path.into(), error: Box::new(bare) },
+        }
+    }
+
+    pub(super) fn open(path: &Path, error: redb::DatabaseError) -> Self {
+        match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => Self::Locked { path: path.into() },
+            other => Self::from(redb::Error::from(other)).at(path),
+        }
+    }
+}
+
+impl From<redb::Error> for StateError {
+    fn from(error: redb::Error) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl From<redb::TableError> for StateError {
+    fn from(error: redb::TableError) -> Self {
+        redb::Error::from(error).into()
+    }
+}
+
+impl From<redb::StorageError> for StateError {
+    fn from(error: redb::StorageError) -> Self {
+        redb::Error::from(error).into()
+    }
+}

@@ -1,0 +1,87 @@
+//! The log of configuration changes: appended to, never changed, pruned at its old end.
+
+use redb::{ReadableTable, ReadableTableMetadata};
+use serde::{Deserialize, Serialize};
+
+use super::table::{HISTORY, decode, encode};
+use super::{StateError, Store};
+
+/// How many changes are kept. About 2 MB when each takes 200 bytes.
+const KEPT: u64 = 10_000;
+
+/// One change of the configuration, or one refusal of a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// From where: a file with its document, or an address.
+    pub source: String,
+    /// What: kind, namespace and name, and what became of it (added, changed, removed).
+    pub what: String,
+    /// Why it was refused; none when it was accepted.
+    pub refused: Option<String>,
+}
+
+impl Store {
+    /// Appends changes in one transaction, in order, and drops the oldest beyond 10,000.
+    pub fn append_history(&self, entries: &[HistoryEntry]) -> Result<(), StateError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            let mut history = transaction.open_table(HISTORY)?;
+            let mut number = history.last()?.map_or(0, |(number, _)| number.value());
+            for entry in entries {
+                number += 1;
+                history.insert(number, encode(entry)?.as_slice())?;
+            }
+            while history.len()? > KEPT {
+                history.pop_first()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The last `count` changes, the oldest of them first.
+    pub fn history(&self, count: usize) -> Result<Vec<HistoryEntry>, StateError> {
+        self.read(|transaction| {
+            let history = transaction.open_table(HISTORY)?;
+            let mut last = history
+                .iter()?
+                .rev()
+                .take(count)
+                .map(|entry| decode("a change", entry?.1.value()))
+                .collect::<Result<Vec<_>, _>>()?;
+            last.reverse();
+            Ok(last)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u64) -> HistoryEntry {
+        HistoryEntry { at_unix_ms: number, source: "a.yaml".into(), what: "Service".into(), refused: None }
+    }
+
+    #[test]
+    fn the_log_keeps_its_order_across_a_reopening() {
+        let directory = tempfile::tempdir().unwrap();
+        Store::open(directory.path()).unwrap().append_history(&[entry(1), entry(2)]).unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.append_history(&[entry(3)]).unwrap();
+        assert_eq!(store.history(2).unwrap(), [entry(2), entry(3)]);
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_loses_its_oldest_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let many: Vec<_> = (0..KEPT + 5).map(entry).collect();
+        store.append_history(&many).unwrap();
+        let kept = store.history(usize::MAX).unwrap();
+        assert_eq!((kept.len() as u64, kept[0].at_unix_ms), (KEPT, 5));
+    }
+}

@@ -1,0 +1,152 @@
+//! What the control plane must remember: its CA, join tokens, registrations, and the history of configuration.
+//!
+//! One [redb](https://docs.rs/redb) file in the state directory. Every change is one durable transaction, so that
+//! SIGKILL at any point leaves either all of it or nothing. Calls block on the disk; async callers use
+//! `tokio::task::spawn_blocking`.
+
+pub mod authority;
+pub mod history;
+pub mod registration;
+pub mod token;
+
+pub(crate) mod directory;
+mod error;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
+
+pub use error::StateError;
+
+const FILE: &str = "state.redb";
+
+/// The store. Clones share it; the last one dropped closes the file and gives its lock back.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Arc<Database>,
+    path: Arc<Path>,
+}
+
+impl Store {
+    /// Opens the store of a state directory, and makes both when they are not there.
+    ///
+    /// Fails when the directory is not its owner's alone, when it cannot be written, when another process has the
+    /// store open ([`StateError::Locked`]), and when a newer Outrigger wrote it.
+    pub fn open(directory: &Path) -> Result<Self, StateError> {
+        directory::prepare(directory)?;
+        let path = directory.join(FILE);
+        let failed = |error: redb::DatabaseError| StateError::open(&path, error);
+        let database = if path.exists() { Database::open(&path).map_err(failed)? } else { create(&path)? };
+        let store = Self { database: Arc::new(database), path: path.clone().into() };
+        store.write(|transaction| table::prepare(transaction))?;
+        Ok(store)
+    }
+
+    /// Reads one consistent version.
+    fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, StateError>) -> Result<T, StateError> {
+        let transaction = self.database.begin_read().map_err(|error| self.failed(error))?;
+        look(&transaction).map_err(|error| error.at(&self.path))
+    }
+
+    /// Changes everything or nothing: on disk when this returns, dropped whole when `change` fails.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        let mut transaction = self.database.begin_write().map_err(|error| self.failed(error))?;
+        transaction.set_durability(Durability::Immediate).map_err(|error| self.failed(error))?;
+        let changed = change(&transaction).map_err(|error| error.at(&self.path))?;
+        transaction.commit().map_err(|error| self.failed(error))?;
+        Ok(changed)
+    }
+
+    fn failed(&self, error: impl Into<redb::Error>) -> StateError {
+        StateError::from(error.into()).at(&self.path)
+    }
+}
+
+/// Makes the file under another name first: a crash while redb writes its first pages leaves no half store behind.
+fn create(path: &Path) -> Result<Database, StateError> {
+    let new: PathBuf = path.with_extension("redb.new");
+    let failed = |error: std::io::Error| StateError::Io { path: new.clone(), error };
+    directory::create_private_file(&new).map_err(failed)?;
+    let database = Database::create(&new).map_err(|error| StateError::open(&new, error))?;
+    std::fs::rename(&new, path).map_err(failed)?;
+    directory::sync(path).map_err(failed)?;
+    Ok(database)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_directory_and_the_file_are_their_owners_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let _store = Store::open(&directory).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&directory), mode(&directory.join(FILE))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn a_store_that_is_open_is_said_to_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let _store = Store::open(directory.path()).unwrap();
+        assert!(matches!(Store::open(directory.path()), Err(StateError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_creation_that_was_cut_off_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        directory::prepare(directory.path()).unwrap();
+        std::fs::write(directory.path().join("state.redb.new"), b"half a page").unwrap();
+        Store::open(directory.path()).unwrap();
+    }
+
+    /// What SIGKILL leaves is the file as it stands: a copy of it, taken while the store is open.
+    #[test]
+    fn a_kill_after_any_change_loses_nothing_of_it() {
+        use std::time::{Duration, SystemTime};
+
+        use history::HistoryEntry;
+        use registration::{RegistrationChange, RegistrationRecord};
+
+        let (directory, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        directory::prepare(killed.path()).unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        for step in 0..20_u8 {
+            let now = SystemTime::now();
+            let token = store.create_token("shop", "cart", Duration::from_secs(60), now, [step; 32]).unwrap();
+            let instance = step.to_string();
+            let record = RegistrationRecord { identity: "id".into(), instance, request: vec![step; 5_000] };
+            store.change_registrations(&[RegistrationChange::Put(record)]).unwrap();
+            let (source, what) = ("a.yaml".into(), step.to_string());
+            store.append_history(&[HistoryEntry { at_unix_ms: 0, source, what, refused: None }]).unwrap();
+
+            std::fs::copy(directory.path().join(FILE), killed.path().join(FILE)).unwrap();
+            let after = Store::open(killed.path()).unwrap();
+            assert!(after.identify_token(&token, now).is_ok(), "token {step}");
+            assert_eq!(after.registrations().unwrap(), store.registrations().unwrap());
+            assert_eq!(after.history(1).unwrap()[0].what, step.to_string());
+        }
+    }
+
+    #[test]
+    fn a_change_that_fails_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let failed: Result<(), _> = store.write(|transaction| {
+            let mut meta = transaction.open_table(table::META)?;
+            meta.insert("half", b"written".as_slice())?;
+            Err(StateError::Damaged("the test says so".into()))
+        });
+        assert!(failed.is_err());
+        let found = store.read(|transaction| Ok(transaction.open_table(table::META)?.get("half")?.is_some()));
+        assert!(!found.unwrap());
+    }
+}

@@ -1,0 +1,47 @@
+//! The tables of the store and its format version.
+//!
+//! Records are JSON: read by a newer version without migration as long as fields are only added, and by a person.
+
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::StateError;
+
+/// Single values: the format, the CA, the name of this control plane.
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Join tokens by the SHA-256 of their text.
+pub(super) const TOKENS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("tokens");
+/// Registrations by SPIFFE ID and instance.
+pub(super) const REGISTRATIONS: TableDefinition<'_, (&str, &str), &[u8]> =
+    TableDefinition::new("registrations");
+/// Configuration changes by their number, counted from 1.
+pub(super) const HISTORY: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
+
+/// Raised when a change of the tables cannot be read by the version before.
+const FORMAT: u32 = 1;
+
+/// Makes every table, and refuses a store that a newer version wrote.
+pub(super) fn prepare(transaction: &WriteTransaction) -> Result<(), StateError> {
+    let mut meta = transaction.open_table(META)?;
+    let found = meta.get("format")?.map(|text| decode::<u32>("the format", text.value())).transpose()?;
+    match found {
+        Some(found) if found > FORMAT => return Err(StateError::Newer { found, known: FORMAT }),
+        Some(_) => {}
+        None => {
+            meta.insert("format", encode(&FORMAT)?.as_slice())?;
+        }
+    }
+    transaction.open_table(TOKENS)?;
+    transaction.open_table(REGISTRATIONS)?;
+    transaction.open_table(HISTORY)?;
+    Ok(())
+}
+
+pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StateError> {
+    serde_json::to_vec(record).map_err(|error| StateError::Damaged(error.to_string()))
+}
+
+pub(super) fn decode<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T, StateError> {
+    serde_json::from_slice(text).map_err(|error| StateError::Damaged(format!("{what}: {error}")))
+}

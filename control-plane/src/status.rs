@@ -1,0 +1,90 @@
+//! The state of the mesh for a person: what `/status` says and `outrigger status` shows.
+
+use outrigger_core::identity::SpiffeId;
+use serde::{Deserialize, Serialize};
+
+use crate::admin_client::{AdminAddress, AdminError, ask};
+use crate::model::endpoint::EndpointHealth;
+use crate::model::registration::WorkloadEntry;
+
+/// Everything, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The trust domain.
+    pub trust_domain: String,
+    /// How many services there are.
+    pub services: usize,
+    /// The proxies that are connected.
+    pub proxies: Vec<ProxyStatus>,
+    /// What of the configuration is refused, each with its place and reason.
+    pub refusals: Vec<String>,
+    /// Who is registered.
+    pub registrations: Vec<RegistrationStatus>,
+    /// How many certificates were signed since the start.
+    pub certificates_issued: u64,
+}
+
+/// One xDS stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// The node's id.
+    pub node: String,
+    /// The SPIFFE ID of its certificate.
+    pub identity: String,
+    /// What it has of each resource type.
+    pub types: Vec<TypeStatus>,
+}
+
+/// One resource type on one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeStatus {
+    /// The type URL.
+    pub type_url: String,
+    /// How many resources it was sent.
+    pub resources: usize,
+    /// Whether its last answer was an ACK of the last that it was sent.
+    pub in_sync: bool,
+    /// What it said when it refused resources, until it accepts them.
+    pub nack: Option<String>,
+}
+
+/// One registered workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrationStatus {
+    /// Its SPIFFE ID.
+    pub identity: String,
+    /// Its instance.
+    pub instance: String,
+    /// `ready`, `not ready` or `draining`.
+    pub health: String,
+    /// `cart.shop:80 at 10.0.0.5:9000`, one for each service and port.
+    pub serves: Vec<String>,
+}
+
+impl RegistrationStatus {
+    /// Of one workload.
+    pub fn of(workload: &WorkloadEntry) -> Self {
+        let health = match workload.health() {
+            EndpointHealth::Ready => "ready",
+            EndpointHealth::NotReady => "not ready",
+            EndpointHealth::Draining => "draining",
+        };
+        let identity: &SpiffeId = &workload.key.identity;
+        let serves = workload.ports.iter().flat_map(|port| {
+            let (number, address) = (port.service_port, port.advertised);
+            port.services.iter().map(move |service| format!("{service}:{number} at {address}"))
+        });
+        Self {
+            identity: identity.to_string(),
+            instance: workload.key.instance.to_string(),
+            health: health.into(),
+            serves: serves.collect(),
+        }
+    }
+}
+
+/// Asks a running control plane.
+pub async fn fetch(address: &AdminAddress) -> Result<Status, AdminError> {
+    let body = ask(address, "/status", None).await?;
+    serde_json::from_slice(&body).map_err(|error| AdminError::Failed(address.clone(), error.to_string()))
+}

@@ -1,0 +1,243 @@
+//! What a route does: forward with shares, redirect, rewrite, mirror, change headers, answer other origins.
+
+use outrigger_proto::xds::core::header_value_option::HeaderAppendAction;
+use outrigger_proto::xds::core::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
+use outrigger_proto::xds::cors::CorsPolicy;
+use outrigger_proto::xds::matcher::RegexMatchAndSubstitute;
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::route::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
+use outrigger_proto::xds::route::route_action::{
+    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+};
+use outrigger_proto::xds::route::weighted_cluster::ClusterWeight;
+use outrigger_proto::xds::route::{self, DirectResponseAction, RedirectAction, WeightedCluster};
+use outrigger_proto::xds::type_url;
+use outrigger_proto::xds::types::FractionalPercent;
+use outrigger_proto::xds::types::fractional_percent::DenominatorType;
+
+use super::destination::Target;
+use super::wire::{any, boolean, duration, exact, matching, regex, strings, uint};
+use super::{defaults, matching as matches};
+use crate::model::route::{
+    BackendTarget, Cors, Filters, HeaderChanges, InvalidBackend, Mirror, PathMatch, PathRewrite, Redirect,
+    RedirectScheme, Rewrite, Route, RouteTarget, WeightedBackend,
+};
+
+/// The cluster that does not exist: what takes the share of an invalid backend, and so answers 500.
+pub(super) const INVALID_BACKEND: &str = "outrigger.invalid-backend";
+/// The name of the CORS filter, in a listener and in a route's own config.
+pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
+
+/// One route of the model.
+pub(super) fn route(of: &Route, cluster_domain: &str) -> route::Route {
+    let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors } = &of.action.filters;
+    let action = match &of.action.target {
+        RouteTarget::Redirect(redirect) => route::route::Action::Redirect(redirection(redirect, &of.matches.path)),
+        RouteTarget::Forward(backends) => forward(of, backends, cluster_domain),
+    };
+    route::Route {
+        name: of.id.to_string(),
+        r#match: Some(matches::route_match(&of.matches)),
+        action: Some(action),
+        request_headers_to_add: additions(request_headers),
+        request_headers_to_remove: strings(&request_headers.remove),
+        response_headers_to_add: additions(response_headers),
+        response_headers_to_remove: strings(&response_headers.remove),
+        typed_per_filter_config: cors.iter().map(|cors| (CORS_FILTER.into(), cors_policy(cors))).collect(),
+        ..Default::default()
+    }
+}
+
+/// The route of a service that has none of its own: all requests, straight to it.
+pub(super) fn straight_to(id: String, cluster: &str) -> route::Route {
+    route::Route {
+        name: id,
+        r#match: Some(matches::everything()),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+            timeout: duration(std::time::Duration::ZERO),
+            retry_policy: Some(defaults::retry_policy(None, None)),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+/// The cluster of a backend.
+pub(super) fn cluster_name(target: &Result<BackendTarget, InvalidBackend>, cluster_domain: &str) -> String {
+    match target {
+        Ok(target) => Target::service(target.service.clone(), target.port).name(cluster_domain).to_string(),
+        Err(_) => INVALID_BACKEND.into(),
+    }
+}
+
+fn forward(of: &Route, backends: &[WeightedBackend], cluster_domain: &str) -> route::route::Action {
+    let live: Vec<_> = backends.iter().filter(|backend| backend.weight > 0).collect();
+    if live.iter().all(|backend| backend.target.is_err()) {
+        return route::route::Action::DirectResponse(DirectResponseAction { status: 500, ..Default::default() });
+    }
+    let mut action = route::RouteAction {
+        cluster_specifier: Some(clusters(&live, cluster_domain)),
+        timeout: duration(of.action.timeouts.request.unwrap_or_default()),
+        retry_policy: Some(defaults::retry_policy(
+            of.action.retry.as_ref(),
+            of.action.timeouts.backend_request.filter(|limit| !limit.is_zero()),
+        )),
+        request_mirror_policies: mirrors(&of.action.filters.mirrors, cluster_domain),
+        ..Default::default()
+    };
+    if live.iter().any(|backend| backend.target.is_err()) {
+        action.cluster_not_found_response_code = ClusterNotFoundResponseCode::InternalServerError as i32;
+    }
+    if let Some(Rewrite { hostname, path }) = &of.action.filters.rewrite {
+        action.host_rewrite_specifier =
+            hostname.as_ref().map(|host| HostRewriteSpecifier::HostRewriteLiteral(host.to_string()));
+        match path.as_ref().map(|path| new_path(path, &of.matches.path)) {
+            Some(NewPath::Full(path)) => {
+                action.regex_rewrite = Some(substitute("^.*$", &path));
+            }
+            Some(NewPath::Prefix(prefix)) => action.prefix_rewrite = prefix,
+            Some(NewPath::Regex(rewrite)) => action.regex_rewrite = Some(rewrite),
+            None => {}
+        }
+    }
+    route::route::Action::Route(action)
+}
+
+fn clusters(live: &[&WeightedBackend], cluster_domain: &str) -> ClusterSpecifier {
+    if let [WeightedBackend { weight: _, target, filters }] = live
+        && *filters == Filters::default()
+    {
+        return ClusterSpecifier::Cluster(cluster_name(target, cluster_domain));
+    }
+    let weight = |backend: &&WeightedBackend| {
+        let Filters { request_headers, response_headers, .. } = &backend.filters;
+        ClusterWeight {
+            name: cluster_name(&backend.target, cluster_domain),
+            weight: uint(backend.weight),
+            request_headers_to_add: additions(request_headers),
+            request_headers_to_remove: strings(&request_headers.remove),
+            response_headers_to_add: additions(response_headers),
+            response_headers_to_remove: strings(&response_headers.remove),
+            ..Default::default()
+        }
+    };
+    let clusters = live.iter().map(weight).collect();
+    ClusterSpecifier::WeightedClusters(WeightedCluster { clusters, ..Default::default() })
+}
+
+/// Mirrors that go nowhere are left out: a copy that cannot be sent harms nobody (the route's status says it).
+fn mirrors(mirrors: &[Mirror], cluster_domain: &str) -> Vec<RequestMirrorPolicy> {
+    let valid = mirrors.iter().filter(|mirror| mirror.target.is_ok());
+    valid
+        .map(|mirror| RequestMirrorPolicy {
+            cluster: cluster_name(&mirror.target, cluster_domain),
+            runtime_fraction: Some(RuntimeFractionalPercent {
+                default_value: Some(FractionalPercent {
+                    numerator: mirror.share.millionths(),
+                    denominator: DenominatorType::Million as i32,
+                }),
+                ..Default::default()
+            }),
+            // Gateway API sends the copy as it is, without Envoy's `-shadow` behind the host.
+            disable_shadow_host_suffix_append: true,
+            ..Default::default()
+        })
+        .collect()
+}
+
+fn redirection(redirect: &Redirect, matched: &PathMatch) -> RedirectAction {
+    let Redirect { scheme, hostname, path, port, status } = redirect;
+    let (word, well_known) = match scheme {
+        Some(RedirectScheme::Http) => (Some("http"), 80),
+        Some(RedirectScheme::Https) => (Some("https"), 443),
+        None => (None, 0),
+    };
+    RedirectAction {
+        scheme_rewrite_specifier: word.map(|word| SchemeRewriteSpecifier::SchemeRedirect(word.into())),
+        host_redirect: hostname.as_ref().map(|host| host.to_string()).unwrap_or_default(),
+        port_redirect: port.map_or(well_known, u32::from),
+        response_code: match status {
+            301 => RedirectResponseCode::MovedPermanently,
+            303 => RedirectResponseCode::SeeOther,
+            307 => RedirectResponseCode::TemporaryRedirect,
+            308 => RedirectResponseCode::PermanentRedirect,
+            _ => RedirectResponseCode::Found,
+        } as i32,
+        path_rewrite_specifier: path.as_ref().map(|path| match new_path(path, matched) {
+            NewPath::Full(path) => PathRewriteSpecifier::PathRedirect(path),
+            NewPath::Prefix(prefix) => PathRewriteSpecifier::PrefixRewrite(prefix),
+            NewPath::Regex(rewrite) => PathRewriteSpecifier::RegexRewrite(rewrite),
+        }),
+        ..Default::default()
+    }
+}
+
+enum NewPath {
+    Full(String),
+    Prefix(String),
+    Regex(RegexMatchAndSubstitute),
+}
+
+/// A new path in Envoy's terms. Gateway API replaces whole path elements, Envoy's `prefix_rewrite` bytes: the two
+/// agree but where the matched or the new prefix is `/` (GEP-726's table of examples).
+fn new_path(path: &PathRewrite, matched: &PathMatch) -> NewPath {
+    let prefix = match path {
+        PathRewrite::Full(path) => return NewPath::Full(path.to_string()),
+        PathRewrite::Prefix(prefix) => prefix.trim_end_matches('/'),
+    };
+    match matched {
+        PathMatch::Prefix(matched) if matched.as_ref() == "/" => NewPath::Prefix(format!("{prefix}/")),
+        PathMatch::Prefix(matched) if prefix.is_empty() => {
+            NewPath::Regex(substitute(&format!("^{}/*", ::regex::escape(matched)), "/"))
+        }
+        PathMatch::Prefix(_) | PathMatch::Exact(_) | PathMatch::Regex(_) => NewPath::Prefix(prefix.into()),
+    }
+}
+
+/// A backslash in the new text stands for itself, not for a group of the expression.
+fn substitute(expression: &str, with: &str) -> RegexMatchAndSubstitute {
+    RegexMatchAndSubstitute { pattern: Some(regex(expression)), substitution: with.replace('\\', r"\\") }
+}
+
+fn additions(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
+    let option = |append: HeaderAppendAction| {
+        move |(name, value): &(outrigger_core::Name, outrigger_core::Name)| HeaderValueOption {
+            header: Some(HeaderValue { key: name.to_string(), value: value.to_string(), ..Default::default() }),
+            append_action: append as i32,
+            ..Default::default()
+        }
+    };
+    let set = changes.set.iter().map(option(HeaderAppendAction::OverwriteIfExistsOrAdd));
+    set.chain(changes.add.iter().map(option(HeaderAppendAction::AppendIfExistsOrAdd))).collect()
+}
+
+fn cors_policy(cors: &Cors) -> Any {
+    let Cors { allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age } = cors;
+    let origin = |origin: &outrigger_core::Name| match origin.as_ref() {
+        "*" => matching(".*"),
+        plain if !plain.contains('*') => exact(plain),
+        // `https://*.example.com`: any labels before, at least one.
+        wild => {
+            let parts: Vec<_> = wild.split('*').map(::regex::escape).collect();
+            matching(&parts.join("[A-Za-z0-9._-]+"))
+        }
+    };
+    let policy = CorsPolicy {
+        allow_origin_string_match: allow_origins.iter().map(origin).collect(),
+        allow_methods: allow_methods.join(","),
+        allow_headers: allow_headers.join(","),
+        expose_headers: expose_headers.join(","),
+        max_age: max_age.as_secs().to_string(),
+        allow_credentials: boolean(*allow_credentials),
+        ..Default::default()
+    };
+    any(type_url::CORS_POLICY, &policy)
+}
+
+/// Whether any route answers other origins, so that the listener needs the filter.
+pub(super) fn uses_cors(routes: &[Route]) -> bool {
+    routes.iter().any(|route| route.action.filters.cors.is_some())
+}

@@ -1,0 +1,371 @@
+//! The catalogue of all that can be asked for: translated when somebody asks, kept until the mesh changes under it.
+//!
+//! One for the process, asked by every stream. A change costs the resources of the services that changed: they are
+//! dropped here, and [`Affected`] says whom to wake. Two clients that ask for the same get the same bytes. What does
+//! not exist is not remembered, so that invented names cost nothing; what exists is bounded by the mesh.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use outrigger_core::Name;
+use outrigger_core::identity::TrustDomain;
+
+use super::destination::{Destination, Target};
+use super::resource::{Kind, Resource};
+use super::{cluster, endpoint, inbound, listener, route};
+use crate::model::mesh::{Changed, Mesh};
+use crate::model::registration::{WorkloadEntry, WorkloadKey};
+use crate::model::service::{Reach, Service, ServiceKey};
+
+/// What is the same for the whole mesh.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The DNS suffix of services, without `svc.`: `cluster.local`.
+    pub cluster_domain: Name,
+    /// Whose identities the workloads have.
+    pub trust_domain: TrustDomain,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Viewer {
+    /// The workload: its namespace decides what names mean, itself what its inbound side is.
+    pub workload: WorkloadKey,
+    /// Whether `*` means the whole mesh.
+    pub mode: Mode,
+}
+
+impl Viewer {
+    fn namespace(&self) -> &str {
+        self.workload.identity.namespace()
+    }
+}
+
+/// How a proxy learns of destinations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By asking for each that its application calls.
+    OnDemand,
+    /// By being told of all.
+    Wildcard,
+}
+
+/// What the answer for a name can change with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Dependency {
+    /// A service of this name.
+    Service(ServiceKey),
+    /// Whoever has this address as cluster IP.
+    Ip(IpAddr),
+    /// Whoever has an endpoint here.
+    Endpoint(SocketAddr),
+    /// The registration of a workload.
+    Workload(WorkloadKey),
+    /// Any service.
+    Mesh,
+}
+
+/// Which resources a change touches.
+#[derive(Debug, Default)]
+pub struct Affected {
+    /// What changed, and the kinds that it can show in.
+    pub dependencies: Vec<(Dependency, BTreeSet<Kind>)>,
+    /// The names by which who watches everything knows what changed.
+    pub names: Vec<(Kind, Name)>,
+    /// The inbound resources of changed workloads.
+    pub inbound: Vec<(WorkloadKey, Vec<(Kind, Name)>)>,
+}
+
+/// The catalogue.
+#[derive(Debug)]
+pub struct Catalog {
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// None until every source has synced.
+    mesh: Option<Arc<Mesh>>,
+    cache: HashMap<ServiceKey, HashMap<Name, Vec<Cached>>>,
+}
+
+/// A translated resource. Where routes of a consumer namespace make a difference it is for that namespace alone.
+#[derive(Debug)]
+struct Cached {
+    namespace: Option<Name>,
+    resource: Arc<Resource>,
+}
+
+impl Catalog {
+    /// An empty catalogue, which is not ready.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, state: Mutex::default() }
+    }
+
+    /// Whether there is a mesh to answer from.
+    pub fn is_ready(&self) -> bool {
+        self.state().mesh.is_some()
+    }
+
+    /// Takes the next version of the mesh, and says what it touches.
+    pub fn publish(&self, mesh: Arc<Mesh>) -> Affected {
+        let mut state = self.state();
+        let old = state.mesh.replace(Arc::clone(&mesh)).unwrap_or_default();
+        let changed = mesh.changes(&old);
+        state.forget(&changed);
+        drop(state);
+        self.affected(&changed, &old, &mesh)
+    }
+
+    /// The resource of this name for this viewer, if there is one.
+    pub fn resource(&self, viewer: &Viewer, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        let mesh = self.state().mesh.clone()?;
+        if name.starts_with(inbound::PREFIX) {
+            return self.inbound(&mesh, viewer, kind, name);
+        }
+        let target = self.target(&mesh, viewer, kind, name)?;
+        let service = Arc::clone(&mesh.service(&target.service)?.service);
+        if !exists(&mesh, &service, &target) {
+            return None;
+        }
+        let namespace = consumer(&mesh, &target, kind, viewer.namespace());
+        if let Some(found) = self.state().cached(&target.service, kind, name, namespace.as_deref()) {
+            return Some(found);
+        }
+        let made = self.translate(&mesh, &service, &target, viewer, (kind, name))?;
+        let mut state = self.state();
+        // Made from a mesh that is no longer the latest, it answers this once; a change is on its way to the asker.
+        if state.mesh.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &mesh)) {
+            let names = state.cache.entry(target.service).or_default();
+            let cached = Cached { namespace, resource: Arc::clone(&made) };
+            names.entry(made.name.clone()).or_default().push(cached);
+        }
+        Some(made)
+    }
+
+    /// The names that `*` means: the viewer's own inbound side, and every service if it watches all.
+    pub fn wildcard(&self, viewer: &Viewer, kind: Kind) -> Vec<Name> {
+        let Some(mesh) = self.state().mesh.clone() else { return Vec::new() };
+        let own = mesh.workload(&viewer.workload).map(|workload| inbound_names(workload, kind));
+        let mut names = own.unwrap_or_default();
+        if viewer.mode == Mode::Wildcard && kind.has_wildcard() {
+            let services = mesh.services().map(|(_, entry)| entry.service.as_ref());
+            names.extend(services.flat_map(|service| self.canonical_names(service)));
+        }
+        names
+    }
+
+    /// Whether `*` means this name, if it exists at all.
+    pub fn in_wildcard(&self, viewer: &Viewer, kind: Kind, name: &str) -> bool {
+        let canonical = || Target::parse(name, &self.settings.cluster_domain).is_some_and(|t| t.only.is_none());
+        kind.has_wildcard()
+            && (name.starts_with(inbound::PREFIX) || (viewer.mode == Mode::Wildcard && canonical()))
+    }
+
+    /// What the answer for a name can change with: fixed by the name, whether or not it exists today.
+    pub fn dependencies(&self, viewer: &Viewer, kind: Kind, name: &str) -> Vec<Dependency> {
+        let domain = &self.settings.cluster_domain;
+        if name == "*" && kind.has_wildcard() {
+            let all = (viewer.mode == Mode::Wildcard).then_some(Dependency::Mesh);
+            return all.into_iter().chain([Dependency::Workload(viewer.workload.clone())]).collect();
+        }
+        if name.starts_with(inbound::PREFIX) {
+            return vec![Dependency::Workload(viewer.workload.clone())];
+        }
+        if kind != Kind::Listener {
+            let target = Target::parse(name, domain);
+            return target.into_iter().map(|target| Dependency::Service(target.service)).collect();
+        }
+        match Destination::parse(name, viewer.namespace(), domain) {
+            Some(Destination::Service(key, _)) => vec![Dependency::Service(key)],
+            Some(Destination::Address(address)) => {
+                vec![Dependency::Ip(address.ip()), Dependency::Endpoint(address)]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// What a name means in this mesh. An address is a service's, or else that of one endpoint.
+    fn target(&self, mesh: &Mesh, viewer: &Viewer, kind: Kind, name: &str) -> Option<Target> {
+        let domain = &self.settings.cluster_domain;
+        if kind != Kind::Listener {
+            return Target::parse(name, domain);
+        }
+        let address = match Destination::parse(name, viewer.namespace(), domain)? {
+            Destination::Service(key, port) => return Some(Target::service(key, port)),
+            Destination::Address(address) => address,
+        };
+        if let Some(key) = mesh.service_by_ip(&address.ip()) {
+            return Some(Target::service(key.clone(), address.port()));
+        }
+        let (service, port) = mesh.services_by_endpoint(&address).into_iter().next()?;
+        Some(Target { service, port, only: Some(address) })
+    }
+
+    fn translate(
+        &self,
+        mesh: &Mesh,
+        service: &Service,
+        target: &Target,
+        viewer: &Viewer,
+        (kind, name): (Kind, &str),
+    ) -> Option<Arc<Resource>> {
+        let Settings { cluster_domain, trust_domain } = &self.settings;
+        let port = service.port(target.port)?;
+        let namespace = viewer.namespace();
+        Some(match kind {
+            Kind::Cluster => {
+                let domains = (trust_domain, cluster_domain.as_ref());
+                Resource::new(kind, name, &cluster::cluster(mesh, target, service, port, domains))
+            }
+            Kind::Endpoints => {
+                Resource::new(kind, name, &endpoint::load_assignment(mesh, target, cluster_domain))
+            }
+            Kind::Listener => {
+                let made = listener::destination(mesh, name, target, port, namespace, cluster_domain);
+                Resource::new(kind, name, &made)
+            }
+            Kind::Route => {
+                let made = route::route_configuration(mesh, target, namespace, cluster_domain)?;
+                Resource::new(kind, name, &made)
+            }
+        })
+    }
+
+    /// A viewer's own inbound side. Nobody else asks for it, so it is not kept.
+    fn inbound(&self, mesh: &Mesh, viewer: &Viewer, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        let workload = mesh.workload(&viewer.workload)?;
+        let domain = &self.settings.cluster_domain;
+        match kind {
+            Kind::Listener => {
+                Some(Resource::new(kind, name, &inbound::listener(mesh, workload, name, domain)?))
+            }
+            Kind::Cluster => Some(Resource::new(kind, name, &inbound::application(mesh, workload, name)?)),
+            Kind::Endpoints | Kind::Route => None,
+        }
+    }
+
+    fn canonical_names(&self, service: &Service) -> Vec<Name> {
+        match service.reach {
+            Reach::ExternalName(_) => Vec::new(),
+            Reach::ClusterIps(_) | Reach::Headless => {
+                listener::canonical_names(service, &self.settings.cluster_domain).collect()
+            }
+        }
+    }
+
+    fn affected(&self, changed: &Changed, old: &Mesh, new: &Mesh) -> Affected {
+        let Changed { services, endpoints, routes, workloads } = changed;
+        let kinds: [(&[ServiceKey], &[Kind]); 3] =
+            [(services, &Kind::ALL), (endpoints, &ENDPOINT_KINDS), (routes, &ROUTE_KINDS)];
+        let mut touched: HashMap<&ServiceKey, BTreeSet<Kind>> = HashMap::new();
+        for (keys, kinds) in kinds {
+            keys.iter().for_each(|key| touched.entry(key).or_default().extend(kinds));
+        }
+        let mut affected = Affected::default();
+        let mut workloads: BTreeSet<_> = workloads.iter().cloned().collect();
+        for (key, kinds) in touched {
+            // Endpoints by address come and go with the service's endpoints; its listener may then be another's.
+            let direct: BTreeSet<_> = kinds.iter().copied().chain([Kind::Listener]).collect();
+            let addresses = reach_of(old, key).chain(reach_of(new, key));
+            affected.dependencies.extend(addresses.map(|reach| (reach, direct.clone())));
+            let names: BTreeSet<_> =
+                [old, new].iter().filter_map(|mesh| mesh.service(key)).flat_map(|entry| self.canonical_names(&entry.service)).collect();
+            let wild = kinds.iter().filter(|kind| kind.has_wildcard());
+            affected.names.extend(wild.flat_map(|kind| names.iter().map(|name| (*kind, name.clone()))));
+            // What the service says of a port's protocol shows in the listeners of those who serve it.
+            if services.binary_search(key).is_ok() {
+                workloads.extend(new.registrations().of_service(key).iter().map(|workload| workload.key.clone()));
+            }
+            affected.dependencies.push((Dependency::Service(key.clone()), kinds));
+        }
+        if !affected.names.is_empty() {
+            affected.dependencies.push((Dependency::Mesh, BTreeSet::from(Kind::ALL)));
+        }
+        for key in workloads {
+            let entries = [old, new].into_iter().filter_map(|mesh| mesh.workload(&key));
+            let names = entries.flat_map(|entry| {
+                Kind::ALL.into_iter().flat_map(|kind| inbound_names(entry, kind).into_iter().map(move |n| (kind, n)))
+            });
+            let names: BTreeSet<_> = names.collect();
+            affected.inbound.push((key, names.into_iter().collect()));
+        }
+        affected
+    }
+
+    /// The state; no code that holds the lock can panic half-way through a change of it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kinds in which endpoints show: clusters name the identities of theirs.
+const ENDPOINT_KINDS: [Kind; 2] = [Kind::Cluster, Kind::Endpoints];
+/// The kinds in which routes show.
+const ROUTE_KINDS: [Kind; 2] = [Kind::Listener, Kind::Route];
+
+impl State {
+    fn cached(&self, service: &ServiceKey, kind: Kind, name: &str, namespace: Option<&str>) -> Option<Arc<Resource>> {
+        let all = self.cache.get(service)?.get(name)?;
+        let same = |cached: &&Cached| cached.resource.kind == kind && cached.namespace.as_deref() == namespace;
+        all.iter().find(same).map(|cached| Arc::clone(&cached.resource))
+    }
+
+    fn forget(&mut self, changed: &Changed) {
+        let Changed { services, endpoints, routes, workloads: _ } = changed; // inbound resources are not kept
+        for key in services {
+            self.cache.remove(key);
+        }
+        for (keys, kinds) in [(endpoints, ENDPOINT_KINDS), (routes, ROUTE_KINDS)] {
+            for key in keys {
+                let Some(names) = self.cache.get_mut(key) else { continue };
+                names.retain(|_, all| {
+                    all.retain(|cached| !kinds.contains(&cached.resource.kind));
+                    !all.is_empty()
+                });
+            }
+        }
+    }
+}
+
+/// Whether there is such a port, and such an endpoint if one is meant. What is outside the mesh has no resources.
+fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
+    let endpoint = |only| mesh.services_by_endpoint(&only).contains(&(target.service.clone(), target.port));
+    !matches!(service.reach, Reach::ExternalName(_))
+        && service.port(target.port).is_some()
+        && target.only.is_none_or(endpoint)
+}
+
+/// The namespace, where its routes make the resource one of its own.
+fn consumer(mesh: &Mesh, target: &Target, kind: Kind, namespace: &str) -> Option<Name> {
+    if !ROUTE_KINDS.contains(&kind) {
+        return None;
+    }
+    let entry = mesh.service(&target.service)?;
+    let (_, routes) = entry.routes.ports.iter().find(|(port, _)| *port == target.port)?;
+    routes.consumers.get_key_value(namespace).map(|(namespace, _)| namespace.clone())
+}
+
+/// The inbound names of a workload among one kind.
+fn inbound_names(workload: &WorkloadEntry, kind: Kind) -> Vec<Name> {
+    match kind {
+        Kind::Listener => inbound::listener_names(workload),
+        Kind::Cluster => inbound::application_names(workload),
+        Kind::Endpoints | Kind::Route => Vec::new(),
+    }
+}
+
+/// The addresses under which clients know a service: its own, and those of its endpoints.
+fn reach_of<'a>(mesh: &'a Mesh, key: &'a ServiceKey) -> impl Iterator<Item = Dependency> + 'a {
+    let entry = mesh.service(key);
+    let ips = entry.into_iter().flat_map(|entry| entry.service.cluster_ips()).map(|ip| Dependency::Ip(*ip));
+    let sliced = entry.into_iter().flat_map(|entry| &entry.endpoints.ports).flat_map(|(_, all)| all.iter());
+    let registered = mesh.registrations().of_service(key).iter().flat_map(|workload| &workload.ports);
+    ips.chain(sliced.map(|endpoint| Dependency::Endpoint(endpoint.address)))
+        .chain(registered.map(|port| Dependency::Endpoint(port.advertised)))
+}
+
+#[cfg(test)]
+mod tests;

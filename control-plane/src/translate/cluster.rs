@@ -1,0 +1,147 @@
+//! CDS: how the endpoints of a service port are reached.
+
+use std::collections::{BTreeSet, HashMap};
+
+use outrigger_core::identity::{IdentityError, SpiffeId, TrustDomain};
+use outrigger_proto::xds::cluster::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
+};
+use outrigger_proto::xds::cluster::Cluster;
+use outrigger_proto::xds::core::{Http1ProtocolOptions, Http2ProtocolOptions};
+use outrigger_proto::xds::protobuf::{Any, Struct};
+use outrigger_proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+use outrigger_proto::xds::tls::subject_alt_name_matcher::SanType;
+use outrigger_proto::xds::tls::{
+    CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
+};
+use outrigger_proto::xds::type_url;
+use outrigger_proto::xds::upstream_http::HttpProtocolOptions;
+use outrigger_proto::xds::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
+use outrigger_proto::xds::upstream_http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
+
+use super::destination::{Target, host};
+use super::endpoint::endpoints;
+use super::wire::{ads, any, duration, empty, exact, field, secret, transport_socket};
+use super::defaults;
+use crate::model::mesh::Mesh;
+use crate::model::service::{AppProtocol, Service, ServicePort};
+
+/// The key of HTTP options among a cluster's protocol options.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The cluster of a service port, or of one endpoint of it.
+pub(super) fn cluster(
+    mesh: &Mesh,
+    target: &Target,
+    service: &Service,
+    port: &ServicePort,
+    (trust_domain, cluster_domain): (&TrustDomain, &str),
+) -> Cluster {
+    let name = target.name(cluster_domain);
+    Cluster {
+        name: name.to_string(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: ads(), ..Default::default() }),
+        connect_timeout: duration(defaults::CONNECT_TIMEOUT),
+        circuit_breakers: Some(defaults::circuit_breakers()),
+        // Where there is one endpoint and no other, ejecting it would only turn slow into impossible.
+        outlier_detection: target.only.is_none().then(defaults::outlier_detection),
+        load_balancing_policy: Some(defaults::load_balancing_policy()),
+        typed_extension_protocol_options: protocol_options(port.protocol),
+        transport_socket_matches: vec![
+            TransportSocketMatch {
+                name: "outrigger-mtls".into(),
+                r#match: Some(field("outrigger", "mtls")),
+                transport_socket: transport_socket(
+                    "envoy.transport_sockets.tls",
+                    upstream_tls(mesh, target, service, trust_domain, cluster_domain),
+                ),
+            },
+            TransportSocketMatch {
+                name: "plaintext".into(),
+                r#match: Some(Struct::default()),
+                transport_socket: transport_socket(
+                    "envoy.transport_sockets.raw_buffer",
+                    empty(type_url::RAW_BUFFER),
+                ),
+            },
+        ],
+        ..Default::default()
+    }
+}
+
+/// What is spoken to the application itself: HTTP/2 where it said so, else HTTP/1.1; opaque bytes have no options.
+pub(super) fn protocol_options(protocol: AppProtocol) -> HashMap<String, Any> {
+    let config = match protocol {
+        AppProtocol::H2c | AppProtocol::Grpc => {
+            ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())
+        }
+        AppProtocol::Http | AppProtocol::Detect => {
+            ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())
+        }
+        AppProtocol::Tcp => return HashMap::new(),
+    };
+    let explicit = ExplicitHttpConfig { protocol_config: Some(config) };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
+        ..Default::default()
+    };
+    HashMap::from([(HTTP_OPTIONS.into(), any(type_url::HTTP_PROTOCOL_OPTIONS, &options))])
+}
+
+fn upstream_tls(
+    mesh: &Mesh,
+    target: &Target,
+    service: &Service,
+    trust_domain: &TrustDomain,
+    cluster_domain: &str,
+) -> Any {
+    let san = |identity: &SpiffeId| SubjectAltNameMatcher {
+        san_type: SanType::Uri as i32,
+        matcher: Some(exact(identity.as_str())),
+        ..Default::default()
+    };
+    let validation = CertificateValidationContext {
+        match_typed_subject_alt_names: identities(mesh, target, service, trust_domain).iter().map(san).collect(),
+        ..Default::default()
+    };
+    let context = UpstreamTlsContext {
+        sni: host(&target.service, cluster_domain),
+        common_tls_context: Some(CommonTlsContext {
+            // The proxy offers of these what it is going to speak: requests, upgrades, opaque bytes.
+            alpn_protocols: ["h2", "http/1.1", "outrigger-tcp"].map(String::from).to_vec(),
+            tls_certificate_sds_secret_configs: vec![secret("default")],
+            validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+                CombinedCertificateValidationContext {
+                    default_validation_context: Some(validation),
+                    validation_context_sds_secret_config: Some(secret("ROOTCA")),
+                    ..Default::default()
+                },
+            )),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    any(type_url::UPSTREAM_TLS_CONTEXT, &context)
+}
+
+/// Who may serve: the accounts that the service names, and who does serve it. Where nobody is known there is one that
+/// nobody can be, for an empty list would let in everybody of the mesh.
+fn identities(
+    mesh: &Mesh,
+    target: &Target,
+    service: &Service,
+    trust_domain: &TrustDomain,
+) -> BTreeSet<SpiffeId> {
+    let account = |name: &str| -> Result<SpiffeId, IdentityError> {
+        SpiffeId::new(trust_domain.clone(), &service.key.namespace, name)
+    };
+    let serving = endpoints(mesh, target);
+    let mut all: BTreeSet<_> =
+        serving.iter().filter_map(|endpoint| endpoint.peer.identity().cloned()).collect();
+    all.extend(service.service_accounts.iter().filter_map(|name| account(name).ok()));
+    if all.is_empty() {
+        all.extend(account("nobody.outrigger.invalid"));
+    }
+    all
+}

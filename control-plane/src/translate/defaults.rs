@@ -1,0 +1,110 @@
+//! Everything that the mesh gives to who sets nothing. In the proxy an absent field means what it means in Envoy, so
+//! each default is written into the resources, here and nowhere else.
+
+use std::time::Duration;
+
+use outrigger_proto::xds::cluster::circuit_breakers::Thresholds;
+use outrigger_proto::xds::cluster::circuit_breakers::thresholds::RetryBudget;
+use outrigger_proto::xds::cluster::{
+    CircuitBreakers, LoadBalancingPolicy, OutlierDetection, load_balancing_policy,
+};
+use outrigger_proto::xds::core::TypedExtensionConfig;
+use outrigger_proto::xds::route::RetryPolicy;
+use outrigger_proto::xds::route::retry_policy::RetryBackOff;
+use outrigger_proto::xds::type_url;
+use outrigger_proto::xds::types::Percent;
+
+use super::wire::{boolean, duration, empty, uint};
+use crate::model::route::Retry;
+
+/// To connect to an endpoint.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// To tell HTTP from other bytes where nothing says which it is. A server that speaks first costs a new client this
+/// once, until the verdict is remembered.
+pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// Tries after the first.
+const RETRIES: u32 = 2;
+/// The least time before the next try, and how many times that the most.
+const BACKOFF: Duration = Duration::from_millis(25);
+const BACKOFF_SPREAD: u32 = 10;
+/// What is tried again. `idempotent-failure` is Outrigger's own (others ignore it): of an idempotent method, a reset
+/// or disconnect before the response's head, or a 503 (RFC 9110, section 9.2.2).
+const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,idempotent-failure";
+
+/// The retries of a route: its own words (GEP-1731) over the mesh's.
+pub(super) fn retry_policy(own: Option<&Retry>, per_try: Option<Duration>) -> RetryPolicy {
+    let codes = own.map_or(&[][..], |retry| &retry.codes);
+    let backoff = own.and_then(|retry| retry.backoff).unwrap_or(BACKOFF);
+    let attempts = own.and_then(|retry| retry.attempts).unwrap_or(RETRIES);
+    let statuses = if codes.is_empty() { "" } else { ",retriable-status-codes" };
+    RetryPolicy {
+        retry_on: format!("{RETRY_ON}{statuses}"),
+        num_retries: uint(attempts),
+        per_try_timeout: per_try.and_then(duration),
+        retriable_status_codes: codes.iter().map(|code| u32::from(*code)).collect(),
+        retry_back_off: Some(RetryBackOff {
+            base_interval: duration(backoff),
+            max_interval: duration(backoff.saturating_mul(BACKOFF_SPREAD)),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Bulkheads, and the budget that keeps retries from making an outage worse: 20 % of the requests in flight, and
+/// three that a quiet service may always have.
+pub(super) fn circuit_breakers() -> CircuitBreakers {
+    let budget = RetryBudget {
+        budget_percent: Some(Percent { value: 20.0 }),
+        min_retry_concurrency: uint(3),
+        ..Default::default()
+    };
+    CircuitBreakers {
+        thresholds: vec![Thresholds {
+            max_connections: uint(1024),
+            max_pending_requests: uint(1024),
+            max_requests: uint(10_000),
+            retry_budget: Some(budget),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// Ejection on consecutive failures. What compares endpoints by rates is off: it needs more traffic than most services
+/// have.
+pub(super) fn outlier_detection() -> OutlierDetection {
+    OutlierDetection {
+        consecutive_5xx: uint(5),
+        enforcing_consecutive_5xx: uint(100),
+        consecutive_gateway_failure: uint(5),
+        enforcing_consecutive_gateway_failure: uint(100),
+        split_external_local_origin_errors: true,
+        consecutive_local_origin_failure: uint(5),
+        enforcing_consecutive_local_origin_failure: uint(100),
+        enforcing_success_rate: uint(0),
+        enforcing_local_origin_success_rate: uint(0),
+        enforcing_failure_percentage: uint(0),
+        enforcing_failure_percentage_local_origin: uint(0),
+        base_ejection_time: duration(Duration::from_secs(5)),
+        max_ejection_time: duration(Duration::from_secs(60)),
+        max_ejection_percent: uint(50),
+        always_eject_one_host: boolean(false),
+        ..Default::default()
+    }
+}
+
+/// Two choices by peak EWMA; who does not know it takes two choices by requests in flight.
+pub(super) fn load_balancing_policy() -> LoadBalancingPolicy {
+    let policy = |name: &str, type_url| load_balancing_policy::Policy {
+        typed_extension_config: Some(TypedExtensionConfig {
+            name: name.into(),
+            typed_config: Some(empty(type_url)),
+        }),
+    };
+    LoadBalancingPolicy {
+        policies: vec![
+            policy("outrigger.lb.peak_ewma", type_url::PEAK_EWMA),
+            policy("envoy.load_balancing_policies.least_request", type_url::LEAST_REQUEST),
+        ],
+    }
+}

@@ -1,0 +1,122 @@
+//! EDS: the endpoints of a service port, by zone.
+//!
+//! The messages here are those of `envoy.config.endpoint.v3` with ordered maps in place of the generated ones, since
+//! an endpoint's metadata has several entries and a resource must encode to the same bytes every time.
+
+use std::collections::BTreeMap;
+
+use outrigger_proto::xds::core::{HealthStatus, Locality};
+use outrigger_proto::xds::endpoint::Endpoint as WireEndpoint;
+use outrigger_proto::xds::protobuf::{UInt32Value, Value};
+use prost::Message;
+
+use super::destination::Target;
+use super::wire::{socket_address, text, uint};
+use crate::model::endpoint::{Endpoint, EndpointHealth};
+use crate::model::mesh::Mesh;
+
+/// The key of the endpoint metadata that transport socket matches look at.
+pub(super) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+/// The load assignment of a cluster.
+///
+/// What is not ready is left out: it takes nothing. One endpoint, called by its own address, is there in whatever
+/// state: whoever dialled it has decided.
+pub(super) fn load_assignment(mesh: &Mesh, target: &Target, cluster_domain: &str) -> LoadAssignment {
+    let not_ready = mesh.service(&target.service).is_some_and(|entry| entry.service.publish_not_ready);
+    let mut zones: BTreeMap<Option<outrigger_core::Name>, Vec<LbEndpoint>> = BTreeMap::new();
+    for endpoint in endpoints(mesh, target) {
+        let health = match endpoint.health {
+            EndpointHealth::Ready => HealthStatus::Healthy,
+            EndpointHealth::Draining => HealthStatus::Draining,
+            EndpointHealth::NotReady if not_ready || target.only.is_some() => HealthStatus::Healthy,
+            EndpointHealth::NotReady => continue,
+        };
+        zones.entry(endpoint.zone.clone()).or_default().push(lb_endpoint(&endpoint, health));
+    }
+    LoadAssignment {
+        cluster_name: target.name(cluster_domain).to_string(),
+        endpoints: zones.into_iter().map(|(zone, endpoints)| locality(zone.as_deref(), endpoints)).collect(),
+    }
+}
+
+/// The endpoints that a cluster's name means.
+pub(super) fn endpoints(mesh: &Mesh, target: &Target) -> Vec<Endpoint> {
+    let mut endpoints = mesh.endpoints(&target.service, target.port);
+    endpoints.retain(|endpoint| target.only.is_none_or(|only| endpoint.address == only));
+    endpoints
+}
+
+/// A zone weighs as much as it has endpoints. Without a weight gRPC ignores it.
+fn locality(zone: Option<&str>, endpoints: Vec<LbEndpoint>) -> LocalityEndpoints {
+    LocalityEndpoints {
+        locality: Some(Locality { zone: zone.unwrap_or_default().into(), ..Default::default() }),
+        load_balancing_weight: uint(u32::try_from(endpoints.len()).unwrap_or(u32::MAX)),
+        lb_endpoints: endpoints,
+    }
+}
+
+fn lb_endpoint(endpoint: &Endpoint, health: HealthStatus) -> LbEndpoint {
+    let identity = endpoint.peer.identity().map(|identity| identity.as_str());
+    let known = [
+        ("spiffe_id", identity),
+        ("instance", endpoint.instance.as_deref()),
+        ("version", endpoint.version.as_deref()),
+    ];
+    let workload = known.into_iter().filter_map(|(key, value)| Some((key.into(), text(value?)))).collect();
+    let mut metadata = BTreeMap::from([("outrigger.workload".into(), Fields { fields: workload })]);
+    if identity.is_some() {
+        let fields = BTreeMap::from([("outrigger".into(), text("mtls"))]);
+        metadata.insert(SOCKET_MATCH.into(), Fields { fields });
+    }
+    LbEndpoint {
+        endpoint: Some(WireEndpoint { address: socket_address(endpoint.address), ..Default::default() }),
+        health_status: health as i32,
+        metadata: Some(Metadata { filter_metadata: metadata }),
+    }
+}
+
+/// `envoy.config.endpoint.v3.ClusterLoadAssignment`, as much of it as is used.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LoadAssignment {
+    #[prost(string, tag = "1")]
+    cluster_name: String,
+    #[prost(message, repeated, tag = "2")]
+    endpoints: Vec<LocalityEndpoints>,
+}
+
+/// `envoy.config.endpoint.v3.LocalityLbEndpoints`.
+#[derive(Clone, PartialEq, Message)]
+struct LocalityEndpoints {
+    #[prost(message, optional, tag = "1")]
+    locality: Option<Locality>,
+    #[prost(message, repeated, tag = "2")]
+    lb_endpoints: Vec<LbEndpoint>,
+    #[prost(message, optional, tag = "3")]
+    load_balancing_weight: Option<UInt32Value>,
+}
+
+/// `envoy.config.endpoint.v3.LbEndpoint`.
+#[derive(Clone, PartialEq, Message)]
+struct LbEndpoint {
+    #[prost(message, optional, tag = "1")]
+    endpoint: Option<WireEndpoint>,
+    #[prost(int32, tag = "2")]
+    health_status: i32,
+    #[prost(message, optional, tag = "3")]
+    metadata: Option<Metadata>,
+}
+
+/// `envoy.config.core.v3.Metadata`.
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(btree_map = "string, message", tag = "1")]
+    filter_metadata: BTreeMap<String, Fields>,
+}
+
+/// `google.protobuf.Struct`.
+#[derive(Clone, PartialEq, Message)]
+struct Fields {
+    #[prost(btree_map = "string, message", tag = "1")]
+    fields: BTreeMap<String, Value>,
+}

@@ -1,0 +1,121 @@
+//! LDS, the client side: the listener of a destination, without an address, as gRPC defined the shape.
+
+use outrigger_core::Name;
+use outrigger_proto::xds::hcm::http_connection_manager::{RouteSpecifier, UpgradeConfig};
+use outrigger_proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
+use outrigger_proto::xds::listener::{
+    ApiListener, Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter,
+};
+use outrigger_proto::xds::tcp_proxy::TcpProxy;
+use outrigger_proto::xds::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
+use outrigger_proto::xds::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
+use outrigger_proto::xds::type_url;
+
+use super::action::{CORS_FILTER, INVALID_BACKEND, cluster_name, uses_cors};
+use super::defaults::DETECTION_TIMEOUT;
+use super::destination::Target;
+use super::wire::{ads, any, duration, empty};
+use crate::model::mesh::Mesh;
+use crate::model::route::{RouteTable, TcpRoute};
+use crate::model::service::{AppProtocol, ServicePort};
+
+/// The listener of the name that was asked for.
+pub(super) fn destination(
+    mesh: &Mesh,
+    asked: &str,
+    target: &Target,
+    port: &ServicePort,
+    namespace: &str,
+    cluster_domain: &str,
+) -> Listener {
+    let canonical = target.name(cluster_domain);
+    let table = mesh.routes(&target.service, target.port, namespace).filter(|_| target.only.is_none());
+    let mut listener = Listener { name: asked.into(), ..Default::default() };
+    let (http, tcp) = match (table.map(|table| table.as_ref()), port.protocol) {
+        (Some(RouteTable::Tcp(_)), _) | (_, AppProtocol::Tcp) => (false, true),
+        (_, AppProtocol::Detect) => (true, true),
+        (_, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => (true, false),
+    };
+    if http {
+        let cors = matches!(table.map(|table| table.as_ref()), Some(RouteTable::Http(routes)) if uses_cors(routes));
+        let rds = Rds { config_source: ads(), route_config_name: canonical.to_string() };
+        let manager = connection_manager(&canonical, RouteSpecifier::Rds(rds), cors);
+        listener.api_listener = Some(ApiListener {
+            api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)),
+        });
+    }
+    if tcp {
+        let clusters = match table.map(|table| table.as_ref()) {
+            Some(RouteTable::Tcp(route)) => weighted(route, cluster_domain),
+            Some(RouteTable::Http(_)) | None => ClusterSpecifier::Cluster(canonical.to_string()),
+        };
+        let proxy = tcp_filter(&canonical, clusters);
+        listener.default_filter_chain = Some(FilterChain { filters: vec![proxy], ..Default::default() });
+    }
+    if http && tcp {
+        listener.listener_filters = vec![ListenerFilter {
+            name: "envoy.filters.listener.http_inspector".into(),
+            config_type: Some(listener_filter::ConfigType::TypedConfig(empty(type_url::HTTP_INSPECTOR))),
+            ..Default::default()
+        }];
+        listener.listener_filters_timeout = duration(DETECTION_TIMEOUT);
+        // A server that speaks first waits for no bytes of the client: no verdict in time means opaque.
+        listener.continue_on_listener_filters_timeout = true;
+    }
+    listener
+}
+
+/// An HTTP connection manager with the filters that every one has.
+pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool) -> HttpConnectionManager {
+    let filter = |name: &str, type_url| HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(empty(type_url))),
+        ..Default::default()
+    };
+    let cors = cors.then(|| filter(CORS_FILTER, type_url::CORS));
+    HttpConnectionManager {
+        stat_prefix: stat.into(),
+        route_specifier: Some(routes),
+        http_filters: cors.into_iter().chain([filter("envoy.filters.http.router", type_url::ROUTER)]).collect(),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// The TCP proxy as a network filter.
+pub(super) fn tcp_filter(stat: &str, clusters: ClusterSpecifier) -> Filter {
+    let proxy =
+        TcpProxy { stat_prefix: stat.into(), cluster_specifier: Some(clusters), ..Default::default() };
+    network_filter("envoy.filters.network.tcp_proxy", any(type_url::TCP_PROXY, &proxy))
+}
+
+/// A network filter.
+pub(super) fn network_filter(name: &str, config: outrigger_proto::xds::protobuf::Any) -> Filter {
+    Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}
+
+/// The share of an invalid backend goes to a cluster that does not exist, and so is refused.
+fn weighted(route: &TcpRoute, cluster_domain: &str) -> ClusterSpecifier {
+    let live = route.backends.iter().filter(|backend| backend.weight > 0);
+    let mut clusters: Vec<_> = live
+        .map(|backend| ClusterWeight {
+            name: cluster_name(&backend.target, cluster_domain),
+            weight: backend.weight,
+            ..Default::default()
+        })
+        .collect();
+    match clusters.len() {
+        0 => ClusterSpecifier::Cluster(INVALID_BACKEND.into()),
+        1 => ClusterSpecifier::Cluster(clusters.remove(0).name),
+        _ => ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }),
+    }
+}
+
+/// The names that a wildcard means for a service: its ports by canonical name.
+pub(super) fn canonical_names(
+    service: &crate::model::service::Service,
+    cluster_domain: &str,
+) -> impl Iterator<Item = Name> {
+    let target = |port: &ServicePort| Target::service(service.key.clone(), port.number).name(cluster_domain);
+    service.ports.iter().map(target)
+}

@@ -1,0 +1,151 @@
+//! What translation makes: encoded resources with the hash of their content as version.
+//!
+//! Encoded once and shared by every stream that sends it. The version is the same on every replica and after every
+//! restart, so that a proxy that reconnects elsewhere is not sent what it already has.
+
+use std::fmt;
+use std::sync::Arc;
+
+use outrigger_core::Name;
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::type_url;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+/// The resource types that are served, in the order in which updates are pushed (make before break; xDS protocol,
+/// "Eventual consistency considerations"). Removals go in the opposite order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// CDS.
+    Cluster,
+    /// EDS.
+    Endpoints,
+    /// LDS.
+    Listener,
+    /// RDS.
+    Route,
+}
+
+impl Kind {
+    /// Every kind, in push order.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+
+    /// The kind that a type URL names, if it is one that is served.
+    pub fn from_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+
+    /// The type URL.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => type_url::CLUSTER,
+            Self::Endpoints => type_url::CLUSTER_LOAD_ASSIGNMENT,
+            Self::Listener => type_url::LISTENER,
+            Self::Route => type_url::ROUTE_CONFIGURATION,
+        }
+    }
+
+    /// Whether `*` means something for it: the protocol has wildcards for LDS and CDS only.
+    pub fn has_wildcard(self) -> bool {
+        matches!(self, Self::Cluster | Self::Listener)
+    }
+
+    /// The short name of the discovery service, for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cds",
+            Self::Endpoints => "eds",
+            Self::Listener => "lds",
+            Self::Route => "rds",
+        }
+    }
+}
+
+/// The first 8 bytes of the SHA-256 of an encoded resource; written as 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = Sha256::digest(bytes);
+        Self(digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    /// Reads back what [`fmt::Display`] wrote; anything else is no version of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let ours = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        ours.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An encoded resource.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name, as the client asked for it.
+    pub name: Name,
+    /// The hash of its content.
+    pub version: Version,
+    /// Its kind.
+    pub kind: Kind,
+    bytes: Vec<u8>,
+}
+
+impl Resource {
+    /// Encodes a message. It must encode to the same bytes every time: no map with two entries, or one that is
+    /// ordered.
+    pub fn new(kind: Kind, name: &str, message: &impl Message) -> Arc<Self> {
+        let bytes = message.encode_to_vec();
+        Arc::new(Self { name: name.into(), version: Version::of(&bytes), kind, bytes })
+    }
+
+    /// The resource as it stands in a response.
+    pub fn to_any(&self) -> Any {
+        Any { type_url: self.kind.type_url().into(), value: self.bytes.clone() }
+    }
+
+    /// The size of the encoded message in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Reads the message back, for tests.
+    #[cfg(test)]
+    pub(crate) fn decode<M: Message + Default>(&self) -> M {
+        M::decode(self.bytes.as_slice()).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_survives_the_wire_and_nothing_else_passes_for_one() {
+        let version = Version::of(b"bytes");
+        assert_eq!(Version::parse(&version.to_string()), Some(version));
+        for foreign in ["", "1", "0123456789ABCDEF", "+123456789abcdef", "0123456789abcdef0"] {
+            assert_eq!(Version::parse(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn type_urls_name_the_kinds_that_are_served() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_type_url(kind.type_url()), Some(kind));
+        }
+        assert_eq!(Kind::from_type_url("type.googleapis.com/unknown"), None);
+    }
+}

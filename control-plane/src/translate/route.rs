@@ -1,0 +1,43 @@
+//! RDS: the routes of one service port as the clients of one namespace use them.
+
+use outrigger_proto::xds::route::{Route, RouteConfiguration, VirtualHost};
+
+use super::action;
+use super::destination::Target;
+use crate::model::mesh::Mesh;
+use crate::model::route::RouteTable;
+
+/// The route configuration of this name, or none where the port carries opaque bytes. One endpoint, called by its own
+/// address, is reached without the service's routes (GEP-1294: they apply to the service's own addresses).
+pub(super) fn route_configuration(
+    mesh: &Mesh,
+    target: &Target,
+    namespace: &str,
+    cluster_domain: &str,
+) -> Option<RouteConfiguration> {
+    let name = target.name(cluster_domain);
+    let routes = match mesh.routes(&target.service, target.port, namespace).filter(|_| target.only.is_none()) {
+        None => vec![action::straight_to(format!("default/{name}"), &name)],
+        Some(table) => match table.as_ref() {
+            RouteTable::Http(routes) => {
+                routes.iter().map(|route| action::route(route, cluster_domain)).collect()
+            }
+            RouteTable::Tcp(_) => return None,
+        },
+    };
+    Some(configuration(&name, routes))
+}
+
+/// Routes for whatever host: the destination was chosen before.
+pub(super) fn configuration(name: &str, routes: Vec<Route>) -> RouteConfiguration {
+    RouteConfiguration {
+        name: name.into(),
+        virtual_hosts: vec![VirtualHost {
+            name: name.into(),
+            domains: vec!["*".into()],
+            routes,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}

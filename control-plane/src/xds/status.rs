@@ -1,0 +1,110 @@
+//! What every stream was told and what it refused, for `/status`.
+//!
+//! Taken when somebody asks, from the streams themselves; nothing is kept for it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::node::Node;
+use super::stream::Stream;
+use super::subscription::{Held, Subscription, Wildcard};
+use crate::translate::catalog::Mode;
+
+/// One stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamStatus {
+    /// `node.id`: the workload's instance.
+    pub node: String,
+    /// The SPIFFE ID of its certificate.
+    pub identity: String,
+    /// The namespace in that.
+    pub namespace: String,
+    /// `on-demand` or `wildcard`.
+    pub mode: &'static str,
+    /// When the stream began.
+    pub since: String,
+    /// Each resource type that it asked for.
+    pub types: Vec<TypeStatus>,
+}
+
+/// One resource type of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TypeStatus {
+    /// `cds`, `eds`, `lds` or `rds`.
+    pub kind: &'static str,
+    /// Whether all that `*` means is subscribed.
+    pub wildcard: bool,
+    /// A response waits for its answer.
+    pub waiting: bool,
+    /// Every name that is subscribed to or was sent.
+    pub resources: Vec<ResourceStatus>,
+}
+
+/// One resource as a stream knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResourceStatus {
+    /// Its name.
+    pub name: String,
+    /// The version sent last; none if there is no such resource, or nothing was sent yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<String>,
+    /// The version acknowledged last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acked: Option<String>,
+    /// The refusal that stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nacked: Option<NackStatus>,
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NackStatus {
+    /// The refused version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The client's words.
+    pub detail: String,
+    /// When.
+    pub since: String,
+}
+
+/// The status of one stream.
+pub(super) fn of(node: &Node, since: Timestamp, stream: &Stream) -> StreamStatus {
+    let workload = &node.viewer.workload;
+    StreamStatus {
+        node: workload.instance.to_string(),
+        identity: workload.identity.to_string(),
+        namespace: workload.identity.namespace().into(),
+        mode: match node.viewer.mode {
+            Mode::OnDemand => "on-demand",
+            Mode::Wildcard => "wildcard",
+        },
+        since: since.to_string(),
+        types: stream.kinds().iter().filter(|state| state.seen).map(of_type).collect(),
+    }
+}
+
+fn of_type(state: &Subscription) -> TypeStatus {
+    let mut names: Vec<_> = state.names.iter().chain(state.held.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let resource = |name: &outrigger_core::Name| ResourceStatus {
+        name: name.to_string(),
+        sent: match state.held.get(name) {
+            Some(Held::Version(version)) => Some(version.to_string()),
+            Some(Held::Foreign | Held::Absent) | None => None,
+        },
+        acked: state.acked.get(name).map(|version| version.to_string()),
+        nacked: state.nacks.get(name).map(|nack| NackStatus {
+            version: nack.version.map(|version| version.to_string()),
+            detail: nack.detail.clone(),
+            since: nack.since.to_string(),
+        }),
+    };
+    TypeStatus {
+        kind: state.kind.as_str(),
+        wildcard: state.wildcard != Wildcard::Off,
+        waiting: state.outstanding.is_some(),
+        resources: names.into_iter().map(resource).collect(),
+    }
+}
