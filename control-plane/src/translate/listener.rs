@@ -1,6 +1,7 @@
 //! LDS, the client side: the listener of a destination, without an address, as gRPC defined the shape.
 
 use outrigger_core::Name;
+use outrigger_proto::xds::core::TrafficDirection;
 use outrigger_proto::xds::hcm::http_connection_manager::{RouteSpecifier, UpgradeConfig};
 use outrigger_proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use outrigger_proto::xds::listener::{
@@ -12,7 +13,7 @@ use outrigger_proto::xds::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedClust
 use outrigger_proto::xds::type_url;
 
 use super::action::{CORS_FILTER, INVALID_BACKEND, cluster_name, uses_cors};
-use super::defaults::DETECTION_TIMEOUT;
+use super::defaults::{DETECTION_TIMEOUT, STREAM_IDLE_TIMEOUT};
 use super::destination::Target;
 use super::wire::{ads, any, duration, empty};
 use crate::model::mesh::Mesh;
@@ -30,19 +31,23 @@ pub(super) fn destination(
 ) -> Listener {
     let canonical = target.name(cluster_domain);
     let table = mesh.routes(&target.service, target.port, namespace).filter(|_| target.only.is_none());
-    let mut listener = Listener { name: asked.into(), ..Default::default() };
+    let mut listener = Listener {
+        name: asked.into(),
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Default::default()
+    };
     let (http, tcp) = match (table.map(|table| table.as_ref()), port.protocol) {
         (Some(RouteTable::Tcp(_)), _) | (_, AppProtocol::Tcp) => (false, true),
         (_, AppProtocol::Detect) => (true, true),
         (_, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => (true, false),
     };
     if http {
-        let cors = matches!(table.map(|table| table.as_ref()), Some(RouteTable::Http(routes)) if uses_cors(routes));
+        let cors =
+            matches!(table.map(|table| table.as_ref()), Some(RouteTable::Http(routes)) if uses_cors(routes));
         let rds = Rds { config_source: ads(), route_config_name: canonical.to_string() };
         let manager = connection_manager(&canonical, RouteSpecifier::Rds(rds), cors);
-        listener.api_listener = Some(ApiListener {
-            api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)),
-        });
+        listener.api_listener =
+            Some(ApiListener { api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)) });
     }
     if tcp {
         let clusters = match table.map(|table| table.as_ref()) {
@@ -76,7 +81,11 @@ pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool)
     HttpConnectionManager {
         stat_prefix: stat.into(),
         route_specifier: Some(routes),
-        http_filters: cors.into_iter().chain([filter("envoy.filters.http.router", type_url::ROUTER)]).collect(),
+        http_filters: cors
+            .into_iter()
+            .chain([filter("envoy.filters.http.router", type_url::ROUTER)])
+            .collect(),
+        stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
         ..Default::default()
     }

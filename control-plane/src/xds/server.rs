@@ -60,7 +60,8 @@ struct Session {
 impl Server {
     /// A server that serves nothing until the first [`publish`](Self::publish): streams are accepted and wait.
     pub fn new(settings: Settings) -> Self {
-        let shared = Shared { hub: Hub::new(settings), sessions: Mutex::default(), closing: AtomicBool::new(false) };
+        let shared =
+            Shared { hub: Hub::new(settings), sessions: Mutex::default(), closing: AtomicBool::new(false) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -254,3 +255,6 @@ fn refused(error: BadNode) -> Status {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,21 @@
+use std::collections::BTreeMap;
+
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 
 use super::*;
 use crate::model::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use crate::model::mesh::ServiceEntry;
-use crate::model::registration::WorkloadKey;
+use crate::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
 use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
 use crate::translate::catalog::Mode;
 
 fn entry(number: u32, endpoint: u16) -> ServiceEntry {
-    let port =
-        ServicePort { name: "".into(), number: 80, target: TargetPort::Number(80), protocol: AppProtocol::Http };
+    let port = ServicePort {
+        name: "".into(),
+        number: 80,
+        target: TargetPort::Number(80),
+        protocol: AppProtocol::Http,
+    };
     let endpoint = Endpoint {
         address: ([10, 0, (number >> 8) as u8, number as u8], endpoint).into(),
         health: EndpointHealth::Ready,
@@ -65,6 +71,51 @@ fn a_change_wakes_only_the_streams_that_use_what_changed() {
 }
 
 #[test]
+fn a_thousand_updates_among_ten_thousand_services_never_reach_a_proxy_that_uses_five() {
+    let hub = hub();
+    let mesh: Mesh = (0..10_000).map(|number| entry(number, 1)).collect();
+    hub.publish(Arc::new(mesh.clone()));
+    let viewer = viewer(Mode::OnDemand);
+    let streams: Vec<_> = (0..20).map(|_| hub.join()).collect();
+    for (id, _) in &streams {
+        let names = (0..5).flat_map(|n| Kind::ALL.map(|kind| (kind, name(n))));
+        hub.watch(*id, &viewer, &Interest { added: names.collect(), dropped: Vec::new() });
+    }
+    let mut registrations = Registrations::default();
+    for number in 0..1_000 {
+        registrations.insert(workload(number + 5));
+        hub.publish(Arc::new(mesh.with_registrations(registrations.clone())));
+    }
+    assert!(streams.iter().all(|(_, mailbox)| mailbox.take().is_empty()));
+    registrations.insert(workload(0));
+    hub.publish(Arc::new(mesh.with_registrations(registrations)));
+    for (_, mailbox) in &streams {
+        assert_eq!(mailbox.take(), BTreeSet::from([(Kind::Cluster, name(0)), (Kind::Endpoints, name(0))]));
+    }
+}
+
+/// An instance of one service.
+fn workload(number: u32) -> Arc<WorkloadEntry> {
+    let address = ([10, 1, (number >> 8) as u8, number as u8], 80).into();
+    let key = WorkloadKey { instance: format!("i{number}").into(), ..viewer(Mode::OnDemand).workload };
+    Arc::new(WorkloadEntry {
+        key,
+        ports: vec![WorkloadPort {
+            services: vec![ServiceKey::new("shop", format!("s{number}"))],
+            service_port: 80,
+            protocol: None,
+            advertised: address,
+            listen: address,
+            application: address,
+            original_destination: false,
+        }],
+        labels: BTreeMap::new(),
+        ready: true,
+        draining: false,
+    })
+}
+
+#[test]
 fn who_watches_everything_is_told_the_names_that_changed() {
     let hub = hub();
     hub.publish(mesh(0, 1));
@@ -78,7 +129,11 @@ fn who_watches_everything_is_told_the_names_that_changed() {
 fn a_stream_leaves_nothing_behind() {
     let hub = hub();
     let (viewer, (id, _mailbox)) = (viewer(Mode::Wildcard), hub.join());
-    let all = vec![(Kind::Cluster, "*".into()), (Kind::Listener, "s1:80".into()), (Kind::Listener, "10.0.0.1:80".into())];
+    let all = vec![
+        (Kind::Cluster, "*".into()),
+        (Kind::Listener, "s1:80".into()),
+        (Kind::Listener, "10.0.0.1:80".into()),
+    ];
     hub.watch(id, &viewer, &Interest { added: all.clone(), dropped: Vec::new() });
     assert!(hub.watchers() > 1);
     hub.leave(id, &viewer, all);

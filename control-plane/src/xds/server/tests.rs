@@ -1,0 +1,167 @@
+use outrigger_core::identity::{SpiffeId, TrustDomain};
+use outrigger_proto::xds::core::Node as WireNode;
+use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outrigger_proto::xds::rpc;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use super::*;
+use crate::model::mesh::ServiceEntry;
+use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
+
+fn server() -> Server {
+    let trust_domain = TrustDomain::parse("cluster.local").unwrap();
+    Server::new(Settings { cluster_domain: "cluster.local".into(), trust_domain })
+}
+
+fn mesh() -> Arc<Mesh> {
+    let port = ServicePort {
+        name: "".into(),
+        number: 80,
+        target: TargetPort::Number(80),
+        protocol: AppProtocol::Http,
+    };
+    let service = Service {
+        key: ServiceKey::new("shop", "cart"),
+        reach: Reach::Headless,
+        ports: vec![port],
+        service_accounts: Vec::new(),
+        publish_not_ready: false,
+    };
+    let entry =
+        ServiceEntry { service: Arc::new(service), endpoints: Arc::default(), routes: Arc::default() };
+    Arc::new([entry].into_iter().collect())
+}
+
+/// A client of the server, which takes it for `identity`.
+async fn connect(server: &Server, identity: Option<&str>) -> AggregatedDiscoveryServiceClient<Channel> {
+    let peer = identity.map(|identity| PeerIdentity(SpiffeId::parse(identity).unwrap()));
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let service = tonic::service::interceptor::InterceptedService::new(
+        server.service(),
+        move |mut request: Request<()>| {
+            peer.clone().map(|peer| request.extensions_mut().insert(peer));
+            Ok(request)
+        },
+    );
+    let transport = tonic::transport::Server::builder();
+    tokio::spawn(async move { transport.serve_with_incoming(service, TcpListenerStream::new(socket)).await });
+    AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap()
+}
+
+const SHOP: Option<&str> = Some("spiffe://cluster.local/ns/shop/sa/web");
+
+struct Proxy {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Proxy {
+    /// Begins a stream with its first message.
+    async fn begin(server: &Server, first: DeltaDiscoveryRequest) -> Result<Self, Status> {
+        let (requests, stream) = mpsc::channel(8);
+        requests.send(first).await.unwrap();
+        let mut client = connect(server, SHOP).await;
+        let responses = client.delta_aggregated_resources(ReceiverStream::new(stream)).await?.into_inner();
+        Ok(Self { requests, responses })
+    }
+
+    async fn next(&mut self) -> Result<DeltaDiscoveryResponse, Status> {
+        Ok(self.responses.message().await?.expect("the stream goes on"))
+    }
+}
+
+fn ask(kind: Kind, names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: Some(WireNode { id: "web-1".into(), ..Default::default() }),
+        type_url: kind.type_url().into(),
+        resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_asked_before_the_sources_synced_is_answered_when_they_have() {
+    let server = server();
+    let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80", "none:80"])).await.unwrap();
+    while server.status().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    server.publish(mesh());
+    let answer = proxy.next().await.unwrap();
+    assert_eq!(
+        (answer.resources[0].name.as_str(), &answer.removed_resources[..]),
+        ("cart:80", &["none:80".to_owned()][..])
+    );
+}
+
+#[tokio::test]
+async fn a_change_is_pushed_and_a_refusal_is_seen_in_the_status() {
+    let server = server();
+    server.publish(mesh());
+    let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80"])).await.unwrap();
+    let answer = proxy.next().await.unwrap();
+    let nack = DeltaDiscoveryRequest {
+        response_nonce: answer.nonce,
+        error_detail: Some(rpc::Status { message: "cart:80: no".into(), ..Default::default() }),
+        ..ask(Kind::Listener, &[])
+    };
+    proxy.requests.send(nack).await.unwrap();
+    server.publish(Arc::default());
+    let answer = proxy.next().await.unwrap();
+    assert_eq!(answer.removed_resources, ["cart:80"]);
+    let status = server.status().remove(0);
+    assert_eq!((status.node.as_str(), status.namespace.as_str()), ("web-1", "shop"));
+    let resource = &status.types[0].resources[0];
+    assert_eq!(
+        (resource.name.as_str(), resource.nacked.as_ref().unwrap().detail.as_str()),
+        ("cart:80", "cart:80: no")
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_leaves_nothing() {
+    let server = server();
+    server.publish(mesh());
+    let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80"])).await.unwrap();
+    proxy.next().await.unwrap();
+    assert_eq!(server.status().len(), 1);
+    drop(proxy);
+    while !server.status().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_certificate_is_refused() {
+    let mut client = connect(&server(), None).await;
+    let (_requests, stream) = mpsc::channel::<DeltaDiscoveryRequest>(1);
+    let refusal = client.delta_aggregated_resources(ReceiverStream::new(stream)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_stream_without_a_node_or_with_another_one_later_is_refused() {
+    let server = server();
+    server.publish(mesh());
+    let nobody = DeltaDiscoveryRequest { node: None, ..ask(Kind::Listener, &[]) };
+    let mut proxy = Proxy::begin(&server, nobody).await.unwrap();
+    assert_eq!(proxy.next().await.unwrap_err().code(), Code::InvalidArgument);
+    let mut proxy = Proxy::begin(&server, ask(Kind::Route, &[])).await.unwrap();
+    let other = Some(WireNode { id: "web-2".into(), ..Default::default() });
+    proxy.requests.send(DeltaDiscoveryRequest { node: other, ..ask(Kind::Route, &[]) }).await.unwrap();
+    assert_eq!(proxy.next().await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn closing_ends_every_stream() {
+    let server = server();
+    server.publish(mesh());
+    let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80"])).await.unwrap();
+    proxy.next().await.unwrap();
+    server.close();
+    assert_eq!(proxy.next().await.unwrap_err().code(), Code::Unavailable);
+}
