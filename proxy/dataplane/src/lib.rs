@@ -4,5 +4,5 @@
 //! current-thread runtime, so that nothing here is shared between threads unless it says so.
 
 pub mod codec;
-pub mod socket;
 pub mod tls;
+pub mod socket;

@@ -60,7 +60,7 @@ pub struct Expectation {
 /// Client configurations of one worker, by expectation, under the credentials of the moment.
 #[derive(Default)]
 pub struct ClientConfigs {
-    credentials: Option<Credentials>,
+    generation: Option<u64>,
     configs: HashMap<Expectation, Arc<ClientConfig>>,
 }
 
@@ -72,9 +72,9 @@ impl ClientConfigs {
         credentials: &Credentials,
         expectation: &Expectation,
     ) -> Result<Arc<ClientConfig>, Failure> {
-        if !self.credentials.as_ref().is_some_and(|known| known.is_same(credentials)) {
+        if self.generation != Some(credentials.generation) {
             self.configs.clear();
-            self.credentials = Some(credentials.clone());
+            self.generation = Some(credentials.generation);
         }
         if let Some(config) = self.configs.get(expectation) {
             return Ok(config.clone());

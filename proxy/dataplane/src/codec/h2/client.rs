@@ -19,11 +19,11 @@ use tokio::sync::watch;
 
 use super::incoming::Incoming;
 use super::outgoing::{Cut, Outgoing};
-use super::server::remove_hop_by_hop;
 use super::{FRAME_SIZE, PENDING_RESETS, SEND_BUFFER, failure};
 use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::hop;
 use crate::codec::limits::Limits;
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
@@ -263,7 +263,7 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = head.headers;
     let headers = request.headers_mut();
-    remove_hop_by_hop(headers);
+    hop::strip(headers);
     match body.length().filter(|_| !no_content) {
         Some(length) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
         None => headers.remove(header::CONTENT_LENGTH),
