@@ -258,16 +258,17 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
     let mut request = Request::new(());
     *request.uri_mut() =
         Uri::from_parts(uri).map_err(|_| invalid("a request target that is none in HTTP/2"))?;
-    let no_content = body.is_ended() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     *request.method_mut() = head.method;
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = head.headers;
     let headers = request.headers_mut();
     hop::strip(headers);
-    match body.length().filter(|_| !no_content) {
-        Some(length) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
-        None => headers.remove(header::CONTENT_LENGTH),
-    };
+    match body.length() {
+        // Of nothing, END_STREAM says enough.
+        Some(0) if !headers.contains_key(header::CONTENT_LENGTH) => {}
+        Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+        None => drop(headers.remove(header::CONTENT_LENGTH)),
+    }
     Ok(request)
 }
 

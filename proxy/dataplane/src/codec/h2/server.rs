@@ -340,11 +340,12 @@ impl Responder {
         if head.status == StatusCode::NO_CONTENT {
             headers.remove(header::CONTENT_LENGTH);
         } else if !bodiless || !headers.contains_key(header::CONTENT_LENGTH) {
-            // h2 holds us to what is said here, so the body's own length is.
-            match length.filter(|length| !bodiless || *length > 0) {
-                Some(length) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
-                None => headers.remove(header::CONTENT_LENGTH),
-            };
+            // h2 holds us to what is said here, so the body's own length is. Of nothing, END_STREAM says enough.
+            match length {
+                Some(0) if bodiless || !headers.contains_key(header::CONTENT_LENGTH) => {}
+                Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+                None => drop(headers.remove(header::CONTENT_LENGTH)),
+            }
         }
         if !headers.contains_key(header::DATE) {
             headers.insert(header::DATE, date::now());
