@@ -66,7 +66,7 @@ impl Connection {
 
     /// Whether it is still usable: the peer has neither closed it nor sent anything unasked, nor said that it is about to
     /// close it. Costs one system call when the connection was idle for more than 50 ms. Drop a closed one.
-    pub fn is_open(&mut self) -> bool {
+    pub fn is_open(&self) -> bool {
         let state = self.shared.state.borrow();
         let now = Instant::now();
         if state.expires.is_some_and(|expires| now >= expires) {

@@ -3,4 +3,5 @@
 mod requests;
 mod responses;
 mod http2;
+mod relay;
 mod support;

@@ -1,25 +1,22 @@
 //! What an HTTP/1 upstream may answer, when its connection is used again, and what another try may rely on.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version};
-use outrigger_core::drain::Drain;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::support::{Kept, get, handler, read_for_a_while, run, upstream, whole};
+use super::support::{Kept, get, read_for_a_while, run, upstream, whole};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::client::{Answer, Exchange, Http1Connection};
 use crate::codec::head::ResponseHead;
 use crate::codec::limits::Limits;
-use crate::codec::server::{Protocol, serve};
 use crate::socket::stream::Stream;
 
 /// What a GET gets from an upstream that says `bytes` and closes: the head and body, and whether the connection was kept.
@@ -172,7 +169,7 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
             .await
             .unwrap();
         exchange.answer().await.unwrap();
-        let mut connection = kept.0.borrow_mut().pop().unwrap();
+        let connection = kept.0.borrow_mut().pop().unwrap();
         assert!(connection.is_open());
         let mut exchange = Exchange::from(connection.send(get("/2"), Body::empty()));
         application
@@ -182,7 +179,7 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
         exchange.answer().await.unwrap();
         let sent = read_for_a_while(&mut application).await;
         assert_eq!(sent, "GET /1 HTTP/1.1\r\nhost: cart:80\r\n\r\nGET /2 HTTP/1.1\r\nhost: cart:80\r\n\r\n");
-        let mut connection = kept.0.borrow_mut().pop().unwrap();
+        let connection = kept.0.borrow_mut().pop().unwrap();
         assert!(connection.is_open());
         // The upstream closes after 5 s; a second before, the connection is not trusted.
         tokio::time::advance(Duration::from_secs(4)).await;
@@ -276,7 +273,7 @@ async fn read_some(stream: &mut DuplexStream) -> String {
 }
 
 /// A body that never ends: of a POST whose client waits.
-fn endless_body() -> (crate::codec::client::Http1Connection, Body) {
+fn endless_body() -> (Http1Connection, Body) {
     struct Endless;
     impl Source for Endless {
         fn poll_frame(&self, _: u64, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
@@ -300,70 +297,13 @@ fn requests_go_out_as_http_1_1_whatever_they_came_in() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_reaches_an_old_client_as_a_reset_and_never_as_an_end() {
-    run(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
-        let (connection, mut application, _) = upstream();
-        application.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab").await.unwrap();
-        let connection = Cell::new(Some(connection));
-        let handler = handler(move |head, body, responder| {
-            let connection = connection.take().unwrap();
-            async move {
-                let mut exchange = Exchange::from(connection.send(head, body));
-                let Answer::Final(head, mut body) = exchange.answer().await.unwrap() else {
-                    panic!("an interim")
-                };
-                // Without a length, only the end of the connection could end it.
-                let pieces = body.frame().await.unwrap().unwrap();
-                let rest =
-                    Body::streamed(Rc::new(Pieces(RefCell::new(vec![pieces]), RefCell::new(body))), 0, None);
-                assert!(responder.respond(head, rest).await.outcome.is_err());
-            }
-        });
-        let drain = Drain::new();
-        let serving = serve(
-            Stream::Plain(accepted),
-            Bytes::new(),
-            Protocol::Http1,
-            Rc::new(Limits::default()),
-            drain.guard(),
-            &handler,
-        );
-        let reading = async {
-            client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
-            let mut text = vec![0; 1024];
-            let got = client.read(&mut text).await.unwrap();
-            assert!(String::from_utf8_lossy(&text[..got]).ends_with("\r\n\r\nab"));
-            application.shutdown().await.unwrap();
-            assert_eq!(client.read(&mut text).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-        };
-        let (served, ()) = tokio::join!(serving, reading);
-        assert!(served.is_ok());
-    });
-}
-
-/// Some frames, then those of a body.
-struct Pieces(RefCell<Vec<Frame>>, RefCell<Body>);
-
-impl Source for Pieces {
-    fn poll_frame(&self, _: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
-        match self.0.borrow_mut().pop() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => self.1.borrow_mut().poll_frame(cx),
-        }
-    }
-}
-
-#[test]
 fn an_idle_connection_that_the_kernel_knows_to_be_closed_is_not_open() {
     run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let kept = Rc::new(Kept::default());
-        let mut connection = Http1Connection::new(Stream::Plain(dialled), Rc::new(Limits::default()), kept);
+        let connection = Http1Connection::new(Stream::Plain(dialled), Rc::new(Limits::default()), kept);
         assert!(connection.is_open());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(connection.is_open());
