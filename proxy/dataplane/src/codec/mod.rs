@@ -1,7 +1,7 @@
 //! HTTP/1 and HTTP/2 on the wire, both sides, behind one interface: heads, bodies, exchanges.
 //!
 //! Above this module nobody knows which version is spoken, and nobody sees a type of h2 or httparse. What is malformed is
-//! refused here, before anything is handed up. Hop-by-hop fields end here ([`hop`], RFC 9110 section 7.6.1).
+//! refused here, before anything is handed up. Hop-by-hop fields end here (`hop`, RFC 9110 section 7.6.1).
 
 #[cfg(test)]
 mod tests;

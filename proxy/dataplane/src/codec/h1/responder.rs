@@ -67,9 +67,9 @@ impl Responder {
         let mut transfer = Transfer::new(body, encoder);
         let mut stalled = None;
         let sent = poll_fn(|cx| match transfer.poll(cx, &self.session.connection) {
-            Poll::Pending => self.session.poll_stalled(cx, &mut stalled).map(|()| {
-                Err(Cut::Socket(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
-            }),
+            Poll::Pending => {
+                self.session.poll_stalled(cx, &mut stalled).map(|()| Err(Cut::Socket(reads_nothing())))
+            }
             done => done,
         })
         .await;
@@ -119,10 +119,23 @@ impl Responder {
     }
 
     async fn flush(&self) -> Result<(), Failure> {
-        poll_fn(|cx| match &mut *self.session.connection.borrow_mut() {
-            Some(connection) => connection.poll_flush(cx).map_err(|error| gone(&error)),
-            None => Poll::Ready(Err(over())),
+        let mut stalled = None;
+        poll_fn(|cx| {
+            let flushed = match &mut *self.session.connection.borrow_mut() {
+                Some(connection) => connection.poll_flush(cx).map_err(|error| gone(&error)),
+                None => Poll::Ready(Err(over())),
+            };
+            match flushed {
+                Poll::Pending => {
+                    self.session.poll_stalled(cx, &mut stalled).map(|()| Err(gone(&reads_nothing())))
+                }
+                flushed => flushed,
+            }
         })
         .await
     }
+}
+
+fn reads_nothing() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")
 }

@@ -296,8 +296,10 @@ impl Sending {
                 self.outgoing = None;
                 Ok(())
             }
-            Poll::Ready(Err(Cut::Body(failure))) => {
+            Poll::Ready(Err(Cut::Body(mut failure))) => {
                 self.outgoing = None;
+                // What failed says how far it had come itself; the head of the request has come further.
+                failure.reached = failure.reached.max(Reached::Maybe);
                 Err(failure)
             }
         }
@@ -313,10 +315,9 @@ struct ResponseBody {
 impl Source for ResponseBody {
     fn poll_frame(&self, _turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         if let Err(failure) = self.sending.borrow_mut().poll(cx) {
-            return Poll::Ready(Some(Err(failure)));
+            return Poll::Ready(Some(Err(Failure { reached: Reached::ResponseStarted, ..failure })));
         }
-        let frame = ready!(self.incoming.borrow_mut().poll_frame(cx));
-        Poll::Ready(frame)
+        self.incoming.borrow_mut().poll_frame(cx)
     }
 
     fn poll_progress(&self, _turn: u64, cx: &mut Context<'_>) {

@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use outrigger_core::drain::Drain;
-use outrigger_core::error::Failure;
+use outrigger_core::error::{Failure, Reached, Side};
+use outrigger_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{get, handler, read_for_a_while, run, serving, upstream};
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::client::{Answer, Exchange};
+use crate::codec::client::{Answer, Exchange, Http2Connection};
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, serve};
 use crate::socket::stream::Stream;
@@ -149,4 +150,36 @@ impl Source for Pieces {
             None => self.1.borrow_mut().poll_frame(cx),
         }
     }
+}
+
+/// Some bytes, then the client is gone.
+struct Broken(Cell<bool>);
+
+impl Source for Broken {
+    fn poll_frame(&self, _: u64, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+        Poll::Ready(Some(if self.0.replace(true) {
+            Err(Failure::downstream(Reason::DownstreamConnectionTermination, "gone"))
+        } else {
+            Ok(Frame::Data(Bytes::from(vec![b'x'; 100_000])))
+        }))
+    }
+}
+
+#[test]
+fn a_request_whose_body_fails_halfway_may_have_been_processed() {
+    run(async {
+        let body = || Body::streamed(Rc::new(Broken(Cell::new(false))), 0, None);
+        let (connection, _application, _) = upstream();
+        let failure = Exchange::from(connection.send(get("/"), body())).answer().await.unwrap_err();
+        assert_eq!((failure.side, failure.reached), (Side::Downstream, Reached::Maybe));
+
+        let served = serving(Protocol::Http2, |_, _, responder| async {
+            std::future::pending::<()>().await;
+            drop(responder);
+        });
+        let connection =
+            Http2Connection::start(Stream::Memory(served.client), &Limits::default()).await.unwrap();
+        let failure = connection.send(get("/"), body()).answer().await.unwrap_err();
+        assert_eq!((failure.side, failure.reached), (Side::Downstream, Reached::Maybe));
+    });
 }

@@ -301,6 +301,27 @@ fn a_handler_is_dropped_when_its_client_goes_away() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_does_not_hold_its_answer_for_ever() {
+    run(async {
+        let failed = Rc::new(RefCell::new(None));
+        let seen = failed.clone();
+        let mut served = serving(Protocol::Http1, move |_, _, responder| {
+            let seen = seen.clone();
+            async move {
+                let body = Body::full(Bytes::from(vec![b'x'; 1024 * 1024]));
+                let delivery = responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+                *seen.borrow_mut() = delivery.outcome.err();
+            }
+        });
+        served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let began = tokio::time::Instant::now();
+        served.done.await.unwrap().unwrap();
+        assert_eq!(began.elapsed().as_secs(), 60);
+        assert!(failed.borrow().as_ref().is_some_and(|failure| failure.detail.contains("reads nothing")));
+    });
+}
+
+#[test]
 fn a_request_without_answer_becomes_a_500() {
     run(async {
         let mut served = serving(Protocol::Http1, |_, _, _| async {});
