@@ -60,7 +60,7 @@ pub struct Expectation {
 /// Client configurations of one worker, by expectation, under the credentials of the moment.
 #[derive(Default)]
 pub struct ClientConfigs {
-    generation: Option<u64>,
+    credentials: Option<Credentials>,
     configs: HashMap<Expectation, Arc<ClientConfig>>,
 }
 
@@ -72,9 +72,9 @@ impl ClientConfigs {
         credentials: &Credentials,
         expectation: &Expectation,
     ) -> Result<Arc<ClientConfig>, Failure> {
-        if self.generation != Some(credentials.generation) {
+        if !self.credentials.as_ref().is_some_and(|known| known.is_same(credentials)) {
             self.configs.clear();
-            self.generation = Some(credentials.generation);
+            self.credentials = Some(credentials.clone());
         }
         if let Some(config) = self.configs.get(expectation) {
             return Ok(config.clone());

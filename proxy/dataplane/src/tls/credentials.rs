@@ -17,17 +17,21 @@ pub struct Credentials {
     pub certified: Arc<CertifiedKey>,
     /// The roots that may vouch for identities, each for those of its own trust domain alone.
     pub roots: Arc<BTreeMap<TrustDomain, Arc<RootCertStore>>>,
-    /// Counts every change of certificate or roots. Configurations, and with them sessions, are of one generation.
-    pub generation: u64,
-    /// Counts changes of `roots` alone, for whoever reports them.
+    /// Changes when any root does: sessions are resumed within one bundle only.
     pub bundle_generation: u64,
+}
+
+impl Credentials {
+    /// Whether both are of the same certificate and the same roots.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.certified, &other.certified) && self.bundle_generation == other.bundle_generation
+    }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("identity", &self.identity)
-            .field("generation", &self.generation)
             .field("bundle_generation", &self.bundle_generation)
             .finish_non_exhaustive()
     }

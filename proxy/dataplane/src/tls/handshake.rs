@@ -155,7 +155,6 @@ mod tests {
                 identity,
                 certified: Arc::new(CertifiedKey::new(vec![leaf.der().clone()], signer)),
                 roots: Arc::new(roots),
-                generation: 1,
                 bundle_generation: 1,
             }
         }
@@ -258,8 +257,8 @@ mod tests {
         let mut client = ca.credentials(&[&uri("web")], &ca);
         let serving = server_config(&server, &[ALPN_H2]).unwrap();
         let mut configs = ClientConfigs::default();
-        for (generation, resumed) in [(1, false), (1, true), (2, false)] {
-            (client.generation, client.bundle_generation) = (generation, generation);
+        for (bundle_generation, resumed) in [(1, false), (1, true), (2, false)] {
+            client.bundle_generation = bundle_generation;
             let (server, client) = shake_with(serving.clone(), &client, &mut configs, "cart").await;
             let ((mut server, _), (mut client, facts)) = (server.unwrap(), client.unwrap());
             assert_eq!((facts.resumed, facts.peer), (resumed, Some(id("cart"))));
