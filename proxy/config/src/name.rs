@@ -42,3 +42,61 @@ pub fn asked_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
 pub fn asked_address(address: SocketAddr) -> String {
     SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_way_to_write_a_name_asks_for_the_same() {
+        for (authority, expected) in [
+            ("cart", "cart:80"),
+            ("cart:80", "cart:80"),
+            ("Cart.Shop.:8080", "cart.shop:8080"),
+            ("cart.", "cart:80"),
+            ("cart:080", "cart:80"),
+            ("10.0.0.5", "10.0.0.5:80"),
+            ("[fd00::0001]", "[fd00::1]:80"),
+            ("[FD00::1]:9000", "[fd00::1]:9000"),
+        ] {
+            assert_eq!(asked_name(authority, 80).as_deref(), Some(expected), "{authority}");
+        }
+        assert!(matches!(asked_name("cart:80", 80), Some(Cow::Borrowed(_))));
+        assert_eq!(asked_address("[::ffff:10.0.0.5]:80".parse().unwrap()), "10.0.0.5:80");
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_not_asked_for() {
+        let long = "a".repeat(254);
+        for authority in [
+            "",
+            ":80",
+            ".",
+            "a..b",
+            "cart:",
+            "cart:0",
+            "cart:65536",
+            "cart:+80",
+            "a b",
+            "a/b",
+            "[::1",
+            "::1",
+            "ü",
+            &long,
+        ] {
+            assert_eq!(asked_name(authority, 80), None, "{authority:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_asks_for_itself(authority in ".{0,40}") {
+            if let Some(name) = asked_name(&authority, 80) {
+                let again = asked_name(&name, 1);
+                prop_assert_eq!(again.as_deref(), Some(&*name));
+            }
+        }
+    }
+}

@@ -59,3 +59,19 @@ impl View {
         self.0.borrow_mut().load().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_publication_reaches_every_view_and_subscriber() {
+        let published = Published::new(Arc::default());
+        let (view, mut changed) = (published.view(), published.subscribe());
+        let held = view.snapshot();
+        published.publish(Arc::new(Snapshot { generation: 7, ..Default::default() }));
+        changed.changed().await.unwrap();
+        assert_eq!((*changed.borrow(), view.snapshot().generation), (7, 7));
+        assert_eq!(held.generation, 0, "what was taken stays as it was");
+    }
+}

@@ -93,3 +93,28 @@ impl Default for SecretStore {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_first_certificate_gets_it() {
+        let key = rcgen::generate_simple_self_signed([]).unwrap();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        let certified = CertifiedKey::from_der(vec![key.cert.der().clone()], private, &provider).unwrap();
+        let store = SecretStore::new();
+        assert!(store.load().is_none());
+        let identity = Arc::new(WorkloadIdentity {
+            id: SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap(),
+            key: Arc::new(certified),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            serial: "1".into(),
+        });
+        let publish = async { store.publish(Secrets { identity: identity.clone(), roots: Arc::default() }) };
+        let (ready, ()) = tokio::join!(store.ready(), publish);
+        assert!(Arc::ptr_eq(&ready.identity, &identity));
+    }
+}

@@ -146,3 +146,101 @@ fn list(field: &str, text: &str) -> Result<Option<HeaderValue>, Unusable> {
         .map(Some)
         .map_err(|_| Unusable::new(field, format_args!("{text:?} holds a character that no header may have")))
 }
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::xds::{matcher, protobuf};
+
+    use super::*;
+
+    fn policy(change: impl FnOnce(&mut cors::CorsPolicy)) -> CorsPolicy {
+        let exact = matcher::string_matcher::MatchPattern::Exact("https://shop.example".into());
+        let mut wire = cors::CorsPolicy {
+            allow_origin_string_match: vec![matcher::StringMatcher {
+                match_pattern: Some(exact),
+                ignore_case: false,
+            }],
+            allow_methods: "GET, PUT".into(),
+            allow_headers: "x-a".into(),
+            expose_headers: "x-b".into(),
+            max_age: "60".into(),
+            ..Default::default()
+        };
+        change(&mut wire);
+        CorsPolicy::decode(wire).unwrap()
+    }
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    const ORIGIN: (&str, &str) = ("origin", "https://shop.example");
+    const ASKED: (&str, &str) = ("access-control-request-method", "PUT");
+
+    #[test]
+    fn a_preflight_of_an_allowed_origin_is_answered() {
+        let Verdict::Answer(answer) = policy(|_| {}).check(&Method::OPTIONS, &headers(&[ORIGIN, ASKED]), 0)
+        else {
+            panic!("not answered");
+        };
+        let expected = headers(&[
+            ("access-control-allow-origin", "https://shop.example"),
+            ("vary", "origin"),
+            ("access-control-allow-methods", "GET, PUT"),
+            ("access-control-allow-headers", "x-a"),
+            ("access-control-max-age", "60"),
+        ]);
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
+    fn an_actual_request_goes_on_and_its_response_names_the_origin() {
+        let Verdict::Allow(allowed) = policy(|_| {}).check(&Method::GET, &headers(&[ORIGIN]), 0) else {
+            panic!("not allowed");
+        };
+        let mut response = headers(&[("access-control-allow-origin", "*"), ("vary", "accept")]);
+        CorsPolicy::respond(&allowed, &mut response);
+        assert_eq!(response["access-control-allow-origin"], "https://shop.example");
+        assert_eq!(response["access-control-expose-headers"], "x-b");
+        assert_eq!(response.get_all("vary").iter().count(), 2);
+    }
+
+    #[test]
+    fn other_origins_and_plain_requests_pass_without_a_word() {
+        let policy = policy(|_| {});
+        let other = headers(&[("origin", "https://evil.example"), ASKED]);
+        assert_eq!(policy.check(&Method::OPTIONS, &other, 0), Verdict::Pass);
+        assert_eq!(policy.check(&Method::GET, &other, 0), Verdict::Pass);
+        assert_eq!(policy.check(&Method::GET, &HeaderMap::new(), 0), Verdict::Pass);
+        let plain = headers(&[ORIGIN]);
+        assert!(matches!(policy.check(&Method::OPTIONS, &plain, 0), Verdict::Allow(_)));
+    }
+
+    #[test]
+    fn with_credentials_a_star_becomes_what_was_asked_for() {
+        let policy = policy(|wire| {
+            wire.allow_methods = "*".into();
+            wire.allow_credentials = Some(protobuf::BoolValue { value: true });
+        });
+        let Verdict::Answer(answer) = policy.check(&Method::OPTIONS, &headers(&[ORIGIN, ASKED]), 0) else {
+            panic!("not answered");
+        };
+        assert_eq!(answer["access-control-allow-methods"], "PUT");
+        assert_eq!(answer["access-control-allow-credentials"], "true");
+    }
+
+    #[test]
+    fn what_makes_no_header_is_refused_by_field() {
+        let base = cors::CorsPolicy::default;
+        for (wire, field) in [
+            (cors::CorsPolicy { max_age: "soon".into(), ..base() }, "max_age"),
+            (cors::CorsPolicy { allow_methods: "GET\r\n".into(), ..base() }, "allow_methods"),
+            (
+                cors::CorsPolicy { allow_origin_string_match: vec![Default::default()], ..base() },
+                "allow_origin_string_match[0].match_pattern",
+            ),
+        ] {
+            assert_eq!(CorsPolicy::decode(wire).unwrap_err().field, field);
+        }
+    }
+}

@@ -40,7 +40,7 @@ impl DirectResponse {
 
 /// Bytes that are in the message itself. Files and environment variables would let a control plane read the machine.
 fn inline(source: core::DataSource) -> Result<Bytes, Unusable> {
-    use core::data_source::Specifier;
+    use outrigger_proto::xds::core::data_source::Specifier;
     let core::DataSource { watched_directory, specifier } = source;
     unsupported("watched_directory", watched_directory.is_some())?;
     match specifier {
@@ -56,7 +56,7 @@ fn inline(source: core::DataSource) -> Result<Bytes, Unusable> {
 
 #[cfg(test)]
 mod tests {
-    use core::data_source::Specifier;
+    use outrigger_proto::xds::core::data_source::Specifier;
 
     use super::*;
 

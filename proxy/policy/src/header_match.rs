@@ -148,6 +148,7 @@ fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>>
 
 #[cfg(test)]
 mod tests {
+    #![allow(deprecated)]
     use outrigger_proto::xds::matcher;
     use route::header_matcher::HeaderMatchSpecifier as Wire;
 

@@ -73,7 +73,7 @@ impl HeaderMutation {
 }
 
 fn addition(wire: core::HeaderValueOption) -> Result<Option<Step>, Unusable> {
-    use core::header_value_option::HeaderAppendAction as Action;
+    use outrigger_proto::xds::core::header_value_option::HeaderAppendAction as Action;
     #[allow(deprecated)] // `append` is still sent; it is `append_action` in an older form
     let core::HeaderValueOption { header, append, append_action, keep_empty_value } = wire;
     let core::HeaderValue { key, value, raw_value } = required("header", header)?;
@@ -139,7 +139,7 @@ fn mutable_name(field: &str, name: &str) -> Result<HeaderName, Unusable> {
 
 #[cfg(test)]
 mod tests {
-    use core::header_value_option::HeaderAppendAction as Action;
+    use outrigger_proto::xds::core::header_value_option::HeaderAppendAction as Action;
     use outrigger_proto::xds::protobuf;
 
     use super::*;

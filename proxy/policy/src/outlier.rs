@@ -291,3 +291,136 @@ fn reset(counter: &AtomicU32) {
         counter.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settings(change: impl FnOnce(&mut cluster::OutlierDetection)) -> OutlierDetection {
+        let number = |value| Some(protobuf::UInt32Value { value });
+        let mut wire = cluster::OutlierDetection {
+            consecutive_5xx: number(3),
+            max_ejection_percent: number(50),
+            base_ejection_time: Some(protobuf::Duration { seconds: 5, nanos: 0 }),
+            max_ejection_time: Some(protobuf::Duration { seconds: 12, nanos: 0 }),
+            enforcing_success_rate: number(0),
+            ..Default::default()
+        };
+        change(&mut wire);
+        OutlierDetection::read(wire).unwrap()
+    }
+
+    const fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn fail(of: &OutlierDetection, health: &Health, times: u32, now: Duration) -> Option<Duration> {
+        (0..times).filter_map(|_| of.observe(health, Outcome::ServerError, 2, now, 0)).last()
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_for_a_time_that_grows() {
+        let (of, health) = (settings(|_| {}), Health::new(Arc::default()));
+        assert_eq!(fail(&of, &health, 2, at(0)), None);
+        assert_eq!(fail(&of, &health, 1, at(0)), Some(at(5)));
+        assert!(health.is_ejected(at(4)) && !health.is_ejected(at(5)));
+        assert_eq!(fail(&of, &health, 3, at(6)), Some(at(10)), "twice as long the second time");
+        assert!(!health.is_ejected(at(16)));
+        assert_eq!(fail(&of, &health, 3, at(17)), Some(at(12)), "but never longer than the bound");
+        assert!(!health.is_ejected(at(29)));
+        assert_eq!(fail(&of, &health, 3, at(29 + 60)), Some(at(5)), "serving well is remembered too");
+    }
+
+    #[test]
+    fn one_success_forgives_the_failures_before_it() {
+        let (of, health) = (settings(|_| {}), Health::new(Arc::default()));
+        fail(&of, &health, 2, at(0));
+        of.observe(&health, Outcome::Success, 2, at(0), 0);
+        assert_eq!(fail(&of, &health, 2, at(0)), None);
+    }
+
+    #[test]
+    fn the_last_endpoint_is_never_ejected_unless_asked() {
+        let observe = |of: &OutlierDetection| {
+            let health = Health::new(Arc::default());
+            (0..9).find_map(|_| of.observe(&health, Outcome::ServerError, 1, at(0), 0))
+        };
+        assert_eq!(observe(&settings(|_| {})), None);
+        let always = settings(|wire| wire.always_eject_one_host = Some(protobuf::BoolValue { value: true }));
+        assert!(observe(&always).is_some());
+    }
+
+    #[test]
+    fn failures_to_connect_count_apart_when_split() {
+        let split = settings(|wire| {
+            wire.split_external_local_origin_errors = true;
+            wire.consecutive_local_origin_failure = Some(protobuf::UInt32Value { value: 2 });
+        });
+        let health = Health::new(Arc::default());
+        assert_eq!(split.observe(&health, Outcome::LocalOrigin, 2, at(0), 0), None);
+        assert!(split.observe(&health, Outcome::LocalOrigin, 2, at(0), 0).is_some());
+        let (joined, health) = (settings(|_| {}), Health::new(Arc::default()));
+        let outcomes = [Outcome::LocalOrigin, Outcome::GatewayError, Outcome::ServerError];
+        let ejected = outcomes.map(|outcome| joined.observe(&health, outcome, 2, at(0), 0).is_some());
+        assert_eq!(ejected, [false, false, true]);
+    }
+
+    #[test]
+    fn an_endpoint_that_leaves_is_no_longer_counted() {
+        let (of, ejections) = (settings(|_| {}), Arc::new(Ejections::default()));
+        let health = Health::new(ejections.clone());
+        fail(&of, &health, 3, at(0));
+        assert_eq!((ejections.now(), ejections.total()), (1, 1));
+        drop(health);
+        assert_eq!((ejections.now(), ejections.total()), (0, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_percentage_is_ejected(
+            endpoints in 1usize..12,
+            most in 0u32..=100,
+            steps in proptest::collection::vec((0usize..12, 0u8..4, 0u64..3), 1..300),
+        ) {
+            let of = settings(|wire| wire.max_ejection_percent = Some(protobuf::UInt32Value { value: most }));
+            let ejections = Arc::new(Ejections::default());
+            let health: Vec<_> = (0..endpoints).map(|_| Health::new(ejections.clone())).collect();
+            let mut now = 0;
+            for (which, outcome, forward) in steps {
+                now += forward;
+                let outcome = [Outcome::Success, Outcome::ServerError, Outcome::GatewayError, Outcome::LocalOrigin]
+                    [usize::from(outcome)];
+                of.observe(&health[which % endpoints], outcome, endpoints, at(now), 0);
+                let ejected = health.iter().filter(|health| health.is_ejected(at(now))).count();
+                prop_assert!(ejected * 100 <= endpoints * most as usize);
+                prop_assert_eq!(ejections.now() as usize, ejected);
+            }
+        }
+    }
+
+    #[test]
+    fn detection_that_is_asked_for_and_not_there_is_refused_by_field() {
+        let on = Some(protobuf::UInt32Value { value: 100 });
+        let too_much = Some(protobuf::UInt32Value { value: 101 });
+        let base = cluster::OutlierDetection::default;
+        for (wire, field) in [
+            (cluster::OutlierDetection { enforcing_success_rate: on, ..base() }, "enforcing_success_rate"),
+            (
+                cluster::OutlierDetection { enforcing_failure_percentage: on, ..base() },
+                "enforcing_failure_percentage",
+            ),
+            (cluster::OutlierDetection { max_ejection_percent: too_much, ..base() }, "max_ejection_percent"),
+            (
+                cluster::OutlierDetection { enforcing_consecutive_5xx: too_much, ..base() },
+                "enforcing_consecutive_5xx",
+            ),
+            (cluster::OutlierDetection { interval: Some(Default::default()), ..base() }, "interval"),
+        ] {
+            assert_eq!(OutlierDetection::decode(Some(wire)).unwrap_err().field, field);
+        }
+        assert!(OutlierDetection::decode(Some(base())).unwrap().is_some());
+        assert!(OutlierDetection::decode(None).unwrap().is_none());
+    }
+}

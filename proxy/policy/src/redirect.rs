@@ -73,7 +73,7 @@ impl Redirect {
 
     /// The `Location` for a request of which the route matched the first `matched` bytes of the path.
     ///
-    /// `None` when the request's own parts make no legal header value. A port survives unless scheme or host change, and a
+    /// `None` when the request's own parts make no legal header value. A port survives unless the host changes, and a
     /// scheme's own port is left out (HTTPRequestRedirectFilter.port of Gateway API).
     pub fn location(
         &self,
@@ -84,9 +84,9 @@ impl Redirect {
     ) -> Option<HeaderValue> {
         let (asked_host, asked_port) = split_port(authority);
         let new_scheme = self.scheme.as_deref().unwrap_or(scheme);
-        let kept = if self.scheme.is_some() || self.host.is_some() { None } else { asked_port };
-        let own = if new_scheme == "https" { 443 } else { 80 };
-        let port = self.port.or(kept).filter(|port| *port != own);
+        let own = |scheme: &str| if scheme == "https" { 443 } else { 80 };
+        let kept = asked_port.filter(|port| self.host.is_none() && *port != own(scheme));
+        let port = self.port.or(kept).filter(|port| *port != own(new_scheme));
         let mut location = format!("{new_scheme}://{}", self.host.as_deref().unwrap_or(asked_host));
         if let Some(port) = port {
             location.push_str(&format!(":{port}"));
@@ -126,7 +126,8 @@ mod tests {
         assert_eq!(location(wire.clone(), "http", "[::1]:8080"), "http://[::1]:8080/shop/cart?a=b");
         let https = Some(SchemeRewriteSpecifier::HttpsRedirect(true));
         let wire = route::RedirectAction { scheme_rewrite_specifier: https, ..wire };
-        assert_eq!(location(wire, "http", "cart:8080"), "https://cart/shop/cart?a=b");
+        assert_eq!(location(wire.clone(), "http", "cart:8080"), "https://cart:8080/shop/cart?a=b");
+        assert_eq!(location(wire, "http", "cart:80"), "https://cart/shop/cart?a=b");
         let wire = route::RedirectAction {
             host_redirect: "new.example".into(),
             port_redirect: 8443,

@@ -181,3 +181,79 @@ fn is_grpc(head: &Head<'_>) -> bool {
         .strip_prefix(b"application/grpc")
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+    use outrigger_proto::xds::{matcher, protobuf};
+    use route::route_match::PathSpecifier;
+
+    use super::*;
+
+    fn takes(wire: route::RouteMatch, path: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", "application/grpc+proto".parse().unwrap());
+        let head = Head { method: &Method::GET, scheme: "http", authority: "a", path, headers: &headers };
+        RouteMatcher::decode(wire).unwrap().matches(&head, u32::MAX / 2)
+    }
+
+    fn path(specifier: PathSpecifier) -> route::RouteMatch {
+        route::RouteMatch { path_specifier: Some(specifier), ..Default::default() }
+    }
+
+    #[test]
+    fn each_kind_of_path_takes_what_it_says() {
+        let regex = matcher::RegexMatcher { regex: "/a+".into(), ..Default::default() };
+        for (specifier, asked, expected) in [
+            (PathSpecifier::Path("/a".into()), "/a?b", true),
+            (PathSpecifier::Path("/a".into()), "/a/", false),
+            (PathSpecifier::Prefix("/a".into()), "/ab", true),
+            (PathSpecifier::PathSeparatedPrefix("/a".into()), "/ab", false),
+            (PathSpecifier::PathSeparatedPrefix("/a".into()), "/a/b", true),
+            (PathSpecifier::PathSeparatedPrefix("/a".into()), "/a?b", true),
+            (PathSpecifier::SafeRegex(regex.clone()), "/aaa?b", true),
+            (PathSpecifier::SafeRegex(regex), "/aab", false),
+            (PathSpecifier::Path("/A".into()), "/a", false),
+        ] {
+            assert_eq!(takes(path(specifier.clone()), asked), expected, "{specifier:?} {asked}");
+        }
+        let mut any_case = path(PathSpecifier::Prefix("/A".into()));
+        any_case.case_sensitive = Some(protobuf::BoolValue { value: false });
+        assert!(takes(any_case, "/ab"));
+    }
+
+    #[test]
+    fn query_parameters_are_matched_by_their_first_value() {
+        use route::query_parameter_matcher::QueryParameterMatchSpecifier as Wire;
+        let with = |specifier| route::RouteMatch {
+            query_parameters: vec![route::QueryParameterMatcher {
+                name: "v".into(),
+                query_parameter_match_specifier: Some(specifier),
+            }],
+            ..path(PathSpecifier::Prefix("/".into()))
+        };
+        let exact = matcher::StringMatcher {
+            match_pattern: Some(matcher::string_matcher::MatchPattern::Exact("2".into())),
+            ignore_case: false,
+        };
+        assert!(takes(with(Wire::StringMatch(exact.clone())), "/?a=1&v=2&v=3"));
+        assert!(!takes(with(Wire::StringMatch(exact.clone())), "/?v=3&v=2"));
+        assert!(!takes(with(Wire::StringMatch(exact)), "/"));
+        assert!(takes(with(Wire::PresentMatch(true)), "/?v"));
+        assert!(takes(with(Wire::PresentMatch(false)), "/?w=v"));
+    }
+
+    #[test]
+    fn a_share_of_requests_and_only_grpc_can_be_taken() {
+        use outrigger_proto::xds::{core, types};
+        let share = |numerator| route::RouteMatch {
+            runtime_fraction: Some(core::RuntimeFractionalPercent {
+                default_value: Some(types::FractionalPercent { numerator, denominator: 0 }),
+                runtime_key: String::new(),
+            }),
+            grpc: Some(Default::default()),
+            ..path(PathSpecifier::Prefix("/".into()))
+        };
+        assert!(takes(share(51), "/") && !takes(share(49), "/"));
+    }
+}

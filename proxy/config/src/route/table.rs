@@ -262,3 +262,70 @@ impl Domains {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+
+    fn host(name: &str, domains: &[&str]) -> route::VirtualHost {
+        let path = Some(route::route_match::PathSpecifier::Prefix("/".into()));
+        let action = Some(route::route::Action::DirectResponse(route::DirectResponseAction {
+            status: 200,
+            ..Default::default()
+        }));
+        route::VirtualHost {
+            name: name.into(),
+            domains: domains.iter().map(|domain| (*domain).into()).collect(),
+            routes: vec![route::Route {
+                name: name.into(),
+                r#match: Some(route::RouteMatch { path_specifier: path, ..Default::default() }),
+                action,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn found(table: &RouteTable, authority: &str) -> Option<String> {
+        let headers = HeaderMap::new();
+        let head = Head { method: &Method::GET, scheme: "http", authority, path: "/", headers: &headers };
+        table.find(&head, 0).map(|route| route.name.to_string())
+    }
+
+    #[test]
+    fn domains_are_searched_in_envoys_order() {
+        let virtual_hosts = vec![
+            host("any", &["*"]),
+            host("suffix", &["*.example"]),
+            host("longer", &["*.shop.example", "*-x.example"]),
+            host("prefix", &["cart.*"]),
+            host("exact", &["cart.shop.example", "Cart:80"]),
+        ];
+        let table =
+            RouteTable::decode(route::RouteConfiguration { virtual_hosts, ..Default::default() }).unwrap();
+        for (authority, expected) in [
+            ("cart.shop.example", "exact"),
+            ("CART:80", "exact"),
+            ("web.shop.example", "longer"),
+            ("a-x.example", "longer"),
+            (".example", "any"),
+            ("a.example", "suffix"),
+            ("cart.example", "suffix"),
+            ("cart.elsewhere", "prefix"),
+            ("cart", "any"),
+        ] {
+            assert_eq!(found(&table, authority).as_deref(), Some(expected), "{authority}");
+        }
+    }
+
+    #[test]
+    fn ports_can_be_ignored() {
+        let wire = route::RouteConfiguration { virtual_hosts: vec![host("a", &["a"])], ..Default::default() };
+        let strict = RouteTable::decode(wire.clone()).unwrap();
+        let loose = route::RouteConfiguration { ignore_port_in_host_matching: true, ..wire };
+        let loose = RouteTable::decode(loose).unwrap();
+        assert_eq!((found(&strict, "a:80"), found(&loose, "a:80")), (None, Some("a".into())));
+    }
+}
