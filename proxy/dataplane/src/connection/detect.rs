@@ -60,6 +60,9 @@ pub(super) fn judge(first: &[u8]) -> Option<Verdict> {
     }
     // RFC 9112 section 2.2: a server ignores at least one empty line before the request line.
     let line = first.strip_prefix(b"\r\n").unwrap_or(first);
+    if line.is_empty() || line == b"\r" {
+        return None;
+    }
     let method = line.iter().take_while(|byte| is_token(**byte)).count();
     match line.get(method) {
         None if method <= METHOD_BYTES => return None,

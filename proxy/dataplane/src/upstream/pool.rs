@@ -44,10 +44,13 @@ pub(super) struct Pool {
     waiting: RefCell<VecDeque<oneshot::Sender<Result<Lease, Failure>>>>,
     shared: RefCell<Vec<Shared>>,
     /// Requests that wait for the HTTP/2 connection that is being made; `None` while none is.
-    starting: RefCell<Option<Vec<oneshot::Sender<Result<(), Failure>>>>>,
+    starting: RefCell<Option<Vec<Started>>>,
     /// Set when the host has left its cluster: nothing is kept any more.
     retired: Cell<bool>,
 }
+
+/// Tells a request that the HTTP/2 connection that it waits for is there, or why it is not.
+type Started = oneshot::Sender<Result<(), Failure>>;
 
 /// The pools of one cluster, which share its bound on connections.
 pub(super) type Siblings = Rc<RefCell<Vec<Weak<Pool>>>>;

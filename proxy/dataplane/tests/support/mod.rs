@@ -1,6 +1,8 @@
 //! A real worker over real loopback sockets, with a snapshot built by hand, and small applications behind it.
 
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(missing_docs, unreachable_pub, reason = "nobody outside the tests sees it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub mod application;
 pub mod client;
