@@ -34,7 +34,9 @@ pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
 pub(super) fn route(of: &Route, cluster_domain: &str) -> route::Route {
     let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors } = &of.action.filters;
     let action = match &of.action.target {
-        RouteTarget::Redirect(redirect) => route::route::Action::Redirect(redirection(redirect, &of.matches.path)),
+        RouteTarget::Redirect(redirect) => {
+            route::route::Action::Redirect(redirection(redirect, &of.matches.path))
+        }
         RouteTarget::Forward(backends) => forward(of, backends, cluster_domain),
     };
     route::Route {
@@ -76,7 +78,10 @@ pub(super) fn cluster_name(target: &Result<BackendTarget, InvalidBackend>, clust
 fn forward(of: &Route, backends: &[WeightedBackend], cluster_domain: &str) -> route::route::Action {
     let live: Vec<_> = backends.iter().filter(|backend| backend.weight > 0).collect();
     if live.iter().all(|backend| backend.target.is_err()) {
-        return route::route::Action::DirectResponse(DirectResponseAction { status: 500, ..Default::default() });
+        return route::route::Action::DirectResponse(DirectResponseAction {
+            status: 500,
+            ..Default::default()
+        });
     }
     let mut action = route::RouteAction {
         cluster_specifier: Some(clusters(&live, cluster_domain)),
@@ -205,7 +210,11 @@ fn substitute(expression: &str, with: &str) -> RegexMatchAndSubstitute {
 fn additions(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
     let option = |append: HeaderAppendAction| {
         move |(name, value): &(outrigger_core::Name, outrigger_core::Name)| HeaderValueOption {
-            header: Some(HeaderValue { key: name.to_string(), value: value.to_string(), ..Default::default() }),
+            header: Some(HeaderValue {
+                key: name.to_string(),
+                value: value.to_string(),
+                ..Default::default()
+            }),
             append_action: append as i32,
             ..Default::default()
         }
@@ -215,7 +224,8 @@ fn additions(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
 }
 
 fn cors_policy(cors: &Cors) -> Any {
-    let Cors { allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age } = cors;
+    let Cors { allow_origins, allow_credentials, allow_methods, allow_headers, expose_headers, max_age } =
+        cors;
     let origin = |origin: &outrigger_core::Name| match origin.as_ref() {
         "*" => matching(".*"),
         plain if !plain.contains('*') => exact(plain),

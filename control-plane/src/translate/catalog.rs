@@ -159,7 +159,8 @@ impl Catalog {
 
     /// Whether `*` means this name, if it exists at all.
     pub fn in_wildcard(&self, viewer: &Viewer, kind: Kind, name: &str) -> bool {
-        let canonical = || Target::parse(name, &self.settings.cluster_domain).is_some_and(|t| t.only.is_none());
+        let canonical =
+            || Target::parse(name, &self.settings.cluster_domain).is_some_and(|t| t.only.is_none());
         kind.has_wildcard()
             && (name.starts_with(inbound::PREFIX) || (viewer.mode == Mode::Wildcard && canonical()))
     }
@@ -271,13 +272,17 @@ impl Catalog {
             let direct: BTreeSet<_> = kinds.iter().copied().chain([Kind::Listener]).collect();
             let addresses = reach_of(old, key).chain(reach_of(new, key));
             affected.dependencies.extend(addresses.map(|reach| (reach, direct.clone())));
-            let names: BTreeSet<_> =
-                [old, new].iter().filter_map(|mesh| mesh.service(key)).flat_map(|entry| self.canonical_names(&entry.service)).collect();
+            let names: BTreeSet<_> = [old, new]
+                .iter()
+                .filter_map(|mesh| mesh.service(key))
+                .flat_map(|entry| self.canonical_names(&entry.service))
+                .collect();
             let wild = kinds.iter().filter(|kind| kind.has_wildcard());
             affected.names.extend(wild.flat_map(|kind| names.iter().map(|name| (*kind, name.clone()))));
             // What the service says of a port's protocol shows in the listeners of those who serve it.
             if services.binary_search(key).is_ok() {
-                workloads.extend(new.registrations().of_service(key).iter().map(|workload| workload.key.clone()));
+                workloads
+                    .extend(new.registrations().of_service(key).iter().map(|workload| workload.key.clone()));
             }
             affected.dependencies.push((Dependency::Service(key.clone()), kinds));
         }
@@ -287,7 +292,9 @@ impl Catalog {
         for key in workloads {
             let entries = [old, new].into_iter().filter_map(|mesh| mesh.workload(&key));
             let names = entries.flat_map(|entry| {
-                Kind::ALL.into_iter().flat_map(|kind| inbound_names(entry, kind).into_iter().map(move |n| (kind, n)))
+                Kind::ALL
+                    .into_iter()
+                    .flat_map(|kind| inbound_names(entry, kind).into_iter().map(move |n| (kind, n)))
             });
             let names: BTreeSet<_> = names.collect();
             affected.inbound.push((key, names.into_iter().collect()));
@@ -307,9 +314,16 @@ const ENDPOINT_KINDS: [Kind; 2] = [Kind::Cluster, Kind::Endpoints];
 const ROUTE_KINDS: [Kind; 2] = [Kind::Listener, Kind::Route];
 
 impl State {
-    fn cached(&self, service: &ServiceKey, kind: Kind, name: &str, namespace: Option<&str>) -> Option<Arc<Resource>> {
+    fn cached(
+        &self,
+        service: &ServiceKey,
+        kind: Kind,
+        name: &str,
+        namespace: Option<&str>,
+    ) -> Option<Arc<Resource>> {
         let all = self.cache.get(service)?.get(name)?;
-        let same = |cached: &&Cached| cached.resource.kind == kind && cached.namespace.as_deref() == namespace;
+        let same =
+            |cached: &&Cached| cached.resource.kind == kind && cached.namespace.as_deref() == namespace;
         all.iter().find(same).map(|cached| Arc::clone(&cached.resource))
     }
 

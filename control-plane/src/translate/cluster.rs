@@ -3,13 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 
 use outrigger_core::identity::{IdentityError, SpiffeId, TrustDomain};
+use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
 };
-use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::core::{Http1ProtocolOptions, Http2ProtocolOptions};
 use outrigger_proto::xds::protobuf::{Any, Struct};
-use outrigger_proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+use outrigger_proto::xds::tls::common_tls_context::{
+    CombinedCertificateValidationContext, ValidationContextType,
+};
 use outrigger_proto::xds::tls::subject_alt_name_matcher::SanType;
 use outrigger_proto::xds::tls::{
     CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
@@ -17,12 +19,14 @@ use outrigger_proto::xds::tls::{
 use outrigger_proto::xds::type_url;
 use outrigger_proto::xds::upstream_http::HttpProtocolOptions;
 use outrigger_proto::xds::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
-use outrigger_proto::xds::upstream_http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
+use outrigger_proto::xds::upstream_http::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
 
+use super::defaults;
 use super::destination::{Target, host};
 use super::endpoint::endpoints;
 use super::wire::{ads, any, duration, empty, exact, field, secret, transport_socket};
-use super::defaults;
 use crate::model::mesh::Mesh;
 use crate::model::service::{AppProtocol, Service, ServicePort};
 
@@ -102,7 +106,10 @@ fn upstream_tls(
         ..Default::default()
     };
     let validation = CertificateValidationContext {
-        match_typed_subject_alt_names: identities(mesh, target, service, trust_domain).iter().map(san).collect(),
+        match_typed_subject_alt_names: identities(mesh, target, service, trust_domain)
+            .iter()
+            .map(san)
+            .collect(),
         ..Default::default()
     };
     let context = UpstreamTlsContext {

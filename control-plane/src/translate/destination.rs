@@ -124,8 +124,21 @@ mod tests {
     #[test]
     fn no_other_spelling_is_a_name() {
         for name in [
-            "", "cart", "Cart:80", "cart.:80", "cart:080", "cart:+80", "cart:0", "cart:65536", ".shop:80",
-            "a.b.c:80", "cart.shop.svc.example.org:80", "[FD00::1]:80", "fd00::1:80", "*", "inbound|1.2.3.4:80",
+            "",
+            "cart",
+            "Cart:80",
+            "cart.:80",
+            "cart:080",
+            "cart:+80",
+            "cart:0",
+            "cart:65536",
+            ".shop:80",
+            "a.b.c:80",
+            "cart.shop.svc.example.org:80",
+            "[FD00::1]:80",
+            "fd00::1:80",
+            "*",
+            "inbound|1.2.3.4:80",
         ] {
             assert_eq!(Destination::parse(name, "shop", "cluster.local"), None, "{name}");
         }

@@ -109,7 +109,8 @@ fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
 fn chains(mesh: &Mesh, port: &WorkloadPort, transparent: bool, cluster_domain: &str) -> Vec<FilterChain> {
     let protocol = spoken(mesh, port);
     let Some(service) = port.services.first() else { return Vec::new() };
-    let stat = format!("{PREFIX}{}", Target::service(service.clone(), port.service_port).name(cluster_domain));
+    let stat =
+        format!("{PREFIX}{}", Target::service(service.clone(), port.service_port).name(cluster_domain));
     let cluster = inbound_name(port.application);
     let chain = |word: &str, alpn: &[&str], filter| {
         let alpn: Vec<_> = alpn.iter().map(|name| String::from(*name)).collect();
@@ -126,14 +127,16 @@ fn chains(mesh: &Mesh, port: &WorkloadPort, transparent: bool, cluster_domain: &
         }
     };
     let http = || {
-        let routes = RouteSpecifier::RouteConfig(route::configuration(&cluster, vec![to_application(&cluster)]));
+        let routes =
+            RouteSpecifier::RouteConfig(route::configuration(&cluster, vec![to_application(&cluster)]));
         let manager = connection_manager(&stat, routes, false);
         let manager = any(type_url::HTTP_CONNECTION_MANAGER, &manager);
         let filter = network_filter("envoy.filters.network.http_connection_manager", manager);
         chain("http", &["h2", "http/1.1"], filter)
     };
-    let tcp =
-        || chain("tcp", &["outrigger-tcp"], tcp_filter(&stat, ClusterSpecifier::Cluster(cluster.to_string())));
+    let tcp = || {
+        chain("tcp", &["outrigger-tcp"], tcp_filter(&stat, ClusterSpecifier::Cluster(cluster.to_string())))
+    };
     match protocol {
         AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc => vec![http()],
         AppProtocol::Tcp => vec![tcp()],
@@ -161,7 +164,9 @@ fn downstream_tls(alpn: Vec<String>) -> outrigger_proto::xds::protobuf::Any {
         common_tls_context: Some(CommonTlsContext {
             alpn_protocols: alpn,
             tls_certificate_sds_secret_configs: vec![secret("default")],
-            validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(secret("ROOTCA"))),
+            validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(secret(
+                "ROOTCA",
+            ))),
             ..Default::default()
         }),
         ..Default::default()

@@ -37,12 +37,12 @@ pub(super) fn destination(
         (_, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => (true, false),
     };
     if http {
-        let cors = matches!(table.map(|table| table.as_ref()), Some(RouteTable::Http(routes)) if uses_cors(routes));
+        let cors =
+            matches!(table.map(|table| table.as_ref()), Some(RouteTable::Http(routes)) if uses_cors(routes));
         let rds = Rds { config_source: ads(), route_config_name: canonical.to_string() };
         let manager = connection_manager(&canonical, RouteSpecifier::Rds(rds), cors);
-        listener.api_listener = Some(ApiListener {
-            api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)),
-        });
+        listener.api_listener =
+            Some(ApiListener { api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)) });
     }
     if tcp {
         let clusters = match table.map(|table| table.as_ref()) {
@@ -76,7 +76,10 @@ pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool)
     HttpConnectionManager {
         stat_prefix: stat.into(),
         route_specifier: Some(routes),
-        http_filters: cors.into_iter().chain([filter("envoy.filters.http.router", type_url::ROUTER)]).collect(),
+        http_filters: cors
+            .into_iter()
+            .chain([filter("envoy.filters.http.router", type_url::ROUTER)])
+            .collect(),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
         ..Default::default()
     }

@@ -10,7 +10,8 @@ use crate::model::route::{PathMatch, RouteMatch, ValuePattern};
 
 pub(super) fn route_match(of: &RouteMatch) -> route::RouteMatch {
     let RouteMatch { path, method, headers, query, grpc } = of;
-    let method = method.as_ref().map(|method| header(":method", &ValuePattern::Exact(method.as_str().into())));
+    let method =
+        method.as_ref().map(|method| header(":method", &ValuePattern::Exact(method.as_str().into())));
     route::RouteMatch {
         path_specifier: Some(path_specifier(path)),
         headers: method

@@ -16,7 +16,8 @@ pub(super) fn route_configuration(
     cluster_domain: &str,
 ) -> Option<RouteConfiguration> {
     let name = target.name(cluster_domain);
-    let routes = match mesh.routes(&target.service, target.port, namespace).filter(|_| target.only.is_none()) {
+    let routes = match mesh.routes(&target.service, target.port, namespace).filter(|_| target.only.is_none())
+    {
         None => vec![action::straight_to(format!("default/{name}"), &name)],
         Some(table) => match table.as_ref() {
             RouteTable::Http(routes) => {

@@ -130,11 +130,13 @@ impl Index {
             }
         }
         for (workload, names) in inbound {
-            for (id, kind, name) in self.watchers.get(&Dependency::Workload(workload.clone())).into_iter().flatten() {
+            for (id, kind, name) in
+                self.watchers.get(&Dependency::Workload(workload.clone())).into_iter().flatten()
+            {
                 if let Some(mailbox) = self.mailboxes.get(id) {
-                    let own = names.iter().filter(|(of, changed)| {
-                        of == kind && (name.as_ref() == "*" || changed == name)
-                    });
+                    let own = names
+                        .iter()
+                        .filter(|(of, changed)| of == kind && (name.as_ref() == "*" || changed == name));
                     mailbox.put(own.cloned());
                 }
             }

@@ -88,7 +88,8 @@ mod tests {
 
     fn read(id: &str, mode: Option<&str>) -> Result<Node, BadNode> {
         let value = |mode: &str| Value { kind: Some(Kind::StringValue(mode.into())) };
-        let fields: HashMap<_, _> = mode.map(|mode| ("OUTRIGGER_MODE".into(), value(mode))).into_iter().collect();
+        let fields: HashMap<_, _> =
+            mode.map(|mode| ("OUTRIGGER_MODE".into(), value(mode))).into_iter().collect();
         let node = WireNode { id: id.into(), metadata: Some(Struct { fields }), ..Default::default() };
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
         Node::read(Some(&node), &identity)
@@ -97,7 +98,10 @@ mod tests {
     #[test]
     fn the_identity_is_the_certificates_and_the_instance_the_nodes() {
         let node = read("cart-1", Some("wildcard")).unwrap();
-        assert_eq!((node.viewer.workload.identity.namespace(), &*node.viewer.workload.instance), ("shop", "cart-1"));
+        assert_eq!(
+            (node.viewer.workload.identity.namespace(), &*node.viewer.workload.instance),
+            ("shop", "cart-1")
+        );
         assert_eq!(node.viewer.mode, Mode::Wildcard);
         assert_eq!(read("cart-1", None).unwrap().viewer.mode, Mode::OnDemand);
     }

@@ -60,7 +60,8 @@ struct Session {
 impl Server {
     /// A server that serves nothing until the first [`publish`](Self::publish): streams are accepted and wait.
     pub fn new(settings: Settings) -> Self {
-        let shared = Shared { hub: Hub::new(settings), sessions: Mutex::default(), closing: AtomicBool::new(false) };
+        let shared =
+            Shared { hub: Hub::new(settings), sessions: Mutex::default(), closing: AtomicBool::new(false) };
         Self { shared: Arc::new(shared) }
     }
 

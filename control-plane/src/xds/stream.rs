@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use outrigger_core::Name;
-use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource};
+use outrigger_proto::xds::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+};
 use thiserror::Error;
 
 use super::subscription::{Decision, MAX_NAMES, Outstanding, Subscription, WILDCARD, Wildcard};
@@ -107,7 +109,9 @@ impl Stream {
             return None;
         }
         // Listeners go before the routes they name, and clusters last.
-        [Kind::Listener, Kind::Route, Kind::Endpoints, Kind::Cluster].into_iter().find_map(|kind| self.removals(kind))
+        [Kind::Listener, Kind::Route, Kind::Endpoints, Kind::Cluster]
+            .into_iter()
+            .find_map(|kind| self.removals(kind))
     }
 
     /// The state of each type, for status.

@@ -151,7 +151,8 @@ impl Subscription {
 
     /// The client refused something of the response: the resources that its text names, else all of them.
     pub(super) fn nacked(&mut self, sent: Vec<(Name, Option<Version>)>, detail: &str, since: Timestamp) {
-        let at = (0..=MAX_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at)).unwrap_or(0);
+        let at =
+            (0..=MAX_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at)).unwrap_or(0);
         let named = |name: &Name| names_resource(detail, name);
         let all = !sent.iter().any(|(name, _)| named(name));
         let (refused, taken) = sent.into_iter().partition(|(name, _)| all || named(name));

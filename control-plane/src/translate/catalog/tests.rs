@@ -197,13 +197,15 @@ fn opaque_bytes_and_unknown_protocols_have_their_shapes() {
 
 #[test]
 fn a_tcp_route_shares_connections_and_has_no_http_side() {
-    let route = TcpRoute { id: "tcproute/shop/r/0/0".into(), backends: vec![backend(9), invalid(1), backend(0)] };
+    let route =
+        TcpRoute { id: "tcproute/shop/r/0/0".into(), backends: vec![backend(9), invalid(1), backend(0)] };
     let catalog = catalog(cart(AppProtocol::Detect, producer(RouteTable::Tcp(route))));
     let listener: Listener = read(&catalog, Kind::Listener, "cart:80");
     assert!(listener.api_listener.is_none());
     assert!(catalog.resource(&shop(), Kind::Route, CART).is_none());
     let filter = &listener.default_filter_chain.unwrap().filters[0];
-    let Some(outrigger_proto::xds::listener::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+    let Some(outrigger_proto::xds::listener::filter::ConfigType::TypedConfig(any)) = &filter.config_type
+    else {
         panic!("no config")
     };
     let proxy = outrigger_proto::xds::tcp_proxy::TcpProxy::decode(any.value.as_slice()).unwrap();
@@ -274,7 +276,10 @@ fn matches_become_envoys() {
     let matches = RouteMatch {
         path: PathMatch::Prefix("/a".into()),
         method: Some(http::Method::POST),
-        headers: vec![value("x", ValuePattern::Exact("1".into())), value("y", ValuePattern::Regex("a+".into()))],
+        headers: vec![
+            value("x", ValuePattern::Exact("1".into())),
+            value("y", ValuePattern::Regex("a+".into())),
+        ],
         query: vec![value("q", ValuePattern::Exact("2".into()))],
         grpc: true,
     };
@@ -313,7 +318,8 @@ fn headers_change_on_the_route_and_for_one_backend() {
         add: vec![("a".into(), "2".into())],
         remove: vec!["r".into()],
     };
-    let filters = Filters { request_headers: changes.clone(), response_headers: changes, ..Filters::default() };
+    let filters =
+        Filters { request_headers: changes.clone(), response_headers: changes, ..Filters::default() };
     let special = WeightedBackend { filters: filters.clone(), ..backend(1) };
     let action = RouteAction { filters, ..forward(vec![special]) };
     let route = routed(at(PathMatch::Prefix("/".into())), action);
@@ -322,7 +328,10 @@ fn headers_change_on_the_route_and_for_one_backend() {
     };
     let expected = [("s".to_owned(), 2), ("a".to_owned(), 0)];
     assert_eq!(actions(&route.request_headers_to_add), expected);
-    assert_eq!((actions(&route.response_headers_to_add), &route.response_headers_to_remove[..]), (expected.to_vec(), &["r".to_owned()][..]));
+    assert_eq!(
+        (actions(&route.response_headers_to_add), &route.response_headers_to_remove[..]),
+        (expected.to_vec(), &["r".to_owned()][..])
+    );
     let Some(Action::Route(action)) = route.action else { panic!("not forwarded") };
     let Some(ClusterSpecifier::WeightedClusters(all)) = action.cluster_specifier else { panic!("no share") };
     assert_eq!(actions(&all.clusters[0].request_headers_to_add), expected);
@@ -363,7 +372,10 @@ fn a_redirect_names_what_changes() {
     let Some(Action::Redirect(made)) = routed(at(PathMatch::Prefix("/".into())), action).action else {
         panic!("no redirect")
     };
-    assert_eq!((made.host_redirect.as_str(), made.port_redirect, made.response_code), ("example.org", 443, 4));
+    assert_eq!(
+        (made.host_redirect.as_str(), made.port_redirect, made.response_code),
+        ("example.org", 443, 4)
+    );
     let path = redirect_action::PathRewriteSpecifier::PathRedirect("/there".into());
     assert_eq!(made.path_rewrite_specifier, Some(path));
 }
@@ -477,16 +489,26 @@ fn a_workload_sees_its_own_inbound_side_and_nobody_elses() {
     assert_eq!(catalog.wildcard(&shop(), Kind::Cluster), ["inbound|127.0.0.1:10000".into()]);
     let listener: Listener = read(&catalog, Kind::Listener, name);
     assert!(listener.address.is_some() && listener.use_original_dst.is_none());
-    let chains: Vec<_> = listener.filter_chains.iter().map(|chain| {
-        let alpn = &chain.filter_chain_match.as_ref().unwrap().application_protocols;
-        (chain.name.as_str(), alpn.join(","), chain.transport_socket.is_some())
-    }).collect();
-    assert_eq!(chains, [
-        ("inbound|80|http|cart.shop", "h2,http/1.1".to_owned(), true),
-        ("inbound|80|tcp|cart.shop", "outrigger-tcp".to_owned(), true),
-    ]);
+    let chains: Vec<_> = listener
+        .filter_chains
+        .iter()
+        .map(|chain| {
+            let alpn = &chain.filter_chain_match.as_ref().unwrap().application_protocols;
+            (chain.name.as_str(), alpn.join(","), chain.transport_socket.is_some())
+        })
+        .collect();
+    assert_eq!(
+        chains,
+        [
+            ("inbound|80|http|cart.shop", "h2,http/1.1".to_owned(), true),
+            ("inbound|80|tcp|cart.shop", "outrigger-tcp".to_owned(), true),
+        ]
+    );
     let cluster: Cluster = read(&catalog, Kind::Cluster, "inbound|127.0.0.1:10000");
-    assert_eq!(cluster.cluster_discovery_type, Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)));
+    assert_eq!(
+        cluster.cluster_discovery_type,
+        Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32))
+    );
     assert!(cluster.load_assignment.is_some() && cluster.outlier_detection.is_none());
     let mut other = shop();
     other.workload.instance = "cart-2".into();
@@ -499,9 +521,11 @@ fn redirected_connections_are_told_apart_by_destination_port() {
     let catalog = serving(registered(&[9000, 9001], true, Some(AppProtocol::Grpc)));
     let listener: Listener = read(&catalog, Kind::Listener, "inbound|127.0.0.1:15006");
     assert_eq!(listener.use_original_dst.unwrap().value, true);
-    let ports: Vec<_> = listener.filter_chains.iter().map(|chain| {
-        chain.filter_chain_match.as_ref().unwrap().destination_port.unwrap().value
-    }).collect();
+    let ports: Vec<_> = listener
+        .filter_chains
+        .iter()
+        .map(|chain| chain.filter_chain_match.as_ref().unwrap().destination_port.unwrap().value)
+        .collect();
     assert_eq!(ports, [10000, 10001]);
     let cluster: Cluster = read(&catalog, Kind::Cluster, "inbound|127.0.0.1:10000");
     let original = ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32);
@@ -522,9 +546,11 @@ fn a_wildcard_viewer_sees_every_service_by_its_canonical_name() {
 #[test]
 fn a_resource_is_made_once_and_again_only_when_what_it_shows_changed() {
     let catalog = catalog(plain(AppProtocol::Http));
-    let kinds = |catalog: &Catalog| Kind::ALL.map(|kind| {
-        catalog.resource(&shop(), kind, if kind == Kind::Listener { "cart:80" } else { CART }).unwrap()
-    });
+    let kinds = |catalog: &Catalog| {
+        Kind::ALL.map(|kind| {
+            catalog.resource(&shop(), kind, if kind == Kind::Listener { "cart:80" } else { CART }).unwrap()
+        })
+    };
     let before = kinds(&catalog);
     let entry = ServiceEntry { endpoints: Arc::default(), ..plain(AppProtocol::Http) };
     let affected = catalog.publish(Arc::new([entry].into_iter().collect()));

@@ -8,8 +8,12 @@ use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort
 use crate::translate::catalog::Mode;
 
 fn entry(number: u32, endpoint: u16) -> ServiceEntry {
-    let port =
-        ServicePort { name: "".into(), number: 80, target: TargetPort::Number(80), protocol: AppProtocol::Http };
+    let port = ServicePort {
+        name: "".into(),
+        number: 80,
+        target: TargetPort::Number(80),
+        protocol: AppProtocol::Http,
+    };
     let endpoint = Endpoint {
         address: ([10, 0, (number >> 8) as u8, number as u8], endpoint).into(),
         health: EndpointHealth::Ready,
@@ -78,7 +82,11 @@ fn who_watches_everything_is_told_the_names_that_changed() {
 fn a_stream_leaves_nothing_behind() {
     let hub = hub();
     let (viewer, (id, _mailbox)) = (viewer(Mode::Wildcard), hub.join());
-    let all = vec![(Kind::Cluster, "*".into()), (Kind::Listener, "s1:80".into()), (Kind::Listener, "10.0.0.1:80".into())];
+    let all = vec![
+        (Kind::Cluster, "*".into()),
+        (Kind::Listener, "s1:80".into()),
+        (Kind::Listener, "10.0.0.1:80".into()),
+    ];
     hub.watch(id, &viewer, &Interest { added: all.clone(), dropped: Vec::new() });
     assert!(hub.watchers() > 1);
     hub.leave(id, &viewer, all);

@@ -243,12 +243,11 @@ fn a_refusal_without_names_is_recorded_for_all_that_was_sent() {
 
 #[test]
 fn a_client_that_reconnects_is_told_the_difference() {
-    let source =
-        Numbers::default().with(Kind::Cluster, "same", 1).with(Kind::Cluster, "wsame", 1).with(
-            Kind::Cluster,
-            "other",
-            2,
-        );
+    let source = Numbers::default().with(Kind::Cluster, "same", 1).with(Kind::Cluster, "wsame", 1).with(
+        Kind::Cluster,
+        "other",
+        2,
+    );
     let version = |name| source.resource(Kind::Cluster, name).unwrap().version.to_string();
     let mut stream = Stream::default();
     let versions = HashMap::from([
@@ -342,8 +341,7 @@ fn a_large_wildcard_is_sent_in_parts_and_whole() {
 fn a_stream_that_asks_for_too_much_is_refused() {
     let names: Vec<_> = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let refusal =
-        Stream::default().on_request(&request(Kind::Cluster, &names, &[]), Timestamp::UNIX_EPOCH);
+    let refusal = Stream::default().on_request(&request(Kind::Cluster, &names, &[]), Timestamp::UNIX_EPOCH);
     assert_eq!(refusal, Err(TooManyNames(Kind::Cluster)));
 }
 
