@@ -1,147 +1,133 @@
-//! The log of configuration changes: written by a thread of its own, read by `outrigger history`.
+//! The log of configuration changes: written as they are found, read by `outrigger history`.
 //!
-//! Changes that come together are written in one transaction, so that a directory of ten thousand files does not wait
-//! for ten thousand disk writes. The thread ends when its [`HistoryLog`] is dropped, with everything written.
-//!
-//! A control plane that starts reads everything anew; what the log has already is not recorded again.
+//! A control plane that starts finds everything anew. What the log has already is not written again, and what changed
+//! while no control plane ran is written as what it was: a change or a removal, noticed now.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
+
+use thiserror::Error;
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::source::change::{Change, ChangeEvent};
 use crate::state::history::HistoryEntry;
 use crate::state::{StateError, Store};
 
-/// How many changes are written in one transaction.
-const BATCH: usize = 1_000;
-
-/// The writer.
-#[derive(Debug)]
-pub struct HistoryLog {
-    sender: Option<Sender<HistoryEntry>>,
-    writer: Option<JoinHandle<()>>,
-    known: Arc<Known>,
-}
-
-impl HistoryLog {
-    /// Starts the thread.
-    pub fn start(store: Store) -> Result<Self, HistoryError> {
-        let known = Arc::new(Known::of(store.history(usize::MAX)?));
-        let (sender, entries) = channel();
-        let write = move || write(&store, &entries);
-        let writer =
-            thread::Builder::new().name("history".into()).spawn(write).map_err(HistoryError::Thread)?;
-        Ok(Self { sender: Some(sender), writer: Some(writer), known })
-    }
-
-    /// The first reading of the configuration is over: from now on everything is news.
-    pub fn started(&self) {
-        self.known.consulted.store(false, Ordering::Relaxed);
-    }
-
-    /// A function that records each change, for the source.
-    pub fn recorder(&self) -> impl Fn(&ChangeEvent) + Send + 'static {
-        let (sender, known) = (self.sender.clone(), Arc::clone(&self.known));
-        move |event| {
-            let entry = entry(event);
-            if known.has(&entry) {
-                return;
-            }
-            match &entry.refused {
-                None => tracing::info!(source = entry.source, what = entry.what, "configuration changed"),
-                Some(reason) => {
-                    tracing::warn!(source = entry.source, what = entry.what, reason, "configuration refused");
-                }
-            }
-            if let Some(sender) = &sender {
-                let _ = sender.send(entry);
+/// A function that writes the changes of each reading, for the source. It blocks on the disk, once a reading, and the
+/// source publishes after it: what is in force is in the log. A store that fails is logged and stops nothing.
+pub fn recorder(store: Store) -> Result<impl Fn(&[ChangeEvent]) + Send + 'static, StateError> {
+    let known = RefCell::new(Known::of(store.history(usize::MAX)?));
+    Ok(move |events: &[ChangeEvent]| {
+        let news = known.borrow_mut().news(events);
+        for HistoryEntry { source, what, refused, .. } in &news {
+            match refused {
+                None => tracing::info!(source, what, "configuration changed"),
+                Some(reason) => tracing::warn!(source, what, reason, "configuration refused"),
             }
         }
-    }
-
-    /// Waits until everything that was recorded is written. The recorders must be gone.
-    pub fn finish(mut self) {
-        self.sender = None;
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
+        if let Err(error) = store.append_history(&news) {
+            tracing::error!(%error, entries = news.len(), "the history is not written");
         }
-    }
+    })
 }
 
-/// What the log said last of each resource, while the configuration is read for the first time.
+/// What the log said last of each resource.
 #[derive(Debug)]
 struct Known {
-    consulted: AtomicBool,
-    /// Whether each resource was there.
-    present: HashMap<String, bool>,
-    /// The reason of each refusal, by source and resource.
-    refused: HashMap<(String, String), String>,
+    /// The file and version of every resource that is there.
+    present: BTreeMap<String, (String, Option<String>)>,
+    /// The reason of each refusal, by source and resource: as the log had it when this control plane began.
+    refused: BTreeMap<(String, String), String>,
+    first_reading: bool,
 }
 
 impl Known {
     fn of(entries: Vec<HistoryEntry>) -> Self {
-        let (mut present, mut refused) = (HashMap::new(), HashMap::new());
-        for HistoryEntry { source, what, refused: reason, .. } in entries {
-            let Some((resource, verb)) = what.rsplit_once(' ') else { continue };
-            match reason {
-                Some(reason) => drop(refused.insert((source, resource.to_owned()), reason)),
-                None => drop(present.insert(resource.to_owned(), verb != REMOVED)),
-            }
+        let mut known = Self { present: BTreeMap::new(), refused: BTreeMap::new(), first_reading: true };
+        for entry in &entries {
+            known.learn(entry);
         }
-        Self { consulted: AtomicBool::new(true), present, refused }
+        known
     }
 
-    /// Whether the entry repeats what the log has.
-    fn has(&self, entry: &HistoryEntry) -> bool {
-        let Some((resource, _)) = entry.what.rsplit_once(' ') else { return false };
-        self.consulted.load(Ordering::Relaxed)
-            && match &entry.refused {
-                None => self.present.get(resource) == Some(&true),
-                Some(reason) => {
-                    self.refused.get(&(entry.source.clone(), resource.to_owned())) == Some(reason)
-                }
+    fn learn(&mut self, entry: &HistoryEntry) {
+        let Some((resource, verb)) = entry.what.rsplit_once(' ') else { return };
+        match &entry.refused {
+            Some(reason) => {
+                self.refused.insert((entry.source.clone(), resource.into()), reason.clone());
             }
+            None if verb == REMOVED => drop(self.present.remove(resource)),
+            None => {
+                self.present.insert(resource.into(), (entry.source.clone(), entry.version.clone()));
+            }
+        }
+    }
+
+    /// The entries that these events are worth.
+    fn news(&mut self, events: &[ChangeEvent]) -> Vec<HistoryEntry> {
+        let mut news: Vec<_> = events.iter().filter_map(|event| self.entry(event)).collect();
+        if std::mem::take(&mut self.first_reading) {
+            let seen: BTreeSet<&str> = events.iter().filter_map(|event| event.resource.as_deref()).collect();
+            let at_unix_ms = events.first().map_or(0, |event| unix_ms(event.at));
+            let gone = self.present.iter().filter(|(resource, _)| !seen.contains(resource.as_str()));
+            news.extend(gone.map(|(resource, (source, _))| HistoryEntry {
+                at_unix_ms,
+                source: source.clone(),
+                what: format!("{resource} {REMOVED}"),
+                version: None,
+                refused: None,
+            }));
+        }
+        news.iter().for_each(|entry| self.learn(entry));
+        news
+    }
+
+    /// The entry of one event; none when the log has it from before this start.
+    fn entry(&self, event: &ChangeEvent) -> Option<HistoryEntry> {
+        let ChangeEvent { at, file, resource, version, change } = event;
+        let resource = resource.as_deref().unwrap_or("?");
+        let mut source = file.display().to_string();
+        let mut refused = None;
+        let verb = match change {
+            Change::Added if self.first_reading => match self.present.get(resource) {
+                Some((_, logged)) if logged == version => return None,
+                Some(_) => "changed",
+                None => "added",
+            },
+            Change::Added => "added",
+            Change::Changed => "changed",
+            Change::Removed => REMOVED,
+            Change::Refused(refusal) => {
+                if refusal.document > 0 {
+                    source = format!("{source}, document {}", refusal.document);
+                }
+                let reason = match refusal.field.as_str() {
+                    "" => refusal.reason.clone(),
+                    field => format!("{field}: {}", refusal.reason),
+                };
+                let place = (source.clone(), resource.to_owned());
+                if self.first_reading && self.refused.get(&place) == Some(&reason) {
+                    return None;
+                }
+                refused = Some(reason);
+                "refused"
+            }
+        };
+        Some(HistoryEntry {
+            at_unix_ms: unix_ms(*at),
+            source,
+            what: format!("{resource} {verb}"),
+            version: version.clone(),
+            refused,
+        })
     }
 }
 
 const REMOVED: &str = "removed";
 
-fn write(store: &Store, entries: &Receiver<HistoryEntry>) {
-    while let Ok(first) = entries.recv() {
-        let batch: Vec<_> = std::iter::once(first).chain(entries.try_iter().take(BATCH - 1)).collect();
-        if let Err(error) = store.append_history(&batch) {
-            tracing::error!(%error, entries = batch.len(), "the history is not written");
-        }
-    }
-}
-
-fn entry(event: &ChangeEvent) -> HistoryEntry {
-    let ChangeEvent { at, file, resource, change } = event;
-    let resource = resource.as_deref().unwrap_or("?");
-    let (verb, document, refused) = match change {
-        Change::Added => ("added", 0, None),
-        Change::Changed => ("changed", 0, None),
-        Change::Removed => (REMOVED, 0, None),
-        Change::Refused(refusal) => {
-            let field = if refusal.field.is_empty() { "" } else { &format!("{}: ", refusal.field) };
-            ("refused", refusal.document, Some(format!("{field}{}", refusal.reason)))
-        }
-    };
-    let source = match document {
-        0 => file.display().to_string(),
-        document => format!("{}, document {document}", file.display()),
-    };
-    HistoryEntry {
-        at_unix_ms: u64::try_from(at.as_millisecond()).unwrap_or(0),
-        source,
-        what: format!("{resource} {verb}"),
-        refused,
-    }
+fn unix_ms(at: jiff::Timestamp) -> u64 {
+    u64::try_from(at.as_millisecond()).unwrap_or(0)
 }
 
 /// The last `count` changes of the mesh whose state is in `directory`, the oldest of them first: from its control
@@ -160,8 +146,8 @@ pub async fn read(directory: &Path, count: usize) -> Result<Vec<HistoryEntry>, H
     }
 }
 
-/// Why the history cannot be read or written.
-#[derive(Debug, thiserror::Error)]
+/// Why the history cannot be read.
+#[derive(Debug, Error)]
 pub enum HistoryError {
     /// The store failed.
     #[error(transparent)]
@@ -169,9 +155,6 @@ pub enum HistoryError {
     /// The control plane failed.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// The writer's thread cannot be started.
-    #[error("no thread for the history: {0}")]
-    Thread(std::io::Error),
 }
 
 #[cfg(test)]
@@ -179,66 +162,86 @@ mod tests {
     use super::*;
     use crate::source::change::Refusal;
 
-    #[test]
-    fn a_restart_repeats_nothing_and_misses_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let event = |resource: &str, change| ChangeEvent {
-            at: jiff::Timestamp::UNIX_EPOCH,
-            file: "shop.yaml".into(),
-            resource: Some(resource.into()),
-            change,
-        };
-        let start = |events: &[ChangeEvent]| {
-            let store = Store::open(directory.path()).unwrap();
-            let log = HistoryLog::start(store.clone()).unwrap();
-            let record = log.recorder();
-            events.iter().for_each(&record);
-            log.started();
-            record(&event("Service shop/gone", Change::Removed));
-            drop(record);
-            log.finish();
-            store.history(usize::MAX).unwrap().into_iter().map(|entry| entry.what).collect::<Vec<_>>()
-        };
-        let all = [event("Service shop/cart", Change::Added), event("Service shop/gone", Change::Added)];
-        let first = ["Service shop/cart added", "Service shop/gone added", "Service shop/gone removed"];
-        assert_eq!(start(&all), first);
-        assert_eq!(start(&all)[3..], ["Service shop/gone added", "Service shop/gone removed"]);
-    }
-
-    #[tokio::test]
-    async fn what_was_recorded_is_read_back_with_its_place_and_reason() {
-        let directory = tempfile::tempdir().unwrap();
-        let log = HistoryLog::start(Store::open(directory.path()).unwrap()).unwrap();
-        let event = |change| ChangeEvent {
+    fn event(resource: &str, version: &str, change: Change) -> ChangeEvent {
+        ChangeEvent {
             at: jiff::Timestamp::from_millisecond(1_800_000_000_123).unwrap(),
             file: "shop.yaml".into(),
-            resource: Some("HTTPRoute shop/cart".into()),
+            resource: Some(resource.into()),
+            version: (!version.is_empty()).then(|| version.into()),
             change,
-        };
+        }
+    }
+
+    fn refused(reason: &str) -> ChangeEvent {
         let refusal = Refusal {
             file: "shop.yaml".into(),
             document: 2,
             resource: None,
             field: "spec.rules".into(),
-            reason: "is no list".into(),
+            reason: reason.into(),
         };
-        let record = log.recorder();
-        record(&event(Change::Added));
-        record(&event(Change::Refused(refusal)));
+        event("HTTPRoute shop/cart", "", Change::Refused(refusal))
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_is_read_back_with_its_place_and_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = recorder(Store::open(directory.path()).unwrap()).unwrap();
+        record(&[event("HTTPRoute shop/cart", "1", Change::Added)]);
+        record(&[refused("is no list")]);
         drop(record);
-        log.finish();
-        let entry = |source: &str, what: &str, refused: Option<&str>| HistoryEntry {
+        let entry = |source: &str, what: &str, version: Option<&str>, refused: Option<&str>| HistoryEntry {
             at_unix_ms: 1_800_000_000_123,
             source: source.into(),
             what: what.into(),
+            version: version.map(Into::into),
             refused: refused.map(Into::into),
         };
+        let reason = Some("spec.rules: is no list");
         assert_eq!(
             read(directory.path(), 10).await.unwrap(),
             [
-                entry("shop.yaml", "HTTPRoute shop/cart added", None),
-                entry("shop.yaml, document 2", "HTTPRoute shop/cart refused", Some("spec.rules: is no list")),
+                entry("shop.yaml", "HTTPRoute shop/cart added", Some("1"), None),
+                entry("shop.yaml, document 2", "HTTPRoute shop/cart refused", None, reason),
             ]
         );
+    }
+
+    #[test]
+    fn a_restart_repeats_nothing_and_misses_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let added =
+            |name: &str, version: &str| event(&format!("Service shop/{name}"), version, Change::Added);
+        let start = |events: &[ChangeEvent]| {
+            let before = store.history(usize::MAX).unwrap().len();
+            recorder(store.clone()).unwrap()(events);
+            let entries = store.history(usize::MAX).unwrap();
+            entries[before..].iter().map(|entry| entry.what.clone()).collect::<Vec<_>>()
+        };
+        let first = start(&[added("cart", "1"), added("stock", "1"), refused("is no list")]);
+        assert_eq!(
+            first,
+            ["Service shop/cart added", "Service shop/stock added", "HTTPRoute shop/cart refused"]
+        );
+        assert!(start(&[added("cart", "1"), added("stock", "1"), refused("is no list")]).is_empty());
+        let away = start(&[added("cart", "2"), refused("is no map")]);
+        assert_eq!(
+            away,
+            ["Service shop/cart changed", "HTTPRoute shop/cart refused", "Service shop/stock removed"]
+        );
+    }
+
+    #[test]
+    fn while_it_runs_everything_is_news() {
+        let mut known = Known::of(Vec::new());
+        known.news(&[event("Service shop/cart", "1", Change::Added)]);
+        for (change, what) in [
+            (Change::Changed, "Service shop/cart changed"),
+            (Change::Removed, "Service shop/cart removed"),
+            (Change::Added, "Service shop/cart added"),
+        ] {
+            assert_eq!(known.news(&[event("Service shop/cart", "1", change)])[0].what, what);
+        }
     }
 }

@@ -79,7 +79,11 @@ impl Metrics {
             connections_refused.clone(),
         );
         registry.register("xds_streams", "Open xDS streams", xds_streams.clone());
-        registry.register("xds_nacks", "Resource types that an open stream NACKed last", xds_nacks.clone());
+        registry.register(
+            "xds_nacks",
+            "Resources whose refusal by a connected proxy stands",
+            xds_nacks.clone(),
+        );
         registry.register(
             "source_refusals",
             "Resources of the configuration that are refused now",
@@ -146,7 +150,7 @@ impl Metrics {
 pub struct Scraped {
     /// Open xDS streams.
     pub xds_streams: i64,
-    /// Resource types NACKed last, over all open streams.
+    /// Resources whose refusal stands, over all open streams.
     pub xds_nacks: i64,
     /// Refused resources.
     pub source_refusals: i64,

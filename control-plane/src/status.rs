@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::model::endpoint::EndpointHealth;
 use crate::model::registration::WorkloadEntry;
+use crate::xds::status::StreamStatus;
 
 /// Everything, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,38 +15,14 @@ pub struct Status {
     pub trust_domain: String,
     /// How many services there are.
     pub services: usize,
-    /// The proxies that are connected.
-    pub proxies: Vec<ProxyStatus>,
+    /// The proxies that are connected: what each was told, acknowledged and refused.
+    pub proxies: Vec<StreamStatus>,
     /// What of the configuration is refused, each with its place and reason.
     pub refusals: Vec<String>,
     /// Who is registered.
     pub registrations: Vec<RegistrationStatus>,
     /// How many certificates were signed since the start.
     pub certificates_issued: u64,
-}
-
-/// One xDS stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProxyStatus {
-    /// The node's id.
-    pub node: String,
-    /// The SPIFFE ID of its certificate.
-    pub identity: String,
-    /// What it has of each resource type.
-    pub types: Vec<TypeStatus>,
-}
-
-/// One resource type on one stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TypeStatus {
-    /// The type URL.
-    pub type_url: String,
-    /// How many resources it was sent.
-    pub resources: usize,
-    /// Whether its last answer was an ACK of the last that it was sent.
-    pub in_sync: bool,
-    /// What it said when it refused resources, until it accepts them.
-    pub nack: Option<String>,
 }
 
 /// One registered workload.

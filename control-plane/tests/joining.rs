@@ -248,7 +248,6 @@ async fn a_registration_outlives_its_stream_and_the_control_plane_and_ends_by_dr
     assert_eq!(refused.ports[0].reason, "there is no Service nobody.shop");
     let Outcome::Accepted(accepted) = stream.say(serving("cart")).await else { panic!("not accepted") };
     assert_eq!(accepted.lease.unwrap().seconds, 30);
-    drop(stream);
 
     let mesh = mesh.restart().await;
     let known = &mesh.status().await.registrations;

@@ -17,8 +17,9 @@ use crate::metrics::{Metrics, Scraped};
 use crate::model::mesh::Mesh;
 use crate::source::watch::View;
 use crate::state::Store;
-use crate::status::{ProxyStatus, RegistrationStatus, Status};
+use crate::status::{RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
+use crate::xds::server::Server;
 
 /// A token request takes some 100 bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -34,9 +35,6 @@ pub enum Door {
     Socket,
 }
 
-/// Asks the xDS server who is connected.
-pub type Proxies = Arc<dyn Fn() -> Vec<ProxyStatus> + Send + Sync>;
-
 /// What the pages are made of.
 pub struct Pages {
     /// The trust domain.
@@ -46,7 +44,7 @@ pub struct Pages {
     /// What discovery serves.
     pub mesh: watch::Receiver<Arc<Mesh>>,
     /// Who is connected.
-    pub proxies: Proxies,
+    pub xds: Server,
     /// What is remembered.
     pub store: Store,
     /// What is counted.
@@ -95,7 +93,7 @@ impl Pages {
         Status {
             trust_domain: self.trust_domain.to_string(),
             services: mesh.len(),
-            proxies: (self.proxies)(),
+            proxies: self.xds.status(),
             refusals: self.view.borrow().refusals.iter().map(ToString::to_string).collect(),
             registrations,
             certificates_issued: self.metrics.certificates_issued(),
@@ -103,9 +101,10 @@ impl Pages {
     }
 
     fn metrics_text(&self) -> Answer {
-        let proxies = (self.proxies)();
+        let proxies = self.xds.status();
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let nacks = proxies.iter().flat_map(|proxy| &proxy.types).filter(|one| one.nack.is_some()).count();
+        let resources = proxies.iter().flat_map(|proxy| &proxy.types).flat_map(|of_type| &of_type.resources);
+        let nacks = resources.filter(|resource| resource.nacked.is_some()).count();
         let text = self.metrics.text(Scraped {
             xds_streams: count(proxies.len()),
             xds_nacks: count(nacks),
@@ -187,13 +186,17 @@ fn answer(status: StatusCode, kind: &'static str, text: String) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::catalog::Settings;
 
     fn pages(directory: &std::path::Path) -> Pages {
         Pages {
             trust_domain: TrustDomain::parse("cluster.local").unwrap(),
             view: watch::channel(View::default()).1,
             mesh: watch::channel(Arc::default()).1,
-            proxies: Arc::new(Vec::new),
+            xds: Server::new(Settings {
+                cluster_domain: "cluster.local".into(),
+                trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+            }),
             store: Store::open(directory).unwrap(),
             metrics: Metrics::new().into(),
         }

@@ -206,6 +206,11 @@ impl RegistrarHandle {
         outcome.await.ok()
     }
 
+    /// Waits until the control plane is ending.
+    pub(super) async fn closed(&self) {
+        self.commands.closed().await;
+    }
+
     /// Says that a stream ended.
     pub(super) async fn ended(&self, key: WorkloadKey, stream: StreamId) {
         let _ = self.commands.send(Command::Ended { key, stream }).await;

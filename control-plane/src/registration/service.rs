@@ -53,6 +53,7 @@ impl RegistrationService {
             let message = tokio::select! {
                 message = messages.next() => message,
                 () = answers.closed() => None,
+                () = self.registrar.closed() => None,
             };
             let Some(Ok(message)) = message else { break };
             said = merge(said, message);

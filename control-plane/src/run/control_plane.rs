@@ -17,13 +17,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::settings::{IssuerFiles, Settings};
-use crate::admin::pages::{Pages, Proxies};
+use crate::admin::pages::Pages;
 use crate::admin::server::bind_socket;
 use crate::admin_client::SOCKET;
 use crate::ca::authority::Authority;
 use crate::ca::issuer::{CertificateIssuer, IssuerError};
 use crate::ca::service::{CertificateService, pem};
-use crate::history::{HistoryError, HistoryLog};
+use crate::history;
 use crate::listener::accept::{self, Port};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError};
 use crate::listener::services::Services;
@@ -35,9 +35,13 @@ use crate::registration::registrar::Registrar;
 use crate::registration::service::RegistrationService;
 use crate::source::watch::{Source, SourceError, View};
 use crate::state::{StateError, Store};
+use crate::translate::catalog;
+use crate::xds::server::Server;
 
 /// The trust roots in the state directory, for proxies' `--control-plane-ca`.
 const ROOTS: &str = "roots.pem";
+/// Last good versions of resources whose files are refused now.
+const LAST_GOOD: &str = "last-good.yaml";
 /// How long streams may go on after a shutdown began. They come back to the next control plane by themselves.
 const GRACE: Duration = Duration::from_secs(1);
 /// The largest CSR with its metadata, and the largest registration.
@@ -50,10 +54,10 @@ pub struct ControlPlane {
     admin: SocketAddr,
     shutdown: Option<oneshot::Sender<()>>,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    xds: Server,
     /// Everything else that runs; it ends with this value.
     tasks: JoinSet<()>,
     source: Source,
-    history: HistoryLog,
 }
 
 /// Why it does not start: what, and where.
@@ -87,9 +91,6 @@ pub enum StartError {
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
-    /// The history.
-    #[error("the history: {0}")]
-    History(#[from] HistoryError),
     /// A step that panicked.
     #[error("start-up failed: {0}")]
     Join(#[from] JoinError),
@@ -104,7 +105,7 @@ impl ControlPlane {
 
         // The disk, on a thread that may wait for it.
         let read = settings.clone();
-        let Opened { store, authority, source, history, socket } =
+        let Opened { store, authority, source, socket } =
             tokio::task::spawn_blocking(move || open(&read)).await??;
         let metrics = Arc::new(Metrics::new());
         let mut tasks = JoinSet::new();
@@ -120,21 +121,32 @@ impl ControlPlane {
             publish_registrations,
             Arc::clone(&metrics),
         )?;
-        publish_mesh.send_replace(merge(&view.borrow(), &registrations.borrow()));
+        let xds = Server::new(catalog::Settings {
+            cluster_domain: settings.cluster_domain.as_str().into(),
+            trust_domain: settings.trust_domain,
+        });
+        let merged = Merged { view: view.clone(), registrations, xds: xds.clone(), publish: publish_mesh };
+        let mut merged = merged.renew().await?;
         tasks.spawn(registrar.run());
-        tasks.spawn(keep_merged(view.clone(), registrations, publish_mesh));
+        tasks.spawn(async move {
+            while merged.changed().await {
+                merged = match merged.renew().await {
+                    Ok(merged) => merged,
+                    Err(error) => return tracing::error!(%error, "the mesh is not renewed any more"),
+                };
+            }
+        });
 
         let certificate = Arc::new(ServerCertificate::new(Arc::clone(&authority))?);
         let tls = Arc::new(server_config(Arc::clone(&certificate), &authority.roots())?);
         tasks.spawn(async move { certificate.keep_fresh().await });
 
         let trust_domain = authority.trust_domain().clone();
-        let proxies: Proxies = Arc::new(Vec::new);
         let pages = Pages {
             trust_domain: trust_domain.clone(),
             view,
             mesh: mesh.clone(),
-            proxies,
+            xds: xds.clone(),
             store: store.clone(),
             metrics: Arc::clone(&metrics),
         };
@@ -143,13 +155,14 @@ impl ControlPlane {
         let ca = CertificateService::new(authority, store, Arc::clone(&metrics));
         let registration = RegistrationService::new(handle, mesh);
         let services = Services::default()
+            .with(xds.service())
             .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE))
             .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE));
         let port = Port { tls, trust_domain, metrics };
         let (shutdown, ended) = oneshot::channel();
         let ended = async move { drop(ended.await) };
         let server = tokio::spawn(accept::serve(listener, port, services, ended));
-        Ok(Self { listen, admin, shutdown: Some(shutdown), server, tasks, source, history })
+        Ok(Self { listen, admin, shutdown: Some(shutdown), server, xds, tasks, source })
     }
 
     /// Where proxies connect.
@@ -171,17 +184,18 @@ impl ControlPlane {
         }
     }
 
-    /// Ends: takes no more connections, gives streams a second, and writes what is still to be written.
+    /// Ends: takes no more connections, ends the streams, gives calls under way a second, and lets go of the state.
     pub async fn shut_down(mut self) {
         drop(self.shutdown.take());
+        self.xds.close();
+        // With the registrar, the streams of registration end too.
+        self.tasks.shutdown().await;
         if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
             self.server.abort();
         }
-        self.tasks.shutdown().await;
-        let Self { source, history, .. } = self;
-        drop(source);
-        // Joins the writer, whose last recorder goes with the source's thread.
-        let _ = tokio::task::spawn_blocking(move || history.finish()).await;
+        let source = self.source;
+        // Waits for its thread, which may be reading.
+        let _ = tokio::task::spawn_blocking(move || drop(source)).await;
     }
 }
 
@@ -189,7 +203,6 @@ struct Opened {
     store: Store,
     authority: Arc<Authority>,
     source: Source,
-    history: HistoryLog,
     socket: UnixListener,
 }
 
@@ -211,16 +224,14 @@ fn open(settings: &Settings) -> Result<Opened, StartError> {
     let authority = Arc::new(Authority::new(trust_domain.clone(), issuer, *certificate_ttl));
     let roots: String = authority.roots().values().flatten().map(pem).collect();
     crate::state::directory::replace(&state_dir.join(ROOTS), roots.as_bytes())?;
-    let history = HistoryLog::start(store.clone())?;
-    let source = Source::start(config.clone(), history.recorder())?;
-    history.started();
+    let source = Source::start(config.clone(), state_dir.join(LAST_GOOD), history::recorder(store.clone())?)?;
     let path: PathBuf = state_dir.join(SOCKET);
     let socket = bind_socket(&path).map_err(|error| StartError::Listen {
         flag: "--state-dir",
         address: path.display().to_string(),
         error,
     })?;
-    Ok(Opened { store, authority, source, history, socket })
+    Ok(Opened { store, authority, source, socket })
 }
 
 async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -228,25 +239,33 @@ async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(failed)
 }
 
-/// Keeps the mesh what the configuration and the registrations make together.
-async fn keep_merged(
-    mut view: watch::Receiver<View>,
-    mut registrations: watch::Receiver<Registrations>,
+/// The mesh that the configuration and the registrations make together.
+struct Merged {
+    view: watch::Receiver<View>,
+    registrations: watch::Receiver<Registrations>,
+    xds: Server,
     publish: watch::Sender<Arc<Mesh>>,
-) {
-    loop {
-        let changed = tokio::select! {
-            changed = view.changed() => changed,
-            changed = registrations.changed() => changed,
-        };
-        if changed.is_err() {
-            return;
-        }
-        let merged = merge(&view.borrow_and_update(), &registrations.borrow_and_update());
-        publish.send_replace(merged);
-    }
 }
 
-fn merge(view: &View, registrations: &Registrations) -> Arc<Mesh> {
-    Arc::new(view.mesh.with_registrations(registrations.clone()))
+impl Merged {
+    /// Waits until either part changes; false when one of them has ended.
+    async fn changed(&mut self) -> bool {
+        let changed = tokio::select! {
+            changed = self.view.changed() => changed,
+            changed = self.registrations.changed() => changed,
+        };
+        changed.is_ok()
+    }
+
+    /// Makes the mesh anew. Discovery has it before anybody else hears of it, so that whoever waits for a workload
+    /// to leave the mesh knows that it has left discovery.
+    async fn renew(mut self) -> Result<Self, JoinError> {
+        let registrations = self.registrations.borrow_and_update().clone();
+        let mesh = Arc::new(self.view.borrow_and_update().mesh.with_registrations(registrations));
+        let (xds, published) = (self.xds.clone(), Arc::clone(&mesh));
+        // Finding out whom a change concerns takes long in a large mesh.
+        tokio::task::spawn_blocking(move || xds.publish(published)).await?;
+        self.publish.send_replace(mesh);
+        Ok(self)
+    }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
@@ -42,11 +42,12 @@ pub struct View {
     pub statuses: Statuses,
 }
 
-/// A watched directory. The thread ends when this is dropped.
+/// A watched directory. Dropping it waits for its thread to end, so that nothing of it is held any more.
 #[derive(Debug)]
 pub struct Source {
     view: watch::Receiver<View>,
     signal: Sender<Signal>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -89,8 +90,8 @@ impl Source {
                 }
             }
         };
-        thread::Builder::new().name("source".into()).spawn(run).map_err(fail)?;
-        Ok(Self { view, signal })
+        let thread = thread::Builder::new().name("source".into()).spawn(run).map_err(fail)?;
+        Ok(Self { view, signal, thread: Some(thread) })
     }
 
     /// The state of the configuration, now and in future.
@@ -102,6 +103,9 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         let _ = self.signal.send(Signal::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -18,6 +18,9 @@ pub struct HistoryEntry {
     pub source: String,
     /// What: kind, namespace and name, and what became of it (added, changed, removed).
     pub what: String,
+    /// What stands for the text of an accepted resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Why it was refused; none when it was accepted.
     pub refused: Option<String>,
 }
@@ -63,7 +66,8 @@ mod tests {
     use super::*;
 
     fn entry(number: u64) -> HistoryEntry {
-        HistoryEntry { at_unix_ms: number, source: "a.yaml".into(), what: "Service".into(), refused: None }
+        let (source, what) = ("a.yaml".into(), "Service shop/cart added".into());
+        HistoryEntry { at_unix_ms: number, source, what, version: None, refused: None }
     }
 
     #[test]

@@ -126,7 +126,9 @@ mod tests {
             let record = RegistrationRecord { identity: "id".into(), instance, request: vec![step; 5_000] };
             store.change_registrations(&[RegistrationChange::Put(record)]).unwrap();
             let (source, what) = ("a.yaml".into(), step.to_string());
-            store.append_history(&[HistoryEntry { at_unix_ms: 0, source, what, refused: None }]).unwrap();
+            store
+                .append_history(&[HistoryEntry { at_unix_ms: 0, source, what, version: None, refused: None }])
+                .unwrap();
 
             std::fs::copy(directory.path().join(FILE), killed.path().join(FILE)).unwrap();
             let after = Store::open(killed.path()).unwrap();

@@ -2,8 +2,10 @@
 //!
 //! Taken when somebody asks, from the streams themselves; nothing is kept for it.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::node::Node;
 use super::stream::Stream;
@@ -11,7 +13,7 @@ use super::subscription::{Held, Subscription, Wildcard};
 use crate::translate::catalog::Mode;
 
 /// One stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamStatus {
     /// `node.id`: the workload's instance.
     pub node: String,
@@ -20,7 +22,7 @@ pub struct StreamStatus {
     /// The namespace in that.
     pub namespace: String,
     /// `on-demand` or `wildcard`.
-    pub mode: &'static str,
+    pub mode: Cow<'static, str>,
     /// When the stream began.
     pub since: String,
     /// Each resource type that it asked for.
@@ -28,10 +30,10 @@ pub struct StreamStatus {
 }
 
 /// One resource type of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypeStatus {
     /// `cds`, `eds`, `lds` or `rds`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// Whether all that `*` means is subscribed.
     pub wildcard: bool,
     /// A response waits for its answer.
@@ -41,7 +43,7 @@ pub struct TypeStatus {
 }
 
 /// One resource as a stream knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceStatus {
     /// Its name.
     pub name: String,
@@ -57,7 +59,7 @@ pub struct ResourceStatus {
 }
 
 /// A refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NackStatus {
     /// The refused version.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,8 +78,8 @@ pub(super) fn of(node: &Node, since: Timestamp, stream: &Stream) -> StreamStatus
         identity: workload.identity.to_string(),
         namespace: workload.identity.namespace().into(),
         mode: match node.viewer.mode {
-            Mode::OnDemand => "on-demand",
-            Mode::Wildcard => "wildcard",
+            Mode::OnDemand => "on-demand".into(),
+            Mode::Wildcard => "wildcard".into(),
         },
         since: since.to_string(),
         types: stream.kinds().iter().filter(|state| state.seen).map(of_type).collect(),
@@ -102,7 +104,7 @@ fn of_type(state: &Subscription) -> TypeStatus {
         }),
     };
     TypeStatus {
-        kind: state.kind.as_str(),
+        kind: state.kind.as_str().into(),
         wildcard: state.wildcard != Wildcard::Off,
         waiting: state.outstanding.is_some(),
         resources: names.into_iter().map(resource).collect(),
