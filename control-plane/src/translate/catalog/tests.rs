@@ -520,7 +520,7 @@ fn a_workload_sees_its_own_inbound_side_and_nobody_elses() {
 fn redirected_connections_are_told_apart_by_destination_port() {
     let catalog = serving(registered(&[9000, 9001], true, Some(AppProtocol::Grpc)));
     let listener: Listener = read(&catalog, Kind::Listener, "inbound|127.0.0.1:15006");
-    assert_eq!(listener.use_original_dst.unwrap().value, true);
+    assert!(listener.use_original_dst.unwrap().value);
     let ports: Vec<_> = listener
         .filter_chains
         .iter()

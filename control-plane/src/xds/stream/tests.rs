@@ -179,6 +179,17 @@ fn giving_up_the_wildcard_keeps_the_names() {
 }
 
 #[test]
+fn a_name_given_up_and_asked_for_in_one_request_is_asked_for() {
+    let source = Numbers::default().with(Kind::Cluster, "a", 1);
+    let mut stream = Stream::default();
+    send(&mut stream, request(Kind::Cluster, &["a"], &[]));
+    settle(&mut stream, &source);
+    let interest = send(&mut stream, request(Kind::Cluster, &["a"], &["a"]));
+    assert_eq!((interest.dropped.len(), interest.added.len()), (1, 1));
+    assert_eq!(settle(&mut stream, &source), ["cds +a"]);
+}
+
+#[test]
 fn one_response_waits_at_a_time_and_changes_meanwhile_become_one() {
     let (mut stream, mut source) = (Stream::default(), Numbers::default().with(Kind::Cluster, "a", 1));
     send(&mut stream, request(Kind::Cluster, &["a"], &[]));
