@@ -24,7 +24,7 @@ use super::hub::{Hub, Mailbox};
 use super::node::{BadNode, Node};
 use super::status::{self, StreamStatus};
 use super::stream::{Source, Stream};
-use super::subscription::{WILDCARD, Wildcard};
+use super::subscription::WILDCARD;
 use crate::model::mesh::Mesh;
 use crate::peer::PeerIdentity;
 use crate::translate::catalog::{Catalog, Settings, Viewer};
@@ -220,7 +220,7 @@ impl Drop for Watch<'_> {
         lock(&self.shared.sessions).remove(&self.id);
         let stream = lock(&self.session.stream);
         let subscribed = stream.kinds().iter().flat_map(|state| {
-            let wildcard = (state.wildcard != Wildcard::Off).then(|| Name::from(WILDCARD));
+            let wildcard = state.kind.has_wildcard().then(|| Name::from(WILDCARD));
             wildcard.into_iter().chain(state.names.iter().cloned()).map(|name| (state.kind, name))
         });
         self.shared.hub.leave(self.id, &self.session.node.viewer, subscribed.collect());

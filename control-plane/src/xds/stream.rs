@@ -39,7 +39,8 @@ pub struct Stream {
     last_nonce: u64,
 }
 
-/// Names that began and ceased to matter by one request. `*` is among them as a name.
+/// Names that ceased and began to matter by one request, in that order: one in both lists matters. `*` is among them
+/// as a name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// Now subscribed.
@@ -75,8 +76,9 @@ impl Stream {
             state.look_at(WILDCARD.into(), false);
             interest.added.push((kind, WILDCARD.into()));
         }
-        subscribe(state, &request.resource_names_subscribe, &mut interest)?;
+        // In this order, so that a name in both lists is one that the client wants anew.
         unsubscribe(state, &request.resource_names_unsubscribe, &mut interest);
+        subscribe(state, &request.resource_names_subscribe, &mut interest)?;
         // Only the first request of a type may tell what the client kept from an earlier stream.
         if first {
             state.resume(&request.initial_resource_versions);

@@ -1,0 +1,156 @@
+//! A client that knows the protocol's rules alone ends with what there is, whatever happens on the way.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::xds::subscription::Held;
+
+/// What a client of the protocol keeps: by the rules alone, without a look at the server.
+#[derive(Debug, Default)]
+struct Client {
+    wildcard: BTreeSet<Kind>,
+    names: BTreeSet<(Kind, String)>,
+    has: BTreeMap<(Kind, String), String>,
+}
+
+impl Client {
+    fn take(&mut self, response: &DeltaDiscoveryResponse) {
+        let kind = Kind::from_type_url(&response.type_url).unwrap();
+        for resource in &response.resources {
+            // What was asked for no more may still arrive, and is dropped.
+            let key = (kind, resource.name.clone());
+            if self.wildcard.contains(&kind) || self.names.contains(&key) {
+                self.has.insert(key, resource.version.clone());
+            }
+        }
+        for name in &response.removed_resources {
+            self.has.remove(&(kind, name.clone()));
+        }
+    }
+
+    fn give_up(&mut self, kind: Kind, name: &str) {
+        self.names.remove(&(kind, name.into()));
+        if !self.wildcard.contains(&kind) {
+            self.has.remove(&(kind, name.into()));
+        }
+    }
+
+    fn give_up_wildcard(&mut self, kind: Kind) {
+        self.wildcard.remove(&kind);
+        self.has.retain(|key, _| key.0 != kind || self.names.contains(key));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Subscribe(Kind, &'static str),
+    Unsubscribe(Kind, &'static str),
+    Change(Kind, &'static str, Option<u8>),
+    Deliver,
+    Answer(Kind, bool),
+    Reconnect,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let kind = || prop::sample::select(&Kind::ALL[..]);
+    let name = || prop::sample::select(&["a", "b", "wa", "wb"][..]);
+    let asked = || prop::sample::select(&["a", "b", "wa", "wb", "*"][..]);
+    let step = prop_oneof![
+        3 => (kind(), asked()).prop_map(|(kind, name)| Step::Subscribe(kind, name)),
+        2 => (kind(), asked()).prop_map(|(kind, name)| Step::Unsubscribe(kind, name)),
+        5 => (kind(), name(), prop::option::of(0..4_u8)).prop_map(|(k, n, to)| Step::Change(k, n, to)),
+        5 => Just(Step::Deliver),
+        4 => (kind(), any::<bool>()).prop_map(|(kind, well)| Step::Answer(kind, well)),
+        1 => Just(Step::Reconnect),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// The first request of a type on a stream names all that the client wants and has.
+fn resume(client: &Client, stream: &mut Stream) {
+    for kind in Kind::ALL {
+        let mut names: Vec<_> =
+            client.names.iter().filter(|key| key.0 == kind).map(|key| key.1.as_str()).collect();
+        names.extend(client.wildcard.contains(&kind).then_some("*"));
+        // Nothing wanted: nothing said, for an empty first request would be a wildcard.
+        if !names.is_empty() {
+            let versions = client.has.iter().filter(|(key, _)| key.0 == kind);
+            let versions = versions.map(|(key, version)| (key.1.clone(), version.clone())).collect();
+            let resumed = request(kind, &names, &[]);
+            send(stream, DeltaDiscoveryRequest { initial_resource_versions: versions, ..resumed });
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_client_ends_with_what_there_is(steps in steps()) {
+        let (mut stream, mut source, mut client) = (Stream::default(), Numbers::default(), Client::default());
+        let mut waiting: BTreeMap<Kind, DeltaDiscoveryResponse> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Subscribe(kind, "*") if !kind.has_wildcard() => {}
+                Step::Unsubscribe(kind, "*") if !kind.has_wildcard() => {}
+                Step::Subscribe(kind, name) => {
+                    match name {
+                        "*" => client.wildcard.insert(kind),
+                        name => client.names.insert((kind, name.into())),
+                    };
+                    send(&mut stream, request(kind, &[name], &[]));
+                }
+                Step::Unsubscribe(kind, name) => {
+                    // A first request that subscribes to nothing would be a wildcard.
+                    if !stream.kinds()[kind as usize].seen {
+                        continue;
+                    }
+                    match name {
+                        "*" => client.give_up_wildcard(kind),
+                        name => client.give_up(kind, name),
+                    }
+                    send(&mut stream, request(kind, &[], &[name]));
+                }
+                Step::Change(kind, name, number) => source.set(&mut stream, kind, name, number),
+                Step::Deliver => {
+                    if let Some(response) = stream.poll(&source) {
+                        let kind = Kind::from_type_url(&response.type_url).unwrap();
+                        client.take(&response);
+                        prop_assert!(waiting.insert(kind, response).is_none(), "two responses wait");
+                    }
+                }
+                // A client that refuses may still use what was good of it: this one uses all.
+                Step::Answer(kind, well) => match waiting.remove(&kind) {
+                    Some(response) if well => ack(&mut stream, &response),
+                    Some(response) => nack(&mut stream, &response, "no"),
+                    None => {}
+                },
+                Step::Reconnect => {
+                    waiting.clear();
+                    stream = Stream::default();
+                    resume(&client, &mut stream);
+                }
+            }
+        }
+        for response in waiting.into_values() {
+            ack(&mut stream, &response);
+        }
+        while let Some(response) = stream.poll(&source) {
+            client.take(&response);
+            ack(&mut stream, &response);
+        }
+        for kind in Kind::ALL {
+            let wanted: BTreeMap<_, _> = source.0.keys().filter(|key| key.0 == kind).filter_map(|key| {
+                let wild = client.wildcard.contains(&kind) && source.in_wildcard(kind, &key.1);
+                let version = || source.resource(kind, &key.1).unwrap().version.to_string();
+                (wild || client.names.contains(key)).then(|| (key.clone(), version()))
+            }).collect();
+            let has: BTreeMap<_, _> = client.has.clone().into_iter().filter(|(key, _)| key.0 == kind).collect();
+            prop_assert_eq!(has, wanted);
+            let state = &stream.kinds()[kind as usize];
+            prop_assert!(state.pending.is_empty() && state.gone.is_empty() && state.outstanding.is_none());
+            prop_assert!(state.held.iter().all(|(name, held)| match held {
+                Held::Absent => state.names.contains(name),
+                Held::Version(_) | Held::Foreign => state.covers(name),
+            }), "memory is what is subscribed");
+        }
+    }
+}
