@@ -12,8 +12,8 @@ use outrigger_config::listener::{
     ChainMatcher, DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
 use outrigger_config::tls::{DownstreamTls, UpstreamTls};
-use outrigger_core::record::{Direction, Protocol};
 use outrigger_core::reason::Reason;
+use outrigger_core::record::{Direction, Protocol};
 use support::application::{Application, dead, ok, read_head};
 use support::client::Client;
 use support::identity::{Authority, spiffe};
@@ -35,7 +35,8 @@ fn inbound() -> Listener {
         })),
         filter: NetworkFilter::Handle(filter),
     };
-    let mut listener = support::listener("inbound", NetworkFilter::Handle(Handler::Tcp(tcp_proxy("app", "app"))));
+    let mut listener =
+        support::listener("inbound", NetworkFilter::Handle(Handler::Tcp(tcp_proxy("app", "app"))));
     listener.direction = Direction::Inbound;
     listener.default_chain = None;
     listener.chains = Box::new([
@@ -191,7 +192,8 @@ async fn grpc_streams_both_ways_with_trailers() {
             tokio::spawn(async move {
                 assert_eq!(request.headers()["content-type"], "application/grpc");
                 let mut body = request.into_body();
-                let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                let head =
+                    http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
                 let mut send = respond.send_response(head, false).unwrap();
                 while let Some(Ok(data)) = body.data().await {
                     body.flow_control().release_capacity(data.len()).unwrap();
