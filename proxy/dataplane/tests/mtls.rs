@@ -235,3 +235,56 @@ async fn grpc_streams_both_ways_with_trailers() {
         assert_eq!((record.bytes_received, record.bytes_sent), (6, 6));
     }
 }
+
+/// What a rollout does to a service: instance after instance leaves discovery, drains and ends, and new ones come.
+#[tokio::test]
+async fn a_rollout_under_load_loses_nothing() {
+    let (authority, echo) = (Authority::new(), Application::http(|_| ok("ok")).await);
+    let mut servers: Vec<_> = (0..3).map(|_| server(&authority, "cart", echo.address)).collect();
+    let over = |server: &Proxy| over_tls(server.address(0), &["cart"]);
+    let app = cluster("app", servers.iter().map(over));
+    let handle = app.endpoints.clone();
+    let world = World::new().proxy().cluster_of(app).http("app:80", forward("app"));
+    let secrets = world.secrets.clone();
+    secrets.publish(authority.secrets("web"));
+    let client = world.start();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let users: Vec<_> = (0..16)
+        .map(|number| {
+            let (stopped, address) = (stopped.clone(), client.address(0));
+            tokio::spawn(async move {
+                let mut user = Client::connect(address).await;
+                let (mut sent, mut lost) = (0, Vec::new());
+                while !*stopped.borrow() {
+                    let answer = if number % 2 == 0 {
+                        user.post("app", "/", "order").await
+                    } else {
+                        user.get("app", "/", "").await
+                    };
+                    sent += 1;
+                    if answer.status != 200 {
+                        lost.push(answer);
+                    }
+                }
+                (sent, lost)
+            })
+        })
+        .collect();
+    for _ in 0..6 {
+        let new = server(&authority, "cart", echo.address);
+        let old = servers.remove(0);
+        servers.push(new);
+        handle.store(support::endpoints(servers.iter().map(over)));
+        secrets.publish(authority.secrets("web"));
+        assert_eq!(old.drain(std::time::Duration::from_secs(10)).await, outrigger_core::drain::Drained::Complete);
+    }
+    stop.send(true).unwrap();
+    let mut total = 0;
+    for user in users {
+        let (sent, lost) = user.await.unwrap();
+        assert!(lost.is_empty(), "{} of {sent}: {:?}", lost.len(), lost[0]);
+        total += sent;
+    }
+    assert!(total > 100, "{total}");
+    let _ = client.drain(std::time::Duration::from_secs(10)).await;
+}

@@ -24,7 +24,7 @@ async fn repeater() -> Application {
 /// Speaks first.
 async fn greeter() -> Application {
     Application::raw(|mut stream, _, _| async move {
-        stream.write_all(b"220 hello\r\n").await.unwrap();
+        let _ = stream.write_all(b"220 hello\r\n").await;
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
     })
