@@ -17,7 +17,11 @@ async fn requests_of_one_connection_are_answered_one_after_another() {
         let answer = client.get("echo", path, "X-Mine: yes\r\n").await;
         assert_eq!(answer.status, 200);
         assert!(answer.body.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{}", answer.body);
-        assert!(answer.body.contains("x-mine: yes\r\n") && answer.body.contains("host: echo\r\n"), "{}", answer.body);
+        assert!(
+            answer.body.contains("x-mine: yes\r\n") && answer.body.contains("host: echo\r\n"),
+            "{}",
+            answer.body
+        );
         assert!(answer.body.contains("traceparent: 00-") && answer.body.contains("x-request-id: "));
         let record = proxy.record().await;
         assert_eq!((record.status, record.tries.len()), (200, 1));
@@ -30,7 +34,8 @@ async fn requests_of_one_connection_are_answered_one_after_another() {
 #[tokio::test]
 async fn a_body_reaches_the_application_as_it_was_sent() {
     let echo = Application::echo().await;
-    let proxy = World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
+    let proxy =
+        World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
     let mut client = Client::connect(proxy.address(0)).await;
     assert!(client.post("echo", "/", "hello").await.body.ends_with("\r\n\r\nhello"));
     client
@@ -43,10 +48,8 @@ async fn a_body_reaches_the_application_as_it_was_sent() {
 #[tokio::test]
 async fn a_host_that_the_mesh_does_not_have_is_refused_or_passed_on() {
     let echo = Application::echo().await;
-    let proxy = World::new()
-        .proxy()
-        .listen(DestinationBy::Authority, UnknownDestination::PassThrough)
-        .start();
+    let proxy =
+        World::new().proxy().listen(DestinationBy::Authority, UnknownDestination::PassThrough).start();
     let answer = Client::connect(proxy.address(0)).await.get("nowhere", "/", "").await;
     assert_eq!(answer.status, 502);
     assert!(answer.head.contains("x-outrigger-reason: no_destination\r\n"), "{}", answer.head);

@@ -21,8 +21,7 @@ impl Default for HttpOptions {
         Self {
             protocol: UpstreamProtocol::Http1,
             connections: ConnectionSettings {
-                // Envoy keeps idle connections for an hour; an application is rarely so patient, and a connection that it
-                // closed costs a try.
+                // An hour, as in Envoy (HttpProtocolOptions.idle_timeout).
                 idle_timeout: Some(Duration::from_secs(3600)),
                 max_duration: None,
                 max_requests: None,

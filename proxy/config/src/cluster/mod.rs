@@ -2,6 +2,7 @@
 //!
 //! State that outlives config (ejections, balances, what is in use) is kept by the data path under the cluster's name and the
 //! endpoint's address, not here.
+
 mod decode;
 mod http_options;
 

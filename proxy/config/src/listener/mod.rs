@@ -243,3 +243,95 @@ impl Cidr {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(name: &str, matcher: ChainMatcher) -> FilterChain {
+        let finder = DestinationFinder {
+            by: DestinationBy::Authority,
+            unknown: UnknownDestination::Refuse,
+            http: Arc::default(),
+        };
+        FilterChain { name: name.into(), matcher, tls: None, filter: NetworkFilter::Find(finder) }
+    }
+
+    fn range(network: &str, length: u32) -> Box<[Cidr]> {
+        Box::new([Cidr::new(network.parse().unwrap(), length).unwrap()])
+    }
+
+    fn chosen(chains: Vec<FilterChain>, destination: &str, server_name: Option<&str>) -> Option<String> {
+        let listener = Listener {
+            name: "l".into(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            direction: Direction::Inbound,
+            original_dst: true,
+            first_bytes_timeout: Duration::from_secs(1),
+            chains: chains.into(),
+            default_chain: None,
+        };
+        let facts = ConnectionFacts {
+            destination: destination.parse().unwrap(),
+            transport: TransportProtocol::RawBuffer,
+            server_name,
+            application_protocols: &[],
+        };
+        listener.chain(&facts).map(|chain| chain.name.to_string())
+    }
+
+    #[test]
+    fn the_most_specific_chain_takes_the_connection() {
+        let prefix =
+            |network, length| ChainMatcher { prefix_ranges: range(network, length), ..Default::default() };
+        let chains = || {
+            vec![
+                chain("any", ChainMatcher::default()),
+                chain("port", ChainMatcher { destination_port: Some(81), ..Default::default() }),
+                chain("wide", prefix("10.0.0.0", 8)),
+                chain("narrow", prefix("10.1.0.0", 16)),
+                chain("v6", prefix("fd00::", 8)),
+            ]
+        };
+        for (destination, expected) in [
+            ("1.1.1.1:80", "any"),
+            ("10.1.0.1:81", "port"),
+            ("10.2.0.1:80", "wide"),
+            ("10.1.0.1:80", "narrow"),
+            ("[::ffff:10.1.0.1]:80", "narrow"),
+            ("[fd00::1]:80", "v6"),
+        ] {
+            assert_eq!(chosen(chains(), destination, None).as_deref(), Some(expected), "{destination}");
+        }
+        let tls = ChainMatcher { transport: Some(TransportProtocol::Tls), ..Default::default() };
+        assert_eq!(chosen(vec![chain("tls", tls)], "1.1.1.1:80", None), None);
+    }
+
+    #[test]
+    fn server_names_match_exactly_before_they_match_by_suffix() {
+        let named = |name: &str| ChainMatcher { server_names: Box::new([name.into()]), ..Default::default() };
+        let chains = || {
+            vec![
+                chain("any", ChainMatcher::default()),
+                chain("wild", named("*.shop")),
+                chain("exact", named("a.shop")),
+            ]
+        };
+        for (server_name, expected) in
+            [(Some("A.shop"), "exact"), (Some("b.shop"), "wild"), (Some("shop"), "any"), (None, "any")]
+        {
+            assert_eq!(chosen(chains(), "1.1.1.1:80", server_name).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_range_holds_its_addresses_and_no_others() {
+        let range = |network: &str, length| Cidr::new(network.parse().unwrap(), length);
+        assert!(range("0.0.0.0", 0).unwrap().holds("9.9.9.9".parse().unwrap()));
+        assert!(range("9.9.9.9", 32).unwrap().holds("9.9.9.9".parse().unwrap()));
+        assert!(!range("9.9.9.8", 32).unwrap().holds("9.9.9.9".parse().unwrap()));
+        assert!(!range("0.0.0.0", 0).unwrap().holds("fd00::1".parse().unwrap()));
+        assert!(range("::", 0).unwrap().holds("fd00::1".parse().unwrap()));
+        assert!(range("0.0.0.0", 33).is_none() && range("::", 129).is_none());
+    }
+}

@@ -5,6 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod contract;
-mod fixture;
 mod refusals;
 mod warming;
+mod fixture;

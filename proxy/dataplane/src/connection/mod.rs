@@ -147,7 +147,14 @@ impl Served {
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
                 let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(manager) };
-                self.http(stream, Bytes::new(), protocol_of(alpn.as_deref()), facts, (finder, &manager.settings)).await;
+                self.http(
+                    stream,
+                    Bytes::new(),
+                    protocol_of(alpn.as_deref()),
+                    facts,
+                    (finder, &manager.settings),
+                )
+                .await;
             }
             NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, Bytes::new(), facts, proxy).await,
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {

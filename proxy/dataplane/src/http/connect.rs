@@ -48,7 +48,10 @@ async fn open(
     journal: &mut Journal,
 ) -> Result<Way, Failure> {
     let Finder::Authority(unknown) = &on.finder else {
-        return Err(Failure::downstream(Reason::NoRouteFound, "CONNECT is for proxies; this is a destination"));
+        return Err(Failure::downstream(
+            Reason::NoRouteFound,
+            "CONNECT is for proxies; this is a destination",
+        ));
     };
     if responder.version() == Version::HTTP_2 {
         return Err(Failure::downstream(Reason::NoRouteFound, "CONNECT over HTTP/2 is not served"));

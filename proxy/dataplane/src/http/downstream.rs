@@ -90,7 +90,10 @@ pub(super) enum Destination {
 
 impl Downstream {
     /// What `head`'s request goes to, with the snapshot that says so: the request's only one.
-    pub(super) async fn destination(&self, head: &RequestHead) -> Result<(Destination, Arc<Snapshot>), Failure> {
+    pub(super) async fn destination(
+        &self,
+        head: &RequestHead,
+    ) -> Result<(Destination, Arc<Snapshot>), Failure> {
         let (asked, unknown) = match &self.finder {
             Finder::Chain { chain, manager } => {
                 let snapshot = self.context.view.snapshot();
@@ -169,7 +172,9 @@ pub(super) fn asked_by(head: &RequestHead) -> Result<std::borrow::Cow<'_, str>, 
 
 fn manager_of(chain: &FilterChain) -> Option<&Arc<HttpConnectionManager>> {
     match &chain.filter {
-        NetworkFilter::Handle(Handler::Http(manager) | Handler::Detect { http: manager, .. }) => Some(manager),
+        NetworkFilter::Handle(Handler::Http(manager) | Handler::Detect { http: manager, .. }) => {
+            Some(manager)
+        }
         _ => None,
     }
 }

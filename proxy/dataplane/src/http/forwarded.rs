@@ -31,12 +31,14 @@ pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
     if sender.authenticated || !sender.address.ip().is_loopback() {
         append_address(headers, sender.address);
     }
-    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(if sender.encrypted && !sender.authenticated {
-        "https"
-    } else {
-        // Between sidecars TLS is the mesh's own; the application spoke http.
-        "http"
-    }));
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(
+        if sender.encrypted && !sender.authenticated {
+            "https"
+        } else {
+            // Between sidecars TLS is the mesh's own; the application spoke http.
+            "http"
+        },
+    ));
     if !headers.contains_key(REQUEST_ID)
         && let Ok(id) = HeaderValue::from_maybe_shared(random_uuid().freeze())
     {

@@ -267,7 +267,10 @@ impl Try {
 
 fn text(head: &RequestHead, grpc: bool) -> Text {
     let field = |headers: &HeaderMap, name| {
-        headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .unwrap_or_default()
     };
     Text {
         method: head.method.to_string(),

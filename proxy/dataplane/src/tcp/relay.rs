@@ -63,7 +63,9 @@ pub(crate) async fn relay_opened(
 pub(crate) async fn pass_on(context: &Context, asked: &str, client: Client) {
     let mut record = Record::begin(context, &client, Some(crate::context::PASSED_ON.into()));
     match dial::outside(context, asked).await {
-        Ok(opened) => relay_to(opened, Bytes::new(), client, context.settings.tunnel_idle_timeout, record).await,
+        Ok(opened) => {
+            relay_to(opened, Bytes::new(), client, context.settings.tunnel_idle_timeout, record).await
+        }
         Err(failure) => record.fail(&failure),
     }
 }
@@ -73,7 +75,13 @@ pub(crate) fn refuse(context: &Context, client: &Client, failure: &Failure) {
     Record::begin(context, client, None).fail(failure);
 }
 
-async fn relay_to(opened: Opened, spoken: Bytes, client: Client, idle: Option<Duration>, mut record: Record<'_>) {
+async fn relay_to(
+    opened: Opened,
+    spoken: Bytes,
+    client: Client,
+    idle: Option<Duration>,
+    mut record: Record<'_>,
+) {
     record.connected(&opened);
     let upstream = Side { stream: opened.stream, read: spoken };
     let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, idle).await;
@@ -141,7 +149,9 @@ impl<'a> Record<'a> {
         }
         match &copied.end {
             End::Closed => {}
-            End::Idle => self.fail(&Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout")),
+            End::Idle => {
+                self.fail(&Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout"))
+            }
             End::Client(error) => {
                 self.fail(&Failure::downstream(Reason::DownstreamConnectionTermination, error));
             }

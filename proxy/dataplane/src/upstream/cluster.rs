@@ -118,7 +118,11 @@ impl Cluster {
         self.used.set(Instant::now());
         let room = self.bounds.request().ok_or_else(|| {
             self.series.overflow.increment();
-            Failure::upstream(Reason::UpstreamOverflow, Reached::NotWritten, "the bound on requests is reached")
+            Failure::upstream(
+                Reason::UpstreamOverflow,
+                Reached::NotWritten,
+                "the bound on requests is reached",
+            )
         })?;
         self.state.ledger.request(self.shared.now());
         Ok(room)
@@ -135,7 +139,11 @@ impl Cluster {
 
     /// The host for the next try: none of those `tried` while there is another, none that is ejected while there is
     /// another. `original` is where the connection was going before it was redirected.
-    pub(crate) fn pick(&self, tried: &[SocketAddr], original: Option<SocketAddr>) -> Result<Rc<Host>, Failure> {
+    pub(crate) fn pick(
+        &self,
+        tried: &[SocketAddr],
+        original: Option<SocketAddr>,
+    ) -> Result<Rc<Host>, Failure> {
         let none = |why: &str| Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why);
         if let Discovery::OriginalDestination(transport) = &self.config.borrow().discovery {
             let address = original.ok_or_else(|| none("the connection was not redirected"))?;
@@ -154,7 +162,9 @@ impl Cluster {
             .or_else(|| if tried.is_empty() { None } else { self.draw(&hosts, preferred) })
             .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
             .or_else(|| self.draw(&hosts, |host| host.takes_new))
-            .ok_or_else(|| none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" }))
+            .ok_or_else(|| {
+                none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" })
+            })
     }
 
     /// The host at `address`, which no endpoint list names.

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::bounds::{Bounds, ConnectionPermit, PendingPermit};
-use super::dial::{Dialled, Dialer, Target, Use};
+use super::dial::{Dialer, Dialled, Target, Use};
 use crate::codec::body::Body;
 use crate::codec::client::{Exchange, Home, Http1Connection, Http2Connection};
 use crate::codec::head::RequestHead;
@@ -224,7 +224,7 @@ impl Pool {
     fn take_idle(&self) -> Option<Lease> {
         let now = Instant::now();
         loop {
-            let mut taken = self.idle.borrow_mut().pop()?;
+            let taken = self.idle.borrow_mut().pop()?;
             self.lost_idle(1);
             if now.duration_since(taken.since) < IDLE && taken.connection.is_open() {
                 let connection = Connection::Http1(taken.connection);
@@ -367,7 +367,9 @@ impl Pool {
                     self.series.tls_ok.increment();
                 }
             }
-            Err(failure) if failure.reason == Reason::UpstreamTlsFailure => self.series.tls_failed.increment(),
+            Err(failure) if failure.reason == Reason::UpstreamTlsFailure => {
+                self.series.tls_failed.increment()
+            }
             Err(_) => self.series.connect_failed.increment(),
         }
         dialled
@@ -428,7 +430,11 @@ impl Home for Pooled {
 }
 
 fn overflow() -> Failure {
-    Failure::upstream(Reason::UpstreamOverflow, Reached::NotWritten, "the bound on connections and on the queue is reached")
+    Failure::upstream(
+        Reason::UpstreamOverflow,
+        Reached::NotWritten,
+        "the bound on connections and on the queue is reached",
+    )
 }
 
 fn stopping() -> Failure {
