@@ -98,11 +98,14 @@ fn describe(status: &Status) -> String {
     for proxy in proxies {
         text.push_str(&format!("proxy {} ({})\n", proxy.node, proxy.identity));
         for kind in &proxy.types {
-            let name = kind.type_url.rsplit('.').next().unwrap_or_default();
-            let sync = if kind.in_sync { "in sync" } else { "waiting" };
-            text.push_str(&format!("  {name}: {} sent, {sync}\n", kind.resources));
-            if let Some(nack) = &kind.nack {
-                text.push_str(&format!("  {name}: NACK: {nack}\n"));
+            let acked = kind.resources.iter().filter(|one| one.sent.is_some() && one.acked == one.sent).count();
+            let waiting = if kind.waiting { ", an answer is awaited" } else { "" };
+            let (name, sent) = (&kind.kind, kind.resources.iter().filter(|one| one.sent.is_some()).count());
+            text.push_str(&format!("  {name}: {sent} sent, {acked} acknowledged{waiting}\n"));
+            for resource in &kind.resources {
+                if let Some(nack) = &resource.nacked {
+                    text.push_str(&format!("  {name}: {} refused: {}\n", resource.name, nack.detail));
+                }
             }
         }
     }

@@ -30,7 +30,7 @@ enum Command {
     /// Run a sidecar (the same as outrigger-proxy).
     Proxy(outrigger_proxy::Args),
     /// Run a control plane (the same as outrigger-control-plane).
-    ControlPlane(outrigger_control_plane::Args),
+    ControlPlane(outrigger_control_plane::run::Args),
     /// Read a directory of configuration and say what a control plane would make of it.
     Check(control_plane::CheckArgs),
     /// Join tokens: how a workload gets its first certificate.
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     let outcome = match outrigger.command {
         Command::Demo(args) => demo::run(args),
         Command::Proxy(args) => outrigger_proxy::run(args).map_err(|error| error.to_string()),
-        Command::ControlPlane(args) => outrigger_control_plane::run(args).map_err(|error| error.to_string()),
+        Command::ControlPlane(args) => outrigger_control_plane::run::run(args).map_err(|error| error.to_string()),
         Command::Check(args) => control_plane::check(args),
         Command::Token(args) => control_plane::token(args),
         Command::Status(args) => control_plane::status(args),
