@@ -58,6 +58,10 @@ pub(crate) fn run(args: DemoArgs) -> Result<(), String> {
     })
 }
 
+/// The life of certificates: two renewals in a run, and a third of it (what is left when renewal is due) is longer than
+/// the control plane is ever away.
+const TTL: Duration = Duration::from_secs(20);
+
 struct Plan {
     requests_per_second: u32,
     certificate_ttl: Duration,
@@ -70,11 +74,11 @@ impl Plan {
         if quick {
             let pace =
                 Pace { measure: seconds(2.0), watch: seconds(1.0), away: seconds(1.0), tolerance: 8.0 };
-            Self { requests_per_second: 60, certificate_ttl: seconds(10.0), pace }
+            Self { requests_per_second: 60, certificate_ttl: TTL, pace }
         } else {
             let pace =
                 Pace { measure: seconds(5.0), watch: seconds(2.0), away: seconds(2.0), tolerance: 3.0 };
-            Self { requests_per_second: 200, certificate_ttl: seconds(20.0), pace }
+            Self { requests_per_second: 200, certificate_ttl: TTL, pace }
         }
     }
 }
