@@ -264,8 +264,10 @@ impl Forwarding<'_> {
         if !body.is_whole() {
             return Next::Stands(None);
         }
+        // A stream that the peer refused is for the policy; one above its GOAWAY, or on a dead connection, just came late.
         if *reused
             && failure.never_processed()
+            && failure.reason != Reason::UpstreamRemoteReset
             && progress.stale < STALE_CONNECTIONS
             && self.in_time(Duration::ZERO)
         {

@@ -16,9 +16,9 @@ use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
 use outrigger_core::trace::{SpanId, TraceContext};
 use tokio::time::Instant;
 
-use super::downstream::ClientFacts;
 use super::forwarded::REQUEST_ID;
 use super::trace_context::{Trace, trace_state};
+use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::metrics::WorkerMetrics;
 use crate::record::Recorder;

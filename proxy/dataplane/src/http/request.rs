@@ -33,7 +33,7 @@ use crate::codec::server::Responder;
 /// Carries out one request.
 pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, mut responder: Responder) {
     let trace = Trace::begin(&mut head.headers, on.context.settings.sampling);
-    forwarded::add(&mut head.headers, on.client.sender());
+    forwarded::add(&mut head.headers, forwarded::Sender::from(&on.client));
     let grpc = respond::is_grpc(&head.headers);
     let mut journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
     let body = body.counted(journal.received());
