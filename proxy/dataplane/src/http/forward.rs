@@ -19,6 +19,7 @@ use outrigger_policy::retry_budget::Retrying;
 use tokio::time::{Instant, timeout_at};
 
 use super::filters::Admitted;
+use super::idle::{Still, moving};
 use super::journal::{Journal, Try};
 use super::replay::Replay;
 use super::respond::grpc_status;
@@ -50,6 +51,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) retry: Option<&'a RetryPolicy>,
     /// When the whole request has to be over.
     pub(super) deadline: Option<Instant>,
+    /// How long it may stand still.
+    pub(super) idle: Option<Duration>,
     /// Its place in a trace.
     pub(super) trace: &'a Trace,
 }
@@ -68,6 +71,8 @@ pub(super) enum Reply {
 pub(super) struct Held {
     /// When it has to be over.
     pub(super) deadline: Option<Instant>,
+    /// How long it may stand still.
+    pub(super) idle: Option<Duration>,
     cluster: Rc<Cluster>,
     host: Rc<Host>,
     _room: Room,
@@ -123,7 +128,9 @@ impl Forwarding<'_> {
             let mut record =
                 journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
             self.cluster.series.tries.increment();
-            let outcome = self.attempt(&host, &head, &body, span, &mut record, responder).await;
+            let received = journal.received();
+            let attempt = self.attempt(&host, &head, &body, span, &mut record, responder, || received.get());
+            let outcome = attempt.await;
             let next = match &outcome {
                 Ok((answer, _)) => {
                     let (status, headers) = answer_facts(answer);
@@ -161,6 +168,7 @@ impl Forwarding<'_> {
                     body.let_go();
                     let held = Held {
                         deadline: self.deadline,
+                        idle: self.idle,
                         cluster: Rc::clone(&self.cluster),
                         host,
                         _room: room,
@@ -192,6 +200,7 @@ impl Forwarding<'_> {
     }
 
     /// One try, within its time.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]
     async fn attempt(
         &self,
         host: &Host,
@@ -200,6 +209,7 @@ impl Forwarding<'_> {
         span: SpanId,
         record: &mut Try,
         responder: &mut Responder,
+        moved: impl Fn() -> u64,
     ) -> Result<(Answer, Exchange), Failed> {
         let reached = Cell::new(Reached::NotWritten);
         let stale = Cell::new(false);
@@ -220,12 +230,12 @@ impl Forwarding<'_> {
                 }
             }
         };
+        let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, reached.get(), what));
         let answered = match self.try_deadline() {
-            None => exchange.await,
-            Some(deadline) => timeout_at(deadline, exchange).await.unwrap_or_else(|_| {
-                let reason = Reason::UpstreamRequestTimeout;
-                Err(Failure::upstream(reason, reached.get(), "no answer in time"))
-            }),
+            None => moving(exchange, self.idle, moved).await.unwrap_or_else(|Still| late("no byte moved")),
+            Some(deadline) => {
+                timeout_at(deadline, exchange).await.unwrap_or_else(|_| late("no answer in time"))
+            }
         };
         answered.map_err(|failure| Failed { failure, reused: stale.get() })
     }
