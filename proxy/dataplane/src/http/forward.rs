@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::filters::Admitted;
 use super::idle::{Still, moving};
-use super::journal::{Journal, Try};
+use super::journal::Journal;
 use super::replay::Replay;
 use super::respond::grpc_status;
 use super::trace_context::Trace;
@@ -125,18 +125,17 @@ impl Forwarding<'_> {
             let host = self.pick(&progress.tried)?;
             let asking = host.begin();
             let span = self.trace.try_span();
-            let mut record =
-                journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
+            journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
             self.cluster.series.tries.increment();
             let received = journal.received();
-            let attempt = self.attempt(&host, &head, &body, span, &mut record, responder, || received.get());
+            let attempt = self.attempt(&host, &head, &body, span, journal, responder, || received.get());
             let outcome = attempt.await;
             let next = match &outcome {
                 Ok((answer, _)) => {
                     let (status, headers) = answer_facts(answer);
                     asking.answered();
                     self.cluster.observe(&host, judged(status, headers));
-                    record.answered(status.as_u16(), grpc_status(headers));
+                    journal.try_answered(status.as_u16(), grpc_status(headers));
                     self.after_answer(status, headers, &head, &body, &mut progress)
                 }
                 Err(failed) => {
@@ -144,13 +143,13 @@ impl Forwarding<'_> {
                         asking.failed();
                         self.blame(&host, &failed.failure);
                     }
-                    record.failed(&failed.failure);
+                    journal.try_failed(&failed.failure);
                     self.after_failure(failed, &head, &body, &mut progress)
                 }
             };
-            journal.try_ends(record);
             match (next, outcome) {
                 (Next::Again(pause, paid), outcome) => {
+                    journal.try_ends();
                     // What was answered is given up before the next try begins.
                     drop(outcome);
                     self.cluster.series.retries.increment();
@@ -207,7 +206,7 @@ impl Forwarding<'_> {
         head: &RequestHead,
         body: &Replay,
         span: SpanId,
-        record: &mut Try,
+        journal: &mut Journal,
         responder: &mut Responder,
         moved: impl Fn() -> u64,
     ) -> Result<(Answer, Exchange), Failed> {
@@ -216,7 +215,7 @@ impl Forwarding<'_> {
         let exchange = async {
             let purpose = if head.upgrade.is_some() { Use::Upgrade } else { Use::Requests };
             let lease = host.lease(purpose, self.cluster.speaks(head.version)).await?;
-            record.connected(lease.peer.as_ref());
+            journal.try_connected(lease.peer.as_ref());
             stale.set(lease.reused);
             let mut head = head.clone();
             self.trace.write(&mut head.headers, span);

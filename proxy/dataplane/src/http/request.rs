@@ -247,6 +247,7 @@ async fn deliver(
     if let Err(failure) = outcome {
         if let Some(held) = &held {
             held.broke_off(&failure);
+            journal.try_failed(&failure);
         }
         journal.fail(&failure);
     }
