@@ -106,11 +106,12 @@ async fn an_endpoint_of_another_identity_gets_nothing() {
 #[tokio::test]
 async fn a_client_in_the_clear_or_of_another_authority_is_refused() {
     let (authority, echo) = (Authority::new(), Application::echo().await);
-    let server = server(&authority, "cart", echo.address);
+    let mut server = server(&authority, "cart", echo.address);
     let mut plain = Client::connect(server.address(0)).await;
     plain.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
     let rest = plain.rest().await;
     assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
+    assert_eq!(server.record().await.reason, Some(Reason::DownstreamTlsFailure));
     let stranger = client(&Authority::new(), vec![over_tls(server.address(0), &["cart"])]);
     assert_eq!(Client::connect(stranger.address(0)).await.get("app", "/", "").await.status, 503);
     assert_eq!((echo.requests(), server.totals().process.downstream_tls_ok), (0, 0));
@@ -276,7 +277,10 @@ async fn a_rollout_under_load_loses_nothing() {
         servers.push(new);
         handle.store(support::endpoints(servers.iter().map(over)));
         secrets.publish(authority.secrets("web"));
-        assert_eq!(old.drain(std::time::Duration::from_secs(10)).await, outrigger_core::drain::Drained::Complete);
+        assert_eq!(
+            old.drain(std::time::Duration::from_secs(10)).await,
+            outrigger_core::drain::Drained::Complete
+        );
     }
     stop.send(true).unwrap();
     let mut total = 0;

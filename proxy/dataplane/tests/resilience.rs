@@ -147,7 +147,9 @@ async fn a_client_that_leaves_ends_the_request_upstream() {
         .await
         .expect("the application notices")
         .unwrap();
-    assert_eq!(proxy.record().await.reason, Some(Reason::DownstreamConnectionTermination));
+    let record = proxy.record().await;
+    assert_eq!(record.reason, Some(Reason::DownstreamConnectionTermination));
+    assert_eq!(record.tries.len(), 1, "the try under way is part of the record");
     let totals = proxy.totals();
     assert_eq!((totals.process.in_flight, totals.clusters["app"].connections_active), (0, 0));
 }

@@ -19,15 +19,11 @@ use outrigger_policy::weighted_cluster::WeightedClusters;
 use outrigger_proto::xds::{cluster as wire, protobuf, route};
 use support::application::{Application, dead, ok, read_request};
 use support::client::Client;
-use support::{World, cluster, endpoint, endpoints, forward, forward_to};
+use support::{World, cluster, endpoint, endpoints, forward, forward_to, to};
 use tokio::io::{AsyncWriteExt, BufReader};
 
 fn number(value: u32) -> Option<protobuf::UInt32Value> {
     Some(protobuf::UInt32Value { value })
-}
-
-fn to(cluster: &str) -> outrigger_config::route::Forward {
-    forward_to(WeightedClusters::one(cluster.into()).unwrap())
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ use outrigger_policy::retry_budget::Retrying;
 use tokio::time::{Instant, timeout_at};
 
 use super::filters::Admitted;
-use super::journal::{Journal, Try};
+use super::idle::{Still, moving};
+use super::journal::Journal;
 use super::replay::Replay;
 use super::respond::grpc_status;
 use super::trace_context::Trace;
@@ -50,6 +51,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) retry: Option<&'a RetryPolicy>,
     /// When the whole request has to be over.
     pub(super) deadline: Option<Instant>,
+    /// How long it may stand still.
+    pub(super) idle: Option<Duration>,
     /// Its place in a trace.
     pub(super) trace: &'a Trace,
 }
@@ -68,6 +71,8 @@ pub(super) enum Reply {
 pub(super) struct Held {
     /// When it has to be over.
     pub(super) deadline: Option<Instant>,
+    /// How long it may stand still.
+    pub(super) idle: Option<Duration>,
     cluster: Rc<Cluster>,
     host: Rc<Host>,
     _room: Room,
@@ -120,16 +125,17 @@ impl Forwarding<'_> {
             let host = self.pick(&progress.tried)?;
             let asking = host.begin();
             let span = self.trace.try_span();
-            let mut record =
-                journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
+            journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
             self.cluster.series.tries.increment();
-            let outcome = self.attempt(&host, &head, &body, span, &mut record, responder).await;
+            let received = journal.received();
+            let attempt = self.attempt(&host, &head, &body, span, journal, responder, || received.get());
+            let outcome = attempt.await;
             let next = match &outcome {
                 Ok((answer, _)) => {
                     let (status, headers) = answer_facts(answer);
                     asking.answered();
                     self.cluster.observe(&host, judged(status, headers));
-                    record.answered(status.as_u16(), grpc_status(headers));
+                    journal.try_answered(status.as_u16(), grpc_status(headers));
                     self.after_answer(status, headers, &head, &body, &mut progress)
                 }
                 Err(failed) => {
@@ -137,13 +143,13 @@ impl Forwarding<'_> {
                         asking.failed();
                         self.blame(&host, &failed.failure);
                     }
-                    record.failed(&failed.failure);
+                    journal.try_failed(&failed.failure);
                     self.after_failure(failed, &head, &body, &mut progress)
                 }
             };
-            journal.try_ends(record);
             match (next, outcome) {
                 (Next::Again(pause, paid), outcome) => {
+                    journal.try_ends();
                     // What was answered is given up before the next try begins.
                     drop(outcome);
                     self.cluster.series.retries.increment();
@@ -161,6 +167,7 @@ impl Forwarding<'_> {
                     body.let_go();
                     let held = Held {
                         deadline: self.deadline,
+                        idle: self.idle,
                         cluster: Rc::clone(&self.cluster),
                         host,
                         _room: room,
@@ -192,21 +199,23 @@ impl Forwarding<'_> {
     }
 
     /// One try, within its time.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]
     async fn attempt(
         &self,
         host: &Host,
         head: &RequestHead,
         body: &Replay,
         span: SpanId,
-        record: &mut Try,
+        journal: &mut Journal,
         responder: &mut Responder,
+        moved: impl Fn() -> u64,
     ) -> Result<(Answer, Exchange), Failed> {
         let reached = Cell::new(Reached::NotWritten);
         let stale = Cell::new(false);
         let exchange = async {
             let purpose = if head.upgrade.is_some() { Use::Upgrade } else { Use::Requests };
             let lease = host.lease(purpose, self.cluster.speaks(head.version)).await?;
-            record.connected(lease.peer.as_ref());
+            journal.try_connected(lease.peer.as_ref());
             stale.set(lease.reused);
             let mut head = head.clone();
             self.trace.write(&mut head.headers, span);
@@ -220,12 +229,12 @@ impl Forwarding<'_> {
                 }
             }
         };
+        let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, reached.get(), what));
         let answered = match self.try_deadline() {
-            None => exchange.await,
-            Some(deadline) => timeout_at(deadline, exchange).await.unwrap_or_else(|_| {
-                let reason = Reason::UpstreamRequestTimeout;
-                Err(Failure::upstream(reason, reached.get(), "no answer in time"))
-            }),
+            None => moving(exchange, self.idle, moved).await.unwrap_or_else(|Still| late("no byte moved")),
+            Some(deadline) => {
+                timeout_at(deadline, exchange).await.unwrap_or_else(|_| late("no answer in time"))
+            }
         };
         answered.map_err(|failure| Failed { failure, reused: stale.get() })
     }
@@ -264,8 +273,10 @@ impl Forwarding<'_> {
         if !body.is_whole() {
             return Next::Stands(None);
         }
+        // A stream that the peer refused is for the policy; one above its GOAWAY, or on a dead connection, just came late.
         if *reused
             && failure.never_processed()
+            && failure.reason != Reason::UpstreamRemoteReset
             && progress.stale < STALE_CONNECTIONS
             && self.in_time(Duration::ZERO)
         {

@@ -9,6 +9,8 @@ use bytes::{BufMut, BytesMut};
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
+use crate::client::ClientFacts;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,6 +24,12 @@ pub(super) struct Sender {
     pub(super) authenticated: bool,
     /// Whether it spoke TLS.
     pub(super) encrypted: bool,
+}
+
+impl From<&ClientFacts> for Sender {
+    fn from(client: &ClientFacts) -> Self {
+        Self { address: client.address, authenticated: client.peer.is_some(), encrypted: client.encrypted }
+    }
 }
 
 /// Adds the fields.

@@ -16,9 +16,9 @@ use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
 use outrigger_core::trace::{SpanId, TraceContext};
 use tokio::time::Instant;
 
-use super::downstream::ClientFacts;
 use super::forwarded::REQUEST_ID;
 use super::trace_context::{Trace, trace_state};
+use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::metrics::WorkerMetrics;
 use crate::record::Recorder;
@@ -30,15 +30,10 @@ pub(super) struct Journal {
     metrics: Arc<WorkerMetrics>,
     record: Option<RequestRecord>,
     began: Instant,
+    /// When the try under way began; its record is the last of `record.tries` if somebody reads it.
+    trying: Option<Instant>,
     received: Rc<Cell<u64>>,
     sent: Rc<Cell<u64>>,
-}
-
-/// One try in the making.
-#[derive(Debug)]
-pub(super) struct Try {
-    began: Instant,
-    record: Option<Box<TryRecord>>,
 }
 
 impl Journal {
@@ -103,6 +98,7 @@ impl Journal {
             metrics,
             record: Some(record),
             began: Instant::now(),
+            trying: None,
             received: Rc::default(),
             sent: Rc::default(),
         }
@@ -147,8 +143,10 @@ impl Journal {
         });
     }
 
+    /// `grpc-status`, which came in the trailers.
     pub(super) fn set_grpc_status(&mut self, status: u8) {
         self.with(|record| record.grpc_status = Some(status));
+        self.with_try(|of, _| of.grpc_status = Some(status));
     }
 
     pub(super) fn set_protocol(&mut self, protocol: Protocol) {
@@ -166,47 +164,76 @@ impl Journal {
         self.sent.set(sent);
     }
 
-    /// Begins a try.
+    /// Begins a try. One that is under way ends with its request, if nothing ends it before.
     pub(super) fn try_begins(
         &mut self,
         cluster: &Name,
         endpoint: SocketAddr,
         instance: Option<&Name>,
         span: SpanId,
-    ) -> Try {
-        let now = Instant::now();
-        let began = self.began;
-        let mut record = None;
+    ) {
+        let (now, began) = (Instant::now(), self.began);
+        self.trying = Some(now);
         self.with(|of| {
-            if of.tries.is_empty() && of.until_first_try.is_zero() {
+            if of.until_first_try.is_zero() {
                 of.until_first_try = now.duration_since(began);
             }
-            record = of.text.is_some().then(|| {
-                Box::new(TryRecord {
-                    offset: now.duration_since(began),
-                    duration: Duration::ZERO,
-                    cluster: cluster.clone(),
-                    endpoint: Some(endpoint),
-                    instance: instance.cloned(),
-                    peer: None,
-                    until_connected: Duration::ZERO,
-                    until_first_byte: None,
-                    status: 0,
-                    grpc_status: None,
-                    reason: None,
-                    reached: None,
-                    span: Some(span),
-                })
+            if of.text.is_none() {
+                return;
+            }
+            of.tries.push(TryRecord {
+                offset: now.duration_since(began),
+                duration: Duration::ZERO,
+                cluster: cluster.clone(),
+                endpoint: Some(endpoint),
+                instance: instance.cloned(),
+                peer: None,
+                until_connected: Duration::ZERO,
+                until_first_byte: None,
+                status: 0,
+                grpc_status: None,
+                reason: None,
+                reached: None,
+                span: Some(span),
             });
         });
-        Try { began: now, record }
     }
 
-    /// Ends a try.
-    pub(super) fn try_ends(&mut self, mut of: Try) {
-        if let Some(mut record) = of.record.take() {
-            record.duration = of.began.elapsed();
-            self.with(|request| request.tries.push(*record));
+    /// A connection is there.
+    pub(super) fn try_connected(&mut self, peer: Option<&SpiffeId>) {
+        self.with_try(|of, elapsed| {
+            of.until_connected = elapsed;
+            of.peer = peer.cloned();
+        });
+    }
+
+    /// The head of an answer is there.
+    pub(super) fn try_answered(&mut self, status: u16, grpc_status: Option<u8>) {
+        self.with_try(|of, elapsed| {
+            of.until_first_byte = Some(elapsed);
+            of.status = status;
+            of.grpc_status = grpc_status;
+        });
+    }
+
+    /// It failed.
+    pub(super) fn try_failed(&mut self, failure: &Failure) {
+        self.with_try(|of, _| {
+            of.reason = Some(failure.reason);
+            of.reached = Some(failure.reached);
+        });
+    }
+
+    /// Ends a try whose answer is not relayed.
+    pub(super) fn try_ends(&mut self) {
+        self.with_try(|of, elapsed| of.duration = elapsed);
+        self.trying = None;
+    }
+
+    fn with_try(&mut self, change: impl FnOnce(&mut TryRecord, Duration)) {
+        let Some(began) = self.trying else { return };
+        if let Some(of) = self.record.as_mut().and_then(|record| record.tries.last_mut()) {
+            change(of, began.elapsed());
         }
     }
 
@@ -216,6 +243,7 @@ impl Journal {
     }
 
     fn hand_over(&mut self) {
+        self.try_ends();
         let Some(mut record) = self.record.take() else { return };
         record.duration = self.began.elapsed();
         record.bytes_received = self.received.get();
@@ -233,35 +261,13 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.with(|record| record.reason = record.reason.or(Some(Reason::DownstreamConnectionTermination)));
+        if self.record.is_none() {
+            return;
+        }
+        let gone = Some(Reason::DownstreamConnectionTermination);
+        self.with(|record| record.reason = record.reason.or(gone));
+        self.with_try(|of, _| of.reason = of.reason.or(gone));
         self.hand_over();
-    }
-}
-
-impl Try {
-    /// A connection is there.
-    pub(super) fn connected(&mut self, peer: Option<&SpiffeId>) {
-        if let Some(record) = &mut self.record {
-            record.until_connected = self.began.elapsed();
-            record.peer = peer.cloned();
-        }
-    }
-
-    /// The head of an answer is there.
-    pub(super) fn answered(&mut self, status: u16, grpc_status: Option<u8>) {
-        if let Some(record) = &mut self.record {
-            record.until_first_byte = Some(self.began.elapsed());
-            record.status = status;
-            record.grpc_status = grpc_status;
-        }
-    }
-
-    /// It failed.
-    pub(super) fn failed(&mut self, failure: &Failure) {
-        if let Some(record) = &mut self.record {
-            record.reason = Some(failure.reason);
-            record.reached = Some(failure.reached);
-        }
     }
 }
 

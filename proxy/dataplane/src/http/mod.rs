@@ -9,6 +9,7 @@ mod rewritten;
 mod forward;
 mod filters;
 mod replay;
+mod idle;
 mod journal;
 pub(crate) mod downstream;
 mod respond;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, StatusCode, Version};
 use outrigger_config::cluster::Cluster as ClusterConfig;
-use outrigger_config::http_manager::HttpConnectionManager;
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
 use outrigger_config::route::{Forward, Route, RouteAction};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
@@ -21,6 +21,7 @@ use tokio::time::timeout_at;
 use super::downstream::{Destination, Downstream};
 use super::filters::{self, Admitted, Gate, OnResponse};
 use super::forward::{Forwarding, Held, Reply};
+use super::idle::{Still, moving};
 use super::journal::Journal;
 use super::respond;
 use super::rewritten::rewrite;
@@ -33,7 +34,7 @@ use crate::codec::server::Responder;
 /// Carries out one request.
 pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, mut responder: Responder) {
     let trace = Trace::begin(&mut head.headers, on.context.settings.sampling);
-    forwarded::add(&mut head.headers, on.client.sender());
+    forwarded::add(&mut head.headers, forwarded::Sender::from(&on.client));
     let grpc = respond::is_grpc(&head.headers);
     let mut journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
     let body = body.counted(journal.received());
@@ -96,7 +97,9 @@ async fn answer(
             let admitted = mirror::copies(on, &snapshot, forward, admitted);
             let cluster = Arc::clone(cluster);
             drop(snapshot);
-            let mut reply = send(on, &cluster, forward, timeout, admitted, trace, journal, responder).await?;
+            let settings = &manager.settings;
+            let mut reply =
+                send(on, &cluster, forward, settings, timeout, admitted, trace, journal, responder).await?;
             share.response_headers.apply(reply.headers());
             reply
         }
@@ -132,14 +135,14 @@ async fn send(
     on: &Downstream,
     cluster: &Arc<ClusterConfig>,
     forward: &Forward,
+    settings: &HttpSettings,
     timeout: Option<Duration>,
     admitted: Admitted,
     trace: &Trace,
     journal: &mut Journal,
     responder: &mut Responder,
 ) -> Result<Reply, Failure> {
-    let stream = forward.timeouts.stream;
-    let limit = match (timeout, stream) {
+    let limit = match (timeout, forward.timeouts.stream.or(settings.max_stream_duration)) {
         (Some(request), Some(stream)) => Some(request.min(stream)),
         (one, other) => one.or(other),
     };
@@ -157,6 +160,7 @@ async fn send(
         original: on.client.destination,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&view)),
         deadline: limit.map(|limit| journal.began() + limit),
+        idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout),
         trace,
     };
     forwarding.run(admitted, journal, responder).await
@@ -175,7 +179,8 @@ async fn pass_on(
     let (cluster, hosts) = on.context.outside(asked).await?;
     journal.set_destination(cluster.name.clone());
     let original = on.client.destination;
-    let forwarding = Forwarding { cluster, hosts: Some(hosts), original, retry: None, deadline: None, trace };
+    let (retry, deadline, idle) = (None, None, HttpSettings::default().stream_idle_timeout);
+    let forwarding = Forwarding { cluster, hosts: Some(hosts), original, retry, deadline, idle, trace };
     forwarding.run(Admitted::outside(head, body), journal, responder).await
 }
 
@@ -224,16 +229,17 @@ async fn deliver(
     journal.set_status(head.status.as_u16(), in_head);
     let (body, in_trailers) = if grpc { respond::watch_trailers(body) } else { (body, None) };
     let delivery = responder.respond(head, body.counted(journal.sent()));
-    let outcome = match held.as_ref().and_then(|held| held.deadline) {
-        None => delivery.await.outcome,
-        Some(deadline) => match timeout_at(deadline, delivery).await {
-            Ok(delivery) => delivery.outcome,
-            Err(_) => Err(Failure::upstream(
-                Reason::UpstreamRequestTimeout,
-                Reached::ResponseStarted,
-                "the response took longer than the request may",
-            )),
-        },
+    let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, Reached::ResponseStarted, what));
+    let (deadline, idle) = held.as_ref().map_or((None, None), |held| (held.deadline, held.idle));
+    let moved = || journal.received().get() + journal.sent().get();
+    let outcome = match deadline {
+        None => moving(delivery, idle, moved)
+            .await
+            .map_or_else(|Still| late("no byte moved"), |delivery| delivery.outcome),
+        Some(deadline) => timeout_at(deadline, delivery).await.map_or_else(
+            |_| late("the response took longer than the request may"),
+            |delivery| delivery.outcome,
+        ),
     };
     if let Some(status) = in_trailers.and_then(|status| status.get()) {
         journal.set_grpc_status(status);
@@ -241,6 +247,7 @@ async fn deliver(
     if let Err(failure) = outcome {
         if let Some(held) = &held {
             held.broke_off(&failure);
+            journal.try_failed(&failure);
         }
         journal.fail(&failure);
     }

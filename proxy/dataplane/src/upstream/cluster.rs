@@ -213,11 +213,6 @@ impl Cluster {
         }
     }
 
-    /// How long a connection may take.
-    fn connect_timeout(&self) -> Duration {
-        self.config.borrow().connect_timeout
-    }
-
     fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
         let now = Instant::now();
         let turn = self.turn.get();
@@ -244,7 +239,7 @@ impl Cluster {
         }
         self.bounds.set_limits(config.breakers.clone());
         for host in self.hosts.borrow().iter() {
-            host.pool.set_connect_timeout(config.connect_timeout);
+            host.pool.set_timeouts(config.connect_timeout, config.connections.idle_timeout);
         }
         self.config.replace(Arc::clone(config));
     }
@@ -291,9 +286,10 @@ impl Cluster {
 
     fn host(&self, endpoint: &Endpoint, target: Target, pool: Option<Rc<Pool>>) -> Host {
         let pool = pool.unwrap_or_else(|| {
+            let config = self.config.borrow();
             Pool::new(
                 target,
-                self.connect_timeout(),
+                (config.connect_timeout, config.connections.idle_timeout),
                 Rc::clone(&self.dialer),
                 Rc::clone(&self.bounds),
                 Rc::clone(&self.pools),

@@ -36,6 +36,7 @@ const IDLE_SHARED: Duration = Duration::from_secs(300);
 pub(super) struct Pool {
     target: Target,
     connect_timeout: Cell<Duration>,
+    idle_timeout: Cell<Duration>,
     dialer: Rc<Dialer>,
     bounds: Rc<Bounds>,
     siblings: Siblings,
@@ -108,7 +109,7 @@ impl Lease {
 impl Pool {
     pub(super) fn new(
         target: Target,
-        connect_timeout: Duration,
+        (connect_timeout, idle_timeout): (Duration, Option<Duration>),
         dialer: Rc<Dialer>,
         bounds: Rc<Bounds>,
         siblings: Siblings,
@@ -117,6 +118,7 @@ impl Pool {
         let pool = Rc::new(Self {
             target,
             connect_timeout: Cell::new(connect_timeout),
+            idle_timeout: Cell::new(idle_timeout.map_or(IDLE, |idle| idle.min(IDLE))),
             dialer,
             bounds,
             siblings: Rc::clone(&siblings),
@@ -159,7 +161,9 @@ impl Pool {
     pub(super) fn tidy(&self, now: Instant) {
         let before = self.idle.borrow().len();
         let mut idle = self.idle.take();
-        idle.retain_mut(|idle| now.duration_since(idle.since) < IDLE && idle.connection.is_open());
+        idle.retain_mut(|idle| {
+            now.duration_since(idle.since) < self.idle_timeout.get() && idle.connection.is_open()
+        });
         self.lost_idle(before - idle.len());
         // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
         idle.append(&mut self.idle.borrow_mut());
@@ -192,9 +196,10 @@ impl Pool {
         oldest.is_some()
     }
 
-    /// A change of the cluster's connect timeout.
-    pub(super) fn set_connect_timeout(&self, timeout: Duration) {
-        self.connect_timeout.set(timeout);
+    /// A change of the cluster's times.
+    pub(super) fn set_timeouts(&self, connect: Duration, idle: Option<Duration>) {
+        self.connect_timeout.set(connect);
+        self.idle_timeout.set(idle.map_or(IDLE, |idle| idle.min(IDLE)));
     }
 
     async fn http1(self: &Rc<Self>) -> Result<Lease, Failure> {
@@ -226,7 +231,7 @@ impl Pool {
         loop {
             let taken = self.idle.borrow_mut().pop()?;
             self.lost_idle(1);
-            if now.duration_since(taken.since) < IDLE && taken.connection.is_open() {
+            if now.duration_since(taken.since) < self.idle_timeout.get() && taken.connection.is_open() {
                 let connection = Connection::Http1(taken.connection);
                 return Some(Lease { connection, reused: true, peer: taken.peer });
             }

@@ -277,7 +277,12 @@ pub fn manager(name: &str, action: RouteAction) -> Arc<HttpConnectionManager> {
 
 /// A forward to one cluster with the default retries.
 pub fn forward(cluster: &str) -> RouteAction {
-    RouteAction::Forward(Box::new(forward_to(WeightedClusters::one(cluster.into()).unwrap())))
+    RouteAction::Forward(Box::new(to(cluster)))
+}
+
+/// The same, to be changed before it becomes an action.
+pub fn to(cluster: &str) -> Forward {
+    forward_to(WeightedClusters::one(cluster.into()).unwrap())
 }
 
 pub fn forward_to(clusters: WeightedClusters) -> Forward {
