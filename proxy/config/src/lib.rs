@@ -3,23 +3,23 @@
 //! Discovery brings resources to [`build::Builder`] and publishes what comes out; the data path reads the snapshot and
 //! tells [`demand`] what it misses. Neither sees the other. As everywhere, a module uses only modules listed below it.
 
-pub mod build;
-pub mod cluster;
 pub mod demand;
+pub mod publish;
+pub mod build;
+pub mod snapshot;
+pub mod listener;
 pub mod destination;
-pub mod endpoint;
 pub mod handler;
 pub mod http_manager;
-pub mod listener;
-pub mod name;
-pub mod publish;
-pub mod route;
-pub mod secrets;
-pub mod snapshot;
 pub mod tcp_proxy;
-pub mod tls;
+pub mod route;
+pub mod cluster;
+pub mod endpoint;
 pub mod verify;
+pub mod secrets;
+pub mod tls;
 mod wire;
+pub mod name;
 
 /// A map by name, fast to look up. Its keys come from the control plane or are bounded in number, never a stranger's choice.
 pub type Map<V> = foldhash::HashMap<outrigger_core::Name, V>;

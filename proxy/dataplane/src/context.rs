@@ -24,10 +24,10 @@ use outrigger_core::reason::Reason;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 
 use crate::codec::limits::Limits;
+use crate::identity::Identity;
 use crate::record::Recorder;
 use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::host::Host;
-use crate::identity::Identity;
 
 /// The name of the cluster that stands for destinations outside the mesh.
 pub const PASSED_ON: &str = "outrigger.passed-on";

@@ -19,8 +19,10 @@ pub(crate) struct Identity {
     store: SecretStore,
     current: RefCell<Option<(Arc<Secrets>, Arc<Credentials>)>>,
     /// Server configurations by ALPN, each with the credentials that it was made of.
-    servers: RefCell<HashMap<Box<[Name]>, (Arc<Credentials>, Arc<ServerConfig>)>>,
+    servers: RefCell<Servers>,
 }
+
+type Servers = HashMap<Box<[Name]>, (Arc<Credentials>, Arc<ServerConfig>)>;
 
 impl Identity {
     /// Credentials out of `store`.

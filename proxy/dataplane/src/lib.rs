@@ -9,6 +9,7 @@ mod http;
 mod tcp;
 pub mod context;
 mod upstream;
+mod client;
 mod identity;
 pub mod record;
 pub mod metrics;

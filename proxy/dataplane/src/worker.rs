@@ -115,8 +115,8 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
     let identity = Rc::new(Identity::new(secrets));
     let dialer = Rc::new(Dialer::new(Rc::clone(&identity), Rc::clone(&limits)));
     let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer);
-    let passed_on =
-        context::passed_on().ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
+    let passed_on = context::passed_on()
+        .ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
     let mut draining = drain.clone();
     let context = Rc::new(Context {
         view: published.view(),
@@ -205,7 +205,9 @@ impl Accepting {
                 process.accept_errors.add(listener.take_errors());
                 let config = match &config {
                     ListenerSource::Fixed(config) => Some(Arc::clone(config)),
-                    ListenerSource::Snapshot => context.view.snapshot().listeners.get(listener.name()).cloned(),
+                    ListenerSource::Snapshot => {
+                        context.view.snapshot().listeners.get(listener.name()).cloned()
+                    }
                 };
                 let Some(config) = config else { continue };
                 process.downstream_connections_total.increment();

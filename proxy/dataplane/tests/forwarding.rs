@@ -3,8 +3,11 @@
 mod support;
 
 use outrigger_config::listener::{DestinationBy, UnknownDestination};
+use std::sync::Arc;
 use support::application::{Application, ok};
 use support::client::Client;
+
+use outrigger_config::demand::Demanded;
 use support::{World, forward};
 
 #[tokio::test]
@@ -17,7 +20,11 @@ async fn requests_of_one_connection_are_answered_one_after_another() {
         let answer = client.get("echo", path, "X-Mine: yes\r\n").await;
         assert_eq!(answer.status, 200);
         assert!(answer.body.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{}", answer.body);
-        assert!(answer.body.contains("x-mine: yes\r\n") && answer.body.contains("host: echo\r\n"), "{}", answer.body);
+        assert!(
+            answer.body.contains("x-mine: yes\r\n") && answer.body.contains("host: echo\r\n"),
+            "{}",
+            answer.body
+        );
         assert!(answer.body.contains("traceparent: 00-") && answer.body.contains("x-request-id: "));
         let record = proxy.record().await;
         assert_eq!((record.status, record.tries.len()), (200, 1));
@@ -30,7 +37,8 @@ async fn requests_of_one_connection_are_answered_one_after_another() {
 #[tokio::test]
 async fn a_body_reaches_the_application_as_it_was_sent() {
     let echo = Application::echo().await;
-    let proxy = World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
+    let proxy =
+        World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
     let mut client = Client::connect(proxy.address(0)).await;
     assert!(client.post("echo", "/", "hello").await.body.ends_with("\r\n\r\nhello"));
     client
@@ -43,10 +51,8 @@ async fn a_body_reaches_the_application_as_it_was_sent() {
 #[tokio::test]
 async fn a_host_that_the_mesh_does_not_have_is_refused_or_passed_on() {
     let echo = Application::echo().await;
-    let proxy = World::new()
-        .proxy()
-        .listen(DestinationBy::Authority, UnknownDestination::PassThrough)
-        .start();
+    let proxy =
+        World::new().proxy().listen(DestinationBy::Authority, UnknownDestination::PassThrough).start();
     let answer = Client::connect(proxy.address(0)).await.get("nowhere", "/", "").await;
     assert_eq!(answer.status, 502);
     assert!(answer.head.contains("x-outrigger-reason: no_destination\r\n"), "{}", answer.head);
@@ -65,4 +71,48 @@ async fn a_bound_port_goes_to_its_destination_whatever_the_host_says() {
         .start();
     let answer = Client::connect(proxy.address(0)).await.get("something.else", "/", "").await;
     assert_eq!(answer.body, "bound");
+}
+
+#[tokio::test]
+async fn a_destination_is_asked_for_once_and_what_does_not_exist_is_refused() {
+    let echo = Application::echo().await;
+    let full = World::new().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).snapshot;
+    let mut world = World::new().proxy();
+    world.wildcard = false;
+    let proxy = world.start();
+    let address = proxy.address(0);
+    let ask = |host: &'static str| {
+        tokio::spawn(async move { Client::connect(address).await.get(host, "/", "").await })
+    };
+    let asking = [ask("echo"), ask("echo:80"), ask("ECHO.")];
+    let mut demanded = Vec::new();
+    while demanded.is_empty() {
+        demanded = proxy.feed.next().await;
+    }
+    assert_eq!(demanded, [Demanded::Subscribe("echo:80".into())]);
+    proxy.published.publish(Arc::new(full));
+    proxy.feed.published();
+    for asking in asking {
+        assert_eq!(asking.await.unwrap().status, 200);
+    }
+    let missing = ask("missing");
+    assert_eq!(proxy.feed.next().await, [Demanded::Subscribe("missing:80".into())]);
+    proxy.feed.absent(["missing:80"]);
+    let answer = missing.await.unwrap();
+    assert!(answer.status == 502 && answer.head.contains("no_destination"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_does_not_call_itself() {
+    let proxy = World::new().listen(DestinationBy::Authority, UnknownDestination::PassThrough).start();
+    let own = proxy.address(0);
+    let answer = Client::connect(own).await.get(&own.to_string(), "/", "").await;
+    assert!(answer.status == 502 && answer.head.contains("no_destination"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_http_request_to_an_opaque_destination_has_no_route() {
+    let proxy = World::new().proxy().cluster("stock", &[]).tcp("stock:9000", "stock").start();
+    let answer = Client::connect(proxy.address(0)).await.get("stock:9000", "/", "").await;
+    assert!(answer.status == 404 && answer.head.contains("no_route_found"), "{answer:?}");
 }

@@ -12,8 +12,8 @@ use outrigger_config::listener::{
     ChainMatcher, DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
 use outrigger_config::tls::{DownstreamTls, UpstreamTls};
-use outrigger_core::record::{Direction, Protocol};
 use outrigger_core::reason::Reason;
+use outrigger_core::record::{Direction, Protocol};
 use support::application::{Application, dead, ok, read_head};
 use support::client::Client;
 use support::identity::{Authority, spiffe};
@@ -35,7 +35,8 @@ fn inbound() -> Listener {
         })),
         filter: NetworkFilter::Handle(filter),
     };
-    let mut listener = support::listener("inbound", NetworkFilter::Handle(Handler::Tcp(tcp_proxy("app", "app"))));
+    let mut listener =
+        support::listener("inbound", NetworkFilter::Handle(Handler::Tcp(tcp_proxy("app", "app"))));
     listener.direction = Direction::Inbound;
     listener.default_chain = None;
     listener.chains = Box::new([
@@ -105,11 +106,12 @@ async fn an_endpoint_of_another_identity_gets_nothing() {
 #[tokio::test]
 async fn a_client_in_the_clear_or_of_another_authority_is_refused() {
     let (authority, echo) = (Authority::new(), Application::echo().await);
-    let server = server(&authority, "cart", echo.address);
+    let mut server = server(&authority, "cart", echo.address);
     let mut plain = Client::connect(server.address(0)).await;
     plain.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
     let rest = plain.rest().await;
     assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
+    assert_eq!(server.record().await.reason, Some(Reason::DownstreamTlsFailure));
     let stranger = client(&Authority::new(), vec![over_tls(server.address(0), &["cart"])]);
     assert_eq!(Client::connect(stranger.address(0)).await.get("app", "/", "").await.status, 503);
     assert_eq!((echo.requests(), server.totals().process.downstream_tls_ok), (0, 0));
@@ -191,7 +193,8 @@ async fn grpc_streams_both_ways_with_trailers() {
             tokio::spawn(async move {
                 assert_eq!(request.headers()["content-type"], "application/grpc");
                 let mut body = request.into_body();
-                let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                let head =
+                    http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
                 let mut send = respond.send_response(head, false).unwrap();
                 while let Some(Ok(data)) = body.data().await {
                     body.flow_control().release_capacity(data.len()).unwrap();
@@ -232,4 +235,60 @@ async fn grpc_streams_both_ways_with_trailers() {
         assert_eq!((record.protocol, record.status, record.grpc_status), (Protocol::Grpc, 200, Some(5)));
         assert_eq!((record.bytes_received, record.bytes_sent), (6, 6));
     }
+}
+
+/// What a rollout does to a service: instance after instance leaves discovery, drains and ends, and new ones come.
+#[tokio::test]
+async fn a_rollout_under_load_loses_nothing() {
+    let (authority, echo) = (Authority::new(), Application::http(|_| ok("ok")).await);
+    let mut servers: Vec<_> = (0..3).map(|_| server(&authority, "cart", echo.address)).collect();
+    let over = |server: &Proxy| over_tls(server.address(0), &["cart"]);
+    let app = cluster("app", servers.iter().map(over));
+    let handle = app.endpoints.clone();
+    let world = World::new().proxy().cluster_of(app).http("app:80", forward("app"));
+    let secrets = world.secrets.clone();
+    secrets.publish(authority.secrets("web"));
+    let client = world.start();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let users: Vec<_> = (0..16)
+        .map(|number| {
+            let (stopped, address) = (stopped.clone(), client.address(0));
+            tokio::spawn(async move {
+                let mut user = Client::connect(address).await;
+                let (mut sent, mut lost) = (0, Vec::new());
+                while !*stopped.borrow() {
+                    let answer = if number % 2 == 0 {
+                        user.post("app", "/", "order").await
+                    } else {
+                        user.get("app", "/", "").await
+                    };
+                    sent += 1;
+                    if answer.status != 200 {
+                        lost.push(answer);
+                    }
+                }
+                (sent, lost)
+            })
+        })
+        .collect();
+    for _ in 0..6 {
+        let new = server(&authority, "cart", echo.address);
+        let old = servers.remove(0);
+        servers.push(new);
+        handle.store(support::endpoints(servers.iter().map(over)));
+        secrets.publish(authority.secrets("web"));
+        assert_eq!(
+            old.drain(std::time::Duration::from_secs(10)).await,
+            outrigger_core::drain::Drained::Complete
+        );
+    }
+    stop.send(true).unwrap();
+    let mut total = 0;
+    for user in users {
+        let (sent, lost) = user.await.unwrap();
+        assert!(lost.is_empty(), "{} of {sent}: {:?}", lost.len(), lost[0]);
+        total += sent;
+    }
+    assert!(total > 100, "{total}");
+    let _ = client.drain(std::time::Duration::from_secs(10)).await;
 }

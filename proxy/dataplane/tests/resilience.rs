@@ -68,7 +68,11 @@ async fn a_post_that_was_cut_off_in_flight_is_not_sent_again_and_a_get_is() {
     let mut client = Client::connect(proxy.address(0)).await;
     let answer = client.post("app", "/", "order").await;
     assert_eq!((answer.status, application.requests()), (503, 1));
-    assert!(answer.head.contains("x-outrigger-reason: upstream_connection_termination\r\n"), "{}", answer.head);
+    assert!(
+        answer.head.contains("x-outrigger-reason: upstream_connection_termination\r\n"),
+        "{}",
+        answer.head
+    );
     assert_eq!(proxy.record().await.reason, Some(Reason::UpstreamConnectionTermination));
     application.requests.store(0, Ordering::SeqCst);
     assert_eq!(client.get("app", "/", "").await.body, "late");
@@ -139,7 +143,10 @@ async fn a_client_that_leaves_ends_the_request_upstream() {
         tokio::task::yield_now().await;
     }
     drop(client);
-    tokio::time::timeout(Duration::from_secs(5), noticed.recv()).await.expect("the application notices").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), noticed.recv())
+        .await
+        .expect("the application notices")
+        .unwrap();
     assert_eq!(proxy.record().await.reason, Some(Reason::DownstreamConnectionTermination));
     let totals = proxy.totals();
     assert_eq!((totals.process.in_flight, totals.clusters["app"].connections_active), (0, 0));
@@ -172,6 +179,9 @@ async fn drain_finishes_what_runs_and_takes_nothing_new() {
     assert_eq!(idle.rest().await, b"", "idle connections are closed");
     go.send(true).unwrap();
     let answer = busy.response().await;
-    assert!(answer.body == "finished" && answer.head.to_lowercase().contains("connection: close"), "{answer:?}");
+    assert!(
+        answer.body == "finished" && answer.head.to_lowercase().contains("connection: close"),
+        "{answer:?}"
+    );
     assert_eq!(draining.await.unwrap(), outrigger_core::drain::Drained::Complete);
 }

@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_config::cluster::Balancing;
 use outrigger_config::route::RouteAction;
 use outrigger_core::reason::Reason;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
@@ -71,7 +72,9 @@ async fn path_and_host_are_rewritten() {
         .start();
     let answer = Client::connect(proxy.address(0)).await.get("echo", "/old?q=1", "").await;
     assert!(answer.body.starts_with("GET /new?q=1 HTTP/1.1\r\n"), "{}", answer.body);
-    assert!(answer.body.contains("host: other.host\r\n") && answer.body.contains("x-forwarded-host: echo\r\n"));
+    assert!(
+        answer.body.contains("host: other.host\r\n") && answer.body.contains("x-forwarded-host: echo\r\n")
+    );
 }
 
 #[tokio::test]
@@ -101,8 +104,11 @@ async fn copies_go_to_mirrors_with_their_bodies_and_cost_the_client_nothing() {
     })
     .await;
     let mirror = |cluster: &str| {
-        Mirror::decode(route::route_action::RequestMirrorPolicy { cluster: cluster.into(), ..Default::default() })
-            .unwrap()
+        Mirror::decode(route::route_action::RequestMirrorPolicy {
+            cluster: cluster.into(),
+            ..Default::default()
+        })
+        .unwrap()
     };
     let mut action = to("echo");
     action.mirrors = Box::new([mirror("shadow"), mirror("nowhere"), mirror("dead")]);
@@ -118,7 +124,10 @@ async fn copies_go_to_mirrors_with_their_bodies_and_cost_the_client_nothing() {
     assert!(client.post("echo", "/second", "a body").await.body.ends_with("a body"));
     let mut got = [copies.recv().await.unwrap(), copies.recv().await.unwrap()];
     got.sort_by_key(|asked| asked.body.len());
-    assert!(got[0].head.starts_with("GET /first ") && got[0].head.contains("host: echo-shadow\r\n"), "{got:?}");
+    assert!(
+        got[0].head.starts_with("GET /first ") && got[0].head.contains("host: echo-shadow\r\n"),
+        "{got:?}"
+    );
     assert_eq!(got[1].body, b"a body");
 }
 
@@ -197,6 +206,7 @@ async fn a_failing_endpoint_is_ejected_and_a_removed_one_is_left() {
         ..Default::default()
     };
     app.outlier = OutlierDetection::decode(Some(wire)).unwrap();
+    app.balancing = Balancing::Random;
     let handle = app.endpoints.clone();
     let proxy = World::new().proxy().cluster_of(app).http("app:80", forward("app")).start();
     let mut client = Client::connect(proxy.address(0)).await;
@@ -216,7 +226,8 @@ async fn a_failing_endpoint_is_ejected_and_a_removed_one_is_left() {
 #[tokio::test]
 async fn http_1_0_clients_are_served_and_closed() {
     let echo = Application::echo().await;
-    let proxy = World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
+    let proxy =
+        World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
     let mut client = Client::connect(proxy.address(0)).await;
     client.send("GET /old HTTP/1.0\r\nHost: echo\r\n\r\n").await;
     let text = String::from_utf8(client.rest().await).unwrap();

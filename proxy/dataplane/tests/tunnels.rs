@@ -24,7 +24,7 @@ async fn repeater() -> Application {
 /// Speaks first.
 async fn greeter() -> Application {
     Application::raw(|mut stream, _, _| async move {
-        stream.write_all(b"220 hello\r\n").await.unwrap();
+        let _ = stream.write_all(b"220 hello\r\n").await;
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
     })
@@ -45,7 +45,11 @@ async fn interim_answers_are_relayed() {
         let mut stream = BufReader::new(stream);
         let head = read_head(&mut stream).await.unwrap();
         assert!(head.contains("expect: 100-continue"));
-        stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await.unwrap();
+        stream
+            .get_mut()
+            .write_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+            .await
+            .unwrap();
         let mut body = [0; 2];
         stream.read_exact(&mut body).await.unwrap();
         stream.get_mut().write_all(ok("done").as_bytes()).await.unwrap();
@@ -67,8 +71,12 @@ async fn an_upgrade_becomes_a_tunnel() {
     let application = Application::raw(|stream, _, _| async move {
         let mut stream = BufReader::new(stream);
         let head = read_head(&mut stream).await.unwrap().to_lowercase();
-        assert!(head.contains("upgrade: websocket\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
-        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+        assert!(
+            head.contains("upgrade: websocket\r\n") && head.contains("connection: upgrade\r\n"),
+            "{head}"
+        );
+        let switch =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
         stream.get_mut().write_all(switch.as_bytes()).await.unwrap();
         let mut word = [0; 4];
         stream.read_exact(&mut word).await.unwrap();
@@ -78,7 +86,9 @@ async fn an_upgrade_becomes_a_tunnel() {
     let mut proxy =
         World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app")).start();
     let mut client = Client::connect(proxy.address(0)).await;
-    client.send("GET /chat HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nping").await;
+    client
+        .send("GET /chat HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nping")
+        .await;
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("upgrade: websocket"), "{head}");
     assert_eq!(client.rest().await, b"helloping");
@@ -102,7 +112,8 @@ async fn connect_reaches_an_opaque_destination() {
 #[tokio::test]
 async fn connect_to_an_http_destination_is_served_as_http() {
     let echo = Application::echo().await;
-    let proxy = World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
+    let proxy =
+        World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
     let mut client = Client::connect(proxy.address(0)).await;
     client.send("CONNECT echo:80 HTTP/1.1\r\nHost: echo:80\r\n\r\n").await;
     assert!(client.head().await.starts_with("HTTP/1.1 200 "));

@@ -5,11 +5,11 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use outrigger_core::matcher::StringMatcher;
+use outrigger_core::percentage::Percentage;
 use outrigger_proto::xds::cors;
 
 use crate::field::{Unusable, each, flag, runtime_fraction, unsupported_any};
 use crate::string_match;
-use outrigger_core::percentage::Percentage;
 
 /// Who may call a route from another origin, and how.
 #[derive(Debug, Clone)]

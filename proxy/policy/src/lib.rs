@@ -4,18 +4,18 @@
 //! and returns: it never sleeps, dials, reads a clock or draws a random number that it was not given. The data path
 //! carries out what it decides. As everywhere, a module uses only modules listed below it.
 
-pub mod circuit_breaker;
 pub mod cors;
-pub mod direct_response;
-pub mod field;
-pub mod header_match;
-pub mod header_mutation;
-pub mod mirror;
-pub mod outlier;
 pub mod redirect;
-pub mod retry;
-pub mod retry_budget;
-pub mod rewrite;
-pub mod string_match;
-pub mod timeout;
+pub mod direct_response;
 pub mod weighted_cluster;
+pub mod mirror;
+pub mod rewrite;
+pub mod header_mutation;
+pub mod timeout;
+pub mod retry;
+pub mod circuit_breaker;
+pub mod retry_budget;
+pub mod outlier;
+pub mod header_match;
+pub mod string_match;
+pub mod field;

@@ -2,9 +2,9 @@
 //!
 //! Compiled once; finding a route allocates nothing for a request whose host is written in lower case.
 
+mod table;
 mod decode;
 mod matcher;
-mod table;
 
 use std::sync::Arc;
 

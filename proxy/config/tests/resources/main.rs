@@ -1,8 +1,10 @@
 //! Resources as control planes send them, given to the builder: what is accepted, what is refused, what waits for what.
 
 #![allow(missing_docs, unreachable_pub)]
+// Helpers of tests may panic: it is how a test fails.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod contract;
-mod fixture;
 mod refusals;
 mod warming;
+mod fixture;

@@ -157,3 +157,37 @@ impl fmt::Debug for Body {
         f.debug_struct("Body").field("ended", &self.is_ended()).field("length", &self.length).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Gone;
+    impl Source for Gone {
+        fn poll_frame(&self, _: u64, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+            Poll::Ready(Some(Err(Failure::local(outrigger_core::reason::Reason::LocalError, "gone"))))
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_are_counted_and_guards_are_held_to_the_end() {
+        let (count, guard) = (Rc::new(Cell::new(0)), Rc::new(()));
+        let mut body = Body::full(Bytes::from_static(b"hello"))
+            .counted(count.clone())
+            .guarded(guard.clone())
+            .guarded(guard.clone());
+        assert_eq!((body.length(), Rc::strong_count(&guard)), (Some(5), 3));
+        assert!(matches!(body.frame().await, Some(Ok(Frame::Data(_)))));
+        assert!(body.frame().await.is_none());
+        assert_eq!((count.get(), Rc::strong_count(&guard)), (5, 1));
+        let empty = Body::empty().guarded(guard.clone());
+        assert!(empty.is_ended() && Rc::strong_count(&guard) == 1);
+    }
+
+    #[tokio::test]
+    async fn after_an_error_a_body_has_ended() {
+        let mut body = Body::streamed(Rc::new(Gone), 0, None);
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(body.frame().await.is_none());
+    }
+}

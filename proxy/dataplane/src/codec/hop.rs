@@ -65,6 +65,15 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
+/// Removes what HTTP/2 does not know (RFC 9113 section 8.2.2), should a policy have set it.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::HOST] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
 /// Whether a value of `te` says that trailers are read, the one thing of it that is passed on.
 pub(crate) fn keep_te(value: &HeaderValue) -> bool {
     value.as_bytes().split(|b| *b == b',').any(|part| {

@@ -52,14 +52,17 @@ pub(super) enum Heard {
 
 /// Judges the first bytes of a connection; `None`: more are needed.
 pub(super) fn judge(first: &[u8]) -> Option<Verdict> {
-    if PREFACE.starts_with(first) {
-        return None;
-    }
     if first.starts_with(PREFACE) {
         return Some(Verdict::Http2);
     }
+    if PREFACE.starts_with(first) {
+        return None;
+    }
     // RFC 9112 section 2.2: a server ignores at least one empty line before the request line.
     let line = first.strip_prefix(b"\r\n").unwrap_or(first);
+    if line.is_empty() || line == b"\r" {
+        return None;
+    }
     let method = line.iter().take_while(|byte| is_token(**byte)).count();
     match line.get(method) {
         None if method <= METHOD_BYTES => return None,
@@ -149,7 +152,9 @@ mod tests {
 
     #[test]
     fn http_is_known_by_its_whole_first_line() {
-        for line in ["GET / HTTP/1.1\r\n", "\r\nPOST /x HTTP/1.0\r\n", "M-SEARCH * HTTP/1.1\n", "PRI / HTTP/1.1\r\n"] {
+        for line in
+            ["GET / HTTP/1.1\r\n", "\r\nPOST /x HTTP/1.0\r\n", "M-SEARCH * HTTP/1.1\n", "PRI / HTTP/1.1\r\n"]
+        {
             for cut in 1..line.len() {
                 assert_eq!(judge(&line.as_bytes()[..cut]), None, "{:?}", &line[..cut]);
             }

@@ -24,9 +24,10 @@ use outrigger_core::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::client::ClientFacts;
 use crate::codec::server::Protocol;
 use crate::context::Context;
-use crate::http::downstream::{ClientFacts, Downstream, Finder, Tunnel, find, limits};
+use crate::http::downstream::{Downstream, Finder, Tunnel, find, limits};
 use crate::http::service;
 use crate::socket::address::OriginalDestination;
 use crate::socket::listener::Accepted;
@@ -102,7 +103,11 @@ impl Served {
             if chain.is_none() {
                 // A client in the clear where mTLS is spoken.
                 process.downstream_tls_failed.increment();
-                tracing::debug!(listener = %listener.name, client = %facts.address, "no chain for a connection in the clear");
+                let failure = Failure::downstream(
+                    Reason::DownstreamTlsFailure,
+                    "no chain takes a connection in the clear",
+                );
+                relay::refuse(&self.context, &facts, &failure);
             }
             return Some((Stream::Plain(stream), chain?, facts, None));
         }
@@ -124,7 +129,7 @@ impl Served {
             Ok(accepted) => accepted,
             Err(failure) => {
                 process.downstream_tls_failed.increment();
-                tracing::debug!(listener = %listener.name, client = %facts.address, %failure, "TLS handshake");
+                relay::refuse(&self.context, &facts, &failure);
                 return None;
             }
         };
@@ -133,7 +138,9 @@ impl Served {
         let unknown = tls.require_client_certificate && shown.peer.is_none();
         if unknown || tls.peers.as_ref().is_some_and(|peers| !may(peers)) {
             process.downstream_tls_failed.increment();
-            tracing::info!(listener = %listener.name, peer = ?shown.peer, "this peer may not call");
+            facts.peer = shown.peer;
+            let failure = Failure::downstream(Reason::DownstreamTlsFailure, "this peer may not call");
+            relay::refuse(&self.context, &facts, &failure);
             return None;
         }
         process.downstream_tls_ok.increment();
@@ -147,7 +154,14 @@ impl Served {
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
                 let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(manager) };
-                self.http(stream, Bytes::new(), protocol_of(alpn.as_deref()), facts, (finder, &manager.settings)).await;
+                self.http(
+                    stream,
+                    Bytes::new(),
+                    protocol_of(alpn.as_deref()),
+                    facts,
+                    (finder, &manager.settings),
+                )
+                .await;
             }
             NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, Bytes::new(), facts, proxy).await,
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
@@ -177,7 +191,7 @@ impl Served {
                 None => {
                     // Passing it on would come back here, for ever.
                     let failure = Failure::local(Reason::NoDestination, "the connection was not redirected");
-                    relay::refuse(&self.context, &client(stream, Bytes::new(), facts), &failure);
+                    relay::refuse(&self.context, &facts, &failure);
                 }
             },
         }
@@ -195,7 +209,7 @@ impl Served {
         let (found, snapshot) = match find(&self.context, &asked, unknown).await {
             Ok(found) => found,
             Err(failure) => {
-                return relay::refuse(&self.context, &client(stream, first, facts), &failure);
+                return relay::refuse(&self.context, &facts, &failure);
             }
         };
         let Some(found) = found else {
@@ -287,7 +301,7 @@ impl Served {
         let mut opened = match dial::open(&self.context, &snapshot, either.tcp, facts.destination).await {
             Ok(opened) => opened,
             Err(failure) => {
-                return relay::refuse(&self.context, &client(stream, first.freeze(), facts), &failure);
+                return relay::refuse(&self.context, &facts, &failure);
             }
         };
         drop(snapshot);
@@ -354,13 +368,5 @@ fn protocol_of(alpn: Option<&[u8]>) -> Protocol {
 }
 
 fn client(stream: Stream, first: Bytes, facts: ClientFacts) -> Client {
-    Client {
-        stream,
-        first,
-        address: facts.address,
-        peer: facts.peer,
-        destination: facts.destination,
-        listener: facts.listener,
-        direction: facts.direction,
-    }
+    Client { stream, first, facts }
 }

@@ -22,7 +22,7 @@ use crate::tcp::dial::{self, Opened};
 /// Answers a CONNECT.
 pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Journal, responder: Responder) {
     match open(on, &head, &responder, &mut journal).await {
-        Ok(Way::Opened(opened)) => relay(on, opened, journal, responder).await,
+        Ok(Way::Opened(opened)) => relay(on, *opened, journal, responder).await,
         Ok(Way::HandUp(asked, unknown)) => hand_up(on, asked, unknown, journal, responder).await,
         Err(failure) => {
             journal.fail(&failure);
@@ -36,7 +36,7 @@ pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Jour
 
 enum Way {
     /// The destination is opaque and answers.
-    Opened(Opened),
+    Opened(Box<Opened>),
     /// Whoever serves this connection goes on.
     HandUp(Name, UnknownDestination),
 }
@@ -48,7 +48,10 @@ async fn open(
     journal: &mut Journal,
 ) -> Result<Way, Failure> {
     let Finder::Authority(unknown) = &on.finder else {
-        return Err(Failure::downstream(Reason::NoRouteFound, "CONNECT is for proxies; this is a destination"));
+        return Err(Failure::downstream(
+            Reason::NoRouteFound,
+            "CONNECT is for proxies; this is a destination",
+        ));
     };
     if responder.version() == Version::HTTP_2 {
         return Err(Failure::downstream(Reason::NoRouteFound, "CONNECT over HTTP/2 is not served"));
@@ -56,10 +59,11 @@ async fn open(
     let asked = asked_by(head)?;
     let (found, snapshot) = find(&on.context, &asked, *unknown).await?;
     match found.as_deref().map(|found| &found.handler) {
-        None => Ok(Way::Opened(dial::outside(&on.context, &asked).await?)),
+        None => Ok(Way::Opened(Box::new(dial::outside(&on.context, &asked).await?))),
         Some(Handler::Tcp(proxy)) => {
             journal.set_destination(proxy.stat_prefix.clone());
-            dial::open(&on.context, &snapshot, proxy, on.client.destination).await.map(Way::Opened)
+            let opened = dial::open(&on.context, &snapshot, proxy, on.client.destination).await?;
+            Ok(Way::Opened(Box::new(opened)))
         }
         Some(Handler::Http(_) | Handler::Detect { .. }) => Ok(Way::HandUp(asked.into(), *unknown)),
     }

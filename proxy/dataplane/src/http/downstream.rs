@@ -1,7 +1,6 @@
 //! A connection that speaks HTTP with a client: who the client is, and how its requests find their destination.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,11 +12,9 @@ use outrigger_config::name::asked_name;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
-use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_core::record::Direction;
 
-use super::forwarded::Sender;
+use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::codec::limits::Limits;
 use crate::codec::upgrade::Upgraded;
@@ -25,23 +22,6 @@ use crate::context::Context;
 
 /// Where `http` goes without a port (RFC 9110 section 4.2.1).
 const HTTP_PORT: u16 = 80;
-
-/// Facts of a downstream connection.
-#[derive(Debug, Clone)]
-pub(crate) struct ClientFacts {
-    /// Its address.
-    pub(crate) address: SocketAddr,
-    /// Its verified identity.
-    pub(crate) peer: Option<SpiffeId>,
-    /// Whether it speaks TLS.
-    pub(crate) encrypted: bool,
-    /// Where it was going before it was redirected here, else where it connected to.
-    pub(crate) destination: SocketAddr,
-    /// The listener that took it.
-    pub(crate) listener: Name,
-    /// On which side of the application that listener stands; for records alone.
-    pub(crate) direction: Direction,
-}
 
 /// How requests find out what is done with them.
 #[derive(Debug, Clone)]
@@ -90,7 +70,10 @@ pub(super) enum Destination {
 
 impl Downstream {
     /// What `head`'s request goes to, with the snapshot that says so: the request's only one.
-    pub(super) async fn destination(&self, head: &RequestHead) -> Result<(Destination, Arc<Snapshot>), Failure> {
+    pub(super) async fn destination(
+        &self,
+        head: &RequestHead,
+    ) -> Result<(Destination, Arc<Snapshot>), Failure> {
         let (asked, unknown) = match &self.finder {
             Finder::Chain { chain, manager } => {
                 let snapshot = self.context.view.snapshot();
@@ -169,13 +152,9 @@ pub(super) fn asked_by(head: &RequestHead) -> Result<std::borrow::Cow<'_, str>, 
 
 fn manager_of(chain: &FilterChain) -> Option<&Arc<HttpConnectionManager>> {
     match &chain.filter {
-        NetworkFilter::Handle(Handler::Http(manager) | Handler::Detect { http: manager, .. }) => Some(manager),
+        NetworkFilter::Handle(Handler::Http(manager) | Handler::Detect { http: manager, .. }) => {
+            Some(manager)
+        }
         _ => None,
-    }
-}
-
-impl ClientFacts {
-    pub(super) fn sender(&self) -> Sender {
-        Sender { address: self.address, authenticated: self.peer.is_some(), encrypted: self.encrypted }
     }
 }

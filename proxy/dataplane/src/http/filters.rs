@@ -2,12 +2,13 @@
 //!
 //! Only this file makes an [`Admitted`], and only an [`Admitted`] is forwarded.
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use outrigger_config::http_manager::HttpFilter;
 use outrigger_config::route::Route;
 use outrigger_core::reason::Reason;
 use outrigger_policy::cors::{CorsPolicy, Verdict};
 
+use super::respond;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 
@@ -46,6 +47,9 @@ pub(super) fn pass(filters: &[HttpFilter], route: &Route, head: RequestHead, bod
                     Verdict::Answer(headers) => {
                         let mut answer = ResponseHead::new(StatusCode::OK);
                         answer.headers = headers;
+                        answer
+                            .headers
+                            .insert(respond::REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
                         return Gate::Answered(Reason::DirectResponse, answer, Body::empty());
                     }
                 }

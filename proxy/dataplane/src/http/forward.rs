@@ -120,7 +120,8 @@ impl Forwarding<'_> {
             let host = self.pick(&progress.tried)?;
             let asking = host.begin();
             let span = self.trace.try_span();
-            let mut record = journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
+            let mut record =
+                journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
             self.cluster.series.tries.increment();
             let outcome = self.attempt(&host, &head, &body, span, &mut record, responder).await;
             let next = match &outcome {
@@ -251,13 +252,24 @@ impl Forwarding<'_> {
         self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..)))
     }
 
-    fn after_failure(&self, failed: &Failed, head: &RequestHead, body: &Replay, progress: &mut Progress) -> Next {
+    fn after_failure(
+        &self,
+        failed: &Failed,
+        head: &RequestHead,
+        body: &Replay,
+        progress: &mut Progress,
+    ) -> Next {
         let Failed { failure, reused } = failed;
         progress.furthest = progress.furthest.max(failure.reached);
         if !body.is_whole() {
             return Next::Stands(None);
         }
-        if *reused && failure.never_processed() && progress.stale < STALE_CONNECTIONS && self.in_time(Duration::ZERO)
+        // A stream that the peer refused is for the policy; one above its GOAWAY, or on a dead connection, just came late.
+        if *reused
+            && failure.never_processed()
+            && failure.reason != Reason::UpstreamRemoteReset
+            && progress.stale < STALE_CONNECTIONS
+            && self.in_time(Duration::ZERO)
         {
             progress.stale += 1;
             return Next::Again(Duration::ZERO, None);

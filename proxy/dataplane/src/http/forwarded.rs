@@ -9,6 +9,8 @@ use bytes::{BufMut, BytesMut};
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
+use crate::client::ClientFacts;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,6 +26,12 @@ pub(super) struct Sender {
     pub(super) encrypted: bool,
 }
 
+impl From<&ClientFacts> for Sender {
+    fn from(client: &ClientFacts) -> Self {
+        Self { address: client.address, authenticated: client.peer.is_some(), encrypted: client.encrypted }
+    }
+}
+
 /// Adds the fields.
 pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
     // A loopback address that nobody vouches for is our own application: it says nothing to others, and would stand
@@ -31,12 +39,14 @@ pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
     if sender.authenticated || !sender.address.ip().is_loopback() {
         append_address(headers, sender.address);
     }
-    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(if sender.encrypted && !sender.authenticated {
-        "https"
-    } else {
-        // Between sidecars TLS is the mesh's own; the application spoke http.
-        "http"
-    }));
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(
+        if sender.encrypted && !sender.authenticated {
+            "https"
+        } else {
+            // Between sidecars TLS is the mesh's own; the application spoke http.
+            "http"
+        },
+    ));
     if !headers.contains_key(REQUEST_ID)
         && let Ok(id) = HeaderValue::from_maybe_shared(random_uuid().freeze())
     {

@@ -16,9 +16,9 @@ use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
 use outrigger_core::trace::{SpanId, TraceContext};
 use tokio::time::Instant;
 
-use super::downstream::ClientFacts;
 use super::forwarded::REQUEST_ID;
 use super::trace_context::{Trace, trace_state};
+use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::metrics::WorkerMetrics;
 use crate::record::Recorder;
@@ -267,7 +267,10 @@ impl Try {
 
 fn text(head: &RequestHead, grpc: bool) -> Text {
     let field = |headers: &HeaderMap, name| {
-        headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .unwrap_or_default()
     };
     Text {
         method: head.method.to_string(),

@@ -33,7 +33,12 @@ const LONGEST: Duration = Duration::from_secs(30);
 const QUEUE_BYTES: usize = 64 * 1024;
 
 /// Sends the copies that the route asks for and lets the request go on.
-pub(super) fn copies(on: &Downstream, snapshot: &Snapshot, forward: &Forward, admitted: Admitted) -> Admitted {
+pub(super) fn copies(
+    on: &Downstream,
+    snapshot: &Snapshot,
+    forward: &Forward,
+    admitted: Admitted,
+) -> Admitted {
     if forward.mirrors.is_empty() || admitted.head().asks_for_tunnel() {
         return admitted;
     }
@@ -51,7 +56,13 @@ pub(super) fn copies(on: &Downstream, snapshot: &Snapshot, forward: &Forward, ad
         };
         let queue = Rc::new(Queue::default());
         process.mirrored.increment();
-        tokio::task::spawn_local(send(Rc::clone(&on.context), cluster, head, Rc::clone(&queue), on.client.destination));
+        tokio::task::spawn_local(send(
+            Rc::clone(&on.context),
+            cluster,
+            head,
+            Rc::clone(&queue),
+            on.client.destination,
+        ));
         queues.push(queue);
     }
     if queues.is_empty() {
@@ -96,7 +107,8 @@ async fn send(
         let _asking = host.begin();
         let lease = host.lease(Use::Requests, cluster.speaks(head.version)).await?;
         let length = queue.state.borrow().length;
-        let body = if queue.is_empty_body() { Body::empty() } else { Body::streamed(queue.clone(), 0, length) };
+        let body =
+            if queue.is_empty_body() { Body::empty() } else { Body::streamed(queue.clone(), 0, length) };
         let mut exchange = lease.send(head, body);
         loop {
             match exchange.answer().await? {

@@ -33,7 +33,7 @@ use crate::codec::server::Responder;
 /// Carries out one request.
 pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, mut responder: Responder) {
     let trace = Trace::begin(&mut head.headers, on.context.settings.sampling);
-    forwarded::add(&mut head.headers, on.client.sender());
+    forwarded::add(&mut head.headers, forwarded::Sender::from(&on.client));
     let grpc = respond::is_grpc(&head.headers);
     let mut journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
     let body = body.counted(journal.received());
@@ -42,7 +42,9 @@ pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, m
     }
     match answer(on, head, body, &trace, &mut journal, &mut responder).await {
         Ok(Reply::Answer(head, body, held)) => deliver(head, body, held, grpc, journal, responder).await,
-        Ok(Reply::Tunnel(head, upstream, held)) => upgrade::relay(on, head, upstream, held, journal, responder).await,
+        Ok(Reply::Tunnel(head, upstream, held)) => {
+            upgrade::relay(on, head, upstream, held, journal, responder).await
+        }
         Err(failure) => fail(on, failure, grpc, journal, responder).await,
     }
 }
@@ -59,7 +61,9 @@ async fn answer(
     let (destination, snapshot) = on.destination(&head).await?;
     let manager = match destination {
         Destination::Manager(manager) => manager,
-        Destination::Outside(asked) => return pass_on(on, &asked, head, body, trace, journal, responder).await,
+        Destination::Outside(asked) => {
+            return pass_on(on, &asked, head, body, trace, journal, responder).await;
+        }
     };
     journal.set_destination(manager.stat_prefix.clone());
     let route = route(&manager, &snapshot, &head)?;
@@ -82,7 +86,8 @@ async fn answer(
             let Some(cluster) = snapshot.cluster(&share.cluster) else {
                 journal.set_reason(Reason::NoClusterFound);
                 let grpc = respond::is_grpc(&admitted.head().headers);
-                let (mut head, body) = respond::answer(Reason::NoClusterFound, forward.cluster_not_found, grpc);
+                let (mut head, body) =
+                    respond::answer(Reason::NoClusterFound, forward.cluster_not_found, grpc);
                 route.response_headers.apply(&mut head.headers);
                 return Ok(Reply::Answer(head, body, None));
             };
@@ -257,7 +262,8 @@ async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Jo
     // The sidecar before this one may try elsewhere, a POST too: nothing of the request was written to anybody. This is
     // a promise between sidecars (the contract's REFUSED_STREAM), so that only an authenticated one gets it.
     if untouched && of_endpoint && on.client.peer.is_some() {
-        if matches!(failure.reason, Reason::UpstreamConnectionFailure | Reason::UpstreamConnectionTermination) {
+        if matches!(failure.reason, Reason::UpstreamConnectionFailure | Reason::UpstreamConnectionTermination)
+        {
             failure.reason = Reason::ApplicationUnreachable;
         }
         journal.fail(&failure);

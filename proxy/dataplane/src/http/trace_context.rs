@@ -236,15 +236,13 @@ mod tests {
     const SPAN: &str = "00f067aa0ba902b7";
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
-            .collect()
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
     #[test]
     fn a_traceparent_is_continued_with_the_parents_decision() {
-        let mut headers = headers(&[("traceparent", &format!("00-{TRACE}-{SPAN}-01")), ("tracestate", "a=b")]);
+        let mut headers =
+            headers(&[("traceparent", &format!("00-{TRACE}-{SPAN}-01")), ("tracestate", "a=b")]);
         let trace = Trace::begin(&mut headers, Percentage::ZERO);
         assert_eq!(trace.context.trace.to_string(), TRACE);
         assert_eq!(trace.context.parent.unwrap().to_string(), SPAN);
@@ -311,8 +309,7 @@ mod tests {
     #[test]
     fn traces_without_a_parent_are_sampled_by_ratio() {
         let half = Percentage::from_millionths(500_000).unwrap();
-        let sampled =
-            (0..2000).filter(|_| Trace::begin(&mut HeaderMap::new(), half).context.sampled).count();
+        let sampled = (0..2000).filter(|_| Trace::begin(&mut HeaderMap::new(), half).context.sampled).count();
         assert!((800..1200).contains(&sampled), "{sampled} of 2000");
     }
 }

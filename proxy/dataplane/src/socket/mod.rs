@@ -2,6 +2,6 @@
 //!
 //! The rest of the data plane sees [`stream::Stream`] and never asks whether bytes are encrypted.
 
-pub mod address;
 pub mod listener;
 pub mod stream;
+pub mod address;

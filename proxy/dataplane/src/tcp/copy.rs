@@ -130,7 +130,8 @@ impl OneWay {
     {
         loop {
             while !self.waiting.is_empty() {
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)).map_err(Fault::Write)?;
+                let written =
+                    ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)).map_err(Fault::Write)?;
                 self.wrote(written)?;
                 self.waiting.advance(written);
             }

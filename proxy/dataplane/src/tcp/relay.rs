@@ -1,21 +1,19 @@
 //! Relays one opaque connection to a destination, and records it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
-use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_core::record::{Direction, Protocol, RequestRecord, Text, TryRecord};
-use std::net::SocketAddr;
-use std::time::Duration;
+use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
 use tokio::time::Instant;
 
 use super::copy::{Copied, End, Side, copy_both};
 use super::dial::{self, Opened};
+use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
 
@@ -26,22 +24,14 @@ pub(crate) struct Client {
     pub(crate) stream: Stream,
     /// What was already read from it.
     pub(crate) first: Bytes,
-    /// Its address.
-    pub(crate) address: SocketAddr,
-    /// Its verified identity.
-    pub(crate) peer: Option<SpiffeId>,
-    /// Where it was going.
-    pub(crate) destination: SocketAddr,
-    /// The listener that took it.
-    pub(crate) listener: Name,
-    /// On which side of the application that listener stands.
-    pub(crate) direction: Direction,
+    /// Who it is.
+    pub(crate) facts: ClientFacts,
 }
 
 /// Relays to one of `proxy`'s clusters until both sides have closed.
 pub(crate) async fn relay(context: &Context, snapshot: &Snapshot, proxy: &TcpProxy, client: Client) {
-    let mut record = Record::begin(context, &client, Some(proxy.stat_prefix.clone()));
-    match dial::open(context, snapshot, proxy, client.destination).await {
+    let mut record = Record::begin(context, &client.facts, Some(proxy.stat_prefix.clone()));
+    match dial::open(context, snapshot, proxy, client.facts.destination).await {
         Ok(opened) => relay_to(opened, Bytes::new(), client, proxy.idle_timeout, record).await,
         Err(failure) => record.fail(&failure),
     }
@@ -55,25 +45,33 @@ pub(crate) async fn relay_opened(
     opened: Opened,
     spoken: Bytes,
 ) {
-    let record = Record::begin(context, &client, Some(proxy.stat_prefix.clone()));
+    let record = Record::begin(context, &client.facts, Some(proxy.stat_prefix.clone()));
     relay_to(opened, spoken, client, proxy.idle_timeout, record).await;
 }
 
 /// Relays to a destination outside the mesh.
 pub(crate) async fn pass_on(context: &Context, asked: &str, client: Client) {
-    let mut record = Record::begin(context, &client, Some(crate::context::PASSED_ON.into()));
+    let mut record = Record::begin(context, &client.facts, Some(crate::context::PASSED_ON.into()));
     match dial::outside(context, asked).await {
-        Ok(opened) => relay_to(opened, Bytes::new(), client, context.settings.tunnel_idle_timeout, record).await,
+        Ok(opened) => {
+            relay_to(opened, Bytes::new(), client, context.settings.tunnel_idle_timeout, record).await
+        }
         Err(failure) => record.fail(&failure),
     }
 }
 
 /// A connection that is closed because nothing can be done with it.
-pub(crate) fn refuse(context: &Context, client: &Client, failure: &Failure) {
+pub(crate) fn refuse(context: &Context, client: &ClientFacts, failure: &Failure) {
     Record::begin(context, client, None).fail(failure);
 }
 
-async fn relay_to(opened: Opened, spoken: Bytes, client: Client, idle: Option<Duration>, mut record: Record<'_>) {
+async fn relay_to(
+    opened: Opened,
+    spoken: Bytes,
+    client: Client,
+    idle: Option<Duration>,
+    mut record: Record<'_>,
+) {
     record.connected(&opened);
     let upstream = Side { stream: opened.stream, read: spoken };
     let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, idle).await;
@@ -88,7 +86,7 @@ struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    fn begin(context: &'a Context, client: &Client, destination: Option<Name>) -> Self {
+    fn begin(context: &'a Context, client: &ClientFacts, destination: Option<Name>) -> Self {
         let recorder = &context.recorder;
         recorder.metrics().process.in_flight.increment();
         let record = RequestRecord {
@@ -141,7 +139,9 @@ impl<'a> Record<'a> {
         }
         match &copied.end {
             End::Closed => {}
-            End::Idle => self.fail(&Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout")),
+            End::Idle => {
+                self.fail(&Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout"))
+            }
             End::Client(error) => {
                 self.fail(&Failure::downstream(Reason::DownstreamConnectionTermination, error));
             }

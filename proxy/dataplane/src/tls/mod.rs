@@ -9,8 +9,8 @@
 //! [`ClientConfigs`]: config::ClientConfigs
 //! [`Credentials`]: credentials::Credentials
 
-pub mod config;
-pub mod credentials;
-pub mod facts;
 pub mod handshake;
+pub mod config;
 mod verifier;
+pub mod facts;
+pub mod credentials;

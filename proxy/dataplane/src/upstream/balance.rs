@@ -134,7 +134,8 @@ mod tests {
         let mut seed = fastrand::Rng::with_seed(7);
         let mut counts = vec![0; loads.len()];
         for _ in 0..1000 {
-            let picked = pick(loads.len(), |index| loads[index].cost(now), usable, |below| seed.usize(..below));
+            let picked =
+                pick(loads.len(), |index| loads[index].cost(now), usable, |below| seed.usize(..below));
             counts[picked.unwrap()] += 1;
         }
         counts

@@ -118,7 +118,11 @@ impl Cluster {
         self.used.set(Instant::now());
         let room = self.bounds.request().ok_or_else(|| {
             self.series.overflow.increment();
-            Failure::upstream(Reason::UpstreamOverflow, Reached::NotWritten, "the bound on requests is reached")
+            Failure::upstream(
+                Reason::UpstreamOverflow,
+                Reached::NotWritten,
+                "the bound on requests is reached",
+            )
         })?;
         self.state.ledger.request(self.shared.now());
         Ok(room)
@@ -135,7 +139,11 @@ impl Cluster {
 
     /// The host for the next try: none of those `tried` while there is another, none that is ejected while there is
     /// another. `original` is where the connection was going before it was redirected.
-    pub(crate) fn pick(&self, tried: &[SocketAddr], original: Option<SocketAddr>) -> Result<Rc<Host>, Failure> {
+    pub(crate) fn pick(
+        &self,
+        tried: &[SocketAddr],
+        original: Option<SocketAddr>,
+    ) -> Result<Rc<Host>, Failure> {
         let none = |why: &str| Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why);
         if let Discovery::OriginalDestination(transport) = &self.config.borrow().discovery {
             let address = original.ok_or_else(|| none("the connection was not redirected"))?;
@@ -154,7 +162,9 @@ impl Cluster {
             .or_else(|| if tried.is_empty() { None } else { self.draw(&hosts, preferred) })
             .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
             .or_else(|| self.draw(&hosts, |host| host.takes_new))
-            .ok_or_else(|| none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" }))
+            .ok_or_else(|| {
+                none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" })
+            })
     }
 
     /// The host at `address`, which no endpoint list names.
@@ -203,11 +213,6 @@ impl Cluster {
         }
     }
 
-    /// How long a connection may take.
-    fn connect_timeout(&self) -> Duration {
-        self.config.borrow().connect_timeout
-    }
-
     fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
         let now = Instant::now();
         let turn = self.turn.get();
@@ -234,7 +239,7 @@ impl Cluster {
         }
         self.bounds.set_limits(config.breakers.clone());
         for host in self.hosts.borrow().iter() {
-            host.pool.set_connect_timeout(config.connect_timeout);
+            host.pool.set_timeouts(config.connect_timeout, config.connections.idle_timeout);
         }
         self.config.replace(Arc::clone(config));
     }
@@ -281,9 +286,10 @@ impl Cluster {
 
     fn host(&self, endpoint: &Endpoint, target: Target, pool: Option<Rc<Pool>>) -> Host {
         let pool = pool.unwrap_or_else(|| {
+            let config = self.config.borrow();
             Pool::new(
                 target,
-                self.connect_timeout(),
+                (config.connect_timeout, config.connections.idle_timeout),
                 Rc::clone(&self.dialer),
                 Rc::clone(&self.bounds),
                 Rc::clone(&self.pools),

@@ -14,10 +14,10 @@ use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use crate::codec::limits::Limits;
+use crate::identity::Identity;
 use crate::socket::address::EndpointAddress;
 use crate::socket::stream::{self, Stream};
 use crate::tls::config::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientConfigs, Expectation};
-use crate::identity::Identity;
 use crate::tls::handshake;
 
 /// What a connection is wanted for.
@@ -90,7 +90,11 @@ impl Dialer {
             return Ok(Dialled { stream: Stream::Plain(tcp), peer: None });
         };
         let credentials = self.identity.credentials().ok_or_else(|| {
-            Failure::upstream(Reason::UpstreamTlsFailure, Reached::NotWritten, "this workload has no certificate")
+            Failure::upstream(
+                Reason::UpstreamTlsFailure,
+                Reached::NotWritten,
+                "this workload has no certificate",
+            )
         })?;
         let alpn = match purpose {
             Use::Requests => ALPN_H2,

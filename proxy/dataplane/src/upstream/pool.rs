@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::bounds::{Bounds, ConnectionPermit, PendingPermit};
-use super::dial::{Dialled, Dialer, Target, Use};
+use super::dial::{Dialer, Dialled, Target, Use};
 use crate::codec::body::Body;
 use crate::codec::client::{Exchange, Home, Http1Connection, Http2Connection};
 use crate::codec::head::RequestHead;
@@ -36,6 +36,7 @@ const IDLE_SHARED: Duration = Duration::from_secs(300);
 pub(super) struct Pool {
     target: Target,
     connect_timeout: Cell<Duration>,
+    idle_timeout: Cell<Duration>,
     dialer: Rc<Dialer>,
     bounds: Rc<Bounds>,
     siblings: Siblings,
@@ -44,10 +45,13 @@ pub(super) struct Pool {
     waiting: RefCell<VecDeque<oneshot::Sender<Result<Lease, Failure>>>>,
     shared: RefCell<Vec<Shared>>,
     /// Requests that wait for the HTTP/2 connection that is being made; `None` while none is.
-    starting: RefCell<Option<Vec<oneshot::Sender<Result<(), Failure>>>>>,
+    starting: RefCell<Option<Vec<Started>>>,
     /// Set when the host has left its cluster: nothing is kept any more.
     retired: Cell<bool>,
 }
+
+/// Tells a request that the HTTP/2 connection that it waits for is there, or why it is not.
+type Started = oneshot::Sender<Result<(), Failure>>;
 
 /// The pools of one cluster, which share its bound on connections.
 pub(super) type Siblings = Rc<RefCell<Vec<Weak<Pool>>>>;
@@ -105,7 +109,7 @@ impl Lease {
 impl Pool {
     pub(super) fn new(
         target: Target,
-        connect_timeout: Duration,
+        (connect_timeout, idle_timeout): (Duration, Option<Duration>),
         dialer: Rc<Dialer>,
         bounds: Rc<Bounds>,
         siblings: Siblings,
@@ -114,6 +118,7 @@ impl Pool {
         let pool = Rc::new(Self {
             target,
             connect_timeout: Cell::new(connect_timeout),
+            idle_timeout: Cell::new(idle_timeout.map_or(IDLE, |idle| idle.min(IDLE))),
             dialer,
             bounds,
             siblings: Rc::clone(&siblings),
@@ -156,7 +161,9 @@ impl Pool {
     pub(super) fn tidy(&self, now: Instant) {
         let before = self.idle.borrow().len();
         let mut idle = self.idle.take();
-        idle.retain_mut(|idle| now.duration_since(idle.since) < IDLE && idle.connection.is_open());
+        idle.retain_mut(|idle| {
+            now.duration_since(idle.since) < self.idle_timeout.get() && idle.connection.is_open()
+        });
         self.lost_idle(before - idle.len());
         // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
         idle.append(&mut self.idle.borrow_mut());
@@ -189,9 +196,10 @@ impl Pool {
         oldest.is_some()
     }
 
-    /// A change of the cluster's connect timeout.
-    pub(super) fn set_connect_timeout(&self, timeout: Duration) {
-        self.connect_timeout.set(timeout);
+    /// A change of the cluster's times.
+    pub(super) fn set_timeouts(&self, connect: Duration, idle: Option<Duration>) {
+        self.connect_timeout.set(connect);
+        self.idle_timeout.set(idle.map_or(IDLE, |idle| idle.min(IDLE)));
     }
 
     async fn http1(self: &Rc<Self>) -> Result<Lease, Failure> {
@@ -221,9 +229,9 @@ impl Pool {
     fn take_idle(&self) -> Option<Lease> {
         let now = Instant::now();
         loop {
-            let mut taken = self.idle.borrow_mut().pop()?;
+            let taken = self.idle.borrow_mut().pop()?;
             self.lost_idle(1);
-            if now.duration_since(taken.since) < IDLE && taken.connection.is_open() {
+            if now.duration_since(taken.since) < self.idle_timeout.get() && taken.connection.is_open() {
                 let connection = Connection::Http1(taken.connection);
                 return Some(Lease { connection, reused: true, peer: taken.peer });
             }
@@ -364,7 +372,9 @@ impl Pool {
                     self.series.tls_ok.increment();
                 }
             }
-            Err(failure) if failure.reason == Reason::UpstreamTlsFailure => self.series.tls_failed.increment(),
+            Err(failure) if failure.reason == Reason::UpstreamTlsFailure => {
+                self.series.tls_failed.increment()
+            }
             Err(_) => self.series.connect_failed.increment(),
         }
         dialled
@@ -425,7 +435,11 @@ impl Home for Pooled {
 }
 
 fn overflow() -> Failure {
-    Failure::upstream(Reason::UpstreamOverflow, Reached::NotWritten, "the bound on connections and on the queue is reached")
+    Failure::upstream(
+        Reason::UpstreamOverflow,
+        Reached::NotWritten,
+        "the bound on connections and on the queue is reached",
+    )
 }
 
 fn stopping() -> Failure {

@@ -32,14 +32,19 @@ impl Client {
 
     /// One head.
     pub async fn head(&mut self) -> String {
-        timeout(Duration::from_secs(5), read_head(&mut self.stream)).await.expect("a head in time").expect("a head")
+        timeout(Duration::from_secs(5), read_head(&mut self.stream))
+            .await
+            .expect("a head in time")
+            .expect("a head")
     }
 
     /// The next response with its body.
     pub async fn response(&mut self) -> Answered {
         let head = self.head().await;
         let status = head[9..12].parse().unwrap();
-        let body = timeout(Duration::from_secs(5), read_body(&mut self.stream, &head)).await.expect("a body in time");
+        let body = timeout(Duration::from_secs(5), read_body(&mut self.stream, &head))
+            .await
+            .expect("a body in time");
         Answered { status, head, body: String::from_utf8(body).unwrap() }
     }
 
@@ -51,14 +56,17 @@ impl Client {
 
     pub async fn post(&mut self, host: &str, path: &str, body: &str) -> Answered {
         let length = body.len();
-        self.send(format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+        self.send(format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}"))
+            .await;
         self.response().await
     }
 
     /// Everything until the end.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        let _ = timeout(Duration::from_secs(5), self.stream.read_to_end(&mut rest)).await.expect("an end in time");
+        let _ = timeout(Duration::from_secs(5), self.stream.read_to_end(&mut rest))
+            .await
+            .expect("an end in time");
         rest
     }
 }

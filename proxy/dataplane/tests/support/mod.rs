@@ -1,6 +1,8 @@
 //! A real worker over real loopback sockets, with a snapshot built by hand, and small applications behind it.
 
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(missing_docs, unreachable_pub, reason = "nobody outside the tests sees it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 pub mod application;
 pub mod client;
@@ -66,12 +68,7 @@ pub struct Proxy {
 
 impl World {
     pub fn new() -> Self {
-        Self {
-            snapshot: Snapshot::default(),
-            own: Vec::new(),
-            secrets: SecretStore::new(),
-            wildcard: true,
-        }
+        Self { snapshot: Snapshot::default(), own: Vec::new(), secrets: SecretStore::new(), wildcard: true }
     }
 
     /// A listener whose connections go where `by` says; the first one is `Proxy::address(0)`.
@@ -132,7 +129,8 @@ impl World {
         let lent: Vec<_> = (self.own.into_iter())
             .map(|listener| {
                 let group = ListenerGroup::bind(listener.name.clone(), listener.address, 1).unwrap();
-                let config = ListenerSource::Fixed(Arc::new(Listener { address: group.address(), ..listener }));
+                let config =
+                    ListenerSource::Fixed(Arc::new(Listener { address: group.address(), ..listener }));
                 Lent { group: Arc::new(group), config }
             })
             .collect();
@@ -147,7 +145,11 @@ impl World {
             secrets: self.secrets,
             listeners: receiver,
             resolver: Resolver::new(|host| async move {
-                if host == "localhost" { Ok(vec!["127.0.0.1".parse().unwrap()]) } else { Err("no such host".into()) }
+                if host == "localhost" {
+                    Ok(vec!["127.0.0.1".parse().unwrap()])
+                } else {
+                    Err("no such host".into())
+                }
             }),
             drain: drain.guard(),
             registry: Arc::clone(&registry),

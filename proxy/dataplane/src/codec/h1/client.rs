@@ -66,7 +66,7 @@ impl Connection {
 
     /// Whether it is still usable: the peer has neither closed it nor sent anything unasked, nor said that it is about to
     /// close it. Costs one system call when the connection was idle for more than 50 ms. Drop a closed one.
-    pub fn is_open(&mut self) -> bool {
+    pub fn is_open(&self) -> bool {
         let state = self.shared.state.borrow();
         let now = Instant::now();
         if state.expires.is_some_and(|expires| now >= expires) {
@@ -289,9 +289,12 @@ impl Shared {
                 *sending = None;
                 self.state.borrow_mut().write_error = Some(error.to_string());
             }
-            Poll::Ready(Err(Cut::Body(failure))) => {
+            Poll::Ready(Err(Cut::Body(mut failure))) => {
                 *sending = None;
-                self.wire.take();
+                // What failed says how far it had come itself; part of the request may have come further.
+                if self.wire.take().is_some_and(|wire| wire.wrote) {
+                    failure.reached = failure.reached.max(Reached::Maybe);
+                }
                 return Err(failure);
             }
         }
@@ -364,7 +367,7 @@ impl Source for Shared {
             return Poll::Ready(Some(Err(cut_off("the response is over"))));
         }
         if let Err(failure) = self.poll_send(cx) {
-            return Poll::Ready(Some(Err(failure)));
+            return Poll::Ready(Some(Err(Failure { reached: Reached::ResponseStarted, ..failure })));
         }
         loop {
             let decoded = {

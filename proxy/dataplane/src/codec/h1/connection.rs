@@ -19,6 +19,9 @@ const READ_MIN: usize = 8 * 1024;
 /// Bytes of a read while bodies arrive faster than that.
 const READ_MAX: usize = 64 * 1024;
 
+/// How long a connection that is being closed is waited for.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// A connection and its two buffers.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -79,8 +82,9 @@ impl Connection {
 
     /// Says that nothing follows.
     pub(crate) async fn shutdown(&mut self) {
-        // A client that is gone already needs no word.
-        let _ = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+        // A client that is gone already, or reads nothing, needs no word.
+        let said = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
+        let _ = tokio::time::timeout(LINGER, said).await;
     }
 
     /// Says that nothing follows, and reads what still comes for a moment, so that the answer is not lost to a reset
@@ -97,7 +101,7 @@ impl Connection {
                 }
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
+        let _ = tokio::time::timeout(LINGER, drained).await;
     }
 
     /// The raw connection and what was read beyond the last head.

@@ -3,16 +3,18 @@
 //! Reading: [`parse`] makes heads, [`framing`] bodies. Writing: [`write`] makes bytes of both. [`connection`] moves the
 //! bytes. What the RFC lets a recipient tolerate and what two parsers could read in two ways is refused.
 
-pub(crate) mod client;
-mod connection;
-mod fields;
-mod framing;
-mod parse;
 pub(crate) mod server;
+mod responder;
+mod session;
+pub(crate) mod client;
 mod transfer;
+mod connection;
 mod write;
+mod parse;
+mod framing;
+mod fields;
 
-pub(crate) use server::Responder;
+pub(crate) use responder::Responder;
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,11 +19,11 @@ use tokio::sync::watch;
 
 use super::incoming::Incoming;
 use super::outgoing::{Cut, Outgoing};
-use super::server::remove_hop_by_hop;
 use super::{FRAME_SIZE, PENDING_RESETS, SEND_BUFFER, failure};
 use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::hop;
 use crate::codec::limits::Limits;
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
@@ -258,16 +258,17 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
     let mut request = Request::new(());
     *request.uri_mut() =
         Uri::from_parts(uri).map_err(|_| invalid("a request target that is none in HTTP/2"))?;
-    let no_content = body.is_ended() && !matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     *request.method_mut() = head.method;
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = head.headers;
     let headers = request.headers_mut();
-    remove_hop_by_hop(headers);
-    match body.length().filter(|_| !no_content) {
-        Some(length) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
-        None => headers.remove(header::CONTENT_LENGTH),
-    };
+    hop::strip(headers);
+    match body.length() {
+        // Of nothing, END_STREAM says enough.
+        Some(0) if !headers.contains_key(header::CONTENT_LENGTH) => {}
+        Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+        None => drop(headers.remove(header::CONTENT_LENGTH)),
+    }
     Ok(request)
 }
 
@@ -295,8 +296,10 @@ impl Sending {
                 self.outgoing = None;
                 Ok(())
             }
-            Poll::Ready(Err(Cut::Body(failure))) => {
+            Poll::Ready(Err(Cut::Body(mut failure))) => {
                 self.outgoing = None;
+                // What failed says how far it had come itself; the head of the request has come further.
+                failure.reached = failure.reached.max(Reached::Maybe);
                 Err(failure)
             }
         }
@@ -312,10 +315,9 @@ struct ResponseBody {
 impl Source for ResponseBody {
     fn poll_frame(&self, _turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         if let Err(failure) = self.sending.borrow_mut().poll(cx) {
-            return Poll::Ready(Some(Err(failure)));
+            return Poll::Ready(Some(Err(Failure { reached: Reached::ResponseStarted, ..failure })));
         }
-        let frame = ready!(self.incoming.borrow_mut().poll_frame(cx));
-        Poll::Ready(frame)
+        self.incoming.borrow_mut().poll_frame(cx)
     }
 
     fn poll_progress(&self, _turn: u64, cx: &mut Context<'_>) {

@@ -3,12 +3,12 @@
 //! Floods (resets, SETTINGS, PING, CONTINUATION, empty DATA) are h2's to refuse; the limits are set in [`server`] and
 //! [`client`]. Windows bound what a connection may hold in memory, and open only as bodies are consumed.
 
+pub(crate) mod server;
 pub(crate) mod client;
-mod failure;
 mod incoming;
 mod outgoing;
+mod failure;
 mod rewound;
-pub(crate) mod server;
 
 pub(crate) use server::Responder;
 

@@ -336,15 +336,16 @@ impl Responder {
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         let headers = response.headers_mut();
-        remove_hop_by_hop(headers);
+        hop::strip(headers);
         if head.status == StatusCode::NO_CONTENT {
             headers.remove(header::CONTENT_LENGTH);
         } else if !bodiless || !headers.contains_key(header::CONTENT_LENGTH) {
-            // h2 holds us to what is said here, so the body's own length is.
-            match length.filter(|length| !bodiless || *length > 0) {
-                Some(length) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
-                None => headers.remove(header::CONTENT_LENGTH),
-            };
+            // h2 holds us to what is said here, so the body's own length is. Of nothing, END_STREAM says enough.
+            match length {
+                Some(0) if bodiless || !headers.contains_key(header::CONTENT_LENGTH) => {}
+                Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+                None => drop(headers.remove(header::CONTENT_LENGTH)),
+            }
         }
         if !headers.contains_key(header::DATE) {
             headers.insert(header::DATE, date::now());
@@ -377,13 +378,4 @@ impl std::fmt::Debug for Responder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Responder").field("head_only", &self.head_only).finish_non_exhaustive()
     }
-}
-
-/// Fields that HTTP/2 does not know (RFC 9113 section 8.2.2), should a policy have set them.
-pub(super) fn remove_hop_by_hop(headers: &mut http::HeaderMap) {
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::HOST] {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
 }

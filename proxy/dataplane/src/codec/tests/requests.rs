@@ -5,14 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use outrigger_core::reason::Reason;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::support::{echo, get, read_for_a_while, run, said_to, serving, upstream};
+use super::support::{echo, read_for_a_while, run, said_to, serving};
 use crate::codec::body::Body;
-use crate::codec::client::{Answer, Exchange};
 use crate::codec::head::ResponseHead;
 use crate::codec::server::Protocol;
 
@@ -302,6 +301,27 @@ fn a_handler_is_dropped_when_its_client_goes_away() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_does_not_hold_its_answer_for_ever() {
+    run(async {
+        let failed = Rc::new(RefCell::new(None));
+        let seen = failed.clone();
+        let mut served = serving(Protocol::Http1, move |_, _, responder| {
+            let seen = seen.clone();
+            async move {
+                let body = Body::full(Bytes::from(vec![b'x'; 1024 * 1024]));
+                let delivery = responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+                *seen.borrow_mut() = delivery.outcome.err();
+            }
+        });
+        served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let began = tokio::time::Instant::now();
+        served.done.await.unwrap().unwrap();
+        assert_eq!(began.elapsed().as_secs(), 60);
+        assert!(failed.borrow().as_ref().is_some_and(|failure| failure.detail.contains("reads nothing")));
+    });
+}
+
+#[test]
 fn a_request_without_answer_becomes_a_500() {
     run(async {
         let mut served = serving(Protocol::Http1, |_, _, _| async {});
@@ -340,82 +360,6 @@ fn a_connection_whose_body_was_never_asked_for_is_not_used_again() {
         served.client.write_all(bytes).await.unwrap();
         let text = read_for_a_while(&mut served.client).await;
         assert!(text.starts_with("HTTP/1.1 417") && text.contains("connection: close"), "{text}");
-    });
-}
-
-#[test]
-fn a_body_of_unknown_length_streams_both_ways_through_both_sides() {
-    run(async {
-        let (connection, mut application, kept) = upstream();
-        let connection = RefCell::new(Some(connection));
-        let mut served = serving(Protocol::Http1, move |mut head, body, responder| {
-            let connection = connection.take().unwrap();
-            async move {
-                head.headers.insert("x-added", HeaderValue::from_static("1"));
-                let mut exchange = Exchange::from(connection.send(head, body));
-                let Answer::Final(head, body) = exchange.answer().await.unwrap() else {
-                    panic!("an interim")
-                };
-                let delivery = responder.respond(head, body).await;
-                assert!(delivery.outcome.is_ok() && delivery.body_bytes == 4, "{delivery:?}");
-            }
-        });
-        served.client.write_all(b"POST /x HTTP/1.1\r\nHost: cart\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n").await.unwrap();
-        let text = read_for_a_while(&mut application).await;
-        assert!(
-            text.starts_with("POST /x HTTP/1.1\r\nhost: cart\r\nte: trailers\r\nx-added: 1\r\n"),
-            "{text}"
-        );
-        assert!(text.ends_with("2\r\nab\r\n"), "{text}");
-        application
-            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\ncd\r\n")
-            .await
-            .unwrap();
-        assert!(read_for_a_while(&mut served.client).await.ends_with("2\r\ncd\r\n"));
-        served.client.write_all(b"1\r\nz\r\n0\r\nx-t: 1\r\n\r\n").await.unwrap();
-        assert!(read_for_a_while(&mut application).await.ends_with("1\r\nz\r\n0\r\nx-t: 1\r\n\r\n"));
-        application.write_all(b"2\r\nef\r\n0\r\nx-u: 2\r\n\r\n").await.unwrap();
-        assert!(read_for_a_while(&mut served.client).await.ends_with("2\r\nef\r\n0\r\nx-u: 2\r\n\r\n"));
-        assert_eq!(kept.0.borrow().len(), 1);
-    });
-}
-
-#[test]
-fn an_upgrade_hands_over_both_connections_with_what_was_read() {
-    run(async {
-        let (connection, mut application, _) = upstream();
-        let mut head = get("/ws");
-        head.upgrade = Some(HeaderValue::from_static("websocket"));
-        let mut exchange = Exchange::from(connection.send(head, Body::empty()));
-        let answered = async {
-            application
-                .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\nhi")
-                .await
-                .unwrap();
-        };
-        let (answer, ()) = tokio::join!(exchange.answer(), answered);
-        let Answer::Switched(head, upstream) = answer.unwrap() else { panic!("no tunnel") };
-        assert_eq!((head.status, upstream.read.as_ref()), (StatusCode::SWITCHING_PROTOCOLS, &b"hi"[..]));
-
-        let mut served = serving(Protocol::Http1, move |asked, _, responder| {
-            assert_eq!(asked.upgrade.unwrap(), "websocket");
-            let head = head.clone();
-            async move {
-                let mut upgraded = responder.upgrade(head).await.unwrap();
-                assert_eq!(upgraded.read.as_ref(), b"early");
-                upgraded.stream.write_all(b"raw").await.unwrap();
-            }
-        });
-        served
-            .client
-            .write_all(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nearly")
-            .await
-            .unwrap();
-        let text = read_for_a_while(&mut served.client).await;
-        assert!(
-            text.starts_with("HTTP/1.1 101 ") && text.ends_with("upgrade: WebSocket\r\n\r\nraw"),
-            "{text}"
-        );
     });
 }
 

@@ -1,17 +1,23 @@
 //! What an HTTP/1 upstream may answer, when its connection is used again, and what another try may rely on.
 
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Version};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
 
-use super::support::{get, read_for_a_while, run, upstream, whole};
-use crate::codec::body::Body;
-use crate::codec::client::{Answer, Exchange};
+use super::support::{Kept, get, read_for_a_while, run, upstream, whole};
+use crate::codec::body::{Body, Frame, Source};
+use crate::codec::client::{Answer, Exchange, Http1Connection};
 use crate::codec::head::ResponseHead;
+use crate::codec::limits::Limits;
+use crate::socket::stream::Stream;
 
 /// What a GET gets from an upstream that says `bytes` and closes: the head and body, and whether the connection was kept.
 async fn get_from(method: Method, bytes: &[u8]) -> (Result<(ResponseHead, String), Failure>, bool) {
@@ -163,7 +169,7 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
             .await
             .unwrap();
         exchange.answer().await.unwrap();
-        let mut connection = kept.0.borrow_mut().pop().unwrap();
+        let connection = kept.0.borrow_mut().pop().unwrap();
         assert!(connection.is_open());
         let mut exchange = Exchange::from(connection.send(get("/2"), Body::empty()));
         application
@@ -173,7 +179,7 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
         exchange.answer().await.unwrap();
         let sent = read_for_a_while(&mut application).await;
         assert_eq!(sent, "GET /1 HTTP/1.1\r\nhost: cart:80\r\n\r\nGET /2 HTTP/1.1\r\nhost: cart:80\r\n\r\n");
-        let mut connection = kept.0.borrow_mut().pop().unwrap();
+        let connection = kept.0.borrow_mut().pop().unwrap();
         assert!(connection.is_open());
         // The upstream closes after 5 s; a second before, the connection is not trusted.
         tokio::time::advance(Duration::from_secs(4)).await;
@@ -267,12 +273,7 @@ async fn read_some(stream: &mut DuplexStream) -> String {
 }
 
 /// A body that never ends: of a POST whose client waits.
-fn endless_body() -> (crate::codec::client::Http1Connection, Body) {
-    use std::rc::Rc;
-    use std::task::{Context, Poll};
-
-    use crate::codec::body::{Frame, Source};
-
+fn endless_body() -> (Http1Connection, Body) {
     struct Endless;
     impl Source for Endless {
         fn poll_frame(&self, _: u64, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
@@ -293,4 +294,50 @@ fn requests_go_out_as_http_1_1_whatever_they_came_in() {
         exchange.answer().await.unwrap();
         assert!(read_some(&mut application).await.starts_with("GET / HTTP/1.1\r\n"));
     });
+}
+
+#[test]
+fn an_idle_connection_that_the_kernel_knows_to_be_closed_is_not_open() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let kept = Rc::new(Kept::default());
+        let connection = Http1Connection::new(Stream::Plain(dialled), Rc::new(Limits::default()), kept);
+        assert!(connection.is_open());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(connection.is_open());
+        drop(accepted);
+        // The runtime has not looked since; the kernel is asked.
+        assert!(!connection.is_open());
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn however_bytes_are_split_the_response_is_the_same(cuts in prop::collection::vec(0_usize..120, 0..8)) {
+        let bytes = b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;e=f\r\nabc\r\n0\r\nx: y\r\n\r\n";
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        run(async {
+            let (connection, mut application, kept) = upstream();
+            let script = async {
+                for cut in cuts.windows(2) {
+                    application.write_all(&bytes[cut[0]..cut[1]]).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let reading = async {
+                let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+                assert!(matches!(exchange.answer().await.unwrap(), Answer::Interim(head) if head.headers["a"] == "b"));
+                let Answer::Final(_, mut body) = exchange.answer().await.unwrap() else { panic!("no answer") };
+                let (text, trailers) = whole(&mut body).await.unwrap();
+                assert_eq!((text.as_str(), &trailers["x"]), ("abc", &HeaderValue::from_static("y")));
+            };
+            tokio::join!(script, reading);
+            assert_eq!(kept.0.borrow().len(), 1);
+        });
+    }
 }

@@ -39,6 +39,16 @@ impl<F: Fn(RequestHead, Body, Responder) -> Handling> Service for Handler<F> {
     }
 }
 
+/// A service of that closure.
+pub(super) fn handler<F, R>(handle: F) -> Handler<impl Fn(RequestHead, Body, Responder) -> Handling>
+where
+    F: Fn(RequestHead, Body, Responder) -> R + 'static,
+    R: Future<Output = ()> + 'static,
+{
+    let handle = move |head, body, responder| -> Handling { Box::pin(handle(head, body, responder)) };
+    Handler { handle, refusals: Rc::default() }
+}
+
 /// A connection that is being served.
 pub(super) struct Served {
     pub(super) client: DuplexStream,
@@ -57,10 +67,7 @@ where
     let refusals = Rc::<RefCell<Vec<Reason>>>::default();
     let drain = Drain::new();
     let guard: DrainGuard = drain.guard();
-    let handler = Handler {
-        handle: move |head, body, responder| -> Handling { Box::pin(handle(head, body, responder)) },
-        refusals: refusals.clone(),
-    };
+    let handler = Handler { refusals: refusals.clone(), ..handler(handle) };
     let done = spawn_local(async move {
         serve(Stream::Memory(server), Bytes::new(), protocol, Rc::new(Limits::default()), guard, &handler)
             .await

@@ -1,0 +1,337 @@
+//! A socket that the proxy serves, and what becomes of its connections.
+//!
+//! Sidecar or gateway, inbound or outbound: all of it is data in here, so that no code asks which. Listeners come over LDS
+//! (`envoy.config.listener.v3.Listener` with an address) or from the server's flags.
+
+mod decode;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_core::Name;
+use outrigger_core::record::Direction;
+
+pub use crate::handler::Handler;
+use crate::http_manager::HttpSettings;
+use crate::tls::DownstreamTls;
+
+pub(crate) use decode::Compiled;
+
+/// A listening socket.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Its name: `inbound|10.0.0.7:80`.
+    pub name: Name,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// On which side of the application it stands; for records, never for decisions.
+    pub direction: Direction,
+    /// Whether connections were redirected here, so that their real destination is asked of the kernel (SO_ORIGINAL_DST)
+    /// and stands for the local address in chain matching.
+    pub original_dst: bool,
+    /// The longest wait for the first bytes where a chain needs them (the TLS hello, protocol detection).
+    pub first_bytes_timeout: Duration,
+    /// The chains, one of which is chosen for each connection.
+    pub chains: Box<[FilterChain]>,
+    /// The chain for connections that match none. Without one they are closed.
+    pub default_chain: Option<FilterChain>,
+}
+
+/// What becomes of the connections that match.
+#[derive(Debug, Clone)]
+pub struct FilterChain {
+    /// Its name: `inbound|80|http|cart`.
+    pub name: Name,
+    /// Which connections it takes.
+    pub matcher: ChainMatcher,
+    /// TLS towards the client; `None` for plaintext.
+    pub tls: Option<Arc<DownstreamTls>>,
+    /// What handles the bytes.
+    pub filter: NetworkFilter,
+}
+
+/// What handles a connection's bytes.
+#[derive(Debug, Clone)]
+pub enum NetworkFilter {
+    /// The chain itself says what is done.
+    Handle(Handler),
+    /// The connection or each of its requests says where it wants to go; the destination says what is done.
+    Find(DestinationFinder),
+}
+
+/// How a destination is found.
+#[derive(Debug, Clone)]
+pub struct DestinationFinder {
+    /// What names it.
+    pub by: DestinationBy,
+    /// What becomes of a destination that the mesh does not have.
+    pub unknown: UnknownDestination,
+    /// How HTTP is spoken with the client until the destination is known.
+    pub http: Arc<HttpSettings>,
+}
+
+/// What names a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestinationBy {
+    /// Each HTTP request: its absolute target, CONNECT authority or `Host`.
+    Authority,
+    /// The address that the connection was made to before it was redirected. The `Host` never decides.
+    OriginalDestination,
+    /// The listener: every connection goes to this asked name.
+    Name(Name),
+}
+
+/// What becomes of a destination that the mesh does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownDestination {
+    /// It is passed on to the host or address that was asked for.
+    PassThrough,
+    /// It is refused.
+    Refuse,
+}
+
+/// Which connections a chain takes (`envoy.config.listener.v3.FilterChainMatch`). Empty means any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChainMatcher {
+    /// The port of the (original) destination.
+    pub destination_port: Option<u16>,
+    /// Ranges that hold the (original) destination's address.
+    pub prefix_ranges: Box<[Cidr]>,
+    /// Server names in the TLS hello: `cart.shop`, `*.shop`.
+    pub server_names: Box<[Name]>,
+    /// Whether the connection speaks TLS.
+    pub transport: Option<TransportProtocol>,
+    /// Protocols in the TLS hello's ALPN extension.
+    pub application_protocols: Box<[Name]>,
+}
+
+/// Whether a connection begins with a TLS hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportProtocol {
+    /// It does.
+    Tls,
+    /// It does not.
+    RawBuffer,
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    network: IpAddr,
+    length: u8,
+}
+
+/// What is known of a connection when its chain is chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionFacts<'a> {
+    /// The original destination where connections are redirected, else the local address.
+    pub destination: SocketAddr,
+    /// Whether it speaks TLS.
+    pub transport: TransportProtocol,
+    /// The TLS hello's server name.
+    pub server_name: Option<&'a str>,
+    /// The TLS hello's ALPN protocols, in its order.
+    pub application_protocols: &'a [&'a [u8]],
+}
+
+impl Listener {
+    /// What handles the connections of its chains.
+    pub(crate) fn handlers(&self) -> impl Iterator<Item = &Handler> {
+        self.chains.iter().chain(&self.default_chain).filter_map(|chain| match &chain.filter {
+            NetworkFilter::Handle(handler) => Some(handler),
+            NetworkFilter::Find(_) => None,
+        })
+    }
+
+    /// The chain for a connection, by Envoy's rules: port, address, server name, transport, application protocol, in
+    /// this order; at each the most specific criterion that holds wins, without turning back.
+    pub fn chain(&self, facts: &ConnectionFacts<'_>) -> Option<&FilterChain> {
+        let criteria: [fn(&ChainMatcher, &ConnectionFacts<'_>) -> Option<u32>; 5] = [
+            ChainMatcher::port,
+            ChainMatcher::address,
+            ChainMatcher::server_name,
+            ChainMatcher::transport,
+            ChainMatcher::application_protocol,
+        ];
+        let mut candidates: Vec<&FilterChain> = self.chains.iter().collect();
+        for specificity in criteria {
+            let best = candidates.iter().filter_map(|chain| specificity(&chain.matcher, facts)).max();
+            candidates.retain(|chain| best.is_some() && specificity(&chain.matcher, facts) == best);
+        }
+        candidates.first().copied().or(self.default_chain.as_ref())
+    }
+
+    /// Whether a chain can only be chosen with the TLS hello in hand.
+    pub fn needs_hello(&self) -> bool {
+        self.chains.iter().chain(&self.default_chain).any(|chain| {
+            chain.tls.is_some()
+                || chain.matcher.transport.is_some()
+                || !chain.matcher.server_names.is_empty()
+                || !chain.matcher.application_protocols.is_empty()
+        })
+    }
+}
+
+/// Each criterion: `None` when it excludes the connection, else how specific it is; 0 when it says nothing.
+impl ChainMatcher {
+    fn port(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
+        match self.destination_port {
+            None => Some(0),
+            Some(port) => (port == facts.destination.port()).then_some(1),
+        }
+    }
+
+    fn address(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
+        if self.prefix_ranges.is_empty() {
+            return Some(0);
+        }
+        let holding = self.prefix_ranges.iter().filter(|range| range.holds(facts.destination.ip()));
+        holding.map(|range| u32::from(range.length) + 1).max()
+    }
+
+    fn server_name(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
+        if self.server_names.is_empty() {
+            return Some(0);
+        }
+        let asked = facts.server_name?.to_ascii_lowercase();
+        let specificity = |name: &Name| match name.strip_prefix('*') {
+            None => (**name == asked).then_some(u32::MAX),
+            Some(suffix) => {
+                (asked.len() > suffix.len() && asked.ends_with(suffix)).then_some(suffix.len() as u32 + 1)
+            }
+        };
+        self.server_names.iter().filter_map(specificity).max()
+    }
+
+    fn transport(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
+        match self.transport {
+            None => Some(0),
+            Some(transport) => (transport == facts.transport).then_some(1),
+        }
+    }
+
+    fn application_protocol(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
+        if self.application_protocols.is_empty() {
+            return Some(0);
+        }
+        // The client's order decides between chains: its first protocol that any chain names.
+        let place = |asked: &&[u8]| self.application_protocols.iter().any(|name| name.as_bytes() == *asked);
+        facts.application_protocols.iter().position(place).map(|at| u32::MAX - at as u32)
+    }
+}
+
+impl Cidr {
+    /// A range. `None` when `length` is more than the address has bits. Bits beyond `length` do not matter.
+    pub fn new(network: IpAddr, length: u32) -> Option<Self> {
+        let bits = if network.is_ipv4() { 32 } else { 128 };
+        (length <= bits).then_some(Self { network, length: length as u8 })
+    }
+
+    /// Whether the address is in the range. IPv4 written as IPv6 counts as IPv4.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        match (self.network, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let shift = 32 - u32::from(self.length);
+                (u32::from(network) ^ u32::from(address)).checked_shr(shift).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let shift = 128 - u32::from(self.length);
+                (u128::from(network) ^ u128::from(address)).checked_shr(shift).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(name: &str, matcher: ChainMatcher) -> FilterChain {
+        let finder = DestinationFinder {
+            by: DestinationBy::Authority,
+            unknown: UnknownDestination::Refuse,
+            http: Arc::default(),
+        };
+        FilterChain { name: name.into(), matcher, tls: None, filter: NetworkFilter::Find(finder) }
+    }
+
+    fn range(network: &str, length: u32) -> Box<[Cidr]> {
+        Box::new([Cidr::new(network.parse().unwrap(), length).unwrap()])
+    }
+
+    fn chosen(chains: Vec<FilterChain>, destination: &str, server_name: Option<&str>) -> Option<String> {
+        let listener = Listener {
+            name: "l".into(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            direction: Direction::Inbound,
+            original_dst: true,
+            first_bytes_timeout: Duration::from_secs(1),
+            chains: chains.into(),
+            default_chain: None,
+        };
+        let facts = ConnectionFacts {
+            destination: destination.parse().unwrap(),
+            transport: TransportProtocol::RawBuffer,
+            server_name,
+            application_protocols: &[],
+        };
+        listener.chain(&facts).map(|chain| chain.name.to_string())
+    }
+
+    #[test]
+    fn the_most_specific_chain_takes_the_connection() {
+        let prefix =
+            |network, length| ChainMatcher { prefix_ranges: range(network, length), ..Default::default() };
+        let chains = || {
+            vec![
+                chain("any", ChainMatcher::default()),
+                chain("port", ChainMatcher { destination_port: Some(81), ..Default::default() }),
+                chain("wide", prefix("10.0.0.0", 8)),
+                chain("narrow", prefix("10.1.0.0", 16)),
+                chain("v6", prefix("fd00::", 8)),
+            ]
+        };
+        for (destination, expected) in [
+            ("1.1.1.1:80", "any"),
+            ("10.1.0.1:81", "port"),
+            ("10.2.0.1:80", "wide"),
+            ("10.1.0.1:80", "narrow"),
+            ("[::ffff:10.1.0.1]:80", "narrow"),
+            ("[fd00::1]:80", "v6"),
+        ] {
+            assert_eq!(chosen(chains(), destination, None).as_deref(), Some(expected), "{destination}");
+        }
+        let tls = ChainMatcher { transport: Some(TransportProtocol::Tls), ..Default::default() };
+        assert_eq!(chosen(vec![chain("tls", tls)], "1.1.1.1:80", None), None);
+    }
+
+    #[test]
+    fn server_names_match_exactly_before_they_match_by_suffix() {
+        let named = |name: &str| ChainMatcher { server_names: Box::new([name.into()]), ..Default::default() };
+        let chains = || {
+            vec![
+                chain("any", ChainMatcher::default()),
+                chain("wild", named("*.shop")),
+                chain("exact", named("a.shop")),
+            ]
+        };
+        for (server_name, expected) in
+            [(Some("A.shop"), "exact"), (Some("b.shop"), "wild"), (Some("shop"), "any"), (None, "any")]
+        {
+            assert_eq!(chosen(chains(), "1.1.1.1:80", server_name).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_range_holds_its_addresses_and_no_others() {
+        let range = |network: &str, length| Cidr::new(network.parse().unwrap(), length);
+        assert!(range("0.0.0.0", 0).unwrap().holds("9.9.9.9".parse().unwrap()));
+        assert!(range("9.9.9.9", 32).unwrap().holds("9.9.9.9".parse().unwrap()));
+        assert!(!range("9.9.9.8", 32).unwrap().holds("9.9.9.9".parse().unwrap()));
+        assert!(!range("0.0.0.0", 0).unwrap().holds("fd00::1".parse().unwrap()));
+        assert!(range("::", 0).unwrap().holds("fd00::1".parse().unwrap()));
+        assert!(range("0.0.0.0", 33).is_none() && range("::", 129).is_none());
+    }
+}

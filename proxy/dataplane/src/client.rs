@@ -1,0 +1,24 @@
+//! Who is at the other end of an accepted connection, for as long as it lives.
+
+use std::net::SocketAddr;
+
+use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
+use outrigger_core::record::Direction;
+
+/// Facts of a downstream connection.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientFacts {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// Its verified identity.
+    pub(crate) peer: Option<SpiffeId>,
+    /// Whether it speaks TLS.
+    pub(crate) encrypted: bool,
+    /// Where it was going before it was redirected here, else where it connected to.
+    pub(crate) destination: SocketAddr,
+    /// The listener that took it.
+    pub(crate) listener: Name,
+    /// On which side of the application that listener stands; for records alone.
+    pub(crate) direction: Direction,
+}

@@ -1,0 +1,141 @@
+//! Writes the answer to one request: interim heads, the final one and its body, or the agreement to a tunnel.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::{StatusCode, Version};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+
+use super::connection::Connection;
+use super::session::{Answer, Session, State, gone, over};
+use super::transfer::{Cut, Transfer};
+use super::write::{self, Answering};
+use crate::codec::body::Body;
+use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::upgrade::Upgraded;
+
+/// Answers one request of an HTTP/1 connection.
+#[derive(Debug)]
+pub(crate) struct Responder {
+    session: Rc<Session>,
+    turn: u64,
+    answering: Answering,
+    tunnel: bool,
+}
+
+impl Responder {
+    /// For the request with that head, in that turn.
+    pub(crate) fn new(session: Rc<Session>, turn: u64, head: &RequestHead, keep_alive: bool) -> Self {
+        let answering = Answering {
+            method: head.method.clone(),
+            http10: head.version == Version::HTTP_10,
+            accepts_trailers: head.accepts_trailers(),
+            keep_alive,
+        };
+        Self { session, turn, answering, tunnel: head.asks_for_tunnel() }
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        if self.answering.http10 { Version::HTTP_10 } else { Version::HTTP_11 }
+    }
+
+    pub(crate) async fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
+        if self.answering.http10 {
+            return Ok(());
+        }
+        self.write(|connection, state| {
+            state.owes_continue &= head.status != StatusCode::CONTINUE;
+            write::bare_response(&mut connection.out, &head);
+        })?;
+        self.flush().await
+    }
+
+    pub(crate) async fn respond(mut self, head: ResponseHead, body: Body) -> (u64, Result<(), Failure>) {
+        self.answering.keep_alive &= !self.session.drain.is_draining() && !self.owes_continue();
+        let (answering, length) = (&self.answering, body.length());
+        let begun = self.write(|connection, state| {
+            state.answer = Answer::Started;
+            write::response(&mut connection.out, &head, length, answering)
+        });
+        let (encoder, keep_alive) = match begun {
+            Ok(begun) => begun,
+            Err(failure) => return (0, Err(failure)),
+        };
+        let mut transfer = Transfer::new(body, encoder);
+        let mut stalled = None;
+        let sent = poll_fn(|cx| match transfer.poll(cx, &self.session.connection) {
+            Poll::Pending => {
+                self.session.poll_stalled(cx, &mut stalled).map(|()| Err(Cut::Socket(reads_nothing())))
+            }
+            done => done,
+        })
+        .await;
+        let outcome = match sent {
+            Ok(()) => {
+                self.session.state.borrow_mut().answer = Answer::Complete { keep_alive };
+                return (transfer.bytes, Ok(()));
+            }
+            Err(Cut::Body(mut failure)) => {
+                failure.reached = Reached::ResponseStarted;
+                failure
+            }
+            Err(Cut::Socket(error)) => gone(&error),
+        };
+        // Cut off: the client must not take what it got for the whole.
+        if let Some(connection) = self.session.connection.take() {
+            connection.reset();
+        }
+        (transfer.bytes, Err(outcome))
+    }
+
+    pub(crate) async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {
+        if !self.tunnel {
+            return Err(Failure::local(Reason::LocalError, "the client asked for no tunnel"));
+        }
+        self.write(|connection, state| {
+            state.answer = Answer::Started;
+            write::bare_response(&mut connection.out, &head);
+        })?;
+        self.flush().await?;
+        let connection = self.session.connection.take().ok_or_else(over)?;
+        let (stream, read) = connection.into_parts();
+        Ok(Upgraded { stream, read })
+    }
+
+    fn owes_continue(&self) -> bool {
+        self.session.state.borrow().owes_continue
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&mut Connection, &mut State) -> T) -> Result<T, Failure> {
+        if self.session.is_over(self.turn) {
+            return Err(over());
+        }
+        let state = &mut *self.session.state.borrow_mut();
+        let connection = &mut *self.session.connection.borrow_mut();
+        Ok(write(connection.as_mut().ok_or_else(over)?, state))
+    }
+
+    async fn flush(&self) -> Result<(), Failure> {
+        let mut stalled = None;
+        poll_fn(|cx| {
+            let flushed = match &mut *self.session.connection.borrow_mut() {
+                Some(connection) => connection.poll_flush(cx).map_err(|error| gone(&error)),
+                None => Poll::Ready(Err(over())),
+            };
+            match flushed {
+                Poll::Pending => {
+                    self.session.poll_stalled(cx, &mut stalled).map(|()| Err(gone(&reads_nothing())))
+                }
+                flushed => flushed,
+            }
+        })
+        .await
+    }
+}
+
+fn reads_nothing() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")
+}
