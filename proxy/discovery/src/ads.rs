@@ -9,6 +9,7 @@ use std::time::Duration;
 use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -20,6 +21,9 @@ use crate::channel::{Credentials, describe};
 const RESPONSE_BYTES: usize = 256 << 20;
 /// A control plane that has taken the stream's connection begins to answer within this time.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// A stream that lived for so long was a success, even if there was nothing to say on it.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Where requests go. What is sent after the stream broke is lost, as it would be in flight. Unbounded, since a request
 /// answers a response or carries a change of the (bounded) demand.
@@ -44,9 +48,13 @@ pub(crate) async fn maintain(channel: Channel, mut credentials: Credentials, eve
     }
     let mut backoff = Backoff::default();
     loop {
+        let opened = Instant::now();
         let Err(status) = serve(channel.clone(), &events, &mut backoff).await else { return };
         if events.send(Event::Closed(describe(&status))).await.is_err() {
             return;
+        }
+        if opened.elapsed() >= SETTLED {
+            backoff.reset();
         }
         tokio::time::sleep(backoff.next()).await;
     }

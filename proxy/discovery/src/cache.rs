@@ -79,6 +79,11 @@ impl Cache {
         &self.held[kind]
     }
 
+    /// Whether this very version is held. An empty version says nothing.
+    pub(crate) fn holds(&self, kind: Kind, name: &str, version: &str) -> bool {
+        !version.is_empty() && self.held[kind].get(name).is_some_and(|held| held.version == version)
+    }
+
     /// Whether the server has said that it does not exist.
     pub(crate) fn is_absent(&self, kind: Kind, name: &str) -> bool {
         self.absent[kind].contains(name)

@@ -4,27 +4,27 @@
 //! that keeps an identity, one that keeps the workload registered, one that keeps an ADS stream open. A control plane that
 //! is away ends none of them. As everywhere, a module uses only modules listed below it.
 
-mod ads;
-mod backoff;
-mod cache;
-mod certificate;
-mod channel;
-mod clock;
 mod discovery;
-pub mod dns;
-mod identity;
-mod kind;
-mod references;
-mod registration;
-mod secrets;
-mod state_dir;
-pub mod status;
-mod store;
-mod stream;
-mod subscriptions;
 mod supervisor;
-mod trust;
+mod ads;
+mod store;
+mod subscriptions;
 mod warming;
+mod cache;
+mod references;
+mod secrets;
+mod identity;
+mod registration;
+pub mod status;
+mod stream;
+mod channel;
+mod trust;
+mod certificate;
+pub mod dns;
+mod state_dir;
+mod kind;
+mod clock;
+mod backoff;
 
 #[cfg(test)]
 mod testing;

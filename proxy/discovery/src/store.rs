@@ -195,6 +195,11 @@ impl Store {
         removed: &[String],
         settled: &mut Vec<String>,
     ) -> Vec<Refused> {
+        // Sent again as it is, after a reconnect or because its cluster changed: nothing to decode.
+        let (changed, known): (Vec<_>, Vec<_>) = changed
+            .into_iter()
+            .partition(|changed| !self.accepted.holds(kind, &changed.name, &changed.version));
+        settled.extend(known.into_iter().map(|known| known.name));
         let refused = refusals(kind, &changed);
         let names: BTreeSet<&str> = refused.iter().map(|refused| refused.name.as_str()).collect();
         for changed in changed {

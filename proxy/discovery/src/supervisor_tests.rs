@@ -256,6 +256,24 @@ async fn a_reconnect_comes_soon_and_says_what_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_control_plane_that_refuses_is_tried_again_and_a_quiet_stream_counts_as_success() {
+    let mut world = World::new();
+    let proxy = world.proxy().await;
+    for _ in 0..6 {
+        let server = world.stream().await;
+        server.call.responses.send(Err(tonic::Status::unavailable("starting"))).unwrap();
+    }
+    let server = world.stream().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(proxy.handle.status().stream.connected_since.is_some());
+    drop(server);
+    let broken = Instant::now();
+    let _server = world.stream().await;
+    assert!(broken.elapsed() <= Duration::from_millis(500));
+    assert_eq!(proxy.handle.status().stream.failures, 7);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_without_a_control_plane_serves_what_was_saved() {
     let mut world = World::new();
     let proxy = world.proxy().await;
