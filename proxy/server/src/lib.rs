@@ -4,6 +4,8 @@
 //! uses only modules listed below it.
 
 mod run;
+mod configuration;
+mod life;
 mod shutdown;
 mod workers;
 mod sockets;

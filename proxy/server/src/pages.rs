@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::admin::{Answer, Page, Pages, certs, clusters, config_dump};
 use crate::readiness::Readiness;
-use crate::telemetry::metrics::{self, Mesh, Sources, XdsType};
+use crate::telemetry::metrics::{self, Mesh, MeshGauges, Sources, XdsType};
 use crate::telemetry::own_log::LevelHandle;
 
 /// What the pages see of the process.
@@ -91,7 +91,11 @@ fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> Answer {
 }
 
 /// What a scrape shows of control plane, configuration and certificate.
-pub(crate) fn mesh(reader: &Reader, readiness: &Readiness) -> Mesh {
+pub(crate) fn gauges(reader: Reader, readiness: Readiness) -> MeshGauges {
+    MeshGauges(Arc::new(move || mesh(&reader, &readiness)))
+}
+
+fn mesh(reader: &Reader, readiness: &Readiness) -> Mesh {
     let status = reader.status();
     let of = |kind: Kind| {
         let of = status.kinds.get(&kind).cloned().unwrap_or_default();

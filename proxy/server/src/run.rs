@@ -3,35 +3,30 @@
 //! [`run`] is called by `outrigger-proxy` and `outrigger proxy`, [`run_embedded`] by programs that run a proxy inside. The
 //! calling thread becomes the control thread: discovery, admin, telemetry and signals live on its runtime, requests never.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::build::Builder;
-use outrigger_config::demand::{DemandLimits, Demands, Resolution};
-use outrigger_config::publish::Published;
-use outrigger_config::secrets::SecretStore;
-use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
 use outrigger_core::drain::{Drain, Drained};
 use outrigger_dataplane::SharedClusters;
-use outrigger_dataplane::context::{Resolver, Settings};
+use outrigger_dataplane::context::Settings;
 use outrigger_dataplane::metrics::Registry;
 use outrigger_dataplane::record::Sinks;
 use outrigger_dataplane::worker::WorkerConfig;
-use outrigger_discovery::dns::Dns;
-use outrigger_discovery::{Config, Discovery, Handle, Kind, Mode, Reader, StartError, Wiring};
+use outrigger_discovery::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::application::answering;
-use crate::args::{self, Args};
+use crate::admin;
+use crate::args::Args;
 use crate::bootstrap::Bootstrap;
+use crate::configuration::Configuration;
 use crate::error::Error;
+use crate::life::{Latches, Life};
 use crate::pages::{self, Sight};
-use crate::readiness::{Latch, Readiness};
+use crate::readiness::Readiness;
 use crate::shutdown::{FLUSH, Orders, PROPAGATION};
 use crate::sockets::Sockets;
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
@@ -40,10 +35,6 @@ use crate::telemetry::metrics::Sources;
 use crate::telemetry::own_log::{self, LevelHandle};
 use crate::telemetry::spans::{self, convert::LocalIdentity, settings};
 use crate::workers::Workers;
-use crate::{admin, telemetry};
-
-/// How often it is looked whether the first configuration is there; nothing announces an empty one.
-const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);
 
 /// How a proxy that another program runs is steered.
 #[derive(Debug, Default)]
@@ -116,6 +107,8 @@ struct Process {
 /// What runs, and in which order it ends: see [`Running::leave`].
 struct Running {
     discovery: Handle,
+    /// Closed last: what waits in a closed socket's queue is reset.
+    sockets: Sockets,
     drain: Drain,
     workers: Workers,
     spans: Option<JoinHandle<()>>,
@@ -133,53 +126,13 @@ impl Process {
         let failed = |source| Error::Start { what: "signal handling", source };
         let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let readiness = Readiness::default();
-        let mut latches = Latches {
-            identity: Some(readiness.latch("identity")),
-            configuration: Some(readiness.latch("configuration")),
-            listeners: Some(readiness.latch("listeners")),
-        };
+        let latches = Latches::new(&readiness);
 
-        // Configuration.
-        let own = listeners.iter().map(|listener| (listener.name.clone(), Arc::clone(listener)));
-        let published =
-            Published::new(Arc::new(Snapshot { listeners: own.collect(), ..Snapshot::default() }));
-        let secrets = SecretStore::new();
-        let namespace = Arc::new(OnceLock::new());
-        let (mode, resolution) = match args.mode {
-            args::Mode::OnDemand => (Mode::OnDemand, Resolution::OnDemand),
-            args::Mode::Wildcard => {
-                let cluster_domain = args.cluster_domain.as_str().into();
-                (Mode::Wildcard, Resolution::Wildcard { namespace: Arc::clone(&namespace), cluster_domain })
-            }
-        };
-        let (demands, feed) = Demands::new(DemandLimits::default(), resolution, published.clone());
-        for bound in &args.bind {
-            demands.pin(bound.destination.as_str());
-        }
-        let dns = Dns::from_system().map_err(|error| Error::Failed(error.to_string()))?;
-        let applications: Vec<_> = ports.iter().map(|port| port.application).collect();
-        let config = Config {
-            control_plane: args.control_plane.as_str().to_owned(),
-            control_plane_ca: args.control_plane_ca.clone(),
-            token_file: args.token_file.clone(),
-            state_dir: args.state_dir.clone(),
-            instance: instance.clone(),
-            mode,
-            trust_domain: args.trust_domain.clone(),
-            ports,
-            labels: BTreeMap::new(),
-        };
-        let wiring = Wiring {
-            builder: Builder::new(listeners.clone()),
-            published: published.clone(),
-            demands: feed,
-            secrets: secrets.clone(),
-            dns: dns.clone(),
-        };
-        let discovery = Discovery::start(config, wiring).await.map_err(start_error)?;
+        let applications = ports.iter().map(|port| port.application).collect();
+        let configuration = Configuration::start(&args, &instance, &listeners, ports).await?;
+        let Configuration { published, demands, secrets, namespace, resolver, discovery } = configuration;
         let reader = discovery.reader();
 
-        // Telemetry.
         let known = secrets.clone();
         let identity = LocalIdentity::new(move || known.load().map(|secrets| secrets.identity.id.clone()));
         let (span_sender, spans) = match tracing.export {
@@ -190,44 +143,40 @@ impl Process {
             }
         };
         let (log_sender, log) = log.unzip();
-        let registry = Registry::new();
 
-        // Data plane.
-        let drain = Drain::new();
-        let clusters = SharedClusters::new();
         let mut sockets = Sockets::new(sockets, &listeners, args.workers.get());
+        // Before the first look, so that nothing is published unseen in between.
+        let snapshots = published.subscribe();
         sockets.follow(&published.load());
-        let prototype = WorkerConfig {
-            id: 0,
-            published: published.clone(),
-            demands,
-            secrets: secrets.clone(),
-            listeners: sockets.lent(),
-            resolver: resolver(dns),
-            drain: drain.guard(),
-            registry: Arc::clone(&registry),
-            sinks: Sinks { log: log_sender, spans: span_sender },
-            clusters: Arc::clone(&clusters),
-            settings: Settings { sampling: tracing.sampling, ..Settings::default() },
-        };
-        let mut workers = Workers::start(args.workers.get(), prototype)?;
+        let (drain, registry, clusters) = (Drain::new(), Registry::new(), SharedClusters::new());
+        let mut workers = Workers::start(
+            args.workers.get(),
+            WorkerConfig {
+                id: 0,
+                published: published.clone(),
+                demands,
+                secrets: secrets.clone(),
+                listeners: sockets.lent(),
+                resolver,
+                drain: drain.guard(),
+                registry: Arc::clone(&registry),
+                sinks: Sinks { log: log_sender, spans: span_sender },
+                clusters: Arc::clone(&clusters),
+                settings: Settings { sampling: tracing.sampling, ..Settings::default() },
+            },
+        )?;
 
-        // Admin.
         let failed = |source| Error::Start { what: "the admin endpoint", source };
         let admin = tokio::net::TcpListener::from_std(admin).map_err(failed)?;
         let addresses =
             Addresses { admin: admin.local_addr().map_err(failed)?, listeners: sockets.addresses() };
-        let mesh = telemetry::metrics::MeshGauges(Arc::new({
-            let (reader, readiness) = (reader.clone(), readiness.clone());
-            move || pages::mesh(&reader, &readiness)
-        }));
-        let metrics = Sources { workers: registry, losses, identity, mesh };
+        let mesh = pages::gauges(reader.clone(), readiness.clone());
         let sight = Sight {
             readiness: readiness.clone(),
-            metrics,
+            metrics: Sources { workers: registry, losses, identity, mesh },
             published: published.clone(),
             secrets: secrets.clone(),
-            reader: reader.clone(),
+            reader,
             clusters,
             level,
             drain: drain_order,
@@ -244,42 +193,23 @@ impl Process {
             let _ = bound.send(addresses);
         }
 
-        // Life.
-        let mut snapshots = published.subscribe();
-        let mut look = tokio::time::interval(LOOK_FOR_CONFIGURATION);
-        let application = answering(applications);
-        tokio::pin!(application);
-        let (mut answers, mut announced) = (false, false);
-        let by = loop {
-            tokio::select! {
-                by = orders.first() => break by,
-                ended = workers.ended() => return Err(ended),
-                _ = hangup.recv() => log.iter().for_each(AccessLogThread::reopen),
-                changed = snapshots.changed() => {
-                    // The other end lives as long as `published`.
-                    if changed.is_ok() { sockets.follow(&published.load()); }
-                }
-                secrets = secrets.ready(), if latches.identity.is_some() => {
-                    let _ = namespace.set(secrets.identity.id.namespace().into());
-                    open(&mut latches.identity);
-                }
-                _ = look.tick(), if latches.configuration.is_some() => {
-                    if configured(&reader, !inbound.is_empty()) { open(&mut latches.configuration); }
-                }
-                () = &mut application, if !answers => answers = true,
-            }
-            if latches.listeners.is_some() && sockets.serve(&inbound) {
-                open(&mut latches.listeners);
-            }
-            if !announced && answers && latches.listeners.is_none() {
-                discovery.set_ready(true);
-                announced = true;
-            }
+        let life = Life {
+            latches,
+            published,
+            snapshots,
+            secrets,
+            namespace,
+            discovery: &discovery,
+            sockets,
+            inbound,
+            applications,
+            log: log.as_ref(),
         };
+        let (by, sockets) = life.until_told(&mut orders, &mut workers, &mut hangup).await?;
         tracing::info!(by, "draining");
         readiness.drain();
         let drain_timeout = args.drain_timeout;
-        let running = Running { discovery, drain, workers, spans, log, drain_timeout };
+        let running = Running { discovery, sockets, drain, workers, spans, log, drain_timeout };
         tokio::select! {
             () = running.leave() => Ok(()),
             signal = orders.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
@@ -290,7 +220,7 @@ impl Process {
 impl Running {
     /// The way out. What it waits for is bounded at each step, so that it ends within the drain timeout and some seconds.
     async fn leave(self) {
-        let Self { discovery, drain, workers, spans, log, drain_timeout } = self;
+        let Self { discovery, sockets, drain, workers, spans, log, drain_timeout } = self;
         let left = discovery.drain_registration().await;
         tracing::debug!(?left, "left discovery");
         tokio::time::sleep(PROPAGATION).await;
@@ -300,6 +230,7 @@ impl Running {
                 tracing::warn!(timeout = ?drain_timeout, "drain: what still runs is cut off");
             }
         }
+        drop(sockets);
         // Workers that are gone have let go of their ends, so that both of these end by themselves.
         let flushed = async {
             if let Some(spans) = spans {
@@ -317,43 +248,4 @@ impl Running {
         }
         tracing::info!("drained");
     }
-}
-
-struct Latches {
-    identity: Option<Latch>,
-    configuration: Option<Latch>,
-    listeners: Option<Latch>,
-}
-
-fn open(latch: &mut Option<Latch>) {
-    if let Some(latch) = latch.take() {
-        latch.open();
-    }
-}
-
-/// Whether a first configuration is there, be it the saved one. A workload that serves nothing and has asked for nothing
-/// gets none: for it, a control plane that answers is enough.
-fn configured(reader: &Reader, serves: bool) -> bool {
-    let status = reader.status();
-    let answered = status.kinds.get(&Kind::Listener).is_some_and(|kind| kind.acknowledged > 0);
-    status.published.is_some() || answered || (!serves && status.stream.connected_since.is_some())
-}
-
-fn resolver(dns: Dns) -> Resolver {
-    Resolver::new(move |host| {
-        let dns = dns.clone();
-        async move {
-            let found = dns.resolve(&host).await.map_err(|error| error.to_string())?;
-            Ok(found.addresses)
-        }
-    })
-}
-
-/// The same error, by the flag that is meant.
-fn start_error(error: StartError) -> Error {
-    let (flag, value, problem) = match error {
-        StartError::StateDir { path, reason } => ("--state-dir", path.display().to_string(), reason),
-        other => return Error::Failed(other.to_string()),
-    };
-    Error::Flag { flag, value, problem }
 }

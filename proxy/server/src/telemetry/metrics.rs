@@ -18,6 +18,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use super::destination::canonical;
 use super::losses::{Counts, Losses};
 use super::spans::convert::LocalIdentity;
 
@@ -123,7 +124,7 @@ impl EncodeLabelSet for Labels<'_> {
         };
         label("direction", direction)?;
         label("source", source.as_deref().unwrap_or(unknown_source))?;
-        label("destination", destination.as_deref().unwrap_or("unknown"))?;
+        label("destination", destination.as_deref().map_or("unknown", canonical))?;
         label("route", route.as_deref().unwrap_or("none"))?;
         label("protocol", protocol.as_str())?;
         label("status", &status.to_string())?;

@@ -1,0 +1,99 @@
+//! Configuration and identity: the data plane's ends and discovery's, wired to each other.
+//!
+//! When [`Configuration::start`] returns, what an earlier run saved is published, whether or not a control plane is in
+//! reach. It fails only for what no retry can mend.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use outrigger_config::build::Builder;
+use outrigger_config::demand::{DemandLimits, Demands, Resolution};
+use outrigger_config::listener::Listener;
+use outrigger_config::publish::Published;
+use outrigger_config::secrets::SecretStore;
+use outrigger_config::snapshot::Snapshot;
+use outrigger_core::Name;
+use outrigger_dataplane::context::Resolver;
+use outrigger_discovery::dns::Dns;
+use outrigger_discovery::{Config, Discovery, Handle, Mode, StartError, Wiring, WorkloadPort};
+
+use crate::args::{self, Args};
+use crate::error::Error;
+
+/// Where configuration and identity are, and who keeps them.
+pub(crate) struct Configuration {
+    pub(crate) published: Published,
+    pub(crate) demands: Demands,
+    pub(crate) secrets: SecretStore,
+    /// This workload's namespace, for short names in wildcard mode; to be set when the certificate is there.
+    pub(crate) namespace: Arc<OnceLock<Name>>,
+    pub(crate) resolver: Resolver,
+    pub(crate) discovery: Handle,
+}
+
+impl Configuration {
+    /// Starts discovery on the present runtime. `own` are the listeners that the flags define.
+    pub(crate) async fn start(
+        args: &Args,
+        instance: &str,
+        own: &[Arc<Listener>],
+        ports: Vec<WorkloadPort>,
+    ) -> Result<Self, Error> {
+        let listeners = own.iter().map(|listener| (listener.name.clone(), Arc::clone(listener))).collect();
+        let published = Published::new(Arc::new(Snapshot { listeners, ..Snapshot::default() }));
+        let namespace = Arc::new(OnceLock::new());
+        let (mode, resolution) = match args.mode {
+            args::Mode::OnDemand => (Mode::OnDemand, Resolution::OnDemand),
+            args::Mode::Wildcard => {
+                let cluster_domain = args.cluster_domain.as_str().into();
+                (Mode::Wildcard, Resolution::Wildcard { namespace: Arc::clone(&namespace), cluster_domain })
+            }
+        };
+        let (demands, feed) = Demands::new(DemandLimits::default(), resolution, published.clone());
+        for bound in &args.bind {
+            demands.pin(bound.destination.as_str());
+        }
+        let secrets = SecretStore::new();
+        let dns = Dns::from_system().map_err(|error| Error::Failed(error.to_string()))?;
+        let config = Config {
+            control_plane: args.control_plane.as_str().to_owned(),
+            control_plane_ca: args.control_plane_ca.clone(),
+            token_file: args.token_file.clone(),
+            state_dir: args.state_dir.clone(),
+            instance: instance.to_owned(),
+            mode,
+            trust_domain: args.trust_domain.clone(),
+            ports,
+            labels: BTreeMap::new(),
+        };
+        let wiring = Wiring {
+            builder: Builder::new(own.to_vec()),
+            published: published.clone(),
+            demands: feed,
+            secrets: secrets.clone(),
+            dns: dns.clone(),
+        };
+        let discovery = Discovery::start(config, wiring).await.map_err(start_error)?;
+        Ok(Self { published, demands, secrets, namespace, resolver: resolver(dns), discovery })
+    }
+}
+
+fn resolver(dns: Dns) -> Resolver {
+    Resolver::new(move |host| {
+        let dns = dns.clone();
+        async move {
+            let found = dns.resolve(&host).await.map_err(|error| error.to_string())?;
+            Ok(found.addresses)
+        }
+    })
+}
+
+/// The same error, by the flag that is meant where it does not name a file itself.
+fn start_error(error: StartError) -> Error {
+    match error {
+        StartError::StateDir { path, reason } => {
+            Error::Flag { flag: "--state-dir", value: path.display().to_string(), problem: reason }
+        }
+        other => Error::Failed(other.to_string()),
+    }
+}

@@ -1,0 +1,118 @@
+//! From started to told to end: readiness, sockets that follow the snapshot, a log file that is opened anew.
+//!
+//! One loop on the control thread. It ends with the first order to end, or with a worker that ends on its own.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use outrigger_config::publish::Published;
+use outrigger_config::secrets::SecretStore;
+use outrigger_core::Name;
+use outrigger_discovery::{Handle, Kind};
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+
+use crate::application::answering;
+use crate::error::Error;
+use crate::readiness::{Latch, Readiness};
+use crate::shutdown::Orders;
+use crate::sockets::Sockets;
+use crate::telemetry::access_log::AccessLogThread;
+use crate::workers::Workers;
+
+/// How often it is looked whether the first configuration is there; nothing announces an empty one.
+const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);
+
+/// What must happen before the proxy is ready, by the names that `/ready` shows.
+pub(crate) struct Latches {
+    identity: Option<Latch>,
+    configuration: Option<Latch>,
+    listeners: Option<Latch>,
+}
+
+impl Latches {
+    /// All shut.
+    pub(crate) fn new(readiness: &Readiness) -> Self {
+        Self {
+            identity: Some(readiness.latch("identity")),
+            configuration: Some(readiness.latch("configuration")),
+            listeners: Some(readiness.latch("listeners")),
+        }
+    }
+}
+
+/// What the loop looks after.
+pub(crate) struct Life<'a> {
+    pub(crate) latches: Latches,
+    pub(crate) published: Published,
+    /// Subscribed before `sockets` looked at the snapshot for the first time.
+    pub(crate) snapshots: watch::Receiver<u64>,
+    pub(crate) secrets: SecretStore,
+    pub(crate) namespace: Arc<OnceLock<Name>>,
+    pub(crate) discovery: &'a Handle,
+    pub(crate) sockets: Sockets,
+    /// Addresses that must be served before the workload is offered to others.
+    pub(crate) inbound: Vec<SocketAddr>,
+    /// Ports of the application that must answer before.
+    pub(crate) applications: Vec<SocketAddr>,
+    pub(crate) log: Option<&'a AccessLogThread>,
+}
+
+impl Life<'_> {
+    /// Lives until it is told to end, and says by whom.
+    ///
+    /// The sockets come back, because closing them resets what still waits in their queues.
+    pub(crate) async fn until_told(
+        mut self,
+        orders: &mut Orders,
+        workers: &mut Workers,
+        hangup: &mut Signal,
+    ) -> Result<(&'static str, Sockets), Error> {
+        let mut look = tokio::time::interval(LOOK_FOR_CONFIGURATION);
+        let application = answering(std::mem::take(&mut self.applications));
+        tokio::pin!(application);
+        let (mut answers, mut announced) = (false, false);
+        loop {
+            tokio::select! {
+                by = orders.first() => return Ok((by, self.sockets)),
+                ended = workers.ended() => return Err(ended),
+                _ = hangup.recv() => self.log.iter().for_each(|log| log.reopen()),
+                changed = self.snapshots.changed() => {
+                    // The other end lives as long as `published`.
+                    if changed.is_ok() { self.sockets.follow(&self.published.load()); }
+                }
+                secrets = self.secrets.ready(), if self.latches.identity.is_some() => {
+                    let _ = self.namespace.set(secrets.identity.id.namespace().into());
+                    open(&mut self.latches.identity);
+                }
+                _ = look.tick(), if self.latches.configuration.is_some() => {
+                    if self.configured() { open(&mut self.latches.configuration); }
+                }
+                () = &mut application, if !answers => answers = true,
+            }
+            if self.latches.listeners.is_some() && self.sockets.serve(&self.inbound) {
+                open(&mut self.latches.listeners);
+            }
+            if !announced && answers && self.latches.listeners.is_none() {
+                self.discovery.set_ready(true);
+                announced = true;
+            }
+        }
+    }
+
+    /// Whether a first configuration is there, be it the saved one. A workload that serves nothing and has asked for
+    /// nothing gets none: for it, a control plane that answers is enough.
+    fn configured(&self) -> bool {
+        let status = self.discovery.status();
+        let answered = status.kinds.get(&Kind::Listener).is_some_and(|kind| kind.acknowledged > 0);
+        let serves = !self.inbound.is_empty();
+        status.published.is_some() || answered || (!serves && status.stream.connected_since.is_some())
+    }
+}
+
+fn open(latch: &mut Option<Latch>) {
+    if let Some(latch) = latch.take() {
+        latch.open();
+    }
+}

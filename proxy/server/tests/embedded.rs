@@ -1,0 +1,52 @@
+//! A proxy that another program runs: it says where it listens, and ends when it is told to.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use clap::Parser;
+use outrigger_proxy::{Args, Embedding, run_embedded};
+use tokio::sync::{oneshot, watch};
+
+#[derive(Debug, Parser)]
+struct Command {
+    #[command(flatten)]
+    args: Args,
+}
+
+#[test]
+fn an_embedder_learns_the_addresses_and_ends_the_proxy() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(path("roots.pem"), include_str!("root.pem")).unwrap();
+    std::fs::write(path("token"), "not a token that anybody knows").unwrap();
+    let flags = [
+        ("--control-plane", "127.0.0.1:1".to_owned()),
+        ("--control-plane-ca", path("roots.pem")),
+        ("--token-file", path("token")),
+        ("--state-dir", path("state")),
+        ("--admin", "127.0.0.1:0".to_owned()),
+        ("--outbound", "127.0.0.1:0".to_owned()),
+        ("--bind", "127.0.0.1:0=stock.shop:9000".to_owned()),
+        ("--workers", "2".to_owned()),
+    ];
+    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    let command = Command::parse_from(["proxy".to_owned()].into_iter().chain(flags));
+    let (bound, addresses) = oneshot::channel();
+    let (stop, stopped) = watch::channel(false);
+    let embedding = Embedding { bound: Some(bound), stop: Some(stopped) };
+    let proxy = std::thread::spawn(move || run_embedded(command.args, embedding));
+
+    let addresses = addresses.blocking_recv().unwrap();
+    let names: Vec<_> = addresses.listeners.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names[0], "outbound");
+    assert_eq!(names[1], format!("bind|{}", addresses.listeners[1].1));
+    let mut admin = TcpStream::connect(addresses.admin).unwrap();
+    admin.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    admin.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("ok\n"), "{answer}");
+
+    stop.send_replace(true);
+    proxy.join().unwrap().unwrap();
+    assert!(TcpStream::connect(addresses.listeners[0].1).is_err(), "nothing listens any more");
+}
