@@ -1,5 +1,7 @@
 //! A whole control plane in process, and workloads that reach it over real TLS.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -20,6 +22,10 @@ use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertific
 use outrigger_proto::registration::register_response::Outcome;
 use outrigger_proto::registration::registration_client::RegistrationClient;
 use outrigger_proto::registration::{Address, Port, RegisterRequest, RegisterResponse, Workload};
+use outrigger_proto::xds::core::Node;
+use outrigger_proto::xds::discovery::DeltaDiscoveryRequest;
+use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outrigger_proto::xds::type_url::LISTENER;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -32,6 +38,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -174,6 +181,29 @@ async fn strangers_get_nothing() {
     let refused = RegistrationClient::new(nobody).register(tokio_stream::empty()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert_eq!(mesh.status().await.certificates_issued, 0);
+}
+
+#[tokio::test]
+async fn discovery_answers_those_with_a_certificate() {
+    let mesh = Mesh::start().await;
+    let joined = mesh.join().await;
+    let subscribe = || DeltaDiscoveryRequest {
+        node: Some(Node { id: "cart-1".into(), ..Default::default() }),
+        type_url: LISTENER.into(),
+        resource_names_subscribe: vec!["cart:80".into()],
+        ..Default::default()
+    };
+    let stream = || tokio_stream::iter([subscribe()]).chain(tokio_stream::pending());
+    let nobody = AggregatedDiscoveryServiceClient::new(mesh.connect(None).await.unwrap());
+    let refused = { nobody }.delta_aggregated_resources(stream()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let channel = mesh.connect(Some(&joined)).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let mut answers = client.delta_aggregated_resources(stream()).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!(answer.resources[0].name, "cart:80");
+    let proxies = mesh.status().await.proxies;
+    assert_eq!((proxies[0].node.as_str(), proxies[0].identity.as_str()), ("cart-1", CART));
 }
 
 #[tokio::test]

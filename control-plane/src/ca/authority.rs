@@ -1,15 +1,16 @@
 //! Signing: a public key and an identity in, a short-lived certificate out.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber,
+    SanType,
 };
 use rustls_pki_types::CertificateDer;
 
+use super::certificate::{serial, set_validity};
 use super::issuer::CertificateIssuer;
 use super::refusal::Refusal;
 
@@ -92,27 +93,10 @@ impl Authority {
     }
 }
 
-/// 127 random bits: a serial number is positive and at most 20 bytes (RFC 5280, section 4.1.2.2).
-pub(super) fn serial() -> Result<SerialNumber, rcgen::Error> {
-    let mut bytes = [0; 16];
-    rustls::crypto::aws_lc_rs::default_provider()
-        .secure_random
-        .fill(&mut bytes)
-        .map_err(|_| rcgen::Error::RemoteKeyError)?;
-    bytes[0] &= 0x7f;
-    Ok(SerialNumber::from(bytes.to_vec()))
-}
-
-/// Sets the life of a certificate, in whole seconds as a certificate has them.
-pub(super) fn set_validity(params: &mut CertificateParams, begin: SystemTime, end: SystemTime) {
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    params.not_before = epoch + Duration::from_secs(since(begin));
-    params.not_after = epoch + Duration::from_secs(since(end));
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use rcgen::KeyPair;
     use x509_parser::extensions::GeneralName;
     use x509_parser::prelude::{FromDer, X509Certificate};

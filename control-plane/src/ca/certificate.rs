@@ -1,8 +1,10 @@
-//! Reading certificates: the identity and the life of a leaf that TLS has already verified.
+//! What certificates hold, read and written: the identity and the life of a leaf that TLS has already verified, and
+//! the serial number and the life of one to be signed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_core::identity::SpiffeId;
+use rcgen::{CertificateParams, SerialNumber};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use x509_parser::extensions::GeneralName;
@@ -51,4 +53,49 @@ impl LeafCertificate {
 /// A certificate's time, seconds since the Unix epoch; what lies before it is the epoch.
 pub(super) fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// 127 random bits: a serial number is positive and at most 20 bytes (RFC 5280, section 4.1.2.2).
+pub(super) fn serial() -> Result<SerialNumber, rcgen::Error> {
+    let mut bytes = [0; 16];
+    rustls::crypto::aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| rcgen::Error::RemoteKeyError)?;
+    bytes[0] &= 0x7f;
+    Ok(SerialNumber::from(bytes.to_vec()))
+}
+
+/// Sets the life of a certificate, in whole seconds as a certificate has them.
+pub(super) fn set_validity(params: &mut CertificateParams, begin: SystemTime, end: SystemTime) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    params.not_before = epoch + Duration::from_secs(since(begin));
+    params.not_after = epoch + Duration::from_secs(since(end));
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_with_other_than_one_identity_is_no_workloads() {
+        let uri = |uri: &str| SanType::URI(uri.try_into().unwrap());
+        let cart = "spiffe://cluster.local/ns/shop/sa/cart";
+        let read = |names: &[SanType]| {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = names.to_vec();
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            LeafCertificate::read(certificate.der())
+        };
+        assert_eq!(read(&[uri(cart)]).unwrap().identity.as_str(), cart);
+        assert_eq!(read(&[]), Err(CertificateError::UriNames(0)));
+        assert_eq!(read(&[SanType::DnsName("cart".try_into().unwrap())]), Err(CertificateError::UriNames(0)));
+        assert_eq!(read(&[uri(cart), uri(cart)]), Err(CertificateError::UriNames(2)));
+        assert!(matches!(read(&[uri("https://cart")]), Err(CertificateError::Identity(_))));
+        let junk = CertificateDer::from(b"junk".as_slice());
+        assert!(matches!(LeafCertificate::read(&junk), Err(CertificateError::Malformed(_))));
+    }
 }

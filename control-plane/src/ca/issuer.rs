@@ -15,8 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::authority::{serial, set_validity};
-use super::certificate::time;
+use super::certificate::{serial, set_validity, time};
 use crate::state::authority::AuthorityRecord;
 
 /// The life of a root that we make.

@@ -6,6 +6,6 @@
 pub mod authority;
 pub mod certificate;
 pub mod issuer;
-pub mod refusal;
 pub mod request;
+pub mod refusal;
 pub mod service;

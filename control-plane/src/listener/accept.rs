@@ -160,7 +160,6 @@ impl Connected for Connection {
 }
 
 /// Says who the peer is *now*: connections outlive certificates.
-#[expect(clippy::result_large_err, reason = "tonic's signature")]
 fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
     if let Some(peer) = request.extensions_mut().remove::<ConnectedPeer>() {
         let extensions = request.extensions_mut();

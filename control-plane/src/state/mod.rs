@@ -10,8 +10,8 @@ pub mod registration;
 pub mod token;
 
 pub(crate) mod directory;
-mod error;
 mod table;
+mod error;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Store {
         let failed = |error: redb::DatabaseError| StateError::open(&path, error);
         let database = if path.exists() { Database::open(&path).map_err(failed)? } else { create(&path)? };
         let store = Self { database: Arc::new(database), path: path.clone().into() };
-        store.write(|transaction| table::prepare(transaction))?;
+        store.write(table::prepare)?;
         Ok(store)
     }
 
