@@ -71,6 +71,9 @@ async fn a_bound_port_goes_to_its_destination_whatever_the_host_says() {
         .start();
     let answer = Client::connect(proxy.address(0)).await.get("something.else", "/", "").await;
     assert_eq!(answer.body, "bound");
+    let mut old = Client::connect(proxy.address(0)).await;
+    old.send("GET / HTTP/1.0\r\n\r\n").await;
+    assert!(old.rest().await.ends_with(b"bound"), "HTTP/1.0 needs no host where the port says it");
 }
 
 #[tokio::test]

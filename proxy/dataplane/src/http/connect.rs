@@ -16,7 +16,7 @@ use super::respond;
 use super::upgrade::{broken, side};
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
-use crate::tcp::copy::{Side, copy_both};
+use crate::tcp::copy::{Lasting, Side, copy_both};
 use crate::tcp::dial::{self, Opened};
 
 /// Answers a CONNECT.
@@ -75,8 +75,8 @@ async fn relay(on: &Downstream, opened: Opened, mut journal: Journal, responder:
     match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
         Ok(client) => {
             let upstream = Side { stream: opened.stream, read: bytes::Bytes::new() };
-            let idle = on.context.settings.tunnel_idle_timeout;
-            let copied = copy_both(side(client), upstream, idle).await;
+            let lasting = Lasting { idle: on.context.settings.tunnel_idle_timeout, longest: None };
+            let copied = copy_both(side(client), upstream, lasting).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = broken(&copied) {
                 journal.fail(&failure);

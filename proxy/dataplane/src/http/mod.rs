@@ -1,4 +1,6 @@
-//! HTTP requests: [`request`] names every stage in order.
+//! HTTP, from a request's head to its record: [`request`] names every stage in order.
+//!
+//! [`service`] is what the codec calls; [`downstream`] is the connection that a request came on.
 
 pub(crate) mod service;
 mod request;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
+use http::uri::Authority;
 use http::{HeaderValue, Method, StatusCode, Version};
 use outrigger_config::cluster::Cluster as ClusterConfig;
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
@@ -53,7 +54,7 @@ pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, m
 /// Destination, route, filters, forwarding, response policies: what the request is answered with.
 async fn answer(
     on: &Downstream,
-    head: RequestHead,
+    mut head: RequestHead,
     body: Body,
     trace: &Trace,
     journal: &mut Journal,
@@ -67,6 +68,10 @@ async fn answer(
         }
     };
     journal.set_destination(manager.stat_prefix.clone());
+    if head.authority.is_none() {
+        // HTTP/1.0 may leave the host out where the listener says it; the next hop wants one (RFC 9112 section 3.2).
+        head.authority = Authority::try_from(&*manager.stat_prefix).ok();
+    }
     let route = route(&manager, &snapshot, &head)?;
     journal.set_route(route.name.clone());
 

@@ -9,7 +9,7 @@ use super::journal::Journal;
 use crate::codec::head::ResponseHead;
 use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
-use crate::tcp::copy::{Copied, End, Side, copy_both};
+use crate::tcp::copy::{Copied, End, Lasting, Side, copy_both};
 
 /// Agrees with the client too and relays until both sides have closed.
 pub(super) async fn relay(
@@ -23,8 +23,8 @@ pub(super) async fn relay(
     journal.set_status(head.status.as_u16(), None);
     match responder.upgrade(head).await {
         Ok(client) => {
-            let idle = on.context.settings.tunnel_idle_timeout;
-            let copied = copy_both(side(client), side(upstream), idle).await;
+            let lasting = Lasting { idle: on.context.settings.tunnel_idle_timeout, longest: None };
+            let copied = copy_both(side(client), side(upstream), lasting).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = broken(&copied) {
                 journal.fail(&failure);
@@ -46,6 +46,7 @@ pub(crate) fn broken(copied: &Copied) -> Option<Failure> {
     use outrigger_core::error::Reached::ResponseStarted;
     match &copied.end {
         End::Closed => None,
+        End::Expired => Some(Failure::downstream(Reason::DownstreamTimeout, "it lasted as long as it may")),
         End::Idle => Some(Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout")),
         End::Client(error) => Some(Failure::downstream(Reason::DownstreamConnectionTermination, error)),
         End::Upstream(error) => {

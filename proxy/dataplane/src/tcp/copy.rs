@@ -40,6 +40,8 @@ pub(crate) enum End {
     Closed,
     /// Nothing moved for the idle timeout.
     Idle,
+    /// It lasted as long as it may.
+    Expired,
     /// The client's side broke.
     Client(io::Error),
     /// The upstream's side broke.
@@ -54,15 +56,28 @@ pub(crate) struct Side<S> {
     pub(crate) read: Bytes,
 }
 
-/// Copies until both directions have ended, an error, or `idle` without a byte. Cancelling it drops both connections.
-pub(crate) async fn copy_both<C, U>(client: Side<C>, upstream: Side<U>, idle: Option<Duration>) -> Copied
+/// How long a copy may go on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lasting {
+    /// Without a byte in either direction.
+    pub(crate) idle: Option<Duration>,
+    /// In all.
+    pub(crate) longest: Option<Duration>,
+}
+
+/// Copies until both directions have ended, an error, or the end of its time. Cancelling it drops both connections.
+pub(crate) async fn copy_both<C, U>(client: Side<C>, upstream: Side<U>, lasting: Lasting) -> Copied
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut client_stream, mut upstream_stream) = (client.stream, upstream.stream);
     let (mut up, mut down) = (OneWay::new(client.read), OneWay::new(upstream.read));
-    let timer = tokio::time::sleep(idle.unwrap_or(Duration::MAX / 4).min(Duration::from_secs(86_400 * 365)));
+    let Lasting { idle, longest } = lasting;
+    let began = Instant::now();
+    // The first end that can come; moved on when it was not one.
+    let first = idle.into_iter().chain(longest).min();
+    let timer = tokio::time::sleep(first.unwrap_or(Duration::MAX / 4).min(Duration::from_secs(86_400 * 365)));
     tokio::pin!(timer);
     let mut moved_at = Instant::now();
     let mut moved = 0;
@@ -80,17 +95,24 @@ where
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Closed),
             _ => {}
         }
-        let Some(idle) = idle else { return Poll::Pending };
+        if first.is_none() {
+            return Poll::Pending;
+        }
         if moved != up.bytes + down.bytes {
             moved = up.bytes + down.bytes;
             moved_at = Instant::now();
         }
         // The timer is moved only when it fires, not for every byte.
         while timer.as_mut().poll(cx).is_ready() {
-            if moved_at.elapsed() >= idle {
+            if longest.is_some_and(|longest| began.elapsed() >= longest) {
+                return Poll::Ready(End::Expired);
+            }
+            if idle.is_some_and(|idle| moved_at.elapsed() >= idle) {
                 return Poll::Ready(End::Idle);
             }
-            timer.as_mut().reset(moved_at + idle);
+            let ends =
+                idle.map(|idle| moved_at + idle).into_iter().chain(longest.map(|longest| began + longest));
+            timer.as_mut().reset(ends.min().unwrap_or(began));
         }
         Poll::Pending
     })
@@ -205,7 +227,7 @@ mod tests {
     async fn a_half_closed_side_still_gets_its_answer() {
         let (mut client, down) = duplex(8);
         let (mut upstream, up) = duplex(8);
-        let copy = tokio::spawn(copy_both(side(down), side(up), None));
+        let copy = tokio::spawn(copy_both(side(down), side(up), Lasting::default()));
         let asked = tokio::spawn(async move {
             let mut question = Vec::new();
             upstream.read_to_end(&mut question).await.unwrap();
@@ -227,7 +249,8 @@ mod tests {
         let (mut client, down) = duplex(64);
         let (_upstream, up) = duplex(64);
         let started = Instant::now();
-        let copy = tokio::spawn(copy_both(side(down), side(up), Some(Duration::from_secs(60))));
+        let lasting = Lasting { idle: Some(Duration::from_secs(60)), longest: None };
+        let copy = tokio::spawn(copy_both(side(down), side(up), lasting));
         tokio::time::sleep(Duration::from_secs(50)).await;
         client.write_all(b"x").await.unwrap();
         let copied = copy.await.unwrap();
@@ -235,12 +258,27 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 110);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_ends_when_it_has_lasted_for_long_enough() {
+        let (mut client, down) = duplex(64);
+        let (_upstream, up) = duplex(64 * 1024);
+        let started = Instant::now();
+        let idle = Some(Duration::from_secs(20));
+        let lasting = Lasting { idle, longest: Some(Duration::from_secs(60)) };
+        let copy = tokio::spawn(copy_both(side(down), side(up), lasting));
+        while client.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+        }
+        assert!(matches!(copy.await.unwrap().end, End::Expired));
+        assert!(started.elapsed() >= Duration::from_secs(60));
+    }
+
     #[tokio::test]
     async fn what_was_read_ahead_goes_first() {
         let (mut client, down) = duplex(64);
         let (mut upstream, up) = duplex(64);
         let ahead = Side { stream: down, read: Bytes::from_static(b"first ") };
-        tokio::spawn(copy_both(ahead, side(up), None));
+        tokio::spawn(copy_both(ahead, side(up), Lasting::default()));
         client.write_all(b"second").await.unwrap();
         client.shutdown().await.unwrap();
         let mut got = String::new();

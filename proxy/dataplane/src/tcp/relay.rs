@@ -11,7 +11,7 @@ use outrigger_core::reason::Reason;
 use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
 use tokio::time::Instant;
 
-use super::copy::{Copied, End, Side, copy_both};
+use super::copy::{Copied, End, Lasting, Side, copy_both};
 use super::dial::{self, Opened};
 use crate::client::ClientFacts;
 use crate::context::Context;
@@ -32,7 +32,7 @@ pub(crate) struct Client {
 pub(crate) async fn relay(context: &Context, snapshot: &Snapshot, proxy: &TcpProxy, client: Client) {
     let mut record = Record::begin(context, &client.facts, Some(proxy.stat_prefix.clone()));
     match dial::open(context, snapshot, proxy, client.facts.destination).await {
-        Ok(opened) => relay_to(opened, Bytes::new(), client, proxy.idle_timeout, record).await,
+        Ok(opened) => relay_to(opened, Bytes::new(), client, lasting(proxy), record).await,
         Err(failure) => record.fail(&failure),
     }
 }
@@ -46,18 +46,21 @@ pub(crate) async fn relay_opened(
     spoken: Bytes,
 ) {
     let record = Record::begin(context, &client.facts, Some(proxy.stat_prefix.clone()));
-    relay_to(opened, spoken, client, proxy.idle_timeout, record).await;
+    relay_to(opened, spoken, client, lasting(proxy), record).await;
 }
 
 /// Relays to a destination outside the mesh.
 pub(crate) async fn pass_on(context: &Context, asked: &str, client: Client) {
     let mut record = Record::begin(context, &client.facts, Some(crate::context::PASSED_ON.into()));
+    let outside = Lasting { idle: context.settings.tunnel_idle_timeout, longest: None };
     match dial::outside(context, asked).await {
-        Ok(opened) => {
-            relay_to(opened, Bytes::new(), client, context.settings.tunnel_idle_timeout, record).await
-        }
+        Ok(opened) => relay_to(opened, Bytes::new(), client, outside, record).await,
         Err(failure) => record.fail(&failure),
     }
+}
+
+fn lasting(proxy: &TcpProxy) -> Lasting {
+    Lasting { idle: proxy.idle_timeout, longest: proxy.max_duration }
 }
 
 /// A connection that is closed because nothing can be done with it.
@@ -65,16 +68,10 @@ pub(crate) fn refuse(context: &Context, client: &ClientFacts, failure: &Failure)
     Record::begin(context, client, None).fail(failure);
 }
 
-async fn relay_to(
-    opened: Opened,
-    spoken: Bytes,
-    client: Client,
-    idle: Option<Duration>,
-    mut record: Record<'_>,
-) {
+async fn relay_to(opened: Opened, spoken: Bytes, client: Client, lasting: Lasting, mut record: Record<'_>) {
     record.connected(&opened);
     let upstream = Side { stream: opened.stream, read: spoken };
-    let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, idle).await;
+    let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, lasting).await;
     record.copied(&copied);
 }
 
@@ -141,6 +138,12 @@ impl<'a> Record<'a> {
             End::Closed => {}
             End::Idle => {
                 self.fail(&Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout"))
+            }
+            End::Expired => {
+                self.fail(&Failure::downstream(
+                    Reason::DownstreamTimeout,
+                    "the connection lasted as long as it may",
+                ));
             }
             End::Client(error) => {
                 self.fail(&Failure::downstream(Reason::DownstreamConnectionTermination, error));
