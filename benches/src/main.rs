@@ -175,8 +175,9 @@ endpoints: [{}]
 
     async fn server(&self) -> Result<(Process, Process), String> {
         let app = self.start("app", &["sample", "catalog"], &[("--listen", self.app.to_string().into())])?;
-        let services = (0..USED)
-            .map(|service| ("--service", format!("s{service}:80={},listen={}", self.app, self.inbound).into()));
+        let services = (0..USED).map(|service| {
+            ("--service", format!("s{service}:80={},listen={}", self.app, self.inbound).into())
+        });
         let mut flags = self.sidecar_flags("server", self.server_admin, self.server_outbound)?;
         flags.extend(services);
         let mut sidecar = self.start("server", &["proxy"], &flags)?;

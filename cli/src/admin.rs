@@ -17,14 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
     let exchange = async {
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         let request = Request::get(path)
             .header(http::header::HOST, address.to_string())
             .body(Empty::<Bytes>::new())
             .map_err(|error| error.to_string())?;
-        let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
+        let (head, body) =
+            sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
         let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
         Ok::<_, String>(Response::from_parts(head, body))
     };

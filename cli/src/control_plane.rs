@@ -98,7 +98,8 @@ fn describe(status: &Status) -> String {
     for proxy in proxies {
         text.push_str(&format!("proxy {} ({})\n", proxy.node, proxy.identity));
         for kind in &proxy.types {
-            let acked = kind.resources.iter().filter(|one| one.sent.is_some() && one.acked == one.sent).count();
+            let acked =
+                kind.resources.iter().filter(|one| one.sent.is_some() && one.acked == one.sent).count();
             let waiting = if kind.waiting { ", an answer is awaited" } else { "" };
             let (name, sent) = (&kind.kind, kind.resources.iter().filter(|one| one.sent.is_some()).count());
             text.push_str(&format!("  {name}: {sent} sent, {acked} acknowledged{waiting}\n"));
@@ -110,7 +111,10 @@ fn describe(status: &Status) -> String {
         }
     }
     for workload in registrations {
-        text.push_str(&format!("workload {} ({}): {}\n", workload.instance, workload.identity, workload.health));
+        text.push_str(&format!(
+            "workload {} ({}): {}\n",
+            workload.instance, workload.identity, workload.health
+        ));
         for serves in &workload.serves {
             text.push_str(&format!("  {serves}\n"));
         }
@@ -135,7 +139,8 @@ pub(crate) struct HistoryArgs {
 /// Works whether the control plane runs or not.
 pub(crate) fn history(args: HistoryArgs) -> Result<(), String> {
     for entry in ask(history_log::read(&args.state_dir, args.count))? {
-        let at = i64::try_from(entry.at_unix_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+        let at =
+            i64::try_from(entry.at_unix_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
         let at = at.map_or_else(|| "?".into(), |at| at.to_string());
         match entry.refused {
             None => println!("{at}  {}: {}", entry.source, entry.what),

@@ -51,7 +51,9 @@ fn main() -> ExitCode {
     let outcome = match outrigger.command {
         Command::Demo(args) => demo::run(args),
         Command::Proxy(args) => outrigger_proxy::run(args).map_err(|error| error.to_string()),
-        Command::ControlPlane(args) => outrigger_control_plane::run::run(args).map_err(|error| error.to_string()),
+        Command::ControlPlane(args) => {
+            outrigger_control_plane::run::run(args).map_err(|error| error.to_string())
+        }
         Command::Check(args) => control_plane::check(args),
         Command::Token(args) => control_plane::token(args),
         Command::Status(args) => control_plane::status(args),

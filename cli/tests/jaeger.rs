@@ -32,7 +32,8 @@ fn jaeger_shows_every_hop_of_a_checkout() {
     assert!(!traces.is_empty(), "no trace of payments");
     let whole = traces.iter().filter(|trace| trace.problems().is_empty() && trace.services() == services);
     let Some(trace) = whole.clone().max_by_key(|trace| trace.spans.len()) else {
-        let problems: Vec<_> = traces.iter().take(5).map(|trace| (trace.services(), trace.problems())).collect();
+        let problems: Vec<_> =
+            traces.iter().take(5).map(|trace| (trace.services(), trace.problems())).collect();
         panic!("none of {} traces is whole: {problems:#?}", traces.len());
     };
     trace.assert_hops();
@@ -78,7 +79,8 @@ impl Trace {
     /// More than one root, or a parent that is not there.
     fn problems(&self) -> Vec<String> {
         let roots = self.spans.values().filter(|span| span.parents.is_empty()).count();
-        let orphans = self.spans.iter().filter(|(_, span)| span.parents.iter().any(|id| !self.spans.contains_key(id)));
+        let orphans =
+            self.spans.iter().filter(|(_, span)| span.parents.iter().any(|id| !self.spans.contains_key(id)));
         let mut problems: Vec<_> =
             orphans.map(|(id, span)| format!("{id} of {} is an orphan", span.service)).collect();
         if roots != 1 {
@@ -98,7 +100,10 @@ impl Trace {
             if parent.service == span.service {
                 continue;
             }
-            assert_eq!((tag(parent, "span.kind"), tag(span, "span.kind")), ("client".into(), "server".into()));
+            assert_eq!(
+                (tag(parent, "span.kind"), tag(span, "span.kind")),
+                ("client".into(), "server".into())
+            );
             let id = |account: &str| format!("spiffe://cluster.local/ns/shop/sa/{account}");
             for one in [parent, span] {
                 assert_eq!(tag(one, "outrigger.source.spiffe_id"), id(&parent.service));

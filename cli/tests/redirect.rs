@@ -33,7 +33,10 @@ impl Mesh {
         let client = Namespace::new(format!("otr{family}c{id}"));
         let server = Namespace::new(format!("otr{family}s{id}"));
         let [near, far] = ["c", "s"].map(|end| format!("otr{family}{end}{}", id % 100_000));
-        run(&["ip", "link", "add", &near, "netns", &client.0, "type", "veth", "peer", "name", &far, "netns", &server.0]);
+        run(&[
+            "ip", "link", "add", &near, "netns", &client.0, "type", "veth", "peer", "name", &far, "netns",
+            &server.0,
+        ]);
         let bits = if family == "4" { 24 } else { 64 };
         for (namespace, link, address) in [(&client, &near, here), (&server, &far, there)] {
             namespace.run(&["ip", "link", "set", "lo", "up"]);
@@ -59,8 +62,13 @@ impl Mesh {
             "nft",
             "table inet otr { chain in { type nat hook prerouting priority -100; tcp dport 8080 redirect to :15006; } }",
         ]);
-        let mut mesh =
-            Self { directory, client, server, virtual_address: virtual_address.into(), processes: Vec::new() };
+        let mut mesh = Self {
+            directory,
+            client,
+            server,
+            virtual_address: virtual_address.into(),
+            processes: Vec::new(),
+        };
         mesh.start_everything(family, here, there);
         mesh
     }
@@ -92,7 +100,15 @@ spec:
         self.spawn(
             true,
             "control-plane",
-            &["control-plane", "--config", &self.text("config"), "--state-dir", &state, "--listen", &control_plane],
+            &[
+                "control-plane",
+                "--config",
+                &self.text("config"),
+                "--state-dir",
+                &state,
+                "--listen",
+                &control_plane,
+            ],
         );
         wait("the control plane", || self.client.get("http://127.0.0.1:15011/ready").is_some());
 
@@ -100,7 +116,12 @@ spec:
         self.spawn(false, "app", &["sample", "catalog", "--listen", &application]);
         let [inbound, outbound] = [bracketed(any, 15006), bracketed(loopback, 15001)];
         let service = format!("echo:80={application}");
-        self.sidecar(false, "server", &control_plane, &["--transparent-inbound", &inbound, "--service", &service]);
+        self.sidecar(
+            false,
+            "server",
+            &control_plane,
+            &["--transparent-inbound", &inbound, "--service", &service],
+        );
         // The explicit port is moved out of the way of the transparent one.
         self.sidecar(
             true,
@@ -116,7 +137,16 @@ spec:
     fn sidecar(&mut self, client: bool, account: &str, control_plane: &str, flags: &[&str]) {
         let state = self.text("control-plane");
         let token = Command::new(env!("CARGO_BIN_EXE_outrigger"))
-            .args(["token", "create", "--state-dir", &state, "--namespace", "default", "--service-account", account])
+            .args([
+                "token",
+                "create",
+                "--state-dir",
+                &state,
+                "--namespace",
+                "default",
+                "--service-account",
+                account,
+            ])
             .output()
             .unwrap();
         assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));

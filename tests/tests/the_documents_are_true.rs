@@ -12,7 +12,8 @@ fn root() -> PathBuf {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let mut pages: Vec<_> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
+    let mut pages: Vec<_> =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     pages.extend(docs.map(|name| Path::new("docs").join(name)));
     pages
@@ -21,8 +22,12 @@ fn pages() -> Vec<PathBuf> {
 #[test]
 fn every_file_that_architecture_names_is_there() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let named: BTreeSet<_> =
-        text.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs") || word.ends_with(".proto")).collect();
+    let named: BTreeSet<_> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.ends_with(".rs") || word.ends_with(".proto"))
+        .collect();
     assert!(named.len() > 30, "only {} files are named", named.len());
     let missing: Vec<_> = named.into_iter().filter(|file| !root().join(file).is_file()).collect();
     assert!(missing.is_empty(), "{missing:?}");
@@ -45,7 +50,8 @@ fn every_response_flag_is_on_its_page() {
     let page = fs::read_to_string(root().join("docs/response-flags.md")).unwrap();
     for reason in Reason::ALL {
         let (flag, name) = (reason.flag(), reason.name());
-        let row = format!("| `{flag}` | `{name}` | {} | {} |", reason.status().as_u16(), reason.grpc_status());
+        let row =
+            format!("| `{flag}` | `{name}` | {} | {} |", reason.status().as_u16(), reason.grpc_status());
         assert!(page.contains(&row), "{row}");
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use outrigger::admin;
 
+use super::intruder;
 use super::load::{Load, Window};
 use super::mesh::{Mesh, replace};
-use super::intruder;
 use super::shop::{self, Canary};
 
 /// How long checks take: the whole form, or the quick one for tests.
@@ -32,26 +32,26 @@ pub(super) type Verdict = Result<String, String>;
 /// 1. Every hop is mTLS between the expected identities; who does not belong is refused.
 pub(super) async fn mutual_tls(mesh: &Mesh, pace: Pace) -> Verdict {
     tokio::time::sleep(pace.watch).await;
-    let expected: BTreeSet<_> = [
-        ("shopper", "web"),
-        ("web", "cart"),
-        ("cart", "catalog"),
-        ("cart", "payments"),
-        ("cart", "stock"),
-    ]
-    .into();
+    let expected: BTreeSet<_> =
+        [("shopper", "web"), ("web", "cart"), ("cart", "catalog"), ("cart", "payments"), ("cart", "stock")]
+            .into();
     let mut seen = BTreeSet::new();
     for instance in mesh.instances() {
         let page = admin::text(instance.admin, "/metrics").await?;
         for metric in ["outrigger_requests_total", "outrigger_connections_total"] {
             for (labels, count) in admin::series(&page, metric) {
-                let label = |name| labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value);
+                let label =
+                    |name| labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value);
                 if count == 0.0 || label("direction") != "inbound" {
                     continue;
                 }
                 let caller = mesh.instances().iter().find(|one| one.spiffe_id() == label("source"));
                 let Some(caller) = caller else {
-                    return Err(format!("{} served {count} requests of {:?}", instance.name, label("source")));
+                    return Err(format!(
+                        "{} served {count} requests of {:?}",
+                        instance.name,
+                        label("source")
+                    ));
                 };
                 seen.insert((caller.account(), instance.account()));
             }
@@ -80,7 +80,8 @@ pub(super) async fn canary(mesh: &Mesh, load: &Load, pace: Pace) -> Verdict {
         // The file is noticed, translated and pushed; then the share is measured.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let window = measured(load, pace.measure).await;
-        let percent = |share: Option<f64>| share.map(|share| share * 100.0).ok_or("nobody answered".to_owned());
+        let percent =
+            |share: Option<f64>| share.map(|share| share * 100.0).ok_or("nobody answered".to_owned());
         let with = percent(window.share("v2", |sample| sample.canary))?;
         let without = percent(window.share("v2", |sample| !sample.canary))?;
         let all = percent(window.share("v2", |_| true))?;
@@ -185,7 +186,8 @@ pub(super) async fn serials(mesh: &Mesh) -> Result<BTreeMap<&'static str, String
         let page = admin::text(instance.admin, "/certs").await?;
         let page: serde_json::Value =
             serde_json::from_str(&page).map_err(|error| format!("/certs of {}: {error}", instance.name))?;
-        let serial = page["serial"].as_str().ok_or_else(|| format!("/certs of {} has no serial", instance.name))?;
+        let serial =
+            page["serial"].as_str().ok_or_else(|| format!("/certs of {} has no serial", instance.name))?;
         serials.insert(instance.name, serial.to_owned());
     }
     Ok(serials)

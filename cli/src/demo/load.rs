@@ -99,7 +99,12 @@ async fn generate(outbound: SocketAddr, per_second: u32, samples: Arc<Mutex<Vec<
     }
 }
 
-async fn send(client: &Client<HttpConnector, Full<Bytes>>, outbound: SocketAddr, post: bool, canary: bool) -> Sample {
+async fn send(
+    client: &Client<HttpConnector, Full<Bytes>>,
+    outbound: SocketAddr,
+    post: bool,
+    canary: bool,
+) -> Sample {
     let (method, path, body) = if post {
         (Method::POST, "/checkout", Bytes::from_static(b"one paddle, please"))
     } else {
@@ -137,7 +142,8 @@ async fn send(client: &Client<HttpConnector, Full<Bytes>>, outbound: SocketAddr,
 
 /// A failed POST was cut off if a hop that carried the POST itself says that it was written; GETs are always lost.
 fn judge(post: bool, why: String) -> Outcome {
-    let broke = ["upstream_connection_termination", "upstream_remote_reset"].iter().any(|flag| why.contains(flag));
+    let broke =
+        ["upstream_connection_termination", "upstream_remote_reset"].iter().any(|flag| why.contains(flag));
     // `cart` asks `catalog` with a GET, which the mesh may and must try again.
     if post && broke && !why.contains("catalog answered") { Outcome::CutOff(why) } else { Outcome::Lost(why) }
 }
@@ -188,8 +194,12 @@ impl Window {
 
     /// Which share (0 to 1) of the requests chosen by `among` was answered by `version` of `catalog`.
     pub(super) fn share(&self, version: &str, among: impl Fn(&Sample) -> bool) -> Option<f64> {
-        let versions: Vec<_> =
-            self.0.iter().filter(|sample| among(sample)).filter_map(|sample| sample.version.as_deref()).collect();
+        let versions: Vec<_> = self
+            .0
+            .iter()
+            .filter(|sample| among(sample))
+            .filter_map(|sample| sample.version.as_deref())
+            .collect();
         let hits = versions.iter().filter(|seen| **seen == version).count();
         (!versions.is_empty()).then(|| hits as f64 / versions.len() as f64)
     }

@@ -92,7 +92,10 @@ impl Mesh {
             control_plane: None,
             control_plane_listen: ports.pick()?,
             control_plane_admin: ports.pick()?,
-            instances: INSTANCES.iter().map(|role| Instance::new(role, &mut ports)).collect::<Result<_, _>>()?,
+            instances: INSTANCES
+                .iter()
+                .map(|role| Instance::new(role, &mut ports))
+                .collect::<Result<_, _>>()?,
             settings,
         };
         mesh.start_control_plane().await?;
@@ -226,7 +229,8 @@ impl Mesh {
     async fn issue_token(&self, index: usize) -> Result<(), String> {
         let instance = &self.instances[index];
         let state = self.state(instance);
-        std::fs::create_dir_all(&state).map_err(|error| format!("cannot make {}: {error}", state.display()))?;
+        std::fs::create_dir_all(&state)
+            .map_err(|error| format!("cannot make {}: {error}", state.display()))?;
         let output = tokio::process::Command::new(&self.program)
             .args(["token", "create", "--namespace", NAMESPACE, "--ttl", "10m"])
             .args(["--service-account", instance.account])
@@ -238,7 +242,8 @@ impl Mesh {
         if !output.status.success() {
             return Err(format!("cannot create a token: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
-        std::fs::write(state.join("token"), output.stdout).map_err(|error| format!("cannot save a token: {error}"))
+        std::fs::write(state.join("token"), output.stdout)
+            .map_err(|error| format!("cannot save a token: {error}"))
     }
 
     fn start_app(&mut self, index: usize) -> Result<(), String> {
@@ -260,7 +265,8 @@ impl Mesh {
             }
             _ => {}
         }
-        let process = Process::start(&self.program, &format!("{}-app", instance.name), &self.logs(), args, &[])?;
+        let process =
+            Process::start(&self.program, &format!("{}-app", instance.name), &self.logs(), args, &[])?;
         self.instances[index].app = Some(process);
         Ok(())
     }
@@ -294,8 +300,11 @@ impl Mesh {
         for service in instance.services {
             args.push("--service".into());
             args.push(
-                format!("{service}:{}={},listen={}", instance.service_port, instance.app_listen, instance.inbound)
-                    .into(),
+                format!(
+                    "{service}:{}={},listen={}",
+                    instance.service_port, instance.app_listen, instance.inbound
+                )
+                .into(),
             );
         }
         if instance.account == "cart" {
@@ -307,7 +316,13 @@ impl Mesh {
         }
         let environment =
             [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{}", self.settings.spans_to))];
-        let process = Process::start(&self.program, &format!("{}-sidecar", instance.name), &self.logs(), args, &environment)?;
+        let process = Process::start(
+            &self.program,
+            &format!("{}-sidecar", instance.name),
+            &self.logs(),
+            args,
+            &environment,
+        )?;
         self.instances[index].sidecar = Some(process);
         Ok(())
     }

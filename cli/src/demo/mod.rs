@@ -176,7 +176,11 @@ impl Running {
         let window = load.window(from, to);
         let row = Row { name: name.to_owned(), verdict, window };
         let word = if row.passed() { "ok" } else { "FAILED" };
-        self.progress.say(&format!("{name}: {word}, {} sent, {} lost", row.window.sent(), row.window.lost().len()));
+        self.progress.say(&format!(
+            "{name}: {word}, {} sent, {} lost",
+            row.window.sent(),
+            row.window.lost().len()
+        ));
         self.rows.push(row);
     }
 
@@ -234,7 +238,9 @@ async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
         let page = admin::text(instance.admin, "/metrics").await?;
         let requests: f64 = admin::series(&page, "outrigger_requests_total").map(|(_, count)| count).sum();
         let (spent, seconds) = match earlier {
-            Some(earlier) if now.age >= since.elapsed() => (now.cpu.saturating_sub(earlier.cpu), since.elapsed()),
+            Some(earlier) if now.age >= since.elapsed() => {
+                (now.cpu.saturating_sub(earlier.cpu), since.elapsed())
+            }
             _ => (now.cpu, now.age),
         };
         let seconds = seconds.as_secs_f64();

@@ -37,7 +37,8 @@ pub(super) struct Cost {
 
 /// The table of checks.
 pub(super) fn checks(rows: &[Row]) -> String {
-    let mut table = vec![["check", "", "sent", "lost", "POSTs cut off", "p50", "p99", "seen"].map(str::to_owned)];
+    let mut table =
+        vec![["check", "", "sent", "lost", "POSTs cut off", "p50", "p99", "seen"].map(str::to_owned)];
     for row in rows {
         let window = &row.window;
         table.push([

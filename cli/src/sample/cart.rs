@@ -37,7 +37,11 @@ pub(super) async fn serve(listen: SocketAddr, upstreams: Upstreams) -> Result<()
     serve_http(listen, move |request| answer(upstreams.clone(), channel.clone(), request)).await
 }
 
-async fn answer(upstreams: Upstreams, payments: Channel, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(
+    upstreams: Upstreams,
+    payments: Channel,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return bad_gateway("the request broke off") };
     let outcome = match (&head.method, head.uri.path()) {
@@ -45,14 +49,21 @@ async fn answer(upstreams: Upstreams, payments: Channel, request: Request<Incomi
         (&Method::POST, "/checkout") => {
             checkout(&upstreams, payments, &head.headers, body.to_bytes().len() as u64).await
         }
-        _ => return json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "GET /cart or POST /checkout" })),
+        _ => {
+            return json(
+                StatusCode::NOT_FOUND,
+                &serde_json::json!({ "error": "GET /cart or POST /checkout" }),
+            );
+        }
     };
     outcome.unwrap_or_else(|why| bad_gateway(&why))
 }
 
 async fn contents(upstreams: &Upstreams, caller: &HeaderMap) -> Result<Response<Full<Bytes>>, String> {
-    let items =
-        success("catalog", upstreams.sidecar.call(Method::GET, "catalog", "/items", caller, Bytes::new()).await)?;
+    let items = success(
+        "catalog",
+        upstreams.sidecar.call(Method::GET, "catalog", "/items", caller, Bytes::new()).await,
+    )?;
     let left = stock(upstreams.stock, "paddle").await?;
     let mut answer = json(StatusCode::OK, &serde_json::json!({ "stock": left }));
     if let Some(version) = items.headers().get("x-version") {
@@ -70,9 +81,10 @@ async fn checkout(
     let mut answer = contents(upstreams, caller).await?;
     let mut request = tonic::Request::new(ChargeRequest { cents: amount });
     for (name, value) in passed_on(caller) {
-        if let (Ok(key), Ok(value)) =
-            (AsciiMetadataKey::from_bytes(name.as_str().as_bytes()), MetadataValue::try_from(value.as_bytes()))
-        {
+        if let (Ok(key), Ok(value)) = (
+            AsciiMetadataKey::from_bytes(name.as_str().as_bytes()),
+            MetadataValue::try_from(value.as_bytes()),
+        ) {
             request.metadata_mut().insert(key, value);
         }
     }

@@ -7,7 +7,8 @@ use http::{HeaderValue, Method, StatusCode};
 use super::http::{json, serve as serve_http};
 
 pub(super) async fn serve(listen: SocketAddr, version: String) -> Result<(), String> {
-    let header = HeaderValue::from_str(&version).map_err(|_| format!("version {version:?} is no header value"))?;
+    let header =
+        HeaderValue::from_str(&version).map_err(|_| format!("version {version:?} is no header value"))?;
     serve_http(listen, move |request| {
         let (version, header) = (version.clone(), header.clone());
         async move {

@@ -114,9 +114,7 @@ pub(super) fn passed_on(caller: &HeaderMap) -> impl Iterator<Item = (HeaderName,
 pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }
 
@@ -126,7 +124,10 @@ pub(super) fn bad_gateway(why: &str) -> Response<Full<Bytes>> {
 }
 
 /// The answer of an upstream, or why there is none: a status that is not 2xx is an error that names its reason.
-pub(super) fn success(service: &str, answer: Result<Response<Bytes>, String>) -> Result<Response<Bytes>, String> {
+pub(super) fn success(
+    service: &str,
+    answer: Result<Response<Bytes>, String>,
+) -> Result<Response<Bytes>, String> {
     let answer = answer?;
     if answer.status().is_success() {
         return Ok(answer);

@@ -3,9 +3,9 @@
 //! [`service`] takes the RPC and settles the identity, [`request`] reads the CSR, [`authority`] signs, [`issuer`]
 //! says with what. What may go wrong for a caller is in [`refusal`], with its status and its name in the metrics.
 
-pub mod authority;
-pub mod certificate;
-pub mod issuer;
-pub mod request;
-pub mod refusal;
 pub mod service;
+pub mod request;
+pub mod authority;
+pub mod refusal;
+pub mod issuer;
+pub mod certificate;

@@ -99,9 +99,7 @@ impl Reason {
                 row("DC", "downstream_connection_termination", StatusCode::BAD_REQUEST, 1)
             }
             Self::DownstreamTimeout => row("DT", "downstream_timeout", StatusCode::REQUEST_TIMEOUT, 4),
-            Self::DownstreamTlsFailure => {
-                row("DTF", "downstream_tls_failure", StatusCode::BAD_REQUEST, 16)
-            }
+            Self::DownstreamTlsFailure => row("DTF", "downstream_tls_failure", StatusCode::BAD_REQUEST, 16),
             Self::HeadersTooLarge => {
                 row("HTL", "headers_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, 8)
             }

@@ -121,7 +121,10 @@ impl World {
     pub fn start(self) -> Proxy {
         let published = Published::new(Arc::new(self.snapshot));
         let resolution = if self.wildcard {
-            Resolution::Wildcard { namespace: std::sync::Arc::new(std::sync::OnceLock::from(outrigger_core::Name::from("shop"))), cluster_domain: "cluster.local".into() }
+            Resolution::Wildcard {
+                namespace: std::sync::Arc::new(std::sync::OnceLock::from(outrigger_core::Name::from("shop"))),
+                cluster_domain: "cluster.local".into(),
+            }
         } else {
             Resolution::OnDemand
         };
