@@ -1,0 +1,182 @@
+//! Response flags: why an answer is not simply what the application said.
+//!
+//! One table serves access logs, metrics, the command line and the `x-outrigger-reason` header of answers that the
+//! proxy itself made. Flags carry Envoy's letters where Envoy has the same idea (access log operator
+//! `%RESPONSE_FLAGS%`), so that dashboards and habits carry over.
+
+use http::StatusCode;
+
+/// Why a request or connection ended as it did. `None` in a record means: as the application answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The client sent bytes that are no valid request.
+    DownstreamProtocolError,
+    /// The client went away before the answer was complete.
+    DownstreamConnectionTermination,
+    /// The client sent its head or body too slowly.
+    DownstreamTimeout,
+    /// Head of the request larger than the limit.
+    HeadersTooLarge,
+    /// Request target longer than the limit.
+    UriTooLong,
+    /// No route matched.
+    NoRouteFound,
+    /// The destination does not exist in the mesh, and unknown destinations are refused.
+    NoDestination,
+    /// The control plane did not name the destination in time.
+    DestinationTimeout,
+    /// The route names a cluster that does not exist (an invalid backend).
+    NoClusterFound,
+    /// The cluster has no endpoint.
+    NoHealthyUpstream,
+    /// A bound on connections, queued requests or requests in flight was reached.
+    UpstreamOverflow,
+    /// No connection to the endpoint could be made.
+    UpstreamConnectionFailure,
+    /// The endpoint's certificate or identity was not the expected one, or the handshake failed.
+    UpstreamTlsFailure,
+    /// The connection ended after the request was written and before the answer was complete.
+    UpstreamConnectionTermination,
+    /// The endpoint reset the stream.
+    UpstreamRemoteReset,
+    /// The endpoint sent bytes that are no valid response.
+    UpstreamProtocolError,
+    /// The route's request timeout passed.
+    UpstreamRequestTimeout,
+    /// Retries were made, and the limit of tries was reached.
+    UpstreamRetryLimitExceeded,
+    /// Another try would have been safe, and the retry budget had no room.
+    RetryBudgetExceeded,
+    /// The route answers by itself (a direct response or a redirect).
+    DirectResponse,
+    /// The application behind this sidecar cannot be reached.
+    ApplicationUnreachable,
+    /// The proxy is draining and its deadline passed.
+    DrainDeadline,
+    /// The proxy itself failed; a bug, or the machine is out of something.
+    LocalError,
+}
+
+impl Reason {
+    /// Every reason, in the order of the table.
+    pub const ALL: [Self; 23] = [
+        Self::DownstreamProtocolError,
+        Self::DownstreamConnectionTermination,
+        Self::DownstreamTimeout,
+        Self::HeadersTooLarge,
+        Self::UriTooLong,
+        Self::NoRouteFound,
+        Self::NoDestination,
+        Self::DestinationTimeout,
+        Self::NoClusterFound,
+        Self::NoHealthyUpstream,
+        Self::UpstreamOverflow,
+        Self::UpstreamConnectionFailure,
+        Self::UpstreamTlsFailure,
+        Self::UpstreamConnectionTermination,
+        Self::UpstreamRemoteReset,
+        Self::UpstreamProtocolError,
+        Self::UpstreamRequestTimeout,
+        Self::UpstreamRetryLimitExceeded,
+        Self::RetryBudgetExceeded,
+        Self::DirectResponse,
+        Self::ApplicationUnreachable,
+        Self::DrainDeadline,
+        Self::LocalError,
+    ];
+
+    fn row(self) -> Row {
+        let row = |flag, name, status, grpc| Row { flag, name, status, grpc };
+        // flag, name, HTTP status, gRPC status (google.rpc.Code)
+        match self {
+            Self::DownstreamProtocolError => {
+                row("DPE", "downstream_protocol_error", StatusCode::BAD_REQUEST, 13)
+            }
+            Self::DownstreamConnectionTermination => {
+                row("DC", "downstream_connection_termination", StatusCode::BAD_REQUEST, 1)
+            }
+            Self::DownstreamTimeout => row("DT", "downstream_timeout", StatusCode::REQUEST_TIMEOUT, 4),
+            Self::HeadersTooLarge => {
+                row("HTL", "headers_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, 8)
+            }
+            Self::UriTooLong => row("UTL", "uri_too_long", StatusCode::URI_TOO_LONG, 3),
+            Self::NoRouteFound => row("NR", "no_route_found", StatusCode::NOT_FOUND, 12),
+            Self::NoDestination => row("ND", "no_destination", StatusCode::BAD_GATEWAY, 14),
+            Self::DestinationTimeout => {
+                row("DTO", "destination_timeout", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::NoClusterFound => row("NC", "no_cluster_found", StatusCode::INTERNAL_SERVER_ERROR, 14),
+            Self::NoHealthyUpstream => row("UH", "no_healthy_upstream", StatusCode::SERVICE_UNAVAILABLE, 14),
+            Self::UpstreamOverflow => row("UO", "upstream_overflow", StatusCode::SERVICE_UNAVAILABLE, 14),
+            Self::UpstreamConnectionFailure => {
+                row("UF", "upstream_connection_failure", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::UpstreamTlsFailure => {
+                row("UTF", "upstream_tls_failure", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::UpstreamConnectionTermination => {
+                row("UC", "upstream_connection_termination", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::UpstreamRemoteReset => {
+                row("UR", "upstream_remote_reset", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::UpstreamProtocolError => row("UPE", "upstream_protocol_error", StatusCode::BAD_GATEWAY, 14),
+            Self::UpstreamRequestTimeout => {
+                row("UT", "upstream_request_timeout", StatusCode::GATEWAY_TIMEOUT, 4)
+            }
+            Self::UpstreamRetryLimitExceeded => {
+                row("URX", "upstream_retry_limit_exceeded", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::RetryBudgetExceeded => {
+                row("RBX", "retry_budget_exceeded", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::DirectResponse => row("DR", "direct_response", StatusCode::OK, 0),
+            Self::ApplicationUnreachable => {
+                row("AU", "application_unreachable", StatusCode::SERVICE_UNAVAILABLE, 14)
+            }
+            Self::DrainDeadline => row("DD", "drain_deadline", StatusCode::SERVICE_UNAVAILABLE, 14),
+            Self::LocalError => row("LE", "local_error", StatusCode::INTERNAL_SERVER_ERROR, 13),
+        }
+    }
+
+    /// The short flag, as access logs and metrics print it.
+    pub fn flag(self) -> &'static str {
+        self.row().flag
+    }
+
+    /// The long name, as `x-outrigger-reason` carries it.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The status of an answer that the proxy makes for this reason.
+    pub fn status(self) -> StatusCode {
+        self.row().status
+    }
+
+    /// The `grpc-status` of such an answer to a gRPC request.
+    pub fn grpc_status(self) -> u8 {
+        self.row().grpc
+    }
+}
+
+struct Row {
+    flag: &'static str,
+    name: &'static str,
+    status: StatusCode,
+    grpc: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn flags_and_names_are_unique() {
+        let flags: HashSet<_> = Reason::ALL.iter().map(|reason| reason.flag()).collect();
+        let names: HashSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!((flags.len(), names.len()), (Reason::ALL.len(), Reason::ALL.len()));
+    }
+}
