@@ -55,12 +55,12 @@ impl Mesh {
             "nft",
             &format!(
                 "table inet otr {{ chain out {{ type nat hook output priority -100; \
-                 {ip} daddr {virtual_address} tcp dport 80 redirect to :15001; }} }}"
+                 {ip} daddr {virtual_address} tcp dport 80 redirect to :15001; }}; }}"
             ),
         ]);
         server.run(&[
             "nft",
-            "table inet otr { chain in { type nat hook prerouting priority -100; tcp dport 8080 redirect to :15006; } }",
+            "table inet otr { chain in { type nat hook prerouting priority -100; tcp dport 8080 redirect to :15006; }; }",
         ]);
         let mut mesh = Self {
             directory,
