@@ -1,5 +1,6 @@
 //! Redirected sockets, with real REDIRECT rules: two network namespaces, a client's sidecar and a server's, and an
 //! application on each side that knows nothing of them. Part of `tests/heavier`; needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
