@@ -75,3 +75,45 @@ fn exit_with_parent() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_well_formed_and_says_what_it_is_for() {
+        Outrigger::command().debug_assert();
+        for command in Outrigger::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for flag in command.get_arguments().filter(|flag| !flag.is_hide_set()) {
+                assert!(flag.get_help().is_some(), "{} {}", command.get_name(), flag.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_in_the_documents_is_understood() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut pages: Vec<PathBuf> =
+            std::fs::read_dir(root.join("docs")).unwrap().map(|page| page.unwrap().path()).collect();
+        pages.push(root.join("README.md"));
+        let mut understood = 0;
+        for page in pages {
+            let text = std::fs::read_to_string(&page).unwrap();
+            for block in text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+                for line in block.replace("\\\n", " ").lines().filter(|line| line.starts_with("outrigger ")) {
+                    let shell = |word: &&str| !matches!(*word, "&" | ">" | "|");
+                    let words = line.split_whitespace().take_while(shell);
+                    let parsed = Outrigger::try_parse_from(words);
+                    assert!(parsed.is_ok(), "{}: {line}\n{}", page.display(), parsed.unwrap_err());
+                    understood += 1;
+                }
+            }
+        }
+        assert!(understood >= 5, "{understood} commands");
+    }
+}
