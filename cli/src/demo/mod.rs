@@ -14,6 +14,7 @@ mod shop;
 
 mod collector;
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -49,11 +50,16 @@ pub(crate) fn run(args: DemoArgs) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
+    // Set when only Ctrl-C is left to come.
+    let kept = Cell::new(false);
     runtime.block_on(async {
         tokio::select! {
-            outcome = demo(args) => outcome,
+            outcome = demo(args, &kept) => outcome,
             // Dropping the demo kills every process of it.
-            _ = tokio::signal::ctrl_c() => Err("interrupted; everything was stopped".into()),
+            _ = tokio::signal::ctrl_c() => match kept.get() {
+                true => Ok(()),
+                false => Err("interrupted; everything was stopped".into()),
+            },
         }
     })
 }
@@ -83,7 +89,7 @@ impl Plan {
     }
 }
 
-async fn demo(args: DemoArgs) -> Result<(), String> {
+async fn demo(args: DemoArgs, kept: &Cell<bool>) -> Result<(), String> {
     let plan = Plan::new(args.quick);
     let directory = mesh::directory()?;
     let progress = Progress::new();
@@ -104,6 +110,7 @@ async fn demo(args: DemoArgs) -> Result<(), String> {
         Ok(mut mesh) => {
             let outcome = running.checks(&mut mesh, args.jaeger.as_deref()).await;
             if args.keep && outcome.is_ok() {
+                kept.set(true);
                 keep(&mesh).await;
             }
             mesh.stop().await;
