@@ -156,7 +156,7 @@ impl Running {
         self.rows.push(Row { name: "6 renewal throughout".into(), verdict, window: whole });
 
         self.progress.finish();
-        println!("\n{}", report::checks(&self.rows));
+        println!("\n{}{}", report::checks(&self.rows), report::casualties(&self.rows));
         let trace = self.checkout_trace().await?;
         println!("{}", report::tree(&trace));
         if let Some(jaeger) = jaeger {

@@ -1,5 +1,6 @@
 //! What the demo prints at its end: the checks, one trace as a tree, what each sidecar cost.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -56,6 +57,19 @@ pub(super) fn checks(rows: &[Row]) -> String {
         ]);
     }
     columns(&table, &[2, 3, 4, 5, 6])
+}
+
+/// Why requests were lost and POSTs cut off, each reason with how often; empty when there were none.
+pub(super) fn casualties(rows: &[Row]) -> String {
+    let mut counted: BTreeMap<String, usize> = BTreeMap::new();
+    for row in rows {
+        let lost = row.window.lost().into_iter().map(|why| format!("{}: lost: {why}", row.name));
+        let cut_off = row.window.cut_off().into_iter().map(|why| format!("{}: POST cut off: {why}", row.name));
+        for casualty in lost.chain(cut_off) {
+            *counted.entry(casualty).or_default() += 1;
+        }
+    }
+    counted.iter().map(|(casualty, times)| format!("{times} x {casualty}\n")).collect()
 }
 
 /// The table of sidecars.
