@@ -3,6 +3,8 @@
 //! Every connection holds a [`DrainGuard`]; a drain is complete when the last guard is gone. What is left at the deadline is
 //! cut off by whoever waits, by dropping its runtime. A process has two drains, [`Drains`], one after the other.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -37,6 +39,8 @@ pub struct Drain {
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
     signal: watch::Receiver<Option<Instant>>,
+    /// Set before `signal` is, so that whoever was woken by that sees it.
+    draining: Arc<AtomicBool>,
     _alive: mpsc::Sender<()>,
 }
 
@@ -76,7 +80,8 @@ impl Drain {
     pub fn new() -> Self {
         let (signal, receiver) = watch::channel(None);
         let (alive, finished) = mpsc::channel(1);
-        Self { signal, guard: DrainGuard { signal: receiver, _alive: alive }, finished }
+        let guard = DrainGuard { signal: receiver, draining: Arc::default(), _alive: alive };
+        Self { signal, guard, finished }
     }
 
     /// A guard for something that starts now.
@@ -91,6 +96,7 @@ impl Drain {
 
     async fn drain_until(self, deadline: Instant) -> Drained {
         let Self { signal, guard, mut finished } = self;
+        guard.draining.store(true, Ordering::Release);
         drop(guard);
         signal.send_replace(Some(deadline));
         match tokio::time::timeout_at(deadline, finished.recv()).await {
@@ -112,9 +118,9 @@ impl DrainGuard {
         let _ = self.signal.wait_for(Option::is_some).await;
     }
 
-    /// Whether drain has started. Costs one atomic read when it has not changed.
+    /// Whether drain has started. Costs one atomic load: it is asked for each request.
     pub fn is_draining(&self) -> bool {
-        self.signal.borrow().is_some()
+        self.draining.load(Ordering::Acquire)
     }
 }
 
@@ -129,6 +135,7 @@ mod tests {
         assert!(!guard.is_draining());
         let work = tokio::spawn(async move {
             guard.started().await;
+            assert!(guard.is_draining());
             tokio::time::sleep(Duration::from_secs(3)).await;
         });
         assert_eq!(drain.drain(Duration::from_secs(10)).await, Drained::Complete);
