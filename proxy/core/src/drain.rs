@@ -1,12 +1,31 @@
 //! Drain: a signal that goes out once, a deadline, and a count of what still runs.
 //!
-//! One [`Drain`] belongs to the process. Every connection and stream holds a [`DrainGuard`]; drain is complete when the
-//! last guard is gone. What is left at the deadline is cut off by whoever waits, by dropping its runtime.
+//! Every connection holds a [`DrainGuard`]; a drain is complete when the last guard is gone. What is left at the deadline is
+//! cut off by whoever waits, by dropping its runtime. A process has two drains, [`Drains`], one after the other.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+/// A process's drains, in their order: what came in from others first, and only when that is done what the application
+/// itself asks for. It may need the latter to finish the former.
+#[derive(Debug, Default)]
+pub struct Drains {
+    inbound: Drain,
+    outbound: Drain,
+}
+
+/// The guards of a process's connections, by the side of the application on which their listener stands.
+#[derive(Debug, Clone)]
+pub struct Guards {
+    /// For connections from others.
+    pub inbound: DrainGuard,
+    /// For connections from the application.
+    pub outbound: DrainGuard,
+}
 
 /// The owner's end: starts the drain and waits for its completion.
 #[derive(Debug)]
@@ -20,6 +39,8 @@ pub struct Drain {
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
     signal: watch::Receiver<Option<Instant>>,
+    /// Set before `signal` is, so that whoever was woken by that sees it.
+    draining: Arc<AtomicBool>,
     _alive: mpsc::Sender<()>,
 }
 
@@ -32,12 +53,35 @@ pub enum Drained {
     DeadlinePassed,
 }
 
+impl Drains {
+    /// Makes drains that have not started.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Guards for what starts now. Whoever keeps them drops the inbound one when its drain starts.
+    pub fn guards(&self) -> Guards {
+        Guards { inbound: self.inbound.guard(), outbound: self.outbound.guard() }
+    }
+
+    /// Drains inbound, then outbound, both together within `within`. The second begins when the first has ended, be it by
+    /// the deadline: what still runs then hears of its end, at least.
+    pub async fn drain(self, within: Duration) -> Drained {
+        let deadline = Instant::now() + within;
+        let Self { inbound, outbound } = self;
+        let first = inbound.drain_until(deadline).await;
+        let second = outbound.drain_until(deadline).await;
+        if first == Drained::Complete { second } else { first }
+    }
+}
+
 impl Drain {
     /// Makes a drain that has not started.
     pub fn new() -> Self {
         let (signal, receiver) = watch::channel(None);
         let (alive, finished) = mpsc::channel(1);
-        Self { signal, guard: DrainGuard { signal: receiver, _alive: alive }, finished }
+        let guard = DrainGuard { signal: receiver, draining: Arc::default(), _alive: alive };
+        Self { signal, guard, finished }
     }
 
     /// A guard for something that starts now.
@@ -47,9 +91,13 @@ impl Drain {
 
     /// Tells every guard, and waits until all are dropped or `within` has passed. Call it once, at the end.
     pub async fn drain(self, within: Duration) -> Drained {
+        self.drain_until(Instant::now() + within).await
+    }
+
+    async fn drain_until(self, deadline: Instant) -> Drained {
         let Self { signal, guard, mut finished } = self;
+        guard.draining.store(true, Ordering::Release);
         drop(guard);
-        let deadline = Instant::now() + within;
         signal.send_replace(Some(deadline));
         match tokio::time::timeout_at(deadline, finished.recv()).await {
             Ok(_) => Drained::Complete,
@@ -70,9 +118,9 @@ impl DrainGuard {
         let _ = self.signal.wait_for(Option::is_some).await;
     }
 
-    /// Whether drain has started. Costs one atomic read when it has not changed.
+    /// Whether drain has started. Costs one atomic load: it is asked for each request.
     pub fn is_draining(&self) -> bool {
-        self.signal.borrow().is_some()
+        self.draining.load(Ordering::Acquire)
     }
 }
 
@@ -87,6 +135,7 @@ mod tests {
         assert!(!guard.is_draining());
         let work = tokio::spawn(async move {
             guard.started().await;
+            assert!(guard.is_draining());
             tokio::time::sleep(Duration::from_secs(3)).await;
         });
         assert_eq!(drain.drain(Duration::from_secs(10)).await, Drained::Complete);
@@ -99,5 +148,33 @@ mod tests {
         let guard = drain.guard();
         assert_eq!(drain.drain(Duration::from_secs(10)).await, Drained::DeadlinePassed);
         assert!(guard.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outbound_drains_when_inbound_is_done() {
+        let drains = Drains::new();
+        let Guards { mut inbound, mut outbound } = drains.guards();
+        let work = tokio::spawn(async move {
+            inbound.started().await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert!(!outbound.is_draining());
+            drop(inbound);
+            outbound.started().await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        });
+        let start = Instant::now();
+        assert_eq!(drains.drain(Duration::from_secs(10)).await, Drained::Complete);
+        assert!(work.is_finished());
+        assert_eq!(start.elapsed(), Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_drains_share_one_deadline() {
+        let drains = Drains::new();
+        let guards = drains.guards();
+        let start = Instant::now();
+        assert_eq!(drains.drain(Duration::from_secs(10)).await, Drained::DeadlinePassed);
+        assert_eq!(start.elapsed(), Duration::from_secs(10));
+        assert!(guards.outbound.is_draining());
     }
 }

@@ -17,7 +17,6 @@ use outrigger_config::cluster::{
 use outrigger_config::demand::Demands;
 use outrigger_config::endpoint::Transport;
 use outrigger_config::publish::View;
-use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::percentage::Percentage;
 use outrigger_core::reason::Reason;
@@ -91,7 +90,6 @@ pub(crate) struct Context {
     pub(crate) identity: Rc<Identity>,
     pub(crate) recorder: Recorder,
     pub(crate) resolver: Resolver,
-    pub(crate) drain: DrainGuard,
     pub(crate) limits: Rc<Limits>,
     pub(crate) settings: Settings,
     pub(crate) passed_on: Arc<ClusterConfig>,

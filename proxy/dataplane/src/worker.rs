@@ -1,7 +1,7 @@
 //! One worker: a thread with its own runtime, accept loops, connection pools, balancers and counters.
 //!
-//! The server makes the thread and calls [`Worker::run`], which returns when drain has started and the last connection
-//! is done, or is cut off when the process ends. Nothing that a worker owns leaves its thread.
+//! The server makes the thread and calls [`Worker::run`], which returns when both drains have started and the last
+//! connection is done, or is cut off when the process ends. Nothing that a worker owns leaves its thread.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,7 +15,8 @@ use outrigger_config::listener::Listener as ListenerConfig;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
-use outrigger_core::drain::DrainGuard;
+use outrigger_core::drain::{DrainGuard, Guards};
+use outrigger_core::record::Direction;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
@@ -50,8 +51,8 @@ pub struct WorkerConfig {
     pub listeners: watch::Receiver<Arc<[Lent]>>,
     /// Where names outside the mesh are resolved.
     pub resolver: Resolver,
-    /// Every connection holds a clone; when drain starts, accepting ends.
-    pub drain: DrainGuard,
+    /// Every connection holds a clone of its side's; when that side's drain starts, accepting ends there.
+    pub drain: Guards,
     /// Where this worker's metrics are registered.
     pub registry: Arc<Registry>,
     /// Where finished requests go.
@@ -117,7 +118,6 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
     let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer);
     let passed_on = context::passed_on()
         .ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
-    let mut draining = drain.clone();
     let context = Rc::new(Context {
         view: published.view(),
         demands,
@@ -125,33 +125,44 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
         identity,
         recorder: Recorder::new(metrics, sinks),
         resolver,
-        drain,
         limits,
         settings,
         passed_on,
         own: RefCell::default(),
     });
-    let accepting = Accepting { id, context: Rc::clone(&context), habits: Rc::default() };
-    let mut loops: HashMap<Name, (Arc<ListenerGroup>, JoinHandle<()>)> = HashMap::new();
+    let Guards { inbound, outbound } = drain;
+    // Kept to the end, so that the outbound drain is complete when this worker is.
+    let mut ending = outbound.clone();
+    let mut accepting = Accepting {
+        id,
+        context: Rc::clone(&context),
+        habits: Rc::default(),
+        inbound: Some(inbound),
+        outbound,
+        loops: HashMap::new(),
+    };
     let mut tidy = tokio::time::interval(TIDY);
     let mut watching = true;
-    accepting.follow(&listeners.borrow_and_update().clone(), &mut loops);
+    accepting.follow(&listeners.borrow_and_update().clone());
     loop {
         tokio::select! {
-            () = draining.started() => break,
+            () = started(&mut accepting.inbound) => {
+                accepting.inbound = None;
+                accepting.follow(&listeners.borrow_and_update().clone());
+            }
+            () = ending.started() => break,
             changed = listeners.changed(), if watching => match changed {
-                Ok(()) => accepting.follow(&listeners.borrow_and_update().clone(), &mut loops),
+                Ok(()) => accepting.follow(&listeners.borrow_and_update().clone()),
                 // The server is gone; what listens goes on until drain.
                 Err(_) => watching = false,
             },
             _ = tidy.tick() => clusters.tidy(),
         }
     }
-    for (_, accepting) in loops.into_values() {
-        accepting.abort();
+    for Accept { task, .. } in accepting.loops.into_values() {
+        task.abort();
     }
-    drop((draining, accepting));
-    // Connections hold the context; the last one to end leaves this worker alone with it.
+    // Every connection is counted there until it has ended.
     let open = Arc::clone(context.recorder.metrics());
     loop {
         tokio::time::sleep(DRAINED).await;
@@ -162,40 +173,95 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
     }
 }
 
+/// Resolves when the drain of `guard` starts; never without one. Cancel-safe.
+async fn started(guard: &mut Option<DrainGuard>) {
+    match guard {
+        Some(guard) => guard.started().await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Accepting {
     id: usize,
     context: Rc<Context>,
     habits: Rc<Habits>,
+    /// `None` once inbound drains: nothing is accepted there any more.
+    inbound: Option<DrainGuard>,
+    outbound: DrainGuard,
+    loops: HashMap<Name, Accept>,
+}
+
+/// A task that accepts.
+struct Accept {
+    group: Arc<ListenerGroup>,
+    direction: Direction,
+    task: JoinHandle<()>,
 }
 
 impl Accepting {
-    /// Starts accepting on what is new, stops on what is gone, and leaves the rest alone.
-    fn follow(&self, lent: &[Lent], loops: &mut HashMap<Name, (Arc<ListenerGroup>, JoinHandle<()>)>) {
+    /// Starts accepting on what is new, stops on what is gone or drains, and leaves the rest alone.
+    fn follow(&mut self, lent: &[Lent]) {
         self.context.own.replace(lent.iter().map(|lent| lent.group.address()).collect());
-        loops.retain(|name, (group, accepting)| {
-            let stays = lent.iter().any(|lent| lent.group.name() == name && Arc::ptr_eq(&lent.group, group));
+        let open: Vec<_> = lent
+            .iter()
+            .filter_map(|lent| {
+                let direction = self.direction(lent);
+                Some((lent, direction, self.guard(direction)?))
+            })
+            .collect();
+        self.loops.retain(|name, accept| {
+            let stays = open.iter().any(|(lent, direction, _)| {
+                lent.group.name() == name
+                    && Arc::ptr_eq(&lent.group, &accept.group)
+                    && *direction == accept.direction
+            });
             if !stays {
-                accepting.abort();
+                accept.task.abort();
             }
             stays
         });
-        for lent in lent {
-            if loops.contains_key(lent.group.name()) {
+        for (lent, direction, guard) in open {
+            if self.loops.contains_key(lent.group.name()) {
                 continue;
             }
             match lent.group.lend(self.id) {
                 Ok(listener) => {
-                    let accepting = self.accept(listener, lent.config.clone());
-                    let handle = tokio::task::spawn_local(accepting);
-                    loops.insert(lent.group.name().clone(), (Arc::clone(&lent.group), handle));
+                    let task = tokio::task::spawn_local(self.accept(listener, lent.config.clone(), guard));
+                    let accept = Accept { group: Arc::clone(&lent.group), direction, task };
+                    self.loops.insert(lent.group.name().clone(), accept);
                 }
                 Err(error) => tracing::error!(listener = %lent.group.name(), %error, "cannot accept"),
             }
         }
     }
 
+    /// On which side of the application a listener stands.
+    fn direction(&self, lent: &Lent) -> Direction {
+        match &lent.config {
+            ListenerSource::Fixed(config) => config.direction,
+            ListenerSource::Snapshot => {
+                let snapshot = self.context.view.snapshot();
+                let listener = snapshot.listeners.get(lent.group.name());
+                listener.map_or(Direction::Inbound, |listener| listener.direction)
+            }
+        }
+    }
+
+    /// What connections of that side hold. `None` when no more are accepted.
+    fn guard(&self, direction: Direction) -> Option<DrainGuard> {
+        match direction {
+            Direction::Inbound => self.inbound.clone(),
+            Direction::Outbound => Some(self.outbound.clone()),
+        }
+    }
+
     /// Accepts until it is aborted. Each connection is a task of its own, which ends with the connection.
-    fn accept(&self, listener: Listener, config: ListenerSource) -> impl Future<Output = ()> + 'static {
+    fn accept(
+        &self,
+        listener: Listener,
+        config: ListenerSource,
+        guard: DrainGuard,
+    ) -> impl Future<Output = ()> + 'static {
         let (context, habits) = (Rc::clone(&self.context), Rc::clone(&self.habits));
         async move {
             loop {
@@ -216,11 +282,10 @@ impl Accepting {
                     continue;
                 }
                 process.downstream_connections.increment();
-                let (context, habits) = (Rc::clone(&context), Rc::clone(&habits));
+                let (context, habits, guard) = (Rc::clone(&context), Rc::clone(&habits), guard.clone());
                 tokio::task::spawn_local(async move {
                     let _open = Open(metrics);
-                    let _drain = context.drain.clone();
-                    connection::serve(context, habits, config, accepted).await;
+                    connection::serve(context, habits, guard, config, accepted).await;
                 });
             }
         }

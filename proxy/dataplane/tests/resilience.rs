@@ -5,7 +5,9 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use outrigger_config::listener::{Handler, Listener, NetworkFilter};
 use outrigger_core::reason::Reason;
+use outrigger_core::record::Direction;
 use support::application::{Application, dead, ok, read_head, read_request};
 use support::client::Client;
 use support::{World, forward};
@@ -185,5 +187,51 @@ async fn drain_finishes_what_runs_and_takes_nothing_new() {
         answer.body == "finished" && answer.head.to_lowercase().contains("connection: close"),
         "{answer:?}"
     );
+    assert_eq!(draining.await.unwrap(), outrigger_core::drain::Drained::Complete);
+}
+
+/// The application calls others through its own sidecar while it answers; a drain must not take that away from it.
+#[tokio::test]
+async fn while_inbound_requests_run_the_application_can_still_call_out() {
+    let other = Application::http(|_| ok("stock")).await;
+    let (tell, told) = tokio::sync::watch::channel(None);
+    let application = Application::raw(move |stream, _, requests| {
+        let mut told = told.clone();
+        async move {
+            let mut stream = BufReader::new(stream);
+            while read_request(&mut stream).await.is_some() {
+                requests.fetch_add(1, Ordering::SeqCst);
+                let sidecar = told.wait_for(Option::is_some).await.unwrap().unwrap();
+                let mut out = Client::connect(sidecar).await;
+                let (first, second) = (out.get("stock", "/", "").await, out.get("stock", "/", "").await);
+                let body = format!("{} {} {}", first.body, second.body, first.head.contains("close"));
+                stream.get_mut().write_all(ok(&body).as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let handle = NetworkFilter::Handle(Handler::Http(support::manager("cart", forward("app"))));
+    let inbound = Listener { direction: Direction::Inbound, ..support::listener("inbound", handle) };
+    let proxy = World::new()
+        .own(inbound)
+        .proxy()
+        .cluster("app", &[application.address])
+        .cluster("stock", &[other.address])
+        .http("stock:80", forward("stock"))
+        .start();
+    let (inbound, outbound) = (proxy.address(0), proxy.address(1));
+    let (mut busy, mut idle) = (Client::connect(inbound).await, Client::connect(inbound).await);
+    let mut idle_outbound = Client::connect(outbound).await;
+    busy.send("GET / HTTP/1.1\r\nHost: cart\r\n\r\n").await;
+    while application.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let draining = tokio::spawn(proxy.drain(Duration::from_secs(10)));
+    assert_eq!(idle.rest().await, b"", "inbound drains");
+    tell.send(Some(outbound)).unwrap();
+    let answer = busy.response().await;
+    assert_eq!(answer.body, "stock stock false", "both of its calls, on one connection that stays");
+    assert!(answer.head.to_lowercase().contains("connection: close"), "{answer:?}");
+    assert_eq!(idle_outbound.rest().await, b"", "then outbound drains");
     assert_eq!(draining.await.unwrap(), outrigger_core::drain::Drained::Complete);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_core::Name;
-use outrigger_core::drain::{Drain, Drained};
+use outrigger_core::drain::{Drained, Drains};
 use outrigger_dataplane::SharedClusters;
 use outrigger_dataplane::context::Settings;
 use outrigger_dataplane::metrics::Registry;
@@ -109,7 +109,7 @@ struct Running {
     discovery: Handle,
     /// Closed last: what waits in a closed socket's queue is reset.
     sockets: Sockets,
-    drain: Drain,
+    drains: Drains,
     workers: Workers,
     spans: Option<JoinHandle<()>>,
     log: Option<AccessLogThread>,
@@ -148,7 +148,7 @@ impl Process {
         // Before the first look, so that nothing is published unseen in between.
         let snapshots = published.subscribe();
         sockets.follow(&published.load());
-        let (drain, registry, clusters) = (Drain::new(), Registry::new(), SharedClusters::new());
+        let (drains, registry, clusters) = (Drains::new(), Registry::new(), SharedClusters::new());
         let mut workers = Workers::start(
             args.workers.get(),
             WorkerConfig {
@@ -158,7 +158,7 @@ impl Process {
                 secrets: secrets.clone(),
                 listeners: sockets.lent(),
                 resolver,
-                drain: drain.guard(),
+                drain: drains.guards(),
                 registry: Arc::clone(&registry),
                 sinks: Sinks { log: log_sender, spans: span_sender },
                 clusters: Arc::clone(&clusters),
@@ -209,7 +209,7 @@ impl Process {
         tracing::info!(by, "draining");
         readiness.drain();
         let drain_timeout = args.drain_timeout;
-        let running = Running { discovery, sockets, drain, workers, spans, log, drain_timeout };
+        let running = Running { discovery, sockets, drains, workers, spans, log, drain_timeout };
         tokio::select! {
             () = running.leave() => Ok(()),
             signal = orders.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
@@ -220,11 +220,11 @@ impl Process {
 impl Running {
     /// The way out. What it waits for is bounded at each step, so that it ends within the drain timeout and some seconds.
     async fn leave(self) {
-        let Self { discovery, sockets, drain, workers, spans, log, drain_timeout } = self;
+        let Self { discovery, sockets, drains, workers, spans, log, drain_timeout } = self;
         let left = discovery.drain_registration().await;
         tracing::debug!(?left, "left discovery");
         tokio::time::sleep(PROPAGATION).await;
-        match drain.drain(drain_timeout).await {
+        match drains.drain(drain_timeout).await {
             Drained::Complete => workers.joined().await,
             Drained::DeadlinePassed => {
                 tracing::warn!(timeout = ?drain_timeout, "drain: what still runs is cut off");

@@ -1,7 +1,7 @@
 //! The end: signals, and the order in which a proxy leaves.
 //!
-//! Leave discovery first, keep serving while the news travels, then finish what runs, then flush what is known of it. A
-//! second signal ends the process at once.
+//! Leave discovery first, keep serving while the news travels, then finish what others asked for, then what the application
+//! asks for, which it could do until then, then flush what is known of it all. A second signal ends the process at once.
 
 use std::time::Duration;
 

@@ -25,7 +25,8 @@ pub struct Listener {
     pub name: Name,
     /// Where it listens.
     pub address: SocketAddr,
-    /// On which side of the application it stands; for records, never for decisions.
+    /// On which side of the application it stands: for records, and for the order in which a proxy drains. It decides
+    /// nothing about a request.
     pub direction: Direction,
     /// Whether connections were redirected here, so that their real destination is asked of the kernel (SO_ORIGINAL_DST)
     /// and stands for the local address in chain matching.

@@ -19,6 +19,7 @@ use outrigger_config::listener::{
 use outrigger_config::name::asked_address;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
+use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use tokio::io::AsyncReadExt;
@@ -46,10 +47,11 @@ const LONGEST_SILENCE: Duration = Duration::from_millis(100);
 /// How long both sides of such a connection may be silent before it is relayed as opaque bytes.
 const LONGEST_DETECTION: Duration = Duration::from_secs(3600);
 
-/// Serves a connection that `listener` accepted, until it ends.
+/// Serves a connection that `listener` accepted, until it ends. `drain` tells it to come to its end.
 pub(crate) async fn serve(
     context: Rc<Context>,
     habits: Rc<Habits>,
+    drain: DrainGuard,
     listener: Arc<Listener>,
     accepted: Accepted,
 ) {
@@ -71,7 +73,7 @@ pub(crate) async fn serve(
         listener: listener.name.clone(),
         direction: listener.direction,
     };
-    let served = Served { context, habits, original };
+    let served = Served { context, habits, drain, original };
     if let Some((stream, chain, facts, alpn)) = served.choose(&listener, stream, facts).await {
         served.filter(chain, stream, facts, alpn).await;
     }
@@ -80,6 +82,7 @@ pub(crate) async fn serve(
 struct Served {
     context: Rc<Context>,
     habits: Rc<Habits>,
+    drain: DrainGuard,
     original: Option<OriginalDestination>,
 }
 
@@ -242,7 +245,8 @@ impl Served {
     ) {
         let context = Rc::clone(&self.context);
         let limits = limits(&context.limits, http);
-        let on = Downstream { context, client: facts, finder, limits, tunnel: Default::default() };
+        let drain = self.drain.clone();
+        let on = Downstream { context, client: facts, finder, limits, drain, tunnel: Default::default() };
         match service::serve(&on, stream, first, protocol).await {
             Ok(None) => {}
             Ok(Some(Tunnel { connection, asked, unknown })) => {

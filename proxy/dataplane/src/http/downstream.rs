@@ -11,6 +11,7 @@ use outrigger_config::listener::{FilterChain, Handler, NetworkFilter, UnknownDes
 use outrigger_config::name::asked_name;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
+use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
@@ -47,6 +48,8 @@ pub(crate) struct Downstream {
     pub(crate) finder: Finder,
     /// What this client may cost.
     pub(crate) limits: Rc<Limits>,
+    /// Tells it to come to its end.
+    pub(crate) drain: DrainGuard,
     /// A tunnel that a CONNECT made, to be served by whoever serves this connection once HTTP on it has ended.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
 }

@@ -20,7 +20,7 @@ pub(crate) async fn serve(
     protocol: Protocol,
 ) -> Result<Option<Tunnel>, Failure> {
     let limits = Rc::clone(&on.limits);
-    server::serve(stream, first, protocol, limits, on.context.drain.clone(), on).await?;
+    server::serve(stream, first, protocol, limits, on.drain.clone(), on).await?;
     Ok(on.tunnel.take())
 }
 

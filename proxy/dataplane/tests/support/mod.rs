@@ -28,7 +28,7 @@ use outrigger_config::route::{Forward, Route, RouteAction, RouteMatcher, RouteTa
 use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
-use outrigger_core::drain::{Drain, Drained};
+use outrigger_core::drain::{Drained, Drains};
 use outrigger_core::record::{Direction, RequestRecord};
 use outrigger_dataplane::SharedClusters;
 use outrigger_dataplane::context::{Resolver, Settings};
@@ -61,7 +61,7 @@ pub struct Proxy {
     pub shared: Arc<SharedClusters>,
     pub feed: DemandFeed,
     addresses: Vec<SocketAddr>,
-    drain: Drain,
+    drains: Drains,
     thread: std::thread::JoinHandle<()>,
     _listeners: watch::Sender<Arc<[Lent]>>,
 }
@@ -139,7 +139,7 @@ impl World {
             .collect();
         let addresses = lent.iter().map(|lent| lent.group.address()).collect();
         let (listeners, receiver) = watch::channel(Arc::from(lent));
-        let (registry, shared, drain) = (Registry::new(), SharedClusters::new(), Drain::new());
+        let (registry, shared, drains) = (Registry::new(), SharedClusters::new(), Drains::new());
         let (log, records) = mpsc::channel(10_000);
         let config = WorkerConfig {
             id: 0,
@@ -154,14 +154,14 @@ impl World {
                     Err("no such host".into())
                 }
             }),
-            drain: drain.guard(),
+            drain: drains.guards(),
             registry: Arc::clone(&registry),
             sinks: Sinks { log: Some(log), spans: None },
             clusters: Arc::clone(&shared),
             settings: Settings::default(),
         };
         let thread = std::thread::spawn(move || Worker::run(config).unwrap());
-        Proxy { registry, published, records, shared, feed, addresses, drain, thread, _listeners: listeners }
+        Proxy { registry, published, records, shared, feed, addresses, drains, thread, _listeners: listeners }
     }
 }
 
@@ -180,7 +180,7 @@ impl Proxy {
     }
 
     pub async fn drain(self, within: Duration) -> Drained {
-        let drained = self.drain.drain(within).await;
+        let drained = self.drains.drain(within).await;
         if drained == Drained::Complete {
             tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
         }
