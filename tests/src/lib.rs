@@ -14,6 +14,8 @@
 pub mod mesh;
 pub mod sidecar;
 pub mod cable;
+pub mod tls;
+pub mod load;
 pub mod grpc;
 pub mod client;
 pub mod application;
