@@ -35,12 +35,6 @@ impl Cable {
     pub fn cut(&self) {
         self.task.abort();
     }
-
-    /// Takes connections again.
-    pub async fn mend(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.task = tokio::spawn(relay(listener, self.far_end.subscribe()));
-    }
 }
 
 impl Drop for Cable {

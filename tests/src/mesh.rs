@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_control_plane::admin_client::AdminAddress;
+use outrigger_control_plane::admin_client::{AdminAddress, ask};
 use outrigger_control_plane::run::control_plane::ControlPlane;
 use outrigger_control_plane::run::settings::Settings;
 use outrigger_control_plane::status::{self, Status};
@@ -74,9 +74,15 @@ impl Mesh {
         status::fetch(&AdminAddress::Tcp(self.admin)).await.unwrap()
     }
 
+    /// A page of the control plane's admin endpoint.
+    pub async fn page(&self, path: &str) -> String {
+        let page = ask(&AdminAddress::Tcp(self.admin), path, None).await.unwrap();
+        String::from_utf8(page.to_vec()).unwrap()
+    }
+
     /// Waits until the control plane refuses something whose description contains `text`, and returns all of it.
     pub async fn refusal(&self, text: &str) -> String {
-        eventually("a refusal", async || {
+        eventually(&format!("a refusal with {text:?}"), async || {
             self.status().await.refusals.into_iter().find(|refusal| refusal.contains(text))
         })
         .await

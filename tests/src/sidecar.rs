@@ -37,13 +37,14 @@ pub struct Setup<'a> {
     mesh: &'a Mesh,
     workload: Workload,
     flags: Vec<String>,
+    token: Option<String>,
     cable: Option<Cable>,
     serves: u8,
 }
 
 impl<'a> Setup<'a> {
     pub(crate) fn new(mesh: &'a Mesh, workload: Workload) -> Self {
-        Self { mesh, workload, flags: Vec::new(), cable: None, serves: 0 }
+        Self { mesh, workload, flags: Vec::new(), token: None, cable: None, serves: 0 }
     }
 
     /// In another namespace.
@@ -55,6 +56,12 @@ impl<'a> Setup<'a> {
     /// Under another name than its account's.
     pub fn instance(mut self, instance: &str) -> Self {
         self.workload.instance = instance.into();
+        self
+    }
+
+    /// With this join token instead of one of its own.
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(token.into());
         self
     }
 
@@ -114,8 +121,12 @@ impl<'a> Setup<'a> {
         let home = self.home();
         std::fs::create_dir_all(&home).unwrap();
         let Workload { namespace, account, instance } = &self.workload;
+        let said = match self.token {
+            Some(token) => token,
+            None => self.mesh.token(namespace, account).await,
+        };
         let token = home.join("token");
-        std::fs::write(&token, self.mesh.token(namespace, account).await).unwrap();
+        std::fs::write(&token, said).unwrap();
         let mut flags = vec!["proxy".to_owned()];
         for (flag, value) in [
             ("--control-plane", self.mesh.listen().to_string()),
@@ -208,8 +219,8 @@ impl Sidecar {
     }
 
     /// The way to it.
-    pub fn cable(&mut self) -> &mut Cable {
-        self.cable.as_mut().expect("a sidecar with a cable")
+    pub fn cable(&self) -> &Cable {
+        self.cable.as_ref().expect("a sidecar with a cable")
     }
 
     fn lay_cable(&self) {
