@@ -170,8 +170,8 @@ impl Exchange {
                 return Poll::Ready(Err(failure));
             }
             if interim.status() == StatusCode::CONTINUE {
+                // Sent from the next poll on: reading the body before this 100 was passed on would make a second one.
                 sending.held = None;
-                sending.poll(cx)?;
             }
             let (parts, ()) = interim.into_parts();
             let head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };

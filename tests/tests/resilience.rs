@@ -1,0 +1,163 @@
+//! What clients see of instances that die, leave, fail or restart, and of a control plane that is away: as little as can be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use outrigger_tests::application::{Application, ok, read_request, status};
+use outrigger_tests::load::Load;
+use outrigger_tests::mesh::{Mesh, service};
+use outrigger_tests::patience::eventually;
+use tokio::io::AsyncWriteExt;
+
+#[tokio::test]
+async fn of_a_killed_instance_clients_see_at_most_the_posts_that_were_under_way() {
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let (one, two) = (Application::echo("one").await, Application::echo("two").await);
+    let first = mesh.sidecar("app").instance("app-1").serves_by_cable("app", one.address).await.start().await;
+    let second =
+        mesh.sidecar("app").instance("app-2").serves_by_cable("app", two.address).await.start().await;
+    let web = mesh.sidecar("web").start().await;
+    let load = Load::start(web.outbound(), "app");
+    load.goes_on_for(200).await;
+    first.cable().cut();
+    load.goes_on_for(400).await;
+    let tally = load.finish().await;
+    assert!(tally.lost_gets.is_empty(), "{tally:?}");
+    assert!(tally.lost_posts.len() <= Load::POSTS_AT_A_TIME, "{tally:?}");
+    drop(second);
+}
+
+#[tokio::test]
+async fn an_instance_that_drains_loses_nothing() {
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let (one, two) = (Application::echo("one").await, Application::echo("two").await);
+    let mut first = mesh.sidecar("app").instance("app-1").serves("app", one.address).start().await;
+    let second = mesh.sidecar("app").instance("app-2").serves("app", two.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let load = Load::start(web.outbound(), "app");
+    load.goes_on_for(200).await;
+    first.stop().await;
+    load.goes_on_for(100).await;
+    let before = one.requests();
+    first.start_again().await;
+    eventually("the restarted instance's share", async || (one.requests() > before).then_some(())).await;
+    load.finish().await.assert_nothing_lost();
+    drop(second);
+}
+
+#[tokio::test]
+async fn an_instance_whose_application_is_away_is_passed_over_by_posts_too() {
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let (one, two) = (Application::echo("one").await, Application::echo("two").await);
+    let first = mesh.sidecar("app").instance("app-1").serves("app", one.address).start().await;
+    let second = mesh.sidecar("app").instance("app-2").serves("app", two.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let gone = one.address;
+    drop(one);
+    eventually("a free port", async || std::net::TcpListener::bind(gone).ok()).await;
+    let mut client = web.client().await;
+    for _ in 0..40 {
+        assert_eq!(client.post("app", "/", "order").await.by(), (200, "two"));
+    }
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn a_control_plane_that_restarts_is_noticed_by_nobody() {
+    let mut mesh = Mesh::start(&[service("app", 80, "http"), service("late", 80, "http")].concat()).await;
+    let app = Application::echo("app").await;
+    let served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let load = Load::start(web.outbound(), "app");
+    load.goes_on_for(100).await;
+    mesh.stop_control_plane().await;
+    load.goes_on_for(200).await;
+    mesh.start_control_plane().await;
+    let late = mesh.sidecar("late").serves("late", app.address).start().await;
+    web.get_until("late", "/", |answer| answer.by() == (200, "app")).await;
+    load.finish().await.assert_nothing_lost();
+    drop((served, late));
+}
+
+#[tokio::test]
+async fn sidecars_restart_and_serve_while_the_control_plane_is_away() {
+    let mut mesh = Mesh::start(&service("app", 80, "http")).await;
+    let app = Application::echo("app").await;
+    let served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let mut web = mesh.sidecar("web").start().await;
+    assert_eq!(web.get("app", "/").await.by(), (200, "app"));
+    mesh.stop_control_plane().await;
+    web.stop().await;
+    web.start_again().await;
+    assert_eq!(web.get("app", "/").await.by(), (200, "app"));
+    drop(served);
+}
+
+#[tokio::test]
+async fn an_instance_that_keeps_failing_is_ejected() {
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let (bad, good) = (Application::http(|_| status(500)).await, Application::echo("good").await);
+    let first = mesh.sidecar("app").instance("app-1").serves("app", bad.address).start().await;
+    let second = mesh.sidecar("app").instance("app-2").serves("app", good.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let mut client = web.client().await;
+    eventually("an ejection", async || {
+        client.get("app", "/").await;
+        (web.metric("outrigger_upstream_ejections_total", "app").await >= 1.0).then_some(())
+    })
+    .await;
+    assert!(bad.requests() >= 5, "ejected after {}", bad.requests());
+    for _ in 0..20 {
+        assert_eq!(client.get("app", "/").await.by(), (200, "good"));
+    }
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn retries_do_not_multiply_an_outage() {
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let app = Application::http(|_| status(503)).await;
+    let served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let mut client = web.client().await;
+    const SENT: usize = 300;
+    for _ in 0..SENT {
+        assert_eq!(client.get("app", "/").await.status, 503);
+    }
+    // A fifth of the requests, or three a second for the ten seconds that are looked back on; and with two sidecars on the
+    // way, the one at the application tries nothing again.
+    let retries = app.requests() - SENT;
+    assert!((1..=SENT / 5 + 30).contains(&retries), "{retries} retries of {SENT} requests");
+    assert!(web.metric("outrigger_upstream_retry_budget_exhausted_total", "app").await >= 1.0);
+    drop(served);
+}
+
+#[tokio::test]
+async fn a_post_that_was_cut_off_is_counted_and_never_sent_twice() {
+    let mesh = Mesh::start(&service("app", 80, "http")).await;
+    let dying = Arc::new(AtomicBool::new(true));
+    let dies = Arc::clone(&dying);
+    let app = Application::raw(move |mut stream, requests| {
+        let dies = Arc::clone(&dies);
+        async move {
+            while read_request(&mut stream).await.is_some() {
+                requests.fetch_add(1, Ordering::SeqCst);
+                if dies.swap(false, Ordering::SeqCst)
+                    || stream.write_all(ok("alive").as_bytes()).await.is_err()
+                {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let served = mesh.sidecar("app").serves("app", app.address).start().await;
+    let web = mesh.sidecar("web").start().await;
+    let answer = web.client().await.post("app", "/", "order").await;
+    assert_eq!((answer.status, app.requests()), (503, 1), "{}", answer.head);
+    assert_eq!(answer.reason(), "upstream_connection_termination");
+    assert!(served.metric("outrigger_requests_total", "flag=\"UC\"").await >= 1.0);
+    dying.store(true, Ordering::SeqCst);
+    assert_eq!(web.get("app", "/").await.body, "alive", "a GET is sent again");
+    assert_eq!(app.requests(), 3);
+}
