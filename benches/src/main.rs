@@ -4,8 +4,11 @@
 //! control plane that serves that many services, a sidecar in front of an application that is registered for the
 //! first five, and a client's sidecar that sends traffic to those five; then it changes other services, one after the
 //! other, and prints the client sidecar's memory and CPU on the way. Run it with `--services 5 --updates 0` for the mesh to
-//! compare with.
+//! compare with. `--requests 200000` then measures what a request costs each sidecar that it passes: in the clear through
+//! one of them, and through two with mTLS between.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
+
+mod load;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -32,6 +35,9 @@ struct Args {
     /// How many changes are made to services that the sidecar does not use.
     #[arg(long, default_value_t = 1_000)]
     updates: usize,
+    /// How many requests are sent to measure what one costs, each way.
+    #[arg(long, default_value_t = 0)]
+    requests: usize,
     /// The binary to measure.
     #[arg(long, default_value = "target/release/outrigger")]
     outrigger: PathBuf,
@@ -57,10 +63,12 @@ async fn measure(args: Args) -> Result<(), String> {
     for service in 0..args.services {
         mesh.write(service, 0)?;
     }
+    mesh.write_plain()?;
     let begin = Instant::now();
     let control_plane = mesh.control_plane().await?;
     println!("{} services: control plane ready after {:.1} s", args.services, begin.elapsed().as_secs_f64());
-    let (_app, _server) = mesh.server().await?;
+    load::application(mesh.app).await?;
+    let server = mesh.server().await?;
     let client = mesh.client().await?;
 
     mesh.traffic(400).await?;
@@ -75,7 +83,13 @@ async fn measure(args: Args) -> Result<(), String> {
     // The last change is debounced, translated and, if anybody asked for it, sent.
     tokio::time::sleep(Duration::from_secs(3)).await;
     mesh.traffic(400).await?;
-    report(&format!("after {} updates to others", args.updates), &client, &control_plane)
+    report(&format!("after {} updates to others", args.updates), &client, &control_plane)?;
+    if args.requests > 0 {
+        let sidecars = [("client", &client), ("server", &server)];
+        mesh.cost("in the clear", "plain", args.requests, &sidecars[..1]).await?;
+        mesh.cost("with mTLS", "s0", args.requests, &sidecars).await?;
+    }
+    Ok(())
 }
 
 fn report(when: &str, client: &Process, control_plane: &Process) -> Result<(), String> {
@@ -158,6 +172,53 @@ endpoints: [{}]
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
+    /// A service whose endpoint is the application itself, which no sidecar stands before.
+    fn write_plain(&self) -> Result<(), String> {
+        let yaml = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: plain, namespace: mesh}}
+spec: {{ports: [{{name: main, port: 80, appProtocol: http}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: plain
+  namespace: mesh
+  labels: {{kubernetes.io/service-name: plain}}
+addressType: IPv4
+ports: [{{name: main, port: {}, protocol: TCP}}]
+endpoints: [{{addresses: [\"{}\"]}}]
+",
+            self.app.port(),
+            self.app.ip(),
+        );
+        let path = self.directory.join("config").join("plain.yaml");
+        std::fs::write(&path, yaml).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+
+    /// Prints what a request for `host` costs each of `sidecars`.
+    async fn cost(
+        &self,
+        how: &str,
+        host: &str,
+        requests: usize,
+        sidecars: &[(&str, &Process)],
+    ) -> Result<(), String> {
+        load::drive(self.outbound, host, requests / 10 + 1).await?;
+        let cpu =
+            || sidecars.iter().map(|(_, sidecar)| sidecar.usage().map(|usage| usage.cpu).unwrap_or_default());
+        let before: Vec<_> = cpu().collect();
+        let took = load::drive(self.outbound, host, requests).await?;
+        print!("{how}: {:.0} requests/s", requests as f64 / took.as_secs_f64());
+        for (((name, _), before), after) in sidecars.iter().zip(before).zip(cpu()) {
+            let spent = after.saturating_sub(before).as_secs_f64() * 1e6 / requests as f64;
+            print!(", {name}'s sidecar {spent:.1} µs of CPU each");
+        }
+        println!();
+        Ok(())
+    }
+
     async fn control_plane(&self) -> Result<Process, String> {
         let mut process = self.start(
             "control-plane",
@@ -173,8 +234,7 @@ endpoints: [{}]
         Ok(process)
     }
 
-    async fn server(&self) -> Result<(Process, Process), String> {
-        let app = self.start("app", &["sample", "catalog"], &[("--listen", self.app.to_string().into())])?;
+    async fn server(&self) -> Result<Process, String> {
         let services = (0..USED).map(|service| {
             ("--service", format!("s{service}:80={},listen={}", self.app, self.inbound).into())
         });
@@ -182,7 +242,7 @@ endpoints: [{}]
         flags.extend(services);
         let mut sidecar = self.start("server", &["proxy"], &flags)?;
         admin::wait_ready(self.server_admin, &mut sidecar, PATIENCE).await?;
-        Ok((app, sidecar))
+        Ok(sidecar)
     }
 
     async fn client(&self) -> Result<Process, String> {

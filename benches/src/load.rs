@@ -1,0 +1,91 @@
+//! Load over keep-alive connections, and the application that answers it with little: HTTP/1.1, bodies of 200 bytes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// Bytes of an answer's body.
+const BODY: usize = 200;
+/// How many connections carry the load.
+const CONNECTIONS: usize = 32;
+
+/// Answers every request on `listen` until the program ends.
+pub(crate) async fn application(listen: SocketAddr) -> Result<(), String> {
+    let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+    let body = "x".repeat(BODY);
+    let answer: Arc<str> =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {BODY}\r\n\r\n{body}").into();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, Arc::clone(&answer)));
+        }
+    });
+    Ok(())
+}
+
+async fn serve(mut stream: TcpStream, answer: Arc<str>) -> Result<(), String> {
+    let mut read = Vec::new();
+    loop {
+        take_head(&mut stream, &mut read).await?;
+        stream.write_all(answer.as_bytes()).await.map_err(|error| error.to_string())?;
+    }
+}
+
+/// Sends `requests` for `host` to the proxy at `proxy`, each connection as fast as it is answered; how long it took.
+/// Fails with the first answer that is not 200.
+pub(crate) async fn drive(proxy: SocketAddr, host: &str, requests: usize) -> Result<Duration, String> {
+    let left = Arc::new(AtomicUsize::new(requests));
+    let begin = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        clients.spawn(client(proxy, host.to_owned(), Arc::clone(&left)));
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.map_err(|error| error.to_string())??;
+    }
+    Ok(begin.elapsed())
+}
+
+async fn client(proxy: SocketAddr, host: String, left: Arc<AtomicUsize>) -> Result<(), String> {
+    let mut stream = TcpStream::connect(proxy).await.map_err(|error| error.to_string())?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let request =
+        format!("GET /items HTTP/1.1\r\nhost: {host}\r\nuser-agent: benches\r\naccept: */*\r\n\r\n");
+    let mut read = Vec::new();
+    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+        let head = take_head(&mut stream, &mut read).await?;
+        if !head.starts_with(b"HTTP/1.1 200") {
+            return Err(format!("{host}: {}", String::from_utf8_lossy(&head)));
+        }
+        while read.len() < BODY {
+            more(&mut stream, &mut read).await?;
+        }
+        read.drain(..BODY);
+    }
+    Ok(())
+}
+
+/// The next head, taken out of `read`.
+async fn take_head(stream: &mut TcpStream, read: &mut Vec<u8>) -> Result<Vec<u8>, String> {
+    loop {
+        if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            return Ok(read.drain(..end + 4).collect());
+        }
+        more(stream, read).await?;
+    }
+}
+
+async fn more(stream: &mut TcpStream, read: &mut Vec<u8>) -> Result<(), String> {
+    read.reserve(4096);
+    match stream.read_buf(read).await {
+        Ok(0) => Err("the connection was closed".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
