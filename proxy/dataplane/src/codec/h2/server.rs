@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::Reason as Code;
 use h2::server::SendResponse;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::{Failure, Reached};
@@ -27,7 +28,7 @@ use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, ResponseHead, Scheme};
 use crate::codec::limits::Limits;
 use crate::codec::watchdog::Watchdog;
-use crate::codec::{authority, date, hop};
+use crate::codec::{authority, date, hop, path};
 use crate::socket::stream::Stream;
 
 /// Serves `stream` until it ends or has drained.
@@ -184,13 +185,18 @@ fn accept(
             (None, Some(host)) => host,
             (None, None) => return Err(rule("neither :authority nor host")),
         };
-        Ok((scheme, authority, uri.path_and_query))
+        let path = match uri.path_and_query {
+            Some(path) if parts.method != Method::CONNECT => {
+                path::normal(&parts.method, path).map_err(rule)?
+            }
+            _ => PathAndQuery::from_static("/"),
+        };
+        Ok((scheme, authority, path))
     };
     let (scheme, authority, path) = match read() {
         Ok(read) => read,
         Err(failure) => return Err((failure, incoming)),
     };
-    let path = path.unwrap_or(http::uri::PathAndQuery::from_static("/"));
     parts.headers.remove(header::HOST);
     let keeps_te = parts.headers.get(header::TE).is_some_and(hop::keep_te);
     if keeps_te {
