@@ -285,23 +285,31 @@ fn a_handler_is_dropped_when_its_client_goes_away() {
             self.0.set(true);
         }
     }
-    run(async {
-        let dropped = Rc::new(Cell::new(false));
-        let tell = dropped.clone();
-        let mut served = serving(Protocol::Http1, move |_, _, responder| {
-            let told = Told(tell.clone());
-            async move {
-                std::future::pending::<()>().await;
-                drop((told, responder));
-            }
+    // Without a body, and with one that nobody has read.
+    for bytes in [
+        &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        run(async {
+            let dropped = Rc::new(Cell::new(false));
+            let tell = dropped.clone();
+            let mut served = serving(Protocol::Http1, move |_, body, responder| {
+                let told = Told(tell.clone());
+                async move {
+                    std::future::pending::<()>().await;
+                    drop((told, body, responder));
+                }
+            });
+            served.client.write_all(bytes).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(!dropped.get());
+            drop(served.client);
+            assert!(served.done.await.unwrap().is_err());
+            assert!(dropped.get());
         });
-        served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(!dropped.get());
-        drop(served.client);
-        assert!(served.done.await.unwrap().is_err());
-        assert!(dropped.get());
-    });
+    }
 }
 
 #[test]
