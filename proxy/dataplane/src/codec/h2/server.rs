@@ -82,8 +82,11 @@ where
                             answered: Cell::new(false),
                             owes_continue: Cell::new(wants_continue),
                         });
-                        let responder =
-                            Responder { exchange: exchange.clone(), head_only: head.method == Method::HEAD };
+                        let responder = Responder {
+                            exchange: exchange.clone(),
+                            limits: limits.clone(),
+                            head_only: head.method == Method::HEAD,
+                        };
                         let body = incoming_body(&head, incoming, &exchange, &limits);
                         streams.push(watched(call(head, body, responder), exchange));
                     }
@@ -324,6 +327,7 @@ impl Source for RequestBody {
 /// Answers one request of an HTTP/2 connection.
 pub(crate) struct Responder {
     exchange: Rc<Exchange>,
+    limits: Rc<Limits>,
     head_only: bool,
 }
 
@@ -366,7 +370,27 @@ impl Responder {
             return (0, Ok(()));
         }
         let mut outgoing = Outgoing::new(stream, body);
-        let outcome = match poll_fn(|cx| outgoing.poll(cx)).await {
+        let (mut patience, mut stalled) = (Watchdog::new(), None);
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = outgoing.poll(cx) {
+                return Poll::Ready(Some(sent));
+            }
+            // A client may consume slowly, but something has to move.
+            let at = outgoing.is_blocked().then_some(outgoing.bytes);
+            if stalled != at {
+                stalled = at;
+                patience.set(self.limits.idle_timeout);
+            }
+            if at.is_some() { patience.poll_passed(cx).map(|()| None) } else { Poll::Pending }
+        })
+        .await;
+        let Some(sent) = sent else {
+            outgoing.cancel();
+            let failure =
+                Failure::downstream(Reason::DownstreamConnectionTermination, "the client reads nothing");
+            return (outgoing.bytes, Err(failure));
+        };
+        let outcome = match sent {
             Ok(()) => Ok(()),
             Err(Cut::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
             Err(Cut::Stream(error)) => Err(failure::downstream(&error)),
