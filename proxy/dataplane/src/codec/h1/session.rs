@@ -30,6 +30,8 @@ use crate::socket::stream::Stream;
 
 /// Bytes of an unread request body that are thrown away to keep the connection.
 const DISCARD: usize = 64 * 1024;
+/// Idle for longer than this, a connection gives its buffers back.
+const REST_AFTER: Duration = Duration::from_secs(5);
 /// Bytes that are read ahead of their reader, to hear whether the client is still there behind them.
 const READ_AHEAD: usize = 16 * 1024;
 /// How often the kernel is asked about a client that has sent more than that.
@@ -56,6 +58,8 @@ pub(crate) struct State {
     pub(crate) watchdog: Watchdog,
     /// A head is half there: the time for it runs.
     pub(crate) in_head: bool,
+    /// Idle for so long that the buffers were given back.
+    resting: bool,
     /// When the kernel is next asked whether the client is still there.
     look: Watchdog,
     looking: bool,
@@ -97,6 +101,7 @@ impl Session {
             answer: Answer::Complete { keep_alive: true },
             watchdog: Watchdog::new(),
             in_head: false,
+            resting: false,
             look: Watchdog::new(),
             looking: false,
         };
@@ -110,7 +115,9 @@ impl Session {
 
     /// Begins to wait for a request.
     pub(crate) fn listen(&self) {
-        self.state.borrow_mut().watchdog.set(self.limits.idle_timeout);
+        let state = &mut *self.state.borrow_mut();
+        state.resting = false;
+        state.watchdog.set(REST_AFTER.min(self.limits.idle_timeout));
     }
 
     pub(crate) fn poll_head(
@@ -151,9 +158,17 @@ impl Session {
                 Poll::Pending => break,
             }
         }
-        if state.watchdog.poll_passed(cx).is_ready() {
-            let late = || Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
-            return Poll::Ready(Err(if state.in_head { Stop::Refused(late()) } else { Stop::End }));
+        while state.watchdog.poll_passed(cx).is_ready() {
+            if state.in_head {
+                let late = Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
+                return Poll::Ready(Err(Stop::Refused(late)));
+            }
+            if state.resting {
+                return Poll::Ready(Err(Stop::End));
+            }
+            state.resting = true;
+            connection.rest();
+            state.watchdog.set(self.limits.idle_timeout.saturating_sub(REST_AFTER));
         }
         if !*registered {
             *registered = drained.poll(cx).is_pending();

@@ -258,6 +258,21 @@ fn a_slow_head_is_answered_408_and_an_idle_connection_is_closed_in_silence() {
 }
 
 #[test]
+fn an_idle_connection_rests_and_serves_again_and_ends_in_its_time() {
+    run(async {
+        let mut served = serving(Protocol::Http1, echo);
+        for _ in 0..2 {
+            served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            assert!(read_for_a_while(&mut served.client).await.starts_with("HTTP/1.1 200"));
+            tokio::time::sleep(Duration::from_secs(299)).await;
+        }
+        let began = tokio::time::Instant::now();
+        served.done.await.unwrap().unwrap();
+        assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn drain_closes_idle_connections_and_announces_itself_on_busy_ones() {
     run(async {
         let idle = serving(Protocol::Http1, echo);
