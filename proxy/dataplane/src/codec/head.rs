@@ -17,7 +17,7 @@ pub struct RequestHead {
     /// Host and port as asked: from the absolute form, `:authority` or `Host`, which were checked to agree.
     /// `None` only in HTTP/1.0. `Host` is not among the fields; the codec writes it.
     pub authority: Option<Authority>,
-    /// The path and query exactly as sent; `*` for `OPTIONS *`; `/` for CONNECT, which has none.
+    /// The path in its normal form (`codec::path`) and the query as sent; `*` for `OPTIONS *`; `/` for CONNECT, which has none.
     pub path: PathAndQuery,
     /// The version in which it came. The version in which it goes on is the connection's.
     pub version: Version,

@@ -16,5 +16,6 @@ pub mod upgrade;
 pub mod body;
 mod hop;
 mod authority;
+mod path;
 pub mod head;
 pub mod limits;

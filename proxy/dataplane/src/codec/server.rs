@@ -13,6 +13,7 @@ use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
 use super::body::Body;
 use super::head::{RequestHead, ResponseHead};
@@ -79,12 +80,18 @@ async fn detect(
     mut drain: DrainGuard,
 ) -> (Stream, Bytes, bool) {
     let mut read = BytesMut::from(first);
+    let mut deadline =
+        Instant::now() + if read.is_empty() { limits.idle_timeout } else { limits.head_timeout };
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
+        let silent = read.is_empty();
         let more = tokio::select! {
             more = stream.read_buf(&mut read) => more.unwrap_or(0),
-            () = tokio::time::sleep(limits.idle_timeout) => 0,
+            () = tokio::time::sleep_until(deadline) => 0,
             () = drain.started() => 0,
         };
+        if silent {
+            deadline = Instant::now() + limits.head_timeout;
+        }
         // The end, an error, silence or a drain: HTTP/1 says what that means.
         if more == 0 {
             break;

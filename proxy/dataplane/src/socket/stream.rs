@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -82,6 +83,14 @@ impl Stream {
         let Some(stream) = self.tcp() else { return true };
         let mut byte = [MaybeUninit::uninit()];
         SockRef::from(stream).peek(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the peer has closed its side or the connection has broken, whatever is still unread: one system call.
+    pub fn has_left(&self) -> bool {
+        let Some(stream) = self.tcp() else { return false };
+        let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
+        // An error means that nothing was learnt; the next read or write will.
+        poll(&mut asked, Some(&Timespec::default())).is_ok() && !asked[0].revents().is_empty()
     }
 
     fn tcp(&self) -> Option<&TcpStream> {

@@ -54,6 +54,14 @@ impl Connection {
         Poll::Ready(Ok(got))
     }
 
+    /// Gives back the memory of empty buffers; the next read or write takes it anew.
+    pub(crate) fn rest(&mut self) {
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+        }
+        self.out.rest();
+    }
+
     /// Sends all that waits.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.out.waiting() > 0 {
@@ -108,5 +116,27 @@ impl Connection {
     pub(crate) fn into_parts(mut self) -> (Stream, Bytes) {
         let rest = self.read.copy_to_bytes(self.read.remaining());
         (self.stream, rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_rests_holds_no_memory_and_loses_nothing() {
+        let (mut peer, stream) = tokio::io::duplex(64);
+        let mut connection = Connection::new(Stream::Memory(stream), Bytes::new());
+        for text in [&b"one"[..], b"two"] {
+            peer.write_all(text).await.unwrap();
+            poll_fn(|cx| connection.poll_fill(cx)).await.unwrap();
+            connection.rest();
+            assert_eq!(&connection.read[..], text, "what is there stays");
+            connection.read.clear();
+            connection.rest();
+            assert_eq!(connection.read.capacity(), 0);
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::fields::{self, MAX_FIELDS, Search};
 use super::framing::Framing;
 use crate::codec::head::{RequestHead, ResponseHead, Scheme};
 use crate::codec::limits::Limits;
-use crate::codec::{authority, hop};
+use crate::codec::{authority, hop, path};
 
 /// A request head, how its body is framed, and whether the client wants the connection kept.
 #[derive(Debug)]
@@ -279,14 +279,9 @@ fn read_target(
         }
         return Ok((scheme, Some(authority), PathAndQuery::from_static("/")));
     }
-    if target.first() == Some(&b'/') {
-        return Ok((scheme, None, PathAndQuery::from_maybe_shared(target).map_err(|_| BAD)?));
-    }
-    if target.as_ref() == b"*" {
-        return match *method {
-            Method::OPTIONS => Ok((scheme, None, PathAndQuery::from_static("*"))),
-            _ => Err(Malformed::Rule("the target * is of OPTIONS alone")),
-        };
+    let normal = |target| path::normal(method, target).map_err(Malformed::Rule);
+    if target.first() == Some(&b'/') || target.as_ref() == b"*" {
+        return Ok((scheme, None, normal(PathAndQuery::from_maybe_shared(target).map_err(|_| BAD)?)?));
     }
     let parts = Uri::from_maybe_shared(target).map_err(|_| BAD)?.into_parts();
     let scheme = match parts.scheme.as_ref().map(http::uri::Scheme::as_str) {
@@ -296,7 +291,15 @@ fn read_target(
     };
     let authority = parts.authority.ok_or(BAD)?;
     authority::check(&authority).map_err(Malformed::Rule)?;
-    Ok((scheme, Some(authority), parts.path_and_query.unwrap_or(PathAndQuery::from_static("/"))))
+    let target = match parts.path_and_query {
+        // `http://cart?q` has an empty path (RFC 9112 section 3.2.1 sends it on as a slash, which `Display` adds).
+        Some(query) if query.as_str().starts_with('?') => {
+            PathAndQuery::try_from(query.to_string()).map_err(|_| BAD)?
+        }
+        Some(target) => target,
+        None => PathAndQuery::from_static("/"),
+    };
+    Ok((scheme, Some(authority), normal(target)?))
 }
 
 fn is_offered(offered: &HeaderValue, chosen: &HeaderValue) -> bool {

@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
@@ -29,6 +30,12 @@ use crate::socket::stream::Stream;
 
 /// Bytes of an unread request body that are thrown away to keep the connection.
 const DISCARD: usize = 64 * 1024;
+/// Idle for longer than this, a connection gives its buffers back.
+const REST_AFTER: Duration = Duration::from_secs(5);
+/// Bytes that are read ahead of their reader, to hear whether the client is still there behind them.
+const READ_AHEAD: usize = 16 * 1024;
+/// How often the kernel is asked about a client that has sent more than that.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// The connection, shared by its task, a request's body and its responder.
 #[derive(Debug)]
@@ -51,6 +58,11 @@ pub(crate) struct State {
     pub(crate) watchdog: Watchdog,
     /// A head is half there: the time for it runs.
     pub(crate) in_head: bool,
+    /// Idle for so long that the buffers were given back.
+    resting: bool,
+    /// When the kernel is next asked whether the client is still there.
+    look: Watchdog,
+    looking: bool,
 }
 
 /// How far the answer to this turn's request is.
@@ -89,6 +101,9 @@ impl Session {
             answer: Answer::Complete { keep_alive: true },
             watchdog: Watchdog::new(),
             in_head: false,
+            resting: false,
+            look: Watchdog::new(),
+            looking: false,
         };
         Self {
             connection: RefCell::new(Some(Connection::new(stream, first))),
@@ -100,7 +115,9 @@ impl Session {
 
     /// Begins to wait for a request.
     pub(crate) fn listen(&self) {
-        self.state.borrow_mut().watchdog.set(self.limits.idle_timeout);
+        let state = &mut *self.state.borrow_mut();
+        state.resting = false;
+        state.watchdog.set(REST_AFTER.min(self.limits.idle_timeout));
     }
 
     pub(crate) fn poll_head(
@@ -141,9 +158,17 @@ impl Session {
                 Poll::Pending => break,
             }
         }
-        if state.watchdog.poll_passed(cx).is_ready() {
-            let late = || Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
-            return Poll::Ready(Err(if state.in_head { Stop::Refused(late()) } else { Stop::End }));
+        while state.watchdog.poll_passed(cx).is_ready() {
+            if state.in_head {
+                let late = Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
+                return Poll::Ready(Err(Stop::Refused(late)));
+            }
+            if state.resting {
+                return Poll::Ready(Err(Stop::End));
+            }
+            state.resting = true;
+            connection.rest();
+            state.watchdog.set(self.limits.idle_timeout.saturating_sub(REST_AFTER));
         }
         if !*registered {
             *registered = drained.poll(cx).is_pending();
@@ -158,6 +183,7 @@ impl Session {
         state.body = Decoder::new(framing);
         state.owes_continue = expects_continue;
         state.answer = Answer::Awaited;
+        state.looking = false;
         let body = match framing {
             Framing::None => Body::empty(),
             framing => Body::streamed(self.clone(), state.turn, framing.known()),
@@ -165,26 +191,37 @@ impl Session {
         (body, state.turn)
     }
 
-    /// Ready when the client has closed while its request is handled. Looks only where nothing else would be read: behind the
-    /// body, and not once a next request is there.
+    /// Ready when the client has closed while its request is handled, also when nobody reads its body: what stands before
+    /// the end is read ahead, within bounds, and beyond them the kernel is asked once a second.
     pub(crate) fn poll_client_gone(&self, cx: &mut Context<'_>) -> Poll<Failure> {
-        let state = self.state.borrow();
+        let state = &mut *self.state.borrow_mut();
         let connection = &mut *self.connection.borrow_mut();
         let Some(connection) = connection else { return Poll::Pending };
-        if !state.body.is_ended()
-            || !connection.read.is_empty()
-            || matches!(state.answer, Answer::Complete { .. })
-        {
+        if matches!(state.answer, Answer::Complete { .. }) {
             return Poll::Pending;
         }
-        match ready!(connection.poll_fill(cx)) {
-            Ok(0) => Poll::Ready(Failure::downstream(
-                Reason::DownstreamConnectionTermination,
-                "the client closed before its answer was complete",
-            )),
-            Ok(_) => Poll::Pending,
-            Err(error) => Poll::Ready(gone(&error)),
+        let left = || {
+            let detail = "the client closed before its answer was complete";
+            Failure::downstream(Reason::DownstreamConnectionTermination, detail)
+        };
+        while connection.read.len() < READ_AHEAD {
+            match ready!(connection.poll_fill(cx)) {
+                Ok(0) => return Poll::Ready(left()),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(gone(&error)),
+            }
         }
+        if !state.looking {
+            state.looking = true;
+            state.look.set(LOOK_AFTER);
+        }
+        while state.look.poll_passed(cx).is_ready() {
+            if connection.stream.has_left() {
+                return Poll::Ready(left());
+            }
+            state.look.set(LOOK_AFTER);
+        }
+        Poll::Pending
     }
 
     pub(crate) fn finish(&self) -> Finished {

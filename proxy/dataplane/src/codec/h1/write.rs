@@ -38,6 +38,13 @@ impl Outgoing {
         self.waiting
     }
 
+    /// Gives back the memory that holds nothing.
+    pub(crate) fn rest(&mut self) {
+        if self.waiting == 0 {
+            *self = Self::default();
+        }
+    }
+
     /// Adds bytes that are copied.
     pub(crate) fn copy(&mut self, bytes: &[u8]) {
         self.last.put_slice(bytes);

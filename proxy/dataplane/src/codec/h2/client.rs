@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, RecvStream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -30,6 +30,9 @@ use crate::socket::stream::Stream;
 
 /// How long a body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without end).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// How often a peer that has requests of ours is asked whether it is still there, and how long it may take to answer.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams that are begun before the peer has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
 
@@ -43,7 +46,18 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Starts a connection. An encrypted one leads to another proxy, which is asked with PING whether it is still there:
+    /// a host that vanishes leaves its connections silent. An application is not, since some count PINGs as abuse.
     pub(crate) async fn start(stream: Stream, limits: &Limits) -> Result<Self, Failure> {
+        let asked = stream.is_encrypted();
+        Self::start_asking(stream, limits, asked).await
+    }
+
+    pub(in crate::codec) async fn start_asking(
+        stream: Stream,
+        limits: &Limits,
+        asked: bool,
+    ) -> Result<Self, Failure> {
         let mut builder = h2::client::Builder::new();
         builder
             .enable_push(false)
@@ -55,19 +69,24 @@ impl Connection {
             .max_concurrent_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(Some(PENDING_RESETS * 4))
             .max_send_buffer_size(SEND_BUFFER);
-        let (send, connection) = builder
+        let (send, mut connection) = builder
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| failure::upstream(&error, Reached::NotWritten))?;
         let (alive, ended) = watch::channel(());
+        let streams = Rc::<Cell<usize>>::default();
+        let silence = silence(asked.then(|| connection.ping_pong()).flatten(), streams.clone());
         tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                // Each stream was told; this is for whoever debugs.
-                tracing::debug!(%error, "upstream HTTP/2 connection ended");
+            // Each stream is told, by the error or by the connection that is dropped; this is for whoever debugs.
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "upstream HTTP/2 connection ended");
+                },
+                () = silence => tracing::debug!("upstream HTTP/2 connection was silent"),
             }
             drop(alive);
         });
-        Ok(Self { send, streams: Rc::default(), ended, limits: Rc::new(limits.clone()) })
+        Ok(Self { send, streams, ended, limits: Rc::new(limits.clone()) })
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -96,6 +115,23 @@ impl Connection {
         let slot = Slot(self.streams.clone());
         let state = State::Waiting { send: self.send.clone(), head, body };
         Exchange { state, slot: Some(slot), limits: self.limits.clone(), interims: 0 }
+    }
+}
+
+/// Resolves when the peer leaves a PING without answer while requests are under way.
+async fn silence(pings: Option<PingPong>, streams: Rc<Cell<usize>>) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        if streams.get() == 0 {
+            continue;
+        }
+        match tokio::time::timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+            Err(_) => return,
+            Ok(Ok(_)) => {}
+            // The connection has ended and says so itself.
+            Ok(Err(_)) => return std::future::pending().await,
+        }
     }
 }
 
@@ -161,12 +197,16 @@ impl Exchange {
         if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
             let interim = interim.map_err(|error| failure::upstream(&error, Reached::Maybe))?;
             self.interims += 1;
-            if self.interims > self.limits.interim_responses {
-                let failure = Failure::upstream(
-                    Reason::UpstreamProtocolError,
-                    Reached::Maybe,
-                    "too many interim responses",
-                );
+            let broken = if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+                // RFC 9113 section 8.6.
+                Some("a 101, which HTTP/2 does not have")
+            } else if interim.headers().len() > self.limits.fields {
+                Some("too many fields in a response")
+            } else {
+                (self.interims > self.limits.interim_responses).then_some("too many interim responses")
+            };
+            if let Some(rule) = broken {
+                let failure = Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, rule);
                 return Poll::Ready(Err(failure));
             }
             if interim.status() == StatusCode::CONTINUE {

@@ -100,6 +100,16 @@ impl Outgoing {
         }
     }
 
+    /// Whether data waits for the peer to open its windows.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Gives up.
+    pub(crate) fn cancel(&mut self) {
+        self.stream.send_reset(Code::CANCEL);
+    }
+
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         if matches!(self.next, Next::Unknown) {
             self.next = match ready!(self.body.poll_frame(cx)).transpose()? {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::Reason as Code;
 use h2::server::SendResponse;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::{Failure, Reached};
@@ -27,7 +28,7 @@ use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, ResponseHead, Scheme};
 use crate::codec::limits::Limits;
 use crate::codec::watchdog::Watchdog;
-use crate::codec::{authority, date, hop};
+use crate::codec::{authority, date, hop, path};
 use crate::socket::stream::Stream;
 
 /// Serves `stream` until it ends or has drained.
@@ -81,8 +82,11 @@ where
                             answered: Cell::new(false),
                             owes_continue: Cell::new(wants_continue),
                         });
-                        let responder =
-                            Responder { exchange: exchange.clone(), head_only: head.method == Method::HEAD };
+                        let responder = Responder {
+                            exchange: exchange.clone(),
+                            limits: limits.clone(),
+                            head_only: head.method == Method::HEAD,
+                        };
                         let body = incoming_body(&head, incoming, &exchange, &limits);
                         streams.push(watched(call(head, body, responder), exchange));
                     }
@@ -184,13 +188,18 @@ fn accept(
             (None, Some(host)) => host,
             (None, None) => return Err(rule("neither :authority nor host")),
         };
-        Ok((scheme, authority, uri.path_and_query))
+        let path = match uri.path_and_query {
+            Some(path) if parts.method != Method::CONNECT => {
+                path::normal(&parts.method, path).map_err(rule)?
+            }
+            _ => PathAndQuery::from_static("/"),
+        };
+        Ok((scheme, authority, path))
     };
     let (scheme, authority, path) = match read() {
         Ok(read) => read,
         Err(failure) => return Err((failure, incoming)),
     };
-    let path = path.unwrap_or(http::uri::PathAndQuery::from_static("/"));
     parts.headers.remove(header::HOST);
     let keeps_te = parts.headers.get(header::TE).is_some_and(hop::keep_te);
     if keeps_te {
@@ -318,6 +327,7 @@ impl Source for RequestBody {
 /// Answers one request of an HTTP/2 connection.
 pub(crate) struct Responder {
     exchange: Rc<Exchange>,
+    limits: Rc<Limits>,
     head_only: bool,
 }
 
@@ -360,7 +370,27 @@ impl Responder {
             return (0, Ok(()));
         }
         let mut outgoing = Outgoing::new(stream, body);
-        let outcome = match poll_fn(|cx| outgoing.poll(cx)).await {
+        let (mut patience, mut stalled) = (Watchdog::new(), None);
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = outgoing.poll(cx) {
+                return Poll::Ready(Some(sent));
+            }
+            // A client may consume slowly, but something has to move.
+            let at = outgoing.is_blocked().then_some(outgoing.bytes);
+            if stalled != at {
+                stalled = at;
+                patience.set(self.limits.idle_timeout);
+            }
+            if at.is_some() { patience.poll_passed(cx).map(|()| None) } else { Poll::Pending }
+        })
+        .await;
+        let Some(sent) = sent else {
+            outgoing.cancel();
+            let failure =
+                Failure::downstream(Reason::DownstreamConnectionTermination, "the client reads nothing");
+            return (outgoing.bytes, Err(failure));
+        };
+        let outcome = match sent {
             Ok(()) => Ok(()),
             Err(Cut::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
             Err(Cut::Stream(error)) => Err(failure::downstream(&error)),

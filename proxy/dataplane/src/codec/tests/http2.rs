@@ -243,6 +243,7 @@ fn what_breaks_a_rule_is_refused_and_nothing_is_handed_up() {
     let table: Vec<(Request<()>, u16)> = vec![
         (request(|headers| drop(headers.insert(header::HOST, HeaderValue::from_static("evil")))), 400),
         (Request::get("http://u@cart/").body(()).unwrap(), 400),
+        (Request::get("http://cart/a%00").body(()).unwrap(), 400),
         (Request::get(format!("http://cart/{}", "x".repeat(9000))).body(()).unwrap(), 414),
         (
             request(|headers| {
@@ -272,6 +273,20 @@ fn what_breaks_a_rule_is_refused_and_nothing_is_handed_up() {
             assert_eq!(seen.get(), 0, "{shown}");
         });
     }
+}
+
+#[test]
+fn a_path_has_one_form_whoever_wrote_it() {
+    run(async {
+        let mut served = serving(Protocol::Http2, |head: RequestHead, _, responder: Responder| async move {
+            assert_eq!(head.path, "/admin?q=/..");
+            responder.respond(ResponseHead::new(StatusCode::NO_CONTENT), Body::empty()).await;
+        });
+        let mut client = stranger(&mut served).await;
+        let request = Request::get("http://cart/a/%2E%2e/%61dmin?q=/..").body(()).unwrap();
+        let (response, _) = client.send_request(request, true).unwrap();
+        assert_eq!(response.await.unwrap().status(), StatusCode::NO_CONTENT);
+    });
 }
 
 #[test]

@@ -3,5 +3,6 @@
 mod requests;
 mod responses;
 mod http2;
+mod floods;
 mod relay;
 mod support;

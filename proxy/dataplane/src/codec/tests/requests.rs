@@ -60,6 +60,9 @@ fn the_four_forms_of_a_target_are_read() {
             ("GET /p?q=1 HTTP/1.1\r\nHost: cart:80", "GET http://cart:80/p?q=1"),
             ("GET http://cart:80/p HTTP/1.1\r\nHost: cart", "GET http://cart:80/p"),
             ("GET http://cart HTTP/1.1\r\nHost: CART:80", "GET http://cart/"),
+            ("GET http://cart?q HTTP/1.1\r\nHost: cart", "GET http://cart/?q"),
+            ("GET /a/%2e%2e/admin?q=/.. HTTP/1.1\r\nHost: cart", "GET http://cart/admin?q=/.."),
+            ("GET http://cart/a/../admin HTTP/1.1\r\nHost: cart", "GET http://cart/admin"),
             ("OPTIONS * HTTP/1.1\r\nHost: cart", "OPTIONS http://cart*"),
             ("CONNECT cart:80 HTTP/1.1\r\nHost: cart:80", "CONNECT http://cart:80/"),
             ("GET / HTTP/1.0", "GET http:///"),
@@ -87,6 +90,7 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
         (b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET a/b HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        (b"GET /a%00 HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /#f HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
@@ -254,6 +258,21 @@ fn a_slow_head_is_answered_408_and_an_idle_connection_is_closed_in_silence() {
 }
 
 #[test]
+fn an_idle_connection_rests_and_serves_again_and_ends_in_its_time() {
+    run(async {
+        let mut served = serving(Protocol::Http1, echo);
+        for _ in 0..2 {
+            served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            assert!(read_for_a_while(&mut served.client).await.starts_with("HTTP/1.1 200"));
+            tokio::time::sleep(Duration::from_secs(299)).await;
+        }
+        let began = tokio::time::Instant::now();
+        served.done.await.unwrap().unwrap();
+        assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn drain_closes_idle_connections_and_announces_itself_on_busy_ones() {
     run(async {
         let idle = serving(Protocol::Http1, echo);
@@ -281,23 +300,31 @@ fn a_handler_is_dropped_when_its_client_goes_away() {
             self.0.set(true);
         }
     }
-    run(async {
-        let dropped = Rc::new(Cell::new(false));
-        let tell = dropped.clone();
-        let mut served = serving(Protocol::Http1, move |_, _, responder| {
-            let told = Told(tell.clone());
-            async move {
-                std::future::pending::<()>().await;
-                drop((told, responder));
-            }
+    // Without a body, and with one that nobody has read.
+    for bytes in [
+        &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        run(async {
+            let dropped = Rc::new(Cell::new(false));
+            let tell = dropped.clone();
+            let mut served = serving(Protocol::Http1, move |_, body, responder| {
+                let told = Told(tell.clone());
+                async move {
+                    std::future::pending::<()>().await;
+                    drop((told, body, responder));
+                }
+            });
+            served.client.write_all(bytes).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(!dropped.get());
+            drop(served.client);
+            assert!(served.done.await.unwrap().is_err());
+            assert!(dropped.get());
         });
-        served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(!dropped.get());
-        drop(served.client);
-        assert!(served.done.await.unwrap().is_err());
-        assert!(dropped.get());
-    });
+    }
 }
 
 #[test]
