@@ -9,10 +9,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time in which an old latency loses all but 1/e of its weight.
-const DECAY: Duration = Duration::from_secs(10);
+/// Time in which an old latency loses all but 1/e of its weight: a host that was a hundred times slower than its
+/// neighbours, once, is asked again after some 14 s.
+const DECAY: Duration = Duration::from_secs(3);
 
-/// What a try that got no answer counts as, in seconds: more than any healthy neighbour, forgotten within [`DECAY`]s.
+/// For how long a host is dear after a try that got no answer. Short, and no part of the average: a host that goes on
+/// failing is ejected (`outrigger_policy::outlier`), and one that is back shall get its share at once.
+const AVOIDED: Duration = Duration::from_secs(1);
+
+/// What it costs meanwhile, in seconds: more than any healthy neighbour.
 const FAILURE_SECONDS: f64 = 1.0;
 
 /// What a host costs that is still working on its first request, in seconds: as much as a failing one, so that an
@@ -24,6 +29,7 @@ const UNKNOWN_SECONDS: f64 = 1.0;
 pub(super) struct Load {
     average_seconds: Cell<f64>,
     updated: Cell<Instant>,
+    failed: Cell<Option<Instant>>,
     in_flight: Cell<u32>,
     weight: f64,
 }
@@ -34,6 +40,7 @@ impl Load {
         Self {
             average_seconds: Cell::new(0.0),
             updated: Cell::new(now),
+            failed: Cell::new(None),
             in_flight: Cell::new(0),
             weight: f64::from(weight.max(1)),
         }
@@ -51,25 +58,23 @@ impl Load {
 
     /// The head of an answer came after `latency`.
     pub(super) fn answered(&self, latency: Duration, now: Instant) {
-        self.observe(latency.as_secs_f64(), now);
-    }
-
-    /// No answer came.
-    pub(super) fn failed(&self, now: Instant) {
-        self.observe(FAILURE_SECONDS, now);
-    }
-
-    /// Tries under way.
-    pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.get()
-    }
-
-    fn observe(&self, seconds: f64, now: Instant) {
+        let seconds = latency.as_secs_f64();
         let average = self.average_seconds.get();
         let keep = self.decay(now);
         let next = if seconds > average { seconds } else { average * keep + seconds * (1.0 - keep) };
         self.average_seconds.set(next);
         self.updated.set(now);
+        self.failed.set(None);
+    }
+
+    /// No answer came.
+    pub(super) fn failed(&self, now: Instant) {
+        self.failed.set(Some(now));
+    }
+
+    /// Tries under way.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.get()
     }
 
     /// What one more request would cost, in seconds of waiting.
@@ -78,6 +83,8 @@ impl Load {
         let average = self.average_seconds.get();
         let seconds =
             if average == 0.0 && in_flight > 0.0 { UNKNOWN_SECONDS } else { average * self.decay(now) };
+        let avoided = self.failed.get().is_some_and(|failed| now.saturating_duration_since(failed) < AVOIDED);
+        let seconds = if avoided { seconds + FAILURE_SECONDS } else { seconds };
         seconds * (in_flight + 1.0) / self.weight
     }
 
@@ -155,11 +162,23 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_failed_is_avoided_for_a_second_and_then_as_good_as_it_was() {
+        let (loads, now) = (loads(2), Instant::now());
+        for load in &loads {
+            load.answered(Duration::from_millis(2), now);
+        }
+        loads[0].failed(now);
+        assert_eq!(picks(&loads, |_| true, now), [0, 1000]);
+        let later = now + AVOIDED;
+        assert!(picks(&loads, |_| true, later).iter().all(|count| *count > 300));
+    }
+
+    #[test]
     fn the_average_jumps_up_and_sinks_slowly() {
         let now = Instant::now();
         let load = Load::new(1, now);
         load.answered(Duration::from_millis(100), now);
-        load.answered(Duration::from_millis(1), now + Duration::from_secs(1));
+        load.answered(Duration::from_millis(1), now + DECAY / 10);
         assert!(load.average_seconds.get() > 0.09);
     }
 
