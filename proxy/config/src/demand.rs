@@ -47,6 +47,8 @@ pub enum Answer {
     Found(Arc<Destination>),
     /// The mesh has nothing of that name.
     Absent,
+    /// The mesh has it, in no version that could be used.
+    Refused,
     /// Nobody answered in time, or too much is asked for already.
     Unknown,
 }
@@ -111,7 +113,11 @@ struct Entry {
 enum Status {
     Asked,
     Present,
-    Absent { until: Instant },
+    Absent {
+        until: Instant,
+    },
+    /// What came cannot be used, and nothing before it could. Stays subscribed to: it may be mended.
+    Refused,
 }
 
 impl Demands {
@@ -154,6 +160,7 @@ impl Demands {
                         None => return Answer::Unknown,
                     },
                     Status::Absent { .. } => return Answer::Absent,
+                    Status::Refused => return Answer::Refused,
                 }
                 // The entry was dropped: given up while this waited.
                 if status.changed().await.is_err() {
@@ -179,7 +186,7 @@ impl Demands {
             entry.last_used = now;
             let status = entry.status.subscribe();
             let again = match *entry.status.borrow() {
-                Status::Asked => false,
+                Status::Asked | Status::Refused => false,
                 Status::Absent { until } => until <= now,
                 // It is gone from the snapshot though nobody said that it does not exist: ask anew.
                 Status::Present => true,
@@ -244,6 +251,18 @@ impl DemandFeed {
         }
     }
 
+    /// Names whose listener came and cannot be used, and of which no earlier version is held: nobody waits any longer.
+    pub fn refused<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let state = self.0.state();
+        for name in names {
+            if let Some(entry) = state.names.get(name)
+                && *entry.status.borrow() == Status::Asked
+            {
+                entry.status.send_replace(Status::Refused);
+            }
+        }
+    }
+
     /// Takes over destinations that were restored from disk, so that they stay subscribed to until they are idle.
     pub fn adopt(&self, names: impl IntoIterator<Item = Name>) {
         let now = Instant::now();
@@ -274,7 +293,7 @@ impl DemandFeed {
             let status = *entry.status.borrow();
             let keep = match status {
                 Status::Asked => entry.status.receiver_count() > 0 || unused < limits.wait,
-                Status::Present => unused < limits.idle,
+                Status::Present | Status::Refused => unused < limits.idle,
                 Status::Absent { until } => return until > now,
             };
             if !keep {
@@ -413,6 +432,25 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         let (_, asked) = tokio::join!(mesh.ask("nope:80"), mesh.feed.next());
         assert_eq!(asked, [subscribe("nope:80")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_answered_at_once_until_it_is_mended() {
+        let mesh = mesh(Resolution::OnDemand);
+        let serve = async {
+            mesh.feed.next().await;
+            mesh.feed.refused(["bad:80", "never-asked:80"]);
+        };
+        let started = Instant::now();
+        let (answer, ()) = tokio::join!(mesh.ask("bad:80"), serve);
+        assert!(matches!(answer, Answer::Refused));
+        assert!(matches!(mesh.ask("bad:80").await, Answer::Refused), "and nobody is asked again");
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        assert_eq!(mesh.feed.wanted(), ["bad:80".into()]);
+        mesh.publish("bad:80");
+        assert!(matches!(mesh.ask("bad:80").await, Answer::Found(_)));
+        mesh.feed.refused(["bad:80"]);
+        assert!(matches!(mesh.ask("bad:80").await, Answer::Found(_)), "the version before serves on");
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ pub enum Reason {
     NoRouteFound,
     /// The destination does not exist in the mesh, and unknown destinations are refused.
     NoDestination,
-    /// The control plane did not name the destination in time.
+    /// The control plane did not name the destination in time, or in a way that can be used.
     DestinationTimeout,
     /// The route names a cluster that does not exist (an invalid backend).
     NoClusterFound,

@@ -39,12 +39,10 @@ impl Identity {
         {
             return Some(Arc::clone(credentials));
         }
-        let roots = secrets.roots.by_domain.iter().map(|(domain, roots)| (domain.clone(), Arc::clone(roots)));
         let credentials = Arc::new(Credentials {
             identity: secrets.identity.id.clone(),
             certified: Arc::clone(&secrets.identity.key),
-            roots: Arc::new(roots.collect()),
-            bundle_generation: secrets.roots.generation,
+            roots: Arc::clone(&secrets.roots),
         });
         *current = Some((secrets, Arc::clone(&credentials)));
         Some(credentials)

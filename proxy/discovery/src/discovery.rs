@@ -157,8 +157,9 @@ impl Handle {
         self.registration.ready(ready);
     }
 
-    /// Takes the workload out of discovery, and waits until the control plane confirms or 2 s have passed. First step
-    /// of a shutdown: what comes after finds nobody sending new requests here.
+    /// Takes the workload out of discovery, and waits until the control plane confirms, 2 s have passed, or it is not in
+    /// reach. First step of a shutdown: what comes after finds nobody sending new requests here. The control plane keeps
+    /// the workload as draining, and its listeners with it, until [`Handle::shutdown`].
     pub async fn drain_registration(&self) -> Left {
         self.registration.drain().await
     }

@@ -2,8 +2,11 @@
 //!
 //! The supervisor starts [`Registration::maintain`]. A stream that breaks removes nobody; it is opened again and the
 //! workload said again. What the control plane refuses is said again, too, since the missing Service may yet be added.
+//! A workload that drained keeps its stream: with it the control plane would take away the listeners on which it still
+//! answers. Its end is the proxy's.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,8 +66,19 @@ pub(crate) enum Wanted {
 pub enum Left {
     /// The control plane has taken the workload out of discovery, or nothing was ever registered.
     Confirmed,
-    /// It did not say so in time: the lease, or the peers' own retries, must do.
+    /// It did not say so in time, or is not in reach: the lease, or the peers' own retries, must do.
     Unconfirmed,
+}
+
+/// What is to be expected of the control plane when the workload wants to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// Nothing: there is no certificate yet, or the last try to reach it failed.
+    Hopeless,
+    /// An answer.
+    Possible,
+    /// The answer came, or there is nothing to leave.
+    Confirmed,
 }
 
 /// The task's state.
@@ -72,8 +86,7 @@ pub enum Left {
 pub(crate) struct Registration {
     workload: Arc<wire::Workload>,
     wanted: watch::Receiver<Wanted>,
-    /// Set once the control plane has confirmed the drain.
-    left: watch::Sender<bool>,
+    leave: watch::Sender<Leave>,
     status: StatusBoard,
 }
 
@@ -81,7 +94,7 @@ pub(crate) struct Registration {
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationHandle {
     wanted: Arc<watch::Sender<Wanted>>,
-    left: watch::Receiver<bool>,
+    leave: watch::Receiver<Leave>,
 }
 
 impl RegistrationHandle {
@@ -97,13 +110,14 @@ impl RegistrationHandle {
         });
     }
 
-    /// Leaves discovery, and waits until that is confirmed or [`DRAIN`] has passed. Cancel-safe: leaving goes on.
+    /// Leaves discovery, and waits until that is confirmed, [`DRAIN`] has passed, or the control plane turns out not to be
+    /// in reach. Cancel-safe: leaving goes on.
     pub(crate) async fn drain(&self) -> Left {
         self.wanted.send_replace(Wanted::Drained);
-        let mut left = self.left.clone();
-        match tokio::time::timeout(DRAIN, left.wait_for(|left| *left)).await {
-            Ok(Ok(_)) => Left::Confirmed,
-            Ok(Err(_)) | Err(_) => Left::Unconfirmed,
+        let mut leave = self.leave.clone();
+        match tokio::time::timeout(DRAIN, leave.wait_for(|leave| *leave != Leave::Possible)).await {
+            Ok(Ok(leave)) if *leave == Leave::Confirmed => Left::Confirmed,
+            _ => Left::Unconfirmed,
         }
     }
 }
@@ -122,38 +136,37 @@ impl Registration {
             labels: labels.clone().into_iter().collect(),
         };
         let (wanted, wanted_receiver) = watch::channel(Wanted::NotReady);
-        let (left, left_receiver) = watch::channel(ports.is_empty());
-        let task = Self { workload: Arc::new(workload), wanted: wanted_receiver, left, status };
-        (task, RegistrationHandle { wanted: Arc::new(wanted), left: left_receiver })
+        let nothing_to_leave = if ports.is_empty() { Leave::Confirmed } else { Leave::Hopeless };
+        let (leave, leave_receiver) = watch::channel(nothing_to_leave);
+        let task = Self { workload: Arc::new(workload), wanted: wanted_receiver, leave, status };
+        (task, RegistrationHandle { wanted: Arc::new(wanted), leave: leave_receiver })
     }
 
-    /// Registers, and registers again after each break, until drained. Owned by the supervisor.
+    /// Registers, and registers again after each break. Owned by the supervisor, and ends with it.
     pub(crate) async fn maintain(mut self, channel: Channel, mut credentials: Credentials) {
         // Without a certificate there is nobody to register.
         if self.workload.ports.is_empty() || credentials.wait_for(Option::is_some).await.is_err() {
             return;
         }
+        self.expect(Leave::Possible);
         let mut backoff = Backoff::default();
         loop {
-            let end = self.serve(channel.clone(), &mut backoff).await;
-            match end {
-                Ok(()) => return,
-                Err(status) => {
-                    let reason = describe(&status);
-                    tracing::warn!(reason, "the registration stream ended; registering again");
-                    self.status.registration_failed(reason);
-                }
-            }
+            let Err(status) = self.serve(channel.clone(), &mut backoff).await;
+            let reason = describe(&status);
+            tracing::warn!(reason, "the registration stream ended; registering again");
+            self.status.registration_failed(reason);
             tokio::time::sleep(backoff.next()).await;
         }
     }
 
-    /// One stream. `Ok`: the workload has left.
-    async fn serve(&mut self, channel: Channel, backoff: &mut Backoff) -> Result<(), Status> {
+    /// One stream, to its end.
+    async fn serve(&mut self, channel: Channel, backoff: &mut Backoff) -> Result<Infallible, Status> {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let _ = requests.send(self.message(true));
         let mut client = RegistrationClient::new(channel);
-        let mut responses = client.register(UnboundedReceiverStream::new(outgoing)).await?.into_inner();
+        let opened = client.register(UnboundedReceiverStream::new(outgoing)).await;
+        self.expect(if opened.is_ok() { Leave::Possible } else { Leave::Hopeless });
+        let mut responses = opened?.into_inner();
         let mut heartbeat = FIRST_HEARTBEAT;
         let mut refused = false;
         let mut next = Instant::now() + heartbeat;
@@ -172,10 +185,12 @@ impl Registration {
                             refused = true;
                             self.refused(ports);
                         }
+                        // Said again after each heartbeat, which keeps the workload's own listeners.
                         Outcome::Drained(wire::Drained {}) => {
+                            refused = false;
+                            backoff.reset();
                             self.status.registration_left();
-                            self.left.send_replace(true);
-                            return Ok(());
+                            self.expect(Leave::Confirmed);
                         }
                     }
                     next = next.min(Instant::now() + if refused { OFFER_AGAIN } else { heartbeat });
@@ -193,6 +208,17 @@ impl Registration {
             }
             next = Instant::now() + if refused { OFFER_AGAIN } else { heartbeat };
         }
+    }
+
+    /// What has been confirmed stays so.
+    fn expect(&self, now: Leave) {
+        self.leave.send_if_modified(|leave| {
+            let change = *leave != Leave::Confirmed && *leave != now;
+            if change {
+                *leave = now;
+            }
+            change
+        });
     }
 
     fn message(&mut self, full: bool) -> RegisterRequest {
@@ -264,130 +290,5 @@ fn address(address: &SocketAddr) -> wire::Address {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Clock;
-    use crate::testing::{Ca, RegistrationCall, Stage, stage};
-    use outrigger_proto::registration::{Accepted, Drained, RegisterResponse};
-
-    fn cart() -> WorkloadPort {
-        let address = |a: &str| a.parse().unwrap();
-        WorkloadPort {
-            services: vec!["cart".into()],
-            service_port: 80,
-            protocol: Some("http".into()),
-            advertised: address("10.0.0.5:15006"),
-            listen: address("127.0.0.1:15006"),
-            application: address("127.0.0.1:8080"),
-            original_destination: false,
-        }
-    }
-
-    fn start(ports: &[WorkloadPort]) -> (Stage, RegistrationHandle, StatusBoard) {
-        let ca = Arc::new(Ca::new());
-        let stage = stage(&ca, Clock::paused());
-        let status = StatusBoard::default();
-        let (task, handle) = Registration::new("cart-1", ports, &BTreeMap::new(), status.clone());
-        let credential = crate::testing::credential(&ca, "spiffe://cluster.local/ns/shop/sa/cart");
-        let credentials = watch::channel(Some(credential)).1;
-        tokio::spawn(task.maintain(stage.control_plane.channel(credentials.clone()), credentials));
-        (stage, handle, status)
-    }
-
-    fn answer(call: &RegistrationCall, outcome: Outcome) {
-        call.responses.send(Ok(RegisterResponse { outcome: Some(outcome) })).unwrap();
-    }
-
-    fn accepted(seconds: i64) -> Outcome {
-        let lease = outrigger_proto::xds::protobuf::Duration { seconds, nanos: 0 };
-        Outcome::Accepted(Accepted { lease: Some(lease) })
-    }
-
-    async fn heard(call: &mut RegistrationCall) -> RegisterRequest {
-        call.requests.message().await.unwrap().unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
-        let (mut stage, handle, status) = start(&[cart()]);
-        let mut call = stage.registrations.recv().await.unwrap();
-        assert_eq!(call.caller.as_ref().unwrap().service_account(), "cart");
-        let first = heard(&mut call).await;
-        assert_eq!(first.health(), wire::Health::NotReady);
-        assert_eq!(first.workload.unwrap().ports[0].services, ["cart"]);
-        answer(&call, accepted(3));
-        handle.ready(true);
-        assert_eq!(heard(&mut call).await.health(), wire::Health::Ready);
-        let asked = Instant::now();
-        let beat = heard(&mut call).await;
-        assert_eq!((beat.workload, asked.elapsed().as_millis() / 100), (None, 10));
-        assert!(status.read().registration.registered_since.is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
-        let (mut stage, handle, _) = start(&[cart()]);
-        handle.ready(true);
-        let call = stage.registrations.recv().await.unwrap();
-        call.responses.send(Err(Status::unavailable("restart"))).unwrap();
-        let broken = Instant::now();
-        let mut call = stage.registrations.recv().await.unwrap();
-        assert!(broken.elapsed() <= Duration::from_millis(500));
-        let again = heard(&mut call).await;
-        assert!(again.workload.is_some());
-        assert_eq!(again.health(), wire::Health::Ready);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refused_port_is_named_and_offered_again() {
-        let (mut stage, _handle, status) = start(&[cart()]);
-        let mut call = stage.registrations.recv().await.unwrap();
-        heard(&mut call).await;
-        let port = wire::RefusedPort { port: 0, reason: "no Service cart".into() };
-        answer(&call, Outcome::Refused(wire::Refused { ports: vec![port] }));
-        assert!(heard(&mut call).await.workload.is_some(), "offered again");
-        assert_eq!(status.read().registration.refused, [(0, "no Service cart".into())]);
-        answer(&call, accepted(30));
-        assert_eq!(heard(&mut call).await.workload, None);
-        assert!(status.read().registration.refused.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_waits_until_the_control_plane_confirms() {
-        let (mut stage, handle, status) = start(&[cart()]);
-        let mut call = stage.registrations.recv().await.unwrap();
-        heard(&mut call).await;
-        answer(&call, accepted(30));
-        let drained = tokio::spawn(async move { handle.drain().await });
-        assert!(heard(&mut call).await.drain);
-        answer(&call, Outcome::Drained(Drained {}));
-        assert_eq!(drained.await.unwrap(), Left::Confirmed);
-        assert_eq!(status.read().registration.registered_since, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_gives_up_on_a_silent_control_plane() {
-        let (_stage, handle, _) = start(&[cart()]);
-        let asked = Instant::now();
-        assert_eq!(handle.drain().await, Left::Unconfirmed);
-        assert_eq!(asked.elapsed().as_millis() / 10, DRAIN.as_millis() / 10);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_goes_on_across_a_reconnect() {
-        let (mut stage, handle, _) = start(&[cart()]);
-        let call = stage.registrations.recv().await.unwrap();
-        let drained = tokio::spawn(async move { handle.drain().await });
-        drop(call);
-        let mut call = stage.registrations.recv().await.unwrap();
-        assert!(heard(&mut call).await.drain);
-        answer(&call, Outcome::Drained(Drained {}));
-        assert_eq!(drained.await.unwrap(), Left::Confirmed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_workload_without_ports_has_nothing_to_leave() {
-        let (_stage, handle, _) = start(&[]);
-        assert_eq!(handle.drain().await, Left::Confirmed);
-    }
-}
+#[path = "registration_tests.rs"]
+mod tests;

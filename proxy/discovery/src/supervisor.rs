@@ -203,6 +203,8 @@ impl Supervisor {
             let absent = applied.removed.iter().filter(|name| !self.leaving.contains(*name));
             self.demands.absent(absent.map(String::as_str));
             self.leaving.retain(|name| !applied.settled.contains(name));
+            let refused = applied.refused.iter().map(|refused| refused.name.as_str());
+            self.demands.refused(refused.filter(|name| !self.holds(name)));
         }
     }
 

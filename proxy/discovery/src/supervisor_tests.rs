@@ -198,6 +198,25 @@ async fn what_does_not_exist_is_answered_at_once_and_asked_for_again_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_destination_that_is_refused_is_answered_at_once() {
+    let mut world = World::new();
+    let proxy = world.proxy().await;
+    let mut server = world.stream().await;
+    server.heard().await;
+    let refuse = async {
+        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
+        server.say(Kind::Listener, &[("cart:80", "1", xds::broken(Kind::Listener))], &[]);
+    };
+    let asked = Instant::now();
+    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), refuse);
+    assert!(matches!(answer, Answer::Refused), "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_millis(100));
+    assert!(server.heard_answer().await.error_detail.is_some());
+    server.say(Kind::Listener, &[("cart:80", "2", xds::tcp_destination("cart:80", "cart"))], &[]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bad_resource_is_refused_by_name_and_its_last_version_serves_on() {
     let mut world = World::new();
     let proxy = world.proxy().await;

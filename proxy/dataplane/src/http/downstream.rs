@@ -138,12 +138,14 @@ pub(crate) async fn find(
         }
         Answer::Absent if unknown == UnknownDestination::PassThrough => Ok((None, snapshot)),
         Answer::Absent => Err(Failure::local(Reason::NoDestination, format!("the mesh has no {asked}"))),
-        Answer::Unknown => Err(Failure::upstream(
-            Reason::DestinationTimeout,
-            Reached::NotWritten,
-            format!("nobody said in time what {asked} is"),
-        )),
+        Answer::Refused => Err(unknowable(format!("what the control plane says of {asked} cannot be used"))),
+        Answer::Unknown => Err(unknowable(format!("nobody said in time what {asked} is"))),
     }
+}
+
+/// The destination may exist, and nothing can be done for it now.
+fn unknowable(why: String) -> Failure {
+    Failure::upstream(Reason::DestinationTimeout, Reached::NotWritten, why)
 }
 
 /// The name that a request asks for.

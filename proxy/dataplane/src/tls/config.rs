@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::{HashMap, HashMapExt};
+use outrigger_config::verify::PeerVerifier;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
@@ -17,7 +18,6 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::credentials::Credentials;
-use super::verifier::{PeerVerifier, Peers};
 
 /// ALPN of requests between sidecars.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -39,7 +39,7 @@ pub fn server_config(credentials: &Credentials, alpn: &[&[u8]]) -> Result<Arc<Se
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(failed)?
-        .with_client_cert_verifier(verifier(credentials, Peers::Any))
+        .with_client_cert_verifier(verifier(credentials, None))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified.clone())));
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
@@ -99,16 +99,15 @@ fn client_config(credentials: &Credentials, expectation: &Expectation) -> Result
         .with_protocol_versions(&[&TLS13])
         .map_err(failed)?
         .dangerous() // the verifier below is stricter than the usual one: exact identity, own trust domain's roots
-        .with_custom_certificate_verifier(verifier(credentials, Peers::These(expectation.identities.clone())))
+        .with_custom_certificate_verifier(verifier(credentials, Some(expectation.identities.clone())))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified.clone())));
     config.alpn_protocols = vec![expectation.alpn.to_vec()];
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(Arc::new(config))
 }
 
-fn verifier(credentials: &Credentials, peers: Peers) -> Arc<PeerVerifier> {
-    let algorithms = provider().signature_verification_algorithms;
-    Arc::new(PeerVerifier { roots: credentials.roots.clone(), peers, algorithms })
+fn verifier(credentials: &Credentials, peers: Option<Arc<[SpiffeId]>>) -> Arc<PeerVerifier> {
+    Arc::new(PeerVerifier::new(Arc::clone(&credentials.roots), peers))
 }
 
 /// AES-128-GCM first, the cheapest with hardware; X25519MLKEM768 first, so that what is recorded today stays secret.

@@ -1,11 +1,10 @@
 //! Who this workload is and whom it trusts: one consistent view, replaced whole on renewal and on a change of bundle.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use outrigger_core::identity::{SpiffeId, TrustDomain};
-use rustls::RootCertStore;
+use outrigger_config::secrets::Roots;
+use outrigger_core::identity::SpiffeId;
 use rustls::sign::CertifiedKey;
 
 /// The workload's certificate, key and trust bundles.
@@ -15,16 +14,14 @@ pub struct Credentials {
     pub identity: SpiffeId,
     /// The chain, leaf first, and its private key.
     pub certified: Arc<CertifiedKey>,
-    /// The roots that may vouch for identities, each for those of its own trust domain alone.
-    pub roots: Arc<BTreeMap<TrustDomain, Arc<RootCertStore>>>,
-    /// Changes when any root does: sessions are resumed within one bundle only.
-    pub bundle_generation: u64,
+    /// The roots that may vouch for identities. Sessions are resumed within one generation of them only.
+    pub roots: Arc<Roots>,
 }
 
 impl Credentials {
     /// Whether both are of the same certificate and the same roots.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.certified, &other.certified) && self.bundle_generation == other.bundle_generation
+        Arc::ptr_eq(&self.certified, &other.certified) && self.roots.generation == other.roots.generation
     }
 }
 
@@ -32,7 +29,7 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("identity", &self.identity)
-            .field("bundle_generation", &self.bundle_generation)
+            .field("roots", &self.roots.generation)
             .finish_non_exhaustive()
     }
 }

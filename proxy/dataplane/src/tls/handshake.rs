@@ -5,18 +5,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outrigger_config::verify::peer_identity;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+use x509_parser::parse_x509_certificate;
+use x509_parser::time::ASN1Time;
 
 use super::facts::Facts;
-use super::verifier;
 use crate::socket::stream::Stream;
 
 /// A fatal alert `unrecognized_name` as a record (RFC 8446 sections 5.1 and 6).
@@ -89,11 +91,11 @@ fn facts(
     let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
     let chain = state.peer_certificates().unwrap_or_default();
     // A full handshake has just verified the chain; of a resumed session it may have expired meanwhile.
-    if resumed && !verifier::is_chain_current(chain) {
+    if resumed && !is_current(chain) {
         return Err(refused("the certificate of a resumed session has expired".into()));
     }
     let peer: Option<SpiffeId> =
-        chain.first().map(verifier::identity).transpose().map_err(|error| refused(error.to_string()))?;
+        chain.first().map(peer_identity).transpose().map_err(|error| refused(error.to_string()))?;
     Ok(Facts {
         peer,
         alpn: state.alpn_protocol().map(<[u8]>::to_vec),
@@ -103,6 +105,14 @@ fn facts(
         resumed,
         took: started.elapsed(),
     })
+}
+
+/// Whether all certificates of a chain are valid at this moment.
+fn is_current(chain: &[CertificateDer<'_>]) -> bool {
+    let now = ASN1Time::now();
+    chain
+        .iter()
+        .all(|der| parse_x509_certificate(der).is_ok_and(|(_, found)| found.validity().is_valid_at(now)))
 }
 
 fn refused_client(error: impl fmt::Display) -> Failure {
@@ -115,6 +125,7 @@ fn refused_server(error: impl fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_config::secrets::Roots;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
     use rustls::RootCertStore;
     use rustls::sign::CertifiedKey;
@@ -150,12 +161,11 @@ mod tests {
             let mut roots = RootCertStore::empty();
             roots.add(trusting.0.der().clone()).unwrap();
             let identity = id("web");
-            let roots = [(identity.trust_domain().clone(), Arc::new(roots))].into_iter().collect();
+            let by_domain = [(identity.trust_domain().clone(), Arc::new(roots))].into_iter().collect();
             Credentials {
                 identity,
                 certified: Arc::new(CertifiedKey::new(vec![leaf.der().clone()], signer)),
-                roots: Arc::new(roots),
-                bundle_generation: 1,
+                roots: Arc::new(Roots { generation: 1, by_domain }),
             }
         }
     }
@@ -257,8 +267,9 @@ mod tests {
         let mut client = ca.credentials(&[&uri("web")], &ca);
         let serving = server_config(&server, &[ALPN_H2]).unwrap();
         let mut configs = ClientConfigs::default();
-        for (bundle_generation, resumed) in [(1, false), (1, true), (2, false)] {
-            client.bundle_generation = bundle_generation;
+        for (generation, resumed) in [(1, false), (1, true), (2, false)] {
+            let by_domain = client.roots.by_domain.clone();
+            client.roots = Arc::new(Roots { generation, by_domain });
             let (server, client) = shake_with(serving.clone(), &client, &mut configs, "cart").await;
             let ((mut server, _), (mut client, facts)) = (server.unwrap(), client.unwrap());
             assert_eq!((facts.resumed, facts.peer), (resumed, Some(id("cart"))));

@@ -11,6 +11,5 @@
 
 pub mod handshake;
 pub mod config;
-mod verifier;
 pub mod facts;
 pub mod credentials;

@@ -1,0 +1,171 @@
+//! What a workload tells the control plane, by a control plane that the test plays.
+
+use super::*;
+use crate::clock::Clock;
+use crate::testing::{Ca, RegistrationCall, Stage, stage};
+use outrigger_proto::registration::{Accepted, Drained, RegisterResponse};
+
+fn cart() -> WorkloadPort {
+    let address = |a: &str| a.parse().unwrap();
+    WorkloadPort {
+        services: vec!["cart".into()],
+        service_port: 80,
+        protocol: Some("http".into()),
+        advertised: address("10.0.0.5:15006"),
+        listen: address("127.0.0.1:15006"),
+        application: address("127.0.0.1:8080"),
+        original_destination: false,
+    }
+}
+
+fn start(ports: &[WorkloadPort]) -> (Stage, RegistrationHandle, StatusBoard) {
+    let ca = Arc::new(Ca::new());
+    let stage = stage(&ca, Clock::paused());
+    let status = StatusBoard::default();
+    let (task, handle) = Registration::new("cart-1", ports, &BTreeMap::new(), status.clone());
+    let credential = crate::testing::credential(&ca, "spiffe://cluster.local/ns/shop/sa/cart");
+    let credentials = watch::channel(Some(credential)).1;
+    tokio::spawn(task.maintain(stage.control_plane.channel(credentials.clone()), credentials));
+    (stage, handle, status)
+}
+
+fn answer(call: &RegistrationCall, outcome: Outcome) {
+    call.responses.send(Ok(RegisterResponse { outcome: Some(outcome) })).unwrap();
+}
+
+fn accepted(seconds: i64) -> Outcome {
+    let lease = outrigger_proto::xds::protobuf::Duration { seconds, nanos: 0 };
+    Outcome::Accepted(Accepted { lease: Some(lease) })
+}
+
+async fn heard(call: &mut RegistrationCall) -> RegisterRequest {
+    call.requests.message().await.unwrap().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
+    let (mut stage, handle, status) = start(&[cart()]);
+    let mut call = stage.registrations.recv().await.unwrap();
+    assert_eq!(call.caller.as_ref().unwrap().service_account(), "cart");
+    let first = heard(&mut call).await;
+    assert_eq!(first.health(), wire::Health::NotReady);
+    assert_eq!(first.workload.unwrap().ports[0].services, ["cart"]);
+    answer(&call, accepted(3));
+    handle.ready(true);
+    assert_eq!(heard(&mut call).await.health(), wire::Health::Ready);
+    let asked = Instant::now();
+    let beat = heard(&mut call).await;
+    assert_eq!((beat.workload, asked.elapsed().as_millis() / 100), (None, 10));
+    assert!(status.read().registration.registered_since.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
+    let (mut stage, handle, _) = start(&[cart()]);
+    handle.ready(true);
+    let call = stage.registrations.recv().await.unwrap();
+    call.responses.send(Err(Status::unavailable("restart"))).unwrap();
+    let broken = Instant::now();
+    let mut call = stage.registrations.recv().await.unwrap();
+    assert!(broken.elapsed() <= Duration::from_millis(500));
+    let again = heard(&mut call).await;
+    assert!(again.workload.is_some());
+    assert_eq!(again.health(), wire::Health::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_port_is_named_and_offered_again() {
+    let (mut stage, _handle, status) = start(&[cart()]);
+    let mut call = stage.registrations.recv().await.unwrap();
+    heard(&mut call).await;
+    let port = wire::RefusedPort { port: 0, reason: "no Service cart".into() };
+    answer(&call, Outcome::Refused(wire::Refused { ports: vec![port] }));
+    assert!(heard(&mut call).await.workload.is_some(), "offered again");
+    assert_eq!(status.read().registration.refused, [(0, "no Service cart".into())]);
+    answer(&call, accepted(30));
+    assert_eq!(heard(&mut call).await.workload, None);
+    assert!(status.read().registration.refused.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_until_the_control_plane_confirms() {
+    let (mut stage, handle, status) = start(&[cart()]);
+    let mut call = stage.registrations.recv().await.unwrap();
+    heard(&mut call).await;
+    answer(&call, accepted(30));
+    let drained = tokio::spawn(async move { handle.drain().await });
+    assert!(heard(&mut call).await.drain);
+    answer(&call, Outcome::Drained(Drained {}));
+    assert_eq!(drained.await.unwrap(), Left::Confirmed);
+    assert_eq!(status.read().registration.registered_since, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
+    let (mut stage, handle, _) = start(&[cart()]);
+    let mut call = stage.registrations.recv().await.unwrap();
+    heard(&mut call).await;
+    answer(&call, accepted(3));
+    let (left, ()) = tokio::join!(handle.drain(), async {
+        assert!(heard(&mut call).await.drain);
+        answer(&call, Outcome::Drained(Drained {}));
+    });
+    assert_eq!(left, Left::Confirmed);
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert!(heard(&mut call).await.drain);
+        assert_eq!(asked.elapsed().as_millis() / 100, 10);
+        answer(&call, Outcome::Drained(Drained {}));
+    }
+    drop(call);
+    let mut call = stage.registrations.recv().await.unwrap();
+    let again = heard(&mut call).await;
+    assert!(again.drain && again.workload.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_control_plane_that_is_not_in_reach() {
+    let (mut stage, handle, status) = start(&[cart()]);
+    let call = stage.registrations.recv().await.unwrap();
+    // With nobody at that end, every further call fails.
+    drop((stage, call));
+    while status.read().registration.failures < 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let asked = Instant::now();
+    assert_eq!((handle.drain().await, asked.elapsed()), (Left::Unconfirmed, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_without_a_certificate_has_nobody_to_tell() {
+    let (_task, handle) = Registration::new("cart-1", &[cart()], &BTreeMap::new(), StatusBoard::default());
+    let asked = Instant::now();
+    assert_eq!((handle.drain().await, asked.elapsed()), (Left::Unconfirmed, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_gives_up_on_a_silent_control_plane() {
+    let (mut stage, handle, _) = start(&[cart()]);
+    let _call = stage.registrations.recv().await.unwrap();
+    let asked = Instant::now();
+    assert_eq!(handle.drain().await, Left::Unconfirmed);
+    assert_eq!(asked.elapsed().as_millis() / 10, DRAIN.as_millis() / 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_goes_on_across_a_reconnect() {
+    let (mut stage, handle, _) = start(&[cart()]);
+    let call = stage.registrations.recv().await.unwrap();
+    let drained = tokio::spawn(async move { handle.drain().await });
+    drop(call);
+    let mut call = stage.registrations.recv().await.unwrap();
+    assert!(heard(&mut call).await.drain);
+    answer(&call, Outcome::Drained(Drained {}));
+    assert_eq!(drained.await.unwrap(), Left::Confirmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_without_ports_has_nothing_to_leave() {
+    let (_stage, handle, _) = start(&[]);
+    assert_eq!(handle.drain().await, Left::Confirmed);
+}
