@@ -122,7 +122,7 @@ impl World {
         let published = Published::new(Arc::new(self.snapshot));
         let resolution = if self.wildcard {
             Resolution::Wildcard {
-                namespace: std::sync::Arc::new(std::sync::OnceLock::from(outrigger_core::Name::from("shop"))),
+                namespace: Arc::new(std::sync::OnceLock::from(outrigger_core::Name::from("shop"))),
                 cluster_domain: "cluster.local".into(),
             }
         } else {
