@@ -69,7 +69,7 @@ impl Known {
         let mut news: Vec<_> = events.iter().filter_map(|event| self.entry(event)).collect();
         if std::mem::take(&mut self.first_reading) {
             let seen: BTreeSet<&str> = events.iter().filter_map(|event| event.resource.as_deref()).collect();
-            let at_unix_ms = events.first().map_or(0, |event| unix_ms(event.at));
+            let at_unix_ms = unix_ms(events.first().map_or_else(jiff::Timestamp::now, |event| event.at));
             let gone = self.present.iter().filter(|(resource, _)| !seen.contains(resource.as_str()));
             news.extend(gone.map(|(resource, (source, _))| HistoryEntry {
                 at_unix_ms,
@@ -236,6 +236,8 @@ mod tests {
             away,
             ["Service shop/cart changed", "HTTPRoute shop/cart refused", "Service shop/stock removed"]
         );
+        // An emptied directory is news as well.
+        assert_eq!(start(&[]), ["Service shop/cart removed"]);
     }
 
     #[test]

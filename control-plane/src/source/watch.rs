@@ -62,7 +62,7 @@ impl Source {
     /// Versions that are in force only because what their file says now was refused are saved in `last_good`, so that
     /// they stay through a restart.
     ///
-    /// `log` is called with the changes of each reading that found any, on the thread that read: with those of the
+    /// `log` is called with the changes of the first reading, and of each later one that found any, on the thread that read: with those of the
     /// first before this returns, then on the watcher's own. It may block; what it was told is published after it
     /// returned.
     ///
@@ -78,7 +78,10 @@ impl Source {
         // Before the first reading, so that nothing falls between the two.
         let watcher = notice_changes(&root, signal.clone());
         let mut reader = Reader::new(root.clone(), Some(LastGood::load(last_good.into())));
-        reader.read(&log)?;
+        // The first reading is told whatever it found: a directory that was emptied meanwhile is news too.
+        if !reader.read(&log)? {
+            log(&[]);
+        }
         let (publish, view) = watch::channel(reader.view());
         let run = move || {
             let _watcher = watcher;

@@ -207,12 +207,14 @@ fn substitute(expression: &str, with: &str) -> RegexMatchAndSubstitute {
     RegexMatchAndSubstitute { pattern: Some(regex(expression)), substitution: with.replace('\\', r"\\") }
 }
 
+/// Headers to set and to add. A percent sign is doubled: alone it begins a substitution command
+/// (`HeaderValueOption.header`, "Custom request/response headers"), which Gateway API does not have.
 fn additions(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
     let option = |append: HeaderAppendAction| {
         move |(name, value): &(outrigger_core::Name, outrigger_core::Name)| HeaderValueOption {
             header: Some(HeaderValue {
                 key: name.to_string(),
-                value: value.to_string(),
+                value: value.replace('%', "%%"),
                 ..Default::default()
             }),
             append_action: append as i32,

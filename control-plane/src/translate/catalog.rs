@@ -229,7 +229,9 @@ impl Catalog {
             }
             Kind::Listener => {
                 let made = listener::destination(mesh, name, target, port, namespace, cluster_domain);
-                Resource::new(kind, name, &made)
+                let is_canonical = target.name(cluster_domain).as_ref() == name;
+                let aliases = if is_canonical { addresses(mesh, service, target.port) } else { Vec::new() };
+                Resource::with_aliases(kind, name, &made, aliases)
             }
             Kind::Route => {
                 let made = route::route_configuration(mesh, target, namespace, cluster_domain)?;
@@ -282,8 +284,8 @@ impl Catalog {
                 .collect();
             let wild = kinds.iter().filter(|kind| kind.has_wildcard());
             affected.names.extend(wild.flat_map(|kind| names.iter().map(|name| (*kind, name.clone()))));
-            // What the service says of a port's protocol shows in the listeners of those who serve it.
-            if services.binary_search(key).is_ok() {
+            // What the service says of a port's protocol, and a TCPRoute, show in the listeners of those who serve it.
+            if services.binary_search(key).is_ok() || routes.binary_search(key).is_ok() {
                 workloads
                     .extend(new.registrations().of_service(key).iter().map(|workload| workload.key.clone()));
             }
@@ -353,6 +355,13 @@ fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
     !matches!(service.reach, Reach::ExternalName(_))
         && service.port(target.port).is_some()
         && target.only.is_none_or(endpoint)
+}
+
+/// The addresses that mean a service port: whoever is told of everything asks nobody what `10.0.0.1:80` is.
+fn addresses(mesh: &Mesh, service: &Service, port: u16) -> Vec<Name> {
+    let own = |ip: &&IpAddr| mesh.service_by_ip(ip) == Some(&service.key);
+    let ips = service.cluster_ips().iter().filter(own);
+    ips.map(|ip| SocketAddr::new(*ip, port).to_string().into()).collect()
 }
 
 /// The namespace, where its routes make the resource one of its own.

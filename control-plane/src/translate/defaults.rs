@@ -37,7 +37,8 @@ const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,idem
 /// The retries of a route: its own words (GEP-1731) over the mesh's.
 pub(super) fn retry_policy(own: Option<&Retry>, per_try: Option<Duration>) -> RetryPolicy {
     let codes = own.map_or(&[][..], |retry| &retry.codes);
-    let backoff = own.and_then(|retry| retry.backoff).unwrap_or(BACKOFF);
+    // An interval must be longer than nothing (`RetryBackOff.base_interval`); Envoy's timers have milliseconds.
+    let backoff = own.and_then(|retry| retry.backoff).unwrap_or(BACKOFF).max(Duration::from_millis(1));
     let attempts = own.and_then(|retry| retry.attempts).unwrap_or(RETRIES);
     let statuses = if codes.is_empty() { "" } else { ",retriable-status-codes" };
     RetryPolicy {

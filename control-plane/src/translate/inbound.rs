@@ -25,6 +25,7 @@ use super::wire::{any, boolean, duration, secret, socket_address, transport_sock
 use super::{cluster, defaults, matching, route};
 use crate::model::mesh::Mesh;
 use crate::model::registration::{WorkloadEntry, WorkloadPort};
+use crate::model::route::RouteTable;
 use crate::model::service::AppProtocol;
 
 /// What the names of inbound resources begin with.
@@ -98,6 +99,17 @@ fn inbound_name(address: SocketAddr) -> Name {
     format!("{PREFIX}{address}").into()
 }
 
+/// Whether a TCPRoute makes the port opaque for some clients: their bytes come as such, whatever the application
+/// is said to speak.
+fn has_tcp_route(mesh: &Mesh, port: &WorkloadPort) -> bool {
+    let routes =
+        port.services.iter().filter_map(|key| mesh.service(key)).flat_map(|entry| &entry.routes.ports);
+    let mut tables = routes
+        .filter(|(number, _)| *number == port.service_port)
+        .flat_map(|(_, routes)| routes.producer.iter().chain(routes.consumers.values()));
+    tables.any(|table| matches!(**table, RouteTable::Tcp(_)))
+}
+
 /// What the application speaks: as registered, else as the service says.
 fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
     let of_service = || {
@@ -140,9 +152,12 @@ fn chains(mesh: &Mesh, port: &WorkloadPort, transparent: bool, cluster_domain: &
         chain("tcp", &["outrigger-tcp"], tcp_filter(&stat, ClusterSpecifier::Cluster(cluster.to_string())))
     };
     match protocol {
-        AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc => vec![http()],
         AppProtocol::Tcp => vec![tcp()],
         AppProtocol::Detect => vec![http(), tcp()],
+        AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc if has_tcp_route(mesh, port) => {
+            vec![http(), tcp()]
+        }
+        AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc => vec![http()],
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Resource {
     pub version: Version,
     /// Its kind.
     pub kind: Kind,
+    /// Other names that mean the same to every client (`Resource.aliases`).
+    pub aliases: Vec<Name>,
     bytes: Vec<u8>,
 }
 
@@ -107,8 +109,15 @@ impl Resource {
     /// Encodes a message. It must encode to the same bytes every time: no map with two entries, or one that is
     /// ordered.
     pub fn new(kind: Kind, name: &str, message: &impl Message) -> Arc<Self> {
+        Self::with_aliases(kind, name, message, Vec::new())
+    }
+
+    /// Encodes a message that goes by other names too. They count for the version: other aliases must be sent.
+    pub fn with_aliases(kind: Kind, name: &str, message: &impl Message, aliases: Vec<Name>) -> Arc<Self> {
         let bytes = message.encode_to_vec();
-        Arc::new(Self { name: name.into(), version: Version::of(&bytes), kind, bytes })
+        let mut content = bytes.clone();
+        aliases.iter().for_each(|alias| content.extend_from_slice(alias.as_bytes()));
+        Arc::new(Self { name: name.into(), version: Version::of(&content), kind, aliases, bytes })
     }
 
     /// The resource as it stands in a response.
@@ -139,6 +148,16 @@ mod tests {
         for foreign in ["", "1", "0123456789ABCDEF", "+123456789abcdef", "0123456789abcdef0"] {
             assert_eq!(Version::parse(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn other_aliases_are_another_version() {
+        let made = |aliases: &[&str]| {
+            let aliases = aliases.iter().map(|alias| Name::from(*alias)).collect();
+            Resource::with_aliases(Kind::Listener, "a", &String::from("x"), aliases).version
+        };
+        assert_eq!(made(&[]), Resource::new(Kind::Listener, "a", &String::from("x")).version);
+        assert_ne!(made(&[]), made(&["10.0.0.1:80"]));
     }
 
     #[test]

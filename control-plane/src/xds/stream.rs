@@ -276,6 +276,7 @@ fn expand(state: &mut Subscription, again: bool, source: &impl Source) {
 fn wire(resource: &Resource) -> WireResource {
     WireResource {
         name: resource.name.to_string(),
+        aliases: resource.aliases.iter().map(|alias| alias.to_string()).collect(),
         version: resource.version.to_string(),
         resource: Some(resource.to_any()),
         ..Default::default()

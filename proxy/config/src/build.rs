@@ -374,11 +374,13 @@ impl Warm<'_> {
                 }
                 listener::Compiled::Destination(destination) => {
                     let chosen = if is_ready { Some(destination) } else { last.destinations.get(name) };
-                    for name in std::iter::once(name).chain(&leaf.aliases) {
-                        if let Some(destination) = chosen.cloned() {
-                            self.next.destinations.insert(name.clone(), destination);
-                        }
+                    let Some(destination) = chosen.cloned() else { continue };
+                    for alias in
+                        leaf.aliases.iter().filter(|alias| !self.builder.listeners.contains_key(*alias))
+                    {
+                        self.next.destinations.insert(alias.clone(), destination.clone());
                     }
+                    self.next.destinations.insert(name.clone(), destination);
                 }
             }
         }

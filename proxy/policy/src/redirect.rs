@@ -51,8 +51,8 @@ impl Redirect {
         rewrite::host("host_redirect", &host_redirect)?;
         let path = match path_rewrite_specifier {
             None => None,
-            Some(Path::PathRedirect(path)) => PathRewrite::decode(String::new(), None, path)
-                .map_err(|bad| Unusable::new("path_redirect", bad.problem))?,
+            Some(Path::PathRedirect(path)) if path.is_empty() => None,
+            Some(Path::PathRedirect(path)) => Some(PathRewrite::full("path_redirect", &path)?),
             Some(Path::PrefixRewrite(prefix)) => PathRewrite::decode(prefix, None, String::new())?,
             Some(Path::RegexRewrite(regex)) => {
                 PathRewrite::decode(String::new(), Some(regex), String::new())?

@@ -40,25 +40,22 @@ impl PathRewrite {
         path_rewrite: String,
     ) -> Result<Option<Self>, Unusable> {
         let regex = regex_rewrite.map(Self::regex).transpose().map_err(|bad| bad.within("regex_rewrite"))?;
-        let path = |field, text: &str| {
-            let text = literal(field, text)?;
-            // A control character, space or fragment would split the request line; a missing slash would make the target
-            // another form (RFC 9112 section 3.2).
-            if !text.starts_with('/') || text.bytes().any(|b| b <= b' ' || b >= 0x7f || b == b'#') {
-                return Err(Unusable::new(field, format_args!("{text:?} is no path")));
-            }
-            Ok(text.into_boxed_str())
-        };
         match (prefix_rewrite.as_str(), regex, path_rewrite.as_str()) {
             ("", None, "") => Ok(None),
             (prefix, None, "") => Ok(Some(Self::Prefix(path("prefix_rewrite", prefix)?))),
             ("", Some(regex), "") => Ok(Some(regex)),
-            ("", None, full) => Ok(Some(Self::Full(path("path_rewrite", full)?))),
+            // Of the three this alone may hold substitution commands, and so escapes.
+            ("", None, full) => Ok(Some(Self::full("path_rewrite", &literal("path_rewrite", full)?)?)),
             _ => Err(Unusable::new(
                 "prefix_rewrite",
                 "only one of prefix_rewrite, regex_rewrite and path_rewrite may be set",
             )),
         }
+    }
+
+    /// A whole new path, taken as it stands.
+    pub(crate) fn full(field: &str, text: &str) -> Result<Self, Unusable> {
+        path(field, text).map(Self::Full)
     }
 
     /// Reads a pattern and its substitution.
@@ -92,9 +89,22 @@ impl PathRewrite {
         if !new.starts_with('/') {
             new.insert(0, '/');
         }
-        new.push_str(query);
+        // A query of the new path's own replaces the request's (`RedirectAction.path_redirect`).
+        if !matches!(self, Self::Full(full) if full.contains('?')) {
+            new.push_str(query);
+        }
         new
     }
+}
+
+/// Reads an absolute path.
+fn path(field: &str, text: &str) -> Result<Box<str>, Unusable> {
+    // A control character, space or fragment would split the request line; a missing slash would make the target
+    // another form (RFC 9112 section 3.2).
+    if !text.starts_with('/') || text.bytes().any(|b| b <= b' ' || b >= 0x7f || b == b'#') {
+        return Err(Unusable::new(field, format_args!("{text:?} is no path")));
+    }
+    Ok(text.into())
 }
 
 /// Turns RE2's `\1` into the `${1}` of the regex crate, whose own `$` is escaped.
@@ -156,6 +166,18 @@ mod tests {
     #[test]
     fn a_whole_path_is_replaced_and_its_query_kept() {
         assert_eq!(PathRewrite::Full("/one".into()).apply("/shop/cart?a", 5), "/one?a");
+        assert_eq!(PathRewrite::Full("/one?b".into()).apply("/shop/cart?a", 5), "/one?b");
+    }
+
+    #[test]
+    fn percent_signs_are_escaped_in_a_whole_path_and_nowhere_else() {
+        let new = |prefix: &str, full: &str| {
+            PathRewrite::decode(prefix.into(), None, full.into())
+                .map(|rewrite| rewrite.unwrap().apply("/a/b", 2))
+        };
+        assert_eq!(new("/c%20d", "").unwrap(), "/c%20d/b");
+        assert_eq!(new("", "/c%%20d").unwrap(), "/c%20d");
+        assert_eq!(new("", "/%REQ(x)%").unwrap_err().field, "path_rewrite");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! When [`Configuration::start`] returns, what an earlier run saved is published, whether or not a control plane is in
 //! reach. It fails only for what no retry can mend.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use outrigger_config::build::Builder;
@@ -64,7 +63,7 @@ impl Configuration {
             mode,
             trust_domain: args.trust_domain.clone(),
             ports,
-            labels: BTreeMap::new(),
+            labels: args.label.iter().cloned().collect(),
         };
         let wiring = Wiring {
             builder: Builder::new(own.to_vec()),

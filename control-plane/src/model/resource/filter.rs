@@ -201,9 +201,33 @@ impl TryFrom<WireHeaderChanges> for HeaderChanges {
 
     fn try_from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Result<Self, String> {
         refuse_repeated(remove.0.iter().map(|name| &name.0)).map_err(|reason| format!("remove: {reason}"))?;
-        Ok(Self { set: set.0, add: add.0, remove: remove.0.iter().map(HeaderName::lower).collect() })
+        let remove: Vec<_> = remove.0.iter().map(HeaderName::lower).collect();
+        for (field, name) in [("set", &set.0), ("add", &add.0)]
+            .into_iter()
+            .flat_map(|(field, all)| all.iter().map(move |(name, _)| (field, name)))
+            .chain(remove.iter().map(|name| ("remove", name)))
+        {
+            if NOT_MODIFIABLE.contains(&&**name) {
+                return Err(format!("{field}: {name:?} may not be changed by a header modifier"));
+            }
+        }
+        Ok(Self { set: set.0, add: add.0, remove })
     }
 }
+
+/// What frames a message, belongs to one connection, or names the destination (which URLRewrite changes). The data
+/// path refuses a route that would touch them, and with it all routes of the service, so that they end here.
+const NOT_MODIFIABLE: [&str; 9] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "trailer",
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+];
 
 /// Headers with a value each. The CRD refuses a name twice; names that differ in case alone are one header, and the
 /// first counts (`HTTPHeaderFilter.set`).
@@ -319,6 +343,16 @@ mod tests {
                 "type: RequestHeaderModifier, requestHeaderModifier: {remove: [a, a]}",
                 &at(""),
                 "remove: \"a\" is there twice",
+            ),
+            (
+                "type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}",
+                &at(""),
+                "set: \"host\" may not be changed",
+            ),
+            (
+                "type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Transfer-Encoding]}",
+                &at(""),
+                "remove: \"transfer-encoding\" may not be changed",
             ),
             (
                 "type: RequestRedirect, requestRedirect: {statusCode: 300}",

@@ -141,6 +141,14 @@ fn every_spelling_of_a_destination_is_a_listener_of_that_name_with_the_same_rout
 }
 
 #[test]
+fn the_canonical_listener_goes_by_the_services_addresses_too() {
+    let catalog = catalog(plain(AppProtocol::Http));
+    let aliases = |name| catalog.resource(&shop(), Kind::Listener, name).unwrap().aliases.clone();
+    assert_eq!(aliases(CART), ["10.0.0.1:80".into()]);
+    assert!(aliases("cart:80").is_empty() && aliases("10.0.0.1:80").is_empty());
+}
+
+#[test]
 fn what_does_not_exist_has_no_resource() {
     let catalog = catalog(plain(AppProtocol::Http));
     for name in ["cart:81", "web:80", "cart.other:80", "10.0.0.2:80", "*", "inbound|10.1.0.1:8080", ""] {

@@ -140,6 +140,10 @@ fn other_names_of_a_destination_lead_to_the_same() {
     let snapshot = build(&mut builder).snapshot;
     let [one, other] = ["10.96.0.1:80", CART].map(|name| snapshot.destination(name).unwrap());
     assert!(Arc::ptr_eq(one, other));
+    // A resource of that name itself is what was asked for.
+    let own = raw("10.96.0.1:80", "1", listener_body(destination("10.96.0.1:80")));
+    assert_eq!(builder.apply(type_url::LISTENER, vec![own], &[]), []);
+    assert_eq!(&*build(&mut builder).snapshot.destination("10.96.0.1:80").unwrap().name, "10.96.0.1:80");
 }
 
 #[test]

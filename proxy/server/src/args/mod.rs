@@ -80,6 +80,11 @@ pub struct Args {
     #[arg(long, value_name = "SERVICE[:PORT]=IP:PORT[,...]", value_parser = ServicePort::parse)]
     pub service: Vec<ServicePort>,
 
+    /// A label of this workload, as in version=v2 or topology.kubernetes.io/zone=eu-1a; other proxies see those two.
+    /// May be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub label: Vec<(String, String)>,
+
     /// What happens to a request whose destination the mesh does not know
     #[arg(long, value_enum, default_value_t = UnknownDestination::Passthrough)]
     pub unknown_destination: UnknownDestination,
@@ -178,7 +183,15 @@ impl Args {
         self.bind.iter().try_for_each(|bound| take("--bind", bound.local))?;
         self.transparent_outbound.into_iter().try_for_each(|at| take("--transparent-outbound", at))?;
         self.transparent_inbound.into_iter().try_for_each(|at| take("--transparent-inbound", at))?;
-        self.check_service_addresses(take)
+        self.check_service_addresses(take)?;
+        let mut keys = HashSet::new();
+        match self.label.iter().find(|(key, _)| !keys.insert(key)) {
+            None => Ok(()),
+            Some((key, value)) => {
+                let problem = "another flag sets the same label".to_owned();
+                Err(Error::Flag { flag: "--label", value: format!("{key}={value}"), problem })
+            }
+        }
     }
 
     /// Several services may share one inbound address if they mean the same application there.
@@ -231,6 +244,20 @@ fn parse_instance(name: &str) -> Result<String, String> {
         return Err("an instance name is 1 to 253 letters, digits, `-`, `_` or `.`".to_owned());
     }
     Ok(name.to_owned())
+}
+
+/// As Kubernetes has labels: a key of up to 63 characters behind an optional DNS prefix, a value of up to 63.
+fn parse_label(label: &str) -> Result<(String, String), String> {
+    let (key, value) = label.split_once('=').ok_or("say KEY=VALUE, as in version=v2")?;
+    let short = |part: &str| part.len() <= 63 && part.chars().all(is_instance_char);
+    let name = match key.split_once('/') {
+        Some((prefix, name)) => address::parse_dns_name(prefix).map(|_| name)?,
+        None => key,
+    };
+    if name.is_empty() || !short(name) || !short(value) {
+        return Err("a label's key and value are up to 63 letters, digits, `-`, `_` or `.`".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn parse_workers(count: &str) -> Result<NonZeroUsize, String> {
@@ -330,6 +357,9 @@ mod tests {
             ("--service", "cart:80=127.0.0.1:8080,protocol=carrier-pigeon", "http, http2, grpc or tcp"),
             ("--service", "cart:80=127.0.0.1:8080,color=red", "color"),
             ("--service", "Cart!:80=127.0.0.1:8080", "Cart!"),
+            ("--label", "version", "KEY=VALUE"),
+            ("--label", "a/b/c=v2", "letters"),
+            ("--label", "version=v 2", "letters"),
             ("--workers", "0", "between 1 and 256"),
             ("--workers", "many", "not a number"),
             ("--mode", "telepathy", "on-demand"),
@@ -366,6 +396,15 @@ mod tests {
         let twice = ["--bind", "127.0.0.1:15001=stock.shop:9000"];
         let error = parse(&twice).unwrap().check().unwrap_err().to_string();
         assert_eq!(error, "--bind 127.0.0.1:15001: another flag names the same address");
+    }
+
+    #[test]
+    fn labels_are_pairs_each_key_once() {
+        let args = parse(&["--label", "version=v2", "--label", "topology.kubernetes.io/zone=eu-1a"]).unwrap();
+        assert_eq!(args.label[0], ("version".to_owned(), "v2".to_owned()));
+        args.check().unwrap();
+        let error = parse(&["--label", "a=1", "--label", "a=2"]).unwrap().check().unwrap_err();
+        assert_eq!(error.to_string(), "--label a=2: another flag sets the same label");
     }
 
     #[test]

@@ -92,3 +92,20 @@ fn a_wildcard_viewer_sees_every_service_by_its_canonical_name() {
     assert!(!catalog.in_wildcard(&shop(), Kind::Cluster, CART));
     assert!(catalog.wildcard(&all, Kind::Endpoints).is_empty());
 }
+
+#[test]
+fn a_tcp_route_opens_the_opaque_side_of_a_port_that_speaks_http() {
+    let catalog = serving(registered(&[9000], false, Some(AppProtocol::Http)));
+    let chains = |catalog: &Catalog| -> Vec<String> {
+        let listener: Listener = read(catalog, Kind::Listener, "inbound|127.0.0.1:9000");
+        listener.filter_chains.into_iter().map(|chain| chain.name).collect()
+    };
+    assert_eq!(chains(&catalog), ["inbound|80|http|cart.shop"]);
+    let route = TcpRoute { id: "tcproute/shop/r/0/0".into(), backends: vec![backend(1)] };
+    let routed = cart(AppProtocol::Detect, producer(RouteTable::Tcp(route)));
+    let mesh: Mesh = [routed].into_iter().collect();
+    let registrations = registered(&[9000], false, Some(AppProtocol::Http));
+    let affected = catalog.publish(Arc::new(mesh.with_registrations(registrations)));
+    assert_eq!(affected.inbound[0].0, shop().workload);
+    assert_eq!(chains(&catalog), ["inbound|80|http|cart.shop", "inbound|80|tcp|cart.shop"]);
+}

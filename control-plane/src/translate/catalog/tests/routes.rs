@@ -61,7 +61,7 @@ fn the_share_of_an_invalid_backend_is_answered_500() {
 #[test]
 fn headers_change_on_the_route_and_for_one_backend() {
     let changes = HeaderChanges {
-        set: vec![("s".into(), "1".into())],
+        set: vec![("s".into(), "100%".into())],
         add: vec![("a".into(), "2".into())],
         remove: vec!["r".into()],
     };
@@ -71,9 +71,11 @@ fn headers_change_on_the_route_and_for_one_backend() {
     let action = RouteAction { filters, ..forward(vec![special]) };
     let route = routed(at(PathMatch::Prefix("/".into())), action);
     let actions = |options: &[outrigger_proto::xds::core::HeaderValueOption]| -> Vec<_> {
-        options.iter().map(|option| (option.header.clone().unwrap().key, option.append_action)).collect()
+        let header = |option: &outrigger_proto::xds::core::HeaderValueOption| option.header.clone().unwrap();
+        options.iter().map(|o| (header(o).key, header(o).value, o.append_action)).collect()
     };
-    let expected = [("s".to_owned(), 2), ("a".to_owned(), 0)];
+    // A percent sign is doubled, since alone it begins a command.
+    let expected = [("s".to_owned(), "100%%".to_owned(), 2), ("a".to_owned(), "2".to_owned(), 0)];
     assert_eq!(actions(&route.request_headers_to_add), expected);
     assert_eq!(
         (actions(&route.response_headers_to_add), &route.response_headers_to_remove[..]),
