@@ -1,5 +1,6 @@
 //! A real Jaeger gets the demo's spans, and its query API gives back whole traces. Part of `tests/heavier`, which
 //! builds Jaeger and says in `OUTRIGGER_JAEGER` where it is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

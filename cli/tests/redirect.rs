@@ -1,5 +1,6 @@
 //! Redirected sockets, with real REDIRECT rules: two network namespaces, a client's sidecar and a server's, and an
 //! application on each side that knows nothing of them. Part of `tests/heavier`; needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,12 +56,12 @@ impl Mesh {
             "nft",
             &format!(
                 "table inet otr {{ chain out {{ type nat hook output priority -100; \
-                 {ip} daddr {virtual_address} tcp dport 80 redirect to :15001; }} }}"
+                 {ip} daddr {virtual_address} tcp dport 80 redirect to :15001; }}; }}"
             ),
         ]);
         server.run(&[
             "nft",
-            "table inet otr { chain in { type nat hook prerouting priority -100; tcp dport 8080 redirect to :15006; } }",
+            "table inet otr { chain in { type nat hook prerouting priority -100; tcp dport 8080 redirect to :15006; }; }",
         ]);
         let mut mesh = Self {
             directory,

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -137,6 +137,9 @@ pub async fn read(directory: &Path, count: usize) -> Result<Vec<HistoryEntry>, H
     let failed = |error: &dyn std::fmt::Display| AdminError::Failed(socket.clone(), error.to_string());
     match ask(&socket, &format!("/history?count={count}"), None).await {
         Ok(body) => Ok(serde_json::from_slice(&body).map_err(|error| failed(&error))?),
+        Err(AdminError::Absent(_)) if !Store::exists(directory) => {
+            Err(HistoryError::Nothing(directory.to_owned()))
+        }
         Err(AdminError::Absent(_)) => {
             let directory = directory.to_owned();
             let read = tokio::task::spawn_blocking(move || Store::open(&directory)?.history(count));
@@ -149,6 +152,9 @@ pub async fn read(directory: &Path, count: usize) -> Result<Vec<HistoryEntry>, H
 /// Why the history cannot be read.
 #[derive(Debug, Error)]
 pub enum HistoryError {
+    /// No control plane ever kept its state there.
+    #[error("{}: no state of a control plane is there", .0.display())]
+    Nothing(PathBuf),
     /// The store failed.
     #[error(transparent)]
     State(#[from] StateError),

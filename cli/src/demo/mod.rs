@@ -236,7 +236,9 @@ async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
     for (instance, (_, since, earlier)) in mesh.instances().iter().zip(before) {
         let Some(now) = instance.sidecar().and_then(Process::usage) else { continue };
         let page = admin::text(instance.admin, "/metrics").await?;
-        let requests: f64 = admin::series(&page, "outrigger_requests_total").map(|(_, count)| count).sum();
+        let requests: f64 = admin::series(&page, "outrigger_requests_total")
+            .map(|(_, count)| count)
+            .fold(0.0, std::ops::Add::add);
         let (spent, seconds) = match earlier {
             Some(earlier) if now.age >= since.elapsed() => {
                 (now.cpu.saturating_sub(earlier.cpu), since.elapsed())

@@ -44,6 +44,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether a control plane has kept anything in a state directory.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(FILE).is_file()
+    }
+
     /// Reads one consistent version.
     fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, StateError>) -> Result<T, StateError> {
         let transaction = self.database.begin_read().map_err(|error| self.failed(error))?;

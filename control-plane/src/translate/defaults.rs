@@ -88,7 +88,7 @@ pub(super) fn outlier_detection() -> OutlierDetection {
         enforcing_local_origin_success_rate: uint(0),
         enforcing_failure_percentage: uint(0),
         enforcing_failure_percentage_local_origin: uint(0),
-        base_ejection_time: duration(Duration::from_secs(5)),
+        base_ejection_time: duration(Duration::from_secs(2)),
         max_ejection_time: duration(Duration::from_secs(60)),
         max_ejection_percent: uint(50),
         always_eject_one_host: boolean(false),

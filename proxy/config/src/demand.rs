@@ -463,7 +463,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn in_wildcard_mode_short_names_are_completed_and_nobody_is_asked() {
         let (namespace, cluster_domain) =
-            (Arc::new(std::sync::OnceLock::from(Name::from("shop"))), "cluster.local".into());
+            (Arc::new(OnceLock::from(Name::from("shop"))), "cluster.local".into());
         let mesh = mesh(Resolution::Wildcard { namespace, cluster_domain });
         mesh.publish("cart.shop.svc.cluster.local:80");
         for name in ["cart:80", "cart.shop:80", "cart.shop.svc:80", "cart.shop.svc.cluster.local:80"] {
