@@ -147,7 +147,8 @@ impl HttpConnectionManager {
             proxy_100_continue: _,                                // 1xx always pass
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6: _, // changes a log line
             upgrade_configs,
-            normalize_path,
+            // The codec always does it, whatever is asked: docs/routing.md.
+            normalize_path: _,
             merge_slashes,
             path_with_escaped_slashes_action,
             request_id_extension,
@@ -179,8 +180,7 @@ impl HttpConnectionManager {
             ("always_set_request_id_in_response", always_set_request_id_in_response),
             ("forward_client_cert_details", forward_client_cert_details != 0),
             ("forward_client_cert_matcher", forward_client_cert_matcher.is_some()),
-            // Paths decide what is allowed, so that a promise to clean them first must be kept or refused.
-            ("normalize_path", flag(normalize_path)),
+            // Paths decide what is allowed, so that a promise to clean them further must be kept or refused.
             ("merge_slashes", merge_slashes),
             ("path_with_escaped_slashes_action", path_with_escaped_slashes_action > 1),
             ("path_normalization_options", path_normalization_options.is_some()),

@@ -224,7 +224,7 @@ fn connection_managers() {
     assert_eq!(bad_manager(|of| of.route_specifier = None), "route_specifier");
     assert_eq!(bad_manager(|of| of.http_filters.clear()), "http_filters");
     assert_eq!(bad_manager(|of| of.http_filters.push(of.http_filters[0].clone())), "http_filters[0]");
-    assert_eq!(bad_manager(|of| of.normalize_path = Some(BoolValue { value: true })), "normalize_path");
+    assert_eq!(bad_manager(|of| of.merge_slashes = true), "merge_slashes");
     assert_eq!(bad_manager(|of| of.max_request_headers_kb = number(0)), "max_request_headers_kb");
     let unknown = http_filter("lua", packed("type.googleapis.com/lua", &()));
     let mut wire = manager(rds(CART));

@@ -182,7 +182,9 @@ mod tests {
         let client = TcpStream::connect(group.address()).await.unwrap();
         let accepted = tokio::select! { a = zero.accept() => a, a = one.accept() => a };
         assert_eq!(accepted.client.0, client.local_addr().unwrap());
-        assert!(accepted.stream.nodelay().unwrap());
+        let socket = socket2::SockRef::from(&accepted.stream);
+        assert!(accepted.stream.nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Reading: [`parse`] makes heads, [`framing`] bodies. Writing: [`write`] makes bytes of both. [`connection`] moves the
 //! bytes. What the RFC lets a recipient tolerate and what two parsers could read in two ways is refused.
 
+#[cfg(test)]
+mod mutations;
 pub(crate) mod server;
 mod responder;
 mod session;

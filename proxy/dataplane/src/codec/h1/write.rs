@@ -38,6 +38,15 @@ impl Outgoing {
         self.waiting
     }
 
+    /// All that waits, taken out.
+    #[cfg(test)]
+    pub(crate) fn bytes(&mut self) -> Vec<u8> {
+        let mut all: Vec<u8> = self.queue.drain(..).flatten().collect();
+        all.extend_from_slice(&self.last.split());
+        self.waiting = 0;
+        all
+    }
+
     /// Gives back the memory that holds nothing.
     pub(crate) fn rest(&mut self) {
         if self.waiting == 0 {
@@ -327,10 +336,7 @@ mod tests {
     use super::*;
 
     fn text(out: &mut Outgoing) -> String {
-        let mut all: Vec<u8> = out.queue.drain(..).flatten().collect();
-        all.extend_from_slice(&out.last.split());
-        out.waiting = 0;
-        String::from_utf8(all).unwrap()
+        String::from_utf8(out.bytes()).unwrap()
     }
 
     fn answering() -> Answering {
