@@ -28,8 +28,7 @@ fn read(documents: &[Value]) -> View {
     std::fs::write(directory.path().join("all.yaml"), text.join("\n---\n")).unwrap();
     let state = directory.path().join("state.json");
     let source = Source::start(directory.path(), state, |_| {}).unwrap();
-    let view = source.view().borrow().clone();
-    view
+    source.view().borrow().clone()
 }
 
 fn catalog(view: &View, registrations: Registrations) -> Catalog {
@@ -242,11 +241,11 @@ fn every_kind_of_route_filter_and_service_is_taken() {
     for original_destination in [false, true] {
         let catalog = catalog(&view, registered(original_destination));
         let (_, minded) = give(&catalog, "shop", Mode::OnDemand, &asked);
-        assert_eq!(minded, [String::new(); 0]);
+        assert_eq!(minded, Vec::<String>::new());
         let (_, minded) = give(&catalog, "office", Mode::OnDemand, &["cart.shop:80"]);
-        assert_eq!(minded, [String::new(); 0]);
+        assert_eq!(minded, Vec::<String>::new());
         let (mut builder, minded) = give(&catalog, "shop", Mode::Wildcard, &[]);
-        assert_eq!(minded, [String::new(); 0]);
+        assert_eq!(minded, Vec::<String>::new());
         let snapshot = builder.build(|_| false).snapshot;
         for address in ["10.0.0.1:80", "10.0.0.1:85", "[fd00::1]:80"] {
             assert!(snapshot.destination(address).is_some(), "{address}");

@@ -64,7 +64,8 @@ pub(super) fn casualties(rows: &[Row]) -> String {
     let mut counted: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows {
         let lost = row.window.lost().into_iter().map(|why| format!("{}: lost: {why}", row.name));
-        let cut_off = row.window.cut_off().into_iter().map(|why| format!("{}: POST cut off: {why}", row.name));
+        let cut_off =
+            row.window.cut_off().into_iter().map(|why| format!("{}: POST cut off: {why}", row.name));
         for casualty in lost.chain(cut_off) {
             *counted.entry(casualty).or_default() += 1;
         }
