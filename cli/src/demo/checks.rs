@@ -10,8 +10,8 @@ use outrigger::admin;
 
 use super::intruder;
 use super::load::{Load, Window};
-use super::mesh::{Mesh, replace};
-use super::shop::{self, Canary};
+use super::mesh::Mesh;
+use super::shop::{self, Canary, replace};
 
 /// How long checks take: the whole form, or the quick one for tests.
 #[derive(Debug, Clone, Copy)]

@@ -3,17 +3,17 @@
 //! [`INSTANCES`] is the cast. Each instance has ports of its own on loopback, picked free when the demo starts, and
 //! keeps them when it is restarted, as a pod keeps its address.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use outrigger::admin;
 use outrigger::process::Process;
 
-/// The namespace of the shop.
-pub(super) const NAMESPACE: &str = "shop";
+use super::ports::Ports;
+use super::shop::NAMESPACE;
+
 /// How long anything may take to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -389,34 +389,10 @@ fn words<const N: usize>(words: [OsString; N]) -> Vec<OsString> {
     words.into()
 }
 
-/// Picks free ports of loopback, never the same one twice.
-#[derive(Default)]
-struct Ports(HashSet<u16>);
-
-impl Ports {
-    fn pick(&mut self) -> Result<SocketAddr, String> {
-        loop {
-            let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-            let address = probe.map_err(|error| format!("no free port on loopback: {error}"))?;
-            if self.0.insert(address.port()) {
-                return Ok(address);
-            }
-        }
-    }
-}
-
 /// Where the demo keeps everything: a directory that only its owner may enter.
 pub(super) fn directory() -> Result<tempfile::TempDir, String> {
     tempfile::Builder::new()
         .prefix("outrigger-demo-")
         .tempdir()
         .map_err(|error| format!("cannot make a directory for the demo: {error}"))
-}
-
-/// Replaces a file whole, as an editor or a deployment does: written beside it, then renamed over it.
-pub(super) fn replace(path: &Path, text: &str) -> Result<(), String> {
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, text)
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

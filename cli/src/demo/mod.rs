@@ -10,6 +10,7 @@ mod report;
 mod intruder;
 mod load;
 mod mesh;
+mod ports;
 mod shop;
 
 mod collector;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::mesh::{NAMESPACE, replace};
-
+/// The namespace of the shop.
+pub(super) const NAMESPACE: &str = "shop";
 /// The route that the canary checks edit.
 const CANARY: &str = "catalog-route.yaml";
 
@@ -114,3 +114,11 @@ spec:
             type: PathPrefix
             valeu: /cart
 ";
+
+/// Replaces a file whole, as an editor or a deployment does: written beside it, then renamed over it.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), String> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text)
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
