@@ -1,10 +1,10 @@
-//! Measures whether a sidecar's memory depends on the size of its mesh.
+//! Measures what a sidecar costs idle, and whether its memory depends on the size of its mesh.
 //!
 //! `cargo build --release && cargo run --release -p outrigger-benches -- --services 10000 --updates 1000` starts a
 //! control plane that serves that many services, a sidecar in front of an application that is registered for the
-//! first five, and a client's sidecar that sends traffic to those five; then it changes other services, one after the
-//! other, and prints the client sidecar's memory and CPU on the way. Run it with `--services 5 --updates 0` for the mesh to
-//! compare with. `--requests 200000` then measures what a request costs each sidecar that it passes: in the clear through
+//! first five, and a client's sidecar that idles, then sends traffic to those five; then it changes other services, one
+//! after the other, and prints the client sidecar's memory and CPU on the way. Run it with `--services 5 --updates 0` for
+//! the mesh to compare with. `--requests 200000` then measures what a request costs each sidecar that it passes: in the clear through
 //! one of them, and through two with mTLS between.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
 
@@ -25,6 +25,8 @@ use tokio::net::TcpStream;
 /// How many services get traffic.
 const USED: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(120);
+/// After that time without a request a sidecar counts as idle.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Measures a sidecar in a mesh of a given size.
 #[derive(Debug, Parser)]
@@ -71,6 +73,8 @@ async fn measure(args: Args) -> Result<(), String> {
     let server = mesh.server().await?;
     let client = mesh.client().await?;
 
+    tokio::time::sleep(IDLE).await;
+    report(&format!("idle for {} s", IDLE.as_secs()), &client, &control_plane)?;
     mesh.traffic(400).await?;
     report("after traffic to five services", &client, &control_plane)?;
     for update in 0..args.updates {

@@ -14,6 +14,7 @@ mod pages;
 mod admin;
 mod telemetry;
 mod readiness;
+mod resident;
 mod bootstrap;
 pub mod args;
 mod error;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::application::answering;
 use crate::error::Error;
 use crate::readiness::{Latch, Readiness};
+use crate::resident::release_startup_text;
 use crate::shutdown::Orders;
 use crate::sockets::Sockets;
 use crate::telemetry::access_log::AccessLogThread;
@@ -23,6 +24,8 @@ use crate::workers::Workers;
 
 /// How often it is looked whether the first configuration is there; nothing announces an empty one.
 const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);
+/// How long after its start a proxy has most probably done all that starting needs: joined, registered, been configured.
+const STARTED: Duration = Duration::from_secs(3);
 
 /// What must happen before the proxy is ready, by the names that `/ready` shows.
 pub(crate) struct Latches {
@@ -72,6 +75,8 @@ impl Life<'_> {
         let mut look = tokio::time::interval(LOOK_FOR_CONFIGURATION);
         let application = answering(std::mem::take(&mut self.applications));
         tokio::pin!(application);
+        let started = tokio::time::sleep(STARTED);
+        tokio::pin!(started);
         let (mut answers, mut announced) = (false, false);
         loop {
             tokio::select! {
@@ -90,6 +95,7 @@ impl Life<'_> {
                     if self.configured() { open(&mut self.latches.configuration); }
                 }
                 () = &mut application, if !answers => answers = true,
+                () = &mut started, if !started.is_elapsed() => release(),
             }
             if self.latches.listeners.is_some() && self.sockets.serve(&self.inbound) {
                 open(&mut self.latches.listeners);
@@ -108,6 +114,13 @@ impl Life<'_> {
         let answered = status.kinds.get(&Kind::Listener).is_some_and(|kind| kind.acknowledged > 0);
         let serves = !self.inbound.is_empty();
         status.published.is_some() || answered || (!serves && status.stream.connected_since.is_some())
+    }
+}
+
+fn release() {
+    match release_startup_text() {
+        Ok(bytes) => tracing::debug!(bytes, "released the text that starting needed"),
+        Err(error) => tracing::debug!(%error, "the text that starting needed stays in memory"),
     }
 }
 
