@@ -243,8 +243,9 @@ mod tests {
     #[test]
     fn one_kind_of_route_is_in_force_on_a_port_and_the_others_are_told() {
         let rule = format!("{{{TO_CART}}}");
-        let tcp =
-            |name: &str| route("TCPRoute", name, "name: catalog", "{backendRefs: [{name: stock, port: 9000}]}");
+        let tcp = |name: &str| {
+            route("TCPRoute", name, "name: catalog", "{backendRefs: [{name: stock, port: 9000}]}")
+        };
         let mut assembly = shop(&[&service("stock", 9000, "tcp"), &tcp("b"), &tcp("a")]);
         assert_eq!(assembly.table("catalog", "shop"), ["tcproute/shop/a/0/0 1*stock.shop:9000"]);
         assert_eq!(
@@ -350,9 +351,9 @@ mod tests {
             assert_eq!(assembly.table("catalog", "shop"), [line], "{protocol}");
             let conditions = assembly.conditions("TCPRoute shop/r");
             assert_eq!(conditions[0], "Accepted=True (Accepted)");
-            let refused = "ResolvedRefs=False (UnsupportedProtocol): Service shop/stock:80: UnsupportedProtocol";
-            let resolved =
-                if expected.contains(':') { "ResolvedRefs=True (ResolvedRefs)" } else { refused };
+            let refused =
+                "ResolvedRefs=False (UnsupportedProtocol): Service shop/stock:80: UnsupportedProtocol";
+            let resolved = if expected.contains(':') { "ResolvedRefs=True (ResolvedRefs)" } else { refused };
             assert_eq!(conditions[1], resolved, "{protocol}");
         }
     }
