@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::metrics::{Metrics, Scraped};
 use crate::model::mesh::Mesh;
+use crate::source::change::Refusal;
 use crate::source::watch::View;
 use crate::state::Store;
 use crate::status::{RegistrationStatus, Status};
@@ -107,7 +108,7 @@ impl Pages {
             proxies_connected: proxies,
             xds_streams: streams,
             xds_resources_refused: refused,
-            source_refusals: self.view.borrow().refusals.len(),
+            source_refusals: Refusal::count_resources(&self.view.borrow().refusals),
         });
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         answer(StatusCode::OK, kind, text)
