@@ -37,14 +37,14 @@ pub fn recorder(store: Store) -> Result<impl Fn(&[ChangeEvent]) + Send + 'static
 struct Known {
     /// The file and version of every resource that is there.
     present: BTreeMap<String, (String, Option<String>)>,
-    /// The reason of each refusal, by source and resource: as the log had it when this control plane began.
-    refused: BTreeMap<(String, String), String>,
+    /// The refusals that stand: source, resource and reason. One resource may have several.
+    refused: BTreeSet<(String, String, String)>,
     first_reading: bool,
 }
 
 impl Known {
     fn of(entries: Vec<HistoryEntry>) -> Self {
-        let mut known = Self { present: BTreeMap::new(), refused: BTreeMap::new(), first_reading: true };
+        let mut known = Self { present: BTreeMap::new(), refused: BTreeSet::new(), first_reading: true };
         for entry in &entries {
             known.learn(entry);
         }
@@ -55,13 +55,15 @@ impl Known {
         let Some((resource, verb)) = entry.what.rsplit_once(' ') else { return };
         match &entry.refused {
             Some(reason) => {
-                self.refused.insert((entry.source.clone(), resource.into()), reason.clone());
+                self.refused.insert((entry.source.clone(), resource.into(), reason.clone()));
+                return;
             }
             None if verb == REMOVED => drop(self.present.remove(resource)),
             None => {
                 self.present.insert(resource.into(), (entry.source.clone(), entry.version.clone()));
             }
         }
+        self.refused.retain(|(_, refused, _)| refused != resource);
     }
 
     /// The entries that these events are worth.
@@ -106,8 +108,8 @@ impl Known {
                     "" => refusal.reason.clone(),
                     field => format!("{field}: {}", refusal.reason),
                 };
-                let place = (source.clone(), resource.to_owned());
-                if self.first_reading && self.refused.get(&place) == Some(&reason) {
+                let known = (source.clone(), resource.to_owned(), reason.clone());
+                if self.first_reading && self.refused.contains(&known) {
                     return None;
                 }
                 refused = Some(reason);
@@ -225,12 +227,18 @@ mod tests {
             let entries = store.history(usize::MAX).unwrap();
             entries[before..].iter().map(|entry| entry.what.clone()).collect::<Vec<_>>()
         };
-        let first = start(&[added("cart", "1"), added("stock", "1"), refused("is no list")]);
+        let broken = [refused("is no list"), refused("is no name")];
+        let first = start(&[&[added("cart", "1"), added("stock", "1")], &broken[..]].concat());
         assert_eq!(
             first,
-            ["Service shop/cart added", "Service shop/stock added", "HTTPRoute shop/cart refused"]
+            [
+                "Service shop/cart added",
+                "Service shop/stock added",
+                "HTTPRoute shop/cart refused",
+                "HTTPRoute shop/cart refused"
+            ]
         );
-        assert!(start(&[added("cart", "1"), added("stock", "1"), refused("is no list")]).is_empty());
+        assert!(start(&[&[added("cart", "1"), added("stock", "1")], &broken[..]].concat()).is_empty());
         let away = start(&[added("cart", "2"), refused("is no map")]);
         assert_eq!(
             away,

@@ -15,4 +15,5 @@ pub mod source;
 pub mod state;
 pub mod model;
 pub mod metrics;
+mod quota;
 pub mod peer;

@@ -8,7 +8,8 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
 
 type ByWord = Family<[(&'static str, &'static str); 1], Counter<u64, AtomicU64>>;
 
@@ -22,8 +23,14 @@ pub struct Metrics {
     registrations: Gauge,
     registrations_refused: ByWord,
     connections_refused: ByWord,
+    xds_pushes: ByWord,
+    xds_resources_pushed: ByWord,
+    xds_nacks: ByWord,
+    xds_streams_refused: ByWord,
     xds_streams: Gauge,
-    xds_nacks: Gauge,
+    xds_resources_refused: Gauge,
+    proxies_connected: Gauge,
+    services: Gauge,
     source_refusals: Gauge,
 }
 
@@ -36,68 +43,78 @@ impl Default for Metrics {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("outrigger_control_plane"),
-            certificates_issued: Counter::default(),
-            certificates_refused: Family::default(),
-            tokens_created: Counter::default(),
-            registrations: Gauge::default(),
-            registrations_refused: Family::default(),
-            connections_refused: Family::default(),
-            xds_streams: Gauge::default(),
-            xds_nacks: Gauge::default(),
-            source_refusals: Gauge::default(),
-        };
-        let Self {
+        let mut registry = Registry::with_prefix("outrigger_control_plane");
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of the control plane", build);
+        Self {
+            certificates_issued: register(&mut registry, "certificates_issued", "Certificates signed"),
+            certificates_refused: register(
+                &mut registry,
+                "certificates_refused",
+                "Certificate requests refused, by reason",
+            ),
+            tokens_created: register(&mut registry, "tokens_created", "Join tokens made"),
+            registrations: register(&mut registry, "registrations", "Registered workloads"),
+            registrations_refused: register(
+                &mut registry,
+                "registrations_refused",
+                "Registrations refused, by reason",
+            ),
+            connections_refused: register(
+                &mut registry,
+                "connections_refused",
+                "Connections closed before any request, by reason",
+            ),
+            xds_pushes: register(&mut registry, "xds_pushes", "Responses sent, by resource type"),
+            xds_resources_pushed: register(
+                &mut registry,
+                "xds_resources_pushed",
+                "Resources and removals in the responses sent, by resource type",
+            ),
+            xds_nacks: register(
+                &mut registry,
+                "xds_nacks",
+                "Responses of which a proxy refused a part, by resource type",
+            ),
+            xds_streams_refused: register(
+                &mut registry,
+                "xds_streams_refused",
+                "xDS streams refused because a limit was reached, by reason",
+            ),
+            xds_streams: register(&mut registry, "xds_streams", "Open xDS streams"),
+            xds_resources_refused: register(
+                &mut registry,
+                "xds_resources_refused",
+                "Resources whose refusal by a connected proxy stands",
+            ),
+            proxies_connected: register(
+                &mut registry,
+                "proxies_connected",
+                "Proxies with an open xDS stream",
+            ),
+            services: register(&mut registry, "services", "Services of the mesh"),
+            source_refusals: register(
+                &mut registry,
+                "source_refusals",
+                "Resources of the configuration that are refused now",
+            ),
             registry,
-            certificates_issued,
-            certificates_refused,
-            tokens_created,
-            registrations,
-            registrations_refused,
-            connections_refused,
-            xds_streams,
-            xds_nacks,
-            source_refusals,
-        } = &mut metrics;
-        registry.register("certificates_issued", "Certificates signed", certificates_issued.clone());
-        registry.register(
-            "certificates_refused",
-            "Certificate requests refused, by reason",
-            certificates_refused.clone(),
-        );
-        registry.register("tokens_created", "Join tokens made", tokens_created.clone());
-        registry.register("registrations", "Registered workloads", registrations.clone());
-        registry.register(
-            "registrations_refused",
-            "Registrations refused, by reason",
-            registrations_refused.clone(),
-        );
-        registry.register(
-            "connections_refused",
-            "Connections closed before any request, by reason",
-            connections_refused.clone(),
-        );
-        registry.register("xds_streams", "Open xDS streams", xds_streams.clone());
-        registry.register(
-            "xds_nacks",
-            "Resources whose refusal by a connected proxy stands",
-            xds_nacks.clone(),
-        );
-        registry.register(
-            "source_refusals",
-            "Resources of the configuration that are refused now",
-            source_refusals.clone(),
-        );
-        metrics
+        }
     }
 
     /// The text exposition format, with the gauges that are read only when somebody looks.
     pub fn text(&self, at_scrape: Scraped) -> String {
-        let Scraped { xds_streams, xds_nacks, source_refusals } = at_scrape;
-        self.xds_streams.set(xds_streams);
-        self.xds_nacks.set(xds_nacks);
-        self.source_refusals.set(source_refusals);
+        let Scraped { services, proxies_connected, xds_streams, xds_resources_refused, source_refusals } =
+            at_scrape;
+        for (gauge, number) in [
+            (&self.services, services),
+            (&self.proxies_connected, proxies_connected),
+            (&self.xds_streams, xds_streams),
+            (&self.xds_resources_refused, xds_resources_refused),
+            (&self.source_refusals, source_refusals),
+        ] {
+            set(gauge, number);
+        }
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -131,7 +148,7 @@ impl Metrics {
 
     /// So many workloads are registered.
     pub fn set_registrations(&self, count: usize) {
-        self.registrations.set(i64::try_from(count).unwrap_or(i64::MAX));
+        set(&self.registrations, count);
     }
 
     /// A registration was refused.
@@ -143,15 +160,46 @@ impl Metrics {
     pub fn connection_refused(&self, reason: &'static str) {
         self.connections_refused.get_or_create(&[("reason", reason)]).inc();
     }
+
+    /// A response with so many resources, removals among them, was sent.
+    pub fn xds_pushed(&self, kind: &'static str, resources: usize) {
+        self.xds_pushes.get_or_create(&[("type", kind)]).inc();
+        let resources = u64::try_from(resources).unwrap_or(u64::MAX);
+        self.xds_resources_pushed.get_or_create(&[("type", kind)]).inc_by(resources);
+    }
+
+    /// A proxy refused something of a response.
+    pub fn xds_nacked(&self, kind: &'static str) {
+        self.xds_nacks.get_or_create(&[("type", kind)]).inc();
+    }
+
+    /// An xDS stream was refused.
+    pub fn xds_stream_refused(&self, reason: &'static str) {
+        self.xds_streams_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+}
+
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn set(gauge: &Gauge, number: usize) {
+    gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
 }
 
 /// What other parts know when `/metrics` is read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scraped {
+    /// Services of the mesh.
+    pub services: usize,
+    /// Proxies with an open stream.
+    pub proxies_connected: usize,
     /// Open xDS streams.
-    pub xds_streams: i64,
+    pub xds_streams: usize,
     /// Resources whose refusal stands, over all open streams.
-    pub xds_nacks: i64,
-    /// Refused resources.
-    pub source_refusals: i64,
+    pub xds_resources_refused: usize,
+    /// Refused resources of the configuration.
+    pub source_refusals: usize,
 }

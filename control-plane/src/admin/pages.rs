@@ -15,11 +15,12 @@ use tokio::sync::watch;
 
 use crate::metrics::{Metrics, Scraped};
 use crate::model::mesh::Mesh;
+use crate::source::change::Refusal;
 use crate::source::watch::View;
 use crate::state::Store;
 use crate::status::{RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
-use crate::xds::server::Server;
+use crate::xds::server::{Count, Server};
 
 /// A token request takes some 100 bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -101,14 +102,13 @@ impl Pages {
     }
 
     fn metrics_text(&self) -> Answer {
-        let proxies = self.xds.status();
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let resources = proxies.iter().flat_map(|proxy| &proxy.types).flat_map(|of_type| &of_type.resources);
-        let nacks = resources.filter(|resource| resource.nacked.is_some()).count();
+        let Count { streams, proxies, refused } = self.xds.count();
         let text = self.metrics.text(Scraped {
-            xds_streams: count(proxies.len()),
-            xds_nacks: count(nacks),
-            source_refusals: count(self.view.borrow().refusals.len()),
+            services: self.mesh.borrow().len(),
+            proxies_connected: proxies,
+            xds_streams: streams,
+            xds_resources_refused: refused,
+            source_refusals: Refusal::count_resources(&self.view.borrow().refusals),
         });
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         answer(StatusCode::OK, kind, text)
@@ -189,16 +189,18 @@ mod tests {
     use crate::translate::catalog::Settings;
 
     fn pages(directory: &std::path::Path) -> Pages {
+        let metrics = Arc::new(Metrics::new());
+        let settings = Settings {
+            cluster_domain: "cluster.local".into(),
+            trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        };
         Pages {
             trust_domain: TrustDomain::parse("cluster.local").unwrap(),
             view: watch::channel(View::default()).1,
             mesh: watch::channel(Arc::default()).1,
-            xds: Server::new(Settings {
-                cluster_domain: "cluster.local".into(),
-                trust_domain: TrustDomain::parse("cluster.local").unwrap(),
-            }),
+            xds: Server::new(settings, Arc::clone(&metrics)),
             store: Store::open(directory).unwrap(),
-            metrics: Metrics::new().into(),
+            metrics,
         }
     }
 

@@ -42,6 +42,9 @@ pub enum Refusal {
         /// Who asked.
         identity: SpiffeId,
     },
+    /// More than the pace of one identity.
+    #[error("too many certificates are asked for as {0}: try again later")]
+    TooMany(SpiffeId),
     /// A negative lifetime.
     #[error("the validity duration is negative")]
     Validity,
@@ -73,6 +76,7 @@ impl Refusal {
             Self::Signature => "csr-signature",
             Self::WeakKey(_) => "weak-key",
             Self::ForeignName { .. } => "foreign-name",
+            Self::TooMany(_) => "rate-limit",
             Self::Validity => "validity",
             Self::IssuerExpired => "issuer-expired",
             Self::Signing(_) => "signing",
@@ -87,6 +91,7 @@ impl Refusal {
             Self::NoCredentials | Self::Authorization | Self::CertificateExpired => Code::Unauthenticated,
             Self::Token(TokenRefusal::UsedByAnotherKey) => Code::PermissionDenied,
             Self::Token(_) => Code::Unauthenticated,
+            Self::TooMany(_) => Code::ResourceExhausted,
             Self::ForeignName { .. } | Self::Identity(_) => Code::PermissionDenied,
             Self::Malformed(_) | Self::Signature | Self::WeakKey(_) | Self::Validity => Code::InvalidArgument,
             Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {

@@ -10,6 +10,8 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_proto::istio_auth::istio_certificate_service_server::IstioCertificateService;
 use outrigger_proto::istio_auth::{IstioCertificateRequest, IstioCertificateResponse};
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -18,8 +20,14 @@ use super::refusal::Refusal;
 use super::request::SigningRequest;
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
+use crate::quota::{Meters, Pace};
 use crate::state::Store;
 use crate::state::token::Grant;
+
+/// Certificates for one identity: enough for hundreds of instances that start together, and for their renewals.
+const PACE: Pace = Pace { burst: 500, interval: Duration::from_millis(50) };
+/// Requests that are worked on at a time. More wait in their connections.
+const AT_WORK: usize = 16;
 
 /// The CA behind the RPC.
 #[derive(Debug, Clone)]
@@ -27,12 +35,16 @@ pub struct CertificateService {
     authority: Arc<Authority>,
     store: Store,
     metrics: Arc<Metrics>,
+    /// By who proved to be that identity: strangers cannot use up somebody's pace.
+    meters: Arc<Meters<SpiffeId>>,
+    room: Arc<Semaphore>,
 }
 
 impl CertificateService {
     /// A service that signs with `authority` and looks tokens up in `store`.
     pub fn new(authority: Arc<Authority>, store: Store, metrics: Arc<Metrics>) -> Self {
-        Self { authority, store, metrics }
+        let (meters, room) = (Arc::new(Meters::new(PACE)), Arc::new(Semaphore::new(AT_WORK)));
+        Self { authority, store, metrics, meters, room }
     }
 
     /// The whole of one request. Blocks on the disk when a token is used.
@@ -46,6 +58,9 @@ impl CertificateService {
         let requested = (seconds > 0).then(|| Duration::from_secs(seconds));
         // The credentials before the CSR: strangers cost no signature check.
         let (identity, grant) = self.identify(credentials?, now)?;
+        if !self.meters.admit(&identity, Instant::now()) {
+            return Err(Refusal::TooMany(identity));
+        }
         let csr = SigningRequest::read(&request.csr)?;
         csr.check_names(&identity)?;
         // Last, and before signing: a CSR that is refused uses no token up, and a used token is bound to its key
@@ -91,14 +106,19 @@ impl IstioCertificateService for CertificateService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let from = request.extensions().get().map_or("?".into(), |PeerAddress(address)| address.to_string());
         let peer = match (request.extensions().get::<PeerIdentity>(), request.extensions().get()) {
-            (Some(PeerIdentity(identity)), _) => Ok(identity),
+            (Some(PeerIdentity { identity, not_after: _ }), _) => Ok(identity),
             (None, Some(ExpiredPeer(_))) => Err(Refusal::CertificateExpired),
             (None, None) => Err(Refusal::NoCredentials),
         };
         let credentials = Credentials::of(request.metadata(), peer);
         let request = request.into_inner();
+        // Never closed. Held while the blocking thread works, also when the caller is gone.
+        let permit = Arc::clone(&self.room).acquire_owned().await.ok();
         let service = self.clone();
-        let issue = move || service.issue(credentials, &request, SystemTime::now());
+        let issue = move || {
+            let _permit = permit;
+            service.issue(credentials, &request, SystemTime::now())
+        };
         let issued = tokio::task::spawn_blocking(issue)
             .await
             .unwrap_or_else(|error| Err(Refusal::Signing(error.to_string())));
@@ -186,7 +206,9 @@ mod tests {
                 request.metadata_mut().insert("authorization", authorization.parse().unwrap());
             }
             if let Some(peer) = peer {
-                request.extensions_mut().insert(PeerIdentity(SpiffeId::parse(peer).unwrap()));
+                let not_after = SystemTime::now() + Duration::from_secs(60);
+                let peer = PeerIdentity { identity: SpiffeId::parse(peer).unwrap(), not_after };
+                request.extensions_mut().insert(peer);
             }
             let answer = self.service.create_certificate(request).await?.into_inner();
             use rustls_pki_types::pem::PemObject;
@@ -255,5 +277,19 @@ mod tests {
         assert!(refused.code() == Code::Unauthenticated && refused.message().contains("new join token"));
         // None of the refusals used the fresh token up.
         ca.ask(Some(&fresh), None, good).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_identity_that_asks_too_fast_is_slowed_down_and_nobody_else() {
+        let (ca, good) = (Ca::new(), csr(&KeyPair::generate().unwrap(), CART));
+        let meter = || ca.service.meters.admit(&SpiffeId::parse(CART).unwrap(), Instant::now());
+        while meter() {}
+        let refused = ca.ask(None, Some(CART), good.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert_eq!(ca.service.metrics.certificates_refused("rate-limit"), 1);
+        let payments = "spiffe://cluster.local/ns/shop/sa/payments";
+        ca.ask(None, Some(payments), csr(&KeyPair::generate().unwrap(), payments)).await.unwrap();
+        tokio::time::advance(PACE.interval).await;
+        ca.ask(None, Some(CART), good).await.unwrap();
     }
 }

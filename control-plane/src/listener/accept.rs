@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use outrigger_core::identity::TrustDomain;
+use outrigger_core::identity::{SpiffeId, TrustDomain};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,12 +27,19 @@ use tonic::{Request, Status};
 use super::services::Services;
 use crate::ca::certificate::LeafCertificate;
 use crate::metrics::Metrics;
-use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
+use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, until};
+use crate::quota::{Slot, Slots};
 
 /// How long a caller may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How many handshakes may be under way. More wait in the kernel's queue.
 const HANDSHAKES: usize = 512;
+/// How many connections one identity may have, and how many there may be without any. Each takes some 50 KiB.
+const CONNECTIONS: usize = 2048;
+/// How long a caller without a certificate may stay: it comes for one.
+const ANONYMOUS: Duration = Duration::from_secs(60);
+/// How long a connection stays after the certificate that opened it has expired, so that its streams can say so.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long to wait when the system gives no connection, as when descriptors run out.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A peer that says nothing is asked this often whether it is there, and has this long to answer.
@@ -75,6 +82,7 @@ pub async fn serve(
 /// Accepts until the receiver is gone.
 async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io::Result<Connection>>) {
     let room = Arc::new(Semaphore::new(HANDSHAKES));
+    let places = Arc::new(Slots::new(CONNECTIONS));
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.try_join_next().is_some() {}
@@ -86,10 +94,13 @@ async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io:
         match taken {
             Ok((stream, address)) => {
                 let (port, connections) = (port.clone(), connections.clone());
+                let places = Arc::clone(&places);
                 handshakes.spawn(async move {
-                    let connection = tokio::time::timeout(HANDSHAKE, port.handshake(stream, address)).await;
+                    let handshake = tokio::time::timeout(HANDSHAKE, port.handshake(stream, address)).await;
                     drop(permit);
-                    match connection.unwrap_or_else(|_| Err(Unfit::new("timeout", "no handshake in time"))) {
+                    let handshake =
+                        handshake.unwrap_or_else(|_| Err(Unfit::new("timeout", "no handshake in time")));
+                    match handshake.and_then(|(tls, peer)| Connection::new(tls, peer, &places)) {
                         Ok(connection) => drop(connections.send(Ok(connection)).await),
                         Err(Unfit { reason, text }) => {
                             port.metrics.connection_refused(reason);
@@ -119,7 +130,11 @@ impl Unfit {
 }
 
 impl Port {
-    async fn handshake(&self, stream: TcpStream, address: SocketAddr) -> Result<Connection, Unfit> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), Unfit> {
         // Small messages that somebody waits for. A socket without it still works.
         let _ = stream.set_nodelay(true);
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
@@ -134,14 +149,37 @@ impl Port {
         {
             return Err(Unfit::new("foreign-trust-domain", &certificate.identity));
         }
-        Ok(Connection { tls, peer: ConnectedPeer { address, certificate } })
+        Ok((tls, ConnectedPeer { address, certificate }))
     }
 }
 
-/// A connection whose handshake is done.
+/// A connection whose handshake is done. For its reader it ends soon after the certificate of its peer, whatever the
+/// peer does: a certificate that is renewed comes with a connection of its own.
 struct Connection {
     tls: TlsStream<TcpStream>,
     peer: ConnectedPeer,
+    life: Pin<Box<dyn Future<Output = ()> + Send>>,
+    over: bool,
+    _place: Slot<Option<SpiffeId>>,
+}
+
+impl Connection {
+    fn new(
+        tls: TlsStream<TcpStream>,
+        peer: ConnectedPeer,
+        places: &Slots<Option<SpiffeId>>,
+    ) -> Result<Self, Unfit> {
+        let identity = peer.certificate.as_ref().map(|certificate| certificate.identity.clone());
+        let place = places.take(&identity).ok_or_else(|| {
+            let who = identity.as_ref().map_or("callers without a certificate", |identity| identity.as_str());
+            Unfit::new("too-many", format!("{CONNECTIONS} connections of {who}"))
+        })?;
+        let life: Pin<Box<dyn Future<Output = ()> + Send>> = match &peer.certificate {
+            Some(certificate) => Box::pin(until(certificate.not_after + FAREWELL)),
+            None => Box::pin(tokio::time::sleep(ANONYMOUS)),
+        };
+        Ok(Self { tls, peer, life, over: false, _place: place })
+    }
 }
 
 /// What is known of the peer from the handshake on.
@@ -166,7 +204,7 @@ fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
         extensions.insert(PeerAddress(peer.address));
         match peer.certificate {
             Some(leaf) if leaf.not_after > SystemTime::now() => {
-                extensions.insert(PeerIdentity(leaf.identity));
+                extensions.insert(PeerIdentity { identity: leaf.identity, not_after: leaf.not_after });
             }
             Some(leaf) => {
                 extensions.insert(ExpiredPeer(leaf.identity));
@@ -183,6 +221,10 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.over = self.over || self.life.as_mut().poll(cx).is_ready();
+        if self.over {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
 }
@@ -215,8 +257,6 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_core::identity::SpiffeId;
-
     use super::*;
 
     #[test]
@@ -230,8 +270,10 @@ mod tests {
             request.extensions_mut().insert(ConnectedPeer { address, certificate });
             identify(request).unwrap()
         };
-        let (good, late) = (request(SystemTime::now() + minute), request(SystemTime::now() - minute));
-        assert_eq!(good.extensions().get(), Some(&PeerIdentity(identity.clone())));
+        let now = SystemTime::now();
+        let (good, late) = (request(now + minute), request(now - minute));
+        let peer = PeerIdentity { identity: identity.clone(), not_after: now + minute };
+        assert_eq!(good.extensions().get(), Some(&peer));
         assert_eq!(late.extensions().get::<PeerIdentity>(), None);
         assert_eq!(late.extensions().get(), Some(&ExpiredPeer(identity)));
     }

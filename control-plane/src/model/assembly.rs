@@ -155,7 +155,7 @@ pub(super) mod testing {
 
     /// The resource that YAML tells.
     pub(crate) fn resource(yaml: &str) -> Arc<Resource> {
-        read(yaml).remove(0).outcome.unwrap_or_else(|fault| panic!("{fault} in {yaml}"))
+        read(yaml).remove(0).outcome.unwrap_or_else(|faults| panic!("{faults:?} in {yaml}"))
     }
 
     impl Assembly {

@@ -94,13 +94,13 @@ fn table(inventory: &Inventory, routes: &[Attached<'_>]) -> Option<RouteTable> {
     let first = routes.first()?;
     if first.metadata.id.kind == Kind::TcpRoute {
         let rule = first.spec.rules.first()?;
-        let backends = backends(inventory, first.metadata, &rule.backends);
+        let backends = backends(inventory, *first, &rule.backends);
         return Some(RouteTable::Tcp(TcpRoute { id: id(first.metadata, 0, 0).into(), backends }));
     }
     let mut all = Vec::new();
     for (seniority, route) in routes.iter().enumerate() {
         for (number, rule) in route.spec.rules.iter().enumerate() {
-            let action = Arc::new(action(inventory, route.metadata, rule));
+            let action = Arc::new(action(inventory, *route, rule));
             for (at, (precedence, matches)) in rule.matches.iter().enumerate() {
                 let id = id(route.metadata, number, at).into();
                 let route = Route { id, matches: matches.clone(), action: Arc::clone(&action) };
@@ -117,7 +117,7 @@ fn id(route: &Metadata, rule: usize, at: usize) -> String {
     format!("{kind}/{}/{}/{rule}/{at}", route.id.namespace, route.id.name)
 }
 
-fn action(inventory: &Inventory, route: &Metadata, rule: &RuleSpec) -> RouteAction {
+fn action(inventory: &Inventory, route: Attached<'_>, rule: &RuleSpec) -> RouteAction {
     let RuleSpec { matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
     let mut plain = filters.plain.clone();
     let mirror = |mirror: &MirrorSpec| Mirror {
@@ -132,7 +132,7 @@ fn action(inventory: &Inventory, route: &Metadata, rule: &RuleSpec) -> RouteActi
     RouteAction { target, filters: plain, timeouts: *timeouts, retry: retry.clone() }
 }
 
-fn backends(inventory: &Inventory, route: &Metadata, specs: &[BackendSpec]) -> Vec<WeightedBackend> {
+fn backends(inventory: &Inventory, route: Attached<'_>, specs: &[BackendSpec]) -> Vec<WeightedBackend> {
     let one = |BackendSpec { reference, weight, filters }: &BackendSpec| WeightedBackend {
         weight: *weight,
         target: resolve(inventory, route, reference),
@@ -144,14 +144,14 @@ fn backends(inventory: &Inventory, route: &Metadata, specs: &[BackendSpec]) -> V
 /// The service port that a backend reference means.
 pub(super) fn resolve(
     inventory: &Inventory,
-    route: &Metadata,
+    route: Attached<'_>,
     backend: &BackendRef,
 ) -> Result<BackendTarget, InvalidBackend> {
     let (true, Some(port)) = (backend.is_service(), backend.port) else {
         return Err(InvalidBackend::InvalidKind);
     };
-    let key = backend_key(route, backend);
-    let (kind, namespace) = (route.id.kind, &route.id.namespace);
+    let key = backend_key(route.metadata, backend);
+    let (kind, namespace) = (route.metadata.id.kind, &route.metadata.id.namespace);
     // First, so that a route learns nothing about what it may not refer to.
     if key.namespace != *namespace && !inventory.permits(kind, namespace, &key) {
         return Err(InvalidBackend::RefNotPermitted);
@@ -160,12 +160,19 @@ pub(super) fn resolve(
     if let Reach::ExternalName(_) = service.reach {
         return Err(InvalidBackend::InvalidKind);
     }
-    let spoken = service.port(port).ok_or(InvalidBackend::BackendNotFound)?.protocol;
-    match (kind, spoken) {
-        (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) | (Kind::GrpcRoute, AppProtocol::Http) => {
-            Err(InvalidBackend::UnsupportedProtocol)
+    let spoken = service.port(port).ok_or(InvalidBackend::BackendNotFound)?;
+    let carried = match (kind, spoken.protocol) {
+        (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) | (Kind::GrpcRoute, AppProtocol::Http) => false,
+        // Whoever serves requests takes no opaque bytes, except on a port that this very route makes opaque.
+        (Kind::TcpRoute, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => {
+            let mut parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
+            parents.any(|parent| route.parent(parent) == key && selects(parent, spoken))
         }
-        _ => Ok(BackendTarget { service: key, port }),
+        _ => true,
+    };
+    match carried {
+        true => Ok(BackendTarget { service: key, port }),
+        false => Err(InvalidBackend::UnsupportedProtocol),
     }
 }
 
@@ -236,9 +243,11 @@ mod tests {
     #[test]
     fn one_kind_of_route_is_in_force_on_a_port_and_the_others_are_told() {
         let rule = format!("{{{TO_CART}}}");
-        let tcp = |name: &str| route("TCPRoute", name, "name: catalog", &rule);
-        let mut assembly = shop(&[&tcp("b"), &tcp("a")]);
-        assert_eq!(assembly.table("catalog", "shop"), ["tcproute/shop/a/0/0 1*cart.shop:80"]);
+        let tcp = |name: &str| {
+            route("TCPRoute", name, "name: catalog", "{backendRefs: [{name: stock, port: 9000}]}")
+        };
+        let mut assembly = shop(&[&service("stock", 9000, "tcp"), &tcp("b"), &tcp("a")]);
+        assert_eq!(assembly.table("catalog", "shop"), ["tcproute/shop/a/0/0 1*stock.shop:9000"]);
         assert_eq!(
             assembly.conditions("TCPRoute shop/b")[0],
             "Accepted=False (Conflicted): TCPRoute shop/a is in force on every port that this route names"
@@ -322,6 +331,30 @@ mod tests {
                 expected.contains(':') || conditions[1].contains(&format!("({expected})")),
                 "{conditions:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_tcp_route_leads_to_what_takes_opaque_bytes() {
+        for (protocol, expected) in [
+            ("tcp", "stock.shop:80"),
+            ("", "stock.shop:80"),
+            ("http", "UnsupportedProtocol"),
+            ("kubernetes.io/h2c", "UnsupportedProtocol"),
+            ("grpc", "UnsupportedProtocol"),
+        ] {
+            let rules = "{backendRefs: [{name: stock, port: 80}, {name: catalog, port: 80}]}";
+            let tcp = route("TCPRoute", "r", "name: catalog", rules);
+            let assembly = shop(&[&service("stock", 80, protocol), &tcp]);
+            // The route's own parent is opaque by the route.
+            let line = format!("tcproute/shop/r/0/0 1*{expected} 1*catalog.shop:80");
+            assert_eq!(assembly.table("catalog", "shop"), [line], "{protocol}");
+            let conditions = assembly.conditions("TCPRoute shop/r");
+            assert_eq!(conditions[0], "Accepted=True (Accepted)");
+            let refused =
+                "ResolvedRefs=False (UnsupportedProtocol): Service shop/stock:80: UnsupportedProtocol";
+            let resolved = if expected.contains(':') { "ResolvedRefs=True (ResolvedRefs)" } else { refused };
+            assert_eq!(conditions[1], resolved, "{protocol}");
         }
     }
 

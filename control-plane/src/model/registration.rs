@@ -112,6 +112,12 @@ pub struct WorkloadKey {
     pub instance: Name,
 }
 
+impl std::fmt::Display for WorkloadKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, instance {}", self.identity, self.instance)
+    }
+}
+
 /// A workload that registered itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkloadEntry {

@@ -65,7 +65,7 @@ fn resolved_refs(inventory: &Inventory, route: Attached<'_>) -> Condition {
         message,
         observed_generation: route.metadata.generation,
     };
-    let fails = |backend| resolve(inventory, route.metadata, backend).err().map(|why| (backend, why));
+    let fails = |backend| resolve(inventory, route, backend).err().map(|why| (backend, why));
     let mut failures = route.spec.backends().filter_map(fails).peekable();
     let Some((_, first)) = failures.peek().copied() else {
         return condition(true, "ResolvedRefs", String::new());

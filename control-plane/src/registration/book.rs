@@ -15,6 +15,9 @@ use super::workload::{PortRefusal, check_services};
 use crate::model::mesh::Mesh;
 use crate::model::registration::{Registrations, WorkloadEntry, WorkloadKey};
 
+/// Workloads of one identity that may be registered at a time.
+const OF_IDENTITY: usize = 1024;
+
 /// Tells one stream of a workload from the next.
 pub(super) type StreamId = u64;
 
@@ -71,6 +74,11 @@ impl Book {
         }
         let mut refusals = check_services(&workload, mesh);
         let mut evicted = Vec::new();
+        let siblings = || self.leases.keys().filter(|known| known.identity == key.identity).count();
+        if !self.leases.contains_key(&key) && siblings() >= OF_IDENTITY {
+            let text = format!("{} has {OF_IDENTITY} workloads registered already", key.identity);
+            refusals.push(PortRefusal { port: 0, reason: "identity-limit", text });
+        }
         for (index, port) in workload.ports.iter().enumerate() {
             let holder = self.registrations.claimant(&port.advertised);
             let Some(holder) = holder.filter(|holder| holder.key != key) else { continue };
@@ -78,8 +86,7 @@ impl Book {
                 evicted.push(holder.key.clone());
                 continue;
             }
-            let WorkloadKey { identity, instance } = &holder.key;
-            let text = format!("{} is claimed by {identity}, instance {instance}", port.advertised);
+            let text = format!("{} is claimed by {}", port.advertised, holder.key);
             refusals.push(PortRefusal { port: index, reason: "address-claimed", text });
         }
         if !refusals.is_empty() {
@@ -272,6 +279,19 @@ mod tests {
         assert_eq!(book.len(), 1);
         assert!(book.stream_ended(&a().key, 2));
         assert_eq!(book.len(), 0);
+    }
+
+    #[test]
+    fn an_identity_registers_so_many_workloads_and_no_more() {
+        let (mut book, mesh, now) = (Book::new(LEASE), mesh(&[]), Instant::now());
+        for index in 0..OF_IDENTITY {
+            let port = 9000 + u32::try_from(index).unwrap();
+            book.hear(workload("cart", &index.to_string(), port), 1, &mesh, now).unwrap();
+        }
+        let refused = texts(book.hear(workload("cart", "one-more", 8000), 1, &mesh, now));
+        assert!(refused[0].ends_with("1024 workloads registered already"), "{refused:?}");
+        assert!(book.hear(workload("cart", "0", 8000), 1, &mesh, now).unwrap().changed);
+        assert!(book.hear(workload("checkout", "a", 8001), 1, &mesh, now).is_ok());
     }
 
     #[test]

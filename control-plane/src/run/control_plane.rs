@@ -121,10 +121,11 @@ impl ControlPlane {
             publish_registrations,
             Arc::clone(&metrics),
         )?;
-        let xds = Server::new(catalog::Settings {
+        let domains = catalog::Settings {
             cluster_domain: settings.cluster_domain.as_str().into(),
             trust_domain: settings.trust_domain,
-        });
+        };
+        let xds = Server::new(domains, Arc::clone(&metrics));
         let merged = Merged { view: view.clone(), registrations, xds: xds.clone(), publish: publish_mesh };
         let mut merged = merged.renew().await?;
         tasks.spawn(registrar.run());
@@ -153,7 +154,7 @@ impl ControlPlane {
         tasks.spawn(crate::admin::server::serve(admin_listener, socket, pages.into()));
 
         let ca = CertificateService::new(authority, store, Arc::clone(&metrics));
-        let registration = RegistrationService::new(handle, mesh);
+        let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
         let services = Services::default()
             .with(xds.service())
             .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE))

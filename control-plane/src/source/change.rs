@@ -1,5 +1,6 @@
 //! What happened to the configuration: refusals as they stand, and the events that the change log keeps.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -16,6 +17,14 @@ pub struct Refusal {
     pub field: String,
     /// What is wrong there.
     pub reason: String,
+}
+
+impl Refusal {
+    /// How many resources are refused: one may be for several reasons.
+    pub fn count_resources(refusals: &[Self]) -> usize {
+        let places = refusals.iter().map(|one| (&one.file, one.document, &one.resource));
+        places.collect::<BTreeSet<_>>().len()
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -55,6 +55,7 @@ impl fmt::Display for Report {
         for refusal in self.refusals.iter() {
             writeln!(f, "refused: {refusal}")?;
         }
-        writeln!(f, "{} accepted, {} refused", self.resources.len(), self.refusals.len())
+        let refused = Refusal::count_resources(&self.refusals);
+        writeln!(f, "{} accepted, {refused} refused", self.resources.len())
     }
 }

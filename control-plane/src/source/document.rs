@@ -41,7 +41,7 @@ fn has_content(line: &str) -> bool {
 pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
     match parse(text, first_line) {
         Ok(value) => decode(value),
-        Err(reason) => vec![Decoded { title: None, id: None, outcome: Err(Fault::new("", reason)) }],
+        Err(reason) => vec![Decoded { title: None, id: None, outcome: Err(vec![Fault::new("", reason)]) }],
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_no_yaml_is_refused_with_its_line_in_the_file() {
         let decoded = read("---\na: 1\nb: [\n", 10);
-        let fault = decoded[0].outcome.as_ref().unwrap_err();
+        let fault = &decoded[0].outcome.as_ref().unwrap_err()[0];
         assert!(fault.reason.starts_with("line 1"), "{fault}");
         let twice = read("a: 1\na: 2\n", 1);
         assert!(twice[0].outcome.is_err());

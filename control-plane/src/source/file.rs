@@ -85,9 +85,9 @@ impl File {
                         new.offers
                             .insert(id.clone(), Offer { document: number, resource, text, kept: false });
                     }
-                    (_, Err(fault)) => {
+                    (_, Err(faults)) => {
                         nameless |= id.is_none();
-                        refuse(&fault.path, fault.reason.clone());
+                        faults.iter().for_each(|fault| refuse(&fault.path, fault.reason.clone()));
                     }
                     (None, Ok(_)) => {}
                 }

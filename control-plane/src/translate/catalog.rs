@@ -13,7 +13,7 @@ use outrigger_core::identity::TrustDomain;
 
 use super::destination::{Destination, Target};
 use super::resource::{Kind, Resource};
-use super::{cluster, endpoint, inbound, listener, route};
+use super::{cluster, endpoint, inbound, listener, route, wildcard};
 use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
 use crate::model::service::{Reach, Service, ServiceKey};
@@ -151,18 +151,18 @@ impl Catalog {
         let own = mesh.workload(&viewer.workload).map(|workload| inbound_names(workload, kind));
         let mut names = own.unwrap_or_default();
         if viewer.mode == Mode::Wildcard && kind.has_wildcard() {
-            let services = mesh.services().map(|(_, entry)| entry.service.as_ref());
-            names.extend(services.flat_map(|service| self.canonical_names(service)));
+            names.extend(wildcard::names(&mesh, kind, &self.settings.cluster_domain));
         }
         names
     }
 
     /// Whether `*` means this name, if it exists at all.
     pub fn in_wildcard(&self, viewer: &Viewer, kind: Kind, name: &str) -> bool {
-        let canonical =
-            || Target::parse(name, &self.settings.cluster_domain).is_some_and(|t| t.only.is_none());
+        let domain = &self.settings.cluster_domain;
+        let of_mesh =
+            || self.state().mesh.clone().is_some_and(|mesh| wildcard::means(&mesh, kind, name, domain));
         kind.has_wildcard()
-            && (name.starts_with(inbound::PREFIX) || (viewer.mode == Mode::Wildcard && canonical()))
+            && (name.starts_with(inbound::PREFIX) || (viewer.mode == Mode::Wildcard && of_mesh()))
     }
 
     /// What the answer for a name can change with: fixed by the name, whether or not it exists today.
@@ -253,15 +253,6 @@ impl Catalog {
         }
     }
 
-    fn canonical_names(&self, service: &Service) -> Vec<Name> {
-        match service.reach {
-            Reach::ExternalName(_) => Vec::new(),
-            Reach::ClusterIps(_) | Reach::Headless => {
-                listener::canonical_names(service, &self.settings.cluster_domain).collect()
-            }
-        }
-    }
-
     fn affected(&self, changed: &Changed, old: &Mesh, new: &Mesh) -> Affected {
         let Changed { services, endpoints, routes, workloads } = changed;
         let kinds: [(&[ServiceKey], &[Kind]); 3] =
@@ -277,13 +268,7 @@ impl Catalog {
             let direct: BTreeSet<_> = kinds.iter().copied().chain(ROUTE_KINDS).collect();
             let addresses = reach_of(old, key).chain(reach_of(new, key));
             affected.dependencies.extend(addresses.map(|reach| (reach, direct.clone())));
-            let names: BTreeSet<_> = [old, new]
-                .iter()
-                .filter_map(|mesh| mesh.service(key))
-                .flat_map(|entry| self.canonical_names(&entry.service))
-                .collect();
-            let wild = kinds.iter().filter(|kind| kind.has_wildcard());
-            affected.names.extend(wild.flat_map(|kind| names.iter().map(|name| (*kind, name.clone()))));
+            affected.names.extend(self.wildcard_names(key, &kinds, [old, new]));
             // What the service says of a port's protocol, and a TCPRoute, show in the listeners of those who serve it.
             if services.binary_search(key).is_ok() || routes.binary_search(key).is_ok() {
                 workloads
@@ -305,6 +290,32 @@ impl Catalog {
             affected.inbound.push((key, names.into_iter().collect()));
         }
         affected
+    }
+
+    /// The names by which who watches everything knows a changed service.
+    fn wildcard_names(
+        &self,
+        key: &ServiceKey,
+        kinds: &BTreeSet<Kind>,
+        meshes: [&Mesh; 2],
+    ) -> BTreeSet<(Kind, Name)> {
+        let domain = &self.settings.cluster_domain;
+        let mut all = BTreeSet::new();
+        for mesh in meshes {
+            let canonical = mesh.service(key).map(|entry| wildcard::canonical_names(&entry.service, domain));
+            let canonical = canonical.unwrap_or_default();
+            for kind in kinds.iter().filter(|kind| kind.has_wildcard()) {
+                all.extend(canonical.iter().map(|name| (*kind, name.clone())));
+            }
+            // With an endpoint, all that is called by its address comes and goes.
+            for kind in [Kind::Cluster, Kind::Listener] {
+                if kinds.contains(&Kind::Cluster) {
+                    let direct = wildcard::direct_names(mesh, key, kind, domain);
+                    all.extend(direct.into_iter().map(|name| (kind, name)));
+                }
+            }
+        }
+        all
     }
 
     /// The state; no code that holds the lock can panic half-way through a change of it.

@@ -22,9 +22,11 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// To tell HTTP from other bytes where nothing says which it is. A server that speaks first costs a new client this
 /// once, until the verdict is remembered.
 pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// Without a byte in either direction of a request, a WebSocket included. Envoy's 5 minutes cut quiet streams that
-/// applications keep on purpose; none at all would hold the memory of peers that went away in silence.
-pub(super) const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a request, an upgraded connection or opaque bytes may be quiet: for as long as they like. Watches, long polls
+/// and database sessions are quiet on purpose, and an application that wants a limit has its own. Envoy would cut them
+/// after 5 minutes (`stream_idle_timeout`) and an hour (`TcpProxy.idle_timeout`), and so "none" is written. Whether a
+/// quiet peer is still there is for HTTP/2 PINGs and TCP keepalive to find out, not for a clock.
+pub(super) const NO_IDLE_TIMEOUT: Duration = Duration::ZERO;
 /// Tries after the first.
 const RETRIES: u32 = 2;
 /// The least time before the next try, and how many times that the most.

@@ -13,7 +13,7 @@ use outrigger_proto::xds::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedClust
 use outrigger_proto::xds::type_url;
 
 use super::action::{CORS_FILTER, INVALID_BACKEND, cluster_name, uses_cors};
-use super::defaults::{DETECTION_TIMEOUT, STREAM_IDLE_TIMEOUT};
+use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT};
 use super::destination::Target;
 use super::wire::{ads, any, duration, empty};
 use crate::model::mesh::Mesh;
@@ -85,7 +85,7 @@ pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool)
             .into_iter()
             .chain([filter("envoy.filters.http.router", type_url::ROUTER)])
             .collect(),
-        stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
+        stream_idle_timeout: duration(NO_IDLE_TIMEOUT),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
         ..Default::default()
     }
@@ -93,8 +93,12 @@ pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool)
 
 /// The TCP proxy as a network filter.
 pub(super) fn tcp_filter(stat: &str, clusters: ClusterSpecifier) -> Filter {
-    let proxy =
-        TcpProxy { stat_prefix: stat.into(), cluster_specifier: Some(clusters), ..Default::default() };
+    let proxy = TcpProxy {
+        stat_prefix: stat.into(),
+        cluster_specifier: Some(clusters),
+        idle_timeout: duration(NO_IDLE_TIMEOUT),
+        ..Default::default()
+    };
     network_filter("envoy.filters.network.tcp_proxy", any(type_url::TCP_PROXY, &proxy))
 }
 

@@ -3,13 +3,14 @@
 //! The wiring makes one [`Server`], publishes every version of the mesh to it and gives [`Server::service`] to tonic. A
 //! stream ends when its client leaves or breaks the protocol, or when the server closes; nothing of it stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
 use outrigger_proto::xds::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
@@ -25,8 +26,11 @@ use super::node::{BadNode, Node};
 use super::status::{self, StreamStatus};
 use super::stream::{Source, Stream};
 use super::subscription::WILDCARD;
+use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
-use crate::peer::PeerIdentity;
+use crate::model::registration::WorkloadKey;
+use crate::peer::{PeerIdentity, expired, until, verified};
+use crate::quota::Slots;
 use crate::translate::catalog::{Catalog, Settings, Viewer};
 use crate::translate::resource::{Kind, Resource};
 
@@ -35,6 +39,10 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(15);
 /// Responses between the stream's task and the client's connection. The protocol lets one response of each type wait,
 /// so it never fills.
 const RESPONSES: usize = Kind::ALL.len() + 1;
+/// Streams of one identity: of all instances of a workload together.
+const OF_IDENTITY: usize = 1024;
+/// Streams of one instance. It has one, and a few that broke without a word are not found dead yet.
+const OF_INSTANCE: usize = 8;
 
 /// The xDS server. Clones are the same server.
 #[derive(Debug, Clone)]
@@ -46,6 +54,9 @@ pub struct Server {
 struct Shared {
     hub: Hub,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    of_identity: Slots<SpiffeId>,
+    of_instance: Slots<WorkloadKey>,
+    metrics: Arc<Metrics>,
     closing: AtomicBool,
 }
 
@@ -59,9 +70,15 @@ struct Session {
 
 impl Server {
     /// A server that serves nothing until the first [`publish`](Self::publish): streams are accepted and wait.
-    pub fn new(settings: Settings) -> Self {
-        let shared =
-            Shared { hub: Hub::new(settings), sessions: Mutex::default(), closing: AtomicBool::new(false) };
+    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let shared = Shared {
+            hub: Hub::new(settings),
+            sessions: Mutex::default(),
+            of_identity: Slots::new(OF_IDENTITY),
+            of_instance: Slots::new(OF_INSTANCE),
+            metrics,
+            closing: AtomicBool::new(false),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -83,11 +100,30 @@ impl Server {
         all
     }
 
+    /// How many there are, for `/metrics`.
+    pub fn count(&self) -> Count {
+        let sessions: Vec<_> = lock(&self.shared.sessions).values().cloned().collect();
+        let proxies: HashSet<_> = sessions.iter().map(|session| &session.node.viewer.workload).collect();
+        let refused = |session: &Arc<Session>| lock(&session.stream).refused();
+        Count { streams: sessions.len(), proxies: proxies.len(), refused: sessions.iter().map(refused).sum() }
+    }
+
     /// Ends every stream, so that the proxies turn to another server, or come back.
     pub fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.hub.wake_all();
     }
+}
+
+/// What is connected at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// Open streams.
+    pub streams: usize,
+    /// Workloads that have one or more.
+    pub proxies: usize,
+    /// Resources whose refusal stands, over all streams.
+    pub refused: usize,
 }
 
 impl Session {
@@ -112,15 +148,17 @@ impl AggregatedDiscoveryService for Server {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let Some(peer) = request.extensions().get::<PeerIdentity>().cloned() else {
-            return Err(Status::unauthenticated("a client certificate of the mesh is required"));
-        };
-        let (responses, stream) = mpsc::channel(RESPONSES);
+        let peer = verified(&request)?;
         let shared = Arc::clone(&self.shared);
-        // Owned by the stream: it ends with the client's half or with ours, or when the server closes.
+        let place = shared.of_identity.take(&peer.identity);
+        let place = place.ok_or_else(|| shared.full("identity-limit", &peer.identity, OF_IDENTITY))?;
+        let (responses, stream) = mpsc::channel(RESPONSES);
+        // Owned by the stream: it ends with the client's half or with ours, with the client's certificate, or when the
+        // server closes.
         tokio::spawn(async move {
+            let _place = place;
             if let Err(status) = shared.serve(peer, request.into_inner(), &responses).await {
-                tracing::debug!(%status, "xDS stream refused");
+                tracing::info!(%status, "xDS stream ended by the control plane");
                 // Full or closed: nobody is left to read it.
                 let _ = responses.try_send(Err(status));
             }
@@ -134,7 +172,7 @@ type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 impl Shared {
     async fn serve(
         &self,
-        PeerIdentity(identity): PeerIdentity,
+        PeerIdentity { identity, not_after }: PeerIdentity,
         mut requests: Streaming<DeltaDiscoveryRequest>,
         responses: &Responses,
     ) -> Result<(), Status> {
@@ -142,6 +180,11 @@ impl Shared {
         let first = first.map_err(|_| Status::deadline_exceeded("no first message"))??;
         let Some(first) = first else { return Ok(()) };
         let node = Node::read(first.node.as_ref(), &identity).map_err(refused)?;
+        let workload = &node.viewer.workload;
+        let place = self.of_instance.take(workload);
+        let _place = place.ok_or_else(|| self.full("instance-limit", workload, OF_INSTANCE))?;
+        let ended = until(not_after);
+        tokio::pin!(ended);
         let watch = Watch::begin(self, node);
         watch.take(&first)?;
         loop {
@@ -156,8 +199,16 @@ impl Shared {
                 },
                 () = watch.mailbox.wake.notified() => watch.changed(),
                 () = responses.closed() => return Ok(()),
+                () = &mut ended => return Err(expired()),
             }
         }
+    }
+
+    /// The refusal of a stream for which its caller has no room left.
+    fn full(&self, reason: &'static str, who: &dyn std::fmt::Display, limit: usize) -> Status {
+        self.metrics.xds_stream_refused(reason);
+        tracing::warn!(reason, %who, limit, "xDS stream refused");
+        Status::resource_exhausted(format!("{who} has {limit} xDS streams open already"))
     }
 }
 
@@ -183,6 +234,9 @@ impl<'a> Watch<'a> {
         }
         if let Some(error) = &request.error_detail {
             let node = &self.session.node.viewer.workload;
+            if let Some(kind) = Kind::from_type_url(&request.type_url) {
+                self.shared.metrics.xds_nacked(kind.as_str());
+            }
             tracing::warn!(
                 identity = %node.identity, instance = %node.instance, type_url = request.type_url,
                 detail = error.message, "a proxy refused configuration"
@@ -208,6 +262,10 @@ impl<'a> Watch<'a> {
         let view = View { catalog: &self.shared.hub.catalog, viewer: &self.session.node.viewer };
         let mut stream = lock(&self.session.stream);
         while let Some(response) = stream.poll(&view) {
+            if let Some(kind) = Kind::from_type_url(&response.type_url) {
+                let resources = response.resources.len() + response.removed_resources.len();
+                self.shared.metrics.xds_pushed(kind.as_str(), resources);
+            }
             let sent = responses.try_send(Ok(response));
             sent.map_err(|_| Status::resource_exhausted("responses answered that were not read"))?;
         }

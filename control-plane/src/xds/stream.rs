@@ -116,6 +116,11 @@ impl Stream {
             .find_map(|kind| self.removals(kind))
     }
 
+    /// How many resources the client has refused and not taken since.
+    pub(super) fn refused(&self) -> usize {
+        self.kinds.iter().map(|state| state.nacks.len()).sum()
+    }
+
     /// The state of each type, for status.
     pub(super) fn kinds(&self) -> &[Subscription] {
         &self.kinds

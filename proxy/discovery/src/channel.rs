@@ -194,6 +194,48 @@ impl ControlPlane {
     }
 }
 
+/// The one connection on which streams stay open, made anew with each new certificate: for the control plane a stream ends
+/// with the certificate that its connection was opened with, so that whoever has one moves it over in time. Clones share
+/// the connection, and each notices a renewal for itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    to: ControlPlane,
+    credentials: Credentials,
+    current: Arc<Mutex<Option<(Arc<Credential>, Channel)>>>,
+}
+
+impl Line {
+    pub(crate) fn new(to: ControlPlane, credentials: Credentials) -> Self {
+        Self { to, credentials, current: Arc::default() }
+    }
+
+    /// The connection of the newest certificate; it connects with the first call. Waits for a first certificate, and for
+    /// ever when none can come any more.
+    pub(crate) async fn channel(&mut self) -> Channel {
+        let credential = match self.credentials.wait_for(Option::is_some).await {
+            Ok(credential) => credential.clone(),
+            Err(_) => None,
+        };
+        let Some(credential) = credential else { return std::future::pending().await };
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some((of, channel)) if Arc::ptr_eq(of, &credential) => channel.clone(),
+            _ => {
+                let channel = self.to.channel(self.credentials.clone());
+                *current = Some((credential, channel.clone()));
+                channel
+            }
+        }
+    }
+
+    /// Waits until there is a newer certificate than that of the last [`Line::channel`]. Cancel-safe.
+    pub(crate) async fn renewed(&mut self) {
+        if self.credentials.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
 /// Bytes both ways; boxed, since there is one of these per process.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::ads;
-use crate::channel::{ChannelError, ControlPlane};
+use crate::channel::{ChannelError, ControlPlane, Line};
 use crate::clock::Clock;
 use crate::dns::{Dns, DnsError};
 use crate::identity::{Identity, IdentityError};
@@ -116,15 +116,15 @@ impl Discovery {
             Supervisor::new(&instance, mode, store.clone(), dir, published, demands, events, status.clone());
         supervisor.restore().await;
 
-        // One connection for both streams; it connects with the first call.
-        let channel = control_plane.channel(credentials.clone());
+        // One connection for both streams.
+        let line = Line::new(control_plane, credentials.clone());
         let (registration, registration_handle) =
             Registration::new(&instance, &ports, &labels, status.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(identity.maintain(status.clone()));
-        tasks.spawn(publication.maintain(credentials.clone()));
-        tasks.spawn(ads::maintain(channel.clone(), credentials.clone(), ads));
-        tasks.spawn(registration.maintain(channel, credentials));
+        tasks.spawn(publication.maintain(credentials));
+        tasks.spawn(ads::maintain(line.clone(), ads));
+        tasks.spawn(registration.maintain(line));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(supervisor.run(tasks, stopped));
         Ok(Handle { status, store, registration: registration_handle, stop: Some(stop), task })

@@ -3,7 +3,8 @@
 //! The supervisor starts [`Registration::maintain`]. A stream that breaks removes nobody; it is opened again and the
 //! workload said again. What the control plane refuses is said again, too, since the missing Service may yet be added.
 //! A workload that drained keeps its stream: with it the control plane would take away the listeners on which it still
-//! answers. Its end is the proxy's.
+//! answers. Its end is the proxy's. For the same reason a stream that moves to the connection of a new certificate is kept
+//! until the next one has been answered.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,7 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::channel::{Credentials, describe};
+use crate::channel::{Line, describe};
 use crate::status::StatusBoard;
 
 /// How long a drain waits for the control plane to say that nobody is sent here any more.
@@ -90,6 +91,22 @@ pub(crate) struct Registration {
     status: StatusBoard,
 }
 
+/// An open stream: the way there and the way back. It lives for as long as both are held.
+#[derive(Debug)]
+struct Call {
+    requests: mpsc::UnboundedSender<RegisterRequest>,
+    responses: Streaming<wire::RegisterResponse>,
+}
+
+/// Why a stream is not read any more.
+#[derive(Debug)]
+enum Ended {
+    /// It broke.
+    Broken(Status),
+    /// There is a new certificate; the stream is still open.
+    Renewed(Call),
+}
+
 /// What others may ask of the registration.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationHandle {
@@ -143,15 +160,23 @@ impl Registration {
     }
 
     /// Registers, and registers again after each break. Owned by the supervisor, and ends with it.
-    pub(crate) async fn maintain(mut self, channel: Channel, mut credentials: Credentials) {
-        // Without a certificate there is nobody to register.
-        if self.workload.ports.is_empty() || credentials.wait_for(Option::is_some).await.is_err() {
+    pub(crate) async fn maintain(mut self, mut line: Line) {
+        if self.workload.ports.is_empty() {
             return;
         }
+        // Without a certificate there is nobody to register.
+        line.channel().await;
         self.expect(Leave::Possible);
         let mut backoff = Backoff::default();
+        let mut before = None;
         loop {
-            let Err(status) = self.serve(channel.clone(), &mut backoff).await;
+            let status = match self.serve(&mut line, before.take(), &mut backoff).await {
+                Ended::Broken(status) => status,
+                Ended::Renewed(call) => {
+                    before = Some(call);
+                    continue;
+                }
+            };
             let reason = describe(&status);
             tracing::warn!(reason, "the registration stream ended; registering again");
             self.status.registration_failed(reason);
@@ -159,21 +184,44 @@ impl Registration {
         }
     }
 
-    /// One stream, to its end.
-    async fn serve(&mut self, channel: Channel, backoff: &mut Backoff) -> Result<Infallible, Status> {
+    /// One stream, to its end; the one before it goes when it has been answered, or has failed.
+    async fn serve(&mut self, line: &mut Line, before: Option<Call>, backoff: &mut Backoff) -> Ended {
+        let channel = line.channel().await;
+        let opened = self.open(channel).await;
+        self.expect(if opened.is_ok() { Leave::Possible } else { Leave::Hopeless });
+        let mut call = match opened {
+            Ok(call) => call,
+            Err(status) => return Ended::Broken(status),
+        };
+        tokio::select! {
+            Err(status) = self.converse(&mut call, before, backoff) => Ended::Broken(status),
+            () = line.renewed() => Ended::Renewed(call),
+        }
+    }
+
+    async fn open(&mut self, channel: Channel) -> Result<Call, Status> {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let _ = requests.send(self.message(true));
-        let mut client = RegistrationClient::new(channel);
-        let opened = client.register(UnboundedReceiverStream::new(outgoing)).await;
-        self.expect(if opened.is_ok() { Leave::Possible } else { Leave::Hopeless });
-        let mut responses = opened?.into_inner();
+        let opened = RegistrationClient::new(channel).register(UnboundedReceiverStream::new(outgoing)).await;
+        Ok(Call { requests, responses: opened?.into_inner() })
+    }
+
+    /// Says what is wanted, and that the workload is alive, until the stream breaks.
+    async fn converse(
+        &mut self,
+        Call { requests, responses }: &mut Call,
+        mut before: Option<Call>,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, Status> {
         let mut heartbeat = FIRST_HEARTBEAT;
         let mut refused = false;
         let mut next = Instant::now() + heartbeat;
         loop {
             let full = tokio::select! {
-                outcome = outcome(&mut responses) => {
-                    match outcome? {
+                outcome = outcome(responses) => {
+                    let outcome = outcome?;
+                    drop(before.take());
+                    match outcome {
                         Outcome::Accepted(accepted) => {
                             let lease = lease(accepted);
                             heartbeat = (lease / 3).max(FASTEST_HEARTBEAT);

@@ -1,6 +1,7 @@
 //! What a workload tells the control plane, by a control plane that the test plays.
 
 use super::*;
+use crate::channel::Credential;
 use crate::clock::Clock;
 use crate::testing::{Ca, RegistrationCall, Stage, stage};
 use outrigger_proto::registration::{Accepted, Drained, RegisterResponse};
@@ -18,15 +19,23 @@ fn cart() -> WorkloadPort {
     }
 }
 
+const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+
 fn start(ports: &[WorkloadPort]) -> (Stage, RegistrationHandle, StatusBoard) {
-    let ca = Arc::new(Ca::new());
-    let stage = stage(&ca, Clock::paused());
+    let (stage, handle, status, _renewals) = start_renewable(&Arc::new(Ca::new()), ports);
+    (stage, handle, status)
+}
+
+fn start_renewable(
+    ca: &Arc<Ca>,
+    ports: &[WorkloadPort],
+) -> (Stage, RegistrationHandle, StatusBoard, watch::Sender<Option<Arc<Credential>>>) {
+    let stage = stage(ca, Clock::paused());
     let status = StatusBoard::default();
     let (task, handle) = Registration::new("cart-1", ports, &BTreeMap::new(), status.clone());
-    let credential = crate::testing::credential(&ca, "spiffe://cluster.local/ns/shop/sa/cart");
-    let credentials = watch::channel(Some(credential)).1;
-    tokio::spawn(task.maintain(stage.control_plane.channel(credentials.clone()), credentials));
-    (stage, handle, status)
+    let (renewals, credentials) = watch::channel(Some(crate::testing::credential(ca, CART)));
+    tokio::spawn(task.maintain(Line::new(stage.control_plane.clone(), credentials)));
+    (stage, handle, status, renewals)
 }
 
 fn answer(call: &RegistrationCall, outcome: Outcome) {
@@ -71,6 +80,27 @@ async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
     let again = heard(&mut call).await;
     assert!(again.workload.is_some());
     assert_eq!(again.health(), wire::Health::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
+    let ca = Arc::new(Ca::new());
+    let (mut stage, handle, _, renewals) = start_renewable(&ca, &[cart()]);
+    handle.ready(true);
+    let mut old = stage.registrations.recv().await.unwrap();
+    assert!(heard(&mut old).await.workload.is_some());
+    answer(&old, accepted(30));
+    renewals.send_replace(Some(crate::testing::credential(&ca, CART)));
+    let renewed = Instant::now();
+    let mut new = stage.registrations.recv().await.unwrap();
+    let again = heard(&mut new).await;
+    assert!(again.workload.is_some() && again.health() == wire::Health::Ready);
+    let ended = old.requests.message();
+    tokio::pin!(ended);
+    assert!(tokio::time::timeout(Duration::from_millis(10), &mut ended).await.is_err(), "not yet");
+    answer(&new, accepted(30));
+    assert!(!matches!(ended.await, Ok(Some(_))), "it says no more");
+    assert!(renewed.elapsed() < Duration::from_millis(100), "no backoff");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use outrigger_core::Name;
 use serde::Deserialize;
 
+use super::strict::at;
 use super::value::{HeaderName, Integer, List, refuse_repeated};
 use crate::model::route::Cors;
 
@@ -55,9 +56,9 @@ impl TryFrom<WireCorsFields> for WireCors {
             ("allowHeaders", &cors.allow_headers, true),
             ("exposeHeaders", &cors.expose_headers, false),
         ] {
-            refuse_repeated(values.iter()).map_err(|reason| format!("{field}: {reason}"))?;
+            refuse_repeated(values.iter()).map_err(|reason| at(field, reason))?;
             if alone && values.len() > 1 && values.iter().any(|value| &**value == "*") {
-                return Err(format!("{field}: '*' excludes every other value"));
+                return Err(at(field, "'*' excludes every other value"));
             }
         }
         Ok(Self(cors))
@@ -122,10 +123,10 @@ mod tests {
                 "allowOrigins: ['https://*.example.com:8443', 'http://*'], allowCredentials: true, maxAge: 60",
             ],
             &[
-                ("allowOrigins: ['*', 'http://a']", &cors(""), "allowOrigins: '*' excludes"),
+                ("allowOrigins: ['*', 'http://a']", &cors(".allowOrigins"), "'*' excludes"),
                 ("allowOrigins: [example.com]", &cors(".allowOrigins[0]"), "not an origin"),
                 ("allowOrigins: ['http://a/b']", &cors(".allowOrigins[0]"), "not an origin"),
-                ("allowOrigins: ['http://a', 'http://a']", &cors(""), "twice"),
+                ("allowOrigins: ['http://a', 'http://a']", &cors(".allowOrigins"), "twice"),
                 ("allowMethods: [get]", &cors(".allowMethods[0]"), "none of GET"),
                 ("allowHeaders: ['a b']", &cors(".allowHeaders[0]"), "not a header name"),
                 ("allowCredentials: 1", &cors(".allowCredentials"), "invalid type"),

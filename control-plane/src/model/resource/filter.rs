@@ -2,14 +2,14 @@
 //!
 //! One wire shape for both: a GRPCRoute knows fewer types. What exists in the API and not here yet is refused by name.
 
-use outrigger_core::Name;
-use outrigger_core::percentage::Percentage;
 use serde::{Deserialize, de};
 
 use super::cors::WireCors;
-use super::reference::BackendRef;
+use super::header_changes::WireHeaderChanges;
+use super::mirror::{MirrorSpec, WireMirror};
 use super::rewrite::{WireRedirect, WireRewrite};
-use super::value::{HeaderName, HeaderValue, Integer, List, Unsupported, refuse_repeated};
+use super::strict::at;
+use super::value::Unsupported;
 use crate::model::route::{Cors, Filters, HeaderChanges, Redirect, Rewrite};
 
 /// The filters of a rule, sorted out: each at most once, but mirrors.
@@ -21,13 +21,6 @@ pub(crate) struct RuleFilters {
     pub(crate) redirect: Option<Redirect>,
 }
 
-/// A mirror whose backend is not resolved yet.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct MirrorSpec {
-    pub(crate) backend: BackendRef,
-    pub(crate) share: Percentage,
-}
-
 impl RuleFilters {
     /// Sorts out the filters of a rule. Fails on a repeated one, or a redirect beside a rewrite, as the CRD does.
     pub(crate) fn of_rule(filters: Vec<HttpFilter>) -> Result<Self, String> {
@@ -36,7 +29,7 @@ impl RuleFilters {
         for filter in filters {
             let name = filter.name();
             if seen.contains(&name) && name != "RequestMirror" {
-                return Err(format!("filters: {name} cannot be repeated"));
+                return Err(at("filters", format_args!("{name} cannot be repeated")));
             }
             seen.push(name);
             match filter {
@@ -49,7 +42,7 @@ impl RuleFilters {
             }
         }
         if all.redirect.is_some() && all.plain.rewrite.is_some() {
-            return Err("filters: RequestRedirect and URLRewrite exclude each other".into());
+            return Err(at("filters", "RequestRedirect and URLRewrite exclude each other"));
         }
         Ok(all)
     }
@@ -61,7 +54,8 @@ impl RuleFilters {
         };
         if let Some(other) = filters.iter().find(|filter| !header(filter)) {
             let name = other.name();
-            return Err(format!("filters: {name} on a backend is not supported yet: put it on the rule"));
+            let reason = format_args!("{name} on a backend is not supported yet: put it on the rule");
+            return Err(at("filters", reason));
         }
         Self::of_rule(filters).map(|all| all.plain)
     }
@@ -164,10 +158,10 @@ impl TryFrom<WireFilter> for HttpFilter {
         let missing = |field: &str| format!("type asks for {field}, which is not there");
         Ok(match r#type {
             FilterType::RequestHeaderModifier => Self::RequestHeaderModifier(
-                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.try_into()?,
+                request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.0,
             ),
             FilterType::ResponseHeaderModifier => Self::ResponseHeaderModifier(
-                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.try_into()?,
+                response_header_modifier.ok_or_else(|| missing("responseHeaderModifier"))?.0,
             ),
             FilterType::RequestMirror => {
                 Self::RequestMirror(request_mirror.ok_or_else(|| missing("requestMirror"))?.0)
@@ -185,120 +179,6 @@ impl TryFrom<WireFilter> for HttpFilter {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireHeaderChanges {
-    #[serde(default)]
-    set: NamedValues,
-    #[serde(default)]
-    add: NamedValues,
-    #[serde(default)]
-    remove: List<HeaderName, 0, 16>,
-}
-
-impl TryFrom<WireHeaderChanges> for HeaderChanges {
-    type Error = String;
-
-    fn try_from(WireHeaderChanges { set, add, remove }: WireHeaderChanges) -> Result<Self, String> {
-        refuse_repeated(remove.0.iter().map(|name| &name.0)).map_err(|reason| format!("remove: {reason}"))?;
-        let remove: Vec<_> = remove.0.iter().map(HeaderName::lower).collect();
-        for (field, name) in [("set", &set.0), ("add", &add.0)]
-            .into_iter()
-            .flat_map(|(field, all)| all.iter().map(move |(name, _)| (field, name)))
-            .chain(remove.iter().map(|name| ("remove", name)))
-        {
-            if NOT_MODIFIABLE.contains(&&**name) {
-                return Err(format!("{field}: {name:?} may not be changed by a header modifier"));
-            }
-        }
-        Ok(Self { set: set.0, add: add.0, remove })
-    }
-}
-
-/// What frames a message, belongs to one connection, or names the destination (which URLRewrite changes). The data
-/// path refuses a route that would touch them, and with it all routes of the service, so that they end here.
-const NOT_MODIFIABLE: [&str; 9] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "upgrade",
-    "trailer",
-    "keep-alive",
-    "proxy-connection",
-    "http2-settings",
-];
-
-/// Headers with a value each. The CRD refuses a name twice; names that differ in case alone are one header, and the
-/// first counts (`HTTPHeaderFilter.set`).
-#[derive(Default, Deserialize)]
-#[serde(try_from = "List<WireNamedValue, 0, 16>")]
-struct NamedValues(Vec<(Name, Name)>);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireNamedValue {
-    name: HeaderName,
-    value: HeaderValue,
-}
-
-impl TryFrom<List<WireNamedValue, 0, 16>> for NamedValues {
-    type Error = String;
-
-    fn try_from(List(wire): List<WireNamedValue, 0, 16>) -> Result<Self, String> {
-        refuse_repeated(wire.iter().map(|item| &item.name.0))?;
-        let mut all: Vec<(Name, Name)> = Vec::new();
-        for WireNamedValue { name, value } in wire {
-            if all.iter().all(|(other, _)| *other != name.lower()) {
-                all.push((name.lower(), value.0));
-            }
-        }
-        Ok(Self(all))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireMirrorFields")]
-struct WireMirror(MirrorSpec);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireMirrorFields {
-    backend_ref: BackendRef,
-    percent: Option<Integer<0, 100>>,
-    fraction: Option<WireFraction>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireFraction {
-    numerator: Integer<0, { i32::MAX as i64 }>,
-    denominator: Option<Integer<1, { i32::MAX as i64 }>>,
-}
-
-impl TryFrom<WireMirrorFields> for WireMirror {
-    type Error = String;
-
-    fn try_from(wire: WireMirrorFields) -> Result<Self, String> {
-        let WireMirrorFields { backend_ref: backend, percent, fraction } = wire;
-        let (part, whole) = match (percent, fraction) {
-            (Some(_), Some(_)) => return Err("percent and fraction exclude each other".into()),
-            (Some(Integer(percent)), None) => (percent, 100),
-            (None, Some(WireFraction { numerator, denominator })) => {
-                (numerator.0, denominator.map_or(100, |denominator| denominator.0))
-            }
-            (None, None) => (1, 1),
-        };
-        if part > whole {
-            return Err("fraction: the numerator is greater than the denominator".into());
-        }
-        // Exact to one in a million, rounded to the nearest.
-        let millionths = (part * 1_000_000 + whole / 2) / whole;
-        let share = u32::try_from(millionths).ok().and_then(|parts| Percentage::from_millionths(parts).ok());
-        Ok(Self(MirrorSpec { backend, share: share.unwrap_or(Percentage::ALL) }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::check_table;
@@ -310,7 +190,6 @@ mod tests {
     fn filters_outside_the_crds_limits_are_refused() {
         let at = |field: &str| format!("spec.rules[0].filters[0]{field}");
         let filter = |text: &str| format!("filters: [{{{text}}}]");
-        let mirror = "type: RequestMirror, requestMirror: {backendRef: {name: b, port: 1}";
         let refused: &[(&str, &str, &str)] = &[
             ("type: Mirror", &at(".type"), "unknown variant"),
             ("requestRedirect: {}", &at(""), "missing field `type`"),
@@ -324,36 +203,6 @@ mod tests {
                 "not supported",
             ),
             ("type: ExternalAuth, externalAuth: {protocol: GRPC}", &at(".externalAuth"), "not supported yet"),
-            (
-                "type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}, {name: a, value: c}]}",
-                &at(".requestHeaderModifier.set"),
-                "twice",
-            ),
-            (
-                "type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: ''}]}",
-                &at(".requestHeaderModifier.add[0].value"),
-                "not a header value",
-            ),
-            (
-                "type: ResponseHeaderModifier, responseHeaderModifier: {remove: ['a:b']}",
-                &at(".responseHeaderModifier.remove[0]"),
-                "not a header name",
-            ),
-            (
-                "type: RequestHeaderModifier, requestHeaderModifier: {remove: [a, a]}",
-                &at(""),
-                "remove: \"a\" is there twice",
-            ),
-            (
-                "type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}",
-                &at(""),
-                "set: \"host\" may not be changed",
-            ),
-            (
-                "type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Transfer-Encoding]}",
-                &at(""),
-                "remove: \"transfer-encoding\" may not be changed",
-            ),
             (
                 "type: RequestRedirect, requestRedirect: {statusCode: 300}",
                 &at(".requestRedirect.statusCode"),
@@ -384,28 +233,10 @@ mod tests {
                 &at(".urlRewrite.path.replaceFullPath"),
                 "not a path",
             ),
-            ("type: RequestMirror, requestMirror: {}", &at(".requestMirror"), "missing field `backendRef`"),
-            (&format!("{mirror}, percent: 101}}"), &at(".requestMirror.percent"), "not between"),
-            (
-                &format!("{mirror}, percent: 1, fraction: {{numerator: 1}}}}"),
-                &at(".requestMirror"),
-                "exclude",
-            ),
-            (&format!("{mirror}, fraction: {{numerator: 101}}}}"), &at(".requestMirror"), "greater"),
-            (
-                &format!("{mirror}, fraction: {{numerator: 1, denominator: 0}}}}"),
-                &at(".requestMirror.fraction.denominator"),
-                "not between",
-            ),
         ];
         for (text, path, reason) in refused {
             check_table(FILTERS, &[], &[(&filter(text), path, reason)]);
         }
-        check_table(
-            FILTERS,
-            &[&filter(&format!("{mirror}, fraction: {{numerator: 1, denominator: 3}}}}"))],
-            &[],
-        );
     }
 
     #[test]
@@ -421,12 +252,16 @@ mod tests {
                 &format!("backendRefs: [{{name: b, port: 1, filters: [{modifier}]}}]"),
             ],
             &[
-                (&format!("filters: [{modifier}, {modifier}]"), "spec.rules[0]", "cannot be repeated"),
-                (&format!("filters: [{redirect}, {rewrite}]"), "spec.rules[0]", "exclude each other"),
+                (
+                    &format!("filters: [{modifier}, {modifier}]"),
+                    "spec.rules[0].filters",
+                    "cannot be repeated",
+                ),
+                (&format!("filters: [{redirect}, {rewrite}]"), "spec.rules[0].filters", "exclude each other"),
                 (
                     &format!("backendRefs: [{{name: b, port: 1, filters: [{mirror}]}}]"),
-                    "spec.rules[0]",
-                    "backendRefs[0].filters: RequestMirror on a backend is not supported yet",
+                    "spec.rules[0].backendRefs[0].filters",
+                    "RequestMirror on a backend is not supported yet",
                 ),
             ],
         );

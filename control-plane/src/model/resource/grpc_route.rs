@@ -5,11 +5,12 @@
 use serde::Deserialize;
 
 use super::filter::{GrpcFilter, HttpFilter, RuleFilters};
-use super::http_match::{ValueType, first_of_each_name};
 use super::http_route::check_rules;
+use super::named_match::{NamedMatch, ValueType, first_of_each_name};
 use super::reference::{ParentRefs, WeightedRef};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
-use super::value::{HeaderName, Hostname, List, SectionName, Unsupported, check_regex};
+use super::strict::at;
+use super::value::{Hostname, List, SectionName, Text, Unsupported, check_regex};
 use crate::model::route::{PathMatch, RouteMatch, Timeouts, ValueMatch};
 
 /// The `spec` of a GRPCRoute.
@@ -104,14 +105,14 @@ struct Match(Precedence, RouteMatch);
 struct WireMatch {
     method: Option<MethodMatch>,
     #[serde(default)]
-    headers: List<HeaderMatch, 0, 16>,
+    headers: List<NamedMatch<Text<4096>>, 0, 16>,
 }
 
 impl TryFrom<WireMatch> for Match {
     type Error = String;
 
     fn try_from(WireMatch { method, headers }: WireMatch) -> Result<Self, String> {
-        let headers = first_of_each_name(headers.0.into_iter().map(|header| header.0).collect())?;
+        let headers = first_of_each_name(headers)?;
         let every = || MethodMatch { exact: true, lengths: (0, 0), path: PathMatch::Prefix("/".into()) };
         let MethodMatch { exact, lengths: (service, method), path } = method.unwrap_or_else(every);
         Ok(Self(Precedence::of_grpc(exact, service, method, headers.len()), grpc(path, headers)))
@@ -155,12 +156,12 @@ fn exact_path(service: Option<String>, method: Option<String>) -> Result<PathMat
     if let Some(service) = &service
         && !service.strip_prefix('.').unwrap_or(service).split('.').all(is_identifier)
     {
-        return Err(format!("service {service:?} is not the name of a protobuf service"));
+        return Err(at("service", format_args!("{service:?} is not the name of a protobuf service")));
     }
     if let Some(method) = &method
         && !is_identifier(method)
     {
-        return Err(format!("method {method:?} is not the name of a protobuf method"));
+        return Err(at("method", format_args!("{method:?} is not the name of a protobuf method")));
     }
     Ok(match (service, method) {
         (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}").into()),
@@ -174,7 +175,7 @@ fn exact_path(service: Option<String>, method: Option<String>) -> Result<PathMat
 fn regex_path(service: Option<String>, method: Option<String>) -> Result<PathMatch, String> {
     for (field, expression) in [("service", &service), ("method", &method)] {
         if let Some(expression) = expression {
-            check_regex(expression).map_err(|error| format!("{field}: {error}"))?;
+            check_regex(expression).map_err(|reason| at(field, reason))?;
         }
     }
     if service.is_none() && method.is_none() {
@@ -190,30 +191,6 @@ fn regex_path(service: Option<String>, method: Option<String>) -> Result<PathMat
 fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireHeaderMatch")]
-struct HeaderMatch(ValueMatch);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireHeaderMatch {
-    #[serde(default)]
-    r#type: ValueType,
-    name: HeaderName,
-    value: String,
-}
-
-impl TryFrom<WireHeaderMatch> for HeaderMatch {
-    type Error = String;
-
-    fn try_from(WireHeaderMatch { r#type, name, value }: WireHeaderMatch) -> Result<Self, String> {
-        if !matches!(value.len(), 1..=4096) {
-            return Err("value is empty or longer than 4096 bytes".into());
-        }
-        Ok(Self(ValueMatch { name: name.0, value: r#type.pattern(value.into())? }))
-    }
 }
 
 #[cfg(test)]
@@ -236,18 +213,18 @@ mod tests {
             ],
             &[
                 ("matches: [{method: {}}]", method, "one or both"),
-                ("matches: [{method: {service: a/b}}]", method, "service \"a/b\""),
-                ("matches: [{method: {method: a.b}}]", method, "method \"a.b\""),
+                ("matches: [{method: {service: a/b}}]", &format!("{method}.service"), "\"a/b\""),
+                ("matches: [{method: {method: a.b}}]", &format!("{method}.method"), "\"a.b\""),
                 (
                     "matches: [{method: {type: RegularExpression, method: '('}}]",
-                    method,
-                    "method: bad regular",
+                    &format!("{method}.method"),
+                    "bad regular",
                 ),
                 ("matches: [{method: {type: RegularExpression}}]", method, "one or both"),
                 ("matches: [{path: {}}]", "spec.rules[0].matches[0].path", "unknown field"),
                 (
                     "matches: [{headers: [{name: a, value: ''}]}]",
-                    "spec.rules[0].matches[0].headers[0]",
+                    "spec.rules[0].matches[0].headers[0].value",
                     "empty",
                 ),
                 (

@@ -1,10 +1,11 @@
 //! What an HTTPRoute matches: path, method, headers, query parameters.
 
-use outrigger_core::Name;
 use serde::Deserialize;
 
-use super::value::{HeaderName, HeaderValue, List, check_regex, refuse_repeated};
-use crate::model::route::{PathMatch, RouteMatch, ValueMatch, ValuePattern};
+use super::named_match::{NamedMatch, first_of_each_name};
+use super::strict::at;
+use super::value::{HeaderValue, List, Text, check_regex, refuse_repeated};
+use crate::model::route::{PathMatch, RouteMatch};
 
 /// The match of a rule that names none: every request.
 pub(super) fn every_path() -> RouteMatch {
@@ -28,18 +29,17 @@ struct WireMatch {
     path: Option<Path>,
     method: Option<Method>,
     #[serde(default)]
-    headers: List<HeaderMatch, 0, 16>,
+    headers: List<NamedMatch<HeaderValue>, 0, 16>,
     #[serde(default)]
-    query_params: List<QueryMatch, 0, 16>,
+    query_params: List<NamedMatch<Text<1024>>, 0, 16>,
 }
 
 impl TryFrom<WireMatch> for HttpMatch {
     type Error = String;
 
     fn try_from(WireMatch { path, method, headers, query_params }: WireMatch) -> Result<Self, String> {
-        let headers = headers.0.into_iter().map(|header| header.0).collect();
-        let query: Vec<_> = query_params.0.into_iter().map(|param| param.0).collect();
-        refuse_repeated(query.iter().map(|param| &param.name)).map_err(|e| format!("queryParams: {e}"))?;
+        let query: Vec<_> = query_params.0.into_iter().map(NamedMatch::into_inner).collect();
+        refuse_repeated(query.iter().map(|param| &param.name)).map_err(|reason| at("queryParams", reason))?;
         Ok(Self(RouteMatch {
             path: path.map_or_else(|| PathMatch::Prefix("/".into()), |Path(path)| path),
             method: method.map(Method::into),
@@ -48,20 +48,6 @@ impl TryFrom<WireMatch> for HttpMatch {
             grpc: false,
         }))
     }
-}
-
-/// Refuses a header named twice as the CRD does. Names that differ in case alone are one header, and "only the first
-/// entry with an equivalent name MUST be considered for a match" (`HTTPHeaderMatch.name`).
-pub(super) fn first_of_each_name(headers: Vec<ValueMatch>) -> Result<Vec<ValueMatch>, String> {
-    refuse_repeated(headers.iter().map(|header| &header.name)).map_err(|e| format!("headers: {e}"))?;
-    let mut all: Vec<ValueMatch> = Vec::new();
-    for header in headers {
-        let name: Name = header.name.to_ascii_lowercase().into();
-        if all.iter().all(|other| other.name != name) {
-            all.push(ValueMatch { name, value: header.value });
-        }
-    }
-    Ok(all)
 }
 
 #[derive(Deserialize)]
@@ -90,13 +76,13 @@ impl TryFrom<WirePath> for Path {
     fn try_from(WirePath { r#type, value }: WirePath) -> Result<Self, String> {
         let value = value.unwrap_or_else(|| "/".into());
         if value.len() > 1024 {
-            return Err("value is longer than 1024 bytes".into());
+            return Err(at("value", "is longer than 1024 bytes"));
         }
         if let PathType::RegularExpression = r#type {
-            check_regex(&value)?;
+            check_regex(&value).map_err(|reason| at("value", reason))?;
             return Ok(Self(PathMatch::Regex(value.into())));
         }
-        check_path(&value)?;
+        check_path(&value).map_err(|reason| at("value", format_args!("{value:?} {reason}")))?;
         Ok(Self(match r#type {
             PathType::Exact => PathMatch::Exact(value.into()),
             // "/a/" and "/a" are one prefix: "a trailing slash is ignored" (`HTTPPathMatch`).
@@ -111,15 +97,15 @@ impl TryFrom<WirePath> for Path {
 /// The CRD's rules for a path that is no expression: absolute, of path characters, already normal.
 fn check_path(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {
-        return Err(format!("value {path:?} does not start with '/'"));
+        return Err("does not start with '/'".into());
     }
     for part in ["//", "/./", "/../", "%2f", "%2F", "#"] {
         if path.contains(part) {
-            return Err(format!("value {path:?} contains {part:?}"));
+            return Err(format!("contains {part:?}"));
         }
     }
     if path.ends_with("/..") || path.ends_with("/.") {
-        return Err(format!("value {path:?} ends with a dot segment"));
+        return Err("ends with a dot segment".into());
     }
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -129,7 +115,7 @@ fn check_path(path: &str) -> Result<(), String> {
             byte => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte),
         };
         if !legal {
-            return Err(format!("value {path:?} has a character that a path cannot have"));
+            return Err("has a character that a path cannot have".into());
         }
     }
     Ok(())
@@ -165,76 +151,11 @@ impl From<Method> for http::Method {
     }
 }
 
-/// How the values of headers, parameters and gRPC methods are compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-pub(super) enum ValueType {
-    #[default]
-    Exact,
-    RegularExpression,
-}
-
-impl ValueType {
-    /// Makes the pattern; fails on an expression that does not compile.
-    pub(super) fn pattern(self, value: Name) -> Result<ValuePattern, String> {
-        Ok(match self {
-            Self::Exact => ValuePattern::Exact(value),
-            Self::RegularExpression => {
-                check_regex(&value).map_err(|error| format!("value: {error}"))?;
-                ValuePattern::Regex(value)
-            }
-        })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireHeaderMatch")]
-struct HeaderMatch(ValueMatch);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireHeaderMatch {
-    #[serde(default)]
-    r#type: ValueType,
-    name: HeaderName,
-    value: HeaderValue,
-}
-
-impl TryFrom<WireHeaderMatch> for HeaderMatch {
-    type Error = String;
-
-    fn try_from(WireHeaderMatch { r#type, name, value }: WireHeaderMatch) -> Result<Self, String> {
-        Ok(Self(ValueMatch { name: name.0, value: r#type.pattern(value.0)? }))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "WireQueryMatch")]
-struct QueryMatch(ValueMatch);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireQueryMatch {
-    #[serde(default)]
-    r#type: ValueType,
-    name: HeaderName,
-    value: String,
-}
-
-impl TryFrom<WireQueryMatch> for QueryMatch {
-    type Error = String;
-
-    fn try_from(WireQueryMatch { r#type, name, value }: WireQueryMatch) -> Result<Self, String> {
-        if !matches!(value.len(), 1..=1024) {
-            return Err("value is empty or longer than 1024 bytes".into());
-        }
-        Ok(Self(ValueMatch { name: name.0, value: r#type.pattern(value.into())? }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::check_table;
     use super::*;
+    use crate::model::route::{ValueMatch, ValuePattern};
 
     const MATCH: &str = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a},
         spec: {rules: [{matches: [{@}]}]}}";
@@ -244,6 +165,7 @@ mod tests {
         let at = "spec.rules[0].matches[0]";
         let [path, header, param] =
             ["path", "headers[0]", "queryParams[0]"].map(|field| format!("{at}.{field}"));
+        let value = format!("{path}.value");
         check_table(
             MATCH,
             &[
@@ -252,35 +174,43 @@ mod tests {
                 "queryParams: [{name: a, value: ' '}, {name: A, value: b, type: RegularExpression}]",
             ],
             &[
-                ("path: {value: a}", &path, "does not start with"),
-                ("path: {value: //a}", &path, "contains \"//\""),
-                ("path: {value: /a/../b}", &path, "contains"),
-                ("path: {value: /a%2fb}", &path, "contains"),
-                ("path: {value: '/a#b'}", &path, "contains"),
-                ("path: {value: /a/..}", &path, "dot segment"),
-                ("path: {value: /a b}", &path, "character"),
-                ("path: {value: /a%zz}", &path, "character"),
-                ("path: {value: '/a?b'}", &path, "character"),
+                ("path: {value: a}", &value, "does not start with"),
+                ("path: {value: //a}", &value, "contains \"//\""),
+                ("path: {value: /a/../b}", &value, "contains"),
+                ("path: {value: /a%2fb}", &value, "contains"),
+                ("path: {value: '/a#b'}", &value, "contains"),
+                ("path: {value: /a/..}", &value, "dot segment"),
+                ("path: {value: /a b}", &value, "character"),
+                ("path: {value: /a%zz}", &value, "character"),
+                ("path: {value: '/a?b'}", &value, "character"),
                 ("path: {type: Suffix, value: /a}", &format!("{path}.type"), "unknown variant"),
-                ("path: {type: RegularExpression, value: '(a'}", &path, "bad regular expression \"(a\""),
-                ("path: {type: RegularExpression, value: '(a)\\1'}", &path, "bad regular expression"),
+                ("path: {type: RegularExpression, value: '(a'}", &value, "bad regular expression \"(a\""),
+                ("path: {type: RegularExpression, value: '(a)\\1'}", &value, "bad regular expression"),
                 ("method: get", &format!("{at}.method"), "unknown variant"),
                 ("headers: [{name: 'a b', value: c}]", &format!("{header}.name"), "not a header name"),
                 ("headers: [{name: a, value: ' c'}]", &format!("{header}.value"), "not a header value"),
                 (
                     "headers: [{name: a, value: '[', type: RegularExpression}]",
-                    &header,
+                    &format!("{header}.value"),
                     "bad regular expression",
                 ),
-                ("headers: [{name: a, value: b}, {name: a, value: c}]", at, "headers: \"a\" is there twice"),
+                (
+                    "headers: [{name: a, value: b}, {name: a, value: c}]",
+                    &format!("{at}.headers"),
+                    "\"a\" is there twice",
+                ),
                 ("headers: [{name: a}]", &header, "missing field `value`"),
-                ("queryParams: [{name: a, value: ''}]", &param, "empty"),
+                ("queryParams: [{name: a, value: ''}]", &format!("{param}.value"), "empty"),
                 (
                     "queryParams: [{name: a, value: '[', type: RegularExpression}]",
-                    &param,
+                    &format!("{param}.value"),
                     "bad regular expression",
                 ),
-                ("queryParams: [{name: a, value: b}, {name: a, value: c}]", at, "queryParams: \"a\""),
+                (
+                    "queryParams: [{name: a, value: b}, {name: a, value: c}]",
+                    &format!("{at}.queryParams"),
+                    "\"a\"",
+                ),
                 ("header: []", &format!("{at}.header"), "unknown field"),
             ],
         );

@@ -6,6 +6,7 @@ use super::filter::{HttpFilter, RuleFilters};
 use super::http_match::{HttpMatch, every_path};
 use super::reference::{ParentRefs, WeightedRef};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
+use super::strict::at;
 use super::value::{GepDuration, Hostname, Integer, List, SectionName, Unsupported, refuse_repeated};
 use crate::model::route::{PathMatch, PathRewrite, Retry, RouteMatch, Timeouts};
 
@@ -48,10 +49,10 @@ pub(super) fn check_rules<'a>(
     rules: impl Iterator<Item = (&'a Option<SectionName>, &'a RuleSpec)> + Clone,
 ) -> Result<(), String> {
     refuse_repeated(rules.clone().filter_map(|(name, _)| name.as_ref().map(|name| &name.0)))
-        .map_err(|reason| format!("rules: name {reason}"))?;
+        .map_err(|reason| at("rules", format_args!("name {reason}")))?;
     let matches: usize = rules.map(|(_, rule)| rule.matches.len()).sum();
     if matches > 128 {
-        return Err(format!("rules: {matches} matches are more than 128"));
+        return Err(at("rules", format_args!("{matches} matches are more than 128")));
     }
     Ok(())
 }
@@ -94,14 +95,14 @@ impl TryFrom<WireRule> for Rule {
         }
         let filters = RuleFilters::of_rule(filters.0)?;
         if filters.redirect.is_some() && !backend_refs.0.is_empty() {
-            return Err("filters: RequestRedirect excludes backendRefs".into());
+            return Err(at("filters", "RequestRedirect excludes backendRefs"));
         }
         let redirected = filters.redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
         let rewritten = filters.plain.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
         if let Some(PathRewrite::Prefix(_)) = redirected.or(rewritten)
             && !matches!(&matches[..], [(_, RouteMatch { path: PathMatch::Prefix(_), .. })])
         {
-            return Err("filters: ReplacePrefixMatch needs exactly one match, of type PathPrefix".into());
+            return Err(at("filters", "ReplacePrefixMatch needs exactly one match, of type PathPrefix"));
         }
         let spec = RuleSpec {
             matches,
@@ -126,14 +127,14 @@ struct WireTimeouts {
 }
 
 impl TryFrom<WireTimeouts> for RuleTimeouts {
-    type Error = &'static str;
+    type Error = String;
 
     fn try_from(WireTimeouts { request, backend_request }: WireTimeouts) -> Result<Self, Self::Error> {
         if let (Some(request), Some(backend)) = (request, backend_request)
             && !request.0.is_zero()
             && backend > request
         {
-            return Err("backendRequest is longer than request");
+            return Err(at("backendRequest", "is longer than request"));
         }
         Ok(Self(Timeouts {
             request: request.map(|time| time.0),
@@ -162,7 +163,7 @@ impl TryFrom<WireRetry> for RuleRetry {
         let mut all: Vec<u16> = codes.iter().filter_map(|code| u16::try_from(code.0).ok()).collect();
         all.sort_unstable();
         if let Some(pair) = all.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("codes: {} is there twice", pair[0]));
+            return Err(at("codes", format_args!("{} is there twice", pair[0])));
         }
         let attempts = attempts.map(Integer::as_u32);
         Ok(Self(Retry { codes: all, attempts, backoff: backoff.map(|time| time.0) }))
@@ -209,8 +210,8 @@ mod tests {
                 ("hostnames: [A]", "spec.hostnames[0]", "not a host name"),
                 ("useDefaultGateways: All", "spec.useDefaultGateways", "not supported yet"),
                 ("rules: []", "spec.rules", "0 items"),
-                ("rules: [{name: a}, {name: a}]", "spec", "twice"),
-                (&many_matches, "spec", "135 matches are more than 128"),
+                ("rules: [{name: a}, {name: a}]", "spec.rules", "twice"),
+                (&many_matches, "spec.rules", "135 matches are more than 128"),
                 ("rules: {}", "spec.rules", "invalid type"),
                 ("rulez: []", "spec.rulez", "unknown field"),
             ],
@@ -237,21 +238,21 @@ mod tests {
                 ("backendRefs: [{name: b, port: 1, wait: 1}]", "spec.rules[0].backendRefs[0].wait", "unknown field"),
                 ("timeouts: {request: 10}", "spec.rules[0].timeouts.request", "invalid type"),
                 ("timeouts: {request: 1.5s}", "spec.rules[0].timeouts.request", "GEP-2257"),
-                ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts", "longer than"),
+                ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts.backendRequest", "longer than"),
                 ("retry: {codes: [399]}", "spec.rules[0].retry.codes[0]", "not between"),
-                ("retry: {codes: [500, 500]}", "spec.rules[0].retry", "twice"),
+                ("retry: {codes: [500, 500]}", "spec.rules[0].retry.codes", "twice"),
                 ("retry: {attempts: 0}", "spec.rules[0].retry.attempts", "not between"),
                 ("retry: {backoff: soon}", "spec.rules[0].retry.backoff", "not a duration"),
                 ("sessionPersistence: {type: Cookie}", "spec.rules[0].sessionPersistence", "not supported yet"),
                 (
                     "backendRefs: [{name: b, port: 1}], filters: [{type: RequestRedirect, requestRedirect: {}}]",
-                    "spec.rules[0]",
+                    "spec.rules[0].filters",
                     "excludes backendRefs",
                 ),
                 (
                     "matches: [{path: {type: Exact, value: /a}}], filters:
                        [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]",
-                    "spec.rules[0]",
+                    "spec.rules[0].filters",
                     "exactly one match",
                 ),
             ],

@@ -5,15 +5,19 @@
 //! have types of our own: they parse straight into what routes are made of, with the limits of the CRDs in the types,
 //! and refuse unknown fields where they stand. Tests hold them against the `gateway-api` crate.
 
+mod faults;
 mod endpoint_slice;
 mod service;
 mod grpc_route;
 mod http_route;
 mod http_match;
+mod named_match;
 mod tcp_route;
 mod reference_grant;
 pub(super) mod rule;
 mod filter;
+mod header_changes;
+mod mirror;
 mod cors;
 mod rewrite;
 pub(super) mod reference;
@@ -27,11 +31,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub(super) use self::endpoint_slice::EndpointSlice;
-pub(super) use self::filter::MirrorSpec;
 use self::grpc_route::GrpcRouteSpec;
 use self::http_route::HttpRouteSpec;
 pub(crate) use self::metadata::Metadata;
 pub use self::metadata::{Kind, ResourceId};
+pub(super) use self::mirror::MirrorSpec;
 pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
 pub use self::strict::Fault;
@@ -64,8 +68,8 @@ pub(crate) struct Decoded {
     pub(crate) title: Option<String>,
     /// Whose last good version stays when this one is refused.
     pub(crate) id: Option<ResourceId>,
-    /// The resource, or what is wrong with it.
-    pub(crate) outcome: Result<Arc<Resource>, Fault>,
+    /// The resource, or what is wrong with it: one fault or more.
+    pub(crate) outcome: Result<Arc<Resource>, Vec<Fault>>,
 }
 
 /// Reads a document; a `List` holds several resources. An empty document holds none.
@@ -84,7 +88,7 @@ fn is_list(fields: &Map<String, Value>) -> bool {
 
 fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     let refused = |path: &str, reason: &str| {
-        vec![Decoded { title: Some("List".into()), id: None, outcome: Err(Fault::new(path, reason)) }]
+        vec![Decoded { title: Some("List".into()), id: None, outcome: Err(vec![Fault::new(path, reason)]) }]
     };
     if fields.get("apiVersion").is_none_or(|version| version != "v1") {
         return refused("apiVersion", "a List is of v1");
@@ -101,7 +105,7 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     };
     let item = |(at, item)| {
         let mut decoded = decode_one(item);
-        if let Err(fault) = &mut decoded.outcome {
+        for fault in decoded.outcome.as_mut().err().into_iter().flatten() {
             fault.path = format!("items[{at}].{}", fault.path);
         }
         decoded
@@ -112,8 +116,11 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
 fn decode_one(document: Value) -> Decoded {
     let (title, mut id) = metadata::identify(&document);
     let outcome = match Kind::of(&document) {
-        Ok(kind) => decode_kind(kind, document).map(Arc::new),
-        Err(fault) => Err(fault),
+        Ok(kind) => match decode_kind(kind, document.clone()) {
+            Ok(resource) => Ok(Arc::new(resource)),
+            Err(first) => Err(faults::all(first, document, |document| decode_kind(kind, document))),
+        },
+        Err(fault) => Err(vec![fault]),
     };
     if let Ok(resource) = &outcome {
         id = Some(resource.metadata.id.clone());
@@ -166,11 +173,12 @@ pub(super) mod testing {
     pub(crate) fn check_table(template: &str, taken: &[&str], refused: &[(&str, &str, &str)]) {
         for part in taken {
             let outcome = &read(&template.replace('@', part))[0].outcome;
-            assert!(outcome.is_ok(), "{part}: {}", outcome.as_ref().unwrap_err());
+            assert!(outcome.is_ok(), "{part}: {:?}", outcome.as_ref().unwrap_err());
         }
         for (part, path, reason) in refused {
             let decoded = read(&template.replace('@', part));
-            let Err(fault) = &decoded[0].outcome else { panic!("taken: {part}") };
+            let Err(faults) = &decoded[0].outcome else { panic!("taken: {part}") };
+            let fault = &faults[0];
             assert_eq!(fault.path, *path, "{part}: {fault}");
             assert!(fault.reason.contains(reason), "{part}: {fault}");
         }
@@ -281,13 +289,13 @@ mod tests {
                {apiVersion: v1, kind: Namespace, metadata: {name: b, namespace: c}}]}",
         );
         assert!(decoded[0].outcome.is_ok());
-        assert_eq!(decoded[1].outcome.as_ref().unwrap_err().path, "items[1].metadata.namespace");
+        assert_eq!(decoded[1].outcome.as_ref().unwrap_err()[0].path, "items[1].metadata.namespace");
         for (yaml, path) in [
             ("{kind: List}", "apiVersion"),
             ("{apiVersion: v1, kind: List, items: 1}", "items"),
             ("{apiVersion: v1, kind: List, item: []}", "item"),
         ] {
-            assert_eq!(read(yaml)[0].outcome.as_ref().unwrap_err().path, path);
+            assert_eq!(read(yaml)[0].outcome.as_ref().unwrap_err()[0].path, path);
         }
     }
 
@@ -323,8 +331,8 @@ mod tests {
                 let mut document = serde_json::json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}});
                 document[field] = spec.clone();
                 for decoded in decode(document) {
-                    let reason = decoded.outcome.err().map(|fault| fault.reason);
-                    prop_assert!(reason.is_none_or(|reason| !reason.is_empty()));
+                    let Err(faults) = decoded.outcome else { continue };
+                    prop_assert!(!faults.is_empty() && faults.iter().all(|fault| !fault.reason.is_empty()));
                 }
             }
         }

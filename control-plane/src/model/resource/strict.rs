@@ -1,6 +1,6 @@
 //! Reading with a path for every error, and without passing over unknown fields.
 
-use std::fmt;
+use std::fmt::{self, Display};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,13 +22,22 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
         f.write_str(&self.reason)
     }
+}
+
+/// Stands between a field and the reason in the text of an error: serde's errors have no room for a path.
+const FIELD_END: char = '\u{1f}';
+
+/// The text of an error about a field below the value that is read: what is wrong with `path.value` is known when `path`
+/// is read whole. `field` may be a path itself.
+pub(super) fn at(field: impl Display, reason: impl Display) -> String {
+    format!("{field}{FIELD_END}{reason}")
 }
 
 /// Reads a value whose types refuse unknown fields themselves. `root` is the path of the value.
@@ -40,7 +49,15 @@ pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T,
             path if path.starts_with('[') => format!("{root}{path}"),
             path => format!("{root}.{path}"),
         };
-        Fault::new(path, error.into_inner().to_string())
+        let text = error.into_inner().to_string();
+        match text.rsplit_once(FIELD_END) {
+            None => Fault::new(path, text),
+            Some((field, reason)) => {
+                let field = field.replace(FIELD_END, ".");
+                let dot = if path.is_empty() { "" } else { "." };
+                Fault::new(format!("{path}{dot}{field}"), reason)
+            }
+        }
     })
 }
 

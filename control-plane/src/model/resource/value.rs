@@ -81,6 +81,32 @@ checked_string!(
     }
 );
 
+impl From<HeaderValue> for Name {
+    fn from(HeaderValue(text): HeaderValue) -> Self {
+        text
+    }
+}
+
+/// Text of 1 to `MAX` bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text<const MAX: usize>(pub(crate) Name);
+
+impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() || text.len() > MAX {
+            return Err(de::Error::custom(format!("is empty or longer than {MAX} bytes")));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl<const MAX: usize> From<Text<MAX>> for Name {
+    fn from(Text(text): Text<MAX>) -> Self {
+        text
+    }
+}
+
 impl HeaderName {
     /// The name in lower case, as headers are compared.
     pub(crate) fn lower(&self) -> Name {

@@ -30,6 +30,7 @@ use crate::model::service::{AppProtocol, ServicePort, TargetPort};
 
 mod inbound;
 mod routes;
+mod wildcard;
 
 const CART: &str = "cart.shop.svc.cluster.local:80";
 

@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use outrigger_proto::xds::core::Node as WireNode;
 use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -13,7 +15,7 @@ use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort
 
 fn server() -> Server {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-    Server::new(Settings { cluster_domain: "cluster.local".into(), trust_domain })
+    Server::new(Settings { cluster_domain: "cluster.local".into(), trust_domain }, Metrics::new().into())
 }
 
 fn mesh() -> Arc<Mesh> {
@@ -37,7 +39,16 @@ fn mesh() -> Arc<Mesh> {
 
 /// A client of the server, which takes it for `identity`.
 async fn connect(server: &Server, identity: Option<&str>) -> AggregatedDiscoveryServiceClient<Channel> {
-    let peer = identity.map(|identity| PeerIdentity(SpiffeId::parse(identity).unwrap()));
+    connect_until(server, identity, SystemTime::now() + Duration::from_secs(3600)).await
+}
+
+/// The same, with a certificate that ends at `not_after`.
+async fn connect_until(
+    server: &Server,
+    identity: Option<&str>,
+    not_after: SystemTime,
+) -> AggregatedDiscoveryServiceClient<Channel> {
+    let peer = identity.map(|text| PeerIdentity { identity: SpiffeId::parse(text).unwrap(), not_after });
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let service = tonic::service::interceptor::InterceptedService::new(
@@ -62,9 +73,15 @@ struct Proxy {
 impl Proxy {
     /// Begins a stream with its first message.
     async fn begin(server: &Server, first: DeltaDiscoveryRequest) -> Result<Self, Status> {
+        Self::begin_with(connect(server, SHOP).await, first).await
+    }
+
+    async fn begin_with(
+        mut client: AggregatedDiscoveryServiceClient<Channel>,
+        first: DeltaDiscoveryRequest,
+    ) -> Result<Self, Status> {
         let (requests, stream) = mpsc::channel(8);
         requests.send(first).await.unwrap();
-        let mut client = connect(server, SHOP).await;
         let responses = client.delta_aggregated_resources(ReceiverStream::new(stream)).await?.into_inner();
         Ok(Self { requests, responses })
     }
@@ -154,6 +171,44 @@ async fn a_stream_without_a_node_or_with_another_one_later_is_refused() {
     let other = Some(WireNode { id: "web-2".into(), ..Default::default() });
     proxy.requests.send(DeltaDiscoveryRequest { node: other, ..ask(Kind::Route, &[]) }).await.unwrap();
     assert_eq!(proxy.next().await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_certificate_that_opened_it() {
+    let server = server();
+    server.publish(mesh());
+    let not_after = SystemTime::now() + Duration::from_millis(500);
+    let client = connect_until(&server, SHOP, not_after).await;
+    let mut proxy = Proxy::begin_with(client, ask(Kind::Listener, &["cart:80"])).await.unwrap();
+    assert_eq!(proxy.next().await.unwrap().resources[0].name, "cart:80");
+    let ended = proxy.next().await.unwrap_err();
+    assert!(ended.code() == Code::Unauthenticated && ended.message().contains("has expired"), "{ended}");
+    assert!(SystemTime::now() >= not_after);
+}
+
+#[tokio::test]
+async fn an_instance_has_so_many_streams_and_the_next_is_refused_until_one_ends() {
+    let server = server();
+    server.publish(mesh());
+    let begin = || Proxy::begin(&server, ask(Kind::Listener, &["cart:80"]));
+    let mut proxies = Vec::new();
+    for _ in 0..OF_INSTANCE {
+        let mut proxy = begin().await.unwrap();
+        proxy.next().await.unwrap();
+        proxies.push(proxy);
+    }
+    assert_eq!(server.count(), Count { streams: OF_INSTANCE, proxies: 1, refused: 0 });
+    let refused = begin().await.unwrap().next().await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let other = DeltaDiscoveryRequest {
+        node: Some(WireNode { id: "web-2".into(), ..Default::default() }),
+        ..ask(Kind::Listener, &["cart:80"])
+    };
+    Proxy::begin(&server, other).await.unwrap().next().await.unwrap();
+    drop(proxies.pop());
+    while begin().await.unwrap().next().await.is_err() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

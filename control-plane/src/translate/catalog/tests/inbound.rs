@@ -91,6 +91,7 @@ fn a_wildcard_viewer_sees_every_service_by_its_canonical_name() {
     assert!(!catalog.in_wildcard(&all, Kind::Listener, "cart:80"), "an alias is asked for by name");
     assert!(!catalog.in_wildcard(&shop(), Kind::Cluster, CART));
     assert!(catalog.wildcard(&all, Kind::Endpoints).is_empty());
+    assert!(!catalog.in_wildcard(&all, Kind::Listener, "10.1.0.1:8080"), "it has a cluster IP to go by");
 }
 
 #[test]

@@ -1,0 +1,172 @@
+//! Every fault of a refused resource, not only the first: whoever mends a file should not have to try it once a fault.
+//!
+//! The reader stops at the first fault. What it stumbled over is taken out of a copy of the document, and the copy is read
+//! on. What is taken out leaves gaps, and a complaint about a gap is no fault of the author's: then more is taken out
+//! around it, in silence. So a true fault beside another may wait for the next reading, but none is made up.
+
+use serde_json::{Map, Value};
+
+use super::strict::Fault;
+
+/// How many faults are told of one resource.
+const MOST: usize = 16;
+
+/// The faults of a document in which `read` found `first`.
+pub(super) fn all<T>(
+    first: Fault,
+    mut document: Value,
+    read: impl Fn(Value) -> Result<T, Fault>,
+) -> Vec<Fault> {
+    let (mut faults, mut gap) = (Vec::new(), None::<Path>);
+    let mut next = Some(first);
+    while let Some(fault) = next {
+        let place = Path::resolve(&document, &fault.path);
+        let target = match gap.take().filter(|gap| gap.steps.starts_with(&place.steps)) {
+            Some(gap) => gap.parent(),
+            None => {
+                faults.push(fault);
+                place
+            }
+        };
+        gap = target.take_out(&mut document);
+        if gap.is_none() || faults.len() == MOST {
+            break;
+        }
+        next = read(document.clone()).err();
+    }
+    faults
+}
+
+/// A place in a document that is there.
+#[derive(Debug, Clone, PartialEq)]
+struct Path {
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    Field(String),
+    Item(usize),
+}
+
+impl Path {
+    /// Reads `spec.rules[0].matches` as far as the document has it. Fields may have dots in their names.
+    fn resolve(mut document: &Value, text: &str) -> Self {
+        let (mut steps, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() {
+            let step = match document {
+                Value::Object(fields) => field(fields, rest),
+                Value::Array(items) => item(items, rest),
+                _ => None,
+            };
+            let Some((step, value, after)) = step else { break };
+            steps.push(step);
+            (document, rest) = (value, after.strip_prefix('.').unwrap_or(after));
+        }
+        Self { steps }
+    }
+
+    fn parent(mut self) -> Self {
+        self.steps.pop();
+        self
+    }
+
+    /// Takes out what stands here: a field goes, an item of a list is emptied so that the others keep their numbers, and
+    /// an item that cannot be emptied goes with its list. Says where the gap is; none when nothing can go but a whole
+    /// `metadata` or `spec`.
+    fn take_out(mut self, document: &mut Value) -> Option<Self> {
+        while let [inner @ .., last] = self.steps.as_slice() {
+            let value = inner.iter().try_fold(&mut *document, |value, step| match step {
+                Step::Field(name) => value.get_mut(name),
+                Step::Item(at) => value.get_mut(at),
+            })?;
+            match last {
+                Step::Field(_) if inner.is_empty() => return None,
+                Step::Field(name) => {
+                    value.as_object_mut()?.remove(name);
+                    return Some(self);
+                }
+                Step::Item(at) => match value.get_mut(at) {
+                    Some(Value::Object(fields)) if !fields.is_empty() => {
+                        fields.clear();
+                        return Some(self);
+                    }
+                    _ => {}
+                },
+            }
+            self.steps.pop();
+        }
+        None
+    }
+}
+
+fn field<'v, 't>(fields: &'v Map<String, Value>, text: &'t str) -> Option<(Step, &'v Value, &'t str)> {
+    let whole = |after: &str| after.is_empty() || after.starts_with(['.', '[']);
+    let found = fields.iter().filter_map(|(name, value)| {
+        let after = text.strip_prefix(name.as_str()).filter(|after| whole(after))?;
+        Some((Step::Field(name.clone()), value, after))
+    });
+    found.min_by_key(|(_, _, after)| after.len())
+}
+
+fn item<'v, 't>(items: &'v [Value], text: &'t str) -> Option<(Step, &'v Value, &'t str)> {
+    let (number, after) = text.strip_prefix('[')?.split_once(']')?;
+    let at = number.parse().ok()?;
+    Some((Step::Item(at), items.get(at)?, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::read;
+
+    fn paths(spec: &str) -> Vec<String> {
+        let route = format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: a}}, spec: {spec}}}"
+        );
+        let faults = read(&route).remove(0).outcome.unwrap_err();
+        faults.into_iter().map(|fault| fault.path).collect()
+    }
+
+    #[test]
+    fn every_fault_of_a_route_is_told_at_once() {
+        let spec = "{parentRefs: [{name: b, prot: 80}], hostnames: [A], rules: [
+            {matches: [{path: {valeu: /a}}, {path: {type: RegularExpression, value: '('}, method: get}]},
+            {timeouts: {request: 1.5s}, backendRefs: [{name: b, port: 1}]},
+            {filters: [{type: RequestRedirect, requestRedirect: {statusCode: 300, scheme: ftp}}]}]}";
+        let mut paths = paths(spec);
+        paths.sort();
+        assert_eq!(
+            paths,
+            [
+                "spec.hostnames[0]",
+                "spec.parentRefs[0].prot",
+                "spec.rules[0].matches[0].path.valeu",
+                "spec.rules[0].matches[1].method",
+                "spec.rules[0].matches[1].path.value",
+                "spec.rules[1].timeouts.request",
+                "spec.rules[2].filters[0].requestRedirect.scheme",
+                "spec.rules[2].filters[0].requestRedirect.statusCode",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_only_follows_from_a_fault_is_not_told() {
+        let [port, kind, name] =
+            ["[{name: b, port: x}]", "[{name: b, port: 1, kind: 1b}]", "[{name: '', port: 1}]"].map(|refs| {
+                let rule = format!("{{backendRefs: {refs}, timeouts: {{request: soon}}}}");
+                paths(&format!("{{rules: [{rule}]}}"))
+            });
+        for (paths, field) in [(port, "port"), (kind, "kind"), (name, "name")] {
+            let expected =
+                [format!("spec.rules[0].backendRefs[0].{field}"), "spec.rules[0].timeouts.request".into()];
+            assert_eq!(paths, expected);
+        }
+    }
+
+    #[test]
+    fn faults_without_end_are_cut() {
+        let fields: Vec<_> = (0..100).map(|number| format!("x{number}: 1")).collect();
+        assert_eq!(paths(&format!("{{{}}}", fields.join(", "))).len(), super::MOST);
+    }
+}

@@ -1,0 +1,108 @@
+//! The RequestHeaderModifier and ResponseHeaderModifier filters, of rules and of backends.
+
+use outrigger_core::Name;
+use serde::Deserialize;
+
+use super::strict::at;
+use super::value::{HeaderName, HeaderValue, List, refuse_repeated};
+use crate::model::route::HeaderChanges;
+
+/// The fields of a modifier, checked.
+#[derive(Deserialize)]
+#[serde(try_from = "Fields")]
+pub(super) struct WireHeaderChanges(pub(super) HeaderChanges);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    set: NamedValues,
+    #[serde(default)]
+    add: NamedValues,
+    #[serde(default)]
+    remove: List<HeaderName, 0, 16>,
+}
+
+impl TryFrom<Fields> for WireHeaderChanges {
+    type Error = String;
+
+    fn try_from(Fields { set, add, remove }: Fields) -> Result<Self, String> {
+        refuse_repeated(remove.0.iter().map(|name| &name.0)).map_err(|reason| at("remove", reason))?;
+        let remove: Vec<_> = remove.0.iter().map(HeaderName::lower).collect();
+        for (field, name) in [("set", &set.0), ("add", &add.0)]
+            .into_iter()
+            .flat_map(|(field, all)| all.iter().map(move |(name, _)| (field, name)))
+            .chain(remove.iter().map(|name| ("remove", name)))
+        {
+            if NOT_MODIFIABLE.contains(&&**name) {
+                return Err(at(field, format_args!("{name:?} may not be changed by a header modifier")));
+            }
+        }
+        Ok(Self(HeaderChanges { set: set.0, add: add.0, remove }))
+    }
+}
+
+/// What frames a message, belongs to one connection, or names the destination (which URLRewrite changes). The data
+/// path refuses a route that would touch them, and with it all routes of the service, so that they end here.
+const NOT_MODIFIABLE: [&str; 9] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "trailer",
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+];
+
+/// Headers with a value each. The CRD refuses a name twice; names that differ in case alone are one header, and the
+/// first counts (`HTTPHeaderFilter.set`).
+#[derive(Default, Deserialize)]
+#[serde(try_from = "List<WireNamedValue, 0, 16>")]
+struct NamedValues(Vec<(Name, Name)>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireNamedValue {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+impl TryFrom<List<WireNamedValue, 0, 16>> for NamedValues {
+    type Error = String;
+
+    fn try_from(List(wire): List<WireNamedValue, 0, 16>) -> Result<Self, String> {
+        refuse_repeated(wire.iter().map(|item| &item.name.0))?;
+        let mut all: Vec<(Name, Name)> = Vec::new();
+        for WireNamedValue { name, value } in wire {
+            if all.iter().all(|(other, _)| *other != name.lower()) {
+                all.push((name.lower(), value.0));
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_table;
+
+    #[test]
+    fn changes_outside_the_crds_limits_are_refused() {
+        let at = |field: &str| format!("spec.rules[0].filters[0].requestHeaderModifier.{field}");
+        check_table(
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, spec: {rules: [
+                {filters: [{type: RequestHeaderModifier, requestHeaderModifier: {@}}]}]}}",
+            &["set: [{name: a, value: b}], add: [{name: A, value: c}], remove: [d]"],
+            &[
+                ("set: [{name: a, value: b}, {name: a, value: c}]", &at("set"), "twice"),
+                ("add: [{name: a, value: ''}]", &at("add[0].value"), "not a header value"),
+                ("remove: ['a:b']", &at("remove[0]"), "not a header name"),
+                ("remove: [a, a]", &at("remove"), "\"a\" is there twice"),
+                ("set: [{name: Host, value: b}]", &at("set"), "\"host\" may not be changed"),
+                ("remove: [Transfer-Encoding]", &at("remove"), "\"transfer-encoding\" may not be changed"),
+            ],
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! What `*` means to a client that watches the whole mesh: the ports of every service by canonical name, and what may be
+//! dialled without a service's name.
+//!
+//! Cluster IPs are aliases of the canonical listeners. A headless service has none: DNS gives its clients the addresses
+//! of its endpoints, and so each of those is a destination of its own, as it is for clients that ask.
+
+use std::net::SocketAddr;
+
+use outrigger_core::Name;
+
+use super::destination::Target;
+use super::listener;
+use super::resource::Kind;
+use crate::model::mesh::Mesh;
+use crate::model::service::{Reach, Service, ServiceKey};
+
+/// Every name of this kind, in no order and perhaps twice.
+pub(super) fn names(mesh: &Mesh, kind: Kind, cluster_domain: &str) -> Vec<Name> {
+    let services = || mesh.services().map(|(_, entry)| entry.service.as_ref());
+    let canonical = services().flat_map(|service| canonical_names(service, cluster_domain));
+    let headless = services().filter(|service| service.reach == Reach::Headless);
+    let direct = headless.flat_map(|service| direct_names(mesh, &service.key, kind, cluster_domain));
+    canonical.chain(direct).collect()
+}
+
+/// The ports of a service. What is outside the mesh has no resources.
+pub(super) fn canonical_names(service: &Service, cluster_domain: &str) -> Vec<Name> {
+    match service.reach {
+        Reach::ExternalName(_) => Vec::new(),
+        Reach::ClusterIps(_) | Reach::Headless => {
+            listener::canonical_names(service, cluster_domain).collect()
+        }
+    }
+}
+
+/// The endpoints of a service that are dialled by address: its own, or shared with a service that is headless.
+pub(super) fn direct_names(mesh: &Mesh, key: &ServiceKey, kind: Kind, cluster_domain: &str) -> Vec<Name> {
+    let ports = mesh.service(key).map(|entry| entry.service.ports.as_slice()).unwrap_or_default();
+    let endpoints = ports.iter().flat_map(|port| mesh.endpoints(key, port.number));
+    let target = |address| Some((address, direct_target(mesh, address)?));
+    let name = |(address, target): (SocketAddr, Target)| match kind {
+        Kind::Listener => address.to_string().into(),
+        Kind::Cluster | Kind::Endpoints | Kind::Route => target.name(cluster_domain),
+    };
+    endpoints.into_iter().filter_map(|endpoint| target(endpoint.address)).map(name).collect()
+}
+
+/// Whether a name is among [`names`].
+pub(super) fn means(mesh: &Mesh, kind: Kind, name: &str, cluster_domain: &str) -> bool {
+    if kind == Kind::Listener
+        && let Ok(address) = name.parse::<SocketAddr>()
+    {
+        return address.to_string() == name && direct_target(mesh, address).is_some();
+    }
+    match Target::parse(name, cluster_domain) {
+        Some(Target { only: Some(address), service, port }) => {
+            let target = Target { only: Some(address), service, port };
+            direct_target(mesh, address) == Some(target)
+        }
+        Some(Target { only: None, .. }) => true,
+        None => false,
+    }
+}
+
+/// What the address of an endpoint means, where somebody dials it as such.
+fn direct_target(mesh: &Mesh, address: SocketAddr) -> Option<Target> {
+    let owners = mesh.services_by_endpoint(&address);
+    let is_headless = |(key, _): &(ServiceKey, u16)| {
+        mesh.service(key).is_some_and(|entry| entry.service.reach == Reach::Headless)
+    };
+    if mesh.service_by_ip(&address.ip()).is_some() || !owners.iter().any(is_headless) {
+        return None;
+    }
+    let (service, port) = owners.into_iter().next()?;
+    Some(Target { service, port, only: Some(address) })
+}

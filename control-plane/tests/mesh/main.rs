@@ -1,0 +1,9 @@
+//! A whole control plane in process, and workloads that reach it over real TLS.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
+mod joining;
+mod expiring;
+mod operating;
+mod harness;
+mod connection;

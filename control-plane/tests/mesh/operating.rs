@@ -1,0 +1,71 @@
+//! What an operator does: takes a file away, supplies a CA.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use outrigger_control_plane::ca::issuer::CertificateIssuer;
+use outrigger_control_plane::run::control_plane::ControlPlane;
+use outrigger_control_plane::run::settings::IssuerFiles;
+use outrigger_core::identity::TrustDomain;
+
+use super::harness::{Mesh, settings, subscribe};
+
+#[tokio::test]
+async fn a_file_that_is_removed_takes_its_resources_along() {
+    let mesh = Mesh::start().await;
+    let joined = mesh.join().await;
+    let mut answers = subscribe(mesh.connect(Some(&joined)).await.unwrap(), &["cart:80"]).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().resources[0].name, "cart:80");
+    std::fs::remove_file(mesh.directory.path().join("config/shop.yaml")).unwrap();
+    // Not acknowledged: a removal waits for the ACK of what came before.
+    let removed = async {
+        while mesh.status().await.services > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), removed).await.expect("the Service stays");
+    let mut answers = subscribe(mesh.connect(Some(&joined)).await.unwrap(), &["cart:80"]).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().removed_resources, ["cart:80"]);
+    assert!(mesh.status().await.refusals.is_empty());
+}
+
+/// Starts a control plane that signs with the files of a CA, the key with this mode.
+async fn start_with_key_of_mode(directory: &Path, mode: u32) -> Result<ControlPlane, String> {
+    let domain = TrustDomain::parse("cluster.local").unwrap();
+    let root = CertificateIssuer::make_root(&domain, SystemTime::now()).unwrap();
+    let files = IssuerFiles { chain: directory.join("ca.pem"), key: directory.join("ca.key") };
+    std::fs::create_dir_all(directory.join("config")).unwrap();
+    std::fs::write(&files.chain, root.chain).unwrap();
+    std::fs::write(&files.key, root.key).unwrap();
+    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(mode)).unwrap();
+    let started = ControlPlane::start(settings(directory).with_issuer(files)).await;
+    started.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn an_operators_key_that_others_may_read_is_refused_by_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    for mode in [0o644, 0o640, 0o604] {
+        let refused = start_with_key_of_mode(directory.path(), mode).await.unwrap_err();
+        assert!(refused.contains("ca.key") && refused.contains("chmod 600"), "{refused}");
+    }
+    start_with_key_of_mode(directory.path(), 0o600).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_holds_the_key_of_an_own_root_is_its_owners_alone() {
+    let mesh = Mesh::start().await;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&mesh.state()), 0o700);
+    for file in std::fs::read_dir(mesh.state()).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    let state = mesh.state();
+    let Mesh { directory, control_plane } = mesh;
+    control_plane.shut_down().await;
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o750)).unwrap();
+    let refused = ControlPlane::start(settings(directory.path())).await.unwrap_err().to_string();
+    assert!(refused.contains("open to others (mode 0750)"), "{refused}");
+}
