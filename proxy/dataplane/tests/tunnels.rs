@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::listener::{DestinationBy, Handler, UnknownDestination};
+use outrigger_core::reason::Reason;
 use outrigger_core::record::Protocol;
 use support::application::{Application, ok, read_head, read_request};
 use support::client::Client;
@@ -137,6 +138,61 @@ async fn opaque_bytes_go_both_ways_with_half_close() {
         assert_eq!((record.protocol, record.bytes_received, record.bytes_sent), (Protocol::Tcp, 5, 5));
         assert_eq!(record.reason, None);
     }
+}
+
+#[tokio::test]
+async fn who_breaks_off_is_not_taken_for_who_has_finished() {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let application = Application::raw(move |mut stream, _, _| {
+        let heard = heard.clone();
+        async move {
+            let mut all = Vec::new();
+            let ended = stream.read_to_end(&mut all).await.map_err(|error| error.kind());
+            heard.send((all, ended.map(drop))).unwrap();
+        }
+    })
+    .await;
+    let proxy = World::new()
+        .listen(DestinationBy::Name("stock:9000".into()), UnknownDestination::Refuse)
+        .cluster("stock", &[application.address])
+        .tcp("stock:9000", "stock")
+        .start();
+    for (breaks_off, expected) in [(false, Ok(())), (true, Err(std::io::ErrorKind::ConnectionReset))] {
+        let mut client = Client::connect(proxy.address(0)).await;
+        client.send("half of it").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if breaks_off {
+            socket2::SockRef::from(client.stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(client);
+        assert_eq!(hears.recv().await.unwrap(), (b"half of it".to_vec(), expected));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_before_it_has_heard_everything_is_heard() {
+    let application = Application::raw(|mut stream, _, _| async move {
+        let mut some = [0; 1000];
+        stream.read_exact(&mut some).await.unwrap();
+        stream.write_all(b"enough").await.unwrap();
+        // Nothing more is taken, and what was sent arrives.
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_millis(300), stream.read_to_end(&mut rest)).await;
+    })
+    .await;
+    let mut proxy = World::new()
+        .listen(DestinationBy::Name("stock:9000".into()), UnknownDestination::Refuse)
+        .cluster("stock", &[application.address])
+        .tcp("stock:9000", "stock")
+        .start();
+    let client = Client::connect(proxy.address(0)).await;
+    let (mut reads, mut writes) = client.stream.into_inner().into_split();
+    let writing = tokio::spawn(async move { while writes.write_all(&[b'x'; 1000]).await.is_ok() {} });
+    let mut answer = [0; 6];
+    reads.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"enough");
+    writing.await.unwrap();
+    assert_eq!(proxy.record().await.reason, Some(Reason::UpstreamConnectionTermination));
 }
 
 #[tokio::test]

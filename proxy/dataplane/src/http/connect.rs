@@ -18,11 +18,12 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::tcp::copy::{Lasting, Side, copy_both};
 use crate::tcp::dial::{self, Opened};
+use crate::tcp::relay::lasting;
 
 /// Answers a CONNECT.
 pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Journal, responder: Responder) {
     match open(on, &head, &responder, &mut journal).await {
-        Ok(Way::Opened(opened)) => relay(on, *opened, journal, responder).await,
+        Ok(Way::Opened(opened, lasting)) => relay(*opened, lasting, journal, responder).await,
         Ok(Way::HandUp(asked, unknown)) => hand_up(on, asked, unknown, journal, responder).await,
         Err(failure) => {
             journal.fail(&failure);
@@ -36,7 +37,7 @@ pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Jour
 
 enum Way {
     /// The destination is opaque and answers.
-    Opened(Box<Opened>),
+    Opened(Box<Opened>, Lasting),
     /// Whoever serves this connection goes on.
     HandUp(Name, UnknownDestination),
 }
@@ -59,23 +60,25 @@ async fn open(
     let asked = asked_by(head)?;
     let (found, snapshot) = find(&on.context, &asked, *unknown).await?;
     match found.as_deref().map(|found| &found.handler) {
-        None => Ok(Way::Opened(Box::new(dial::outside(&on.context, &asked).await?))),
+        None => {
+            let opened = dial::outside(&on.context, &asked).await?;
+            Ok(Way::Opened(Box::new(opened), Lasting::default()))
+        }
         Some(Handler::Tcp(proxy)) => {
             journal.set_destination(proxy.stat_prefix.clone());
             let opened = dial::open(&on.context, &snapshot, proxy, on.client.destination).await?;
-            Ok(Way::Opened(Box::new(opened)))
+            Ok(Way::Opened(Box::new(opened), lasting(proxy)))
         }
         Some(Handler::Http(_) | Handler::Detect { .. }) => Ok(Way::HandUp(asked.into(), *unknown)),
     }
 }
 
-async fn relay(on: &Downstream, opened: Opened, mut journal: Journal, responder: Responder) {
+async fn relay(opened: Opened, lasting: Lasting, mut journal: Journal, responder: Responder) {
     journal.set_status(200, None);
     journal.set_protocol(Protocol::Tcp);
     match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
         Ok(client) => {
             let upstream = Side { stream: opened.stream, read: bytes::Bytes::new() };
-            let lasting = Lasting { idle: on.context.settings.tunnel_idle_timeout, longest: None };
             let copied = copy_both(side(client), upstream, lasting).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = broken(&copied) {

@@ -45,7 +45,7 @@ pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, m
     match answer(on, head, body, &trace, &mut journal, &mut responder).await {
         Ok(Reply::Answer(head, body, held)) => deliver(head, body, held, grpc, journal, responder).await,
         Ok(Reply::Tunnel(head, upstream, held)) => {
-            upgrade::relay(on, head, upstream, held, journal, responder).await
+            upgrade::relay(head, upstream, held, journal, responder).await
         }
         Err(failure) => fail(on, failure, grpc, journal, responder).await,
     }
@@ -171,7 +171,8 @@ async fn send(
     forwarding.run(admitted, journal, responder).await
 }
 
-/// Sends a request to a destination outside the mesh, as it is.
+/// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time, since
+/// nobody said one and a stream may be quiet for as long as it likes. Peers that vanished are for the sockets to notice.
 async fn pass_on(
     on: &Downstream,
     asked: &str,
@@ -184,7 +185,7 @@ async fn pass_on(
     let (cluster, hosts) = on.context.outside(asked).await?;
     journal.set_destination(cluster.name.clone());
     let original = on.client.destination;
-    let (retry, deadline, idle) = (None, None, HttpSettings::default().stream_idle_timeout);
+    let (retry, deadline, idle) = (None, None, None);
     let forwarding = Forwarding { cluster, hosts: Some(hosts), original, retry, deadline, idle, trace };
     forwarding.run(Admitted::outside(head, body), journal, responder).await
 }

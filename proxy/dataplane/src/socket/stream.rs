@@ -32,6 +32,17 @@ pub enum Stream {
     Memory(tokio::io::DuplexStream),
 }
 
+/// Silence after which a peer is asked whether it is still there (`TCP_KEEPIDLE`), how often it is asked again, and how
+/// often in all. So a peer that vanished without a word is noticed a minute after its last byte, and one that is merely
+/// quiet is never cut off.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+
+/// How long what was sent to an endpoint may stay unacknowledged, or untaken where the endpoint reads nothing
+/// (`TCP_USER_TIMEOUT`; tcp(7)). Keepalive asks nothing while bytes are on their way, and the kernel by itself gives up
+/// after some 15 minutes. It stands for keepalive's last answer too, so that it is longer than the probes take. Not set
+/// towards clients: one that reads nothing for a while is for the codec and for idle timeouts to judge.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
 /// Dials an endpoint within `timeout`, with `TCP_NODELAY` set. A failure is safe to try elsewhere: nothing was written.
 pub async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<TcpStream, Failure> {
     let failed = |detail: String| {
@@ -45,20 +56,20 @@ pub async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<Tcp
         .await
         .map_err(|_| failed(format!("no connection within {} ms", timeout.as_millis())))?
         .map_err(|error| failed(error.to_string()))?;
-    prepare(&stream);
+    let socket = SockRef::from(&stream);
+    // These fail only on a connection that has ended already; its first read will say so.
+    let _ = prepare(&socket);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     Ok(stream)
 }
 
-/// Sets what every connection of ours has: no delay for small writes, and probes that find a peer that vanished without a
-/// word (after 30 s of silence, three times 10 s apart). Costs four system calls.
-pub(super) fn prepare(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(30))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
-    // These fail only on a connection that has ended already; its first read will say so.
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+/// Sets what every connection of ours has: no delay for small writes, and probes that find a peer that vanished. What is
+/// set on a listening socket its connections inherit (Linux), so that it costs them nothing.
+pub(super) fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
+    let (time, interval, retries) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 impl Stream {
@@ -150,5 +161,24 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_endpoint_that_vanishes_is_noticed_also_while_bytes_are_on_their_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = EndpointAddress(listener.local_addr().unwrap());
+        let dialled = connect(endpoint, Duration::from_secs(5)).await.unwrap();
+        let socket = SockRef::from(&dialled);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+        let (time, interval, retries) = KEEPALIVE;
+        assert!(UNACKNOWLEDGED >= time + interval * retries, "the probes have their time");
     }
 }
