@@ -3,6 +3,7 @@
 mod requests;
 mod responses;
 mod http2;
+mod upgrades;
 mod floods;
 mod relay;
 mod support;

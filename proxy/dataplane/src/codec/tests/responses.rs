@@ -52,6 +52,8 @@ fn bodies_of_every_framing_are_read_and_only_sound_connections_are_kept() {
         ("GET", b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab", "ab", false),
         ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\r\n", "ab", false),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", "", true),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "", false),
+        ("GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", "", false),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "", true),
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", true),
         ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "", true),
