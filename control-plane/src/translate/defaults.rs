@@ -22,6 +22,9 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// To tell HTTP from other bytes where nothing says which it is. A server that speaks first costs a new client this
 /// once, until the verdict is remembered.
 pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// Upgrades that pass, on every listener: all that an application agrees to. Named first what a proxy that does not know
+/// the star lets pass too.
+pub(super) const UPGRADES: [&str; 2] = ["websocket", "*"];
 /// Without a byte in either direction of a request, a WebSocket included. Envoy's 5 minutes cut quiet streams that
 /// applications keep on purpose; none at all would hold the memory of peers that went away in silence.
 pub(super) const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
