@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::listener::{DestinationBy, Handler, UnknownDestination};
+use outrigger_config::route::{Forward, RouteAction};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Protocol;
+use outrigger_policy::upgrade::Upgrades;
+use outrigger_proto::xds::protobuf::BoolValue;
+use outrigger_proto::xds::route::route_action;
 use support::application::{Application, ok, read_head, read_request};
 use support::client::Client;
-use support::{World, forward, manager, tcp_proxy};
+use support::{World, forward, manager, tcp_proxy, to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 /// Repeats what it reads, until the end.
@@ -96,6 +100,39 @@ async fn an_upgrade_becomes_a_tunnel() {
     drop(client);
     let record = proxy.record().await;
     assert_eq!((record.status, record.bytes_received, record.bytes_sent), (101, 4, 9));
+}
+
+#[tokio::test]
+async fn an_upgrade_that_nobody_lists_is_refused() {
+    let echo = Application::echo().await;
+    let listed = |listed: &[(&str, bool)]| {
+        let wire = listed.iter().map(|(name, enabled)| route_action::UpgradeConfig {
+            upgrade_type: (*name).into(),
+            enabled: Some(BoolValue { value: *enabled }),
+            connect_config: None,
+        });
+        Upgrades::of_route(wire.collect()).unwrap()
+    };
+    for (of_listener, of_route, protocol, status) in [
+        (listed(&[("websocket", true)]), listed(&[]), "WebSocket", 200),
+        (listed(&[("websocket", true)]), listed(&[]), "other", 403),
+        (listed(&[]), listed(&[]), "websocket", 403),
+        (listed(&[]), listed(&[("websocket", true)]), "websocket", 200),
+        (Upgrades::any(), listed(&[("websocket", false)]), "websocket", 403),
+    ] {
+        let action = RouteAction::Forward(Box::new(Forward { upgrades: of_route, ..to("app") }));
+        let mut manager = (*manager("app:80", action)).clone();
+        manager.upgrades = of_listener;
+        let proxy = World::new()
+            .proxy()
+            .cluster("app", &[echo.address])
+            .destination("app:80", Handler::Http(Arc::new(manager)))
+            .start();
+        let mut client = Client::connect(proxy.address(0)).await;
+        let fields = format!("Connection: upgrade\r\nUpgrade: {protocol}\r\n");
+        assert_eq!(client.get("app", "/", &fields).await.status, status, "{protocol}");
+        assert_eq!(client.get("app", "/", "").await.status, 200, "the connection stays");
+    }
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub(super) async fn relay(
     journal.set_status(head.status.as_u16(), None);
     match responder.upgrade(head).await {
         Ok(client) => {
-            let lasting = Lasting { idle: held.idle, longest: None };
+            let lasting = Lasting { idle: held.limit.idle, longest: None };
             let copied = copy_both(side(client), side(upstream), lasting).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = broken(&copied) {

@@ -2,6 +2,7 @@
 //!
 //! Vectored writes are passed down, so that a head and a body leave in one system call and one TLS record.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -27,9 +28,17 @@ pub enum Stream {
     TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     /// TLS, we are the client.
     TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// Within another connection.
+    Tunnel(Box<dyn Tunnel>),
     /// In tests: memory.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
+}
+
+/// A connection within another, such as an HTTP/2 CONNECT opens.
+pub trait Tunnel: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {
+    /// Ends it at once, so that the peer cannot take what it got for the whole.
+    fn reset(self: Box<Self>);
 }
 
 /// Silence after which a peer is asked whether it is still there (`TCP_KEEPIDLE`), how often it is asked again, and how
@@ -83,7 +92,9 @@ impl Stream {
 
     /// Closes at once, so that the peer sees a reset and cannot take what it got for the whole.
     pub fn reset(self) {
-        if let Some(stream) = self.tcp() {
+        if let Self::Tunnel(tunnel) = self {
+            tunnel.reset();
+        } else if let Some(stream) = self.tcp() {
             // Fails only on a socket that is gone already.
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
@@ -109,6 +120,7 @@ impl Stream {
             Self::Plain(stream) => Some(stream),
             Self::TlsServer(stream) => Some(stream.get_ref().0),
             Self::TlsClient(stream) => Some(stream.get_ref().0),
+            Self::Tunnel(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
         }
@@ -126,6 +138,7 @@ macro_rules! each {
             Stream::Plain($stream) => $call,
             Stream::TlsServer($stream) => $call,
             Stream::TlsClient($stream) => $call,
+            Stream::Tunnel($stream) => $call,
             #[cfg(test)]
             Stream::Memory($stream) => $call,
         }

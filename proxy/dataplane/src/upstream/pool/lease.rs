@@ -30,11 +30,11 @@ pub(super) enum Connection {
 }
 
 impl Lease {
-    /// Begins a request on it.
-    pub(crate) fn send(self, head: RequestHead, body: Body) -> Exchange {
+    /// Begins a request on it. Only HTTP/2 copies the head, which it may have to keep until there is a stream.
+    pub(crate) fn send(self, head: &RequestHead, body: Body) -> Exchange {
         match self.connection {
             Connection::Http1(connection, _) => connection.send(head, body).into(),
-            Connection::Http2(connection, pending) => connection.send(head, body.guarded(pending)),
+            Connection::Http2(connection, pending) => connection.send(head.clone(), body.guarded(pending)),
         }
     }
 }
