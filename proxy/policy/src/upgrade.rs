@@ -39,10 +39,7 @@ impl Upgrades {
         })
     }
 
-    fn read<W>(
-        wire: Vec<W>,
-        open: impl Fn(W) -> Result<(String, bool), Unusable>,
-    ) -> Result<Self, Unusable> {
+    fn read<W>(wire: Vec<W>, open: impl Fn(W) -> Result<(String, bool), Unusable>) -> Result<Self, Unusable> {
         let mut seen: Vec<(Box<str>, bool)> = Vec::new();
         each("upgrade_configs", wire, |upgrade| {
             let (name, enabled) = open(upgrade)?;
