@@ -1,5 +1,7 @@
 //! How long connections to an application are kept: as its cluster says, and never at the cost of a request.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::net::SocketAddr;

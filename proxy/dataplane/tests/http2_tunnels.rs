@@ -1,5 +1,7 @@
 //! Tunnels over HTTP/2: CONNECT (RFC 9113 section 8.5) and WebSockets (RFC 8441), each one stream beside others.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use bytes::Bytes;

@@ -193,7 +193,6 @@ impl Forwarding<'_> {
     }
 
     /// One try, within its time.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]
     async fn attempt(
         &self,
         host: &Host,
