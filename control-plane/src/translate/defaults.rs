@@ -27,6 +27,9 @@ pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// after 5 minutes (`stream_idle_timeout`) and an hour (`TcpProxy.idle_timeout`), and so "none" is written. Whether a
 /// quiet peer is still there is for HTTP/2 PINGs and TCP keepalive to find out, not for a clock.
 pub(super) const NO_IDLE_TIMEOUT: Duration = Duration::ZERO;
+/// Upgrades that pass, on every listener: all that an application agrees to. Named first what a proxy that does not know
+/// the star lets pass too.
+pub(super) const UPGRADES: [&str; 2] = ["websocket", "*"];
 /// Tries after the first.
 const RETRIES: u32 = 2;
 /// The least time before the next try, and how many times that the most.

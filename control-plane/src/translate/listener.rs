@@ -13,7 +13,7 @@ use outrigger_proto::xds::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedClust
 use outrigger_proto::xds::type_url;
 
 use super::action::{CORS_FILTER, INVALID_BACKEND, cluster_name, uses_cors};
-use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT};
+use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT, UPGRADES};
 use super::destination::Target;
 use super::wire::{ads, any, duration, empty};
 use crate::model::mesh::Mesh;
@@ -86,7 +86,10 @@ pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool)
             .chain([filter("envoy.filters.http.router", type_url::ROUTER)])
             .collect(),
         stream_idle_timeout: duration(NO_IDLE_TIMEOUT),
-        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        upgrade_configs: UPGRADES
+            .iter()
+            .map(|name| UpgradeConfig { upgrade_type: String::from(*name), ..Default::default() })
+            .collect(),
         ..Default::default()
     }
 }

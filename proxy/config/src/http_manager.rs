@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_policy::field::{Unusable, duration, each, flag, non_empty, number, required, unsupported_any};
+use outrigger_policy::upgrade::Upgrades;
 use outrigger_proto::xds::{core, cors, hcm, router, type_url};
 
 use crate::cluster::Http2Settings;
@@ -21,6 +22,8 @@ pub struct HttpConnectionManager {
     pub routes: RouteSource,
     /// What a request passes before it is forwarded, in order. The router, which is always last, is not among them.
     pub filters: Box<[HttpFilter]>,
+    /// Which upgrades pass, where a route says nothing of them.
+    pub upgrades: Upgrades,
     /// How it speaks with the client.
     pub settings: Arc<HttpSettings>,
 }
@@ -62,10 +65,6 @@ pub struct HttpSettings {
     pub max_connection_duration: Option<Duration>,
     /// Requests of a connection, after which it drains.
     pub max_requests_per_connection: Option<u32>,
-    /// The time between the two GOAWAY frames of a draining HTTP/2 connection.
-    pub drain_timeout: Duration,
-    /// Whether HTTP/1.0 is answered.
-    pub accept_http_10: bool,
     /// Streams of one HTTP/2 connection at a time.
     pub max_concurrent_streams: u32,
     /// HTTP/2 flow control window of a stream, in bytes.
@@ -87,8 +86,6 @@ impl Default for HttpSettings {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
             max_requests_per_connection: None,
-            drain_timeout: Duration::from_secs(5),
-            accept_http_10: true,
             max_concurrent_streams: 1024,
             initial_stream_window: 256 * 1024,
             initial_connection_window: 1024 * 1024,
@@ -126,7 +123,8 @@ impl HttpConnectionManager {
             stream_flush_timeout: _, // the idle timeout covers what cannot be written too
             request_timeout,
             request_headers_timeout,
-            drain_timeout,
+            // The time between the two GOAWAYs of a draining connection: here a round trip, which is what it stands for.
+            drain_timeout: _,
             drain_timeout_jitter: _,
             delayed_close_timeout: _, // how long a closed connection is read from; the codec has its own bound
             use_remote_address,
@@ -194,14 +192,6 @@ impl HttpConnectionManager {
             ("forward_proto_config", forward_proto_config.is_some()),
             ("strip_port_mode", strip_port_mode.is_some()),
         ])?;
-        each("upgrade_configs", upgrade_configs, |upgrade| {
-            let hcm::http_connection_manager::UpgradeConfig { upgrade_type: _, filters, enabled } = upgrade;
-            // Every upgrade passes, so that only what forbids or changes one must be refused.
-            unsupported_any(&[
-                ("filters", !filters.is_empty()),
-                ("enabled", enabled.is_some_and(|enabled| !enabled.value)),
-            ])
-        })?;
         let mut settings = HttpSettings::default();
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
         let set = |field, value, to: &mut Option<Duration>| -> Result<(), Unusable> {
@@ -218,7 +208,6 @@ impl HttpConnectionManager {
         set("stream_idle_timeout", stream_idle_timeout, &mut settings.stream_idle_timeout)?;
         set("request_timeout", request_timeout, &mut settings.request_timeout)?;
         set("request_headers_timeout", request_headers_timeout, &mut settings.request_headers_timeout)?;
-        settings.drain_timeout = duration("drain_timeout", drain_timeout)?.unwrap_or(settings.drain_timeout);
         if let Some(common) = common_http_protocol_options {
             settings.common(common).map_err(|bad| bad.within("common_http_protocol_options"))?;
         }
@@ -250,6 +239,7 @@ impl HttpConnectionManager {
             stat_prefix: non_empty("stat_prefix", stat_prefix)?.into(),
             routes,
             filters: filters(http_filters)?,
+            upgrades: Upgrades::of_listener(upgrade_configs)?,
             settings: Arc::new(settings),
         })
     }

@@ -23,6 +23,8 @@ pub enum Reason {
     UriTooLong,
     /// No route matched.
     NoRouteFound,
+    /// The client asked for an upgrade that the listener or route does not let pass.
+    UpgradeRefused,
     /// The destination does not exist in the mesh, and unknown destinations are refused.
     NoDestination,
     /// The control plane did not name the destination in time, or in a way that can be used.
@@ -61,7 +63,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -69,6 +71,7 @@ impl Reason {
         Self::HeadersTooLarge,
         Self::UriTooLong,
         Self::NoRouteFound,
+        Self::UpgradeRefused,
         Self::NoDestination,
         Self::DestinationTimeout,
         Self::NoClusterFound,
@@ -105,6 +108,7 @@ impl Reason {
             }
             Self::UriTooLong => row("UTL", "uri_too_long", StatusCode::URI_TOO_LONG, 3),
             Self::NoRouteFound => row("NR", "no_route_found", StatusCode::NOT_FOUND, 12),
+            Self::UpgradeRefused => row("UPR", "upgrade_refused", StatusCode::FORBIDDEN, 7),
             Self::NoDestination => row("ND", "no_destination", StatusCode::BAD_GATEWAY, 14),
             Self::DestinationTimeout => {
                 row("DTO", "destination_timeout", StatusCode::SERVICE_UNAVAILABLE, 14)

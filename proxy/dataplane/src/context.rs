@@ -40,8 +40,6 @@ pub struct Settings {
     pub sampling: Percentage,
     /// Connections that one worker serves at a time; more are closed at once.
     pub max_connections: u32,
-    /// How long a tunnel (upgrade, CONNECT) may be without a byte; `None` for ever.
-    pub tunnel_idle_timeout: Option<Duration>,
     /// From accepting a TLS connection to the end of its handshake.
     pub handshake_timeout: Duration,
 }
@@ -52,7 +50,6 @@ impl Default for Settings {
             limits: Limits::default(),
             sampling: Percentage::ALL,
             max_connections: 20_000,
-            tunnel_idle_timeout: Some(Duration::from_secs(3600)),
             handshake_timeout: Duration::from_secs(5),
         }
     }

@@ -6,10 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::listener::{DestinationBy, Handler, UnknownDestination};
+use outrigger_config::route::{Forward, RouteAction};
+use outrigger_core::reason::Reason;
 use outrigger_core::record::Protocol;
+use outrigger_policy::upgrade::Upgrades;
+use outrigger_proto::xds::protobuf::BoolValue;
+use outrigger_proto::xds::route::route_action;
 use support::application::{Application, ok, read_head, read_request};
 use support::client::Client;
-use support::{World, forward, manager, tcp_proxy};
+use support::{World, forward, manager, tcp_proxy, to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 /// Repeats what it reads, until the end.
@@ -98,6 +103,39 @@ async fn an_upgrade_becomes_a_tunnel() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_nobody_lists_is_refused() {
+    let echo = Application::echo().await;
+    let listed = |listed: &[(&str, bool)]| {
+        let wire = listed.iter().map(|(name, enabled)| route_action::UpgradeConfig {
+            upgrade_type: (*name).into(),
+            enabled: Some(BoolValue { value: *enabled }),
+            connect_config: None,
+        });
+        Upgrades::of_route(wire.collect()).unwrap()
+    };
+    for (of_listener, of_route, protocol, status) in [
+        (listed(&[("websocket", true)]), listed(&[]), "WebSocket", 200),
+        (listed(&[("websocket", true)]), listed(&[]), "other", 403),
+        (listed(&[]), listed(&[]), "websocket", 403),
+        (listed(&[]), listed(&[("websocket", true)]), "websocket", 200),
+        (Upgrades::any(), listed(&[("websocket", false)]), "websocket", 403),
+    ] {
+        let action = RouteAction::Forward(Box::new(Forward { upgrades: of_route, ..to("app") }));
+        let mut manager = (*manager("app:80", action)).clone();
+        manager.upgrades = of_listener;
+        let proxy = World::new()
+            .proxy()
+            .cluster("app", &[echo.address])
+            .destination("app:80", Handler::Http(Arc::new(manager)))
+            .start();
+        let mut client = Client::connect(proxy.address(0)).await;
+        let fields = format!("Connection: upgrade\r\nUpgrade: {protocol}\r\n");
+        assert_eq!(client.get("app", "/", &fields).await.status, status, "{protocol}");
+        assert_eq!(client.get("app", "/", "").await.status, 200, "the connection stays");
+    }
+}
+
+#[tokio::test]
 async fn connect_reaches_an_opaque_destination() {
     let repeater = repeater().await;
     let proxy = World::new().proxy().cluster("stock", &[repeater.address]).tcp("stock:9000", "stock").start();
@@ -137,6 +175,61 @@ async fn opaque_bytes_go_both_ways_with_half_close() {
         assert_eq!((record.protocol, record.bytes_received, record.bytes_sent), (Protocol::Tcp, 5, 5));
         assert_eq!(record.reason, None);
     }
+}
+
+#[tokio::test]
+async fn who_breaks_off_is_not_taken_for_who_has_finished() {
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let application = Application::raw(move |mut stream, _, _| {
+        let heard = heard.clone();
+        async move {
+            let mut all = Vec::new();
+            let ended = stream.read_to_end(&mut all).await.map_err(|error| error.kind());
+            heard.send((all, ended.map(drop))).unwrap();
+        }
+    })
+    .await;
+    let proxy = World::new()
+        .listen(DestinationBy::Name("stock:9000".into()), UnknownDestination::Refuse)
+        .cluster("stock", &[application.address])
+        .tcp("stock:9000", "stock")
+        .start();
+    for (breaks_off, expected) in [(false, Ok(())), (true, Err(std::io::ErrorKind::ConnectionReset))] {
+        let mut client = Client::connect(proxy.address(0)).await;
+        client.send("half of it").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if breaks_off {
+            socket2::SockRef::from(client.stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(client);
+        assert_eq!(hears.recv().await.unwrap(), (b"half of it".to_vec(), expected));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_before_it_has_heard_everything_is_heard() {
+    let application = Application::raw(|mut stream, _, _| async move {
+        let mut some = [0; 1000];
+        stream.read_exact(&mut some).await.unwrap();
+        stream.write_all(b"enough").await.unwrap();
+        // Nothing more is taken, and what was sent arrives.
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_millis(300), stream.read_to_end(&mut rest)).await;
+    })
+    .await;
+    let mut proxy = World::new()
+        .listen(DestinationBy::Name("stock:9000".into()), UnknownDestination::Refuse)
+        .cluster("stock", &[application.address])
+        .tcp("stock:9000", "stock")
+        .start();
+    let client = Client::connect(proxy.address(0)).await;
+    let (mut reads, mut writes) = client.stream.into_inner().into_split();
+    let writing = tokio::spawn(async move { while writes.write_all(&[b'x'; 1000]).await.is_ok() {} });
+    let mut answer = [0; 6];
+    reads.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"enough");
+    writing.await.unwrap();
+    assert_eq!(proxy.record().await.reason, Some(Reason::UpstreamConnectionTermination));
 }
 
 #[tokio::test]

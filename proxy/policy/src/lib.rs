@@ -4,6 +4,7 @@
 //! and returns: it never sleeps, dials, reads a clock or draws a random number that it was not given. The data path
 //! carries out what it decides. As everywhere, a module uses only modules listed below it.
 
+pub mod upgrade;
 pub mod cors;
 pub mod redirect;
 pub mod direct_response;

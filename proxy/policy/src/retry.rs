@@ -264,6 +264,7 @@ fn another_try_could_help(reason: Reason) -> bool {
         | Reason::HeadersTooLarge
         | Reason::UriTooLong
         | Reason::NoRouteFound
+        | Reason::UpgradeRefused
         | Reason::NoDestination
         | Reason::DestinationTimeout
         | Reason::NoClusterFound

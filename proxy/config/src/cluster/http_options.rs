@@ -25,7 +25,7 @@ impl Default for HttpOptions {
                 idle_timeout: Some(Duration::from_secs(3600)),
                 max_duration: None,
                 max_requests: None,
-                max_concurrent_streams: 100,
+                max_concurrent_streams: 1024, // as in Envoy
                 initial_stream_window: 256 * 1024,
                 initial_connection_window: 1024 * 1024,
             },

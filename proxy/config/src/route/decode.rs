@@ -14,6 +14,7 @@ use outrigger_policy::redirect::Redirect;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::rewrite::{self, PathRewrite, Rewrite};
 use outrigger_policy::timeout::Timeouts;
+use outrigger_policy::upgrade::Upgrades;
 use outrigger_policy::weighted_cluster::{Share, WeightedClusters};
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{cors, route, type_url};
@@ -152,14 +153,6 @@ impl Forward {
             ("internal_redirect_action", internal_redirect_action != 0),
             ("hedge_policy", hedge_policy.is_some()),
         ])?;
-        each("upgrade_configs", upgrade_configs, |upgrade| {
-            let route::route_action::UpgradeConfig { upgrade_type: _, enabled, connect_config } = upgrade;
-            // Every upgrade passes, so that only what forbids or changes one must be refused.
-            unsupported_any(&[
-                ("enabled", enabled.is_some_and(|enabled| !enabled.value)),
-                ("connect_config", connect_config.is_some()),
-            ])
-        })?;
         let clusters = match required("cluster", cluster_specifier)? {
             ClusterSpecifier::Cluster(name) => WeightedClusters::one(non_empty("cluster", name)?)?,
             ClusterSpecifier::WeightedClusters(wire) => {
@@ -198,6 +191,7 @@ impl Forward {
         Ok(Self {
             clusters,
             cluster_not_found: not_found(cluster_not_found_response_code)?,
+            upgrades: Upgrades::of_route(upgrade_configs)?,
             timeouts: Timeouts::decode(timeout, idle_timeout, max_stream_duration)?,
             // A route's own policy replaces the host's whole (VirtualHost.retry_policy).
             retry: retry.transpose()?.or_else(|| outer.retry.clone()),

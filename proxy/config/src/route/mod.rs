@@ -18,6 +18,7 @@ use outrigger_policy::redirect::Redirect;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::rewrite::Rewrite;
 use outrigger_policy::timeout::Timeouts;
+use outrigger_policy::upgrade::Upgrades;
 use outrigger_policy::weighted_cluster::WeightedClusters;
 
 pub use matcher::RouteMatcher;
@@ -64,6 +65,8 @@ pub struct Forward {
     pub retry: Option<RetryPolicy>,
     /// How path and host change.
     pub rewrite: Rewrite,
+    /// Which upgrades pass, before what its listener says.
+    pub upgrades: Upgrades,
     /// Where copies go.
     pub mirrors: Box<[Mirror]>,
 }

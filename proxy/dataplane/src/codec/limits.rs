@@ -17,6 +17,10 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long a connection may be without a request.
     pub idle_timeout: Duration,
+    /// How long a connection may be there at all; then it ends when its requests are done. `None`: for ever.
+    pub longest_life: Option<Duration>,
+    /// Requests after which a connection ends. `None`: any number.
+    pub requests: Option<u32>,
     /// How long a client that reads nothing may hold an answer before its connection is closed.
     pub write_timeout: Duration,
     /// Streams that one HTTP/2 client may have open.
@@ -36,6 +40,8 @@ impl Default for Limits {
             interim_responses: 16,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
+            longest_life: None,
+            requests: None,
             write_timeout: Duration::from_secs(60),
             concurrent_streams: 256,
             stream_window: 256 * 1024,

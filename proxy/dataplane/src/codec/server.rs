@@ -164,11 +164,11 @@ impl Responder {
     }
 
     /// Agrees to a tunnel that the client asked for: 101 with `head.upgrade`, or a 2xx to CONNECT, and the raw connection
-    /// after it. HTTP/1 only; on an HTTP/2 stream it fails, and the request is left unanswered.
+    /// after it; on an HTTP/2 stream a 200, and its DATA frames.
     pub async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {
         match self.inner {
             Inner::H1(inner) => inner.upgrade(head).await,
-            Inner::H2(_) => Err(Failure::local(Reason::LocalError, "HTTP/2 streams are not upgraded")),
+            Inner::H2(inner) => Ok(Upgraded { stream: inner.upgrade(head)?, read: Bytes::new() }),
         }
     }
 

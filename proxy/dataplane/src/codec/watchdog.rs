@@ -32,6 +32,11 @@ impl Watchdog {
         }
     }
 
+    /// Whether the deadline has passed.
+    pub(crate) fn has_passed(&self) -> bool {
+        self.timer.is_some() && Instant::now() >= self.deadline
+    }
+
     /// Ready when the deadline has passed.
     pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(timer) = &mut self.timer else { return Poll::Pending };

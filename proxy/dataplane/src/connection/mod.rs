@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use crate::client::ClientFacts;
 use crate::codec::server::Protocol;
 use crate::context::Context;
-use crate::http::downstream::{Downstream, Finder, Tunnel, find, limits};
+use crate::http::downstream::{Downstream, Finder, ServeTunnel, Tunnel, find, limits};
 use crate::http::service;
 use crate::socket::address::OriginalDestination;
 use crate::socket::listener::Accepted;
@@ -79,6 +79,7 @@ pub(crate) async fn serve(
     }
 }
 
+#[derive(Clone)]
 struct Served {
     context: Rc<Context>,
     habits: Rc<Habits>,
@@ -180,7 +181,7 @@ impl Served {
     async fn find(&self, finder: &DestinationFinder, stream: Stream, facts: ClientFacts) {
         match &finder.by {
             DestinationBy::Authority => {
-                let way = Finder::Authority(finder.unknown);
+                let way = Finder::Authority(finder.unknown, self.tunnels(&facts));
                 self.http(stream, Bytes::new(), Protocol::Detect, facts, (way, &finder.http)).await;
             }
             DestinationBy::Name(name) => {
@@ -234,7 +235,19 @@ impl Served {
         }
     }
 
-    /// HTTP, and what its CONNECT leads to.
+    /// What becomes of CONNECTs: a tunnel is a connection to that destination. It may hold another CONNECT only if that
+    /// destination is a proxy, in which case it is the proxy's, so that this nests once.
+    fn tunnels(&self, facts: &ClientFacts) -> ServeTunnel {
+        let (served, facts) = (self.clone(), facts.clone());
+        ServeTunnel::new(move |Tunnel { connection, asked, unknown }| {
+            let (served, facts) = (served.clone(), facts.clone());
+            Box::pin(async move {
+                served.named(asked, unknown, connection.stream, connection.read, facts).await;
+            })
+        })
+    }
+
+    /// HTTP.
     async fn http(
         &self,
         stream: Stream,
@@ -246,18 +259,9 @@ impl Served {
         let context = Rc::clone(&self.context);
         let limits = limits(&context.limits, http);
         let drain = self.drain.clone();
-        let on = Downstream { context, client: facts, finder, limits, drain, tunnel: Default::default() };
-        match service::serve(&on, stream, first, protocol).await {
-            Ok(None) => {}
-            Ok(Some(Tunnel { connection, asked, unknown })) => {
-                // A tunnel is a connection to that destination. It may hold another CONNECT only if that destination is
-                // a proxy, in which case it is the proxy's, so that this nests once.
-                let through = self.named(asked, unknown, connection.stream, connection.read, on.client);
-                Box::pin(through).await;
-            }
-            Err(failure) => {
-                tracing::debug!(client = %on.client.address, %failure, "connection ended");
-            }
+        let on = Downstream { context, client: facts, finder, limits, drain };
+        if let Err(failure) = service::serve(&on, stream, first, protocol).await {
+            tracing::debug!(client = %on.client.address, %failure, "connection ended");
         }
     }
 

@@ -1,16 +1,17 @@
 //! CONNECT: a tunnel to the destination that it names (RFC 9110 section 9.3.6).
 //!
 //! Opaque destinations are dialled before the client is told that the tunnel stands. One that may speak HTTP is told at
-//! once, and what comes through the tunnel is then served like a connection to that destination.
+//! once, and what comes through the tunnel is then served like a connection to that destination. Over HTTP/2 the tunnel
+//! is one stream (RFC 9113 section 8.5), beside others.
 
-use http::{StatusCode, Version};
+use http::StatusCode;
 use outrigger_config::listener::{Handler, UnknownDestination};
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Protocol;
 
-use super::downstream::{Downstream, Finder, Tunnel, asked_by, find};
+use super::downstream::{Downstream, Finder, ServeTunnel, Tunnel, asked_by, find};
 use super::journal::Journal;
 use super::respond;
 use super::upgrade::{broken, side};
@@ -18,12 +19,15 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::tcp::copy::{Lasting, Side, copy_both};
 use crate::tcp::dial::{self, Opened};
+use crate::tcp::relay::lasting;
 
 /// Answers a CONNECT.
 pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Journal, responder: Responder) {
-    match open(on, &head, &responder, &mut journal).await {
-        Ok(Way::Opened(opened)) => relay(on, *opened, journal, responder).await,
-        Ok(Way::HandUp(asked, unknown)) => hand_up(on, asked, unknown, journal, responder).await,
+    match open(on, &head, &mut journal).await {
+        Ok(Way::Opened(opened, lasting)) => relay(*opened, lasting, journal, responder).await,
+        Ok(Way::HandUp(asked, unknown, tunnels)) => {
+            hand_up(tunnels, asked, unknown, journal, responder).await;
+        }
         Err(failure) => {
             journal.fail(&failure);
             let (head, body) = respond::failed(failure.reason, false);
@@ -36,46 +40,42 @@ pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Jour
 
 enum Way {
     /// The destination is opaque and answers.
-    Opened(Box<Opened>),
-    /// Whoever serves this connection goes on.
-    HandUp(Name, UnknownDestination),
+    Opened(Box<Opened>, Lasting),
+    /// Whoever serves connections goes on.
+    HandUp(Name, UnknownDestination, ServeTunnel),
 }
 
-async fn open(
-    on: &Downstream,
-    head: &RequestHead,
-    responder: &Responder,
-    journal: &mut Journal,
-) -> Result<Way, Failure> {
-    let Finder::Authority(unknown) = &on.finder else {
+async fn open(on: &Downstream, head: &RequestHead, journal: &mut Journal) -> Result<Way, Failure> {
+    let Finder::Authority(unknown, tunnels) = &on.finder else {
         return Err(Failure::downstream(
             Reason::NoRouteFound,
             "CONNECT is for proxies; this is a destination",
         ));
     };
-    if responder.version() == Version::HTTP_2 {
-        return Err(Failure::downstream(Reason::NoRouteFound, "CONNECT over HTTP/2 is not served"));
-    }
     let asked = asked_by(head)?;
     let (found, snapshot) = find(&on.context, &asked, *unknown).await?;
     match found.as_deref().map(|found| &found.handler) {
-        None => Ok(Way::Opened(Box::new(dial::outside(&on.context, &asked).await?))),
+        None => {
+            let opened = dial::outside(&on.context, &asked).await?;
+            Ok(Way::Opened(Box::new(opened), Lasting::default()))
+        }
         Some(Handler::Tcp(proxy)) => {
             journal.set_destination(proxy.stat_prefix.clone());
             let opened = dial::open(&on.context, &snapshot, proxy, on.client.destination).await?;
-            Ok(Way::Opened(Box::new(opened)))
+            Ok(Way::Opened(Box::new(opened), lasting(proxy)))
         }
-        Some(Handler::Http(_) | Handler::Detect { .. }) => Ok(Way::HandUp(asked.into(), *unknown)),
+        Some(Handler::Http(_) | Handler::Detect { .. }) => {
+            Ok(Way::HandUp(asked.into(), *unknown, tunnels.clone()))
+        }
     }
 }
 
-async fn relay(on: &Downstream, opened: Opened, mut journal: Journal, responder: Responder) {
+async fn relay(opened: Opened, lasting: Lasting, mut journal: Journal, responder: Responder) {
     journal.set_status(200, None);
     journal.set_protocol(Protocol::Tcp);
     match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
         Ok(client) => {
             let upstream = Side { stream: opened.stream, read: bytes::Bytes::new() };
-            let lasting = Lasting { idle: on.context.settings.tunnel_idle_timeout, longest: None };
             let copied = copy_both(side(client), upstream, lasting).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = broken(&copied) {
@@ -88,7 +88,7 @@ async fn relay(on: &Downstream, opened: Opened, mut journal: Journal, responder:
 }
 
 async fn hand_up(
-    on: &Downstream,
+    tunnels: ServeTunnel,
     asked: Name,
     unknown: UnknownDestination,
     mut journal: Journal,
@@ -96,8 +96,14 @@ async fn hand_up(
 ) {
     journal.set_status(200, None);
     match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
-        Ok(connection) => *on.tunnel.borrow_mut() = Some(Tunnel { connection, asked, unknown }),
-        Err(failure) => journal.fail(&failure),
+        Ok(connection) => {
+            // The requests in it have records of their own.
+            journal.finish();
+            tunnels.serve(Tunnel { connection, asked, unknown }).await;
+        }
+        Err(failure) => {
+            journal.fail(&failure);
+            journal.finish();
+        }
     }
-    journal.finish();
 }

@@ -1,6 +1,7 @@
 //! A connection that speaks HTTP with a client: who the client is, and how its requests find their destination.
 
-use std::cell::RefCell;
+use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ pub(crate) enum Finder {
     },
     /// Every request goes to this asked name.
     Named(Name, UnknownDestination),
-    /// Each request says where.
-    Authority(UnknownDestination),
+    /// Each request says where, and a CONNECT may lead there.
+    Authority(UnknownDestination, ServeTunnel),
 }
 
 /// A connection that speaks HTTP.
@@ -50,8 +51,28 @@ pub(crate) struct Downstream {
     pub(crate) limits: Rc<Limits>,
     /// Tells it to come to its end.
     pub(crate) drain: DrainGuard,
-    /// A tunnel that a CONNECT made, to be served by whoever serves this connection once HTTP on it has ended.
-    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+}
+
+/// Serves what a CONNECT leads to, until it ends: whoever serves connections does, since it is one.
+#[derive(Clone)]
+pub(crate) struct ServeTunnel(Rc<dyn Fn(Tunnel) -> Serving>);
+
+type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+impl ServeTunnel {
+    pub(crate) fn new(serve: impl Fn(Tunnel) -> Serving + 'static) -> Self {
+        Self(Rc::new(serve))
+    }
+
+    pub(super) async fn serve(&self, tunnel: Tunnel) {
+        (self.0)(tunnel).await;
+    }
+}
+
+impl fmt::Debug for ServeTunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServeTunnel")
+    }
 }
 
 /// A connection through a CONNECT, and the name it goes to.
@@ -89,7 +110,7 @@ impl Downstream {
                 return Ok((Destination::Manager(manager), snapshot));
             }
             Finder::Named(asked, unknown) => (std::borrow::Cow::Borrowed(&**asked), *unknown),
-            Finder::Authority(unknown) => (asked_by(head)?, *unknown),
+            Finder::Authority(unknown, _) => (asked_by(head)?, *unknown),
         };
         let (found, snapshot) = find(&self.context, &asked, unknown).await?;
         let Some(found) = found else { return Ok((Destination::Outside(asked.into()), snapshot)) };
@@ -110,6 +131,8 @@ pub(crate) fn limits(own: &Limits, http: &HttpSettings) -> Rc<Limits> {
         head_bytes: http.max_request_headers,
         fields: http.max_headers_count,
         head_timeout: http.request_headers_timeout.unwrap_or(own.head_timeout),
+        longest_life: http.max_connection_duration,
+        requests: http.max_requests_per_connection,
         idle_timeout: http.idle_timeout.unwrap_or(own.idle_timeout),
         concurrent_streams: http.max_concurrent_streams,
         stream_window: http.initial_stream_window,

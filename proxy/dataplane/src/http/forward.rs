@@ -11,16 +11,15 @@ use std::time::Duration;
 use http::HeaderMap;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
-use outrigger_core::trace::SpanId;
 use outrigger_policy::circuit_breaker::Room;
 use outrigger_policy::outlier;
 use outrigger_policy::retry::{Decision, Outcome, Retries, RetryPolicy};
 use outrigger_policy::retry_budget::Retrying;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::filters::Admitted;
-use super::idle::{Still, moving};
 use super::journal::Journal;
+use super::limit::{Late, Limit};
 use super::replay::Replay;
 use super::respond::grpc_status;
 use super::trace_context::Trace;
@@ -49,10 +48,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) original: SocketAddr,
     /// The route's retries.
     pub(super) retry: Option<&'a RetryPolicy>,
-    /// When the whole request has to be over.
-    pub(super) deadline: Option<Instant>,
-    /// How long it may stand still.
-    pub(super) idle: Option<Duration>,
+    /// How long the whole request may take and stand still.
+    pub(super) limit: Limit,
     /// Its place in a trace.
     pub(super) trace: &'a Trace,
 }
@@ -69,10 +66,8 @@ pub(super) enum Reply {
 /// What a request holds until its last byte is through.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// When it has to be over.
-    pub(super) deadline: Option<Instant>,
-    /// How long it may stand still.
-    pub(super) idle: Option<Duration>,
+    /// How long it may go on.
+    pub(super) limit: Limit,
     cluster: Rc<Cluster>,
     host: Rc<Host>,
     _room: Room,
@@ -117,7 +112,7 @@ impl Forwarding<'_> {
         responder: &mut Responder,
     ) -> Result<Reply, Failure> {
         let room = self.cluster.admit()?;
-        let (head, body) = admitted.into_parts();
+        let (mut head, body) = admitted.into_parts();
         let body = Replay::new(body);
         let mut progress = Progress::default();
         let mut retrying = None;
@@ -128,8 +123,8 @@ impl Forwarding<'_> {
             journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
             self.cluster.series.tries.increment();
             let received = journal.received();
-            let attempt = self.attempt(&host, &head, &body, span, journal, responder, || received.get());
-            let outcome = attempt.await;
+            self.trace.write(&mut head.headers, span);
+            let outcome = self.attempt(&host, &head, &body, journal, responder, || received.get()).await;
             let next = match &outcome {
                 Ok((answer, _)) => {
                     let (status, headers) = answer_facts(answer);
@@ -166,8 +161,7 @@ impl Forwarding<'_> {
                     }
                     body.let_go();
                     let held = Held {
-                        deadline: self.deadline,
-                        idle: self.idle,
+                        limit: Limit { idle: self.idle_of_try(), ..self.limit },
                         cluster: Rc::clone(&self.cluster),
                         host,
                         _room: room,
@@ -199,13 +193,11 @@ impl Forwarding<'_> {
     }
 
     /// One try, within its time.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]
     async fn attempt(
         &self,
         host: &Host,
         head: &RequestHead,
         body: &Replay,
-        span: SpanId,
         journal: &mut Journal,
         responder: &mut Responder,
         moved: impl Fn() -> u64,
@@ -217,8 +209,6 @@ impl Forwarding<'_> {
             let lease = host.lease(purpose, self.cluster.speaks(head.version)).await?;
             journal.try_connected(lease.peer.as_ref());
             stale.set(lease.reused);
-            let mut head = head.clone();
-            self.trace.write(&mut head.headers, span);
             reached.set(Reached::Maybe);
             let mut exchange = lease.send(head, body.next());
             loop {
@@ -230,21 +220,23 @@ impl Forwarding<'_> {
             }
         };
         let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, reached.get(), what));
-        let answered = match self.try_deadline() {
-            None => moving(exchange, self.idle, moved).await.unwrap_or_else(|Still| late("no byte moved")),
-            Some(deadline) => {
-                timeout_at(deadline, exchange).await.unwrap_or_else(|_| late("no answer in time"))
-            }
-        };
+        let limit = Limit { deadline: self.try_deadline(), idle: self.idle_of_try() };
+        let answered = limit.run(exchange, moved).await.unwrap_or_else(|which| match which {
+            Late::Still => late("no byte moved"),
+            Late::Deadline => late("no answer in time"),
+        });
         answered.map_err(|failure| Failed { failure, reused: stale.get() })
     }
 
     fn try_deadline(&self) -> Option<Instant> {
         let of_try = self.retry.and_then(|retry| retry.per_try_timeout).map(|limit| Instant::now() + limit);
-        match (of_try, self.deadline) {
-            (Some(of_try), Some(of_all)) => Some(of_try.min(of_all)),
-            (one, other) => one.or(other),
-        }
+        of_try.into_iter().chain(self.limit.deadline).min()
+    }
+
+    /// How long a try may stand still, its response included.
+    fn idle_of_try(&self) -> Option<Duration> {
+        let of_try = self.retry.and_then(|retry| retry.per_try_idle_timeout);
+        of_try.into_iter().chain(self.limit.idle).min()
     }
 
     fn after_answer(
@@ -312,7 +304,7 @@ impl Forwarding<'_> {
     }
 
     fn in_time(&self, pause: Duration) -> bool {
-        self.deadline.is_none_or(|deadline| Instant::now() + pause < deadline)
+        self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline)
     }
 
     /// Counts a failure against its host, unless it is a bound of ours that was reached.

@@ -109,7 +109,7 @@ async fn send(
         let length = queue.state.borrow().length;
         let body =
             if queue.is_empty_body() { Body::empty() } else { Body::streamed(queue.clone(), 0, length) };
-        let mut exchange = lease.send(head, body);
+        let mut exchange = lease.send(&head, body);
         loop {
             match exchange.answer().await? {
                 Answer::Interim(_) => {}

@@ -82,6 +82,10 @@ impl Replay {
     pub(super) fn let_go(&self) {
         if let Kind::Streamed(kept) = &self.0 {
             kept.last.set(true);
+            // A stream may go on for days; what was sent of it is nobody's any more.
+            let mut frames = kept.frames.borrow_mut();
+            let read = kept.position.replace(0).min(frames.len());
+            frames.drain(..read);
         }
     }
 }
@@ -189,8 +193,22 @@ mod tests {
         let mut first = replay.next();
         assert_eq!(read(&mut first, 1).await, KEPT_BYTES);
         assert!(replay.is_whole());
-        assert_eq!(read(&mut first, 10).await, 6);
+        assert_eq!(read(&mut first, 1).await, 1);
+        replay.let_go();
+        assert_eq!(read(&mut first, 10).await, 5);
         assert!(!replay.is_whole());
+    }
+
+    #[tokio::test]
+    async fn the_last_try_keeps_nothing_and_reads_on() {
+        let replay = replay(&[10, 20, 30, 40]);
+        assert_eq!(read(&mut replay.next(), 3).await, 60);
+        let mut second = replay.next();
+        assert_eq!(read(&mut second, 1).await, 10);
+        replay.let_go();
+        let Kind::Streamed(kept) = &replay.0 else { unreachable!() };
+        assert_eq!(kept.frames.borrow().len(), 2, "what the second try has yet to read");
+        assert_eq!(read(&mut second, 10).await, 90);
     }
 
     #[tokio::test]

@@ -17,13 +17,13 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::header_match::Head;
-use tokio::time::timeout_at;
 
 use super::downstream::{Destination, Downstream};
 use super::filters::{self, Admitted, Gate, OnResponse};
 use super::forward::{Forwarding, Held, Reply};
-use super::idle::{Still, moving};
 use super::journal::Journal;
+use super::limit::{Late, Limit};
+use super::request_timeout::RequestTimeout;
 use super::respond;
 use super::rewritten::rewrite;
 use super::trace_context::Trace;
@@ -45,7 +45,7 @@ pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, m
     match answer(on, head, body, &trace, &mut journal, &mut responder).await {
         Ok(Reply::Answer(head, body, held)) => deliver(head, body, held, grpc, journal, responder).await,
         Ok(Reply::Tunnel(head, upstream, held)) => {
-            upgrade::relay(on, head, upstream, held, journal, responder).await
+            upgrade::relay(head, upstream, held, journal, responder).await
         }
         Err(failure) => fail(on, failure, grpc, journal, responder).await,
     }
@@ -74,6 +74,9 @@ async fn answer(
     }
     let route = route(&manager, &snapshot, &head)?;
     journal.set_route(route.name.clone());
+    if let Some(protocol) = &head.upgrade {
+        permit(protocol, &manager, &route)?;
+    }
 
     let (mut admitted, on_response) = match filters::pass(&manager.filters, &route, head, body) {
         Gate::Open(admitted, on_response) => (admitted, on_response),
@@ -135,6 +138,18 @@ fn route(
     table.find(&view, fastrand::u32(..)).map(Arc::clone).ok_or_else(|| none("no route matches"))
 }
 
+/// Whether a client may ask for that upgrade: the route says it, or the listener.
+fn permit(protocol: &HeaderValue, manager: &HttpConnectionManager, route: &Route) -> Result<(), Failure> {
+    let of_route = match &route.action {
+        RouteAction::Forward(forward) => forward.upgrades.allow(protocol),
+        RouteAction::Redirect(_) | RouteAction::Respond(_) => None,
+    };
+    if of_route.or_else(|| manager.upgrades.allow(protocol)) == Some(true) {
+        return Ok(());
+    }
+    Err(Failure::downstream(Reason::UpgradeRefused, format!("upgrades to {protocol:?} do not pass")))
+}
+
 #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]
 async fn send(
     on: &Downstream,
@@ -164,14 +179,22 @@ async fn send(
         hosts: None,
         original: on.client.destination,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&view)),
-        deadline: limit.map(|limit| journal.began() + limit),
-        idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout),
+        limit: Limit {
+            deadline: limit.map(|limit| journal.began() + limit),
+            idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout),
+        },
         trace,
+    };
+    let timeout = settings.request_timeout.map(|limit| RequestTimeout::at(journal.began() + limit));
+    let admitted = match &timeout {
+        Some(timeout) => admitted.map_body(|body| timeout.limit(body)),
+        None => admitted,
     };
     forwarding.run(admitted, journal, responder).await
 }
 
-/// Sends a request to a destination outside the mesh, as it is.
+/// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time, since
+/// nobody said one and a stream may be quiet for as long as it likes. Peers that vanished are for the sockets to notice.
 async fn pass_on(
     on: &Downstream,
     asked: &str,
@@ -184,8 +207,8 @@ async fn pass_on(
     let (cluster, hosts) = on.context.outside(asked).await?;
     journal.set_destination(cluster.name.clone());
     let original = on.client.destination;
-    let (retry, deadline, idle) = (None, None, HttpSettings::default().stream_idle_timeout);
-    let forwarding = Forwarding { cluster, hosts: Some(hosts), original, retry, deadline, idle, trace };
+    let (retry, limit) = (None, Limit::default());
+    let forwarding = Forwarding { cluster, hosts: Some(hosts), original, retry, limit, trace };
     forwarding.run(Admitted::outside(head, body), journal, responder).await
 }
 
@@ -235,16 +258,12 @@ async fn deliver(
     let (body, in_trailers) = if grpc { respond::watch_trailers(body) } else { (body, None) };
     let delivery = responder.respond(head, body.counted(journal.sent()));
     let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, Reached::ResponseStarted, what));
-    let (deadline, idle) = held.as_ref().map_or((None, None), |held| (held.deadline, held.idle));
+    let limit = held.as_ref().map_or(Limit::default(), |held| held.limit);
     let moved = || journal.received().get() + journal.sent().get();
-    let outcome = match deadline {
-        None => moving(delivery, idle, moved)
-            .await
-            .map_or_else(|Still| late("no byte moved"), |delivery| delivery.outcome),
-        Some(deadline) => timeout_at(deadline, delivery).await.map_or_else(
-            |_| late("the response took longer than the request may"),
-            |delivery| delivery.outcome,
-        ),
+    let outcome = match limit.run(delivery, moved).await {
+        Ok(delivery) => delivery.outcome,
+        Err(Late::Still) => late("no byte moved"),
+        Err(Late::Deadline) => late("the response took longer than the request may"),
     };
     if let Some(status) = in_trailers.and_then(|status| status.get()) {
         journal.set_grpc_status(status);

@@ -5,23 +5,22 @@ use std::rc::Rc;
 use bytes::Bytes;
 use outrigger_core::error::Failure;
 
-use super::downstream::{Downstream, Tunnel};
+use super::downstream::Downstream;
 use super::request;
 use crate::codec::body::Body;
 use crate::codec::head::RequestHead;
 use crate::codec::server::{self, Protocol, Responder, Service};
 use crate::socket::stream::Stream;
 
-/// Serves `stream`, of which `first` was already read, until it ends or drains. Gives back the tunnel that a CONNECT made.
+/// Serves `stream`, of which `first` was already read, until it ends or drains.
 pub(crate) async fn serve(
     on: &Downstream,
     stream: Stream,
     first: Bytes,
     protocol: Protocol,
-) -> Result<Option<Tunnel>, Failure> {
+) -> Result<(), Failure> {
     let limits = Rc::clone(&on.limits);
-    server::serve(stream, first, protocol, limits, on.drain.clone(), on).await?;
-    Ok(on.tunnel.take())
+    server::serve(stream, first, protocol, limits, on.drain.clone(), on).await
 }
 
 impl Service for Downstream {

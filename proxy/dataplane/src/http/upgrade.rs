@@ -3,7 +3,6 @@
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
-use super::downstream::Downstream;
 use super::forward::Held;
 use super::journal::Journal;
 use crate::codec::head::ResponseHead;
@@ -11,9 +10,9 @@ use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
 use crate::tcp::copy::{Copied, End, Lasting, Side, copy_both};
 
-/// Agrees with the client too and relays until both sides have closed.
+/// Agrees with the client too and relays until both sides have closed. Of the route's limits only the one on standing still
+/// counts: nobody knows how long a conversation takes.
 pub(super) async fn relay(
-    on: &Downstream,
     head: ResponseHead,
     upstream: Upgraded,
     held: Held,
@@ -23,7 +22,7 @@ pub(super) async fn relay(
     journal.set_status(head.status.as_u16(), None);
     match responder.upgrade(head).await {
         Ok(client) => {
-            let lasting = Lasting { idle: on.context.settings.tunnel_idle_timeout, longest: None };
+            let lasting = Lasting { idle: held.limit.idle, longest: None };
             let copied = copy_both(side(client), side(upstream), lasting).await;
             journal.count(copied.received, copied.sent);
             if let Some(failure) = broken(&copied) {
@@ -37,7 +36,7 @@ pub(super) async fn relay(
 }
 
 /// A side of a copy.
-pub(super) fn side(of: Upgraded) -> Side<crate::socket::stream::Stream> {
+pub(super) fn side(of: Upgraded) -> Side {
     Side { stream: of.stream, read: of.read }
 }
 

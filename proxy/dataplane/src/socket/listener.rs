@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
 use outrigger_core::Name;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -38,7 +38,7 @@ pub struct Listener {
 /// A connection that came in.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The connection, with `TCP_NODELAY` set.
+    /// The connection, with `TCP_NODELAY` and keepalive, which the listening socket passed on.
     pub stream: TcpStream,
     /// Who dialled.
     pub client: ClientAddress,
@@ -74,6 +74,7 @@ impl ListenerGroup {
         let address = first.local_addr()?;
         for member in &members {
             member.set_nonblocking(true)?;
+            prepare(&SockRef::from(member))?;
         }
         Ok(Self { name, address, members })
     }
@@ -104,6 +105,7 @@ fn listen(address: SocketAddr) -> io::Result<StdListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    prepare(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -119,7 +121,6 @@ impl Listener {
         loop {
             match self.socket.accept().await {
                 Ok((stream, client)) => {
-                    prepare(&stream);
                     return Accepted { stream, client: ClientAddress(canonical(client)) };
                 }
                 Err(error) if is_of_one_connection(&error) => self.errors.set(self.errors.get() + 1),
@@ -182,9 +183,10 @@ mod tests {
         let client = TcpStream::connect(group.address()).await.unwrap();
         let accepted = tokio::select! { a = zero.accept() => a, a = one.accept() => a };
         assert_eq!(accepted.client.0, client.local_addr().unwrap());
-        let socket = socket2::SockRef::from(&accepted.stream);
+        let socket = SockRef::from(&accepted.stream);
         assert!(accepted.stream.nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None, "a client may read nothing for a while");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Vectored writes are passed down, so that a head and a body leave in one system call and one TLS record.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -27,10 +28,29 @@ pub enum Stream {
     TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     /// TLS, we are the client.
     TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// Within another connection.
+    Tunnel(Box<dyn Tunnel>),
     /// In tests: memory.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
 }
+
+/// A connection within another, such as an HTTP/2 CONNECT opens.
+pub trait Tunnel: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {
+    /// Ends it at once, so that the peer cannot take what it got for the whole.
+    fn reset(self: Box<Self>);
+}
+
+/// Silence after which a peer is asked whether it is still there (`TCP_KEEPIDLE`), how often it is asked again, and how
+/// often in all. So a peer that vanished without a word is noticed a minute after its last byte, and one that is merely
+/// quiet is never cut off.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+
+/// How long what was sent to an endpoint may stay unacknowledged, or untaken where the endpoint reads nothing
+/// (`TCP_USER_TIMEOUT`; tcp(7)). Keepalive asks nothing while bytes are on their way, and the kernel by itself gives up
+/// after some 15 minutes. It stands for keepalive's last answer too, so that it is longer than the probes take. Not set
+/// towards clients: one that reads nothing for a while is for the codec and for idle timeouts to judge.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 /// Dials an endpoint within `timeout`, with `TCP_NODELAY` set. A failure is safe to try elsewhere: nothing was written.
 pub async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<TcpStream, Failure> {
@@ -45,20 +65,20 @@ pub async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<Tcp
         .await
         .map_err(|_| failed(format!("no connection within {} ms", timeout.as_millis())))?
         .map_err(|error| failed(error.to_string()))?;
-    prepare(&stream);
+    let socket = SockRef::from(&stream);
+    // These fail only on a connection that has ended already; its first read will say so.
+    let _ = prepare(&socket);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     Ok(stream)
 }
 
-/// Sets what every connection of ours has: no delay for small writes, and probes that find a peer that vanished without a
-/// word (after 30 s of silence, three times 10 s apart). Costs four system calls.
-pub(super) fn prepare(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(30))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
-    // These fail only on a connection that has ended already; its first read will say so.
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+/// Sets what every connection of ours has: no delay for small writes, and probes that find a peer that vanished. What is
+/// set on a listening socket its connections inherit (Linux), so that it costs them nothing.
+pub(super) fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
+    let (time, interval, retries) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 impl Stream {
@@ -72,7 +92,9 @@ impl Stream {
 
     /// Closes at once, so that the peer sees a reset and cannot take what it got for the whole.
     pub fn reset(self) {
-        if let Some(stream) = self.tcp() {
+        if let Self::Tunnel(tunnel) = self {
+            tunnel.reset();
+        } else if let Some(stream) = self.tcp() {
             // Fails only on a socket that is gone already.
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
@@ -98,6 +120,7 @@ impl Stream {
             Self::Plain(stream) => Some(stream),
             Self::TlsServer(stream) => Some(stream.get_ref().0),
             Self::TlsClient(stream) => Some(stream.get_ref().0),
+            Self::Tunnel(_) => None,
             #[cfg(test)]
             Self::Memory(_) => None,
         }
@@ -115,6 +138,7 @@ macro_rules! each {
             Stream::Plain($stream) => $call,
             Stream::TlsServer($stream) => $call,
             Stream::TlsClient($stream) => $call,
+            Stream::Tunnel($stream) => $call,
             #[cfg(test)]
             Stream::Memory($stream) => $call,
         }
@@ -150,5 +174,24 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_endpoint_that_vanishes_is_noticed_also_while_bytes_are_on_their_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = EndpointAddress(listener.local_addr().unwrap());
+        let dialled = connect(endpoint, Duration::from_secs(5)).await.unwrap();
+        let socket = SockRef::from(&dialled);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+        let (time, interval, retries) = KEEPALIVE;
+        assert!(UNACKNOWLEDGED >= time + interval * retries, "the probes have their time");
     }
 }

@@ -1,7 +1,8 @@
 //! Bytes both ways between two connections until both directions have ended.
 //!
-//! Used for TCP, CONNECT and upgrades. Each direction ends on its own (half-close is passed on as a shutdown), an error in
-//! either ends both, and silence in both for the idle timeout ends both. An idle connection holds no buffer: bytes are
+//! Used for TCP, CONNECT and upgrades. Each direction ends on its own: a half-close is passed on as a shutdown, and a side
+//! that takes no more is still heard to its end. A side that breaks off resets the other, which must not take what it got
+//! for the whole; so does silence in both directions for the idle timeout. An idle connection holds no buffer: bytes are
 //! read into a scratch buffer of the worker, and only what the other side does not take at once is kept.
 
 use std::cell::RefCell;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+
+use crate::socket::stream::Stream;
 
 /// What is read at once. What the other side does not take of it is the most that a direction holds.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -49,9 +52,9 @@ pub(crate) enum End {
 }
 
 /// One side of a copy, and what was already read from it.
-pub(crate) struct Side<S> {
+pub(crate) struct Side {
     /// The connection.
-    pub(crate) stream: S,
+    pub(crate) stream: Stream,
     /// Bytes that were read ahead; they go first.
     pub(crate) read: Bytes,
 }
@@ -65,12 +68,8 @@ pub(crate) struct Lasting {
     pub(crate) longest: Option<Duration>,
 }
 
-/// Copies until both directions have ended, an error, or the end of its time. Cancelling it drops both connections.
-pub(crate) async fn copy_both<C, U>(client: Side<C>, upstream: Side<U>, lasting: Lasting) -> Copied
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
-{
+/// Copies until both directions have ended, a side breaks off, or its time is over. Cancelling it drops both connections.
+pub(crate) async fn copy_both(client: Side, upstream: Side, lasting: Lasting) -> Copied {
     let (mut client_stream, mut upstream_stream) = (client.stream, upstream.stream);
     let (mut up, mut down) = (OneWay::new(client.read), OneWay::new(upstream.read));
     let Lasting { idle, longest } = lasting;
@@ -86,13 +85,9 @@ where
         let upward = up.poll(cx, &mut client_stream, &mut upstream_stream);
         let downward = down.poll(cx, &mut upstream_stream, &mut client_stream);
         match (upward, downward) {
-            (Poll::Ready(Err(Fault::Read(error))), _) | (_, Poll::Ready(Err(Fault::Write(error)))) => {
-                return Poll::Ready(End::Client(error));
-            }
-            (Poll::Ready(Err(Fault::Write(error))), _) | (_, Poll::Ready(Err(Fault::Read(error)))) => {
-                return Poll::Ready(End::Upstream(error));
-            }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Closed),
+            (Poll::Ready(Err(error)), _) => return Poll::Ready(Some(End::Client(error))),
+            (_, Poll::Ready(Err(error))) => return Poll::Ready(Some(End::Upstream(error))),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(None),
             _ => {}
         }
         if first.is_none() {
@@ -105,10 +100,10 @@ where
         // The timer is moved only when it fires, not for every byte.
         while timer.as_mut().poll(cx).is_ready() {
             if longest.is_some_and(|longest| began.elapsed() >= longest) {
-                return Poll::Ready(End::Expired);
+                return Poll::Ready(Some(End::Expired));
             }
             if idle.is_some_and(|idle| moved_at.elapsed() >= idle) {
-                return Poll::Ready(End::Idle);
+                return Poll::Ready(Some(End::Idle));
             }
             let ends =
                 idle.map(|idle| moved_at + idle).into_iter().chain(longest.map(|longest| began + longest));
@@ -117,6 +112,12 @@ where
         Poll::Pending
     })
     .await;
+    if end.is_some() {
+        client_stream.reset();
+        upstream_stream.reset();
+    }
+    let refused = up.refused.map(End::Upstream).or(down.refused.map(End::Client));
+    let end = end.or(refused).unwrap_or(End::Closed);
     Copied { received: up.bytes, sent: down.bytes, end }
 }
 
@@ -132,6 +133,9 @@ struct OneWay {
     state: State,
     unflushed: bool,
     bytes: u64,
+    /// Why the receiver takes no more. What it says itself is still worth hearing: a server may answer before it has read
+    /// everything, and close.
+    refused: Option<io::Error>,
 }
 
 enum State {
@@ -142,65 +146,87 @@ enum State {
 
 impl OneWay {
     fn new(waiting: Bytes) -> Self {
-        Self { waiting, state: State::Reading, unflushed: false, bytes: 0 }
+        Self { waiting, state: State::Reading, unflushed: false, bytes: 0, refused: None }
     }
 
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<Result<(), Fault>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        loop {
-            while !self.waiting.is_empty() {
-                let written =
-                    ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting)).map_err(Fault::Write)?;
-                self.wrote(written)?;
-                self.waiting.advance(written);
-            }
-            match self.state {
-                State::Reading => {
-                    let read = SCRATCH.with_borrow_mut(|scratch| {
-                        let mut buffer = ReadBuf::new(scratch);
-                        ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
-                        if buffer.filled().is_empty() {
-                            return Poll::Ready(Ok(false));
-                        }
-                        let written = match Pin::new(&mut *to).poll_write(cx, buffer.filled()) {
-                            Poll::Ready(written) => written.map_err(Fault::Write)?,
-                            Poll::Pending => 0,
-                        };
-                        if written > 0 {
-                            self.wrote(written)?;
-                        }
-                        if written < buffer.filled().len() {
-                            self.waiting = Bytes::copy_from_slice(&buffer.filled()[written..]);
-                        }
-                        Poll::Ready(Ok(true))
-                    });
-                    match read {
-                        Poll::Ready(Ok(true)) => {}
-                        Poll::Ready(Ok(false)) => self.state = State::Closing,
-                        Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
-                        Poll::Pending => {
-                            if self.unflushed {
-                                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Fault::Write)?;
-                                self.unflushed = false;
-                            }
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                State::Closing => {
-                    match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
-                        // The other end is gone already: nothing is left to be closed.
-                        Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-                        shut => shut.map_err(Fault::Write)?,
-                    }
+    /// Ready when the sender has closed or the receiver takes no more; fails when the sender has broken off.
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
+        while !matches!(self.state, State::Closed) {
+            match ready!(self.poll_step(cx, from, to)) {
+                Ok(()) => {}
+                Err(Fault::Read(error)) => return Poll::Ready(Err(error)),
+                Err(Fault::Write(error)) => {
+                    self.waiting = Bytes::new();
                     self.state = State::Closed;
+                    self.refused = Some(error);
                 }
-                State::Closed => return Poll::Ready(Ok(())),
             }
         }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+    ) -> Poll<Result<(), Fault>> {
+        if !self.waiting.is_empty() {
+            let written = ready!(Pin::new(to).poll_write(cx, &self.waiting)).map_err(Fault::Write)?;
+            self.wrote(written)?;
+            self.waiting.advance(written);
+            return Poll::Ready(Ok(()));
+        }
+        match self.state {
+            State::Reading => match self.poll_pass(cx, from, to)? {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => self.state = State::Closing,
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(to).poll_flush(cx)).map_err(Fault::Write)?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            },
+            State::Closing => {
+                match ready!(Pin::new(to).poll_shutdown(cx)) {
+                    // The other end is gone already: nothing is left to be closed.
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                    shut => shut.map_err(Fault::Write)?,
+                }
+                self.state = State::Closed;
+            }
+            State::Closed => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once and writes what it can of it; false at the sender's end.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+    ) -> Poll<Result<bool, Fault>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(false));
+            }
+            let written = match Pin::new(to).poll_write(cx, buffer.filled()) {
+                Poll::Ready(written) => written.map_err(Fault::Write)?,
+                Poll::Pending => 0,
+            };
+            if written > 0 {
+                self.wrote(written)?;
+            }
+            if written < buffer.filled().len() {
+                self.waiting = Bytes::copy_from_slice(&buffer.filled()[written..]);
+            }
+            Poll::Ready(Ok(true))
+        })
     }
 
     fn wrote(&mut self, bytes: usize) -> Result<(), Fault> {
@@ -215,19 +241,24 @@ impl OneWay {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
 
     use super::*;
 
-    fn side<S>(stream: S) -> Side<S> {
-        Side { stream, read: Bytes::new() }
+    fn side(stream: DuplexStream) -> Side {
+        Side { stream: Stream::Memory(stream), read: Bytes::new() }
+    }
+
+    fn copying(client: Side, upstream: Side, lasting: Lasting) -> JoinHandle<Copied> {
+        tokio::spawn(copy_both(client, upstream, lasting))
     }
 
     #[tokio::test]
     async fn a_half_closed_side_still_gets_its_answer() {
         let (mut client, down) = duplex(8);
         let (mut upstream, up) = duplex(8);
-        let copy = tokio::spawn(copy_both(side(down), side(up), Lasting::default()));
+        let copy = copying(side(down), side(up), Lasting::default());
         let asked = tokio::spawn(async move {
             let mut question = Vec::new();
             upstream.read_to_end(&mut question).await.unwrap();
@@ -250,7 +281,7 @@ mod tests {
         let (_upstream, up) = duplex(64);
         let started = Instant::now();
         let lasting = Lasting { idle: Some(Duration::from_secs(60)), longest: None };
-        let copy = tokio::spawn(copy_both(side(down), side(up), lasting));
+        let copy = copying(side(down), side(up), lasting);
         tokio::time::sleep(Duration::from_secs(50)).await;
         client.write_all(b"x").await.unwrap();
         let copied = copy.await.unwrap();
@@ -265,7 +296,7 @@ mod tests {
         let started = Instant::now();
         let idle = Some(Duration::from_secs(20));
         let lasting = Lasting { idle, longest: Some(Duration::from_secs(60)) };
-        let copy = tokio::spawn(copy_both(side(down), side(up), lasting));
+        let copy = copying(side(down), side(up), lasting);
         while client.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(15)).await;
         }
@@ -277,8 +308,8 @@ mod tests {
     async fn what_was_read_ahead_goes_first() {
         let (mut client, down) = duplex(64);
         let (mut upstream, up) = duplex(64);
-        let ahead = Side { stream: down, read: Bytes::from_static(b"first ") };
-        tokio::spawn(copy_both(ahead, side(up), Lasting::default()));
+        let ahead = Side { stream: Stream::Memory(down), read: Bytes::from_static(b"first ") };
+        copying(ahead, side(up), Lasting::default());
         client.write_all(b"second").await.unwrap();
         client.shutdown().await.unwrap();
         let mut got = String::new();

@@ -49,17 +49,17 @@ pub(crate) async fn relay_opened(
     relay_to(opened, spoken, client, lasting(proxy), record).await;
 }
 
-/// Relays to a destination outside the mesh.
+/// Relays to a destination outside the mesh, for as long as both sides live: nobody said how long it may be quiet.
 pub(crate) async fn pass_on(context: &Context, asked: &str, client: Client) {
     let mut record = Record::begin(context, &client.facts, Some(crate::context::PASSED_ON.into()));
-    let outside = Lasting { idle: context.settings.tunnel_idle_timeout, longest: None };
     match dial::outside(context, asked).await {
-        Ok(opened) => relay_to(opened, Bytes::new(), client, outside, record).await,
+        Ok(opened) => relay_to(opened, Bytes::new(), client, Lasting::default(), record).await,
         Err(failure) => record.fail(&failure),
     }
 }
 
-fn lasting(proxy: &TcpProxy) -> Lasting {
+/// How long what goes to `proxy`'s clusters may go on.
+pub(crate) fn lasting(proxy: &TcpProxy) -> Lasting {
     Lasting { idle: proxy.idle_timeout, longest: proxy.max_duration }
 }
 

@@ -25,7 +25,7 @@ use super::balance::{self, Load};
 use super::bounds::Bounds;
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
-use super::pool::{Pool, Siblings, Speaks};
+use super::pool::{Pool, Settings, Siblings, Speaks};
 use super::shared::{SharedCluster, SharedClusters};
 use crate::metrics::{ClusterSeries, WorkerMetrics};
 use crate::socket::address::EndpointAddress;
@@ -238,8 +238,9 @@ impl Cluster {
             return;
         }
         self.bounds.set_limits(config.breakers.clone());
-        for host in self.hosts.borrow().iter() {
-            host.pool.set_timeouts(config.connect_timeout, config.connections.idle_timeout);
+        let unlisted = self.unlisted.borrow();
+        for host in self.hosts.borrow().iter().chain(unlisted.values().map(|(host, _)| host)) {
+            host.pool.set(Settings::of(config));
         }
         self.config.replace(Arc::clone(config));
     }
@@ -289,7 +290,7 @@ impl Cluster {
             let config = self.config.borrow();
             Pool::new(
                 target,
-                (config.connect_timeout, config.connections.idle_timeout),
+                Settings::of(&config),
                 Rc::clone(&self.dialer),
                 Rc::clone(&self.bounds),
                 Rc::clone(&self.pools),

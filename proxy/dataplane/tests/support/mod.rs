@@ -40,6 +40,7 @@ use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::rewrite::Rewrite;
 use outrigger_policy::timeout::Timeouts;
+use outrigger_policy::upgrade::Upgrades;
 use outrigger_policy::weighted_cluster::WeightedClusters;
 use outrigger_proto::xds::{protobuf, route};
 use tokio::sync::{mpsc, watch};
@@ -274,6 +275,7 @@ pub fn manager(name: &str, action: RouteAction) -> Arc<HttpConnectionManager> {
         stat_prefix: name.into(),
         routes: RouteSource::Inline(Arc::new(RouteTable::for_any_host(name.into(), vec![Arc::new(route)]))),
         filters: Box::default(),
+        upgrades: Upgrades::any(),
         settings: Arc::new(HttpSettings::default()),
     })
 }
@@ -295,6 +297,7 @@ pub fn forward_to(clusters: WeightedClusters) -> Forward {
         timeouts: Timeouts::DEFAULT,
         retry: Some(retries(2)),
         rewrite: Rewrite::default(),
+        upgrades: Upgrades::default(),
         mirrors: Box::default(),
     }
 }

@@ -90,11 +90,11 @@ impl Connection {
         .await;
     }
 
-    /// Begins a request. Nothing is written before the exchange is polled. `.into()` makes it the exchange of both versions.
+    /// Begins a request with a copy of what matters of `head`. Nothing is written before the exchange is polled. `.into()` makes it the exchange of both versions.
     ///
     /// With `expect: 100-continue` the body is held back until the upstream has answered, 1 s at most.
     /// Dropping the exchange, or the response's body before its end, closes the connection.
-    pub fn send(self, head: RequestHead, body: Body) -> Exchange {
+    pub fn send(self, head: &RequestHead, body: Body) -> Exchange {
         let state = &mut *self.shared.state.borrow_mut();
         state.turn += 1;
         state.interims = 0;
@@ -112,7 +112,7 @@ impl Connection {
         }
         if let Some(wire) = &mut *self.shared.wire.borrow_mut() {
             wire.wrote = false;
-            let encoder = write::request(&mut wire.out, &head, body.length());
+            let encoder = write::request(&mut wire.out, head, body.length());
             *self.shared.sending.borrow_mut() = Some(Transfer::new(body, encoder));
         }
         Exchange { turn: state.turn, shared: Some(self.shared.clone()) }

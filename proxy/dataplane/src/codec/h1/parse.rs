@@ -96,17 +96,22 @@ pub(crate) fn request(
         (false, Some(length)) => Framing::length(length),
         (false, None) => Framing::None,
     };
+    if method == Method::CONNECT && framing != Framing::None {
+        // What follows the head is the tunnel's (RFC 9110 section 9.3.6); whoever takes it for a body reads other bytes.
+        return Err(Malformed::Rule("CONNECT with a body"));
+    }
     let keep_alive = match version {
         Version::HTTP_10 => message.options.keep_alive && !message.options.close,
         _ => !message.options.close,
     };
     // An upgrade is of HTTP/1.1, and of a request without body: behind a body, nobody could say where the tunnel begins.
-    // `h2c` is not offered (RFC 9113 section 3.1 took it away).
+    // `h2c`, alone or in a list, is not passed on (RFC 9113 section 3.1 took it away): requests inside the tunnel would
+    // get past every policy.
     let upgrade = message.upgrade.filter(|protocol| {
         message.options.upgrade
             && version == Version::HTTP_11
             && framing == Framing::None
-            && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")
+            && !offers(protocol, b"h2c")
     });
     let expects_continue = version == Version::HTTP_11
         && framing != Framing::None
@@ -167,10 +172,15 @@ pub(crate) fn response(
         (false, Some(length)) => Framing::length(length),
         (false, None) => Framing::UntilClose,
     };
-    if status.is_informational() || status == StatusCode::NO_CONTENT {
+    let contentless = status.is_informational() || status == StatusCode::NO_CONTENT;
+    // A body where none may be would be taken for the next response: the connection goes.
+    let disagrees =
+        contentless && (message.chunked || message.content_length.is_some_and(|length| length > 0));
+    if contentless {
         message.headers.remove(header::CONTENT_LENGTH);
     }
     let keep_alive = framing != Framing::UntilClose
+        && !disagrees
         && !message.options.close
         && (minor == 1 || message.options.keep_alive);
     let head = ResponseHead { status, headers: message.headers, upgrade };
@@ -303,7 +313,14 @@ fn read_target(
 }
 
 fn is_offered(offered: &HeaderValue, chosen: &HeaderValue) -> bool {
-    let name = |value: &[u8]| value.split(|b| *b == b'/').next().unwrap_or_default().to_ascii_lowercase();
-    let chosen = name(chosen.as_bytes().trim_ascii());
-    offered.as_bytes().split(|b| *b == b',').any(|one| name(one.trim_ascii()) == chosen)
+    offers(offered, protocol_name(chosen.as_bytes()))
+}
+
+/// Whether a value of `Upgrade` lists the protocol of that name, of whatever version (RFC 9110 section 7.8).
+fn offers(offered: &HeaderValue, name: &[u8]) -> bool {
+    offered.as_bytes().split(|b| *b == b',').any(|one| protocol_name(one).eq_ignore_ascii_case(name))
+}
+
+fn protocol_name(protocol: &[u8]) -> &[u8] {
+    protocol.split(|b| *b == b'/').next().unwrap_or_default().trim_ascii()
 }

@@ -54,7 +54,7 @@ impl Responder {
     }
 
     pub(crate) async fn respond(mut self, head: ResponseHead, body: Body) -> (u64, Result<(), Failure>) {
-        self.answering.keep_alive &= !self.session.drain.is_draining() && !self.owes_continue();
+        self.answering.keep_alive &= !self.session.is_ending() && !self.owes_continue();
         let (answering, length) = (&self.answering, body.length());
         let begun = self.write(|connection, state| {
             state.answer = Answer::Started;

@@ -49,7 +49,13 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) search: Search,
-    /// Counts requests. A body or responder of an earlier one does nothing.
+    /// Requests so far.
+    requests: u32,
+    /// Passes when the connection has been there for long enough.
+    life: Watchdog,
+    /// It has: or it has had its number of requests.
+    ending: bool,
+    /// Counts what begins and ends. A body or responder of an earlier one does nothing.
     pub(crate) turn: u64,
     pub(crate) body: Decoder,
     /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
@@ -93,7 +99,14 @@ pub(crate) enum Finished {
 
 impl Session {
     pub(crate) fn new(stream: Stream, first: Bytes, limits: Rc<Limits>, drain: DrainGuard) -> Self {
+        let mut life = Watchdog::new();
+        if let Some(longest) = limits.longest_life {
+            life.set(longest);
+        }
         let state = State {
+            requests: 0,
+            life,
+            ending: false,
             search: Search::default(),
             turn: 0,
             body: Decoder::new(Framing::None),
@@ -173,13 +186,20 @@ impl Session {
         if !*registered {
             *registered = drained.poll(cx).is_pending();
         }
-        if !state.in_head && self.drain.is_draining() { Poll::Ready(Err(Stop::End)) } else { Poll::Pending }
+        state.ending |= state.life.poll_passed(cx).is_ready();
+        if !state.in_head && (state.ending || self.drain.is_draining()) {
+            Poll::Ready(Err(Stop::End))
+        } else {
+            Poll::Pending
+        }
     }
 
     /// Begins a turn; its body and its number.
     pub(crate) fn begin(self: &Rc<Self>, framing: Framing, expects_continue: bool) -> (Body, u64) {
         let state = &mut *self.state.borrow_mut();
         state.turn += 1;
+        state.requests = state.requests.saturating_add(1);
+        state.ending |= self.limits.requests.is_some_and(|most| state.requests >= most);
         state.body = Decoder::new(framing);
         state.owes_continue = expects_continue;
         state.answer = Answer::Awaited;
@@ -249,6 +269,13 @@ impl Session {
                 if keep_alive && state.body.is_ended() { Finished::Reuse } else { Finished::Close }
             }
         }
+    }
+
+    /// Whether the answer that begins now is the connection's last.
+    pub(crate) fn is_ending(&self) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        state.ending |= state.life.has_passed();
+        state.ending || self.drain.is_draining()
     }
 
     /// Answers what the codec refuses, and closes.

@@ -4,13 +4,17 @@
 //! [`client`]. Windows bound what a connection may hold in memory, and open only as bodies are consumed.
 
 pub(crate) mod server;
+mod request;
+mod responder;
 pub(crate) mod client;
+mod tunnel;
+mod websocket;
 mod incoming;
 mod outgoing;
 mod failure;
 mod rewound;
 
-pub(crate) use server::Responder;
+pub(crate) use responder::Responder;
 
 /// Bytes that h2 buffers of what one stream sends.
 const SEND_BUFFER: usize = 128 * 1024;

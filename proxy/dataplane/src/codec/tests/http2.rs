@@ -88,7 +88,7 @@ fn trailers_and_interim_heads_pass_from_http_1_to_http_2() {
         let mut served = serving(Protocol::Http2, move |head, body, mut responder: Responder| {
             let connection = connection.take().unwrap();
             async move {
-                let mut exchange = Exchange::from(connection.send(head, body));
+                let mut exchange = Exchange::from(connection.send(&head, body));
                 loop {
                     match exchange.answer().await.unwrap() {
                         Answer::Interim(head) => responder.interim(head).await.unwrap(),
@@ -212,7 +212,7 @@ fn a_body_that_fails_resets_the_stream_and_not_the_connection() {
             let upstream = upstream.take();
             async move {
                 let Some(upstream) = upstream else { return echo(head, body, responder).await };
-                let mut exchange = Exchange::from(upstream.send(head, body));
+                let mut exchange = Exchange::from(upstream.send(&head, body));
                 let (head, body) = answer(&mut exchange).await;
                 let delivery = responder.respond(head, body).await;
                 assert_eq!(delivery.outcome.unwrap_err().reason, Reason::UpstreamConnectionTermination);

@@ -3,6 +3,8 @@
 mod requests;
 mod responses;
 mod http2;
+mod upgrades;
+mod lifetimes;
 mod floods;
 mod relay;
 mod support;

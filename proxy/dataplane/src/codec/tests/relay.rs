@@ -28,7 +28,7 @@ fn a_body_of_unknown_length_streams_both_ways_through_both_sides() {
             let connection = connection.take().unwrap();
             async move {
                 head.headers.insert("x-added", HeaderValue::from_static("1"));
-                let mut exchange = Exchange::from(connection.send(head, body));
+                let mut exchange = Exchange::from(connection.send(&head, body));
                 let Answer::Final(head, body) = exchange.answer().await.unwrap() else {
                     panic!("an interim")
                 };
@@ -62,7 +62,7 @@ fn an_upgrade_hands_over_both_connections_with_what_was_read() {
         let (connection, mut application, _) = upstream();
         let mut head = get("/ws");
         head.upgrade = Some(HeaderValue::from_static("websocket"));
-        let mut exchange = Exchange::from(connection.send(head, Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&head, Body::empty()));
         let answered = async {
             application
                 .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\nhi")
@@ -107,7 +107,7 @@ fn an_answer_that_is_cut_off_reaches_an_old_client_as_a_reset_and_never_as_an_en
         let handler = handler(move |head, body, responder| {
             let connection = connection.take().unwrap();
             async move {
-                let mut exchange = Exchange::from(connection.send(head, body));
+                let mut exchange = Exchange::from(connection.send(&head, body));
                 let Answer::Final(head, mut body) = exchange.answer().await.unwrap() else {
                     panic!("an interim")
                 };
@@ -170,7 +170,7 @@ fn a_request_whose_body_fails_halfway_may_have_been_processed() {
     run(async {
         let body = || Body::streamed(Rc::new(Broken(Cell::new(false))), 0, None);
         let (connection, _application, _) = upstream();
-        let failure = Exchange::from(connection.send(get("/"), body())).answer().await.unwrap_err();
+        let failure = Exchange::from(connection.send(&get("/"), body())).answer().await.unwrap_err();
         assert_eq!((failure.side, failure.reached), (Side::Downstream, Reached::Maybe));
 
         let served = serving(Protocol::Http2, |_, _, responder| async {

@@ -97,6 +97,8 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
         (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"CONNECT a:80 HTTP/1.1\r\nHost: b:80\r\n\r\n", "400"),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nContent-Length: 4\r\n\r\nGET ", "400"),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
         (b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", "400"),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", "400"),

@@ -24,7 +24,7 @@ async fn get_from(method: Method, bytes: &[u8]) -> (Result<(ResponseHead, String
     let (connection, mut application, kept) = upstream();
     let mut head = get("/");
     head.method = method;
-    let mut exchange = Exchange::from(connection.send(head, Body::empty()));
+    let mut exchange = Exchange::from(connection.send(&head, Body::empty()));
     application.write_all(bytes).await.unwrap();
     let script = async {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -52,6 +52,8 @@ fn bodies_of_every_framing_are_read_and_only_sound_connections_are_kept() {
         ("GET", b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab", "ab", false),
         ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\r\n", "ab", false),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", "", true),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "", false),
+        ("GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", "", false),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "", true),
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", true),
         ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "", true),
@@ -102,7 +104,7 @@ fn what_is_malformed_is_an_error_and_nothing_is_handed_up() {
     run(async {
         let (connection, mut application, _) = upstream();
         application.write_all(endless.as_bytes()).await.unwrap();
-        let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&get("/"), Body::empty()));
         for _ in 0..16 {
             assert!(matches!(exchange.answer().await, Ok(Answer::Interim(_))));
         }
@@ -120,7 +122,7 @@ fn a_101_to_another_protocol_than_was_offered_is_refused() {
             .unwrap();
         let mut head = get("/");
         head.upgrade = Some(HeaderValue::from_static("websocket"));
-        let mut exchange = Exchange::from(connection.send(head, Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&head, Body::empty()));
         assert_eq!(exchange.answer().await.unwrap_err().reason, Reason::UpstreamProtocolError);
     });
 }
@@ -154,7 +156,7 @@ fn a_connection_that_was_closed_before_anything_was_written_allows_another_try()
     run(async {
         let (connection, application, _) = upstream();
         drop(application);
-        let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&get("/"), Body::empty()));
         assert_eq!(exchange.answer().await.unwrap_err().reached, Reached::NotWritten);
     });
 }
@@ -163,7 +165,7 @@ fn a_connection_that_was_closed_before_anything_was_written_allows_another_try()
 fn a_kept_connection_serves_again_and_says_when_it_cannot() {
     run(async {
         let (connection, mut application, kept) = upstream();
-        let mut exchange = Exchange::from(connection.send(get("/1"), Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&get("/1"), Body::empty()));
         application
             .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
             .await
@@ -171,7 +173,7 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
         exchange.answer().await.unwrap();
         let connection = kept.0.borrow_mut().pop().unwrap();
         assert!(connection.is_open());
-        let mut exchange = Exchange::from(connection.send(get("/2"), Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&get("/2"), Body::empty()));
         application
             .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
             .await
@@ -208,7 +210,7 @@ fn a_body_is_held_back_until_the_upstream_wants_it() {
         let mut head = get("/");
         head.method = Method::POST;
         head.headers.insert("expect", HeaderValue::from_static("100-continue"));
-        (connection.send(head, Body::full(Bytes::from_static(b"body"))).into(), application)
+        (connection.send(&head, Body::full(Bytes::from_static(b"body"))).into(), application)
     }
     run(async {
         let (mut exchange, mut application) = post().await;
@@ -243,7 +245,7 @@ fn an_early_answer_is_read_and_ends_the_connection() {
     run(async {
         let (connection, mut application, kept) = upstream();
         let (_never, endless) = endless_body();
-        let mut exchange = Exchange::from(connection.send(get("/"), endless));
+        let mut exchange = Exchange::from(connection.send(&get("/"), endless));
         application.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         let Answer::Final(head, _) = exchange.answer().await.unwrap() else { panic!("no answer") };
         assert_eq!(head.status, StatusCode::PAYLOAD_TOO_LARGE);
@@ -257,7 +259,7 @@ fn an_early_answer_is_read_and_ends_the_connection() {
 fn dropping_a_response_before_its_end_closes_the_connection() {
     run(async {
         let (connection, mut application, kept) = upstream();
-        let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&get("/"), Body::empty()));
         application.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab").await.unwrap();
         drop(exchange.answer().await.unwrap());
         let mut rest = Vec::new();
@@ -289,7 +291,7 @@ fn requests_go_out_as_http_1_1_whatever_they_came_in() {
         let (connection, mut application, _) = upstream();
         let mut head = get("/");
         head.version = Version::HTTP_2;
-        let mut exchange = Exchange::from(connection.send(head, Body::empty()));
+        let mut exchange = Exchange::from(connection.send(&head, Body::empty()));
         application.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         exchange.answer().await.unwrap();
         assert!(read_some(&mut application).await.starts_with("GET / HTTP/1.1\r\n"));
@@ -330,7 +332,7 @@ proptest! {
                 }
             };
             let reading = async {
-                let mut exchange = Exchange::from(connection.send(get("/"), Body::empty()));
+                let mut exchange = Exchange::from(connection.send(&get("/"), Body::empty()));
                 assert!(matches!(exchange.answer().await.unwrap(), Answer::Interim(head) if head.headers["a"] == "b"));
                 let Answer::Final(_, mut body) = exchange.answer().await.unwrap() else { panic!("no answer") };
                 let (text, trailers) = whole(&mut body).await.unwrap();

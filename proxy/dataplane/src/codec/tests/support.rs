@@ -63,14 +63,22 @@ where
     F: Fn(RequestHead, Body, Responder) -> R + 'static,
     R: Future<Output = ()> + 'static,
 {
+    serving_within(Limits::default(), protocol, handle)
+}
+
+/// The same within other limits.
+pub(super) fn serving_within<F, R>(limits: Limits, protocol: Protocol, handle: F) -> Served
+where
+    F: Fn(RequestHead, Body, Responder) -> R + 'static,
+    R: Future<Output = ()> + 'static,
+{
     let (client, server) = duplex(256 * 1024);
     let refusals = Rc::<RefCell<Vec<Reason>>>::default();
     let drain = Drain::new();
     let guard: DrainGuard = drain.guard();
     let handler = Handler { refusals: refusals.clone(), ..handler(handle) };
     let done = spawn_local(async move {
-        serve(Stream::Memory(server), Bytes::new(), protocol, Rc::new(Limits::default()), guard, &handler)
-            .await
+        serve(Stream::Memory(server), Bytes::new(), protocol, Rc::new(limits), guard, &handler).await
     });
     Served { client, refusals, drain, done }
 }

@@ -1,0 +1,207 @@
+//! Writes the answer to one request of a stream: interim heads, the final one and its body, or a refusal.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason as Code, RecvStream};
+use http::{HeaderValue, Response, StatusCode, header};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+
+use super::outgoing::{Cut, Outgoing};
+use super::tunnel::Tunnel;
+use super::{failure, websocket};
+use crate::codec::body::Body;
+use crate::codec::head::ResponseHead;
+use crate::codec::limits::Limits;
+use crate::codec::watchdog::Watchdog;
+use crate::codec::{date, hop};
+use crate::socket::stream::Stream;
+
+/// Answers one request of an HTTP/2 connection.
+pub(crate) struct Responder {
+    exchange: Rc<Exchange>,
+    limits: Rc<Limits>,
+    head_only: bool,
+    /// What the client sends, when it asks for a tunnel.
+    tunnel: Option<RecvStream>,
+}
+
+impl Responder {
+    pub(super) fn new(
+        exchange: Rc<Exchange>,
+        limits: Rc<Limits>,
+        head_only: bool,
+        tunnel: Option<RecvStream>,
+    ) -> Self {
+        Self { exchange, limits, head_only, tunnel }
+    }
+
+    pub(crate) fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
+        self.exchange.interim(head)
+    }
+
+    pub(crate) async fn respond(self, head: ResponseHead, body: Body) -> (u64, Result<(), Failure>) {
+        let bodiless = self.head_only
+            || head.status == StatusCode::NO_CONTENT
+            || head.status == StatusCode::NOT_MODIFIED;
+        let length = body.length();
+        let body = if bodiless { Body::empty() } else { body };
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        let headers = response.headers_mut();
+        hop::strip(headers);
+        if head.status == StatusCode::NO_CONTENT {
+            headers.remove(header::CONTENT_LENGTH);
+        } else if !bodiless || !headers.contains_key(header::CONTENT_LENGTH) {
+            // h2 holds us to what is said here, so the body's own length is. Of nothing, END_STREAM says enough.
+            match length {
+                Some(0) if bodiless || !headers.contains_key(header::CONTENT_LENGTH) => {}
+                Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+                None => drop(headers.remove(header::CONTENT_LENGTH)),
+            }
+        }
+        if !headers.contains_key(header::DATE) {
+            headers.insert(header::DATE, date::now());
+        }
+        self.exchange.answered.set(true);
+        let begun = self.exchange.respond.borrow_mut().send_response(response, body.is_ended());
+        let stream = match begun {
+            Ok(stream) => stream,
+            Err(error) => return (0, Err(failure::downstream(&error))),
+        };
+        if body.is_ended() {
+            return (0, Ok(()));
+        }
+        let mut outgoing = Outgoing::new(stream, body);
+        let (mut patience, mut stalled) = (Watchdog::new(), None);
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = outgoing.poll(cx) {
+                return Poll::Ready(Some(sent));
+            }
+            // A client may consume slowly, but something has to move.
+            let at = outgoing.is_blocked().then_some(outgoing.bytes);
+            if stalled != at {
+                stalled = at;
+                patience.set(self.limits.idle_timeout);
+            }
+            if at.is_some() { patience.poll_passed(cx).map(|()| None) } else { Poll::Pending }
+        })
+        .await;
+        let Some(sent) = sent else {
+            outgoing.cancel();
+            let failure =
+                Failure::downstream(Reason::DownstreamConnectionTermination, "the client reads nothing");
+            return (outgoing.bytes, Err(failure));
+        };
+        let outcome = match sent {
+            Ok(()) => Ok(()),
+            Err(Cut::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
+            Err(Cut::Stream(error)) => Err(failure::downstream(&error)),
+        };
+        (outgoing.bytes, outcome)
+    }
+
+    /// A 2xx opens the tunnel (RFC 9113 section 8.5), where HTTP/1 may have said 101 (RFC 8441 section 5).
+    pub(crate) fn upgrade(self, mut head: ResponseHead) -> Result<Stream, Failure> {
+        let Some(receive) = self.tunnel else {
+            return Err(Failure::local(Reason::LocalError, "the client asked for no tunnel"));
+        };
+        let mut response = Response::new(());
+        hop::strip(&mut head.headers);
+        websocket::answered(&mut head.headers);
+        head.headers.remove(header::CONTENT_LENGTH);
+        *response.headers_mut() = head.headers;
+        self.exchange.answered.set(true);
+        let send = self.exchange.respond.borrow_mut().send_response(response, false);
+        let send = send.map_err(|error| failure::downstream(&error))?;
+        Ok(Stream::Tunnel(Box::new(Tunnel::new(send, receive))))
+    }
+
+    pub(crate) fn refuse(self) {
+        self.exchange.answered.set(true);
+        self.exchange.respond.borrow_mut().send_reset(Code::REFUSED_STREAM);
+    }
+}
+
+impl std::fmt::Debug for Responder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Responder").field("head_only", &self.head_only).finish_non_exhaustive()
+    }
+}
+
+/// What a stream's handler, body and responder share.
+pub(super) struct Exchange {
+    respond: RefCell<SendResponse<Bytes>>,
+    /// The answer has begun, or was refused.
+    answered: Cell<bool>,
+    /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
+    owes_continue: Cell<bool>,
+}
+
+impl Exchange {
+    pub(super) fn new(respond: SendResponse<Bytes>, wants_continue: bool) -> Rc<Self> {
+        Rc::new(Self {
+            respond: RefCell::new(respond),
+            answered: Cell::new(false),
+            owes_continue: Cell::new(wants_continue),
+        })
+    }
+
+    /// Somebody reads the body: who has told nobody to send it is told now. A failure comes back with the body.
+    pub(super) fn body_is_read(&self) {
+        if self.owes_continue.get() && !self.answered.get() {
+            let _ = self.interim(ResponseHead::new(StatusCode::CONTINUE));
+        }
+    }
+
+    /// Ready when the client has given up before the answer began.
+    pub(super) fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.answered.get() {
+            return Poll::Pending;
+        }
+        let given_up = self.respond.borrow_mut().poll_reset(cx).map(drop);
+        if given_up.is_ready() {
+            self.answered.set(true);
+        }
+        given_up
+    }
+
+    /// A handler that left its request without an answer has failed.
+    pub(super) fn finish(&self) {
+        if !self.answered.get() {
+            let failure = Failure::local(Reason::LocalError, "a request was left without an answer");
+            let mut response = Response::new(());
+            *response.status_mut() = failure.reason.status();
+            response
+                .headers_mut()
+                .insert("x-outrigger-reason", HeaderValue::from_static(failure.reason.name()));
+            // Fails when the stream is gone already.
+            let _ = self.respond.borrow_mut().send_response(response, true);
+        }
+    }
+
+    fn interim(&self, head: ResponseHead) -> Result<(), Failure> {
+        if head.status == StatusCode::CONTINUE {
+            self.owes_continue.set(false);
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        self.respond.borrow_mut().send_informational(response).map_err(|error| failure::downstream(&error))
+    }
+}
+
+/// Answers what the codec refuses.
+pub(super) fn refuse(mut respond: SendResponse<Bytes>, failure: &Failure) {
+    let mut response = Response::new(());
+    *response.status_mut() = failure.reason.status();
+    response.headers_mut().insert("x-outrigger-reason", HeaderValue::from_static(failure.reason.name()));
+    // Fails when the stream is gone already.
+    let _ = respond.send_response(response, true);
+}

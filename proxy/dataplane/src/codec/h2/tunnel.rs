@@ -1,0 +1,99 @@
+//! A stream that a CONNECT turned into a connection: its bytes are DATA frames, its half-closes END_STREAM (RFC 9113
+//! section 8.5). Windows are its back-pressure.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason as Code, RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::socket::stream;
+
+/// Both halves of such a stream. Dropped before its end, it is reset.
+pub(super) struct Tunnel {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    /// Received and not yet read.
+    read: Bytes,
+    shut: bool,
+}
+
+impl Tunnel {
+    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
+        Self { send, receive, read: Bytes::new(), shut: false }
+    }
+}
+
+impl stream::Tunnel for Tunnel {
+    fn reset(mut self: Box<Self>) {
+        self.send.send_reset(Code::CONNECT_ERROR);
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.read.is_empty() {
+            match ready!(this.receive.poll_data(cx)) {
+                Some(Ok(data)) => this.read = data,
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let length = this.read.len().min(into.remaining());
+        into.put_slice(&this.read[..length]);
+        this.read.advance(length);
+        // Fails only when more is released than came.
+        let _ = this.receive.flow_control().release_capacity(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        this.send.reserve_capacity(bytes.len());
+        while this.send.capacity() == 0 {
+            match ready!(this.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let length = bytes.len().min(this.send.capacity());
+        this.send.send_data(Bytes::copy_from_slice(&bytes[..length]), false).map_err(broken)?;
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection's task writes.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !std::mem::replace(&mut this.shut, true) {
+            this.send.send_data(Bytes::new(), true).map_err(broken)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn broken(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        return error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+    }
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").field("shut", &self.shut).finish_non_exhaustive()
+    }
+}

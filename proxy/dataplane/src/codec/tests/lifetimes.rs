@@ -1,0 +1,85 @@
+//! Connections that end by themselves: after so long, or after so many requests, and never within one.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+use super::support::{Served, echo, read_for_a_while, run, serving_within};
+use crate::codec::body::Body;
+use crate::codec::head::ResponseHead;
+use crate::codec::limits::Limits;
+use crate::codec::server::Protocol;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
+
+fn few_requests() -> Limits {
+    Limits { requests: Some(2), ..Limits::default() }
+}
+
+fn short_life() -> Limits {
+    Limits { longest_life: Some(Duration::from_secs(60)), ..Limits::default() }
+}
+
+#[test]
+fn the_last_request_of_a_connection_is_told_so() {
+    run(async {
+        let mut served = serving_within(few_requests(), Protocol::Http1, echo);
+        served.client.write_all(&REQUEST.repeat(3)).await.unwrap();
+        let text = read_for_a_while(&mut served.client).await;
+        assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 2, "{text}");
+        assert_eq!(text.matches("connection: close").count(), 1, "{text}");
+        assert!(served.done.await.unwrap().is_ok());
+    });
+}
+
+#[test]
+fn an_old_connection_ends_when_it_is_idle_and_answers_what_it_has_begun() {
+    run(async {
+        let began = Instant::now();
+        let served = serving_within(short_life(), Protocol::Http1, echo);
+        assert!(served.done.await.unwrap().is_ok());
+        assert_eq!(began.elapsed().as_secs(), 60);
+        let mut served = serving_within(short_life(), Protocol::Http1, |_, _, responder| async move {
+            sleep(Duration::from_secs(100)).await;
+            responder
+                .respond(ResponseHead::new(http::StatusCode::OK), Body::full(Bytes::from_static(b"late")))
+                .await;
+        });
+        served.client.write_all(REQUEST).await.unwrap();
+        sleep(Duration::from_secs(101)).await;
+        let text = read_for_a_while(&mut served.client).await;
+        assert!(text.contains("connection: close\r\n") && text.ends_with("late"), "{text}");
+    });
+}
+
+/// How many requests, `pause` apart, an HTTP/2 client gets answered before it is told to go away.
+async fn answered(served: Served, pause: Duration) -> usize {
+    let (mut send, connection) = h2::client::handshake(served.client).await.unwrap();
+    let connection = spawn_local(connection);
+    let mut answered = 0;
+    while let Ok(mut ready) = send.ready().await {
+        let request = http::Request::get("http://cart/").body(()).unwrap();
+        let Ok((response, _)) = ready.send_request(request, true) else { break };
+        match response.await {
+            Ok(_) => answered += 1,
+            Err(_) => break,
+        }
+        sleep(pause).await;
+        send = ready;
+    }
+    assert!(connection.await.unwrap().is_ok(), "it ended in order");
+    answered
+}
+
+#[test]
+fn an_http2_client_is_told_to_go_away_in_time() {
+    run(async {
+        let served = serving_within(few_requests(), Protocol::Http2, echo);
+        assert_eq!(answered(served, Duration::from_secs(1)).await, 2);
+        let served = serving_within(short_life(), Protocol::Http2, echo);
+        assert_eq!(answered(served, Duration::from_secs(25)).await, 3);
+    });
+}

@@ -1,0 +1,111 @@
+//! How long something may go on: until a deadline, and as long as bytes move.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// Both limits; `None` is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limit {
+    /// When it has to be over.
+    pub(super) deadline: Option<Instant>,
+    /// How long it may stand still.
+    pub(super) idle: Option<Duration>,
+}
+
+/// Which limit was reached.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// The deadline passed.
+    Deadline,
+    /// Nothing moved.
+    Still,
+}
+
+impl Limit {
+    /// Runs `work` within the limits. `moved` counts bytes.
+    ///
+    /// The timer is touched when it fires and not for every byte, so that stillness is noticed within twice `idle`.
+    pub(super) async fn run<F: Future>(self, work: F, moved: impl Fn() -> u64) -> Result<F::Output, Late> {
+        let Self { deadline, idle } = self;
+        let mut still_at = idle.map(|idle| Instant::now() + idle);
+        let Some(first) = deadline.into_iter().chain(still_at).min() else { return Ok(work.await) };
+        let (mut work, mut timer) = (pin!(work), pin!(sleep_until(first)));
+        let mut seen = moved();
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            while timer.as_mut().poll(cx).is_ready() {
+                let now = Instant::now();
+                if deadline.is_some_and(|deadline| now >= deadline) {
+                    return Poll::Ready(Err(Late::Deadline));
+                }
+                if let (Some(idle), Some(at)) = (idle, &mut still_at)
+                    && now >= *at
+                {
+                    if moved() == seen {
+                        return Poll::Ready(Err(Late::Still));
+                    }
+                    seen = moved();
+                    *at = now + idle;
+                }
+                timer.as_mut().reset(deadline.into_iter().chain(still_at).min().unwrap_or(now));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(10);
+
+    fn idle() -> Limit {
+        Limit { deadline: None, idle: Some(IDLE) }
+    }
+
+    /// Moves a byte every half of the time that it may stand still, ten times.
+    async fn moving(bytes: &Cell<u64>) {
+        for _ in 0..10 {
+            sleep(IDLE / 2).await;
+            bytes.set(bytes.get() + 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stands_still_is_ended() {
+        assert_eq!(idle().run(std::future::pending::<()>(), || 0).await, Err(Late::Still));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_goes_on() {
+        let bytes = Cell::new(0);
+        assert_eq!(idle().run(moving(&bytes), || bytes.get()).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_ends_at_its_deadline_and_what_stands_still_before() {
+        let (bytes, began) = (Cell::new(0), Instant::now());
+        let limit = Limit { deadline: Some(began + IDLE * 4), ..idle() };
+        assert_eq!(limit.run(moving(&bytes), || bytes.get()).await, Err(Late::Deadline));
+        assert_eq!(began.elapsed(), IDLE * 4);
+        let limit = Limit { deadline: Some(Instant::now() + IDLE * 4), ..idle() };
+        assert_eq!(limit.run(std::future::pending::<()>(), || 0).await, Err(Late::Still));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_nothing_is_late() {
+        assert_eq!(Limit::default().run(sleep(IDLE * 1000), || 0).await, Ok(()));
+    }
+}

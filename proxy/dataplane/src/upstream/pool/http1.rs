@@ -1,0 +1,204 @@
+//! HTTP/1 connections: one request at a time each, kept while idle, and the requests that wait for one.
+//!
+//! A request takes the connection that became idle last, or waits for whichever is ready first: one that comes back or the
+//! new one that was dialled for it. Dialling is its own task and is never cancelled, so that its connection serves the
+//! next request if not this one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use outrigger_core::error::Failure;
+use outrigger_core::identity::SpiffeId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::lease::{Connection, Lease, Permit};
+use super::{Pool, stopping};
+use crate::codec::client::{Home, Http1Connection};
+use crate::upstream::dial::{Dialled, Use};
+
+/// How long a connection may be idle: below the shortest common keep-alive of servers (Node.js: 5 s), so that we close
+/// first and not they while a request is on its way.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// A host's HTTP/1 connections.
+#[derive(Debug, Default)]
+pub(super) struct Http1 {
+    idle: RefCell<Vec<Idle>>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Result<Lease, Failure>>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Http1Connection,
+    peer: Option<SpiffeId>,
+    born: Instant,
+    since: Instant,
+}
+
+impl Pool {
+    pub(super) async fn http1(self: &Rc<Self>) -> Result<Lease, Failure> {
+        let mut queued = None;
+        loop {
+            if let Some(lease) = self.take_idle() {
+                return Ok(lease);
+            }
+            let (sender, mut receiver) = oneshot::channel();
+            if let Some(permit) = self.permit() {
+                self.http1.waiting.borrow_mut().push_back(sender);
+                self.start_http1(permit);
+                return receiver.await.unwrap_or_else(|_| Err(stopping()));
+            }
+            if queued.is_none() {
+                queued = Some(self.bounds.pending().ok_or_else(|| self.overflowed())?);
+            }
+            self.http1.waiting.borrow_mut().push_back(sender);
+            tokio::select! {
+                biased;
+                lease = &mut receiver => return lease.unwrap_or_else(|_| Err(stopping())),
+                () = self.bounds.freed() => {}
+            }
+        }
+    }
+
+    fn take_idle(&self) -> Option<Lease> {
+        let now = Instant::now();
+        loop {
+            let taken = self.http1.idle.borrow_mut().pop()?;
+            self.lost_idle(1);
+            if self.is_fresh(&taken, now) && taken.connection.is_open() {
+                let connection = Connection::Http1(taken.connection, taken.born);
+                return Some(Lease { connection, reused: true, peer: taken.peer });
+            }
+        }
+    }
+
+    /// Dials one more connection, for whoever waits when it is there. Owned by the worker; ends within the connect timeout.
+    fn start_http1(self: &Rc<Self>, permit: Permit) {
+        let pool = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            match pool.dial(Use::Requests).await {
+                Ok(dialled) => {
+                    let lease = pool.http1_lease(dialled, permit, true);
+                    pool.hand_over(lease);
+                }
+                Err(failure) => {
+                    drop(permit);
+                    let waiter = pool.next_waiter();
+                    if let Some(waiter) = waiter {
+                        // Whoever stopped waiting since has no use for the failure.
+                        let _ = waiter.send(Err(failure));
+                    }
+                }
+            }
+        });
+    }
+
+    pub(super) async fn http1_alone(self: &Rc<Self>, purpose: Use) -> Result<Lease, Failure> {
+        let permit = self.permit().ok_or_else(|| self.overflowed())?;
+        let dialled = self.dial(purpose).await?;
+        Ok(self.http1_lease(dialled, permit, false))
+    }
+
+    fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit, pooled: bool) -> Lease {
+        let Dialled { stream, peer } = dialled;
+        let pool = if pooled { Rc::downgrade(self) } else { Weak::new() };
+        let born = Instant::now();
+        let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), _permit: permit };
+        let connection = Http1Connection::new(stream, Rc::clone(self.dialer.limits()), Rc::new(home));
+        Lease { connection: Connection::Http1(connection, born), reused: false, peer }
+    }
+
+    /// Gives a connection to who has waited for longest, or keeps it.
+    fn hand_over(&self, mut lease: Lease) {
+        while let Some(waiter) = self.next_waiter() {
+            match waiter.send(Ok(lease)) {
+                Ok(()) => return,
+                Err(Ok(back)) => lease = back,
+                Err(Err(_)) => return,
+            }
+        }
+        if self.retired.get() {
+            return;
+        }
+        if let Connection::Http1(connection, born) = lease.connection {
+            self.series.connections_idle.increment();
+            let idle = Idle { connection, peer: lease.peer, born, since: Instant::now() };
+            self.http1.idle.borrow_mut().push(idle);
+        }
+    }
+
+    fn next_waiter(&self) -> Option<oneshot::Sender<Result<Lease, Failure>>> {
+        let mut waiting = self.http1.waiting.borrow_mut();
+        loop {
+            let waiter = waiting.pop_front()?;
+            if !waiter.is_closed() {
+                return Some(waiter);
+            }
+        }
+    }
+
+    /// Closes what has been idle for too long or was closed by the host.
+    pub(super) fn tidy_http1(&self, now: Instant) {
+        let mut idle = self.http1.idle.take();
+        let before = idle.len();
+        idle.retain(|idle| self.is_fresh(idle, now) && idle.connection.is_open());
+        self.lost_idle(before - idle.len());
+        // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
+        idle.append(&mut self.http1.idle.borrow_mut());
+        *self.http1.idle.borrow_mut() = idle;
+        self.http1.waiting.borrow_mut().retain(|waiter| !waiter.is_closed());
+    }
+
+    pub(super) fn close_idle_ones(&self) {
+        let idle = self.http1.idle.take();
+        self.lost_idle(idle.len());
+    }
+
+    /// Closes the connection that has been idle for longest, to make room for one to another host. False without one.
+    pub(super) fn close_an_idle_one(&self) -> bool {
+        let oldest = {
+            let mut idle = self.http1.idle.borrow_mut();
+            if idle.is_empty() { None } else { Some(idle.remove(0)) }
+        };
+        self.lost_idle(usize::from(oldest.is_some()));
+        oldest.is_some()
+    }
+
+    fn is_fresh(&self, idle: &Idle, now: Instant) -> bool {
+        let settings = self.settings.borrow();
+        let idle_timeout = settings.connections.idle_timeout.map_or(IDLE, |idle| idle.min(IDLE));
+        now.duration_since(idle.since) < idle_timeout && !settings.is_spent(now.duration_since(idle.born), 0)
+    }
+
+    fn lost_idle(&self, count: usize) {
+        for _ in 0..count {
+            self.series.connections_idle.decrement();
+        }
+    }
+}
+
+/// Where a connection comes back to. Weak, so that a pool that is gone closes what comes back.
+#[derive(Debug)]
+struct Pooled {
+    pool: Weak<Pool>,
+    peer: Option<SpiffeId>,
+    born: Instant,
+    /// Requests that it has carried.
+    carried: Cell<u32>,
+    _permit: Permit,
+}
+
+impl Home for Pooled {
+    fn idle(&self, connection: Http1Connection) {
+        self.carried.set(self.carried.get().saturating_add(1));
+        let Some(pool) = self.pool.upgrade() else { return };
+        if pool.settings.borrow().is_spent(self.born.elapsed(), self.carried.get()) {
+            return;
+        }
+        let connection = Connection::Http1(connection, self.born);
+        pool.hand_over(Lease { connection, reused: true, peer: self.peer.clone() });
+    }
+}

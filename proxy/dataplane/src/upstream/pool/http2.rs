@@ -1,0 +1,150 @@
+//! HTTP/2 connections, shared by many requests each: they take streams until one of the two ends has enough, then one more
+//! connection is made.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_core::error::Failure;
+use outrigger_core::identity::SpiffeId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::lease::{Connection, Lease, Permit};
+use super::{Pool, Settings, stopping};
+use crate::codec::client::Http2Connection;
+use crate::codec::limits::Limits;
+use crate::upstream::bounds::PendingPermit;
+use crate::upstream::dial::{Dialled, Use};
+
+/// How long a connection may be without a stream. GOAWAY announces its end, so that this may be long.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// A host's HTTP/2 connections.
+#[derive(Debug, Default)]
+pub(super) struct Http2 {
+    shared: RefCell<Vec<Shared>>,
+    /// Requests that wait for the connection that is being made; `None` while none is.
+    starting: RefCell<Option<Vec<Started>>>,
+}
+
+/// Tells a request that the connection that it waits for is there, or why it is not.
+type Started = oneshot::Sender<Result<(), Failure>>;
+
+#[derive(Debug)]
+struct Shared {
+    connection: Http2Connection,
+    peer: Option<SpiffeId>,
+    born: Instant,
+    used: Cell<Instant>,
+    /// Requests that it was given.
+    carried: Cell<u32>,
+    _permit: Permit,
+}
+
+impl Shared {
+    /// Whether it may be given one more request at once.
+    fn has_room(&self, settings: &Settings) -> bool {
+        let most = usize::try_from(settings.connections.max_concurrent_streams).unwrap_or(usize::MAX);
+        !self.is_spent(settings) && self.connection.streams() < most && self.connection.capacity() > 0
+    }
+
+    fn is_spent(&self, settings: &Settings) -> bool {
+        settings.is_spent(self.born.elapsed(), self.carried.get())
+    }
+
+    /// Whether nothing is left for it to do.
+    fn is_done(&self, settings: &Settings) -> bool {
+        !self.connection.is_open() || (self.connection.streams() == 0 && self.is_spent(settings))
+    }
+}
+
+impl Pool {
+    pub(super) async fn http2(self: &Rc<Self>) -> Result<Lease, Failure> {
+        loop {
+            {
+                let settings = self.settings.borrow();
+                self.http2.shared.borrow_mut().retain(|shared| !shared.is_done(&settings));
+                if let Some(lease) = self.share(|shared| shared.has_room(&settings), None) {
+                    return Ok(lease);
+                }
+            }
+            if self.http2.starting.borrow().is_none() {
+                match self.permit() {
+                    Some(permit) => self.start_http2(permit),
+                    None => {
+                        // No further connection may be made: wait for a stream on one of those that are there.
+                        let pending = self.bounds.pending().ok_or_else(|| self.overflowed())?;
+                        return self.share(|_| true, Some(pending)).ok_or_else(|| self.overflowed());
+                    }
+                }
+            }
+            let (sender, receiver) = oneshot::channel();
+            match &mut *self.http2.starting.borrow_mut() {
+                Some(waiters) => waiters.push(sender),
+                None => continue,
+            }
+            receiver.await.unwrap_or_else(|_| Err(stopping()))?;
+        }
+    }
+
+    /// The least used connection that `fits`.
+    fn share(&self, fits: impl Fn(&Shared) -> bool, pending: Option<PendingPermit>) -> Option<Lease> {
+        let shared = self.http2.shared.borrow();
+        let fitting = shared.iter().filter(|shared| fits(shared));
+        let chosen = fitting.min_by_key(|shared| shared.connection.streams())?;
+        chosen.carried.set(chosen.carried.get().saturating_add(1));
+        Some(Lease {
+            connection: Connection::Http2(chosen.connection.clone(), pending),
+            // A closed HTTP/2 connection says how far it had come; only the first request can meet a stale handshake.
+            reused: true,
+            peer: chosen.peer.clone(),
+        })
+    }
+
+    /// Makes one more HTTP/2 connection for all who wait. Owned by the worker; ends within the connect timeout.
+    fn start_http2(self: &Rc<Self>, permit: Permit) {
+        *self.http2.starting.borrow_mut() = Some(Vec::new());
+        let pool = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let started = pool.dial_http2(permit).await;
+            // Kept by a retired pool too: who waits for it finds it there, and it goes with the pool.
+            let outcome = started.map(|shared| pool.http2.shared.borrow_mut().push(shared));
+            for waiter in pool.http2.starting.take().unwrap_or_default() {
+                let _ = waiter.send(outcome.clone());
+            }
+        });
+    }
+
+    async fn dial_http2(&self, permit: Permit) -> Result<Shared, Failure> {
+        let Dialled { stream, peer } = self.dial(Use::Requests).await?;
+        let limits = {
+            let connections = &self.settings.borrow().connections;
+            Limits {
+                stream_window: connections.initial_stream_window,
+                connection_window: connections.initial_connection_window,
+                ..Limits::clone(self.dialer.limits())
+            }
+        };
+        let connection = Http2Connection::start(stream, &limits).await?;
+        let now = Instant::now();
+        let (used, carried) = (Cell::new(now), Cell::new(0));
+        Ok(Shared { connection, peer, born: now, used, carried, _permit: permit })
+    }
+
+    /// Closes what had no stream for too long or was closed by the host.
+    pub(super) fn tidy_http2(&self, now: Instant) {
+        let settings = self.settings.borrow();
+        let longest = settings.connections.idle_timeout.map_or(IDLE, |idle| idle.min(IDLE));
+        self.http2.shared.borrow_mut().retain(|shared| {
+            if shared.connection.streams() > 0 {
+                shared.used.set(now);
+            }
+            !shared.is_done(&settings) && now.duration_since(shared.used.get()) < longest
+        });
+    }
+
+    pub(super) fn let_shared_ones_go(&self) {
+        self.http2.shared.take();
+    }
+}

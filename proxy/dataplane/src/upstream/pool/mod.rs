@@ -1,0 +1,185 @@
+//! Connections of one worker to one host: HTTP/1 ones for one request at a time, HTTP/2 ones shared by streams.
+//!
+//! What cannot be had at once waits in a bounded queue or fails with an overflow; nothing here is written for a request.
+//! A connection that has served for as long, or as often, as its cluster says takes no further request and closes when
+//! those that it has are done.
+
+mod http1;
+mod http2;
+mod lease;
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::cluster::{Cluster as ClusterConfig, ConnectionSettings};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+use tokio::time::Instant;
+
+use self::http1::Http1;
+use self::http2::Http2;
+pub(crate) use self::lease::{Lease, Permit};
+use super::bounds::Bounds;
+use super::dial::{Dialer, Dialled, Target, Use};
+use crate::metrics::ClusterSeries;
+
+/// The connections to one host.
+#[derive(Debug)]
+pub(super) struct Pool {
+    target: Target,
+    settings: RefCell<Settings>,
+    dialer: Rc<Dialer>,
+    bounds: Rc<Bounds>,
+    siblings: Siblings,
+    series: Arc<ClusterSeries>,
+    http1: Http1,
+    http2: Http2,
+    /// Set when the host has left its cluster: nothing is kept any more.
+    retired: Cell<bool>,
+}
+
+/// What a cluster says of its connections.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    connect_timeout: Duration,
+    connections: ConnectionSettings,
+}
+
+impl Settings {
+    /// Those of a cluster.
+    pub(super) fn of(cluster: &ClusterConfig) -> Self {
+        Self { connect_timeout: cluster.connect_timeout, connections: cluster.connections.clone() }
+    }
+
+    /// Whether a connection of this age that has carried so many requests takes no more.
+    fn is_spent(&self, age: Duration, carried: u32) -> bool {
+        let ConnectionSettings { max_duration, max_requests, .. } = &self.connections;
+        max_duration.is_some_and(|longest| age >= longest) || max_requests.is_some_and(|most| carried >= most)
+    }
+}
+
+/// The pools of one cluster, which share its bound on connections.
+pub(super) type Siblings = Rc<RefCell<Vec<Weak<Pool>>>>;
+
+/// In which version a host takes requests in the clear. Over TLS it is HTTP/2, by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+impl Pool {
+    pub(super) fn new(
+        target: Target,
+        settings: Settings,
+        dialer: Rc<Dialer>,
+        bounds: Rc<Bounds>,
+        siblings: Siblings,
+        series: Arc<ClusterSeries>,
+    ) -> Rc<Self> {
+        let pool = Rc::new(Self {
+            target,
+            settings: RefCell::new(settings),
+            dialer,
+            bounds,
+            siblings: Rc::clone(&siblings),
+            series,
+            http1: Http1::default(),
+            http2: Http2::default(),
+            retired: Cell::new(false),
+        });
+        let mut pools = siblings.borrow_mut();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Rc::downgrade(&pool));
+        drop(pools);
+        pool
+    }
+
+    /// A connection for one request. Cancel-safe: what was being dialled for it serves another.
+    pub(super) async fn lease(self: &Rc<Self>, purpose: Use, speaks: Speaks) -> Result<Lease, Failure> {
+        match (purpose, speaks, &self.target.tls) {
+            (Use::Requests, Speaks::Http2, _) | (Use::Requests, _, Some(_)) => self.http2().await,
+            (Use::Requests | Use::Upgrade, Speaks::Http1, None) => self.http1().await,
+            // Requests have their connections under another version, so that there is nothing to share.
+            (Use::Upgrade | Use::Opaque, _, _) => self.http1_alone(purpose).await,
+        }
+    }
+
+    /// Whom this pool calls.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// A connection for opaque bytes, which is not pooled, and the permit to be kept as long as it.
+    pub(super) async fn opaque(self: &Rc<Self>) -> Result<(Dialled, Permit), Failure> {
+        let permit = self.permit().ok_or_else(overflow)?;
+        Ok((self.dial(Use::Opaque).await?, permit))
+    }
+
+    /// Closes what has been idle for too long or was closed by the host. Called every second or so.
+    pub(super) fn tidy(&self, now: Instant) {
+        self.tidy_http1(now);
+        self.tidy_http2(now);
+    }
+
+    /// The host has left its cluster: idle connections are closed, those in use when their requests are over.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        self.close_idle_ones();
+        self.let_shared_ones_go();
+    }
+
+    /// A change of what the cluster says. Windows are those of connections that are yet to be made.
+    pub(super) fn set(&self, settings: Settings) {
+        self.settings.replace(settings);
+    }
+
+    async fn dial(&self, purpose: Use) -> Result<Dialled, Failure> {
+        let connect_timeout = self.settings.borrow().connect_timeout;
+        let dialled = self.dialer.dial(&self.target, purpose, connect_timeout).await;
+        match &dialled {
+            Ok(_) => {
+                self.series.connections_total.increment();
+                if self.target.tls.is_some() {
+                    self.series.tls_ok.increment();
+                }
+            }
+            Err(failure) if failure.reason == Reason::UpstreamTlsFailure => {
+                self.series.tls_failed.increment()
+            }
+            Err(_) => self.series.connect_failed.increment(),
+        }
+        dialled
+    }
+
+    /// Room for one more connection, if need be that of one to another host which nobody uses.
+    fn permit(&self) -> Option<Permit> {
+        let permit = self.bounds.connection().or_else(|| {
+            let siblings: Vec<_> = self.siblings.borrow().iter().filter_map(Weak::upgrade).collect();
+            siblings.iter().any(|pool| pool.close_an_idle_one()).then(|| self.bounds.connection()).flatten()
+        })?;
+        self.series.connections_active.increment();
+        Some(Permit { _permit: permit, series: Arc::clone(&self.series) })
+    }
+
+    fn overflowed(&self) -> Failure {
+        self.series.overflow.increment();
+        overflow()
+    }
+}
+
+fn overflow() -> Failure {
+    Failure::upstream(
+        Reason::UpstreamOverflow,
+        Reached::NotWritten,
+        "the bound on connections and on the queue is reached",
+    )
+}
+
+fn stopping() -> Failure {
+    Failure::local(Reason::LocalError, "the worker stops")
+}

@@ -1,0 +1,226 @@
+//! Tunnels over HTTP/2: CONNECT (RFC 9113 section 8.5) and WebSockets (RFC 8441), each one stream beside others.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::ext::Protocol;
+use h2::{RecvStream, SendStream};
+use http::{Method, Request, Response, StatusCode};
+use outrigger_core::record::Protocol as Recorded;
+use support::application::{Application, dead, read_head};
+use support::{Proxy, World, forward};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+/// A client of the proxy port that speaks HTTP/2 and knows what the proxy can do.
+async fn client(proxy: &Proxy) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(proxy.address(0)).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut send = send.ready().await.unwrap();
+    while !send.is_extended_connect_protocol_enabled() {
+        // The proxy's SETTINGS come with its first answer at the latest.
+        let request = Request::get("http://app/").body(()).unwrap();
+        let _ = send.send_request(request, true).unwrap().0.await;
+        send = send.ready().await.unwrap();
+    }
+    send
+}
+
+fn connect(to: &'static str) -> Request<()> {
+    Request::builder().method(Method::CONNECT).uri(to).body(()).unwrap()
+}
+
+async fn ask(
+    send: &mut SendRequest<Bytes>,
+    request: Request<()>,
+) -> (Response<RecvStream>, SendStream<Bytes>) {
+    let (response, stream) = send.send_request(request, false).unwrap();
+    (response.await.unwrap(), stream)
+}
+
+/// Everything that comes until the end.
+async fn all(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+    let mut all = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len()).unwrap();
+        all.extend_from_slice(&data);
+    }
+    Ok(all)
+}
+
+async fn send_all(stream: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) {
+    while !bytes.is_empty() {
+        stream.reserve_capacity(bytes.len());
+        let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await.unwrap().unwrap();
+        let piece = bytes.split_to(room.min(bytes.len()));
+        stream.send_data(piece, end && bytes.is_empty()).unwrap();
+    }
+}
+
+async fn repeater() -> Application {
+    Application::raw(|mut stream, _, _| async move {
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_connect_is_a_connection_to_an_opaque_destination() {
+    let (repeater, echo) = (repeater().await, Application::echo().await);
+    let mut proxy = World::new()
+        .proxy()
+        .cluster("stock", &[repeater.address])
+        .tcp("stock:9000", "stock")
+        .cluster("app", &[echo.address])
+        .http("app:80", forward("app"))
+        .start();
+    let mut send = client(&proxy).await;
+    let asked = proxy.totals().requests.values().map(|series| series.count).sum::<u64>();
+    let (response, mut up) = ask(&mut send, connect("stock:9000")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    // More than any window holds, and half-closed behind it.
+    let bytes = Bytes::from(vec![b'x'; 3 << 20]);
+    let mut down = response.into_body();
+    let (_, came) = tokio::join!(send_all(&mut up, bytes.clone(), true), all(&mut down));
+    assert!(came.unwrap() == bytes);
+    // Requests go on beside it.
+    let request = Request::get("http://app/beside").body(()).unwrap();
+    assert_eq!(send.send_request(request, true).unwrap().0.await.unwrap().status(), 200);
+    for _ in 0..asked {
+        proxy.record().await;
+    }
+    let record = proxy.record().await;
+    assert_eq!(
+        (record.protocol, record.bytes_received, record.bytes_sent),
+        (Recorded::Tcp, 3 << 20, 3 << 20)
+    );
+}
+
+#[tokio::test]
+async fn a_connect_to_an_http_destination_is_served_as_http() {
+    let echo = Application::echo().await;
+    let proxy = World::new().proxy().cluster("app", &[echo.address]).http("app:80", forward("app")).start();
+    let mut send = client(&proxy).await;
+    let (response, mut up) = ask(&mut send, connect("app:80")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let request = "GET /through HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+    send_all(&mut up, Bytes::from_static(request.as_bytes()), false).await;
+    let answer = String::from_utf8(all(&mut response.into_body()).await.unwrap()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("GET /through "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_connect_that_leads_nowhere_says_so() {
+    let echo = Application::echo().await;
+    let proxy = World::new()
+        .proxy()
+        .cluster("app", &[echo.address])
+        .http("app:80", forward("app"))
+        .cluster("stock", &[dead().await])
+        .tcp("stock:9000", "stock")
+        .start();
+    let mut send = client(&proxy).await;
+    for (to, status) in [("stock:9000", 503), ("nowhere:80", 502)] {
+        assert_eq!(ask(&mut send, connect(to)).await.0.status(), status, "{to}");
+    }
+}
+
+#[tokio::test]
+async fn who_breaks_off_is_heard_on_the_other_side() {
+    let application = Application::raw(|mut stream, _, requests| async move {
+        let mut some = [0; 4];
+        stream.read_exact(&mut some).await.unwrap();
+        if &some == b"kill" {
+            socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            return;
+        }
+        let mut rest = Vec::new();
+        assert!(stream.read_to_end(&mut rest).await.is_err());
+        requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    })
+    .await;
+    let echo = Application::echo().await;
+    let proxy = World::new()
+        .proxy()
+        .cluster("app", &[echo.address])
+        .http("app:80", forward("app"))
+        .cluster("stock", &[application.address])
+        .tcp("stock:9000", "stock")
+        .start();
+    let mut send = client(&proxy).await;
+    let (response, mut up) = ask(&mut send, connect("stock:9000")).await;
+    send_all(&mut up, Bytes::from_static(b"kill"), false).await;
+    let error = all(&mut response.into_body()).await.unwrap_err();
+    assert_eq!(error.reason(), Some(h2::Reason::CONNECT_ERROR));
+
+    let (_response, mut up) = ask(&mut send, connect("stock:9000")).await;
+    send_all(&mut up, Bytes::from_static(b"stay"), false).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    up.send_reset(h2::Reason::CANCEL);
+    while application.requests() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+fn websocket(path: &str, protocol: &'static str) -> Request<()> {
+    Request::builder()
+        .method(Method::CONNECT)
+        .uri(format!("http://app{path}"))
+        .extension(Protocol::from_static(protocol))
+        .header("sec-websocket-version", "13")
+        .body(())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_one_for_the_application_too() {
+    let application = Application::raw(|stream, _, _| async move {
+        let mut stream = BufReader::new(stream);
+        while let Some(head) = read_head(&mut stream).await {
+            let head = head.to_lowercase();
+            if !head.contains("upgrade: websocket\r\n") {
+                stream
+                    .get_mut()
+                    .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                    .await
+                    .unwrap();
+                continue;
+            }
+            assert!(
+                head.starts_with("get /chat http/1.1\r\n") && head.contains("\r\nhost: app\r\n"),
+                "{head}"
+            );
+            assert!(head.contains("\r\nsec-websocket-key: ") && head.contains("==\r\n"), "{head}");
+            let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                          Sec-WebSocket-Accept: proof\r\nSec-WebSocket-Protocol: chat\r\n\r\nhello";
+            stream.get_mut().write_all(switch.as_bytes()).await.unwrap();
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).await.unwrap();
+            stream.get_mut().write_all(&word).await.unwrap();
+            return;
+        }
+    })
+    .await;
+    let proxy =
+        World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app")).start();
+    let mut send = client(&proxy).await;
+    let (response, mut up) = ask(&mut send, websocket("/chat", "websocket")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let headers = response.headers();
+    assert!(!headers.contains_key("sec-websocket-accept") && !headers.contains_key("upgrade"), "{headers:?}");
+    assert_eq!(headers["sec-websocket-protocol"], "chat");
+    send_all(&mut up, Bytes::from_static(b"ping"), true).await;
+    assert_eq!(all(&mut response.into_body()).await.unwrap(), b"helloping");
+
+    let (response, _up) = ask(&mut send, websocket("/chat", "connect-udp")).await;
+    assert_eq!(
+        (response.status(), &response.headers()["x-outrigger-reason"]),
+        (StatusCode::FORBIDDEN, &"upgrade_refused".parse().unwrap())
+    );
+}
