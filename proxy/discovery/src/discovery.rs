@@ -13,7 +13,7 @@ use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
 use outrigger_core::identity::{IdentityError as NameError, SpiffeId, TrustDomain};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::ads;
@@ -116,15 +116,16 @@ impl Discovery {
             Supervisor::new(&instance, mode, store.clone(), dir, published, demands, events, status.clone());
         supervisor.restore().await;
 
-        // One connection for both streams; it connects with the first call.
-        let channel = control_plane.channel(credentials.clone());
+        // One connection for both streams at a time.
+        let (connected, channels) = watch::channel(None);
         let (registration, registration_handle) =
             Registration::new(&instance, &ports, &labels, status.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(identity.maintain(status.clone()));
         tasks.spawn(publication.maintain(credentials.clone()));
-        tasks.spawn(ads::maintain(channel.clone(), credentials.clone(), ads));
-        tasks.spawn(registration.maintain(channel, credentials));
+        tasks.spawn(ads::maintain(channels.clone(), ads));
+        tasks.spawn(registration.maintain(channels));
+        tasks.spawn(control_plane.follow(credentials, connected));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(supervisor.run(tasks, stopped));
         Ok(Handle { status, store, registration: registration_handle, stop: Some(stop), task })

@@ -1,7 +1,7 @@
 //! The workload in discovery: registered, kept alive by heartbeats, and taken out before the proxy stops.
 //!
 //! The supervisor starts [`Registration::maintain`]. A stream that breaks removes nobody; it is opened again and the
-//! workload said again. What the control plane refuses is said again, too, since the missing Service may yet be added.
+//! workload said again, and so it is on a new connection after each renewal of the certificate. What the control plane refuses is said again, too, since the missing Service may yet be added.
 //! A workload that drained keeps its stream: with it the control plane would take away the listeners on which it still
 //! answers. Its end is the proxy's.
 
@@ -21,11 +21,13 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::channel::{Credentials, describe};
+use crate::channel::{Channels, current, describe};
 use crate::status::StatusBoard;
 
 /// How long a drain waits for the control plane to say that nobody is sent here any more.
 pub(crate) const DRAIN: Duration = Duration::from_secs(2);
+/// A control plane that has taken the stream's connection begins to answer within this time.
+const ANSWER: Duration = Duration::from_secs(15);
 /// How soon a refused workload is offered again.
 const OFFER_AGAIN: Duration = Duration::from_secs(5);
 /// Heartbeats before the control plane has named its lease.
@@ -143,15 +145,22 @@ impl Registration {
     }
 
     /// Registers, and registers again after each break. Owned by the supervisor, and ends with it.
-    pub(crate) async fn maintain(mut self, channel: Channel, mut credentials: Credentials) {
-        // Without a certificate there is nobody to register.
-        if self.workload.ports.is_empty() || credentials.wait_for(Option::is_some).await.is_err() {
+    pub(crate) async fn maintain(mut self, mut channels: Channels) {
+        // Without a certificate there is no channel, and nobody to register.
+        if self.workload.ports.is_empty() || current(&mut channels).await.is_none() {
             return;
         }
         self.expect(Leave::Possible);
         let mut backoff = Backoff::default();
-        loop {
-            let Err(status) = self.serve(channel.clone(), &mut backoff).await;
+        while let Some(channel) = current(&mut channels).await {
+            let Err(status) = tokio::select! {
+                ended = self.serve(channel, &mut backoff) => ended,
+                // The lease goes on: nobody is removed between two streams.
+                renewed = channels.changed() => match renewed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            };
             let reason = describe(&status);
             tracing::warn!(reason, "the registration stream ended; registering again");
             self.status.registration_failed(reason);
@@ -164,7 +173,9 @@ impl Registration {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let _ = requests.send(self.message(true));
         let mut client = RegistrationClient::new(channel);
-        let opened = client.register(UnboundedReceiverStream::new(outgoing)).await;
+        let opened = tokio::time::timeout(ANSWER, client.register(UnboundedReceiverStream::new(outgoing)))
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the control plane does not answer")));
         self.expect(if opened.is_ok() { Leave::Possible } else { Leave::Hopeless });
         let mut responses = opened?.into_inner();
         let mut heartbeat = FIRST_HEARTBEAT;

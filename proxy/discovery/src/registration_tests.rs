@@ -19,14 +19,24 @@ fn cart() -> WorkloadPort {
 }
 
 fn start(ports: &[WorkloadPort]) -> (Stage, RegistrationHandle, StatusBoard) {
+    let (stage, handle, status, channels) = start_renewable(ports);
+    // Lives as long as the runtime: nothing is renewed.
+    tokio::spawn(async move { channels.closed().await });
+    (stage, handle, status)
+}
+
+fn start_renewable(
+    ports: &[WorkloadPort],
+) -> (Stage, RegistrationHandle, StatusBoard, watch::Sender<Option<Channel>>) {
     let ca = Arc::new(Ca::new());
     let stage = stage(&ca, Clock::paused());
     let status = StatusBoard::default();
     let (task, handle) = Registration::new("cart-1", ports, &BTreeMap::new(), status.clone());
     let credential = crate::testing::credential(&ca, "spiffe://cluster.local/ns/shop/sa/cart");
     let credentials = watch::channel(Some(credential)).1;
-    tokio::spawn(task.maintain(stage.control_plane.channel(credentials.clone()), credentials));
-    (stage, handle, status)
+    let channels = watch::Sender::new(Some(stage.control_plane.channel(credentials)));
+    tokio::spawn(task.maintain(channels.subscribe()));
+    (stage, handle, status, channels)
 }
 
 fn answer(call: &RegistrationCall, outcome: Outcome) {
@@ -71,6 +81,26 @@ async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
     let again = heard(&mut call).await;
     assert!(again.workload.is_some());
     assert_eq!(again.health(), wire::Health::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_renewal_the_workload_registers_on_the_new_connection_and_stays_registered() {
+    let (mut stage, _handle, status, channels) = start_renewable(&[cart()]);
+    let mut call = stage.registrations.recv().await.unwrap();
+    heard(&mut call).await;
+    answer(&call, accepted(30));
+    while status.read().registration.registered_since.is_none() {
+        tokio::task::yield_now().await;
+    }
+    let renewed = Instant::now();
+    let another = channels.borrow().clone();
+    channels.send_replace(another);
+    let mut next = stage.registrations.recv().await.unwrap();
+    assert!(heard(&mut next).await.workload.is_some());
+    assert!(renewed.elapsed() < Duration::from_millis(10), "without a wait");
+    assert!(!matches!(call.requests.message().await, Ok(Some(_))), "the old stream is over");
+    let registration = status.read().registration;
+    assert!(registration.registered_since.is_some() && registration.failures == 0);
 }
 
 #[tokio::test(start_paused = true)]

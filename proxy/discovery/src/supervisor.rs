@@ -153,6 +153,7 @@ impl Supervisor {
                     self.store.with(|store| PerKind::from_fn(|kind| store.accepted().versions(kind)));
                 let versions = versions.await.unwrap_or_default();
                 let first = self.stream.connect(|kind| versions[kind].clone());
+                self.leaving.clear();
                 self.requests = Some(requests);
                 first.into_iter().for_each(|request| self.send(request));
             }
@@ -166,7 +167,6 @@ impl Supervisor {
                 self.status.disconnected(reason);
                 self.stream.disconnect();
                 self.requests = None;
-                self.leaving.clear();
             }
         }
     }
