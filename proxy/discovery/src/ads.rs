@@ -1,4 +1,4 @@
-//! The ADS stream on the wire: opened, read, opened again; after a renewal of the certificate too, without a wait.
+//! The ADS stream on the wire: opened, read, opened again; moved to a new connection when the certificate was renewed.
 //!
 //! Carries messages and judges none of them; the supervisor owns the state machine and gets everything in order through
 //! one channel. A supervisor that is busy is not sent more than one response ahead, so that a fast control plane waits
@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
-use crate::channel::{Line, describe};
+use crate::channel::{Channels, current, describe};
 
 /// The largest response that is read. A mesh of 10,000 services in wildcard mode sends some 30 MB at once.
 const RESPONSE_BYTES: usize = 256 << 20;
@@ -30,10 +30,10 @@ const SETTLED: Duration = Duration::from_secs(10);
 pub(crate) type Requests = mpsc::UnboundedSender<DeltaDiscoveryRequest>;
 
 /// What happens on the stream, in order: `Opening`, then `Established`, then responses, then `Closed`, or `Closed` at once.
-/// A stream that moves to the connection of a new certificate is `Opening` again without having been `Closed`.
+/// A stream that moves to another connection is not `Closed`: its successor is `Opening`.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A stream is about to be opened: its first requests are due, some servers wait for them.
+    /// A stream is about to be opened, and any before it is gone: its first requests are due, some servers wait for them.
     Opening(Requests),
     /// The control plane has taken it.
     Established,
@@ -43,16 +43,19 @@ pub(crate) enum Event {
 }
 
 /// Keeps a stream open, from the first credential on. Owned by the supervisor; ends when it is gone.
-pub(crate) async fn maintain(mut line: Line, events: mpsc::Sender<Event>) {
+pub(crate) async fn maintain(mut channels: Channels, events: mpsc::Sender<Event>) {
     let mut backoff = Backoff::default();
-    loop {
-        let channel = line.channel().await;
+    while let Some(channel) = current(&mut channels).await {
         let opened = Instant::now();
-        let served = tokio::select! {
-            served = serve(channel, &events, &mut backoff) => served,
-            () = line.renewed() => continue,
+        let ended = tokio::select! {
+            ended = serve(channel, &events, &mut backoff) => ended,
+            // What was on its way is said again: the next stream begins with what is held.
+            renewed = channels.changed() => match renewed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
         };
-        let Err(status) = served else { return };
+        let Err(status) = ended else { return };
         if events.send(Event::Closed(describe(&status))).await.is_err() {
             return;
         }
@@ -109,7 +112,9 @@ mod tests {
         let mut stage = stage(&ca, Clock::paused());
         let (renewals, credentials) = watch::channel(Some(credential(&ca, CART)));
         let (sender, mut events) = mpsc::channel(1);
-        tokio::spawn(maintain(Line::new(stage.control_plane.clone(), credentials), sender));
+        let (connected, channels) = watch::channel(None);
+        tokio::spawn(stage.control_plane.clone().follow(credentials, connected));
+        tokio::spawn(maintain(channels, sender));
         assert!(matches!(events.recv().await, Some(Event::Opening(_))));
         let mut old = stage.ads.recv().await.unwrap();
         assert!(matches!(events.recv().await, Some(Event::Established)));

@@ -1,8 +1,9 @@
 //! The way to the control plane: gRPC over TLS 1.3, on a connection that heals.
 //!
 //! The control plane proves itself by its SPIFFE ID under the roots that the operator gave, never by a DNS name. We
-//! show the workload's certificate when there is one; each new connection takes the one of that moment, so that a
-//! renewal needs no reconnect and a reconnect needs no restart. TLS sessions are not resumed.
+//! show the workload's certificate when there is one; each new connection takes the one of that moment. A control plane
+//! believes a stream for as long as the certificate under it is valid, so that a renewal brings a new connection, and
+//! streams move to it once it is there. TLS sessions are not resumed.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -23,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::codegen::{Service, http::Uri};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::backoff::Backoff;
 use crate::certificate::{Certificate, Key};
 use crate::dns::{Dns, DnsError};
 use crate::trust::{ControlPlaneVerifier, Roots, RootsError};
@@ -45,6 +47,15 @@ pub(crate) struct Credential {
 
 /// The credential of the moment; `None` until there is one.
 pub(crate) type Credentials = watch::Receiver<Option<Arc<Credential>>>;
+
+/// The channel of the moment, which shows the newest certificate that the control plane was reached with; `None` until
+/// there is a certificate. Both streams share it, and move on when it is replaced.
+pub(crate) type Channels = watch::Receiver<Option<Channel>>;
+
+/// The channel to open a stream on. `None`: there will be none any more. Cancel-safe.
+pub(crate) async fn current(channels: &mut Channels) -> Option<Channel> {
+    channels.wait_for(Option::is_some).await.ok()?.clone()
+}
 
 /// Where the control plane is and how it is recognised. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -104,12 +115,36 @@ impl ControlPlane {
 
     /// A channel that shows the workload's certificate. It connects when used and again after a break.
     pub(crate) fn channel(&self, credentials: Credentials) -> Channel {
-        self.lazy(Some(credentials))
+        self.endpoint().connect_with_connector_lazy(self.dial_with(Some(credentials)))
     }
 
     /// A channel that shows no certificate: for asking for the first one.
     pub(crate) fn anonymous(&self) -> Channel {
-        self.lazy(None)
+        self.endpoint().connect_with_connector_lazy(self.dial_with(None))
+    }
+
+    /// Gives `channels` a channel with the first certificate, and a connected one after each renewal: what works is not
+    /// left before its successor does. Owned by the supervisor; ends with the identity.
+    pub(crate) async fn follow(self, mut credentials: Credentials, channels: watch::Sender<Option<Channel>>) {
+        if credentials.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        channels.send_replace(Some(self.channel(credentials.clone())));
+        let mut backoff = Backoff::default();
+        while credentials.changed().await.is_ok() {
+            let connected = loop {
+                let dial = self.dial_with(Some(credentials.clone()));
+                match self.endpoint().connect_with_connector(dial).await {
+                    Ok(connected) => break connected,
+                    Err(error) => {
+                        tracing::debug!(%error, "no connection with the new certificate yet");
+                        tokio::time::sleep(backoff.next()).await;
+                    }
+                }
+            };
+            backoff.reset();
+            channels.send_replace(Some(connected));
+        }
     }
 
     /// The roots as they are now, or as they last could be read.
@@ -122,7 +157,11 @@ impl ControlPlane {
         Arc::clone(&last)
     }
 
-    fn lazy(&self, credentials: Option<Credentials>) -> Channel {
+    fn dial_with(&self, credentials: Option<Credentials>) -> Dial {
+        Dial { to: self.clone(), credentials }
+    }
+
+    fn endpoint(&self) -> Endpoint {
         // The scheme is what tonic takes for "do no TLS of your own"; `origin` is what the server sees.
         Endpoint::from_static("http://control-plane")
             .origin(Uri::from_static("https://control-plane"))
@@ -131,7 +170,6 @@ impl ControlPlane {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_ANSWER)
             .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(Dial { to: self.clone(), credentials })
     }
 
     async fn connect(self, credentials: Option<Credentials>) -> Result<Connection, ChannelError> {
@@ -191,48 +229,6 @@ impl ControlPlane {
             }
         }
         Err(failure)
-    }
-}
-
-/// The one connection on which streams stay open, made anew with each new certificate: for the control plane a stream ends
-/// with the certificate that its connection was opened with, so that whoever has one moves it over in time. Clones share
-/// the connection, and each notices a renewal for itself.
-#[derive(Debug, Clone)]
-pub(crate) struct Line {
-    to: ControlPlane,
-    credentials: Credentials,
-    current: Arc<Mutex<Option<(Arc<Credential>, Channel)>>>,
-}
-
-impl Line {
-    pub(crate) fn new(to: ControlPlane, credentials: Credentials) -> Self {
-        Self { to, credentials, current: Arc::default() }
-    }
-
-    /// The connection of the newest certificate; it connects with the first call. Waits for a first certificate, and for
-    /// ever when none can come any more.
-    pub(crate) async fn channel(&mut self) -> Channel {
-        let credential = match self.credentials.wait_for(Option::is_some).await {
-            Ok(credential) => credential.clone(),
-            Err(_) => None,
-        };
-        let Some(credential) = credential else { return std::future::pending().await };
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*current {
-            Some((of, channel)) if Arc::ptr_eq(of, &credential) => channel.clone(),
-            _ => {
-                let channel = self.to.channel(self.credentials.clone());
-                *current = Some((credential, channel.clone()));
-                channel
-            }
-        }
-    }
-
-    /// Waits until there is a newer certificate than that of the last [`Line::channel`]. Cancel-safe.
-    pub(crate) async fn renewed(&mut self) {
-        if self.credentials.changed().await.is_err() {
-            std::future::pending().await
-        }
     }
 }
 

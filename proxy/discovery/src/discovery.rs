@@ -13,11 +13,11 @@ use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
 use outrigger_core::identity::{IdentityError as NameError, SpiffeId, TrustDomain};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::ads;
-use crate::channel::{ChannelError, ControlPlane, Line};
+use crate::channel::{ChannelError, ControlPlane};
 use crate::clock::Clock;
 use crate::dns::{Dns, DnsError};
 use crate::identity::{Identity, IdentityError};
@@ -116,15 +116,16 @@ impl Discovery {
             Supervisor::new(&instance, mode, store.clone(), dir, published, demands, events, status.clone());
         supervisor.restore().await;
 
-        // One connection for both streams.
-        let line = Line::new(control_plane, credentials.clone());
+        // One connection for both streams at a time.
+        let (connected, channels) = watch::channel(None);
         let (registration, registration_handle) =
             Registration::new(&instance, &ports, &labels, status.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(identity.maintain(status.clone()));
-        tasks.spawn(publication.maintain(credentials));
-        tasks.spawn(ads::maintain(line.clone(), ads));
-        tasks.spawn(registration.maintain(line));
+        tasks.spawn(publication.maintain(credentials.clone()));
+        tasks.spawn(ads::maintain(channels.clone(), ads));
+        tasks.spawn(registration.maintain(channels));
+        tasks.spawn(control_plane.follow(credentials, connected));
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(supervisor.run(tasks, stopped));
         Ok(Handle { status, store, registration: registration_handle, stop: Some(stop), task })

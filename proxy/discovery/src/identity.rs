@@ -96,7 +96,8 @@ impl Identity {
                 Err(error) => {
                     tracing::warn!(%error, "no new certificate; trying again");
                     status.certificate_failed(error.to_string());
-                    self.renewal = self.clock.now() + backoff.next();
+                    // Not by the wall clock, which may just be set back by an hour.
+                    tokio::time::sleep(backoff.next()).await;
                 }
             }
         }

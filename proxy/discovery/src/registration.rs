@@ -22,11 +22,13 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::channel::{Line, describe};
+use crate::channel::{Channels, current, describe};
 use crate::status::StatusBoard;
 
 /// How long a drain waits for the control plane to say that nobody is sent here any more.
 pub(crate) const DRAIN: Duration = Duration::from_secs(2);
+/// A control plane that has taken the stream's connection begins to answer within this time.
+const ANSWER: Duration = Duration::from_secs(15);
 /// How soon a refused workload is offered again.
 const OFFER_AGAIN: Duration = Duration::from_secs(5);
 /// Heartbeats before the control plane has named its lease.
@@ -160,17 +162,16 @@ impl Registration {
     }
 
     /// Registers, and registers again after each break. Owned by the supervisor, and ends with it.
-    pub(crate) async fn maintain(mut self, mut line: Line) {
-        if self.workload.ports.is_empty() {
+    pub(crate) async fn maintain(mut self, mut channels: Channels) {
+        // Without a certificate there is no channel, and nobody to register.
+        if self.workload.ports.is_empty() || current(&mut channels).await.is_none() {
             return;
         }
-        // Without a certificate there is nobody to register.
-        line.channel().await;
         self.expect(Leave::Possible);
         let mut backoff = Backoff::default();
         let mut before = None;
-        loop {
-            let status = match self.serve(&mut line, before.take(), &mut backoff).await {
+        while let Some(channel) = current(&mut channels).await {
+            let status = match self.serve(channel, &mut channels, before.take(), &mut backoff).await {
                 Ended::Broken(status) => status,
                 Ended::Renewed(call) => {
                     before = Some(call);
@@ -185,8 +186,13 @@ impl Registration {
     }
 
     /// One stream, to its end; the one before it goes when it has been answered, or has failed.
-    async fn serve(&mut self, line: &mut Line, before: Option<Call>, backoff: &mut Backoff) -> Ended {
-        let channel = line.channel().await;
+    async fn serve(
+        &mut self,
+        channel: Channel,
+        channels: &mut Channels,
+        before: Option<Call>,
+        backoff: &mut Backoff,
+    ) -> Ended {
         let opened = self.open(channel).await;
         self.expect(if opened.is_ok() { Leave::Possible } else { Leave::Hopeless });
         let mut call = match opened {
@@ -195,14 +201,20 @@ impl Registration {
         };
         tokio::select! {
             Err(status) = self.converse(&mut call, before, backoff) => Ended::Broken(status),
-            () = line.renewed() => Ended::Renewed(call),
+            renewed = channels.changed() => match renewed {
+                Ok(()) => Ended::Renewed(call),
+                Err(_) => Ended::Broken(Status::cancelled("shutting down")),
+            },
         }
     }
 
     async fn open(&mut self, channel: Channel) -> Result<Call, Status> {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let _ = requests.send(self.message(true));
-        let opened = RegistrationClient::new(channel).register(UnboundedReceiverStream::new(outgoing)).await;
+        let mut client = RegistrationClient::new(channel);
+        let opened = tokio::time::timeout(ANSWER, client.register(UnboundedReceiverStream::new(outgoing)))
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the control plane does not answer")));
         Ok(Call { requests, responses: opened?.into_inner() })
     }
 

@@ -1,7 +1,6 @@
 //! What a workload tells the control plane, by a control plane that the test plays.
 
 use super::*;
-use crate::channel::Credential;
 use crate::clock::Clock;
 use crate::testing::{Ca, RegistrationCall, Stage, stage};
 use outrigger_proto::registration::{Accepted, Drained, RegisterResponse};
@@ -22,20 +21,24 @@ fn cart() -> WorkloadPort {
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
 fn start(ports: &[WorkloadPort]) -> (Stage, RegistrationHandle, StatusBoard) {
-    let (stage, handle, status, _renewals) = start_renewable(&Arc::new(Ca::new()), ports);
+    let (stage, handle, status, channels) = start_renewable(ports);
+    // Lives as long as the runtime: nothing is renewed.
+    tokio::spawn(async move { channels.closed().await });
     (stage, handle, status)
 }
 
 fn start_renewable(
-    ca: &Arc<Ca>,
     ports: &[WorkloadPort],
-) -> (Stage, RegistrationHandle, StatusBoard, watch::Sender<Option<Arc<Credential>>>) {
-    let stage = stage(ca, Clock::paused());
+) -> (Stage, RegistrationHandle, StatusBoard, watch::Sender<Option<Channel>>) {
+    let ca = Arc::new(Ca::new());
+    let stage = stage(&ca, Clock::paused());
     let status = StatusBoard::default();
     let (task, handle) = Registration::new("cart-1", ports, &BTreeMap::new(), status.clone());
-    let (renewals, credentials) = watch::channel(Some(crate::testing::credential(ca, CART)));
-    tokio::spawn(task.maintain(Line::new(stage.control_plane.clone(), credentials)));
-    (stage, handle, status, renewals)
+    let credential = crate::testing::credential(&ca, CART);
+    let credentials = watch::channel(Some(credential)).1;
+    let channels = watch::Sender::new(Some(stage.control_plane.channel(credentials)));
+    tokio::spawn(task.maintain(channels.subscribe()));
+    (stage, handle, status, channels)
 }
 
 fn answer(call: &RegistrationCall, outcome: Outcome) {
@@ -84,14 +87,17 @@ async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
-    let ca = Arc::new(Ca::new());
-    let (mut stage, handle, _, renewals) = start_renewable(&ca, &[cart()]);
+    let (mut stage, handle, status, channels) = start_renewable(&[cart()]);
     handle.ready(true);
     let mut old = stage.registrations.recv().await.unwrap();
     assert!(heard(&mut old).await.workload.is_some());
     answer(&old, accepted(30));
-    renewals.send_replace(Some(crate::testing::credential(&ca, CART)));
+    while status.read().registration.registered_since.is_none() {
+        tokio::task::yield_now().await;
+    }
     let renewed = Instant::now();
+    let another = channels.borrow().clone();
+    channels.send_replace(another);
     let mut new = stage.registrations.recv().await.unwrap();
     let again = heard(&mut new).await;
     assert!(again.workload.is_some() && again.health() == wire::Health::Ready);
@@ -101,6 +107,8 @@ async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
     answer(&new, accepted(30));
     assert!(!matches!(ended.await, Ok(Some(_))), "it says no more");
     assert!(renewed.elapsed() < Duration::from_millis(100), "no backoff");
+    let registration = status.read().registration;
+    assert!(registration.registered_since.is_some() && registration.failures == 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -293,6 +293,30 @@ async fn a_control_plane_that_refuses_is_tried_again_and_a_quiet_stream_counts_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewed_certificate_moves_the_stream_to_a_new_connection_and_nothing_is_lost() {
+    let mut world = World::new();
+    world.stage.issuance.lock().unwrap().life = Duration::from_secs(30);
+    let proxy = world.proxy().await;
+    let mut server = world.stream().await;
+    server.heard().await;
+    let _ = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
+    server.heard_answer().await;
+    let generation = proxy.published.load().generation;
+    let expiry = proxy.handle.status().identity.certificate.unwrap().not_after;
+    let mut next = world.stream().await;
+    assert!(world.clock.now() < expiry, "before the old one has expired");
+    assert_eq!(proxy.handle.status().identity.issued, 2);
+    assert_eq!(next.heard().await.initial_resource_versions["cart"], "1");
+    while let Ok(Some(_)) = server.call.requests.message().await {}
+    while proxy.handle.status().stream.connections < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(proxy.handle.status().stream.failures, 0);
+    assert_eq!(proxy.published.load().generation, generation);
+    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_without_a_control_plane_serves_what_was_saved() {
     let mut world = World::new();
     let proxy = world.proxy().await;
