@@ -3,6 +3,8 @@
 //! Callers stand first and vocabulary last: a module uses only modules listed below it. Everything runs on one worker's
 //! current-thread runtime, so that nothing here is shared between threads unless it says so.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod worker;
 mod connection;
 mod http;

@@ -3,7 +3,7 @@
 //! No framing and no hop-by-hop field is in here: the codec has taken them out and writes its own. Field names are
 //! lower-case, as HTTP/2 demands and HTTP/1 permits (RFC 9110 section 5.1); their order within a name is kept.
 
-use http::header::TE;
+use http::header::{EXPECT, TE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
@@ -37,6 +37,11 @@ impl RequestHead {
     pub fn asks_for_tunnel(&self) -> bool {
         self.method == Method::CONNECT || self.upgrade.is_some()
     }
+}
+
+/// Whether who sent these fields waits for a 100 before a body (RFC 9110 section 10.1.1).
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The head of a response, interim or final.

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// How long a request's body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without
+/// end).
+pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
 /// Bounds of one connection. Bodies have no bound: they are streamed, and what is buffered of them is bounded here.
 #[derive(Debug, Clone)]
 pub struct Limits {

@@ -19,3 +19,6 @@ mod authority;
 mod path;
 pub mod head;
 pub mod limits;
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use h1::properties;

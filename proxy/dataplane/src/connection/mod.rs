@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 pub(crate) use detect::Habits;
+#[cfg(feature = "fuzzing")]
+pub(crate) use detect::verdicts_stay;
 use detect::{Habit, Heard, Verdict, listen};
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::circuit_breaker::Room;
@@ -33,8 +33,8 @@ use crate::upstream::cluster::Cluster;
 use crate::upstream::dial::Use;
 use crate::upstream::host::{Asking, Host};
 
-/// How often a request is sent again because the idle connection that it was written to had just been closed. Such a
-/// request was provably not processed; a host that closes every connection is left after so many.
+/// How often a request is sent again because the idle connection that it was written to had just been closed; a host that
+/// closes every connection is left after so many.
 const STALE_CONNECTIONS: u32 = 2;
 
 /// Where a request goes and what may be done for it; decided from one snapshot.
@@ -265,10 +265,8 @@ impl Forwarding<'_> {
         if !body.is_whole() {
             return Next::Stands(None);
         }
-        // A stream that the peer refused is for the policy; one above its GOAWAY, or on a dead connection, just came late.
         if *reused
-            && failure.never_processed()
-            && failure.reason != Reason::UpstreamRemoteReset
+            && came_late(failure, &head.method)
             && progress.stale < STALE_CONNECTIONS
             && self.in_time(Duration::ZERO)
         {
@@ -335,6 +333,14 @@ struct Failed {
     failure: Failure,
     /// Whether its connection had carried a request before.
     reused: bool,
+}
+
+/// Whether a request failed because its connection, which had been idle, was closed just then, and may be sent again with
+/// or without a retry policy: it was provably not processed, or is idempotent and got no byte of an answer (RFC 9110
+/// section 9.2.2). A stream that the peer refused is for the policy; one above its GOAWAY just came late.
+fn came_late(failure: &Failure, method: &Method) -> bool {
+    (failure.never_processed() && failure.reason != Reason::UpstreamRemoteReset)
+        || (failure.reason == Reason::UpstreamConnectionTermination && method.is_idempotent())
 }
 
 fn answer_facts(answer: &Answer) -> (http::StatusCode, &HeaderMap) {

@@ -1,4 +1,5 @@
-//! Which host gets the next try: the cheaper of two drawn at random, by peak EWMA of latency times requests in flight.
+//! Which host gets the next try: the cheapest of some (two) drawn at random, by peak EWMA of latency times requests in
+//! flight, or by the latter alone.
 //!
 //! Per worker, without locks. Two random choices avoid the herd that follows a single best (Mitzenmacher, "The Power of
 //! Two Choices"). The average jumps up to a slow answer at once and sinks with time, so that a host in trouble is left
@@ -83,6 +84,11 @@ impl Load {
         (average > 0.0).then(|| Duration::from_secs_f64(average * self.decay(now)))
     }
 
+    /// What one more request would make of its load, relative to its weight.
+    pub(super) fn crowd(&self) -> f64 {
+        (f64::from(self.in_flight.get()) + 1.0) / self.weight
+    }
+
     /// What one more request would cost, in seconds of waiting.
     pub(super) fn cost(&self, now: Instant) -> f64 {
         let in_flight = f64::from(self.in_flight.get());
@@ -100,18 +106,24 @@ impl Load {
     }
 }
 
-/// The index of the host that gets the next try, among those `usable`; `None` when there is none.
+/// The index of the host that gets the next try, the cheapest of `choices` among those `usable`; `None` when there is none.
 ///
 /// `draw` gives a uniform number below its argument.
 pub(super) fn pick(
-    count: usize,
+    (count, choices): (usize, u32),
     cost: impl Fn(usize) -> f64,
     usable: impl Fn(usize) -> bool,
     mut draw: impl FnMut(usize) -> usize,
 ) -> Option<usize> {
-    let first = draw_usable(count, &usable, None, &mut draw)?;
-    let Some(second) = draw_usable(count, &usable, Some(first), &mut draw) else { return Some(first) };
-    Some(if cost(second) < cost(first) { second } else { first })
+    let mut best = draw_usable(count, &usable, None, &mut draw)?;
+    // More draws than hosts would find none that is better.
+    for _ in (1..choices).take(count) {
+        let Some(other) = draw_usable(count, &usable, Some(best), &mut draw) else { break };
+        if cost(other) < cost(best) {
+            best = other;
+        }
+    }
+    Some(best)
 }
 
 /// A random usable index other than `not`: a few draws, then a walk from a random start.
@@ -148,7 +160,7 @@ mod tests {
         let mut counts = vec![0; loads.len()];
         for _ in 0..1000 {
             let picked =
-                pick(loads.len(), |index| loads[index].cost(now), usable, |below| seed.usize(..below));
+                pick((loads.len(), 2), |index| loads[index].cost(now), usable, |below| seed.usize(..below));
             counts[picked.unwrap()] += 1;
         }
         counts
@@ -206,13 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn of_many_draws_the_least_crowded_host_is_nearly_always_one() {
+        let loads = loads(4);
+        loads[1..].iter().for_each(Load::begin);
+        let mut seed = fastrand::Rng::with_seed(7);
+        let mut least = |choices| {
+            let picks = (0..1000)
+                .map(|_| pick((4, choices), |at| loads[at].crowd(), |_| true, |below| seed.usize(..below)));
+            picks.filter(|picked| *picked == Some(0)).count()
+        };
+        assert!((400..600).contains(&least(2)));
+        assert!(least(u32::MAX) > 850);
+    }
+
+    #[test]
     fn only_usable_hosts_are_picked() {
         let (loads, now) = (loads(5), Instant::now());
         let counts = picks(&loads, |index| index == 3, now);
         assert_eq!(counts[3], 1000);
-        let none = pick(loads.len(), |_| 0.0, |_| false, |_| 0);
+        let none = pick((loads.len(), 2), |_| 0.0, |_| false, |_| 0);
         assert_eq!(none, None);
-        assert_eq!(pick(0, |_| 0.0, |_| true, |_| 0), None);
+        assert_eq!(pick((0, 2), |_| 0.0, |_| true, |_| 0), None);
     }
 
     #[test]

@@ -236,16 +236,18 @@ impl Cluster {
         let usable = |index: usize| usable(&hosts[index]);
         let below = |below: usize| fastrand::usize(..below);
         let picked = match self.config.borrow().balancing {
-            Balancing::PeakEwma => balance::pick(hosts.len(), |at| hosts[at].load.cost(now), usable, below),
-            Balancing::LeastRequest { .. } => {
-                balance::pick(hosts.len(), |at| f64::from(hosts[at].load.in_flight()), usable, below)
+            Balancing::PeakEwma => {
+                balance::pick((hosts.len(), 2), |at| hosts[at].load.cost(now), usable, below)
+            }
+            Balancing::LeastRequest { choices } => {
+                balance::pick((hosts.len(), choices), |at| hosts[at].load.crowd(), usable, below)
             }
             Balancing::RoundRobin => {
                 let next = (0..hosts.len()).map(|step| (turn + step) % hosts.len()).find(|at| usable(*at));
                 self.turn.set(next.map_or(0, |at| at + 1));
                 next
             }
-            Balancing::Random => balance::pick(hosts.len(), |_| 0.0, usable, below),
+            Balancing::Random => balance::pick((hosts.len(), 1), |_| 0.0, usable, below),
         };
         picked.map(|index| Rc::clone(&hosts[index]))
     }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
@@ -20,18 +20,16 @@ use super::connection::Connection as Wire;
 use super::fields::Search;
 use super::framing::{Decoded, Decoder, Framing};
 use super::parse::{self, Asked, Response};
+use super::sending::Sending;
 use super::transfer::{Cut, Transfer};
 use super::write;
 use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::head::RequestHead;
+use crate::codec::head::{RequestHead, expects_continue};
 use crate::codec::limits::Limits;
 use crate::codec::upgrade::Upgraded;
-use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
 
-/// How long a body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without end).
-const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// Idle for longer than this, the kernel is asked whether the peer has closed: one system call against a lost request.
 const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 
@@ -102,18 +100,12 @@ impl Connection {
         state.response = None;
         state.write_error = None;
         state.asked = Asked { method: head.method.clone(), upgrade: head.upgrade.clone() };
-        state.held = !body.is_ended()
-            && head
-                .headers
-                .get(header::EXPECT)
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        if state.held {
-            state.watchdog.set(CONTINUE_WAIT);
-        }
         if let Some(wire) = &mut *self.shared.wire.borrow_mut() {
             wire.wrote = false;
             let encoder = write::request(&mut wire.out, head, body.length());
-            *self.shared.sending.borrow_mut() = Some(Transfer::new(body, encoder));
+            let wants_continue = !body.is_ended() && expects_continue(&head.headers);
+            let sending = Sending::new(Transfer::new(body, encoder), wants_continue);
+            *self.shared.sending.borrow_mut() = Some(sending);
         }
         Exchange { turn: state.turn, shared: Some(self.shared.clone()) }
     }
@@ -145,7 +137,7 @@ struct Shared {
     /// `None` once it was closed or upgraded.
     wire: RefCell<Option<Wire>>,
     /// The request that is being sent; `None` when all of it was.
-    sending: RefCell<Option<Transfer>>,
+    sending: RefCell<Option<Sending>>,
     state: RefCell<State>,
     limits: Rc<Limits>,
     home: Rc<dyn Home>,
@@ -157,9 +149,6 @@ struct State {
     asked: Asked,
     search: Search,
     interims: usize,
-    /// The body is held back until a 100 comes.
-    held: bool,
-    watchdog: Watchdog,
     /// Why the request could not be written. The response may be there all the same.
     write_error: Option<String>,
     /// The response whose body is being read.
@@ -198,8 +187,6 @@ impl State {
             asked: Asked { method: Method::GET, upgrade: None::<HeaderValue> },
             search: Search::default(),
             interims: 0,
-            held: false,
-            watchdog: Watchdog::new(),
             write_error: None,
             response: None,
             idle_since: Instant::now(),
@@ -249,8 +236,10 @@ impl Shared {
             return Ok(Answer::Switched(head, Upgraded { stream, read }));
         }
         if head.status.is_informational() {
+            if let (StatusCode::CONTINUE, Some(sending)) = (head.status, &mut *self.sending.borrow_mut()) {
+                sending.let_go();
+            }
             let state = &mut *self.state.borrow_mut();
-            state.held &= head.status != StatusCode::CONTINUE;
             state.interims += 1;
             if state.interims > self.limits.interim_responses {
                 self.close();
@@ -274,15 +263,8 @@ impl Shared {
     /// there that says why (RFC 9112 section 9.5).
     fn poll_send(&self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let sending = &mut *self.sending.borrow_mut();
-        let Some(transfer) = sending else { return Ok(()) };
-        if self.is_held(cx) {
-            if let Some(wire) = &mut *self.wire.borrow_mut() {
-                // An error of writing comes back when the response is read.
-                let _ = wire.poll_flush(cx);
-            }
-            return Ok(());
-        }
-        match transfer.poll(cx, &self.wire) {
+        let Some(under_way) = sending else { return Ok(()) };
+        match under_way.poll(cx, &self.wire) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => *sending = None,
             Poll::Ready(Err(Cut::Socket(error))) => {
@@ -299,14 +281,6 @@ impl Shared {
             }
         }
         Ok(())
-    }
-
-    fn is_held(&self, cx: &mut Context<'_>) -> bool {
-        let state = &mut *self.state.borrow_mut();
-        if state.held && state.watchdog.poll_passed(cx).is_ready() {
-            state.held = false;
-        }
-        state.held
     }
 
     /// Reads once, or says why nothing more comes.

@@ -5,10 +5,13 @@
 
 #[cfg(test)]
 mod mutations;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod properties;
 pub(crate) mod server;
 mod responder;
 mod session;
 pub(crate) mod client;
+mod sending;
 mod transfer;
 mod connection;
 mod write;

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
 use super::Malformed;
 use super::fields::{self, MAX_FIELDS, Search};
 use super::framing::Framing;
-use crate::codec::head::{RequestHead, ResponseHead, Scheme};
+use crate::codec::head::{RequestHead, ResponseHead, Scheme, expects_continue};
 use crate::codec::limits::Limits;
 use crate::codec::{authority, hop, path};
 
@@ -113,12 +113,8 @@ pub(crate) fn request(
             && framing == Framing::None
             && !offers(protocol, b"h2c")
     });
-    let expects_continue = version == Version::HTTP_11
-        && framing != Framing::None
-        && message
-            .headers
-            .get(header::EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let expects_continue =
+        version == Version::HTTP_11 && framing != Framing::None && expects_continue(&message.headers);
     let head = RequestHead { method, scheme, authority, path, version, headers: message.headers, upgrade };
     Ok(Some(Request { head, framing, keep_alive, expects_continue }))
 }

@@ -39,7 +39,7 @@ impl Outgoing {
     }
 
     /// All that waits, taken out.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn bytes(&mut self) -> Vec<u8> {
         let mut all: Vec<u8> = self.queue.drain(..).flatten().collect();
         all.extend_from_slice(&self.last.split());

@@ -22,14 +22,12 @@ use super::outgoing::{Cut, Outgoing};
 use super::{FRAME_SIZE, PENDING_RESETS, SEND_BUFFER, failure};
 use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::head::{RequestHead, ResponseHead, expects_continue};
 use crate::codec::hop;
-use crate::codec::limits::Limits;
+use crate::codec::limits::{CONTINUE_WAIT, Limits};
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
 
-/// How long a body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without end).
-const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How often a peer that has requests of ours is asked whether it is still there, and how long it may take to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -227,11 +225,7 @@ impl Exchange {
         let State::Waiting { mut send, head, body } = std::mem::replace(&mut self.state, State::Over) else {
             return Ok(());
         };
-        let held = !body.is_ended()
-            && head
-                .headers
-                .get(header::EXPECT)
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let held = !body.is_ended() && expects_continue(&head.headers);
         let request = request(head, &body)?;
         let (response, stream) = send
             .send_request(request, body.is_ended())

@@ -16,7 +16,7 @@ use super::incoming::Incoming;
 use super::responder::Exchange;
 use super::{failure, websocket};
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::head::{RequestHead, Scheme};
+use crate::codec::head::{RequestHead, Scheme, expects_continue};
 use crate::codec::limits::Limits;
 use crate::codec::{authority, hop, path};
 
@@ -105,11 +105,7 @@ pub(super) fn accept(
     if upgrade.is_some() {
         websocket::asked(&mut parts.headers);
     }
-    let wants_continue = !incoming.is_end_stream()
-        && parts
-            .headers
-            .get(header::EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let wants_continue = !incoming.is_end_stream() && expects_continue(&parts.headers);
     let head = RequestHead {
         method,
         scheme,

@@ -1,0 +1,25 @@
+//! What the fuzz targets (`fuzz/`) call: each panics when something does not hold that holds for all bytes.
+
+use crate::{codec, connection};
+
+/// The head of an HTTP/1 request.
+pub fn request_head(bytes: &[u8]) {
+    codec::properties::request(bytes);
+}
+
+/// The head of an HTTP/1 response.
+pub fn response_head(bytes: &[u8]) {
+    codec::properties::response(bytes);
+}
+
+/// A chunked body; the first byte says where it is split.
+pub fn chunked_body(bytes: &[u8]) {
+    if let Some((cut, bytes)) = bytes.split_first() {
+        codec::properties::chunks(bytes, usize::from(*cut));
+    }
+}
+
+/// The first bytes of a connection whose protocol is not known.
+pub fn detection(bytes: &[u8]) {
+    connection::verdicts_stay(bytes);
+}
