@@ -109,3 +109,26 @@ async fn a_connection_has_no_more_streams_than_its_cluster_says() {
     assert_eq!(asked.join_all().await, [200; 6]);
     assert_eq!(connections.load(Ordering::SeqCst), 3);
 }
+
+#[tokio::test]
+async fn where_every_connection_closes_at_once_a_request_fails_soon() {
+    let application = Application::raw(|stream, _, _| async move { drop(stream) }).await;
+    let proxy = limited(application.address, UpstreamProtocol::Http2, |_| {});
+    let mut client = Client::connect(proxy.address(0)).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("app", "/", "").await.status, 503);
+    }
+    // Three tries each, and two more where the connection had just been closed.
+    assert!(application.connections() <= 20 * 5, "{}", application.connections());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_old_at_once_carries_a_request_all_the_same() {
+    let (two, _) = http2(Duration::ZERO).await;
+    let moment = Some(Duration::from_nanos(1));
+    let proxy = limited(two, UpstreamProtocol::Http2, |settings| settings.max_duration = moment);
+    let mut client = Client::connect(proxy.address(0)).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("app", "/", "").await.status, 200);
+    }
+}

@@ -28,8 +28,9 @@ pub(super) struct Http2 {
     starting: RefCell<Option<Vec<Started>>>,
 }
 
-/// Tells a request that the connection that it waits for is there, or why it is not.
-type Started = oneshot::Sender<Result<(), Failure>>;
+/// Tells a request that the connection that it waits for is there, or why it is not. The first is given a stream of it
+/// whatever has become of the connection since, so that no request dials for ever where connections close at once.
+type Started = oneshot::Sender<Result<Option<Lease>, Failure>>;
 
 #[derive(Debug)]
 struct Shared {
@@ -43,6 +44,17 @@ struct Shared {
 }
 
 impl Shared {
+    /// One more stream of it.
+    fn lease(&self, pending: Option<PendingPermit>) -> Lease {
+        self.carried.set(self.carried.get().saturating_add(1));
+        Lease {
+            connection: Connection::Http2(self.connection.clone(), pending),
+            // A closed HTTP/2 connection says how far it had come; only the first request can meet a stale handshake.
+            reused: true,
+            peer: self.peer.clone(),
+        }
+    }
+
     /// Whether it may be given one more request at once.
     fn has_room(&self, settings: &Settings) -> bool {
         let most = usize::try_from(settings.connections.max_concurrent_streams).unwrap_or(usize::MAX);
@@ -84,7 +96,9 @@ impl Pool {
                 Some(waiters) => waiters.push(sender),
                 None => continue,
             }
-            receiver.await.unwrap_or_else(|_| Err(stopping()))?;
+            if let Some(lease) = receiver.await.unwrap_or_else(|_| Err(stopping()))? {
+                return Ok(lease);
+            }
         }
     }
 
@@ -93,13 +107,7 @@ impl Pool {
         let shared = self.http2.shared.borrow();
         let fitting = shared.iter().filter(|shared| fits(shared));
         let chosen = fitting.min_by_key(|shared| shared.connection.streams())?;
-        chosen.carried.set(chosen.carried.get().saturating_add(1));
-        Some(Lease {
-            connection: Connection::Http2(chosen.connection.clone(), pending),
-            // A closed HTTP/2 connection says how far it had come; only the first request can meet a stale handshake.
-            reused: true,
-            peer: chosen.peer.clone(),
-        })
+        Some(chosen.lease(pending))
     }
 
     /// Makes one more HTTP/2 connection for all who wait. Owned by the worker; ends within the connect timeout.
@@ -108,10 +116,16 @@ impl Pool {
         let pool = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let started = pool.dial_http2(permit).await;
-            // Kept by a retired pool too: who waits for it finds it there, and it goes with the pool.
-            let outcome = started.map(|shared| pool.http2.shared.borrow_mut().push(shared));
+            let mut outcome = started.map(|shared| {
+                let lease = shared.lease(None);
+                // Kept by a retired pool too: who waits for it finds it there, and it goes with the pool.
+                pool.http2.shared.borrow_mut().push(shared);
+                Some(lease)
+            });
             for waiter in pool.http2.starting.take().unwrap_or_default() {
-                let _ = waiter.send(outcome.clone());
+                let next = outcome.as_ref().map(|_| None).map_err(Failure::clone);
+                // Whoever stopped waiting leaves the first stream to the next.
+                outcome = waiter.send(outcome).err().unwrap_or(next);
             }
         });
     }
