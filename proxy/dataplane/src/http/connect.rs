@@ -14,7 +14,7 @@ use outrigger_core::record::Protocol;
 use super::downstream::{Downstream, Finder, ServeTunnel, Tunnel, asked_by, find};
 use super::journal::Journal;
 use super::respond;
-use super::upgrade::{broken, side};
+use super::upgrade::side;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::tcp::copy::{Lasting, Side, copy_both};
@@ -78,7 +78,7 @@ async fn relay(opened: Opened, lasting: Lasting, mut journal: Journal, responder
             let upstream = Side { stream: opened.stream, read: bytes::Bytes::new() };
             let copied = copy_both(side(client), upstream, lasting).await;
             journal.count(copied.received, copied.sent);
-            if let Some(failure) = broken(&copied) {
+            if let Some(failure) = copied.failure() {
                 journal.fail(&failure);
             }
         }

@@ -1,14 +1,11 @@
 //! Upgrades: the upstream agreed to speak something else, so that bytes go both ways as they are.
 
-use outrigger_core::error::Failure;
-use outrigger_core::reason::Reason;
-
 use super::forward::Held;
 use super::journal::Journal;
 use crate::codec::head::ResponseHead;
 use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
-use crate::tcp::copy::{Copied, End, Lasting, Side, copy_both};
+use crate::tcp::copy::{Lasting, Side, copy_both};
 
 /// Agrees with the client too and relays until both sides have closed. Of the route's limits only the one on standing still
 /// counts: nobody knows how long a conversation takes.
@@ -25,7 +22,7 @@ pub(super) async fn relay(
             let lasting = Lasting { idle: held.limit.idle, longest: None };
             let copied = copy_both(side(client), side(upstream), lasting).await;
             journal.count(copied.received, copied.sent);
-            if let Some(failure) = broken(&copied) {
+            if let Some(failure) = copied.failure() {
                 journal.fail(&failure);
             }
         }
@@ -38,18 +35,4 @@ pub(super) async fn relay(
 /// A side of a copy.
 pub(super) fn side(of: Upgraded) -> Side {
     Side { stream: of.stream, read: of.read }
-}
-
-/// What a copy's end means for its record.
-pub(crate) fn broken(copied: &Copied) -> Option<Failure> {
-    use outrigger_core::error::Reached::ResponseStarted;
-    match &copied.end {
-        End::Closed => None,
-        End::Expired => Some(Failure::downstream(Reason::DownstreamTimeout, "it lasted as long as it may")),
-        End::Idle => Some(Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout")),
-        End::Client(error) => Some(Failure::downstream(Reason::DownstreamConnectionTermination, error)),
-        End::Upstream(error) => {
-            Some(Failure::upstream(Reason::UpstreamConnectionTermination, ResponseStarted, error))
-        }
-    }
 }

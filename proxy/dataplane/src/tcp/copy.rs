@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -49,6 +51,23 @@ pub(crate) enum End {
     Client(io::Error),
     /// The upstream's side broke.
     Upstream(io::Error),
+}
+
+impl Copied {
+    /// What its end means for its record; `None` for an orderly one.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let timeout = |why| Some(Failure::downstream(Reason::DownstreamTimeout, why));
+        match &self.end {
+            End::Closed => None,
+            End::Idle => timeout("no byte for the idle timeout"),
+            End::Expired => timeout("it lasted as long as it may"),
+            End::Client(error) => Some(Failure::downstream(Reason::DownstreamConnectionTermination, error)),
+            End::Upstream(error) => {
+                let reason = Reason::UpstreamConnectionTermination;
+                Some(Failure::upstream(reason, Reached::ResponseStarted, error))
+            }
+        }
+    }
 }
 
 /// One side of a copy, and what was already read from it.

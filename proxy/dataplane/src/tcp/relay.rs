@@ -6,12 +6,11 @@ use bytes::Bytes;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
-use outrigger_core::error::{Failure, Reached};
-use outrigger_core::reason::Reason;
+use outrigger_core::error::Failure;
 use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
 use tokio::time::Instant;
 
-use super::copy::{Copied, End, Lasting, Side, copy_both};
+use super::copy::{Copied, Lasting, Side, copy_both};
 use super::dial::{self, Opened};
 use crate::client::ClientFacts;
 use crate::context::Context;
@@ -134,25 +133,8 @@ impl<'a> Record<'a> {
             record.bytes_received = copied.received;
             record.bytes_sent = copied.sent;
         }
-        match &copied.end {
-            End::Closed => {}
-            End::Idle => {
-                self.fail(&Failure::downstream(Reason::DownstreamTimeout, "no byte for the idle timeout"))
-            }
-            End::Expired => {
-                self.fail(&Failure::downstream(
-                    Reason::DownstreamTimeout,
-                    "the connection lasted as long as it may",
-                ));
-            }
-            End::Client(error) => {
-                self.fail(&Failure::downstream(Reason::DownstreamConnectionTermination, error));
-            }
-            End::Upstream(error) => self.fail(&Failure::upstream(
-                Reason::UpstreamConnectionTermination,
-                Reached::ResponseStarted,
-                error,
-            )),
+        if let Some(failure) = copied.failure() {
+            self.fail(&failure);
         }
     }
 

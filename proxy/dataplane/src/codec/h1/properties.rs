@@ -14,14 +14,16 @@ use crate::codec::limits::Limits;
 
 /// A request that is understood is passed on as the same request.
 pub(crate) fn request(bytes: &[u8]) {
-    let Some((request, _)) = read(bytes) else { return };
+    let Some((request, _)) = read(bytes, &Limits::default()) else { return };
     if request.head.authority.is_none() {
         // Of HTTP/1.0; it does not get past routing without a host.
         return;
     }
     let passed_on = written(&request);
     let shown = String::from_utf8_lossy(&passed_on);
-    let again = read(&passed_on);
+    // What stood at a limit is passed on with a length of its own.
+    let own = Limits { fields: 128, head_bytes: 64 * 1024, ..Limits::default() };
+    let again = read(&passed_on, &own);
     assert!(again.is_some(), "what is passed on is none: {shown:?}");
     let Some((again, rest)) = again else { return };
     assert!(rest.is_empty(), "a second message: {rest:?}");
@@ -73,9 +75,9 @@ fn decoded(pieces: &[&[u8]]) -> Option<(Vec<u8>, Option<http::HeaderMap>, bool)>
     Some((all, trailers, decoder.is_ended()))
 }
 
-fn read(bytes: &[u8]) -> Option<(parse::Request, BytesMut)> {
+fn read(bytes: &[u8], limits: &Limits) -> Option<(parse::Request, BytesMut)> {
     let mut bytes = BytesMut::from(bytes);
-    let read = parse::request(&mut bytes, &mut Search::default(), Scheme::Http, &Limits::default());
+    let read = parse::request(&mut bytes, &mut Search::default(), Scheme::Http, limits);
     Some((read.ok()??, bytes))
 }
 
