@@ -152,7 +152,8 @@ struct RuleRetry(Retry);
 struct WireRetry {
     #[serde(default)]
     codes: Vec<Integer<400, 599>>,
-    attempts: Option<Integer<1, { u32::MAX as i64 }>>,
+    /// 0 turns the mesh's own retries off.
+    attempts: Option<Integer<0, { i32::MAX as i64 }>>,
     backoff: Option<GepDuration>,
 }
 
@@ -226,7 +227,7 @@ mod tests {
                 "",
                 "backendRefs: [{name: b, port: 80, weight: 0}, {group: g.io, kind: K, name: c}]",
                 "timeouts: {request: 10s, backendRequest: 2s}, retry: {codes: [500, 503], attempts: 3, backoff: 100ms}",
-                "timeouts: {request: 0s, backendRequest: 2s}",
+                "timeouts: {request: 0s, backendRequest: 2s}, retry: {attempts: 0}",
                 "name: first, matches: [{path: {value: /a}}], filters:
                    [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]",
             ],
@@ -241,7 +242,7 @@ mod tests {
                 ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts.backendRequest", "longer than"),
                 ("retry: {codes: [399]}", "spec.rules[0].retry.codes[0]", "not between"),
                 ("retry: {codes: [500, 500]}", "spec.rules[0].retry.codes", "twice"),
-                ("retry: {attempts: 0}", "spec.rules[0].retry.attempts", "not between"),
+                ("retry: {attempts: -1}", "spec.rules[0].retry.attempts", "not between"),
                 ("retry: {backoff: soon}", "spec.rules[0].retry.backoff", "not a duration"),
                 ("sessionPersistence: {type: Cookie}", "spec.rules[0].sessionPersistence", "not supported yet"),
                 (
