@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
-use crate::ca::authority::is_control_plane;
+use crate::peer::is_control_plane;
 use crate::state::{StateError, Store};
 
 /// No token lives longer: it is made to be used at once.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use outrigger_core::identity::{IdentityError, SpiffeId, TrustDomain};
+use outrigger_core::identity::{SpiffeId, TrustDomain};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
     SanType,
@@ -22,19 +22,6 @@ const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Trust roots by the trust domain that they vouch for. Others' domains join this map when meshes federate, and a
 /// rotation puts two roots under one domain for a while.
 pub type TrustRoots = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
-
-/// Namespace and service account of the control plane itself: proxies know it by them.
-const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
-
-/// The identity of the control plane of a trust domain.
-pub fn control_plane_identity(trust_domain: &TrustDomain) -> Result<SpiffeId, IdentityError> {
-    SpiffeId::new(trust_domain.clone(), CONTROL_PLANE.0, CONTROL_PLANE.1)
-}
-
-/// Whether an identity is that of a control plane: nobody else may have it.
-pub fn is_control_plane(identity: &SpiffeId) -> bool {
-    (identity.namespace(), identity.service_account()) == CONTROL_PLANE
-}
 
 /// The CA of one trust domain.
 #[derive(Debug)]

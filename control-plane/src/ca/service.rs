@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use super::authority::{Authority, IssuedCertificate, is_control_plane};
+use super::authority::{Authority, IssuedCertificate};
 use super::refusal::Refusal;
 use super::request::SigningRequest;
 use crate::metrics::Metrics;
-use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
+use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, is_control_plane};
 use crate::quota::{Meters, Pace};
 use crate::state::Store;
 use crate::state::token::Grant;

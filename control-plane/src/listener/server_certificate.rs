@@ -11,8 +11,9 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 
-use crate::ca::authority::{Authority, control_plane_identity};
+use crate::ca::authority::Authority;
 use crate::ca::refusal::Refusal;
+use crate::peer::control_plane_identity;
 
 /// How often the wall clock is looked at: it goes on while a machine sleeps, and tokio's does not.
 const LOOK: Duration = Duration::from_secs(30);
