@@ -160,7 +160,7 @@ impl AggregatedDiscoveryService for Server {
         tokio::spawn(async move {
             let _place = place;
             if let Err(status) = shared.serve(peer, request.into_inner(), &responses).await {
-                tracing::info!(%status, "xDS stream ended by the control plane");
+                tracing::debug!(%status, "xDS stream ended");
                 // Full or closed: nobody is left to read it.
                 let _ = responses.try_send(Err(status));
             }
@@ -201,7 +201,10 @@ impl Shared {
                 },
                 () = watch.mailbox.wake.notified() => watch.changed(),
                 () = responses.closed() => return Ok(()),
-                () = &mut ended => return Err(expired()),
+                () = &mut ended => {
+                    tracing::info!(workload = %watch.session.node.viewer.workload, "certificate expired: xDS stream ended");
+                    return Err(expired());
+                }
             }
         }
     }
