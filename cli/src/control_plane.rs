@@ -26,7 +26,7 @@ pub(crate) struct CheckArgs {
 pub(crate) fn check(args: CheckArgs) -> Result<(), String> {
     let report = check_directory(args.directory).map_err(|error| error.to_string())?;
     print!("{report}");
-    match report.refusals.len() {
+    match report.refused() {
         0 => Ok(()),
         refused => Err(format!("{refused} refused")),
     }

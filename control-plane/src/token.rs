@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
+use crate::peer::is_control_plane;
 use crate::state::{StateError, Store};
 
 /// No token lives longer: it is made to be used at once.
@@ -31,6 +32,9 @@ pub enum TokenError {
     /// The names make no identity.
     #[error("{0}")]
     Identity(#[from] outrigger_core::identity::IdentityError),
+    /// The control plane's own identity: whoever had it could tell every proxy what to do.
+    #[error("this is the control plane's own identity")]
+    Reserved,
     /// A life of nothing, or a long one.
     #[error("a join token lives from 1 s to 24 h, not {0} s")]
     Ttl(u64),
@@ -68,7 +72,10 @@ pub async fn create(directory: &Path, request: &TokenRequest) -> Result<String, 
 pub fn create_in(store: &Store, request: &TokenRequest) -> Result<String, TokenError> {
     let TokenRequest { namespace, service_account, ttl_seconds } = request;
     // The trust domain is the CA's; any will do to check the names.
-    SpiffeId::new(TrustDomain::parse("cluster.local")?, namespace, service_account)?;
+    let identity = SpiffeId::new(TrustDomain::parse("cluster.local")?, namespace, service_account)?;
+    if is_control_plane(&identity) {
+        return Err(TokenError::Reserved);
+    }
     let ttl = Duration::from_secs(*ttl_seconds);
     if ttl.is_zero() || ttl > MAX_TTL {
         return Err(TokenError::Ttl(*ttl_seconds));
@@ -104,6 +111,7 @@ mod tests {
         for (request, text) in [
             (request("Shop", "cart", 600), "\"Shop\""),
             (request("shop", "cart/../x", 600), "\"cart/../x\""),
+            (request("outrigger-system", "control-plane", 600), "control plane's own"),
             (request("shop", "cart", 0), "not 0 s"),
             (request("shop", "cart", 86_401), "not 86401 s"),
         ] {

@@ -84,12 +84,33 @@ async fn certificates_are_renewed_and_neither_a_request_nor_a_connection_is_lost
     tunnel.send("before").await;
     assert_eq!(tunnel.bytes(6).await, b"before");
     let load = Load::start(web.outbound(), "app");
+    load.goes_on_for(10).await;
+    let streams = async || -> Vec<String> {
+        mesh.status()
+            .await
+            .proxies
+            .into_iter()
+            .map(|stream| format!("{} {}", stream.node, stream.since))
+            .collect()
+    };
+    let pushes = async || -> Vec<String> {
+        let page = mesh.page("/metrics").await;
+        page.lines().filter(|line| line.contains("xds_pushes_total")).map(str::to_owned).collect()
+    };
+    let (old_streams, pushed) = (streams().await, pushes().await);
     eventually("new certificates", async || {
         let now = [certificate(&web).await, certificate(&served).await];
         before.iter().zip(&now).all(|(before, now)| before != now).then_some(())
     })
     .await;
+    eventually("new streams to the control plane, and the old ones gone", async || {
+        let now = streams().await;
+        (now.len() == 2 && now.iter().all(|stream| !old_streams.contains(stream))).then_some(())
+    })
+    .await;
     load.goes_on_for(100).await;
+    assert_eq!(pushes().await, pushed, "nothing is sent twice");
+    assert_eq!(mesh.status().await.registrations.len(), 1);
     load.finish().await.assert_nothing_lost();
     tunnel.send("after").await;
     assert_eq!(tunnel.bytes(5).await, b"after");

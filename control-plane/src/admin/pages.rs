@@ -147,7 +147,7 @@ impl Pages {
                 tracing::info!(namespace, service_account, ttl_seconds, "join token created");
                 text(StatusCode::CREATED, token)
             }
-            Ok(Err(error @ (TokenError::Identity(_) | TokenError::Ttl(_)))) => {
+            Ok(Err(error @ (TokenError::Identity(_) | TokenError::Reserved | TokenError::Ttl(_)))) => {
                 text(StatusCode::BAD_REQUEST, error)
             }
             Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error),

@@ -25,6 +25,9 @@ pub enum Refusal {
     /// The token's namespace or account make no SPIFFE ID.
     #[error("the identity makes no SPIFFE ID: {0}")]
     Identity(String),
+    /// The control plane's own identity, which it signs for itself alone: proxies obey whoever has it.
+    #[error("{0} is the control plane's own identity")]
+    Reserved(SpiffeId),
     /// Not a PEM CSR.
     #[error("the CSR cannot be read: {0}")]
     Malformed(String),
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Token(TokenRefusal::UsedByAnotherKey) => "used-token",
             Self::CertificateExpired => "expired-certificate",
             Self::Identity(_) => "identity",
+            Self::Reserved(_) => "reserved-identity",
             Self::Malformed(_) => "malformed-csr",
             Self::Signature => "csr-signature",
             Self::WeakKey(_) => "weak-key",
@@ -92,7 +96,7 @@ impl Refusal {
             Self::Token(TokenRefusal::UsedByAnotherKey) => Code::PermissionDenied,
             Self::Token(_) => Code::Unauthenticated,
             Self::TooMany(_) => Code::ResourceExhausted,
-            Self::ForeignName { .. } | Self::Identity(_) => Code::PermissionDenied,
+            Self::ForeignName { .. } | Self::Identity(_) | Self::Reserved(_) => Code::PermissionDenied,
             Self::Malformed(_) | Self::Signature | Self::WeakKey(_) | Self::Validity => Code::InvalidArgument,
             Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {
                 return Status::unavailable("the CA cannot sign now; its log says why");

@@ -19,7 +19,7 @@ use super::authority::{Authority, IssuedCertificate};
 use super::refusal::Refusal;
 use super::request::SigningRequest;
 use crate::metrics::Metrics;
-use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
+use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, is_control_plane};
 use crate::quota::{Meters, Pace};
 use crate::state::Store;
 use crate::state::token::Grant;
@@ -78,15 +78,19 @@ impl CertificateService {
         credentials: Credentials,
         now: SystemTime,
     ) -> Result<(SpiffeId, Option<Grant>), Refusal> {
-        match credentials {
+        let (identity, grant) = match credentials {
             Credentials::Token(token) => {
                 let grant = self.store.identify_token(&token, now)?;
                 let domain = self.authority.trust_domain().clone();
                 let identity = SpiffeId::new(domain, &grant.namespace, &grant.service_account)
                     .map_err(|error| Refusal::Identity(error.to_string()))?;
-                Ok((identity, Some(grant)))
+                (identity, Some(grant))
             }
-            Credentials::Certificate(identity) => Ok((identity, None)),
+            Credentials::Certificate(identity) => (identity, None),
+        };
+        match is_control_plane(&identity) {
+            true => Err(Refusal::Reserved(identity)),
+            false => Ok((identity, grant)),
         }
     }
 
@@ -223,6 +227,7 @@ mod tests {
     }
 
     const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+    const CONTROL_PLANE: &str = "spiffe://cluster.local/ns/outrigger-system/sa/control-plane";
 
     fn csr(key: &KeyPair, name: &str) -> String {
         let mut params = CertificateParams::default();
@@ -266,6 +271,7 @@ mod tests {
             (Some(&*fresh), None, csr(&other_key, somebody), Code::PermissionDenied, "foreign-name"),
             (None, Some(somebody), good.clone(), Code::PermissionDenied, "foreign-name"),
             (Some(&*fresh), None, "no CSR".into(), Code::InvalidArgument, "malformed-csr"),
+            (None, Some(CONTROL_PLANE), good.clone(), Code::PermissionDenied, "reserved-identity"),
         ] {
             let refused = ca.ask(authorization, peer, csr).await.unwrap_err();
             assert_eq!(refused.code(), code, "{reason}: {refused}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use outrigger_core::identity::{IdentityError, SpiffeId, TrustDomain};
+use outrigger_core::identity::IdentityError;
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -13,16 +13,12 @@ use thiserror::Error;
 
 use crate::ca::authority::Authority;
 use crate::ca::refusal::Refusal;
+use crate::peer::control_plane_identity;
 
 /// How often the wall clock is looked at: it goes on while a machine sleeps, and tokio's does not.
 const LOOK: Duration = Duration::from_secs(30);
 /// How soon a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The identity that proxies expect here.
-pub fn control_plane_identity(trust_domain: &TrustDomain) -> Result<SpiffeId, IdentityError> {
-    SpiffeId::new(trust_domain.clone(), "outrigger-system", "control-plane")
-}
 
 /// What the TLS server shows. Every handshake takes the newest.
 #[derive(Debug)]
@@ -101,7 +97,7 @@ impl ResolvesServerCert for ServerCertificate {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use outrigger_core::identity::TrustDomain;
 
     use super::*;
     use crate::ca::issuer::CertificateIssuer;

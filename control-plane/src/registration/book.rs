@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::workload::{PortRefusal, check_services};
+use super::workload::{NOT_OPEN, PortRefusal, check_services};
 use crate::model::mesh::Mesh;
 use crate::model::registration::{Registrations, WorkloadEntry, WorkloadKey};
 
@@ -54,12 +54,16 @@ impl Book {
         &self.registrations
     }
 
+    pub(super) fn has(&self, key: &WorkloadKey) -> bool {
+        self.leases.contains_key(key)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.leases.len()
     }
 
     /// Takes in what a workload says, on every message. What it said before stays when this is refused, and either
-    /// way it is alive: its lease begins again.
+    /// way it is alive: its lease begins again. But one whose account a Service has been closed to since is taken out.
     pub(super) fn hear(
         &mut self,
         workload: WorkloadEntry,
@@ -69,10 +73,21 @@ impl Book {
     ) -> Result<Admitted, Vec<PortRefusal>> {
         let key = workload.key.clone();
         self.touch(&key, stream, now);
-        if self.registrations.workload(&key).is_some_and(|known| **known == workload) {
-            return Ok(Admitted { changed: false, evicted: Vec::new() });
-        }
         let mut refusals = check_services(&workload, mesh);
+        if let Some(known) = self.registrations.workload(&key)
+            && known.ports == workload.ports
+        {
+            // A Service or port that is gone since asks nobody for it, and is no reason to miss that the workload leaves.
+            refusals.retain(|refusal| refusal.reason == NOT_OPEN);
+            let changed = **known != workload;
+            if !refusals.is_empty() {
+                self.remove(&key);
+                return Err(refusals);
+            }
+            if !changed {
+                return Ok(Admitted { changed, evicted: Vec::new() });
+            }
+        }
         let mut evicted = Vec::new();
         let siblings = || self.leases.keys().filter(|known| known.identity == key.identity).count();
         if !self.leases.contains_key(&key) && siblings() >= OF_IDENTITY {
@@ -228,6 +243,27 @@ mod tests {
         other_port.ports[0].service_port = 81;
         assert_eq!(texts(book.hear(other_port, 1, &mesh(&[]), now)), ["Service cart.shop has no port 81"]);
         assert!(book.hear(a(), 1, &mesh(&["checkout", "cart"]), now).is_ok());
+    }
+
+    #[test]
+    fn a_workload_can_leave_though_its_service_is_gone() {
+        let (mut book, now) = (Book::new(LEASE), Instant::now());
+        let a = || workload("cart", "a", 9000);
+        book.hear(a(), 1, &mesh(&[]), now).unwrap();
+        assert!(book.hear(draining(a()), 1, &Mesh::default(), now).unwrap().changed);
+        assert!(book.registrations().workload(&a().key).unwrap().draining);
+    }
+
+    #[test]
+    fn an_account_that_a_service_is_closed_to_later_is_taken_out_with_its_next_heartbeat() {
+        let (mut book, now) = (Book::new(LEASE), Instant::now());
+        let a = || workload("cart", "a", 9000);
+        book.hear(a(), 1, &mesh(&[]), now).unwrap();
+        assert!(book.hear(a(), 1, &Mesh::default(), now).is_ok(), "the Service may come back");
+        let refused = texts(book.hear(a(), 1, &mesh(&["checkout"]), now));
+        assert!(refused[0].contains("is not open to service account cart") && !book.has(&a().key));
+        assert!(book.hear(a(), 1, &mesh(&["checkout"]), now).is_err());
+        assert!(book.hear(a(), 1, &mesh(&["cart"]), now).unwrap().changed);
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Registrar {
         };
         let key = workload.key.clone();
         let mesh = Arc::clone(&self.mesh.borrow());
+        let known = self.book.has(&key);
         match self.book.hear(workload, stream, &mesh, now) {
             Ok(admitted) => {
                 changes.extend(admitted.evicted.iter().map(removal));
@@ -147,7 +148,12 @@ impl Registrar {
                 }
                 Ok(Ok(key))
             }
-            Err(refusals) => Ok(Err(self.refuse(identity, refusals))),
+            Err(refusals) => {
+                if known && !self.book.has(&key) {
+                    changes.push(removal(&key));
+                }
+                Ok(Err(self.refuse(identity, refusals)))
+            }
         }
     }
 

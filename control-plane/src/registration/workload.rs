@@ -18,6 +18,9 @@ const MAX_LABELS: usize = 64;
 /// Of an instance, a label, a service name: as long as a DNS name may be.
 const MAX_NAME: usize = 253;
 
+/// Why a workload is refused whose account a Service does not list.
+pub(super) const NOT_OPEN: &str = "service-account";
+
 /// What is wrong with the message as a whole: the stream ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum Malformed {
@@ -144,7 +147,7 @@ pub(super) fn check_services(workload: &WorkloadEntry, mesh: &Mesh) -> Vec<PortR
             let accounts = &entry.service.service_accounts;
             if !accounts.is_empty() && !accounts.iter().any(|allowed| **allowed == *account) {
                 refuse(
-                    "service-account",
+                    NOT_OPEN,
                     format!(
                         "Service {key} is not open to service account {account} \
                          (annotation outrigger.dev/service-accounts)"

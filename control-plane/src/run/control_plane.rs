@@ -41,7 +41,7 @@ use crate::xds::server::Server;
 /// The trust roots in the state directory, for proxies' `--control-plane-ca`.
 const ROOTS: &str = "roots.pem";
 /// Last good versions of resources whose files are refused now.
-const LAST_GOOD: &str = "last-good.yaml";
+const LAST_GOOD: &str = "last-good.json";
 /// How long streams may go on after a shutdown began. They come back to the next control plane by themselves.
 const GRACE: Duration = Duration::from_secs(1);
 /// The largest CSR with its metadata, and the largest registration.

@@ -30,10 +30,10 @@ pub fn check(directory: impl Into<PathBuf>) -> Result<Report, SourceError> {
 }
 
 impl Report {
-    /// Whether anything was refused: the command exits with an error then. A condition that is `False` is no refusal:
-    /// the resource is in force, and its backends may yet come.
-    pub fn is_refused(&self) -> bool {
-        !self.refusals.is_empty()
+    /// How many resources were refused: the command exits with an error if any was. A condition that is `False` is no
+    /// refusal: the resource is in force, and its backends may yet come.
+    pub fn refused(&self) -> usize {
+        Refusal::count_resources(&self.refusals)
     }
 }
 
@@ -55,7 +55,6 @@ impl fmt::Display for Report {
         for refusal in self.refusals.iter() {
             writeln!(f, "refused: {refusal}")?;
         }
-        let refused = Refusal::count_resources(&self.refusals);
-        writeln!(f, "{} accepted, {refused} refused", self.resources.len())
+        writeln!(f, "{} accepted, {} refused", self.resources.len(), self.refused())
     }
 }

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::StateError;
+use crate::state::directory::replace;
+
 /// A version that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptVersion {
@@ -64,12 +67,9 @@ fn read(path: &Path) -> io::Result<Vec<KeptVersion>> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-fn write(path: &Path, kept: &[KeptVersion]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let file = fs::File::create(&new)?;
-    serde_json::to_writer(&file, kept)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
+fn write(path: &Path, kept: &[KeptVersion]) -> Result<(), StateError> {
+    let text = serde_json::to_vec(kept).map_err(|error| StateError::Damaged(error.to_string()))?;
+    replace(path, &text)
 }
 
 #[cfg(test)]

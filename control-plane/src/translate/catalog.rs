@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use outrigger_core::Name;
 use outrigger_core::identity::TrustDomain;
 
+use super::cache::{Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Target};
 use super::resource::{Kind, Resource};
 use super::{cluster, endpoint, inbound, listener, route, wildcard};
@@ -88,14 +89,7 @@ pub struct Catalog {
 struct State {
     /// None until every source has synced.
     mesh: Option<Arc<Mesh>>,
-    cache: HashMap<ServiceKey, HashMap<Name, Vec<Cached>>>,
-}
-
-/// A translated resource. Where routes of a consumer namespace make a difference it is for that namespace alone.
-#[derive(Debug)]
-struct Cached {
-    namespace: Option<Name>,
-    resource: Arc<Resource>,
+    cache: Cache,
 }
 
 impl Catalog {
@@ -114,7 +108,7 @@ impl Catalog {
         let mut state = self.state();
         let old = state.mesh.replace(Arc::clone(&mesh)).unwrap_or_default();
         let changed = mesh.changes(&old);
-        state.forget(&changed);
+        state.cache.forget(&changed);
         drop(state);
         self.affected(&changed, &old, &mesh)
     }
@@ -131,16 +125,14 @@ impl Catalog {
             return None;
         }
         let namespace = consumer(&mesh, &target, kind, viewer.namespace());
-        if let Some(found) = self.state().cached(&target.service, kind, name, namespace.as_deref()) {
+        if let Some(found) = self.state().cache.get(&target.service, kind, name, namespace.as_deref()) {
             return Some(found);
         }
         let made = self.translate(&mesh, &service, &target, viewer, (kind, name))?;
         let mut state = self.state();
         // Made from a mesh that is no longer the latest, it answers this once; a change is on its way to the asker.
         if state.mesh.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &mesh)) {
-            let names = state.cache.entry(target.service).or_default();
-            let cached = Cached { namespace, resource: Arc::clone(&made) };
-            names.entry(made.name.clone()).or_default().push(cached);
+            state.cache.put(target.service, namespace, Arc::clone(&made));
         }
         Some(made)
     }
@@ -321,42 +313,6 @@ impl Catalog {
     /// The state; no code that holds the lock can panic half-way through a change of it.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The kinds in which endpoints show: clusters name the identities of theirs.
-const ENDPOINT_KINDS: [Kind; 2] = [Kind::Cluster, Kind::Endpoints];
-/// The kinds in which routes show.
-const ROUTE_KINDS: [Kind; 2] = [Kind::Listener, Kind::Route];
-
-impl State {
-    fn cached(
-        &self,
-        service: &ServiceKey,
-        kind: Kind,
-        name: &str,
-        namespace: Option<&str>,
-    ) -> Option<Arc<Resource>> {
-        let all = self.cache.get(service)?.get(name)?;
-        let same =
-            |cached: &&Cached| cached.resource.kind == kind && cached.namespace.as_deref() == namespace;
-        all.iter().find(same).map(|cached| Arc::clone(&cached.resource))
-    }
-
-    fn forget(&mut self, changed: &Changed) {
-        let Changed { services, endpoints, routes, workloads: _ } = changed; // inbound resources are not kept
-        for key in services {
-            self.cache.remove(key);
-        }
-        for (keys, kinds) in [(endpoints, ENDPOINT_KINDS), (routes, ROUTE_KINDS)] {
-            for key in keys {
-                let Some(names) = self.cache.get_mut(key) else { continue };
-                names.retain(|_, all| {
-                    all.retain(|cached| !kinds.contains(&cached.resource.kind));
-                    !all.is_empty()
-                });
-            }
-        }
     }
 }
 

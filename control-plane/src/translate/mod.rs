@@ -4,6 +4,7 @@
 //! number that the mesh gives to who sets none.
 
 pub mod catalog;
+mod cache;
 mod wildcard;
 mod inbound;
 mod listener;

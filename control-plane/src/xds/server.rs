@@ -25,7 +25,7 @@ use super::hub::{Hub, Mailbox};
 use super::node::{BadNode, Node};
 use super::status::{self, StreamStatus};
 use super::stream::{Source, Stream};
-use super::subscription::WILDCARD;
+use super::subscription::{WILDCARD, cut};
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadKey;
@@ -39,6 +39,8 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(15);
 /// Responses between the stream's task and the client's connection. The protocol lets one response of each type wait,
 /// so it never fills.
 const RESPONSES: usize = Kind::ALL.len() + 1;
+/// The largest request. A client that comes back says the version of everything it holds: some 100 bytes a resource.
+const REQUEST_BYTES: usize = 32 << 20;
 /// Streams of one identity: of all instances of a workload together.
 const OF_IDENTITY: usize = 1024;
 /// Streams of one instance. It has one, and a few that broke without a word are not found dead yet.
@@ -89,7 +91,7 @@ impl Server {
 
     /// The gRPC service. Its requests must carry a [`PeerIdentity`]; those without are refused.
     pub fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self.clone())
+        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES)
     }
 
     /// Every stream, by node.
@@ -158,7 +160,7 @@ impl AggregatedDiscoveryService for Server {
         tokio::spawn(async move {
             let _place = place;
             if let Err(status) = shared.serve(peer, request.into_inner(), &responses).await {
-                tracing::info!(%status, "xDS stream ended by the control plane");
+                tracing::debug!(%status, "xDS stream ended");
                 // Full or closed: nobody is left to read it.
                 let _ = responses.try_send(Err(status));
             }
@@ -199,7 +201,10 @@ impl Shared {
                 },
                 () = watch.mailbox.wake.notified() => watch.changed(),
                 () = responses.closed() => return Ok(()),
-                () = &mut ended => return Err(expired()),
+                () = &mut ended => {
+                    tracing::info!(workload = %watch.session.node.viewer.workload, "certificate expired: xDS stream ended");
+                    return Err(expired());
+                }
             }
         }
     }
@@ -239,7 +244,7 @@ impl<'a> Watch<'a> {
             }
             tracing::warn!(
                 identity = %node.identity, instance = %node.instance, type_url = request.type_url,
-                detail = error.message, "a proxy refused configuration"
+                detail = cut(&error.message), "a proxy refused configuration"
             );
         }
         let interest = lock(&self.session.stream).on_request(request, Timestamp::now());

@@ -151,15 +151,13 @@ impl Subscription {
 
     /// The client refused something of the response: the resources that its text names, else all of them.
     pub(super) fn nacked(&mut self, sent: Vec<(Name, Option<Version>)>, detail: &str, since: Timestamp) {
-        let at =
-            (0..=MAX_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at)).unwrap_or(0);
         let named = |name: &Name| names_resource(detail, name);
         let all = !sent.iter().any(|(name, _)| named(name));
         let (refused, taken) = sent.into_iter().partition(|(name, _)| all || named(name));
         self.acked(taken);
         for (name, version) in refused {
             if self.held.contains_key(&name) || version.is_none() {
-                self.nacks.insert(name, Nack { version, detail: detail[..at].into(), since });
+                self.nacks.insert(name, Nack { version, detail: cut(detail).into(), since });
             }
         }
     }
@@ -196,6 +194,12 @@ impl Subscription {
             self.held.remove(name);
         }
     }
+}
+
+/// The beginning of a NACK's text.
+pub(super) fn cut(detail: &str) -> &str {
+    let at = (0..=MAX_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at));
+    &detail[..at.unwrap_or(0)]
 }
 
 /// What to answer about a name.

@@ -129,6 +129,38 @@ async fn a_registration_outlives_its_stream_and_the_control_plane_and_ends_by_dr
 }
 
 #[tokio::test]
+async fn a_workload_that_says_too_much_is_cut_off_and_stays_registered() {
+    let mesh = Mesh::start().await;
+    let joined = mesh.join().await;
+    let mut stream = Registered::open(&mesh, &joined).await;
+    assert!(matches!(stream.say(serving("cart")).await, Outcome::Accepted(_)));
+    let refused = loop {
+        // Nobody takes it any more once the stream is cut off.
+        let _ = stream.say.send(RegisterRequest::default()).await;
+        match stream.answers.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("ended without a word"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(mesh.status().await.registrations.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_speaks_for_one_instance() {
+    let mesh = Mesh::start().await;
+    let joined = mesh.join().await;
+    let mut stream = Registered::open(&mesh, &joined).await;
+    assert!(matches!(stream.say(serving("cart")).await, Outcome::Accepted(_)));
+    let mut other = serving("cart");
+    other.workload.as_mut().unwrap().instance = "cart-2".into();
+    stream.say.send(other).await.unwrap();
+    let refused = stream.answers.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}
+
+#[tokio::test]
 async fn what_the_configuration_said_is_in_the_history_with_the_control_plane_and_without() {
     let mesh = Mesh::start().await;
     let state = mesh.state();

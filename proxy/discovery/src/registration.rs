@@ -106,7 +106,7 @@ enum Ended {
     /// It broke.
     Broken(Status),
     /// There is a new certificate; the stream is still open.
-    Renewed(Call),
+    Renewed(Box<Call>),
 }
 
 /// What others may ask of the registration.
@@ -190,13 +190,13 @@ impl Registration {
         &mut self,
         channel: Channel,
         channels: &mut Channels,
-        before: Option<Call>,
+        before: Option<Box<Call>>,
         backoff: &mut Backoff,
     ) -> Ended {
         let opened = self.open(channel).await;
         self.expect(if opened.is_ok() { Leave::Possible } else { Leave::Hopeless });
         let mut call = match opened {
-            Ok(call) => call,
+            Ok(call) => Box::new(call),
             Err(status) => return Ended::Broken(status),
         };
         tokio::select! {
@@ -222,7 +222,7 @@ impl Registration {
     async fn converse(
         &mut self,
         Call { requests, responses }: &mut Call,
-        mut before: Option<Call>,
+        mut before: Option<Box<Call>>,
         backoff: &mut Backoff,
     ) -> Result<Infallible, Status> {
         let mut heartbeat = FIRST_HEARTBEAT;

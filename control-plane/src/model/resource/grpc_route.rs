@@ -5,48 +5,35 @@
 use serde::Deserialize;
 
 use super::filter::{GrpcFilter, HttpFilter, RuleFilters};
-use super::http_route::check_rules;
 use super::named_match::{NamedMatch, ValueType, first_of_each_name};
-use super::reference::{ParentRefs, WeightedRef};
+use super::reference::WeightedRef;
+use super::request_route::{NamedRule, RequestRoute};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
 use super::strict::at;
-use super::value::{Hostname, List, SectionName, Text, Unsupported, check_regex};
+use super::value::{List, SectionName, Text, Unsupported, check_regex};
 use crate::model::route::{PathMatch, RouteMatch, Timeouts, ValueMatch};
 
 /// The `spec` of a GRPCRoute.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(try_from = "WireSpec")]
+#[serde(try_from = "RequestRoute<Rule, 0>")]
 pub(crate) struct GrpcRouteSpec(pub(crate) RouteSpec);
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireSpec {
-    #[serde(default)]
-    parent_refs: ParentRefs,
-    /// Checked and not used: GEP-1294 forbids a mesh to infer anything from it.
-    #[serde(default, rename = "hostnames")]
-    _hostnames: List<Hostname, 0, 16>,
-    #[serde(default)]
-    rules: List<Rule, 0, 16>,
-    use_default_gateways: Option<Unsupported>,
-}
-
-impl TryFrom<WireSpec> for GrpcRouteSpec {
+impl TryFrom<RequestRoute<Rule, 0>> for GrpcRouteSpec {
     type Error = String;
 
-    fn try_from(wire: WireSpec) -> Result<Self, String> {
-        let WireSpec { parent_refs: parents, _hostnames: _, rules: List(rules), use_default_gateways: None } =
-            wire;
-        check_rules(rules.iter().map(|rule| (&rule.name, &rule.spec)))?;
-        Ok(Self(RouteSpec { parents, rules: rules.into_iter().map(|rule| rule.spec).collect() }))
+    fn try_from(wire: RequestRoute<Rule, 0>) -> Result<Self, String> {
+        wire.into_spec(Vec::new).map(Self)
     }
 }
 
 #[derive(Deserialize)]
 #[serde(try_from = "WireRule")]
-struct Rule {
-    name: Option<SectionName>,
-    spec: RuleSpec,
+struct Rule(NamedRule);
+
+impl From<Rule> for NamedRule {
+    fn from(Rule(rule): Rule) -> Self {
+        rule
+    }
 }
 
 #[derive(Deserialize)]
@@ -79,7 +66,7 @@ impl TryFrom<WireRule> for Rule {
             timeouts: Timeouts::default(),
             retry: None,
         };
-        Ok(Self { name, spec })
+        Ok(Self(NamedRule { name, spec }))
     }
 }
 

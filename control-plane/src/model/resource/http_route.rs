@@ -4,57 +4,25 @@ use serde::Deserialize;
 
 use super::filter::{HttpFilter, RuleFilters};
 use super::http_match::{HttpMatch, every_path};
-use super::reference::{ParentRefs, WeightedRef};
+use super::reference::WeightedRef;
+use super::request_route::{NamedRule, RequestRoute};
 use super::rule::{BackendSpec, Precedence, RouteSpec, RuleSpec};
 use super::strict::at;
-use super::value::{GepDuration, Hostname, Integer, List, SectionName, Unsupported, refuse_repeated};
+use super::value::{GepDuration, Integer, List, SectionName, Unsupported};
 use crate::model::route::{PathMatch, PathRewrite, Retry, RouteMatch, Timeouts};
 
 /// The `spec` of an HTTPRoute.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(try_from = "WireSpec")]
+#[serde(try_from = "RequestRoute<Rule, 1>")]
 pub(crate) struct HttpRouteSpec(pub(crate) RouteSpec);
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireSpec {
-    #[serde(default)]
-    parent_refs: ParentRefs,
-    /// Checked and not used: GEP-1294 forbids a mesh to infer anything from it.
-    #[serde(default, rename = "hostnames")]
-    _hostnames: List<Hostname, 0, 16>,
-    rules: Option<List<Rule, 1, 16>>,
-    use_default_gateways: Option<Unsupported>,
-}
-
-impl TryFrom<WireSpec> for HttpRouteSpec {
+impl TryFrom<RequestRoute<Rule, 1>> for HttpRouteSpec {
     type Error = String;
 
-    fn try_from(wire: WireSpec) -> Result<Self, String> {
-        let WireSpec { parent_refs: parents, _hostnames: _, rules, use_default_gateways: None } = wire;
-        let default = || {
-            vec![Rule {
-                name: None,
-                spec: RuleSpec { matches: vec![ranked(every_path())], ..RuleSpec::default() },
-            }]
-        };
-        let rules = rules.map_or_else(default, |List(rules)| rules);
-        check_rules(rules.iter().map(|rule| (&rule.name, &rule.spec)))?;
-        Ok(Self(RouteSpec { parents, rules: rules.into_iter().map(|rule| rule.spec).collect() }))
+    fn try_from(wire: RequestRoute<Rule, 1>) -> Result<Self, String> {
+        let default = || vec![RuleSpec { matches: vec![ranked(every_path())], ..RuleSpec::default() }];
+        wire.into_spec(default).map(Self)
     }
-}
-
-/// What holds across the rules of one route: names once, and at most 128 matches.
-pub(super) fn check_rules<'a>(
-    rules: impl Iterator<Item = (&'a Option<SectionName>, &'a RuleSpec)> + Clone,
-) -> Result<(), String> {
-    refuse_repeated(rules.clone().filter_map(|(name, _)| name.as_ref().map(|name| &name.0)))
-        .map_err(|reason| at("rules", format_args!("name {reason}")))?;
-    let matches: usize = rules.map(|(_, rule)| rule.matches.len()).sum();
-    if matches > 128 {
-        return Err(at("rules", format_args!("{matches} matches are more than 128")));
-    }
-    Ok(())
 }
 
 fn ranked(of: RouteMatch) -> (Precedence, RouteMatch) {
@@ -63,9 +31,12 @@ fn ranked(of: RouteMatch) -> (Precedence, RouteMatch) {
 
 #[derive(Deserialize)]
 #[serde(try_from = "WireRule")]
-struct Rule {
-    name: Option<SectionName>,
-    spec: RuleSpec,
+struct Rule(NamedRule);
+
+impl From<Rule> for NamedRule {
+    fn from(Rule(rule): Rule) -> Self {
+        rule
+    }
 }
 
 #[derive(Deserialize)]
@@ -111,7 +82,7 @@ impl TryFrom<WireRule> for Rule {
             timeouts: timeouts.map_or_else(Timeouts::default, |timeouts| timeouts.0),
             retry: retry.map(|retry| retry.0),
         };
-        Ok(Self { name, spec })
+        Ok(Self(NamedRule { name, spec }))
     }
 }
 
@@ -152,7 +123,8 @@ struct RuleRetry(Retry);
 struct WireRetry {
     #[serde(default)]
     codes: Vec<Integer<400, 599>>,
-    attempts: Option<Integer<1, { u32::MAX as i64 }>>,
+    /// 0 turns the mesh's own retries off.
+    attempts: Option<Integer<0, { i32::MAX as i64 }>>,
     backoff: Option<GepDuration>,
 }
 
@@ -226,7 +198,7 @@ mod tests {
                 "",
                 "backendRefs: [{name: b, port: 80, weight: 0}, {group: g.io, kind: K, name: c}]",
                 "timeouts: {request: 10s, backendRequest: 2s}, retry: {codes: [500, 503], attempts: 3, backoff: 100ms}",
-                "timeouts: {request: 0s, backendRequest: 2s}",
+                "timeouts: {request: 0s, backendRequest: 2s}, retry: {attempts: 0}",
                 "name: first, matches: [{path: {value: /a}}], filters:
                    [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]",
             ],
@@ -241,7 +213,7 @@ mod tests {
                 ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts.backendRequest", "longer than"),
                 ("retry: {codes: [399]}", "spec.rules[0].retry.codes[0]", "not between"),
                 ("retry: {codes: [500, 500]}", "spec.rules[0].retry.codes", "twice"),
-                ("retry: {attempts: 0}", "spec.rules[0].retry.attempts", "not between"),
+                ("retry: {attempts: -1}", "spec.rules[0].retry.attempts", "not between"),
                 ("retry: {backoff: soon}", "spec.rules[0].retry.backoff", "not a duration"),
                 ("sessionPersistence: {type: Cookie}", "spec.rules[0].sessionPersistence", "not supported yet"),
                 (

@@ -10,6 +10,7 @@ mod endpoint_slice;
 mod service;
 mod grpc_route;
 mod http_route;
+mod request_route;
 mod http_match;
 mod named_match;
 mod tcp_route;
