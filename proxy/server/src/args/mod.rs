@@ -6,6 +6,7 @@
 mod service;
 mod address;
 mod duration;
+pub(crate) mod log_filter;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -276,10 +277,7 @@ fn parse_trust_domain(name: &str) -> Result<TrustDomain, String> {
 }
 
 fn parse_filter(filter: &str) -> Result<String, String> {
-    tracing_subscriber::EnvFilter::builder()
-        .parse(filter)
-        .map(|_| filter.to_owned())
-        .map_err(|error| error.to_string())
+    log_filter::parse(filter).map(|_| filter.to_owned())
 }
 
 fn parse_access_log(place: &str) -> Result<AccessLog, String> {
@@ -369,7 +367,8 @@ mod tests {
             ("--trace-sampling", "NaN", "between 0 and 1"),
             ("--instance", "a b", "instance name"),
             ("--trust-domain", "UPPER", "UPPER"),
-            ("--log", "outrigger=shout", "invalid"),
+            ("--log", "outrigger=shout", "no level"),
+            ("--log", "inof", "no level"),
             ("--log-format", "xml", "json"),
             ("--unknown-destination", "guess", "passthrough"),
             ("--access-log", "", "stdout"),
