@@ -30,7 +30,6 @@ pub(super) struct Span {
     pub(super) parent: Vec<u8>,
     /// `service.name` of the resource.
     pub(super) service: String,
-    pub(super) name: String,
     pub(super) kind: SpanKind,
     /// Unix time in nanoseconds.
     pub(super) start: u64,
@@ -99,7 +98,6 @@ impl TraceService for Collector {
                     id: span.span_id,
                     parent: span.parent_span_id,
                     service: service.clone(),
-                    name: span.name,
                     start: span.start_time_unix_nano,
                     duration: Duration::from_nanos(
                         span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano),
@@ -206,7 +204,6 @@ mod tests {
             id: vec![id],
             parent: parent.to_vec(),
             service: format!("s{id}"),
-            name: String::new(),
             kind: SpanKind::Server,
             start: u64::from(id),
             duration: Duration::ZERO,

@@ -218,17 +218,22 @@ mod tests {
         assert!(matches!(judge(true, format!("502 catalog answered {}", broke())), Outcome::Lost(_)));
     }
 
+    impl Sample {
+        /// A request that was lost after 5 s.
+        pub(in crate::demo) fn lost(why: &str) -> Self {
+            sample(5000, Outcome::Lost(why.into()))
+        }
+    }
+
+    fn sample(latency: u64, outcome: Outcome) -> Sample {
+        let latency = Duration::from_millis(latency);
+        Sample { sent: Instant::now(), latency, canary: false, outcome, version: None }
+    }
+
     #[test]
     fn quantiles_count_answered_requests_only() {
-        let sample = |latency, outcome| Sample {
-            sent: Instant::now(),
-            latency: Duration::from_millis(latency),
-            canary: false,
-            outcome,
-            version: None,
-        };
         let mut samples: Vec<_> = (1..=101).map(|latency| sample(latency, Outcome::Answered)).collect();
-        samples.push(sample(5000, Outcome::Lost("late".into())));
+        samples.push(Sample::lost("late"));
         let window = Window(samples);
         assert_eq!(window.quantile(0.5), Some(Duration::from_millis(51)));
         assert_eq!(window.quantile(0.99), Some(Duration::from_millis(100)));

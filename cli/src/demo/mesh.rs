@@ -179,7 +179,7 @@ impl Mesh {
 
     /// A rolling restart's step: the sidecar drains, the application stops, both start again.
     pub(super) async fn restart(&mut self, name: &str) -> Result<(), String> {
-        self.restart_sidecar_stop(name).await?;
+        self.stop_sidecar(name).await?;
         let index = self.index(name)?;
         if let Some(app) = self.instances[index].app.take() {
             app.terminate(PATIENCE).await?;
@@ -188,7 +188,7 @@ impl Mesh {
     }
 
     /// Stops the sidecar alone, with SIGTERM, and waits until it has drained.
-    pub(super) async fn restart_sidecar_stop(&mut self, name: &str) -> Result<(), String> {
+    pub(super) async fn stop_sidecar(&mut self, name: &str) -> Result<(), String> {
         let index = self.index(name)?;
         match self.instances[index].sidecar.take() {
             Some(sidecar) => sidecar.terminate(PATIENCE * 2).await,

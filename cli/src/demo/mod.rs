@@ -23,7 +23,7 @@ use clap::Args;
 
 use checks::{Pace, Verdict};
 use collector::{Collector, Trace};
-use load::Load;
+use load::{Load, Window};
 use mesh::Mesh;
 use outrigger::admin;
 use outrigger::process::{Process, Usage};
@@ -65,8 +65,7 @@ pub(crate) fn run(args: DemoArgs) -> Result<(), String> {
     })
 }
 
-/// The life of certificates: two renewals in a run, and a third of it (what is left when renewal is due) is longer than
-/// the control plane is ever away.
+/// The life of certificates: two or three renewals in a run.
 const TTL: Duration = Duration::from_secs(20);
 
 struct Plan {
@@ -78,15 +77,14 @@ struct Plan {
 impl Plan {
     fn new(quick: bool) -> Self {
         let seconds = Duration::from_secs_f64;
-        if quick {
-            let pace =
-                Pace { measure: seconds(2.0), watch: seconds(1.0), away: seconds(1.0), tolerance: 8.0 };
-            Self { requests_per_second: 60, certificate_ttl: TTL, pace }
+        let pace = if quick {
+            let (measure, watch, away) = (seconds(2.0), seconds(1.0), seconds(1.0));
+            Pace { draws: 320, tolerance: 8.0, measure, watch, away }
         } else {
-            let pace =
-                Pace { measure: seconds(5.0), watch: seconds(2.0), away: seconds(2.0), tolerance: 3.0 };
-            Self { requests_per_second: 200, certificate_ttl: TTL, pace }
-        }
+            let (measure, watch, away) = (seconds(2.5), seconds(2.0), seconds(2.0));
+            Pace { draws: 2200, tolerance: 3.0, measure, watch, away }
+        };
+        Self { requests_per_second: if quick { 60 } else { 200 }, certificate_ttl: TTL, pace }
     }
 }
 
@@ -106,7 +104,7 @@ async fn demo(args: DemoArgs, kept: &Cell<bool>) -> Result<(), String> {
         certificate_ttl: plan.certificate_ttl,
         sampling: 0.1,
     };
-    let mut running = Running { progress, collector, plan, rows: Vec::new() };
+    let mut running = Running { progress, collector, plan, checked: Vec::new(), begun: Instant::now() };
     let outcome = match Mesh::start(settings).await {
         Ok(mut mesh) => {
             let outcome = running.checks(&mut mesh, args.jaeger.as_deref()).await;
@@ -129,67 +127,66 @@ struct Running {
     progress: Progress,
     collector: Collector,
     plan: Plan,
-    rows: Vec<Row>,
+    checked: Vec<Checked>,
+    /// When the present check began.
+    begun: Instant,
 }
 
 impl Running {
     async fn checks(&mut self, mesh: &mut Mesh, jaeger: Option<&str>) -> Result<(), String> {
         let (pace, ttl) = (self.plan.pace, self.plan.certificate_ttl);
-        let begin = Instant::now();
         let first_serials = checks::serials(mesh).await?;
         let load = Load::start(mesh.instance("shopper-1")?.outbound, self.plan.requests_per_second);
-        let before = usage(mesh);
+        let (before, begin) = (usage(mesh), Instant::now());
+        self.begun = begin;
 
-        self.run("1 mTLS on every hop", &load, async { checks::mutual_tls(mesh, pace).await }).await;
-        self.run("2 canary", &load, async { checks::canary(mesh, &load, pace).await }).await;
-        self.run("3 an instance is killed", &load, checks::killed_instance(mesh, pace)).await;
-        self.run("4 rolling restart", &load, checks::rolling_restart(mesh, pace)).await;
-        self.run("5 control plane away", &load, checks::control_plane_away(mesh, &load, pace)).await;
-        self.run("7 broken YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
-        self.run("8 sidecar restarts alone", &load, checks::restart_alone(mesh, pace)).await;
-        // Whoever was renewed early in the run is due again by now; whoever was not has this long.
-        tokio::time::sleep((ttl + Duration::from_secs(1)).saturating_sub(begin.elapsed())).await;
-        let verdict = checks::renewed(mesh, &first_serials, ttl).await;
+        self.run(1, "mTLS on every hop", &load, async { checks::mutual_tls(mesh, pace).await }).await;
+        self.run(2, "canary", &load, async { checks::canary(mesh, &load, pace).await }).await;
+        self.run(3, "an instance is killed", &load, checks::killed_instance(mesh, pace)).await;
+        self.run(4, "rolling restart", &load, checks::rolling_restart(mesh, pace)).await;
+        self.run(5, "control plane away", &load, checks::control_plane_away(mesh, &load, pace)).await;
+        self.run(7, "broken YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
+        self.run(8, "sidecar restarts alone", &load, checks::restart_alone(mesh, pace)).await;
+        self.run(6, "renewal, the whole run", &load, checks::renewed(mesh, &first_serials, ttl, begin)).await;
         let costs = costs(mesh, &before).await?;
         mesh.check_running()?;
         load.settle().await;
-        let whole = load.window(begin, Instant::now());
-        self.rows.push(Row { name: "6 renewal throughout".into(), verdict, window: whole });
-
         self.progress.finish();
-        println!("\n{}{}", report::checks(&self.rows), report::casualties(&self.rows));
+
+        let mut rows: Vec<_> = self.checked.drain(..).map(|check| check.row(&load)).collect();
+        rows.sort_by_key(|row| row.number);
+        let whole = load.window(begin, Instant::now());
+        println!("\n{}", report::checks(&rows, &whole));
         let trace = self.checkout_trace().await?;
         println!("{}", report::tree(&trace));
         if let Some(jaeger) = jaeger {
             println!("{}/trace/{}\n", jaeger.trim_end_matches('/'), trace.id());
         }
-        println!("{}", report::costs(&costs));
-        self.verdict()
+        println!("what each sidecar cost, requests of both directions:\n\n{}", report::costs(&costs));
+        verdict(&rows, &whole)
     }
 
-    /// Runs one check and notes what became of the load meanwhile.
-    async fn run(&mut self, name: &str, load: &Load, check: impl Future<Output = Verdict>) {
-        let from = Instant::now();
+    /// Runs one check; what was sent since the one before is its load.
+    async fn run(
+        &mut self,
+        number: u8,
+        name: &'static str,
+        load: &Load,
+        check: impl Future<Output = Verdict>,
+    ) {
         tokio::pin!(check);
         let mut second = tokio::time::interval(Duration::from_millis(500));
         let verdict = loop {
             tokio::select! {
                 verdict = &mut check => break verdict,
-                _ = second.tick() => self.progress.tick(name, load.progress()),
+                _ = second.tick() => self.progress.tick(&format!("{number} {name}"), load.progress()),
             }
         };
-        let to = Instant::now();
-        // What was sent last has this long to be answered; the load's own patience is the bound.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let window = load.window(from, to);
-        let row = Row { name: name.to_owned(), verdict, window };
-        let word = if row.passed() { "ok" } else { "FAILED" };
-        self.progress.say(&format!(
-            "{name}: {word}, {} sent, {} lost",
-            row.window.sent(),
-            row.window.lost().len()
-        ));
-        self.rows.push(row);
+        let word = verdict.as_ref().map_or("FAILED", |_| "ok");
+        self.progress.say(&format!("{number} {name}: {word}"));
+        let until = Instant::now();
+        let from = std::mem::replace(&mut self.begun, until);
+        self.checked.push(Checked { number, name, verdict, from, until });
     }
 
     /// A whole trace of a checkout: it passes every service that speaks HTTP or gRPC.
@@ -211,22 +208,34 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
+}
 
-    fn verdict(&self) -> Result<(), String> {
-        let failed: Vec<_> = self
-            .rows
-            .iter()
-            .filter(|row| !row.passed())
-            .map(|row| {
-                let why = match &row.verdict {
-                    Err(why) => why.clone(),
-                    Ok(_) => format!("{} lost, the first: {}", row.window.lost().len(), row.window.lost()[0]),
-                };
-                format!("check {}: {why}", row.name)
-            })
-            .collect();
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+/// A check that is over. Its load is judged at the end of the demo: a request that nobody answers is lost 5 s later.
+struct Checked {
+    number: u8,
+    name: &'static str,
+    verdict: Verdict,
+    from: Instant,
+    until: Instant,
+}
+
+impl Checked {
+    fn row(self, load: &Load) -> Row {
+        let Self { number, name, verdict, from, until } = self;
+        Row { number, name, verdict, window: load.window(from, until) }
     }
+}
+
+fn verdict(rows: &[Row], whole: &Window) -> Result<(), String> {
+    let why = |row: &Row| match &row.verdict {
+        Err(why) => Some(format!("check {} ({}): {why}", row.number, row.name)),
+        Ok(_) => None,
+    };
+    let mut failed: Vec<_> = rows.iter().filter_map(why).collect();
+    if let [first, ..] = whole.lost()[..] {
+        failed.push(format!("{} requests lost, the first: {first}", whole.lost().len()));
+    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
 }
 
 type Usages = Vec<(&'static str, Instant, Option<Usage>)>;

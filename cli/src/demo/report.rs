@@ -5,24 +5,22 @@ use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
-use super::collector::Trace;
+use super::collector::{Span, Trace};
 use super::load::Window;
+
+/// Text is broken so that lines stay within so many columns.
+const WIDTH: usize = 110;
 
 /// One finished check.
 pub(super) struct Row {
+    /// As README.md numbers it; rows stand in this order.
+    pub(super) number: u8,
     /// What was checked.
-    pub(super) name: String,
+    pub(super) name: &'static str,
     /// What was seen, or why it failed.
     pub(super) verdict: Result<String, String>,
-    /// The load that ran meanwhile.
+    /// What was sent since the check before it.
     pub(super) window: Window,
-}
-
-impl Row {
-    /// Whether the check held and no request was lost.
-    pub(super) fn passed(&self) -> bool {
-        self.verdict.is_ok() && self.window.lost().is_empty()
-    }
 }
 
 /// What one sidecar cost over the run.
@@ -36,41 +34,61 @@ pub(super) struct Cost {
     pub(super) rss: u64,
 }
 
-/// The table of checks.
-pub(super) fn checks(rows: &[Row]) -> String {
-    let mut table =
-        vec![["check", "", "sent", "lost", "POSTs cut off", "p50", "p99", "seen"].map(str::to_owned)];
-    for row in rows {
-        let window = &row.window;
-        table.push([
-            row.name.clone(),
-            if row.passed() { "ok".into() } else { "FAILED".into() },
+/// The check that lasts as long as the run does: its figures are those of the whole run.
+const THROUGHOUT: u8 = 6;
+
+/// The table of checks: under each what was seen, and why requests of its own stretch were lost or cut off.
+pub(super) fn checks(rows: &[Row], whole: &Window) -> String {
+    let mut table = vec![["check", "", "sent", "lost", "POSTs cut off", "p50", "p99"].map(str::to_owned)];
+    table.extend(rows.iter().map(|row| {
+        let window = if row.number == THROUGHOUT { whole } else { &row.window };
+        let passed = row.verdict.is_ok() && window.lost().is_empty();
+        [
+            format!("{} {}", row.number, row.name),
+            if passed { "ok" } else { "FAILED" }.to_owned(),
             window.sent().to_string(),
             window.lost().len().to_string(),
             window.cut_off().len().to_string(),
             milliseconds(window.quantile(0.5)),
             milliseconds(window.quantile(0.99)),
-            match &row.verdict {
-                Ok(seen) => seen.clone(),
-                Err(why) => why.clone(),
-            },
-        ]);
-    }
-    columns(&table, &[2, 3, 4, 5, 6])
-}
-
-/// Why requests were lost and POSTs cut off, each reason with how often; empty when there were none.
-pub(super) fn casualties(rows: &[Row]) -> String {
-    let mut counted: BTreeMap<String, usize> = BTreeMap::new();
-    for row in rows {
-        let lost = row.window.lost().into_iter().map(|why| format!("{}: lost: {why}", row.name));
-        let cut_off =
-            row.window.cut_off().into_iter().map(|why| format!("{}: POST cut off: {why}", row.name));
-        for casualty in lost.chain(cut_off) {
-            *counted.entry(casualty).or_default() += 1;
+        ]
+    }));
+    let table = columns(&table, &[2, 3, 4, 5, 6]);
+    let (heads, lines) = table.split_once('\n').unwrap_or_default();
+    let mut text = format!("{heads}\n");
+    for (row, line) in rows.iter().zip(lines.lines()) {
+        let (Ok(seen) | Err(seen)) = &row.verdict;
+        text.push_str(&format!("{line}\n{}", wrapped(seen)));
+        for (casualty, times) in casualties(&row.window) {
+            text.push_str(&wrapped(&format!("{times} x {casualty}")));
         }
     }
-    counted.iter().map(|(casualty, times)| format!("{times} x {casualty}\n")).collect()
+    text
+}
+
+/// Why requests were lost and POSTs cut off, each reason with how often.
+fn casualties(window: &Window) -> BTreeMap<String, usize> {
+    let lost = window.lost().into_iter().map(|why| format!("lost: {why}"));
+    let cut_off = window.cut_off().into_iter().map(|why| format!("POST cut off: {why}"));
+    let mut counted = BTreeMap::new();
+    for casualty in lost.chain(cut_off) {
+        *counted.entry(casualty).or_default() += 1;
+    }
+    counted
+}
+
+/// Indented lines that hold `text`, broken between words.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::from("   ")];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        if lines[last].trim().is_empty() || lines[last].chars().count() + 1 + word.chars().count() <= WIDTH {
+            lines[last].push_str(&format!(" {word}"));
+        } else {
+            lines.push(format!("    {word}"));
+        }
+    }
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 /// The table of sidecars.
@@ -87,32 +105,53 @@ pub(super) fn costs(costs: &[Cost]) -> String {
     columns(&table, &[1, 2, 3])
 }
 
-/// A trace as a tree, each span with its duration and who spoke to whom.
+/// A trace as a tree: each hop is up to four spans, two of the caller's sidecar (client side), two of the callee's.
 pub(super) fn tree(trace: &Trace) -> String {
-    let mut text = format!("trace {}\n", trace.id());
+    let mut text = format!(
+        "one checkout, trace {}\neach line is a span that a sidecar made: <- who asked it, -> whom it asked\n\n",
+        trace.id()
+    );
+    let mut table = vec![["starts", "lasts", "sidecar of"].map(str::to_owned)];
     let begin = trace.root().start;
     for (depth, span) in trace.walk() {
-        let side = match span.kind {
-            SpanKind::Server => "<-",
-            SpanKind::Client => "->",
-            _ => "--",
-        };
-        let peer = match span.kind {
-            SpanKind::Client => span.attributes.get("outrigger.destination.spiffe_id"),
-            _ => span.attributes.get("outrigger.source.spiffe_id"),
-        };
-        text.push_str(&format!(
-            "{:>9} {:>9}  {:indent$}{side} {} {}{}\n",
-            format!("+{}", milliseconds(Some(Duration::from_nanos(span.start.saturating_sub(begin))))),
+        let starts = Duration::from_nanos(span.start.saturating_sub(begin));
+        table.push([
+            format!("+{}", milliseconds(Some(starts))),
             milliseconds(Some(span.duration)),
-            "",
-            span.service,
-            span.name,
-            peer.map(|peer| format!("  [{peer}]")).unwrap_or_default(),
-            indent = depth * 2,
-        ));
+            format!("{:indent$}{}", "", said(span), indent = depth * 2),
+        ]);
     }
+    text.push_str(&columns(&table, &[0, 1]));
     text
+}
+
+/// Which sidecar made a span, on which side of the hop, and who was at the other end.
+fn said(span: &Span) -> String {
+    let attribute = |name: &str| span.attributes.get(name).map_or("", String::as_str);
+    let service = &span.service;
+    let status = attribute("http.response.status_code");
+    match (attribute("outrigger.direction"), span.kind) {
+        ("outbound", SpanKind::Server) => {
+            let request = match attribute("rpc.service").rsplit('.').next() {
+                Some("") | None => format!("{} {}", attribute("http.request.method"), attribute("url.path")),
+                Some(rpc) => format!("gRPC {rpc}/{}", attribute("rpc.method")),
+            };
+            let to = attribute("outrigger.destination.service").replace(".svc.cluster.local", "");
+            format!("{service}, client side <- its application: {request} to {to}")
+        }
+        ("outbound", _) => {
+            let peer = attribute("outrigger.destination.spiffe_id");
+            let again = match attribute("http.request.resend_count") {
+                "" => String::new(),
+                times => format!(" (retry {times})"),
+            };
+            format!("{service}, client side -> {peer}: {status}{again}")
+        }
+        ("inbound", SpanKind::Server) => {
+            format!("{service}, server side <- {}", attribute("outrigger.source.spiffe_id"))
+        }
+        _ => format!("{service}, server side -> its application: {status}"),
+    }
 }
 
 fn milliseconds(duration: Option<Duration>) -> String {
@@ -141,6 +180,7 @@ fn columns<const N: usize>(table: &[[String; N]], right: &[usize]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::load::Sample;
     use super::*;
 
     #[test]
@@ -149,11 +189,32 @@ mod tests {
         assert_eq!(columns(&table, &[1]), "a     10\nlong   7\n");
     }
 
+    fn row(number: u8, verdict: Result<String, String>) -> Row {
+        Row { number, name: "canary", verdict, window: Window::default() }
+    }
+
+    #[test]
+    fn a_check_stands_above_what_it_saw_and_every_line_fits() {
+        let seen = "nine words of thirteen letters each, more or less ".repeat(9);
+        let text = checks(&[row(1, Ok("fine".into())), row(2, Err(seen))], &Window::default());
+        assert!(text.contains("\n1 canary  ok         0     0"), "{text}");
+        assert!(text.contains("\n2 canary  FAILED     0     0"), "{text}");
+        assert!(text.contains("\n    fine\n") && text.lines().all(|line| line.len() <= WIDTH), "{text}");
+    }
+
     #[test]
     fn a_check_that_lost_a_request_has_not_passed() {
-        let row = Row { name: String::new(), verdict: Ok(String::new()), window: Window::default() };
-        assert!(row.passed());
-        let row = Row { verdict: Err("no".into()), ..row };
-        assert!(!row.passed());
+        let lost = || Window(vec![Sample::lost("gone")]);
+        let third = Row { window: lost(), ..row(3, Ok("killed".into())) };
+        let text = checks(&[third, row(THROUGHOUT, Ok("renewed".into()))], &lost());
+        assert!(
+            text.contains("3 canary  FAILED     1     1") && text.contains("6 canary  FAILED     1     1"),
+            "{text}"
+        );
+        assert_eq!(
+            text.matches("1 x lost: gone").count(),
+            1,
+            "a casualty is named where it happened: {text}"
+        );
     }
 }
