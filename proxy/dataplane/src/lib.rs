@@ -17,4 +17,4 @@ pub mod codec;
 pub mod tls;
 pub mod socket;
 
-pub use upstream::shared::SharedClusters;
+pub use upstream::shared::{EndpointLoad, SharedClusters};

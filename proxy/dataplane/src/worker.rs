@@ -115,6 +115,7 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
     let limits = Rc::new(settings.limits.clone());
     let identity = Rc::new(Identity::new(secrets));
     let dialer = Rc::new(Dialer::new(Rc::clone(&identity), Rc::clone(&limits)));
+    let mut inquiries = clusters.inquiries();
     let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer);
     let passed_on = context::passed_on()
         .ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
@@ -157,6 +158,10 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
                 Err(_) => watching = false,
             },
             _ = tidy.tick() => clusters.tidy(),
+            inquiry = inquiries.recv() => {
+                // The other end lives as long as the process; whoever asked may be gone.
+                if let Some(inquiry) = inquiry { let _ = inquiry.send(clusters.loads()); }
+            }
         }
     }
     for Accept { task, .. } in accepting.loops.into_values() {

@@ -77,6 +77,12 @@ impl Load {
         self.in_flight.get()
     }
 
+    /// The average as it is by now, to be shown; `None` of a host that never answered.
+    pub(super) fn latency(&self, now: Instant) -> Option<Duration> {
+        let average = self.average_seconds.get();
+        (average > 0.0).then(|| Duration::from_secs_f64(average * self.decay(now)))
+    }
+
     /// What one more request would cost, in seconds of waiting.
     pub(super) fn cost(&self, now: Instant) -> f64 {
         let in_flight = f64::from(self.in_flight.get());

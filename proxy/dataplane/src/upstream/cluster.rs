@@ -26,7 +26,7 @@ use super::bounds::Bounds;
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
-use super::shared::{SharedCluster, SharedClusters};
+use super::shared::{EndpointLoad, SharedCluster, SharedClusters};
 use crate::metrics::{ClusterSeries, WorkerMetrics};
 use crate::socket::address::EndpointAddress;
 
@@ -98,6 +98,23 @@ impl Clusters {
         });
         self.clusters.borrow_mut().insert(config.name.clone(), Rc::clone(&cluster));
         cluster
+    }
+
+    /// How busy this worker keeps each endpoint, for whoever asks on an admin port.
+    pub(crate) fn loads(&self) -> Vec<EndpointLoad> {
+        let now = Instant::now();
+        let clusters = self.clusters.borrow();
+        let hosts = clusters.values().flat_map(|cluster| {
+            let hosts = Rc::clone(&cluster.hosts.borrow());
+            let load = |host: &Rc<Host>| EndpointLoad {
+                cluster: cluster.name.clone(),
+                address: host.address,
+                active: host.load.in_flight(),
+                latency: host.load.latency(now),
+            };
+            hosts.iter().map(load).collect::<Vec<_>>()
+        });
+        hosts.collect()
     }
 
     /// Closes idle connections whose time is up, follows endpoints that left, forgets what is not used. Called every

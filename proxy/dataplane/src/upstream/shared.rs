@@ -1,5 +1,7 @@
 //! What all workers know together of a cluster: what is in use, the retry ledger, which endpoints are ejected.
 //!
+//! What a worker keeps for itself, the load of each endpoint, it tells when it is asked.
+//!
 //! Keyed by cluster name and endpoint address, so that it outlives every config update; it goes when no worker has used
 //! the cluster for a while. Workers hold handles, so that the map's lock is taken when a cluster or endpoint is new.
 
@@ -12,13 +14,38 @@ use outrigger_core::Name;
 use outrigger_policy::circuit_breaker::InUse;
 use outrigger_policy::outlier::{Ejections, Health};
 use outrigger_policy::retry_budget::RetryLedger;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// For all workers to answer; one whose thread is that busy has other worries.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Inquiries that may wait for one worker.
+const INQUIRIES: usize = 4;
 
 /// The shared state of all clusters; belongs to the process.
 #[derive(Debug)]
 pub struct SharedClusters {
     began: Instant,
     clusters: Mutex<HashMap<Name, Weak<SharedCluster>>>,
+    workers: Mutex<Vec<mpsc::Sender<Inquiry>>>,
+}
+
+/// Asks a worker for its [`EndpointLoad`]s.
+pub(crate) type Inquiry = oneshot::Sender<Vec<EndpointLoad>>;
+
+/// How busy one worker keeps an endpoint.
+#[derive(Debug, Clone)]
+pub struct EndpointLoad {
+    /// The cluster's name.
+    pub cluster: Name,
+    /// The endpoint.
+    pub address: SocketAddr,
+    /// Tries under way.
+    pub active: u32,
+    /// The time to the head of an answer: an average that jumps up to a slow one and sinks with time. `None` of an
+    /// endpoint that never answered this worker.
+    pub latency: Option<Duration>,
 }
 
 /// The shared state of one cluster.
@@ -33,7 +60,36 @@ pub(super) struct SharedCluster {
 impl SharedClusters {
     /// Nothing known yet.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), clusters: Mutex::default() })
+        Arc::new(Self { began: Instant::now(), clusters: Mutex::default(), workers: Mutex::default() })
+    }
+
+    /// Where one more worker is asked. It answers between two requests of its own, so that nothing is shared with it.
+    pub(crate) fn inquiries(&self) -> mpsc::Receiver<Inquiry> {
+        let (ask, inquiries) = mpsc::channel(INQUIRIES);
+        locked(&self.workers).push(ask);
+        inquiries
+    }
+
+    /// How busy every worker keeps its endpoints, each worker's apart. One that has ended, or does not answer within
+    /// [`PATIENCE`], is left out.
+    pub async fn loads(&self) -> Vec<EndpointLoad> {
+        let asked: Vec<_> = {
+            let mut workers = locked(&self.workers);
+            workers.retain(|worker| !worker.is_closed());
+            let ask = |worker: &mpsc::Sender<Inquiry>| {
+                let (inquiry, answer) = oneshot::channel();
+                worker.try_send(inquiry).ok().map(|()| answer)
+            };
+            workers.iter().filter_map(ask).collect()
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let mut loads = Vec::new();
+        for answer in asked {
+            if let Ok(Ok(answer)) = timeout_at(deadline, answer).await {
+                loads.extend(answer);
+            }
+        }
+        loads
     }
 
     /// Which endpoints of which clusters are ejected now, for the admin port.
@@ -95,6 +151,27 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_are_asked_and_one_that_is_stuck_or_gone_is_left_out() {
+        let shared = SharedClusters::new();
+        let (mut answers, stuck, gone) = (shared.inquiries(), shared.inquiries(), shared.inquiries());
+        drop(gone);
+        let load = EndpointLoad {
+            cluster: "cart".into(),
+            address: "10.0.0.1:80".parse().unwrap(),
+            active: 3,
+            latency: None,
+        };
+        let worker = tokio::spawn(async move {
+            let inquiry: Inquiry = answers.recv().await.unwrap();
+            inquiry.send(vec![load]).unwrap();
+        });
+        let loads = shared.loads().await;
+        assert_eq!(loads.iter().map(|load| load.active).collect::<Vec<_>>(), [3]);
+        worker.await.unwrap();
+        drop(stuck);
+    }
 
     #[tokio::test]
     async fn workers_share_a_cluster_while_one_of_them_has_it() {
