@@ -7,6 +7,7 @@ use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_dataplane::SharedClusters;
 use outrigger_discovery::{Kind, Reader};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::admin::{Answer, Page, Pages, certs, clusters, config_dump};
@@ -46,11 +47,13 @@ impl Sight {
             }),
             Page::read("/config_dump", "configuration as compiled, versions, refusals (JSON)", move || {
                 // A build may be going on, and this thread may wait for it.
-                let versions = tokio::runtime::Handle::current().block_on(reader.resources());
+                let versions = Handle::current().block_on(reader.resources());
                 Answer::json(&config_dump::config_dump(&dumped.load(), &versions, &reader.status()))
             }),
             Page::read("/clusters", "clusters, endpoints, their health and use (JSON)", move || {
-                Answer::json(&clusters::clusters(&published.load(), &workers.totals(), &clusters.ejected()))
+                let loads = Handle::current().block_on(clusters.loads());
+                let (totals, ejected) = (workers.totals(), clusters.ejected());
+                Answer::json(&clusters::clusters(&published.load(), &totals, &ejected, &loads))
             }),
             Page::read("/certs", "certificate and trust roots (JSON)", move || {
                 Answer::json(&certs::certs(&secrets))

@@ -1,23 +1,36 @@
 //! `/clusters`: every cluster, its endpoints with what the control plane and this proxy think of their health, its use.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::endpoint::{Endpoint, HealthStatus, Transport};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
+use outrigger_dataplane::EndpointLoad;
 use outrigger_dataplane::metrics::{ClusterTotals, Totals};
 use serde_json::{Value, json};
 
-/// The page. `ejected` are the endpoints that this proxy does not use for a while.
-pub(crate) fn clusters(snapshot: &Snapshot, totals: &Totals, ejected: &[(Name, SocketAddr)]) -> Value {
+/// The page. `ejected` are the endpoints that this proxy does not use for a while, `loads` what each worker says of each.
+pub(crate) fn clusters(
+    snapshot: &Snapshot,
+    totals: &Totals,
+    ejected: &[(Name, SocketAddr)],
+    loads: &[EndpointLoad],
+) -> Value {
+    let ejected: HashSet<_> = ejected.iter().map(|(name, address)| (name, *address)).collect();
+    let mut busy: HashMap<_, Load> = HashMap::new();
+    for load in loads {
+        busy.entry((&load.cluster, load.address)).or_default().add(load);
+    }
     let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
     clusters.sort_by_key(|(name, _)| *name);
     let none = ClusterTotals::default();
-    let one = |name: &Name, endpoints: &[std::sync::Arc<Endpoint>]| {
+    let one = |name: &Name, endpoints: &[Arc<Endpoint>]| {
         let of = |endpoint: &Endpoint| {
-            let out =
-                ejected.iter().any(|(cluster, address)| cluster == name && *address == endpoint.address);
-            entry(endpoint, out)
+            let key = (name, endpoint.address);
+            entry(endpoint, ejected.contains(&key), busy.get(&key).copied().unwrap_or_default())
         };
         json!({
             "name": &**name,
@@ -28,7 +41,22 @@ pub(crate) fn clusters(snapshot: &Snapshot, totals: &Totals, ejected: &[(Name, S
     clusters.into_iter().map(|(name, cluster)| one(name, &cluster.endpoints.load().list)).collect()
 }
 
-fn entry(endpoint: &Endpoint, ejected: bool) -> Value {
+/// How busy all workers together keep an endpoint.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    active: u64,
+    /// Of the worker that waits longest.
+    latency: Option<Duration>,
+}
+
+impl Load {
+    fn add(&mut self, of: &EndpointLoad) {
+        self.active += u64::from(of.active);
+        self.latency = self.latency.max(of.latency);
+    }
+}
+
+fn entry(endpoint: &Endpoint, ejected: bool, load: Load) -> Value {
     json!({
         "address": endpoint.address,
         "health": match endpoint.health {
@@ -38,6 +66,8 @@ fn entry(endpoint: &Endpoint, ejected: bool) -> Value {
             HealthStatus::Unhealthy => "unhealthy",
         },
         "ejected": ejected,
+        "active_requests": load.active,
+        "latency_ewma_ms": load.latency.map(|latency| latency.as_micros() as f64 / 1e3),
         "weight": endpoint.weight,
         "priority": endpoint.priority,
         "tls": matches!(endpoint.transport, Transport::Tls(_)),
@@ -76,4 +106,22 @@ fn used(totals: &ClusterTotals) -> Value {
         "tls_handshakes": tls_ok,
         "tls_failures": tls_failed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_as_busy_as_all_workers_together_and_as_slow_as_the_slowest_says() {
+        let of = |active, milliseconds| EndpointLoad {
+            cluster: "cart".into(),
+            address: "10.0.0.1:80".parse().unwrap(),
+            active,
+            latency: Some(Duration::from_millis(milliseconds)),
+        };
+        let mut load = Load::default();
+        [of(2, 5), of(1, 9), EndpointLoad { latency: None, ..of(4, 0) }].iter().for_each(|of| load.add(of));
+        assert_eq!((load.active, load.latency), (7, Some(Duration::from_millis(9))));
+    }
 }
