@@ -158,3 +158,29 @@ fn ask<T, E: std::fmt::Display>(question: impl Future<Output = Result<T, E>>) ->
         .block_on(question)
         .map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_names_what_a_proxy_refused_and_why() {
+        let resource = serde_json::json!({
+            "name": "cart.shop.svc.cluster.local:80", "sent": "2", "acked": "1",
+            "nacked": { "version": "2", "detail": "retry_policy: no such thing", "since": "now" },
+        });
+        let proxy = serde_json::json!({
+            "node": "web-1", "identity": "spiffe://cluster.local/ns/shop/sa/web", "namespace": "shop",
+            "mode": "on-demand", "since": "now",
+            "types": [{ "kind": "rds", "wildcard": false, "waiting": false, "resources": [resource] }],
+        });
+        let status = serde_json::json!({
+            "trust_domain": "cluster.local", "services": 1, "proxies": [proxy], "refusals": [],
+            "registrations": [], "certificates_issued": 1,
+        });
+        let text = describe(&serde_json::from_value(status).unwrap());
+        assert!(text.contains("proxy web-1 (spiffe://cluster.local/ns/shop/sa/web)\n"), "{text}");
+        let refused = "  rds: cart.shop.svc.cluster.local:80 refused: retry_policy: no such thing\n";
+        assert!(text.contains("  rds: 1 sent, 0 acknowledged\n") && text.contains(refused), "{text}");
+    }
+}

@@ -201,6 +201,40 @@ async fn a_mirror_gets_a_copy_and_answers_nobody() {
 }
 
 #[tokio::test]
+async fn a_mirror_gets_the_share_that_its_percentage_says() {
+    let mirrored = |path: &str, share: &str| {
+        format!(
+            "  - matches: [{{path: {{type: PathPrefix, value: {path}}}}}]
+    filters:
+    - {{type: RequestMirror, requestMirror: {{backendRef: {{name: b, port: 80}}, {share}}}}}
+    backendRefs: [{{name: a, port: 80}}]
+"
+        )
+    };
+    let rules = [
+        mirrored("/never", "percent: 0"),
+        mirrored("/always", "percent: 100"),
+        mirrored("/half", "fraction: {numerator: 1, denominator: 2}"),
+    ];
+    let shop = Shop::with_rules(&rules.concat()).await;
+    let mut client = shop.web.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("shop", "/never").await.by(), (200, "a"));
+    }
+    for _ in 0..20 {
+        assert_eq!(client.get("shop", "/always").await.by(), (200, "a"));
+    }
+    eventually("every copy", async || (shop.b.requests() >= 20).then_some(())).await;
+    assert_eq!(shop.b.requests(), 20, "none of what is never mirrored");
+    for _ in 0..200 {
+        assert_eq!(client.get("shop", "/half").await.by(), (200, "a"));
+    }
+    // A copy for every third request at least: 5 sigma below a half.
+    eventually("half of the copies", async || (shop.b.requests() >= 20 + 65).then_some(())).await;
+    assert!(shop.b.requests() <= 20 + 135, "{} copies of 200", shop.b.requests() - 20);
+}
+
+#[tokio::test]
 async fn cors_is_answered_for_those_who_may() {
     let shop = Shop::with_rules(
         "  - filters:

@@ -18,8 +18,8 @@ use outrigger_config::demand::Demands;
 use outrigger_config::endpoint::Transport;
 use outrigger_config::publish::View;
 use outrigger_core::error::{Failure, Reached};
-use outrigger_core::percentage::Percentage;
 use outrigger_core::reason::Reason;
+use outrigger_core::trace::Sampling;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 
 use crate::codec::limits::Limits;
@@ -36,8 +36,8 @@ pub const PASSED_ON: &str = "outrigger.passed-on";
 pub struct Settings {
     /// What one peer may cost.
     pub limits: Limits,
-    /// The share of the traces begun here that is sampled.
-    pub sampling: Percentage,
+    /// Which traces are sampled.
+    pub sampling: Sampling,
     /// Connections that one worker serves at a time; more are closed at once.
     pub max_connections: u32,
     /// From accepting a TLS connection to the end of its handshake.
@@ -48,7 +48,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            sampling: Percentage::ALL,
+            sampling: Sampling::ALL,
             max_connections: 20_000,
             handshake_timeout: Duration::from_secs(5),
         }

@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::life::{Latches, Life};
 use crate::pages::{self, Sight};
 use crate::readiness::Readiness;
-use crate::shutdown::{FLUSH, Orders, PROPAGATION};
+use crate::shutdown::{FLUSH, Orders, propagation};
 use crate::sockets::Sockets;
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
 use crate::telemetry::losses::Losses;
@@ -107,6 +107,8 @@ struct Process {
 /// What runs, and in which order it ends: see [`Running::leave`].
 struct Running {
     discovery: Handle,
+    /// Whether others could be sent here: it serves something.
+    offered: bool,
     /// Closed last: what waits in a closed socket's queue is reset.
     sockets: Sockets,
     drains: Drains,
@@ -193,6 +195,7 @@ impl Process {
             let _ = bound.send(addresses);
         }
 
+        let offered = !inbound.is_empty();
         let life = Life {
             latches,
             published,
@@ -209,7 +212,7 @@ impl Process {
         tracing::info!(by, "draining");
         readiness.drain();
         let drain_timeout = args.drain_timeout;
-        let running = Running { discovery, sockets, drains, workers, spans, log, drain_timeout };
+        let running = Running { discovery, offered, sockets, drains, workers, spans, log, drain_timeout };
         tokio::select! {
             () = running.leave() => Ok(()),
             signal = orders.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
@@ -220,10 +223,10 @@ impl Process {
 impl Running {
     /// The way out. What it waits for is bounded at each step, so that it ends within the drain timeout and some seconds.
     async fn leave(self) {
-        let Self { discovery, sockets, drains, workers, spans, log, drain_timeout } = self;
+        let Self { discovery, offered, sockets, drains, workers, spans, log, drain_timeout } = self;
         let left = discovery.drain_registration().await;
         tracing::debug!(?left, "left discovery");
-        tokio::time::sleep(PROPAGATION).await;
+        tokio::time::sleep(propagation(left, offered)).await;
         match drains.drain(drain_timeout).await {
             Drained::Complete => workers.joined().await,
             Drained::DeadlinePassed => {

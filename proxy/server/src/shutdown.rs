@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use outrigger_discovery::Left;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -12,10 +13,19 @@ use crate::error::Error;
 
 /// How long new requests are still served after the workload left discovery: other sidecars hear of it within
 /// milliseconds, and one that reconnects to its control plane right then within its first back-off of 0.5 s.
-pub(crate) const PROPAGATION: Duration = Duration::from_secs(1);
+const PROPAGATION: Duration = Duration::from_secs(1);
 
 /// How long telemetry may take to deliver what it has, once the last request is through.
 pub(crate) const FLUSH: Duration = Duration::from_secs(3);
+
+/// How long the news that the workload `left` travels. There is none where it was never offered to others, and where no
+/// control plane was told: then the peers' own retries must do.
+pub(crate) fn propagation(left: Left, offered: bool) -> Duration {
+    match left {
+        Left::Confirmed if offered => PROPAGATION,
+        Left::Confirmed | Left::Unconfirmed => Duration::ZERO,
+    }
+}
 
 /// Why the process is told to end; each further order makes the end more abrupt.
 #[derive(Debug)]
@@ -74,6 +84,13 @@ async fn told(by: Option<&mut watch::Receiver<bool>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_news_that_somebody_hears_is_waited_for() {
+        assert_eq!(propagation(Left::Confirmed, true), PROPAGATION);
+        assert_eq!(propagation(Left::Unconfirmed, true), Duration::ZERO);
+        assert_eq!(propagation(Left::Confirmed, false), Duration::ZERO);
+    }
 
     #[tokio::test]
     async fn an_order_is_heard_and_a_giver_that_is_gone_gives_none() {

@@ -113,10 +113,10 @@ fn an_environment_that_cannot_be_honoured_is_named() {
     let output = place
         .command()
         .args(["--log", "off"])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "unix:///run/collector")
         .output()
         .unwrap();
-    assert!(failure(&output).starts_with("outrigger-proxy: OTEL_EXPORTER_OTLP_ENDPOINT: `https://"));
+    assert!(failure(&output).starts_with("outrigger-proxy: OTEL_EXPORTER_OTLP_ENDPOINT: `unix://"));
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! A request's place in a trace: read from the client's headers, written into each try's.
 //!
 //! W3C Trace Context (`traceparent`, `tracestate`) and B3 (`b3` or `x-b3-*`) are read; `traceparent` is always written,
-//! and B3 too in the form in which the client spoke it. Sampling is the parent's decision; without a parent a ratio of
-//! the traces is sampled (OpenTelemetry SDK, `ParentBased(root = TraceIdRatioBased)`). A malformed header is no parent.
+//! and B3 too in the form in which the client spoke it. What the client decided about sampling, if anything, goes to
+//! [`Sampling`]. A malformed header is no parent.
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
-use outrigger_core::percentage::Percentage;
-use outrigger_core::trace::{SpanId, TraceContext, TraceId};
+use outrigger_core::trace::{Sampling, SpanId, TraceContext, TraceId};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -40,8 +39,8 @@ struct Parent {
 }
 
 impl Trace {
-    /// Reads the client's context, or begins a trace, sampled with probability `ratio`.
-    pub(super) fn begin(headers: &mut HeaderMap, ratio: Percentage) -> Self {
+    /// Reads the client's context, or begins a trace.
+    pub(super) fn begin(headers: &mut HeaderMap, sampling: Sampling) -> Self {
         let w3c = text(headers, &TRACEPARENT).and_then(parse_traceparent);
         if w3c.is_none() {
             // W3C Trace Context section 3.3: tracestate means nothing without its traceparent.
@@ -55,7 +54,7 @@ impl Trace {
             Some((trace, span)) => (trace, Some(span)),
             None => (new_trace(), None),
         };
-        let sampled = parent.sampled.unwrap_or_else(|| ratio.holds(trace.get() as u32));
+        let sampled = sampling.holds(trace, parent.sampled);
         Self { context: TraceContext { trace, span: new_span(), parent: parent_span, sampled }, spoken }
     }
 
@@ -230,7 +229,11 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_core::percentage::Percentage;
+
     use super::*;
+
+    const NONE: Sampling = Sampling { ratio: Percentage::ZERO, by_parent: true };
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const SPAN: &str = "00f067aa0ba902b7";
@@ -243,7 +246,7 @@ mod tests {
     fn a_traceparent_is_continued_with_the_parents_decision() {
         let mut headers =
             headers(&[("traceparent", &format!("00-{TRACE}-{SPAN}-01")), ("tracestate", "a=b")]);
-        let trace = Trace::begin(&mut headers, Percentage::ZERO);
+        let trace = Trace::begin(&mut headers, NONE);
         assert_eq!(trace.context.trace.to_string(), TRACE);
         assert_eq!(trace.context.parent.unwrap().to_string(), SPAN);
         assert!(trace.context.sampled);
@@ -266,7 +269,7 @@ mod tests {
             String::new(),
         ] {
             let mut headers = headers(&[("traceparent", &bad), ("tracestate", "a=b")]);
-            let trace = Trace::begin(&mut headers, Percentage::ALL);
+            let trace = Trace::begin(&mut headers, Sampling::ALL);
             assert_ne!(trace.context.trace.to_string(), TRACE, "{bad}");
             assert_eq!(trace.context.parent, None);
             assert!(trace.context.sampled && !headers.contains_key(TRACESTATE));
@@ -276,13 +279,13 @@ mod tests {
     #[test]
     fn a_later_version_is_read_by_its_first_fields() {
         let mut headers = headers(&[("traceparent", &format!("01-{TRACE}-{SPAN}-01-more"))]);
-        assert_eq!(Trace::begin(&mut headers, Percentage::ZERO).context.trace.to_string(), TRACE);
+        assert_eq!(Trace::begin(&mut headers, NONE).context.trace.to_string(), TRACE);
     }
 
     #[test]
     fn b3_is_read_and_written_in_the_form_it_came_in() {
         let mut single = headers(&[("b3", &format!("{TRACE}-{SPAN}-1-{SPAN}"))]);
-        let trace = Trace::begin(&mut single, Percentage::ZERO);
+        let trace = Trace::begin(&mut single, NONE);
         let span = trace.try_span();
         trace.write(&mut single, span);
         assert_eq!(single[B3], format!("{TRACE}-{span}-1"));
@@ -293,7 +296,7 @@ mod tests {
             ("x-b3-sampled", "0"),
             ("x-b3-parentspanid", SPAN),
         ]);
-        let trace = Trace::begin(&mut multi, Percentage::ALL);
+        let trace = Trace::begin(&mut multi, Sampling::ALL);
         assert!(!trace.context.sampled);
         trace.write(&mut multi, trace.try_span());
         assert_eq!(multi[B3_TRACE_ID], "0000000000000000a3ce929d0e0e4736");
@@ -303,12 +306,12 @@ mod tests {
     #[test]
     fn a_denial_without_ids_is_honoured() {
         let mut denied = headers(&[("b3", "0")]);
-        assert!(!Trace::begin(&mut denied, Percentage::ALL).context.sampled);
+        assert!(!Trace::begin(&mut denied, Sampling::ALL).context.sampled);
     }
 
     #[test]
     fn traces_without_a_parent_are_sampled_by_ratio() {
-        let half = Percentage::from_millionths(500_000).unwrap();
+        let half = Sampling { ratio: Percentage::from_millionths(500_000).unwrap(), ..Sampling::ALL };
         let sampled = (0..2000).filter(|_| Trace::begin(&mut HeaderMap::new(), half).context.sampled).count();
         assert!((800..1200).contains(&sampled), "{sampled} of 2000");
     }

@@ -210,7 +210,8 @@ mod tests {
         let documented: std::collections::BTreeSet<_> = page
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .filter(|name| name.starts_with("outrigger_"))
+            // The control plane's own are held to the page by its own test.
+            .filter(|name| name.starts_with("outrigger_") && !name.starts_with("outrigger_control_plane_"))
             .collect();
         let text = scrape(&sources()).unwrap();
         let existing = text.lines().filter_map(|line| {

@@ -8,6 +8,7 @@
 pub(crate) mod convert;
 mod attributes;
 pub(crate) mod settings;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,12 +52,16 @@ pub(crate) fn exporter(
     identity: LocalIdentity,
     losses: Arc<Losses>,
 ) -> Result<(mpsc::Sender<Arc<RequestRecord>>, SpanExport), Error> {
-    let exporter = SpanExporter::builder()
+    let mut builder = SpanExporter::builder()
         .with_tonic()
         .with_endpoint(&export.endpoint)
         .with_timeout(export.timeout)
         // A batch is tried again once; what comes behind it is worth as much.
-        .with_retry_policy(RetryPolicy::recommended().with_max_retries(1))
+        .with_retry_policy(RetryPolicy::recommended().with_max_retries(1));
+    if let Some(tls) = &export.tls {
+        builder = builder.with_tls_config(tls.config());
+    }
+    let exporter = builder
         .build()
         .map_err(|error| Error::Environment { variable: export.variable, problem: error.to_string() })?;
     let (sender, records) = mpsc::channel(QUEUE);
@@ -152,7 +157,12 @@ mod tests {
     }
 
     fn export_to(endpoint: &str) -> Export {
+        export_verified(endpoint, None)
+    }
+
+    fn export_verified(endpoint: &str, roots: Option<&std::path::Path>) -> Export {
         let variable = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_CERTIFICATE" => roots.map(|path| path.display().to_string()),
             "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.to_owned()),
             "OTEL_EXPORTER_OTLP_TIMEOUT" => Some("2000".to_owned()),
             _ => None,
@@ -186,6 +196,35 @@ mod tests {
         let spans = &requests[0].resource_spans[0].scope_spans[0].spans;
         assert_eq!(spans.len(), 3);
         assert_eq!(spans[1].parent_span_id, spans[0].span_id);
+    }
+
+    #[tokio::test]
+    async fn a_collector_by_https_is_believed_by_the_roots_that_are_named_and_no_others() {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let shown = tonic::transport::Identity::from_pem(own.cert.pem(), own.signing_key.serialize_pem());
+        let collector = Collector::default();
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .tls_config(tonic::transport::ServerTlsConfig::new().identity(shown))
+                .unwrap()
+                .add_service(TraceServiceServer::new(collector.clone()))
+                .serve_with_incoming(TcpListenerStream::new(listener)),
+        );
+        let roots = tempfile::NamedTempFile::new().unwrap();
+        for (root, taken) in [(own.cert.pem(), 3), (other.cert.pem(), 0)] {
+            std::fs::write(roots.path(), root).unwrap();
+            let losses = Arc::new(Losses::default());
+            let export = export_verified(&endpoint, Some(roots.path()));
+            let (sender, export) =
+                exporter(export, LocalIdentity::new(|| None), Arc::clone(&losses)).unwrap();
+            sender.try_send(Arc::new(record())).unwrap();
+            drop(sender);
+            export.run().await;
+            assert_eq!((losses.counts().spans_exported, losses.counts().spans_lost), (taken, 3 - taken));
+        }
     }
 
     #[tokio::test]

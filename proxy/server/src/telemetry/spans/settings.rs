@@ -1,7 +1,7 @@
 //! What the environment says about tracing: the `OTEL_*` variables of OpenTelemetry's specification.
 //!
 //! Read once at start. A variable that says what cannot be done is a start-up error that names it; headers
-//! (`OTEL_EXPORTER_OTLP_HEADERS`) and compression are read by the exporter itself.
+//! (`OTEL_EXPORTER_OTLP_HEADERS`) and compression are read by the exporter itself, certificates by [`Tls`].
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_semantic_conventions::attribute as key;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::percentage::Percentage;
+use outrigger_core::trace::Sampling;
 
+use super::tls::Tls;
 use crate::error::Error;
 
 /// How long an export may take where nothing is said (OTLP exporter specification).
@@ -18,13 +20,14 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const TIMEOUTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+const INSECURE: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"];
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 
 /// Tracing, as flag and environment say.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Which share of the traces that begin here is sampled; a caller's decision is always kept.
-    pub(crate) sampling: Percentage,
+    /// Which traces are sampled.
+    pub(crate) sampling: Sampling,
     /// Where spans go; absent: nowhere, and nothing is collected for them.
     pub(crate) export: Option<Export>,
 }
@@ -32,12 +35,14 @@ pub(crate) struct Settings {
 /// Where spans go and in whose name.
 #[derive(Debug, Clone)]
 pub(crate) struct Export {
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`.
     pub(crate) endpoint: String,
     /// The variable that named it.
     pub(crate) variable: &'static str,
     /// For one batch, all tries together.
     pub(crate) timeout: Duration,
+    /// How the collector is verified; `None` where it is spoken to in the clear.
+    pub(crate) tls: Option<Tls>,
     named: Option<String>,
     service: Option<String>,
     instance: String,
@@ -58,8 +63,8 @@ impl Settings {
             |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
         let sampler = sampler(&variable)?;
         let sampling = match flag {
-            Some(ratio) => percentage(ratio),
-            None => sampler.unwrap_or(Percentage::ALL),
+            Some(ratio) => Sampling { ratio: percentage(ratio), ..Sampling::ALL },
+            None => sampler.unwrap_or(Sampling::ALL),
         };
         let disabled = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         let exporter = variable("OTEL_TRACES_EXPORTER");
@@ -73,10 +78,16 @@ impl Settings {
         let Some((name, endpoint)) = first(&variable, ENDPOINTS) else {
             return Ok(Self { sampling, export: None });
         };
+        let endpoint = url(name, &endpoint, &variable)?;
+        let tls = endpoint
+            .starts_with("https:")
+            .then(|| Tls::read(&|names| first(&variable, names)))
+            .transpose()?;
         let export = Export {
-            endpoint: plain_http(name, &endpoint)?,
+            endpoint,
             variable: name,
             timeout: timeout(&variable)?,
+            tls,
             named: variable("OTEL_SERVICE_NAME"),
             service: service.map(str::to_owned),
             instance: instance.to_owned(),
@@ -114,6 +125,7 @@ impl Export {
     }
 }
 
+/// The first of `names` that is set, and its value: the one for traces wins over the one for every signal.
 fn first(
     variable: &impl Fn(&str) -> Option<String>,
     names: [&'static str; 2],
@@ -121,21 +133,27 @@ fn first(
     names.into_iter().find_map(|name| Some((name, variable(name)?)))
 }
 
-/// The scheme may be missing: gRPC endpoints are often written so.
-fn plain_http(variable: &'static str, endpoint: &str) -> Result<String, Error> {
+/// An endpoint without a scheme, as gRPC's often are, is https unless it is said to be insecure (OTLP exporter
+/// specification, "Configuration Options", Insecure).
+fn url(
+    name: &'static str,
+    endpoint: &str,
+    variable: &impl Fn(&str) -> Option<String>,
+) -> Result<String, Error> {
     let endpoint = match endpoint.split_once("://") {
-        None => format!("http://{endpoint}"),
-        Some(("http", _)) => endpoint.to_owned(),
+        None if first(variable, INSECURE).is_some_and(|(_, value)| value.eq_ignore_ascii_case("true")) => {
+            format!("http://{endpoint}")
+        }
+        None => format!("https://{endpoint}"),
+        Some(("http" | "https", _)) => endpoint.to_owned(),
         Some((scheme, _)) => {
-            let problem = format!(
-                "`{endpoint}`: scheme {scheme} is not offered; name a collector on this machine or network by http://"
-            );
-            return Err(Error::Environment { variable, problem });
+            let problem = format!("`{endpoint}`: scheme {scheme} is not offered; http and https are");
+            return Err(Error::Environment { variable: name, problem });
         }
     };
     match endpoint.parse::<http::Uri>() {
         Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => Ok(endpoint),
-        _ => Err(Error::Environment { variable, problem: format!("`{endpoint}` is no URL") }),
+        _ => Err(Error::Environment { variable: name, problem: format!("`{endpoint}` is no URL") }),
     }
 }
 
@@ -160,27 +178,31 @@ fn protocol(variable: &impl Fn(&str) -> Option<String>) -> Result<(), Error> {
     }
 }
 
-/// A mesh keeps its callers' decisions, so that traces are whole: every sampler is taken as its parent-based form.
-fn sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Percentage>, Error> {
+/// The standard samplers (Environment variable specification, "General SDK Configuration"). One that is not parent-based
+/// does as it says, and breaks traces whose callers decided otherwise.
+fn sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Sampling>, Error> {
     let Some(name) = variable("OTEL_TRACES_SAMPLER") else { return Ok(None) };
-    match name.as_str() {
-        "always_on" | "parentbased_always_on" => Ok(Some(Percentage::ALL)),
-        "always_off" | "parentbased_always_off" => Ok(Some(Percentage::ZERO)),
-        "traceidratio" | "parentbased_traceidratio" => {
-            let Some(ratio) = variable("OTEL_TRACES_SAMPLER_ARG") else { return Ok(Some(Percentage::ALL)) };
-            match ratio.parse::<f64>() {
-                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(Some(percentage(ratio))),
-                _ => {
-                    let problem = format!("`{ratio}` is no ratio between 0 and 1");
-                    Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER_ARG", problem })
-                }
-            }
+    let by_parent = name.starts_with("parentbased_");
+    let ratio = match name.strip_prefix("parentbased_").unwrap_or(&name) {
+        "always_on" => Percentage::ALL,
+        "always_off" => Percentage::ZERO,
+        "traceidratio" => sampled_ratio(variable)?,
+        _ => {
+            let problem =
+                format!("`{name}` is not offered; always_on, always_off, traceidratio and parentbased_* are");
+            return Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER", problem });
         }
-        other => {
-            let problem = format!(
-                "`{other}` is not offered; always_on, always_off, traceidratio and parentbased_* are"
-            );
-            Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER", problem })
+    };
+    Ok(Some(Sampling { ratio, by_parent }))
+}
+
+fn sampled_ratio(variable: &impl Fn(&str) -> Option<String>) -> Result<Percentage, Error> {
+    let Some(ratio) = variable("OTEL_TRACES_SAMPLER_ARG") else { return Ok(Percentage::ALL) };
+    match ratio.parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(percentage(ratio)),
+        _ => {
+            let problem = format!("`{ratio}` is no ratio between 0 and 1");
+            Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER_ARG", problem })
         }
     }
 }
@@ -246,12 +268,12 @@ mod tests {
     fn without_an_endpoint_nothing_is_exported() {
         let settings = read(&[], None).unwrap();
         assert!(settings.export.is_none());
-        assert_eq!(settings.sampling, Percentage::ALL);
+        assert_eq!(settings.sampling, Sampling::ALL);
     }
 
     #[test]
-    fn the_endpoint_of_traces_wins_and_may_lack_its_scheme() {
-        let both = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1"), (ENDPOINTS[0], "b:4317")];
+    fn the_endpoint_of_traces_wins() {
+        let both = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1"), (ENDPOINTS[0], "http://b:4317")];
         let export = read(&both, None).unwrap().export.unwrap();
         assert_eq!((export.endpoint.as_str(), export.timeout), ("http://b:4317", DEFAULT_TIMEOUT));
     }
@@ -265,11 +287,31 @@ mod tests {
     }
 
     #[test]
+    fn samplers_are_what_their_names_say() {
+        let read =
+            |name: &str| read(&[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", "0.1")], None);
+        for (name, millionths) in [("always_on", 1_000_000), ("always_off", 0), ("traceidratio", 100_000)] {
+            let ratio = Percentage::from_millionths(millionths).unwrap();
+            assert_eq!(read(name).unwrap().sampling, Sampling { ratio, by_parent: false }, "{name}");
+            let parent_based = format!("parentbased_{name}");
+            assert_eq!(read(&parent_based).unwrap().sampling, Sampling { ratio, by_parent: true }, "{name}");
+        }
+    }
+
+    #[test]
     fn the_flag_wins_over_the_sampler() {
-        let tenth = [("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.1")];
-        assert_eq!(read(&tenth, None).unwrap().sampling.millionths(), 100_000);
-        assert_eq!(read(&tenth, Some(0.5)).unwrap().sampling.millionths(), 500_000);
-        assert_eq!(read(&[("OTEL_TRACES_SAMPLER", "always_off")], None).unwrap().sampling, Percentage::ZERO);
+        let sampling = read(&[("OTEL_TRACES_SAMPLER", "always_off")], Some(0.5)).unwrap().sampling;
+        assert_eq!((sampling.ratio.millionths(), sampling.by_parent), (500_000, true));
+    }
+
+    #[test]
+    fn an_endpoint_without_a_scheme_is_secure_unless_it_is_said_not_to_be() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317");
+        let export = read(&[endpoint], None).unwrap().export.unwrap();
+        assert_eq!((export.endpoint.as_str(), export.tls.is_some()), ("https://c:4317", true));
+        let export =
+            read(&[endpoint, ("OTEL_EXPORTER_OTLP_INSECURE", "true")], None).unwrap().export.unwrap();
+        assert_eq!((export.endpoint.as_str(), export.tls.is_some()), ("http://c:4317", false));
     }
 
     #[test]
@@ -278,7 +320,7 @@ mod tests {
         for (name, value) in [
             ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
-            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://collector:4317"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "unix:///run/collector"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
