@@ -13,8 +13,8 @@ use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::type_url::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION};
 
 use crate::Map;
-use crate::cluster::{self, Cluster, Discovery, EndpointsHandle, Transports};
-use crate::endpoint::{Assignment, Endpoints};
+use crate::cluster::{self, Cluster, Discovery, EndpointsHandle};
+use crate::endpoint::{Assignment, Endpoints, OfEndpoints};
 use crate::handler::Handler;
 use crate::http_manager::RouteSource;
 use crate::listener::{self, Listener};
@@ -90,7 +90,7 @@ pub struct Builder {
     own: Vec<Arc<Listener>>,
     listeners: Map<Leaf<listener::Compiled>>,
     routes: Map<Leaf<Arc<RouteTable>>>,
-    clusters: Map<Leaf<(Arc<Cluster>, Transports)>>,
+    clusters: Map<Leaf<(Arc<Cluster>, OfEndpoints)>>,
     assignments: Map<Leaf<Assignment>>,
     /// Endpoints by cluster name: they outlive every update of their cluster.
     endpoints: Map<EndpointsHandle>,
@@ -245,14 +245,15 @@ impl Builder {
             CLUSTER => {
                 let wire: outrigger_proto::xds::cluster::Cluster = open(&body, CLUSTER)?;
                 same_name("name", &wire.name)?;
-                let cluster::Compiled { mut cluster, assignment, transports } =
+                let cluster::Compiled { mut cluster, assignment, of_endpoints } =
                     cluster::Compiled::decode(wire)?;
                 cluster.endpoints = self.endpoints.entry(name.clone()).or_default().clone();
                 if let Some(assignment) = assignment {
-                    self.store_endpoints(&name, &assignment, &transports);
+                    self.store_endpoints(&name, &assignment, &of_endpoints);
                 }
                 self.stale.insert(name.clone());
-                self.clusters.insert(name, Leaf { version, aliases, value: (Arc::new(cluster), transports) });
+                self.clusters
+                    .insert(name, Leaf { version, aliases, value: (Arc::new(cluster), of_endpoints) });
                 self.changed = true;
             }
             _ => {
@@ -296,22 +297,24 @@ impl Builder {
     }
 
     fn resolve_endpoints(&mut self, name: &Name) {
-        let Some(Leaf { value: (cluster, transports), .. }) = self.clusters.get(name) else { return };
+        let Some(Leaf { value: (cluster, of_endpoints), .. }) = self.clusters.get(name) else { return };
         let Discovery::Eds(eds) = &cluster.discovery else { return };
         let Some(Leaf { value, .. }) = self.assignments.get(eds) else { return };
-        let (assignment, transports) = (value.clone(), transports.clone());
-        self.store_endpoints(name, &assignment, &transports);
+        let (assignment, of_endpoints) = (value.clone(), of_endpoints.clone());
+        self.store_endpoints(name, &assignment, &of_endpoints);
     }
 
-    fn store_endpoints(&mut self, name: &Name, assignment: &Assignment, transports: &Transports) {
+    fn store_endpoints(&mut self, name: &Name, assignment: &Assignment, of_endpoints: &OfEndpoints) {
         let handle = self.endpoints.entry(name.clone()).or_default();
         let before = handle.load();
-        let list = assignment.resolve(&before, |metadata| transports.choose(metadata));
-        let same = before.list.len() == list.len()
+        let (list, overprovisioning) =
+            (assignment.resolve(&before, of_endpoints), assignment.overprovisioning);
+        let same = before.overprovisioning == overprovisioning
+            && before.list.len() == list.len()
             && before.list.iter().zip(&list).all(|(old, new)| Arc::ptr_eq(old, new));
         if before.version == 0 || !same {
             self.endpoints_version += 1;
-            handle.store(Endpoints { version: self.endpoints_version, list });
+            handle.store(Endpoints { version: self.endpoints_version, list, overprovisioning });
         }
     }
 }
