@@ -46,6 +46,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::certificate::{Certificate, Key};
 use crate::channel::{ControlPlane, Credential};
 use crate::clock::Clock;
+use crate::registration::WorkloadPort;
 
 /// The identity of every control plane.
 pub(crate) const CONTROL_PLANE: &str = "spiffe://cluster.local/ns/outrigger-system/sa/control-plane";
@@ -170,6 +171,20 @@ fn leaf(uri: &str, now: SystemTime, life: Duration) -> CertificateParams {
     params.not_before = (now - Duration::from_secs(300)).into();
     params.not_after = (now + life).into();
     params
+}
+
+/// A port of the workload behind the Service `cart`.
+pub(crate) fn port() -> WorkloadPort {
+    let address = |a: &str| a.parse().unwrap();
+    WorkloadPort {
+        services: vec!["cart".into()],
+        service_port: 80,
+        protocol: Some("http".into()),
+        advertised: address("10.0.0.5:15006"),
+        listen: address("127.0.0.1:15006"),
+        application: address("127.0.0.1:8080"),
+        original_destination: false,
+    }
 }
 
 /// The identity that a request's connection was verified to have.
