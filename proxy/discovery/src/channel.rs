@@ -27,7 +27,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::backoff::Backoff;
 use crate::certificate::{Certificate, Key};
 use crate::dns::{Dns, DnsError};
-use crate::trust::{ControlPlaneVerifier, Roots, RootsError};
+use crate::trust::{Roots, RootsError};
 
 /// A connection, TLS included, is there within this time or is given up.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -188,8 +188,7 @@ impl ControlPlane {
 
     fn client_config(&self, credential: Option<&Credential>) -> Result<ClientConfig, ChannelError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
-        let verifier = ControlPlaneVerifier::new(self.roots(), self.0.identity.clone(), algorithms);
+        let verifier = self.roots().verifier(self.0.identity.clone());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

@@ -199,7 +199,7 @@ impl Connected for Connection {
     type ConnectInfo = Option<SpiffeId>;
     fn connect_info(&self) -> Self::ConnectInfo {
         let chain = self.0.get_ref().1.peer_certificates()?;
-        crate::certificate::identity_of(chain.first()?).ok()
+        outrigger_config::verify::peer_identity(chain.first()?).ok()
     }
 }
 
