@@ -150,8 +150,9 @@ impl ControlPlane {
     /// The roots as they are now, or as they last could be read.
     pub(crate) fn roots(&self) -> Arc<Roots> {
         let mut last = self.0.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        match Roots::from_file(&self.0.roots_file) {
-            Ok(roots) => *last = Arc::new(roots),
+        match last.changed(&self.0.roots_file) {
+            Ok(Some(roots)) => *last = Arc::new(roots),
+            Ok(None) => {}
             Err(error) => tracing::warn!(%error, "keeping the roots that were read before"),
         }
         Arc::clone(&last)

@@ -17,6 +17,8 @@ use thiserror::Error;
 /// Trust roots: at least one certificate.
 #[derive(Debug)]
 pub(crate) struct Roots {
+    /// The file's bytes.
+    pem: Vec<u8>,
     certificates: Vec<CertificateDer<'static>>,
     store: RootCertStore,
 }
@@ -25,9 +27,20 @@ impl Roots {
     /// Reads a PEM file of one or more CA certificates. Each must be usable: a root that is left out in silence is
     /// noticed only on the day it is needed.
     pub(crate) fn from_file(path: &Path) -> Result<Self, RootsError> {
-        let refuse = |reason: String| RootsError { path: path.into(), reason };
-        let certificates = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let pem = std::fs::read(path).map_err(|error| RootsError::new(path, error))?;
+        Self::from_pem(path, pem)
+    }
+
+    /// Reads the file again. `None`: it has not changed, which is found without looking into it.
+    pub(crate) fn changed(&self, path: &Path) -> Result<Option<Self>, RootsError> {
+        let pem = std::fs::read(path).map_err(|error| RootsError::new(path, error))?;
+        if pem == self.pem { Ok(None) } else { Self::from_pem(path, pem).map(Some) }
+    }
+
+    fn from_pem(path: &Path, pem: Vec<u8>) -> Result<Self, RootsError> {
+        let refuse = |reason: String| RootsError::new(path, reason);
+        let certificates = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<Vec<_>, _>>()
             .map_err(|error| refuse(error.to_string()))?;
         if certificates.is_empty() {
             return Err(refuse("holds no certificate".into()));
@@ -36,7 +49,7 @@ impl Roots {
         for certificate in &certificates {
             store.add(certificate.clone()).map_err(|error| refuse(error.to_string()))?;
         }
-        Ok(Self { certificates, store })
+        Ok(Self { pem, certificates, store })
     }
 
     /// The certificates themselves, in the file's order.
@@ -76,6 +89,12 @@ impl Roots {
 pub struct RootsError {
     path: PathBuf,
     reason: String,
+}
+
+impl RootsError {
+    fn new(path: &Path, reason: impl ToString) -> Self {
+        Self { path: path.into(), reason: reason.to_string() }
+    }
 }
 
 #[cfg(test)]
