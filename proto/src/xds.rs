@@ -29,10 +29,16 @@ pub use envoy::extensions::filters::listener::http_inspector::v3 as http_inspect
 pub use envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 /// `envoy.extensions.filters.network.tcp_proxy.v3`.
 pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+/// `envoy.extensions.load_balancing_policies.common.v3`: what several policies may say of localities.
+pub use envoy::extensions::load_balancing_policies::common::v3 as lb_common;
 /// `envoy.extensions.load_balancing_policies.least_request.v3`.
 pub use envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
+/// `envoy.extensions.load_balancing_policies.random.v3`.
+pub use envoy::extensions::load_balancing_policies::random::v3 as random;
 /// `envoy.extensions.load_balancing_policies.round_robin.v3`.
 pub use envoy::extensions::load_balancing_policies::round_robin::v3 as round_robin;
+/// `envoy.extensions.load_balancing_policies.wrr_locality.v3`: a locality by weight, then a policy within it.
+pub use envoy::extensions::load_balancing_policies::wrr_locality::v3 as wrr_locality;
 /// `envoy.extensions.transport_sockets.raw_buffer.v3`.
 pub use envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 /// `envoy.extensions.transport_sockets.tls.v3`.
@@ -88,6 +94,11 @@ pub mod type_url {
     /// Round robin.
     pub const ROUND_ROBIN: &str =
         "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
+    /// Any endpoint.
+    pub const RANDOM: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random";
+    /// A locality by weight, then a policy within it.
+    pub const WRR_LOCALITY: &str =
+        "type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
     /// P2C by peak EWMA of latency: our own policy, listed before `LeastRequest`.
     pub const PEAK_EWMA: &str = "type.googleapis.com/outrigger.lb.v1.PeakEwma";
 }

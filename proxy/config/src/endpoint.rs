@@ -13,12 +13,21 @@ use crate::tls::UpstreamTls;
 use crate::wire::{socket_address, text};
 
 /// The endpoints of a cluster, at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Endpoints {
     /// Changes with every change; 0 before the first assignment has come.
     pub version: u64,
     /// The endpoints. Those that did not change are shared with the list before.
     pub list: Box<[Arc<Endpoint>]>,
+    /// How much of a priority or locality counts as all of it, in percent: with 140, one of which 5 in 7 endpoints serve
+    /// gets everything, and one of which 1 in 7 serves a fifth (`ClusterLoadAssignment.Policy.overprovisioning_factor`).
+    pub overprovisioning: u32,
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self { version: 0, list: Box::default(), overprovisioning: 140 }
+    }
 }
 
 /// An endpoint.
@@ -30,11 +39,11 @@ pub struct Endpoint {
     pub health: HealthStatus,
     /// Its weight within its locality; at least 1.
     pub weight: u32,
-    /// Its locality's weight; `None` where localities have none.
+    /// Its locality's weight among those of its priority; `None` where localities are not weighted.
     pub locality_weight: Option<u32>,
     /// Its locality.
     pub locality: Locality,
-    /// 0 first; higher numbers when those before have no healthy endpoints.
+    /// 0 first; higher numbers as far as too few endpoints of those before serve.
     pub priority: u32,
     /// How it is called.
     pub transport: Transport,
@@ -91,15 +100,35 @@ impl Endpoint {
     }
 }
 
+/// What a cluster says of its endpoints, wherever they come from.
+#[derive(Debug, Clone)]
+pub(crate) struct OfEndpoints {
+    /// How they are called, by what their metadata says.
+    pub(crate) matches: Vec<(Vec<(String, String)>, Transport)>,
+    pub(crate) otherwise: Transport,
+    /// Whether the weights of their localities count.
+    pub(crate) locality_weighted: bool,
+}
+
+impl OfEndpoints {
+    /// The first transport whose every field the endpoint has (`Cluster.transport_socket_matches`).
+    pub(crate) fn transport(&self, metadata: &[(String, String)]) -> Transport {
+        let holds = |(criteria, _): &&(Vec<_>, _)| criteria.iter().all(|wanted| metadata.contains(wanted));
+        self.matches.iter().find(holds).map_or(&self.otherwise, |(_, transport)| transport).clone()
+    }
+}
+
 /// The metadata that says which transport socket an endpoint matches (Envoy's name).
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// The metadata that says which workload an endpoint is (ours).
 const WORKLOAD: &str = "outrigger.workload";
 
 /// The endpoints of a cluster as they came, before the cluster says how each is called.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Assignment {
     endpoints: Vec<Assigned>,
+    /// See [`Endpoints::overprovisioning`].
+    pub(crate) overprovisioning: u32,
 }
 
 /// The endpoint, whose transport is still open, and what its metadata says of it: fields with text.
@@ -115,16 +144,23 @@ impl Assignment {
         let wire_endpoint::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } =
             wire;
         unsupported_any(&[("named_endpoints", !named_endpoints.is_empty())])?;
+        let mut overprovisioning = Endpoints::default().overprovisioning;
         if let Some(policy) = policy {
             let wire_endpoint::cluster_load_assignment::Policy {
                 drop_overloads,
-                // How much of a priority must be healthy before the next is used: here the next is used when none is.
-                overprovisioning_factor: _,
-                weighted_priority_health: _,
+                overprovisioning_factor,
+                weighted_priority_health,
                 // Assignments stay until they are replaced, as the whole configuration does.
                 endpoint_stale_after: _,
             } = policy;
-            unsupported_any(&[("policy.drop_overloads", !drop_overloads.is_empty())])?;
+            unsupported_any(&[
+                ("policy.drop_overloads", !drop_overloads.is_empty()),
+                ("policy.weighted_priority_health", weighted_priority_health),
+            ])?;
+            overprovisioning = match number(overprovisioning_factor) {
+                Some(0) => return Err(Unusable::new("policy.overprovisioning_factor", "must be at least 1")),
+                factor => factor.unwrap_or(overprovisioning),
+            };
         }
         let localities = each("endpoints", endpoints, locality)?;
         let endpoints: Vec<_> = localities.into_iter().flatten().collect();
@@ -135,20 +171,22 @@ impl Assignment {
                 return Err(Unusable::new("endpoints", problem));
             }
         }
-        Ok(Self { endpoints })
+        Ok(Self { endpoints, overprovisioning })
     }
 
-    /// The endpoints, each with the transport that `choose` gives for its metadata. Those that equal one of `before` are
-    /// shared with it.
-    pub(crate) fn resolve(
-        &self,
-        before: &Endpoints,
-        choose: impl Fn(&[(String, String)]) -> Transport,
-    ) -> Box<[Arc<Endpoint>]> {
+    /// The endpoints with what their cluster says of them. Those that equal one of `before` are shared with it.
+    pub(crate) fn resolve(&self, before: &Endpoints, cluster: &OfEndpoints) -> Box<[Arc<Endpoint>]> {
         let known: foldhash::HashMap<SocketAddr, &Arc<Endpoint>> =
             before.list.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
         let resolved = self.endpoints.iter().map(|assigned| {
-            let endpoint = Endpoint { transport: choose(&assigned.transport), ..assigned.endpoint.clone() };
+            let endpoint = Endpoint {
+                transport: cluster.transport(&assigned.transport),
+                // A locality without a weight gets nothing among weighted ones (`LocalityLbEndpoints.load_balancing_weight`).
+                locality_weight: cluster
+                    .locality_weighted
+                    .then(|| assigned.endpoint.locality_weight.unwrap_or(0)),
+                ..assigned.endpoint.clone()
+            };
             match known.get(&endpoint.address) {
                 Some(same) if ***same == endpoint => Arc::clone(same),
                 _ => Arc::new(endpoint),

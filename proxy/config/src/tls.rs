@@ -10,7 +10,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, flag, required, unsupported_any};
 use outrigger_proto::xds::{core, matcher, tls as wire_tls, type_url};
 
-use crate::wire::{from_ads, open};
+use crate::wire::open;
 
 /// TLS towards a listener's clients. Version 1.3, certificate and roots of the workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,20 +234,17 @@ fn parameters(wire: wire_tls::TlsParameters) -> Result<(), Unusable> {
     ])
 }
 
-/// A secret that is answered inside the proxy; where the message would fetch it from does not matter.
+/// A secret that is answered inside the proxy.
 fn own_secret(wire: wire_tls::SdsSecretConfig, name: &str) -> Result<(), Unusable> {
-    let wire_tls::SdsSecretConfig { name: asked, sds_config } = wire;
+    // Other meshes name an agent's socket as the source. Ours are made here, and no source could make them others.
+    let wire_tls::SdsSecretConfig { name: asked, sds_config: _ } = wire;
     if asked != name {
         return Err(Unusable::new(
             "name",
             format_args!("{asked:?} is not a secret of this proxy: {name:?} is"),
         ));
     }
-    // Without a source the secret is static in Envoy, which is as good a name for ours.
-    match sds_config {
-        Some(source) => from_ads("sds_config", Some(source)),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 #[allow(deprecated)]

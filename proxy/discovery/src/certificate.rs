@@ -5,12 +5,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use outrigger_core::identity::{IdentityError, SpiffeId};
+use outrigger_config::verify::{VerifyError, peer_identity};
+use outrigger_core::identity::SpiffeId;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 /// Bytes of PEM beyond which no chain is read.
@@ -86,7 +86,7 @@ impl Certificate {
         if x509.public_key().raw != key.0.subject_public_key_info() {
             return Err(CertificateError::OtherKey);
         }
-        let identity = sole_identity(&x509)?;
+        let identity = peer_identity(leaf)?;
         let validity = x509.validity();
         let (not_before, not_after) = (time(validity.not_before), time(validity.not_after));
         let serial = x509.raw_serial_as_string().replace(':', "");
@@ -96,26 +96,6 @@ impl Certificate {
     /// Whether the certificate may be shown at `now`.
     pub(crate) fn is_valid_at(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.not_after
-    }
-}
-
-/// The SPIFFE ID in a certificate that somebody else has verified, or will.
-pub(crate) fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, CertificateError> {
-    let (_, x509) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::Malformed)?;
-    sole_identity(&x509)
-}
-
-/// The one URI of the leaf. SPIFFE X.509-SVID, section 2: exactly one URI SAN.
-fn sole_identity(x509: &X509Certificate<'_>) -> Result<SpiffeId, CertificateError> {
-    let names = x509.subject_alternative_name().map_err(|_| CertificateError::Malformed)?;
-    let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let mut uris = names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    match (uris.next(), uris.next()) {
-        (Some(uri), None) => Ok(SpiffeId::parse(uri)?),
-        _ => Err(CertificateError::NotOneIdentity),
     }
 }
 
@@ -139,10 +119,8 @@ pub(crate) enum CertificateError {
     Malformed,
     #[error("the certificate is for another key than the one that was sent")]
     OtherKey,
-    #[error("the certificate does not have exactly one URI name")]
-    NotOneIdentity,
-    #[error("the certificate's name: {0}")]
-    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Identity(#[from] VerifyError),
     #[error("the certificate has expired, or is not valid yet")]
     NotValidNow,
     #[error("the certificate does not lead to a trusted root: {0}")]

@@ -27,7 +27,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::backoff::Backoff;
 use crate::certificate::{Certificate, Key};
 use crate::dns::{Dns, DnsError};
-use crate::trust::{ControlPlaneVerifier, Roots, RootsError};
+use crate::trust::{Roots, RootsError};
 
 /// A connection, TLS included, is there within this time or is given up.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -150,8 +150,9 @@ impl ControlPlane {
     /// The roots as they are now, or as they last could be read.
     pub(crate) fn roots(&self) -> Arc<Roots> {
         let mut last = self.0.roots.lock().unwrap_or_else(PoisonError::into_inner);
-        match Roots::from_file(&self.0.roots_file) {
-            Ok(roots) => *last = Arc::new(roots),
+        match last.changed(&self.0.roots_file) {
+            Ok(Some(roots)) => *last = Arc::new(roots),
+            Ok(None) => {}
             Err(error) => tracing::warn!(%error, "keeping the roots that were read before"),
         }
         Arc::clone(&last)
@@ -188,8 +189,7 @@ impl ControlPlane {
 
     fn client_config(&self, credential: Option<&Credential>) -> Result<ClientConfig, ChannelError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
-        let verifier = ControlPlaneVerifier::new(self.roots(), self.0.identity.clone(), algorithms);
+        let verifier = self.roots().verifier(self.0.identity.clone());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

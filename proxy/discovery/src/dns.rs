@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -14,6 +14,11 @@ use thiserror::Error;
 
 /// Answers kept at most, least recently used out first: invented names must not grow the process.
 const CACHED_ANSWERS: u64 = 512;
+
+/// A name that does not exist is asked for again after this time at most, whatever its zone says: services come up late.
+const ABSENT_AT_MOST: Duration = Duration::from_secs(30);
+/// One server's time to answer; a question is sent once more at most.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// The shared resolver. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +44,9 @@ impl Dns {
         let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = CACHED_ANSWERS;
+        options.negative_max_ttl = Some(ABSENT_AT_MOST);
+        options.timeout = options.timeout.min(ANSWER);
+        options.attempts = options.attempts.min(1);
         let resolver = builder.build().map_err(|error| DnsError::Setup(error.to_string()))?;
         Ok(Self(Arc::new(resolver)))
     }

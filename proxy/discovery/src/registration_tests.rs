@@ -2,21 +2,8 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::testing::{Ca, RegistrationCall, Stage, stage};
+use crate::testing::{Ca, RegistrationCall, Stage, port, stage};
 use outrigger_proto::registration::{Accepted, Drained, RegisterResponse};
-
-fn cart() -> WorkloadPort {
-    let address = |a: &str| a.parse().unwrap();
-    WorkloadPort {
-        services: vec!["cart".into()],
-        service_port: 80,
-        protocol: Some("http".into()),
-        advertised: address("10.0.0.5:15006"),
-        listen: address("127.0.0.1:15006"),
-        application: address("127.0.0.1:8080"),
-        original_destination: false,
-    }
-}
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
@@ -56,7 +43,7 @@ async fn heard(call: &mut RegistrationCall) -> RegisterRequest {
 
 #[tokio::test(start_paused = true)]
 async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
-    let (mut stage, handle, status) = start(&[cart()]);
+    let (mut stage, handle, status) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
     assert_eq!(call.caller.as_ref().unwrap().service_account(), "cart");
     let first = heard(&mut call).await;
@@ -73,7 +60,7 @@ async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
-    let (mut stage, handle, _) = start(&[cart()]);
+    let (mut stage, handle, _) = start(&[port()]);
     handle.ready(true);
     let call = stage.registrations.recv().await.unwrap();
     call.responses.send(Err(Status::unavailable("restart"))).unwrap();
@@ -87,7 +74,7 @@ async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
-    let (mut stage, handle, status, channels) = start_renewable(&[cart()]);
+    let (mut stage, handle, status, channels) = start_renewable(&[port()]);
     handle.ready(true);
     let mut old = stage.registrations.recv().await.unwrap();
     assert!(heard(&mut old).await.workload.is_some());
@@ -113,7 +100,7 @@ async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_port_is_named_and_offered_again() {
-    let (mut stage, _handle, status) = start(&[cart()]);
+    let (mut stage, _handle, status) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
     heard(&mut call).await;
     let port = wire::RefusedPort { port: 0, reason: "no Service cart".into() };
@@ -127,7 +114,7 @@ async fn a_refused_port_is_named_and_offered_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_until_the_control_plane_confirms() {
-    let (mut stage, handle, status) = start(&[cart()]);
+    let (mut stage, handle, status) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
     heard(&mut call).await;
     answer(&call, accepted(30));
@@ -140,7 +127,7 @@ async fn a_drain_waits_until_the_control_plane_confirms() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
-    let (mut stage, handle, _) = start(&[cart()]);
+    let (mut stage, handle, _) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
     heard(&mut call).await;
     answer(&call, accepted(3));
@@ -163,7 +150,7 @@ async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_does_not_wait_for_a_control_plane_that_is_not_in_reach() {
-    let (mut stage, handle, status) = start(&[cart()]);
+    let (mut stage, handle, status) = start(&[port()]);
     let call = stage.registrations.recv().await.unwrap();
     // With nobody at that end, every further call fails.
     drop((stage, call));
@@ -176,14 +163,14 @@ async fn a_drain_does_not_wait_for_a_control_plane_that_is_not_in_reach() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_without_a_certificate_has_nobody_to_tell() {
-    let (_task, handle) = Registration::new("cart-1", &[cart()], &BTreeMap::new(), StatusBoard::default());
+    let (_task, handle) = Registration::new("cart-1", &[port()], &BTreeMap::new(), StatusBoard::default());
     let asked = Instant::now();
     assert_eq!((handle.drain().await, asked.elapsed()), (Left::Unconfirmed, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_gives_up_on_a_silent_control_plane() {
-    let (mut stage, handle, _) = start(&[cart()]);
+    let (mut stage, handle, _) = start(&[port()]);
     let _call = stage.registrations.recv().await.unwrap();
     let asked = Instant::now();
     assert_eq!(handle.drain().await, Left::Unconfirmed);
@@ -192,7 +179,7 @@ async fn a_drain_gives_up_on_a_silent_control_plane() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_goes_on_across_a_reconnect() {
-    let (mut stage, handle, _) = start(&[cart()]);
+    let (mut stage, handle, _) = start(&[port()]);
     let call = stage.registrations.recv().await.unwrap();
     let drained = tokio::spawn(async move { handle.drain().await });
     drop(call);

@@ -36,7 +36,7 @@ impl Publication {
         status: StatusBoard,
     ) -> Self {
         let read = control_plane.roots();
-        let roots = Arc::new(bundle(&trust_domain, &read, 1));
+        let roots = Arc::new(read.of_domain(trust_domain.clone(), 1));
         Self { store, trust_domain, control_plane, status, roots, read }
     }
 
@@ -91,16 +91,10 @@ impl Publication {
             return false;
         }
         tracing::info!(roots = read.certificates().len(), "the trust roots changed");
-        self.roots = Arc::new(bundle(&self.trust_domain, &read, self.roots.generation + 1));
+        self.roots = Arc::new(read.of_domain(self.trust_domain.clone(), self.roots.generation + 1));
         self.read = read;
         true
     }
-}
-
-/// The operator's roots vouch for our own trust domain and no other.
-fn bundle(trust_domain: &TrustDomain, read: &crate::trust::Roots, generation: u64) -> Roots {
-    let by_domain = [(trust_domain.clone(), Arc::new(read.store().clone()))].into_iter().collect();
-    Roots { generation, by_domain }
 }
 
 #[cfg(test)]

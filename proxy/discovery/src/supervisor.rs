@@ -342,5 +342,5 @@ fn node(instance: &str, mode: Mode) -> Node {
 }
 
 #[cfg(test)]
-#[path = "supervisor_tests.rs"]
+#[path = "supervisor_tests/mod.rs"]
 mod tests;

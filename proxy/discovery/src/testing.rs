@@ -46,6 +46,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::certificate::{Certificate, Key};
 use crate::channel::{ControlPlane, Credential};
 use crate::clock::Clock;
+use crate::registration::WorkloadPort;
 
 /// The identity of every control plane.
 pub(crate) const CONTROL_PLANE: &str = "spiffe://cluster.local/ns/outrigger-system/sa/control-plane";
@@ -172,6 +173,20 @@ fn leaf(uri: &str, now: SystemTime, life: Duration) -> CertificateParams {
     params
 }
 
+/// A port of the workload behind the Service `cart`.
+pub(crate) fn port() -> WorkloadPort {
+    let address = |a: &str| a.parse().unwrap();
+    WorkloadPort {
+        services: vec!["cart".into()],
+        service_port: 80,
+        protocol: Some("http".into()),
+        advertised: address("10.0.0.5:15006"),
+        listen: address("127.0.0.1:15006"),
+        application: address("127.0.0.1:8080"),
+        original_destination: false,
+    }
+}
+
 /// The identity that a request's connection was verified to have.
 fn caller<T>(request: &Request<T>) -> Option<SpiffeId> {
     request.extensions().get::<Option<SpiffeId>>().cloned().flatten()
@@ -184,7 +199,7 @@ impl Connected for Connection {
     type ConnectInfo = Option<SpiffeId>;
     fn connect_info(&self) -> Self::ConnectInfo {
         let chain = self.0.get_ref().1.peer_certificates()?;
-        crate::certificate::identity_of(chain.first()?).ok()
+        outrigger_config::verify::peer_identity(chain.first()?).ok()
     }
 }
 

@@ -1,25 +1,24 @@
-//! Who is trusted: the roots that the operator gave, and a verifier for the control plane under them.
-//!
-//! Bytes of a certificate chain are only ever judged by webpki; what is added here is whose name the leaf must carry.
+//! Who is trusted: the roots that the operator gave, and the control plane under them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use outrigger_core::identity::SpiffeId;
-use rustls::RootCertStore;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use outrigger_config::secrets;
+use outrigger_config::verify::PeerVerifier;
+use outrigger_core::identity::{SpiffeId, TrustDomain};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, Error, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 
 /// Trust roots: at least one certificate.
 #[derive(Debug)]
 pub(crate) struct Roots {
+    /// The file's bytes.
+    pem: Vec<u8>,
     certificates: Vec<CertificateDer<'static>>,
     store: RootCertStore,
 }
@@ -28,9 +27,20 @@ impl Roots {
     /// Reads a PEM file of one or more CA certificates. Each must be usable: a root that is left out in silence is
     /// noticed only on the day it is needed.
     pub(crate) fn from_file(path: &Path) -> Result<Self, RootsError> {
-        let refuse = |reason: String| RootsError { path: path.into(), reason };
-        let certificates = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let pem = std::fs::read(path).map_err(|error| RootsError::new(path, error))?;
+        Self::from_pem(path, pem)
+    }
+
+    /// Reads the file again. `None`: it has not changed, which is found without looking into it.
+    pub(crate) fn changed(&self, path: &Path) -> Result<Option<Self>, RootsError> {
+        let pem = std::fs::read(path).map_err(|error| RootsError::new(path, error))?;
+        if pem == self.pem { Ok(None) } else { Self::from_pem(path, pem).map(Some) }
+    }
+
+    fn from_pem(path: &Path, pem: Vec<u8>) -> Result<Self, RootsError> {
+        let refuse = |reason: String| RootsError::new(path, reason);
+        let certificates = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<Vec<_>, _>>()
             .map_err(|error| refuse(error.to_string()))?;
         if certificates.is_empty() {
             return Err(refuse("holds no certificate".into()));
@@ -39,7 +49,7 @@ impl Roots {
         for certificate in &certificates {
             store.add(certificate.clone()).map_err(|error| refuse(error.to_string()))?;
         }
-        Ok(Self { certificates, store })
+        Ok(Self { pem, certificates, store })
     }
 
     /// The certificates themselves, in the file's order.
@@ -47,9 +57,16 @@ impl Roots {
         &self.certificates
     }
 
-    /// The certificates as trust anchors.
-    pub(crate) fn store(&self) -> &RootCertStore {
-        &self.store
+    /// Believes this one peer. The name that was dialled plays no part.
+    pub(crate) fn verifier(&self, peer: SpiffeId) -> PeerVerifier {
+        let roots = Arc::new(self.of_domain(peer.trust_domain().clone(), 0));
+        PeerVerifier::new(roots, Some(Arc::new([peer])))
+    }
+
+    /// As the roots of one trust domain and no other, which is what an operator's roots vouch for.
+    pub(crate) fn of_domain(&self, domain: TrustDomain, generation: u64) -> secrets::Roots {
+        let by_domain = [(domain, Arc::new(self.store.clone()))].into_iter().collect();
+        secrets::Roots { generation, by_domain }
     }
 
     /// Checks that a chain, leaf first, leads to one of the roots at `now`.
@@ -66,65 +83,6 @@ impl Roots {
     }
 }
 
-/// Accepts one peer: the control plane, by its SPIFFE ID. The name that was dialled plays no part.
-#[derive(Debug)]
-pub(crate) struct ControlPlaneVerifier {
-    roots: Arc<Roots>,
-    identity: SpiffeId,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ControlPlaneVerifier {
-    pub(crate) fn new(roots: Arc<Roots>, identity: SpiffeId, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { roots, identity, algorithms }
-    }
-}
-
-impl ServerCertVerifier for ControlPlaneVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _dialled: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(leaf)?,
-            &self.roots.store,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        match crate::certificate::identity_of(leaf) {
-            Ok(identity) if identity == self.identity => Ok(ServerCertVerified::assertion()),
-            _ => Err(CertificateError::ApplicationVerificationFailure.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 /// Why a file of roots cannot be used.
 #[derive(Debug, Error)]
 #[error("trust roots {path:?}: {reason}")]
@@ -133,25 +91,24 @@ pub struct RootsError {
     reason: String,
 }
 
+impl RootsError {
+    fn new(path: &Path, reason: impl ToString) -> Self {
+        Self { path: path.into(), reason: reason.to_string() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+
     use super::*;
     use crate::testing::{CONTROL_PLANE, Ca};
 
-    fn verifier(ca: &Ca, identity: &str) -> ControlPlaneVerifier {
-        let roots = Arc::new(Roots::from_file(ca.roots_file()).unwrap());
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        ControlPlaneVerifier::new(
-            roots,
-            SpiffeId::parse(identity).unwrap(),
-            provider.signature_verification_algorithms,
-        )
+    fn verifier(ca: &Ca, identity: &str) -> PeerVerifier {
+        Roots::from_file(ca.roots_file()).unwrap().verifier(SpiffeId::parse(identity).unwrap())
     }
 
-    fn judge(
-        verifier: &ControlPlaneVerifier,
-        leaf: &CertificateDer<'_>,
-    ) -> Result<ServerCertVerified, Error> {
+    fn judge(verifier: &PeerVerifier, leaf: &CertificateDer<'_>) -> Result<ServerCertVerified, Error> {
         verifier.verify_server_cert(leaf, &[], &"x".try_into().unwrap(), &[], UnixTime::now())
     }
 

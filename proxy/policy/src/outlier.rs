@@ -195,7 +195,10 @@ impl OutlierDetection {
 
     fn reached(&self, counter: &AtomicU32, limit: Option<Limit>, sample: u32) -> bool {
         let failures = counter.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        limit.is_some_and(|limit| failures >= limit.failures && limit.enforced.holds(sample))
+        let Some(limit) = limit.filter(|limit| failures >= limit.failures) else { return false };
+        // Counts anew, as Envoy does: where a limit is enforced by chance, it has one for each time that it is reached.
+        counter.store(0, Ordering::Relaxed);
+        limit.enforced.holds(sample)
     }
 
     fn eject(&self, health: &Health, endpoints: usize, now: Duration) -> Option<Duration> {
@@ -339,6 +342,16 @@ mod tests {
         fail(&of, &health, 2, at(0));
         of.observe(&health, Outcome::Success, 2, at(0), 0);
         assert_eq!(fail(&of, &health, 2, at(0)), None);
+    }
+
+    #[test]
+    fn a_limit_that_is_enforced_by_chance_has_one_chance_each_time_it_is_reached() {
+        let of = settings(|wire| wire.enforcing_consecutive_5xx = Some(protobuf::UInt32Value { value: 50 }));
+        let health = Health::new(Arc::default());
+        let fail = |sample| of.observe(&health, Outcome::ServerError, 2, at(0), sample).is_some();
+        let (lucky, unlucky) = (u32::MAX, 0);
+        assert!(![fail(unlucky), fail(unlucky), fail(lucky)].contains(&true));
+        assert_eq!([fail(unlucky), fail(unlucky), fail(unlucky)], [false, false, true]);
     }
 
     #[test]

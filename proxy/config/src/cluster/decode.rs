@@ -8,13 +8,14 @@ use outrigger_policy::field::{
     Unusable, each, non_empty, number, positive_duration, required, unsupported, unsupported_any,
 };
 use outrigger_policy::outlier::OutlierDetection;
-use outrigger_proto::xds::{cluster as wire_cluster, core, least_request, type_url};
+use outrigger_proto::xds::{cluster as wire_cluster, core};
 
+use super::balancing::Picking;
 use super::http_options::HttpOptions;
-use super::{Balancing, Cluster, Discovery, EndpointsHandle, UpstreamProtocol};
-use crate::endpoint::{Assignment, Transport};
+use super::{Cluster, Discovery, EndpointsHandle, UpstreamProtocol};
+use crate::endpoint::{Assignment, OfEndpoints, Transport};
 use crate::tls::{Socket, UpstreamTls};
-use crate::wire::{from_ads, open, text};
+use crate::wire::{from_ads, text};
 
 /// A cluster as it came: what it is, and what its endpoints still need of it.
 #[derive(Debug, Clone)]
@@ -23,22 +24,7 @@ pub(crate) struct Compiled {
     pub(crate) cluster: Cluster,
     /// Its own endpoints, where it does not get them over EDS.
     pub(crate) assignment: Option<Assignment>,
-    pub(crate) transports: Transports,
-}
-
-/// How endpoints of a cluster are called, by what their metadata says.
-#[derive(Debug, Clone)]
-pub(crate) struct Transports {
-    matches: Vec<(Vec<(String, String)>, Transport)>,
-    otherwise: Transport,
-}
-
-impl Transports {
-    /// The first whose every field the endpoint has (`Cluster.transport_socket_matches`).
-    pub(crate) fn choose(&self, metadata: &[(String, String)]) -> Transport {
-        let holds = |(criteria, _): &&(Vec<_>, _)| criteria.iter().all(|wanted| metadata.contains(wanted));
-        self.matches.iter().find(holds).map_or(&self.otherwise, |(_, transport)| transport).clone()
-    }
+    pub(crate) of_endpoints: OfEndpoints,
 }
 
 impl Compiled {
@@ -84,15 +70,13 @@ impl Compiled {
             cleanup_interval: _,
             upstream_bind_config,
             lb_subset_config,
-            // Zone-aware balancing and panic thresholds come with the issue on balancing; until then every healthy endpoint of
-            // the first priority gets requests, and all of them when none is healthy.
-            common_lb_config: _,
+            common_lb_config,
             transport_socket,
             // For other filters to read; ours read none.
             metadata: _,
             protocol_selection,
             upstream_connection_options,
-            // Requests on endpoints that turned unhealthy are finished and their connections then closed.
+            // Endpoints that turned unhealthy finish what they have; closing earlier would only fail it.
             close_connections_on_host_health_failure: _,
             // There are no active health checks whose verdict could outlast an endpoint.
             ignore_health_on_host_removal: _,
@@ -125,21 +109,23 @@ impl Compiled {
         if let Some(options) = upstream_connection_options {
             upstream_connection(options).map_err(|bad| bad.within("upstream_connection_options"))?;
         }
-        let transports = Transports {
+        unsupported_original_destination(&lb_config)?;
+        let picking = Picking::decode(lb_policy, load_balancing_policy, lb_config, common_lb_config)?;
+        let of_endpoints = OfEndpoints {
             matches: each("transport_socket_matches", transport_socket_matches, transport_match)?,
             otherwise: match transport_socket {
                 Some(socket) => transport(socket).map_err(|bad| bad.within("transport_socket"))?,
                 None => Transport::Plain,
             },
+            locality_weighted: picking.locality_weighted,
         };
         let name: Name = non_empty("name", name)?.into();
-        let discovery =
-            discovery(&name, cluster_discovery_type, eds_cluster_config, &lb_config, &transports)?;
+        let discovery = discovery(&name, cluster_discovery_type, eds_cluster_config, &of_endpoints)?;
         let assignment = match (load_assignment, &discovery) {
-            (Some(wire), Discovery::Static) => {
+            (wire, Discovery::Static) => {
+                let wire = wire.unwrap_or_default();
                 Some(Assignment::decode(wire).map_err(|bad| bad.within("load_assignment"))?)
             }
-            (None, Discovery::Static) => Some(Assignment::default()),
             (Some(_), _) => return Err(Unusable::new("load_assignment", "is only for static clusters")),
             (None, _) => None,
         };
@@ -148,6 +134,7 @@ impl Compiled {
             .map_err(|bad| bad.within("common_http_protocol_options"))?;
         http.http1(http_protocol_options).map_err(|bad| bad.within("http_protocol_options"))?;
         if let Some(options) = http2_protocol_options {
+            http.protocol = UpstreamProtocol::Http2;
             http.http2(options).map_err(|bad| bad.within("http2_protocol_options"))?;
         }
         if protocol_selection == wire_cluster::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32
@@ -169,11 +156,11 @@ impl Compiled {
                 .map_err(|bad| bad.within("circuit_breakers"))?,
             outlier: OutlierDetection::decode(outlier_detection)
                 .map_err(|bad| bad.within("outlier_detection"))?,
-            balancing: balancing(lb_policy, load_balancing_policy, lb_config)?,
+            balancing: picking.policy,
             protocol: http.protocol,
             connections: http.connections,
         };
-        Ok(Self { cluster, assignment, transports })
+        Ok(Self { cluster, assignment, of_endpoints })
     }
 }
 
@@ -213,10 +200,9 @@ fn discovery(
     name: &Name,
     wire: Option<wire_cluster::cluster::ClusterDiscoveryType>,
     eds: Option<wire_cluster::cluster::EdsClusterConfig>,
-    lb_config: &Option<wire_cluster::cluster::LbConfig>,
-    transports: &Transports,
+    of_endpoints: &OfEndpoints,
 ) -> Result<Discovery, Unusable> {
-    use wire_cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig};
+    use wire_cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
     let kind = match wire {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::Type(kind)) => {
@@ -234,75 +220,28 @@ fn discovery(
             from_ads("eds_config", eds_config).map_err(|bad| bad.within("eds_cluster_config"))?;
             Ok(Discovery::Eds(if service_name.is_empty() { name.clone() } else { service_name.into() }))
         }
-        DiscoveryType::OriginalDst => {
-            if let Some(LbConfig::OriginalDstLbConfig(config)) = lb_config {
-                let wire_cluster::cluster::OriginalDstLbConfig {
-                    use_http_header,
-                    http_header_name: _, // read with `use_http_header` only
-                    upstream_port_override,
-                    metadata_key,
-                } = config;
-                unsupported_any(&[
-                    // A client could name any address.
-                    ("original_dst_lb_config.use_http_header", *use_http_header),
-                    ("original_dst_lb_config.upstream_port_override", upstream_port_override.is_some()),
-                    ("original_dst_lb_config.metadata_key", metadata_key.is_some()),
-                ])?;
-            }
-            Ok(Discovery::OriginalDestination(transports.choose(&[])))
-        }
+        DiscoveryType::OriginalDst => Ok(Discovery::OriginalDestination(of_endpoints.transport(&[]))),
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
             Err(Unusable::new("type", "STRICT_DNS and LOGICAL_DNS are not supported"))
         }
     }
 }
 
-/// The first policy of the list that is known here, else `lb_policy` (`Cluster.load_balancing_policy`).
-fn balancing(
-    lb_policy: i32,
-    policies: Option<wire_cluster::LoadBalancingPolicy>,
-    lb_config: Option<wire_cluster::cluster::LbConfig>,
-) -> Result<Balancing, Unusable> {
-    use wire_cluster::cluster::{LbConfig, LbPolicy};
-    if let Some(wire_cluster::LoadBalancingPolicy { policies }) = policies {
-        let mut known = policies.into_iter().filter_map(
-            |wire_cluster::load_balancing_policy::Policy { typed_extension_config }| {
-                let core::TypedExtensionConfig { name: _, typed_config } = typed_extension_config?; // the type says what it is
-                let any = typed_config?;
-                match any.type_url.as_str() {
-                    type_url::PEAK_EWMA => Some(Ok(Balancing::PeakEwma)),
-                    type_url::LEAST_REQUEST => Some(
-                        open::<least_request::LeastRequest>(&any, type_url::LEAST_REQUEST)
-                            .map(|wire| least_request(number(wire.choice_count))),
-                    ),
-                    // Its one setting that is no locality weighting or slow start is being there.
-                    type_url::ROUND_ROBIN => Some(Ok(Balancing::RoundRobin)),
-                    _ => None,
-                }
-            },
-        );
-        return known
-            .next()
-            .unwrap_or_else(|| Err(Unusable::new("policies", "holds no policy that is known here")))
-            .map_err(|bad| bad.within("load_balancing_policy"));
-    }
-    match LbPolicy::try_from(lb_policy) {
-        Ok(LbPolicy::RoundRobin | LbPolicy::ClusterProvided) => Ok(Balancing::RoundRobin),
-        Ok(LbPolicy::Random) => Ok(Balancing::Random),
-        Ok(LbPolicy::LeastRequest) => Ok(least_request(match lb_config {
-            Some(LbConfig::LeastRequestLbConfig(config)) => number(config.choice_count),
-            _ => None,
-        })),
-        Ok(LbPolicy::RingHash | LbPolicy::Maglev) => {
-            Err(Unusable::new("lb_policy", "RING_HASH and MAGLEV are not supported"))
-        }
-        Ok(LbPolicy::LoadBalancingPolicyConfig) => Err(Unusable::new("load_balancing_policy", "is required")),
-        Err(_) => Err(Unusable::new("lb_policy", "is unknown")),
-    }
-}
-
-/// Biases, full scans, slow start and locality weights of the message change which of the good endpoints is picked, never
-/// whether a request succeeds; they come with the issue on balancing.
-fn least_request(choices: Option<u32>) -> Balancing {
-    Balancing::LeastRequest { choices: choices.unwrap_or(2).clamp(2, 64) }
+/// An original destination is where the kernel says that a connection was going, and nothing else.
+fn unsupported_original_destination(
+    config: &Option<wire_cluster::cluster::LbConfig>,
+) -> Result<(), Unusable> {
+    let Some(wire_cluster::cluster::LbConfig::OriginalDstLbConfig(config)) = config else { return Ok(()) };
+    let wire_cluster::cluster::OriginalDstLbConfig {
+        use_http_header,
+        http_header_name: _, // read with `use_http_header` only
+        upstream_port_override,
+        metadata_key,
+    } = config;
+    unsupported_any(&[
+        // A client could name any address.
+        ("original_dst_lb_config.use_http_header", *use_http_header),
+        ("original_dst_lb_config.upstream_port_override", upstream_port_override.is_some()),
+        ("original_dst_lb_config.metadata_key", metadata_key.is_some()),
+    ])
 }

@@ -48,8 +48,10 @@ impl HttpOptions {
     }
 
     fn protocol(&mut self, wire: upstream_http::HttpProtocolOptions) -> Result<(), Unusable> {
-        use upstream_http::http_protocol_options::UpstreamProtocolOptions as Wire;
         use upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
+        use upstream_http::http_protocol_options::{
+            AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions as Wire, UseDownstreamHttpConfig,
+        };
         let upstream_http::HttpProtocolOptions {
             common_http_protocol_options,
             upstream_http_protocol_options,
@@ -73,25 +75,44 @@ impl HttpOptions {
         self.common(common_http_protocol_options)
             .map_err(|bad| bad.within("common_http_protocol_options"))?;
         match required("upstream_protocol_options", upstream_protocol_options)? {
-            Wire::ExplicitHttpConfig(config) => {
-                match required("explicit_http_config.protocol_config", config.protocol_config)? {
+            Wire::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config }) => {
+                match required("explicit_http_config.protocol_config", protocol_config)? {
                     ProtocolConfig::HttpProtocolOptions(options) => {
                         self.protocol = UpstreamProtocol::Http1;
                         self.http1(Some(options))
                     }
-                    ProtocolConfig::Http2ProtocolOptions(options) => self.http2(options),
+                    ProtocolConfig::Http2ProtocolOptions(options) => {
+                        self.protocol = UpstreamProtocol::Http2;
+                        self.http2(options)
+                    }
                     ProtocolConfig::Http3ProtocolOptions(_) => {
                         Err(Unusable::new("http3_protocol_options", "is not supported"))
                     }
                 }
                 .map_err(|bad| bad.within("explicit_http_config"))
             }
-            Wire::UseDownstreamProtocolConfig(_) => {
+            Wire::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                http_protocol_options,
+                http2_protocol_options,
+                // For clients that speak HTTP/3, which listeners refuse.
+                http3_protocol_options: _,
+            }) => {
                 self.protocol = UpstreamProtocol::AsDownstream;
-                Ok(())
+                self.either(http_protocol_options, http2_protocol_options)
+                    .map_err(|bad| bad.within("use_downstream_protocol_config"))
             }
-            // ALPN decides on TLS connections in any case; without TLS Envoy speaks HTTP/1.1 then.
-            Wire::AutoConfig(_) => Ok(()),
+            Wire::AutoConfig(AutoHttpConfig {
+                http_protocol_options,
+                http2_protocol_options,
+                // Where HTTP/3 is not known to be spoken Envoy takes the others, as is done here always.
+                http3_protocol_options: _,
+                alternate_protocols_cache_options: _,
+            }) => {
+                // ALPN decides on TLS connections in any case; without TLS Envoy speaks HTTP/1.1 then.
+                self.protocol = UpstreamProtocol::Http1;
+                self.either(http_protocol_options, http2_protocol_options)
+                    .map_err(|bad| bad.within("auto_config"))
+            }
         }
     }
 
@@ -150,8 +171,17 @@ impl HttpOptions {
         ])
     }
 
+    fn either(
+        &mut self,
+        http1: Option<core::Http1ProtocolOptions>,
+        http2: Option<core::Http2ProtocolOptions>,
+    ) -> Result<(), Unusable> {
+        self.http1(http1)?;
+        http2.map_or(Ok(()), |options| self.http2(options))
+    }
+
+    /// What counts where HTTP/2 is spoken; whether it is, the caller says.
     pub(super) fn http2(&mut self, wire: core::Http2ProtocolOptions) -> Result<(), Unusable> {
-        self.protocol = UpstreamProtocol::Http2;
         let http2 = Http2Settings::decode(wire)?;
         let connections = &mut self.connections;
         connections.max_concurrent_streams =

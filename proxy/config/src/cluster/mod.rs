@@ -4,6 +4,7 @@
 //! endpoint's address, not here.
 
 mod decode;
+mod balancing;
 mod http_options;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use outrigger_policy::outlier::OutlierDetection;
 
 use crate::endpoint::{Endpoints, Transport};
 
-pub(crate) use decode::{Compiled, Transports};
+pub(crate) use decode::Compiled;
 pub(crate) use http_options::Http2Settings;
 
 /// A cluster.
@@ -60,12 +61,12 @@ pub enum Balancing {
     PeakEwma,
     /// The one with fewer requests in flight, of so many drawn.
     LeastRequest {
-        /// How many are drawn; at least 2.
+        /// How many are drawn; at least 2. More than there are: all are looked at.
         choices: u32,
     },
-    /// In turn.
+    /// In turn; drawn by weight where weights differ.
     RoundRobin,
-    /// Any.
+    /// Any, whatever their weights, as in Envoy.
     Random,
 }
 

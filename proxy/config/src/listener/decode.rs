@@ -92,7 +92,7 @@ impl Compiled {
         let first_bytes = duration("listener_filters_timeout", listener_filters_timeout)?
             .filter(|timeout| !timeout.is_zero())
             .unwrap_or(Duration::from_secs(15));
-        let detects = inspects(listener_filters)?;
+        let Inspections { detects, original_destination } = inspections(listener_filters)?;
         let Some(address) = address else {
             let default = default_filter_chain;
             unsupported("filter_chains", !filter_chains.is_empty())?;
@@ -125,7 +125,8 @@ impl Compiled {
                 Err(_) => return Err(Unusable::new("traffic_direction", "is unknown")),
             },
             name,
-            original_dst: flag(use_original_dst),
+            // Envoy's filter asks the kernel; the flag then hands the connection over to another listener. Here both are one.
+            original_dst: flag(use_original_dst) || original_destination,
             first_bytes_timeout: first_bytes,
             chains: chains.into(),
             default_chain,
@@ -143,24 +144,53 @@ impl Compiled {
     }
 }
 
-/// Reads the listener filters; says whether HTTP is to be told from other bytes.
-///
-/// The TLS hello and the original destination are read wherever they are needed, so that the filters that ask for them are
-/// accepted and change nothing.
-fn inspects(wire: Vec<wire_listener::ListenerFilter>) -> Result<bool, Unusable> {
+/// What the listener filters ask for.
+#[derive(Default)]
+struct Inspections {
+    /// Whether HTTP is to be told from other bytes.
+    detects: bool,
+    /// Whether the kernel is asked where a connection was going.
+    original_destination: bool,
+}
+
+/// Reads the listener filters. The TLS hello is read wherever it is needed, so that the filter that asks for it is accepted
+/// and changes nothing.
+fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, Unusable> {
     use wire_listener::listener_filter::ConfigType;
-    let found = each("listener_filters", wire, |filter| {
+    let mut asked = Inspections::default();
+    each("listener_filters", wire, |filter| {
         let wire_listener::ListenerFilter { name, filter_disabled, config_type } = filter;
         unsupported("filter_disabled", filter_disabled.is_some())?;
-        match (name.as_str(), config_type) {
-            (_, Some(ConfigType::TypedConfig(any))) if any.type_url == type_url::HTTP_INSPECTOR => Ok(true),
-            ("envoy.filters.listener.http_inspector", None) => Ok(true),
-            ("envoy.filters.listener.tls_inspector" | "envoy.filters.listener.original_dst", _) => Ok(false),
-            _ => Err(Unusable::new("", format_args!("listener filter {name:?} is not supported"))),
+        // The name decides only where there is no message, whose type then says what it is.
+        let kind = match &config_type {
+            Some(ConfigType::TypedConfig(any)) => any.type_url.as_str(),
+            Some(ConfigType::ConfigDiscovery(_)) => {
+                return Err(Unusable::new("config_discovery", "is not supported"));
+            }
+            None => name.as_str(),
+        };
+        match kind {
+            type_url::HTTP_INSPECTOR | "envoy.filters.listener.http_inspector" => asked.detects = true,
+            ORIGINAL_DST | "envoy.filters.listener.original_dst" => asked.original_destination = true,
+            TLS_INSPECTOR | "envoy.filters.listener.tls_inspector" => {}
+            _ => {
+                return Err(Unusable::new(
+                    "",
+                    format_args!("listener filter {name:?} ({kind}) is not supported"),
+                ));
+            }
         }
+        Ok(())
     })?;
-    Ok(found.contains(&true))
+    Ok(asked)
 }
+
+/// Asks for the TLS hello. Its settings are about fingerprints and buffers.
+const TLS_INSPECTOR: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+/// Asks for the original destination; has no settings.
+const ORIGINAL_DST: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
 
 fn destination(
     name: Name,

@@ -222,14 +222,19 @@ pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsP
         let field = || format!("typed_per_filter_config[{name:?}]");
         match any.type_url.as_str() {
             type_url::CORS_POLICY => {
-                let wire: cors::CorsPolicy =
-                    open(&any, type_url::CORS_POLICY).map_err(|bad| bad.within(field()))?;
-                policy = Some(Arc::new(CorsPolicy::decode(wire).map_err(|bad| bad.within(field()))?));
+                policy = Some(cors(&any).map_err(|bad| bad.within(field()))?);
             }
             FILTER_CONFIG => {
-                let route::FilterConfig { config: _, is_optional, disabled: _ } =
+                let route::FilterConfig { config, is_optional, disabled } =
                     open(&any, FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
-                unsupported(&field(), !is_optional)?;
+                let is_cors = config.as_ref().is_some_and(|any| any.type_url == type_url::CORS_POLICY)
+                    || config.is_none() && name == CORS_FILTER;
+                // Whatever is done with a filter that is skipped, it stays skipped.
+                unsupported(&field(), !is_cors && !is_optional)?;
+                unsupported(&format!("{}.disabled", field()), is_cors && disabled)?;
+                if let Some(any) = config.filter(|_| is_cors) {
+                    policy = Some(cors(&any).map_err(|bad| bad.within(field()))?);
+                }
             }
             other => return Err(Unusable::new(field(), format_args!("{other} is not supported"))),
         }
@@ -237,4 +242,11 @@ pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsP
     Ok(policy)
 }
 
+fn cors(any: &Any) -> Result<Arc<CorsPolicy>, Unusable> {
+    let wire: cors::CorsPolicy = open(any, type_url::CORS_POLICY)?;
+    CorsPolicy::decode(wire).map(Arc::new)
+}
+
+/// What everybody calls the filter; a route that only turns a filter on or off names nothing else.
+const CORS_FILTER: &str = "envoy.filters.http.cors";
 const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";

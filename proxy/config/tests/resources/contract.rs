@@ -118,6 +118,22 @@ fn redirected_connections_are_told_apart_by_port() {
 }
 
 #[test]
+fn the_filter_that_asks_for_the_original_destination_gets_it() {
+    let mut builder = Builder::new(vec![]);
+    accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
+    let mut wire = inbound();
+    wire.listener_filters = vec![
+        listener::ListenerFilter {
+            name: "envoy.filters.listener.tls_inspector".into(),
+            ..Default::default()
+        },
+        listener::ListenerFilter { name: "envoy.filters.listener.original_dst".into(), ..Default::default() },
+    ];
+    accept(&mut builder, "inbound|10.0.0.7:80", "1", listener_body(wire));
+    assert!(build(&mut builder).snapshot.listeners["inbound|10.0.0.7:80"].original_dst);
+}
+
+#[test]
 fn an_optional_filter_that_is_not_known_is_skipped() {
     let mut builder = cart();
     let mut manager = manager(rds(CART));

@@ -4,6 +4,7 @@
 // Helpers of tests may panic: it is how a test fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod balancing;
 mod contract;
 mod refusals;
 mod warming;

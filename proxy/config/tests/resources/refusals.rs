@@ -76,8 +76,12 @@ fn clusters() {
         bad_cluster(|wire| wire.eds_cluster_config.as_mut().unwrap().eds_config = None),
         "eds_cluster_config.eds_config"
     );
-    let dns = ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into());
-    assert_eq!(bad_cluster(|wire| wire.cluster_discovery_type = Some(dns)), "type");
+    for dns in [DiscoveryType::StrictDns, DiscoveryType::LogicalDns] {
+        let dns = ClusterDiscoveryType::Type(dns.into());
+        assert_eq!(bad_cluster(|wire| wire.cluster_discovery_type = Some(dns)), "type");
+    }
+    let custom = ClusterDiscoveryType::ClusterType(Default::default());
+    assert_eq!(bad_cluster(|wire| wire.cluster_discovery_type = Some(custom)), "cluster_type");
     assert_eq!(
         bad_cluster(|wire| {
             wire.load_balancing_policy = None;
@@ -184,6 +188,12 @@ fn routes() {
         }),
         "typed_per_filter_config[\"lua\"]"
     );
+    let disabled = route::FilterConfig { disabled: true, is_optional: true, ..Default::default() };
+    let disabled = packed("type.googleapis.com/envoy.config.route.v3.FilterConfig", &disabled);
+    assert_eq!(
+        bad_route(|of| drop(of.typed_per_filter_config.insert("envoy.filters.http.cors".into(), disabled))),
+        "typed_per_filter_config[\"envoy.filters.http.cors\"].disabled"
+    );
     assert_eq!(bad_action(|of| of.cluster_specifier = None), "cluster");
     assert_eq!(bad_action(|of| of.timeout = seconds(-1)), "timeout");
     assert_eq!(bad_action(|of| of.hash_policy = vec![Default::default()]), "hash_policy");
@@ -197,6 +207,8 @@ fn listeners_and_their_chains() {
     assert_eq!(bad_listener(|of| of.filter_chains[0].filters.clear()), "filter_chains[0].filters");
     assert_eq!(bad_listener(|of| of.filter_chains.push(of.filter_chains[0].clone())), "filter_chains");
     assert_eq!(bad_listener(|of| of.socket_options = vec![Default::default()]), "socket_options");
+    let named = |name: &str| listener::ListenerFilter { name: name.into(), ..Default::default() };
+    assert_eq!(bad_listener(|of| of.listener_filters = vec![named("proxy_protocol")]), "listener_filters[0]");
     assert_eq!(bad_listener(|of| of.freebind = Some(BoolValue { value: true })), "freebind");
     assert_eq!(
         bad_listener(|of| {

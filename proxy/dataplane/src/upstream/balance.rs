@@ -84,9 +84,9 @@ impl Load {
         (average > 0.0).then(|| Duration::from_secs_f64(average * self.decay(now)))
     }
 
-    /// What one more request would make of its load, relative to its weight.
-    pub(super) fn crowd(&self) -> f64 {
-        (f64::from(self.in_flight.get()) + 1.0) / self.weight
+    /// Tries under way for what the host is worth.
+    pub(super) fn queue(&self) -> f64 {
+        f64::from(self.in_flight.get()) / self.weight
     }
 
     /// What one more request would cost, in seconds of waiting.
@@ -97,7 +97,9 @@ impl Load {
             if average == 0.0 && in_flight > 0.0 { UNKNOWN_SECONDS } else { average * self.decay(now) };
         let avoided = self.failed.get().is_some_and(|failed| now.saturating_duration_since(failed) < AVOIDED);
         let seconds = if avoided { seconds + FAILURE_SECONDS } else { seconds };
-        seconds * (in_flight + 1.0) / self.weight
+        // One more request weighs the same wherever it goes, so that two idle hosts differ by their latency alone: that the
+        // heavier one gets more is for the draw (`pick_by_weight`).
+        seconds * (in_flight / self.weight + 1.0)
     }
 
     fn decay(&self, now: Instant) -> f64 {
@@ -106,24 +108,67 @@ impl Load {
     }
 }
 
-/// The index of the host that gets the next try, the cheapest of `choices` among those `usable`; `None` when there is none.
+/// The index of the host that gets the next try: the cheapest of `choices` drawn among those `usable`, or of all where
+/// there are no more; `None` when there is none.
 ///
 /// `draw` gives a uniform number below its argument.
 pub(super) fn pick(
-    (count, choices): (usize, u32),
+    count: usize,
+    choices: u32,
     cost: impl Fn(usize) -> f64,
     usable: impl Fn(usize) -> bool,
     mut draw: impl FnMut(usize) -> usize,
 ) -> Option<usize> {
+    if choices > 2 && choices as usize >= count && count > 0 {
+        let start = draw(count);
+        let all = (0..count).map(|step| (start + step) % count).filter(|index| usable(*index));
+        return cheapest(all, cost);
+    }
     let mut best = draw_usable(count, &usable, None, &mut draw)?;
-    // More draws than hosts would find none that is better.
-    for _ in (1..choices).take(count) {
+    for _ in 1..choices {
         let Some(other) = draw_usable(count, &usable, Some(best), &mut draw) else { break };
         if cost(other) < cost(best) {
             best = other;
         }
     }
     Some(best)
+}
+
+/// As [`pick`], among `candidates` that are drawn by their weight: equal costs give each its share.
+///
+/// A host may be drawn twice: were it not, of two hosts both would always be drawn, and their weights have no say.
+pub(super) fn pick_by_weight(
+    candidates: &[usize],
+    choices: u32,
+    weight: impl Fn(usize) -> u32,
+    cost: impl Fn(usize) -> f64,
+    mut draw: impl FnMut(u64) -> u64,
+) -> Option<usize> {
+    let total: u64 = candidates.iter().map(|index| u64::from(weight(*index))).sum();
+    if total == 0 {
+        return None;
+    }
+    let drawn = |_| {
+        let mut point = draw(total);
+        let holds = |index: &usize| {
+            let weight = u64::from(weight(*index));
+            let here = point < weight;
+            point = point.saturating_sub(weight);
+            here
+        };
+        candidates.iter().copied().find(holds)
+    };
+    match choices as usize > 2 && choices as usize >= candidates.len() {
+        true => cheapest(candidates.iter().copied(), cost),
+        false => cheapest((0..choices).filter_map(drawn), cost),
+    }
+}
+
+/// The first of the cheapest.
+fn cheapest(of: impl Iterator<Item = usize>, cost: impl Fn(usize) -> f64) -> Option<usize> {
+    of.map(|index| (index, cost(index)))
+        .reduce(|best, other| if other.1 < best.1 { other } else { best })
+        .map(|(index, _)| index)
 }
 
 /// A random usable index other than `not`: a few draws, then a walk from a random start.
@@ -160,7 +205,7 @@ mod tests {
         let mut counts = vec![0; loads.len()];
         for _ in 0..1000 {
             let picked =
-                pick((loads.len(), 2), |index| loads[index].cost(now), usable, |below| seed.usize(..below));
+                pick(loads.len(), 2, |index| loads[index].cost(now), usable, |below| seed.usize(..below));
             counts[picked.unwrap()] += 1;
         }
         counts
@@ -218,27 +263,41 @@ mod tests {
     }
 
     #[test]
-    fn of_many_draws_the_least_crowded_host_is_nearly_always_one() {
-        let loads = loads(4);
-        loads[1..].iter().for_each(Load::begin);
-        let mut seed = fastrand::Rng::with_seed(7);
-        let mut least = |choices| {
-            let picks = (0..1000)
-                .map(|_| pick((4, choices), |at| loads[at].crowd(), |_| true, |below| seed.usize(..below)));
-            picks.filter(|picked| *picked == Some(0)).count()
-        };
-        assert!((400..600).contains(&least(2)));
-        assert!(least(u32::MAX) > 850);
-    }
-
-    #[test]
     fn only_usable_hosts_are_picked() {
         let (loads, now) = (loads(5), Instant::now());
         let counts = picks(&loads, |index| index == 3, now);
         assert_eq!(counts[3], 1000);
-        let none = pick((loads.len(), 2), |_| 0.0, |_| false, |_| 0);
+        let none = pick(loads.len(), 2, |_| 0.0, |_| false, |_| 0);
         assert_eq!(none, None);
-        assert_eq!(pick((0, 2), |_| 0.0, |_| true, |_| 0), None);
+        assert_eq!(pick(0, 2, |_| 0.0, |_| true, |_| 0), None);
+        assert_eq!(pick(0, 9, |_| 0.0, |_| true, |_| 0), None);
+    }
+
+    #[test]
+    fn as_many_are_looked_at_as_asked_for() {
+        let queue = |index: usize| [5.0, 4.0, 3.0, 2.0, 1.0, 0.0][index];
+        let mut seed = fastrand::Rng::with_seed(7);
+        let mut best_of = |choices| {
+            let mut best = || pick(6, choices, queue, |index| index != 5, |below| seed.usize(..below));
+            (0..1000).filter(|_| best() == Some(4)).count()
+        };
+        let (two, four, all) = (best_of(2), best_of(4), best_of(u32::MAX));
+        assert!(two < 500 && two < four && four < 1000 && all == 1000, "{two} {four} {all}");
+    }
+
+    #[test]
+    fn unequal_hosts_get_shares_by_weight_and_less_when_they_are_slow_or_busy() {
+        let weight = |index: usize| [3, 1, 0][index];
+        let share = |cost: fn(usize) -> f64| {
+            let mut seed = fastrand::Rng::with_seed(7);
+            let mut pick = || pick_by_weight(&[0, 1, 2], 2, weight, cost, |below| seed.u64(..below));
+            (0..1000).filter(|_| pick() == Some(0)).count()
+        };
+        assert!((700..800).contains(&share(|_| 0.0)), "{}", share(|_| 0.0));
+        assert!(share(|index| [1.0, 0.0, 0.0][index]) < 600);
+        assert!(share(|index| [0.0, 1.0, 0.0][index]) > 900);
+        assert_eq!(pick_by_weight(&[2], 2, weight, |_| 0.0, |_| 0), None);
+        assert_eq!(pick_by_weight(&[], 9, weight, |_| 0.0, |_| 0), None);
     }
 
     #[test]

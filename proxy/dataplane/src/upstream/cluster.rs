@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::balance::{self, Load};
 use super::bounds::Bounds;
 use super::dial::{Dialer, Target, TlsTarget};
+use super::groups::Groups;
 use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
 use super::shared::{EndpointLoad, SharedCluster, SharedClusters};
@@ -53,6 +54,8 @@ pub(crate) struct Cluster {
     /// The endpoints that `hosts` were made of.
     endpoints: RefCell<Option<Arc<Endpoints>>>,
     hosts: RefCell<Rc<[Rc<Host>]>>,
+    /// How `hosts` are grouped.
+    groups: RefCell<Rc<Groups>>,
     /// Hosts that no list names (original destinations, resolved names), and when each was last asked for.
     unlisted: RefCell<HashMap<SocketAddr, (Rc<Host>, Instant)>>,
     bounds: Rc<Bounds>,
@@ -87,6 +90,7 @@ impl Clusters {
             config: RefCell::new(Arc::clone(config)),
             endpoints: RefCell::default(),
             hosts: RefCell::new(Rc::default()),
+            groups: RefCell::default(),
             unlisted: RefCell::default(),
             bounds: Bounds::new(config.breakers.clone(), Arc::clone(&state.in_use)),
             pools: Siblings::default(),
@@ -170,13 +174,10 @@ impl Cluster {
         let hosts = Rc::clone(&self.hosts.borrow());
         let now = self.shared.now();
         let serving = |host: &Host| host.takes_new && !host.health.is_ejected(now);
-        // Priorities above the first only when nobody below serves (`ClusterLoadAssignment`, "priority").
-        let priority = hosts.iter().filter(|host| serving(host)).map(|host| host.priority).min();
-        let preferred = |host: &Host| serving(host) && Some(host.priority) == priority;
         let fresh = |host: &Host| !tried.contains(&host.address);
         // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain.
-        self.draw(&hosts, |host| preferred(host) && fresh(host))
-            .or_else(|| if tried.is_empty() { None } else { self.draw(&hosts, preferred) })
+        self.choose(&hosts, |host| serving(host) && fresh(host))
+            .or_else(|| if tried.is_empty() { None } else { self.choose(&hosts, serving) })
             .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
             .or_else(|| self.draw(&hosts, |host| host.takes_new))
             .ok_or_else(|| {
@@ -230,6 +231,37 @@ impl Cluster {
         }
     }
 
+    /// One of those that serve, by priority, locality and weight where the cluster has them.
+    fn choose(&self, hosts: &[Rc<Host>], serves: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
+        let groups = Rc::clone(&self.groups.borrow());
+        if groups.is_plain() {
+            return self.draw(hosts, serves);
+        }
+        let candidates = groups.candidates(|at| serves(&hosts[at]), fastrand::f64);
+        let (now, turn) = (Instant::now(), self.turn.get());
+        let drawn = |choices, cost: &dyn Fn(usize) -> f64| {
+            balance::pick_by_weight(
+                &candidates,
+                choices,
+                |at| hosts[at].weight,
+                cost,
+                |below| fastrand::u64(..below),
+            )
+        };
+        let picked = match self.config.borrow().balancing {
+            Balancing::PeakEwma => drawn(2, &|at| hosts[at].load.cost(now)),
+            Balancing::LeastRequest { choices } => drawn(choices, &|at| hosts[at].load.queue()),
+            Balancing::RoundRobin if groups.weights_differ => drawn(1, &|_| 0.0),
+            Balancing::RoundRobin => {
+                let next = candidates.iter().find(|at| **at >= turn).or(candidates.first()).copied();
+                self.turn.set(next.map_or(0, |at| at + 1));
+                next
+            }
+            Balancing::Random => fastrand::choice(&candidates).copied(),
+        };
+        picked.map(|index| Rc::clone(&hosts[index]))
+    }
+
     fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
         let now = Instant::now();
         let turn = self.turn.get();
@@ -237,17 +269,17 @@ impl Cluster {
         let below = |below: usize| fastrand::usize(..below);
         let picked = match self.config.borrow().balancing {
             Balancing::PeakEwma => {
-                balance::pick((hosts.len(), 2), |at| hosts[at].load.cost(now), usable, below)
+                balance::pick(hosts.len(), 2, |at| hosts[at].load.cost(now), usable, below)
             }
             Balancing::LeastRequest { choices } => {
-                balance::pick((hosts.len(), choices), |at| hosts[at].load.crowd(), usable, below)
+                balance::pick(hosts.len(), choices, |at| hosts[at].load.queue(), usable, below)
             }
             Balancing::RoundRobin => {
                 let next = (0..hosts.len()).map(|step| (turn + step) % hosts.len()).find(|at| usable(*at));
                 self.turn.set(next.map_or(0, |at| at + 1));
                 next
             }
-            Balancing::Random => balance::pick((hosts.len(), 1), |_| 0.0, usable, below),
+            Balancing::Random => balance::pick(hosts.len(), 1, |_| 0.0, usable, below),
         };
         picked.map(|index| Rc::clone(&hosts[index]))
     }
@@ -287,6 +319,7 @@ impl Cluster {
         }
         let kept: Vec<_> = hosts.iter().map(|host| Rc::clone(&host.pool)).collect();
         let old = self.hosts.replace(hosts.into());
+        self.groups.replace(Rc::new(Groups::new(&endpoints)));
         for host in old.iter().filter(|host| !kept.iter().any(|pool| Rc::ptr_eq(pool, &host.pool))) {
             host.pool.retire();
         }
@@ -320,7 +353,6 @@ impl Cluster {
             address: endpoint.address,
             instance: endpoint.instance.clone(),
             weight: endpoint.weight,
-            priority: endpoint.priority,
             takes_new: matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded),
             load: Load::new(endpoint.weight, Instant::now()),
             health: self.state.health(endpoint.address),

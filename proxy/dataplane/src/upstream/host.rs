@@ -22,7 +22,6 @@ pub(crate) struct Host {
     /// The workload instance behind it, as its metadata says.
     pub(crate) instance: Option<Name>,
     pub(super) weight: u32,
-    pub(super) priority: u32,
     pub(super) takes_new: bool,
     pub(super) load: Load,
     pub(super) health: Arc<Health>,
@@ -33,10 +32,7 @@ impl Host {
     /// Whether this host is what `endpoint` describes, transport aside.
     pub(super) fn is(&self, endpoint: &Endpoint) -> bool {
         let takes_new = matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded);
-        self.weight == endpoint.weight
-            && self.priority == endpoint.priority
-            && self.takes_new == takes_new
-            && self.instance == endpoint.instance
+        self.weight == endpoint.weight && self.takes_new == takes_new && self.instance == endpoint.instance
     }
 
     /// A connection for one request.

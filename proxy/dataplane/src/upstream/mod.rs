@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod host;
 pub(crate) mod pool;
+mod groups;
 mod balance;
 mod bounds;
 pub(crate) mod dial;

@@ -226,6 +226,7 @@ pub fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Endpoints {
     Endpoints {
         version: VERSION.fetch_add(1, Ordering::Relaxed),
         list: list.into_iter().map(Arc::new).collect(),
+        ..Default::default()
     }
 }
 

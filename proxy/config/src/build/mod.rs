@@ -4,6 +4,8 @@
 //! name and its last good version stays; unchanged leaves are shared with the snapshot before; a destination is published
 //! once its routes, clusters and endpoints are there, and until then its last version stays.
 
+mod warm;
+
 use std::sync::Arc;
 
 use foldhash::HashSet;
@@ -13,14 +15,14 @@ use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::type_url::{CLUSTER, CLUSTER_LOAD_ASSIGNMENT, LISTENER, ROUTE_CONFIGURATION};
 
 use crate::Map;
-use crate::cluster::{self, Cluster, Discovery, EndpointsHandle, Transports};
-use crate::endpoint::{Assignment, Endpoints};
-use crate::handler::Handler;
+use crate::cluster::{self, Cluster, Discovery, EndpointsHandle};
+use crate::endpoint::{Assignment, Endpoints, OfEndpoints};
 use crate::http_manager::RouteSource;
 use crate::listener::{self, Listener};
 use crate::route::RouteTable;
 use crate::snapshot::Snapshot;
 use crate::wire::open;
+use warm::Warm;
 
 /// The cluster that the control plane names for a backend that is not valid. It never exists, so that nobody waits for it.
 pub const INVALID_BACKEND: &str = "outrigger.invalid-backend";
@@ -90,7 +92,7 @@ pub struct Builder {
     own: Vec<Arc<Listener>>,
     listeners: Map<Leaf<listener::Compiled>>,
     routes: Map<Leaf<Arc<RouteTable>>>,
-    clusters: Map<Leaf<(Arc<Cluster>, Transports)>>,
+    clusters: Map<Leaf<(Arc<Cluster>, OfEndpoints)>>,
     assignments: Map<Leaf<Assignment>>,
     /// Endpoints by cluster name: they outlive every update of their cluster.
     endpoints: Map<EndpointsHandle>,
@@ -245,14 +247,15 @@ impl Builder {
             CLUSTER => {
                 let wire: outrigger_proto::xds::cluster::Cluster = open(&body, CLUSTER)?;
                 same_name("name", &wire.name)?;
-                let cluster::Compiled { mut cluster, assignment, transports } =
+                let cluster::Compiled { mut cluster, assignment, of_endpoints } =
                     cluster::Compiled::decode(wire)?;
                 cluster.endpoints = self.endpoints.entry(name.clone()).or_default().clone();
                 if let Some(assignment) = assignment {
-                    self.store_endpoints(&name, &assignment, &transports);
+                    self.store_endpoints(&name, &assignment, &of_endpoints);
                 }
                 self.stale.insert(name.clone());
-                self.clusters.insert(name, Leaf { version, aliases, value: (Arc::new(cluster), transports) });
+                self.clusters
+                    .insert(name, Leaf { version, aliases, value: (Arc::new(cluster), of_endpoints) });
                 self.changed = true;
             }
             _ => {
@@ -296,130 +299,25 @@ impl Builder {
     }
 
     fn resolve_endpoints(&mut self, name: &Name) {
-        let Some(Leaf { value: (cluster, transports), .. }) = self.clusters.get(name) else { return };
+        let Some(Leaf { value: (cluster, of_endpoints), .. }) = self.clusters.get(name) else { return };
         let Discovery::Eds(eds) = &cluster.discovery else { return };
         let Some(Leaf { value, .. }) = self.assignments.get(eds) else { return };
-        let (assignment, transports) = (value.clone(), transports.clone());
-        self.store_endpoints(name, &assignment, &transports);
+        let (assignment, of_endpoints) = (value.clone(), of_endpoints.clone());
+        self.store_endpoints(name, &assignment, &of_endpoints);
     }
 
-    fn store_endpoints(&mut self, name: &Name, assignment: &Assignment, transports: &Transports) {
+    fn store_endpoints(&mut self, name: &Name, assignment: &Assignment, of_endpoints: &OfEndpoints) {
         let handle = self.endpoints.entry(name.clone()).or_default();
         let before = handle.load();
-        let list = assignment.resolve(&before, |metadata| transports.choose(metadata));
-        let same = before.list.len() == list.len()
+        let (list, overprovisioning) =
+            (assignment.resolve(&before, of_endpoints), assignment.overprovisioning);
+        let same = before.overprovisioning == overprovisioning
+            && before.list.len() == list.len()
             && before.list.iter().zip(&list).all(|(old, new)| Arc::ptr_eq(old, new));
         if before.version == 0 || !same {
             self.endpoints_version += 1;
-            handle.store(Endpoints { version: self.endpoints_version, list });
+            handle.store(Endpoints { version: self.endpoints_version, list, overprovisioning });
         }
-    }
-}
-
-/// A snapshot in the making: in the order in which the parts need each other.
-struct Warm<'a> {
-    builder: &'a Builder,
-    give_up: &'a dyn Fn(&Warming) -> bool,
-    warming: Vec<Warming>,
-    next: Snapshot,
-}
-
-impl Warm<'_> {
-    /// A cluster is ready when its endpoints have come, if only to say that there are none.
-    fn clusters(&mut self) {
-        for (name, leaf) in &self.builder.clusters {
-            let (cluster, _) = &leaf.value;
-            let needs = match &cluster.discovery {
-                Discovery::Eds(eds) if cluster.endpoints.load().version == 0 => {
-                    vec![(CLUSTER_LOAD_ASSIGNMENT, eds.clone())]
-                }
-                _ => vec![],
-            };
-            if self.is_ready(CLUSTER, name, needs) {
-                self.next.clusters.insert(name.clone(), cluster.clone());
-            } else if let Some(last) = self.builder.current.clusters.get(name) {
-                self.next.clusters.insert(name.clone(), last.clone());
-            }
-        }
-    }
-
-    /// A table is ready when its clusters are.
-    fn routes(&mut self) {
-        for (name, leaf) in &self.builder.routes {
-            let needs = self.missing(leaf.value.clusters());
-            if self.is_ready(ROUTE_CONFIGURATION, name, needs) {
-                self.next.routes.insert(name.clone(), leaf.value.clone());
-            } else if let Some(last) = self.builder.current.routes.get(name) {
-                self.next.routes.insert(name.clone(), last.clone());
-            }
-        }
-    }
-
-    /// A listener is ready when its tables and clusters are.
-    fn listeners(&mut self) {
-        for own in &self.builder.own {
-            self.next.listeners.insert(own.name.clone(), own.clone());
-        }
-        for (name, leaf) in &self.builder.listeners {
-            let needs: Vec<_> =
-                leaf.value.handlers().into_iter().flat_map(|handler| self.needs(handler)).collect();
-            let is_ready = self.is_ready(LISTENER, name, needs);
-            let last = &self.builder.current;
-            match &leaf.value {
-                listener::Compiled::Bound(listener) => {
-                    let chosen = if is_ready { Some(listener) } else { last.listeners.get(name) };
-                    if let Some(listener) = chosen.cloned() {
-                        self.next.listeners.entry(name.clone()).or_insert(listener);
-                    }
-                }
-                listener::Compiled::Destination(destination) => {
-                    let chosen = if is_ready { Some(destination) } else { last.destinations.get(name) };
-                    let Some(destination) = chosen.cloned() else { continue };
-                    for alias in
-                        leaf.aliases.iter().filter(|alias| !self.builder.listeners.contains_key(*alias))
-                    {
-                        self.next.destinations.insert(alias.clone(), destination.clone());
-                    }
-                    self.next.destinations.insert(name.clone(), destination);
-                }
-            }
-        }
-    }
-
-    fn needs(&self, handler: &Handler) -> Vec<(&'static str, Name)> {
-        let mut needs = self.missing(handler.tcp_clusters());
-        match handler.routes() {
-            Some(RouteSource::Named(name)) if !self.next.routes.contains_key(name) => {
-                needs.push((ROUTE_CONFIGURATION, name.clone()));
-            }
-            Some(RouteSource::Inline(table)) => needs.extend(self.missing(table.clusters())),
-            Some(RouteSource::Named(_)) | None => {}
-        }
-        needs
-    }
-
-    fn missing<'a>(&self, clusters: impl Iterator<Item = &'a Name>) -> Vec<(&'static str, Name)> {
-        let missing = |name: &&Name| !self.next.clusters.contains_key(*name) && &***name != INVALID_BACKEND;
-        clusters.filter(missing).map(|name| (CLUSTER, name.clone())).collect()
-    }
-
-    fn is_ready(
-        &mut self,
-        type_url: &'static str,
-        name: &Name,
-        mut needs: Vec<(&'static str, Name)>,
-    ) -> bool {
-        if needs.is_empty() {
-            return true;
-        }
-        needs.sort();
-        needs.dedup();
-        let warming = Warming { type_url, name: name.clone(), needs };
-        if (self.give_up)(&warming) {
-            return true;
-        }
-        self.warming.push(warming);
-        false
     }
 }
 

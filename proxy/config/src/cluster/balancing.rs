@@ -1,0 +1,195 @@
+//! Reading of how a cluster's endpoints are balanced: the policy list (newer), or `lb_policy` and `common_lb_config`.
+//!
+//! Of a list the first policy that is known counts (`Cluster.load_balancing_policy`). What would change who gets how much
+//! is honoured or refused by its field.
+
+use outrigger_policy::field::{Unusable, number, required, unsupported, unsupported_any};
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::{
+    cluster as wire_cluster, core, lb_common, least_request, random, round_robin, type_url, wrr_locality,
+};
+use wire_cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy};
+
+use super::Balancing;
+use crate::wire::open;
+
+/// How endpoints are picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Picking {
+    pub(super) policy: Balancing,
+    /// Whether a locality is drawn by its weight first.
+    pub(super) locality_weighted: bool,
+}
+
+impl Picking {
+    /// Reads the policy list, or the older fields where there is none.
+    pub(super) fn decode(
+        lb_policy: i32,
+        policies: Option<wire_cluster::LoadBalancingPolicy>,
+        lb_config: Option<LbConfig>,
+        common: Option<CommonLbConfig>,
+    ) -> Result<Self, Unusable> {
+        let locality_weighted =
+            common_config(common.unwrap_or_default()).map_err(|bad| bad.within("common_lb_config"))?;
+        match policies {
+            Some(list) => first_known(list, |any| Self::known(any, locality_weighted))
+                .map_err(|bad| bad.within("load_balancing_policy")),
+            None => Ok(Self { policy: older(lb_policy, lb_config)?, locality_weighted }),
+        }
+    }
+
+    /// `None`: not known here. `common` counts for our own policy, which has no settings.
+    fn known(any: &Any, common: bool) -> Option<Result<Self, Unusable>> {
+        if any.type_url != type_url::WRR_LOCALITY {
+            return Self::leaf(any, common);
+        }
+        let weighted = || {
+            let wrr_locality::WrrLocality { endpoint_picking_policy } = open(any, type_url::WRR_LOCALITY)?;
+            // What picks within a locality can only be a leaf, so that nothing nests for ever.
+            let inner = required("endpoint_picking_policy", endpoint_picking_policy)?;
+            let picking = first_known(inner, |any| Self::leaf(any, true))
+                .map_err(|bad| bad.within("endpoint_picking_policy"))?;
+            Ok(Self { locality_weighted: true, ..picking })
+        };
+        Some(weighted())
+    }
+
+    fn leaf(any: &Any, common: bool) -> Option<Result<Self, Unusable>> {
+        match any.type_url.as_str() {
+            type_url::PEAK_EWMA => Some(Ok(Self { policy: Balancing::PeakEwma, locality_weighted: common })),
+            type_url::LEAST_REQUEST => Some(open(any, type_url::LEAST_REQUEST).and_then(least_requests)),
+            type_url::ROUND_ROBIN => Some(open(any, type_url::ROUND_ROBIN).and_then(|wire| {
+                let round_robin::RoundRobin { slow_start_config, locality_lb_config } = wire;
+                unsupported("slow_start_config", slow_start_config.is_some())?;
+                let locality_weighted = is_weighted(locality_lb_config);
+                Ok(Self { policy: Balancing::RoundRobin, locality_weighted })
+            })),
+            type_url::RANDOM => Some(open(any, type_url::RANDOM).map(|wire| {
+                let random::Random { locality_lb_config } = wire;
+                Self { policy: Balancing::Random, locality_weighted: is_weighted(locality_lb_config) }
+            })),
+            _ => None,
+        }
+    }
+}
+
+fn first_known(
+    list: wire_cluster::LoadBalancingPolicy,
+    known: impl Fn(&Any) -> Option<Result<Picking, Unusable>>,
+) -> Result<Picking, Unusable> {
+    let wire_cluster::LoadBalancingPolicy { policies } = list;
+    for (at, policy) in policies.into_iter().enumerate() {
+        let wire_cluster::load_balancing_policy::Policy { typed_extension_config } = policy;
+        // The name is for people; the type says what it is.
+        let Some(core::TypedExtensionConfig { name: _, typed_config: Some(any) }) = typed_extension_config
+        else {
+            continue;
+        };
+        if let Some(picking) = known(&any) {
+            return picking.map_err(|bad| bad.within(format_args!("policies[{at}]")));
+        }
+    }
+    Err(Unusable::new("policies", "holds no policy that is known here"))
+}
+
+fn least_requests(wire: least_request::LeastRequest) -> Result<Picking, Unusable> {
+    use least_request::least_request::SelectionMethod;
+    #[allow(deprecated)] // the older form of the selection method
+    let least_request::LeastRequest {
+        choice_count,
+        active_request_bias,
+        slow_start_config,
+        locality_lb_config,
+        enable_full_scan,
+        selection_method,
+    } = wire;
+    unsupported("slow_start_config", slow_start_config.is_some())?;
+    unbiased(active_request_bias)?;
+    let selection_method = SelectionMethod::try_from(selection_method)
+        .map_err(|_| Unusable::new("selection_method", "is unknown"))?;
+    let all =
+        selection_method == SelectionMethod::FullScan || outrigger_policy::field::flag(enable_full_scan);
+    let choices = if all { u32::MAX } else { choices(number(choice_count))? };
+    let locality_weighted = is_weighted(locality_lb_config);
+    Ok(Picking { policy: Balancing::LeastRequest { choices }, locality_weighted })
+}
+
+fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable> {
+    match (LbPolicy::try_from(lb_policy), config) {
+        (Ok(LbPolicy::RoundRobin), Some(LbConfig::RoundRobinLbConfig(config))) => {
+            let wire_cluster::cluster::RoundRobinLbConfig { slow_start_config } = config;
+            unsupported("round_robin_lb_config.slow_start_config", slow_start_config.is_some())?;
+            Ok(Balancing::RoundRobin)
+        }
+        (Ok(LbPolicy::LeastRequest), Some(LbConfig::LeastRequestLbConfig(config))) => {
+            let wire_cluster::cluster::LeastRequestLbConfig {
+                choice_count,
+                active_request_bias,
+                slow_start_config,
+            } = config;
+            let choices = unsupported("slow_start_config", slow_start_config.is_some())
+                .and_then(|()| unbiased(active_request_bias))
+                .and_then(|()| choices(number(choice_count)))
+                .map_err(|bad| bad.within("least_request_lb_config"))?;
+            Ok(Balancing::LeastRequest { choices })
+        }
+        // Settings of another policy than the one chosen say nothing, as in Envoy.
+        (Ok(LbPolicy::RoundRobin | LbPolicy::ClusterProvided), _) => Ok(Balancing::RoundRobin),
+        (Ok(LbPolicy::Random), _) => Ok(Balancing::Random),
+        (Ok(LbPolicy::LeastRequest), _) => Ok(Balancing::LeastRequest { choices: 2 }),
+        (Ok(LbPolicy::RingHash | LbPolicy::Maglev), _) => {
+            Err(Unusable::new("lb_policy", "RING_HASH and MAGLEV are not supported"))
+        }
+        (Ok(LbPolicy::LoadBalancingPolicyConfig), _) => {
+            Err(Unusable::new("load_balancing_policy", "is required"))
+        }
+        (Err(_), _) => Err(Unusable::new("lb_policy", "is unknown")),
+    }
+}
+
+/// Reads what is common to all policies: whether localities are weighted.
+fn common_config(wire: CommonLbConfig) -> Result<bool, Unusable> {
+    use wire_cluster::cluster::common_lb_config::LocalityConfigSpecifier;
+    let CommonLbConfig {
+        // Below it Envoy asks unhealthy endpoints too. Here ejected ones are asked when no other is left, and those that the
+        // control plane calls unhealthy never: a request fails here only where there is nobody to ask.
+        healthy_panic_threshold: _,
+        // Each assignment is published as it comes; merging them would only save work.
+        update_merge_window: _,
+        // Goes with active health checks, which are refused.
+        ignore_new_hosts_until_first_hc: _,
+        close_connections_on_host_set_change,
+        // Goes with policies that hash, which are refused.
+        consistent_hashing_lb_config: _,
+        // For filters that choose an endpoint, which are refused.
+        override_host_status: _,
+        locality_config_specifier,
+    } = wire;
+    unsupported_any(&[("close_connections_on_host_set_change", close_connections_on_host_set_change)])?;
+    Ok(match locality_config_specifier {
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
+        // Needs a cluster of the proxy's own kind, which an Envoy's bootstrap names: without one Envoy ignores it, too.
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) | None => false,
+    })
+}
+
+/// Zone-aware balancing is left out for the reason given in [`common_config`].
+fn is_weighted(config: Option<lb_common::LocalityLbConfig>) -> bool {
+    use lb_common::locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
+    let specifier = config
+        .and_then(|lb_common::LocalityLbConfig { locality_config_specifier }| locality_config_specifier);
+    matches!(specifier, Some(LocalityWeightedLbConfig(_)))
+}
+
+/// Envoy divides an endpoint's weight by its requests in flight, to this power. Here that power is 1, its default.
+fn unbiased(bias: Option<core::RuntimeDouble>) -> Result<(), Unusable> {
+    let Some(core::RuntimeDouble { default_value, runtime_key: _ }) = bias else { return Ok(()) }; // there is no runtime
+    unsupported("active_request_bias", default_value != 1.0)
+}
+
+fn choices(wire: Option<u32>) -> Result<u32, Unusable> {
+    match wire {
+        Some(0 | 1) => Err(Unusable::new("choice_count", "must be at least 2")),
+        choices => Ok(choices.unwrap_or(2)),
+    }
+}

@@ -1,0 +1,121 @@
+//! Discovery's end of the demand: what to subscribe to, what came of it, what nobody uses any more.
+
+use std::sync::Arc;
+
+use outrigger_core::Name;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Entry, Shared, Status};
+
+/// What discovery is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Demanded {
+    /// Subscribe to the listener of this name.
+    Subscribe(Name),
+    /// Drop it.
+    Unsubscribe(Name),
+}
+
+/// Discovery's end.
+#[derive(Debug)]
+pub struct DemandFeed(pub(super) Arc<Shared>);
+
+impl DemandFeed {
+    /// What is to be done, in order. Waits while there is nothing. Cancelled while it waits, nothing is lost.
+    pub async fn next(&self) -> Vec<Demanded> {
+        loop {
+            let events = std::mem::take(&mut self.0.state().events);
+            if !events.is_empty() {
+                return events;
+            }
+            self.0.demanded.notified().await;
+        }
+    }
+
+    /// Every name that is subscribed to. Takes the events that led there.
+    #[cfg(test)]
+    pub(super) fn wanted(&self) -> Vec<Name> {
+        let mut state = self.0.state();
+        state.events.clear();
+        let absent = |entry: &Entry| matches!(*entry.status.borrow(), Status::Absent { .. });
+        state.names.iter().filter(|(_, entry)| !absent(entry)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Wakes whoever waits for what the published snapshot now has. Call it after each publication.
+    pub fn published(&self) {
+        let snapshot = self.0.published.load();
+        let state = self.0.state();
+        for (name, entry) in &state.names {
+            if *entry.status.borrow() != Status::Present && snapshot.destination(name).is_some() {
+                entry.status.send_replace(Status::Present);
+            }
+        }
+    }
+
+    /// Names that the mesh does not have (`removed_resources`): their subscriptions are dropped.
+    pub fn absent<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let until = Instant::now() + self.0.limits.absent_for;
+        let mut state = self.0.state();
+        for name in names {
+            if let Some(entry) = state.names.get(name) {
+                entry.status.send_replace(Status::Absent { until });
+                self.0.demand(&mut state, [Demanded::Unsubscribe(name.into())]);
+            }
+        }
+    }
+
+    /// Names whose listener came and cannot be used, and of which no earlier version is held: nobody waits any longer.
+    pub fn refused<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let state = self.0.state();
+        for name in names {
+            if let Some(entry) = state.names.get(name)
+                && *entry.status.borrow() == Status::Asked
+            {
+                entry.status.send_replace(Status::Refused);
+            }
+        }
+    }
+
+    /// Takes over destinations that were restored from disk, so that they stay subscribed to until they are idle.
+    pub fn adopt(&self, names: impl IntoIterator<Item = Name>) {
+        let now = Instant::now();
+        let mut state = self.0.state();
+        for name in names {
+            if state.names.len() < self.0.limits.max_names && !state.names.contains_key(&name) {
+                let status = watch::Sender::new(Status::Present);
+                state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false });
+                self.0.demand(&mut state, [Demanded::Subscribe(name)]);
+            }
+        }
+    }
+
+    /// Gives up what nobody used for [`DemandLimits::idle`]. Call it every few seconds.
+    ///
+    /// A use is seen at the next sweep, so that a name lives at most one sweep longer.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let snapshot = self.0.published.load();
+        let limits = &self.0.limits;
+        let mut state = self.0.state();
+        let mut dropped = Vec::new();
+        state.names.retain(|name, entry| {
+            if entry.pinned || snapshot.destination(name).is_some_and(|found| found.usage.take()) {
+                entry.last_used = now;
+            }
+            let unused = now.saturating_duration_since(entry.last_used);
+            let status = *entry.status.borrow();
+            let keep = match status {
+                Status::Asked => entry.status.receiver_count() > 0 || unused < limits.wait,
+                Status::Present | Status::Refused => unused < limits.idle,
+                // Its subscription is gone already.
+                Status::Absent { until } => return entry.pinned || until > now,
+            };
+            if !keep {
+                dropped.push(Demanded::Unsubscribe(name.clone()));
+            }
+            keep
+        });
+        self.0.demand(&mut state, dropped);
+    }
+}

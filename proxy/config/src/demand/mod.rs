@@ -1,0 +1,222 @@
+//! What the data path asks for and does not have yet.
+//!
+//! A worker looks into its snapshot first, and comes here only when the name is not there. Questions are coalesced, bounded
+//! in number and time, and forgotten when nobody uses the answer; "does not exist" is remembered briefly, so that an invented
+//! host costs one question. Discovery takes the other end, [`DemandFeed`].
+
+mod feed;
+mod resolution;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::HashMap;
+use outrigger_core::Name;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::destination::Destination;
+use crate::publish::{Published, View};
+use crate::snapshot::Snapshot;
+
+pub use feed::{DemandFeed, Demanded};
+pub use resolution::Resolution;
+
+/// Bounds of the demand.
+#[derive(Debug, Clone)]
+pub struct DemandLimits {
+    /// Names that are asked for or remembered, at most.
+    pub max_names: usize,
+    /// How long a request waits for an answer.
+    pub wait: Duration,
+    /// How long "does not exist" is believed.
+    pub absent_for: Duration,
+    /// After how long without use a destination is given up.
+    pub idle: Duration,
+}
+
+impl Default for DemandLimits {
+    fn default() -> Self {
+        Self {
+            max_names: 10_000,
+            wait: Duration::from_secs(5),
+            absent_for: Duration::from_secs(2),
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What came of asking.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Here it is.
+    Found(Arc<Destination>),
+    /// The mesh has nothing of that name.
+    Absent,
+    /// The mesh has it, in no version that could be used.
+    Refused,
+    /// Nobody answered in time, or too much is asked for already.
+    Unknown,
+}
+
+/// The data path's end. Clones ask the same.
+#[derive(Debug, Clone)]
+pub struct Demands(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limits: DemandLimits,
+    resolution: Resolution,
+    published: Published,
+    /// Held for the length of a map operation, never across an await.
+    state: Mutex<State>,
+    demanded: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: HashMap<Name, Entry>,
+    events: Vec<Demanded>,
+    evicted: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    status: watch::Sender<Status>,
+    last_used: Instant,
+    /// Names of bound ports are never given up.
+    pinned: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Asked,
+    Present,
+    Absent {
+        until: Instant,
+    },
+    /// What came cannot be used, and nothing before it could. Stays subscribed to: it may be mended.
+    Refused,
+}
+
+impl Demands {
+    /// Both ends. `published` is where discovery publishes what it finds.
+    pub fn new(limits: DemandLimits, resolution: Resolution, published: Published) -> (Self, DemandFeed) {
+        let (state, demanded) = Default::default();
+        let shared = Arc::new(Shared { limits, resolution, published, state, demanded });
+        (Self(shared.clone()), DemandFeed(shared))
+    }
+
+    /// What `snapshot` has under `asked`, which [`crate::name::asked_name`] made. Counts as use.
+    ///
+    /// One look-up of a map and no lock, on demand; in wildcard mode a short name costs its completion too.
+    pub fn known(&self, snapshot: &Snapshot, asked: &str) -> Option<Arc<Destination>> {
+        let found = match snapshot.destination(asked) {
+            Some(found) => found,
+            None => self.0.resolution.completions(asked).find_map(|name| snapshot.destination(&name))?,
+        };
+        found.usage.touch();
+        Some(found.clone())
+    }
+
+    /// The destination of that name: at once when it is known, else after asking, within [`DemandLimits::wait`].
+    ///
+    /// Cancelled while it waits, the question stays asked for whoever comes next.
+    pub async fn destination(&self, view: &View, asked: &str) -> Answer {
+        if let Some(found) = self.known(&view.snapshot(), asked) {
+            return Answer::Found(found);
+        }
+        if matches!(self.0.resolution, Resolution::Wildcard { .. }) {
+            return Answer::Absent;
+        }
+        let Some(mut status) = self.ask(asked) else { return Answer::Unknown };
+        let settled = async {
+            loop {
+                match *status.borrow_and_update() {
+                    Status::Asked => {}
+                    Status::Present => match self.known(&view.snapshot(), asked) {
+                        Some(found) => return Answer::Found(found),
+                        None => return Answer::Unknown,
+                    },
+                    Status::Absent { .. } => return Answer::Absent,
+                    Status::Refused => return Answer::Refused,
+                }
+                // The entry was dropped: given up while this waited.
+                if status.changed().await.is_err() {
+                    return Answer::Unknown;
+                }
+            }
+        };
+        tokio::time::timeout(self.0.limits.wait, settled).await.unwrap_or(Answer::Unknown)
+    }
+
+    /// Asks for a name now and never gives it up: a local port is bound to it.
+    pub fn pin(&self, asked: &str) {
+        if matches!(self.0.resolution, Resolution::OnDemand) && self.ask(asked).is_some() {
+            self.0.state().names.entry(asked.into()).and_modify(|entry| entry.pinned = true);
+        }
+    }
+
+    /// Makes sure that the name is asked for. `None` when too much is.
+    fn ask(&self, asked: &str) -> Option<watch::Receiver<Status>> {
+        let now = Instant::now();
+        let mut state = self.0.state();
+        if let Some(entry) = state.names.get_mut(asked) {
+            entry.last_used = now;
+            let status = entry.status.subscribe();
+            let again = match *entry.status.borrow() {
+                Status::Asked | Status::Refused => false,
+                Status::Absent { until } => until <= now,
+                // It is gone from the snapshot though nobody said that it does not exist: ask anew.
+                Status::Present => true,
+            };
+            if again {
+                entry.status.send_replace(Status::Asked);
+                self.0.demand(&mut state, [Demanded::Subscribe(asked.into())]);
+            }
+            return Some(status);
+        }
+        if state.names.len() >= self.0.limits.max_names && !state.make_room(now) {
+            return None;
+        }
+        let name: Name = asked.into();
+        let (status, receiver) = watch::channel(Status::Asked);
+        state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false });
+        self.0.demand(&mut state, [Demanded::Subscribe(name)]);
+        Some(receiver)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that holds it can panic half-way; a poisoned lock would only mean a bug elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn demand(&self, state: &mut State, events: impl IntoIterator<Item = Demanded>) {
+        state.events.extend(events);
+        if !state.events.is_empty() {
+            self.demanded.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Forgets names that did not exist a while ago. Looks at most once a second, so that a flood of invented hosts costs one
+    /// pass over the names and not one each.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.evicted.is_some_and(|then| now < then + Duration::from_secs(1)) {
+            return false;
+        }
+        self.evicted = Some(now);
+        let before = self.names.len();
+        let forgotten = |entry: &Entry| {
+            !entry.pinned && matches!(*entry.status.borrow(), Status::Absent { until } if until <= now)
+        };
+        self.names.retain(|_, entry| !forgotten(entry));
+        self.names.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! What a name that is not in the snapshot may stand for.
+
+use std::sync::{Arc, OnceLock};
+
+use outrigger_core::Name;
+
+/// How names are resolved.
+#[derive(Debug, Clone)]
+pub enum Resolution {
+    /// Each name is asked for.
+    OnDemand,
+    /// Everything there is has been pushed, under canonical names; short ones are completed here.
+    Wildcard {
+        /// The namespace of this workload, once its certificate has said so: completes `cart`.
+        namespace: Arc<OnceLock<Name>>,
+        /// The cluster's domain (`cluster.local`): completes `cart.shop` and `cart.shop.svc`.
+        cluster_domain: Name,
+    },
+}
+
+impl Resolution {
+    /// The canonical names that a short one may stand for.
+    pub(super) fn completions(&self, asked: &str) -> impl Iterator<Item = String> {
+        let names = match self {
+            Self::OnDemand => None,
+            Self::Wildcard { namespace, cluster_domain } => {
+                asked.rsplit_once(':').and_then(|(host, port)| {
+                    Some(match host.bytes().filter(|b| *b == b'.').count() {
+                        0 => format!("{host}.{}.svc.{cluster_domain}:{port}", namespace.get()?),
+                        1 => format!("{host}.svc.{cluster_domain}:{port}"),
+                        _ => format!("{host}.{cluster_domain}:{port}"),
+                    })
+                })
+            }
+        };
+        names.into_iter()
+    }
+}

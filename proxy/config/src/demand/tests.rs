@@ -1,0 +1,182 @@
+//! Both ends of the demand, the test being data path and discovery in turn.
+
+use std::sync::OnceLock;
+
+use outrigger_policy::weighted_cluster::WeightedClusters;
+
+use super::*;
+use crate::handler::Handler;
+use crate::tcp_proxy::TcpProxy;
+
+struct Mesh {
+    demands: Demands,
+    feed: DemandFeed,
+    published: Published,
+}
+
+fn mesh(resolution: Resolution) -> Mesh {
+    let published = Published::new(Arc::default());
+    let limits = DemandLimits { max_names: 3, ..Default::default() };
+    let (demands, feed) = Demands::new(limits, resolution, published.clone());
+    Mesh { demands, feed, published }
+}
+
+impl Mesh {
+    fn publish(&self, name: &str) {
+        let tcp = TcpProxy {
+            stat_prefix: name.into(),
+            clusters: WeightedClusters::one("c".into()).unwrap(),
+            idle_timeout: None,
+            max_duration: None,
+            max_connect_attempts: 1,
+        };
+        let handler = Handler::Tcp(Arc::new(tcp));
+        let destination =
+            Destination { name: name.into(), canonical: name.into(), handler, usage: Default::default() };
+        let mut snapshot = Snapshot::clone(&self.published.load());
+        snapshot.destinations.insert(name.into(), Arc::new(destination));
+        self.published.publish(Arc::new(snapshot));
+        self.feed.published();
+    }
+
+    async fn ask(&self, name: &str) -> Answer {
+        self.demands.destination(&self.published.view(), name).await
+    }
+}
+
+fn subscribe(name: &str) -> Demanded {
+    Demanded::Subscribe(name.into())
+}
+
+fn unsubscribe(name: &str) -> Demanded {
+    Demanded::Unsubscribe(name.into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_requests_for_one_name_ask_once_and_all_get_the_answer() {
+    let mesh = mesh(Resolution::OnDemand);
+    let serve = async {
+        assert_eq!(mesh.feed.next().await, [subscribe("cart:80")]);
+        mesh.publish("cart:80");
+    };
+    let (one, other, ()) = tokio::join!(mesh.ask("cart:80"), mesh.ask("cart:80"), serve);
+    assert!(matches!((one, other), (Answer::Found(_), Answer::Found(_))));
+    assert!(mesh.demands.known(&mesh.published.load(), "cart:80").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_exist_is_remembered_briefly() {
+    let mesh = mesh(Resolution::OnDemand);
+    let serve = async {
+        mesh.feed.next().await;
+        mesh.feed.absent(["nope:80"]);
+    };
+    let (answer, ()) = tokio::join!(mesh.ask("nope:80"), serve);
+    assert!(matches!(answer, Answer::Absent));
+    assert_eq!(mesh.feed.next().await, [unsubscribe("nope:80")]);
+    assert!(matches!(mesh.ask("nope:80").await, Answer::Absent));
+    assert!(mesh.feed.wanted().is_empty());
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let (_, asked) = tokio::join!(mesh.ask("nope:80"), mesh.feed.next());
+    assert_eq!(asked, [subscribe("nope:80")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_answered_at_once_until_it_is_mended() {
+    let mesh = mesh(Resolution::OnDemand);
+    let serve = async {
+        mesh.feed.next().await;
+        mesh.feed.refused(["bad:80", "never-asked:80"]);
+    };
+    let started = Instant::now();
+    let (answer, ()) = tokio::join!(mesh.ask("bad:80"), serve);
+    assert!(matches!(answer, Answer::Refused));
+    assert!(matches!(mesh.ask("bad:80").await, Answer::Refused), "and nobody is asked again");
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert_eq!(mesh.feed.wanted(), ["bad:80".into()]);
+    mesh.publish("bad:80");
+    assert!(matches!(mesh.ask("bad:80").await, Answer::Found(_)));
+    mesh.feed.refused(["bad:80"]);
+    assert!(matches!(mesh.ask("bad:80").await, Answer::Found(_)), "the version before serves on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_the_bound() {
+    let mesh = mesh(Resolution::OnDemand);
+    let started = Instant::now();
+    assert!(matches!(mesh.ask("slow:80").await, Answer::Unknown));
+    assert_eq!(started.elapsed(), Duration::from_secs(5));
+    mesh.feed.sweep();
+    assert_eq!(mesh.feed.next().await, [subscribe("slow:80"), unsubscribe("slow:80")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn invented_hosts_cannot_take_more_room_than_there_is() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.demands.ask("a:1");
+    for bound in ["b:1", "c:1"] {
+        mesh.demands.pin(bound);
+    }
+    let started = Instant::now();
+    assert!(matches!(mesh.ask("d:1").await, Answer::Unknown));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    mesh.feed.absent(["a:1"]);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let (_, asked) = tokio::join!(mesh.ask("d:1"), async {
+        tokio::task::yield_now().await;
+        mesh.feed.wanted()
+    });
+    assert!(asked.iter().any(|name| &**name == "d:1"), "a forgotten name makes room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_uses_is_given_up_and_what_is_used_or_bound_stays() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.feed.adopt(["idle:80".into(), "used:80".into()]);
+    mesh.demands.pin("bound:80");
+    for name in ["idle:80", "used:80", "bound:80"] {
+        mesh.publish(name);
+    }
+    mesh.feed.next().await;
+    for _ in 0..7 {
+        tokio::time::advance(Duration::from_secs(50)).await;
+        mesh.demands.known(&mesh.published.load(), "used:80");
+        mesh.feed.sweep();
+    }
+    assert_eq!(mesh.feed.next().await, [unsubscribe("idle:80")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_wildcard_mode_short_names_are_completed_and_nobody_is_asked() {
+    let (namespace, cluster_domain) = (Arc::new(OnceLock::from(Name::from("shop"))), "cluster.local".into());
+    let mesh = mesh(Resolution::Wildcard { namespace, cluster_domain });
+    mesh.publish("cart.shop.svc.cluster.local:80");
+    for name in ["cart:80", "cart.shop:80", "cart.shop.svc:80", "cart.shop.svc.cluster.local:80"] {
+        assert!(matches!(mesh.ask(name).await, Answer::Found(_)), "{name}");
+    }
+    assert!(matches!(mesh.ask("other:80").await, Answer::Absent));
+    assert!(mesh.feed.wanted().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_name_that_did_not_exist_is_still_never_given_up() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.demands.pin("bound:80");
+    mesh.feed.absent(["bound:80"]);
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        mesh.feed.sweep();
+    }
+    mesh.feed.next().await;
+    let serve = async {
+        assert_eq!(mesh.feed.next().await, [subscribe("bound:80")]);
+        mesh.publish("bound:80");
+    };
+    let (answer, ()) = tokio::join!(mesh.ask("bound:80"), serve);
+    assert!(matches!(answer, Answer::Found(_)));
+    for _ in 0..9 {
+        tokio::time::advance(Duration::from_secs(50)).await;
+        mesh.feed.sweep();
+    }
+    assert!(mesh.feed.wanted().iter().any(|name| &**name == "bound:80"));
+}

@@ -1,0 +1,141 @@
+//! How endpoints are picked, in each of the ways in which control planes say it.
+
+use outrigger_config::build::Builder;
+use outrigger_config::cluster::Balancing;
+use outrigger_proto::xds::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
+use outrigger_proto::xds::cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig};
+use outrigger_proto::xds::core::RuntimeDouble;
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::{
+    cluster, core, lb_common, least_request, random, round_robin, type_url, wrr_locality,
+};
+
+use crate::fixture::*;
+
+fn list(policies: Vec<Any>) -> cluster::LoadBalancingPolicy {
+    let policy = |any| cluster::load_balancing_policy::Policy {
+        typed_extension_config: Some(core::TypedExtensionConfig {
+            name: "x".into(),
+            typed_config: Some(any),
+        }),
+    };
+    cluster::LoadBalancingPolicy { policies: policies.into_iter().map(policy).collect() }
+}
+
+/// The policy that is read, and the weight that endpoints of a locality of weight 3 have of it; else the refused field.
+fn read(change: impl FnOnce(&mut cluster::Cluster)) -> Result<(Balancing, Option<u32>), String> {
+    let mut wire = cart_cluster();
+    wire.load_balancing_policy = None;
+    change(&mut wire);
+    let mut builder = Builder::new(vec![]);
+    if let Some(refusal) = apply(&mut builder, CART, "1", cluster_body(wire)).into_iter().next() {
+        return Err(refusal.reason.field);
+    }
+    let mut endpoints = assignment(CART, &["10.0.0.7:80"]);
+    endpoints.endpoints[0].load_balancing_weight = number(3);
+    accept(&mut builder, CART, "1", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &endpoints));
+    let snapshot = build(&mut builder).snapshot;
+    let cluster = snapshot.cluster(CART).unwrap();
+    Ok((cluster.balancing, cluster.endpoints.load().list[0].locality_weight))
+}
+
+fn read_list(policies: Vec<Any>) -> Result<(Balancing, Option<u32>), String> {
+    read(|wire| wire.load_balancing_policy = Some(list(policies)))
+}
+
+fn least_request(change: impl FnOnce(&mut least_request::LeastRequest)) -> Any {
+    let mut wire = least_request::LeastRequest::default();
+    change(&mut wire);
+    packed(type_url::LEAST_REQUEST, &wire)
+}
+
+fn weighted() -> Option<lb_common::LocalityLbConfig> {
+    use lb_common::locality_lb_config::LocalityConfigSpecifier as Specifier;
+    let locality_config_specifier = Some(Specifier::LocalityWeightedLbConfig(Default::default()));
+    Some(lb_common::LocalityLbConfig { locality_config_specifier })
+}
+
+#[test]
+fn the_first_known_policy_of_the_list_counts() {
+    let unknown = || packed("type.googleapis.com/unknown", &());
+    let least = least_request(|wire| wire.choice_count = number(5));
+    let random = packed(type_url::RANDOM, &random::Random::default());
+    let choices = Balancing::LeastRequest { choices: 5 };
+    assert_eq!(read_list(vec![unknown(), least, random.clone()]), Ok((choices, None)));
+    assert_eq!(read_list(vec![random]), Ok((Balancing::Random, None)));
+    assert_eq!(read_list(vec![unknown()]).unwrap_err(), "load_balancing_policy.policies");
+}
+
+#[test]
+fn a_full_scan_looks_at_all() {
+    use least_request::least_request::SelectionMethod;
+    let scan = least_request(|wire| wire.selection_method = SelectionMethod::FullScan.into());
+    assert_eq!(read_list(vec![scan]), Ok((Balancing::LeastRequest { choices: u32::MAX }, None)));
+}
+
+#[test]
+fn localities_are_weighted_where_the_cluster_says_so_and_only_there() {
+    let robin = |locality_lb_config| {
+        packed(type_url::ROUND_ROBIN, &round_robin::RoundRobin { locality_lb_config, ..Default::default() })
+    };
+    assert_eq!(read_list(vec![robin(None)]), Ok((Balancing::RoundRobin, None)));
+    assert_eq!(read_list(vec![robin(weighted())]), Ok((Balancing::RoundRobin, Some(3))));
+    let wrr = |inner| {
+        let endpoint_picking_policy = Some(list(vec![inner]));
+        packed(type_url::WRR_LOCALITY, &wrr_locality::WrrLocality { endpoint_picking_policy })
+    };
+    assert_eq!(read_list(vec![wrr(robin(None))]), Ok((Balancing::RoundRobin, Some(3))));
+    let nested = read_list(vec![wrr(wrr(robin(None)))]).unwrap_err();
+    assert_eq!(nested, "load_balancing_policy.policies[0].endpoint_picking_policy.policies");
+    let specifier = LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default());
+    let older = read(|wire| {
+        let locality_config_specifier = Some(specifier);
+        wire.common_lb_config = Some(CommonLbConfig { locality_config_specifier, ..Default::default() });
+    });
+    assert_eq!(older, Ok((Balancing::RoundRobin, Some(3))));
+}
+
+#[test]
+fn settings_in_the_older_place_count() {
+    let older = |config| {
+        read(|wire| {
+            wire.lb_policy = LbPolicy::LeastRequest.into();
+            wire.lb_config = Some(LbConfig::LeastRequestLbConfig(config));
+        })
+    };
+    let config = LeastRequestLbConfig { choice_count: number(9), ..Default::default() };
+    assert_eq!(older(config), Ok((Balancing::LeastRequest { choices: 9 }, None)));
+    let config = LeastRequestLbConfig { slow_start_config: Some(Default::default()), ..Default::default() };
+    assert_eq!(older(config).unwrap_err(), "least_request_lb_config.slow_start_config");
+}
+
+#[test]
+fn what_would_change_shares_and_is_not_done_is_refused_by_field() {
+    let field = |any| read_list(vec![any]).unwrap_err().replace("load_balancing_policy.policies[0].", "");
+    let bias = |default_value| Some(RuntimeDouble { default_value, runtime_key: String::new() });
+    assert_eq!(field(least_request(|wire| wire.choice_count = number(1))), "choice_count");
+    assert_eq!(field(least_request(|wire| wire.active_request_bias = bias(2.0))), "active_request_bias");
+    assert!(read_list(vec![least_request(|wire| wire.active_request_bias = bias(1.0))]).is_ok());
+    let slow = least_request(|wire| wire.slow_start_config = Some(Default::default()));
+    assert_eq!(field(slow), "slow_start_config");
+    let closing = read(|wire| {
+        let close_connections_on_host_set_change = true;
+        wire.common_lb_config =
+            Some(CommonLbConfig { close_connections_on_host_set_change, ..Default::default() });
+    });
+    assert_eq!(closing.unwrap_err(), "common_lb_config.close_connections_on_host_set_change");
+}
+
+#[test]
+fn the_overprovisioning_factor_of_an_assignment_counts() {
+    use outrigger_proto::xds::endpoint::cluster_load_assignment::Policy;
+    let mut builder = cart();
+    let mut wire = assignment(CART, &["10.0.0.7:80"]);
+    wire.policy = Some(Policy { overprovisioning_factor: number(100), ..Default::default() });
+    accept(&mut builder, CART, "2", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire));
+    let snapshot = build(&mut builder).snapshot;
+    assert_eq!(snapshot.cluster(CART).unwrap().endpoints.load().overprovisioning, 100);
+    wire.policy = Some(Policy { weighted_priority_health: true, ..Default::default() });
+    let refusals = apply(&mut builder, CART, "3", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire));
+    assert_eq!(refusals[0].reason.field, "policy.weighted_priority_health");
+}

@@ -1,0 +1,80 @@
+//! What the data path asks for: found, absent, refused, vanished, given up.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_is_answered_once_its_whole_chain_has_come() {
+    let mut world = World::new();
+    let proxy = world.proxy().await;
+    let mut server = world.stream().await;
+    assert_eq!(server.call.caller.as_ref().unwrap().service_account(), "cart");
+    let first = server.heard().await;
+    assert_eq!(
+        (first.node.unwrap().id.as_str(), first.resource_names_subscribe),
+        ("cart-1", vec!["*".into()])
+    );
+    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
+    assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+    assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
+    assert!(proxy.handle.status().stream.connected_since.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_exist_is_answered_at_once_and_asked_for_again_later() {
+    let (_world, proxy, mut server) = connected().await;
+    let deny = async {
+        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["nobody:80".into()], vec![]));
+        server.say(Kind::Listener, &[], &["nobody:80"]);
+    };
+    let asked = Instant::now();
+    let (answer, ()) = tokio::join!(ask(&proxy, "nobody:80"), deny);
+    assert!(matches!(answer, Answer::Absent) && asked.elapsed() < Duration::from_millis(100));
+    assert_eq!(server.heard_names().await, (Kind::Listener, vec![], vec!["nobody:80".into()]));
+    assert!(matches!(ask(&proxy, "nobody:80").await, Answer::Absent), "remembered");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let deny = async {
+        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["nobody:80".into()], vec![]));
+        server.say(Kind::Listener, &[], &["nobody:80"]);
+    };
+    let (answer, ()) = tokio::join!(ask(&proxy, "nobody:80"), deny);
+    assert!(matches!(answer, Answer::Absent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_is_refused_is_answered_at_once() {
+    let (_world, proxy, mut server) = connected().await;
+    let refuse = async {
+        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
+        server.say(Kind::Listener, &[("cart:80", "1", xds::broken(Kind::Listener))], &[]);
+    };
+    let asked = Instant::now();
+    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), refuse);
+    assert!(matches!(answer, Answer::Refused), "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_millis(100));
+    assert!(server.heard_answer().await.error_detail.is_some());
+    server.say(Kind::Listener, &[("cart:80", "2", xds::tcp_destination("cart:80", "cart"))], &[]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_vanishes_while_in_use_is_absent_and_comes_back() {
+    let (_world, proxy, mut server) = serving().await;
+    let in_use = proxy.published.load();
+    server.say(Kind::Listener, &[], &["cart:80"]);
+    server.heard_cart_dropped().await;
+    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Absent));
+    assert!(proxy.published.load().clusters.is_empty());
+    assert!(in_use.clusters["cart"].endpoints.load().list.len() == 1, "a request that has begun goes on");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
+    assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
+    let (_world, proxy, mut server) = serving().await;
+    server.heard_cart_dropped().await;
+    let snapshot = proxy.published.load();
+    assert!(snapshot.destinations.is_empty() && snapshot.clusters.is_empty() && snapshot.routes.is_empty());
+    assert!(proxy.handle.reader().resources().await.is_empty());
+}

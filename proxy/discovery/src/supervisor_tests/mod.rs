@@ -1,0 +1,195 @@
+//! Discovery as a whole against a control plane in memory that the test plays by hand.
+
+mod destinations;
+mod resources;
+mod reconnect;
+
+use std::sync::Arc;
+
+use outrigger_config::build::Builder;
+use outrigger_config::demand::{Answer, DemandLimits, Demands, Resolution};
+use outrigger_config::secrets::SecretStore;
+use outrigger_config::snapshot::Snapshot;
+use outrigger_core::identity::TrustDomain;
+use outrigger_proto::registration::{RegisterResponse, register_response::Outcome};
+use outrigger_proto::xds::discovery::Resource;
+use outrigger_proto::xds::protobuf::Any;
+
+use super::*;
+use crate::clock::Clock;
+use crate::discovery::{Config, Discovery, Handle, StartError, Wiring};
+use crate::dns::Dns;
+use crate::registration::{Left, WorkloadPort};
+use crate::testing::{AdsCall, Ca, Stage, port, stage, xds};
+
+/// A test that waits for longer, on the paused clock, waits in vain.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// A proxy's discovery and the two ends of it that the data path has.
+struct Proxy {
+    handle: Handle,
+    published: Published,
+    demands: Demands,
+}
+
+struct World {
+    ca: Arc<Ca>,
+    clock: Clock,
+    stage: Stage,
+    ports: Vec<WorkloadPort>,
+}
+
+impl World {
+    fn new() -> Self {
+        let ca = Arc::new(Ca::new());
+        std::fs::write(ca.dir().join("token"), "good").unwrap();
+        let clock = Clock::paused();
+        let stage = stage(&ca, clock);
+        stage.issuance.lock().unwrap().life = Duration::from_secs(3600);
+        Self { ca, clock, stage, ports: Vec::new() }
+    }
+
+    async fn proxy(&self) -> Proxy {
+        self.start(Mode::OnDemand).await.unwrap()
+    }
+
+    async fn start(&self, mode: Mode) -> Result<Proxy, StartError> {
+        let published = Published::new(Arc::new(Snapshot::default()));
+        let (demands, feed) = Demands::new(DemandLimits::default(), Resolution::OnDemand, published.clone());
+        let config = Config {
+            control_plane: String::new(),
+            control_plane_ca: self.ca.roots_file().into(),
+            token_file: Some(self.ca.dir().join("token")),
+            state_dir: self.ca.dir().join("state"),
+            instance: "cart-1".into(),
+            mode,
+            trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+            ports: self.ports.clone(),
+            labels: Default::default(),
+        };
+        let wiring = Wiring {
+            builder: Builder::new(Vec::new()),
+            published: published.clone(),
+            demands: feed,
+            secrets: SecretStore::new(),
+            dns: Dns::from_system().unwrap(),
+        };
+        let control_plane = self.stage.control_plane.clone();
+        let handle = Discovery::start_towards(control_plane, config, wiring, self.clock).await?;
+        Ok(Proxy { handle, published, demands })
+    }
+
+    async fn stream(&mut self) -> Server {
+        let call = tokio::time::timeout(PATIENCE, self.stage.ads.recv()).await.expect("no stream");
+        Server { call: call.unwrap(), nonce: 0 }
+    }
+}
+
+/// The control plane's end of one stream.
+struct Server {
+    call: AdsCall,
+    nonce: u32,
+}
+
+impl Server {
+    async fn heard(&mut self) -> DeltaDiscoveryRequest {
+        let message = tokio::time::timeout(PATIENCE, self.call.requests.message()).await;
+        message.expect("no request").unwrap().unwrap()
+    }
+
+    /// The next request that subscribes to or drops something; acknowledgements are passed over.
+    async fn heard_names(&mut self) -> (Kind, Vec<String>, Vec<String>) {
+        loop {
+            let request = self.heard().await;
+            assert_eq!(request.error_detail, None);
+            let kind = Kind::of_type_url(&request.type_url).unwrap();
+            let (more, less) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
+            if !more.is_empty() || !less.is_empty() {
+                return (kind, more, less);
+            }
+        }
+    }
+
+    async fn heard_answer(&mut self) -> DeltaDiscoveryRequest {
+        loop {
+            let request = self.heard().await;
+            if request.response_nonce == self.nonce.to_string() {
+                return request;
+            }
+        }
+    }
+
+    /// Whatever a demand for `cart:80` had led to is dropped, name by name.
+    async fn heard_cart_dropped(&mut self) {
+        let mut dropped = Vec::new();
+        while dropped.len() < 4 {
+            let (kind, more, less) = self.heard_names().await;
+            assert!(more.is_empty());
+            dropped.extend(less.into_iter().map(|name| (kind, name)));
+        }
+        dropped.sort();
+        let name = |kind, name: &str| (kind, name.to_owned());
+        let cluster_and_endpoints = [name(Kind::Cluster, "cart"), name(Kind::Endpoints, "cart")];
+        let listener_and_route = [name(Kind::Listener, "cart:80"), name(Kind::Route, "cart")];
+        assert_eq!(dropped, [cluster_and_endpoints, listener_and_route].concat());
+    }
+
+    fn say(&mut self, kind: Kind, resources: &[(&str, &str, Any)], removed: &[&str]) {
+        self.nonce += 1;
+        let resources = resources.iter().map(|(name, version, body)| Resource {
+            name: (*name).into(),
+            version: (*version).into(),
+            resource: Some(body.clone()),
+            ..Default::default()
+        });
+        let response = DeltaDiscoveryResponse {
+            type_url: kind.type_url().into(),
+            nonce: self.nonce.to_string(),
+            resources: resources.collect(),
+            removed_resources: removed.iter().map(|name| (*name).into()).collect(),
+            ..Default::default()
+        };
+        self.call.responses.send(Ok(response)).unwrap();
+    }
+
+    /// Answers the whole chain of a demand for `cart:80`.
+    async fn serve_cart(&mut self) {
+        let asked = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
+        assert_eq!(self.heard_names().await, asked(Kind::Listener, "cart:80"));
+        self.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+        assert_eq!(self.heard_names().await, asked(Kind::Route, "cart"));
+        self.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+        assert_eq!(self.heard_names().await, asked(Kind::Cluster, "cart"));
+        self.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+        assert_eq!(self.heard_names().await, asked(Kind::Endpoints, "cart"));
+        self.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+    }
+}
+
+/// A proxy whose stream is open.
+async fn connected() -> (World, Proxy, Server) {
+    let mut world = World::new();
+    let proxy = world.proxy().await;
+    let mut server = world.stream().await;
+    server.heard().await;
+    (world, proxy, server)
+}
+
+/// A proxy that has `cart:80` and all that it leads to.
+async fn serving() -> (World, Proxy, Server) {
+    let (world, proxy, mut server) = connected().await;
+    let _ = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
+    (world, proxy, server)
+}
+
+/// Asks as a worker does.
+async fn ask(proxy: &Proxy, name: &str) -> Answer {
+    let view = proxy.published.view();
+    proxy.demands.destination(&view, name).await
+}
+
+fn endpoints(proxy: &Proxy, cluster: &str) -> Vec<String> {
+    let snapshot = proxy.published.load();
+    let endpoints = snapshot.clusters[cluster].endpoints.load();
+    endpoints.list.iter().map(|endpoint| endpoint.address.to_string()).collect()
+}

@@ -1,0 +1,134 @@
+//! Streams that break or move, and restarts: what is said again and what stays.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_proxy_keeps_its_own_listeners_across_a_reconnect() {
+    let mut world = World::new();
+    world.ports.push(port());
+    let proxy = world.proxy().await;
+    let mut server = world.stream().await;
+    server.heard().await;
+    server.say(Kind::Listener, &[("inbound|a", "1", xds::inbound("inbound|a", "app"))], &[]);
+    assert_eq!(server.heard_names().await, (Kind::Cluster, vec!["app".into()], vec![]));
+    server.say(Kind::Cluster, &[("app", "1", xds::static_cluster("app"))], &[]);
+    server.heard_answer().await;
+    let registration = world.stage.registrations.recv().await.unwrap();
+    let confirm = async {
+        let outcome = Some(Outcome::Drained(Default::default()));
+        registration.responses.send(Ok(RegisterResponse { outcome })).unwrap();
+    };
+    let (left, ()) = tokio::join!(proxy.handle.drain_registration(), confirm);
+    assert_eq!(left, Left::Confirmed);
+    drop(server);
+    let mut server = world.stream().await;
+    assert_eq!(server.heard().await.initial_resource_versions["app"], "1");
+    let listeners = server.heard().await;
+    assert_eq!(
+        (listeners.resource_names_subscribe, listeners.initial_resource_versions["inbound|a"].as_str()),
+        (vec!["*".into()], "1")
+    );
+    assert!(proxy.published.load().listeners.contains_key("inbound|a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconnect_comes_soon_and_says_what_is_held() {
+    let (mut world, proxy, mut server) = serving().await;
+    server.heard_answer().await;
+    drop(server);
+    let broken = Instant::now();
+    let mut server = world.stream().await;
+    assert!(broken.elapsed() <= Duration::from_millis(500));
+    for (kind, name) in [
+        (Kind::Cluster, "cart"),
+        (Kind::Endpoints, "cart"),
+        (Kind::Listener, "cart:80"),
+        (Kind::Route, "cart"),
+    ] {
+        let request = server.heard().await;
+        assert_eq!(request.type_url, kind.type_url());
+        assert_eq!(request.initial_resource_versions[name], "1");
+        assert!(request.resource_names_subscribe.contains(&name.to_owned()));
+    }
+    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_refuses_is_tried_again_and_a_quiet_stream_counts_as_success() {
+    let mut world = World::new();
+    let proxy = world.proxy().await;
+    for _ in 0..6 {
+        let server = world.stream().await;
+        server.call.responses.send(Err(tonic::Status::unavailable("starting"))).unwrap();
+    }
+    let server = world.stream().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(proxy.handle.status().stream.connected_since.is_some());
+    drop(server);
+    let broken = Instant::now();
+    let _server = world.stream().await;
+    assert!(broken.elapsed() <= Duration::from_millis(500));
+    assert_eq!(proxy.handle.status().stream.failures, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewed_certificate_moves_the_stream_to_a_new_connection_and_nothing_is_lost() {
+    let mut world = World::new();
+    world.stage.issuance.lock().unwrap().life = Duration::from_secs(30);
+    let proxy = world.proxy().await;
+    let mut server = world.stream().await;
+    server.heard().await;
+    let _ = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
+    server.heard_answer().await;
+    let generation = proxy.published.load().generation;
+    let expiry = proxy.handle.status().identity.certificate.unwrap().not_after;
+    let mut next = world.stream().await;
+    assert!(world.clock.now() < expiry, "before the old one has expired");
+    assert_eq!(proxy.handle.status().identity.issued, 2);
+    assert_eq!(next.heard().await.initial_resource_versions["cart"], "1");
+    while let Ok(Some(_)) = server.call.requests.message().await {}
+    while proxy.handle.status().stream.connections < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(proxy.handle.status().stream.failures, 0);
+    assert_eq!(proxy.published.load().generation, generation);
+    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_without_a_control_plane_serves_what_was_saved() {
+    let (mut world, proxy, mut server) = serving().await;
+    server.heard_answer().await;
+    proxy.handle.shutdown().await;
+    drop(server);
+
+    let proxy = world.proxy().await;
+    assert!(proxy.published.load().destination("cart:80").is_some(), "published before start returns");
+    assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
+    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+    let mut server = world.stream().await;
+    assert_eq!(server.heard().await.initial_resource_versions["cart"], "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_torn_cache_costs_a_wait_and_no_more() {
+    let mut world = World::new();
+    StateDir::open(&world.ca.dir().join("state")).unwrap().write(cache::FILE, b"outrigger-xds").unwrap();
+    let proxy = world.proxy().await;
+    let mut server = world.stream().await;
+    server.heard().await;
+    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
+    assert!(matches!(answer, Answer::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_cannot_succeed_says_what_and_where() {
+    let world = World::new();
+    std::fs::write(world.ca.dir().join("state"), "a file").unwrap();
+    let error = world.start(Mode::OnDemand).await.err().unwrap().to_string();
+    assert!(error.contains("state directory") && error.contains("/state"), "{error}");
+    std::fs::remove_file(world.ca.dir().join("state")).unwrap();
+    std::fs::remove_file(world.ca.dir().join("token")).unwrap();
+    let error = world.start(Mode::OnDemand).await.err().unwrap().to_string();
+    assert!(error.contains("token"), "{error}");
+}
