@@ -1,6 +1,6 @@
 //! Making join tokens: by the running control plane, at its socket, or in the store when none runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
@@ -38,6 +38,9 @@ pub enum TokenError {
     /// A life of nothing, or a long one.
     #[error("a join token lives from 1 s to 24 h, not {0} s")]
     Ttl(u64),
+    /// No control plane ever kept its state there: none would know the token.
+    #[error("{}: no state of a control plane is there", .0.display())]
+    Nothing(PathBuf),
     /// The machine has no random numbers.
     #[error("no random numbers")]
     Random,
@@ -56,6 +59,9 @@ pub async fn create(directory: &Path, request: &TokenRequest) -> Result<String, 
         serde_json::to_vec(request).map_err(|error| AdminError::Failed(socket.clone(), error.to_string()))?;
     match ask(&socket, "/tokens", Some(body)).await {
         Ok(token) => Ok(String::from_utf8_lossy(&token).trim().into()),
+        Err(AdminError::Absent(_)) if !Store::exists(directory) => {
+            Err(TokenError::Nothing(directory.to_owned()))
+        }
         Err(AdminError::Absent(_)) => {
             let (directory, request) = (directory.to_owned(), request.clone());
             let create = move || create_in(&Store::open(&directory)?, &request);
@@ -99,9 +105,19 @@ mod tests {
     #[tokio::test]
     async fn without_a_control_plane_the_token_goes_into_the_store() {
         let directory = tempfile::tempdir().unwrap();
+        drop(Store::open(directory.path()).unwrap());
         let token = create(directory.path(), &request("shop", "cart", 600)).await.unwrap();
         let grant = Store::open(directory.path()).unwrap().identify_token(&token, SystemTime::now());
         assert_eq!(grant.unwrap().namespace, "shop");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_no_control_plane_ever_used_makes_no_token_and_stays_as_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let mistyped = parent.path().join("stat");
+        let refused = create(&mistyped, &request("shop", "cart", 600)).await.unwrap_err().to_string();
+        assert!(refused.ends_with("stat: no state of a control plane is there"), "{refused}");
+        assert!(!mistyped.exists());
     }
 
     #[test]

@@ -113,6 +113,9 @@ impl TraceService for Collector {
 }
 
 fn pass_on(endpoint: &str) -> Result<mpsc::Sender<ExportTraceServiceRequest>, String> {
+    if !endpoint.starts_with("http://") {
+        return Err(format!("{endpoint:?}: the demo passes its spans on to http:// endpoints only"));
+    }
     let channel = Endpoint::from_shared(endpoint.to_owned())
         .map_err(|error| format!("{endpoint:?} is no OTLP endpoint: {error}"))?
         .connect_timeout(Duration::from_secs(2))
@@ -209,6 +212,12 @@ mod tests {
             duration: Duration::ZERO,
             attributes: HashMap::new(),
         }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_it_cannot_reach_is_refused_by_name() {
+        let refused = Collector::start(Some("https://traces:4317".into())).await.err();
+        assert!(refused.is_some_and(|text| text.starts_with("\"https://traces:4317\": ")));
     }
 
     #[test]
