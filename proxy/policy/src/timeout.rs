@@ -10,7 +10,8 @@ use crate::field::{Unusable, duration};
 /// A route's time limits. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the end of the request to the end of its response, all tries and waits between them included.
+    /// From the head of the request to the end of its response, all tries and waits between them included (GEP-1742).
+    /// Envoy waits for the end of the request first: a slow upload has more time there.
     pub request: Option<Duration>,
     /// Without a byte in either direction. `None`: as the connection manager says.
     pub idle: Option<Option<Duration>>,

@@ -153,7 +153,7 @@ impl HttpOptions {
             allow_absolute_url: _,
             accept_http_10: _,
             default_host_for_http_10: _,
-            header_key_format: _, // header case is kept as it came
+            header_key_format: _, // names go out in lower case, as Envoy's do by default
             enable_trailers: _,   // trailers always pass
             allow_chunked_length,
             override_stream_error_on_invalid_http_message: _,
