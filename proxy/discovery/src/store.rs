@@ -165,8 +165,7 @@ impl Store {
                 tracing::error!(%kind, name = %refusal.name, reason = %refusal.reason, "accepted, and yet refused");
             }
         }
-        let built = self.builder.build(|_| true);
-        built.changed.then_some(built.snapshot)
+        self.builder.build()
     }
 
     /// Drops what nothing leads to any more. A destination goes with its demand; under a wildcard, only the server says.

@@ -34,7 +34,7 @@ fn read(change: impl FnOnce(&mut cluster::Cluster)) -> Result<(Balancing, Option
     let mut endpoints = assignment(CART, &["10.0.0.7:80"]);
     endpoints.endpoints[0].load_balancing_weight = number(3);
     accept(&mut builder, CART, "1", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &endpoints));
-    let snapshot = build(&mut builder).snapshot;
+    let snapshot = build(&mut builder);
     let cluster = snapshot.cluster(CART).unwrap();
     Ok((cluster.balancing, cluster.endpoints.load().list[0].locality_weight))
 }
@@ -133,7 +133,7 @@ fn the_overprovisioning_factor_of_an_assignment_counts() {
     let mut wire = assignment(CART, &["10.0.0.7:80"]);
     wire.policy = Some(Policy { overprovisioning_factor: number(100), ..Default::default() });
     accept(&mut builder, CART, "2", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire));
-    let snapshot = build(&mut builder).snapshot;
+    let snapshot = build(&mut builder);
     assert_eq!(snapshot.cluster(CART).unwrap().endpoints.load().overprovisioning, 100);
     wire.policy = Some(Policy { weighted_priority_health: true, ..Default::default() });
     let refusals = apply(&mut builder, CART, "3", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire));

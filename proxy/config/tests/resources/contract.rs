@@ -17,7 +17,7 @@ use crate::fixture::*;
 #[test]
 fn a_destination_leads_to_its_endpoints_and_their_identity() {
     let mut builder = cart();
-    let snapshot = build(&mut builder).snapshot;
+    let snapshot = build(&mut builder);
     let destination = snapshot.destination("cart:80").unwrap();
     assert_eq!(&*destination.canonical, CART);
     let Handler::Http(http) = &destination.handler else { panic!("not HTTP") };
@@ -43,7 +43,7 @@ fn an_endpoint_that_claims_an_identity_its_cluster_may_not_have_lets_nobody_in()
     let other = upstream_tls(&["spiffe://cluster.local/ns/shop/sa/other"]);
     cluster.transport_socket_matches[0].transport_socket = socket(type_url::UPSTREAM_TLS_CONTEXT, &other);
     accept(&mut builder, CART, "2", cluster_body(cluster));
-    let snapshot = build(&mut builder).snapshot;
+    let snapshot = build(&mut builder);
     let endpoints = snapshot.cluster(CART).unwrap().endpoints.load();
     assert!(endpoints.list[0].expected_peers().unwrap().is_empty());
 }
@@ -53,7 +53,7 @@ fn an_inbound_listener_chooses_its_chain_by_alpn() {
     let mut builder = Builder::new(vec![]);
     accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     accept(&mut builder, "inbound|10.0.0.7:80", "1", listener_body(inbound()));
-    let snapshot = build(&mut builder).snapshot;
+    let snapshot = build(&mut builder);
     let listener = &snapshot.listeners["inbound|10.0.0.7:80"];
     let chain = |alpn: &[&[u8]]| {
         let facts = ConnectionFacts {
@@ -89,7 +89,7 @@ fn a_destination_of_unknown_protocol_is_detected() {
         ..Default::default()
     });
     accept(&mut builder, "cart:81", "1", listener_body(wire));
-    let snapshot = build(&mut builder).snapshot;
+    let snapshot = build(&mut builder);
     let Handler::Detect { within, .. } = &snapshot.destination("cart:81").unwrap().handler else {
         panic!("not detected")
     };
@@ -105,7 +105,7 @@ fn redirected_connections_are_told_apart_by_port() {
     wire.filter_chains.pop();
     wire.filter_chains[0].filter_chain_match.as_mut().unwrap().destination_port = number(8080);
     accept(&mut builder, "inbound|10.0.0.7:80", "1", listener_body(wire));
-    let snapshot = build(&mut builder).snapshot;
+    let snapshot = build(&mut builder);
     let listener = &snapshot.listeners["inbound|10.0.0.7:80"];
     let facts = |destination: &str| ConnectionFacts {
         destination: destination.parse().unwrap(),
@@ -130,7 +130,7 @@ fn the_filter_that_asks_for_the_original_destination_gets_it() {
         listener::ListenerFilter { name: "envoy.filters.listener.original_dst".into(), ..Default::default() },
     ];
     accept(&mut builder, "inbound|10.0.0.7:80", "1", listener_body(wire));
-    assert!(build(&mut builder).snapshot.listeners["inbound|10.0.0.7:80"].original_dst);
+    assert!(build(&mut builder).listeners["inbound|10.0.0.7:80"].original_dst);
 }
 
 #[test]
@@ -152,8 +152,8 @@ fn the_proxys_own_listeners_are_in_every_snapshot() {
     let mut donor = Builder::new(vec![]);
     accept(&mut donor, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     accept(&mut donor, "inbound|10.0.0.7:80", "1", listener_body(inbound()));
-    let own = build(&mut donor).snapshot.listeners["inbound|10.0.0.7:80"].clone();
-    let snapshot = build(&mut Builder::new(vec![own.clone()])).snapshot;
+    let own = build(&mut donor).listeners["inbound|10.0.0.7:80"].clone();
+    let snapshot = build(&mut Builder::new(vec![own.clone()]));
     assert!(Arc::ptr_eq(&snapshot.listeners[&own.name], &own));
     assert!(matches!(own.chains[0].filter, NetworkFilter::Handle(Handler::Http(_))));
 }

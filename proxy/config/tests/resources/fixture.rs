@@ -1,8 +1,10 @@
 //! The messages of a small mesh, as the control plane's contract has them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use outrigger_config::build::{Builder, Built, Raw, Refusal};
+use outrigger_config::build::{Builder, Raw, Refusal};
+use outrigger_config::snapshot::Snapshot;
 use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{
     cluster, core, endpoint, hcm, listener, matcher, raw_buffer, route, router, tcp_proxy, tls, type_url,
@@ -32,8 +34,9 @@ pub fn accept(builder: &mut Builder, name: &str, version: &str, body: Any) {
     assert_eq!(apply(builder, name, version, body), []);
 }
 
-pub fn build(builder: &mut Builder) -> Built {
-    builder.build(|_| false)
+/// The snapshot of a builder in which something has changed.
+pub fn build(builder: &mut Builder) -> Arc<Snapshot> {
+    builder.build().unwrap()
 }
 
 /// A builder that holds the whole of `cart`.

@@ -7,5 +7,5 @@
 mod balancing;
 mod contract;
 mod refusals;
-mod warming;
+mod snapshots;
 mod fixture;

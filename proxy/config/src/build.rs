@@ -1,10 +1,7 @@
-//! From raw resources to a snapshot: decode, compile, warm.
+//! From raw resources to a snapshot: decode, compile, put together.
 //!
-//! Discovery calls [`Builder::apply`] with each response and [`Builder::build`] after it. What cannot be used is refused by
-//! name and its last good version stays; unchanged leaves are shared with the snapshot before; a destination is published
-//! once its routes, clusters and endpoints are there, and until then its last version stays.
-
-mod warm;
+//! Discovery calls [`Builder::apply`] with what is warm, and [`Builder::build`] after it. What cannot be used is refused by
+//! name and its last good version stays; unchanged leaves are shared with the snapshot before.
 
 use std::sync::Arc;
 
@@ -22,7 +19,6 @@ use crate::listener::{self, Listener};
 use crate::route::RouteTable;
 use crate::snapshot::Snapshot;
 use crate::wire::open;
-use warm::Warm;
 
 /// The cluster that the control plane names for a backend that is not valid. It never exists, so that nobody waits for it.
 pub const INVALID_BACKEND: &str = "outrigger.invalid-backend";
@@ -53,28 +49,6 @@ pub struct Refusal {
     pub reason: Unusable,
 }
 
-/// What came of a build.
-#[derive(Debug, Clone)]
-pub struct Built {
-    /// To publish.
-    pub snapshot: Arc<Snapshot>,
-    /// Whether it differs from the one before.
-    pub changed: bool,
-    /// What was held back because something that it names is not there yet.
-    pub warming: Vec<Warming>,
-}
-
-/// A resource that waits for others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warming {
-    /// Its type.
-    pub type_url: &'static str,
-    /// Its name.
-    pub name: Name,
-    /// The type and name of what it waits for.
-    pub needs: Vec<(&'static str, Name)>,
-}
-
 /// What the accepted resources name: what a proxy that does not get everything subscribes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct References {
@@ -101,8 +75,6 @@ pub struct Builder {
     endpoints_version: u64,
     /// Whether anything but endpoints changed since the last build.
     changed: bool,
-    /// Whether the last build held something back.
-    waiting: bool,
     current: Arc<Snapshot>,
 }
 
@@ -144,31 +116,44 @@ impl Builder {
         refusals
     }
 
-    /// Makes a snapshot of what is there.
+    /// Makes a snapshot of what is there; `None` when it is the one of the last time.
     ///
-    /// What names something that is not there yet keeps its last version, or stays out, unless `give_up` says that it has
-    /// waited long enough. Endpoints of clusters that are published already change at once, without a new snapshot.
-    pub fn build(&mut self, give_up: impl Fn(&Warming) -> bool) -> Built {
+    /// Whatever names something that is not there is in it all the same: when it is time to publish is discovery's to know.
+    /// Endpoints of clusters that are published already change at once, without a new snapshot.
+    pub fn build(&mut self) -> Option<Arc<Snapshot>> {
         for name in std::mem::take(&mut self.stale) {
             self.resolve_endpoints(&name);
         }
-        if !self.changed && !self.waiting {
-            return Built { snapshot: self.current.clone(), changed: false, warming: Vec::new() };
+        if !std::mem::take(&mut self.changed) {
+            return None;
         }
-        let mut warm =
-            Warm { builder: self, give_up: &give_up, warming: Vec::new(), next: Snapshot::default() };
-        warm.clusters();
-        warm.routes();
-        warm.listeners();
-        let Warm { warming, mut next, .. } = warm;
-        let changed = !next.same(&self.current);
-        if changed {
-            next.generation = self.current.generation + 1;
-            self.current = Arc::new(next);
+        let next = self.assemble();
+        if next.same(&self.current) {
+            return None;
         }
-        self.changed = false;
-        self.waiting = !warming.is_empty();
-        Built { snapshot: self.current.clone(), changed, warming }
+        self.current = Arc::new(Snapshot { generation: self.current.generation + 1, ..next });
+        Some(Arc::clone(&self.current))
+    }
+
+    fn assemble(&self) -> Snapshot {
+        let mut next = Snapshot::default();
+        next.clusters.extend(self.clusters.iter().map(|(name, leaf)| (name.clone(), leaf.value.0.clone())));
+        next.routes.extend(self.routes.iter().map(|(name, leaf)| (name.clone(), leaf.value.clone())));
+        next.listeners.extend(self.own.iter().map(|own| (own.name.clone(), own.clone())));
+        for (name, leaf) in &self.listeners {
+            match &leaf.value {
+                listener::Compiled::Bound(listener) => {
+                    next.listeners.entry(name.clone()).or_insert_with(|| listener.clone());
+                }
+                listener::Compiled::Destination(destination) => {
+                    // A resource of that very name is what was asked for.
+                    let aliases = leaf.aliases.iter().filter(|alias| !self.listeners.contains_key(*alias));
+                    let names = aliases.chain([name]);
+                    next.destinations.extend(names.map(|name| (name.clone(), destination.clone())));
+                }
+            }
+        }
+        next
     }
 
     /// What the accepted resources name.
@@ -195,20 +180,6 @@ impl Builder {
             }
         }
         References { clusters, ..references }
-    }
-
-    /// Every accepted resource of a type, with its version: what a new delta stream begins with.
-    pub fn versions(&self, type_url: &str) -> Vec<(Name, Name)> {
-        fn of<T>(leaves: &Map<Leaf<T>>) -> Vec<(Name, Name)> {
-            leaves.iter().map(|(name, leaf)| (name.clone(), leaf.version.clone())).collect()
-        }
-        match type_url {
-            LISTENER => of(&self.listeners),
-            ROUTE_CONFIGURATION => of(&self.routes),
-            CLUSTER => of(&self.clusters),
-            CLUSTER_LOAD_ASSIGNMENT => of(&self.assignments),
-            _ => Vec::new(),
-        }
     }
 
     fn take(&mut self, type_url: &str, raw: Raw) -> Result<(), Unusable> {
@@ -263,9 +234,7 @@ impl Builder {
                     open(&body, CLUSTER_LOAD_ASSIGNMENT)?;
                 same_name("cluster_name", &wire.cluster_name)?;
                 let value = Assignment::decode(wire)?;
-                // A cluster that waited for its first assignment may be published now.
-                self.changed |=
-                    self.assignments.insert(name.clone(), Leaf { version, aliases, value }).is_none();
+                self.assignments.insert(name.clone(), Leaf { version, aliases, value });
                 let named =
                     |cluster: &Cluster| matches!(&cluster.discovery, Discovery::Eds(eds) if *eds == name);
                 // Nearly always the cluster of the same name; only others cost a search.
