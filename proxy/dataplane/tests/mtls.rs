@@ -167,6 +167,43 @@ async fn opaque_bytes_and_upgrades_cross_both_sidecars() {
     assert_eq!((record.protocol, record.source.as_ref().unwrap()), (Protocol::Tcp, &spiffe("web")));
 }
 
+/// `count` fields which, counted with 32 bytes each, come to `bytes`.
+fn fields(count: usize, bytes: usize) -> String {
+    let each = bytes / count;
+    let field = |at: usize| {
+        let size = if at == 0 { each + bytes % count } else { each };
+        let name = format!("x-{at}");
+        format!("{name}: {}\r\n", "v".repeat(size - 32 - name.len()))
+    };
+    (0..count).map(field).collect()
+}
+
+#[tokio::test]
+async fn the_largest_heads_that_the_entry_takes_pass_both_sidecars_in_both_directions() {
+    const BYTES: usize = 60 * 1024;
+    let authority = Authority::new();
+    let application = Application::http(|asked| {
+        // 100 fields, of which `content-length: 2` is one.
+        let of_answer = fields(99, BYTES - 47);
+        let whole = asked.head.lines().filter(|line| line.ends_with("vvv")).count() == 99;
+        format!("HTTP/1.1 200 OK\r\n{of_answer}content-length: 2\r\n\r\n{}", if whole { "ok" } else { "no" })
+    })
+    .await;
+    let server = server(&authority, "cart", application.address);
+    let mut client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+    let mut user = Client::connect(client.address(0)).await;
+    // `host: app` costs 39 and is one of the 100.
+    let answer = user.get("app", "/", &fields(99, BYTES - 39)).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "ok"), "{answer:?}");
+    assert_eq!(answer.head.lines().filter(|line| line.ends_with("vvv")).count(), 99);
+    assert_eq!(client.record().await.reason, None);
+    for too_much in [fields(99, BYTES - 38), fields(100, BYTES / 2)] {
+        let mut user = Client::connect(client.address(0)).await;
+        assert_eq!(user.get("app", "/", &too_much).await.status, 431);
+        assert_eq!(client.record().await.reason, Some(Reason::HeadersTooLarge));
+    }
+}
+
 #[tokio::test]
 async fn renewed_certificates_cost_no_request() {
     let (authority, echo) = (Authority::new(), Application::http(|_| ok("ok")).await);

@@ -1,15 +1,66 @@
 //! What one peer may cost: sizes, counts and times. These are the proxy's own bounds, not configuration of a route.
+//!
+//! The fields of a head or of a trailer section are counted alike in HTTP/1 and HTTP/2, in requests and in responses: each
+//! costs its name, its value and 32 bytes (RFC 9113 section 6.5.2). `Host` and `:authority` are one field like any other;
+//! the request target has a limit of its own. A peer that is another sidecar gets [`SLACK`] on top, because both sidecars
+//! add fields to what an application was allowed to send.
 
 use std::time::Duration;
+
+use http::HeaderMap;
+use http::uri::Authority;
 
 /// How long a request's body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without
 /// end).
 pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// What a field costs besides its name and value, in bytes (RFC 9113 section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// How much more a head may have between two sidecars than at the entry of the mesh.
+pub(crate) const SLACK: FieldSize = FieldSize { fields: 10, bytes: 8 * 1024 };
+
+/// Bytes of a request line besides its target, and of the line ends and optional white space that a sender may write.
+const LINE_BYTES: usize = 1024;
+
+/// The size of a head's or a trailer section's fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FieldSize {
+    /// How many there are.
+    pub(crate) fields: usize,
+    /// Names and values, and 32 bytes for each field.
+    pub(crate) bytes: usize,
+}
+
+impl FieldSize {
+    /// Adds a field whose name and value have these lengths.
+    pub(crate) fn add(&mut self, name: usize, value: usize) {
+        self.fields += 1;
+        self.bytes += name + value + FIELD_OVERHEAD;
+    }
+
+    /// The size of `fields`.
+    pub(crate) fn of(fields: &HeaderMap) -> Self {
+        let mut size = Self::default();
+        for (name, value) in fields {
+            size.add(name.as_str().len(), value.len());
+        }
+        size
+    }
+
+    /// With the host, which is not among the fields of a parsed head.
+    pub(crate) fn with_host(mut self, authority: Option<&Authority>) -> Self {
+        if let Some(authority) = authority {
+            self.add("host".len(), authority.as_str().len());
+        }
+        self
+    }
+}
+
 /// Bounds of one connection. Bodies have no bound: they are streamed, and what is buffered of them is bounded here.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes of a head (start line and fields), and of a trailer section. More: 431.
+    /// Bytes of a head's fields, and of a trailer section's, each field counted with 32 bytes on top. More: 431.
     pub head_bytes: usize,
     /// Fields of a head, and of a trailer section. More: 431.
     pub fields: usize,
@@ -38,7 +89,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head_bytes: 32 * 1024,
+            head_bytes: 60 * 1024,
             fields: 100,
             target_bytes: 8 * 1024,
             interim_responses: 16,
@@ -51,5 +102,57 @@ impl Default for Limits {
             stream_window: 256 * 1024,
             connection_window: 2 * 1024 * 1024,
         }
+    }
+}
+
+impl Limits {
+    /// Whether fields of that size may pass.
+    pub(crate) fn allow(&self, size: FieldSize) -> bool {
+        size.fields <= self.fields && size.bytes <= self.head_bytes
+    }
+
+    /// The limits towards another sidecar, which has added fields of its own to what was within ours.
+    #[must_use]
+    pub(crate) fn with_slack(self) -> Self {
+        Self { head_bytes: self.head_bytes + SLACK.bytes, fields: self.fields + SLACK.fields, ..self }
+    }
+
+    /// What the h2 crate is told to take, in its own count, which includes the target and the pseudo-fields. Well above what
+    /// [`Self::allow`] lets pass: whatever the crate refuses it answers by itself, and nobody would record it.
+    pub(crate) fn http2_list_bytes(&self) -> u32 {
+        u32::try_from(self.written_bytes().saturating_mul(2)).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of a head as HTTP/1 writes it, start line included. Whatever [`Self::allow`] lets pass is shorter, unless its
+    /// sender wrote it with an excess of white space.
+    pub(crate) fn written_bytes(&self) -> usize {
+        self.head_bytes + self.target_bytes + LINE_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn a_field_costs_its_name_its_value_and_32_bytes() {
+        let mut fields = HeaderMap::new();
+        fields.append(HeaderName::from_static("x-a"), HeaderValue::from_static("12345"));
+        fields.append(HeaderName::from_static("x-a"), HeaderValue::from_static(""));
+        assert_eq!(FieldSize::of(&fields), FieldSize { fields: 2, bytes: 40 + 35 });
+        let host = Authority::from_static("cart:80");
+        assert_eq!(FieldSize::of(&fields).with_host(Some(&host)), FieldSize { fields: 3, bytes: 75 + 43 });
+    }
+
+    #[test]
+    fn between_sidecars_a_head_may_have_grown() {
+        let (entry, mesh) = (Limits::default(), Limits::default().with_slack());
+        let largest = FieldSize { fields: 100, bytes: 60 * 1024 };
+        let grown = FieldSize { fields: 110, bytes: 68 * 1024 };
+        assert!(entry.allow(largest) && !entry.allow(grown) && mesh.allow(grown));
+        assert!(!mesh.allow(FieldSize { fields: 111, ..grown }));
+        assert!(!mesh.allow(FieldSize { bytes: grown.bytes + 1, ..grown }));
     }
 }

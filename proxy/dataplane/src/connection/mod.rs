@@ -259,7 +259,7 @@ impl Served {
         (finder, http): (Finder, &HttpSettings),
     ) {
         let context = Rc::clone(&self.context);
-        let limits = limits(&context.limits, http);
+        let limits = limits(&context.limits, http, &facts);
         let drain = self.drain.clone();
         let on = Downstream { context, client: facts, finder, limits, drain };
         if let Err(failure) = service::serve(&on, stream, first, protocol).await {

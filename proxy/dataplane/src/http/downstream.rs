@@ -125,9 +125,10 @@ impl Downstream {
     }
 }
 
-/// What a client may cost where `http` says how it is spoken with: the process's own bounds, and the listener's.
-pub(crate) fn limits(own: &Limits, http: &HttpSettings) -> Rc<Limits> {
-    Rc::new(Limits {
+/// What a client may cost where `http` says how it is spoken with: the process's own bounds, and the listener's. A client
+/// that proved to be of the mesh is a sidecar, which has added fields to what came to it.
+pub(crate) fn limits(own: &Limits, http: &HttpSettings, client: &ClientFacts) -> Rc<Limits> {
+    let limits = Limits {
         head_bytes: http.max_request_headers,
         fields: http.max_headers_count,
         head_timeout: http.request_headers_timeout.unwrap_or(own.head_timeout),
@@ -138,7 +139,8 @@ pub(crate) fn limits(own: &Limits, http: &HttpSettings) -> Rc<Limits> {
         stream_window: http.initial_stream_window,
         connection_window: http.initial_connection_window,
         ..own.clone()
-    })
+    };
+    Rc::new(if client.peer.is_some() { limits.with_slack() } else { limits })
 }
 
 /// The mesh's destination of an asked name, or `None` when it is to be passed on, with the snapshot that says so.

@@ -64,17 +64,20 @@ pub(crate) struct Dialer {
     identity: Rc<Identity>,
     configs: RefCell<ClientConfigs>,
     limits: Rc<Limits>,
+    mesh_limits: Rc<Limits>,
 }
 
 impl Dialer {
     /// A dialer that shows these credentials.
     pub(crate) fn new(identity: Rc<Identity>, limits: Rc<Limits>) -> Self {
-        Self { identity, configs: RefCell::default(), limits }
+        let mesh_limits = Rc::new(Limits::clone(&limits).with_slack());
+        Self { identity, configs: RefCell::default(), limits, mesh_limits }
     }
 
-    /// The bounds of connections that speak HTTP.
-    pub(crate) fn limits(&self) -> &Rc<Limits> {
-        &self.limits
+    /// The bounds of connections to `target` that speak HTTP. Over mutual TLS it is another sidecar, which has added fields
+    /// to what its application said.
+    pub(crate) fn limits(&self, target: &Target) -> &Rc<Limits> {
+        if target.tls.is_some() { &self.mesh_limits } else { &self.limits }
     }
 
     /// Makes a connection within `timeout`, handshake included.

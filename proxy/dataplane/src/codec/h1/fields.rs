@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use super::Malformed;
+use crate::codec::limits::{FieldSize, Limits};
 
-/// Fields that are parsed at all; limits are at most this.
-pub(crate) const MAX_FIELDS: usize = 128;
+/// Fields that are parsed without an allocation for them; more are rare.
+pub(crate) const USUAL_FIELDS: usize = 128;
 
 /// Where the search for the end of a section has come to, so that bytes that drip in are looked at once.
 #[derive(Debug, Default, Clone, Copy)]
@@ -41,8 +42,33 @@ impl Search {
 }
 
 /// Room for the parser's fields, without clearing it first.
-pub(crate) fn room<'a>() -> [MaybeUninit<httparse::Header<'a>>; MAX_FIELDS] {
-    [const { MaybeUninit::uninit() }; MAX_FIELDS]
+pub(crate) struct Room<'a> {
+    usual: [MaybeUninit<httparse::Header<'a>>; USUAL_FIELDS],
+    more: Vec<MaybeUninit<httparse::Header<'a>>>,
+}
+
+impl<'a> Room<'a> {
+    /// For as many fields as `limits` allow.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let more = if limits.fields > USUAL_FIELDS { limits.fields } else { 0 };
+        Self {
+            usual: [const { MaybeUninit::uninit() }; USUAL_FIELDS],
+            more: std::iter::repeat_with(MaybeUninit::uninit).take(more).collect(),
+        }
+    }
+
+    pub(crate) fn slots(&mut self) -> &mut [MaybeUninit<httparse::Header<'a>>] {
+        if self.more.is_empty() { &mut self.usual } else { &mut self.more }
+    }
+}
+
+/// Whether the fields that were parsed are within `limits`.
+pub(crate) fn check_size(parsed: &[httparse::Header<'_>], limits: &Limits) -> Result<(), Malformed> {
+    let mut size = FieldSize::default();
+    for field in parsed {
+        size.add(field.name.len(), field.value.len());
+    }
+    if limits.allow(size) { Ok(()) } else { Err(Malformed::TooLarge) }
 }
 
 /// A parsed field as a name and a value that shares `section`.

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
 use super::Malformed;
-use super::fields::{self, MAX_FIELDS, Search};
+use super::fields::{self, Search, USUAL_FIELDS};
 use crate::codec::hop;
 use crate::codec::limits::Limits;
 
@@ -145,7 +145,7 @@ impl Decoder {
                 }
                 State::Trailers(search) => {
                     let end = search.end(bytes)?;
-                    if end.unwrap_or(bytes.len()) > limits.head_bytes {
+                    if end.unwrap_or(bytes.len()) > limits.written_bytes() {
                         return Err(Malformed::TooLarge);
                     }
                     let Some(end) = end else { return Ok(Decoded::More) };
@@ -201,14 +201,18 @@ fn trailers(section: &Bytes, limits: &Limits) -> Result<HeaderMap, Malformed> {
     if section.len() == 2 {
         return Ok(HeaderMap::new());
     }
-    let mut room = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let parsed = match httparse::parse_headers(section, &mut room).map_err(fields::malformed)? {
+    let (mut usual, mut more) = ([httparse::EMPTY_HEADER; USUAL_FIELDS], Vec::new());
+    let room = if limits.fields > USUAL_FIELDS {
+        more.resize(limits.fields, httparse::EMPTY_HEADER);
+        &mut more[..]
+    } else {
+        &mut usual[..]
+    };
+    let parsed = match httparse::parse_headers(section, room).map_err(fields::malformed)? {
         httparse::Status::Complete((_, parsed)) => parsed,
         httparse::Status::Partial => return Err(Malformed::Rule("the trailer section is malformed")),
     };
-    if parsed.len() > limits.fields.min(MAX_FIELDS) {
-        return Err(Malformed::TooLarge);
-    }
+    fields::check_size(parsed, limits)?;
     let mut trailers = HeaderMap::with_capacity(parsed.len());
     for parsed in parsed {
         let (name, value) = fields::field(section, parsed)?;
@@ -299,7 +303,7 @@ mod tests {
     fn a_trailer_section_is_bounded() {
         let many = format!("0\r\n{}\r\n", "a: b\r\n".repeat(101));
         assert_eq!(decode(Framing::Chunked, &[many.as_bytes()]).unwrap_err(), Malformed::TooLarge);
-        let large = format!("0\r\na: {}", "b".repeat(33 * 1024));
+        let large = format!("0\r\na: {}", "b".repeat(70 * 1024));
         assert_eq!(decode(Framing::Chunked, &[large.as_bytes()]).unwrap_err(), Malformed::TooLarge);
     }
 

@@ -7,7 +7,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::Malformed;
-use super::fields::{self, MAX_FIELDS, Search};
+use super::fields::{self, Room, Search};
 use super::framing::Framing;
 use crate::codec::head::{RequestHead, ResponseHead, Scheme, expects_continue};
 use crate::codec::limits::Limits;
@@ -58,9 +58,9 @@ pub(crate) fn request(
         }
         return Ok(None);
     };
-    let mut room = fields::room();
+    let mut room = Room::new(limits);
     let mut parsed = httparse::Request::new(&mut []);
-    let complete = parsed.parse_with_uninit_headers(&section, &mut room).map_err(fields::malformed)?;
+    let complete = parsed.parse_with_uninit_headers(&section, room.slots()).map_err(fields::malformed)?;
     let (httparse::Status::Complete(_), Some(method), Some(target), Some(minor)) =
         (complete, parsed.method, parsed.path, parsed.version)
     else {
@@ -130,10 +130,10 @@ pub(crate) fn response(
         return Err(Malformed::Rule("what came is no HTTP/1 response"));
     }
     let Some(section) = section(bytes, search, limits)? else { return Ok(None) };
-    let mut room = fields::room();
+    let mut room = Room::new(limits);
     let mut parsed = httparse::Response::new(&mut []);
     let complete = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut parsed, &section, &mut room)
+        .parse_response_with_uninit_headers(&mut parsed, &section, room.slots())
         .map_err(fields::malformed)?;
     let (httparse::Status::Complete(_), Some(code), Some(minor)) = (complete, parsed.code, parsed.version)
     else {
@@ -186,12 +186,12 @@ pub(crate) fn response(
 /// Splits the head off, or says that it is not all there.
 fn section(bytes: &mut BytesMut, search: &mut Search, limits: &Limits) -> Result<Option<Bytes>, Malformed> {
     match search.end(bytes)? {
-        Some(length) if length > limits.head_bytes => Err(Malformed::TooLarge),
+        Some(length) if length > limits.written_bytes() => Err(Malformed::TooLarge),
         Some(length) => {
             *search = Search::default();
             Ok(Some(bytes.split_to(length).freeze()))
         }
-        None if bytes.len() > limits.head_bytes => Err(Malformed::TooLarge),
+        None if bytes.len() > limits.written_bytes() => Err(Malformed::TooLarge),
         None => Ok(None),
     }
 }
@@ -218,9 +218,7 @@ struct Message {
 
 impl Message {
     fn read(section: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Result<Self, Malformed> {
-        if parsed.len() > limits.fields.min(MAX_FIELDS) {
-            return Err(Malformed::TooLarge);
-        }
+        fields::check_size(parsed, limits)?;
         let mut message = Self { headers: HeaderMap::with_capacity(parsed.len()), ..Self::default() };
         for parsed in parsed {
             let (name, value) = fields::field(section, parsed)?;

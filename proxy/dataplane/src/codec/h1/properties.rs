@@ -22,7 +22,7 @@ pub(crate) fn request(bytes: &[u8]) {
     let passed_on = written(&request);
     let shown = String::from_utf8_lossy(&passed_on);
     // What stood at a limit is passed on with a length of its own.
-    let own = Limits { fields: 128, head_bytes: 64 * 1024, ..Limits::default() };
+    let own = Limits::default().with_slack();
     let again = read(&passed_on, &own);
     assert!(again.is_some(), "what is passed on is none: {shown:?}");
     let Some((again, rest)) = again else { return };

@@ -24,7 +24,7 @@ use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, ResponseHead, expects_continue};
 use crate::codec::hop;
-use crate::codec::limits::{CONTINUE_WAIT, Limits};
+use crate::codec::limits::{CONTINUE_WAIT, FieldSize, Limits};
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
 
@@ -62,7 +62,7 @@ impl Connection {
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
             .max_frame_size(FRAME_SIZE)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(limits.http2_list_bytes())
             .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
             .max_concurrent_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(Some(PENDING_RESETS * 4))
@@ -198,8 +198,8 @@ impl Exchange {
             let broken = if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 section 8.6.
                 Some("a 101, which HTTP/2 does not have")
-            } else if interim.headers().len() > self.limits.fields {
-                Some("too many fields in a response")
+            } else if !self.limits.allow(FieldSize::of(interim.headers())) {
+                Some("the response's head is too large")
             } else {
                 (self.interims > self.limits.interim_responses).then_some("too many interim responses")
             };
@@ -245,11 +245,11 @@ impl Exchange {
             return Err(Failure::local(Reason::LocalError, "the exchange is over"));
         };
         let (parts, incoming) = response.into_parts();
-        if parts.headers.len() > self.limits.fields {
+        if !self.limits.allow(FieldSize::of(&parts.headers)) {
             let failure = Failure::upstream(
                 Reason::UpstreamProtocolError,
                 Reached::Maybe,
-                "too many fields in a response",
+                "the response's head is too large",
             );
             return Err(failure);
         }

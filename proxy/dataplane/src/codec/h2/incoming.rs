@@ -1,5 +1,6 @@
 //! A body that comes in on a stream. The window opens again only as its bytes are consumed, which is the back-pressure.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use h2::RecvStream;
@@ -8,21 +9,21 @@ use outrigger_core::error::Failure;
 
 use crate::codec::body::Frame;
 use crate::codec::hop;
-use crate::codec::limits::Limits;
+use crate::codec::limits::{FieldSize, Limits};
 
 /// The receiving half of a stream.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     stream: RecvStream,
     data_ended: bool,
-    fields: usize,
+    limits: Rc<Limits>,
     /// What an error of this stream means.
     meaning: fn(&h2::Error) -> Failure,
 }
 
 impl Incoming {
-    pub(crate) fn new(stream: RecvStream, limits: &Limits, meaning: fn(&h2::Error) -> Failure) -> Self {
-        Self { stream, data_ended: false, fields: limits.fields, meaning }
+    pub(crate) fn new(stream: RecvStream, limits: &Rc<Limits>, meaning: fn(&h2::Error) -> Failure) -> Self {
+        Self { stream, data_ended: false, limits: Rc::clone(limits), meaning }
     }
 
     /// The next frame; `None` at END_STREAM.
@@ -49,7 +50,7 @@ impl Incoming {
 
     /// Trailers hold neither pseudo-fields, which h2 takes out, nor what would change framing or routing.
     fn check(&self, trailers: HeaderMap) -> Result<Option<Frame>, Failure> {
-        if trailers.len() > self.fields {
+        if !self.limits.allow(FieldSize::of(&trailers)) {
             return Err((self.meaning)(&h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)));
         }
         let forbidden: Vec<_> =

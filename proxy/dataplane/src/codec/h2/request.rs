@@ -17,7 +17,7 @@ use super::responder::Exchange;
 use super::{failure, websocket};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, Scheme, expects_continue};
-use crate::codec::limits::Limits;
+use crate::codec::limits::{FieldSize, Limits};
 use crate::codec::{authority, hop, path};
 
 /// A request as the pipeline sees it.
@@ -41,8 +41,9 @@ pub(super) fn accept(
     let uri = parts.uri.into_parts();
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let read = || {
-        if parts.headers.len() > limits.fields {
-            return Err(Failure::downstream(Reason::HeadersTooLarge, "too many fields"));
+        // `host` beside `:authority` says the same and is not passed on, so that it counts twice at most.
+        if !limits.allow(FieldSize::of(&parts.headers).with_host(uri.authority.as_ref())) {
+            return Err(Failure::downstream(Reason::HeadersTooLarge, "the head is too large"));
         }
         if uri.path_and_query.as_ref().is_some_and(|path| path.as_str().len() > limits.target_bytes) {
             return Err(Failure::downstream(Reason::UriTooLong, "the path is too long"));
@@ -134,7 +135,12 @@ fn join_cookies(headers: &mut http::HeaderMap) {
 
 impl Exchange {
     /// The body of the request with that head.
-    pub(super) fn body(self: &Rc<Self>, head: &RequestHead, incoming: RecvStream, limits: &Limits) -> Body {
+    pub(super) fn body(
+        self: &Rc<Self>,
+        head: &RequestHead,
+        incoming: RecvStream,
+        limits: &Rc<Limits>,
+    ) -> Body {
         if incoming.is_end_stream() {
             return Body::empty();
         }

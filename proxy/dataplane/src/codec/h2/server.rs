@@ -131,7 +131,7 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_frame_size(FRAME_SIZE)
-        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(limits.http2_list_bytes())
         .max_concurrent_streams(limits.concurrent_streams)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_concurrent_reset_streams(PENDING_RESETS)

@@ -254,7 +254,7 @@ fn what_breaks_a_rule_is_refused_and_nothing_is_handed_up() {
             431,
         ),
         (
-            request(|headers| drop(headers.insert("a", HeaderValue::from_str(&"b".repeat(40_000)).unwrap()))),
+            request(|headers| drop(headers.insert("a", HeaderValue::from_str(&"b".repeat(61_440)).unwrap()))),
             431,
         ),
     ];

@@ -1,6 +1,7 @@
 //! Behaviours of the codec: bytes in, bytes out, over connections in memory.
 
 mod requests;
+mod head_size;
 mod responses;
 mod http2;
 mod upgrades;

@@ -77,7 +77,8 @@ fn the_four_forms_of_a_target_are_read() {
 fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
     let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
     let many_fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(100));
-    let large_head = format!("GET / HTTP/1.1\r\nHost: a\r\na: {}", "b".repeat(33 * 1024));
+    let large_head = format!("GET / HTTP/1.1\r\nHost: a\r\na: {}\r\n\r\n", "b".repeat(61 * 1024));
+    let endless_head = format!("GET / HTTP/1.1\r\nHost: a\r\na: {}", "b".repeat(70 * 1024));
     let table: &[(&[u8], &str)] = &[
         (b"GET / HTTP/1.1\r\n\r\n", "400"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "400"),
@@ -134,6 +135,7 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
         (long_target.as_bytes(), "414"),
         (many_fields.as_bytes(), "431"),
         (large_head.as_bytes(), "431"),
+        (endless_head.as_bytes(), "431"),
     ];
     for (bytes, status) in table {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();

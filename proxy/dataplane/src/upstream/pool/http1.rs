@@ -107,7 +107,8 @@ impl Pool {
         let pool = if pooled { Rc::downgrade(self) } else { Weak::new() };
         let born = Instant::now();
         let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), _permit: permit };
-        let connection = Http1Connection::new(stream, Rc::clone(self.dialer.limits()), Rc::new(home));
+        let connection =
+            Http1Connection::new(stream, Rc::clone(self.dialer.limits(&self.target)), Rc::new(home));
         Lease { connection: Connection::Http1(connection, born), reused: false, peer }
     }
 

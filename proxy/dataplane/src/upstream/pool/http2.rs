@@ -137,7 +137,7 @@ impl Pool {
             Limits {
                 stream_window: connections.initial_stream_window,
                 connection_window: connections.initial_connection_window,
-                ..Limits::clone(self.dialer.limits())
+                ..Limits::clone(self.dialer.limits(&self.target))
             }
         };
         let connection = Http2Connection::start(stream, &limits).await?;
