@@ -11,6 +11,8 @@ mod rewritten;
 mod request_timeout;
 mod forward;
 mod filters;
+mod decide;
+mod attempt;
 mod replay;
 mod limit;
 mod journal;

@@ -1,0 +1,138 @@
+//! What follows an attempt: one more, or its outcome stands.
+//!
+//! Called after each attempt. It sleeps and sends nothing itself.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+use outrigger_policy::retry::{Decision, Outcome, Retries, RetryPolicy};
+use outrigger_policy::retry_budget::Retrying;
+use tokio::time::Instant;
+
+use super::attempt::Failed;
+use super::replay::Replay;
+use crate::codec::head::RequestHead;
+use crate::upstream::cluster::Cluster;
+
+/// How often a request is sent again because the idle connection that it was written to had just been closed; a host that
+/// closes every connection is left after so many.
+const STALE_CONNECTIONS: u32 = 2;
+
+/// What the decision after an attempt rests on, the same for all attempts of a request.
+#[derive(Debug)]
+pub(super) struct Rules<'a> {
+    /// Where the request goes.
+    pub(super) cluster: &'a Cluster,
+    /// The route's retries.
+    pub(super) retry: Option<&'a RetryPolicy>,
+    /// When the request has to be answered.
+    pub(super) deadline: Option<Instant>,
+    /// How many hosts the client's own name resolved to, where they are not the cluster's to pick.
+    pub(super) resolved: Option<usize>,
+}
+
+/// What follows an attempt.
+pub(super) enum Next {
+    /// One more, after a pause. A charged one holds its room in the budget.
+    Again(Duration, Option<Retrying>),
+    /// The outcome stands, for this reason if not for its own.
+    Stands(Option<Reason>),
+}
+
+/// What happened to a request so far.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The hosts that it was sent to.
+    pub(super) tried: Vec<SocketAddr>,
+    /// How far it came at most.
+    pub(super) furthest: Reached,
+    retries: Retries,
+    stale: u32,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { retries: Retries::default(), tried: Vec::new(), stale: 0, furthest: Reached::NotWritten }
+    }
+}
+
+impl Rules<'_> {
+    /// The host has answered.
+    pub(super) fn after_answer(
+        &self,
+        status: http::StatusCode,
+        headers: &HeaderMap,
+        head: &RequestHead,
+        body: &Replay,
+        progress: &mut Progress,
+    ) -> Next {
+        progress.furthest = Reached::Maybe;
+        let (Some(retry), true) = (self.retry, body.is_whole()) else { return Next::Stands(None) };
+        let outcome = Outcome::Answered { status, headers };
+        self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..)))
+    }
+
+    /// No answer came.
+    pub(super) fn after_failure(
+        &self,
+        failed: &Failed,
+        head: &RequestHead,
+        body: &Replay,
+        progress: &mut Progress,
+    ) -> Next {
+        let Failed { failure, reused } = failed;
+        progress.furthest = progress.furthest.max(failure.reached);
+        if !body.is_whole() {
+            return Next::Stands(None);
+        }
+        if *reused
+            && came_late(failure, &head.method)
+            && progress.stale < STALE_CONNECTIONS
+            && self.in_time(Duration::ZERO)
+        {
+            progress.stale += 1;
+            return Next::Again(Duration::ZERO, None);
+        }
+        if self.resolved.is_some_and(|hosts| progress.tried.len() + 1 < hosts)
+            && failure.reached == Reached::NotWritten
+            && self.in_time(Duration::ZERO)
+        {
+            return Next::Again(Duration::ZERO, None);
+        }
+        let Some(retry) = self.retry else { return Next::Stands(None) };
+        let outcome = Outcome::Failed(failure);
+        match self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..))) {
+            // The failure says more than that it was the last.
+            Next::Stands(Some(Reason::UpstreamRetryLimitExceeded)) => Next::Stands(None),
+            next => next,
+        }
+    }
+
+    fn decided(&self, decision: Decision) -> Next {
+        match decision {
+            Decision::Stands => Next::Stands(None),
+            Decision::LimitReached => Next::Stands(Some(Reason::UpstreamRetryLimitExceeded)),
+            Decision::Retry { after, .. } if !self.in_time(after) => Next::Stands(None),
+            Decision::Retry { after, charged: false } => Next::Again(after, None),
+            Decision::Retry { after, charged: true } => match self.cluster.retry() {
+                Some(paid) => Next::Again(after, Some(paid)),
+                None => Next::Stands(Some(Reason::RetryBudgetExceeded)),
+            },
+        }
+    }
+
+    fn in_time(&self, pause: Duration) -> bool {
+        self.deadline.is_none_or(|deadline| Instant::now() + pause < deadline)
+    }
+}
+
+/// Whether a request failed because its connection, which had been idle, was closed just then, and may be sent again with
+/// or without a retry policy: it was provably not processed, or is idempotent and got no byte of an answer (RFC 9110
+/// section 9.2.2). A stream that the peer refused is for the policy; one above its GOAWAY just came late.
+fn came_late(failure: &Failure, method: &Method) -> bool {
+    (failure.never_processed() && failure.reason != Reason::UpstreamRemoteReset)
+        || (failure.reason == Reason::UpstreamConnectionTermination && method.is_idempotent())
+}
