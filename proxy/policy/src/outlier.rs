@@ -41,6 +41,8 @@ struct Limit {
 pub enum Outcome {
     /// An answer below 500; for gRPC, any answer but those below.
     Success,
+    /// 429; gRPC resource exhausted. The endpoint works and asks for less: no failure that ejects, and no good answer.
+    Overloaded,
     /// 500 or above, but not of a gateway; gRPC internal, unknown, data loss, unimplemented.
     ServerError,
     /// 502, 503, 504; gRPC unavailable, deadline exceeded.
@@ -169,7 +171,7 @@ impl OutlierDetection {
         sample: u32,
     ) -> Option<Duration> {
         let reached = match (outcome, self.split) {
-            (Outcome::Success, _) => {
+            (Outcome::Success | Outcome::Overloaded, _) => {
                 health.succeeded();
                 false
             }

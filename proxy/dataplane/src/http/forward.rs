@@ -126,8 +126,13 @@ impl Forwarding<'_> {
             let next = match &outcome {
                 Ok((answer, _)) => {
                     let (status, headers) = answer_facts(answer);
-                    asking.answered();
-                    self.cluster.observe(&host, judged(status, headers));
+                    let judged = judged(status, headers);
+                    if judged == outlier::Outcome::Success {
+                        asking.answered();
+                    } else {
+                        asking.failed();
+                    }
+                    self.cluster.observe(&host, judged);
                     journal.try_answered(status.as_u16(), grpc_status(headers));
                     rules.after_answer(status, headers, &head, &body, &mut progress)
                 }
@@ -208,6 +213,7 @@ fn judged(status: http::StatusCode, headers: &HeaderMap) -> outlier::Outcome {
     match (status.as_u16(), grpc_status(headers)) {
         (502..=504, _) | (_, Some(4 | 14)) => outlier::Outcome::GatewayError,
         (500.., _) | (_, Some(2 | 12 | 13 | 15)) => outlier::Outcome::ServerError,
+        (429, _) | (_, Some(8)) => outlier::Outcome::Overloaded,
         _ => outlier::Outcome::Success,
     }
 }

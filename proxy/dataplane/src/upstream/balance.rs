@@ -3,26 +3,21 @@
 //!
 //! Per worker, without locks. Two random choices avoid the herd that follows a single best (Mitzenmacher, "The Power of
 //! Two Choices"). The average jumps up to a slow answer at once and sinks with time, so that a host in trouble is left
-//! within one round trip and asked again after some seconds.
+//! within one round trip and asked again after some seconds. A failed answer is no sample of latency: it makes a host
+//! neither cheaper nor dearer, but is a reason to pass it over (`failing`).
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::failing::{FailureRate, passed_over};
+
 /// Time in which an old latency loses all but 1/e of its weight: a host that was a hundred times slower than its
 /// neighbours, once, is asked again after some 14 s.
 const DECAY: Duration = Duration::from_secs(3);
 
-/// For how long a host is dear after a try that got no answer. Short, and no part of the average: a host that goes on
-/// failing is ejected (`outrigger_policy::outlier`), and one that is back shall get its share at once.
-const AVOIDED: Duration = Duration::from_secs(1);
-
-/// What it costs meanwhile, in seconds: more than any healthy neighbour.
-const FAILURE_SECONDS: f64 = 1.0;
-
-/// What a host costs that is still working on its first request, in seconds: as much as a failing one, so that an
-/// unknown host is first asked once.
+/// What a host costs that is still working on its first request, in seconds, so that an unknown host is first asked once.
 const UNKNOWN_SECONDS: f64 = 1.0;
 
 /// How loaded one host is, as one worker sees it.
@@ -30,7 +25,7 @@ const UNKNOWN_SECONDS: f64 = 1.0;
 pub(super) struct Load {
     average_seconds: Cell<f64>,
     updated: Cell<Instant>,
-    failed: Cell<Option<Instant>>,
+    pub(super) failing: FailureRate,
     in_flight: Cell<u32>,
     weight: f64,
 }
@@ -41,7 +36,7 @@ impl Load {
         Self {
             average_seconds: Cell::new(0.0),
             updated: Cell::new(now),
-            failed: Cell::new(None),
+            failing: FailureRate::new(now),
             in_flight: Cell::new(0),
             weight: f64::from(weight.max(1)),
         }
@@ -57,7 +52,7 @@ impl Load {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
     }
 
-    /// The head of an answer came after `latency`.
+    /// The head of an answer that is no failure came after `latency`.
     pub(super) fn answered(&self, latency: Duration, now: Instant) {
         let seconds = latency.as_secs_f64();
         let average = self.average_seconds.get();
@@ -65,12 +60,12 @@ impl Load {
         let next = if seconds > average { seconds } else { average * keep + seconds * (1.0 - keep) };
         self.average_seconds.set(next);
         self.updated.set(now);
-        self.failed.set(None);
+        self.failing.succeeded(now);
     }
 
-    /// No answer came.
+    /// The attempt failed, or its answer says that the request did.
     pub(super) fn failed(&self, now: Instant) {
-        self.failed.set(Some(now));
+        self.failing.failed(now);
     }
 
     /// Tries under way.
@@ -89,14 +84,16 @@ impl Load {
         f64::from(self.in_flight.get()) / self.weight
     }
 
-    /// What one more request would cost, in seconds of waiting.
+    /// What one more request would cost, in seconds of waiting. Not a number of a host that only ever failed: it is neither
+    /// cheaper nor dearer than any other.
     pub(super) fn cost(&self, now: Instant) -> f64 {
         let in_flight = f64::from(self.in_flight.get());
         let average = self.average_seconds.get();
-        let seconds =
-            if average == 0.0 && in_flight > 0.0 { UNKNOWN_SECONDS } else { average * self.decay(now) };
-        let avoided = self.failed.get().is_some_and(|failed| now.saturating_duration_since(failed) < AVOIDED);
-        let seconds = if avoided { seconds + FAILURE_SECONDS } else { seconds };
+        let seconds = match average == 0.0 {
+            true if in_flight > 0.0 => UNKNOWN_SECONDS,
+            true if self.failing.at(now) > 0.0 => return f64::NAN,
+            _ => average * self.decay(now),
+        };
         // One more request weighs the same wherever it goes, so that two idle hosts differ by their latency alone: that the
         // heavier one gets more is for the draw (`pick_by_weight`).
         seconds * (in_flight / self.weight + 1.0)
@@ -108,28 +105,65 @@ impl Load {
     }
 }
 
-/// The index of the host that gets the next try: the cheapest of `choices` drawn among those `usable`, or of all where
+/// What is compared between hosts that were drawn.
+#[derive(Clone, Copy)]
+pub(super) struct Comparison<'a> {
+    /// What one more request would cost.
+    pub(super) cost: &'a dyn Fn(usize) -> f64,
+    /// How often the host fails, from 0 to 1.
+    pub(super) failing: &'a dyn Fn(usize) -> f64,
+    /// A uniform number from 0, without 1.
+    pub(super) chance: &'a dyn Fn() -> f64,
+}
+
+impl Comparison<'_> {
+    /// The better of two: one that fails more is passed over as often as it does; else the cheaper, `best` of equals.
+    pub(super) fn better(&self, best: usize, other: usize) -> usize {
+        let (of_best, of_other) = ((self.failing)(best), (self.failing)(other));
+        let (worse, rest, by) = if of_best > of_other {
+            (best, other, passed_over(of_best, of_other))
+        } else {
+            (other, best, passed_over(of_other, of_best))
+        };
+        if worse != rest && by > 0.0 && (self.chance)() < by {
+            return rest;
+        }
+        if (self.cost)(other) < (self.cost)(best) { other } else { best }
+    }
+
+    /// `picked`, or where it fails another that `draw` gives, as often as it fails more. For balancing that compares
+    /// nothing else.
+    pub(super) fn unless_failing(&self, picked: usize, draw: impl FnOnce() -> Option<usize>) -> usize {
+        if (self.failing)(picked) == 0.0 {
+            return picked;
+        }
+        draw().map_or(picked, |other| self.better(picked, other))
+    }
+}
+
+/// The index of the host that gets the next try: the best of `choices` drawn among those `usable`, or of all where
 /// there are no more; `None` when there is none.
 ///
 /// `draw` gives a uniform number below its argument.
 pub(super) fn pick(
     count: usize,
     choices: u32,
-    cost: impl Fn(usize) -> f64,
+    by: Comparison<'_>,
     usable: impl Fn(usize) -> bool,
     mut draw: impl FnMut(usize) -> usize,
 ) -> Option<usize> {
     if choices > 2 && choices as usize >= count && count > 0 {
         let start = draw(count);
         let all = (0..count).map(|step| (start + step) % count).filter(|index| usable(*index));
-        return cheapest(all, cost);
+        return all.reduce(|best, other| by.better(best, other));
     }
     let mut best = draw_usable(count, &usable, None, &mut draw)?;
     for _ in 1..choices {
         let Some(other) = draw_usable(count, &usable, Some(best), &mut draw) else { break };
-        if cost(other) < cost(best) {
-            best = other;
-        }
+        best = by.better(best, other);
+    }
+    if choices == 1 {
+        best = by.unless_failing(best, || draw_usable(count, &usable, Some(best), &mut draw));
     }
     Some(best)
 }
@@ -141,14 +175,14 @@ pub(super) fn pick_by_weight(
     candidates: &[usize],
     choices: u32,
     weight: impl Fn(usize) -> u32,
-    cost: impl Fn(usize) -> f64,
+    by: Comparison<'_>,
     mut draw: impl FnMut(u64) -> u64,
 ) -> Option<usize> {
     let total: u64 = candidates.iter().map(|index| u64::from(weight(*index))).sum();
     if total == 0 {
         return None;
     }
-    let drawn = |_| {
+    let mut drawn = || {
         let mut point = draw(total);
         let holds = |index: &usize| {
             let weight = u64::from(weight(*index));
@@ -158,17 +192,12 @@ pub(super) fn pick_by_weight(
         };
         candidates.iter().copied().find(holds)
     };
-    match choices as usize > 2 && choices as usize >= candidates.len() {
-        true => cheapest(candidates.iter().copied(), cost),
-        false => cheapest((0..choices).filter_map(drawn), cost),
+    let better = |best, other| by.better(best, other);
+    if choices as usize > 2 && choices as usize >= candidates.len() {
+        return candidates.iter().copied().reduce(better);
     }
-}
-
-/// The first of the cheapest.
-fn cheapest(of: impl Iterator<Item = usize>, cost: impl Fn(usize) -> f64) -> Option<usize> {
-    of.map(|index| (index, cost(index)))
-        .reduce(|best, other| if other.1 < best.1 { other } else { best })
-        .map(|(index, _)| index)
+    let best = (0..choices.max(1)).filter_map(|_| drawn()).reduce(better)?;
+    Some(if choices > 1 { best } else { by.unless_failing(best, drawn) })
 }
 
 /// A random usable index other than `not`: a few draws, then a walk from a random start.
@@ -194,6 +223,8 @@ fn draw_usable(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     fn loads(count: usize) -> Vec<Load> {
@@ -201,14 +232,30 @@ mod tests {
     }
 
     fn picks(loads: &[Load], usable: impl Fn(usize) -> bool + Copy, now: Instant) -> Vec<usize> {
-        let mut seed = fastrand::Rng::with_seed(7);
+        picks_of(loads, 2, |index| loads[index].cost(now), usable, now)
+    }
+
+    fn picks_of(
+        loads: &[Load],
+        choices: u32,
+        cost: impl Fn(usize) -> f64,
+        usable: impl Fn(usize) -> bool + Copy,
+        now: Instant,
+    ) -> Vec<usize> {
+        let (mut seed, chance) = (fastrand::Rng::with_seed(7), RefCell::new(fastrand::Rng::with_seed(8)));
+        let failing = |index: usize| loads[index].failing.at(now);
+        let by = Comparison { cost: &cost, failing: &failing, chance: &|| chance.borrow_mut().f64() };
         let mut counts = vec![0; loads.len()];
         for _ in 0..1000 {
-            let picked =
-                pick(loads.len(), 2, |index| loads[index].cost(now), usable, |below| seed.usize(..below));
+            let picked = pick(loads.len(), choices, by, usable, |below| seed.usize(..below));
             counts[picked.unwrap()] += 1;
         }
         counts
+    }
+
+    /// Hosts that do not fail.
+    fn well(cost: &dyn Fn(usize) -> f64) -> Comparison<'_> {
+        Comparison { cost, failing: &|_| 0.0, chance: &|| 0.0 }
     }
 
     #[test]
@@ -225,15 +272,66 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_failed_is_avoided_for_a_second_and_then_as_good_as_it_was() {
-        let (loads, now) = (loads(2), Instant::now());
+    fn a_failed_answer_makes_a_host_neither_cheaper_nor_dearer() {
+        let (loads, now) = (loads(3), Instant::now());
         for load in &loads {
-            load.answered(Duration::from_millis(2), now);
+            load.answered(Duration::from_millis(40), now);
         }
-        loads[0].failed(now);
-        assert_eq!(picks(&loads, |_| true, now), [0, 1000]);
-        let later = now + AVOIDED;
-        assert!(picks(&loads, |_| true, later).iter().all(|count| *count > 300));
+        let before = loads[0].cost(now);
+        (0..100).for_each(|_| loads[0].failed(now));
+        assert_eq!(loads[0].cost(now), before);
+    }
+
+    #[test]
+    fn a_host_that_fails_at_once_gets_no_more_than_its_share_however_busy_the_others_are() {
+        for (hosts, choices) in [(2, 2), (3, 2), (3, 1), (3, u32::MAX), (10, 2)] {
+            let (loads, now) = (loads(hosts), Instant::now());
+            for load in &loads {
+                load.answered(Duration::from_millis(40), now);
+                (0..10).for_each(|_| load.begin());
+            }
+            (0..10).for_each(|_| loads[0].end());
+            (0..100).for_each(|at| {
+                if at % 5 == 0 { loads[0].failing.succeeded(now) } else { loads[0].failed(now) }
+            });
+            let cost = |index: usize| if choices == 1 { 0.0 } else { loads[index].cost(now) };
+            let counts = picks_of(&loads, choices, cost, |_| true, now);
+            assert!((1..=1000 / hosts).contains(&counts[0]), "{counts:?} with {choices} choices");
+        }
+    }
+
+    #[test]
+    fn one_failure_leaves_a_host_most_of_its_share() {
+        for known in [true, false] {
+            let (loads, now) = (loads(2), Instant::now());
+            for load in loads.iter().skip(usize::from(!known)) {
+                load.answered(Duration::from_millis(2), now);
+            }
+            loads[0].failed(now);
+            let cost = |index: usize| if known { 0.0 } else { loads[index].cost(now) };
+            let first = picks_of(&loads, 2, cost, |_| true, now)[0];
+            assert!((400..500).contains(&first), "{first} of 1000");
+        }
+    }
+
+    #[test]
+    fn where_all_fail_alike_each_keeps_its_share() {
+        let (loads, now) = (loads(3), Instant::now());
+        for load in &loads {
+            (0..50).for_each(|_| load.failed(now));
+        }
+        assert!(picks(&loads, |_| true, now).iter().all(|count| (250..420).contains(count)));
+    }
+
+    #[test]
+    fn a_failing_host_is_still_asked_now_and_then_and_gets_its_share_when_it_is_well() {
+        let (loads, now) = (loads(2), Instant::now());
+        (0..1000).for_each(|_| loads[0].failed(now));
+        let asked = picks_of(&loads, 2, |_| 0.0, |_| true, now)[0];
+        assert!((10..100).contains(&asked), "{asked}");
+        (0..100).for_each(|_| loads[0].answered(Duration::from_millis(1), now));
+        let asked = picks_of(&loads, 2, |_| 0.0, |_| true, now)[0];
+        assert!((400..600).contains(&asked), "{asked}");
     }
 
     #[test]
@@ -267,10 +365,10 @@ mod tests {
         let (loads, now) = (loads(5), Instant::now());
         let counts = picks(&loads, |index| index == 3, now);
         assert_eq!(counts[3], 1000);
-        let none = pick(loads.len(), 2, |_| 0.0, |_| false, |_| 0);
-        assert_eq!(none, None);
-        assert_eq!(pick(0, 2, |_| 0.0, |_| true, |_| 0), None);
-        assert_eq!(pick(0, 9, |_| 0.0, |_| true, |_| 0), None);
+        let free = well(&|_| 0.0);
+        assert_eq!(pick(loads.len(), 2, free, |_| false, |_| 0), None);
+        assert_eq!(pick(0, 2, free, |_| true, |_| 0), None);
+        assert_eq!(pick(0, 9, free, |_| true, |_| 0), None);
     }
 
     #[test]
@@ -278,6 +376,7 @@ mod tests {
         let queue = |index: usize| [5.0, 4.0, 3.0, 2.0, 1.0, 0.0][index];
         let mut seed = fastrand::Rng::with_seed(7);
         let mut best_of = |choices| {
+            let queue = well(&queue);
             let mut best = || pick(6, choices, queue, |index| index != 5, |below| seed.usize(..below));
             (0..1000).filter(|_| best() == Some(4)).count()
         };
@@ -290,14 +389,15 @@ mod tests {
         let weight = |index: usize| [3, 1, 0][index];
         let share = |cost: fn(usize) -> f64| {
             let mut seed = fastrand::Rng::with_seed(7);
+            let cost = well(&cost);
             let mut pick = || pick_by_weight(&[0, 1, 2], 2, weight, cost, |below| seed.u64(..below));
             (0..1000).filter(|_| pick() == Some(0)).count()
         };
         assert!((700..800).contains(&share(|_| 0.0)), "{}", share(|_| 0.0));
         assert!(share(|index| [1.0, 0.0, 0.0][index]) < 600);
         assert!(share(|index| [0.0, 1.0, 0.0][index]) > 900);
-        assert_eq!(pick_by_weight(&[2], 2, weight, |_| 0.0, |_| 0), None);
-        assert_eq!(pick_by_weight(&[], 9, weight, |_| 0.0, |_| 0), None);
+        assert_eq!(pick_by_weight(&[2], 2, weight, well(&|_| 0.0), |_| 0), None);
+        assert_eq!(pick_by_weight(&[], 9, weight, well(&|_| 0.0), |_| 0), None);
     }
 
     #[test]

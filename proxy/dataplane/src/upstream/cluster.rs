@@ -21,7 +21,7 @@ use outrigger_policy::outlier::Outcome;
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
-use super::balance::{self, Load};
+use super::balance::{self, Comparison, Load};
 use super::bounds::Bounds;
 use super::dial::{Dialer, Target, TlsTarget};
 use super::groups::Groups;
@@ -238,50 +238,62 @@ impl Cluster {
             return self.draw(hosts, serves);
         }
         let candidates = groups.candidates(|at| serves(&hosts[at]), fastrand::f64);
-        let (now, turn) = (Instant::now(), self.turn.get());
-        let drawn = |choices, cost: &dyn Fn(usize) -> f64| {
-            balance::pick_by_weight(
-                &candidates,
-                choices,
-                |at| hosts[at].weight,
-                cost,
-                |below| fastrand::u64(..below),
-            )
-        };
-        let picked = match self.config.borrow().balancing {
-            Balancing::PeakEwma => drawn(2, &|at| hosts[at].load.cost(now)),
-            Balancing::LeastRequest { choices } => drawn(choices, &|at| hosts[at].load.queue()),
-            Balancing::RoundRobin if groups.weights_differ => drawn(1, &|_| 0.0),
+        let weight = |at: usize| hosts[at].weight;
+        let below = |below| fastrand::u64(..below);
+        let any = || fastrand::choice(&candidates).copied();
+        let picked = self.compared(hosts, |balancing, by| match balancing {
+            Balancing::PeakEwma => balance::pick_by_weight(&candidates, 2, weight, by, below),
+            Balancing::LeastRequest { choices } => {
+                balance::pick_by_weight(&candidates, choices, weight, by, below)
+            }
+            Balancing::RoundRobin if groups.weights_differ => {
+                balance::pick_by_weight(&candidates, 1, weight, by, below)
+            }
             Balancing::RoundRobin => {
+                let turn = self.turn.get();
                 let next = candidates.iter().find(|at| **at >= turn).or(candidates.first()).copied();
                 self.turn.set(next.map_or(0, |at| at + 1));
-                next
+                next.map(|next| by.unless_failing(next, any))
             }
-            Balancing::Random => fastrand::choice(&candidates).copied(),
-        };
+            Balancing::Random => any().map(|at| by.unless_failing(at, any)),
+        });
         picked.map(|index| Rc::clone(&hosts[index]))
     }
 
     fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
-        let now = Instant::now();
-        let turn = self.turn.get();
         let usable = |index: usize| usable(&hosts[index]);
         let below = |below: usize| fastrand::usize(..below);
-        let picked = match self.config.borrow().balancing {
-            Balancing::PeakEwma => {
-                balance::pick(hosts.len(), 2, |at| hosts[at].load.cost(now), usable, below)
-            }
-            Balancing::LeastRequest { choices } => {
-                balance::pick(hosts.len(), choices, |at| hosts[at].load.queue(), usable, below)
-            }
+        let picked = self.compared(hosts, |balancing, by| match balancing {
+            Balancing::PeakEwma => balance::pick(hosts.len(), 2, by, usable, below),
+            Balancing::LeastRequest { choices } => balance::pick(hosts.len(), choices, by, usable, below),
             Balancing::RoundRobin => {
-                let next = (0..hosts.len()).map(|step| (turn + step) % hosts.len()).find(|at| usable(*at));
+                let from = |turn: usize| {
+                    (0..hosts.len()).map(|step| (turn + step) % hosts.len()).find(|at| usable(*at))
+                };
+                let next = from(self.turn.get());
                 self.turn.set(next.map_or(0, |at| at + 1));
-                next
+                next.map(|at| by.unless_failing(at, || from(below(hosts.len()))))
             }
-            Balancing::Random => balance::pick(hosts.len(), 1, |_| 0.0, usable, below),
-        };
+            Balancing::Random => balance::pick(hosts.len(), 1, by, usable, below),
+        });
         picked.map(|index| Rc::clone(&hosts[index]))
+    }
+
+    /// Calls `pick` with how the cluster balances and how its hosts compare for that.
+    fn compared(
+        &self,
+        hosts: &[Rc<Host>],
+        pick: impl FnOnce(Balancing, Comparison<'_>) -> Option<usize>,
+    ) -> Option<usize> {
+        let now = Instant::now();
+        let balancing = self.config.borrow().balancing;
+        let cost = |at: usize| match balancing {
+            Balancing::PeakEwma => hosts[at].load.cost(now),
+            Balancing::LeastRequest { .. } => hosts[at].load.queue(),
+            Balancing::RoundRobin | Balancing::Random => 0.0,
+        };
+        let failing = |at: usize| hosts[at].load.failing.at(now);
+        pick(balancing, Comparison { cost: &cost, failing: &failing, chance: &fastrand::f64 })
     }
 
     fn follow(&self, config: &Arc<Config>) {

@@ -60,13 +60,13 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// The head of an answer is here.
+    /// The head of an answer is here, and it is no failure.
     pub(crate) fn answered(&self) {
         let now = Instant::now();
         self.host.load.answered(now.duration_since(self.began), now);
     }
 
-    /// No answer came.
+    /// No answer came, or one that says that the request failed.
     pub(crate) fn failed(&self) {
         self.host.load.failed(Instant::now());
     }

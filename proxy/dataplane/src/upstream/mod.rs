@@ -5,6 +5,7 @@ pub(crate) mod host;
 pub(crate) mod pool;
 mod groups;
 mod balance;
+mod failing;
 mod bounds;
 pub(crate) mod dial;
 pub(crate) mod shared;
