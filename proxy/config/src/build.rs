@@ -3,6 +3,7 @@
 //! Discovery calls [`Builder::apply`] with what is warm, and [`Builder::build`] after it. What cannot be used is refused by
 //! name and its last good version stays; unchanged leaves are shared with the snapshot before.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use foldhash::HashSet;
@@ -81,7 +82,6 @@ pub struct Builder {
 /// An accepted resource.
 #[derive(Debug, Clone)]
 struct Leaf<T> {
-    version: Name,
     aliases: Vec<Name>,
     value: T,
 }
@@ -94,8 +94,8 @@ impl Builder {
 
     /// Takes over what a response of one type says: new and changed resources, and names that are gone.
     ///
-    /// A resource whose version is known already is not decoded again. Every refusal is one resource's; the others count, and
-    /// of the refused one the last good version stays. An unknown type refuses all that came with it.
+    /// Every refusal is one resource's; the others count, and of the refused one the last good version stays. An unknown type
+    /// refuses all that came with it. What did not change is not to be given again: it would be decoded again.
     pub fn apply(&mut self, type_url: &str, resources: Vec<Raw>, removed: &[Name]) -> Vec<Refusal> {
         for name in removed {
             self.remove(type_url, name);
@@ -106,7 +106,9 @@ impl Builder {
             let (name, version) = (raw.name.clone(), raw.version.clone());
             // xDS protocol: a name occurs at most once in a response. The first one counts.
             let result = match seen.insert(name.clone()) {
-                true => self.take(type_url, raw),
+                true => {
+                    guarded(|| self.take(type_url, raw)).unwrap_or_else(|bug| Err(Unusable::new("", bug)))
+                }
                 false => Err(Unusable::new("name", "occurs twice in one response")),
             };
             if let Err(reason) = result {
@@ -183,17 +185,7 @@ impl Builder {
     }
 
     fn take(&mut self, type_url: &str, raw: Raw) -> Result<(), Unusable> {
-        let Raw { name, aliases, version, body } = raw;
-        let held = match type_url {
-            LISTENER => self.listeners.get(&name).map(|leaf| &leaf.version),
-            ROUTE_CONFIGURATION => self.routes.get(&name).map(|leaf| &leaf.version),
-            CLUSTER => self.clusters.get(&name).map(|leaf| &leaf.version),
-            CLUSTER_LOAD_ASSIGNMENT => self.assignments.get(&name).map(|leaf| &leaf.version),
-            _ => return Err(Unusable::new("type_url", format_args!("{type_url:?} is not known"))),
-        };
-        if !version.is_empty() && held == Some(&version) {
-            return Ok(());
-        }
+        let Raw { name, aliases, version: _, body } = raw; // only says which one was refused
         let same_name = |field, inner: &str| match inner == &*name {
             true => Ok(()),
             false => {
@@ -205,14 +197,14 @@ impl Builder {
                 let wire: outrigger_proto::xds::listener::Listener = open(&body, LISTENER)?;
                 same_name("name", &wire.name)?;
                 let value = listener::Compiled::decode(wire)?;
-                self.listeners.insert(name, Leaf { version, aliases, value });
+                self.listeners.insert(name, Leaf { aliases, value });
                 self.changed = true;
             }
             ROUTE_CONFIGURATION => {
                 let wire: outrigger_proto::xds::route::RouteConfiguration = open(&body, ROUTE_CONFIGURATION)?;
                 same_name("name", &wire.name)?;
                 let value = Arc::new(RouteTable::decode(wire)?);
-                self.routes.insert(name, Leaf { version, aliases, value });
+                self.routes.insert(name, Leaf { aliases, value });
                 self.changed = true;
             }
             CLUSTER => {
@@ -225,16 +217,15 @@ impl Builder {
                     self.store_endpoints(&name, &assignment, &of_endpoints);
                 }
                 self.stale.insert(name.clone());
-                self.clusters
-                    .insert(name, Leaf { version, aliases, value: (Arc::new(cluster), of_endpoints) });
+                self.clusters.insert(name, Leaf { aliases, value: (Arc::new(cluster), of_endpoints) });
                 self.changed = true;
             }
-            _ => {
+            CLUSTER_LOAD_ASSIGNMENT => {
                 let wire: outrigger_proto::xds::endpoint::ClusterLoadAssignment =
                     open(&body, CLUSTER_LOAD_ASSIGNMENT)?;
                 same_name("cluster_name", &wire.cluster_name)?;
                 let value = Assignment::decode(wire)?;
-                self.assignments.insert(name.clone(), Leaf { version, aliases, value });
+                self.assignments.insert(name.clone(), Leaf { aliases, value });
                 let named =
                     |cluster: &Cluster| matches!(&cluster.discovery, Discovery::Eds(eds) if *eds == name);
                 // Nearly always the cluster of the same name; only others cost a search.
@@ -246,6 +237,7 @@ impl Builder {
                     }
                 }
             }
+            _ => return Err(Unusable::new("type_url", format_args!("{type_url:?} is not known"))),
         }
         Ok(())
     }
@@ -288,6 +280,16 @@ impl Builder {
             handle.store(Endpoints { version: self.endpoints_version, list, overprovisioning });
         }
     }
+}
+
+/// Reads a resource. A panic comes back as what is wrong with it: a bug must not leave a control plane without an answer.
+pub fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    // What a decode that panicked leaves behind is the resource's last good version: each stores last.
+    std::panic::catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().map(String::from);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        format!("a bug of this proxy: reading it panicked: {text}")
+    })
 }
 
 fn known_type(type_url: &str) -> &'static str {

@@ -4,7 +4,7 @@
 //! that a restart reads it through the same decode as a response; a file that is torn, foreign or of another format is
 //! left aside, and the proxy waits for the control plane.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::BufMut;
@@ -35,22 +35,24 @@ pub(crate) struct Held {
     pub(crate) references: References,
 }
 
+impl Held {
+    /// Whether both say the same, whatever their versions: a version is the server's word, the content is what counts.
+    pub(crate) fn same(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        Arc::ptr_eq(self, other) || (self.body == other.body && self.aliases == other.aliases)
+    }
+}
+
 /// All that was accepted, by kind and name. Cloning shares the resources.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cache {
     held: PerKind<BTreeMap<Name, Arc<Held>>>,
-    /// Wanted names that the server says do not exist.
-    absent: PerKind<BTreeSet<Name>>,
 }
 
 impl Cache {
     /// Puts an accepted resource in the place of its last version.
-    pub(crate) fn insert(&mut self, kind: Kind, changed: Changed) {
+    pub(crate) fn insert(&mut self, kind: Kind, changed: Changed, references: References) {
         let Changed { name, aliases, version, body } = changed;
-        let references = References::of(kind, &body);
-        let name: Name = name.into();
-        self.absent[kind].remove(&name);
-        self.held[kind].insert(name, Arc::new(Held { aliases, version, body, references }));
+        self.held[kind].insert(name.into(), Arc::new(Held { aliases, version, body, references }));
     }
 
     /// Puts a resource that another cache holds.
@@ -61,17 +63,12 @@ impl Cache {
     /// The server says that it does not exist.
     pub(crate) fn remove(&mut self, kind: Kind, name: &str) {
         self.held[kind].remove(name);
-        // Nothing refers to a listener, so that nobody asks; and strangers choose their names.
-        if kind != Kind::Listener {
-            self.absent[kind].insert(name.into());
-        }
     }
 
-    /// Forgets what is no longer wanted. Gives whether anything held was.
-    pub(crate) fn retain(&mut self, kind: Kind, wanted: impl Fn(&str, Option<&Held>) -> bool) -> bool {
-        self.absent[kind].retain(|name| wanted(name, None));
+    /// Forgets what is no longer wanted. Returns whether there was any.
+    pub(crate) fn retain(&mut self, kind: Kind, wanted: impl Fn(&str, &Held) -> bool) -> bool {
         let before = self.held[kind].len();
-        self.held[kind].retain(|name, held| wanted(name, Some(held)));
+        self.held[kind].retain(|name, held| wanted(name, held));
         self.held[kind].len() != before
     }
 
@@ -79,14 +76,18 @@ impl Cache {
         &self.held[kind]
     }
 
-    /// Whether this very version is held. An empty version says nothing.
-    pub(crate) fn holds(&self, kind: Kind, name: &str, version: &str) -> bool {
-        !version.is_empty() && self.held[kind].get(name).is_some_and(|held| held.version == version)
+    /// Whether a resource of this name is held.
+    pub(crate) fn contains(&self, kind: Kind, name: &str) -> bool {
+        self.held[kind].contains_key(name)
     }
 
-    /// Whether the server has said that it does not exist.
-    pub(crate) fn is_absent(&self, kind: Kind, name: &str) -> bool {
-        self.absent[kind].contains(name)
+    /// Whether this very version with this very content is held. The version alone proves nothing: a server may send new
+    /// content under the old one.
+    pub(crate) fn holds(&self, kind: Kind, changed: &Changed) -> bool {
+        let Changed { name, aliases, version, body } = changed;
+        self.held[kind]
+            .get(name.as_str())
+            .is_some_and(|held| held.version == *version && held.body == *body && held.aliases == *aliases)
     }
 
     /// What a reconnect tells the server, so that it sends only what differs.
@@ -155,10 +156,9 @@ mod tests {
             (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
             (Kind::Route, "cart", xds::route("cart", &["cart"])),
         ] {
-            cache.insert(
-                kind,
-                Changed { name: name.into(), aliases: vec!["a".into()], version: "7".into(), body },
-            );
+            let references = References::of(kind, &body);
+            let changed = Changed { name: name.into(), aliases: vec!["a".into()], version: "7".into(), body };
+            cache.insert(kind, changed, references);
         }
         cache
     }
@@ -169,7 +169,9 @@ mod tests {
         for message in responses(&saved.to_bytes()).unwrap() {
             let kind = Kind::of_type_url(&message.type_url).unwrap();
             for Resource { name, aliases, version, resource, .. } in message.resources {
-                again.insert(kind, Changed { name, aliases, version, body: resource.unwrap() });
+                let body = resource.unwrap();
+                let references = References::of(kind, &body);
+                again.insert(kind, Changed { name, aliases, version, body }, references);
             }
         }
         for kind in Kind::ALL {
@@ -192,19 +194,17 @@ mod tests {
     }
 
     #[test]
-    fn absence_is_remembered_until_the_name_comes_or_is_forgotten() {
-        let mut cache = cache();
-        cache.remove(Kind::Cluster, "x");
-        assert!(cache.is_absent(Kind::Cluster, "x"));
-        cache.insert(
-            Kind::Cluster,
-            Changed { name: "x".into(), aliases: vec![], version: "1".into(), body: xds::cluster("x") },
-        );
-        assert!(!cache.is_absent(Kind::Cluster, "x"));
-        cache.remove(Kind::Cluster, "x");
-        assert!(cache.retain(Kind::Cluster, |_, _| false));
-        assert!(!cache.is_absent(Kind::Cluster, "x"));
-        cache.remove(Kind::Listener, "invented:80");
-        assert!(!cache.is_absent(Kind::Listener, "invented:80"), "a stranger's choice is not kept");
+    fn a_resource_is_held_by_its_content_and_not_by_its_version_alone() {
+        let cache = cache();
+        let again = |version: &str, alias: &str, body| Changed {
+            name: "cart".into(),
+            aliases: vec![alias.into()],
+            version: version.into(),
+            body,
+        };
+        assert!(cache.holds(Kind::Cluster, &again("7", "a", xds::cluster("cart"))));
+        assert!(!cache.holds(Kind::Cluster, &again("7", "a", xds::static_cluster("cart"))));
+        assert!(!cache.holds(Kind::Cluster, &again("7", "b", xds::cluster("cart"))));
+        assert!(!cache.holds(Kind::Cluster, &again("8", "a", xds::cluster("cart"))));
     }
 }

@@ -158,6 +158,11 @@ impl Handle {
         self.registration.ready(ready);
     }
 
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
     /// Takes the workload out of discovery, and waits until the control plane confirms, 2 s have passed, or it is not in
     /// reach. First step of a shutdown: what comes after finds nobody sending new requests here. The control plane keeps
     /// the workload as draining, and its listeners with it, until [`Handle::shutdown`].

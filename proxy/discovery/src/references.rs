@@ -3,6 +3,8 @@
 //! Read once per resource, on a blocking thread, for subscriptions and warming. A body that cannot be decoded refers to
 //! nothing: refusing it by name is the compiler's part.
 
+use std::net::SocketAddr;
+
 use outrigger_config::build::INVALID_BACKEND;
 use outrigger_core::Name;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
@@ -10,7 +12,7 @@ use outrigger_proto::xds::hcm::http_connection_manager::RouteSpecifier;
 use outrigger_proto::xds::listener::filter::ConfigType;
 use outrigger_proto::xds::route::route::Action;
 use outrigger_proto::xds::route::route_action::{ClusterSpecifier, RequestMirrorPolicy};
-use outrigger_proto::xds::{cluster, hcm, listener, protobuf, route, tcp_proxy, type_url};
+use outrigger_proto::xds::{cluster, core, hcm, listener, protobuf, route, tcp_proxy, type_url};
 use prost::Message;
 
 use crate::kind::Kind;
@@ -26,9 +28,18 @@ pub(crate) struct References {
     pub(crate) endpoints: Option<Name>,
     /// A listener without an address: the client's side of a destination, asked for by name.
     pub(crate) destination: bool,
+    /// Where a listener that has an address listens.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 impl References {
+    /// Every name, by kind.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Kind, &Name)> {
+        let routes = self.routes.iter().map(|name| (Kind::Route, name));
+        let clusters = self.clusters.iter().map(|name| (Kind::Cluster, name));
+        routes.chain(clusters).chain(self.endpoints.iter().map(|name| (Kind::Endpoints, name)))
+    }
+
     /// Reads a resource's references.
     pub(crate) fn of(kind: Kind, body: &protobuf::Any) -> Self {
         let mut references = Self::default();
@@ -59,6 +70,7 @@ impl References {
 
     fn listener(&mut self, listener: &listener::Listener) {
         self.destination = listener.address.is_none();
+        self.address = listener.address.as_ref().and_then(socket_address);
         if let Some(any) = listener.api_listener.as_ref().and_then(|api| api.api_listener.as_ref()) {
             self.filter(any);
         }
@@ -131,6 +143,15 @@ impl References {
     }
 }
 
+/// The address by number; others are refused by the compiler.
+fn socket_address(address: &core::Address) -> Option<SocketAddr> {
+    let core::address::Address::SocketAddress(socket) = address.address.as_ref()? else { return None };
+    let Some(core::socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else {
+        return None;
+    };
+    Some(SocketAddr::new(socket.address.parse().ok()?, u16::try_from(port).ok()?))
+}
+
 /// The EDS name of a cluster: `service_name`, or else the cluster's own.
 fn endpoints(cluster: cluster::Cluster) -> Option<Name> {
     let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
@@ -162,6 +183,7 @@ mod tests {
     fn an_inbound_listener_refers_to_the_clusters_of_its_inline_routes() {
         let inbound = References::of(Kind::Listener, &xds::inbound("inbound|127.0.0.1:1", "inbound|app"));
         assert_eq!((names(&inbound.clusters), inbound.destination), (vec!["inbound|app"], false));
+        assert_eq!(inbound.address, Some("127.0.0.1:15006".parse().unwrap()));
     }
 
     #[test]

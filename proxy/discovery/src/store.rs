@@ -5,15 +5,15 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use outrigger_config::build::{Builder, Raw};
+use outrigger_config::build::{Builder, Raw, guarded};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
-use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use crate::cache::Cache;
 use crate::kind::{Kind, PerKind};
+use crate::references::References;
 use crate::stream::{Changed, Refused, Update, WILDCARD};
 use crate::subscriptions::{Mode, wanted};
 use crate::warming::{Difference, Warming};
@@ -32,7 +32,11 @@ pub(crate) struct Store {
     builder: Builder,
     accepted: Cache,
     warming: Warming,
+    judge: Judge,
 }
+
+/// Says whether a resource can be used. A field so that a test can put a faulty one in its place.
+pub(crate) type Judge = fn(Kind, &Changed) -> Result<(), String>;
 
 /// What a piece of work leads to.
 #[derive(Debug)]
@@ -68,26 +72,32 @@ pub(crate) struct Restored {
 impl SharedStore {
     pub(crate) fn new(builder: Builder, mode: Mode) -> Self {
         let (accepted, warming) = Default::default();
-        Self(Arc::new(Mutex::new(Store { mode, builder, accepted, warming })))
+        Self(Arc::new(Mutex::new(Store { mode, builder, accepted, warming, judge: decodes })))
     }
 
-    /// Works on a blocking thread. Cancelled while it waits, the work is done all the same.
+    /// Works on a blocking thread. Cancelled while it waits, the work is done all the same. Fails with the text of a panic.
     pub(crate) async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
+    ) -> Result<T, String> {
         let store = self.clone();
-        tokio::task::spawn_blocking(move || work(&mut store.lock())).await
+        let done = tokio::task::spawn_blocking(move || guarded(|| work(&mut store.lock()))).await;
+        done.unwrap_or_else(|cancelled| Err(cancelled.to_string()))
     }
 
     /// For who is on a blocking thread already.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Store> {
-        // What a piece of work left half-done by a bug is still a set of accepted resources.
+        // What a bug left half-done is still a set of accepted resources.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
+    #[cfg(test)]
+    pub(crate) fn judge_by(&mut self, judge: Judge) {
+        self.judge = judge;
+    }
+
     /// What the server was told that we have.
     pub(crate) fn accepted(&self) -> &Cache {
         &self.accepted
@@ -176,9 +186,7 @@ impl Store {
             let every = wanted[kind].contains(WILDCARD);
             let unwanted = self.accepted.retain(kind, |name, held| match kind {
                 Kind::Listener => {
-                    mode == Mode::Wildcard
-                        || held.is_none_or(|held| !held.references.destination)
-                        || demanded.contains(name)
+                    mode == Mode::Wildcard || !held.references.destination || demanded.contains(name)
                 }
                 _ => every || wanted[kind].contains(name),
             });
@@ -195,35 +203,119 @@ impl Store {
         settled: &mut Vec<String>,
     ) -> Vec<Refused> {
         // Sent again as it is, after a reconnect or because its cluster changed: nothing to decode.
-        let (changed, known): (Vec<_>, Vec<_>) = changed
-            .into_iter()
-            .partition(|changed| !self.accepted.holds(kind, &changed.name, &changed.version));
+        let (known, changed): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|changed| self.accepted.holds(kind, changed));
         settled.extend(known.into_iter().map(|known| known.name));
-        let refused = refusals(kind, &changed);
-        let names: BTreeSet<&str> = refused.iter().map(|refused| refused.name.as_str()).collect();
+        let mut refused = Vec::new();
         for changed in changed {
-            if !names.contains(changed.name.as_str()) {
-                settled.push(changed.name.clone());
-                self.accepted.insert(kind, changed);
+            // What is accepted may yet have to wait, and the builder that serves must not know it before it is warm: it is
+            // decoded twice for that.
+            let judged = guarded(|| {
+                (self.judge)(kind, &changed)?;
+                Ok(References::of(kind, &changed.body))
+            });
+            match judged.unwrap_or_else(Err) {
+                Ok(references) => {
+                    settled.push(changed.name.clone());
+                    self.accepted.insert(kind, changed, references);
+                }
+                Err(reason) => refused.push(Refused { name: changed.name, reason }),
             }
         }
-        removed.iter().for_each(|name| self.accepted.remove(kind, name));
+        let used = self.used_by_others(kind);
+        for name in removed.iter().filter(|name| !used.contains(name.as_str())) {
+            self.accepted.remove(kind, name);
+        }
         refused
+    }
+
+    /// Names that the server cannot take back: the routes of a listener and the endpoints of a cluster stay until that lets
+    /// go of them, as in Envoy.
+    fn used_by_others(&self, kind: Kind) -> BTreeSet<Name> {
+        let by = match kind {
+            Kind::Route => Kind::Listener,
+            Kind::Endpoints => Kind::Cluster,
+            Kind::Listener | Kind::Cluster => return BTreeSet::new(),
+        };
+        let users = self.accepted.of(by).values().chain(self.published().of(by).values());
+        let named = users.flat_map(|held| held.references.names());
+        named.filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect()
     }
 }
 
-/// What cannot be used of a response, each resource judged by itself. A builder of its own decides, because what is
-/// accepted may yet have to wait, and the builder that serves must not know it before it is warm. A resource is decoded
-/// twice for that.
-fn refusals(kind: Kind, changed: &[Changed]) -> Vec<Refused> {
-    let raw = changed.iter().map(|changed| Raw {
+/// Judges a resource by itself, with a builder of its own.
+fn decodes(kind: Kind, changed: &Changed) -> Result<(), String> {
+    let raw = Raw {
         name: changed.name.as_str().into(),
         aliases: changed.aliases.iter().map(|alias| alias.as_str().into()).collect(),
         version: changed.version.as_str().into(),
         body: changed.body.clone(),
-    });
-    let refusals = Builder::default().apply(kind.type_url(), raw.collect(), &[]);
-    let refused =
-        refusals.into_iter().map(|r| Refused { name: r.name.to_string(), reason: r.reason.to_string() });
-    refused.collect()
+    };
+    let refusal = Builder::default().apply(kind.type_url(), vec![raw], &[]).pop();
+    refusal.map_or(Ok(()), |refusal| Err(refusal.reason.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_proto::xds::protobuf;
+
+    use super::*;
+    use crate::testing::xds;
+
+    fn store() -> Store {
+        let (accepted, warming) = Default::default();
+        Store { mode: Mode::Wildcard, builder: Builder::default(), accepted, warming, judge: decodes }
+    }
+
+    fn say(store: &mut Store, kind: Kind, changed: &[(&str, protobuf::Any)], removed: &[&str]) -> Applied {
+        let changed = changed.iter().map(|(name, body)| Changed {
+            name: (*name).into(),
+            aliases: vec![],
+            version: "1".into(),
+            body: body.clone(),
+        });
+        let removed = removed.iter().map(|name| (*name).into()).collect();
+        let update =
+            Update { kind, nonce: String::new(), changed: changed.collect(), removed, refused: vec![] };
+        store.apply(update, &BTreeSet::new(), Instant::now())
+    }
+
+    fn serving() -> Store {
+        let mut store = store();
+        say(&mut store, Kind::Cluster, &[("cart", xds::cluster("cart"))], &[]);
+        say(&mut store, Kind::Endpoints, &[("cart", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+        say(&mut store, Kind::Listener, &[("cart:80", xds::destination("cart:80", "cart"))], &[]);
+        say(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart"]))], &[]);
+        store
+    }
+
+    #[tokio::test]
+    async fn a_bug_in_a_piece_of_work_comes_back_as_its_text_and_the_next_piece_is_done() {
+        let shared = SharedStore(Arc::new(Mutex::new(store())));
+        let failed = shared.with(|_| -> u32 { panic!("out of cheese") }).await;
+        assert!(failed.unwrap_err().contains("out of cheese"));
+        assert_eq!(shared.with(|_| 7).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_routes_of_a_listener_and_the_endpoints_of_a_cluster_cannot_be_taken_away() {
+        let mut store = serving();
+        for kind in [Kind::Route, Kind::Endpoints] {
+            let applied = say(&mut store, kind, &[], &["cart"]);
+            assert!(applied.step.snapshot.is_none() && applied.refused.is_empty());
+            assert!(store.accepted().contains(kind, "cart") && store.published().contains(kind, "cart"));
+        }
+        say(&mut store, Kind::Listener, &[], &["cart:80"]);
+        let applied = say(&mut store, Kind::Route, &[], &["cart"]);
+        assert!(!store.accepted().contains(Kind::Route, "cart"), "{applied:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_content_under_an_old_version_is_published() {
+        let mut store = serving();
+        let same = say(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart"]))], &[]);
+        assert!(same.step.snapshot.is_none());
+        let changed = say(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart", "cart"]))], &[]);
+        assert!(changed.step.snapshot.is_some());
+    }
 }

@@ -227,15 +227,24 @@ impl Stream {
         }
     }
 
-    fn refuse_whole(&mut self, type_url: String, nonce: String, reason: String) -> Received {
-        let nack = DeltaDiscoveryRequest {
+    /// The answer to a response of which nothing could be applied.
+    pub(crate) fn refuse(
+        &mut self,
+        type_url: String,
+        nonce: String,
+        reason: String,
+    ) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
             node: self.node_once(),
             type_url,
             response_nonce: nonce,
-            error_detail: Some(error_detail(reason.clone())),
+            error_detail: Some(error_detail(reason)),
             ..Default::default()
-        };
-        Received::Nack(reason, Box::new(nack))
+        }
+    }
+
+    fn refuse_whole(&mut self, type_url: String, nonce: String, reason: String) -> Received {
+        Received::Nack(reason.clone(), Box::new(self.refuse(type_url, nonce, reason)))
     }
 
     fn request(

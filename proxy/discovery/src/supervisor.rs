@@ -188,8 +188,13 @@ impl Supervisor {
         let (kind, nonce) = (update.kind, update.nonce.clone());
         let demanded = self.demanded.clone();
         let now = Instant::now();
-        let Some(applied) = self.work(move |store| store.apply(update, &demanded, now)).await else {
-            return;
+        let applied = match self.work(move |store| store.apply(update, &demanded, now)).await {
+            Ok(applied) => applied,
+            Err(reason) => {
+                self.status.refused_whole(Some(kind), reason.clone());
+                let nack = self.stream.refuse(kind.type_url().into(), nonce, reason);
+                return self.send(nack);
+            }
         };
         for refused in &applied.refused {
             tracing::warn!(%kind, name = refused.name, reason = refused.reason, "a resource is refused; its last good version stays");
@@ -243,7 +248,7 @@ impl Supervisor {
     async fn advance(&mut self) {
         let demanded = self.demanded.clone();
         let now = Instant::now();
-        if let Some(step) = self.work(move |store| store.advance(&demanded, now)).await {
+        if let Ok(step) = self.work(move |store| store.advance(&demanded, now)).await {
             self.settle(step, false);
         }
     }
@@ -286,14 +291,9 @@ impl Supervisor {
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut crate::store::Store) -> T + Send + 'static,
-    ) -> Option<T> {
-        match self.store.with(work).await {
-            Ok(done) => Some(done),
-            Err(error) => {
-                tracing::error!(%error, "a bug in decode or build; serving on with what is published");
-                None
-            }
-        }
+    ) -> Result<T, String> {
+        let done = self.store.with(work).await;
+        done.inspect_err(|bug| tracing::error!(bug, "serving on with what is published"))
     }
 
     fn save(&mut self) {

@@ -1,8 +1,9 @@
 //! Which version of each resource traffic may use: the newest whose references are there, else the one before.
 //!
-//! A cluster waits for its endpoints, a route for its clusters, a listener for its routes; none for longer than
-//! [`LONGEST`], after which it is published as it is. A name that the server says does not exist is not waited for. The
-//! decision is pure: what was accepted and the time go in, what is to be published comes out.
+//! A cluster waits for its endpoints, a route for its clusters, a listener for its routes. Each missing name is waited for
+//! [`LONGEST`] and no longer, whether the server has said that it does not exist or not: a name that does not exist now is
+//! often about to. What a published version names stays for as long after it was removed. The decision is pure: what was
+//! accepted and the time go in, what is to be published comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use tokio::time::Instant;
 use crate::cache::{Cache, Held};
 use crate::kind::{Kind, PerKind};
 
-/// The longest wait of one version. Envoy's `initial_fetch_timeout` has the same default.
+/// The longest wait for a name, and the longest stay of one that was removed while it is used. Envoy's
+/// `initial_fetch_timeout` has the same default.
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// What is referred to before what refers.
@@ -24,7 +26,7 @@ const KINDS: [Kind; 4] = [Kind::Endpoints, Kind::Cluster, Kind::Route, Kind::Lis
 #[derive(Debug)]
 pub(crate) struct Difference {
     pub(crate) kind: Kind,
-    /// New, or in another version than before.
+    /// New, or with other content than before.
     pub(crate) changed: Vec<(Name, Arc<Held>)>,
     pub(crate) removed: Vec<Name>,
 }
@@ -32,9 +34,8 @@ pub(crate) struct Difference {
 impl Difference {
     fn of(kind: Kind, before: &Cache, after: &Cache) -> Option<Self> {
         let (before, after) = (before.of(kind), after.of(kind));
-        let same = |(name, held): &(&Name, &Arc<Held>)| {
-            before.get(*name).is_some_and(|before| Arc::ptr_eq(before, held))
-        };
+        let same =
+            |(name, held): &(&Name, &Arc<Held>)| before.get(*name).is_some_and(|before| before.same(held));
         let changed: Vec<_> =
             after.iter().filter(|entry| !same(entry)).map(|(n, h)| (n.clone(), h.clone())).collect();
         let removed: Vec<_> = before.keys().filter(|name| !after.contains_key(*name)).cloned().collect();
@@ -42,18 +43,19 @@ impl Difference {
     }
 }
 
-/// What is published, and since when newer versions wait.
+/// Until when each name of a kind has time.
+type Deadlines = PerKind<BTreeMap<Name, Instant>>;
+
+/// What is published, and what it waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Warming {
     published: Cache,
-    deadlines: PerKind<BTreeMap<Name, Deadline>>,
-}
-
-/// One waiting version.
-#[derive(Debug)]
-struct Deadline {
-    version: Arc<Held>,
-    at: Instant,
+    /// Names that something accepted refers to and that are not there yet. One whose time is up stays here until it comes
+    /// or nothing refers to it, so that it does not delay a later version once more.
+    awaited: Deadlines,
+    /// Names that were removed while a published version refers to them.
+    leaving: Deadlines,
+    next_deadline: Option<Instant>,
 }
 
 impl Warming {
@@ -68,9 +70,9 @@ impl Warming {
         &self.published
     }
 
-    /// When something that waits is to be published anyway.
+    /// When to decide anew at the latest, because something has waited or stayed for long enough.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.iter().flat_map(|(_, waiting)| waiting.values()).map(|deadline| deadline.at).min()
+        self.next_deadline
     }
 
     /// Decides anew. Gives what has changed in what is published, in the order in which it is to be applied.
@@ -78,82 +80,88 @@ impl Warming {
         let mut next = Cache::default();
         // From what is referred to up to what refers, so that one pass settles a whole chain.
         for kind in KINDS {
-            let mut waiting = std::mem::take(&mut self.deadlines[kind]);
             for (name, held) in accepted.of(kind) {
                 let before = self.published.of(kind).get(name);
-                let current = before.is_some_and(|before| Arc::ptr_eq(before, held));
-                if current || is_warm(kind, held, accepted, &next) {
+                if before.is_some_and(|before| before.same(held))
+                    || await_names(&mut self.awaited, held, &next, now)
+                {
                     next.share(kind, name, held);
-                    continue;
-                }
-                let at = match waiting.remove(name) {
-                    Some(deadline) if Arc::ptr_eq(&deadline.version, held) => deadline.at,
-                    _ => now + LONGEST,
-                };
-                if at <= now {
-                    tracing::warn!(%kind, %name, "published before all that it refers to has come");
-                    next.share(kind, name, held);
-                    continue;
-                }
-                self.deadlines[kind].insert(name.clone(), Deadline { version: Arc::clone(held), at });
-                if let Some(before) = before {
+                } else if let Some(before) = before {
                     next.share(kind, name, before);
                 }
             }
         }
-        self.keep_what_old_versions_need(accepted, &mut next);
+        self.keep_what_is_used(accepted, &mut next, now);
+        self.forget_what_came(accepted, &next);
+        let deadlines = [&self.awaited, &self.leaving].into_iter().flat_map(PerKind::iter);
+        self.next_deadline =
+            deadlines.flat_map(|(_, names)| names.values()).filter(|at| **at > now).min().copied();
         let before = std::mem::replace(&mut self.published, next);
         KINDS.into_iter().filter_map(|kind| Difference::of(kind, &before, &self.published)).collect()
     }
 
-    /// A cluster that was removed because a newer route does without it stays, with its endpoints, for as long as that
-    /// route waits.
-    fn keep_what_old_versions_need(&self, accepted: &Cache, next: &mut Cache) {
-        let old =
-            |kind| self.deadlines[kind].keys().filter_map(move |name| self.published.of(kind).get(name));
-        let routes: BTreeSet<&Name> = old(Kind::Listener).flat_map(|held| &held.references.routes).collect();
-        for name in routes.into_iter().filter(|name| !accepted.of(Kind::Route).contains_key(*name)) {
-            keep(&self.published, next, Kind::Route, name);
-        }
-        let mut clusters = BTreeSet::new();
-        for kind in [Kind::Listener, Kind::Route] {
-            clusters.extend(old(kind).flat_map(|held| &held.references.clusters));
-        }
-        for name in clusters {
-            if !accepted.of(Kind::Cluster).contains_key(name) {
-                keep(&self.published, next, Kind::Cluster, name);
+    /// What was removed stays while a version that is published refers to it: for [`LONGEST`], and for as long as that
+    /// version has a successor that waits.
+    fn keep_what_is_used(&mut self, accepted: &Cache, next: &mut Cache, now: Instant) {
+        let before = std::mem::take(&mut self.leaving);
+        // From what refers down to what is referred to: a cluster that stays keeps its endpoints.
+        for kind in KINDS.into_iter().rev() {
+            let mut stay = Vec::new();
+            for (name, held) in next.of(kind) {
+                let succeeded = accepted.of(kind).get(name).is_some_and(|newer| !newer.same(held));
+                for (of, named) in held.references.names() {
+                    if accepted.contains(of, named) || !self.published.contains(of, named) {
+                        continue;
+                    }
+                    let at = before[of].get(named).copied().unwrap_or(now + LONGEST);
+                    if at > now || succeeded {
+                        stay.push((of, named.clone(), at));
+                    } else {
+                        tracing::warn!(kind = %of, name = %named, by = %name, "removed, though it is still referred to");
+                    }
+                }
             }
-            let endpoints = next.of(Kind::Cluster).get(name).and_then(|c| c.references.endpoints.clone());
-            if let Some(endpoints) = endpoints.filter(|name| !next.of(Kind::Endpoints).contains_key(name)) {
-                keep(&self.published, next, Kind::Endpoints, &endpoints);
+            for (of, named, at) in stay {
+                if let Some(held) = self.published.of(of).get(&named) {
+                    next.share(of, &named, held);
+                }
+                self.leaving[of].insert(named, at);
             }
+        }
+    }
+
+    /// Names that have come, or that nothing refers to any more, are not waited for.
+    fn forget_what_came(&mut self, accepted: &Cache, next: &Cache) {
+        if self.awaited.iter().all(|(_, names)| names.is_empty()) {
+            return;
+        }
+        let mut referred: PerKind<BTreeSet<&Name>> = PerKind::default();
+        for held in KINDS.into_iter().flat_map(|kind| accepted.of(kind).values()) {
+            for (kind, name) in held.references.names() {
+                referred[kind].insert(name);
+            }
+        }
+        for kind in KINDS {
+            self.awaited[kind].retain(|name, _| referred[kind].contains(name) && !next.contains(kind, name));
         }
     }
 }
 
-fn keep(published: &Cache, next: &mut Cache, kind: Kind, name: &Name) {
-    if let Some(held) = published.of(kind).get(name) {
-        next.share(kind, name, held);
-    }
-}
-
-fn is_warm(kind: Kind, held: &Held, accepted: &Cache, next: &Cache) -> bool {
-    let there = |kind, name: &Name| next.of(kind).contains_key(name) || accepted.is_absent(kind, name);
-    let references = &held.references;
-    match kind {
-        Kind::Endpoints => true,
-        Kind::Cluster => references.endpoints.iter().all(|name| there(Kind::Endpoints, name)),
-        Kind::Route | Kind::Listener => {
-            references.clusters.iter().all(|name| there(Kind::Cluster, name))
-                && references.routes.iter().all(|name| there(Kind::Route, name))
+/// Whether nothing that `held` names keeps it waiting: each name is there, or has been waited for long enough.
+fn await_names(awaited: &mut Deadlines, held: &Held, next: &Cache, now: Instant) -> bool {
+    let mut ready = true;
+    for (kind, name) in held.references.names() {
+        if !next.contains(kind, name) {
+            let until = awaited[kind].entry(name.clone()).or_insert(now + LONGEST);
+            ready &= *until <= now;
         }
     }
+    ready
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::Changed;
     use crate::testing::xds;
     use outrigger_proto::xds::protobuf::Any;
 
@@ -178,8 +186,7 @@ mod tests {
         }
 
         fn insert(&mut self, kind: Kind, name: &str, body: Any) {
-            self.accepted
-                .insert(kind, Changed { name: name.into(), aliases: vec![], version: "2".into(), body });
+            xds::put(&mut self.accepted, kind, name, "2", body);
         }
 
         fn advance(&mut self) -> bool {
@@ -251,13 +258,75 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_not_waited_for() {
+    fn a_name_that_never_comes_delays_one_version_and_no_later_one() {
         let mut world = World::serving();
         world.insert(Kind::Route, "cart", xds::route("cart", &["v1", "typo"]));
         world.advance();
-        world.accepted.remove(Kind::Cluster, "typo");
+        world.now += LONGEST;
         assert!(world.advance());
         assert_eq!(world.clusters_of_the_route(), ["typo", "v1"]);
+        world.insert(Kind::Route, "cart", xds::route("cart", &["typo"]));
+        assert!(world.advance(), "at once");
+        assert_eq!(world.clusters_of_the_route(), ["typo"]);
+    }
+
+    #[test]
+    fn a_version_that_follows_another_that_waits_waits_for_its_own_names() {
+        let mut world = World::serving();
+        world.insert(Kind::Route, "cart", xds::route("cart", &["v2"]));
+        world.advance();
+        world.now += Duration::from_secs(10);
+        world.insert(Kind::Route, "cart", xds::route("cart", &["v3"]));
+        world.advance();
+        world.now += Duration::from_secs(10);
+        assert!(!world.advance());
+        assert_eq!(world.clusters_of_the_route(), ["v1"]);
+        world.now += Duration::from_secs(5);
+        assert!(world.advance());
+        assert_eq!(world.clusters_of_the_route(), ["v3"]);
+    }
+
+    #[test]
+    fn a_cluster_that_was_removed_stays_while_a_route_uses_it_at_most_fifteen_seconds() {
+        let mut world = World::serving();
+        world.accepted.remove(Kind::Cluster, "v1");
+        world.accepted.remove(Kind::Endpoints, "v1");
+        assert!(!world.advance());
+        assert!(world.serves(Kind::Cluster, "v1") && world.serves(Kind::Endpoints, "v1"));
+        world.now += Duration::from_secs(14);
+        assert!(!world.advance());
+        assert_eq!(world.warming.next_deadline(), Some(world.now + Duration::from_secs(1)));
+        world.now += Duration::from_secs(1);
+        assert!(world.advance());
+        assert!(!world.serves(Kind::Cluster, "v1") && !world.serves(Kind::Endpoints, "v1"));
+        assert!(world.serves(Kind::Route, "cart"));
+        assert_eq!(world.warming.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_cluster_that_was_removed_goes_as_soon_as_its_route_lets_go_and_stays_if_it_comes_back() {
+        let mut world = World::serving();
+        world.accepted.remove(Kind::Cluster, "v1");
+        world.advance();
+        world.insert(Kind::Cluster, "v1", xds::cluster("v1"));
+        world.now += LONGEST;
+        world.advance();
+        assert!(world.serves(Kind::Cluster, "v1"));
+        world.accepted.remove(Kind::Cluster, "v1");
+        world.insert(Kind::Cluster, "v2", xds::static_cluster("v2"));
+        world.advance();
+        world.insert(Kind::Route, "cart", xds::route("cart", &["v2"]));
+        assert!(world.advance());
+        assert!(!world.serves(Kind::Cluster, "v1") && world.serves(Kind::Cluster, "v2"));
+    }
+
+    #[test]
+    fn the_same_content_under_a_new_version_changes_nothing() {
+        let mut world = World::serving();
+        world.insert(Kind::Cluster, "v1", xds::cluster("v1"));
+        world.insert(Kind::Route, "cart", xds::route("cart", &["v1"]));
+        assert!(!world.advance());
+        assert_eq!(world.warming.published().of(Kind::Route)["cart"].version, "2");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What a snapshot shares with the one before, and what stays when the new cannot be used.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use outrigger_config::build::{Builder, INVALID_BACKEND};
-use outrigger_proto::xds::type_url;
+use outrigger_config::build::{Builder, INVALID_BACKEND, guarded};
+use outrigger_proto::xds::{cluster, type_url};
 
 use crate::fixture::*;
 
@@ -25,8 +26,28 @@ fn what_did_not_change_is_shared_with_the_snapshot_before() {
     assert_eq!(after.generation, before.generation + 1);
     assert!(Arc::ptr_eq(&after.clusters[CART], &before.clusters[CART]));
     assert!(Arc::ptr_eq(&after.destinations["cart:80"], &before.destinations["cart:80"]));
-    accept(&mut builder, "other:80", "1", listener_body(destination("other:80")));
-    assert!(builder.build().is_none(), "a known version is not read again");
+    assert!(builder.build().is_none(), "nothing has changed");
+}
+
+#[test]
+fn new_content_under_an_old_version_counts() {
+    let mut builder = cart();
+    build(&mut builder);
+    accept(
+        &mut builder,
+        CART,
+        "1",
+        cluster_body(cluster::Cluster { connect_timeout: seconds(7), ..cart_cluster() }),
+    );
+    assert_eq!(build(&mut builder).cluster(CART).unwrap().connect_timeout, Duration::from_secs(7));
+}
+
+#[test]
+fn a_panic_while_a_resource_is_read_is_what_is_wrong_with_it() {
+    let read = || -> u32 { panic!("at byte {}", 7) };
+    let bug = guarded(read).unwrap_err();
+    assert!(bug.ends_with("panicked: at byte 7"), "{bug}");
+    assert_eq!(guarded(|| 7), Ok(7));
 }
 
 #[test]
@@ -45,6 +66,22 @@ fn new_endpoints_need_no_new_snapshot_and_old_ones_are_kept() {
     accept(&mut builder, CART, "3", endpoints(CART, &["10.0.0.7:8080", "10.0.0.8:8080"]));
     assert!(builder.build().is_none());
     assert_eq!(handle.load().version, version, "the same endpoints are no change");
+}
+
+#[test]
+fn of_an_address_that_occurs_twice_the_first_counts() {
+    let mut builder = cart();
+    let mut wire = assignment(CART, &["10.0.0.7:8080", "10.0.0.8:8080", "10.0.0.7:8080"]);
+    wire.endpoints[0].lb_endpoints[0].load_balancing_weight = number(3);
+    let mut second = wire.endpoints[0].clone();
+    second.priority = 1;
+    wire.endpoints.push(second);
+    accept(&mut builder, CART, "2", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire));
+    let snapshot = build(&mut builder);
+    let endpoints = snapshot.cluster(CART).unwrap().endpoints.load();
+    let seen: Vec<_> =
+        endpoints.list.iter().map(|of| (of.address.to_string(), of.weight, of.priority)).collect();
+    assert_eq!(seen, [("10.0.0.7:8080".into(), 3, 0), ("10.0.0.8:8080".into(), 1, 0)]);
 }
 
 #[test]

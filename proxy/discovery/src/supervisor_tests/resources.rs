@@ -87,3 +87,99 @@ async fn in_wildcard_mode_the_server_chooses() {
     published.changed().await.unwrap();
     assert!(proxy.published.load().destination("cart:80").is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_whose_decode_panics_is_refused_by_name_and_the_stream_goes_on() {
+    let (_world, proxy, mut server) = serving().await;
+    proxy.handle.store().lock().judge_by(|_, changed| match changed.version.as_str() {
+        "2" => panic!("out of cheese"),
+        _ => Ok(()),
+    });
+    server.say(Kind::Route, &[("cart", "2", xds::route("cart", &["cart", "cart"]))], &[]);
+    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    assert!(detail.starts_with("route \"cart\": ") && detail.contains("out of cheese"), "{detail}");
+    assert!(proxy.published.load().routes.contains_key("cart"), "the last good version serves on");
+    server.say(Kind::Route, &[("cart", "3", xds::route("cart", &["cart", "cart"]))], &[]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_does_not_exist_yet_is_waited_for() {
+    let (_world, proxy, mut server) = connected().await;
+    let asked = async {
+        let answer = ask(&proxy, "cart:80").await;
+        assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+        assert!(proxy.published.load().clusters.contains_key("cart"));
+    };
+    let server = async {
+        server.heard_names().await;
+        server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+        server.heard_names().await;
+        server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+        server.heard_names().await;
+        server.say(Kind::Cluster, &[], &["cart"]);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+        server.heard_names().await;
+        server.say(Kind::Endpoints, &[], &["cart"]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+    };
+    tokio::join!(asked, server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_table_in_use_cannot_be_removed() {
+    let (_world, proxy, mut server) = serving().await;
+    server.say(Kind::Route, &[], &["cart"]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+    assert!(proxy.published.load().routes.contains_key("cart"));
+}
+
+/// As go-control-plane sends a renamed cluster: the old one is removed in the response that brings the new one, and the
+/// route follows.
+#[tokio::test(start_paused = true)]
+async fn a_renamed_cluster_serves_until_the_route_names_its_successor() {
+    let mut world = World::new();
+    let proxy = world.start(Mode::Wildcard).await.unwrap();
+    let mut server = world.stream().await;
+    server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+    server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+    server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+    server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+    let mut publications = proxy.published.subscribe();
+    publications.wait_for(|_| proxy.published.load().destination("cart:80").is_some()).await.unwrap();
+    let published = proxy.published.clone();
+    let watched = tokio::spawn(async move {
+        while publications.changed().await.is_ok() && !published.load().clusters.contains_key("cart-19") {
+            assert!(serves_cart(&published.load()), "{:?}", published.load());
+        }
+    });
+    let mut old = "cart".to_owned();
+    for turn in 0..20 {
+        let new = format!("cart-{turn}");
+        server.say(Kind::Cluster, &[(&new, "1", xds::cluster(&new))], &[&old]);
+        assert_eq!(server.heard_answer().await.error_detail, None);
+        assert!(serves_cart(&proxy.published.load()), "after the removal of {old}");
+        server.say(Kind::Route, &[("cart", &new, xds::route("cart", &[&new]))], &[]);
+        assert_eq!(server.heard_answer().await.error_detail, None);
+        assert!(serves_cart(&proxy.published.load()), "while {new} has no endpoints");
+        server.say(Kind::Endpoints, &[(&new, "1", xds::endpoints(&new, &["10.0.0.2:80"]))], &[&old]);
+        assert_eq!(server.heard_answer().await.error_detail, None);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(serves_cart(&proxy.published.load()), "with {new}");
+        let clusters: Vec<_> = proxy.published.load().clusters.keys().map(|name| name.to_string()).collect();
+        assert_eq!(clusters.join(","), new);
+        old = new;
+    }
+    watched.await.unwrap();
+}
+
+/// Whether the route's cluster is there, with its endpoint.
+fn serves_cart(snapshot: &Snapshot) -> bool {
+    let route = &snapshot.routes["cart"].hosts[0].routes[0];
+    let outrigger_config::route::RouteAction::Forward(forward) = &route.action else { return false };
+    let cluster = snapshot.cluster(&forward.clusters.pick(0).cluster);
+    cluster.is_some_and(|cluster| cluster.endpoints.load().list.len() == 1)
+}

@@ -18,15 +18,23 @@ use prost::Message;
 
 use crate::cache::Cache;
 use crate::kind::Kind;
+use crate::references::References;
 use crate::stream::Changed;
 
 /// A cache of these resources, each in version 1.
 pub(crate) fn cache<const N: usize>(resources: [(Kind, &str, Any); N]) -> Cache {
     let mut cache = Cache::default();
     for (kind, name, body) in resources {
-        cache.insert(kind, Changed { name: name.into(), aliases: vec![], version: "1".into(), body });
+        put(&mut cache, kind, name, "1", body);
     }
     cache
+}
+
+/// Puts a resource into a cache.
+pub(crate) fn put(cache: &mut Cache, kind: Kind, name: &str, version: &str, body: Any) {
+    let references = References::of(kind, &body);
+    let changed = Changed { name: name.into(), aliases: vec![], version: version.into(), body };
+    cache.insert(kind, changed, references);
 }
 
 /// An HTTP destination whose routes come by name.
