@@ -163,14 +163,10 @@ impl Assignment {
             };
         }
         let localities = each("endpoints", endpoints, locality)?;
-        let endpoints: Vec<_> = localities.into_iter().flatten().collect();
+        let mut endpoints: Vec<_> = localities.into_iter().flatten().collect();
+        // Of an address that occurs several times the first counts, as in Envoy.
         let mut seen = HashSet::default();
-        for assigned in &endpoints {
-            if !seen.insert(assigned.endpoint.address) {
-                let problem = format_args!("{} occurs twice", assigned.endpoint.address);
-                return Err(Unusable::new("endpoints", problem));
-            }
-        }
+        endpoints.retain(|assigned| seen.insert(assigned.endpoint.address));
         Ok(Self { endpoints, overprovisioning })
     }
 

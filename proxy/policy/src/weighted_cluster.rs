@@ -127,7 +127,8 @@ fn decode_share(wire: route::weighted_cluster::ClusterWeight) -> Result<Share, U
     };
     Ok(Share {
         cluster: name.into(),
-        weight: number(weight).unwrap_or(0),
+        // Envoy demands a weight; the next best reading of an absent one is an equal share, never none.
+        weight: number(weight).unwrap_or(1),
         request_headers: HeaderMutation::decode(
             "request",
             request_headers_to_add,
@@ -187,6 +188,16 @@ mod tests {
                 prop_assert!(*weight > 0 || hits == 0);
             }
         }
+    }
+
+    #[test]
+    fn a_weight_that_is_not_there_counts_as_one() {
+        let unweighted =
+            |name: &str| route::weighted_cluster::ClusterWeight { name: name.into(), ..Default::default() };
+        let clusters = vec![unweighted("a"), unweighted("b")];
+        let split =
+            WeightedClusters::decode(route::WeightedCluster { clusters, ..Default::default() }).unwrap();
+        assert_eq!((&*split.pick(0).cluster, &*split.pick(u32::MAX).cluster), ("a", "b"));
     }
 
     #[test]
