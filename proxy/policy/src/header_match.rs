@@ -1,11 +1,13 @@
 //! Matching of a request's head by header: `envoy.config.route.v3.HeaderMatcher`, deprecated forms included.
 //!
-//! Used by routes and by retry policies. A header that occurs several times is matched as one value joined with commas
-//! (RFC 9110 section 5.3), as Envoy does; only that case allocates.
+//! Used by routes and by retry policies. A header in several lines satisfies a condition if one of its lines does, and an
+//! inverted one if none of them does, as in Envoy since 1.39 (`match_headers_individually`): joined with commas, a client could
+//! hide a value from an exact match by adding a line. `cookie` is the exception: its lines are crumbs of one value (RFC 9113
+//! section 8.2.3), which HTTP/2 splits and joins at will; only that case allocates.
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use outrigger_core::matcher::{Pattern, StringMatcher};
 use outrigger_proto::xds::{route, types};
 
@@ -71,6 +73,8 @@ impl HeaderMatcher {
             Some(Wire::StringMatch(matcher)) => {
                 Test::Text(string_match::decode(matcher).map_err(|bad| bad.within("string_match"))?)
             }
+            // Envoy's oldest form: without a value it takes any.
+            Some(Wire::ExactMatch(value)) if value.is_empty() => text(Pattern::Contains(value.into())),
             Some(Wire::ExactMatch(value)) => text(Pattern::Exact(value.into())),
             Some(Wire::PrefixMatch(value)) => text(Pattern::Prefix(value.into())),
             Some(Wire::SuffixMatch(value)) => text(Pattern::Suffix(value.into())),
@@ -87,16 +91,13 @@ impl HeaderMatcher {
 
     /// Whether `head` satisfies the condition.
     ///
-    /// A missing header satisfies no condition on its value, inverted or not, unless missing counts as empty.
+    /// A missing header satisfies no condition on its value, inverted or not, unless missing counts as empty. Then it counts
+    /// as present, too.
     pub fn matches(&self, head: &Head<'_>) -> bool {
-        let value = self.name.value(head);
-        let holds = match (&self.test, value) {
-            (Test::Present(want), value) => value.is_some() == *want,
-            (_, None) if !self.missing_is_empty => return false,
-            (Test::Text(matcher), value) => matcher.matches(value.as_deref().unwrap_or_default()),
-            (Test::Range(start, end), value) => value
-                .and_then(|value| value.parse::<i64>().ok())
-                .is_some_and(|number| (*start..*end).contains(&number)),
+        let holds = match self.name.holds(head, |value| self.test.holds(value)) {
+            Some(holds) => holds,
+            None if self.missing_is_empty => self.test.holds(""),
+            None => return matches!(self.test, Test::Present(want) if want == self.invert),
         };
         holds != self.invert
     }
@@ -121,29 +122,46 @@ impl Name {
         }
     }
 
-    fn value<'a>(&self, head: &Head<'a>) -> Option<Cow<'a, str>> {
+    /// Whether `test` holds for one of the values; `None` if there is none.
+    fn holds(&self, head: &Head<'_>, test: impl Fn(&str) -> bool) -> Option<bool> {
+        let name = match self {
+            Self::Method => return Some(test(head.method.as_str())),
+            Self::Scheme => return Some(test(head.scheme)),
+            Self::Authority => return Some(test(head.authority)),
+            Self::Path => return Some(test(head.path)),
+            Self::Field(name) => name,
+        };
+        let mut values = head.headers.get_all(name).iter().map(text).peekable();
+        values.peek()?;
+        Some(if name == header::COOKIE { test(&crumbs(values)) } else { values.any(|value| test(&value)) })
+    }
+}
+
+impl Test {
+    /// Whether it holds for a header with that value.
+    fn holds(&self, value: &str) -> bool {
         match self {
-            Self::Method => Some(head.method.as_str().into()),
-            Self::Scheme => Some(head.scheme.into()),
-            Self::Authority => Some(head.authority.into()),
-            Self::Path => Some(head.path.into()),
-            Self::Field(name) => joined(head.headers, name),
+            Self::Present(want) => *want,
+            Self::Text(matcher) => matcher.matches(value),
+            Self::Range(start, end) => {
+                value.parse::<i64>().is_ok_and(|number| (*start..*end).contains(&number))
+            }
         }
     }
 }
 
-fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let first = values.next()?;
-    let Some(second) = values.next() else { return Some(first) };
-    // Cookies are the one list whose separator is a semicolon (RFC 9113 section 8.2.3).
-    let separator = if name == header::COOKIE { "; " } else { "," };
-    let mut all = first.into_owned();
-    for value in std::iter::once(second).chain(values) {
-        all.push_str(separator);
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
+}
+
+fn crumbs<'a>(mut values: impl Iterator<Item = Cow<'a, str>>) -> Cow<'a, str> {
+    let mut all = values.next().unwrap_or_default();
+    for value in values {
+        let all = all.to_mut();
+        all.push_str("; ");
         all.push_str(&value);
     }
-    Some(all.into())
+    all
 }
 
 #[cfg(test)]
@@ -194,21 +212,86 @@ mod tests {
         assert!(!matches(&range, &[("x-a", "0")]) && !matches(&range, &[("x-a", "one")]));
     }
 
-    #[test]
-    fn several_values_are_matched_joined() {
-        let joined = matcher("x-a", Some(Wire::ExactMatch("1,2".into())));
-        assert!(matches(&joined, &[("x-a", "1"), ("x-a", "2")]));
-        assert!(!matches(&matcher("x-a", Some(Wire::ExactMatch("1".into()))), &[("x-a", "1"), ("x-a", "2")]));
+    /// The verdicts for `a: 1` and `a: 2`, for `a: 1,2`, for `a: 3` and for no `a`, first as they are, then inverted, and then
+    /// both again where missing counts as empty.
+    fn verdicts(wire: &Wire) -> [[bool; 4]; 4] {
+        let heads: [&[(&str, &str)]; 4] =
+            [&[("x-a", "1"), ("x-a", "2")], &[("x-a", "1,2")], &[("x-a", "3")], &[("x-b", "1")]];
+        let mut matcher = matcher("x-a", Some(wire.clone()));
+        [(false, false), (true, false), (false, true), (true, true)].map(|(invert, missing_is_empty)| {
+            matcher.invert = invert;
+            matcher.missing_is_empty = missing_is_empty;
+            heads.map(|head| matches(&matcher, head))
+        })
     }
 
     #[test]
-    fn a_missing_header_fails_even_an_inverted_condition_unless_it_counts_as_empty() {
-        let mut not_one = matcher("x-a", Some(Wire::ExactMatch("1".into())));
-        not_one.invert = true;
-        assert!(matches(&not_one, &[("x-a", "2")]) && !matches(&not_one, &[]));
-        not_one.missing_is_empty = true;
-        assert!(matches(&not_one, &[]));
-        assert!(matches(&matcher("x-a", Some(Wire::PresentMatch(false))), &[]));
+    fn each_line_of_a_header_is_tested_and_invert_flips_the_verdict_on_all() {
+        let (yes, no) = (true, false);
+        let string = |pattern| {
+            Wire::StringMatch(matcher::StringMatcher { ignore_case: false, match_pattern: Some(pattern) })
+        };
+        let regex = |regex: &str| {
+            Wire::SafeRegexMatch(matcher::RegexMatcher { regex: regex.into(), ..Default::default() })
+        };
+        let range = |start, end| Wire::RangeMatch(types::Int64Range { start, end });
+        use matcher::string_matcher::MatchPattern;
+        // Lines 1 and 2; one line "1,2"; one line 3; missing.
+        for (wire, holds, missing_as_empty) in [
+            (Wire::ExactMatch("1".into()), [yes, no, no], no),
+            (Wire::ExactMatch("2".into()), [yes, no, no], no),
+            (Wire::ExactMatch("1,2".into()), [no, yes, no], no),
+            (Wire::ExactMatch(String::new()), [yes, yes, yes], yes),
+            (Wire::PrefixMatch("2".into()), [yes, no, no], no),
+            (Wire::SuffixMatch("1".into()), [yes, no, no], no),
+            (Wire::ContainsMatch(",".into()), [no, yes, no], no),
+            (regex("[12]"), [yes, no, no], no),
+            (regex(""), [no, no, no], yes),
+            (string(MatchPattern::Exact("2".into())), [yes, no, no], no),
+            (string(MatchPattern::Exact(String::new())), [no, no, no], yes),
+            (string(MatchPattern::Prefix(String::new())), [yes, yes, yes], yes),
+            (range(2, 3), [yes, no, no], no),
+            (range(0, 10), [yes, no, yes], no),
+        ] {
+            let [one, other, third] = holds;
+            let expected = [
+                [one, other, third, no],
+                [!one, !other, !third, no],
+                [one, other, third, missing_as_empty],
+                [!one, !other, !third, !missing_as_empty],
+            ];
+            assert_eq!(verdicts(&wire), expected, "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn presence_is_of_the_header_and_what_counts_as_empty_counts_as_present() {
+        for (want, as_they_are) in [(true, [true, true, true, false]), (false, [false, false, false, true])] {
+            let inverted = as_they_are.map(|holds| !holds);
+            let all = [want; 4];
+            let expected = [as_they_are, inverted, all, all.map(|holds| !holds)];
+            assert_eq!(verdicts(&Wire::PresentMatch(want)), expected, "{want}");
+        }
+    }
+
+    #[test]
+    fn the_crumbs_of_a_cookie_are_one_value() {
+        let crumbs = [("cookie", "a=1"), ("cookie", "b=2")];
+        assert!(matches(&matcher("cookie", Some(Wire::ExactMatch("a=1; b=2".into()))), &crumbs));
+        assert!(!matches(&matcher("cookie", Some(Wire::ExactMatch("a=1".into()))), &crumbs));
+        assert!(matches(&matcher("cookie", Some(Wire::ExactMatch("a=1".into()))), &crumbs[..1]));
+    }
+
+    #[test]
+    fn a_response_is_matched_line_by_line_too() {
+        let headers: HeaderMap = [("x-a", "1"), ("x-a", "2")]
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .into_iter()
+            .collect();
+        for line in ["1", "2"] {
+            assert!(matcher("x-a", Some(Wire::ExactMatch(line.into()))).matches_response(&headers), "{line}");
+        }
+        assert!(!matcher(":path", Some(Wire::PresentMatch(true))).matches_response(&headers));
     }
 
     #[test]
