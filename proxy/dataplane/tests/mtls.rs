@@ -93,6 +93,24 @@ async fn both_sides_know_who_is_at_the_other_end() {
 }
 
 #[tokio::test]
+async fn odd_but_legal_targets_and_hosts_cross_both_sidecars() {
+    let (authority, echo) = (Authority::new(), Application::echo().await);
+    let server = server(&authority, "cart", echo.address);
+    let client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+    let mut user = Client::connect(client.address(0)).await;
+    for (asked, seen) in [
+        ("OPTIONS * HTTP/1.1\r\nHost: app", "OPTIONS * HTTP/1.1\r\nhost: app\r\n"),
+        ("OPTIONS http://app HTTP/1.1\r\nHost: app", "OPTIONS * HTTP/1.1\r\nhost: app\r\n"),
+        ("GET /a HTTP/1.1\r\nHost: app:", "GET /a HTTP/1.1\r\nhost: app\r\n"),
+        ("GET http://app:/a HTTP/1.1\r\nHost: app:80", "GET /a HTTP/1.1\r\nhost: app\r\n"),
+    ] {
+        user.send(format!("{asked}\r\n\r\n")).await;
+        let answer = user.response().await;
+        assert!(answer.status == 200 && answer.body.starts_with(seen), "{asked}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_of_another_identity_gets_nothing() {
     let (authority, echo) = (Authority::new(), Application::echo().await);
     let server = server(&authority, "impostor", echo.address);

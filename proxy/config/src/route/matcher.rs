@@ -129,6 +129,15 @@ impl PathMatcher {
             Case::Counts => a == b.as_bytes(),
             Case::Ignored => a.eq_ignore_ascii_case(b.as_bytes()),
         };
+        // `OPTIONS *` asks about the server and not about a path of it: it goes where every path goes.
+        if path == "*" {
+            return match self {
+                Self::Prefix(prefix, _) => matches!(&**prefix, "" | "/" | "*"),
+                Self::Exact(want, _) => &**want == "*",
+                Self::SegmentPrefix(..) => false,
+                Self::Regex(regex) => regex.is_match(path),
+            };
+        }
         let begins = |prefix: &str, case| {
             path.as_bytes().get(..prefix.len()).is_some_and(|head| same(head, prefix, case))
         };
@@ -220,6 +229,20 @@ mod tests {
         let mut any_case = path(PathSpecifier::Prefix("/A".into()));
         any_case.case_sensitive = Some(protobuf::BoolValue { value: false });
         assert!(takes(any_case, "/ab"));
+    }
+
+    #[test]
+    fn a_question_about_the_server_goes_where_every_path_goes() {
+        for (specifier, expected) in [
+            (PathSpecifier::Prefix("/".into()), true),
+            (PathSpecifier::Prefix(String::new()), true),
+            (PathSpecifier::Path("*".into()), true),
+            (PathSpecifier::Prefix("/a".into()), false),
+            (PathSpecifier::Path("/".into()), false),
+            (PathSpecifier::PathSeparatedPrefix("/a".into()), false),
+        ] {
+            assert_eq!(takes(path(specifier.clone()), "*"), expected, "{specifier:?}");
+        }
     }
 
     #[test]

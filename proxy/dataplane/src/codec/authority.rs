@@ -10,13 +10,20 @@ pub(crate) fn parse(value: Bytes) -> Result<Authority, &'static str> {
     if value.contains(&b'@') {
         return Err("the authority holds a user");
     }
-    let authority = Authority::from_maybe_shared(value).map_err(|_| "the authority is malformed")?;
-    check(&authority)?;
-    Ok(authority)
+    normal(Authority::from_maybe_shared(value).map_err(|_| "the authority is malformed")?)
 }
 
-/// Checks one that was parsed elsewhere.
-pub(crate) fn check(authority: &Authority) -> Result<(), &'static str> {
+/// Checks one that was parsed elsewhere. A port may be empty, which is the same as none (RFC 3986 section 6.2.3) and from
+/// here on written as none.
+pub(crate) fn normal(authority: Authority) -> Result<Authority, &'static str> {
+    check(&authority)?;
+    match authority.as_str().strip_suffix(':') {
+        Some(host) => Authority::try_from(host).map_err(|_| "the authority is malformed"),
+        None => Ok(authority),
+    }
+}
+
+fn check(authority: &Authority) -> Result<(), &'static str> {
     if authority.as_str().contains('@') {
         return Err("the authority holds a user");
     }
@@ -55,10 +62,28 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_port_is_none() {
+        for (value, normal) in [("cart:", "cart"), ("[::1]:", "[::1]"), ("cart:80", "cart:80")] {
+            assert_eq!(parse(Bytes::from_static(value.as_bytes())).unwrap(), normal);
+        }
+    }
+
+    #[test]
     fn what_is_no_host_is_refused() {
-        for value in
-            ["", "a b", "u@cart", "cart:http", "cart:99999", ":80", "cart/x", "a,b c", "[::1", "cart:80:80"]
-        {
+        for value in [
+            "",
+            ":",
+            "a b",
+            "u@cart",
+            "cart:http",
+            "cart:99999",
+            ":80",
+            "cart/x",
+            "a,b c",
+            "[::1",
+            "cart:80:80",
+            "cart:80:",
+        ] {
             assert!(parse(Bytes::from_static(value.as_bytes())).is_err(), "{value}");
         }
     }

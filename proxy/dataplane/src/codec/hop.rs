@@ -1,10 +1,21 @@
 //! Fields of one hop only: taken out where a message comes in, written anew where it goes out (RFC 9110 section 7.6.1).
 //!
-//! Also the fields that no sender may have a proxy remove by naming them in `Connection`: removing those would let a
-//! client strip what a proxy before this one vouches for.
+//! A name of a field of one hop may stand in `Connection` or not: such a field ends here either way. Fields that are meant for
+//! all recipients may not be named there (RFC 9110 section 7.6.1). Removing them would let a client strip what a proxy before
+//! this one vouches for, so that such a request is refused; in a response, where servers and CDNs write such things without
+//! harm in mind, the field stays and the name counts for nothing.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
+
+/// Who wrote a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// A client: what it may not say is refused.
+    Client,
+    /// A server: what it may not say is passed over.
+    Server,
+}
 
 /// What `Connection` said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,8 +31,9 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads one value of `Connection`. Fails on what is no token, and on a name that must not be removed.
-    pub(crate) fn read(&mut self, value: &[u8]) -> Result<(), &'static str> {
+    /// Reads one value of `Connection`. Fails for a client on what is no token, and on a name that must not be removed. A
+    /// server that says something that is no token may have meant `close`.
+    pub(crate) fn read(&mut self, value: &[u8], sender: Sender) -> Result<(), &'static str> {
         // The two values that nearly every message has, without a search.
         if value == b"keep-alive" {
             self.keep_alive = true;
@@ -38,12 +50,16 @@ impl Options {
                 self.keep_alive = true;
             } else if token.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
-            } else if !token.eq_ignore_ascii_case(b"te") && !token.eq_ignore_ascii_case(b"proxy-connection") {
-                let name = HeaderName::from_bytes(token).map_err(|_| "Connection holds what is no token")?;
-                if is_protected(&name) {
-                    return Err("Connection names a field that is not of this hop");
+            } else {
+                match HeaderName::from_bytes(token) {
+                    // Those end here in any case.
+                    Ok(name) if is_hop_by_hop(&name) || name == header::TE => {}
+                    Ok(name) if !is_protected(&name) => self.nominated.push(name),
+                    Ok(_) if sender == Sender::Server => {}
+                    Ok(_) => return Err("Connection names a field that is not of this hop"),
+                    Err(_) if sender == Sender::Server => self.close = true,
+                    Err(_) => return Err("Connection holds what is no token"),
                 }
-                self.nominated.push(name);
             }
         }
         Ok(())
@@ -90,7 +106,6 @@ fn is_protected(name: &HeaderName) -> bool {
     [
         header::HOST,
         header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
         header::CONTENT_TYPE,
         header::CONTENT_ENCODING,
         header::CONTENT_RANGE,
@@ -110,9 +125,13 @@ fn is_protected(name: &HeaderName) -> bool {
 mod tests {
     use super::*;
 
-    fn read(value: &str) -> Result<Options, &'static str> {
+    fn read_of(value: &str, sender: Sender) -> Result<Options, &'static str> {
         let mut options = Options::default();
-        options.read(value.as_bytes()).map(|()| options)
+        options.read(value.as_bytes(), sender).map(|()| options)
+    }
+
+    fn read(value: &str) -> Result<Options, &'static str> {
+        read_of(value, Sender::Client)
     }
 
     #[test]
@@ -129,10 +148,34 @@ mod tests {
         headers.insert("x-end", HeaderValue::from_static("1"));
         read("close, X-Hop").unwrap().strip(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-end"]);
-        for name in ["Content-Length", "host", "authorization", "x-forwarded-for", "transfer-encoding", "a b"]
-        {
+        for name in ["Content-Length", "host", "authorization", "x-forwarded-for", "content-type", "a b"] {
             assert!(read(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn names_of_fields_of_this_hop_may_stand_there() {
+        let all =
+            "close, TE, Keep-Alive, Upgrade, Transfer-Encoding, Proxy-Connection, HTTP2-Settings, Connection";
+        for sender in [Sender::Client, Sender::Server] {
+            let options = read_of(all, sender).unwrap();
+            assert!(options.close && options.keep_alive && options.upgrade && options.nominated.is_empty());
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("trailer", HeaderValue::from_static("x-sum"));
+        read("Trailer").unwrap().strip(&mut headers);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn what_a_server_may_not_say_is_passed_over() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::SET_COOKIE, HeaderValue::from_static("a=b"));
+        headers.insert("x-hop", HeaderValue::from_static("1"));
+        let options = read_of("Set-Cookie, Content-Length, X-Hop", Sender::Server).unwrap();
+        options.strip(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["set-cookie"]);
+        assert!(!options.close && read_of("keep-alive; close", Sender::Server).unwrap().close);
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub(crate) fn normal(method: &Method, target: PathAndQuery) -> Result<PathAndQue
     if !text.starts_with('/') {
         return Err("the path does not begin with a slash");
     }
+    // The http crate lets UTF-8 pass, which no target may hold as it is (RFC 3986 section 2.1).
+    if !text.is_ascii() {
+        return Err("the target holds what is not ASCII");
+    }
     let path = text.split_once('?').map_or(text, |(path, _)| path);
     if is_normal(path.as_bytes()) {
         return Ok(target);
@@ -135,7 +139,18 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_refused() {
-        for path in ["http://evil/", "evil", "*", "/a%00b"] {
+        for path in [
+            "http://evil/",
+            "evil",
+            "*",
+            "/a%00b",
+            "/caf\u{e9}",
+            "/a?\u{e9}",
+            "/a b",
+            "/<a>",
+            "/a?\"b\"",
+            "/a\x7f",
+        ] {
             assert!(get(path).is_err(), "{path}");
         }
         assert!(normal(&Method::OPTIONS, PathAndQuery::from_static("*")).is_ok());

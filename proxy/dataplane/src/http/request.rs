@@ -218,7 +218,8 @@ fn own_answer(route: &Route, asked: &RequestHead) -> Result<Reply, Failure> {
     let mut body = Body::empty();
     match &route.action {
         RouteAction::Redirect(redirect) => {
-            let path = asked.path.as_str();
+            // The star of `OPTIONS *` stands in no URI (RFC 9110 section 7.1).
+            let path = if asked.path == "*" { "/" } else { asked.path.as_str() };
             let authority = asked.authority.as_ref().map_or("", |authority| authority.as_str());
             let location = redirect
                 .location(asked.scheme.as_str(), authority, path, route.matcher.matched(path))

@@ -21,7 +21,8 @@ pub(super) fn rewrite(
 ) -> Result<(), Failure> {
     share.request_headers.apply(&mut head.headers);
     route.request_headers.apply(&mut head.headers);
-    if let Some(path) = &forward.rewrite.path {
+    // The star of `OPTIONS *` is no path.
+    if let Some(path) = forward.rewrite.path.as_ref().filter(|_| head.path != "*") {
         let new = path.apply(head.path.as_str(), route.matcher.matched(head.path.as_str()));
         head.path = PathAndQuery::try_from(new)
             .map_err(|error| Failure::local(Reason::LocalError, format!("the rewritten path: {error}")))?;

@@ -41,12 +41,14 @@ struct Parent {
 impl Trace {
     /// Reads the client's context, or begins a trace.
     pub(super) fn begin(headers: &mut HeaderMap, sampling: Sampling) -> Self {
-        let w3c = text(headers, &TRACEPARENT).and_then(parse_traceparent);
+        let w3c = single(headers, &TRACEPARENT).and_then(parse_traceparent);
         if w3c.is_none() {
             // W3C Trace Context section 3.3: tracestate means nothing without its traceparent.
             headers.remove(TRACESTATE);
+        } else {
+            join(headers, &TRACESTATE);
         }
-        let b3_single = text(headers, &B3).and_then(parse_b3_single);
+        let b3_single = single(headers, &B3).and_then(parse_b3_single);
         let b3_multi = parse_b3_multi(headers);
         let spoken = Spoken { b3_single: b3_single.is_some(), b3_multi: b3_multi.is_some() };
         let parent = w3c.or(b3_single).or(b3_multi).unwrap_or(Parent { ids: None, sampled: None });
@@ -106,6 +108,26 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
+/// A header that may be there once. Of two, nobody knows which one the other services follow, so that neither is a parent
+/// (W3C Trace Context section 3.2; B3 has no lists either).
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() { None } else { value.to_str().ok() }
+}
+
+/// Makes one field of several, which are one list (W3C Trace Context section 3.3.1.2).
+fn join(headers: &mut HeaderMap, name: &HeaderName) {
+    let mut values = headers.get_all(name).iter();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for value in std::iter::once(second).chain(values) {
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+    }
+    insert(headers, name.clone(), &joined);
+}
+
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(value) {
         headers.insert(name, value);
@@ -140,13 +162,13 @@ fn parse_b3_single(value: &str) -> Option<Parent> {
 }
 
 fn parse_b3_multi(headers: &HeaderMap) -> Option<Parent> {
-    let sampled = match (text(headers, &B3_FLAGS), text(headers, &B3_SAMPLED)) {
+    let sampled = match (single(headers, &B3_FLAGS), single(headers, &B3_SAMPLED)) {
         (Some("1"), _) => Some(true),
         (_, Some(state)) => b3_state(state),
         _ => None,
     };
-    let ids = text(headers, &B3_TRACE_ID)
-        .zip(text(headers, &B3_SPAN_ID))
+    let ids = single(headers, &B3_TRACE_ID)
+        .zip(single(headers, &B3_SPAN_ID))
         .and_then(|(trace, span)| b3_ids(trace, span));
     (ids.is_some() || sampled.is_some()).then_some(Parent { ids, sampled })
 }
@@ -274,6 +296,30 @@ mod tests {
             assert_eq!(trace.context.parent, None);
             assert!(trace.context.sampled && !headers.contains_key(TRACESTATE));
         }
+    }
+
+    #[test]
+    fn two_parents_are_none_and_several_tracestates_are_one_list() {
+        let (one, other) = (format!("00-{TRACE}-{SPAN}-01"), format!("00-{TRACE}-{}-00", "1".repeat(16)));
+        for (name, first, second) in [
+            ("traceparent", one.as_str(), other.as_str()),
+            ("traceparent", one.as_str(), one.as_str()),
+            ("b3", "0", "1"),
+        ] {
+            let mut twice = headers(&[("tracestate", "a=b")]);
+            twice.append(name, first.parse().unwrap());
+            twice.append(name, second.parse().unwrap());
+            let trace = Trace::begin(&mut twice, Sampling::ALL);
+            assert!(trace.context.trace.to_string() != TRACE && trace.context.parent.is_none());
+            assert!(trace.context.sampled && !twice.contains_key(TRACESTATE), "{name}");
+            trace.write(&mut twice, trace.try_span());
+            assert_eq!(twice.get_all(TRACEPARENT).iter().count(), 1);
+        }
+        let mut lists = headers(&[("traceparent", &one), ("tracestate", "a=b")]);
+        lists.append(TRACESTATE, HeaderValue::from_static("c=d"));
+        Trace::begin(&mut lists, NONE);
+        assert_eq!(lists.get_all(TRACESTATE).iter().collect::<Vec<_>>(), ["a=b,c=d"]);
+        assert_eq!(trace_state(&lists), "a=b,c=d");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use super::Malformed;
 use super::fields::{self, Room, Search};
 use super::framing::Framing;
 use crate::codec::head::{RequestHead, ResponseHead, Scheme, expects_continue};
+use crate::codec::hop::Sender;
 use crate::codec::limits::Limits;
-use crate::codec::{authority, hop, path};
+use crate::codec::{authority, hop, path, upgrade};
 
 /// A request head, how its body is framed, and whether the client wants the connection kept.
 #[derive(Debug)]
@@ -53,9 +54,7 @@ pub(crate) fn request(
         return Err(Malformed::Rule("the method is no token"));
     }
     let Some(section) = section(bytes, search, limits)? else {
-        if bytes.len() > limits.target_bytes + 64 && !bytes[..limits.target_bytes + 64].contains(&b'\n') {
-            return Err(Malformed::TargetTooLong);
-        }
+        check_request_line(bytes, limits)?;
         return Ok(None);
     };
     let mut room = Room::new(limits);
@@ -73,7 +72,7 @@ pub(crate) fn request(
         Method::from_bytes(method.as_bytes()).map_err(|_| Malformed::Rule("the method is no token"))?;
     let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let target = section.slice_ref(target.as_bytes());
-    let message = Message::read(&section, parsed.headers, limits)?;
+    let message = Message::read(&section, parsed.headers, Sender::Client, limits)?;
 
     let (scheme, in_target, path) = read_target(&method, target, scheme)?;
     let authority = match (in_target, message.host) {
@@ -105,14 +104,10 @@ pub(crate) fn request(
         _ => !message.options.close,
     };
     // An upgrade is of HTTP/1.1, and of a request without body: behind a body, nobody could say where the tunnel begins.
-    // `h2c`, alone or in a list, is not passed on (RFC 9113 section 3.1 took it away): requests inside the tunnel would
-    // get past every policy.
-    let upgrade = message.upgrade.filter(|protocol| {
-        message.options.upgrade
-            && version == Version::HTTP_11
-            && framing == Framing::None
-            && !offers(protocol, b"h2c")
-    });
+    let upgrade = message
+        .upgrade
+        .filter(|_| message.options.upgrade && version == Version::HTTP_11 && framing == Framing::None)
+        .and_then(|offered| upgrade::retain(&offered, |protocol| !upgrade::hides_requests(protocol)));
     let expects_continue =
         version == Version::HTTP_11 && framing != Framing::None && expects_continue(&message.headers);
     let head = RequestHead { method, scheme, authority, path, version, headers: message.headers, upgrade };
@@ -143,13 +138,13 @@ pub(crate) fn response(
         return Err(Malformed::Rule("the status is not between 100 and 599"));
     }
     let status = StatusCode::from_u16(code).map_err(|_| Malformed::Rule("the status is no number"))?;
-    let mut message = Message::read(&section, parsed.headers, limits)?;
+    let mut message = Message::read(&section, parsed.headers, Sender::Server, limits)?;
 
     let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS {
         // Only what was asked for (RFC 9110 section 7.8): an unsolicited 101 would turn the next request into tunnel bytes.
         let chosen = message.upgrade.take().filter(|_| message.options.upgrade);
         match (&asked.upgrade, chosen) {
-            (Some(offered), Some(chosen)) if is_offered(offered, &chosen) => Some(chosen),
+            (Some(offered), Some(chosen)) if upgrade::is_offered(offered, &chosen) => Some(chosen),
             _ => return Err(Malformed::Rule("a 101 that was not asked for")),
         }
     } else {
@@ -181,6 +176,22 @@ pub(crate) fn response(
         && (minor == 1 || message.options.keep_alive);
     let head = ResponseHead { status, headers: message.headers, upgrade };
     Ok(Some(Response { head, framing, keep_alive, idle_timeout: message.idle_timeout }))
+}
+
+/// Refuses a request whose line is whole while its fields are still to come, and that will be none whatever they are: whoever
+/// speaks HTTP/0.9, or no HTTP at all, sends none and would wait for an answer.
+fn check_request_line(bytes: &[u8], limits: &Limits) -> Result<(), Malformed> {
+    let longest = limits.target_bytes + 64;
+    let Some(end) = memchr::memchr(b'\n', bytes) else {
+        return if bytes.len() > longest { Err(Malformed::TargetTooLong) } else { Ok(()) };
+    };
+    if end > longest {
+        return Err(Malformed::TargetTooLong);
+    }
+    if bytes[..end].ends_with(b" HTTP/1.1\r") || bytes[..end].ends_with(b" HTTP/1.0\r") {
+        return Ok(());
+    }
+    Err(Malformed::Rule("the request line does not end in HTTP/1.1 or HTTP/1.0"))
 }
 
 /// Splits the head off, or says that it is not all there.
@@ -217,18 +228,29 @@ struct Message {
 }
 
 impl Message {
-    fn read(section: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Result<Self, Malformed> {
+    fn read(
+        section: &Bytes,
+        parsed: &[httparse::Header<'_>],
+        sender: Sender,
+        limits: &Limits,
+    ) -> Result<Self, Malformed> {
         fields::check_size(parsed, limits)?;
         let mut message = Self { headers: HeaderMap::with_capacity(parsed.len()), ..Self::default() };
         for parsed in parsed {
             let (name, value) = fields::field(section, parsed)?;
-            message.take(name, value, section)?;
+            message.take(name, value, sender, section)?;
         }
         message.options.strip(&mut message.headers);
         Ok(message)
     }
 
-    fn take(&mut self, name: HeaderName, value: HeaderValue, section: &Bytes) -> Result<(), Malformed> {
+    fn take(
+        &mut self,
+        name: HeaderName,
+        value: HeaderValue,
+        sender: Sender,
+        section: &Bytes,
+    ) -> Result<(), Malformed> {
         if name == header::HOST {
             if self.host.is_some() {
                 return Err(Malformed::Rule("more than one Host"));
@@ -245,9 +267,12 @@ impl Message {
             }
             self.chunked = true;
         } else if name == header::CONNECTION {
-            self.options.read(value.as_bytes()).map_err(Malformed::Rule)?;
+            self.options.read(value.as_bytes(), sender).map_err(Malformed::Rule)?;
         } else if name == header::UPGRADE {
-            self.upgrade = Some(value);
+            self.upgrade = Some(match self.upgrade.take() {
+                None => value,
+                Some(before) => upgrade::both(&before, &value),
+            });
         } else if name == header::TE {
             if hop::keep_te(&value) {
                 self.headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -287,15 +312,17 @@ fn read_target(
     if target.first() == Some(&b'/') || target.as_ref() == b"*" {
         return Ok((scheme, None, normal(PathAndQuery::from_maybe_shared(target).map_err(|_| BAD)?)?));
     }
+    // The last proxy on the way writes an absolute target without a path as a star (RFC 9112 section 3.2.4).
+    let of_server = *method == Method::OPTIONS && has_no_path(&target);
     let parts = Uri::from_maybe_shared(target).map_err(|_| BAD)?.into_parts();
     let scheme = match parts.scheme.as_ref().map(http::uri::Scheme::as_str) {
         Some("http") => Scheme::Http,
         Some("https") => Scheme::Https,
         _ => return Err(BAD),
     };
-    let authority = parts.authority.ok_or(BAD)?;
-    authority::check(&authority).map_err(Malformed::Rule)?;
+    let authority = authority::normal(parts.authority.ok_or(BAD)?).map_err(Malformed::Rule)?;
     let target = match parts.path_and_query {
+        _ if of_server => PathAndQuery::from_static("*"),
         // `http://cart?q` has an empty path (RFC 9112 section 3.2.1 sends it on as a slash, which `Display` adds).
         Some(query) if query.as_str().starts_with('?') => {
             PathAndQuery::try_from(query.to_string()).map_err(|_| BAD)?
@@ -306,15 +333,10 @@ fn read_target(
     Ok((scheme, Some(authority), normal(target)?))
 }
 
-fn is_offered(offered: &HeaderValue, chosen: &HeaderValue) -> bool {
-    offers(offered, protocol_name(chosen.as_bytes()))
-}
-
-/// Whether a value of `Upgrade` lists the protocol of that name, of whatever version (RFC 9110 section 7.8).
-fn offers(offered: &HeaderValue, name: &[u8]) -> bool {
-    offered.as_bytes().split(|b| *b == b',').any(|one| protocol_name(one).eq_ignore_ascii_case(name))
-}
-
-fn protocol_name(protocol: &[u8]) -> &[u8] {
-    protocol.split(|b| *b == b'/').next().unwrap_or_default().trim_ascii()
+/// Whether an absolute target ends with its authority.
+fn has_no_path(target: &[u8]) -> bool {
+    let authority = target.iter().position(|byte| *byte == b':').map(|at| &target[at..]);
+    authority
+        .and_then(|rest| rest.strip_prefix(b"://"))
+        .is_some_and(|rest| !rest.iter().any(|byte| matches!(byte, b'/' | b'?')))
 }

@@ -65,7 +65,7 @@ pub(super) fn accept(
             .transpose()?;
         let authority = match (uri.authority, host) {
             (Some(authority), host) => {
-                authority::check(&authority).map_err(rule)?;
+                let authority = authority::normal(authority).map_err(rule)?;
                 if host.is_some_and(|host| !authority::agree(&authority, &host, scheme)) {
                     return Err(rule(":authority and host name different hosts"));
                 }

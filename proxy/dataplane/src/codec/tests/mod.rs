@@ -2,6 +2,7 @@
 
 mod requests;
 mod head_size;
+mod targets;
 mod responses;
 mod http2;
 mod upgrades;

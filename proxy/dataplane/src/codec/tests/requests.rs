@@ -64,6 +64,11 @@ fn the_four_forms_of_a_target_are_read() {
             ("GET /a/%2e%2e/admin?q=/.. HTTP/1.1\r\nHost: cart", "GET http://cart/admin?q=/.."),
             ("GET http://cart/a/../admin HTTP/1.1\r\nHost: cart", "GET http://cart/admin"),
             ("OPTIONS * HTTP/1.1\r\nHost: cart", "OPTIONS http://cart*"),
+            ("OPTIONS http://cart:80 HTTP/1.1\r\nHost: cart", "OPTIONS http://cart:80*"),
+            ("OPTIONS http://cart/ HTTP/1.1\r\nHost: cart", "OPTIONS http://cart/ "),
+            ("OPTIONS http://cart?q HTTP/1.1\r\nHost: cart", "OPTIONS http://cart/?q"),
+            ("GET / HTTP/1.1\r\nHost: cart:", "GET http://cart/"),
+            ("GET http://cart:/ HTTP/1.1\r\nHost: cart:80", "GET http://cart/"),
             ("CONNECT cart:80 HTTP/1.1\r\nHost: cart:80", "CONNECT http://cart:80/"),
             ("GET / HTTP/1.0", "GET http:///"),
         ] {
@@ -93,6 +98,14 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
         (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /a%00 HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /#f HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        ("GET /caf\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), "400"),
+        ("GET /?caf\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), "400"),
+        ("GET http://a/caf\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), "400"),
+        (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        (b"GET /\x7f HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        (b"GET /<a> HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        (b"OPTIONS *a HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        (b"OPTIONS /\t HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
@@ -104,6 +117,15 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
         (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", "400"),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", "400"),
         (b"GET /\r\nHost: a\r\n\r\n", "400"),
+        // Refused at once, though a blank line may still come.
+        (b"GET /c\r\n", "400"),
+        (b"GET /c\n", "400"),
+        (b"GET /c HTTP/9.9\r\n", "400"),
+        (b"GET /c HTTP/1.1 \r\n", "400"),
+        (b"GET /c http/1.1\r\n", "400"),
+        (b"GET\r\n", "400"),
+        (b"EHLO mail\r\n", "400"),
+        (b"GET / HTTP/1.1\rHost: a\r\r\n", "400"),
         (b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"\x16\x03\x01\x02\x00", "400"),
         (b"GET / HTTP/1.1\nHost: a\n\n", "400"),
@@ -131,6 +153,7 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\na", "400"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\na", "400"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: authorization\r\n\r\n", "400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Host\r\n\r\n", "400"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Content-Length\r\n\r\n", "400"),
         (long_target.as_bytes(), "414"),
         (many_fields.as_bytes(), "431"),
@@ -156,6 +179,20 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
             assert_eq!((seen.get(), served.refusals.borrow().len()), (0, 1), "{shown:?}");
         });
     }
+}
+
+#[test]
+fn naming_the_framing_of_this_hop_does_not_take_it_away() {
+    run(async {
+        let (text, refused) = said_to(
+            b"POST / HTTP/1.1\r\nHost: cart\r\nConnection: Transfer-Encoding, TE, Trailer\r\nTE: trailers\r\nTrailer: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n0\r\n\r\nGET /next HTTP/1.1\r\nHost: cart\r\n\r\n",
+        )
+        .await;
+        assert!(
+            text.contains("POST http://cart/ he") && text.contains("/next") && refused.is_empty(),
+            "{text}"
+        );
+    });
 }
 
 #[test]

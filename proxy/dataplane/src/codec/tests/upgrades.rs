@@ -37,7 +37,17 @@ fn an_upgrade_is_asked_for_in_two_fields() {
 
 #[test]
 fn a_tunnel_of_requests_past_every_policy_is_not_offered_to_the_application() {
-    for upgrade in ["h2c", "H2C", "websocket, h2c", "h2c,websocket", "a,\th2c/1 , b"] {
-        assert_eq!(asked(&format!("Connection: upgrade\r\nUpgrade: {upgrade}\r\n")), None, "{upgrade}");
+    for (upgrade, left) in [
+        ("h2c", None),
+        ("H2C", None),
+        ("TLS/1.2", None),
+        ("websocket, h2c", Some("websocket")),
+        ("h2c,websocket", Some("websocket")),
+        ("a,\th2c/1 , b", Some("a, b")),
+        ("h2c\r\nUpgrade: websocket", Some("websocket")),
+        ("websocket\r\nUpgrade: TLS/1.3, h2c", Some("websocket")),
+    ] {
+        let fields = format!("Connection: upgrade\r\nUpgrade: {upgrade}\r\n");
+        assert_eq!(asked(&fields).as_deref(), left, "{upgrade}");
     }
 }
