@@ -1,6 +1,7 @@
 //! How routes attach to services: who is in force on a port, and in which order.
 //!
-//! GEP-1294 for services as parents, `HTTPRouteRule` and `GRPCRouteRule` for precedence, ReferenceGrant for backends.
+//! GEP-1294 for services as parents, `HTTPRouteRule` and `GRPCRouteRule` for precedence, ReferenceGrant for the backends
+//! of producer routes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::route::{
     BackendTarget, InvalidBackend, Mirror, PortRoutes, Route, RouteAction, RouteTable, RouteTarget,
     ServiceRoutes, TcpRoute, WeightedBackend,
 };
-use super::service::{AppProtocol, Reach, Service, ServicePort};
+use super::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort};
 
 /// The routes in force on every port of a service.
 pub(super) fn routes_of(inventory: &Inventory, service: &Service) -> ServiceRoutes {
@@ -23,9 +24,8 @@ pub(super) fn routes_of(inventory: &Inventory, service: &Service) -> ServiceRout
     for port in &service.ports {
         let mut routes = PortRoutes::default();
         for namespace in &namespaces {
-            let Some(table) = table(inventory, &in_force(inventory, service, port, namespace)) else {
-                continue;
-            };
+            let attached = in_force(inventory, service, port, namespace);
+            let Some(table) = table(inventory, &service.key, &attached) else { continue };
             if *namespace == service.key.namespace {
                 routes.producer = Some(Arc::new(table));
             } else {
@@ -90,17 +90,17 @@ pub(super) fn carries(kind: Kind, port: &ServicePort) -> bool {
     kind == Kind::TcpRoute || port.protocol != AppProtocol::Tcp
 }
 
-fn table(inventory: &Inventory, routes: &[Attached<'_>]) -> Option<RouteTable> {
+fn table(inventory: &Inventory, parent: &ServiceKey, routes: &[Attached<'_>]) -> Option<RouteTable> {
     let first = routes.first()?;
     if first.metadata.id.kind == Kind::TcpRoute {
         let rule = first.spec.rules.first()?;
-        let backends = backends(inventory, *first, &rule.backends);
+        let backends = backends(inventory, *first, parent, &rule.backends);
         return Some(RouteTable::Tcp(TcpRoute { id: id(first.metadata, 0, 0).into(), backends }));
     }
     let mut all = Vec::new();
     for (seniority, route) in routes.iter().enumerate() {
         for (number, rule) in route.spec.rules.iter().enumerate() {
-            let action = Arc::new(action(inventory, *route, rule));
+            let action = Arc::new(action(inventory, *route, parent, rule));
             for (at, (precedence, matches)) in rule.matches.iter().enumerate() {
                 let id = id(route.metadata, number, at).into();
                 let route = Route { id, matches: matches.clone(), action: Arc::clone(&action) };
@@ -117,34 +117,45 @@ fn id(route: &Metadata, rule: usize, at: usize) -> String {
     format!("{kind}/{}/{}/{rule}/{at}", route.id.namespace, route.id.name)
 }
 
-fn action(inventory: &Inventory, route: Attached<'_>, rule: &RuleSpec) -> RouteAction {
+fn action(
+    inventory: &Inventory,
+    route: Attached<'_>,
+    parent: &ServiceKey,
+    rule: &RuleSpec,
+) -> RouteAction {
     let RuleSpec { matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
     let mut plain = filters.plain.clone();
     let mirror = |mirror: &MirrorSpec| Mirror {
-        target: resolve(inventory, route, &mirror.backend),
+        target: resolve(inventory, route, parent, &mirror.backend),
         share: mirror.share,
     };
     plain.mirrors = filters.mirrors.iter().map(mirror).collect();
     let target = match &filters.redirect {
         Some(redirect) => RouteTarget::Redirect(redirect.clone()),
-        None => RouteTarget::Forward(backends(inventory, route, backend_specs)),
+        None => RouteTarget::Forward(backends(inventory, route, parent, backend_specs)),
     };
     RouteAction { target, filters: plain, timeouts: *timeouts, retry: retry.clone() }
 }
 
-fn backends(inventory: &Inventory, route: Attached<'_>, specs: &[BackendSpec]) -> Vec<WeightedBackend> {
+fn backends(
+    inventory: &Inventory,
+    route: Attached<'_>,
+    parent: &ServiceKey,
+    specs: &[BackendSpec],
+) -> Vec<WeightedBackend> {
     let one = |BackendSpec { reference, weight, filters }: &BackendSpec| WeightedBackend {
         weight: *weight,
-        target: resolve(inventory, route, reference),
+        target: resolve(inventory, route, parent, reference),
         filters: filters.clone(),
     };
     specs.iter().map(one).collect()
 }
 
-/// The service port that a backend reference means.
+/// The service port that a backend reference means, for the route as it is attached to `parent`.
 pub(super) fn resolve(
     inventory: &Inventory,
     route: Attached<'_>,
+    parent: &ServiceKey,
     backend: &BackendRef,
 ) -> Result<BackendTarget, InvalidBackend> {
     let (true, Some(port)) = (backend.is_service(), backend.port) else {
@@ -153,7 +164,7 @@ pub(super) fn resolve(
     let key = backend_key(route.metadata, backend);
     let (kind, namespace) = (route.metadata.id.kind, &route.metadata.id.namespace);
     // First, so that a route learns nothing about what it may not refer to.
-    if key.namespace != *namespace && !inventory.permits(kind, namespace, &key) {
+    if needs_grant(namespace, parent, &key) && !inventory.permits(kind, namespace, &key) {
         return Err(InvalidBackend::RefNotPermitted);
     }
     let service = inventory.service(&key).ok_or(InvalidBackend::BackendNotFound)?;
@@ -174,6 +185,16 @@ pub(super) fn resolve(
         true => Ok(BackendTarget { service: key, port }),
         false => Err(InvalidBackend::UnsupportedProtocol),
     }
+}
+
+/// Whether a backend takes requests only where a ReferenceGrant allows it.
+///
+/// A consumer route directs the clients of its own namespace alone, and these may call the backend themselves: GEP-1294,
+/// "Namespace boundaries", lets it refer to any namespace without a grant. A producer route directs the clients of
+/// every namespace, who call the backend with their own identities. That is the broader scope for which the GEP
+/// requires a grant from the backend's namespace.
+fn needs_grant(route: &str, parent: &ServiceKey, backend: &ServiceKey) -> bool {
+    *parent.namespace == *route && *backend.namespace != *route
 }
 
 #[cfg(test)]
@@ -238,6 +259,68 @@ mod tests {
         assert_eq!(assembly.table("catalog", "elsewhere"), ["httproute/shop/producer/0/0 1*cart.shop:80"]);
         assert_eq!(assembly.table("catalog", "office"), ["httproute/office/consumer/0/0 1*mine.office:80"]);
         assert_eq!(assembly.conditions("HTTPRoute office/consumer")[0], "Accepted=True (Accepted)");
+    }
+
+    /// `MeshConsumerRoute` of Gateway API's conformance tests.
+    #[test]
+    fn a_consumer_route_leads_to_its_own_parent_without_a_grant() {
+        let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute,
+            metadata: {name: add-header, namespace: office}, spec: {
+            parentRefs: [{group: '', kind: Service, name: catalog, namespace: shop}],
+            rules: [{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x, value: y}]}}],
+                     backendRefs: [{name: catalog, namespace: shop, port: 80}]}]}}";
+        let assembly = shop(&[route]);
+        assert_eq!(
+            assembly.table("catalog", "office"),
+            ["httproute/office/add-header/0/0 1*catalog.shop:80"]
+        );
+        assert_eq!(assembly.table("catalog", "shop"), [""; 0]);
+        assert_eq!(
+            assembly.conditions("HTTPRoute office/add-header"),
+            ["Accepted=True (Accepted)", "ResolvedRefs=True (ResolvedRefs)"]
+        );
+    }
+
+    #[test]
+    fn who_directs_the_clients_of_other_namespaces_needs_a_grant_and_nobody_else() {
+        for (namespace, parent, backend, granted) in [
+            ("office", "catalog", "cart, namespace: shop", true),
+            ("office", "catalog", "old, namespace: archive", true),
+            ("office", "catalog", "mine", true),
+            ("shop", "catalog", "cart", true),
+            ("shop", "catalog", "cart, namespace: shop", true),
+            ("shop", "catalog", "old, namespace: archive", false),
+            ("shop", "catalog", "mine, namespace: office", false),
+        ] {
+            for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
+                let rules = format!("{{backendRefs: [{{name: {backend}, port: 80}}]}}");
+                let parent = format!("name: {parent}");
+                let assembly = shop(&[
+                    &service("catalog", 80, "''"),
+                    &service("cart", 80, "''"),
+                    &service("mine.office", 80, "''"),
+                    &service("old.archive", 80, "''"),
+                    &route(kind, &format!("r.{namespace}"), &parent, &rules),
+                ]);
+                let table = assembly.table("catalog", namespace);
+                assert_eq!(!table[0].contains("RefNotPermitted"), granted, "{kind} {backend}: {table:?}");
+                let resolved = &assembly.conditions(&format!("{kind} {namespace}/r"))[1];
+                assert_eq!(!resolved.contains("RefNotPermitted"), granted, "{resolved}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_of_two_parents_needs_a_grant_for_the_one_that_it_produces() {
+        let both = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute,
+            metadata: {name: r, namespace: office}, spec: {parentRefs: [
+              {group: '', kind: Service, name: catalog, namespace: shop}, {group: '', kind: Service, name: mine}],
+            rules: [{backendRefs: [{name: cart, namespace: shop, port: 80}]}]}}";
+        let assembly = shop(&[&service("mine.office", 80, "http"), both]);
+        assert_eq!(assembly.table("catalog", "office"), ["httproute/office/r/0/0 1*cart.shop:80"]);
+        let conditions = assembly.conditions("HTTPRoute office/r");
+        assert!(conditions[1].starts_with("ResolvedRefs=True"), "{conditions:?}");
+        assert!(conditions[3].starts_with("ResolvedRefs=False (RefNotPermitted)"), "{conditions:?}");
     }
 
     #[test]

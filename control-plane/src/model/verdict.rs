@@ -9,10 +9,9 @@ use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// What a route is told about each of its parents.
 pub(super) fn status_of(inventory: &Inventory, route: Attached<'_>) -> RouteStatus {
-    let resolved = resolved_refs(inventory, route);
     let one = |parent: &ParentRef| {
         let conditions = match parent.is_service() {
-            true => vec![accepted(inventory, route, parent), resolved.clone()],
+            true => vec![accepted(inventory, route, parent), resolved_refs(inventory, route, parent)],
             false => Vec::new(),
         };
         ParentStatus { parent: display(route, parent).into(), conditions }
@@ -57,7 +56,8 @@ fn accepted(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> C
     verdict(false, "Conflicted", format!("{winner} is in force on every port that this route names"))
 }
 
-fn resolved_refs(inventory: &Inventory, route: Attached<'_>) -> Condition {
+fn resolved_refs(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> Condition {
+    let parent = route.parent(parent);
     let condition = |status, reason, message| Condition {
         kind: ConditionKind::ResolvedRefs,
         status,
@@ -65,7 +65,7 @@ fn resolved_refs(inventory: &Inventory, route: Attached<'_>) -> Condition {
         message,
         observed_generation: route.metadata.generation,
     };
-    let fails = |backend| resolve(inventory, route, backend).err().map(|why| (backend, why));
+    let fails = |backend| resolve(inventory, route, &parent, backend).err().map(|why| (backend, why));
     let mut failures = route.spec.backends().filter_map(fails).peekable();
     let Some((_, first)) = failures.peek().copied() else {
         return condition(true, "ResolvedRefs", String::new());
