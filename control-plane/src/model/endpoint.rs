@@ -43,7 +43,8 @@ pub struct Endpoint {
 pub enum EndpointHealth {
     /// Ready: takes new requests.
     Ready,
-    /// Terminating but still serving: finishes what it has, and takes new requests only where no other can.
+    /// No longer ready, terminating and still serving: finishes what it has, and takes new requests only where no
+    /// endpoint is ready (KEP-1669).
     Draining,
     /// Not ready, or terminating and no longer serving: takes nothing.
     NotReady,

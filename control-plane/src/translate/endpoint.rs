@@ -20,17 +20,25 @@ pub(super) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
 /// The load assignment of a cluster.
 ///
-/// What is not ready is left out: it takes nothing. One endpoint, called by its own address, is there in whatever
-/// state: whoever dialled it has decided.
+/// What is not ready is left out: it takes nothing. Who drains takes what is sent only where nobody else does, and is
+/// healthy then (KEP-1669). One endpoint, called by its own address, is there in whatever state: whoever dialled it has
+/// decided.
 pub(super) fn load_assignment(mesh: &Mesh, target: &Target, cluster_domain: &str) -> LoadAssignment {
     let not_ready = mesh.service(&target.service).is_some_and(|entry| entry.service.publish_not_ready);
+    let takes = |health| match health {
+        EndpointHealth::Ready => true,
+        EndpointHealth::NotReady => not_ready,
+        EndpointHealth::Draining => false,
+    };
+    let all = endpoints(mesh, target);
+    let last_resort = !all.iter().any(|endpoint| takes(endpoint.health));
     let mut zones: BTreeMap<Option<outrigger_core::Name>, Vec<LbEndpoint>> = BTreeMap::new();
-    for endpoint in endpoints(mesh, target) {
+    for endpoint in all {
         let health = match endpoint.health {
-            EndpointHealth::Ready => HealthStatus::Healthy,
+            health if takes(health) || target.only.is_some() => HealthStatus::Healthy,
+            EndpointHealth::Draining if last_resort => HealthStatus::Healthy,
             EndpointHealth::Draining => HealthStatus::Draining,
-            EndpointHealth::NotReady if not_ready || target.only.is_some() => HealthStatus::Healthy,
-            EndpointHealth::NotReady => continue,
+            EndpointHealth::Ready | EndpointHealth::NotReady => continue,
         };
         zones.entry(endpoint.zone.clone()).or_default().push(lb_endpoint(&endpoint, health));
     }

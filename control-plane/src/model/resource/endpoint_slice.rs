@@ -125,15 +125,16 @@ fn decode_endpoints(
     endpoints.into_iter().enumerate().map(one).collect()
 }
 
-/// `EndpointConditions`: ready says nothing means ready; serving says nothing means as ready.
+/// `EndpointConditions`. Absent, `ready` and `serving` mean true and `terminating` false.
+///
+/// Ready is ready, also while it terminates: so are the endpoints of a Service with `publishNotReadyAddresses`. Who
+/// terminates and still serves is a last resort (KEP-1669).
 fn health(conditions: api::EndpointConditions) -> EndpointHealth {
     let api::EndpointConditions { ready, serving, terminating } = conditions;
-    let terminating = terminating.unwrap_or(false);
-    let ready = ready.unwrap_or(true);
-    match (ready, serving.unwrap_or(ready), terminating) {
-        (true, _, false) => EndpointHealth::Ready,
-        (_, true, true) => EndpointHealth::Draining,
-        _ => EndpointHealth::NotReady,
+    match (ready.unwrap_or(true), serving.unwrap_or(true), terminating.unwrap_or(false)) {
+        (true, _, _) => EndpointHealth::Ready,
+        (false, true, true) => EndpointHealth::Draining,
+        (false, _, _) => EndpointHealth::NotReady,
     }
 }
 
@@ -200,25 +201,33 @@ mod tests {
 
     #[test]
     fn conditions_decide_what_an_endpoint_takes() {
-        for (conditions, expected) in [
-            ("{}", EndpointHealth::Ready),
-            ("{ready: true}", EndpointHealth::Ready),
-            ("{ready: false}", EndpointHealth::NotReady),
-            ("{ready: false, serving: true, terminating: true}", EndpointHealth::Draining),
-            ("{ready: false, serving: false, terminating: true}", EndpointHealth::NotReady),
-            ("{ready: false, serving: true}", EndpointHealth::NotReady),
-        ] {
-            let part = format!(
-                "addressType: IPv4, ports: [{{port: 8080}}], endpoints: [{{addresses: [10.0.0.1], zone: z,
-                   targetRef: {{kind: Pod, name: a-xyz}}, conditions: {conditions}}}]"
-            );
-            let resource = read(&SLICE.replace('@', &part)).remove(0).outcome.unwrap();
-            let Body::EndpointSlice(slice) = &resource.body else { panic!() };
-            let endpoint = &slice.endpoints[0];
-            assert_eq!(endpoint.health, expected, "{conditions}");
-            assert_eq!((endpoint.instance.as_deref(), endpoint.zone.as_deref()), (Some("a-xyz"), Some("z")));
-            assert_eq!(slice.version.as_deref(), Some("v1"));
-            assert_eq!(slice.peer.identity().unwrap().as_str(), "spiffe://x/ns/default/sa/a");
+        let all = [None, Some(false), Some(true)];
+        let every = all.into_iter().flat_map(|ready| {
+            all.into_iter().flat_map(move |serving| all.into_iter().map(move |last| (ready, serving, last)))
+        });
+        for (ready, serving, terminating) in every {
+            let expected = match (ready, serving, terminating) {
+                (None | Some(true), _, _) => EndpointHealth::Ready,
+                (Some(false), None | Some(true), Some(true)) => EndpointHealth::Draining,
+                (Some(false), Some(false), _) | (Some(false), _, None | Some(false)) => {
+                    EndpointHealth::NotReady
+                }
+            };
+            let conditions = api::EndpointConditions { ready, serving, terminating };
+            assert_eq!(health(conditions.clone()), expected, "{conditions:?}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_is_known_by_its_pod_its_zone_and_the_slices_version() {
+        let part = "addressType: IPv4, ports: [{port: 8080}], endpoints: [{addresses: [10.0.0.1], zone: z,
+            targetRef: {kind: Pod, name: a-xyz}, conditions: {ready: true, terminating: true}}]";
+        let resource = read(&SLICE.replace('@', part)).remove(0).outcome.unwrap();
+        let Body::EndpointSlice(slice) = &resource.body else { panic!() };
+        let endpoint = &slice.endpoints[0];
+        assert_eq!(endpoint.health, EndpointHealth::Ready);
+        assert_eq!((endpoint.instance.as_deref(), endpoint.zone.as_deref()), (Some("a-xyz"), Some("z")));
+        assert_eq!(slice.version.as_deref(), Some("v1"));
+        assert_eq!(slice.peer.identity().unwrap().as_str(), "spiffe://x/ns/default/sa/a");
     }
 }

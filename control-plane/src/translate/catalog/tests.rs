@@ -257,6 +257,32 @@ fn endpoints_carry_state_and_identity_and_encode_to_the_same_bytes_every_time() 
 }
 
 #[test]
+fn endpoints_that_drain_are_the_last_resort() {
+    use EndpointHealth::{Draining, NotReady, Ready};
+    let states = |publish_not_ready: bool, health: &[EndpointHealth]| {
+        let mut entry = plain(AppProtocol::Http);
+        Arc::make_mut(&mut entry.service).publish_not_ready = publish_not_ready;
+        let at = |(n, health): (usize, &EndpointHealth)| endpoint(&format!("10.1.0.{}:8080", n + 1), *health);
+        let endpoints: Vec<_> = health.iter().enumerate().map(at).collect();
+        entry.endpoints = Arc::new(Endpoints { ports: vec![(80, endpoints.into())] });
+        let assignment: ClusterLoadAssignment = read(&catalog(entry), Kind::Endpoints, CART);
+        let endpoints = assignment.endpoints.iter().flat_map(|zone| &zone.lb_endpoints);
+        endpoints.map(|endpoint| HealthStatus::try_from(endpoint.health_status).unwrap()).collect::<Vec<_>>()
+    };
+    let (healthy, draining) = (HealthStatus::Healthy, HealthStatus::Draining);
+    for (publish_not_ready, health, told) in [
+        (false, vec![Ready, Draining, NotReady], vec![healthy, draining]),
+        (false, vec![Draining, Draining, NotReady], vec![healthy, healthy]),
+        (false, vec![Draining], vec![healthy]),
+        (false, vec![NotReady, NotReady], vec![]),
+        (true, vec![NotReady, Draining], vec![healthy, draining]),
+        (true, vec![Draining, Draining], vec![healthy, healthy]),
+    ] {
+        assert_eq!(states(publish_not_ready, &health), told, "{publish_not_ready} {health:?}");
+    }
+}
+
+#[test]
 fn a_service_without_routes_is_reached_straight_with_the_default_policies() {
     let made: RouteConfiguration = read(&catalog(plain(AppProtocol::Http)), Kind::Route, CART);
     let route = &made.virtual_hosts[0].routes[0];
