@@ -30,12 +30,12 @@ pub(super) const INVALID_BACKEND: &str = "outrigger.invalid-backend";
 /// The name of the CORS filter, in a listener and in a route's own config.
 pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
 
-/// One route of the model.
-pub(super) fn route(of: &Route, cluster_domain: &str) -> route::Route {
+/// One route of the model, of a service port.
+pub(super) fn route(of: &Route, port: u16, cluster_domain: &str) -> route::Route {
     let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors } = &of.action.filters;
     let action = match &of.action.target {
         RouteTarget::Redirect(redirect) => {
-            route::route::Action::Redirect(redirection(redirect, &of.matches.path))
+            route::route::Action::Redirect(redirection(redirect, &of.matches.path, port))
         }
         RouteTarget::Forward(backends) => forward(of, backends, cluster_domain),
     };
@@ -153,17 +153,21 @@ fn mirrors(mirrors: &[Mirror], cluster_domain: &str) -> Vec<RequestMirrorPolicy>
         .collect()
 }
 
-fn redirection(redirect: &Redirect, matched: &PathMatch) -> RedirectAction {
+fn redirection(redirect: &Redirect, matched: &PathMatch, service_port: u16) -> RedirectAction {
     let Redirect { scheme, hostname, path, port, status } = redirect;
     let (word, well_known) = match scheme {
-        Some(RedirectScheme::Http) => (Some("http"), 80),
         Some(RedirectScheme::Https) => (Some("https"), 443),
-        None => (None, 0),
+        Some(RedirectScheme::Http) => (Some("http"), 80),
+        None => (None, 80),
     };
+    let asked = port.map_or(if scheme.is_some() { well_known } else { 0 }, u32::from);
+    // A scheme's own port is left out of `Location` ("HTTPRequestRedirectFilter.port"), but Envoy writes whatever port
+    // it is given, and keeps that of `Host` where it is given none: only where that may be another is it replaced.
+    let implied = asked == well_known && (hostname.is_some() || service_port == 80);
     RedirectAction {
         scheme_rewrite_specifier: word.map(|word| SchemeRewriteSpecifier::SchemeRedirect(word.into())),
         host_redirect: hostname.as_ref().map(|host| host.to_string()).unwrap_or_default(),
-        port_redirect: port.map_or(well_known, u32::from),
+        port_redirect: if implied { 0 } else { asked },
         response_code: match status {
             301 => RedirectResponseCode::MovedPermanently,
             303 => RedirectResponseCode::SeeOther,

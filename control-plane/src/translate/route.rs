@@ -21,7 +21,7 @@ pub(super) fn route_configuration(
         None => vec![action::straight_to(format!("default/{name}"), &name)],
         Some(table) => match table.as_ref() {
             RouteTable::Http(routes) => {
-                routes.iter().map(|route| action::route(route, cluster_domain)).collect()
+                routes.iter().map(|route| action::route(route, target.port, cluster_domain)).collect()
             }
             RouteTable::Tcp(_) => return None,
         },

@@ -123,10 +123,43 @@ fn a_redirect_names_what_changes() {
     };
     assert_eq!(
         (made.host_redirect.as_str(), made.port_redirect, made.response_code),
-        ("example.org", 443, 4)
+        ("example.org", 0, 4)
     );
     let path = redirect_action::PathRewriteSpecifier::PathRedirect("/there".into());
     assert_eq!(made.path_rewrite_specifier, Some(path));
+}
+
+#[test]
+fn a_redirects_port_is_written_where_the_scheme_does_not_imply_it() {
+    use RedirectScheme::{Http, Https};
+    let made = |scheme, hostname: Option<&str>, port, service_port| {
+        let redirect =
+            Redirect { scheme, hostname: hostname.map(Name::from), path: None, port, status: 302 };
+        let action = RouteAction { target: RouteTarget::Redirect(redirect), ..forward(Vec::new()) };
+        let matches = at(PathMatch::Prefix("/".into()));
+        let route = Route { id: "r".into(), matches, action: Arc::new(action) };
+        match crate::translate::action::route(&route, service_port, "cluster.local").action {
+            Some(Action::Redirect(made)) => made.port_redirect,
+            other => panic!("{other:?}"),
+        }
+    };
+    for (scheme, hostname, port, service_port, written) in [
+        (Some(Https), None, None, 80, 0),
+        (Some(Https), Some("example.org"), None, 8080, 0),
+        // `Host` names 8080, which Envoy would keep.
+        (Some(Https), None, None, 8080, 443),
+        (Some(Http), None, None, 8080, 80),
+        (Some(Https), None, Some(443), 80, 0),
+        (Some(Https), None, Some(8443), 80, 8443),
+        (Some(Http), Some("example.org"), Some(443), 80, 443),
+        (None, None, Some(80), 80, 0),
+        (None, None, Some(8080), 80, 8080),
+        (None, Some("example.org"), None, 80, 0),
+        (None, None, None, 8080, 0),
+    ] {
+        let got = made(scheme, hostname, port, service_port);
+        assert_eq!(got, written, "{scheme:?} {hostname:?} {port:?} on {service_port}");
+    }
 }
 
 #[test]
