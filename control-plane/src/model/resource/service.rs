@@ -51,10 +51,12 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         return Err(Fault::new("spec.internalTrafficPolicy", "only Cluster is supported"));
     }
     let reach = reach(type_.as_deref(), cluster_ip, cluster_ips, external_name)?;
-    let ports = decode_ports(ports.unwrap_or_default())?;
+    let ports = ports.unwrap_or_default();
+    // One with UDP or SCTP ports alone is sound, and nothing of it is the mesh's.
     if ports.is_empty() && matches!(reach, Reach::ClusterIps(_)) {
-        return Err(Fault::new("spec.ports", "has no TCP port"));
+        return Err(Fault::new("spec.ports", "is empty"));
     }
+    let ports = decode_ports(ports)?;
     Ok(Service {
         key: ServiceKey { namespace: metadata.id.namespace.clone(), name: metadata.id.name.clone() },
         reach,
@@ -195,13 +197,16 @@ mod tests {
             &[
                 "ports: [{port: 80}], selector: {app: a}, type: LoadBalancer, externalTrafficPolicy: Local",
                 "ports: [{port: 53, protocol: UDP, name: u}, {port: 53, name: t}], clusterIP: 10.0.0.1",
+                "ports: [{port: 53, protocol: UDP}]",
+                "ports: [{port: 53, protocol: UDP, name: u}, {port: 132, protocol: SCTP, name: s}], clusterIP: 10.0.0.1",
                 "clusterIP: None",
                 "type: ExternalName, externalName: example.com",
                 "ports: [{port: 80}], clusterIPs: [10.0.0.1, 'fd00::1'], ipFamilies: [IPv4, IPv6]",
             ],
             &[
-                ("ports: []", "spec.ports", "no TCP port"),
-                ("ports: [{port: 53, protocol: UDP}]", "spec.ports", "no TCP port"),
+                ("ports: []", "spec.ports", "is empty"),
+                ("selector: {app: a}", "spec.ports", "is empty"),
+                ("ports: [{port: 0, protocol: UDP}]", "spec.ports[0].port", "not a port"),
                 ("ports: [{port: 0}]", "spec.ports[0].port", "not a port"),
                 ("ports: [{port: 65536}]", "spec.ports[0].port", "not a port"),
                 ("ports: [{port: '80'}]", "spec.ports[0].port", "invalid type"),
@@ -250,6 +255,7 @@ mod tests {
         assert_eq!(ports, [(80, AppProtocol::Http), (90, AppProtocol::H2c)]);
         assert_eq!(three.ports[0].target, TargetPort::Name("http".into()));
         assert_eq!(three.ports[1].target, TargetPort::Number(90));
+        assert_eq!(service("ports: [{port: 53, protocol: UDP}]").ports, []);
         assert_eq!(service("clusterIP: None").reach, Reach::Headless);
         assert_eq!(
             service("type: ExternalName, externalName: Example.COM.").reach,
