@@ -208,7 +208,7 @@ mod tests {
 
     fn workload(account: &str, instance: &str, port: u32) -> WorkloadEntry {
         let identity = SpiffeId::parse(&format!("spiffe://cluster.local/ns/shop/sa/{account}")).unwrap();
-        read(&identity, &request(instance, port)).unwrap().unwrap()
+        read(&identity, "cluster.local", &request(instance, port)).unwrap().unwrap()
     }
 
     fn draining(mut workload: WorkloadEntry) -> WorkloadEntry {
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn the_restored_have_a_whole_lease() {
         let (mut book, now) = (Book::new(LEASE), Instant::now());
-        book.restore(read(&cart(), &request("a", 9000)).unwrap().unwrap(), now);
+        book.restore(read(&cart(), "cluster.local", &request("a", 9000)).unwrap().unwrap(), now);
         assert!(book.expire(now + LEASE - Duration::from_millis(1)).is_empty());
         assert_eq!(book.expire(now + LEASE).len(), 1);
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_proto::registration::RegisterRequest;
 use prost::Message;
@@ -35,6 +36,8 @@ pub struct RegistrarHandle {
 #[derive(Debug)]
 pub struct Registrar {
     book: Book,
+    /// Of full names of services.
+    cluster_domain: Name,
     commands: mpsc::Receiver<Command>,
     publish: watch::Sender<Registrations>,
     mesh: watch::Receiver<Arc<Mesh>>,
@@ -58,6 +61,7 @@ impl Registrar {
     /// Fails when the store cannot be read. A record that cannot be read is logged and left out.
     pub fn restore(
         lease: Duration,
+        cluster_domain: Name,
         store: Store,
         mesh: watch::Receiver<Arc<Mesh>>,
         publish: watch::Sender<Registrations>,
@@ -69,14 +73,14 @@ impl Registrar {
             let workload = SpiffeId::parse(&identity)
                 .ok()
                 .zip(RegisterRequest::decode(request.as_slice()).ok())
-                .and_then(|(identity, request)| read(&identity, &request).ok()?.ok());
+                .and_then(|(identity, request)| read(&identity, &cluster_domain, &request).ok()?.ok());
             match workload {
                 Some(workload) => book.restore(workload, now),
                 None => tracing::error!(identity, instance, "a stored registration cannot be read"),
             }
         }
         let (sender, commands) = mpsc::channel(QUEUE);
-        let registrar = Self { book, commands, publish, mesh, store, metrics };
+        let registrar = Self { book, cluster_domain, commands, publish, mesh, store, metrics };
         registrar.announce();
         Ok((registrar, RegistrarHandle { commands: sender, lease }))
     }
@@ -128,7 +132,7 @@ impl Registrar {
         now: Instant,
         changes: &mut Vec<RegistrationChange>,
     ) -> Answer {
-        let workload = match read(identity, request)? {
+        let workload = match read(identity, &self.cluster_domain, request)? {
             Ok(workload) => workload,
             Err(refusals) => return Ok(Err(self.refuse(identity, refusals))),
         };
@@ -254,7 +258,7 @@ mod tests {
         let mesh = watch::channel(Arc::default()).1;
         let (publish, registrations) = watch::channel(Registrations::default());
         let (registrar, handle) =
-            Registrar::restore(LEASE, store.clone(), mesh, publish, Metrics::new().into()).unwrap();
+            Registrar::restore(LEASE, "cluster.local".into(), store.clone(), mesh, publish, Metrics::new().into()).unwrap();
         tokio::spawn(registrar.run());
         (handle, registrations, store)
     }

@@ -48,6 +48,7 @@ pub(super) struct PortRefusal {
 /// Reads a message that says everything: workload, health and whether it leaves.
 pub(super) fn read(
     identity: &SpiffeId,
+    cluster_domain: &str,
     request: &RegisterRequest,
 ) -> Result<Result<WorkloadEntry, Vec<PortRefusal>>, Malformed> {
     let RegisterRequest { workload, health, drain } = request;
@@ -67,7 +68,7 @@ pub(super) fn read(
     let mut advertised = BTreeMap::new();
     for (index, port) in workload.ports.iter().enumerate() {
         let mut refuse = |text| refusals.push(PortRefusal { port: index, reason: "malformed-port", text });
-        match read_port(identity.namespace(), port) {
+        match read_port((identity.namespace(), cluster_domain), port) {
             Err(text) => refuse(text),
             Ok(port) => match advertised.insert(port.advertised, index) {
                 Some(first) => refuse(format!("port {first} advertises {} already", port.advertised)),
@@ -88,16 +89,14 @@ pub(super) fn read(
     }))
 }
 
-fn read_port(namespace: &str, port: &Port) -> Result<WorkloadPort, String> {
+fn read_port(place: (&str, &str), port: &Port) -> Result<WorkloadPort, String> {
     let Port { services, service_port, app_protocol, advertised, listen, application, original_destination } =
         port;
     if services.is_empty() || services.len() > MAX_SERVICES {
         return Err(format!("{} services, not 1 to {MAX_SERVICES}", services.len()));
     }
-    let services: BTreeSet<&String> = services.iter().collect();
-    if let Some(bad) = services.iter().find(|name| !is_name(name)) {
-        return Err(format!("{bad:?} is not the name of a service"));
-    }
+    let services: BTreeSet<ServiceKey> =
+        services.iter().map(|name| read_service(place, name)).collect::<Result<_, _>>()?;
     let service_port = u16::try_from(*service_port).ok().filter(|port| *port > 0);
     let service_port = service_port.ok_or("the service port is not 1 to 65535")?;
     let advertised = read_address("advertised", advertised.as_ref())?.ok_or("no advertised address")?;
@@ -111,7 +110,7 @@ fn read_port(namespace: &str, port: &Port) -> Result<WorkloadPort, String> {
         None => return Err("no application address".into()),
     };
     Ok(WorkloadPort {
-        services: services.iter().map(|name| ServiceKey::new(namespace, name.as_str())).collect(),
+        services: services.into_iter().collect(),
         service_port,
         protocol: (!app_protocol.is_empty()).then(|| AppProtocol::parse(app_protocol)),
         advertised,
@@ -119,6 +118,21 @@ fn read_port(namespace: &str, port: &Port) -> Result<WorkloadPort, String> {
         application,
         original_destination: *original_destination,
     })
+}
+
+/// The service that a workload names: `cart`, or with its own namespace as destinations have it (`cart.shop`,
+/// `cart.shop.svc`, `cart.shop.svc.cluster.local`). The name of a Service has no dot.
+fn read_service((namespace, cluster_domain): (&str, &str), text: &str) -> Result<ServiceKey, String> {
+    let (name, of) = text.split_once('.').map_or((text, None), |(name, rest)| (name, Some(rest)));
+    if !is_name(text) || name.is_empty() {
+        return Err(format!("{text:?} is not the name of a service"));
+    }
+    let full = format!("{namespace}.svc.{cluster_domain}");
+    let ours = |of: &str| of == namespace || of == full || of.strip_suffix(".svc") == Some(namespace);
+    if of.is_some_and(|of| !ours(of)) {
+        return Err(format!("{text:?} is not the name of a service of namespace {namespace}"));
+    }
+    Ok(ServiceKey::new(namespace, name))
 }
 
 fn read_address(which: &str, address: Option<&Address>) -> Result<Option<SocketAddr>, String> {
@@ -190,7 +204,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_left_out_has_its_default() {
-        let entry = read(&cart(), &request("a", 9000)).unwrap().unwrap();
+        let entry = read(&cart(), "cluster.local", &request("a", 9000)).unwrap().unwrap();
         let port = &entry.ports[0];
         assert_eq!((port.listen, port.protocol, entry.ready), (port.advertised, None, true));
         assert_eq!(port.services, [ServiceKey::new("shop", "cart")]);
@@ -216,8 +230,34 @@ pub(super) mod tests {
             ports.push(ports[0].clone());
             ports[0].advertised = address(9001);
             spoil(&mut ports[1]);
-            let refusals = read(&cart(), &request).unwrap().unwrap_err();
+            let refusals = read(&cart(), "cluster.local", &request).unwrap().unwrap_err();
             assert!(refusals[0].port == 1 && refusals[0].text.contains(text), "{refusals:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_named_alone_or_with_the_workloads_namespace() {
+        let services = |names: &[&str]| {
+            let mut request = request("a", 9000);
+            request.workload.as_mut().unwrap().ports[0].services =
+                names.iter().map(|name| (*name).into()).collect();
+            let read = read(&cart(), "cluster.local", &request).unwrap();
+            read.map(|entry| entry.ports[0].services.clone()).map_err(|refused| refused[0].text.clone())
+        };
+        for name in ["cart", "cart.shop", "cart.shop.svc", "cart.shop.svc.cluster.local"] {
+            assert_eq!(services(&[name, "cart"]), Ok(vec![ServiceKey::new("shop", "cart")]), "{name}");
+        }
+        for name in [
+            "cart.office",
+            "cart.shop.office",
+            "cart.shop.cluster.local",
+            "cart.shop.svc.example.org",
+            "cart.shopping",
+            "cart.shop.svcs",
+            "cart.",
+            ".shop",
+        ] {
+            assert!(services(&[name]).unwrap_err().contains("is not the name of a service"), "{name}");
         }
     }
 
@@ -226,7 +266,7 @@ pub(super) mod tests {
         let mut request = request("a", 9000);
         let ports = &mut request.workload.as_mut().unwrap().ports;
         ports.push(ports[0].clone());
-        let refusals = read(&cart(), &request).unwrap().unwrap_err();
+        let refusals = read(&cart(), "cluster.local", &request).unwrap().unwrap_err();
         assert_eq!(refusals[0].text, "port 0 advertises 127.0.0.1:9000 already");
     }
 
@@ -235,9 +275,9 @@ pub(super) mod tests {
         let spoilt = |spoil: fn(&mut Workload)| {
             let mut request = request("a", 9000);
             spoil(request.workload.as_mut().unwrap());
-            read(&cart(), &request).unwrap_err()
+            read(&cart(), "cluster.local", &request).unwrap_err()
         };
-        assert_eq!(read(&cart(), &RegisterRequest::default()).unwrap_err(), Malformed::NoWorkload);
+        assert_eq!(read(&cart(), "cluster.local", &RegisterRequest::default()).unwrap_err(), Malformed::NoWorkload);
         assert_eq!(spoilt(|workload| workload.instance.clear()), Malformed::Instance);
         assert_eq!(spoilt(|workload| workload.instance = "a\nb".into()), Malformed::Instance);
         assert_eq!(spoilt(|workload| workload.ports.clear()), Malformed::Ports(0));

@@ -116,6 +116,7 @@ impl ControlPlane {
         let (publish_registrations, registrations) = watch::channel(Registrations::default());
         let (registrar, handle) = Registrar::restore(
             settings.lease,
+            settings.cluster_domain.as_str().into(),
             store.clone(),
             mesh.clone(),
             publish_registrations,
