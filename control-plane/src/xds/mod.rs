@@ -8,5 +8,6 @@ pub mod server;
 mod hub;
 pub mod status;
 pub mod stream;
-pub mod subscription;
+pub mod unserved;
+mod subscription;
 pub mod node;

@@ -26,6 +26,7 @@ use super::node::{BadNode, Node};
 use super::status::{self, StreamStatus};
 use super::stream::{Source, Stream};
 use super::subscription::{WILDCARD, cut};
+use super::unserved;
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadKey;
@@ -38,7 +39,7 @@ use crate::translate::resource::{Kind, Resource};
 const FIRST_MESSAGE: Duration = Duration::from_secs(15);
 /// Responses between the stream's task and the client's connection. The protocol lets one response of each type wait,
 /// so it never fills.
-const RESPONSES: usize = Kind::ALL.len() + 1;
+const RESPONSES: usize = Kind::ALL.len() + unserved::TYPES + 1;
 /// The largest request. A client that comes back says the version of everything it holds: some 100 bytes a resource.
 const REQUEST_BYTES: usize = 32 << 20;
 /// Streams of one identity: of all instances of a workload together.
@@ -244,7 +245,7 @@ impl<'a> Watch<'a> {
             }
             tracing::warn!(
                 identity = %node.identity, instance = %node.instance, type_url = request.type_url,
-                detail = cut(&error.message), "a proxy refused configuration"
+                detail = %cut(&error.message), "a proxy refused configuration"
             );
         }
         let interest = lock(&self.session.stream).on_request(request, Timestamp::now());

@@ -14,6 +14,7 @@ use outrigger_proto::xds::discovery::{
 use thiserror::Error;
 
 use super::subscription::{Decision, MAX_NAMES, Outstanding, Subscription, WILDCARD, Wildcard};
+use super::unserved::Unserved;
 use crate::translate::resource::{Kind, Resource, Version};
 
 /// Encoded bytes of resources after which a response is closed and the rest waits for its ACK: well under the 4 MiB
@@ -36,6 +37,7 @@ pub trait Source {
 #[derive(Debug)]
 pub struct Stream {
     kinds: [Subscription; 4],
+    unserved: Unserved,
     last_nonce: u64,
 }
 
@@ -51,21 +53,23 @@ pub struct Interest {
 
 impl Default for Stream {
     fn default() -> Self {
-        Self { kinds: Kind::ALL.map(Subscription::new), last_nonce: 0 }
+        Self { kinds: Kind::ALL.map(Subscription::new), unserved: Unserved::default(), last_nonce: 0 }
     }
 }
 
 impl Stream {
     /// Takes a request: an answer to a response, a change of subscriptions, or both.
     ///
-    /// Types that are not served are passed over, since a client may ask one server for more than it has. Fails when
-    /// the client subscribes to more than [`MAX_NAMES`]; the stream is then of no more use.
+    /// Of types that are not served nothing exists: a client may ask one server for more than it has. Fails when the client subscribes to more than [`MAX_NAMES`]; the stream is then of no more use.
     pub fn on_request(
         &mut self,
         request: &DeltaDiscoveryRequest,
         now: Timestamp,
     ) -> Result<Interest, TooManyNames> {
-        let Some(kind) = Kind::from_type_url(&request.type_url) else { return Ok(Interest::default()) };
+        let Some(kind) = Kind::from_type_url(&request.type_url) else {
+            self.unserved.on_request(request);
+            return Ok(Interest::default());
+        };
         let state = &mut self.kinds[kind as usize];
         answer(state, request, now);
         let first = !std::mem::replace(&mut state.seen, true);
@@ -103,6 +107,13 @@ impl Stream {
             {
                 return Some(response);
             }
+        }
+        let absent = self.unserved.poll(|| {
+            self.last_nonce += 1;
+            self.last_nonce
+        });
+        if absent.is_some() {
+            return absent;
         }
         let busy = |state: &Subscription| {
             !state.pending.is_empty() || state.outstanding.as_ref().is_some_and(|sent| sent.updates)

@@ -3,6 +3,7 @@
 //! Driven by [`super::stream::Stream`]. Its size is what the client subscribed to, never the mesh: a name and the hash
 //! that was sent.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
@@ -44,7 +45,7 @@ pub(super) enum Held {
 pub struct Nack {
     /// The refused version; none for a removal.
     pub version: Option<Version>,
-    /// The client's words, cut at [`MAX_DETAIL`].
+    /// The client's words, cut to [`MAX_DETAIL`].
     pub detail: String,
     /// When.
     pub since: Timestamp,
@@ -157,7 +158,7 @@ impl Subscription {
         self.acked(taken);
         for (name, version) in refused {
             if self.held.contains_key(&name) || version.is_none() {
-                self.nacks.insert(name, Nack { version, detail: cut(detail).into(), since });
+                self.nacks.insert(name, Nack { version, detail: cut(detail).into_owned(), since });
             }
         }
     }
@@ -196,10 +197,25 @@ impl Subscription {
     }
 }
 
-/// The beginning of a NACK's text.
-pub(super) fn cut(detail: &str) -> &str {
-    let at = (0..=MAX_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at));
-    &detail[..at.unwrap_or(0)]
+/// A NACK's text without its middle: Envoy names the resource first and the reason last.
+pub(super) fn cut(detail: &str) -> Cow<'_, str> {
+    if detail.len() <= MAX_DETAIL {
+        return detail.into();
+    }
+    let head = floor_boundary(detail, MAX_DETAIL / 3);
+    let tail = ceil_boundary(detail, detail.len() - (MAX_DETAIL - head - OMISSION.len()));
+    [&detail[..head], OMISSION, &detail[tail..]].concat().into()
+}
+
+/// Stands for what was left out.
+const OMISSION: &str = " [...] ";
+
+fn floor_boundary(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+fn ceil_boundary(text: &str, at: usize) -> usize {
+    (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
 }
 
 /// What to answer about a name.
@@ -229,6 +245,19 @@ fn names_resource(text: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_text_both_ends_are_kept() {
+        let long = format!("Error adding cluster cart: {}: unknown field", "x".repeat(5_000));
+        let kept = cut(&long);
+        assert!(kept.starts_with("Error adding cluster cart: ") && kept.ends_with(": unknown field"), "{kept}");
+        assert_eq!(kept.len(), MAX_DETAIL);
+        assert_eq!(cut(&"x".repeat(MAX_DETAIL)).len(), MAX_DETAIL);
+        for text in ["\u{fc}".repeat(2_000), format!("x{}", "\u{20ac}".repeat(2_000))] {
+            let kept = cut(&text);
+            assert!(kept.len() <= MAX_DETAIL && kept.len() > MAX_DETAIL - 8, "{}", kept.len());
+        }
+    }
 
     #[test]
     fn a_refusal_names_whole_resources_only() {

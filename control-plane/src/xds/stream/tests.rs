@@ -357,7 +357,19 @@ fn a_stream_that_asks_for_too_much_is_refused() {
 }
 
 #[test]
-fn a_type_that_is_not_served_is_passed_over() {
-    let unknown = DeltaDiscoveryRequest { type_url: "type.googleapis.com/x".into(), ..Default::default() };
-    assert_eq!(send(&mut Stream::default(), unknown), Interest::default());
+fn a_type_that_is_not_served_has_no_resources_and_disturbs_no_other() {
+    let (mut stream, source) = (Stream::default(), Numbers::default().with(Kind::Cluster, "a", 1));
+    let unknown = DeltaDiscoveryRequest {
+        type_url: "type.googleapis.com/x".into(),
+        resource_names_subscribe: vec!["s".into()],
+        ..Default::default()
+    };
+    assert_eq!(send(&mut stream, unknown), Interest::default());
+    send(&mut stream, request(Kind::Cluster, &["a"], &[]));
+    let cluster = stream.poll(&source).unwrap();
+    assert_eq!(words(&cluster), "cds +a");
+    let absent = stream.poll(&source).unwrap();
+    assert_eq!((absent.removed_resources, absent.nonce), (vec!["s".to_owned()], "2".to_owned()));
+    ack(&mut stream, &cluster);
+    assert!(stream.poll(&source).is_none());
 }
