@@ -117,12 +117,7 @@ fn id(route: &Metadata, rule: usize, at: usize) -> String {
     format!("{kind}/{}/{}/{rule}/{at}", route.id.namespace, route.id.name)
 }
 
-fn action(
-    inventory: &Inventory,
-    route: Attached<'_>,
-    parent: &ServiceKey,
-    rule: &RuleSpec,
-) -> RouteAction {
+fn action(inventory: &Inventory, route: Attached<'_>, parent: &ServiceKey, rule: &RuleSpec) -> RouteAction {
     let RuleSpec { matches: _, filters, backends: backend_specs, timeouts, retry } = rule;
     let mut plain = filters.plain.clone();
     let mirror = |mirror: &MirrorSpec| Mirror {

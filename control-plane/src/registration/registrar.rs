@@ -257,8 +257,15 @@ mod tests {
         store.change_registrations(&[put]).unwrap();
         let mesh = watch::channel(Arc::default()).1;
         let (publish, registrations) = watch::channel(Registrations::default());
-        let (registrar, handle) =
-            Registrar::restore(LEASE, "cluster.local".into(), store.clone(), mesh, publish, Metrics::new().into()).unwrap();
+        let (registrar, handle) = Registrar::restore(
+            LEASE,
+            "cluster.local".into(),
+            store.clone(),
+            mesh,
+            publish,
+            Metrics::new().into(),
+        )
+        .unwrap();
         tokio::spawn(registrar.run());
         (handle, registrations, store)
     }

@@ -277,7 +277,10 @@ pub(super) mod tests {
             spoil(request.workload.as_mut().unwrap());
             read(&cart(), "cluster.local", &request).unwrap_err()
         };
-        assert_eq!(read(&cart(), "cluster.local", &RegisterRequest::default()).unwrap_err(), Malformed::NoWorkload);
+        assert_eq!(
+            read(&cart(), "cluster.local", &RegisterRequest::default()).unwrap_err(),
+            Malformed::NoWorkload
+        );
         assert_eq!(spoilt(|workload| workload.instance.clear()), Malformed::Instance);
         assert_eq!(spoilt(|workload| workload.instance = "a\nb".into()), Malformed::Instance);
         assert_eq!(spoilt(|workload| workload.ports.clear()), Malformed::Ports(0));

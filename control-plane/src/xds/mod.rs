@@ -8,6 +8,6 @@ pub mod server;
 mod hub;
 pub mod status;
 pub mod stream;
-pub mod unserved;
-mod subscription;
+mod unserved;
+pub mod subscription;
 pub mod node;

@@ -250,7 +250,10 @@ mod tests {
     fn of_a_long_text_both_ends_are_kept() {
         let long = format!("Error adding cluster cart: {}: unknown field", "x".repeat(5_000));
         let kept = cut(&long);
-        assert!(kept.starts_with("Error adding cluster cart: ") && kept.ends_with(": unknown field"), "{kept}");
+        assert!(
+            kept.starts_with("Error adding cluster cart: ") && kept.ends_with(": unknown field"),
+            "{kept}"
+        );
         assert_eq!(kept.len(), MAX_DETAIL);
         assert_eq!(cut(&"x".repeat(MAX_DETAIL)).len(), MAX_DETAIL);
         for text in ["\u{fc}".repeat(2_000), format!("x{}", "\u{20ac}".repeat(2_000))] {

@@ -121,10 +121,7 @@ fn a_redirect_names_what_changes() {
     let Some(Action::Redirect(made)) = routed(at(PathMatch::Prefix("/".into())), action).action else {
         panic!("no redirect")
     };
-    assert_eq!(
-        (made.host_redirect.as_str(), made.port_redirect, made.response_code),
-        ("example.org", 0, 4)
-    );
+    assert_eq!((made.host_redirect.as_str(), made.port_redirect, made.response_code), ("example.org", 0, 4));
     let path = redirect_action::PathRewriteSpecifier::PathRedirect("/there".into());
     assert_eq!(made.path_rewrite_specifier, Some(path));
 }
@@ -133,8 +130,7 @@ fn a_redirect_names_what_changes() {
 fn a_redirects_port_is_written_where_the_scheme_does_not_imply_it() {
     use RedirectScheme::{Http, Https};
     let made = |scheme, hostname: Option<&str>, port, service_port| {
-        let redirect =
-            Redirect { scheme, hostname: hostname.map(Name::from), path: None, port, status: 302 };
+        let redirect = Redirect { scheme, hostname: hostname.map(Name::from), path: None, port, status: 302 };
         let action = RouteAction { target: RouteTarget::Redirect(redirect), ..forward(Vec::new()) };
         let matches = at(PathMatch::Prefix("/".into()));
         let route = Route { id: "r".into(), matches, action: Arc::new(action) };
