@@ -16,4 +16,5 @@ pub mod state;
 pub mod model;
 pub mod metrics;
 mod quota;
+mod crowd;
 pub mod peer;

@@ -11,12 +11,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::pages::{Door, Pages};
+use crate::crowd::{Crowd, Place};
 
-/// How many may ask at once.
+/// How many may ask at once, at each door.
 const CONNECTIONS: usize = 64;
 /// How long a caller may take for a request's head.
 const HEAD: Duration = Duration::from_secs(10);
@@ -36,27 +36,25 @@ pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves both doors for as long as it is polled.
+/// Serves both doors for as long as it is polled. For one more caller than there are places, the oldest of that door
+/// goes: what idle callers hold, nobody waits for.
 pub async fn serve(loopback: TcpListener, socket: UnixListener, pages: Arc<Pages>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let (at_loopback, at_socket) = (Crowd::new(CONNECTIONS), Crowd::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let pages = Arc::clone(&pages);
         tokio::select! {
             taken = loopback.accept() => match taken {
-                Ok((stream, _)) => drop(connections.spawn(async move {
-                    answer(stream, Door::Loopback, pages).await;
-                    drop(permit);
-                })),
+                Ok((stream, _)) => {
+                    drop(connections.spawn(answer(stream, Door::Loopback, pages, at_loopback.enter(()))));
+                }
                 Err(error) => pause(&error).await,
             },
             taken = socket.accept() => match taken {
-                Ok((stream, _)) => drop(connections.spawn(async move {
-                    answer(stream, Door::Socket, pages).await;
-                    drop(permit);
-                })),
+                Ok((stream, _)) => {
+                    drop(connections.spawn(answer(stream, Door::Socket, pages, at_socket.enter(()))));
+                }
                 Err(error) => pause(&error).await,
             },
         }
@@ -68,15 +66,23 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(PAUSE).await;
 }
 
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, door: Door, pages: Arc<Pages>) {
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    door: Door,
+    pages: Arc<Pages>,
+    mut place: Place<()>,
+) {
     let service = service_fn(|request| {
         let pages = Arc::clone(&pages);
         async move { Ok::<_, Infallible>(pages.answer(door, request).await) }
     });
-    // A caller that breaks off is its own affair.
-    let _ = hyper::server::conn::http1::Builder::new()
+    let exchange = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // A caller that breaks off is its own affair.
+        _ = exchange => {}
+        () = place.lost() => {}
+    }
 }

@@ -1,6 +1,7 @@
 //! Signing: a public key and an identity in, a short-lived certificate out.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
@@ -8,7 +9,7 @@ use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
     SanType,
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, DnsName};
 
 use super::certificate::{serial, set_validity};
 use super::issuer::CertificateIssuer;
@@ -42,6 +43,43 @@ pub struct IssuedCertificate {
     pub not_after: SystemTime,
 }
 
+/// A name by which clients know a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerName {
+    /// In lower case.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+}
+
+impl ServerName {
+    /// Reads a DNS name or an address; none where the text is neither.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse() {
+            return Some(Self::Ip(address));
+        }
+        let name = text.to_ascii_lowercase();
+        DnsName::try_from(name.as_str()).ok()?;
+        Some(Self::Dns(name))
+    }
+
+    fn to_san(&self) -> Result<SanType, rcgen::Error> {
+        Ok(match self {
+            Self::Dns(name) => SanType::DnsName(name.as_str().try_into()?),
+            Self::Ip(address) => SanType::IpAddress(*address),
+        })
+    }
+}
+
+impl std::fmt::Display for ServerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(address) => write!(f, "{address}"),
+        }
+    }
+}
+
 impl Authority {
     /// A CA that signs with `issuer` and gives `default_ttl` (at most 24 h) to whoever asks for no other.
     pub fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
@@ -68,6 +106,30 @@ impl Authority {
         requested: Option<Duration>,
         now: SystemTime,
     ) -> Result<IssuedCertificate, Refusal> {
+        self.certify(key, identity, Vec::new(), requested, now)
+    }
+
+    /// The same for a server, which clients that know nothing of SPIFFE know by a DNS name or address.
+    pub fn sign_server(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &SpiffeId,
+        names: &[ServerName],
+        now: SystemTime,
+    ) -> Result<IssuedCertificate, Refusal> {
+        let names = names.iter().map(ServerName::to_san).collect::<Result<_, _>>();
+        let names = names.map_err(|error: rcgen::Error| Refusal::Signing(error.to_string()))?;
+        self.certify(key, identity, names, None, now)
+    }
+
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &SpiffeId,
+        names: Vec<SanType>,
+        requested: Option<Duration>,
+        now: SystemTime,
+    ) -> Result<IssuedCertificate, Refusal> {
         let left = self.issuer.not_after.duration_since(now).map_err(|_| Refusal::IssuerExpired)?;
         let ttl = requested.unwrap_or(self.default_ttl).min(MAX_TTL).min(left);
         let not_after = now + ttl;
@@ -77,7 +139,7 @@ impl Authority {
         // X509-SVID: the identity is the URI; without a subject the SAN is critical (RFC 5280, section 4.2.1.6).
         params.distinguished_name = DistinguishedName::new();
         let uri = identity.as_str().try_into().map_err(failed)?;
-        params.subject_alt_names = vec![SanType::URI(uri)];
+        params.subject_alt_names = [SanType::URI(uri)].into_iter().chain(names).collect();
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// More than the pace of one identity.
     #[error("too many certificates are asked for as {0}: try again later")]
     TooMany(SpiffeId),
+    /// More than one address may have waiting without a certificate.
+    #[error("too many certificates are asked for from this address: try again later")]
+    Crowded,
     /// A negative lifetime.
     #[error("the validity duration is negative")]
     Validity,
@@ -81,6 +84,7 @@ impl Refusal {
             Self::WeakKey(_) => "weak-key",
             Self::ForeignName { .. } => "foreign-name",
             Self::TooMany(_) => "rate-limit",
+            Self::Crowded => "crowded",
             Self::Validity => "validity",
             Self::IssuerExpired => "issuer-expired",
             Self::Signing(_) => "signing",
@@ -95,7 +99,7 @@ impl Refusal {
             Self::NoCredentials | Self::Authorization | Self::CertificateExpired => Code::Unauthenticated,
             Self::Token(TokenRefusal::UsedByAnotherKey) => Code::PermissionDenied,
             Self::Token(_) => Code::Unauthenticated,
-            Self::TooMany(_) => Code::ResourceExhausted,
+            Self::TooMany(_) | Self::Crowded => Code::ResourceExhausted,
             Self::ForeignName { .. } | Self::Identity(_) | Self::Reserved(_) => Code::PermissionDenied,
             Self::Malformed(_) | Self::Signature | Self::WeakKey(_) | Self::Validity => Code::InvalidArgument,
             Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {

@@ -3,6 +3,7 @@
 //! A workload comes first with a join token, and from then on with the certificate that it has. Every refusal is
 //! logged with who asked, counted by reason, and answered in words.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_proto::istio_auth::istio_certificate_service_server::IstioCertificateService;
 use outrigger_proto::istio_auth::{IstioCertificateRequest, IstioCertificateResponse};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -18,16 +19,21 @@ use tonic::{Request, Response, Status};
 use super::authority::{Authority, IssuedCertificate};
 use super::refusal::Refusal;
 use super::request::SigningRequest;
+use crate::crowd::origin;
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, is_control_plane};
-use crate::quota::{Meters, Pace};
+use crate::quota::{Meters, Pace, Slot, Slots};
 use crate::state::Store;
 use crate::state::token::Grant;
 
 /// Certificates for one identity: enough for hundreds of instances that start together, and for their renewals.
 const PACE: Pace = Pace { burst: 500, interval: Duration::from_millis(50) };
-/// Requests that are worked on at a time. More wait in their connections.
+/// Requests with a certificate, and requests without, that are worked on at a time. More wait in their connections; who
+/// has a certificate never waits for strangers.
 const AT_WORK: usize = 16;
+/// Requests without a certificate that one address may have waiting: enough for hundreds of instances that start
+/// together.
+const OF_ADDRESS: usize = 256;
 
 /// The CA behind the RPC.
 #[derive(Debug, Clone)]
@@ -37,14 +43,29 @@ pub struct CertificateService {
     metrics: Arc<Metrics>,
     /// By who proved to be that identity: strangers cannot use up somebody's pace.
     meters: Arc<Meters<SpiffeId>>,
-    room: Arc<Semaphore>,
+    lanes: Arc<Lanes>,
+}
+
+#[derive(Debug)]
+struct Lanes {
+    members: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    of_address: Slots<Option<IpAddr>>,
+}
+
+/// What is held while a request is worked on, also when its caller is gone.
+struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+    _slot: Option<Slot<Option<IpAddr>>>,
 }
 
 impl CertificateService {
     /// A service that signs with `authority` and looks tokens up in `store`.
     pub fn new(authority: Arc<Authority>, store: Store, metrics: Arc<Metrics>) -> Self {
-        let (meters, room) = (Arc::new(Meters::new(PACE)), Arc::new(Semaphore::new(AT_WORK)));
-        Self { authority, store, metrics, meters, room }
+        let semaphore = || Arc::new(Semaphore::new(AT_WORK));
+        let of_address = Slots::new(OF_ADDRESS);
+        let lanes = Arc::new(Lanes { members: semaphore(), strangers: semaphore(), of_address });
+        Self { authority, store, metrics, meters: Arc::new(Meters::new(PACE)), lanes }
     }
 
     /// The whole of one request. Blocks on the disk when a token is used.
@@ -114,13 +135,14 @@ impl IstioCertificateService for CertificateService {
             (None, Some(ExpiredPeer(_))) => Err(Refusal::CertificateExpired),
             (None, None) => Err(Refusal::NoCredentials),
         };
+        let address = request.extensions().get().map(|PeerAddress(address)| origin(address.ip()));
+        let stranger = peer.is_err().then_some(address);
         let credentials = Credentials::of(request.metadata(), peer);
         let request = request.into_inner();
-        // Never closed. Held while the blocking thread works, also when the caller is gone.
-        let permit = Arc::clone(&self.room).acquire_owned().await.ok();
+        let turn = self.lanes.turn(stranger).await.map_err(|refusal| self.refused(&refusal, &from))?;
         let service = self.clone();
         let issue = move || {
-            let _permit = permit;
+            let _turn = turn;
             service.issue(credentials, &request, SystemTime::now())
         };
         let issued = tokio::task::spawn_blocking(issue)
@@ -130,6 +152,22 @@ impl IstioCertificateService for CertificateService {
         self.metrics.certificate_issued();
         tracing::info!(%identity, from, "certificate issued");
         Ok(Response::new(IstioCertificateResponse { cert_chain: issued.chain.iter().map(pem).collect() }))
+    }
+}
+
+impl Lanes {
+    /// Waits for a turn; `stranger` is the address of a caller that showed no certificate.
+    async fn turn(&self, stranger: Option<Option<IpAddr>>) -> Result<Turn, Refusal> {
+        let (lane, slot) = match stranger {
+            None => (&self.members, None),
+            Some(address) => {
+                let slot = self.of_address.take(&address).ok_or(Refusal::Crowded)?;
+                (&self.strangers, Some(slot))
+            }
+        };
+        // Never closed.
+        let permit = Arc::clone(lane).acquire_owned().await.ok();
+        Ok(Turn { _permit: permit, _slot: slot })
     }
 }
 
@@ -169,6 +207,7 @@ pub fn pem(certificate: &CertificateDer<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use outrigger_core::identity::TrustDomain;
     use rcgen::{CertificateParams, KeyPair, SanType};
     use tonic::Code;
@@ -297,5 +336,24 @@ mod tests {
         ca.ask(None, Some(payments), csr(&KeyPair::generate().unwrap(), payments)).await.unwrap();
         tokio::time::advance(PACE.interval).await;
         ca.ask(None, Some(CART), good).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_has_a_certificate_does_not_wait_for_strangers() {
+        let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+        let address = |n: u8| Some(Some(IpAddr::from([10, 0, 0, n])));
+        let lanes = &ca.service.lanes;
+        let mut turns = Vec::new();
+        for _ in 0..AT_WORK {
+            turns.push(lanes.turn(address(1)).await.unwrap());
+        }
+        let mut waiting: Vec<_> = (AT_WORK..OF_ADDRESS).map(|_| Box::pin(lanes.turn(address(1)))).collect();
+        for turn in &mut waiting {
+            assert!(turn.now_or_never().is_none());
+        }
+        let crowded = lanes.turn(address(1)).now_or_never().unwrap();
+        assert_eq!(crowded.err().unwrap().status().code(), Code::ResourceExhausted);
+        assert!(lanes.turn(address(2)).now_or_never().is_none(), "waits, and is not refused");
+        ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap();
     }
 }

@@ -4,7 +4,7 @@
 //! to the future that [`serve`] returns; handshakes under way end with it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use outrigger_core::identity::{SpiffeId, TrustDomain};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -26,22 +26,28 @@ use tonic::{Request, Status};
 
 use super::services::Services;
 use crate::ca::certificate::LeafCertificate;
+use crate::crowd::{Crowd, Place, origin};
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, until};
 use crate::quota::{Slot, Slots};
 
 /// How long a caller may take for its handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How many handshakes may be under way. More wait in the kernel's queue.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How many handshakes may be under way. For one more, the address that has most loses its oldest.
 const HANDSHAKES: usize = 512;
-/// How many connections one identity may have, and how many there may be without any. Each takes some 50 KiB.
-const CONNECTIONS: usize = 2048;
+/// How many connections there may be whose caller showed no certificate. For one more, the address that has most loses
+/// its oldest. Each takes some 50 KiB.
+const ANONYMOUS: usize = 1024;
 /// How long a caller without a certificate may stay: it comes for one.
-const ANONYMOUS: Duration = Duration::from_secs(60);
+const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
+/// How many connections one identity may have.
+const CONNECTIONS: usize = 2048;
 /// How long a connection stays after the certificate that opened it has expired, so that its streams can say so.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long to wait when the system gives no connection, as when descriptors run out.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(20);
+/// How many strangers give up theirs then.
+const GIVEN_UP: usize = 16;
 /// A peer that says nothing is asked this often whether it is there, and has this long to answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -79,14 +85,17 @@ pub async fn serve(
     }
 }
 
-/// Accepts until the receiver is gone.
+/// Accepts until the receiver is gone. A connection is accepted whoever holds what: what strangers can fill, members do
+/// not wait for.
 async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io::Result<Connection>>) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES));
-    let places = Arc::new(Slots::new(CONNECTIONS));
-    let mut handshakes = JoinSet::new();
+    // Strangers together hold no more than half of the descriptors.
+    let share = outrigger_core::descriptors::limit() / 4;
+    let handshakes = Crowd::new(HANDSHAKES.min(share));
+    let places =
+        Arc::new(Places { members: Slots::new(CONNECTIONS), strangers: Crowd::new(ANONYMOUS.min(share)) });
+    let mut tasks = JoinSet::new();
     loop {
-        while handshakes.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        while tasks.try_join_next().is_some() {}
         let taken = tokio::select! {
             taken = listener.accept() => taken,
             () = connections.closed() => return,
@@ -94,23 +103,28 @@ async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io:
         match taken {
             Ok((stream, address)) => {
                 let (port, connections) = (port.clone(), connections.clone());
-                let places = Arc::clone(&places);
-                handshakes.spawn(async move {
-                    let handshake = tokio::time::timeout(HANDSHAKE, port.handshake(stream, address)).await;
-                    drop(permit);
-                    let handshake =
-                        handshake.unwrap_or_else(|_| Err(Unfit::new("timeout", "no handshake in time")));
-                    match handshake.and_then(|(tls, peer)| Connection::new(tls, peer, &places)) {
+                let (place, places) = (handshakes.enter(origin(address.ip())), Arc::clone(&places));
+                tasks.spawn(async move {
+                    let connection = async {
+                        let (tls, peer) = port.timely_handshake(stream, address, place).await?;
+                        places.admit(tls, peer)
+                    };
+                    match connection.await {
                         Ok(connection) => drop(connections.send(Ok(connection)).await),
                         Err(Unfit { reason, text }) => {
                             port.metrics.connection_refused(reason);
-                            tracing::info!(reason, from = %address, error = text, "connection refused");
+                            // Strangers decide how often: no line for each.
+                            tracing::debug!(reason, from = %address, error = text, "connection refused");
                         }
                     }
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "no connection accepted");
+                // With descriptors as with places: strangers give theirs up first.
+                for _ in 0..GIVEN_UP {
+                    let _ = handshakes.evict() || places.strangers.evict();
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -130,6 +144,20 @@ impl Unfit {
 }
 
 impl Port {
+    /// A handshake that ends in time, or with its place.
+    async fn timely_handshake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        mut place: Place<IpAddr>,
+    ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), Unfit> {
+        tokio::select! {
+            done = self.handshake(stream, address) => done,
+            () = place.lost() => Err(Unfit::new("crowded", "others came, and this handshake had taken longest")),
+            () = tokio::time::sleep(HANDSHAKE) => Err(Unfit::new("timeout", "no handshake in time")),
+        }
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
@@ -153,33 +181,45 @@ impl Port {
     }
 }
 
+/// Who may have how many connections.
+struct Places {
+    members: Slots<SpiffeId>,
+    strangers: Crowd<IpAddr>,
+}
+
+impl Places {
+    fn admit(&self, tls: TlsStream<TcpStream>, peer: ConnectedPeer) -> Result<Connection, Unfit> {
+        let (slot, life): (_, Life) = match &peer.certificate {
+            Some(certificate) => {
+                let identity = &certificate.identity;
+                let slot = self.members.take(identity).ok_or_else(|| {
+                    Unfit::new("too-many", format!("{CONNECTIONS} connections of {identity}"))
+                })?;
+                (Some(slot), Box::pin(until(certificate.not_after + FAREWELL)))
+            }
+            None => {
+                let mut place = self.strangers.enter(origin(peer.address.ip()));
+                let life = async move {
+                    let _ = tokio::time::timeout(ANONYMOUS_LIFE, place.lost()).await;
+                };
+                (None, Box::pin(life))
+            }
+        };
+        Ok(Connection { tls, peer, life, over: false, _slot: slot })
+    }
+}
+
+type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A connection whose handshake is done. For its reader it ends soon after the certificate of its peer, whatever the
-/// peer does: a certificate that is renewed comes with a connection of its own.
+/// peer does: a certificate that is renewed comes with a connection of its own. Without a certificate it ends when its
+/// time is over, or its place is another's.
 struct Connection {
     tls: TlsStream<TcpStream>,
     peer: ConnectedPeer,
-    life: Pin<Box<dyn Future<Output = ()> + Send>>,
+    life: Life,
     over: bool,
-    _place: Slot<Option<SpiffeId>>,
-}
-
-impl Connection {
-    fn new(
-        tls: TlsStream<TcpStream>,
-        peer: ConnectedPeer,
-        places: &Slots<Option<SpiffeId>>,
-    ) -> Result<Self, Unfit> {
-        let identity = peer.certificate.as_ref().map(|certificate| certificate.identity.clone());
-        let place = places.take(&identity).ok_or_else(|| {
-            let who = identity.as_ref().map_or("callers without a certificate", |identity| identity.as_str());
-            Unfit::new("too-many", format!("{CONNECTIONS} connections of {who}"))
-        })?;
-        let life: Pin<Box<dyn Future<Output = ()> + Send>> = match &peer.certificate {
-            Some(certificate) => Box::pin(until(certificate.not_after + FAREWELL)),
-            None => Box::pin(tokio::time::sleep(ANONYMOUS)),
-        };
-        Ok(Self { tls, peer, life, over: false, _place: place })
-    }
+    _slot: Option<Slot<SpiffeId>>,
 }
 
 /// What is known of the peer from the handshake on.

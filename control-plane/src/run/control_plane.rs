@@ -22,10 +22,11 @@ use crate::admin::server::bind_socket;
 use crate::admin_client::SOCKET;
 use crate::ca::authority::Authority;
 use crate::ca::issuer::{CertificateIssuer, IssuerError};
-use crate::ca::service::{CertificateService, pem};
+use crate::ca::roots::KnownRoots;
+use crate::ca::service::CertificateService;
 use crate::history;
 use crate::listener::accept::{self, Port};
-use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError};
+use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
 use crate::listener::services::Services;
 use crate::listener::tls::{TlsError, server_config};
 use crate::metrics::Metrics;
@@ -139,7 +140,9 @@ impl ControlPlane {
             }
         });
 
-        let certificate = Arc::new(ServerCertificate::new(Arc::clone(&authority))?);
+        let usual = usual_names(listen.ip());
+        let certificate = ServerCertificate::new(Arc::clone(&authority), &settings.server_names, &usual)?;
+        let certificate = Arc::new(certificate);
         let tls = Arc::new(server_config(Arc::clone(&certificate), &authority.roots())?);
         tasks.spawn(async move { certificate.keep_fresh().await });
 
@@ -211,12 +214,19 @@ struct Opened {
 /// What the disk has: store, CA, configuration. Leaves the roots and the socket for others to find.
 fn open(settings: &Settings) -> Result<Opened, StartError> {
     let Settings { state_dir, trust_domain, certificate_ttl, issuer, config, .. } = settings;
+    let known = KnownRoots::read(state_dir.join(ROOTS))?;
+    if issuer.is_none() && !Store::exists(state_dir) {
+        // Before a new store lies where an operator would look for the old one.
+        known.allow_new()?;
+    }
     let store = Store::open(state_dir)?;
     let now = SystemTime::now();
+    let own = issuer.is_none();
     let issuer = match issuer {
         Some(IssuerFiles { chain, key }) => CertificateIssuer::from_files(chain, key, now)?,
         None => {
             let make = || {
+                known.allow_new()?;
                 CertificateIssuer::make_root(trust_domain, now)
                     .map_err(|error| StateError::Damaged(format!("no root can be made: {error}")))
             };
@@ -224,8 +234,11 @@ fn open(settings: &Settings) -> Result<Opened, StartError> {
         }
     };
     let authority = Arc::new(Authority::new(trust_domain.clone(), issuer, *certificate_ttl));
-    let roots: String = authority.roots().values().flatten().map(pem).collect();
-    crate::state::directory::replace(&state_dir.join(ROOTS), roots.as_bytes())?;
+    let roots: Vec<_> = authority.roots().into_values().flatten().collect();
+    if own {
+        known.allow(&roots)?;
+    }
+    known.replace(&roots)?;
     let source = Source::start(config.clone(), state_dir.join(LAST_GOOD), history::recorder(store.clone())?)?;
     let path: PathBuf = state_dir.join(SOCKET);
     let socket = bind_socket(&path).map_err(|error| StartError::Listen {

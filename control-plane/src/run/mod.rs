@@ -49,6 +49,10 @@ pub struct Args {
     /// PEM key of that intermediate CA; mode 0600.
     #[arg(long, value_name = "FILE", requires = "ca_cert")]
     pub ca_key: Option<PathBuf>,
+    /// DNS name or IP address by which gRPC clients other than our proxies know this control plane; may be given more
+    /// than once. localhost, this host's name, loopback and the address of --listen are always in its certificate.
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Vec<String>,
     /// What is logged: a level, or directives such as info,outrigger_control_plane=debug.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -92,6 +96,7 @@ pub enum RunError {
 pub fn run(args: Args) -> Result<(), RunError> {
     start_log(&args.log, args.log_format)?;
     let settings = settings(args)?;
+    outrigger_core::descriptors::raise_limit();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Runtime)?;
     runtime.block_on(async {
@@ -122,16 +127,17 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
         lease,
         ca_cert,
         ca_key,
+        server_name,
         log: _,
         log_format: _,
     } = args;
     let issuer = ca_cert.zip(ca_key).map(|(chain, key)| IssuerFiles { chain, key });
     let settings = Settings::new(config, state_dir, listen, admin, &trust_domain)?;
-    settings.with_cluster_domain(cluster_domain)?.with_lives(certificate_ttl, lease).map(|settings| {
-        match issuer {
-            Some(files) => settings.with_issuer(files),
-            None => settings,
-        }
+    let settings = settings.with_cluster_domain(cluster_domain)?.with_lives(certificate_ttl, lease)?;
+    let settings = settings.with_server_names(&server_name)?;
+    Ok(match issuer {
+        Some(files) => settings.with_issuer(files),
+        None => settings,
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use outrigger_core::identity::{IdentityError, TrustDomain};
 use thiserror::Error;
 
-use crate::ca::authority::MAX_TTL;
+use crate::ca::authority::{MAX_TTL, ServerName};
 
 /// The shortest life that can be renewed in time.
 const MIN_LIFE: Duration = Duration::from_secs(1);
@@ -24,6 +24,7 @@ pub struct Settings {
     pub(super) certificate_ttl: Duration,
     pub(super) lease: Duration,
     pub(super) issuer: Option<IssuerFiles>,
+    pub(super) server_names: Vec<ServerName>,
 }
 
 /// An operator's intermediate CA.
@@ -47,6 +48,9 @@ pub enum SettingsError {
     /// Not a DNS name.
     #[error("--cluster-domain {0:?}: not a DNS name in lower case")]
     ClusterDomain(String),
+    /// Neither a DNS name nor an address.
+    #[error("--server-name {0:?}: neither a DNS name nor an IP address")]
+    ServerName(String),
     /// Too short or too long.
     #[error("--{0}: from 1s to 24h, not {1:?}")]
     Life(&'static str, Duration),
@@ -74,6 +78,7 @@ impl Settings {
             certificate_ttl: MAX_TTL,
             lease: Duration::from_secs(30),
             issuer: None,
+            server_names: Vec::new(),
         })
     }
 
@@ -96,6 +101,14 @@ impl Settings {
             }
         }
         (self.certificate_ttl, self.lease) = (certificate, lease);
+        Ok(self)
+    }
+
+    /// With more names, DNS names or addresses, in the control plane's own certificate.
+    pub fn with_server_names(mut self, names: &[String]) -> Result<Self, SettingsError> {
+        let read =
+            |name: &String| ServerName::parse(name).ok_or_else(|| SettingsError::ServerName(name.clone()));
+        self.server_names = names.iter().map(read).collect::<Result<_, _>>()?;
         Ok(self)
     }
 
@@ -129,6 +142,7 @@ mod tests {
             (settings("0.0.0.0:1", "cluster.local"), "--admin 0.0.0.0:1"),
             (settings("[::1]:1", "Cluster"), "--trust-domain"),
             (good().with_cluster_domain("a..b".into()), "--cluster-domain"),
+            (good().with_server_names(&["a b".into()]), "--server-name"),
             (good().with_lives(Duration::ZERO, hour), "--certificate-ttl"),
             (good().with_lives(hour, hour * 25), "--lease"),
         ] {

@@ -45,6 +45,28 @@ pub enum StateError {
         /// The one that was configured.
         wanted: String,
     },
+    /// Workloads trust roots whose key is not in the store.
+    #[error(
+        "{} names roots that workloads trust, and the store beside it has no key of theirs: with a new root every one of \
+         them would be locked out. Put state.redb back (or give --ca-cert and --ca-key again); to start afresh on \
+         purpose, remove roots.pem and give every workload the new one with a new join token",
+        roots.display()
+    )]
+    RootsWithoutKey {
+        /// The file of roots.
+        roots: PathBuf,
+    },
+    /// Workloads trust other roots than the store has a key of.
+    #[error(
+        "{} names another root than the CA in the store beside it: every workload that trusts it would be locked out. Put \
+         back the store or the file that belong together; to start afresh on purpose, remove roots.pem and give every \
+         workload the new one",
+        roots.display()
+    )]
+    OtherRoots {
+        /// The file of roots.
+        roots: PathBuf,
+    },
     /// A record in the store cannot be read.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -65,7 +87,12 @@ impl StateError {
     /// Names the file, unless the error does so itself.
     pub(super) fn at(self, path: &Path) -> Self {
         match self {
-            Self::Io { .. } | Self::OpenToOthers { .. } | Self::Locked { .. } | Self::At { .. } => self,
+            Self::Io { .. }
+            | Self::OpenToOthers { .. }
+            | Self::Locked { .. }
+            | Self::RootsWithoutKey { .. }
+            | Self::OtherRoots { .. }
+            | Self::At { .. } => self,
             bare => Self::At { path: path.into(), error: Box::new(bare) },
         }
     }

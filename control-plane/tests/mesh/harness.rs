@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use outrigger_control_plane::admin_client::AdminAddress;
+use outrigger_control_plane::admin_client::{AdminAddress, ask};
 use outrigger_control_plane::run::control_plane::ControlPlane;
 use outrigger_control_plane::run::settings::Settings;
 use outrigger_control_plane::status::{self, Status};
@@ -80,6 +80,12 @@ impl Mesh {
 
     pub(crate) async fn status(&self) -> Status {
         status::fetch(&AdminAddress::Tcp(self.control_plane.admin())).await.unwrap()
+    }
+
+    /// The page of metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        let page = ask(&AdminAddress::Tcp(self.control_plane.admin()), "/metrics", None).await.unwrap();
+        String::from_utf8(page.to_vec()).unwrap()
     }
 
     /// A connection that verifies the control plane, with a client certificate or without.

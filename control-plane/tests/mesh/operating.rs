@@ -11,6 +11,69 @@ use outrigger_core::identity::TrustDomain;
 
 use super::harness::{Mesh, settings, subscribe};
 
+/// Ends a control plane, changes its state directory, and says how starting it again ends.
+async fn start_after(
+    mesh: Mesh,
+    change: impl FnOnce(&Path),
+) -> (tempfile::TempDir, Result<ControlPlane, String>) {
+    let state = mesh.state();
+    let Mesh { directory, control_plane } = mesh;
+    control_plane.shut_down().await;
+    change(&state);
+    let started = ControlPlane::start(settings(directory.path())).await;
+    (directory, started.map_err(|error| error.to_string()))
+}
+
+fn remove(file: &'static str) -> impl FnOnce(&Path) {
+    move |state| std::fs::remove_file(state.join(file)).unwrap()
+}
+
+#[tokio::test]
+async fn a_root_that_workloads_trust_is_not_replaced_by_accident() {
+    let other = Mesh::start().await;
+    let foreign = other.state();
+    other.control_plane.shut_down().await;
+    let stores: [(&str, Box<dyn FnOnce(&Path)>, &str); 4] = [
+        ("gone", Box::new(remove("state.redb")), "has no key of theirs"),
+        ("empty", Box::new(|state| std::fs::write(state.join("state.redb"), "").unwrap()), "state.redb"),
+        (
+            "damaged",
+            Box::new(|state| std::fs::write(state.join("state.redb"), [7; 10_000]).unwrap()),
+            "state.redb",
+        ),
+        (
+            "of another control plane",
+            Box::new(move |state| {
+                std::fs::copy(foreign.join("state.redb"), state.join("state.redb")).map(drop).unwrap();
+            }),
+            "names another root",
+        ),
+    ];
+    for (store, change, says) in stores {
+        let (directory, started) = start_after(Mesh::start().await, change).await;
+        let refused = started.map(drop).unwrap_err();
+        assert!(refused.contains(says) && !refused.contains('\n'), "{store}: {refused}");
+        // And again: the first attempt left nothing behind that the second takes for the store.
+        let again = ControlPlane::start(settings(directory.path())).await.unwrap_err().to_string();
+        assert_eq!(again, refused, "{store}");
+    }
+}
+
+#[tokio::test]
+async fn who_removes_the_roots_starts_afresh_and_who_lost_only_them_gets_them_back() {
+    let root = |state: &Path| std::fs::read(state.join("roots.pem")).unwrap();
+    let mesh = Mesh::start().await;
+    let first = root(&mesh.state());
+    let (directory, started) = start_after(mesh, remove("roots.pem")).await;
+    let state = directory.path().join("state");
+    assert_eq!(root(&state), first);
+    let mesh = Mesh { directory, control_plane: started.unwrap() };
+    let afresh = |state: &Path| ["state.redb", "roots.pem"].into_iter().for_each(|file| remove(file)(state));
+    let (_directory, started) = start_after(mesh, afresh).await;
+    started.unwrap();
+    assert_ne!(root(&state), first);
+}
+
 #[tokio::test]
 async fn a_file_that_is_removed_takes_its_resources_along() {
     let mesh = Mesh::start().await;

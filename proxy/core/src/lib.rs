@@ -8,6 +8,7 @@ pub mod trace;
 pub mod error;
 pub mod reason;
 pub mod drain;
+pub mod descriptors;
 pub mod identity;
 pub mod matcher;
 pub mod percentage;
