@@ -33,7 +33,8 @@ async fn a_root_that_workloads_trust_is_not_replaced_by_accident() {
     let other = Mesh::start().await;
     let foreign = other.state();
     other.control_plane.shut_down().await;
-    let stores: [(&str, Box<dyn FnOnce(&Path)>, &str); 4] = [
+    type Change = Box<dyn FnOnce(&Path)>;
+    let stores: [(&str, Change, &str); 4] = [
         ("gone", Box::new(remove("state.redb")), "has no key of theirs"),
         ("empty", Box::new(|state| std::fs::write(state.join("state.redb"), "").unwrap()), "state.redb"),
         (
