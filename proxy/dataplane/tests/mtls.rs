@@ -185,6 +185,22 @@ async fn opaque_bytes_and_upgrades_cross_both_sidecars() {
     assert_eq!((record.protocol, record.source.as_ref().unwrap()), (Protocol::Tcp, &spiffe("web")));
 }
 
+#[tokio::test]
+async fn an_upgrade_that_was_not_taken_leaves_the_connection_between_sidecars_to_the_next() {
+    let (authority, echo) = (Authority::new(), Application::echo().await);
+    let server = server(&authority, "cart", echo.address);
+    let client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
+    let mut user = Client::connect(client.address(0)).await;
+    for (protocol, connections) in [("TLS/1.2", 1), ("websocket", 2), ("other", 2)] {
+        for _ in 0..20 {
+            let fields = format!("Connection: Upgrade\r\nUpgrade: {protocol}\r\n");
+            assert_eq!(user.get("app", "/", &fields).await.status, 200);
+        }
+        assert_eq!(client.totals().clusters["app"].tls_ok, connections, "{protocol}");
+    }
+    assert_eq!((echo.requests(), echo.connections()), (60, 1));
+}
+
 /// `count` fields which, counted with 32 bytes each, come to `bytes`.
 fn fields(count: usize, bytes: usize) -> String {
     let each = bytes / count;

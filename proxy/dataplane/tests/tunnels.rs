@@ -103,7 +103,7 @@ async fn an_upgrade_becomes_a_tunnel() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_nobody_lists_is_refused() {
+async fn an_upgrade_that_nobody_lists_is_not_offered_to_the_application() {
     let echo = Application::echo().await;
     let listed = |listed: &[(&str, bool)]| {
         let wire = listed.iter().map(|(name, enabled)| route_action::UpgradeConfig {
@@ -113,12 +113,15 @@ async fn an_upgrade_that_nobody_lists_is_refused() {
         });
         Upgrades::of_route(wire.collect()).unwrap()
     };
-    for (of_listener, of_route, protocol, status) in [
-        (listed(&[("websocket", true)]), listed(&[]), "WebSocket", 200),
-        (listed(&[("websocket", true)]), listed(&[]), "other", 403),
-        (listed(&[]), listed(&[]), "websocket", 403),
-        (listed(&[]), listed(&[("websocket", true)]), "websocket", 200),
-        (Upgrades::any(), listed(&[("websocket", false)]), "websocket", 403),
+    for (of_listener, of_route, protocol, offered) in [
+        (listed(&[("websocket", true)]), listed(&[]), "WebSocket", Some("WebSocket")),
+        (listed(&[("websocket", true)]), listed(&[]), "other", None),
+        (listed(&[("websocket", true)]), listed(&[]), "other, websocket", Some("websocket")),
+        (listed(&[]), listed(&[]), "websocket", None),
+        (listed(&[]), listed(&[("websocket", true)]), "websocket", Some("websocket")),
+        (Upgrades::any(), listed(&[("websocket", false)]), "websocket", None),
+        (Upgrades::any(), listed(&[]), "TLS/1.2", None),
+        (Upgrades::any(), listed(&[]), "TLS/1.2, SPDY/3.1, h2c", Some("SPDY/3.1")),
     ] {
         let action = RouteAction::Forward(Box::new(Forward { upgrades: of_route, ..to("app") }));
         let mut manager = (*manager("app:80", action)).clone();
@@ -130,9 +133,26 @@ async fn an_upgrade_that_nobody_lists_is_refused() {
             .start();
         let mut client = Client::connect(proxy.address(0)).await;
         let fields = format!("Connection: upgrade\r\nUpgrade: {protocol}\r\n");
-        assert_eq!(client.get("app", "/", &fields).await.status, status, "{protocol}");
+        let answer = client.get("app", "/", &fields).await;
+        let upgrade = answer.body.lines().find_map(|line| line.strip_prefix("upgrade: "));
+        assert_eq!((answer.status, upgrade), (200, offered), "{protocol}: {answer:?}");
+        assert_eq!(answer.body.contains("connection: upgrade"), offered.is_some(), "{protocol}");
         assert_eq!(client.get("app", "/", "").await.status, 200, "the connection stays");
     }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_the_application_does_not_take_costs_no_connection() {
+    let echo = Application::echo().await;
+    let proxy = World::new().proxy().cluster("app", &[echo.address]).http("app:80", forward("app")).start();
+    let mut client = Client::connect(proxy.address(0)).await;
+    for protocol in ["TLS/1.2", "websocket", "other"] {
+        for _ in 0..10 {
+            let fields = format!("Connection: upgrade\r\nUpgrade: {protocol}\r\n");
+            assert_eq!(client.get("app", "/", &fields).await.status, 200);
+        }
+    }
+    assert_eq!((echo.requests(), echo.connections()), (30, 1));
 }
 
 #[tokio::test]

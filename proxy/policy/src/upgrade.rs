@@ -1,6 +1,7 @@
 //! Which upgrades pass (`HttpConnectionManager.upgrade_configs`, `RouteAction.upgrade_configs`).
 //!
-//! Envoy's rule: what neither the route nor the listener lists is refused with 403.
+//! What neither the route nor the listener lists is not offered to the application. Envoy answers 403, unless it is told to
+//! ignore such an offer (`ignore_http_11_upgrade`); here it is always ignored, as a server may (RFC 9110 section 7.8).
 
 use http::HeaderValue;
 use outrigger_proto::xds::hcm::http_connection_manager;
@@ -60,7 +61,7 @@ impl Upgrades {
         Ok(Self(seen.into()))
     }
 
-    /// Whether an upgrade to `protocol`, a whole value of `Upgrade`, passes; `None` when nothing is said of it.
+    /// Whether an upgrade to `protocol`, one of those that `Upgrade` lists, passes; `None` when nothing is said of it.
     pub fn allow(&self, protocol: &HeaderValue) -> Option<bool> {
         let listed = |name: &str| {
             let found = self.0.iter().find(|(other, _)| name.eq_ignore_ascii_case(other));
@@ -94,7 +95,7 @@ mod tests {
         let upgrades = listener(&[("websocket", None), ("tcp", Some(false))]).unwrap();
         assert_eq!(allow(&upgrades, "WebSocket"), Some(true));
         assert_eq!(allow(&upgrades, "tcp"), Some(false));
-        assert_eq!(allow(&upgrades, "websocket, tcp"), None, "a value is compared whole");
+        assert_eq!(allow(&upgrades, "websocket/2"), None, "a protocol is compared with its version");
     }
 
     #[test]

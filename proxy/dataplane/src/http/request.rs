@@ -28,6 +28,7 @@ use super::respond;
 use super::rewritten::rewrite;
 use super::trace_context::Trace;
 use super::{forwarded, mirror, upgrade};
+use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
@@ -74,9 +75,7 @@ async fn answer(
     }
     let route = route(&manager, &snapshot, &head)?;
     journal.set_route(route.name.clone());
-    if let Some(protocol) = &head.upgrade {
-        permit(protocol, &manager, &route)?;
-    }
+    head.upgrade = permitted(&head, &manager, &route)?;
 
     let (mut admitted, on_response) = match filters::pass(&manager.filters, &route, head, body) {
         Gate::Open(admitted, on_response) => (admitted, on_response),
@@ -138,16 +137,29 @@ fn route(
     table.find(&view, fastrand::u32(..)).map(Arc::clone).ok_or_else(|| none("no route matches"))
 }
 
-/// Whether a client may ask for that upgrade: the route says it, or the listener.
-fn permit(protocol: &HeaderValue, manager: &HttpConnectionManager, route: &Route) -> Result<(), Failure> {
-    let of_route = match &route.action {
+/// What of the upgrade that a client offers is offered on: the protocols that the route lets pass, or else the listener.
+///
+/// Over HTTP/1 the rest is passed over, as a server may (RFC 9110 section 7.8): clients offer upgrades with plain requests,
+/// which must not fail for it. An extended CONNECT asks for a tunnel and nothing else, and is refused.
+fn permitted(
+    head: &RequestHead,
+    manager: &HttpConnectionManager,
+    route: &Route,
+) -> Result<Option<HeaderValue>, Failure> {
+    let Some(offered) = &head.upgrade else { return Ok(None) };
+    let of_route = |protocol: &HeaderValue| match &route.action {
         RouteAction::Forward(forward) => forward.upgrades.allow(protocol),
         RouteAction::Redirect(_) | RouteAction::Respond(_) => None,
     };
-    if of_route.or_else(|| manager.upgrades.allow(protocol)) == Some(true) {
-        return Ok(());
+    let may = |protocol: &HeaderValue| {
+        of_route(protocol).or_else(|| manager.upgrades.allow(protocol)) == Some(true)
+    };
+    match codec::upgrade::retain(offered, may) {
+        None if head.version == Version::HTTP_2 => {
+            Err(Failure::downstream(Reason::UpgradeRefused, format!("upgrades to {offered:?} do not pass")))
+        }
+        left => Ok(left),
     }
-    Err(Failure::downstream(Reason::UpgradeRefused, format!("upgrades to {protocol:?} do not pass")))
 }
 
 #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]

@@ -39,7 +39,7 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) async fn http1(self: &Rc<Self>) -> Result<Lease, Failure> {
+    pub(super) async fn http1(self: &Rc<Self>, purpose: Use) -> Result<Lease, Failure> {
         let mut queued = None;
         loop {
             if let Some(lease) = self.take_idle() {
@@ -48,7 +48,7 @@ impl Pool {
             let (sender, mut receiver) = oneshot::channel();
             if let Some(permit) = self.permit() {
                 self.http1.waiting.borrow_mut().push_back(sender);
-                self.start_http1(permit);
+                self.start_http1(permit, purpose);
                 return receiver.await.unwrap_or_else(|_| Err(stopping()));
             }
             if queued.is_none() {
@@ -76,10 +76,10 @@ impl Pool {
     }
 
     /// Dials one more connection, for whoever waits when it is there. Owned by the worker; ends within the connect timeout.
-    fn start_http1(self: &Rc<Self>, permit: Permit) {
+    fn start_http1(self: &Rc<Self>, permit: Permit, purpose: Use) {
         let pool = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            match pool.dial(Use::Requests).await {
+            match pool.dial(purpose).await {
                 Ok(dialled) => {
                     let lease = pool.http1_lease(dialled, permit, true);
                     pool.hand_over(lease);

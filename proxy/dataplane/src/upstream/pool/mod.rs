@@ -103,7 +103,11 @@ impl Pool {
     pub(super) async fn lease(self: &Rc<Self>, purpose: Use, speaks: Speaks) -> Result<Lease, Failure> {
         match (purpose, speaks, &self.target.tls) {
             (Use::Requests, Speaks::Http2, _) | (Use::Requests, _, Some(_)) => self.http2().await,
-            (Use::Requests | Use::Upgrade, Speaks::Http1, None) => self.http1().await,
+            // Where requests go over HTTP/2, these are the connections of upgrades alone: one that the other side did not
+            // take leaves its connection to the next.
+            (Use::Requests | Use::Upgrade, Speaks::Http1, None) | (Use::Upgrade, _, Some(_)) => {
+                self.http1(purpose).await
+            }
             // Requests have their connections under another version, so that there is nothing to share.
             (Use::Upgrade | Use::Opaque, _, _) => self.http1_alone(purpose).await,
         }
