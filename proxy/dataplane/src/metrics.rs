@@ -195,10 +195,12 @@ counters! {
         log_records_dropped,
         /// Records that the span exporter did not take in time.
         span_records_dropped,
-        /// Mirrored requests sent.
+        /// Copies of requests that were sent whole and answered.
         mirrored,
-        /// Mirrored requests that were not sent, or failed.
+        /// Copies of requests that failed at their receiver.
         mirrors_failed,
+        /// Copies of requests that were not sent, or not whole: they fell behind, or the request broke off.
+        mirrors_dropped,
     }
 }
 

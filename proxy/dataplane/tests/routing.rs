@@ -128,6 +128,61 @@ async fn copies_go_to_mirrors_with_their_bodies_and_cost_the_client_nothing() {
 }
 
 #[tokio::test]
+async fn a_large_body_is_copied_whole_or_not_at_all() {
+    let echo = Application::http(|asked| ok(&asked.body.len().to_string())).await;
+    let (seen, mut copies) = tokio::sync::mpsc::unbounded_channel();
+    let shadow = Application::http(move |asked| {
+        seen.send(asked.body.len()).unwrap();
+        ok("")
+    })
+    .await;
+    let wire = route::route_action::RequestMirrorPolicy { cluster: "shadow".into(), ..Default::default() };
+    let mut action = to("echo");
+    action.mirrors = Box::new([Mirror::decode(wire).unwrap()]);
+    let proxy = World::new()
+        .proxy()
+        .cluster("echo", &[echo.address])
+        .cluster("shadow", &[shadow.address])
+        .http("echo:80", RouteAction::Forward(Box::new(action)))
+        .start();
+    let mut client = Client::connect(proxy.address(0)).await;
+    for size in [100_000, 900_000, 100_000] {
+        assert_eq!(client.post("echo", "/", &"x".repeat(size)).await.body, size.to_string());
+        assert_eq!(copies.recv().await, Some(size));
+    }
+    while proxy.totals().process.mirrored < 3 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!((proxy.totals().process.mirrors_dropped, proxy.totals().process.mirrors_failed), (0, 0));
+}
+
+#[tokio::test]
+async fn a_copy_whose_receiver_reads_nothing_is_dropped_and_counted() {
+    let echo = Application::http(|asked| ok(&asked.body.len().to_string())).await;
+    let deaf = Application::raw(|stream, _, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let wire = route::route_action::RequestMirrorPolicy { cluster: "deaf".into(), ..Default::default() };
+    let mut action = to("echo");
+    action.mirrors = Box::new([Mirror::decode(wire).unwrap()]);
+    let proxy = World::new()
+        .proxy()
+        .cluster("echo", &[echo.address])
+        .cluster("deaf", &[deaf.address])
+        .http("echo:80", RouteAction::Forward(Box::new(action)))
+        .start();
+    let mut client = Client::connect(proxy.address(0)).await;
+    let size = 32 * 1024 * 1024;
+    assert_eq!(client.post("echo", "/", &"x".repeat(size)).await.body, size.to_string());
+    while proxy.totals().process.mirrors_dropped == 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(proxy.totals().process.mirrored, 0);
+}
+
+#[tokio::test]
 async fn a_request_that_takes_too_long_gets_504() {
     let application = Application::raw(|stream, _, _| async move {
         let mut stream = BufReader::new(stream);

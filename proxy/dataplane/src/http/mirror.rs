@@ -1,14 +1,16 @@
 //! Copies of requests that go to other clusters as well, and whose answers nobody waits for.
 //!
 //! A copy is its own task, which ends with its answer or after [`LONGEST`]. It never slows the request down: its body
-//! passes through a bounded queue, and a copy that falls behind is given up.
+//! passes through a bounded queue that shares the request's bytes, and a copy that falls behind is dropped: not sent at all, or
+//! broken off in a way that its receiver cannot take for the whole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::Authority;
 use outrigger_config::route::Forward;
 use outrigger_config::snapshot::Snapshot;
@@ -29,8 +31,19 @@ use crate::upstream::dial::Use;
 /// How long a copy may take.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// How much of a body waits for a slow copy before it is given up, in bytes.
-const QUEUE_BYTES: usize = 64 * 1024;
+/// How much of a body waits for a slow copy before it is dropped, in bytes.
+const QUEUE_BYTES: usize = 1024 * 1024;
+
+/// How much waits for all copies of one worker, in bytes.
+const WORKER_BYTES: usize = 16 * 1024 * 1024;
+
+/// Pieces below this size are copied, so that they do not keep the whole buffer that they were read into.
+const SHARED_BYTES: usize = 4 * 1024;
+
+thread_local! {
+    /// What waits for copies of this worker, in bytes.
+    static WAITING: Cell<usize> = const { Cell::new(0) };
+}
 
 /// Sends the copies that the route asks for and lets the request go on.
 pub(super) fn copies(
@@ -46,16 +59,15 @@ pub(super) fn copies(
     for mirror in forward.mirrors.iter().filter(|mirror| mirror.copies(fastrand::u32(..))) {
         let process = &on.context.recorder.metrics().process;
         let Some(cluster) = snapshot.cluster(&mirror.cluster) else {
-            process.mirrors_failed.increment();
+            process.mirrors_dropped.increment();
             continue;
         };
         let cluster = on.context.clusters.cluster(cluster);
         let Some(head) = head_of(mirror, admitted.head()) else {
-            process.mirrors_failed.increment();
+            process.mirrors_dropped.increment();
             continue;
         };
         let queue = Rc::new(Queue::default());
-        process.mirrored.increment();
         tokio::task::spawn_local(send(
             Rc::clone(&on.context),
             cluster,
@@ -70,7 +82,7 @@ pub(super) fn copies(
     }
     admitted.map_body(|body| {
         if body.is_ended() {
-            queues.iter().for_each(|queue| queue.end());
+            queues.iter().for_each(|queue| queue.has_no_body());
             return body;
         }
         let length = body.length();
@@ -101,15 +113,14 @@ async fn send(
     queue: Rc<Queue>,
     original: std::net::SocketAddr,
 ) {
+    let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
         let _room = cluster.admit()?;
         let host = cluster.pick(&[], Some(original))?;
         let _asking = host.begin();
         let lease = host.lease(Use::Requests, cluster.speaks(head.version)).await?;
-        let length = queue.state.borrow().length;
-        let body =
-            if queue.is_empty_body() { Body::empty() } else { Body::streamed(queue.clone(), 0, length) };
-        let mut exchange = lease.send(&head, body);
+        // Nothing is written of a copy that has fallen behind already.
+        let mut exchange = lease.send(&head, queue.body()?);
         loop {
             match exchange.answer().await? {
                 Answer::Interim(_) => {}
@@ -125,9 +136,13 @@ async fn send(
         }
     })
     .await;
+    // Answered before its body was whole, it was not the request that it copies.
+    let dropped = queue.is_dropped();
     queue.give_up();
-    if !matches!(sent, Ok(Ok(()))) {
-        context.recorder.metrics().process.mirrors_failed.increment();
+    match sent {
+        _ if dropped => process.mirrors_dropped.increment(),
+        Ok(Ok(())) => process.mirrored.increment(),
+        Ok(Err(_)) | Err(_) => process.mirrors_failed.increment(),
     }
 }
 
@@ -146,10 +161,16 @@ struct Queue {
 #[derive(Default)]
 struct State {
     frames: VecDeque<Frame>,
+    /// Bytes in `frames`.
     bytes: usize,
+    /// How long the whole body is, where that is known.
     length: Option<u64>,
+    /// There is no body.
+    empty: bool,
+    /// All of the body came.
     ended: bool,
-    broken: bool,
+    /// Not all of it will get through: it fell behind, or the request itself broke off.
+    dropped: bool,
     reader: Option<Waker>,
 }
 
@@ -166,24 +187,50 @@ impl Source for Tee {
         Poll::Ready(frame)
     }
 
+    fn poll_progress(&self, _: u64, cx: &mut TaskContext<'_>) {
+        self.body.borrow_mut().poll_progress(cx);
+    }
+
     fn abandon(&self, _: u64) {
         self.queues.iter().for_each(|queue| queue.give_up());
     }
 }
 
+impl Drop for Tee {
+    fn drop(&mut self) {
+        // A request that is given up is read no further.
+        self.queues.iter().for_each(|queue| queue.give_up());
+    }
+}
+
 impl Queue {
+    /// The body to send, or why there is none any more.
+    fn body(self: &Rc<Self>) -> Result<Body, Failure> {
+        let state = self.state.borrow();
+        if state.dropped {
+            return Err(fell_behind());
+        }
+        if state.empty {
+            return Ok(Body::empty());
+        }
+        Ok(Body::streamed(Rc::clone(self) as Rc<dyn Source>, 0, state.length))
+    }
+
     fn push(&self, frame: &Frame) {
-        let size = match frame {
-            Frame::Data(bytes) => bytes.len(),
-            Frame::Trailers(_) => 0,
+        let frame = match frame {
+            Frame::Data(data) if data.len() < SHARED_BYTES => Frame::Data(Bytes::copy_from_slice(data)),
+            frame => frame.clone(),
         };
         self.change(|state| {
-            state.bytes += size;
-            if state.bytes > QUEUE_BYTES {
-                state.broken = true;
-                state.frames.clear();
-            } else if !state.broken {
-                state.frames.push_back(frame.clone());
+            if state.dropped {
+                return;
+            }
+            state.hold(size(&frame));
+            // Nothing follows trailers, and nobody asks for it.
+            state.ended = matches!(frame, Frame::Trailers(_));
+            state.frames.push_back(frame);
+            if state.bytes > QUEUE_BYTES || WAITING.get() > WORKER_BYTES {
+                state.discard();
             }
         });
     }
@@ -192,13 +239,24 @@ impl Queue {
         self.change(|state| state.ended = true);
     }
 
-    fn give_up(&self) {
-        self.change(|state| state.broken = state.broken || !state.ended);
+    fn has_no_body(&self) {
+        self.change(|state| {
+            state.empty = true;
+            state.ended = true;
+        });
     }
 
-    fn is_empty_body(&self) -> bool {
+    fn give_up(&self) {
+        self.change(|state| {
+            if !state.ended {
+                state.discard();
+            }
+        });
+    }
+
+    fn is_dropped(&self) -> bool {
         let state = self.state.borrow();
-        state.ended && state.frames.is_empty()
+        state.dropped || !state.ended
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -213,16 +271,39 @@ impl Queue {
     }
 }
 
+impl State {
+    fn hold(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        WAITING.set(WAITING.get() + bytes);
+    }
+
+    fn let_go(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        WAITING.set(WAITING.get() - bytes);
+    }
+
+    /// Nothing more of it gets through.
+    fn discard(&mut self) {
+        self.dropped = true;
+        self.frames.clear();
+        self.let_go(self.bytes);
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.let_go(self.bytes);
+    }
+}
+
 impl Source for Queue {
     fn poll_frame(&self, _: u64, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         let mut state = self.state.borrow_mut();
-        if state.broken {
-            return Poll::Ready(Some(Err(Failure::local(Reason::LocalError, "the copy fell behind"))));
+        if state.dropped {
+            return Poll::Ready(Some(Err(fell_behind())));
         }
         if let Some(frame) = state.frames.pop_front() {
-            if let Frame::Data(bytes) = &frame {
-                state.bytes -= bytes.len();
-            }
+            state.let_go(size(&frame));
             return Poll::Ready(Some(Ok(frame)));
         }
         if state.ended {
@@ -230,5 +311,91 @@ impl Source for Queue {
         }
         state.reader = Some(cx.waker().clone());
         Poll::Pending
+    }
+}
+
+fn size(frame: &Frame) -> usize {
+    match frame {
+        Frame::Data(data) => data.len(),
+        // Bounded by the codec; what its text costs is near enough.
+        Frame::Trailers(fields) => fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum(),
+    }
+}
+
+fn fell_behind() -> Failure {
+    Failure::local(Reason::LocalError, "the copy fell behind, or what it copies broke off")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(bytes: usize) -> Frame {
+        Frame::Data(Bytes::from(vec![b'x'; bytes]))
+    }
+
+    async fn read(queue: &Rc<Queue>) -> Result<usize, Failure> {
+        let (mut body, mut bytes) = (queue.body()?, 0);
+        while let Some(frame) = body.frame().await {
+            bytes += size(&frame?);
+        }
+        Ok(bytes)
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_whole_for_its_copy() {
+        let queue = Rc::new(Queue::default());
+        (0..100).for_each(|_| queue.push(&data(1000)));
+        queue.end();
+        assert_eq!((WAITING.get(), read(&queue).await.unwrap(), WAITING.get()), (100_000, 100_000, 0));
+        assert!(!queue.is_dropped());
+    }
+
+    #[tokio::test]
+    async fn a_body_may_end_with_trailers() {
+        let queue = Rc::new(Queue::default());
+        queue.push(&data(10));
+        queue.push(&Frame::Trailers(http::HeaderMap::from_iter([(
+            "x".parse().unwrap(),
+            "y".parse().unwrap(),
+        )])));
+        // The request's body is dropped as soon as its last frame was read.
+        queue.give_up();
+        assert_eq!((read(&queue).await.unwrap(), queue.is_dropped()), (12, false));
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_falls_behind_is_never_a_shorter_request() {
+        let queue = Rc::new(Queue::default());
+        (0..3).for_each(|_| queue.push(&data(QUEUE_BYTES / 2)));
+        queue.end();
+        assert!(queue.body().is_err() && queue.is_dropped(), "it is not begun");
+        let queue = Rc::new(Queue::default());
+        let mut body = queue.body().unwrap();
+        (0..3).for_each(|_| queue.push(&data(QUEUE_BYTES / 2)));
+        queue.end();
+        assert!(matches!(body.frame().await, Some(Err(_))), "it is broken off");
+        assert_eq!(WAITING.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn all_copies_of_a_worker_share_one_bound() {
+        let queues: Vec<_> = (0..17).map(|_| Rc::new(Queue::default())).collect();
+        queues.iter().for_each(|queue| queue.push(&data(QUEUE_BYTES)));
+        let dropped = queues.iter().filter(|queue| queue.state.borrow().dropped).count();
+        assert_eq!((dropped, WAITING.get()), (1, WORKER_BYTES));
+        drop(queues);
+        assert_eq!(WAITING.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_breaks_off_takes_its_copy_with_it() {
+        let queue = Rc::new(Queue::default());
+        let tee =
+            Tee { body: RefCell::new(Body::full(Bytes::from_static(b"abc"))), queues: vec![queue.clone()] };
+        let mut body = Body::streamed(Rc::new(tee), 0, Some(3));
+        assert!(matches!(body.frame().await, Some(Ok(_))));
+        drop(body);
+        assert!(queue.is_dropped() && queue.body().is_err());
     }
 }

@@ -55,6 +55,7 @@ impl<'a, 'b> Families<'a, 'b> {
             span_records_dropped: _,
             mirrored,
             mirrors_failed,
+            mirrors_dropped,
         } = *totals;
         self.gauge("outrigger_requests_in_flight", "Requests and TCP connections being served", in_flight)?;
         self.gauge(
@@ -82,7 +83,11 @@ impl<'a, 'b> Families<'a, 'b> {
         self.counters(
             "outrigger_mirrored_requests",
             "Mirrored requests",
-            &[([("outcome", "sent")], &mirrored), ([("outcome", "failed")], &mirrors_failed)],
+            &[
+                ([("outcome", "sent")], &mirrored),
+                ([("outcome", "failed")], &mirrors_failed),
+                ([("outcome", "dropped")], &mirrors_dropped),
+            ],
             |count| *count,
         )
     }
