@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
+use outrigger_core::peer::PeerKey;
 use outrigger_core::record::Direction;
 
 /// Facts of a downstream connection.
@@ -13,6 +14,8 @@ pub(crate) struct ClientFacts {
     pub(crate) address: SocketAddr,
     /// Its verified identity.
     pub(crate) peer: Option<SpiffeId>,
+    /// Whose share of what is bounded it uses.
+    pub(crate) key: PeerKey,
     /// Whether it speaks TLS.
     pub(crate) encrypted: bool,
     /// Where it was going before it was redirected here, else where it connected to.
@@ -21,4 +24,12 @@ pub(crate) struct ClientFacts {
     pub(crate) listener: Name,
     /// On which side of the application that listener stands; for records alone.
     pub(crate) direction: Direction,
+}
+
+impl ClientFacts {
+    /// The client has shown `peer`.
+    pub(crate) fn identify(&mut self, peer: Option<SpiffeId>) {
+        self.key = PeerKey::new(peer.as_ref(), self.address.ip());
+        self.peer = peer;
+    }
 }

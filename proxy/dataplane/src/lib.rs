@@ -12,6 +12,7 @@ mod tcp;
 pub mod context;
 mod upstream;
 mod client;
+mod capacity;
 mod identity;
 pub mod record;
 pub mod metrics;

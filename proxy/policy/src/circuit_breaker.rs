@@ -1,10 +1,6 @@
 //! Bulkheads: how much of a cluster may be in use at once (`envoy.config.cluster.v3.CircuitBreakers`).
 //!
-//! Users were promised these limits for the process, so that the counters are atomics that all workers share. Limits
-//! come with every call, counters stay: an update of the limits neither forgives nor forgets.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+//! Users were promised these limits for the process; the data path counts, and shares them between peers.
 
 use outrigger_proto::xds::{cluster, core};
 
@@ -65,80 +61,9 @@ impl CircuitBreakers {
     }
 }
 
-/// What of a cluster is in use now. One for each cluster name, in the data path, for the life of the process.
-#[derive(Debug, Default)]
-pub struct InUse {
-    connections: AtomicU32,
-    pending: AtomicU32,
-    requests: AtomicU32,
-}
-
-/// What a [`Room`] is taken of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resource {
-    /// A connection.
-    Connection,
-    /// A place in the queue for a connection.
-    Pending,
-    /// A request in flight.
-    Request,
-}
-
-impl InUse {
-    /// Takes room for one more, or refuses when `limits` are reached. The room comes back when the guard is dropped.
-    pub fn take(self: &Arc<Self>, limits: &CircuitBreakers, resource: Resource) -> Option<Room> {
-        let limit = match resource {
-            Resource::Connection => limits.max_connections,
-            Resource::Pending => limits.max_pending_requests,
-            Resource::Request => limits.max_requests,
-        };
-        let counter = self.counter(resource);
-        // The count publishes nothing else, so that relaxed order is enough; the limit itself is exact.
-        counter
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < limit).then(|| used + 1))
-            .ok()
-            .map(|_| Room { of: self.clone(), resource })
-    }
-
-    /// How many are in use now.
-    pub fn used(&self, resource: Resource) -> u32 {
-        self.counter(resource).load(Ordering::Relaxed)
-    }
-
-    fn counter(&self, resource: Resource) -> &AtomicU32 {
-        match resource {
-            Resource::Connection => &self.connections,
-            Resource::Pending => &self.pending,
-            Resource::Request => &self.requests,
-        }
-    }
-}
-
-/// Room that was taken. Dropping it gives it back.
-#[derive(Debug)]
-#[must_use = "dropping it gives the room back"]
-pub struct Room {
-    of: Arc<InUse>,
-    resource: Resource,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.of.counter(self.resource).fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use outrigger_proto::xds::protobuf;
-
     use super::*;
-
-    fn limits(max_requests: u32) -> CircuitBreakers {
-        let max_requests = Some(protobuf::UInt32Value { value: max_requests });
-        let thresholds = vec![cluster::circuit_breakers::Thresholds { max_requests, ..Default::default() }];
-        CircuitBreakers::decode(Some(cluster::CircuitBreakers { thresholds, ..Default::default() })).unwrap()
-    }
 
     #[test]
     fn absent_limits_are_those_of_envoy() {
@@ -147,24 +72,6 @@ mod tests {
             (limits.max_connections, limits.max_pending_requests, limits.max_requests),
             (1024, 1024, 1024)
         );
-    }
-
-    #[test]
-    fn room_comes_back_when_its_guard_is_dropped() {
-        let in_use = Arc::new(InUse::default());
-        let first = in_use.take(&limits(1), Resource::Request);
-        assert!(first.is_some() && in_use.take(&limits(1), Resource::Request).is_none());
-        assert!(in_use.take(&limits(1), Resource::Connection).is_some());
-        drop(first);
-        assert_eq!(in_use.used(Resource::Request), 0);
-        assert!(in_use.take(&limits(1), Resource::Request).is_some());
-    }
-
-    #[test]
-    fn a_lower_limit_does_not_forget_what_is_in_use() {
-        let in_use = Arc::new(InUse::default());
-        let _two = [in_use.take(&limits(2), Resource::Request), in_use.take(&limits(2), Resource::Request)];
-        assert!(in_use.take(&limits(1), Resource::Request).is_none());
     }
 
     #[test]

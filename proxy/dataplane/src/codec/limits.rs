@@ -70,13 +70,20 @@ pub struct Limits {
     pub interim_responses: usize,
     /// From the first byte of a request's head to its last. Longer: 408.
     pub head_timeout: Duration,
+    /// How long a client that has connected may say nothing at all.
+    pub first_byte_timeout: Duration,
+    /// How long a client may let us wait for the body of a request that was not answered yet, less when what it sends is
+    /// a trickle. Longer: 408.
+    pub body_timeout: Duration,
+    /// The same for a gRPC call.
+    pub stream_timeout: Duration,
     /// How long a connection may be without a request.
     pub idle_timeout: Duration,
     /// How long a connection may be there at all; then it ends when its requests are done. `None`: for ever.
     pub longest_life: Option<Duration>,
     /// Requests after which a connection ends. `None`: any number.
     pub requests: Option<u32>,
-    /// How long a client that reads nothing may hold an answer before its connection is closed.
+    /// How long a client that reads nothing, or a trickle, may hold an answer before it is cut off.
     pub write_timeout: Duration,
     /// Streams that one HTTP/2 client may have open.
     pub concurrent_streams: u32,
@@ -94,10 +101,13 @@ impl Default for Limits {
             target_bytes: 8 * 1024,
             interim_responses: 16,
             head_timeout: Duration::from_secs(10),
+            first_byte_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(60),
+            stream_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(300),
             longest_life: None,
             requests: None,
-            write_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(300),
             concurrent_streams: 256,
             stream_window: 256 * 1024,
             connection_window: 2 * 1024 * 1024,

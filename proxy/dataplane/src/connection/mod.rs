@@ -23,6 +23,7 @@ use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
+use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -70,6 +71,7 @@ pub(crate) async fn serve(
     let facts = ClientFacts {
         address: client.0,
         peer: None,
+        key: PeerKey::new(None, client.0.ip()),
         encrypted: false,
         destination: original.map_or(local, |original| original.0),
         listener: listener.name.clone(),
@@ -144,13 +146,13 @@ impl Served {
         let unknown = tls.require_client_certificate && shown.peer.is_none();
         if unknown || tls.peers.as_ref().is_some_and(|peers| !may(peers)) {
             process.downstream_tls_failed.increment();
-            facts.peer = shown.peer;
+            facts.identify(shown.peer);
             let failure = Failure::downstream(Reason::DownstreamTlsFailure, "this peer may not call");
             relay::refuse(&self.context, &facts, &failure);
             return None;
         }
         process.downstream_tls_ok.increment();
-        facts.peer = shown.peer;
+        facts.identify(shown.peer);
         facts.encrypted = true;
         Some((stream, chain, facts, shown.alpn))
     }
@@ -308,7 +310,7 @@ impl Served {
     /// The client is silent: an endpoint is dialled, and whoever speaks first decides.
     async fn either(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
         let snapshot = self.context.view.snapshot();
-        let mut opened = match dial::open(&self.context, &snapshot, either.tcp, facts.destination).await {
+        let mut opened = match dial::open(&self.context, &snapshot, either.tcp, &facts).await {
             Ok(opened) => opened,
             Err(failure) => {
                 return relay::refuse(&self.context, &facts, &failure);

@@ -14,12 +14,12 @@ use super::journal::Journal;
 use super::limit::{Late, Limit};
 use super::replay::Replay;
 use crate::codec::answer::Answer;
-use crate::codec::client::Exchange;
 use crate::codec::head::RequestHead;
 use crate::codec::server::Responder;
+use crate::upstream::bounds::Peer;
 use crate::upstream::dial::Use;
 use crate::upstream::host::Host;
-use crate::upstream::pool::Speaks;
+use crate::upstream::pool::{Exchange, Speaks};
 
 /// What is sent, and how long it may take.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(super) struct Attempt<'a> {
     pub(super) head: &'a RequestHead,
     /// The request's body.
     pub(super) body: &'a Replay,
+    /// Whose request it is.
+    pub(super) peer: &'a Peer,
     /// In which version it goes to a plaintext host.
     pub(super) speaks: Speaks,
     /// How long this attempt may take.
@@ -51,12 +53,12 @@ impl Attempt<'_> {
         responder: &mut Responder,
         moved: impl Fn() -> u64,
     ) -> Result<(Answer, Exchange), Failed> {
-        let Self { head, body, speaks, limit } = self;
+        let Self { head, body, peer, speaks, limit } = self;
         let reached = Cell::new(Reached::NotWritten);
         let stale = Cell::new(false);
         let exchange = async {
             let purpose = if head.upgrade.is_some() { Use::Upgrade } else { Use::Requests };
-            let lease = host.lease(purpose, speaks).await?;
+            let lease = host.lease(purpose, speaks, peer).await?;
             journal.try_connected(lease.peer.as_ref());
             stale.set(lease.reused);
             reached.set(Reached::Maybe);

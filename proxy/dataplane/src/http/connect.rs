@@ -56,12 +56,12 @@ async fn open(on: &Downstream, head: &RequestHead, journal: &mut Journal) -> Res
     let (found, snapshot) = find(&on.context, &asked, *unknown).await?;
     match found.as_deref().map(|found| &found.handler) {
         None => {
-            let opened = dial::outside(&on.context, &asked).await?;
+            let opened = dial::outside(&on.context, &asked, &on.client).await?;
             Ok(Way::Opened(Box::new(opened), Lasting::default()))
         }
         Some(Handler::Tcp(proxy)) => {
             journal.set_destination(proxy.stat_prefix.clone());
-            let opened = dial::open(&on.context, &snapshot, proxy, on.client.destination).await?;
+            let opened = dial::open(&on.context, &snapshot, proxy, &on.client).await?;
             Ok(Way::Opened(Box::new(opened), lasting(proxy)))
         }
         Some(Handler::Http(_) | Handler::Detect { .. }) => {

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use http::HeaderMap;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
-use outrigger_policy::circuit_breaker::Room;
 use outrigger_policy::outlier;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::Retrying;
@@ -22,14 +21,16 @@ use super::limit::Limit;
 use super::replay::Replay;
 use super::respond::grpc_status;
 use super::trace_context::Trace;
+use crate::client::ClientFacts;
 use crate::codec::answer::Answer;
 use crate::codec::body::Body;
-use crate::codec::client::Exchange;
 use crate::codec::head::ResponseHead;
 use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
+use crate::upstream::bounds::Room;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::{Asking, Host};
+use crate::upstream::pool::Exchange;
 
 /// Where a request goes and what may be done for it; decided from one snapshot.
 #[derive(Debug)]
@@ -38,8 +39,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) cluster: Rc<Cluster>,
     /// Its hosts, where they are not the cluster's to pick: what the client's own name resolved to.
     pub(super) hosts: Option<Vec<Rc<Host>>>,
-    /// Where the connection was going before it was redirected here.
-    pub(super) original: SocketAddr,
+    /// Whose request it is, and where the connection was going before it was redirected here.
+    pub(super) client: &'a ClientFacts,
     /// The route's retries.
     pub(super) retry: Option<&'a RetryPolicy>,
     /// How long the whole request may take and stand still.
@@ -97,7 +98,7 @@ impl Forwarding<'_> {
         journal: &mut Journal,
         responder: &mut Responder,
     ) -> Result<Reply, Failure> {
-        let room = self.cluster.admit()?;
+        let room = self.cluster.admit(&self.client.key).await?;
         let (mut head, body) = admitted.into_parts();
         let body = Replay::new(body);
         let rules = Rules {
@@ -119,6 +120,7 @@ impl Forwarding<'_> {
             let attempt = Attempt {
                 head: &head,
                 body: &body,
+                peer: &room.peer,
                 speaks: self.cluster.speaks(head.version),
                 limit: attempt::limit(self.retry, self.limit),
             };
@@ -188,7 +190,7 @@ impl Forwarding<'_> {
     }
 
     fn pick(&self, tried: &[SocketAddr]) -> Result<Rc<Host>, Failure> {
-        let Some(hosts) = &self.hosts else { return self.cluster.pick(tried, Some(self.original)) };
+        let Some(hosts) = &self.hosts else { return self.cluster.pick(tried, Some(self.client.destination)) };
         let fresh = hosts.iter().find(|host| !tried.contains(&host.address));
         fresh.or(hosts.first()).map(Rc::clone).ok_or_else(|| {
             Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, "the host has no address")

@@ -21,6 +21,7 @@ use outrigger_policy::mirror::Mirror;
 use super::downstream::Downstream;
 use super::filters::Admitted;
 use super::rewritten::authority;
+use crate::client::ClientFacts;
 use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::RequestHead;
@@ -73,7 +74,7 @@ pub(super) fn copies(
             cluster,
             head,
             Rc::clone(&queue),
-            on.client.destination,
+            on.client.clone(),
         ));
         queues.push(queue);
     }
@@ -111,14 +112,14 @@ async fn send(
     cluster: Rc<Cluster>,
     head: RequestHead,
     queue: Rc<Queue>,
-    original: std::net::SocketAddr,
+    client: ClientFacts,
 ) {
     let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
-        let _room = cluster.admit()?;
-        let host = cluster.pick(&[], Some(original))?;
+        let room = cluster.admit(&client.key).await?;
+        let host = cluster.pick(&[], Some(client.destination))?;
         let _asking = host.begin();
-        let lease = host.lease(Use::Requests, cluster.speaks(head.version)).await?;
+        let lease = host.lease(Use::Requests, cluster.speaks(head.version), &room.peer).await?;
         // Nothing is written of a copy that has fallen behind already.
         let mut exchange = lease.send(&head, queue.body()?);
         loop {

@@ -3,6 +3,7 @@
 //! Called by the codec for each request of a connection. The future is dropped when the client goes away; whatever it
 //! holds then gives itself back, and the journal says that the client left.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +18,14 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::header_match::Head;
+use tokio::time::Instant;
 
 use super::downstream::{Destination, Downstream};
 use super::filters::{self, Admitted, Gate, OnResponse};
 use super::forward::{Forwarding, Held, Reply};
 use super::journal::Journal;
 use super::limit::{Late, Limit};
-use super::request_timeout::RequestTimeout;
+use super::request_timeout::{RequestLimit, RequestTimeout};
 use super::respond;
 use super::rewritten::rewrite;
 use super::trace_context::Trace;
@@ -189,7 +191,7 @@ async fn send(
     let forwarding = Forwarding {
         cluster: on.context.clusters.cluster(cluster),
         hosts: None,
-        original: on.client.destination,
+        client: &on.client,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&view)),
         limit: Limit {
             deadline: limit.map(|limit| journal.began() + limit),
@@ -197,16 +199,35 @@ async fn send(
         },
         trace,
     };
-    let timeout = settings.request_timeout.map(|limit| RequestTimeout::at(journal.began() + limit));
-    let admitted = match &timeout {
-        Some(timeout) => admitted.map_body(|body| timeout.limit(body)),
-        None => admitted,
-    };
+    let deadline = settings.request_timeout.map(|limit| journal.began() + limit);
+    let (admitted, _clock) = awaited(on, &forwarding, admitted, deadline);
     forwarding.run(admitted, journal, responder).await
 }
 
-/// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time, since
-/// nobody said one and a stream may be quiet for as long as it likes. Peers that vanished are for the sockets to notice.
+/// The request, whose client has a limited time for its body until the answer is there.
+fn awaited(
+    on: &Downstream,
+    forwarding: &Forwarding<'_>,
+    admitted: Admitted,
+    deadline: Option<Instant>,
+) -> (Admitted, Option<RequestTimeout>) {
+    let limits = &on.limits;
+    // Between messages a call may be quiet for a while before it is answered; nobody uploads a file like that.
+    let grpc = respond::is_grpc(&admitted.head().headers);
+    let stillness = if grpc { limits.stream_timeout } else { limits.body_timeout };
+    let (cluster, key) = (Rc::clone(&forwarding.cluster), on.client.key.clone());
+    let owe = move |waker: &_| cluster.peer(&key).owes(waker);
+    let mut clock = None;
+    let admitted = admitted.map_body(|body| {
+        let (body, started) = RequestLimit { deadline, stillness }.start(body, owe);
+        clock = started;
+        body
+    });
+    (admitted, clock)
+}
+
+/// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time on its answer,
+/// since nobody said one and a stream may be quiet for as long as it likes. Peers that vanished are for the sockets to notice.
 async fn pass_on(
     on: &Downstream,
     asked: &str,
@@ -218,10 +239,11 @@ async fn pass_on(
 ) -> Result<Reply, Failure> {
     let (cluster, hosts) = on.context.outside(asked).await?;
     journal.set_destination(cluster.name.clone());
-    let original = on.client.destination;
+    let client = &on.client;
     let (retry, limit) = (None, Limit::default());
-    let forwarding = Forwarding { cluster, hosts: Some(hosts), original, retry, limit, trace };
-    forwarding.run(Admitted::outside(head, body), journal, responder).await
+    let forwarding = Forwarding { cluster, hosts: Some(hosts), client, retry, limit, trace };
+    let (admitted, _clock) = awaited(on, &forwarding, Admitted::outside(head, body), None);
+    forwarding.run(admitted, journal, responder).await
 }
 
 /// A redirect or a direct response.

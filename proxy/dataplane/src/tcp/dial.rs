@@ -11,6 +11,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 use outrigger_policy::outlier::Outcome;
 
+use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
 use crate::upstream::cluster::Cluster;
@@ -39,7 +40,7 @@ pub(crate) async fn open(
     context: &Context,
     snapshot: &Snapshot,
     proxy: &TcpProxy,
-    original: SocketAddr,
+    client: &ClientFacts,
 ) -> Result<Opened, Failure> {
     let share = proxy.clusters.pick(fastrand::u32(..));
     let config = snapshot
@@ -48,8 +49,8 @@ pub(crate) async fn open(
     let cluster = context.clusters.cluster(config);
     let mut tried = Vec::new();
     loop {
-        let host = cluster.pick(&tried, Some(original))?;
-        match connect(&cluster, &host).await {
+        let host = cluster.pick(&tried, Some(client.destination))?;
+        match connect(&cluster, &host, client).await {
             Ok(opened) => return Ok(opened),
             Err(failure) => {
                 tried.push(host.address);
@@ -64,11 +65,11 @@ pub(crate) async fn open(
 }
 
 /// Connects to a destination outside the mesh.
-pub(crate) async fn outside(context: &Context, asked: &str) -> Result<Opened, Failure> {
+pub(crate) async fn outside(context: &Context, asked: &str, client: &ClientFacts) -> Result<Opened, Failure> {
     let (cluster, hosts) = context.outside(asked).await?;
     let mut last = Failure::local(Reason::NoDestination, asked);
     for host in hosts {
-        match connect(&cluster, &host).await {
+        match connect(&cluster, &host, client).await {
             Ok(opened) => return Ok(opened),
             Err(failure) => last = failure,
         }
@@ -76,10 +77,10 @@ pub(crate) async fn outside(context: &Context, asked: &str) -> Result<Opened, Fa
     Err(last)
 }
 
-async fn connect(cluster: &Rc<Cluster>, host: &Rc<Host>) -> Result<Opened, Failure> {
+async fn connect(cluster: &Rc<Cluster>, host: &Rc<Host>, client: &ClientFacts) -> Result<Opened, Failure> {
     let asking = host.begin();
     cluster.series.tries.increment();
-    match host.opaque().await {
+    match host.opaque(&cluster.peer(&client.key)).await {
         Ok((dialled, permit)) => {
             asking.answered();
             cluster.observe(host, Outcome::Success);

@@ -30,7 +30,7 @@ pub(crate) struct Client {
 /// Relays to one of `proxy`'s clusters until both sides have closed.
 pub(crate) async fn relay(context: &Context, snapshot: &Snapshot, proxy: &TcpProxy, client: Client) {
     let mut record = Record::begin(context, &client.facts, Some(proxy.stat_prefix.clone()));
-    match dial::open(context, snapshot, proxy, client.facts.destination).await {
+    match dial::open(context, snapshot, proxy, &client.facts).await {
         Ok(opened) => relay_to(opened, Bytes::new(), client, lasting(proxy), record).await,
         Err(failure) => record.fail(&failure),
     }
@@ -51,7 +51,7 @@ pub(crate) async fn relay_opened(
 /// Relays to a destination outside the mesh, for as long as both sides live: nobody said how long it may be quiet.
 pub(crate) async fn pass_on(context: &Context, asked: &str, client: Client) {
     let mut record = Record::begin(context, &client.facts, Some(crate::context::PASSED_ON.into()));
-    match dial::outside(context, asked).await {
+    match dial::outside(context, asked, &client.facts).await {
         Ok(opened) => relay_to(opened, Bytes::new(), client, Lasting::default(), record).await,
         Err(failure) => record.fail(&failure),
     }

@@ -1,76 +1,216 @@
 //! What one cluster may use: connections, waiting requests, requests in flight.
 //!
-//! The counts are the process's ([`InUse`]), because the limits were promised for the process; the limits are those of
-//! the newest config. Waking who waits for a connection is this worker's: one that another worker gives back is noticed
-//! within [`RECHECK`].
+//! The counts are the process's, because the limits were promised for the process; the limits are those of the newest
+//! config. Requests, places in the queue and connections in use are shared between peers ([`crate::capacity`]). An idle
+//! connection is nobody's, and serves whom comes next; that the connections that are open, idle ones included, are no more
+//! than may be is counted beside that. Waking who waits for an idle connection to close is this worker's: one that another
+//! worker closes is noticed within [`RECHECK`].
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::task::Waker;
 use std::time::Duration;
 
-use outrigger_policy::circuit_breaker::{CircuitBreakers, InUse, Resource, Room};
+use foldhash::HashMap;
+use outrigger_core::peer::PeerKey;
+use outrigger_policy::circuit_breaker::CircuitBreakers;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-/// How soon a connection that another worker gave back is noticed.
+use crate::capacity::{Capacity, Debt, Debts, Holding, Share};
+
+/// How soon a connection that another worker closed is noticed.
 const RECHECK: Duration = Duration::from_millis(20);
+
+/// How long a request waits for a connection.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a request that finds all places taken waits for one whose client owes bytes to be cut.
+const UNTIL_CUT: Duration = Duration::from_secs(1);
+
+/// What of a cluster is in use. One for each cluster name, for the life of the process.
+#[derive(Debug)]
+pub(super) struct InUse {
+    requests: Arc<Capacity>,
+    pending: Arc<Capacity>,
+    /// Connections that carry a request, or opaque bytes.
+    connections: Arc<Capacity>,
+    /// Connections that are open, idle ones and shared ones included.
+    open: AtomicU32,
+    /// Requests that wait for an idle connection, of whichever worker, to close.
+    wanted: AtomicU32,
+    debts: Arc<Debts>,
+}
+
+impl Default for InUse {
+    /// Nothing yet. The limits are those of the first worker that uses the cluster.
+    fn default() -> Self {
+        let debts = Arc::<Debts>::default();
+        let capacity = || Capacity::new(0, Arc::clone(&debts));
+        Self {
+            requests: capacity(),
+            pending: capacity(),
+            connections: capacity(),
+            open: AtomicU32::new(0),
+            wanted: AtomicU32::new(0),
+            debts,
+        }
+    }
+}
 
 /// One cluster's limits and counts, as one worker sees them.
 #[derive(Debug)]
 pub(super) struct Bounds {
     limits: RefCell<CircuitBreakers>,
     in_use: Arc<InUse>,
+    /// Handles of those that use the cluster through this worker, so that no request takes a lock to find its own.
+    peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
     freed: Rc<Notify>,
 }
 
-/// Room for one connection.
+/// What one peer holds of a cluster.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    requests: Arc<Holding>,
+    pending: Arc<Holding>,
+    connections: Arc<Holding>,
+    in_use: Arc<InUse>,
+}
+
+/// The right to an open connection.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
-    room: Option<Room>,
+    in_use: Arc<InUse>,
     freed: Rc<Notify>,
 }
 
+/// A request that waits for an idle connection to close.
+#[derive(Debug)]
+pub(super) struct Wanted(Arc<InUse>);
+
 /// A place in the queue for a connection.
-pub(super) type PendingPermit = Room;
+pub(super) type PendingPermit = Share;
+
+/// A request in flight, and whose it is.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) peer: Rc<Peer>,
+    _share: Share,
+}
 
 impl Bounds {
     pub(super) fn new(limits: CircuitBreakers, in_use: Arc<InUse>) -> Rc<Self> {
-        Rc::new(Self { limits: RefCell::new(limits), in_use, freed: Rc::default() })
+        let bounds = Self {
+            limits: RefCell::new(limits.clone()),
+            in_use,
+            peers: RefCell::default(),
+            freed: Rc::default(),
+        };
+        bounds.set_limits(limits);
+        Rc::new(bounds)
     }
 
     /// The limits of a newer config. What is in use stays in use.
     pub(super) fn set_limits(&self, limits: CircuitBreakers) {
+        self.in_use.requests.set_limit(limits.max_requests);
+        self.in_use.pending.set_limit(limits.max_pending_requests);
+        self.in_use.connections.set_limit(limits.max_connections);
         self.limits.replace(limits);
     }
 
-    /// Room for one connection, if there is some.
-    pub(super) fn connection(&self) -> Option<ConnectionPermit> {
-        let room = self.in_use.take(&self.limits.borrow(), Resource::Connection)?;
-        Some(ConnectionPermit { room: Some(room), freed: Rc::clone(&self.freed) })
+    /// What the peer holds of this cluster.
+    pub(super) fn peer(&self, key: &PeerKey) -> Rc<Peer> {
+        if let Some(peer) = self.peers.borrow().get(key) {
+            return Rc::clone(peer);
+        }
+        let peer = Rc::new(Peer {
+            requests: self.in_use.requests.holding(key),
+            pending: self.in_use.pending.holding(key),
+            connections: self.in_use.connections.holding(key),
+            in_use: Arc::clone(&self.in_use),
+        });
+        self.peers.borrow_mut().insert(key.clone(), Rc::clone(&peer));
+        peer
     }
 
-    /// A place in the queue, if there is one.
-    pub(super) fn pending(&self) -> Option<PendingPermit> {
-        self.in_use.take(&self.limits.borrow(), Resource::Pending)
+    /// One request in flight for the peer. When all are taken, and some that others hold are owed, it waits for one of
+    /// these to be cut.
+    pub(super) async fn request(&self, key: &PeerKey) -> Option<Room> {
+        let peer = self.peer(key);
+        let share = match peer.requests.try_take() {
+            Some(share) => share,
+            None => peer.requests.take_what_is_owed_by(Instant::now() + UNTIL_CUT).await?,
+        };
+        Some(Room { peer, _share: share })
     }
 
-    /// Room for one request in flight, if there is some.
-    pub(super) fn request(&self) -> Option<Room> {
-        self.in_use.take(&self.limits.borrow(), Resource::Request)
+    /// The use of one connection for the peer, waiting in the queue for it if there is a place there. `waits` is kept for
+    /// as long as it waits.
+    pub(super) async fn connection<W>(&self, peer: &Peer, waits: impl FnOnce() -> W) -> Option<Share> {
+        if let Some(share) = peer.connections.try_take() {
+            return Some(share);
+        }
+        let _pending = (peer.pending.try_take()?, waits());
+        peer.connections.take_by(Instant::now() + LONGEST_WAIT).await
     }
 
-    /// Resolves when a connection may have been given back. Cancel-safe.
+    /// A place in the queue, if there is one for the peer.
+    pub(super) fn pending(&self, peer: &Peer) -> Option<PendingPermit> {
+        peer.pending.try_take()
+    }
+
+    /// The right to open one more connection, if there is one.
+    pub(super) fn open(&self) -> Option<ConnectionPermit> {
+        let limit = self.limits.borrow().max_connections;
+        let one_more = |open| (open < limit).then_some(open + 1);
+        self.in_use.open.fetch_update(SeqCst, SeqCst, one_more).ok()?;
+        Some(ConnectionPermit { in_use: Arc::clone(&self.in_use), freed: Rc::clone(&self.freed) })
+    }
+
+    /// Says, until it is dropped, that somebody waits for an idle connection to close.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.in_use.wanted.fetch_add(1, SeqCst);
+        Wanted(Arc::clone(&self.in_use))
+    }
+
+    /// Whether somebody, on whichever worker, waits for an idle connection to close.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.in_use.wanted.load(SeqCst) > 0
+    }
+
+    /// Resolves when a connection may have been closed. Cancel-safe.
     pub(super) async fn freed(&self) {
         tokio::select! {
             () = self.freed.notified() => {}
             () = tokio::time::sleep(RECHECK) => {}
         }
     }
+
+    /// Lets go of the handles of peers that hold nothing.
+    pub(super) fn tidy(&self) {
+        self.peers.borrow_mut().retain(|_, peer| peer.requests.used() > 0 || peer.connections.used() > 0);
+    }
+}
+
+impl Peer {
+    /// Lists an exchange of the peer as one whose client owes bytes, until it is dropped.
+    pub(crate) fn owes(&self, waker: &Waker) -> Debt {
+        let holdings = [Arc::clone(&self.requests), Arc::clone(&self.connections)];
+        self.in_use.debts.list(Box::new(holdings), waker)
+    }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        drop(self.room.take());
+        self.in_use.open.fetch_sub(1, SeqCst);
         self.freed.notify_one();
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.wanted.fetch_sub(1, SeqCst);
     }
 }

@@ -15,14 +15,14 @@ use outrigger_config::endpoint::{Endpoint, Endpoints, HealthStatus, Transport};
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
+use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
-use outrigger_policy::circuit_breaker::Room;
 use outrigger_policy::outlier::Outcome;
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
 use super::balance::{self, Comparison, Load};
-use super::bounds::Bounds;
+use super::bounds::{Bounds, Peer, Room};
 use super::dial::{Dialer, Target, TlsTarget};
 use super::groups::Groups;
 use super::host::Host;
@@ -134,10 +134,10 @@ impl Clusters {
 }
 
 impl Cluster {
-    /// Room for one request in flight, counted for the retry budget.
-    pub(crate) fn admit(&self) -> Result<Room, Failure> {
+    /// Room for one request in flight of `peer`, counted for the retry budget.
+    pub(crate) async fn admit(&self, peer: &PeerKey) -> Result<Room, Failure> {
         self.used.set(Instant::now());
-        let room = self.bounds.request().ok_or_else(|| {
+        let room = self.bounds.request(peer).await.ok_or_else(|| {
             self.series.overflow.increment();
             Failure::upstream(
                 Reason::UpstreamOverflow,
@@ -147,6 +147,11 @@ impl Cluster {
         })?;
         self.state.ledger.request(self.shared.now());
         Ok(room)
+    }
+
+    /// What `peer` holds of this cluster.
+    pub(crate) fn peer(&self, peer: &PeerKey) -> Rc<Peer> {
+        self.bounds.peer(peer)
     }
 
     /// Room in the retry budget for one retry.
@@ -374,6 +379,7 @@ impl Cluster {
 
     fn tidy(&self, now: Instant) {
         self.follow_endpoints();
+        self.bounds.tidy();
         for host in self.hosts.borrow().iter() {
             host.pool.tidy(now);
         }

@@ -11,6 +11,7 @@ use outrigger_policy::outlier::Health;
 use tokio::time::Instant;
 
 use super::balance::Load;
+use super::bounds::Peer;
 use super::dial::{Dialled, Use};
 use super::pool::{Lease, Permit, Pool, Speaks};
 
@@ -35,14 +36,14 @@ impl Host {
         self.weight == endpoint.weight && self.takes_new == takes_new && self.instance == endpoint.instance
     }
 
-    /// A connection for one request.
-    pub(crate) async fn lease(&self, purpose: Use, speaks: Speaks) -> Result<Lease, Failure> {
-        self.pool.lease(purpose, speaks).await
+    /// A connection for one request of `peer`.
+    pub(crate) async fn lease(&self, purpose: Use, speaks: Speaks, peer: &Peer) -> Result<Lease, Failure> {
+        self.pool.lease(purpose, speaks, peer).await
     }
 
-    /// A connection for opaque bytes.
-    pub(crate) async fn opaque(&self) -> Result<(Dialled, Permit), Failure> {
-        self.pool.opaque().await
+    /// A connection for opaque bytes of `peer`.
+    pub(crate) async fn opaque(&self, peer: &Peer) -> Result<(Dialled, Permit), Failure> {
+        self.pool.opaque(peer).await
     }
 
     /// Counts a try at this host until it is dropped.

@@ -6,6 +6,6 @@ pub(crate) mod pool;
 mod groups;
 mod balance;
 mod failing;
-mod bounds;
-pub(crate) mod dial;
 pub(crate) mod shared;
+pub(crate) mod bounds;
+pub(crate) mod dial;

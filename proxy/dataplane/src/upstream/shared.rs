@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use outrigger_core::Name;
-use outrigger_policy::circuit_breaker::InUse;
 use outrigger_policy::outlier::{Ejections, Health};
 use outrigger_policy::retry_budget::RetryLedger;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
+
+use super::bounds::InUse;
 
 /// For all workers to answer; one whose thread is that busy has other worries.
 const PATIENCE: Duration = Duration::from_secs(1);

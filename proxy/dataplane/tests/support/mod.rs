@@ -7,6 +7,7 @@
 pub mod application;
 pub mod client;
 pub mod identity;
+pub mod peer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub struct World {
     own: Vec<Listener>,
     pub secrets: SecretStore,
     pub wildcard: bool,
+    pub settings: Settings,
 }
 
 /// A running worker.
@@ -69,7 +71,13 @@ pub struct Proxy {
 
 impl World {
     pub fn new() -> Self {
-        Self { snapshot: Snapshot::default(), own: Vec::new(), secrets: SecretStore::new(), wildcard: true }
+        Self {
+            snapshot: Snapshot::default(),
+            own: Vec::new(),
+            secrets: SecretStore::new(),
+            wildcard: true,
+            settings: Settings::default(),
+        }
     }
 
     /// A listener whose connections go where `by` says; the first one is `Proxy::address(0)`.
@@ -159,7 +167,7 @@ impl World {
             registry: Arc::clone(&registry),
             sinks: Sinks { log: Some(log), spans: None },
             clusters: Arc::clone(&shared),
-            settings: Settings::default(),
+            settings: self.settings,
         };
         let thread = std::thread::spawn(move || Worker::run(config).unwrap());
         Proxy { registry, published, records, shared, feed, addresses, drains, thread, _listeners: listeners }

@@ -384,7 +384,7 @@ fn a_client_that_reads_nothing_does_not_hold_its_answer_for_ever() {
         served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let began = tokio::time::Instant::now();
         served.done.await.unwrap().unwrap();
-        assert_eq!(began.elapsed().as_secs(), 60);
+        assert_eq!(began.elapsed().as_secs(), 300);
         assert!(failed.borrow().as_ref().is_some_and(|failure| failure.detail.contains("reads nothing")));
     });
 }

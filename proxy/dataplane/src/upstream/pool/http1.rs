@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::lease::{Connection, Lease, Permit};
 use super::{Pool, stopping};
 use crate::codec::client::{Home, Http1Connection};
+use crate::upstream::bounds::Peer;
 use crate::upstream::dial::{Dialled, Use};
 
 /// How long a connection may be idle: below the shortest common keep-alive of servers (Node.js: 5 s), so that we close
@@ -39,28 +40,20 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) async fn http1(self: &Rc<Self>, purpose: Use) -> Result<Lease, Failure> {
-        let mut queued = None;
-        loop {
-            if let Some(lease) = self.take_idle() {
-                return Ok(lease);
-            }
-            let (sender, mut receiver) = oneshot::channel();
-            if let Some(permit) = self.permit() {
-                self.http1.waiting.borrow_mut().push_back(sender);
-                self.start_http1(permit, purpose);
-                return receiver.await.unwrap_or_else(|_| Err(stopping()));
-            }
-            if queued.is_none() {
-                queued = Some(self.bounds.pending().ok_or_else(|| self.overflowed())?);
-            }
-            self.http1.waiting.borrow_mut().push_back(sender);
-            tokio::select! {
-                biased;
-                lease = &mut receiver => return lease.unwrap_or_else(|_| Err(stopping())),
-                () = self.bounds.freed() => {}
-            }
+    pub(super) async fn http1(self: &Rc<Self>, purpose: Use, peer: &Peer) -> Result<Lease, Failure> {
+        let used = self.use_of_one(peer).await?;
+        if let Some(lease) = self.take_idle() {
+            return Ok(lease.used_by(used));
         }
+        let (sender, mut receiver) = oneshot::channel();
+        self.http1.waiting.borrow_mut().push_back(sender);
+        let permit = tokio::select! {
+            biased;
+            lease = &mut receiver => return Ok(lease.unwrap_or_else(|_| Err(stopping()))?.used_by(used)),
+            permit = self.permit_in_time() => permit?,
+        };
+        self.start_http1(permit, purpose);
+        Ok(receiver.await.unwrap_or_else(|_| Err(stopping()))?.used_by(used))
     }
 
     fn take_idle(&self) -> Option<Lease> {
@@ -69,7 +62,7 @@ impl Pool {
             let taken = self.http1.idle.borrow_mut().pop()?;
             self.lost_idle(1);
             if self.is_fresh(&taken, now) && taken.connection.is_open() {
-                let connection = Connection::Http1(taken.connection, taken.born);
+                let connection = Connection::Http1(taken.connection, taken.born, None);
                 return Some(Lease { connection, reused: true, peer: taken.peer });
             }
         }
@@ -96,10 +89,11 @@ impl Pool {
         });
     }
 
-    pub(super) async fn http1_alone(self: &Rc<Self>, purpose: Use) -> Result<Lease, Failure> {
-        let permit = self.permit().ok_or_else(|| self.overflowed())?;
+    pub(super) async fn http1_alone(self: &Rc<Self>, purpose: Use, peer: &Peer) -> Result<Lease, Failure> {
+        let used = self.use_of_one(peer).await?;
+        let permit = self.permit_in_time().await?;
         let dialled = self.dial(purpose).await?;
-        Ok(self.http1_lease(dialled, permit, false))
+        Ok(self.http1_lease(dialled, permit, false).used_by(used))
     }
 
     fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit, pooled: bool) -> Lease {
@@ -109,10 +103,11 @@ impl Pool {
         let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), _permit: permit };
         let connection =
             Http1Connection::new(stream, Rc::clone(self.dialer.limits(&self.target)), Rc::new(home));
-        Lease { connection: Connection::Http1(connection, born), reused: false, peer }
+        Lease { connection: Connection::Http1(connection, born, None), reused: false, peer }
     }
 
-    /// Gives a connection to who has waited for longest, or keeps it.
+    /// Gives a connection to who has waited for longest, or keeps it. All who wait have the right to use one already, so
+    /// that there is nothing to share out here.
     fn hand_over(&self, mut lease: Lease) {
         while let Some(waiter) = self.next_waiter() {
             match waiter.send(Ok(lease)) {
@@ -121,10 +116,10 @@ impl Pool {
                 Err(Err(_)) => return,
             }
         }
-        if self.retired.get() {
+        if self.retired.get() || self.bounds.are_wanted() {
             return;
         }
-        if let Connection::Http1(connection, born) = lease.connection {
+        if let Connection::Http1(connection, born, _) = lease.connection {
             self.series.connections_idle.increment();
             let idle = Idle { connection, peer: lease.peer, born, since: Instant::now() };
             self.http1.idle.borrow_mut().push(idle);
@@ -145,7 +140,8 @@ impl Pool {
     pub(super) fn tidy_http1(&self, now: Instant) {
         let mut idle = self.http1.idle.take();
         let before = idle.len();
-        idle.retain(|idle| self.is_fresh(idle, now) && idle.connection.is_open());
+        let wanted = self.bounds.are_wanted();
+        idle.retain(|idle| !wanted && self.is_fresh(idle, now) && idle.connection.is_open());
         self.lost_idle(before - idle.len());
         // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
         idle.append(&mut self.http1.idle.borrow_mut());
@@ -199,7 +195,7 @@ impl Home for Pooled {
         if pool.settings.borrow().is_spent(self.born.elapsed(), self.carried.get()) {
             return;
         }
-        let connection = Connection::Http1(connection, self.born);
+        let connection = Connection::Http1(connection, self.born, None);
         pool.hand_over(Lease { connection, reused: true, peer: self.peer.clone() });
     }
 }

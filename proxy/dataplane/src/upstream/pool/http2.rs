@@ -14,7 +14,7 @@ use super::lease::{Connection, Lease, Permit};
 use super::{Pool, Settings, stopping};
 use crate::codec::client::Http2Connection;
 use crate::codec::limits::Limits;
-use crate::upstream::bounds::PendingPermit;
+use crate::upstream::bounds::{Peer, PendingPermit};
 use crate::upstream::dial::{Dialled, Use};
 
 /// How long a connection may be without a stream. GOAWAY announces its end, so that this may be long.
@@ -72,7 +72,7 @@ impl Shared {
 }
 
 impl Pool {
-    pub(super) async fn http2(self: &Rc<Self>) -> Result<Lease, Failure> {
+    pub(super) async fn http2(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
         loop {
             {
                 let settings = self.settings.borrow();
@@ -86,7 +86,7 @@ impl Pool {
                     Some(permit) => self.start_http2(permit),
                     None => {
                         // No further connection may be made: wait for a stream on one of those that are there.
-                        let pending = self.bounds.pending().ok_or_else(|| self.overflowed())?;
+                        let pending = self.bounds.pending(peer).ok_or_else(|| self.overflowed())?;
                         return self.share(|_| true, Some(pending)).ok_or_else(|| self.overflowed());
                     }
                 }

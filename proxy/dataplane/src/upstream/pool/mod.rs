@@ -20,9 +20,10 @@ use tokio::time::Instant;
 
 use self::http1::Http1;
 use self::http2::Http2;
-pub(crate) use self::lease::{Lease, Permit};
-use super::bounds::Bounds;
+pub(crate) use self::lease::{Exchange, Lease, Permit};
+use super::bounds::{Bounds, LONGEST_WAIT, Peer};
 use super::dial::{Dialer, Dialled, Target, Use};
+use crate::capacity::Share;
 use crate::metrics::ClusterSeries;
 
 /// The connections to one host.
@@ -100,16 +101,21 @@ impl Pool {
     }
 
     /// A connection for one request. Cancel-safe: what was being dialled for it serves another.
-    pub(super) async fn lease(self: &Rc<Self>, purpose: Use, speaks: Speaks) -> Result<Lease, Failure> {
+    pub(super) async fn lease(
+        self: &Rc<Self>,
+        purpose: Use,
+        speaks: Speaks,
+        peer: &Peer,
+    ) -> Result<Lease, Failure> {
         match (purpose, speaks, &self.target.tls) {
-            (Use::Requests, Speaks::Http2, _) | (Use::Requests, _, Some(_)) => self.http2().await,
+            (Use::Requests, Speaks::Http2, _) | (Use::Requests, _, Some(_)) => self.http2(peer).await,
             // Where requests go over HTTP/2, these are the connections of upgrades alone: one that the other side did not
             // take leaves its connection to the next.
             (Use::Requests | Use::Upgrade, Speaks::Http1, None) | (Use::Upgrade, _, Some(_)) => {
-                self.http1(purpose).await
+                self.http1(purpose, peer).await
             }
             // Requests have their connections under another version, so that there is nothing to share.
-            (Use::Upgrade | Use::Opaque, _, _) => self.http1_alone(purpose).await,
+            (Use::Upgrade | Use::Opaque, _, _) => self.http1_alone(purpose, peer).await,
         }
     }
 
@@ -119,8 +125,9 @@ impl Pool {
     }
 
     /// A connection for opaque bytes, which is not pooled, and the permit to be kept as long as it.
-    pub(super) async fn opaque(self: &Rc<Self>) -> Result<(Dialled, Permit), Failure> {
-        let permit = self.permit().ok_or_else(overflow)?;
+    pub(super) async fn opaque(self: &Rc<Self>, peer: &Peer) -> Result<(Dialled, Permit), Failure> {
+        let used = self.use_of_one(peer).await?;
+        let permit = self.permit_in_time().await?.used_by(used);
         Ok((self.dial(Use::Opaque).await?, permit))
     }
 
@@ -160,19 +167,58 @@ impl Pool {
         dialled
     }
 
-    /// Room for one more connection, if need be that of one to another host which nobody uses.
+    /// The use of one connection for the peer, which may have to wait for it in the queue.
+    async fn use_of_one(&self, peer: &Peer) -> Result<Share, Failure> {
+        let waits = || Waits::new(&self.series);
+        self.bounds.connection(peer, waits).await.ok_or_else(|| self.overflowed())
+    }
+
+    /// The right to open one more connection, if need be that of one to another host which nobody uses.
     fn permit(&self) -> Option<Permit> {
-        let permit = self.bounds.connection().or_else(|| {
+        let permit = self.bounds.open().or_else(|| {
             let siblings: Vec<_> = self.siblings.borrow().iter().filter_map(Weak::upgrade).collect();
-            siblings.iter().any(|pool| pool.close_an_idle_one()).then(|| self.bounds.connection()).flatten()
+            siblings.iter().any(|pool| pool.close_an_idle_one()).then(|| self.bounds.open()).flatten()
         })?;
-        self.series.connections_active.increment();
-        Some(Permit { _permit: permit, series: Arc::clone(&self.series) })
+        Some(Permit::new(permit, Arc::clone(&self.series)))
+    }
+
+    /// The same for who has the right to use one. If there is none, the connections that stand in the way are idle, so that
+    /// this takes until their workers close them.
+    async fn permit_in_time(&self) -> Result<Permit, Failure> {
+        if let Some(permit) = self.permit() {
+            return Ok(permit);
+        }
+        let _guards = (self.bounds.wanted(), Waits::new(&self.series));
+        let closed = async {
+            loop {
+                self.bounds.freed().await;
+                if let Some(permit) = self.permit() {
+                    return permit;
+                }
+            }
+        };
+        tokio::time::timeout(LONGEST_WAIT, closed).await.map_err(|_| self.overflowed())
     }
 
     fn overflowed(&self) -> Failure {
         self.series.overflow.increment();
         overflow()
+    }
+}
+
+/// A request that waits for a connection, counted until it is dropped.
+struct Waits(Arc<ClusterSeries>);
+
+impl Waits {
+    fn new(series: &Arc<ClusterSeries>) -> Self {
+        series.pending.increment();
+        Self(Arc::clone(series))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.pending.decrement();
     }
 }
 

@@ -1,0 +1,243 @@
+//! A bounded number of something (requests, connections), shared fairly between the peers that want it.
+//!
+//! Counted for the whole process. While nobody waits, an admission and its end are a few atomic additions; a lock is taken
+//! by who has to wait, and by who gives something back while others do.
+//!
+//! A peer may hold at most [`SHARE_OF_FREE`] times as much as is free. So a lone peer leaves a sixteenth, a newcomer
+//! finds some of it free, and peers that all want more converge to equal shares as what they hold ends; nothing is taken
+//! back. (This is the dynamic threshold of Choudhury and Hahne, 1998, for buffers of switches.) The last part, one of
+//! [`FOR_NEWCOMERS`], is for peers that hold nothing. A capacity of less than 16 keeps no reserve: its owner meant each of
+//! them. Who waits is served in order within a peer, and the peer that holds least first.
+//!
+//! What a peer holds is read before the count is changed, so that it may exceed its share by one for each other worker
+//! that admits the same peer at that moment. The bound itself is exact.
+
+mod owed;
+mod queue;
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use foldhash::HashMap;
+use outrigger_core::peer::PeerKey;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+pub(crate) use self::owed::{Debt, Debts};
+use self::queue::Queue;
+
+/// How many times what is free one peer may hold.
+const SHARE_OF_FREE: u32 = 15;
+
+/// Which part of a capacity is for peers that hold nothing of it: one of so many.
+const FOR_NEWCOMERS: u32 = 32;
+
+/// How often who waits looks whether something can be taken from those that hold more and owe bytes.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Below this many, entries of peers that are gone are not looked for.
+const FEW_PEERS: usize = 64;
+
+/// Something bounded that peers share.
+#[derive(Debug)]
+pub(crate) struct Capacity {
+    limit: AtomicU32,
+    used: AtomicU32,
+    /// How many wait in `queue`, those that gave up since included.
+    waiting: AtomicU32,
+    queue: Mutex<Queue<Arc<Holding>, oneshot::Sender<Share>>>,
+    peers: Mutex<Peers>,
+    debts: Arc<Debts>,
+}
+
+#[derive(Debug, Default)]
+struct Peers {
+    holdings: HashMap<PeerKey, Weak<Holding>>,
+    /// At how many entries those of peers that are gone are dropped.
+    tidy_at: usize,
+}
+
+/// What one peer holds of a capacity. Counts for as long as somebody has it.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    capacity: Arc<Capacity>,
+    used: AtomicU32,
+}
+
+/// One unit of a capacity. Dropping it gives it back.
+#[derive(Debug)]
+#[must_use = "dropping it gives it back"]
+pub(crate) struct Share {
+    /// `None` once it was given back.
+    holding: Option<Arc<Holding>>,
+}
+
+impl Capacity {
+    /// A capacity of `limit`. `debts` are the exchanges that hold some of it while their client owes bytes.
+    pub(crate) fn new(limit: u32, debts: Arc<Debts>) -> Arc<Self> {
+        Arc::new(Self {
+            limit: AtomicU32::new(limit),
+            used: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            queue: Mutex::default(),
+            peers: Mutex::default(),
+            debts,
+        })
+    }
+
+    /// Changes the limit. What is held stays held.
+    pub(crate) fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, SeqCst);
+    }
+
+    /// How much is in use now.
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> u32 {
+        self.used.load(SeqCst)
+    }
+
+    /// What `peer` holds. Takes a lock and hashes: keep the handle.
+    pub(crate) fn holding(self: &Arc<Self>, peer: &PeerKey) -> Arc<Holding> {
+        let mut peers = locked(&self.peers);
+        if let Some(holding) = peers.holdings.get(peer).and_then(Weak::upgrade) {
+            return holding;
+        }
+        if peers.holdings.len() >= peers.tidy_at {
+            peers.holdings.retain(|_, holding| holding.strong_count() > 0);
+            peers.tidy_at = (2 * peers.holdings.len()).max(FEW_PEERS);
+        }
+        let holding = Arc::new(Holding { capacity: Arc::clone(self), used: AtomicU32::new(0) });
+        peers.holdings.insert(peer.clone(), Arc::downgrade(&holding));
+        holding
+    }
+
+    /// Serves who waits, the peer that holds least first, as far as there is something for it.
+    fn serve(&self, queue: &mut Queue<Arc<Holding>, oneshot::Sender<Share>>) {
+        loop {
+            self.waiting.fetch_sub(queue.drop_fronts(oneshot::Sender::is_closed), SeqCst);
+            let Some(least) = queue.least(|holding| holding.used()).map(Arc::clone) else { return };
+            // What the one that holds least may not have, nobody may.
+            let Some(share) = least.take() else { return };
+            let Some(waiter) = queue.next(&least) else { return };
+            self.waiting.fetch_sub(1, SeqCst);
+            if let Err(share) = waiter.send(share) {
+                share.give_back();
+            }
+        }
+    }
+}
+
+impl Holding {
+    /// How much the peer holds now.
+    pub(crate) fn used(&self) -> u32 {
+        self.used.load(SeqCst)
+    }
+
+    /// Takes one more at once. `None` when all is in use, when the peer has its share, or when it has to wait behind
+    /// others, its own earlier ones included.
+    pub(crate) fn try_take(self: &Arc<Self>) -> Option<Share> {
+        let capacity = &self.capacity;
+        if capacity.waiting.load(SeqCst) == 0 {
+            return self.take();
+        }
+        let mut queue = locked(&capacity.queue);
+        capacity.serve(&mut queue);
+        if queue.has(self) { None } else { self.take() }
+    }
+
+    /// Takes one more, waiting until `deadline` for it. While it waits, exchanges of peers that hold more, and whose client
+    /// owes bytes, are cut. `None` when the time is over. Cancel-safe.
+    pub(crate) async fn take_by(self: &Arc<Self>, deadline: Instant) -> Option<Share> {
+        let capacity = &self.capacity;
+        let (sender, mut receiver) = oneshot::channel();
+        {
+            let mut queue = locked(&capacity.queue);
+            // Before the look at what is free, so that who gives something back from now on sees it.
+            capacity.waiting.fetch_add(1, SeqCst);
+            queue.push(self, sender);
+            capacity.serve(&mut queue);
+        }
+        loop {
+            if let Ok(share) = receiver.try_recv() {
+                return Some(share);
+            }
+            capacity.debts.cut_one(capacity, self.used());
+            let look = deadline.min(Instant::now() + LOOK_AGAIN);
+            match timeout_at(look, &mut receiver).await {
+                Ok(share) => return share.ok(),
+                Err(_) if Instant::now() >= deadline => return receiver.try_recv().ok(),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// As [`Self::take_by`], if waiting can help: something that others hold can be cut. Else `None` at once.
+    pub(crate) async fn take_what_is_owed_by(self: &Arc<Self>, deadline: Instant) -> Option<Share> {
+        if self.capacity.debts.can_cut(&self.capacity, self.used()) {
+            self.take_by(deadline).await
+        } else {
+            None
+        }
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Share> {
+        let capacity = &self.capacity;
+        let limit = capacity.limit.load(SeqCst);
+        let own = self.used();
+        capacity
+            .used
+            .fetch_update(SeqCst, SeqCst, |used| may_take(limit, used, own).then(|| used + 1))
+            .ok()?;
+        self.used.fetch_add(1, SeqCst);
+        Some(Share { holding: Some(Arc::clone(self)) })
+    }
+
+    fn give_back(&self) {
+        self.used.fetch_sub(1, SeqCst);
+        self.capacity.used.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Share {
+    /// Gives it back and leaves it to the caller to serve who waits.
+    fn give_back(mut self) {
+        if let Some(holding) = self.holding.take() {
+            holding.give_back();
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let Some(holding) = self.holding.take() else { return };
+        holding.give_back();
+        let capacity = &holding.capacity;
+        if capacity.waiting.load(SeqCst) > 0 {
+            capacity.serve(&mut locked(&capacity.queue));
+        }
+    }
+}
+
+impl PartialEq for Holding {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+/// Whether a peer that holds `own` may have one more, of `limit` of which `used` are in use.
+fn may_take(limit: u32, used: u32, own: u32) -> bool {
+    let free = limit.saturating_sub(used);
+    match own {
+        0 => free > 0,
+        own => free > limit / FOR_NEWCOMERS && own < free.saturating_mul(SHARE_OF_FREE),
+    }
+}
+
+/// What a panicking thread left is still a valid list.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! One peer cannot take an application from the others: real connections in the numbers in which this was seen.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::cluster::Cluster;
+use outrigger_config::listener::{
+    ChainMatcher, DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
+};
+use outrigger_config::tls::DownstreamTls;
+use outrigger_core::reason::Reason;
+use outrigger_core::record::Direction;
+use outrigger_policy::circuit_breaker::CircuitBreakers;
+use outrigger_proto::xds::{cluster as wire, protobuf};
+use support::application::{Application, ok, read_head};
+use support::client::Client;
+use support::identity::Authority;
+use support::peer::{Peer, get};
+use support::{Proxy, World, cluster, endpoint, forward, manager, tcp_proxy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// The most that a guest may have to wait for an answer while another peer does its worst.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers a GET at once, `/slow` never, and a POST when its body is there.
+async fn application() -> Application {
+    Application::raw(|stream, _, requests| async move {
+        let mut stream = BufReader::new(stream);
+        while let Some(head) = read_head(&mut stream).await {
+            requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            if head.starts_with("GET /slow") {
+                std::future::pending::<()>().await;
+            }
+            if head.starts_with("POST") && stream.read_exact(&mut [0; 10]).await.is_err() {
+                return;
+            }
+            if stream.get_mut().write_all(ok("ok").as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+/// The bounds that the control plane writes, or as few connections as `connections` says.
+fn bounded(application: &Application, connections: u32) -> Cluster {
+    let number = |value| Some(protobuf::UInt32Value { value });
+    let thresholds = wire::circuit_breakers::Thresholds {
+        max_connections: number(connections),
+        max_pending_requests: number(1024),
+        max_requests: number(10_000),
+        ..Default::default()
+    };
+    let breakers = wire::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() };
+    let mut app = cluster("app", [endpoint(application.address)]);
+    app.breakers = CircuitBreakers::decode(Some(breakers)).unwrap();
+    app
+}
+
+fn inbound(handler: Handler, alpn: Option<&str>) -> Listener {
+    let mut listener = support::listener("inbound", NetworkFilter::Handle(handler.clone()));
+    listener.direction = Direction::Inbound;
+    if let Some(alpn) = alpn {
+        let tls = DownstreamTls { alpn: [alpn.into()].into(), require_client_certificate: true, peers: None };
+        listener.default_chain = None;
+        listener.chains = Box::new([FilterChain {
+            name: "http".into(),
+            matcher: ChainMatcher::default(),
+            tls: Some(Arc::new(tls)),
+            filter: NetworkFilter::Handle(handler),
+        }]);
+    }
+    listener
+}
+
+fn http() -> Handler {
+    Handler::Http(manager("app", forward("app")))
+}
+
+fn sidecar(app: Cluster, handler: Handler) -> Proxy {
+    World::new().own(inbound(handler, None)).cluster_of(app).start()
+}
+
+/// A connection from another address of this machine.
+async fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+const HOG: &str = "127.0.0.2";
+const GUEST: &str = "127.0.0.3";
+
+async fn guest(proxy: &Proxy) -> Client {
+    Client { stream: BufReader::new(connect_from(GUEST, proxy.address(0)).await) }
+}
+
+/// That a guest's requests are answered, each in time, on connections old and new.
+async fn a_guest_is_served(proxy: &Proxy) {
+    let served = async {
+        for _ in 0..10 {
+            let mut guest = guest(proxy).await;
+            for _ in 0..3 {
+                assert_eq!(guest.get("app", "/", "").await.status, 200);
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.expect("answers in time");
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waited).await.expect(what);
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 10\r\n\r\n";
+
+#[tokio::test]
+async fn streams_whose_bodies_never_come_leave_room_for_other_peers() {
+    let (authority, application) = (Authority::new(), application().await);
+    let world = World::new().own(inbound(http(), Some("h2"))).cluster_of(bounded(&application, 1024));
+    world.secrets.publish(authority.secrets("cart"));
+    let proxy = world.start();
+    let hog = Peer::new(&authority, "hog", "h2");
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let sender = hog.http2(proxy.address(0)).await;
+        for _ in 0..250 {
+            let request =
+                http::Request::post("https://app/").header("content-length", "10").body(()).unwrap();
+            streams.push(sender.clone().ready().await.unwrap().send_request(request, false).unwrap());
+        }
+    }
+    until("complete heads are forwarded at once", || application.requests() == 960).await;
+    let guest = Peer::new(&authority, "guest", "h2").http2(proxy.address(0)).await;
+    let served = async {
+        for _ in 0..50 {
+            assert_eq!(get(&guest, "/").await, 200);
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.expect("answers in time");
+    assert_eq!(proxy.totals().clusters["app"].pending, 290);
+    // Who has a place in the queue gets it when its turn comes; nobody was refused.
+    let mut first = streams.remove(0);
+    first.1.send_data("0123456789".into(), true).unwrap();
+    assert_eq!(first.0.await.unwrap().status(), 200);
+    until("the next of the queue", || proxy.totals().clusters["app"].pending == 289).await;
+    assert_eq!(proxy.totals().clusters["app"].overflow, 0);
+}
+
+#[tokio::test]
+async fn http1_posts_whose_bodies_never_come_leave_room_for_other_peers() {
+    let application = application().await;
+    let proxy = sidecar(bounded(&application, 1024), http());
+    let mut hogs = Vec::new();
+    for _ in 0..1100 {
+        let mut hog = connect_from(HOG, proxy.address(0)).await;
+        hog.write_all(POST.as_bytes()).await.unwrap();
+        hogs.push(hog);
+    }
+    until("complete heads are forwarded at once", || application.requests() == 960).await;
+    a_guest_is_served(&proxy).await;
+}
+
+#[tokio::test]
+async fn silent_connections_to_an_undeclared_port_leave_room_for_other_peers() {
+    let application = application().await;
+    let handler = Handler::Detect {
+        http: manager("app", forward("app")),
+        tcp: tcp_proxy("app", "app"),
+        within: Duration::from_millis(100),
+    };
+    let proxy = sidecar(bounded(&application, 1024), handler);
+    let mut hogs = Vec::new();
+    for _ in 0..1100 {
+        hogs.push(connect_from(HOG, proxy.address(0)).await);
+    }
+    until("silent ones are dialled through", || application.connections() == 960).await;
+    a_guest_is_served(&proxy).await;
+}
+
+#[tokio::test]
+async fn opaque_connections_of_one_peer_leave_room_for_other_peers() {
+    let application = application().await;
+    let proxy = World::new()
+        .listen(DestinationBy::Name("raw:9000".into()), UnknownDestination::Refuse)
+        .cluster_of(bounded(&application, 64))
+        .tcp("raw:9000", "app")
+        .start();
+    let mut hogs = Vec::new();
+    for _ in 0..70 {
+        hogs.push(connect_from(HOG, proxy.address(0)).await);
+    }
+    until("its share is dialled", || application.connections() == 60).await;
+    a_guest_is_served(&proxy).await;
+}
+
+#[tokio::test]
+async fn an_exchange_whose_client_owes_bytes_is_cut_for_a_peer_that_has_none() {
+    let application = application().await;
+    let mut proxy = sidecar(bounded(&application, 4), http());
+    let mut hogs = Vec::new();
+    for _ in 0..6 {
+        let mut hog = Client { stream: BufReader::new(connect_from(HOG, proxy.address(0)).await) };
+        hog.send(POST).await;
+        hogs.push(hog);
+    }
+    until("it has all there are", || application.requests() == 4).await;
+    let mut guest = guest(&proxy).await;
+    assert_eq!(guest.get("app", "/", "").await.status, 200);
+    let cut = proxy.record().await;
+    assert_eq!((cut.status, cut.reason), (408, Some(Reason::DownstreamTimeout)));
+}
+
+#[tokio::test]
+async fn what_runs_is_not_cut_and_its_end_serves_who_has_least() {
+    let application = application().await;
+    let mut proxy = sidecar(bounded(&application, 4), http());
+    let mut hogs = Vec::new();
+    for _ in 0..8 {
+        let mut hog = Client { stream: BufReader::new(connect_from(HOG, proxy.address(0)).await) };
+        hog.send("GET /slow HTTP/1.1\r\nHost: app\r\n\r\n").await;
+        hogs.push(hog);
+        let taken = hogs.len().min(4);
+        until("they come in order", || application.requests() == taken).await;
+    }
+    let mut guest = guest(&proxy).await;
+    guest.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!((application.requests(), proxy.totals().clusters["app"].pending), (4, 5));
+    drop(hogs.remove(0));
+    assert_eq!(guest.response().await.status, 200, "the guest is before the hog's fifth");
+    assert_eq!(proxy.record().await.reason, Some(Reason::DownstreamConnectionTermination));
+}
