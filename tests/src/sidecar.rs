@@ -137,6 +137,9 @@ impl<'a> Setup<'a> {
             ("--admin", "127.0.0.1:0".into()),
             ("--outbound", "127.0.0.1:0".into()),
             ("--unknown-destination", "refuse".into()),
+            // Most tests have nothing to say once they are done; one that does says so.
+            ("--drain-minimum", "0s".into()),
+            ("--drain-quiet", "0s".into()),
             ("--log", std::env::var("OUTRIGGER_TEST_LOG").unwrap_or_else(|_| "off".into())),
         ] {
             flags.extend([flag.into(), value]);
@@ -193,7 +196,7 @@ impl Running {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        self.running.stop.send_replace(true);
+        self.order_to_end();
     }
 }
 
@@ -280,9 +283,14 @@ impl Sidecar {
         self.home.join("state")
     }
 
+    /// Tells it to end, as SIGTERM does.
+    pub fn order_to_end(&self) {
+        self.running.stop.send_replace(true);
+    }
+
     /// Stops it as SIGTERM does, and waits until it has drained.
     pub async fn stop(&mut self) {
-        self.running.stop.send_replace(true);
+        self.order_to_end();
         let thread = self.running.thread.take().expect("a proxy that runs");
         let joined = tokio::task::spawn_blocking(|| thread.join());
         in_time("a proxy that ends", joined).await.unwrap().unwrap().unwrap();

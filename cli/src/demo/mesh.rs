@@ -294,6 +294,11 @@ impl Mesh {
             self.settings.sampling.to_string().into(),
             "--unknown-destination".into(),
             "refuse".into(),
+            // The applications are told to end after their sidecars, and have nothing more to say.
+            "--drain-minimum".into(),
+            "0s".into(),
+            "--drain-quiet".into(),
+            "100ms".into(),
             "--access-log".into(),
             self.logs().join(format!("{}-access.log", instance.name)).into(),
         ]);

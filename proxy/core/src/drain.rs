@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// A process's drains, in their order: what came in from others first, and only when that is done what the application
-/// itself asks for. It may need the latter to finish the former.
+/// A process's drains, in their order: what came in from others first, and what the application itself asks for when that
+/// is done and the application needs it no more. It may need the latter to finish the former.
 #[derive(Debug, Default)]
 pub struct Drains {
     inbound: Drain,
@@ -64,13 +64,32 @@ impl Drains {
         Guards { inbound: self.inbound.guard(), outbound: self.outbound.guard() }
     }
 
-    /// Drains inbound, then outbound, both together within `within`. The second begins when the first has ended, be it by
-    /// the deadline: what still runs then hears of its end, at least.
-    pub async fn drain(self, within: Duration) -> Drained {
-        let deadline = Instant::now() + within;
+    /// Drains inbound, waits until the application needs outbound no more (`unneeded`), then drains outbound.
+    ///
+    /// All of it ends at `deadline`. The outbound drain starts `notice` before that at the latest, whatever still runs, so
+    /// that its clients are told before they are cut off.
+    pub async fn drain(
+        self,
+        deadline: Instant,
+        notice: Duration,
+        unneeded: impl Future<Output = ()>,
+    ) -> Drained {
         let Self { inbound, outbound } = self;
-        let first = inbound.drain_until(deadline).await;
-        let second = outbound.drain_until(deadline).await;
+        let latest = deadline.checked_sub(notice).unwrap_or(deadline);
+        let inbound = inbound.start(deadline);
+        tokio::pin!(inbound);
+        let mut first = None;
+        let quiet = async {
+            first = Some(inbound.as_mut().await);
+            unneeded.await;
+        };
+        // It passes where inbound never ends or the application never rests.
+        let _ = tokio::time::timeout_at(latest, quiet).await;
+        let second = outbound.start(deadline).await;
+        let first = match first {
+            Some(first) => first,
+            None => inbound.await,
+        };
         if first == Drained::Complete { second } else { first }
     }
 }
@@ -91,17 +110,22 @@ impl Drain {
 
     /// Tells every guard, and waits until all are dropped or `within` has passed. Call it once, at the end.
     pub async fn drain(self, within: Duration) -> Drained {
-        self.drain_until(Instant::now() + within).await
+        self.start(Instant::now() + within).await
     }
 
-    async fn drain_until(self, deadline: Instant) -> Drained {
+    /// Tells every guard before it returns; the future waits for them.
+    fn start(self, deadline: Instant) -> impl Future<Output = Drained> {
         let Self { signal, guard, mut finished } = self;
         guard.draining.store(true, Ordering::Release);
         drop(guard);
         signal.send_replace(Some(deadline));
-        match tokio::time::timeout_at(deadline, finished.recv()).await {
-            Ok(_) => Drained::Complete,
-            Err(_) => Drained::DeadlinePassed,
+        async move {
+            // Kept: a signal whose sender is gone counts as started anyway.
+            let _signal = signal;
+            match tokio::time::timeout_at(deadline, finished.recv()).await {
+                Ok(_) => Drained::Complete,
+                Err(_) => Drained::DeadlinePassed,
+            }
         }
     }
 }
@@ -163,9 +187,45 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(3)).await;
         });
         let start = Instant::now();
-        assert_eq!(drains.drain(Duration::from_secs(10)).await, Drained::Complete);
+        let drained = drains.drain(start + Duration::from_secs(10), Duration::ZERO, async {}).await;
+        assert_eq!(drained, Drained::Complete);
         assert!(work.is_finished());
         assert_eq!(start.elapsed(), Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outbound_goes_on_while_the_application_needs_it() {
+        let drains = Drains::new();
+        let Guards { inbound, mut outbound } = drains.guards();
+        drop(inbound);
+        let start = Instant::now();
+        let work = tokio::spawn(async move {
+            outbound.started().await;
+            start.elapsed()
+        });
+        let needed = tokio::time::sleep(Duration::from_secs(4));
+        let drained = drains.drain(start + Duration::from_secs(10), Duration::from_secs(1), needed).await;
+        assert_eq!(drained, Drained::Complete);
+        assert_eq!(work.await.unwrap(), Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn outbound_clients_are_told_before_the_deadline_whatever_still_runs() {
+        for inbound_ends in [true, false] {
+            let drains = Drains::new();
+            let Guards { inbound, mut outbound } = drains.guards();
+            let held = (!inbound_ends).then_some(inbound);
+            let start = Instant::now();
+            let work = tokio::spawn(async move {
+                outbound.started().await;
+                start.elapsed()
+            });
+            let always = std::future::pending();
+            let drained = drains.drain(start + Duration::from_secs(10), Duration::from_secs(1), always).await;
+            assert_eq!(work.await.unwrap(), Duration::from_secs(9));
+            assert_eq!(drained == Drained::Complete, inbound_ends);
+            drop(held);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -173,7 +233,8 @@ mod tests {
         let drains = Drains::new();
         let guards = drains.guards();
         let start = Instant::now();
-        assert_eq!(drains.drain(Duration::from_secs(10)).await, Drained::DeadlinePassed);
+        let drained = drains.drain(start + Duration::from_secs(10), Duration::ZERO, async {}).await;
+        assert_eq!(drained, Drained::DeadlinePassed);
         assert_eq!(start.elapsed(), Duration::from_secs(10));
         assert!(guards.outbound.is_draining());
     }

@@ -46,6 +46,17 @@ impl Registry {
         metrics
     }
 
+    /// What all workers do, now. Cheaper than [`Registry::totals`].
+    pub fn activity(&self) -> Activity {
+        let mut activity = Activity::default();
+        for worker in locked(&self.workers).iter() {
+            let process = &worker.process;
+            activity.under_way += process.in_flight.value();
+            activity.begun += process.begun.value() + process.downstream_connections_total.value();
+        }
+        activity
+    }
+
     /// The sums over all workers, now. Takes each worker's lock briefly; workers take it only to add a series.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -54,6 +65,15 @@ impl Registry {
         }
         totals
     }
+}
+
+/// Whether anything happens: what is under way, and how much has begun so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Requests and TCP connections being served.
+    pub under_way: u64,
+    /// Requests, TCP connections and accepted connections so far.
+    pub begun: u64,
 }
 
 /// One worker's metrics. Only that worker writes.
@@ -179,6 +199,8 @@ counters! {
     ProcessCounters, ProcessTotals {
         /// Gauge: requests and TCP connections that are being served.
         in_flight,
+        /// Requests and TCP connections that were begun.
+        begun,
         /// Gauge: accepted connections that are open.
         downstream_connections,
         /// Accepted connections.

@@ -1,7 +1,8 @@
 //! One worker: a thread with its own runtime, accept loops, connection pools, balancers and counters.
 //!
 //! The server makes the thread and calls [`Worker::run`], which returns when both drains have started and the last
-//! connection is done, or is cut off when the process ends. Nothing that a worker owns leaves its thread.
+//! connection is done, or is cut off when the process ends. A side that drains takes what the kernel has accepted already
+//! and refuses further connections. Nothing that a worker owns leaves its thread.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
 use outrigger_core::drain::{DrainGuard, Guards};
 use outrigger_core::record::Direction;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::connection::{self, Habits};
@@ -164,8 +165,11 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
             }
         }
     }
-    for Accept { task, .. } in accepting.loops.into_values() {
-        task.abort();
+    let Accepting { loops, .. } = accepting;
+    for Accept { finish, task, .. } in loops.into_values() {
+        finish.notify_one();
+        // What the kernel has accepted is served, before the last connection is waited for.
+        let _ = task.await;
     }
     // Every connection is counted there until it has ended.
     let open = Arc::clone(context.recorder.metrics());
@@ -200,6 +204,8 @@ struct Accepting {
 struct Accept {
     group: Arc<ListenerGroup>,
     direction: Direction,
+    /// Tells the task to take what the kernel has accepted already, close its socket and end.
+    finish: Rc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -214,13 +220,17 @@ impl Accepting {
                 Some((lent, direction, self.guard(direction)?))
             })
             .collect();
+        let inbound_drains = self.inbound.is_none();
         self.loops.retain(|name, accept| {
             let stays = open.iter().any(|(lent, direction, _)| {
                 lent.group.name() == name
                     && Arc::ptr_eq(&lent.group, &accept.group)
                     && *direction == accept.direction
             });
-            if !stays {
+            if !stays && (accept.group.is_retired() || inbound_drains && accept.direction == Direction::Inbound) {
+                accept.finish.notify_one();
+            } else if !stays {
+                // The socket stays bound, and clients wait in its queue for the listener to come back.
                 accept.task.abort();
             }
             stays
@@ -231,8 +241,10 @@ impl Accepting {
             }
             match lent.group.lend(self.id) {
                 Ok(listener) => {
-                    let task = tokio::task::spawn_local(self.accept(listener, lent.config.clone(), guard));
-                    let accept = Accept { group: Arc::clone(&lent.group), direction, task };
+                    let finish = Rc::<Notify>::default();
+                    let accepting = self.accept(listener, lent.config.clone(), guard, Rc::clone(&finish));
+                    let task = tokio::task::spawn_local(accepting);
+                    let accept = Accept { group: Arc::clone(&lent.group), direction, finish, task };
                     self.loops.insert(lent.group.name().clone(), accept);
                 }
                 Err(error) => tracing::error!(listener = %lent.group.name(), %error, "cannot accept"),
@@ -260,27 +272,44 @@ impl Accepting {
         }
     }
 
-    /// Accepts until it is aborted. Each connection is a task of its own, which ends with the connection.
+    /// Accepts until it is told to finish, or aborted. Each connection is a task of its own, which ends with the
+    /// connection.
     fn accept(
         &self,
         listener: Listener,
-        config: ListenerSource,
+        source: ListenerSource,
         guard: DrainGuard,
+        finish: Rc<Notify>,
     ) -> impl Future<Output = ()> + 'static {
         let (context, habits) = (Rc::clone(&self.context), Rc::clone(&self.habits));
+        let mut config = None;
+        let mut finishing = false;
         async move {
             loop {
-                let accepted = listener.accept().await;
+                let accepted = if finishing {
+                    let Some(accepted) = listener.last().await else { return };
+                    accepted
+                } else {
+                    tokio::select! {
+                        accepted = listener.accept() => accepted,
+                        () = finish.notified() => {
+                            finishing = true;
+                            continue;
+                        }
+                    }
+                };
                 let metrics = Arc::clone(context.recorder.metrics());
                 let process = &metrics.process;
                 process.accept_errors.add(listener.take_errors());
-                let config = match &config {
+                let newest = match &source {
                     ListenerSource::Fixed(config) => Some(Arc::clone(config)),
                     ListenerSource::Snapshot => {
                         context.view.snapshot().listeners.get(listener.name()).cloned()
                     }
                 };
-                let Some(config) = config else { continue };
+                // A listener that was just removed serves whoever was let in before.
+                config = newest.or(config);
+                let Some(config) = config.clone() else { continue };
                 process.downstream_connections_total.increment();
                 if process.downstream_connections.value() >= u64::from(context.settings.max_connections) {
                     process.downstream_connections_refused.increment();

@@ -65,7 +65,7 @@ pub(crate) struct Life<'a> {
 impl Life<'_> {
     /// Lives until it is told to end, and says by whom.
     ///
-    /// The sockets come back, because closing them resets what still waits in their queues.
+    /// The sockets come back, because they serve on while the proxy leaves.
     pub(crate) async fn until_told(
         mut self,
         orders: &mut Orders,

@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::life::{Latches, Life};
 use crate::pages::{self, Sight};
 use crate::readiness::Readiness;
-use crate::shutdown::{FLUSH, Orders, propagation};
+use crate::shutdown::{FLUSH, Need, Orders, propagation};
 use crate::sockets::Sockets;
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
 use crate::telemetry::losses::Losses;
@@ -109,13 +109,14 @@ struct Running {
     discovery: Handle,
     /// Whether others could be sent here: it serves something.
     offered: bool,
-    /// Closed last: what waits in a closed socket's queue is reset.
+    /// Workers close what is lent to them, when its queue is empty: what waits in a closed socket's queue is reset.
     sockets: Sockets,
     drains: Drains,
     workers: Workers,
     spans: Option<JoinHandle<()>>,
     log: Option<AccessLogThread>,
-    drain_timeout: Duration,
+    registry: Arc<Registry>,
+    need: Need,
 }
 
 impl Process {
@@ -175,7 +176,7 @@ impl Process {
         let mesh = pages::gauges(reader.clone(), readiness.clone());
         let sight = Sight {
             readiness: readiness.clone(),
-            metrics: Sources { workers: registry, losses, identity, mesh },
+            metrics: Sources { workers: Arc::clone(&registry), losses, identity, mesh },
             published: published.clone(),
             secrets: secrets.clone(),
             reader,
@@ -211,8 +212,8 @@ impl Process {
         let (by, sockets) = life.until_told(&mut orders, &mut workers, &mut hangup).await?;
         tracing::info!(by, "draining");
         readiness.drain();
-        let drain_timeout = args.drain_timeout;
-        let running = Running { discovery, offered, sockets, drains, workers, spans, log, drain_timeout };
+        let need = Need::from_now(&args, &registry);
+        let running = Running { discovery, offered, sockets, drains, workers, spans, log, registry, need };
         tokio::select! {
             () = running.leave() => Ok(()),
             signal = orders.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
@@ -223,15 +224,18 @@ impl Process {
 impl Running {
     /// The way out. What it waits for is bounded at each step, so that it ends within the drain timeout and some seconds.
     async fn leave(self) {
-        let Self { discovery, offered, sockets, drains, workers, spans, log, drain_timeout } = self;
-        let left = discovery.drain_registration().await;
-        tracing::debug!(?left, "left discovery");
-        tokio::time::sleep(propagation(left, offered)).await;
-        match drains.drain(drain_timeout).await {
+        let Self { discovery, offered, sockets, drains, workers, spans, log, registry, need } = self;
+        let leaving = async {
+            let left = discovery.drain_registration().await;
+            tracing::debug!(?left, "left discovery");
+            tokio::time::sleep(propagation(left, offered)).await;
+        };
+        // A short drain is not for the news alone, but for the requests that run.
+        let _ = tokio::time::timeout(need.for_news(), leaving).await;
+        sockets.close_unlent();
+        match drains.drain(need.deadline(), need.notice(), need.over(&registry)).await {
             Drained::Complete => workers.joined().await,
-            Drained::DeadlinePassed => {
-                tracing::warn!(timeout = ?drain_timeout, "drain: what still runs is cut off");
-            }
+            Drained::DeadlinePassed => tracing::warn!("the drain's deadline passed: what still runs is cut off"),
         }
         drop(sockets);
         // Workers that are gone have let go of their ends, so that both of these end by themselves.

@@ -1,19 +1,30 @@
 //! The end: signals, and the order in which a proxy leaves.
 //!
-//! Leave discovery first, keep serving while the news travels, then finish what others asked for, then what the application
-//! asks for, which it could do until then, then flush what is known of it all. A second signal ends the process at once.
+//! Leave discovery first, keep serving while the news travels, then finish what others asked for, then serve the application
+//! until it needs its way out no more ([`Need`]), then flush what is known of it all. One deadline, counted from the first
+//! order, ends all of that. A second signal ends the process at once.
 
 use std::time::Duration;
 
+use outrigger_dataplane::metrics::{Activity, Registry};
 use outrigger_discovery::Left;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::args::Args;
 use crate::error::Error;
 
 /// How long new requests are still served after the workload left discovery: other sidecars hear of it within
 /// milliseconds, and one that reconnects to its control plane right then within its first back-off of 0.5 s.
 const PROPAGATION: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the application calls out.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long before the deadline clients are told of it at the latest, and how much of a short time that is.
+const NOTICE: Duration = Duration::from_secs(1);
+const NOTICE_SHARE: u32 = 6;
 
 /// How long telemetry may take to deliver what it has, once the last request is through.
 pub(crate) const FLUSH: Duration = Duration::from_secs(3);
@@ -24,6 +35,80 @@ pub(crate) fn propagation(left: Left, offered: bool) -> Duration {
     match left {
         Left::Confirmed if offered => PROPAGATION,
         Left::Confirmed | Left::Unconfirmed => Duration::ZERO,
+    }
+}
+
+/// When the process ends, and until when the application can call out before.
+///
+/// Nobody tells a sidecar that its application has ended: SIGTERM often reaches both at once, and an application makes its
+/// last calls when it is done with its own work. So it is served for a minimum of time, and then until it has been quiet
+/// for a while.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Need {
+    ordered: Instant,
+    /// What there was then.
+    seen: Activity,
+    timeout: Duration,
+    minimum: Duration,
+    quiet: Duration,
+}
+
+impl Need {
+    /// What the flags say, counted from now, when the order came.
+    pub(crate) fn from_now(args: &Args, registry: &Registry) -> Self {
+        let Args { drain_timeout, drain_minimum, drain_quiet, .. } = args;
+        Self {
+            ordered: Instant::now(),
+            seen: registry.activity(),
+            timeout: *drain_timeout,
+            minimum: *drain_minimum,
+            quiet: *drain_quiet,
+        }
+    }
+
+    /// When everything ends.
+    pub(crate) fn deadline(&self) -> Instant {
+        // What cannot be reckoned with is far enough away.
+        self.ordered.checked_add(self.timeout).unwrap_or_else(|| self.ordered + Duration::from_secs(u32::MAX.into()))
+    }
+
+    /// How long leaving discovery may take.
+    pub(crate) fn for_news(&self) -> Duration {
+        self.timeout / 2
+    }
+
+    /// How long before the deadline the application's connections are told of it at the latest.
+    pub(crate) fn notice(&self) -> Duration {
+        NOTICE.min(self.timeout / NOTICE_SHARE)
+    }
+
+    /// Resolves when the application needs its way out no more. Called when inbound has drained, so that what still
+    /// happens is the application's. Cancel-safe.
+    pub(crate) async fn over(&self, registry: &Registry) {
+        // Whatever happened since the order counts as happening now: nobody looked.
+        let mut rest = Rest { seen: self.seen, since: self.ordered };
+        loop {
+            let now = Instant::now();
+            if rest.lasts(now, registry.activity()) >= self.quiet && now - self.ordered >= self.minimum {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// How long nothing has happened.
+struct Rest {
+    seen: Activity,
+    since: Instant,
+}
+
+impl Rest {
+    fn lasts(&mut self, now: Instant, activity: Activity) -> Duration {
+        if activity.under_way > 0 || activity != self.seen {
+            *self = Self { seen: activity, since: now };
+        }
+        now - self.since
     }
 }
 
@@ -90,6 +175,64 @@ mod tests {
         assert_eq!(propagation(Left::Confirmed, true), PROPAGATION);
         assert_eq!(propagation(Left::Unconfirmed, true), Duration::ZERO);
         assert_eq!(propagation(Left::Confirmed, false), Duration::ZERO);
+    }
+
+    fn need(timeout: u64, minimum: u64, quiet: u64) -> Need {
+        let seconds = Duration::from_secs;
+        Need {
+            ordered: Instant::now(),
+            seen: Activity::default(),
+            timeout: seconds(timeout),
+            minimum: seconds(minimum),
+            quiet: seconds(quiet),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_that_is_quiet_is_served_for_the_minimum() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        need(30, 5, 2).over(&registry).await;
+        assert_eq!(start.elapsed().as_secs(), 5);
+        need(30, 0, 0).over(&registry).await;
+        assert_eq!(start.elapsed().as_secs(), 5, "with both at nothing, not at all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_that_calls_out_is_served_until_it_has_been_quiet() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        let worker = registry.worker();
+        let calls = async {
+            // A short call after 4 s, a connection after 7 s, a call from 10 s to 20 s: never 5 s of nothing between.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            worker.process.begun.increment();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            worker.process.downstream_connections_total.increment();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            worker.process.in_flight.increment();
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            worker.process.in_flight.decrement();
+            std::future::pending::<()>().await;
+        };
+        let need = need(60, 5, 5);
+        tokio::select! { () = need.over(&registry) => {}, () = calls => {} }
+        assert_eq!(start.elapsed().as_secs(), 25);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happened_while_inbound_drained_counts_too() {
+        let (registry, start) = (Registry::new(), Instant::now());
+        let need = need(60, 5, 5);
+        registry.worker().process.begun.increment();
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        need.over(&registry).await;
+        assert_eq!(start.elapsed().as_secs(), 13);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_are_told_a_second_before_the_end_or_a_sixth_of_a_short_time() {
+        assert_eq!(need(30, 5, 5).notice(), Duration::from_secs(1));
+        assert_eq!(need(3, 5, 5).notice(), Duration::from_millis(500));
+        assert!(need(u64::MAX, 5, 5).deadline() > Instant::now() + Duration::from_secs(1 << 30));
     }
 
     #[tokio::test]

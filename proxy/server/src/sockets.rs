@@ -65,7 +65,13 @@ impl Sockets {
         let mut wanted: Vec<_> =
             snapshot.listeners.values().filter(|listener| !own(&listener.name)).collect();
         wanted.sort_by_key(|listener| listener.name.clone());
-        self.surprising.retain(|group| wanted.iter().any(|listener| serves(group, listener)));
+        self.surprising.retain(|group| {
+            let stays = wanted.iter().any(|listener| serves(group, listener));
+            if !stays {
+                group.retire();
+            }
+            stays
+        });
         let mut lent = self.fixed.clone();
         for listener in wanted {
             lent.extend(
@@ -79,6 +85,13 @@ impl Sockets {
         if !unchanged {
             self.lent.send_replace(lent.into());
         }
+    }
+
+    /// Refuses connections on what is lent to nobody. What is lent, its workers close.
+    pub(crate) fn close_unlent(&self) {
+        let lent = self.lent.borrow();
+        let unlent = |group: &&Arc<ListenerGroup>| !lent.iter().any(|lent| Arc::ptr_eq(&lent.group, group));
+        self.waiting.iter().filter(unlent).for_each(|group| group.close());
     }
 
     fn group_for(&mut self, listener: &Listener) -> Option<Arc<ListenerGroup>> {
@@ -152,6 +165,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lent_to_nobody_can_be_closed() {
+        let (lent, waiting) = (group("inbound|a"), group("inbound|b"));
+        let (open, closed) = (lent.address(), waiting.address());
+        let mut sockets = Sockets::new(vec![lent, waiting], &[], 1);
+        sockets.follow(&snapshot(&[&listener("inbound|a", open)]));
+        sockets.close_unlent();
+        assert!(std::net::TcpStream::connect(open).is_ok() && std::net::TcpStream::connect(closed).is_err());
+    }
+
+    #[test]
     fn an_unchanged_set_is_not_announced() {
         let inbound = group("inbound|a");
         let config = listener("inbound|a", inbound.address());
@@ -169,7 +192,10 @@ mod tests {
         let mut sockets = Sockets::new(Vec::new(), &[], 1);
         sockets.follow(&snapshot(&[&listener("theirs", free)]));
         assert!(sockets.serve(&[free]));
+        let group = Arc::clone(&sockets.surprising[0]);
         sockets.follow(&Snapshot::default());
+        assert!(group.is_retired(), "its workers are told to close it");
+        drop(group);
         assert!(std::net::TcpListener::bind(free).is_ok(), "and let go when its listener goes");
     }
 }

@@ -28,6 +28,8 @@ fn an_embedder_learns_the_addresses_and_ends_the_proxy() {
         ("--outbound", "127.0.0.1:0".to_owned()),
         ("--bind", "127.0.0.1:0=stock.shop:9000".to_owned()),
         ("--workers", "2".to_owned()),
+        ("--drain-minimum", "0s".to_owned()),
+        ("--drain-quiet", "0s".to_owned()),
     ];
     let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
     let command = Command::parse_from(["proxy".to_owned()].into_iter().chain(flags));

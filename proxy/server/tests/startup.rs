@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // only functions marked #[test] are exempt by clippy.toml, and these have helpers
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -148,23 +148,82 @@ fn the_drain_page_ends_the_process() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let place = Place::new();
-    let mut proxy = Running::start(place.command().args(["--drain-timeout", "1m"]));
-    // A client that holds on keeps the drain waiting.
-    let _client = TcpStream::connect(proxy.listens("outbound")).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    let mut proxy =
+        Running::start(place.command().args(["--drain-timeout", "1m", "--drain-minimum", "50s"]));
     proxy.signal("TERM");
     proxy.logs("draining");
     proxy.signal("INT");
     assert_eq!(proxy.ends(Duration::from_secs(5)), Some(1));
 }
 
+/// The application may be told to end at the same moment, and has its last calls to make when its own work is done.
+#[test]
+fn an_application_that_was_quiet_can_call_out_for_the_minimum() {
+    let place = Place::new();
+    let mut proxy =
+        Running::start(place.command().args(["--drain-minimum", "2s", "--drain-quiet", "100ms"]));
+    let outbound = proxy.listens("outbound");
+    let ordered = Instant::now();
+    proxy.signal("TERM");
+    proxy.logs("draining");
+    while ordered.elapsed() < Duration::from_millis(1500) {
+        assert!(answered(outbound).unwrap().starts_with("HTTP/1.1 400 "));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
+    assert!(ordered.elapsed() >= Duration::from_secs(2), "{:?}", ordered.elapsed());
+    assert_eq!(answered(outbound).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+/// An application that never rests is told at the end; whoever connects is served or refused, on each worker's socket.
+#[test]
+fn a_client_that_connects_until_the_very_end_is_never_reset() {
+    let place = Place::new();
+    let mut proxy =
+        Running::start(place.command().args(["--drain-timeout", "2s", "--workers", "2"]));
+    let outbound = proxy.listens("outbound");
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(move || {
+                loop {
+                    match answered(outbound) {
+                        Ok(answer) => assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}"),
+                        Err(error) => return error,
+                    }
+                }
+            })
+        })
+        .collect();
+    proxy.signal("TERM");
+    for client in clients {
+        assert_eq!(client.join().unwrap().kind(), ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
+}
+
+/// What a request that is refused without asking anybody is answered with, on a connection of its own.
+fn answered(outbound: SocketAddr) -> std::io::Result<String> {
+    let mut client = TcpStream::connect(outbound)?;
+    client.write_all(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").expect("it was let in");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("it was let in");
+    Ok(answer)
+}
+
 #[test]
 fn every_flag_is_explained() {
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy")).arg("--help").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for flag in
-        ["--control-plane", "--service", "--bind", "--trace-sampling", "--access-log", "--drain-timeout"]
-    {
+    for flag in [
+        "--control-plane",
+        "--service",
+        "--bind",
+        "--trace-sampling",
+        "--access-log",
+        "--drain-timeout",
+        "--drain-minimum",
+        "--drain-quiet",
+    ] {
         assert!(text.contains(flag), "{flag}");
     }
 }

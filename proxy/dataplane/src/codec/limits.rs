@@ -14,6 +14,9 @@ use http::uri::Authority;
 /// end).
 pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a client that connected just before a drain may take to send its first request.
+pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// What a field costs besides its name and value, in bytes (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 

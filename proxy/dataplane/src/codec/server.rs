@@ -12,12 +12,12 @@ use http::{StatusCode, Version};
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::body::Body;
 use super::head::{RequestHead, ResponseHead};
-use super::limits::Limits;
+use super::limits::{FIRST_REQUEST, Limits};
 use super::upgrade::Upgraded;
 use super::{h1, h2};
 use crate::socket::stream::Stream;
@@ -60,7 +60,10 @@ pub async fn serve<S: Service>(
     let (stream, first, http2) = match protocol {
         Protocol::Http1 => (stream, first, false),
         Protocol::Http2 => (stream, first, true),
-        Protocol::Detect => detect(stream, first, &limits, drain.clone()).await,
+        Protocol::Detect => match detect(stream, first, &limits, drain.clone()).await {
+            Some(detected) => detected,
+            None => return Ok(()),
+        },
     };
     let refused = |failure: &Failure| service.refused(failure);
     if http2 {
@@ -72,33 +75,45 @@ pub async fn serve<S: Service>(
     }
 }
 
-/// Reads until the bytes are, or can no longer be, the beginning of HTTP/2's preface.
+/// Reads until the bytes are, or can no longer be, the beginning of HTTP/2's preface. Returns None if a drain closed the
+/// connection before the client said anything.
 async fn detect(
     mut stream: Stream,
     first: Bytes,
     limits: &Limits,
     mut drain: DrainGuard,
-) -> (Stream, Bytes, bool) {
+) -> Option<(Stream, Bytes, bool)> {
     let mut read = BytesMut::from(first);
     let mut deadline =
         Instant::now() + if read.is_empty() { limits.idle_timeout } else { limits.head_timeout };
+    let first = Instant::now() + FIRST_REQUEST;
+    let mut draining = false;
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
         let silent = read.is_empty();
         let more = tokio::select! {
             more = stream.read_buf(&mut read) => more.unwrap_or(0),
             () = tokio::time::sleep_until(deadline) => 0,
-            () = drain.started() => 0,
+            () = drain.started(), if !draining => {
+                // A client that was just let in is about to speak.
+                draining = true;
+                deadline = deadline.min(first);
+                continue;
+            }
         };
         if silent {
             deadline = Instant::now() + limits.head_timeout;
         }
-        // The end, an error, silence or a drain: HTTP/1 says what that means.
+        if more == 0 && read.is_empty() && draining {
+            let _ = tokio::time::timeout(FIRST_REQUEST, stream.shutdown()).await;
+            return None;
+        }
+        // The end, an error or silence: HTTP/1 says what that means.
         if more == 0 {
             break;
         }
     }
     let http2 = read.starts_with(PREFACE);
-    (stream, read.freeze(), http2)
+    Some((stream, read.freeze(), http2))
 }
 
 /// RFC 9113 section 3.4.

@@ -73,6 +73,7 @@ impl Journal {
     ) -> Self {
         let metrics = Arc::clone(recorder.metrics());
         metrics.process.in_flight.increment();
+        metrics.process.begun.increment();
         let record = RequestRecord {
             started: SystemTime::now(),
             duration: Duration::ZERO,

@@ -85,6 +85,7 @@ impl<'a> Record<'a> {
     fn begin(context: &'a Context, client: &ClientFacts, destination: Option<Name>) -> Self {
         let recorder = &context.recorder;
         recorder.metrics().process.in_flight.increment();
+        recorder.metrics().process.begun.increment();
         let record = RequestRecord {
             started: SystemTime::now(),
             duration: Duration::ZERO,

@@ -188,8 +188,15 @@ impl Proxy {
         tokio::time::timeout(Duration::from_secs(5), self.records.recv()).await.unwrap().unwrap()
     }
 
+    /// Drains, as when the application needs its way out no more once inbound has drained.
     pub async fn drain(self, within: Duration) -> Drained {
-        let drained = self.drains.drain(within).await;
+        self.drain_when(within, async {}).await
+    }
+
+    /// Drains; outbound when `unneeded` resolves after inbound.
+    pub async fn drain_when(self, within: Duration, unneeded: impl Future<Output = ()>) -> Drained {
+        let deadline = tokio::time::Instant::now() + within;
+        let drained = self.drains.drain(deadline, Duration::ZERO, unneeded).await;
         if drained == Drained::Complete {
             tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
         }

@@ -90,9 +90,18 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = UnknownDestination::Passthrough)]
     pub unknown_destination: UnknownDestination,
 
-    /// How long requests and connections may go on after SIGTERM, as in 30s or 1m30s
+    /// How long requests and connections may go on after SIGTERM, as in 30s or 1m30s; everything ends then
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
     pub drain_timeout: Duration,
+
+    /// How long after SIGTERM the application can call out at least. It may have been told to end at the same moment, and
+    /// makes its last calls (flush, deregister) when it has finished its own work
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    pub drain_minimum: Duration,
+
+    /// How long the application must not have called out, with nothing of its under way, until it counts as done
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    pub drain_quiet: Duration,
 
     /// The trust domain of this mesh: the control plane is believed only if its identity lies in it
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = parse_trust_domain)]
@@ -334,6 +343,7 @@ mod tests {
         assert_eq!(args.mode, Mode::OnDemand);
         assert_eq!(args.workers.get(), 1);
         assert_eq!(args.drain_timeout, Duration::from_secs(30));
+        assert_eq!((args.drain_minimum, args.drain_quiet), (Duration::from_secs(5), Duration::from_secs(5)));
         assert_eq!(args.unknown_destination, UnknownDestination::Passthrough);
         assert_eq!(args.access_log, AccessLog::Off);
         assert_eq!(args.trace_sampling, None);
@@ -363,6 +373,8 @@ mod tests {
             ("--mode", "telepathy", "on-demand"),
             ("--drain-timeout", "soon", "30s"),
             ("--drain-timeout", "-3s", "negative"),
+            ("--drain-minimum", "later", "30s"),
+            ("--drain-quiet", "-1s", "negative"),
             ("--trace-sampling", "1.5", "between 0 and 1"),
             ("--trace-sampling", "NaN", "between 0 and 1"),
             ("--instance", "a b", "instance name"),

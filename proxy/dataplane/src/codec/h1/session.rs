@@ -15,6 +15,7 @@ use http::{HeaderValue, Method, StatusCode};
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
+use tokio::time::Instant;
 
 use super::Malformed;
 use super::connection::Connection;
@@ -24,7 +25,7 @@ use super::parse::{self, Request};
 use super::write::{self, Answering};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{ResponseHead, Scheme};
-use crate::codec::limits::Limits;
+use crate::codec::limits::{FIRST_REQUEST, Limits};
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
 
@@ -51,6 +52,9 @@ pub(crate) struct State {
     pub(crate) search: Search,
     /// Requests so far.
     requests: u32,
+    began: Instant,
+    /// While we drain: passes when the first request has had its time to come.
+    first: Option<Watchdog>,
     /// Passes when the connection has been there for long enough.
     life: Watchdog,
     /// It has: or it has had its number of requests.
@@ -97,6 +101,22 @@ pub(crate) enum Finished {
     Taken,
 }
 
+impl State {
+    /// Ready when no first request is about to come: closing before it would reset a client that was just let in.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.requests > 0 {
+            return Poll::Ready(());
+        }
+        let began = self.began;
+        let first = self.first.get_or_insert_with(|| {
+            let mut first = Watchdog::new();
+            first.set(FIRST_REQUEST.saturating_sub(began.elapsed()));
+            first
+        });
+        first.poll_passed(cx)
+    }
+}
+
 impl Session {
     pub(crate) fn new(stream: Stream, first: Bytes, limits: Rc<Limits>, drain: DrainGuard) -> Self {
         let mut life = Watchdog::new();
@@ -105,6 +125,8 @@ impl Session {
         }
         let state = State {
             requests: 0,
+            began: Instant::now(),
+            first: None,
             life,
             ending: false,
             search: Search::default(),
@@ -187,10 +209,10 @@ impl Session {
             *registered = drained.poll(cx).is_pending();
         }
         state.ending |= state.life.poll_passed(cx).is_ready();
-        if !state.in_head && (state.ending || self.drain.is_draining()) {
-            Poll::Ready(Err(Stop::End))
-        } else {
+        if state.in_head || !state.ending && !(self.drain.is_draining() && state.poll_first(cx).is_ready()) {
             Poll::Pending
+        } else {
+            Poll::Ready(Err(Stop::End))
         }
     }
 

@@ -333,6 +333,34 @@ fn drain_closes_idle_connections_and_announces_itself_on_busy_ones() {
     });
 }
 
+/// A client whose connection the kernel accepted just before a drain is about to send its request, in either version.
+#[test]
+fn a_client_that_was_just_let_in_is_served_while_we_drain() {
+    run(async {
+        for (request, answer) in [
+            (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &b"HTTP/1.1 200"[..]),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", b"\0\0"),
+        ] {
+            let mut served = serving(Protocol::Detect, echo);
+            let began = tokio::time::Instant::now();
+            let (_, ()) = tokio::join!(served.drain.drain(Duration::from_secs(9)), async {
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                served.client.write_all(request).await.unwrap();
+                let mut got = vec![0; answer.len()];
+                served.client.read_exact(&mut got).await.unwrap();
+                assert_eq!(got, answer);
+                drop(served.client);
+            });
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        }
+        // One that says nothing is not waited for.
+        let idle = serving(Protocol::Detect, echo);
+        let began = tokio::time::Instant::now();
+        idle.drain.drain(Duration::from_secs(9)).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(1));
+    });
+}
+
 #[test]
 fn a_handler_is_dropped_when_its_client_goes_away() {
     struct Told(Rc<Cell<bool>>);

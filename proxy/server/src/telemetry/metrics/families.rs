@@ -45,6 +45,8 @@ impl<'a, 'b> Families<'a, 'b> {
     pub(super) fn process(&mut self, totals: &ProcessTotals) -> Result<(), fmt::Error> {
         let ProcessTotals {
             in_flight,
+            // What has begun and not ended is in flight; the rest is in `outrigger_requests`.
+            begun: _,
             downstream_connections,
             downstream_connections_total,
             downstream_tls_ok,
