@@ -1,13 +1,16 @@
 //! What clients see of instances that die, leave, fail or restart, and of a control plane that is away: as little as can be.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use outrigger_tests::application::{Application, ok, read_request, status};
+use outrigger_tests::client::Client;
 use outrigger_tests::load::Load;
 use outrigger_tests::mesh::{Mesh, service};
 use outrigger_tests::patience::eventually;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn of_a_killed_instance_clients_see_at_most_the_posts_that_were_under_way() {
@@ -43,6 +46,45 @@ async fn an_instance_that_drains_loses_nothing() {
     eventually("the restarted instance's share", async || (one.requests() > before).then_some(())).await;
     load.finish().await.assert_nothing_lost();
     drop(second);
+}
+
+/// SIGTERM often reaches an application and its sidecar at once; the application says goodbye when its own work is done.
+#[tokio::test]
+async fn an_application_makes_its_last_calls_after_its_sidecar_was_told_to_end() {
+    let https = ["web", "app", "late"].map(|name| service(name, 80, "http")).concat();
+    let mesh = Mesh::start(&[https, service("broker", 9000, "tcp")].concat()).await;
+    let (app, late, broker) =
+        (Application::echo("app").await, Application::echo("late").await, Application::repeater().await);
+    let served = mesh.sidecar("app").serves("app", app.address).serves("late", late.address);
+    let served = served.serves_with("broker:9000", broker.address, ",protocol=tcp").start().await;
+    let own = Application::echo("web").await;
+    let web = mesh.sidecar("web").serves("web", own.address).binds("broker:9000");
+    let mut web = web.flag("--drain-minimum", "1500ms").flag("--drain-quiet", "300ms").start().await;
+    let (outbound, bound) = (web.outbound(), web.bound());
+    let mut session = Client::connect(bound).await;
+    session.send("hello").await;
+    assert_eq!(session.bytes(5).await, b"hello");
+
+    web.order_to_end();
+    eventually("inbound that has drained", async || TcpStream::connect(web.inbound()).await.err()).await;
+    assert_eq!(web.get("app", "/flush").await.by(), (200, "app"));
+    assert_eq!(web.get("late", "/first-used-now").await.by(), (200, "late"));
+    let mut connection = Client::connect(bound).await;
+    connection.send("new").await;
+    assert_eq!(connection.bytes(3).await, b"new");
+    let mut tunnel = web.client().await;
+    tunnel.send("CONNECT broker.shop:9000 HTTP/1.1\r\nHost: broker.shop:9000\r\n\r\n").await;
+    assert!(tunnel.head().await.unwrap().starts_with("HTTP/1.1 200 "));
+    session.send("goodbye").await;
+    session.finish().await;
+    assert_eq!(session.rest().await, b"goodbye");
+    drop((connection, tunnel));
+
+    web.stop().await;
+    for gone in [outbound, bound] {
+        assert_eq!(TcpStream::connect(gone).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+    drop(served);
 }
 
 #[tokio::test]

@@ -227,7 +227,9 @@ impl Accepting {
                     && Arc::ptr_eq(&lent.group, &accept.group)
                     && *direction == accept.direction
             });
-            if !stays && (accept.group.is_retired() || inbound_drains && accept.direction == Direction::Inbound) {
+            if !stays
+                && (accept.group.is_retired() || inbound_drains && accept.direction == Direction::Inbound)
+            {
                 accept.finish.notify_one();
             } else if !stays {
                 // The socket stays bound, and clients wait in its queue for the listener to come back.

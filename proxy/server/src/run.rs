@@ -235,7 +235,9 @@ impl Running {
         sockets.close_unlent();
         match drains.drain(need.deadline(), need.notice(), need.over(&registry)).await {
             Drained::Complete => workers.joined().await,
-            Drained::DeadlinePassed => tracing::warn!("the drain's deadline passed: what still runs is cut off"),
+            Drained::DeadlinePassed => {
+                tracing::warn!("the drain's deadline passed: what still runs is cut off")
+            }
         }
         drop(sockets);
         // Workers that are gone have let go of their ends, so that both of these end by themselves.

@@ -69,7 +69,9 @@ impl Need {
     /// When everything ends.
     pub(crate) fn deadline(&self) -> Instant {
         // What cannot be reckoned with is far enough away.
-        self.ordered.checked_add(self.timeout).unwrap_or_else(|| self.ordered + Duration::from_secs(u32::MAX.into()))
+        self.ordered
+            .checked_add(self.timeout)
+            .unwrap_or_else(|| self.ordered + Duration::from_secs(u32::MAX.into()))
     }
 
     /// How long leaving discovery may take.

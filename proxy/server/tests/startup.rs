@@ -148,8 +148,7 @@ fn the_drain_page_ends_the_process() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let place = Place::new();
-    let mut proxy =
-        Running::start(place.command().args(["--drain-timeout", "1m", "--drain-minimum", "50s"]));
+    let mut proxy = Running::start(place.command().args(["--drain-timeout", "1m", "--drain-minimum", "50s"]));
     proxy.signal("TERM");
     proxy.logs("draining");
     proxy.signal("INT");
@@ -160,8 +159,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn an_application_that_was_quiet_can_call_out_for_the_minimum() {
     let place = Place::new();
-    let mut proxy =
-        Running::start(place.command().args(["--drain-minimum", "2s", "--drain-quiet", "100ms"]));
+    let mut proxy = Running::start(place.command().args(["--drain-minimum", "2s", "--drain-quiet", "100ms"]));
     let outbound = proxy.listens("outbound");
     let ordered = Instant::now();
     proxy.signal("TERM");
@@ -179,8 +177,7 @@ fn an_application_that_was_quiet_can_call_out_for_the_minimum() {
 #[test]
 fn a_client_that_connects_until_the_very_end_is_never_reset() {
     let place = Place::new();
-    let mut proxy =
-        Running::start(place.command().args(["--drain-timeout", "2s", "--workers", "2"]));
+    let mut proxy = Running::start(place.command().args(["--drain-timeout", "2s", "--workers", "2"]));
     let outbound = proxy.listens("outbound");
     let clients: Vec<_> = (0..4)
         .map(|_| {
@@ -201,12 +198,13 @@ fn a_client_that_connects_until_the_very_end_is_never_reset() {
     assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
 }
 
-/// What a request that is refused without asking anybody is answered with, on a connection of its own.
+/// What a request that is refused without asking anybody is answered with, on a connection of its own. Panics if the
+/// client was let in and got no answer.
 fn answered(outbound: SocketAddr) -> std::io::Result<String> {
     let mut client = TcpStream::connect(outbound)?;
-    client.write_all(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").expect("it was let in");
+    client.write_all(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
-    client.read_to_string(&mut answer).expect("it was let in");
+    client.read_to_string(&mut answer).unwrap();
     Ok(answer)
 }
 

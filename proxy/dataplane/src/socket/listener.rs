@@ -281,7 +281,7 @@ mod tests {
                     while let Ok(mut stream) = std::net::TcpStream::connect(address) {
                         connected.send(()).unwrap();
                         let mut greeting = [0];
-                        std::io::Read::read_exact(&mut stream, &mut greeting).expect("it was let in");
+                        io::Read::read_exact(&mut stream, &mut greeting).expect("it was let in");
                     }
                 })
             })

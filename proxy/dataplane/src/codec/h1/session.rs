@@ -209,10 +209,13 @@ impl Session {
             *registered = drained.poll(cx).is_pending();
         }
         state.ending |= state.life.poll_passed(cx).is_ready();
-        if state.in_head || !state.ending && !(self.drain.is_draining() && state.poll_first(cx).is_ready()) {
-            Poll::Pending
-        } else {
+        if state.in_head {
+            return Poll::Pending;
+        }
+        if state.ending || self.drain.is_draining() && state.poll_first(cx).is_ready() {
             Poll::Ready(Err(Stop::End))
+        } else {
+            Poll::Pending
         }
     }
 
