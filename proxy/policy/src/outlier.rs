@@ -12,6 +12,9 @@ use outrigger_proto::xds::{cluster, protobuf};
 
 use crate::field::{Unusable, number, percent, positive_duration, unsupported, unsupported_any};
 
+/// The end of an ejection that no clock ends.
+const SILENT: u64 = u64::MAX;
+
 /// When a cluster's endpoints are ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierDetection {
@@ -65,7 +68,7 @@ pub struct Health {
     consecutive_5xx: AtomicU32,
     consecutive_gateway: AtomicU32,
     consecutive_local: AtomicU32,
-    /// In milliseconds, rounded up; zero while serving.
+    /// In milliseconds, rounded up; zero while serving, [`SILENT`] while it is not known how long.
     ejected_until: AtomicU64,
     /// When it last came back, in milliseconds.
     returned: AtomicU64,
@@ -203,31 +206,47 @@ impl OutlierDetection {
         limit.enforced.holds(sample)
     }
 
+    /// Ejects an endpoint that answers nothing, until [`Health::heard`] says that it does again. False where no more may be
+    /// ejected, or it is already.
+    pub fn eject_silent(&self, health: &Health, endpoints: usize, now: Duration) -> bool {
+        !health.is_ejected(now) && self.take(health, endpoints, SILENT)
+    }
+
     fn eject(&self, health: &Health, endpoints: usize, now: Duration) -> Option<Duration> {
         if health.is_ejected(now) {
             return None;
         }
-        let may = |ejected: u32| {
-            let after = (u64::from(ejected) + 1) * 1_000_000;
-            let most = endpoints as u64 * u64::from(self.max_ejected.millionths());
-            (after <= most || self.always_eject_one && ejected == 0).then(|| ejected + 1)
-        };
-        health.of.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, may).ok()?;
         // Every whole interval that an endpoint served well takes one off the multiplier, as in Envoy.
         let since = now.saturating_sub(Duration::from_millis(health.returned.load(Ordering::Relaxed)));
         let forgiven =
             u32::try_from(since.as_millis() / self.interval.as_millis().max(1)).unwrap_or(u32::MAX);
         let times = health.ejections.load(Ordering::Relaxed).saturating_sub(forgiven).saturating_add(1);
         let span = self.base_ejection.saturating_mul(times).min(self.max_ejection);
-        let until = u64::try_from((now + span).as_millis()).unwrap_or(u64::MAX).max(1);
-        // Two workers may have come here together: the one that is first ejects, the other gives its count back.
-        if health.ejected_until.compare_exchange(0, until, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            health.of.now.fetch_sub(1, Ordering::Relaxed);
+        let until = u64::try_from((now + span).as_millis()).unwrap_or(u64::MAX).clamp(1, SILENT - 1);
+        if !self.take(health, endpoints, until) {
             return None;
         }
         health.ejections.store(times, Ordering::Relaxed);
-        health.of.total.fetch_add(1, Ordering::Relaxed);
         Some(span)
+    }
+
+    /// Marks a serving endpoint as ejected, unless too many are.
+    fn take(&self, health: &Health, endpoints: usize, until: u64) -> bool {
+        let may = |ejected: u32| {
+            let after = (u64::from(ejected) + 1) * 1_000_000;
+            let most = endpoints as u64 * u64::from(self.max_ejected.millionths());
+            (after <= most || self.always_eject_one && ejected == 0).then(|| ejected + 1)
+        };
+        if health.of.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, may).is_err() {
+            return false;
+        }
+        // Two workers may have come here together: the one that is first ejects, the other gives its count back.
+        if health.ejected_until.compare_exchange(0, until, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            health.of.now.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        health.of.total.fetch_add(1, Ordering::Relaxed);
+        true
     }
 }
 
@@ -272,6 +291,22 @@ impl Health {
             self.of.now.fetch_sub(1, Ordering::Relaxed);
         }
         false
+    }
+
+    /// Whether the endpoint is ejected because it answers nothing.
+    pub fn is_silent(&self) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) == SILENT
+    }
+
+    /// The endpoint has answered. Ends an ejection for silence; says whether there was one.
+    pub fn heard(&self) -> bool {
+        let ended = self.is_silent()
+            && self.ejected_until.compare_exchange(SILENT, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if ended {
+            self.succeeded();
+            self.of.now.fetch_sub(1, Ordering::Relaxed);
+        }
+        ended
     }
 
     fn succeeded(&self) {
@@ -380,6 +415,19 @@ mod tests {
         let outcomes = [Outcome::LocalOrigin, Outcome::GatewayError, Outcome::ServerError];
         let ejected = outcomes.map(|outcome| joined.observe(&health, outcome, 2, at(0), 0).is_some());
         assert_eq!(ejected, [false, false, true]);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_ejected_for_silence_comes_back_when_it_is_heard_and_not_before() {
+        let (of, ejections) = (settings(|_| {}), Arc::new(Ejections::default()));
+        let (silent, other) = (Health::new(ejections.clone()), Health::new(ejections.clone()));
+        assert!(of.eject_silent(&silent, 2, at(0)) && !of.eject_silent(&silent, 2, at(0)));
+        assert!(!of.eject_silent(&other, 2, at(0)), "no more than half of them");
+        assert!(silent.is_silent() && silent.is_ejected(at(1_000_000)));
+        assert_eq!(fail(&of, &silent, 9, at(1)), None, "failures do not shorten it");
+        assert!(silent.heard() && !silent.heard());
+        assert!(!silent.is_ejected(at(1)) && !silent.is_silent());
+        assert_eq!((ejections.now(), ejections.total()), (0, 1));
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub struct Body {
     content: Content,
     length: Option<u64>,
     count: Option<Rc<Cell<u64>>>,
+    frames: Option<Rc<Cell<u64>>>,
     guard: Option<Box<dyn Any>>,
 }
 
@@ -69,13 +70,20 @@ impl Body {
     }
 
     fn new(content: Content, length: Option<u64>) -> Self {
-        Self { content, length, count: None, guard: None }
+        Self { content, length, count: None, frames: None, guard: None }
     }
 
     /// Adds the bytes that are read from now on to `count`.
     #[must_use]
     pub fn counted(mut self, count: Rc<Cell<u64>>) -> Self {
         self.count = Some(count);
+        self
+    }
+
+    /// Counts the frames that are read from now on in `frames`.
+    #[must_use]
+    pub fn frames_counted(mut self, frames: Rc<Cell<u64>>) -> Self {
+        self.frames = Some(frames);
         self
     }
 
@@ -125,6 +133,9 @@ impl Body {
                 frame
             }
         };
+        if let (Some(Ok(_)), Some(frames)) = (&frame, &self.frames) {
+            frames.set(frames.get().wrapping_add(1));
+        }
         if let (Some(Ok(Frame::Data(bytes))), Some(count)) = (&frame, &self.count) {
             count.set(count.get() + bytes.len() as u64);
         }

@@ -1,13 +1,16 @@
-//! One attempt: a request sent to one host, until the head of its answer or its failure.
+//! One attempt: a request sent to one host, until the head of its answer or its failure. A host that takes too long to
+//! connect to is left for another one, since nothing was written.
 //!
 //! Cancelled at any await, the exchange is given up and its connection with it.
 
-use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use outrigger_policy::retry::RetryPolicy;
+use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
 use super::journal::Journal;
@@ -18,22 +21,31 @@ use crate::codec::head::RequestHead;
 use crate::codec::server::Responder;
 use crate::upstream::bounds::Peer;
 use crate::upstream::dial::Use;
-use crate::upstream::host::Host;
-use crate::upstream::pool::{Exchange, Speaks};
+use crate::upstream::host::{Asking, Host};
+use crate::upstream::pool::{Exchange, Lease, Speaks};
+use crate::upstream::race::{Winner, race};
 
 /// What is sent, and how long it may take.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Attempt<'a> {
     /// The request's head, as the host gets it.
     pub(super) head: &'a RequestHead,
     /// The request's body.
     pub(super) body: &'a Replay,
     /// Whose request it is.
-    pub(super) peer: &'a Peer,
+    pub(super) peer: &'a Rc<Peer>,
     /// In which version it goes to a plaintext host.
     pub(super) speaks: Speaks,
     /// How long this attempt may take.
     pub(super) limit: Limit,
+}
+
+/// How an attempt ended, and at which host.
+pub(super) struct Ended {
+    pub(super) asking: Asking,
+    pub(super) outcome: Result<(Answer, Exchange), Failed>,
+    /// The right to have asked another host beside the first.
+    pub(super) paid: Option<Retrying>,
 }
 
 /// An attempt that got no answer.
@@ -42,42 +54,118 @@ pub(super) struct Failed {
     pub(super) failure: Failure,
     /// Whether its connection had carried a request before.
     pub(super) reused: bool,
+    /// Where it was given up because its host is silent while others answer: the right to send it to one of them.
+    pub(super) moved: Option<Retrying>,
+}
+
+impl Failed {
+    pub(super) fn new(failure: Failure, reused: bool) -> Self {
+        Self { failure, reused, moved: None }
+    }
 }
 
 impl Attempt<'_> {
-    /// Sends it to `host`. Interim answers go to the client. `moved` counts the bytes of the request.
+    /// A connection to the host of `asking`; or to the one that `rival` gives when the first takes too long, which is then
+    /// the host of `asking`. `failed` is told of a host that failed while the other was still awaited.
+    pub(super) async fn connect(
+        &self,
+        asking: &mut Asking,
+        journal: &mut Journal,
+        moved: impl Fn() -> u64,
+        rival: impl FnOnce(&Host) -> Option<Asking>,
+        failed: impl FnOnce(&Asking, &Failure),
+    ) -> Result<Lease, Failed> {
+        let purpose = if self.head.upgrade.is_some() { Use::Upgrade } else { Use::Requests };
+        let lease =
+            |host: &Rc<Host>| Host::lease_of(Rc::clone(host), purpose, self.speaks, Rc::clone(self.peer));
+        let first = Rc::clone(asking.host());
+        let (mut second, mut lost) = (None, None);
+        let mut leasing = pin!(lease(&first));
+        let connecting = race(
+            leasing.as_mut(),
+            first.patience(),
+            || {
+                second = first.is_connecting().then(|| rival(&first)).flatten();
+                second.as_ref().map(|second: &Asking| lease(second.host()))
+            },
+            |_, failure| lost = Some(failure),
+        );
+        let (winner, connected) = match self.limit.run(connecting, moved).await {
+            Ok(raced) => raced,
+            Err(which) => (Winner::First, Err(late(which, Reached::NotWritten))),
+        };
+        if let Some(mut loser) = second {
+            if winner == Winner::Second {
+                std::mem::swap(asking, &mut loser);
+                journal.try_elsewhere(asking.host().address, asking.host().instance.as_ref());
+            }
+            match lost {
+                Some(failure) => failed(&loser, &failure),
+                // It took too long, and nothing more is known of it.
+                None if winner == Winner::Second => loser.failed(),
+                None => {}
+            }
+        }
+        connected.map_err(|failure| Failed::new(failure, false))
+    }
+
+    /// Sends it on `lease`, to `host`. Interim answers go to the client. `moved` counts the bytes of the request. Each time
+    /// that the host is found silent, `moving` says whether the attempt is given up for one at another host.
     pub(super) async fn send(
-        self,
+        &self,
+        lease: Lease,
         host: &Host,
         journal: &mut Journal,
         responder: &mut Responder,
         moved: impl Fn() -> u64,
+        mut moving: impl FnMut() -> Option<Retrying>,
     ) -> Result<(Answer, Exchange), Failed> {
-        let Self { head, body, peer, speaks, limit } = self;
-        let reached = Cell::new(Reached::NotWritten);
-        let stale = Cell::new(false);
+        let Self { head, body, limit, .. } = self;
+        let reused = lease.reused;
+        let failed = |failure| Failed::new(failure, reused);
+        journal.try_connected(lease.peer.as_ref());
         let exchange = async {
-            let purpose = if head.upgrade.is_some() { Use::Upgrade } else { Use::Requests };
-            let lease = host.lease(purpose, speaks, peer).await?;
-            journal.try_connected(lease.peer.as_ref());
-            stale.set(lease.reused);
-            reached.set(Reached::Maybe);
             let mut exchange = lease.send(head, body.next());
             loop {
                 match exchange.answer().await? {
-                    // A client that is gone is noticed where the final answer goes.
-                    Answer::Interim(head) => drop(responder.interim(head).await),
+                    Answer::Interim(head) => {
+                        host.heard();
+                        // A client that is gone is noticed where the final answer goes.
+                        let _ = responder.interim(head).await;
+                    }
                     answer => return Ok((answer, exchange)),
                 }
             }
         };
-        let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, reached.get(), what));
-        let answered = limit.run(exchange, moved).await.unwrap_or_else(|which| match which {
-            Late::Still => late("no byte moved"),
-            Late::Deadline => late("no answer in time"),
-        });
-        answered.map_err(|failure| Failed { failure, reused: stale.get() })
+        let mut answered = pin!(limit.run(exchange, moved));
+        loop {
+            tokio::select! {
+                biased;
+                answered = &mut answered => {
+                    let answered = answered.unwrap_or_else(|which| Err(late(which, Reached::Maybe)));
+                    return answered.map_err(failed);
+                }
+                () = host.found_silent(), if head.method.is_idempotent() => {
+                    if let moved @ Some(_) = moving() {
+                        return Err(Failed { moved, ..failed(silent()) });
+                    }
+                }
+            }
+        }
     }
+}
+
+fn late(which: Late, reached: Reached) -> Failure {
+    let what = match which {
+        Late::Still => "no byte moved",
+        Late::Deadline => "no answer in time",
+    };
+    Failure::upstream(Reason::UpstreamRequestTimeout, reached, what)
+}
+
+/// A host leaves a request unanswered that another one answers.
+pub(super) fn silent() -> Failure {
+    Failure::upstream(Reason::UpstreamRequestTimeout, Reached::Maybe, "silent while others answer")
 }
 
 /// How long one attempt may take and stand still, its response included, of a request with this `limit`.

@@ -12,7 +12,7 @@ use outrigger_policy::retry::{Decision, Outcome, Retries, RetryPolicy};
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
-use super::attempt::Failed;
+use super::attempt::{Failed, silent};
 use super::replay::Replay;
 use crate::codec::head::RequestHead;
 use crate::upstream::cluster::Cluster;
@@ -83,7 +83,7 @@ impl Rules<'_> {
         body: &Replay,
         progress: &mut Progress,
     ) -> Next {
-        let Failed { failure, reused } = failed;
+        let Failed { failure, reused, moved: _ } = failed;
         progress.furthest = progress.furthest.max(failure.reached);
         if !body.is_whole() {
             return Next::Stands(None);
@@ -109,6 +109,26 @@ impl Rules<'_> {
             Next::Stands(Some(Reason::UpstreamRetryLimitExceeded)) => Next::Stands(None),
             next => next,
         }
+    }
+
+    /// Whether a request that waits for a silent host is sent to another one: as any repetition, if the route retries and the
+    /// budget has room. `None`: it waits on, for as long as it may.
+    pub(super) fn moving(
+        &self,
+        head: &RequestHead,
+        body: &Replay,
+        progress: &mut Progress,
+    ) -> Option<Retrying> {
+        let retry = self.retry.filter(|_| body.is_whole() && head.method.is_idempotent())?;
+        let (mut retries, failure) = (progress.retries, silent());
+        match retry.decide(&mut retries, &head.method, Outcome::Failed(&failure), 0) {
+            Decision::Retry { .. } => {}
+            Decision::Stands | Decision::LimitReached => return None,
+        }
+        let moving = self.cluster.retry()?;
+        progress.retries = retries;
+        progress.furthest = progress.furthest.max(failure.reached);
+        Some(moving)
     }
 
     fn decided(&self, decision: Decision) -> Next {

@@ -4,7 +4,9 @@
 //! and the try under way is given up.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use outrigger_core::error::{Failure, Reached, Side};
@@ -12,23 +14,25 @@ use outrigger_core::reason::Reason;
 use outrigger_policy::outlier;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::Retrying;
+use tokio::time::{Instant, timeout};
 
-use super::attempt::{self, Attempt, Failed};
+use super::attempt::{self, Attempt, Ended, Failed};
 use super::decide::{Next, Progress, Rules};
 use super::filters::Admitted;
 use super::journal::Journal;
 use super::limit::Limit;
+use super::pair::Probe;
 use super::replay::Replay;
 use super::respond::grpc_status;
 use super::trace_context::Trace;
 use crate::client::ClientFacts;
 use crate::codec::answer::Answer;
 use crate::codec::body::Body;
-use crate::codec::head::ResponseHead;
+use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
-use crate::upstream::bounds::Room;
-use crate::upstream::cluster::Cluster;
+use crate::upstream::bounds::{Peer, Room};
+use crate::upstream::cluster::{Cluster, Picked};
 use crate::upstream::host::{Asking, Host};
 use crate::upstream::pool::Exchange;
 
@@ -88,6 +92,24 @@ impl Held {
     }
 }
 
+/// A request under way: what its attempts share.
+struct Request<'a> {
+    head: &'a mut RequestHead,
+    body: &'a Replay,
+    peer: Rc<Peer>,
+    rules: &'a Rules<'a>,
+    progress: Progress,
+    journal: &'a mut Journal,
+    responder: &'a mut Responder,
+}
+
+impl Request<'_> {
+    /// Whether two hosts may execute it, one for certain and the other perhaps.
+    fn may_be_paired(&self) -> bool {
+        self.head.method.is_safe() && self.head.upgrade.is_none() && self.body.is_empty()
+    }
+}
+
 impl Forwarding<'_> {
     /// Carries it out. `responder` is for interim responses alone.
     ///
@@ -107,28 +129,26 @@ impl Forwarding<'_> {
             deadline: self.limit.deadline,
             resolved: self.hosts.as_ref().map(Vec::len),
         };
-        let mut progress = Progress::default();
+        let mut request = Request {
+            head: &mut head,
+            body: &body,
+            peer: Rc::clone(&room.peer),
+            rules: &rules,
+            progress: Progress::default(),
+            journal,
+            responder,
+        };
         let mut retrying = None;
         loop {
-            let host = self.pick(&progress.tried)?;
-            let asking = host.begin();
-            let span = self.trace.try_span();
-            journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
-            self.cluster.series.tries.increment();
-            let received = journal.received();
-            self.trace.write(&mut head.headers, span);
-            let attempt = Attempt {
-                head: &head,
-                body: &body,
-                peer: &room.peer,
-                speaks: self.cluster.speaks(head.version),
-                limit: attempt::limit(self.retry, self.limit),
-            };
-            let outcome = attempt.send(&host, journal, responder, || received.get()).await;
+            let Ended { asking, outcome, paid } = self.next(&mut request).await?;
+            let Request { head, progress, journal, .. } = &mut request;
+            retrying = paid.or(retrying);
+            let host = Rc::clone(asking.host());
             let next = match &outcome {
                 Ok((answer, _)) => {
                     let (status, headers) = answer_facts(answer);
                     let judged = judged(status, headers);
+                    asking.heard();
                     if judged == outlier::Outcome::Success {
                         asking.answered();
                     } else {
@@ -136,25 +156,25 @@ impl Forwarding<'_> {
                     }
                     self.cluster.observe(&host, judged);
                     journal.try_answered(status.as_u16(), grpc_status(headers));
-                    rules.after_answer(status, headers, &head, &body, &mut progress)
+                    rules.after_answer(status, headers, head, &body, progress)
                 }
                 Err(failed) => {
-                    if failed.failure.side == Side::Upstream {
-                        asking.failed();
-                        self.blame(&host, &failed.failure);
-                    }
                     journal.try_failed(&failed.failure);
-                    rules.after_failure(failed, &head, &body, &mut progress)
+                    if failed.moved.is_none() {
+                        self.blame(&asking, &failed.failure);
+                        rules.after_failure(failed, head, &body, progress)
+                    } else {
+                        Next::Again(Duration::ZERO, None)
+                    }
                 }
             };
             match (next, outcome) {
                 (Next::Again(pause, paid), outcome) => {
                     journal.try_ends();
-                    // What was answered is given up before the next try begins.
-                    drop(outcome);
                     self.cluster.series.retries.increment();
                     progress.tried.push(host.address);
-                    retrying = paid;
+                    // What was answered is given up before the next try begins.
+                    retrying = paid.or(outcome.err().and_then(|failed| failed.moved));
                     if !pause.is_zero() {
                         drop(asking);
                         tokio::time::sleep(pause).await;
@@ -176,7 +196,10 @@ impl Forwarding<'_> {
                     };
                     return Ok(match answer {
                         Answer::Interim(head) => Reply::Answer(head, Body::empty(), Some(held)),
-                        Answer::Final(head, body) => Reply::Answer(head, body, Some(held)),
+                        Answer::Final(head, body) => {
+                            let body = body.frames_counted(held.host.frames());
+                            Reply::Answer(head, body, Some(held))
+                        }
                         Answer::Switched(head, upgraded) => Reply::Tunnel(head, upgraded, held),
                     });
                 }
@@ -189,18 +212,129 @@ impl Forwarding<'_> {
         }
     }
 
-    fn pick(&self, tried: &[SocketAddr]) -> Result<Rc<Host>, Failure> {
+    /// The next attempt, at the host that is picked for it.
+    async fn next(&self, request: &mut Request<'_>) -> Result<Ended, Failure> {
+        let Picked { mut host, doubted } = self.pick(&request.progress.tried)?;
+        if let Some(doubted) = doubted.filter(|_| request.progress.tried.is_empty()) {
+            let cover = match host.address == doubted.address {
+                true => self.pick(&[doubted.address])?.host,
+                false => Rc::clone(&host),
+            };
+            if cover.address == doubted.address {
+                // There is no other.
+            } else if request.may_be_paired() && doubted.takes_pair() {
+                // Boxed, so that what seldom happens makes no request larger.
+                return Ok(Box::pin(self.pair(doubted, cover, request)).await);
+            } else if doubted.takes_test() {
+                self.cluster.weigh_silence(&doubted);
+                host = doubted;
+            }
+        }
+        let asking = self.begin(&host, request);
+        Ok(self.attempt(asking, request).await)
+    }
+
+    /// Counts an attempt at `host`, which is about to be made.
+    fn begin(&self, host: &Rc<Host>, request: &mut Request<'_>) -> Asking {
+        let asking = host.begin();
+        let span = self.trace.try_span();
+        request.journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
+        self.cluster.series.tries.increment();
+        self.trace.write(&mut request.head.headers, span);
+        asking
+    }
+
+    /// One attempt, from a connection to the head of an answer.
+    async fn attempt(&self, mut asking: Asking, request: &mut Request<'_>) -> Ended {
+        let Request { head, body, peer, rules, progress, journal, responder } = request;
+        let speaks = self.cluster.speaks(head.version);
+        let attempt = Attempt { head, body, peer, speaks, limit: attempt::limit(self.retry, self.limit) };
+        let received = journal.received();
+        let moved = || received.get();
+        let rival = |first: &Host| {
+            let tried: Vec<_> = progress.tried.iter().copied().chain([first.address]).collect();
+            let host = self.pick(&tried).ok()?.host;
+            (!tried.contains(&host.address)).then(|| {
+                self.cluster.series.tries.increment();
+                host.begin()
+            })
+        };
+        let blame = |asking: &Asking, failure: &Failure| self.blame(asking, failure);
+        let outcome = match attempt.connect(&mut asking, journal, moved, rival, blame).await {
+            Ok(lease) => {
+                let moving = || rules.moving(head, body, progress);
+                attempt.send(lease, asking.host(), journal, responder, moved, moving).await
+            }
+            Err(failed) => Err(failed),
+        };
+        Ended { asking, outcome, paid: None }
+    }
+
+    /// An attempt at a host of which it is in doubt whether it still answers, and at another when it does not soon.
+    async fn pair(&self, doubted: Rc<Host>, cover: Rc<Host>, request: &mut Request<'_>) -> Ended {
+        let asking = self.begin(&doubted, request);
+        let mut probe = Probe::begin(
+            asking,
+            request.head.clone(),
+            self.cluster.speaks(request.head.version),
+            Rc::clone(&request.peer),
+        );
+        let left = self.limit.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let soon = left.into_iter().chain([doubted.cover_after()]).min().unwrap_or_default();
+        match timeout(soon, probe.answer()).await {
+            Ok(answered) => probe.ended(answered, request.responder).await,
+            Err(_) => self.covered(probe, cover, request).await,
+        }
+    }
+
+    async fn covered(&self, mut probe: Probe, cover: Rc<Host>, request: &mut Request<'_>) -> Ended {
+        request.journal.try_ends();
+        let asking = self.begin(&cover, request);
+        self.cluster.series.retries.increment();
+        // One a second for each host in doubt, whether or not the budget has room.
+        let paid = self.cluster.retry();
+        let began = Instant::now();
+        let answered = {
+            let mut covering = pin!(self.attempt(asking, request));
+            tokio::select! {
+                biased;
+                answered = probe.answer() => match answered {
+                    Ok(answered) => answered,
+                    Err(failure) => {
+                        self.blame(&probe.asking, &failure);
+                        return Ended { paid, ..covering.await };
+                    }
+                },
+                ended = &mut covering => {
+                    if ended.outcome.is_ok() {
+                        probe.judge(Rc::clone(&self.cluster), began.elapsed());
+                    }
+                    return Ended { paid, ..ended };
+                }
+            }
+        };
+        request.journal.try_returns();
+        Ended { paid, ..probe.ended(Ok(answered), request.responder).await }
+    }
+
+    fn pick(&self, tried: &[SocketAddr]) -> Result<Picked, Failure> {
         let Some(hosts) = &self.hosts else { return self.cluster.pick(tried, Some(self.client.destination)) };
         let fresh = hosts.iter().find(|host| !tried.contains(&host.address));
-        fresh.or(hosts.first()).map(Rc::clone).ok_or_else(|| {
+        let host = fresh.or(hosts.first()).map(Rc::clone).ok_or_else(|| {
             Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, "the host has no address")
-        })
+        })?;
+        Ok(Picked { host, doubted: None })
     }
 
     /// Counts a failure against its host, unless it is a bound of ours that was reached.
-    fn blame(&self, host: &Host, failure: &Failure) {
+    fn blame(&self, asking: &Asking, failure: &Failure) {
+        asking.ended(failure);
+        if failure.side != Side::Upstream {
+            return;
+        }
+        asking.failed();
         if !matches!(failure.reason, Reason::UpstreamOverflow | Reason::NoHealthyUpstream) {
-            self.cluster.observe(host, outlier::Outcome::LocalOrigin);
+            self.cluster.observe(asking.host(), outlier::Outcome::LocalOrigin);
         }
     }
 }

@@ -200,6 +200,25 @@ impl Journal {
         });
     }
 
+    /// The attempt goes to another endpoint than it was begun for, to which nothing was written.
+    pub(super) fn try_elsewhere(&mut self, endpoint: SocketAddr, instance: Option<&Name>) {
+        self.with_try(|of, _| {
+            of.endpoint = Some(endpoint);
+            of.instance = instance.cloned();
+        });
+    }
+
+    /// The attempt before the one under way is the one that goes on.
+    pub(super) fn try_returns(&mut self) {
+        self.try_ends();
+        let Some(record) = &mut self.record else { return };
+        if let Some(before) = record.tries.len().checked_sub(2) {
+            record.tries.swap(before, before + 1);
+        }
+        let offset = record.tries.last().map_or(Duration::ZERO, |of| of.offset);
+        self.trying = Some(self.began + offset);
+    }
+
     /// A connection is there.
     pub(super) fn try_connected(&mut self, peer: Option<&SpiffeId>) {
         self.with_try(|of, elapsed| {

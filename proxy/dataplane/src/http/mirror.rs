@@ -28,6 +28,7 @@ use crate::codec::head::RequestHead;
 use crate::context::Context;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::dial::Use;
+use crate::upstream::host::Host;
 
 /// How long a copy may take.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -117,13 +118,16 @@ async fn send(
     let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
         let room = cluster.admit(&client.key).await?;
-        let host = cluster.pick(&[], Some(client.destination))?;
-        let _asking = host.begin();
-        let lease = host.lease(Use::Requests, cluster.speaks(head.version), &room.peer).await?;
+        let host = cluster.pick(&[], Some(client.destination))?.host;
+        let asking = host.begin();
+        let (speaks, peer) = (cluster.speaks(head.version), Rc::clone(&room.peer));
+        let lease = Host::lease_of(host, Use::Requests, speaks, peer).await?;
         // Nothing is written of a copy that has fallen behind already.
         let mut exchange = lease.send(&head, queue.body()?);
         loop {
-            match exchange.answer().await? {
+            let answer = exchange.answer().await?;
+            asking.heard();
+            match answer {
                 Answer::Interim(_) => {}
                 Answer::Switched(..) => return Ok(()),
                 // Read to its end, so that the connection serves again.

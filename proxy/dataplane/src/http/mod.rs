@@ -12,6 +12,7 @@ mod request_timeout;
 mod forward;
 mod filters;
 mod decide;
+mod pair;
 mod attempt;
 mod replay;
 mod limit;

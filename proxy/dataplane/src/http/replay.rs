@@ -57,6 +57,11 @@ impl Replay {
         })))
     }
 
+    /// Whether there is no body at all.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.0, Kind::Empty)
+    }
+
     /// Whether another try would have all of the body.
     pub(super) fn is_whole(&self) -> bool {
         match &self.0 {

@@ -1,6 +1,7 @@
-//! Finds an endpoint for opaque bytes and connects to it, elsewhere if the first does not answer.
+//! Finds an endpoint for opaque bytes and connects to it, elsewhere if the first does not answer or takes too long.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
 use outrigger_config::snapshot::Snapshot;
@@ -14,9 +15,10 @@ use outrigger_policy::outlier::Outcome;
 use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
-use crate::upstream::cluster::Cluster;
+use crate::upstream::cluster::{Cluster, Picked};
 use crate::upstream::host::{Asking, Host};
 use crate::upstream::pool::Permit;
+use crate::upstream::race::{Winner, race};
 
 /// A connection to an endpoint, and what it holds while it lives.
 #[derive(Debug)]
@@ -49,8 +51,16 @@ pub(crate) async fn open(
     let cluster = context.clusters.cluster(config);
     let mut tried = Vec::new();
     loop {
-        let host = cluster.pick(&tried, Some(client.destination))?;
-        match connect(&cluster, &host, client).await {
+        let Picked { mut host, doubted } = cluster.pick(&tried, Some(client.destination))?;
+        if let Some(doubted) = doubted.filter(|doubted| tried.is_empty() && doubted.takes_test()) {
+            host = doubted;
+        }
+        let rival = || {
+            let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
+            let other = cluster.pick(&tried, Some(client.destination)).ok()?.host;
+            (host.is_connecting() && !tried.contains(&other.address)).then_some(other)
+        };
+        match connect(&cluster, &host, client, rival).await {
             Ok(opened) => return Ok(opened),
             Err(failure) => {
                 tried.push(host.address);
@@ -68,8 +78,9 @@ pub(crate) async fn open(
 pub(crate) async fn outside(context: &Context, asked: &str, client: &ClientFacts) -> Result<Opened, Failure> {
     let (cluster, hosts) = context.outside(asked).await?;
     let mut last = Failure::local(Reason::NoDestination, asked);
-    for host in hosts {
-        match connect(&cluster, &host, client).await {
+    for (at, host) in hosts.iter().enumerate() {
+        let rival = || hosts.get(at + 1).filter(|_| host.is_connecting()).cloned();
+        match connect(&cluster, host, client, rival).await {
             Ok(opened) => return Ok(opened),
             Err(failure) => last = failure,
         }
@@ -77,29 +88,61 @@ pub(crate) async fn outside(context: &Context, asked: &str, client: &ClientFacts
     Err(last)
 }
 
-async fn connect(cluster: &Rc<Cluster>, host: &Rc<Host>, client: &ClientFacts) -> Result<Opened, Failure> {
-    let asking = host.begin();
-    cluster.series.tries.increment();
-    match host.opaque(&cluster.peer(&client.key)).await {
+/// Connects to `host`, or to the one that `rival` gives when that takes too long.
+async fn connect(
+    cluster: &Rc<Cluster>,
+    host: &Rc<Host>,
+    client: &ClientFacts,
+    rival: impl FnOnce() -> Option<Rc<Host>>,
+) -> Result<Opened, Failure> {
+    let begin = |host: &Rc<Host>| {
+        cluster.series.tries.increment();
+        host.begin()
+    };
+    let (first, mut second, mut lost) = (begin(host), None, None);
+    let open = |host: &Rc<Host>| Host::opaque_of(Rc::clone(host), cluster.peer(&client.key));
+    let rival = || {
+        second = rival().map(|host| begin(&host));
+        second.as_ref().map(|second: &Asking| open(second.host()))
+    };
+    let opening = pin!(open(host));
+    let (winner, opened) = race(opening, host.patience(), rival, |_, failure| lost = Some(failure)).await;
+    let (asking, loser) = match (winner, second) {
+        (Winner::Second, Some(second)) => (second, Some(first)),
+        (_, second) => (first, second),
+    };
+    match (loser, lost) {
+        (Some(loser), Some(failure)) => blame(cluster, &loser, &failure),
+        // It took too long, and nothing more is known of it.
+        (Some(loser), None) if winner == Winner::Second => loser.failed(),
+        _ => {}
+    }
+    match opened {
         Ok((dialled, permit)) => {
+            asking.heard();
             asking.answered();
-            cluster.observe(host, Outcome::Success);
+            cluster.observe(asking.host(), Outcome::Success);
             Ok(Opened {
                 stream: dialled.stream,
                 peer: dialled.peer,
-                address: host.address,
-                instance: host.instance.clone(),
+                address: asking.host().address,
+                instance: asking.host().instance.clone(),
                 cluster: cluster.name.clone(),
                 _permit: permit,
                 _asking: asking,
             })
         }
         Err(failure) => {
-            if failure.reason != Reason::UpstreamOverflow {
-                asking.failed();
-                cluster.observe(host, Outcome::LocalOrigin);
-            }
+            blame(cluster, &asking, &failure);
             Err(failure)
         }
+    }
+}
+
+fn blame(cluster: &Rc<Cluster>, asking: &Asking, failure: &Failure) {
+    asking.ended(failure);
+    if failure.reason != Reason::UpstreamOverflow {
+        asking.failed();
+        cluster.observe(asking.host(), Outcome::LocalOrigin);
     }
 }

@@ -68,6 +68,11 @@ impl Load {
         self.failing.failed(now);
     }
 
+    /// What was known of its latency is out of date.
+    pub(super) fn forget(&self) {
+        self.average_seconds.set(0.0);
+    }
+
     /// Tries under way.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.get()

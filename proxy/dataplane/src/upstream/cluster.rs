@@ -28,6 +28,7 @@ use super::groups::Groups;
 use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
 use super::shared::{EndpointLoad, SharedCluster, SharedClusters};
+use super::silence::{Answers, Silence};
 use crate::metrics::{ClusterSeries, WorkerMetrics};
 use crate::socket::address::EndpointAddress;
 
@@ -65,6 +66,16 @@ pub(crate) struct Cluster {
     dialer: Rc<Dialer>,
     used: Cell<Instant>,
     turn: Cell<usize>,
+    answers: Rc<Answers>,
+}
+
+/// What a pick has found.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    /// Where the next attempt goes.
+    pub(crate) host: Rc<Host>,
+    /// Another host that was met on the way, of which it is in doubt whether it still answers.
+    pub(crate) doubted: Option<Rc<Host>>,
 }
 
 impl Clusters {
@@ -99,6 +110,7 @@ impl Clusters {
             dialer: Rc::clone(&self.dialer),
             used: Cell::new(Instant::now()),
             turn: Cell::new(0),
+            answers: Rc::default(),
         });
         self.clusters.borrow_mut().insert(config.name.clone(), Rc::clone(&cluster));
         cluster
@@ -114,7 +126,7 @@ impl Clusters {
                 cluster: cluster.name.clone(),
                 address: host.address,
                 active: host.load.in_flight(),
-                latency: host.load.latency(now),
+                latency: host.latency(now),
             };
             hosts.iter().map(load).collect::<Vec<_>>()
         });
@@ -163,31 +175,73 @@ impl Cluster {
         retrying
     }
 
-    /// The host for the next try: none of those `tried` while there is another, none that is ejected while there is
-    /// another. `original` is where the connection was going before it was redirected.
-    pub(crate) fn pick(
-        &self,
-        tried: &[SocketAddr],
-        original: Option<SocketAddr>,
-    ) -> Result<Rc<Host>, Failure> {
+    /// The host for the next try: none of those `tried` while there is another, none that is ejected or leaves requests
+    /// unanswered while there is another. `original` is where the connection was going before it was redirected.
+    pub(crate) fn pick(&self, tried: &[SocketAddr], original: Option<SocketAddr>) -> Result<Picked, Failure> {
         let none = |why: &str| Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why);
         if let Discovery::OriginalDestination(transport) = &self.config.borrow().discovery {
             let address = original.ok_or_else(|| none("the connection was not redirected"))?;
-            return Ok(self.unlisted(address, transport));
+            return Ok(Picked { host: self.unlisted(address, transport), doubted: None });
         }
         self.follow_endpoints();
         let hosts = Rc::clone(&self.hosts.borrow());
         let now = self.shared.now();
-        let serving = |host: &Host| host.takes_new && !host.health.is_ejected(now);
-        let fresh = |host: &Host| !tried.contains(&host.address);
+        let clock = Instant::now();
+        let doubted = Cell::new(None);
+        let detects = self.config.borrow().outlier.is_some();
+        let serving = |host: &Rc<Host>| host.takes_new && !host.health.is_ejected(now);
+        let doubt = |host: &Rc<Host>| detects.then(|| host.doubt(clock)).flatten();
+        let answering = |host: &Rc<Host>| match doubt(host) {
+            None => serving(host),
+            Some(doubt) => {
+                if host.takes_new {
+                    doubted.set(Some(Rc::clone(host)));
+                }
+                serving(host) && !doubt.avoided
+            }
+        };
+        let fresh = |host: &Rc<Host>| !tried.contains(&host.address);
+        let again = !tried.is_empty();
         // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain.
-        self.choose(&hosts, |host| serving(host) && fresh(host))
-            .or_else(|| if tried.is_empty() { None } else { self.choose(&hosts, serving) })
+        let host = self
+            .choose(&hosts, |host| fresh(host) && answering(host))
+            .or_else(|| again.then(|| self.choose(&hosts, answering)).flatten())
+            .or_else(|| self.choose(&hosts, |host| fresh(host) && serving(host)))
+            .or_else(|| again.then(|| self.choose(&hosts, serving)).flatten())
             .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
             .or_else(|| self.draw(&hosts, |host| host.takes_new))
             .ok_or_else(|| {
                 none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" })
-            })
+            })?;
+        Ok(Picked { host, doubted: doubted.take() })
+    }
+
+    /// A pair has failed: another host answered the request that `host` leaves unanswered. Wakes who waits for it, and ejects
+    /// it when that goes on.
+    pub(crate) fn found_silent(&self, host: &Host) {
+        host.silence.pair_failed();
+        tracing::debug!(cluster = %self.name, endpoint = %host.address, "endpoint is silent while another answers");
+        self.weigh_silence(host);
+    }
+
+    /// Ejects a host whose silence is long and sure enough.
+    pub(crate) fn weigh_silence(&self, host: &Host) {
+        let hosts = Rc::clone(&self.hosts.borrow());
+        let waiting = hosts.iter().map(|host| host.load.in_flight()).fold(0, u32::saturating_add);
+        let others = waiting.saturating_sub(host.load.in_flight());
+        if !host.silence.is_proven(Instant::now(), others) {
+            return;
+        }
+        let config = self.config.borrow();
+        let Some(outlier) = &config.outlier else { return };
+        if outlier.eject_silent(&host.health, hosts.len(), self.shared.now()) {
+            self.series.ejections.increment();
+            tracing::info!(
+                cluster = %self.name,
+                endpoint = %host.address,
+                "endpoint ejected: it answers nothing while others do"
+            );
+        }
     }
 
     /// The host at `address`, which no endpoint list names.
@@ -237,7 +291,7 @@ impl Cluster {
     }
 
     /// One of those that serve, by priority, locality and weight where the cluster has them.
-    fn choose(&self, hosts: &[Rc<Host>], serves: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
+    fn choose(&self, hosts: &[Rc<Host>], serves: impl Fn(&Rc<Host>) -> bool) -> Option<Rc<Host>> {
         let groups = Rc::clone(&self.groups.borrow());
         if groups.is_plain() {
             return self.draw(hosts, serves);
@@ -265,7 +319,7 @@ impl Cluster {
         picked.map(|index| Rc::clone(&hosts[index]))
     }
 
-    fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Host) -> bool) -> Option<Rc<Host>> {
+    fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Rc<Host>) -> bool) -> Option<Rc<Host>> {
         let usable = |index: usize| usable(&hosts[index]);
         let below = |below: usize| fastrand::usize(..below);
         let picked = self.compared(hosts, |balancing, by| match balancing {
@@ -293,7 +347,7 @@ impl Cluster {
         let now = Instant::now();
         let balancing = self.config.borrow().balancing;
         let cost = |at: usize| match balancing {
-            Balancing::PeakEwma => hosts[at].load.cost(now),
+            Balancing::PeakEwma => hosts[at].cost(now),
             Balancing::LeastRequest { .. } => hosts[at].load.queue(),
             Balancing::RoundRobin | Balancing::Random => 0.0,
         };
@@ -330,7 +384,7 @@ impl Cluster {
             let same = before.remove(&endpoint.address).filter(|host| *host.pool.target() == target);
             hosts.push(match same {
                 Some(host) if host.is(endpoint) => host,
-                Some(host) => Rc::new(self.host(endpoint, target, Some(Rc::clone(&host.pool)))),
+                Some(host) => Rc::new(self.host(endpoint, target, Some(&host))),
                 None => Rc::new(self.host(endpoint, target, None)),
             });
         }
@@ -354,8 +408,9 @@ impl Cluster {
         Target { address: EndpointAddress(endpoint.address), tls }
     }
 
-    fn host(&self, endpoint: &Endpoint, target: Target, pool: Option<Rc<Pool>>) -> Host {
-        let pool = pool.unwrap_or_else(|| {
+    /// The host of `endpoint`. One that was there `before` keeps its connections, and what it left unanswered.
+    fn host(&self, endpoint: &Endpoint, target: Target, before: Option<&Host>) -> Host {
+        let pool = before.map(|host| Rc::clone(&host.pool)).unwrap_or_else(|| {
             let config = self.config.borrow();
             Pool::new(
                 target,
@@ -366,12 +421,16 @@ impl Cluster {
                 Arc::clone(&self.series),
             )
         });
+        let now = Instant::now();
+        let silence = before.map(|host| Rc::clone(&host.silence));
+        let silence = silence.unwrap_or_else(|| Rc::new(Silence::new(Rc::clone(&self.answers), now)));
         Host {
             address: endpoint.address,
             instance: endpoint.instance.clone(),
             weight: endpoint.weight,
             takes_new: matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded),
-            load: Load::new(endpoint.weight, Instant::now()),
+            load: Load::new(endpoint.weight, now),
+            silence,
             health: self.state.health(endpoint.address),
             pool,
         }
@@ -380,8 +439,14 @@ impl Cluster {
     fn tidy(&self, now: Instant) {
         self.follow_endpoints();
         self.bounds.tidy();
-        for host in self.hosts.borrow().iter() {
+        let hosts = Rc::clone(&self.hosts.borrow());
+        for host in hosts.iter() {
             host.pool.tidy(now);
+            // Requests that found another host in time have not seen these.
+            for _ in 0..host.pool.take_unseen_failures() {
+                host.load.failed(now);
+                self.observe(host, Outcome::LocalOrigin);
+            }
         }
         self.unlisted.borrow_mut().retain(|_, (host, used)| {
             host.pool.tidy(now);

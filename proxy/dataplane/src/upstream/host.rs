@@ -1,12 +1,15 @@
 //! One endpoint of a cluster as one worker sees it: its load, its connections, and its health, which all workers share.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::endpoint::{Endpoint, HealthStatus};
 use outrigger_core::Name;
-use outrigger_core::error::Failure;
+use outrigger_core::error::{Failure, Side};
+use outrigger_core::reason::Reason;
 use outrigger_policy::outlier::Health;
 use tokio::time::Instant;
 
@@ -14,6 +17,7 @@ use super::balance::Load;
 use super::bounds::Peer;
 use super::dial::{Dialled, Use};
 use super::pool::{Lease, Permit, Pool, Speaks};
+use super::silence::{DOUBTED, Doubt, Silence};
 
 /// An endpoint that may be asked.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub(crate) struct Host {
     pub(super) weight: u32,
     pub(super) takes_new: bool,
     pub(super) load: Load,
+    pub(super) silence: Rc<Silence>,
     pub(super) health: Arc<Health>,
     pub(super) pool: Rc<Pool>,
 }
@@ -36,20 +41,114 @@ impl Host {
         self.weight == endpoint.weight && self.takes_new == takes_new && self.instance == endpoint.instance
     }
 
-    /// A connection for one request of `peer`.
-    pub(crate) async fn lease(&self, purpose: Use, speaks: Speaks, peer: &Peer) -> Result<Lease, Failure> {
-        self.pool.lease(purpose, speaks, peer).await
+    /// A connection for one request of `peer`, of a host that the future keeps.
+    pub(crate) async fn lease_of(
+        host: Rc<Self>,
+        purpose: Use,
+        speaks: Speaks,
+        peer: Rc<Peer>,
+    ) -> Result<Lease, Failure> {
+        host.pool.lease(purpose, speaks, &peer).await
     }
 
-    /// A connection for opaque bytes of `peer`.
-    pub(crate) async fn opaque(&self, peer: &Peer) -> Result<(Dialled, Permit), Failure> {
-        self.pool.opaque(peer).await
+    /// A connection for opaque bytes of `peer`, of a host that the future keeps.
+    pub(crate) async fn opaque_of(host: Rc<Self>, peer: Rc<Peer>) -> Result<(Dialled, Permit), Failure> {
+        host.pool.opaque(&peer).await
     }
 
     /// Counts a try at this host until it is dropped.
     pub(crate) fn begin(self: &Rc<Self>) -> Asking {
+        let began = Instant::now();
         self.load.begin();
-        Asking { host: Rc::clone(self), began: Instant::now() }
+        self.silence.begin(began);
+        Asking { host: Rc::clone(self), began }
+    }
+
+    /// What one more request would cost, in seconds of waiting: never less than what is unanswered has waited already.
+    pub(super) fn cost(&self, now: Instant) -> f64 {
+        let (cost, bound) = (self.load.cost(now), self.silence.bound(now));
+        if bound.is_zero() { cost } else { cost.max(bound.as_secs_f64() * (self.load.queue() + 1.0)) }
+    }
+
+    /// Whether the host leaves requests unanswered while others of its cluster answer.
+    pub(super) fn doubt(&self, now: Instant) -> Option<Doubt> {
+        if self.health.is_silent() {
+            return Some(Doubt { avoided: true });
+        }
+        self.silence.doubt(now, || self.load.latency(now).unwrap_or_default())
+    }
+
+    /// The time to the head of an answer, to be shown: at least as long as it leaves requests unanswered.
+    pub(super) fn latency(&self, now: Instant) -> Option<Duration> {
+        self.load.latency(now).max(self.silence.age(now))
+    }
+
+    /// Whether a covered request is due that finds out whether the host still answers. Then counts it.
+    pub(crate) fn takes_pair(&self) -> bool {
+        let now = Instant::now();
+        let due = self.silence.is_pair_due(now);
+        if due {
+            self.silence.pair_begins(now);
+        }
+        due
+    }
+
+    /// Whether an ordinary request is due that finds out whether the host still answers. Then counts it.
+    pub(crate) fn takes_test(&self) -> bool {
+        let now = Instant::now();
+        let due = self.silence.is_test_due(now, self.health.is_silent());
+        if due {
+            self.silence.test_begins(now);
+        }
+        due
+    }
+
+    /// Resolves when the host is found silent while others answer. Cancel-safe.
+    pub(crate) async fn found_silent(&self) {
+        self.silence.found().await;
+    }
+
+    /// How long a doubted host has for an answer before another one is asked too.
+    pub(crate) fn cover_after(&self) -> Duration {
+        self.silence.cover_after()
+    }
+
+    /// How long to wait for a connection before another host's may be used instead.
+    pub(crate) fn patience(&self) -> Duration {
+        self.pool.patience()
+    }
+
+    /// The place of the one attempt that is waited for after its pair has failed, if it is free.
+    pub(crate) fn await_answer(&self) -> Option<Awaited> {
+        self.silence.wait_on().then(|| Awaited(Rc::clone(&self.silence)))
+    }
+
+    /// Whether a connection is being made, so that waiting is the host's fault and not that of a bound of ours.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.pool.is_connecting()
+    }
+
+    /// Where frames of its responses are to be counted: each is a sign of life.
+    pub(crate) fn frames(&self) -> Rc<Cell<u64>> {
+        self.silence.frames()
+    }
+
+    /// The host has said something.
+    pub(crate) fn heard(&self) {
+        let found_silent = self.silence.heard(Instant::now());
+        if self.health.heard() || found_silent {
+            tracing::info!(endpoint = %self.address, "endpoint is no longer silent");
+        }
+    }
+}
+
+/// An attempt is waited for though its pair has failed, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Awaited(Rc<Silence>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.waited();
     }
 }
 
@@ -61,9 +160,40 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
+    /// Where.
+    pub(crate) fn host(&self) -> &Rc<Host> {
+        &self.host
+    }
+
+    /// How long it has been under way.
+    pub(crate) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The head of an answer is here, whatever it says.
+    pub(crate) fn heard(&self) {
+        self.host.heard();
+        self.host.silence.answered(self.began, self.began.elapsed());
+    }
+
+    /// The attempt has failed. A host that refuses or resets at once has spoken; what took long may have been ended by a
+    /// clock of ours, or by the kernel's.
+    pub(crate) fn ended(&self, failure: &Failure) {
+        let ours = matches!(
+            failure.reason,
+            Reason::UpstreamRequestTimeout | Reason::UpstreamOverflow | Reason::NoHealthyUpstream
+        );
+        if failure.side == Side::Upstream && !ours && self.began.elapsed() < DOUBTED {
+            self.host.heard();
+        }
+    }
+
     /// The head of an answer is here, and it is no failure.
     pub(crate) fn answered(&self) {
         let now = Instant::now();
+        if self.host.silence.is_first(self.began) {
+            self.host.load.forget();
+        }
         self.host.load.answered(now.duration_since(self.began), now);
     }
 

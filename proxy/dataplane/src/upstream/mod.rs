@@ -6,6 +6,8 @@ pub(crate) mod pool;
 mod groups;
 mod balance;
 mod failing;
+mod silence;
+pub(crate) mod race;
 pub(crate) mod shared;
 pub(crate) mod bounds;
 pub(crate) mod dial;

@@ -80,9 +80,8 @@ impl Pool {
                 Err(failure) => {
                     drop(permit);
                     let waiter = pool.next_waiter();
-                    if let Some(waiter) = waiter {
-                        // Whoever stopped waiting since has no use for the failure.
-                        let _ = waiter.send(Err(failure));
+                    if waiter.is_none_or(|waiter| waiter.send(Err(failure)).is_err()) {
+                        pool.unseen_failure();
                     }
                 }
             }

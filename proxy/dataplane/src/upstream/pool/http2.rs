@@ -122,7 +122,11 @@ impl Pool {
                 pool.http2.shared.borrow_mut().push(shared);
                 Some(lease)
             });
-            for waiter in pool.http2.starting.take().unwrap_or_default() {
+            let waiters = pool.http2.starting.take().unwrap_or_default();
+            if outcome.is_err() && waiters.iter().all(oneshot::Sender::is_closed) {
+                pool.unseen_failure();
+            }
+            for waiter in waiters {
                 let next = outcome.as_ref().map(|_| None).map_err(Failure::clone);
                 // Whoever stopped waiting leaves the first stream to the next.
                 outcome = waiter.send(outcome).err().unwrap_or(next);

@@ -26,6 +26,9 @@ use super::dial::{Dialer, Dialled, Target, Use};
 use crate::capacity::Share;
 use crate::metrics::ClusterSeries;
 
+/// The least and the most that a request waits for a connection before it looks elsewhere.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+
 /// The connections to one host.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -37,6 +40,10 @@ pub(super) struct Pool {
     series: Arc<ClusterSeries>,
     http1: Http1,
     http2: Http2,
+    /// Connections that are being made.
+    connecting: Cell<u32>,
+    /// Failures to connect that nobody waited for.
+    unseen_failures: Cell<u32>,
     /// Set when the host has left its cluster: nothing is kept any more.
     retired: Cell<bool>,
 }
@@ -58,6 +65,22 @@ impl Settings {
     fn is_spent(&self, age: Duration, carried: u32) -> bool {
         let ConnectionSettings { max_duration, max_requests, .. } = &self.connections;
         max_duration.is_some_and(|longest| age >= longest) || max_requests.is_some_and(|most| carried >= most)
+    }
+}
+
+/// Counts a connection that is being made.
+struct Connecting<'a>(&'a Cell<u32>);
+
+impl<'a> Connecting<'a> {
+    fn begin(count: &'a Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -91,6 +114,8 @@ impl Pool {
             series,
             http1: Http1::default(),
             http2: Http2::default(),
+            connecting: Cell::new(0),
+            unseen_failures: Cell::new(0),
             retired: Cell::new(false),
         });
         let mut pools = siblings.borrow_mut();
@@ -144,6 +169,26 @@ impl Pool {
         self.let_shared_ones_go();
     }
 
+    /// How long to wait for a connection before another host's may be used instead: a quarter of what it may take.
+    pub(super) fn patience(&self) -> Duration {
+        let (least, most) = PATIENCE;
+        (self.settings.borrow().connect_timeout / 4).clamp(least, most)
+    }
+
+    /// Whether a connection is being made.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.connecting.get() > 0
+    }
+
+    /// How many connections could not be made of which nobody was told, since this was asked last.
+    pub(super) fn take_unseen_failures(&self) -> u32 {
+        self.unseen_failures.take()
+    }
+
+    fn unseen_failure(&self) {
+        self.unseen_failures.set(self.unseen_failures.get().saturating_add(1));
+    }
+
     /// A change of what the cluster says. Windows are those of connections that are yet to be made.
     pub(super) fn set(&self, settings: Settings) {
         self.settings.replace(settings);
@@ -151,6 +196,7 @@ impl Pool {
 
     async fn dial(&self, purpose: Use) -> Result<Dialled, Failure> {
         let connect_timeout = self.settings.borrow().connect_timeout;
+        let _connecting = Connecting::begin(&self.connecting);
         let dialled = self.dialer.dial(&self.target, purpose, connect_timeout).await;
         match &dialled {
             Ok(_) => {

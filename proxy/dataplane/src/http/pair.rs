@@ -1,0 +1,123 @@
+//! A pair: one request that is sent to a host of which it is in doubt whether it still answers, and covered by another.
+//!
+//! The doubted host goes first. The other one is asked when it does not answer soon, so that the client waits little, and
+//! its answer time is the yardstick: a request that is slow everywhere says nothing about the doubted host. Only requests
+//! without a body whose method is safe are used, since both hosts may execute them.
+//!
+//! Dropped before its end, nothing is learnt and the doubt stands.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_core::error::Failure;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::attempt::{Ended, Failed};
+use crate::codec::answer::Answer;
+use crate::codec::body::Body;
+use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::server::Responder;
+use crate::upstream::bounds::Peer;
+use crate::upstream::cluster::Cluster;
+use crate::upstream::dial::Use;
+use crate::upstream::host::{Asking, Host};
+use crate::upstream::pool::{Exchange, Speaks};
+
+/// The doubted host has failed when it takes so many times longer than the other one, and at least so long.
+const TIMES: u32 = 10;
+const LEAST: Duration = Duration::from_millis(250);
+
+/// A deadline that is noticed later than this says that it was this process that stood still.
+const STOOD_STILL: Duration = Duration::from_millis(100);
+
+/// How long the answer of a host that failed its pair is waited for: a host that is slow and not silent tells by it.
+const AWAITED: Duration = Duration::from_secs(30);
+
+type Answered = Result<(Answer, Exchange), Failure>;
+
+/// The half of a pair that is sent to the doubted host.
+pub(super) struct Probe {
+    pub(super) asking: Asking,
+    answer: Pin<Box<dyn Future<Output = Answered>>>,
+    interims: Rc<RefCell<Vec<ResponseHead>>>,
+}
+
+impl Probe {
+    /// Sends a request without a body to the host of `asking`.
+    pub(super) fn begin(asking: Asking, head: RequestHead, speaks: Speaks, peer: Rc<Peer>) -> Self {
+        let (host, interims) = (Rc::clone(asking.host()), Rc::<RefCell<Vec<_>>>::default());
+        let came = Rc::clone(&interims);
+        let answer = Box::pin(async move {
+            let lease = Host::lease_of(Rc::clone(&host), Use::Requests, speaks, peer).await?;
+            let mut exchange = lease.send(&head, Body::empty());
+            loop {
+                match exchange.answer().await? {
+                    Answer::Interim(head) => {
+                        host.heard();
+                        came.borrow_mut().push(head);
+                    }
+                    answer => return Ok((answer, exchange)),
+                }
+            }
+        });
+        Self { asking, answer, interims }
+    }
+
+    /// The doubted host's answer. Cancel-safe.
+    pub(super) async fn answer(&mut self) -> Answered {
+        self.answer.as_mut().await
+    }
+
+    /// The doubted host's answer is the one that counts. Its interim responses go to the client first.
+    pub(super) async fn ended(self, answered: Answered, responder: &mut Responder) -> Ended {
+        for head in self.interims.take() {
+            // A client that is gone is noticed where the final answer goes.
+            let _ = responder.interim(head).await;
+        }
+        let outcome = answered.map_err(|failure| Failed::new(failure, false));
+        Ended { asking: self.asking, outcome, paid: None }
+    }
+
+    /// The other host has answered within `yardstick`: finds out in a task of its own, which ends within [`AWAITED`], whether the
+    /// doubted host is silent or slow.
+    pub(super) fn judge(self, cluster: Rc<Cluster>, yardstick: Duration) {
+        tokio::task::spawn_local(self.judged(cluster, yardstick));
+    }
+
+    async fn judged(mut self, cluster: Rc<Cluster>, yardstick: Duration) {
+        let allowed = (yardstick * TIMES).max(LEAST);
+        let deadline = Instant::now() + allowed.saturating_sub(self.asking.age());
+        let late = sleep_until(deadline);
+        tokio::select! {
+            biased;
+            answer = &mut self.answer => return self.over(&answer),
+            () = late => {}
+        }
+        if deadline.elapsed() > STOOD_STILL {
+            return;
+        }
+        let host = Rc::clone(self.asking.host());
+        cluster.found_silent(&host);
+        if let Some(_place) = host.await_answer()
+            && let Ok(answer) = timeout(AWAITED, &mut self.answer).await
+        {
+            self.over(&answer);
+        }
+    }
+
+    fn over(&self, answer: &Answered) {
+        match answer {
+            Ok((answer, _)) => {
+                self.asking.heard();
+                let (Answer::Interim(head) | Answer::Final(head, _) | Answer::Switched(head, _)) = answer;
+                if !head.status.is_server_error() {
+                    self.asking.answered();
+                }
+            }
+            Err(failure) => self.asking.ended(failure),
+        }
+    }
+}
