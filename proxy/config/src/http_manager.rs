@@ -18,6 +18,8 @@ use crate::wire::{from_ads, open};
 pub struct HttpConnectionManager {
     /// What it is called in records and metrics: the canonical destination.
     pub stat_prefix: Name,
+    /// In which version of HTTP its clients speak.
+    pub codec: Codec,
     /// Where its routes are; see [`crate::snapshot::Snapshot::table`].
     pub routes: RouteSource,
     /// What a request passes before it is forwarded, in order. The router, which is always last, is not among them.
@@ -26,6 +28,17 @@ pub struct HttpConnectionManager {
     pub upgrades: Upgrades,
     /// How it speaks with the client.
     pub settings: Arc<HttpSettings>,
+}
+
+/// In which version of HTTP clients speak (`HttpConnectionManager.codec_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// As ALPN says; without it, as the first bytes say.
+    Auto,
+    /// HTTP/1. Anything else is malformed.
+    Http1,
+    /// HTTP/2. Anything else is malformed.
+    Http2,
 }
 
 /// Where routes are.
@@ -166,7 +179,6 @@ impl HttpConnectionManager {
             strip_port_mode,
         } = wire;
         unsupported_any(&[
-            ("codec_type", codec_type == hcm::http_connection_manager::CodecType::Http3 as i32),
             ("add_user_agent", flag(add_user_agent)),
             ("http3_protocol_options", http3_protocol_options.is_some()),
             ("scheme_header_transformation", scheme_header_transformation.is_some()),
@@ -192,6 +204,14 @@ impl HttpConnectionManager {
             ("forward_proto_config", forward_proto_config.is_some()),
             ("strip_port_mode", strip_port_mode.is_some()),
         ])?;
+        use hcm::http_connection_manager::CodecType;
+        let codec = match CodecType::try_from(codec_type) {
+            Ok(CodecType::Auto) => Codec::Auto,
+            Ok(CodecType::Http1) => Codec::Http1,
+            Ok(CodecType::Http2) => Codec::Http2,
+            Ok(CodecType::Http3) => return Err(Unusable::new("codec_type", "HTTP3 is not supported")),
+            Err(_) => return Err(Unusable::new("codec_type", "is unknown")),
+        };
         let mut settings = HttpSettings::default();
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
         let set = |field, value, to: &mut Option<Duration>| -> Result<(), Unusable> {
@@ -237,6 +257,7 @@ impl HttpConnectionManager {
         };
         Ok(Self {
             stat_prefix: non_empty("stat_prefix", stat_prefix)?.into(),
+            codec,
             routes,
             filters: filters(http_filters)?,
             upgrades: Upgrades::of_listener(upgrade_configs)?,

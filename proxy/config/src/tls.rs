@@ -17,10 +17,23 @@ use crate::wire::open;
 pub struct DownstreamTls {
     /// Protocols, preferred first.
     pub alpn: Box<[Name]>,
-    /// Whether a client without a certificate is refused. One that it shows is always verified.
-    pub require_client_certificate: bool,
-    /// Who may call; `None` for everybody whose trust domain has roots.
+    /// Whether a client is asked for its certificate.
+    pub client_certificate: ClientCertificate,
+    /// Who may call, of those that show a certificate; `None` for everybody whose trust domain has roots.
     pub peers: Option<Arc<[SpiffeId]>>,
+    /// Whether clients get tickets with which they resume their sessions.
+    pub tickets: bool,
+}
+
+/// Whether a client is asked for its certificate. One that is shown is always verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// It is not: nobody could verify it.
+    NotAsked,
+    /// It is, and may go on without one: then it has no identity.
+    Optional,
+    /// It is refused without one.
+    Required,
 }
 
 /// TLS towards an endpoint. Version 1.3, certificate and roots of the workload.
@@ -49,8 +62,9 @@ impl DownstreamTls {
             common_tls_context,
             require_client_certificate,
             require_sni,
-            // Sessions are resumed within one trust bundle only, whatever these say.
+            // The state of a session is in the client's ticket, never here.
             disable_stateful_session_resumption: _,
+            // Sessions are resumed within one trust bundle and the life of the certificates only.
             session_timeout: _,
             session_ticket_keys_type,
             // No OCSP staple comes with a workload's certificate, which lives for a day at most.
@@ -72,16 +86,22 @@ impl DownstreamTls {
                 ),
             ),
         ])?;
-        let (alpn, peers) = common(common_tls_context)?;
-        let peers = match peers {
-            Validation::None if flag(require_client_certificate) => {
+        let (alpn, validation) = common(common_tls_context)?;
+        let client_certificate = match (&validation, flag(require_client_certificate)) {
+            (Validation::None, true) => {
                 return Err(Unusable::new("common_tls_context.validation_context_type", "is required"));
             }
+            (Validation::None, false) => ClientCertificate::NotAsked,
+            (_, false) => ClientCertificate::Optional,
+            (_, true) => ClientCertificate::Required,
+        };
+        let peers = match validation {
             Validation::None | Validation::Roots => None,
             Validation::Peers(peers) => Some(peers),
         };
-        let require_client_certificate = flag(require_client_certificate);
-        Ok(Socket::Tls(Arc::new(Self { alpn, require_client_certificate, peers })))
+        let tickets =
+            !matches!(session_ticket_keys_type, Some(Tickets::DisableStatelessSessionResumption(true)));
+        Ok(Socket::Tls(Arc::new(Self { alpn, client_certificate, peers, tickets })))
     }
 }
 

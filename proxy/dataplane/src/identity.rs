@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use foldhash::HashMap;
 use outrigger_config::secrets::{SecretStore, Secrets};
-use outrigger_core::Name;
+use outrigger_config::tls::DownstreamTls;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use rustls::ServerConfig;
@@ -13,16 +12,24 @@ use rustls::ServerConfig;
 use crate::tls::config::server_config;
 use crate::tls::credentials::Credentials;
 
+/// Server configurations of one worker; beyond, all are made anew. A bound, not a tuning.
+const MAX_SERVERS: usize = 256;
+
 /// Credentials of the moment.
 #[derive(Debug)]
 pub(crate) struct Identity {
     store: SecretStore,
     current: RefCell<Option<(Arc<Secrets>, Arc<Credentials>)>>,
-    /// Server configurations by ALPN, each with the credentials that it was made of.
-    servers: RefCell<Servers>,
+    /// Server configurations of the present credentials, one for each way of speaking TLS.
+    servers: RefCell<Vec<Server>>,
 }
 
-type Servers = HashMap<Box<[Name]>, (Arc<Credentials>, Arc<ServerConfig>)>;
+#[derive(Debug)]
+struct Server {
+    tls: Arc<DownstreamTls>,
+    credentials: Arc<Credentials>,
+    config: Arc<ServerConfig>,
+}
 
 impl Identity {
     /// Credentials out of `store`.
@@ -48,20 +55,23 @@ impl Identity {
         Some(credentials)
     }
 
-    /// How to answer a TLS client that may speak one of `alpn`.
-    pub(crate) fn server(&self, alpn: &[Name]) -> Result<Arc<ServerConfig>, Failure> {
+    /// How to answer a TLS client of a chain that says this.
+    pub(crate) fn server(&self, tls: &Arc<DownstreamTls>) -> Result<Arc<ServerConfig>, Failure> {
         let credentials = self
             .credentials()
             .ok_or_else(|| Failure::local(Reason::LocalError, "this workload has no certificate"))?;
         let mut servers = self.servers.borrow_mut();
-        if let Some((of, config)) = servers.get(alpn)
-            && of.is_same(&credentials)
-        {
-            return Ok(Arc::clone(config));
+        servers.retain(|server| server.credentials.is_same(&credentials));
+        let same = |server: &&Server| Arc::ptr_eq(&server.tls, tls) || server.tls == *tls;
+        if let Some(server) = servers.iter().find(same) {
+            return Ok(Arc::clone(&server.config));
         }
-        let protocols: Vec<&[u8]> = alpn.iter().map(|name| name.as_bytes()).collect();
-        let config = server_config(&credentials, &protocols)?;
-        servers.insert(alpn.into(), (credentials, Arc::clone(&config)));
+        // What chains say changes with the configuration, not with connections; still nothing here grows for ever.
+        if servers.len() >= MAX_SERVERS {
+            servers.clear();
+        }
+        let config = server_config(&credentials, tls)?;
+        servers.push(Server { tls: Arc::clone(tls), credentials, config: Arc::clone(&config) });
         Ok(config)
     }
 }

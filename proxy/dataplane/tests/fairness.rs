@@ -11,7 +11,7 @@ use outrigger_config::cluster::Cluster;
 use outrigger_config::listener::{
     ChainMatcher, DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
-use outrigger_config::tls::DownstreamTls;
+use outrigger_config::tls::{ClientCertificate, DownstreamTls};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Direction;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
@@ -66,12 +66,15 @@ fn inbound(handler: Handler, alpn: Option<&str>) -> Listener {
     let mut listener = support::listener("inbound", NetworkFilter::Handle(handler.clone()));
     listener.direction = Direction::Inbound;
     if let Some(alpn) = alpn {
-        let tls = DownstreamTls { alpn: [alpn.into()].into(), require_client_certificate: true, peers: None };
+        let client_certificate = ClientCertificate::Required;
+        let tls =
+            DownstreamTls { alpn: [alpn.into()].into(), client_certificate, peers: None, tickets: true };
         listener.default_chain = None;
         listener.chains = Box::new([FilterChain {
             name: "http".into(),
             matcher: ChainMatcher::default(),
             tls: Some(Arc::new(tls)),
+            handshake_timeout: None,
             filter: NetworkFilter::Handle(handler),
         }]);
     }

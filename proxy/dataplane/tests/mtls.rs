@@ -11,7 +11,7 @@ use outrigger_config::endpoint::{Endpoint, Transport};
 use outrigger_config::listener::{
     ChainMatcher, DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
-use outrigger_config::tls::{DownstreamTls, UpstreamTls};
+use outrigger_config::tls::{ClientCertificate, DownstreamTls, UpstreamTls};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::{Direction, Protocol};
 use support::application::{Application, dead, ok, read_head};
@@ -30,9 +30,11 @@ fn inbound() -> Listener {
         },
         tls: Some(Arc::new(DownstreamTls {
             alpn: alpn.iter().map(|name| (*name).into()).collect(),
-            require_client_certificate: true,
+            client_certificate: ClientCertificate::Required,
             peers: None,
+            tickets: true,
         })),
+        handshake_timeout: None,
         filter: NetworkFilter::Handle(filter),
     };
     let mut listener =

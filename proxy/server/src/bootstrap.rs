@@ -83,6 +83,7 @@ fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> A
         name: name.clone(),
         matcher: ChainMatcher::default(),
         tls: None,
+        handshake_timeout: None,
         filter: NetworkFilter::Find(finder),
     };
     Arc::new(Listener {
@@ -91,6 +92,8 @@ fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> A
         direction: Direction::Outbound,
         original_dst,
         first_bytes_timeout: FIRST_BYTES_TIMEOUT,
+        serves_silent: true,
+        detects_http: false,
         chains: [chain].into(),
         default_chain: None,
     })

@@ -135,6 +135,8 @@ mod tests {
             direction: Direction::Inbound,
             original_dst: false,
             first_bytes_timeout: Duration::from_secs(1),
+            serves_silent: true,
+            detects_http: false,
             chains: [].into(),
             default_chain: None,
         })

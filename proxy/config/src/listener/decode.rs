@@ -12,7 +12,7 @@ use outrigger_policy::field::{
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{core, hcm, listener as wire_listener, tcp_proxy, type_url};
 
-use super::{ChainMatcher, Cidr, FilterChain, Listener, NetworkFilter, TransportProtocol};
+use super::{ChainMatcher, Cidr, FilterChain, IN_THE_CLEAR, Listener, NetworkFilter, TransportProtocol};
 use crate::destination::Destination;
 use crate::handler::Handler;
 use crate::http_manager::HttpConnectionManager;
@@ -50,11 +50,11 @@ impl Compiled {
             per_connection_buffer_high_watermark_timeout: _,
             // For other filters to read; ours read none.
             metadata: _,
-            deprecated_v1: _, // `bind_to_port`, below
-            drain_type: _,    // every listener drains when it is removed or the proxy ends
+            deprecated_v1,
+            drain_type: _, // every listener drains when it is removed or the proxy ends
             listener_filters,
             listener_filters_timeout,
-            continue_on_listener_filters_timeout: _, // a server may always speak first
+            continue_on_listener_filters_timeout,
             transparent,
             freebind,
             socket_options,
@@ -84,6 +84,7 @@ impl Compiled {
             ("socket_options", !socket_options.is_empty()),
             ("udp_listener_config", udp_listener_config.is_some()),
             ("bind_to_port", bind_to_port.is_some_and(|bind| !bind.value)),
+            ("deprecated_v1", is_unbound(deprecated_v1)),
             ("enable_mptcp", enable_mptcp),
             ("listener_specifier", listener_specifier.is_some()),
         ])?;
@@ -99,7 +100,10 @@ impl Compiled {
             return destination(name, api_listener, default, detects.then_some(first_bytes));
         };
         unsupported("api_listener", api_listener.is_some())?;
-        let mut chains = each("filter_chains", filter_chains, FilterChain::decode)?;
+        let mut chains = each("filter_chains", filter_chains, |chain| {
+            let chain = FilterChain::decode(chain)?;
+            can_match(&chain, detects).map(|()| chain)
+        })?;
         let mut default_chain = default_filter_chain
             .map(|chain| FilterChain::decode(chain).map_err(|bad| bad.within("default_filter_chain")))
             .transpose()?;
@@ -128,6 +132,8 @@ impl Compiled {
             // Envoy's filter asks the kernel; the flag then hands the connection over to another listener. Here both are one.
             original_dst: flag(use_original_dst) || original_destination,
             first_bytes_timeout: first_bytes,
+            serves_silent: continue_on_listener_filters_timeout,
+            detects_http: detects,
             chains: chains.into(),
             default_chain,
         })))
@@ -247,8 +253,7 @@ impl FilterChain {
             use_proxy_proto,
             metadata: _, // for other filters to read; ours read none
             transport_socket,
-            // The handshake has the listener's time for first bytes.
-            transport_socket_connect_timeout: _,
+            transport_socket_connect_timeout,
             name,
         } = wire;
         unsupported("use_proxy_proto", flag(use_proxy_proto))?;
@@ -267,8 +272,42 @@ impl FilterChain {
                 Socket::Plain => None,
                 Socket::Tls(tls) => Some(tls),
             },
+            handshake_timeout: duration(
+                "transport_socket_connect_timeout",
+                transport_socket_connect_timeout,
+            )?
+            .filter(|timeout| !timeout.is_zero()),
             filter: NetworkFilter::Handle(handler),
         })
+    }
+}
+
+/// Whether a listener of the oldest form has no socket of its own.
+#[allow(deprecated)]
+fn is_unbound(wire: Option<wire_listener::listener::DeprecatedV1>) -> bool {
+    let bind = wire.and_then(|wire_listener::listener::DeprecatedV1 { bind_to_port }| bind_to_port);
+    bind.is_some_and(|bind| !bind.value)
+}
+
+/// Refuses a chain whose protocols no connection can have: in the clear they are known only where the HTTP inspector looks
+/// for them, and TLS that is passed through is no HTTP.
+fn can_match(chain: &FilterChain, detects: bool) -> Result<(), Unusable> {
+    let protocols = &chain.matcher.application_protocols;
+    let passes_tls = chain.matcher.transport != Some(TransportProtocol::RawBuffer)
+        && !matches!(chain.filter, NetworkFilter::Handle(Handler::Http(_)));
+    if protocols.is_empty() || chain.tls.is_some() || passes_tls {
+        return Ok(());
+    }
+    let field = "filter_chain_match.application_protocols";
+    if !detects {
+        return Err(Unusable::new(
+            field,
+            "match in the clear only with the HTTP inspector in listener_filters",
+        ));
+    }
+    match protocols.iter().any(|name| IN_THE_CLEAR.contains(&name.as_bytes())) {
+        true => Ok(()),
+        false => Err(Unusable::new(field, "match in the clear only as http/1.0, http/1.1 or h2c")),
     }
 }
 

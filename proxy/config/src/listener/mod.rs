@@ -33,6 +33,11 @@ pub struct Listener {
     pub original_dst: bool,
     /// The longest wait for the first bytes where a chain needs them (the TLS hello, protocol detection).
     pub first_bytes_timeout: Duration,
+    /// Whether a connection whose first bytes do not come in time is served as one in the clear of unknown protocol; else it
+    /// is closed.
+    pub serves_silent: bool,
+    /// Whether HTTP in the clear is told from other bytes, so that chains can match it.
+    pub detects_http: bool,
     /// The chains, one of which is chosen for each connection.
     pub chains: Box<[FilterChain]>,
     /// The chain for connections that match none. Without one they are closed.
@@ -46,8 +51,10 @@ pub struct FilterChain {
     pub name: Name,
     /// Which connections it takes.
     pub matcher: ChainMatcher,
-    /// TLS towards the client; `None` for plaintext.
+    /// TLS towards the client; `None` for plaintext, or for TLS that is passed through.
     pub tls: Option<Arc<DownstreamTls>>,
+    /// The longest TLS handshake, from the choice of the chain on. `None`: as long as the data path allows.
+    pub handshake_timeout: Option<Duration>,
     /// What handles the bytes.
     pub filter: NetworkFilter,
 }
@@ -103,9 +110,12 @@ pub struct ChainMatcher {
     pub server_names: Box<[Name]>,
     /// Whether the connection speaks TLS.
     pub transport: Option<TransportProtocol>,
-    /// Protocols in the TLS hello's ALPN extension.
+    /// Protocols in the TLS hello's ALPN extension; in the clear, those that were detected ([`IN_THE_CLEAR`]).
     pub application_protocols: Box<[Name]>,
 }
+
+/// What detection calls the protocols that it knows, as Envoy's HTTP inspector does: HTTP/1.0, HTTP/1.1, HTTP/2.
+pub const IN_THE_CLEAR: [&[u8]; 3] = [b"http/1.0", b"http/1.1", b"h2c"];
 
 /// Whether a connection begins with a TLS hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +142,7 @@ pub struct ConnectionFacts<'a> {
     pub transport: TransportProtocol,
     /// The TLS hello's server name.
     pub server_name: Option<&'a str>,
-    /// The TLS hello's ALPN protocols, in its order.
+    /// The TLS hello's ALPN protocols, in its order; in the clear, the one that was detected.
     pub application_protocols: &'a [&'a [u8]],
 }
 
@@ -171,6 +181,17 @@ impl Listener {
                 || !chain.matcher.server_names.is_empty()
                 || !chain.matcher.application_protocols.is_empty()
         })
+    }
+
+    /// Whether every connection begins with a TLS hello, or is refused.
+    pub fn is_all_tls(&self) -> bool {
+        self.chains.iter().chain(&self.default_chain).all(|chain| chain.tls.is_some())
+    }
+
+    /// Whether a chain can only be chosen when it is known whether a connection in the clear speaks HTTP.
+    pub fn needs_protocol(&self) -> bool {
+        let named = |chain: &FilterChain| !chain.matcher.application_protocols.is_empty();
+        self.detects_http && self.chains.iter().any(named)
     }
 }
 
@@ -255,7 +276,8 @@ mod tests {
             unknown: UnknownDestination::Refuse,
             http: Arc::default(),
         };
-        FilterChain { name: name.into(), matcher, tls: None, filter: NetworkFilter::Find(finder) }
+        let filter = NetworkFilter::Find(finder);
+        FilterChain { name: name.into(), matcher, tls: None, handshake_timeout: None, filter }
     }
 
     fn range(network: &str, length: u32) -> Box<[Cidr]> {
@@ -269,6 +291,8 @@ mod tests {
             direction: Direction::Inbound,
             original_dst: true,
             first_bytes_timeout: Duration::from_secs(1),
+            serves_silent: true,
+            detects_http: false,
             chains: chains.into(),
             default_chain: None,
         };

@@ -9,6 +9,7 @@ use outrigger_config::cluster::{Balancing, UpstreamProtocol};
 use outrigger_config::endpoint::Transport;
 use outrigger_config::listener::{ConnectionFacts, Handler, NetworkFilter, TransportProtocol};
 use outrigger_config::route::RouteAction;
+use outrigger_config::tls::ClientCertificate;
 use outrigger_policy::header_match::Head;
 use outrigger_proto::xds::{listener, type_url};
 
@@ -69,7 +70,8 @@ fn an_inbound_listener_chooses_its_chain_by_alpn() {
     assert_eq!(chain(&[b"outrigger-tcp"]).as_deref(), Some("inbound|80|tcp|cart"));
     assert_eq!(chain(&[b"outrigger-tcp", b"h2"]).as_deref(), Some("inbound|80|tcp|cart"));
     assert_eq!(chain(&[b"spdy"]), None);
-    assert!(listener.chains.iter().all(|chain| chain.tls.as_ref().unwrap().require_client_certificate));
+    let required = ClientCertificate::Required;
+    assert!(listener.chains.iter().all(|chain| chain.tls.as_ref().unwrap().client_certificate == required));
     let application = snapshot.cluster("inbound|127.0.0.1:8080").unwrap().endpoints.load();
     assert_eq!(application.list.len(), 1);
     assert_eq!(application.list[0].transport, Transport::Plain);

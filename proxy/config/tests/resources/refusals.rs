@@ -201,6 +201,7 @@ fn routes() {
 }
 
 #[test]
+#[expect(deprecated, reason = "older forms are still sent")]
 fn listeners_and_their_chains() {
     assert_eq!(bad_listener(|of| of.filter_chains.clear()), "filter_chains");
     assert_eq!(bad_listener(|of| of.filter_chains[0].filters.clear()), "filter_chains[0].filters");
@@ -208,6 +209,13 @@ fn listeners_and_their_chains() {
     assert_eq!(bad_listener(|of| of.socket_options = vec![Default::default()]), "socket_options");
     let named = |name: &str| listener::ListenerFilter { name: name.into(), ..Default::default() };
     assert_eq!(bad_listener(|of| of.listener_filters = vec![named("proxy_protocol")]), "listener_filters[0]");
+    assert_eq!(
+        bad_listener(|of| {
+            let bind_to_port = Some(BoolValue { value: false });
+            of.deprecated_v1 = Some(listener::listener::DeprecatedV1 { bind_to_port });
+        }),
+        "deprecated_v1"
+    );
     assert_eq!(bad_listener(|of| of.freebind = Some(BoolValue { value: true })), "freebind");
     assert_eq!(
         bad_listener(|of| {
@@ -230,7 +238,42 @@ fn listeners_and_their_chains() {
 }
 
 #[test]
+fn chains_whose_protocols_no_connection_can_have() {
+    let inspector = || listener::ListenerFilter {
+        name: "envoy.filters.listener.http_inspector".into(),
+        ..Default::default()
+    };
+    let field = "filter_chains[0].filter_chain_match.application_protocols";
+    let clear = |of: &mut listener::Listener, protocols: &[&str]| {
+        of.filter_chains[0].transport_socket = None;
+        let wanted = of.filter_chains[0].filter_chain_match.as_mut().unwrap();
+        wanted.application_protocols = protocols.iter().map(|name| (*name).into()).collect();
+    };
+    assert_eq!(bad_listener(|of| clear(of, &["http/1.1"])), field);
+    assert_eq!(
+        bad_listener(|of| {
+            clear(of, &["istio"]);
+            of.listener_filters = vec![inspector()];
+        }),
+        field
+    );
+    let mut wire = inbound();
+    clear(&mut wire, &["http/1.1", "istio"]);
+    wire.listener_filters = vec![inspector()];
+    let refusals = apply(&mut Builder::new(vec![]), "inbound|10.0.0.7:80", "1", listener_body(wire));
+    assert_eq!(refusals, []);
+    // TLS that is passed through has the ALPN of its hello.
+    let mut wire = inbound();
+    wire.filter_chains[1].transport_socket = None;
+    assert_eq!(apply(&mut Builder::new(vec![]), "inbound|10.0.0.7:80", "1", listener_body(wire)), []);
+}
+
+#[test]
 fn connection_managers() {
+    assert_eq!(
+        bad_manager(|of| of.codec_type = hcm::http_connection_manager::CodecType::Http3.into()),
+        "codec_type"
+    );
     assert_eq!(bad_manager(|of| of.stat_prefix.clear()), "stat_prefix");
     assert_eq!(bad_manager(|of| of.route_specifier = None), "route_specifier");
     assert_eq!(bad_manager(|of| of.http_filters.clear()), "http_filters");

@@ -2,6 +2,8 @@
 //!
 //! Called by the worker, one task each. Whatever goes wrong here ends this connection and is recorded.
 
+mod chain;
+mod opening;
 mod detect;
 
 use std::rc::Rc;
@@ -9,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use chain::Begun;
 pub(crate) use detect::Habits;
 #[cfg(feature = "fuzzing")]
 pub(crate) use detect::verdicts_stay;
 use detect::{Habit, Heard, Verdict, listen};
-use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
+use outrigger_config::http_manager::{Codec, HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{
-    ConnectionFacts, DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter,
-    TransportProtocol, UnknownDestination,
+    DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
 use outrigger_config::name::asked_address;
 use outrigger_config::tcp_proxy::TcpProxy;
@@ -26,7 +28,6 @@ use outrigger_core::error::Failure;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 use crate::client::ClientFacts;
 use crate::codec::server::Protocol;
@@ -38,10 +39,6 @@ use crate::socket::listener::Accepted;
 use crate::socket::stream::Stream;
 use crate::tcp::dial;
 use crate::tcp::relay::{self, Client};
-use crate::tls::handshake;
-
-/// The first byte of a TLS record that holds a hello (RFC 8446 section 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How long the client of a destination of unknown protocol may be silent before the server is asked whether it speaks
 /// first, at most.
@@ -78,8 +75,8 @@ pub(crate) async fn serve(
         direction: listener.direction,
     };
     let served = Served { context, habits, drain, original };
-    if let Some((stream, chain, facts, alpn)) = served.choose(&listener, stream, facts).await {
-        served.filter(chain, stream, facts, alpn).await;
+    if let Some((chain, begun)) = served.choose(&listener, stream, facts).await {
+        served.filter(chain, begun).await;
     }
 }
 
@@ -92,109 +89,39 @@ struct Served {
 }
 
 impl Served {
-    /// The chain that takes the connection, after its TLS handshake if there is one.
-    async fn choose<'a>(
-        &self,
-        listener: &'a Listener,
-        stream: TcpStream,
-        mut facts: ClientFacts,
-    ) -> Option<(Stream, &'a FilterChain, ClientFacts, Option<Vec<u8>>)> {
-        let process = &self.context.recorder.metrics().process;
-        if !listener.needs_hello() || !begins_with_hello(&stream, listener).await? {
-            let connection = ConnectionFacts {
-                destination: facts.destination,
-                transport: TransportProtocol::RawBuffer,
-                server_name: None,
-                application_protocols: &[],
-            };
-            let chain = listener.chain(&connection).filter(|chain| chain.tls.is_none());
-            if chain.is_none() {
-                // A client in the clear where mTLS is spoken.
-                process.downstream_tls_failed.increment();
-                let failure = Failure::downstream(
-                    Reason::DownstreamTlsFailure,
-                    "no chain takes a connection in the clear",
-                );
-                relay::refuse(&self.context, &facts, &failure);
-            }
-            return Some((Stream::Plain(stream), chain?, facts, None));
-        }
-        let mut chosen = None;
-        let accepted = handshake::accept(stream, self.context.settings.handshake_timeout, |hello| {
-            let chain = listener.chain(&ConnectionFacts {
-                destination: facts.destination,
-                transport: TransportProtocol::Tls,
-                server_name: hello.server_name,
-                application_protocols: &hello.alpn,
-            })?;
-            let tls = chain.tls.as_ref()?;
-            chosen = Some((chain, tls));
-            let config = self.context.identity.server(&tls.alpn);
-            config.inspect_err(|error| tracing::warn!(%error, "no TLS configuration")).ok()
-        })
-        .await;
-        let (stream, shown) = match accepted {
-            Ok(accepted) => accepted,
-            Err(failure) => {
-                process.downstream_tls_failed.increment();
-                relay::refuse(&self.context, &facts, &failure);
-                return None;
-            }
-        };
-        let (chain, tls) = chosen?;
-        let may = |peers: &[_]| shown.peer.as_ref().is_some_and(|peer| peers.contains(peer));
-        let unknown = tls.require_client_certificate && shown.peer.is_none();
-        if unknown || tls.peers.as_ref().is_some_and(|peers| !may(peers)) {
-            process.downstream_tls_failed.increment();
-            facts.identify(shown.peer);
-            let failure = Failure::downstream(Reason::DownstreamTlsFailure, "this peer may not call");
-            relay::refuse(&self.context, &facts, &failure);
-            return None;
-        }
-        process.downstream_tls_ok.increment();
-        facts.identify(shown.peer);
-        facts.encrypted = true;
-        Some((stream, chain, facts, shown.alpn))
-    }
-
     /// Hands the connection to what its chain says.
-    async fn filter(&self, chain: &FilterChain, stream: Stream, facts: ClientFacts, alpn: Option<Vec<u8>>) {
+    async fn filter(&self, chain: &FilterChain, begun: Begun) {
+        let Begun { stream, first, facts, alpn } = begun;
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
                 let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(manager) };
-                self.http(
-                    stream,
-                    Bytes::new(),
-                    protocol_of(alpn.as_deref()),
-                    facts,
-                    (finder, &manager.settings),
-                )
-                .await;
+                let protocol = protocol_of(manager.codec, alpn.as_deref());
+                self.http(stream, first, protocol, facts, (finder, &manager.settings)).await;
             }
-            NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, Bytes::new(), facts, proxy).await,
+            NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, first, facts, proxy).await,
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
                 let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(http) };
                 let either = Either { http, tcp, within: *within, finder, destination: &chain.name };
-                self.detect(stream, BytesMut::new(), facts, either).await;
+                self.detect(stream, BytesMut::from(first), facts, either).await;
             }
-            NetworkFilter::Find(finder) => self.find(finder, stream, facts).await,
+            NetworkFilter::Find(finder) => self.find(finder, stream, first, facts).await,
         }
     }
 
     /// Finds what the connection is for.
-    async fn find(&self, finder: &DestinationFinder, stream: Stream, facts: ClientFacts) {
+    async fn find(&self, finder: &DestinationFinder, stream: Stream, first: Bytes, facts: ClientFacts) {
         match &finder.by {
             DestinationBy::Authority => {
                 let way = Finder::Authority(finder.unknown, self.tunnels(&facts));
-                self.http(stream, Bytes::new(), Protocol::Detect, facts, (way, &finder.http)).await;
+                self.http(stream, first, Protocol::Detect, facts, (way, &finder.http)).await;
             }
             DestinationBy::Name(name) => {
-                self.named(name.clone(), finder.unknown, stream, Bytes::new(), facts).await;
+                self.named(name.clone(), finder.unknown, stream, first, facts).await;
             }
             DestinationBy::OriginalDestination => match self.original {
                 Some(original) => {
                     let name = asked_address(original.0).into();
-                    self.named(name, finder.unknown, stream, Bytes::new(), facts).await;
+                    self.named(name, finder.unknown, stream, first, facts).await;
                 }
                 None => {
                     // Passing it on would come back here, for ever.
@@ -228,7 +155,7 @@ impl Served {
         match &found.handler {
             Handler::Http(manager) => {
                 let way = (Finder::Named(asked, unknown), &*manager.settings);
-                self.http(stream, first, Protocol::Detect, facts, way).await;
+                self.http(stream, first, protocol_of(manager.codec, None), facts, way).await;
             }
             Handler::Tcp(proxy) => self.tcp(stream, first, facts, proxy).await,
             Handler::Detect { http, tcp, within } => {
@@ -299,10 +226,10 @@ impl Served {
         facts: ClientFacts,
         either: Either<'_>,
     ) {
-        let protocol = match verdict {
-            Verdict::Http1 => Protocol::Http1,
-            Verdict::Http2 => Protocol::Http2,
-            Verdict::Opaque => return self.tcp(stream, first, facts, either.tcp).await,
+        let protocol = match (either.http.codec, verdict) {
+            (_, Verdict::Opaque) => return self.tcp(stream, first, facts, either.tcp).await,
+            (Codec::Auto, Verdict::Http1) | (Codec::Http1, _) => Protocol::Http1,
+            (Codec::Auto, Verdict::Http2) | (Codec::Http2, _) => Protocol::Http2,
         };
         self.http(stream, first, protocol, facts, (either.finder, &either.http.settings)).await;
     }
@@ -357,25 +284,11 @@ struct Either<'a> {
     destination: &'a Name,
 }
 
-/// Whether a client begins TLS. Where every chain speaks TLS nobody needs to look. `None`: it said nothing in time.
-async fn begins_with_hello(stream: &TcpStream, listener: &Listener) -> Option<bool> {
-    if listener.chains.iter().chain(&listener.default_chain).all(|chain| chain.tls.is_some()) {
-        return Some(true);
-    }
-    let mut first = [0];
-    let peeked = tokio::time::timeout(listener.first_bytes_timeout, stream.peek(&mut first)).await;
-    match peeked {
-        Ok(Ok(1)) => Some(first[0] == TLS_HANDSHAKE),
-        Ok(_) => None,
-        Err(_) => Some(false),
-    }
-}
-
-fn protocol_of(alpn: Option<&[u8]>) -> Protocol {
-    match alpn {
-        Some(b"h2") => Protocol::Http2,
-        Some(b"http/1.1") => Protocol::Http1,
-        _ => Protocol::Detect,
+fn protocol_of(codec: Codec, alpn: Option<&[u8]>) -> Protocol {
+    match (codec, alpn) {
+        (Codec::Http1, _) | (Codec::Auto, Some(b"http/1.1")) => Protocol::Http1,
+        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Protocol::Http2,
+        (Codec::Auto, _) => Protocol::Detect,
     }
 }
 

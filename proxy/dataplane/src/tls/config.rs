@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::{HashMap, HashMapExt};
+use outrigger_config::tls::{ClientCertificate, DownstreamTls};
 use outrigger_config::verify::PeerVerifier;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
@@ -31,20 +32,25 @@ const SESSIONS: usize = 8;
 /// Client configurations of one worker; beyond, all are made anew. A bound, not a tuning.
 const MAX_CONFIGS: usize = 512;
 
-/// The configuration of an inbound listener: TLS 1.3, a client certificate required, `alpn` in order of preference.
+/// The configuration of an inbound listener: TLS 1.3, and of `tls` whether a client certificate is asked for, whether there
+/// are tickets, and ALPN in order of preference.
 ///
 /// Every identity of a known trust domain may connect; who may do what is a policy above. Make it anew when the credentials
 /// change, and share it between workers; live connections keep theirs. Fails only when the machine has no randomness.
-pub fn server_config(credentials: &Credentials, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, Failure> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(failed)?
-        .with_client_cert_verifier(verifier(credentials, None))
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified.clone())));
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+pub fn server_config(credentials: &Credentials, tls: &DownstreamTls) -> Result<Arc<ServerConfig>, Failure> {
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).map_err(failed)?;
+    let verifier = PeerVerifier::new(Arc::clone(&credentials.roots), None);
+    let mut config = match tls.client_certificate {
+        ClientCertificate::NotAsked => builder.with_no_client_auth(),
+        ClientCertificate::Optional => builder.with_client_cert_verifier(Arc::new(verifier.optional())),
+        ClientCertificate::Required => builder.with_client_cert_verifier(Arc::new(verifier)),
+    }
+    .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified.clone())));
+    config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
     // Clients hold their connections; a second ticket would only cost.
-    config.send_tls13_tickets = 1;
+    config.send_tls13_tickets = usize::from(tls.tickets);
     Ok(Arc::new(config))
 }
 

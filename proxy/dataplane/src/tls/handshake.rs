@@ -5,16 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use outrigger_config::verify::peer_identity;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::Acceptor;
+use rustls::server::{Accepted, Acceptor};
 use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::server::StartHandshake;
 use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
 
@@ -24,43 +26,60 @@ use crate::socket::stream::Stream;
 /// A fatal alert `unrecognized_name` as a record (RFC 8446 sections 5.1 and 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// What a client asks for before anything is agreed.
-#[derive(Debug)]
-pub struct Hello<'a> {
-    /// The server name, lower-case; `None` when absent.
-    pub server_name: Option<&'a str>,
-    /// The protocols offered, in the client's order.
-    pub alpn: Vec<&'a [u8]>,
+/// Reads a client's hello into `first`, where some of it may be already. Nothing was answered yet: whoever only passes the
+/// bytes on has all of them there. A malformed hello is answered with the alert that it deserves.
+pub async fn hello(stream: &mut TcpStream, first: &mut BytesMut) -> Result<Accepted, Failure> {
+    let mut acceptor = Acceptor::default();
+    let mut taken = 0;
+    loop {
+        while taken < first.len() {
+            taken += acceptor.read_tls(&mut &first[taken..]).map_err(refused_client)?;
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let mut bytes = Vec::new();
+                // Writing to memory does not fail, and the client may be gone: it is refused either way.
+                let _ = alert.write_all(&mut bytes);
+                let _ = stream.write_all(&bytes).await;
+                return Err(refused_client(error));
+            }
+        }
+        match stream.read_buf(first).await {
+            Ok(0) => {
+                return Err(refused_client("the client closed the connection before its hello was complete"));
+            }
+            Ok(_) => {}
+            Err(error) => return Err(refused_client(error)),
+        }
+    }
 }
 
-/// Answers a TLS client within `timeout`. `select` picks the configuration by what the client asks for; with `None` the
-/// client gets the alert `unrecognized_name` and the connection fails.
+/// Answers a client whose hello was read. The caller bounds how long that may take.
 pub async fn accept(
     stream: TcpStream,
-    timeout: Duration,
-    select: impl FnOnce(&Hello<'_>) -> Option<Arc<ServerConfig>>,
+    accepted: Accepted,
+    config: Arc<ServerConfig>,
 ) -> Result<(Stream, Facts), Failure> {
     let started = Instant::now();
-    let handshake = async {
-        let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(refused_client)?;
-        let (config, server_name) = {
-            let hello = start.client_hello();
-            let alpn = hello.alpn().map(Iterator::collect).unwrap_or_default();
-            let hello = Hello { server_name: hello.server_name(), alpn };
-            (select(&hello), hello.server_name.map(str::to_owned))
-        };
-        let Some(config) = config else {
-            // Fails when the client is gone; it was refused either way.
-            let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
-            return Err(refused_client(format!("nothing is served under the name {server_name:?}")));
-        };
-        let stream = start.into_stream(config).await.map_err(refused_client)?;
-        let facts = facts(stream.get_ref().1, started, server_name, refused_client)?;
-        Ok((Stream::TlsServer(Box::new(stream)), facts))
-    };
-    tokio::time::timeout(timeout, handshake).await.unwrap_or_else(|_| {
-        Err(refused_client(format!("no TLS handshake within {} ms", timeout.as_millis())))
-    })
+    let server_name = accepted.client_hello().server_name().map(str::to_owned);
+    let start = StartHandshake::from_parts(accepted, stream);
+    let stream = start.into_stream(config).await.map_err(refused_client)?;
+    let facts = facts(stream.get_ref().1, started, server_name, refused_client)?;
+    Ok((Stream::TlsServer(Box::new(stream)), facts))
+}
+
+/// Tells a client that nothing is served under the name that it asked for.
+pub async fn refuse(mut stream: TcpStream, accepted: &Accepted) -> Failure {
+    // Fails when the client is gone; it was refused either way.
+    let _ = stream.write_all(&UNRECOGNIZED_NAME).await;
+    refused_client(format!("nothing is served under the name {:?}", accepted.client_hello().server_name()))
+}
+
+/// What a client is told, or the log, when its handshake takes too long.
+pub fn late(timeout: Duration) -> Failure {
+    refused_client(format!("no TLS handshake within {} ms", timeout.as_millis()))
 }
 
 /// Dials TLS on `stream` within `timeout`. `server_name` is sent for routing only; the peer is known by its identity.
@@ -126,6 +145,7 @@ fn refused_server(error: impl fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use outrigger_config::secrets::Roots;
+    use outrigger_config::tls::{ClientCertificate, DownstreamTls};
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
     use rustls::RootCertStore;
     use rustls::sign::CertifiedKey;
@@ -134,7 +154,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::tls::config::{ALPN_H2, ALPN_TCP, ClientConfigs, Expectation, server_config};
+    use crate::tls::config::{ALPN_H2, ClientConfigs, Expectation, server_config};
     use crate::tls::credentials::Credentials;
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -178,6 +198,11 @@ mod tests {
         format!("spiffe://cluster.local/ns/shop/sa/{account}")
     }
 
+    fn required(alpn: &[&str]) -> DownstreamTls {
+        let alpn = alpn.iter().map(|name| (*name).into()).collect();
+        DownstreamTls { alpn, client_certificate: ClientCertificate::Required, peers: None, tickets: true }
+    }
+
     type Ends = (Result<(Stream, Facts), Failure>, Result<(Stream, Facts), Failure>);
 
     /// What both ends make of a handshake: the server's first.
@@ -187,7 +212,7 @@ mod tests {
         configs: &mut ClientConfigs,
         expected: &str,
     ) -> Ends {
-        let server = server_config(server, &[ALPN_H2, ALPN_TCP]).unwrap();
+        let server = server_config(server, &required(&["h2", "outrigger-tcp"])).unwrap();
         shake_with(server, client, configs, expected).await
     }
 
@@ -202,10 +227,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        let accepting = accept(accepted, PATIENCE, |hello| {
-            assert_eq!((hello.server_name, &hello.alpn[..]), (Some("cart.shop"), &[ALPN_H2][..]));
-            Some(server)
-        });
+        let accepting = async {
+            let (mut accepted, mut first) = (accepted, BytesMut::new());
+            let hello = hello(&mut accepted, &mut first).await?;
+            assert_eq!(hello.client_hello().server_name(), Some("cart.shop"));
+            assert_eq!(hello.client_hello().alpn().unwrap().collect::<Vec<_>>(), [ALPN_H2]);
+            accept(accepted, hello, server).await
+        };
         tokio::join!(accepting, connect(dialled, PATIENCE, config, "cart.shop"))
     }
 
@@ -265,7 +293,7 @@ mod tests {
         let ca = Authority::new();
         let server = ca.credentials(&[&uri("cart")], &ca);
         let mut client = ca.credentials(&[&uri("web")], &ca);
-        let serving = server_config(&server, &[ALPN_H2]).unwrap();
+        let serving = server_config(&server, &required(&["h2"])).unwrap();
         let mut configs = ClientConfigs::default();
         for (generation, resumed) in [(1, false), (1, true), (2, false)] {
             let by_domain = client.roots.by_domain.clone();
@@ -280,14 +308,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_plaintext_client_and_a_silent_one_are_refused_in_time() {
+    async fn a_plaintext_client_and_one_that_hangs_up_are_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for bytes in [&b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n"[..], b""] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             client.write_all(bytes).await.unwrap();
-            let (accepted, _) = listener.accept().await.unwrap();
-            let failure = accept(accepted, Duration::from_millis(200), |_| None).await.unwrap_err();
+            client.shutdown().await.unwrap();
+            let (mut accepted, _) = listener.accept().await.unwrap();
+            let failure = hello(&mut accepted, &mut BytesMut::new()).await.unwrap_err();
             assert_eq!(failure.reason, Reason::DownstreamTlsFailure);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_told_so_gives_no_ticket() {
+        let ca = Authority::new();
+        let (server, client) = (ca.credentials(&[&uri("cart")], &ca), ca.credentials(&[&uri("web")], &ca));
+        let serving = server_config(&server, &DownstreamTls { tickets: false, ..required(&["h2"]) }).unwrap();
+        let mut configs = ClientConfigs::default();
+        for _ in 0..2 {
+            let (server, client) = shake_with(serving.clone(), &client, &mut configs, "cart").await;
+            let ((mut server, _), (mut client, facts)) = (server.unwrap(), client.unwrap());
+            assert!(!facts.resumed);
+            server.write_all(b"x").await.unwrap();
+            client.read_u8().await.unwrap();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_config::secrets::{Roots, Secrets, WorkloadIdentity};
+use outrigger_config::verify::PeerVerifier;
 use outrigger_core::identity::SpiffeId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -12,7 +13,7 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -28,6 +29,21 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    /// A TLS client that is no proxy: believes this authority, and shows what it is given.
+    pub fn connector(&self, shows: Option<Secrets>) -> tokio_rustls::TlsConnector {
+        let verifier = PeerVerifier::new(self.secrets("nobody").roots, None);
+        let builder =
+            rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+        let config = match shows {
+            Some(secrets) => {
+                let key = SingleCertAndKey::from(Arc::clone(&secrets.identity.key));
+                builder.with_client_cert_resolver(Arc::new(key))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        Arc::new(config).into()
     }
 
     /// A new certificate for `account`, and this authority's root.

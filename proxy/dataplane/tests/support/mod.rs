@@ -20,7 +20,7 @@ use outrigger_config::cluster::{
 use outrigger_config::demand::{DemandFeed, DemandLimits, Demands, Resolution};
 use outrigger_config::destination::Destination;
 use outrigger_config::endpoint::{Endpoint, Endpoints, HealthStatus, Transport};
-use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings, RouteSource};
+use outrigger_config::http_manager::{Codec, HttpConnectionManager, HttpSettings, RouteSource};
 use outrigger_config::listener::{
     DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
@@ -211,11 +211,14 @@ pub fn listener(name: &str, filter: NetworkFilter) -> Listener {
         direction: Direction::Outbound,
         original_dst: false,
         first_bytes_timeout: Duration::from_secs(1),
+        serves_silent: true,
+        detects_http: false,
         chains: Box::default(),
         default_chain: Some(FilterChain {
             name: "default".into(),
             matcher: Default::default(),
             tls: None,
+            handshake_timeout: None,
             filter,
         }),
     }
@@ -289,6 +292,7 @@ pub fn manager(name: &str, action: RouteAction) -> Arc<HttpConnectionManager> {
     };
     Arc::new(HttpConnectionManager {
         stat_prefix: name.into(),
+        codec: Codec::Auto,
         routes: RouteSource::Inline(Arc::new(RouteTable::for_any_host(name.into(), vec![Arc::new(route)]))),
         filters: Box::default(),
         upgrades: Upgrades::any(),

@@ -98,25 +98,37 @@ fn registration(status: &Status) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, address, direction, original_dst, first_bytes_timeout, chains, default_chain } =
-        listener;
+    let Listener {
+        name,
+        address,
+        direction,
+        original_dst,
+        first_bytes_timeout,
+        serves_silent,
+        detects_http,
+        chains,
+        default_chain,
+    } = listener;
     json!({
         "name": &**name,
         "address": address,
         "direction": match direction { Direction::Inbound => "inbound", Direction::Outbound => "outbound" },
         "original_dst": original_dst,
         "first_bytes_timeout_ms": first_bytes_timeout.as_millis() as u64,
+        "serves_silent": serves_silent,
+        "detects_http": detects_http,
         "chains": chains.iter().map(chain).collect::<Vec<_>>(),
         "default_chain": default_chain.as_ref().map(chain),
     })
 }
 
 fn chain(chain: &FilterChain) -> Value {
-    let FilterChain { name, matcher, tls, filter } = chain;
+    let FilterChain { name, matcher, tls, handshake_timeout, filter } = chain;
     json!({
         "name": &**name,
         "match": format!("{matcher:?}"),
         "tls": tls.as_ref().map(|tls| format!("{tls:?}")),
+        "handshake_timeout_ms": handshake_timeout.map(|timeout| timeout.as_millis() as u64),
         "filter": match filter {
             NetworkFilter::Handle(of) => handler(of),
             NetworkFilter::Find(finder) => json!({

@@ -1,0 +1,139 @@
+//! The filter chain of an accepted connection, and the TLS handshake that the chain asks for.
+//!
+//! What no chain takes, and who fails the handshake, is refused here, counted and recorded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use outrigger_config::listener::{ConnectionFacts, FilterChain, Listener, TransportProtocol};
+use outrigger_config::tls::{ClientCertificate, DownstreamTls};
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+use rustls::server::Accepted;
+use tokio::net::TcpStream;
+
+use super::Served;
+use super::opening::{self, Opening};
+use crate::client::ClientFacts;
+use crate::socket::stream::Stream;
+use crate::tcp::relay;
+use crate::tls::handshake;
+
+/// A connection whose chain is known.
+pub(super) struct Begun {
+    pub(super) stream: Stream,
+    /// What was read of it already.
+    pub(super) first: Bytes,
+    pub(super) facts: ClientFacts,
+    /// What both sides agreed on in the TLS handshake.
+    pub(super) alpn: Option<Vec<u8>>,
+}
+
+impl Served {
+    /// The chain that takes the connection, and the connection after its TLS handshake if there is one.
+    pub(super) async fn choose<'a>(
+        &self,
+        listener: &'a Listener,
+        mut stream: TcpStream,
+        facts: ClientFacts,
+    ) -> Option<(&'a FilterChain, Begun)> {
+        let mut first = BytesMut::new();
+        let handshake_timeout = self.context.settings.handshake_timeout;
+        let hello = match opening::read(listener, &mut stream, &mut first, handshake_timeout).await {
+            Ok(Opening::Tls(hello)) => hello,
+            Ok(Opening::Clear(protocol)) => {
+                let connection = ConnectionFacts {
+                    destination: facts.destination,
+                    transport: TransportProtocol::RawBuffer,
+                    server_name: None,
+                    application_protocols: protocol.as_slice(),
+                };
+                let Some(chain) = listener.chain(&connection).filter(|chain| chain.tls.is_none()) else {
+                    self.refuse(&facts, &opening::in_the_clear());
+                    return None;
+                };
+                let stream = Stream::Plain(stream);
+                return Some((chain, Begun { stream, first: first.freeze(), facts, alpn: None }));
+            }
+            Ok(Opening::Nothing) => return None,
+            Err(failure) => {
+                self.refuse(&facts, &failure);
+                return None;
+            }
+        };
+        let chain = {
+            let asked = hello.client_hello();
+            let alpn: Vec<_> = asked.alpn().map(Iterator::collect).unwrap_or_default();
+            listener.chain(&ConnectionFacts {
+                destination: facts.destination,
+                transport: TransportProtocol::Tls,
+                server_name: asked.server_name(),
+                application_protocols: &alpn,
+            })
+        };
+        let Some(chain) = chain else {
+            let failure = handshake::refuse(stream, &hello).await;
+            self.refuse(&facts, &failure);
+            return None;
+        };
+        let Some(tls) = &chain.tls else {
+            // Passed through as it came, for somebody behind to answer.
+            let stream = Stream::Plain(stream);
+            return Some((chain, Begun { stream, first: first.freeze(), facts, alpn: None }));
+        };
+        match self.handshake(stream, *hello, tls, chain.handshake_timeout, facts.clone()).await {
+            Ok(begun) => Some((chain, begun)),
+            Err((facts, failure)) => {
+                self.refuse(&facts, &failure);
+                None
+            }
+        }
+    }
+
+    /// Answers a TLS client. Fails with what is known of it by then.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        hello: Accepted,
+        tls: &Arc<DownstreamTls>,
+        timeout: Option<Duration>,
+        mut facts: ClientFacts,
+    ) -> Result<Begun, (ClientFacts, Failure)> {
+        let config = match self.context.identity.server(tls) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::warn!(%error, "no TLS configuration");
+                let failure = handshake::refuse(stream, &hello).await;
+                return Err((facts, failure));
+            }
+        };
+        let longest = self.context.settings.handshake_timeout;
+        let longest = timeout.map_or(longest, |timeout| timeout.min(longest));
+        let answered = tokio::time::timeout(longest, handshake::accept(stream, hello, config)).await;
+        let (stream, shown) = match answered.unwrap_or_else(|_| Err(handshake::late(longest))) {
+            Ok(answered) => answered,
+            Err(failure) => return Err((facts, failure)),
+        };
+        facts.identify(shown.peer);
+        // Who may go on without a certificate has no identity to be judged by.
+        let may = match (&facts.peer, &tls.peers) {
+            (None, _) => tls.client_certificate != ClientCertificate::Required,
+            (Some(_), None) => true,
+            (Some(peer), Some(peers)) => peers.contains(peer),
+        };
+        if !may {
+            let failure = Failure::downstream(Reason::DownstreamTlsFailure, "this peer may not call");
+            return Err((facts, failure));
+        }
+        self.context.recorder.metrics().process.downstream_tls_ok.increment();
+        facts.encrypted = true;
+        Ok(Begun { stream, first: Bytes::new(), facts, alpn: shown.alpn })
+    }
+
+    /// Counts and records a connection that no chain takes.
+    fn refuse(&self, facts: &ClientFacts, failure: &Failure) {
+        self.context.recorder.metrics().process.downstream_tls_failed.increment();
+        relay::refuse(&self.context, facts, failure);
+    }
+}
