@@ -4,6 +4,7 @@
 //! tells [`demand`] what it misses. Neither sees the other. As everywhere, a module uses only modules listed below it.
 
 pub mod demand;
+pub mod binding;
 pub mod publish;
 pub mod build;
 pub mod snapshot;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use outrigger_config::binding::Binder;
 use outrigger_config::build::Builder;
 use outrigger_config::demand::DemandFeed;
 use outrigger_config::publish::Published;
@@ -65,6 +66,8 @@ pub struct Wiring {
     pub published: Published,
     /// What the data path asks for.
     pub demands: DemandFeed,
+    /// Who binds listeners.
+    pub binder: Binder,
     /// Where certificate and roots go.
     pub secrets: SecretStore,
     /// The process's resolver.
@@ -99,7 +102,7 @@ impl Discovery {
         clock: Clock,
     ) -> Result<Handle, StartError> {
         let Config { token_file, state_dir, instance, mode, trust_domain, ports, labels, .. } = config;
-        let Wiring { builder, published, demands, secrets, dns: _ } = wiring;
+        let Wiring { builder, published, demands, binder, secrets, dns: _ } = wiring;
         let dir = StateDir::open(&state_dir)
             .map_err(|error| StartError::StateDir { path: state_dir, reason: error.to_string() })?;
         let status = StatusBoard::default();
@@ -112,8 +115,17 @@ impl Discovery {
         }
         let store = SharedStore::new(builder, mode);
         let (ads, events) = tokio::sync::mpsc::channel(1);
-        let mut supervisor =
-            Supervisor::new(&instance, mode, store.clone(), dir, published, demands, events, status.clone());
+        let mut supervisor = Supervisor::new(
+            &instance,
+            mode,
+            store.clone(),
+            dir,
+            published,
+            demands,
+            binder,
+            events,
+            status.clone(),
+        );
         supervisor.restore().await;
 
         // One connection for both streams at a time.

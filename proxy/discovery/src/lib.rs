@@ -7,6 +7,7 @@
 mod discovery;
 mod supervisor;
 mod ads;
+mod claims;
 mod store;
 mod subscriptions;
 mod warming;

@@ -52,6 +52,32 @@ pub(crate) struct Step {
     pub(crate) saved_is_behind: bool,
 }
 
+/// A response whose resources were judged, each by itself. Nothing is accepted yet.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) kind: Kind,
+    /// What can be used, in the order of the response.
+    pub(crate) good: Vec<(Changed, References)>,
+    /// Names of resources that are held as they came.
+    pub(crate) settled: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) refused: Vec<Refused>,
+}
+
+impl Judged {
+    /// A response that says nothing.
+    pub(crate) fn nothing(kind: Kind) -> Self {
+        let (good, settled, removed, refused) = Default::default();
+        Self { kind, good, settled, removed, refused }
+    }
+
+    /// Refuses a resource after all.
+    pub(crate) fn refuse(&mut self, name: &str, reason: String) {
+        self.good.retain(|(changed, _)| changed.name != name);
+        self.refused.push(Refused { name: name.into(), reason });
+    }
+}
+
 /// What came of a response.
 #[derive(Debug)]
 pub(crate) struct Applied {
@@ -108,12 +134,34 @@ impl Store {
         self.warming.published()
     }
 
-    /// Takes a response in: decodes and compiles each resource, refuses by name what cannot be used, keeps its last good
-    /// version.
-    pub(crate) fn apply(&mut self, update: Update, demanded: &BTreeSet<Name>, now: Instant) -> Applied {
+    /// Decodes and compiles each resource of a response; what cannot be used is refused by name.
+    pub(crate) fn judge(&self, update: Update) -> Judged {
         let Update { kind, nonce: _, changed, removed, mut refused } = update;
-        let mut settled = removed.clone();
-        refused.extend(self.take_in(kind, changed, &removed, &mut settled));
+        // Sent again as it is, after a reconnect or because its cluster changed: nothing to decode.
+        let (known, changed): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|changed| self.accepted.holds(kind, changed));
+        let settled = known.into_iter().map(|known| known.name).collect();
+        let mut good = Vec::with_capacity(changed.len());
+        for changed in changed {
+            // What is accepted may yet have to wait, and the builder that serves must not know it before it is warm: it is
+            // decoded twice for that.
+            let judged = guarded(|| {
+                (self.judge)(kind, &changed)?;
+                Ok(References::of(kind, &changed.body))
+            });
+            match judged.unwrap_or_else(Err) {
+                Ok(references) => good.push((changed, references)),
+                Err(reason) => refused.push(Refused { name: changed.name, reason }),
+            }
+        }
+        Judged { kind, good, settled, removed, refused }
+    }
+
+    /// Takes in what can be used of a response; of what is refused the last good version stays.
+    pub(crate) fn accept(&mut self, judged: Judged, demanded: &BTreeSet<Name>, now: Instant) -> Applied {
+        let Judged { kind, good, mut settled, removed, refused } = judged;
+        settled.extend(removed.iter().cloned());
+        settled.extend(self.take_in(kind, good, &removed));
         let step = self.advance(demanded, now);
         Applied { refused, settled, removed, step }
     }
@@ -126,9 +174,13 @@ impl Store {
                 let Resource { name, aliases, version, resource, .. } = resource;
                 Some(Changed { name, aliases, version, body: resource? })
             });
-            for Refused { name, reason } in self.take_in(kind, changed.collect(), &[], &mut Vec::new()) {
+            let changed = changed.collect();
+            let update = Update { kind, nonce: String::new(), changed, removed: vec![], refused: vec![] };
+            let judged = self.judge(update);
+            for Refused { name, reason } in &judged.refused {
                 tracing::warn!(%kind, name, reason, "a saved resource is refused");
             }
+            self.take_in(kind, judged.good, &[]);
         }
         let differences = self.warming.restore(&self.accepted);
         let destinations = match self.mode {
@@ -195,38 +247,19 @@ impl Store {
         forgotten
     }
 
-    fn take_in(
-        &mut self,
-        kind: Kind,
-        changed: Vec<Changed>,
-        removed: &[String],
-        settled: &mut Vec<String>,
-    ) -> Vec<Refused> {
-        // Sent again as it is, after a reconnect or because its cluster changed: nothing to decode.
-        let (known, changed): (Vec<_>, Vec<_>) =
-            changed.into_iter().partition(|changed| self.accepted.holds(kind, changed));
-        settled.extend(known.into_iter().map(|known| known.name));
-        let mut refused = Vec::new();
-        for changed in changed {
-            // What is accepted may yet have to wait, and the builder that serves must not know it before it is warm: it is
-            // decoded twice for that.
-            let judged = guarded(|| {
-                (self.judge)(kind, &changed)?;
-                Ok(References::of(kind, &changed.body))
-            });
-            match judged.unwrap_or_else(Err) {
-                Ok(references) => {
-                    settled.push(changed.name.clone());
-                    self.accepted.insert(kind, changed, references);
-                }
-                Err(reason) => refused.push(Refused { name: changed.name, reason }),
+    /// Returns the names that were taken in.
+    fn take_in(&mut self, kind: Kind, good: Vec<(Changed, References)>, removed: &[String]) -> Vec<String> {
+        let names = good.iter().map(|(changed, _)| changed.name.clone()).collect();
+        for (changed, references) in good {
+            self.accepted.insert(kind, changed, references);
+        }
+        if !removed.is_empty() {
+            let used = self.used_by_others(kind);
+            for name in removed.iter().filter(|name| !used.contains(name.as_str())) {
+                self.accepted.remove(kind, name);
             }
         }
-        let used = self.used_by_others(kind);
-        for name in removed.iter().filter(|name| !used.contains(name.as_str())) {
-            self.accepted.remove(kind, name);
-        }
-        refused
+        names
     }
 
     /// Names that the server cannot take back: the routes of a listener and the endpoints of a cluster stay until that lets
@@ -277,7 +310,8 @@ mod tests {
         let removed = removed.iter().map(|name| (*name).into()).collect();
         let update =
             Update { kind, nonce: String::new(), changed: changed.collect(), removed, refused: vec![] };
-        store.apply(update, &BTreeSet::new(), Instant::now())
+        let judged = store.judge(update);
+        store.accept(judged, &BTreeSet::new(), Instant::now())
     }
 
     fn serving() -> Store {

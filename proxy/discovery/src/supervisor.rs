@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use outrigger_config::binding::{Binder, Unbound};
 use outrigger_config::demand::{DemandFeed, Demanded};
 use outrigger_config::publish::Published;
 use outrigger_core::Name;
@@ -19,10 +20,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::ads::{Event, Requests};
 use crate::cache;
+use crate::claims::{claims, refuse_doubles};
 use crate::kind::{Kind, PerKind};
 use crate::state_dir::StateDir;
 use crate::status::StatusBoard;
-use crate::store::{SharedStore, Step, Wanted};
+use crate::store::{Judged, SharedStore, Step, Wanted};
 use crate::stream::{Received, Stream, WILDCARD};
 use crate::subscriptions::Mode;
 
@@ -40,6 +42,7 @@ pub(crate) struct Supervisor {
     dir: StateDir,
     published: Published,
     demands: DemandFeed,
+    binder: Binder,
     events: mpsc::Receiver<Event>,
     status: StatusBoard,
     stream: Stream,
@@ -65,6 +68,7 @@ impl Supervisor {
         dir: StateDir,
         published: Published,
         demands: DemandFeed,
+        binder: Binder,
         events: mpsc::Receiver<Event>,
         status: StatusBoard,
     ) -> Self {
@@ -80,6 +84,7 @@ impl Supervisor {
             dir,
             published,
             demands,
+            binder,
             events,
             status,
             stream,
@@ -188,7 +193,15 @@ impl Supervisor {
         let (kind, nonce) = (update.kind, update.nonce.clone());
         let demanded = self.demanded.clone();
         let now = Instant::now();
-        let applied = match self.work(move |store| store.apply(update, &demanded, now)).await {
+        let judged = match self.work(move |store| store.judge(update)).await {
+            Ok(judged) if kind == Kind::Listener => self.bind(judged).await,
+            other => other,
+        };
+        let applied = match judged {
+            Ok(judged) => self.work(move |store| store.accept(judged, &demanded, now)).await,
+            Err(bug) => Err(bug),
+        };
+        let applied = match applied {
             Ok(applied) => applied,
             Err(reason) => {
                 self.status.refused_whole(Some(kind), reason.clone());
@@ -210,6 +223,36 @@ impl Supervisor {
             self.leaving.retain(|name| !applied.settled.contains(name));
             let refused = applied.refused.iter().map(|refused| refused.name.as_str());
             self.demands.refused(refused.filter(|name| !self.holds(name)));
+        }
+    }
+
+    /// Refuses listeners whose address another one has or that cannot be bound: the answer to the control plane waits for
+    /// the sockets.
+    async fn bind(&self, mut judged: Judged) -> Result<Judged, String> {
+        loop {
+            let (wanted, changes);
+            (judged, wanted, changes) = self
+                .work(move |store| {
+                    refuse_doubles(store.accepted(), &mut judged);
+                    let before = claims(store.accepted(), &Judged::nothing(Kind::Listener));
+                    let wanted = claims(store.accepted(), &judged);
+                    let changes = before != wanted;
+                    (judged, wanted, changes)
+                })
+                .await?;
+            if !changes {
+                return Ok(judged);
+            }
+            let unbound = self.binder.bind(wanted.into_iter().collect()).await;
+            let before = judged.refused.len();
+            for Unbound { name, reason } in unbound {
+                if judged.good.iter().any(|(changed, _)| *changed.name == *name) {
+                    judged.refuse(&name, format!("address: {reason}"));
+                }
+            }
+            if judged.refused.len() == before {
+                return Ok(judged);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use outrigger_config::binding::{BindRequests, binder};
 use outrigger_config::build::Builder;
 use outrigger_config::demand::{DemandLimits, Demands, Resolution};
 use outrigger_config::listener::Listener;
@@ -23,6 +24,8 @@ use crate::error::Error;
 pub(crate) struct Configuration {
     pub(crate) published: Published,
     pub(crate) demands: Demands,
+    /// What discovery wants bound.
+    pub(crate) binds: BindRequests,
     pub(crate) secrets: SecretStore,
     /// This workload's namespace, for short names in wildcard mode; to be set when the certificate is there.
     pub(crate) namespace: Arc<OnceLock<Name>>,
@@ -65,15 +68,17 @@ impl Configuration {
             ports,
             labels: args.label.iter().cloned().collect(),
         };
+        let (binder, binds) = binder();
         let wiring = Wiring {
             builder: Builder::new(own.to_vec()),
             published: published.clone(),
             demands: feed,
+            binder,
             secrets: secrets.clone(),
             dns: dns.clone(),
         };
         let discovery = Discovery::start(config, wiring).await.map_err(start_error)?;
-        Ok(Self { published, demands, secrets, namespace, resolver: resolver(dns), discovery })
+        Ok(Self { published, demands, binds, secrets, namespace, resolver: resolver(dns), discovery })
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use outrigger_config::binding::BindRequests;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
@@ -51,6 +52,8 @@ pub(crate) struct Life<'a> {
     pub(crate) published: Published,
     /// Subscribed before `sockets` looked at the snapshot for the first time.
     pub(crate) snapshots: watch::Receiver<u64>,
+    /// What discovery wants bound.
+    pub(crate) binds: BindRequests,
     pub(crate) secrets: SecretStore,
     pub(crate) namespace: Arc<OnceLock<Name>>,
     pub(crate) discovery: &'a Handle,
@@ -86,6 +89,10 @@ impl Life<'_> {
                 changed = self.snapshots.changed() => {
                     // The other end lives as long as `published`.
                     if changed.is_ok() { self.sockets.follow(&self.published.load()); }
+                }
+                request = self.binds.next() => {
+                    let unbound = self.sockets.prepare(&request.wanted);
+                    request.answer(unbound);
                 }
                 secrets = self.secrets.ready(), if self.latches.identity.is_some() => {
                     let _ = self.namespace.set(secrets.identity.id.namespace().into());

@@ -133,7 +133,8 @@ impl Process {
 
         let applications = ports.iter().map(|port| port.application).collect();
         let configuration = Configuration::start(&args, &instance, &listeners, ports).await?;
-        let Configuration { published, demands, secrets, namespace, resolver, discovery } = configuration;
+        let Configuration { published, demands, binds, secrets, namespace, resolver, discovery } =
+            configuration;
         let reader = discovery.reader();
 
         let known = secrets.clone();
@@ -201,6 +202,7 @@ impl Process {
             latches,
             published,
             snapshots,
+            binds,
             secrets,
             namespace,
             discovery: &discovery,

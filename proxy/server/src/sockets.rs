@@ -2,11 +2,14 @@
 //!
 //! What the flags name was bound at start. A listener that comes over xDS gets the socket that was bound for it; until then
 //! clients wait in that socket's queue instead of being turned away. A listener for which nothing was bound (another
-//! control plane's) is bound when it comes; where that fails it is logged, and tried again with the next snapshot.
+//! control plane's) is bound before discovery accepts it ([`Sockets::prepare`]), so that its control plane hears why it
+//! cannot be. What was saved by an earlier run is bound when it is published; where that fails it is logged, and tried
+//! again with the next snapshot.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use outrigger_config::binding::Unbound;
 use outrigger_config::listener::Listener;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
@@ -23,8 +26,24 @@ pub(crate) struct Sockets {
     /// Bound at start, lent while a listener wants them.
     waiting: Vec<Arc<ListenerGroup>>,
     /// Bound for listeners that nobody announced.
-    surprising: Vec<Arc<ListenerGroup>>,
+    surprising: Vec<Surprising>,
+    /// What discovery has accepted or is about to.
+    wanted: Vec<(Name, SocketAddr)>,
     lent: watch::Sender<Arc<[Lent]>>,
+}
+
+/// A socket that was bound for a listener of a control plane.
+#[derive(Debug)]
+struct Surprising {
+    /// The address that the listener names, whose port may be 0.
+    asked: SocketAddr,
+    group: Arc<ListenerGroup>,
+}
+
+impl Surprising {
+    fn is_of(&self, name: &Name, address: SocketAddr) -> bool {
+        self.group.name() == name && self.asked == address
+    }
 }
 
 impl Sockets {
@@ -38,7 +57,7 @@ impl Sockets {
             }
         }
         let lent = watch::Sender::new(fixed.clone().into());
-        Self { workers, fixed, waiting, surprising: Vec::new(), lent }
+        Self { workers, fixed, waiting, surprising: Vec::new(), wanted: Vec::new(), lent }
     }
 
     /// What workers follow.
@@ -49,7 +68,8 @@ impl Sockets {
     /// Every socket's name and address.
     pub(crate) fn addresses(&self) -> Vec<(Name, SocketAddr)> {
         let fixed = self.fixed.iter().map(|lent| &lent.group);
-        let all = fixed.chain(&self.waiting).chain(&self.surprising);
+        let surprising = self.surprising.iter().map(|surprising| &surprising.group);
+        let all = fixed.chain(&self.waiting).chain(surprising);
         all.map(|group| (group.name().clone(), group.address())).collect()
     }
 
@@ -59,16 +79,55 @@ impl Sockets {
         addresses.iter().all(|address| lent.iter().any(|lent| lent.group.address() == *address))
     }
 
+    /// Binds what is not bound yet of all listeners that discovery wants, and lets go of what it wants no more once it is
+    /// not lent either. Returns those that cannot be had, and why.
+    pub(crate) fn prepare(&mut self, wanted: &[(Name, SocketAddr)]) -> Vec<Unbound> {
+        self.wanted = wanted.to_vec();
+        let lent = Arc::clone(&self.lent.borrow());
+        let in_use = |group: &Arc<ListenerGroup>| lent.iter().any(|lent| Arc::ptr_eq(&lent.group, group));
+        self.surprising
+            .retain(|of| in_use(&of.group) || wanted.iter().any(|(name, address)| of.is_of(name, *address)));
+        let mut unbound = Vec::new();
+        for (name, address) in wanted {
+            if let Err(reason) = self.reserve(name, *address) {
+                self.wanted.retain(|(other, _)| other != name);
+                unbound.push(Unbound { name: name.clone(), reason });
+            }
+        }
+        unbound
+    }
+
+    fn reserve(&mut self, name: &Name, address: SocketAddr) -> Result<(), String> {
+        let fixed = || self.fixed.iter().map(|lent| &lent.group);
+        if fixed().any(|group| group.name() == name) {
+            return Err(format!("{name:?} is a listener of the proxy's own", name = &**name));
+        }
+        if let Some(own) = fixed().find(|group| group.address() == address) {
+            return Err(format!("{address} is that of the proxy's own listener {:?}", &**own.name()));
+        }
+        // Under another name it goes with its listener, and this one follows it.
+        let surprising =
+            self.surprising.iter().any(|of| of.is_of(name, address) || of.group.address() == address);
+        if surprising || self.waiting.iter().any(|group| group.address() == address) {
+            return Ok(());
+        }
+        let group =
+            ListenerGroup::bind(name.clone(), address, self.workers).map_err(|error| error.to_string())?;
+        self.surprising.push(Surprising { asked: address, group: Arc::new(group) });
+        Ok(())
+    }
+
     /// Lends what `snapshot` has listeners for, and takes back the rest.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
         let own = |name: &Name| self.fixed.iter().any(|lent| lent.group.name() == name);
         let mut wanted: Vec<_> =
             snapshot.listeners.values().filter(|listener| !own(&listener.name)).collect();
         wanted.sort_by_key(|listener| listener.name.clone());
-        self.surprising.retain(|group| {
-            let stays = wanted.iter().any(|listener| serves(group, listener));
+        self.surprising.retain(|of| {
+            let accepted = self.wanted.iter().any(|(name, address)| of.is_of(name, *address));
+            let stays = accepted || wanted.iter().any(|listener| of.is_of(&listener.name, listener.address));
             if !stays {
-                group.retire();
+                of.group.retire();
             }
             stays
         });
@@ -91,12 +150,14 @@ impl Sockets {
     pub(crate) fn close_unlent(&self) {
         let lent = self.lent.borrow();
         let unlent = |group: &&Arc<ListenerGroup>| !lent.iter().any(|lent| Arc::ptr_eq(&lent.group, group));
-        self.waiting.iter().filter(unlent).for_each(|group| group.close());
+        let surprising = self.surprising.iter().map(|of| &of.group);
+        self.waiting.iter().chain(surprising).filter(unlent).for_each(|group| group.close());
     }
 
     fn group_for(&mut self, listener: &Listener) -> Option<Arc<ListenerGroup>> {
-        let groups = self.waiting.iter().chain(&self.surprising);
-        if let Some(group) = groups.into_iter().find(|group| serves(group, listener)) {
+        let surprising = self.surprising.iter().find(|of| of.is_of(&listener.name, listener.address));
+        let waiting = || self.waiting.iter().find(|group| serves(group, listener));
+        if let Some(group) = surprising.map(|of| &of.group).or_else(waiting) {
             return Some(Arc::clone(group));
         }
         // A socket of the same address under another name would take half of its connections.
@@ -105,7 +166,7 @@ impl Sockets {
             Ok(group) => {
                 tracing::info!(listener = %listener.name, address = %listener.address, "listening");
                 let group = Arc::new(group);
-                self.surprising.push(Arc::clone(&group));
+                self.surprising.push(Surprising { asked: listener.address, group: Arc::clone(&group) });
                 Some(group)
             }
             Err(error) => {
@@ -189,12 +250,71 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wanted_is_bound_before_it_is_published_and_let_go_when_it_is_not() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut sockets = Sockets::new(Vec::new(), &[], 1);
+        let taken = || std::net::TcpListener::bind(free).is_err();
+        assert_eq!(sockets.prepare(&[("theirs".into(), free)]), []);
+        assert!(taken() && !sockets.serve(&[free]));
+        sockets.follow(&Snapshot::default());
+        assert!(taken(), "another publication does not end it");
+        sockets.follow(&snapshot(&[&listener("theirs", free)]));
+        assert!(sockets.serve(&[free]));
+        assert_eq!(sockets.prepare(&[]), []);
+        assert!(taken(), "as long as it is lent");
+        sockets.follow(&Snapshot::default());
+        assert!(!taken());
+        assert_eq!(sockets.prepare(&[("theirs".into(), free)]), []);
+        assert_eq!(sockets.prepare(&[]), []);
+        assert!(!taken(), "it was never lent");
+    }
+
+    #[test]
+    fn what_cannot_be_bound_is_said() {
+        let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = group("outbound");
+        let (taken, ours) = (occupied.local_addr().unwrap(), own.address());
+        let mut sockets = Sockets::new(vec![own], &[listener("outbound", ours)], 1);
+        let free = "127.0.0.1:0".parse().unwrap();
+        let wanted = [
+            ("a".into(), taken),
+            ("b".into(), ours),
+            ("outbound".into(), free),
+            ("c".into(), free),
+            ("d".into(), free),
+        ];
+        let unbound = sockets.prepare(&wanted);
+        let names: Vec<_> = unbound.iter().map(|unbound| &*unbound.name).collect();
+        assert_eq!(names, ["a", "b", "outbound"], "{unbound:?}");
+        assert!(
+            unbound[0].reason.contains("in use") && unbound[1].reason.contains("\"outbound\""),
+            "{unbound:?}"
+        );
+        sockets.follow(&snapshot(&[&listener("c", free), &listener("d", free)]));
+        let addresses: Vec<_> = sockets.lent().borrow().iter().map(|lent| lent.group.address()).collect();
+        assert_eq!(addresses.len(), 3);
+        assert_ne!(addresses[1], addresses[2], "port 0 is another one for each");
+    }
+
+    #[test]
+    fn an_address_passes_from_one_listener_to_another() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut sockets = Sockets::new(Vec::new(), &[], 1);
+        sockets.prepare(&[("old".into(), free)]);
+        sockets.follow(&snapshot(&[&listener("old", free)]));
+        assert_eq!(sockets.prepare(&[("new".into(), free)]), []);
+        sockets.follow(&snapshot(&[&listener("new", free)]));
+        let names: Vec<_> = sockets.lent().borrow().iter().map(|lent| lent.group.name().clone()).collect();
+        assert_eq!(names, ["new".into()]);
+    }
+
+    #[test]
     fn a_listener_that_nobody_announced_is_bound() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut sockets = Sockets::new(Vec::new(), &[], 1);
         sockets.follow(&snapshot(&[&listener("theirs", free)]));
         assert!(sockets.serve(&[free]));
-        let group = Arc::clone(&sockets.surprising[0]);
+        let group = Arc::clone(&sockets.surprising[0].group);
         sockets.follow(&Snapshot::default());
         assert!(group.is_retired(), "its workers are told to close it");
         drop(group);

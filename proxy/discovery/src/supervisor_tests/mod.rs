@@ -6,6 +6,7 @@ mod reconnect;
 
 use std::sync::Arc;
 
+use outrigger_config::binding::{BindRequests, Binder, binder};
 use outrigger_config::build::Builder;
 use outrigger_config::demand::{Answer, DemandLimits, Demands, Resolution};
 use outrigger_config::secrets::SecretStore;
@@ -37,6 +38,8 @@ struct World {
     clock: Clock,
     stage: Stage,
     ports: Vec<WorkloadPort>,
+    binder: Binder,
+    binds: BindRequests,
 }
 
 impl World {
@@ -46,7 +49,8 @@ impl World {
         let clock = Clock::paused();
         let stage = stage(&ca, clock);
         stage.issuance.lock().unwrap().life = Duration::from_secs(3600);
-        Self { ca, clock, stage, ports: Vec::new() }
+        let (binder, binds) = binder();
+        Self { ca, clock, stage, ports: Vec::new(), binder, binds }
     }
 
     async fn proxy(&self) -> Proxy {
@@ -71,6 +75,7 @@ impl World {
             builder: Builder::new(Vec::new()),
             published: published.clone(),
             demands: feed,
+            binder: self.binder.clone(),
             secrets: SecretStore::new(),
             dns: Dns::from_system().unwrap(),
         };

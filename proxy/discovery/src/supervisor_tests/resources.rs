@@ -136,6 +136,38 @@ async fn a_route_table_in_use_cannot_be_removed() {
     assert!(proxy.published.load().routes.contains_key("cart"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_listener_is_acknowledged_when_its_socket_is_bound_and_refused_when_it_cannot_be() {
+    let (mut world, proxy, mut server) = connected().await;
+    let at = |name: &str, address: &str| xds::listener_at(name, address, "inbound|app");
+    let app = xds::static_cluster("inbound|app");
+    server.say(
+        Kind::Listener,
+        &[("a", "1", at("a", "127.0.0.1:1")), ("b", "1", at("b", "127.0.0.1:2"))],
+        &[],
+    );
+    let asked = world.binds.next().await;
+    let both = [("a", "127.0.0.1:1"), ("b", "127.0.0.1:2")];
+    assert_eq!(asked.wanted, both.map(|(name, address)| (name.into(), address.parse().unwrap())));
+    asked.answer(vec![Unbound { name: "b".into(), reason: "is taken".into() }]);
+    let asked = world.binds.next().await;
+    assert_eq!(asked.wanted.len(), 1, "without what was refused");
+    asked.answer(vec![]);
+    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    assert_eq!(detail, "listener \"b\": address: is taken");
+    server.say(Kind::Cluster, &[("inbound|app", "1", app)], &[]);
+    server.say(Kind::Listener, &[("c", "1", at("c", "127.0.0.1:1"))], &[]);
+    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    assert!(detail.contains("127.0.0.1:1 is that of listener \"a\""), "{detail}");
+    let listeners = proxy.published.load().listeners.keys().map(|name| name.to_string()).collect::<Vec<_>>();
+    assert_eq!(listeners, ["a"]);
+    server.say(Kind::Listener, &[], &["a"]);
+    let asked = world.binds.next().await;
+    assert_eq!(asked.wanted, [], "so that its socket can go");
+    asked.answer(vec![]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+}
+
 /// As go-control-plane sends a renamed cluster: the old one is removed in the response that brings the new one, and the
 /// route follows.
 #[tokio::test(start_paused = true)]

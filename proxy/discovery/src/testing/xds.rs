@@ -63,9 +63,14 @@ pub(crate) fn tcp_destination(name: &str, cluster: &str) -> Any {
 
 /// A plaintext listener of the proxy's own, with inline routes to one cluster.
 pub(crate) fn inbound(name: &str, cluster: &str) -> Any {
+    listener_at(name, "127.0.0.1:15006", cluster)
+}
+
+/// The same, at an address.
+pub(crate) fn listener_at(name: &str, at: &str, cluster: &str) -> Any {
     let routes = RouteSpecifier::RouteConfig(configuration(name, &[cluster]));
     let filter_chains = vec![chain(manager(name, routes))];
-    let address = Some(address("127.0.0.1:15006"));
+    let address = Some(address(at));
     resource(
         Kind::Listener,
         listener::Listener { name: name.into(), address, filter_chains, ..Default::default() },

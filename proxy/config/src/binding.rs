@@ -1,0 +1,98 @@
+//! Whether listeners can be had: discovery asks before it accepts one, whoever has the sockets binds and answers.
+//!
+//! So a control plane hears in its NACK that an address is taken. Where nobody answers (in tests, or while the proxy ends)
+//! everything counts as bound.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use outrigger_core::Name;
+use tokio::sync::{mpsc, oneshot};
+
+/// The longest wait for an answer. Binding is a few system calls.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Discovery's end.
+#[derive(Debug, Clone)]
+pub struct Binder(mpsc::UnboundedSender<BindRequest>);
+
+/// The other end.
+#[derive(Debug)]
+pub struct BindRequests(mpsc::UnboundedReceiver<BindRequest>);
+
+/// All listeners that are to be served, those included that are served already.
+#[derive(Debug)]
+pub struct BindRequest {
+    /// Their names and addresses.
+    pub wanted: Vec<(Name, SocketAddr)>,
+    answer: oneshot::Sender<Vec<Unbound>>,
+}
+
+/// A listener that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unbound {
+    /// Its name.
+    pub name: Name,
+    /// Why not, as a clause.
+    pub reason: String,
+}
+
+/// Both ends.
+pub fn binder() -> (Binder, BindRequests) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Binder(sender), BindRequests(receiver))
+}
+
+impl Binder {
+    /// Has all of these bound and no others kept. Returns those that could not be. Cancel-safe: what was asked for is done.
+    pub async fn bind(&self, wanted: Vec<(Name, SocketAddr)>) -> Vec<Unbound> {
+        let (answer, answered) = oneshot::channel();
+        if self.0.send(BindRequest { wanted, answer }).is_err() {
+            return Vec::new();
+        }
+        match tokio::time::timeout(LONGEST, answered).await {
+            Ok(answer) => answer.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+impl BindRequests {
+    /// The next request; never resolves when nobody can ask any more. Cancel-safe.
+    pub async fn next(&mut self) -> BindRequest {
+        match self.0.recv().await {
+            Some(request) => request,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl BindRequest {
+    /// Says what could not be bound.
+    pub fn answer(self, unbound: Vec<Unbound>) {
+        // Whoever asked may have stopped waiting.
+        let _ = self.answer.send(unbound);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_bound_comes_back_and_where_nobody_answers_all_is_bound() {
+        let (binder, mut requests) = binder();
+        let wanted = vec![("a".into(), "127.0.0.1:80".parse().unwrap())];
+        let taken = vec![Unbound { name: "a".into(), reason: "is taken".into() }];
+        let answering = async {
+            let request = requests.next().await;
+            assert_eq!(request.wanted, wanted);
+            request.answer(taken.clone());
+        };
+        let (unbound, ()) = tokio::join!(binder.bind(wanted.clone()), answering);
+        assert_eq!(unbound, taken);
+        assert_eq!(binder.bind(wanted.clone()).await, [], "nobody answers in time");
+        drop(requests);
+        assert_eq!(binder.bind(wanted).await, [], "nobody is there");
+    }
+}
