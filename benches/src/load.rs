@@ -1,10 +1,16 @@
-//! Load over keep-alive connections, and the application that answers it with little: HTTP/1.1, bodies of 200 bytes.
+//! Load over keep-alive connections, and the application that answers it with little: HTTP/1.1 or HTTP/2, bodies of 200
+//! bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -49,6 +55,60 @@ pub(crate) async fn drive(proxy: SocketAddr, host: &str, requests: usize) -> Res
         ended.map_err(|error| error.to_string())??;
     }
     Ok(begin.elapsed())
+}
+
+/// As [`application`], in HTTP/2 with prior knowledge.
+pub(crate) async fn http2_application(listen: SocketAddr) -> Result<(), String> {
+    let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let service = service_fn(async |_| {
+                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(
+                        &[b'x'; BODY],
+                    ))))
+                });
+                // A client that goes away ends its connection.
+                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Sends `requests` for `host`, one after the other over one connection, in HTTP/2 if `http2`. Fails with the first answer
+/// that is not 200.
+pub(crate) async fn in_turn(
+    proxy: SocketAddr,
+    host: &str,
+    http2: bool,
+    requests: usize,
+) -> Result<(), String> {
+    if !http2 {
+        let left = Arc::new(AtomicUsize::new(requests));
+        return client(proxy, host.to_owned(), left).await;
+    }
+    let text = |error: hyper::Error| error.to_string();
+    let stream = TcpStream::connect(proxy).await.map_err(|error| error.to_string())?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(text)?;
+    tokio::spawn(connection);
+    for _ in 0..requests {
+        let request = Request::get(format!("http://{host}/items"))
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(text)?;
+        if response.status() != 200 {
+            return Err(format!("{host}: {}", response.status()));
+        }
+        response.into_body().collect().await.map_err(text)?;
+    }
+    Ok(())
 }
 
 async fn client(proxy: SocketAddr, host: String, left: Arc<AtomicUsize>) -> Result<(), String> {

@@ -66,6 +66,18 @@ impl Process {
         self.child.kill().await.map_err(|error| format!("cannot kill {}: {error}", self.name))
     }
 
+    /// Its process ID; `None` once it has ended.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Sends it a signal. Fails once it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<(), String> {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(id as i32));
+        let pid = pid.ok_or_else(|| format!("{} has ended", self.name))?;
+        kill_process(pid, signal).map_err(|error| format!("cannot signal {}: {error}", self.name))
+    }
+
     /// SIGTERM, and waits until it has ended by itself. Fails when it does not end in time or not with 0.
     pub async fn terminate(mut self, patience: Duration) -> Result<(), String> {
         let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) else { return Ok(()) };

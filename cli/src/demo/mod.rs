@@ -333,6 +333,9 @@ mod tests {
     #[test]
     fn the_otlp_endpoint_is_beside_the_jaeger() {
         assert_eq!(otlp_of("http://127.0.0.1:16686/").unwrap(), "http://127.0.0.1:4317");
-        assert!(otlp_of("jaeger").is_ok_and(|url| url == "http://jaeger:4317") || otlp_of("/x").is_err());
+        assert_eq!(otlp_of("http://jaeger").unwrap(), "http://jaeger:4317");
+        for bad in ["/x", "http://", ""] {
+            assert!(otlp_of(bad).unwrap_err().starts_with(&format!("--jaeger {bad:?}: ")), "{bad}");
+        }
     }
 }

@@ -1,0 +1,149 @@
+//! The load: so many clients, each with a connection of its own, that send at fixed times and give up after their patience.
+//!
+//! A client that waits for an answer skips the times that pass meanwhile: a hanging endpoint shows as answers that are
+//! missing in a second, as it does to users. Nothing is sent twice here: what the proxy does not repeat is lost.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// One load.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// How many clients.
+    pub(super) clients: u32,
+    /// Requests a second, of all clients together.
+    pub(super) per_second: u32,
+    /// When a client gives up on a request, and on its connection.
+    pub(super) patience: Duration,
+    /// For how long requests are sent.
+    pub(super) length: Duration,
+}
+
+/// What one request met.
+#[derive(Debug, Clone)]
+pub(super) struct Sample {
+    /// When it was sent, from the begin of the load.
+    pub(super) sent: Duration,
+    /// Until it was answered or given up.
+    pub(super) latency: Duration,
+    /// A POST, which nobody may repeat once it was written (RFC 9110 section 9.2.2).
+    pub(super) post: bool,
+    /// How it ended.
+    pub(super) outcome: Outcome,
+    /// The endpoint that answered.
+    pub(super) endpoint: Option<String>,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// With 200.
+    Answered,
+    /// With another status, and the reason that the proxy gave.
+    Refused(u16, Option<String>),
+    /// The connection broke, or could not be made.
+    Broken(String),
+    /// Not within the client's patience.
+    Late,
+}
+
+impl Sample {
+    /// When it ended, from the begin of the load.
+    pub(super) fn ended(&self) -> Duration {
+        self.sent + self.latency
+    }
+}
+
+/// Sends `plan` to `target`, two GETs and a POST in turn; returns when every request has ended.
+pub(super) async fn run(target: SocketAddr, plan: Plan) -> Vec<Sample> {
+    let begin = Instant::now();
+    let interval = Duration::from_secs(1) * plan.clients / plan.per_second;
+    let mut clients = JoinSet::new();
+    for number in 0..plan.clients {
+        let client = Client { target, plan, begin, connection: None };
+        clients.spawn(client.run(number, begin + interval * number / plan.clients, interval));
+    }
+    let mut samples: Vec<Sample> = clients.join_all().await.into_iter().flatten().collect();
+    samples.sort_by_key(|sample| sample.sent);
+    samples
+}
+
+struct Client {
+    target: SocketAddr,
+    plan: Plan,
+    begin: Instant,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    async fn run(mut self, number: u32, first: Instant, interval: Duration) -> Vec<Sample> {
+        let mut ticks = tokio::time::interval_at(first, interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut samples = Vec::new();
+        for turn in number.. {
+            ticks.tick().await;
+            if self.begin.elapsed() >= self.plan.length {
+                break;
+            }
+            samples.push(self.request(turn % 3 == 2).await);
+        }
+        samples
+    }
+
+    async fn request(&mut self, post: bool) -> Sample {
+        let sent = Instant::now();
+        let answered = tokio::time::timeout(self.plan.patience, self.exchange(post)).await;
+        let (outcome, endpoint) = match answered {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(why)) => (Outcome::Broken(why), None),
+            Err(_) => (Outcome::Late, None),
+        };
+        if matches!(outcome, Outcome::Broken(_) | Outcome::Late) {
+            self.connection = None;
+        }
+        Sample { sent: sent.duration_since(self.begin), latency: sent.elapsed(), post, outcome, endpoint }
+    }
+
+    async fn exchange(&mut self, post: bool) -> Result<(Outcome, Option<String>), String> {
+        if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
+            self.connection = Some(connect(self.target).await?);
+        }
+        let Some(connection) = &mut self.connection else { return Err("no connection".into()) };
+        connection.ready().await.map_err(|error| error.to_string())?;
+        let (method, body) = if post { (Method::POST, vec![b'x'; 100]) } else { (Method::GET, Vec::new()) };
+        let request = Request::builder()
+            .method(method)
+            .uri("/items")
+            .header(header::HOST, "shop")
+            .body(Full::from(body))
+            .map_err(|error| error.to_string())?;
+        let response = connection.send_request(request).await.map_err(|error| error.to_string())?;
+        let (head, body) = response.into_parts();
+        body.collect().await.map_err(|error| error.to_string())?;
+        let text = |name| head.headers.get(name)?.to_str().ok().map(str::to_owned);
+        let outcome = match head.status.as_u16() {
+            200 => Outcome::Answered,
+            status => Outcome::Refused(status, text("x-outrigger-reason")),
+        };
+        Ok((outcome, text("x-endpoint")))
+    }
+}
+
+async fn connect(target: SocketAddr) -> Result<SendRequest<Full<Bytes>>, String> {
+    let stream = TcpStream::connect(target).await.map_err(|error| format!("connect: {error}"))?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    Ok(sender)
+}

@@ -1,0 +1,189 @@
+//! `faults`: breaks one of three endpoints under load and prints what clients met, beside Envoy and HAProxy where they
+//! are installed. All defaults, nothing tuned on our side.
+//!
+//! Runs in a network namespace of its own, made by util-linux's `unshare` and gone with the process. Needs root and `nft`.
+
+pub(crate) mod endpoint;
+mod fault;
+mod load;
+mod overload;
+mod peers;
+mod report;
+mod topology;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use fault::{Fault, VICTIM};
+use load::Plan;
+use report::Figures;
+use topology::{Proxy, Settings, TARGET, Topology, application};
+
+/// Breaks endpoints under load and prints what was lost. Needs root.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FaultsArgs {
+    /// The short form: fewer faults, less time after each.
+    #[arg(long)]
+    quick: bool,
+    /// Only these faults, by their names in the table; `overload` is one of them.
+    #[arg(long, value_delimiter = ',', value_name = "FAULT")]
+    only: Vec<String>,
+    /// Measure Outrigger alone, although others are installed.
+    #[arg(long)]
+    no_peers: bool,
+    /// Fail if Outrigger lost a GET that another endpoint could have answered.
+    #[arg(long)]
+    check: bool,
+    /// Requests a second.
+    #[arg(long, default_value_t = 600)]
+    rate: u32,
+    /// Clients, each with a connection of its own.
+    #[arg(long, default_value_t = 60)]
+    clients: u32,
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/outrigger")]
+    outrigger: PathBuf,
+    /// Set by the bench itself, once it runs in its own namespace.
+    #[arg(long, hide = true)]
+    in_namespace: bool,
+}
+
+/// Runs every fault against every proxy that is there, and prints a table. Fails with the reason when a process does not
+/// come up, or with `--check` when a request was lost.
+pub(crate) async fn run(args: FaultsArgs) -> Result<(), String> {
+    if !args.in_namespace {
+        return enter_namespace();
+    }
+    command("ip", &["link", "set", "lo", "up"]).await?;
+    let chosen = faults(&args)?;
+    let mut proxies = vec![Proxy::Plain, Proxy::Mesh];
+    if !args.no_peers {
+        proxies.extend(installed("envoy").map(Proxy::Envoy));
+        proxies.extend(installed("haproxy").map(Proxy::Haproxy));
+    }
+    let mut rows = Vec::new();
+    for fault in chosen {
+        for proxy in proxies.iter().filter(|proxy| fault.strikes(proxy)) {
+            eprintln!("{}: {}", fault.name(), proxy.name());
+            let figures = measure(&args, fault, proxy).await?;
+            rows.push((fault.name(), proxy.name(), figures, proxy.is_outrigger() && !fault.may_lose()));
+        }
+    }
+    if overloads(&args) {
+        for proxy in &proxies {
+            eprintln!("overload: {}", proxy.name());
+            let [during, after] = overload::measure(&args.outrigger, proxy).await?;
+            rows.push(("overload: 4000/s offered to 400/s", proxy.name(), during, false));
+            rows.push(("overload: then 300/s", proxy.name(), after, false));
+        }
+    }
+    let lost: usize =
+        rows.iter().filter(|(.., must_hold)| *must_hold).map(|(_, _, figures, _)| figures.lost).sum();
+    let rows: Vec<_> = rows.into_iter().map(|(fault, proxy, figures, _)| (fault, proxy, figures)).collect();
+    println!("{}", report::table(&rows));
+    match args.check && lost > 0 {
+        true => Err(format!("{lost} GETs were lost that another endpoint could have answered")),
+        false => Ok(()),
+    }
+}
+
+async fn measure(args: &FaultsArgs, fault: Fault, proxy: &Proxy) -> Result<Figures, String> {
+    let (before, after) = if args.quick { (2, 8) } else { (5, 25) };
+    let [before, after] = [before, after].map(Duration::from_secs);
+    let settings = Settings {
+        outrigger: args.outrigger.clone(),
+        certificate_ttl: fault.certificate_ttl(),
+        concurrency: 10_000,
+    };
+    let mut topology = Topology::start(proxy, settings).await?;
+    fault.prepare(&topology).await?;
+    let plan = Plan {
+        clients: args.clients,
+        per_second: args.rate,
+        patience: fault.patience(),
+        length: before + after,
+    };
+    let load = tokio::spawn(load::run(TARGET, plan));
+    tokio::time::sleep(before).await;
+    // What is in flight at this moment counts on both sides; at one execution a request it cancels out.
+    let executed = executed(fault, &topology).await?;
+    let struck = fault.strike(&mut topology, after).await;
+    let samples = load.await.map_err(|error| error.to_string())?;
+    fault::clear().await?;
+    struck?;
+    let victim = application(VICTIM).ip().to_string();
+    let mut figures = Figures::of(&samples, before, plan.length, args.rate, &victim);
+    if let (Some(earlier), Some(now)) = (executed, self::executed(fault, &topology).await?) {
+        figures.executions = Some((now - earlier) as f64 / figures.sent.max(1) as f64);
+    }
+    topology.stop().await?;
+    Ok(figures)
+}
+
+/// Executions so far, of faults that leave every application able to say.
+async fn executed(fault: Fault, topology: &Topology) -> Result<Option<u64>, String> {
+    match fault {
+        Fault::AllUnavailable | Fault::FailsFast | Fault::Slow => topology.executed().await.map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn faults(args: &FaultsArgs) -> Result<Vec<Fault>, String> {
+    if args.only.is_empty() {
+        return Ok(if args.quick { Fault::QUICK.to_vec() } else { Fault::ALL.to_vec() });
+    }
+    let by_name = |name: &String| {
+        let known = Fault::ALL.into_iter().find(|fault| fault.name() == name);
+        known.ok_or_else(|| {
+            let names: Vec<_> = Fault::ALL.map(Fault::name).to_vec();
+            format!("no fault {name:?}; there are: {}, {OVERLOAD}", names.join(", "))
+        })
+    };
+    args.only.iter().filter(|name| *name != OVERLOAD).map(by_name).collect()
+}
+
+const OVERLOAD: &str = "overload";
+
+fn overloads(args: &FaultsArgs) -> bool {
+    args.only.iter().any(|name| name == OVERLOAD) || args.only.is_empty() && !args.quick
+}
+
+/// Starts this program again in a network namespace of its own. Returns only when that fails.
+fn enter_namespace() -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let error = std::process::Command::new("unshare")
+        .args(["--net", "--"])
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .arg("--in-namespace")
+        .exec();
+    Err(format!("cannot run unshare (util-linux, as root): {error}"))
+}
+
+/// Where a program of that name is on the path.
+fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+async fn command(program: &str, args: &[&str]) -> Result<(), String> {
+    let output = tokio::process::Command::new(program)
+        .args(args)
+        .output()
+        .await
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! What stands under load: three endpoints, and what leads to them.
+//!
+//! Everything has an address of its own in this network namespace, so that a rule can strike one endpoint: applications
+//! listen on 127.0.1.N, their sidecars on 127.0.2.N, the proxy under load on 127.0.0.1. Dropping a topology kills all of it.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use outrigger::admin;
+use outrigger::process::Process;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use super::endpoint::Behaviour;
+use super::peers;
+
+/// How many endpoints there are.
+pub(super) const ENDPOINTS: u8 = 3;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const CONTROL_PLANE: SocketAddr = local(15010);
+const CONTROL_PLANE_ADMIN: SocketAddr = local(15011);
+/// Where the load goes.
+pub(super) const TARGET: SocketAddr = local(15001);
+const FRONT_ADMIN: SocketAddr = local(15020);
+
+const fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// The application of endpoint `number`, from 1.
+pub(super) fn application(number: u8) -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 1, number), 8080).into()
+}
+
+/// The inbound side of the sidecar of endpoint `number`.
+pub(super) fn inbound(number: u8) -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 2, number), 18080).into()
+}
+
+/// Which proxy carries the load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Proxy {
+    /// Outrigger before plain endpoints.
+    Plain,
+    /// Outrigger's sidecars on both sides, with mTLS between.
+    Mesh,
+    /// Envoy, at this path.
+    Envoy(PathBuf),
+    /// HAProxy, at this path.
+    Haproxy(PathBuf),
+}
+
+impl Proxy {
+    /// As the table says it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Plain => "Outrigger, plain",
+            Self::Mesh => "Outrigger, sidecars",
+            Self::Envoy(_) => "Envoy",
+            Self::Haproxy(_) => "HAProxy",
+        }
+    }
+
+    /// Whether it is ours.
+    pub(super) fn is_outrigger(&self) -> bool {
+        matches!(self, Self::Plain | Self::Mesh)
+    }
+}
+
+/// How a topology is started.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    /// The `outrigger` binary.
+    pub(super) outrigger: PathBuf,
+    /// The life of certificates.
+    pub(super) certificate_ttl: Duration,
+    /// Requests that each application works on at a time.
+    pub(super) concurrency: usize,
+}
+
+/// The processes under load.
+#[derive(Debug)]
+pub(super) struct Topology {
+    settings: Settings,
+    proxy: Proxy,
+    directory: tempfile::TempDir,
+    applications: Vec<Child>,
+    control_plane: Option<Process>,
+    sidecars: Vec<Option<Process>>,
+    client: Option<Process>,
+    peer: Option<Child>,
+}
+
+impl Topology {
+    /// Starts everything and waits until requests can be sent. Fails, naming the process, when one does not come up.
+    pub(super) async fn start(proxy: &Proxy, settings: Settings) -> Result<Self, String> {
+        let directory = tempfile::Builder::new()
+            .prefix("outrigger-faults-")
+            .tempdir()
+            .map_err(|error| format!("no temporary directory: {error}"))?;
+        let mut topology = Self {
+            settings,
+            proxy: proxy.clone(),
+            directory,
+            applications: Vec::new(),
+            control_plane: None,
+            sidecars: Vec::new(),
+            client: None,
+            peer: None,
+        };
+        for number in 1..=ENDPOINTS {
+            topology.applications.push(topology.start_application(number).await?);
+        }
+        match proxy {
+            Proxy::Plain | Proxy::Mesh => topology.start_outrigger().await?,
+            Proxy::Envoy(program) => {
+                topology.peer = Some(peers::envoy(program, topology.directory.path()).await?);
+            }
+            Proxy::Haproxy(program) => {
+                topology.peer = Some(peers::haproxy(program, topology.directory.path()).await?);
+            }
+        }
+        Ok(topology)
+    }
+
+    /// Kills everything and waits until it is gone, so that the next topology finds its addresses free.
+    pub(super) async fn stop(mut self) -> Result<(), String> {
+        let sidecars = self.sidecars.drain(..).flatten();
+        for process in sidecars.chain(self.client.take()).chain(self.control_plane.take()) {
+            process.kill().await?;
+        }
+        for mut child in self.applications.drain(..).chain(self.peer.take()) {
+            child.kill().await.map_err(|error| format!("cannot kill a process: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Where endpoint `number` is for the proxy under load.
+    pub(super) fn endpoint(&self, number: u8) -> SocketAddr {
+        match self.proxy {
+            Proxy::Mesh => inbound(number),
+            _ => application(number),
+        }
+    }
+
+    /// Sends a signal to the application of endpoint `number`.
+    pub(super) fn signal_application(&self, number: u8, signal: Signal) -> Result<(), String> {
+        let child = self.applications.get(usize::from(number) - 1).ok_or("no such endpoint")?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id as i32)).ok_or("the application has ended")?;
+        kill_process(pid, signal).map_err(|error| format!("cannot signal an application: {error}"))
+    }
+
+    /// Sends a signal to the sidecar of endpoint `number`, if it has one.
+    pub(super) fn signal_sidecar(&self, number: u8, signal: Signal) -> Result<(), String> {
+        match self.sidecars.get(usize::from(number) - 1) {
+            Some(Some(sidecar)) => sidecar.signal(signal),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the sidecar of endpoint `number`, with SIGTERM or SIGKILL, starts it again and waits until it is ready.
+    pub(super) async fn restart_sidecar(&mut self, number: u8, graceful: bool) -> Result<(), String> {
+        let slot = self.sidecars.get_mut(usize::from(number) - 1).ok_or("no such sidecar")?;
+        match slot.take() {
+            Some(sidecar) if graceful => sidecar.terminate(PATIENCE).await?,
+            Some(sidecar) => sidecar.kill().await?,
+            None => return Err("the sidecar does not run".into()),
+        }
+        let sidecar = self.start_sidecar(number).await?;
+        self.sidecars[usize::from(number) - 1] = Some(sidecar);
+        Ok(())
+    }
+
+    /// SIGKILL for the control plane.
+    pub(super) async fn kill_control_plane(&mut self) -> Result<(), String> {
+        self.control_plane.take().ok_or("the control plane does not run")?.kill().await
+    }
+
+    /// Starts the control plane and waits until it is ready.
+    pub(super) async fn start_control_plane(&mut self) -> Result<(), String> {
+        let directory = self.directory.path();
+        let args = flags(
+            "control-plane",
+            &[
+                ("--config", directory.join("config").into()),
+                ("--state-dir", directory.join("control-plane").into()),
+                ("--listen", CONTROL_PLANE.to_string().into()),
+                ("--admin", CONTROL_PLANE_ADMIN.to_string().into()),
+                ("--certificate-ttl", format!("{}s", self.settings.certificate_ttl.as_secs()).into()),
+            ],
+        );
+        let mut process = Process::start(&self.settings.outrigger, "control-plane", directory, args, &[])?;
+        admin::wait_ready(CONTROL_PLANE_ADMIN, &mut process, PATIENCE).await?;
+        self.control_plane = Some(process);
+        Ok(())
+    }
+
+    /// Writes a service that nobody calls, in its `revision`, as an operator's tool would.
+    pub(super) fn write_other(&self, revision: u32) -> Result<(), String> {
+        let yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: other, namespace: shop}}\n\
+             spec: {{ports: [{{name: main, port: {}, appProtocol: http}}]}}\n",
+            8000 + revision
+        );
+        self.write("other.yaml", &yaml)
+    }
+
+    /// Tells the application of endpoint `number` how to behave.
+    pub(super) async fn behave(&self, number: u8, behaviour: Behaviour) -> Result<(), String> {
+        ask(application(number), Method::PUT, &behaviour.path()).await.map(drop)
+    }
+
+    /// Requests that all applications have executed.
+    pub(super) async fn executed(&self) -> Result<u64, String> {
+        let mut sum = 0;
+        for number in 1..=ENDPOINTS {
+            let text = ask(application(number), Method::GET, "/executed").await?;
+            sum += text.parse::<u64>().map_err(|_| format!("{text:?} is no number"))?;
+        }
+        Ok(sum)
+    }
+
+    async fn start_application(&self, number: u8) -> Result<Child, String> {
+        let program =
+            std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+        let listen = application(number);
+        let child = Command::new(program)
+            .args(["endpoint", "--listen", &listen.to_string()])
+            .args(["--concurrency", &self.settings.concurrency.to_string()])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("cannot start an endpoint: {error}"))?;
+        wait_listening(listen).await?;
+        Ok(child)
+    }
+
+    async fn start_outrigger(&mut self) -> Result<(), String> {
+        std::fs::create_dir(self.directory.path().join("config")).map_err(|error| error.to_string())?;
+        self.write("shop.yaml", &service(self.proxy == Proxy::Plain))?;
+        self.start_control_plane().await?;
+        if self.proxy == Proxy::Mesh {
+            for number in 1..=ENDPOINTS {
+                let sidecar = self.start_sidecar(number).await?;
+                self.sidecars.push(Some(sidecar));
+            }
+        }
+        let args = self.sidecar_flags("client", "client", FRONT_ADMIN, TARGET).await?;
+        let mut client = self.start_process("client", args)?;
+        admin::wait_ready(FRONT_ADMIN, &mut client, PATIENCE).await?;
+        self.client = Some(client);
+        Ok(())
+    }
+
+    async fn start_sidecar(&self, number: u8) -> Result<Process, String> {
+        let name = format!("shop-{number}");
+        let (admin, outbound) = (local(15100 + u16::from(number)), local(15200 + u16::from(number)));
+        let mut args = self.sidecar_flags(&name, "shop", admin, outbound).await?;
+        let service = format!("shop:80={},listen={}", application(number), inbound(number));
+        args.extend(["--service".into(), service.into()]);
+        let mut sidecar = self.start_process(&name, args)?;
+        admin::wait_ready(admin, &mut sidecar, PATIENCE).await?;
+        Ok(sidecar)
+    }
+
+    fn start_process(&self, name: &str, args: Vec<OsString>) -> Result<Process, String> {
+        Process::start(&self.settings.outrigger, name, self.directory.path(), args, &[])
+    }
+
+    async fn sidecar_flags(
+        &self,
+        name: &str,
+        account: &str,
+        admin: SocketAddr,
+        outbound: SocketAddr,
+    ) -> Result<Vec<OsString>, String> {
+        let control_plane = self.directory.path().join("control-plane");
+        let token_file = self.directory.path().join(format!("{name}.token"));
+        if !token_file.exists() {
+            self.create_token(&control_plane, account, &token_file).await?;
+        }
+        Ok(flags(
+            "proxy",
+            &[
+                ("--control-plane", CONTROL_PLANE.to_string().into()),
+                ("--control-plane-ca", control_plane.join("roots.pem").into()),
+                ("--token-file", token_file.into()),
+                ("--state-dir", self.directory.path().join(name).into()),
+                ("--instance", name.into()),
+                ("--admin", admin.to_string().into()),
+                ("--outbound", outbound.to_string().into()),
+                ("--access-log", "off".into()),
+            ],
+        ))
+    }
+
+    async fn create_token(&self, state: &Path, account: &str, file: &Path) -> Result<(), String> {
+        let output = Command::new(&self.settings.outrigger)
+            .args(["token", "create", "--namespace", "shop", "--service-account", account, "--ttl", "1h"])
+            .arg("--state-dir")
+            .arg(state)
+            .output()
+            .await
+            .map_err(|error| format!("cannot create a token: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("cannot create a token: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        std::fs::write(file, output.stdout).map_err(|error| format!("{}: {error}", file.display()))
+    }
+
+    /// Replaces a file of the control plane's configuration, whole.
+    fn write(&self, name: &str, yaml: &str) -> Result<(), String> {
+        let path = self.directory.path().join("config").join(name);
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, yaml)
+            .and_then(|()| std::fs::rename(&beside, &path))
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+}
+
+/// The Service, with its endpoints where no sidecar registers them.
+fn service(with_endpoints: bool) -> String {
+    let service = "apiVersion: v1
+kind: Service
+metadata: {name: shop, namespace: shop}
+spec: {ports: [{name: main, port: 80, appProtocol: http}]}
+";
+    if !with_endpoints {
+        return service.into();
+    }
+    let addresses: String = (1..=ENDPOINTS)
+        .map(|number| format!("- {{addresses: [\"{}\"]}}\n", application(number).ip()))
+        .collect();
+    format!(
+        "{service}---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: shop
+  namespace: shop
+  labels: {{kubernetes.io/service-name: shop}}
+addressType: IPv4
+ports: [{{name: main, port: 8080, protocol: TCP}}]
+endpoints:
+{addresses}"
+    )
+}
+
+fn flags(command: &str, flags: &[(&str, OsString)]) -> Vec<OsString> {
+    let mut args = vec![OsString::from(command)];
+    for (flag, value) in flags {
+        args.extend([(*flag).into(), value.clone()]);
+    }
+    args
+}
+
+/// Waits until something listens on `address`. Fails after 30 s.
+pub(super) async fn wait_listening(address: SocketAddr) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        if Instant::now() > deadline {
+            return Err(format!("nothing listens on {address} after {PATIENCE:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// The text of an answer, which must be 200.
+async fn ask(address: SocketAddr, method: Method, path: &str) -> Result<String, String> {
+    let failed = |why: String| format!("http://{address}{path}: {why}");
+    let exchange = async {
+        let stream = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, address.to_string())
+            .body(Empty::<bytes::Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        match head.status.as_u16() {
+            200 => Ok(String::from_utf8_lossy(&body).into_owned()),
+            status => Err(format!("status {status}")),
+        }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| failed("no answer".into()))?.map_err(failed)
+}

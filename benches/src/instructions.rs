@@ -1,0 +1,213 @@
+//! `instructions`: how many instructions a request costs the whole proxy process, counted by valgrind's callgrind.
+//!
+//! Times on a shared machine differ by 8 % from run to run; this count hardly differs at all, so that it can guard
+//! against a change that makes requests dearer. It says nothing of system calls, caches or waiting. The counts that
+//! `benches/instructions.txt` holds were made by one compiler on one kind of processor: with another compiler they are
+//! printed and not compared.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use clap::Args;
+use outrigger::process::Process;
+
+use crate::load;
+use crate::mesh::Mesh;
+
+/// Requests before the first count, so that connections are there and tables have grown.
+const WARM_UP: usize = 300;
+const COUNTED: usize = 2_000;
+/// What a count may exceed the one in the file by, in percent.
+const SLACK: f64 = 3.0;
+
+/// Counts the instructions that a request costs. Needs valgrind.
+#[derive(Debug, Args)]
+pub(crate) struct InstructionsArgs {
+    /// Fail if a request costs over 3 % more instructions than the file says.
+    #[arg(long)]
+    check: bool,
+    /// Write what was counted into the file.
+    #[arg(long, conflicts_with = "check")]
+    write: bool,
+    /// The counts to compare with.
+    #[arg(long, default_value = "benches/instructions.txt")]
+    baseline: PathBuf,
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/outrigger")]
+    outrigger: PathBuf,
+}
+
+/// Counts and prints. Fails when a request is not answered, or with `--check` when it has become dearer.
+pub(crate) async fn run(args: InstructionsArgs) -> Result<(), String> {
+    let counts = measure(&args.outrigger).await?;
+    let compiler = compiler().await?;
+    if args.write {
+        let file = Baseline { compiler, counts }.print();
+        return std::fs::write(&args.baseline, file)
+            .map_err(|error| format!("{}: {error}", args.baseline.display()));
+    }
+    let text = std::fs::read_to_string(&args.baseline)
+        .map_err(|error| format!("{}: {error}", args.baseline.display()))?;
+    let baseline = Baseline::parse(&text).map_err(|why| format!("{}: {why}", args.baseline.display()))?;
+    let mut dearer = Vec::new();
+    for (name, count) in &counts {
+        let before = baseline.count(name)?;
+        let change = (*count as f64 / before as f64 - 1.0) * 100.0;
+        println!("{name}: {count} instructions a request, {before} in the file ({change:+.1} %)");
+        if change > SLACK {
+            dearer.push(format!("{name} ({change:+.1} %)"));
+        }
+    }
+    if baseline.compiler != compiler {
+        println!("not compared: the file was made by {}, this is {compiler}", baseline.compiler);
+        return Ok(());
+    }
+    match args.check && !dearer.is_empty() {
+        true => Err(format!("a request costs over {SLACK} % more instructions: {}", dearer.join(", "))),
+        false => Ok(()),
+    }
+}
+
+/// Every scenario with its instructions a request.
+async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let mut mesh = Mesh::new(outrigger, directory.path())?;
+    mesh.sidecar = script(outrigger, directory.path())?;
+    for service in 0..5 {
+        mesh.write(service, 0)?;
+    }
+    mesh.write_plain("plain", "http", mesh.app)?;
+    mesh.write_plain("plain2", "kubernetes.io/h2c", mesh.http2_app)?;
+    let _control_plane = mesh.control_plane().await?;
+    load::application(mesh.app).await?;
+    load::http2_application(mesh.http2_app).await?;
+    let server = mesh.server().await?;
+    let client = mesh.client().await?;
+    let mut counts = Vec::new();
+    for (name, host, http2, processes) in [
+        ("http1", "plain", false, &[&client][..]),
+        ("http2", "plain2", true, &[&client]),
+        ("mtls-pair", "s0", false, &[&client, &server]),
+    ] {
+        load::in_turn(mesh.outbound, host, http2, WARM_UP).await?;
+        let before = executed(processes, directory.path()).await?;
+        load::in_turn(mesh.outbound, host, http2, COUNTED).await?;
+        let after = executed(processes, directory.path()).await?;
+        counts.push((name, after.saturating_sub(before) / COUNTED as u64));
+    }
+    Ok(counts)
+}
+
+/// A program that runs `outrigger` under callgrind, with the same arguments and in the same process.
+fn script(outrigger: &Path, directory: &Path) -> Result<PathBuf, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
+    let program = outrigger.canonicalize().map_err(|error| format!("{}: {error}", outrigger.display()))?;
+    let path = directory.join("outrigger-counted");
+    let out = directory.join("callgrind.out.%p");
+    let text = format!(
+        "#!/bin/sh\nexec valgrind --quiet --tool=callgrind --callgrind-out-file={} {} \"$@\"\n",
+        out.display(),
+        program.display()
+    );
+    std::fs::write(&path, text).map_err(failed)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    Ok(path)
+}
+
+/// Instructions that `processes` have executed so far, all together.
+async fn executed(processes: &[&Process], directory: &Path) -> Result<u64, String> {
+    let mut sum = 0;
+    for process in processes {
+        let pid = process.id().ok_or("a sidecar has ended")?;
+        let output = tokio::process::Command::new("vgdb")
+            .args([&format!("--pid={pid}"), "dump"])
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .map_err(|error| format!("cannot run vgdb: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("vgdb: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        sum += dumped(&directory.join(format!("callgrind.out.{pid}")))?;
+    }
+    Ok(sum)
+}
+
+/// The totals of every dump of one process: each dump goes to a file of its own and begins at zero.
+fn dumped(base: &Path) -> Result<u64, String> {
+    let mut sum = 0;
+    for number in 1.. {
+        let path = PathBuf::from(format!("{}.{number}", base.display()));
+        let Ok(text) = std::fs::read_to_string(&path) else { break };
+        sum += total(&text).ok_or_else(|| format!("{}: no totals", path.display()))?;
+    }
+    Ok(sum)
+}
+
+fn total(dump: &str) -> Option<u64> {
+    let line = dump.lines().rev().find_map(|line| line.strip_prefix("totals:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+async fn compiler() -> Result<String, String> {
+    let output = tokio::process::Command::new("rustc")
+        .arg("--version")
+        .output()
+        .await
+        .map_err(|error| format!("cannot run rustc: {error}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What the file says: the compiler in the first line, then a scenario and its count a line.
+#[derive(Debug, PartialEq)]
+struct Baseline<'text> {
+    compiler: String,
+    counts: Vec<(&'text str, u64)>,
+}
+
+impl<'text> Baseline<'text> {
+    fn parse(text: &'text str) -> Result<Self, String> {
+        let mut lines = text.lines();
+        let compiler = lines.next().ok_or("empty")?.to_owned();
+        let count = |line: &'text str| {
+            let (name, count) = line.split_once(' ').ok_or_else(|| format!("{line:?} has no count"))?;
+            Ok((name, count.trim().parse().map_err(|_| format!("{line:?} has no count"))?))
+        };
+        Ok(Self { compiler, counts: lines.map(count).collect::<Result<_, String>>()? })
+    }
+
+    fn print(&self) -> String {
+        let mut text = format!("{}\n", self.compiler);
+        for (name, count) in &self.counts {
+            let _ = writeln!(text, "{name} {count}");
+        }
+        text
+    }
+
+    fn count(&self, name: &str) -> Result<u64, String> {
+        let found = self.counts.iter().find(|(known, _)| *known == name);
+        found.map(|(_, count)| *count).ok_or_else(|| format!("no count of {name} in the file"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_as_they_are_written() {
+        let counts = vec![("http1", 21_000), ("mtls-pair", 63_000)];
+        let baseline = Baseline { compiler: "rustc 1.95.0".into(), counts };
+        let text = baseline.print();
+        assert_eq!(Baseline::parse(&text).unwrap(), baseline);
+        assert!(baseline.count("http2").is_err() && Baseline::parse("rustc\nhttp1 many\n").is_err());
+    }
+
+    #[test]
+    fn the_totals_of_a_dump_are_its_last_line_of_that_name() {
+        assert_eq!(total("events: Ir\nsummary: 5\nfn=(1) totals\n1 5\n\ntotals: 1234\n"), Some(1234));
+        assert_eq!(total("events: Ir\n"), None);
+    }
+}

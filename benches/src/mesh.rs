@@ -1,0 +1,302 @@
+//! What a sidecar costs idle, and whether its memory depends on the size of its mesh.
+//!
+//! Starts a control plane that serves that many services, a sidecar in front of an application that is registered for the
+//! first five, and a client's sidecar that idles, then sends traffic to those five; then it changes other services, one
+//! after the other, and prints the client sidecar's memory and CPU on the way. Run it with `--services 5 --updates 0` for
+//! the mesh to compare with. `--requests 200000` then measures what a request costs each sidecar that it passes: in the
+//! clear through one of them, and through two with mTLS between.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use outrigger::admin;
+use outrigger::process::Process;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::load;
+
+/// How many services get traffic.
+const USED: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// After that time without a request a sidecar counts as idle.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Measures a sidecar in a mesh of a given size.
+#[derive(Debug, Args)]
+pub(crate) struct MeshArgs {
+    /// How many services the control plane serves.
+    #[arg(long, default_value_t = 10_000)]
+    services: usize,
+    /// How many changes are made to services that the sidecar does not use.
+    #[arg(long, default_value_t = 1_000)]
+    updates: usize,
+    /// How many requests are sent to measure what one costs, each way.
+    #[arg(long, default_value_t = 0)]
+    requests: usize,
+    /// The binary to measure.
+    #[arg(long, default_value = "target/release/outrigger")]
+    outrigger: PathBuf,
+}
+
+/// Measures and prints. Fails with the reason when the mesh does not come up or a request is not answered.
+pub(crate) async fn measure(args: MeshArgs) -> Result<(), String> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let mesh = Mesh::new(&args.outrigger, directory.path())?;
+    for service in 0..args.services {
+        mesh.write(service, 0)?;
+    }
+    mesh.write_plain("plain", "http", mesh.app)?;
+    let begin = Instant::now();
+    let control_plane = mesh.control_plane().await?;
+    println!("{} services: control plane ready after {:.1} s", args.services, begin.elapsed().as_secs_f64());
+    load::application(mesh.app).await?;
+    let server = mesh.server().await?;
+    let client = mesh.client().await?;
+
+    tokio::time::sleep(IDLE).await;
+    report(&format!("idle for {} s", IDLE.as_secs()), &client, &control_plane)?;
+    mesh.traffic(400).await?;
+    report("after traffic to five services", &client, &control_plane)?;
+    for update in 0..args.updates {
+        let others = args.services.saturating_sub(USED).max(1);
+        mesh.write(USED + update % others, 1 + update / others)?;
+        if update % 100 == 99 {
+            mesh.traffic(20).await?;
+        }
+    }
+    // The last change is debounced, translated and, if anybody asked for it, sent.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    mesh.traffic(400).await?;
+    report(&format!("after {} updates to others", args.updates), &client, &control_plane)?;
+    if args.requests > 0 {
+        let sidecars = [("client", &client), ("server", &server)];
+        mesh.cost("in the clear", "plain", args.requests, &sidecars[..1]).await?;
+        mesh.cost("with mTLS", "s0", args.requests, &sidecars).await?;
+    }
+    Ok(())
+}
+
+fn report(when: &str, client: &Process, control_plane: &Process) -> Result<(), String> {
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let client = client.usage().ok_or("the client's sidecar has ended")?;
+    let control_plane = control_plane.usage().ok_or("the control plane has ended")?;
+    println!(
+        "{when}: sidecar RSS {:.2} MiB, CPU {:.2} s; control plane RSS {:.1} MiB, CPU {:.2} s",
+        mebibytes(client.rss),
+        client.cpu.as_secs_f64(),
+        mebibytes(control_plane.rss),
+        control_plane.cpu.as_secs_f64(),
+    );
+    Ok(())
+}
+
+/// A control plane, two sidecars and an application, on free ports of loopback.
+pub(crate) struct Mesh<'run> {
+    outrigger: &'run Path,
+    /// What sidecars are started with: `outrigger`, or a script that runs it.
+    pub(crate) sidecar: PathBuf,
+    pub(crate) directory: &'run Path,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    pub(crate) app: SocketAddr,
+    pub(crate) http2_app: SocketAddr,
+    inbound: SocketAddr,
+    server_admin: SocketAddr,
+    server_outbound: SocketAddr,
+    client_admin: SocketAddr,
+    pub(crate) outbound: SocketAddr,
+}
+
+impl<'run> Mesh<'run> {
+    pub(crate) fn new(outrigger: &'run Path, directory: &'run Path) -> Result<Self, String> {
+        std::fs::create_dir(directory.join("config")).map_err(|error| error.to_string())?;
+        let sockets = (0..9)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| format!("no free port: {error}"))?;
+        let mut addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok());
+        let mut next = || addresses.next().ok_or("no free port");
+        Ok(Self {
+            outrigger,
+            sidecar: outrigger.to_owned(),
+            directory,
+            listen: next()?,
+            admin: next()?,
+            app: next()?,
+            http2_app: next()?,
+            inbound: next()?,
+            server_admin: next()?,
+            server_outbound: next()?,
+            client_admin: next()?,
+            outbound: next()?,
+        })
+    }
+
+    /// A service with an endpoint of its own, which changes with `revision`.
+    pub(crate) fn write(&self, service: usize, revision: usize) -> Result<(), String> {
+        let (high, low) = (service / 250 % 250, service % 250 + 1);
+        let yaml = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: s{service}, namespace: mesh}}
+spec: {{ports: [{{name: main, port: 80, appProtocol: http}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: s{service}
+  namespace: mesh
+  labels: {{kubernetes.io/service-name: s{service}}}
+addressType: IPv4
+ports: [{{name: main, port: {}, protocol: TCP}}]
+endpoints: [{}]
+",
+            8080 + revision,
+            // The five that get traffic have the registered endpoint alone.
+            if service < USED { String::new() } else { format!("{{addresses: [\"10.9.{high}.{low}\"]}}") },
+        );
+        let path = self.directory.join("config").join(format!("s{service}.yaml"));
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, yaml)
+            .and_then(|()| std::fs::rename(&beside, &path))
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+
+    /// A service whose endpoint is an application itself, before which no sidecar stands.
+    pub(crate) fn write_plain(&self, name: &str, protocol: &str, app: SocketAddr) -> Result<(), String> {
+        let yaml = format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: mesh}}
+spec: {{ports: [{{name: main, port: 80, appProtocol: {protocol}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {name}
+  namespace: mesh
+  labels: {{kubernetes.io/service-name: {name}}}
+addressType: IPv4
+ports: [{{name: main, port: {}, protocol: TCP}}]
+endpoints: [{{addresses: [\"{}\"]}}]
+",
+            app.port(),
+            app.ip(),
+        );
+        let path = self.directory.join("config").join(format!("{name}.yaml"));
+        std::fs::write(&path, yaml).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+
+    /// Prints what a request for `host` costs each of `sidecars`.
+    async fn cost(
+        &self,
+        how: &str,
+        host: &str,
+        requests: usize,
+        sidecars: &[(&str, &Process)],
+    ) -> Result<(), String> {
+        load::drive(self.outbound, host, requests / 10 + 1).await?;
+        let cpu =
+            || sidecars.iter().map(|(_, sidecar)| sidecar.usage().map(|usage| usage.cpu).unwrap_or_default());
+        let before: Vec<_> = cpu().collect();
+        let took = load::drive(self.outbound, host, requests).await?;
+        print!("{how}: {:.0} requests/s", requests as f64 / took.as_secs_f64());
+        for (((name, _), before), after) in sidecars.iter().zip(before).zip(cpu()) {
+            let spent = after.saturating_sub(before).as_secs_f64() * 1e6 / requests as f64;
+            print!(", {name}'s sidecar {spent:.1} µs of CPU each");
+        }
+        println!();
+        Ok(())
+    }
+
+    pub(crate) async fn control_plane(&self) -> Result<Process, String> {
+        let mut process = self.start(
+            "control-plane",
+            &["control-plane"],
+            &[
+                ("--config", self.directory.join("config").into()),
+                ("--state-dir", self.directory.join("control-plane").into()),
+                ("--listen", self.listen.to_string().into()),
+                ("--admin", self.admin.to_string().into()),
+            ],
+        )?;
+        admin::wait_ready(self.admin, &mut process, PATIENCE).await?;
+        Ok(process)
+    }
+
+    pub(crate) async fn server(&self) -> Result<Process, String> {
+        let services = (0..USED).map(|service| {
+            ("--service", format!("s{service}:80={},listen={}", self.app, self.inbound).into())
+        });
+        let mut flags = self.sidecar_flags("server", self.server_admin, self.server_outbound)?;
+        flags.extend(services);
+        let mut sidecar = self.start("server", &["proxy"], &flags)?;
+        admin::wait_ready(self.server_admin, &mut sidecar, PATIENCE).await?;
+        Ok(sidecar)
+    }
+
+    pub(crate) async fn client(&self) -> Result<Process, String> {
+        let flags = self.sidecar_flags("client", self.client_admin, self.outbound)?;
+        let mut sidecar = self.start("client", &["proxy"], &flags)?;
+        admin::wait_ready(self.client_admin, &mut sidecar, PATIENCE).await?;
+        Ok(sidecar)
+    }
+
+    fn sidecar_flags(
+        &self,
+        account: &str,
+        admin: SocketAddr,
+        outbound: SocketAddr,
+    ) -> Result<Vec<(&'static str, OsString)>, String> {
+        let state = self.directory.join("control-plane");
+        let token = std::process::Command::new(self.outrigger)
+            .args(["token", "create", "--namespace", "mesh", "--service-account", account, "--ttl", "1h"])
+            .arg("--state-dir")
+            .arg(&state)
+            .output()
+            .map_err(|error| format!("cannot create a token: {error}"))?;
+        if !token.status.success() {
+            return Err(format!("cannot create a token: {}", String::from_utf8_lossy(&token.stderr)));
+        }
+        let token_file = self.directory.join(format!("{account}.token"));
+        std::fs::write(&token_file, token.stdout).map_err(|error| error.to_string())?;
+        Ok(vec![
+            ("--control-plane", self.listen.to_string().into()),
+            ("--control-plane-ca", state.join("roots.pem").into()),
+            ("--token-file", token_file.into()),
+            ("--state-dir", self.directory.join(account).into()),
+            ("--instance", account.into()),
+            ("--admin", admin.to_string().into()),
+            ("--outbound", outbound.to_string().into()),
+            ("--access-log", "off".into()),
+        ])
+    }
+
+    fn start(&self, name: &str, command: &[&str], flags: &[(&str, OsString)]) -> Result<Process, String> {
+        let mut args: Vec<OsString> = command.iter().map(Into::into).collect();
+        for (flag, value) in flags {
+            args.extend([(*flag).into(), value.clone()]);
+        }
+        let program = if command == ["proxy"] { &self.sidecar } else { self.outrigger };
+        Process::start(program, name, self.directory, args, &[])
+    }
+
+    /// Sends that many requests, in turn to each of the services that are used, over one connection.
+    async fn traffic(&self, requests: usize) -> Result<(), String> {
+        let mut stream = TcpStream::connect(self.outbound).await.map_err(|error| error.to_string())?;
+        for number in 0..requests {
+            let request = format!("GET /items HTTP/1.1\r\nHost: s{}\r\n\r\n", number % USED);
+            stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+            let mut answer = [0; 4096];
+            let read = stream.read(&mut answer).await.map_err(|error| error.to_string())?;
+            if !answer[..read].starts_with(b"HTTP/1.1 200") {
+                return Err(format!("request {number}: {}", String::from_utf8_lossy(&answer[..read])));
+            }
+        }
+        Ok(())
+    }
+}
