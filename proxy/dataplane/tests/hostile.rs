@@ -62,6 +62,38 @@ async fn a_client_that_leaves_while_its_destination_is_looked_for_is_noticed() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_has_closed_its_side_is_answered_and_one_that_has_closed_is_noticed() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let application = Application::raw(move |stream, _, requests| {
+        let mut wait = wait.clone();
+        async move {
+            let mut stream = BufReader::new(stream);
+            while read_request(&mut stream).await.is_some() {
+                requests.fetch_add(1, Ordering::SeqCst);
+                wait.wait_for(|go| *go).await.unwrap();
+                stream.get_mut().write_all(ok("late").as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mut proxy = before(&application);
+    let mut stays = Client::connect(proxy.address(0)).await;
+    stays.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+    stays.stream.get_mut().shutdown().await.unwrap();
+    let mut leaves = Client::connect(proxy.address(0)).await;
+    leaves.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+    while application.requests() < 2 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    drop(leaves);
+    assert_eq!(proxy.record().await.reason, Some(Reason::DownstreamConnectionTermination));
+    go.send(true).unwrap();
+    assert_eq!(stays.response().await.body, "late");
+    let record = proxy.record().await;
+    assert_eq!((record.status, record.reason), (200, None));
+}
+
 /// What a client that says `bytes` gets until the end of its connection.
 async fn said(proxy: &Proxy, bytes: &str) -> String {
     let mut client = Client::connect(proxy.address(0)).await;

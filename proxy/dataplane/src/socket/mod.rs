@@ -4,4 +4,5 @@
 
 pub mod listener;
 pub mod stream;
+mod peer;
 pub mod address;

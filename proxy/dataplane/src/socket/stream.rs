@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::address::EndpointAddress;
+pub use super::peer::Peer;
+use super::peer::ask;
 
 /// A connection.
 #[derive(Debug)]
@@ -113,6 +115,25 @@ impl Stream {
         let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
         // An error means that nothing was learnt; the next read or write will.
         poll(&mut asked, Some(&Timespec::default())).is_ok() && !asked[0].revents().is_empty()
+    }
+
+    /// What became of a peer whose side is closed: a few system calls.
+    pub fn peer(&mut self) -> Peer {
+        #[cfg(test)]
+        if let Self::Memory(stream) = self {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let broken = matches!(Pin::new(stream).poll_write(&mut cx, &[]), Poll::Ready(Err(_)));
+            return if broken { Peer::Gone } else { Peer::Reads };
+        }
+        let Some(stream) = self.tcp() else { return Peer::Unknown };
+        let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
+        let broken = PollFlags::HUP | PollFlags::ERR;
+        match poll(&mut asked, Some(&Timespec::default())) {
+            Ok(_) if asked[0].revents().intersects(broken) => Peer::Gone,
+            // TLS alone was closed, in this direction (RFC 8446 section 6.1).
+            Ok(_) if asked[0].revents().is_empty() => Peer::Reads,
+            _ => ask(stream),
+        }
     }
 
     fn tcp(&self) -> Option<&TcpStream> {

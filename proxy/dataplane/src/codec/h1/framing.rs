@@ -46,13 +46,13 @@ impl Framing {
 }
 
 /// Decodes one body.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Decoder {
     state: State,
     slack: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum State {
     Ended,
     Length(u64),
@@ -99,6 +99,25 @@ impl Decoder {
             self.state = State::Ended;
         }
         self.is_ended()
+    }
+
+    /// Whether all of the body is in `bytes`. What is malformed counts as there: its reader will say so.
+    pub(crate) fn is_whole_in(&self, bytes: &BytesMut, limits: &Limits) -> bool {
+        match self.state {
+            State::Ended => true,
+            State::Length(left) => left <= bytes.len() as u64,
+            State::UntilClose => false,
+            State::Size | State::Chunk(_) | State::ChunkEnd | State::Trailers(_) => {
+                let (mut decoder, mut bytes) = (self.clone(), bytes.clone());
+                loop {
+                    match decoder.decode(&mut bytes, limits) {
+                        Ok(Decoded::Data(_)) => {}
+                        Ok(Decoded::More) => return false,
+                        Ok(Decoded::Trailers(_) | Decoded::End) | Err(_) => return true,
+                    }
+                }
+            }
+        }
     }
 
     /// Takes the next piece off `bytes`.

@@ -27,7 +27,7 @@ use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{ResponseHead, Scheme};
 use crate::codec::limits::{FIRST_REQUEST, Limits};
 use crate::codec::watchdog::Watchdog;
-use crate::socket::stream::Stream;
+use crate::socket::stream::{Peer, Stream};
 
 /// Bytes of an unread request body that are thrown away to keep the connection.
 const DISCARD: usize = 64 * 1024;
@@ -35,8 +35,11 @@ const DISCARD: usize = 64 * 1024;
 const REST_AFTER: Duration = Duration::from_secs(5);
 /// Bytes that are read ahead of their reader, to hear whether the client is still there behind them.
 const READ_AHEAD: usize = 16 * 1024;
-/// How often the kernel is asked about a client that has sent more than that.
+/// How often the kernel is asked about a client that has sent more than that, or that has closed its side.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// How long a client that has closed its side is owed an answer when nobody can say whether it still reads. One that is known
+/// to read is owed it for as long as it takes.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
 
 /// The connection, shared by its task, a request's body and its responder.
 #[derive(Debug)]
@@ -73,6 +76,8 @@ pub(crate) struct State {
     /// When the kernel is next asked whether the client is still there.
     look: Watchdog,
     looking: bool,
+    /// Since when the client's side is closed.
+    half_closed: Option<Instant>,
 }
 
 /// How far the answer to this turn's request is.
@@ -139,6 +144,7 @@ impl Session {
             resting: false,
             look: Watchdog::new(),
             looking: false,
+            half_closed: None,
         };
         Self {
             connection: RefCell::new(Some(Connection::new(stream, first))),
@@ -229,6 +235,7 @@ impl Session {
         state.owes_continue = expects_continue;
         state.answer = Answer::Awaited;
         state.looking = false;
+        state.half_closed = None;
         let body = match framing {
             Framing::None => Body::empty(),
             framing => Body::streamed(self.clone(), state.turn, framing.known()),
@@ -236,8 +243,11 @@ impl Session {
         (body, state.turn)
     }
 
-    /// Ready when the client has closed while its request is handled, also when nobody reads its body: what stands before
-    /// the end is read ahead, within bounds, and beyond them the kernel is asked once a second.
+    /// Ready when the client has gone while its request is handled, also when nobody reads its body: what stands before the
+    /// end is read ahead, within bounds, and beyond them the kernel is asked once a second.
+    ///
+    /// A client that closes its side behind a whole request is not gone: it is owed its answer (RFC 9112 section 9.6). It is
+    /// told from one that has closed the connection by asking for it, once a second too.
     pub(crate) fn poll_client_gone(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         let state = &mut *self.state.borrow_mut();
         let connection = &mut *self.connection.borrow_mut();
@@ -245,12 +255,13 @@ impl Session {
         if matches!(state.answer, Answer::Complete { .. }) {
             return Poll::Pending;
         }
-        let left = || {
-            let detail = "the client closed before its answer was complete";
-            Failure::downstream(Reason::DownstreamConnectionTermination, detail)
-        };
-        while connection.read.len() < READ_AHEAD {
+        while state.half_closed.is_none() && connection.read.len() < READ_AHEAD {
             match ready!(connection.poll_fill(cx)) {
+                Ok(0) if state.body.is_whole_in(&connection.read, &self.limits) => {
+                    if state.is_gone(&mut connection.stream) {
+                        return Poll::Ready(left());
+                    }
+                }
                 Ok(0) => return Poll::Ready(left()),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(gone(&error)),
@@ -261,7 +272,8 @@ impl Session {
             state.look.set(LOOK_AFTER);
         }
         while state.look.poll_passed(cx).is_ready() {
-            if connection.stream.has_left() {
+            let closed = state.half_closed.is_some() || connection.stream.has_left();
+            if closed && state.is_gone(&mut connection.stream) {
                 return Poll::Ready(left());
             }
             state.look.set(LOOK_AFTER);
@@ -348,6 +360,18 @@ impl Session {
     }
 }
 
+impl State {
+    /// Whether a client whose side is closed reads no answer any more.
+    fn is_gone(&mut self, stream: &mut Stream) -> bool {
+        let since = *self.half_closed.get_or_insert_with(Instant::now);
+        match stream.peer() {
+            Peer::Reads => false,
+            Peer::Gone => true,
+            Peer::Unknown => since.elapsed() >= HALF_CLOSED,
+        }
+    }
+}
+
 impl Source for Session {
     fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         let state = &mut *self.state.borrow_mut();
@@ -380,6 +404,11 @@ impl Source for Session {
             }
         }
     }
+}
+
+fn left() -> Failure {
+    let detail = "the client closed before its answer was complete";
+    Failure::downstream(Reason::DownstreamConnectionTermination, detail)
 }
 
 pub(crate) fn over() -> Failure {

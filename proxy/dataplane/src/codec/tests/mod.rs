@@ -3,6 +3,7 @@
 mod requests;
 mod head_size;
 mod targets;
+mod half_close;
 mod responses;
 mod http2;
 mod upgrades;

@@ -1,0 +1,78 @@
+//! Clients that close their side of the connection: behind a whole request, within one, and then the other side too.
+
+use std::time::Duration;
+
+use outrigger_core::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::support::{echo, run, serving};
+use crate::codec::server::Protocol;
+
+#[test]
+fn a_client_that_closes_its_side_behind_whole_requests_gets_its_answers() {
+    let next = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (bytes, answers) in [
+        ("GET /a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 1),
+        (format!("GET /a HTTP/1.1\r\nHost: a\r\n\r\n{next}{next}"), 3),
+        ("GET /a HTTP/1.0\r\n\r\n".to_owned(), 1),
+        ("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc".to_owned(), 1),
+        (
+            format!(
+                "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n{next}"
+            ),
+            2,
+        ),
+        (format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000)), 1),
+    ] {
+        run(async {
+            let mut served = serving(Protocol::Http1, |head, body, responder| async {
+                // Long after the client has closed, and without a look at the body.
+                tokio::time::sleep(Duration::from_secs(100)).await;
+                echo(head, body, responder).await;
+            });
+            served.client.write_all(bytes.as_bytes()).await.unwrap();
+            served.client.shutdown().await.unwrap();
+            let mut text = String::new();
+            served.client.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text.matches("HTTP/1.1 200 OK").count(), answers, "{bytes:.60}: {text:.300}");
+            assert!(served.done.await.unwrap().is_ok());
+        });
+    }
+}
+
+#[test]
+fn a_client_that_closes_its_side_within_a_request_is_gone_at_once() {
+    for bytes in [
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    ] {
+        run(async {
+            let mut served = serving(Protocol::Http1, |_, body, responder| async move {
+                std::future::pending::<()>().await;
+                drop((body, responder));
+            });
+            let began = tokio::time::Instant::now();
+            served.client.write_all(bytes.as_bytes()).await.unwrap();
+            served.client.shutdown().await.unwrap();
+            let failure = served.done.await.unwrap().unwrap_err();
+            assert_eq!(failure.reason, Reason::DownstreamConnectionTermination);
+            assert!(began.elapsed() < Duration::from_secs(1));
+        });
+    }
+}
+
+#[test]
+fn a_client_that_closes_the_rest_later_is_gone_then() {
+    run(async {
+        let mut served = serving(Protocol::Http1, |_, body, responder| async move {
+            std::future::pending::<()>().await;
+            drop((body, responder));
+        });
+        served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        served.client.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(500)).await;
+        assert!(!served.done.is_finished());
+        drop(served.client);
+        tokio::time::timeout(Duration::from_secs(2), served.done).await.unwrap().unwrap().unwrap_err();
+    });
+}
