@@ -38,7 +38,9 @@ pub(super) fn destination(
     };
     let (http, tcp) = match (table.map(|table| table.as_ref()), port.protocol) {
         (Some(RouteTable::Tcp(_)), _) | (_, AppProtocol::Tcp) => (false, true),
-        (_, AppProtocol::Detect) => (true, true),
+        // A route for requests makes the port HTTP: other bytes would get past it.
+        (Some(RouteTable::Http(_)), AppProtocol::Detect) => (true, false),
+        (None, AppProtocol::Detect) => (true, true),
         (_, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => (true, false),
     };
     if http {

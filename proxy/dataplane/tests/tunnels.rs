@@ -273,6 +273,57 @@ async fn an_unknown_protocol_is_known_by_its_first_bytes() {
 }
 
 #[tokio::test]
+async fn what_is_nearly_http_is_refused_and_other_text_passes_on_a_port_of_unknown_protocol() {
+    let repeater = repeater().await;
+    let mut proxy = World::new()
+        .listen(DestinationBy::Name("stock:9000".into()), UnknownDestination::Refuse)
+        .cluster("stock", &[repeater.address])
+        .destination("stock:9000", either("stock:9000", "stock"))
+        .start();
+    for bytes in ["GET / HTTP/9.9\r\n", "GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", " GET / HTTP/1.1\r\n\r\n"] {
+        let mut client = Client::connect(proxy.address(0)).await;
+        client.send(bytes).await;
+        let text = String::from_utf8(client.rest().await).unwrap();
+        assert!(text.starts_with("HTTP/1.1 400 "), "{bytes:?}: {text}");
+        assert_eq!(proxy.record().await.reason, Some(Reason::DownstreamProtocolError));
+    }
+    for bytes in ["GET k\r\n", "CONNECT {}\r\n", "OPTIONS sip:a SIP/2.0\r\n", "EHLO mail\r\n"] {
+        let mut client = Client::connect(proxy.address(0)).await;
+        client.send(bytes).await;
+        let mut echoed = vec![0; bytes.len()];
+        client.stream.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(echoed, bytes.as_bytes());
+        drop(client);
+        assert_eq!(proxy.record().await.protocol, Protocol::Tcp);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_and_closes_its_side_hears_the_server() {
+    let application = Application::raw(|mut stream, _, _| async move {
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        stream.write_all(format!("{} bytes", said.len()).as_bytes()).await.unwrap();
+    })
+    .await;
+    let proxy = World::new()
+        .listen(DestinationBy::Name("stock:9000".into()), UnknownDestination::Refuse)
+        .cluster("stock", &[application.address])
+        .destination("stock:9000", either("stock:9000", "stock"))
+        .start();
+    for pause in [0, 300] {
+        let mut client = Client::connect(proxy.address(0)).await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        client.stream.get_mut().shutdown().await.unwrap();
+        assert_eq!(client.rest().await, b"0 bytes");
+    }
+    let probes = application.connections();
+    drop(Client::connect(proxy.address(0)).await);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(application.connections(), probes, "a probe of the port asks nobody");
+}
+
+#[tokio::test]
 async fn a_server_that_speaks_first_is_heard_and_remembered() {
     let greeter = greeter().await;
     let proxy = World::new()

@@ -193,6 +193,14 @@ fn opaque_bytes_and_unknown_protocols_have_their_shapes() {
 }
 
 #[test]
+fn a_route_for_requests_makes_a_port_of_unknown_protocol_http_alone() {
+    let routed = cart(AppProtocol::Detect, producer(RouteTable::Http(vec![])));
+    let listener: Listener = read(&catalog(routed), Kind::Listener, "cart:80");
+    assert!(listener.api_listener.is_some() && listener.default_filter_chain.is_none());
+    assert!(listener.listener_filters.is_empty());
+}
+
+#[test]
 fn a_tcp_route_shares_connections_and_has_no_http_side() {
     let route =
         TcpRoute { id: "tcproute/shop/r/0/0".into(), backends: vec![backend(9), invalid(1), backend(0)] };

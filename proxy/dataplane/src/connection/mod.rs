@@ -15,7 +15,7 @@ use chain::Begun;
 pub(crate) use detect::Habits;
 #[cfg(feature = "fuzzing")]
 pub(crate) use detect::verdicts_stay;
-use detect::{Habit, Heard, Verdict, listen};
+use detect::{Habit, Heard, Verdict, listen, listen_on};
 use outrigger_config::http_manager::{Codec, HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{
     DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
@@ -36,7 +36,7 @@ use crate::http::downstream::{Downstream, Finder, ServeTunnel, Tunnel, find, lim
 use crate::http::service;
 use crate::socket::address::OriginalDestination;
 use crate::socket::listener::Accepted;
-use crate::socket::stream::Stream;
+use crate::socket::stream::{Peer, Stream};
 use crate::tcp::dial;
 use crate::tcp::relay::{self, Client};
 
@@ -214,7 +214,11 @@ impl Served {
                 self.judged(verdict, stream, first.freeze(), facts, either).await;
             }
             Ok(Heard::Silence) => self.either(stream, first, facts, either).await,
-            Ok(Heard::Gone) | Err(_) => {}
+            // It may want to hear the server. One that is gone only probed the port.
+            Ok(Heard::Ended) if stream.peer() != Peer::Gone => {
+                self.tcp(stream, Bytes::new(), facts, either.tcp).await;
+            }
+            Ok(Heard::Ended) | Err(_) => {}
         }
     }
 
@@ -247,10 +251,10 @@ impl Served {
         let mut spoken = BytesMut::new();
         let said = tokio::select! {
             biased;
-            heard = listen(&mut stream, &mut first, LONGEST_DETECTION) => match heard {
+            heard = listen_on(&mut stream, &mut first, LONGEST_DETECTION, either.within) => match heard {
                 Ok(Heard::Said(verdict)) => Some(verdict),
-                Ok(Heard::Silence) => Some(Verdict::Opaque),
-                Ok(Heard::Gone) | Err(_) => return,
+                Ok(Heard::Silence | Heard::Ended) => Some(Verdict::Opaque),
+                Err(_) => return,
             },
             // An endpoint that hangs up, or whose connection fails, is relayed as just that.
             _ = opened.stream.read_buf(&mut spoken) => None,

@@ -62,8 +62,8 @@ pub(super) async fn read(
     let left = deadline.saturating_duration_since(Instant::now());
     Ok(match listen(stream, first, left).await {
         Ok(Heard::Said(verdict)) => Opening::Clear(protocol(verdict, first)),
-        Ok(Heard::Silence) => silent(listener),
-        Ok(Heard::Gone) | Err(_) => Opening::Nothing,
+        Ok(Heard::Silence | Heard::Ended) => silent(listener),
+        Err(_) => Opening::Nothing,
     })
 }
 
