@@ -39,12 +39,23 @@ pub enum ClientCertificate {
 /// TLS towards an endpoint. Version 1.3, certificate and roots of the workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamTls {
-    /// Protocols that may be offered: the data path takes those that its use of the connection needs.
+    /// Protocols that may be offered: the data path takes those that its use of the connection needs. With [`MESH_TCP`]
+    /// among them it is a sidecar that answers.
     pub alpn: Box<[Name]>,
     /// The server name in the hello.
     pub sni: Option<Name>,
     /// Who may answer. Never empty: a certificate that anybody may hold proves nothing.
     pub peers: Arc<[SpiffeId]>,
+}
+
+/// ALPN of opaque bytes between sidecars. Nothing else speaks it.
+pub const MESH_TCP: &str = "outrigger-tcp";
+
+impl UpstreamTls {
+    /// Whether a sidecar answers, so that what is spoken is what the contract between sidecars says.
+    pub fn is_mesh(&self) -> bool {
+        self.alpn.iter().any(|name| &**name == MESH_TCP)
+    }
 }
 
 /// What a transport socket says.

@@ -108,8 +108,7 @@ impl HttpOptions {
                 http3_protocol_options: _,
                 alternate_protocols_cache_options: _,
             }) => {
-                // ALPN decides on TLS connections in any case; without TLS Envoy speaks HTTP/1.1 then.
-                self.protocol = UpstreamProtocol::Http1;
+                self.protocol = UpstreamProtocol::Negotiated;
                 self.either(http_protocol_options, http2_protocol_options)
                     .map_err(|bad| bad.within("auto_config"))
             }

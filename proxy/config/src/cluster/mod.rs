@@ -37,7 +37,7 @@ pub struct Cluster {
     pub outlier: Option<OutlierDetection>,
     /// How an endpoint is picked.
     pub balancing: Balancing,
-    /// What is spoken on connections that negotiate nothing, which are those without TLS.
+    /// What is spoken with its endpoints.
     pub protocol: UpstreamProtocol,
     /// How its connections are kept.
     pub connections: ConnectionSettings,
@@ -70,7 +70,7 @@ pub enum Balancing {
     Random,
 }
 
-/// What is spoken with endpoints.
+/// What is spoken with endpoints. Between sidecars it is HTTP/2, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
@@ -79,6 +79,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the client speaks.
     AsDownstream,
+    /// HTTP/2 where ALPN says so, else HTTP/1.1.
+    Negotiated,
 }
 
 /// How connections to endpoints are kept. `None` is no limit.

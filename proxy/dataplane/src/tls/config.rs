@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::{HashMap, HashMapExt};
-use outrigger_config::tls::{ClientCertificate, DownstreamTls};
+use outrigger_config::tls::{ClientCertificate, DownstreamTls, MESH_TCP};
 use outrigger_config::verify::PeerVerifier;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
@@ -25,7 +25,7 @@ pub const ALPN_H2: &[u8] = b"h2";
 /// ALPN of HTTP/1.1, which upgrades need.
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// ALPN of opaque bytes between sidecars.
-pub const ALPN_TCP: &[u8] = b"outrigger-tcp";
+pub const ALPN_TCP: &[u8] = MESH_TCP.as_bytes();
 
 /// Sessions that a client keeps for one expectation.
 const SESSIONS: usize = 8;
@@ -59,8 +59,8 @@ pub fn server_config(credentials: &Credentials, tls: &DownstreamTls) -> Result<A
 pub struct Expectation {
     /// Identities that the endpoint may have, compared whole. Empty: nobody, the connection fails.
     pub identities: Arc<[SpiffeId]>,
-    /// The one protocol asked for.
-    pub alpn: &'static [u8],
+    /// The protocols offered, preferred first. Empty: none is negotiated.
+    pub alpn: Vec<Vec<u8>>,
 }
 
 /// Client configurations of one worker, by expectation, under the credentials of the moment.
@@ -107,7 +107,7 @@ fn client_config(credentials: &Credentials, expectation: &Expectation) -> Result
         .dangerous() // the verifier below is stricter than the usual one: exact identity, own trust domain's roots
         .with_custom_certificate_verifier(verifier(credentials, Some(expectation.identities.clone())))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.certified.clone())));
-    config.alpn_protocols = vec![expectation.alpn.to_vec()];
+    config.alpn_protocols = expectation.alpn.clone();
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(Arc::new(config))
 }

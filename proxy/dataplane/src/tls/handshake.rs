@@ -222,7 +222,7 @@ mod tests {
         configs: &mut ClientConfigs,
         expected: &str,
     ) -> Ends {
-        let expectation = Expectation { identities: [id(expected)].into(), alpn: ALPN_H2 };
+        let expectation = Expectation { identities: [id(expected)].into(), alpn: vec![ALPN_H2.into()] };
         let config = configs.config(client, &expectation).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -280,13 +280,14 @@ impl Cluster {
         }
     }
 
-    /// In which version a request goes to a plaintext endpoint whose client speaks `downstream`.
+    /// In which version a request goes to an endpoint that is no sidecar, where the client speaks `downstream`.
     pub(crate) fn speaks(&self, downstream: http::Version) -> Speaks {
         match self.config.borrow().protocol {
             UpstreamProtocol::Http1 => Speaks::Http1,
             UpstreamProtocol::Http2 => Speaks::Http2,
             UpstreamProtocol::AsDownstream if downstream == http::Version::HTTP_2 => Speaks::Http2,
             UpstreamProtocol::AsDownstream => Speaks::Http1,
+            UpstreamProtocol::Negotiated => Speaks::Negotiated,
         }
     }
 
@@ -403,6 +404,8 @@ impl Cluster {
             Transport::Tls(tls) => Some(TlsTarget {
                 identities: endpoint.expected_peers().unwrap_or_else(|| Arc::<[SpiffeId]>::from([])),
                 server_name: tls.sni.clone().unwrap_or_else(|| self.name.clone()),
+                alpn: tls.alpn.clone(),
+                mesh: tls.is_mesh(),
             }),
         };
         Target { address: EndpointAddress(endpoint.address), tls }

@@ -27,6 +27,17 @@ pub(crate) enum Use {
     Requests,
     /// One request that turns into a tunnel: HTTP/1.1.
     Upgrade,
+}
+
+/// What will be spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What the host prefers of these two. Without TLS HTTP/1.1.
+    Either,
     /// Bytes as they are.
     Opaque,
 }
@@ -40,6 +51,13 @@ pub(crate) struct Target {
     pub(crate) tls: Option<TlsTarget>,
 }
 
+impl Target {
+    /// Whether it is another sidecar.
+    pub(crate) fn is_mesh(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.mesh)
+    }
+}
+
 /// How mTLS is spoken with an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TlsTarget {
@@ -47,7 +65,47 @@ pub(crate) struct TlsTarget {
     pub(crate) identities: Arc<[SpiffeId]>,
     /// The server name to send, for routing only.
     pub(crate) server_name: Name,
+    /// The protocols that the cluster offers.
+    pub(crate) alpn: Box<[Name]>,
+    /// Whether it is a sidecar that answers.
+    pub(crate) mesh: bool,
 }
+
+impl TlsTarget {
+    /// The protocols to offer. To a sidecar the one that the contract has for this use. To others what the cluster says, but
+    /// no version of HTTP that will not be spoken; where it says nothing that will, the version's own name, as Envoy does.
+    fn offer(&self, wire: Wire) -> Vec<Vec<u8>> {
+        let spoken: &[&[u8]] = match wire {
+            Wire::Http1 => &[ALPN_HTTP1],
+            Wire::Http2 => &[ALPN_H2],
+            Wire::Either => &[ALPN_H2, ALPN_HTTP1],
+            Wire::Opaque => &[ALPN_TCP],
+        };
+        let own = || spoken.iter().map(|name| name.to_vec()).collect();
+        if self.mesh {
+            return own();
+        }
+        let fits = |name: &&Name| {
+            wire == Wire::Opaque || !HTTP.contains(&name.as_bytes()) || spoken.contains(&name.as_bytes())
+        };
+        let offered: Vec<_> = self.alpn.iter().filter(fits).map(|name| name.as_bytes().to_vec()).collect();
+        if offered.is_empty() && wire != Wire::Opaque { own() } else { offered }
+    }
+
+    /// Whether what was agreed on lets this be spoken. A server that negotiates nothing is taken at the cluster's word, as
+    /// Envoy does; a sidecar always negotiates.
+    fn agrees(&self, wire: Wire, agreed: Option<&[u8]>) -> bool {
+        match (wire, agreed) {
+            (_, None) => !self.mesh,
+            (Wire::Http1, Some(agreed)) => agreed != ALPN_H2,
+            (Wire::Http2, Some(agreed)) => !HTTP.contains(&agreed) || agreed == ALPN_H2,
+            (Wire::Either | Wire::Opaque, Some(_)) => true,
+        }
+    }
+}
+
+/// Versions of HTTP in ALPN.
+const HTTP: [&[u8]; 3] = [ALPN_H2, ALPN_HTTP1, b"http/1.0"];
 
 /// A connection that was made.
 #[derive(Debug)]
@@ -56,6 +114,8 @@ pub(crate) struct Dialled {
     pub(crate) stream: Stream,
     /// Who answered, verified; `None` in plaintext.
     pub(crate) peer: Option<SpiffeId>,
+    /// Whether HTTP/2 was agreed on.
+    pub(crate) http2: bool,
 }
 
 /// Dials for one worker.
@@ -77,20 +137,20 @@ impl Dialer {
     /// The bounds of connections to `target` that speak HTTP. Over mutual TLS it is another sidecar, which has added fields
     /// to what its application said.
     pub(crate) fn limits(&self, target: &Target) -> &Rc<Limits> {
-        if target.tls.is_some() { &self.mesh_limits } else { &self.limits }
+        if target.is_mesh() { &self.mesh_limits } else { &self.limits }
     }
 
     /// Makes a connection within `timeout`, handshake included.
     pub(crate) async fn dial(
         &self,
         target: &Target,
-        purpose: Use,
+        wire: Wire,
         timeout: Duration,
     ) -> Result<Dialled, Failure> {
         let started = Instant::now();
         let tcp = stream::connect(target.address, timeout).await?;
         let Some(tls) = &target.tls else {
-            return Ok(Dialled { stream: Stream::Plain(tcp), peer: None });
+            return Ok(Dialled { stream: Stream::Plain(tcp), peer: None, http2: false });
         };
         let credentials = self.identity.credentials().ok_or_else(|| {
             Failure::upstream(
@@ -99,27 +159,61 @@ impl Dialer {
                 "this workload has no certificate",
             )
         })?;
-        let alpn = match purpose {
-            Use::Requests => ALPN_H2,
-            Use::Upgrade => ALPN_HTTP1,
-            Use::Opaque => ALPN_TCP,
-        };
-        let expectation = Expectation { identities: Arc::clone(&tls.identities), alpn };
+        let expectation = Expectation { identities: Arc::clone(&tls.identities), alpn: tls.offer(wire) };
         let config = self.configs.borrow_mut().config(&credentials, &expectation)?;
         let left = timeout.saturating_sub(started.elapsed());
         let (stream, facts) = handshake::connect(tcp, left, config, host_of(&tls.server_name)).await?;
-        if facts.alpn.as_deref() != Some(alpn) {
+        let agreed = facts.alpn.as_deref();
+        if !tls.agrees(wire, agreed) {
+            let agreed = agreed.map_or("nothing".into(), String::from_utf8_lossy);
             return Err(Failure::upstream(
                 Reason::UpstreamTlsFailure,
                 Reached::NotWritten,
-                format!("{} does not speak {}", target.address, String::from_utf8_lossy(alpn)),
+                format!("{} agrees on {agreed}, which does not fit {wire:?}", target.address),
             ));
         }
-        Ok(Dialled { stream, peer: facts.peer })
+        let http2 = agreed == Some(ALPN_H2);
+        Ok(Dialled { stream, peer: facts.peer, http2 })
     }
 }
 
 /// A server name has no port (RFC 6066 section 3).
 fn host_of(name: &str) -> &str {
     name.rsplit_once(':').map_or(name, |(host, _)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(alpn: &[&str], mesh: bool, wire: Wire) -> Vec<String> {
+        let alpn = alpn.iter().map(|name| (*name).into()).collect();
+        let tls = TlsTarget { identities: [].into(), server_name: "a".into(), alpn, mesh };
+        tls.offer(wire).into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_offered_is_what_will_be_spoken() {
+        let mesh = &["h2", "http/1.1", "outrigger-tcp"][..];
+        for (alpn, wire, expected) in [
+            (mesh, Wire::Http2, &["h2"][..]),
+            (mesh, Wire::Http1, &["http/1.1"]),
+            (mesh, Wire::Opaque, &["outrigger-tcp"]),
+        ] {
+            assert_eq!(offered(alpn, true, wire), expected, "{wire:?}");
+        }
+        for (alpn, wire, expected) in [
+            (&[][..], Wire::Http1, &["http/1.1"][..]),
+            (&[], Wire::Http2, &["h2"]),
+            (&[], Wire::Either, &["h2", "http/1.1"]),
+            (&[], Wire::Opaque, &[]),
+            (&["h2", "http/1.1"], Wire::Http1, &["http/1.1"]),
+            (&["istio", "h2", "http/1.1"], Wire::Http2, &["istio", "h2"]),
+            (&["http/1.1"], Wire::Either, &["http/1.1"]),
+            (&["h2"], Wire::Http1, &["http/1.1"]),
+            (&["postgresql", "h2"], Wire::Opaque, &["postgresql", "h2"]),
+        ] {
+            assert_eq!(offered(alpn, false, wire), expected, "{alpn:?} {wire:?}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ use super::lease::{Connection, Lease, Permit};
 use super::{Pool, stopping};
 use crate::codec::client::{Home, Http1Connection};
 use crate::upstream::bounds::Peer;
-use crate::upstream::dial::{Dialled, Use};
+use crate::upstream::dial::{Dialled, Wire};
 
 /// How long a connection may be idle: below the shortest common keep-alive of servers (Node.js: 5 s), so that we close
 /// first and not they while a request is on its way.
@@ -40,7 +40,7 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) async fn http1(self: &Rc<Self>, purpose: Use, peer: &Peer) -> Result<Lease, Failure> {
+    pub(super) async fn http1(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
         let used = self.use_of_one(peer).await?;
         if let Some(lease) = self.take_idle() {
             return Ok(lease.used_by(used));
@@ -52,7 +52,7 @@ impl Pool {
             lease = &mut receiver => return Ok(lease.unwrap_or_else(|_| Err(stopping()))?.used_by(used)),
             permit = self.permit_in_time() => permit?,
         };
-        self.start_http1(permit, purpose);
+        self.start_http1(permit);
         Ok(receiver.await.unwrap_or_else(|_| Err(stopping()))?.used_by(used))
     }
 
@@ -69,10 +69,10 @@ impl Pool {
     }
 
     /// Dials one more connection, for whoever waits when it is there. Owned by the worker; ends within the connect timeout.
-    fn start_http1(self: &Rc<Self>, permit: Permit, purpose: Use) {
+    fn start_http1(self: &Rc<Self>, permit: Permit) {
         let pool = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            match pool.dial(purpose).await {
+            match pool.dial(Wire::Http1).await {
                 Ok(dialled) => {
                     let lease = pool.http1_lease(dialled, permit, true);
                     pool.hand_over(lease);
@@ -88,15 +88,15 @@ impl Pool {
         });
     }
 
-    pub(super) async fn http1_alone(self: &Rc<Self>, purpose: Use, peer: &Peer) -> Result<Lease, Failure> {
+    pub(super) async fn http1_alone(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
         let used = self.use_of_one(peer).await?;
         let permit = self.permit_in_time().await?;
-        let dialled = self.dial(purpose).await?;
+        let dialled = self.dial(Wire::Http1).await?;
         Ok(self.http1_lease(dialled, permit, false).used_by(used))
     }
 
     fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit, pooled: bool) -> Lease {
-        let Dialled { stream, peer } = dialled;
+        let Dialled { stream, peer, http2: _ } = dialled; // agreed on by whoever dialled
         let pool = if pooled { Rc::downgrade(self) } else { Weak::new() };
         let born = Instant::now();
         let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), _permit: permit };

@@ -15,7 +15,7 @@ use super::{Pool, Settings, stopping};
 use crate::codec::client::Http2Connection;
 use crate::codec::limits::Limits;
 use crate::upstream::bounds::{Peer, PendingPermit};
-use crate::upstream::dial::{Dialled, Use};
+use crate::upstream::dial::{Dialled, Wire};
 
 /// How long a connection may be without a stream. GOAWAY announces its end, so that this may be long.
 const IDLE: Duration = Duration::from_secs(300);
@@ -135,7 +135,7 @@ impl Pool {
     }
 
     async fn dial_http2(&self, permit: Permit) -> Result<Shared, Failure> {
-        let Dialled { stream, peer } = self.dial(Use::Requests).await?;
+        let Dialled { stream, peer, http2: _ } = self.dial(Wire::Http2).await?;
         let limits = {
             let connections = &self.settings.borrow().connections;
             Limits {

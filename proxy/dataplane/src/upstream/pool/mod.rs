@@ -22,7 +22,7 @@ use self::http1::Http1;
 use self::http2::Http2;
 pub(crate) use self::lease::{Exchange, Lease, Permit};
 use super::bounds::{Bounds, LONGEST_WAIT, Peer};
-use super::dial::{Dialer, Dialled, Target, Use};
+use super::dial::{Dialer, Dialled, Target, Use, Wire};
 use crate::capacity::Share;
 use crate::metrics::ClusterSeries;
 
@@ -40,6 +40,8 @@ pub(super) struct Pool {
     series: Arc<ClusterSeries>,
     http1: Http1,
     http2: Http2,
+    /// What ALPN said last, where the cluster leaves the version to it.
+    prefers_http2: Cell<Option<bool>>,
     /// Connections that are being made.
     connecting: Cell<u32>,
     /// Failures to connect that nobody waited for.
@@ -87,13 +89,15 @@ impl Drop for Connecting<'_> {
 /// The pools of one cluster, which share its bound on connections.
 pub(super) type Siblings = Rc<RefCell<Vec<Weak<Pool>>>>;
 
-/// In which version a host takes requests in the clear. Over TLS it is HTTP/2, by ALPN.
+/// In which version a host takes requests. A sidecar takes them in HTTP/2, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speaks {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2.
     Http2,
+    /// What ALPN says; without TLS, HTTP/1.1.
+    Negotiated,
 }
 
 impl Pool {
@@ -114,6 +118,7 @@ impl Pool {
             series,
             http1: Http1::default(),
             http2: Http2::default(),
+            prefers_http2: Cell::new(None),
             connecting: Cell::new(0),
             unseen_failures: Cell::new(0),
             retired: Cell::new(false),
@@ -132,16 +137,32 @@ impl Pool {
         speaks: Speaks,
         peer: &Peer,
     ) -> Result<Lease, Failure> {
-        match (purpose, speaks, &self.target.tls) {
-            (Use::Requests, Speaks::Http2, _) | (Use::Requests, _, Some(_)) => self.http2(peer).await,
+        let in_the_clear = self.target.tls.is_none();
+        match (purpose, speaks) {
+            (Use::Requests, _) if self.target.is_mesh() => self.http2(peer).await,
+            (Use::Requests, Speaks::Http2) => self.http2(peer).await,
+            (Use::Requests, Speaks::Negotiated) if !in_the_clear => self.negotiated(peer).await,
+            (Use::Requests, _) => self.http1(peer).await,
             // Where requests go over HTTP/2, these are the connections of upgrades alone: one that the other side did not
             // take leaves its connection to the next.
-            (Use::Requests | Use::Upgrade, Speaks::Http1, None) | (Use::Upgrade, _, Some(_)) => {
-                self.http1(purpose, peer).await
-            }
+            (Use::Upgrade, Speaks::Http1 | Speaks::Negotiated) => self.http1(peer).await,
+            (Use::Upgrade, Speaks::Http2) if !in_the_clear => self.http1(peer).await,
             // Requests have their connections under another version, so that there is nothing to share.
-            (Use::Upgrade | Use::Opaque, _, _) => self.http1_alone(purpose, peer).await,
+            (Use::Upgrade, _) => self.http1_alone(peer).await,
         }
+    }
+
+    /// A connection in the version that the host prefers, which is learned by one handshake and remembered until a
+    /// connection fails. Requests that come before it is known each learn it for themselves: at most one handshake more
+    /// for each.
+    async fn negotiated(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
+        let http2 = match self.prefers_http2.get() {
+            Some(known) => known,
+            None => self.dial(Wire::Either).await?.http2,
+        };
+        self.prefers_http2.set(Some(http2));
+        let lease = if http2 { self.http2(peer).await } else { self.http1(peer).await };
+        lease.inspect_err(|_| self.prefers_http2.set(None))
     }
 
     /// Whom this pool calls.
@@ -153,7 +174,7 @@ impl Pool {
     pub(super) async fn opaque(self: &Rc<Self>, peer: &Peer) -> Result<(Dialled, Permit), Failure> {
         let used = self.use_of_one(peer).await?;
         let permit = self.permit_in_time().await?.used_by(used);
-        Ok((self.dial(Use::Opaque).await?, permit))
+        Ok((self.dial(Wire::Opaque).await?, permit))
     }
 
     /// Closes what has been idle for too long or was closed by the host. Called every second or so.
@@ -194,10 +215,10 @@ impl Pool {
         self.settings.replace(settings);
     }
 
-    async fn dial(&self, purpose: Use) -> Result<Dialled, Failure> {
+    async fn dial(&self, wire: Wire) -> Result<Dialled, Failure> {
         let connect_timeout = self.settings.borrow().connect_timeout;
         let _connecting = Connecting::begin(&self.connecting);
-        let dialled = self.dialer.dial(&self.target, purpose, connect_timeout).await;
+        let dialled = self.dialer.dial(&self.target, wire, connect_timeout).await;
         match &dialled {
             Ok(_) => {
                 self.series.connections_total.increment();
