@@ -101,7 +101,7 @@ impl Default for HttpSettings {
             max_requests_per_connection: None,
             max_concurrent_streams: 1024,
             initial_stream_window: 256 * 1024,
-            initial_connection_window: 1024 * 1024,
+            initial_connection_window: 16 * 1024 * 1024,
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Failure {
     pub reached: Reached,
     /// For the log, not for the client: the error beneath, with the place.
     pub detail: Box<str>,
+    /// The error code with which an HTTP/2 peer reset the stream, if that is what happened (RFC 9113 section 7).
+    pub code: Option<u32>,
 }
 
 /// Who caused a failure.
@@ -61,7 +63,13 @@ impl Failure {
     }
 
     fn new(reason: Reason, side: Side, reached: Reached, detail: impl fmt::Display) -> Self {
-        Self { reason, side, reached, detail: detail.to_string().into() }
+        Self { reason, side, reached, detail: detail.to_string().into(), code: None }
+    }
+
+    /// The same failure, caused by a reset of the stream with that code.
+    #[must_use]
+    pub fn with_code(self, code: Option<u32>) -> Self {
+        Self { code, ..self }
     }
 
     /// Whether the request provably had no effect, so that any method may be tried again.

@@ -23,7 +23,8 @@ pub enum Reason {
     UriTooLong,
     /// No route matched.
     NoRouteFound,
-    /// The client asked for a tunnel of a protocol (extended CONNECT) that the listener or route does not let pass.
+    /// The client asked for a tunnel of a protocol (extended CONNECT) that the listener or route does not let pass, or that
+    /// the endpoint did not open.
     UpgradeRefused,
     /// The destination does not exist in the mesh, and unknown destinations are refused.
     NoDestination,

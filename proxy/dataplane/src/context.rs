@@ -150,7 +150,7 @@ pub(crate) fn passed_on() -> Option<Arc<ClusterConfig>> {
             max_requests: None,
             max_concurrent_streams: 256,
             initial_stream_window: 256 * 1024,
-            initial_connection_window: 1024 * 1024,
+            initial_connection_window: 16 * 1024 * 1024,
         },
     }))
 }

@@ -239,9 +239,11 @@ counters! {
         overflow,
         /// Endpoints ejected.
         ejections,
-        /// Gauge: connections that carry a request.
+        /// Gauge: connections that are open or being made.
+        connections_open,
+        /// Gauge: those that carry at least one request, or opaque bytes.
         connections_active,
-        /// Gauge: connections that wait for one.
+        /// Gauge: those that carry none.
         connections_idle,
         /// Gauge: requests that wait for a connection.
         pending,

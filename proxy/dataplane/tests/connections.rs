@@ -11,9 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::cluster::{Cluster, ConnectionSettings, UpstreamProtocol};
+use outrigger_dataplane::metrics::ClusterTotals;
+use outrigger_policy::circuit_breaker::CircuitBreakers;
+use outrigger_proto::xds::{cluster as wire, protobuf};
 use support::application::Application;
 use support::client::Client;
 use support::{Proxy, World, cluster, endpoint, forward};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 fn limited(to: SocketAddr, protocol: UpstreamProtocol, limit: impl Fn(&mut ConnectionSettings)) -> Proxy {
@@ -87,10 +91,10 @@ async fn a_connection_without_requests_is_closed_when_its_cluster_says() {
         let proxy = limited(address, protocol, |settings| settings.idle_timeout = idle);
         let mut client = Client::connect(proxy.address(0)).await;
         assert_eq!(client.get("app", "/", "").await.status, 200);
-        let mut left = proxy.totals().clusters["app"].connections_active;
+        let mut left = proxy.totals().clusters["app"].connections_open;
         while left > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            left = proxy.totals().clusters["app"].connections_active;
+            left = proxy.totals().clusters["app"].connections_open;
         }
         assert_eq!(client.get("app", "/", "").await.status, 200);
     }
@@ -131,4 +135,117 @@ async fn a_connection_that_is_old_at_once_carries_a_request_all_the_same() {
     for _ in 0..3 {
         assert_eq!(client.get("app", "/", "").await.status, 200);
     }
+}
+
+/// An application of one request at a time on a connection, each of which takes a while.
+async fn slow(protocol: UpstreamProtocol) -> (SocketAddr, Option<Application>) {
+    if protocol == UpstreamProtocol::Http1 {
+        let application = Application::raw(|stream, _, _| async move {
+            let mut stream = tokio::io::BufReader::new(stream);
+            while support::application::read_request(&mut stream).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let answer = support::application::ok("one");
+                if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await;
+        return (application.address, Some(application));
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut builder = h2::server::Builder::new();
+                let mut connection =
+                    builder.max_concurrent_streams(1).handshake::<_, Bytes>(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                        // Fails for one that was given up.
+                        let _ = respond.send_response(http::Response::new(()), true);
+                    });
+                }
+            });
+        }
+    });
+    (address, None)
+}
+
+/// Waits for gauges: open, active and idle connections, and pending requests.
+async fn gauges(proxy: &Proxy, wanted: [u64; 4]) {
+    let now = || {
+        let seen = proxy.totals().clusters.get("app").cloned().unwrap_or_default();
+        let ClusterTotals { connections_open, connections_active, connections_idle, pending, .. } = seen;
+        [connections_open, connections_active, connections_idle, pending]
+    };
+    for _ in 0..1000 {
+        if now() == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(now(), wanted);
+}
+
+#[tokio::test]
+async fn gauges_say_what_connections_do_and_how_many_requests_wait_for_one() {
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let (address, _application) = slow(protocol).await;
+        let max_connections = Some(protobuf::UInt32Value { value: 1 });
+        let thresholds = vec![wire::circuit_breakers::Thresholds { max_connections, ..Default::default() }];
+        let breakers =
+            CircuitBreakers::decode(Some(wire::CircuitBreakers { thresholds, ..Default::default() }))
+                .unwrap();
+        let cluster = Cluster { protocol, breakers, ..cluster("app", [endpoint(address)]) };
+        let proxy = World::new().proxy().cluster_of(cluster).http("app:80", forward("app")).start();
+        // The peer's SETTINGS come with the first answer at the latest.
+        let mut client = Client::connect(proxy.address(0)).await;
+        assert_eq!(client.get("app", "/", "").await.status, 200);
+        gauges(&proxy, [1, 0, 1, 0]).await;
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = Client::connect(proxy.address(0)).await;
+            client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+            clients.push(client);
+        }
+        gauges(&proxy, [1, 1, 0, 2]).await;
+        // One that waits is given up, the others are answered in turn.
+        let mut last = clients.remove(0);
+        clients.remove(1);
+        gauges(&proxy, [1, 1, 0, 1]).await;
+        for client in [&mut last, &mut clients[0]] {
+            assert_eq!(client.response().await.status, 200);
+        }
+        gauges(&proxy, [1, 0, 1, 0]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_is_an_active_connection_for_as_long_as_it_stands() {
+    let application = Application::raw(|mut stream, _, _| async move {
+        let mut reader = tokio::io::BufReader::new(&mut stream);
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut line).await.unwrap();
+        }
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(switch.as_bytes()).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await;
+    let proxy = limited(application.address, UpstreamProtocol::Http1, |_| {});
+    let mut client = Client::connect(proxy.address(0)).await;
+    client.send("GET / HTTP/1.1\r\nHost: app\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    gauges(&proxy, [1, 1, 0, 0]).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    gauges(&proxy, [1, 1, 0, 0]).await;
+    drop(client);
+    gauges(&proxy, [0, 0, 0, 0]).await;
 }

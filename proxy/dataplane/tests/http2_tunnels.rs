@@ -9,9 +9,11 @@ use h2::client::SendRequest;
 use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode};
+use outrigger_config::cluster::{Cluster, UpstreamProtocol};
 use outrigger_core::record::Protocol as Recorded;
-use support::application::{Application, dead, read_head};
-use support::{Proxy, World, forward};
+use support::application::{Application, dead, ok, read_head};
+use support::client::Client;
+use support::{Proxy, World, cluster, endpoint, forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -223,4 +225,92 @@ async fn a_websocket_over_http2_is_one_for_the_application_too() {
         (response.status(), &response.headers()["x-outrigger-reason"]),
         (StatusCode::FORBIDDEN, &"upgrade_refused".parse().unwrap())
     );
+}
+
+#[tokio::test]
+async fn an_answer_that_opens_no_tunnel_does_not_pass_for_one() {
+    let application = Application::http(|asked| {
+        if asked.head.to_lowercase().contains("upgrade: websocket") { ok("no tunnel") } else { ok("") }
+    })
+    .await;
+    let proxy =
+        World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app")).start();
+    let mut send = client(&proxy).await;
+    for kind in ["text/plain", "application/grpc"] {
+        let mut request = websocket("/chat", "websocket");
+        request.headers_mut().insert("content-type", kind.parse().unwrap());
+        let (response, _up) = ask(&mut send, request).await;
+        assert_eq!(
+            (response.status(), &response.headers()["x-outrigger-reason"]),
+            (StatusCode::FORBIDDEN, &"upgrade_refused".parse().unwrap()),
+            "{kind}"
+        );
+    }
+}
+
+/// An application that speaks HTTP/2, and repeats what comes through a WebSocket if it takes any.
+async fn speaks_http2(takes_websockets: bool) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut builder = h2::server::Builder::new();
+                if takes_websockets {
+                    builder.enable_connect_protocol();
+                }
+                let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let (head, mut body) = request.into_parts();
+                    if head.extensions.get::<Protocol>().is_none() {
+                        respond.send_response(Response::new(()), true).unwrap();
+                        continue;
+                    }
+                    assert_eq!((head.method, head.uri.path()), (Method::CONNECT, "/chat"));
+                    assert!(!head.headers.contains_key("sec-websocket-key"), "{:?}", head.headers);
+                    assert_eq!(head.headers["sec-websocket-version"], "13");
+                    tokio::spawn(async move {
+                        let mut back = respond.send_response(Response::new(()), false).unwrap();
+                        while let Some(Ok(data)) = body.data().await {
+                            send_all(&mut back, data, false).await;
+                        }
+                        back.send_data(Bytes::new(), true).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_websocket_of_http1_reaches_an_application_of_http2() {
+    for takes_websockets in [true, false] {
+        let address = speaks_http2(takes_websockets).await;
+        let cluster = Cluster { protocol: UpstreamProtocol::Http2, ..cluster("app", [endpoint(address)]) };
+        let mut proxy = World::new().proxy().cluster_of(cluster).http("app:80", forward("app")).start();
+        let mut client = Client::connect(proxy.address(0)).await;
+        let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        client.send(format!("GET /chat HTTP/1.1\r\nHost: app\r\n{fields}\r\n")).await;
+        let head = client.head().await.to_lowercase();
+        if takes_websockets {
+            assert!(
+                head.starts_with("http/1.1 101 ") && head.contains("\r\nupgrade: websocket\r\n"),
+                "{head}"
+            );
+            assert!(head.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
+            client.send("hello").await;
+            let mut said = [0; 5];
+            client.stream.read_exact(&mut said).await.unwrap();
+            assert_eq!(&said, b"hello");
+            continue;
+        }
+        assert!(head.starts_with("http/1.1 403 "), "{head}");
+        let record = proxy.record().await;
+        assert_eq!(record.reason, Some(outrigger_core::reason::Reason::UpgradeRefused));
+        assert!(record.text.as_ref().unwrap().detail.contains("extended CONNECT"), "{record:?}");
+        assert_eq!(record.tries.len(), 1, "asking again helps nobody");
+    }
 }

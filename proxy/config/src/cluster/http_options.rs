@@ -27,7 +27,7 @@ impl Default for HttpOptions {
                 max_requests: None,
                 max_concurrent_streams: 1024, // as in Envoy
                 initial_stream_window: 256 * 1024,
-                initial_connection_window: 1024 * 1024,
+                initial_connection_window: 16 * 1024 * 1024,
             },
         }
     }

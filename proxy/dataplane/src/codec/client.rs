@@ -5,13 +5,18 @@
 //!
 //! [`Reached`]: outrigger_core::error::Reached
 
+use std::any::Any;
+use std::rc::Rc;
+
 use outrigger_core::error::Failure;
+use tokio::time::Instant;
 
 pub use super::answer::Answer;
 use super::body::Body;
 pub use super::h1::client::{Connection as Http1Connection, Home};
 use super::head::RequestHead;
 use super::limits::Limits;
+use super::usage::{Uncounted, Usage};
 use super::{h1, h2};
 use crate::socket::stream::Stream;
 
@@ -25,7 +30,16 @@ impl Http2Connection {
     /// Starts HTTP/2 on a connection that was just made, with prior knowledge or after ALPN. Spawns the connection's task
     /// on this worker; it ends with the connection.
     pub async fn start(stream: Stream, limits: &Limits) -> Result<Self, Failure> {
-        Ok(Self { inner: h2::client::Connection::start(stream, limits).await? })
+        Self::start_counted(stream, limits, Rc::new(Uncounted)).await
+    }
+
+    /// The same, telling `usage` when it carries requests. `usage` is kept until the last exchange is gone too.
+    pub async fn start_counted(
+        stream: Stream,
+        limits: &Limits,
+        usage: Rc<dyn Usage>,
+    ) -> Result<Self, Failure> {
+        Ok(Self { inner: h2::client::Connection::start(stream, limits, usage).await? })
     }
 
     /// How many more requests may be sent now: what the peer allows, less what is under way. 0 when it is closing.
@@ -43,6 +57,17 @@ impl Http2Connection {
         self.inner.is_open()
     }
 
+    /// Whether the connection's window has been used up for a while, by bodies that stand still, in either direction.
+    /// Another connection is better for a new request.
+    pub fn is_crowded(&self) -> bool {
+        self.inner.is_crowded()
+    }
+
+    /// When bytes of the peer came last: answers, and answers to PINGs.
+    pub fn last_heard(&self) -> Instant {
+        self.inner.last_heard()
+    }
+
     /// Resolves when the connection has ended. Cancel-safe.
     pub async fn closed(&self) {
         self.inner.closed().await;
@@ -51,8 +76,15 @@ impl Http2Connection {
     /// Begins a request. Nothing is written before the exchange is polled. Beyond [`Self::capacity`], it waits for a stream.
     ///
     /// Dropping the exchange, or the response's body before its end, resets the stream with CANCEL.
+    ///
+    /// A head with `upgrade` becomes an extended CONNECT (RFC 8441), if the peer takes those; if not, that is a failure.
     pub fn send(&self, head: RequestHead, body: Body) -> Exchange {
         Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body))) }
+    }
+
+    /// The same, keeping `place` for as long as the request waits for a stream.
+    pub fn send_queued(&self, head: RequestHead, body: Body, place: impl Any) -> Exchange {
+        Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body).queued(place))) }
     }
 }
 

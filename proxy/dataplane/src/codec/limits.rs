@@ -92,8 +92,32 @@ pub struct Limits {
     pub concurrent_streams: u32,
     /// HTTP/2 flow-control window of a stream, in bytes: what one stream may hold in memory.
     pub stream_window: u32,
-    /// HTTP/2 flow-control window of a connection, in bytes: what one connection may hold in memory.
+    /// HTTP/2 flow-control window of a connection, in bytes: what one connection may hold in memory. It is many times that
+    /// of a stream, so that a few streams that stand still hold up no other.
     pub connection_window: u32,
+    /// What resets of HTTP/2 streams may cost.
+    pub resets: ResetLimits,
+}
+
+/// How many resets of HTTP/2 streams a peer may cause before its connection is closed. Resets are how attacks are made
+/// (CVE-2023-44487, CVE-2025-8671), and how a peer that gives many requests up at once says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetLimits {
+    /// Streams that were reset before anybody looked at them, at once; a tenth of it comes back every second. `None`: any
+    /// number.
+    pub unseen: Option<u32>,
+    /// Streams that we reset and whose late frames are ignored, for a second each. Late frames of others count as errors.
+    pub remembered: usize,
+    /// Resets that the peer's errors made us send, over the life of the connection. `None`: any number.
+    pub errors: Option<usize>,
+}
+
+impl ResetLimits {
+    /// For a peer that nobody knows. An application that gives up what it asked while this proxy had no CPU is well below.
+    pub const STRANGER: Self = Self { unseen: Some(1000), remembered: 512, errors: Some(1024) };
+    /// For a peer that proved to be of the mesh, and for servers that we chose ourselves: one that gives up all its requests
+    /// at once, after a pause of either side, is no attack.
+    pub const MEMBER: Self = Self { unseen: None, remembered: 2048, errors: None };
 }
 
 impl Default for Limits {
@@ -113,7 +137,8 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(300),
             concurrent_streams: 256,
             stream_window: 256 * 1024,
-            connection_window: 2 * 1024 * 1024,
+            connection_window: 16 * 1024 * 1024,
+            resets: ResetLimits::STRANGER,
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod watchdog;
 pub(crate) mod allowance;
 mod date;
 pub mod answer;
+pub mod usage;
 pub mod upgrade;
 pub mod body;
 mod hop;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
-use outrigger_core::error::{Failure, Reached};
+use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::retry::{Decision, Outcome, Retries, RetryPolicy};
 use outrigger_policy::retry_budget::Retrying;
@@ -153,6 +153,8 @@ impl Rules<'_> {
 /// or without a retry policy: it was provably not processed, or is idempotent and got no byte of an answer (RFC 9110
 /// section 9.2.2). A stream that the peer refused is for the policy; one above its GOAWAY just came late.
 fn came_late(failure: &Failure, method: &Method) -> bool {
-    (failure.never_processed() && failure.reason != Reason::UpstreamRemoteReset)
+    (failure.side == Side::Upstream
+        && failure.never_processed()
+        && failure.reason != Reason::UpstreamRemoteReset)
         || (failure.reason == Reason::UpstreamConnectionTermination && method.is_idempotent())
 }

@@ -18,7 +18,7 @@ use outrigger_core::reason::Reason;
 
 use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
-use crate::codec::limits::Limits;
+use crate::codec::limits::{Limits, ResetLimits};
 use crate::codec::upgrade::Upgraded;
 use crate::context::Context;
 
@@ -140,7 +140,10 @@ pub(crate) fn limits(own: &Limits, http: &HttpSettings, client: &ClientFacts) ->
         connection_window: http.initial_connection_window,
         ..own.clone()
     };
-    Rc::new(if client.peer.is_some() { limits.with_slack() } else { limits })
+    Rc::new(match &client.peer {
+        Some(_) => Limits { resets: ResetLimits::MEMBER, ..limits.with_slack() },
+        None => limits,
+    })
 }
 
 /// The mesh's destination of an asked name, or `None` when it is to be passed on, with the snapshot that says so.

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::outlier;
@@ -247,7 +247,9 @@ impl Forwarding<'_> {
     /// One attempt, from a connection to the head of an answer.
     async fn attempt(&self, mut asking: Asking, request: &mut Request<'_>) -> Ended {
         let Request { head, body, peer, rules, progress, journal, responder } = request;
-        let speaks = self.cluster.speaks(head.version);
+        // What follows its client's version may be an application that takes upgrades in HTTP/1.1 alone.
+        let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
+        let speaks = self.cluster.speaks(version);
         let attempt = Attempt { head, body, peer, speaks, limit: attempt::limit(self.retry, self.limit) };
         let received = journal.received();
         let moved = || received.get();

@@ -37,6 +37,9 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 ///
 /// Dropped with the connection: a pool may keep its count of connections in it.
 pub trait Home {
+    /// A request begins on the connection.
+    fn begins(&self) {}
+
     /// The last byte of the response was read, and the connection can be used again. Called from within the reading of
     /// that response's body (or head, when there is no body): do not send on it from here.
     fn idle(&self, connection: Connection);
@@ -93,6 +96,7 @@ impl Connection {
     /// With `expect: 100-continue` the body is held back until the upstream has answered, 1 s at most.
     /// Dropping the exchange, or the response's body before its end, closes the connection.
     pub fn send(self, head: &RequestHead, body: Body) -> Exchange {
+        self.shared.home.begins();
         let state = &mut *self.shared.state.borrow_mut();
         state.turn += 1;
         state.interims = 0;
@@ -114,7 +118,7 @@ impl Connection {
 /// A request under way on an HTTP/1 connection.
 #[derive(Debug)]
 pub struct Exchange {
-    /// `None` once the response's body has it, or it failed.
+    /// `None` once the response's body has it, or it failed. A tunnel's is kept, and its home with it.
     shared: Option<Rc<Shared>>,
     turn: u64,
 }
@@ -125,7 +129,7 @@ impl Exchange {
             return Err(Failure::local(Reason::LocalError, "the exchange is over"));
         };
         let answer = poll_fn(|cx| shared.poll_answer(self.turn, cx)).await;
-        if !matches!(answer, Ok(Answer::Interim(_))) {
+        if matches!(answer, Ok(Answer::Final(..)) | Err(_)) {
             self.shared = None;
         }
         answer

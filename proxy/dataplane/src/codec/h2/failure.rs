@@ -1,22 +1,23 @@
-//! What an error of h2 means: what happened, on whose side, and whether another try is safe.
+//! What an error of h2 means: what happened, on whose side, and whether another attempt is safe. And the way back: the code
+//! with which a stream is reset for a failure.
 
 use h2::Reason as Code;
-use outrigger_core::error::{Failure, Reached};
+use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 
 /// An error of a client's stream or connection.
-pub(crate) fn downstream(error: &h2::Error) -> Failure {
+pub(super) fn downstream(error: &h2::Error) -> Failure {
     // What the peer did wrong h2 tells us as an error of its own; everything else is the client going away.
     let reason = if error.is_library() {
         Reason::DownstreamProtocolError
     } else {
         Reason::DownstreamConnectionTermination
     };
-    Failure::downstream(reason, error)
+    Failure::downstream(reason, error).with_code(reset_by_peer(error))
 }
 
 /// An error of an upstream's stream or connection, when the request had come as far as `reached`.
-pub(crate) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
+pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
     let reason = if error.is_library() {
         Reason::UpstreamProtocolError
     } else if error.is_reset() {
@@ -28,5 +29,86 @@ pub(crate) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
     let refused = error.is_remote()
         && ((error.is_reset() && error.reason() == Some(Code::REFUSED_STREAM)) || error.is_go_away());
     let reached = if refused && reached == Reached::Maybe { Reached::NotProcessed } else { reached };
-    Failure::upstream(reason, reached, error)
+    Failure::upstream(reason, reached, error).with_code(reset_by_peer(error))
+}
+
+/// The code with which the peer reset the stream, if it did.
+fn reset_by_peer(error: &h2::Error) -> Option<u32> {
+    if error.is_library() || error.is_go_away() {
+        return None;
+    }
+    error.reason().map(u32::from)
+}
+
+/// The code with which a stream is reset because of `failure`, on whichever side of the proxy the stream is.
+pub(super) fn code_for(failure: &Failure) -> Code {
+    match (failure.code, failure.side) {
+        (Some(code), Side::Downstream) => given_up(code.into()),
+        (Some(code), Side::Upstream | Side::Local) => passed_on(code.into()),
+        // What the request was for is gone.
+        (None, Side::Downstream) => Code::CANCEL,
+        (None, Side::Upstream | Side::Local) => Code::INTERNAL_ERROR,
+    }
+}
+
+/// What a code with which one side reset its stream becomes on the other side. Codes that are about the exchange pass;
+/// those that are about the connection that it was on, or its frames, say nothing true about another connection, and
+/// REFUSED_STREAM is a promise that only the pipeline can give (`docs/sidecar-contract.md`).
+pub(super) fn passed_on(code: Code) -> Code {
+    match code {
+        Code::CANCEL
+        | Code::INTERNAL_ERROR
+        | Code::CONNECT_ERROR
+        | Code::ENHANCE_YOUR_CALM
+        | Code::INADEQUATE_SECURITY
+        | Code::HTTP_1_1_REQUIRED => code,
+        // NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, SETTINGS_TIMEOUT, STREAM_CLOSED, FRAME_SIZE_ERROR,
+        // REFUSED_STREAM, COMPRESSION_ERROR, and what is not known (RFC 9113 section 7: treated as INTERNAL_ERROR).
+        _ => Code::INTERNAL_ERROR,
+    }
+}
+
+/// With which code the exchange with an upstream is given up when its client reset the stream.
+pub(super) fn given_up(code: Code) -> Code {
+    match code {
+        Code::INTERNAL_ERROR | Code::ENHANCE_YOUR_CALM => code,
+        // Whatever else the client says, nobody wants the answer any more.
+        _ => Code::CANCEL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_passed_on_where_it_means_the_same() {
+        for (code, response, request) in [
+            (Code::NO_ERROR, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::PROTOCOL_ERROR, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::INTERNAL_ERROR, Code::INTERNAL_ERROR, Code::INTERNAL_ERROR),
+            (Code::FLOW_CONTROL_ERROR, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::SETTINGS_TIMEOUT, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::STREAM_CLOSED, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::FRAME_SIZE_ERROR, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::REFUSED_STREAM, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::CANCEL, Code::CANCEL, Code::CANCEL),
+            (Code::COMPRESSION_ERROR, Code::INTERNAL_ERROR, Code::CANCEL),
+            (Code::CONNECT_ERROR, Code::CONNECT_ERROR, Code::CANCEL),
+            (Code::ENHANCE_YOUR_CALM, Code::ENHANCE_YOUR_CALM, Code::ENHANCE_YOUR_CALM),
+            (Code::INADEQUATE_SECURITY, Code::INADEQUATE_SECURITY, Code::CANCEL),
+            (Code::HTTP_1_1_REQUIRED, Code::HTTP_1_1_REQUIRED, Code::CANCEL),
+            (Code::from(0xff), Code::INTERNAL_ERROR, Code::CANCEL),
+        ] {
+            assert_eq!((passed_on(code), given_up(code)), (response, request), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_without_a_code_is_a_cancellation_if_the_client_caused_it() {
+        let gone = Failure::downstream(Reason::DownstreamConnectionTermination, "");
+        let broken = Failure::upstream(Reason::UpstreamConnectionTermination, Reached::ResponseStarted, "");
+        assert_eq!((code_for(&gone), code_for(&broken)), (Code::CANCEL, Code::INTERNAL_ERROR));
+        assert_eq!(code_for(&broken.with_code(Some(u32::from(Code::CANCEL)))), Code::CANCEL);
+    }
 }

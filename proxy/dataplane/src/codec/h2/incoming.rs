@@ -6,52 +6,86 @@ use std::task::{Context, Poll, ready};
 use h2::RecvStream;
 use http::HeaderMap;
 use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
 
+use super::seen::{Fault, Seen};
 use crate::codec::body::Frame;
 use crate::codec::hop;
 use crate::codec::limits::{FieldSize, Limits};
 
 /// The receiving half of a stream.
 #[derive(Debug)]
-pub(crate) struct Incoming {
-    stream: RecvStream,
+pub(super) struct Incoming {
+    /// `None` once it was given up.
+    stream: Option<RecvStream>,
     data_ended: bool,
     limits: Rc<Limits>,
-    /// What an error of this stream means.
-    meaning: fn(&h2::Error) -> Failure,
+    seen: Rc<Seen>,
+    whose: Whose,
+    /// Bytes that were read.
+    read: u64,
+    /// How many they were when it was last asked whether the body stands still.
+    read_before: Option<u64>,
+}
+
+/// Whose body it is, and so who is to blame for what is wrong with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whose {
+    /// What an error of the stream means.
+    pub(super) error: fn(&h2::Error) -> Failure,
+    /// What it means that the peer broke a rule.
+    pub(super) broken: fn(&str) -> Failure,
+    /// What it means that trailers are too large.
+    pub(super) too_large: fn(&str) -> Failure,
 }
 
 impl Incoming {
-    pub(crate) fn new(stream: RecvStream, limits: &Rc<Limits>, meaning: fn(&h2::Error) -> Failure) -> Self {
-        Self { stream, data_ended: false, limits: Rc::clone(limits), meaning }
+    pub(super) fn new(stream: RecvStream, limits: &Rc<Limits>, seen: &Rc<Seen>, whose: Whose) -> Self {
+        Self {
+            stream: Some(stream),
+            data_ended: false,
+            limits: Rc::clone(limits),
+            seen: Rc::clone(seen),
+            whose,
+            read: 0,
+            read_before: None,
+        }
     }
 
     /// The next frame; `None` at END_STREAM.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Some(Err(given_up()))) };
         while !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
+                    self.read += data.len() as u64;
                     // Fails only when more is released than came.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    let _ = stream.flow_control().release_capacity(data.len());
                     if !data.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::Data(data))));
                     }
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err((self.meaning)(&error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err((self.whose.error)(&error)))),
                 None => self.data_ended = true,
             }
         }
-        match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(self.check(trailers).transpose()),
-            Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err((self.meaning)(&error)))),
-        }
+        let trailers = match ready!(stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) => trailers,
+            Ok(None) => return Poll::Ready(None),
+            Err(error) => return Poll::Ready(Some(Err((self.whose.error)(&error)))),
+        };
+        let fault = self.seen.fault_of_trailers(stream.stream_id().as_u32());
+        Poll::Ready(match fault {
+            Some(Fault::PseudoField) => Some(Err((self.whose.broken)("a pseudo-field among trailers"))),
+            Some(Fault::TooLarge) => Some(Err(self.too_large())),
+            None => self.check(trailers).transpose(),
+        })
     }
 
-    /// Trailers hold neither pseudo-fields, which h2 takes out, nor what would change framing or routing.
+    /// Trailers hold nothing that would change framing or routing. What is too large is refused, not cut short.
     fn check(&self, trailers: HeaderMap) -> Result<Option<Frame>, Failure> {
         if !self.limits.allow(FieldSize::of(&trailers)) {
-            return Err((self.meaning)(&h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM)));
+            return Err(self.too_large());
         }
         let forbidden: Vec<_> =
             trailers.keys().filter(|name| hop::is_forbidden_in_trailers(name)).cloned().collect();
@@ -61,4 +95,26 @@ impl Incoming {
         }
         Ok((!trailers.is_empty()).then_some(Frame::Trailers(trailers)))
     }
+
+    fn too_large(&self) -> Failure {
+        (self.whose.too_large)("the trailer section is too large")
+    }
+
+    /// How many bytes it holds, and whether nobody has read any since this was last asked.
+    pub(super) fn held(&mut self) -> (usize, bool) {
+        let held = self.stream.as_mut().map_or(0, |stream| stream.flow_control().used_capacity());
+        (held, self.read_before.replace(self.read) == Some(self.read))
+    }
+
+    /// Lets go of what was not read. Whoever reads on gets an error.
+    pub(super) fn give_up(&mut self) {
+        self.stream = None;
+    }
+}
+
+fn given_up() -> Failure {
+    Failure::local(
+        Reason::UpstreamOverflow,
+        "the body stood still while others needed its place in the window",
+    )
 }

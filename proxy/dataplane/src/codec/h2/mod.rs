@@ -1,18 +1,25 @@
 //! HTTP/2 (RFC 9113), by the h2 crate, whose types stop here: a server and a client.
 //!
 //! Floods (resets, SETTINGS, PING, CONTINUATION, empty DATA) are h2's to refuse; the limits are set in [`server`] and
-//! [`client`]. Windows bound what a connection may hold in memory, and open only as bodies are consumed.
+//! [`client`]. Windows bound what a stream may hold in memory, and open only as bodies are consumed. What h2 does by itself
+//! and does not tell is read from the frames that pass ([`wire`], [`seen`]).
 
 pub(crate) mod server;
 mod request;
 mod responder;
 pub(crate) mod client;
+mod exchange;
 mod tunnel;
 mod websocket;
+mod unread;
 mod incoming;
 mod outgoing;
+mod cause;
 mod failure;
-mod rewound;
+mod wire;
+mod seen;
+mod block;
+mod walker;
 
 pub(crate) use responder::Responder;
 
@@ -20,5 +27,5 @@ pub(crate) use responder::Responder;
 const SEND_BUFFER: usize = 128 * 1024;
 /// Largest DATA frame taken: fewer, larger frames cost less.
 const FRAME_SIZE: u32 = 32 * 1024;
-/// Resets that a peer may have us remember or wait for before the connection is closed (CVE-2023-44487).
-const PENDING_RESETS: usize = 32;
+/// What small DATA frames that nobody has read may cost, in h2's count: 256 less its length for each.
+const SMALL_FRAMES: usize = 512 * 1024;

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use h2::{Reason as Code, SendStream};
 use outrigger_core::error::Failure;
 
+use super::failure;
 use crate::codec::body::{Body, Frame};
 
 /// The sending half of a stream, and the body that it sends.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(super) struct Outgoing {
     stream: SendStream<Bytes>,
     body: Body,
     /// Data that waits for the window.
@@ -18,7 +19,7 @@ pub(crate) struct Outgoing {
     /// What follows the data, when that is known already.
     next: Next,
     /// Bytes handed to the stream.
-    pub(crate) bytes: u64,
+    pub(super) bytes: u64,
 }
 
 #[derive(Debug)]
@@ -31,7 +32,7 @@ enum Next {
 
 /// Why a body did not get through.
 #[derive(Debug)]
-pub(crate) enum Cut {
+pub(super) enum Cut {
     /// It could not be read. The stream was reset.
     Body(Failure),
     /// The peer reset the stream or the connection ended.
@@ -39,19 +40,19 @@ pub(crate) enum Cut {
 }
 
 impl Outgoing {
-    pub(crate) fn new(stream: SendStream<Bytes>, body: Body) -> Self {
+    pub(super) fn new(stream: SendStream<Bytes>, body: Body) -> Self {
         Self { stream, body, data: None, next: Next::Unknown, bytes: 0 }
     }
 
     /// Goes on; ready when all of it was handed to the stream.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         loop {
             if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                return Poll::Ready(Err(Cut::Stream(reset.unwrap_or(Code::CANCEL).into())));
+                return Poll::Ready(Err(Cut::Stream(reset.map_or_else(|error| error, h2::Error::from))));
             }
             // One frame ahead, so that the last one is known to be the last.
             let ahead = self.poll_ahead(cx).map_err(|failure| {
-                self.stream.send_reset(Code::INTERNAL_ERROR);
+                self.stream.send_reset(failure::code_for(&failure));
                 Cut::Body(failure)
             })?;
             let Some(data) = &mut self.data else {
@@ -101,13 +102,25 @@ impl Outgoing {
     }
 
     /// Whether data waits for the peer to open its windows.
-    pub(crate) fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.data.is_some()
     }
 
     /// Gives up.
-    pub(crate) fn cancel(&mut self) {
-        self.stream.send_reset(Code::CANCEL);
+    pub(super) fn reset(&mut self, code: Code) {
+        self.stream.send_reset(code);
+    }
+
+    /// Lets the body go, of which nothing more is sent.
+    pub(super) fn drop_body(&mut self) {
+        self.body = Body::empty();
+        self.data = None;
+        self.next = Next::End;
+    }
+
+    /// The stream, of a body that was none.
+    pub(super) fn into_stream(self) -> SendStream<Bytes> {
+        self.stream
     }
 
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {

@@ -1,7 +1,7 @@
 //! A request as it comes on a stream: its head in the form that the pipeline sees, and its body.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,8 +12,10 @@ use http::{HeaderValue, Method, Request, Version, header};
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
-use super::incoming::Incoming;
+use super::incoming::{Incoming, Whose};
 use super::responder::Exchange;
+use super::seen::Seen;
+use super::unread::{Receives, Unread};
 use super::{failure, websocket};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, Scheme, expects_continue};
@@ -140,21 +142,36 @@ impl Exchange {
         head: &RequestHead,
         incoming: RecvStream,
         limits: &Rc<Limits>,
+        (seen, unread): (&Rc<Seen>, &Unread),
     ) -> Body {
         if incoming.is_end_stream() {
             return Body::empty();
         }
         let length =
             head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let incoming = RefCell::new(Incoming::new(incoming, limits, failure::downstream));
-        let source = RequestBody { incoming, exchange: Rc::clone(self) };
-        Body::streamed(Rc::new(source), 0, length)
+        let incoming = RefCell::new(Incoming::new(incoming, limits, seen, CLIENT));
+        let source = Rc::new(RequestBody { incoming, exchange: Rc::clone(self) });
+        let watched: Weak<RequestBody> = Rc::downgrade(&source);
+        unread.watch(watched);
+        Body::streamed(source, 0, length)
     }
 }
+
+const CLIENT: Whose = Whose {
+    error: failure::downstream,
+    broken: |rule| Failure::downstream(Reason::DownstreamProtocolError, rule),
+    too_large: |what| Failure::downstream(Reason::HeadersTooLarge, what),
+};
 
 struct RequestBody {
     incoming: RefCell<Incoming>,
     exchange: Rc<Exchange>,
+}
+
+impl Receives for RequestBody {
+    fn incoming(&self) -> &RefCell<Incoming> {
+        &self.incoming
+    }
 }
 
 impl Source for RequestBody {

@@ -12,6 +12,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
+use super::cause::Because;
 use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
 use super::{failure, websocket};
@@ -94,7 +95,7 @@ impl Responder {
         })
         .await;
         let Some(sent) = sent else {
-            outgoing.cancel();
+            outgoing.reset(Code::CANCEL);
             let failure =
                 Failure::downstream(Reason::DownstreamConnectionTermination, "the client reads nothing");
             return (outgoing.bytes, Err(failure));
@@ -104,7 +105,13 @@ impl Responder {
             Err(Cut::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
             Err(Cut::Stream(error)) => Err(failure::downstream(&error)),
         };
-        (outgoing.bytes, outcome)
+        let bytes = outgoing.bytes;
+        // The body goes, and with it the exchange that it comes from, for the client's reason if it has one.
+        let code = outcome.as_ref().err().and_then(|failure| failure.code);
+        let because = code.map(|code| Because::of_reset(code.into()));
+        drop(outgoing);
+        drop(because);
+        (bytes, outcome)
     }
 
     /// A 2xx opens the tunnel (RFC 9113 section 8.5), where HTTP/1 may have said 101 (RFC 8441 section 5).
@@ -160,12 +167,13 @@ impl Exchange {
         }
     }
 
-    /// Ready when the client has given up before the answer began.
-    pub(super) fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the client has given up before the answer began, with the code of its reset.
+    pub(super) fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<Code> {
         if self.answered.get() {
             return Poll::Pending;
         }
-        let given_up = self.respond.borrow_mut().poll_reset(cx).map(drop);
+        // An error is the connection's end.
+        let given_up = self.respond.borrow_mut().poll_reset(cx).map(|reset| reset.unwrap_or(Code::CANCEL));
         if given_up.is_ready() {
             self.answered.set(true);
         }

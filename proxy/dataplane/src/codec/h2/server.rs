@@ -3,6 +3,7 @@
 //! [`serve`] owns the handlers: when the connection ends they are dropped, and when a client resets its stream the handler
 //! of that stream is.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,16 +11,20 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use h2::Reason as Code;
 use http::Method;
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::cause::Because;
 use super::request::{Asked, accept};
 use super::responder::{Exchange, Responder, refuse};
-use super::rewound::Rewound;
-use super::{FRAME_SIZE, PENDING_RESETS, SEND_BUFFER, failure};
+use super::seen::Seen;
+use super::unread::Unread;
+use super::wire::Wire;
+use super::{FRAME_SIZE, SEND_BUFFER, SMALL_FRAMES, failure};
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, Scheme};
 use crate::codec::limits::Limits;
@@ -41,7 +46,9 @@ where
     R: Fn(&Failure),
 {
     let scheme = if stream.is_encrypted() { Scheme::Https } else { Scheme::Http };
-    let handshake = builder(&limits).handshake::<_, Bytes>(Rewound { first, stream });
+    let (seen, unread) = (Rc::new(Seen::of_client(&limits)), Unread::default());
+    let wire = Wire::from_client(first, stream, Rc::clone(&seen));
+    let handshake = builder(&limits).handshake::<_, Bytes>(wire);
     let mut connection = timeout(limits.head_timeout, handshake)
         .await
         .map_err(|_| Failure::downstream(Reason::DownstreamTimeout, "the HTTP/2 preface came too slowly"))?
@@ -56,8 +63,14 @@ where
         life.set(longest);
     }
     let mut taken = 0_u32;
+    let mut unseen = Unseen::new(limits.resets.unseen);
+    let mut flooded = false;
     let mut streams = FuturesUnordered::new();
+    let open = Cell::new(0);
+    let mut room = pin!(unread.make_room(&seen, || open.get()));
     let ended = poll_fn(|cx| {
+        // Goes on as long as the connection does.
+        let _ = room.as_mut().poll(cx);
         let told = !draining
             && (drained.as_mut().poll(cx).is_ready()
                 || life.poll_passed(cx).is_ready()
@@ -80,6 +93,18 @@ where
             }
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
+                    if seen.handed_up(respond.stream_id().as_u32()) {
+                        // Nothing is begun for it.
+                        refused(&Failure::downstream(
+                            Reason::DownstreamConnectionTermination,
+                            "reset before it was looked at",
+                        ));
+                        if !unseen.one_more() {
+                            connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+                            flooded = true;
+                        }
+                        continue;
+                    }
                     taken = taken.saturating_add(1);
                     if !draining && limits.requests.is_some_and(|most| taken >= most) {
                         draining = true;
@@ -91,7 +116,7 @@ where
                             let (body, tunnel) = if head.asks_for_tunnel() {
                                 (Body::empty(), Some(incoming))
                             } else {
-                                (exchange.body(&head, incoming, &limits), None)
+                                (exchange.body(&head, incoming, &limits, (&seen, &unread)), None)
                             };
                             let head_only = head.method == Method::HEAD;
                             let responder =
@@ -107,9 +132,15 @@ where
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending if worked => {}
-                Poll::Pending => break,
+                Poll::Pending => {
+                    let more = seen.all_handed_up();
+                    seen.refusals().iter().for_each(&refused);
+                    if !worked && !more {
+                        break;
+                    }
+                }
             }
+            open.set(streams.len());
         }
         if !streams.is_empty() {
             idle.set(if draining { limits.head_timeout } else { limits.idle_timeout });
@@ -118,6 +149,10 @@ where
     })
     .await;
     match ended {
+        _ if flooded => Err(Failure::downstream(
+            Reason::DownstreamProtocolError,
+            "too many resets of what was just begun",
+        )),
         // A connection that just vanishes between requests is no failure.
         Err(error) if error.is_io() && streams.is_empty() => Ok(()),
         Err(error) => Err(failure::downstream(&error)),
@@ -130,26 +165,55 @@ fn builder(limits: &Limits) -> h2::server::Builder {
     builder
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
+        .data_frame_budget(SMALL_FRAMES)
         .max_frame_size(FRAME_SIZE)
         .max_header_list_size(limits.http2_list_bytes())
         .max_concurrent_streams(limits.concurrent_streams)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_concurrent_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(Some(PENDING_RESETS * 4))
+        // Heads are looked at before many more are read (`seen`), so that nothing piles up; what counts is [`Unseen`].
+        .max_pending_accept_reset_streams(usize::MAX)
+        .max_concurrent_reset_streams(limits.resets.remembered)
+        .max_local_error_reset_streams(limits.resets.errors)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_connect_protocol();
     builder
 }
 
+/// Counts streams that were reset before anybody looked at them.
+struct Unseen {
+    burst: Option<u32>,
+    left: f64,
+    last: Instant,
+}
+
+impl Unseen {
+    fn new(burst: Option<u32>) -> Self {
+        Self { burst, left: burst.map_or(0.0, f64::from), last: Instant::now() }
+    }
+
+    /// Whether one more is within the limit.
+    fn one_more(&mut self) -> bool {
+        let Some(burst) = self.burst.map(f64::from) else { return true };
+        let now = Instant::now();
+        let back = now.duration_since(self.last).as_secs_f64() * burst / 10.0;
+        self.last = now;
+        self.left = (self.left + back).min(burst) - 1.0;
+        self.left >= 0.0
+    }
+}
+
 /// Runs a handler, and drops it when the client resets its stream before the answer has begun.
 async fn watched(handling: impl Future<Output = ()>, exchange: Rc<Exchange>) {
-    let mut handling = pin!(handling);
-    poll_fn(|cx| {
-        if handling.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        exchange.poll_given_up(cx)
-    })
-    .await;
+    let because = {
+        let mut handling = pin!(handling);
+        let reset = poll_fn(|cx| {
+            if handling.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            exchange.poll_given_up(cx).map(Some)
+        });
+        reset.await.map(Because::of_reset)
+        // Here the handler is dropped.
+    };
+    drop(because);
     exchange.finish();
 }

@@ -18,6 +18,7 @@ use crate::codec::h2::client::Connection;
 use crate::codec::head::ResponseHead;
 use crate::codec::limits::Limits;
 use crate::codec::server::Protocol;
+use crate::codec::usage::Uncounted;
 use crate::socket::stream::Stream;
 
 const DATA: u8 = 0;
@@ -273,7 +274,8 @@ fn a_slow_preface_and_a_slow_head_end_in_time() {
 async fn to_upstream(frames: Vec<Vec<u8>>, asked: bool) -> (Connection, DuplexStream) {
     let (ours, mut theirs) = duplex(256 * 1024);
     theirs.write_all(&[frame(SETTINGS, 0, 0, &[]), frames.concat()].concat()).await.unwrap();
-    (Connection::start_asking(Stream::Memory(ours), &Limits::default(), asked).await.unwrap(), theirs)
+    let usage = Rc::new(Uncounted);
+    (Connection::start_asking(Stream::Memory(ours), &Limits::default(), usage, asked).await.unwrap(), theirs)
 }
 
 #[test]

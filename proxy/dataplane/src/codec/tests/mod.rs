@@ -6,6 +6,8 @@ mod targets;
 mod half_close;
 mod responses;
 mod http2;
+mod streams;
+mod trailers;
 mod upgrades;
 mod lifetimes;
 mod floods;

@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::lease::{Connection, Lease, Permit};
-use super::{Pool, stopping};
+use super::{Pool, Waits, stopping};
 use crate::codec::client::{Home, Http1Connection};
+use crate::codec::usage::Usage;
 use crate::upstream::bounds::Peer;
 use crate::upstream::dial::{Dialled, Wire};
 
@@ -45,6 +46,7 @@ impl Pool {
         if let Some(lease) = self.take_idle() {
             return Ok(lease.used_by(used));
         }
+        let _waits = Waits::new(&self.series);
         let (sender, mut receiver) = oneshot::channel();
         self.http1.waiting.borrow_mut().push_back(sender);
         let permit = tokio::select! {
@@ -60,7 +62,6 @@ impl Pool {
         let now = Instant::now();
         loop {
             let taken = self.http1.idle.borrow_mut().pop()?;
-            self.lost_idle(1);
             if self.is_fresh(&taken, now) && taken.connection.is_open() {
                 let connection = Connection::Http1(taken.connection, taken.born, None);
                 return Some(Lease { connection, reused: true, peer: taken.peer });
@@ -74,7 +75,7 @@ impl Pool {
         tokio::task::spawn_local(async move {
             match pool.dial(Wire::Http1).await {
                 Ok(dialled) => {
-                    let lease = pool.http1_lease(dialled, permit, true);
+                    let lease = pool.http1_lease(dialled, permit);
                     pool.hand_over(lease);
                 }
                 Err(failure) => {
@@ -88,18 +89,12 @@ impl Pool {
         });
     }
 
-    pub(super) async fn http1_alone(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
-        let used = self.use_of_one(peer).await?;
-        let permit = self.permit_in_time().await?;
-        let dialled = self.dial(Wire::Http1).await?;
-        Ok(self.http1_lease(dialled, permit, false).used_by(used))
-    }
-
-    fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit, pooled: bool) -> Lease {
+    fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit) -> Lease {
         let Dialled { stream, peer, http2: _ } = dialled; // agreed on by whoever dialled
-        let pool = if pooled { Rc::downgrade(self) } else { Weak::new() };
+        let pool = Rc::downgrade(self);
         let born = Instant::now();
-        let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), _permit: permit };
+        permit.ends();
+        let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), permit };
         let connection =
             Http1Connection::new(stream, Rc::clone(self.dialer.limits(&self.target)), Rc::new(home));
         Lease { connection: Connection::Http1(connection, born, None), reused: false, peer }
@@ -119,7 +114,6 @@ impl Pool {
             return;
         }
         if let Connection::Http1(connection, born, _) = lease.connection {
-            self.series.connections_idle.increment();
             let idle = Idle { connection, peer: lease.peer, born, since: Instant::now() };
             self.http1.idle.borrow_mut().push(idle);
         }
@@ -138,10 +132,8 @@ impl Pool {
     /// Closes what has been idle for too long or was closed by the host.
     pub(super) fn tidy_http1(&self, now: Instant) {
         let mut idle = self.http1.idle.take();
-        let before = idle.len();
         let wanted = self.bounds.are_wanted();
         idle.retain(|idle| !wanted && self.is_fresh(idle, now) && idle.connection.is_open());
-        self.lost_idle(before - idle.len());
         // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
         idle.append(&mut self.http1.idle.borrow_mut());
         *self.http1.idle.borrow_mut() = idle;
@@ -149,8 +141,7 @@ impl Pool {
     }
 
     pub(super) fn close_idle_ones(&self) {
-        let idle = self.http1.idle.take();
-        self.lost_idle(idle.len());
+        self.http1.idle.take();
     }
 
     /// Closes the connection that has been idle for longest, to make room for one to another host. False without one.
@@ -159,7 +150,6 @@ impl Pool {
             let mut idle = self.http1.idle.borrow_mut();
             if idle.is_empty() { None } else { Some(idle.remove(0)) }
         };
-        self.lost_idle(usize::from(oldest.is_some()));
         oldest.is_some()
     }
 
@@ -167,12 +157,6 @@ impl Pool {
         let settings = self.settings.borrow();
         let idle_timeout = settings.connections.idle_timeout.map_or(IDLE, |idle| idle.min(IDLE));
         now.duration_since(idle.since) < idle_timeout && !settings.is_spent(now.duration_since(idle.born), 0)
-    }
-
-    fn lost_idle(&self, count: usize) {
-        for _ in 0..count {
-            self.series.connections_idle.decrement();
-        }
     }
 }
 
@@ -184,11 +168,16 @@ struct Pooled {
     born: Instant,
     /// Requests that it has carried.
     carried: Cell<u32>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Home for Pooled {
+    fn begins(&self) {
+        self.permit.begins();
+    }
+
     fn idle(&self, connection: Http1Connection) {
+        self.permit.ends();
         self.carried.set(self.carried.get().saturating_add(1));
         let Some(pool) = self.pool.upgrade() else { return };
         if pool.settings.borrow().is_spent(self.born.elapsed(), self.carried.get()) {

@@ -10,11 +10,12 @@ use outrigger_core::identity::SpiffeId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::lease::{Connection, Lease, Permit};
+use super::lease::{Connection, Lease, Permit, Queued};
 use super::{Pool, Settings, stopping};
 use crate::codec::client::Http2Connection;
 use crate::codec::limits::Limits;
-use crate::upstream::bounds::{Peer, PendingPermit};
+use crate::codec::usage::Usage;
+use crate::upstream::bounds::Peer;
 use crate::upstream::dial::{Dialled, Wire};
 
 /// How long a connection may be without a stream. GOAWAY announces its end, so that this may be long.
@@ -40,15 +41,14 @@ struct Shared {
     used: Cell<Instant>,
     /// Requests that it was given.
     carried: Cell<u32>,
-    _permit: Permit,
 }
 
 impl Shared {
     /// One more stream of it.
-    fn lease(&self, pending: Option<PendingPermit>) -> Lease {
+    fn lease(&self, queued: Option<Queued>) -> Lease {
         self.carried.set(self.carried.get().saturating_add(1));
         Lease {
-            connection: Connection::Http2(self.connection.clone(), pending),
+            connection: Connection::Http2(self.connection.clone(), queued),
             // A closed HTTP/2 connection says how far it had come; only the first request can meet a stale handshake.
             reused: true,
             peer: self.peer.clone(),
@@ -58,7 +58,10 @@ impl Shared {
     /// Whether it may be given one more request at once.
     fn has_room(&self, settings: &Settings) -> bool {
         let most = usize::try_from(settings.connections.max_concurrent_streams).unwrap_or(usize::MAX);
-        !self.is_spent(settings) && self.connection.streams() < most && self.connection.capacity() > 0
+        !self.is_spent(settings)
+            && self.connection.streams() < most
+            && self.connection.capacity() > 0
+            && !self.connection.is_crowded()
     }
 
     fn is_spent(&self, settings: &Settings) -> bool {
@@ -73,6 +76,7 @@ impl Shared {
 
 impl Pool {
     pub(super) async fn http2(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
+        let mut queued = None;
         loop {
             {
                 let settings = self.settings.borrow();
@@ -81,13 +85,14 @@ impl Pool {
                     return Ok(lease);
                 }
             }
+            let waits = queued.get_or_insert_with(|| Queued::new(&self.series));
             if self.http2.starting.borrow().is_none() {
                 match self.permit() {
                     Some(permit) => self.start_http2(permit),
                     None => {
                         // No further connection may be made: wait for a stream on one of those that are there.
-                        let pending = self.bounds.pending(peer).ok_or_else(|| self.overflowed())?;
-                        return self.share(|_| true, Some(pending)).ok_or_else(|| self.overflowed());
+                        waits.place = Some(self.bounds.pending(peer).ok_or_else(|| self.overflowed())?);
+                        return self.share(|_| true, queued).ok_or_else(|| self.overflowed());
                     }
                 }
             }
@@ -103,11 +108,11 @@ impl Pool {
     }
 
     /// The least used connection that `fits`.
-    fn share(&self, fits: impl Fn(&Shared) -> bool, pending: Option<PendingPermit>) -> Option<Lease> {
+    fn share(&self, fits: impl Fn(&Shared) -> bool, queued: Option<Queued>) -> Option<Lease> {
         let shared = self.http2.shared.borrow();
         let fitting = shared.iter().filter(|shared| fits(shared));
         let chosen = fitting.min_by_key(|shared| shared.connection.streams())?;
-        Some(chosen.lease(pending))
+        Some(chosen.lease(queued))
     }
 
     /// Makes one more HTTP/2 connection for all who wait. Owned by the worker; ends within the connect timeout.
@@ -144,10 +149,11 @@ impl Pool {
                 ..Limits::clone(self.dialer.limits(&self.target))
             }
         };
-        let connection = Http2Connection::start(stream, &limits).await?;
+        permit.ends();
+        let connection = Http2Connection::start_counted(stream, &limits, Rc::new(permit)).await?;
         let now = Instant::now();
         let (used, carried) = (Cell::new(now), Cell::new(0));
-        Ok(Shared { connection, peer, born: now, used, carried, _permit: permit })
+        Ok(Shared { connection, peer, born: now, used, carried })
     }
 
     /// Closes what had no stream for too long or was closed by the host.

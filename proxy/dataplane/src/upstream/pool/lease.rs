@@ -1,5 +1,6 @@
 //! What a request is given of a pool: a connection, and what goes with it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use outrigger_core::error::Failure;
@@ -11,7 +12,8 @@ use crate::codec::answer::Answer;
 use crate::codec::body::Body;
 use crate::codec::client::{self, Http1Connection, Http2Connection};
 use crate::codec::head::RequestHead;
-use crate::metrics::ClusterSeries;
+use crate::codec::usage::Usage;
+use crate::metrics::{ClusterSeries, Counter};
 use crate::upstream::bounds::{ConnectionPermit, PendingPermit};
 
 /// A connection that may carry one request now.
@@ -29,7 +31,7 @@ pub(super) enum Connection {
     /// And when it was made, and the use of it, once it has a user.
     Http1(Http1Connection, Instant, Option<Share>),
     /// And the place in the queue that the request holds until it is sent.
-    Http2(Http2Connection, Option<PendingPermit>),
+    Http2(Http2Connection, Option<Queued>),
 }
 
 impl Lease {
@@ -39,8 +41,13 @@ impl Lease {
             Connection::Http1(connection, _, used) => {
                 Exchange { inner: connection.send(head, body).into(), _used: used }
             }
-            Connection::Http2(connection, pending) => {
-                Exchange { inner: connection.send(head.clone(), body.guarded(pending)), _used: None }
+            Connection::Http2(connection, queued) => {
+                let head = head.clone();
+                let inner = match queued {
+                    None => connection.send(head, body),
+                    Some(queued) => connection.send_queued(head, body, queued),
+                };
+                Exchange { inner, _used: None }
             }
         }
     }
@@ -69,31 +76,101 @@ impl Exchange {
     }
 }
 
-/// The right to one connection, kept as long as the connection.
+/// A request that waits for a stream of a connection, and its place in the queue where it needs one.
+#[derive(Debug)]
+pub(super) struct Queued {
+    _waits: Waits,
+    pub(super) place: Option<PendingPermit>,
+}
+
+impl Queued {
+    pub(super) fn new(series: &Arc<ClusterSeries>) -> Self {
+        Self { _waits: Waits::new(series), place: None }
+    }
+}
+
+/// A request that waits for a connection, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Waits(Arc<ClusterSeries>);
+
+impl Waits {
+    pub(super) fn new(series: &Arc<ClusterSeries>) -> Self {
+        series.pending.increment();
+        Self(Arc::clone(series))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.pending.decrement();
+    }
+}
+
+/// The right to one connection, kept as long as the connection, and its place in the gauges.
 #[derive(Debug)]
 pub(crate) struct Permit {
     _permit: ConnectionPermit,
     /// The use of it, where it has one user for all of its life.
     used: Option<Share>,
     series: Arc<ClusterSeries>,
+    state: Cell<State>,
+}
+
+/// What a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is being made.
+    Connecting,
+    Active,
+    Idle,
 }
 
 impl Permit {
     /// Counted in `series` until it is dropped.
     pub(super) fn new(permit: ConnectionPermit, series: Arc<ClusterSeries>) -> Self {
-        series.connections_active.increment();
-        Self { _permit: permit, used: None, series }
+        series.connections_open.increment();
+        Self { _permit: permit, used: None, series, state: Cell::new(State::Connecting) }
     }
 
     /// The connection has one user for all of its life.
     pub(super) fn used_by(mut self, share: Share) -> Self {
         self.used = Some(share);
+        self.begins();
         self
+    }
+
+    /// The gauge that counts connections in that state.
+    fn gauge(&self, state: State) -> Option<&Counter> {
+        match state {
+            State::Connecting => None,
+            State::Active => Some(&self.series.connections_active),
+            State::Idle => Some(&self.series.connections_idle),
+        }
+    }
+
+    fn set(&self, state: State) {
+        if let Some(before) = self.gauge(self.state.replace(state)) {
+            before.decrement();
+        }
+        if let Some(now) = self.gauge(state) {
+            now.increment();
+        }
+    }
+}
+
+impl Usage for Permit {
+    fn begins(&self) {
+        self.set(State::Active);
+    }
+
+    fn ends(&self) {
+        self.set(State::Idle);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.series.connections_active.decrement();
+        self.set(State::Connecting);
+        self.series.connections_open.decrement();
     }
 }

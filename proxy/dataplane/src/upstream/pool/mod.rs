@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use self::http1::Http1;
 use self::http2::Http2;
+use self::lease::Waits;
 pub(crate) use self::lease::{Exchange, Lease, Permit};
 use super::bounds::{Bounds, LONGEST_WAIT, Peer};
 use super::dial::{Dialer, Dialled, Target, Use, Wire};
@@ -145,10 +146,9 @@ impl Pool {
             (Use::Requests, _) => self.http1(peer).await,
             // Where requests go over HTTP/2, these are the connections of upgrades alone: one that the other side did not
             // take leaves its connection to the next.
-            (Use::Upgrade, Speaks::Http1 | Speaks::Negotiated) => self.http1(peer).await,
-            (Use::Upgrade, Speaks::Http2) if !in_the_clear => self.http1(peer).await,
-            // Requests have their connections under another version, so that there is nothing to share.
-            (Use::Upgrade, _) => self.http1_alone(peer).await,
+            // A WebSocket is one stream of it (RFC 8441). Between sidecars upgrades have another ALPN.
+            (Use::Upgrade, Speaks::Http2) if !self.target.is_mesh() => self.http2(peer).await,
+            (Use::Upgrade, _) => self.http1(peer).await,
         }
     }
 
@@ -173,8 +173,10 @@ impl Pool {
     /// A connection for opaque bytes, which is not pooled, and the permit to be kept as long as it.
     pub(super) async fn opaque(self: &Rc<Self>, peer: &Peer) -> Result<(Dialled, Permit), Failure> {
         let used = self.use_of_one(peer).await?;
-        let permit = self.permit_in_time().await?.used_by(used);
-        Ok((self.dial(Wire::Opaque).await?, permit))
+        let _waits = Waits::new(&self.series);
+        let permit = self.permit_in_time().await?;
+        let dialled = self.dial(Wire::Opaque).await?;
+        Ok((dialled, permit.used_by(used)))
     }
 
     /// Closes what has been idle for too long or was closed by the host. Called every second or so.
@@ -255,7 +257,7 @@ impl Pool {
         if let Some(permit) = self.permit() {
             return Ok(permit);
         }
-        let _guards = (self.bounds.wanted(), Waits::new(&self.series));
+        let _wanted = self.bounds.wanted();
         let closed = async {
             loop {
                 self.bounds.freed().await;
@@ -270,22 +272,6 @@ impl Pool {
     fn overflowed(&self) -> Failure {
         self.series.overflow.increment();
         overflow()
-    }
-}
-
-/// A request that waits for a connection, counted until it is dropped.
-struct Waits(Arc<ClusterSeries>);
-
-impl Waits {
-    fn new(series: &Arc<ClusterSeries>) -> Self {
-        series.pending.increment();
-        Self(Arc::clone(series))
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.pending.decrement();
     }
 }
 

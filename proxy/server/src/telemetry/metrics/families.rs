@@ -106,6 +106,7 @@ impl<'a, 'b> Families<'a, 'b> {
                 budget_exhausted: _,
                 overflow: _,
                 ejections: _,
+                connections_open: _,
                 connections_active: _,
                 connections_idle: _,
                 pending: _,
@@ -156,20 +157,26 @@ impl<'a, 'b> Families<'a, 'b> {
             |totals| totals.tls_failed,
         )?;
         self.gauges(
+            "outrigger_upstream_connections_open",
+            "Connections that are open or being made",
+            series,
+            |totals| totals.connections_open,
+        )?;
+        self.gauges(
             "outrigger_upstream_connections_active",
-            "Connections that carry a request",
+            "Connections that carry at least one request, or opaque bytes",
             series,
             |totals| totals.connections_active,
         )?;
         self.gauges(
             "outrigger_upstream_connections_idle",
-            "Connections that wait for a request",
+            "Open connections that carry no request",
             series,
             |totals| totals.connections_idle,
         )?;
         self.gauges(
             "outrigger_upstream_requests_pending",
-            "Requests that wait for a connection",
+            "Requests that wait for a connection or for a stream of one",
             series,
             |totals| totals.pending,
         )

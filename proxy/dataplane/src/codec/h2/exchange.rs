@@ -1,0 +1,350 @@
+//! A request under way on a stream of a connection to a server: its head, its body, and what is answered.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::ext::Protocol;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use outrigger_core::error::{Failure, Reached};
+use outrigger_core::reason::Reason;
+
+use super::client::Slot;
+use super::incoming::{Incoming, Whose};
+use super::outgoing::{Cut, Outgoing};
+use super::tunnel::Tunnel;
+use super::unread::Receives;
+use super::{cause, failure, websocket};
+use crate::codec::answer::Answer;
+use crate::codec::body::{Body, Frame, Source};
+use crate::codec::head::{RequestHead, ResponseHead, expects_continue};
+use crate::codec::hop;
+use crate::codec::limits::{CONTINUE_WAIT, FieldSize};
+use crate::codec::upgrade::Upgraded;
+use crate::codec::watchdog::Watchdog;
+use crate::socket::stream::Stream;
+
+/// A request under way on a stream.
+pub(crate) struct Exchange {
+    state: State,
+    /// `None` once the response's body has it.
+    slot: Option<Slot>,
+    interims: usize,
+    /// For a WebSocket, what the client's key proves (RFC 6455 section 4.2.2).
+    proof: Option<HeaderValue>,
+}
+
+#[allow(clippy::large_enum_variant, reason = "boxed as a whole by its one owner")]
+enum State {
+    /// For the connection to take a stream.
+    Waiting {
+        send: SendRequest<Bytes>,
+        head: RequestHead,
+        body: Body,
+        /// Its place in the queue.
+        queued: Option<Box<dyn Any>>,
+    },
+    /// For the response.
+    Sent {
+        response: ResponseFuture,
+        sending: Sending,
+        tunnel: bool,
+        /// Until the connection has a stream for it, which was full when it was sent.
+        opening: Option<(SendRequest<Bytes>, Box<dyn Any>)>,
+    },
+    Over,
+}
+
+impl Exchange {
+    pub(super) fn new(send: SendRequest<Bytes>, mut head: RequestHead, body: Body, slot: Slot) -> Self {
+        // Whatever else is offered does not exist in HTTP/2, and an offer may be passed over (RFC 9110 section 7.8).
+        head.upgrade = head.upgrade.filter(|offered| body.is_ended() && websocket::is_among(offered));
+        let state = State::Waiting { send, head, body, queued: None };
+        Self { state, slot: Some(slot), interims: 0, proof: None }
+    }
+
+    /// Keeps `place` for as long as the request waits for a stream.
+    pub(crate) fn queued(mut self, place: impl Any) -> Self {
+        if let State::Waiting { queued, .. } = &mut self.state {
+            *queued = Some(Box::new(place));
+        }
+        self
+    }
+
+    pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
+        let answer = poll_fn(|cx| self.poll_answer(cx)).await;
+        if !matches!(answer, Ok(Answer::Interim(_))) {
+            self.state = State::Over;
+        }
+        // A tunnel lasts as long as the exchange is kept.
+        if matches!(answer, Ok(Answer::Final(..)) | Err(_)) {
+            self.slot = None;
+        }
+        answer
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
+        let Some(slot) = &self.slot else { return Poll::Ready(Err(over())) };
+        let shared = slot.shared();
+        if let State::Waiting { send, head, .. } = &mut self.state {
+            ready!(send.poll_ready(cx)).map_err(|error| failure::upstream(&error, Reached::NotWritten))?;
+            if head.upgrade.is_some() {
+                // Whether a WebSocket may be asked for, the peer says in its SETTINGS (RFC 8441 section 3).
+                ready!(shared.seen.poll_settings(cx));
+                if !send.is_extended_connect_protocol_enabled() {
+                    return Poll::Ready(Err(Failure::local(
+                        Reason::UpgradeRefused,
+                        "the endpoint speaks HTTP/2 and takes no WebSockets: its SETTINGS do not enable extended CONNECT",
+                    )));
+                }
+            }
+            self.begin()?;
+        }
+        let Some(slot) = &self.slot else { return Poll::Ready(Err(over())) };
+        let limits = &slot.shared().limits;
+        let State::Sent { response, sending, opening, .. } = &mut self.state else {
+            return Poll::Ready(Err(over()));
+        };
+        if opening.as_mut().is_some_and(|(send, _)| matches!(send.poll_ready(cx), Poll::Ready(Ok(())))) {
+            *opening = None;
+        }
+        let reached = if opening.is_some() { Reached::NotWritten } else { Reached::Maybe };
+        sending.poll(cx)?;
+        if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
+            let interim = interim.map_err(|error| failure::upstream(&error, reached))?;
+            self.interims += 1;
+            let broken = if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+                // RFC 9113 section 8.6.
+                Some("a 101, which HTTP/2 does not have")
+            } else if !limits.allow(FieldSize::of(interim.headers())) {
+                Some("the response's head is too large")
+            } else {
+                (self.interims > limits.interim_responses).then_some("too many interim responses")
+            };
+            if let Some(rule) = broken {
+                let failure = Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, rule);
+                return Poll::Ready(Err(failure));
+            }
+            if interim.status() == StatusCode::CONTINUE {
+                // Sent from the next poll on: reading the body before this 100 was passed on would make a second one.
+                sending.held = None;
+            }
+            let (parts, ()) = interim.into_parts();
+            let head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };
+            return Poll::Ready(Ok(Answer::Interim(head)));
+        }
+        let response = ready!(std::pin::Pin::new(response).poll(cx))
+            .map_err(|error| failure::upstream(&error, reached))?;
+        Poll::Ready(self.take_response(response))
+    }
+
+    /// Begins the stream. What h2 refuses was not written.
+    fn begin(&mut self) -> Result<(), Failure> {
+        let State::Waiting { mut send, mut head, body, queued } =
+            std::mem::replace(&mut self.state, State::Over)
+        else {
+            return Ok(());
+        };
+        let tunnel = head.upgrade.is_some();
+        if tunnel {
+            self.proof = websocket::asking(&mut head.headers);
+        }
+        let held = !body.is_ended() && expects_continue(&head.headers);
+        let request = request(head, &body)?;
+        let ended = body.is_ended() && !tunnel;
+        let (response, stream) = send
+            .send_request(request, ended)
+            .map_err(|error| failure::upstream(&error, Reached::NotWritten))?;
+        let held = held.then(|| {
+            let mut watchdog = Watchdog::new();
+            watchdog.set(CONTINUE_WAIT);
+            watchdog
+        });
+        let done = body.is_ended();
+        let sending = Sending { outgoing: Some(Outgoing::new(stream, body)), done, held };
+        let opening = queued.map(|place| (send, place));
+        self.state = State::Sent { response, sending, tunnel, opening };
+        Ok(())
+    }
+
+    fn take_response(&mut self, response: Response<RecvStream>) -> Result<Answer, Failure> {
+        let State::Sent { mut sending, tunnel, .. } = std::mem::replace(&mut self.state, State::Over) else {
+            return Err(over());
+        };
+        let Some(slot) = &self.slot else { return Err(over()) };
+        let shared = slot.shared();
+        let (parts, incoming) = response.into_parts();
+        if !shared.limits.allow(FieldSize::of(&parts.headers)) {
+            let failure = Failure::upstream(
+                Reason::UpstreamProtocolError,
+                Reached::Maybe,
+                "the response's head is too large",
+            );
+            return Err(failure);
+        }
+        let mut head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };
+        if tunnel && head.status.is_success() {
+            let Some(outgoing) = sending.outgoing.take() else { return Err(over()) };
+            websocket::opened(&mut head, self.proof.take());
+            let stream = Stream::Tunnel(Box::new(Tunnel::new(outgoing.into_stream(), incoming)));
+            return Ok(Answer::Switched(head, Upgraded { stream, read: Bytes::new() }));
+        }
+        if incoming.is_end_stream() {
+            // What looks like a fault of trailers is a head without a body.
+            let _ = shared.seen.fault_of_trailers(incoming.stream_id().as_u32());
+            return Ok(Answer::Final(head, Body::empty()));
+        }
+        let length =
+            head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = Rc::new(ResponseBody {
+            incoming: RefCell::new(Incoming::new(incoming, &shared.limits, &shared.seen, SERVER)),
+            sending: RefCell::new(sending),
+            slot: self.slot.take(),
+        });
+        if let Some(slot) = &body.slot {
+            let watched: Weak<ResponseBody> = Rc::downgrade(&body);
+            slot.shared().unread.watch(watched);
+        }
+        Ok(Answer::Final(head, Body::streamed(body, 0, length)))
+    }
+}
+
+const SERVER: Whose = Whose {
+    error: |error| failure::upstream(error, Reached::ResponseStarted),
+    broken: |rule| Failure::upstream(Reason::UpstreamProtocolError, Reached::ResponseStarted, rule),
+    too_large: |what| Failure::upstream(Reason::UpstreamProtocolError, Reached::ResponseStarted, what),
+};
+
+fn over() -> Failure {
+    Failure::local(Reason::LocalError, "the exchange is over")
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Waiting { .. } => "waiting",
+            State::Sent { .. } => "sent",
+            State::Over => "over",
+        };
+        f.debug_struct("Exchange").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+/// A request in HTTP/2's form. One that asks for an upgrade becomes an extended CONNECT (RFC 8441 section 4).
+fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
+    let invalid = |detail: &str| Failure::local(Reason::LocalError, detail);
+    let mut uri = http::uri::Parts::default();
+    let connect = head.method == Method::CONNECT;
+    uri.authority = Some(head.authority.ok_or_else(|| invalid("a request without authority"))?);
+    if !connect {
+        uri.scheme = head.scheme.as_str().parse().ok();
+        uri.path_and_query = Some(head.path);
+    }
+    let mut request = Request::new(());
+    *request.uri_mut() =
+        Uri::from_parts(uri).map_err(|_| invalid("a request target that is none in HTTP/2"))?;
+    *request.method_mut() = head.method;
+    if head.upgrade.is_some() {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from_static(websocket::NAME));
+    }
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = head.headers;
+    let headers = request.headers_mut();
+    hop::strip(headers);
+    match body.length() {
+        // Of nothing, END_STREAM says enough.
+        Some(0) if !headers.contains_key(header::CONTENT_LENGTH) => {}
+        Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+        None => drop(headers.remove(header::CONTENT_LENGTH)),
+    }
+    Ok(request)
+}
+
+/// The request's body, on its way.
+struct Sending {
+    /// Kept when all of the body was sent, to reset the stream with; `None` once it is a tunnel's.
+    outgoing: Option<Outgoing>,
+    /// All of the body was sent, or the peer wants no more of it.
+    done: bool,
+    /// The body is held back until a 100 comes or this passes.
+    held: Option<Watchdog>,
+}
+
+impl Sending {
+    /// Goes on. Fails when the body fails; what happens to the stream, the response says.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if self.done {
+            return Ok(());
+        }
+        if let Some(watchdog) = &mut self.held {
+            if watchdog.poll_passed(cx).is_pending() {
+                return Ok(());
+            }
+            self.held = None;
+        }
+        let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
+        match outgoing.poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(()) | Err(Cut::Stream(_))) => {
+                self.finish();
+                Ok(())
+            }
+            Poll::Ready(Err(Cut::Body(mut failure))) => {
+                self.finish();
+                // What failed says how far it had come itself; the head of the request has come further.
+                failure.reached = failure.reached.max(Reached::Maybe);
+                Err(failure)
+            }
+        }
+    }
+
+    /// The body has served its turn, and what it holds is let go.
+    fn finish(&mut self) {
+        self.done = true;
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.drop_body();
+        }
+    }
+}
+
+impl Drop for Sending {
+    /// h2 resets what is dropped before its end with CANCEL, unless it was reset already.
+    fn drop(&mut self) {
+        if let (Some(code), Some(outgoing)) = (cause::code(), &mut self.outgoing) {
+            outgoing.reset(code);
+        }
+    }
+}
+
+struct ResponseBody {
+    incoming: RefCell<Incoming>,
+    sending: RefCell<Sending>,
+    slot: Option<Slot>,
+}
+
+impl Receives for ResponseBody {
+    fn incoming(&self) -> &RefCell<Incoming> {
+        &self.incoming
+    }
+}
+
+impl Source for ResponseBody {
+    fn poll_frame(&self, _turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+        if let Err(failure) = self.sending.borrow_mut().poll(cx) {
+            return Poll::Ready(Some(Err(Failure { reached: Reached::ResponseStarted, ..failure })));
+        }
+        self.incoming.borrow_mut().poll_frame(cx)
+    }
+
+    fn poll_progress(&self, _turn: u64, cx: &mut Context<'_>) {
+        // Its failure resets the stream, and comes back when the body is read.
+        let _ = self.sending.borrow_mut().poll(cx);
+    }
+}

@@ -1,0 +1,320 @@
+//! What is known of a connection from the frames that pass on it: windows, heads that h2 refused by itself, trailers that
+//! it does not hand up as they came.
+//!
+//! Written by [`super::wire`], read by both sides of the connection's own worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use h2::Reason as Code;
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::block::Block;
+use super::walker::{Passed, flag, kind};
+use crate::codec::limits::Limits;
+
+/// Header bytes that are decoded before the streams which they open are looked at. One such byte may take a hundred in
+/// memory (an indexed field), and what is refused should take them only for a moment.
+const HEAD_BYTES_AT_ONCE: usize = 8 * 1024;
+/// And how many heads.
+const HEADS_AT_ONCE: usize = 128;
+/// Streams of which something is remembered for a moment.
+const REMEMBERED: usize = 256;
+/// Below this a window counts as used up: an odd rest is no use to a sender.
+const USED_UP: i64 = 1024;
+/// RFC 9113 section 6.9.2.
+const INITIAL_WINDOW: i64 = 65_535;
+
+/// What has been seen.
+#[derive(Debug)]
+pub(super) struct Seen {
+    server: bool,
+    /// Bytes of a block above which it cannot be within the limits, and h2 may have cut it short.
+    largest_block: usize,
+    heard: Cell<Instant>,
+    /// What the peer may still send on the connection.
+    pub(super) receiving: Window,
+    /// What may still be sent to the peer on the connection.
+    pub(super) sending: Window,
+    block: RefCell<Block>,
+    /// The newest stream that a client opened.
+    newest: Cell<u32>,
+    /// Streams that a client opened and that were not handed up yet.
+    waiting: RefCell<VecDeque<Waiting>>,
+    waiting_bytes: Cell<usize>,
+    held_back: Cell<bool>,
+    /// Streams that h2 has not handed up and will not: it answers them.
+    passed_over: RefCell<VecDeque<u32>>,
+    refused: RefCell<Vec<Failure>>,
+    faults: RefCell<VecDeque<(u32, Fault)>>,
+    settings: Cell<bool>,
+    settings_wanted: RefCell<Vec<Waker>>,
+}
+
+/// What h2 hides of trailers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It leaves out what is above its limit.
+    TooLarge,
+    /// It leaves pseudo-fields out, which make the message malformed (RFC 9113 section 8.1).
+    PseudoField,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    stream: u32,
+    bytes: usize,
+    reset: bool,
+}
+
+impl Seen {
+    /// Nothing yet, of a client's connection.
+    pub(super) fn of_client(limits: &Limits) -> Self {
+        Self::new(true, limits)
+    }
+
+    /// Nothing yet, of a connection to a server.
+    pub(super) fn of_server(limits: &Limits) -> Self {
+        Self::new(false, limits)
+    }
+
+    fn new(server: bool, limits: &Limits) -> Self {
+        // Huffman codes make of 8 bits 5 at best. So a block that is no longer than this is cut short by h2 only if it
+        // repeats fields by reference, and a longer one is above our own limit in any case.
+        let largest_block = limits.http2_list_bytes() as usize / 8 * 5;
+        Self {
+            server,
+            largest_block,
+            heard: Cell::new(Instant::now()),
+            receiving: Window::default(),
+            sending: Window::default(),
+            block: RefCell::default(),
+            newest: Cell::new(0),
+            waiting: RefCell::default(),
+            waiting_bytes: Cell::new(0),
+            held_back: Cell::new(false),
+            passed_over: RefCell::default(),
+            refused: RefCell::default(),
+            faults: RefCell::default(),
+            settings: Cell::new(false),
+            settings_wanted: RefCell::default(),
+        }
+    }
+
+    /// Bytes came.
+    pub(super) fn heard(&self) {
+        self.heard.set(Instant::now());
+    }
+
+    /// When bytes came last: DATA, heads, and the answers to PINGs.
+    pub(super) fn last_heard(&self) -> Instant {
+        self.heard.get()
+    }
+
+    /// A frame came from the peer.
+    pub(super) fn came(&self, frame: &Passed) {
+        match frame.kind {
+            kind::DATA => self.receiving.spend(frame.length),
+            kind::HEADERS | kind::CONTINUATION => {
+                let whole = self.block.borrow_mut().add(frame);
+                if whole {
+                    self.block_came();
+                }
+            }
+            kind::WINDOW_UPDATE if frame.stream == 0 => self.sending.grow(frame.number().unwrap_or(0)),
+            kind::RST_STREAM if self.server => {
+                let mut waiting = self.waiting.borrow_mut();
+                if let Some(waiting) = waiting.iter_mut().find(|waiting| waiting.stream == frame.stream) {
+                    waiting.reset = true;
+                }
+            }
+            kind::SETTINGS if !frame.has(flag::ACK) && !self.settings.replace(true) => {
+                self.settings_wanted.take().into_iter().for_each(Waker::wake);
+            }
+            _ => {}
+        }
+    }
+
+    /// A frame went to the peer.
+    pub(super) fn went(&self, frame: &Passed) {
+        match frame.kind {
+            kind::DATA => self.sending.spend(frame.length),
+            kind::WINDOW_UPDATE if frame.stream == 0 => self.receiving.grow(frame.number().unwrap_or(0)),
+            kind::HEADERS if self.server => self.h2_answered(frame.stream, None),
+            kind::RST_STREAM if self.server => {
+                self.h2_answered(frame.stream, frame.number().map(Code::from));
+            }
+            _ => {}
+        }
+    }
+
+    fn block_came(&self) {
+        let block = self.block.borrow();
+        if self.server && block.stream > self.newest.get() {
+            self.newest.set(block.stream);
+            self.waiting.borrow_mut().push_back(Waiting {
+                stream: block.stream,
+                bytes: block.bytes,
+                reset: false,
+            });
+            self.waiting_bytes.set(self.waiting_bytes.get() + block.bytes);
+            return;
+        }
+        // Trailers, or on a client's side perhaps a head without a body.
+        if !block.end_stream {
+            return;
+        }
+        let fault = if block.bytes > self.largest_block {
+            Fault::TooLarge
+        } else if block.begins_with_pseudo_field() {
+            Fault::PseudoField
+        } else {
+            return;
+        };
+        let mut faults = self.faults.borrow_mut();
+        if faults.len() >= REMEMBERED {
+            faults.pop_front();
+        }
+        faults.push_back((block.stream, fault));
+    }
+
+    /// What is wrong with the trailers of a stream, as far as h2 hides it. For a head that ended its stream it says what
+    /// makes no sense: ask there too, so that it is forgotten.
+    pub(super) fn fault_of_trailers(&self, stream: u32) -> Option<Fault> {
+        let mut faults = self.faults.borrow_mut();
+        let at = faults.iter().position(|(of, _)| *of == stream)?;
+        faults.remove(at).map(|(_, fault)| fault)
+    }
+
+    /// Whether so many heads wait that nothing more is read before they are handed up.
+    pub(super) fn holds_back(&self) -> bool {
+        let holds =
+            self.waiting_bytes.get() >= HEAD_BYTES_AT_ONCE || self.waiting.borrow().len() >= HEADS_AT_ONCE;
+        self.held_back.set(holds);
+        holds
+    }
+
+    /// h2 hands up a stream. Whether the client had reset it before.
+    pub(super) fn handed_up(&self, stream: u32) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(first) = waiting.front() {
+            if first.stream > stream {
+                break;
+            }
+            let (of, bytes, reset) = (first.stream, first.bytes, first.reset);
+            waiting.pop_front();
+            self.waiting_bytes.set(self.waiting_bytes.get() - bytes);
+            if of == stream {
+                return reset;
+            }
+            self.pass_over(of);
+        }
+        false
+    }
+
+    /// h2 has nothing more to hand up. Whether more can be read that was held back until now.
+    pub(super) fn all_handed_up(&self) -> bool {
+        for waiting in self.waiting.take() {
+            self.pass_over(waiting.stream);
+        }
+        self.waiting_bytes.set(0);
+        self.held_back.replace(false)
+    }
+
+    /// What h2 has refused by itself since the last call.
+    pub(super) fn refusals(&self) -> Vec<Failure> {
+        if self.refused.borrow().is_empty() { Vec::new() } else { self.refused.take() }
+    }
+
+    fn pass_over(&self, stream: u32) {
+        let mut passed_over = self.passed_over.borrow_mut();
+        if passed_over.len() >= REMEMBERED {
+            passed_over.pop_front();
+        }
+        passed_over.push_back(stream);
+    }
+
+    /// An answer goes to a stream: if nobody was handed that stream, it is h2's own.
+    fn h2_answered(&self, stream: u32, reset: Option<Code>) {
+        let waits = {
+            let mut waiting = self.waiting.borrow_mut();
+            let at = waiting.iter().position(|waiting| waiting.stream == stream);
+            at.and_then(|at| waiting.remove(at))
+        };
+        if let Some(waiting) = waits {
+            self.waiting_bytes.set(self.waiting_bytes.get() - waiting.bytes);
+        } else {
+            let mut passed_over = self.passed_over.borrow_mut();
+            let Some(at) = passed_over.iter().position(|of| *of == stream) else { return };
+            passed_over.remove(at);
+        }
+        let failure = match reset {
+            None => Failure::downstream(Reason::HeadersTooLarge, "the head is far too large"),
+            Some(Code::REFUSED_STREAM) => {
+                Failure::downstream(Reason::DownstreamProtocolError, "more streams at a time than allowed")
+            }
+            Some(_) => Failure::downstream(Reason::DownstreamProtocolError, "the head is malformed"),
+        };
+        self.refused.borrow_mut().push(failure);
+    }
+
+    /// Ready when the peer's SETTINGS have come.
+    pub(super) fn poll_settings(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.settings.get() {
+            return Poll::Ready(());
+        }
+        self.settings_wanted.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// A connection's flow-control window in one direction.
+#[derive(Debug)]
+pub(super) struct Window {
+    left: Cell<i64>,
+    used_up: Cell<Option<Instant>>,
+    news: Notify,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { left: Cell::new(INITIAL_WINDOW), used_up: Cell::new(None), news: Notify::new() }
+    }
+}
+
+impl Window {
+    fn spend(&self, bytes: usize) {
+        self.set(self.left.get() - i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    fn grow(&self, bytes: u32) {
+        self.set(self.left.get() + i64::from(bytes & 0x7fff_ffff));
+    }
+
+    fn set(&self, left: i64) {
+        self.left.set(left);
+        if left >= USED_UP {
+            self.used_up.set(None);
+        } else if self.used_up.get().is_none() {
+            self.used_up.set(Some(Instant::now()));
+            self.news.notify_one();
+        }
+    }
+
+    /// Whether it has been used up for that long.
+    pub(super) fn is_used_up_for(&self, long: Duration) -> bool {
+        self.used_up.get().is_some_and(|since| since.elapsed() >= long)
+    }
+
+    /// Resolves when it is used up. Cancel-safe.
+    pub(super) async fn used_up(&self) {
+        while self.used_up.get().is_none() {
+            self.news.notified().await;
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Streams of one HTTP/2 connection beside each other: none that stands still, is given up or is malformed harms another.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason as Code;
+use http::{Method, Request, StatusCode};
+use outrigger_core::drain::Drain;
+use outrigger_core::reason::Reason;
+use tokio::io::{DuplexStream, duplex};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use super::support::{echo, get, handler, run, serving_within, whole};
+use crate::codec::answer::Answer;
+use crate::codec::body::Body;
+use crate::codec::client::{Exchange, Http2Connection};
+use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::limits::{Limits, ResetLimits};
+use crate::codec::server::{Protocol, Responder, serve};
+use crate::socket::stream::Stream;
+
+const LARGE: usize = 512 * 1024;
+
+/// Answers `/large` with a large body, and reads nothing of what is sent to `/still`.
+async fn answers(head: RequestHead, body: Body, responder: Responder) {
+    match head.path.path() {
+        "/large" => {
+            let body = Body::full(Bytes::from(vec![b'x'; LARGE]));
+            responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+        }
+        "/still" => {
+            std::future::pending::<()>().await;
+            drop((body, responder));
+        }
+        _ => echo(head, body, responder).await,
+    }
+}
+
+async fn connected(limits: &Limits) -> Http2Connection {
+    let mut served = serving_within(limits.clone(), Protocol::Http2, answers);
+    let client = std::mem::replace(&mut served.client, duplex(1).0);
+    // Dropping the drain would end the connection.
+    spawn_local(async move { served.done.await.map(|_| drop(served.drain)) });
+    Http2Connection::start(Stream::Memory(client), limits).await.unwrap()
+}
+
+async fn body_of(exchange: &mut Exchange) -> Body {
+    match exchange.answer().await.unwrap() {
+        Answer::Final(_, body) => body,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn post(path: &'static str) -> RequestHead {
+    RequestHead { method: Method::POST, ..get(path) }
+}
+
+fn large() -> Body {
+    Body::full(Bytes::from(vec![b'x'; LARGE]))
+}
+
+#[test]
+fn downloads_that_nobody_reads_hold_up_no_other() {
+    run(async {
+        let connection = connected(&Limits::default()).await;
+        let mut unread = Vec::new();
+        for _ in 0..50 {
+            unread.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
+        }
+        let mut other = connection.send(get("/large"), Body::empty());
+        let began = Instant::now();
+        let (text, _) = whole(&mut body_of(&mut other).await).await.unwrap();
+        assert_eq!((text.len(), began.elapsed().as_millis()), (LARGE, 0));
+        assert!(!connection.is_crowded());
+    });
+}
+
+#[test]
+fn uploads_that_nobody_reads_hold_up_no_other() {
+    run(async {
+        let connection = connected(&Limits::default()).await;
+        for _ in 0..50 {
+            let mut exchange = connection.send(post("/still"), large());
+            spawn_local(async move { exchange.answer().await.map(drop) });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let began = Instant::now();
+        let (text, _) = whole(&mut body_of(&mut connection.send(post("/"), large())).await).await.unwrap();
+        assert_eq!((text.len() > LARGE, began.elapsed().as_millis()), (true, 0));
+    });
+}
+
+/// Windows that four streams use up.
+fn narrow() -> Limits {
+    Limits { connection_window: 1024 * 1024, ..Limits::default() }
+}
+
+#[test]
+fn where_unread_downloads_hold_the_whole_window_the_fullest_are_given_up_for_others() {
+    run(async {
+        let connection = connected(&narrow()).await;
+        let mut unread = Vec::new();
+        for _ in 0..4 {
+            unread.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
+        }
+        // Nobody else is there: all of them keep what they have.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(connection.is_crowded(), "another connection is better for new requests");
+        let mut other = body_of(&mut connection.send(get("/large"), Body::empty())).await;
+        let got = timeout(Duration::from_secs(5), whole(&mut other)).await.expect("it gets on").unwrap();
+        assert_eq!(got.0.len(), LARGE);
+        let mut lost = 0;
+        for body in &mut unread {
+            match whole(body).await {
+                Ok((text, _)) => assert_eq!(text.len(), LARGE),
+                Err(failure) => {
+                    assert_eq!(failure.reason, Reason::UpstreamOverflow, "{failure}");
+                    lost += 1;
+                }
+            }
+        }
+        assert!((1..=3).contains(&lost), "{lost} of 4");
+    });
+}
+
+#[test]
+fn where_unread_uploads_hold_the_whole_window_others_get_on_too() {
+    run(async {
+        let connection = connected(&narrow()).await;
+        for _ in 0..4 {
+            let mut exchange = connection.send(post("/still"), large());
+            spawn_local(async move { exchange.answer().await.map(drop) });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let mut other = connection.send(post("/"), large());
+        let body = timeout(Duration::from_secs(5), body_of(&mut other)).await.expect("it gets on");
+        assert!(body.length() > Some(LARGE as u64));
+    });
+}
+
+#[test]
+fn a_body_that_is_read_slowly_is_not_given_up() {
+    run(async {
+        let connection = connected(&narrow()).await;
+        let mut slow = Vec::new();
+        for _ in 0..4 {
+            slow.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
+        }
+        let mut other = connection.send(get("/large"), Body::empty());
+        let other =
+            spawn_local(async move { whole(&mut body_of(&mut other).await).await.map(|got| got.0.len()) });
+        let mut read = 0;
+        while !slow.is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            for body in &mut slow {
+                if let Some(frame) = body.frame().await {
+                    frame.expect("it goes on");
+                    read += 1;
+                }
+            }
+            slow.retain(|body| !body.is_ended());
+        }
+        assert!(read > 4 * 10);
+        assert_eq!(other.await.unwrap().unwrap(), LARGE);
+    });
+}
+
+/// Serves what a client of ours has already sent, by now.
+fn thaw(server: DuplexStream, limits: Limits, seen: Rc<Cell<usize>>) {
+    let handler = handler(move |head, body, responder| {
+        seen.set(seen.get() + 1);
+        answers(head, body, responder)
+    });
+    spawn_local(async move {
+        let drain = Drain::new();
+        let limits = Rc::new(limits);
+        serve(Stream::Memory(server), Bytes::new(), Protocol::Http2, limits, drain.guard(), &handler).await
+    });
+}
+
+#[test]
+fn requests_given_up_while_the_other_side_was_frozen_end_nothing_else() {
+    for resets in [ResetLimits::MEMBER, ResetLimits::STRANGER] {
+        run(async {
+            let (client, server) = duplex(256 * 1024);
+            let limits = Limits { resets, ..Limits::default() };
+            let connection = Http2Connection::start(Stream::Memory(client), &limits).await.unwrap();
+            let mut stays = connection.send(post("/stays"), Body::full(Bytes::from_static(b"hello")));
+            let _ = timeout(Duration::from_millis(1), stays.answer()).await;
+            for _ in 0..10 {
+                let mut given_up: Vec<_> =
+                    (0..50).map(|_| connection.send(get("/large"), Body::empty())).collect();
+                for exchange in &mut given_up {
+                    let _ = timeout(Duration::from_micros(1), exchange.answer()).await;
+                }
+                drop(given_up);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let seen = Rc::new(Cell::new(0));
+            thaw(server, limits, seen.clone());
+            let (text, _) = whole(&mut body_of(&mut stays).await).await.unwrap();
+            assert_eq!(text, "POST http://cart:80/stays hello");
+            let (text, _) =
+                whole(&mut body_of(&mut connection.send(get("/"), Body::empty())).await).await.unwrap();
+            assert_eq!(text, "GET http://cart:80/ ");
+            assert_eq!(
+                (seen.get(), connection.is_open()),
+                (2, true),
+                "nothing is begun for what was given up"
+            );
+        });
+    }
+}
+
+#[test]
+fn answers_to_what_was_given_up_end_nothing_else() {
+    run(async {
+        let (client, server) = duplex(16 * 1024 * 1024);
+        let limits = Limits { concurrent_streams: 1000, ..Limits::default() };
+        let connection = Http2Connection::start(Stream::Memory(client), &limits).await.unwrap();
+        // The server knows of no reset before it has answered: its answers are late, each one.
+        let mut server = h2::server::handshake(server).await.unwrap();
+        for _ in 0..30 {
+            let mut given_up: Vec<_> =
+                (0..100).map(|_| connection.send(get("/large"), Body::empty())).collect();
+            for exchange in &mut given_up {
+                let _ = timeout(Duration::from_micros(1), exchange.answer()).await;
+            }
+            let mut answering = Vec::new();
+            for _ in 0..100 {
+                answering.push(server.accept().await.unwrap().unwrap().1);
+            }
+            drop(given_up);
+            for mut respond in answering {
+                let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                body.send_data(Bytes::from_static(b"late"), true).unwrap();
+            }
+            let _ = timeout(Duration::from_millis(20), server.accept()).await;
+        }
+        let mut exchange = connection.send(get("/"), Body::empty());
+        let answer = async {
+            let (_, mut respond) = server.accept().await.unwrap().unwrap();
+            respond.send_response(http::Response::new(()), true).unwrap();
+            let _ = timeout(Duration::from_millis(20), server.accept()).await;
+        };
+        let (answered, ()) = tokio::join!(exchange.answer(), answer);
+        assert!(matches!(answered, Ok(Answer::Final(..))), "{answered:?}");
+    });
+}
+
+/// A client by h2, a proxy of ours between two connections, and a server by h2 that does as it is told.
+async fn through<F, R>(answer: F) -> h2::client::SendRequest<Bytes>
+where
+    F: Fn(h2::server::SendResponse<Bytes>) -> R + 'static,
+    R: Future<Output = ()> + 'static,
+{
+    let (ours, application) = duplex(256 * 1024);
+    spawn_local(async move {
+        let mut server = h2::server::handshake(application).await.unwrap();
+        while let Some(Ok((request, respond))) = server.accept().await {
+            // Its body is not read, and is not given up either.
+            let answering = answer(respond);
+            spawn_local(async move {
+                answering.await;
+                drop(request);
+            });
+        }
+    });
+    let upstream = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
+    let mut served = serving_within(Limits::default(), Protocol::Http2, move |head, body, responder| {
+        let mut exchange = upstream.send(head, body);
+        async move {
+            if let Ok(Answer::Final(head, body)) = exchange.answer().await {
+                responder.respond(head, body).await;
+            }
+        }
+    });
+    let client = std::mem::replace(&mut served.client, duplex(1).0);
+    spawn_local(async move { served.done.await.map(|_| drop(served.drain)) });
+    let (send, connection) = h2::client::handshake(client).await.unwrap();
+    spawn_local(connection);
+    send.ready().await.unwrap()
+}
+
+#[test]
+fn a_reset_of_the_server_reaches_the_client_with_a_code_that_means_the_same() {
+    for (code, passed_on) in [
+        (Code::CANCEL, Code::CANCEL),
+        (Code::ENHANCE_YOUR_CALM, Code::ENHANCE_YOUR_CALM),
+        (Code::INADEQUATE_SECURITY, Code::INADEQUATE_SECURITY),
+        (Code::REFUSED_STREAM, Code::INTERNAL_ERROR),
+        (Code::FLOW_CONTROL_ERROR, Code::INTERNAL_ERROR),
+    ] {
+        run(async {
+            let mut client = through(move |mut respond| async move {
+                let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                body.send_data(Bytes::from_static(b"part"), false).unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                body.send_reset(code);
+            })
+            .await;
+            let request = Request::get("http://cart/").body(()).unwrap();
+            let mut body = client.send_request(request, true).unwrap().0.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "part");
+            let error = body.data().await.unwrap().unwrap_err();
+            assert_eq!(error.reason(), Some(passed_on), "{code:?}: {error}");
+        });
+    }
+}
+
+#[test]
+fn a_reset_of_the_client_reaches_the_server_with_a_code_that_means_the_same() {
+    for (code, passed_on) in [
+        (Code::CANCEL, Code::CANCEL),
+        (Code::INTERNAL_ERROR, Code::INTERNAL_ERROR),
+        (Code::ENHANCE_YOUR_CALM, Code::ENHANCE_YOUR_CALM),
+        (Code::PROTOCOL_ERROR, Code::CANCEL),
+    ] {
+        // Before an answer and in the middle of one, with a request that is complete and one that is not.
+        for (answered, ended) in [(false, false), (false, true), (true, false), (true, true)] {
+            run(async {
+                let (tell, told) = tokio::sync::oneshot::channel();
+                let tell = Rc::new(Cell::new(Some(tell)));
+                let mut client = through(move |mut respond| {
+                    let tell = tell.clone();
+                    async move {
+                        let code = if answered {
+                            let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                            std::future::poll_fn(|cx| body.poll_reset(cx)).await
+                        } else {
+                            std::future::poll_fn(|cx| respond.poll_reset(cx)).await
+                        };
+                        tell.take().unwrap().send(code.unwrap()).unwrap();
+                    }
+                })
+                .await;
+                let request = Request::post("http://cart/").body(()).unwrap();
+                let (response, mut stream) = client.send_request(request, ended).unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let response = if answered { Ok(response.await.unwrap()) } else { Err(response) };
+                stream.send_reset(code);
+                let reset = told.await.unwrap();
+                assert_eq!(reset, passed_on, "{code:?} {answered} {ended}");
+                drop(response);
+            });
+        }
+    }
+}
