@@ -88,6 +88,15 @@ async fn redirects_and_direct_responses_need_no_backend() {
     let answer = client.post("tea", "/", "milk").await;
     assert_eq!((answer.status, answer.body.as_str()), (418, "short and stout"));
     assert_eq!(proxy.record().await.reason, Some(Reason::DirectResponse));
+    // A gRPC client reads no HTTP status.
+    for (host, code, message) in [("moved", 2, None), ("tea", 2, Some("short and stout"))] {
+        let answer = client.get(host, "/a", "Content-Type: application/grpc+proto\r\n").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{answer:?}");
+        assert!(answer.head.contains(&format!("grpc-status: {code}\r\n")), "{answer:?}");
+        assert_eq!(answer.head.contains("location: http://elsewhere/a\r\n"), host == "moved");
+        let told = message.map(|message| format!("grpc-message: {message}\r\n"));
+        assert!(told.is_none_or(|told| answer.head.contains(&told)), "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::LOCATION;
 use http::uri::Authority;
 use http::{HeaderValue, Method, StatusCode, Version};
 use outrigger_config::cluster::Cluster as ClusterConfig;
@@ -39,13 +39,19 @@ use crate::codec::server::Responder;
 pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, mut responder: Responder) {
     let trace = Trace::begin(&mut head.headers, on.context.settings.sampling);
     forwarded::add(&mut head.headers, forwarded::Sender::from(&on.client));
-    let grpc = respond::is_grpc(&head.headers);
+    // HTTP/2 takes any 2xx to an extended CONNECT for an open tunnel (RFC 8441 section 5), gRPC's included.
+    let opens_by_2xx = head.version == Version::HTTP_2 && head.upgrade.is_some();
+    let grpc = !opens_by_2xx && respond::is_grpc(&head.headers);
     let mut journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
     let body = body.counted(journal.received());
     if head.method == Method::CONNECT {
         return super::connect::handle(on, head, journal, responder).await;
     }
     match answer(on, head, body, &trace, &mut journal, &mut responder).await {
+        Ok(Reply::Answer(head, ..)) if opens_by_2xx && head.status.is_success() => {
+            let why = format!("a {} instead of the tunnel that was asked for", head.status.as_u16());
+            fail(on, Failure::local(Reason::UpgradeRefused, why), grpc, journal, responder).await;
+        }
         Ok(Reply::Answer(head, body, held)) => deliver(head, body, held, grpc, journal, responder).await,
         Ok(Reply::Tunnel(head, upstream, held)) => {
             upgrade::relay(head, upstream, held, journal, responder).await
@@ -89,7 +95,7 @@ async fn answer(
     let mut reply = match &route.action {
         RouteAction::Redirect(_) | RouteAction::Respond(_) => {
             journal.set_reason(Reason::DirectResponse);
-            own_answer(&route, admitted.head())?
+            own_answer(&route, admitted.head(), respond::is_grpc(&admitted.head().headers))?
         }
         RouteAction::Forward(forward) => {
             let share = forward.clusters.pick(fastrand::u32(..));
@@ -247,9 +253,9 @@ async fn pass_on(
 }
 
 /// A redirect or a direct response.
-fn own_answer(route: &Route, asked: &RequestHead) -> Result<Reply, Failure> {
+fn own_answer(route: &Route, asked: &RequestHead, grpc: bool) -> Result<Reply, Failure> {
     let mut head = ResponseHead::new(StatusCode::OK);
-    let mut body = Body::empty();
+    let mut text = Bytes::new();
     match &route.action {
         RouteAction::Redirect(redirect) => {
             // The star of `OPTIONS *` stands in no URI (RFC 9110 section 7.1).
@@ -263,14 +269,11 @@ fn own_answer(route: &Route, asked: &RequestHead) -> Result<Reply, Failure> {
         }
         RouteAction::Respond(response) => {
             head.status = response.status;
-            if !response.body.is_empty() {
-                head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-                body = Body::full(Bytes::clone(&response.body));
-            }
+            text = Bytes::clone(&response.body);
         }
         RouteAction::Forward(_) => {}
     }
-    head.headers.insert(respond::REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
+    let (head, body) = respond::own(head, text, grpc);
     Ok(Reply::Answer(head, body, None))
 }
 

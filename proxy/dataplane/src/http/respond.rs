@@ -19,6 +19,8 @@ use crate::codec::head::ResponseHead;
 pub(super) const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// Bytes of a text that a `grpc-message` is made of.
+const LONGEST_MESSAGE: usize = 1024;
 
 /// The answer for a failure, in the client's language.
 pub(super) fn failed(reason: Reason, grpc: bool) -> (ResponseHead, Body) {
@@ -39,6 +41,39 @@ pub(super) fn answer(reason: Reason, status: StatusCode, grpc: bool) -> (Respons
     }
     head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     (head, Body::full(Bytes::from_static(reason.name().as_bytes())))
+}
+
+/// A direct response or a redirect, in the client's language: for gRPC the status becomes a `grpc-status`, and the text
+/// its message, as Envoy does with what it answers itself.
+pub(super) fn own(mut head: ResponseHead, text: Bytes, grpc: bool) -> (ResponseHead, Body) {
+    head.headers.insert(REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
+    if grpc {
+        head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_status_of(head.status))));
+        if let Some(message) = grpc_message(&text) {
+            head.headers.insert(GRPC_MESSAGE, message);
+        }
+        head.status = StatusCode::OK;
+        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        return (head, Body::empty());
+    }
+    if text.is_empty() {
+        return (head, Body::empty());
+    }
+    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    (head, Body::full(text))
+}
+
+/// A text as `grpc-message` carries it, percent-encoded (gRPC over HTTP/2, "Responses"), and no longer than a field should
+/// be.
+fn grpc_message(text: &[u8]) -> Option<HeaderValue> {
+    let mut message = String::new();
+    for byte in text.iter().take(LONGEST_MESSAGE) {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => message.push(char::from(*byte)),
+            _ => message.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if message.is_empty() { None } else { HeaderValue::try_from(message).ok() }
 }
 
 /// Whether a request is gRPC: `application/grpc`, or with a suffix or parameter.
@@ -114,6 +149,23 @@ mod tests {
         let (head, body) = answer(Reason::NoClusterFound, StatusCode::INTERNAL_SERVER_ERROR, false);
         assert_eq!(head.status, 500);
         assert_eq!((head.headers[REASON].as_bytes(), body.length()), (&b"no_cluster_found"[..], Some(16)));
+    }
+
+    #[tokio::test]
+    async fn a_direct_response_speaks_the_clients_language() {
+        for (status, code) in
+            [(200, 2), (301, 2), (400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (503, 14)]
+        {
+            let asked = ResponseHead::new(StatusCode::from_u16(status).unwrap());
+            let (head, body) = own(asked, Bytes::from_static(b"50% \xc3\xa4\n"), true);
+            assert_eq!((head.status, grpc_status(&head.headers)), (StatusCode::OK, Some(code)), "{status}");
+            assert_eq!(head.headers[GRPC_MESSAGE], "50%25 %C3%A4%0A");
+            assert!(body.is_ended() && head.headers[CONTENT_TYPE] == "application/grpc");
+        }
+        let (head, mut body) =
+            own(ResponseHead::new(StatusCode::NOT_FOUND), Bytes::from_static(b"no"), false);
+        assert_eq!((head.status, head.headers.get(GRPC_STATUS)), (StatusCode::NOT_FOUND, None));
+        assert!(matches!(body.frame().await, Some(Ok(Frame::Data(text))) if text == "no"));
     }
 
     #[test]
