@@ -90,11 +90,15 @@ pub(crate) fn status(args: StatusArgs) -> Result<(), String> {
 }
 
 fn describe(status: &Status) -> String {
-    let Status { trust_domain, services, proxies, refusals, registrations, certificates_issued } = status;
+    let Status { trust_domain, services, proxies, refusals, registrations, certificates_issued, problems } =
+        status;
     let mut text = format!(
         "trust domain {trust_domain}: {services} services, {} proxies connected, {certificates_issued} certificates issued\n",
         proxies.len()
     );
+    for problem in problems {
+        text.push_str(&format!("PROBLEM: {problem}\n"));
+    }
     for proxy in proxies {
         text.push_str(&format!("proxy {} ({})\n", proxy.node, proxy.identity));
         for kind in &proxy.types {

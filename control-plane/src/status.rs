@@ -23,6 +23,9 @@ pub struct Status {
     pub registrations: Vec<RegistrationStatus>,
     /// How many certificates were signed since the start.
     pub certificates_issued: u64,
+    /// What is wrong with the control plane itself now.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 /// One registered workload.

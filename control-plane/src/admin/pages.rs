@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, Scraped};
 use crate::model::mesh::Mesh;
 use crate::source::change::Refusal;
 use crate::source::watch::View;
-use crate::state::Store;
+use crate::state::{Store, Trouble};
 use crate::status::{RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
 use crate::xds::server::{Count, Server};
@@ -71,7 +71,8 @@ impl Pages {
             return text(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or a loopback address");
         }
         match (request.method(), request.uri().path(), door) {
-            (&Method::GET, "/healthz" | "/ready", _) => text(StatusCode::OK, "ok"),
+            (&Method::GET, "/healthz", _) => text(StatusCode::OK, "ok"),
+            (&Method::GET, "/ready", _) => self.ready(),
             (&Method::GET, "/metrics", _) => self.metrics_text(),
             (&Method::GET, "/status", _) => json(&self.status()),
             (&Method::GET, "/history", _) => self.history(request.uri().query()).await,
@@ -83,6 +84,26 @@ impl Pages {
                 text(StatusCode::METHOD_NOT_ALLOWED, "not that method")
             }
             _ => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics /status /history"),
+        }
+    }
+
+    /// What is wrong now, a line each.
+    fn problems(&self) -> Vec<String> {
+        let trouble = self.store.trouble();
+        let store = trouble.map(|Trouble { since, error, .. }| {
+            let since = jiff::Timestamp::try_from(since).map_or_else(|_| "?".into(), |since| since.to_string());
+            format!(
+                "the state cannot be written since {since}, so that no token, first certificate or registration is \
+                 promised: {error}"
+            )
+        });
+        store.into_iter().collect()
+    }
+
+    fn ready(&self) -> Answer {
+        match self.problems() {
+            problems if problems.is_empty() => text(StatusCode::OK, "ok"),
+            problems => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", problems.join("; "))),
         }
     }
 
@@ -98,6 +119,7 @@ impl Pages {
             refusals: self.view.borrow().refusals.iter().map(ToString::to_string).collect(),
             registrations,
             certificates_issued: self.metrics.certificates_issued(),
+            problems: self.problems(),
         }
     }
 
@@ -186,6 +208,7 @@ fn answer(status: StatusCode, kind: &'static str, text: String) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Disk;
     use crate::translate::catalog::Settings;
 
     fn pages(directory: &std::path::Path) -> Pages {
@@ -275,5 +298,23 @@ mod tests {
             400
         );
         assert_eq!(ask(&pages, Door::Loopback, Method::GET, "localhost", "/x", "").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_told_and_the_process_is_healthy() {
+        let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let store = Store::open_with(directory.path(), disk.opener()).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let pages = Pages { store: store.clone(), ..pages(elsewhere.path()) };
+        let page = async |path: &str| ask(&pages, Door::Loopback, Method::GET, "localhost", path, "").await;
+        assert_eq!(page("/ready").await.0, 200);
+        disk.fill(true);
+        let cart = r#"{"namespace":"shop","service_account":"cart","ttl_seconds":600}"#;
+        let refused = ask(&pages, Door::Socket, Method::POST, "localhost", "/tokens", cart).await;
+        assert_eq!(refused.0, 500, "{}", refused.1);
+        let (status, text) = page("/ready").await;
+        assert!(status == 503 && text.contains("the state cannot be written since 20"), "{status} {text}");
+        assert_eq!(page("/healthz").await.0, 200);
+        assert!(page("/status").await.1.contains(r#""problems":["the state cannot be written"#));
     }
 }

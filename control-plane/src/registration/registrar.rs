@@ -1,9 +1,11 @@
 //! The one task that owns the registrations: it decides by the book, writes to the store, and publishes, in this order,
 //! so that discovery never shows what a restart would forget.
 //!
-//! Messages that wait are taken together and written in one transaction. A store that fails is logged and does not
-//! stop registration: after a restart every live workload says again what it said.
+//! Messages that wait are taken together and written in one transaction. What cannot be written is in discovery all the
+//! same, since requests must find their way; its workload is told that it is not kept, and says it again. It is written
+//! when the store works again, so that nothing that was acknowledged is lost.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ use crate::model::registration::{Registrations, WorkloadKey};
 use crate::state::registration::{RegistrationChange, RegistrationRecord};
 use crate::state::{StateError, Store};
 
+/// How soon what could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How many messages may wait. More make their streams wait.
 const QUEUE: usize = 256;
 
@@ -42,7 +46,17 @@ pub struct Registrar {
     publish: watch::Sender<Registrations>,
     mesh: watch::Receiver<Arc<Mesh>>,
     store: Store,
+    /// What the store does not have yet, by identity and instance.
+    unwritten: BTreeMap<(String, String), RegistrationChange>,
     metrics: Arc<Metrics>,
+}
+
+/// Why a message has no outcome: the stream ends with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    Malformed(Malformed),
+    /// It is in discovery, and cannot be written down.
+    NotKept,
 }
 
 #[derive(Debug)]
@@ -52,7 +66,7 @@ enum Command {
 }
 
 /// What a message came to.
-pub(super) type Answer = Result<Result<WorkloadKey, Vec<PortRefusal>>, Malformed>;
+pub(super) type Answer = Result<Result<WorkloadKey, Vec<PortRefusal>>, Unanswered>;
 
 impl Registrar {
     /// Brings back what the store remembers, each with a whole lease from now. Run what it returns with
@@ -80,7 +94,16 @@ impl Registrar {
             }
         }
         let (sender, commands) = mpsc::channel(QUEUE);
-        let registrar = Self { book, cluster_domain, commands, publish, mesh, store, metrics };
+        let registrar = Self {
+            book,
+            cluster_domain,
+            commands,
+            publish,
+            mesh,
+            store,
+            unwritten: BTreeMap::new(),
+            metrics,
+        };
         registrar.announce();
         Ok((registrar, RegistrarHandle { commands: sender, lease }))
     }
@@ -96,6 +119,7 @@ impl Registrar {
                     _ => self.carry_out(&mut waiting).await,
                 },
                 () = sleep_until(expiry) => self.expire().await,
+                () = tokio::time::sleep(RETRY), if !self.unwritten.is_empty() => self.settle(Vec::new()).await,
             }
         }
     }
@@ -119,6 +143,10 @@ impl Registrar {
         }
         self.settle(changes).await;
         for (answer, outcome) in answers {
+            let outcome = match outcome {
+                Ok(Ok(key)) if self.unwritten.contains_key(&place(&key)) => Err(Unanswered::NotKept),
+                outcome => outcome,
+            };
             // A stream that is gone needs no answer.
             let _ = answer.send(outcome);
         }
@@ -132,7 +160,7 @@ impl Registrar {
         now: Instant,
         changes: &mut Vec<RegistrationChange>,
     ) -> Answer {
-        let workload = match read(identity, &self.cluster_domain, request)? {
+        let workload = match read(identity, &self.cluster_domain, request).map_err(Unanswered::Malformed)? {
             Ok(workload) => workload,
             Err(refusals) => return Ok(Err(self.refuse(identity, refusals))),
         };
@@ -178,18 +206,22 @@ impl Registrar {
     }
 
     /// Writes, then publishes.
-    async fn settle(&self, changes: Vec<RegistrationChange>) {
-        if changes.is_empty() {
-            return;
+    async fn settle(&mut self, changes: Vec<RegistrationChange>) {
+        let changed = !changes.is_empty();
+        self.unwritten.extend(changes.into_iter().map(|change| (place_of(&change), change)));
+        if !self.unwritten.is_empty() {
+            let (store, changes) = (self.store.clone(), self.unwritten.values().cloned().collect::<Vec<_>>());
+            let written = tokio::task::spawn_blocking(move || store.change_registrations(&changes)).await;
+            match written {
+                Ok(Ok(())) => self.unwritten.clear(),
+                // The store says itself what is wrong with it, once.
+                Ok(Err(error)) => tracing::debug!(%error, "registrations are not written yet"),
+                Err(error) => tracing::error!(%error, "registrations are not written yet"),
+            }
         }
-        let store = self.store.clone();
-        let written = tokio::task::spawn_blocking(move || store.change_registrations(&changes)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "registrations are not written"),
-            Err(error) => tracing::error!(%error, "registrations are not written"),
+        if changed {
+            self.announce();
         }
-        self.announce();
     }
 
     fn announce(&self) {
@@ -232,6 +264,17 @@ fn removal(key: &WorkloadKey) -> RegistrationChange {
     RegistrationChange::Remove { identity: identity.as_str().into(), instance: instance.as_ref().into() }
 }
 
+fn place(WorkloadKey { identity, instance }: &WorkloadKey) -> (String, String) {
+    (identity.as_str().into(), instance.as_ref().into())
+}
+
+fn place_of(change: &RegistrationChange) -> (String, String) {
+    match change {
+        RegistrationChange::Put(record) => (record.identity.clone(), record.instance.clone()),
+        RegistrationChange::Remove { identity, instance } => (identity.clone(), instance.clone()),
+    }
+}
+
 async fn sleep_until(expiry: Option<Instant>) {
     match expiry {
         Some(expiry) => tokio::time::sleep_until(expiry).await,
@@ -243,6 +286,7 @@ async fn sleep_until(expiry: Option<Instant>) {
 mod tests {
     use super::super::workload::tests::{cart, request};
     use super::*;
+    use crate::state::Disk;
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -294,5 +338,34 @@ mod tests {
             (registrations.borrow().workloads().count(), store.registrations().unwrap().len()),
             (1, 1)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_written_is_in_discovery_and_is_not_acknowledged_until_it_is() {
+        let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let store = Store::open_with(directory.path(), disk.opener()).unwrap();
+        let mesh = watch::channel(Arc::default()).1;
+        let (publish, registrations) = watch::channel(Registrations::default());
+        let metrics = Metrics::new().into();
+        let domain = "cluster.local".into();
+        let (mut registrar, handle) =
+            Registrar::restore(LEASE, domain, store.clone(), mesh, publish, metrics).unwrap();
+        // Known from before, so that no Service is asked for.
+        let known = read(&cart(), "cluster.local", &request("a", 9000)).unwrap().unwrap();
+        registrar.book.restore(known, Instant::now());
+        tokio::spawn(registrar.run());
+        tokio::spawn(store.clone().keep_open());
+
+        disk.fill(true);
+        let draining = RegisterRequest { drain: true, ..request("a", 9000) };
+        assert_eq!(handle.hear(cart(), 1, draining.clone()).await, Some(Err(Unanswered::NotKept)));
+        assert!(registrations.borrow().workloads().all(|workload| workload.draining));
+        assert_eq!(handle.hear(cart(), 2, draining.clone()).await, Some(Err(Unanswered::NotKept)));
+
+        disk.fill(false);
+        while handle.hear(cart(), 3, draining.clone()).await.unwrap().is_err() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(store.registrations().unwrap().len(), 1);
     }
 }

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::registrar::RegistrarHandle;
+use super::registrar::{RegistrarHandle, Unanswered};
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadKey;
@@ -118,7 +118,10 @@ impl RegistrationService {
                         })
                         .collect(),
                 })),
-                Err(malformed) => Err(Status::invalid_argument(malformed.to_string())),
+                Err(Unanswered::Malformed(malformed)) => Err(Status::invalid_argument(malformed.to_string())),
+                Err(Unanswered::NotKept) => Err(Status::unavailable(
+                    "the state cannot be written now; the control plane's log says why",
+                )),
             };
             let ends = outcome.is_err();
             let answer = outcome.map(|outcome| RegisterResponse { outcome: Some(outcome) });

@@ -131,6 +131,7 @@ impl ControlPlane {
         let merged = Merged { view: view.clone(), registrations, xds: xds.clone(), publish: publish_mesh };
         let mut merged = merged.renew().await?;
         tasks.spawn(registrar.run());
+        tasks.spawn(store.clone().keep_open());
         tasks.spawn(async move {
             while merged.changed().await {
                 merged = match merged.renew().await {

@@ -1,7 +1,6 @@
 //! The CA's key and chain in the store: made once, in the transaction that writes them.
 
 use outrigger_core::identity::TrustDomain;
-use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
 use super::table::{META, decode, encode};
@@ -28,8 +27,8 @@ impl std::fmt::Debug for AuthorityRecord {
 }
 
 impl Store {
-    /// The CA of this store; the first call makes it with `make` and writes it in the same transaction, so that
-    /// there is never a certificate signed by a root that a crash forgot.
+    /// The CA of this store; the first call makes it with `make` and writes it before it returns, so that there is
+    /// never a certificate signed by a root that a crash forgot.
     ///
     /// Fails when the store's CA is of another trust domain.
     pub fn authority(
@@ -37,19 +36,23 @@ impl Store {
         trust_domain: &TrustDomain,
         make: impl FnOnce() -> Result<AuthorityRecord, StateError>,
     ) -> Result<AuthorityRecord, StateError> {
+        let decode = |text: &[u8]| decode::<AuthorityRecord>("the CA", text);
+        let stored = self.read(|transaction| {
+            let meta = transaction.open_table(META)?;
+            meta.get(KEY)?.map(|text| decode(text.value())).transpose()
+        })?;
+        if let Some(found) = stored {
+            let wanted = trust_domain.as_str();
+            return match found.trust_domain == wanted {
+                true => Ok(found),
+                false => {
+                    Err(StateError::OtherTrustDomain { found: found.trust_domain, wanted: wanted.into() })
+                }
+            };
+        }
+        // Nobody else has the store open.
         self.write(|transaction| {
             let mut meta = transaction.open_table(META)?;
-            let stored =
-                meta.get(KEY)?.map(|text| decode::<AuthorityRecord>("the CA", text.value())).transpose()?;
-            if let Some(found) = stored {
-                let wanted = trust_domain.as_str();
-                return match found.trust_domain == wanted {
-                    true => Ok(found),
-                    false => {
-                        Err(StateError::OtherTrustDomain { found: found.trust_domain, wanted: wanted.into() })
-                    }
-                };
-            }
             let made = make()?;
             meta.insert(KEY, encode(&made)?.as_slice())?;
             Ok(made)

@@ -70,6 +70,9 @@ pub enum StateError {
     /// A record in the store cannot be read.
     #[error("damaged: {0}")]
     Damaged(String),
+    /// The disk failed before, and is left alone for a while.
+    #[error("the store is not used for a while, since it failed: {0}")]
+    Closed(String),
     /// The store itself failed.
     #[error("{0}")]
     Store(Box<redb::Error>),
@@ -84,6 +87,16 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Whether the disk failed, so that redb refuses everything until its file is opened anew.
+    pub(super) fn is_of_the_disk(&self) -> bool {
+        use redb::Error::{DatabaseClosed, Io, LockPoisoned, PreviousIo};
+        match self {
+            Self::Store(error) => matches!(**error, Io(_) | PreviousIo | DatabaseClosed | LockPoisoned(_)),
+            Self::At { path: _, error } => error.is_of_the_disk(),
+            _ => false,
+        }
+    }
+
     /// Names the file, unless the error does so itself.
     pub(super) fn at(self, path: &Path) -> Self {
         match self {

@@ -1,5 +1,7 @@
 //! The log of configuration changes: appended to, never changed, pruned at its old end.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use redb::{ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +9,7 @@ use super::table::{HISTORY, decode, encode};
 use super::{StateError, Store};
 
 /// How many changes are kept. About 2 MB when each takes 200 bytes.
-const KEPT: u64 = 10_000;
+const KEPT: usize = 10_000;
 
 /// One change of the configuration, or one refusal of a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,38 +28,50 @@ pub struct HistoryEntry {
 }
 
 impl Store {
-    /// Appends changes in one transaction, in order, and drops the oldest beyond 10,000.
+    /// Appends changes in one transaction, in order, and drops the oldest beyond 10,000. What cannot be written is
+    /// written with what comes next, or when the store works again.
     pub fn append_history(&self, entries: &[HistoryEntry]) -> Result<(), StateError> {
-        if entries.is_empty() {
+        let mut unwritten = self.unwritten();
+        unwritten.extend_from_slice(entries);
+        let surplus = unwritten.len().saturating_sub(KEPT);
+        unwritten.drain(..surplus);
+        if unwritten.is_empty() {
             return Ok(());
         }
         self.write(|transaction| {
             let mut history = transaction.open_table(HISTORY)?;
             let mut number = history.last()?.map_or(0, |(number, _)| number.value());
-            for entry in entries {
+            for entry in unwritten.iter() {
                 number += 1;
                 history.insert(number, encode(entry)?.as_slice())?;
             }
-            while history.len()? > KEPT {
+            while history.len()? > KEPT as u64 {
                 history.pop_first()?;
             }
             Ok(())
-        })
+        })?;
+        unwritten.clear();
+        Ok(())
     }
 
     /// The last `count` changes, the oldest of them first.
     pub fn history(&self, count: usize) -> Result<Vec<HistoryEntry>, StateError> {
-        self.read(|transaction| {
+        let unwritten = self.unwritten();
+        let written = count.saturating_sub(unwritten.len());
+        let mut last = self.read(|transaction| {
             let history = transaction.open_table(HISTORY)?;
-            let mut last = history
-                .iter()?
-                .rev()
-                .take(count)
-                .map(|entry| decode("a change", entry?.1.value()))
-                .collect::<Result<Vec<_>, _>>()?;
-            last.reverse();
-            Ok(last)
-        })
+            let last = history.iter()?.rev().take(written);
+            last.map(|entry| decode("a change", entry?.1.value())).collect::<Result<Vec<_>, _>>()
+        })?;
+        last.reverse();
+        let from = unwritten.len().saturating_sub(count);
+        last.extend_from_slice(&unwritten[from..]);
+        Ok(last)
+    }
+
+    /// Held while they are written, so that they stay in order.
+    fn unwritten(&self) -> MutexGuard<'_, Vec<HistoryEntry>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,9 +97,9 @@ mod tests {
     fn the_log_is_bounded_and_loses_its_oldest_first() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let many: Vec<_> = (0..KEPT + 5).map(entry).collect();
+        let many: Vec<_> = (0..KEPT as u64 + 5).map(entry).collect();
         store.append_history(&many).unwrap();
         let kept = store.history(usize::MAX).unwrap();
-        assert_eq!((kept.len() as u64, kept[0].at_unix_ms), (KEPT, 5));
+        assert_eq!((kept.len(), kept[0].at_unix_ms), (KEPT, 5));
     }
 }

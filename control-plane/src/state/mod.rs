@@ -1,7 +1,8 @@
 //! What the control plane must remember: its CA, join tokens, registrations, and the history of configuration.
 //!
 //! One [redb](https://docs.rs/redb) file in the state directory. Every change is one durable transaction, so that
-//! SIGKILL at any point leaves either all of it or nothing. Calls block on the disk; async callers use
+//! SIGKILL at any point leaves either all of it or nothing. What fails was not changed, and is told to its caller; the
+//! store mends itself when the disk does ([`Store::trouble`]). Calls block on the disk; async callers use
 //! `tokio::task::spawn_blocking`.
 
 pub mod authority;
@@ -11,23 +12,36 @@ pub mod token;
 
 pub(crate) mod directory;
 mod table;
+mod database;
 mod error;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 
+pub use database::Trouble;
+use database::{Opener, ReopenedDatabase, Use};
 pub use error::StateError;
+use history::HistoryEntry;
+
+#[cfg(test)]
+pub(crate) use database::testing::Disk;
 
 const FILE: &str = "state.redb";
 
 /// The store. Clones share it; the last one dropped closes the file and gives its lock back.
 #[derive(Debug, Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    database: Arc<ReopenedDatabase>,
     path: Arc<Path>,
+    /// Changes of the configuration that are not written yet: they are in force whether or not the disk takes them.
+    unwritten: Arc<Mutex<Vec<HistoryEntry>>>,
 }
+
+/// How often it is looked whether a store that fails may be tried again.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Opens the store of a state directory, and makes both when they are not there.
@@ -35,13 +49,48 @@ impl Store {
     /// Fails when the directory is not its owner's alone, when it cannot be written, when another process has the
     /// store open ([`StateError::Locked`]), and when a newer Outrigger wrote it.
     pub fn open(directory: &Path) -> Result<Self, StateError> {
+        Self::open_with(directory, Box::new(|path| Database::open(path)))
+    }
+
+    /// The same with another way to open the file.
+    pub(crate) fn open_with(directory: &Path, open: Opener) -> Result<Self, StateError> {
         directory::prepare(directory)?;
         let path = directory.join(FILE);
-        let failed = |error: redb::DatabaseError| StateError::open(&path, error);
-        let database = if path.exists() { Database::open(&path).map_err(failed)? } else { create(&path)? };
-        let store = Self { database: Arc::new(database), path: path.clone().into() };
-        store.write(table::prepare)?;
+        if !path.exists() {
+            drop(create(&path)?);
+        }
+        let database = open(&path).map_err(|error| StateError::open(&path, error))?;
+        let database = Arc::new(ReopenedDatabase::new(&path, database, open));
+        let store = Self { database, path: path.into(), unwritten: Arc::default() };
+        // A start that finds everything there writes nothing, so that a full disk does not prevent it.
+        if !store.read(table::is_prepared)? {
+            store.write(table::prepare)?;
+        }
         Ok(store)
+    }
+
+    /// What is wrong with the store; none while it works.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.database.trouble()
+    }
+
+    /// Tries a store that failed again from time to time, for as long as it is polled: it works again when the disk
+    /// does, whether or not anybody needs it.
+    pub async fn keep_open(self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if self.database.is_due() {
+                let store = self.clone();
+                // What is wrong is known already where it fails.
+                let _ = tokio::task::spawn_blocking(move || store.try_again()).await;
+            }
+        }
+    }
+
+    /// Writes what is not written yet, and something in any case.
+    fn try_again(&self) -> Result<(), StateError> {
+        self.write(|transaction| table::touch(transaction))?;
+        self.append_history(&[])
     }
 
     /// Whether a control plane has kept anything in a state directory.
@@ -51,8 +100,10 @@ impl Store {
 
     /// Reads one consistent version.
     fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, StateError>) -> Result<T, StateError> {
-        let transaction = self.database.begin_read().map_err(|error| self.failed(error))?;
-        look(&transaction).map_err(|error| error.at(&self.path))
+        self.database.with(Use::Read, |database| {
+            let transaction = database.begin_read().map_err(|error| self.failed(error))?;
+            look(&transaction).map_err(|error| error.at(&self.path))
+        })
     }
 
     /// Changes everything or nothing: on disk when this returns, dropped whole when `change` fails.
@@ -60,11 +111,13 @@ impl Store {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
-        let mut transaction = self.database.begin_write().map_err(|error| self.failed(error))?;
-        transaction.set_durability(Durability::Immediate).map_err(|error| self.failed(error))?;
-        let changed = change(&transaction).map_err(|error| error.at(&self.path))?;
-        transaction.commit().map_err(|error| self.failed(error))?;
-        Ok(changed)
+        self.database.with(Use::Write, |database| {
+            let mut transaction = database.begin_write().map_err(|error| self.failed(error))?;
+            transaction.set_durability(Durability::Immediate).map_err(|error| self.failed(error))?;
+            let changed = change(&transaction).map_err(|error| error.at(&self.path))?;
+            transaction.commit().map_err(|error| self.failed(error))?;
+            Ok(changed)
+        })
     }
 
     fn failed(&self, error: impl Into<redb::Error>) -> StateError {
@@ -155,5 +208,68 @@ mod tests {
         assert!(failed.is_err());
         let found = store.read(|transaction| Ok(transaction.open_table(table::META)?.get("half")?.is_some()));
         assert!(!found.unwrap());
+    }
+
+    fn history_entry(what: &str) -> HistoryEntry {
+        HistoryEntry {
+            at_unix_ms: 0,
+            source: "a.yaml".into(),
+            what: what.into(),
+            version: None,
+            refused: None,
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_what_is_refused_and_nothing_that_was_acknowledged() {
+        use std::time::SystemTime;
+
+        let (directory, disk, now) = (tempfile::tempdir().unwrap(), Disk::default(), SystemTime::now());
+        let store = Store::open_with(directory.path(), disk.opener()).unwrap();
+        let token =
+            |secret: u8| store.create_token("shop", "cart", Duration::from_secs(60), now, [secret; 32]);
+        let before = token(1).unwrap();
+        store.append_history(&[history_entry("before")]).unwrap();
+        disk.fill(true);
+        token(2).unwrap_err();
+        let trouble = store.trouble().unwrap();
+        assert!(trouble.error.contains("state.redb"), "{}", trouble.error);
+        store.append_history(&[history_entry("meanwhile")]).unwrap_err();
+        // Tried again while the disk is full still.
+        store.database.hurry();
+        token(3).unwrap_err();
+        assert_eq!(store.trouble().unwrap().since, trouble.since);
+
+        disk.fill(false);
+        assert!(token(4).unwrap_err().to_string().contains("is not used"), "left alone for a while");
+        store.database.hurry();
+        store.try_again().unwrap();
+        assert!(store.trouble().is_none());
+        let after = token(5).unwrap();
+        for token in [before, after] {
+            store.identify_token(&token, now).unwrap();
+        }
+        let history: Vec<_> = store.history(9).unwrap().into_iter().map(|entry| entry.what).collect();
+        assert_eq!(history, ["before", "meanwhile"]);
+        drop(store);
+        assert_eq!(Store::open(directory.path()).unwrap().history(9).unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_failed_works_again_by_itself() {
+        let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let store = Store::open_with(directory.path(), disk.opener()).unwrap();
+        let keeper = tokio::spawn(store.clone().keep_open());
+        disk.fill(true);
+        store.append_history(&[history_entry("meanwhile")]).unwrap_err();
+        assert_eq!(store.history(9).map(|all| all.len()).ok(), None);
+        disk.fill(false);
+        store.database.hurry();
+        while store.trouble().is_some() {
+            tokio::time::sleep(LOOK).await;
+            store.database.hurry();
+        }
+        assert_eq!(store.history(9).unwrap()[0].what, "meanwhile");
+        keeper.abort();
     }
 }

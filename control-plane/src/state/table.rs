@@ -2,7 +2,7 @@
 //!
 //! Records are JSON: read by a newer version without migration as long as fields are only added, and by a person.
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,6 +37,39 @@ pub(super) fn prepare(transaction: &WriteTransaction) -> Result<(), StateError> 
     transaction.open_table(HISTORY)?;
     Ok(())
 }
+
+/// Whether every table is there, in the format of this version.
+pub(super) fn is_prepared(transaction: &ReadTransaction) -> Result<bool, StateError> {
+    let there = |opened: Result<(), TableError>| match opened {
+        Ok(()) => Ok(true),
+        Err(TableError::TableDoesNotExist(_)) => Ok(false),
+        Err(error) => Err(StateError::from(error)),
+    };
+    let tables = [
+        transaction.open_table(META).map(drop),
+        transaction.open_table(TOKENS).map(drop),
+        transaction.open_table(REGISTRATIONS).map(drop),
+        transaction.open_table(HISTORY).map(drop),
+    ];
+    for table in tables {
+        if !there(table)? {
+            return Ok(false);
+        }
+    }
+    let format = transaction.open_table(META)?.get("format")?.map(|text| decode("the format", text.value()));
+    Ok(format.transpose()? == Some(FORMAT))
+}
+
+/// Writes something, to see whether the disk takes it.
+pub(super) fn touch(transaction: &WriteTransaction) -> Result<(), StateError> {
+    let mut meta = transaction.open_table(META)?;
+    let turn = meta.get(TOUCHED)?.map_or(0, |value| value.value().first().copied().unwrap_or(0));
+    meta.insert(TOUCHED, [turn.wrapping_add(1)].as_slice())?;
+    Ok(())
+}
+
+/// The key that [`touch`] changes.
+const TOUCHED: &str = "touched";
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StateError> {
     serde_json::to_vec(record).map_err(|error| StateError::Damaged(error.to_string()))
