@@ -3,16 +3,16 @@
 //! Sources call [`Assembly::apply`]. Only what a change touches is made anew, and what comes out as it was stays the
 //! very same value, so that translation finds the difference by comparing pointers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::attachment;
+use super::attachment::{self, Attachments};
 use super::endpoint::{Endpoint, EndpointHealth, Endpoints};
 use super::inventory::{Inventory, Touched};
 use super::mesh::{Mesh, ServiceEntry};
 use super::resource::{Resource, ResourceId};
-use super::service::{Service, ServiceKey};
+use super::service::Service;
 use super::status::Statuses;
 use super::verdict;
 
@@ -31,20 +31,40 @@ impl Assembly {
         for (id, new) in changes {
             self.inventory.change(&id, new, &mut touched);
         }
-        let Touched { services, endpoints, routes, mut statuses } = touched;
-        let entries: std::collections::BTreeSet<_> =
-            services.iter().chain(&endpoints).chain(&routes).cloned().collect();
-        for key in &entries {
-            statuses.extend(self.inventory.attached(key).map(|route| route.metadata.id.clone()));
-            self.renew(key, services.contains(key), endpoints.contains(key), routes.contains(key));
+        self.inventory.touch_granted(&mut touched);
+        let Self { inventory, mesh, statuses } = self;
+        let inventory = &*inventory;
+        let mut attachments = Attachments::new(inventory);
+        let Touched { services, endpoints, routes, statuses: mut judged, granted: _ } = touched;
+        let entries: BTreeSet<_> = services.iter().chain(&endpoints).chain(&routes).collect();
+        for key in entries {
+            let Some(current) = inventory.service(key) else {
+                mesh.take(key);
+                continue;
+            };
+            let old = mesh.service(key);
+            let entry = ServiceEntry {
+                service: renewed(old.map(|old| &old.service), services.contains(key), || current.clone()),
+                endpoints: renewed(old.map(|old| &old.endpoints), endpoints.contains(key), || {
+                    endpoints_of(inventory, current)
+                }),
+                routes: renewed(old.map(|old| &old.routes), routes.contains(key), || {
+                    attachment::routes_of(inventory, current, &attachments.of(current))
+                }),
+            };
+            mesh.put(entry);
         }
-        for id in statuses {
-            match self.inventory.route(&id) {
-                None => drop(self.statuses.remove(&id)),
+        // Endpoints are nothing to a route's status.
+        for key in services.iter().chain(&routes) {
+            judged.extend(inventory.attached(key).map(|route| route.metadata.id.clone()));
+        }
+        for id in judged {
+            match inventory.route(&id) {
+                None => drop(statuses.remove(&id)),
                 Some(route) => {
-                    let status = verdict::status_of(&self.inventory, route);
-                    if self.statuses.get(&id).is_none_or(|old| **old != status) {
-                        self.statuses.insert(id, Arc::new(status));
+                    let status = verdict::status_of(inventory, route, &mut attachments);
+                    if statuses.get(&id).is_none_or(|old| **old != status) {
+                        statuses.insert(id, Arc::new(status));
                     }
                 }
             }
@@ -59,24 +79,6 @@ impl Assembly {
     /// What became of each route.
     pub(crate) fn statuses(&self) -> Statuses {
         self.statuses.clone()
-    }
-
-    /// Makes the parts of a service anew that were touched.
-    fn renew(&mut self, key: &ServiceKey, service: bool, endpoints: bool, routes: bool) {
-        let Some(current) = self.inventory.service(key) else {
-            return self.mesh.take(key);
-        };
-        let old = self.mesh.service(key);
-        let entry = ServiceEntry {
-            service: renewed(old.map(|old| &old.service), service, || current.clone()),
-            endpoints: renewed(old.map(|old| &old.endpoints), endpoints, || {
-                endpoints_of(&self.inventory, current)
-            }),
-            routes: renewed(old.map(|old| &old.routes), routes, || {
-                attachment::routes_of(&self.inventory, current)
-            }),
-        };
-        self.mesh.put(entry);
     }
 }
 
@@ -134,6 +136,7 @@ pub(super) mod testing {
     use super::*;
     use crate::model::resource::testing::read;
     use crate::model::route::{RouteTable, RouteTarget, WeightedBackend};
+    use crate::model::service::ServiceKey;
 
     /// A service with one port, by `name` or `name.namespace`.
     pub(crate) fn service(name: &str, port: u16, protocol: &str) -> String {
@@ -209,6 +212,7 @@ pub(super) mod testing {
 mod tests {
     use super::testing::{resource, route, service};
     use super::*;
+    use crate::model::service::ServiceKey;
     use proptest::prelude::*;
 
     fn slice(name: &str, service: &str, ips: &str, conditions: &str) -> String {
@@ -314,6 +318,36 @@ mod tests {
             });
             assert_eq!(copied.count(), 1, "what did not change is not made anew");
         }
+    }
+
+    #[test]
+    fn an_update_among_ten_thousand_services_copies_what_it_changes() {
+        let mut assembly = Assembly::default();
+        let services = (0..10_000).map(|n| resource(&service(&format!("s{n}"), 80, "http")));
+        assembly.apply(services.map(|service| (service.metadata.id.clone(), Some(service))));
+        for n in 0..100 {
+            let old = assembly.mesh();
+            assembly.with(&[&slice(&format!("s{n}-1"), &format!("s{n}"), "10.0.0.1", "{}")]);
+            let new = assembly.mesh();
+            assert_eq!(new.changes(&old).endpoints, [key(&format!("s{n}"))]);
+            // One shard of the services, one of the endpoints' addresses.
+            assert!(new.copied_since(&old) <= 2, "{} shards", new.copied_since(&old));
+        }
+    }
+
+    #[test]
+    fn what_is_in_force_on_a_service_is_found_once_for_all_its_routes() {
+        let mut assembly = Assembly::default();
+        assembly.with(&[&service("catalog", 80, "http"), &service("cart", 80, "http")]);
+        let rule = "{backendRefs: [{name: cart, namespace: shop, port: 80}]}";
+        let names =
+            (0..200).map(|n| format!("r{n}.{}", if n % 2 == 0 { "shop".into() } else { format!("n{n}") }));
+        let routes: Vec<_> = names.map(|name| route("HTTPRoute", &name, "name: catalog", rule)).collect();
+        let before = attachment::looks();
+        assembly.with(&routes.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(attachment::looks() - before, 1);
+        assert_eq!(assembly.table("catalog", "n1"), ["httproute/n1/r1/0/0 1*cart.shop:80"]);
+        assert_eq!(assembly.table("catalog", "elsewhere").len(), 100);
     }
 
     /// Resources that depend on each other in every way: backends, parents, conflicts, grants, slices.

@@ -7,7 +7,7 @@ use outrigger_core::Name;
 
 use super::resource::reference::{BackendRef, ParentRef};
 use super::resource::rule::RouteSpec;
-use super::resource::{Body, EndpointSlice, Kind, Metadata, ReferenceGrantSpec, Resource, ResourceId};
+use super::resource::{Body, EndpointSlice, Kind, Metadata, Resource, ResourceId};
 use super::service::{Service, ServiceKey};
 
 /// The resources of the mesh.
@@ -19,8 +19,9 @@ pub(super) struct Inventory {
     attached: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
     /// The routes that name a service as backend.
     referring: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
-    /// The grants of each namespace.
-    grants: BTreeMap<Name, BTreeSet<ResourceId>>,
+    /// How many grants say so: into which namespace, for routes of which kind and namespace, to which service; none is
+    /// every service.
+    grants: BTreeMap<(Name, Name, Name), BTreeMap<Option<Name>, usize>>,
 }
 
 /// What must be made anew after a change.
@@ -32,6 +33,8 @@ pub(super) struct Touched {
     pub(super) routes: BTreeSet<ServiceKey>,
     /// Routes whose status, attached to something or not.
     pub(super) statuses: BTreeSet<ResourceId>,
+    /// Namespaces whose grants changed, for [`Inventory::touch_granted`].
+    pub(super) granted: BTreeSet<Name>,
 }
 
 /// A route: what it is called and what it says.
@@ -63,20 +66,15 @@ impl Inventory {
             None => self.resources.remove(id),
         };
         for resource in old.iter() {
-            self.index(resource, BTreeSet::remove, touched);
+            self.index(resource, false, touched);
         }
         for resource in new.iter() {
-            self.index(resource, add, touched);
+            self.index(resource, true, touched);
         }
     }
 
     /// Enters a resource in the indexes, or takes it out of them, and notes what it touches.
-    fn index(
-        &mut self,
-        resource: &Resource,
-        enter: fn(&mut BTreeSet<ResourceId>, &ResourceId) -> bool,
-        touched: &mut Touched,
-    ) {
+    fn index(&mut self, resource: &Resource, enter: bool, touched: &mut Touched) {
         let Resource { metadata, body } = resource;
         let id = &metadata.id;
         match body {
@@ -104,14 +102,29 @@ impl Inventory {
                     update(&mut self.referring, &backend_key(metadata, backend), id, enter);
                 }
             }
-            Body::ReferenceGrant(_) => {
-                update(&mut self.grants, &id.namespace, id, enter);
-                let into = |key: &ServiceKey| key.namespace == id.namespace;
-                for (_, routes) in self.referring.iter().filter(|(key, _)| into(key)) {
-                    for route in routes {
-                        touch_parents(self.resources.get(route), touched);
+            Body::ReferenceGrant(grant) => {
+                touched.granted.insert(id.namespace.clone());
+                for (kind, namespace, service) in grant.permissions() {
+                    let place = (id.namespace.clone(), kind.clone(), namespace.clone());
+                    let counts = self.grants.entry(place.clone()).or_default();
+                    let count = counts.entry(service.cloned()).or_default();
+                    *count = if enter { *count + 1 } else { count.saturating_sub(1) };
+                    counts.retain(|_, count| *count > 0);
+                    if counts.is_empty() {
+                        self.grants.remove(&place);
                     }
                 }
+            }
+        }
+    }
+
+    /// Notes what changed grants touch: routes that refer into their namespaces. Once for all grants of a change.
+    pub(super) fn touch_granted(&self, touched: &mut Touched) {
+        for namespace in std::mem::take(&mut touched.granted) {
+            let first = ServiceKey { namespace: namespace.clone(), name: "".into() };
+            let into = self.referring.range(first..).take_while(|(key, _)| key.namespace == namespace);
+            for route in into.flat_map(|(_, routes)| routes) {
+                touch_parents(self.resources.get(route), touched);
             }
         }
     }
@@ -148,13 +161,11 @@ impl Inventory {
     }
 
     /// Whether a ReferenceGrant lets routes of this kind and namespace refer to a service of another.
-    pub(super) fn permits(&self, kind: Kind, namespace: &str, to: &ServiceKey) -> bool {
-        let grants = self.grants.get(&to.namespace).into_iter().flatten();
-        grants.filter_map(|id| self.resources.get(id)).any(|resource| match &resource.body {
-            Body::ReferenceGrant(grant) => {
-                ReferenceGrantSpec::permits(grant, kind.name(), namespace, &to.name)
-            }
-            _ => false,
+    pub(super) fn permits(&self, kind: Kind, namespace: &Name, to: &ServiceKey) -> bool {
+        let place = (to.namespace.clone(), kind.name().into(), namespace.clone());
+        let granted = self.grants.get(&place);
+        granted.is_some_and(|to_which| {
+            to_which.contains_key(&None) || to_which.contains_key(&Some(to.name.clone()))
         })
     }
 }
@@ -178,18 +189,21 @@ fn touch_parents(route: Option<&Arc<Resource>>, touched: &mut Touched) {
     }
 }
 
-fn add(set: &mut BTreeSet<ResourceId>, id: &ResourceId) -> bool {
-    set.insert(id.clone())
-}
-
 fn update<K: Ord + Clone>(
     index: &mut BTreeMap<K, BTreeSet<ResourceId>>,
     key: &K,
     id: &ResourceId,
-    enter: fn(&mut BTreeSet<ResourceId>, &ResourceId) -> bool,
+    enter: bool,
 ) {
     let set = index.entry(key.clone()).or_default();
-    enter(set, id);
+    match enter {
+        true => {
+            set.insert(id.clone());
+        }
+        false => {
+            set.remove(id);
+        }
+    }
     if set.is_empty() {
         index.remove(key);
     }

@@ -3,14 +3,14 @@
 //! An immutable value. A change makes the next version, which shares what did not change, and [`Mesh::changes`] says
 //! what did: a changed EndpointSlice or registration costs its services, not the mesh.
 
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::endpoint::{Endpoint, Endpoints};
+use super::owners::Owners;
 use super::registration::{Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
-use super::service::{Service, ServiceKey};
+use super::service::{Reach, Service, ServiceKey};
 use super::shared_map::SharedMap;
 
 /// One version of the mesh.
@@ -19,6 +19,8 @@ pub struct Mesh {
     services: SharedMap<ServiceKey, ServiceEntry>,
     by_ip: Owners<IpAddr, ServiceKey>,
     by_endpoint: Owners<SocketAddr, (ServiceKey, u16)>,
+    /// Of those, the endpoints of headless services.
+    headless: Owners<SocketAddr, (ServiceKey, u16)>,
     registrations: Registrations,
 }
 
@@ -61,7 +63,7 @@ impl Mesh {
 
     /// The service that has this cluster IP; the first by name, should two claim it.
     pub fn service_by_ip(&self, ip: &IpAddr) -> Option<&ServiceKey> {
-        self.by_ip.get(ip)?.first()
+        self.by_ip.first(ip)
     }
 
     /// The endpoints of a service port, from EndpointSlices and from registrations, in order of address. Where both
@@ -77,19 +79,38 @@ impl Mesh {
         all
     }
 
-    /// The service ports that have an endpoint at this address, in order: how a client that dials an instance itself
-    /// (a headless service) is told which service that is.
+    /// The service port that has an endpoint at this address, the first of several: how a client that dials an instance
+    /// itself (a headless service) is told which service that is.
+    pub fn service_by_endpoint(&self, address: &SocketAddr) -> Option<(ServiceKey, u16)> {
+        self.by_endpoint.first(address).cloned().into_iter().chain(self.registered_at(address)).min()
+    }
+
+    /// Whether a service port has an endpoint at this address.
+    pub fn serves_endpoint(&self, address: &SocketAddr, key: &ServiceKey, port: u16) -> bool {
+        let owner = (key.clone(), port);
+        self.by_endpoint.contains(address, &owner) || self.registered_at(address).any(|other| other == owner)
+    }
+
+    /// Whether a headless service has an endpoint at this address, so that clients dial it as such.
+    pub fn is_dialled_itself(&self, address: &SocketAddr) -> bool {
+        let is_headless =
+            |(key, _)| self.service(&key).is_some_and(|entry| entry.service.reach == Reach::Headless);
+        self.headless.first(address).is_some() || self.registered_at(address).any(is_headless)
+    }
+
+    /// Every service port that has an endpoint at this address, in order.
     pub fn services_by_endpoint(&self, address: &SocketAddr) -> Vec<(ServiceKey, u16)> {
-        let mut owners = self.by_endpoint.get(address).map_or(Vec::new(), |owners| owners.to_vec());
-        if let Some(workload) = self.registrations.claimant(address) {
-            let ports = workload.ports.iter().filter(|port| port.advertised == *address);
-            owners.extend(
-                ports.flat_map(|port| port.services.iter().map(|key| (key.clone(), port.service_port))),
-            );
-        }
+        let mut owners = self.by_endpoint.all(address);
+        owners.extend(self.registered_at(address));
         owners.sort_unstable();
         owners.dedup();
         owners
+    }
+
+    fn registered_at(&self, address: &SocketAddr) -> impl Iterator<Item = (ServiceKey, u16)> {
+        let ports = self.registrations.claimant(address).into_iter().flat_map(|workload| &workload.ports);
+        let ports = ports.filter(move |port| port.advertised == *address);
+        ports.flat_map(|port| port.services.iter().map(|key| (key.clone(), port.service_port)))
     }
 
     /// The routes that clients of `namespace` use on a service port; none means straight to the service.
@@ -166,12 +187,21 @@ impl Mesh {
     /// Puts a service in, or in the place of its former self, and keeps the indexes in step.
     pub(super) fn put(&mut self, entry: ServiceEntry) {
         let old = self.services.insert(entry.service.key.clone(), entry.clone());
-        if old.as_ref().is_none_or(|old| old.service.reach != entry.service.reach) {
+        let reached = old.as_ref().is_some_and(|old| old.service.reach == entry.service.reach);
+        if !reached {
             self.reindex_ips(old.as_ref(), Some(&entry));
         }
-        if old.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &entry.endpoints)) {
+        if !reached || old.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &entry.endpoints)) {
             self.reindex_endpoints(old.as_ref(), Some(&entry));
         }
+    }
+
+    /// How many parts of it and its indexes were copied since the two were one.
+    #[cfg(test)]
+    pub(super) fn copied_since(&self, old: &Self) -> usize {
+        let indexes =
+            self.by_endpoint.copied_since(&old.by_endpoint) + self.headless.copied_since(&old.headless);
+        self.services.copied_since(&old.services) + self.by_ip.copied_since(&old.by_ip) + indexes
     }
 
     /// Takes a service out.
@@ -183,47 +213,33 @@ impl Mesh {
 
     fn reindex_ips(&mut self, old: Option<&ServiceEntry>, new: Option<&ServiceEntry>) {
         for service in old.iter().map(|entry| &entry.service) {
-            service.cluster_ips().iter().for_each(|ip| disown(&mut self.by_ip, ip, &service.key));
+            service.cluster_ips().iter().for_each(|ip| self.by_ip.disown(ip, &service.key));
         }
         for service in new.iter().map(|entry| &entry.service) {
-            service.cluster_ips().iter().for_each(|ip| own(&mut self.by_ip, *ip, service.key.clone()));
+            service.cluster_ips().iter().for_each(|ip| self.by_ip.own(*ip, service.key.clone()));
         }
     }
 
     fn reindex_endpoints(&mut self, old: Option<&ServiceEntry>, new: Option<&ServiceEntry>) {
-        for (entry, port, address) in old.into_iter().flat_map(addresses) {
-            disown(&mut self.by_endpoint, &address, &(entry.service.key.clone(), port));
+        for (service, port, address) in old.into_iter().flat_map(addresses) {
+            let owner = (service.key.clone(), port);
+            self.by_endpoint.disown(&address, &owner);
+            if service.reach == Reach::Headless {
+                self.headless.disown(&address, &owner);
+            }
         }
-        for (entry, port, address) in new.into_iter().flat_map(addresses) {
-            own(&mut self.by_endpoint, address, (entry.service.key.clone(), port));
+        for (service, port, address) in new.into_iter().flat_map(addresses) {
+            let owner = (service.key.clone(), port);
+            if service.reach == Reach::Headless {
+                self.headless.own(address, owner.clone());
+            }
+            self.by_endpoint.own(address, owner);
         }
     }
 }
 
 /// Every endpoint address that slices give a service, with its service port.
-fn addresses(entry: &ServiceEntry) -> impl Iterator<Item = (&ServiceEntry, u16, SocketAddr)> {
+fn addresses(entry: &ServiceEntry) -> impl Iterator<Item = (&Service, u16, SocketAddr)> {
     let ports = entry.endpoints.ports.iter();
-    ports.flat_map(move |(port, all)| all.iter().map(move |endpoint| (entry, *port, endpoint.address)))
-}
-
-/// An index from an address to everybody who claims it, in order: whoever comes first in it is independent of the
-/// order in which they came.
-type Owners<A, O> = SharedMap<A, Arc<[O]>>;
-
-fn own<A: Ord + Hash + Clone, O: Ord + Clone>(index: &mut Owners<A, O>, address: A, owner: O) {
-    let mut owners = index.get(&address).map_or(Vec::new(), |owners| owners.to_vec());
-    if let Err(at) = owners.binary_search(&owner) {
-        owners.insert(at, owner);
-        index.insert(address, owners.into());
-    }
-}
-
-fn disown<A: Ord + Hash + Clone, O: Ord + Clone>(index: &mut Owners<A, O>, address: &A, owner: &O) {
-    let Some(owners) = index.get(address) else { return };
-    let rest: Arc<[O]> = owners.iter().filter(|other| *other != owner).cloned().collect();
-    if rest.is_empty() {
-        index.remove(address);
-    } else {
-        index.insert(address.clone(), rest);
-    }
+    ports.flat_map(move |(port, all)| all.iter().map(move |at| (&*entry.service, *port, at.address)))
 }

@@ -14,4 +14,5 @@ pub mod registration;
 pub mod route;
 pub mod endpoint;
 pub mod service;
+mod owners;
 pub mod shared_map;

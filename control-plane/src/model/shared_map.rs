@@ -50,6 +50,11 @@ impl<K: Ord + Hash + Clone, V: Clone> SharedMap<K, V> {
         self.shard_mut(at).remove(key)
     }
 
+    /// The first key in order. Looks at every shard.
+    pub fn first_key(&self) -> Option<&K> {
+        self.shards.iter().filter_map(|shard| shard.first_key_value()).map(|(key, _)| key).min()
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.len
@@ -79,6 +84,12 @@ impl<K: Ord + Hash + Clone, V: Clone> SharedMap<K, V> {
         }
         changed.sort_unstable();
         changed
+    }
+
+    /// How many shards were copied since the two were one.
+    #[cfg(test)]
+    pub(crate) fn copied_since(&self, old: &Self) -> usize {
+        self.shards.iter().zip(old.shards.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b)).count()
     }
 
     fn shard_mut(&mut self, at: usize) -> &mut BTreeMap<K, V> {
@@ -144,7 +155,6 @@ mod tests {
         let old: SharedMap<u32, u32> = (0..10_000).map(|n| (n, n)).collect();
         let mut new = old.clone();
         new.insert(1, 2);
-        let copied = new.shards.iter().zip(old.shards.iter()).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
-        assert_eq!(copied, 1);
+        assert_eq!(new.copied_since(&old), 1);
     }
 }

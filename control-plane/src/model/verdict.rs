@@ -1,6 +1,6 @@
 //! What routes are told: the conditions of Gateway API for each of their parents.
 
-use super::attachment::{carries, in_force, resolve, selects};
+use super::attachment::{Attachments, carries, resolve, selects};
 use super::inventory::{Inventory, Route as Attached, backend_key};
 use super::resource::reference::{BackendRef, ParentRef};
 use super::route::InvalidBackend;
@@ -8,18 +8,30 @@ use super::service::Reach;
 use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// What a route is told about each of its parents.
-pub(super) fn status_of(inventory: &Inventory, route: Attached<'_>) -> RouteStatus {
-    let one = |parent: &ParentRef| {
+pub(super) fn status_of<'a>(
+    inventory: &'a Inventory,
+    route: Attached<'a>,
+    attachments: &mut Attachments<'a>,
+) -> RouteStatus {
+    let mut one = |parent: &ParentRef| {
         let conditions = match parent.is_service() {
-            true => vec![accepted(inventory, route, parent), resolved_refs(inventory, route, parent)],
+            true => {
+                let accepted = accepted(inventory, route, parent, attachments);
+                vec![accepted, resolved_refs(inventory, route, parent)]
+            }
             false => Vec::new(),
         };
         ParentStatus { parent: display(route, parent).into(), conditions }
     };
-    RouteStatus { parents: route.spec.parents.0.iter().map(one).collect() }
+    RouteStatus { parents: route.spec.parents.0.iter().map(&mut one).collect() }
 }
 
-fn accepted(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> Condition {
+fn accepted<'a>(
+    inventory: &'a Inventory,
+    route: Attached<'a>,
+    parent: &ParentRef,
+    attachments: &mut Attachments<'a>,
+) -> Condition {
     let verdict = |status, reason, message| Condition {
         kind: ConditionKind::Accepted,
         status,
@@ -36,18 +48,19 @@ fn accepted(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> C
         return no_parent("a Service of type ExternalName takes no routes (GEP-1294)".into());
     }
     let id = &route.metadata.id;
-    let selected: Vec<_> = service.ports.iter().filter(|port| selects(parent, port)).collect();
+    let ports = service.ports.iter().enumerate();
+    let selected: Vec<_> = ports.filter(|(_, port)| selects(parent, port)).collect();
     if selected.is_empty() {
         return no_parent("the Service has no such port".into());
     }
-    let carrying: Vec<_> = selected.into_iter().filter(|port| carries(id.kind, port)).collect();
+    let carrying: Vec<_> = selected.into_iter().filter(|(_, port)| carries(id.kind, port)).collect();
     if carrying.is_empty() {
         return no_parent("the port's appProtocol is no HTTP".into());
     }
-    let mut winner = None;
-    for port in carrying {
-        let routes = in_force(inventory, service, port, &id.namespace);
-        if routes.iter().any(|other| other.metadata.id == *id) {
+    let (mut winner, in_force) = (None, attachments.of(service));
+    for (port, _) in carrying {
+        let routes = in_force.of(port, &id.namespace);
+        if routes.binary_search_by(|other| other.seniority().cmp(&route.seniority())).is_ok() {
             return verdict(true, "Accepted", String::new());
         }
         winner = winner.or(routes.first().map(|other| other.metadata.id.to_string()));

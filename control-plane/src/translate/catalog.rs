@@ -196,7 +196,7 @@ impl Catalog {
         if let Some(key) = mesh.service_by_ip(&address.ip()) {
             return Some(Target::service(key.clone(), address.port()));
         }
-        let (service, port) = mesh.services_by_endpoint(&address).into_iter().next()?;
+        let (service, port) = mesh.service_by_endpoint(&address)?;
         Some(Target { service, port, only: Some(address) })
     }
 
@@ -254,23 +254,26 @@ impl Catalog {
             keys.iter().for_each(|key| touched.entry(key).or_default().extend(kinds));
         }
         let mut affected = Affected::default();
+        // Many services may be reached at one address, which is affected once.
+        let mut dependencies: HashMap<Dependency, BTreeSet<Kind>> = HashMap::new();
         let mut workloads: BTreeSet<_> = workloads.iter().cloned().collect();
         for (key, kinds) in touched {
             // What is called by an endpoint's address comes and goes with the endpoint, listener and routes too.
-            let direct: BTreeSet<_> = kinds.iter().copied().chain(ROUTE_KINDS).collect();
-            let addresses = reach_of(old, key).chain(reach_of(new, key));
-            affected.dependencies.extend(addresses.map(|reach| (reach, direct.clone())));
+            for reach in reach_of(old, key).chain(reach_of(new, key)) {
+                dependencies.entry(reach).or_default().extend(kinds.iter().copied().chain(ROUTE_KINDS));
+            }
             affected.names.extend(self.wildcard_names(key, &kinds, [old, new]));
             // What the service says of a port's protocol, and a TCPRoute, show in the listeners of those who serve it.
             if services.binary_search(key).is_ok() || routes.binary_search(key).is_ok() {
                 workloads
                     .extend(new.registrations().of_service(key).iter().map(|workload| workload.key.clone()));
             }
-            affected.dependencies.push((Dependency::Service(key.clone()), kinds));
+            dependencies.entry(Dependency::Service(key.clone())).or_default().extend(kinds);
         }
         if !affected.names.is_empty() {
-            affected.dependencies.push((Dependency::Mesh, BTreeSet::from(Kind::ALL)));
+            dependencies.insert(Dependency::Mesh, BTreeSet::from(Kind::ALL));
         }
+        affected.dependencies = dependencies.into_iter().collect();
         for key in workloads {
             let entries = [old, new].into_iter().filter_map(|mesh| mesh.workload(&key));
             let names = entries.flat_map(|entry| {
@@ -318,7 +321,7 @@ impl Catalog {
 
 /// Whether there is such a port, and such an endpoint if one is meant. What is outside the mesh has no resources.
 fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
-    let endpoint = |only| mesh.services_by_endpoint(&only).contains(&(target.service.clone(), target.port));
+    let endpoint = |only| mesh.serves_endpoint(&only, &target.service, target.port);
     !matches!(service.reach, Reach::ExternalName(_))
         && service.port(target.port).is_some()
         && target.only.is_none_or(endpoint)

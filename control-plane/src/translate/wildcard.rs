@@ -64,13 +64,9 @@ pub(super) fn means(mesh: &Mesh, kind: Kind, name: &str, cluster_domain: &str) -
 
 /// What the address of an endpoint means, where somebody dials it as such.
 fn direct_target(mesh: &Mesh, address: SocketAddr) -> Option<Target> {
-    let owners = mesh.services_by_endpoint(&address);
-    let is_headless = |(key, _): &(ServiceKey, u16)| {
-        mesh.service(key).is_some_and(|entry| entry.service.reach == Reach::Headless)
-    };
-    if mesh.service_by_ip(&address.ip()).is_some() || !owners.iter().any(is_headless) {
+    if mesh.service_by_ip(&address.ip()).is_some() || !mesh.is_dialled_itself(&address) {
         return None;
     }
-    let (service, port) = owners.into_iter().next()?;
+    let (service, port) = mesh.service_by_endpoint(&address)?;
     Some(Target { service, port, only: Some(address) })
 }

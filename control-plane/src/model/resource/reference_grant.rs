@@ -1,5 +1,6 @@
 //! ReferenceGrant, gateway.networking.k8s.io/v1 and v1beta1: what may refer into a namespace from another.
 
+use outrigger_core::Name;
 use serde::Deserialize;
 
 use super::value::{Group, KindName, List, NamespaceName, ObjectName};
@@ -30,18 +31,14 @@ struct To {
 }
 
 impl ReferenceGrantSpec {
-    /// Whether a route of this kind and namespace may refer to a Service of this name beside the grant.
-    pub(crate) fn permits(&self, kind: &str, namespace: &str, service: &str) -> bool {
-        let from = |from: &From| {
-            &*from.group.0 == "gateway.networking.k8s.io"
-                && &*from.kind.0 == kind
-                && &*from.namespace.0 == namespace
-        };
-        let to = |to: &To| {
-            to.group.0.is_empty()
-                && &*to.kind.0 == "Service"
-                && to.name.as_ref().is_none_or(|name| &*name.0 == service)
-        };
-        self.from.0.iter().any(from) && self.to.0.iter().any(to)
+    /// What may refer where: the kind and namespace of routes, and the name of a Service beside the grant; none is every
+    /// one.
+    pub(crate) fn permissions(&self) -> impl Iterator<Item = (&Name, &Name, Option<&Name>)> {
+        let gateway = |from: &&From| &*from.group.0 == "gateway.networking.k8s.io";
+        let service = |to: &&To| to.group.0.is_empty() && &*to.kind.0 == "Service";
+        self.from.0.iter().filter(gateway).flat_map(move |from| {
+            let to = self.to.0.iter().filter(service);
+            to.map(move |to| (&from.kind.0, &from.namespace.0, to.name.as_ref().map(|name| &name.0)))
+        })
     }
 }
