@@ -14,20 +14,27 @@ use crate::source::change::{Change, ChangeEvent};
 use crate::state::history::HistoryEntry;
 use crate::state::{StateError, Store};
 
+/// Changes of one reading that have a line each in the log.
+const LOGGED: usize = 100;
+
 /// A function that writes the changes of each reading, for the source. It blocks on the disk, once a reading, and the
 /// source publishes after it: what is in force is in the log. A store that fails is logged and stops nothing.
 pub fn recorder(store: Store) -> Result<impl Fn(&[ChangeEvent]) + Send + 'static, StateError> {
     let known = RefCell::new(Known::of(store.history(usize::MAX)?));
     Ok(move |events: &[ChangeEvent]| {
         let news = known.borrow_mut().news(events);
-        for HistoryEntry { source, what, refused, .. } in &news {
+        for HistoryEntry { source, what, refused, .. } in news.iter().take(LOGGED) {
             match refused {
                 None => tracing::info!(source, what, "configuration changed"),
                 Some(reason) => tracing::warn!(source, what, reason, "configuration refused"),
             }
         }
+        if news.len() > LOGGED {
+            tracing::info!(more = news.len() - LOGGED, "configuration changed; the history says what");
+        }
         if let Err(error) = store.append_history(&news) {
-            tracing::error!(%error, entries = news.len(), "the history is not written");
+            // It is kept, and written when the store works again.
+            tracing::error!(%error, entries = news.len(), "the history is not written yet");
         }
     })
 }
@@ -37,14 +44,14 @@ pub fn recorder(store: Store) -> Result<impl Fn(&[ChangeEvent]) + Send + 'static
 struct Known {
     /// The file and version of every resource that is there.
     present: BTreeMap<String, (String, Option<String>)>,
-    /// The refusals that stand: source, resource and reason. One resource may have several.
-    refused: BTreeSet<(String, String, String)>,
+    /// The refusals that stand, by resource: source and reason. One resource may have several.
+    refused: BTreeMap<String, BTreeSet<(String, String)>>,
     first_reading: bool,
 }
 
 impl Known {
     fn of(entries: Vec<HistoryEntry>) -> Self {
-        let mut known = Self { present: BTreeMap::new(), refused: BTreeSet::new(), first_reading: true };
+        let mut known = Self { present: BTreeMap::new(), refused: BTreeMap::new(), first_reading: true };
         for entry in &entries {
             known.learn(entry);
         }
@@ -55,7 +62,8 @@ impl Known {
         let Some((resource, verb)) = entry.what.rsplit_once(' ') else { return };
         match &entry.refused {
             Some(reason) => {
-                self.refused.insert((entry.source.clone(), resource.into(), reason.clone()));
+                let refusals = self.refused.entry(resource.into()).or_default();
+                refusals.insert((entry.source.clone(), reason.clone()));
                 return;
             }
             None if verb == REMOVED => drop(self.present.remove(resource)),
@@ -63,7 +71,7 @@ impl Known {
                 self.present.insert(resource.into(), (entry.source.clone(), entry.version.clone()));
             }
         }
-        self.refused.retain(|(_, refused, _)| refused != resource);
+        self.refused.remove(resource);
     }
 
     /// The entries that these events are worth.
@@ -108,8 +116,8 @@ impl Known {
                     "" => refusal.reason.clone(),
                     field => format!("{field}: {}", refusal.reason),
                 };
-                let known = (source.clone(), resource.to_owned(), reason.clone());
-                if self.first_reading && self.refused.contains(&known) {
+                let known = (source.clone(), reason.clone());
+                if self.first_reading && self.refused.get(resource).is_some_and(|all| all.contains(&known)) {
                     return None;
                 }
                 refused = Some(reason);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::change::Refusal;
-use super::watch::{Reader, SourceError};
+use super::reader::{Reader, SourceError};
 use crate::model::resource::ResourceId;
 use crate::model::status::RouteStatus;
 
@@ -21,12 +21,12 @@ pub struct Report {
 /// Reads a configuration directory. Fails when it cannot be read at all.
 pub fn check(directory: impl Into<PathBuf>) -> Result<Report, SourceError> {
     let mut reader = Reader::new(directory.into(), None);
-    reader.read(&|_| {})?;
-    let view = reader.view();
+    reader.read_first(&|_| {})?;
+    let statuses = reader.statuses();
     let one = |(id, file): (&ResourceId, &std::path::Path)| {
-        (id.clone(), file.to_owned(), view.statuses.get(id).cloned())
+        (id.clone(), file.to_owned(), statuses.get(id).cloned())
     };
-    Ok(Report { resources: reader.in_force().map(one).collect(), refusals: view.refusals })
+    Ok(Report { resources: reader.in_force().map(one).collect(), refusals: Arc::clone(reader.refusals()) })
 }
 
 impl Report {

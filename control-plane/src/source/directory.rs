@@ -3,11 +3,14 @@
 //! Folders below are read too. Names that begin with a dot are passed over: editors and `kubectl`-style mounts keep
 //! their own business there. Links are followed, since a mounted ConfigMap is made of them.
 
-use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::settling::{Settling, Stamp, Verdict};
 
 /// A directory with what was last seen in it.
 #[derive(Debug)]
@@ -23,27 +26,8 @@ pub(super) struct ChangedFile {
     pub(super) path: PathBuf,
     /// Its text; none where it is gone; an error where it cannot be read.
     pub(super) text: Option<Result<String, String>>,
-}
-
-/// What changes when a file does: even one rewritten with the same length within a clock tick has another inode or
-/// change time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl From<&Metadata> for Stamp {
-    fn from(of: &Metadata) -> Self {
-        Self {
-            inode: of.ino(),
-            length: of.size(),
-            modified: (of.mtime(), of.mtime_nsec()),
-            changed: (of.ctime(), of.ctime_nsec()),
-        }
-    }
+    /// False where it may be half: what it does not say stays.
+    pub(super) whole: bool,
 }
 
 /// Larger files are refused: nobody writes them, and reading one would stall every other change.
@@ -65,22 +49,42 @@ impl Directory {
         self.seen.contains_key(path)
     }
 
-    /// What changed since the last time, in order of path.
+    /// What changed since the last time and may be taken, in order of path. What has to wait is found again.
     ///
     /// Fails when a folder cannot be listed: then nothing is taken for gone, and the next scan tries again.
-    pub(super) fn scan(&mut self) -> io::Result<Vec<ChangedFile>> {
+    pub(super) fn scan(&mut self, settling: &mut Settling, at: Instant) -> io::Result<Vec<ChangedFile>> {
         let mut now = BTreeMap::new();
         list(&self.root, Path::new(""), &mut now)?;
-        let gone = self.seen.keys().filter(|path| !now.contains_key(*path));
-        let mut changed: Vec<_> = gone.map(|path| ChangedFile { path: path.clone(), text: None }).collect();
-        for (path, stamp) in &now {
-            if self.seen.get(path) != Some(stamp) {
-                let text = Some(read(&self.root.join(path), stamp.length));
-                changed.push(ChangedFile { path: path.clone(), text });
+        // One file may go by several names: what is written under one is not read under another.
+        let written = settling.written().filter_map(|path| fs::metadata(self.root.join(path)).ok());
+        let written: BTreeSet<u64> = written.map(|metadata| metadata.ino()).collect();
+        let (mut changed, mut waits) = (Vec::new(), BTreeSet::new());
+        let paths: BTreeSet<_> = self.seen.keys().chain(now.keys()).cloned().collect();
+        for path in paths {
+            let stamp = now.get(&path).copied();
+            if self.seen.get(&path).copied() == stamp {
+                continue;
             }
+            let open = stamp.is_some_and(|stamp| written.contains(&stamp.inode));
+            let verdict = settling.judge(&path, stamp, open, at);
+            let whole = match verdict {
+                Verdict::Take => true,
+                Verdict::TakePart => false,
+                Verdict::Wait => {
+                    waits.insert(path);
+                    continue;
+                }
+            };
+            let text = stamp.map(|stamp| read(&self.root.join(&path), stamp.length));
+            if whole {
+                match stamp {
+                    Some(stamp) => self.seen.insert(path.clone(), stamp),
+                    None => self.seen.remove(&path),
+                };
+            }
+            changed.push(ChangedFile { path, text, whole });
         }
-        changed.sort_by(|a, b| a.path.cmp(&b.path));
-        self.seen = now;
+        settling.looked(|path| waits.contains(path));
         Ok(changed)
     }
 }
@@ -108,7 +112,8 @@ fn list(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::
     Ok(())
 }
 
-fn is_configuration(path: &Path) -> bool {
+/// Whether a file of this name is read.
+pub(super) fn is_configuration(path: &Path) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e))
 }
 
@@ -121,11 +126,17 @@ fn read(path: &Path, length: u64) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settling::Notice;
     use super::*;
 
     fn texts(changed: Vec<ChangedFile>) -> Vec<(String, Option<String>)> {
         let text = |text: Option<Result<String, String>>| text.map(Result::unwrap);
         changed.into_iter().map(|file| (file.path.display().to_string(), text(file.text))).collect()
+    }
+
+    /// A look that takes everything as it is.
+    fn scan(directory: &mut Directory) -> io::Result<Vec<ChangedFile>> {
+        directory.scan(&mut Settling::default(), Instant::now())
     }
 
     #[test]
@@ -139,12 +150,12 @@ mod tests {
         fs::create_dir(root.path().join("below")).unwrap();
         write("below/b.yml", "2");
         let some = |path: &str, text: &str| (path.to_string(), Some(text.to_string()));
-        assert_eq!(texts(directory.scan().unwrap()), [some("a.yaml", "1"), some("below/b.yml", "2")]);
-        assert_eq!(directory.scan().unwrap(), []);
+        assert_eq!(texts(scan(&mut directory).unwrap()), [some("a.yaml", "1"), some("below/b.yml", "2")]);
+        assert_eq!(scan(&mut directory).unwrap(), []);
         write(".new", "3");
         fs::rename(root.path().join(".new"), root.path().join("a.yaml")).unwrap();
         fs::remove_file(root.path().join("below/b.yml")).unwrap();
-        assert_eq!(texts(directory.scan().unwrap()), [some("a.yaml", "3"), ("below/b.yml".into(), None)]);
+        assert_eq!(texts(scan(&mut directory).unwrap()), [some("a.yaml", "3"), ("below/b.yml".into(), None)]);
     }
 
     #[test]
@@ -154,10 +165,30 @@ mod tests {
         fs::create_dir(&inner).unwrap();
         fs::write(inner.join("a.yaml"), "1").unwrap();
         let mut directory = Directory::new(inner.clone());
-        assert_eq!(directory.scan().unwrap().len(), 1);
+        assert_eq!(scan(&mut directory).unwrap().len(), 1);
         fs::rename(&inner, root.path().join("away")).unwrap();
-        assert!(directory.scan().unwrap_err().to_string().contains("inner"));
+        assert!(scan(&mut directory).unwrap_err().to_string().contains("inner"));
         fs::rename(root.path().join("away"), &inner).unwrap();
-        assert_eq!(directory.scan().unwrap(), []);
+        assert_eq!(scan(&mut directory).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_being_written_is_left_as_it_was_under_all_its_names() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join(".hidden")).unwrap();
+        fs::write(root.path().join(".hidden/a.yaml"), "1").unwrap();
+        std::os::unix::fs::symlink(".hidden/a.yaml", root.path().join("a.yaml")).unwrap();
+        let (mut directory, mut settling) = (Directory::new(root.path().into()), Settling::default());
+        let now = Instant::now();
+        assert_eq!(directory.scan(&mut settling, now).unwrap().len(), 1);
+        fs::write(root.path().join(".hidden/a.yaml"), "half").unwrap();
+        settling.notice(Notice::Written(".hidden/a.yaml".into()), now);
+        settling.notice(Notice::Structure, now);
+        assert_eq!(directory.scan(&mut settling, now).unwrap(), []);
+        fs::write(root.path().join(".hidden/a.yaml"), "half and half").unwrap();
+        settling.notice(Notice::Complete(".hidden/a.yaml".into()), now);
+        settling.notice(Notice::Structure, now);
+        let taken = texts(directory.scan(&mut settling, now).unwrap());
+        assert_eq!(taken, [("a.yaml".to_owned(), Some("half and half".to_owned()))]);
     }
 }

@@ -41,7 +41,10 @@ fn has_content(line: &str) -> bool {
 pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
     match parse(text, first_line) {
         Ok(value) => decode(value),
-        Err(reason) => vec![Decoded { title: None, id: None, outcome: Err(vec![Fault::new("", reason)]) }],
+        Err(reason) => {
+            let outcome = Err(vec![Fault::new("", reason)]);
+            vec![Decoded { title: None, id: None, outcome, text: None }]
+        }
     }
 }
 

@@ -15,8 +15,40 @@ use crate::model::resource::{Decoded, Resource, ResourceId};
 pub(super) struct File {
     pub(super) offers: BTreeMap<ResourceId, Offer>,
     pub(super) refusals: Vec<Refusal>,
-    /// What each text was read as: of a large file, only documents that changed are read again.
-    read: BTreeMap<[u8; 32], Arc<[Decoded]>>,
+    read: Arc<ReadTexts>,
+}
+
+/// What each text was read as, by its digest: of a large file, only documents that changed are read again.
+pub(super) type ReadTexts = BTreeMap<[u8; 32], Arc<[Decoded]>>;
+
+/// A file's text, taken apart and read. Takes long for a large one, and depends on nothing else.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    documents: Vec<ParsedDocument>,
+}
+
+#[derive(Debug)]
+struct ParsedDocument {
+    number: usize,
+    digest: [u8; 32],
+    text: Arc<str>,
+    decoded: Arc<[Decoded]>,
+}
+
+impl Parsed {
+    /// Reads the documents of a text that were not read before.
+    pub(super) fn of(text: &str, before: &ReadTexts) -> Self {
+        let document = |(number, line, text): (usize, usize, &str)| {
+            let digest: [u8; 32] = Sha256::digest(text).into();
+            let decoded = match before.get(&digest) {
+                // A refusal may name a line, which may be another now: read again.
+                Some(decoded) if decoded.iter().all(|one| one.outcome.is_ok()) => Arc::clone(decoded),
+                _ => document::read(text, line).into(),
+            };
+            ParsedDocument { number, digest, text: text.into(), decoded }
+        };
+        Self { documents: document::split(text).into_iter().map(document).collect() }
+    }
 }
 
 /// A version of a resource that a file holds, or held last.
@@ -48,20 +80,21 @@ impl Offer {
 }
 
 impl File {
-    /// Reads the documents of a file, and keeps of its former self what this one does not replace.
-    pub(super) fn read(path: &Path, text: &str, mut old: Self) -> Self {
+    /// What its texts were read as.
+    pub(super) fn texts(&self) -> Arc<ReadTexts> {
+        Arc::clone(&self.read)
+    }
+
+    /// Takes what a file says, and keeps of its former self what this does not replace. Of one that may be half (not
+    /// `whole`) nothing is taken away: what it does not mention stays, and so does what its last document shortens.
+    pub(super) fn take(path: &Path, parsed: Parsed, old: Self, whole: bool) -> Self {
         let mut new = Self::default();
+        let mut read = ReadTexts::new();
         let mut nameless = false;
         let mut mentioned: BTreeMap<ResourceId, usize> = BTreeMap::new();
-        for (number, line, text) in document::split(text) {
-            let digest: [u8; 32] = Sha256::digest(text).into();
-            let decoded = match old.read.remove(&digest).or_else(|| new.read.get(&digest).cloned()) {
-                // A refusal may name a line, which may be another now: read again.
-                Some(decoded) if decoded.iter().all(|one| one.outcome.is_ok()) => decoded,
-                _ => document::read(text, line).into(),
-            };
-            let shared: Arc<str> = text.into();
-            for Decoded { title, id, outcome } in decoded.iter() {
+        let last = parsed.documents.len();
+        for ParsedDocument { number, digest, text: shared, decoded } in parsed.documents {
+            for Decoded { title, id, outcome, text } in decoded.iter() {
                 let mut refuse = |field: &str, reason: String| {
                     let (file, resource) = (path.to_owned(), title.clone());
                     new.refusals.push(Refusal {
@@ -81,9 +114,13 @@ impl File {
                 }
                 match (id, outcome) {
                     (Some(id), Ok(resource)) => {
-                        let (resource, text) = (Arc::clone(resource), Arc::clone(&shared));
-                        new.offers
-                            .insert(id.clone(), Offer { document: number, resource, text, kept: false });
+                        let (resource, text) =
+                            (Arc::clone(resource), Arc::clone(text.as_ref().unwrap_or(&shared)));
+                        let cut = !whole && number == last;
+                        if !(cut && old.offers.get(id).is_some_and(|old| old.text.len() > text.len())) {
+                            let offer = Offer { document: number, resource, text, kept: false };
+                            new.offers.insert(id.clone(), offer);
+                        }
                     }
                     (_, Err(faults)) => {
                         nameless |= id.is_none();
@@ -92,14 +129,14 @@ impl File {
                     (None, Ok(_)) => {}
                 }
             }
-            new.read.insert(digest, decoded);
+            read.insert(digest, decoded);
         }
         for (id, offer) in old.offers {
-            if nameless || mentioned.contains_key(&id) {
+            if !whole || nameless || mentioned.contains_key(&id) {
                 new.offers.entry(id).or_insert(Offer { kept: true, ..offer });
             }
         }
-        new
+        Self { read: Arc::new(read), ..new }
     }
 
     /// A file that cannot be read keeps what it held.
@@ -110,7 +147,7 @@ impl File {
         Self {
             offers: old.offers.into_iter().map(keep).collect(),
             refusals: vec![refusal],
-            read: BTreeMap::new(),
+            read: Arc::default(),
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct KeptVersion {
 pub(super) struct LastGood {
     path: PathBuf,
     saved: Vec<KeptVersion>,
+    /// The last attempt to save failed.
+    behind: bool,
 }
 
 impl LastGood {
@@ -41,7 +43,7 @@ impl LastGood {
                 Vec::new()
             }
         };
-        Self { path, saved }
+        Self { path, saved, behind: false }
     }
 
     /// What was saved.
@@ -49,14 +51,23 @@ impl LastGood {
         self.saved.clone()
     }
 
+    /// Whether what is kept could not be saved, and may be now.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     /// Saves what is kept now, if that differs. The old file is replaced whole or not at all.
     pub(super) fn save(&mut self, kept: Vec<KeptVersion>) {
         if kept == self.saved {
+            self.behind = false;
             return;
         }
         match write(&self.path, &kept) {
-            Ok(()) => self.saved = kept,
+            Ok(()) => (self.saved, self.behind) = (kept, false),
+            // Told once: it is tried again with every look.
+            Err(_) if self.behind => {}
             Err(error) => {
+                self.behind = true;
                 tracing::warn!(path = %self.path.display(), %error, "cannot save the last good versions");
             }
         }

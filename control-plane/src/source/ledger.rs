@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::change::{Change, ChangeEvent, Refusal};
-use super::directory::ChangedFile;
-use super::file::{File, Offer};
+use super::file::{File, Offer, Parsed, ReadTexts};
 use super::last_good::KeptVersion;
 use crate::model::resource::{Resource, ResourceId};
 
@@ -37,11 +36,25 @@ pub(super) struct Settled {
     change: Change,
 }
 
+/// A file that is different, as far as it was read; none where it is gone, an error where it cannot be read.
+#[derive(Debug)]
+pub(super) struct NewFile {
+    pub(super) path: PathBuf,
+    pub(super) parsed: Option<Result<Parsed, String>>,
+    /// False where something may yet come to which what is missing has moved: nothing is taken away.
+    pub(super) whole: bool,
+}
+
 impl Ledger {
+    /// What the texts of a file were read as.
+    pub(super) fn texts(&self, path: &Path) -> Arc<ReadTexts> {
+        self.files.get(path).map(File::texts).unwrap_or_default()
+    }
+
     /// Takes note of changed files.
-    pub(super) fn update(&mut self, files: Vec<ChangedFile>) -> Vec<Settled> {
+    pub(super) fn update(&mut self, files: Vec<NewFile>) -> Vec<Settled> {
         let mut touched = BTreeSet::new();
-        for ChangedFile { path, text } in files {
+        for NewFile { path, parsed, whole } in files {
             let old = self.files.remove(&path).unwrap_or_default();
             touched.extend(old.offers.keys().cloned());
             for id in old.offers.keys() {
@@ -49,10 +62,11 @@ impl Ledger {
                     files.remove(&path);
                 }
             }
-            let Some(text) = text else { continue };
-            let new = match text {
-                Ok(text) => File::read(&path, &text, old),
-                Err(reason) => File::unreadable(&path, reason, old),
+            let new = match parsed {
+                None if whole => continue,
+                None => File::take(&path, Parsed::default(), old, whole),
+                Some(Ok(parsed)) => File::take(&path, parsed, old, whole),
+                Some(Err(reason)) => File::unreadable(&path, reason, old),
             };
             touched.extend(new.offers.keys().cloned());
             for id in new.offers.keys() {
@@ -153,6 +167,11 @@ impl Ledger {
         self.in_force.iter().map(|(id, (file, _))| (id, file.as_path()))
     }
 
+    /// Everything that is refused, as of the last [`events`](Self::events).
+    pub(super) fn announced(&self) -> &BTreeSet<Refusal> {
+        &self.announced
+    }
+
     /// What the change log is told: what was settled, and what is refused since the last time.
     pub(super) fn events(&mut self, settled: &[Settled], at: jiff::Timestamp) -> Vec<ChangeEvent> {
         let accepted = |settled: &Settled| ChangeEvent {
@@ -184,11 +203,19 @@ mod tests {
 
     const BROKEN: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: a, lables: {}}}\n";
 
+    fn new_file(path: &str, text: Option<&str>, whole: bool) -> NewFile {
+        let parsed = text.map(|text| Ok(Parsed::of(text, &ReadTexts::default())));
+        NewFile { path: path.into(), parsed, whole }
+    }
+
     impl Ledger {
         /// Changes a file, none for gone, and tells what became of which resource, shortly.
         fn file(&mut self, path: &str, text: Option<&str>) -> Vec<String> {
-            let text = text.map(|text| Ok(text.to_owned()));
-            let settled = self.update(vec![ChangedFile { path: path.into(), text }]);
+            self.part(path, text, true)
+        }
+
+        fn part(&mut self, path: &str, text: Option<&str>, whole: bool) -> Vec<String> {
+            let settled = self.update(vec![new_file(path, text, whole)]);
             settled.iter().map(|one| format!("{} {:?}", one.id.name, one.change)).collect()
         }
 
@@ -242,7 +269,7 @@ mod tests {
         }
         let mut ledger = Ledger::default();
         ledger.file("f.yaml", Some(&namespace("a", "x")));
-        let unreadable = ChangedFile { path: "f.yaml".into(), text: Some(Err("no".into())) };
+        let unreadable = NewFile { path: "f.yaml".into(), parsed: Some(Err("no".into())), whole: true };
         assert!(ledger.update(vec![unreadable]).is_empty());
         assert_eq!(ledger.refused(), ["f.yaml: no"]);
     }
@@ -292,7 +319,7 @@ mod tests {
 
     #[test]
     fn at_the_start_the_first_by_path_has_it() {
-        let file = |path: &str| ChangedFile { path: path.into(), text: Some(Ok(namespace("a", path))) };
+        let file = |path: &str| new_file(path, Some(&namespace("a", path)), true);
         for files in [vec![file("a"), file("b")], vec![file("b"), file("a")]] {
             let mut ledger = Ledger::default();
             ledger.update(files);
@@ -304,8 +331,7 @@ mod tests {
     fn the_log_is_told_of_each_change_and_of_each_refusal_once() {
         let mut ledger = Ledger::default();
         let mut events = |text: &str| {
-            let file = ChangedFile { path: "f.yaml".into(), text: Some(Ok(text.to_owned())) };
-            let settled = ledger.update(vec![file]);
+            let settled = ledger.update(vec![new_file("f.yaml", Some(text), true)]);
             let events = ledger.events(&settled, jiff::Timestamp::UNIX_EPOCH);
             let text = |event: &ChangeEvent| match &event.change {
                 Change::Refused(refusal) => format!("refused {refusal}"),
@@ -326,5 +352,47 @@ mod tests {
             events(&namespace("a", "z")),
             ["Namespace a Changed f.yaml", "Namespace b Removed f.yaml"]
         );
+    }
+
+    #[test]
+    fn what_may_be_half_takes_nothing_away() {
+        let mut ledger = Ledger::default();
+        let two = namespace("a", "x") + "---\n" + &namespace("b", "longer");
+        ledger.file("f.yaml", Some(&two));
+        assert_eq!(ledger.part("f.yaml", Some(""), false), [""; 0]);
+        assert_eq!(ledger.part("f.yaml", Some(&namespace("a", "z")), false), ["a Changed"]);
+        // The last document of a half file may be cut in its midst.
+        let cut = namespace("a", "z") + "---\n" + &namespace("b", "l");
+        assert_eq!(ledger.part("f.yaml", Some(&cut), false), [""; 0]);
+        assert_eq!(ledger.part("f.yaml", None, false), [""; 0]);
+        assert_eq!(ledger.holders(), ["a f.yaml", "b f.yaml"]);
+        assert_eq!(ledger.file("f.yaml", Some(&cut)), ["b Changed"]);
+        assert_eq!(ledger.file("f.yaml", None), ["a Removed", "b Removed"]);
+    }
+
+    #[test]
+    fn an_item_of_a_list_has_a_text_and_a_version_of_its_own() {
+        let list = |label: &str| {
+            format!(
+                "{{apiVersion: v1, kind: List, items: [{}, {}]}}",
+                namespace("a", label).trim(),
+                namespace("b", "same").trim()
+            )
+        };
+        let mut ledger = Ledger::default();
+        let versions = |ledger: &mut Ledger, text: &str| {
+            let settled = ledger.update(vec![new_file("f.yaml", Some(text), true)]);
+            settled.into_iter().map(|one| one.version.unwrap()).collect::<Vec<_>>()
+        };
+        let first = versions(&mut ledger, &list("x"));
+        assert_ne!(first[0], first[1]);
+        assert_eq!(ledger.file("f.yaml", Some(&list("z"))), ["a Changed"]);
+        ledger.file("f.yaml", Some("a: ["));
+        let kept = ledger.kept();
+        assert!(kept.iter().all(|kept| kept.text.len() < list("z").len() / 2), "{kept:?}");
+        let mut restarted = Ledger::default();
+        restarted.restore(kept);
+        restarted.file("f.yaml", Some("a: ["));
+        assert_eq!(restarted.holders(), ["a f.yaml", "b f.yaml"]);
     }
 }

@@ -5,9 +5,12 @@
 
 pub mod check;
 pub mod watch;
+mod reader;
+mod notices;
 mod ledger;
 mod file;
 mod directory;
+mod settling;
 mod last_good;
 mod document;
 pub mod change;

@@ -1,28 +1,26 @@
 //! The watcher: a thread that reads the directory whenever it changes, and publishes the mesh that it makes.
 //!
 //! Notices come from the kernel and are debounced; since they may be lost, the directory is also looked at every few
-//! seconds. A file that cannot be read or a directory that went away leaves the mesh as it is.
+//! seconds. A file that is being written is left alone until its writer closes it. A file that cannot be read or a
+//! directory that went away leaves the mesh as it is.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecursiveMode, Watcher};
-use thiserror::Error;
 use tokio::sync::watch;
 
 use super::change::{ChangeEvent, Refusal};
-use super::directory::{ChangedFile, Directory};
 use super::last_good::LastGood;
-use super::ledger::Ledger;
-use crate::model::assembly::Assembly;
+use super::notices;
+use super::reader::{Job, ParsedFile, Reader};
+use super::settling::Notice;
 use crate::model::mesh::Mesh;
-use crate::model::resource::ResourceId;
 use crate::model::status::Statuses;
+
+pub use super::reader::SourceError;
 
 /// Changes that come within this time of each other are taken together,
 const QUIET: Duration = Duration::from_millis(50);
@@ -52,7 +50,8 @@ pub struct Source {
 
 #[derive(Debug)]
 enum Signal {
-    Touched,
+    Notice(Notice),
+    Parsed(ParsedFile),
     Stop,
 }
 
@@ -75,19 +74,30 @@ impl Source {
         let root = directory.into();
         let fail = |error| SourceError { directory: root.clone(), error };
         let (signal, signals) = channel();
+        let (noticed, parsed) = (signal.clone(), signal.clone());
         // Before the first reading, so that nothing falls between the two.
-        let watcher = notice_changes(&root, signal.clone());
+        let watcher = notices::watch(&root, move |notice| drop(noticed.send(Signal::Notice(notice))));
         let mut reader = Reader::new(root.clone(), Some(LastGood::load(last_good.into())));
         // The first reading is told whatever it found: a directory that was emptied meanwhile is news too.
-        if !reader.read(&log)? {
+        let found = std::cell::Cell::new(false);
+        reader.read_first(&|events: &[ChangeEvent]| {
+            found.set(true);
+            log(events);
+        })?;
+        if !found.get() {
             log(&[]);
         }
-        let (publish, view) = watch::channel(reader.view());
+        let (jobs, waiting) = channel::<Job>();
+        // Ends with the reader, once it has read what it is at.
+        let parse = move || waiting.into_iter().for_each(|job| drop(parsed.send(Signal::Parsed(job.run()))));
+        thread::Builder::new().name("source-parse".into()).spawn(parse).map_err(fail)?;
+        reader.in_background(jobs);
+        let (publish, view) = watch::channel(view(&reader));
         let run = move || {
             let _watcher = watcher;
-            while wait(&signals) {
-                match reader.read(&log) {
-                    Ok(true) => drop(publish.send(reader.view())),
+            while wait(&signals, &mut reader) {
+                match reader.read(&log, Instant::now()) {
+                    Ok(true) => drop(publish.send(self::view(&reader))),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "the configuration stays as it is"),
                 }
@@ -112,122 +122,37 @@ impl Drop for Source {
     }
 }
 
-/// A configuration directory that cannot be read.
-#[derive(Debug, Error)]
-#[error("cannot read the configuration in {}: {error}", directory.display())]
-pub struct SourceError {
-    directory: PathBuf,
-    error: io::Error,
-}
-
-/// Asks the kernel for notices. Without them, changes are found by looking.
-fn notice_changes(root: &Path, signal: Sender<Signal>) -> Option<impl Watcher + use<>> {
-    let notice = move |event| {
-        if may_change(&event) {
-            drop(signal.send(Signal::Touched));
-        }
-    };
-    let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
-        watcher.watch(root, RecursiveMode::Recursive)?;
-        Ok(watcher)
-    });
-    watcher
-        .inspect_err(
-            |error| tracing::warn!(%error, poll = ?POLL, "no notices of changed files: looking for them"),
-        )
-        .ok()
-}
-
-/// Whether a notice may be of a change. Looking opens files and folders, which is noticed too: without this, every look
-/// would bring on the next.
-fn may_change(event: &notify::Result<Event>) -> bool {
-    match event {
-        Ok(Event { kind: EventKind::Access(AccessKind::Close(AccessMode::Write)), .. }) => true,
-        Ok(Event { kind: EventKind::Access(_), .. }) => false,
-        // An error may stand for notices that were lost.
-        Ok(_) | Err(_) => true,
+fn view(reader: &Reader) -> View {
+    View {
+        mesh: Arc::new(reader.mesh()),
+        refusals: Arc::clone(reader.refusals()),
+        statuses: reader.statuses(),
     }
 }
 
 /// Waits until it is time to look again; false when it is time to end.
-fn wait(signals: &Receiver<Signal>) -> bool {
-    match signals.recv_timeout(POLL) {
-        Ok(Signal::Touched) => {}
-        Err(RecvTimeoutError::Timeout) => return true,
-        Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
-    }
-    let deadline = Instant::now() + PATIENCE;
+fn wait(signals: &Receiver<Signal>, reader: &mut Reader) -> bool {
+    let poll = Instant::now() + POLL;
+    let mut first: Option<Instant> = None;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now()).min(QUIET);
-        match signals.recv_timeout(left) {
-            Ok(Signal::Touched) if !left.is_zero() => {}
-            Ok(Signal::Touched) | Err(RecvTimeoutError::Timeout) => return true,
+        let now = Instant::now();
+        let until = match first {
+            Some(first) if now >= first + PATIENCE => return true,
+            Some(first) => (now + QUIET).min(first + PATIENCE),
+            None => reader.next(now).map_or(poll, |next| next.min(poll)),
+        };
+        match signals.recv_timeout(until.saturating_duration_since(now)) {
+            Ok(Signal::Notice(notice)) => {
+                if reader.notice(notice, Instant::now()) {
+                    first.get_or_insert(now);
+                }
+            }
+            Ok(Signal::Parsed(file)) => {
+                reader.finish(file);
+                return true;
+            }
+            Err(RecvTimeoutError::Timeout) => return true,
             Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
-        }
-    }
-}
-
-/// Directory, ledger and model in a row.
-pub(super) struct Reader {
-    directory: Directory,
-    ledger: Ledger,
-    assembly: Assembly,
-    refusals: Arc<[Refusal]>,
-    last_good: Option<LastGood>,
-}
-
-impl Reader {
-    pub(super) fn new(root: PathBuf, last_good: Option<LastGood>) -> Self {
-        let mut ledger = Ledger::default();
-        ledger.restore(last_good.as_ref().map_or_else(Vec::new, LastGood::saved));
-        Self {
-            directory: Directory::new(root),
-            ledger,
-            last_good,
-            assembly: Assembly::default(),
-            refusals: Arc::default(),
-        }
-    }
-
-    /// Takes in what changed in the directory; tells whether anything did.
-    pub(super) fn read(&mut self, log: &impl Fn(&[ChangeEvent])) -> Result<bool, SourceError> {
-        let mut files = self.directory.scan().map_err(|error| {
-            let directory = self.directory.root().to_owned();
-            SourceError { directory, error }
-        })?;
-        // What was restored for a file that went away in the meantime goes with it.
-        let gone = self.ledger.files().filter(|path| !self.directory.holds(path)).cloned();
-        files.extend(
-            gone.map(|path| ChangedFile { path, text: None })
-                .filter(|gone| !files.contains(gone))
-                .collect::<Vec<_>>(),
-        );
-        if files.is_empty() {
-            return Ok(false);
-        }
-        let settled = self.ledger.update(files);
-        let events = self.ledger.events(&settled, jiff::Timestamp::now());
-        self.refusals = self.ledger.refusals().into_iter().collect();
-        if !events.is_empty() {
-            log(&events);
-        }
-        if let Some(last_good) = &mut self.last_good {
-            last_good.save(self.ledger.kept());
-        }
-        self.assembly.apply(settled.into_iter().map(|change| (change.id, change.resource)));
-        Ok(true)
-    }
-
-    /// The resources in force and their files.
-    pub(super) fn in_force(&self) -> impl Iterator<Item = (&ResourceId, &Path)> {
-        self.ledger.in_force()
-    }
-
-    pub(super) fn view(&self) -> View {
-        View {
-            mesh: Arc::new(self.assembly.mesh()),
-            refusals: Arc::clone(&self.refusals),
-            statuses: self.assembly.statuses(),
         }
     }
 }
@@ -284,21 +209,56 @@ mod tests {
         assert!(view.wait_for(|_| false).await.is_err(), "the thread ends with its owner");
     }
 
-    #[test]
-    fn looking_at_the_directory_is_no_reason_to_look_again() {
-        use notify::event::{CreateKind, ModifyKind, RemoveKind};
-        for (kind, expected) in [
-            (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
-            (EventKind::Access(AccessKind::Close(AccessMode::Read)), false),
-            (EventKind::Access(AccessKind::Close(AccessMode::Write)), true),
-            (EventKind::Create(CreateKind::File), true),
-            (EventKind::Modify(ModifyKind::Any), true),
-            (EventKind::Remove(RemoveKind::File), true),
-            (EventKind::Other, true),
-        ] {
-            assert_eq!(may_change(&Ok(Event::new(kind))), expected, "{kind:?}");
+    #[tokio::test]
+    async fn a_file_that_is_written_with_a_pause_is_not_taken_half() {
+        use std::io::Write;
+        let root = tempfile::tempdir().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let slow = root.path().join("slow.yaml");
+        let (a, b) = (service("a", 80), service("b", 80));
+        std::fs::write(&slow, format!("{a}\n---\n{b}\n")).unwrap();
+        let source = Source::start(root.path(), state.path().join("kept"), |_| {}).unwrap();
+        let mut view = source.view();
+        let mut writer = std::fs::File::create(&slow).unwrap();
+        writer.write_all(format!("{}\n", service("a", 81)).as_bytes()).unwrap();
+        // Many looks, each of which finds the half file.
+        for n in 0..3 {
+            std::fs::write(root.path().join(format!("other-{n}.yaml")), service(&format!("other-{n}"), 80))
+                .unwrap();
+            let seen = until(&mut view, |view| view.mesh.len() == 3 + n).await;
+            let port = |name: &str| {
+                seen.mesh.service(&ServiceKey::new("default", name)).unwrap().service.ports[0].number
+            };
+            assert_eq!((port("a"), port("b")), (80, 80));
         }
-        assert!(may_change(&Err(notify::Error::generic("overflow"))));
+        writer.write_all(format!("---\n{b}\n").as_bytes()).unwrap();
+        drop(writer);
+        let key = ServiceKey::new("default", "a");
+        let seen =
+            until(&mut view, |view| view.mesh.service(&key).unwrap().service.ports[0].number == 81).await;
+        assert_eq!(seen.mesh.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_mounted_config_map_is_followed_when_its_link_is_set_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let version = |name: &str, port: u16| {
+            std::fs::create_dir(at(name)).unwrap();
+            std::fs::write(at(name).join("a.yaml"), service("a", port)).unwrap();
+            std::os::unix::fs::symlink(name, at("..data_tmp")).unwrap();
+            std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        };
+        version("..2026_1", 80);
+        std::os::unix::fs::symlink("..data/a.yaml", at("a.yaml")).unwrap();
+        let source = Source::start(root.path(), state.path().join("kept"), |_| {}).unwrap();
+        let mut view = source.view();
+        let key = ServiceKey::new("default", "a");
+        for port in 81..84 {
+            version(&format!("..2026_{port}"), port);
+            until(&mut view, |view| view.mesh.service(&key).unwrap().service.port(port).is_some()).await;
+        }
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub(crate) struct Decoded {
     pub(crate) id: Option<ResourceId>,
     /// The resource, or what is wrong with it: one fault or more.
     pub(crate) outcome: Result<Arc<Resource>, Vec<Fault>>,
+    /// The item's own text, in a List: the document's is that of all of them.
+    pub(crate) text: Option<Arc<str>>,
 }
 
 /// Reads a document; a `List` holds several resources. An empty document holds none.
@@ -89,7 +91,12 @@ fn is_list(fields: &Map<String, Value>) -> bool {
 
 fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     let refused = |path: &str, reason: &str| {
-        vec![Decoded { title: Some("List".into()), id: None, outcome: Err(vec![Fault::new(path, reason)]) }]
+        vec![Decoded {
+            title: Some("List".into()),
+            id: None,
+            outcome: Err(vec![Fault::new(path, reason)]),
+            text: None,
+        }]
     };
     if fields.get("apiVersion").is_none_or(|version| version != "v1") {
         return refused("apiVersion", "a List is of v1");
@@ -104,8 +111,9 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
         Some(Value::Array(items)) => items,
         Some(_) => return refused("items", "is not a list"),
     };
-    let item = |(at, item)| {
-        let mut decoded = decode_one(item);
+    let item = |(at, item): (usize, Value)| {
+        let text = item.to_string().into();
+        let mut decoded = Decoded { text: Some(text), ..decode_one(item) };
         for fault in decoded.outcome.as_mut().err().into_iter().flatten() {
             fault.path = format!("items[{at}].{}", fault.path);
         }
@@ -126,7 +134,7 @@ fn decode_one(document: Value) -> Decoded {
     if let Ok(resource) = &outcome {
         id = Some(resource.metadata.id.clone());
     }
-    Decoded { title, id, outcome }
+    Decoded { title, id, outcome, text: None }
 }
 
 fn decode_kind(kind: Kind, document: Value) -> Result<Resource, Fault> {
