@@ -89,7 +89,7 @@ impl Store {
 
     /// Writes what is not written yet, and something in any case.
     fn try_again(&self) -> Result<(), StateError> {
-        self.write(|transaction| table::touch(transaction))?;
+        self.write(table::touch)?;
         self.append_history(&[])
     }
 
