@@ -20,7 +20,7 @@ use outrigger_proto::xds::tls::{CommonTlsContext, DownstreamTlsContext};
 use outrigger_proto::xds::type_url;
 
 use super::destination::Target;
-use super::listener::{connection_manager, network_filter, tcp_filter};
+use super::listener::{connection_manager, leads_to, network_filter, tcp_filter};
 use super::wire::{any, boolean, duration, secret, socket_address, transport_socket, uint};
 use super::{cluster, defaults, matching, route};
 use crate::model::mesh::Mesh;
@@ -123,8 +123,8 @@ fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
 fn chains(mesh: &Mesh, port: &WorkloadPort, transparent: bool, cluster_domain: &str) -> Vec<FilterChain> {
     let protocol = spoken(mesh, port);
     let Some(service) = port.services.first() else { return Vec::new() };
-    let stat =
-        format!("{PREFIX}{}", Target::service(service.clone(), port.service_port).name(cluster_domain));
+    let canonical = Target::service(service.clone(), port.service_port).name(cluster_domain);
+    let stat = format!("{PREFIX}{canonical}");
     let cluster = inbound_name(port.application);
     let chain = |word: &str, alpn: &[&str], filter| {
         let alpn: Vec<_> = alpn.iter().map(|name| String::from(*name)).collect();
@@ -137,13 +137,14 @@ fn chains(mesh: &Mesh, port: &WorkloadPort, transparent: bool, cluster_domain: &
             }),
             filters: vec![filter],
             transport_socket: transport_socket("envoy.transport_sockets.tls", downstream_tls(alpn)),
+            metadata: leads_to(&canonical),
             ..Default::default()
         }
     };
     let http = || {
         let routes =
             RouteSpecifier::RouteConfig(route::configuration(&cluster, vec![to_application(&cluster)]));
-        let manager = connection_manager(&stat, routes, false);
+        let manager = connection_manager(&stat, &canonical, routes, false);
         let manager = any(type_url::HTTP_CONNECTION_MANAGER, &manager);
         let filter = network_filter("envoy.filters.network.http_connection_manager", manager);
         chain("http", &["h2", "http/1.1"], filter)

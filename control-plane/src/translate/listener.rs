@@ -1,12 +1,13 @@
 //! LDS, the client side: the listener of a destination, without an address, as gRPC defined the shape.
 
 use outrigger_core::Name;
-use outrigger_proto::xds::core::TrafficDirection;
+use outrigger_proto::xds::core::{Http1ProtocolOptions, Metadata, TrafficDirection};
 use outrigger_proto::xds::hcm::http_connection_manager::{RouteSpecifier, UpgradeConfig};
 use outrigger_proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use outrigger_proto::xds::listener::{
     ApiListener, Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter,
 };
+use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use outrigger_proto::xds::tcp_proxy::TcpProxy;
 use outrigger_proto::xds::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use outrigger_proto::xds::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
@@ -34,6 +35,7 @@ pub(super) fn destination(
     let mut listener = Listener {
         name: asked.into(),
         traffic_direction: TrafficDirection::Outbound as i32,
+        metadata: leads_to(&canonical),
         ..Default::default()
     };
     let (http, tcp) = match (table.map(|table| table.as_ref()), port.protocol) {
@@ -47,7 +49,7 @@ pub(super) fn destination(
         let cors =
             matches!(table.map(|table| table.as_ref()), Some(RouteTable::Http(routes)) if uses_cors(routes));
         let rds = Rds { config_source: ads(), route_config_name: canonical.to_string() };
-        let manager = connection_manager(&canonical, RouteSpecifier::Rds(rds), cors);
+        let manager = connection_manager(&canonical, &canonical, RouteSpecifier::Rds(rds), cors);
         listener.api_listener =
             Some(ApiListener { api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)) });
     }
@@ -72,8 +74,24 @@ pub(super) fn destination(
     listener
 }
 
-/// An HTTP connection manager with the filters that every one has.
-pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool) -> HttpConnectionManager {
+/// Tells the proxy what a listener or chain leads to, for its records and metrics. Others do not look at it.
+pub(super) fn leads_to(canonical: &str) -> Option<Metadata> {
+    let name = Value { kind: Some(value::Kind::StringValue(canonical.into())) };
+    let fields = Struct { fields: [("name".into(), name)].into() };
+    Some(Metadata {
+        filter_metadata: [("outrigger.destination".into(), fields)].into(),
+        ..Default::default()
+    })
+}
+
+/// An HTTP connection manager with the filters that every one has. `canonical` is the destination, which is also whom an
+/// HTTP/1.0 request is for that does not say it.
+pub(super) fn connection_manager(
+    stat: &str,
+    canonical: &str,
+    routes: RouteSpecifier,
+    cors: bool,
+) -> HttpConnectionManager {
     let filter = |name: &str, type_url| HttpFilter {
         name: name.into(),
         config_type: Some(http_filter::ConfigType::TypedConfig(empty(type_url))),
@@ -88,6 +106,11 @@ pub(super) fn connection_manager(stat: &str, routes: RouteSpecifier, cors: bool)
             .chain([filter("envoy.filters.http.router", type_url::ROUTER)])
             .collect(),
         stream_idle_timeout: duration(NO_IDLE_TIMEOUT),
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            default_host_for_http_10: canonical.into(),
+            ..Default::default()
+        }),
         upgrade_configs: UPGRADES
             .iter()
             .map(|name| UpgradeConfig { upgrade_type: String::from(*name), ..Default::default() })

@@ -11,7 +11,8 @@ use crate::handler::Handler;
 pub struct Destination {
     /// The name that was asked for: `cart:80`.
     pub name: Name,
-    /// The one name that it has everywhere: `cart.shop.svc.cluster.local:80`. For records and metrics.
+    /// The one name that it has everywhere: `cart.shop.svc.cluster.local:80`. For records and metrics. The name that was
+    /// asked for, where the control plane does not say it.
     pub canonical: Name,
     /// What becomes of connections to it.
     pub handler: Handler,

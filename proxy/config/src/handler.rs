@@ -27,12 +27,18 @@ pub enum Handler {
 }
 
 impl Handler {
-    /// The canonical name of what it leads to.
-    pub fn canonical(&self) -> &Name {
-        match self {
-            Self::Http(http) | Self::Detect { http, .. } => &http.stat_prefix,
-            Self::Tcp(tcp) => &tcp.stat_prefix,
+    /// Says what it leads to.
+    #[must_use]
+    pub(crate) fn leading_to(mut self, destination: Option<&Name>) -> Self {
+        match &mut self {
+            Self::Http(http) => Arc::make_mut(http).destination = destination.cloned(),
+            Self::Tcp(tcp) => Arc::make_mut(tcp).destination = destination.cloned(),
+            Self::Detect { http, tcp, .. } => {
+                Arc::make_mut(http).destination = destination.cloned();
+                Arc::make_mut(tcp).destination = destination.cloned();
+            }
         }
+        self
     }
 
     /// Where its routes are, if it speaks HTTP.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
 use outrigger_core::Name;
 use outrigger_policy::field::{Unusable, duration, each, flag, non_empty, number, required, unsupported_any};
 use outrigger_policy::upgrade::Upgrades;
@@ -16,8 +17,9 @@ use crate::wire::{from_ads, open};
 /// An HTTP connection manager.
 #[derive(Debug, Clone)]
 pub struct HttpConnectionManager {
-    /// What it is called in records and metrics: the canonical destination.
-    pub stat_prefix: Name,
+    /// What it leads to, in records and metrics: the canonical name, as our control plane's metadata says it. `None` in a
+    /// chain of another control plane, whose `stat_prefix` may be anything: the chosen cluster's name is taken then.
+    pub destination: Option<Name>,
     /// In which version of HTTP its clients speak.
     pub codec: Codec,
     /// Where its routes are; see [`crate::snapshot::Snapshot::table`].
@@ -60,6 +62,10 @@ pub enum HttpFilter {
 /// How HTTP is spoken with a client. `None` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
+    /// Whether HTTP/1.0 clients are answered.
+    pub accept_http_10: bool,
+    /// Whom an HTTP/1.0 request is for that does not say it.
+    pub default_host_for_http_10: Option<Authority>,
     /// The largest head of a request, in bytes.
     pub max_request_headers: usize,
     /// The most header fields of a request.
@@ -87,9 +93,12 @@ pub struct HttpSettings {
 }
 
 impl Default for HttpSettings {
-    /// Envoy's defaults where they are bounded, ours (memory bounds and hygiene) where they are not.
+    /// Envoy's defaults where they are bounded, ours (memory bounds and hygiene) where they are not. HTTP/1.0 is for the
+    /// proxy's own ports; a listener that is decoded says itself whether it is served.
     fn default() -> Self {
         Self {
+            accept_http_10: true,
+            default_host_for_http_10: None,
             max_request_headers: 60 * 1024,
             max_headers_count: 100,
             request_headers_timeout: Some(Duration::from_secs(10)),
@@ -212,7 +221,8 @@ impl HttpConnectionManager {
             Ok(CodecType::Http3) => return Err(Unusable::new("codec_type", "HTTP3 is not supported")),
             Err(_) => return Err(Unusable::new("codec_type", "is unknown")),
         };
-        let mut settings = HttpSettings::default();
+        non_empty("stat_prefix", stat_prefix)?; // as in Envoy; it says nothing here
+        let mut settings = HttpSettings { accept_http_10: false, ..HttpSettings::default() };
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
         let set = |field, value, to: &mut Option<Duration>| -> Result<(), Unusable> {
             if let Some(value) = duration(field, value)? {
@@ -256,7 +266,7 @@ impl HttpConnectionManager {
             }
         };
         Ok(Self {
-            stat_prefix: non_empty("stat_prefix", stat_prefix)?.into(),
+            destination: None,
             codec,
             routes,
             filters: filters(http_filters)?,
@@ -375,8 +385,7 @@ impl HttpSettings {
     fn http1(&mut self, wire: core::Http1ProtocolOptions) -> Result<(), Unusable> {
         let core::Http1ProtocolOptions {
             allow_absolute_url: _, // RFC 9112, section 3.2.2: a server must accept it
-            // HTTP/1.0 clients are always answered; false is also what an absent field says.
-            accept_http_10: _,
+            accept_http_10,
             default_host_for_http_10,
             header_key_format: _, // names go out in lower case, as Envoy's do by default
             enable_trailers: _,   // trailers always pass
@@ -387,8 +396,13 @@ impl HttpSettings {
             allow_custom_methods: _,                          // any method that is a token passes
             ignore_http_11_upgrade,
         } = wire;
+        self.accept_http_10 = accept_http_10;
+        if !default_host_for_http_10.is_empty() {
+            let host = Authority::try_from(default_host_for_http_10.as_str());
+            let host = host.map_err(|error| Unusable::new("default_host_for_http_10", error))?;
+            self.default_host_for_http_10 = Some(host);
+        }
         unsupported_any(&[
-            ("default_host_for_http_10", !default_host_for_http_10.is_empty()),
             // Both framings in one message is how requests are smuggled (RFC 9112, section 6.3).
             ("allow_chunked_length", allow_chunked_length),
             ("ignore_http_11_upgrade", !ignore_http_11_upgrade.is_empty()),

@@ -10,8 +10,8 @@ use outrigger_proto::xds::tcp_proxy as wire_tcp;
 /// A TCP proxy.
 #[derive(Debug, Clone)]
 pub struct TcpProxy {
-    /// What it is called in records and metrics: the canonical destination.
-    pub stat_prefix: Name,
+    /// What it leads to, in records and metrics; see [`crate::http_manager::HttpConnectionManager::destination`].
+    pub destination: Option<Name>,
     /// Where connections go.
     pub clusters: WeightedClusters,
     /// A connection without a byte in either direction. `None` is no limit.
@@ -71,13 +71,14 @@ impl TcpProxy {
                 WeightedClusters::decode_tcp(wire).map_err(|bad| bad.within("weighted_clusters"))?
             }
         };
+        non_empty("stat_prefix", stat_prefix)?; // as in Envoy; it says nothing here
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
         let max_connect_attempts = number(max_connect_attempts).unwrap_or(1);
         if max_connect_attempts == 0 {
             return Err(Unusable::new("max_connect_attempts", "must be at least 1"));
         }
         Ok(Self {
-            stat_prefix: non_empty("stat_prefix", stat_prefix)?.into(),
+            destination: None,
             clusters,
             idle_timeout: duration("idle_timeout", idle_timeout)?
                 .map_or(Some(Duration::from_secs(3600)), limit),

@@ -21,6 +21,8 @@ pub enum Reason {
     HeadersTooLarge,
     /// Request target longer than the limit.
     UriTooLong,
+    /// An HTTP/1.0 request where the listener serves none.
+    Http10Refused,
     /// No route matched.
     NoRouteFound,
     /// The client asked for a tunnel of a protocol (extended CONNECT) that the listener or route does not let pass, or that
@@ -64,13 +66,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
         Self::DownstreamTlsFailure,
         Self::HeadersTooLarge,
         Self::UriTooLong,
+        Self::Http10Refused,
         Self::NoRouteFound,
         Self::UpgradeRefused,
         Self::NoDestination,
@@ -108,6 +111,7 @@ impl Reason {
                 row("HTL", "headers_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, 8)
             }
             Self::UriTooLong => row("UTL", "uri_too_long", StatusCode::URI_TOO_LONG, 3),
+            Self::Http10Refused => row("H10", "http10_refused", StatusCode::UPGRADE_REQUIRED, 3),
             Self::NoRouteFound => row("NR", "no_route_found", StatusCode::NOT_FOUND, 12),
             Self::UpgradeRefused => row("UPR", "upgrade_refused", StatusCode::FORBIDDEN, 7),
             Self::NoDestination => row("ND", "no_destination", StatusCode::BAD_GATEWAY, 14),

@@ -42,8 +42,8 @@ fn inbound() -> Listener {
     listener.direction = Direction::Inbound;
     listener.default_chain = None;
     listener.chains = Box::new([
-        chain("http", &["h2", "http/1.1"], Handler::Http(manager("inbound|app:80", forward("app")))),
-        chain("tcp", &["outrigger-tcp"], Handler::Tcp(tcp_proxy("inbound|app:80", "app"))),
+        chain("http", &["h2", "http/1.1"], Handler::Http(manager("app:80", forward("app")))),
+        chain("tcp", &["outrigger-tcp"], Handler::Tcp(tcp_proxy("app:80", "app"))),
     ]);
     listener
 }

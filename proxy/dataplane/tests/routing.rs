@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::cluster::Balancing;
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
+use outrigger_config::listener::{DestinationBy, Handler, UnknownDestination};
 use outrigger_config::route::RouteAction;
 use outrigger_core::reason::Reason;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
@@ -19,7 +21,7 @@ use outrigger_policy::weighted_cluster::WeightedClusters;
 use outrigger_proto::xds::{cluster as wire, protobuf, route};
 use support::application::{Application, dead, ok, read_request};
 use support::client::Client;
-use support::{World, cluster, endpoint, endpoints, forward, forward_to, to};
+use support::{World, cluster, endpoint, endpoints, forward, forward_to, manager, to};
 use tokio::io::{AsyncWriteExt, BufReader};
 
 fn number(value: u32) -> Option<protobuf::UInt32Value> {
@@ -280,6 +282,34 @@ async fn a_failing_endpoint_is_ejected_and_a_removed_one_is_left() {
     handle.store(endpoints([endpoint(third.address)]));
     for _ in 0..5 {
         assert_eq!(client.get("app", "/", "").await.body, "third");
+    }
+}
+
+#[tokio::test]
+async fn an_old_client_that_names_no_host_is_served_as_the_listener_says() {
+    let echo = Application::echo().await;
+    for (accept, host, status) in
+        [(false, Some("default.host:81"), "426"), (true, None, "400"), (true, Some("default.host:81"), "200")]
+    {
+        let mut foreign = HttpConnectionManager::clone(&manager("echo:80", forward("echo")));
+        foreign.destination = None;
+        foreign.settings = Arc::new(HttpSettings {
+            accept_http_10: accept,
+            default_host_for_http_10: host.map(|host| host.parse().unwrap()),
+            ..HttpSettings::default()
+        });
+        let mut proxy = World::new()
+            .listen(DestinationBy::Name("echo:80".into()), UnknownDestination::Refuse)
+            .cluster("echo", &[echo.address])
+            .destination("echo:80", Handler::Http(Arc::new(foreign)))
+            .start();
+        let mut client = Client::connect(proxy.address(0)).await;
+        client.send("GET /old HTTP/1.0\r\n\r\n").await;
+        let text = String::from_utf8(client.rest().await).unwrap();
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{accept} {host:?}: {text}");
+        assert_eq!(text.contains("host: default.host:81\r\n"), status == "200", "{text}");
+        let destination = proxy.record().await.destination.clone();
+        assert_eq!(destination.as_deref(), (status == "200").then_some("echo"), "the cluster's name");
     }
 }
 

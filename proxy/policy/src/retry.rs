@@ -263,6 +263,7 @@ fn another_try_could_help(reason: Reason) -> bool {
         | Reason::DownstreamTimeout
         | Reason::HeadersTooLarge
         | Reason::UriTooLong
+        | Reason::Http10Refused
         | Reason::NoRouteFound
         | Reason::UpgradeRefused
         | Reason::NoDestination

@@ -136,6 +136,11 @@ fn every_spelling_of_a_destination_is_a_listener_of_that_name_with_the_same_rout
         let manager = manager(&listener);
         let Some(RouteSpecifier::Rds(rds)) = manager.route_specifier else { panic!("no RDS") };
         assert_eq!((rds.route_config_name.as_str(), manager.stat_prefix.as_str()), (CART, CART));
+        let http1 = manager.http_protocol_options.unwrap();
+        assert!(http1.accept_http_10 && http1.default_host_for_http_10 == CART);
+        let named =
+            &listener.metadata.as_ref().unwrap().filter_metadata["outrigger.destination"].fields["name"];
+        assert_eq!(named.kind, Some(Field::StringValue(CART.into())));
         assert_eq!(manager.http_filters.last().unwrap().name, "envoy.filters.http.router");
         assert!(listener.default_filter_chain.is_none());
     }

@@ -24,7 +24,7 @@ fn mesh(resolution: Resolution) -> Mesh {
 impl Mesh {
     fn publish(&self, name: &str) {
         let tcp = TcpProxy {
-            stat_prefix: name.into(),
+            destination: Some(name.into()),
             clusters: WeightedClusters::one("c".into()).unwrap(),
             idle_timeout: None,
             max_duration: None,

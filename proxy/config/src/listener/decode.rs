@@ -18,7 +18,7 @@ use crate::handler::Handler;
 use crate::http_manager::HttpConnectionManager;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::{DownstreamTls, Socket};
-use crate::wire::{open, socket_address};
+use crate::wire::{open, socket_address, text};
 
 /// What a Listener resource is.
 #[derive(Debug, Clone)]
@@ -48,8 +48,7 @@ impl Compiled {
             // Buffers are bounded by HTTP/2 windows and by the data path's own sizes.
             per_connection_buffer_limit_bytes: _,
             per_connection_buffer_high_watermark_timeout: _,
-            // For other filters to read; ours read none.
-            metadata: _,
+            metadata,
             deprecated_v1,
             drain_type: _, // every listener drains when it is removed or the proxy ends
             listener_filters,
@@ -97,7 +96,8 @@ impl Compiled {
         let Some(address) = address else {
             let default = default_filter_chain;
             unsupported("filter_chains", !filter_chains.is_empty())?;
-            return destination(name, api_listener, default, detects.then_some(first_bytes));
+            let canonical = destination_of(metadata);
+            return destination(name, canonical, api_listener, default, detects.then_some(first_bytes));
         };
         unsupported("api_listener", api_listener.is_some())?;
         let mut chains = each("filter_chains", filter_chains, |chain| {
@@ -198,8 +198,18 @@ const TLS_INSPECTOR: &str =
 const ORIGINAL_DST: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
 
+/// The metadata in which our control plane says what a listener without an address, or a chain, leads to (ours).
+const DESTINATION: &str = "outrigger.destination";
+
+/// What the metadata of a listener or chain says that it leads to.
+fn destination_of(metadata: Option<core::Metadata>) -> Option<Name> {
+    let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata?; // ours is untyped
+    text(filter_metadata.get(DESTINATION)?, "name").map(Name::from)
+}
+
 fn destination(
     name: Name,
+    canonical: Option<Name>,
     api_listener: Option<wire_listener::ApiListener>,
     default_chain: Option<wire_listener::FilterChain>,
     detect: Option<Duration>,
@@ -240,7 +250,8 @@ fn destination(
             ));
         }
     };
-    let canonical = handler.canonical().clone();
+    let canonical = canonical.unwrap_or_else(|| name.clone());
+    let handler = handler.leading_to(Some(&canonical));
     Ok(Compiled::Destination(Arc::new(Destination { name, canonical, handler, usage: Default::default() })))
 }
 
@@ -251,7 +262,7 @@ impl FilterChain {
             filter_chain_match,
             filters,
             use_proxy_proto,
-            metadata: _, // for other filters to read; ours read none
+            metadata,
             transport_socket,
             transport_socket_connect_timeout,
             name,
@@ -277,7 +288,7 @@ impl FilterChain {
                 transport_socket_connect_timeout,
             )?
             .filter(|timeout| !timeout.is_zero()),
-            filter: NetworkFilter::Handle(handler),
+            filter: NetworkFilter::Handle(handler.leading_to(destination_of(metadata).as_ref())),
         })
     }
 }

@@ -11,7 +11,7 @@ use outrigger_config::listener::{ConnectionFacts, Handler, NetworkFilter, Transp
 use outrigger_config::route::RouteAction;
 use outrigger_config::tls::ClientCertificate;
 use outrigger_policy::header_match::Head;
-use outrigger_proto::xds::{listener, type_url};
+use outrigger_proto::xds::{core, hcm, listener, type_url};
 
 use crate::fixture::*;
 
@@ -35,6 +35,59 @@ fn a_destination_leads_to_its_endpoints_and_their_identity() {
     assert_eq!(tls.sni.as_deref(), Some("cart.shop.svc.cluster.local"));
     assert_eq!(endpoint.expected_peers().unwrap()[0].as_str(), CART_ID);
     assert_eq!(endpoint.instance.as_deref(), Some("cart-1"));
+}
+
+#[test]
+fn what_a_listener_leads_to_is_metadata_and_never_a_stat_prefix() {
+    let mut builder = cart();
+    let foreign = listener::Listener { metadata: None, ..destination("cart:80") };
+    accept(&mut builder, "cart:80", "2", listener_body(foreign));
+    let snapshot = build(&mut builder);
+    let found = snapshot.destination("cart:80").unwrap();
+    let Handler::Http(http) = &found.handler else { panic!("not HTTP") };
+    assert_eq!((&*found.canonical, http.destination.as_deref()), ("cart:80", Some("cart:80")));
+
+    accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
+    for (said, expected) in [(None, None), (leads_to(CART), Some(CART))] {
+        let mut inbound = inbound();
+        inbound.filter_chains.iter_mut().for_each(|chain| chain.metadata = said.clone());
+        accept(&mut builder, "inbound|10.0.0.7:80", expected.unwrap_or("1"), listener_body(inbound));
+        let snapshot = build(&mut builder);
+        for chain in &snapshot.listeners["inbound|10.0.0.7:80"].chains {
+            let NetworkFilter::Handle(handler) = &chain.filter else { panic!("no handler") };
+            let destination = match handler {
+                Handler::Http(http) | Handler::Detect { http, .. } => http.destination.as_deref(),
+                Handler::Tcp(tcp) => tcp.destination.as_deref(),
+            };
+            assert_eq!(destination, expected, "{}", chain.name);
+        }
+    }
+}
+
+#[test]
+fn http_1_0_is_served_as_the_listener_says() {
+    let settings = |options: Option<core::Http1ProtocolOptions>| {
+        let wire = hcm::HttpConnectionManager { http_protocol_options: options, ..manager(rds(CART)) };
+        let wire = listener::Listener {
+            api_listener: Some(listener::ApiListener {
+                api_listener: Some(packed(type_url::HTTP_CONNECTION_MANAGER, &wire)),
+            }),
+            ..destination("cart:80")
+        };
+        let mut builder = cart();
+        accept(&mut builder, "cart:80", "2", listener_body(wire));
+        let snapshot = build(&mut builder);
+        let found = snapshot.destination("cart:80").unwrap();
+        let Handler::Http(http) = &found.handler else { panic!("not HTTP") };
+        (http.settings.accept_http_10, http.settings.default_host_for_http_10.clone())
+    };
+    assert_eq!(settings(None), (false, None), "as in Envoy");
+    let options = core::Http1ProtocolOptions {
+        accept_http_10: true,
+        default_host_for_http_10: "cart.shop:80".into(),
+        ..Default::default()
+    };
+    assert_eq!(settings(Some(options)), (true, Some("cart.shop:80".parse().unwrap())));
 }
 
 #[test]

@@ -225,7 +225,7 @@ pub fn http_filter(name: &str, body: Any) -> hcm::HttpFilter {
 
 pub fn manager(routes: hcm::http_connection_manager::RouteSpecifier) -> hcm::HttpConnectionManager {
     hcm::HttpConnectionManager {
-        stat_prefix: CART.into(),
+        stat_prefix: "of.the.control.plane".into(),
         route_specifier: Some(routes),
         http_filters: vec![http_filter(
             "envoy.filters.http.router",
@@ -249,15 +249,26 @@ pub fn network_filter(type_url: &str, message: &impl Message) -> listener::Filte
 
 pub fn tcp(cluster: &str) -> tcp_proxy::TcpProxy {
     tcp_proxy::TcpProxy {
-        stat_prefix: CART.into(),
+        stat_prefix: "of.the.control.plane".into(),
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(cluster.into())),
         ..Default::default()
     }
 }
 
+/// Our control plane's word for what a listener or chain leads to.
+pub fn leads_to(destination: &str) -> Option<core::Metadata> {
+    let name = protobuf::Value { kind: Some(protobuf::value::Kind::StringValue(destination.into())) };
+    let fields = protobuf::Struct { fields: [("name".into(), name)].into() };
+    Some(core::Metadata {
+        filter_metadata: [("outrigger.destination".into(), fields)].into(),
+        ..Default::default()
+    })
+}
+
 pub fn destination(name: &str) -> listener::Listener {
     listener::Listener {
         name: name.into(),
+        metadata: leads_to(CART),
         api_listener: Some(listener::ApiListener {
             api_listener: Some(packed(type_url::HTTP_CONNECTION_MANAGER, &manager(rds(CART)))),
         }),

@@ -60,7 +60,9 @@ async fn open(on: &Downstream, head: &RequestHead, journal: &mut Journal) -> Res
             Ok(Way::Opened(Box::new(opened), Lasting::default()))
         }
         Some(Handler::Tcp(proxy)) => {
-            journal.set_destination(proxy.stat_prefix.clone());
+            if let Some(destination) = &proxy.destination {
+                journal.set_destination(destination.clone());
+            }
             let opened = dial::open(&on.context, &snapshot, proxy, &on.client).await?;
             Ok(Way::Opened(Box::new(opened), lasting(proxy)))
         }

@@ -76,11 +76,10 @@ async fn answer(
             return pass_on(on, &asked, head, body, trace, journal, responder).await;
         }
     };
-    journal.set_destination(manager.stat_prefix.clone());
-    if head.authority.is_none() {
-        // HTTP/1.0 may leave the host out where the listener says it; the next hop wants one (RFC 9112 section 3.2).
-        head.authority = Authority::try_from(&*manager.stat_prefix).ok();
+    if let Some(destination) = &manager.destination {
+        journal.set_destination(destination.clone());
     }
+    accept_http_10(&mut head, &manager.settings)?;
     let route = route(&manager, &snapshot, &head)?;
     journal.set_route(route.name.clone());
     head.upgrade = permitted(&head, &manager, &route)?;
@@ -107,6 +106,9 @@ async fn answer(
                 route.response_headers.apply(&mut head.headers);
                 return Ok(Reply::Answer(head, body, None));
             };
+            if manager.destination.is_none() {
+                journal.set_destination(share.cluster.clone());
+            }
             let timeout = forward.timeouts.for_request(&admitted.head().headers);
             rewrite(admitted.head_mut(), &route, forward, share)?;
             let admitted = mirror::copies(on, &snapshot, forward, admitted);
@@ -121,6 +123,24 @@ async fn answer(
     };
     finish_response(&mut reply, &route, &on_response);
     Ok(reply)
+}
+
+/// HTTP/1.0 is served where the listener says so, and its host may be left out where the listener says it
+/// (`accept_http_10`, `default_host_for_http_10`); the next hop wants one (RFC 9112 section 3.2).
+fn accept_http_10(head: &mut RequestHead, settings: &HttpSettings) -> Result<(), Failure> {
+    if head.version != Version::HTTP_10 {
+        return Ok(());
+    }
+    if !settings.accept_http_10 {
+        return Err(Failure::downstream(Reason::Http10Refused, "the listener serves no HTTP/1.0"));
+    }
+    if head.authority.is_none() {
+        head.authority.clone_from(&settings.default_host_for_http_10);
+    }
+    if head.authority.is_none() {
+        return Err(Failure::downstream(Reason::DownstreamProtocolError, "the request names no host"));
+    }
+    Ok(())
 }
 
 /// The codec refused a request and has answered it; no head of it is known.
@@ -237,12 +257,16 @@ fn awaited(
 async fn pass_on(
     on: &Downstream,
     asked: &str,
-    head: RequestHead,
+    mut head: RequestHead,
     body: Body,
     trace: &Trace,
     journal: &mut Journal,
     responder: &mut Responder,
 ) -> Result<Reply, Failure> {
+    if head.authority.is_none() {
+        // HTTP/1.0 may leave the host out; the next hop wants one.
+        head.authority = Authority::try_from(asked).ok();
+    }
     let (cluster, hosts) = on.context.outside(asked).await?;
     journal.set_destination(cluster.name.clone());
     let client = &on.client;

@@ -29,7 +29,7 @@ pub(crate) struct Client {
 
 /// Relays to one of `proxy`'s clusters until both sides have closed.
 pub(crate) async fn relay(context: &Context, snapshot: &Snapshot, proxy: &TcpProxy, client: Client) {
-    let mut record = Record::begin(context, &client.facts, Some(proxy.stat_prefix.clone()));
+    let mut record = Record::begin(context, &client.facts, proxy.destination.clone());
     match dial::open(context, snapshot, proxy, &client.facts).await {
         Ok(opened) => relay_to(opened, Bytes::new(), client, lasting(proxy), record).await,
         Err(failure) => record.fail(&failure),
@@ -44,7 +44,7 @@ pub(crate) async fn relay_opened(
     opened: Opened,
     spoken: Bytes,
 ) {
-    let record = Record::begin(context, &client.facts, Some(proxy.stat_prefix.clone()));
+    let record = Record::begin(context, &client.facts, proxy.destination.clone());
     relay_to(opened, spoken, client, lasting(proxy), record).await;
 }
 
@@ -111,6 +111,9 @@ impl<'a> Record<'a> {
 
     fn connected(&mut self, opened: &Opened) {
         let elapsed = self.began.elapsed();
+        if let Some(record) = &mut self.record {
+            record.destination.get_or_insert_with(|| opened.cluster.clone());
+        }
         let Some(record) = self.record.as_mut().filter(|record| record.text.is_some()) else { return };
         record.tries.push(TryRecord {
             offset: Duration::ZERO,

@@ -273,7 +273,7 @@ pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster 
 
 pub fn tcp_proxy(name: &str, cluster: &str) -> Arc<TcpProxy> {
     Arc::new(TcpProxy {
-        stat_prefix: name.into(),
+        destination: Some(name.into()),
         clusters: WeightedClusters::one(cluster.into()).unwrap(),
         idle_timeout: Some(Duration::from_secs(60)),
         max_duration: None,
@@ -291,7 +291,7 @@ pub fn manager(name: &str, action: RouteAction) -> Arc<HttpConnectionManager> {
         cors: None,
     };
     Arc::new(HttpConnectionManager {
-        stat_prefix: name.into(),
+        destination: Some(name.into()),
         codec: Codec::Auto,
         routes: RouteSource::Inline(Arc::new(RouteTable::for_any_host(name.into(), vec![Arc::new(route)]))),
         filters: Box::default(),

@@ -8,4 +8,3 @@ pub(crate) mod spans;
 pub(crate) mod access_log;
 pub(crate) mod own_log;
 pub(crate) mod losses;
-mod destination;

@@ -12,8 +12,6 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_core::record::{Direction, RequestRecord, TryRecord};
 use serde::{Serialize, Serializer};
 
-use crate::telemetry::destination::canonical;
-
 /// A finished request as a line shows it. Fields that say nothing are left out of JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct Entry<'a> {
@@ -107,7 +105,7 @@ impl<'a> Entry<'a> {
             bytes_sent: record.bytes_sent,
             client: record.client,
             source: record.source.as_ref().map(SpiffeId::as_str),
-            destination: record.destination.as_deref().map(canonical),
+            destination: record.destination.as_deref(),
             route: record.route.as_deref(),
             tries: record.tries.len(),
             cluster: last.map(|last| &*last.cluster),

@@ -15,7 +15,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEnc
 use prometheus_client::registry::Registry;
 
 use self::families::Families;
-use crate::telemetry::destination::canonical;
 use crate::telemetry::losses::Losses;
 use crate::telemetry::spans::convert::LocalIdentity;
 
@@ -121,7 +120,7 @@ impl EncodeLabelSet for Labels<'_> {
         };
         label("direction", direction)?;
         label("source", source.as_deref().unwrap_or(unknown_source))?;
-        label("destination", destination.as_deref().map_or("unknown", canonical))?;
+        label("destination", destination.as_deref().unwrap_or("unknown"))?;
         label("route", route.as_deref().unwrap_or("none"))?;
         label("protocol", protocol.as_str())?;
         label("status", &status.to_string())?;

@@ -19,7 +19,6 @@ use outrigger_core::record::{Direction, Protocol, RequestRecord, Text, TryRecord
 use outrigger_core::trace::TraceContext;
 
 use super::attributes;
-use crate::telemetry::destination::canonical;
 
 /// This workload's own identity, known once the first certificate is there. Cheap to clone.
 #[derive(Clone)]
@@ -139,7 +138,7 @@ impl Request<'_> {
         }
         let server = match &record.destination {
             _ if !text.authority.is_empty() => text.authority.as_str(),
-            Some(destination) => canonical(destination),
+            Some(destination) => destination,
             None => "",
         };
         attributes::server(server, attributes);
@@ -173,7 +172,7 @@ impl Request<'_> {
         add("outrigger.destination.spiffe_id", destination.map(SpiffeId::as_str));
         add("outrigger.destination.workload", destination.map(SpiffeId::service_account));
         add("outrigger.destination.namespace", destination.map(SpiffeId::namespace));
-        add("outrigger.destination.service", record.destination.as_deref().map(canonical));
+        add("outrigger.destination.service", record.destination.as_deref());
         add("outrigger.instance", attempt.and_then(|attempt| attempt.instance.as_deref()));
         add("outrigger.route", record.route.as_deref());
     }
@@ -190,7 +189,7 @@ impl Request<'_> {
             _ => attributes::known_method(&text.method).unwrap_or("HTTP"),
         };
         match &self.record.destination {
-            Some(destination) => format!("{verb} {}", canonical(destination)).into(),
+            Some(destination) => format!("{verb} {destination}").into(),
             None => verb.into(),
         }
     }
