@@ -1,11 +1,14 @@
 //! Who is at the other end of an accepted connection, for as long as it lives.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::record::Direction;
+
+use crate::capacity::door::Place;
 
 /// Facts of a downstream connection.
 #[derive(Debug, Clone)]
@@ -16,6 +19,8 @@ pub(crate) struct ClientFacts {
     pub(crate) peer: Option<SpiffeId>,
     /// Whose share of what is bounded it uses.
     pub(crate) key: PeerKey,
+    /// Its connection's place.
+    pub(crate) place: Rc<Place>,
     /// Whether it speaks TLS.
     pub(crate) encrypted: bool,
     /// Where it was going before it was redirected here, else where it connected to.
@@ -31,5 +36,10 @@ impl ClientFacts {
     pub(crate) fn identify(&mut self, peer: Option<SpiffeId>) {
         self.key = PeerKey::new(peer.as_ref(), self.address.ip());
         self.peer = peer;
+    }
+
+    /// Its connection counts as that of who it has shown to be. False when that peer has its share of them.
+    pub(crate) fn settle(&self) -> bool {
+        self.peer.is_none() || self.place.identify(&self.key)
     }
 }

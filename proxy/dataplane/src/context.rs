@@ -22,6 +22,8 @@ use outrigger_core::reason::Reason;
 use outrigger_core::trace::Sampling;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 
+pub use crate::capacity::budget::ConnectionBudget;
+use crate::capacity::door::Door;
 use crate::codec::limits::Limits;
 use crate::identity::Identity;
 use crate::record::Recorder;
@@ -38,8 +40,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Which traces are sampled.
     pub sampling: Sampling,
-    /// Connections that one worker serves at a time; more are closed at once.
-    pub max_connections: u32,
+    /// How many connections the process may have open.
+    pub connections: Arc<ConnectionBudget>,
     /// From accepting a TLS connection to the end of its handshake.
     pub handshake_timeout: Duration,
 }
@@ -49,7 +51,7 @@ impl Default for Settings {
         Self {
             limits: Limits::default(),
             sampling: Sampling::ALL,
-            max_connections: 20_000,
+            connections: ConnectionBudget::new(20_000, u32::MAX),
             handshake_timeout: Duration::from_secs(5),
         }
     }
@@ -89,6 +91,8 @@ pub(crate) struct Context {
     pub(crate) resolver: Resolver,
     pub(crate) limits: Rc<Limits>,
     pub(crate) settings: Settings,
+    /// Who is let in.
+    pub(crate) door: Door,
     pub(crate) passed_on: Arc<ClusterConfig>,
     /// Where this proxy itself listens.
     pub(crate) own: RefCell<Vec<SocketAddr>>,

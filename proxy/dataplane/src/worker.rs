@@ -17,10 +17,12 @@ use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
 use outrigger_core::drain::{DrainGuard, Guards};
+use outrigger_core::peer::PeerKey;
 use outrigger_core::record::Direction;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::capacity::door::Door;
 use crate::connection::{self, Habits};
 use crate::context::{self, Context, Resolver, Settings};
 use crate::identity::Identity;
@@ -117,7 +119,8 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
     let identity = Rc::new(Identity::new(secrets));
     let dialer = Rc::new(Dialer::new(Rc::clone(&identity), Rc::clone(&limits)));
     let mut inquiries = clusters.inquiries();
-    let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer);
+    let budget = Arc::clone(&settings.connections);
+    let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer, Arc::clone(&budget));
     let passed_on = context::passed_on()
         .ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
     let context = Rc::new(Context {
@@ -129,6 +132,7 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
         resolver,
         limits,
         settings,
+        door: Door::new(budget),
         passed_on,
         own: RefCell::default(),
     });
@@ -313,15 +317,16 @@ impl Accepting {
                 config = newest.or(config);
                 let Some(config) = config.clone() else { continue };
                 process.downstream_connections_total.increment();
-                if process.downstream_connections.value() >= u64::from(context.settings.max_connections) {
+                let peer = PeerKey::new(None, accepted.client.0.ip());
+                let Some(place) = context.door.admit(&peer).await else {
                     process.downstream_connections_refused.increment();
                     continue;
-                }
+                };
                 process.downstream_connections.increment();
                 let (context, habits, guard) = (Rc::clone(&context), Rc::clone(&habits), guard.clone());
                 tokio::task::spawn_local(async move {
                     let _open = Open(metrics);
-                    connection::serve(context, habits, guard, config, accepted).await;
+                    connection::serve(context, habits, guard, config, accepted, place).await;
                 });
             }
         }

@@ -14,6 +14,7 @@ use outrigger_config::listener::{
 use outrigger_config::tls::{ClientCertificate, DownstreamTls};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Direction;
+use outrigger_dataplane::context::ConnectionBudget;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_proto::xds::{cluster as wire, protobuf};
 use support::application::{Application, ok, read_head};
@@ -243,4 +244,52 @@ async fn what_runs_is_not_cut_and_its_end_serves_who_has_least() {
     drop(hogs.remove(0));
     assert_eq!(guest.response().await.status, 200, "the guest is before the hog's fifth");
     assert_eq!(proxy.record().await.reason, Some(Reason::DownstreamConnectionTermination));
+}
+
+#[tokio::test]
+async fn who_is_accepted_is_served_though_there_are_few_places_and_clients_keep_their_connections() {
+    let application = application().await;
+    let mut world = World::new().own(inbound(http(), None)).cluster_of(bounded(&application, 1024));
+    world.settings.connections = ConnectionBudget::new(16, 40);
+    let proxy = world.start();
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            let address = proxy.address(0);
+            tokio::spawn(async move {
+                let mut client = Client { stream: BufReader::new(connect_from(HOG, address).await) };
+                client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+                let head = tokio::time::timeout(Duration::from_secs(30), read_head(&mut client.stream)).await;
+                (head.unwrap().unwrap(), client)
+            })
+        })
+        .collect();
+    let mut kept = Vec::new();
+    for client in clients {
+        let (head, client) = client.await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        kept.push(client);
+    }
+    assert_eq!(proxy.totals().process.downstream_connections_refused, 0);
+}
+
+#[tokio::test]
+async fn busy_connections_of_one_peer_leave_places_for_other_peers() {
+    let application = application().await;
+    let mut world = World::new().own(inbound(http(), None)).cluster_of(bounded(&application, 1024));
+    world.settings.connections = ConnectionBudget::new(64, 200);
+    let proxy = world.start();
+    let mut hogs = Vec::new();
+    for _ in 0..200 {
+        let mut hog = connect_from(HOG, proxy.address(0)).await;
+        // What is not answered keeps its connection busy.
+        hog.write_all(b"GET /slow HTTP/1.1\r\nHost: app\r\n\r\n").await.unwrap();
+        hogs.push(hog);
+    }
+    until("its share is served", || application.requests() == 60).await;
+    let mut guest = guest(&proxy).await;
+    guest.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+    let head = tokio::time::timeout(Duration::from_secs(10), read_head(&mut guest.stream)).await;
+    assert!(head.unwrap().unwrap().starts_with("HTTP/1.1 200 "), "behind them in the listener's queue");
+    a_guest_is_served(&proxy).await;
+    assert!(proxy.totals().process.downstream_connections_refused > 0);
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_core::Name;
+use outrigger_core::descriptors;
 use outrigger_core::drain::{Drained, Drains};
 use outrigger_dataplane::SharedClusters;
 use outrigger_dataplane::context::Settings;
@@ -28,7 +29,7 @@ use crate::life::{Latches, Life};
 use crate::pages::{self, Sight};
 use crate::readiness::Readiness;
 use crate::shutdown::{FLUSH, Need, Orders, propagation};
-use crate::sockets::Sockets;
+use crate::sockets::{self, Sockets};
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
 use crate::telemetry::losses::Losses;
 use crate::telemetry::metrics::Sources;
@@ -65,6 +66,7 @@ pub fn run(args: Args) -> Result<(), Error> {
 /// As [`run`], steered by another program. It has logging already, or gets the proxy's.
 pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
     let level = own_log::install(&args.log, args.log_format);
+    descriptors::raise_limit();
     args.check()?;
     readable("--control-plane-ca", &args.control_plane_ca)?;
     let instance = args.instance_name();
@@ -152,6 +154,7 @@ impl Process {
         // Before the first look, so that nothing is published unseen in between.
         let snapshots = published.subscribe();
         sockets.follow(&published.load());
+        let connections = sockets::budget(args.workers.get());
         let (drains, registry, clusters) = (Drains::new(), Registry::new(), SharedClusters::new());
         let mut workers = Workers::start(
             args.workers.get(),
@@ -166,7 +169,7 @@ impl Process {
                 registry: Arc::clone(&registry),
                 sinks: Sinks { log: log_sender, spans: span_sender },
                 clusters: Arc::clone(&clusters),
-                settings: Settings { sampling: tracing.sampling, ..Settings::default() },
+                settings: Settings { sampling: tracing.sampling, connections, ..Settings::default() },
             },
         )?;
 

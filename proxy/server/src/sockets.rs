@@ -12,7 +12,8 @@ use std::sync::Arc;
 use outrigger_config::binding::Unbound;
 use outrigger_config::listener::Listener;
 use outrigger_config::snapshot::Snapshot;
-use outrigger_core::Name;
+use outrigger_core::{Name, descriptors};
+use outrigger_dataplane::context::ConnectionBudget;
 use outrigger_dataplane::socket::listener::ListenerGroup;
 use outrigger_dataplane::worker::{Lent, ListenerSource};
 use tokio::sync::watch;
@@ -44,6 +45,13 @@ impl Surprising {
     fn is_of(&self, name: &Name, address: SocketAddr) -> bool {
         self.group.name() == name && self.asked == address
     }
+}
+
+/// How many connections there may be, by the descriptors that the process may have open and those that it has.
+pub(crate) fn budget(workers: usize) -> Arc<ConnectionBudget> {
+    // Where the system does not say what is open: what a proxy opens before its first connection.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(64, Iterator::count);
+    ConnectionBudget::of_descriptors(descriptors::limit(), open, workers)
 }
 
 impl Sockets {

@@ -12,6 +12,8 @@
 //! What a peer holds is read before the count is changed, so that it may exceed its share by one for each other worker
 //! that admits the same peer at that moment. The bound itself is exact.
 
+pub(crate) mod door;
+pub(crate) mod budget;
 mod owed;
 mod queue;
 
@@ -181,6 +183,12 @@ impl Holding {
         }
     }
 
+    /// Whether something is free, and not for this peer.
+    pub(crate) fn has_its_share(&self) -> bool {
+        let (limit, used) = (self.capacity.limit.load(SeqCst), self.capacity.used.load(SeqCst));
+        used < limit && !may_take(limit, used, self.used())
+    }
+
     fn take(self: &Arc<Self>) -> Option<Share> {
         let capacity = &self.capacity;
         let limit = capacity.limit.load(SeqCst);
@@ -200,6 +208,25 @@ impl Holding {
 }
 
 impl Share {
+    /// Whose it is.
+    pub(crate) fn holding(&self) -> Option<Arc<Holding>> {
+        self.holding.clone()
+    }
+
+    /// Makes it another peer's. `None` when that peer has its share; it is given back then.
+    pub(crate) fn move_to(mut self, to: &Arc<Holding>) -> Option<Self> {
+        let from = self.holding.take()?;
+        let capacity = &from.capacity;
+        let used = capacity.used.load(SeqCst).saturating_sub(1);
+        let moves = may_take(capacity.limit.load(SeqCst), used, to.used());
+        if moves {
+            from.used.fetch_sub(1, SeqCst);
+            to.used.fetch_add(1, SeqCst);
+        }
+        let share = Self { holding: Some(if moves { Arc::clone(to) } else { from }) };
+        moves.then_some(share)
+    }
+
     /// Gives it back and leaves it to the caller to serve who waits.
     fn give_back(mut self) {
         if let Some(holding) = self.holding.take() {

@@ -14,6 +14,8 @@ use super::{Capacity, Holding, locked};
 /// The exchanges of one cluster, or the connections of the process, whose client owes bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Debts {
+    /// Whether one may be cut for a peer that holds as much, such as the same one.
+    for_equals: bool,
     next: AtomicU64,
     listed: Mutex<HashMap<u64, Arc<Entry>>>,
 }
@@ -35,6 +37,11 @@ pub(crate) struct Debt {
 }
 
 impl Debts {
+    /// A list of what nobody misses: it may be cut for the same peer, too.
+    pub(super) fn for_equals_too() -> Self {
+        Self { for_equals: true, ..Self::default() }
+    }
+
     /// Puts an exchange on the list. `waker` is called when it is cut.
     pub(crate) fn list(self: &Arc<Self>, holdings: Box<[Arc<Holding>]>, waker: &Waker) -> Debt {
         let id = self.next.fetch_add(1, Relaxed);
@@ -45,10 +52,11 @@ impl Debts {
     }
 
     /// Cuts the oldest exchange of the peer that holds most of `capacity`, if that is more than one above `own`: taking it
-    /// from one that would then have less than who gets it would be no fairer.
+    /// from one that would then have less than who gets it would be no fairer. One that nobody misses is cut if that peer
+    /// holds as much.
     pub(super) fn cut_one(&self, capacity: &Capacity, own: u32) {
         let mut listed = locked(&self.listed);
-        let Some((_, id)) = richest(&listed, capacity, own) else { return };
+        let Some((_, id)) = self.richest(&listed, capacity, own) else { return };
         if let Some(entry) = listed.remove(&id) {
             entry.cut.store(true, Relaxed);
             locked(&entry.waker).wake_by_ref();
@@ -57,13 +65,19 @@ impl Debts {
 
     /// Whether [`Self::cut_one`] would cut something.
     pub(super) fn can_cut(&self, capacity: &Capacity, own: u32) -> bool {
-        richest(&locked(&self.listed), capacity, own).is_some()
+        self.richest(&locked(&self.listed), capacity, own).is_some()
     }
-}
 
-fn richest(listed: &HashMap<u64, Arc<Entry>>, capacity: &Capacity, own: u32) -> Option<(u32, u64)> {
-    let held = listed.iter().map(|(id, entry)| (entry.held_of(capacity), *id));
-    held.filter(|(held, _)| *held > own + 1).max_by_key(|(held, id)| (*held, std::cmp::Reverse(*id)))
+    fn richest(
+        &self,
+        listed: &HashMap<u64, Arc<Entry>>,
+        capacity: &Capacity,
+        own: u32,
+    ) -> Option<(u32, u64)> {
+        let least = if self.for_equals { own } else { own + 2 };
+        let held = listed.iter().map(|(id, entry)| (entry.held_of(capacity), *id));
+        held.filter(|(held, _)| *held >= least).max_by_key(|(held, id)| (*held, std::cmp::Reverse(*id)))
+    }
 }
 
 impl Entry {

@@ -126,7 +126,16 @@ impl Served {
             let failure = Failure::downstream(Reason::DownstreamTlsFailure, "this peer may not call");
             return Err((facts, failure));
         }
-        self.context.recorder.metrics().process.downstream_tls_ok.increment();
+        let process = &self.context.recorder.metrics().process;
+        if !facts.settle() {
+            process.downstream_connections_refused.increment();
+            let failure = Failure::downstream(
+                Reason::DownstreamTlsFailure,
+                "this peer has its share of the connections",
+            );
+            return Err((facts, failure));
+        }
+        process.downstream_tls_ok.increment();
         facts.encrypted = true;
         Ok(Begun { stream, first: Bytes::new(), facts, alpn: shown.alpn })
     }

@@ -6,6 +6,7 @@ mod chain;
 mod opening;
 mod detect;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use tokio::io::AsyncReadExt;
 
+use crate::capacity::door::Place;
 use crate::client::ClientFacts;
 use crate::codec::server::Protocol;
 use crate::context::Context;
@@ -54,6 +56,7 @@ pub(crate) async fn serve(
     drain: DrainGuard,
     listener: Arc<Listener>,
     accepted: Accepted,
+    place: Rc<Place>,
 ) {
     let Accepted { stream, client } = accepted;
     let Ok(local) = stream.local_addr() else { return };
@@ -69,15 +72,19 @@ pub(crate) async fn serve(
         address: client.0,
         peer: None,
         key: PeerKey::new(None, client.0.ip()),
+        place: Rc::clone(&place),
         encrypted: false,
         destination: original.map_or(local, |original| original.0),
         listener: listener.name.clone(),
         direction: listener.direction,
     };
     let served = Served { context, habits, drain, original };
-    if let Some((chain, begun)) = served.choose(&listener, stream, facts).await {
-        served.filter(chain, begun).await;
-    }
+    let serving = pin!(async {
+        if let Some((chain, begun)) = served.choose(&listener, stream, facts).await {
+            served.filter(chain, begun).await;
+        }
+    });
+    place.serve(serving).await;
 }
 
 #[derive(Clone)]
@@ -149,6 +156,7 @@ impl Served {
         };
         let Some(found) = found else {
             drop(snapshot);
+            let _running = facts.place.begin();
             return relay::pass_on(&self.context, &asked, client(stream, first, facts)).await;
         };
         drop(snapshot);
@@ -197,6 +205,7 @@ impl Served {
     }
 
     async fn tcp(&self, stream: Stream, first: Bytes, facts: ClientFacts, proxy: &TcpProxy) {
+        let _running = facts.place.begin();
         let snapshot = self.context.view.snapshot();
         relay::relay(&self.context, &snapshot, proxy, client(stream, first, facts)).await;
     }
@@ -240,6 +249,7 @@ impl Served {
 
     /// The client is silent: an endpoint is dialled, and whoever speaks first decides.
     async fn either(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
+        let running = facts.place.begin();
         let snapshot = self.context.view.snapshot();
         let mut opened = match dial::open(&self.context, &snapshot, either.tcp, &facts).await {
             Ok(opened) => opened,
@@ -268,7 +278,7 @@ impl Served {
                 relay::relay_opened(&self.context, either.tcp, client, opened, spoken.freeze()).await;
             }
             Some(verdict) => {
-                drop(opened);
+                drop((opened, running));
                 self.habits.learn(either.destination, Habit::ClientFirst);
                 self.judged(verdict, stream, first.freeze(), facts, either).await;
             }

@@ -16,6 +16,7 @@ use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
+use crate::capacity::door::Running;
 use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::codec::limits::{Limits, ResetLimits};
@@ -93,6 +94,15 @@ pub(super) enum Destination {
 }
 
 impl Downstream {
+    /// A request of that version is under way, until the guard is dropped. An HTTP/2 connection that has carried one stays
+    /// for as long as it likes: what is on its way on it cannot be known.
+    pub(super) fn running(&self, version: http::Version) -> Running {
+        if version == http::Version::HTTP_2 {
+            self.client.place.keep();
+        }
+        self.client.place.begin()
+    }
+
     /// What `head`'s request goes to, with the snapshot that says so: the request's only one.
     pub(super) async fn destination(
         &self,

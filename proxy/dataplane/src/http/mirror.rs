@@ -15,13 +15,13 @@ use http::uri::Authority;
 use outrigger_config::route::Forward;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::Failure;
+use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use outrigger_policy::mirror::Mirror;
 
 use super::downstream::Downstream;
 use super::filters::Admitted;
 use super::rewritten::authority;
-use crate::client::ClientFacts;
 use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::RequestHead;
@@ -75,7 +75,7 @@ pub(super) fn copies(
             cluster,
             head,
             Rc::clone(&queue),
-            on.client.clone(),
+            (on.client.key.clone(), on.client.destination),
         ));
         queues.push(queue);
     }
@@ -113,12 +113,12 @@ async fn send(
     cluster: Rc<Cluster>,
     head: RequestHead,
     queue: Rc<Queue>,
-    client: ClientFacts,
+    (peer, original): (PeerKey, std::net::SocketAddr),
 ) {
     let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
-        let room = cluster.admit(&client.key).await?;
-        let host = cluster.pick(&[], Some(client.destination))?.host;
+        let room = cluster.admit(&peer).await?;
+        let host = cluster.pick(&[], Some(original))?.host;
         let asking = host.begin();
         let (speaks, peer) = (cluster.speaks(head.version), Rc::clone(&room.peer));
         let lease = Host::lease_of(host, Use::Requests, speaks, peer).await?;

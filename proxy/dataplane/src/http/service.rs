@@ -25,6 +25,7 @@ pub(crate) async fn serve(
 
 impl Service for Downstream {
     async fn call(&self, head: RequestHead, body: Body, responder: Responder) {
+        let _running = self.running(head.version);
         request::handle(self, head, body, responder).await;
     }
 

@@ -19,6 +19,7 @@ use outrigger_policy::circuit_breaker::CircuitBreakers;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::capacity::budget::{ConnectionBudget, Opened};
 use crate::capacity::{Capacity, Debt, Debts, Holding, Share};
 
 /// How soon a connection that another worker closed is noticed.
@@ -65,6 +66,8 @@ impl Default for InUse {
 pub(super) struct Bounds {
     limits: RefCell<CircuitBreakers>,
     in_use: Arc<InUse>,
+    /// The connections of the process.
+    budget: Arc<ConnectionBudget>,
     /// Handles of those that use the cluster through this worker, so that no request takes a lock to find its own.
     peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
     freed: Rc<Notify>,
@@ -84,6 +87,7 @@ pub(crate) struct Peer {
 pub(super) struct ConnectionPermit {
     in_use: Arc<InUse>,
     freed: Rc<Notify>,
+    _opened: Opened,
 }
 
 /// A request that waits for an idle connection to close.
@@ -101,10 +105,15 @@ pub(crate) struct Room {
 }
 
 impl Bounds {
-    pub(super) fn new(limits: CircuitBreakers, in_use: Arc<InUse>) -> Rc<Self> {
+    pub(super) fn new(
+        limits: CircuitBreakers,
+        in_use: Arc<InUse>,
+        budget: Arc<ConnectionBudget>,
+    ) -> Rc<Self> {
         let bounds = Self {
             limits: RefCell::new(limits.clone()),
             in_use,
+            budget,
             peers: RefCell::default(),
             freed: Rc::default(),
         };
@@ -116,7 +125,8 @@ impl Bounds {
     pub(super) fn set_limits(&self, limits: CircuitBreakers) {
         self.in_use.requests.set_limit(limits.max_requests);
         self.in_use.pending.set_limit(limits.max_pending_requests);
-        self.in_use.connections.set_limit(limits.max_connections);
+        // What a cluster uses at once is within what the process may open, so that its peers share that.
+        self.in_use.connections.set_limit(limits.max_connections.min(self.budget.of_one_cluster()));
         self.limits.replace(limits);
     }
 
@@ -165,8 +175,10 @@ impl Bounds {
     pub(super) fn open(&self) -> Option<ConnectionPermit> {
         let limit = self.limits.borrow().max_connections;
         let one_more = |open| (open < limit).then_some(open + 1);
+        let opened = self.budget.open()?;
         self.in_use.open.fetch_update(SeqCst, SeqCst, one_more).ok()?;
-        Some(ConnectionPermit { in_use: Arc::clone(&self.in_use), freed: Rc::clone(&self.freed) })
+        let (in_use, freed) = (Arc::clone(&self.in_use), Rc::clone(&self.freed));
+        Some(ConnectionPermit { in_use, freed, _opened: opened })
     }
 
     /// Says, until it is dropped, that somebody waits for an idle connection to close.

@@ -29,6 +29,7 @@ use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
 use super::shared::{EndpointLoad, SharedCluster, SharedClusters};
 use super::silence::{Answers, Silence};
+use crate::capacity::budget::ConnectionBudget;
 use crate::metrics::{ClusterSeries, WorkerMetrics};
 use crate::socket::address::EndpointAddress;
 
@@ -42,6 +43,7 @@ pub(crate) struct Clusters {
     shared: Arc<SharedClusters>,
     metrics: Arc<WorkerMetrics>,
     dialer: Rc<Dialer>,
+    budget: Arc<ConnectionBudget>,
 }
 
 /// One cluster.
@@ -84,8 +86,9 @@ impl Clusters {
         shared: Arc<SharedClusters>,
         metrics: Arc<WorkerMetrics>,
         dialer: Rc<Dialer>,
+        budget: Arc<ConnectionBudget>,
     ) -> Rc<Self> {
-        Rc::new(Self { clusters: RefCell::default(), shared, metrics, dialer })
+        Rc::new(Self { clusters: RefCell::default(), shared, metrics, dialer, budget })
     }
 
     /// The state of the cluster that `config` describes, brought up to date with it.
@@ -103,7 +106,7 @@ impl Clusters {
             hosts: RefCell::new(Rc::default()),
             groups: RefCell::default(),
             unlisted: RefCell::default(),
-            bounds: Bounds::new(config.breakers.clone(), Arc::clone(&state.in_use)),
+            bounds: Bounds::new(config.breakers.clone(), Arc::clone(&state.in_use), Arc::clone(&self.budget)),
             pools: Siblings::default(),
             state,
             shared: Arc::clone(&self.shared),
