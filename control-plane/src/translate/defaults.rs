@@ -79,21 +79,25 @@ pub(super) fn circuit_breakers() -> CircuitBreakers {
     }
 }
 
-/// Ejection on consecutive failures. What compares endpoints by rates is off: it needs more traffic than most services
-/// have.
+/// Ejection of an endpoint of whose last 20 requests or more, within ten seconds, half failed, while the others of its
+/// cluster do better; two are enough to compare. Answers that are failures do not eject because they come in a row: one path
+/// that always fails would eject the endpoints in turn. What cannot be reached, or breaks off, some times in a row is dead,
+/// and found sooner. Success rates stay off: three endpoints are too few for a deviation of theirs to mean anything.
 pub(super) fn outlier_detection() -> OutlierDetection {
     OutlierDetection {
-        consecutive_5xx: uint(5),
-        enforcing_consecutive_5xx: uint(100),
-        consecutive_gateway_failure: uint(5),
-        enforcing_consecutive_gateway_failure: uint(100),
+        interval: duration(Duration::from_secs(10)),
+        failure_percentage_threshold: uint(50),
+        failure_percentage_minimum_hosts: uint(2),
+        failure_percentage_request_volume: uint(20),
+        enforcing_failure_percentage: uint(100),
+        enforcing_failure_percentage_local_origin: uint(100),
+        enforcing_consecutive_5xx: uint(0),
+        enforcing_consecutive_gateway_failure: uint(0),
         split_external_local_origin_errors: true,
         consecutive_local_origin_failure: uint(5),
         enforcing_consecutive_local_origin_failure: uint(100),
         enforcing_success_rate: uint(0),
         enforcing_local_origin_success_rate: uint(0),
-        enforcing_failure_percentage: uint(0),
-        enforcing_failure_percentage_local_origin: uint(0),
         base_ejection_time: duration(Duration::from_secs(2)),
         max_ejection_time: duration(Duration::from_secs(60)),
         max_ejection_percent: uint(50),

@@ -48,6 +48,8 @@ pub enum Reason {
     UpstreamRemoteReset,
     /// The endpoint sent bytes that are no valid response.
     UpstreamProtocolError,
+    /// Head of the response larger than the limit.
+    UpstreamHeadersTooLarge,
     /// The route's request timeout passed.
     UpstreamRequestTimeout,
     /// Retries were made, and the limit of tries was reached.
@@ -66,7 +68,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -86,6 +88,7 @@ impl Reason {
         Self::UpstreamConnectionTermination,
         Self::UpstreamRemoteReset,
         Self::UpstreamProtocolError,
+        Self::UpstreamHeadersTooLarge,
         Self::UpstreamRequestTimeout,
         Self::UpstreamRetryLimitExceeded,
         Self::RetryBudgetExceeded,
@@ -134,6 +137,9 @@ impl Reason {
                 row("UR", "upstream_remote_reset", StatusCode::SERVICE_UNAVAILABLE, 14)
             }
             Self::UpstreamProtocolError => row("UPE", "upstream_protocol_error", StatusCode::BAD_GATEWAY, 14),
+            Self::UpstreamHeadersTooLarge => {
+                row("UHL", "upstream_headers_too_large", StatusCode::BAD_GATEWAY, 13)
+            }
             Self::UpstreamRequestTimeout => {
                 row("UT", "upstream_request_timeout", StatusCode::GATEWAY_TIMEOUT, 4)
             }
@@ -160,6 +166,11 @@ impl Reason {
     /// The long name, as `x-outrigger-reason` carries it.
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+
+    /// The reason of this long name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
     /// The status of an answer that the proxy makes for this reason.
@@ -191,5 +202,7 @@ mod tests {
         let flags: HashSet<_> = Reason::ALL.iter().map(|reason| reason.flag()).collect();
         let names: HashSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!((flags.len(), names.len()), (Reason::ALL.len(), Reason::ALL.len()));
+        assert!(Reason::ALL.iter().all(|reason| Reason::named(reason.name()) == Some(*reason)));
+        assert_eq!(Reason::named("a reason of somebody else"), None);
     }
 }

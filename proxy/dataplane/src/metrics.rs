@@ -83,6 +83,7 @@ pub struct WorkerMetrics {
     pub process: ProcessCounters,
     requests: Mutex<HashMap<RequestLabels, Arc<RequestSeries>>>,
     clusters: Mutex<HashMap<Name, Arc<ClusterSeries>>>,
+    ejections: Mutex<HashMap<(Name, &'static str), u64>>,
 }
 
 impl WorkerMetrics {
@@ -107,6 +108,13 @@ impl WorkerMetrics {
         Arc::clone(series.entry(name).or_default())
     }
 
+    /// Counts an ejection of an endpoint of `cluster`. They are rare enough for a lock.
+    pub fn ejected(&self, cluster: &Name, kind: &'static str) {
+        let mut ejections = locked(&self.ejections);
+        let name = if ejections.len() < MAX_SERIES { Arc::clone(cluster) } else { OTHER.into() };
+        *ejections.entry((name, kind)).or_default() += 1;
+    }
+
     fn add_to(&self, totals: &mut Totals) {
         self.process.add_to(&mut totals.process);
         for (labels, series) in locked(&self.requests).iter() {
@@ -114,6 +122,9 @@ impl WorkerMetrics {
         }
         for (name, series) in locked(&self.clusters).iter() {
             series.add_to(totals.clusters.entry(Arc::clone(name)).or_default());
+        }
+        for (of, count) in locked(&self.ejections).iter() {
+            *totals.ejections.entry(of.clone()).or_default() += count;
         }
     }
 }
@@ -237,8 +248,6 @@ counters! {
         budget_exhausted,
         /// Requests refused because a bound was reached.
         overflow,
-        /// Endpoints ejected.
-        ejections,
         /// Gauge: connections that are open or being made.
         connections_open,
         /// Gauge: those that carry at least one request, or opaque bytes.
@@ -299,6 +308,8 @@ pub struct Totals {
     pub requests: BTreeMap<RequestLabels, RequestTotals>,
     /// Upstream counts by cluster.
     pub clusters: BTreeMap<Name, ClusterTotals>,
+    /// Ejections of endpoints by cluster and kind.
+    pub ejections: BTreeMap<(Name, &'static str), u64>,
 }
 
 /// Requests of one set of labels, over all workers.

@@ -277,7 +277,7 @@ async fn a_failing_endpoint_is_ejected_and_a_removed_one_is_left() {
     }
     assert_eq!(bad.requests(), 3, "ejected after three failures");
     assert_eq!(proxy.shared.ejected(), [(Arc::from("app"), bad.address)]);
-    assert_eq!(proxy.totals().clusters["app"].ejections, 1);
+    assert_eq!(proxy.totals().ejections[&("app".into(), "consecutive_5xx")], 1);
     let third = Application::http(|_| ok("third")).await;
     handle.store(endpoints([endpoint(third.address)]));
     for _ in 0..5 {

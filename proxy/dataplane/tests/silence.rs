@@ -137,7 +137,7 @@ async fn a_frozen_endpoint_costs_no_get_is_ejected_after_seconds_and_comes_back_
     let took = load(proxy.address(0), 6, "GET", after(5000)).await;
     assert!(took.iter().all(|took| *took < SOON / 2), "{:?}", took.iter().max());
     assert_eq!(proxy.shared.ejected(), [("app".into(), applications[0].application.address)]);
-    assert_eq!(proxy.totals().clusters["app"].ejections, 1);
+    assert_eq!(proxy.totals().ejections[&("app".into(), "silence")], 1);
     let asked = applications[0].requests();
     load(proxy.address(0), 6, "GET", after(2500)).await;
     assert!((1..=4).contains(&(applications[0].requests() - asked)), "about one a second");

@@ -16,6 +16,8 @@ pub mod timeout;
 pub mod retry;
 pub mod circuit_breaker;
 pub mod retry_budget;
+pub mod pushback;
+pub mod blame;
 pub mod outlier;
 pub mod header_match;
 pub mod string_match;

@@ -271,6 +271,8 @@ fn another_try_could_help(reason: Reason) -> bool {
         | Reason::NoClusterFound
         | Reason::NoHealthyUpstream
         | Reason::UpstreamOverflow
+        // The next answer will be as large.
+        | Reason::UpstreamHeadersTooLarge
         | Reason::UpstreamRetryLimitExceeded
         | Reason::RetryBudgetExceeded
         | Reason::DirectResponse

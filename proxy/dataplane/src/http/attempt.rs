@@ -7,8 +7,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use outrigger_core::error::{Failure, Reached};
+use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
+use outrigger_policy::blame::Connection;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
@@ -54,15 +55,21 @@ pub(super) struct Failed {
     pub(super) failure: Failure,
     /// Whether its connection had carried a request before.
     pub(super) reused: bool,
+    /// Whether that had been closed while it was idle, as far as one can tell.
+    pub(super) connection: Connection,
     /// Where it was given up because its host is silent while others answer: the right to send it to one of them.
     pub(super) moved: Option<Retrying>,
 }
 
 impl Failed {
     pub(super) fn new(failure: Failure, reused: bool) -> Self {
-        Self { failure, reused, moved: None }
+        Self { failure, reused, connection: Connection::Fresh, moved: None }
     }
 }
+
+/// How long a peer may take to say that a connection is closed on which a request was just written. What breaks later was
+/// being worked on.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
     /// A connection to the host of `asking`; or to the one that `rival` gives when the first takes too long, which is then
@@ -121,8 +128,16 @@ impl Attempt<'_> {
         mut moving: impl FnMut() -> Option<Retrying>,
     ) -> Result<(Answer, Exchange), Failed> {
         let Self { head, body, limit, .. } = self;
-        let reused = lease.reused;
-        let failed = |failure| Failed::new(failure, reused);
+        let (reused, written) = (lease.reused, Instant::now());
+        let failed = |failure| Failed {
+            connection: match reused && written.elapsed() < STALE_WITHIN {
+                true => Connection::Stale,
+                false => Connection::Fresh,
+            },
+            ..Failed::new(failure, reused)
+        };
+        // A client that owes a part of its request cannot say that nobody answered it.
+        let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
         journal.try_connected(lease.peer.as_ref());
         let exchange = async {
             let mut exchange = lease.send(head, body.next());
@@ -142,7 +157,9 @@ impl Attempt<'_> {
             tokio::select! {
                 biased;
                 answered = &mut answered => {
-                    let answered = answered.unwrap_or_else(|which| Err(late(which, Reached::Maybe)));
+                    let answered = answered.unwrap_or_else(|which| {
+                        Err(Failure { side: side(), ..late(which, Reached::Maybe) })
+                    });
                     return answered.map_err(failed);
                 }
                 () = host.found_silent(), if head.method.is_idempotent() => {

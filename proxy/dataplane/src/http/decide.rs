@@ -83,7 +83,7 @@ impl Rules<'_> {
         body: &Replay,
         progress: &mut Progress,
     ) -> Next {
-        let Failed { failure, reused, moved: _ } = failed;
+        let Failed { failure, reused, connection: _, moved: _ } = failed;
         progress.furthest = progress.furthest.max(failure.reached);
         if !body.is_whole() {
             return Next::Stands(None);

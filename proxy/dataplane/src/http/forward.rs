@@ -6,12 +6,14 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Version};
-use outrigger_core::error::{Failure, Reached, Side};
+use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
-use outrigger_policy::outlier;
+use outrigger_policy::blame::{self, Blame, Connection};
+use outrigger_policy::outlier::Outcome;
+use outrigger_policy::pushback::{Pushback, pushback};
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::{Instant, timeout};
@@ -23,7 +25,7 @@ use super::journal::Journal;
 use super::limit::Limit;
 use super::pair::Probe;
 use super::replay::Replay;
-use super::respond::grpc_status;
+use super::respond::{self, grpc_status};
 use super::trace_context::Trace;
 use crate::client::ClientFacts;
 use crate::codec::answer::Answer;
@@ -32,7 +34,7 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
 use crate::upstream::bounds::{Peer, Room};
-use crate::upstream::cluster::{Cluster, Picked};
+use crate::upstream::cluster::{Cluster, Picked, Probing};
 use crate::upstream::host::{Asking, Host};
 use crate::upstream::pool::Exchange;
 
@@ -70,7 +72,7 @@ pub(super) struct Held {
     cluster: Rc<Cluster>,
     host: Rc<Host>,
     _room: Room,
-    _asking: Asking,
+    asking: Asking,
     _retrying: Option<Retrying>,
     _exchange: Exchange,
 }
@@ -86,8 +88,18 @@ impl Reply {
 impl Held {
     /// The response broke off after its head was relayed.
     pub(super) fn broke_off(&self, failure: &Failure) {
-        if failure.side == Side::Upstream {
-            self.cluster.observe(&self.host, outlier::Outcome::LocalOrigin);
+        self.failed_late(blame::failed(failure, Connection::Fresh).outcome);
+    }
+
+    /// The response has ended, and its trailers say how the request did.
+    pub(super) fn ended(&self, grpc_status: u8) {
+        self.failed_late(blame::answered(200, Some(grpc_status), None));
+    }
+
+    fn failed_late(&self, outcome: Option<Outcome>) {
+        if let Some(outcome) = outcome.filter(|outcome| outcome.is_failure()) {
+            self.asking.failed();
+            self.cluster.observe_late(&self.host, outcome);
         }
     }
 }
@@ -147,21 +159,18 @@ impl Forwarding<'_> {
             let next = match &outcome {
                 Ok((answer, _)) => {
                     let (status, headers) = answer_facts(answer);
-                    let judged = judged(status, headers);
                     asking.heard();
-                    if judged == outlier::Outcome::Success {
-                        asking.answered();
-                    } else {
-                        asking.failed();
+                    self.judge(&asking, judged(status, headers));
+                    if let Some(Pushback::After(after)) = pushback(status, headers, SystemTime::now()) {
+                        self.cluster.push_back(&host, after);
                     }
-                    self.cluster.observe(&host, judged);
                     journal.try_answered(status.as_u16(), grpc_status(headers));
                     rules.after_answer(status, headers, head, &body, progress)
                 }
                 Err(failed) => {
                     journal.try_failed(&failed.failure);
                     if failed.moved.is_none() {
-                        self.blame(&asking, &failed.failure);
+                        self.blame(&asking, &failed.failure, failed.connection);
                         rules.after_failure(failed, head, &body, progress)
                     } else {
                         Next::Again(Duration::ZERO, None)
@@ -190,7 +199,7 @@ impl Forwarding<'_> {
                         cluster: Rc::clone(&self.cluster),
                         host,
                         _room: room,
-                        _asking: asking,
+                        asking,
                         _retrying: retrying,
                         _exchange: exchange,
                     };
@@ -214,10 +223,12 @@ impl Forwarding<'_> {
 
     /// The next attempt, at the host that is picked for it.
     async fn next(&self, request: &mut Request<'_>) -> Result<Ended, Failure> {
-        let Picked { mut host, doubted } = self.pick(&request.progress.tried)?;
+        let covered = self.retry.is_some() && request.head.method.is_idempotent();
+        let probing = if covered { Probing::Covered } else { Probing::Uncovered };
+        let Picked { mut host, doubted } = self.pick(&request.progress.tried, probing)?;
         if let Some(doubted) = doubted.filter(|_| request.progress.tried.is_empty()) {
             let cover = match host.address == doubted.address {
-                true => self.pick(&[doubted.address])?.host,
+                true => self.pick(&[doubted.address], Probing::Never)?.host,
                 false => Rc::clone(&host),
             };
             if cover.address == doubted.address {
@@ -255,13 +266,13 @@ impl Forwarding<'_> {
         let moved = || received.get();
         let rival = |first: &Host| {
             let tried: Vec<_> = progress.tried.iter().copied().chain([first.address]).collect();
-            let host = self.pick(&tried).ok()?.host;
+            let host = self.pick(&tried, Probing::Never).ok()?.host;
             (!tried.contains(&host.address)).then(|| {
                 self.cluster.series.tries.increment();
                 host.begin()
             })
         };
-        let blame = |asking: &Asking, failure: &Failure| self.blame(asking, failure);
+        let blame = |asking: &Asking, failure: &Failure| self.blame(asking, failure, Connection::Fresh);
         let outcome = match attempt.connect(&mut asking, journal, moved, rival, blame).await {
             Ok(lease) => {
                 let moving = || rules.moving(head, body, progress);
@@ -303,7 +314,7 @@ impl Forwarding<'_> {
                 answered = probe.answer() => match answered {
                     Ok(answered) => answered,
                     Err(failure) => {
-                        self.blame(&probe.asking, &failure);
+                        self.blame(&probe.asking, &failure, Connection::Fresh);
                         return Ended { paid, ..covering.await };
                     }
                 },
@@ -319,8 +330,10 @@ impl Forwarding<'_> {
         Ended { paid, ..probe.ended(Ok(answered), request.responder).await }
     }
 
-    fn pick(&self, tried: &[SocketAddr]) -> Result<Picked, Failure> {
-        let Some(hosts) = &self.hosts else { return self.cluster.pick(tried, Some(self.client.destination)) };
+    fn pick(&self, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {
+        let Some(hosts) = &self.hosts else {
+            return self.cluster.pick(tried, Some(self.client.destination), probing);
+        };
         let fresh = hosts.iter().find(|host| !tried.contains(&host.address));
         let host = fresh.or(hosts.first()).map(Rc::clone).ok_or_else(|| {
             Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, "the host has no address")
@@ -328,16 +341,22 @@ impl Forwarding<'_> {
         Ok(Picked { host, doubted: None })
     }
 
-    /// Counts a failure against its host, unless it is a bound of ours that was reached.
-    fn blame(&self, asking: &Asking, failure: &Failure) {
-        asking.ended(failure);
-        if failure.side != Side::Upstream {
-            return;
+    /// Counts a failure against its host as far as the host is to blame for it.
+    fn blame(&self, asking: &Asking, failure: &Failure, connection: Connection) {
+        let Blame { alive, outcome } = blame::failed(failure, connection);
+        asking.ended(failure, alive);
+        self.judge(asking, outcome);
+    }
+
+    /// Counts what an attempt says about its host, if anything.
+    fn judge(&self, asking: &Asking, outcome: Option<Outcome>) {
+        let Some(outcome) = outcome else { return };
+        if outcome == Outcome::Success {
+            asking.answered();
+        } else {
+            asking.failed();
         }
-        asking.failed();
-        if !matches!(failure.reason, Reason::UpstreamOverflow | Reason::NoHealthyUpstream) {
-            self.cluster.observe(asking.host(), outlier::Outcome::LocalOrigin);
-        }
+        self.cluster.observe(asking.host(), outcome);
     }
 }
 
@@ -346,12 +365,7 @@ fn answer_facts(answer: &Answer) -> (http::StatusCode, &HeaderMap) {
     (head.status, &head.headers)
 }
 
-/// What ejection makes of an answer. gRPC says in its own status what HTTP says in 5xx.
-fn judged(status: http::StatusCode, headers: &HeaderMap) -> outlier::Outcome {
-    match (status.as_u16(), grpc_status(headers)) {
-        (502..=504, _) | (_, Some(4 | 14)) => outlier::Outcome::GatewayError,
-        (500.., _) | (_, Some(2 | 12 | 13 | 15)) => outlier::Outcome::ServerError,
-        (429, _) | (_, Some(8)) => outlier::Outcome::Overloaded,
-        _ => outlier::Outcome::Success,
-    }
+/// What an answer says about its host.
+fn judged(status: http::StatusCode, headers: &HeaderMap) -> Option<Outcome> {
+    blame::answered(status.as_u16(), grpc_status(headers), respond::reason(headers))
 }

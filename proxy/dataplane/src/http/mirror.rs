@@ -26,7 +26,7 @@ use crate::codec::answer::Answer;
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::RequestHead;
 use crate::context::Context;
-use crate::upstream::cluster::Cluster;
+use crate::upstream::cluster::{Cluster, Probing};
 use crate::upstream::dial::Use;
 use crate::upstream::host::Host;
 
@@ -118,7 +118,7 @@ async fn send(
     let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
         let room = cluster.admit(&peer).await?;
-        let host = cluster.pick(&[], Some(original))?.host;
+        let host = cluster.pick(&[], Some(original), Probing::Never)?.host;
         let asking = host.begin();
         let (speaks, peer) = (cluster.speaks(head.version), Rc::clone(&room.peer));
         let lease = Host::lease_of(host, Use::Requests, speaks, peer).await?;

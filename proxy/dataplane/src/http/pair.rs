@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_core::error::Failure;
+use outrigger_policy::blame::{self, Connection};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::{Ended, Failed};
@@ -117,7 +118,7 @@ impl Probe {
                     self.asking.answered();
                 }
             }
-            Err(failure) => self.asking.ended(failure),
+            Err(failure) => self.asking.ended(failure, blame::failed(failure, Connection::Fresh).alive),
         }
     }
 }

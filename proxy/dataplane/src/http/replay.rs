@@ -70,6 +70,14 @@ impl Replay {
         }
     }
 
+    /// Whether the client has sent all of it.
+    pub(super) fn is_sent(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Streamed(kept) => kept.ended.get(),
+        }
+    }
+
     /// The body for one more try. That of the try before reads nothing any more.
     pub(super) fn next(&self) -> Body {
         match &self.0 {

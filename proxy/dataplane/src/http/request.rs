@@ -329,6 +329,7 @@ async fn deliver(
     };
     if let Some(status) = in_trailers.and_then(|status| status.get()) {
         journal.set_grpc_status(status);
+        held.iter().for_each(|held| held.ended(status));
     }
     if let Err(failure) = outcome {
         if let Some(held) = &held {

@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_core::error::{Failure, Reached};
+use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -63,15 +64,25 @@ pub async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<Tcp
             format!("{endpoint}: {detail}"),
         )
     };
+    let refused = |error: io::Error| {
+        let side = if is_ours(&error) { Side::Local } else { Side::Upstream };
+        Failure { side, ..failed(error.to_string()) }
+    };
     let stream = tokio::time::timeout(timeout, TcpStream::connect(endpoint.0))
         .await
         .map_err(|_| failed(format!("no connection within {} ms", timeout.as_millis())))?
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(refused)?;
     let socket = SockRef::from(&stream);
     // These fail only on a connection that has ended already; its first read will say so.
     let _ = prepare(&socket);
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     Ok(stream)
+}
+
+/// Whether no endpoint could have been dialled: descriptors, ports or memory are used up here.
+fn is_ours(error: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Sets what every connection of ours has: no delay for small writes, and probes that find a peer that vanished. What is

@@ -10,12 +10,13 @@ use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
+use outrigger_policy::blame::{self, Blame, Connection};
 use outrigger_policy::outlier::Outcome;
 
 use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
-use crate::upstream::cluster::{Cluster, Picked};
+use crate::upstream::cluster::{Cluster, Picked, Probing};
 use crate::upstream::host::{Asking, Host};
 use crate::upstream::pool::Permit;
 use crate::upstream::race::{Winner, race};
@@ -51,13 +52,14 @@ pub(crate) async fn open(
     let cluster = context.clusters.cluster(config);
     let mut tried = Vec::new();
     loop {
-        let Picked { mut host, doubted } = cluster.pick(&tried, Some(client.destination))?;
+        let Picked { mut host, doubted } =
+            cluster.pick(&tried, Some(client.destination), Probing::Covered)?;
         if let Some(doubted) = doubted.filter(|doubted| tried.is_empty() && doubted.takes_test()) {
             host = doubted;
         }
         let rival = || {
             let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
-            let other = cluster.pick(&tried, Some(client.destination)).ok()?.host;
+            let other = cluster.pick(&tried, Some(client.destination), Probing::Never).ok()?.host;
             (host.is_connecting() && !tried.contains(&other.address)).then_some(other)
         };
         match connect(&cluster, &host, client, rival).await {
@@ -112,7 +114,7 @@ async fn connect(
         (_, second) => (first, second),
     };
     match (loser, lost) {
-        (Some(loser), Some(failure)) => blame(cluster, &loser, &failure),
+        (Some(loser), Some(failure)) => judge(cluster, &loser, &failure),
         // It took too long, and nothing more is known of it.
         (Some(loser), None) if winner == Winner::Second => loser.failed(),
         _ => {}
@@ -133,16 +135,17 @@ async fn connect(
             })
         }
         Err(failure) => {
-            blame(cluster, &asking, &failure);
+            judge(cluster, &asking, &failure);
             Err(failure)
         }
     }
 }
 
-fn blame(cluster: &Rc<Cluster>, asking: &Asking, failure: &Failure) {
-    asking.ended(failure);
-    if failure.reason != Reason::UpstreamOverflow {
+fn judge(cluster: &Rc<Cluster>, asking: &Asking, failure: &Failure) {
+    let Blame { alive, outcome } = blame::failed(failure, Connection::Fresh);
+    asking.ended(failure, alive);
+    if let Some(outcome) = outcome {
         asking.failed();
-        cluster.observe(asking.host(), Outcome::LocalOrigin);
+        cluster.observe(asking.host(), outcome);
     }
 }

@@ -2,12 +2,13 @@
 //! read or written.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use outrigger_config::verify::peer_identity;
-use outrigger_core::error::{Failure, Reached};
+use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -96,7 +97,10 @@ pub async fn connect(
     let stream = tokio::time::timeout(timeout, handshake)
         .await
         .map_err(|_| refused_server(format!("no TLS handshake within {} ms", timeout.as_millis())))?
-        .map_err(refused_server)?;
+        .map_err(|error| {
+            let side = if refuses_us(&error) { Side::Local } else { Side::Upstream };
+            Failure { side, ..refused_server(error) }
+        })?;
     let facts = facts(stream.get_ref().1, started, None, refused_server)?;
     Ok((Stream::TlsClient(Box::new(stream)), facts))
 }
@@ -136,6 +140,26 @@ fn is_current(chain: &[CertificateDer<'_>]) -> bool {
 
 fn refused_client(error: impl fmt::Display) -> Failure {
     Failure::downstream(Reason::DownstreamTlsFailure, error)
+}
+
+/// Whether an error of a connection is the peer's word that it does not accept our certificate (RFC 8446 section 6.2). In
+/// TLS 1.3 that comes after the handshake, with the first read.
+pub fn refuses_us(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::AlertReceived(
+            Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::CertificateRequired
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ))
+    )
 }
 
 fn refused_server(error: impl fmt::Display) -> Failure {

@@ -17,7 +17,7 @@ use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
-use outrigger_policy::outlier::Outcome;
+use outrigger_policy::outlier::{Ejected, Health, Outcome};
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
@@ -53,6 +53,7 @@ pub(crate) struct Cluster {
     pub(crate) name: Name,
     /// Its counters.
     pub(crate) series: Arc<ClusterSeries>,
+    metrics: Arc<WorkerMetrics>,
     config: RefCell<Arc<Config>>,
     /// The endpoints that `hosts` were made of.
     endpoints: RefCell<Option<Arc<Endpoints>>>,
@@ -80,6 +81,17 @@ pub(crate) struct Picked {
     pub(crate) doubted: Option<Rc<Host>>,
 }
 
+/// Whether a request may find out how a host is whose ejection is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probing {
+    /// No: nobody counts how it ends.
+    Never,
+    /// Where no better one comes: it may be lost.
+    Uncovered,
+    /// Yes: it can be sent again.
+    Covered,
+}
+
 impl Clusters {
     /// No clusters yet.
     pub(crate) fn new(
@@ -101,6 +113,7 @@ impl Clusters {
         let cluster = Rc::new(Cluster {
             name: config.name.clone(),
             series: self.metrics.cluster(&config.name),
+            metrics: Arc::clone(&self.metrics),
             config: RefCell::new(Arc::clone(config)),
             endpoints: RefCell::default(),
             hosts: RefCell::new(Rc::default()),
@@ -180,7 +193,13 @@ impl Cluster {
 
     /// The host for the next try: none of those `tried` while there is another, none that is ejected or leaves requests
     /// unanswered while there is another. `original` is where the connection was going before it was redirected.
-    pub(crate) fn pick(&self, tried: &[SocketAddr], original: Option<SocketAddr>) -> Result<Picked, Failure> {
+    /// `probing` says whether the request may find out how an ejected host is.
+    pub(crate) fn pick(
+        &self,
+        tried: &[SocketAddr],
+        original: Option<SocketAddr>,
+        probing: Probing,
+    ) -> Result<Picked, Failure> {
         let none = |why: &str| Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why);
         if let Discovery::OriginalDestination(transport) = &self.config.borrow().discovery {
             let address = original.ok_or_else(|| none("the connection was not redirected"))?;
@@ -192,7 +211,10 @@ impl Cluster {
         let clock = Instant::now();
         let doubted = Cell::new(None);
         let detects = self.config.borrow().outlier.is_some();
-        let serving = |host: &Rc<Host>| host.takes_new && !host.health.is_ejected(now);
+        if let Some(host) = self.probed(&hosts, now, probing).filter(|_| tried.is_empty()) {
+            return Ok(Picked { host, doubted: None });
+        }
+        let serving = |host: &Rc<Host>| is_in_service(host) && !host.health.is_pushed_back(now);
         let doubt = |host: &Rc<Host>| detects.then(|| host.doubt(clock)).flatten();
         let answering = |host: &Rc<Host>| match doubt(host) {
             None => serving(host),
@@ -205,12 +227,14 @@ impl Cluster {
         };
         let fresh = |host: &Rc<Host>| !tried.contains(&host.address);
         let again = !tried.is_empty();
-        // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain.
+        // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain. Before that those are asked
+        // which work and want to be left alone.
         let host = self
             .choose(&hosts, |host| fresh(host) && answering(host))
             .or_else(|| again.then(|| self.choose(&hosts, answering)).flatten())
             .or_else(|| self.choose(&hosts, |host| fresh(host) && serving(host)))
             .or_else(|| again.then(|| self.choose(&hosts, serving)).flatten())
+            .or_else(|| self.choose(&hosts, |host| is_in_service(host) && fresh(host)))
             .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
             .or_else(|| self.draw(&hosts, |host| host.takes_new))
             .ok_or_else(|| {
@@ -237,14 +261,30 @@ impl Cluster {
         }
         let config = self.config.borrow();
         let Some(outlier) = &config.outlier else { return };
-        if outlier.eject_silent(&host.health, hosts.len(), self.shared.now()) {
-            self.series.ejections.increment();
+        if outlier.eject_silent(&host.health, hosts.len()) {
+            self.metrics.ejected(&self.name, "silence");
             tracing::info!(
                 cluster = %self.name,
                 endpoint = %host.address,
+                kind = "silence",
                 "endpoint ejected: it answers nothing while others do"
             );
         }
+    }
+
+    /// A host whose ejection is over and of which it is not known yet whether it is well.
+    fn probed(&self, hosts: &[Rc<Host>], now: Duration, probing: Probing) -> Option<Rc<Host>> {
+        if probing == Probing::Never || self.state.ejections.now() == 0 {
+            return None;
+        }
+        let covered = probing == Probing::Covered;
+        hosts.iter().find(|host| host.takes_new && host.health.claim_probe(now, covered)).map(Rc::clone)
+    }
+
+    /// An endpoint asks to be left alone.
+    pub(crate) fn push_back(&self, host: &Host, pushback: Duration) {
+        host.health.push_back(pushback, self.shared.now());
+        tracing::debug!(cluster = %self.name, endpoint = %host.address, ?pushback, "endpoint pushes back");
     }
 
     /// The host at `address`, which no endpoint list names.
@@ -275,12 +315,43 @@ impl Cluster {
     pub(crate) fn observe(&self, host: &Host, outcome: Outcome) {
         let config = self.config.borrow();
         let Some(outlier) = &config.outlier else { return };
-        let endpoints = self.hosts.borrow().len();
-        let ejected = outlier.observe(&host.health, outcome, endpoints, self.shared.now(), fastrand::u32(..));
-        if let Some(span) = ejected {
-            self.series.ejections.increment();
-            tracing::info!(cluster = %self.name, endpoint = %host.address, ?outcome, ?span, "endpoint ejected");
+        let hosts = self.hosts.borrow();
+        let (now, sample) = (self.shared.now(), fastrand::u32(..));
+        if let Some(ejected) = outlier.observe(&host.health, outcome, healths(&hosts), now, sample) {
+            self.tell(host, ejected);
         }
+    }
+
+    /// The same of a try that was counted as a success when the head of its answer came.
+    pub(crate) fn observe_late(&self, host: &Host, outcome: Outcome) {
+        let config = self.config.borrow();
+        let Some(outlier) = &config.outlier else { return };
+        let hosts = self.hosts.borrow();
+        let (now, sample) = (self.shared.now(), fastrand::u32(..));
+        if let Some(ejected) = outlier.observe_late(&host.health, outcome, healths(&hosts), now, sample) {
+            self.tell(host, ejected);
+        }
+    }
+
+    /// Compares the success rates of all hosts, where that is asked for and due.
+    fn compare(&self) {
+        let config = self.config.borrow();
+        let Some(outlier) = &config.outlier else { return };
+        let hosts = self.hosts.borrow();
+        outlier.compare(
+            &self.state.ejections,
+            healths(&hosts),
+            self.shared.now(),
+            || fastrand::u32(..),
+            |at, ejected| self.tell(&hosts[at], ejected),
+        );
+    }
+
+    fn tell(&self, host: &Host, ejected: Ejected) {
+        let Ejected { kind, span } = ejected;
+        let kind = kind.name();
+        self.metrics.ejected(&self.name, kind);
+        tracing::info!(cluster = %self.name, endpoint = %host.address, kind, ?span, "endpoint ejected");
     }
 
     /// In which version a request goes to an endpoint that is no sidecar, where the client speaks `downstream`.
@@ -445,6 +516,7 @@ impl Cluster {
     fn tidy(&self, now: Instant) {
         self.follow_endpoints();
         self.bounds.tidy();
+        self.compare();
         let hosts = Rc::clone(&self.hosts.borrow());
         for host in hosts.iter() {
             host.pool.tidy(now);
@@ -463,4 +535,14 @@ impl Cluster {
     fn is_quiet(&self) -> bool {
         self.hosts.borrow().iter().all(|host| host.load.in_flight() == 0) && self.unlisted.borrow().is_empty()
     }
+}
+
+/// Whether a host takes requests and is not ejected.
+fn is_in_service(host: &Host) -> bool {
+    host.takes_new && host.health.is_serving()
+}
+
+/// What all workers know of hosts.
+fn healths(hosts: &[Rc<Host>]) -> impl Iterator<Item = &Health> + Clone {
+    hosts.iter().map(|host| &*host.health)
 }

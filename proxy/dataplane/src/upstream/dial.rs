@@ -152,13 +152,10 @@ impl Dialer {
         let Some(tls) = &target.tls else {
             return Ok(Dialled { stream: Stream::Plain(tcp), peer: None, http2: false });
         };
-        let credentials = self.identity.credentials().ok_or_else(|| {
-            Failure::upstream(
-                Reason::UpstreamTlsFailure,
-                Reached::NotWritten,
-                "this workload has no certificate",
-            )
-        })?;
+        let credentials = self
+            .identity
+            .credentials()
+            .ok_or_else(|| Failure::local(Reason::UpstreamTlsFailure, "this workload has no certificate"))?;
         let expectation = Expectation { identities: Arc::clone(&tls.identities), alpn: tls.offer(wire) };
         let config = self.configs.borrow_mut().config(&credentials, &expectation)?;
         let left = timeout.saturating_sub(started.elapsed());

@@ -176,14 +176,14 @@ impl Asking {
         self.host.silence.answered(self.began, self.began.elapsed());
     }
 
-    /// The attempt has failed. A host that refuses or resets at once has spoken; what took long may have been ended by a
-    /// clock of ours, or by the kernel's.
-    pub(crate) fn ended(&self, failure: &Failure) {
+    /// The attempt has failed, in a way that says that the host is `alive` or does not. A host that refuses or resets at once
+    /// has spoken; what took long may have been ended by a clock of ours, or by the kernel's.
+    pub(crate) fn ended(&self, failure: &Failure, alive: bool) {
         let ours = matches!(
             failure.reason,
             Reason::UpstreamRequestTimeout | Reason::UpstreamOverflow | Reason::NoHealthyUpstream
         );
-        if failure.side == Side::Upstream && !ours && self.began.elapsed() < DOUBTED {
+        if alive || failure.side == Side::Upstream && !ours && self.began.elapsed() < DOUBTED {
             self.host.heard();
         }
     }

@@ -54,7 +54,7 @@ pub struct EndpointLoad {
 pub(super) struct SharedCluster {
     pub(super) in_use: Arc<InUse>,
     pub(super) ledger: Arc<RetryLedger>,
-    ejections: Arc<Ejections>,
+    pub(super) ejections: Arc<Ejections>,
     endpoints: Mutex<HashMap<SocketAddr, Weak<Health>>>,
 }
 
@@ -95,7 +95,6 @@ impl SharedClusters {
 
     /// Which endpoints of which clusters are ejected now, for the admin port.
     pub fn ejected(&self) -> Vec<(Name, SocketAddr)> {
-        let now = self.now();
         let clusters: Vec<_> = locked(&self.clusters)
             .iter()
             .filter_map(|(name, cluster)| Some((name.clone(), cluster.upgrade()?)))
@@ -103,7 +102,7 @@ impl SharedClusters {
         let mut ejected = Vec::new();
         for (name, cluster) in clusters {
             for (address, health) in locked(&cluster.endpoints).iter() {
-                if health.upgrade().is_some_and(|health| health.is_ejected(now)) {
+                if health.upgrade().is_some_and(|health| !health.is_serving()) {
                     ejected.push((name.clone(), *address));
                 }
             }

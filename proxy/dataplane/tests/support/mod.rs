@@ -128,6 +128,15 @@ impl World {
 
     /// Starts a worker on a thread of its own.
     pub fn start(self) -> Proxy {
+        self.start_with(SharedClusters::new())
+    }
+
+    /// Starts one that shares what it knows of clusters with `other`, as workers of one process do.
+    pub fn start_beside(self, other: &Proxy) -> Proxy {
+        self.start_with(Arc::clone(&other.shared))
+    }
+
+    fn start_with(self, shared: Arc<SharedClusters>) -> Proxy {
         let published = Published::new(Arc::new(self.snapshot));
         let resolution = if self.wildcard {
             Resolution::Wildcard {
@@ -148,7 +157,7 @@ impl World {
             .collect();
         let addresses = lent.iter().map(|lent| lent.group.address()).collect();
         let (listeners, receiver) = watch::channel(Arc::from(lent));
-        let (registry, shared, drains) = (Registry::new(), SharedClusters::new(), Drains::new());
+        let (registry, drains) = (Registry::new(), Drains::new());
         let (log, records) = mpsc::channel(10_000);
         let config = WorkerConfig {
             id: 0,

@@ -35,7 +35,7 @@ pub(crate) fn clusters(
         json!({
             "name": &**name,
             "endpoints": endpoints.iter().map(|endpoint| of(endpoint)).collect::<Vec<_>>(),
-            "use": used(totals.clusters.get(name).unwrap_or(&none)),
+            "use": used(totals.clusters.get(name).unwrap_or(&none), ejections(totals, name)),
         })
     };
     clusters.into_iter().map(|(name, cluster)| one(name, &cluster.endpoints.load().list)).collect()
@@ -77,13 +77,18 @@ fn entry(endpoint: &Endpoint, ejected: bool, load: Load) -> Value {
     })
 }
 
-fn used(totals: &ClusterTotals) -> Value {
+/// How many there were, by kind.
+fn ejections(totals: &Totals, cluster: &Name) -> Value {
+    let of = totals.ejections.iter().filter(|((name, _), _)| name == cluster);
+    of.map(|((_, kind), count)| ((*kind).to_owned(), Value::from(*count))).collect()
+}
+
+fn used(totals: &ClusterTotals, ejections: Value) -> Value {
     let ClusterTotals {
         tries,
         retries,
         budget_exhausted,
         overflow,
-        ejections,
         connections_open,
         connections_active,
         connections_idle,

@@ -16,6 +16,7 @@ use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
+use super::Malformed;
 use super::connection::Connection as Wire;
 use super::fields::Search;
 use super::framing::{Decoded, Decoder, Framing};
@@ -214,7 +215,7 @@ impl Shared {
                 Ok(None) => {}
                 Err(malformed) => {
                     self.close();
-                    return Poll::Ready(Err(protocol(malformed)));
+                    return Poll::Ready(Err(refused(&malformed)));
                 }
             }
             if let Err(ended) = ready!(self.poll_fill(cx)) {
@@ -369,7 +370,7 @@ impl Source for Shared {
                 Ok(Decoded::More) => {}
                 Err(malformed) => {
                     self.close();
-                    let failure = Failure { reached: Reached::ResponseStarted, ..protocol(malformed) };
+                    let failure = Failure { reached: Reached::ResponseStarted, ..refused(&malformed) };
                     return Poll::Ready(Some(Err(failure)));
                 }
             }
@@ -409,6 +410,14 @@ impl fmt::Debug for Shared {
 
 fn cut_off(detail: &str) -> Failure {
     Failure::upstream(Reason::UpstreamConnectionTermination, Reached::ResponseStarted, detail)
+}
+
+/// A response, or its trailers, that cannot be taken.
+fn refused(malformed: &Malformed) -> Failure {
+    match malformed {
+        Malformed::TooLarge => Failure::upstream(Reason::UpstreamHeadersTooLarge, Reached::Maybe, malformed),
+        Malformed::Rule(_) | Malformed::TargetTooLong => protocol(malformed),
+    }
 }
 
 fn protocol(detail: impl fmt::Display) -> Failure {

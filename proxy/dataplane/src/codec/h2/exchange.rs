@@ -121,14 +121,15 @@ impl Exchange {
             self.interims += 1;
             let broken = if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 section 8.6.
-                Some("a 101, which HTTP/2 does not have")
+                Some((Reason::UpstreamProtocolError, "a 101, which HTTP/2 does not have"))
             } else if !limits.allow(FieldSize::of(interim.headers())) {
-                Some("the response's head is too large")
+                Some((Reason::UpstreamHeadersTooLarge, "the response's head is too large"))
             } else {
-                (self.interims > limits.interim_responses).then_some("too many interim responses")
+                (self.interims > limits.interim_responses)
+                    .then_some((Reason::UpstreamProtocolError, "too many interim responses"))
             };
-            if let Some(rule) = broken {
-                let failure = Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, rule);
+            if let Some((reason, rule)) = broken {
+                let failure = Failure::upstream(reason, Reached::Maybe, rule);
                 return Poll::Ready(Err(failure));
             }
             if interim.status() == StatusCode::CONTINUE {
@@ -182,7 +183,7 @@ impl Exchange {
         let (parts, incoming) = response.into_parts();
         if !shared.limits.allow(FieldSize::of(&parts.headers)) {
             let failure = Failure::upstream(
-                Reason::UpstreamProtocolError,
+                Reason::UpstreamHeadersTooLarge,
                 Reached::Maybe,
                 "the response's head is too large",
             );
@@ -218,7 +219,7 @@ impl Exchange {
 const SERVER: Whose = Whose {
     error: |error| failure::upstream(error, Reached::ResponseStarted),
     broken: |rule| Failure::upstream(Reason::UpstreamProtocolError, Reached::ResponseStarted, rule),
-    too_large: |what| Failure::upstream(Reason::UpstreamProtocolError, Reached::ResponseStarted, what),
+    too_large: |what| Failure::upstream(Reason::UpstreamHeadersTooLarge, Reached::ResponseStarted, what),
 };
 
 fn over() -> Failure {

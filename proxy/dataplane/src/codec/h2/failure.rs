@@ -5,6 +5,8 @@ use h2::Reason as Code;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 
+use crate::tls::handshake::refuses_us;
+
 /// An error of a client's stream or connection.
 pub(super) fn downstream(error: &h2::Error) -> Failure {
     // What the peer did wrong h2 tells us as an error of its own; everything else is the client going away.
@@ -29,7 +31,8 @@ pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
     let refused = error.is_remote()
         && ((error.is_reset() && error.reason() == Some(Code::REFUSED_STREAM)) || error.is_go_away());
     let reached = if refused && reached == Reached::Maybe { Reached::NotProcessed } else { reached };
-    Failure::upstream(reason, reached, error).with_code(reset_by_peer(error))
+    let side = if error.get_io().is_some_and(refuses_us) { Side::Local } else { Side::Upstream };
+    Failure { side, ..Failure::upstream(reason, reached, error) }.with_code(reset_by_peer(error))
 }
 
 /// The code with which the peer reset the stream, if it did.

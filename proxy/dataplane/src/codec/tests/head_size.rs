@@ -100,7 +100,7 @@ fn check(answer: Result<Answer, outrigger_core::error::Failure>, fields: &Header
     match answer {
         Ok(Answer::Final(head, _)) => assert!(passes && head.headers == *fields, "{} fields", fields.len()),
         Err(failure) => {
-            assert!(!passes && failure.reason == Reason::UpstreamProtocolError, "{failure}");
+            assert!(!passes && failure.reason == Reason::UpstreamHeadersTooLarge, "{failure}");
         }
         other => panic!("{other:?}"),
     }

@@ -91,7 +91,7 @@ fn trailers_of_a_response_pass_whole_or_fail_it() {
                 }
                 Err(failure) => {
                     assert!(!passes, "{character} {length}: {failure}");
-                    assert_eq!(failure.reason, Reason::UpstreamProtocolError);
+                    assert_eq!(failure.reason, Reason::UpstreamHeadersTooLarge);
                     assert!(failure.detail.contains("too large"), "{failure}");
                 }
             }

@@ -105,7 +105,6 @@ impl<'a, 'b> Families<'a, 'b> {
                 retries: _,
                 budget_exhausted: _,
                 overflow: _,
-                ejections: _,
                 connections_open: _,
                 connections_active: _,
                 connections_idle: _,
@@ -132,9 +131,6 @@ impl<'a, 'b> Families<'a, 'b> {
             series,
             |totals| totals.overflow,
         )?;
-        self.counters("outrigger_upstream_ejections", "Endpoints ejected", series, |totals| {
-            totals.ejections
-        })?;
         self.counters("outrigger_upstream_connections_opened", "Connections made", series, |totals| {
             totals.connections_total
         })?;
@@ -232,6 +228,13 @@ impl<'a, 'b> Families<'a, 'b> {
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    pub(super) fn ejections(
+        &mut self,
+        series: &[([(&'static str, &str); 2], &u64)],
+    ) -> Result<(), fmt::Error> {
+        self.counters("outrigger_upstream_ejections", "Endpoints ejected", series, |count| *count)
     }
 
     fn counters<L: EncodeLabelSet, T>(

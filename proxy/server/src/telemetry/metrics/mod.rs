@@ -81,7 +81,7 @@ pub(crate) fn scrape(sources: &Sources) -> Result<String, fmt::Error> {
 
 impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Totals { process, requests, clusters } = self.workers.totals();
+        let Totals { process, requests, clusters, ejections } = self.workers.totals();
         let identity = self.identity.get();
         let local = identity.as_ref().map_or("unknown", |identity| identity.as_str());
         let mut families = Families::new(&mut encoder);
@@ -91,6 +91,12 @@ impl Collector for Sources {
         families.process(&process)?;
         families.clusters(
             &clusters.iter().map(|(name, totals)| ([("cluster", &**name)], totals)).collect::<Vec<_>>(),
+        )?;
+        families.ejections(
+            &ejections
+                .iter()
+                .map(|((cluster, kind), count)| ([("cluster", &**cluster), ("kind", *kind)], count))
+                .collect::<Vec<_>>(),
         )?;
         families.telemetry(&process, self.losses.counts())?;
         families.mesh(&(self.mesh.0)())

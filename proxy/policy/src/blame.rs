@@ -1,0 +1,276 @@
+//! What the end of an attempt says about the endpoint that it went to.
+//!
+//! Blame follows cause: an endpoint is blamed for what it did or failed to do, never for what its client, this proxy, a
+//! bound of ours or the state of an idle connection is the reason of. One table; what it says decides about ejection
+//! ([`crate::outlier`]), balancing and whether the endpoint is known to be alive.
+
+use outrigger_core::error::{Failure, Reached, Side};
+use outrigger_core::reason::Reason;
+
+use crate::outlier::Outcome;
+
+/// What an attempt says about its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blame {
+    /// Whether the endpoint has shown that it is there: it answered something, if only a refusal.
+    pub alive: bool,
+    /// How the attempt counts; `None` where it says nothing about the endpoint. Only a success is a sample of latency.
+    pub outcome: Option<Outcome>,
+}
+
+/// What the connection of an attempt was before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// Made for it, or in use.
+    Fresh,
+    /// Idle; and it was found closed as soon as the request was written. Endpoints may close such a connection at any
+    /// time (RFC 9112 section 9.3.1), and a request may meet that.
+    Stale,
+}
+
+const NOTHING: Blame = Blame { alive: false, outcome: None };
+const ALIVE: Blame = Blame { alive: true, outcome: None };
+const FAILED: Blame = Blame { alive: false, outcome: Some(Outcome::LocalOrigin) };
+const ALIVE_AND_FAILED: Blame = Blame { alive: true, outcome: Some(Outcome::LocalOrigin) };
+
+/// Of an attempt that got no answer, or not all of it.
+pub fn failed(failure: &Failure, connection: Connection) -> Blame {
+    match failure.side {
+        // A client that gave up or was too slow; a certificate, a descriptor or a limit that this proxy lacks.
+        Side::Downstream | Side::Local => NOTHING,
+        Side::Upstream => of_endpoint(failure.reason, failure.reached, connection),
+    }
+}
+
+fn of_endpoint(reason: Reason, reached: Reached, connection: Connection) -> Blame {
+    match reason {
+        Reason::UpstreamConnectionFailure | Reason::UpstreamTlsFailure => FAILED,
+        Reason::UpstreamConnectionTermination => match (reached, connection) {
+            // A GOAWAY: it drains.
+            (Reached::NotProcessed, _) => ALIVE,
+            (Reached::NotWritten | Reached::Maybe, Connection::Stale) => NOTHING,
+            (Reached::NotWritten | Reached::Maybe, Connection::Fresh) => FAILED,
+            (Reached::ResponseStarted, _) => ALIVE_AND_FAILED,
+        },
+        // REFUSED_STREAM too: so says a sidecar whose application is away.
+        Reason::UpstreamRemoteReset | Reason::UpstreamProtocolError | Reason::ApplicationUnreachable => {
+            ALIVE_AND_FAILED
+        }
+        // It answered, and the limit is ours.
+        Reason::UpstreamHeadersTooLarge => ALIVE,
+        Reason::UpstreamRequestTimeout => match reached {
+            Reached::Maybe | Reached::NotProcessed => FAILED,
+            // It waited for a connection, for which our bounds may be the reason; a connection that cannot be made says so
+            // itself. And a response that takes long may have a slow reader.
+            Reached::NotWritten | Reached::ResponseStarted => NOTHING,
+        },
+        // Our own bounds, or nothing that was sent to an endpoint.
+        Reason::UpstreamOverflow
+        | Reason::NoHealthyUpstream
+        | Reason::NoDestination
+        | Reason::DestinationTimeout
+        | Reason::NoClusterFound
+        | Reason::NoRouteFound
+        | Reason::UpgradeRefused
+        | Reason::UpstreamRetryLimitExceeded
+        | Reason::RetryBudgetExceeded
+        | Reason::DirectResponse
+        | Reason::DownstreamProtocolError
+        | Reason::DownstreamConnectionTermination
+        | Reason::DownstreamTimeout
+        | Reason::DownstreamTlsFailure
+        | Reason::HeadersTooLarge
+        | Reason::UriTooLong
+        | Reason::Http10Refused
+        | Reason::DrainDeadline
+        | Reason::LocalError => NOTHING,
+    }
+}
+
+/// Of an answer, by its status and gRPC's. `reason` is set where a proxy behind this one made the answer itself.
+/// `None`: it says nothing about the endpoint, but that it is there.
+pub fn answered(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) -> Option<Outcome> {
+    let outcome = match (status, grpc_status) {
+        (502..=504, _) | (_, Some(4 | 14)) => Outcome::GatewayError,
+        (500.., _) | (_, Some(2 | 12 | 13 | 15)) => Outcome::ServerError,
+        (429, _) | (_, Some(8)) => Outcome::Overloaded,
+        _ => Outcome::Success,
+    };
+    match reason {
+        None => Some(outcome),
+        Some(reason) => of_sidecar(reason).then_some(outcome),
+    }
+}
+
+/// Whether an answer that a proxy behind this one made itself counts as its endpoint's.
+fn of_sidecar(reason: Reason) -> bool {
+    match reason {
+        // What it says of its application.
+        Reason::UpstreamConnectionFailure
+        | Reason::UpstreamTlsFailure
+        | Reason::UpstreamConnectionTermination
+        | Reason::UpstreamRemoteReset
+        | Reason::UpstreamProtocolError
+        | Reason::UpstreamRequestTimeout
+        | Reason::UpstreamRetryLimitExceeded
+        | Reason::RetryBudgetExceeded
+        | Reason::ApplicationUnreachable
+        | Reason::NoHealthyUpstream
+        // Requests for this endpoint had better go elsewhere, whoever is the reason.
+        | Reason::UpstreamOverflow
+        | Reason::DrainDeadline
+        | Reason::LocalError
+        // Its configuration answers: as good as the application.
+        | Reason::DirectResponse => true,
+        // What it says of the request, of its client or of a limit.
+        Reason::UpstreamHeadersTooLarge
+        | Reason::NoDestination
+        | Reason::DestinationTimeout
+        | Reason::NoClusterFound
+        | Reason::NoRouteFound
+        | Reason::UpgradeRefused
+        | Reason::DownstreamProtocolError
+        | Reason::DownstreamConnectionTermination
+        | Reason::DownstreamTimeout
+        | Reason::DownstreamTlsFailure
+        | Reason::HeadersTooLarge
+        | Reason::UriTooLong
+        | Reason::Http10Refused => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REACHED: [Reached; 4] =
+        [Reached::NotWritten, Reached::NotProcessed, Reached::Maybe, Reached::ResponseStarted];
+    const CONNECTIONS: [Connection; 2] = [Connection::Fresh, Connection::Stale];
+
+    /// The rows that blame or excuse an endpoint; every other one says nothing. Written out anew, so that a change of the
+    /// table is a change here.
+    const ROWS: [(Reason, Reached, Connection, Blame); 31] = {
+        use Connection::{Fresh, Stale};
+        use Reached::{Maybe, NotProcessed, NotWritten, ResponseStarted};
+        [
+            (Reason::UpstreamConnectionFailure, NotWritten, Fresh, FAILED),
+            (Reason::UpstreamConnectionFailure, NotWritten, Stale, FAILED),
+            (Reason::UpstreamTlsFailure, NotWritten, Fresh, FAILED),
+            (Reason::UpstreamTlsFailure, NotWritten, Stale, FAILED),
+            (Reason::UpstreamConnectionTermination, NotWritten, Fresh, FAILED),
+            (Reason::UpstreamConnectionTermination, NotWritten, Stale, NOTHING),
+            (Reason::UpstreamConnectionTermination, NotProcessed, Fresh, ALIVE),
+            (Reason::UpstreamConnectionTermination, NotProcessed, Stale, ALIVE),
+            (Reason::UpstreamConnectionTermination, Maybe, Fresh, FAILED),
+            (Reason::UpstreamConnectionTermination, Maybe, Stale, NOTHING),
+            (Reason::UpstreamConnectionTermination, ResponseStarted, Fresh, ALIVE_AND_FAILED),
+            (Reason::UpstreamConnectionTermination, ResponseStarted, Stale, ALIVE_AND_FAILED),
+            (Reason::UpstreamRemoteReset, NotProcessed, Fresh, ALIVE_AND_FAILED),
+            (Reason::UpstreamRemoteReset, NotProcessed, Stale, ALIVE_AND_FAILED),
+            (Reason::UpstreamRemoteReset, Maybe, Fresh, ALIVE_AND_FAILED),
+            (Reason::UpstreamRemoteReset, Maybe, Stale, ALIVE_AND_FAILED),
+            (Reason::UpstreamRemoteReset, ResponseStarted, Fresh, ALIVE_AND_FAILED),
+            (Reason::UpstreamProtocolError, NotWritten, Fresh, ALIVE_AND_FAILED),
+            (Reason::UpstreamProtocolError, Maybe, Fresh, ALIVE_AND_FAILED),
+            (Reason::UpstreamProtocolError, Maybe, Stale, ALIVE_AND_FAILED),
+            (Reason::UpstreamProtocolError, ResponseStarted, Fresh, ALIVE_AND_FAILED),
+            (Reason::UpstreamHeadersTooLarge, Maybe, Fresh, ALIVE),
+            (Reason::UpstreamHeadersTooLarge, Maybe, Stale, ALIVE),
+            (Reason::UpstreamHeadersTooLarge, ResponseStarted, Fresh, ALIVE),
+            (Reason::UpstreamRequestTimeout, NotWritten, Fresh, NOTHING),
+            (Reason::UpstreamRequestTimeout, Maybe, Fresh, FAILED),
+            (Reason::UpstreamRequestTimeout, Maybe, Stale, FAILED),
+            (Reason::UpstreamRequestTimeout, ResponseStarted, Fresh, NOTHING),
+            (Reason::UpstreamOverflow, NotWritten, Fresh, NOTHING),
+            (Reason::NoHealthyUpstream, NotWritten, Fresh, NOTHING),
+            (Reason::LocalError, Maybe, Fresh, NOTHING),
+        ]
+    };
+
+    #[test]
+    fn an_endpoint_is_blamed_for_what_it_did_row_by_row() {
+        for (reason, reached, connection, expected) in ROWS {
+            let blame = failed(&Failure::upstream(reason, reached, "test"), connection);
+            assert_eq!(blame, expected, "{reason:?} {reached:?} {connection:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_what_client_or_proxy_did() {
+        for reason in Reason::ALL {
+            for reached in REACHED {
+                for connection in CONNECTIONS {
+                    for side in [Side::Downstream, Side::Local] {
+                        let failure = Failure { side, ..Failure::upstream(reason, reached, "test") };
+                        assert_eq!(failed(&failure, connection), NOTHING, "{failure:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reasons_without_a_row_say_nothing() {
+        for reason in Reason::ALL.into_iter().filter(|reason| ROWS.iter().all(|row| row.0 != *reason)) {
+            for reached in REACHED {
+                let blame = failed(&Failure::upstream(reason, reached, "test"), Connection::Fresh);
+                let expected =
+                    if reason == Reason::ApplicationUnreachable { ALIVE_AND_FAILED } else { NOTHING };
+                assert_eq!(blame, expected, "{reason:?} {reached:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn answers_are_judged_by_status_and_by_grpcs() {
+        for (status, grpc, expected) in [
+            (200, None, Outcome::Success),
+            (404, None, Outcome::Success),
+            (499, None, Outcome::Success),
+            (429, None, Outcome::Overloaded),
+            (500, None, Outcome::ServerError),
+            (501, None, Outcome::ServerError),
+            (502, None, Outcome::GatewayError),
+            (503, None, Outcome::GatewayError),
+            (504, None, Outcome::GatewayError),
+            (505, None, Outcome::ServerError),
+            (200, Some(0), Outcome::Success),
+            (200, Some(5), Outcome::Success),
+            (200, Some(8), Outcome::Overloaded),
+            (200, Some(4), Outcome::GatewayError),
+            (200, Some(14), Outcome::GatewayError),
+            (200, Some(2), Outcome::ServerError),
+            (200, Some(12), Outcome::ServerError),
+            (200, Some(13), Outcome::ServerError),
+            (200, Some(15), Outcome::ServerError),
+        ] {
+            assert_eq!(answered(status, grpc, None), Some(expected), "{status} {grpc:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_sidecar_says_of_a_request_or_of_a_limit_is_not_its_endpoints_fault() {
+        for reason in Reason::ALL {
+            let excused = matches!(
+                reason,
+                Reason::UpstreamHeadersTooLarge
+                    | Reason::NoDestination
+                    | Reason::DestinationTimeout
+                    | Reason::NoClusterFound
+                    | Reason::NoRouteFound
+                    | Reason::UpgradeRefused
+                    | Reason::DownstreamProtocolError
+                    | Reason::DownstreamConnectionTermination
+                    | Reason::DownstreamTimeout
+                    | Reason::DownstreamTlsFailure
+                    | Reason::HeadersTooLarge
+                    | Reason::UriTooLong
+                    | Reason::Http10Refused
+            );
+            let judged = answered(reason.status().as_u16(), None, Some(reason));
+            assert_eq!(judged.is_none(), excused, "{reason:?}");
+        }
+        let unreachable = answered(503, None, Some(Reason::ApplicationUnreachable));
+        assert_eq!(unreachable, Some(Outcome::GatewayError));
+    }
+}

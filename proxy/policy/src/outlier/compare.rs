@@ -1,0 +1,138 @@
+//! Whether an endpoint fails more than the others of its cluster: pure arithmetic over what was counted.
+//!
+//! What all endpoints do alike (an outage behind them, one path that always fails) is no reason to eject any of them, and a
+//! difference that chance explains is none either.
+
+/// How much more an endpoint must fail than the others to be clearly worse.
+const POINTS: f64 = 0.25;
+
+/// How many standard deviations of the difference chance may explain. Endpoints are judged again and again, also those that
+/// fail alike for hours: at five, chance is right once in some millions.
+const DEVIATIONS: f64 = 5.0;
+
+/// How improbable a run of failures must be for an endpoint that is like the others.
+const CHANCE: f64 = 1e-8;
+
+/// Requests and how many of them failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) failed: u64,
+    pub(super) total: u64,
+}
+
+impl Tally {
+    /// The share that failed, from 0 to 1; 0 where there was nothing.
+    pub(super) fn rate(self) -> f64 {
+        self.failed as f64 / self.total.max(1) as f64
+    }
+
+    /// Whether the rate is so much higher than that of the others that it is worth losing the endpoint.
+    pub(super) fn is_clearly_worse_than(self, others: Self) -> bool {
+        self.rate() - others.rate() >= POINTS && self.is_surely_worse_than(others)
+    }
+
+    /// Whether the rate is higher than that of the others by more than chance explains (a test of two proportions).
+    pub(super) fn is_surely_worse_than(self, others: Self) -> bool {
+        if self.total == 0 || others.total == 0 {
+            return false;
+        }
+        let all = Self { failed: self.failed + others.failed, total: self.total + others.total };
+        let spread = 1.0 / self.total as f64 + 1.0 / others.total as f64;
+        let deviation = (all.rate() * (1.0 - all.rate()) * spread).sqrt();
+        let difference = self.rate() - others.rate();
+        // Where all fail, or none, the deviation is nothing, and so is the difference.
+        difference > 0.0 && difference + 1e-9 >= DEVIATIONS * deviation
+    }
+}
+
+/// Whether so many failures in a row say that an endpoint is worse than the others, of which `others` is known, and `recent`
+/// of the last moment: an endpoint like them would have had such a run by chance almost never.
+///
+/// What fails everywhere at once, as when somebody asks many times for what makes every endpoint break off, is in `recent`.
+pub(super) fn is_worse_run(failures: u32, others: Tally, recent: Tally) -> bool {
+    if others.total == 0 {
+        return false;
+    }
+    // Of few requests that all succeeded nobody knows that one in ten will not fail (Laplace's rule of succession).
+    let expected = (others.failed + 1) as f64 / (others.total + 2) as f64;
+    expected.max(recent.rate()).powi(i32::try_from(failures).unwrap_or(i32::MAX)) <= CHANCE
+}
+
+/// Below which success rate, from 0 to 1, an endpoint is an outlier: their mean less so many standard deviations of theirs
+/// (Envoy's success rate ejection). `None` where there is no rate.
+pub(super) fn outlier_threshold(rates: &[f64], deviations: f64) -> Option<f64> {
+    if rates.is_empty() {
+        return None;
+    }
+    let count = rates.len() as f64;
+    let mean = rates.iter().sum::<f64>() / count;
+    let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / count;
+    Some(mean - deviations * variance.sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn tally(failed: u64, total: u64) -> Tally {
+        Tally { failed, total }
+    }
+
+    #[test]
+    fn clearly_worse_is_much_worse_and_not_by_chance() {
+        for (own, others, expected) in [
+            (tally(16, 20), tally(0, 20), true),
+            (tally(20, 20), tally(0, 20), true),
+            (tally(20, 40), tally(0, 40), true),
+            (tally(5, 5), tally(0, 20), true),
+            // A tenth of the requests fails everywhere.
+            (tally(16, 20), tally(4, 40), true),
+            // All fail alike.
+            (tally(20, 20), tally(20, 20), false),
+            (tally(12, 20), tally(8, 20), false),
+            (tally(10, 20), tally(6, 20), false),
+            // Surely worse, and not by much.
+            (tally(6000, 10_000), tally(4000, 10_000), false),
+            // Much worse, and perhaps by chance.
+            (tally(3, 4), tally(0, 4), false),
+            (tally(20, 20), tally(0, 0), false),
+            (tally(0, 0), tally(0, 20), false),
+        ] {
+            assert_eq!(own.is_clearly_worse_than(others), expected, "{own:?} {others:?}");
+        }
+        assert!(tally(10, 1000).is_surely_worse_than(tally(0, 4000)));
+        assert!(!tally(1, 1000).is_surely_worse_than(tally(0, 4000)), "one of a thousand is chance");
+    }
+
+    #[test]
+    fn a_run_of_failures_counts_where_others_hardly_fail() {
+        let nothing = tally(0, 0);
+        assert!(is_worse_run(5, tally(0, 100), nothing));
+        assert!(is_worse_run(5, tally(10, 1000), tally(0, 10)));
+        assert!(!is_worse_run(5, nothing, nothing), "there is nobody to compare with");
+        assert!(!is_worse_run(5, tally(0, 5), nothing) && is_worse_run(10, tally(0, 5), nothing));
+        assert!(!is_worse_run(5, tally(100, 1000), nothing) && is_worse_run(9, tally(100, 1000), nothing));
+        assert!(!is_worse_run(30, tally(100, 1000), tally(90, 100)), "just now it fails everywhere");
+        assert!(!is_worse_run(u32::MAX, tally(9, 9), tally(9, 9)));
+    }
+
+    #[test]
+    fn an_outlier_is_below_the_mean_by_so_many_deviations() {
+        assert_eq!(outlier_threshold(&[], 1.9), None);
+        assert_eq!(outlier_threshold(&[1.0, 1.0], 1.9), Some(1.0));
+        // Envoy's documentation, arch_overview/upstream/outlier, has the formula.
+        let threshold = outlier_threshold(&[1.0, 1.0, 1.0, 1.0, 0.5], 1.9).unwrap();
+        assert!((threshold - 0.52).abs() < 1e-9, "{threshold}");
+    }
+
+    proptest! {
+        #[test]
+        fn of_two_at_most_one_is_worse(a in 0u64..300, b in 0u64..300, more in 0u64..300, most in 0u64..300) {
+            let (one, two) = (tally(a, a + more), tally(b, b + most));
+            prop_assert!(!(one.is_surely_worse_than(two) && two.is_surely_worse_than(one)));
+            prop_assert!(!one.is_surely_worse_than(one));
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! What one endpoint did lately and whether it is ejected: counters that all workers share and that outlive every config
+//! update.
+//!
+//! Serving, ejected, and then probed: when the time of an ejection is up, the endpoint gets one request at a time until
+//! enough of them succeed. So one that still fails costs few requests, and one that is well has its share within some round
+//! trips.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::compare::Tally;
+use super::window::{Counts, Window};
+
+/// Probes in a row that must succeed. Of an endpoint that fails four times of five, one in a hundred comes back.
+const PROBES: u32 = 3;
+
+/// After this long a probe that says nothing is given up, and the next one is sent.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// For how long only requests that can be repeated elsewhere are probes. Where there are none, others are after that.
+const COVERED_ONLY: Duration = Duration::from_secs(1);
+
+/// The longest that an endpoint's own word keeps requests away from it.
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
+
+/// The end of an ejection that no clock ends.
+pub(super) const SILENT: u64 = u64::MAX;
+
+/// How many endpoints of a cluster are ejected. One for each cluster name, for the life of the process.
+#[derive(Debug, Default)]
+pub struct Ejections {
+    pub(super) now: AtomicU32,
+    pub(super) total: AtomicU64,
+    /// When success rates were compared last, in milliseconds; zero before the first time.
+    pub(super) compared: AtomicU64,
+}
+
+/// What one endpoint did lately. One for each cluster name and address, while the endpoint exists.
+#[derive(Debug)]
+pub struct Health {
+    pub(super) of: Arc<Ejections>,
+    pub(super) consecutive_5xx: AtomicU32,
+    pub(super) consecutive_gateway: AtomicU32,
+    pub(super) consecutive_local: AtomicU32,
+    pub(super) window: Window,
+    /// Until when its failure percentage is not judged, because it was and chance let it pass. In milliseconds.
+    pub(super) spared_until: AtomicU64,
+    /// In milliseconds, rounded up; zero while serving, [`SILENT`] while it is not known how long.
+    pub(super) ejected_until: AtomicU64,
+    /// When it last came back, in milliseconds.
+    pub(super) returned: AtomicU64,
+    pub(super) ejections: AtomicU32,
+    /// When the probe under way was sent, in milliseconds; zero when there is none.
+    probed: AtomicU64,
+    /// Probes that succeeded, in a row.
+    probes: AtomicU32,
+    /// Until when the endpoint asked to be left alone, in milliseconds.
+    pushed_back_until: AtomicU64,
+}
+
+/// Where an endpoint stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It gets its share.
+    Serving,
+    /// It gets nothing.
+    Ejected,
+    /// Its time is up: it gets probes.
+    Probed,
+}
+
+impl Ejections {
+    /// How many endpoints get no share now: ejected ones, and those that are probed.
+    pub fn now(&self) -> u32 {
+        self.now.load(Relaxed)
+    }
+
+    /// How many ejections there ever were.
+    pub fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+}
+
+impl Health {
+    /// An endpoint that has done nothing yet.
+    pub fn new(of: Arc<Ejections>) -> Self {
+        Self {
+            of,
+            consecutive_5xx: AtomicU32::new(0),
+            consecutive_gateway: AtomicU32::new(0),
+            consecutive_local: AtomicU32::new(0),
+            window: Window::default(),
+            spared_until: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
+            ejections: AtomicU32::new(0),
+            probed: AtomicU64::new(0),
+            probes: AtomicU32::new(0),
+            pushed_back_until: AtomicU64::new(0),
+        }
+    }
+
+    /// Where it stands at `now`.
+    pub fn standing(&self, now: Duration) -> Standing {
+        match self.ejected_until.load(Relaxed) {
+            0 => Standing::Serving,
+            until if milliseconds(now) < until => Standing::Ejected,
+            _ => Standing::Probed,
+        }
+    }
+
+    /// Whether it gets its share of requests.
+    pub fn is_serving(&self) -> bool {
+        self.ejected_until.load(Relaxed) == 0
+    }
+
+    /// Whether the endpoint is ejected because it answers nothing.
+    pub fn is_silent(&self) -> bool {
+        self.ejected_until.load(Relaxed) == SILENT
+    }
+
+    /// The endpoint has answered. Ends an ejection for silence; says whether there was one.
+    pub fn heard(&self) -> bool {
+        let ended =
+            self.is_silent() && self.ejected_until.compare_exchange(SILENT, 0, Relaxed, Relaxed).is_ok();
+        if ended {
+            self.succeeded();
+            self.of.now.fetch_sub(1, Relaxed);
+        }
+        ended
+    }
+
+    /// Takes the one probe that may be under way now. False when the endpoint is not to be probed, or is already.
+    /// `covered` is whether the request could be repeated elsewhere if the probe failed.
+    pub fn claim_probe(&self, now: Duration, covered: bool) -> bool {
+        let (until, now) = (self.ejected_until.load(Relaxed), milliseconds(now).max(1));
+        let from = if covered { until } else { until.saturating_add(milliseconds(COVERED_ONLY)) };
+        if until == 0 || now < from {
+            return false;
+        }
+        let probed = self.probed.load(Relaxed);
+        if probed != 0 && now < probed.saturating_add(milliseconds(PROBE_PATIENCE)) {
+            return false;
+        }
+        self.probed.compare_exchange(probed, now, Relaxed, Relaxed).is_ok()
+    }
+
+    /// The endpoint asks to get nothing for as long as `pushback`; a minute is the most that is heeded. The latest word
+    /// counts, unless an earlier one reaches further.
+    pub fn push_back(&self, pushback: Duration, now: Duration) {
+        let until = milliseconds(now + pushback.min(LONGEST_PUSHBACK));
+        if self.pushed_back_until.load(Relaxed) < until {
+            self.pushed_back_until.fetch_max(until, Relaxed);
+        }
+    }
+
+    /// Whether the endpoint asked to get nothing at `now`.
+    pub fn is_pushed_back(&self, now: Duration) -> bool {
+        let until = self.pushed_back_until.load(Relaxed);
+        until != 0 && milliseconds(now) < until
+    }
+
+    /// A probe, or a request that was under way when the endpoint was ejected, succeeded.
+    pub(super) fn probe_succeeded(&self, now: Duration) {
+        self.probed.store(0, Relaxed);
+        if self.probes.fetch_add(1, Relaxed) + 1 >= PROBES {
+            self.serve(now);
+        }
+    }
+
+    /// The probe is over without having said anything good.
+    pub(super) fn probe_ended(&self) {
+        self.probed.store(0, Relaxed);
+        self.probes.store(0, Relaxed);
+    }
+
+    /// Brings the endpoint back; nothing of what it was ejected for counts any more.
+    pub(super) fn serve(&self, now: Duration) {
+        self.probe_ended();
+        let until = self.ejected_until.load(Relaxed);
+        if until != 0 && self.ejected_until.compare_exchange(until, 0, Relaxed, Relaxed).is_ok() {
+            self.returned.store(milliseconds(now), Relaxed);
+            self.succeeded();
+            self.window.clear();
+            self.of.now.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// No failures in a row any more.
+    pub(super) fn succeeded(&self) {
+        reset(&self.consecutive_5xx);
+        reset(&self.consecutive_gateway);
+        reset(&self.consecutive_local);
+    }
+}
+
+/// Which requests a rate is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Those that were answered.
+    Answered,
+    /// All, of which those failed that were not answered.
+    Local,
+    /// All, of which those failed that did in either way.
+    All,
+}
+
+impl Part {
+    pub(super) fn of(self, counts: Counts) -> Tally {
+        let Counts { total, answered, local } = counts;
+        match self {
+            Self::Answered => Tally { failed: answered, total: total - local },
+            Self::Local => Tally { failed: local, total },
+            Self::All => Tally { failed: answered + local, total },
+        }
+    }
+}
+
+/// An endpoint that leaves the cluster is no longer among its ejected ones.
+impl Drop for Health {
+    fn drop(&mut self) {
+        if *self.ejected_until.get_mut() != 0 {
+            self.of.now.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// Rounded up, so that nothing that lasts until then is over before.
+pub(super) fn milliseconds(of: Duration) -> u64 {
+    u64::try_from(of.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// Writes only when there is something to write, so that healthy endpoints' counters stay in every core's cache.
+pub(super) fn reset(counter: &AtomicU32) {
+    if counter.load(Relaxed) != 0 {
+        counter.store(0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn ejected(until: u64) -> Health {
+        let health = Health::new(Arc::default());
+        health.ejected_until.store(until, Relaxed);
+        health.of.now.fetch_add(1, Relaxed);
+        health
+    }
+
+    #[test]
+    fn when_its_time_is_up_an_endpoint_gets_one_request_at_a_time() {
+        let health = ejected(5_000);
+        assert_eq!(health.standing(at(4_999)), Standing::Ejected);
+        assert!(!health.claim_probe(at(4_999), true));
+        assert_eq!(health.standing(at(5_000)), Standing::Probed);
+        assert!(health.claim_probe(at(5_000), true));
+        assert!(!health.claim_probe(at(5_000), true), "one at a time");
+        assert!(!health.claim_probe(at(5_999), true));
+        assert!(health.claim_probe(at(6_000), true), "one that says nothing is given up");
+        assert!(!Health::new(Arc::default()).claim_probe(at(0), true), "who serves needs no probe");
+    }
+
+    #[test]
+    fn probes_that_cannot_be_repeated_elsewhere_wait_for_a_second() {
+        let health = ejected(5_000);
+        assert!(!health.claim_probe(at(5_999), false));
+        assert!(health.claim_probe(at(6_000), false));
+    }
+
+    #[test]
+    fn three_probes_in_a_row_bring_it_back() {
+        let health = ejected(5_000);
+        let probe = |now| {
+            assert!(health.claim_probe(at(now), true));
+            health.probe_succeeded(at(now));
+        };
+        (5_000..5_002).for_each(probe);
+        health.probe_ended();
+        (5_002..5_004).for_each(probe);
+        assert_eq!((health.standing(at(5_004)), health.of.now()), (Standing::Probed, 1));
+        probe(5_004);
+        assert_eq!((health.standing(at(5_004)), health.of.now()), (Standing::Serving, 0));
+        assert!(health.is_serving());
+    }
+
+    #[test]
+    fn an_endpoint_is_left_alone_for_as_long_as_it_says_and_a_minute_at_most() {
+        let health = Health::new(Arc::default());
+        assert!(!health.is_pushed_back(at(0)));
+        health.push_back(at(2_000), at(0));
+        health.push_back(at(500), at(0));
+        assert!(health.is_pushed_back(at(1_999)) && !health.is_pushed_back(at(2_000)));
+        health.push_back(Duration::MAX, at(2_000));
+        assert!(health.is_pushed_back(at(61_999)) && !health.is_pushed_back(at(62_000)));
+        assert!(health.is_serving(), "that is no ejection");
+    }
+}

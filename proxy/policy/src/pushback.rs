@@ -1,0 +1,97 @@
+//! For how long an endpoint asks to be left alone: `Retry-After` of a 429 or 503 (RFC 9110 section 10.2.3, RFC 6585
+//! section 4), and gRPC's pushback (proposal A6, "Pushback").
+//!
+//! Called with the head of an answer. What it says goes to [`crate::outlier::Health::push_back`], which keeps all workers'
+//! requests away from the endpoint while there is another, and to the decision about another try.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// What an endpoint asks of who called it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushback {
+    /// To come back after this long and no earlier.
+    After(Duration),
+    /// Not to send this request again (a negative pushback, or one that is no number). It says nothing of other requests.
+    Never,
+}
+
+/// What the head of an answer, or its trailers, asks for. `now` is the wall clock, for a date.
+pub fn pushback(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Pushback> {
+    if let Some(value) = headers.get(GRPC_PUSHBACK) {
+        return Some(of_grpc(value));
+    }
+    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return None;
+    }
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let after = if !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit()) {
+        // More seconds than a number holds are very many.
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
+    };
+    (!after.is_zero()).then_some(Pushback::After(after))
+}
+
+fn of_grpc(value: &HeaderValue) -> Pushback {
+    let milliseconds = value.to_str().ok().and_then(|value| value.trim().parse::<i32>().ok());
+    match milliseconds.and_then(|value| u64::try_from(value).ok()) {
+        Some(value) => Pushback::After(Duration::from_millis(value)),
+        None => Pushback::Never,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(status: u16, field: &'static str, value: &str) -> Option<Pushback> {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(field), value.parse().unwrap())]);
+        pushback(StatusCode::from_u16(status).unwrap(), &headers, now)
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let after = |seconds| Some(Pushback::After(Duration::from_secs(seconds)));
+        for (value, expected) in [
+            ("3", after(3)),
+            (" 120 ", after(120)),
+            ("99999999999999999999999", after(u64::MAX)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", after(10)),
+            ("Sunday, 06-Nov-94 08:49:47 GMT", after(10)),
+            ("Sun Nov  6 08:49:47 1994", after(10)),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", None),
+            ("0", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(asked(429, "retry-after", value), expected, "{value:?}");
+            assert_eq!(asked(503, "retry-after", value), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_429_or_503_means_the_endpoint() {
+        for status in [200, 301, 413, 500, 504] {
+            assert_eq!(asked(status, "retry-after", "3"), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn grpc_pushes_back_in_milliseconds_or_for_good() {
+        let pushback = |value| asked(200, "grpc-retry-pushback-ms", value);
+        assert_eq!(pushback("1500"), Some(Pushback::After(Duration::from_millis(1500))));
+        assert_eq!(pushback("0"), Some(Pushback::After(Duration::ZERO)));
+        for never in ["-1", "soon", "", "99999999999"] {
+            assert_eq!(pushback(never), Some(Pushback::Never), "{never:?}");
+        }
+    }
+}
