@@ -1,12 +1,15 @@
 //! Two sidecars with mutual TLS between them.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use outrigger_config::cluster::UpstreamProtocol;
+use outrigger_config::cluster::{Cluster, UpstreamProtocol};
 use outrigger_config::endpoint::{Endpoint, Transport};
 use outrigger_config::listener::{
     ChainMatcher, DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
@@ -19,6 +22,9 @@ use support::client::Client;
 use support::identity::{Authority, spiffe};
 use support::{Proxy, World, cluster, endpoint, forward, manager, tcp_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 
 /// The inbound listener of a sidecar in front of `app`.
 fn inbound() -> Listener {
@@ -286,7 +292,7 @@ async fn grpc_streams_both_ways_with_trailers() {
     let mut server = world.start();
     let mut client = client(&authority, vec![over_tls(server.address(0), &["cart"])]);
 
-    let stream = tokio::net::TcpStream::connect(client.address(0)).await.unwrap();
+    let stream = TcpStream::connect(client.address(0)).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     let request = http::Request::post("http://app/shop.Cart/Watch")
@@ -322,7 +328,7 @@ async fn a_rollout_under_load_loses_nothing() {
     let secrets = world.secrets.clone();
     secrets.publish(authority.secrets("web"));
     let client = world.start();
-    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
     let users: Vec<_> = (0..16)
         .map(|number| {
             let (stopped, address) = (stopped.clone(), client.address(0));
@@ -350,10 +356,7 @@ async fn a_rollout_under_load_loses_nothing() {
         servers.push(new);
         handle.store(support::endpoints(servers.iter().map(over)));
         secrets.publish(authority.secrets("web"));
-        assert_eq!(
-            old.drain(std::time::Duration::from_secs(10)).await,
-            outrigger_core::drain::Drained::Complete
-        );
+        assert_eq!(old.drain(Duration::from_secs(10)).await, outrigger_core::drain::Drained::Complete);
     }
     stop.send(true).unwrap();
     let mut total = 0;
@@ -363,5 +366,77 @@ async fn a_rollout_under_load_loses_nothing() {
         total += sent;
     }
     assert!(total > 100, "{total}");
-    let _ = client.drain(std::time::Duration::from_secs(10)).await;
+    let _ = client.drain(Duration::from_secs(10)).await;
+}
+
+/// A cable to `to` that can be cut: then connections are made and stay, and nothing passes any more.
+async fn cable(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (cut, watched) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(to).await.unwrap();
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            for (mut from, mut into) in [(near_in, far_out), (far_in, near_out)] {
+                let mut cut = watched.clone();
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 16 * 1024];
+                    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+                        if cut.wait_for(|cut| !*cut).await.is_err()
+                            || into.write_all(&bytes[..count]).await.is_err()
+                        {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (address, cut)
+}
+
+/// POSTs may not be sent twice, so that whatever is written to the silent sidecar waits; and nothing more is after that.
+#[tokio::test]
+async fn posts_find_a_silent_sidecar_out_without_being_written_to_it() {
+    let authority = Authority::new();
+    let (first, second) = (Application::echo().await, Application::echo().await);
+    let servers = [first.address, second.address].map(|to| server(&authority, "cart", to));
+    let (address, cut) = cable(servers[0].address(0)).await;
+    let endpoints = [address, servers[1].address(0)].map(|to| over_tls(to, &["cart"]));
+    let outlier = outrigger_policy::outlier::OutlierDetection::decode(Some(Default::default())).unwrap();
+    let cluster = Cluster { outlier, ..cluster("app", endpoints) };
+    let world = World::new().proxy().cluster_of(cluster).http("app:80", forward("app"));
+    world.secrets.publish(authority.secrets("web"));
+    let client = world.start();
+    let mut users = Vec::new();
+    for _ in 0..6 {
+        users.push(Client::connect(client.address(0)).await);
+    }
+    for user in &mut users {
+        assert_eq!(user.post("app", "/", "order").await.status, 200);
+    }
+    cut.send_replace(true);
+    let (began, mut waiting, mut hung) = (Instant::now(), Vec::new(), Vec::new());
+    while began.elapsed() < Duration::from_secs(12) {
+        let Some(mut user) = users.pop() else { break };
+        match timeout(Duration::from_millis(900), user.post("app", "/", "order")).await {
+            Ok(answer) => {
+                assert_eq!(answer.status, 200, "{answer:?}");
+                users.push(user);
+            }
+            Err(_) => {
+                hung.push(began.elapsed());
+                waiting.push(user);
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    let (first, last) = (hung.first().expect("some are written"), hung.last().expect("some are written"));
+    assert!(*last - *first < Duration::from_secs(4), "none once PINGs are unanswered: {hung:?}");
+    cut.send_replace(false);
+    for mut user in waiting {
+        assert_eq!(user.response().await.status, 200, "it waited and is answered");
+    }
 }

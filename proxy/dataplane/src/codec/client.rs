@@ -63,6 +63,16 @@ impl Http2Connection {
         self.inner.is_crowded()
     }
 
+    /// Asks the peer with a PING whether it is there, unless it was asked just before.
+    pub fn ask(&self) {
+        self.inner.ask();
+    }
+
+    /// Whether the peer was asked and nothing came from it for a while. Another connection is better for a new request.
+    pub fn is_quiet(&self) -> bool {
+        self.inner.is_quiet()
+    }
+
     /// When bytes of the peer came last: answers, and answers to PINGs.
     pub fn last_heard(&self) -> Instant {
         self.inner.last_heard()

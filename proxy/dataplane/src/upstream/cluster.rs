@@ -256,7 +256,7 @@ impl Cluster {
         let hosts = Rc::clone(&self.hosts.borrow());
         let waiting = hosts.iter().map(|host| host.load.in_flight()).fold(0, u32::saturating_add);
         let others = waiting.saturating_sub(host.load.in_flight());
-        if !host.silence.is_proven(Instant::now(), others) {
+        if !host.is_proven_silent(Instant::now(), others) {
             return;
         }
         let config = self.config.borrow();
@@ -521,7 +521,9 @@ impl Cluster {
         for host in hosts.iter() {
             host.pool.tidy(now);
             // Requests that found another host in time have not seen these.
-            for _ in 0..host.pool.take_unseen_failures() {
+            let failures = host.pool.take_unseen_failures();
+            // A host in doubt is judged by what it answers.
+            for _ in 0..if host.doubt(now).is_some() { 0 } else { failures } {
                 host.load.failed(now);
                 self.observe(host, Outcome::LocalOrigin);
             }

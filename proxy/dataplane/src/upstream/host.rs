@@ -75,7 +75,8 @@ impl Host {
         if self.health.is_silent() {
             return Some(Doubt { avoided: true });
         }
-        self.silence.doubt(now, || self.load.latency(now).unwrap_or_default())
+        let doubt = self.silence.doubt(now, || self.load.latency(now).unwrap_or_default())?;
+        Some(Doubt { avoided: doubt.avoided || self.pool.is_quiet() })
     }
 
     /// The time to the head of an answer, to be shown: at least as long as it leaves requests unanswered.
@@ -89,6 +90,7 @@ impl Host {
         let due = self.silence.is_pair_due(now);
         if due {
             self.silence.pair_begins(now);
+            self.doubt_connections(now);
         }
         due
     }
@@ -97,10 +99,25 @@ impl Host {
     pub(crate) fn takes_test(&self) -> bool {
         let now = Instant::now();
         let due = self.silence.is_test_due(now, self.health.is_silent());
+        self.doubt_connections(now);
         if due {
             self.silence.test_begins(now);
         }
         due
+    }
+
+    /// What comes next shall not be written to a connection that is dead. Shared ones are asked; idle ones are closed where there
+    /// is much doubt, since a new one is soon made or found to be impossible.
+    fn doubt_connections(&self, now: Instant) {
+        self.pool.ask();
+        if self.health.is_silent() || self.silence.age(now).is_some() {
+            self.pool.close_idle_ones();
+        }
+    }
+
+    /// Whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts.
+    pub(super) fn is_proven_silent(&self, now: Instant, others: u32) -> bool {
+        self.silence.is_proven(now, others, self.pool.is_quiet())
     }
 
     /// Resolves when the host is found silent while others answer. Cancel-safe.

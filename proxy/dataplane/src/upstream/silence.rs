@@ -250,11 +250,12 @@ impl Silence {
         self.found.notified()
     }
 
-    /// Whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts.
+    /// Whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts; `quiet` says
+    /// that PINGs are unanswered too.
     ///
     /// Where no request may be sent twice there are no pairs. Then the hosts are compared as wholes: the share of slow
     /// requests among all says how likely a healthy host was to leave every test unanswered.
-    pub(super) fn is_proven(&self, now: Instant, others: u32) -> bool {
+    pub(super) fn is_proven(&self, now: Instant, others: u32, quiet: bool) -> bool {
         self.settle(now);
         let Some(since) = self.since.get() else { return false };
         if now.saturating_duration_since(since) < EJECTED_AFTER {
@@ -264,8 +265,8 @@ impl Silence {
         let slow = f64::from(others.saturating_add(self.unanswered.get()));
         let share = slow / (slow + answers as f64);
         let by_chance = share.powf(f64::from(self.tests.get()));
-        let tests = self.unanswered.get() >= MANY && answers >= ANSWERS && by_chance < CHANCE;
-        self.failed_pairs.get() >= PAIRS || tests
+        let enough = self.unanswered.get() >= MANY && answers >= ANSWERS;
+        self.failed_pairs.get() >= PAIRS || enough && (quiet || by_chance < CHANCE)
     }
 
     /// Takes the one place of an attempt that is waited for after its pair has failed. False if it is taken.
@@ -442,11 +443,11 @@ mod tests {
         world.other_answers();
         for seconds in 1..=5 {
             world.later(1000);
-            assert_eq!(world.host.is_proven(world.now, 0), seconds == 5);
+            assert_eq!(world.host.is_proven(world.now, 0, false), seconds == 5);
             world.host.pair_failed();
         }
         assert!(world.host.heard(world.now), "it had been found silent");
-        assert!(!world.host.is_proven(world.now, 0));
+        assert!(!world.host.is_proven(world.now, 0, false));
     }
 
     /// Half of the requests take 30 s, and none may be sent twice. A healthy host may well get three slow ones in a row.
@@ -460,12 +461,21 @@ mod tests {
             }
             for _ in 0..3 {
                 world.later(2000);
-                assert!(!world.host.is_proven(world.now, slow_elsewhere));
+                assert!(!world.host.is_proven(world.now, slow_elsewhere, false));
                 world.host.test_begins(world.now);
                 world.begin(1);
             }
-            assert_eq!(world.host.is_proven(world.now, slow_elsewhere), ejected);
+            assert_eq!(world.host.is_proven(world.now, slow_elsewhere, false), ejected);
         }
+    }
+
+    #[test]
+    fn a_host_whose_pings_are_unanswered_too_needs_no_further_proof() {
+        let mut world = world();
+        world.begin(3);
+        (0..20).for_each(|_| world.other_answers());
+        world.later(6000);
+        assert!(world.host.is_proven(world.now, 200, true) && !world.host.is_proven(world.now, 200, false));
     }
 
     #[tokio::test]

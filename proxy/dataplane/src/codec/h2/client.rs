@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use outrigger_core::error::{Failure, Reached};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub(crate) use super::exchange::Exchange;
@@ -29,6 +29,12 @@ use crate::socket::stream::Stream;
 /// How often a peer that has requests of ours is asked whether it is still there, and how long it may take to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often at most it is asked out of turn, because it is in doubt whether it is there. An application that is asked often
+/// while it sends nothing takes it for abuse (gRPC's servers end the connection at the third time within five minutes).
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+const APPLICATION_ASKED_EVERY: Duration = Duration::from_secs(120);
+/// From when on a peer that was asked out of turn, and that nothing came from since, is given no more requests.
+const QUIET_AFTER: Duration = Duration::from_secs(1);
 /// Streams that are begun before the peer has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
 /// How long a window of the connection may be used up before other connections are preferred. Fast senders use up theirs
@@ -50,6 +56,11 @@ pub(super) struct Shared {
     pub(super) unread: Unread,
     streams: Cell<usize>,
     usage: Rc<dyn Usage>,
+    /// Whether the peer is a proxy, and may be asked whenever it suits.
+    of_proxy: bool,
+    /// When the peer was last asked out of turn.
+    asked: Cell<Option<Instant>>,
+    ask: Notify,
 }
 
 impl Connection {
@@ -96,8 +107,11 @@ impl Connection {
             unread: Unread::default(),
             streams: Cell::new(0),
             usage,
+            of_proxy: asked,
+            asked: Cell::new(None),
+            ask: Notify::new(),
         });
-        let pings = asked.then(|| connection.ping_pong()).flatten();
+        let pings = connection.ping_pong();
         let watched = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
             // Each stream is told, by the error or by the connection that is dropped; this is for whoever debugs.
@@ -140,6 +154,22 @@ impl Connection {
         self.shared.seen.last_heard()
     }
 
+    /// Asks the peer whether it is there, unless it was asked just before.
+    pub(crate) fn ask(&self) {
+        let Shared { asked, ask, of_proxy, .. } = &*self.shared;
+        let pause = if *of_proxy { ASKED_EVERY } else { APPLICATION_ASKED_EVERY };
+        if asked.get().is_none_or(|asked| self.last_heard() >= asked && asked.elapsed() >= pause) {
+            asked.set(Some(Instant::now()));
+            ask.notify_one();
+        }
+    }
+
+    /// Whether the peer was asked and nothing came from it since, for a while.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let quiet = |asked: Instant| self.last_heard() < asked && asked.elapsed() >= QUIET_AFTER;
+        self.shared.asked.get().is_some_and(quiet)
+    }
+
     pub(crate) async fn closed(&self) {
         // Nothing is ever sent: this resolves when the task has dropped its end.
         let _ = self.ended.clone().changed().await;
@@ -151,15 +181,22 @@ impl Connection {
 }
 
 impl Shared {
-    /// Resolves when the peer leaves a PING without answer while requests are under way.
+    /// Resolves when the peer leaves a PING without answer while requests are under way. An application is asked out of turn
+    /// alone.
     async fn silence(&self, pings: Option<PingPong>) {
         let Some(mut pings) = pings else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(PING_EVERY).await;
-            if self.streams.get() == 0 {
-                continue;
-            }
-            match tokio::time::timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+            let patience = tokio::select! {
+                () = tokio::time::sleep(PING_EVERY), if self.of_proxy => {
+                    if self.streams.get() == 0 {
+                        continue;
+                    }
+                    PING_TIMEOUT
+                }
+                // Asked earlier, its requests are not ended earlier; those of an application are not ended at all.
+                () = self.ask.notified() => if self.of_proxy { PING_EVERY + PING_TIMEOUT } else { Duration::MAX },
+            };
+            match tokio::time::timeout(patience, pings.ping(Ping::opaque())).await {
                 Err(_) => return,
                 Ok(Ok(_)) => {}
                 // The connection has ended and says so itself.

@@ -278,6 +278,32 @@ async fn to_upstream(frames: Vec<Vec<u8>>, asked: bool) -> (Connection, DuplexSt
     (Connection::start_asking(Stream::Memory(ours), &Limits::default(), usage, asked).await.unwrap(), theirs)
 }
 
+/// What the proxy above asks of a connection when it is in doubt whether its host is there.
+#[test]
+fn a_peer_that_is_asked_and_says_nothing_for_a_second_is_quiet_until_it_speaks() {
+    for of_proxy in [true, false] {
+        run(async {
+            let (connection, mut upstream) = to_upstream(vec![], of_proxy).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert!(!connection.is_quiet(), "nobody asked");
+            connection.ask();
+            connection.ask();
+            tokio::time::sleep(Duration::from_millis(999)).await;
+            assert!(!connection.is_quiet());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            assert!(connection.is_quiet() && connection.is_open());
+            let mut preface = [0; 24];
+            upstream.read_exact(&mut preface).await.unwrap();
+            let asked = frames(&mut upstream).await;
+            let pings: Vec<_> = asked.into_iter().filter(|(kind, ..)| *kind == PING).collect();
+            assert_eq!(pings.len(), 1, "one question, though it was asked for twice");
+            upstream.write_all(&frame(PING, ACK, 0, &pings[0].3)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            assert!(!connection.is_quiet(), "late is early enough");
+        });
+    }
+}
+
 #[test]
 fn an_upstream_that_breaks_the_rules_of_answers_fails_its_request() {
     let status = |status: &[u8], flags| frame(HEADERS, END_HEADERS | flags, 1, &field(b":status", status));

@@ -140,7 +140,7 @@ impl Pool {
         self.http1.waiting.borrow_mut().retain(|waiter| !waiter.is_closed());
     }
 
-    pub(super) fn close_idle_ones(&self) {
+    pub(in crate::upstream) fn close_idle_ones(&self) {
         self.http1.idle.take();
     }
 

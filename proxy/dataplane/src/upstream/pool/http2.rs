@@ -62,6 +62,7 @@ impl Shared {
             && self.connection.streams() < most
             && self.connection.capacity() > 0
             && !self.connection.is_crowded()
+            && !self.connection.is_quiet()
     }
 
     fn is_spent(&self, settings: &Settings) -> bool {
@@ -154,6 +155,17 @@ impl Pool {
         let now = Instant::now();
         let (used, carried) = (Cell::new(now), Cell::new(0));
         Ok(Shared { connection, peer, born: now, used, carried })
+    }
+
+    /// Asks the host on every connection whether it is there.
+    pub(in crate::upstream) fn ask(&self) {
+        self.http2.shared.borrow().iter().for_each(|shared| shared.connection.ask());
+    }
+
+    /// Whether the host has shared connections, and leaves PINGs unanswered on all of them.
+    pub(in crate::upstream) fn is_quiet(&self) -> bool {
+        let shared = self.http2.shared.borrow();
+        !shared.is_empty() && shared.iter().all(|shared| shared.connection.is_quiet())
     }
 
     /// Closes what had no stream for too long or was closed by the host.
