@@ -60,7 +60,7 @@ pub struct Endpoint {
 pub enum HealthStatus {
     /// It gets requests.
     Healthy,
-    /// It gets requests when no healthy one is left.
+    /// It gets what too few healthy ones cannot take.
     Degraded,
     /// It finishes what it has and gets nothing new.
     Draining,

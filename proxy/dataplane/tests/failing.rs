@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outrigger_config::cluster::{Balancing, Cluster};
+use outrigger_config::endpoint::{Endpoint, HealthStatus};
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_proto::xds::{cluster as wire, protobuf};
 use support::application::{Application, dead, ok, read_request};
 use support::client::Client;
-use support::{Proxy, World, cluster, endpoint, forward};
+use support::{Proxy, World, cluster, endpoint, endpoints, forward};
 use tokio::io::{AsyncWriteExt, BufReader};
 
 fn number(value: u32) -> Option<protobuf::UInt32Value> {
@@ -262,10 +263,38 @@ async fn an_endpoint_that_pushes_back_is_left_alone_while_there_is_another() {
         }
         assert_eq!((busy.requests(), good.requests()), (1, 19), "{answer}");
         assert_eq!(proxy.shared.ejected(), [], "that is no ejection");
-        handle.store(support::endpoints([endpoint(busy.address)]));
+        handle.store(endpoints([endpoint(busy.address)]));
         for _ in 0..5 {
             client.post("app", "/", "").await;
         }
         assert_eq!(busy.requests(), 6, "nobody else is left");
     }
+}
+
+#[tokio::test]
+async fn a_degraded_endpoint_gets_requests_when_too_few_healthy_ones_are_left() {
+    let (first, second, degraded) =
+        (Application::echo().await, Application::echo().await, Application::echo().await);
+    let degraded_endpoint = || Endpoint { health: HealthStatus::Degraded, ..endpoint(degraded.address) };
+    let mut app = detected(&[]);
+    app.outlier = None;
+    let handle = app.endpoints.clone();
+    handle.store(endpoints([
+        endpoint(first.address),
+        endpoint(second.address),
+        endpoint(dead().await),
+        degraded_endpoint(),
+    ]));
+    let proxy = start(app);
+    let mut client = Client::connect(proxy.address(0)).await;
+    for _ in 0..60 {
+        assert_eq!(client.get("app", "/", "").await.status, 200);
+    }
+    assert_eq!(degraded.requests(), 0, "three of four are healthy, and a retry goes to one like it");
+    handle.store(endpoints([endpoint(first.address), degraded_endpoint()]));
+    for _ in 0..200 {
+        client.get("app", "/", "").await;
+    }
+    // One healthy endpoint of two takes 70 %.
+    assert!((30..90).contains(&degraded.requests()), "{} of 200", degraded.requests());
 }

@@ -230,11 +230,11 @@ impl Cluster {
         // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain. Before that those are asked
         // which work and want to be left alone.
         let host = self
-            .choose(&hosts, |host| fresh(host) && answering(host))
-            .or_else(|| again.then(|| self.choose(&hosts, answering)).flatten())
-            .or_else(|| self.choose(&hosts, |host| fresh(host) && serving(host)))
-            .or_else(|| again.then(|| self.choose(&hosts, serving)).flatten())
-            .or_else(|| self.choose(&hosts, |host| is_in_service(host) && fresh(host)))
+            .choose(&hosts, answering, fresh)
+            .or_else(|| again.then(|| self.choose(&hosts, answering, |_| true)).flatten())
+            .or_else(|| self.choose(&hosts, serving, fresh))
+            .or_else(|| again.then(|| self.choose(&hosts, serving, |_| true)).flatten())
+            .or_else(|| self.choose(&hosts, |host| is_in_service(host), fresh))
             .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
             .or_else(|| self.draw(&hosts, |host| host.takes_new))
             .ok_or_else(|| {
@@ -365,13 +365,18 @@ impl Cluster {
         }
     }
 
-    /// One of those that serve, by priority, locality and weight where the cluster has them.
-    fn choose(&self, hosts: &[Rc<Host>], serves: impl Fn(&Rc<Host>) -> bool) -> Option<Rc<Host>> {
+    /// One of those that serve and are wanted, by priority, health, locality and weight where the cluster has them.
+    fn choose(
+        &self,
+        hosts: &[Rc<Host>],
+        serves: impl Fn(&Rc<Host>) -> bool,
+        wanted: impl Fn(&Rc<Host>) -> bool,
+    ) -> Option<Rc<Host>> {
         let groups = Rc::clone(&self.groups.borrow());
         if groups.is_plain() {
-            return self.draw(hosts, serves);
+            return self.draw(hosts, |host| wanted(host) && serves(host));
         }
-        let candidates = groups.candidates(|at| serves(&hosts[at]), fastrand::f64);
+        let candidates = groups.candidates(|at| serves(&hosts[at]), |at| wanted(&hosts[at]), fastrand::f64);
         let weight = |at: usize| hosts[at].weight;
         let below = |below| fastrand::u64(..below);
         let any = || fastrand::choice(&candidates).copied();

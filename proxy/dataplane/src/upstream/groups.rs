@@ -1,28 +1,36 @@
 //! Which hosts the next try may go to where a cluster has several priorities, weighted localities or unequal endpoints.
 //!
 //! Most clusters have none of these, as [`Groups::is_plain`] says: their picks cost nothing here. The others' look at every
-//! host, once a pick. Shares are those of Envoy: a priority gets what those before it cannot take, a locality its weight,
-//! both cut in proportion when too few of their hosts serve.
+//! host, once a pick. Shares are those of Envoy: a priority gets what those before it cannot take, degraded endpoints what
+//! the healthy ones of all priorities cannot, a locality its weight, all cut in proportion when too few of their hosts serve.
 
-use outrigger_config::endpoint::{Endpoints, Locality};
+use outrigger_config::endpoint::{Endpoints, HealthStatus, Locality};
 
-/// How a cluster's hosts are grouped: by priority and, where they are weighted, by locality.
+/// How a cluster's hosts are grouped: by priority, by whether they are degraded and, where they are weighted, by locality.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     /// The group of each host.
     of: Box<[usize]>,
     all: Vec<Group>,
-    /// In order, lowest first.
-    priorities: Vec<u32>,
+    /// In the order in which they are used.
+    tiers: Vec<Tier>,
     /// Whether some endpoints are to get more than others.
     pub(super) weights_differ: bool,
     /// See [`Endpoints::overprovisioning`]; 1.0 counts endpoints as they are.
     overprovisioning: f64,
 }
 
+/// Hosts that are used alike: the healthy or the degraded ones of a priority. All healthy ones come before all degraded ones,
+/// lower priorities before higher ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tier {
+    degraded: bool,
+    priority: u32,
+}
+
 #[derive(Debug)]
 struct Group {
-    priority: u32,
+    tier: Tier,
     /// Where localities are weighted.
     locality: Option<(Locality, u32)>,
     hosts: usize,
@@ -33,22 +41,24 @@ impl Groups {
     pub(super) fn new(endpoints: &Endpoints) -> Self {
         let mut all: Vec<Group> = Vec::new();
         let of = endpoints.list.iter().map(|endpoint| {
+            let degraded = endpoint.health == HealthStatus::Degraded;
+            let tier = Tier { degraded, priority: endpoint.priority };
             let locality = endpoint.locality_weight.map(|weight| (endpoint.locality.clone(), weight));
-            let same = |group: &Group| group.priority == endpoint.priority && group.locality == locality;
+            let same = |group: &Group| group.tier == tier && group.locality == locality;
             let at = all.iter().position(same).unwrap_or_else(|| {
-                all.push(Group { priority: endpoint.priority, locality, hosts: 0 });
+                all.push(Group { tier, locality, hosts: 0 });
                 all.len() - 1
             });
             all[at].hosts += 1;
             at
         });
         let of = of.collect();
-        let mut priorities: Vec<_> = all.iter().map(|group| group.priority).collect();
-        priorities.sort_unstable();
-        priorities.dedup();
+        let mut tiers: Vec<_> = all.iter().map(|group| group.tier).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
         let weights_differ = endpoints.list.windows(2).any(|pair| pair[0].weight != pair[1].weight);
         let overprovisioning = f64::from(endpoints.overprovisioning) / 100.0;
-        Self { of, all, priorities, weights_differ, overprovisioning }
+        Self { of, all, tiers, weights_differ, overprovisioning }
     }
 
     /// Whether all hosts are alike.
@@ -56,38 +66,58 @@ impl Groups {
         self.all.len() <= 1 && !self.weights_differ
     }
 
-    /// The hosts that the next try may go to, of those that serve. Empty when none does.
+    /// The hosts that the next try may go to, of those that serve and are `wanted`. Empty when there is none.
     ///
-    /// `draw` gives uniform numbers from 0 up to and without 1.
+    /// What serves decides about the shares of groups, so that a retry, which wants no host that was tried, goes to one like
+    /// it while there is another. `draw` gives uniform numbers from 0 up to and without 1.
     pub(super) fn candidates(
         &self,
         serves: impl Fn(usize) -> bool,
+        wanted: impl Fn(usize) -> bool,
         mut draw: impl FnMut() -> f64,
     ) -> Vec<usize> {
-        let mut serving = vec![0; self.all.len()];
-        let hosts: Vec<_> = (0..self.of.len()).filter(|host| serves(*host)).collect();
-        hosts.iter().for_each(|host| serving[self.of[*host]] += 1);
-        let Some(priority) = self.priority(&serving, draw()) else { return hosts };
-        let of_priority = |group: &usize| self.all[*group].priority == priority;
+        let (mut serving, mut useful) = (vec![0; self.all.len()], vec![false; self.all.len()]);
+        let mut hosts = Vec::new();
+        for host in (0..self.of.len()).filter(|host| serves(*host)) {
+            serving[self.of[host]] += 1;
+            if wanted(host) {
+                useful[self.of[host]] = true;
+                hosts.push(host);
+            }
+        }
+        let Some(tier) = self.tier(&serving, &useful, draw()) else { return hosts };
+        let of_tier = |group: &usize| self.all[*group].tier == tier;
         let weight = |group: usize| match &self.all[group].locality {
-            Some((_, weight)) => f64::from(*weight) * self.available(serving[group], self.all[group].hosts),
-            None => 0.0,
+            Some((_, weight)) if useful[group] => {
+                f64::from(*weight) * self.available(serving[group], self.hosts_beside(group))
+            }
+            _ => 0.0,
         };
-        let weights = (0..self.all.len()).filter(of_priority).map(|group| (group, weight(group)));
+        let weights = (0..self.all.len()).filter(of_tier).map(|group| (group, weight(group)));
         let locality = drawn(weights.collect(), f64::INFINITY, draw());
         // Without a weight anywhere nothing is weighted.
-        let chosen = |group: usize| locality.map_or(of_priority(&group), |drawn| drawn == group);
+        let chosen = |group: usize| locality.map_or(of_tier(&group), |drawn| drawn == group);
         hosts.into_iter().filter(|host| chosen(self.of[*host])).collect()
     }
 
-    fn priority(&self, serving: &[usize], point: f64) -> Option<u32> {
-        let available = |priority: &u32| {
-            let groups = self.all.iter().zip(serving).filter(|(group, _)| group.priority == *priority);
-            let (hosts, serving) =
-                groups.fold((0, 0), |(hosts, sum), (group, serving)| (hosts + group.hosts, sum + serving));
-            (*priority, self.available(serving, hosts))
+    fn tier(&self, serving: &[usize], useful: &[bool], point: f64) -> Option<Tier> {
+        let available = |tier: &Tier| {
+            let groups = || (0..self.all.len()).filter(|group| self.all[*group].tier == *tier);
+            let of_priority = self.all.iter().filter(|group| group.tier.priority == tier.priority);
+            let share = self.available(
+                groups().map(|group| serving[group]).sum(),
+                of_priority.map(|group| group.hosts).sum(),
+            );
+            (*tier, if groups().any(|group| useful[group]) { share } else { 0.0 })
         };
-        drawn(self.priorities.iter().map(available).collect(), 1.0, point)
+        drawn(self.tiers.iter().map(available).collect(), 1.0, point)
+    }
+
+    /// How many hosts the locality of a group has, healthy and degraded ones.
+    fn hosts_beside(&self, group: usize) -> usize {
+        let Group { tier, locality, .. } = &self.all[group];
+        let same = |of: &&Group| of.tier.priority == tier.priority && of.locality == *locality;
+        self.all.iter().filter(same).map(|of| of.hosts).sum()
     }
 
     /// Which part of what a group could take it can take.
@@ -133,6 +163,18 @@ mod tests {
         })
     }
 
+    /// All in one zone, the last ones `degraded`.
+    fn partly_degraded(priorities: &[u32], degraded: usize) -> Groups {
+        let list = priorities.iter().enumerate().map(|(at, priority)| {
+            let mut endpoint = (*endpoint(at, *priority, "a", None)).clone();
+            if at + degraded >= priorities.len() {
+                endpoint.health = HealthStatus::Degraded;
+            }
+            Arc::new(endpoint)
+        });
+        Groups::new(&Endpoints { version: 1, list: list.collect(), ..Default::default() })
+    }
+
     fn groups(endpoints: &[(u32, &str, Option<u32>)]) -> Groups {
         let list =
             endpoints.iter().enumerate().map(|(at, (p, zone, weight))| endpoint(at, *p, zone, *weight));
@@ -144,7 +186,7 @@ mod tests {
         let mut seed = fastrand::Rng::with_seed(7);
         let mut counts = vec![0; groups.of.len()];
         for _ in 0..1000 {
-            groups.candidates(serves, || seed.f64()).into_iter().for_each(|host| counts[host] += 1);
+            groups.candidates(serves, |_| true, || seed.f64()).into_iter().for_each(|host| counts[host] += 1);
         }
         counts
     }
@@ -209,5 +251,46 @@ mod tests {
         // 0.35 and 0.7: more than all, so that the second gets the rest.
         let shares = shares(&groups, |host| matches!(host, 0 | 4));
         assert!(about(shares[0], 350) && about(shares[4], 650), "{shares:?}");
+    }
+
+    #[test]
+    fn degraded_endpoints_get_what_the_healthy_ones_cannot_take() {
+        let groups = partly_degraded(&[0, 0, 0, 0], 1);
+        assert!(!groups.is_plain());
+        assert_eq!(shares(&groups, |_| true), [1000, 1000, 1000, 0], "three of four, with 140 %, are enough");
+        // One healthy of four is 35 %, one degraded too, and both share everything.
+        let few = shares(&groups, |host| host >= 2);
+        assert!(about(few[2], 500) && about(few[3], 500), "{few:?}");
+        assert_eq!(shares(&groups, |host| host == 3), [0, 0, 0, 1000]);
+        let half = shares(&partly_degraded(&[0, 0], 1), |_| true);
+        assert!(about(half[0], 700) && about(half[1], 300), "{half:?}");
+        assert!(partly_degraded(&[0, 0], 2).is_plain(), "where all are, none is worse");
+    }
+
+    #[test]
+    fn healthy_endpoints_of_the_next_priority_come_before_degraded_ones_of_the_first() {
+        let list = [endpoint(0, 0, "a", None), endpoint(1, 0, "a", None), endpoint(2, 1, "a", None)];
+        let mut list: Vec<_> = list.iter().map(|endpoint| (**endpoint).clone()).collect();
+        list[1].health = HealthStatus::Degraded;
+        let list = list.into_iter().map(Arc::new).collect();
+        let groups = Groups::new(&Endpoints { version: 1, list, ..Default::default() });
+        let shares = shares(&groups, |_| true);
+        assert!(about(shares[0], 700) && shares[1] == 0 && about(shares[2], 300), "{shares:?}");
+    }
+
+    #[test]
+    fn a_retry_goes_to_an_endpoint_like_the_one_that_was_tried_while_there_is_another() {
+        let wanted = |groups: &Groups, tried: usize| {
+            let mut seed = fastrand::Rng::with_seed(7);
+            let mut counts = vec![0; groups.of.len()];
+            for _ in 0..1000 {
+                let candidates = groups.candidates(|_| true, |host| host != tried, || seed.f64());
+                candidates.into_iter().for_each(|host| counts[host] += 1);
+            }
+            counts
+        };
+        assert_eq!(wanted(&partly_degraded(&[0, 0, 0, 0], 1), 0), [0, 1000, 1000, 0]);
+        assert_eq!(wanted(&partly_degraded(&[0, 0], 1), 0), [0, 1000], "there is no other healthy one");
+        assert_eq!(wanted(&groups(&[(0, "a", None), (0, "a", None), (1, "b", None)]), 0), [0, 1000, 0]);
     }
 }
