@@ -192,6 +192,7 @@ impl Assignment {
     }
 }
 
+#[allow(deprecated)] // an older form must be refused by its name
 fn locality(wire: wire_endpoint::LocalityLbEndpoints) -> Result<Vec<Assigned>, Unusable> {
     let wire_endpoint::LocalityLbEndpoints {
         locality,
@@ -204,7 +205,15 @@ fn locality(wire: wire_endpoint::LocalityLbEndpoints) -> Result<Vec<Assigned>, U
         proximity: _,
         lb_config,
     } = wire;
-    unsupported_any(&[("lb_config", lb_config.is_some())])?;
+    match lb_config {
+        None => {}
+        Some(wire_endpoint::locality_lb_endpoints::LbConfig::LoadBalancerEndpoints(_)) => {
+            return Err(Unusable::new("load_balancer_endpoints", "is not supported"));
+        }
+        Some(wire_endpoint::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)) => {
+            return Err(Unusable::new("leds_cluster_locality_config", "is not supported"));
+        }
+    }
     let core::Locality { region, zone, sub_zone } = locality.unwrap_or_default();
     let locality = Locality { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() };
     if priority > 128 {

@@ -119,7 +119,7 @@ impl HttpConnectionManager {
     /// Reads an HTTP connection manager.
     #[allow(deprecated)] // fields that Envoy still takes must be read or refused, not overlooked
     pub(crate) fn decode(wire: hcm::HttpConnectionManager) -> Result<Self, Unusable> {
-        use hcm::http_connection_manager::RouteSpecifier;
+        use hcm::http_connection_manager::{RouteSpecifier, StripPortMode};
         let hcm::HttpConnectionManager {
             codec_type,
             stat_prefix,
@@ -135,14 +135,14 @@ impl HttpConnectionManager {
             http1_safe_max_connection_duration: _, // connections always end between requests
             http_protocol_options,
             http2_protocol_options,
-            http3_protocol_options,
+            http3_protocol_options: _, // for QUIC, which is not spoken
             // The application's `server` header passes as it is; a transparent proxy has none of its own.
             server_name: _,
             server_header_transformation: _,
             scheme_header_transformation,
             max_request_headers_kb,
             stream_idle_timeout,
-            stream_flush_timeout: _, // the idle timeout covers what cannot be written too
+            stream_flush_timeout,
             request_timeout,
             request_headers_timeout,
             // The time between the two GOAWAYs of a draining connection: here a round trip, which is what it stands for.
@@ -155,11 +155,10 @@ impl HttpConnectionManager {
             early_header_mutation_extensions,
             // Which clients are internal: decides only about headers of Envoy's own, which are not read here.
             internal_address_config: _,
-            skip_xff_append: _, // X-Forwarded-For is only touched with `use_remote_address`, which is refused
+            skip_xff_append,
             via,
-            // A request ID is made where there is none, kept where there is one, and sent back only by the application.
-            generate_request_id: _,
-            preserve_external_request_id: _,
+            generate_request_id,
+            preserve_external_request_id: _, // one that comes is kept
             always_set_request_id_in_response,
             forward_client_cert_details,
             set_current_client_cert_details: _, // read with the mode above only
@@ -189,7 +188,11 @@ impl HttpConnectionManager {
         } = wire;
         unsupported_any(&[
             ("add_user_agent", flag(add_user_agent)),
-            ("http3_protocol_options", http3_protocol_options.is_some()),
+            // The idle timeout covers what cannot be written too, and nothing shorter does.
+            ("stream_flush_timeout", stream_flush_timeout.is_some()),
+            // The client's address is appended, and a request ID made where there is none, before it is known whose routes count.
+            ("skip_xff_append", skip_xff_append),
+            ("generate_request_id", generate_request_id.is_some_and(|generate| !generate.value)),
             ("scheme_header_transformation", scheme_header_transformation.is_some()),
             ("use_remote_address", flag(use_remote_address)),
             ("xff_num_trusted_hops", xff_num_trusted_hops != 0),
@@ -202,16 +205,19 @@ impl HttpConnectionManager {
             // Paths decide what is allowed, so that a promise to clean them further must be kept or refused.
             ("merge_slashes", merge_slashes),
             ("path_with_escaped_slashes_action", path_with_escaped_slashes_action > 1),
-            ("path_normalization_options", path_normalization_options.is_some()),
+            (
+                "path_normalization_options",
+                path_normalization_options.is_some_and(|of| of != Default::default()),
+            ),
             ("request_id_extension", request_id_extension.is_some()),
-            ("local_reply_config", local_reply_config.is_some()),
+            ("local_reply_config", local_reply_config.is_some_and(|config| config != Default::default())),
             ("strip_matching_host_port", strip_matching_host_port),
             ("strip_trailing_host_dot", strip_trailing_host_dot),
             ("proxy_status_config", proxy_status_config.is_some()),
             ("typed_header_validation_config", typed_header_validation_config.is_some()),
             ("append_x_forwarded_port", append_x_forwarded_port),
             ("forward_proto_config", forward_proto_config.is_some()),
-            ("strip_port_mode", strip_port_mode.is_some()),
+            ("strip_any_host_port", matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true)))),
         ])?;
         use hcm::http_connection_manager::CodecType;
         let codec = match CodecType::try_from(codec_type) {
@@ -312,7 +318,13 @@ fn http_filter(wire: hcm::HttpFilter) -> Result<Stage, Unusable> {
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
         _ if is_optional => return Ok(Stage::Skipped),
-        _ => return Err(Unusable::new("typed_config", format_args!("is required by filter {name:?}"))),
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            return Err(Unusable::new(
+                "config_discovery",
+                format_args!("of filter {name:?} is not supported"),
+            ));
+        }
+        None => return Err(Unusable::new("typed_config", format_args!("is required by filter {name:?}"))),
     };
     let stage = match any.type_url.as_str() {
         type_url::ROUTER => {
@@ -387,8 +399,8 @@ impl HttpSettings {
             allow_absolute_url: _, // RFC 9112, section 3.2.2: a server must accept it
             accept_http_10,
             default_host_for_http_10,
-            header_key_format: _, // names go out in lower case, as Envoy's do by default
-            enable_trailers: _,   // trailers always pass
+            header_key_format,
+            enable_trailers: _, // trailers always pass
             allow_chunked_length,
             override_stream_error_on_invalid_http_message: _, // reading is always strict
             send_fully_qualified_url: _,                      // about requests to upstreams
@@ -403,6 +415,8 @@ impl HttpSettings {
             self.default_host_for_http_10 = Some(host);
         }
         unsupported_any(&[
+            // Names go out in lower case, as Envoy's do by default.
+            ("header_key_format", header_key_format.is_some()),
             // Both framings in one message is how requests are smuggled (RFC 9112, section 6.3).
             ("allow_chunked_length", allow_chunked_length),
             ("ignore_http_11_upgrade", !ignore_http_11_upgrade.is_empty()),

@@ -89,12 +89,10 @@ impl DownstreamTls {
         unsupported_any(&[
             ("require_sni", flag(require_sni)),
             ("ocsp_staple_policy", ocsp_staple_policy != OcspStaplePolicy::LenientStapling as i32),
+            ("session_ticket_keys", matches!(session_ticket_keys_type, Some(Tickets::SessionTicketKeys(_)))),
             (
-                "session_ticket_keys_type",
-                matches!(
-                    session_ticket_keys_type,
-                    Some(Tickets::SessionTicketKeys(_) | Tickets::SessionTicketKeysSdsSecretConfig(_))
-                ),
+                "session_ticket_keys_sds_secret_config",
+                matches!(session_ticket_keys_type, Some(Tickets::SessionTicketKeysSdsSecretConfig(_))),
             ),
         ])?;
         let (alpn, validation) = common(common_tls_context)?;
@@ -234,10 +232,15 @@ fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validat
             let problem = "is not supported: roots come as the secret \"ROOTCA\"";
             return Err(Unusable::new("validation_context", problem));
         }
-        Some(
-            Wire::ValidationContextCertificateProvider(_)
-            | Wire::ValidationContextCertificateProviderInstance(_),
-        ) => return Err(Unusable::new("validation_context_certificate_provider", "is not supported")),
+        Some(Wire::ValidationContextCertificateProvider(_)) => {
+            return Err(Unusable::new("validation_context_certificate_provider", "is not supported"));
+        }
+        Some(Wire::ValidationContextCertificateProviderInstance(_)) => {
+            return Err(Unusable::new(
+                "validation_context_certificate_provider_instance",
+                "is not supported",
+            ));
+        }
     };
     Ok((alpn.into(), validation))
 }
@@ -354,8 +357,15 @@ fn read_validation(wire: wire_tls::CertificateValidationContext) -> Result<Valid
 fn exact_identity(wire: matcher::StringMatcher) -> Result<SpiffeId, Unusable> {
     use matcher::string_matcher::MatchPattern;
     let matcher::StringMatcher { ignore_case, match_pattern } = wire;
-    let Some(MatchPattern::Exact(uri)) = match_pattern else {
-        return Err(Unusable::new("match_pattern", "must be exact"));
+    let other = |field| Err(Unusable::new(field, "is not supported: identities are compared whole"));
+    let uri = match match_pattern {
+        Some(MatchPattern::Exact(uri)) => uri,
+        Some(MatchPattern::Prefix(_)) => return other("prefix"),
+        Some(MatchPattern::Suffix(_)) => return other("suffix"),
+        Some(MatchPattern::Contains(_)) => return other("contains"),
+        Some(MatchPattern::SafeRegex(_)) => return other("safe_regex"),
+        Some(MatchPattern::Custom(_)) => return other("custom"),
+        None => return Err(Unusable::new("match_pattern", "is required")),
     };
     unsupported_any(&[("ignore_case", ignore_case)])?;
     SpiffeId::parse(&uri).map_err(|bad| Unusable::new("exact", bad))

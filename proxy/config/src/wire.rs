@@ -58,6 +58,7 @@ pub(crate) fn socket_address(wire: core::Address) -> Result<SocketAddr, Unusable
 }
 
 /// Refuses a config source that is not the stream that this resource came on.
+#[allow(deprecated)] // `path` is still sent
 pub(crate) fn from_ads(field: &str, source: Option<core::ConfigSource>) -> Result<(), Unusable> {
     use core::config_source::ConfigSourceSpecifier;
     let core::ConfigSource {
@@ -69,10 +70,14 @@ pub(crate) fn from_ads(field: &str, source: Option<core::ConfigSource>) -> Resul
         resource_api_version: _,
         config_source_specifier,
     } = required(field, source)?;
-    match config_source_specifier {
-        Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => Ok(()),
-        _ => Err(Unusable::new(field, "must be ads or self")),
-    }
+    let other = match config_source_specifier {
+        Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => return Ok(()),
+        None => return Err(Unusable::new(field, "must be ads or self")),
+        Some(ConfigSourceSpecifier::Path(_)) => "path",
+        Some(ConfigSourceSpecifier::PathConfigSource(_)) => "path_config_source",
+        Some(ConfigSourceSpecifier::ApiConfigSource(_)) => "api_config_source",
+    };
+    Err(Unusable::new(format!("{field}.{other}"), "is not supported: must be ads or self"))
 }
 
 /// The text of a field of a `Struct`.

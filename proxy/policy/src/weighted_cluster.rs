@@ -48,7 +48,13 @@ impl WeightedClusters {
             runtime_key_prefix: _,
             random_value_specifier,
         } = wire;
-        unsupported_any(&[("random_value_specifier", random_value_specifier.is_some())])?;
+        use route::weighted_cluster::RandomValueSpecifier;
+        let (header, hashed) = match random_value_specifier {
+            None => (false, false),
+            Some(RandomValueSpecifier::HeaderName(name)) => (!name.is_empty(), false),
+            Some(RandomValueSpecifier::UseHashPolicy(hashed)) => (false, hashed.value),
+        };
+        unsupported_any(&[("header_name", header), ("use_hash_policy", hashed)])?;
         Self::new("clusters", each("clusters", clusters, decode_share)?)
     }
 

@@ -76,8 +76,7 @@ impl Compiled {
             metadata: _,
             protocol_selection,
             upstream_connection_options,
-            // Endpoints that turned unhealthy finish what they have; closing earlier would only fail it.
-            close_connections_on_host_health_failure: _,
+            close_connections_on_host_health_failure,
             // There are no active health checks whose verdict could outlast an endpoint.
             ignore_health_on_host_removal: _,
             filters,
@@ -99,15 +98,18 @@ impl Compiled {
         unsupported_any(&[
             ("transport_socket_matcher", transport_socket_matcher.is_some()),
             ("health_checks", !health_checks.is_empty()),
-            ("upstream_bind_config", upstream_bind_config.is_some()),
-            ("lb_subset_config", lb_subset_config.is_some()),
+            // Empty, these two say nothing.
+            ("upstream_bind_config", upstream_bind_config.is_some_and(|of| of != Default::default())),
+            ("lb_subset_config", lb_subset_config.is_some_and(|of| of != Default::default())),
+            // Endpoints that turned unhealthy finish what they have.
+            ("close_connections_on_host_health_failure", close_connections_on_host_health_failure),
             ("filters", !filters.is_empty()),
             ("upstream_config", upstream_config.is_some()),
             ("connection_pool_per_downstream_connection", connection_pool_per_downstream_connection),
             ("queuing_policies", queuing_policies.is_some()),
         ])?;
         if let Some(options) = upstream_connection_options {
-            upstream_connection(options).map_err(|bad| bad.within("upstream_connection_options"))?;
+            upstream_connection(options);
         }
         unsupported_original_destination(&lb_config)?;
         let picking = Picking::decode(lb_policy, load_balancing_policy, lb_config, common_lb_config)?;
@@ -141,7 +143,8 @@ impl Compiled {
         {
             http.protocol = UpstreamProtocol::AsDownstream;
         }
-        unsupported("upstream_http_protocol_options", upstream_http_protocol_options.is_some())?;
+        let upstream_http = upstream_http_protocol_options.is_some_and(|of| of != Default::default());
+        unsupported("upstream_http_protocol_options", upstream_http)?;
         if let Some(max) = number(max_requests_per_connection) {
             http.connections.max_requests = (max > 0).then_some(max);
         }
@@ -164,15 +167,15 @@ impl Compiled {
     }
 }
 
-fn upstream_connection(wire: wire_cluster::UpstreamConnectionOptions) -> Result<(), Unusable> {
+fn upstream_connection(wire: wire_cluster::UpstreamConnectionOptions) {
     let wire_cluster::UpstreamConnectionOptions {
         // Idle connections are closed by time and broken ones by the first use; probes would only find them earlier.
         tcp_keepalive: _,
         // Only costs or saves a system call.
         set_local_interface_name_on_upstream_connections: _,
-        happy_eyeballs_config,
+        // About several addresses of one endpoint, which are refused.
+        happy_eyeballs_config: _,
     } = wire;
-    unsupported("happy_eyeballs_config", happy_eyeballs_config.is_some())
 }
 
 fn transport(wire: core::TransportSocket) -> Result<Transport, Unusable> {

@@ -64,7 +64,10 @@ impl HttpOptions {
             upstream_protocol_options,
         } = wire;
         unsupported_any(&[
-            ("upstream_http_protocol_options", upstream_http_protocol_options.is_some()),
+            (
+                "upstream_http_protocol_options",
+                upstream_http_protocol_options.is_some_and(|of| of != Default::default()),
+            ),
             ("http_filters", !http_filters.is_empty()),
             ("header_validation_config", header_validation_config.is_some()),
             ("outlier_detection", outlier_detection.is_some()),
@@ -121,9 +124,8 @@ impl HttpOptions {
             max_connection_duration,
             // Spreads closings out; each connection's own last request does too.
             max_connection_duration_jitter: _,
-            // Heads of responses have the data path's own bounds.
-            max_headers_count: _,
-            max_response_headers_kb: _,
+            max_headers_count,
+            max_response_headers_kb,
             max_stream_duration,
             headers_with_underscores_action: _, // for requests of clients
             max_requests_per_connection,
@@ -132,6 +134,9 @@ impl HttpOptions {
             return Ok(());
         };
         unsupported("max_stream_duration", max_stream_duration.is_some())?;
+        // Heads of responses have the data path's own bounds, which are Envoy's defaults.
+        unsupported("max_headers_count", number(max_headers_count).is_some_and(|count| count != 100))?;
+        unsupported("max_response_headers_kb", number(max_response_headers_kb).is_some_and(|kb| kb != 60))?;
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
         if let Some(idle) = duration("idle_timeout", idle_timeout)? {
             self.connections.idle_timeout = limit(idle);
@@ -152,8 +157,8 @@ impl HttpOptions {
             allow_absolute_url: _,
             accept_http_10: _,
             default_host_for_http_10: _,
-            header_key_format: _, // names go out in lower case, as Envoy's do by default
-            enable_trailers: _,   // trailers always pass
+            header_key_format,
+            enable_trailers: _, // trailers always pass
             allow_chunked_length,
             override_stream_error_on_invalid_http_message: _,
             send_fully_qualified_url,
@@ -167,6 +172,8 @@ impl HttpOptions {
         unsupported_any(&[
             ("http_protocol_options.allow_chunked_length", allow_chunked_length),
             ("http_protocol_options.send_fully_qualified_url", send_fully_qualified_url),
+            // Names go out in lower case, as Envoy's do by default.
+            ("http_protocol_options.header_key_format", header_key_format.is_some()),
         ])
     }
 

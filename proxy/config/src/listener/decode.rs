@@ -85,7 +85,7 @@ impl Compiled {
             ("bind_to_port", bind_to_port.is_some_and(|bind| !bind.value)),
             ("deprecated_v1", is_unbound(deprecated_v1)),
             ("enable_mptcp", enable_mptcp),
-            ("listener_specifier", listener_specifier.is_some()),
+            ("internal_listener", listener_specifier.is_some()),
         ])?;
         let name: Name = non_empty("name", name)?.into();
         // Envoy waits 15 s when nothing is said; 0 waits for ever, which would let silent clients hold connections.
@@ -325,8 +325,12 @@ fn can_match(chain: &FilterChain, detects: bool) -> Result<(), Unusable> {
 fn network_filter(wire: wire_listener::Filter) -> Result<Handler, Unusable> {
     use wire_listener::filter::ConfigType;
     let wire_listener::Filter { name, config_type } = wire;
-    let Some(ConfigType::TypedConfig(any)) = config_type else {
-        return Err(Unusable::new("typed_config", "is required"));
+    let any = match config_type {
+        Some(ConfigType::TypedConfig(any)) => any,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            return Err(Unusable::new("config_discovery", "is not supported"));
+        }
+        None => return Err(Unusable::new("typed_config", "is required")),
     };
     handler(&name, &any).map_err(|bad| bad.within("typed_config"))
 }

@@ -118,7 +118,7 @@ impl Forward {
             append_x_forwarded_host,
             timeout,
             idle_timeout,
-            flush_timeout: _,     // the idle timeout covers what cannot be written too
+            flush_timeout,
             early_data_policy: _, // there is no early data
             retry_policy,
             retry_policy_typed_config,
@@ -140,7 +140,10 @@ impl Forward {
             host_rewrite_specifier,
         } = wire;
         unsupported_any(&[
-            ("metadata_match", metadata_match.is_some()),
+            // Empty, it matches every endpoint.
+            ("metadata_match", metadata_match.is_some_and(|of| of != Default::default())),
+            // The idle timeout covers what cannot be written too, and nothing shorter does.
+            ("flush_timeout", flush_timeout.is_some()),
             ("path_rewrite_policy", path_rewrite_policy.is_some()),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
             ("priority", priority != 0),
@@ -151,7 +154,7 @@ impl Forward {
             ("grpc_timeout_offset", grpc_timeout_offset.is_some()),
             ("internal_redirect_policy", internal_redirect_policy.is_some()),
             ("internal_redirect_action", internal_redirect_action != 0),
-            ("hedge_policy", hedge_policy.is_some()),
+            ("hedge_policy", hedge_policy.is_some_and(|of| of != Default::default())),
         ])?;
         let clusters = match required("cluster", cluster_specifier)? {
             ClusterSpecifier::Cluster(name) => WeightedClusters::one(non_empty("cluster", name)?)?,
@@ -161,9 +164,11 @@ impl Forward {
             ClusterSpecifier::ClusterHeader(_) => {
                 return Err(Unusable::new("cluster_header", "is not supported"));
             }
-            ClusterSpecifier::ClusterSpecifierPlugin(_)
-            | ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
+            ClusterSpecifier::ClusterSpecifierPlugin(_) => {
                 return Err(Unusable::new("cluster_specifier_plugin", "is not supported"));
+            }
+            ClusterSpecifier::InlineClusterSpecifierPlugin(_) => {
+                return Err(Unusable::new("inline_cluster_specifier_plugin", "is not supported"));
             }
         };
         let host = match host_rewrite_specifier {

@@ -202,7 +202,7 @@ impl VirtualHost {
             ("include_request_attempt_count", include_request_attempt_count),
             ("include_attempt_count_in_response", include_attempt_count_in_response),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
-            ("hedge_policy", hedge_policy.is_some()),
+            ("hedge_policy", hedge_policy.is_some_and(|of| of != Default::default())),
             ("include_is_timeout_retry_header", include_is_timeout_retry_header),
             ("route_specifiers", !route_specifiers.is_empty()),
         ])?;

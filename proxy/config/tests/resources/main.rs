@@ -8,4 +8,5 @@ mod balancing;
 mod contract;
 mod refusals;
 mod snapshots;
+mod fields;
 mod fixture;
