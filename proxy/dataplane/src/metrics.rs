@@ -57,6 +57,13 @@ impl Registry {
         activity
     }
 
+    /// The sums of what has no labels, now: cheap.
+    pub fn process(&self) -> ProcessTotals {
+        let mut totals = ProcessTotals::default();
+        locked(&self.workers).iter().for_each(|worker| worker.process.add_to(&mut totals));
+        totals
+    }
+
     /// The sums over all workers, now. Takes each worker's lock briefly; workers take it only to add a series.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();

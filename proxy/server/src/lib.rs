@@ -15,6 +15,7 @@ mod admin;
 mod telemetry;
 mod readiness;
 mod resident;
+mod surplus;
 mod bootstrap;
 pub mod args;
 mod error;

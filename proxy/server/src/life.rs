@@ -20,6 +20,7 @@ use crate::readiness::{Latch, Readiness};
 use crate::resident::release_startup_text;
 use crate::shutdown::Orders;
 use crate::sockets::Sockets;
+use crate::surplus::Surplus;
 use crate::telemetry::access_log::AccessLogThread;
 use crate::workers::Workers;
 
@@ -27,6 +28,8 @@ use crate::workers::Workers;
 const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);
 /// How long after its start a proxy has most probably done all that starting needs: joined, registered, been configured.
 const STARTED: Duration = Duration::from_secs(3);
+/// How often it is looked whether memory is left over.
+const LOOK_FOR_SURPLUS: Duration = Duration::from_secs(10);
 
 /// What must happen before the proxy is ready, by the names that `/ready` shows.
 pub(crate) struct Latches {
@@ -63,6 +66,7 @@ pub(crate) struct Life<'a> {
     /// Ports of the application that must answer before.
     pub(crate) applications: Vec<SocketAddr>,
     pub(crate) log: Option<&'a AccessLogThread>,
+    pub(crate) surplus: Surplus,
 }
 
 impl Life<'_> {
@@ -76,6 +80,7 @@ impl Life<'_> {
         hangup: &mut Signal,
     ) -> Result<(&'static str, Sockets), Error> {
         let mut look = tokio::time::interval(LOOK_FOR_CONFIGURATION);
+        let mut surplus = tokio::time::interval(LOOK_FOR_SURPLUS);
         let application = answering(std::mem::take(&mut self.applications));
         tokio::pin!(application);
         let started = tokio::time::sleep(STARTED);
@@ -101,6 +106,7 @@ impl Life<'_> {
                 _ = look.tick(), if self.latches.configuration.is_some() => {
                     if self.configured() { open(&mut self.latches.configuration); }
                 }
+                _ = surplus.tick() => self.surplus.look(),
                 () = &mut application, if !answers => answers = true,
                 () = &mut started, if !started.is_elapsed() => release(),
             }

@@ -30,6 +30,7 @@ use crate::pages::{self, Sight};
 use crate::readiness::Readiness;
 use crate::shutdown::{FLUSH, Need, Orders, propagation};
 use crate::sockets::{self, Sockets};
+use crate::surplus::Surplus;
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
 use crate::telemetry::losses::Losses;
 use crate::telemetry::metrics::Sources;
@@ -213,6 +214,7 @@ impl Process {
             inbound,
             applications,
             log: log.as_ref(),
+            surplus: Surplus::new(Arc::clone(&registry)),
         };
         let (by, sockets) = life.until_told(&mut orders, &mut workers, &mut hangup).await?;
         tracing::info!(by, "draining");

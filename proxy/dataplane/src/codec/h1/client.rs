@@ -271,7 +271,13 @@ impl Shared {
         let Some(under_way) = sending else { return Ok(()) };
         match under_way.poll(cx, &self.wire) {
             Poll::Pending => {}
-            Poll::Ready(Ok(())) => *sending = None,
+            Poll::Ready(Ok(())) => {
+                *sending = None;
+                // An answer may take as long as it likes, and the request is needed no more.
+                if let Some(wire) = &mut *self.wire.borrow_mut() {
+                    wire.out.rest_if_large();
+                }
+            }
             Poll::Ready(Err(Cut::Socket(error))) => {
                 *sending = None;
                 self.state.borrow_mut().write_error = Some(error.to_string());

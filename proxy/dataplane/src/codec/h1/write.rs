@@ -54,6 +54,13 @@ impl Outgoing {
         }
     }
 
+    /// The same, where it is more than most heads take.
+    pub(crate) fn rest_if_large(&mut self) {
+        if self.last.capacity() > HIGH_WATER / 4 {
+            self.rest();
+        }
+    }
+
     /// Adds bytes that are copied.
     pub(crate) fn copy(&mut self, bytes: &[u8]) {
         self.last.put_slice(bytes);

@@ -15,6 +15,7 @@ mod unread;
 mod incoming;
 mod outgoing;
 mod cause;
+mod held;
 mod failure;
 mod wire;
 mod seen;

@@ -25,6 +25,8 @@ use crate::codec::{authority, hop, path};
 /// A request as the pipeline sees it.
 pub(super) struct Asked {
     pub(super) head: RequestHead,
+    /// What its fields take.
+    pub(super) size: FieldSize,
     /// What the client sends behind the head.
     pub(super) incoming: RecvStream,
     /// It waits for a 100 before it does (RFC 9110 section 10.1.1).
@@ -41,10 +43,11 @@ pub(super) fn accept(
     let protocol = parts.extensions.remove::<Protocol>();
     let rule = |rule: &str| Failure::downstream(Reason::DownstreamProtocolError, rule);
     let uri = parts.uri.into_parts();
+    // `host` beside `:authority` says the same and is not passed on, so that it counts twice at most.
+    let size = FieldSize::of(&parts.headers).with_host(uri.authority.as_ref());
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let read = || {
-        // `host` beside `:authority` says the same and is not passed on, so that it counts twice at most.
-        if !limits.allow(FieldSize::of(&parts.headers).with_host(uri.authority.as_ref())) {
+        if !limits.allow(size) {
             return Err(Failure::downstream(Reason::HeadersTooLarge, "the head is too large"));
         }
         if uri.path_and_query.as_ref().is_some_and(|path| path.as_str().len() > limits.target_bytes) {
@@ -118,7 +121,7 @@ pub(super) fn accept(
         headers: parts.headers,
         upgrade,
     };
-    Ok(Asked { head, incoming, wants_continue })
+    Ok(Asked { head, size, incoming, wants_continue })
 }
 
 /// HTTP/2 may split `cookie`; elsewhere it is one field (RFC 9113 section 8.2.3).

@@ -13,6 +13,7 @@ use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
 use super::cause::Because;
+use super::held::HeldHead;
 use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
 use super::{failure, websocket};
@@ -149,14 +150,16 @@ pub(super) struct Exchange {
     answered: Cell<bool>,
     /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
     owes_continue: Cell<bool>,
+    _head: HeldHead,
 }
 
 impl Exchange {
-    pub(super) fn new(respond: SendResponse<Bytes>, wants_continue: bool) -> Rc<Self> {
+    pub(super) fn new(respond: SendResponse<Bytes>, wants_continue: bool, head: HeldHead) -> Rc<Self> {
         Rc::new(Self {
             respond: RefCell::new(respond),
             answered: Cell::new(false),
             owes_continue: Cell::new(wants_continue),
+            _head: head,
         })
     }
 

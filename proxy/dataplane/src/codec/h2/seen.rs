@@ -42,6 +42,7 @@ pub(super) struct Seen {
     /// What may still be sent to the peer on the connection.
     pub(super) sending: Window,
     block: RefCell<Block>,
+    head_bytes: Cell<usize>,
     /// The newest stream that a client opened.
     newest: Cell<u32>,
     /// Streams that a client opened and that were not handed up yet.
@@ -94,6 +95,7 @@ impl Seen {
             receiving: Window::default(),
             sending: Window::default(),
             block: RefCell::default(),
+            head_bytes: Cell::new(0),
             newest: Cell::new(0),
             waiting: RefCell::default(),
             waiting_bytes: Cell::new(0),
@@ -114,6 +116,11 @@ impl Seen {
     /// When bytes came last: DATA, heads, and the answers to PINGs.
     pub(super) fn last_heard(&self) -> Instant {
         self.heard.get()
+    }
+
+    /// Bytes of heads and trailers that the peer has sent, compressed as they were.
+    pub(super) fn head_bytes(&self) -> usize {
+        self.head_bytes.get()
     }
 
     /// A frame came from the peer.
@@ -155,6 +162,7 @@ impl Seen {
 
     fn block_came(&self) {
         let block = self.block.borrow();
+        self.head_bytes.set(self.head_bytes.get().saturating_add(block.bytes));
         if self.server && block.stream > self.newest.get() {
             self.newest.set(block.stream);
             self.waiting.borrow_mut().push_back(Waiting {

@@ -19,6 +19,7 @@ use outrigger_core::reason::Reason;
 use tokio::time::{Instant, timeout};
 
 use super::cause::Because;
+use super::held::Heads;
 use super::request::{Asked, accept};
 use super::responder::{Exchange, Responder, refuse};
 use super::seen::Seen;
@@ -63,6 +64,7 @@ where
         life.set(longest);
     }
     let mut taken = 0_u32;
+    let heads = Heads::default();
     let mut unseen = Unseen::new(limits.resets.unseen);
     let mut flooded = false;
     let mut streams = FuturesUnordered::new();
@@ -111,8 +113,17 @@ where
                         connection.graceful_shutdown();
                     }
                     match accept(request, scheme, &limits) {
-                        Ok(Asked { head, incoming, wants_continue }) => {
-                            let exchange = Exchange::new(respond, wants_continue);
+                        Ok(Asked { head, size, incoming, wants_continue }) => {
+                            let Some(held) = heads.hold(size, seen.head_bytes()) else {
+                                let failure = Failure::downstream(
+                                    Reason::HeadersTooLarge,
+                                    "the heads of this connection take far more than it has sent for them",
+                                );
+                                refused(&failure);
+                                refuse(respond, &failure);
+                                continue;
+                            };
+                            let exchange = Exchange::new(respond, wants_continue, held);
                             let (body, tunnel) = if head.asks_for_tunnel() {
                                 (Body::empty(), Some(incoming))
                             } else {

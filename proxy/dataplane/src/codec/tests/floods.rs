@@ -11,7 +11,7 @@ use outrigger_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::Instant;
 
-use super::support::{echo, get, run, serving, whole};
+use super::support::{echo, get, run, serving, serving_within, whole};
 use crate::codec::answer::Answer;
 use crate::codec::body::Body;
 use crate::codec::h2::client::Connection;
@@ -399,5 +399,40 @@ fn a_peer_that_answers_its_pings_may_take_as_long_as_it_likes() {
             () = tokio::time::sleep(Duration::from_secs(600)) => {}
         }
         assert!(connection.is_open());
+    });
+}
+
+#[test]
+fn fields_that_are_repeated_by_reference_take_no_more_than_a_multiple_of_what_was_sent() {
+    run(async {
+        let seen = Rc::new(Cell::new(0));
+        let count = seen.clone();
+        let limits = Limits { concurrent_streams: 2000, ..Limits::default() };
+        let mut served = serving_within(limits, Protocol::Http2, move |_, body, responder| {
+            count.set(count.get() + 1);
+            async move {
+                std::future::pending::<()>().await;
+                drop((body, responder));
+            }
+        });
+        // x with a value of 580 bytes, to be indexed; then 97 references to it in each head: 60 KB of 103 bytes.
+        let get = &[0x82, 0x86, 0x84, 0x01, 1, b'a'][..];
+        let field = [&[0x40, 1, b'x', 127, 0xc5, 0x03][..], &[b'v'; 580]].concat();
+        let mut frames = vec![frame(HEADERS, END_HEADERS | END_STREAM, 1, &[get, &field].concat())];
+        for stream in (3..2003_u32).step_by(2) {
+            frames.push(frame(HEADERS, END_HEADERS | END_STREAM, stream, &[get, &[0xbe; 97]].concat()));
+        }
+        let mut bytes = &opening(&[], &frames)[..];
+        let (mut read, mut write) = tokio::io::split(&mut served.client);
+        let mut refused = vec![0; 1024 * 1024];
+        let sent = async { write.write_all(std::mem::take(&mut bytes)).await.unwrap() };
+        let _ = tokio::join!(
+            sent,
+            tokio::time::timeout(Duration::from_millis(100), read.read_exact(&mut refused))
+        );
+        let of_refused = served.refusals.borrow().len();
+        assert!(of_refused > 800 && seen.get() > 100, "{of_refused} of 1001, {} served", seen.get());
+        assert_eq!(of_refused + seen.get(), 1001);
+        assert!(served.refusals.borrow().iter().all(|reason| *reason == Reason::HeadersTooLarge));
     });
 }

@@ -1,0 +1,75 @@
+//! Memory of the heads of requests that are under way. HPACK lets a byte stand for a field of kilobytes (RFC 7541 section
+//! 6.1), so that a client could hold hundreds of bytes here for each that it sends.
+//!
+//! A worker holds what comes up to [`FREE`]. Above that, a connection may hold [`RATIO`] bytes for each header byte that it
+//! has sent in its life; what is more is refused. Fields cost up to twice of what is counted here on their way through.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::codec::limits::FieldSize;
+
+/// Bytes of heads that a worker holds whatever its clients sent for them.
+const FREE: usize = 8 * 1024 * 1024;
+/// Bytes of heads for each header byte that a connection has sent.
+const RATIO: usize = 20;
+/// What a field costs besides what [`FieldSize`] counts: its entry in a map.
+const ENTRY: usize = 72;
+
+thread_local! {
+    /// What this worker holds for all its connections.
+    static HELD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The heads of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Heads(Rc<Cell<usize>>);
+
+/// A head, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct HeldHead {
+    bytes: usize,
+    connection: Rc<Cell<usize>>,
+}
+
+impl Heads {
+    /// Holds one more head of a connection that has sent so many header bytes. `None` if that is too much.
+    pub(super) fn hold(&self, size: FieldSize, sent: usize) -> Option<HeldHead> {
+        let bytes = size.bytes + size.fields * ENTRY;
+        let (of_worker, of_connection) = (HELD.get() + bytes, self.0.get() + bytes);
+        if of_worker > FREE && of_connection > sent.saturating_mul(RATIO) {
+            return None;
+        }
+        HELD.set(of_worker);
+        self.0.set(of_connection);
+        Some(HeldHead { bytes, connection: Rc::clone(&self.0) })
+    }
+}
+
+impl Drop for HeldHead {
+    fn drop(&mut self) {
+        HELD.set(HELD.get() - self.bytes);
+        self.connection.set(self.connection.get() - self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn above_what_is_free_a_connection_holds_what_it_sent_for() {
+        let size = FieldSize { fields: 100, bytes: 60 * 1024 };
+        let (greedy, honest) = (Heads::default(), Heads::default());
+        let held: Vec<_> = std::iter::from_fn(|| greedy.hold(size, 1000)).take(100_000).collect();
+        let cost = size.bytes + 100 * ENTRY;
+        assert_eq!(held.len(), FREE / cost, "of nearly nothing sent, what is free");
+        assert!(honest.hold(size, size.bytes).is_some(), "whoever sends what it wants held is served on");
+        assert!(
+            greedy.hold(size, held.len() * cost).is_some(),
+            "and so is this one, once it has sent enough"
+        );
+        drop(held);
+        assert_eq!((HELD.get(), greedy.0.get()), (0, 0));
+    }
+}

@@ -1,0 +1,74 @@
+//! Memory that many clients needed for a while goes back to the system when they have gone.
+//!
+//! glibc's malloc keeps what is freed: after a rush a proxy would stay as large as it was for good. The life of the process
+//! looks every ten seconds ([`Surplus::look`]). What is taken anew costs page faults, so that nothing is given back while
+//! the load merely goes up and down a little.
+
+use std::sync::Arc;
+
+use outrigger_dataplane::metrics::{ProcessTotals, Registry};
+
+/// Requests and connections that must have gone for it to be worth while.
+const LEAST: u64 = 64;
+
+/// Decides when memory is given back.
+#[derive(Debug)]
+pub(crate) struct Surplus {
+    registry: Arc<Registry>,
+    /// The most requests and connections at a time since memory was given back.
+    peak: u64,
+}
+
+impl Surplus {
+    /// Nothing to give back yet.
+    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, peak: 0 }
+    }
+
+    /// Gives memory back if more than half of what was there at most has gone.
+    pub(crate) fn look(&mut self) {
+        let ProcessTotals { in_flight, downstream_connections, .. } = self.registry.process();
+        if self.has_gone(in_flight + downstream_connections) {
+            trim();
+        }
+    }
+
+    fn has_gone(&mut self, now: u64) -> bool {
+        self.peak = self.peak.max(now);
+        let gone = self.peak - now >= LEAST && now < self.peak / 2;
+        if gone {
+            self.peak = now;
+        }
+        gone
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn trim() {
+    // SAFETY: the declaration is that of malloc_trim(3), which is thread-safe, takes the number of bytes to keep at the top
+    // of the heap, and gives back pages that hold no allocation; no pointer passes. This program's allocator is glibc's.
+    unsafe extern "C" {
+        safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+    }
+    malloc_trim(0);
+}
+
+/// Other allocators give back by themselves, or cannot be asked.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_when_most_have_gone_and_once() {
+        let mut surplus = Surplus::new(Registry::new());
+        let looked = [10, 1000, 990, 600, 499, 400, 200, 150, 120, 10, 0];
+        let gave_back = looked.map(|now| surplus.has_gone(now));
+        let expected = [false, false, false, false, true, false, true, false, false, true, false];
+        assert_eq!(gave_back, expected);
+        trim();
+    }
+}
