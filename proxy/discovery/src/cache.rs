@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 use outrigger_core::Name;
+use outrigger_core::identity::SpiffeId;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
 use outrigger_proto::xds::protobuf;
 use prost::Message;
@@ -22,7 +23,7 @@ use crate::stream::Changed;
 /// File in the state directory.
 pub(crate) const FILE: &str = "xds-cache";
 /// First bytes of the file, with the number of its format.
-const MAGIC: &[u8] = b"outrigger-xds-cache 1\n";
+const MAGIC: &[u8] = b"outrigger-xds-cache 2\n";
 /// Bytes of a SHA-256.
 const DIGEST: usize = 32;
 
@@ -95,10 +96,12 @@ impl Cache {
         self.held[kind].iter().map(|(name, held)| (name.to_string(), held.version.clone())).collect()
     }
 
-    /// The file's bytes: magic, digest of the rest, and one length-delimited response for each kind.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    /// The file's bytes: magic, digest of the rest, whose configuration it is, and one length-delimited response for each
+    /// kind.
+    pub(crate) fn to_bytes(&self, owner: &Owner) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.put_bytes(0, DIGEST);
+        bytes.extend(owner.0.encode_length_delimited_to_vec());
         for (kind, held) in self.held.iter() {
             let resources = held.iter().map(|(name, held)| Resource {
                 name: name.to_string(),
@@ -120,12 +123,35 @@ impl Cache {
     }
 }
 
+/// Whose configuration it is: the workload's identity and its mode. What a name means and what is served inbound
+/// depends on both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner(String);
+
+impl Owner {
+    /// Of a workload whose certificate names `identity`; nobody in particular where there is none yet.
+    pub(crate) fn new(identity: Option<&SpiffeId>, mode: &str) -> Self {
+        Self(format!("{mode} {}", identity.map_or("", |identity| identity.as_str())))
+    }
+
+    /// Whether one may use what the other saved: an identity that is not known is no other's.
+    fn fits(&self, saved: &Self) -> bool {
+        let unknown = |owner: &Self| owner.0.ends_with(' ');
+        let mode = |owner: &Self| owner.0.split(' ').next().map(str::to_owned);
+        self == saved || ((unknown(self) || unknown(saved)) && mode(self) == mode(saved))
+    }
+}
+
 /// Reads a saved file: responses as a server would send them, none of them judged yet.
-pub(crate) fn responses(bytes: &[u8]) -> Result<Vec<DeltaDiscoveryResponse>, CacheError> {
+pub(crate) fn responses(bytes: &[u8], owner: &Owner) -> Result<Vec<DeltaDiscoveryResponse>, CacheError> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(CacheError::Foreign)?;
     let (digest, mut payload) = rest.split_at_checked(DIGEST).ok_or(CacheError::Torn)?;
     if Sha256::digest(payload).as_slice() != digest {
         return Err(CacheError::Torn);
+    }
+    let saved = String::decode_length_delimited(&mut payload).map_err(|_| CacheError::Torn)?;
+    if !owner.fits(&Owner(saved)) {
+        return Err(CacheError::OfAnother);
     }
     let mut messages = Vec::new();
     while !payload.is_empty() {
@@ -142,6 +168,8 @@ pub(crate) enum CacheError {
     Foreign,
     #[error("torn or changed: its digest does not fit")]
     Torn,
+    #[error("of another workload or mode")]
+    OfAnother,
 }
 
 #[cfg(test)]
@@ -163,10 +191,33 @@ mod tests {
         cache
     }
 
+    fn identity(account: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://cluster.local/ns/shop/sa/{account}")).unwrap()
+    }
+
+    fn owner() -> Owner {
+        Owner::new(Some(&identity("cart")), "on-demand")
+    }
+
+    #[test]
+    fn what_another_workload_saved_is_left_aside() {
+        let saved = cache().to_bytes(&owner());
+        for (identity, mode, usable) in [
+            (Some(identity("cart")), "on-demand", true),
+            (None, "on-demand", true),
+            (Some(identity("web")), "on-demand", false),
+            (Some(identity("cart")), "wildcard", false),
+            (None, "wildcard", false),
+        ] {
+            let read = responses(&saved, &Owner::new(identity.as_ref(), mode));
+            assert_eq!(read.is_ok(), usable, "{identity:?} {mode:?}: {:?}", read.err());
+        }
+    }
+
     #[test]
     fn what_is_saved_comes_back_as_it_was() {
         let (saved, mut again) = (cache(), Cache::default());
-        for message in responses(&saved.to_bytes()).unwrap() {
+        for message in responses(&saved.to_bytes(&owner()), &owner()).unwrap() {
             let kind = Kind::of_type_url(&message.type_url).unwrap();
             for Resource { name, aliases, version, resource, .. } in message.resources {
                 let body = resource.unwrap();
@@ -181,16 +232,16 @@ mod tests {
 
     #[test]
     fn a_torn_or_foreign_file_is_left_aside() {
-        let bytes = cache().to_bytes();
+        let bytes = cache().to_bytes(&owner());
         for end in 0..bytes.len() {
-            assert!(responses(&bytes[..end]).is_err(), "cut at {end}");
+            assert!(responses(&bytes[..end], &owner()).is_err(), "cut at {end}");
         }
         for at in (0..bytes.len()).step_by(7) {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            assert!(responses(&changed).is_err(), "changed at {at}");
+            assert!(responses(&changed, &owner()).is_err(), "changed at {at}");
         }
-        assert_eq!(responses(b""), Err(CacheError::Foreign));
+        assert_eq!(responses(b"", &owner()), Err(CacheError::Foreign));
     }
 
     #[test]

@@ -22,8 +22,10 @@ pub struct Status {
     pub identity: IdentityStatus,
     /// The workload in discovery.
     pub registration: RegistrationStatus,
-    /// When configuration was first published, and from where; `None`: nothing was.
+    /// When configuration was first published, and from where; `None`: nothing was. What the flags say is none.
     pub published: Option<Published>,
+    /// Why the saved configuration is not used, if there is one that is not.
+    pub saved_left_aside: Option<String>,
     /// Snapshots published.
     pub snapshots: u64,
 }
@@ -128,6 +130,7 @@ struct Board {
     identity: IdentityStatus,
     registration: RegistrationStatus,
     published: Option<Published>,
+    saved_left_aside: Option<String>,
     snapshots: u64,
 }
 
@@ -139,6 +142,7 @@ impl StatusBoard {
             identity: board.identity.clone(),
             registration: board.registration.clone(),
             published: board.published,
+            saved_left_aside: board.saved_left_aside.clone(),
             snapshots: board.snapshots,
         })
     }
@@ -200,13 +204,16 @@ impl StatusBoard {
         self.with(|board| board.kinds[kind].refusals.retain(|name, _| wanted(name)));
     }
 
-    pub(crate) fn published(&self, saved: bool) {
-        let now = SystemTime::now();
-        let source = if saved { Published::FromSaved(now) } else { Published::FromControlPlane(now) };
+    /// A snapshot was published; `source` says whose configuration it has, none where it has nobody's.
+    pub(crate) fn published(&self, source: Option<Published>) {
         self.with(|board| {
-            board.published.get_or_insert(source);
+            board.published = board.published.or(source);
             board.snapshots += 1;
         });
+    }
+
+    pub(crate) fn saved_left_aside(&self, reason: String) {
+        self.with(|board| board.saved_left_aside = Some(reason));
     }
 
     pub(crate) fn certificate(&self, certificate: CertificateStatus) {

@@ -5,7 +5,7 @@
 //! send ends this task; only its handle does.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrigger_config::binding::{Binder, Unbound};
 use outrigger_config::demand::{DemandFeed, Demanded};
@@ -23,7 +23,7 @@ use crate::cache;
 use crate::claims::{claims, refuse_doubles};
 use crate::kind::{Kind, PerKind};
 use crate::state_dir::StateDir;
-use crate::status::StatusBoard;
+use crate::status::{Published as Source, StatusBoard};
 use crate::store::{Judged, SharedStore, Step, Wanted};
 use crate::stream::{Received, Stream, WILDCARD};
 use crate::subscriptions::Mode;
@@ -45,6 +45,9 @@ pub(crate) struct Supervisor {
     binder: Binder,
     events: mpsc::Receiver<Event>,
     status: StatusBoard,
+    mode: Mode,
+    /// Whether a control plane has said anything in this life.
+    heard: bool,
     stream: Stream,
     /// Where requests go while there is a stream.
     requests: Option<Requests>,
@@ -89,6 +92,8 @@ impl Supervisor {
             status,
             stream,
             requests: None,
+            mode,
+            heard: false,
             demanded: BTreeSet::new(),
             leaving: BTreeSet::new(),
             warm_by: None,
@@ -102,13 +107,11 @@ impl Supervisor {
         let bytes = match self.dir.read(cache::FILE) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(%error, file = ?self.dir.path(cache::FILE), "the saved configuration cannot be read");
-                return;
-            }
+            Err(error) => return self.leave_aside(error.to_string()),
         };
+        let owner = self.owner();
         let step = self.store.with(move |store| {
-            let responses = cache::responses(&bytes)?;
+            let responses = cache::responses(&bytes, &owner)?;
             Ok::<_, cache::CacheError>(store.restore(responses))
         });
         match step.await {
@@ -121,11 +124,24 @@ impl Supervisor {
                 self.settle(restored.step, true);
                 self.demands.adopt(self.demanded.iter().cloned());
             }
-            Ok(Err(error)) => {
-                tracing::warn!(%error, file = ?self.dir.path(cache::FILE), "the saved configuration is left aside");
+            Ok(Err(error)) => self.leave_aside(error.to_string()),
+            Err(error) => {
+                tracing::error!(%error, "reading the saved configuration failed");
+                self.leave_aside("reading it failed".into());
             }
-            Err(error) => tracing::error!(%error, "reading the saved configuration failed"),
         }
+    }
+
+    fn leave_aside(&self, reason: String) {
+        let file = self.dir.path(cache::FILE);
+        tracing::warn!(reason, ?file, "the saved configuration is left aside");
+        self.status.saved_left_aside(format!("{}: {reason}", file.display()));
+    }
+
+    /// Whose configuration is held, as far as that is known by now.
+    fn owner(&self) -> cache::Owner {
+        let certificate = self.status.read().identity.certificate;
+        cache::Owner::new(certificate.as_ref().map(|certificate| &certificate.identity), self.mode.as_str())
     }
 
     /// Runs until the handle stops it or is gone. `_tasks` end with it.
@@ -209,6 +225,7 @@ impl Supervisor {
                 return self.send(nack);
             }
         };
+        self.heard = true;
         for refused in &applied.refused {
             tracing::warn!(%kind, name = refused.name, reason = refused.reason, "a resource is refused; its last good version stays");
         }
@@ -299,10 +316,17 @@ impl Supervisor {
     /// Publishes what a step made, and says to the server what is wanted now.
     fn settle(&mut self, step: Step, saved: bool) {
         let Step { snapshot, wanted, warm_by, held, saved_is_behind } = step;
+        let nothing = Kind::ALL.into_iter().all(|kind| held[kind] == 0);
         if let Some(snapshot) = snapshot {
             self.published.publish(snapshot);
             self.demands.published();
-            self.status.published(saved);
+            let now = SystemTime::now();
+            // Own listeners are published without anybody having said anything of the mesh.
+            self.status.published(match (saved, self.heard) {
+                (true, _) => (!nothing).then_some(Source::FromSaved(now)),
+                (false, true) => Some(Source::FromControlPlane(now)),
+                (false, false) => None,
+            });
         }
         self.warm_by = warm_by;
         self.want(wanted);
@@ -341,10 +365,10 @@ impl Supervisor {
 
     fn save(&mut self) {
         self.save_at = None;
-        let (store, dir) = (self.store.clone(), self.dir.clone());
+        let (store, dir, owner) = (self.store.clone(), self.dir.clone(), self.owner());
         self.saving = Some(tokio::task::spawn_blocking(move || {
             let cache = store.lock().published().clone();
-            dir.write(cache::FILE, &cache.to_bytes())
+            dir.write(cache::FILE, &cache.to_bytes(&owner))
         }));
     }
 

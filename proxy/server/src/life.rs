@@ -10,6 +10,7 @@ use outrigger_config::binding::BindRequests;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
+use outrigger_discovery::status::Status;
 use outrigger_discovery::{Handle, Kind};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
@@ -104,7 +105,11 @@ impl Life<'_> {
                     open(&mut self.latches.identity);
                 }
                 _ = look.tick(), if self.latches.configuration.is_some() => {
-                    if self.configured() { open(&mut self.latches.configuration); }
+                    let status = self.discovery.status();
+                    match &self.latches.configuration {
+                        Some(latch) if !self.configured(&status) => latch.explain(unconfigured(&status)),
+                        _ => open(&mut self.latches.configuration),
+                    }
                 }
                 _ = surplus.tick() => self.surplus.look(),
                 () = &mut application, if !answers => answers = true,
@@ -122,12 +127,24 @@ impl Life<'_> {
 
     /// Whether a first configuration is there, be it the saved one. A workload that serves nothing and has asked for
     /// nothing gets none: for it, a control plane that answers is enough.
-    fn configured(&self) -> bool {
-        let status = self.discovery.status();
+    fn configured(&self, status: &Status) -> bool {
         let answered = status.kinds.get(&Kind::Listener).is_some_and(|kind| kind.acknowledged > 0);
         let serves = !self.inbound.is_empty();
         status.published.is_some() || answered || (!serves && status.stream.connected_since.is_some())
     }
+}
+
+/// Why there is no configuration.
+fn unconfigured(status: &Status) -> String {
+    let saved =
+        status.saved_left_aside.as_ref().map(|reason| format!("the saved one is left aside: {reason}"));
+    let stream = &status.stream;
+    let control_plane = match (stream.connected_since, &stream.last_failure) {
+        (Some(_), _) => "the control plane has not answered yet".to_owned(),
+        (None, Some(failure)) => format!("no control plane: {failure}"),
+        (None, None) => "no control plane is connected yet".to_owned(),
+    };
+    saved.into_iter().chain([control_plane]).collect::<Vec<_>>().join("; ")
 }
 
 fn release() {

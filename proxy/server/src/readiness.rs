@@ -12,7 +12,8 @@ pub(crate) struct Readiness(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    pending: Mutex<Vec<&'static str>>,
+    /// What is waited for, and why it has not happened, where that is known.
+    pending: Mutex<Vec<(&'static str, Option<String>)>>,
     draining: AtomicBool,
 }
 
@@ -27,7 +28,7 @@ pub(crate) struct Latch {
 impl Readiness {
     /// Adds something to wait for, named as `/ready` shows it.
     pub(crate) fn latch(&self, name: &'static str) -> Latch {
-        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).push((name, None));
         Latch { name, readiness: self.clone() }
     }
 
@@ -36,13 +37,15 @@ impl Readiness {
         self.0.draining.store(true, Relaxed);
     }
 
-    /// What is missing; empty when the process is ready.
-    pub(crate) fn missing(&self) -> Vec<&'static str> {
-        let mut missing = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if self.0.draining.load(Relaxed) {
-            missing.push("draining");
-        }
-        missing
+    /// What is missing, and why; empty when the process is ready.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = |(name, why): &(&str, Option<String>)| match why {
+            Some(why) => format!("{name} ({why})"),
+            None => (*name).to_owned(),
+        };
+        let draining = self.0.draining.load(Relaxed).then(|| "draining".to_owned());
+        pending.iter().map(text).chain(draining).collect()
     }
 
     /// Whether nothing is missing.
@@ -52,10 +55,18 @@ impl Readiness {
 }
 
 impl Latch {
+    /// Says why it has not happened yet.
+    pub(crate) fn explain(&self, why: String) {
+        let mut pending = self.readiness.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, known) in pending.iter_mut().filter(|(name, _)| *name == self.name) {
+            *known = Some(why.clone());
+        }
+    }
+
     /// It has happened.
     pub(crate) fn open(self) {
         let mut pending = self.readiness.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = pending.iter().position(|name| *name == self.name) {
+        if let Some(at) = pending.iter().position(|(name, _)| *name == self.name) {
             pending.remove(at);
         }
         tracing::debug!(what = self.name, missing = ?*pending, "ready");
@@ -72,6 +83,8 @@ mod tests {
         let (identity, config) = (readiness.latch("identity"), readiness.latch("configuration"));
         identity.open();
         assert_eq!(readiness.missing(), ["configuration"]);
+        config.explain("the saved one is torn".into());
+        assert_eq!(readiness.missing(), ["configuration (the saved one is torn)"]);
         config.open();
         assert!(readiness.is_ready());
     }

@@ -6,7 +6,8 @@ use outrigger_core::Name;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Entry, Shared, Status};
+use super::unanswered::Unanswered;
+use super::{Entry, Shared, State, Status};
 
 /// What discovery is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,34 +46,39 @@ impl DemandFeed {
     /// Wakes whoever waits for what the published snapshot now has. Call it after each publication.
     pub fn published(&self) {
         let snapshot = self.0.published.load();
-        let state = self.0.state();
-        for (name, entry) in &state.names {
+        let State { names, unanswered, .. } = &mut *self.0.state();
+        for (name, entry) in names {
             if *entry.status.borrow() != Status::Present && snapshot.destination(name).is_some() {
-                entry.status.send_replace(Status::Present);
+                entry.answered(unanswered, Status::Present);
             }
         }
     }
 
     /// Names that the mesh does not have (`removed_resources`): their subscriptions are dropped.
     pub fn absent<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        let until = Instant::now() + self.0.limits.absent_for;
+        let now = Instant::now();
+        let until = now + self.0.limits.absent_for;
         let mut state = self.0.state();
         for name in names {
-            if let Some(entry) = state.names.get(name) {
-                entry.status.send_replace(Status::Absent { until });
-                self.0.demand(&mut state, [Demanded::Unsubscribe(name.into())]);
+            let State { names, unanswered, absent, events: _ } = &mut *state;
+            let Some(entry) = names.get_mut(name) else { continue };
+            entry.answered(unanswered, Status::Absent { until });
+            if !entry.pinned {
+                names.remove(name);
+                absent.insert(name.into(), until, now);
             }
+            self.0.demand(&mut state, [Demanded::Unsubscribe(name.into())]);
         }
     }
 
     /// Names whose listener came and cannot be used, and of which no earlier version is held: nobody waits any longer.
-    pub fn refused<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        let state = self.0.state();
-        for name in names {
-            if let Some(entry) = state.names.get(name)
+    pub fn refused<'a>(&self, refused: impl IntoIterator<Item = &'a str>) {
+        let State { names, unanswered, .. } = &mut *self.0.state();
+        for name in refused {
+            if let Some(entry) = names.get_mut(name)
                 && *entry.status.borrow() == Status::Asked
             {
-                entry.status.send_replace(Status::Refused);
+                entry.answered(unanswered, Status::Refused);
             }
         }
     }
@@ -84,7 +90,9 @@ impl DemandFeed {
         for name in names {
             if state.names.len() < self.0.limits.max_names && !state.names.contains_key(&name) {
                 let status = watch::Sender::new(Status::Present);
-                state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false });
+                state
+                    .names
+                    .insert(name.clone(), Entry { status, last_used: now, pinned: false, asked: None });
                 self.0.demand(&mut state, [Demanded::Subscribe(name)]);
             }
         }
@@ -99,23 +107,31 @@ impl DemandFeed {
         let limits = &self.0.limits;
         let mut state = self.0.state();
         let mut dropped = Vec::new();
-        state.names.retain(|name, entry| {
+        let State { names, unanswered, .. } = &mut *state;
+        names.retain(|name, entry| {
             if entry.pinned || snapshot.destination(name).is_some_and(|found| found.usage.take()) {
                 entry.last_used = now;
             }
             let unused = now.saturating_duration_since(entry.last_used);
-            let status = *entry.status.borrow();
-            let keep = match status {
+            let keep = match *entry.status.borrow() {
                 Status::Asked => entry.status.receiver_count() > 0 || unused < limits.wait,
                 Status::Present | Status::Refused => unused < limits.idle,
-                // Its subscription is gone already.
-                Status::Absent { until } => return entry.pinned || until > now,
+                Status::Absent { .. } => true,
             };
             if !keep {
+                entry.asked.take().iter().for_each(|asked| unanswered.leave(asked));
                 dropped.push(Demanded::Unsubscribe(name.clone()));
             }
             keep
         });
         self.0.demand(&mut state, dropped);
+    }
+}
+
+impl Entry {
+    /// Somebody has said what it is.
+    fn answered(&mut self, unanswered: &mut Unanswered, status: Status) {
+        self.asked.take().iter().for_each(|asked| unanswered.leave(asked));
+        self.status.send_replace(status);
     }
 }

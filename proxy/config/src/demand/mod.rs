@@ -2,9 +2,12 @@
 //!
 //! A worker looks into its snapshot first, and comes here only when the name is not there. Questions are coalesced, bounded
 //! in number and time, and forgotten when nobody uses the answer; "does not exist" is remembered briefly, so that an invented
-//! host costs one question. Discovery takes the other end, [`DemandFeed`].
+//! host costs one question. Invented hosts take no place from names that exist: those that nobody answered yet and those
+//! that do not exist are bounded apart, and give way first. Discovery takes the other end, [`DemandFeed`].
 
 mod feed;
+mod unanswered;
+mod absences;
 mod resolution;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +15,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use outrigger_core::Name;
+use outrigger_core::peer::PeerKey;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -19,14 +23,20 @@ use crate::destination::Destination;
 use crate::publish::{Published, View};
 use crate::snapshot::Snapshot;
 
+use absences::Absences;
 pub use feed::{DemandFeed, Demanded};
 pub use resolution::Resolution;
+use unanswered::{Asked, Unanswered};
 
 /// Bounds of the demand.
 #[derive(Debug, Clone)]
 pub struct DemandLimits {
-    /// Names that are asked for or remembered, at most.
+    /// Names that are subscribed to, at most.
     pub max_names: usize,
+    /// Of these, names that nobody has said anything of yet. For one more, the client with most gives up its oldest.
+    pub max_unanswered: usize,
+    /// Names that are known not to exist, remembered at most.
+    pub max_absent: usize,
     /// How long a request waits for an answer.
     pub wait: Duration,
     /// How long "does not exist" is believed.
@@ -39,6 +49,8 @@ impl Default for DemandLimits {
     fn default() -> Self {
         Self {
             max_names: 10_000,
+            max_unanswered: 1_000,
+            max_absent: 1_000,
             wait: Duration::from_secs(5),
             absent_for: Duration::from_secs(2),
             idle: Duration::from_secs(300),
@@ -73,11 +85,12 @@ struct Shared {
     demanded: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     names: HashMap<Name, Entry>,
+    unanswered: Unanswered,
+    absent: Absences,
     events: Vec<Demanded>,
-    evicted: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -86,12 +99,15 @@ struct Entry {
     last_used: Instant,
     /// Names of bound ports are never given up.
     pinned: bool,
+    /// Among the unanswered: where. What exists, or did, is not.
+    asked: Option<Asked>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Asked,
     Present,
+    /// Only of a bound name: others are forgotten, but for their absence.
     Absent {
         until: Instant,
     },
@@ -102,7 +118,13 @@ enum Status {
 impl Demands {
     /// Both ends. `published` is where discovery publishes what it finds.
     pub fn new(limits: DemandLimits, resolution: Resolution, published: Published) -> (Self, DemandFeed) {
-        let (state, demanded) = Default::default();
+        let state = Mutex::new(State {
+            names: HashMap::default(),
+            unanswered: Unanswered::default(),
+            absent: Absences::new(limits.max_absent),
+            events: Vec::new(),
+        });
+        let demanded = Notify::new();
         let shared = Arc::new(Shared { limits, resolution, published, state, demanded });
         (Self(shared.clone()), DemandFeed(shared))
     }
@@ -119,17 +141,22 @@ impl Demands {
         Some(found.clone())
     }
 
-    /// The destination of that name: at once when it is known, else after asking, within [`DemandLimits::wait`].
+    /// The destination of that name, for the client `by`: at once when it is known, else after asking, within
+    /// [`DemandLimits::wait`].
     ///
     /// Cancelled while it waits, the question stays asked for whoever comes next.
-    pub async fn destination(&self, view: &View, asked: &str) -> Answer {
+    pub async fn destination(&self, view: &View, asked: &str, by: &PeerKey) -> Answer {
         if let Some(found) = self.known(&view.snapshot(), asked) {
             return Answer::Found(found);
         }
         if matches!(self.0.resolution, Resolution::Wildcard { .. }) {
             return Answer::Absent;
         }
-        let Some(mut status) = self.ask(asked) else { return Answer::Unknown };
+        let mut status = match self.ask(asked, Some(by)) {
+            Question::Open(status) => status,
+            Question::Absent => return Answer::Absent,
+            Question::Full => return Answer::Unknown,
+        };
         let settled = async {
             loop {
                 match *status.borrow_and_update() {
@@ -152,14 +179,17 @@ impl Demands {
 
     /// Asks for a name now and never gives it up: a local port is bound to it.
     pub fn pin(&self, asked: &str) {
-        if matches!(self.0.resolution, Resolution::OnDemand) && self.ask(asked).is_some() {
+        if matches!(self.0.resolution, Resolution::OnDemand)
+            && matches!(self.ask(asked, None), Question::Open(_))
+        {
             self.0.state().names.entry(asked.into()).and_modify(|entry| entry.pinned = true);
         }
     }
 
-    /// Makes sure that the name is asked for. `None` when too much is.
-    fn ask(&self, asked: &str) -> Option<watch::Receiver<Status>> {
+    /// Makes sure that the name is asked for. Without a client it is the proxy itself that asks, and for what exists.
+    fn ask(&self, asked: &str, by: Option<&PeerKey>) -> Question {
         let now = Instant::now();
+        let limits = &self.0.limits;
         let mut state = self.0.state();
         if let Some(entry) = state.names.get_mut(asked) {
             entry.last_used = now;
@@ -174,17 +204,35 @@ impl Demands {
                 entry.status.send_replace(Status::Asked);
                 self.0.demand(&mut state, [Demanded::Subscribe(asked.into())]);
             }
-            return Some(status);
+            return Question::Open(status);
         }
-        if state.names.len() >= self.0.limits.max_names && !state.make_room(now) {
-            return None;
+        if state.absent.has(asked, now) {
+            return Question::Absent;
+        }
+        let full = state.unanswered.len() >= limits.max_unanswered || state.names.len() >= limits.max_names;
+        if full && by.is_some() {
+            let Some(evicted) = state.unanswered.evict() else { return Question::Full };
+            // Whoever waits for it is told by the end of its status.
+            state.names.remove(&evicted);
+            self.0.demand(&mut state, [Demanded::Unsubscribe(evicted)]);
         }
         let name: Name = asked.into();
         let (status, receiver) = watch::channel(Status::Asked);
-        state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false });
+        let asked = by.map(|by| state.unanswered.enter(by, name.clone()));
+        state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false, asked });
         self.0.demand(&mut state, [Demanded::Subscribe(name)]);
-        Some(receiver)
+        Question::Open(receiver)
     }
+}
+
+/// What became of a question.
+enum Question {
+    /// It is asked.
+    Open(watch::Receiver<Status>),
+    /// The answer is known: there is none.
+    Absent,
+    /// Everything that may be asked for exists and is in use.
+    Full,
 }
 
 impl Shared {
@@ -198,23 +246,6 @@ impl Shared {
         if !state.events.is_empty() {
             self.demanded.notify_one();
         }
-    }
-}
-
-impl State {
-    /// Forgets names that did not exist a while ago. Looks at most once a second, so that a flood of invented hosts costs one
-    /// pass over the names and not one each.
-    fn make_room(&mut self, now: Instant) -> bool {
-        if self.evicted.is_some_and(|then| now < then + Duration::from_secs(1)) {
-            return false;
-        }
-        self.evicted = Some(now);
-        let before = self.names.len();
-        let forgotten = |entry: &Entry| {
-            !entry.pinned && matches!(*entry.status.borrow(), Status::Absent { until } if until <= now)
-        };
-        self.names.retain(|_, entry| !forgotten(entry));
-        self.names.len() < before
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use futures_util::FutureExt;
 use outrigger_policy::weighted_cluster::WeightedClusters;
 
 use super::*;
@@ -16,7 +17,7 @@ struct Mesh {
 
 fn mesh(resolution: Resolution) -> Mesh {
     let published = Published::new(Arc::default());
-    let limits = DemandLimits { max_names: 3, ..Default::default() };
+    let limits = DemandLimits { max_names: 5, max_unanswered: 3, max_absent: 2, ..Default::default() };
     let (demands, feed) = Demands::new(limits, resolution, published.clone());
     Mesh { demands, feed, published }
 }
@@ -40,7 +41,17 @@ impl Mesh {
     }
 
     async fn ask(&self, name: &str) -> Answer {
-        self.demands.destination(&self.published.view(), name).await
+        self.ask_as(1, name).await
+    }
+
+    async fn ask_as(&self, client: u8, name: &str) -> Answer {
+        let by = PeerKey::new(None, [127, 0, 0, client].into());
+        self.demands.destination(&self.published.view(), name, &by).await
+    }
+
+    /// Asks and does not wait.
+    fn begin(&self, client: u8, name: &str) {
+        assert!(self.ask_as(client, name).now_or_never().is_none(), "{name} is answered at once");
     }
 }
 
@@ -111,22 +122,65 @@ async fn nobody_waits_longer_than_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn invented_hosts_cannot_take_more_room_than_there_is() {
+async fn a_flood_of_invented_hosts_keeps_no_real_name_from_being_found() {
     let mesh = mesh(Resolution::OnDemand);
-    mesh.demands.ask("a:1");
-    for bound in ["b:1", "c:1"] {
-        mesh.demands.pin(bound);
+    // Some are not answered yet, some are known not to exist.
+    for n in 0..50 {
+        mesh.begin(1, &format!("invented-{n}:80"));
+        if n % 2 == 0 {
+            mesh.feed.absent([&*format!("invented-{n}:80")]);
+        }
     }
-    let started = Instant::now();
-    assert!(matches!(mesh.ask("d:1").await, Answer::Unknown));
-    assert_eq!(started.elapsed(), Duration::ZERO);
-    mesh.feed.absent(["a:1"]);
-    tokio::time::advance(Duration::from_secs(3)).await;
-    let (_, asked) = tokio::join!(mesh.ask("d:1"), async {
+    let serve = async {
         tokio::task::yield_now().await;
-        mesh.feed.wanted()
-    });
-    assert!(asked.iter().any(|name| &**name == "d:1"), "a forgotten name makes room");
+        assert!(mesh.feed.wanted().contains(&"cart:80".into()));
+        mesh.publish("cart:80");
+    };
+    let (found, ()) = tokio::join!(mesh.ask("cart:80"), serve);
+    assert!(matches!(found, Answer::Found(_)));
+    for n in 50..100 {
+        mesh.begin(1, &format!("invented-{n}:80"));
+    }
+    let wanted = mesh.feed.wanted();
+    assert!(wanted.len() == 4 && wanted.contains(&"cart:80".into()), "{wanted:?}");
+    assert!(matches!(mesh.ask("cart:80").await, Answer::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_with_most_questions_gives_up_its_oldest() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.begin(2, "real:80");
+    let pushed_out = mesh.ask("invented-0:80");
+    tokio::pin!(pushed_out);
+    assert!((&mut pushed_out).now_or_never().is_none());
+    for n in 1..20 {
+        mesh.begin(1, &format!("invented-{n}:80"));
+    }
+    assert!(matches!(pushed_out.now_or_never(), Some(Answer::Unknown)), "told at once");
+    assert!(mesh.feed.wanted().contains(&"real:80".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_everything_that_is_asked_for_exists_one_more_is_refused_at_once() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.feed.adopt(["a:1", "b:1", "c:1", "d:1", "e:1"].map(Name::from));
+    let started = Instant::now();
+    assert!(matches!(mesh.ask("f:1").await, Answer::Unknown));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_was_given_up_leaves_nothing_behind() {
+    let mesh = mesh(Resolution::OnDemand);
+    for round in 0..4 {
+        for n in 0..3 {
+            mesh.begin(1, &format!("slow-{round}-{n}:80"));
+        }
+        tokio::time::advance(Duration::from_secs(6)).await;
+        mesh.feed.sweep();
+        assert!(mesh.feed.wanted().is_empty());
+        assert_eq!(mesh.demands.0.state().unanswered.len(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -148,7 +148,7 @@ impl Served {
         first: Bytes,
         facts: ClientFacts,
     ) {
-        let (found, snapshot) = match find(&self.context, &asked, unknown).await {
+        let (found, snapshot) = match find(&self.context, &facts, &asked, unknown).await {
             Ok(found) => found,
             Err(failure) => {
                 return relay::refuse(&self.context, &facts, &failure);

@@ -53,7 +53,7 @@ async fn open(on: &Downstream, head: &RequestHead, journal: &mut Journal) -> Res
         ));
     };
     let asked = asked_by(head)?;
-    let (found, snapshot) = find(&on.context, &asked, *unknown).await?;
+    let (found, snapshot) = find(&on.context, &on.client, &asked, *unknown).await?;
     match found.as_deref().map(|found| &found.handler) {
         None => {
             let opened = dial::outside(&on.context, &asked, &on.client).await?;

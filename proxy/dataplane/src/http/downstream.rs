@@ -122,7 +122,7 @@ impl Downstream {
             Finder::Named(asked, unknown) => (std::borrow::Cow::Borrowed(&**asked), *unknown),
             Finder::Authority(unknown, _) => (asked_by(head)?, *unknown),
         };
-        let (found, snapshot) = find(&self.context, &asked, unknown).await?;
+        let (found, snapshot) = find(&self.context, &self.client, &asked, unknown).await?;
         let Some(found) = found else { return Ok((Destination::Outside(asked.into()), snapshot)) };
         match &found.handler {
             Handler::Http(manager) | Handler::Detect { http: manager, .. } => {
@@ -159,6 +159,7 @@ pub(crate) fn limits(own: &Limits, http: &HttpSettings, client: &ClientFacts) ->
 /// The mesh's destination of an asked name, or `None` when it is to be passed on, with the snapshot that says so.
 pub(crate) async fn find(
     context: &Context,
+    client: &ClientFacts,
     asked: &str,
     unknown: UnknownDestination,
 ) -> Result<(Option<Arc<MeshDestination>>, Arc<Snapshot>), Failure> {
@@ -166,7 +167,7 @@ pub(crate) async fn find(
     if let Some(found) = context.demands.known(&snapshot, asked) {
         return Ok((Some(found), snapshot));
     }
-    let answer = context.demands.destination(&context.view, asked).await;
+    let answer = context.demands.destination(&context.view, asked, &client.key).await;
     snapshot = context.view.snapshot();
     match answer {
         Answer::Found(found) => {

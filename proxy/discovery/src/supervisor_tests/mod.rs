@@ -12,6 +12,7 @@ use outrigger_config::demand::{Answer, DemandLimits, Demands, Resolution};
 use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::identity::TrustDomain;
+use outrigger_core::peer::PeerKey;
 use outrigger_proto::registration::{RegisterResponse, register_response::Outcome};
 use outrigger_proto::xds::discovery::Resource;
 use outrigger_proto::xds::protobuf::Any;
@@ -190,7 +191,8 @@ async fn serving() -> (World, Proxy, Server) {
 /// Asks as a worker does.
 async fn ask(proxy: &Proxy, name: &str) -> Answer {
     let view = proxy.published.view();
-    proxy.demands.destination(&view, name).await
+    let client = PeerKey::new(None, [127, 0, 0, 1].into());
+    proxy.demands.destination(&view, name, &client).await
 }
 
 fn endpoints(proxy: &Proxy, cluster: &str) -> Vec<String> {

@@ -122,6 +122,31 @@ async fn a_torn_cache_costs_a_wait_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_proxy_without_a_usable_cache_knows_nothing_until_a_control_plane_speaks() {
+    for (saved, reason) in [
+        (Some(&b"outrigger-xds"[..]), Some("not a cache of this version")),
+        (Some(b""), Some("not a cache of this version")),
+        (None, None),
+    ] {
+        let mut world = World::new();
+        let state = StateDir::open(&world.ca.dir().join("state")).unwrap();
+        saved.iter().for_each(|bytes| state.write(cache::FILE, bytes).unwrap());
+        let proxy = world.proxy().await;
+        // Somebody asks, and what the proxy has of its own is published.
+        assert!(matches!(ask(&proxy, "cart:80").await, Answer::Unknown));
+        let status = proxy.handle.status();
+        assert_eq!(status.published, None);
+        let aside = status.saved_left_aside;
+        assert_eq!(aside.is_some(), reason.is_some());
+        assert!(aside.is_none_or(|aside| aside.contains(reason.unwrap()) && aside.contains("xds-cache")));
+        let mut server = world.stream().await;
+        server.heard().await;
+        server.say(Kind::Listener, &[], &["cart:80"]);
+        server.heard_answer().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_that_cannot_succeed_says_what_and_where() {
     let world = World::new();
     std::fs::write(world.ca.dir().join("state"), "a file").unwrap();
