@@ -17,6 +17,13 @@ pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// How long a client that connected just before a drain may take to send its first request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
+/// How often the kernel is asked about a client that has closed its side, or of which too much is unread to see its end.
+pub(crate) const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a client that has closed its side is owed an answer when nobody can say whether it still reads. One that is known
+/// to read is owed it for as long as it takes.
+pub(crate) const HALF_CLOSED: Duration = Duration::from_secs(30);
+
 /// What a field costs besides its name and value, in bytes (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 

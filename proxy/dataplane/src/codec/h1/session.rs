@@ -25,7 +25,7 @@ use super::parse::{self, Request};
 use super::write::{self, Answering};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{ResponseHead, Scheme};
-use crate::codec::limits::{FIRST_REQUEST, Limits};
+use crate::codec::limits::{FIRST_REQUEST, HALF_CLOSED, LOOK_AFTER, Limits};
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::{Peer, Stream};
 
@@ -35,11 +35,6 @@ const DISCARD: usize = 64 * 1024;
 const REST_AFTER: Duration = Duration::from_secs(5);
 /// Bytes that are read ahead of their reader, to hear whether the client is still there behind them.
 const READ_AHEAD: usize = 16 * 1024;
-/// How often the kernel is asked about a client that has sent more than that, or that has closed its side.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
-/// How long a client that has closed its side is owed an answer when nobody can say whether it still reads. One that is known
-/// to read is owed it for as long as it takes.
-const HALF_CLOSED: Duration = Duration::from_secs(30);
 
 /// The connection, shared by its task, a request's body and its responder.
 #[derive(Debug)]

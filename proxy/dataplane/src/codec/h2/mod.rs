@@ -19,6 +19,7 @@ mod held;
 mod failure;
 mod wire;
 mod seen;
+mod owed;
 mod block;
 mod walker;
 

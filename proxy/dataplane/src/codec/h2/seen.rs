@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::block::Block;
+use super::owed::Owed;
 use super::walker::{Passed, flag, kind};
 use crate::codec::limits::Limits;
 
@@ -49,6 +50,8 @@ pub(super) struct Seen {
     waiting: RefCell<VecDeque<Waiting>>,
     waiting_bytes: Cell<usize>,
     held_back: Cell<bool>,
+    /// Answers that a client waits for.
+    pub(super) owed: Owed,
     /// Streams that h2 has not handed up and will not: it answers them.
     passed_over: RefCell<VecDeque<u32>>,
     refused: RefCell<Vec<Failure>>,
@@ -100,6 +103,7 @@ impl Seen {
             waiting: RefCell::default(),
             waiting_bytes: Cell::new(0),
             held_back: Cell::new(false),
+            owed: Owed::default(),
             passed_over: RefCell::default(),
             refused: RefCell::default(),
             faults: RefCell::default(),
@@ -126,7 +130,12 @@ impl Seen {
     /// A frame came from the peer.
     pub(super) fn came(&self, frame: &Passed) {
         match frame.kind {
-            kind::DATA => self.receiving.spend(frame.length),
+            kind::DATA => {
+                self.receiving.spend(frame.length);
+                if self.server && frame.has(flag::END_STREAM) {
+                    self.owed.whole(frame.stream);
+                }
+            }
             kind::HEADERS | kind::CONTINUATION => {
                 let whole = self.block.borrow_mut().add(frame);
                 if whole {
@@ -135,6 +144,7 @@ impl Seen {
             }
             kind::WINDOW_UPDATE if frame.stream == 0 => self.sending.grow(frame.number().unwrap_or(0)),
             kind::RST_STREAM if self.server => {
+                self.owed.settled(frame.stream);
                 let mut waiting = self.waiting.borrow_mut();
                 if let Some(waiting) = waiting.iter_mut().find(|waiting| waiting.stream == frame.stream) {
                     waiting.reset = true;
@@ -150,10 +160,21 @@ impl Seen {
     /// A frame went to the peer.
     pub(super) fn went(&self, frame: &Passed) {
         match frame.kind {
-            kind::DATA => self.sending.spend(frame.length),
+            kind::DATA => {
+                self.sending.spend(frame.length);
+                if self.server && frame.has(flag::END_STREAM) {
+                    self.owed.settled(frame.stream);
+                }
+            }
             kind::WINDOW_UPDATE if frame.stream == 0 => self.receiving.grow(frame.number().unwrap_or(0)),
-            kind::HEADERS if self.server => self.h2_answered(frame.stream, None),
+            kind::HEADERS if self.server => {
+                if frame.has(flag::END_STREAM) {
+                    self.owed.settled(frame.stream);
+                }
+                self.h2_answered(frame.stream, None);
+            }
             kind::RST_STREAM if self.server => {
+                self.owed.settled(frame.stream);
                 self.h2_answered(frame.stream, frame.number().map(Code::from));
             }
             _ => {}
@@ -165,6 +186,7 @@ impl Seen {
         self.head_bytes.set(self.head_bytes.get().saturating_add(block.bytes));
         if self.server && block.stream > self.newest.get() {
             self.newest.set(block.stream);
+            self.owed.asked(block.stream, block.end_stream);
             self.waiting.borrow_mut().push_back(Waiting {
                 stream: block.stream,
                 bytes: block.bytes,
@@ -176,6 +198,9 @@ impl Seen {
         // Trailers, or on a client's side perhaps a head without a body.
         if !block.end_stream {
             return;
+        }
+        if self.server {
+            self.owed.whole(block.stream);
         }
         let fault = if block.bytes > self.largest_block {
             Fault::TooLarge

@@ -11,10 +11,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::seen::Seen;
 use super::walker::Walker;
-use crate::socket::stream::Stream;
+use crate::codec::limits::{HALF_CLOSED, LOOK_AFTER};
+use crate::socket::stream::{Peer, Stream};
 
 /// The length of the client's connection preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
@@ -27,17 +29,60 @@ pub(super) struct Wire {
     coming: Walker,
     going: Walker,
     seen: Rc<Seen>,
+    /// The client has closed its side, which h2 does not know yet.
+    half_closed: Option<HalfClosed>,
+}
+
+#[derive(Debug)]
+struct HalfClosed {
+    since: Instant,
+    /// When the kernel is asked next whether the client is still there.
+    look: Pin<Box<Sleep>>,
 }
 
 impl Wire {
     /// A client's connection, of which `first` was already read to learn what is spoken on it.
     pub(super) fn from_client(first: Bytes, stream: Stream, seen: Rc<Seen>) -> Self {
-        Self { first, stream, coming: Walker::new(PREFACE), going: Walker::new(0), seen }
+        Self { first, stream, coming: Walker::new(PREFACE), going: Walker::new(0), seen, half_closed: None }
     }
 
     /// A connection to a server.
     pub(super) fn to_server(stream: Stream, seen: Rc<Seen>) -> Self {
-        Self { first: Bytes::new(), stream, coming: Walker::new(0), going: Walker::new(PREFACE), seen }
+        Self {
+            first: Bytes::new(),
+            stream,
+            coming: Walker::new(0),
+            going: Walker::new(PREFACE),
+            seen,
+            half_closed: None,
+        }
+    }
+}
+
+impl Wire {
+    /// Ready when h2 may hear that the client has closed its side: nothing more is owed to it, not all of its requests are
+    /// whole, or it is gone.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.seen.owed.is_waited_for(cx) {
+            return Poll::Ready(());
+        }
+        let stream = &mut self.stream;
+        let half_closed = self.half_closed.get_or_insert_with(|| HalfClosed {
+            since: Instant::now(),
+            look: Box::pin(sleep_until(Instant::now())),
+        });
+        while half_closed.look.as_mut().poll(cx).is_ready() {
+            let gone = match stream.peer() {
+                Peer::Reads => false,
+                Peer::Gone => true,
+                Peer::Unknown => half_closed.since.elapsed() >= HALF_CLOSED,
+            };
+            if gone {
+                return Poll::Ready(());
+            }
+            half_closed.look.as_mut().reset(Instant::now() + LOOK_AFTER);
+        }
+        Poll::Pending
     }
 }
 
@@ -49,8 +94,14 @@ impl AsyncRead for Wire {
             return Poll::Pending;
         }
         let before = into.filled().len();
+        if this.half_closed.is_some() {
+            return this.poll_closed(cx).map(Ok);
+        }
         if this.first.is_empty() {
             ready!(Pin::new(&mut this.stream).poll_read(cx, into))?;
+            if into.filled().len() == before {
+                return this.poll_closed(cx).map(Ok);
+            }
         } else {
             let length = this.first.len().min(into.remaining());
             into.put_slice(&this.first[..length]);

@@ -76,3 +76,38 @@ fn a_client_that_closes_the_rest_later_is_gone_then() {
         tokio::time::timeout(Duration::from_secs(2), served.done).await.unwrap().unwrap().unwrap_err();
     });
 }
+
+/// What an HTTP/2 client that sends a preface, empty SETTINGS and these frames, and closes its side, reads to the end; and
+/// how long that took.
+async fn http2(frames: &[u8]) -> (Vec<u8>, Duration) {
+    let mut served = serving(Protocol::Http2, |head, body, responder| async {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        echo(head, body, responder).await;
+    });
+    let began = tokio::time::Instant::now();
+    let opening = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..], frames].concat();
+    served.client.write_all(&opening).await.unwrap();
+    served.client.shutdown().await.unwrap();
+    let mut bytes = Vec::new();
+    served.client.read_to_end(&mut bytes).await.unwrap();
+    (bytes, began.elapsed())
+}
+
+#[test]
+fn an_http_2_client_that_closes_its_side_gets_its_answers() {
+    // HEADERS with END_STREAM and END_HEADERS, of a GET of http://a/.
+    let get =
+        |stream: u8| [&[0, 0, 6, 1, 5, 0, 0, 0, stream][..], &[0x82, 0x86, 0x84, 0x41, 1, b'a']].concat();
+    let (bytes, elapsed) = run(http2(&[get(1), get(3)].concat()));
+    let text = String::from_utf8_lossy(&bytes);
+    assert_eq!(text.matches("GET http://a/").count(), 2, "{text}");
+    assert_eq!(elapsed.as_secs(), 100);
+}
+
+#[test]
+fn an_http_2_client_that_closes_its_side_within_a_request_is_gone_at_once() {
+    // HEADERS of a POST, without END_STREAM.
+    let post = [&[0, 0, 6, 1, 4, 0, 0, 0, 1][..], &[0x83, 0x86, 0x84, 0x41, 1, b'a']].concat();
+    let (_, elapsed) = run(http2(&post));
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}

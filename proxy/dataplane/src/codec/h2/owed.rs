@@ -1,0 +1,59 @@
+//! Which answers a client is owed, from the frames that pass: a client that closes its side of the connection behind whole
+//! requests waits for them, while h2 takes the end of what it reads for the end of everything.
+
+use std::cell::RefCell;
+use std::task::{Context, Waker};
+
+/// The requests of a connection that are not answered to their end.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    requests: RefCell<Vec<Request>>,
+    /// Told when the last answer has left.
+    waiting: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug)]
+struct Request {
+    stream: u32,
+    /// Its last byte has come.
+    whole: bool,
+}
+
+impl Owed {
+    /// The head of a request came, and with it perhaps all of the request.
+    pub(super) fn asked(&self, stream: u32, whole: bool) {
+        self.requests.borrow_mut().push(Request { stream, whole });
+    }
+
+    /// The last byte of a request came.
+    pub(super) fn whole(&self, stream: u32) {
+        let mut requests = self.requests.borrow_mut();
+        if let Some(request) = requests.iter_mut().find(|request| request.stream == stream) {
+            request.whole = true;
+        }
+    }
+
+    /// The last byte of an answer has left, or the stream was reset by either side.
+    pub(super) fn settled(&self, stream: u32) {
+        let mut requests = self.requests.borrow_mut();
+        if let Some(at) = requests.iter().position(|request| request.stream == stream) {
+            requests.swap_remove(at);
+            if requests.is_empty()
+                && let Some(waker) = self.waiting.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Whether answers are still to come to a client that says nothing more, and all of its requests are whole. If so, the
+    /// task of `cx` is woken when the last has left.
+    pub(super) fn is_waited_for(&self, cx: &Context<'_>) -> bool {
+        let requests = self.requests.borrow();
+        let waited_for = !requests.is_empty() && requests.iter().all(|request| request.whole);
+        if waited_for {
+            *self.waiting.borrow_mut() = Some(cx.waker().clone());
+        }
+        waited_for
+    }
+}
