@@ -25,12 +25,30 @@ pub struct GrpcApplication {
 impl GrpcApplication {
     /// Starts it. Its name comes back in the header `x-app`.
     pub async fn echo(name: &'static str) -> Self {
+        Self::serving(move |stream| connection(stream, name)).await
+    }
+
+    /// One that refuses every stream, as an application does that has no capacity left.
+    pub async fn refusing() -> Self {
+        Self::serving(|stream| async {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+        })
+        .await
+    }
+
+    async fn serving<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(connection(stream, name));
+                connections.spawn(serve(stream));
             }
         });
         Self { address, task }

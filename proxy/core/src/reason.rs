@@ -173,6 +173,20 @@ impl Reason {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
+    /// Whether the same request meets the same end wherever it is sent again.
+    pub fn is_deterministic(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamProtocolError
+                | Self::UpstreamHeadersTooLarge
+                | Self::DownstreamProtocolError
+                | Self::HeadersTooLarge
+                | Self::UriTooLong
+                | Self::NoRouteFound
+                | Self::UpgradeRefused
+        )
+    }
+
     /// The status of an answer that the proxy makes for this reason.
     pub fn status(self) -> StatusCode {
         self.row().status

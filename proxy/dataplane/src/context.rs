@@ -2,7 +2,7 @@
 //!
 //! Made by the worker, shared by its connections through an `Rc`; nothing here leaves the thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -94,6 +94,8 @@ pub(crate) struct Context {
     /// Who is let in.
     pub(crate) door: Door,
     pub(crate) passed_on: Arc<ClusterConfig>,
+    /// Bytes of request bodies that are kept for another attempt.
+    pub(crate) kept_bytes: Rc<Cell<usize>>,
     /// Where this proxy itself listens.
     pub(crate) own: RefCell<Vec<SocketAddr>>,
 }

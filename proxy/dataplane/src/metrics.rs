@@ -231,6 +231,10 @@ counters! {
         downstream_connections_refused,
         /// Calls of `accept` that failed.
         accept_errors,
+        /// Request bodies that were longer than is kept of one for another attempt.
+        bodies_beyond_limit,
+        /// Request bodies that were not kept because the worker keeps so much already.
+        bodies_beyond_worker,
         /// Records that the access log did not take in time.
         log_records_dropped,
         /// Records that the span exporter did not take in time.

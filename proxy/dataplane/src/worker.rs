@@ -134,6 +134,7 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
         settings,
         door: Door::new(budget),
         passed_on,
+        kept_bytes: Rc::default(),
         own: RefCell::default(),
     });
     let Guards { inbound, outbound } = drain;
@@ -326,7 +327,8 @@ impl Accepting {
                 let (context, habits, guard) = (Rc::clone(&context), Rc::clone(&habits), guard.clone());
                 tokio::task::spawn_local(async move {
                     let _open = Open(metrics);
-                    connection::serve(context, habits, guard, config, accepted, place).await;
+                    // Boxed, so that it is made where it stays, and not moved into the task.
+                    Box::pin(connection::serve(context, habits, guard, config, accepted, place)).await;
                 });
             }
         }

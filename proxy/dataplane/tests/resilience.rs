@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outrigger_config::listener::{Handler, Listener, NetworkFilter};
-use outrigger_config::route::{Forward, RouteAction};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Direction;
 use support::application::{Application, dead, ok, read_head, read_request};
 use support::client::Client;
-use support::{World, forward, to};
+use support::{World, forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 #[tokio::test]
@@ -52,26 +51,6 @@ async fn a_post_meets_a_connection_that_was_just_closed_and_is_sent_again() {
         assert_eq!(client.post("app", "/", "order").await.status, 200);
     }
     assert_eq!(application.requests(), 10);
-}
-
-#[tokio::test]
-async fn without_retries_too_a_get_survives_a_connection_that_closes_when_it_comes() {
-    // Answers one request of a connection, reads the next, and closes.
-    let application = Application::raw(|stream, _, _| async move {
-        let mut stream = BufReader::new(stream);
-        if read_request(&mut stream).await.is_some() {
-            stream.get_mut().write_all(ok("once").as_bytes()).await.unwrap();
-            read_request(&mut stream).await;
-        }
-    })
-    .await;
-    let action = RouteAction::Forward(Box::new(Forward { retry: None, ..to("app") }));
-    let proxy = World::new().proxy().cluster("app", &[application.address]).http("app:80", action).start();
-    let mut client = Client::connect(proxy.address(0)).await;
-    for _ in 0..5 {
-        assert_eq!(client.get("app", "/", "").await.status, 200);
-    }
-    assert_eq!(client.post("app", "/", "order").await.status, 503, "it may have been processed");
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ pub enum Connection {
 
 const NOTHING: Blame = Blame { alive: false, outcome: None };
 const ALIVE: Blame = Blame { alive: true, outcome: None };
+const OVERLOADED: Blame = Blame { alive: true, outcome: Some(Outcome::Overloaded) };
 const FAILED: Blame = Blame { alive: false, outcome: Some(Outcome::LocalOrigin) };
 const ALIVE_AND_FAILED: Blame = Blame { alive: true, outcome: Some(Outcome::LocalOrigin) };
 
@@ -64,6 +65,8 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Connection) -> Blam
             // itself. And a response that takes long may have a slow reader.
             Reached::NotWritten | Reached::ResponseStarted => NOTHING,
         },
+        // Its sidecar says that it has no capacity left; a bound of ours is reached before anything is written.
+        Reason::UpstreamOverflow if reached == Reached::NotProcessed => OVERLOADED,
         // Our own bounds, or nothing that was sent to an endpoint.
         Reason::UpstreamOverflow
         | Reason::NoHealthyUpstream
@@ -149,7 +152,7 @@ mod tests {
 
     /// The rows that blame or excuse an endpoint; every other one says nothing. Written out anew, so that a change of the
     /// table is a change here.
-    const ROWS: [(Reason, Reached, Connection, Blame); 31] = {
+    const ROWS: [(Reason, Reached, Connection, Blame); 32] = {
         use Connection::{Fresh, Stale};
         use Reached::{Maybe, NotProcessed, NotWritten, ResponseStarted};
         [
@@ -182,6 +185,7 @@ mod tests {
             (Reason::UpstreamRequestTimeout, Maybe, Stale, FAILED),
             (Reason::UpstreamRequestTimeout, ResponseStarted, Fresh, NOTHING),
             (Reason::UpstreamOverflow, NotWritten, Fresh, NOTHING),
+            (Reason::UpstreamOverflow, NotProcessed, Fresh, OVERLOADED),
             (Reason::NoHealthyUpstream, NotWritten, Fresh, NOTHING),
             (Reason::LocalError, Maybe, Fresh, NOTHING),
         ]

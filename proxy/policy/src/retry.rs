@@ -13,6 +13,9 @@ use outrigger_proto::xds::route;
 use crate::field::{Unusable, duration, each, number, positive_duration, unsupported_any};
 use crate::header_match::{Head, HeaderMatcher};
 
+/// Why a proxy made an answer itself.
+const REASON: &str = "x-outrigger-reason";
+
 /// A route's retries.
 #[derive(Debug, Clone)]
 pub struct RetryPolicy {
@@ -61,9 +64,21 @@ pub enum Outcome<'a> {
     },
 }
 
-/// The retries of one request so far.
+/// The retries of one request so far, whatever they were made for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retries(u32);
+
+impl Retries {
+    /// How many there were.
+    pub fn made(self) -> u32 {
+        self.0
+    }
+
+    /// Counts one that no policy decided.
+    pub fn count(&mut self) {
+        self.0 += 1;
+    }
+}
 
 /// What to do about the outcome of a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +87,8 @@ pub enum Decision {
     Retry {
         /// After this long.
         after: Duration,
-        /// Whether the cluster's budget must have room: the try may have reached an application.
+        /// Whether the cluster's budget must have room: the attempt may have reached an application, or was refused for
+        /// overload.
         charged: bool,
     },
     /// Let the outcome stand: it is none that is retried.
@@ -161,12 +177,18 @@ impl RetryPolicy {
         }
         let after = self.back_off(retries.0, jitter);
         retries.0 += 1;
-        let charged = !matches!(outcome, Outcome::Failed(failure) if failure.never_processed());
+        let free =
+            |failure: &Failure| failure.never_processed() && failure.reason != Reason::UpstreamOverflow;
+        let charged = !matches!(outcome, Outcome::Failed(failure) if free(failure));
         Decision::Retry { after, charged }
     }
 
     fn answered(&self, status: StatusCode, headers: &HeaderMap, method: &Method) -> bool {
         let on = &self.on;
+        let reason = headers.get(REASON).and_then(|name| Reason::named(name.to_str().ok()?));
+        if reason.is_some_and(Reason::is_deterministic) {
+            return false;
+        }
         let grpc = || {
             let code = headers.get("grpc-status")?.to_str().ok()?.parse::<u32>().ok()?;
             Some(code < 32 && on.grpc >> code & 1 == 1)
@@ -230,7 +252,7 @@ impl Conditions {
     }
 
     fn failed(&self, failure: &Failure, method: &Method) -> bool {
-        if !another_try_could_help(failure.reason) {
+        if !another_attempt_could_help(failure) {
             return false;
         }
         let connecting =
@@ -246,18 +268,21 @@ impl Conditions {
     }
 }
 
-/// Whether a reason lies with one endpoint or connection, so that the next try may end better.
-fn another_try_could_help(reason: Reason) -> bool {
-    match reason {
+/// Whether a failure lies with one endpoint or connection, so that the next attempt may end better.
+fn another_attempt_could_help(failure: &Failure) -> bool {
+    match failure.reason {
         Reason::UpstreamConnectionFailure
         | Reason::UpstreamTlsFailure
         | Reason::UpstreamConnectionTermination
         | Reason::UpstreamRemoteReset
-        | Reason::UpstreamProtocolError
         // One try's own timeout. When the whole request's time is up, the caller asks no more.
         | Reason::UpstreamRequestTimeout
         | Reason::ApplicationUnreachable => true,
+        // An endpoint's own bound: others may have room. Ours is the whole cluster's.
+        Reason::UpstreamOverflow => failure.reached == Reached::NotProcessed,
         Reason::DownstreamProtocolError
+        // The answer to the same request is as malformed as before.
+        | Reason::UpstreamProtocolError
         | Reason::DownstreamTlsFailure
         | Reason::DownstreamConnectionTermination
         | Reason::DownstreamTimeout
@@ -270,7 +295,6 @@ fn another_try_could_help(reason: Reason) -> bool {
         | Reason::DestinationTimeout
         | Reason::NoClusterFound
         | Reason::NoHealthyUpstream
-        | Reason::UpstreamOverflow
         // The next answer will be as large.
         | Reason::UpstreamHeadersTooLarge
         | Reason::UpstreamRetryLimitExceeded
@@ -321,6 +345,9 @@ mod tests {
             (Reason::UpstreamConnectionTermination, Reached::ResponseStarted, false, false),
             (Reason::DownstreamConnectionTermination, Reached::NotWritten, false, false),
             (Reason::NoHealthyUpstream, Reached::NotWritten, false, false),
+            (Reason::UpstreamOverflow, Reached::NotWritten, false, false),
+            (Reason::UpstreamOverflow, Reached::NotProcessed, true, true),
+            (Reason::UpstreamProtocolError, Reached::Maybe, false, false),
         ] {
             let failure = failure(reason, reached);
             let outcome = Outcome::Failed(&failure);
@@ -375,6 +402,37 @@ mod tests {
         let decision =
             policy("reset", 1).decide(&mut Retries::default(), &Method::POST, Outcome::Failed(&failure), 0);
         assert_eq!(decision, Decision::Retry { after: Duration::ZERO, charged: false });
+    }
+
+    #[test]
+    fn a_refusal_for_overload_is_charged_though_nothing_was_processed() {
+        let failure = failure(Reason::UpstreamOverflow, Reached::NotProcessed);
+        let outcome = Outcome::Failed(&failure);
+        let decision = policy(DEFAULT, 1).decide(&mut Retries::default(), &Method::POST, outcome, 0);
+        assert_eq!(decision, Decision::Retry { after: Duration::ZERO, charged: true });
+    }
+
+    #[test]
+    fn retries_that_no_policy_decided_count_too() {
+        let (policy, mut retries) = (policy("5xx", 2), Retries::default());
+        retries.count();
+        let failure = failure(Reason::UpstreamRemoteReset, Reached::Maybe);
+        let mut decide = || policy.decide(&mut retries, &Method::GET, Outcome::Failed(&failure), 0);
+        assert!(matches!(decide(), Decision::Retry { .. }));
+        assert_eq!(decide(), Decision::LimitReached);
+        assert_eq!(retries.made(), 2);
+    }
+
+    #[test]
+    fn what_a_proxy_behind_this_one_refused_for_good_is_not_asked_again() {
+        for reason in Reason::ALL {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static(REASON),
+                http::HeaderValue::from_static(reason.name()),
+            )]);
+            let outcome = Outcome::Answered { status: StatusCode::BAD_GATEWAY, headers: &headers };
+            assert_eq!(retried("5xx", &Method::GET, outcome), !reason.is_deterministic(), "{reason:?}");
+        }
     }
 
     #[test]

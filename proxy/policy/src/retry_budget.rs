@@ -16,13 +16,17 @@ use crate::field::{Unusable, number, positive_duration};
 /// The time that a budget looks back, where the message does not say. Also the longest that it can.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
+/// One retry, in millionths.
+const ONE: u64 = 1_000_000;
+
 /// A cluster's retry budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryBudget {
     /// The share of the window's requests that may be tried again.
     pub share: Percentage,
     /// Retries in flight that are allowed when the share is used up, and as many a second, so that a service with little
-    /// traffic has retries too and one with fast failures has no unlimited ones.
+    /// traffic has retries too and one with fast failures has no unlimited ones. Where there is a share they are lent: so
+    /// many until a request succeeds, and the share pays for them before there are others.
     pub min_concurrency: u32,
     window_seconds: u32,
 }
@@ -69,12 +73,29 @@ pub struct RetryLedger {
     requests: Window,
     retries: Window,
     in_flight: AtomicU32,
+    /// Retries that were made beyond the share since a request last succeeded.
+    lent: AtomicU32,
+    /// Millionths of them for which the share has not paid yet.
+    owed: AtomicU64,
 }
 
 impl RetryLedger {
-    /// Counts a request, once, at its first try. `now` counts from any fixed moment.
-    pub fn request(&self, now: Duration) {
+    /// Counts a request, once, at its first attempt. `now` counts from any fixed moment.
+    pub fn request(&self, budget: &RetryBudget, now: Duration) {
         self.requests.add(now);
+        if self.owed.load(Ordering::Relaxed) > 0 {
+            let pay = |owed: u64| Some(owed.saturating_sub(budget.share.millionths().into()));
+            // Never fails: `pay` always has a new value.
+            let _ = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
+        }
+    }
+
+    /// A request succeeded: this is no outage, in which retries help nobody.
+    pub fn succeeded(&self) {
+        if self.lent.load(Ordering::Relaxed) > 0 {
+            self.lent.store(0, Ordering::Relaxed);
+            self.owed.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Takes room for one retry from `budget`, or refuses. The retry is in flight until the guard is dropped.
@@ -83,11 +104,19 @@ impl RetryLedger {
     pub fn retry(self: &Arc<Self>, budget: &RetryBudget, now: Duration) -> Option<Retrying> {
         let retries = self.retries.sum(now, budget.window_seconds);
         let requests = self.requests.sum(now, budget.window_seconds);
-        let in_share = (retries + 1) * 1_000_000 <= requests * u64::from(budget.share.millionths());
+        let share = u64::from(budget.share.millionths());
+        let in_share = self.owed.load(Ordering::Relaxed) == 0 && (retries + 1) * ONE <= requests * share;
         let floor = u64::from(budget.min_concurrency) * u64::from(budget.window_seconds);
-        let in_floor = retries < floor && self.in_flight.load(Ordering::Relaxed) < budget.min_concurrency;
+        let lends = share == 0 || self.lent.load(Ordering::Relaxed) < budget.min_concurrency;
+        let in_floor =
+            lends && retries < floor && self.in_flight.load(Ordering::Relaxed) < budget.min_concurrency;
         if !in_share && !in_floor {
             return None;
+        }
+        if !in_share && share > 0 {
+            self.lent.fetch_add(1, Ordering::Relaxed);
+            // Twice, because the requests that pay make room in the window as well.
+            self.owed.fetch_add(2 * ONE, Ordering::Relaxed);
         }
         self.retries.add(now);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +186,7 @@ mod tests {
     #[test]
     fn a_fifth_of_the_last_ten_seconds_may_be_retries() {
         let (ledger, budget) = (Arc::new(RetryLedger::default()), budget(20.0, 0));
-        (0..100).for_each(|_| ledger.request(at(5)));
+        (0..100).for_each(|_| ledger.request(&budget, at(5)));
         let allowed = (0..100).filter(|_| ledger.retry(&budget, at(14)).is_some()).count();
         assert_eq!(allowed, 20);
         assert!(ledger.retry(&budget, at(15)).is_none(), "the requests are forgotten after ten seconds");
@@ -169,7 +198,30 @@ mod tests {
         let held = [ledger.retry(&budget, at(0)), ledger.retry(&budget, at(0))];
         assert!(held.iter().all(Option::is_some) && ledger.retry(&budget, at(0)).is_none());
         drop(held);
+        assert!(ledger.retry(&budget, at(0)).is_none(), "they helped nobody");
+        ledger.succeeded();
         assert!(ledger.retry(&budget, at(0)).is_some());
+    }
+
+    #[test]
+    fn retries_that_help_nobody_are_a_fifth_of_the_requests_however_few_those_are() {
+        for (every, requests) in [(1, 15), (1, 1000), (2, 3000), (5, 60), (10, 300), (20, 100), (50, 100)] {
+            let (ledger, budget) = (Arc::new(RetryLedger::default()), budget(20.0, 3));
+            let mut retries = 0;
+            for request in 0..requests {
+                let now = Duration::from_millis(request * every * 100);
+                ledger.request(&budget, now);
+                // Two more attempts at most, each of which fails at once.
+                retries += (0..2).map_while(|_| ledger.retry(&budget, now)).count() as u64;
+            }
+            assert!(retries >= 3 && retries * 5 <= requests, "{retries} of {requests}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_number_of_retries_is_not_paid_back() {
+        let (ledger, budget) = (Arc::new(RetryLedger::default()), RetryBudget::fixed(3));
+        assert_eq!((0..20).filter(|second| ledger.retry(&budget, at(*second)).is_some()).count(), 20);
     }
 
     proptest! {
@@ -184,7 +236,7 @@ mod tests {
             for (forward, is_request) in steps {
                 now += forward;
                 if is_request {
-                    ledger.request(at(now));
+                    ledger.request(&budget, at(now));
                     requests.push(now);
                 } else if ledger.retry(&budget, at(now)).is_some() {
                     retries.push(now);

@@ -19,6 +19,7 @@ use outrigger_policy::weighted_cluster::{Share, WeightedClusters};
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{cors, route, type_url};
 
+use super::attempts::{Attempts, kept_bytes};
 use super::{Forward, Route, RouteAction, RouteMatcher};
 use crate::wire::open;
 
@@ -29,6 +30,7 @@ pub(super) struct Outer {
     pub(super) response_headers: HeaderMutation,
     pub(super) cors: Option<Arc<CorsPolicy>>,
     pub(super) retry: Option<RetryPolicy>,
+    pub(super) attempts: Attempts,
     pub(super) mirrors: Vec<Mirror>,
     /// The longest body of a direct response, in bytes.
     pub(super) max_body: usize,
@@ -50,9 +52,8 @@ impl Route {
             request_headers_to_remove,
             response_headers_to_add,
             response_headers_to_remove,
-            // How much of a body is kept for retries and copies: the data path has its own bound.
-            per_request_buffer_limit_bytes: _,
-            request_body_buffer_limit: _,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
             stat_prefix: _, // statistics are named by the route
             route_specifiers,
             action,
@@ -62,7 +63,9 @@ impl Route {
         use route::route::Action;
         let action = match required("action", action)? {
             Action::Route(wire) => {
-                let forward = Forward::decode(wire, outer).map_err(|bad| bad.within("route"))?;
+                let mut forward = Forward::decode(wire, outer).map_err(|bad| bad.within("route"))?;
+                let kept = kept_bytes(per_request_buffer_limit_bytes, request_body_buffer_limit)?;
+                forward.attempts.kept_bytes = kept.unwrap_or(forward.attempts.kept_bytes);
                 RouteAction::Forward(Box::new(forward))
             }
             Action::Redirect(wire) => {
@@ -200,6 +203,7 @@ impl Forward {
             timeouts: Timeouts::decode(timeout, idle_timeout, max_stream_duration)?,
             // A route's own policy replaces the host's whole (VirtualHost.retry_policy).
             retry: retry.transpose()?.or_else(|| outer.retry.clone()),
+            attempts: outer.attempts,
             rewrite: Rewrite {
                 path: PathRewrite::decode(prefix_rewrite, regex_rewrite, path_rewrite)?,
                 host,

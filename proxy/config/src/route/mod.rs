@@ -4,6 +4,7 @@
 
 mod table;
 mod decode;
+mod attempts;
 mod matcher;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use outrigger_policy::timeout::Timeouts;
 use outrigger_policy::upgrade::Upgrades;
 use outrigger_policy::weighted_cluster::WeightedClusters;
 
+pub use attempts::Attempts;
 pub use matcher::RouteMatcher;
 pub use table::{RouteTable, VirtualHost};
 
@@ -63,6 +65,8 @@ pub struct Forward {
     pub timeouts: Timeouts,
     /// Whether it is tried again.
     pub retry: Option<RetryPolicy>,
+    /// What is kept for that, and who is told of it.
+    pub attempts: Attempts,
     /// How path and host change.
     pub rewrite: Rewrite,
     /// Which upgrades pass, before what its listener says.

@@ -14,6 +14,7 @@ use outrigger_policy::retry::RetryPolicy;
 use outrigger_proto::xds::route;
 
 use super::Route;
+use super::attempts::{Attempts, kept_bytes};
 use super::decode::{Outer, cors_policy};
 
 /// A table of routes.
@@ -139,6 +140,7 @@ impl RouteTable {
             )?,
             cors: cors_policy(typed_per_filter_config)?,
             retry: None,
+            attempts: Attempts::default(),
             mirrors: each("request_mirror_policies", request_mirror_policies, Mirror::decode)?,
             max_body: number(max_direct_response_body_size_bytes).map_or(MAX_BODY, |bytes| bytes as usize),
         };
@@ -187,9 +189,8 @@ impl VirtualHost {
             retry_policy_typed_config,
             hedge_policy,
             include_is_timeout_retry_header,
-            // How much of a body is kept for retries and copies: the data path has its own bound.
-            per_request_buffer_limit_bytes: _,
-            request_body_buffer_limit: _,
+            per_request_buffer_limit_bytes,
+            request_body_buffer_limit,
             request_mirror_policies,
             metadata: _, // for other filters to read; ours read none
             route_specifiers,
@@ -199,8 +200,6 @@ impl VirtualHost {
             ("require_tls", require_tls != 0),
             ("rate_limits", !rate_limits.is_empty()),
             ("cors", cors.is_some()),
-            ("include_request_attempt_count", include_request_attempt_count),
-            ("include_attempt_count_in_response", include_attempt_count_in_response),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
             ("hedge_policy", hedge_policy.is_some_and(|of| of != Default::default())),
             ("include_is_timeout_retry_header", include_is_timeout_retry_header),
@@ -213,6 +212,7 @@ impl VirtualHost {
         let retry =
             retry_policy.map(|wire| RetryPolicy::decode(wire).map_err(|bad| bad.within("retry_policy")));
         let mirrors = each("request_mirror_policies", request_mirror_policies, Mirror::decode)?;
+        let kept = kept_bytes(per_request_buffer_limit_bytes, request_body_buffer_limit)?;
         let outer = Outer {
             request_headers: HeaderMutation::decode(
                 "request",
@@ -228,6 +228,11 @@ impl VirtualHost {
             .then(&table.response_headers),
             cors: cors_policy(typed_per_filter_config)?.or_else(|| table.cors.clone()),
             retry: retry.transpose()?,
+            attempts: Attempts {
+                kept_bytes: kept.unwrap_or(table.attempts.kept_bytes),
+                count_in_request: include_request_attempt_count,
+                count_in_response: include_attempt_count_in_response,
+            },
             mirrors: if mirrors.is_empty() { table.mirrors.clone() } else { mirrors },
             max_body: table.max_body,
         };

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::journal::Journal;
 use super::limit::{Late, Limit};
+use super::refusal;
 use super::replay::Replay;
 use crate::codec::answer::Answer;
 use crate::codec::head::RequestHead;
@@ -129,6 +130,7 @@ impl Attempt<'_> {
     ) -> Result<(Answer, Exchange), Failed> {
         let Self { head, body, limit, .. } = self;
         let (reused, written) = (lease.reused, Instant::now());
+        let peer = lease.peer.clone();
         let failed = |failure| Failed {
             connection: match reused && written.elapsed() < STALE_WITHIN {
                 true => Connection::Stale,
@@ -148,7 +150,10 @@ impl Attempt<'_> {
                         // A client that is gone is noticed where the final answer goes.
                         let _ = responder.interim(head).await;
                     }
-                    answer => return Ok((answer, exchange)),
+                    mut answer => {
+                        refusal::hear(answer.headers(), peer.as_ref())?;
+                        return Ok((answer, exchange));
+                    }
                 }
             }
         };

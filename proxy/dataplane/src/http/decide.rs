@@ -17,9 +17,9 @@ use super::replay::Replay;
 use crate::codec::head::RequestHead;
 use crate::upstream::cluster::Cluster;
 
-/// How often a request is sent again because the idle connection that it was written to had just been closed; a host that
-/// closes every connection is left after so many.
-const STALE_CONNECTIONS: u32 = 2;
+/// How often a request is sent again whatever its route says, because the connection that it was given had just been closed;
+/// a host that closes every connection is left after so many.
+const CLOSED_CONNECTIONS: u32 = 2;
 
 /// What the decision after an attempt rests on, the same for all attempts of a request.
 #[derive(Debug)]
@@ -47,15 +47,16 @@ pub(super) enum Next {
 pub(super) struct Progress {
     /// The hosts that it was sent to.
     pub(super) tried: Vec<SocketAddr>,
+    /// How often it was sent.
+    pub(super) begun: u32,
     /// How far it came at most.
     pub(super) furthest: Reached,
     retries: Retries,
-    stale: u32,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { retries: Retries::default(), tried: Vec::new(), stale: 0, furthest: Reached::NotWritten }
+        Self { retries: Retries::default(), tried: Vec::new(), begun: 0, furthest: Reached::NotWritten }
     }
 }
 
@@ -88,13 +89,15 @@ impl Rules<'_> {
         if !body.is_whole() {
             return Next::Stands(None);
         }
-        if *reused
-            && came_late(failure, &head.method)
-            && progress.stale < STALE_CONNECTIONS
-            && self.in_time(Duration::ZERO)
-        {
-            progress.stale += 1;
-            return Next::Again(Duration::ZERO, None);
+        if *reused && progress.retries.made() < CLOSED_CONNECTIONS && self.in_time(Duration::ZERO) {
+            if came_late(failure) {
+                progress.retries.count();
+                return Next::Again(Duration::ZERO, None);
+            }
+            if self.may_have_come_late(failure, &head.method) {
+                progress.retries.count();
+                return self.charged(Duration::ZERO);
+            }
         }
         if self.resolved.is_some_and(|hosts| progress.tried.len() + 1 < hosts)
             && failure.reached == Reached::NotWritten
@@ -137,11 +140,25 @@ impl Rules<'_> {
             Decision::LimitReached => Next::Stands(Some(Reason::UpstreamRetryLimitExceeded)),
             Decision::Retry { after, .. } if !self.in_time(after) => Next::Stands(None),
             Decision::Retry { after, charged: false } => Next::Again(after, None),
-            Decision::Retry { after, charged: true } => match self.cluster.retry() {
-                Some(paid) => Next::Again(after, Some(paid)),
-                None => Next::Stands(Some(Reason::RetryBudgetExceeded)),
-            },
+            Decision::Retry { after, charged: true } => self.charged(after),
         }
+    }
+
+    fn charged(&self, after: Duration) -> Next {
+        match self.cluster.retry() {
+            Some(paid) => Next::Again(after, Some(paid)),
+            None => Next::Stands(Some(Reason::RetryBudgetExceeded)),
+        }
+    }
+
+    /// Whether a request to a destination outside the mesh may be sent again because its connection, which had been idle,
+    /// was closed just then: it is idempotent and got no byte of an answer (RFC 9110 section 9.2.2). Inside the mesh the
+    /// route's policy says so: the caller's does, and the one in front of the application does not.
+    fn may_have_come_late(&self, failure: &Failure, method: &Method) -> bool {
+        self.resolved.is_some()
+            && failure.reason == Reason::UpstreamConnectionTermination
+            && failure.reached == Reached::Maybe
+            && method.is_idempotent()
     }
 
     fn in_time(&self, pause: Duration) -> bool {
@@ -149,12 +166,10 @@ impl Rules<'_> {
     }
 }
 
-/// Whether a request failed because its connection, which had been idle, was closed just then, and may be sent again with
-/// or without a retry policy: it was provably not processed, or is idempotent and got no byte of an answer (RFC 9110
-/// section 9.2.2). A stream that the peer refused is for the policy; one above its GOAWAY just came late.
-fn came_late(failure: &Failure, method: &Method) -> bool {
-    (failure.side == Side::Upstream
+/// Whether a request failed because its connection was closed just then, and was provably not processed. A stream that the
+/// peer refused is for the policy; one above its GOAWAY just came late.
+fn came_late(failure: &Failure) -> bool {
+    failure.side == Side::Upstream
         && failure.never_processed()
-        && failure.reason != Reason::UpstreamRemoteReset)
-        || (failure.reason == Reason::UpstreamConnectionTermination && method.is_idempotent())
+        && failure.reason == Reason::UpstreamConnectionTermination
 }

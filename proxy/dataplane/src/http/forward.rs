@@ -3,12 +3,14 @@
 //! Each try picks a host from the endpoints of the moment. Cancelled at any await, every guard gives back what it holds
 //! and the try under way is given up.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, Version};
+use http::{HeaderMap, HeaderName, Version};
+use outrigger_config::route::Attempts;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use outrigger_policy::blame::{self, Blame, Connection};
@@ -24,7 +26,7 @@ use super::filters::Admitted;
 use super::journal::Journal;
 use super::limit::Limit;
 use super::pair::Probe;
-use super::replay::Replay;
+use super::replay::{Keeping, Replay};
 use super::respond::{self, grpc_status};
 use super::trace_context::Trace;
 use crate::client::ClientFacts;
@@ -38,6 +40,9 @@ use crate::upstream::cluster::{Cluster, Picked, Probing};
 use crate::upstream::host::{Asking, Host};
 use crate::upstream::pool::Exchange;
 
+/// Which attempt a request is, and how many there were (Envoy's `x-envoy-attempt-count`).
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
 /// Where a request goes and what may be done for it; decided from one snapshot.
 #[derive(Debug)]
 pub(super) struct Forwarding<'a> {
@@ -49,6 +54,10 @@ pub(super) struct Forwarding<'a> {
     pub(super) client: &'a ClientFacts,
     /// The route's retries.
     pub(super) retry: Option<&'a RetryPolicy>,
+    /// What is kept for them, and who is told of them.
+    pub(super) attempts: &'a Attempts,
+    /// Bytes of bodies that the worker keeps.
+    pub(super) kept_bytes: &'a Rc<Cell<usize>>,
     /// How long the whole request may take and stand still.
     pub(super) limit: Limit,
     /// Its place in a trace.
@@ -134,7 +143,11 @@ impl Forwarding<'_> {
     ) -> Result<Reply, Failure> {
         let room = self.cluster.admit(&self.client.key).await?;
         let (mut head, body) = admitted.into_parts();
-        let body = Replay::new(body);
+        let body = Replay::new(body, || Keeping {
+            limit: self.attempts.kept_bytes,
+            of_worker: Rc::clone(self.kept_bytes),
+            metrics: journal.metrics(),
+        });
         let rules = Rules {
             cluster: &self.cluster,
             retry: self.retry,
@@ -152,7 +165,13 @@ impl Forwarding<'_> {
         };
         let mut retrying = None;
         loop {
-            let Ended { asking, outcome, paid } = self.next(&mut request).await?;
+            let Ended { asking, outcome, paid } = match self.next(&mut request).await {
+                Ok(ended) => ended,
+                // What was sent before may have been processed.
+                Err(none) => {
+                    return Err(Failure { reached: none.reached.max(request.progress.furthest), ..none });
+                }
+            };
             let Request { head, progress, journal, .. } = &mut request;
             retrying = paid.or(retrying);
             let host = Rc::clone(asking.host());
@@ -203,6 +222,10 @@ impl Forwarding<'_> {
                         _retrying: retrying,
                         _exchange: exchange,
                     };
+                    let mut answer = answer;
+                    if self.attempts.count_in_response {
+                        answer.headers().insert(ATTEMPT_COUNT, progress.begun.into());
+                    }
                     return Ok(match answer {
                         Answer::Interim(head) => Reply::Answer(head, Body::empty(), Some(held)),
                         Answer::Final(head, body) => {
@@ -252,6 +275,10 @@ impl Forwarding<'_> {
         request.journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
         self.cluster.series.tries.increment();
         self.trace.write(&mut request.head.headers, span);
+        request.progress.begun += 1;
+        if self.attempts.count_in_request {
+            request.head.headers.insert(ATTEMPT_COUNT, request.progress.begun.into());
+        }
         asking
     }
 

@@ -105,6 +105,11 @@ impl Journal {
         }
     }
 
+    /// The counters of this worker.
+    pub(super) fn metrics(&self) -> Arc<WorkerMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
     /// The count of body bytes that came from the client.
     pub(super) fn received(&self) -> Rc<Cell<u64>> {
         Rc::clone(&self.received)

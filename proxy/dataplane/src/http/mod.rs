@@ -14,6 +14,7 @@ mod filters;
 mod decide;
 mod pair;
 mod attempt;
+mod refusal;
 mod replay;
 mod limit;
 mod journal;

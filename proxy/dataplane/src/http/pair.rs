@@ -17,6 +17,7 @@ use outrigger_policy::blame::{self, Connection};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::{Ended, Failed};
+use super::refusal;
 use crate::codec::answer::Answer;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -53,6 +54,7 @@ impl Probe {
         let came = Rc::clone(&interims);
         let answer = Box::pin(async move {
             let lease = Host::lease_of(Rc::clone(&host), Use::Requests, speaks, peer).await?;
+            let peer = lease.peer.clone();
             let mut exchange = lease.send(&head, Body::empty());
             loop {
                 match exchange.answer().await? {
@@ -60,7 +62,10 @@ impl Probe {
                         host.heard();
                         came.borrow_mut().push(head);
                     }
-                    answer => return Ok((answer, exchange)),
+                    mut answer => {
+                        refusal::hear(answer.headers(), peer.as_ref())?;
+                        return Ok((answer, exchange));
+                    }
                 }
             }
         });

@@ -1,19 +1,37 @@
 //! The body of a request that may have to be sent more than once.
 //!
-//! What a try has read of it is kept, up to [`KEPT_BYTES`]; the next try reads that first and then goes on where the last
-//! one stopped. Beyond the bound nothing is kept and no second try is possible. A body of known bytes costs nothing.
+//! What an attempt has read of it is kept, within the route's bound and [`OF_WORKER`]; the next one reads that first and then
+//! goes on where the last one stopped. Beyond a bound nothing is kept, and no further attempt is possible. What is kept is
+//! shared with what was sent, not copied; without a body nothing is.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
 use crate::codec::body::{Body, Frame, Source};
+use crate::metrics::WorkerMetrics;
 
-/// How much of a body is kept for another try.
-const KEPT_BYTES: usize = 64 * 1024;
+/// How much one worker keeps of all its requests' bodies together, in bytes.
+const OF_WORKER: usize = 32 * 1024 * 1024;
+
+/// What a kept frame costs besides its bytes.
+const FRAME: usize = 64;
+
+/// How much of a body is kept, and who counts it.
+#[derive(Debug)]
+pub(super) struct Keeping {
+    /// Bytes, at most.
+    pub(super) limit: usize,
+    /// Bytes that the worker keeps of all bodies.
+    pub(super) of_worker: Rc<Cell<usize>>,
+    /// Counts the bodies that were too long.
+    pub(super) metrics: Arc<WorkerMetrics>,
+}
 
 /// A request's body, from which each try takes its own.
 #[derive(Debug)]
@@ -28,9 +46,12 @@ enum Kind {
 #[derive(Debug)]
 struct Kept {
     rest: RefCell<Body>,
-    frames: RefCell<Vec<Result<Frame, Failure>>>,
-    /// Bytes in `frames`; above the bound `frames` is empty.
+    frames: RefCell<VecDeque<Result<Frame, Failure>>>,
+    /// What `frames` cost, in bytes. The worker's count has them too.
     bytes: Cell<usize>,
+    /// A bound was passed: `frames` is empty, and no further attempt would have all of the body.
+    lost: Cell<bool>,
+    keeping: Keeping,
     /// Which try may read: the newest.
     turn: Cell<u64>,
     /// How many of `frames` that try has read.
@@ -42,7 +63,7 @@ struct Kept {
 
 impl Replay {
     /// Takes the body of a request.
-    pub(super) fn new(body: Body) -> Self {
+    pub(super) fn new(body: Body, keeping: impl FnOnce() -> Keeping) -> Self {
         if body.is_ended() {
             return Self(Kind::Empty);
         }
@@ -50,6 +71,8 @@ impl Replay {
             rest: RefCell::new(body),
             frames: RefCell::default(),
             bytes: Cell::new(0),
+            lost: Cell::new(false),
+            keeping: keeping(),
             turn: Cell::new(0),
             position: Cell::new(0),
             ended: Cell::new(false),
@@ -66,7 +89,7 @@ impl Replay {
     pub(super) fn is_whole(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Streamed(kept) => kept.bytes.get() <= KEPT_BYTES && !kept.is_broken(),
+            Kind::Streamed(kept) => !kept.lost.get() && !kept.is_broken(),
         }
     }
 
@@ -96,36 +119,71 @@ impl Replay {
         if let Kind::Streamed(kept) = &self.0 {
             kept.last.set(true);
             // A stream may go on for days; what was sent of it is nobody's any more.
-            let mut frames = kept.frames.borrow_mut();
-            let read = kept.position.replace(0).min(frames.len());
-            frames.drain(..read);
+            for _ in 0..kept.position.replace(0) {
+                kept.forget_first();
+            }
         }
     }
 }
 
 impl Kept {
     fn is_broken(&self) -> bool {
-        matches!(self.frames.borrow().last(), Some(Err(_)))
+        matches!(self.frames.borrow().back(), Some(Err(_)))
     }
 
     fn keep(&self, frame: &Result<Frame, Failure>) {
-        if self.last.get() || self.bytes.get() > KEPT_BYTES {
+        if self.last.get() || self.lost.get() {
             return;
         }
-        let size = match frame {
+        let Keeping { limit, of_worker, metrics } = &self.keeping;
+        let (bytes, all) = (self.bytes.get() + cost(frame), of_worker.get() + cost(frame));
+        if bytes > *limit {
+            metrics.process.bodies_beyond_limit.increment();
+            return self.lose();
+        }
+        if all > OF_WORKER {
+            metrics.process.bodies_beyond_worker.increment();
+            return self.lose();
+        }
+        self.bytes.set(bytes);
+        of_worker.set(all);
+        self.frames.borrow_mut().push_back(frame.clone());
+        self.position.set(self.position.get() + 1);
+    }
+
+    fn lose(&self) {
+        self.lost.set(true);
+        self.position.set(0);
+        self.frames.take();
+        self.release(self.bytes.get());
+    }
+
+    fn forget_first(&self) -> Option<Result<Frame, Failure>> {
+        let frame = self.frames.borrow_mut().pop_front()?;
+        self.release(cost(&frame));
+        Some(frame)
+    }
+
+    fn release(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+        self.keeping.of_worker.set(self.keeping.of_worker.get().saturating_sub(bytes));
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.release(self.bytes.get());
+    }
+}
+
+fn cost(frame: &Result<Frame, Failure>) -> usize {
+    FRAME
+        + match frame {
             Ok(Frame::Data(bytes)) => bytes.len(),
             // Fields cost about as much as their text; a trailer section is bounded by the codec.
             Ok(Frame::Trailers(fields)) => fields.len() * 64,
             Err(_) => 0,
-        };
-        self.bytes.set(self.bytes.get() + size);
-        if self.bytes.get() > KEPT_BYTES {
-            self.frames.take();
-            return;
         }
-        self.frames.borrow_mut().push(frame.clone());
-        self.position.set(self.position.get() + 1);
-    }
 }
 
 impl Source for Kept {
@@ -133,6 +191,11 @@ impl Source for Kept {
         if turn != self.turn.get() {
             let stale = Failure::local(Reason::LocalError, "a later try reads the body");
             return Poll::Ready(Some(Err(stale)));
+        }
+        if self.last.get()
+            && let Some(frame) = self.forget_first()
+        {
+            return Poll::Ready(Some(frame));
         }
         let kept = self.frames.borrow().get(self.position.get()).cloned();
         if let Some(frame) = kept {
@@ -159,11 +222,11 @@ impl Source for Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use bytes::Bytes;
 
     use super::*;
+
+    const LIMIT: usize = 1000;
 
     struct Frames(RefCell<VecDeque<Frame>>);
 
@@ -174,8 +237,13 @@ mod tests {
     }
 
     fn replay(sizes: &[usize]) -> Replay {
+        replay_within(&Rc::default(), sizes)
+    }
+
+    fn replay_within(of_worker: &Rc<Cell<usize>>, sizes: &[usize]) -> Replay {
+        let keeping = Keeping { limit: LIMIT, of_worker: Rc::clone(of_worker), metrics: Arc::default() };
         let frames = sizes.iter().map(|size| Frame::Data(Bytes::from(vec![b'x'; *size]))).collect();
-        Replay::new(Body::streamed(Rc::new(Frames(RefCell::new(frames))), 0, None))
+        Replay::new(Body::streamed(Rc::new(Frames(RefCell::new(frames))), 0, None), || keeping)
     }
 
     async fn read(body: &mut Body, frames: usize) -> usize {
@@ -202,14 +270,45 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_body_is_not_kept() {
-        let replay = replay(&[KEPT_BYTES, 1, 5]);
+        let of_worker = Rc::default();
+        let replay = replay_within(&of_worker, &[LIMIT - FRAME, 1, 5]);
         let mut first = replay.next();
-        assert_eq!(read(&mut first, 1).await, KEPT_BYTES);
-        assert!(replay.is_whole());
+        assert_eq!(read(&mut first, 1).await, LIMIT - FRAME);
+        assert!(replay.is_whole() && of_worker.get() == LIMIT);
         assert_eq!(read(&mut first, 1).await, 1);
-        replay.let_go();
+        assert!(!replay.is_whole() && of_worker.get() == 0, "at once, and what was kept of it is given back");
         assert_eq!(read(&mut first, 10).await, 5);
-        assert!(!replay.is_whole());
+        let Kind::Streamed(kept) = &replay.0 else { unreachable!() };
+        assert_eq!(kept.keeping.metrics.process.bodies_beyond_limit.value(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_worker_keeps_so_much_of_all_its_bodies_and_no_more() {
+        let of_worker = Rc::new(Cell::new(OF_WORKER - 2 * (FRAME + 100)));
+        let [one, two] = [(); 2].map(|()| replay_within(&of_worker, &[100, 100]));
+        assert_eq!(read(&mut one.next(), 1).await + read(&mut two.next(), 1).await, 200);
+        assert!(one.is_whole() && two.is_whole() && of_worker.get() == OF_WORKER);
+        assert_eq!(read(&mut one.next(), 2).await, 200);
+        assert!(!one.is_whole() && two.is_whole());
+        let Kind::Streamed(kept) = &one.0 else { unreachable!() };
+        assert_eq!(kept.keeping.metrics.process.bodies_beyond_worker.value(), 1);
+        assert_eq!(read(&mut two.next(), 2).await, 200);
+        assert!(two.is_whole(), "there is room again");
+        drop((one, two));
+        assert_eq!(of_worker.get(), OF_WORKER - 2 * (FRAME + 100));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_given_back_as_the_last_attempt_reads_it() {
+        let of_worker = Rc::default();
+        let replay = replay_within(&of_worker, &[10, 20, 30]);
+        assert_eq!(read(&mut replay.next(), 3).await, 60);
+        let mut second = replay.next();
+        assert_eq!(read(&mut second, 1).await, 10);
+        replay.let_go();
+        assert_eq!(of_worker.get(), 2 * FRAME + 50);
+        assert_eq!(read(&mut second, 2).await, 50);
+        assert_eq!(of_worker.get(), 0);
     }
 
     #[tokio::test]
@@ -234,7 +333,8 @@ mod tests {
 
     #[tokio::test]
     async fn no_body_is_whole_forever() {
-        let replay = Replay::new(Body::empty());
+        let keeping = Keeping { limit: 0, of_worker: Rc::default(), metrics: Arc::default() };
+        let replay = Replay::new(Body::empty(), || keeping);
         assert!(replay.next().is_ended() && replay.next().is_ended() && replay.is_whole());
     }
 }

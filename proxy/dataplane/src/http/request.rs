@@ -13,7 +13,7 @@ use http::uri::Authority;
 use http::{HeaderValue, Method, StatusCode, Version};
 use outrigger_config::cluster::Cluster as ClusterConfig;
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
-use outrigger_config::route::{Forward, Route, RouteAction};
+use outrigger_config::route::{Attempts, Forward, Route, RouteAction};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
@@ -29,7 +29,7 @@ use super::request_timeout::{RequestLimit, RequestTimeout};
 use super::respond;
 use super::rewritten::rewrite;
 use super::trace_context::Trace;
-use super::{forwarded, mirror, upgrade};
+use super::{forwarded, mirror, refusal, upgrade};
 use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -219,6 +219,8 @@ async fn send(
         hosts: None,
         client: &on.client,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&view)),
+        attempts: &forward.attempts,
+        kept_bytes: &on.context.kept_bytes,
         limit: Limit {
             deadline: limit.map(|limit| journal.began() + limit),
             idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout),
@@ -269,9 +271,16 @@ async fn pass_on(
     }
     let (cluster, hosts) = on.context.outside(asked).await?;
     journal.set_destination(cluster.name.clone());
-    let client = &on.client;
-    let (retry, limit) = (None, Limit::default());
-    let forwarding = Forwarding { cluster, hosts: Some(hosts), client, retry, limit, trace };
+    let forwarding = Forwarding {
+        cluster,
+        hosts: Some(hosts),
+        client: &on.client,
+        retry: None,
+        attempts: &Attempts::DEFAULT,
+        kept_bytes: &on.context.kept_bytes,
+        limit: Limit::default(),
+        trace,
+    };
     let (admitted, _clock) = awaited(on, &forwarding, Admitted::outside(head, body), None);
     forwarding.run(admitted, journal, responder).await
 }
@@ -347,11 +356,12 @@ async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Jo
     let untouched = failure.side == Side::Upstream && failure.reached == Reached::NotWritten;
     let of_endpoint = matches!(
         failure.reason,
-        Reason::UpstreamConnectionFailure
-            | Reason::UpstreamConnectionTermination
-            | Reason::UpstreamOverflow
-            | Reason::NoHealthyUpstream
+        Reason::UpstreamConnectionFailure | Reason::UpstreamConnectionTermination | Reason::NoHealthyUpstream
     );
+    // A bound of ours was reached, or the application itself refused the stream.
+    let overloaded = failure.side == Side::Upstream
+        && failure.never_processed()
+        && matches!(failure.reason, Reason::UpstreamOverflow | Reason::UpstreamRemoteReset);
     let mut responder = responder;
     // The sidecar before this one may try elsewhere, a POST too: nothing of the request was written to anybody. This is
     // a promise between sidecars (the contract's REFUSED_STREAM), so that only an authenticated one gets it.
@@ -369,7 +379,13 @@ async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Jo
         }
     }
     journal.fail(&failure);
-    let (head, body) = respond::failed(failure.reason, grpc);
+    let (mut head, body) = respond::failed(failure.reason, grpc);
+    if overloaded && on.client.peer.is_some() {
+        // It may try elsewhere here too, but at the cost of its budget: overload is not for repeating.
+        if let Some(credentials) = on.context.identity.credentials() {
+            refusal::say(&mut head.headers, &credentials.identity);
+        }
+    }
     journal.set_status(head.status.as_u16(), respond::grpc_status(&head.headers));
     // The reason that is recorded stays the request's own, whether or not its client still hears it.
     let _ = responder.respond(head, body).await;

@@ -173,7 +173,7 @@ impl Cluster {
                 "the bound on requests is reached",
             )
         })?;
-        self.state.ledger.request(self.shared.now());
+        self.state.ledger.request(&self.config.borrow().breakers.retries, self.shared.now());
         Ok(room)
     }
 
@@ -313,6 +313,9 @@ impl Cluster {
 
     /// Counts how a try ended, which may eject its host.
     pub(crate) fn observe(&self, host: &Host, outcome: Outcome) {
+        if outcome == Outcome::Success {
+            self.state.ledger.succeeded();
+        }
         let config = self.config.borrow();
         let Some(outlier) = &config.outlier else { return };
         let hosts = self.hosts.borrow();

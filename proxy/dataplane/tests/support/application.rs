@@ -77,6 +77,21 @@ impl Application {
         Self::http(|asked| ok(&format!("{}{}", asked.head, String::from_utf8_lossy(&asked.body)))).await
     }
 
+    /// Answers one request of a connection, reads the next, and closes.
+    pub async fn once() -> Self {
+        Self::raw(|stream, _, requests| async move {
+            let mut stream = BufReader::new(stream);
+            if read_request(&mut stream).await.is_some() {
+                requests.fetch_add(1, Ordering::SeqCst);
+                stream.get_mut().write_all(ok("once").as_bytes()).await.unwrap();
+                if read_request(&mut stream).await.is_some() {
+                    requests.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        })
+        .await
+    }
+
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }

@@ -325,6 +325,7 @@ pub fn forward_to(clusters: WeightedClusters) -> Forward {
         cluster_not_found: http::StatusCode::INTERNAL_SERVER_ERROR,
         timeouts: Timeouts::DEFAULT,
         retry: Some(retries(2)),
+        attempts: Default::default(),
         rewrite: Rewrite::default(),
         upgrades: Upgrades::default(),
         mirrors: Box::default(),
@@ -333,8 +334,12 @@ pub fn forward_to(clusters: WeightedClusters) -> Forward {
 
 /// What the control plane writes on every route without retries of its own.
 pub fn retries(num_retries: u32) -> RetryPolicy {
+    retries_on("connect-failure,refused-stream,reset-before-request,idempotent-failure", num_retries)
+}
+
+pub fn retries_on(retry_on: &str, num_retries: u32) -> RetryPolicy {
     RetryPolicy::decode(route::RetryPolicy {
-        retry_on: "connect-failure,refused-stream,reset-before-request,idempotent-failure".into(),
+        retry_on: retry_on.into(),
         num_retries: Some(protobuf::UInt32Value { value: num_retries }),
         retry_back_off: Some(route::retry_policy::RetryBackOff {
             base_interval: Some(protobuf::Duration { seconds: 0, nanos: 1_000_000 }),

@@ -20,7 +20,8 @@ pub(super) fn downstream(error: &h2::Error) -> Failure {
 
 /// An error of an upstream's stream or connection, when the request had come as far as `reached`.
 pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
-    let reason = if error.is_library() {
+    // What breaks the rules on a stream is that stream's response; on the connection, it may be any other's.
+    let reason = if error.is_library() && !error.is_go_away() {
         Reason::UpstreamProtocolError
     } else if error.is_reset() {
         Reason::UpstreamRemoteReset

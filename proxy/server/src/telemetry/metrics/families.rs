@@ -53,6 +53,8 @@ impl<'a, 'b> Families<'a, 'b> {
             downstream_tls_failed,
             downstream_connections_refused,
             accept_errors,
+            bodies_beyond_limit,
+            bodies_beyond_worker,
             log_records_dropped: _,
             span_records_dropped: _,
             mirrored,
@@ -74,6 +76,12 @@ impl<'a, 'b> Families<'a, 'b> {
             "outrigger_downstream_connections_refused",
             "Connections refused because a limit was reached",
             downstream_connections_refused,
+        )?;
+        self.counters(
+            "outrigger_request_bodies_not_kept",
+            "Request bodies that were too long to be kept for another attempt",
+            &[([("bound", "request")], &bodies_beyond_limit), ([("bound", "worker")], &bodies_beyond_worker)],
+            |count| *count,
         )?;
         self.counter("outrigger_accept_errors", "Calls of accept that failed", accept_errors)?;
         self.counters(

@@ -1,0 +1,61 @@
+//! What is kept and said of a request's attempts, besides its retry policy: the bound on its body, and their count.
+
+use outrigger_policy::field::Unusable;
+use outrigger_proto::xds::protobuf::{UInt32Value, UInt64Value};
+
+/// How much of a body is kept where nothing says how much: Envoy's default for a connection's buffer.
+const KEPT_BYTES: usize = 1024 * 1024;
+
+/// How a request's attempts are made possible, and who is told of their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempts {
+    /// Bytes of a body that may be kept for another attempt (`request_body_buffer_limit`).
+    pub kept_bytes: usize,
+    /// Whether the upstream is told which attempt it gets (`include_request_attempt_count`).
+    pub count_in_request: bool,
+    /// Whether the client is told how many there were (`include_attempt_count_in_response`).
+    pub count_in_response: bool,
+}
+
+impl Attempts {
+    /// Where nothing is said: as Envoy.
+    pub const DEFAULT: Self =
+        Self { kept_bytes: KEPT_BYTES, count_in_request: false, count_in_response: false };
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// The bound of a route or virtual host, if it says one. The older field is bounded by a connection's buffer, as in Envoy.
+pub(super) fn kept_bytes(
+    per_request: Option<UInt32Value>,
+    body: Option<UInt64Value>,
+) -> Result<Option<usize>, Unusable> {
+    match (per_request, body) {
+        (Some(_), Some(_)) => {
+            Err(Unusable::new("request_body_buffer_limit", "excludes per_request_buffer_limit_bytes"))
+        }
+        (_, Some(UInt64Value { value })) => Ok(Some(usize::try_from(value).unwrap_or(usize::MAX))),
+        (Some(UInt32Value { value }), None) => Ok(Some((value as usize).min(KEPT_BYTES))),
+        (None, None) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newer_field_is_taken_as_it_is_and_the_older_up_to_a_connections_buffer() {
+        let older = |value| Some(UInt32Value { value });
+        let newer = |value| Some(UInt64Value { value });
+        assert_eq!(kept_bytes(None, None).unwrap(), None);
+        assert_eq!(kept_bytes(older(4096), None).unwrap(), Some(4096));
+        assert_eq!(kept_bytes(older(5 << 20), None).unwrap(), Some(1 << 20));
+        assert_eq!(kept_bytes(None, newer(5 << 20)).unwrap(), Some(5 << 20));
+        assert_eq!(kept_bytes(older(1), newer(1)).unwrap_err().field, "request_body_buffer_limit");
+    }
+}
