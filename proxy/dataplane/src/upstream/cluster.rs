@@ -21,6 +21,7 @@ use outrigger_policy::outlier::{Ejected, Health, Outcome};
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
+use super::answers::Answers;
 use super::balance::{self, Comparison, Load};
 use super::bounds::{Bounds, Peer, Room};
 use super::dial::{Dialer, Target, TlsTarget};
@@ -28,7 +29,7 @@ use super::groups::Groups;
 use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
 use super::shared::{EndpointLoad, SharedCluster, SharedClusters};
-use super::silence::{Answers, Silence};
+use super::silence::Silence;
 use crate::capacity::budget::ConnectionBudget;
 use crate::metrics::{ClusterSeries, WorkerMetrics};
 use crate::socket::address::EndpointAddress;

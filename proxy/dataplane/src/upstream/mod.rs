@@ -7,6 +7,7 @@ mod groups;
 mod balance;
 mod failing;
 mod silence;
+mod answers;
 pub(crate) mod race;
 pub(crate) mod shared;
 pub(crate) mod bounds;

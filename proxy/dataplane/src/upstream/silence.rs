@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
+use super::answers::Answers;
+
 /// The shortest silence that is worth a doubt. A host that is known to be slow has [`USUAL_TIMES`] its usual time.
 pub(super) const DOUBTED: Duration = Duration::from_millis(250);
 const USUAL_TIMES: u32 = 3;
@@ -39,36 +41,6 @@ const PAIRS: u32 = 2;
 /// answered so often.
 const CHANCE: f64 = 0.001;
 const ANSWERS: u64 = 20;
-
-/// How long a request that tests a doubted host waits before another host is asked too: so many times the usual latency
-/// of the cluster, within bounds.
-const COVER_TIMES: f64 = 3.0;
-const COVER_AFTER: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
-
-/// What the hosts of a cluster answer, taken together.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    /// When the youngest of the attempts that were answered began.
-    youngest: Cell<Option<Instant>>,
-    count: Cell<u64>,
-    usual_seconds: Cell<f64>,
-}
-
-impl Answers {
-    /// An attempt that began at `began` was answered after `latency`.
-    pub(super) fn note(&self, began: Instant, latency: Duration) {
-        self.youngest.set(self.youngest.get().max(Some(began)));
-        self.count.set(self.count.get() + 1);
-        let (usual, latency) = (self.usual_seconds.get(), latency.as_secs_f64());
-        self.usual_seconds.set(if usual == 0.0 { latency } else { usual * 0.9 + latency * 0.1 });
-    }
-
-    /// How long a doubted host has for an answer before another one is asked too.
-    pub(super) fn cover_after(&self) -> Duration {
-        let (least, most) = COVER_AFTER;
-        Duration::from_secs_f64((self.usual_seconds.get() * COVER_TIMES).min(most.as_secs_f64())).max(least)
-    }
-}
 
 /// What one host leaves unanswered.
 #[derive(Debug)]
@@ -131,7 +103,7 @@ impl Silence {
         self.settle(now);
         if self.since.get().is_none() {
             self.since.set(Some(now));
-            self.count.set(self.answers.count.get());
+            self.count.set(self.answers.count());
         }
         self.unanswered.set(self.unanswered.get().saturating_add(1));
         self.begun.set(now);
@@ -205,7 +177,7 @@ impl Silence {
         let Some(since) = self.since.get() else { return recovering() };
         let enough = now.saturating_duration_since(since) >= DOUBTED.max(usual().saturating_mul(USUAL_TIMES));
         // The host itself has answered nothing that began so late, or `since` would be later.
-        let others_answer = self.answers.youngest.get().is_some_and(|youngest| youngest > since);
+        let others_answer = self.answers.any_since(since);
         let proven = self.failed_pairs.get() > 0;
         let doubt = Doubt { avoided: proven || self.unanswered.get() >= MANY };
         (proven || enough && others_answer).then_some(doubt).or_else(recovering)
@@ -261,7 +233,7 @@ impl Silence {
         if now.saturating_duration_since(since) < EJECTED_AFTER {
             return false;
         }
-        let answers = self.answers.count.get().saturating_sub(self.count.get());
+        let answers = self.answers.count().saturating_sub(self.count.get());
         let slow = f64::from(others.saturating_add(self.unanswered.get()));
         let share = slow / (slow + answers as f64);
         let by_chance = share.powf(f64::from(self.tests.get()));
@@ -487,15 +459,5 @@ mod tests {
         let third = world.host.found();
         world.host.pair_failed();
         third.await;
-    }
-
-    #[test]
-    fn a_cover_waits_for_some_times_the_usual_latency_within_bounds() {
-        for (millis, after) in [(1, 10), (10, 30), (5_000, 100)] {
-            let answers = Answers::default();
-            answers.note(Instant::now(), Duration::from_millis(millis));
-            assert_eq!(answers.cover_after(), Duration::from_millis(after));
-        }
-        assert_eq!(Answers::default().cover_after(), COVER_AFTER.0);
     }
 }
