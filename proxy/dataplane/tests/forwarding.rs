@@ -2,13 +2,14 @@
 
 mod support;
 
-use outrigger_config::listener::{DestinationBy, UnknownDestination};
 use std::sync::Arc;
-use support::application::{Application, ok};
-use support::client::Client;
 
 use outrigger_config::demand::Demanded;
-use support::{World, forward};
+use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
+use outrigger_config::listener::{DestinationBy, Handler, UnknownDestination};
+use support::application::{Application, ok};
+use support::client::Client;
+use support::{World, forward, manager};
 
 #[tokio::test]
 async fn requests_of_one_connection_are_answered_one_after_another() {
@@ -64,10 +65,16 @@ async fn a_host_that_the_mesh_does_not_have_is_refused_or_passed_on() {
 #[tokio::test]
 async fn a_bound_port_goes_to_its_destination_whatever_the_host_says() {
     let echo = Application::http(|_| ok("bound")).await;
+    let mut served = HttpConnectionManager::clone(&manager("echo:80", forward("echo")));
+    served.settings = Arc::new(HttpSettings {
+        accept_http_10: true,
+        default_host_for_http_10: Some("echo:80".parse().unwrap()),
+        ..HttpSettings::default()
+    });
     let proxy = World::new()
         .listen(DestinationBy::Name("echo:80".into()), UnknownDestination::Refuse)
         .cluster("echo", &[echo.address])
-        .http("echo:80", forward("echo"))
+        .destination("echo:80", Handler::Http(Arc::new(served)))
         .start();
     let answer = Client::connect(proxy.address(0)).await.get("something.else", "/", "").await;
     assert_eq!(answer.body, "bound");
