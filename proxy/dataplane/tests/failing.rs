@@ -298,3 +298,27 @@ async fn a_degraded_endpoint_gets_requests_when_too_few_healthy_ones_are_left() 
     // One healthy endpoint of two takes 70 %.
     assert!((30..90).contains(&degraded.requests()), "{} of 200", degraded.requests());
 }
+
+#[tokio::test]
+async fn a_retry_to_the_endpoint_that_pushed_back_waits_for_as_long_or_is_not_made() {
+    let answer =
+        |field: &str| format!("HTTP/1.1 503 Service Unavailable\r\n{field}\r\ncontent-length: 0\r\n\r\n");
+    for (field, attempts, status) in [
+        ("x-nothing: 1", 2, 200),
+        ("retry-after: 1", 2, 200),
+        ("retry-after: 30", 1, 503),
+        ("grpc-retry-pushback-ms: -1", 1, 503),
+    ] {
+        let first = AtomicUsize::new(0);
+        let application = Application::http(move |_| match first.fetch_add(1, Ordering::SeqCst) {
+            0 => answer(field),
+            _ => ok("at last"),
+        })
+        .await;
+        let proxy = start(detected(&[application.address]));
+        let began = tokio::time::Instant::now();
+        let answered = Client::connect(proxy.address(0)).await.get("app", "/", "").await;
+        assert_eq!((application.requests(), answered.status), (attempts, status), "{field}");
+        assert!(field != "retry-after: 1" || began.elapsed() >= Duration::from_secs(1), "{field}");
+    }
+}

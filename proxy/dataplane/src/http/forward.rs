@@ -43,6 +43,9 @@ use crate::upstream::pool::Exchange;
 /// Which attempt a request is, and how many there were (Envoy's `x-envoy-attempt-count`).
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
+/// The longest that a request waits for an endpoint that pushes back, before it is sent there again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Where a request goes and what may be done for it; decided from one snapshot.
 #[derive(Debug)]
 pub(super) struct Forwarding<'a> {
@@ -180,11 +183,13 @@ impl Forwarding<'_> {
                     let (status, headers) = answer_facts(answer);
                     asking.heard();
                     self.judge(&asking, judged(status, headers));
-                    if let Some(Pushback::After(after)) = pushback(status, headers, SystemTime::now()) {
+                    let pushback = pushback(status, headers, SystemTime::now());
+                    if let Some(Pushback::After(after)) = pushback {
                         self.cluster.push_back(&host, after);
                     }
                     journal.try_answered(status.as_u16(), grpc_status(headers));
-                    rules.after_answer(status, headers, head, &body, progress)
+                    let next = rules.after_answer(status, headers, head, &body, progress);
+                    self.heeding(pushback, next, &host, &progress.tried)
                 }
                 Err(failed) => {
                     journal.try_failed(&failed.failure);
@@ -366,6 +371,19 @@ impl Forwarding<'_> {
             Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, "the host has no address")
         })?;
         Ok(Picked { host, doubted: None })
+    }
+
+    /// What follows, as the answer's pushback allows it: it bounds the pause before the same host is asked again.
+    fn heeding(&self, pushback: Option<Pushback>, next: Next, host: &Host, tried: &[SocketAddr]) -> Next {
+        let Some(pushback) = pushback else { return next };
+        let Next::Again(pause, paid) = next else { return next };
+        let Pushback::After(wait) = pushback else { return Next::Stands(None) };
+        let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
+        let again = self.pick(&tried, Probing::Never).is_ok_and(|next| next.host.address == host.address);
+        let pause = if again { pause.max(wait) } else { pause };
+        let in_time = self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+        // The client, which gets the pushback too, can wait as well.
+        if in_time && pause <= LONGEST_PAUSE { Next::Again(pause, paid) } else { Next::Stands(None) }
     }
 
     /// Counts a failure against its host as far as the host is to blame for it.
