@@ -115,7 +115,6 @@ fn exact(text: &str) -> matcher::StringMatcher {
 const UNREAD: &str = "for other filters to read; ours read none";
 const RE2: &str = "can only say RE2, whose syntax this is";
 const RUNTIME: &str = "there is no runtime layer, so that the key never has a value";
-const BUFFER: &str = "the data path bounds what is kept of a body for retries and copies";
 const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
 
 #[expect(deprecated, reason = "older forms are still sent")]
@@ -166,7 +165,6 @@ pub fn places() -> Vec<Place> {
             of.hedge_policy = Some(route::HedgePolicy { hedge_on_per_try_timeout: true, ..Default::default() });
         })
         .harmless("statistics are by route", &["virtual_clusters"])
-            .harmless(BUFFER, &["per_request_buffer_limit_bytes", "request_body_buffer_limit"])
             .harmless(UNREAD, &["metadata"]),
         Place::new("Route", "envoy.config.route.v3.Route", forward(CART), in_route)
             .probe("request_headers_to_add", |of: &mut route::Route| of.request_headers_to_add = vec![added()])
@@ -174,7 +172,6 @@ pub fn places() -> Vec<Place> {
             .probe("typed_per_filter_config", move |of: &mut route::Route| of.typed_per_filter_config = typed(cors_any()))
             .probe("direct_response", move |of: &mut route::Route| of.action = Some(Action::DirectResponse(direct())))
             .harmless("names of spans and their sampling are the proxy's own", &["decorator", "tracing"])
-            .harmless(BUFFER, &["per_request_buffer_limit_bytes", "request_body_buffer_limit"])
             .harmless("statistics are by route", &["stat_prefix"])
             .harmless(UNREAD, &["metadata"]),
         Place::new("RouteMatch", "envoy.config.route.v3.RouteMatch", everything(), in_match)
