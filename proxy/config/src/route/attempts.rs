@@ -46,7 +46,46 @@ pub(super) fn kept_bytes(
 
 #[cfg(test)]
 mod tests {
+    use outrigger_proto::xds::route::route_action::ClusterSpecifier;
+    use outrigger_proto::xds::route::{
+        Route, RouteAction as Action, RouteConfiguration, RouteMatch, VirtualHost, route, route_match,
+    };
+
     use super::*;
+    use crate::route::{RouteAction, RouteTable};
+
+    #[test]
+    fn a_route_has_its_virtual_hosts_attempts_and_may_bound_its_bodies_itself() {
+        let route = |limit: Option<u64>| Route {
+            r#match: Some(RouteMatch {
+                path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())),
+                ..Default::default()
+            }),
+            action: Some(route::Action::Route(Action {
+                cluster_specifier: Some(ClusterSpecifier::Cluster("cart".into())),
+                ..Default::default()
+            })),
+            request_body_buffer_limit: limit.map(|value| UInt64Value { value }),
+            ..Default::default()
+        };
+        let host = VirtualHost {
+            name: "cart".into(),
+            domains: vec!["*".into()],
+            routes: vec![route(None), route(Some(9))],
+            request_body_buffer_limit: Some(UInt64Value { value: 7 }),
+            include_request_attempt_count: true,
+            include_attempt_count_in_response: true,
+            ..Default::default()
+        };
+        let wire = RouteConfiguration { virtual_hosts: vec![host], ..Default::default() };
+        let table = RouteTable::decode(wire).unwrap();
+        let attempts = table.hosts[0].routes.iter().map(|route| match &route.action {
+            RouteAction::Forward(forward) => forward.attempts,
+            _ => Attempts::DEFAULT,
+        });
+        let expected = |kept_bytes| Attempts { kept_bytes, count_in_request: true, count_in_response: true };
+        assert_eq!(attempts.collect::<Vec<_>>(), [expected(7), expected(9)]);
+    }
 
     #[test]
     fn the_newer_field_is_taken_as_it_is_and_the_older_up_to_a_connections_buffer() {
