@@ -3,9 +3,14 @@
 //! Waiting uses the time up, bytes earn it back: all of it with [`PROGRESS_BYTES`]. So a peer may pause for nearly as long
 //! as it may be silent after any such piece, and one that drips is noticed soon after that time.
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::watchdog::Watchdog;
 
 /// Bytes that earn the whole time back.
 const PROGRESS_BYTES: u64 = 1024;
@@ -40,6 +45,46 @@ impl Allowance {
         let share = u32::try_from(bytes.min(PROGRESS_BYTES)).unwrap_or(u32::MAX);
         let earned = self.full * share / (PROGRESS_BYTES as u32);
         self.left = (self.left.saturating_sub(waited) + earned).min(self.full);
+    }
+}
+
+/// Since when a client has taken nothing of what waits for it. `None` while nothing waits.
+pub(crate) type StillSince = Rc<Cell<Option<Instant>>>;
+
+/// Waits for a client to take what is sent.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    allowance: Allowance,
+    timer: Watchdog,
+    taken: u64,
+    still_since: StillSince,
+}
+
+impl Patience {
+    /// With a client that may let us wait for `full`; `still_since` is told.
+    pub(crate) fn new(full: Duration, still_since: StillSince) -> Self {
+        Self { allowance: Allowance::new(full), timer: Watchdog::new(), taken: 0, still_since }
+    }
+
+    /// Ready when the client has let us wait for too long. `waits` says whether something waits for it, `taken` how many
+    /// bytes it has taken so far.
+    pub(crate) fn poll_used_up(&mut self, cx: &mut Context<'_>, waits: bool, taken: u64) -> Poll<()> {
+        if !waits && self.still_since.get().is_none() {
+            self.taken = taken;
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        if !waits || taken != self.taken {
+            self.allowance.moved(taken.saturating_sub(self.taken), now);
+            self.taken = taken;
+        }
+        if !waits {
+            self.still_since.set(None);
+            return Poll::Pending;
+        }
+        self.still_since.set(Some(self.allowance.wait(now)));
+        self.timer.set(self.allowance.ends(now).saturating_duration_since(now));
+        self.timer.poll_passed(cx)
     }
 }
 

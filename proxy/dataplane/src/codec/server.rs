@@ -15,6 +15,7 @@ use outrigger_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::allowance::StillSince;
 use super::body::Body;
 use super::head::{RequestHead, ResponseHead};
 use super::limits::{FIRST_REQUEST, Limits};
@@ -75,8 +76,8 @@ pub async fn serve<S: Service>(
     }
 }
 
-/// Reads until the bytes are, or can no longer be, the beginning of HTTP/2's preface. Returns None if a drain closed the
-/// connection before the client said anything.
+/// Reads until the bytes are, or can no longer be, the beginning of HTTP/2's preface. Returns None if the client
+/// said nothing in time, or before a drain closed the connection.
 async fn detect(
     mut stream: Stream,
     first: Bytes,
@@ -85,7 +86,7 @@ async fn detect(
 ) -> Option<(Stream, Bytes, bool)> {
     let mut read = BytesMut::from(first);
     let mut deadline =
-        Instant::now() + if read.is_empty() { limits.idle_timeout } else { limits.head_timeout };
+        Instant::now() + if read.is_empty() { limits.first_byte_timeout } else { limits.head_timeout };
     let first = Instant::now() + FIRST_REQUEST;
     let mut draining = false;
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
@@ -100,12 +101,13 @@ async fn detect(
                 continue;
             }
         };
-        if silent {
-            deadline = Instant::now() + limits.head_timeout;
-        }
-        if more == 0 && read.is_empty() && draining {
+        let late = Instant::now() >= deadline;
+        if more == 0 && read.is_empty() && (draining || late) {
             let _ = tokio::time::timeout(FIRST_REQUEST, stream.shutdown()).await;
             return None;
+        }
+        if silent {
+            deadline = Instant::now() + limits.head_timeout;
         }
         // The end, an error or silence: HTTP/1 says what that means.
         if more == 0 {
@@ -146,6 +148,14 @@ impl Responder {
         match &self.inner {
             Inner::H1(inner) => inner.version(),
             Inner::H2(_) => Version::HTTP_2,
+        }
+    }
+
+    /// Since when the client takes nothing of the answer that waits for it; `None` while nothing waits.
+    pub(crate) fn still_since(&self) -> StillSince {
+        match &self.inner {
+            Inner::H1(inner) => inner.still_since(),
+            Inner::H2(inner) => inner.still_since(),
         }
     }
 

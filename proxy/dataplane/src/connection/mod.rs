@@ -199,7 +199,9 @@ impl Served {
         let limits = limits(&context.limits, http, &facts);
         let drain = self.drain.clone();
         let on = Downstream { context, client: facts, finder, limits, drain };
-        if let Err(failure) = service::serve(&on, stream, first, protocol).await {
+        // The largest of what becomes of a connection, and none of it is needed before this.
+        let served = Box::pin(service::serve(&on, stream, first, protocol));
+        if let Err(failure) = served.await {
             tracing::debug!(client = %on.client.address, %failure, "connection ended");
         }
     }

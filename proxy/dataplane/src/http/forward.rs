@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, Version};
@@ -29,6 +30,7 @@ use super::pair::Probe;
 use super::replay::{Keeping, Replay};
 use super::respond::{self, grpc_status};
 use super::trace_context::Trace;
+use crate::capacity::Debt;
 use crate::client::ClientFacts;
 use crate::codec::answer::Answer;
 use crate::codec::body::Body;
@@ -83,7 +85,7 @@ pub(super) struct Held {
     pub(super) limit: Limit,
     cluster: Rc<Cluster>,
     host: Rc<Host>,
-    _room: Room,
+    room: Room,
     asking: Asking,
     _retrying: Option<Retrying>,
     _exchange: Exchange,
@@ -98,6 +100,11 @@ impl Reply {
 }
 
 impl Held {
+    /// Lists the request as one whose client owes it to take its answer, until it is dropped.
+    pub(super) fn owes(&self, waker: &Waker) -> Debt {
+        self.room.peer.owes(waker)
+    }
+
     /// The response broke off after its head was relayed.
     pub(super) fn broke_off(&self, failure: &Failure) {
         self.failed_late(blame::failed(failure, Connection::Fresh).outcome);
@@ -222,7 +229,7 @@ impl Forwarding<'_> {
                         limit: Limit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
                         cluster: Rc::clone(&self.cluster),
                         host,
-                        _room: room,
+                        room,
                         asking,
                         _retrying: retrying,
                         _exchange: exchange,

@@ -9,6 +9,7 @@ mod upgrade;
 mod mirror;
 mod rewritten;
 mod request_timeout;
+mod stalled;
 mod forward;
 mod filters;
 mod decide;

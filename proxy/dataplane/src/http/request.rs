@@ -3,6 +3,7 @@
 //! Called by the codec for each request of a connection. The future is dropped when the client goes away; whatever it
 //! holds then gives itself back, and the journal says that the client left.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use super::request_timeout::{RequestLimit, RequestTimeout};
 use super::respond;
 use super::rewritten::rewrite;
 use super::trace_context::Trace;
-use super::{forwarded, mirror, refusal, upgrade};
+use super::{forwarded, mirror, refusal, stalled, upgrade};
 use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -327,14 +328,26 @@ async fn deliver(
     let in_head = if grpc { respond::grpc_status(&head.headers) } else { None };
     journal.set_status(head.status.as_u16(), in_head);
     let (body, in_trailers) = if grpc { respond::watch_trailers(body) } else { (body, None) };
+    let still_since = responder.still_since();
     let delivery = responder.respond(head, body.counted(journal.sent()));
     let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, Reached::ResponseStarted, what));
     let limit = held.as_ref().map_or(Limit::default(), |held| held.limit);
     let moved = || journal.received().get() + journal.sent().get();
-    let outcome = match limit.run(delivery, moved).await {
-        Ok(delivery) => delivery.outcome,
-        Err(Late::Still) => late("no byte moved"),
-        Err(Late::Deadline) => late("the response took longer than the request may"),
+    let delivered = {
+        let limited = pin!(limit.run(delivery, moved));
+        match &held {
+            Some(held) => stalled::unless_cut(limited, still_since, |waker| held.owes(waker)).await,
+            None => Some(limited.await),
+        }
+    };
+    let outcome = match delivered {
+        Some(Ok(delivery)) => delivery.outcome,
+        Some(Err(Late::Still)) => late("no byte moved"),
+        Some(Err(Late::Deadline)) => late("the response took longer than the request may"),
+        None => Err(Failure::downstream(
+            Reason::DownstreamTimeout,
+            "the client takes nothing, and another needs its place",
+        )),
     };
     if let Some(status) = in_trailers.and_then(|status| status.get()) {
         journal.set_grpc_status(status);

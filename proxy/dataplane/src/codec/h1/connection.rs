@@ -32,13 +32,23 @@ pub(crate) struct Connection {
     /// Bytes were handed to the socket since this was last cleared.
     pub(crate) wrote: bool,
     needs_flush: bool,
+    /// Bytes that the socket took.
+    pub(crate) written: u64,
 }
 
 impl Connection {
     /// `first` was already read from `stream`.
     pub(crate) fn new(stream: Stream, first: Bytes) -> Self {
         let read = if first.is_empty() { BytesMut::new() } else { BytesMut::from(first) };
-        Self { stream, read, out: Outgoing::default(), read_size: READ_MIN, wrote: false, needs_flush: false }
+        Self {
+            stream,
+            read,
+            out: Outgoing::default(),
+            read_size: READ_MIN,
+            wrote: false,
+            needs_flush: false,
+            written: 0,
+        }
     }
 
     /// Reads once; the number of bytes, 0 at the end of the connection.
@@ -76,7 +86,7 @@ impl Connection {
 
     /// Sends once of what waits.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.out.poll_write(cx, &mut self.stream))?;
+        self.written += ready!(self.out.poll_write(cx, &mut self.stream))? as u64;
         self.wrote = true;
         // TLS may keep a record back when the socket is full; plain TCP keeps nothing.
         self.needs_flush = self.stream.is_encrypted();

@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::session::{Answer, Session, State, gone, over};
 use super::transfer::{Cut, Transfer};
 use super::write::{self, Answering};
+use crate::codec::allowance::StillSince;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::upgrade::Upgraded;
@@ -36,6 +37,10 @@ impl Responder {
             keep_alive,
         };
         Self { session, turn, answering, tunnel: head.asks_for_tunnel() }
+    }
+
+    pub(crate) fn still_since(&self) -> StillSince {
+        Rc::clone(&self.session.still_since)
     }
 
     pub(crate) fn version(&self) -> Version {
@@ -65,10 +70,10 @@ impl Responder {
             Err(failure) => return (0, Err(failure)),
         };
         let mut transfer = Transfer::new(body, encoder);
-        let mut stalled = None;
+        let mut patience = self.session.patience();
         let sent = poll_fn(|cx| match transfer.poll(cx, &self.session.connection) {
             Poll::Pending => {
-                self.session.poll_stalled(cx, &mut stalled).map(|()| Err(Cut::Socket(reads_nothing())))
+                self.session.poll_stalled(cx, &mut patience).map(|()| Err(Cut::Socket(reads_nothing())))
             }
             done => done,
         })
@@ -119,7 +124,7 @@ impl Responder {
     }
 
     async fn flush(&self) -> Result<(), Failure> {
-        let mut stalled = None;
+        let mut patience = self.session.patience();
         poll_fn(|cx| {
             let flushed = match &mut *self.session.connection.borrow_mut() {
                 Some(connection) => connection.poll_flush(cx).map_err(|error| gone(&error)),
@@ -127,7 +132,7 @@ impl Responder {
             };
             match flushed {
                 Poll::Pending => {
-                    self.session.poll_stalled(cx, &mut stalled).map(|()| Err(gone(&reads_nothing())))
+                    self.session.poll_stalled(cx, &mut patience).map(|()| Err(gone(&reads_nothing())))
                 }
                 flushed => flushed,
             }

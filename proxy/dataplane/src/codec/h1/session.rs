@@ -23,6 +23,7 @@ use super::fields::Search;
 use super::framing::{Decoded, Decoder, Framing};
 use super::parse::{self, Request};
 use super::write::{self, Answering};
+use crate::codec::allowance::{Patience, StillSince};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{ResponseHead, Scheme};
 use crate::codec::limits::{FIRST_REQUEST, HALF_CLOSED, LOOK_AFTER, Limits};
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) state: RefCell<State>,
     pub(crate) limits: Rc<Limits>,
     pub(crate) drain: DrainGuard,
+    /// Of the answer.
+    pub(crate) still_since: StillSince,
 }
 
 #[derive(Debug)]
@@ -146,14 +149,21 @@ impl Session {
             state: RefCell::new(state),
             limits,
             drain,
+            still_since: Rc::default(),
         }
+    }
+
+    /// How long the client may be silent before its next request.
+    fn longest_silence(&self, requests: u32) -> Duration {
+        let Limits { idle_timeout, first_byte_timeout, .. } = *self.limits;
+        if requests > 0 { idle_timeout } else { idle_timeout.min(first_byte_timeout) }
     }
 
     /// Begins to wait for a request.
     pub(crate) fn listen(&self) {
         let state = &mut *self.state.borrow_mut();
         state.resting = false;
-        state.watchdog.set(REST_AFTER.min(self.limits.idle_timeout));
+        state.watchdog.set(REST_AFTER.min(self.longest_silence(state.requests)));
     }
 
     pub(crate) fn poll_head(
@@ -204,7 +214,7 @@ impl Session {
             }
             state.resting = true;
             connection.rest();
-            state.watchdog.set(self.limits.idle_timeout.saturating_sub(REST_AFTER));
+            state.watchdog.set(self.longest_silence(state.requests).saturating_sub(REST_AFTER));
         }
         if !*registered {
             *registered = drained.poll(cx).is_pending();
@@ -334,19 +344,17 @@ impl Session {
         }
     }
 
-    /// Ready when bytes have waited for the client to read for too long, none of them leaving.
-    pub(crate) fn poll_stalled(&self, cx: &mut Context<'_>, stalled: &mut Option<usize>) -> Poll<()> {
-        let waiting = self.connection.borrow().as_ref().map_or(0, |connection| connection.out.waiting());
-        let watchdog = &mut self.state.borrow_mut().watchdog;
-        if waiting == 0 {
-            *stalled = None;
-            return Poll::Pending;
-        }
-        if *stalled != Some(waiting) {
-            *stalled = Some(waiting);
-            watchdog.set(self.limits.write_timeout);
-        }
-        watchdog.poll_passed(cx)
+    /// Ready when bytes have waited for the client to read for too long.
+    pub(crate) fn poll_stalled(&self, cx: &mut Context<'_>, patience: &mut Patience) -> Poll<()> {
+        let connection = self.connection.borrow();
+        let (waiting, written) =
+            connection.as_ref().map_or((0, 0), |connection| (connection.out.waiting(), connection.written));
+        patience.poll_used_up(cx, waiting > 0, written)
+    }
+
+    /// Waits for the client to read what is sent to it.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::new(self.limits.write_timeout, Rc::clone(&self.still_since))
     }
 
     /// Whether the request that `turn` numbers is no longer the current one.

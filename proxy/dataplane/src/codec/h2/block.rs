@@ -16,6 +16,8 @@ pub(super) struct Block {
     /// Whether it ends the peer's side of the stream.
     pub(super) end_stream: bool,
     beginning: Vec<u8>,
+    /// More of it is to come.
+    pub(super) is_open: bool,
 }
 
 impl Block {
@@ -33,7 +35,8 @@ impl Block {
         self.bytes += frame.length;
         let wanted = BEGINNING - self.beginning.len();
         self.beginning.extend_from_slice(&start[..start.len().min(wanted)]);
-        frame.has(flag::END_HEADERS)
+        self.is_open = !frame.has(flag::END_HEADERS);
+        !self.is_open
     }
 
     /// Whether its first field is a pseudo-field that it names itself. One that it refers to in the dynamic table is not

@@ -17,10 +17,10 @@ use super::held::HeldHead;
 use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
 use super::{failure, websocket};
+use crate::codec::allowance::{Patience, StillSince};
 use crate::codec::body::Body;
 use crate::codec::head::ResponseHead;
 use crate::codec::limits::Limits;
-use crate::codec::watchdog::Watchdog;
 use crate::codec::{date, hop};
 use crate::socket::stream::Stream;
 
@@ -41,6 +41,10 @@ impl Responder {
         tunnel: Option<RecvStream>,
     ) -> Self {
         Self { exchange, limits, head_only, tunnel }
+    }
+
+    pub(crate) fn still_since(&self) -> StillSince {
+        Rc::clone(&self.exchange.still_since)
     }
 
     pub(crate) fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
@@ -81,18 +85,13 @@ impl Responder {
             return (0, Ok(()));
         }
         let mut outgoing = Outgoing::new(stream, body);
-        let (mut patience, mut stalled) = (Watchdog::new(), None);
+        let mut patience = Patience::new(self.limits.write_timeout, Rc::clone(&self.exchange.still_since));
         let sent = poll_fn(|cx| {
             if let Poll::Ready(sent) = outgoing.poll(cx) {
                 return Poll::Ready(Some(sent));
             }
             // A client may consume slowly, but something has to move.
-            let at = outgoing.is_blocked().then_some(outgoing.bytes);
-            if stalled != at {
-                stalled = at;
-                patience.set(self.limits.idle_timeout);
-            }
-            if at.is_some() { patience.poll_passed(cx).map(|()| None) } else { Poll::Pending }
+            patience.poll_used_up(cx, outgoing.is_blocked(), outgoing.bytes).map(|()| None)
         })
         .await;
         let Some(sent) = sent else {
@@ -150,6 +149,8 @@ pub(super) struct Exchange {
     answered: Cell<bool>,
     /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
     owes_continue: Cell<bool>,
+    /// Of the answer.
+    still_since: StillSince,
     _head: HeldHead,
 }
 
@@ -159,6 +160,7 @@ impl Exchange {
             respond: RefCell::new(respond),
             answered: Cell::new(false),
             owes_continue: Cell::new(wants_continue),
+            still_since: Rc::default(),
             _head: head,
         })
     }

@@ -38,6 +38,8 @@ pub(super) struct Seen {
     /// Bytes of a block above which it cannot be within the limits, and h2 may have cut it short.
     largest_block: usize,
     heard: Cell<Instant>,
+    /// Since when the peer owes the rest of what h2 takes as a whole: its SETTINGS, a frame, a block of fields.
+    owed_since: Cell<Option<Instant>>,
     /// What the peer may still send on the connection.
     pub(super) receiving: Window,
     /// What may still be sent to the peer on the connection.
@@ -95,6 +97,7 @@ impl Seen {
             server,
             largest_block,
             heard: Cell::new(Instant::now()),
+            owed_since: Cell::new(Some(Instant::now())),
             receiving: Window::default(),
             sending: Window::default(),
             block: RefCell::default(),
@@ -115,6 +118,21 @@ impl Seen {
     /// Bytes came.
     pub(super) fn heard(&self) {
         self.heard.set(Instant::now());
+    }
+
+    /// All that came so far was taken; whether it ended within a frame.
+    pub(super) fn paused(&self, within_a_head: bool) {
+        let owes = within_a_head || !self.settings.get() || self.block.borrow().is_open;
+        if !owes {
+            self.owed_since.set(None);
+        } else if self.owed_since.get().is_none() {
+            self.owed_since.set(Some(self.heard.get()));
+        }
+    }
+
+    /// Since when the peer owes the rest of a head, or of what else h2 takes as a whole.
+    pub(super) fn owed_since(&self) -> Option<Instant> {
+        self.owed_since.get()
     }
 
     /// When bytes came last: DATA, heads, and the answers to PINGs.
@@ -154,6 +172,10 @@ impl Seen {
                 self.settings_wanted.take().into_iter().for_each(Waker::wake);
             }
             _ => {}
+        }
+        if self.settings.get() && !self.block.borrow().is_open {
+            // What comes from here on is owed anew. Frames of an open block do not buy it more time.
+            self.owed_since.set(None);
         }
     }
 

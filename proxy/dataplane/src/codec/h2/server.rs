@@ -63,6 +63,7 @@ where
     if let Some(longest) = limits.longest_life {
         life.set(longest);
     }
+    let (mut head, mut late) = (Watchdog::new(), false);
     let mut taken = 0_u32;
     let heads = Heads::default();
     let mut unseen = Unseen::new(limits.resets.unseen);
@@ -153,12 +154,27 @@ where
             }
             open.set(streams.len());
         }
+        if let Some(since) = seen.owed_since() {
+            head.set((since + limits.head_timeout).saturating_duration_since(Instant::now()));
+            if head.poll_passed(cx).is_ready() {
+                late = true;
+                connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+                // Written as far as the client takes it; nothing is waited for.
+                let _ = connection.poll_accept(cx);
+                return Poll::Ready(Ok(()));
+            }
+        }
         if !streams.is_empty() {
             idle.set(if draining { limits.head_timeout } else { limits.idle_timeout });
         }
         Poll::Pending
     })
     .await;
+    if late {
+        let failure = Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
+        refused(&failure);
+        return Err(failure);
+    }
     match ended {
         _ if flooded => Err(Failure::downstream(
             Reason::DownstreamProtocolError,

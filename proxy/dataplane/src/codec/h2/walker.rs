@@ -73,6 +73,13 @@ impl Walker {
         Self { preface, head: [0; 9], have: 0, left: 0, frame }
     }
 
+    /// Whether the bytes so far end in the preface, or in a frame of a kind that h2 takes as a whole before anything is done
+    /// with it. DATA is waited for by who reads the body.
+    pub(super) fn is_within_a_head(&self) -> bool {
+        let begun = self.have > 0 || self.left > 0;
+        self.preface > 0 || begun && (self.have < self.head.len() || self.frame.kind != kind::DATA)
+    }
+
     /// Takes the next bytes and calls `passed` for each frame that ends in them.
     pub(super) fn walk(&mut self, mut bytes: &[u8], mut passed: impl FnMut(&Passed)) {
         let preface = self.preface.min(bytes.len());

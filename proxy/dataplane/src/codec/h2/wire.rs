@@ -110,6 +110,7 @@ impl AsyncRead for Wire {
         let seen = &this.seen;
         seen.heard();
         this.coming.walk(&into.filled()[before..], |frame| seen.came(frame));
+        seen.paused(this.coming.is_within_a_head());
         Poll::Ready(Ok(()))
     }
 }

@@ -245,7 +245,7 @@ fn an_answer_that_no_window_lets_through_ends_in_time() {
         let began = Instant::now();
         let failure = outcome.await.unwrap().outcome.unwrap_err();
         assert!(failure.detail.contains("reads nothing"), "{failure}");
-        assert_eq!(began.elapsed(), Limits::default().idle_timeout);
+        assert_eq!(began.elapsed(), Limits::default().write_timeout);
         let answers = frames(&mut served.client).await;
         assert!(answers.iter().any(|(kind, _, stream, _)| (*kind, *stream) == (RST_STREAM, 1)));
     });
@@ -255,8 +255,10 @@ fn an_answer_that_no_window_lets_through_ends_in_time() {
 fn a_slow_preface_and_a_slow_head_end_in_time() {
     for (bytes, seconds) in [
         (&b"PRI * HT"[..], 10..=20),
-        (&opening(&[], &[])[..30], 300..=320),
-        (&opening(&[], &[frame(HEADERS, 0, 1, GET)])[..], 300..=320),
+        (&opening(&[], &[])[..24], 10..=11),
+        (&opening(&[], &[])[..30], 10..=11),
+        (&opening(&[], &[frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)])[..45], 10..=11),
+        (&opening(&[], &[frame(HEADERS, 0, 1, GET)])[..], 10..=11),
     ] {
         run(async {
             let mut served = serving(Protocol::Detect, echo);
@@ -268,6 +270,48 @@ fn a_slow_preface_and_a_slow_head_end_in_time() {
             assert!(seconds.contains(&began.elapsed().as_secs()), "{:?} after {bytes:?}", began.elapsed());
         });
     }
+}
+
+#[test]
+fn a_head_that_drips_ends_in_time_and_so_do_others_of_its_connection() {
+    run(async {
+        let mut served = serving(Protocol::Http2, |_, _, _| std::future::pending());
+        let bytes = opening(
+            &[],
+            &[frame(HEADERS, END_HEADERS | END_STREAM, 1, GET), frame(HEADERS, END_STREAM, 3, GET)],
+        );
+        served.client.write_all(&bytes).await.unwrap();
+        let began = Instant::now();
+        // A byte a second; where one frame ends, the next begins.
+        let drip = [frame(CONTINUATION, 0, 3, &[]), frame(CONTINUATION, 0, 3, &[b'x'; 100])].concat();
+        for byte in drip {
+            if served.client.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!((10..=12).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        assert_eq!(*served.refusals.borrow(), [Reason::DownstreamTimeout]);
+    });
+}
+
+#[test]
+fn heads_that_come_in_many_pieces_one_after_another_are_no_slow_head() {
+    run(async {
+        let mut served = serving(Protocol::Http2, echo);
+        served.client.write_all(&opening(&[], &[])).await.unwrap();
+        for stream in 0..30 {
+            // Each begins with the end of the one before.
+            let head = frame(HEADERS, END_HEADERS | END_STREAM, stream * 2 + 1, GET);
+            served.client.write_all(&head[..head.len() - 1]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            served.client.write_all(&head[head.len() - 1..]).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let answers = frames(&mut served.client).await;
+        let heads = answers.iter().filter(|(kind, _, stream, _)| *kind == HEADERS && *stream > 0).count();
+        assert_eq!(heads, 30);
+    });
 }
 
 /// A connection of ours to an upstream that says `frames`, and whether the upstream is asked for signs of life.

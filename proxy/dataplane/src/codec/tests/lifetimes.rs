@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
@@ -36,10 +36,32 @@ fn the_last_request_of_a_connection_is_told_so() {
 }
 
 #[test]
+fn a_client_that_says_nothing_is_not_waited_for_as_long_as_one_between_two_requests() {
+    for (protocol, seconds) in [(Protocol::Http1, 15), (Protocol::Detect, 15), (Protocol::Http2, 10)] {
+        run(async {
+            let mut served = serving_within(Limits::default(), protocol, echo);
+            let began = Instant::now();
+            let mut all = Vec::new();
+            served.client.read_to_end(&mut all).await.unwrap();
+            assert_eq!(began.elapsed().as_secs(), seconds, "{protocol:?}");
+        });
+    }
+    run(async {
+        let mut served = serving_within(Limits::default(), Protocol::Http1, echo);
+        served.client.write_all(REQUEST).await.unwrap();
+        let began = Instant::now();
+        let mut all = Vec::new();
+        served.client.read_to_end(&mut all).await.unwrap();
+        assert_eq!(began.elapsed(), Limits::default().idle_timeout);
+    });
+}
+
+#[test]
 fn an_old_connection_ends_when_it_is_idle_and_answers_what_it_has_begun() {
     run(async {
         let began = Instant::now();
-        let served = serving_within(short_life(), Protocol::Http1, echo);
+        let mut served = serving_within(short_life(), Protocol::Http1, echo);
+        served.client.write_all(REQUEST).await.unwrap();
         assert!(served.done.await.unwrap().is_ok());
         assert_eq!(began.elapsed().as_secs(), 60);
         let mut served = serving_within(short_life(), Protocol::Http1, |_, _, responder| async move {

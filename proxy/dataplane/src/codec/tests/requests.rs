@@ -418,6 +418,30 @@ fn a_client_that_reads_nothing_does_not_hold_its_answer_for_ever() {
 }
 
 #[test]
+fn a_client_that_reads_a_byte_now_and_then_does_not_hold_its_answer_for_ever_and_a_slow_one_gets_all_of_it() {
+    for (bytes, every, whole) in [(1, 50, false), (1024, 250, true)] {
+        run(async {
+            let mut served = serving(Protocol::Http1, |_, _, responder| async move {
+                let body = Body::full(Bytes::from(vec![b'x'; 300 * 1024]));
+                responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+            });
+            served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+            let began = tokio::time::Instant::now();
+            let (mut got, mut piece) = (0, vec![0; bytes]);
+            while !served.done.is_finished() {
+                tokio::time::sleep(Duration::from_secs(every)).await;
+                got += served.client.read(&mut piece).await.unwrap_or(0);
+            }
+            if whole {
+                assert!(got > 40 * 1024, "{got}");
+            } else {
+                assert!((300..=400).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+            }
+        });
+    }
+}
+
+#[test]
 fn a_request_without_answer_becomes_a_500() {
     run(async {
         let mut served = serving(Protocol::Http1, |_, _, _| async {});

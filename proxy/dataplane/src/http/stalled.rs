@@ -1,0 +1,96 @@
+//! An answer whose client takes nothing of it makes way for a peer that holds less and needs its place.
+//!
+//! How long a client may take nothing in any case the codec knows ([`Limits::write_timeout`]).
+//!
+//! [`Limits::write_timeout`]: crate::codec::limits::Limits::write_timeout
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::capacity::Debt;
+use crate::codec::allowance::StillSince;
+use crate::codec::watchdog::Watchdog;
+
+/// How long a client may take nothing before its answer may be cut for another peer's request.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs a delivery that says in `still_since` since when its client takes nothing. `owe` lists it as one that may be cut.
+/// Returns None when it was.
+pub(super) async fn unless_cut<T>(
+    mut delivery: Pin<&mut impl Future<Output = T>>,
+    still_since: StillSince,
+    owe: impl Fn(&Waker) -> Debt,
+) -> Option<T> {
+    let (mut timer, mut debt, mut listed) = (Watchdog::new(), None::<Debt>, None);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = delivery.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        let since = still_since.get();
+        if since != listed {
+            (listed, debt) = (since, None);
+        }
+        let Some(since) = since else { return Poll::Pending };
+        if debt.is_none() {
+            let now = Instant::now();
+            timer.set((since + GRACE).saturating_duration_since(now));
+            std::task::ready!(timer.poll_passed(cx));
+            debt = Some(owe(cx.waker()));
+        }
+        let cut = debt.as_ref().is_some_and(|debt| debt.is_cut(cx.waker()));
+        if cut { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use outrigger_core::peer::PeerKey;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::capacity::{Capacity, Debts};
+
+    /// What becomes of a delivery of an hour, of which the client takes something every `every`, when another peer wants
+    /// the place for a minute.
+    async fn delivered(every: Duration) -> (Option<()>, Duration) {
+        let debts = Arc::<Debts>::default();
+        let capacity = Capacity::new(4, Arc::clone(&debts));
+        let peer = |number| capacity.holding(&PeerKey::new(None, IpAddr::from([10, 0, 0, number])));
+        let (hog, guest) = (peer(1), peer(2));
+        let _held: Vec<_> = std::iter::from_fn(|| hog.try_take()).collect();
+        let still = StillSince::default();
+        let delivery = async {
+            for _ in 0..3600 / every.as_secs() {
+                still.set(Some(Instant::now()));
+                sleep(every).await;
+            }
+        };
+        let began = Instant::now();
+        let owe = |waker: &Waker| debts.list([Arc::clone(&hog)].into(), waker);
+        let waits = guest.take_by(began + Duration::from_secs(60));
+        let delivery = pin!(delivery);
+        let (delivered, _) = tokio::join!(unless_cut(delivery, still.clone(), owe), waits);
+        (delivered, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_which_nothing_is_taken_is_cut_for_a_peer_that_has_less() {
+        let (delivered, _) = delivered(Duration::from_secs(3600)).await;
+        assert!(delivered.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_slowly_goes_on() {
+        let (delivered, took) = delivered(Duration::from_secs(4)).await;
+        assert_eq!((delivered, took.as_secs()), (Some(()), 3600));
+    }
+}
