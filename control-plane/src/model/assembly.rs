@@ -208,6 +208,10 @@ pub(super) mod testing {
     }
 }
 
+/// How routes attach, seen in what is assembled.
+#[cfg(test)]
+mod attachment_tests;
+
 #[cfg(test)]
 mod tests {
     use super::testing::{resource, route, service};

@@ -235,6 +235,3 @@ thread_local! {
 pub(super) fn looks() -> usize {
     LOOKS.with(std::cell::Cell::get)
 }
-
-#[cfg(test)]
-mod tests;
