@@ -142,11 +142,14 @@ impl Fault {
 
     /// Sets the scene, before the load.
     pub(super) async fn prepare(self, topology: &Topology) -> Result<(), String> {
-        if self == Self::FailsFast {
-            for number in 1..=ENDPOINTS {
-                let delay = Duration::from_millis(40);
-                topology.behave(number, Behaviour { delay, ..Behaviour::HEALTHY }).await?;
-            }
+        let behaviour = match self {
+            Self::FailsFast => Behaviour { delay: Duration::from_millis(40), ..Behaviour::HEALTHY },
+            // From the beginning: a budget of the last ten seconds would still hold what the requests before have earned.
+            Self::AllUnavailable => Behaviour { fail_percent: 100, status: 503, ..Behaviour::HEALTHY },
+            _ => return Ok(()),
+        };
+        for number in 1..=ENDPOINTS {
+            topology.behave(number, behaviour).await?;
         }
         Ok(())
     }
@@ -185,12 +188,6 @@ impl Fault {
                 let behaviour = Behaviour { fail_percent: 80, ..Behaviour::HEALTHY };
                 topology.behave(VICTIM, behaviour).await?;
             }
-            Self::AllUnavailable => {
-                for number in 1..=ENDPOINTS {
-                    let behaviour = Behaviour { fail_percent: 100, status: 503, ..Behaviour::HEALTHY };
-                    topology.behave(number, behaviour).await?;
-                }
-            }
             Self::RollingRestart | Self::RollingKill => {
                 for number in 1..=ENDPOINTS {
                     topology.restart_sidecar(number, self == Self::RollingRestart).await?;
@@ -214,7 +211,7 @@ impl Fault {
                 }
                 topology.start_control_plane().await?;
             }
-            Self::ShortCertificates => {}
+            Self::AllUnavailable | Self::ShortCertificates => {}
         }
         Ok(())
     }
