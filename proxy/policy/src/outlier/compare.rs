@@ -7,11 +7,15 @@
 const POINTS: f64 = 0.25;
 
 /// How many standard deviations of the difference chance may explain. Endpoints are judged again and again, also those that
-/// fail alike for hours: at five, chance is right once in some millions.
-const DEVIATIONS: f64 = 5.0;
+/// fail alike for hours, and of few requests the deviation says too little: at six, chance is right once in some hundred
+/// millions.
+const DEVIATIONS: f64 = 6.0;
 
 /// How improbable a run of failures must be for an endpoint that is like the others.
 const CHANCE: f64 = 1e-8;
+
+/// Beyond so many failures in a row another one says nothing new.
+const LONGEST_RUN: u32 = 1000;
 
 /// Requests and how many of them failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,9 +57,12 @@ pub(super) fn is_worse_run(failures: u32, others: Tally, recent: Tally) -> bool 
     if others.total == 0 {
         return false;
     }
-    // Of few requests that all succeeded nobody knows that one in ten will not fail (Laplace's rule of succession).
-    let expected = (others.failed + 1) as f64 / (others.total + 2) as f64;
-    expected.max(recent.rate()).powi(i32::try_from(failures).unwrap_or(i32::MAX)) <= CHANCE
+    // Of few requests that all succeeded nobody knows that one in ten will not fail. Each further failure is taken as one
+    // of an endpoint like the others (Pólya's urn), so that a small sample never makes a run look improbable.
+    let run = failures.min(LONGEST_RUN);
+    let (failed, total) = (others.failed as f64, others.total as f64);
+    let chance: f64 = (0..run).map(f64::from).map(|at| (failed + 1.0 + at) / (total + 2.0 + at)).product();
+    chance.max(recent.rate().powi(run as i32)) <= CHANCE
 }
 
 /// Below which success rate, from 0 to 1, an endpoint is an outlier: their mean less so many standard deviations of theirs
@@ -83,12 +90,13 @@ mod tests {
     #[test]
     fn clearly_worse_is_much_worse_and_not_by_chance() {
         for (own, others, expected) in [
-            (tally(16, 20), tally(0, 20), true),
+            (tally(16, 20), tally(0, 40), true),
+            (tally(16, 20), tally(0, 20), false),
             (tally(20, 20), tally(0, 20), true),
-            (tally(20, 40), tally(0, 40), true),
-            (tally(5, 5), tally(0, 20), true),
+            (tally(20, 40), tally(0, 80), true),
+            (tally(8, 8), tally(0, 30), true),
             // A tenth of the requests fails everywhere.
-            (tally(16, 20), tally(4, 40), true),
+            (tally(20, 20), tally(4, 40), true),
             // All fail alike.
             (tally(20, 20), tally(20, 20), false),
             (tally(12, 20), tally(8, 20), false),
@@ -112,7 +120,8 @@ mod tests {
         assert!(is_worse_run(5, tally(0, 100), nothing));
         assert!(is_worse_run(5, tally(10, 1000), tally(0, 10)));
         assert!(!is_worse_run(5, nothing, nothing), "there is nobody to compare with");
-        assert!(!is_worse_run(5, tally(0, 5), nothing) && is_worse_run(10, tally(0, 5), nothing));
+        assert!(!is_worse_run(30, tally(0, 5), nothing), "five requests tell too little");
+        assert!(!is_worse_run(5, tally(0, 20), nothing) && is_worse_run(11, tally(0, 20), nothing));
         assert!(!is_worse_run(5, tally(100, 1000), nothing) && is_worse_run(9, tally(100, 1000), nothing));
         assert!(!is_worse_run(30, tally(100, 1000), tally(90, 100)), "just now it fails everywhere");
         assert!(!is_worse_run(u32::MAX, tally(9, 9), tally(9, 9)));

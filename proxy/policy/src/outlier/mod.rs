@@ -20,7 +20,7 @@ pub use self::health::{Ejections, Health, Standing};
 use self::health::{Part, SILENT, milliseconds, reset};
 use self::settings::Limit;
 pub use self::settings::OutlierDetection;
-use self::window::{Counted, Counts};
+use self::window::{Counted, Counts, Window};
 
 /// How an attempt at an endpoint ended, as ejection sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +199,8 @@ impl OutlierDetection {
     }
 
     /// Failure percentage ejection. Envoy judges once in every `interval`; here each failure is judged as it comes, with
-    /// the `interval` before it, and an endpoint must be clearly worse than the others.
+    /// the last moment and with the `interval` before it, and an endpoint must be clearly worse than the others. A moment is
+    /// enough where there is traffic: an endpoint that served well until just now is not kept for the rest of the interval.
     fn by_percentage<'a>(
         &self,
         health: &'a Health,
@@ -216,19 +217,21 @@ impl OutlierDetection {
             // Whoever judges both wants no endpoint where half fails in one way and the rest in the other.
             (enforced, local) => (Part::All, enforced.max(local)),
         };
-        let counts = self.counts(health, now);
-        let own = part.of(counts);
+        if milliseconds(now) < health.spared_until.load(Relaxed) {
+            return None;
+        }
         let volume = u64::from(rule.request_volume);
-        let fails = own.total >= volume && own.failed * 100 >= u64::from(rule.threshold) * own.total;
-        if !fails || milliseconds(now) < health.spared_until.load(Relaxed) {
-            return None;
-        }
-        let known =
-            cluster.clone().filter(|of| of.is_serving() && part.of(self.counts(of, now)).total >= volume);
-        let others = part.of(self.others(health, cluster, now));
-        if known.count() < rule.minimum_hosts as usize || !own.is_clearly_worse_than(others) {
-            return None;
-        }
+        let spans: [fn(&Window, Duration, Duration) -> Counts; 2] = [Window::recent, Window::counts];
+        let counts = spans.into_iter().find_map(|span| {
+            let counts = |of: &Health| span(&of.window, now, self.interval);
+            let own = part.of(counts(health));
+            let fails = own.total >= volume && own.failed * 100 >= u64::from(rule.threshold) * own.total;
+            let known = cluster.clone().filter(|of| of.is_serving() && part.of(counts(of)).total >= volume);
+            let worse = fails
+                && known.count() >= rule.minimum_hosts as usize
+                && own.is_clearly_worse_than(part.of(others_in(health, cluster.clone(), counts)));
+            worse.then(|| counts(health))
+        })?;
         if !enforced.holds(sample) {
             health.spared_until.store(milliseconds(now + self.interval), Relaxed);
             return None;

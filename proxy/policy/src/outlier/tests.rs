@@ -90,6 +90,28 @@ impl World {
 }
 
 #[test]
+fn an_endpoint_that_served_well_until_just_now_is_ejected_for_what_it_does_now() {
+    let mut world = World::new(defaults(), 3);
+    for host in 0..3 {
+        world.many(host, Outcome::Success, 400);
+    }
+    world.now = at(3);
+    for host in 1..3 {
+        world.many(host, Outcome::Success, 30);
+    }
+    let ejected = world.many(0, Outcome::ServerError, 20);
+    assert_eq!(ejected.map(|ejected| ejected.kind), Some(Kind::FailurePercentage));
+    // The same failures among those of the whole interval are few.
+    let mut world = World::new(defaults(), 3);
+    for host in 0..3 {
+        world.many(host, Outcome::Success, 400);
+    }
+    assert_eq!(world.many(0, Outcome::ServerError, 20), None);
+    world.now = at(3);
+    assert_eq!(world.many(0, Outcome::ServerError, 20), None, "nobody serves beside it just now");
+}
+
+#[test]
 fn failures_in_a_row_eject_for_a_time_that_grows() {
     let mut world = World::new(settings(|_| {}), 2);
     assert_eq!(world.fail(2), None);
@@ -168,6 +190,8 @@ fn a_dead_endpoint_is_ejected_after_five_connections_if_others_can_be_reached() 
     let world = World::new(defaults(), 2);
     assert_eq!(world.many(0, Outcome::LocalOrigin, 19), None, "nobody knows whether the other one can");
     world.many(1, Outcome::Success, 2);
+    assert_eq!(world.many(0, Outcome::LocalOrigin, 1), None, "two answers tell little");
+    world.many(1, Outcome::Success, 18);
     assert!(world.many(0, Outcome::LocalOrigin, 1).is_some());
     let world = World::new(defaults(), 3);
     for _ in 0..100 {
@@ -191,7 +215,7 @@ fn a_burst_of_what_every_endpoint_breaks_off_ejects_none_of_them() {
 }
 
 #[test]
-fn an_endpoint_that_fails_four_times_of_five_is_ejected_with_its_twentieth_request() {
+fn an_endpoint_that_fails_four_times_of_five_is_ejected_soon_after_its_twentieth_request() {
     for hosts in [2, 3, 10] {
         let world = World::new(defaults(), hosts);
         (1..hosts).for_each(|host| assert_eq!(world.many(host, Outcome::Success, 30), None));
@@ -201,7 +225,8 @@ fn an_endpoint_that_fails_four_times_of_five_is_ejected_with_its_twentieth_reque
             assert!(ejected.is_none_or(|ejected| ejected.kind == Kind::FailurePercentage));
             ejected.is_some()
         });
-        assert_eq!(at, Some(19), "{hosts} endpoints");
+        // Of few others more must be seen before chance is out of the question.
+        assert!(at.is_some_and(|at| (19..25).contains(&at)), "{hosts} endpoints: {at:?}");
         assert_eq!(world.ejections.now(), 1);
     }
 }
