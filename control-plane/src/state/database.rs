@@ -92,7 +92,8 @@ impl ReopenedDatabase {
         if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Ok(());
         }
-        if !self.is_due() {
+        // Closed and without trouble: a write that succeeded meanwhile has ended it.
+        if self.trouble().is_some() && !self.is_due() {
             return Err(self.closed());
         }
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);

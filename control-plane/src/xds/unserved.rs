@@ -12,6 +12,8 @@ use super::subscription::{MAX_NAMES, WILDCARD};
 
 /// Types that are answered on one stream: Envoy knows eight beyond those that are served.
 pub(super) const TYPES: usize = 16;
+/// Longer than any name or type of anybody.
+const MAX_NAME_BYTES: usize = 1024;
 /// Names in one response.
 const RESPONSE_NAMES: usize = 1_000;
 
@@ -33,7 +35,10 @@ impl Unserved {
     /// Takes a request of a type that is not served. Beyond [`TYPES`] and [`MAX_NAMES`] nothing is remembered.
     pub(super) fn on_request(&mut self, request: &DeltaDiscoveryRequest) {
         let first = !self.0.contains_key(&request.type_url);
-        if request.type_url.is_empty() || (first && self.0.len() >= TYPES) {
+        if request.type_url.is_empty()
+            || request.type_url.len() > MAX_NAME_BYTES
+            || (first && self.0.len() >= TYPES)
+        {
             return;
         }
         let asked = self.0.entry(request.type_url.clone()).or_default();
@@ -44,7 +49,8 @@ impl Unserved {
         // The first request is answered also where it names nothing: it may be for all there is.
         asked.due |= first || !request.resource_names_subscribe.is_empty();
         for name in request.resource_names_subscribe.iter().filter(|name| *name != WILDCARD) {
-            if asked.names.len() < MAX_NAMES {
+            // A name that is longer is nobody's resource, and is not remembered.
+            if asked.names.len() < MAX_NAMES && name.len() <= MAX_NAME_BYTES {
                 asked.names.insert(name.clone());
             }
         }

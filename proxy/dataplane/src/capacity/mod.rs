@@ -90,7 +90,10 @@ impl Capacity {
 
     /// Changes the limit. What is held stays held.
     pub(crate) fn set_limit(&self, limit: u32) {
-        self.limit.store(limit, SeqCst);
+        let before = self.limit.swap(limit, SeqCst);
+        if limit > before && self.waiting.load(SeqCst) > 0 {
+            self.serve(&mut locked(&self.queue));
+        }
     }
 
     /// How much is in use now.

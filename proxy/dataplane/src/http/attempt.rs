@@ -129,10 +129,10 @@ impl Attempt<'_> {
         mut moving: impl FnMut() -> Option<Retrying>,
     ) -> Result<(Answer, Exchange), Failed> {
         let Self { head, body, limit, .. } = self;
-        let (reused, written) = (lease.reused, Instant::now());
+        let (reused, was_idle, written) = (lease.reused, lease.was_idle, Instant::now());
         let peer = lease.peer.clone();
         let failed = |failure| Failed {
-            connection: match reused && written.elapsed() < STALE_WITHIN {
+            connection: match was_idle && written.elapsed() < STALE_WITHIN {
                 true => Connection::Stale,
                 false => Connection::Fresh,
             },

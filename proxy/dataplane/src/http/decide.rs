@@ -54,6 +54,14 @@ pub(super) struct Progress {
     retries: Retries,
 }
 
+impl Progress {
+    /// Another host is asked while a first one still has the request.
+    pub(super) fn covered(&mut self) {
+        self.retries.count();
+        self.furthest = Reached::Maybe;
+    }
+}
+
 impl Default for Progress {
     fn default() -> Self {
         Self { retries: Retries::default(), tried: Vec::new(), begun: 0, furthest: Reached::NotWritten }

@@ -341,6 +341,7 @@ impl Forwarding<'_> {
 
     async fn covered(&self, mut probe: Probe, cover: Rc<Host>, request: &mut Request<'_>) -> Ended {
         request.journal.try_ends();
+        request.progress.covered();
         let asking = self.begin(&cover, request);
         self.cluster.series.retries.increment();
         // One a second for each host in doubt, whether or not the budget has room.
@@ -358,7 +359,12 @@ impl Forwarding<'_> {
                     }
                 },
                 ended = &mut covering => {
-                    if ended.outcome.is_ok() {
+                    // One that fails at once is no yardstick for one that works.
+                    let served = ended.outcome.as_ref().is_ok_and(|(answer, _)| {
+                        let (status, headers) = answer_facts(answer);
+                        judged(status, headers) == Some(Outcome::Success)
+                    });
+                    if served {
                         probe.judge(Rc::clone(&self.cluster), began.elapsed());
                     }
                     return Ended { paid, ..ended };
@@ -388,9 +394,10 @@ impl Forwarding<'_> {
         let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
         let again = self.pick(&tried, Probing::Never).is_ok_and(|next| next.host.address == host.address);
         let pause = if again { pause.max(wait) } else { pause };
-        let in_time = self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+        // First the bound: what an endpoint asks for may be longer than a clock can hold.
+        let in_time = || self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
         // The client, which gets the pushback too, can wait as well.
-        if in_time && pause <= LONGEST_PAUSE { Next::Again(pause, paid) } else { Next::Stands(None) }
+        if pause <= LONGEST_PAUSE && in_time() { Next::Again(pause, paid) } else { Next::Stands(None) }
     }
 
     /// Counts a failure against its host as far as the host is to blame for it.

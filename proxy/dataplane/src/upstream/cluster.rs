@@ -212,7 +212,9 @@ impl Cluster {
         let clock = Instant::now();
         let doubted = Cell::new(None);
         let detects = self.config.borrow().outlier.is_some();
-        if let Some(host) = self.probed(&hosts, now, probing).filter(|_| tried.is_empty()) {
+        if tried.is_empty()
+            && let Some(host) = self.probed(&hosts, now, probing)
+        {
             return Ok(Picked { host, doubted: None });
         }
         let serving = |host: &Rc<Host>| is_in_service(host) && !host.health.is_pushed_back(now);
@@ -220,7 +222,8 @@ impl Cluster {
         let answering = |host: &Rc<Host>| match doubt(host) {
             None => serving(host),
             Some(doubt) => {
-                if host.takes_new {
+                // Ejected for failures, or asking to be left alone: no silence that a request has to explain.
+                if host.takes_new && (serving(host) || host.health.is_silent()) {
                     doubted.set(Some(Rc::clone(host)));
                 }
                 serving(host) && !doubt.avoided

@@ -118,7 +118,10 @@ impl Silence {
         if found || many && long {
             self.recovered.set(Some(now));
         }
-        self.asked.set(None);
+        // One that comes back is still asked no more than once a second, whatever it answers.
+        if self.recovered.get().is_none() {
+            self.asked.set(None);
+        }
         self.tests.set(0);
         found
     }

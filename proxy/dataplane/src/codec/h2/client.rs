@@ -122,6 +122,7 @@ impl Connection {
                 () = watched.silence(pings) => tracing::debug!("upstream HTTP/2 connection was silent"),
                 () = watched.unread.make_room(&watched.seen, || watched.streams.get()) => {}
             }
+            watched.seen.ended();
             drop(alive);
         });
         Ok(Self { shared, send, ended })

@@ -4,6 +4,9 @@
 use std::cell::RefCell;
 use std::task::{Context, Waker};
 
+/// How many requests are remembered: more than a client may have under way.
+const MOST: usize = 4096;
+
 /// The requests of a connection that are not answered to their end.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
@@ -22,7 +25,11 @@ struct Request {
 impl Owed {
     /// The head of a request came, and with it perhaps all of the request.
     pub(super) fn asked(&self, stream: u32, whole: bool) {
-        self.requests.borrow_mut().push(Request { stream, whole });
+        let mut requests = self.requests.borrow_mut();
+        // More are not under way at a time: what comes behind a GOAWAY is passed over, and nothing settles it.
+        if requests.len() < MOST {
+            requests.push(Request { stream, whole });
+        }
     }
 
     /// The last byte of a request came.

@@ -60,6 +60,8 @@ pub(super) struct Seen {
     faults: RefCell<VecDeque<(u32, Fault)>>,
     settings: Cell<bool>,
     settings_wanted: RefCell<Vec<Waker>>,
+    /// h2 has looked at all that came: it asks for more.
+    decoded: Cell<bool>,
 }
 
 /// What h2 hides of trailers.
@@ -112,12 +114,19 @@ impl Seen {
             faults: RefCell::default(),
             settings: Cell::new(false),
             settings_wanted: RefCell::default(),
+            decoded: Cell::new(true),
         }
     }
 
     /// Bytes came.
     pub(super) fn heard(&self) {
         self.heard.set(Instant::now());
+        self.decoded.set(false);
+    }
+
+    /// h2 asks for bytes, which it does when it has decoded those that it has.
+    pub(super) fn wanted(&self) {
+        self.decoded.set(true);
     }
 
     /// All that came so far was taken; whether it ended within a frame.
@@ -274,6 +283,10 @@ impl Seen {
 
     /// h2 has nothing more to hand up. Whether more can be read that was held back until now.
     pub(super) fn all_handed_up(&self) -> bool {
+        if !self.decoded.get() {
+            // It waits to write, and has yet to look at what came last.
+            return false;
+        }
         for waiting in self.waiting.take() {
             self.pass_over(waiting.stream);
         }
@@ -323,8 +336,16 @@ impl Seen {
         if self.settings.get() {
             return Poll::Ready(());
         }
-        self.settings_wanted.borrow_mut().push(cx.waker().clone());
+        let mut wanted = self.settings_wanted.borrow_mut();
+        if !wanted.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wanted.push(cx.waker().clone());
+        }
         Poll::Pending
+    }
+
+    /// The connection is gone: who waits for SETTINGS looks again, and hears of it.
+    pub(super) fn ended(&self) {
+        self.settings_wanted.take().into_iter().for_each(Waker::wake);
     }
 }
 

@@ -89,6 +89,7 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.seen.wanted();
         if this.seen.holds_back() {
             // The server asks again as soon as it has taken the heads that wait.
             return Poll::Pending;

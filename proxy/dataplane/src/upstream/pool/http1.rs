@@ -64,7 +64,7 @@ impl Pool {
             let taken = self.http1.idle.borrow_mut().pop()?;
             if self.is_fresh(&taken, now) && taken.connection.is_open() {
                 let connection = Connection::Http1(taken.connection, taken.born, None);
-                return Some(Lease { connection, reused: true, peer: taken.peer });
+                return Some(Lease { connection, reused: true, was_idle: true, peer: taken.peer });
             }
         }
     }
@@ -97,7 +97,7 @@ impl Pool {
         let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), permit };
         let connection =
             Http1Connection::new(stream, Rc::clone(self.dialer.limits(&self.target)), Rc::new(home));
-        Lease { connection: Connection::Http1(connection, born, None), reused: false, peer }
+        Lease { connection: Connection::Http1(connection, born, None), reused: false, was_idle: false, peer }
     }
 
     /// Gives a connection to who has waited for longest, or keeps it. All who wait have the right to use one already, so
@@ -184,6 +184,6 @@ impl Home for Pooled {
             return;
         }
         let connection = Connection::Http1(connection, self.born, None);
-        pool.hand_over(Lease { connection, reused: true, peer: self.peer.clone() });
+        pool.hand_over(Lease { connection, reused: true, was_idle: true, peer: self.peer.clone() });
     }
 }

@@ -46,11 +46,14 @@ struct Shared {
 impl Shared {
     /// One more stream of it.
     fn lease(&self, queued: Option<Queued>) -> Lease {
+        let first = self.carried.get() == 0;
         self.carried.set(self.carried.get().saturating_add(1));
         Lease {
             connection: Connection::Http2(self.connection.clone(), queued),
             // A closed HTTP/2 connection says how far it had come; only the first request can meet a stale handshake.
             reused: true,
+            // What a connection that was made for a request, or is in use, does with it is no stale connection's doing.
+            was_idle: !first && self.connection.streams() == 0,
             peer: self.peer.clone(),
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Lease {
     pub(super) connection: Connection,
     /// Whether it carried a request before.
     pub(crate) reused: bool,
+    /// Whether it carried none when this one was given it: the host may have closed it just then.
+    pub(crate) was_idle: bool,
     /// Who is at the other end, verified.
     pub(crate) peer: Option<SpiffeId>,
 }
