@@ -118,10 +118,7 @@ impl Silence {
         if found || many && long {
             self.recovered.set(Some(now));
         }
-        // One that comes back is still asked no more than once a second, whatever it answers.
-        if self.recovered.get().is_none() {
-            self.asked.set(None);
-        }
+        self.asked.set(None);
         self.tests.set(0);
         found
     }
