@@ -1,4 +1,4 @@
-//! A bounded number of callers who have not proved who they are. Whoever comes gets a place; where none is free, the
+//! A bounded number of callers who have not proved who they are. Every new caller gets a place; if none is free, the
 //! group that has most gives up its oldest.
 //!
 //! So nobody waits for what strangers hold: to push somebody out, others have to open as many connections as there are
@@ -59,7 +59,7 @@ impl<G: Ord + Clone> Crowd<G> {
         Place { group, number, lost, state: Arc::clone(&self.state) }
     }
 
-    /// Takes a place from whoever would lose theirs next; false where nobody has one.
+    /// Takes a place from the caller that is next to lose its own. Returns false if no caller has one.
     pub(crate) fn evict(&self) -> bool {
         lock(&self.state).evict()
     }
@@ -109,7 +109,7 @@ impl<G: Ord + Clone> Drop for Place<G> {
     }
 }
 
-/// Whom an address counts for: whoever has one IPv6 address has the whole /64 of it.
+/// The peer that an address counts for: all of an IPv6 /64 is one peer.
 pub(crate) fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),

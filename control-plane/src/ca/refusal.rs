@@ -49,7 +49,7 @@ pub enum Refusal {
     #[error("too many certificates are asked for as {0}: try again later")]
     TooMany(SpiffeId),
     /// More than one address may have waiting without a certificate.
-    #[error("too many certificates are asked for from this address: try again later")]
+    #[error("too many certificates are asked for from this address: retry later")]
     Crowded,
     /// A negative lifetime.
     #[error("the validity duration is negative")]

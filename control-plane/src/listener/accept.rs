@@ -85,7 +85,7 @@ pub async fn serve(
     }
 }
 
-/// Accepts until the receiver is gone. A connection is accepted whoever holds what: what strangers can fill, members do
+/// Accepts until the receiver is gone. A connection is accepted whichever peers hold the places: what strangers can fill, members do
 /// not wait for.
 async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io::Result<Connection>>) {
     // Strangers together hold no more than half of the descriptors.

@@ -320,7 +320,7 @@ mod tests {
                     || !Arc::ptr_eq(&entry.service, &was.service)
                     || !Arc::ptr_eq(&entry.routes, &was.routes)
             });
-            assert_eq!(copied.count(), 1, "what did not change is not made anew");
+            assert_eq!(copied.count(), 1, "what did not change is shared");
         }
     }
 

@@ -1,6 +1,6 @@
 //! An index from an address to everybody who claims it.
 //!
-//! Whoever comes first in order is independent of the order in which they came. An address has one claimant or two, as a
+//! Which claimant is first does not depend on the order of arrival. An address has one claimant or two, as a
 //! rule; that thousands claim one makes neither a change nor a look-up cost thousands.
 
 use std::hash::Hash;

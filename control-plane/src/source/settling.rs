@@ -1,7 +1,7 @@
 //! Which files may be read: what is being written is not taken half.
 //!
 //! The kernel says when a file is written to and when who wrote it closes it; between the two it is left alone. A rename,
-//! a link that is set anew and a file that goes away are complete at once. Where nothing is heard of a change (a network
+//! a link that is replaced and a file that goes away are complete at once. Where nothing is heard of a change (a network
 //! file system, notices that were lost) the file must stay as it is for a while. Reads no clock and no file.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! The database file, closed after the disk failed and opened again by itself.
 //!
-//! After a failed read or write redb refuses everything until its file is opened anew, since what it has in memory may
+//! After a failed read or write redb refuses everything until its file is reopened, since what it has in memory may
 //! differ from what is on the disk; what was committed is there. So a failure closes the file, and the next use opens
 //! it, at most once in a while: a disk that is full is left alone until it may have space again. A write that succeeds
 //! ends the trouble, and nothing else does.
@@ -112,7 +112,7 @@ impl ReopenedDatabase {
 
     fn failed(&self, error: &StateError) {
         self.troubled(error);
-        // Waits for whoever uses it, and gives the file and its lock back.
+        // Waits until no caller uses it, then releases the file and its lock.
         drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
@@ -145,7 +145,7 @@ impl ReopenedDatabase {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the next use try at once, for tests.
+    /// Makes the next use reopen it at once, for tests.
     #[cfg(test)]
     pub(super) fn hurry(&self) {
         if let Some(trouble) = &mut *self.state() {

@@ -87,7 +87,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether the disk failed, so that redb refuses everything until its file is opened anew.
+    /// Whether the disk failed, so that redb refuses everything until its file is reopened.
     pub(super) fn is_of_the_disk(&self) -> bool {
         use redb::Error::{DatabaseClosed, Io, LockPoisoned, PreviousIo};
         match self {

@@ -74,7 +74,7 @@ impl Store {
         self.database.trouble()
     }
 
-    /// Tries a store that failed again from time to time, for as long as it is polled: it works again when the disk
+    /// Reopens a store that failed, at intervals, for as long as it is polled: it works again when the disk
     /// does, whether or not anybody needs it.
     pub async fn keep_open(self) {
         loop {
@@ -235,7 +235,7 @@ mod tests {
         let trouble = store.trouble().unwrap();
         assert!(trouble.error.contains("state.redb"), "{}", trouble.error);
         store.append_history(&[history_entry("meanwhile")]).unwrap_err();
-        // Tried again while the disk is full still.
+        // Repeated while the disk is still full.
         store.database.hurry();
         token(3).unwrap_err();
         assert_eq!(store.trouble().unwrap().since, trouble.since);

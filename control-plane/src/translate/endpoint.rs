@@ -21,7 +21,7 @@ pub(super) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// The load assignment of a cluster.
 ///
 /// What is not ready is left out: it takes nothing. Who drains takes what is sent only where nobody else does, and is
-/// healthy then (KEP-1669). One endpoint, called by its own address, is there in whatever state: whoever dialled it has
+/// healthy then (KEP-1669). One endpoint, called by its own address, is there in whatever state: the client that dialled it has
 /// decided.
 pub(super) fn load_assignment(mesh: &Mesh, target: &Target, cluster_domain: &str) -> LoadAssignment {
     let not_ready = mesh.service(&target.service).is_some_and(|entry| entry.service.publish_not_ready);

@@ -93,7 +93,7 @@ async fn silent_and_senseless_callers_hold_nobody_up() {
         let line = format!("connections_refused_total{{reason=\"{reason}\"}} ");
         page.lines().find_map(|text| text.split_once(&line)?.1.parse::<usize>().ok()).unwrap_or(0)
     };
-    // Whoever held a place longest gave it up; nobody was waited for.
+    // The caller that held a place longest gave it up; no caller waited.
     assert!(refused("crowded").await > 0);
     assert_eq!(refused("timeout").await, 0);
 }

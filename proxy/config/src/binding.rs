@@ -1,4 +1,4 @@
-//! Whether listeners can be had: discovery asks before it accepts one, whoever has the sockets binds and answers.
+//! Whether listeners can be had: discovery asks before it accepts one; the owner of the sockets binds and answers.
 //!
 //! So a control plane hears in its NACK that an address is taken. Where nobody answers (in tests, or while the proxy ends)
 //! everything counts as bound.
@@ -70,7 +70,7 @@ impl BindRequests {
 impl BindRequest {
     /// Says what could not be bound.
     pub fn answer(self, unbound: Vec<Unbound>) {
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         let _ = self.answer.send(unbound);
     }
 }

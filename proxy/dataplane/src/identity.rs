@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use crate::tls::config::server_config;
 use crate::tls::credentials::Credentials;
 
-/// Server configurations of one worker; beyond, all are made anew. A bound, not a tuning.
+/// Server configurations of one worker; beyond, all are rebuilt. A bound, not a tuning.
 const MAX_SERVERS: usize = 256;
 
 /// Credentials of the moment.

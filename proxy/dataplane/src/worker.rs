@@ -314,7 +314,7 @@ impl Accepting {
                         context.view.snapshot().listeners.get(listener.name()).cloned()
                     }
                 };
-                // A listener that was just removed serves whoever was let in before.
+                // A listener that was just removed serves the clients it accepted before.
                 config = newest.or(config);
                 let Some(config) = config.clone() else { continue };
                 process.downstream_connections_total.increment();

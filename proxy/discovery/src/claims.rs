@@ -1,6 +1,6 @@
 //! Which listeners claim which address once a response is applied: two of them cannot have the same.
 //!
-//! As in Envoy, what a response removes makes room for what it adds, and of two that want one address the one that was there
+//! As in Envoy, what a response removes frees its address for what it adds, and of two that want one address the one that was there
 //! first has it.
 
 use std::collections::BTreeMap;

@@ -70,7 +70,7 @@ impl Warming {
         &self.published
     }
 
-    /// When to decide anew at the latest, because something has waited or stayed for long enough.
+    /// When to decide again at the latest, because something has waited or stayed for long enough.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.next_deadline
     }

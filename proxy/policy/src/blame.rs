@@ -119,7 +119,7 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::RetryBudgetExceeded
         | Reason::ApplicationUnreachable
         | Reason::NoHealthyUpstream
-        // Requests for this endpoint had better go elsewhere, whoever is the reason.
+        // Requests for this endpoint are better sent elsewhere, whatever the cause.
         | Reason::UpstreamOverflow
         | Reason::DrainDeadline
         | Reason::LocalError
@@ -150,7 +150,7 @@ mod tests {
         [Reached::NotWritten, Reached::NotProcessed, Reached::Maybe, Reached::ResponseStarted];
     const CONNECTIONS: [Connection; 2] = [Connection::Fresh, Connection::Stale];
 
-    /// The rows that blame or excuse an endpoint; every other one says nothing. Written out anew, so that a change of the
+    /// The rows that blame or excuse an endpoint; every other one says nothing. Written out a second time, so that a change of the
     /// table is a change here.
     const ROWS: [(Reason, Reached, Connection, Blame); 32] = {
         use Connection::{Fresh, Stale};

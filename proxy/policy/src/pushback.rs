@@ -2,7 +2,7 @@
 //! section 4), and gRPC's pushback (proposal A6, "Pushback").
 //!
 //! Called with the head of an answer. What it says goes to [`crate::outlier::Health::push_back`], which keeps all workers'
-//! requests away from the endpoint while there is another, and to the decision about another try.
+//! requests away from the endpoint while there is another, and to the decision about another attempt.
 
 use std::time::{Duration, SystemTime};
 

@@ -87,7 +87,7 @@ pub enum Decision {
     Retry {
         /// After this long.
         after: Duration,
-        /// Whether the cluster's budget must have room: the attempt may have reached an application, or was refused for
+        /// Whether the cluster's budget must have capacity: the attempt may have reached an application, or was refused for
         /// overload.
         charged: bool,
     },
@@ -278,7 +278,7 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         // One try's own timeout. When the whole request's time is up, the caller asks no more.
         | Reason::UpstreamRequestTimeout
         | Reason::ApplicationUnreachable => true,
-        // An endpoint's own bound: others may have room. Ours is the whole cluster's.
+        // An endpoint's own bound: others may have capacity. Ours is the whole cluster's.
         Reason::UpstreamOverflow => failure.reached == Reached::NotProcessed,
         Reason::DownstreamProtocolError
         // The answer to the same request is as malformed as before.

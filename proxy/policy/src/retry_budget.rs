@@ -115,7 +115,7 @@ impl RetryLedger {
         }
         if !in_share && share > 0 {
             self.lent.fetch_add(1, Ordering::Relaxed);
-            // Twice, because the requests that pay make room in the window as well.
+            // Twice, because the requests that pay add to the window as well.
             self.owed.fetch_add(2 * ONE, Ordering::Relaxed);
         }
         self.retries.add(now);

@@ -1,7 +1,7 @@
 //! Memory that many clients needed for a while goes back to the system when they have gone.
 //!
 //! glibc's malloc keeps what is freed: after a rush a proxy would stay as large as it was for good. The life of the process
-//! looks every ten seconds ([`Surplus::look`]). What is taken anew costs page faults, so that nothing is given back while
+//! looks every ten seconds ([`Surplus::look`]). Memory that is taken again costs page faults, so that nothing is given back while
 //! the load merely goes up and down a little.
 
 use std::sync::Arc;

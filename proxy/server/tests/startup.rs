@@ -173,7 +173,7 @@ fn an_application_that_was_quiet_can_call_out_for_the_minimum() {
     assert_eq!(answered(outbound).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
-/// An application that never rests is told at the end; whoever connects is served or refused, on each worker's socket.
+/// An application that never rests is told at the end; a client that connects is served or refused, on each worker's socket.
 #[test]
 fn a_client_that_connects_until_the_very_end_is_never_reset() {
     let place = Place::new();

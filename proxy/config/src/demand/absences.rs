@@ -1,6 +1,6 @@
 //! Names that the mesh does not have, remembered for a moment so that they are not asked for again at once.
 //!
-//! A bounded memory of its own: whoever invents hosts pushes out the invented hosts of others, and nothing else.
+//! A bounded memory of its own: invented hosts evict other invented hosts, and nothing else.
 
 use std::collections::VecDeque;
 

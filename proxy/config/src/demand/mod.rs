@@ -212,7 +212,7 @@ impl Demands {
         let full = state.unanswered.len() >= limits.max_unanswered || state.names.len() >= limits.max_names;
         if full && by.is_some() {
             let Some(evicted) = state.unanswered.evict() else { return Question::Full };
-            // Whoever waits for it is told by the end of its status.
+            // A waiting request learns of it when the status channel closes.
             state.names.remove(&evicted);
             self.0.demand(&mut state, [Demanded::Unsubscribe(evicted)]);
         }

@@ -1,6 +1,6 @@
 //! Names that were asked for and that nobody has said anything of yet, by who asked.
 //!
-//! Only these can be invented, and so these alone give way: for one more than there may be, whoever has most gives up
+//! Only these can be invented, and so these alone give way: at the bound, the client with most of them gives up
 //! their oldest. What is known to exist never does.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Whether a connection to an upstream is in use, for whoever counts.
+//! Whether a connection to an upstream is in use, for the gauges.
 
 /// Is told by a connection. Dropped with it and its last exchange.
 pub trait Usage {

@@ -72,7 +72,7 @@ fn silent(listener: &Listener) -> Opening {
     if listener.serves_silent { Opening::Clear(None) } else { Opening::Nothing }
 }
 
-/// A client that said no hello is refused by whoever demands TLS.
+/// A client that said no hello is refused by a chain that demands TLS.
 pub(super) fn in_the_clear() -> Failure {
     Failure::downstream(Reason::DownstreamTlsFailure, "no chain takes a connection in the clear")
 }

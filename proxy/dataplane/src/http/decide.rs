@@ -36,7 +36,7 @@ pub(super) struct Rules<'a> {
 
 /// What follows an attempt.
 pub(super) enum Next {
-    /// One more, after a pause. A charged one holds its room in the budget.
+    /// One more, after a pause. A charged one holds its permit of the budget.
     Again(Duration, Option<Retrying>),
     /// The outcome stands, for this reason if not for its own.
     Stands(Option<Reason>),
@@ -123,7 +123,7 @@ impl Rules<'_> {
     }
 
     /// Whether a request that waits for a silent host is sent to another one: as any repetition, if the route retries and the
-    /// budget has room. `None`: it waits on, for as long as it may.
+    /// budget has capacity. `None`: it waits on, for as long as it may.
     pub(super) fn moving(
         &self,
         head: &RequestHead,

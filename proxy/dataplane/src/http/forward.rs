@@ -344,7 +344,7 @@ impl Forwarding<'_> {
         request.progress.covered();
         let asking = self.begin(&cover, request);
         self.cluster.series.retries.increment();
-        // One a second for each host in doubt, whether or not the budget has room.
+        // One a second for each host in doubt, whether or not the budget has capacity.
         let paid = self.cluster.retry();
         let began = Instant::now();
         let answered = {

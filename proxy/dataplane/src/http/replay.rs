@@ -293,7 +293,7 @@ mod tests {
         let Kind::Streamed(kept) = &one.0 else { unreachable!() };
         assert_eq!(kept.keeping.metrics.process.bodies_beyond_worker.value(), 1);
         assert_eq!(read(&mut two.next(), 2).await, 200);
-        assert!(two.is_whole(), "there is room again");
+        assert!(two.is_whole(), "there is capacity again");
         drop((one, two));
         assert_eq!(of_worker.get(), OF_WORKER - 2 * (FRAME + 100));
     }

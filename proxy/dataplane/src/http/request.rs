@@ -394,7 +394,7 @@ async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Jo
     journal.fail(&failure);
     let (mut head, body) = respond::failed(failure.reason, grpc);
     if overloaded && on.client.peer.is_some() {
-        // It may try elsewhere here too, but at the cost of its budget: overload is not for repeating.
+        // It may be repeated elsewhere here too, but at the cost of its budget: overload is not for repeating.
         if let Some(credentials) = on.context.identity.credentials() {
             refusal::say(&mut head.headers, &credentials.identity);
         }

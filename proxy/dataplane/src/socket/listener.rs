@@ -127,7 +127,7 @@ impl ListenerGroup {
     }
 }
 
-/// Every further connection is refused, whoever else holds the socket. What waits in the queue is reset.
+/// Every further connection is refused, even if another process holds the socket. What waits in the queue is reset.
 fn stop_listening(socket: &impl AsFd) {
     if let Err(error) = SockRef::from(socket).shutdown(Shutdown::Both) {
         tracing::debug!(%error, "a listening socket does not close");
@@ -191,7 +191,7 @@ impl Listener {
     }
 
     /// The next of the connections that the kernel has accepted already; `None` when there is none left, and the socket
-    /// refuses whoever comes.
+    /// refuses every client.
     ///
     /// So each client is served or refused, and none is reset after it was let in: handshakes that are under way complete,
     /// no others begin. Cancel-safe.

@@ -29,7 +29,7 @@ pub const ALPN_TCP: &[u8] = MESH_TCP.as_bytes();
 
 /// Sessions that a client keeps for one expectation.
 const SESSIONS: usize = 8;
-/// Client configurations of one worker; beyond, all are made anew. A bound, not a tuning.
+/// Client configurations of one worker; beyond, all are rebuilt. A bound, not a tuning.
 const MAX_CONFIGS: usize = 512;
 
 /// The configuration of an inbound listener: TLS 1.3, and of `tls` whether a client certificate is asked for, whether there

@@ -27,7 +27,7 @@ use crate::socket::stream::Stream;
 /// A fatal alert `unrecognized_name` as a record (RFC 8446 sections 5.1 and 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// Reads a client's hello into `first`, where some of it may be already. Nothing was answered yet: whoever only passes the
+/// Reads a client's hello into `first`, where some of it may be already. Nothing was answered yet: a listener that only passes the
 /// bytes on has all of them there. A malformed hello is answered with the alert that it deserves.
 pub async fn hello(stream: &mut TcpStream, first: &mut BytesMut) -> Result<Accepted, Failure> {
     let mut acceptor = Acceptor::default();

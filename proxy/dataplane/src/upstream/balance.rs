@@ -146,7 +146,7 @@ impl Comparison<'_> {
     }
 }
 
-/// The index of the host that gets the next try: the best of `choices` drawn among those `usable`, or of all where
+/// The index of the host that gets the next attempt: the best of `choices` drawn among those `usable`, or of all where
 /// there are no more; `None` when there is none.
 ///
 /// `draw` gives a uniform number below its argument.

@@ -163,7 +163,7 @@ impl Clusters {
 }
 
 impl Cluster {
-    /// Room for one request in flight of `peer`, counted for the retry budget.
+    /// A permit for one request in flight of `peer`, counted for the retry budget.
     pub(crate) async fn admit(&self, peer: &PeerKey) -> Result<Room, Failure> {
         self.used.set(Instant::now());
         let room = self.bounds.request(peer).await.ok_or_else(|| {
@@ -192,7 +192,7 @@ impl Cluster {
         retrying
     }
 
-    /// The host for the next try: none of those `tried` while there is another, none that is ejected or leaves requests
+    /// The host for the next attempt: none of those `tried` while there is another, none that is ejected or leaves requests
     /// unanswered while there is another. `original` is where the connection was going before it was redirected.
     /// `probing` says whether the request may find out how an ejected host is.
     pub(crate) fn pick(
@@ -329,7 +329,7 @@ impl Cluster {
         }
     }
 
-    /// The same of a try that was counted as a success when the head of its answer came.
+    /// The same of an attempt that was counted as a success when the head of its answer came.
     pub(crate) fn observe_late(&self, host: &Host, outcome: Outcome) {
         let config = self.config.borrow();
         let Some(outlier) = &config.outlier else { return };

@@ -66,9 +66,9 @@ impl Groups {
         self.all.len() <= 1 && !self.weights_differ
     }
 
-    /// The hosts that the next try may go to, of those that serve and are `wanted`. Empty when there is none.
+    /// The hosts that the next attempt may go to, of those that serve and are `wanted`. Empty when there is none.
     ///
-    /// What serves decides about the shares of groups, so that a retry, which wants no host that was tried, goes to one like
+    /// What serves decides about the shares of groups, so that a retry, which wants no host that was attempted, goes to one like
     /// it while there is another. `draw` gives uniform numbers from 0 up to and without 1.
     pub(super) fn candidates(
         &self,

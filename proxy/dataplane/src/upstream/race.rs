@@ -85,7 +85,7 @@ mod tests {
     async fn one_that_is_ready_in_time_has_no_rival() {
         assert_eq!(raced((200, Ok(1)), Some((0, Ok(2)))).await, (Winner::First, Some(1), 200, None));
         let (winner, outcome, millis, lost) = raced((200, Err(refused())), Some((0, Ok(2)))).await;
-        assert_eq!((winner, outcome, millis, lost), (Winner::First, None, 200, None), "for who tries again");
+        assert_eq!((winner, outcome, millis, lost), (Winner::First, None, 200, None), "for the retry");
     }
 
     #[tokio::test(start_paused = true)]

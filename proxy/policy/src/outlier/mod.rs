@@ -214,7 +214,7 @@ impl OutlierDetection {
             (enforced, _) if !self.split => (Part::All, enforced),
             (Percentage::ZERO, local) => (Part::Local, local),
             (enforced, Percentage::ZERO) => (Part::Answered, enforced),
-            // Whoever judges both wants no endpoint where half fails in one way and the rest in the other.
+            // A configuration that judges both wants no endpoint where half fails in one way and the rest in the other.
             (enforced, local) => (Part::All, enforced.max(local)),
         };
         if milliseconds(now) < health.spared_until.load(Relaxed) {
@@ -415,7 +415,7 @@ fn reached(counter: &AtomicU32, limit: Option<Limit>, worse: impl FnOnce(u32) ->
     if !worse(failures) {
         return false;
     }
-    // Counts anew, as Envoy does: where a limit is enforced by chance, it has one for each time that it is reached.
+    // Counts from zero again, as Envoy does: where a limit is enforced by chance, it has one for each time that it is reached.
     counter.store(0, Relaxed);
     limit.enforced.holds(sample)
 }

@@ -23,15 +23,15 @@ use place::{Place, Verdict};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/xds-fields.md");
 
-/// Set to write the page anew.
+/// Set to regenerate the page.
 const WRITE: &str = "OUTRIGGER_WRITE_DOCS";
 
 const HEAD: &str = "# xDS, field by field
 
 Each field of each message that the proxy decodes. *Honoured*: it has its effect. *Refused*: the resource is refused by the field's name, and its last good
 version stays. Anything else is accepted and changes nothing, for the reason that is given. Wrappers (`BoolValue` and the like) count as their values; a default that is sent counts as
-absent. This page is written by a test of `proxy/config` (`tests/resources/fields`), which tries each field: `OUTRIGGER_WRITE_DOCS=1 cargo test -p
-outrigger-config --test resources fields` writes it anew.
+absent. This page is written by a test of `proxy/config` (`tests/resources/fields`), which sets each field in turn: `OUTRIGGER_WRITE_DOCS=1 cargo test -p
+outrigger-config --test resources fields` regenerates it.
 ";
 
 /// Messages that are values: nothing in them could be passed over.
@@ -91,5 +91,5 @@ fn every_field_of_every_message_is_honoured_refused_or_harmless() {
         std::fs::write(PAGE, &page).unwrap();
     }
     let written = std::fs::read_to_string(PAGE).unwrap_or_default();
-    assert!(written == page, "docs/xds-fields.md is not what the proxy does: write it anew with {WRITE}=1");
+    assert!(written == page, "docs/xds-fields.md is not current: regenerate it with {WRITE}=1");
 }

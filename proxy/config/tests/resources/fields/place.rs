@@ -67,7 +67,7 @@ impl Place {
         }
     }
 
-    /// A value to try.
+    /// A value to set.
     pub fn probe<M: Message + Default>(mut self, field: &'static str, set: impl Fn(&mut M)) -> Self {
         let mut message = M::decode(self.base.as_slice()).unwrap();
         set(&mut message);
@@ -192,7 +192,7 @@ impl Place {
         }
     }
 
-    /// The values to try: their labels, and whether the field is only taken away.
+    /// The values to set: their labels, and whether the field is only taken away.
     fn values(&self, field: &FieldDescriptor) -> Vec<(String, Vec<u8>, bool)> {
         if let Some(probes) = self.probes.get(field.name()) {
             return probes.iter().map(|bytes| ("a value".into(), bytes.clone(), false)).collect();

@@ -64,7 +64,10 @@ mod tests {
         let held: Vec<_> = std::iter::from_fn(|| greedy.hold(size, 1000)).take(100_000).collect();
         let cost = size.bytes + 100 * ENTRY;
         assert_eq!(held.len(), FREE / cost, "of nearly nothing sent, what is free");
-        assert!(honest.hold(size, size.bytes).is_some(), "whoever sends what it wants held is served on");
+        assert!(
+            honest.hold(size, size.bytes).is_some(),
+            "a peer is served while it has sent what it wants held"
+        );
         assert!(
             greedy.hold(size, held.len() * cost).is_some(),
             "and so is this one, once it has sent enough"

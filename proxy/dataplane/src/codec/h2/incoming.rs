@@ -106,7 +106,7 @@ impl Incoming {
         (held, self.read_before.replace(self.read) == Some(self.read))
     }
 
-    /// Lets go of what was not read. Whoever reads on gets an error.
+    /// Releases what was not read. A later read returns an error.
     pub(super) fn give_up(&mut self) {
         self.stream = None;
     }

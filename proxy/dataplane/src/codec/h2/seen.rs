@@ -183,7 +183,7 @@ impl Seen {
             _ => {}
         }
         if self.settings.get() && !self.block.borrow().is_open {
-            // What comes from here on is owed anew. Frames of an open block do not buy it more time.
+            // The next head has its own time. Frames of an open block do not buy it more time.
             self.owed_since.set(None);
         }
     }

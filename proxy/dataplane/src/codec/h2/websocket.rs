@@ -33,7 +33,7 @@ pub(super) fn is_among(offered: &HeaderValue) -> bool {
     upgrade::is_offered(offered, &HeaderValue::from_static(NAME))
 }
 
-/// Turns the fields of an upgrade into those of an extended CONNECT. What the key proves is for whoever asked with it.
+/// Turns the fields of an upgrade into those of an extended CONNECT. The proof of the key is for the client that sent it.
 pub(super) fn asking(headers: &mut HeaderMap) -> Option<HeaderValue> {
     proof(headers.remove(SEC_WEBSOCKET_KEY)?.as_bytes())
 }

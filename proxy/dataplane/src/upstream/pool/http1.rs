@@ -90,7 +90,7 @@ impl Pool {
     }
 
     fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit) -> Lease {
-        let Dialled { stream, peer, http2: _ } = dialled; // agreed on by whoever dialled
+        let Dialled { stream, peer, http2: _ } = dialled; // agreed on by the dialler
         let pool = Rc::downgrade(self);
         let born = Instant::now();
         permit.ends();
