@@ -255,14 +255,21 @@ fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
     Ok(request)
 }
 
+impl Connection {
+    /// Whether its place or its time is gone. Asked also when writing, so that a peer that reads nothing does not outlive it.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.over = self.over || self.life.as_mut().poll(cx).is_ready();
+        self.over
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.over = self.over || self.life.as_mut().poll(cx).is_ready();
-        if self.over {
+        if self.is_over(cx) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.tls).poll_read(cx, buf)
@@ -271,6 +278,9 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_over(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
@@ -279,6 +289,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.is_over(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
     }
 

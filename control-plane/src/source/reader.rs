@@ -144,7 +144,12 @@ impl Reader {
     fn take(&mut self, changed: Vec<ChangedFile>, log: &impl Fn(&[ChangeEvent])) -> bool {
         let (mut files, mut jobs) = (Vec::new(), Vec::new());
         for ParsedFile { path, parsed, whole } in std::mem::take(&mut self.finished) {
-            if let Some(Some((text, whole))) = self.parsing.remove(&path) {
+            let since = self.parsing.remove(&path).flatten();
+            if self.deferred.contains_key(&path) {
+                // Its later text was small, and is known already.
+                continue;
+            }
+            if let Some((text, whole)) = since {
                 jobs.push((path.clone(), text, whole));
             }
             files.push(NewFile { path, parsed: Some(parsed), whole });
@@ -153,6 +158,7 @@ impl Reader {
         for ChangedFile { path, text, whole } in changed {
             match text {
                 Some(Ok(text)) if self.background.is_some() && text.len() > LARGE => {
+                    self.deferred.remove(&path);
                     match self.parsing.get_mut(&path) {
                         Some(since) => *since = Some((text, whole)),
                         None => jobs.push((path, text, whole)),

@@ -171,8 +171,9 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
         }
     }
     let Accepting { loops, .. } = accepting;
-    for Accept { finish, task, .. } in loops.into_values() {
-        finish.notify_one();
+    // All at once: none goes on accepting while another finishes.
+    loops.values().for_each(|accept| accept.finish.notify_one());
+    for Accept { task, .. } in loops.into_values() {
         // What the kernel has accepted is served, before the last connection is waited for.
         let _ = task.await;
     }

@@ -19,7 +19,7 @@ use outrigger_policy::outlier::Outcome;
 use outrigger_policy::pushback::{Pushback, pushback};
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::Retrying;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::attempt::{self, Attempt, Ended, Failed};
 use super::decide::{Next, Progress, Rules};
@@ -359,20 +359,33 @@ impl Forwarding<'_> {
                     }
                 },
                 ended = &mut covering => {
-                    // One that fails at once is no yardstick for one that works.
-                    let served = ended.outcome.as_ref().is_ok_and(|(answer, _)| {
-                        let (status, headers) = answer_facts(answer);
-                        judged(status, headers) == Some(Outcome::Success)
-                    });
-                    if served {
-                        probe.judge(Rc::clone(&self.cluster), began.elapsed());
-                    }
-                    return Ended { paid, ..ended };
+                    let Err(failed) = &ended.outcome else {
+                        // One that fails at once is no yardstick for one that works.
+                        if ended.is_served() {
+                            probe.judge(Rc::clone(&self.cluster), began.elapsed());
+                        }
+                        return Ended { paid, ..ended };
+                    };
+                    // The doubted host still has the request, and may answer it.
+                    let Some(answered) = self.answer_of(&mut probe).await else {
+                        return Ended { paid, ..ended };
+                    };
+                    self.blame(&ended.asking, &failed.failure, failed.connection);
+                    answered
                 }
             }
         };
         request.journal.try_returns();
         Ended { paid, ..probe.ended(Ok(answered), request.responder).await }
+    }
+
+    /// The answer of the doubted host within the time that the request has; None if it fails or takes longer.
+    async fn answer_of(&self, probe: &mut Probe) -> Option<(Answer, Exchange)> {
+        let deadline = attempt::limit(self.retry, self.limit).deadline;
+        match deadline {
+            Some(deadline) => timeout_at(deadline, probe.answer()).await.ok()?.ok(),
+            None => probe.answer().await.ok(),
+        }
     }
 
     fn pick(&self, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {
@@ -416,6 +429,16 @@ impl Forwarding<'_> {
             asking.failed();
         }
         self.cluster.observe(asking.host(), outcome);
+    }
+}
+
+impl Ended {
+    /// Whether it is answered, and not with a failure.
+    fn is_served(&self) -> bool {
+        self.outcome.as_ref().is_ok_and(|(answer, _)| {
+            let (status, headers) = answer_facts(answer);
+            judged(status, headers) == Some(Outcome::Success)
+        })
     }
 }
 

@@ -57,6 +57,8 @@ struct Kept {
     /// How many of `frames` that try has read.
     position: Cell<usize>,
     ended: Cell<bool>,
+    /// Whether the endpoint waits for bytes that the client has yet to send.
+    starved: Cell<bool>,
     /// Whether tries after this one are out of the question, so that nothing needs to be kept.
     last: Cell<bool>,
 }
@@ -75,6 +77,7 @@ impl Replay {
             keeping: keeping(),
             turn: Cell::new(0),
             position: Cell::new(0),
+            starved: Cell::new(false),
             ended: Cell::new(false),
             last: Cell::new(false),
         })))
@@ -93,11 +96,11 @@ impl Replay {
         }
     }
 
-    /// Whether the client has sent all of it.
+    /// Whether the client owes nothing of it: it has sent all, or more than the endpoint reads.
     pub(super) fn is_sent(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Streamed(kept) => kept.ended.get(),
+            Kind::Streamed(kept) => kept.ended.get() || !kept.starved.get(),
         }
     }
 
@@ -205,9 +208,15 @@ impl Source for Kept {
         if self.ended.get() {
             return Poll::Ready(None);
         }
-        let frame = ready!(self.rest.borrow_mut().poll_frame(cx));
+        let frame = self.rest.borrow_mut().poll_frame(cx);
+        self.starved.set(frame.is_pending());
+        let frame = ready!(frame);
         match &frame {
-            Some(frame) => self.keep(frame),
+            Some(frame) => {
+                // Nothing follows trailers, and no reader asks for it.
+                self.ended.set(matches!(frame, Ok(Frame::Trailers(_))));
+                self.keep(frame);
+            }
             None => self.ended.set(true),
         }
         Poll::Ready(frame)

@@ -64,7 +64,9 @@ enum State {
 impl Exchange {
     pub(super) fn new(send: SendRequest<Bytes>, mut head: RequestHead, body: Body, slot: Slot) -> Self {
         // Whatever else is offered does not exist in HTTP/2, and an offer may be passed over (RFC 9110 section 7.8).
-        head.upgrade = head.upgrade.filter(|offered| body.is_ended() && websocket::is_among(offered));
+        // A WebSocket's handshake is a GET (RFC 6455 section 4.1).
+        let is_handshake = head.method == Method::GET && body.is_ended();
+        head.upgrade = head.upgrade.filter(|offered| is_handshake && websocket::is_among(offered));
         let state = State::Waiting { send, head, body, queued: None };
         Self { state, slot: Some(slot), interims: 0, proof: None }
     }
