@@ -129,7 +129,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 const POST: &str = "POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 10\r\n\r\n";
 
 #[tokio::test]
-async fn streams_whose_bodies_never_come_leave_room_for_other_peers() {
+async fn streams_whose_bodies_never_come_leave_capacity_for_other_peers() {
     let (authority, application) = (Authority::new(), application().await);
     let world = World::new().own(inbound(http(), Some("h2"))).cluster_of(bounded(&application, 1024));
     world.secrets.publish(authority.secrets("cart"));
@@ -162,7 +162,7 @@ async fn streams_whose_bodies_never_come_leave_room_for_other_peers() {
 }
 
 #[tokio::test]
-async fn http1_posts_whose_bodies_never_come_leave_room_for_other_peers() {
+async fn http1_posts_whose_bodies_never_come_leave_capacity_for_other_peers() {
     let application = application().await;
     let proxy = sidecar(bounded(&application, 1024), http());
     let mut hogs = Vec::new();
@@ -176,7 +176,7 @@ async fn http1_posts_whose_bodies_never_come_leave_room_for_other_peers() {
 }
 
 #[tokio::test]
-async fn silent_connections_to_an_undeclared_port_leave_room_for_other_peers() {
+async fn silent_connections_to_an_undeclared_port_leave_capacity_for_other_peers() {
     let application = application().await;
     let handler = Handler::Detect {
         http: manager("app", forward("app")),
@@ -193,7 +193,7 @@ async fn silent_connections_to_an_undeclared_port_leave_room_for_other_peers() {
 }
 
 #[tokio::test]
-async fn opaque_connections_of_one_peer_leave_room_for_other_peers() {
+async fn opaque_connections_of_one_peer_leave_capacity_for_other_peers() {
     let application = application().await;
     let proxy = World::new()
         .listen(DestinationBy::Name("raw:9000".into()), UnknownDestination::Refuse)

@@ -37,7 +37,7 @@ use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
-use crate::upstream::bounds::{Peer, Room};
+use crate::upstream::bounds::{Peer, RequestPermit};
 use crate::upstream::cluster::{Cluster, Picked, Probing};
 use crate::upstream::host::{Asking, Host};
 use crate::upstream::pool::Exchange;
@@ -85,7 +85,7 @@ pub(super) struct Held {
     pub(super) limit: Limit,
     cluster: Rc<Cluster>,
     host: Rc<Host>,
-    room: Room,
+    permit: RequestPermit,
     asking: Asking,
     _retrying: Option<Retrying>,
     _exchange: Exchange,
@@ -102,7 +102,7 @@ impl Reply {
 impl Held {
     /// Lists the request as one whose client owes it to take its answer, until it is dropped.
     pub(super) fn owes(&self, waker: &Waker) -> Debt {
-        self.room.peer.owes(waker)
+        self.permit.peer.owes(waker)
     }
 
     /// The response broke off after its head was relayed.
@@ -151,7 +151,7 @@ impl Forwarding<'_> {
         journal: &mut Journal,
         responder: &mut Responder,
     ) -> Result<Reply, Failure> {
-        let room = self.cluster.admit(&self.client.key).await?;
+        let permit = self.cluster.admit(&self.client.key).await?;
         let (mut head, body) = admitted.into_parts();
         let body = Replay::new(body, || Keeping {
             limit: self.attempts.kept_bytes,
@@ -167,7 +167,7 @@ impl Forwarding<'_> {
         let mut request = Request {
             head: &mut head,
             body: &body,
-            peer: Rc::clone(&room.peer),
+            peer: Rc::clone(&permit.peer),
             rules: &rules,
             progress: Progress::default(),
             journal,
@@ -229,7 +229,7 @@ impl Forwarding<'_> {
                         limit: Limit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
                         cluster: Rc::clone(&self.cluster),
                         host,
-                        room,
+                        permit,
                         asking,
                         _retrying: retrying,
                         _exchange: exchange,

@@ -117,10 +117,10 @@ async fn send(
 ) {
     let process = &context.recorder.metrics().process;
     let sent = tokio::time::timeout(LONGEST, async {
-        let room = cluster.admit(&peer).await?;
+        let permit = cluster.admit(&peer).await?;
         let host = cluster.pick(&[], Some(original), Probing::Never)?.host;
         let asking = host.begin();
-        let (speaks, peer) = (cluster.speaks(head.version), Rc::clone(&room.peer));
+        let (speaks, peer) = (cluster.speaks(head.version), Rc::clone(&permit.peer));
         let lease = Host::lease_of(host, Use::Requests, speaks, peer).await?;
         // Nothing is written of a copy that has fallen behind already.
         let mut exchange = lease.send(&head, queue.body()?);

@@ -89,19 +89,19 @@ impl Load {
         f64::from(self.in_flight.get()) / self.weight
     }
 
-    /// What one more request would cost, in seconds of waiting. Not a number of a host that only ever failed: it is neither
-    /// cheaper nor dearer than any other.
-    pub(super) fn cost(&self, now: Instant) -> f64 {
+    /// What one more request would cost, in seconds of waiting. None of a host that only ever failed: it is neither cheaper nor
+    /// dearer than any other.
+    pub(super) fn cost(&self, now: Instant) -> Option<f64> {
         let in_flight = f64::from(self.in_flight.get());
         let average = self.average_seconds.get();
         let seconds = match average == 0.0 {
             true if in_flight > 0.0 => UNKNOWN_SECONDS,
-            true if self.failing.at(now) > 0.0 => return f64::NAN,
+            true if self.failing.at(now) > 0.0 => return None,
             _ => average * self.decay(now),
         };
         // One more request weighs the same wherever it goes, so that two idle hosts differ by their latency alone: that the
         // heavier one gets more is for the draw (`pick_by_weight`).
-        seconds * (in_flight / self.weight + 1.0)
+        Some(seconds * (in_flight / self.weight + 1.0))
     }
 
     fn decay(&self, now: Instant) -> f64 {
@@ -113,8 +113,8 @@ impl Load {
 /// What is compared between hosts that were drawn.
 #[derive(Clone, Copy)]
 pub(super) struct Comparison<'a> {
-    /// What one more request would cost.
-    pub(super) cost: &'a dyn Fn(usize) -> f64,
+    /// What one more request would cost; None if nobody knows.
+    pub(super) cost: &'a dyn Fn(usize) -> Option<f64>,
     /// How often the host fails, from 0 to 1.
     pub(super) failing: &'a dyn Fn(usize) -> f64,
     /// A uniform number from 0, without 1.
@@ -133,7 +133,10 @@ impl Comparison<'_> {
         if worse != rest && by > 0.0 && (self.chance)() < by {
             return rest;
         }
-        if (self.cost)(other) < (self.cost)(best) { other } else { best }
+        match ((self.cost)(other), (self.cost)(best)) {
+            (Some(of_other), Some(of_best)) if of_other < of_best => other,
+            _ => best,
+        }
     }
 
     /// `picked`, or where it fails another that `draw` gives, as often as it fails more. For balancing that compares
@@ -243,7 +246,7 @@ mod tests {
     fn picks_of(
         loads: &[Load],
         choices: u32,
-        cost: impl Fn(usize) -> f64,
+        cost: impl Fn(usize) -> Option<f64>,
         usable: impl Fn(usize) -> bool + Copy,
         now: Instant,
     ) -> Vec<usize> {
@@ -259,7 +262,7 @@ mod tests {
     }
 
     /// Hosts that do not fail.
-    fn well(cost: &dyn Fn(usize) -> f64) -> Comparison<'_> {
+    fn well(cost: &dyn Fn(usize) -> Option<f64>) -> Comparison<'_> {
         Comparison { cost, failing: &|_| 0.0, chance: &|| 0.0 }
     }
 
@@ -299,7 +302,7 @@ mod tests {
             (0..100).for_each(|at| {
                 if at % 5 == 0 { loads[0].failing.succeeded(now) } else { loads[0].failed(now) }
             });
-            let cost = |index: usize| if choices == 1 { 0.0 } else { loads[index].cost(now) };
+            let cost = |index: usize| if choices == 1 { Some(0.0) } else { loads[index].cost(now) };
             let counts = picks_of(&loads, choices, cost, |_| true, now);
             assert!((1..=1000 / hosts).contains(&counts[0]), "{counts:?} with {choices} choices");
         }
@@ -313,7 +316,7 @@ mod tests {
                 load.answered(Duration::from_millis(2), now);
             }
             loads[0].failed(now);
-            let cost = |index: usize| if known { 0.0 } else { loads[index].cost(now) };
+            let cost = |index: usize| if known { Some(0.0) } else { loads[index].cost(now) };
             let first = picks_of(&loads, 2, cost, |_| true, now)[0];
             assert!((400..500).contains(&first), "{first} of 1000");
         }
@@ -332,10 +335,10 @@ mod tests {
     fn a_failing_host_is_still_asked_now_and_then_and_gets_its_share_when_it_is_well() {
         let (loads, now) = (loads(2), Instant::now());
         (0..1000).for_each(|_| loads[0].failed(now));
-        let asked = picks_of(&loads, 2, |_| 0.0, |_| true, now)[0];
+        let asked = picks_of(&loads, 2, |_| Some(0.0), |_| true, now)[0];
         assert!((10..100).contains(&asked), "{asked}");
         (0..100).for_each(|_| loads[0].answered(Duration::from_millis(1), now));
-        let asked = picks_of(&loads, 2, |_| 0.0, |_| true, now)[0];
+        let asked = picks_of(&loads, 2, |_| Some(0.0), |_| true, now)[0];
         assert!((400..600).contains(&asked), "{asked}");
     }
 
@@ -370,7 +373,7 @@ mod tests {
         let (loads, now) = (loads(5), Instant::now());
         let counts = picks(&loads, |index| index == 3, now);
         assert_eq!(counts[3], 1000);
-        let free = well(&|_| 0.0);
+        let free = well(&|_| Some(0.0));
         assert_eq!(pick(loads.len(), 2, free, |_| false, |_| 0), None);
         assert_eq!(pick(0, 2, free, |_| true, |_| 0), None);
         assert_eq!(pick(0, 9, free, |_| true, |_| 0), None);
@@ -378,7 +381,7 @@ mod tests {
 
     #[test]
     fn as_many_are_looked_at_as_asked_for() {
-        let queue = |index: usize| [5.0, 4.0, 3.0, 2.0, 1.0, 0.0][index];
+        let queue = |index: usize| Some([5.0, 4.0, 3.0, 2.0, 1.0, 0.0][index]);
         let mut seed = fastrand::Rng::with_seed(7);
         let mut best_of = |choices| {
             let queue = well(&queue);
@@ -394,6 +397,7 @@ mod tests {
         let weight = |index: usize| [3, 1, 0][index];
         let share = |cost: fn(usize) -> f64| {
             let mut seed = fastrand::Rng::with_seed(7);
+            let cost = |index| Some(cost(index));
             let cost = well(&cost);
             let mut pick = || pick_by_weight(&[0, 1, 2], 2, weight, cost, |below| seed.u64(..below));
             (0..1000).filter(|_| pick() == Some(0)).count()
@@ -401,8 +405,8 @@ mod tests {
         assert!((700..800).contains(&share(|_| 0.0)), "{}", share(|_| 0.0));
         assert!(share(|index| [1.0, 0.0, 0.0][index]) < 600);
         assert!(share(|index| [0.0, 1.0, 0.0][index]) > 900);
-        assert_eq!(pick_by_weight(&[2], 2, weight, well(&|_| 0.0), |_| 0), None);
-        assert_eq!(pick_by_weight(&[], 9, weight, well(&|_| 0.0), |_| 0), None);
+        assert_eq!(pick_by_weight(&[2], 2, weight, well(&|_| Some(0.0)), |_| 0), None);
+        assert_eq!(pick_by_weight(&[], 9, weight, well(&|_| Some(0.0)), |_| 0), None);
     }
 
     #[test]

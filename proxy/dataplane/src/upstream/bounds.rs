@@ -99,7 +99,7 @@ pub(super) type PendingPermit = Share;
 
 /// A request in flight, and whose it is.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct RequestPermit {
     pub(crate) peer: Rc<Peer>,
     _share: Share,
 }
@@ -147,13 +147,13 @@ impl Bounds {
 
     /// One request in flight for the peer. When all are taken, and some that others hold are owed, it waits for one of
     /// these to be cut.
-    pub(super) async fn request(&self, key: &PeerKey) -> Option<Room> {
+    pub(super) async fn request(&self, key: &PeerKey) -> Option<RequestPermit> {
         let peer = self.peer(key);
         let share = match peer.requests.try_take() {
             Some(share) => share,
             None => peer.requests.take_what_is_owed_by(Instant::now() + UNTIL_CUT).await?,
         };
-        Some(Room { peer, _share: share })
+        Some(RequestPermit { peer, _share: share })
     }
 
     /// The use of one connection for the peer, waiting in the queue for it if there is a place there. `waits` is kept for

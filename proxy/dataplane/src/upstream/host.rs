@@ -65,9 +65,12 @@ impl Host {
     }
 
     /// What one more request would cost, in seconds of waiting: never less than what is unanswered has waited already.
-    pub(super) fn cost(&self, now: Instant) -> f64 {
+    /// None of a host that only ever failed.
+    pub(super) fn cost(&self, now: Instant) -> Option<f64> {
         let (cost, bound) = (self.load.cost(now), self.silence.bound(now));
-        if bound.is_zero() { cost } else { cost.max(bound.as_secs_f64() * (self.load.queue() + 1.0)) }
+        let waited = (!bound.is_zero()).then(|| bound.as_secs_f64() * (self.load.queue() + 1.0));
+        // An option that holds a number is greater than one that does not.
+        if waited > cost { waited } else { cost }
     }
 
     /// Whether the host leaves requests unanswered while others of its cluster answer.

@@ -41,13 +41,13 @@ impl Search {
     }
 }
 
-/// Room for the parser's fields, without clearing it first.
-pub(crate) struct Room<'a> {
+/// Uninitialized slots for the fields that the parser finds.
+pub(crate) struct Slots<'a> {
     usual: [MaybeUninit<httparse::Header<'a>>; USUAL_FIELDS],
     more: Vec<MaybeUninit<httparse::Header<'a>>>,
 }
 
-impl<'a> Room<'a> {
+impl<'a> Slots<'a> {
     /// For as many fields as `limits` allow.
     pub(crate) fn new(limits: &Limits) -> Self {
         let more = if limits.fields > USUAL_FIELDS { limits.fields } else { 0 };
@@ -57,7 +57,7 @@ impl<'a> Room<'a> {
         }
     }
 
-    pub(crate) fn slots(&mut self) -> &mut [MaybeUninit<httparse::Header<'a>>] {
+    pub(crate) fn uninit(&mut self) -> &mut [MaybeUninit<httparse::Header<'a>>] {
         if self.more.is_empty() { &mut self.usual } else { &mut self.more }
     }
 }

@@ -221,13 +221,13 @@ fn trailers(section: &Bytes, limits: &Limits) -> Result<HeaderMap, Malformed> {
         return Ok(HeaderMap::new());
     }
     let (mut usual, mut more) = ([httparse::EMPTY_HEADER; USUAL_FIELDS], Vec::new());
-    let room = if limits.fields > USUAL_FIELDS {
+    let slots = if limits.fields > USUAL_FIELDS {
         more.resize(limits.fields, httparse::EMPTY_HEADER);
         &mut more[..]
     } else {
         &mut usual[..]
     };
-    let parsed = match httparse::parse_headers(section, room).map_err(fields::malformed)? {
+    let parsed = match httparse::parse_headers(section, slots).map_err(fields::malformed)? {
         httparse::Status::Complete((_, parsed)) => parsed,
         httparse::Status::Partial => return Err(Malformed::Rule("the trailer section is malformed")),
     };

@@ -7,7 +7,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::Malformed;
-use super::fields::{self, Room, Search};
+use super::fields::{self, Search, Slots};
 use super::framing::Framing;
 use crate::codec::head::{RequestHead, ResponseHead, Scheme, expects_continue};
 use crate::codec::hop::Sender;
@@ -57,9 +57,9 @@ pub(crate) fn request(
         check_request_line(bytes, limits)?;
         return Ok(None);
     };
-    let mut room = Room::new(limits);
+    let mut slots = Slots::new(limits);
     let mut parsed = httparse::Request::new(&mut []);
-    let complete = parsed.parse_with_uninit_headers(&section, room.slots()).map_err(fields::malformed)?;
+    let complete = parsed.parse_with_uninit_headers(&section, slots.uninit()).map_err(fields::malformed)?;
     let (httparse::Status::Complete(_), Some(method), Some(target), Some(minor)) =
         (complete, parsed.method, parsed.path, parsed.version)
     else {
@@ -125,10 +125,10 @@ pub(crate) fn response(
         return Err(Malformed::Rule("what came is no HTTP/1 response"));
     }
     let Some(section) = section(bytes, search, limits)? else { return Ok(None) };
-    let mut room = Room::new(limits);
+    let mut slots = Slots::new(limits);
     let mut parsed = httparse::Response::new(&mut []);
     let complete = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut parsed, &section, room.slots())
+        .parse_response_with_uninit_headers(&mut parsed, &section, slots.uninit())
         .map_err(fields::malformed)?;
     let (httparse::Status::Complete(_), Some(code), Some(minor)) = (complete, parsed.code, parsed.version)
     else {

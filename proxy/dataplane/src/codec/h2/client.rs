@@ -120,7 +120,7 @@ impl Connection {
                     tracing::debug!(%error, "upstream HTTP/2 connection ended");
                 },
                 () = watched.silence(pings) => tracing::debug!("upstream HTTP/2 connection was silent"),
-                () = watched.unread.make_room(&watched.seen, || watched.streams.get()) => {}
+                () = watched.unread.free_window(&watched.seen, || watched.streams.get()) => {}
             }
             watched.seen.ended();
             drop(alive);

@@ -70,10 +70,10 @@ where
     let mut flooded = false;
     let mut streams = FuturesUnordered::new();
     let open = Cell::new(0);
-    let mut room = pin!(unread.make_room(&seen, || open.get()));
+    let mut freeing = pin!(unread.free_window(&seen, || open.get()));
     let ended = poll_fn(|cx| {
         // Goes on as long as the connection does.
-        let _ = room.as_mut().poll(cx);
+        let _ = freeing.as_mut().poll(cx);
         let told = !draining
             && (drained.as_mut().poll(cx).is_ready()
                 || life.poll_passed(cx).is_ready()

@@ -37,7 +37,7 @@ impl Unread {
 
     /// Gives up bodies whenever the peer may send nothing more because of what nobody reads. `streams` says how many
     /// streams are open: where all of them stand still, nobody needs the window. Never resolves.
-    pub(super) async fn make_room(&self, seen: &Seen, streams: impl Fn() -> usize) {
+    pub(super) async fn free_window(&self, seen: &Seen, streams: impl Fn() -> usize) {
         loop {
             seen.receiving.used_up().await;
             self.standing_still();

@@ -144,7 +144,7 @@ impl Pool {
         self.http1.idle.take();
     }
 
-    /// Closes the connection that has been idle for longest, to make room for one to another host. False without one.
+    /// Closes the connection that has been idle for longest, to free its permit for one to another host. False without one.
     pub(super) fn close_an_idle_one(&self) -> bool {
         let oldest = {
             let mut idle = self.http1.idle.borrow_mut();

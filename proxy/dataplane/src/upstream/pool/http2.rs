@@ -59,7 +59,7 @@ impl Shared {
     }
 
     /// Whether it may be given one more request at once.
-    fn has_room(&self, settings: &Settings) -> bool {
+    fn has_capacity(&self, settings: &Settings) -> bool {
         let most = usize::try_from(settings.connections.max_concurrent_streams).unwrap_or(usize::MAX);
         !self.is_spent(settings)
             && self.connection.streams() < most
@@ -85,7 +85,7 @@ impl Pool {
             {
                 let settings = self.settings.borrow();
                 self.http2.shared.borrow_mut().retain(|shared| !shared.is_done(&settings));
-                if let Some(lease) = self.share(|shared| shared.has_room(&settings), None) {
+                if let Some(lease) = self.share(|shared| shared.has_capacity(&settings), None) {
                     return Ok(lease);
                 }
             }

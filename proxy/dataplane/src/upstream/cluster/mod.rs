@@ -3,6 +3,9 @@
 //! Endpoints are read at each pick. A host stays the same through every update that leaves its address and its way of
 //! speaking alone, with its connections; one that left is retired: its idle connections close, the others finish.
 
+mod pick;
+mod judge;
+
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,20 +13,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
-use outrigger_config::cluster::{Balancing, Cluster as Config, Discovery, UpstreamProtocol};
+use outrigger_config::cluster::{Cluster as Config, UpstreamProtocol};
 use outrigger_config::endpoint::{Endpoint, Endpoints, HealthStatus, Transport};
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
-use outrigger_policy::outlier::{Ejected, Health, Outcome};
+use outrigger_policy::outlier::Outcome;
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
+pub(crate) use self::pick::{Picked, Probing};
 use super::answers::Answers;
-use super::balance::{self, Comparison, Load};
-use super::bounds::{Bounds, Peer, Room};
+use super::balance::Load;
+use super::bounds::{Bounds, Peer, RequestPermit};
 use super::dial::{Dialer, Target, TlsTarget};
 use super::groups::Groups;
 use super::host::Host;
@@ -73,26 +77,6 @@ pub(crate) struct Cluster {
     answers: Rc<Answers>,
 }
 
-/// What a pick has found.
-#[derive(Debug)]
-pub(crate) struct Picked {
-    /// Where the next attempt goes.
-    pub(crate) host: Rc<Host>,
-    /// Another host that was met on the way, of which it is in doubt whether it still answers.
-    pub(crate) doubted: Option<Rc<Host>>,
-}
-
-/// Whether a request may find out how a host is whose ejection is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Probing {
-    /// No: nobody counts how it ends.
-    Never,
-    /// Where no better one comes: it may be lost.
-    Uncovered,
-    /// Yes: it can be sent again.
-    Covered,
-}
-
 impl Clusters {
     /// No clusters yet.
     pub(crate) fn new(
@@ -133,7 +117,7 @@ impl Clusters {
         cluster
     }
 
-    /// How busy this worker keeps each endpoint, for whoever asks on an admin port.
+    /// How busy this worker keeps each endpoint, for the admin port.
     pub(crate) fn loads(&self) -> Vec<EndpointLoad> {
         let now = Instant::now();
         let clusters = self.clusters.borrow();
@@ -164,9 +148,9 @@ impl Clusters {
 
 impl Cluster {
     /// A permit for one request in flight of `peer`, counted for the retry budget.
-    pub(crate) async fn admit(&self, peer: &PeerKey) -> Result<Room, Failure> {
+    pub(crate) async fn admit(&self, peer: &PeerKey) -> Result<RequestPermit, Failure> {
         self.used.set(Instant::now());
-        let room = self.bounds.request(peer).await.ok_or_else(|| {
+        let permit = self.bounds.request(peer).await.ok_or_else(|| {
             self.series.overflow.increment();
             Failure::upstream(
                 Reason::UpstreamOverflow,
@@ -175,7 +159,7 @@ impl Cluster {
             )
         })?;
         self.state.ledger.request(&self.config.borrow().breakers.retries, self.shared.now());
-        Ok(room)
+        Ok(permit)
     }
 
     /// What `peer` holds of this cluster.
@@ -183,112 +167,13 @@ impl Cluster {
         self.bounds.peer(peer)
     }
 
-    /// Room in the retry budget for one retry.
+    /// A permit of the retry budget for one retry. None if it has no capacity.
     pub(crate) fn retry(&self) -> Option<Retrying> {
         let retrying = self.state.ledger.retry(&self.config.borrow().breakers.retries, self.shared.now());
         if retrying.is_none() {
             self.series.budget_exhausted.increment();
         }
         retrying
-    }
-
-    /// The host for the next attempt: none of those `tried` while there is another, none that is ejected or leaves requests
-    /// unanswered while there is another. `original` is where the connection was going before it was redirected.
-    /// `probing` says whether the request may find out how an ejected host is.
-    pub(crate) fn pick(
-        &self,
-        tried: &[SocketAddr],
-        original: Option<SocketAddr>,
-        probing: Probing,
-    ) -> Result<Picked, Failure> {
-        let none = |why: &str| Failure::upstream(Reason::NoHealthyUpstream, Reached::NotWritten, why);
-        if let Discovery::OriginalDestination(transport) = &self.config.borrow().discovery {
-            let address = original.ok_or_else(|| none("the connection was not redirected"))?;
-            return Ok(Picked { host: self.unlisted(address, transport), doubted: None });
-        }
-        self.follow_endpoints();
-        let hosts = Rc::clone(&self.hosts.borrow());
-        let now = self.shared.now();
-        let clock = Instant::now();
-        let doubted = Cell::new(None);
-        let detects = self.config.borrow().outlier.is_some();
-        if tried.is_empty()
-            && let Some(host) = self.probed(&hosts, now, probing)
-        {
-            return Ok(Picked { host, doubted: None });
-        }
-        let serving = |host: &Rc<Host>| is_in_service(host) && !host.health.is_pushed_back(now);
-        let doubt = |host: &Rc<Host>| detects.then(|| host.doubt(clock)).flatten();
-        let answering = |host: &Rc<Host>| match doubt(host) {
-            None => serving(host),
-            Some(doubt) => {
-                // Ejected for failures, or asking to be left alone: no silence that a request has to explain.
-                if host.takes_new && (serving(host) || host.health.is_silent()) {
-                    doubted.set(Some(Rc::clone(host)));
-                }
-                serving(host) && !doubt.avoided
-            }
-        };
-        let fresh = |host: &Rc<Host>| !tried.contains(&host.address);
-        let again = !tried.is_empty();
-        // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain. Before that those are asked
-        // which work and want to be left alone.
-        let host = self
-            .choose(&hosts, answering, fresh)
-            .or_else(|| again.then(|| self.choose(&hosts, answering, |_| true)).flatten())
-            .or_else(|| self.choose(&hosts, serving, fresh))
-            .or_else(|| again.then(|| self.choose(&hosts, serving, |_| true)).flatten())
-            .or_else(|| self.choose(&hosts, |host| is_in_service(host), fresh))
-            .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
-            .or_else(|| self.draw(&hosts, |host| host.takes_new))
-            .ok_or_else(|| {
-                none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" })
-            })?;
-        Ok(Picked { host, doubted: doubted.take() })
-    }
-
-    /// A pair has failed: another host answered the request that `host` leaves unanswered. Wakes who waits for it, and ejects
-    /// it when that goes on.
-    pub(crate) fn found_silent(&self, host: &Host) {
-        host.silence.pair_failed();
-        tracing::debug!(cluster = %self.name, endpoint = %host.address, "endpoint is silent while another answers");
-        self.weigh_silence(host);
-    }
-
-    /// Ejects a host whose silence is long and sure enough.
-    pub(crate) fn weigh_silence(&self, host: &Host) {
-        let hosts = Rc::clone(&self.hosts.borrow());
-        let waiting = hosts.iter().map(|host| host.load.in_flight()).fold(0, u32::saturating_add);
-        let others = waiting.saturating_sub(host.load.in_flight());
-        if !host.is_proven_silent(Instant::now(), others) {
-            return;
-        }
-        let config = self.config.borrow();
-        let Some(outlier) = &config.outlier else { return };
-        if outlier.eject_silent(&host.health, hosts.len()) {
-            self.metrics.ejected(&self.name, "silence");
-            tracing::info!(
-                cluster = %self.name,
-                endpoint = %host.address,
-                kind = "silence",
-                "endpoint ejected: it answers nothing while others do"
-            );
-        }
-    }
-
-    /// A host whose ejection is over and of which it is not known yet whether it is well.
-    fn probed(&self, hosts: &[Rc<Host>], now: Duration, probing: Probing) -> Option<Rc<Host>> {
-        if probing == Probing::Never || self.state.ejections.now() == 0 {
-            return None;
-        }
-        let covered = probing == Probing::Covered;
-        hosts.iter().find(|host| host.takes_new && host.health.claim_probe(now, covered)).map(Rc::clone)
-    }
-
-    /// An endpoint asks to be left alone.
-    pub(crate) fn push_back(&self, host: &Host, pushback: Duration) {
-        host.health.push_back(pushback, self.shared.now());
-        tracing::debug!(cluster = %self.name, endpoint = %host.address, ?pushback, "endpoint pushes back");
     }
 
     /// The host at `address`, which no endpoint list names.
@@ -315,52 +200,6 @@ impl Cluster {
         Rc::clone(host)
     }
 
-    /// Counts how a try ended, which may eject its host.
-    pub(crate) fn observe(&self, host: &Host, outcome: Outcome) {
-        if outcome == Outcome::Success {
-            self.state.ledger.succeeded();
-        }
-        let config = self.config.borrow();
-        let Some(outlier) = &config.outlier else { return };
-        let hosts = self.hosts.borrow();
-        let (now, sample) = (self.shared.now(), fastrand::u32(..));
-        if let Some(ejected) = outlier.observe(&host.health, outcome, healths(&hosts), now, sample) {
-            self.tell(host, ejected);
-        }
-    }
-
-    /// The same of an attempt that was counted as a success when the head of its answer came.
-    pub(crate) fn observe_late(&self, host: &Host, outcome: Outcome) {
-        let config = self.config.borrow();
-        let Some(outlier) = &config.outlier else { return };
-        let hosts = self.hosts.borrow();
-        let (now, sample) = (self.shared.now(), fastrand::u32(..));
-        if let Some(ejected) = outlier.observe_late(&host.health, outcome, healths(&hosts), now, sample) {
-            self.tell(host, ejected);
-        }
-    }
-
-    /// Compares the success rates of all hosts, where that is asked for and due.
-    fn compare(&self) {
-        let config = self.config.borrow();
-        let Some(outlier) = &config.outlier else { return };
-        let hosts = self.hosts.borrow();
-        outlier.compare(
-            &self.state.ejections,
-            healths(&hosts),
-            self.shared.now(),
-            || fastrand::u32(..),
-            |at, ejected| self.tell(&hosts[at], ejected),
-        );
-    }
-
-    fn tell(&self, host: &Host, ejected: Ejected) {
-        let Ejected { kind, span } = ejected;
-        let kind = kind.name();
-        self.metrics.ejected(&self.name, kind);
-        tracing::info!(cluster = %self.name, endpoint = %host.address, kind, ?span, "endpoint ejected");
-    }
-
     /// In which version a request goes to an endpoint that is no sidecar, where the client speaks `downstream`.
     pub(crate) fn speaks(&self, downstream: http::Version) -> Speaks {
         match self.config.borrow().protocol {
@@ -370,76 +209,6 @@ impl Cluster {
             UpstreamProtocol::AsDownstream => Speaks::Http1,
             UpstreamProtocol::Negotiated => Speaks::Negotiated,
         }
-    }
-
-    /// One of those that serve and are wanted, by priority, health, locality and weight where the cluster has them.
-    fn choose(
-        &self,
-        hosts: &[Rc<Host>],
-        serves: impl Fn(&Rc<Host>) -> bool,
-        wanted: impl Fn(&Rc<Host>) -> bool,
-    ) -> Option<Rc<Host>> {
-        let groups = Rc::clone(&self.groups.borrow());
-        if groups.is_plain() {
-            return self.draw(hosts, |host| wanted(host) && serves(host));
-        }
-        let candidates = groups.candidates(|at| serves(&hosts[at]), |at| wanted(&hosts[at]), fastrand::f64);
-        let weight = |at: usize| hosts[at].weight;
-        let below = |below| fastrand::u64(..below);
-        let any = || fastrand::choice(&candidates).copied();
-        let picked = self.compared(hosts, |balancing, by| match balancing {
-            Balancing::PeakEwma => balance::pick_by_weight(&candidates, 2, weight, by, below),
-            Balancing::LeastRequest { choices } => {
-                balance::pick_by_weight(&candidates, choices, weight, by, below)
-            }
-            Balancing::RoundRobin if groups.weights_differ => {
-                balance::pick_by_weight(&candidates, 1, weight, by, below)
-            }
-            Balancing::RoundRobin => {
-                let turn = self.turn.get();
-                let next = candidates.iter().find(|at| **at >= turn).or(candidates.first()).copied();
-                self.turn.set(next.map_or(0, |at| at + 1));
-                next.map(|next| by.unless_failing(next, any))
-            }
-            Balancing::Random => any().map(|at| by.unless_failing(at, any)),
-        });
-        picked.map(|index| Rc::clone(&hosts[index]))
-    }
-
-    fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Rc<Host>) -> bool) -> Option<Rc<Host>> {
-        let usable = |index: usize| usable(&hosts[index]);
-        let below = |below: usize| fastrand::usize(..below);
-        let picked = self.compared(hosts, |balancing, by| match balancing {
-            Balancing::PeakEwma => balance::pick(hosts.len(), 2, by, usable, below),
-            Balancing::LeastRequest { choices } => balance::pick(hosts.len(), choices, by, usable, below),
-            Balancing::RoundRobin => {
-                let from = |turn: usize| {
-                    (0..hosts.len()).map(|step| (turn + step) % hosts.len()).find(|at| usable(*at))
-                };
-                let next = from(self.turn.get());
-                self.turn.set(next.map_or(0, |at| at + 1));
-                next.map(|at| by.unless_failing(at, || from(below(hosts.len()))))
-            }
-            Balancing::Random => balance::pick(hosts.len(), 1, by, usable, below),
-        });
-        picked.map(|index| Rc::clone(&hosts[index]))
-    }
-
-    /// Calls `pick` with how the cluster balances and how its hosts compare for that.
-    fn compared(
-        &self,
-        hosts: &[Rc<Host>],
-        pick: impl FnOnce(Balancing, Comparison<'_>) -> Option<usize>,
-    ) -> Option<usize> {
-        let now = Instant::now();
-        let balancing = self.config.borrow().balancing;
-        let cost = |at: usize| match balancing {
-            Balancing::PeakEwma => hosts[at].cost(now),
-            Balancing::LeastRequest { .. } => hosts[at].load.queue(),
-            Balancing::RoundRobin | Balancing::Random => 0.0,
-        };
-        let failing = |at: usize| hosts[at].load.failing.at(now);
-        pick(balancing, Comparison { cost: &cost, failing: &failing, chance: &fastrand::f64 })
     }
 
     fn follow(&self, config: &Arc<Config>) {
@@ -549,14 +318,4 @@ impl Cluster {
     fn is_quiet(&self) -> bool {
         self.hosts.borrow().iter().all(|host| host.load.in_flight() == 0) && self.unlisted.borrow().is_empty()
     }
-}
-
-/// Whether a host takes requests and is not ejected.
-fn is_in_service(host: &Host) -> bool {
-    host.takes_new && host.health.is_serving()
-}
-
-/// What all workers know of hosts.
-fn healths(hosts: &[Rc<Host>]) -> impl Iterator<Item = &Health> + Clone {
-    hosts.iter().map(|host| &*host.health)
 }

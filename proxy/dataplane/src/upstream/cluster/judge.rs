@@ -1,0 +1,106 @@
+//! What attempts say of a host: failures, silence and pushback, which may take it out of service.
+//!
+//! Called when an attempt has ended. What is decided is shared by all workers (`outrigger_policy::outlier`); without outlier
+//! detection in the cluster's configuration nothing is ejected.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_policy::outlier::{Ejected, Health, Outcome, OutlierDetection};
+use tokio::time::Instant;
+
+use super::Cluster;
+use crate::upstream::host::Host;
+
+impl Cluster {
+    /// Counts how an attempt ended, which may eject its host.
+    pub(crate) fn observe(&self, host: &Host, outcome: Outcome) {
+        if outcome == Outcome::Success {
+            self.state.ledger.succeeded();
+        }
+        self.judge(host, |outlier, hosts, now, sample| {
+            outlier.observe(&host.health, outcome, healths(hosts), now, sample)
+        });
+    }
+
+    /// The same of an attempt that was counted as a success when the head of its answer came.
+    pub(crate) fn observe_late(&self, host: &Host, outcome: Outcome) {
+        self.judge(host, |outlier, hosts, now, sample| {
+            outlier.observe_late(&host.health, outcome, healths(hosts), now, sample)
+        });
+    }
+
+    fn judge(
+        &self,
+        host: &Host,
+        judged: impl FnOnce(&OutlierDetection, &[Rc<Host>], Duration, u32) -> Option<Ejected>,
+    ) {
+        let config = self.config.borrow();
+        let Some(outlier) = &config.outlier else { return };
+        let hosts = self.hosts.borrow();
+        if let Some(ejected) = judged(outlier, &hosts, self.shared.now(), fastrand::u32(..)) {
+            self.tell(host, ejected);
+        }
+    }
+
+    /// Compares the success rates of all hosts, where that is asked for and due.
+    pub(super) fn compare(&self) {
+        let config = self.config.borrow();
+        let Some(outlier) = &config.outlier else { return };
+        let hosts = self.hosts.borrow();
+        outlier.compare(
+            &self.state.ejections,
+            healths(&hosts),
+            self.shared.now(),
+            || fastrand::u32(..),
+            |at, ejected| self.tell(&hosts[at], ejected),
+        );
+    }
+
+    fn tell(&self, host: &Host, ejected: Ejected) {
+        let Ejected { kind, span } = ejected;
+        let kind = kind.name();
+        self.metrics.ejected(&self.name, kind);
+        tracing::info!(cluster = %self.name, endpoint = %host.address, kind, ?span, "endpoint ejected");
+    }
+
+    /// A pair has failed: another host answered the request that `host` leaves unanswered. Wakes who waits for it, and ejects
+    /// it when that goes on.
+    pub(crate) fn found_silent(&self, host: &Host) {
+        host.silence.pair_failed();
+        tracing::debug!(cluster = %self.name, endpoint = %host.address, "endpoint is silent while another answers");
+        self.weigh_silence(host);
+    }
+
+    /// Ejects a host whose silence is long and sure enough.
+    pub(crate) fn weigh_silence(&self, host: &Host) {
+        let hosts = Rc::clone(&self.hosts.borrow());
+        let waiting = hosts.iter().map(|host| host.load.in_flight()).fold(0, u32::saturating_add);
+        let others = waiting.saturating_sub(host.load.in_flight());
+        if !host.is_proven_silent(Instant::now(), others) {
+            return;
+        }
+        let config = self.config.borrow();
+        let Some(outlier) = &config.outlier else { return };
+        if outlier.eject_silent(&host.health, hosts.len()) {
+            self.metrics.ejected(&self.name, "silence");
+            tracing::info!(
+                cluster = %self.name,
+                endpoint = %host.address,
+                kind = "silence",
+                "endpoint ejected: it answers nothing while others do"
+            );
+        }
+    }
+
+    /// An endpoint asks to be left alone.
+    pub(crate) fn push_back(&self, host: &Host, pushback: Duration) {
+        host.health.push_back(pushback, self.shared.now());
+        tracing::debug!(cluster = %self.name, endpoint = %host.address, ?pushback, "endpoint pushes back");
+    }
+}
+
+/// What all workers know of hosts.
+fn healths(hosts: &[Rc<Host>]) -> impl Iterator<Item = &Health> + Clone {
+    hosts.iter().map(|host| &*host.health)
+}
