@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_or_moves_makes_room() {
+    fn what_is_removed_or_moves_frees_its_address() {
         assert_eq!(refused(&[("c", "127.0.0.1:1")], &["a"]), [""; 0]);
         assert_eq!(refused(&[("a", "127.0.0.1:2"), ("b", "127.0.0.1:1")], &[]), [""; 0]);
         assert_eq!(refused(&[("c", "127.0.0.1:1"), ("a", "127.0.0.1:3")], &[]), [""; 0]);

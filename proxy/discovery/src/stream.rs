@@ -20,8 +20,8 @@ pub(crate) const WILDCARD: &str = "*";
 const INVALID_ARGUMENT: i32 = 3;
 /// `google.rpc.Code.NOT_FOUND`, in a response's `resource_errors`.
 const NOT_FOUND: i32 = 5;
-/// A NACK's text is for people; one that names thousands of resources helps nobody.
-const NACK_TEXT_BYTES: usize = 4096;
+/// The most bytes of a NACK's text. A server tells by the names in it which resources were refused.
+const NACK_TEXT_BYTES: usize = 64 * 1024;
 
 /// What is subscribed, and whether that has been said on the present connection.
 #[derive(Debug)]

@@ -235,6 +235,8 @@ impl Supervisor {
         self.settle(applied.step, false);
         // After the publication: what was asked for and came is found before anything is said to be absent.
         if kind == Kind::Listener {
+            let accepted = applied.settled.iter().filter(|name| self.holds(name));
+            self.demands.exist(accepted.map(String::as_str));
             let absent = applied.removed.iter().filter(|name| !self.leaving.contains(*name));
             self.demands.absent(absent.map(String::as_str));
             self.leaving.retain(|name| !applied.settled.contains(name));
@@ -246,6 +248,7 @@ impl Supervisor {
     /// Refuses listeners whose address another one has or that cannot be bound: the answer to the control plane waits for
     /// the sockets.
     async fn bind(&self, mut judged: Judged) -> Result<Judged, String> {
+        let mut asked = false;
         loop {
             let (wanted, changes);
             (judged, wanted, changes) = self
@@ -257,9 +260,11 @@ impl Supervisor {
                     (judged, wanted, changes)
                 })
                 .await?;
-            if !changes {
+            // After a refusal the address that stays is asked for again: what was asked for in its place let it go.
+            if !changes && !asked {
                 return Ok(judged);
             }
+            asked = true;
             let unbound = self.binder.bind(wanted.into_iter().collect()).await;
             let before = judged.refused.len();
             for Unbound { name, reason } in unbound {

@@ -25,11 +25,11 @@ impl Surplus {
         Self { registry, peak: 0 }
     }
 
-    /// Gives memory back if more than half of what was there at most has gone.
+    /// Gives memory back, on a thread for blocking work, if more than half of what was there at most has gone.
     pub(crate) fn look(&mut self) {
         let ProcessTotals { in_flight, downstream_connections, .. } = self.registry.process();
         if self.has_gone(in_flight + downstream_connections) {
-            trim();
+            tokio::task::spawn_blocking(trim);
         }
     }
 

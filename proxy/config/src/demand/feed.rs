@@ -71,6 +71,16 @@ impl DemandFeed {
         }
     }
 
+    /// Names whose listener was accepted: they exist, and are published once they are warm. They hold no place among the
+    /// unanswered, and are not given up while they warm.
+    pub fn exist<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let State { names: all, unanswered, .. } = &mut *self.0.state();
+        for name in names {
+            let asked = all.get_mut(name).and_then(|entry| entry.asked.take());
+            asked.iter().for_each(|asked| unanswered.leave(asked));
+        }
+    }
+
     /// Names whose listener came and cannot be used, and of which no earlier version is held: nobody waits any longer.
     pub fn refused<'a>(&self, refused: impl IntoIterator<Item = &'a str>) {
         let State { names, unanswered, .. } = &mut *self.0.state();
@@ -114,6 +124,7 @@ impl DemandFeed {
             }
             let unused = now.saturating_duration_since(entry.last_used);
             let keep = match *entry.status.borrow() {
+                Status::Asked if entry.asked.is_none() => unused < limits.idle,
                 Status::Asked => entry.status.receiver_count() > 0 || unused < limits.wait,
                 Status::Present | Status::Refused => unused < limits.idle,
                 Status::Absent { .. } => true,

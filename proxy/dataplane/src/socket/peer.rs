@@ -34,8 +34,14 @@ pub(super) fn ask(stream: &TcpStream) -> Peer {
     match inode(client, dialled) {
         Ok(Some(0)) => Peer::Gone,
         Ok(Some(_)) => Peer::Reads,
-        // Of this machine, and nobody has its socket any more.
-        Ok(None) if client.ip().is_loopback() || client.ip() == local.ip() => Peer::Gone,
+        // Of this machine, and no process has its socket any more. A kernel without this diagnosis says the same of every
+        // socket: it is asked for ours too, which exists.
+        Ok(None)
+            if (client.ip().is_loopback() || client.ip() == local.ip())
+                && matches!(inode(local, client), Ok(Some(_))) =>
+        {
+            Peer::Gone
+        }
         Ok(None) | Err(_) => Peer::Unknown,
     }
 }
@@ -88,12 +94,12 @@ fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     bytes.extend_from_slice(&local.port().to_be_bytes());
     bytes.extend_from_slice(&remote.port().to_be_bytes());
     for address in [local.ip(), remote.ip()] {
-        let mut room = [0; 16];
+        let mut octets = [0; 16];
         match address {
-            IpAddr::V4(v4) => room[..4].copy_from_slice(&v4.octets()),
-            IpAddr::V6(v6) => room = v6.octets(),
+            IpAddr::V4(v4) => octets[..4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => octets = v6.octets(),
         }
-        bytes.extend_from_slice(&room);
+        bytes.extend_from_slice(&octets);
     }
     // Any interface, no cookie.
     bytes.extend_from_slice(&0_u32.to_ne_bytes());

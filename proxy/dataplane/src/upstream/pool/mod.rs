@@ -162,7 +162,12 @@ impl Pool {
         };
         self.prefers_http2.set(Some(http2));
         let lease = if http2 { self.http2(peer).await } else { self.http1(peer).await };
-        lease.inspect_err(|_| self.prefers_http2.set(None))
+        // A bound of ours that was reached says nothing of the host.
+        lease.inspect_err(|failure| {
+            if failure.reason != Reason::UpstreamOverflow {
+                self.prefers_http2.set(None);
+            }
+        })
     }
 
     /// Whom this pool calls.
