@@ -164,7 +164,7 @@ pub fn places() -> Vec<Place> {
                 "there are no active health checks whose verdict could outlast an endpoint",
                 &["ignore_health_on_host_removal"],
             )
-            .harmless("load reports go to nobody", &["lrs_server", "lrs_report_endpoint_metrics"])
+            .harmless("load reports are not sent", &["lrs_server", "lrs_report_endpoint_metrics"])
             .harmless("more statistics", &["track_timeout_budgets", "track_cluster_stats"])
             .harmless("only warms connections ahead of use", &["preconnect_policy"])
             .harmless(

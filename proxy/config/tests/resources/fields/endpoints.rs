@@ -99,7 +99,7 @@ pub fn places() -> Vec<Place> {
                 ..lb_endpoint()
             })
         })
-        .harmless("nobody asks endpoints for their health", &["health_check_config"])
+        .harmless("there are no active health checks", &["health_check_config"])
         .harmless("is for host rewrites to the endpoint's name, which are refused", &["hostname"])
         .harmless("its instance is its name", &["observability_name"]),
     ]
