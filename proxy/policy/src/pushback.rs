@@ -1,17 +1,14 @@
 //! For how long an endpoint asks to be left alone: `Retry-After` of a 429 or 503 (RFC 9110 section 10.2.3, RFC 6585
 //! section 4), and gRPC's pushback (proposal A6, "Pushback").
 //!
-//! Called with the head of an answer. What it says goes to [`crate::outlier::Health::push_back`], which keeps all workers'
+//! Read by [`crate::response::ResponseFacts`]. What it says goes to [`crate::outlier::Health::push_back`], which keeps all workers'
 //! requests away from the endpoint while there is another, and to the decision about another attempt.
 
 use std::time::{Duration, SystemTime};
 
-use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 
-const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-
-/// What an endpoint asks of who called it.
+/// What an endpoint asks of its callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushback {
     /// To come back after this long and no earlier.
@@ -20,25 +17,28 @@ pub enum Pushback {
     Never,
 }
 
-/// What the head of an answer, or its trailers, asks for. `now` is the wall clock, for a date.
-pub fn pushback(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Pushback> {
-    if let Some(value) = headers.get(GRPC_PUSHBACK) {
-        return Some(of_grpc(value));
-    }
+/// `Retry-After`. `now` is the wall clock, for a date. None if the status gives the field no such meaning, if it is
+/// malformed, or if the time has passed.
+pub(crate) fn retry_after(
+    status: StatusCode,
+    value: &HeaderValue,
+    now: impl FnOnce() -> SystemTime,
+) -> Option<Pushback> {
     if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let value = value.to_str().ok()?.trim();
     let after = if !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit()) {
         // More seconds than a number holds are very many.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
-        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
+        httpdate::parse_http_date(value).ok()?.duration_since(now()).unwrap_or_default()
     };
     (!after.is_zero()).then_some(Pushback::After(after))
 }
 
-fn of_grpc(value: &HeaderValue) -> Pushback {
+/// `grpc-retry-pushback-ms`.
+pub(crate) fn of_grpc(value: &HeaderValue) -> Pushback {
     let milliseconds = value.to_str().ok().and_then(|value| value.trim().parse::<i32>().ok());
     match milliseconds.and_then(|value| u64::try_from(value).ok()) {
         Some(value) => Pushback::After(Duration::from_millis(value)),
@@ -48,12 +48,15 @@ fn of_grpc(value: &HeaderValue) -> Pushback {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName};
+
     use super::*;
+    use crate::response::ResponseFacts;
 
     fn asked(status: u16, field: &'static str, value: &str) -> Option<Pushback> {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let now = || httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let headers = HeaderMap::from_iter([(HeaderName::from_static(field), value.parse().unwrap())]);
-        pushback(StatusCode::from_u16(status).unwrap(), &headers, now)
+        ResponseFacts::read(StatusCode::from_u16(status).unwrap(), &headers, now).pushback
     }
 
     #[test]

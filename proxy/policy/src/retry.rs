@@ -12,9 +12,7 @@ use outrigger_proto::xds::route;
 
 use crate::field::{Unusable, duration, each, number, positive_duration, unsupported_any};
 use crate::header_match::{Head, HeaderMatcher};
-
-/// Why a proxy made an answer itself.
-const REASON: &str = "x-outrigger-reason";
+use crate::response::ResponseFacts;
 
 /// A route's retries.
 #[derive(Debug, Clone)]
@@ -57,9 +55,9 @@ pub enum Outcome<'a> {
     Failed(&'a Failure),
     /// With the head of a response of which nothing was relayed yet.
     Answered {
-        /// Its status.
-        status: StatusCode,
-        /// Its headers, in which a gRPC failure without a body carries its `grpc-status`.
+        /// What its head says. A gRPC failure without a body carries its `grpc-status` there.
+        facts: ResponseFacts,
+        /// Its fields, for `retriable_headers`.
         headers: &'a HeaderMap,
     },
 }
@@ -167,7 +165,7 @@ impl RetryPolicy {
     ) -> Decision {
         let holds = match outcome {
             Outcome::Failed(failure) => self.on.failed(failure, method),
-            Outcome::Answered { status, headers } => self.answered(status, headers, method),
+            Outcome::Answered { facts, headers } => self.answered(facts, headers, method),
         };
         if !holds {
             return Decision::Stands;
@@ -183,23 +181,19 @@ impl RetryPolicy {
         Decision::Retry { after, charged }
     }
 
-    fn answered(&self, status: StatusCode, headers: &HeaderMap, method: &Method) -> bool {
-        let on = &self.on;
-        let reason = headers.get(REASON).and_then(|name| Reason::named(name.to_str().ok()?));
-        if reason.is_some_and(Reason::is_deterministic) {
+    fn answered(&self, facts: ResponseFacts, headers: &HeaderMap, method: &Method) -> bool {
+        let (on, status) = (&self.on, facts.status);
+        if facts.reason.is_some_and(Reason::is_deterministic) {
             return false;
         }
-        let grpc = || {
-            let code = headers.get("grpc-status")?.to_str().ok()?.parse::<u32>().ok()?;
-            Some(code < 32 && on.grpc >> code & 1 == 1)
-        };
+        let grpc = facts.grpc_status.is_some_and(|code| code < 32 && on.grpc >> code & 1 == 1);
         on.any_5xx && status.is_server_error()
             || on.gateway_error && matches!(status.as_u16(), 502..=504)
             || on.retriable_4xx && status == StatusCode::CONFLICT
             || on.retriable_statuses && self.statuses.contains(&status)
             || on.retriable_headers && self.response_headers.iter().any(|m| m.matches_response(headers))
             || on.idempotent_failure && status == StatusCode::SERVICE_UNAVAILABLE && method.is_idempotent()
-            || on.grpc != 0 && grpc() == Some(true)
+            || grpc
     }
 
     /// Full jitter below an interval that doubles with every retry, as Envoy's.
@@ -326,6 +320,12 @@ mod tests {
         matches!(decision, Decision::Retry { .. })
     }
 
+    fn answered(status: u16, headers: &HeaderMap) -> Outcome<'_> {
+        let status = StatusCode::from_u16(status).unwrap();
+        let facts = ResponseFacts::read(status, headers, std::time::SystemTime::now);
+        Outcome::Answered { facts, headers }
+    }
+
     fn failure(reason: Reason, reached: Reached) -> Failure {
         Failure::upstream(reason, reached, "test")
     }
@@ -377,12 +377,11 @@ mod tests {
             if !grpc.is_empty() {
                 headers.insert("grpc-status", grpc.parse().unwrap());
             }
-            let outcome =
-                Outcome::Answered { status: StatusCode::from_u16(status).unwrap(), headers: &headers };
+            let outcome = answered(status, &headers);
             assert_eq!(retried(retry_on, &Method::GET, outcome), expected, "{retry_on} {status} {grpc}");
         }
         let headers = HeaderMap::new();
-        let outcome = Outcome::Answered { status: StatusCode::SERVICE_UNAVAILABLE, headers: &headers };
+        let outcome = answered(503, &headers);
         assert!(!retried("idempotent-failure", &Method::POST, outcome));
     }
 
@@ -427,10 +426,10 @@ mod tests {
     fn what_a_proxy_behind_this_one_refused_for_good_is_not_asked_again() {
         for reason in Reason::ALL {
             let headers = HeaderMap::from_iter([(
-                http::HeaderName::from_static(REASON),
+                http::HeaderName::from_static("x-outrigger-reason"),
                 http::HeaderValue::from_static(reason.name()),
             )]);
-            let outcome = Outcome::Answered { status: StatusCode::BAD_GATEWAY, headers: &headers };
+            let outcome = answered(502, &headers);
             assert_eq!(retried("5xx", &Method::GET, outcome), !reason.is_deterministic(), "{reason:?}");
         }
     }

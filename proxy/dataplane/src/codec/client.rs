@@ -11,7 +11,7 @@ use std::rc::Rc;
 use outrigger_core::error::Failure;
 use tokio::time::Instant;
 
-pub use super::answer::Answer;
+use super::answer::Answer;
 use super::body::Body;
 pub use super::h1::client::{Connection as Http1Connection, Home};
 use super::head::RequestHead;

@@ -6,6 +6,7 @@
 use http::header::{EXPECT, TE};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use outrigger_policy::header_match::Head;
 
 /// The head of a request.
 #[derive(Debug, Clone)]
@@ -28,6 +29,17 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
+    /// What matchers and policies see of it.
+    pub(crate) fn view(&self) -> Head<'_> {
+        Head {
+            method: &self.method,
+            scheme: self.scheme.as_str(),
+            authority: self.authority.as_ref().map_or("", |authority| authority.as_str()),
+            path: self.path.as_str(),
+            headers: &self.headers,
+        }
+    }
+
     /// Whether who sent this reads trailers (RFC 9110 section 6.5.1).
     pub fn accepts_trailers(&self) -> bool {
         self.headers.contains_key(TE)

@@ -68,10 +68,13 @@ pub async fn serve<S: Service>(
     };
     let refused = |failure: &Failure| service.refused(failure);
     if http2 {
-        let call = |head, body, inner| service.call(head, body, Responder { inner: Inner::H2(inner) });
+        let call =
+            |head, body, inner| Box::pin(service.call(head, body, Responder { inner: Inner::H2(inner) }));
         h2::server::serve(stream, first, limits, drain, call, refused).await
     } else {
-        let call = |head, body, inner| service.call(head, body, Responder { inner: Inner::H1(inner) });
+        // Boxed, so that idle connections are small.
+        let call =
+            |head, body, inner| Box::pin(service.call(head, body, Responder { inner: Inner::H1(inner) }));
         h1::server::serve(stream, first, limits, drain, call, refused).await
     }
 }

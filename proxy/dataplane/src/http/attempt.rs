@@ -5,11 +5,13 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outrigger_core::error::{Failure, Reached, Side};
+use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 use outrigger_policy::blame::Connection;
+use outrigger_policy::response::ResponseFacts;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
@@ -18,8 +20,8 @@ use super::journal::Journal;
 use super::limit::{Late, Limit};
 use super::refusal;
 use super::replay::Replay;
-use crate::codec::answer::Answer;
-use crate::codec::head::RequestHead;
+use crate::codec::answer::{Answer, Payload};
+use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::upstream::bounds::Peer;
 use crate::upstream::dial::Use;
@@ -42,10 +44,22 @@ pub(super) struct Attempt<'a> {
     pub(super) limit: Limit,
 }
 
+/// What a host answered.
+pub(super) struct Response {
+    /// The final head.
+    pub(super) head: ResponseHead,
+    /// What its fields say to policies.
+    pub(super) facts: ResponseFacts,
+    /// What follows it.
+    pub(super) payload: Payload,
+    /// Keeps the connection until the last byte.
+    pub(super) exchange: Exchange,
+}
+
 /// How an attempt ended, and at which host.
 pub(super) struct Ended {
     pub(super) asking: Asking,
-    pub(super) outcome: Result<(Answer, Exchange), Failed>,
+    pub(super) outcome: Result<Response, Failed>,
     /// The right to have asked another host beside the first.
     pub(super) paid: Option<Retrying>,
 }
@@ -89,23 +103,25 @@ impl Attempt<'_> {
         let first = Rc::clone(asking.host());
         let (mut second, mut lost) = (None, None);
         let mut leasing = pin!(lease(&first));
-        let connecting = race(
-            leasing.as_mut(),
-            first.patience(),
-            || {
-                second = first.is_connecting().then(|| rival(&first)).flatten();
-                second.as_ref().map(|second: &Asking| lease(second.host()))
-            },
-            |_, failure| lost = Some(failure),
-        );
-        let (winner, connected) = match self.limit.run(connecting, moved).await {
-            Ok(raced) => raced,
-            Err(which) => (Winner::First, Err(late(which, Reached::NotWritten))),
+        let (winner, connected) = {
+            let connecting = pin!(race(
+                leasing.as_mut(),
+                first.patience(),
+                || {
+                    second = first.is_connecting().then(|| rival(&first)).flatten();
+                    second.as_ref().map(|second: &Asking| lease(second.host()))
+                },
+                |_, failure| lost = Some(failure),
+            ));
+            match self.limit.run(connecting, moved).await {
+                Ok(raced) => raced,
+                Err(which) => (Winner::First, Err(late(which, Reached::NotWritten))),
+            }
         };
         if let Some(mut loser) = second {
             if winner == Winner::Second {
                 std::mem::swap(asking, &mut loser);
-                journal.try_elsewhere(asking.host().address, asking.host().instance.as_ref());
+                journal.attempt_elsewhere(asking.host().address, asking.host().instance.as_ref());
             }
             match lost {
                 Some(failure) => failed(&loser, &failure),
@@ -127,7 +143,7 @@ impl Attempt<'_> {
         responder: &mut Responder,
         moved: impl Fn() -> u64,
         mut moving: impl FnMut() -> Option<Retrying>,
-    ) -> Result<(Answer, Exchange), Failed> {
+    ) -> Result<Response, Failed> {
         let Self { head, body, limit, .. } = self;
         let (reused, was_idle, written) = (lease.reused, lease.was_idle, Instant::now());
         let peer = lease.peer.clone();
@@ -140,24 +156,14 @@ impl Attempt<'_> {
         };
         // A client that owes a part of its request cannot say that nobody answered it.
         let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
-        journal.try_connected(lease.peer.as_ref());
-        let exchange = async {
-            let mut exchange = lease.send(head, body.next());
-            loop {
-                match exchange.answer().await? {
-                    Answer::Interim(head) => {
-                        host.heard();
-                        // A client that is gone is noticed where the final answer goes.
-                        let _ = responder.interim(head).await;
-                    }
-                    mut answer => {
-                        refusal::hear(answer.headers(), peer.as_ref())?;
-                        return Ok((answer, exchange));
-                    }
-                }
-            }
+        journal.attempt_connected(lease.peer.as_ref());
+        let interim = async |head| {
+            host.heard();
+            // A client that is gone is noticed where the final answer goes.
+            let _ = responder.interim(head).await;
         };
-        let mut answered = pin!(limit.run(exchange, moved));
+        let answer = pin!(response(lease.send(head, body.next()), peer, interim));
+        let mut answered = pin!(limit.run(answer, moved));
         loop {
             tokio::select! {
                 biased;
@@ -172,6 +178,24 @@ impl Attempt<'_> {
                         return Err(Failed { moved, ..failed(silent()) });
                     }
                 }
+            }
+        }
+    }
+}
+
+/// The final answer of an exchange with `peer`. Interim ones go to `interim`.
+pub(super) async fn response(
+    mut exchange: Exchange,
+    peer: Option<SpiffeId>,
+    mut interim: impl AsyncFnMut(ResponseHead),
+) -> Result<Response, Failure> {
+    loop {
+        match exchange.answer().await? {
+            Answer::Interim(head) => interim(head).await,
+            Answer::Final(mut head, payload) => {
+                refusal::hear(&mut head.headers, peer.as_ref())?;
+                let facts = ResponseFacts::read(head.status, &head.headers, SystemTime::now);
+                return Ok(Response { head, facts, payload, exchange });
             }
         }
     }

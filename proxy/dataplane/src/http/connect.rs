@@ -13,6 +13,7 @@ use outrigger_core::record::Protocol;
 
 use super::downstream::{Downstream, Finder, ServeTunnel, Tunnel, asked_by, find};
 use super::journal::Journal;
+use super::request_context::RequestContext;
 use super::respond;
 use super::upgrade::side;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -22,7 +23,8 @@ use crate::tcp::dial::{self, Opened};
 use crate::tcp::relay::lasting;
 
 /// Answers a CONNECT.
-pub(super) async fn handle(on: &Downstream, head: RequestHead, mut journal: Journal, responder: Responder) {
+pub(super) async fn handle(cx: RequestContext<'_>) {
+    let RequestContext { on, head, mut journal, responder, .. } = cx;
     match open(on, &head, &mut journal).await {
         Ok(Way::Opened(opened, lasting)) => relay(*opened, lasting, journal, responder).await,
         Ok(Way::HandUp(asked, unknown, tunnels)) => {

@@ -5,14 +5,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::Method;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::retry::{Decision, Outcome, Retries, RetryPolicy};
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
-use super::attempt::{Failed, silent};
+use super::attempt::{Failed, Response, silent};
 use super::replay::Replay;
 use crate::codec::head::RequestHead;
 use crate::upstream::cluster::Cluster;
@@ -72,15 +72,14 @@ impl Rules<'_> {
     /// The host has answered.
     pub(super) fn after_answer(
         &self,
-        status: http::StatusCode,
-        headers: &HeaderMap,
+        response: &Response,
         head: &RequestHead,
         body: &Replay,
         progress: &mut Progress,
     ) -> Next {
         progress.furthest = Reached::Maybe;
         let (Some(retry), true) = (self.retry, body.is_whole()) else { return Next::Stands(None) };
-        let outcome = Outcome::Answered { status, headers };
+        let outcome = Outcome::Answered { facts: response.facts, headers: &response.head.headers };
         self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..)))
     }
 

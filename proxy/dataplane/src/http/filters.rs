@@ -8,24 +8,21 @@ use outrigger_config::route::Route;
 use outrigger_core::reason::Reason;
 use outrigger_policy::cors::{CorsPolicy, Verdict};
 
+use super::request_context::RequestContext;
 use super::respond;
-use crate::codec::body::Body;
-use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::head::ResponseHead;
 
 /// A request that every filter let pass.
 #[derive(Debug)]
-pub(super) struct Admitted {
-    head: RequestHead,
-    body: Body,
-}
+pub(super) struct Admitted<'r, 'a>(&'r mut RequestContext<'a>);
 
 /// What the filters said.
 #[derive(Debug)]
-pub(super) enum Gate {
+pub(super) enum Gate<'r, 'a> {
     /// It may be forwarded. What filters put on its response comes with it.
-    Open(Admitted, OnResponse),
-    /// It is answered here.
-    Answered(Reason, ResponseHead, Body),
+    Open(Admitted<'r, 'a>, OnResponse),
+    /// It is answered here, without a body.
+    Answered(Reason, ResponseHead),
 }
 
 /// What filters do to a response.
@@ -35,13 +32,17 @@ pub(super) struct OnResponse {
 }
 
 /// Passes a request through `filters`.
-pub(super) fn pass(filters: &[HttpFilter], route: &Route, head: RequestHead, body: Body) -> Gate {
+pub(super) fn pass<'r, 'a>(
+    filters: &[HttpFilter],
+    route: &Route,
+    cx: &'r mut RequestContext<'a>,
+) -> Gate<'r, 'a> {
     let mut on_response = OnResponse::default();
     for filter in filters {
         match filter {
             HttpFilter::Cors => {
                 let Some(policy) = &route.cors else { continue };
-                match policy.check(&head.method, &head.headers, fastrand::u32(..)) {
+                match policy.check(&cx.head.method, &cx.head.headers, fastrand::u32(..)) {
                     Verdict::Pass => {}
                     Verdict::Allow(headers) => on_response.cors = Some(headers),
                     Verdict::Answer(headers) => {
@@ -50,36 +51,27 @@ pub(super) fn pass(filters: &[HttpFilter], route: &Route, head: RequestHead, bod
                         answer
                             .headers
                             .insert(respond::REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
-                        return Gate::Answered(Reason::DirectResponse, answer, Body::empty());
+                        return Gate::Answered(Reason::DirectResponse, answer);
                     }
                 }
             }
         }
     }
-    Gate::Open(Admitted { head, body }, on_response)
+    Gate::Open(Admitted(cx), on_response)
 }
 
-impl Admitted {
+impl<'r, 'a> Admitted<'r, 'a> {
     /// A request to a destination outside the mesh, where no listener has filters.
-    pub(super) fn outside(head: RequestHead, body: Body) -> Self {
-        Self { head, body }
+    pub(super) fn outside(cx: &'r mut RequestContext<'a>) -> Self {
+        Self(cx)
     }
 
-    pub(super) fn head(&self) -> &RequestHead {
-        &self.head
+    pub(super) fn context(&mut self) -> &mut RequestContext<'a> {
+        self.0
     }
 
-    pub(super) fn head_mut(&mut self) -> &mut RequestHead {
-        &mut self.head
-    }
-
-    /// Puts something between the client and what is forwarded of its body.
-    pub(super) fn map_body(self, change: impl FnOnce(Body) -> Body) -> Self {
-        Self { head: self.head, body: change(self.body) }
-    }
-
-    pub(super) fn into_parts(self) -> (RequestHead, Body) {
-        (self.head, self.body)
+    pub(super) fn into_context(self) -> &'r mut RequestContext<'a> {
+        self.0
     }
 }
 

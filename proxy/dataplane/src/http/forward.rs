@@ -3,44 +3,36 @@
 //! Each try picks a host from the endpoints of the moment. Cancelled at any await, every guard gives back what it holds
 //! and the try under way is given up.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Waker;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Version};
+use http::{HeaderName, Version};
 use outrigger_config::route::Attempts;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use outrigger_policy::blame::{self, Blame, Connection};
 use outrigger_policy::outlier::Outcome;
-use outrigger_policy::pushback::{Pushback, pushback};
+use outrigger_policy::pushback::Pushback;
+use outrigger_policy::response::ResponseFacts;
 use outrigger_policy::retry::RetryPolicy;
-use outrigger_policy::retry_budget::Retrying;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::attempt::{self, Attempt, Ended, Failed};
+use super::attempt::{self, Attempt, Ended, Failed, Response};
 use super::decide::{Next, Progress, Rules};
 use super::filters::Admitted;
-use super::journal::Journal;
 use super::limit::Limit;
 use super::pair::Probe;
 use super::replay::{Keeping, Replay};
-use super::respond::{self, grpc_status};
-use super::trace_context::Trace;
-use crate::capacity::Debt;
-use crate::client::ClientFacts;
-use crate::codec::answer::Answer;
+use super::reply::{Held, Reply};
+use super::request_context::RequestContext;
+use super::request_timeout::{RequestLimit, RequestTimeout};
+use crate::codec::answer::Payload;
 use crate::codec::body::Body;
-use crate::codec::head::{RequestHead, ResponseHead};
-use crate::codec::server::Responder;
-use crate::codec::upgrade::Upgraded;
-use crate::upstream::bounds::{Peer, RequestPermit};
+use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::{Cluster, Picked, Probing};
 use crate::upstream::host::{Asking, Host};
-use crate::upstream::pool::Exchange;
 
 /// Which attempt a request is, and how many there were (Envoy's `x-envoy-attempt-count`).
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -55,108 +47,57 @@ pub(super) struct Forwarding<'a> {
     pub(super) cluster: Rc<Cluster>,
     /// Its hosts, where they are not the cluster's to pick: what the client's own name resolved to.
     pub(super) hosts: Option<Vec<Rc<Host>>>,
-    /// Whose request it is, and where the connection was going before it was redirected here.
-    pub(super) client: &'a ClientFacts,
     /// The route's retries.
     pub(super) retry: Option<&'a RetryPolicy>,
     /// What is kept for them, and who is told of them.
     pub(super) attempts: &'a Attempts,
-    /// Bytes of bodies that the worker keeps.
-    pub(super) kept_bytes: &'a Rc<Cell<usize>>,
     /// How long the whole request may take and stand still.
     pub(super) limit: Limit,
-    /// Its place in a trace.
-    pub(super) trace: &'a Trace,
+    /// When all of the request's body has to be here (`HttpConnectionManager.request_timeout`).
+    pub(super) body_deadline: Option<Instant>,
 }
 
-/// What came of it.
-#[derive(Debug)]
-pub(super) enum Reply {
-    /// A response to be relayed.
-    Answer(ResponseHead, Body, Option<Held>),
-    /// A tunnel to be relayed.
-    Tunnel(ResponseHead, Upgraded, Held),
-}
-
-/// What a request holds until its last byte is through.
-#[derive(Debug)]
-pub(super) struct Held {
-    /// How long it may go on.
-    pub(super) limit: Limit,
-    cluster: Rc<Cluster>,
-    host: Rc<Host>,
-    permit: RequestPermit,
-    asking: Asking,
-    _retrying: Option<Retrying>,
-    _exchange: Exchange,
-}
-
-impl Reply {
-    /// The fields that the client will see.
-    pub(super) fn headers(&mut self) -> &mut HeaderMap {
-        let (Self::Answer(head, ..) | Self::Tunnel(head, ..)) = self;
-        &mut head.headers
-    }
-}
-
-impl Held {
-    /// Lists the request as one whose client owes it to take its answer, until it is dropped.
-    pub(super) fn owes(&self, waker: &Waker) -> Debt {
-        self.permit.peer.owes(waker)
-    }
-
-    /// The response broke off after its head was relayed.
-    pub(super) fn broke_off(&self, failure: &Failure) {
-        self.failed_late(blame::failed(failure, Connection::Fresh).outcome);
-    }
-
-    /// The response has ended, and its trailers say how the request did.
-    pub(super) fn ended(&self, grpc_status: u8) {
-        self.failed_late(blame::answered(200, Some(grpc_status), None));
-    }
-
-    fn failed_late(&self, outcome: Option<Outcome>) {
-        if let Some(outcome) = outcome.filter(|outcome| outcome.is_failure()) {
-            self.asking.failed();
-            self.cluster.observe_late(&self.host, outcome);
-        }
-    }
-}
-
-/// A request under way: what its attempts share.
-struct Request<'a> {
-    head: &'a mut RequestHead,
-    body: &'a Replay,
+/// What the attempts of one request share.
+struct Attempting<'r, 'a> {
+    cx: &'r mut RequestContext<'a>,
+    body: &'r Replay,
     peer: Rc<Peer>,
-    rules: &'a Rules<'a>,
+    rules: &'r Rules<'r>,
     progress: Progress,
-    journal: &'a mut Journal,
-    responder: &'a mut Responder,
 }
 
-impl Request<'_> {
+impl Attempting<'_, '_> {
     /// Whether two hosts may execute it, one for certain and the other perhaps.
     fn may_be_paired(&self) -> bool {
-        self.head.method.is_safe() && self.head.upgrade.is_none() && self.body.is_empty()
+        let head = &self.cx.head;
+        head.method.is_safe() && head.upgrade.is_none() && self.body.is_empty()
     }
 }
 
 impl Forwarding<'_> {
-    /// Carries it out. `responder` is for interim responses alone.
+    /// To a destination outside the mesh, of which nobody said how long anything may take.
+    pub(super) fn outside(cluster: Rc<Cluster>, hosts: Vec<Rc<Host>>) -> Self {
+        Self {
+            cluster,
+            hosts: Some(hosts),
+            retry: None,
+            attempts: &Attempts::DEFAULT,
+            limit: Limit::default(),
+            body_deadline: None,
+        }
+    }
+
+    /// Carries it out. Interim responses go to the client at once.
     ///
-    /// Fails with the last try's failure, which says of all tries together how far they came.
-    pub(super) async fn run(
-        &self,
-        admitted: Admitted,
-        journal: &mut Journal,
-        responder: &mut Responder,
-    ) -> Result<Reply, Failure> {
-        let permit = self.cluster.admit(&self.client.key).await?;
-        let (mut head, body) = admitted.into_parts();
+    /// Fails with the last attempt's failure, which says of all attempts together how far they came.
+    pub(super) async fn run(&self, admitted: Admitted<'_, '_>) -> Result<Reply, Failure> {
+        let cx = admitted.into_context();
+        let (body, _clock) = self.timed_body(cx);
+        let permit = self.cluster.admit(&cx.on.client.key).await?;
         let body = Replay::new(body, || Keeping {
             limit: self.attempts.kept_bytes,
-            of_worker: Rc::clone(self.kept_bytes),
-            metrics: journal.metrics(),
+            of_worker: Rc::clone(&cx.on.context.kept_bytes),
+            metrics: cx.journal.metrics(),
         });
         let rules = Rules {
             cluster: &self.cluster,
@@ -164,15 +105,8 @@ impl Forwarding<'_> {
             deadline: self.limit.deadline,
             resolved: self.hosts.as_ref().map(Vec::len),
         };
-        let mut request = Request {
-            head: &mut head,
-            body: &body,
-            peer: Rc::clone(&permit.peer),
-            rules: &rules,
-            progress: Progress::default(),
-            journal,
-            responder,
-        };
+        let peer = Rc::clone(&permit.peer);
+        let mut request = Attempting { cx, body: &body, peer, rules: &rules, progress: Progress::default() };
         let mut retrying = None;
         loop {
             let Ended { asking, outcome, paid } = match self.next(&mut request).await {
@@ -182,27 +116,26 @@ impl Forwarding<'_> {
                     return Err(Failure { reached: none.reached.max(request.progress.furthest), ..none });
                 }
             };
-            let Request { head, progress, journal, .. } = &mut request;
+            let Attempting { cx, progress, .. } = &mut request;
             retrying = paid.or(retrying);
             let host = Rc::clone(asking.host());
             let next = match &outcome {
-                Ok((answer, _)) => {
-                    let (status, headers) = answer_facts(answer);
+                Ok(response) => {
+                    let facts = response.facts;
                     asking.heard();
-                    self.judge(&asking, judged(status, headers));
-                    let pushback = pushback(status, headers, SystemTime::now());
-                    if let Some(Pushback::After(after)) = pushback {
+                    self.judge(&asking, judged(facts));
+                    if let Some(Pushback::After(after)) = facts.pushback {
                         self.cluster.push_back(&host, after);
                     }
-                    journal.try_answered(status.as_u16(), grpc_status(headers));
-                    let next = rules.after_answer(status, headers, head, &body, progress);
-                    self.heeding(pushback, next, &host, &progress.tried)
+                    cx.journal.attempt_answered(facts.status.as_u16(), facts.grpc_status);
+                    let next = rules.after_answer(response, &cx.head, &body, progress);
+                    self.heeding(facts.pushback, next, &host, cx, &progress.tried)
                 }
                 Err(failed) => {
-                    journal.try_failed(&failed.failure);
+                    cx.journal.attempt_failed(&failed.failure);
                     if failed.moved.is_none() {
                         self.blame(&asking, &failed.failure, failed.connection);
-                        rules.after_failure(failed, head, &body, progress)
+                        rules.after_failure(failed, &cx.head, &body, progress)
                     } else {
                         Next::Again(Duration::ZERO, None)
                     }
@@ -210,21 +143,25 @@ impl Forwarding<'_> {
             };
             match (next, outcome) {
                 (Next::Again(pause, paid), outcome) => {
-                    journal.try_ends();
+                    cx.journal.attempt_ends();
                     self.cluster.series.retries.increment();
                     progress.tried.push(host.address);
-                    // What was answered is given up before the next try begins.
+                    // What was answered is given up before the next attempt begins.
                     retrying = paid.or(outcome.err().and_then(|failed| failed.moved));
                     if !pause.is_zero() {
                         drop(asking);
                         tokio::time::sleep(pause).await;
                     }
                 }
-                (Next::Stands(reason), Ok((answer, exchange))) => {
+                (Next::Stands(reason), Ok(Response { mut head, payload, exchange, .. })) => {
                     if let Some(reason) = reason {
-                        journal.set_reason(reason);
+                        cx.journal.set_reason(reason);
                     }
                     body.let_go();
+                    if self.attempts.count_in_response {
+                        head.headers.insert(ATTEMPT_COUNT, progress.begun.into());
+                    }
+                    let frames = host.frames();
                     let held = Held {
                         limit: Limit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
                         cluster: Rc::clone(&self.cluster),
@@ -234,17 +171,9 @@ impl Forwarding<'_> {
                         _retrying: retrying,
                         _exchange: exchange,
                     };
-                    let mut answer = answer;
-                    if self.attempts.count_in_response {
-                        answer.headers().insert(ATTEMPT_COUNT, progress.begun.into());
-                    }
-                    return Ok(match answer {
-                        Answer::Interim(head) => Reply::Answer(head, Body::empty(), Some(held)),
-                        Answer::Final(head, body) => {
-                            let body = body.frames_counted(held.host.frames());
-                            Reply::Answer(head, body, Some(held))
-                        }
-                        Answer::Switched(head, upgraded) => Reply::Tunnel(head, upgraded, held),
+                    return Ok(match payload {
+                        Payload::Body(body) => Reply::Response(head, body.frames_counted(frames), Some(held)),
+                        Payload::Tunnel(upgraded) => Reply::Tunnel(head, upgraded, held),
                     });
                 }
                 (Next::Stands(reason), Err(Failed { mut failure, .. })) => {
@@ -256,14 +185,26 @@ impl Forwarding<'_> {
         }
     }
 
+    /// Takes the request's body, whose client has a limited time for it until the answer is there.
+    fn timed_body(&self, cx: &mut RequestContext<'_>) -> (Body, Option<RequestTimeout>) {
+        let limits = &cx.on.limits;
+        // Between messages a call may be quiet for a while before it is answered; nobody uploads a file like that.
+        let stillness = if cx.grpc { limits.stream_timeout } else { limits.body_timeout };
+        let (cluster, key) = (Rc::clone(&self.cluster), cx.on.client.key.clone());
+        let body = std::mem::replace(&mut cx.body, Body::empty());
+        RequestLimit { deadline: self.body_deadline, stillness }
+            .start(body, move |waker: &_| cluster.peer(&key).owes(waker))
+    }
+
     /// The next attempt, at the host that is picked for it.
-    async fn next(&self, request: &mut Request<'_>) -> Result<Ended, Failure> {
-        let covered = self.retry.is_some() && request.head.method.is_idempotent();
+    async fn next(&self, request: &mut Attempting<'_, '_>) -> Result<Ended, Failure> {
+        let covered = self.retry.is_some() && request.cx.head.method.is_idempotent();
         let probing = if covered { Probing::Covered } else { Probing::Uncovered };
-        let Picked { mut host, doubted } = self.pick(&request.progress.tried, probing)?;
+        let Picked { mut host, doubted } =
+            self.pick(request.cx.on.client.destination, &request.progress.tried, probing)?;
         if let Some(doubted) = doubted.filter(|_| request.progress.tried.is_empty()) {
             let cover = match host.address == doubted.address {
-                true => self.pick(&[doubted.address], Probing::Never)?.host,
+                true => self.pick(request.cx.on.client.destination, &[doubted.address], Probing::Never)?.host,
                 false => Rc::clone(&host),
             };
             if cover.address == doubted.address {
@@ -281,22 +222,25 @@ impl Forwarding<'_> {
     }
 
     /// Counts an attempt at `host`, which is about to be made.
-    fn begin(&self, host: &Rc<Host>, request: &mut Request<'_>) -> Asking {
+    fn begin(&self, host: &Rc<Host>, request: &mut Attempting<'_, '_>) -> Asking {
+        let RequestContext { head, journal, trace, .. } = &mut *request.cx;
         let asking = host.begin();
-        let span = self.trace.try_span();
-        request.journal.try_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
+        let span = trace.attempt_span();
+        journal.attempt_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
         self.cluster.series.tries.increment();
-        self.trace.write(&mut request.head.headers, span);
+        trace.write(&mut head.headers, span);
         request.progress.begun += 1;
         if self.attempts.count_in_request {
-            request.head.headers.insert(ATTEMPT_COUNT, request.progress.begun.into());
+            head.headers.insert(ATTEMPT_COUNT, request.progress.begun.into());
         }
         asking
     }
 
     /// One attempt, from a connection to the head of an answer.
-    async fn attempt(&self, mut asking: Asking, request: &mut Request<'_>) -> Ended {
-        let Request { head, body, peer, rules, progress, journal, responder } = request;
+    async fn attempt(&self, mut asking: Asking, request: &mut Attempting<'_, '_>) -> Ended {
+        let Attempting { cx, body, peer, rules, progress } = request;
+        let RequestContext { on, head, journal, responder, .. } = &mut **cx;
+        let head = &*head;
         // What follows its client's version may be an application that takes upgrades in HTTP/1.1 alone.
         let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
         let speaks = self.cluster.speaks(version);
@@ -305,7 +249,7 @@ impl Forwarding<'_> {
         let moved = || received.get();
         let rival = |first: &Host| {
             let tried: Vec<_> = progress.tried.iter().copied().chain([first.address]).collect();
-            let host = self.pick(&tried, Probing::Never).ok()?.host;
+            let host = self.pick(on.client.destination, &tried, Probing::Never).ok()?.host;
             (!tried.contains(&host.address)).then(|| {
                 self.cluster.series.tries.increment();
                 host.begin()
@@ -323,24 +267,24 @@ impl Forwarding<'_> {
     }
 
     /// An attempt at a host of which it is in doubt whether it still answers, and at another when it does not soon.
-    async fn pair(&self, doubted: Rc<Host>, cover: Rc<Host>, request: &mut Request<'_>) -> Ended {
+    async fn pair(&self, doubted: Rc<Host>, cover: Rc<Host>, request: &mut Attempting<'_, '_>) -> Ended {
         let asking = self.begin(&doubted, request);
         let mut probe = Probe::begin(
             asking,
-            request.head.clone(),
-            self.cluster.speaks(request.head.version),
+            request.cx.head.clone(),
+            self.cluster.speaks(request.cx.head.version),
             Rc::clone(&request.peer),
         );
         let left = self.limit.deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let soon = left.into_iter().chain([doubted.cover_after()]).min().unwrap_or_default();
         match timeout(soon, probe.answer()).await {
-            Ok(answered) => probe.ended(answered, request.responder).await,
+            Ok(answered) => probe.ended(answered, &mut request.cx.responder).await,
             Err(_) => self.covered(probe, cover, request).await,
         }
     }
 
-    async fn covered(&self, mut probe: Probe, cover: Rc<Host>, request: &mut Request<'_>) -> Ended {
-        request.journal.try_ends();
+    async fn covered(&self, mut probe: Probe, cover: Rc<Host>, request: &mut Attempting<'_, '_>) -> Ended {
+        request.cx.journal.attempt_ends();
         request.progress.covered();
         let asking = self.begin(&cover, request);
         self.cluster.series.retries.increment();
@@ -375,12 +319,12 @@ impl Forwarding<'_> {
                 }
             }
         };
-        request.journal.try_returns();
-        Ended { paid, ..probe.ended(Ok(answered), request.responder).await }
+        request.cx.journal.attempt_returns();
+        Ended { paid, ..probe.ended(Ok(answered), &mut request.cx.responder).await }
     }
 
     /// The answer of the doubted host within the time that the request has; None if it fails or takes longer.
-    async fn answer_of(&self, probe: &mut Probe) -> Option<(Answer, Exchange)> {
+    async fn answer_of(&self, probe: &mut Probe) -> Option<Response> {
         let deadline = attempt::limit(self.retry, self.limit).deadline;
         match deadline {
             Some(deadline) => timeout_at(deadline, probe.answer()).await.ok()?.ok(),
@@ -388,9 +332,9 @@ impl Forwarding<'_> {
         }
     }
 
-    fn pick(&self, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {
+    fn pick(&self, original: SocketAddr, tried: &[SocketAddr], probing: Probing) -> Result<Picked, Failure> {
         let Some(hosts) = &self.hosts else {
-            return self.cluster.pick(tried, Some(self.client.destination), probing);
+            return self.cluster.pick(tried, Some(original), probing);
         };
         let fresh = hosts.iter().find(|host| !tried.contains(&host.address));
         let host = fresh.or(hosts.first()).map(Rc::clone).ok_or_else(|| {
@@ -400,12 +344,21 @@ impl Forwarding<'_> {
     }
 
     /// What follows, as the answer's pushback allows it: it bounds the pause before the same host is asked again.
-    fn heeding(&self, pushback: Option<Pushback>, next: Next, host: &Host, tried: &[SocketAddr]) -> Next {
+    fn heeding(
+        &self,
+        pushback: Option<Pushback>,
+        next: Next,
+        host: &Host,
+        cx: &RequestContext<'_>,
+        tried: &[SocketAddr],
+    ) -> Next {
         let Some(pushback) = pushback else { return next };
         let Next::Again(pause, paid) = next else { return next };
         let Pushback::After(wait) = pushback else { return Next::Stands(None) };
         let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
-        let again = self.pick(&tried, Probing::Never).is_ok_and(|next| next.host.address == host.address);
+        let again = self
+            .pick(cx.on.client.destination, &tried, Probing::Never)
+            .is_ok_and(|next| next.host.address == host.address);
         let pause = if again { pause.max(wait) } else { pause };
         // First the bound: what an endpoint asks for may be longer than a clock can hold.
         let in_time = || self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
@@ -435,19 +388,11 @@ impl Forwarding<'_> {
 impl Ended {
     /// Whether it is answered, and not with a failure.
     fn is_served(&self) -> bool {
-        self.outcome.as_ref().is_ok_and(|(answer, _)| {
-            let (status, headers) = answer_facts(answer);
-            judged(status, headers) == Some(Outcome::Success)
-        })
+        self.outcome.as_ref().is_ok_and(|response| judged(response.facts) == Some(Outcome::Success))
     }
 }
 
-fn answer_facts(answer: &Answer) -> (http::StatusCode, &HeaderMap) {
-    let (Answer::Interim(head) | Answer::Final(head, _) | Answer::Switched(head, _)) = answer;
-    (head.status, &head.headers)
-}
-
-/// What an answer says about its host.
-fn judged(status: http::StatusCode, headers: &HeaderMap) -> Option<Outcome> {
-    blame::answered(status.as_u16(), grpc_status(headers), respond::reason(headers))
+/// What a response says about its host.
+fn judged(facts: ResponseFacts) -> Option<Outcome> {
+    blame::answered(facts.status.as_u16(), facts.grpc_status, facts.reason)
 }

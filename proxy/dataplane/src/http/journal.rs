@@ -30,8 +30,8 @@ pub(super) struct Journal {
     metrics: Arc<WorkerMetrics>,
     record: Option<RequestRecord>,
     began: Instant,
-    /// When the try under way began; its record is the last of `record.tries` if somebody reads it.
-    trying: Option<Instant>,
+    /// When the attempt under way began; its record is the last of `record.tries` if somebody reads it.
+    attempt_began: Option<Instant>,
     received: Rc<Cell<u64>>,
     sent: Rc<Cell<u64>>,
 }
@@ -99,7 +99,7 @@ impl Journal {
             metrics,
             record: Some(record),
             began: Instant::now(),
-            trying: None,
+            attempt_began: None,
             received: Rc::default(),
             sent: Rc::default(),
         }
@@ -152,7 +152,7 @@ impl Journal {
     /// `grpc-status`, which came in the trailers.
     pub(super) fn set_grpc_status(&mut self, status: u8) {
         self.with(|record| record.grpc_status = Some(status));
-        self.with_try(|of, _| of.grpc_status = Some(status));
+        self.with_attempt(|of, _| of.grpc_status = Some(status));
     }
 
     pub(super) fn set_protocol(&mut self, protocol: Protocol) {
@@ -170,8 +170,8 @@ impl Journal {
         self.sent.set(sent);
     }
 
-    /// Begins a try. One that is under way ends with its request, if nothing ends it before.
-    pub(super) fn try_begins(
+    /// Begins an attempt. One that is under way ends with its request, if nothing ends it before.
+    pub(super) fn attempt_begins(
         &mut self,
         cluster: &Name,
         endpoint: SocketAddr,
@@ -179,7 +179,7 @@ impl Journal {
         span: SpanId,
     ) {
         let (now, began) = (Instant::now(), self.began);
-        self.trying = Some(now);
+        self.attempt_began = Some(now);
         self.with(|of| {
             if of.until_first_try.is_zero() {
                 of.until_first_try = now.duration_since(began);
@@ -206,35 +206,35 @@ impl Journal {
     }
 
     /// The attempt goes to another endpoint than it was begun for, to which nothing was written.
-    pub(super) fn try_elsewhere(&mut self, endpoint: SocketAddr, instance: Option<&Name>) {
-        self.with_try(|of, _| {
+    pub(super) fn attempt_elsewhere(&mut self, endpoint: SocketAddr, instance: Option<&Name>) {
+        self.with_attempt(|of, _| {
             of.endpoint = Some(endpoint);
             of.instance = instance.cloned();
         });
     }
 
     /// The attempt before the one under way is the one that goes on.
-    pub(super) fn try_returns(&mut self) {
-        self.try_ends();
+    pub(super) fn attempt_returns(&mut self) {
+        self.attempt_ends();
         let Some(record) = &mut self.record else { return };
         if let Some(before) = record.tries.len().checked_sub(2) {
             record.tries.swap(before, before + 1);
         }
         let offset = record.tries.last().map_or(Duration::ZERO, |of| of.offset);
-        self.trying = Some(self.began + offset);
+        self.attempt_began = Some(self.began + offset);
     }
 
     /// A connection is there.
-    pub(super) fn try_connected(&mut self, peer: Option<&SpiffeId>) {
-        self.with_try(|of, elapsed| {
+    pub(super) fn attempt_connected(&mut self, peer: Option<&SpiffeId>) {
+        self.with_attempt(|of, elapsed| {
             of.until_connected = elapsed;
             of.peer = peer.cloned();
         });
     }
 
     /// The head of an answer is there.
-    pub(super) fn try_answered(&mut self, status: u16, grpc_status: Option<u8>) {
-        self.with_try(|of, elapsed| {
+    pub(super) fn attempt_answered(&mut self, status: u16, grpc_status: Option<u8>) {
+        self.with_attempt(|of, elapsed| {
             of.until_first_byte = Some(elapsed);
             of.status = status;
             of.grpc_status = grpc_status;
@@ -242,33 +242,33 @@ impl Journal {
     }
 
     /// It failed.
-    pub(super) fn try_failed(&mut self, failure: &Failure) {
-        self.with_try(|of, _| {
+    pub(super) fn attempt_failed(&mut self, failure: &Failure) {
+        self.with_attempt(|of, _| {
             of.reason = Some(failure.reason);
             of.reached = Some(failure.reached);
         });
     }
 
-    /// Ends a try whose answer is not relayed.
-    pub(super) fn try_ends(&mut self) {
-        self.with_try(|of, elapsed| of.duration = elapsed);
-        self.trying = None;
+    /// Ends an attempt whose answer is not relayed.
+    pub(super) fn attempt_ends(&mut self) {
+        self.with_attempt(|of, elapsed| of.duration = elapsed);
+        self.attempt_began = None;
     }
 
-    fn with_try(&mut self, change: impl FnOnce(&mut TryRecord, Duration)) {
-        let Some(began) = self.trying else { return };
+    fn with_attempt(&mut self, change: impl FnOnce(&mut TryRecord, Duration)) {
+        let Some(began) = self.attempt_began else { return };
         if let Some(of) = self.record.as_mut().and_then(|record| record.tries.last_mut()) {
             change(of, began.elapsed());
         }
     }
 
     /// The last byte is through: the record goes out.
-    pub(super) fn finish(mut self) {
+    pub(super) fn finish(&mut self) {
         self.hand_over();
     }
 
     fn hand_over(&mut self) {
-        self.try_ends();
+        self.attempt_ends();
         let Some(mut record) = self.record.take() else { return };
         record.duration = self.began.elapsed();
         record.bytes_received = self.received.get();
@@ -291,7 +291,7 @@ impl Drop for Journal {
         }
         let gone = Some(Reason::DownstreamConnectionTermination);
         self.with(|record| record.reason = record.reason.or(gone));
-        self.with_try(|of, _| of.reason = of.reason.or(gone));
+        self.with_attempt(|of, _| of.reason = of.reason.or(gone));
         self.hand_over();
     }
 }

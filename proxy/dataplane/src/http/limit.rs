@@ -1,7 +1,7 @@
 //! How long something may go on: until a deadline, and as long as bytes move.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,11 +29,15 @@ impl Limit {
     /// Runs `work` within the limits. `moved` counts bytes.
     ///
     /// The timer is touched when it fires and not for every byte, so that stillness is noticed within twice `idle`.
-    pub(super) async fn run<F: Future>(self, work: F, moved: impl Fn() -> u64) -> Result<F::Output, Late> {
+    pub(super) async fn run<F: Future>(
+        self,
+        mut work: Pin<&mut F>,
+        moved: impl Fn() -> u64,
+    ) -> Result<F::Output, Late> {
         let Self { deadline, idle } = self;
         let mut still_at = idle.map(|idle| Instant::now() + idle);
         let Some(first) = deadline.into_iter().chain(still_at).min() else { return Ok(work.await) };
-        let (mut work, mut timer) = (pin!(work), pin!(sleep_until(first)));
+        let mut timer = pin!(sleep_until(first));
         let mut seen = moved();
         std::future::poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -85,27 +89,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_stands_still_is_ended() {
-        assert_eq!(idle().run(std::future::pending::<()>(), || 0).await, Err(Late::Still));
+        assert_eq!(idle().run(pin!(std::future::pending::<()>()), || 0).await, Err(Late::Still));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_moves_goes_on() {
         let bytes = Cell::new(0);
-        assert_eq!(idle().run(moving(&bytes), || bytes.get()).await, Ok(()));
+        assert_eq!(idle().run(pin!(moving(&bytes)), || bytes.get()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_moves_ends_at_its_deadline_and_what_stands_still_before() {
         let (bytes, began) = (Cell::new(0), Instant::now());
         let limit = Limit { deadline: Some(began + IDLE * 4), ..idle() };
-        assert_eq!(limit.run(moving(&bytes), || bytes.get()).await, Err(Late::Deadline));
+        assert_eq!(limit.run(pin!(moving(&bytes)), || bytes.get()).await, Err(Late::Deadline));
         assert_eq!(began.elapsed(), IDLE * 4);
         let limit = Limit { deadline: Some(Instant::now() + IDLE * 4), ..idle() };
-        assert_eq!(limit.run(std::future::pending::<()>(), || 0).await, Err(Late::Still));
+        assert_eq!(limit.run(pin!(std::future::pending::<()>()), || 0).await, Err(Late::Still));
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_is_late() {
-        assert_eq!(Limit::default().run(sleep(IDLE * 1000), || 0).await, Ok(()));
+        assert_eq!(Limit::default().run(pin!(sleep(IDLE * 1000)), || 0).await, Ok(()));
     }
 }

@@ -19,10 +19,10 @@ use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use outrigger_policy::mirror::Mirror;
 
-use super::downstream::Downstream;
 use super::filters::Admitted;
+use super::request_context::RequestContext;
 use super::rewritten::authority;
-use crate::codec::answer::Answer;
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::RequestHead;
 use crate::context::Context;
@@ -48,31 +48,22 @@ thread_local! {
 }
 
 /// Sends the copies that the route asks for and lets the request go on.
-pub(super) fn copies(
-    on: &Downstream,
-    snapshot: &Snapshot,
-    forward: &Forward,
-    admitted: Admitted,
-) -> Admitted {
-    if forward.mirrors.is_empty() || admitted.head().asks_for_tunnel() {
-        return admitted;
+pub(super) fn copies(snapshot: &Snapshot, forward: &Forward, admitted: &mut Admitted<'_, '_>) {
+    let RequestContext { on, head, body, .. } = admitted.context();
+    if forward.mirrors.is_empty() || head.asks_for_tunnel() {
+        return;
     }
     let mut queues = Vec::new();
     for mirror in forward.mirrors.iter().filter(|mirror| mirror.copies(fastrand::u32(..))) {
         let process = &on.context.recorder.metrics().process;
-        let Some(cluster) = snapshot.cluster(&mirror.cluster) else {
-            process.mirrors_dropped.increment();
-            continue;
-        };
-        let cluster = on.context.clusters.cluster(cluster);
-        let Some(head) = head_of(mirror, admitted.head()) else {
+        let (Some(cluster), Some(head)) = (snapshot.cluster(&mirror.cluster), head_of(mirror, head)) else {
             process.mirrors_dropped.increment();
             continue;
         };
         let queue = Rc::new(Queue::default());
         tokio::task::spawn_local(send(
             Rc::clone(&on.context),
-            cluster,
+            on.context.clusters.cluster(cluster),
             head,
             Rc::clone(&queue),
             (on.client.key.clone(), on.client.destination),
@@ -80,17 +71,16 @@ pub(super) fn copies(
         queues.push(queue);
     }
     if queues.is_empty() {
-        return admitted;
+        return;
     }
-    admitted.map_body(|body| {
-        if body.is_ended() {
-            queues.iter().for_each(|queue| queue.has_no_body());
-            return body;
-        }
-        let length = body.length();
-        queues.iter().for_each(|queue| queue.state.borrow_mut().length = length);
-        Body::streamed(Rc::new(Tee { body: RefCell::new(body), queues }), 0, length)
-    })
+    if body.is_ended() {
+        queues.iter().for_each(|queue| queue.has_no_body());
+        return;
+    }
+    let length = body.length();
+    queues.iter().for_each(|queue| queue.state.borrow_mut().length = length);
+    let rest = RefCell::new(std::mem::replace(body, Body::empty()));
+    *body = Body::streamed(Rc::new(Tee { body: rest, queues }), 0, length);
 }
 
 fn head_of(mirror: &Mirror, head: &RequestHead) -> Option<RequestHead> {
@@ -129,9 +119,9 @@ async fn send(
             asking.heard();
             match answer {
                 Answer::Interim(_) => {}
-                Answer::Switched(..) => return Ok(()),
+                Answer::Final(_, Payload::Tunnel(_)) => return Ok(()),
                 // Read to its end, so that the connection serves again.
-                Answer::Final(_, mut body) => {
+                Answer::Final(_, Payload::Body(mut body)) => {
                     while let Some(frame) = body.frame().await {
                         frame?;
                     }

@@ -16,9 +16,7 @@ use outrigger_core::error::Failure;
 use outrigger_policy::blame::{self, Connection};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::attempt::{Ended, Failed};
-use super::refusal;
-use crate::codec::answer::Answer;
+use super::attempt::{self, Ended, Failed, Response};
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
@@ -26,7 +24,7 @@ use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::dial::Use;
 use crate::upstream::host::{Asking, Host};
-use crate::upstream::pool::{Exchange, Speaks};
+use crate::upstream::pool::Speaks;
 
 /// The doubted host has failed when it takes so many times longer than the other one, and at least so long.
 const TIMES: u32 = 10;
@@ -38,7 +36,7 @@ const STOOD_STILL: Duration = Duration::from_millis(100);
 /// How long the answer of a host that failed its pair is waited for: a host that is slow and not silent tells by it.
 const AWAITED: Duration = Duration::from_secs(30);
 
-type Answered = Result<(Answer, Exchange), Failure>;
+type Answered = Result<Response, Failure>;
 
 /// The half of a pair that is sent to the doubted host.
 pub(super) struct Probe {
@@ -55,19 +53,11 @@ impl Probe {
         let answer = Box::pin(async move {
             let lease = Host::lease_of(Rc::clone(&host), Use::Requests, speaks, peer).await?;
             let peer = lease.peer.clone();
-            let mut exchange = lease.send(&head, Body::empty());
-            loop {
-                match exchange.answer().await? {
-                    Answer::Interim(head) => {
-                        host.heard();
-                        came.borrow_mut().push(head);
-                    }
-                    mut answer => {
-                        refusal::hear(answer.headers(), peer.as_ref())?;
-                        return Ok((answer, exchange));
-                    }
-                }
-            }
+            let interim = async |head| {
+                host.heard();
+                came.borrow_mut().push(head);
+            };
+            attempt::response(lease.send(&head, Body::empty()), peer, interim).await
         });
         Self { asking, answer, interims }
     }
@@ -119,10 +109,9 @@ impl Probe {
 
     fn over(&self, answer: &Answered) {
         match answer {
-            Ok((answer, _)) => {
+            Ok(response) => {
                 self.asking.heard();
-                let (Answer::Interim(head) | Answer::Final(head, _) | Answer::Switched(head, _)) = answer;
-                if !head.status.is_server_error() {
+                if !response.facts.status.is_server_error() {
                     self.asking.answered();
                 }
             }

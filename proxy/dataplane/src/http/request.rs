@@ -4,125 +4,112 @@
 //! holds then gives itself back, and the journal says that the client left.
 
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::LOCATION;
 use http::uri::Authority;
-use http::{HeaderValue, Method, StatusCode, Version};
-use outrigger_config::cluster::Cluster as ClusterConfig;
+use http::{HeaderValue, Method, Version};
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
-use outrigger_config::route::{Attempts, Forward, Route, RouteAction};
+use outrigger_config::route::{Forward, Route, RouteAction};
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
-use outrigger_policy::header_match::Head;
-use tokio::time::Instant;
+use outrigger_policy::redirect::Redirect;
 
 use super::downstream::{Destination, Downstream};
-use super::filters::{self, Admitted, Gate, OnResponse};
-use super::forward::{Forwarding, Held, Reply};
+use super::filters::{self, Admitted, Gate};
+use super::forward::Forwarding;
 use super::journal::Journal;
 use super::limit::{Late, Limit};
-use super::request_timeout::{RequestLimit, RequestTimeout};
+use super::reply::{Held, Reply};
+use super::request_context::RequestContext;
 use super::respond;
 use super::rewritten::rewrite;
 use super::trace_context::Trace;
-use super::{forwarded, mirror, refusal, stalled, upgrade};
+use super::{connect, forwarded, mirror, refusal, stalled, upgrade};
 use crate::codec;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 
-/// Carries out one request.
-pub(super) async fn handle(on: &Downstream, mut head: RequestHead, body: Body, mut responder: Responder) {
+/// Begins one request. The future carries it out.
+pub(super) fn handle<'a>(
+    on: &'a Downstream,
+    mut head: RequestHead,
+    body: Body,
+    responder: Responder,
+) -> impl Future<Output = ()> + use<'a> {
+    let running = on.running(head.version);
     let trace = Trace::begin(&mut head.headers, on.context.settings.sampling);
     forwarded::add(&mut head.headers, forwarded::Sender::from(&on.client));
     // HTTP/2 takes any 2xx to an extended CONNECT for an open tunnel (RFC 8441 section 5), gRPC's included.
     let opens_by_2xx = head.version == Version::HTTP_2 && head.upgrade.is_some();
     let grpc = !opens_by_2xx && respond::is_grpc(&head.headers);
-    let mut journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
+    let journal = Journal::begin(&on.context.recorder, &on.client, &head, &trace, grpc);
     let body = body.counted(journal.received());
-    if head.method == Method::CONNECT {
-        return super::connect::handle(on, head, journal, responder).await;
-    }
-    match answer(on, head, body, &trace, &mut journal, &mut responder).await {
-        Ok(Reply::Answer(head, ..)) if opens_by_2xx && head.status.is_success() => {
-            let why = format!("a {} instead of the tunnel that was asked for", head.status.as_u16());
-            fail(on, Failure::local(Reason::UpgradeRefused, why), grpc, journal, responder).await;
+    // Moved into the future once, so that it has one place for them.
+    let mut cx = RequestContext { on, head, body, trace, grpc, journal, responder };
+    async move {
+        let _running = running;
+        if cx.head.method == Method::CONNECT {
+            // Boxed, so that it makes no other request larger.
+            return Box::pin(connect::handle(cx)).await;
         }
-        Ok(Reply::Answer(head, body, held)) => deliver(head, body, held, grpc, journal, responder).await,
-        Ok(Reply::Tunnel(head, upstream, held)) => {
-            upgrade::relay(head, upstream, held, journal, responder).await
+        let replied = match answer(&mut cx).await {
+            Ok(Reply::Response(head, ..)) if opens_by_2xx && head.status.is_success() => {
+                let why = format!("a {} instead of the tunnel that was asked for", head.status.as_u16());
+                Err(Failure::local(Reason::UpgradeRefused, why))
+            }
+            replied => replied,
+        };
+        let RequestContext { head, body, responder, .. } = cx;
+        // A response may last for days.
+        drop((head, body));
+        match replied {
+            Ok(Reply::Response(head, body, held)) => {
+                deliver(head, body, held, grpc, &mut cx.journal, responder).await;
+            }
+            Ok(Reply::Tunnel(head, upstream, held)) => {
+                upgrade::relay(head, upstream, held, &mut cx.journal, responder).await;
+            }
+            Err(failure) => fail(on, failure, grpc, &mut cx.journal, responder).await,
         }
-        Err(failure) => fail(on, failure, grpc, journal, responder).await,
+        cx.journal.finish();
     }
 }
 
 /// Destination, route, filters, forwarding, response policies: what the request is answered with.
-async fn answer(
-    on: &Downstream,
-    mut head: RequestHead,
-    body: Body,
-    trace: &Trace,
-    journal: &mut Journal,
-    responder: &mut Responder,
-) -> Result<Reply, Failure> {
-    let (destination, snapshot) = on.destination(&head).await?;
+async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
+    let (destination, snapshot) = cx.on.destination(&cx.head).await?;
     let manager = match destination {
         Destination::Manager(manager) => manager,
-        Destination::Outside(asked) => {
-            return pass_on(on, &asked, head, body, trace, journal, responder).await;
-        }
+        Destination::Outside(asked) => return pass_on(cx, &asked).await,
     };
     if let Some(destination) = &manager.destination {
-        journal.set_destination(destination.clone());
+        cx.journal.set_destination(destination.clone());
     }
-    accept_http_10(&mut head, &manager.settings)?;
-    let route = route(&manager, &snapshot, &head)?;
-    journal.set_route(route.name.clone());
-    head.upgrade = permitted(&head, &manager, &route)?;
+    accept_http_10(&mut cx.head, &manager.settings)?;
+    let route = route(&manager, &snapshot, &cx.head)?;
+    cx.journal.set_route(route.name.clone());
+    cx.head.upgrade = permitted(&cx.head, &manager, &route)?;
 
-    let (mut admitted, on_response) = match filters::pass(&manager.filters, &route, head, body) {
+    let (admitted, on_response) = match filters::pass(&manager.filters, &route, cx) {
         Gate::Open(admitted, on_response) => (admitted, on_response),
-        Gate::Answered(reason, head, body) => {
-            journal.set_reason(reason);
-            return Ok(Reply::Answer(head, body, None));
+        Gate::Answered(reason, head) => {
+            cx.journal.set_reason(reason);
+            return Ok(Reply::Response(head, Body::empty(), None));
         }
     };
     let mut reply = match &route.action {
-        RouteAction::Redirect(_) | RouteAction::Respond(_) => {
-            journal.set_reason(Reason::DirectResponse);
-            own_answer(&route, admitted.head(), respond::is_grpc(&admitted.head().headers))?
+        RouteAction::Redirect(redirect) => redirected(admitted, redirect, &route)?,
+        RouteAction::Respond(response) => {
+            own_reply(admitted, ResponseHead::new(response.status), Bytes::clone(&response.body))
         }
-        RouteAction::Forward(forward) => {
-            let share = forward.clusters.pick(fastrand::u32(..));
-            let Some(cluster) = snapshot.cluster(&share.cluster) else {
-                journal.set_reason(Reason::NoClusterFound);
-                let grpc = respond::is_grpc(&admitted.head().headers);
-                let (mut head, body) =
-                    respond::answer(Reason::NoClusterFound, forward.cluster_not_found, grpc);
-                route.response_headers.apply(&mut head.headers);
-                return Ok(Reply::Answer(head, body, None));
-            };
-            if manager.destination.is_none() {
-                journal.set_destination(share.cluster.clone());
-            }
-            let timeout = forward.timeouts.for_request(&admitted.head().headers);
-            rewrite(admitted.head_mut(), &route, forward, share)?;
-            let admitted = mirror::copies(on, &snapshot, forward, admitted);
-            let cluster = Arc::clone(cluster);
-            drop(snapshot);
-            let settings = &manager.settings;
-            let mut reply =
-                send(on, &cluster, forward, settings, timeout, admitted, trace, journal, responder).await?;
-            share.response_headers.apply(reply.headers());
-            reply
-        }
+        RouteAction::Forward(forward) => forwarded_by(admitted, &manager, snapshot, &route, forward).await?,
     };
-    finish_response(&mut reply, &route, &on_response);
+    on_response.apply(reply.headers());
+    route.response_headers.apply(reply.headers());
     Ok(reply)
 }
 
@@ -156,14 +143,7 @@ fn route(
 ) -> Result<Arc<Route>, Failure> {
     let none = |why| Failure::local(Reason::NoRouteFound, why);
     let table = snapshot.table(&manager.routes).ok_or_else(|| none("the route table is not here"))?;
-    let view = Head {
-        method: &head.method,
-        scheme: head.scheme.as_str(),
-        authority: head.authority.as_ref().map_or("", |authority| authority.as_str()),
-        path: head.path.as_str(),
-        headers: &head.headers,
-    };
-    table.find(&view, fastrand::u32(..)).map(Arc::clone).ok_or_else(|| none("no route matches"))
+    table.find(&head.view(), fastrand::u32(..)).map(Arc::clone).ok_or_else(|| none("no route matches"))
 }
 
 /// What of the upgrade that a client offers is offered on: the protocols that the route lets pass, or else the listener.
@@ -191,129 +171,78 @@ fn permitted(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name them twice")]
-async fn send(
-    on: &Downstream,
-    cluster: &Arc<ClusterConfig>,
+/// Sends a request to the cluster that its route chooses.
+async fn forwarded_by(
+    mut admitted: Admitted<'_, '_>,
+    manager: &HttpConnectionManager,
+    snapshot: Arc<Snapshot>,
+    route: &Route,
     forward: &Forward,
-    settings: &HttpSettings,
-    timeout: Option<Duration>,
-    admitted: Admitted,
-    trace: &Trace,
-    journal: &mut Journal,
-    responder: &mut Responder,
 ) -> Result<Reply, Failure> {
-    let limit = match (timeout, forward.timeouts.stream.or(settings.max_stream_duration)) {
-        (Some(request), Some(stream)) => Some(request.min(stream)),
-        (one, other) => one.or(other),
+    let cx = admitted.context();
+    let share = forward.clusters.pick(fastrand::u32(..));
+    let Some(cluster) = snapshot.cluster(&share.cluster) else {
+        cx.journal.set_reason(Reason::NoClusterFound);
+        let (head, body) = respond::answer(Reason::NoClusterFound, forward.cluster_not_found, cx.grpc);
+        return Ok(Reply::Response(head, body, None));
     };
-    let head = admitted.head();
-    let view = Head {
-        method: &head.method,
-        scheme: head.scheme.as_str(),
-        authority: head.authority.as_ref().map_or("", |authority| authority.as_str()),
-        path: head.path.as_str(),
-        headers: &head.headers,
-    };
+    if manager.destination.is_none() {
+        cx.journal.set_destination(share.cluster.clone());
+    }
+    let timeout = forward.timeouts.for_request(&cx.head.headers);
+    rewrite(&mut cx.head, route, forward, share)?;
+    let settings = &manager.settings;
+    let longest = timeout.into_iter().chain(forward.timeouts.stream.or(settings.max_stream_duration)).min();
+    let (cluster, began) = (cx.on.context.clusters.cluster(cluster), cx.journal.began());
     let forwarding = Forwarding {
-        cluster: on.context.clusters.cluster(cluster),
+        cluster,
         hosts: None,
-        client: &on.client,
-        retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&view)),
+        retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&cx.head.view())),
         attempts: &forward.attempts,
-        kept_bytes: &on.context.kept_bytes,
         limit: Limit {
-            deadline: limit.map(|limit| journal.began() + limit),
+            deadline: longest.map(|longest| began + longest),
             idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout),
         },
-        trace,
+        body_deadline: settings.request_timeout.map(|limit| began + limit),
     };
-    let deadline = settings.request_timeout.map(|limit| journal.began() + limit);
-    let (admitted, _clock) = awaited(on, &forwarding, admitted, deadline);
-    forwarding.run(admitted, journal, responder).await
-}
-
-/// The request, whose client has a limited time for its body until the answer is there.
-fn awaited(
-    on: &Downstream,
-    forwarding: &Forwarding<'_>,
-    admitted: Admitted,
-    deadline: Option<Instant>,
-) -> (Admitted, Option<RequestTimeout>) {
-    let limits = &on.limits;
-    // Between messages a call may be quiet for a while before it is answered; nobody uploads a file like that.
-    let grpc = respond::is_grpc(&admitted.head().headers);
-    let stillness = if grpc { limits.stream_timeout } else { limits.body_timeout };
-    let (cluster, key) = (Rc::clone(&forwarding.cluster), on.client.key.clone());
-    let owe = move |waker: &_| cluster.peer(&key).owes(waker);
-    let mut clock = None;
-    let admitted = admitted.map_body(|body| {
-        let (body, started) = RequestLimit { deadline, stillness }.start(body, owe);
-        clock = started;
-        body
-    });
-    (admitted, clock)
+    mirror::copies(&snapshot, forward, &mut admitted);
+    drop(snapshot);
+    let mut reply = forwarding.run(admitted).await?;
+    share.response_headers.apply(reply.headers());
+    Ok(reply)
 }
 
 /// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time on its answer,
 /// since nobody said one and a stream may be quiet for as long as it likes. Peers that vanished are for the sockets to notice.
-async fn pass_on(
-    on: &Downstream,
-    asked: &str,
-    mut head: RequestHead,
-    body: Body,
-    trace: &Trace,
-    journal: &mut Journal,
-    responder: &mut Responder,
-) -> Result<Reply, Failure> {
-    if head.authority.is_none() {
+async fn pass_on(cx: &mut RequestContext<'_>, asked: &str) -> Result<Reply, Failure> {
+    if cx.head.authority.is_none() {
         // HTTP/1.0 may leave the host out; the next hop wants one.
-        head.authority = Authority::try_from(asked).ok();
+        cx.head.authority = Authority::try_from(asked).ok();
     }
-    let (cluster, hosts) = on.context.outside(asked).await?;
-    journal.set_destination(cluster.name.clone());
-    let forwarding = Forwarding {
-        cluster,
-        hosts: Some(hosts),
-        client: &on.client,
-        retry: None,
-        attempts: &Attempts::DEFAULT,
-        kept_bytes: &on.context.kept_bytes,
-        limit: Limit::default(),
-        trace,
-    };
-    let (admitted, _clock) = awaited(on, &forwarding, Admitted::outside(head, body), None);
-    forwarding.run(admitted, journal, responder).await
+    let (cluster, hosts) = cx.on.context.outside(asked).await?;
+    cx.journal.set_destination(cluster.name.clone());
+    Forwarding::outside(cluster, hosts).run(Admitted::outside(cx)).await
 }
 
-/// A redirect or a direct response.
-fn own_answer(route: &Route, asked: &RequestHead, grpc: bool) -> Result<Reply, Failure> {
-    let mut head = ResponseHead::new(StatusCode::OK);
-    let mut text = Bytes::new();
-    match &route.action {
-        RouteAction::Redirect(redirect) => {
-            // The star of `OPTIONS *` stands in no URI (RFC 9110 section 7.1).
-            let path = if asked.path == "*" { "/" } else { asked.path.as_str() };
-            let authority = asked.authority.as_ref().map_or("", |authority| authority.as_str());
-            let location = redirect
-                .location(asked.scheme.as_str(), authority, path, route.matcher.matched(path))
-                .ok_or_else(|| Failure::downstream(Reason::DownstreamProtocolError, "no legal location"))?;
-            head.status = redirect.status;
-            head.headers.insert(LOCATION, location);
-        }
-        RouteAction::Respond(response) => {
-            head.status = response.status;
-            text = Bytes::clone(&response.body);
-        }
-        RouteAction::Forward(_) => {}
-    }
-    let (head, body) = respond::own(head, text, grpc);
-    Ok(Reply::Answer(head, body, None))
+fn redirected(mut admitted: Admitted<'_, '_>, redirect: &Redirect, route: &Route) -> Result<Reply, Failure> {
+    let asked = &admitted.context().head;
+    // The star of `OPTIONS *` stands in no URI (RFC 9110 section 7.1).
+    let path = if asked.path == "*" { "/" } else { asked.path.as_str() };
+    let authority = asked.authority.as_ref().map_or("", |authority| authority.as_str());
+    let location = redirect
+        .location(asked.scheme.as_str(), authority, path, route.matcher.matched(path))
+        .ok_or_else(|| Failure::downstream(Reason::DownstreamProtocolError, "no legal location"))?;
+    let mut head = ResponseHead::new(redirect.status);
+    head.headers.insert(LOCATION, location);
+    Ok(own_reply(admitted, head, Bytes::new()))
 }
 
-fn finish_response(reply: &mut Reply, route: &Route, on_response: &OnResponse) {
-    on_response.apply(reply.headers());
-    route.response_headers.apply(reply.headers());
+/// The reply that the route itself makes.
+fn own_reply(admitted: Admitted<'_, '_>, head: ResponseHead, text: Bytes) -> Reply {
+    let cx = admitted.into_context();
+    cx.journal.set_reason(Reason::DirectResponse);
+    let (head, body) = respond::own(head, text, cx.grpc);
+    Reply::Response(head, body, None)
 }
 
 /// Sends an answer to the client, within the time that the request has.
@@ -322,18 +251,18 @@ async fn deliver(
     body: Body,
     held: Option<Held>,
     grpc: bool,
-    mut journal: Journal,
+    journal: &mut Journal,
     responder: Responder,
 ) {
     let in_head = if grpc { respond::grpc_status(&head.headers) } else { None };
     journal.set_status(head.status.as_u16(), in_head);
     let (body, in_trailers) = if grpc { respond::watch_trailers(body) } else { (body, None) };
     let still_since = responder.still_since();
-    let delivery = responder.respond(head, body.counted(journal.sent()));
     let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, Reached::ResponseStarted, what));
     let limit = held.as_ref().map_or(Limit::default(), |held| held.limit);
     let moved = || journal.received().get() + journal.sent().get();
     let delivered = {
+        let delivery = pin!(responder.respond(head, body.counted(journal.sent())));
         let limited = pin!(limit.run(delivery, moved));
         match &held {
             Some(held) => stalled::unless_cut(limited, still_since, |waker| held.owes(waker)).await,
@@ -356,16 +285,20 @@ async fn deliver(
     if let Err(failure) = outcome {
         if let Some(held) = &held {
             held.broke_off(&failure);
-            journal.try_failed(&failure);
+            journal.attempt_failed(&failure);
         }
         journal.fail(&failure);
     }
-    drop(held);
-    journal.finish();
 }
 
 /// Says what went wrong, in the way from which the client can make the most.
-async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Journal, responder: Responder) {
+async fn fail(
+    on: &Downstream,
+    mut failure: Failure,
+    grpc: bool,
+    journal: &mut Journal,
+    responder: Responder,
+) {
     let untouched = failure.side == Side::Upstream && failure.reached == Reached::NotWritten;
     let of_endpoint = matches!(
         failure.reason,
@@ -386,7 +319,7 @@ async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Jo
         journal.fail(&failure);
         if responder.version() == Version::HTTP_2 {
             match responder.refuse() {
-                Ok(()) => return journal.finish(),
+                Ok(()) => return,
                 Err(back) => responder = back,
             }
         }
@@ -402,5 +335,20 @@ async fn fail(on: &Downstream, mut failure: Failure, grpc: bool, mut journal: Jo
     journal.set_status(head.status.as_u16(), respond::grpc_status(&head.headers));
     // The reason that is recorded stays the request's own, whether or not its client still hears it.
     let _ = responder.respond(head, body).await;
-    journal.finish();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function of four arguments returns, in bytes.
+    fn size_of_future<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_fits_in_six_kib() {
+        let size = size_of_future(handle);
+        assert!(size <= 6 * 1024, "a request takes {size} bytes");
+    }
 }

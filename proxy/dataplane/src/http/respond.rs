@@ -91,11 +91,6 @@ pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
     fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// Why a proxy behind this one made an answer itself; `None` of an application's answer.
-pub(super) fn reason(fields: &HeaderMap) -> Option<Reason> {
-    Reason::named(fields.get(REASON)?.to_str().ok()?)
-}
-
 /// Looks out for `grpc-status` in the trailers of a body that passes.
 pub(super) fn watch_trailers(body: Body) -> (Body, Option<Rc<Cell<Option<u8>>>>) {
     if body.is_ended() {

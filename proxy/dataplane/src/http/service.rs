@@ -24,9 +24,8 @@ pub(crate) async fn serve(
 }
 
 impl Service for Downstream {
-    async fn call(&self, head: RequestHead, body: Body, responder: Responder) {
-        let _running = self.running(head.version);
-        request::handle(self, head, body, responder).await;
+    fn call(&self, head: RequestHead, body: Body, responder: Responder) -> impl Future<Output = ()> {
+        request::handle(self, head, body, responder)
     }
 
     fn refused(&self, failure: &Failure) {

@@ -1,4 +1,4 @@
-//! A request's place in a trace: read from the client's headers, written into each try's.
+//! A request's place in a trace: read from the client's headers, written into each attempt's.
 //!
 //! W3C Trace Context (`traceparent`, `tracestate`) and B3 (`b3` or `x-b3-*`) are read; `traceparent` is always written,
 //! and B3 too in the form in which the client spoke it. What the client decided about sampling, if anything, goes to
@@ -7,6 +7,8 @@
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 use outrigger_core::trace::{Sampling, SpanId, TraceContext, TraceId};
+
+use super::trace_parent::Incoming;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -31,27 +33,18 @@ struct Spoken {
     b3_multi: bool,
 }
 
-/// What a client said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Parent {
-    ids: Option<(TraceId, SpanId)>,
-    sampled: Option<bool>,
-}
-
 impl Trace {
     /// Reads the client's context, or begins a trace.
     pub(super) fn begin(headers: &mut HeaderMap, sampling: Sampling) -> Self {
-        let w3c = single(headers, &TRACEPARENT).and_then(parse_traceparent);
-        if w3c.is_none() {
+        let Incoming { w3c, has_state, b3_single, b3_multi } = Incoming::read(headers);
+        if has_state && w3c.is_some() {
+            join(headers, &TRACESTATE);
+        } else if has_state {
             // W3C Trace Context section 3.3: tracestate means nothing without its traceparent.
             headers.remove(TRACESTATE);
-        } else {
-            join(headers, &TRACESTATE);
         }
-        let b3_single = single(headers, &B3).and_then(parse_b3_single);
-        let b3_multi = parse_b3_multi(headers);
         let spoken = Spoken { b3_single: b3_single.is_some(), b3_multi: b3_multi.is_some() };
-        let parent = w3c.or(b3_single).or(b3_multi).unwrap_or(Parent { ids: None, sampled: None });
+        let parent = w3c.or(b3_single).or(b3_multi).unwrap_or_default();
         let (trace, parent_span) = match parent.ids {
             Some((trace, span)) => (trace, Some(span)),
             None => (new_trace(), None),
@@ -60,9 +53,9 @@ impl Trace {
         Self { context: TraceContext { trace, span: new_span(), parent: parent_span, sampled }, spoken }
     }
 
-    /// A client span of this request, for one try.
-    pub(super) fn try_span(&self) -> SpanId {
-        // Nobody will see a span that is not sampled: the try keeps the server span's id and costs no random number.
+    /// A client span of this request, for one attempt.
+    pub(super) fn attempt_span(&self) -> SpanId {
+        // Nobody will see a span that is not sampled: the attempt keeps the server span's id and costs no random number.
         if self.context.sampled { new_span() } else { self.context.span }
     }
 
@@ -85,7 +78,7 @@ impl Trace {
 
 /// `tracestate` as the client sent it, for the spans.
 pub(super) fn trace_state(headers: &HeaderMap) -> &str {
-    text(headers, &TRACESTATE).unwrap_or("")
+    headers.get(TRACESTATE).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
 fn new_trace() -> TraceId {
@@ -104,18 +97,6 @@ fn new_span() -> SpanId {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
-}
-
-/// A header that may be there once. Of two, nobody knows which one the other services follow, so that neither is a parent
-/// (W3C Trace Context section 3.2; B3 has no lists either).
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    if values.next().is_some() { None } else { value.to_str().ok() }
-}
-
 /// Makes one field of several, which are one list (W3C Trace Context section 3.3.1.2).
 fn join(headers: &mut HeaderMap, name: &HeaderName) {
     let mut values = headers.get_all(name).iter();
@@ -132,74 +113,6 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
     if let Ok(value) = HeaderValue::from_bytes(value) {
         headers.insert(name, value);
     }
-}
-
-/// `00-<trace>-<span>-<flags>` (W3C Trace Context section 3.2). A higher version is read by its first four fields
-/// (section 3.2.4, "Versioning of traceparent"); version ff is invalid.
-fn parse_traceparent(value: &str) -> Option<Parent> {
-    let mut fields = value.trim().split('-');
-    let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    let version = lower_hex(version, 2)?;
-    if version == 0xff || (version == 0 && fields.next().is_some()) {
-        return None;
-    }
-    let ids = (TraceId::new(lower_hex(trace, 32)?)?, SpanId::new(lower_hex(span, 16)? as u64)?);
-    Some(Parent { ids: Some(ids), sampled: Some(lower_hex(flags, 2)? & 1 == 1) })
-}
-
-/// `<trace>-<span>[-<state>[-<parent>]]`, or a state alone. <https://github.com/openzipkin/b3-propagation>
-fn parse_b3_single(value: &str) -> Option<Parent> {
-    if let Some(sampled) = b3_state(value) {
-        return Some(Parent { ids: None, sampled: Some(sampled) });
-    }
-    let mut fields = value.split('-');
-    let ids = b3_ids(fields.next()?, fields.next()?)?;
-    let sampled = match fields.next() {
-        Some(state) => Some(b3_state(state)?),
-        None => None,
-    };
-    Some(Parent { ids: Some(ids), sampled })
-}
-
-fn parse_b3_multi(headers: &HeaderMap) -> Option<Parent> {
-    let sampled = match (single(headers, &B3_FLAGS), single(headers, &B3_SAMPLED)) {
-        (Some("1"), _) => Some(true),
-        (_, Some(state)) => b3_state(state),
-        _ => None,
-    };
-    let ids = single(headers, &B3_TRACE_ID)
-        .zip(single(headers, &B3_SPAN_ID))
-        .and_then(|(trace, span)| b3_ids(trace, span));
-    (ids.is_some() || sampled.is_some()).then_some(Parent { ids, sampled })
-}
-
-/// Trace IDs of B3 have 64 or 128 bits.
-fn b3_ids(trace: &str, span: &str) -> Option<(TraceId, SpanId)> {
-    let trace = if trace.len() == 16 { lower_hex(trace, 16) } else { lower_hex(trace, 32) }?;
-    Some((TraceId::new(trace)?, SpanId::new(lower_hex(span, 16)? as u64)?))
-}
-
-/// `d` (debug) implies sampling; `true` and `false` are from before the specification.
-fn b3_state(value: &str) -> Option<bool> {
-    match value {
-        "1" | "d" | "true" => Some(true),
-        "0" | "false" => Some(false),
-        _ => None,
-    }
-}
-
-fn lower_hex(field: &str, digits: usize) -> Option<u128> {
-    if field.len() != digits {
-        return None;
-    }
-    field.bytes().try_fold(0, |value: u128, byte| {
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            _ => return None,
-        };
-        Some(value << 4 | u128::from(digit))
-    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -272,7 +185,7 @@ mod tests {
         assert_eq!(trace.context.trace.to_string(), TRACE);
         assert_eq!(trace.context.parent.unwrap().to_string(), SPAN);
         assert!(trace.context.sampled);
-        let span = trace.try_span();
+        let span = trace.attempt_span();
         trace.write(&mut headers, span);
         assert_eq!(headers[TRACEPARENT], format!("00-{TRACE}-{span}-01"));
         assert_eq!(headers[TRACESTATE], "a=b");
@@ -312,7 +225,7 @@ mod tests {
             let trace = Trace::begin(&mut twice, Sampling::ALL);
             assert!(trace.context.trace.to_string() != TRACE && trace.context.parent.is_none());
             assert!(trace.context.sampled && !twice.contains_key(TRACESTATE), "{name}");
-            trace.write(&mut twice, trace.try_span());
+            trace.write(&mut twice, trace.attempt_span());
             assert_eq!(twice.get_all(TRACEPARENT).iter().count(), 1);
         }
         let mut lists = headers(&[("traceparent", &one), ("tracestate", "a=b")]);
@@ -332,7 +245,7 @@ mod tests {
     fn b3_is_read_and_written_in_the_form_it_came_in() {
         let mut single = headers(&[("b3", &format!("{TRACE}-{SPAN}-1-{SPAN}"))]);
         let trace = Trace::begin(&mut single, NONE);
-        let span = trace.try_span();
+        let span = trace.attempt_span();
         trace.write(&mut single, span);
         assert_eq!(single[B3], format!("{TRACE}-{span}-1"));
 
@@ -344,7 +257,7 @@ mod tests {
         ]);
         let trace = Trace::begin(&mut multi, Sampling::ALL);
         assert!(!trace.context.sampled);
-        trace.write(&mut multi, trace.try_span());
+        trace.write(&mut multi, trace.attempt_span());
         assert_eq!(multi[B3_TRACE_ID], "0000000000000000a3ce929d0e0e4736");
         assert_eq!((multi[B3_SAMPLED].to_str().unwrap(), multi.get(B3_PARENT_SPAN_ID)), ("0", None));
     }

@@ -1,7 +1,7 @@
 //! Upgrades: the upstream agreed to speak something else, so that bytes go both ways as they are.
 
-use super::forward::Held;
 use super::journal::Journal;
+use super::reply::Held;
 use crate::codec::head::ResponseHead;
 use crate::codec::server::Responder;
 use crate::codec::upgrade::Upgraded;
@@ -13,7 +13,7 @@ pub(super) async fn relay(
     head: ResponseHead,
     upstream: Upgraded,
     held: Held,
-    mut journal: Journal,
+    journal: &mut Journal,
     responder: Responder,
 ) {
     journal.set_status(head.status.as_u16(), None);
@@ -28,8 +28,6 @@ pub(super) async fn relay(
         }
         Err(failure) => journal.fail(&failure),
     }
-    drop(held);
-    journal.finish();
 }
 
 /// A side of a copy.

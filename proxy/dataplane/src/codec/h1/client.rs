@@ -24,7 +24,7 @@ use super::parse::{self, Asked, Response};
 use super::sending::Sending;
 use super::transfer::{Cut, Transfer};
 use super::write;
-use crate::codec::answer::Answer;
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, expects_continue};
 use crate::codec::limits::Limits;
@@ -130,7 +130,7 @@ impl Exchange {
             return Err(Failure::local(Reason::LocalError, "the exchange is over"));
         };
         let answer = poll_fn(|cx| shared.poll_answer(self.turn, cx)).await;
-        if matches!(answer, Ok(Answer::Final(..)) | Err(_)) {
+        if matches!(answer, Ok(Answer::Final(_, Payload::Body(_))) | Err(_)) {
             self.shared = None;
         }
         answer
@@ -238,7 +238,7 @@ impl Shared {
                 return Err(protocol("a tunnel was opened before the request was sent"));
             }
             let (stream, read) = self.wire.take().ok_or_else(|| self.over())?.into_parts();
-            return Ok(Answer::Switched(head, Upgraded { stream, read }));
+            return Ok(Answer::Final(head, Payload::Tunnel(Upgraded { stream, read })));
         }
         if head.status.is_informational() {
             if let (StatusCode::CONTINUE, Some(sending)) = (head.status, &mut *self.sending.borrow_mut()) {
@@ -261,7 +261,7 @@ impl Shared {
             }
             (framing, Some(me)) => Body::streamed(me, turn, framing.known()),
         };
-        Ok(Answer::Final(head, body))
+        Ok(Answer::Final(head, Payload::Body(body)))
     }
 
     /// Goes on sending the request. Fails when its body fails; a failure of the socket is kept, since an answer may be

@@ -21,7 +21,7 @@ use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
 use super::unread::Receives;
 use super::{cause, failure, websocket};
-use crate::codec::answer::Answer;
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, ResponseHead, expects_continue};
 use crate::codec::hop;
@@ -85,7 +85,7 @@ impl Exchange {
             self.state = State::Over;
         }
         // A tunnel lasts as long as the exchange is kept.
-        if matches!(answer, Ok(Answer::Final(..)) | Err(_)) {
+        if matches!(answer, Ok(Answer::Final(_, Payload::Body(_))) | Err(_)) {
             self.slot = None;
         }
         answer
@@ -196,12 +196,12 @@ impl Exchange {
             let Some(outgoing) = sending.outgoing.take() else { return Err(over()) };
             websocket::opened(&mut head, self.proof.take());
             let stream = Stream::Tunnel(Box::new(Tunnel::new(outgoing.into_stream(), incoming)));
-            return Ok(Answer::Switched(head, Upgraded { stream, read: Bytes::new() }));
+            return Ok(Answer::Final(head, Payload::Tunnel(Upgraded { stream, read: Bytes::new() })));
         }
         if incoming.is_end_stream() {
             // What looks like a fault of trailers is a head without a body.
             let _ = shared.seen.fault_of_trailers(incoming.stream_id().as_u32());
-            return Ok(Answer::Final(head, Body::empty()));
+            return Ok(Answer::Final(head, Payload::Body(Body::empty())));
         }
         let length =
             head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -214,7 +214,7 @@ impl Exchange {
             let watched: Weak<ResponseBody> = Rc::downgrade(&body);
             slot.shared().unread.watch(watched);
         }
-        Ok(Answer::Final(head, Body::streamed(body, 0, length)))
+        Ok(Answer::Final(head, Payload::Body(Body::streamed(body, 0, length))))
     }
 }
 

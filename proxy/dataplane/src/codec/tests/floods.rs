@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::Instant;
 
 use super::support::{echo, get, run, serving, serving_within, whole};
-use crate::codec::answer::Answer;
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
 use crate::codec::h2::client::Connection;
 use crate::codec::head::ResponseHead;
@@ -385,8 +385,8 @@ fn an_upstream_that_breaks_the_rules_of_answers_fails_its_request() {
                         Answer::Interim(head) => {
                             assert_ne!(head.status, StatusCode::SWITCHING_PROTOCOLS, "{name}")
                         }
-                        Answer::Final(_, mut body) => break whole(&mut body).await,
-                        Answer::Switched(..) => panic!("{name}: switched"),
+                        Answer::Final(_, Payload::Body(mut body)) => break whole(&mut body).await,
+                        Answer::Final(_, Payload::Tunnel(_)) => panic!("{name}: switched"),
                     }
                 }
             };

@@ -7,8 +7,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::spawn_local;
 
 use super::support::{echo, get, read_for_a_while, run, serving, upstream};
+use crate::codec::answer::Answer;
 use crate::codec::body::Body;
-use crate::codec::client::{Answer, Exchange, Http2Connection};
+use crate::codec::client::{Exchange, Http2Connection};
 use crate::codec::limits::Limits;
 use crate::codec::server::Protocol;
 use crate::socket::stream::Stream;

@@ -12,8 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 
 use super::support::{Served, echo, get, run, serving, upstream, whole};
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
-use crate::codec::client::{Answer, Exchange, Http2Connection};
+use crate::codec::client::{Exchange, Http2Connection};
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, Responder};
@@ -39,7 +40,7 @@ async fn stranger(served: &mut Served) -> h2::client::SendRequest<Bytes> {
 
 async fn answer(exchange: &mut Exchange) -> (ResponseHead, Body) {
     match exchange.answer().await.unwrap() {
-        Answer::Final(head, body) => (head, body),
+        Answer::Final(head, Payload::Body(body)) => (head, body),
         other => panic!("{other:?}"),
     }
 }
@@ -92,8 +93,10 @@ fn trailers_and_interim_heads_pass_from_http_1_to_http_2() {
                 loop {
                     match exchange.answer().await.unwrap() {
                         Answer::Interim(head) => responder.interim(head).await.unwrap(),
-                        Answer::Final(head, body) => break drop(responder.respond(head, body).await),
-                        Answer::Switched(..) => panic!("a tunnel"),
+                        Answer::Final(head, Payload::Body(body)) => {
+                            break drop(responder.respond(head, body).await);
+                        }
+                        Answer::Final(_, Payload::Tunnel(_)) => panic!("a tunnel"),
                     }
                 }
             }

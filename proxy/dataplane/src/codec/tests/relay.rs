@@ -13,8 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{get, handler, read_for_a_while, run, serving, upstream};
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::client::{Answer, Exchange, Http2Connection};
+use crate::codec::client::{Exchange, Http2Connection};
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, serve};
 use crate::socket::stream::Stream;
@@ -29,7 +30,7 @@ fn a_body_of_unknown_length_streams_both_ways_through_both_sides() {
             async move {
                 head.headers.insert("x-added", HeaderValue::from_static("1"));
                 let mut exchange = Exchange::from(connection.send(&head, body));
-                let Answer::Final(head, body) = exchange.answer().await.unwrap() else {
+                let Answer::Final(head, Payload::Body(body)) = exchange.answer().await.unwrap() else {
                     panic!("an interim")
                 };
                 let delivery = responder.respond(head, body).await;
@@ -70,7 +71,7 @@ fn an_upgrade_hands_over_both_connections_with_what_was_read() {
                 .unwrap();
         };
         let (answer, ()) = tokio::join!(exchange.answer(), answered);
-        let Answer::Switched(head, upstream) = answer.unwrap() else { panic!("no tunnel") };
+        let Answer::Final(head, Payload::Tunnel(upstream)) = answer.unwrap() else { panic!("no tunnel") };
         assert_eq!((head.status, upstream.read.as_ref()), (StatusCode::SWITCHING_PROTOCOLS, &b"hi"[..]));
 
         let mut served = serving(Protocol::Http1, move |asked, _, responder| {
@@ -108,7 +109,7 @@ fn an_answer_that_is_cut_off_reaches_an_old_client_as_a_reset_and_never_as_an_en
             let connection = connection.take().unwrap();
             async move {
                 let mut exchange = Exchange::from(connection.send(&head, body));
-                let Answer::Final(head, mut body) = exchange.answer().await.unwrap() else {
+                let Answer::Final(head, Payload::Body(mut body)) = exchange.answer().await.unwrap() else {
                     panic!("an interim")
                 };
                 // Without a length, only the end of the connection could end it.

@@ -13,8 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{Kept, get, read_for_a_while, run, upstream, whole};
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::client::{Answer, Exchange, Http1Connection};
+use crate::codec::client::{Exchange, Http1Connection};
 use crate::codec::head::ResponseHead;
 use crate::codec::limits::Limits;
 use crate::socket::stream::Stream;
@@ -32,7 +33,7 @@ async fn get_from(method: Method, bytes: &[u8]) -> (Result<(ResponseHead, String
     };
     let answered = async {
         match exchange.answer().await? {
-            Answer::Final(head, mut body) => Ok((head, whole(&mut body).await?.0)),
+            Answer::Final(head, Payload::Body(mut body)) => Ok((head, whole(&mut body).await?.0)),
             answer => panic!("{answer:?}"),
         }
     };
@@ -357,7 +358,7 @@ proptest! {
             let reading = async {
                 let mut exchange = Exchange::from(connection.send(&get("/"), Body::empty()));
                 assert!(matches!(exchange.answer().await.unwrap(), Answer::Interim(head) if head.headers["a"] == "b"));
-                let Answer::Final(_, mut body) = exchange.answer().await.unwrap() else { panic!("no answer") };
+                let Answer::Final(_, Payload::Body(mut body)) = exchange.answer().await.unwrap() else { panic!("no answer") };
                 let (text, trailers) = whole(&mut body).await.unwrap();
                 assert_eq!((text.as_str(), &trailers["x"]), ("abc", &HeaderValue::from_static("y")));
             };

@@ -14,7 +14,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use super::support::{echo, get, handler, run, serving_within, whole};
-use crate::codec::answer::Answer;
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
 use crate::codec::client::{Exchange, Http2Connection};
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -49,7 +49,7 @@ async fn connected(limits: &Limits) -> Http2Connection {
 
 async fn body_of(exchange: &mut Exchange) -> Body {
     match exchange.answer().await.unwrap() {
-        Answer::Final(_, body) => body,
+        Answer::Final(_, Payload::Body(body)) => body,
         other => panic!("{other:?}"),
     }
 }
@@ -273,7 +273,7 @@ where
     let mut served = serving_within(Limits::default(), Protocol::Http2, move |head, body, responder| {
         let mut exchange = upstream.send(head, body);
         async move {
-            if let Ok(Answer::Final(head, body)) = exchange.answer().await {
+            if let Ok(Answer::Final(head, Payload::Body(body))) = exchange.answer().await {
                 responder.respond(head, body).await;
             }
         }

@@ -5,8 +5,9 @@ use outrigger_core::reason::Reason;
 use tokio::task::spawn_local;
 
 use super::support::{echo, run, serving, whole};
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
-use crate::codec::client::{Answer, Http2Connection};
+use crate::codec::client::Http2Connection;
 use crate::codec::head::RequestHead;
 use crate::codec::limits::Limits;
 use crate::codec::server::Protocol;
@@ -19,7 +20,9 @@ fn a_question_about_the_server_crosses_http_2_as_a_star() {
         let connection =
             Http2Connection::start(Stream::Memory(served.client), &Limits::default()).await.unwrap();
         let head = RequestHead { method: Method::OPTIONS, ..super::support::get("*") };
-        let Answer::Final(_, mut body) = connection.send(head, Body::empty()).answer().await.unwrap() else {
+        let Answer::Final(_, Payload::Body(mut body)) =
+            connection.send(head, Body::empty()).answer().await.unwrap()
+        else {
             panic!("no answer")
         };
         assert_eq!(whole(&mut body).await.unwrap().0, "OPTIONS http://cart:80* ");

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::task::spawn_local;
 
 use super::support::{Served, echo, get, run, serving, whole};
-use crate::codec::answer::Answer;
+use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
 use crate::codec::client::Http2Connection;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -81,7 +81,8 @@ fn trailers_of_a_response_pass_whole_or_fail_it() {
                 }
             });
             let connection = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
-            let Ok(Answer::Final(_, mut body)) = connection.send(get("/"), Body::empty()).answer().await
+            let Ok(Answer::Final(_, Payload::Body(mut body))) =
+                connection.send(get("/"), Body::empty()).answer().await
             else {
                 panic!("no answer");
             };
@@ -150,7 +151,7 @@ fn pseudo_fields_in_trailers_fail_the_message() {
                 application.write_all(&bytes).await.unwrap();
             };
             let (answer, ()) = tokio::join!(exchange.answer(), said);
-            let Ok(Answer::Final(_, mut body)) = answer else { panic!("{answer:?}") };
+            let Ok(Answer::Final(_, Payload::Body(mut body))) = answer else { panic!("{answer:?}") };
             let failure = whole(&mut body).await.unwrap_err();
             assert!(failure.detail.contains("pseudo-field"), "{trailers:x?}: {failure}");
         });
@@ -201,7 +202,7 @@ fn a_websocket_to_a_server_of_http_2_is_an_extended_connect() {
         let client = std::mem::replace(&mut served.client, duplex(1).0);
         let connection = Http2Connection::start(Stream::Memory(client), &Limits::default()).await.unwrap();
         let mut exchange = connection.send(websocket(), Body::empty());
-        let Answer::Switched(head, mut tunnel) = exchange.answer().await.unwrap() else {
+        let Answer::Final(head, Payload::Tunnel(mut tunnel)) = exchange.answer().await.unwrap() else {
             panic!("no tunnel")
         };
         assert_eq!(

@@ -1,0 +1,74 @@
+//! What a request is answered with, and what it holds until the answer is through.
+
+use std::rc::Rc;
+use std::task::Waker;
+
+use http::HeaderMap;
+use outrigger_core::error::Failure;
+use outrigger_policy::blame::{self, Connection};
+use outrigger_policy::outlier::Outcome;
+use outrigger_policy::retry_budget::Retrying;
+
+use super::limit::Limit;
+use crate::capacity::Debt;
+use crate::codec::body::Body;
+use crate::codec::head::ResponseHead;
+use crate::codec::upgrade::Upgraded;
+use crate::upstream::bounds::RequestPermit;
+use crate::upstream::cluster::Cluster;
+use crate::upstream::host::{Asking, Host};
+use crate::upstream::pool::Exchange;
+
+/// What a request is answered with.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// A response to be relayed, or one that this proxy makes itself.
+    Response(ResponseHead, Body, Option<Held>),
+    /// A tunnel to be relayed.
+    Tunnel(ResponseHead, Upgraded, Held),
+}
+
+/// What a request holds until its last byte is through.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// How long it may go on.
+    pub(super) limit: Limit,
+    pub(super) cluster: Rc<Cluster>,
+    pub(super) host: Rc<Host>,
+    pub(super) permit: RequestPermit,
+    pub(super) asking: Asking,
+    pub(super) _retrying: Option<Retrying>,
+    pub(super) _exchange: Exchange,
+}
+
+impl Reply {
+    /// The fields that the client will see.
+    pub(super) fn headers(&mut self) -> &mut HeaderMap {
+        let (Self::Response(head, ..) | Self::Tunnel(head, ..)) = self;
+        &mut head.headers
+    }
+}
+
+impl Held {
+    /// Lists the request as one whose client owes it to take its answer, until it is dropped.
+    pub(super) fn owes(&self, waker: &Waker) -> Debt {
+        self.permit.peer.owes(waker)
+    }
+
+    /// The response broke off after its head was relayed.
+    pub(super) fn broke_off(&self, failure: &Failure) {
+        self.failed_late(blame::failed(failure, Connection::Fresh).outcome);
+    }
+
+    /// The response has ended, and its trailers say how the request did.
+    pub(super) fn ended(&self, grpc_status: u8) {
+        self.failed_late(blame::answered(200, Some(grpc_status), None));
+    }
+
+    fn failed_late(&self, outcome: Option<Outcome>) {
+        if let Some(outcome) = outcome.filter(|outcome| outcome.is_failure()) {
+            self.asking.failed();
+            self.cluster.observe_late(&self.host, outcome);
+        }
+    }
+}
