@@ -39,7 +39,7 @@ pub enum Stream {
 }
 
 /// A connection within another, such as an HTTP/2 CONNECT opens.
-pub trait Tunnel: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {
+pub trait Tunnel: AsyncRead + AsyncWrite + fmt::Debug + Unpin {
     /// Ends it at once, so that the peer cannot take what it got for the whole.
     fn reset(self: Box<Self>);
 }

@@ -261,7 +261,7 @@ impl OneWay {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::task::JoinHandle;
+    use tokio::task::{JoinHandle, spawn_local};
 
     use super::*;
 
@@ -270,10 +270,10 @@ mod tests {
     }
 
     fn copying(client: Side, upstream: Side, lasting: Lasting) -> JoinHandle<Copied> {
-        tokio::spawn(copy_both(client, upstream, lasting))
+        spawn_local(copy_both(client, upstream, lasting))
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn a_half_closed_side_still_gets_its_answer() {
         let (mut client, down) = duplex(8);
         let (mut upstream, up) = duplex(8);
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!((copied.received, copied.sent), (31, 1000));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test(flavor = "local", start_paused = true)]
     async fn silence_in_both_directions_ends_the_copy_and_traffic_in_one_does_not() {
         let (mut client, down) = duplex(64);
         let (_upstream, up) = duplex(64);
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(started.elapsed().as_secs(), 110);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_copy_ends_when_it_has_lasted_for_long_enough() {
         let (mut client, down) = duplex(64);
         let (_upstream, up) = duplex(64 * 1024);
@@ -323,7 +323,7 @@ mod tests {
         assert!(started.elapsed() >= Duration::from_secs(60));
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn what_was_read_ahead_goes_first() {
         let (mut client, down) = duplex(64);
         let (mut upstream, up) = duplex(64);

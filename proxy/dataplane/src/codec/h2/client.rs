@@ -4,6 +4,8 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub(crate) use super::exchange::Exchange;
+use super::promised::Promised;
 use super::seen::Seen;
 use super::unread::Unread;
 use super::wire::Wire;
@@ -82,12 +85,13 @@ impl Connection {
         asked: bool,
     ) -> Result<Self, Failure> {
         let mut builder = h2::client::Builder::new();
+        let window = Promised::new(limits.connection_window);
         // What a server sends for streams that were given up is no attack: it may not know yet.
         let ResetLimits { unseen: _, remembered, errors } = ResetLimits::MEMBER;
         builder
             .enable_push(false)
             .initial_window_size(limits.stream_window)
-            .initial_connection_window_size(limits.connection_window)
+            .initial_connection_window_size(window.bytes())
             .data_frame_budget(SMALL_FRAMES)
             .max_frame_size(FRAME_SIZE)
             .max_header_list_size(limits.http2_list_bytes())
@@ -104,7 +108,7 @@ impl Connection {
         let shared = Rc::new(Shared {
             limits: Rc::new(limits.clone()),
             seen,
-            unread: Unread::default(),
+            unread: Unread::new(window.bytes(), limits.stream_window),
             streams: Cell::new(0),
             usage,
             of_proxy: asked,
@@ -114,13 +118,22 @@ impl Connection {
         let pings = connection.ping_pong();
         let watched = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
+            let _promised = window;
+            let mut freeing = pin!(watched.unread.free_window(&watched.seen));
+            let ended = poll_fn(|cx| {
+                // Goes on as long as the connection does.
+                let _ = freeing.as_mut().poll(cx);
+                if let Some(window) = watched.unread.changed_window() {
+                    connection.set_target_window_size(window);
+                }
+                Pin::new(&mut connection).poll(cx)
+            });
             // Each stream is told, by the error or by the connection that is dropped; this is for whoever debugs.
             tokio::select! {
-                ended = connection => if let Err(error) = ended {
+                ended = ended => if let Err(error) = ended {
                     tracing::debug!(%error, "upstream HTTP/2 connection ended");
                 },
                 () = watched.silence(pings) => tracing::debug!("upstream HTTP/2 connection was silent"),
-                () = watched.unread.free_window(&watched.seen, || watched.streams.get()) => {}
             }
             watched.seen.ended();
             drop(alive);
@@ -146,8 +159,10 @@ impl Connection {
 
     /// Whether streams that stand still have used up the connection's window, in either direction.
     pub(crate) fn is_crowded(&self) -> bool {
-        let Shared { seen, .. } = &*self.shared;
-        seen.receiving.is_used_up_for(CROWDED_AFTER) || seen.sending.is_used_up_for(CROWDED_AFTER)
+        let Shared { seen, unread, .. } = &*self.shared;
+        unread.is_overdrawn()
+            || seen.receiving.is_used_up_for(CROWDED_AFTER)
+            || seen.sending.is_used_up_for(CROWDED_AFTER)
     }
 
     /// When bytes of the peer came last.

@@ -19,7 +19,7 @@ use super::client::Slot;
 use super::incoming::{Incoming, Whose};
 use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
-use super::unread::Receives;
+use super::unread::{Held, Receiver, Receives};
 use super::{cause, failure, websocket};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
@@ -64,8 +64,10 @@ enum State {
 impl Exchange {
     pub(super) fn new(send: SendRequest<Bytes>, mut head: RequestHead, body: Body, slot: Slot) -> Self {
         // Whatever else is offered does not exist in HTTP/2, and an offer may be passed over (RFC 9110 section 7.8).
-        // A WebSocket's handshake is a GET (RFC 6455 section 4.1).
-        let is_handshake = head.method == Method::GET && body.is_ended();
+        // A WebSocket's handshake is a GET with a key (RFC 6455 section 4.1).
+        let is_handshake = head.method == Method::GET
+            && body.is_ended()
+            && head.headers.contains_key(header::SEC_WEBSOCKET_KEY);
         head.upgrade = head.upgrade.filter(|offered| is_handshake && websocket::is_among(offered));
         let state = State::Waiting { send, head, body, queued: None };
         Self { state, slot: Some(slot), interims: 0, proof: None }
@@ -195,7 +197,10 @@ impl Exchange {
         if tunnel && head.status.is_success() {
             let Some(outgoing) = sending.outgoing.take() else { return Err(over()) };
             websocket::opened(&mut head, self.proof.take());
-            let stream = Stream::Tunnel(Box::new(Tunnel::new(outgoing.into_stream(), incoming)));
+            let receive = Rc::new(RefCell::new(Receiver::new(incoming)));
+            let watched: Weak<RefCell<Receiver>> = Rc::downgrade(&receive);
+            shared.unread.watch(watched);
+            let stream = Stream::Tunnel(Box::new(Tunnel::new(outgoing.into_stream(), receive)));
             return Ok(Answer::Final(head, Payload::Tunnel(Upgraded { stream, read: Bytes::new() })));
         }
         if incoming.is_end_stream() {
@@ -333,8 +338,12 @@ struct ResponseBody {
 }
 
 impl Receives for ResponseBody {
-    fn incoming(&self) -> &RefCell<Incoming> {
-        &self.incoming
+    fn look(&self) -> Held {
+        self.incoming.borrow_mut().look()
+    }
+
+    fn give_up(&self) {
+        self.incoming.borrow_mut().give_up();
     }
 }
 

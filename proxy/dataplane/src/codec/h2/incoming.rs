@@ -9,6 +9,7 @@ use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
 use super::seen::{Fault, Seen};
+use super::unread::{Held, Receiver};
 use crate::codec::body::Frame;
 use crate::codec::hop;
 use crate::codec::limits::{FieldSize, Limits};
@@ -16,16 +17,11 @@ use crate::codec::limits::{FieldSize, Limits};
 /// The receiving half of a stream.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    /// `None` once it was given up.
-    stream: Option<RecvStream>,
+    receiver: Receiver,
     data_ended: bool,
     limits: Rc<Limits>,
     seen: Rc<Seen>,
     whose: Whose,
-    /// Bytes that were read.
-    read: u64,
-    /// How many they were when it was last asked whether the body stands still.
-    read_before: Option<u64>,
 }
 
 /// Whose body it is, and so who is to blame for what is wrong with it.
@@ -42,25 +38,21 @@ pub(super) struct Whose {
 impl Incoming {
     pub(super) fn new(stream: RecvStream, limits: &Rc<Limits>, seen: &Rc<Seen>, whose: Whose) -> Self {
         Self {
-            stream: Some(stream),
+            receiver: Receiver::new(stream),
             data_ended: false,
             limits: Rc::clone(limits),
             seen: Rc::clone(seen),
             whose,
-            read: 0,
-            read_before: None,
         }
     }
 
     /// The next frame; `None` at END_STREAM.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(Some(Err(given_up()))) };
         while !self.data_ended {
+            let Some(stream) = self.receiver.stream() else { return Poll::Ready(Some(Err(given_up()))) };
             match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    self.read += data.len() as u64;
-                    // Fails only when more is released than came.
-                    let _ = stream.flow_control().release_capacity(data.len());
+                    self.receiver.consume(data.len());
                     if !data.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::Data(data))));
                     }
@@ -69,6 +61,7 @@ impl Incoming {
                 None => self.data_ended = true,
             }
         }
+        let Some(stream) = self.receiver.stream() else { return Poll::Ready(Some(Err(given_up()))) };
         let trailers = match ready!(stream.poll_trailers(cx)) {
             Ok(Some(trailers)) => trailers,
             Ok(None) => return Poll::Ready(None),
@@ -100,15 +93,12 @@ impl Incoming {
         (self.whose.too_large)("the trailer section is too large")
     }
 
-    /// How many bytes it holds, and whether nobody has read any since this was last asked.
-    pub(super) fn held(&mut self) -> (usize, bool) {
-        let held = self.stream.as_mut().map_or(0, |stream| stream.flow_control().used_capacity());
-        (held, self.read_before.replace(self.read) == Some(self.read))
+    pub(super) fn look(&mut self) -> Held {
+        self.receiver.look()
     }
 
-    /// Releases what was not read. A later read returns an error.
     pub(super) fn give_up(&mut self) {
-        self.stream = None;
+        self.receiver.give_up();
     }
 }
 

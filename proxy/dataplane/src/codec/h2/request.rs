@@ -15,7 +15,7 @@ use outrigger_core::reason::Reason;
 use super::incoming::{Incoming, Whose};
 use super::responder::Exchange;
 use super::seen::Seen;
-use super::unread::{Receives, Unread};
+use super::unread::{Held, Receives, Unread};
 use super::{failure, websocket};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, Scheme, expects_continue};
@@ -172,8 +172,12 @@ struct RequestBody {
 }
 
 impl Receives for RequestBody {
-    fn incoming(&self) -> &RefCell<Incoming> {
-        &self.incoming
+    fn look(&self) -> Held {
+        self.incoming.borrow_mut().look()
+    }
+
+    fn give_up(&self) {
+        self.incoming.borrow_mut().give_up();
     }
 }
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::Reason as Code;
 use h2::server::SendResponse;
-use h2::{Reason as Code, RecvStream};
 use http::{HeaderValue, Response, StatusCode, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -16,6 +16,7 @@ use super::cause::Because;
 use super::held::HeldHead;
 use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
+use super::unread::Receiver;
 use super::{failure, websocket};
 use crate::codec::allowance::{Patience, StillSince};
 use crate::codec::body::Body;
@@ -30,7 +31,7 @@ pub(crate) struct Responder {
     limits: Rc<Limits>,
     head_only: bool,
     /// What the client sends, when it asks for a tunnel.
-    tunnel: Option<RecvStream>,
+    tunnel: Option<Rc<RefCell<Receiver>>>,
 }
 
 impl Responder {
@@ -38,7 +39,7 @@ impl Responder {
         exchange: Rc<Exchange>,
         limits: Rc<Limits>,
         head_only: bool,
-        tunnel: Option<RecvStream>,
+        tunnel: Option<Rc<RefCell<Receiver>>>,
     ) -> Self {
         Self { exchange, limits, head_only, tunnel }
     }

@@ -382,6 +382,11 @@ impl Window {
         }
     }
 
+    /// How many bytes may still be sent; negative where a peer sent more.
+    pub(super) fn left(&self) -> i64 {
+        self.left.get()
+    }
+
     /// Whether it has been used up for that long.
     pub(super) fn is_used_up_for(&self, long: Duration) -> bool {
         self.used_up.get().is_some_and(|since| since.elapsed() >= long)

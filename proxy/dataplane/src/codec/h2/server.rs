@@ -3,10 +3,10 @@
 //! [`serve`] owns the handlers: when the connection ends they are dropped, and when a client resets its stream the handler
 //! of that stream is.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -20,10 +20,11 @@ use tokio::time::{Instant, timeout};
 
 use super::cause::Because;
 use super::held::Heads;
+use super::promised::Promised;
 use super::request::{Asked, accept};
 use super::responder::{Exchange, Responder, refuse};
 use super::seen::Seen;
-use super::unread::Unread;
+use super::unread::{Receiver, Unread};
 use super::wire::Wire;
 use super::{FRAME_SIZE, SEND_BUFFER, SMALL_FRAMES, failure};
 use crate::codec::body::Body;
@@ -47,9 +48,11 @@ where
     R: Fn(&Failure),
 {
     let scheme = if stream.is_encrypted() { Scheme::Https } else { Scheme::Http };
-    let (seen, unread) = (Rc::new(Seen::of_client(&limits)), Unread::default());
+    let window = Promised::new(limits.connection_window);
+    let unread = Unread::new(window.bytes(), limits.stream_window);
+    let seen = Rc::new(Seen::of_client(&limits));
     let wire = Wire::from_client(first, stream, Rc::clone(&seen));
-    let handshake = builder(&limits).handshake::<_, Bytes>(wire);
+    let handshake = builder(&limits, &window).handshake::<_, Bytes>(wire);
     let mut connection = timeout(limits.head_timeout, handshake)
         .await
         .map_err(|_| Failure::downstream(Reason::DownstreamTimeout, "the HTTP/2 preface came too slowly"))?
@@ -69,11 +72,13 @@ where
     let mut unseen = Unseen::new(limits.resets.unseen);
     let mut flooded = false;
     let mut streams = FuturesUnordered::new();
-    let open = Cell::new(0);
-    let mut freeing = pin!(unread.free_window(&seen, || open.get()));
+    let mut freeing = pin!(unread.free_window(&seen));
     let ended = poll_fn(|cx| {
         // Goes on as long as the connection does.
         let _ = freeing.as_mut().poll(cx);
+        if let Some(window) = unread.changed_window() {
+            connection.set_target_window_size(window);
+        }
         let told = !draining
             && (drained.as_mut().poll(cx).is_ready()
                 || life.poll_passed(cx).is_ready()
@@ -126,7 +131,10 @@ where
                             };
                             let exchange = Exchange::new(respond, wants_continue, held);
                             let (body, tunnel) = if head.asks_for_tunnel() {
-                                (Body::empty(), Some(incoming))
+                                let receiver = Rc::new(RefCell::new(Receiver::new(incoming)));
+                                let watched: Weak<RefCell<Receiver>> = Rc::downgrade(&receiver);
+                                unread.watch(watched);
+                                (Body::empty(), Some(receiver))
                             } else {
                                 (exchange.body(&head, incoming, &limits, (&seen, &unread)), None)
                             };
@@ -152,7 +160,6 @@ where
                     }
                 }
             }
-            open.set(streams.len());
         }
         if let Some(since) = seen.owed_since() {
             head.set((since + limits.head_timeout).saturating_duration_since(Instant::now()));
@@ -187,11 +194,11 @@ where
     }
 }
 
-fn builder(limits: &Limits) -> h2::server::Builder {
+fn builder(limits: &Limits, window: &Promised) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
+        .initial_connection_window_size(window.bytes())
         .data_frame_budget(SMALL_FRAMES)
         .max_frame_size(FRAME_SIZE)
         .max_header_list_size(limits.http2_list_bytes())

@@ -1,28 +1,31 @@
 //! A stream that a CONNECT turned into a connection: its bytes are DATA frames, its half-closes END_STREAM (RFC 9113
 //! section 8.5). Windows are its back-pressure.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{Reason as Code, RecvStream, SendStream};
+use h2::{Reason as Code, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::unread::Receiver;
 use crate::socket::stream;
 
 /// Both halves of such a stream. Dropped before its end, it is reset.
 pub(super) struct Tunnel {
     send: SendStream<Bytes>,
-    receive: RecvStream,
+    receive: Rc<RefCell<Receiver>>,
     /// Received and not yet read.
     read: Bytes,
     shut: bool,
 }
 
 impl Tunnel {
-    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
+    pub(super) fn new(send: SendStream<Bytes>, receive: Rc<RefCell<Receiver>>) -> Self {
         Self { send, receive, read: Bytes::new(), shut: false }
     }
 }
@@ -36,8 +39,12 @@ impl stream::Tunnel for Tunnel {
 impl AsyncRead for Tunnel {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let mut receiver = this.receive.borrow_mut();
         while this.read.is_empty() {
-            match ready!(this.receive.poll_data(cx)) {
+            let Some(stream) = receiver.stream() else {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            };
+            match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) => this.read = data,
                 Some(Err(error)) => return Poll::Ready(Err(broken(error))),
                 None => return Poll::Ready(Ok(())),
@@ -46,8 +53,7 @@ impl AsyncRead for Tunnel {
         let length = this.read.len().min(into.remaining());
         into.put_slice(&this.read[..length]);
         this.read.advance(length);
-        // Fails only when more is released than came.
-        let _ = this.receive.flow_control().release_capacity(length);
+        receiver.consume(length);
         Poll::Ready(Ok(()))
     }
 }

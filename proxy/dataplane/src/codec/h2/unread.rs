@@ -1,82 +1,190 @@
-//! Bodies of one connection that hold bytes which nobody reads, and what is done when they hold the whole window of the
-//! connection, so that no other body gets on: those with the most are given up (RFC 9113 section 5.2.2).
+//! Streams of one connection that hold bytes which nobody reads, and what is done when they use up the receive window of
+//! the connection, so that no other stream makes progress.
+//!
+//! HTTP/2 does not say which streams wait for the window, so the peer is granted a little more ([`Unread::overdrawn`]). If
+//! that is not used, nobody needs it; a stream that is read gets on with it, and nothing is lost. Only where that is used up
+//! too are the streams that hold the most given up (RFC 9113 section 5.2.2).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::incoming::Incoming;
+use h2::RecvStream;
+
 use super::seen::Seen;
 
-/// How long a body stands still, with the window used up, before it is given up.
+/// How long the window stays used up before anything is done about it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A body that comes in on a stream.
-pub(super) trait Receives {
-    /// Its stream.
-    fn incoming(&self) -> &RefCell<Incoming>;
+/// The receiving half of a stream.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// `None` once it was given up.
+    stream: Option<RecvStream>,
+    /// Bytes that were read.
+    read: u64,
+    /// How many they were when it was last looked at.
+    read_before: Option<u64>,
 }
 
-/// A body that stands still, and how many bytes it holds.
-type Still = (usize, Rc<dyn Receives>);
+/// What a receiver holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    bytes: usize,
+    /// Nothing was read since the last look.
+    is_still: bool,
+    /// The peer may send more.
+    is_open: bool,
+}
 
-/// The bodies of one connection.
-#[derive(Default)]
-pub(super) struct Unread(RefCell<Vec<Weak<dyn Receives>>>);
-
-impl Unread {
-    /// Watches a body too.
-    pub(super) fn watch(&self, body: Weak<dyn Receives>) {
-        let mut bodies = self.0.borrow_mut();
-        if bodies.len() == bodies.capacity() {
-            bodies.retain(|body| body.strong_count() > 0);
-        }
-        bodies.push(body);
+impl Receiver {
+    pub(super) fn new(stream: RecvStream) -> Self {
+        Self { stream: Some(stream), read: 0, read_before: None }
     }
 
-    /// Gives up bodies whenever the peer may send nothing more because of what nobody reads. `streams` says how many
-    /// streams are open: where all of them stand still, nobody needs the window. Never resolves.
-    pub(super) async fn free_window(&self, seen: &Seen, streams: impl Fn() -> usize) {
+    /// The stream, unless it was given up.
+    pub(super) fn stream(&mut self) -> Option<&mut RecvStream> {
+        self.stream.as_mut()
+    }
+
+    /// So many bytes were read: the windows open again.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.read += bytes as u64;
+        if let Some(stream) = &mut self.stream {
+            // Fails only when more is released than came.
+            let _ = stream.flow_control().release_capacity(bytes);
+        }
+    }
+
+    pub(super) fn look(&mut self) -> Held {
+        let is_still = self.read_before.replace(self.read) == Some(self.read);
+        let Some(stream) = &mut self.stream else { return Held { bytes: 0, is_still, is_open: false } };
+        Held { bytes: stream.flow_control().used_capacity(), is_still, is_open: !stream.is_end_stream() }
+    }
+
+    /// Releases what was not read. A later read returns an error.
+    pub(super) fn give_up(&mut self) {
+        self.stream = None;
+    }
+}
+
+/// What receives on a stream: a body, a tunnel.
+pub(super) trait Receives {
+    fn look(&self) -> Held;
+    fn give_up(&self);
+}
+
+impl Receives for RefCell<Receiver> {
+    fn look(&self) -> Held {
+        self.borrow_mut().look()
+    }
+
+    fn give_up(&self) {
+        self.borrow_mut().give_up();
+    }
+}
+
+/// The receiving streams of one connection.
+pub(super) struct Unread {
+    streams: RefCell<Vec<Weak<dyn Receives>>>,
+    /// The window of the connection, and of each stream.
+    windows: (u32, u32),
+    /// The peer may send one stream's window more than the connection's.
+    overdrawn: Cell<bool>,
+    /// The new window, until the connection was told.
+    changed: Cell<Option<u32>>,
+}
+
+impl Unread {
+    /// Of a connection with that window, whose streams have that one each.
+    pub(super) fn new(connection: u32, stream: u32) -> Self {
+        Self {
+            streams: RefCell::default(),
+            windows: (connection, stream),
+            overdrawn: Cell::new(false),
+            changed: Cell::new(None),
+        }
+    }
+
+    /// Watches a stream too.
+    pub(super) fn watch(&self, stream: Weak<dyn Receives>) {
+        let mut streams = self.streams.borrow_mut();
+        if streams.len() == streams.capacity() {
+            streams.retain(|stream| stream.strong_count() > 0);
+        }
+        streams.push(stream);
+    }
+
+    /// Whether the window was used up by streams that stand still, and they still hold it.
+    pub(super) fn is_overdrawn(&self) -> bool {
+        self.overdrawn.get()
+    }
+
+    /// The size that the connection's window has to have from now on, if it is another than before.
+    pub(super) fn changed_window(&self) -> Option<u32> {
+        self.changed.take()
+    }
+
+    /// Sees to it that streams which nobody reads hold up no other. Never resolves. To be polled with the connection, which
+    /// is then told [`Self::changed_window`].
+    pub(super) async fn free_window(&self, seen: &Seen) {
+        let (_, stream) = self.windows;
         loop {
-            seen.receiving.used_up().await;
-            self.standing_still();
+            tokio::select! {
+                () = seen.receiving.used_up() => {}
+                () = tokio::time::sleep(PATIENCE), if self.overdrawn.get() => {
+                    if seen.receiving.left() > i64::from(stream) {
+                        self.overdraw(false);
+                    }
+                    continue;
+                }
+            }
+            self.look();
             tokio::time::sleep(PATIENCE).await;
-            if seen.receiving.is_used_up_for(PATIENCE) {
-                self.give_up(streams());
+            if !seen.receiving.is_used_up_for(PATIENCE) {
+                continue;
+            }
+            if self.overdrawn.get() {
+                self.give_up();
+            } else {
+                self.overdraw(true);
             }
         }
     }
 
-    /// Gives up enough bodies for a quarter of what is held, if there are streams that hold nothing and may want to.
-    fn give_up(&self, streams: usize) {
-        let (mut still, holding) = self.standing_still();
-        if holding >= streams {
+    fn overdraw(&self, is: bool) {
+        let (connection, stream) = self.windows;
+        self.overdrawn.set(is);
+        self.changed.set(Some(if is {
+            connection.saturating_add(stream).min(i32::MAX as u32)
+        } else {
+            connection
+        }));
+    }
+
+    /// Gives up enough streams for a quarter of what is held, if others are open that hold nothing.
+    fn give_up(&self) {
+        let looked = self.look();
+        if !looked.iter().any(|(held, _)| held.is_open && held.bytes == 0) {
             return;
         }
-        still.sort_by_key(|(held, _)| Reverse(*held));
-        let held: usize = still.iter().map(|(held, _)| held).sum();
+        let mut still: Vec<_> =
+            looked.into_iter().filter(|(held, _)| held.bytes > 0 && held.is_still).collect();
+        still.sort_by_key(|(held, _)| Reverse(held.bytes));
+        let all: usize = still.iter().map(|(held, _)| held.bytes).sum();
         let mut freed = 0;
-        for (bytes, body) in still {
-            body.incoming().borrow_mut().give_up();
-            freed += bytes;
-            if freed >= held / 4 {
+        for (held, stream) in still {
+            stream.give_up();
+            freed += held.bytes;
+            if freed >= all / 4 {
                 break;
             }
         }
     }
 
-    /// The bodies that have not been read from since the last call, and what each holds; and how many hold anything.
-    fn standing_still(&self) -> (Vec<Still>, usize) {
-        let bodies: Vec<_> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();
-        let (mut still, mut holding) = (Vec::new(), 0);
-        for body in bodies {
-            let (held, stands_still) = body.incoming().borrow_mut().held();
-            holding += usize::from(held > 0);
-            if held > 0 && stands_still {
-                still.push((held, body));
-            }
-        }
-        (still, holding)
+    fn look(&self) -> Vec<(Held, Rc<dyn Receives>)> {
+        let streams: Vec<_> = self.streams.borrow().iter().filter_map(Weak::upgrade).collect();
+        streams.into_iter().map(|stream| (stream.look(), stream)).collect()
     }
 }

@@ -7,6 +7,7 @@ mod half_close;
 mod responses;
 mod http2;
 mod streams;
+mod unread;
 mod trailers;
 mod upgrades;
 mod lifetimes;

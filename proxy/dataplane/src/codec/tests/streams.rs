@@ -1,4 +1,4 @@
-//! Streams of one HTTP/2 connection beside each other: none that stands still, is given up or is malformed harms another.
+//! Streams of one HTTP/2 connection beside each other: none that is given up or is malformed harms another.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,167 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason as Code;
-use http::{Method, Request, StatusCode};
+use http::Request;
 use outrigger_core::drain::Drain;
-use outrigger_core::reason::Reason;
 use tokio::io::{DuplexStream, duplex};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::support::{echo, get, handler, run, serving_within, whole};
+use super::support::{get, handler, run, serving_within, whole};
+use super::unread::{answers, body_of, post};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
-use crate::codec::client::{Exchange, Http2Connection};
-use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::client::Http2Connection;
 use crate::codec::limits::{Limits, ResetLimits};
-use crate::codec::server::{Protocol, Responder, serve};
+use crate::codec::server::{Protocol, serve};
 use crate::socket::stream::Stream;
-
-const LARGE: usize = 512 * 1024;
-
-/// Answers `/large` with a large body, and reads nothing of what is sent to `/still`.
-async fn answers(head: RequestHead, body: Body, responder: Responder) {
-    match head.path.path() {
-        "/large" => {
-            let body = Body::full(Bytes::from(vec![b'x'; LARGE]));
-            responder.respond(ResponseHead::new(StatusCode::OK), body).await;
-        }
-        "/still" => {
-            std::future::pending::<()>().await;
-            drop((body, responder));
-        }
-        _ => echo(head, body, responder).await,
-    }
-}
-
-async fn connected(limits: &Limits) -> Http2Connection {
-    let mut served = serving_within(limits.clone(), Protocol::Http2, answers);
-    let client = std::mem::replace(&mut served.client, duplex(1).0);
-    // Dropping the drain would end the connection.
-    spawn_local(async move { served.done.await.map(|_| drop(served.drain)) });
-    Http2Connection::start(Stream::Memory(client), limits).await.unwrap()
-}
-
-async fn body_of(exchange: &mut Exchange) -> Body {
-    match exchange.answer().await.unwrap() {
-        Answer::Final(_, Payload::Body(body)) => body,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn post(path: &'static str) -> RequestHead {
-    RequestHead { method: Method::POST, ..get(path) }
-}
-
-fn large() -> Body {
-    Body::full(Bytes::from(vec![b'x'; LARGE]))
-}
-
-#[test]
-fn downloads_that_nobody_reads_hold_up_no_other() {
-    run(async {
-        let connection = connected(&Limits::default()).await;
-        let mut unread = Vec::new();
-        for _ in 0..50 {
-            unread.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
-        }
-        let mut other = connection.send(get("/large"), Body::empty());
-        let began = Instant::now();
-        let (text, _) = whole(&mut body_of(&mut other).await).await.unwrap();
-        assert_eq!((text.len(), began.elapsed().as_millis()), (LARGE, 0));
-        assert!(!connection.is_crowded());
-    });
-}
-
-#[test]
-fn uploads_that_nobody_reads_hold_up_no_other() {
-    run(async {
-        let connection = connected(&Limits::default()).await;
-        for _ in 0..50 {
-            let mut exchange = connection.send(post("/still"), large());
-            spawn_local(async move { exchange.answer().await.map(drop) });
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        let began = Instant::now();
-        let (text, _) = whole(&mut body_of(&mut connection.send(post("/"), large())).await).await.unwrap();
-        assert_eq!((text.len() > LARGE, began.elapsed().as_millis()), (true, 0));
-    });
-}
-
-/// Windows that four streams use up.
-fn narrow() -> Limits {
-    Limits { connection_window: 1024 * 1024, ..Limits::default() }
-}
-
-#[test]
-fn where_unread_downloads_hold_the_whole_window_the_fullest_are_given_up_for_others() {
-    run(async {
-        let connection = connected(&narrow()).await;
-        let mut unread = Vec::new();
-        for _ in 0..4 {
-            unread.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
-        }
-        // Nobody else is there: all of them keep what they have.
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert!(connection.is_crowded(), "another connection is better for new requests");
-        let mut other = body_of(&mut connection.send(get("/large"), Body::empty())).await;
-        let got = timeout(Duration::from_secs(5), whole(&mut other)).await.expect("it gets on").unwrap();
-        assert_eq!(got.0.len(), LARGE);
-        let mut lost = 0;
-        for body in &mut unread {
-            match whole(body).await {
-                Ok((text, _)) => assert_eq!(text.len(), LARGE),
-                Err(failure) => {
-                    assert_eq!(failure.reason, Reason::UpstreamOverflow, "{failure}");
-                    lost += 1;
-                }
-            }
-        }
-        assert!((1..=3).contains(&lost), "{lost} of 4");
-    });
-}
-
-#[test]
-fn where_unread_uploads_hold_the_whole_window_others_get_on_too() {
-    run(async {
-        let connection = connected(&narrow()).await;
-        for _ in 0..4 {
-            let mut exchange = connection.send(post("/still"), large());
-            spawn_local(async move { exchange.answer().await.map(drop) });
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        let mut other = connection.send(post("/"), large());
-        let body = timeout(Duration::from_secs(5), body_of(&mut other)).await.expect("it gets on");
-        assert!(body.length() > Some(LARGE as u64));
-    });
-}
-
-#[test]
-fn a_body_that_is_read_slowly_is_not_given_up() {
-    run(async {
-        let connection = connected(&narrow()).await;
-        let mut slow = Vec::new();
-        for _ in 0..4 {
-            slow.push(body_of(&mut connection.send(get("/large"), Body::empty())).await);
-        }
-        let mut other = connection.send(get("/large"), Body::empty());
-        let other =
-            spawn_local(async move { whole(&mut body_of(&mut other).await).await.map(|got| got.0.len()) });
-        let mut read = 0;
-        while !slow.is_empty() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            for body in &mut slow {
-                if let Some(frame) = body.frame().await {
-                    frame.expect("it goes on");
-                    read += 1;
-                }
-            }
-            slow.retain(|body| !body.is_ended());
-        }
-        assert!(read > 4 * 10);
-        assert_eq!(other.await.unwrap().unwrap(), LARGE);
-    });
-}
 
 /// Serves what a client of ours has already sent, by now.
 fn thaw(server: DuplexStream, limits: Limits, seen: Rc<Cell<usize>>) {

@@ -221,6 +221,30 @@ fn a_websocket_to_a_server_of_http_2_is_an_extended_connect() {
 }
 
 #[test]
+fn what_is_no_handshake_of_a_websocket_is_a_normal_request_to_a_server_of_http_2() {
+    run(async {
+        let mut served = serving(Protocol::Http2, echo);
+        let client = std::mem::replace(&mut served.client, duplex(1).0);
+        let connection = Http2Connection::start(Stream::Memory(client), &Limits::default()).await.unwrap();
+        let mut without_key = websocket();
+        without_key.headers.remove(header::SEC_WEBSOCKET_KEY);
+        let hello = Body::full(Bytes::from_static(b"hello"));
+        for (head, body, answer) in [
+            (RequestHead { method: Method::POST, ..websocket() }, Body::empty(), "POST http://cart:80/chat "),
+            (websocket(), hello, "GET http://cart:80/chat hello"),
+            (without_key, Body::empty(), "GET http://cart:80/chat "),
+        ] {
+            match connection.send(head, body).answer().await {
+                Ok(Answer::Final(_, Payload::Body(mut body))) => {
+                    assert_eq!(whole(&mut body).await.unwrap().0, answer)
+                }
+                other => panic!("{answer}: {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
 fn a_websocket_to_a_server_that_takes_none_fails_and_says_why() {
     run(async {
         let (ours, application) = duplex(256 * 1024);

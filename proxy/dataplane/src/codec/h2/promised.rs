@@ -1,0 +1,60 @@
+//! What the HTTP/2 connections of a worker may be made to buffer: the sum of their receive windows.
+//!
+//! A window is a promise to hold so much for the peer, whether or not anybody reads it. Connections get the window that is
+//! configured while there are few, and smaller ones the more of [`WORKER`] is promised already.
+
+use std::cell::Cell;
+
+/// Bytes that a worker promises before its connections get the least window.
+const WORKER: u32 = 256 * 1024 * 1024;
+/// Which part of what is left of it one connection gets at most.
+const PART: u32 = 16;
+/// The window that a connection gets in any case, if no smaller one is configured: that of four streams.
+const LEAST: u32 = 1024 * 1024;
+
+thread_local! {
+    static PROMISED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The receive window of one connection, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Promised(u32);
+
+impl Promised {
+    /// A window of `configured` bytes, or as much of it as a further connection may have.
+    pub(super) fn new(configured: u32) -> Self {
+        let promised = PROMISED.get();
+        let left = WORKER.saturating_sub(u32::try_from(promised).unwrap_or(u32::MAX));
+        let window = configured.min((left / PART).max(LEAST));
+        PROMISED.set(promised + u64::from(window));
+        Self(window)
+    }
+
+    pub(super) fn bytes(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Drop for Promised {
+    fn drop(&mut self) {
+        PROMISED.set(PROMISED.get() - u64::from(self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_shrink_as_a_worker_has_promised_more_and_are_given_back() {
+        let configured = 16 * LEAST;
+        let all: Vec<_> = (0..1000).map(|_| Promised::new(configured)).collect();
+        assert_eq!((all[0].bytes(), all[999].bytes()), (configured, LEAST));
+        assert!(all.is_sorted_by(|one, next| one.bytes() >= next.bytes()));
+        let above: u32 = all.iter().map(|window| window.bytes() - LEAST).sum();
+        assert!(above <= WORKER, "beyond it, each holds the least");
+        assert_eq!(Promised::new(65_536).bytes(), 65_536, "a smaller one is nobody's burden");
+        drop(all);
+        assert_eq!(Promised::new(configured).bytes(), configured);
+    }
+}
