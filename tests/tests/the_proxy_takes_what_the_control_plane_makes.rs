@@ -14,8 +14,9 @@ use outrigger_config::build::{Builder, Raw};
 use outrigger_control_plane::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
 use outrigger_control_plane::model::service::{AppProtocol, ServiceKey};
 use outrigger_control_plane::source::watch::{Source, View};
-use outrigger_control_plane::translate::catalog::{Catalog, Mode, Settings, Viewer};
+use outrigger_control_plane::translate::catalog::Catalog;
 use outrigger_control_plane::translate::resource::Kind;
+use outrigger_control_plane::translate::scope::{Dialect, Mode, Settings, Viewer};
 use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use proptest::prelude::*;
@@ -45,7 +46,7 @@ fn workload(namespace: &str) -> WorkloadKey {
 
 /// Gives a proxy all that `asked` and its wildcard lead to; returns what it minded.
 fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Builder, Vec<String>) {
-    let viewer = Viewer { workload: workload(namespace), mode };
+    let viewer = Viewer { workload: workload(namespace), mode, dialect: Dialect::Outrigger };
     let mut builder = Builder::new(Vec::new());
     let mut minded = Vec::new();
     let mut apply = |builder: &mut Builder, kind: Kind, names: BTreeSet<Name>| {

@@ -62,7 +62,7 @@ type Answer = Response<Full<Bytes>>;
 
 impl Pages {
     /// Answers one request.
-    pub async fn answer<B>(&self, door: Door, request: Request<B>) -> Answer
+    pub async fn answer<B>(self: &Arc<Self>, door: Door, request: Request<B>) -> Answer
     where
         B: hyper::body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -74,7 +74,7 @@ impl Pages {
             (&Method::GET, "/healthz", _) => text(StatusCode::OK, "ok"),
             (&Method::GET, "/ready", _) => self.ready(),
             (&Method::GET, "/metrics", _) => self.metrics_text(),
-            (&Method::GET, "/status", _) => json(&self.status()),
+            (&Method::GET, "/status", _) => self.status_page().await,
             (&Method::GET, "/history", _) => self.history(request.uri().query()).await,
             (&Method::POST, "/tokens", Door::Socket) => self.create_token(request.into_body()).await,
             (&Method::POST, "/tokens", Door::Loopback) => {
@@ -104,6 +104,15 @@ impl Pages {
         match self.problems() {
             problems if problems.is_empty() => text(StatusCode::OK, "ok"),
             problems => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", problems.join("; "))),
+        }
+    }
+
+    /// Made on a thread that may wait: with many proxies it is long, and translations may be under way.
+    async fn status_page(self: &Arc<Self>) -> Answer {
+        let pages = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || json(&pages.status())).await {
+            Ok(page) => page,
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
         }
     }
 
@@ -209,7 +218,7 @@ fn answer(status: StatusCode, kind: &'static str, text: String) -> Answer {
 mod tests {
     use super::*;
     use crate::state::Disk;
-    use crate::translate::catalog::Settings;
+    use crate::translate::scope::Settings;
 
     fn pages(directory: &std::path::Path) -> Pages {
         let metrics = Arc::new(Metrics::new());
@@ -228,7 +237,7 @@ mod tests {
     }
 
     async fn ask(
-        pages: &Pages,
+        pages: &Arc<Pages>,
         door: Door,
         method: Method,
         host: &str,
@@ -246,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_socket_makes_tokens() {
         let directory = tempfile::tempdir().unwrap();
-        let pages = pages(directory.path());
+        let pages = Arc::new(pages(directory.path()));
         let cart = r#"{"namespace":"shop","service_account":"cart","ttl_seconds":600}"#;
         let nobody = r#"{"namespace":"Shop","service_account":"cart","ttl_seconds":600}"#;
         for (door, method, body, status, says) in [
@@ -264,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn loopback_answers_to_names_of_this_machine_only() {
         let directory = tempfile::tempdir().unwrap();
-        let pages = pages(directory.path());
+        let pages = Arc::new(pages(directory.path()));
         for (host, status) in [
             ("localhost:15011", 200),
             ("127.0.0.1:15011", 200),
@@ -283,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn the_pages_say_what_there_is() {
         let directory = tempfile::tempdir().unwrap();
-        let pages = pages(directory.path());
+        let pages = Arc::new(pages(directory.path()));
         pages.metrics.certificate_refused("weak-key");
         for (path, says) in [
             ("/metrics", r#"outrigger_control_plane_certificates_refused_total{reason="weak-key"} 1"#),
@@ -305,7 +314,7 @@ mod tests {
         let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let store = Store::open_with(directory.path(), disk.opener()).unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
-        let pages = Pages { store: store.clone(), ..pages(elsewhere.path()) };
+        let pages = Arc::new(Pages { store: store.clone(), ..pages(elsewhere.path()) });
         let page = async |path: &str| ask(&pages, Door::Loopback, Method::GET, "localhost", path, "").await;
         assert_eq!(page("/ready").await.0, 200);
         disk.fill(true);

@@ -36,7 +36,7 @@ use crate::registration::registrar::Registrar;
 use crate::registration::service::RegistrationService;
 use crate::source::watch::{Source, SourceError, View};
 use crate::state::{StateError, Store};
-use crate::translate::catalog;
+use crate::translate::scope;
 use crate::xds::server::Server;
 
 /// The trust roots in the state directory, for proxies' `--control-plane-ca`.
@@ -123,7 +123,7 @@ impl ControlPlane {
             publish_registrations,
             Arc::clone(&metrics),
         )?;
-        let domains = catalog::Settings {
+        let domains = scope::Settings {
             cluster_domain: settings.cluster_domain.as_str().into(),
             trust_domain: settings.trust_domain,
         };
@@ -277,11 +277,14 @@ impl Merged {
     /// to leave the mesh knows that it has left discovery.
     async fn renew(mut self) -> Result<Self, JoinError> {
         let registrations = self.registrations.borrow_and_update().clone();
-        let mesh = Arc::new(self.view.borrow_and_update().mesh.with_registrations(registrations));
-        let (xds, published) = (self.xds.clone(), Arc::clone(&mesh));
-        // Finding out whom a change concerns takes long in a large mesh.
-        tokio::task::spawn_blocking(move || xds.publish(published)).await?;
-        self.publish.send_replace(mesh);
-        Ok(self)
+        let configured = Arc::clone(&self.view.borrow_and_update().mesh);
+        // Finding out whom a change concerns takes long in a large mesh, and so does dropping one.
+        tokio::task::spawn_blocking(move || {
+            let mesh = Arc::new(configured.with_registrations(registrations));
+            self.xds.publish(Arc::clone(&mesh));
+            drop(self.publish.send_replace(mesh));
+            self
+        })
+        .await
     }
 }

@@ -18,6 +18,7 @@ use outrigger_proto::xds::types::FractionalPercent;
 use outrigger_proto::xds::types::fractional_percent::DenominatorType;
 
 use super::destination::Target;
+use super::scope::Scope;
 use super::wire::{any, boolean, duration, exact, matching, regex, strings, uint};
 use super::{defaults, matching as matches};
 use crate::model::route::{
@@ -31,13 +32,13 @@ pub(super) const INVALID_BACKEND: &str = "outrigger.invalid-backend";
 pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
 
 /// One route of the model, of a service port.
-pub(super) fn route(of: &Route, port: u16, cluster_domain: &str) -> route::Route {
+pub(super) fn route(scope: Scope<'_>, of: &Route, port: u16) -> route::Route {
     let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors } = &of.action.filters;
     let action = match &of.action.target {
         RouteTarget::Redirect(redirect) => {
             route::route::Action::Redirect(redirection(redirect, &of.matches.path, port))
         }
-        RouteTarget::Forward(backends) => forward(of, backends, cluster_domain),
+        RouteTarget::Forward(backends) => forward(scope, of, backends),
     };
     route::Route {
         name: of.id.to_string(),
@@ -53,14 +54,14 @@ pub(super) fn route(of: &Route, port: u16, cluster_domain: &str) -> route::Route
 }
 
 /// The route of a service that has none of its own: all requests, straight to it.
-pub(super) fn straight_to(id: String, cluster: &str) -> route::Route {
+pub(super) fn straight_to(scope: Scope<'_>, id: String, cluster: &str) -> route::Route {
     route::Route {
         name: id,
         r#match: Some(matches::everything()),
         action: Some(route::route::Action::Route(route::RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
             timeout: duration(std::time::Duration::ZERO),
-            retry_policy: Some(defaults::retry_policy(None, None)),
+            retry_policy: Some(defaults::retry_policy(scope.dialect(), None, None)),
             ..Default::default()
         })),
         ..Default::default()
@@ -75,7 +76,7 @@ pub(super) fn cluster_name(target: &Result<BackendTarget, InvalidBackend>, clust
     }
 }
 
-fn forward(of: &Route, backends: &[WeightedBackend], cluster_domain: &str) -> route::route::Action {
+fn forward(scope: Scope<'_>, of: &Route, backends: &[WeightedBackend]) -> route::route::Action {
     let live: Vec<_> = backends.iter().filter(|backend| backend.weight > 0).collect();
     if live.iter().all(|backend| backend.target.is_err()) {
         return route::route::Action::DirectResponse(DirectResponseAction {
@@ -84,13 +85,14 @@ fn forward(of: &Route, backends: &[WeightedBackend], cluster_domain: &str) -> ro
         });
     }
     let mut action = route::RouteAction {
-        cluster_specifier: Some(clusters(&live, cluster_domain)),
+        cluster_specifier: Some(clusters(&live, scope.domain())),
         timeout: duration(of.action.timeouts.request.unwrap_or_default()),
         retry_policy: Some(defaults::retry_policy(
+            scope.dialect(),
             of.action.retry.as_ref(),
             of.action.timeouts.backend_request.filter(|limit| !limit.is_zero()),
         )),
-        request_mirror_policies: mirrors(&of.action.filters.mirrors, cluster_domain),
+        request_mirror_policies: mirrors(&of.action.filters.mirrors, scope.domain()),
         ..Default::default()
     };
     if live.iter().any(|backend| backend.target.is_err()) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use super::resource::{Kind, Resource};
+use super::scope::Dialect;
 use crate::model::mesh::Changed;
 use crate::model::service::ServiceKey;
 
@@ -20,32 +21,39 @@ pub(super) struct Cache {
     services: HashMap<ServiceKey, HashMap<Name, Vec<Cached>>>,
 }
 
-/// A translated resource. Where routes of a consumer namespace make a difference it is for that namespace alone.
+/// Whom a translated resource is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Audience {
+    /// The clients of this namespace alone; none for those of all namespaces without routes of their own.
+    pub(super) namespace: Option<Name>,
+    /// The clients that read this.
+    pub(super) dialect: Dialect,
+}
+
 #[derive(Debug)]
 struct Cached {
-    namespace: Option<Name>,
+    audience: Audience,
     resource: Arc<Resource>,
 }
 
 impl Cache {
-    /// What was made for clients of this namespace.
+    /// What was made for this audience.
     pub(super) fn get(
         &self,
         service: &ServiceKey,
         kind: Kind,
         name: &str,
-        namespace: Option<&str>,
+        audience: &Audience,
     ) -> Option<Arc<Resource>> {
         let all = self.services.get(service)?.get(name)?;
-        let same =
-            |cached: &&Cached| cached.resource.kind == kind && cached.namespace.as_deref() == namespace;
+        let same = |cached: &&Cached| cached.resource.kind == kind && cached.audience == *audience;
         all.iter().find(same).map(|cached| Arc::clone(&cached.resource))
     }
 
-    /// Keeps what was made; with a namespace, for its clients alone.
-    pub(super) fn put(&mut self, service: ServiceKey, namespace: Option<Name>, resource: Arc<Resource>) {
+    /// Keeps what was made.
+    pub(super) fn put(&mut self, service: ServiceKey, audience: Audience, resource: Arc<Resource>) {
         let names = self.services.entry(service).or_default();
-        names.entry(resource.name.clone()).or_default().push(Cached { namespace, resource });
+        names.entry(resource.name.clone()).or_default().push(Cached { audience, resource });
     }
 
     /// Drops what a change of the mesh touches.

@@ -9,48 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrigger_core::Name;
-use outrigger_core::identity::TrustDomain;
 
-use super::cache::{Cache, ENDPOINT_KINDS, ROUTE_KINDS};
+use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Target};
 use super::resource::{Kind, Resource};
+use super::scope::{Mode, Scope, Settings, Viewer};
 use super::{cluster, endpoint, inbound, listener, route, wildcard};
 use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
 use crate::model::service::{Reach, Service, ServiceKey};
-
-/// What is the same for the whole mesh.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The DNS suffix of services, without `svc.`: `cluster.local`.
-    pub cluster_domain: Name,
-    /// Whose identities the workloads have.
-    pub trust_domain: TrustDomain,
-}
-
-/// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Viewer {
-    /// The workload: its namespace decides what names mean, itself what its inbound side is.
-    pub workload: WorkloadKey,
-    /// Whether `*` means the whole mesh.
-    pub mode: Mode,
-}
-
-impl Viewer {
-    fn namespace(&self) -> &str {
-        self.workload.identity.namespace()
-    }
-}
-
-/// How a proxy learns of destinations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// By asking for each that its application calls.
-    OnDemand,
-    /// By being told of all.
-    Wildcard,
-}
 
 /// What the answer for a name can change with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -116,23 +83,24 @@ impl Catalog {
     /// The resource of this name for this viewer, if there is one.
     pub fn resource(&self, viewer: &Viewer, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         let mesh = self.state().mesh.clone()?;
+        let scope = Scope { mesh: &mesh, viewer, settings: &self.settings };
         if name.starts_with(inbound::PREFIX) {
-            return self.inbound(&mesh, viewer, kind, name);
+            return own_side(scope, kind, name);
         }
-        let target = self.target(&mesh, viewer, kind, name)?;
-        let service = Arc::clone(&mesh.service(&target.service)?.service);
-        if !exists(&mesh, &service, &target) {
+        let target = meaning(scope, kind, name)?;
+        let service = &mesh.service(&target.service)?.service;
+        if !exists(&mesh, service, &target) {
             return None;
         }
-        let namespace = consumer(&mesh, &target, kind, viewer.namespace());
-        if let Some(found) = self.state().cache.get(&target.service, kind, name, namespace.as_deref()) {
+        let audience = audience(scope, &target, kind);
+        if let Some(found) = self.state().cache.get(&target.service, kind, name, &audience) {
             return Some(found);
         }
-        let made = self.translate(&mesh, &service, &target, viewer, (kind, name))?;
+        let made = translate(scope, service, &target, (kind, name))?;
         let mut state = self.state();
         // Made from a mesh that is no longer the latest, it answers this once; a change is on its way to the asker.
         if state.mesh.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &mesh)) {
-            state.cache.put(target.service, namespace, Arc::clone(&made));
+            state.cache.put(target.service, audience, Arc::clone(&made));
         }
         Some(made)
     }
@@ -180,68 +148,6 @@ impl Catalog {
                 vec![Dependency::Ip(address.ip()), Dependency::Endpoint(address)]
             }
             None => Vec::new(),
-        }
-    }
-
-    /// What a name means in this mesh. An address is a service's, or else that of one endpoint.
-    fn target(&self, mesh: &Mesh, viewer: &Viewer, kind: Kind, name: &str) -> Option<Target> {
-        let domain = &self.settings.cluster_domain;
-        if kind != Kind::Listener {
-            return Target::parse(name, domain);
-        }
-        let address = match Destination::parse(name, viewer.namespace(), domain)? {
-            Destination::Service(key, port) => return Some(Target::service(key, port)),
-            Destination::Address(address) => address,
-        };
-        if let Some(key) = mesh.service_by_ip(&address.ip()) {
-            return Some(Target::service(key.clone(), address.port()));
-        }
-        let (service, port) = mesh.service_by_endpoint(&address)?;
-        Some(Target { service, port, only: Some(address) })
-    }
-
-    fn translate(
-        &self,
-        mesh: &Mesh,
-        service: &Service,
-        target: &Target,
-        viewer: &Viewer,
-        (kind, name): (Kind, &str),
-    ) -> Option<Arc<Resource>> {
-        let Settings { cluster_domain, trust_domain } = &self.settings;
-        let port = service.port(target.port)?;
-        let namespace = viewer.namespace();
-        Some(match kind {
-            Kind::Cluster => {
-                let domains = (trust_domain, cluster_domain.as_ref());
-                Resource::new(kind, name, &cluster::cluster(mesh, target, service, port, domains))
-            }
-            Kind::Endpoints => {
-                Resource::new(kind, name, &endpoint::load_assignment(mesh, target, cluster_domain))
-            }
-            Kind::Listener => {
-                let made = listener::destination(mesh, name, target, port, namespace, cluster_domain);
-                let is_canonical = target.name(cluster_domain).as_ref() == name;
-                let aliases = if is_canonical { addresses(mesh, service, target.port) } else { Vec::new() };
-                Resource::with_aliases(kind, name, &made, aliases)
-            }
-            Kind::Route => {
-                let made = route::route_configuration(mesh, target, namespace, cluster_domain)?;
-                Resource::new(kind, name, &made)
-            }
-        })
-    }
-
-    /// A viewer's own inbound side. Nobody else asks for it, so it is not kept.
-    fn inbound(&self, mesh: &Mesh, viewer: &Viewer, kind: Kind, name: &str) -> Option<Arc<Resource>> {
-        let workload = mesh.workload(&viewer.workload)?;
-        let domain = &self.settings.cluster_domain;
-        match kind {
-            Kind::Listener => {
-                Some(Resource::new(kind, name, &inbound::listener(mesh, workload, name, domain)?))
-            }
-            Kind::Cluster => Some(Resource::new(kind, name, &inbound::application(mesh, workload, name)?)),
-            Kind::Endpoints | Kind::Route => None,
         }
     }
 
@@ -319,6 +225,52 @@ impl Catalog {
     }
 }
 
+/// What a name means. An address is a service's, or else that of one endpoint.
+fn meaning(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Target> {
+    if kind != Kind::Listener {
+        return Target::parse(name, scope.domain());
+    }
+    let address = match Destination::parse(name, scope.viewer.namespace(), scope.domain())? {
+        Destination::Service(key, port) => return Some(Target::service(key, port)),
+        Destination::Address(address) => address,
+    };
+    if let Some(key) = scope.mesh.service_by_ip(&address.ip()) {
+        return Some(Target::service(key.clone(), address.port()));
+    }
+    let (service, port) = scope.mesh.service_by_endpoint(&address)?;
+    Some(Target { service, port, only: Some(address) })
+}
+
+fn translate(
+    scope: Scope<'_>,
+    service: &Service,
+    target: &Target,
+    (kind, name): (Kind, &str),
+) -> Option<Arc<Resource>> {
+    let port = service.port(target.port)?;
+    Some(match kind {
+        Kind::Cluster => Resource::new(kind, name, &cluster::cluster(scope, target, service, port)),
+        Kind::Endpoints => Resource::new(kind, name, &endpoint::load_assignment(scope, target)),
+        Kind::Listener => {
+            let made = listener::destination(scope, name, target, port);
+            let is_canonical = target.name(scope.domain()).as_ref() == name;
+            let aliases = if is_canonical { addresses(scope.mesh, service, target.port) } else { Vec::new() };
+            Resource::with_aliases(kind, name, &made, aliases)
+        }
+        Kind::Route => Resource::new(kind, name, &route::route_configuration(scope, target)?),
+    })
+}
+
+/// A viewer's own inbound side. Nobody else asks for it, so it is not kept.
+fn own_side(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+    let workload = scope.mesh.workload(&scope.viewer.workload)?;
+    match kind {
+        Kind::Listener => Some(Resource::new(kind, name, &inbound::listener(scope, workload, name)?)),
+        Kind::Cluster => Some(Resource::new(kind, name, &inbound::application(scope, workload, name)?)),
+        Kind::Endpoints | Kind::Route => None,
+    }
+}
+
 /// Whether there is such a port, and such an endpoint if one is meant. What is outside the mesh has no resources.
 fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
     let endpoint = |only| mesh.serves_endpoint(&only, &target.service, target.port);
@@ -334,14 +286,15 @@ fn addresses(mesh: &Mesh, service: &Service, port: u16) -> Vec<Name> {
     ips.map(|ip| SocketAddr::new(*ip, port).to_string().into()).collect()
 }
 
-/// The namespace, where its routes make the resource one of its own.
-fn consumer(mesh: &Mesh, target: &Target, kind: Kind, namespace: &str) -> Option<Name> {
-    if !ROUTE_KINDS.contains(&kind) {
-        return None;
-    }
-    let entry = mesh.service(&target.service)?;
-    let (_, routes) = entry.routes.ports.iter().find(|(port, _)| *port == target.port)?;
-    routes.consumers.get_key_value(namespace).map(|(namespace, _)| namespace.clone())
+/// Whom a resource is for: all that read the dialect, or the clients of one namespace that has routes of its own.
+fn audience(scope: Scope<'_>, target: &Target, kind: Kind) -> Audience {
+    let consumer = || {
+        let entry = scope.mesh.service(&target.service)?;
+        let (_, routes) = entry.routes.ports.iter().find(|(port, _)| *port == target.port)?;
+        routes.consumers.get_key_value(scope.viewer.namespace()).map(|(namespace, _)| namespace.clone())
+    };
+    let namespace = ROUTE_KINDS.contains(&kind).then(consumer).flatten();
+    Audience { namespace, dialect: scope.dialect() }
 }
 
 /// The inbound names of a workload among one kind.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use outrigger_core::identity::{IdentityError, SpiffeId, TrustDomain};
+use outrigger_core::identity::{IdentityError, SpiffeId};
 use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
@@ -26,22 +26,16 @@ use outrigger_proto::xds::upstream_http::http_protocol_options::{
 use super::defaults;
 use super::destination::{Target, host};
 use super::endpoint::endpoints;
+use super::scope::Scope;
 use super::wire::{ads, any, duration, empty, exact, field, secret, transport_socket};
-use crate::model::mesh::Mesh;
 use crate::model::service::{AppProtocol, Service, ServicePort};
 
 /// The key of HTTP options among a cluster's protocol options.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// The cluster of a service port, or of one endpoint of it.
-pub(super) fn cluster(
-    mesh: &Mesh,
-    target: &Target,
-    service: &Service,
-    port: &ServicePort,
-    (trust_domain, cluster_domain): (&TrustDomain, &str),
-) -> Cluster {
-    let name = target.name(cluster_domain);
+pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port: &ServicePort) -> Cluster {
+    let name = target.name(scope.domain());
     Cluster {
         name: name.to_string(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -50,7 +44,7 @@ pub(super) fn cluster(
         circuit_breakers: Some(defaults::circuit_breakers()),
         // Where there is one endpoint and no other, ejecting it would only turn slow into impossible.
         outlier_detection: target.only.is_none().then(defaults::outlier_detection),
-        load_balancing_policy: Some(defaults::load_balancing_policy()),
+        load_balancing_policy: Some(defaults::load_balancing_policy(scope.dialect())),
         typed_extension_protocol_options: protocol_options(port.protocol),
         transport_socket_matches: vec![
             TransportSocketMatch {
@@ -58,7 +52,7 @@ pub(super) fn cluster(
                 r#match: Some(field("outrigger", "mtls")),
                 transport_socket: transport_socket(
                     "envoy.transport_sockets.tls",
-                    upstream_tls(mesh, target, service, trust_domain, cluster_domain),
+                    upstream_tls(scope, target, service),
                 ),
             },
             TransportSocketMatch {
@@ -93,27 +87,18 @@ pub(super) fn protocol_options(protocol: AppProtocol) -> HashMap<String, Any> {
     HashMap::from([(HTTP_OPTIONS.into(), any(type_url::HTTP_PROTOCOL_OPTIONS, &options))])
 }
 
-fn upstream_tls(
-    mesh: &Mesh,
-    target: &Target,
-    service: &Service,
-    trust_domain: &TrustDomain,
-    cluster_domain: &str,
-) -> Any {
+fn upstream_tls(scope: Scope<'_>, target: &Target, service: &Service) -> Any {
     let san = |identity: &SpiffeId| SubjectAltNameMatcher {
         san_type: SanType::Uri as i32,
         matcher: Some(exact(identity.as_str())),
         ..Default::default()
     };
     let validation = CertificateValidationContext {
-        match_typed_subject_alt_names: identities(mesh, target, service, trust_domain)
-            .iter()
-            .map(san)
-            .collect(),
+        match_typed_subject_alt_names: identities(scope, target, service).iter().map(san).collect(),
         ..Default::default()
     };
     let context = UpstreamTlsContext {
-        sni: host(&target.service, cluster_domain),
+        sni: host(&target.service, scope.domain()),
         common_tls_context: Some(CommonTlsContext {
             // The proxy offers of these what it is going to speak: requests, upgrades, opaque bytes.
             alpn_protocols: ["h2", "http/1.1", "outrigger-tcp"].map(String::from).to_vec(),
@@ -134,16 +119,11 @@ fn upstream_tls(
 
 /// Who may serve: the accounts that the service names, and who does serve it. Where nobody is known there is one that
 /// nobody can be, for an empty list would let in everybody of the mesh.
-fn identities(
-    mesh: &Mesh,
-    target: &Target,
-    service: &Service,
-    trust_domain: &TrustDomain,
-) -> BTreeSet<SpiffeId> {
+fn identities(scope: Scope<'_>, target: &Target, service: &Service) -> BTreeSet<SpiffeId> {
     let account = |name: &str| -> Result<SpiffeId, IdentityError> {
-        SpiffeId::new(trust_domain.clone(), &service.key.namespace, name)
+        SpiffeId::new(scope.settings.trust_domain.clone(), &service.key.namespace, name)
     };
-    let serving = endpoints(mesh, target);
+    let serving = endpoints(scope.mesh, target);
     let mut all: BTreeSet<_> =
         serving.iter().filter_map(|endpoint| endpoint.peer.identity().cloned()).collect();
     all.extend(service.service_accounts.iter().filter_map(|name| account(name).ok()));

@@ -14,6 +14,7 @@ use outrigger_proto::xds::route::retry_policy::RetryBackOff;
 use outrigger_proto::xds::type_url;
 use outrigger_proto::xds::types::Percent;
 
+use super::scope::Dialect;
 use super::wire::{boolean, duration, empty, uint};
 use crate::model::route::Retry;
 
@@ -35,19 +36,22 @@ const RETRIES: u32 = 2;
 /// The least time before the next try, and how many times that the most.
 const BACKOFF: Duration = Duration::from_millis(25);
 const BACKOFF_SPREAD: u32 = 10;
-/// What is tried again. `idempotent-failure` is Outrigger's own (others ignore it): of an idempotent method, a reset
-/// or disconnect before the response's head, or a 503 (RFC 9110, section 9.2.2).
-const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,idempotent-failure";
+/// What is tried again.
+const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
+/// And by our own proxy: of an idempotent method, a reset or disconnect before the response's head, or a 503 (RFC 9110,
+/// section 9.2.2).
+const IDEMPOTENT: &str = ",idempotent-failure";
 
 /// The retries of a route: its own words (GEP-1731) over the mesh's.
-pub(super) fn retry_policy(own: Option<&Retry>, per_try: Option<Duration>) -> RetryPolicy {
+pub(super) fn retry_policy(dialect: Dialect, own: Option<&Retry>, per_try: Option<Duration>) -> RetryPolicy {
     let codes = own.map_or(&[][..], |retry| &retry.codes);
     // An interval must be longer than nothing (`RetryBackOff.base_interval`); Envoy's timers have milliseconds.
     let backoff = own.and_then(|retry| retry.backoff).unwrap_or(BACKOFF).max(Duration::from_millis(1));
     let attempts = own.and_then(|retry| retry.attempts).unwrap_or(RETRIES);
+    let idempotent = if dialect == Dialect::Outrigger { IDEMPOTENT } else { "" };
     let statuses = if codes.is_empty() { "" } else { ",retriable-status-codes" };
     RetryPolicy {
-        retry_on: format!("{RETRY_ON}{statuses}"),
+        retry_on: format!("{RETRY_ON}{idempotent}{statuses}"),
         num_retries: uint(attempts),
         per_try_timeout: per_try.and_then(duration),
         retriable_status_codes: codes.iter().map(|code| u32::from(*code)).collect(),
@@ -106,18 +110,19 @@ pub(super) fn outlier_detection() -> OutlierDetection {
     }
 }
 
-/// Two choices by peak EWMA; who does not know it takes two choices by requests in flight.
-pub(super) fn load_balancing_policy() -> LoadBalancingPolicy {
+/// Two choices: by peak EWMA where that is known, else by requests in flight. A client takes the first that it knows, so
+/// that an older proxy of ours is given both.
+pub(super) fn load_balancing_policy(dialect: Dialect) -> LoadBalancingPolicy {
     let policy = |name: &str, type_url| load_balancing_policy::Policy {
         typed_extension_config: Some(TypedExtensionConfig {
             name: name.into(),
             typed_config: Some(empty(type_url)),
         }),
     };
-    LoadBalancingPolicy {
-        policies: vec![
-            policy("outrigger.lb.peak_ewma", type_url::PEAK_EWMA),
-            policy("envoy.load_balancing_policies.least_request", type_url::LEAST_REQUEST),
-        ],
-    }
+    let least_request = policy("envoy.load_balancing_policies.least_request", type_url::LEAST_REQUEST);
+    let policies = match dialect {
+        Dialect::Envoy => vec![least_request],
+        Dialect::Outrigger => vec![policy("outrigger.lb.peak_ewma", type_url::PEAK_EWMA), least_request],
+    };
+    LoadBalancingPolicy { policies }
 }

@@ -11,6 +11,7 @@ use outrigger_proto::xds::protobuf::{UInt32Value, Value};
 use prost::Message;
 
 use super::destination::Target;
+use super::scope::Scope;
 use super::wire::{socket_address, text, uint};
 use crate::model::endpoint::{Endpoint, EndpointHealth};
 use crate::model::mesh::Mesh;
@@ -23,7 +24,8 @@ pub(super) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// What is not ready is left out: it takes nothing. Who drains takes what is sent only where nobody else does, and is
 /// healthy then (KEP-1669). One endpoint, called by its own address, is there in whatever state: the client that dialled it has
 /// decided.
-pub(super) fn load_assignment(mesh: &Mesh, target: &Target, cluster_domain: &str) -> LoadAssignment {
+pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignment {
+    let mesh = scope.mesh;
     let not_ready = mesh.service(&target.service).is_some_and(|entry| entry.service.publish_not_ready);
     let takes = |health| match health {
         EndpointHealth::Ready => true,
@@ -43,7 +45,7 @@ pub(super) fn load_assignment(mesh: &Mesh, target: &Target, cluster_domain: &str
         zones.entry(endpoint.zone.clone()).or_default().push(lb_endpoint(&endpoint, health));
     }
     LoadAssignment {
-        cluster_name: target.name(cluster_domain).to_string(),
+        cluster_name: target.name(scope.domain()).to_string(),
         endpoints: zones.into_iter().map(|(zone, endpoints)| locality(zone.as_deref(), endpoints)).collect(),
     }
 }

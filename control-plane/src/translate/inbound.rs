@@ -21,6 +21,7 @@ use outrigger_proto::xds::type_url;
 
 use super::destination::Target;
 use super::listener::{connection_manager, leads_to, network_filter, tcp_filter};
+use super::scope::Scope;
 use super::wire::{any, boolean, duration, secret, socket_address, transport_socket, uint};
 use super::{cluster, defaults, matching, route};
 use crate::model::mesh::Mesh;
@@ -32,16 +33,11 @@ use crate::model::service::AppProtocol;
 pub(super) const PREFIX: &str = "inbound|";
 
 /// The listener of this name: all ports of the workload that share its address.
-pub(super) fn listener(
-    mesh: &Mesh,
-    workload: &WorkloadEntry,
-    name: &str,
-    cluster_domain: &str,
-) -> Option<Listener> {
+pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Listener> {
     let ports: Vec<_> = workload.ports.iter().filter(|port| *inbound_name(port.listen) == *name).collect();
     let address = ports.first()?.listen;
     let transparent = ports.iter().any(|port| port.original_destination);
-    let chains = ports.iter().flat_map(|port| chains(mesh, port, transparent, cluster_domain)).collect();
+    let chains = ports.iter().flat_map(|port| chains(scope, port, transparent)).collect();
     Some(Listener {
         name: name.into(),
         address: socket_address(address),
@@ -53,7 +49,7 @@ pub(super) fn listener(
 }
 
 /// The cluster of this name: the application behind one port.
-pub(super) fn application(mesh: &Mesh, workload: &WorkloadEntry, name: &str) -> Option<Cluster> {
+pub(super) fn application(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Cluster> {
     let port = workload.ports.iter().find(|port| *inbound_name(port.application) == *name)?;
     let kind = if port.original_destination { DiscoveryType::OriginalDst } else { DiscoveryType::Static };
     let endpoint = LbEndpoint {
@@ -75,7 +71,7 @@ pub(super) fn application(mesh: &Mesh, workload: &WorkloadEntry, name: &str) -> 
         connect_timeout: duration(defaults::CONNECT_TIMEOUT),
         circuit_breakers: Some(defaults::circuit_breakers()),
         // No ejection: there is no other instance to turn to.
-        typed_extension_protocol_options: cluster::protocol_options(spoken(mesh, port)),
+        typed_extension_protocol_options: cluster::protocol_options(spoken(scope.mesh, port)),
         ..Default::default()
     })
 }
@@ -120,10 +116,10 @@ fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
 }
 
 /// The filter chains of one port: requests and opaque bytes are told apart by ALPN, which the peer's sidecar chose.
-fn chains(mesh: &Mesh, port: &WorkloadPort, transparent: bool, cluster_domain: &str) -> Vec<FilterChain> {
-    let protocol = spoken(mesh, port);
+fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<FilterChain> {
+    let protocol = spoken(scope.mesh, port);
     let Some(service) = port.services.first() else { return Vec::new() };
-    let canonical = Target::service(service.clone(), port.service_port).name(cluster_domain);
+    let canonical = Target::service(service.clone(), port.service_port).name(scope.domain());
     let stat = format!("{PREFIX}{canonical}");
     let cluster = inbound_name(port.application);
     let chain = |word: &str, alpn: &[&str], filter| {
@@ -155,7 +151,7 @@ fn chains(mesh: &Mesh, port: &WorkloadPort, transparent: bool, cluster_domain: &
     match protocol {
         AppProtocol::Tcp => vec![tcp()],
         AppProtocol::Detect => vec![http(), tcp()],
-        AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc if has_tcp_route(mesh, port) => {
+        AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc if has_tcp_route(scope.mesh, port) => {
             vec![http(), tcp()]
         }
         AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc => vec![http()],

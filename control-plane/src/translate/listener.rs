@@ -16,22 +16,16 @@ use outrigger_proto::xds::type_url;
 use super::action::{CORS_FILTER, INVALID_BACKEND, cluster_name, uses_cors};
 use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT, UPGRADES};
 use super::destination::Target;
+use super::scope::Scope;
 use super::wire::{ads, any, duration, empty};
-use crate::model::mesh::Mesh;
 use crate::model::route::{RouteTable, TcpRoute};
 use crate::model::service::{AppProtocol, ServicePort};
 
 /// The listener of the name that was asked for.
-pub(super) fn destination(
-    mesh: &Mesh,
-    asked: &str,
-    target: &Target,
-    port: &ServicePort,
-    namespace: &str,
-    cluster_domain: &str,
-) -> Listener {
-    let canonical = target.name(cluster_domain);
-    let table = mesh.routes(&target.service, target.port, namespace).filter(|_| target.only.is_none());
+pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: &ServicePort) -> Listener {
+    let canonical = target.name(scope.domain());
+    let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
+    let table = table.filter(|_| target.only.is_none());
     let mut listener = Listener {
         name: asked.into(),
         traffic_direction: TrafficDirection::Outbound as i32,
@@ -55,7 +49,7 @@ pub(super) fn destination(
     }
     if tcp {
         let clusters = match table.map(|table| table.as_ref()) {
-            Some(RouteTable::Tcp(route)) => weighted(route, cluster_domain),
+            Some(RouteTable::Tcp(route)) => weighted(route, scope.domain()),
             Some(RouteTable::Http(_)) | None => ClusterSpecifier::Cluster(canonical.to_string()),
         };
         let proxy = tcp_filter(&canonical, clusters);

@@ -17,3 +17,4 @@ mod defaults;
 mod wire;
 pub mod destination;
 pub mod resource;
+pub mod scope;

@@ -4,24 +4,19 @@ use outrigger_proto::xds::route::{Route, RouteConfiguration, VirtualHost};
 
 use super::action;
 use super::destination::Target;
-use crate::model::mesh::Mesh;
+use super::scope::Scope;
 use crate::model::route::RouteTable;
 
 /// The route configuration of this name, or none where the port carries opaque bytes. One endpoint, called by its own
 /// address, is reached without the service's routes (GEP-1294: they apply to the service's own addresses).
-pub(super) fn route_configuration(
-    mesh: &Mesh,
-    target: &Target,
-    namespace: &str,
-    cluster_domain: &str,
-) -> Option<RouteConfiguration> {
-    let name = target.name(cluster_domain);
-    let routes = match mesh.routes(&target.service, target.port, namespace).filter(|_| target.only.is_none())
-    {
-        None => vec![action::straight_to(format!("default/{name}"), &name)],
+pub(super) fn route_configuration(scope: Scope<'_>, target: &Target) -> Option<RouteConfiguration> {
+    let name = target.name(scope.domain());
+    let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
+    let routes = match table.filter(|_| target.only.is_none()) {
+        None => vec![action::straight_to(scope, format!("default/{name}"), &name)],
         Some(table) => match table.as_ref() {
             RouteTable::Http(routes) => {
-                routes.iter().map(|route| action::route(route, target.port, cluster_domain)).collect()
+                routes.iter().map(|route| action::route(scope, route, target.port)).collect()
             }
             RouteTable::Tcp(_) => return None,
         },

@@ -5,15 +5,17 @@
 //! reaches the catalogue before it reads the index, so that none is missed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use outrigger_core::Name;
 use tokio::sync::Notify;
 
-use super::stream::Interest;
+use super::lock;
+use super::session::Interest;
 use crate::model::mesh::Mesh;
-use crate::translate::catalog::{Affected, Catalog, Dependency, Settings, Viewer};
+use crate::translate::catalog::{Affected, Catalog, Dependency};
 use crate::translate::resource::Kind;
+use crate::translate::scope::{Settings, Viewer};
 
 /// The catalogue and who watches it.
 #[derive(Debug)]
@@ -102,13 +104,8 @@ impl Hub {
         lock(&self.index).mailboxes.remove(&id);
     }
 
-    /// Wakes every stream, so that each sees that the server closes.
-    pub(super) fn wake_all(&self) {
-        lock(&self.index).mailboxes.values().for_each(|mailbox| mailbox.wake.notify_one());
-    }
-
     #[cfg(test)]
-    fn watchers(&self) -> usize {
+    pub(super) fn watchers(&self) -> usize {
         let index = lock(&self.index);
         index.watchers.len() + index.mailboxes.len()
     }
@@ -151,11 +148,6 @@ impl Index {
             }
         }
     }
-}
-
-/// Locks; no code that holds one of these locks can panic half-way through a change.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

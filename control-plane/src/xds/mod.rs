@@ -1,13 +1,23 @@
-//! The delta ADS server: what proxies are told, and when.
+//! The ADS server: what proxies are told, and when.
 //!
-//! [`server`] does the I/O, [`hub`] knows which stream cares about what, [`stream`] is the protocol itself without
-//! I/O or clock, and [`subscription`] the part of it that one resource type needs. State-of-the-world ADS and the
-//! dialects of other clients find their place at [`node::Dialect`].
+//! [`server`] decides who may open a stream, [`stream`] moves its messages, [`hub`] knows which stream cares about what.
+//! [`session`] is the protocol without messages, I/O or clock, and [`subscription`] the part of it that one resource type
+//! needs; [`delta`] puts it into the messages of the incremental variant. State-of-the-world becomes a second one.
 
-pub mod server;
+pub(crate) mod server;
+mod stream;
 mod hub;
-pub mod status;
-pub mod stream;
+pub(crate) mod status;
+mod delta;
+mod session;
 mod unserved;
-pub mod subscription;
-pub mod node;
+mod subscription;
+mod node;
+mod workers;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks; no code that holds one of these locks can panic half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,15 +1,13 @@
-//! The ADS service: one task a stream, which moves messages between the client, the protocol and the hub.
+//! The ADS service: who may open a stream, and when it ends.
 //!
 //! The wiring makes one [`Server`], publishes every version of the mesh to it and gives [`Server::service`] to tonic. A
-//! stream ends when its client leaves or breaks the protocol, or when the server closes; nothing of it stays.
+//! stream ends when its client leaves or breaks the protocol, with the client's certificate, or when the server closes;
+//! nothing of it stays.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_proto::xds::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -17,23 +15,23 @@ use outrigger_proto::xds::discovery::aggregated_discovery_service_server::{
 use outrigger_proto::xds::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::hub::{Hub, Mailbox};
-use super::node::{BadNode, Node};
-use super::status::{self, StreamStatus};
-use super::stream::{Source, Stream};
-use super::subscription::{WILDCARD, cut};
-use super::unserved;
+use super::hub::Hub;
+use super::status::StreamStatus;
+use super::stream::{Responses, Stream};
+use super::workers::Workers;
+use super::{lock, node, unserved};
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadKey;
 use crate::peer::{PeerIdentity, expired, until, verified};
 use crate::quota::Slots;
-use crate::translate::catalog::{Catalog, Settings, Viewer};
-use crate::translate::resource::{Kind, Resource};
+use crate::translate::resource::Kind;
+use crate::translate::scope::Settings;
 
 /// For the first message, which says who the stream is for.
 const FIRST_MESSAGE: Duration = Duration::from_secs(15);
@@ -55,32 +53,27 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Shared {
-    hub: Hub,
-    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    hub: Arc<Hub>,
+    workers: Workers,
+    /// Every stream, by a number of its own.
+    streams: Mutex<HashMap<u64, Arc<Stream>>>,
     of_identity: Slots<SpiffeId>,
     of_instance: Slots<WorkloadKey>,
     metrics: Arc<Metrics>,
-    closing: AtomicBool,
-}
-
-/// One stream as its task and `/status` share it.
-#[derive(Debug)]
-struct Session {
-    node: Node,
-    since: Timestamp,
-    stream: Mutex<Stream>,
+    closing: watch::Sender<bool>,
 }
 
 impl Server {
     /// A server that serves nothing until the first [`publish`](Self::publish): streams are accepted and wait.
     pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
-            hub: Hub::new(settings),
-            sessions: Mutex::default(),
+            hub: Arc::new(Hub::new(settings)),
+            workers: Workers::new(),
+            streams: Mutex::default(),
             of_identity: Slots::new(OF_IDENTITY),
             of_instance: Slots::new(OF_INSTANCE),
             metrics,
-            closing: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -95,26 +88,28 @@ impl Server {
         AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES)
     }
 
-    /// Every stream, by node.
+    /// Every stream, by node. May wait for translations: not for the runtime's thread.
     pub fn status(&self) -> Vec<StreamStatus> {
-        let sessions: Vec<_> = lock(&self.shared.sessions).values().cloned().collect();
-        let mut all: Vec<_> = sessions.iter().map(|session| session.status()).collect();
+        let mut all: Vec<_> = self.streams().iter().filter_map(|stream| stream.status()).collect();
         all.sort_by(|a, b| (&a.node, &a.since).cmp(&(&b.node, &b.since)));
         all
     }
 
     /// How many there are, for `/metrics`.
     pub fn count(&self) -> Count {
-        let sessions: Vec<_> = lock(&self.shared.sessions).values().cloned().collect();
-        let proxies: HashSet<_> = sessions.iter().map(|session| &session.node.viewer.workload).collect();
-        let refused = |session: &Arc<Session>| lock(&session.stream).refused();
-        Count { streams: sessions.len(), proxies: proxies.len(), refused: sessions.iter().map(refused).sum() }
+        let streams = self.streams();
+        let proxies: HashSet<_> = streams.iter().map(|stream| &stream.viewer.workload).collect();
+        let refused = streams.iter().map(|stream| stream.refused()).sum();
+        Count { streams: streams.len(), proxies: proxies.len(), refused }
     }
 
     /// Ends every stream, so that the proxies turn to another server, or come back.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::Release);
-        self.shared.hub.wake_all();
+        self.shared.closing.send_replace(true);
+    }
+
+    fn streams(&self) -> Vec<Arc<Stream>> {
+        lock(&self.shared.streams).values().cloned().collect()
     }
 }
 
@@ -127,12 +122,6 @@ pub struct Count {
     pub proxies: usize,
     /// Resources whose refusal stands, over all streams.
     pub refused: usize,
-}
-
-impl Session {
-    fn status(&self) -> StreamStatus {
-        status::of(&self.node, self.since, &lock(&self.stream))
-    }
 }
 
 #[tonic::async_trait]
@@ -170,8 +159,6 @@ impl AggregatedDiscoveryService for Server {
     }
 }
 
-type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
-
 impl Shared {
     async fn serve(
         &self,
@@ -182,32 +169,31 @@ impl Shared {
         let first = tokio::time::timeout(FIRST_MESSAGE, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first message"))??;
         let Some(first) = first else { return Ok(()) };
-        let node = Node::read(first.node.as_ref(), &identity).map_err(refused)?;
-        let workload = &node.viewer.workload;
-        let place = self.of_instance.take(workload);
-        let _place = place.ok_or_else(|| self.full("instance-limit", workload, OF_INSTANCE))?;
-        let ended = until(not_after);
-        tokio::pin!(ended);
-        let watch = Watch::begin(self, node);
-        watch.take(&first)?;
-        loop {
-            if self.closing.load(Ordering::Acquire) {
-                return Err(Status::unavailable("the control plane shuts down"));
+        let viewer = node::read(first.node.as_ref(), &identity);
+        let viewer = viewer.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let workload = viewer.workload.clone();
+        let place = self.of_instance.take(&workload);
+        let _place = place.ok_or_else(|| self.full("instance-limit", &workload, OF_INSTANCE))?;
+        let broken = |error: JoinError| Status::internal(error.to_string());
+        let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
+        let stream = self.workers.run(move || Arc::new(Stream::join(viewer, hub, metrics))).await;
+        let stream = stream.map_err(broken)?;
+        lock(&self.streams).insert(stream.id, Arc::clone(&stream));
+        let mut closing = self.closing.subscribe();
+        let ended = tokio::select! {
+            ended = stream.converse(first, requests, responses, &self.workers) => ended,
+            () = responses.closed() => Ok(()),
+            () = until(not_after) => {
+                tracing::info!(%workload, "certificate expired: xDS stream ended");
+                Err(expired())
             }
-            watch.answer(responses)?;
-            tokio::select! {
-                request = requests.message() => match request? {
-                    Some(request) => watch.take(&request)?,
-                    None => return Ok(()),
-                },
-                () = watch.mailbox.wake.notified() => watch.changed(),
-                () = responses.closed() => return Ok(()),
-                () = &mut ended => {
-                    tracing::info!(workload = %watch.session.node.viewer.workload, "certificate expired: xDS stream ended");
-                    return Err(expired());
-                }
+            _ = closing.wait_for(|closing| *closing) => {
+                Err(Status::unavailable("the control plane shuts down"))
             }
-        }
+        };
+        lock(&self.streams).remove(&stream.id);
+        self.workers.run(move || stream.leave()).await.map_err(broken)?;
+        ended
     }
 
     /// The refusal of a stream for which its caller has no room left.
@@ -216,108 +202,6 @@ impl Shared {
         tracing::warn!(reason, %who, limit, "xDS stream refused");
         Status::resource_exhausted(format!("{who} has {limit} xDS streams open already"))
     }
-}
-
-/// A stream in the hub's index and in the list of streams; out of both when dropped.
-struct Watch<'a> {
-    shared: &'a Shared,
-    id: u64,
-    mailbox: Arc<Mailbox>,
-    session: Arc<Session>,
-}
-
-impl<'a> Watch<'a> {
-    fn begin(shared: &'a Shared, node: Node) -> Self {
-        let (id, mailbox) = shared.hub.join();
-        let session = Arc::new(Session { node, since: Timestamp::now(), stream: Mutex::default() });
-        lock(&shared.sessions).insert(id, Arc::clone(&session));
-        Self { shared, id, mailbox, session }
-    }
-
-    fn take(&self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
-        if !self.session.node.same(request.node.as_ref()) {
-            return Err(refused(BadNode::Changed));
-        }
-        if let Some(error) = &request.error_detail {
-            let node = &self.session.node.viewer.workload;
-            if let Some(kind) = Kind::from_type_url(&request.type_url) {
-                self.shared.metrics.xds_nacked(kind.as_str());
-            }
-            tracing::warn!(
-                identity = %node.identity, instance = %node.instance, type_url = request.type_url,
-                detail = %cut(&error.message), "a proxy refused configuration"
-            );
-        }
-        let interest = lock(&self.session.stream).on_request(request, Timestamp::now());
-        let interest = interest.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        self.shared.hub.watch(self.id, &self.session.node.viewer, &interest);
-        Ok(())
-    }
-
-    fn changed(&self) {
-        let changed = self.mailbox.take();
-        let mut stream = lock(&self.session.stream);
-        changed.into_iter().for_each(|(kind, name)| stream.on_change(kind, name));
-    }
-
-    /// Sends all that may be sent now. Until every source has synced that is nothing.
-    fn answer(&self, responses: &Responses) -> Result<(), Status> {
-        if !self.shared.hub.catalog.is_ready() {
-            return Ok(());
-        }
-        let view = View { catalog: &self.shared.hub.catalog, viewer: &self.session.node.viewer };
-        let mut stream = lock(&self.session.stream);
-        while let Some(response) = stream.poll(&view) {
-            if let Some(kind) = Kind::from_type_url(&response.type_url) {
-                let resources = response.resources.len() + response.removed_resources.len();
-                self.shared.metrics.xds_pushed(kind.as_str(), resources);
-            }
-            let sent = responses.try_send(Ok(response));
-            sent.map_err(|_| Status::resource_exhausted("responses answered that were not read"))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Watch<'_> {
-    fn drop(&mut self) {
-        lock(&self.shared.sessions).remove(&self.id);
-        let stream = lock(&self.session.stream);
-        let subscribed = stream.kinds().iter().flat_map(|state| {
-            let wildcard = state.kind.has_wildcard().then(|| Name::from(WILDCARD));
-            wildcard.into_iter().chain(state.names.iter().cloned()).map(|name| (state.kind, name))
-        });
-        self.shared.hub.leave(self.id, &self.session.node.viewer, subscribed.collect());
-    }
-}
-
-/// The catalogue as one client sees it.
-struct View<'a> {
-    catalog: &'a Catalog,
-    viewer: &'a Viewer,
-}
-
-impl Source for View<'_> {
-    fn resource(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
-        self.catalog.resource(self.viewer, kind, name)
-    }
-
-    fn wildcard(&self, kind: Kind) -> Vec<Name> {
-        self.catalog.wildcard(self.viewer, kind)
-    }
-
-    fn in_wildcard(&self, kind: Kind, name: &str) -> bool {
-        self.catalog.in_wildcard(self.viewer, kind, name)
-    }
-}
-
-fn refused(error: BadNode) -> Status {
-    Status::invalid_argument(error.to_string())
-}
-
-/// Locks; no code that holds one of these locks can panic half-way through a change.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -7,10 +7,9 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::node::Node;
-use super::stream::Stream;
+use super::session::Session;
 use super::subscription::{Held, Subscription, Wildcard};
-use crate::translate::catalog::Mode;
+use crate::translate::scope::{Mode, Viewer};
 
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,18 +70,18 @@ pub struct NackStatus {
 }
 
 /// The status of one stream.
-pub(super) fn of(node: &Node, since: Timestamp, stream: &Stream) -> StreamStatus {
-    let workload = &node.viewer.workload;
+pub(super) fn of(viewer: &Viewer, since: Timestamp, session: &Session) -> StreamStatus {
+    let workload = &viewer.workload;
     StreamStatus {
         node: workload.instance.to_string(),
         identity: workload.identity.to_string(),
         namespace: workload.identity.namespace().into(),
-        mode: match node.viewer.mode {
+        mode: match viewer.mode {
             Mode::OnDemand => "on-demand".into(),
             Mode::Wildcard => "wildcard".into(),
         },
         since: since.to_string(),
-        types: stream.kinds().iter().filter(|state| state.seen).map(of_type).collect(),
+        types: session.kinds().iter().filter(|state| state.seen).map(of_type).collect(),
     }
 }
 

@@ -1,308 +1,209 @@
-//! The incremental xDS protocol of one ADS stream: requests and changes in, responses out.
+//! One ADS stream: its task moves messages, and all work on them is done by the translation threads.
 //!
-//! No I/O, no clock, no knowledge of the mesh: [`super::server`] feeds it and asks a [`Source`] on its behalf. The rules
-//! are those of "xDS REST and gRPC protocol", incremental variant; each stands where it is kept. At most one response
-//! of a type waits for its answer, so that a slow client costs the names it subscribed to and not a queue.
+//! The task gives a stream one piece of work at a time: take the client's message, take what changed, send all that may
+//! be sent now. Meanwhile the client's next message waits in its connection. What a session or the hub's index holds is
+//! locked by this work alone, never by the runtime's thread.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use outrigger_core::Name;
-use outrigger_proto::xds::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
-};
-use thiserror::Error;
+use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
 
-use super::subscription::{Decision, MAX_NAMES, Outstanding, Subscription, WILDCARD, Wildcard};
-use super::unserved::Unserved;
-use crate::translate::resource::{Kind, Resource, Version};
+use super::delta::Delta;
+use super::hub::{Hub, Mailbox};
+use super::lock;
+use super::node::{self, BadNode};
+use super::session::Source;
+use super::status::{self, StreamStatus};
+use super::subscription::{WILDCARD, cut};
+use super::workers::Workers;
+use crate::metrics::Metrics;
+use crate::translate::catalog::Catalog;
+use crate::translate::resource::{Kind, Resource};
+use crate::translate::scope::Viewer;
 
-/// Encoded bytes of resources after which a response is closed and the rest waits for its ACK: well under the 4 MiB
-/// that gRPC receivers take by default.
-const RESPONSE_BYTES: usize = 1 << 20;
-/// Names in one response, so that one stream's wildcard does not keep a core for long.
-const RESPONSE_NAMES: usize = 1_000;
+/// Where a stream's responses go.
+pub(super) type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 
-/// What there is to serve, as one node sees it. The translation is one; tests have another.
-pub trait Source {
-    /// The resource of this name, if there is one.
-    fn resource(&self, kind: Kind, name: &str) -> Option<Arc<Resource>>;
-    /// The names that `*` means.
-    fn wildcard(&self, kind: Kind) -> Vec<Name>;
-    /// Whether `*` means this name.
-    fn in_wildcard(&self, kind: Kind, name: &str) -> bool;
-}
-
-/// One stream.
+/// One stream as its task, its work and `/status` share it.
 #[derive(Debug)]
-pub struct Stream {
-    kinds: [Subscription; 4],
-    unserved: Unserved,
-    last_nonce: u64,
-}
-
-/// Names that ceased and began to matter by one request, in that order: one in both lists matters. `*` is among them
-/// as a name.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Interest {
-    /// Now subscribed.
-    pub added: Vec<(Kind, Name)>,
-    /// No longer.
-    pub dropped: Vec<(Kind, Name)>,
-}
-
-impl Default for Stream {
-    fn default() -> Self {
-        Self { kinds: Kind::ALL.map(Subscription::new), unserved: Unserved::default(), last_nonce: 0 }
-    }
+pub(super) struct Stream {
+    pub(super) viewer: Viewer,
+    since: Timestamp,
+    pub(super) id: u64,
+    mailbox: Arc<Mailbox>,
+    /// None when the stream has left.
+    delta: Mutex<Option<Delta>>,
+    refused: AtomicUsize,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
 }
 
 impl Stream {
-    /// Takes a request: an answer to a response, a change of subscriptions, or both.
-    ///
-    /// Of types that are not served nothing exists: a client may ask one server for more than it has. Fails when the client subscribes to more than [`MAX_NAMES`]; the stream is then of no more use.
-    pub fn on_request(
-        &mut self,
-        request: &DeltaDiscoveryRequest,
-        now: Timestamp,
-    ) -> Result<Interest, TooManyNames> {
-        let Some(kind) = Kind::from_type_url(&request.type_url) else {
-            self.unserved.on_request(request);
-            return Ok(Interest::default());
-        };
-        let state = &mut self.kinds[kind as usize];
-        answer(state, request, now);
-        let first = !std::mem::replace(&mut state.seen, true);
-        let mut interest = Interest::default();
-        // "An empty first request of a type is a wildcard subscription", where the type has one.
-        if first && kind.has_wildcard() && request.resource_names_subscribe.is_empty() {
-            state.wildcard = Wildcard::Legacy;
-            state.look_at(WILDCARD.into(), false);
-            interest.added.push((kind, WILDCARD.into()));
-        }
-        // In this order, so that a name in both lists is one that the client wants anew.
-        unsubscribe(state, &request.resource_names_unsubscribe, &mut interest);
-        subscribe(state, &request.resource_names_subscribe, &mut interest)?;
-        // Only the first request of a type may tell what the client kept from an earlier stream.
-        if first {
-            state.resume(&request.initial_resource_versions);
-        }
-        Ok(interest)
-    }
-
-    /// Something changed that may have to do with this name; `*` stands for the set of names behind the wildcard.
-    pub fn on_change(&mut self, kind: Kind, name: Name) {
-        let state = &mut self.kinds[kind as usize];
-        if state.covers(&name) {
-            state.look_at(name, false);
+    /// A stream that is in the hub's index until [`Stream::leave`].
+    pub(super) fn join(viewer: Viewer, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+        let (id, mailbox) = hub.join();
+        let since = Timestamp::now();
+        Self {
+            viewer,
+            since,
+            id,
+            mailbox,
+            delta: Mutex::new(Some(Delta::default())),
+            refused: AtomicUsize::new(0),
+            hub,
+            metrics,
         }
     }
 
-    /// The next response that may be sent now, if any: clusters, endpoints, listeners, routes, and then what is gone,
-    /// the other way round, so that nothing is taken away while something may still point at it.
-    pub fn poll(&mut self, source: &impl Source) -> Option<DeltaDiscoveryResponse> {
-        for kind in Kind::ALL {
-            if self.kinds[kind as usize].outstanding.is_none()
-                && let Some(response) = self.updates(kind, source)
-            {
-                return Some(response);
-            }
+    /// Takes messages until the client ends the stream or breaks the protocol.
+    pub(super) async fn converse(
+        self: &Arc<Self>,
+        first: DeltaDiscoveryRequest,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        responses: &Responses,
+        workers: &Workers,
+    ) -> Result<(), Status> {
+        let mut request = Some(first);
+        loop {
+            let (stream, responses) = (Arc::clone(self), responses.clone());
+            let work = workers.run(move || stream.turn(request, &responses));
+            work.await.map_err(|error| Status::internal(error.to_string()))??;
+            request = tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => Some(request),
+                    None => return Ok(()),
+                },
+                () = self.mailbox.wake.notified() => None,
+            };
         }
-        let absent = self.unserved.poll(|| {
-            self.last_nonce += 1;
-            self.last_nonce
+    }
+
+    /// Does `work` as if it were the stream's.
+    #[cfg(test)]
+    pub(super) fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _held = lock(&self.delta);
+        work()
+    }
+
+    /// Leaves the hub's index. Work that comes later does nothing.
+    pub(super) fn leave(&self) {
+        let Some(delta) = lock(&self.delta).take() else { return };
+        let subscribed = delta.session().kinds().iter().flat_map(|state| {
+            let wildcard = state.kind.has_wildcard().then(|| Name::from(WILDCARD));
+            wildcard.into_iter().chain(state.names.iter().cloned()).map(|name| (state.kind, name))
         });
-        if absent.is_some() {
-            return absent;
-        }
-        let busy = |state: &Subscription| {
-            !state.pending.is_empty() || state.outstanding.as_ref().is_some_and(|sent| sent.updates)
-        };
-        if self.kinds.iter().any(busy) {
-            return None;
-        }
-        // Listeners go before the routes they name, and clusters last.
-        [Kind::Listener, Kind::Route, Kind::Endpoints, Kind::Cluster]
-            .into_iter()
-            .find_map(|kind| self.removals(kind))
+        self.hub.leave(self.id, &self.viewer, subscribed.collect());
+    }
+
+    /// The state of the stream, unless it has left. May wait for a translation.
+    pub(super) fn status(&self) -> Option<StreamStatus> {
+        lock(&self.delta).as_ref().map(|delta| status::of(&self.viewer, self.since, delta.session()))
     }
 
     /// How many resources the client has refused and not taken since.
     pub(super) fn refused(&self) -> usize {
-        self.kinds.iter().map(|state| state.nacks.len()).sum()
+        self.refused.load(Ordering::Relaxed)
     }
 
-    /// The state of each type, for status.
-    pub(super) fn kinds(&self) -> &[Subscription] {
-        &self.kinds
-    }
-
-    fn updates(&mut self, kind: Kind, source: &impl Source) -> Option<DeltaDiscoveryResponse> {
-        let state = &mut self.kinds[kind as usize];
-        if kind.has_wildcard()
-            && let Some(again) = state.pending.remove(WILDCARD)
+    /// One piece of work. Sends nothing until every source has synced, and no more when the client is gone.
+    fn turn(&self, request: Option<DeltaDiscoveryRequest>, responses: &Responses) -> Result<(), Status> {
+        let mut delta = lock(&self.delta);
+        let Some(delta) = delta.as_mut() else { return Ok(()) };
+        if let Some(request) = request {
+            self.take(request, delta)?;
+        }
+        self.mailbox.take().into_iter().for_each(|(kind, name)| delta.on_change(kind, name));
+        if !self.hub.catalog.is_ready() {
+            return Ok(());
+        }
+        let view = View { catalog: &self.hub.catalog, viewer: &self.viewer };
+        while !responses.is_closed()
+            && let Some(response) = delta.poll(&view)
         {
-            expand(state, again, source);
-        }
-        let (mut resources, mut removed, mut sent, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        while bytes < RESPONSE_BYTES && sent.len() < RESPONSE_NAMES {
-            let Some((name, forced)) = state.pending.pop_first() else { break };
-            let wild = state.wildcard != Wildcard::Off && source.in_wildcard(kind, &name);
-            let visible = wild || state.names.contains(&name);
-            let resource = visible.then(|| source.resource(kind, &name)).flatten();
-            match (state.decide(&name, forced, resource.as_deref()), resource) {
-                (Decision::Send, Some(resource)) => {
-                    bytes += resource.size();
-                    resources.push(wire(&resource));
-                    sent.push((name, Some(resource.version)));
-                }
-                (Decision::Remove, _) => {
-                    removed.push(name.to_string());
-                    sent.push((name, None));
-                }
-                (Decision::Nothing | Decision::Send, _) => {}
+            if let Some(kind) = Kind::from_type_url(&response.type_url) {
+                let resources = response.resources.len() + response.removed_resources.len();
+                self.metrics.xds_pushed(kind.as_str(), resources);
             }
+            let sent = responses.try_send(Ok(response));
+            sent.map_err(|_| Status::resource_exhausted("responses answered that were not read"))?;
         }
-        if sent.is_empty() {
-            return None;
-        }
-        if kind == Kind::Cluster {
-            self.repeat_endpoints(&sent);
-        }
-        Some(self.respond(kind, resources, removed, sent, true))
+        Ok(())
     }
 
-    /// After a changed cluster its endpoints are sent again, changed or not: Envoy builds a new cluster and warms it
-    /// until they come.
-    fn repeat_endpoints(&mut self, clusters: &[(Name, Option<Version>)]) {
-        let endpoints = &mut self.kinds[Kind::Endpoints as usize];
-        for (name, version) in clusters {
-            if version.is_some() && endpoints.names.contains(name) {
-                endpoints.look_at(name.clone(), true);
+    fn take(&self, request: DeltaDiscoveryRequest, delta: &mut Delta) -> Result<(), Status> {
+        if !node::is_same(&self.viewer, request.node.as_ref()) {
+            return Err(Status::invalid_argument(BadNode::Changed.to_string()));
+        }
+        if let Some(error) = &request.error_detail {
+            let workload = &self.viewer.workload;
+            if let Some(kind) = Kind::from_type_url(&request.type_url) {
+                self.metrics.xds_nacked(kind.as_str());
             }
+            tracing::warn!(
+                identity = %workload.identity, instance = %workload.instance, type_url = request.type_url,
+                detail = %cut(&error.message), "a proxy refused configuration"
+            );
         }
-    }
-
-    fn removals(&mut self, kind: Kind) -> Option<DeltaDiscoveryResponse> {
-        let state = &mut self.kinds[kind as usize];
-        if state.gone.is_empty() || state.outstanding.is_some() {
-            return None;
-        }
-        let gone = std::mem::take(&mut state.gone);
-        gone.iter().for_each(|name| state.told_absent(name));
-        let removed = gone.iter().map(|name| name.to_string()).collect();
-        let sent = gone.into_iter().map(|name| (name, None)).collect();
-        Some(self.respond(kind, Vec::new(), removed, sent, false))
-    }
-
-    fn respond(
-        &mut self,
-        kind: Kind,
-        resources: Vec<WireResource>,
-        removed_resources: Vec<String>,
-        sent: Vec<(Name, Option<Version>)>,
-        updates: bool,
-    ) -> DeltaDiscoveryResponse {
-        self.last_nonce += 1;
-        let nonce = self.last_nonce;
-        self.kinds[kind as usize].outstanding = Some(Outstanding { nonce, sent, updates });
-        DeltaDiscoveryResponse {
-            type_url: kind.type_url().into(),
-            resources,
-            removed_resources,
-            nonce: nonce.to_string(),
-            ..Default::default()
-        }
+        let interest = delta.on_request(request, Timestamp::now());
+        let interest = interest.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        self.refused.store(delta.session().refused(), Ordering::Relaxed);
+        self.hub.watch(self.id, &self.viewer, &interest);
+        Ok(())
     }
 }
 
-/// The ACK or NACK in a request, if its nonce is that of the response that waits. An older nonce answers nothing, but
-/// the request's subscriptions still count. `error_detail` alone tells a NACK.
-fn answer(state: &mut Subscription, request: &DeltaDiscoveryRequest, now: Timestamp) {
-    let current = |sent: &mut Outstanding| sent.nonce.to_string() == request.response_nonce;
-    let Some(Outstanding { nonce: _, sent, updates: _ }) = state.outstanding.take_if(current) else { return };
-    match &request.error_detail {
-        None => state.acked(sent),
-        Some(error) => state.nacked(sent, &error.message, now),
+/// The catalogue as one client sees it: each name in the newest mesh, so that a change never waits for the end of a
+/// translation that began before it.
+struct View<'a> {
+    catalog: &'a Catalog,
+    viewer: &'a Viewer,
+}
+
+impl Source for View<'_> {
+    fn resource(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+        self.catalog.resource(self.viewer, kind, name)
+    }
+
+    fn wildcard(&self, kind: Kind) -> Vec<Name> {
+        self.catalog.wildcard(self.viewer, kind)
+    }
+
+    fn in_wildcard(&self, kind: Kind, name: &str) -> bool {
+        self.catalog.in_wildcard(self.viewer, kind, name)
     }
 }
-
-/// Every name that is subscribed to is answered, also one that the client should already have: it may have dropped it
-/// since. What does not exist is answered as removed.
-fn subscribe(
-    state: &mut Subscription,
-    names: &[String],
-    interest: &mut Interest,
-) -> Result<(), TooManyNames> {
-    for name in names {
-        let name = Name::from(name.as_str());
-        if is_wildcard(state, &name) {
-            let again = std::mem::replace(&mut state.wildcard, Wildcard::Explicit) == Wildcard::Explicit;
-            state.look_at(name.clone(), again);
-        } else {
-            if state.wildcard == Wildcard::Legacy {
-                state.end_wildcard();
-                interest.dropped.push((state.kind, WILDCARD.into()));
-            }
-            if !state.names.contains(&name) && state.names.len() >= MAX_NAMES {
-                return Err(TooManyNames(state.kind));
-            }
-            state.names.insert(name.clone());
-            state.look_at(name.clone(), true);
-        }
-        interest.added.push((state.kind, name));
-    }
-    Ok(())
-}
-
-fn unsubscribe(state: &mut Subscription, names: &[String], interest: &mut Interest) {
-    for name in names {
-        let name = Name::from(name.as_str());
-        if is_wildcard(state, &name) {
-            state.end_wildcard();
-            interest.dropped.push((state.kind, name));
-            continue;
-        }
-        if state.names.remove(&name) {
-            interest.dropped.push((state.kind, name.clone()));
-        }
-        if state.wildcard == Wildcard::Off {
-            state.forget(&name);
-        } else {
-            // The client drops it and cannot know whether `*` still means it: it is told either way.
-            state.look_at(name, true);
-        }
-    }
-}
-
-fn is_wildcard(state: &Subscription, name: &str) -> bool {
-    name == WILDCARD && state.kind.has_wildcard()
-}
-
-/// Puts the names behind `*` in its place: those there are, and those that the client has.
-fn expand(state: &mut Subscription, again: bool, source: &impl Source) {
-    if state.wildcard == Wildcard::Off {
-        return;
-    }
-    let held: Vec<_> = state.held.keys().cloned().collect();
-    held.into_iter().for_each(|name| state.look_at(name, false));
-    source.wildcard(state.kind).into_iter().for_each(|name| state.look_at(name, again));
-}
-
-fn wire(resource: &Resource) -> WireResource {
-    WireResource {
-        name: resource.name.to_string(),
-        aliases: resource.aliases.iter().map(|alias| alias.to_string()).collect(),
-        version: resource.version.to_string(),
-        resource: Some(resource.to_any()),
-        ..Default::default()
-    }
-}
-
-/// A stream subscribed to more names of a type than any proxy uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("more than {MAX_NAMES} names subscribed by {}", .0.as_str())]
-pub struct TooManyNames(pub Kind);
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use outrigger_core::identity::{SpiffeId, TrustDomain};
+    use outrigger_proto::xds::core::Node;
+
+    use super::*;
+    use crate::translate::scope::Settings;
+
+    #[test]
+    fn work_that_comes_after_the_end_leaves_nothing_behind() {
+        let trust_domain = TrustDomain::parse("cluster.local").unwrap();
+        let hub = Arc::new(Hub::new(Settings { cluster_domain: "cluster.local".into(), trust_domain }));
+        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
+        let web = Node { id: "web-1".into(), ..Default::default() };
+        let viewer = node::read(Some(&web), &identity).unwrap();
+        let stream = Stream::join(viewer, Arc::clone(&hub), Metrics::new().into());
+        let (responses, _answers) = mpsc::channel(1);
+        let request = || DeltaDiscoveryRequest {
+            type_url: Kind::Cluster.type_url().into(),
+            resource_names_subscribe: vec!["cart.shop.svc.cluster.local:80".into()],
+            ..Default::default()
+        };
+        stream.turn(Some(request()), &responses).unwrap();
+        assert_eq!((hub.watchers(), stream.status().is_some()), (2, true));
+        stream.leave();
+        stream.turn(Some(request()), &responses).unwrap();
+        assert_eq!((hub.watchers(), stream.status().is_some()), (0, false));
+    }
+}

@@ -1,6 +1,6 @@
 //! What one stream knows of one resource type: what the client asked for, what it was sent, what waits.
 //!
-//! Driven by [`super::stream::Stream`]. Its size is what the client subscribed to, never the mesh: a name and the hash
+//! Driven by [`super::session::Session`]. Its size is what the client subscribed to, never the mesh: a name and the hash
 //! that was sent.
 
 use std::borrow::Cow;
@@ -13,14 +13,14 @@ use crate::translate::resource::{Kind, Resource, Version};
 
 /// Explicit names of one type on one stream. A proxy has as many destinations as its application calls; what asks for
 /// more is broken or hostile.
-pub const MAX_NAMES: usize = 16_384;
+pub(super) const MAX_NAMES: usize = 16_384;
 
 /// The wildcard name.
-pub const WILDCARD: &str = "*";
+pub(super) const WILDCARD: &str = "*";
 
 /// Whether everything is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wildcard {
+pub(super) enum Wildcard {
     /// Only names.
     Off,
     /// By a first request without names, as older clients do; the first explicit name ends it.
@@ -42,24 +42,24 @@ pub(super) enum Held {
 
 /// A resource that the client refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nack {
+pub(super) struct Nack {
     /// The refused version; none for a removal.
-    pub version: Option<Version>,
+    pub(super) version: Option<Version>,
     /// The client's words, cut to [`MAX_DETAIL`].
-    pub detail: String,
+    pub(super) detail: String,
     /// When.
-    pub since: Timestamp,
+    pub(super) since: Timestamp,
 }
 
 /// Bytes of a NACK's text that are kept.
-pub const MAX_DETAIL: usize = 1024;
+pub(super) const MAX_DETAIL: usize = 1024;
 
-/// A response that was not answered yet.
+/// An update that was not answered yet.
 #[derive(Debug)]
 pub(super) struct Outstanding {
     pub(super) nonce: u64,
     pub(super) sent: Vec<(Name, Option<Version>)>,
-    pub(super) updates: bool,
+    pub(super) changes: bool,
 }
 
 /// One resource type on one stream.
@@ -125,14 +125,12 @@ impl Subscription {
         }
     }
 
-    /// What the versions of the last session say that the client has (`initial_resource_versions`): looked at, so
-    /// that what changed is sent and what vanished is told.
-    pub(super) fn resume(&mut self, versions: &HashMap<String, String>) {
-        for (name, version) in versions {
-            if self.covers(name) && name != WILDCARD {
-                let name = Name::from(name.as_str());
-                let held = Version::parse(version).map_or(Held::Foreign, Held::Version);
-                self.held.insert(name.clone(), held);
+    /// What the client says that it kept from an earlier session: looked at, so that what changed is sent and what
+    /// vanished is told.
+    pub(super) fn resume(&mut self, kept: Vec<(Name, Option<Version>)>) {
+        for (name, version) in kept {
+            if self.covers(&name) && name.as_ref() != WILDCARD {
+                self.held.insert(name.clone(), version.map_or(Held::Foreign, Held::Version));
                 // What is equal is not sent again, also where the same request subscribes to it by name.
                 self.pending.insert(name, false);
             }

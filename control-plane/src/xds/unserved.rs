@@ -19,7 +19,10 @@ const RESPONSE_NAMES: usize = 1_000;
 
 /// What one stream asked for of such types.
 #[derive(Debug, Default)]
-pub(super) struct Unserved(BTreeMap<String, Asked>);
+pub(super) struct Unserved {
+    types: BTreeMap<String, Asked>,
+    last_nonce: u64,
+}
 
 #[derive(Debug, Default)]
 struct Asked {
@@ -34,14 +37,14 @@ struct Asked {
 impl Unserved {
     /// Takes a request of a type that is not served. Beyond [`TYPES`] and [`MAX_NAMES`] nothing is remembered.
     pub(super) fn on_request(&mut self, request: &DeltaDiscoveryRequest) {
-        let first = !self.0.contains_key(&request.type_url);
+        let first = !self.types.contains_key(&request.type_url);
         if request.type_url.is_empty()
             || request.type_url.len() > MAX_NAME_BYTES
-            || (first && self.0.len() >= TYPES)
+            || (first && self.types.len() >= TYPES)
         {
             return;
         }
-        let asked = self.0.entry(request.type_url.clone()).or_default();
+        let asked = self.types.entry(request.type_url.clone()).or_default();
         asked.outstanding.take_if(|nonce| *nonce == request.response_nonce);
         for name in &request.resource_names_unsubscribe {
             asked.names.remove(name);
@@ -56,11 +59,12 @@ impl Unserved {
         }
     }
 
-    /// The next response that may be sent now, under the nonce that `nonce` gives.
-    pub(super) fn poll(&mut self, nonce: impl FnOnce() -> u64) -> Option<DeltaDiscoveryResponse> {
-        let mut waiting = self.0.iter_mut();
+    /// The next response that may be sent now.
+    pub(super) fn poll(&mut self) -> Option<DeltaDiscoveryResponse> {
+        let mut waiting = self.types.iter_mut();
         let (type_url, asked) = waiting.find(|(_, asked)| asked.due && asked.outstanding.is_none())?;
-        let nonce = nonce().to_string();
+        self.last_nonce += 1;
+        let nonce = self.last_nonce.to_string();
         let removed = std::iter::from_fn(|| asked.names.pop_first()).take(RESPONSE_NAMES).collect();
         asked.due = !asked.names.is_empty();
         asked.outstanding = Some(nonce.clone());
@@ -92,13 +96,13 @@ mod tests {
     fn every_name_is_answered_once_as_not_there() {
         let mut unserved = Unserved::default();
         unserved.on_request(&request(SECRET, &["default", "ROOTCA"], ""));
-        let answer = unserved.poll(|| 7).unwrap();
-        assert_eq!((answer.type_url.as_str(), answer.nonce.as_str()), (SECRET, "7"));
+        let answer = unserved.poll().unwrap();
+        assert_eq!((answer.type_url.as_str(), answer.nonce.as_str()), (SECRET, "1"));
         assert_eq!(answer.removed_resources, ["ROOTCA", "default"]);
-        unserved.on_request(&request(SECRET, &[], "7"));
-        assert_eq!(unserved.poll(|| 8), None, "an ACK is answered by nothing");
-        unserved.on_request(&request(SECRET, &["late"], "7"));
-        assert_eq!(unserved.poll(|| 9).unwrap().removed_resources, ["late"]);
+        unserved.on_request(&request(SECRET, &[], "1"));
+        assert_eq!(unserved.poll(), None, "an ACK is answered by nothing");
+        unserved.on_request(&request(SECRET, &["late"], "1"));
+        assert_eq!(unserved.poll().unwrap().removed_resources, ["late"]);
     }
 
     #[test]
@@ -106,9 +110,9 @@ mod tests {
         for names in [&[][..], &["*"]] {
             let mut unserved = Unserved::default();
             unserved.on_request(&request(SECRET, names, ""));
-            let answer = unserved.poll(|| 1).unwrap();
+            let answer = unserved.poll().unwrap();
             assert!(answer.resources.is_empty() && answer.removed_resources.is_empty());
-            assert_eq!(unserved.poll(|| 2), None);
+            assert_eq!(unserved.poll(), None);
         }
     }
 
@@ -119,15 +123,15 @@ mod tests {
         let many: Vec<_> = many.iter().map(String::as_str).collect();
         unserved.on_request(&request(SECRET, &many, ""));
         let mut answered = 0;
-        while let Some(answer) = unserved.poll(|| 1) {
+        while let Some(answer) = unserved.poll() {
             answered += answer.removed_resources.len();
-            assert_eq!(unserved.poll(|| 2), None);
-            unserved.on_request(&request(SECRET, &[], "1"));
+            assert_eq!(unserved.poll(), None);
+            unserved.on_request(&request(SECRET, &[], &answer.nonce));
         }
         assert_eq!(answered, MAX_NAMES);
         for n in 0..2 * TYPES {
             unserved.on_request(&request(&format!("type.googleapis.com/t{n}"), &["a"], ""));
         }
-        assert_eq!(std::iter::from_fn(|| unserved.poll(|| 1)).count(), TYPES - 1);
+        assert_eq!(std::iter::from_fn(|| unserved.poll()).count(), TYPES - 1);
     }
 }

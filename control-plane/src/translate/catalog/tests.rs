@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outrigger_core::identity::SpiffeId;
+use outrigger_core::identity::{SpiffeId, TrustDomain};
 use outrigger_core::percentage::Percentage;
 use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
@@ -27,6 +27,7 @@ use crate::model::route::{
     ServiceRoutes, TcpRoute, Timeouts, ValueMatch, ValuePattern, WeightedBackend,
 };
 use crate::model::service::{AppProtocol, ServicePort, TargetPort};
+use crate::translate::scope::Dialect;
 
 mod inbound;
 mod routes;
@@ -36,7 +37,8 @@ const CART: &str = "cart.shop.svc.cluster.local:80";
 
 fn viewer(namespace: &str, mode: Mode) -> Viewer {
     let identity = SpiffeId::parse(&format!("spiffe://cluster.local/ns/{namespace}/sa/cart")).unwrap();
-    Viewer { workload: WorkloadKey { identity, instance: "cart-1".into() }, mode }
+    let workload = WorkloadKey { identity, instance: "cart-1".into() };
+    Viewer { workload, mode, dialect: Dialect::Outrigger }
 }
 
 fn shop() -> Viewer {
@@ -86,12 +88,13 @@ fn producer(table: RouteTable) -> ServiceRoutes {
     ServiceRoutes { ports: vec![(80, routes)] }
 }
 
+fn settings() -> Settings {
+    let trust_domain = TrustDomain::parse("cluster.local").unwrap();
+    Settings { cluster_domain: "cluster.local".into(), trust_domain }
+}
+
 fn catalog(entry: ServiceEntry) -> Catalog {
-    let settings = Settings {
-        cluster_domain: "cluster.local".into(),
-        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
-    };
-    let catalog = Catalog::new(settings);
+    let catalog = Catalog::new(settings());
     catalog.publish(Arc::new([entry].into_iter().collect()));
     catalog
 }
@@ -152,6 +155,25 @@ fn the_canonical_listener_goes_by_the_services_addresses_too() {
     let aliases = |name| catalog.resource(&shop(), Kind::Listener, name).unwrap().aliases.clone();
     assert_eq!(aliases(CART), ["10.0.0.1:80".into()]);
     assert!(aliases("cart:80").is_empty() && aliases("10.0.0.1:80").is_empty());
+}
+
+#[test]
+fn only_our_own_proxy_is_given_what_only_it_knows() {
+    let catalog = catalog(plain(AppProtocol::Http));
+    let envoy = Viewer { dialect: Dialect::Envoy, ..shop() };
+    // Twice, so that the second time is from the cache.
+    for (viewer, policies, idempotent) in
+        [(shop(), 2, true), (envoy.clone(), 1, false), (shop(), 2, true), (envoy, 1, false)]
+    {
+        let cluster: Cluster = catalog.resource(&viewer, Kind::Cluster, CART).unwrap().decode();
+        assert_eq!(cluster.load_balancing_policy.unwrap().policies.len(), policies);
+        let routes: RouteConfiguration = catalog.resource(&viewer, Kind::Route, CART).unwrap().decode();
+        let Some(Action::Route(action)) = &routes.virtual_hosts[0].routes[0].action else {
+            panic!("{routes:?}")
+        };
+        let retried = &action.retry_policy.as_ref().unwrap().retry_on;
+        assert_eq!(retried.contains("idempotent-failure"), idempotent, "{retried}");
+    }
 }
 
 #[test]

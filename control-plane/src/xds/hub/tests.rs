@@ -7,7 +7,7 @@ use crate::model::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use crate::model::mesh::ServiceEntry;
 use crate::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
 use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
-use crate::translate::catalog::Mode;
+use crate::translate::scope::{Dialect, Mode};
 
 fn entry(number: u32, endpoint: u16) -> ServiceEntry {
     let port = ServicePort {
@@ -48,7 +48,8 @@ fn hub() -> Hub {
 
 fn viewer(mode: Mode) -> Viewer {
     let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
-    Viewer { workload: WorkloadKey { identity, instance: "cart-1".into() }, mode }
+    let workload = WorkloadKey { identity, instance: "cart-1".into() };
+    Viewer { workload, mode, dialect: Dialect::Outrigger }
 }
 
 fn name(number: u32) -> Name {

@@ -220,3 +220,32 @@ async fn closing_ends_every_stream() {
     server.close();
     assert_eq!(proxy.next().await.unwrap_err().code(), Code::Unavailable);
 }
+
+#[tokio::test]
+async fn the_runtimes_thread_goes_on_while_a_stream_is_worked_on() {
+    let server = server();
+    server.publish(mesh());
+    let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80"])).await.unwrap();
+    let nonce = proxy.next().await.unwrap().nonce;
+    let ack = DeltaDiscoveryRequest { response_nonce: nonce, ..ask(Kind::Listener, &[]) };
+    proxy.requests.send(ack).await.unwrap();
+    let stream = server.streams().remove(0);
+    let (begun, (release, released)) = (Arc::new(std::sync::Barrier::new(2)), std::sync::mpsc::channel());
+    let barrier = Arc::clone(&begun);
+    // In the place of a long translation. Should nobody be there to end it, it ends by itself.
+    let working = std::thread::spawn(move || {
+        stream.hold(|| {
+            barrier.wait();
+            released.recv_timeout(Duration::from_secs(10)).is_ok()
+        })
+    });
+    begun.wait();
+    server.publish(Arc::default());
+    while !server.shared.workers.are_busy() && !working.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.count().streams, 1);
+    let _ = release.send(());
+    assert_eq!(proxy.next().await.unwrap().removed_resources, ["cart:80"]);
+    assert!(working.join().unwrap(), "the runtime waited for it");
+}

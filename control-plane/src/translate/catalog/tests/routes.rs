@@ -129,12 +129,14 @@ fn a_redirect_names_what_changes() {
 #[test]
 fn a_redirects_port_is_written_where_the_scheme_does_not_imply_it() {
     use RedirectScheme::{Http, Https};
+    let (mesh, viewer, settings) = (Mesh::default(), shop(), settings());
+    let scope = Scope { mesh: &mesh, viewer: &viewer, settings: &settings };
     let made = |scheme, hostname: Option<&str>, port, service_port| {
         let redirect = Redirect { scheme, hostname: hostname.map(Name::from), path: None, port, status: 302 };
         let action = RouteAction { target: RouteTarget::Redirect(redirect), ..forward(Vec::new()) };
         let matches = at(PathMatch::Prefix("/".into()));
         let route = Route { id: "r".into(), matches, action: Arc::new(action) };
-        match crate::translate::action::route(&route, service_port, "cluster.local").action {
+        match crate::translate::action::route(scope, &route, service_port).action {
             Some(Action::Redirect(made)) => made.port_redirect,
             other => panic!("{other:?}"),
         }

@@ -1,9 +1,81 @@
 //! A client that knows the protocol's rules alone ends with what there is, whatever happens on the way.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrigger_proto::xds::rpc::Status;
 use proptest::prelude::*;
 
 use super::*;
+use crate::xds::session::tests::Numbers;
 use crate::xds::subscription::Held;
+
+fn request(kind: Kind, subscribe: &[&str], unsubscribe: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().into(),
+        resource_names_subscribe: subscribe.iter().map(|name| (*name).into()).collect(),
+        resource_names_unsubscribe: unsubscribe.iter().map(|name| (*name).into()).collect(),
+        ..Default::default()
+    }
+}
+
+fn send(delta: &mut Delta, request: DeltaDiscoveryRequest) -> Interest {
+    delta.on_request(request, Timestamp::UNIX_EPOCH).unwrap()
+}
+
+fn ack(delta: &mut Delta, response: &DeltaDiscoveryResponse) {
+    answer(delta, response, None);
+}
+
+fn answer(delta: &mut Delta, response: &DeltaDiscoveryResponse, refusal: Option<&str>) {
+    let answer = DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        error_detail: refusal.map(|text| Status { message: text.into(), ..Default::default() }),
+        ..Default::default()
+    };
+    send(delta, answer);
+}
+
+#[test]
+fn a_type_that_is_not_served_has_no_resources_and_disturbs_no_other() {
+    let (mut delta, source) = (Delta::default(), Numbers::default().with(Kind::Cluster, "a", 1));
+    let unknown = DeltaDiscoveryRequest {
+        type_url: "type.googleapis.com/x".into(),
+        resource_names_subscribe: vec!["s".into()],
+        ..Default::default()
+    };
+    assert_eq!(send(&mut delta, unknown), Interest::default());
+    send(&mut delta, request(Kind::Cluster, &["a"], &[]));
+    let cluster = delta.poll(&source).unwrap();
+    assert_eq!(cluster.resources[0].name, "a");
+    assert_eq!(delta.poll(&source).unwrap().removed_resources, ["s"]);
+    ack(&mut delta, &cluster);
+    assert!(delta.poll(&source).is_none());
+}
+
+#[test]
+fn an_error_detail_alone_makes_an_answer_a_refusal_and_a_stale_nonce_answers_nothing() {
+    let (mut delta, source) = (Delta::default(), Numbers::default().with(Kind::Cluster, "a", 1));
+    send(&mut delta, request(Kind::Cluster, &["a"], &[]));
+    let response = delta.poll(&source).unwrap();
+    let stale = DeltaDiscoveryResponse { nonce: "0".into(), ..response.clone() };
+    answer(&mut delta, &stale, Some("a: too late"));
+    assert!(delta.session().kinds()[0].outstanding.is_some());
+    answer(&mut delta, &response, Some(""));
+    assert_eq!(delta.session().refused(), 1);
+}
+
+#[test]
+fn a_version_of_another_server_is_replaced_and_one_of_ours_is_kept() {
+    let source = Numbers::default().with(Kind::Cluster, "a", 1).with(Kind::Cluster, "b", 1);
+    let ours = source.resource(Kind::Cluster, "a").unwrap().version.to_string();
+    let kept = [("a".into(), ours), ("b".into(), "of another server".into())].into();
+    let mut delta = Delta::default();
+    let resumed = request(Kind::Cluster, &["a", "b"], &[]);
+    send(&mut delta, DeltaDiscoveryRequest { initial_resource_versions: kept, ..resumed });
+    let sent: Vec<_> = delta.poll(&source).unwrap().resources.into_iter().map(|one| one.name).collect();
+    assert_eq!(sent, ["b"]);
+}
 
 /// What a client of the protocol keeps: by the rules alone, without a look at the server.
 #[derive(Debug, Default)]
@@ -66,8 +138,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// The first request of a type on a stream names all that the client wants and has.
-fn resume(client: &Client, stream: &mut Stream) {
+/// The first request of a type on a delta names all that the client wants and has.
+fn resume(client: &Client, delta: &mut Delta) {
     for kind in Kind::ALL {
         let mut names: Vec<_> =
             client.names.iter().filter(|key| key.0 == kind).map(|key| key.1.as_str()).collect();
@@ -77,7 +149,7 @@ fn resume(client: &Client, stream: &mut Stream) {
             let versions = client.has.iter().filter(|(key, _)| key.0 == kind);
             let versions = versions.map(|(key, version)| (key.1.clone(), version.clone())).collect();
             let resumed = request(kind, &names, &[]);
-            send(stream, DeltaDiscoveryRequest { initial_resource_versions: versions, ..resumed });
+            send(delta, DeltaDiscoveryRequest { initial_resource_versions: versions, ..resumed });
         }
     }
 }
@@ -85,7 +157,7 @@ fn resume(client: &Client, stream: &mut Stream) {
 proptest! {
     #[test]
     fn whatever_happens_the_client_ends_with_what_there_is(steps in steps()) {
-        let (mut stream, mut source, mut client) = (Stream::default(), Numbers::default(), Client::default());
+        let (mut delta, mut source, mut client) = (Delta::default(), Numbers::default(), Client::default());
         let mut waiting: BTreeMap<Kind, DeltaDiscoveryResponse> = BTreeMap::new();
         for step in steps {
             match step {
@@ -96,22 +168,25 @@ proptest! {
                         "*" => client.wildcard.insert(kind),
                         name => client.names.insert((kind, name.into())),
                     };
-                    send(&mut stream, request(kind, &[name], &[]));
+                    send(&mut delta, request(kind, &[name], &[]));
                 }
                 Step::Unsubscribe(kind, name) => {
                     // A first request that subscribes to nothing would be a wildcard.
-                    if !stream.kinds()[kind as usize].seen {
+                    if !delta.session().kinds()[kind as usize].seen {
                         continue;
                     }
                     match name {
                         "*" => client.give_up_wildcard(kind),
                         name => client.give_up(kind, name),
                     }
-                    send(&mut stream, request(kind, &[], &[name]));
+                    send(&mut delta, request(kind, &[], &[name]));
                 }
-                Step::Change(kind, name, number) => source.set(&mut stream, kind, name, number),
+                Step::Change(kind, name, number) => {
+                    source.put(kind, name, number);
+                    delta.on_change(kind, name.into());
+                }
                 Step::Deliver => {
-                    if let Some(response) = stream.poll(&source) {
+                    if let Some(response) = delta.poll(&source) {
                         let kind = Kind::from_type_url(&response.type_url).unwrap();
                         client.take(&response);
                         prop_assert!(waiting.insert(kind, response).is_none(), "two responses wait");
@@ -119,23 +194,23 @@ proptest! {
                 }
                 // A client that refuses may still use what was good of it: this one uses all.
                 Step::Answer(kind, well) => match waiting.remove(&kind) {
-                    Some(response) if well => ack(&mut stream, &response),
-                    Some(response) => nack(&mut stream, &response, "no"),
+                    Some(response) if well => ack(&mut delta, &response),
+                    Some(response) => answer(&mut delta, &response, Some("no")),
                     None => {}
                 },
                 Step::Reconnect => {
                     waiting.clear();
-                    stream = Stream::default();
-                    resume(&client, &mut stream);
+                    delta = Delta::default();
+                    resume(&client, &mut delta);
                 }
             }
         }
         for response in waiting.into_values() {
-            ack(&mut stream, &response);
+            ack(&mut delta, &response);
         }
-        while let Some(response) = stream.poll(&source) {
+        while let Some(response) = delta.poll(&source) {
             client.take(&response);
-            ack(&mut stream, &response);
+            ack(&mut delta, &response);
         }
         for kind in Kind::ALL {
             let wanted: BTreeMap<_, _> = source.0.keys().filter(|key| key.0 == kind).filter_map(|key| {
@@ -145,7 +220,7 @@ proptest! {
             }).collect();
             let has: BTreeMap<_, _> = client.has.clone().into_iter().filter(|(key, _)| key.0 == kind).collect();
             prop_assert_eq!(has, wanted);
-            let state = &stream.kinds()[kind as usize];
+            let state = &delta.session().kinds()[kind as usize];
             prop_assert!(state.pending.is_empty() && state.gone.is_empty() && state.outstanding.is_none());
             prop_assert!(state.held.iter().all(|(name, held)| match held {
                 Held::Absent => state.names.contains(name),
