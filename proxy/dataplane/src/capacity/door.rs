@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use outrigger_core::peer::PeerKey;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::budget::{ConnectionBudget, Opened};
-use super::{Debt, Share};
+use super::{Debt, Holding, Share};
 use crate::codec::watchdog::Watchdog;
 
 /// How long the listener's queue waits for the place of one connection whose peer has its share, while others have not.
@@ -24,9 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long after that further connections of such peers are turned away at once.
 const STRICT: Duration = Duration::from_secs(10);
-
-/// How often a wait looks whether it is time to give up.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// How long a connection may have no request under way before it may be closed for another.
 const IDLE: Duration = Duration::from_secs(1);
@@ -62,25 +60,51 @@ impl Door {
     /// A place for a connection of `peer`; `None` when it is to be turned away.
     pub(crate) async fn admit(&self, peer: &PeerKey) -> Option<Rc<Place>> {
         let holding = self.budget.accepted.holding(peer);
-        let mut share = holding.try_take();
-        let began = Instant::now();
-        while share.is_none() {
-            let now = Instant::now();
-            // While nothing is free, nobody is kept waiting by this one.
-            let over = holding.has_its_share();
-            if over && (now < self.strict_until.get() || now >= began + PATIENCE) {
-                self.strict_until.set(now + STRICT);
-                return None;
-            }
-            share = holding.take_by(now + LOOK).await;
-        }
+        let share = match holding.try_take() {
+            Some(share) => share,
+            None => self.wait(&holding).await?,
+        };
         Some(Rc::new(Place {
             budget: Arc::clone(&self.budget),
-            share: RefCell::new(share),
+            share: RefCell::new(Some(share)),
             running: Cell::new(0),
             kept: Cell::new(false),
             _opened: self.budget.accept(),
         }))
+    }
+
+    /// Waits for a place. While nothing is free, it waits for as long as that lasts: nobody else could have one.
+    async fn wait(&self, holding: &Arc<Holding>) -> Option<Share> {
+        let patience = Instant::now() + PATIENCE;
+        if self.gives_up(holding, patience) {
+            return None;
+        }
+        let mut place = holding.wait();
+        loop {
+            let leftover = self.budget.accepted.leftover();
+            if let Some(share) = (&mut place).now_or_never() {
+                return share;
+            }
+            if self.gives_up(holding, patience) {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                share = &mut place => return share,
+                () = leftover => {}
+                () = sleep_until(patience), if Instant::now() < patience => {}
+            }
+        }
+    }
+
+    /// Whether a connection is turned away now, whose peer was waited for until `patience`.
+    fn gives_up(&self, holding: &Holding, patience: Instant) -> bool {
+        let now = Instant::now();
+        let over = holding.has_its_share() && (now < self.strict_until.get() || now >= patience);
+        if over {
+            self.strict_until.set(now + STRICT);
+        }
+        over
     }
 }
 
@@ -139,7 +163,7 @@ impl Idle {
             std::task::ready!(self.timer.poll_passed(cx));
             let share = place.share.borrow();
             let Some(holding) = share.as_ref().and_then(Share::holding) else { return Poll::Pending };
-            self.debt = Some(place.budget.idle.list([holding].into(), cx.waker()));
+            self.debt = Some(place.budget.idle.list(&[&holding], cx.waker()));
         }
         let cut = self.debt.as_ref().is_some_and(|debt| debt.is_cut(cx.waker()));
         if cut { Poll::Ready(()) } else { Poll::Pending }
@@ -215,6 +239,24 @@ mod tests {
         };
         let (place, ()) = tokio::join!(waiting, ended);
         assert!(place.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_for_long_is_turned_away_as_soon_as_something_is_free_that_is_not_its_peers() {
+        let door = door(64);
+        let _held = fill(&door, HOG).await;
+        let mut others = Vec::new();
+        for number in 10..14 {
+            others.extend(door.admit(&peer(number)).await);
+        }
+        let began = Instant::now();
+        let ended = async {
+            sleep(Duration::from_secs(60)).await;
+            others.pop();
+        };
+        let hog = peer(HOG);
+        let (place, ()) = tokio::join!(door.admit(&hog), ended);
+        assert!(place.is_none() && began.elapsed() == Duration::from_secs(60), "{:?}", began.elapsed());
     }
 
     async fn fill_all(door: &Door) -> Vec<Rc<Place>> {

@@ -1,7 +1,8 @@
 //! A bounded number of something (requests, connections), shared fairly between the peers that want it.
 //!
 //! Counted for the whole process. While nobody waits, an admission and its end are a few atomic additions; a lock is taken
-//! by who has to wait, and by who gives something back while others do.
+//! by who has to wait, and by who gives something back while others do. Waiting costs nothing until something changes:
+//! what is given back, and an exchange that may be cut for it ([`owed`]), wakes exactly the one whose turn it is.
 //!
 //! A peer may hold at most [`SHARE_OF_FREE`] times as much as is free. So a lone peer leaves a sixteenth, a newcomer
 //! finds some of it free, and peers that all want more converge to equal shares as what they hold ends; nothing is taken
@@ -14,29 +15,26 @@
 
 pub(crate) mod door;
 pub(crate) mod budget;
+mod waiting;
 mod owed;
 mod queue;
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use foldhash::HashMap;
 use outrigger_core::peer::PeerKey;
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub(crate) use self::owed::{Debt, Debts};
-use self::queue::Queue;
+use self::waiting::Waiters;
 
 /// How many times what is free one peer may hold.
 const SHARE_OF_FREE: u32 = 15;
 
 /// Which part of a capacity is for peers that hold nothing of it: one of so many.
 const FOR_NEWCOMERS: u32 = 32;
-
-/// How often who waits looks whether something can be taken from those that hold more and owe bytes.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Below this many, entries of peers that are gone are not looked for.
 const FEW_PEERS: usize = 64;
@@ -46,9 +44,11 @@ const FEW_PEERS: usize = 64;
 pub(crate) struct Capacity {
     limit: AtomicU32,
     used: AtomicU32,
-    /// How many wait in `queue`, those that gave up since included.
+    /// How many wait in `queue`.
     waiting: AtomicU32,
-    queue: Mutex<Queue<Arc<Holding>, oneshot::Sender<Share>>>,
+    queue: Mutex<Waiters>,
+    /// Told when something is free that nobody who waits may have.
+    leftover: Notify,
     peers: Mutex<Peers>,
     debts: Arc<Debts>,
 }
@@ -65,6 +65,8 @@ struct Peers {
 pub(crate) struct Holding {
     capacity: Arc<Capacity>,
     used: AtomicU32,
+    /// An exchange of another peer was told to end for this one, and has not heard it yet.
+    is_cut_for: AtomicBool,
 }
 
 /// One unit of a capacity. Dropping it gives it back.
@@ -83,6 +85,7 @@ impl Capacity {
             used: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             queue: Mutex::default(),
+            leftover: Notify::new(),
             peers: Mutex::default(),
             debts,
         })
@@ -91,8 +94,8 @@ impl Capacity {
     /// Changes the limit. What is held stays held.
     pub(crate) fn set_limit(&self, limit: u32) {
         let before = self.limit.swap(limit, SeqCst);
-        if limit > before && self.waiting.load(SeqCst) > 0 {
-            self.serve(&mut locked(&self.queue));
+        if limit > before {
+            self.changed();
         }
     }
 
@@ -112,24 +115,13 @@ impl Capacity {
             peers.holdings.retain(|_, holding| holding.strong_count() > 0);
             peers.tidy_at = (2 * peers.holdings.len()).max(FEW_PEERS);
         }
-        let holding = Arc::new(Holding { capacity: Arc::clone(self), used: AtomicU32::new(0) });
+        let holding = Arc::new(Holding {
+            capacity: Arc::clone(self),
+            used: AtomicU32::new(0),
+            is_cut_for: AtomicBool::new(false),
+        });
         peers.holdings.insert(peer.clone(), Arc::downgrade(&holding));
         holding
-    }
-
-    /// Serves who waits, the peer that holds least first, as far as there is something for it.
-    fn serve(&self, queue: &mut Queue<Arc<Holding>, oneshot::Sender<Share>>) {
-        loop {
-            self.waiting.fetch_sub(queue.drop_fronts(oneshot::Sender::is_closed), SeqCst);
-            let Some(least) = queue.least(|holding| holding.used()).map(Arc::clone) else { return };
-            // What the one that holds least may not have, nobody may.
-            let Some(share) = least.take() else { return };
-            let Some(waiter) = queue.next(&least) else { return };
-            self.waiting.fetch_sub(1, SeqCst);
-            if let Err(share) = waiter.send(share) {
-                share.give_back();
-            }
-        }
     }
 }
 
@@ -151,39 +143,14 @@ impl Holding {
         if queue.has(self) { None } else { self.take() }
     }
 
-    /// Takes one more, waiting until `deadline` for it. While it waits, exchanges of peers that hold more, and whose client
-    /// owes bytes, are cut. `None` when the time is over. Cancel-safe.
+    /// Takes one more, waiting until `deadline` for it. `None` when the time is over. Cancel-safe.
     pub(crate) async fn take_by(self: &Arc<Self>, deadline: Instant) -> Option<Share> {
-        let capacity = &self.capacity;
-        let (sender, mut receiver) = oneshot::channel();
-        {
-            let mut queue = locked(&capacity.queue);
-            // Before the look at what is free, so that who gives something back from now on sees it.
-            capacity.waiting.fetch_add(1, SeqCst);
-            queue.push(self, sender);
-            capacity.serve(&mut queue);
-        }
-        loop {
-            if let Ok(share) = receiver.try_recv() {
-                return Some(share);
-            }
-            capacity.debts.cut_one(capacity, self.used());
-            let look = deadline.min(Instant::now() + LOOK_AGAIN);
-            match timeout_at(look, &mut receiver).await {
-                Ok(share) => return share.ok(),
-                Err(_) if Instant::now() >= deadline => return receiver.try_recv().ok(),
-                Err(_) => {}
-            }
-        }
+        timeout_at(deadline, self.wait()).await.ok()?
     }
 
     /// As [`Self::take_by`], if waiting can help: something that others hold can be cut. Else `None` at once.
     pub(crate) async fn take_what_is_owed_by(self: &Arc<Self>, deadline: Instant) -> Option<Share> {
-        if self.capacity.debts.can_cut(&self.capacity, self.used()) {
-            self.take_by(deadline).await
-        } else {
-            None
-        }
+        if self.capacity.debts.can_cut_for(self) { self.take_by(deadline).await } else { None }
     }
 
     /// Whether something is free, and not for this peer.
@@ -221,13 +188,15 @@ impl Share {
         let from = self.holding.take()?;
         let capacity = &from.capacity;
         let used = capacity.used.load(SeqCst).saturating_sub(1);
-        let moves = may_take(capacity.limit.load(SeqCst), used, to.used());
-        if moves {
-            from.used.fetch_sub(1, SeqCst);
-            to.used.fetch_add(1, SeqCst);
+        if !may_take(capacity.limit.load(SeqCst), used, to.used()) {
+            drop(Self { holding: Some(from) });
+            return None;
         }
-        let share = Self { holding: Some(if moves { Arc::clone(to) } else { from }) };
-        moves.then_some(share)
+        to.used.fetch_add(1, SeqCst);
+        from.used.fetch_sub(1, SeqCst);
+        // That peer holds less now, and may wait for one.
+        capacity.changed();
+        Some(Self { holding: Some(Arc::clone(to)) })
     }
 
     /// Gives it back and leaves it to the caller to serve who waits.
@@ -242,10 +211,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let Some(holding) = self.holding.take() else { return };
         holding.give_back();
-        let capacity = &holding.capacity;
-        if capacity.waiting.load(SeqCst) > 0 {
-            capacity.serve(&mut locked(&capacity.queue));
-        }
+        holding.capacity.changed();
     }
 }
 

@@ -1,13 +1,20 @@
 //! Exchanges whose client owes bytes: what may be cut when another peer needs its place.
 //!
 //! An exchange is listed once its client has owed something for a while, and leaves the list when the client goes on, so
-//! that only what stands still costs a lock. Cutting says so to the exchange, which ends itself.
+//! that only what stands still costs a lock. Cutting says so to the exchange, which drops its [`Debt`] first and gives back
+//! what it holds then.
+//!
+//! Exchanges are grouped by peer, so that finding the one to be cut costs a look at each peer that owes, however many
+//! exchanges it has.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 
 use foldhash::HashMap;
+use futures_util::task::AtomicWaker;
 
 use super::{Capacity, Holding, locked};
 
@@ -16,23 +23,40 @@ use super::{Capacity, Holding, locked};
 pub(crate) struct Debts {
     /// Whether one may be cut for a peer that holds as much, such as the same one.
     for_equals: bool,
-    next: AtomicU64,
-    listed: Mutex<HashMap<u64, Arc<Entry>>>,
+    listed: Mutex<Listed>,
 }
 
+#[derive(Debug, Default)]
+struct Listed {
+    /// By the address of the first of a peer's holdings, which the group keeps alive.
+    peers: HashMap<usize, Owing>,
+    next: u64,
+}
+
+/// What one peer owes.
 #[derive(Debug)]
-struct Entry {
-    /// What the exchange holds, of each capacity one.
+struct Owing {
+    /// What each exchange holds one of.
     holdings: Box<[Arc<Holding>]>,
-    cut: AtomicBool,
-    waker: Mutex<Waker>,
+    /// The oldest first. Never empty.
+    exchanges: BTreeMap<u64, Arc<Exchange>>,
+}
+
+#[derive(Debug, Default)]
+struct Exchange {
+    /// For whom it was cut, once it was.
+    cut_for: OnceLock<Arc<Holding>>,
+    waker: AtomicWaker,
 }
 
 /// One exchange on the list. Dropped, it is off it.
 #[derive(Debug)]
 pub(crate) struct Debt {
     id: u64,
-    entry: Arc<Entry>,
+    peer: usize,
+    exchange: Arc<Exchange>,
+    /// Whether the exchange knows that it was cut.
+    heard: Cell<bool>,
     debts: Arc<Debts>,
 }
 
@@ -42,45 +66,73 @@ impl Debts {
         Self { for_equals: true, ..Self::default() }
     }
 
-    /// Puts an exchange on the list. `waker` is called when it is cut.
-    pub(crate) fn list(self: &Arc<Self>, holdings: Box<[Arc<Holding>]>, waker: &Waker) -> Debt {
-        let id = self.next.fetch_add(1, Relaxed);
-        let entry =
-            Arc::new(Entry { holdings, cut: AtomicBool::new(false), waker: Mutex::new(waker.clone()) });
-        locked(&self.listed).insert(id, Arc::clone(&entry));
-        Debt { id, entry, debts: Arc::clone(self) }
-    }
-
-    /// Cuts the oldest exchange of the peer that holds most of `capacity`, if that is more than one above `own`: taking it
-    /// from one that would then have less than who gets it would be no fairer. One that nobody misses is cut if that peer
-    /// holds as much.
-    pub(super) fn cut_one(&self, capacity: &Capacity, own: u32) {
-        let mut listed = locked(&self.listed);
-        let Some((_, id)) = self.richest(&listed, capacity, own) else { return };
-        if let Some(entry) = listed.remove(&id) {
-            entry.cut.store(true, Relaxed);
-            locked(&entry.waker).wake_by_ref();
+    /// Puts an exchange on the list, which holds one of each of `holdings`, all of them the same peer's. Where somebody waits
+    /// who may have its place, one is cut at once. `waker` is called when this one is.
+    pub(crate) fn list(self: &Arc<Self>, holdings: &[&Arc<Holding>], waker: &Waker) -> Debt {
+        let exchange = Arc::<Exchange>::default();
+        exchange.waker.register(waker);
+        let peer = holdings.first().map_or(0, |holding| Arc::as_ptr(holding).addr());
+        let id = locked(&self.listed).insert(peer, holdings, &exchange);
+        for holding in holdings {
+            holding.capacity.is_owed();
         }
+        Debt { id, peer, exchange, heard: Cell::new(false), debts: Arc::clone(self) }
     }
 
-    /// Whether [`Self::cut_one`] would cut something.
-    pub(super) fn can_cut(&self, capacity: &Capacity, own: u32) -> bool {
-        self.richest(&locked(&self.listed), capacity, own).is_some()
+    /// Cuts an exchange for the peer of `needing`: the oldest of the peer that holds most of that capacity, if that is more
+    /// than one above what `needing` holds: taking it from one that would then have less than who gets it would be no
+    /// fairer. One that nobody misses is cut if that peer holds as much. False if there is none.
+    pub(super) fn cut_for(&self, needing: &Arc<Holding>) -> bool {
+        let mut listed = locked(&self.listed);
+        let Some((peer, id)) = self.richest(&listed, needing) else { return false };
+        let Some(exchange) = listed.remove(peer, id) else { return false };
+        needing.is_cut_for.store(true, SeqCst);
+        let first = exchange.cut_for.set(Arc::clone(needing)).is_ok();
+        drop(listed);
+        exchange.waker.wake();
+        first
     }
 
-    fn richest(
-        &self,
-        listed: &HashMap<u64, Arc<Entry>>,
-        capacity: &Capacity,
-        own: u32,
-    ) -> Option<(u32, u64)> {
+    /// Whether [`Self::cut_for`] would cut something.
+    pub(super) fn can_cut_for(&self, needing: &Holding) -> bool {
+        self.richest(&locked(&self.listed), needing).is_some()
+    }
+
+    fn richest(&self, listed: &Listed, needing: &Holding) -> Option<(usize, u64)> {
+        let own = needing.used();
         let least = if self.for_equals { own } else { own + 2 };
-        let held = listed.iter().map(|(id, entry)| (entry.held_of(capacity), *id));
-        held.filter(|(held, _)| *held >= least).max_by_key(|(held, id)| (*held, std::cmp::Reverse(*id)))
+        let oldest = listed.peers.iter().filter_map(|(peer, owing)| {
+            let (id, _) = owing.exchanges.first_key_value()?;
+            let held = owing.held_of(&needing.capacity);
+            (held >= least).then_some((held, std::cmp::Reverse(*id), *peer))
+        });
+        oldest.max().map(|(_, std::cmp::Reverse(id), peer)| (peer, id))
     }
 }
 
-impl Entry {
+impl Listed {
+    fn insert(&mut self, peer: usize, holdings: &[&Arc<Holding>], exchange: &Arc<Exchange>) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        let owing = self.peers.entry(peer).or_insert_with(|| Owing {
+            holdings: holdings.iter().map(|holding| Arc::clone(holding)).collect(),
+            exchanges: BTreeMap::new(),
+        });
+        owing.exchanges.insert(id, Arc::clone(exchange));
+        id
+    }
+
+    fn remove(&mut self, peer: usize, id: u64) -> Option<Arc<Exchange>> {
+        let owing = self.peers.get_mut(&peer)?;
+        let exchange = owing.exchanges.remove(&id);
+        if owing.exchanges.is_empty() {
+            self.peers.remove(&peer);
+        }
+        exchange
+    }
+}
+
+impl Owing {
     fn held_of(&self, capacity: &Capacity) -> u32 {
         let of = self.holdings.iter().find(|holding| std::ptr::eq(&*holding.capacity, capacity));
         of.map_or(0, |holding| holding.used())
@@ -88,15 +140,56 @@ impl Entry {
 }
 
 impl Debt {
-    /// Whether it was cut. If not, `waker` is called when it is.
+    /// Whether it was cut. If not, `waker` is called when it is. An exchange that was drops this before it gives anything
+    /// back, so that the next one is cut when its place was not enough, and not before.
     pub(crate) fn is_cut(&self, waker: &Waker) -> bool {
-        locked(&self.entry.waker).clone_from(waker);
-        self.entry.cut.load(Relaxed)
+        self.exchange.waker.register(waker);
+        self.heard.set(self.exchange.cut_for.get().is_some());
+        self.heard.get()
     }
 }
 
 impl Drop for Debt {
     fn drop(&mut self) {
-        locked(&self.debts.listed).remove(&self.id);
+        locked(&self.debts.listed).remove(self.peer, self.id);
+        if let Some(holding) = self.exchange.cut_for.get() {
+            holding.is_cut_for.store(false, SeqCst);
+            // It went on before it heard of it, and keeps its place.
+            if !self.heard.get() {
+                holding.capacity.is_owed();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use outrigger_core::peer::PeerKey;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_exchange_of_the_peer_that_holds_most_is_cut() {
+        let debts = Arc::<Debts>::default();
+        let capacity = Capacity::new(100, Arc::clone(&debts));
+        let peer = |number| capacity.holding(&PeerKey::new(None, IpAddr::from([10, 0, 0, number])));
+        let (some, most, none) = (peer(1), peer(2), peer(3));
+        let _held: Vec<_> = [(&some, 4), (&most, 9)]
+            .into_iter()
+            .flat_map(|(peer, held)| (0..held).map(move |_| peer.try_take().unwrap()))
+            .collect();
+        let list = |peer| debts.list(&[peer], Waker::noop());
+        let (first, oldest, younger) = (list(&some), list(&most), list(&most));
+        let cut = || [&first, &oldest, &younger].map(|debt| debt.is_cut(Waker::noop()));
+        assert!(debts.cut_for(&none));
+        assert_eq!(cut(), [false, true, false]);
+        assert!(!debts.can_cut_for(&most), "not for itself, and not from who has less");
+        drop(younger);
+        assert!(debts.cut_for(&none) && first.is_cut(Waker::noop()));
+        assert!(!debts.cut_for(&none), "all were cut");
+        drop((first, oldest));
+        assert!(locked(&debts.listed).peers.is_empty());
     }
 }

@@ -1,75 +1,111 @@
-//! Who waits for a capacity: in order within a peer.
+//! Who waits for a capacity: first come, first served within a peer, and an [`Order`] between peers.
 //!
-//! The number of lines is that of the peers that wait now. Walking them is paid for by those that have to wait.
+//! Whoever stops waiting is removed at once, so that everybody in here is alive. Peers that wait are walked, which is paid
+//! for by those that have to wait and by those that give something back meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Which peer is served next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Order {
+    /// The one that holds least. Of equals, the one that was not served for longest.
+    #[default]
+    LeastHeld,
+}
+
+impl Order {
+    fn next<'a, K>(self, peers: impl Iterator<Item = &'a K>, held: impl Fn(&K) -> u32) -> Option<&'a K> {
+        match self {
+            Self::LeastHeld => peers.min_by_key(|peer| held(peer)),
+        }
+    }
+}
+
+/// Names one waiter for as long as the queue exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
 
 /// A line for each peer. A line that was served goes behind the others, so that peers that hold the same take turns.
 #[derive(Debug)]
 pub(super) struct Queue<K, T> {
+    order: Order,
     lines: VecDeque<Line<K, T>>,
+    next: u64,
 }
 
 /// The waiters of one peer, the oldest first. Never empty.
 #[derive(Debug)]
 struct Line<K, T> {
     peer: K,
-    waiters: VecDeque<T>,
+    waiters: BTreeMap<Ticket, T>,
 }
 
 impl<K, T> Default for Queue<K, T> {
     fn default() -> Self {
-        Self { lines: VecDeque::new() }
+        Self { order: Order::default(), lines: VecDeque::new(), next: 0 }
     }
 }
 
 impl<K: Clone + PartialEq, T> Queue<K, T> {
     /// One more waits for `peer`.
-    pub(super) fn push(&mut self, peer: &K, waiter: T) {
-        match self.lines.iter_mut().find(|line| line.peer == *peer) {
-            Some(line) => line.waiters.push_back(waiter),
-            None => self.lines.push_back(Line { peer: peer.clone(), waiters: VecDeque::from([waiter]) }),
+    pub(super) fn push(&mut self, peer: &K, waiter: T) -> Ticket {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        match self.position(peer) {
+            Some(at) => {
+                self.lines[at].waiters.insert(ticket, waiter);
+            }
+            None => self.lines.push_back(Line { peer: peer.clone(), waiters: [(ticket, waiter)].into() }),
         }
+        ticket
     }
 
     /// Whether somebody waits for `peer`.
     pub(super) fn has(&self, peer: &K) -> bool {
-        self.lines.iter().any(|line| line.peer == *peer)
+        self.position(peer).is_some()
     }
 
-    /// Drops those at the front of their lines that have given up; how many.
-    pub(super) fn drop_fronts(&mut self, gone: impl Fn(&T) -> bool) -> u32 {
-        let mut dropped = 0;
-        self.lines.retain_mut(|line| {
-            while line.waiters.front().is_some_and(&gone) {
-                line.waiters.pop_front();
-                dropped += 1;
-            }
-            !line.waiters.is_empty()
-        });
-        dropped
+    /// Of the peers that wait and are `eligible`, the one whose turn it is. `held` says how much a peer holds.
+    pub(super) fn next(&self, eligible: impl Fn(&K) -> bool, held: impl Fn(&K) -> u32) -> Option<&K> {
+        self.order.next(self.lines.iter().map(|line| &line.peer).filter(|peer| eligible(peer)), held)
     }
 
-    /// The peer that waits and has least, by `holds`. Of equals, the one that was not served for longest.
-    pub(super) fn least(&self, holds: impl Fn(&K) -> u32) -> Option<&K> {
-        self.lines.iter().map(|line| &line.peer).min_by_key(|peer| holds(peer))
-    }
-
-    /// The oldest waiter of `peer`.
-    pub(super) fn next(&mut self, peer: &K) -> Option<T> {
-        let at = self.lines.iter().position(|line| line.peer == *peer)?;
-        let mut line = self.lines.remove(at)?;
-        let waiter = line.waiters.pop_front();
+    /// Takes the oldest waiter of `peer`.
+    pub(super) fn pop(&mut self, peer: &K) -> Option<T> {
+        let mut line = self.lines.remove(self.position(peer)?)?;
+        let (_, waiter) = line.waiters.pop_first()?;
         if !line.waiters.is_empty() {
             self.lines.push_back(line);
         }
+        Some(waiter)
+    }
+
+    /// Takes out a waiter that gives up. None if it was served.
+    pub(super) fn remove(&mut self, peer: &K, ticket: Ticket) -> Option<T> {
+        let at = self.position(peer)?;
+        let waiter = self.lines[at].waiters.remove(&ticket);
+        if self.lines[at].waiters.is_empty() {
+            self.lines.remove(at);
+        }
         waiter
+    }
+
+    fn position(&self, peer: &K) -> Option<usize> {
+        self.lines.iter().position(|line| line.peer == *peer)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn served<T>(queue: &mut Queue<char, T>) -> Vec<T> {
+        std::iter::from_fn(|| {
+            let peer = *queue.next(|_| true, |_| 0)?;
+            queue.pop(&peer)
+        })
+        .collect()
+    }
 
     #[test]
     fn waiters_are_served_in_order_within_a_peer_and_equal_peers_in_turn() {
@@ -78,12 +114,7 @@ mod tests {
             queue.push(&'a', waiter);
         }
         queue.push(&'b', "b1");
-        let served: Vec<_> = std::iter::from_fn(|| {
-            let peer = *queue.least(|_| 0)?;
-            queue.next(&peer)
-        })
-        .collect();
-        assert_eq!(served, ["a1", "b1", "a2", "a3"]);
+        assert_eq!(served(&mut queue), ["a1", "b1", "a2", "a3"]);
         assert!(!queue.has(&'a'));
     }
 
@@ -92,17 +123,21 @@ mod tests {
         let mut queue = Queue::default();
         queue.push(&'a', 1);
         queue.push(&'b', 2);
-        assert_eq!(queue.least(|peer| if *peer == 'a' { 5 } else { 2 }), Some(&'b'));
+        let held = |peer: &char| if *peer == 'a' { 5 } else { 2 };
+        assert_eq!(queue.next(|_| true, held), Some(&'b'));
+        assert_eq!(queue.next(|peer| *peer != 'b', held), Some(&'a'));
     }
 
     #[test]
-    fn those_that_gave_up_are_passed_over() {
+    fn who_gives_up_is_gone_at_once_and_nobody_else_is() {
         let mut queue = Queue::default();
-        for waiter in [1, 2, 3] {
-            queue.push(&'a', waiter);
-        }
-        queue.push(&'b', 1);
-        assert_eq!(queue.drop_fronts(|waiter| *waiter < 3), 3);
-        assert_eq!((queue.next(&'a'), queue.has(&'b')), (Some(3), false));
+        let tickets = [queue.push(&'a', "a1"), queue.push(&'a', "a2"), queue.push(&'b', "b1")];
+        assert_eq!(queue.pop(&'a'), Some("a1"));
+        assert_eq!(queue.remove(&'a', tickets[0]), None, "it was served");
+        assert_eq!(queue.remove(&'a', tickets[1]), Some("a2"));
+        assert!(!queue.has(&'a'));
+        queue.push(&'a', "a3");
+        assert_eq!(queue.remove(&'a', tickets[1]), None, "a ticket is never given twice");
+        assert_eq!(served(&mut queue), ["b1", "a3"]);
     }
 }

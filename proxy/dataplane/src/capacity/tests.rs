@@ -1,7 +1,9 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::*;
@@ -108,7 +110,7 @@ async fn an_exchange_whose_client_owes_bytes_is_cut_for_a_peer_that_has_less() {
     let capacity = Capacity::new(4, Arc::clone(&debts));
     let (hog, guest) = (peer(&capacity, 1), peer(&capacity, 2));
     let mut held = greedy(&hog);
-    let debt = debts.list([Arc::clone(&hog)].into(), Waker::noop());
+    let debt = debts.list(&[&hog], Waker::noop());
     assert!(hog.take_what_is_owed_by(soon()).await.is_none(), "not for the peer itself");
     assert!(!debt.is_cut(Waker::noop()));
     let waiting = tokio::spawn(async move { guest.take_what_is_owed_by(soon()).await });
@@ -117,6 +119,81 @@ async fn an_exchange_whose_client_owes_bytes_is_cut_for_a_peer_that_has_less() {
     }
     held.pop();
     assert!(waiting.await.unwrap().is_some());
+}
+
+/// A hog that has all of a capacity of 8, what it holds, and a guest.
+fn taken() -> (Arc<Debts>, Arc<Holding>, Vec<Share>, Arc<Holding>) {
+    let debts = Arc::<Debts>::default();
+    let capacity = Capacity::new(8, Arc::clone(&debts));
+    let (hog, guest) = (peer(&capacity, 1), peer(&capacity, 2));
+    let held = greedy(&hog);
+    (debts, hog, held, guest)
+}
+
+fn cut(owed: &[Debt]) -> Vec<bool> {
+    owed.iter().map(|debt| debt.is_cut(Waker::noop())).collect()
+}
+
+#[tokio::test]
+async fn what_is_listed_while_somebody_waits_is_cut_then_and_there_one_for_each_peer_at_a_time() {
+    let (debts, hog, mut held, guest) = taken();
+    let mut waiting = [guest.wait(), guest.wait(), guest.wait()];
+    let mut owed: Vec<_> = (0..4).map(|_| debts.list(&[&hog], Waker::noop())).collect();
+    assert_eq!(cut(&owed), [true, false, false, false]);
+    owed.remove(0);
+    assert_eq!(cut(&owed), [false, false, false], "its place may be enough");
+    held.pop();
+    let mut served: Vec<_> = waiting.iter_mut().map(FutureExt::now_or_never).collect();
+    assert!(served[0].is_some() && served[1].is_none());
+    assert_eq!(cut(&owed), [true, false, false], "for the next of them");
+    owed.remove(0);
+    held.pop();
+    served.extend(waiting[1..].iter_mut().map(FutureExt::now_or_never));
+    assert_eq!((hog.used(), guest.used(), cut(&owed)), (6, 2, vec![true, false]));
+}
+
+#[tokio::test]
+async fn an_exchange_that_goes_on_before_it_hears_that_it_was_cut_leaves_that_to_the_next() {
+    let (debts, hog, _held, guest) = taken();
+    let mut owed = vec![debts.list(&[&hog], Waker::noop()), debts.list(&[&hog], Waker::noop())];
+    let _waiting = guest.wait();
+    drop(owed.remove(0));
+    assert_eq!(cut(&owed), [true]);
+}
+
+#[tokio::test]
+async fn nothing_is_cut_for_one_that_has_given_up() {
+    let (debts, hog, _held, guest) = taken();
+    drop([guest.wait(), guest.wait()]);
+    let owed = [debts.list(&[&hog], Waker::noop())];
+    assert_eq!((cut(&owed), guest.capacity.waiting.load(SeqCst)), (vec![false], 0));
+}
+
+#[tokio::test]
+async fn one_that_gives_up_when_it_was_served_leaves_its_share_to_the_next() {
+    let capacity = capacity(1);
+    let (one, other) = (peer(&capacity, 1), peer(&capacity, 2));
+    let held = one.try_take();
+    let (first, mut second) = (one.wait(), other.wait());
+    drop(held);
+    assert!(is_pending(Pin::new(&mut second)));
+    drop(first);
+    assert!(!is_pending(Pin::new(&mut second)));
+}
+
+#[tokio::test]
+async fn a_peer_that_holds_less_because_a_share_became_anothers_is_served() {
+    let capacity = capacity(64);
+    let (hog, other) = (peer(&capacity, 1), peer(&capacity, 2));
+    let (mut held, moved) = (greedy(&hog), other.try_take().unwrap());
+    while capacity.used() < 64 {
+        held.extend(peer(&capacity, 3 + capacity.used() as u8).try_take());
+    }
+    let mut waiting = other.wait();
+    held.pop();
+    assert!(is_pending(Pin::new(&mut waiting)), "the rest is for peers that have none");
+    let moved = moved.move_to(&peer(&capacity, 200));
+    assert!(moved.is_some() && !is_pending(Pin::new(&mut waiting)));
 }
 
 #[tokio::test]

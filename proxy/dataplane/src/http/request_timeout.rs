@@ -86,6 +86,7 @@ impl Clock {
                 self.debt = Some((self.owe)(cx.waker()));
             }
             if self.debt.as_ref().is_some_and(|debt| debt.is_cut(cx.waker())) {
+                self.debt = None;
                 return Poll::Ready("the client owes bytes, and another needs its place");
             }
             let next = if self.debt.is_none() { grace.min(ends) } else { ends };
@@ -181,7 +182,7 @@ mod tests {
         fn limited(&self, body: Body, deadline: Option<Instant>) -> (Body, Option<RequestTimeout>) {
             let (debts, hog) = (Arc::clone(&self.debts), Arc::clone(&self.hog));
             RequestLimit { deadline, stillness: STILLNESS }
-                .start(body, move |waker| debts.list([Arc::clone(&hog)].into(), waker))
+                .start(body, move |waker| debts.list(&[&hog], waker))
         }
     }
 

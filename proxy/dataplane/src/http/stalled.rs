@@ -75,7 +75,7 @@ mod tests {
             }
         };
         let began = Instant::now();
-        let owe = |waker: &Waker| debts.list([Arc::clone(&hog)].into(), waker);
+        let owe = |waker: &Waker| debts.list(&[&hog], waker);
         let waits = guest.take_by(began + Duration::from_secs(60));
         let delivery = pin!(delivery);
         let (delivered, _) = tokio::join!(unless_cut(delivery, still.clone(), owe), waits);

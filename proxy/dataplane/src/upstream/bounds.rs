@@ -209,8 +209,7 @@ impl Bounds {
 impl Peer {
     /// Lists an exchange of the peer as one whose client owes bytes, until it is dropped.
     pub(crate) fn owes(&self, waker: &Waker) -> Debt {
-        let holdings = [Arc::clone(&self.requests), Arc::clone(&self.connections)];
-        self.in_use.debts.list(Box::new(holdings), waker)
+        self.in_use.debts.list(&[&self.requests, &self.connections], waker)
     }
 }
 

@@ -1,0 +1,111 @@
+//! Waiting for a capacity: in its queue, woken by what changes, at no cost until then.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::{Context, Poll};
+
+use tokio::sync::futures::Notified;
+use tokio::sync::oneshot;
+
+use super::queue::{Queue, Ticket};
+use super::{Capacity, Holding, Share, locked};
+
+/// Who waits for a capacity.
+pub(super) type Waiters = Queue<Arc<Holding>, oneshot::Sender<Share>>;
+
+/// Resolves to a share when it is its turn. Dropped, it leaves the queue.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    holding: Arc<Holding>,
+    ticket: Ticket,
+    receiver: oneshot::Receiver<Share>,
+}
+
+impl Capacity {
+    /// Resolves when, from now on, something is free that nobody who waits may have. Cancel-safe.
+    pub(super) fn leftover(&self) -> Notified<'_> {
+        self.leftover.notified()
+    }
+
+    /// Something was given back, or may be used by another peer now: serves who waits, if anybody does.
+    pub(super) fn changed(&self) {
+        if self.waiting.load(SeqCst) > 0 {
+            self.serve(&mut locked(&self.queue));
+        }
+    }
+
+    /// An exchange that holds some of it was listed as one that may be cut.
+    pub(super) fn is_owed(&self) {
+        if self.waiting.load(SeqCst) > 0 {
+            self.reclaim(&locked(&self.queue));
+        }
+    }
+
+    /// Serves who waits, the peer whose turn it is first, as far as there is something for it.
+    pub(super) fn serve(&self, queue: &mut Waiters) {
+        while let Some(next) = queue.next(|_| true, |holding| holding.used()).map(Arc::clone) {
+            // What the one that holds least may not have, nobody may.
+            let Some(share) = next.take() else { break };
+            let Some(waiter) = queue.pop(&next) else { return share.give_back() };
+            self.waiting.fetch_sub(1, SeqCst);
+            // It is there as long as it is in the queue.
+            if let Err(share) = waiter.send(share) {
+                share.give_back();
+            }
+        }
+        if self.used.load(SeqCst) < self.limit.load(SeqCst) {
+            self.leftover.notify_waiters();
+        }
+        self.reclaim(queue);
+    }
+
+    /// Cuts an exchange for each peer that waits, the one whose turn it is first. No further one is cut for a peer while
+    /// one is about to end for it.
+    fn reclaim(&self, queue: &Waiters) {
+        let eligible = |holding: &Arc<Holding>| !holding.is_cut_for.load(SeqCst);
+        while let Some(next) = queue.next(eligible, |holding| holding.used()) {
+            // What cannot be cut for the one that holds least, cannot be cut for another.
+            if !self.debts.cut_for(next) {
+                return;
+            }
+        }
+    }
+}
+
+impl Holding {
+    /// Waits for one more. While it waits, exchanges of peers that hold more, and whose client owes bytes, are cut.
+    pub(crate) fn wait(self: &Arc<Self>) -> Waiting {
+        let capacity = &self.capacity;
+        let (sender, receiver) = oneshot::channel();
+        let mut queue = locked(&capacity.queue);
+        // Before the look at what is free, so that who gives something back from now on sees it.
+        capacity.waiting.fetch_add(1, SeqCst);
+        let ticket = queue.push(self, sender);
+        capacity.serve(&mut queue);
+        Waiting { holding: Arc::clone(self), ticket, receiver }
+    }
+}
+
+impl Future for Waiting {
+    type Output = Option<Share>;
+
+    /// `None` never comes: the queue holds the other end.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Share>> {
+        Pin::new(&mut self.receiver).poll(cx).map(Result::ok)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.receiver.is_terminated() {
+            return;
+        }
+        let capacity = &self.holding.capacity;
+        // One that was served since it was polled last gives its share back with its receiver.
+        if locked(&capacity.queue).remove(&self.holding, self.ticket).is_some() {
+            capacity.waiting.fetch_sub(1, SeqCst);
+        }
+    }
+}
