@@ -5,14 +5,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -21,9 +18,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
+use super::bounded::{BoundedConnection, Life};
 use super::services::Services;
 use crate::ca::certificate::LeafCertificate;
 use crate::crowd::{Crowd, Place, origin};
@@ -205,36 +202,20 @@ impl Places {
                 (None, Box::pin(life))
             }
         };
-        Ok(Connection { tls, peer, life, over: false, _slot: slot })
+        Ok(BoundedConnection::new(tls, peer, life, slot))
     }
 }
 
-type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A connection whose handshake is done. For its reader it ends soon after the certificate of its peer, whatever the
-/// peer does: a certificate that is renewed comes with a connection of its own. Without a certificate it ends when its
-/// time is over, or its place is another's.
-struct Connection {
-    tls: TlsStream<TcpStream>,
-    peer: ConnectedPeer,
-    life: Life,
-    over: bool,
-    _slot: Option<Slot<SpiffeId>>,
-}
+/// A connection whose handshake is done. It ends soon after the certificate of its peer, whatever the peer does: a
+/// certificate that is renewed comes with a connection of its own. Without a certificate it ends when its time is over,
+/// or its place is another's.
+type Connection = BoundedConnection<TlsStream<TcpStream>, ConnectedPeer, Option<Slot<SpiffeId>>>;
 
 /// What is known of the peer from the handshake on.
 #[derive(Debug, Clone)]
 struct ConnectedPeer {
     address: SocketAddr,
     certificate: Option<LeafCertificate>,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ConnectedPeer;
-
-    fn connect_info(&self) -> ConnectedPeer {
-        self.peer.clone()
-    }
 }
 
 /// Says who the peer is *now*: connections outlive certificates.
@@ -253,59 +234,6 @@ fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
         }
     }
     Ok(request)
-}
-
-impl Connection {
-    /// Whether its place or its time is gone. Asked also when writing, so that a peer that reads nothing does not outlive it.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.over = self.over || self.life.as_mut().poll(cx).is_ready();
-        self.over
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.is_over(cx) {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.tls).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.is_over(cx) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        Pin::new(&mut self.tls).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.is_over(cx) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! [`server_certificate`] proves the control plane itself.
 
 pub mod accept;
+mod bounded;
 pub mod services;
 pub mod tls;
 pub mod server_certificate;

@@ -4,13 +4,13 @@
 //! their own business there. Links are followed, since a mounted ConfigMap is made of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::settling::{Settling, Stamp, Verdict};
+use super::settling::{Notice, Settling, Stamp, Verdict};
 
 /// A directory with what was last seen in it.
 #[derive(Debug)]
@@ -26,12 +26,14 @@ pub(super) struct ChangedFile {
     pub(super) path: PathBuf,
     /// Its text; none where it is gone; an error where it cannot be read.
     pub(super) text: Option<Result<String, String>>,
-    /// False where it may be half: what it does not say stays.
-    pub(super) whole: bool,
+    /// Its writer is not done: the text may be cut short.
+    pub(super) cut: bool,
 }
 
 /// Larger files are refused: nobody writes them, and reading one would stall every other change.
 const MAX_FILE: u64 = 64 << 20;
+/// How often a file that changes while it is read is read at one look.
+const ATTEMPTS: usize = 3;
 
 impl Directory {
     /// A directory of which nothing is known yet.
@@ -56,8 +58,9 @@ impl Directory {
         let mut now = BTreeMap::new();
         list(&self.root, Path::new(""), &mut now)?;
         // One file may go by several names: what is written under one is not read under another.
-        let written = settling.written().filter_map(|path| fs::metadata(self.root.join(path)).ok());
-        let written: BTreeSet<u64> = written.map(|metadata| metadata.ino()).collect();
+        let inode = |path: &Path| fs::metadata(self.root.join(path)).ok().map(|metadata| metadata.ino());
+        let written: BTreeSet<u64> = settling.written().filter_map(inode).collect();
+        let complete: BTreeSet<u64> = settling.complete().filter_map(inode).collect();
         let (mut changed, mut waits) = (Vec::new(), BTreeSet::new());
         let paths: BTreeSet<_> = self.seen.keys().chain(now.keys()).cloned().collect();
         for path in paths {
@@ -65,24 +68,34 @@ impl Directory {
             if self.seen.get(&path).copied() == stamp {
                 continue;
             }
+            if stamp.is_some_and(|stamp| complete.contains(&stamp.inode)) {
+                settling.notice(Notice::Complete(path.clone()), at);
+            }
             let open = stamp.is_some_and(|stamp| written.contains(&stamp.inode));
-            let verdict = settling.judge(&path, stamp, open, at);
-            let whole = match verdict {
-                Verdict::Take => true,
-                Verdict::TakePart => false,
-                Verdict::Wait => {
+            let seen = self.seen.get(&path).copied();
+            let verdict = settling.judge(&path, (seen, stamp), open, at);
+            if verdict == Verdict::Wait {
+                waits.insert(path);
+                continue;
+            }
+            let (stamp, text) = match stamp.map(|stamp| (stamp, read(&self.root.join(&path), read_text))) {
+                None => (None, None),
+                Some((_, Ok(Some((stamp, text))))) => (Some(stamp), Some(Ok(text))),
+                // It changes faster than it can be read.
+                Some((_, Ok(None))) => {
                     waits.insert(path);
                     continue;
                 }
+                Some((stamp, Err(reason))) => (Some(stamp), Some(Err(reason))),
             };
-            let text = stamp.map(|stamp| read(&self.root.join(&path), stamp.length));
-            if whole {
+            let cut = verdict == Verdict::TakePart;
+            if !cut {
                 match stamp {
                     Some(stamp) => self.seen.insert(path.clone(), stamp),
                     None => self.seen.remove(&path),
                 };
             }
-            changed.push(ChangedFile { path, text, whole });
+            changed.push(ChangedFile { path, text, cut });
         }
         settling.looked(|path| waits.contains(path));
         Ok(changed)
@@ -98,8 +111,17 @@ fn list(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::
             continue;
         }
         let path = below.join(&name);
-        // One that is gone by now, or a link to nothing, is not there.
-        let Ok(metadata) = fs::metadata(root.join(&path)) else { continue };
+        let Ok(metadata) = fs::metadata(root.join(&path)) else {
+            // A link that leads nowhere is a file that cannot be read: what it led to may come back. Anything else is
+            // gone by now.
+            if is_configuration(&path)
+                && let Ok(link) = fs::symlink_metadata(root.join(&path))
+                && link.is_symlink()
+            {
+                found.insert(path, Stamp::from(&link));
+            }
+            continue;
+        };
         if metadata.is_dir() {
             // A link could lead in a circle; 16 folders deep is enough for people.
             if path.components().count() <= 16 {
@@ -117,16 +139,34 @@ pub(super) fn is_configuration(path: &Path) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e))
 }
 
-fn read(path: &Path, length: u64) -> Result<String, String> {
-    if length > MAX_FILE {
-        return Err(format!("{length} bytes are more than {MAX_FILE}"));
+/// Reads a file with the stamp that its text has. Returns None if it changed during every attempt.
+fn read(
+    path: &Path,
+    mut text_of: impl FnMut(&mut File) -> io::Result<String>,
+) -> Result<Option<(Stamp, String)>, String> {
+    let fail = |error: io::Error| error.to_string();
+    for _ in 0..ATTEMPTS {
+        let mut file = File::open(path).map_err(fail)?;
+        let before = Stamp::from(&file.metadata().map_err(fail)?);
+        if before.length > MAX_FILE {
+            return Err(format!("{} bytes are more than {MAX_FILE}", before.length));
+        }
+        let text = text_of(&mut file);
+        if Stamp::from(&file.metadata().map_err(fail)?) == before {
+            return Ok(Some((before, text.map_err(fail)?)));
+        }
     }
-    fs::read_to_string(path).map_err(|error| error.to_string())
+    Ok(None)
+}
+
+fn read_text(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::settling::Notice;
     use super::*;
 
     fn texts(changed: Vec<ChangedFile>) -> Vec<(String, Option<String>)> {
@@ -173,6 +213,50 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_changes_while_it_is_read_is_read_again() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.yaml");
+        fs::write(&path, "old").unwrap();
+        let mut attempts = 0;
+        let read_text_while_written = |file: &mut File| {
+            let text = read_text(file);
+            attempts += 1;
+            if attempts == 1 {
+                fs::write(&path, "newer").unwrap();
+            }
+            text
+        };
+        let (stamp, text) = read(&path, read_text_while_written).unwrap().unwrap();
+        assert_eq!((text.as_str(), stamp), ("newer", Stamp::from(&fs::metadata(&path).unwrap())));
+        let mut length = 5;
+        let always = read(&path, |file| {
+            length += 1;
+            fs::write(&path, "x".repeat(length)).unwrap();
+            read_text(file)
+        });
+        assert_eq!((always, length), (Ok(None), 5 + ATTEMPTS));
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_cannot_be_read_and_is_not_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().join("a.yaml");
+        fs::write(&target, "1").unwrap();
+        std::os::unix::fs::symlink(&target, root.path().join("a.yaml")).unwrap();
+        let mut directory = Directory::new(root.path().into());
+        assert_eq!(texts(scan(&mut directory).unwrap()), [("a.yaml".to_owned(), Some("1".to_owned()))]);
+        fs::remove_file(&target).unwrap();
+        let dangling = scan(&mut directory).unwrap().remove(0);
+        assert!(dangling.text.unwrap().unwrap_err().contains("No such file"));
+        assert_eq!(scan(&mut directory).unwrap(), []);
+        fs::write(&target, "2").unwrap();
+        assert_eq!(texts(scan(&mut directory).unwrap()), [("a.yaml".to_owned(), Some("2".to_owned()))]);
+        fs::remove_file(root.path().join("a.yaml")).unwrap();
+        assert_eq!(texts(scan(&mut directory).unwrap()), [("a.yaml".to_owned(), None)]);
+    }
+
+    #[test]
     fn what_is_being_written_is_left_as_it_was_under_all_its_names() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join(".hidden")).unwrap();
@@ -187,7 +271,6 @@ mod tests {
         assert_eq!(directory.scan(&mut settling, now).unwrap(), []);
         fs::write(root.path().join(".hidden/a.yaml"), "half and half").unwrap();
         settling.notice(Notice::Complete(".hidden/a.yaml".into()), now);
-        settling.notice(Notice::Structure, now);
         let taken = texts(directory.scan(&mut settling, now).unwrap());
         assert_eq!(taken, [("a.yaml".to_owned(), Some("half and half".to_owned()))]);
     }

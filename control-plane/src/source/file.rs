@@ -22,12 +22,12 @@ pub(super) struct File {
 pub(super) type ReadTexts = BTreeMap<[u8; 32], Arc<[Decoded]>>;
 
 /// A file's text, taken apart and read. Takes long for a large one, and depends on nothing else.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Parsed {
     documents: Vec<ParsedDocument>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct ParsedDocument {
     number: usize,
     digest: [u8; 32],
@@ -49,6 +49,19 @@ impl Parsed {
         };
         Self { documents: document::split(text).into_iter().map(document).collect() }
     }
+}
+
+/// How much of what a file offered before its new text may take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// The text is complete: what it no longer mentions is gone.
+    Complete,
+    /// The text is complete, but what it no longer mentions stays for now: it may have moved to a file that is still
+    /// being parsed.
+    KeepMissing,
+    /// The text may be cut short, since its writer is not done: what it does not mention stays, and so does a resource
+    /// that its last document shortens.
+    Cut,
 }
 
 /// A version of a resource that a file holds, or held last.
@@ -85,9 +98,8 @@ impl File {
         Arc::clone(&self.read)
     }
 
-    /// Takes what a file says, and keeps of its former self what this does not replace. Of one that may be half (not
-    /// `whole`) nothing is taken away: what it does not mention stays, and so does what its last document shortens.
-    pub(super) fn take(path: &Path, parsed: Parsed, old: Self, whole: bool) -> Self {
+    /// Takes the new text of a file, and keeps of what it offered before what the text does not replace.
+    pub(super) fn take(path: &Path, parsed: Parsed, old: Self, extent: Extent) -> Self {
         let mut new = Self::default();
         let mut read = ReadTexts::new();
         let mut nameless = false;
@@ -116,7 +128,7 @@ impl File {
                     (Some(id), Ok(resource)) => {
                         let (resource, text) =
                             (Arc::clone(resource), Arc::clone(text.as_ref().unwrap_or(&shared)));
-                        let cut = !whole && number == last;
+                        let cut = extent == Extent::Cut && number == last;
                         if !(cut && old.offers.get(id).is_some_and(|old| old.text.len() > text.len())) {
                             let offer = Offer { document: number, resource, text, kept: false };
                             new.offers.insert(id.clone(), offer);
@@ -132,7 +144,7 @@ impl File {
             read.insert(digest, decoded);
         }
         for (id, offer) in old.offers {
-            if !whole || nameless || mentioned.contains_key(&id) {
+            if extent != Extent::Complete || nameless || mentioned.contains_key(&id) {
                 new.offers.entry(id).or_insert(Offer { kept: true, ..offer });
             }
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::change::{Change, ChangeEvent, Refusal};
-use super::file::{File, Offer, Parsed, ReadTexts};
+use super::file::{Extent, File, Offer, Parsed, ReadTexts};
 use super::last_good::KeptVersion;
 use crate::model::resource::{Resource, ResourceId};
 
@@ -41,8 +41,7 @@ pub(super) struct Settled {
 pub(super) struct NewFile {
     pub(super) path: PathBuf,
     pub(super) parsed: Option<Result<Parsed, String>>,
-    /// False where something may yet come to which what is missing has moved: nothing is taken away.
-    pub(super) whole: bool,
+    pub(super) extent: Extent,
 }
 
 impl Ledger {
@@ -54,7 +53,7 @@ impl Ledger {
     /// Takes note of changed files.
     pub(super) fn update(&mut self, files: Vec<NewFile>) -> Vec<Settled> {
         let mut touched = BTreeSet::new();
-        for NewFile { path, parsed, whole } in files {
+        for NewFile { path, parsed, extent } in files {
             let old = self.files.remove(&path).unwrap_or_default();
             touched.extend(old.offers.keys().cloned());
             for id in old.offers.keys() {
@@ -63,9 +62,9 @@ impl Ledger {
                 }
             }
             let new = match parsed {
-                None if whole => continue,
-                None => File::take(&path, Parsed::default(), old, whole),
-                Some(Ok(parsed)) => File::take(&path, parsed, old, whole),
+                None if extent == Extent::Complete => continue,
+                None => File::take(&path, Parsed::default(), old, extent),
+                Some(Ok(parsed)) => File::take(&path, parsed, old, extent),
                 Some(Err(reason)) => File::unreadable(&path, reason, old),
             };
             touched.extend(new.offers.keys().cloned());
@@ -203,19 +202,19 @@ mod tests {
 
     const BROKEN: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: a, lables: {}}}\n";
 
-    fn new_file(path: &str, text: Option<&str>, whole: bool) -> NewFile {
+    fn new_file(path: &str, text: Option<&str>, extent: Extent) -> NewFile {
         let parsed = text.map(|text| Ok(Parsed::of(text, &ReadTexts::default())));
-        NewFile { path: path.into(), parsed, whole }
+        NewFile { path: path.into(), parsed, extent }
     }
 
     impl Ledger {
         /// Changes a file, none for gone, and tells what became of which resource, shortly.
         fn file(&mut self, path: &str, text: Option<&str>) -> Vec<String> {
-            self.part(path, text, true)
+            self.part(path, text, Extent::Complete)
         }
 
-        fn part(&mut self, path: &str, text: Option<&str>, whole: bool) -> Vec<String> {
-            let settled = self.update(vec![new_file(path, text, whole)]);
+        fn part(&mut self, path: &str, text: Option<&str>, extent: Extent) -> Vec<String> {
+            let settled = self.update(vec![new_file(path, text, extent)]);
             settled.iter().map(|one| format!("{} {:?}", one.id.name, one.change)).collect()
         }
 
@@ -269,7 +268,8 @@ mod tests {
         }
         let mut ledger = Ledger::default();
         ledger.file("f.yaml", Some(&namespace("a", "x")));
-        let unreadable = NewFile { path: "f.yaml".into(), parsed: Some(Err("no".into())), whole: true };
+        let unreadable =
+            NewFile { path: "f.yaml".into(), parsed: Some(Err("no".into())), extent: Extent::Complete };
         assert!(ledger.update(vec![unreadable]).is_empty());
         assert_eq!(ledger.refused(), ["f.yaml: no"]);
     }
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn at_the_start_the_first_by_path_has_it() {
-        let file = |path: &str| new_file(path, Some(&namespace("a", path)), true);
+        let file = |path: &str| new_file(path, Some(&namespace("a", path)), Extent::Complete);
         for files in [vec![file("a"), file("b")], vec![file("b"), file("a")]] {
             let mut ledger = Ledger::default();
             ledger.update(files);
@@ -331,7 +331,7 @@ mod tests {
     fn the_log_is_told_of_each_change_and_of_each_refusal_once() {
         let mut ledger = Ledger::default();
         let mut events = |text: &str| {
-            let settled = ledger.update(vec![new_file("f.yaml", Some(text), true)]);
+            let settled = ledger.update(vec![new_file("f.yaml", Some(text), Extent::Complete)]);
             let events = ledger.events(&settled, jiff::Timestamp::UNIX_EPOCH);
             let text = |event: &ChangeEvent| match &event.change {
                 Change::Refused(refusal) => format!("refused {refusal}"),
@@ -355,18 +355,22 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_half_takes_nothing_away() {
+    fn a_text_that_may_be_cut_short_takes_nothing_away() {
         let mut ledger = Ledger::default();
         let two = namespace("a", "x") + "---\n" + &namespace("b", "longer");
         ledger.file("f.yaml", Some(&two));
-        assert_eq!(ledger.part("f.yaml", Some(""), false), [""; 0]);
-        assert_eq!(ledger.part("f.yaml", Some(&namespace("a", "z")), false), ["a Changed"]);
+        assert_eq!(ledger.part("f.yaml", Some(""), Extent::Cut), [""; 0]);
+        assert_eq!(ledger.part("f.yaml", Some(&namespace("a", "z")), Extent::Cut), ["a Changed"]);
         // The last document of a half file may be cut in its midst.
         let cut = namespace("a", "z") + "---\n" + &namespace("b", "l");
-        assert_eq!(ledger.part("f.yaml", Some(&cut), false), [""; 0]);
-        assert_eq!(ledger.part("f.yaml", None, false), [""; 0]);
+        assert_eq!(ledger.part("f.yaml", Some(&cut), Extent::Cut), [""; 0]);
+        assert_eq!(ledger.part("f.yaml", None, Extent::KeepMissing), [""; 0]);
         assert_eq!(ledger.holders(), ["a f.yaml", "b f.yaml"]);
-        assert_eq!(ledger.file("f.yaml", Some(&cut)), ["b Changed"]);
+        // A complete text may shorten it, also while what is missing is kept.
+        let complete = ledger.part("f.yaml", Some(&namespace("b", "l")), Extent::KeepMissing);
+        assert_eq!(complete, ["b Changed"]);
+        assert_eq!(ledger.holders(), ["a f.yaml", "b f.yaml"]);
+        ledger.file("f.yaml", Some(&cut));
         assert_eq!(ledger.file("f.yaml", None), ["a Removed", "b Removed"]);
     }
 
@@ -381,7 +385,7 @@ mod tests {
         };
         let mut ledger = Ledger::default();
         let versions = |ledger: &mut Ledger, text: &str| {
-            let settled = ledger.update(vec![new_file("f.yaml", Some(text), true)]);
+            let settled = ledger.update(vec![new_file("f.yaml", Some(text), Extent::Complete)]);
             settled.into_iter().map(|one| one.version.unwrap()).collect::<Vec<_>>()
         };
         let first = versions(&mut ledger, &list("x"));

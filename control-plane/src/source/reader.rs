@@ -1,7 +1,7 @@
 //! Directory, ledger and model in a row: what a look at the directory comes to.
 //!
-//! Large files are read on another thread, so that no other change waits for them. While one is being read nothing is
-//! taken away: what is missing elsewhere may have moved there.
+//! Large files are parsed on another thread, so that no other change waits for them. While one is being parsed changes
+//! and additions are taken at once and removals wait: what is missing elsewhere may have moved there.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::change::{ChangeEvent, Refusal};
 use super::directory::{ChangedFile, Directory};
-use super::file::{Parsed, ReadTexts};
+use super::file::{Extent, Parsed, ReadTexts};
 use super::last_good::LastGood;
 use super::ledger::{Ledger, NewFile};
 use super::settling::{Notice, Settling};
@@ -45,11 +45,20 @@ pub(super) struct Reader {
     last_good: Option<LastGood>,
     /// Who reads large files; nobody at the first look, which is to be complete.
     background: Option<Sender<Job>>,
-    /// Large files that are being read, each with what it says since.
-    parsing: BTreeMap<PathBuf, Option<(String, bool)>>,
+    /// Large files that are being parsed. Each has one job at a time.
+    parsing: BTreeMap<PathBuf, Parsing>,
     finished: Vec<ParsedFile>,
-    /// What files say that were taken without taking anything away.
-    deferred: BTreeMap<PathBuf, Option<Result<String, String>>>,
+    /// What complete files hold whose removals wait until nothing is being parsed; None for a file that is gone.
+    deferred: BTreeMap<PathBuf, Option<Result<Parsed, String>>>,
+}
+
+/// What a file that is being parsed says since.
+#[derive(Debug, Default)]
+struct Parsing {
+    /// A later text was taken already: the result is dropped.
+    superseded: bool,
+    /// The latest text, to be parsed afterwards, and whether it may be cut short.
+    next: Option<(String, bool)>,
 }
 
 /// A large file to be read.
@@ -58,7 +67,7 @@ pub(super) struct Job {
     path: PathBuf,
     text: String,
     texts: Arc<ReadTexts>,
-    whole: bool,
+    cut: bool,
 }
 
 /// A large file that was read.
@@ -66,16 +75,16 @@ pub(super) struct Job {
 pub(super) struct ParsedFile {
     path: PathBuf,
     parsed: Result<Parsed, String>,
-    whole: bool,
+    cut: bool,
 }
 
 impl Job {
     /// Reads it. Takes long.
     pub(super) fn run(self) -> ParsedFile {
-        let Self { path, text, texts, whole } = self;
+        let Self { path, text, texts, cut } = self;
         // Whatever a text may do to the parser: somebody waits for an answer.
         let parsed = catch_unwind(AssertUnwindSafe(|| Parsed::of(&text, &texts)));
-        ParsedFile { path, parsed: parsed.map_err(|_| "reading it failed".into()), whole }
+        ParsedFile { path, parsed: parsed.map_err(|_| "reading it failed".into()), cut }
     }
 }
 
@@ -121,7 +130,7 @@ impl Reader {
     pub(super) fn read_first(&mut self, log: &impl Fn(&[ChangeEvent])) -> Result<bool, SourceError> {
         let changed = self.scan(Instant::now())?;
         let gone: Vec<_> = self.ledger.files().filter(|path| !self.directory.holds(path)).cloned().collect();
-        let gone = gone.into_iter().map(|path| ChangedFile { path, text: None, whole: true });
+        let gone = gone.into_iter().map(|path| ChangedFile { path, text: None, cut: false });
         Ok(self.take(changed.into_iter().chain(gone).collect(), log))
     }
 
@@ -142,58 +151,63 @@ impl Reader {
     }
 
     fn take(&mut self, changed: Vec<ChangedFile>, log: &impl Fn(&[ChangeEvent])) -> bool {
-        let (mut files, mut jobs) = (Vec::new(), Vec::new());
-        for ParsedFile { path, parsed, whole } in std::mem::take(&mut self.finished) {
-            let since = self.parsing.remove(&path).flatten();
-            if self.deferred.contains_key(&path) {
-                // Its later text was small, and is known already.
-                continue;
+        let (mut updates, mut jobs) = (Vec::new(), BTreeMap::new());
+        for ParsedFile { path, parsed, cut } in std::mem::take(&mut self.finished) {
+            let Some(Parsing { superseded, next }) = self.parsing.remove(&path) else { continue };
+            if let Some(next) = next {
+                jobs.insert(path.clone(), next);
             }
-            if let Some((text, whole)) = since {
-                jobs.push((path.clone(), text, whole));
+            if !superseded {
+                updates.push((path, Some(parsed), cut));
             }
-            files.push(NewFile { path, parsed: Some(parsed), whole });
         }
-        let mut small = Vec::new();
-        for ChangedFile { path, text, whole } in changed {
+        for ChangedFile { path, text, cut } in changed {
+            self.deferred.remove(&path);
+            let under_way = self.parsing.contains_key(&path);
             match text {
-                Some(Ok(text)) if self.background.is_some() && text.len() > LARGE => {
-                    self.deferred.remove(&path);
+                // A text that is cut short adds to the one before it, and so comes after that.
+                Some(Ok(text)) if self.background.is_some() && (text.len() > LARGE || (cut && under_way)) => {
                     match self.parsing.get_mut(&path) {
-                        Some(since) => *since = Some((text, whole)),
-                        None => jobs.push((path, text, whole)),
+                        Some(parsing) => parsing.next = Some((text, cut)),
+                        None => drop(jobs.insert(path, (text, cut))),
                     }
                 }
-                text => small.push(ChangedFile { path, text, whole }),
+                text => {
+                    jobs.remove(&path);
+                    if let Some(parsing) = self.parsing.get_mut(&path) {
+                        *parsing = Parsing { superseded: true, next: None };
+                    }
+                    let parse = |text: String| Parsed::of(&text, &self.ledger.texts(&path));
+                    updates.push((path.clone(), text.map(|text| text.map(parse)), cut));
+                }
             }
         }
         let waits = !self.parsing.is_empty() || !jobs.is_empty();
-        for ChangedFile { path, text, whole } in small {
+        let mut files = Vec::new();
+        for (path, parsed, cut) in updates {
             self.deferred.remove(&path);
-            if waits && whole {
-                self.deferred.insert(path.clone(), text.clone());
-            }
-            files.push(self.new_file(path, text, whole && !waits));
+            let extent = match (cut, waits) {
+                (true, _) => Extent::Cut,
+                (false, false) => Extent::Complete,
+                (false, true) => {
+                    self.deferred.insert(path.clone(), parsed.clone());
+                    Extent::KeepMissing
+                }
+            };
+            files.push(NewFile { path, parsed, extent });
         }
         if !waits {
-            for (path, text) in std::mem::take(&mut self.deferred) {
-                files.push(self.new_file(path, text, true));
-            }
+            let deferred = std::mem::take(&mut self.deferred).into_iter();
+            files.extend(deferred.map(|(path, parsed)| NewFile { path, parsed, extent: Extent::Complete }));
         }
         let changed = !files.is_empty() && self.apply(files, log);
-        for (path, text, whole) in jobs {
-            let job = Job { texts: self.ledger.texts(&path), path: path.clone(), text, whole };
+        for (path, (text, cut)) in jobs {
+            let job = Job { texts: self.ledger.texts(&path), path: path.clone(), text, cut };
             if self.background.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
-                self.parsing.insert(path, None);
+                self.parsing.insert(path, Parsing::default());
             }
         }
         changed
-    }
-
-    fn new_file(&self, path: PathBuf, text: Option<Result<String, String>>, whole: bool) -> NewFile {
-        let parse = |text: String| Parsed::of(&text, &self.ledger.texts(&path));
-        let parsed = text.map(|text| text.map(parse));
-        NewFile { path, parsed, whole }
     }
 
     fn apply(&mut self, files: Vec<NewFile>, log: &impl Fn(&[ChangeEvent])) -> bool {
@@ -317,6 +331,49 @@ mod tests {
         look.write("small.yaml", None);
         assert_eq!(look.names(), ["moves", "stays"]);
         assert_eq!(look.run_a_job().names(), ["l", "moves"]);
+    }
+
+    #[test]
+    fn a_document_that_shrinks_does_not_wait_for_a_large_file() {
+        let mut look = Look::new();
+        let port = |look: &mut Look| {
+            look.names();
+            let mesh = look.reader.mesh();
+            mesh.service(&ServiceKey::new("default", "s")).unwrap().service.ports[0].number
+        };
+        look.write("small.yaml", Some(&service("s").replace("80", "8080")));
+        assert_eq!(port(&mut look), 8080);
+        look.write("large.yaml", Some(&large("l"))).write("small.yaml", Some(&service("s")));
+        assert_eq!(port(&mut look), 80);
+    }
+
+    #[test]
+    fn an_older_text_never_replaces_a_newer_one() {
+        let mut look = Look::new();
+        look.write("large.yaml", Some(&large("a"))).names();
+        assert_eq!(look.write("large.yaml", Some(&service("b"))).names(), ["b"]);
+        // Large again: the first text, parsed only now, is older than what was taken since.
+        look.write("large.yaml", Some(&large("c"))).names();
+        assert_eq!(look.run_a_job().names(), ["b"]);
+        assert_eq!(look.run_a_job().names(), ["c"]);
+        // A result and a newer text, seen in one look, are one job.
+        look.write("large.yaml", Some(&large("d"))).names();
+        look.write("large.yaml", Some(&large("e"))).names();
+        look.run_a_job().write("large.yaml", Some(&large("f"))).names();
+        assert_eq!(look.run_a_job().names(), ["f"]);
+        assert!(look.jobs.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_moves_between_large_files_is_there_all_the_time() {
+        let mut look = Look::new();
+        look.write("a.yaml", Some(&large("moves"))).names();
+        look.run_a_job().names();
+        look.write("a.yaml", Some(&large("a"))).write("b.yaml", Some(&large("moves"))).names();
+        assert_eq!(look.run_a_job().names(), ["a", "moves"]);
+        assert_eq!(look.run_a_job().names(), ["a", "moves"]);
+        look.write("b.yaml", None);
+        assert_eq!(look.names(), ["a"]);
     }
 
     #[test]

@@ -109,12 +109,17 @@ impl Settling {
         self.written.keys().map(PathBuf::as_path)
     }
 
-    /// What may be done with a file that differs from what was seen last; no stamp: it is gone. `written` says that it is
+    /// The paths whose writers are done.
+    pub(super) fn complete(&self) -> impl Iterator<Item = &Path> {
+        self.complete.iter().map(PathBuf::as_path)
+    }
+
+    /// What may be done with a file that differs from what was `seen` last; no stamp: it is gone. `written` says that it is
     /// being written under another name.
     pub(super) fn judge(
         &mut self,
         path: &Path,
-        stamp: Option<Stamp>,
+        (seen, stamp): (Option<Stamp>, Option<Stamp>),
         written: bool,
         now: Instant,
     ) -> Verdict {
@@ -129,7 +134,10 @@ impl Settling {
         if written {
             return Verdict::Wait;
         }
-        if self.complete.contains(path) || self.structure {
+        // A folder or link that changed leads to another file. The same file with new content is another matter: a link
+        // may lead out of the directory, and nothing is heard of a writer there.
+        let another = seen.map(|seen| seen.inode) != stamp.map(|stamp| stamp.inode);
+        if self.complete.contains(path) || (self.structure && another) {
             return Verdict::Take;
         }
         match self.unheard.get(path) {
@@ -181,7 +189,7 @@ mod tests {
 
     #[test]
     fn at_first_everything_is_taken_as_it_is() {
-        let verdict = Settling::default().judge(&path(), stamp(1), true, Instant::now());
+        let verdict = Settling::default().judge(&path(), (None, stamp(1)), true, Instant::now());
         assert_eq!(verdict, Verdict::Take);
     }
 
@@ -190,12 +198,12 @@ mod tests {
         let (mut settling, now) = settling();
         let second = Duration::from_secs(1);
         assert!(!settling.notice(Notice::Written(path()), now));
-        assert_eq!(settling.judge(&path(), stamp(0), false, now + second), Verdict::Wait);
+        assert_eq!(settling.judge(&path(), (None, stamp(0)), false, now + second), Verdict::Wait);
         assert!(!settling.notice(Notice::Touched(path()), now + second), "is still open");
         assert!(!settling.notice(Notice::Written(path()), now + second * 9));
-        assert_eq!(settling.judge(&path(), stamp(1), false, now + second * 18), Verdict::Wait);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, now + second * 18), Verdict::Wait);
         assert!(settling.notice(Notice::Complete(path()), now + second * 18));
-        assert_eq!(settling.judge(&path(), stamp(1), false, now + second * 18), Verdict::Take);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, now + second * 18), Verdict::Take);
     }
 
     #[test]
@@ -204,13 +212,13 @@ mod tests {
         settling.notice(Notice::Written(path()), now);
         assert_eq!(settling.next(now), Some(now + LEFT_OPEN));
         let later = now + LEFT_OPEN;
-        assert_eq!(settling.judge(&path(), stamp(1), false, later), Verdict::TakePart);
-        assert_eq!(settling.judge(&path(), stamp(1), false, later), Verdict::Wait);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, later), Verdict::TakePart);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, later), Verdict::Wait);
         assert_eq!(settling.next(later), None);
         settling.notice(Notice::Written(path()), later);
-        assert_eq!(settling.judge(&path(), stamp(2), false, later + LEFT_OPEN), Verdict::TakePart);
+        assert_eq!(settling.judge(&path(), (None, stamp(2)), false, later + LEFT_OPEN), Verdict::TakePart);
         settling.notice(Notice::Complete(path()), later);
-        assert_eq!(settling.judge(&path(), stamp(2), false, later), Verdict::Take);
+        assert_eq!(settling.judge(&path(), (None, stamp(2)), false, later), Verdict::Take);
     }
 
     #[test]
@@ -223,32 +231,55 @@ mod tests {
             (Notice::Structure, None),
         ] {
             let (mut settling, now) = settling();
+            let seen = self::stamp(9);
             assert!(settling.notice(notice.clone(), now));
-            assert_eq!(settling.judge(&path(), stamp, false, now), Verdict::Take, "{notice:?}");
+            assert_eq!(settling.judge(&path(), (seen, stamp), false, now), Verdict::Take, "{notice:?}");
             settling.looked(|_| false);
-            assert_eq!(settling.judge(&path(), stamp, false, now), Verdict::Wait, "{notice:?} counts once");
+            assert_eq!(
+                settling.judge(&path(), (seen, stamp), false, now),
+                Verdict::Wait,
+                "{notice:?} counts once"
+            );
         }
+    }
+
+    #[test]
+    fn a_change_elsewhere_does_not_complete_a_file_that_nothing_was_heard_of() {
+        let (mut settling, now) = settling();
+        let grown = Some(Stamp { length: 9, ..stamp(1).unwrap() });
+        settling.notice(Notice::Structure, now);
+        assert_eq!(settling.judge(&path(), (stamp(1), grown), false, now), Verdict::Wait);
+        settling.looked(|_| true);
+        assert_eq!(settling.judge(&path(), (stamp(1), grown), false, now + SETTLED), Verdict::Take);
     }
 
     #[test]
     fn a_file_that_is_written_under_another_name_is_left_alone() {
         let (mut settling, now) = settling();
         settling.notice(Notice::Structure, now);
-        assert_eq!(settling.judge(&path(), stamp(1), true, now), Verdict::Wait);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), true, now), Verdict::Wait);
     }
 
     #[test]
     fn what_nothing_was_heard_of_must_stay_as_it_is_for_a_while() {
         let (mut settling, now) = settling();
-        assert_eq!(settling.judge(&path(), stamp(1), false, now), Verdict::Wait);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, now), Verdict::Wait);
         settling.looked(|_| true);
         assert_eq!(settling.next(now), Some(now + SETTLED));
-        assert_eq!(settling.judge(&path(), stamp(2), false, now + SETTLED), Verdict::Wait, "it changed");
+        assert_eq!(
+            settling.judge(&path(), (None, stamp(2)), false, now + SETTLED),
+            Verdict::Wait,
+            "it changed"
+        );
         settling.looked(|_| true);
-        assert_eq!(settling.judge(&path(), stamp(2), false, now + SETTLED * 2), Verdict::Take);
+        assert_eq!(settling.judge(&path(), (None, stamp(2)), false, now + SETTLED * 2), Verdict::Take);
         settling.looked(|_| false);
-        assert_eq!(settling.judge(&path(), None, false, now), Verdict::Wait, "gone, perhaps for a moment");
-        assert_eq!(settling.judge(&path(), None, false, now + SETTLED), Verdict::Take);
+        assert_eq!(
+            settling.judge(&path(), (stamp(9), None), false, now),
+            Verdict::Wait,
+            "gone, perhaps for a moment"
+        );
+        assert_eq!(settling.judge(&path(), (stamp(9), None), false, now + SETTLED), Verdict::Take);
     }
 
     #[test]
@@ -256,7 +287,7 @@ mod tests {
         let (mut settling, now) = settling();
         settling.notice(Notice::Written(path()), now);
         assert!(settling.notice(Notice::Lost, now));
-        assert_eq!(settling.judge(&path(), stamp(1), false, now), Verdict::Wait);
-        assert_eq!(settling.judge(&path(), stamp(1), false, now + SETTLED), Verdict::Take);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, now), Verdict::Wait);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, now + SETTLED), Verdict::Take);
     }
 }
