@@ -26,18 +26,15 @@ use crate::capacity::door::Door;
 use crate::connection::{self, Habits};
 use crate::context::{self, Context, Resolver, Settings};
 use crate::identity::Identity;
-use crate::metrics::{Counter, Registry};
+use crate::metrics::{Registry, WorkerMetrics};
 use crate::record::{Recorder, Sinks};
 use crate::socket::listener::{Listener, ListenerGroup};
 use crate::upstream::cluster::Clusters;
 use crate::upstream::dial::Dialer;
-use crate::upstream::shared::SharedClusters;
+use crate::upstream::shared::{Inquiry, SharedClusters};
 
 /// How often idle connections and unused clusters are looked after.
 const TIDY: Duration = Duration::from_secs(1);
-
-/// How often a draining worker looks whether its last connection has ended.
-const DRAINED: Duration = Duration::from_millis(20);
 
 /// What one worker is made of. Clones of the handles are shared by all workers.
 #[derive(Debug, Clone)]
@@ -147,6 +144,7 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
         inbound: Some(inbound),
         outbound,
         loops: HashMap::new(),
+        ended: Rc::default(),
     };
     let mut tidy = tokio::time::interval(TIDY);
     let mut watching = true;
@@ -164,27 +162,33 @@ pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
                 Err(_) => watching = false,
             },
             _ = tidy.tick() => clusters.tidy(),
-            inquiry = inquiries.recv() => {
-                // The other end lives as long as the process; whoever asked may be gone.
-                if let Some(inquiry) = inquiry { let _ = inquiry.send(clusters.loads()); }
-            }
+            inquiry = inquiries.recv() => answer(inquiry, &clusters),
         }
     }
-    let Accepting { loops, .. } = accepting;
-    // All at once: none goes on accepting while another finishes.
-    loops.values().for_each(|accept| accept.finish.notify_one());
+    let Accepting { loops, ended, .. } = accepting;
+    // All at once: none goes on accepting while another closes.
+    loops.values().for_each(Accept::close);
     for Accept { task, .. } in loops.into_values() {
         // What the kernel has accepted is served, before the last connection is waited for.
         let _ = task.await;
     }
     // Every connection is counted there until it has ended.
     let open = Arc::clone(context.recorder.metrics());
-    loop {
-        tokio::time::sleep(DRAINED).await;
-        clusters.tidy();
-        if open.process.downstream_connections.value() == 0 {
-            return Ok(());
+    while open.process.downstream_connections.value() > 0 {
+        tokio::select! {
+            () = ended.notified() => {}
+            _ = tidy.tick() => clusters.tidy(),
+            inquiry = inquiries.recv() => answer(inquiry, &clusters),
         }
+    }
+    Ok(())
+}
+
+/// Says what this worker's clusters do.
+fn answer(inquiry: Option<Inquiry>, clusters: &Clusters) {
+    // The other end lives as long as the process; the caller may be gone.
+    if let Some(inquiry) = inquiry {
+        let _ = inquiry.send(clusters.loads());
     }
 }
 
@@ -204,15 +208,24 @@ struct Accepting {
     inbound: Option<DrainGuard>,
     outbound: DrainGuard,
     loops: HashMap<Name, Accept>,
+    /// Told when a connection has ended.
+    ended: Rc<Notify>,
 }
 
-/// A task that accepts.
+/// A task that accepts. Dropped, it accepts no more, and the socket stays bound: clients wait in its queue for the listener to
+/// come back.
 struct Accept {
     group: Arc<ListenerGroup>,
     direction: Direction,
-    /// Tells the task to take what the kernel has accepted already, close its socket and end.
-    finish: Rc<Notify>,
+    closing: watch::Sender<bool>,
     task: JoinHandle<()>,
+}
+
+impl Accept {
+    /// Tells the task to take what the kernel has accepted already, close its socket and end.
+    fn close(&self) {
+        self.closing.send_replace(true);
+    }
 }
 
 impl Accepting {
@@ -236,10 +249,7 @@ impl Accepting {
             if !stays
                 && (accept.group.is_retired() || inbound_drains && accept.direction == Direction::Inbound)
             {
-                accept.finish.notify_one();
-            } else if !stays {
-                // The socket stays bound, and clients wait in its queue for the listener to come back.
-                accept.task.abort();
+                accept.close();
             }
             stays
         });
@@ -249,10 +259,10 @@ impl Accepting {
             }
             match lent.group.lend(self.id) {
                 Ok(listener) => {
-                    let finish = Rc::<Notify>::default();
-                    let accepting = self.accept(listener, lent.config.clone(), guard, Rc::clone(&finish));
+                    let (closing, told) = watch::channel(false);
+                    let accepting = self.accept(listener, lent.config.clone(), guard, told);
                     let task = tokio::task::spawn_local(accepting);
-                    let accept = Accept { group: Arc::clone(&lent.group), direction, finish, task };
+                    let accept = Accept { group: Arc::clone(&lent.group), direction, closing, task };
                     self.loops.insert(lent.group.name().clone(), accept);
                 }
                 Err(error) => tracing::error!(listener = %lent.group.name(), %error, "cannot accept"),
@@ -280,30 +290,30 @@ impl Accepting {
         }
     }
 
-    /// Accepts until it is told to finish, or aborted. Each connection is a task of its own, which ends with the
-    /// connection.
+    /// Accepts until it is told to close, or its [`Accept`] is dropped. Each connection is a task of its own, which ends with
+    /// the connection. One that waits for a place is served or refused whatever is told.
     fn accept(
         &self,
         listener: Listener,
         source: ListenerSource,
         guard: DrainGuard,
-        finish: Rc<Notify>,
+        mut closing: watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + 'static {
         let (context, habits) = (Rc::clone(&self.context), Rc::clone(&self.habits));
+        let ended = Rc::clone(&self.ended);
         let mut config = None;
-        let mut finishing = false;
         async move {
             loop {
-                let accepted = if finishing {
+                let accepted = if *closing.borrow() {
                     let Some(accepted) = listener.last().await else { return };
                     accepted
                 } else {
                     tokio::select! {
                         accepted = listener.accept() => accepted,
-                        () = finish.notified() => {
-                            finishing = true;
-                            continue;
-                        }
+                        told = closing.changed() => match told {
+                            Ok(()) => continue,
+                            Err(_) => return,
+                        },
                     }
                 };
                 let metrics = Arc::clone(context.recorder.metrics());
@@ -319,15 +329,15 @@ impl Accepting {
                 config = newest.or(config);
                 let Some(config) = config.clone() else { continue };
                 process.downstream_connections_total.increment();
+                let open = Open::new(&metrics, &ended);
                 let peer = PeerKey::new(None, accepted.client.0.ip());
                 let Some(place) = context.door.admit(&peer).await else {
                     process.downstream_connections_refused.increment();
                     continue;
                 };
-                process.downstream_connections.increment();
                 let (context, habits, guard) = (Rc::clone(&context), Rc::clone(&habits), guard.clone());
                 tokio::task::spawn_local(async move {
-                    let _open = Open(metrics);
+                    let _open = open;
                     // Boxed, so that it is made where it stays, and not moved into the task.
                     Box::pin(connection::serve(context, habits, guard, config, accepted, place)).await;
                 });
@@ -337,11 +347,21 @@ impl Accepting {
 }
 
 /// An open connection, counted until it is dropped.
-struct Open(Arc<crate::metrics::WorkerMetrics>);
+struct Open {
+    metrics: Arc<WorkerMetrics>,
+    ended: Rc<Notify>,
+}
+
+impl Open {
+    fn new(metrics: &Arc<WorkerMetrics>, ended: &Rc<Notify>) -> Self {
+        metrics.process.downstream_connections.increment();
+        Self { metrics: Arc::clone(metrics), ended: Rc::clone(ended) }
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let gauge: &Counter = &self.0.process.downstream_connections;
-        gauge.decrement();
+        self.metrics.process.downstream_connections.decrement();
+        self.ended.notify_one();
     }
 }

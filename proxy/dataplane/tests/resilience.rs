@@ -8,6 +8,7 @@ use std::time::Duration;
 use outrigger_config::listener::{Handler, Listener, NetworkFilter};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Direction;
+use outrigger_dataplane::context::ConnectionBudget;
 use support::application::{Application, dead, ok, read_head, read_request};
 use support::client::Client;
 use support::{World, forward};
@@ -234,4 +235,24 @@ async fn while_inbound_requests_run_the_application_can_still_call_out() {
     assert!(answer.head.to_lowercase().contains("connection: close"), "{answer:?}");
     assert_eq!(idle_outbound.rest().await, b"", "then outbound drains");
     assert_eq!(draining.await.unwrap(), outrigger_core::drain::Drained::Complete);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_place_is_served_though_its_listener_goes() {
+    let application = Application::http(|_| ok("served")).await;
+    let mut world =
+        World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app"));
+    world.settings.connections = ConnectionBudget::new(1, 40);
+    let proxy = world.start();
+    let mut first = Client::connect(proxy.address(0)).await;
+    assert_eq!(first.get("app", "/", "").await.body, "served");
+    let mut second = Client::connect(proxy.address(0)).await;
+    while proxy.totals().process.downstream_connections_total < 2 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    proxy.forget_listeners();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Its place is that of the first, which is closed when it has been idle for a second.
+    assert_eq!(second.get("app", "/", "").await.body, "served");
+    assert_eq!(first.rest().await, b"");
 }

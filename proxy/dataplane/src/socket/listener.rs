@@ -22,9 +22,10 @@ use super::stream::prepare;
 /// Connections that may wait for `accept` per member; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// How long handshakes that are under way when a listener closes may take to complete. Those of this machine's own clients
-/// complete at once.
-const SETTLE: Duration = Duration::from_millis(20);
+/// How long handshakes that are under way when a listener closes may take to complete: the client has our SYN-ACK, takes itself
+/// for connected, and would be reset. So it is longer than most round trips. Those of this machine's own clients complete at
+/// once.
+const SETTLE: Duration = Duration::from_millis(200);
 const SETTLE_LOOPBACK: Duration = Duration::from_millis(1);
 
 /// How long closing may take where the kernel could not be told to begin no further handshakes.

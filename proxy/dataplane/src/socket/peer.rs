@@ -31,17 +31,23 @@ pub(super) fn ask(stream: &TcpStream) -> Peer {
     };
     // The socket of a redirected client goes to where the client believes that it is connected.
     let dialled = OriginalDestination::of(stream).ok().flatten().map_or(local, |original| original.0);
-    match inode(client, dialled) {
+    let is_local = client.ip().is_loopback() || client.ip() == local.ip();
+    judge(inode(client, dialled), is_local, || inode(local, client))
+}
+
+/// What the kernel's word on the client's socket means. `ours` is its word on the other end, which exists. Where the kernel does
+/// not answer, nothing is known; the caller waits for a while then, whatever the client does.
+fn judge(
+    client: io::Result<Option<u32>>,
+    is_local: bool,
+    ours: impl FnOnce() -> io::Result<Option<u32>>,
+) -> Peer {
+    match client {
         Ok(Some(0)) => Peer::Gone,
         Ok(Some(_)) => Peer::Reads,
         // Of this machine, and no process has its socket any more. A kernel without this diagnosis says the same of every
-        // socket: it is asked for ours too, which exists.
-        Ok(None)
-            if (client.ip().is_loopback() || client.ip() == local.ip())
-                && matches!(inode(local, client), Ok(Some(_))) =>
-        {
-            Peer::Gone
-        }
+        // socket.
+        Ok(None) if is_local && matches!(ours(), Ok(Some(_))) => Peer::Gone,
         Ok(None) | Err(_) => Peer::Unknown,
     }
 }
@@ -113,6 +119,23 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_answer_makes_nobody_gone() {
+        let fails = || Err(io::ErrorKind::Unsupported.into());
+        for (client, is_local, ours, peer) in [
+            (Ok(Some(7)), false, fails(), Peer::Reads),
+            (Ok(Some(0)), false, fails(), Peer::Gone),
+            (Ok(None), true, Ok(Some(8)), Peer::Gone),
+            (Ok(None), false, Ok(Some(8)), Peer::Unknown),
+            (Ok(None), true, Ok(None), Peer::Unknown),
+            (Ok(None), true, fails(), Peer::Unknown),
+            (fails(), true, Ok(Some(8)), Peer::Unknown),
+        ] {
+            let asked = format!("{client:?} {is_local} {ours:?}");
+            assert_eq!(judge(client, is_local, || ours), peer, "{asked}");
+        }
+    }
 
     #[tokio::test]
     async fn a_client_that_closes_its_side_is_told_from_one_that_is_gone() {

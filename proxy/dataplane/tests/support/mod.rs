@@ -66,7 +66,7 @@ pub struct Proxy {
     addresses: Vec<SocketAddr>,
     drains: Drains,
     thread: std::thread::JoinHandle<()>,
-    _listeners: watch::Sender<Arc<[Lent]>>,
+    listeners: watch::Sender<Arc<[Lent]>>,
 }
 
 impl World {
@@ -179,7 +179,7 @@ impl World {
             settings: self.settings,
         };
         let thread = std::thread::spawn(move || Worker::run(config).unwrap());
-        Proxy { registry, published, records, shared, feed, addresses, drains, thread, _listeners: listeners }
+        Proxy { registry, published, records, shared, feed, addresses, drains, thread, listeners }
     }
 }
 
@@ -195,6 +195,11 @@ impl Proxy {
     /// The next finished request.
     pub async fn record(&mut self) -> Arc<RequestRecord> {
         tokio::time::timeout(Duration::from_secs(5), self.records.recv()).await.unwrap().unwrap()
+    }
+
+    /// Takes all listeners away. Their sockets stay bound.
+    pub fn forget_listeners(&self) {
+        self.listeners.send_replace(Arc::from([]));
     }
 
     /// Drains, as when the application needs its way out no more once inbound has drained.

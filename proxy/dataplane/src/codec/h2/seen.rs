@@ -52,6 +52,8 @@ pub(super) struct Seen {
     waiting: RefCell<VecDeque<Waiting>>,
     waiting_bytes: Cell<usize>,
     held_back: Cell<bool>,
+    /// A client has closed its side, and nobody knows yet whether it still reads.
+    half_closed: Cell<bool>,
     /// Answers that a client waits for.
     pub(super) owed: Owed,
     /// Streams that h2 has not handed up and will not: it answers them.
@@ -108,6 +110,7 @@ impl Seen {
             waiting: RefCell::default(),
             waiting_bytes: Cell::new(0),
             held_back: Cell::new(false),
+            half_closed: Cell::new(false),
             owed: Owed::default(),
             passed_over: RefCell::default(),
             refused: RefCell::default(),
@@ -253,6 +256,16 @@ impl Seen {
         let mut faults = self.faults.borrow_mut();
         let at = faults.iter().position(|(of, _)| *of == stream)?;
         faults.remove(at).map(|(_, fault)| fault)
+    }
+
+    /// The client has closed its side while it is owed answers.
+    pub(super) fn half_closes(&self) {
+        self.half_closed.set(true);
+    }
+
+    /// Whether that happened since the last call.
+    pub(super) fn has_half_closed(&self) -> bool {
+        self.half_closed.replace(false)
     }
 
     /// Whether so many heads wait that nothing more is read before they are handed up.

@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use h2::Reason as Code;
+use h2::{Ping, Reason as Code};
 use http::Method;
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
@@ -57,6 +57,7 @@ where
         .await
         .map_err(|_| Failure::downstream(Reason::DownstreamTimeout, "the HTTP/2 preface came too slowly"))?
         .map_err(|error| failure::downstream(&error))?;
+    let mut pings = connection.ping_pong();
     let mut drain = drain;
     let mut drained = pin!(drain.started());
     let mut draining = false;
@@ -160,6 +161,13 @@ where
                     }
                 }
             }
+        }
+        if seen.has_half_closed()
+            && let Some(pings) = &mut pings
+        {
+            // One that has closed both sides answers any packet with a reset, so that the kernel knows of its end; one that
+            // still reads cannot answer. Fails when the connection has ended.
+            let _ = pings.send_ping(Ping::opaque());
         }
         if let Some(since) = seen.owed_since() {
             head.set((since + limits.head_timeout).saturating_duration_since(Instant::now()));

@@ -66,10 +66,10 @@ impl Wire {
         if !self.seen.owed.is_waited_for(cx) {
             return Poll::Ready(());
         }
-        let stream = &mut self.stream;
-        let half_closed = self.half_closed.get_or_insert_with(|| HalfClosed {
-            since: Instant::now(),
-            look: Box::pin(sleep_until(Instant::now())),
+        let (stream, seen) = (&mut self.stream, &self.seen);
+        let half_closed = self.half_closed.get_or_insert_with(|| {
+            seen.half_closes();
+            HalfClosed { since: Instant::now(), look: Box::pin(sleep_until(Instant::now())) }
         });
         while half_closed.look.as_mut().poll(cx).is_ready() {
             let gone = match stream.peer() {

@@ -101,6 +101,9 @@ fn an_http_2_client_that_closes_its_side_gets_its_answers() {
     let (bytes, elapsed) = run(http2(&[get(1), get(3)].concat()));
     let text = String::from_utf8_lossy(&bytes);
     assert_eq!(text.matches("GET http://a/").count(), 2, "{text}");
+    // One that was gone would answer it with a reset.
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0];
+    assert_eq!(bytes.windows(9).filter(|frame| *frame == ping).count(), 1);
     assert_eq!(elapsed.as_secs(), 100);
 }
 
