@@ -92,12 +92,16 @@ impl Worker {
     pub fn run(config: WorkerConfig) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let local = LocalSet::new();
-        local.block_on(&runtime, serve(config))
+        local.block_on(&runtime, Self::serve(config))
+    }
+
+    /// Runs a worker in a `LocalSet` that is there already.
+    pub async fn serve(config: WorkerConfig) -> io::Result<()> {
+        serve(config).await
     }
 }
 
-/// Runs a worker in a `LocalSet` that is there already.
-pub(crate) async fn serve(config: WorkerConfig) -> io::Result<()> {
+async fn serve(config: WorkerConfig) -> io::Result<()> {
     let WorkerConfig {
         id,
         published,

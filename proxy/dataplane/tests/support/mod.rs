@@ -65,7 +65,8 @@ pub struct Proxy {
     pub feed: DemandFeed,
     addresses: Vec<SocketAddr>,
     drains: Drains,
-    thread: std::thread::JoinHandle<()>,
+    /// `None` on the test's own thread.
+    thread: Option<std::thread::JoinHandle<()>>,
     listeners: watch::Sender<Arc<[Lent]>>,
 }
 
@@ -128,15 +129,21 @@ impl World {
 
     /// Starts a worker on a thread of its own.
     pub fn start(self) -> Proxy {
-        self.start_with(SharedClusters::new())
+        self.start_with(SharedClusters::new(), true)
+    }
+
+    /// Starts a worker on the test's own thread and clock, in its `LocalSet`. Where time is paused, it moves on whenever nothing
+    /// happens on any socket.
+    pub fn start_here(self) -> Proxy {
+        self.start_with(SharedClusters::new(), false)
     }
 
     /// Starts one that shares what it knows of clusters with `other`, as workers of one process do.
     pub fn start_beside(self, other: &Proxy) -> Proxy {
-        self.start_with(Arc::clone(&other.shared))
+        self.start_with(Arc::clone(&other.shared), true)
     }
 
-    fn start_with(self, shared: Arc<SharedClusters>) -> Proxy {
+    fn start_with(self, shared: Arc<SharedClusters>, on_a_thread: bool) -> Proxy {
         let published = Published::new(Arc::new(self.snapshot));
         let resolution = if self.wildcard {
             Resolution::Wildcard {
@@ -178,7 +185,12 @@ impl World {
             clusters: Arc::clone(&shared),
             settings: self.settings,
         };
-        let thread = std::thread::spawn(move || Worker::run(config).unwrap());
+        let thread = if on_a_thread {
+            Some(std::thread::spawn(move || Worker::run(config).unwrap()))
+        } else {
+            tokio::task::spawn_local(Worker::serve(config));
+            None
+        };
         Proxy { registry, published, records, shared, feed, addresses, drains, thread, listeners }
     }
 }
@@ -211,8 +223,8 @@ impl Proxy {
     pub async fn drain_when(self, within: Duration, unneeded: impl Future<Output = ()>) -> Drained {
         let deadline = tokio::time::Instant::now() + within;
         let drained = self.drains.drain(deadline, Duration::ZERO, unneeded).await;
-        if drained == Drained::Complete {
-            tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
+        if let (Drained::Complete, Some(thread)) = (drained, self.thread) {
+            tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
         }
         drained
     }
