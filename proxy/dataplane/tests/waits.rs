@@ -1,6 +1,8 @@
 //! Waits on clients that have a bound, and streams without news that have none. Time is paused, and moved by [`run_clock`]: the
 //! worker runs on the test's own thread.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
+
 mod support;
 
 use std::net::SocketAddr;
