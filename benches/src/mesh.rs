@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use outrigger::admin;
-use outrigger::process::Process;
+use outrigger::memory::Memory;
+use outrigger::process::{MEMORY_AGES, Process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -22,8 +23,6 @@ use crate::load;
 /// How many services get traffic.
 const USED: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(120);
-/// After that time without a request a sidecar counts as idle.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// Measures a sidecar in a mesh of a given size.
 #[derive(Debug, Args)]
@@ -57,8 +56,11 @@ pub(crate) async fn measure(args: MeshArgs) -> Result<(), String> {
     let server = mesh.server().await?;
     let client = mesh.client().await?;
 
-    tokio::time::sleep(IDLE).await;
-    report(&format!("idle for {} s", IDLE.as_secs()), &client, &control_plane)?;
+    for age in MEMORY_AGES {
+        let now = client.usage().ok_or("the client's sidecar has ended")?.age;
+        tokio::time::sleep(age.saturating_sub(now)).await;
+        report(&format!("idle, {} s old", age.as_secs()), &client, &control_plane)?;
+    }
     mesh.traffic(400).await?;
     report("after traffic to five services", &client, &control_plane)?;
     for update in 0..args.updates {
@@ -81,16 +83,14 @@ pub(crate) async fn measure(args: MeshArgs) -> Result<(), String> {
 }
 
 fn report(when: &str, client: &Process, control_plane: &Process) -> Result<(), String> {
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let client = client.usage().ok_or("the client's sidecar has ended")?;
-    let control_plane = control_plane.usage().ok_or("the control plane has ended")?;
-    println!(
-        "{when}: sidecar RSS {:.2} MiB, CPU {:.2} s; control plane RSS {:.1} MiB, CPU {:.2} s",
-        mebibytes(client.rss),
-        client.cpu.as_secs_f64(),
-        mebibytes(control_plane.rss),
-        control_plane.cpu.as_secs_f64(),
-    );
+    print!("{when}: RSS / RssAnon / PSS in MiB");
+    for (name, process) in [("sidecar", client), ("control plane", control_plane)] {
+        let ended = || format!("the {name} has ended");
+        let memory = process.id().and_then(Memory::of).ok_or_else(ended)?;
+        let cpu = process.usage().ok_or_else(ended)?.cpu;
+        print!("; {name} {memory}, CPU {:.2} s", cpu.as_secs_f64());
+    }
+    println!();
     Ok(())
 }
 

@@ -4,10 +4,18 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::memory::Memory;
+
+/// The ages at which a process's memory is read: when it has just started, and when it has settled.
+pub const MEMORY_AGES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 /// A running process. Dropping it kills it.
 #[derive(Debug)]
@@ -15,6 +23,15 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// What was read at each of [`MEMORY_AGES`].
+    memory: Arc<[OnceLock<Memory>; 2]>,
+    sampling: JoinHandle<()>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.sampling.abort();
+    }
 }
 
 impl Process {
@@ -44,7 +61,9 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        Ok(Self { name: name.to_owned(), child, log })
+        let memory: Arc<[OnceLock<Memory>; 2]> = Arc::default();
+        let sampling = tokio::spawn(sample(child.id(), MEMORY_AGES, Arc::clone(&memory)));
+        Ok(Self { name: name.to_owned(), child, log, memory, sampling })
     }
 
     /// Fails, with the end of its log, if it has ended by itself.
@@ -94,15 +113,30 @@ impl Process {
     pub fn usage(&self) -> Option<Usage> {
         Usage::of(self.child.id()?)
     }
+
+    /// Its memory at each of [`MEMORY_AGES`]; `None` for an age that it has not reached.
+    pub fn memory(&self) -> [Option<Memory>; 2] {
+        [0, 1].map(|age| self.memory[age].get().copied())
+    }
 }
 
-/// CPU time and memory of a process, as `/proc` tells them.
+/// Reads the memory of `pid` at each of `ages`, counted from now.
+async fn sample(pid: Option<u32>, ages: [Duration; 2], into: Arc<[OnceLock<Memory>; 2]>) {
+    let started = Instant::now();
+    for (age, sample) in ages.into_iter().zip(&*into) {
+        tokio::time::sleep_until(started + age).await;
+        if let Some(memory) = pid.and_then(Memory::of) {
+            // Set here alone, once each.
+            let _ = sample.set(memory);
+        }
+    }
+}
+
+/// CPU time of a process, as `/proc` tells it.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
     /// User and system time since its start.
     pub cpu: Duration,
-    /// Resident set, in bytes.
-    pub rss: u64,
     /// Since it was started.
     pub age: Duration,
 }
@@ -111,7 +145,7 @@ impl Usage {
     fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the command in parentheses and may hold anything; utime and stime are fields 14 and 15,
-        // the start in ticks since boot is 22, rss in pages is 24 (proc(5)).
+        // the start in ticks since boot is 22 (proc(5)).
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
         let seconds = |ticks: u64| ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
@@ -120,7 +154,6 @@ impl Usage {
         Some(Self {
             cpu: Duration::from_secs_f64(seconds(number(14)? + number(15)?)),
             age: Duration::from_secs_f64((uptime - seconds(number(22)?)).max(0.0)),
-            rss: number(24)? * rustix::param::page_size() as u64,
         })
     }
 }
@@ -131,7 +164,18 @@ mod tests {
 
     #[test]
     fn the_usage_of_a_process_is_read() {
-        let usage = Usage::of(std::process::id()).unwrap();
-        assert!(usage.rss > 1 << 20, "{usage:?}");
+        assert!(Usage::of(std::process::id()).unwrap().age < Duration::from_secs(3600));
+    }
+
+    #[tokio::test]
+    async fn memory_is_read_at_each_age_that_a_process_reaches() {
+        let samples: Arc<[OnceLock<Memory>; 2]> = Arc::default();
+        let ages = [Duration::ZERO, Duration::from_secs(3600)];
+        let sampling = tokio::spawn(sample(Some(std::process::id()), ages, Arc::clone(&samples)));
+        while samples[0].get().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        sampling.abort();
+        assert_eq!(samples[1].get(), None);
     }
 }

@@ -251,7 +251,8 @@ fn usage(mesh: &Mesh) -> Usages {
 async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
     let mut costs = Vec::new();
     for (instance, (_, since, earlier)) in mesh.instances().iter().zip(before) {
-        let Some(now) = instance.sidecar().and_then(Process::usage) else { continue };
+        let Some(sidecar) = instance.sidecar() else { continue };
+        let Some(now) = sidecar.usage() else { continue };
         let page = admin::text(instance.admin, "/metrics").await?;
         let requests: f64 = admin::series(&page, "outrigger_requests_total")
             .map(|(_, count)| count)
@@ -267,7 +268,7 @@ async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
             name: instance.name.to_owned(),
             per_second: requests / seconds,
             cpu: spent.as_secs_f64() / seconds * 100.0,
-            rss: now.rss,
+            memory: sidecar.memory(),
         });
     }
     Ok(costs)

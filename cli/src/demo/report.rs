@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use outrigger::memory::Memory;
 
 use super::collector::{Span, Trace};
 use super::load::Window;
@@ -30,8 +31,8 @@ pub(super) struct Cost {
     pub(super) per_second: f64,
     /// CPU, in percent of one core.
     pub(super) cpu: f64,
-    /// Resident memory in bytes.
-    pub(super) rss: u64,
+    /// At one and at thirty seconds of its life, as far as it lived.
+    pub(super) memory: [Option<Memory>; 2],
 }
 
 /// The check that lasts as long as the run does: its figures are those of the whole run.
@@ -93,16 +94,20 @@ fn wrapped(text: &str) -> String {
 
 /// The table of sidecars.
 pub(super) fn costs(costs: &[Cost]) -> String {
-    let mut table = vec![["sidecar", "requests/s", "CPU %", "RSS MiB"].map(str::to_owned)];
+    let heads = ["sidecar", "requests/s", "CPU %", "RSS / RssAnon / PSS, MiB, at 1 s", "at 30 s"];
+    let mut table = vec![heads.map(str::to_owned)];
     for cost in costs {
+        let [young, settled] =
+            cost.memory.map(|memory| memory.map_or_else(|| "-".to_owned(), |memory| memory.to_string()));
         table.push([
             cost.name.clone(),
             format!("{:.0}", cost.per_second),
             format!("{:.1}", cost.cpu),
-            format!("{:.1}", cost.rss as f64 / f64::from(1 << 20)),
+            young,
+            settled,
         ]);
     }
-    columns(&table, &[1, 2, 3])
+    columns(&table, &[1, 2, 3, 4])
 }
 
 /// A trace as a tree: each hop is up to four spans, two of the caller's sidecar (client side), two of the callee's.
@@ -187,6 +192,18 @@ mod tests {
     fn a_table_is_aligned() {
         let table = [["a".to_owned(), "10".to_owned()], ["long".to_owned(), "7".to_owned()]];
         assert_eq!(columns(&table, &[1]), "a     10\nlong   7\n");
+    }
+
+    #[test]
+    fn a_sidecar_that_did_not_live_for_thirty_seconds_has_no_memory_then() {
+        let memory = Memory { rss: 20 << 20, anonymous: 5 << 20, pss: 9 << 20 };
+        let cost = Cost { name: "cart-1".into(), per_second: 5.0, cpu: 1.0, memory: [Some(memory), None] };
+        let text = costs(&[cost]);
+        let row: Vec<_> = text.lines().last().unwrap().split("  ").filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(
+            row.iter().map(|cell| cell.trim()).collect::<Vec<_>>(),
+            ["cart-1", "5", "1.0", "20.0 / 5.0 / 9.0", "-"]
+        );
     }
 
     fn row(number: u8, verdict: Result<String, String>) -> Row {

@@ -14,7 +14,6 @@ mod pages;
 mod admin;
 mod telemetry;
 mod readiness;
-mod resident;
 mod surplus;
 mod bootstrap;
 pub mod args;

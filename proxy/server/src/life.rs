@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use crate::application::answering;
 use crate::error::Error;
 use crate::readiness::{Latch, Readiness};
-use crate::resident::release_startup_text;
 use crate::shutdown::Orders;
 use crate::sockets::Sockets;
 use crate::surplus::Surplus;
@@ -27,8 +26,6 @@ use crate::workers::Workers;
 
 /// How often it is looked whether the first configuration is there; nothing announces an empty one.
 const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);
-/// How long after its start a proxy has most probably done all that starting needs: joined, registered, been configured.
-const STARTED: Duration = Duration::from_secs(3);
 /// How often it is looked whether memory is left over.
 const LOOK_FOR_SURPLUS: Duration = Duration::from_secs(10);
 
@@ -84,8 +81,6 @@ impl Life<'_> {
         let mut surplus = tokio::time::interval(LOOK_FOR_SURPLUS);
         let application = answering(std::mem::take(&mut self.applications));
         tokio::pin!(application);
-        let started = tokio::time::sleep(STARTED);
-        tokio::pin!(started);
         let (mut answers, mut announced) = (false, false);
         loop {
             tokio::select! {
@@ -113,7 +108,6 @@ impl Life<'_> {
                 }
                 _ = surplus.tick() => self.surplus.look(),
                 () = &mut application, if !answers => answers = true,
-                () = &mut started, if !started.is_elapsed() => release(),
             }
             if self.latches.listeners.is_some() && self.sockets.serve(&self.inbound) {
                 open(&mut self.latches.listeners);
@@ -145,13 +139,6 @@ fn unconfigured(status: &Status) -> String {
         (None, None) => "no control plane is connected yet".to_owned(),
     };
     saved.into_iter().chain([control_plane]).collect::<Vec<_>>().join("; ")
-}
-
-fn release() {
-    match release_startup_text() {
-        Ok(bytes) => tracing::debug!(bytes, "released the text that starting needed"),
-        Err(error) => tracing::debug!(%error, "the text that starting needed stays in memory"),
-    }
 }
 
 fn open(latch: &mut Option<Latch>) {
