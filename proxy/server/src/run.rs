@@ -32,10 +32,11 @@ use crate::shutdown::{FLUSH, Need, Orders, propagation};
 use crate::sockets::{self, Sockets};
 use crate::surplus::Surplus;
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
+use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
 use crate::telemetry::metrics::Sources;
 use crate::telemetry::own_log::{self, LevelHandle};
-use crate::telemetry::spans::{self, convert::LocalIdentity, settings};
+use crate::telemetry::spans::{self, settings};
 use crate::workers::Workers;
 
 /// How a proxy that another program runs is steered.

@@ -8,3 +8,4 @@ pub(crate) mod spans;
 pub(crate) mod access_log;
 pub(crate) mod own_log;
 pub(crate) mod losses;
+pub(crate) mod local_identity;

@@ -15,8 +15,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEnc
 use prometheus_client::registry::Registry;
 
 use self::families::Families;
+use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
-use crate::telemetry::spans::convert::LocalIdentity;
 
 /// What `/metrics` answers with (OpenMetrics 1.0, section "Text format").
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -5,7 +5,7 @@
 //! collector is away the channel fills, and then workers drop records: a dead collector costs dropped spans, which are
 //! counted, and nothing else. It ends when every worker is gone and the last batch is out.
 
-pub(crate) mod convert;
+mod convert;
 mod attributes;
 pub(crate) mod settings;
 mod tls;
@@ -19,8 +19,9 @@ use outrigger_core::record::RequestRecord;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::time::Instant;
 
-use self::convert::{LocalIdentity, spans_of};
+use self::convert::spans_of;
 use self::settings::Export;
+use super::local_identity::LocalIdentity;
 use super::losses::Losses;
 use crate::error::Error;
 
