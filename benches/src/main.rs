@@ -3,12 +3,13 @@
 //! `cargo build --release && cargo run --release -p outrigger-benches -- mesh --services 10000 --updates 1000` measures
 //! the memory and CPU of sidecars. `cargo run --release -p outrigger-benches -- faults` breaks endpoints under load and
 //! prints what was lost (root). `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a
-//! request (valgrind).
+//! request (valgrind). `cargo run --release -p outrigger-benches -- membership` changes endpoints of a large cluster under load.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
 
 mod faults;
 mod instructions;
 mod load;
+mod membership;
 mod mesh;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ enum Bench {
     Mesh(mesh::MeshArgs),
     Faults(faults::FaultsArgs),
     Instructions(instructions::InstructionsArgs),
+    Membership(membership::MembershipArgs),
     #[command(hide = true)]
     Endpoint(faults::endpoint::EndpointArgs),
 }
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             match bench {
                 Bench::Mesh(args) => mesh::measure(args).await,
                 Bench::Instructions(args) => instructions::run(args).await,
+                Bench::Membership(args) => membership::run(args).await,
                 Bench::Faults(args) => faults::run(args).await,
                 Bench::Endpoint(args) => faults::endpoint::serve(args).await,
             }

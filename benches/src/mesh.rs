@@ -159,7 +159,12 @@ endpoints: [{}]
             // The five that get traffic have the registered endpoint alone.
             if service < USED { String::new() } else { format!("{{addresses: [\"10.9.{high}.{low}\"]}}") },
         );
-        let path = self.directory.join("config").join(format!("s{service}.yaml"));
+        self.write_file(&format!("s{service}"), &yaml)
+    }
+
+    /// Replaces a file of the control plane's directory.
+    pub(crate) fn write_file(&self, name: &str, yaml: &str) -> Result<(), String> {
+        let path = self.directory.join("config").join(format!("{name}.yaml"));
         let beside = path.with_extension("new");
         std::fs::write(&beside, yaml)
             .and_then(|()| std::fs::rename(&beside, &path))
@@ -187,8 +192,7 @@ endpoints: [{{addresses: [\"{}\"]}}]
             app.port(),
             app.ip(),
         );
-        let path = self.directory.join("config").join(format!("{name}.yaml"));
-        std::fs::write(&path, yaml).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        self.write_file(name, &yaml)
     }
 
     /// Prints what a request for `host` costs each of `sidecars`.

@@ -277,7 +277,7 @@ impl Builder {
             && before.list.iter().zip(&list).all(|(old, new)| Arc::ptr_eq(old, new));
         if before.version == 0 || !same {
             self.endpoints_version += 1;
-            handle.store(Endpoints { version: self.endpoints_version, list, overprovisioning });
+            handle.store(Endpoints::new(self.endpoints_version, list, overprovisioning));
         }
     }
 }

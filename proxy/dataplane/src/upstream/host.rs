@@ -13,7 +13,7 @@ use outrigger_core::reason::Reason;
 use outrigger_policy::outlier::Health;
 use tokio::time::Instant;
 
-use super::balance::Load;
+use super::balance::load::Load;
 use super::bounds::Peer;
 use super::dial::{Dialled, Use};
 use super::pool::{Lease, Permit, Pool, Speaks};

@@ -3,9 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod host;
 pub(crate) mod pool;
-mod groups;
 mod balance;
-mod failing;
 mod silence;
 mod answers;
 pub(crate) mod race;

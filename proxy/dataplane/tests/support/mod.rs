@@ -267,11 +267,8 @@ pub fn endpoint(address: SocketAddr) -> Endpoint {
 
 pub fn endpoints(list: impl IntoIterator<Item = Endpoint>) -> Endpoints {
     static VERSION: AtomicU64 = AtomicU64::new(1);
-    Endpoints {
-        version: VERSION.fetch_add(1, Ordering::Relaxed),
-        list: list.into_iter().map(Arc::new).collect(),
-        ..Default::default()
-    }
+    let list = list.into_iter().map(Arc::new).collect();
+    Endpoints::new(VERSION.fetch_add(1, Ordering::Relaxed), list, 140)
 }
 
 pub fn cluster(name: &str, list: impl IntoIterator<Item = Endpoint>) -> Cluster {

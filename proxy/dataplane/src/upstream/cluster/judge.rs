@@ -37,8 +37,9 @@ impl Cluster {
     ) {
         let config = self.config.borrow();
         let Some(outlier) = &config.outlier else { return };
-        let hosts = self.hosts.borrow();
-        if let Some(ejected) = judged(outlier, &hosts, self.shared.now(), fastrand::u32(..)) {
+        let members = self.members.borrow();
+        let hosts = members.hosts();
+        if let Some(ejected) = judged(outlier, hosts, self.shared.now(), fastrand::u32(..)) {
             self.tell(host, ejected);
         }
     }
@@ -47,10 +48,11 @@ impl Cluster {
     pub(super) fn compare(&self) {
         let config = self.config.borrow();
         let Some(outlier) = &config.outlier else { return };
-        let hosts = self.hosts.borrow();
+        let members = self.members.borrow();
+        let hosts = members.hosts();
         outlier.compare(
             &self.state.ejections,
-            healths(&hosts),
+            healths(hosts),
             self.shared.now(),
             || fastrand::u32(..),
             |at, ejected| self.tell(&hosts[at], ejected),
@@ -74,7 +76,8 @@ impl Cluster {
 
     /// Ejects a host whose silence is long and sure enough.
     pub(crate) fn weigh_silence(&self, host: &Host) {
-        let hosts = Rc::clone(&self.hosts.borrow());
+        let members = self.members.borrow();
+        let hosts = members.hosts();
         let waiting = hosts.iter().map(|host| host.load.in_flight()).fold(0, u32::saturating_add);
         let others = waiting.saturating_sub(host.load.in_flight());
         if !host.is_proven_silent(Instant::now(), others) {

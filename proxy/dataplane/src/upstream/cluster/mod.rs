@@ -5,6 +5,7 @@
 
 mod pick;
 mod judge;
+mod membership;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -12,9 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 use outrigger_config::cluster::{Cluster as Config, UpstreamProtocol};
-use outrigger_config::endpoint::{Endpoint, Endpoints, HealthStatus, Transport};
+use outrigger_config::endpoint::{Endpoint, HealthStatus, Transport};
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
@@ -24,12 +25,13 @@ use outrigger_policy::outlier::Outcome;
 use outrigger_policy::retry_budget::Retrying;
 use tokio::time::Instant;
 
+use self::membership::Membership;
 pub(crate) use self::pick::{Picked, Probing};
 use super::answers::Answers;
-use super::balance::Load;
+use super::balance::Balancer;
+use super::balance::load::Load;
 use super::bounds::{Bounds, Peer, RequestPermit};
 use super::dial::{Dialer, Target, TlsTarget};
-use super::groups::Groups;
 use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
 use super::shared::{EndpointLoad, SharedCluster, SharedClusters};
@@ -60,11 +62,9 @@ pub(crate) struct Cluster {
     pub(crate) series: Arc<ClusterSeries>,
     metrics: Arc<WorkerMetrics>,
     config: RefCell<Arc<Config>>,
-    /// The endpoints that `hosts` were made of.
-    endpoints: RefCell<Option<Arc<Endpoints>>>,
-    hosts: RefCell<Rc<[Rc<Host>]>>,
-    /// How `hosts` are grouped.
-    groups: RefCell<Rc<Groups>>,
+    members: RefCell<Membership>,
+    balancer: RefCell<Balancer>,
+    rng: RefCell<fastrand::Rng>,
     /// Hosts that no list names (original destinations, resolved names), and when each was last asked for.
     unlisted: RefCell<HashMap<SocketAddr, (Rc<Host>, Instant)>>,
     bounds: Rc<Bounds>,
@@ -73,7 +73,6 @@ pub(crate) struct Cluster {
     shared: Arc<SharedClusters>,
     dialer: Rc<Dialer>,
     used: Cell<Instant>,
-    turn: Cell<usize>,
     answers: Rc<Answers>,
 }
 
@@ -100,9 +99,9 @@ impl Clusters {
             series: self.metrics.cluster(&config.name),
             metrics: Arc::clone(&self.metrics),
             config: RefCell::new(Arc::clone(config)),
-            endpoints: RefCell::default(),
-            hosts: RefCell::new(Rc::default()),
-            groups: RefCell::default(),
+            members: RefCell::default(),
+            balancer: RefCell::new(Balancer::new(config.balancing)),
+            rng: RefCell::default(),
             unlisted: RefCell::default(),
             bounds: Bounds::new(config.breakers.clone(), Arc::clone(&state.in_use), Arc::clone(&self.budget)),
             pools: Siblings::default(),
@@ -110,7 +109,6 @@ impl Clusters {
             shared: Arc::clone(&self.shared),
             dialer: Rc::clone(&self.dialer),
             used: Cell::new(Instant::now()),
-            turn: Cell::new(0),
             answers: Rc::default(),
         });
         self.clusters.borrow_mut().insert(config.name.clone(), Rc::clone(&cluster));
@@ -122,14 +120,14 @@ impl Clusters {
         let now = Instant::now();
         let clusters = self.clusters.borrow();
         let hosts = clusters.values().flat_map(|cluster| {
-            let hosts = Rc::clone(&cluster.hosts.borrow());
+            let members = cluster.members.borrow();
             let load = |host: &Rc<Host>| EndpointLoad {
                 cluster: cluster.name.clone(),
                 address: host.address,
                 active: host.load.in_flight(),
                 latency: host.latency(now),
             };
-            hosts.iter().map(load).collect::<Vec<_>>()
+            members.hosts().iter().map(load).collect::<Vec<_>>()
         });
         hosts.collect()
     }
@@ -217,8 +215,12 @@ impl Cluster {
         }
         self.bounds.set_limits(config.breakers.clone());
         let unlisted = self.unlisted.borrow();
-        for host in self.hosts.borrow().iter().chain(unlisted.values().map(|(host, _)| host)) {
+        let members = self.members.borrow();
+        for host in members.hosts().iter().chain(unlisted.values().map(|(host, _)| host)) {
             host.pool.set(Settings::of(config));
+        }
+        if self.config.borrow().balancing != config.balancing {
+            self.balancer.replace(Balancer::new(config.balancing));
         }
         self.config.replace(Arc::clone(config));
     }
@@ -227,30 +229,18 @@ impl Cluster {
         let endpoints = {
             let config = self.config.borrow();
             let current = config.endpoints.load();
-            if self.endpoints.borrow().as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &current)) {
+            if self.members.borrow().is_of(&current) {
                 return;
             }
             Arc::clone(&current)
         };
-        let mut before: HashMap<SocketAddr, Rc<Host>> = HashMap::new();
-        before.extend(self.hosts.borrow().iter().map(|host| (host.address, Rc::clone(host))));
-        let mut hosts = Vec::with_capacity(endpoints.list.len());
-        for endpoint in &endpoints.list {
+        self.members.borrow_mut().follow(endpoints, |endpoint, before| {
             let target = self.target(endpoint);
-            let same = before.remove(&endpoint.address).filter(|host| *host.pool.target() == target);
-            hosts.push(match same {
-                Some(host) if host.is(endpoint) => host,
-                Some(host) => Rc::new(self.host(endpoint, target, Some(&host))),
-                None => Rc::new(self.host(endpoint, target, None)),
-            });
-        }
-        let kept: Vec<_> = hosts.iter().map(|host| Rc::clone(&host.pool)).collect();
-        let old = self.hosts.replace(hosts.into());
-        self.groups.replace(Rc::new(Groups::new(&endpoints)));
-        for host in old.iter().filter(|host| !kept.iter().any(|pool| Rc::ptr_eq(pool, &host.pool))) {
-            host.pool.retire();
-        }
-        self.endpoints.replace(Some(endpoints));
+            match before.filter(|host| *host.pool.target() == target) {
+                Some(host) if host.is(endpoint) => Rc::clone(host),
+                before => Rc::new(self.host(endpoint, target, before.map(|host| &**host))),
+            }
+        });
     }
 
     fn target(&self, endpoint: &Endpoint) -> Target {
@@ -298,8 +288,7 @@ impl Cluster {
         self.follow_endpoints();
         self.bounds.tidy();
         self.compare();
-        let hosts = Rc::clone(&self.hosts.borrow());
-        for host in hosts.iter() {
+        for host in self.members.borrow().hosts() {
             host.pool.tidy(now);
             // Requests that found another host in time have not seen these.
             let failures = host.pool.take_unseen_failures();
@@ -316,6 +305,7 @@ impl Cluster {
     }
 
     fn is_quiet(&self) -> bool {
-        self.hosts.borrow().iter().all(|host| host.load.in_flight() == 0) && self.unlisted.borrow().is_empty()
+        self.members.borrow().hosts().iter().all(|host| host.load.in_flight() == 0)
+            && self.unlisted.borrow().is_empty()
     }
 }

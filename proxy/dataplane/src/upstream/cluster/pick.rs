@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use outrigger_config::cluster::{Balancing, Discovery};
+use outrigger_config::cluster::Discovery;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use super::Cluster;
-use crate::upstream::balance::{self, Comparison};
+use super::membership::Membership;
+use crate::upstream::balance::Candidates;
 use crate::upstream::host::Host;
 
 /// What a pick has found.
@@ -52,13 +53,14 @@ impl Cluster {
             return Ok(Picked { host: self.unlisted(address, transport), doubted: None });
         }
         self.follow_endpoints();
-        let hosts = Rc::clone(&self.hosts.borrow());
+        let members = self.members.borrow();
+        let (members, hosts) = (&*members, members.hosts());
         let now = self.shared.now();
         let clock = Instant::now();
         let doubted = Cell::new(None);
         let detects = self.config.borrow().outlier.is_some();
         if tried.is_empty()
-            && let Some(host) = self.probed(&hosts, now, probing)
+            && let Some(host) = self.probed(hosts, now, probing)
         {
             return Ok(Picked { host, doubted: None });
         }
@@ -79,13 +81,13 @@ impl Cluster {
         // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain. Before that those are asked
         // which work and want to be left alone.
         let host = self
-            .choose(&hosts, answering, fresh)
-            .or_else(|| again.then(|| self.choose(&hosts, answering, |_| true)).flatten())
-            .or_else(|| self.choose(&hosts, serving, fresh))
-            .or_else(|| again.then(|| self.choose(&hosts, serving, |_| true)).flatten())
-            .or_else(|| self.choose(&hosts, |host| is_in_service(host), fresh))
-            .or_else(|| self.draw(&hosts, |host| host.takes_new && fresh(host)))
-            .or_else(|| self.draw(&hosts, |host| host.takes_new))
+            .choose(members, answering, fresh)
+            .or_else(|| again.then(|| self.choose(members, answering, |_| true)).flatten())
+            .or_else(|| self.choose(members, serving, fresh))
+            .or_else(|| again.then(|| self.choose(members, serving, |_| true)).flatten())
+            .or_else(|| self.choose(members, |host| is_in_service(host), fresh))
+            .or_else(|| self.draw(hosts, |host| host.takes_new && fresh(host)))
+            .or_else(|| self.draw(hosts, |host| host.takes_new))
             .ok_or_else(|| {
                 none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" })
             })?;
@@ -104,71 +106,36 @@ impl Cluster {
     /// One of those that serve and are wanted, by priority, health, locality and weight where the cluster has them.
     fn choose(
         &self,
-        hosts: &[Rc<Host>],
+        members: &Membership,
         serves: impl Fn(&Rc<Host>) -> bool,
         wanted: impl Fn(&Rc<Host>) -> bool,
     ) -> Option<Rc<Host>> {
-        let groups = Rc::clone(&self.groups.borrow());
+        let (hosts, groups) = (members.hosts(), members.groups());
         if groups.is_plain() {
             return self.draw(hosts, |host| wanted(host) && serves(host));
         }
-        let candidates = groups.candidates(|at| serves(&hosts[at]), |at| wanted(&hosts[at]), fastrand::f64);
+        let list = groups.candidates(|at| serves(&hosts[at]), |at| wanted(&hosts[at]), fastrand::f64);
         let weight = |at: usize| hosts[at].weight;
-        let below = |below| fastrand::u64(..below);
-        let any = || fastrand::choice(&candidates).copied();
-        let picked = self.compared(hosts, |balancing, by| match balancing {
-            Balancing::PeakEwma => balance::pick_by_weight(&candidates, 2, weight, by, below),
-            Balancing::LeastRequest { choices } => {
-                balance::pick_by_weight(&candidates, choices, weight, by, below)
-            }
-            Balancing::RoundRobin if groups.weights_differ => {
-                balance::pick_by_weight(&candidates, 1, weight, by, below)
-            }
-            Balancing::RoundRobin => {
-                let turn = self.turn.get();
-                let next = candidates.iter().find(|at| **at >= turn).or(candidates.first()).copied();
-                self.turn.set(next.map_or(0, |at| at + 1));
-                next.map(|next| by.unless_failing(next, any))
-            }
-            Balancing::Random => any().map(|at| by.unless_failing(at, any)),
-        });
-        picked.map(|index| Rc::clone(&hosts[index]))
+        let weight: Option<&dyn Fn(usize) -> u32> = if groups.weights_differ { Some(&weight) } else { None };
+        self.balance(hosts, &Candidates::Listed { list: &list, weight })
     }
 
     fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Rc<Host>) -> bool) -> Option<Rc<Host>> {
         let usable = |index: usize| usable(&hosts[index]);
-        let below = |below: usize| fastrand::usize(..below);
-        let picked = self.compared(hosts, |balancing, by| match balancing {
-            Balancing::PeakEwma => balance::pick(hosts.len(), 2, by, usable, below),
-            Balancing::LeastRequest { choices } => balance::pick(hosts.len(), choices, by, usable, below),
-            Balancing::RoundRobin => {
-                let from = |turn: usize| {
-                    (0..hosts.len()).map(|step| (turn + step) % hosts.len()).find(|at| usable(*at))
-                };
-                let next = from(self.turn.get());
-                self.turn.set(next.map_or(0, |at| at + 1));
-                next.map(|at| by.unless_failing(at, || from(below(hosts.len()))))
-            }
-            Balancing::Random => balance::pick(hosts.len(), 1, by, usable, below),
-        });
-        picked.map(|index| Rc::clone(&hosts[index]))
+        self.balance(hosts, &Candidates::Alike { count: hosts.len(), usable: &usable })
     }
 
-    /// Calls `pick` with how the cluster balances and how its hosts compare for that.
-    fn compared(
-        &self,
-        hosts: &[Rc<Host>],
-        pick: impl FnOnce(Balancing, Comparison<'_>) -> Option<usize>,
-    ) -> Option<usize> {
+    fn balance(&self, hosts: &[Rc<Host>], candidates: &Candidates<'_>) -> Option<Rc<Host>> {
+        let mut rng = self.rng.borrow_mut();
         let now = Instant::now();
-        let balancing = self.config.borrow().balancing;
-        let cost = |at: usize| match balancing {
-            Balancing::PeakEwma => hosts[at].cost(now),
-            Balancing::LeastRequest { .. } => Some(hosts[at].load.queue()),
-            Balancing::RoundRobin | Balancing::Random => Some(0.0),
-        };
-        let failing = |at: usize| hosts[at].load.failing.at(now);
-        pick(balancing, Comparison { cost: &cost, failing: &failing, chance: &fastrand::f64 })
+        let picked = self.balancer.borrow().pick(
+            |at| hosts[at].cost(now),
+            |at| &hosts[at].load,
+            candidates,
+            now,
+            &mut rng,
+        );
+        picked.map(|index| Rc::clone(&hosts[index]))
     }
 }
 

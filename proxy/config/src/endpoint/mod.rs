@@ -1,5 +1,7 @@
 //! One address of a cluster and what is known of it (`envoy.config.endpoint.v3.ClusterLoadAssignment`).
 
+pub mod groups;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, number, required, unsupported_any};
 use outrigger_proto::xds::{core, endpoint as wire_endpoint};
 
+use self::groups::Groups;
 use crate::tls::UpstreamTls;
 use crate::wire::{socket_address, text};
 
@@ -22,11 +25,25 @@ pub struct Endpoints {
     /// How much of a priority or locality counts as all of it, in percent: with 140, one of which 5 in 7 endpoints serve
     /// gets everything, and one of which 1 in 7 serves a fifth (`ClusterLoadAssignment.Policy.overprovisioning_factor`).
     pub overprovisioning: u32,
+    groups: Groups,
+}
+
+impl Endpoints {
+    /// These endpoints, grouped.
+    pub fn new(version: u64, list: Box<[Arc<Endpoint>]>, overprovisioning: u32) -> Self {
+        let groups = Groups::new(&list, overprovisioning);
+        Self { version, list, overprovisioning, groups }
+    }
+
+    /// How they are grouped, by their place in the list.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
 }
 
 impl Default for Endpoints {
     fn default() -> Self {
-        Self { version: 0, list: Box::default(), overprovisioning: 140 }
+        Self::new(0, Box::default(), 140)
     }
 }
 

@@ -1,22 +1,24 @@
-//! Which hosts the next try may go to where a cluster has several priorities, weighted localities or unequal endpoints.
+//! Which hosts the next attempt may go to where a cluster has several priorities, weighted localities or unequal endpoints.
 //!
-//! Most clusters have none of these, as [`Groups::is_plain`] says: their picks cost nothing here. The others' look at every
+//! Made once for each list, and not on a worker. Most clusters have none of these, as [`Groups::is_plain`] says: their picks cost nothing here. The others' look at every
 //! host, once a pick. Shares are those of Envoy: a priority gets what those before it cannot take, degraded endpoints what
 //! the healthy ones of all priorities cannot, a locality its weight, all cut in proportion when too few of their hosts serve.
 
-use outrigger_config::endpoint::{Endpoints, HealthStatus, Locality};
+use std::sync::Arc;
+
+use super::{Endpoint, HealthStatus, Locality};
 
 /// How a cluster's hosts are grouped: by priority, by whether they are degraded and, where they are weighted, by locality.
-#[derive(Debug, Default)]
-pub(super) struct Groups {
+#[derive(Debug, Clone, Default)]
+pub struct Groups {
     /// The group of each host.
     of: Box<[usize]>,
     all: Vec<Group>,
     /// In the order in which they are used.
     tiers: Vec<Tier>,
     /// Whether some endpoints are to get more than others.
-    pub(super) weights_differ: bool,
-    /// See [`Endpoints::overprovisioning`]; 1.0 counts endpoints as they are.
+    pub weights_differ: bool,
+    /// See [`super::Endpoints::overprovisioning`]; 1.0 counts endpoints as they are.
     overprovisioning: f64,
 }
 
@@ -28,7 +30,7 @@ struct Tier {
     priority: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Group {
     tier: Tier,
     /// Where localities are weighted.
@@ -38,9 +40,9 @@ struct Group {
 
 impl Groups {
     /// The groups of these endpoints, whose hosts have the same order.
-    pub(super) fn new(endpoints: &Endpoints) -> Self {
+    pub(super) fn new(list: &[Arc<Endpoint>], overprovisioning: u32) -> Self {
         let mut all: Vec<Group> = Vec::new();
-        let of = endpoints.list.iter().map(|endpoint| {
+        let of = list.iter().map(|endpoint| {
             let degraded = endpoint.health == HealthStatus::Degraded;
             let tier = Tier { degraded, priority: endpoint.priority };
             let locality = endpoint.locality_weight.map(|weight| (endpoint.locality.clone(), weight));
@@ -56,13 +58,13 @@ impl Groups {
         let mut tiers: Vec<_> = all.iter().map(|group| group.tier).collect();
         tiers.sort_unstable();
         tiers.dedup();
-        let weights_differ = endpoints.list.windows(2).any(|pair| pair[0].weight != pair[1].weight);
-        let overprovisioning = f64::from(endpoints.overprovisioning) / 100.0;
+        let weights_differ = list.windows(2).any(|pair| pair[0].weight != pair[1].weight);
+        let overprovisioning = f64::from(overprovisioning) / 100.0;
         Self { of, all, tiers, weights_differ, overprovisioning }
     }
 
     /// Whether all hosts are alike.
-    pub(super) fn is_plain(&self) -> bool {
+    pub fn is_plain(&self) -> bool {
         self.all.len() <= 1 && !self.weights_differ
     }
 
@@ -70,7 +72,7 @@ impl Groups {
     ///
     /// What serves decides about the shares of groups, so that a retry, which wants no host that was attempted, goes to one like
     /// it while there is another. `draw` gives uniform numbers from 0 up to and without 1.
-    pub(super) fn candidates(
+    pub fn candidates(
         &self,
         serves: impl Fn(usize) -> bool,
         wanted: impl Fn(usize) -> bool,
@@ -142,10 +144,7 @@ fn drawn<T: Copy>(shares: Vec<(T, f64)>, end: f64, point: f64) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use outrigger_config::endpoint::{Endpoint, HealthStatus, Transport};
-
+    use super::super::Transport;
     use super::*;
 
     fn endpoint(at: usize, priority: u32, zone: &str, locality_weight: Option<u32>) -> Arc<Endpoint> {
@@ -172,13 +171,13 @@ mod tests {
             }
             Arc::new(endpoint)
         });
-        Groups::new(&Endpoints { version: 1, list: list.collect(), ..Default::default() })
+        Groups::new(&list.collect::<Vec<_>>(), 140)
     }
 
     fn groups(endpoints: &[(u32, &str, Option<u32>)]) -> Groups {
         let list =
             endpoints.iter().enumerate().map(|(at, (p, zone, weight))| endpoint(at, *p, zone, *weight));
-        Groups::new(&Endpoints { version: 1, list: list.collect(), ..Default::default() })
+        Groups::new(&list.collect::<Vec<_>>(), 140)
     }
 
     /// How often of a thousand each host is a candidate.
@@ -272,8 +271,8 @@ mod tests {
         let list = [endpoint(0, 0, "a", None), endpoint(1, 0, "a", None), endpoint(2, 1, "a", None)];
         let mut list: Vec<_> = list.iter().map(|endpoint| (**endpoint).clone()).collect();
         list[1].health = HealthStatus::Degraded;
-        let list = list.into_iter().map(Arc::new).collect();
-        let groups = Groups::new(&Endpoints { version: 1, list, ..Default::default() });
+        let list: Vec<_> = list.into_iter().map(Arc::new).collect();
+        let groups = Groups::new(&list, 140);
         let shares = shares(&groups, |_| true);
         assert!(about(shares[0], 700) && shares[1] == 0 && about(shares[2], 300), "{shares:?}");
     }

@@ -22,7 +22,7 @@ const MOST: f64 = 0.95;
 
 /// The share of failed requests among the latest: an average in which each outcome weighs [`WEIGHT`].
 #[derive(Debug)]
-pub(super) struct FailureRate {
+pub(in crate::upstream) struct FailureRate {
     rate: Cell<f64>,
     updated: Cell<Instant>,
 }
@@ -47,7 +47,7 @@ impl FailureRate {
     }
 
     /// The rate by now, from 0 to 1.
-    pub(super) fn at(&self, now: Instant) -> f64 {
+    pub(in crate::upstream) fn at(&self, now: Instant) -> f64 {
         let rate = self.rate.get();
         if rate == 0.0 {
             return rate;

@@ -1,0 +1,28 @@
+//! The better of two that are drawn by chance (`outrigger.lb.v1.PeakEwma`).
+//!
+//! Two random choices avoid the herd that follows a single best (Mitzenmacher, "The Power of Two Choices in Randomized
+//! Load Balancing"). The cost is the peak EWMA of latency times requests in flight.
+
+use fastrand::Rng;
+
+use super::candidates::Candidates;
+use super::comparison::Comparison;
+
+pub(super) fn pick(candidates: &Candidates<'_>, by: Comparison<'_>, rng: &mut Rng) -> Option<usize> {
+    best_drawn(candidates, 2, by, rng)
+}
+
+/// The best of `choices` that are drawn.
+pub(super) fn best_drawn(
+    candidates: &Candidates<'_>,
+    choices: u32,
+    by: Comparison<'_>,
+    rng: &mut Rng,
+) -> Option<usize> {
+    let mut best = candidates.draw(None, rng)?;
+    for _ in 1..choices {
+        let Some(other) = candidates.draw(Some(best), rng) else { break };
+        best = by.better(best, other, rng);
+    }
+    Some(best)
+}

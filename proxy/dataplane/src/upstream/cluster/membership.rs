@@ -1,0 +1,96 @@
+//! The hosts of a cluster, kept up to date with its endpoints.
+//!
+//! An update costs what it changed: the endpoints before and after the changed part of the list are the same values, so that
+//! their hosts are neither looked at nor moved to another list.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use outrigger_config::endpoint::groups::Groups;
+use outrigger_config::endpoint::{Endpoint, Endpoints};
+
+use crate::upstream::host::Host;
+
+/// The hosts of a cluster.
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    /// What `hosts` were made of, in the same order.
+    endpoints: Arc<Endpoints>,
+    hosts: Vec<Rc<Host>>,
+}
+
+impl Membership {
+    /// The hosts, in the order of their endpoints.
+    pub(super) fn hosts(&self) -> &[Rc<Host>] {
+        &self.hosts
+    }
+
+    /// How they are grouped.
+    pub(super) fn groups(&self) -> &Groups {
+        self.endpoints.groups()
+    }
+
+    /// Whether the hosts are those of `endpoints`.
+    pub(super) fn is_of(&self, endpoints: &Arc<Endpoints>) -> bool {
+        Arc::ptr_eq(&self.endpoints, endpoints)
+    }
+
+    /// Follows to `endpoints`. `host` returns the host of an endpoint, given the one that had its address before. Pools
+    /// that are no longer used are retired.
+    pub(super) fn follow(
+        &mut self,
+        endpoints: Arc<Endpoints>,
+        mut host: impl FnMut(&Endpoint, Option<&Rc<Host>>) -> Rc<Host>,
+    ) {
+        let (replaced, by) = changed(&self.endpoints.list, &endpoints.list);
+        let changed = &endpoints.list[by];
+
+        let known: HashMap<SocketAddr, &Rc<Host>> =
+            self.hosts[replaced.clone()].iter().map(|host| (host.address, host)).collect();
+        let new: Vec<_> =
+            changed.iter().map(|endpoint| host(endpoint, known.get(&endpoint.address).copied())).collect();
+        let kept: HashMap<SocketAddr, Rc<Host>> =
+            new.iter().map(|host| (host.address, Rc::clone(host))).collect();
+        for old in self.hosts.splice(replaced, new) {
+            let stays = kept.get(&old.address).is_some_and(|host| Rc::ptr_eq(&host.pool, &old.pool));
+            if !stays {
+                old.pool.retire();
+            }
+        }
+        self.endpoints = endpoints;
+    }
+}
+
+/// Which part of `before` was replaced, and by which part of `after`. What comes before and after it is the same.
+fn changed<T>(before: &[Arc<T>], after: &[Arc<T>]) -> (Range<usize>, Range<usize>) {
+    let same = |(before, after): &(&Arc<T>, &Arc<T>)| Arc::ptr_eq(before, after);
+    let head = before.iter().zip(after).take_while(same).count();
+    let tail = before[head..].iter().rev().zip(after[head..].iter().rev()).take_while(same).count();
+    (head..before.len() - tail, head..after.len() - tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changed_is_looked_at() {
+        let all: Vec<_> = (0..10).map(Arc::new).collect();
+        let without = |at: usize| [&all[..at], &all[at + 1..]].concat();
+        let with = |at: usize| [&all[..at], &[Arc::new(99)], &all[at..]].concat();
+        assert_eq!(changed(&all, &all), (10..10, 10..10));
+        for at in [0, 4, 9] {
+            assert_eq!(changed(&all, &without(at)), (at..at + 1, at..at));
+            assert_eq!(changed(&all, &with(at)), (at..at, at..at + 1));
+            let mut other = all.clone();
+            other[at] = Arc::new(99);
+            assert_eq!(changed(&all, &other), (at..at + 1, at..at + 1));
+        }
+        assert_eq!(changed(&[], &all), (0..0, 0..10));
+        assert_eq!(changed(&all, &[]), (0..10, 0..0));
+        assert_eq!(changed(&[&all[..], &all[..1]].concat(), &all), (10..11, 10..10));
+    }
+}
