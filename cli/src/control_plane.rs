@@ -90,8 +90,16 @@ pub(crate) fn status(args: StatusArgs) -> Result<(), String> {
 }
 
 fn describe(status: &Status) -> String {
-    let Status { trust_domain, services, proxies, refusals, registrations, certificates_issued, problems } =
-        status;
+    let Status {
+        trust_domain,
+        services,
+        proxies,
+        refusals,
+        ignored_fields,
+        registrations,
+        certificates_issued,
+        problems,
+    } = status;
     let mut text = format!(
         "trust domain {trust_domain}: {services} services, {} proxies connected, {certificates_issued} certificates issued\n",
         proxies.len()
@@ -125,6 +133,9 @@ fn describe(status: &Status) -> String {
     }
     for refusal in refusals {
         text.push_str(&format!("refused: {refusal}\n"));
+    }
+    for field in ignored_fields {
+        text.push_str(&format!("ignored: {field}\n"));
     }
     text
 }

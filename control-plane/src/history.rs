@@ -17,8 +17,8 @@ use crate::state::{StateError, Store};
 /// Changes of one reading that have a line each in the log.
 const LOGGED: usize = 100;
 
-/// A function that writes the changes of each reading, for the source. It blocks on the disk, once a reading, and the
-/// source publishes after it: what is in force is in the log. A store that fails is logged and stops nothing.
+/// A function that writes the changes of each update, for the assembler. It blocks on the disk, once an update, and the
+/// assembler publishes after it: what is in force is in the log. A store that fails is logged and stops nothing.
 pub fn recorder(store: Store) -> Result<impl Fn(&[ChangeEvent]) + Send + 'static, StateError> {
     let known = RefCell::new(Known::of(store.history(usize::MAX)?));
     Ok(move |events: &[ChangeEvent]| {
@@ -95,9 +95,9 @@ impl Known {
 
     /// The entry of one event; none when the log has it from before this start.
     fn entry(&self, event: &ChangeEvent) -> Option<HistoryEntry> {
-        let ChangeEvent { at, file, resource, version, change } = event;
+        let ChangeEvent { at, origin, resource, version, change } = event;
         let resource = resource.as_deref().unwrap_or("?");
-        let mut source = file.display().to_string();
+        let source = origin.to_string();
         let mut refused = None;
         let verb = match change {
             Change::Added if self.first_reading => match self.present.get(resource) {
@@ -109,9 +109,6 @@ impl Known {
             Change::Changed => "changed",
             Change::Removed => REMOVED,
             Change::Refused(refusal) => {
-                if refusal.document > 0 {
-                    source = format!("{source}, document {}", refusal.document);
-                }
                 let reason = match refusal.field.as_str() {
                     "" => refusal.reason.clone(),
                     field => format!("{field}: {}", refusal.reason),
@@ -177,11 +174,12 @@ pub enum HistoryError {
 mod tests {
     use super::*;
     use crate::source::change::Refusal;
+    use crate::source::origin::Origin;
 
     fn event(resource: &str, version: &str, change: Change) -> ChangeEvent {
         ChangeEvent {
             at: jiff::Timestamp::from_millisecond(1_800_000_000_123).unwrap(),
-            file: "shop.yaml".into(),
+            origin: Origin::file("shop.yaml"),
             resource: Some(resource.into()),
             version: (!version.is_empty()).then(|| version.into()),
             change,
@@ -190,13 +188,13 @@ mod tests {
 
     fn refused(reason: &str) -> ChangeEvent {
         let refusal = Refusal {
-            file: "shop.yaml".into(),
-            document: 2,
+            origin: Origin::File { path: "shop.yaml".into(), document: 2 },
             resource: None,
             field: "spec.rules".into(),
             reason: reason.into(),
         };
-        event("HTTPRoute shop/cart", "", Change::Refused(refusal))
+        let origin = refusal.origin.clone();
+        ChangeEvent { origin, ..event("HTTPRoute shop/cart", "", Change::Refused(refusal)) }
     }
 
     #[tokio::test]

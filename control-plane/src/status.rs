@@ -19,6 +19,9 @@ pub struct Status {
     pub proxies: Vec<StreamStatus>,
     /// What of the configuration is refused, each with its place and reason.
     pub refusals: Vec<String>,
+    /// Fields of accepted cluster objects that are unknown here, and mean nothing.
+    #[serde(default)]
+    pub ignored_fields: Vec<String>,
     /// Who is registered.
     pub registrations: Vec<RegistrationStatus>,
     /// How many certificates were signed since the start.

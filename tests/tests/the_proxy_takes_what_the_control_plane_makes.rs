@@ -13,7 +13,8 @@ use std::sync::Arc;
 use outrigger_config::build::{Builder, Raw};
 use outrigger_control_plane::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
 use outrigger_control_plane::model::service::{AppProtocol, ServiceKey};
-use outrigger_control_plane::source::watch::{Source, View};
+use outrigger_control_plane::source::assembler::{Assembler, View};
+use outrigger_control_plane::source::watch::DirectorySource;
 use outrigger_control_plane::translate::catalog::Catalog;
 use outrigger_control_plane::translate::resource::Kind;
 use outrigger_control_plane::translate::scope::{Dialect, Mode, Settings, Viewer};
@@ -28,8 +29,10 @@ fn read(documents: &[Value]) -> View {
     let text: Vec<_> = documents.iter().map(Value::to_string).collect();
     std::fs::write(directory.path().join("all.yaml"), text.join("\n---\n")).unwrap();
     let state = directory.path().join("state.json");
-    let source = Source::start(directory.path(), state, |_| {}).unwrap();
-    source.view().borrow().clone()
+    let mut assembler = Assembler::new(|_| {});
+    let _source = DirectorySource::start(directory.path(), state, assembler.add_source()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(assembler.synced()).unwrap().borrow().clone()
 }
 
 fn catalog(view: &View, registrations: Registrations) -> Catalog {

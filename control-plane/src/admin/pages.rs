@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 use crate::metrics::{Metrics, Scraped};
 use crate::model::mesh::Mesh;
+use crate::source::assembler::View;
 use crate::source::change::Refusal;
-use crate::source::watch::View;
 use crate::state::{Store, Trouble};
 use crate::status::{RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
@@ -126,6 +126,7 @@ impl Pages {
             services: mesh.len(),
             proxies: self.xds.status(),
             refusals: self.view.borrow().refusals.iter().map(ToString::to_string).collect(),
+            ignored_fields: self.view.borrow().ignored.iter().map(ToString::to_string).collect(),
             registrations,
             certificates_issued: self.metrics.certificates_issued(),
             problems: self.problems(),

@@ -34,7 +34,8 @@ use crate::model::mesh::Mesh;
 use crate::model::registration::Registrations;
 use crate::registration::registrar::Registrar;
 use crate::registration::service::RegistrationService;
-use crate::source::watch::{Source, SourceError, View};
+use crate::source::assembler::{Assembler, View};
+use crate::source::watch::{DirectorySource, SourceError};
 use crate::state::{StateError, Store};
 use crate::translate::scope;
 use crate::xds::server::Server;
@@ -58,7 +59,7 @@ pub struct ControlPlane {
     xds: Server,
     /// Everything else that runs; it ends with this value.
     tasks: JoinSet<()>,
-    source: Source,
+    source: DirectorySource,
 }
 
 /// Why it does not start: what, and where.
@@ -92,6 +93,9 @@ pub enum StartError {
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
+    /// A source of configuration ended before all had been read.
+    #[error("a source of configuration ended before it was synced")]
+    Unsynced,
     /// A step that panicked.
     #[error("start-up failed: {0}")]
     Join(#[from] JoinError),
@@ -106,12 +110,12 @@ impl ControlPlane {
 
         // The disk, on a thread that may wait for it.
         let read = settings.clone();
-        let Opened { store, authority, source, socket } =
+        let Opened { store, authority, assembler, source, socket } =
             tokio::task::spawn_blocking(move || open(&read)).await??;
         let metrics = Arc::new(Metrics::new());
         let mut tasks = JoinSet::new();
 
-        let view = source.view();
+        let view = assembler.synced().await.ok_or(StartError::Unsynced)?;
         let configured = Arc::clone(&view.borrow().mesh);
         let (publish_mesh, mesh) = watch::channel(configured);
         let (publish_registrations, registrations) = watch::channel(Registrations::default());
@@ -208,7 +212,8 @@ impl ControlPlane {
 struct Opened {
     store: Store,
     authority: Arc<Authority>,
-    source: Source,
+    assembler: Assembler,
+    source: DirectorySource,
     socket: UnixListener,
 }
 
@@ -240,14 +245,15 @@ fn open(settings: &Settings) -> Result<Opened, StartError> {
         known.allow(&roots)?;
     }
     known.replace(&roots)?;
-    let source = Source::start(config.clone(), state_dir.join(LAST_GOOD), history::recorder(store.clone())?)?;
+    let mut assembler = Assembler::new(history::recorder(store.clone())?);
+    let source = DirectorySource::start(config.clone(), state_dir.join(LAST_GOOD), assembler.add_source())?;
     let path: PathBuf = state_dir.join(SOCKET);
     let socket = bind_socket(&path).map_err(|error| StartError::Listen {
         flag: "--state-dir",
         address: path.display().to_string(),
         error,
     })?;
-    Ok(Opened { store, authority, source, socket })
+    Ok(Opened { store, authority, assembler, source, socket })
 }
 
 async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

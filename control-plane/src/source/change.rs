@@ -1,16 +1,17 @@
-//! What happened to the configuration: refusals as they stand, and the events that the change log keeps.
+//! What happened to the configuration: what sources tell, refusals as they stand, and the events of the change log.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::origin::Origin;
+use crate::model::resource::{Resource, ResourceId};
 
 /// Why something was refused, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
-    /// The file, below the configuration directory.
-    pub file: PathBuf,
-    /// Which document of the file, counted from 1; documents without content do not count. 0: the file as a whole.
-    pub document: usize,
+    /// Where it came from.
+    pub origin: Origin,
     /// `HTTPRoute shop/catalog`, as far as it could be read.
     pub resource: Option<String>,
     /// The path of the field, such as `spec.rules[0].matches[1].path`; empty for the resource as a whole.
@@ -22,18 +23,14 @@ pub struct Refusal {
 impl Refusal {
     /// How many resources are refused: one may be for several reasons.
     pub fn count_resources(refusals: &[Self]) -> usize {
-        let places = refusals.iter().map(|one| (&one.file, one.document, &one.resource));
-        places.collect::<BTreeSet<_>>().len()
+        refusals.iter().map(|one| (&one.origin, &one.resource)).collect::<BTreeSet<_>>().len()
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, document, resource, field, reason } = self;
-        write!(f, "{}", file.display())?;
-        if *document > 0 {
-            write!(f, ", document {document}")?;
-        }
+        let Self { origin, resource, field, reason } = self;
+        write!(f, "{origin}")?;
         if let Some(resource) = resource {
             write!(f, ", {resource}")?;
         }
@@ -44,17 +41,58 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// A field of an accepted object that is not known here, and means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IgnoredField {
+    /// Where the object came from.
+    pub origin: Origin,
+    /// `HTTPRoute shop/catalog`
+    pub resource: String,
+    /// The path of the field.
+    pub field: String,
+}
+
+impl fmt::Display for IgnoredField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, resource, field } = self;
+        write!(f, "{origin}, {resource}, {field}: unknown field")
+    }
+}
+
+/// What changed in a source.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// Resources of which the source has another version, or none any more.
+    pub(crate) changes: Vec<ResourceChange>,
+    /// Everything that the source refuses now.
+    pub refusals: Vec<Refusal>,
+    /// Everything that the source ignores now.
+    pub ignored: Vec<IgnoredField>,
+}
+
+/// Another version of a resource.
+#[derive(Debug)]
+pub(crate) struct ResourceChange {
+    pub(crate) id: ResourceId,
+    /// Where it stands now, or stood.
+    pub(crate) origin: Origin,
+    /// What stands for its content in the change log.
+    pub(crate) version: Option<String>,
+    /// None if it is gone.
+    pub(crate) resource: Option<Arc<Resource>>,
+}
+
 /// One entry of the change log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeEvent {
     /// When it was noticed.
     pub at: jiff::Timestamp,
-    /// The file, below the configuration directory.
-    pub file: PathBuf,
+    /// Where the resource came from.
+    pub origin: Origin,
     /// `HTTPRoute shop/catalog`, as far as it could be read.
     pub resource: Option<String>,
-    /// Of what was added or changed, 16 hexadecimal digits that stand for its text: a restart adds everything again,
-    /// and a log can tell by them what it has already.
+    /// Of what was added or changed, a text that stands for its content: a restart adds everything again, and a log can
+    /// tell by them what it has already.
     pub version: Option<String>,
     /// What happened.
     pub change: Change,

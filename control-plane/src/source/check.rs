@@ -4,8 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::change::Refusal;
+use super::change::{Refusal, Update};
 use super::reader::{Reader, SourceError};
+use crate::model::assembly::Assembly;
 use crate::model::resource::ResourceId;
 use crate::model::status::RouteStatus;
 
@@ -21,12 +22,14 @@ pub struct Report {
 /// Reads a configuration directory. Fails when it cannot be read at all.
 pub fn check(directory: impl Into<PathBuf>) -> Result<Report, SourceError> {
     let mut reader = Reader::new(directory.into(), None);
-    reader.read_first(&|_| {})?;
-    let statuses = reader.statuses();
+    let Update { changes, refusals, ignored: _ } = reader.read_first()?;
+    let mut assembly = Assembly::default();
+    assembly.apply(changes.into_iter().map(|change| (change.id, change.resource)));
+    let statuses = assembly.statuses();
     let one = |(id, file): (&ResourceId, &std::path::Path)| {
         (id.clone(), file.to_owned(), statuses.get(id).cloned())
     };
-    Ok(Report { resources: reader.in_force().map(one).collect(), refusals: Arc::clone(reader.refusals()) })
+    Ok(Report { resources: reader.in_force().map(one).collect(), refusals: refusals.into() })
 }
 
 impl Report {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::change::Refusal;
 use super::document;
+use super::origin::Origin;
 use crate::model::resource::{Decoded, Resource, ResourceId};
 
 /// What a file offers, and what of it was refused.
@@ -108,14 +109,9 @@ impl File {
         for ParsedDocument { number, digest, text: shared, decoded } in parsed.documents {
             for Decoded { title, id, outcome, text } in decoded.iter() {
                 let mut refuse = |field: &str, reason: String| {
-                    let (file, resource) = (path.to_owned(), title.clone());
-                    new.refusals.push(Refusal {
-                        file,
-                        document: number,
-                        resource,
-                        field: field.into(),
-                        reason,
-                    });
+                    let origin = Origin::File { path: path.to_owned(), document: number };
+                    let resource = title.clone();
+                    new.refusals.push(Refusal { origin, resource, field: field.into(), reason });
                 };
                 if let Some(first) = id.as_ref().and_then(|id| mentioned.get(id)) {
                     refuse("metadata.name", format!("is defined in document {first} already"));
@@ -153,8 +149,7 @@ impl File {
 
     /// A file that cannot be read keeps what it held.
     pub(super) fn unreadable(path: &Path, reason: String, old: Self) -> Self {
-        let refusal =
-            Refusal { file: path.to_owned(), document: 0, resource: None, field: String::new(), reason };
+        let refusal = Refusal { origin: Origin::file(path), resource: None, field: String::new(), reason };
         let keep = |(id, offer)| (id, Offer { kept: true, ..offer });
         Self {
             offers: old.offers.into_iter().map(keep).collect(),

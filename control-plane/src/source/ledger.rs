@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::change::{Change, ChangeEvent, Refusal};
+use super::change::{Refusal, ResourceChange};
 use super::file::{Extent, File, Offer, Parsed, ReadTexts};
 use super::last_good::KeptVersion;
+use super::origin::Origin;
 use crate::model::resource::{Resource, ResourceId};
 
 /// Every file with what it offers, and every resource with the file that it is taken from.
@@ -22,18 +23,6 @@ pub(super) struct Ledger {
     in_force: BTreeMap<ResourceId, (PathBuf, Arc<Resource>)>,
     /// Resources that several files offer.
     contested: BTreeSet<ResourceId>,
-    announced: BTreeSet<Refusal>,
-}
-
-/// A resource of which another version is in force, or none any more.
-#[derive(Debug)]
-pub(super) struct Settled {
-    pub(super) id: ResourceId,
-    /// Where it stands now, or stood.
-    file: PathBuf,
-    pub(super) resource: Option<Arc<Resource>>,
-    version: Option<String>,
-    change: Change,
 }
 
 /// A file that is different, as far as it was read; none where it is gone, an error where it cannot be read.
@@ -51,7 +40,7 @@ impl Ledger {
     }
 
     /// Takes note of changed files.
-    pub(super) fn update(&mut self, files: Vec<NewFile>) -> Vec<Settled> {
+    pub(super) fn update(&mut self, files: Vec<NewFile>) -> Vec<ResourceChange> {
         let mut touched = BTreeSet::new();
         for NewFile { path, parsed, extent } in files {
             let old = self.files.remove(&path).unwrap_or_default();
@@ -77,7 +66,7 @@ impl Ledger {
     }
 
     /// Decides whose offer of a resource is in force; tells the new version if there is one.
-    fn settle(&mut self, id: ResourceId) -> Option<Settled> {
+    fn settle(&mut self, id: ResourceId) -> Option<ResourceChange> {
         let mut offers = Vec::new();
         for path in self.offered_by.get(&id).into_iter().flatten() {
             if let Some(offer) = self.files.get(path).and_then(|file| file.offers.get(&id)) {
@@ -97,15 +86,16 @@ impl Ledger {
         let Some((file, offer)) = best else {
             self.offered_by.remove(&id);
             let (file, _) = self.in_force.remove(&id)?;
-            return Some(Settled { id, file, resource: None, version: None, change: Change::Removed });
+            return Some(ResourceChange { id, origin: Origin::file(file), version: None, resource: None });
         };
         let resource = Arc::clone(&offer.resource);
-        let change = match self.in_force.insert(id.clone(), (file.clone(), Arc::clone(&resource))) {
-            None => Change::Added,
-            Some((_, old)) if Arc::ptr_eq(&old, &resource) || old == resource => return None,
-            Some(_) => Change::Changed,
-        };
-        Some(Settled { version: Some(offer.version()), id, file, resource: Some(resource), change })
+        match self.in_force.insert(id.clone(), (file.clone(), Arc::clone(&resource))) {
+            Some((_, old)) if Arc::ptr_eq(&old, &resource) || old == resource => None,
+            _ => {
+                let (origin, version) = (Origin::file(file), Some(offer.version()));
+                Some(ResourceChange { id, origin, version, resource: Some(resource) })
+            }
+        }
     }
 
     /// The versions that are in force only because what the file says now was refused.
@@ -151,8 +141,7 @@ impl Ledger {
             // A version that is merely kept stands aside: what its file says has a refusal of its own.
             let offer = self.files.get(file)?.offers.get(id).filter(|offer| !offer.kept)?;
             Some(Refusal {
-                file: file.clone(),
-                document: offer.document,
+                origin: Origin::File { path: file.clone(), document: offer.document },
                 resource: Some(id.to_string()),
                 field: "metadata.name".into(),
                 reason: format!("is defined in {} already", holder.display()),
@@ -164,31 +153,6 @@ impl Ledger {
     /// The resources in force and the files that they are taken from.
     pub(super) fn in_force(&self) -> impl Iterator<Item = (&ResourceId, &Path)> {
         self.in_force.iter().map(|(id, (file, _))| (id, file.as_path()))
-    }
-
-    /// Everything that is refused, as of the last [`events`](Self::events).
-    pub(super) fn announced(&self) -> &BTreeSet<Refusal> {
-        &self.announced
-    }
-
-    /// What the change log is told: what was settled, and what is refused since the last time.
-    pub(super) fn events(&mut self, settled: &[Settled], at: jiff::Timestamp) -> Vec<ChangeEvent> {
-        let accepted = |settled: &Settled| ChangeEvent {
-            at,
-            file: settled.file.clone(),
-            resource: Some(settled.id.to_string()),
-            version: settled.version.clone(),
-            change: settled.change.clone(),
-        };
-        let mut events: Vec<_> = settled.iter().map(accepted).collect();
-        let refusals = self.refusals();
-        for refusal in refusals.difference(&self.announced) {
-            let (file, resource) = (refusal.file.clone(), refusal.resource.clone());
-            let change = Change::Refused(refusal.clone());
-            events.push(ChangeEvent { at, file, resource, version: None, change });
-        }
-        self.announced = refusals;
-        events
     }
 }
 
@@ -214,8 +178,14 @@ mod tests {
         }
 
         fn part(&mut self, path: &str, text: Option<&str>, extent: Extent) -> Vec<String> {
-            let settled = self.update(vec![new_file(path, text, extent)]);
-            settled.iter().map(|one| format!("{} {:?}", one.id.name, one.change)).collect()
+            let before: BTreeSet<_> = self.in_force.keys().cloned().collect();
+            let what = |one: &ResourceChange| match (before.contains(&one.id), &one.resource) {
+                (false, _) => "Added",
+                (true, Some(_)) => "Changed",
+                (true, None) => "Removed",
+            };
+            let changes = self.update(vec![new_file(path, text, extent)]);
+            changes.iter().map(|one| format!("{} {}", one.id.name, what(one))).collect()
         }
 
         fn refused(&self) -> Vec<String> {
@@ -325,33 +295,6 @@ mod tests {
             ledger.update(files);
             assert_eq!(ledger.holders(), ["a a"]);
         }
-    }
-
-    #[test]
-    fn the_log_is_told_of_each_change_and_of_each_refusal_once() {
-        let mut ledger = Ledger::default();
-        let mut events = |text: &str| {
-            let settled = ledger.update(vec![new_file("f.yaml", Some(text), Extent::Complete)]);
-            let events = ledger.events(&settled, jiff::Timestamp::UNIX_EPOCH);
-            let text = |event: &ChangeEvent| match &event.change {
-                Change::Refused(refusal) => format!("refused {refusal}"),
-                change => {
-                    format!("{} {change:?} {}", event.resource.as_deref().unwrap(), event.file.display())
-                }
-            };
-            events.iter().map(text).collect::<Vec<_>>()
-        };
-        assert_eq!(events(&namespace("a", "x")), ["Namespace a Added f.yaml"]);
-        let refused = "refused f.yaml, document 1, Namespace a, metadata.lables: unknown field";
-        assert_eq!(events(BROKEN), [refused]);
-        assert_eq!(
-            events(&(BROKEN.to_owned() + "---\n" + &namespace("b", "x"))),
-            ["Namespace b Added f.yaml"]
-        );
-        assert_eq!(
-            events(&namespace("a", "z")),
-            ["Namespace a Changed f.yaml", "Namespace b Removed f.yaml"]
-        );
     }
 
     #[test]

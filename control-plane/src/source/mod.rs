@@ -1,7 +1,7 @@
-//! Where resources come from: a directory of Kubernetes YAML, watched.
+//! Where resources come from. Sources feed an assembler, which publishes the mesh once all of them are synced.
 //!
-//! What cannot be read is refused with its place, and its last good version stays; everything else becomes the next
-//! version of the mesh.
+//! One source is a watched directory of Kubernetes YAML. What cannot be read is refused with its place, and its last good
+//! version stays; everything else becomes the next version of the mesh.
 
 pub mod check;
 pub mod watch;
@@ -13,4 +13,7 @@ mod directory;
 mod settling;
 mod last_good;
 mod document;
+pub mod assembler;
+pub mod object;
 pub mod change;
+pub mod origin;

@@ -1,4 +1,4 @@
-//! Directory, ledger and model in a row: what a look at the directory comes to.
+//! Directory and ledger in a row: what a look at the directory comes to.
 //!
 //! Large files are parsed on another thread, so that no other change waits for them. While one is being parsed changes
 //! and additions are taken at once and removals wait: what is missing elsewhere may have moved there.
@@ -13,16 +13,13 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use super::change::{ChangeEvent, Refusal};
+use super::change::Update;
 use super::directory::{ChangedFile, Directory};
 use super::file::{Extent, Parsed, ReadTexts};
 use super::last_good::LastGood;
 use super::ledger::{Ledger, NewFile};
 use super::settling::{Notice, Settling};
-use crate::model::assembly::Assembly;
-use crate::model::mesh::Mesh;
 use crate::model::resource::ResourceId;
-use crate::model::status::Statuses;
 
 /// Larger texts are read on another thread. So much takes some 50 ms.
 const LARGE: usize = 128 * 1024;
@@ -40,8 +37,6 @@ pub(super) struct Reader {
     directory: Directory,
     settling: Settling,
     ledger: Ledger,
-    assembly: Assembly,
-    refusals: Arc<[Refusal]>,
     last_good: Option<LastGood>,
     /// Who reads large files; nobody at the first look, which is to be complete.
     background: Option<Sender<Job>>,
@@ -97,8 +92,6 @@ impl Reader {
             settling: Settling::default(),
             ledger,
             last_good,
-            assembly: Assembly::default(),
-            refusals: Arc::default(),
             background: None,
             parsing: BTreeMap::new(),
             finished: Vec::new(),
@@ -127,20 +120,20 @@ impl Reader {
     }
 
     /// The first look: everything as it is, and what was restored for files that are gone goes with them.
-    pub(super) fn read_first(&mut self, log: &impl Fn(&[ChangeEvent])) -> Result<bool, SourceError> {
+    pub(super) fn read_first(&mut self) -> Result<Update, SourceError> {
         let changed = self.scan(Instant::now())?;
         let gone: Vec<_> = self.ledger.files().filter(|path| !self.directory.holds(path)).cloned().collect();
         let gone = gone.into_iter().map(|path| ChangedFile { path, text: None, cut: false });
-        Ok(self.take(changed.into_iter().chain(gone).collect(), log))
+        Ok(self.take(changed.into_iter().chain(gone).collect()).unwrap_or_default())
     }
 
-    /// Takes in what changed in the directory; tells whether anything did.
-    pub(super) fn read(&mut self, log: &impl Fn(&[ChangeEvent]), now: Instant) -> Result<bool, SourceError> {
+    /// Takes in what changed in the directory. Returns None if nothing did.
+    pub(super) fn read(&mut self, now: Instant) -> Result<Option<Update>, SourceError> {
         if let Some(last_good) = self.last_good.as_mut().filter(|last_good| last_good.is_behind()) {
             last_good.save(self.ledger.kept());
         }
         let changed = self.scan(now)?;
-        Ok(self.take(changed, log))
+        Ok(self.take(changed))
     }
 
     fn scan(&mut self, now: Instant) -> Result<Vec<ChangedFile>, SourceError> {
@@ -150,7 +143,7 @@ impl Reader {
         })
     }
 
-    fn take(&mut self, changed: Vec<ChangedFile>, log: &impl Fn(&[ChangeEvent])) -> bool {
+    fn take(&mut self, changed: Vec<ChangedFile>) -> Option<Update> {
         let (mut updates, mut jobs) = (Vec::new(), BTreeMap::new());
         for ParsedFile { path, parsed, cut } in std::mem::take(&mut self.finished) {
             let Some(Parsing { superseded, next }) = self.parsing.remove(&path) else { continue };
@@ -200,53 +193,28 @@ impl Reader {
             let deferred = std::mem::take(&mut self.deferred).into_iter();
             files.extend(deferred.map(|(path, parsed)| NewFile { path, parsed, extent: Extent::Complete }));
         }
-        let changed = !files.is_empty() && self.apply(files, log);
+        let update = (!files.is_empty()).then(|| self.update(files));
         for (path, (text, cut)) in jobs {
             let job = Job { texts: self.ledger.texts(&path), path: path.clone(), text, cut };
             if self.background.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
                 self.parsing.insert(path, Parsing::default());
             }
         }
-        changed
+        update
     }
 
-    fn apply(&mut self, files: Vec<NewFile>, log: &impl Fn(&[ChangeEvent])) -> bool {
-        let settled = self.ledger.update(files);
-        let events = self.ledger.events(&settled, jiff::Timestamp::now());
-        if !events.is_empty() {
-            log(&events);
-        }
+    fn update(&mut self, files: Vec<NewFile>) -> Update {
+        let changes = self.ledger.update(files);
         if let Some(last_good) = &mut self.last_good {
             last_good.save(self.ledger.kept());
         }
-        let announced = self.ledger.announced();
-        let same = announced.len() == self.refusals.len() && announced.iter().eq(self.refusals.iter());
-        if !same {
-            self.refusals = announced.iter().cloned().collect();
-        }
-        let changed = !settled.is_empty();
-        self.assembly.apply(settled.into_iter().map(|change| (change.id, change.resource)));
-        changed || !same
+        let refusals = self.ledger.refusals().into_iter().collect();
+        Update { changes, refusals, ignored: Vec::new() }
     }
 
     /// The resources in force and their files.
     pub(super) fn in_force(&self) -> impl Iterator<Item = (&ResourceId, &Path)> {
         self.ledger.in_force()
-    }
-
-    /// What is refused.
-    pub(super) fn refusals(&self) -> &Arc<[Refusal]> {
-        &self.refusals
-    }
-
-    /// The mesh that the accepted resources make.
-    pub(super) fn mesh(&self) -> Mesh {
-        self.assembly.mesh()
-    }
-
-    /// What became of each route.
-    pub(super) fn statuses(&self) -> Statuses {
-        self.assembly.statuses()
     }
 }
 
@@ -255,6 +223,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
+    use crate::model::assembly::Assembly;
     use crate::model::service::ServiceKey;
 
     fn service(name: &str) -> String {
@@ -271,6 +240,8 @@ mod tests {
     struct Look {
         root: tempfile::TempDir,
         reader: Reader,
+        refusals: usize,
+        assembly: Assembly,
         jobs: Receiver<Job>,
     }
 
@@ -278,10 +249,10 @@ mod tests {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             let mut reader = Reader::new(root.path().into(), None);
-            reader.read_first(&|_| {}).unwrap();
+            reader.read_first().unwrap();
             let (sender, jobs) = channel();
             reader.in_background(sender);
-            Self { root, reader, jobs }
+            Self { root, reader, refusals: 0, assembly: Assembly::default(), jobs }
         }
 
         fn write(&mut self, name: &str, text: Option<&str>) -> &mut Self {
@@ -294,9 +265,16 @@ mod tests {
         }
 
         fn names(&mut self) -> Vec<String> {
-            self.reader.read(&|_| {}, Instant::now()).unwrap();
-            let mut names: Vec<_> =
-                self.reader.mesh().services().map(|(ServiceKey { name, .. }, _)| name.to_string()).collect();
+            if let Some(update) = self.reader.read(Instant::now()).unwrap() {
+                self.refusals = update.refusals.len();
+                self.assembly.apply(update.changes.into_iter().map(|one| (one.id, one.resource)));
+            }
+            let mut names: Vec<_> = self
+                .assembly
+                .mesh()
+                .services()
+                .map(|(ServiceKey { name, .. }, _)| name.to_string())
+                .collect();
             names.sort_unstable();
             names
         }
@@ -323,7 +301,7 @@ mod tests {
         look.write("large.yaml", Some(&large("moves"))).write("small.yaml", Some(&service("stays")));
         assert_eq!(look.names(), ["moves", "stays"]);
         assert_eq!(look.run_a_job().names(), ["moves", "stays"]);
-        assert_eq!(look.reader.refusals().len(), 0);
+        assert_eq!(look.refusals, 0);
         let files: Vec<_> = look.reader.in_force().map(|(_, file)| file.display().to_string()).collect();
         assert_eq!(files, ["large.yaml", "small.yaml"]);
         // The other way round, and with the whole of a file.
@@ -338,7 +316,7 @@ mod tests {
         let mut look = Look::new();
         let port = |look: &mut Look| {
             look.names();
-            let mesh = look.reader.mesh();
+            let mesh = look.assembly.mesh();
             mesh.service(&ServiceKey::new("default", "s")).unwrap().service.ports[0].number
         };
         look.write("small.yaml", Some(&service("s").replace("80", "8080")));

@@ -1,24 +1,19 @@
-//! The watcher: a thread that reads the directory whenever it changes, and publishes the mesh that it makes.
+//! The watcher: a thread that reads the directory whenever it changes, and hands what changed to the assembler.
 //!
 //! Notices come from the kernel and are debounced; since they may be lost, the directory is also looked at every few
 //! seconds. A file that is being written is left alone until its writer closes it. A file that cannot be read or a
 //! directory that went away leaves the mesh as it is.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
-use super::change::{ChangeEvent, Refusal};
+use super::assembler::SourceHandle;
 use super::last_good::LastGood;
 use super::notices;
 use super::reader::{Job, ParsedFile, Reader};
 use super::settling::Notice;
-use crate::model::mesh::Mesh;
-use crate::model::status::Statuses;
 
 pub use super::reader::SourceError;
 
@@ -29,21 +24,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How often the directory is looked at without a notice.
 const POLL: Duration = Duration::from_secs(5);
 
-/// The state of the configuration.
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    /// The mesh that the accepted resources make, without registrations.
-    pub mesh: Arc<Mesh>,
-    /// What is refused, in order of file and document.
-    pub refusals: Arc<[Refusal]>,
-    /// What became of each route.
-    pub statuses: Statuses,
-}
-
 /// A watched directory. Dropping it waits for its thread to end, so that nothing of it is held any more.
 #[derive(Debug)]
-pub struct Source {
-    view: watch::Receiver<View>,
+pub struct DirectorySource {
     signal: Sender<Signal>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,21 +38,18 @@ enum Signal {
     Stop,
 }
 
-impl Source {
-    /// Reads the directory, so that [`view`](Self::view) is complete from the start, and watches it from then on.
+impl DirectorySource {
+    /// Reads the directory, so that `assembler` has all of it and this source is synced when this returns, and watches it
+    /// from then on.
     ///
     /// Versions that are in force only because what their file says now was refused are saved in `last_good`, so that
     /// they stay through a restart.
-    ///
-    /// `log` is called with the changes of the first reading, and of each later one that found any, on the thread that read: with those of the
-    /// first before this returns, then on the watcher's own. It may block; what it was told is published after it
-    /// returned.
     ///
     /// Fails when the directory cannot be read, or no thread can be started.
     pub fn start(
         directory: impl Into<PathBuf>,
         last_good: impl Into<PathBuf>,
-        log: impl Fn(&[ChangeEvent]) + Send + 'static,
+        assembler: SourceHandle,
     ) -> Result<Self, SourceError> {
         let root = directory.into();
         let fail = |error| SourceError { directory: root.clone(), error };
@@ -78,55 +58,34 @@ impl Source {
         // Before the first reading, so that nothing falls between the two.
         let watcher = notices::watch(&root, move |notice| drop(noticed.send(Signal::Notice(notice))));
         let mut reader = Reader::new(root.clone(), Some(LastGood::load(last_good.into())));
-        // The first reading is told whatever it found: a directory that was emptied meanwhile is news too.
-        let found = std::cell::Cell::new(false);
-        reader.read_first(&|events: &[ChangeEvent]| {
-            found.set(true);
-            log(events);
-        })?;
-        if !found.get() {
-            log(&[]);
-        }
+        assembler.apply(reader.read_first()?);
+        assembler.synced();
         let (jobs, waiting) = channel::<Job>();
         // Ends with the reader, once it has read what it is at.
         let parse = move || waiting.into_iter().for_each(|job| drop(parsed.send(Signal::Parsed(job.run()))));
         thread::Builder::new().name("source-parse".into()).spawn(parse).map_err(fail)?;
         reader.in_background(jobs);
-        let (publish, view) = watch::channel(view(&reader));
         let run = move || {
             let _watcher = watcher;
             while wait(&signals, &mut reader) {
-                match reader.read(&log, Instant::now()) {
-                    Ok(true) => drop(publish.send(self::view(&reader))),
-                    Ok(false) => {}
+                match reader.read(Instant::now()) {
+                    Ok(Some(update)) => assembler.apply(update),
+                    Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "the configuration stays as it is"),
                 }
             }
         };
         let thread = thread::Builder::new().name("source".into()).spawn(run).map_err(fail)?;
-        Ok(Self { view, signal, thread: Some(thread) })
-    }
-
-    /// The state of the configuration, now and in future.
-    pub fn view(&self) -> watch::Receiver<View> {
-        self.view.clone()
+        Ok(Self { signal, thread: Some(thread) })
     }
 }
 
-impl Drop for Source {
+impl Drop for DirectorySource {
     fn drop(&mut self) {
         let _ = self.signal.send(Signal::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-fn view(reader: &Reader) -> View {
-    View {
-        mesh: Arc::new(reader.mesh()),
-        refusals: Arc::clone(reader.refusals()),
-        statuses: reader.statuses(),
     }
 }
 
@@ -159,14 +118,29 @@ fn wait(signals: &Receiver<Signal>, reader: &mut Reader) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::sync::watch;
+
     use super::*;
     use crate::model::service::ServiceKey;
-    use crate::source::change::Change;
+    use crate::source::assembler::{Assembler, View};
+    use crate::source::change::{Change, ChangeEvent};
 
     fn service(name: &str, port: u16) -> String {
         format!(
             "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: {port}}}]}}}}"
         )
+    }
+
+    async fn start(
+        root: &Path,
+        kept: &Path,
+        log: impl Fn(&[ChangeEvent]) + Send + 'static,
+    ) -> (DirectorySource, watch::Receiver<View>) {
+        let mut assembler = Assembler::new(log);
+        let source = DirectorySource::start(root, kept, assembler.add_source()).unwrap();
+        (source, assembler.synced().await.unwrap())
     }
 
     /// Waits for a version of which `holds` is true; the watcher looks by itself every few seconds at the latest.
@@ -186,9 +160,8 @@ mod tests {
         let (log, events) = channel();
         let state = tempfile::tempdir().unwrap();
         let kept = state.path().join("last-good.json");
-        let source =
-            Source::start(root.path(), &kept, move |events| drop(log.send(events.to_vec()))).unwrap();
-        let mut view = source.view();
+        let (source, mut view) =
+            start(root.path(), &kept, move |events| drop(log.send(events.to_vec()))).await;
         assert_eq!(view.borrow().mesh.len(), 1);
         assert_eq!(events.try_recv().unwrap()[0].change, Change::Added);
 
@@ -197,7 +170,7 @@ mod tests {
         write("a.yaml", "no: [yaml");
         let refused = until(&mut view, |view| !view.refusals.is_empty()).await;
         assert_eq!(refused.mesh.len(), 2);
-        let restarted = Source::start(root.path(), &kept, |_| {}).unwrap().view().borrow().clone();
+        let restarted = start(root.path(), &kept, |_| {}).await.1.borrow().clone();
         assert_eq!((restarted.mesh.len(), restarted.refusals.len()), (2, 1));
         write("a.yaml", &service("a", 81));
         let key = ServiceKey::new("default", "a");
@@ -217,8 +190,7 @@ mod tests {
         let slow = root.path().join("slow.yaml");
         let (a, b) = (service("a", 80), service("b", 80));
         std::fs::write(&slow, format!("{a}\n---\n{b}\n")).unwrap();
-        let source = Source::start(root.path(), state.path().join("kept"), |_| {}).unwrap();
-        let mut view = source.view();
+        let (_source, mut view) = start(root.path(), &state.path().join("kept"), |_| {}).await;
         let mut writer = std::fs::File::create(&slow).unwrap();
         writer.write_all(format!("{}\n", service("a", 81)).as_bytes()).unwrap();
         // Many looks, each of which finds the half file.
@@ -252,8 +224,7 @@ mod tests {
         };
         version("..2026_1", 80);
         std::os::unix::fs::symlink("..data/a.yaml", at("a.yaml")).unwrap();
-        let source = Source::start(root.path(), state.path().join("kept"), |_| {}).unwrap();
-        let mut view = source.view();
+        let (_source, mut view) = start(root.path(), &state.path().join("kept"), |_| {}).await;
         let key = ServiceKey::new("default", "a");
         for port in 81..84 {
             version(&format!("..2026_{port}"), port);
@@ -263,7 +234,9 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_not_there_is_named() {
-        let error = Source::start("/nowhere/at/all", "/nowhere/kept", |_| {}).unwrap_err().to_string();
+        let handle = Assembler::new(|_| {}).add_source();
+        let error =
+            DirectorySource::start("/nowhere/at/all", "/nowhere/kept", handle).unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all") && error.contains("No such file"), "{error}");
     }
 }

@@ -4,12 +4,16 @@
 //! on. What is taken out leaves gaps, and a complaint about a gap is no fault of the author's: then more is taken out
 //! around it, in silence. So a true fault beside another may wait for the next reading, but none is made up.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::strict::Fault;
 
 /// How many faults are told of one resource.
 const MOST: usize = 16;
+/// How many unknown fields one object may have. Each costs another reading.
+const MOST_IGNORED: usize = 64;
 
 /// The faults of a document in which `read` found `first`.
 pub(super) fn all<T>(
@@ -35,6 +39,28 @@ pub(super) fn all<T>(
         next = read(document.clone()).err();
     }
     faults
+}
+
+/// Reads a document without its unknown fields. Tells their paths too.
+pub(super) fn read_leniently<T>(
+    mut document: Value,
+    read: impl Fn(Value) -> Result<T, Fault>,
+) -> (Result<T, (Fault, Value)>, Vec<String>) {
+    let mut ignored = Vec::new();
+    loop {
+        match read(document.clone()) {
+            Ok(value) => return (Ok(value), ignored),
+            Err(fault) if fault.is_unknown_field() && ignored.len() < MOST_IGNORED => {
+                let path = Path::resolve(&document, &fault.path);
+                // What only leads to the field is known, and is not taken out.
+                if path.to_string() != fault.path || !path.remove_field(&mut document) {
+                    return (Err((fault, document)), ignored);
+                }
+                ignored.push(fault.path);
+            }
+            Err(fault) => return (Err((fault, document)), ignored),
+        }
+    }
 }
 
 /// A place in a document that is there.
@@ -66,6 +92,13 @@ impl Path {
         Self { steps }
     }
 
+    /// Removes the field that stands here. Returns false if this is no field.
+    fn remove_field(&self, document: &mut Value) -> bool {
+        let [inner @ .., Step::Field(name)] = self.steps.as_slice() else { return false };
+        let parent = inner.iter().try_fold(document, |value, step| step.of(value));
+        parent.and_then(Value::as_object_mut).is_some_and(|fields| fields.remove(name).is_some())
+    }
+
     fn parent(mut self) -> Self {
         self.steps.pop();
         self
@@ -76,10 +109,7 @@ impl Path {
     /// `metadata` or `spec`.
     fn take_out(mut self, document: &mut Value) -> Option<Self> {
         while let [inner @ .., last] = self.steps.as_slice() {
-            let value = inner.iter().try_fold(&mut *document, |value, step| match step {
-                Step::Field(name) => value.get_mut(name),
-                Step::Item(at) => value.get_mut(at),
-            })?;
+            let value = inner.iter().try_fold(&mut *document, |value, step| step.of(value))?;
             match last {
                 Step::Field(_) if inner.is_empty() => return None,
                 Step::Field(name) => {
@@ -97,6 +127,29 @@ impl Path {
             self.steps.pop();
         }
         None
+    }
+}
+
+impl Step {
+    fn of<'v>(&self, value: &'v mut Value) -> Option<&'v mut Value> {
+        match self {
+            Self::Field(name) => value.get_mut(name),
+            Self::Item(at) => value.get_mut(at),
+        }
+    }
+}
+
+/// `spec.rules[0].matches`
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Field(name) if at == 0 => write!(f, "{name}")?,
+                Step::Field(name) => write!(f, ".{name}")?,
+                Step::Item(number) => write!(f, "[{number}]")?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -122,13 +122,34 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     items.into_iter().enumerate().map(item).collect()
 }
 
+/// Reads an object that an API server has admitted: its unknown fields are ignored, and their paths are told.
+pub(crate) fn decode_admitted(mut object: Value) -> (Decoded, Vec<String>) {
+    strict::drop_nulls(&mut object);
+    let mut ignored = Vec::new();
+    let decoded = decode_with(object, |kind, object| {
+        let (outcome, unknown) = faults::read_leniently(object, |object| decode_kind(kind, object));
+        ignored = unknown;
+        outcome
+    });
+    (decoded, ignored)
+}
+
 fn decode_one(document: Value) -> Decoded {
+    decode_with(document, |kind, document| {
+        decode_kind(kind, document.clone()).map_err(|first| (first, document))
+    })
+}
+
+/// Reads one resource with `read`, which gives the first fault, and the document in which it was found.
+fn decode_with(
+    document: Value,
+    read: impl FnOnce(Kind, Value) -> Result<Resource, (Fault, Value)>,
+) -> Decoded {
     let (title, mut id) = metadata::identify(&document);
     let outcome = match Kind::of(&document) {
-        Ok(kind) => match decode_kind(kind, document.clone()) {
-            Ok(resource) => Ok(Arc::new(resource)),
-            Err(first) => Err(faults::all(first, document, |document| decode_kind(kind, document))),
-        },
+        Ok(kind) => read(kind, document).map(Arc::new).map_err(|(first, document)| {
+            faults::all(first, document, |document| decode_kind(kind, document))
+        }),
         Err(fault) => Err(vec![fault]),
     };
     if let Ok(resource) = &outcome {

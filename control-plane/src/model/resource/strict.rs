@@ -20,6 +20,11 @@ impl Fault {
     pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { path: path.into(), reason: reason.into() }
     }
+
+    /// Whether the field as such is unknown: so say serde's `deny_unknown_fields` and this module.
+    pub(super) fn is_unknown_field(&self) -> bool {
+        self.reason.starts_with("unknown field")
+    }
 }
 
 impl Display for Fault {

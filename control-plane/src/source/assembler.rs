@@ -1,0 +1,280 @@
+//! Puts together what any number of sources hold, and publishes the mesh that it makes.
+//!
+//! Each source applies its updates from its own thread or task. Nothing is published before every source has said that it
+//! is synced: a mesh with half of its resources would take the other half from proxies that have them. Where two sources
+//! hold one resource, the source that was added first has it, and the other's is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{oneshot, watch};
+
+use super::change::{Change, ChangeEvent, IgnoredField, Refusal, ResourceChange, Update};
+use super::origin::Origin;
+use crate::model::assembly::Assembly;
+use crate::model::mesh::Mesh;
+use crate::model::resource::{Resource, ResourceId};
+use crate::model::status::Statuses;
+
+/// The state of the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// The mesh that the accepted resources make, without registrations.
+    pub mesh: Arc<Mesh>,
+    /// What is refused, in order of origin.
+    pub refusals: Arc<[Refusal]>,
+    /// What was ignored of accepted objects.
+    pub ignored: Arc<[IgnoredField]>,
+    /// What became of each route.
+    pub statuses: Statuses,
+}
+
+/// The assembler while its sources are added.
+pub struct Assembler {
+    state: Arc<Mutex<State>>,
+    view: oneshot::Receiver<watch::Receiver<View>>,
+}
+
+/// One source's way in. Its resources stay when it is dropped.
+pub struct SourceHandle {
+    index: usize,
+    state: Arc<Mutex<State>>,
+}
+
+/// Writes the change log.
+type Log = Box<dyn Fn(&[ChangeEvent]) + Send>;
+
+struct State {
+    sources: Vec<Contents>,
+    /// The resources in force and the source of each.
+    in_force: BTreeMap<ResourceId, usize>,
+    /// Resources that several sources hold.
+    contested: BTreeSet<ResourceId>,
+    assembly: Assembly,
+    refusals: BTreeSet<Refusal>,
+    ignored: Arc<[IgnoredField]>,
+    log: Log,
+    publication: Publication,
+}
+
+/// What one source holds.
+#[derive(Default)]
+struct Contents {
+    synced: bool,
+    resources: BTreeMap<ResourceId, Version>,
+    refusals: Vec<Refusal>,
+    ignored: Vec<IgnoredField>,
+}
+
+struct Version {
+    origin: Origin,
+    version: Option<String>,
+    resource: Arc<Resource>,
+}
+
+/// Who is told of a new view.
+enum Publication {
+    /// Some source is not synced, or may yet be added: nobody. What happened is logged when all are.
+    Waiting {
+        all_added: bool,
+        first: oneshot::Sender<watch::Receiver<View>>,
+        events: Vec<ChangeEvent>,
+    },
+    Published(watch::Sender<View>),
+}
+
+impl Assembler {
+    /// An assembler without sources.
+    ///
+    /// `log` is called with the changes of each update before they are published, on the thread of the source that
+    /// applies it, and may block. The first call comes when every source is synced, with all changes until then, even if
+    /// there are none.
+    pub fn new(log: impl Fn(&[ChangeEvent]) + Send + 'static) -> Self {
+        let (first, view) = oneshot::channel();
+        let publication = Publication::Waiting { all_added: false, first, events: Vec::new() };
+        let state = State {
+            sources: Vec::new(),
+            in_force: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            assembly: Assembly::default(),
+            refusals: BTreeSet::new(),
+            ignored: Arc::default(),
+            log: Box::new(log),
+            publication,
+        };
+        Self { state: Arc::new(Mutex::new(state)), view }
+    }
+
+    /// Adds a source. Of a resource that several hold, the source that was added first has precedence.
+    pub fn add_source(&mut self) -> SourceHandle {
+        with(&self.state, |state| {
+            state.sources.push(Contents::default());
+            SourceHandle { index: state.sources.len() - 1, state: Arc::clone(&self.state) }
+        })
+    }
+
+    /// The state of the configuration, now and in future, as soon as every source is synced. Returns None if a source
+    /// ended before.
+    pub async fn synced(self) -> Option<watch::Receiver<View>> {
+        let Self { state, view } = self;
+        with(&state, |state| {
+            if let Publication::Waiting { all_added, .. } = &mut state.publication {
+                *all_added = true;
+            }
+            state.publish(Vec::new(), false);
+        });
+        drop(state);
+        view.await.ok()
+    }
+}
+
+impl SourceHandle {
+    /// Takes in what changed. When this returns, it is published, if every source is synced.
+    pub fn apply(&self, update: Update) {
+        with(&self.state, |state| {
+            let (events, changed) = state.apply(self.index, update);
+            state.publish(events, changed);
+        });
+    }
+
+    /// What was applied so far is all that the source has now.
+    pub fn synced(&self) {
+        with(&self.state, |state| {
+            state.sources[self.index].synced = true;
+            state.publish(Vec::new(), false);
+        });
+    }
+}
+
+impl State {
+    /// Tells what happened, and whether there is anything new to see.
+    fn apply(&mut self, source: usize, update: Update) -> (Vec<ChangeEvent>, bool) {
+        let at = jiff::Timestamp::now();
+        let Update { changes, refusals, ignored } = update;
+        let (mut events, mut resources) = (Vec::new(), Vec::new());
+        for change in changes {
+            let (id, origin) = (change.id.clone(), change.origin.clone());
+            self.sources[source].enter(change);
+            if let Some((change, version)) = self.settle(&id, source) {
+                let (origin, resource, version) = match version {
+                    None => (origin, None, None),
+                    Some(now) => (now.origin.clone(), Some(Arc::clone(&now.resource)), now.version.clone()),
+                };
+                events.push(ChangeEvent { at, origin, resource: Some(id.to_string()), version, change });
+                resources.push((id, resource));
+            }
+        }
+        let contents = &mut self.sources[source];
+        (contents.refusals, contents.ignored) = (refusals, ignored);
+        let changed = !resources.is_empty();
+        self.assembly.apply(resources);
+        let refusals: BTreeSet<_> = self.refusals_now().collect();
+        let news = refusals.difference(&self.refusals);
+        events.extend(news.map(|refusal| ChangeEvent {
+            at,
+            origin: refusal.origin.clone(),
+            resource: refusal.resource.clone(),
+            version: None,
+            change: Change::Refused(refusal.clone()),
+        }));
+        let ignored: Arc<[_]> = self.sources.iter().flat_map(|one| &one.ignored).cloned().collect();
+        let changed = changed || refusals != self.refusals || ignored != self.ignored;
+        (self.refusals, self.ignored) = (refusals, ignored);
+        (events, changed)
+    }
+
+    /// Decides which source's version of a resource is in force after `changed` changed its own. Tells the change, and
+    /// the version unless it is gone.
+    fn settle(&mut self, id: &ResourceId, changed: usize) -> Option<(Change, Option<&Version>)> {
+        let mut holders = self.sources.iter().enumerate().filter(|(_, one)| one.resources.contains_key(id));
+        let (best, others) = (holders.next().map(|(index, _)| index), holders.next().is_some());
+        match others {
+            true => self.contested.insert(id.clone()),
+            false => self.contested.remove(id),
+        };
+        let Some(best) = best else {
+            self.in_force.remove(id)?;
+            return Some((Change::Removed, None));
+        };
+        let version = self.sources[best].resources.get(id);
+        match self.in_force.insert(id.clone(), best) {
+            None => Some((Change::Added, version)),
+            // Another source's, before and after.
+            Some(old) if old == best && best != changed => None,
+            Some(_) => Some((Change::Changed, version)),
+        }
+    }
+
+    fn refusals_now(&self) -> impl Iterator<Item = Refusal> {
+        let losers = self.contested.iter().flat_map(|id| {
+            let mut versions = self.sources.iter().filter_map(|source| source.resources.get(id));
+            let holder = versions.next();
+            versions.map(move |loser| Refusal {
+                origin: loser.origin.clone(),
+                resource: Some(id.to_string()),
+                field: "metadata.name".into(),
+                reason: holder
+                    .map_or_else(String::new, |one| format!("is defined in {} already", one.origin)),
+            })
+        });
+        self.sources.iter().flat_map(|source| &source.refusals).cloned().chain(losers)
+    }
+
+    fn publish(&mut self, news: Vec<ChangeEvent>, changed: bool) {
+        match &mut self.publication {
+            Publication::Waiting { all_added, events, .. } => {
+                events.extend(news);
+                if !*all_added || self.sources.iter().any(|source| !source.synced) {
+                    return;
+                }
+                (self.log)(events);
+            }
+            Publication::Published(_) => {
+                if !news.is_empty() {
+                    (self.log)(&news);
+                }
+                if !changed {
+                    return;
+                }
+            }
+        }
+        let view = self.view();
+        if let Publication::Published(publish) = &self.publication {
+            publish.send_replace(view);
+            return;
+        }
+        let (publish, receiver) = watch::channel(view);
+        let waiting = std::mem::replace(&mut self.publication, Publication::Published(publish));
+        if let Publication::Waiting { first, .. } = waiting {
+            // Fails if the control plane is ending.
+            let _ = first.send(receiver);
+        }
+    }
+
+    fn view(&self) -> View {
+        View {
+            mesh: Arc::new(self.assembly.mesh()),
+            refusals: self.refusals.iter().cloned().collect(),
+            ignored: Arc::clone(&self.ignored),
+            statuses: self.assembly.statuses(),
+        }
+    }
+}
+
+impl Contents {
+    fn enter(&mut self, change: ResourceChange) {
+        let ResourceChange { id, origin, version, resource } = change;
+        match resource {
+            Some(resource) => drop(self.resources.insert(id, Version { origin, version, resource })),
+            None => drop(self.resources.remove(&id)),
+        }
+    }
+}
+
+/// Runs with the state locked. A source that panicked has applied an update or has not.
+fn with<T>(state: &Mutex<State>, work: impl FnOnce(&mut State) -> T) -> T {
+    work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests;

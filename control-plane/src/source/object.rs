@@ -1,0 +1,74 @@
+//! One object of a cluster's API server, read leniently: its schema admitted it, and may be newer than ours.
+//!
+//! A field that is not known here is ignored and reported. Anything else that cannot be served is refused, as in files.
+
+use serde_json::Value;
+
+use super::change::{IgnoredField, Refusal, ResourceChange, Update};
+use super::origin::Origin;
+use crate::model::resource::{Decoded, Fault, decode_admitted};
+
+/// What an object comes to: a changed resource or refusals, and the fields that were ignored.
+pub fn read(object: Value) -> Update {
+    let meta = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (meta("namespace"), meta("name"));
+    let (uid, resource_version) = (meta("uid"), meta("resourceVersion"));
+    let version = Some(resource_version.clone());
+    let origin = Origin::Object { namespace, name, uid, resource_version };
+    let (Decoded { title, id, outcome, text: _ }, ignored) = decode_admitted(object);
+    let ignored = ignored.into_iter().map(|field| IgnoredField {
+        origin: origin.clone(),
+        resource: title.clone().unwrap_or_default(),
+        field,
+    });
+    let ignored = ignored.collect();
+    match (id, outcome) {
+        (Some(id), Ok(resource)) => {
+            let change = ResourceChange { id, origin, version, resource: Some(resource) };
+            Update { changes: vec![change], ignored, ..Update::default() }
+        }
+        (_, outcome) => {
+            let refusal = |fault: Fault| Refusal {
+                origin: origin.clone(),
+                resource: title.clone(),
+                field: fault.path,
+                reason: fault.reason,
+            };
+            let refusals = outcome.err().into_iter().flatten().map(refusal).collect();
+            Update { refusals, ignored, ..Update::default() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(spec: Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "spec": spec,
+               "metadata": {"name": "cart", "namespace": "shop", "uid": "u1", "resourceVersion": "71", "later": 1}})
+    }
+
+    #[test]
+    fn an_unknown_field_of_an_admitted_object_is_ignored_and_reported() {
+        let update = read(service(json!({"ports": [{"port": 80, "mtu": 9000}]})));
+        assert!(update.refusals.is_empty() && update.changes[0].resource.is_some());
+        let ignored: Vec<_> = update.ignored.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            ignored,
+            [
+                "object shop/cart at version 71, Service shop/cart, metadata.later: unknown field",
+                "object shop/cart at version 71, Service shop/cart, spec.ports[0].mtu: unknown field",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_also_when_it_was_admitted() {
+        let update = read(service(json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP"})));
+        assert!(update.changes.is_empty());
+        assert_eq!(update.refusals[0].field, "spec.sessionAffinity");
+    }
+}
