@@ -10,7 +10,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_config::build::{Builder, Raw};
+use outrigger_config::build::Builder;
+use outrigger_config::compiled::{Compiled, Raw};
+use outrigger_config::kind::Kind as ProxyKind;
+use outrigger_config::resources::Resources;
 use outrigger_control_plane::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
 use outrigger_control_plane::model::service::{AppProtocol, ServiceKey};
 use outrigger_control_plane::source::assembler::{Assembler, View};
@@ -47,40 +50,41 @@ fn workload(namespace: &str) -> WorkloadKey {
     WorkloadKey { identity, instance: "cart-1".into() }
 }
 
-/// Gives a proxy all that `asked` and its wildcard lead to; returns what it minded.
-fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Builder, Vec<String>) {
+/// Gives a proxy all that `asked` and its wildcard lead to; returns what it holds and what it minded.
+fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Resources, Vec<String>) {
     let viewer = Viewer { workload: workload(namespace), mode, dialect: Dialect::Outrigger };
-    let mut builder = Builder::new(Vec::new());
+    let mut resources = Resources::default();
     let mut minded = Vec::new();
-    let mut apply = |builder: &mut Builder, kind: Kind, names: BTreeSet<Name>| {
-        let mut all = Vec::new();
+    let mut wanted: BTreeSet<(ProxyKind, Name)> =
+        asked.iter().map(|name| (ProxyKind::Listener, Name::from(*name))).collect();
+    // What refers before what is referred to.
+    for (kind, of) in [
+        (Kind::Listener, ProxyKind::Listener),
+        (Kind::Route, ProxyKind::Route),
+        (Kind::Cluster, ProxyKind::Cluster),
+        (Kind::Endpoints, ProxyKind::Endpoints),
+    ] {
+        if matches!(kind, Kind::Listener | Kind::Cluster) {
+            wanted.extend(catalog.wildcard(&viewer, kind).into_iter().map(|name| (of, name)));
+        }
+        let names: Vec<_> = wanted.iter().filter(|(kind, _)| *kind == of).map(|(_, n)| n.clone()).collect();
         for name in names {
-            match catalog.resource(&viewer, kind, &name) {
-                Some(made) => all.push(Raw {
-                    name,
-                    aliases: made.aliases.clone(),
-                    version: made.version.to_string().as_str().into(),
-                    body: made.to_any(),
-                }),
-                None => minded.push(format!("there is no {kind:?} {name}")),
+            let Some(made) = catalog.resource(&viewer, kind, &name) else {
+                minded.push(format!("there is no {kind:?} {name}"));
+                continue;
+            };
+            let aliases = made.aliases.clone();
+            let raw = Raw { name, aliases, version: made.version.to_string(), body: made.to_any() };
+            match Compiled::new(of, raw.clone(), None) {
+                Ok(compiled) => {
+                    wanted.extend(compiled.references().map(|(kind, name)| (kind, name.clone())));
+                    resources.insert(of, Arc::new(compiled));
+                }
+                Err(unusable) => minded.push(format!("{of} {}: {unusable}", raw.name)),
             }
         }
-        let refusals = builder.apply(kind.type_url(), all, &[]);
-        minded.extend(refusals.iter().map(|refusal| format!("{refusal:?}")));
-    };
-    let wildcard = |kind| catalog.wildcard(&viewer, kind).into_iter();
-    apply(
-        &mut builder,
-        Kind::Listener,
-        wildcard(Kind::Listener).chain(asked.iter().map(|name| Name::from(*name))).collect(),
-    );
-    let routes = builder.references().routes.into_iter().collect();
-    apply(&mut builder, Kind::Route, routes);
-    let clusters = wildcard(Kind::Cluster).chain(builder.references().clusters).collect();
-    apply(&mut builder, Kind::Cluster, clusters);
-    let assignments = builder.references().assignments.into_iter().collect();
-    apply(&mut builder, Kind::Endpoints, assignments);
-    (builder, minded)
+    }
+    (resources, minded)
 }
 
 fn service(name: &str, ip: &str, ports: &[(u16, &str)]) -> Value {
@@ -246,9 +250,9 @@ fn every_kind_of_route_filter_and_service_is_taken() {
         assert_eq!(minded, Vec::<String>::new());
         let (_, minded) = give(&catalog, "office", Mode::OnDemand, &["cart.shop:80"]);
         assert_eq!(minded, Vec::<String>::new());
-        let (mut builder, minded) = give(&catalog, "shop", Mode::Wildcard, &[]);
+        let (resources, minded) = give(&catalog, "shop", Mode::Wildcard, &[]);
         assert_eq!(minded, Vec::<String>::new());
-        let snapshot = builder.build().unwrap();
+        let snapshot = Builder::default().build(&Resources::default(), &resources).unwrap();
         for address in ["10.0.0.1:80", "10.0.0.1:85", "[fd00::1]:80"] {
             assert!(snapshot.destination(address).is_some(), "{address}");
         }

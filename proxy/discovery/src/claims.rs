@@ -1,72 +1,83 @@
-//! Which listeners claim which address once a response is applied: two of them cannot have the same.
+//! Which listener has which address once a response is applied: two of them cannot have the same.
 //!
 //! As in Envoy, what a response removes frees its address for what it adds, and of two that want one address the one that was there
-//! first has it.
+//! first has it. A listener whose move is refused keeps its address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
+use outrigger_config::kind::Kind;
+use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 
-use crate::cache::Cache;
-use crate::kind::Kind;
 use crate::store::Judged;
 
-/// Every listener that will have an address, and which.
-pub(crate) fn claims(accepted: &Cache, judged: &Judged) -> BTreeMap<Name, SocketAddr> {
-    let held = accepted.of(Kind::Listener).iter();
-    let mut claims: BTreeMap<Name, SocketAddr> =
-        held.filter_map(|(name, held)| Some((name.clone(), held.references.address?))).collect();
-    for name in &judged.removed {
-        claims.remove(name.as_str());
-    }
-    for (changed, references) in &judged.good {
-        let name = Name::from(changed.name.as_str());
-        match references.address {
-            Some(address) => drop(claims.insert(name, address)),
-            None => drop(claims.remove(&name)),
+/// Every listener that has an address, and which.
+pub(crate) type Claims = BTreeMap<Name, SocketAddr>;
+
+/// Refuses listeners whose address another one has. Returns the claims of before and those of after the response.
+pub(crate) fn settle_claims(accepted: &Resources, judged: &mut Judged) -> (Claims, Claims) {
+    let listeners = accepted.of(Kind::Listener).iter();
+    let held: Claims = listeners.filter_map(|(name, of)| Some((name.clone(), of.address()?))).collect();
+    let removed: HashSet<_> = judged.removed.iter().map(String::as_str).collect();
+    let mut wanted = held.clone();
+    wanted.retain(|name, _| !removed.contains(&**name));
+    // What moves or goes lets go of its address first; what is refused takes it back.
+    let mut moves = Vec::new();
+    for listener in &judged.good {
+        let name = &listener.raw().name;
+        if listener.address() != held.get(name).copied() {
+            wanted.remove(name);
+            moves.extend(listener.address().map(|address| (name.clone(), address)));
         }
     }
-    claims
-}
-
-/// Refuses listeners whose address another one has.
-pub(crate) fn refuse_doubles(accepted: &Cache, judged: &mut Judged) {
-    // One at a time: of what is refused the version before stays, with its address.
-    while let Some((name, reason)) = double(&claims(accepted, judged), judged) {
-        judged.refuse(&name, reason);
+    let mut owners: HashMap<SocketAddr, Name> =
+        wanted.iter().filter(|(_, at)| at.port() != 0).map(|(name, at)| (*at, name.clone())).collect();
+    let mut refused = BTreeMap::new();
+    for (name, address) in moves {
+        let Some(other) = owners.get(&address).filter(|_| address.port() != 0) else {
+            owners.insert(address, name.clone());
+            wanted.insert(name, address);
+            continue;
+        };
+        refused.insert(name.clone(), taken(address, other));
+        // Back to where it was; who took that place meanwhile goes back too, and so on.
+        let mut back = name;
+        while let Some(address) = held.get(&back).copied() {
+            wanted.insert(back.clone(), address);
+            let Some(next) = owners.insert(address, back.clone()).filter(|_| address.port() != 0) else {
+                break;
+            };
+            if refused.insert(next.clone(), taken(address, &back)).is_some() {
+                break;
+            }
+            wanted.remove(&next);
+            back = next;
+        }
     }
+    judged.refuse(&refused);
+    (held, wanted)
 }
 
-/// The last listener of the response whose address is claimed by another, and why it cannot have it.
-fn double(claims: &BTreeMap<Name, SocketAddr>, judged: &Judged) -> Option<(Name, String)> {
-    judged.good.iter().rev().find_map(|(changed, _)| {
-        let (name, address) = claims.get_key_value(changed.name.as_str())?;
-        // Port 0 picks a free one for each.
-        let same =
-            |(other, of): &(&Name, &SocketAddr)| *of == address && *other != name && address.port() != 0;
-        let (other, _) = claims.iter().find(same)?;
-        Some((name.clone(), format!("address: {address} is that of listener {other:?}", other = &**other)))
-    })
+fn taken(address: SocketAddr, by: &Name) -> String {
+    format!("address: {address} is that of listener {by:?}")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::references::References;
-    use crate::stream::Changed;
     use crate::testing::xds;
 
     fn judged(good: &[(&str, &str)], removed: &[&str]) -> Judged {
         let good = good.iter().map(|(name, address)| {
             let body = xds::listener_at(name, address, "app");
-            let references = References::of(Kind::Listener, &body);
-            (Changed { name: (*name).into(), aliases: vec![], version: "2".into(), body }, references)
+            Arc::new(xds::compiled(Kind::Listener, name, "2", body, None))
         });
         Judged {
             kind: Kind::Listener,
             good: good.collect(),
-            settled: vec![],
             removed: removed.iter().map(|name| (*name).into()).collect(),
             refused: vec![],
         }
@@ -74,19 +85,23 @@ mod tests {
 
     /// Names of the refused, where `a` and `b` listen on ports 1 and 2.
     fn refused(good: &[(&str, &str)], removed: &[&str]) -> Vec<String> {
-        let accepted = xds::cache([
+        let accepted = xds::resources([
             (Kind::Listener, "a", xds::listener_at("a", "127.0.0.1:1", "app")),
             (Kind::Listener, "b", xds::listener_at("b", "127.0.0.1:2", "app")),
             (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
         ]);
         let mut judged = judged(good, removed);
-        refuse_doubles(&accepted, &mut judged);
+        let (_, claims) = settle_claims(&accepted, &mut judged);
+        for listener in &judged.good {
+            assert_eq!(claims.get(&listener.raw().name).copied(), listener.address());
+        }
         judged.refused.into_iter().map(|refused| refused.name).collect()
     }
 
     #[test]
     fn the_one_that_was_there_first_has_the_address() {
         assert_eq!(refused(&[("c", "127.0.0.1:1")], &[]), ["c"]);
+        assert_eq!(refused(&[("c", "127.0.0.1:1"), ("a", "127.0.0.1:1")], &[]), ["c"], "sent again");
         assert_eq!(refused(&[("c", "127.0.0.1:3"), ("d", "127.0.0.1:3")], &[]), ["d"]);
         assert_eq!(refused(&[("b", "127.0.0.1:1")], &[]), ["b"]);
         assert_eq!(refused(&[("c", "127.0.0.2:1"), ("b", "127.0.0.1:2")], &[]), [""; 0]);
@@ -104,5 +119,8 @@ mod tests {
     fn what_is_refused_keeps_its_address() {
         // `a` cannot have port 2 and stays on port 1, which `c` therefore cannot have.
         assert_eq!(refused(&[("c", "127.0.0.1:1"), ("a", "127.0.0.1:2")], &[]), ["a", "c"]);
+        // `d` has port 3 first, so `b` stays on 2, so `a` stays on 1, so `c` gets nothing.
+        let chain = [("c", "127.0.0.1:1"), ("a", "127.0.0.1:2"), ("d", "127.0.0.1:3"), ("b", "127.0.0.1:3")];
+        assert_eq!(refused(&chain, &[]), ["a", "b", "c"]);
     }
 }

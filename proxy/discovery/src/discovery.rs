@@ -22,7 +22,6 @@ use crate::channel::{ChannelError, ControlPlane};
 use crate::clock::Clock;
 use crate::dns::{Dns, DnsError};
 use crate::identity::{Identity, IdentityError};
-use crate::kind::Kind;
 use crate::registration::{Left, Registration, RegistrationHandle, WorkloadPort};
 use crate::secrets::Publication;
 use crate::state_dir::StateDir;
@@ -30,6 +29,7 @@ use crate::status::{Status, StatusBoard};
 use crate::store::SharedStore;
 use crate::subscriptions::Mode;
 use crate::supervisor::Supervisor;
+use outrigger_config::kind::Kind;
 
 /// Namespace and account of every control plane, in the proxy's own trust domain.
 const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
@@ -211,10 +211,10 @@ impl Reader {
         let versions = self.store.with(|store| {
             let all = Kind::ALL.into_iter().flat_map(|kind| {
                 let held = store.accepted().of(kind).iter();
-                held.map(move |(name, held)| ResourceVersion {
+                held.map(move |(name, resource)| ResourceVersion {
                     kind,
                     name: name.clone(),
-                    version: held.version.clone(),
+                    version: resource.raw().version.clone(),
                 })
             });
             all.collect()

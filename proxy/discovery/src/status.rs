@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::SpiffeId;
 
-use crate::kind::{Kind, PerKind};
 use crate::stream::Refused;
+use outrigger_config::kind::{Kind, PerKind};
 
 /// A copy of the state at one moment.
 #[derive(Debug, Clone, Default)]

@@ -2,21 +2,22 @@
 //!
 //! The supervisor sends one piece of work at a time here; ten thousand clusters are decoded while probes are answered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use outrigger_config::build::{Builder, Raw, guarded};
+use outrigger_config::build::Builder;
+use outrigger_config::compiled::{Compiled, Raw, Unusable};
+use outrigger_config::kind::{Kind, PerKind};
+use outrigger_config::resources::Resources;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
 use tokio::time::Instant;
 
-use crate::cache::Cache;
-use crate::kind::{Kind, PerKind};
-use crate::references::References;
-use crate::stream::{Changed, Refused, Update, WILDCARD};
+use crate::stream::{Refused, Update, WILDCARD};
 use crate::subscriptions::{Mode, wanted};
-use crate::warming::{Difference, Warming};
+use crate::warming::Warming;
 
 /// Names wanted, by kind.
 pub(crate) type Wanted = PerKind<BTreeSet<String>>;
@@ -30,13 +31,13 @@ pub(crate) struct SharedStore(Arc<Mutex<Store>>);
 pub(crate) struct Store {
     mode: Mode,
     builder: Builder,
-    accepted: Cache,
+    accepted: Resources,
     warming: Warming,
-    judge: Judge,
+    compile: Compile,
 }
 
-/// Says whether a resource can be used. A field so that a test can put a faulty one in its place.
-pub(crate) type Judge = fn(Kind, &Changed) -> Result<(), String>;
+/// [`Compiled::new`]. A field so that a test can put a faulty one in its place.
+pub(crate) type Compile = fn(Kind, Raw, Option<&Compiled>) -> Result<Compiled, Unusable>;
 
 /// What a piece of work leads to.
 #[derive(Debug)]
@@ -57,24 +58,17 @@ pub(crate) struct Step {
 pub(crate) struct Judged {
     pub(crate) kind: Kind,
     /// What can be used, in the order of the response.
-    pub(crate) good: Vec<(Changed, References)>,
-    /// Names of resources that are held as they came.
-    pub(crate) settled: Vec<String>,
+    pub(crate) good: Vec<Arc<Compiled>>,
     pub(crate) removed: Vec<String>,
     pub(crate) refused: Vec<Refused>,
 }
 
 impl Judged {
-    /// A response that says nothing.
-    pub(crate) fn nothing(kind: Kind) -> Self {
-        let (good, settled, removed, refused) = Default::default();
-        Self { kind, good, settled, removed, refused }
-    }
-
-    /// Refuses a resource after all.
-    pub(crate) fn refuse(&mut self, name: &str, reason: String) {
-        self.good.retain(|(changed, _)| changed.name != name);
-        self.refused.push(Refused { name: name.into(), reason });
+    /// Refuses some of the good ones after all, by name.
+    pub(crate) fn refuse(&mut self, reasons: &BTreeMap<Name, String>) {
+        self.good.retain(|resource| !reasons.contains_key(&resource.raw().name));
+        let refused = reasons.iter().map(|(name, reason)| (name.to_string(), reason.clone()));
+        self.refused.extend(refused.map(|(name, reason)| Refused { name, reason }));
     }
 }
 
@@ -98,7 +92,7 @@ pub(crate) struct Restored {
 impl SharedStore {
     pub(crate) fn new(builder: Builder, mode: Mode) -> Self {
         let (accepted, warming) = Default::default();
-        Self(Arc::new(Mutex::new(Store { mode, builder, accepted, warming, judge: decodes })))
+        Self(Arc::new(Mutex::new(Store { mode, builder, accepted, warming, compile: Compiled::new })))
     }
 
     /// Works on a blocking thread. Cancelled while it waits, the work is done all the same. Fails with the text of a panic.
@@ -120,48 +114,48 @@ impl SharedStore {
 
 impl Store {
     #[cfg(test)]
-    pub(crate) fn judge_by(&mut self, judge: Judge) {
-        self.judge = judge;
+    pub(crate) fn compile_by(&mut self, compile: Compile) {
+        self.compile = compile;
     }
 
     /// What the server was told that we have.
-    pub(crate) fn accepted(&self) -> &Cache {
+    pub(crate) fn accepted(&self) -> &Resources {
         &self.accepted
     }
 
     /// What traffic uses, and what a restart is to find: all of it is warm.
-    pub(crate) fn published(&self) -> &Cache {
+    pub(crate) fn published(&self) -> &Resources {
         self.warming.published()
     }
 
-    /// Decodes and compiles each resource of a response; what cannot be used is refused by name.
+    /// What a reconnect tells the server, so that it sends only what differs.
+    pub(crate) fn versions(&self, kind: Kind) -> HashMap<String, String> {
+        let accepted = self.accepted.of(kind).iter();
+        accepted.map(|(name, resource)| (name.to_string(), resource.raw().version.clone())).collect()
+    }
+
+    /// Compiles each resource of a response; what cannot be used is refused by name.
     pub(crate) fn judge(&self, update: Update) -> Judged {
         let Update { kind, nonce: _, changed, removed, mut refused } = update;
-        // Sent again as it is, after a reconnect or because its cluster changed: nothing to decode.
-        let (known, changed): (Vec<_>, Vec<_>) =
-            changed.into_iter().partition(|changed| self.accepted.holds(kind, changed));
-        let settled = known.into_iter().map(|known| known.name).collect();
         let mut good = Vec::with_capacity(changed.len());
-        for changed in changed {
-            // What is accepted may yet have to wait, and the builder that serves must not know it before it is warm: it is
-            // decoded twice for that.
-            let judged = guarded(|| {
-                (self.judge)(kind, &changed)?;
-                Ok(References::of(kind, &changed.body))
-            });
-            match judged.unwrap_or_else(Err) {
-                Ok(references) => good.push((changed, references)),
-                Err(reason) => refused.push(Refused { name: changed.name, reason }),
+        for raw in changed {
+            let name = raw.name.clone();
+            let before = self.accepted.get(kind, &name).or_else(|| self.published().get(kind, &name));
+            let compiled = guarded(|| (self.compile)(kind, raw, before.map(Arc::as_ref)));
+            match compiled.and_then(|compiled| compiled.map_err(|unusable| unusable.to_string())) {
+                Ok(compiled) => good.push(Arc::new(compiled)),
+                Err(reason) => refused.push(Refused { name: name.to_string(), reason }),
             }
         }
-        Judged { kind, good, settled, removed, refused }
+        Judged { kind, good, removed, refused }
     }
 
     /// Takes in what can be used of a response; of what is refused the last good version stays.
     pub(crate) fn accept(&mut self, judged: Judged, demanded: &BTreeSet<Name>, now: Instant) -> Applied {
-        let Judged { kind, good, mut settled, removed, refused } = judged;
-        settled.extend(removed.iter().cloned());
-        settled.extend(self.take_in(kind, good, &removed));
+        let Judged { kind, good, removed, refused } = judged;
+        let names = good.iter().map(|resource| resource.raw().name.to_string());
+        let settled = names.chain(removed.iter().cloned()).collect();
+        self.take_in(kind, good, &removed);
         let step = self.advance(demanded, now);
         Applied { refused, settled, removed, step }
     }
@@ -172,7 +166,8 @@ impl Store {
             let Some(kind) = Kind::of_type_url(&type_url) else { continue };
             let changed = resources.into_iter().filter_map(|resource| {
                 let Resource { name, aliases, version, resource, .. } = resource;
-                Some(Changed { name, aliases, version, body: resource? })
+                let aliases = aliases.into_iter().map(Into::into).collect();
+                Some(Raw { name: name.into(), aliases, version, body: resource? })
             });
             let changed = changed.collect();
             let update = Update { kind, nonce: String::new(), changed, removed: vec![], refused: vec![] };
@@ -182,52 +177,37 @@ impl Store {
             }
             self.take_in(kind, judged.good, &[]);
         }
-        let differences = self.warming.restore(&self.accepted);
+        let before = self.warming.restore(&self.accepted);
         let destinations = match self.mode {
             Mode::OnDemand => {
                 let listeners = self.accepted.of(Kind::Listener).iter();
-                listeners.filter(|(_, l)| l.references.destination).map(|(name, _)| name.clone()).collect()
+                listeners.filter(|(_, of)| of.is_destination()).map(|(name, _)| name.clone()).collect()
             }
             Mode::Wildcard => BTreeSet::new(),
         };
-        let step = self.step(differences, &destinations, Instant::now());
+        let step = self.step(before, &destinations, Instant::now());
         Restored { destinations, step }
     }
 
     /// Decides anew what is published and what is wanted.
     pub(crate) fn advance(&mut self, demanded: &BTreeSet<Name>, now: Instant) -> Step {
-        let differences = self.warming.advance(&self.accepted, now);
-        self.step(differences, demanded, now)
+        let before = self.warming.advance(&self.accepted, now);
+        self.step(before, demanded, now)
     }
 
-    fn step(&mut self, mut differences: Vec<Difference>, demanded: &BTreeSet<Name>, now: Instant) -> Step {
+    fn step(&mut self, before: Resources, demanded: &BTreeSet<Name>, now: Instant) -> Step {
         let wanted = wanted(self.mode, demanded, &self.accepted, self.warming.published());
         if self.forget_unwanted(&wanted, demanded) {
-            differences.extend(self.warming.advance(&self.accepted, now));
+            self.warming.advance(&self.accepted, now);
         }
+        let published = self.warming.published();
         Step {
-            saved_is_behind: !differences.is_empty(),
-            snapshot: self.build(differences),
+            saved_is_behind: !before.same_content(published),
+            snapshot: self.builder.build(&before, published),
             wanted,
             warm_by: self.warming.next_deadline(),
             held: PerKind::from_fn(|kind| self.accepted.of(kind).len()),
         }
-    }
-
-    /// Gives the differences to the builder. All of it is warm, or has waited long enough.
-    fn build(&mut self, differences: Vec<Difference>) -> Option<Arc<Snapshot>> {
-        for Difference { kind, changed, removed } in differences {
-            let raw = changed.into_iter().map(|(name, held)| Raw {
-                name,
-                aliases: held.aliases.iter().map(|alias| alias.as_str().into()).collect(),
-                version: held.version.as_str().into(),
-                body: held.body.clone(),
-            });
-            for refusal in self.builder.apply(kind.type_url(), raw.collect(), &removed) {
-                tracing::error!(%kind, name = %refusal.name, reason = %refusal.reason, "accepted, and yet refused");
-            }
-        }
-        self.builder.build()
     }
 
     /// Drops what nothing leads to any more. A destination goes with its demand; under a wildcard, only the server says.
@@ -236,22 +216,20 @@ impl Store {
         let mut forgotten = false;
         for kind in Kind::ALL {
             let every = wanted[kind].contains(WILDCARD);
-            let unwanted = self.accepted.retain(kind, |name, held| match kind {
+            let unwanted = self.accepted.retain(kind, |name, resource| match kind {
                 Kind::Listener => {
-                    mode == Mode::Wildcard || !held.references.destination || demanded.contains(name)
+                    mode == Mode::Wildcard || !resource.is_destination() || demanded.contains(name)
                 }
-                _ => every || wanted[kind].contains(name),
+                _ => every || wanted[kind].contains(&**name),
             });
             forgotten |= unwanted;
         }
         forgotten
     }
 
-    /// Returns the names that were taken in.
-    fn take_in(&mut self, kind: Kind, good: Vec<(Changed, References)>, removed: &[String]) -> Vec<String> {
-        let names = good.iter().map(|(changed, _)| changed.name.clone()).collect();
-        for (changed, references) in good {
-            self.accepted.insert(kind, changed, references);
+    fn take_in(&mut self, kind: Kind, good: Vec<Arc<Compiled>>, removed: &[String]) {
+        for resource in good {
+            self.accepted.insert(kind, resource);
         }
         if !removed.is_empty() {
             let used = self.used_by_others(kind);
@@ -259,7 +237,6 @@ impl Store {
                 self.accepted.remove(kind, name);
             }
         }
-        names
     }
 
     /// Names that the server cannot take back: the routes of a listener and the endpoints of a cluster stay until that lets
@@ -271,21 +248,19 @@ impl Store {
             Kind::Listener | Kind::Cluster => return BTreeSet::new(),
         };
         let users = self.accepted.of(by).values().chain(self.published().of(by).values());
-        let named = users.flat_map(|held| held.references.names());
+        let named = users.flat_map(|resource| resource.references());
         named.filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect()
     }
 }
 
-/// Judges a resource by itself, with a builder of its own.
-fn decodes(kind: Kind, changed: &Changed) -> Result<(), String> {
-    let raw = Raw {
-        name: changed.name.as_str().into(),
-        aliases: changed.aliases.iter().map(|alias| alias.as_str().into()).collect(),
-        version: changed.version.as_str().into(),
-        body: changed.body.clone(),
-    };
-    let refusal = Builder::default().apply(kind.type_url(), vec![raw], &[]).pop();
-    refusal.map_or(Ok(()), |refusal| Err(refusal.reason.to_string()))
+/// Does a piece of work. A panic comes back as text: a bug must not leave a control plane without an answer.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    // What is held is replaced last, whole: a panic leaves the last good version.
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().map(String::from);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        format!("a bug of this proxy: reading it panicked: {text}")
+    })
 }
 
 #[cfg(test)]
@@ -297,11 +272,11 @@ mod tests {
 
     fn store() -> Store {
         let (accepted, warming) = Default::default();
-        Store { mode: Mode::Wildcard, builder: Builder::default(), accepted, warming, judge: decodes }
+        Store { mode: Mode::Wildcard, builder: Builder::default(), accepted, warming, compile: Compiled::new }
     }
 
     fn say(store: &mut Store, kind: Kind, changed: &[(&str, protobuf::Any)], removed: &[&str]) -> Applied {
-        let changed = changed.iter().map(|(name, body)| Changed {
+        let changed = changed.iter().map(|(name, body)| Raw {
             name: (*name).into(),
             aliases: vec![],
             version: "1".into(),
@@ -329,6 +304,27 @@ mod tests {
         let failed = shared.with(|_| -> u32 { panic!("out of cheese") }).await;
         assert!(failed.unwrap_err().contains("out of cheese"));
         assert_eq!(shared.with(|_| 7).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_content_under_a_new_version_is_neither_decoded_nor_published_again() {
+        let mut store = serving();
+        store.compile_by(|kind, raw, before| {
+            assert!(before.is_some_and(|before| before.raw().body == raw.body), "decoded: {}", raw.name);
+            Compiled::new(kind, raw, before)
+        });
+        let raw = |name: &str, body| Raw { name: name.into(), aliases: vec![], version: "2".into(), body };
+        for (kind, raw) in [
+            (Kind::Cluster, raw("cart", xds::cluster("cart"))),
+            (Kind::Listener, raw("cart:80", xds::destination("cart:80", "cart"))),
+        ] {
+            let update =
+                Update { kind, nonce: String::new(), changed: vec![raw], removed: vec![], refused: vec![] };
+            let judged = store.judge(update);
+            let applied = store.accept(judged, &BTreeSet::new(), Instant::now());
+            assert!(applied.refused.is_empty() && applied.step.snapshot.is_none());
+            assert!(store.published().of(kind).values().all(|resource| resource.raw().version == "2"));
+        }
     }
 
     #[tokio::test(start_paused = true)]

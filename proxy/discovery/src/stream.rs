@@ -10,9 +10,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, ResourceError};
-use outrigger_proto::xds::{core::Node, discovery, protobuf, rpc};
+use outrigger_proto::xds::{core::Node, discovery, rpc};
 
-use crate::kind::{Kind, PerKind};
+use outrigger_config::compiled::Raw;
+use outrigger_config::kind::{Kind, PerKind};
 
 /// The name that subscribes to whatever the server thinks fit.
 pub(crate) const WILDCARD: &str = "*";
@@ -45,21 +46,11 @@ struct Subscription {
 pub(crate) struct Update {
     pub(crate) kind: Kind,
     pub(crate) nonce: String,
-    pub(crate) changed: Vec<Changed>,
+    pub(crate) changed: Vec<Raw>,
     /// Names that the server says do not exist, or no longer.
     pub(crate) removed: Vec<String>,
     /// Resources refused already, before anybody decoded them.
     pub(crate) refused: Vec<Refused>,
-}
-
-/// A resource as it came.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Changed {
-    pub(crate) name: String,
-    /// Other names of it: in wildcard mode, addresses of a destination.
-    pub(crate) aliases: Vec<String>,
-    pub(crate) version: String,
-    pub(crate) body: protobuf::Any,
 }
 
 /// A resource that cannot be used, and why.
@@ -198,7 +189,7 @@ impl Stream {
         request
     }
 
-    fn admit(&self, kind: Kind, resource: discovery::Resource) -> Result<Option<Changed>, Refused> {
+    fn admit(&self, kind: Kind, resource: discovery::Resource) -> Result<Option<Raw>, Refused> {
         let discovery::Resource {
             name,
             resource_name: _, // xdstp, as above
@@ -217,7 +208,8 @@ impl Stream {
         }
         match resource {
             Some(body) if body.type_url == kind.type_url() => {
-                Ok(Some(Changed { name, aliases, version, body }))
+                let aliases = aliases.into_iter().map(Into::into).collect();
+                Ok(Some(Raw { name: name.into(), aliases, version, body }))
             }
             Some(body) => Err(Refused { name, reason: format!("holds a {:?}", body.type_url) }),
             // A heartbeat of a resource with a TTL. We keep resources whatever their TTL: serving on with the last

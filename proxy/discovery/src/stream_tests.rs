@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_proto::xds::protobuf::Any;
 use proptest::prelude::*;
 
 use super::*;
@@ -11,7 +12,7 @@ fn resource(kind: Kind, name: &str, version: &str) -> discovery::Resource {
     discovery::Resource {
         name: name.into(),
         version: version.into(),
-        resource: Some(protobuf::Any { type_url: kind.type_url().into(), value: version.into() }),
+        resource: Some(Any { type_url: kind.type_url().into(), value: version.into() }),
         ..Default::default()
     }
 }
@@ -82,7 +83,7 @@ fn an_update_is_acknowledged_with_its_nonce() {
     let mut stream = connected(Kind::Cluster, names(["a"]));
     let update =
         update(stream.receive(response(Kind::Cluster, "7", vec![resource(Kind::Cluster, "a", "1")])));
-    assert_eq!(update.changed[0].name, "a");
+    assert_eq!(&*update.changed[0].name, "a");
     let ack = stream.acknowledge(update.kind, update.nonce, &update.refused);
     assert_eq!((ack.response_nonce.as_str(), ack.error_detail), ("7", None));
     assert!(ack.resource_names_subscribe.is_empty());
@@ -223,8 +224,8 @@ struct Client {
 impl Client {
     fn hear(&mut self, message: DeltaDiscoveryResponse) {
         let update = update(self.stream.receive(message));
-        for Changed { name, version, .. } in update.changed {
-            self.held.insert(name, version);
+        for Raw { name, version, .. } in update.changed {
+            self.held.insert(name.to_string(), version);
         }
         update.removed.iter().for_each(|name| drop(self.held.remove(name)));
         self.outbox.push(self.stream.acknowledge(update.kind, update.nonce, &update.refused));

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 
+use outrigger_config::compiled::Compiled;
+use outrigger_config::kind::{Kind, PerKind};
+use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 
-use crate::cache::{Cache, Held};
-use crate::kind::{Kind, PerKind};
 use crate::stream::WILDCARD;
 
 /// Who chooses what the proxy gets.
@@ -37,8 +38,8 @@ impl Mode {
 pub(crate) fn wanted(
     mode: Mode,
     demanded: &BTreeSet<Name>,
-    accepted: &Cache,
-    published: &Cache,
+    accepted: &Resources,
+    published: &Resources,
 ) -> PerKind<BTreeSet<String>> {
     let mut wanted: PerKind<BTreeSet<String>> = PerKind::default();
     wanted[Kind::Listener] = demanded.iter().map(Name::to_string).collect();
@@ -46,47 +47,41 @@ pub(crate) fn wanted(
     if mode == Mode::Wildcard {
         wanted[Kind::Cluster].insert(WILDCARD.to_owned());
     }
-    for held in both(accepted, published, Kind::Listener, |name, held| {
-        mode == Mode::Wildcard || !held.references.destination || demanded.contains(name)
+    for listener in both(accepted, published, Kind::Listener, |name, listener| {
+        mode == Mode::Wildcard || !listener.is_destination() || demanded.contains(name)
     }) {
-        add(&mut wanted[Kind::Route], &held.references.routes);
-        add_clusters(mode, &mut wanted, held);
+        add(mode, &mut wanted, listener);
     }
     let routes = std::mem::take(&mut wanted[Kind::Route]);
-    for held in both(accepted, published, Kind::Route, |name, _| routes.contains(&**name)) {
-        add_clusters(mode, &mut wanted, held);
+    for route in both(accepted, published, Kind::Route, |name, _| routes.contains(&**name)) {
+        add(mode, &mut wanted, route);
     }
     wanted[Kind::Route] = routes;
     let clusters = std::mem::take(&mut wanted[Kind::Cluster]);
     let every = mode == Mode::Wildcard;
-    for held in both(accepted, published, Kind::Cluster, |name, _| every || clusters.contains(&**name)) {
-        add(&mut wanted[Kind::Endpoints], held.references.endpoints.as_slice());
+    for cluster in both(accepted, published, Kind::Cluster, |name, _| every || clusters.contains(&**name)) {
+        add(mode, &mut wanted, cluster);
     }
     wanted[Kind::Cluster] = clusters;
     wanted
 }
 
 fn both<'a>(
-    accepted: &'a Cache,
-    published: &'a Cache,
+    accepted: &'a Resources,
+    published: &'a Resources,
     kind: Kind,
-    wanted: impl Fn(&Name, &Held) -> bool,
-) -> impl Iterator<Item = &'a Held> {
+    wanted: impl Fn(&Name, &Compiled) -> bool,
+) -> impl Iterator<Item = &'a Compiled> {
     let all = accepted.of(kind).iter().chain(published.of(kind));
-    all.filter(move |(name, held)| wanted(name, held)).map(|(_, held)| &**held)
+    all.filter(move |(name, resource)| wanted(name, resource)).map(|(_, resource)| &**resource)
 }
 
-/// In wildcard mode the server sends the clusters, named or not.
-fn add_clusters(mode: Mode, wanted: &mut PerKind<BTreeSet<String>>, held: &Held) {
-    if mode == Mode::OnDemand {
-        add(&mut wanted[Kind::Cluster], &held.references.clusters);
-    }
-}
-
-fn add(names: &mut BTreeSet<String>, more: &[Name]) {
-    for name in more {
-        if !names.contains(&**name) {
-            names.insert(name.to_string());
+/// Adds what a resource refers to. In wildcard mode the server sends the clusters, named or not.
+fn add(mode: Mode, wanted: &mut PerKind<BTreeSet<String>>, resource: &Compiled) {
+    for (kind, name) in resource.references() {
+        let asked = kind != Kind::Cluster || mode == Mode::OnDemand;
+        if asked && !wanted[kind].contains(&**name) {
+            wanted[kind].insert(name.to_string());
         }
     }
 }
@@ -104,8 +99,8 @@ mod tests {
         names.iter().map(String::as_str).collect()
     }
 
-    fn shop() -> Cache {
-        xds::cache([
+    fn shop() -> Resources {
+        xds::resources([
             (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
             (Kind::Listener, "stock:9000", xds::tcp_destination("stock:9000", "stock")),
             (Kind::Listener, "inbound|a", xds::inbound("inbound|a", "inbound|app")),
@@ -118,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_demand_leads_to_all_that_it_needs() {
-        let none = Cache::default();
+        let none = Resources::default();
         let wanted = wanted(Mode::OnDemand, &demanded(["cart:80"]), &shop(), &none);
         assert_eq!(names(&wanted[Kind::Listener]), ["*", "cart:80"]);
         assert_eq!(names(&wanted[Kind::Route]), ["cart"]);
@@ -128,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_nothing_leads_to_is_not_wanted() {
-        let wanted = wanted(Mode::OnDemand, &demanded([]), &shop(), &Cache::default());
+        let wanted = wanted(Mode::OnDemand, &demanded([]), &shop(), &Resources::default());
         assert_eq!(names(&wanted[Kind::Listener]), ["*"]);
         assert!(wanted[Kind::Route].is_empty() && wanted[Kind::Endpoints].is_empty());
         assert_eq!(names(&wanted[Kind::Cluster]), ["inbound|app"], "our own listener's");
@@ -137,7 +132,7 @@ mod tests {
     #[test]
     fn what_traffic_still_uses_stays_wanted() {
         let published = shop();
-        let next = xds::cache([
+        let next = xds::resources([
             (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
             (Kind::Route, "cart", xds::route("cart", &["v3"])),
         ]);
@@ -148,7 +143,7 @@ mod tests {
 
     #[test]
     fn in_wildcard_mode_the_server_chooses_listeners_and_clusters() {
-        let wanted = wanted(Mode::Wildcard, &demanded(["cart:80"]), &shop(), &Cache::default());
+        let wanted = wanted(Mode::Wildcard, &demanded(["cart:80"]), &shop(), &Resources::default());
         assert_eq!(names(&wanted[Kind::Listener]), ["*", "cart:80"]);
         assert_eq!(names(&wanted[Kind::Cluster]), ["*"]);
         assert_eq!(names(&wanted[Kind::Route]), ["cart"]);

@@ -4,10 +4,10 @@
 //! blocking thread, so that this thread goes on serving admin and probes. Nothing that a control plane sends or fails to
 //! send ends this task; only its handle does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use outrigger_config::binding::{Binder, Unbound};
+use outrigger_config::binding::Binder;
 use outrigger_config::demand::{DemandFeed, Demanded};
 use outrigger_config::publish::Published;
 use outrigger_core::Name;
@@ -20,13 +20,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::ads::{Event, Requests};
 use crate::cache;
-use crate::claims::{claims, refuse_doubles};
-use crate::kind::{Kind, PerKind};
+use crate::claims::settle_claims;
 use crate::state_dir::StateDir;
 use crate::status::{Published as Source, StatusBoard};
 use crate::store::{Judged, SharedStore, Step, Wanted};
 use crate::stream::{Received, Stream, WILDCARD};
 use crate::subscriptions::Mode;
+use outrigger_config::kind::{Kind, PerKind};
 
 /// The cache is written this long after the first change that it lacks; later changes within that time cost nothing.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
@@ -170,8 +170,7 @@ impl Supervisor {
     async fn on_stream(&mut self, event: Event) {
         match event {
             Event::Opening(requests) => {
-                let versions =
-                    self.store.with(|store| PerKind::from_fn(|kind| store.accepted().versions(kind)));
+                let versions = self.store.with(|store| PerKind::from_fn(|kind| store.versions(kind)));
                 let versions = versions.await.unwrap_or_default();
                 let first = self.stream.connect(|kind| versions[kind].clone());
                 self.leaving.clear();
@@ -193,7 +192,7 @@ impl Supervisor {
     }
 
     fn holds(&self, destination: &str) -> bool {
-        self.store.lock().accepted().of(Kind::Listener).contains_key(destination)
+        self.store.lock().accepted().contains(Kind::Listener, destination)
     }
 
     async fn on_response(&mut self, response: DeltaDiscoveryResponse) {
@@ -253,10 +252,8 @@ impl Supervisor {
             let (wanted, changes);
             (judged, wanted, changes) = self
                 .work(move |store| {
-                    refuse_doubles(store.accepted(), &mut judged);
-                    let before = claims(store.accepted(), &Judged::nothing(Kind::Listener));
-                    let wanted = claims(store.accepted(), &judged);
-                    let changes = before != wanted;
+                    let (held, wanted) = settle_claims(store.accepted(), &mut judged);
+                    let changes = held != wanted;
                     (judged, wanted, changes)
                 })
                 .await?;
@@ -266,15 +263,14 @@ impl Supervisor {
             }
             asked = true;
             let unbound = self.binder.bind(wanted.into_iter().collect()).await;
-            let before = judged.refused.len();
-            for Unbound { name, reason } in unbound {
-                if judged.good.iter().any(|(changed, _)| *changed.name == *name) {
-                    judged.refuse(&name, format!("address: {reason}"));
-                }
-            }
-            if judged.refused.len() == before {
+            let unbound = unbound.into_iter().map(|of| (of.name, format!("address: {}", of.reason)));
+            let mut refused: BTreeMap<_, _> = unbound.collect();
+            let good: BTreeSet<_> = judged.good.iter().map(|listener| &listener.raw().name).collect();
+            refused.retain(|name, _| good.contains(name));
+            if refused.is_empty() {
                 return Ok(judged);
             }
+            judged.refuse(&refused);
         }
     }
 
@@ -372,8 +368,8 @@ impl Supervisor {
         self.save_at = None;
         let (store, dir, owner) = (self.store.clone(), self.dir.clone(), self.owner());
         self.saving = Some(tokio::task::spawn_blocking(move || {
-            let cache = store.lock().published().clone();
-            dir.write(cache::FILE, &cache.to_bytes(&owner))
+            let published = store.lock().published().clone();
+            dir.write(cache::FILE, &cache::to_bytes(&published, &owner))
         }));
     }
 

@@ -6,14 +6,13 @@
 //! accepted and the time go in, what is to be published comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_config::compiled::Compiled;
+use outrigger_config::kind::{Kind, PerKind};
+use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 use tokio::time::Instant;
-
-use crate::cache::{Cache, Held};
-use crate::kind::{Kind, PerKind};
 
 /// The longest wait for a name, and the longest stay of one that was removed while it is used. Envoy's
 /// `initial_fetch_timeout` has the same default.
@@ -22,34 +21,13 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// What is referred to before what refers.
 const KINDS: [Kind; 4] = [Kind::Endpoints, Kind::Cluster, Kind::Route, Kind::Listener];
 
-/// What changed in one kind.
-#[derive(Debug)]
-pub(crate) struct Difference {
-    pub(crate) kind: Kind,
-    /// New, or with other content than before.
-    pub(crate) changed: Vec<(Name, Arc<Held>)>,
-    pub(crate) removed: Vec<Name>,
-}
-
-impl Difference {
-    fn of(kind: Kind, before: &Cache, after: &Cache) -> Option<Self> {
-        let (before, after) = (before.of(kind), after.of(kind));
-        let same =
-            |(name, held): &(&Name, &Arc<Held>)| before.get(*name).is_some_and(|before| before.same(held));
-        let changed: Vec<_> =
-            after.iter().filter(|entry| !same(entry)).map(|(n, h)| (n.clone(), h.clone())).collect();
-        let removed: Vec<_> = before.keys().filter(|name| !after.contains_key(*name)).cloned().collect();
-        (!changed.is_empty() || !removed.is_empty()).then_some(Self { kind, changed, removed })
-    }
-}
-
 /// Until when each name of a kind has time.
 type Deadlines = PerKind<BTreeMap<Name, Instant>>;
 
 /// What is published, and what it waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Warming {
-    published: Cache,
+    published: Resources,
     /// Names that something accepted refers to and that are not there yet. One whose time is up stays here until it comes
     /// or nothing refers to it, so that it does not delay a later version once more.
     awaited: Deadlines,
@@ -59,14 +37,14 @@ pub(crate) struct Warming {
 }
 
 impl Warming {
-    /// Takes everything as it is: what was saved had been warm, and no server may be there to complete it.
-    pub(crate) fn restore(&mut self, accepted: &Cache) -> Vec<Difference> {
-        let before = std::mem::replace(&mut self.published, accepted.clone());
-        KINDS.into_iter().filter_map(|kind| Difference::of(kind, &before, accepted)).collect()
+    /// Takes everything as it is: what was saved had been warm, and no server may be there to complete it. Returns what was
+    /// published before.
+    pub(crate) fn restore(&mut self, accepted: &Resources) -> Resources {
+        std::mem::replace(&mut self.published, accepted.clone())
     }
 
     /// What traffic uses.
-    pub(crate) fn published(&self) -> &Cache {
+    pub(crate) fn published(&self) -> &Resources {
         &self.published
     }
 
@@ -75,19 +53,19 @@ impl Warming {
         self.next_deadline
     }
 
-    /// Decides anew. Gives what has changed in what is published, in the order in which it is to be applied.
-    pub(crate) fn advance(&mut self, accepted: &Cache, now: Instant) -> Vec<Difference> {
-        let mut next = Cache::default();
+    /// Decides anew what is published. Returns what was published before.
+    pub(crate) fn advance(&mut self, accepted: &Resources, now: Instant) -> Resources {
+        let mut next = Resources::default();
         // From what is referred to up to what refers, so that one pass settles a whole chain.
         for kind in KINDS {
-            for (name, held) in accepted.of(kind) {
-                let before = self.published.of(kind).get(name);
-                if before.is_some_and(|before| before.same(held))
-                    || await_names(&mut self.awaited, held, &next, now)
+            for (name, resource) in accepted.of(kind) {
+                let before = self.published.get(kind, name);
+                if before.is_some_and(|before| before.same_content(resource))
+                    || await_names(&mut self.awaited, resource, &next, now)
                 {
-                    next.share(kind, name, held);
+                    next.insert(kind, resource.clone());
                 } else if let Some(before) = before {
-                    next.share(kind, name, before);
+                    next.insert(kind, before.clone());
                 }
             }
         }
@@ -96,20 +74,19 @@ impl Warming {
         let deadlines = [&self.awaited, &self.leaving].into_iter().flat_map(PerKind::iter);
         self.next_deadline =
             deadlines.flat_map(|(_, names)| names.values()).filter(|at| **at > now).min().copied();
-        let before = std::mem::replace(&mut self.published, next);
-        KINDS.into_iter().filter_map(|kind| Difference::of(kind, &before, &self.published)).collect()
+        std::mem::replace(&mut self.published, next)
     }
 
     /// What was removed stays while a version that is published refers to it: for [`LONGEST`], and for as long as that
     /// version has a successor that waits.
-    fn keep_what_is_used(&mut self, accepted: &Cache, next: &mut Cache, now: Instant) {
+    fn keep_what_is_used(&mut self, accepted: &Resources, next: &mut Resources, now: Instant) {
         let before = std::mem::take(&mut self.leaving);
         // From what refers down to what is referred to: a cluster that stays keeps its endpoints.
         for kind in KINDS.into_iter().rev() {
             let mut stay = Vec::new();
-            for (name, held) in next.of(kind) {
-                let succeeded = accepted.of(kind).get(name).is_some_and(|newer| !newer.same(held));
-                for (of, named) in held.references.names() {
+            for (name, resource) in next.of(kind) {
+                let succeeded = accepted.get(kind, name).is_some_and(|newer| !newer.same_content(resource));
+                for (of, named) in resource.references() {
                     if accepted.contains(of, named) || !self.published.contains(of, named) {
                         continue;
                     }
@@ -122,8 +99,8 @@ impl Warming {
                 }
             }
             for (of, named, at) in stay {
-                if let Some(held) = self.published.of(of).get(&named) {
-                    next.share(of, &named, held);
+                if let Some(resource) = self.published.get(of, &named) {
+                    next.insert(of, resource.clone());
                 }
                 self.leaving[of].insert(named, at);
             }
@@ -131,13 +108,13 @@ impl Warming {
     }
 
     /// Names that have come, or that nothing refers to any more, are not waited for.
-    fn forget_what_came(&mut self, accepted: &Cache, next: &Cache) {
+    fn forget_what_came(&mut self, accepted: &Resources, next: &Resources) {
         if self.awaited.iter().all(|(_, names)| names.is_empty()) {
             return;
         }
         let mut referred: PerKind<BTreeSet<&Name>> = PerKind::default();
-        for held in KINDS.into_iter().flat_map(|kind| accepted.of(kind).values()) {
-            for (kind, name) in held.references.names() {
+        for resource in KINDS.into_iter().flat_map(|kind| accepted.of(kind).values()) {
+            for (kind, name) in resource.references() {
                 referred[kind].insert(name);
             }
         }
@@ -147,10 +124,10 @@ impl Warming {
     }
 }
 
-/// Whether nothing that `held` names keeps it waiting: each name is there, or has been waited for long enough.
-fn await_names(awaited: &mut Deadlines, held: &Held, next: &Cache, now: Instant) -> bool {
+/// Whether nothing that a resource refers to keeps it waiting: each name is there, or has been waited for long enough.
+fn await_names(awaited: &mut Deadlines, resource: &Compiled, next: &Resources, now: Instant) -> bool {
     let mut ready = true;
-    for (kind, name) in held.references.names() {
+    for (kind, name) in resource.references() {
         if !next.contains(kind, name) {
             let until = awaited[kind].entry(name.clone()).or_insert(now + LONGEST);
             ready &= *until <= now;
@@ -166,7 +143,7 @@ mod tests {
     use outrigger_proto::xds::protobuf::Any;
 
     struct World {
-        accepted: Cache,
+        accepted: Resources,
         warming: Warming,
         now: Instant,
     }
@@ -174,7 +151,7 @@ mod tests {
     impl World {
         /// `cart:80` with a route to `v1`, all of it published.
         fn serving() -> Self {
-            let accepted = xds::cache([
+            let accepted = xds::resources([
                 (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
                 (Kind::Route, "cart", xds::route("cart", &["v1"])),
                 (Kind::Cluster, "v1", xds::cluster("v1")),
@@ -190,12 +167,13 @@ mod tests {
         }
 
         fn advance(&mut self) -> bool {
-            !self.warming.advance(&self.accepted, self.now).is_empty()
+            let before = self.warming.advance(&self.accepted, self.now);
+            !before.same_content(self.warming.published())
         }
 
         fn clusters_of_the_route(&self) -> Vec<String> {
             let route = &self.warming.published().of(Kind::Route)["cart"];
-            route.references.clusters.iter().map(Name::to_string).collect()
+            route.references().map(|(_, name)| name.to_string()).collect()
         }
 
         fn serves(&self, kind: Kind, name: &str) -> bool {
@@ -206,7 +184,7 @@ mod tests {
     #[test]
     fn a_destination_is_published_when_its_endpoints_have_come() {
         let mut world =
-            World { accepted: Cache::default(), warming: Warming::default(), now: Instant::now() };
+            World { accepted: Resources::default(), warming: Warming::default(), now: Instant::now() };
         world.insert(Kind::Listener, "cart:80", xds::destination("cart:80", "cart"));
         world.insert(Kind::Route, "cart", xds::route("cart", &["v1"]));
         world.insert(Kind::Cluster, "v1", xds::cluster("v1"));
@@ -326,15 +304,16 @@ mod tests {
         world.insert(Kind::Cluster, "v1", xds::cluster("v1"));
         world.insert(Kind::Route, "cart", xds::route("cart", &["v1"]));
         assert!(!world.advance());
-        assert_eq!(world.warming.published().of(Kind::Route)["cart"].version, "2");
+        assert_eq!(world.warming.published().of(Kind::Route)["cart"].raw().version, "2");
     }
 
     #[test]
     fn what_was_saved_is_published_as_it_is() {
-        let accepted = xds::cache([(Kind::Listener, "cart:80", xds::destination("cart:80", "cart"))]);
+        let accepted = xds::resources([(Kind::Listener, "cart:80", xds::destination("cart:80", "cart"))]);
         let mut warming = Warming::default();
-        assert_eq!(warming.restore(&accepted)[0].changed.len(), 1);
+        warming.restore(&accepted);
         assert_eq!(warming.published().of(Kind::Listener).len(), 1);
-        assert!(warming.advance(&accepted, Instant::now()).is_empty());
+        warming.advance(&accepted, Instant::now());
+        assert!(warming.published().contains(Kind::Listener, "cart:80"), "nor does it wait later");
     }
 }

@@ -1,5 +1,6 @@
 //! Reading of clusters, but for their HTTP options.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_core::Name;
@@ -20,17 +21,16 @@ use crate::wire::{from_ads, text};
 /// A cluster as it came: what it is, and what its endpoints still need of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Compiled {
-    /// Has no endpoints yet.
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: Arc<Cluster>,
     /// Its own endpoints, where it does not get them over EDS.
     pub(crate) assignment: Option<Assignment>,
     pub(crate) of_endpoints: OfEndpoints,
 }
 
 impl Compiled {
-    /// Reads a cluster.
+    /// Reads a cluster, whose endpoints will be behind this handle.
     #[allow(deprecated)] // fields that Envoy still takes must be read or refused, not overlooked
-    pub(crate) fn decode(wire: wire_cluster::Cluster) -> Result<Self, Unusable> {
+    pub(crate) fn decode(wire: wire_cluster::Cluster, endpoints: EndpointsHandle) -> Result<Self, Unusable> {
         let wire_cluster::Cluster {
             transport_socket_matches,
             transport_socket_matcher,
@@ -152,7 +152,7 @@ impl Compiled {
         let cluster = Cluster {
             name,
             discovery,
-            endpoints: EndpointsHandle::default(),
+            endpoints,
             connect_timeout: positive_duration("connect_timeout", connect_timeout)?
                 .unwrap_or(Duration::from_secs(5)),
             breakers: CircuitBreakers::decode(circuit_breakers)
@@ -163,7 +163,7 @@ impl Compiled {
             protocol: http.protocol,
             connections: http.connections,
         };
-        Ok(Self { cluster, assignment, of_endpoints })
+        Ok(Self { cluster: Arc::new(cluster), assignment, of_endpoints })
     }
 }
 

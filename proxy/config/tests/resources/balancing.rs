@@ -1,6 +1,5 @@
 //! How endpoints are picked, in each of the ways in which control planes say it.
 
-use outrigger_config::build::Builder;
 use outrigger_config::cluster::Balancing;
 use outrigger_proto::xds::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
 use outrigger_proto::xds::cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig};
@@ -27,9 +26,9 @@ fn read(change: impl FnOnce(&mut cluster::Cluster)) -> Result<(Balancing, Option
     let mut wire = cart_cluster();
     wire.load_balancing_policy = None;
     change(&mut wire);
-    let mut builder = Builder::new(vec![]);
-    if let Some(refusal) = apply(&mut builder, CART, "1", cluster_body(wire)).into_iter().next() {
-        return Err(refusal.reason.field);
+    let mut builder = Mesh::default();
+    if let Some(refused) = apply(&mut builder, CART, "1", cluster_body(wire)) {
+        return Err(refused.field);
     }
     let mut endpoints = assignment(CART, &["10.0.0.7:80"]);
     endpoints.endpoints[0].load_balancing_weight = number(3);
@@ -136,6 +135,6 @@ fn the_overprovisioning_factor_of_an_assignment_counts() {
     let snapshot = build(&mut builder);
     assert_eq!(snapshot.cluster(CART).unwrap().endpoints.load().overprovisioning, 100);
     wire.policy = Some(Policy { weighted_priority_health: true, ..Default::default() });
-    let refusals = apply(&mut builder, CART, "3", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire));
-    assert_eq!(refusals[0].reason.field, "policy.weighted_priority_health");
+    let refused = apply(&mut builder, CART, "3", packed(type_url::CLUSTER_LOAD_ASSIGNMENT, &wire)).unwrap();
+    assert_eq!(refused.field, "policy.weighted_priority_health");
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
-use outrigger_config::build::Builder;
 use outrigger_config::cluster::{Balancing, UpstreamProtocol};
 use outrigger_config::endpoint::Transport;
 use outrigger_config::listener::{ConnectionFacts, Handler, NetworkFilter, TransportProtocol};
@@ -104,7 +103,7 @@ fn an_endpoint_that_claims_an_identity_its_cluster_may_not_have_lets_nobody_in()
 
 #[test]
 fn an_inbound_listener_chooses_its_chain_by_alpn() {
-    let mut builder = Builder::new(vec![]);
+    let mut builder = Mesh::default();
     accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     accept(&mut builder, "inbound|10.0.0.7:80", "1", listener_body(inbound()));
     let snapshot = build(&mut builder);
@@ -153,7 +152,7 @@ fn a_destination_of_unknown_protocol_is_detected() {
 
 #[test]
 fn redirected_connections_are_told_apart_by_port() {
-    let mut builder = Builder::new(vec![]);
+    let mut builder = Mesh::default();
     accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     let mut wire = inbound();
     wire.use_original_dst = Some(outrigger_proto::xds::protobuf::BoolValue { value: true });
@@ -174,7 +173,7 @@ fn redirected_connections_are_told_apart_by_port() {
 
 #[test]
 fn the_filter_that_asks_for_the_original_destination_gets_it() {
-    let mut builder = Builder::new(vec![]);
+    let mut builder = Mesh::default();
     accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     let mut wire = inbound();
     wire.listener_filters = vec![
@@ -204,11 +203,11 @@ fn an_optional_filter_that_is_not_known_is_skipped() {
 
 #[test]
 fn the_proxys_own_listeners_are_in_every_snapshot() {
-    let mut donor = Builder::new(vec![]);
+    let mut donor = Mesh::default();
     accept(&mut donor, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     accept(&mut donor, "inbound|10.0.0.7:80", "1", listener_body(inbound()));
     let own = build(&mut donor).listeners["inbound|10.0.0.7:80"].clone();
-    let snapshot = build(&mut Builder::new(vec![own.clone()]));
+    let snapshot = build(&mut Mesh::with_own(own.clone()));
     assert!(Arc::ptr_eq(&snapshot.listeners[&own.name], &own));
     assert!(matches!(own.chains[0].filter, NetworkFilter::Handle(Handler::Http(_))));
 }

@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use outrigger_config::build::{Builder, Raw, Refusal};
+use outrigger_config::build::Builder;
+use outrigger_config::compiled::{Compiled, Raw, Unusable};
+use outrigger_config::kind::Kind;
+use outrigger_config::listener::Listener;
+use outrigger_config::resources::Resources;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{
@@ -23,25 +27,53 @@ pub fn raw(name: &str, version: &str, body: Any) -> Raw {
     Raw { name: name.into(), aliases: vec![], version: version.into(), body }
 }
 
-/// Applies one resource of the body's own type.
-pub fn apply(builder: &mut Builder, name: &str, version: &str, body: Any) -> Vec<Refusal> {
-    let type_url = body.type_url.clone();
-    builder.apply(&type_url, vec![raw(name, version, body)], &[])
+/// Published resources and the builder that makes snapshots of them.
+#[derive(Default)]
+pub struct Mesh {
+    pub resources: Resources,
+    before: Resources,
+    builder: Builder,
+}
+
+impl Mesh {
+    pub fn with_own(own: Arc<Listener>) -> Self {
+        Self { builder: Builder::new(vec![own]), ..Self::default() }
+    }
+
+    /// Takes a resource of the body's own type; what is refused changes nothing.
+    pub fn take(&mut self, raw: Raw) -> Result<(), Unusable> {
+        let kind = Kind::of_type_url(&raw.body.type_url).unwrap();
+        let before = self.resources.get(kind, &raw.name).cloned();
+        self.resources.insert(kind, Arc::new(Compiled::new(kind, raw, before.as_deref())?));
+        Ok(())
+    }
+
+    /// `None` if nothing has changed but endpoints.
+    pub fn build(&mut self) -> Option<Arc<Snapshot>> {
+        let snapshot = self.builder.build(&self.before, &self.resources);
+        self.before = self.resources.clone();
+        snapshot
+    }
+}
+
+/// Applies one resource of the body's own type; returns what is wrong with it.
+pub fn apply(mesh: &mut Mesh, name: &str, version: &str, body: Any) -> Option<Unusable> {
+    mesh.take(raw(name, version, body)).err()
 }
 
 /// Applies a resource that must be accepted.
-pub fn accept(builder: &mut Builder, name: &str, version: &str, body: Any) {
-    assert_eq!(apply(builder, name, version, body), []);
+pub fn accept(mesh: &mut Mesh, name: &str, version: &str, body: Any) {
+    assert_eq!(apply(mesh, name, version, body), None);
 }
 
-/// The snapshot of a builder in which something has changed.
-pub fn build(builder: &mut Builder) -> Arc<Snapshot> {
-    builder.build().unwrap()
+/// The snapshot of a mesh in which something has changed.
+pub fn build(mesh: &mut Mesh) -> Arc<Snapshot> {
+    mesh.build().unwrap()
 }
 
-/// A builder that holds the whole of `cart`.
-pub fn cart() -> Builder {
-    let mut builder = Builder::new(vec![]);
+/// The whole of `cart`.
+pub fn cart() -> Mesh {
+    let mut builder = Mesh::default();
     accept(&mut builder, CART, "1", cluster_body(cart_cluster()));
     accept(&mut builder, CART, "1", endpoints(CART, &["10.0.0.7:8080"]));
     accept(&mut builder, "cart:80", "1", listener_body(destination("cart:80")));

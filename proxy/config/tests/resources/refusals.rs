@@ -1,17 +1,16 @@
-//! Everything that cannot be used is refused by the name of its field, and no bytes make the builder panic.
+//! Everything that cannot be used is refused by the name of its field, and no bytes make the decoder panic.
 
-use outrigger_config::build::Builder;
+use outrigger_config::compiled::Compiled;
+use outrigger_config::kind::Kind;
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
 use outrigger_proto::xds::{cluster, endpoint, hcm, listener, route, tls, type_url};
 use proptest::prelude::*;
 
 use crate::fixture::*;
 
-/// The field that the only refusal names.
+/// The field that the refusal names.
 fn refused(name: &str, body: Any) -> String {
-    let refusals = apply(&mut Builder::new(vec![]), name, "1", body);
-    let [refusal] = &refusals[..] else { panic!("{refusals:?}") };
-    refusal.reason.field.clone()
+    apply(&mut Mesh::default(), name, "1", body).unwrap().field
 }
 
 fn bad_cluster(change: impl FnOnce(&mut cluster::Cluster)) -> String {
@@ -261,12 +260,11 @@ fn chains_whose_protocols_no_connection_can_have() {
     let mut wire = inbound();
     clear(&mut wire, &["http/1.1", "istio"]);
     wire.listener_filters = vec![inspector()];
-    let refusals = apply(&mut Builder::new(vec![]), "inbound|10.0.0.7:80", "1", listener_body(wire));
-    assert_eq!(refusals, []);
+    assert_eq!(apply(&mut Mesh::default(), "inbound|10.0.0.7:80", "1", listener_body(wire)), None);
     // TLS that is passed through has the ALPN of its hello.
     let mut wire = inbound();
     wire.filter_chains[1].transport_socket = None;
-    assert_eq!(apply(&mut Builder::new(vec![]), "inbound|10.0.0.7:80", "1", listener_body(wire)), []);
+    assert_eq!(apply(&mut Mesh::default(), "inbound|10.0.0.7:80", "1", listener_body(wire)), None);
 }
 
 #[test]
@@ -287,42 +285,27 @@ fn connection_managers() {
     let mut listener = destination("cart:80");
     let api_listener = Some(packed(type_url::HTTP_CONNECTION_MANAGER, &wire));
     listener.api_listener = Some(listener::ApiListener { api_listener });
-    let refusals = apply(&mut Builder::new(vec![]), "cart:80", "1", listener_body(listener));
-    assert!(refusals[0].reason.to_string().contains("\"lua\""), "{refusals:?}");
-}
-
-#[test]
-fn a_name_may_occur_once_in_a_response() {
-    let body = || cluster_body(cart_cluster());
-    let mut builder = Builder::new(vec![]);
-    let refusals =
-        builder.apply(type_url::CLUSTER, vec![raw(CART, "1", body()), raw(CART, "2", body())], &[]);
-    assert_eq!((refusals.len(), &*refusals[0].version), (1, "2"));
-    assert!(build(&mut builder).cluster(CART).is_some());
+    let refused = apply(&mut Mesh::default(), "cart:80", "1", listener_body(listener)).unwrap();
+    assert!(refused.to_string().contains("\"lua\""), "{refused}");
 }
 
 #[test]
 fn a_message_of_another_type_is_refused() {
-    let mut builder = Builder::new(vec![]);
     let body = packed(type_url::LISTENER, &destination("cart:80"));
-    assert_eq!(
-        builder.apply(type_url::CLUSTER, vec![raw("cart:80", "1", body)], &[])[0].reason.field,
-        "type_url"
-    );
-    let body = packed("type.googleapis.com/unknown", &());
-    assert_eq!(builder.apply("type.googleapis.com/unknown", vec![raw("x", "1", body)], &[]).len(), 1);
+    let refused = Compiled::new(Kind::Cluster, raw("cart:80", "1", body), None).unwrap_err();
+    assert_eq!(refused.field, "type_url");
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_the_builder_panic(
+    fn no_bytes_make_the_decoder_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
         kind in 0usize..4,
     ) {
         let kinds =
             [type_url::LISTENER, type_url::ROUTE_CONFIGURATION, type_url::CLUSTER, type_url::CLUSTER_LOAD_ASSIGNMENT];
         let body = Any { type_url: kinds[kind].into(), value: bytes };
-        let mut builder = Builder::new(vec![]);
+        let mut builder = Mesh::default();
         apply(&mut builder, "x", "1", body);
         builder.build();
     }

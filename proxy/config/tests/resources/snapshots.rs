@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::build::{Builder, INVALID_BACKEND, guarded};
-use outrigger_proto::xds::{cluster, type_url};
+use outrigger_config::compiled::{Compiled, INVALID_BACKEND};
+use outrigger_config::kind::Kind;
+use outrigger_proto::xds::protobuf::Any;
+use outrigger_proto::xds::{cluster, listener, type_url};
 
 use crate::fixture::*;
 
 #[test]
 fn what_names_something_that_is_not_there_is_published_all_the_same() {
-    let mut builder = Builder::new(vec![]);
+    let mut builder = Mesh::default();
     accept(&mut builder, "cart:80", "1", listener_body(destination("cart:80")));
     accept(&mut builder, CART, "1", table_body(table(CART, "nowhere")));
     let snapshot = build(&mut builder);
@@ -40,14 +42,6 @@ fn new_content_under_an_old_version_counts() {
         cluster_body(cluster::Cluster { connect_timeout: seconds(7), ..cart_cluster() }),
     );
     assert_eq!(build(&mut builder).cluster(CART).unwrap().connect_timeout, Duration::from_secs(7));
-}
-
-#[test]
-fn a_panic_while_a_resource_is_read_is_what_is_wrong_with_it() {
-    let read = || -> u32 { panic!("at byte {}", 7) };
-    let bug = guarded(read).unwrap_err();
-    assert!(bug.ends_with("panicked: at byte 7"), "{bug}");
-    assert_eq!(guarded(|| 7), Ok(7));
 }
 
 #[test]
@@ -105,11 +99,9 @@ fn a_refused_resource_keeps_its_last_good_version_and_disturbs_no_other() {
     bad.health_checks = vec![Default::default()];
     let mut good = app_cluster();
     good.name = "good".into();
-    let resources = vec![raw(CART, "2", cluster_body(bad)), raw("good", "1", cluster_body(good))];
-    let refusals = builder.apply(type_url::CLUSTER, resources, &[]);
-    let [refusal] = &refusals[..] else { panic!("{refusals:?}") };
-    assert_eq!((&*refusal.name, &*refusal.version, refusal.type_url), (CART, "2", type_url::CLUSTER));
-    assert_eq!(refusal.reason.to_string(), "health_checks: is not supported");
+    let refused = apply(&mut builder, CART, "2", cluster_body(bad)).unwrap();
+    assert_eq!(refused.to_string(), "health_checks: is not supported");
+    accept(&mut builder, "good", "1", cluster_body(good));
     let after = build(&mut builder);
     assert!(Arc::ptr_eq(after.cluster(CART).unwrap(), before.cluster(CART).unwrap()));
     assert!(after.cluster("good").is_some());
@@ -119,7 +111,7 @@ fn a_refused_resource_keeps_its_last_good_version_and_disturbs_no_other() {
 fn what_is_removed_is_gone() {
     let mut builder = cart();
     build(&mut builder);
-    builder.apply(type_url::LISTENER, vec![], &["cart:80".into()]);
+    builder.resources.remove(Kind::Listener, "cart:80");
     assert!(build(&mut builder).destination("cart:80").is_none());
 }
 
@@ -128,27 +120,53 @@ fn other_names_of_a_destination_lead_to_the_same() {
     let mut builder = cart();
     let mut with_alias = raw(CART, "1", listener_body(destination(CART)));
     with_alias.aliases = vec!["10.96.0.1:80".into()];
-    assert_eq!(builder.apply(type_url::LISTENER, vec![with_alias], &[]), []);
+    builder.take(with_alias).unwrap();
     let snapshot = build(&mut builder);
     let [one, other] = ["10.96.0.1:80", CART].map(|name| snapshot.destination(name).unwrap());
     assert!(Arc::ptr_eq(one, other));
     // A resource of that name itself is what was asked for.
     let own = raw("10.96.0.1:80", "1", listener_body(destination("10.96.0.1:80")));
-    assert_eq!(builder.apply(type_url::LISTENER, vec![own], &[]), []);
+    builder.take(own).unwrap();
     assert_eq!(&*build(&mut builder).destination("10.96.0.1:80").unwrap().name, "10.96.0.1:80");
 }
 
-#[test]
-fn references_name_what_to_subscribe_to() {
-    let references = cart().references();
-    for names in [references.routes, references.clusters, references.assignments] {
-        assert_eq!(names.into_iter().collect::<Vec<_>>(), [CART.into()]);
-    }
+fn references(kind: Kind, body: Any) -> Vec<(Kind, String)> {
+    let name = match kind {
+        Kind::Listener => prost::Message::decode(&*body.value).map(|of: listener::Listener| of.name).unwrap(),
+        _ => CART.into(),
+    };
+    let compiled = Compiled::new(kind, raw(&name, "1", body), None).unwrap();
+    compiled.references().map(|(kind, name)| (kind, name.to_string())).collect()
 }
 
 #[test]
-fn an_invalid_backend_is_nothing_to_subscribe_to() {
-    let mut builder = cart();
-    accept(&mut builder, CART, "2", table_body(table(CART, INVALID_BACKEND)));
-    assert!(!builder.references().clusters.contains(INVALID_BACKEND));
+fn a_listener_refers_to_its_routes_and_clusters_and_a_destination_has_no_address() {
+    let app = "inbound|127.0.0.1:8080".to_owned();
+    assert_eq!(
+        references(Kind::Listener, listener_body(destination("cart:80"))),
+        [(Kind::Route, CART.into())]
+    );
+    assert_eq!(references(Kind::Listener, listener_body(inbound())), [(Kind::Cluster, app)]);
+    let compiled = |wire: listener::Listener| {
+        Compiled::new(Kind::Listener, raw(&wire.name.clone(), "1", listener_body(wire)), None).unwrap()
+    };
+    let (cart, own) = (compiled(destination("cart:80")), compiled(inbound()));
+    assert!(cart.is_destination() && cart.address().is_none());
+    assert!(!own.is_destination() && own.address() == Some("10.0.0.7:80".parse().unwrap()));
+}
+
+#[test]
+fn a_route_refers_to_each_cluster_once_and_never_to_an_invalid_backend() {
+    let mut wire = table(CART, "v2");
+    let routes = ["v1", INVALID_BACKEND, "v2"].map(forward);
+    wire.virtual_hosts[0].routes.extend(routes);
+    let cluster = |name: &str| (Kind::Cluster, name.to_owned());
+    assert_eq!(references(Kind::Route, table_body(wire)), [cluster("v1"), cluster("v2")]);
+}
+
+#[test]
+fn a_cluster_refers_to_its_endpoints_unless_it_holds_them() {
+    assert_eq!(references(Kind::Cluster, cluster_body(cart_cluster())), [(Kind::Endpoints, CART.into())]);
+    let held = cluster::Cluster { name: CART.into(), ..app_cluster() };
+    assert_eq!(references(Kind::Cluster, cluster_body(held)), []);
 }

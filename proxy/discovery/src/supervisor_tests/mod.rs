@@ -6,8 +6,9 @@ mod reconnect;
 
 use std::sync::Arc;
 
-use outrigger_config::binding::{BindRequests, Binder, binder};
+use outrigger_config::binding::{BindRequests, Binder, Unbound, binder};
 use outrigger_config::build::Builder;
+use outrigger_config::compiled::Compiled;
 use outrigger_config::demand::{Answer, DemandLimits, Demands, Resolution};
 use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;

@@ -91,9 +91,9 @@ async fn in_wildcard_mode_the_server_chooses() {
 #[tokio::test(start_paused = true)]
 async fn a_resource_whose_decode_panics_is_refused_by_name_and_the_stream_goes_on() {
     let (_world, proxy, mut server) = serving().await;
-    proxy.handle.store().lock().judge_by(|_, changed| match changed.version.as_str() {
+    proxy.handle.store().lock().compile_by(|kind, raw, before| match raw.version.as_str() {
         "2" => panic!("out of cheese"),
-        _ => Ok(()),
+        _ => Compiled::new(kind, raw, before),
     });
     server.say(Kind::Route, &[("cart", "2", xds::route("cart", &["cart", "cart"]))], &[]);
     let detail = server.heard_answer().await.error_detail.unwrap().message;

@@ -1,5 +1,9 @@
 //! Small resources as Outrigger's control plane writes them.
 
+use std::sync::Arc;
+
+use outrigger_config::compiled::{Compiled, Raw};
+use outrigger_config::resources::Resources;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
 use outrigger_proto::xds::core::address::Address as AddressKind;
 use outrigger_proto::xds::core::config_source::ConfigSourceSpecifier;
@@ -16,25 +20,32 @@ use outrigger_proto::xds::route::route_match::PathSpecifier;
 use outrigger_proto::xds::{cluster, endpoint, hcm, listener, route, router, tcp_proxy, type_url};
 use prost::Message;
 
-use crate::cache::Cache;
-use crate::kind::Kind;
-use crate::references::References;
-use crate::stream::Changed;
+use outrigger_config::kind::Kind;
 
-/// A cache of these resources, each in version 1.
-pub(crate) fn cache<const N: usize>(resources: [(Kind, &str, Any); N]) -> Cache {
-    let mut cache = Cache::default();
+/// These resources, each in version 1.
+pub(crate) fn resources<const N: usize>(resources: [(Kind, &str, Any); N]) -> Resources {
+    let mut all = Resources::default();
     for (kind, name, body) in resources {
-        put(&mut cache, kind, name, "1", body);
+        put(&mut all, kind, name, "1", body);
     }
-    cache
+    all
 }
 
-/// Puts a resource into a cache.
-pub(crate) fn put(cache: &mut Cache, kind: Kind, name: &str, version: &str, body: Any) {
-    let references = References::of(kind, &body);
-    let changed = Changed { name: name.into(), aliases: vec![], version: version.into(), body };
-    cache.insert(kind, changed, references);
+/// Puts a resource among others.
+pub(crate) fn put(all: &mut Resources, kind: Kind, name: &str, version: &str, body: Any) {
+    all.insert(kind, Arc::new(compiled(kind, name, version, body, all.get(kind, name).map(Arc::as_ref))));
+}
+
+/// A resource that can be used.
+pub(crate) fn compiled(
+    kind: Kind,
+    name: &str,
+    version: &str,
+    body: Any,
+    before: Option<&Compiled>,
+) -> Compiled {
+    let raw = Raw { name: name.into(), aliases: vec![], version: version.into(), body };
+    Compiled::new(kind, raw, before).unwrap()
 }
 
 /// An HTTP destination whose routes come by name.

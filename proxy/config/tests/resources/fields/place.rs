@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outrigger_config::build::Builder;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::type_url;
 use prost::Message;
@@ -101,15 +100,15 @@ impl Place {
 
     fn accepted(&self, bytes: &[u8]) -> Result<String, String> {
         let (name, body) = (self.embed)(bytes);
-        let mut builder = Builder::new(vec![]);
+        let mut builder = Mesh::default();
         let kind = body.type_url.clone();
         if kind == type_url::CLUSTER_LOAD_ASSIGNMENT {
             let mut cluster = super::clusters::by_locality();
             cluster.name.clone_from(&name);
             accept(&mut builder, &name, "1", cluster_body(cluster));
         }
-        if let Some(refusal) = apply(&mut builder, &name, "1", body).first() {
-            return Err(refusal.reason.to_string());
+        if let Some(refused) = apply(&mut builder, &name, "1", body) {
+            return Err(refused.to_string());
         }
         if kind == type_url::CLUSTER {
             let mut wire = assignment(&name, &["10.0.0.7:8080"]);

@@ -34,7 +34,7 @@ impl Kind {
     }
 
     /// The kind with this type URL, if it is one of ours.
-    pub(crate) fn of_type_url(url: &str) -> Option<Self> {
+    pub fn of_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 }
@@ -52,18 +52,21 @@ impl fmt::Display for Kind {
 
 /// One value for each kind.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PerKind<T>([T; 4]);
+pub struct PerKind<T>([T; 4]);
 
 impl<T> PerKind<T> {
-    pub(crate) fn from_fn(make: impl Fn(Kind) -> T) -> Self {
+    /// Makes each value from its kind.
+    pub fn from_fn(make: impl Fn(Kind) -> T) -> Self {
         Self(Kind::ALL.map(make))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, &T)> {
+    /// The values with their kinds, in push order.
+    pub fn iter(&self) -> impl Iterator<Item = (Kind, &T)> {
         Kind::ALL.into_iter().zip(&self.0)
     }
 
-    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+    /// The values, in push order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.0.iter_mut()
     }
 }

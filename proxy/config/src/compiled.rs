@@ -1,0 +1,170 @@
+//! An xDS resource, decoded once: what it says, and which resources it refers to.
+//!
+//! Discovery calls [`Compiled::new`] for each resource of a response before it acknowledges the response. The value is what is
+//! kept, what waits while it warms, and what snapshots are made of.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrigger_core::Name;
+pub use outrigger_policy::field::Unusable;
+use outrigger_proto::xds::protobuf::Any;
+
+use crate::cluster::{self, Discovery};
+use crate::endpoint::Assignment;
+use crate::handler::Handler;
+use crate::http_manager::RouteSource;
+use crate::kind::Kind;
+use crate::listener;
+use crate::route::RouteTable;
+use crate::wire::open;
+
+/// The cluster that the control plane names for a backend that is not valid. It never exists, so that nobody waits for it.
+pub const INVALID_BACKEND: &str = "outrigger.invalid-backend";
+
+/// A resource as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Raw {
+    /// Its name, as the discovery response says.
+    pub name: Name,
+    /// Other names of it (`Resource.aliases`): in wildcard mode, addresses of a destination.
+    pub aliases: Vec<Name>,
+    /// Its version.
+    pub version: String,
+    /// The message.
+    pub body: Any,
+}
+
+/// A resource that can be used.
+#[derive(Debug)]
+pub struct Compiled {
+    raw: Raw,
+    references: Box<[(Kind, Name)]>,
+    pub(crate) value: Value,
+}
+
+/// What a resource says.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Listener(listener::Compiled),
+    Route(Arc<RouteTable>),
+    Cluster(Arc<cluster::Compiled>),
+    Endpoints(Arc<Assignment>),
+}
+
+impl Compiled {
+    /// Decodes and compiles a resource. `before` is the version that is held under this name, if any: the same content is not
+    /// decoded again, and a cluster keeps its endpoints.
+    ///
+    /// The error says which field is wrong, and how.
+    pub fn new(kind: Kind, raw: Raw, before: Option<&Self>) -> Result<Self, Unusable> {
+        if let Some(before) = before.filter(|before| before.raw.body == raw.body) {
+            return Ok(Self { raw, references: before.references.clone(), value: before.value.clone() });
+        }
+        let value = Value::decode(kind, &raw, before)?;
+        Ok(Self { raw, references: value.references(), value })
+    }
+
+    /// The resource as it came.
+    pub fn raw(&self) -> &Raw {
+        &self.raw
+    }
+
+    /// The resources that it refers to, each once: of a listener its routes and clusters, of a route its clusters, of a cluster
+    /// its endpoints. An invalid backend is none.
+    pub fn references(&self) -> impl Iterator<Item = (Kind, &Name)> {
+        self.references.iter().map(|(kind, name)| (*kind, name))
+    }
+
+    /// Whether it is a listener without an address: the client's side of a destination.
+    pub fn is_destination(&self) -> bool {
+        matches!(self.value, Value::Listener(listener::Compiled::Destination(_)))
+    }
+
+    /// Where it listens, if it is a listener with an address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.value {
+            Value::Listener(listener::Compiled::Bound(listener)) => Some(listener.address),
+            _ => None,
+        }
+    }
+
+    /// Whether both say the same, whatever their versions: a server may send new content under an old version.
+    pub fn same_content(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+            || (self.raw.body == other.raw.body && self.raw.aliases == other.raw.aliases)
+    }
+}
+
+impl Value {
+    fn decode(kind: Kind, raw: &Raw, before: Option<&Compiled>) -> Result<Self, Unusable> {
+        let Raw { name, aliases: _, version: _, body } = raw; // the aliases count when a snapshot is made
+        let same_name = |field, inner: &str| match inner == &**name {
+            true => Ok(()),
+            false => Err(Unusable::new(field, format_args!("is {inner:?}, but the resource is {name:?}"))),
+        };
+        Ok(match kind {
+            Kind::Listener => {
+                let wire: outrigger_proto::xds::listener::Listener = open(body, kind.type_url())?;
+                same_name("name", &wire.name)?;
+                Self::Listener(listener::Compiled::decode(wire)?)
+            }
+            Kind::Route => {
+                let wire: outrigger_proto::xds::route::RouteConfiguration = open(body, kind.type_url())?;
+                same_name("name", &wire.name)?;
+                Self::Route(Arc::new(RouteTable::decode(wire)?))
+            }
+            Kind::Cluster => {
+                let wire: outrigger_proto::xds::cluster::Cluster = open(body, kind.type_url())?;
+                same_name("name", &wire.name)?;
+                let endpoints = match before.map(|before| &before.value) {
+                    Some(Self::Cluster(before)) => before.cluster.endpoints.clone(),
+                    _ => cluster::EndpointsHandle::default(),
+                };
+                Self::Cluster(Arc::new(cluster::Compiled::decode(wire, endpoints)?))
+            }
+            Kind::Endpoints => {
+                let wire: outrigger_proto::xds::endpoint::ClusterLoadAssignment =
+                    open(body, kind.type_url())?;
+                same_name("cluster_name", &wire.cluster_name)?;
+                Self::Endpoints(Arc::new(Assignment::decode(wire)?))
+            }
+        })
+    }
+
+    fn references(&self) -> Box<[(Kind, Name)]> {
+        let mut names = BTreeSet::new();
+        let mut clusters = Vec::new();
+        match self {
+            Self::Listener(listener) => {
+                for handler in listener.handlers() {
+                    handler_references(handler, &mut names, &mut clusters);
+                }
+            }
+            Self::Route(table) => clusters.extend(table.clusters()),
+            Self::Cluster(compiled) => {
+                if let Discovery::Eds(name) = &compiled.cluster.discovery {
+                    names.insert((Kind::Endpoints, name.clone()));
+                }
+            }
+            Self::Endpoints(_) => {}
+        }
+        clusters.retain(|name| &***name != INVALID_BACKEND);
+        names.extend(clusters.into_iter().map(|name| (Kind::Cluster, name.clone())));
+        names.into_iter().collect()
+    }
+}
+
+fn handler_references<'a>(
+    handler: &'a Handler,
+    names: &mut BTreeSet<(Kind, Name)>,
+    clusters: &mut Vec<&'a Name>,
+) {
+    clusters.extend(handler.tcp_clusters());
+    match handler.routes() {
+        Some(RouteSource::Named(name)) => drop(names.insert((Kind::Route, name.clone()))),
+        Some(RouteSource::Inline(table)) => clusters.extend(table.clusters()),
+        None => {}
+    }
+}
