@@ -78,3 +78,27 @@ async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
     assert!(snapshot.destinations.is_empty() && snapshot.clusters.is_empty() && snapshot.routes.is_empty());
     assert!(proxy.handle.reader().resources().await.is_empty());
 }
+
+/// A client that asks once a minute, of a destination whose endpoints take longer than a request waits.
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_warms_slowly_is_there_when_a_rare_client_asks_again() {
+    let (_world, proxy, mut server) = connected().await;
+    let slow = async {
+        server.heard_names().await;
+        server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+        server.heard_names().await;
+        server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+        server.heard_names().await;
+        server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+        server.heard_names().await;
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+        tokio::time::sleep(Duration::from_secs(48)).await;
+    };
+    let (first, ()) = tokio::join!(ask(&proxy, "cart:80"), slow);
+    assert!(matches!(first, Answer::Unknown), "{first:?}");
+    let asked = Instant::now();
+    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+    assert_eq!(asked.elapsed(), Duration::ZERO, "nothing started anew");
+    assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
+}

@@ -168,6 +168,30 @@ async fn a_listener_is_acknowledged_when_its_socket_is_bound_and_refused_when_it
     assert_eq!(server.heard_answer().await.error_detail, None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_move_that_cannot_be_bound_is_refused_by_name_and_the_listener_stays_where_it_was() {
+    let (mut world, proxy, mut server) = connected().await;
+    let at = |port: u16| xds::listener_at("a", &format!("127.0.0.1:{port}"), "inbound|app");
+    server.say(Kind::Listener, &[("a", "1", at(1))], &[]);
+    world.binds.next().await.answer(vec![]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+    server.say(Kind::Cluster, &[("inbound|app", "1", xds::static_cluster("inbound|app"))], &[]);
+    assert_eq!(server.heard_answer().await.error_detail, None);
+    server.say(Kind::Listener, &[("a", "2", at(2))], &[]);
+    let moved = world.binds.next().await;
+    assert_eq!(moved.wanted, [("a".into(), "127.0.0.1:2".parse().unwrap())]);
+    moved.answer(vec![Unbound { name: "a".into(), reason: "is taken".into() }]);
+    let back = world.binds.next().await;
+    assert_eq!(back.wanted, [("a".into(), "127.0.0.1:1".parse().unwrap())], "its socket was let go");
+    back.answer(vec![]);
+    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    assert_eq!(detail, "listener \"a\": address: is taken");
+    assert_eq!(proxy.published.load().listeners["a"].address, "127.0.0.1:1".parse().unwrap());
+    let held = proxy.handle.reader().resources().await;
+    let version = held.iter().find(|of| &*of.name == "a").map(|of| of.version.as_str());
+    assert_eq!(version, Some("1"), "a reconnect says which one is held");
+}
+
 /// As go-control-plane sends a renamed cluster: the old one is removed in the response that brings the new one, and the
 /// route follows.
 #[tokio::test(start_paused = true)]
@@ -182,12 +206,7 @@ async fn a_renamed_cluster_serves_until_the_route_names_its_successor() {
     assert_eq!(server.heard_answer().await.error_detail, None);
     let mut publications = proxy.published.subscribe();
     publications.wait_for(|_| proxy.published.load().destination("cart:80").is_some()).await.unwrap();
-    let published = proxy.published.clone();
-    let watched = tokio::spawn(async move {
-        while publications.changed().await.is_ok() && !published.load().clusters.contains_key("cart-19") {
-            assert!(serves_cart(&published.load()), "{:?}", published.load());
-        }
-    });
+    let traffic = Traffic::start(&proxy);
     let mut old = "cart".to_owned();
     for turn in 0..20 {
         let new = format!("cart-{turn}");
@@ -199,13 +218,44 @@ async fn a_renamed_cluster_serves_until_the_route_names_its_successor() {
         assert!(serves_cart(&proxy.published.load()), "while {new} has no endpoints");
         server.say(Kind::Endpoints, &[(&new, "1", xds::endpoints(&new, &["10.0.0.2:80"]))], &[&old]);
         assert_eq!(server.heard_answer().await.error_detail, None);
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::advance(Duration::from_millis(10)).await;
         assert!(serves_cart(&proxy.published.load()), "with {new}");
         let clusters: Vec<_> = proxy.published.load().clusters.keys().map(|name| name.to_string()).collect();
         assert_eq!(clusters.join(","), new);
         old = new;
     }
-    watched.await.unwrap();
+    let (sent, lost) = traffic.stop().await;
+    assert!(sent > 1000 && lost == 0, "{lost} of {sent} requests are lost");
+}
+
+/// Requests that look for an endpoint as the data path does, without a pause.
+struct Traffic {
+    stop: oneshot::Sender<()>,
+    client: JoinHandle<(u32, u32)>,
+}
+
+impl Traffic {
+    fn start(proxy: &Proxy) -> Self {
+        let (stop, mut stopped) = oneshot::channel();
+        let published = proxy.published.clone();
+        let client = tokio::spawn(async move {
+            let view = published.view();
+            let (mut sent, mut lost) = (0, 0);
+            while stopped.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+                sent += 1;
+                lost += u32::from(!serves_cart(&view.snapshot()));
+                tokio::task::yield_now().await;
+            }
+            (sent, lost)
+        });
+        Self { stop, client }
+    }
+
+    /// Returns how many requests were sent, and how many found no endpoint.
+    async fn stop(self) -> (u32, u32) {
+        self.stop.send(()).unwrap();
+        self.client.await.unwrap()
+    }
 }
 
 /// Whether the route's cluster is there, with its endpoint.
