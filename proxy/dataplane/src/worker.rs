@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +123,8 @@ async fn serve(config: WorkerConfig) -> io::Result<()> {
     let mut inquiries = clusters.inquiries();
     let budget = Arc::clone(&settings.connections);
     let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer, Arc::clone(&budget));
+    let connections = Arc::clone(&budget);
+    let mut called = pin!(connections.called_for_one());
     let passed_on = context::passed_on()
         .ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
     let context = Rc::new(Context {
@@ -167,6 +170,11 @@ async fn serve(config: WorkerConfig) -> io::Result<()> {
             },
             _ = tidy.tick() => clusters.tidy(),
             inquiry = inquiries.recv() => answer(inquiry, &clusters),
+            () = &mut called => {
+                // Before the look, so that no further call is missed.
+                called.set(connections.called_for_one());
+                clusters.make_way();
+            }
         }
     }
     let Accepting { loops, ended, .. } = accepting;

@@ -135,16 +135,22 @@ async fn streams_whose_bodies_never_come_leave_capacity_for_other_peers() {
     world.secrets.publish(authority.secrets("cart"));
     let proxy = world.start();
     let hog = Peer::new(&authority, "hog", "h2");
-    let mut streams = Vec::new();
+    let mut senders = Vec::new();
     for _ in 0..5 {
-        let sender = hog.http2(proxy.address(0)).await;
-        for _ in 0..250 {
+        senders.push(hog.http2(proxy.address(0)).await);
+    }
+    let mut streams = Vec::new();
+    // The queue begins when the rest is at work: a place in it is kept for ten seconds, however busy this machine is.
+    for number in [960, 290] {
+        for _ in 0..number {
+            let sender = &senders[streams.len() % 5];
             let request =
                 http::Request::post("https://app/").header("content-length", "10").body(()).unwrap();
             streams.push(sender.clone().ready().await.unwrap().send_request(request, false).unwrap());
         }
+        until("complete heads are forwarded at once", || application.requests() == 960).await;
     }
-    until("complete heads are forwarded at once", || application.requests() == 960).await;
+    until("the others wait", || proxy.totals().clusters["app"].pending == 290).await;
     let guest = Peer::new(&authority, "guest", "h2").http2(proxy.address(0)).await;
     let served = async {
         for _ in 0..50 {
@@ -152,7 +158,6 @@ async fn streams_whose_bodies_never_come_leave_capacity_for_other_peers() {
         }
     };
     tokio::time::timeout(PATIENCE, served).await.expect("answers in time");
-    assert_eq!(proxy.totals().clusters["app"].pending, 290);
     // Who has a place in the queue gets it when its turn comes; nobody was refused.
     let mut first = streams.remove(0);
     first.1.send_data("0123456789".into(), true).unwrap();
@@ -188,7 +193,7 @@ async fn silent_connections_to_an_undeclared_port_leave_capacity_for_other_peers
     for _ in 0..1100 {
         hogs.push(connect_from(HOG, proxy.address(0)).await);
     }
-    until("silent ones are dialled through", || application.connections() == 960).await;
+    until("silent ones are dialled through", || application.connections() >= 960).await;
     a_guest_is_served(&proxy).await;
 }
 

@@ -13,6 +13,8 @@ use outrigger_config::listener::{
 use outrigger_config::tls::{ClientCertificate, DownstreamTls, UpstreamTls};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Protocol;
+use outrigger_policy::circuit_breaker::CircuitBreakers;
+use outrigger_proto::xds::{cluster as wire, protobuf};
 use support::application::Application;
 use support::client::Client;
 use support::identity::{Authority, spiffe};
@@ -137,4 +139,32 @@ async fn what_is_negotiated_is_learned_for_each_host() {
     client.published.load().clusters["app"].endpoints.store(endpoints);
     assert_eq!(user.get("app", "/", "").await.status, 200);
     assert_eq!(new.record().await.protocol, Protocol::Http11);
+}
+
+#[tokio::test]
+async fn the_connection_on_which_the_version_is_learned_is_used_and_within_the_bound() {
+    for served in [&["h2", "http/1.1"][..], &["http/1.1"]] {
+        let (authority, echo) = (Authority::new(), Application::echo().await);
+        let handler = Handler::Http(manager("server", forward("app")));
+        let server = server(&authority, served, handler, echo.address);
+        let max_connections = Some(protobuf::UInt32Value { value: 1 });
+        let thresholds = vec![wire::circuit_breakers::Thresholds { max_connections, ..Default::default() }];
+        let breakers = wire::CircuitBreakers { thresholds, ..Default::default() };
+        let breakers = CircuitBreakers::decode(Some(breakers)).unwrap();
+        let app = Cluster {
+            protocol: UpstreamProtocol::Negotiated,
+            breakers,
+            ..cluster("app", [over_tls(server.address(0), &[])])
+        };
+        let world = World::new().proxy().cluster_of(app).http("app:80", forward("app"));
+        world.secrets.publish(authority.secrets("web"));
+        let client = world.start();
+        let mut users = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let mut user = Client::connect(client.address(0)).await;
+            users.spawn(async move { user.get("app", "/", "").await.status });
+        }
+        assert_eq!(users.join_all().await, [200; 8]);
+        assert_eq!(server.totals().process.downstream_connections_total, 1, "{served:?}");
+    }
 }

@@ -4,9 +4,11 @@
 //! shared between peers like any other capacity. Those to endpoints may be all that is left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use super::{Capacity, Debts};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::{Capacity, Debts, Holding, Share};
 
 /// Connections of clients that one worker serves at a time.
 const ACCEPTED_PER_WORKER: u32 = 20_000;
@@ -28,12 +30,11 @@ pub struct ConnectionBudget {
     pub(super) idle: Arc<Debts>,
     accepted_limit: u32,
     limit: u32,
-    open: AtomicU32,
+    /// All connections that are open.
+    open: Arc<Holding>,
+    /// Told when somebody waits for a connection to an endpoint to close.
+    wanted: Notify,
 }
-
-/// One connection of the budget.
-#[derive(Debug)]
-pub(crate) struct Opened(Arc<ConnectionBudget>);
 
 impl ConnectionBudget {
     /// A budget of `limit` connections, of which at most `accepted` are made by clients.
@@ -44,7 +45,8 @@ impl ConnectionBudget {
             idle,
             accepted_limit: accepted,
             limit,
-            open: AtomicU32::new(0),
+            open: Capacity::unshared(limit),
+            wanted: Notify::new(),
         })
     }
 
@@ -56,28 +58,29 @@ impl ConnectionBudget {
         Self::new((limit / 2).min(ACCEPTED_PER_WORKER.saturating_mul(workers)), limit)
     }
 
-    /// One more connection to an endpoint, if it is within the budget.
-    pub(crate) fn open(self: &Arc<Self>) -> Option<Opened> {
-        let one_more = |open| (open < self.limit).then_some(open + 1);
-        self.open.fetch_update(SeqCst, SeqCst, one_more).ok()?;
-        Some(Opened(Arc::clone(self)))
+    /// The connections that are open, to be taken from for one to an endpoint.
+    pub(crate) fn open(&self) -> &Arc<Holding> {
+        &self.open
     }
 
     /// One more that a client made. Always within the budget, of which no more than their part is theirs.
-    pub(super) fn accept(self: &Arc<Self>) -> Opened {
-        self.open.fetch_add(1, SeqCst);
-        Opened(Arc::clone(self))
+    pub(super) fn accept(&self) -> Share {
+        self.open.take_beyond()
+    }
+
+    /// Tells every worker that somebody waits for a connection to close, of a cluster or of the process.
+    pub(crate) fn call_for_one(&self) {
+        self.wanted.notify_waiters();
+    }
+
+    /// Resolves when, from now on, somebody waits for a connection to close. Cancel-safe.
+    pub(crate) fn called_for_one(&self) -> Notified<'_> {
+        self.wanted.notified()
     }
 
     /// The most that one cluster may have of it.
     pub(crate) fn of_one_cluster(&self) -> u32 {
         self.limit - self.accepted_limit.min(self.limit)
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, SeqCst);
     }
 }
 
@@ -98,9 +101,9 @@ mod tests {
     fn endpoints_get_what_clients_leave() {
         let budget = ConnectionBudget::new(2, 5);
         let accepted = [budget.accept(), budget.accept()];
-        let opened: Vec<_> = std::iter::from_fn(|| budget.open()).collect();
+        let opened: Vec<_> = std::iter::from_fn(|| budget.open().try_take()).collect();
         assert_eq!(opened.len(), 3);
         drop(accepted);
-        assert!(budget.open().is_some());
+        assert!(budget.open().try_take().is_some());
     }
 }

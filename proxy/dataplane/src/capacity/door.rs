@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use outrigger_core::peer::PeerKey;
 use tokio::time::{Instant, sleep_until};
 
-use super::budget::{ConnectionBudget, Opened};
+use super::budget::ConnectionBudget;
 use super::{Debt, Holding, Share};
 use crate::codec::watchdog::Watchdog;
 
@@ -45,7 +45,7 @@ pub(crate) struct Place {
     running: Cell<u32>,
     /// It is not closed for others.
     kept: Cell<bool>,
-    _opened: Opened,
+    _open: Share,
 }
 
 /// Something is under way on a connection.
@@ -69,7 +69,7 @@ impl Door {
             share: RefCell::new(Some(share)),
             running: Cell::new(0),
             kept: Cell::new(false),
-            _opened: self.budget.accept(),
+            _open: self.budget.accept(),
         }))
     }
 

@@ -42,6 +42,8 @@ const FEW_PEERS: usize = 64;
 /// Something bounded that peers share.
 #[derive(Debug)]
 pub(crate) struct Capacity {
+    /// Whether peers share it. If not, each unit of it may be had by whoever comes first.
+    is_shared: bool,
     limit: AtomicU32,
     used: AtomicU32,
     /// How many wait in `queue`.
@@ -80,7 +82,17 @@ pub(crate) struct Share {
 impl Capacity {
     /// A capacity of `limit`. `debts` are the exchanges that hold some of it while their client owes bytes.
     pub(crate) fn new(limit: u32, debts: Arc<Debts>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::of(limit, debts, true))
+    }
+
+    /// A capacity of `limit` that nobody shares out: who waits is served in order.
+    pub(crate) fn unshared(limit: u32) -> Arc<Holding> {
+        Arc::new(Holding::none_of(Arc::new(Self::of(limit, Arc::default(), false))))
+    }
+
+    fn of(limit: u32, debts: Arc<Debts>, is_shared: bool) -> Self {
+        Self {
+            is_shared,
             limit: AtomicU32::new(limit),
             used: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
@@ -88,7 +100,7 @@ impl Capacity {
             leftover: Notify::new(),
             peers: Mutex::default(),
             debts,
-        })
+        }
     }
 
     /// Changes the limit. What is held stays held.
@@ -115,17 +127,22 @@ impl Capacity {
             peers.holdings.retain(|_, holding| holding.strong_count() > 0);
             peers.tidy_at = (2 * peers.holdings.len()).max(FEW_PEERS);
         }
-        let holding = Arc::new(Holding {
-            capacity: Arc::clone(self),
-            used: AtomicU32::new(0),
-            is_cut_for: AtomicBool::new(false),
-        });
+        let holding = Arc::new(Holding::none_of(Arc::clone(self)));
         peers.holdings.insert(peer.clone(), Arc::downgrade(&holding));
         holding
     }
 }
 
 impl Holding {
+    fn none_of(capacity: Arc<Capacity>) -> Self {
+        Self { capacity, used: AtomicU32::new(0), is_cut_for: AtomicBool::new(false) }
+    }
+
+    /// What it is part of.
+    pub(crate) fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
     /// How much the peer holds now.
     pub(crate) fn used(&self) -> u32 {
         self.used.load(SeqCst)
@@ -165,10 +182,20 @@ impl Holding {
         let own = self.used();
         capacity
             .used
-            .fetch_update(SeqCst, SeqCst, |used| may_take(limit, used, own).then(|| used + 1))
+            .fetch_update(SeqCst, SeqCst, |used| {
+                let may = if capacity.is_shared { may_take(limit, used, own) } else { used < limit };
+                may.then(|| used + 1)
+            })
             .ok()?;
         self.used.fetch_add(1, SeqCst);
         Some(Share { holding: Some(Arc::clone(self)) })
+    }
+
+    /// Takes one more, whether or not that is within the limit.
+    fn take_beyond(self: &Arc<Self>) -> Share {
+        self.capacity.used.fetch_add(1, SeqCst);
+        self.used.fetch_add(1, SeqCst);
+        Share { holding: Some(Arc::clone(self)) }
     }
 
     fn give_back(&self) {

@@ -24,6 +24,11 @@ pub(crate) struct Waiting {
 }
 
 impl Capacity {
+    /// Whether somebody waits for one of it.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(SeqCst) > 0
+    }
+
     /// Resolves when, from now on, something is free that nobody who waits may have. Cancel-safe.
     pub(super) fn leftover(&self) -> Notified<'_> {
         self.leftover.notified()
@@ -31,14 +36,14 @@ impl Capacity {
 
     /// Something was given back, or may be used by another peer now: serves who waits, if anybody does.
     pub(super) fn changed(&self) {
-        if self.waiting.load(SeqCst) > 0 {
+        if self.is_waited_for() {
             self.serve(&mut locked(&self.queue));
         }
     }
 
     /// An exchange that holds some of it was listed as one that may be cut.
     pub(super) fn is_owed(&self) {
-        if self.waiting.load(SeqCst) > 0 {
+        if self.is_waited_for() {
             self.reclaim(&locked(&self.queue));
         }
     }

@@ -3,27 +3,22 @@
 //! The counts are the process's, because the limits were promised for the process; the limits are those of the newest
 //! config. Requests, places in the queue and connections in use are shared between peers ([`crate::capacity`]). An idle
 //! connection is nobody's, and serves whom comes next; that the connections that are open, idle ones included, are no more
-//! than may be is counted beside that. Waking who waits for an idle connection to close is this worker's: one that another
-//! worker closes is noticed within [`RECHECK`].
+//! than may be is counted beside that. Who waits for one to close is first in line for its place, and has idle ones closed
+//! on all workers.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::task::Waker;
 use std::time::Duration;
 
 use foldhash::HashMap;
 use outrigger_core::peer::PeerKey;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::capacity::budget::{ConnectionBudget, Opened};
+use crate::capacity::budget::ConnectionBudget;
 use crate::capacity::{Capacity, Debt, Debts, Holding, Share};
-
-/// How soon a connection that another worker closed is noticed.
-const RECHECK: Duration = Duration::from_millis(20);
 
 /// How long a request waits for a connection.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -39,9 +34,7 @@ pub(super) struct InUse {
     /// Connections that carry a request, or opaque bytes.
     connections: Arc<Capacity>,
     /// Connections that are open, idle ones and shared ones included.
-    open: AtomicU32,
-    /// Requests that wait for an idle connection, of whichever worker, to close.
-    wanted: AtomicU32,
+    open: Arc<Holding>,
     debts: Arc<Debts>,
 }
 
@@ -54,8 +47,7 @@ impl Default for InUse {
             requests: capacity(),
             pending: capacity(),
             connections: capacity(),
-            open: AtomicU32::new(0),
-            wanted: AtomicU32::new(0),
+            open: Capacity::unshared(0),
             debts,
         }
     }
@@ -64,13 +56,11 @@ impl Default for InUse {
 /// One cluster's limits and counts, as one worker sees them.
 #[derive(Debug)]
 pub(super) struct Bounds {
-    limits: RefCell<CircuitBreakers>,
     in_use: Arc<InUse>,
     /// The connections of the process.
     budget: Arc<ConnectionBudget>,
     /// Handles of those that use the cluster through this worker, so that no request takes a lock to find its own.
     peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
-    freed: Rc<Notify>,
 }
 
 /// What one peer holds of a cluster.
@@ -82,17 +72,21 @@ pub(crate) struct Peer {
     in_use: Arc<InUse>,
 }
 
-/// The right to an open connection.
+/// The right to an open connection: one of the cluster's, and one of the process's.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
-    in_use: Arc<InUse>,
-    freed: Rc<Notify>,
-    _opened: Opened,
+    _of_cluster: Share,
+    _of_process: Share,
 }
 
-/// A request that waits for an idle connection to close.
-#[derive(Debug)]
-pub(super) struct Wanted(Arc<InUse>);
+/// What keeps a connection from being opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exhausted {
+    /// The cluster has as many as it may have.
+    Cluster,
+    /// The process has no descriptor left for one.
+    Process,
+}
 
 /// A place in the queue for a connection.
 pub(super) type PendingPermit = Share;
@@ -106,28 +100,22 @@ pub(crate) struct RequestPermit {
 
 impl Bounds {
     pub(super) fn new(
-        limits: CircuitBreakers,
+        limits: &CircuitBreakers,
         in_use: Arc<InUse>,
         budget: Arc<ConnectionBudget>,
     ) -> Rc<Self> {
-        let bounds = Self {
-            limits: RefCell::new(limits.clone()),
-            in_use,
-            budget,
-            peers: RefCell::default(),
-            freed: Rc::default(),
-        };
+        let bounds = Self { in_use, budget, peers: RefCell::default() };
         bounds.set_limits(limits);
         Rc::new(bounds)
     }
 
     /// The limits of a newer config. What is in use stays in use.
-    pub(super) fn set_limits(&self, limits: CircuitBreakers) {
+    pub(super) fn set_limits(&self, limits: &CircuitBreakers) {
         self.in_use.requests.set_limit(limits.max_requests);
         self.in_use.pending.set_limit(limits.max_pending_requests);
         // What a cluster uses at once is within what the process may open, so that its peers share that.
         self.in_use.connections.set_limit(limits.max_connections.min(self.budget.of_one_cluster()));
-        self.limits.replace(limits);
+        self.in_use.open.capacity().set_limit(limits.max_connections);
     }
 
     /// What the peer holds of this cluster.
@@ -172,32 +160,35 @@ impl Bounds {
     }
 
     /// The right to open one more connection, if there is one.
-    pub(super) fn open(&self) -> Option<ConnectionPermit> {
-        let limit = self.limits.borrow().max_connections;
-        let one_more = |open| (open < limit).then_some(open + 1);
-        let opened = self.budget.open()?;
-        self.in_use.open.fetch_update(SeqCst, SeqCst, one_more).ok()?;
-        let (in_use, freed) = (Arc::clone(&self.in_use), Rc::clone(&self.freed));
-        Some(ConnectionPermit { in_use, freed, _opened: opened })
+    pub(super) fn open(&self) -> Result<ConnectionPermit, Exhausted> {
+        let of_cluster = self.in_use.open.try_take().ok_or(Exhausted::Cluster)?;
+        let of_process = self.budget.open().try_take().ok_or(Exhausted::Process)?;
+        Ok(ConnectionPermit { _of_cluster: of_cluster, _of_process: of_process })
     }
 
-    /// Says, until it is dropped, that somebody waits for an idle connection to close.
-    pub(super) fn wanted(&self) -> Wanted {
-        self.in_use.wanted.fetch_add(1, SeqCst);
-        Wanted(Arc::clone(&self.in_use))
+    /// The same, waiting for connections to close. Cancel-safe.
+    pub(super) async fn open_in_turn(&self) -> Option<ConnectionPermit> {
+        let of_cluster = self.turn(&self.in_use.open).await?;
+        let of_process = self.turn(self.budget.open()).await?;
+        Some(ConnectionPermit { _of_cluster: of_cluster, _of_process: of_process })
     }
 
-    /// Whether somebody, on whichever worker, waits for an idle connection to close.
-    pub(super) fn are_wanted(&self) -> bool {
-        self.in_use.wanted.load(SeqCst) > 0
-    }
-
-    /// Resolves when a connection may have been closed. Cancel-safe.
-    pub(super) async fn freed(&self) {
-        tokio::select! {
-            () = self.freed.notified() => {}
-            () = tokio::time::sleep(RECHECK) => {}
+    async fn turn(&self, open: &Arc<Holding>) -> Option<Share> {
+        if let Some(share) = open.try_take() {
+            return Some(share);
         }
+        // First in line, so that the place of what is closed now is not missed.
+        let waiting = open.wait();
+        self.budget.call_for_one();
+        waiting.await
+    }
+
+    /// For what of this cluster's connections somebody waits, on whichever worker.
+    pub(super) fn waited_for(&self) -> Option<Exhausted> {
+        if self.in_use.open.capacity().is_waited_for() {
+            return Some(Exhausted::Cluster);
+        }
+        self.budget.open().capacity().is_waited_for().then_some(Exhausted::Process)
     }
 
     /// Lets go of the handles of peers that hold nothing.
@@ -210,18 +201,5 @@ impl Peer {
     /// Lists an exchange of the peer as one whose client owes bytes, until it is dropped.
     pub(crate) fn owes(&self, waker: &Waker) -> Debt {
         self.in_use.debts.list(&[&self.requests, &self.connections], waker)
-    }
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        self.in_use.open.fetch_sub(1, SeqCst);
-        self.freed.notify_one();
-    }
-}
-
-impl Drop for Wanted {
-    fn drop(&mut self) {
-        self.0.wanted.fetch_sub(1, SeqCst);
     }
 }

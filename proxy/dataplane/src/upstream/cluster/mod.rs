@@ -30,7 +30,7 @@ pub(crate) use self::pick::{Picked, Probing};
 use super::answers::Answers;
 use super::balance::Balancer;
 use super::balance::load::Load;
-use super::bounds::{Bounds, Peer, RequestPermit};
+use super::bounds::{Bounds, Exhausted, Peer, RequestPermit};
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
@@ -51,6 +51,8 @@ pub(crate) struct Clusters {
     metrics: Arc<WorkerMetrics>,
     dialer: Rc<Dialer>,
     budget: Arc<ConnectionBudget>,
+    /// Those of all clusters.
+    pools: Rc<Siblings>,
 }
 
 /// One cluster.
@@ -68,7 +70,9 @@ pub(crate) struct Cluster {
     /// Hosts that no list names (original destinations, resolved names), and when each was last asked for.
     unlisted: RefCell<HashMap<SocketAddr, (Rc<Host>, Instant)>>,
     bounds: Rc<Bounds>,
-    pools: Siblings,
+    pools: Rc<Siblings>,
+    /// Those of all clusters of the worker.
+    of_worker: Rc<Siblings>,
     state: Arc<SharedCluster>,
     shared: Arc<SharedClusters>,
     dialer: Rc<Dialer>,
@@ -84,7 +88,7 @@ impl Clusters {
         dialer: Rc<Dialer>,
         budget: Arc<ConnectionBudget>,
     ) -> Rc<Self> {
-        Rc::new(Self { clusters: RefCell::default(), shared, metrics, dialer, budget })
+        Rc::new(Self { clusters: RefCell::default(), shared, metrics, dialer, budget, pools: Rc::default() })
     }
 
     /// The state of the cluster that `config` describes, brought up to date with it.
@@ -103,8 +107,9 @@ impl Clusters {
             balancer: RefCell::new(Balancer::new(config.balancing)),
             rng: RefCell::default(),
             unlisted: RefCell::default(),
-            bounds: Bounds::new(config.breakers.clone(), Arc::clone(&state.in_use), Arc::clone(&self.budget)),
-            pools: Siblings::default(),
+            bounds: Bounds::new(&config.breakers, Arc::clone(&state.in_use), Arc::clone(&self.budget)),
+            pools: Rc::default(),
+            of_worker: Rc::clone(&self.pools),
             state,
             shared: Arc::clone(&self.shared),
             dialer: Rc::clone(&self.dialer),
@@ -130,6 +135,24 @@ impl Clusters {
             members.hosts().iter().map(load).collect::<Vec<_>>()
         });
         hosts.collect()
+    }
+
+    /// Somebody, on whichever worker, waits for a connection to close: closes an idle one of each cluster whose bound is
+    /// reached, and one of any where the process has no descriptor left.
+    pub(crate) fn make_way(&self) {
+        let mut process_wide = false;
+        for cluster in self.clusters.borrow().values() {
+            match cluster.bounds.waited_for() {
+                Some(Exhausted::Cluster) => {
+                    cluster.pools.close_an_idle_one();
+                }
+                Some(Exhausted::Process) => process_wide = true,
+                None => {}
+            }
+        }
+        if process_wide {
+            self.pools.close_an_idle_one();
+        }
     }
 
     /// Closes idle connections whose time is up, follows endpoints that left, forgets what is not used. Called every
@@ -213,7 +236,7 @@ impl Cluster {
         if Arc::ptr_eq(&self.config.borrow(), config) {
             return;
         }
-        self.bounds.set_limits(config.breakers.clone());
+        self.bounds.set_limits(&config.breakers);
         let unlisted = self.unlisted.borrow();
         let members = self.members.borrow();
         for host in members.hosts().iter().chain(unlisted.values().map(|(host, _)| host)) {
@@ -266,6 +289,7 @@ impl Cluster {
                 Rc::clone(&self.dialer),
                 Rc::clone(&self.bounds),
                 Rc::clone(&self.pools),
+                Rc::clone(&self.of_worker),
                 Arc::clone(&self.series),
             )
         });

@@ -5,7 +5,7 @@
 //! next request if not this one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -29,7 +29,43 @@ const IDLE: Duration = Duration::from_secs(4);
 #[derive(Debug, Default)]
 pub(super) struct Http1 {
     idle: RefCell<Vec<Idle>>,
-    waiting: RefCell<VecDeque<oneshot::Sender<Result<Lease, Failure>>>>,
+    waiting: RefCell<BTreeMap<u64, oneshot::Sender<Result<Lease, Failure>>>>,
+    next: Cell<u64>,
+}
+
+/// A request that waits for a connection. Dropped, it leaves the line, and what it was given meanwhile to the next.
+struct Waiter<'a> {
+    pool: &'a Pool,
+    ticket: u64,
+    receiver: oneshot::Receiver<Result<Lease, Failure>>,
+}
+
+impl<'a> Waiter<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = pool.http1.next.replace(pool.http1.next.get() + 1);
+        pool.http1.waiting.borrow_mut().insert(ticket, sender);
+        Self { pool, ticket, receiver }
+    }
+
+    async fn lease(&mut self) -> Result<Lease, Failure> {
+        (&mut self.receiver).await.unwrap_or_else(|_| Err(stopping()))
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.pool.http1.waiting.borrow_mut().remove(&self.ticket);
+        if let Ok(Ok(lease)) = self.receiver.try_recv() {
+            self.pool.hand_over(lease);
+        }
+    }
+}
+
+impl Http1 {
+    pub(super) fn has_an_idle_one(&self) -> bool {
+        !self.idle.borrow().is_empty()
+    }
 }
 
 #[derive(Debug)]
@@ -47,15 +83,14 @@ impl Pool {
             return Ok(lease.used_by(used));
         }
         let _waits = Waits::new(&self.series);
-        let (sender, mut receiver) = oneshot::channel();
-        self.http1.waiting.borrow_mut().push_back(sender);
+        let mut waiter = Waiter::new(self);
         let permit = tokio::select! {
             biased;
-            lease = &mut receiver => return Ok(lease.unwrap_or_else(|_| Err(stopping()))?.used_by(used)),
+            lease = waiter.lease() => return Ok(lease?.used_by(used)),
             permit = self.permit_in_time() => permit?,
         };
         self.start_http1(permit);
-        Ok(receiver.await.unwrap_or_else(|_| Err(stopping()))?.used_by(used))
+        Ok(waiter.lease().await?.used_by(used))
     }
 
     fn take_idle(&self) -> Option<Lease> {
@@ -89,7 +124,7 @@ impl Pool {
         });
     }
 
-    fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit) -> Lease {
+    pub(super) fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit) -> Lease {
         let Dialled { stream, peer, http2: _ } = dialled; // agreed on by the dialler
         let pool = Rc::downgrade(self);
         let born = Instant::now();
@@ -110,7 +145,7 @@ impl Pool {
                 Err(Err(_)) => return,
             }
         }
-        if self.retired.get() || self.bounds.are_wanted() {
+        if self.retired.get() || self.bounds.waited_for().is_some() {
             return;
         }
         if let Connection::Http1(connection, born, _) = lease.connection {
@@ -119,33 +154,26 @@ impl Pool {
         }
     }
 
+    /// Who has waited for longest.
     fn next_waiter(&self) -> Option<oneshot::Sender<Result<Lease, Failure>>> {
-        let mut waiting = self.http1.waiting.borrow_mut();
-        loop {
-            let waiter = waiting.pop_front()?;
-            if !waiter.is_closed() {
-                return Some(waiter);
-            }
-        }
+        self.http1.waiting.borrow_mut().pop_first().map(|(_, waiter)| waiter)
     }
 
     /// Closes what has been idle for too long or was closed by the host.
     pub(super) fn tidy_http1(&self, now: Instant) {
         let mut idle = self.http1.idle.take();
-        let wanted = self.bounds.are_wanted();
-        idle.retain(|idle| !wanted && self.is_fresh(idle, now) && idle.connection.is_open());
+        idle.retain(|idle| self.is_fresh(idle, now) && idle.connection.is_open());
         // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
         idle.append(&mut self.http1.idle.borrow_mut());
         *self.http1.idle.borrow_mut() = idle;
-        self.http1.waiting.borrow_mut().retain(|waiter| !waiter.is_closed());
     }
 
     pub(in crate::upstream) fn close_idle_ones(&self) {
         self.http1.idle.take();
     }
 
-    /// Closes the connection that has been idle for longest, to free its permit for one to another host. False without one.
-    pub(super) fn close_an_idle_one(&self) -> bool {
+    /// Closes the connection that has been idle for longest. False without one.
+    pub(super) fn close_an_idle_http1(&self) -> bool {
         let oldest = {
             let mut idle = self.http1.idle.borrow_mut();
             if idle.is_empty() { None } else { Some(idle.remove(0)) }

@@ -72,15 +72,25 @@ impl Shared {
         settings.is_spent(self.born.elapsed(), self.carried.get())
     }
 
+    fn is_idle(&self) -> bool {
+        self.connection.streams() == 0
+    }
+
     /// Whether nothing is left for it to do.
     fn is_done(&self, settings: &Settings) -> bool {
         !self.connection.is_open() || (self.connection.streams() == 0 && self.is_spent(settings))
     }
 }
 
+impl Http2 {
+    pub(super) fn has_an_idle_one(&self) -> bool {
+        self.shared.borrow().iter().any(Shared::is_idle)
+    }
+}
+
 impl Pool {
     pub(super) async fn http2(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
-        let mut queued = None;
+        let (mut queued, mut permit) = (None, None);
         loop {
             {
                 let settings = self.settings.borrow();
@@ -91,14 +101,22 @@ impl Pool {
             }
             let waits = queued.get_or_insert_with(|| Queued::new(&self.series));
             if self.http2.starting.borrow().is_none() {
-                match self.permit() {
-                    Some(permit) => self.start_http2(permit),
+                let permit = match permit.take().or_else(|| self.permit()) {
+                    Some(permit) => permit,
                     None => {
-                        // No further connection may be made: wait for a stream on one of those that are there.
-                        waits.place = Some(self.bounds.pending(peer).ok_or_else(|| self.overflowed())?);
-                        return self.share(|_| true, queued).ok_or_else(|| self.overflowed());
+                        // No further connection may be made now.
+                        if waits.place.is_none() {
+                            waits.place = Some(self.bounds.pending(peer).ok_or_else(|| self.overflowed())?);
+                        }
+                        // Wait for a stream on one of those that are there, or for one to other hosts to close.
+                        if !self.http2.shared.borrow().is_empty() {
+                            return self.share(|_| true, queued).ok_or_else(|| self.overflowed());
+                        }
+                        permit = Some(self.permit_in_time().await?);
+                        continue;
                     }
-                }
+                };
+                self.start_http2(permit);
             }
             let (sender, receiver) = oneshot::channel();
             match &mut *self.http2.starting.borrow_mut() {
@@ -144,7 +162,20 @@ impl Pool {
     }
 
     async fn dial_http2(&self, permit: Permit) -> Result<Shared, Failure> {
-        let Dialled { stream, peer, http2: _ } = self.dial(Wire::Http2).await?;
+        let dialled = self.dial(Wire::Http2).await?;
+        self.http2_of(dialled, permit).await
+    }
+
+    /// A stream of a connection that was made for one request, and is there for others from now on.
+    pub(super) async fn keep_http2(&self, dialled: Dialled, permit: Permit) -> Result<Lease, Failure> {
+        let shared = self.http2_of(dialled, permit).await?;
+        let lease = shared.lease(None);
+        self.http2.shared.borrow_mut().push(shared);
+        Ok(lease)
+    }
+
+    async fn http2_of(&self, dialled: Dialled, permit: Permit) -> Result<Shared, Failure> {
+        let Dialled { stream, peer, http2: _ } = dialled;
         let limits = {
             let connections = &self.settings.borrow().connections;
             Limits {
@@ -181,6 +212,18 @@ impl Pool {
             }
             !shared.is_done(&settings) && now.duration_since(shared.used.get()) < longest
         });
+    }
+
+    /// Closes the connection that has had no stream for longest. False without one. Its place is free a moment later, when
+    /// it has said goodbye.
+    pub(super) fn close_an_idle_http2(&self) -> bool {
+        let mut shared = self.http2.shared.borrow_mut();
+        let idle = shared.iter().enumerate().filter(|(_, shared)| shared.is_idle());
+        let Some((at, _)) = idle.min_by_key(|(_, shared)| shared.used.get()) else { return false };
+        let closed = shared.remove(at);
+        drop(shared);
+        drop(closed);
+        true
     }
 
     pub(super) fn let_shared_ones_go(&self) {

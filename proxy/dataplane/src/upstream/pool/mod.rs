@@ -7,22 +7,25 @@
 mod http1;
 mod http2;
 mod lease;
+mod siblings;
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::cluster::{Cluster as ClusterConfig, ConnectionSettings};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::http1::Http1;
 use self::http2::Http2;
 use self::lease::Waits;
 pub(crate) use self::lease::{Exchange, Lease, Permit};
-use super::bounds::{Bounds, LONGEST_WAIT, Peer};
+pub(super) use self::siblings::Siblings;
+use super::bounds::{Bounds, Exhausted, LONGEST_WAIT, Peer};
 use super::dial::{Dialer, Dialled, Target, Use, Wire};
 use crate::capacity::Share;
 use crate::metrics::ClusterSeries;
@@ -37,12 +40,17 @@ pub(super) struct Pool {
     settings: RefCell<Settings>,
     dialer: Rc<Dialer>,
     bounds: Rc<Bounds>,
-    siblings: Siblings,
+    /// The pools of this cluster.
+    siblings: Rc<Siblings>,
+    /// The pools of all clusters of this worker.
+    of_worker: Rc<Siblings>,
     series: Arc<ClusterSeries>,
     http1: Http1,
     http2: Http2,
     /// What ALPN said last, where the cluster leaves the version to it.
     prefers_http2: Cell<Option<bool>>,
+    /// Tells who waits for a connection to learn that.
+    learned: Notify,
     /// Connections that are being made.
     connecting: Cell<u32>,
     /// Failures to connect that nobody waited for.
@@ -87,9 +95,6 @@ impl Drop for Connecting<'_> {
     }
 }
 
-/// The pools of one cluster, which share its bound on connections.
-pub(super) type Siblings = Rc<RefCell<Vec<Weak<Pool>>>>;
-
 /// In which version a host takes requests. A sidecar takes them in HTTP/2, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speaks {
@@ -107,7 +112,8 @@ impl Pool {
         settings: Settings,
         dialer: Rc<Dialer>,
         bounds: Rc<Bounds>,
-        siblings: Siblings,
+        siblings: Rc<Siblings>,
+        of_worker: Rc<Siblings>,
         series: Arc<ClusterSeries>,
     ) -> Rc<Self> {
         let pool = Rc::new(Self {
@@ -115,19 +121,19 @@ impl Pool {
             settings: RefCell::new(settings),
             dialer,
             bounds,
-            siblings: Rc::clone(&siblings),
+            siblings,
+            of_worker,
             series,
             http1: Http1::default(),
             http2: Http2::default(),
             prefers_http2: Cell::new(None),
+            learned: Notify::new(),
             connecting: Cell::new(0),
             unseen_failures: Cell::new(0),
             retired: Cell::new(false),
         });
-        let mut pools = siblings.borrow_mut();
-        pools.retain(|pool| pool.strong_count() > 0);
-        pools.push(Rc::downgrade(&pool));
-        drop(pools);
+        pool.siblings.add(&pool);
+        pool.of_worker.add(&pool);
         pool
     }
 
@@ -152,22 +158,45 @@ impl Pool {
         }
     }
 
-    /// A connection in the version that the host prefers, which is learned by one handshake and remembered until a
-    /// connection fails. Requests that come before it is known each learn it for themselves: at most one handshake more
-    /// for each.
+    /// A connection in the version that the host prefers, which is learned by a handshake and remembered until a connection
+    /// fails. A request that comes before it is known learns it for itself if a further connection may be made, and uses
+    /// that; if not, it waits for whatever comes first.
     async fn negotiated(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
-        let http2 = match self.prefers_http2.get() {
-            Some(known) => known,
-            None => self.dial(Wire::Either).await?.http2,
+        let lease = loop {
+            match self.prefers_http2.get() {
+                Some(true) => break self.http2(peer).await,
+                Some(false) => break self.http1(peer).await,
+                None => {}
+            }
+            let learned = self.learned.notified();
+            tokio::select! {
+                biased;
+                permit = self.permit_to_use(peer) => break self.learn(permit?).await,
+                () = learned => {}
+            }
         };
-        self.prefers_http2.set(Some(http2));
-        let lease = if http2 { self.http2(peer).await } else { self.http1(peer).await };
         // A bound of ours that was reached says nothing of the host.
         lease.inspect_err(|failure| {
             if failure.reason != Reason::UpstreamOverflow {
                 self.prefers_http2.set(None);
             }
         })
+    }
+
+    /// A new connection, in whichever version the host prefers.
+    async fn learn(self: &Rc<Self>, (used, permit): (Share, Permit)) -> Result<Lease, Failure> {
+        let _waits = Waits::new(&self.series);
+        let dialled = self.dial(Wire::Either).await?;
+        self.prefers_http2.set(Some(dialled.http2));
+        let lease = if dialled.http2 {
+            // Streams share it, and are bounded as requests.
+            drop(used);
+            self.keep_http2(dialled, permit).await
+        } else {
+            Ok(self.http1_lease(dialled, permit).used_by(used))
+        };
+        self.learned.notify_waiters();
+        lease
     }
 
     /// Whom this pool calls.
@@ -177,9 +206,8 @@ impl Pool {
 
     /// A connection for opaque bytes, which is not pooled, and the permit to be kept as long as it.
     pub(super) async fn opaque(self: &Rc<Self>, peer: &Peer) -> Result<(Dialled, Permit), Failure> {
-        let used = self.use_of_one(peer).await?;
+        let (used, permit) = self.permit_to_use(peer).await?;
         let _waits = Waits::new(&self.series);
-        let permit = self.permit_in_time().await?;
         let dialled = self.dial(Wire::Opaque).await?;
         Ok((dialled, permit.used_by(used)))
     }
@@ -247,31 +275,46 @@ impl Pool {
         self.bounds.connection(peer, waits).await.ok_or_else(|| self.overflowed())
     }
 
-    /// The right to open one more connection, if need be that of one to another host which nobody uses.
-    fn permit(&self) -> Option<Permit> {
-        let permit = self.bounds.open().or_else(|| {
-            let siblings: Vec<_> = self.siblings.borrow().iter().filter_map(Weak::upgrade).collect();
-            siblings.iter().any(|pool| pool.close_an_idle_one()).then(|| self.bounds.open()).flatten()
-        })?;
-        Some(Permit::new(permit, Arc::clone(&self.series)))
+    /// The use of one connection for the peer, and the right to open it, both of which it may have to wait for.
+    async fn permit_to_use(&self, peer: &Peer) -> Result<(Share, Permit), Failure> {
+        let used = self.use_of_one(peer).await?;
+        let _waits = Waits::new(&self.series);
+        Ok((used, self.permit_in_time().await?))
     }
 
-    /// The same for who has the right to use one. If there is none, the connections that stand in the way are idle, so that
-    /// this takes until their workers close them.
+    /// The right to open one more connection, if need be that of one which nobody uses: to another host of the cluster, or,
+    /// where the process has no descriptor left, to any host.
+    fn permit(&self) -> Option<Permit> {
+        let permit = self.bounds.open().or_else(|exhausted| {
+            self.make_way(exhausted);
+            self.bounds.open()
+        });
+        Some(Permit::new(permit.ok()?, Arc::clone(&self.series)))
+    }
+
+    fn make_way(&self, exhausted: Exhausted) {
+        if !self.siblings.close_an_idle_one() && exhausted == Exhausted::Process {
+            self.of_worker.close_an_idle_one();
+        }
+    }
+
+    /// The same, waiting until a connection has closed. Those that are idle on other workers are closed for it.
     async fn permit_in_time(&self) -> Result<Permit, Failure> {
         if let Some(permit) = self.permit() {
             return Ok(permit);
         }
-        let _wanted = self.bounds.wanted();
-        let closed = async {
-            loop {
-                self.bounds.freed().await;
-                if let Some(permit) = self.permit() {
-                    return permit;
-                }
-            }
-        };
-        tokio::time::timeout(LONGEST_WAIT, closed).await.map_err(|_| self.overflowed())
+        let opened = tokio::time::timeout(LONGEST_WAIT, self.bounds.open_in_turn()).await.ok().flatten();
+        let permit = opened.ok_or_else(|| self.overflowed())?;
+        Ok(Permit::new(permit, Arc::clone(&self.series)))
+    }
+
+    fn has_an_idle_one(&self) -> bool {
+        self.http1.has_an_idle_one() || self.http2.has_an_idle_one()
+    }
+
+    /// Closes the connection that has been idle for longest, for one to another host. False without one.
+    fn close_an_idle_one(&self) -> bool {
+        self.close_an_idle_http1() || self.close_an_idle_http2()
     }
 
     fn overflowed(&self) -> Failure {

@@ -1,0 +1,42 @@
+//! The pools of one cluster, which share its bound on connections, or of one worker, which share the process's.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use super::Pool;
+
+/// Below this many, pools that are gone are not looked for.
+const FEW: usize = 64;
+
+/// Pools, as long as they are there.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct Siblings(RefCell<List>);
+
+#[derive(Debug, Default)]
+struct List {
+    pools: Vec<Weak<Pool>>,
+    /// At how many entries those of pools that are gone are dropped.
+    tidy_at: usize,
+}
+
+impl Siblings {
+    /// One more.
+    pub(super) fn add(&self, pool: &Rc<Pool>) {
+        let List { pools, tidy_at } = &mut *self.0.borrow_mut();
+        if pools.len() >= *tidy_at {
+            pools.retain(|pool| pool.strong_count() > 0);
+            *tidy_at = (2 * pools.len()).max(FEW);
+        }
+        pools.push(Rc::downgrade(pool));
+    }
+
+    /// Closes a connection that nobody uses. False without one. Looks at every pool, which is paid for where the bound on
+    /// connections is reached.
+    pub(in crate::upstream) fn close_an_idle_one(&self) -> bool {
+        let idle = {
+            let list = self.0.borrow();
+            list.pools.iter().filter_map(Weak::upgrade).find(|pool| pool.has_an_idle_one())
+        };
+        idle.is_some_and(|pool| pool.close_an_idle_one())
+    }
+}
