@@ -3,22 +3,15 @@
 //! Nothing here decides about a request; that is the data plane's. Callers stand first and vocabulary last: a module
 //! uses only modules listed below it.
 
-mod run;
-mod configuration;
-mod life;
-mod shutdown;
-mod workers;
+mod lifecycle;
 mod sockets;
-mod application;
-mod pages;
 mod admin;
 mod telemetry;
 mod readiness;
-mod surplus;
 mod bootstrap;
 pub mod args;
 mod error;
 
 pub use self::args::Args;
 pub use self::error::Error;
-pub use self::run::{Addresses, Embedding, run, run_embedded};
+pub use self::lifecycle::{Addresses, Embedding, run, run_embedded};

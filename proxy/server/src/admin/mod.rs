@@ -4,9 +4,10 @@
 //! loopback by type, and a request that a web page made a browser send (a foreign `Host`, an `Origin`) is refused.
 //! Connections are bounded in number, size and time, so that nobody holds up the control thread.
 
-pub(crate) mod config_dump;
-pub(crate) mod clusters;
-pub(crate) mod certs;
+pub(crate) mod pages;
+mod config_dump;
+mod clusters;
+mod certs;
 mod page;
 mod answer;
 

@@ -20,24 +20,24 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::configuration::Configuration;
+use super::life::{Latches, Life};
+use super::shutdown::{FLUSH, Need, Orders, propagation};
+use super::surplus::Surplus;
+use super::workers::Workers;
 use crate::admin;
+use crate::admin::pages::{self, Sight};
 use crate::args::Args;
 use crate::bootstrap::Bootstrap;
-use crate::configuration::Configuration;
 use crate::error::Error;
-use crate::life::{Latches, Life};
-use crate::pages::{self, Sight};
 use crate::readiness::Readiness;
-use crate::shutdown::{FLUSH, Need, Orders, propagation};
 use crate::sockets::{self, Sockets};
-use crate::surplus::Surplus;
 use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
 use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
 use crate::telemetry::metrics::Sources;
 use crate::telemetry::own_log::{self, LevelHandle};
 use crate::telemetry::spans::{self, settings};
-use crate::workers::Workers;
 
 /// How a proxy that another program runs is steered.
 #[derive(Debug, Default)]

@@ -15,14 +15,14 @@ use outrigger_discovery::{Handle, Kind};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
-use crate::application::answering;
+use super::application::answering;
+use super::shutdown::Orders;
+use super::surplus::Surplus;
+use super::workers::Workers;
 use crate::error::Error;
 use crate::readiness::{Latch, Readiness};
-use crate::shutdown::Orders;
 use crate::sockets::Sockets;
-use crate::surplus::Surplus;
 use crate::telemetry::access_log::AccessLogThread;
-use crate::workers::Workers;
 
 /// How often it is looked whether the first configuration is there; nothing announces an empty one.
 const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);

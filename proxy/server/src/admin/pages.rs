@@ -10,7 +10,7 @@ use outrigger_discovery::{Kind, Reader};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::admin::{Answer, Page, Pages, certs, clusters, config_dump};
+use super::{Answer, Page, Pages, certs, clusters, config_dump};
 use crate::readiness::Readiness;
 use crate::telemetry::metrics::{self, Mesh, MeshGauges, Sources, XdsType};
 use crate::telemetry::own_log::LevelHandle;
@@ -45,7 +45,7 @@ impl Sight {
                     Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
                 }
             }),
-            Page::read("/config_dump", "configuration as compiled, versions, refusals (JSON)", move || {
+            Page::read("/config_dump", "resources that are held, versions, refusals (JSON)", move || {
                 // A build may be going on, and this thread may wait for it.
                 let versions = Handle::current().block_on(reader.resources());
                 Answer::json(&config_dump::config_dump(&dumped.load(), &versions, &reader.status()))

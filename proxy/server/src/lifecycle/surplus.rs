@@ -1,8 +1,20 @@
 //! Memory that many clients needed for a while goes back to the system when they have gone.
 //!
-//! glibc's malloc keeps what is freed: after a rush a proxy would stay as large as it was for good. The life of the process
-//! looks every ten seconds ([`Surplus::look`]). Memory that is taken again costs page faults, so that nothing is given back while
-//! the load merely goes up and down a little.
+//! The life of the process looks every ten seconds ([`Surplus::look`]). Memory that is taken again costs page faults, so that nothing is
+//! given back while the load merely goes up and down a little.
+//!
+//! The allocator is glibc's, by measurement. 60 connections with 250 streams each, through one sidecar, left so much private memory (RssAnon)
+//! half a minute after they had gone, of 200 MiB:
+//!
+//! | allocator | MiB idle | MiB after |
+//! |---|---|---|
+//! | glibc 2.36 with `malloc_trim`, as here | 1.6 | 15.0 |
+//! | the same with `MALLOC_ARENA_MAX=1` | 1.6 | 14.2 |
+//! | jemalloc 5.3, `background_thread:true` | 2.3 | 20.6 |
+//! | mimalloc 2.0.9 | 2.3 | 38.1 |
+//! | jemalloc 5.3 | 2.5 | 187.1 |
+//!
+//! A request in HTTP/2 costs 194,000 instructions with glibc's, 195,000 with mimalloc; CPU time differs by no more than between two runs.
 
 use std::sync::Arc;
 
