@@ -176,11 +176,15 @@ fn module_lists(source: &Path) -> Vec<ModuleList> {
     lists
 }
 
+/// The files of a folder, those of tests (`tests.rs`, `tests/`) left out.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.unwrap().path();
+        if path.file_stem().is_some_and(|name| name == "tests") {
+            continue;
+        }
         if path.is_dir() {
             files.extend(rust_files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {

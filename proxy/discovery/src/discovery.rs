@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use outrigger_config::binding::Binder;
 use outrigger_config::build::Builder;
 use outrigger_config::demand::DemandFeed;
+use outrigger_config::kind::Kind;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
@@ -17,19 +18,18 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::ads;
-use crate::channel::{ChannelError, ControlPlane};
 use crate::clock::Clock;
+use crate::control_plane::channel::{ChannelError, ControlPlane};
 use crate::dns::{Dns, DnsError};
+use crate::identity::publication::Publication;
 use crate::identity::{Identity, IdentityError};
 use crate::registration::{Left, Registration, RegistrationHandle, WorkloadPort};
-use crate::secrets::Publication;
 use crate::state_dir::StateDir;
 use crate::status::{Status, StatusBoard};
-use crate::store::SharedStore;
-use crate::subscriptions::Mode;
-use crate::supervisor::Supervisor;
-use outrigger_config::kind::Kind;
+use crate::xds::ads;
+use crate::xds::store::SharedStore;
+use crate::xds::subscriptions::Mode;
+use crate::xds::supervisor::Supervisor;
 
 /// Namespace and account of every control plane, in the proxy's own trust domain.
 const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");

@@ -5,21 +5,11 @@
 //! is away ends none of them. As everywhere, a module uses only modules listed below it.
 
 mod discovery;
-mod supervisor;
-mod ads;
-mod claims;
-mod store;
-mod subscriptions;
-mod warming;
-mod cache;
-mod secrets;
+mod xds;
 mod identity;
 mod registration;
 pub mod status;
-mod stream;
-mod channel;
-mod trust;
-mod certificate;
+mod control_plane;
 pub mod dns;
 mod state_dir;
 mod clock;
@@ -28,10 +18,10 @@ mod backoff;
 #[cfg(test)]
 mod testing;
 
-pub use channel::ChannelError;
+pub use control_plane::channel::ChannelError;
+pub use control_plane::trust::RootsError;
 pub use discovery::{Config, Discovery, Handle, Reader, ResourceVersion, StartError, Wiring};
 pub use identity::IdentityError;
 pub use outrigger_config::kind::Kind;
 pub use registration::{Left, WorkloadPort};
-pub use subscriptions::Mode;
-pub use trust::RootsError;
+pub use xds::subscriptions::Mode;

@@ -22,7 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::channel::{Channels, current, describe};
+use crate::control_plane::channel::{Channels, current, describe};
 use crate::status::StatusBoard;
 
 /// How long a drain waits for the control plane to say that nobody is sent here any more.
@@ -350,5 +350,4 @@ fn address(address: &SocketAddr) -> wire::Address {
 }
 
 #[cfg(test)]
-#[path = "registration_tests.rs"]
 mod tests;

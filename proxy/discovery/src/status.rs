@@ -6,10 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use outrigger_config::kind::{Kind, PerKind};
 use outrigger_core::identity::SpiffeId;
 
-use crate::stream::Refused;
-use outrigger_config::kind::{Kind, PerKind};
+/// A resource that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) name: String,
+    pub(crate) reason: String,
+}
 
 /// A copy of the state at one moment.
 #[derive(Debug, Clone, Default)]

@@ -43,9 +43,9 @@ use tonic::codegen::{Service, http};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::certificate::{Certificate, Key};
-use crate::channel::{ControlPlane, Credential};
 use crate::clock::Clock;
+use crate::control_plane::certificate::{Certificate, Key};
+use crate::control_plane::channel::{ControlPlane, Credential};
 use crate::registration::WorkloadPort;
 
 /// The identity of every control plane.

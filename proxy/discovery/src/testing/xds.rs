@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use outrigger_config::compiled::{Compiled, Raw};
+use outrigger_config::kind::Kind;
 use outrigger_config::resources::Resources;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
 use outrigger_proto::xds::core::address::Address as AddressKind;
@@ -19,8 +20,6 @@ use outrigger_proto::xds::route::route_action::ClusterSpecifier;
 use outrigger_proto::xds::route::route_match::PathSpecifier;
 use outrigger_proto::xds::{cluster, endpoint, hcm, listener, route, router, tcp_proxy, type_url};
 use prost::Message;
-
-use outrigger_config::kind::Kind;
 
 /// These resources, each in version 1.
 pub(crate) fn resources<const N: usize>(resources: [(Kind, &str, Any); N]) -> Resources {

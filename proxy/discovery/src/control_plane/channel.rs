@@ -25,9 +25,9 @@ use tonic::codegen::{Service, http::Uri};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::backoff::Backoff;
-use crate::certificate::{Certificate, Key};
+use crate::control_plane::certificate::{Certificate, Key};
+use crate::control_plane::trust::{Roots, RootsError};
 use crate::dns::{Dns, DnsError};
-use crate::trust::{Roots, RootsError};
 
 /// A connection, TLS included, is there within this time or is given up.
 const CONNECT: Duration = Duration::from_secs(3);

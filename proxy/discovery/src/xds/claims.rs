@@ -10,7 +10,7 @@ use outrigger_config::kind::Kind;
 use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 
-use crate::store::Judged;
+use crate::xds::store::Judged;
 
 /// Every listener that has an address, and which.
 pub(crate) type Claims = BTreeMap<Name, SocketAddr>;

@@ -15,9 +15,10 @@ use outrigger_core::Name;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
 use tokio::time::Instant;
 
-use crate::stream::{Refused, Update, WILDCARD};
-use crate::subscriptions::{Mode, wanted};
-use crate::warming::Warming;
+use crate::status::Refused;
+use crate::xds::stream::{Update, WILDCARD};
+use crate::xds::subscriptions::{Mode, wanted};
+use crate::xds::warming::Warming;
 
 /// Names wanted, by kind.
 pub(crate) type Wanted = PerKind<BTreeSet<String>>;

@@ -11,7 +11,7 @@ use outrigger_core::identity::TrustDomain;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::CertifiedKey;
 
-use crate::channel::{ControlPlane, Credential, Credentials};
+use crate::control_plane::channel::{ControlPlane, Credential, Credentials};
 use crate::status::{CertificateStatus, StatusBoard};
 
 /// How soon a changed file of roots is noticed.
@@ -25,7 +25,7 @@ pub(crate) struct Publication {
     control_plane: ControlPlane,
     status: StatusBoard,
     roots: Arc<Roots>,
-    read: Arc<crate::trust::Roots>,
+    read: Arc<crate::control_plane::trust::Roots>,
 }
 
 impl Publication {

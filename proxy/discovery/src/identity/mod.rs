@@ -4,6 +4,8 @@
 //! renews itself, at a jittered 2/3 of its life, retried until it succeeds. What expired needs the token again. A restart
 //! reads key and certificate back, so that a proxy serves while no CA is in reach.
 
+pub(crate) mod publication;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,9 +18,9 @@ use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 use crate::backoff::Backoff;
-use crate::certificate::{Certificate, CertificateError, Key};
-use crate::channel::{ControlPlane, Credential, Credentials, describe};
 use crate::clock::Clock;
+use crate::control_plane::certificate::{Certificate, CertificateError, Key};
+use crate::control_plane::channel::{ControlPlane, Credential, Credentials, describe};
 use crate::state_dir::StateDir;
 use crate::status::StatusBoard;
 

@@ -9,24 +9,22 @@ use std::time::{Duration, SystemTime};
 
 use outrigger_config::binding::Binder;
 use outrigger_config::demand::{DemandFeed, Demanded};
+use outrigger_config::kind::{Kind, PerKind};
 use outrigger_config::publish::Published;
 use outrigger_core::Name;
-use outrigger_proto::xds::core::{Node, node::UserAgentVersionType};
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::ads::{Event, Requests};
-use crate::cache;
-use crate::claims::settle_claims;
 use crate::state_dir::StateDir;
 use crate::status::{Published as Source, StatusBoard};
-use crate::store::{Judged, SharedStore, Step, Wanted};
-use crate::stream::{Received, Stream, WILDCARD};
-use crate::subscriptions::Mode;
-use outrigger_config::kind::{Kind, PerKind};
+use crate::xds::ads::{Event, Requests, node};
+use crate::xds::cache;
+use crate::xds::claims::settle_claims;
+use crate::xds::store::{Judged, SharedStore, Step, Wanted};
+use crate::xds::stream::{Received, Stream, WILDCARD};
+use crate::xds::subscriptions::Mode;
 
 /// The cache is written this long after the first change that it lacks; later changes within that time cost nothing.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
@@ -358,7 +356,7 @@ impl Supervisor {
 
     async fn work<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut crate::store::Store) -> T + Send + 'static,
+        work: impl FnOnce(&mut crate::xds::store::Store) -> T + Send + 'static,
     ) -> Result<T, String> {
         let done = self.store.with(work).await;
         done.inspect_err(|bug| tracing::error!(bug, "serving on with what is published"))
@@ -395,20 +393,5 @@ async fn saved(saving: &mut Option<JoinHandle<std::io::Result<()>>>) -> Option<(
     Some(())
 }
 
-fn node(instance: &str, mode: Mode) -> Node {
-    let value = Value { kind: Some(value::Kind::StringValue(mode.as_str().into())) };
-    let fields = [("OUTRIGGER_MODE".to_owned(), value)].into_iter().collect();
-    Node {
-        id: instance.into(),
-        metadata: Some(Struct { fields }),
-        user_agent_name: "outrigger".into(),
-        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
-            env!("CARGO_PKG_VERSION").into(),
-        )),
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
-#[path = "supervisor_tests/mod.rs"]
 mod tests;

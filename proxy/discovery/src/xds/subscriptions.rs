@@ -11,7 +11,7 @@ use outrigger_config::kind::{Kind, PerKind};
 use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 
-use crate::stream::WILDCARD;
+use crate::xds::stream::WILDCARD;
 
 /// Who chooses what the proxy gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

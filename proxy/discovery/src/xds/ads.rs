@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 
+use outrigger_proto::xds::core::{Node, node::UserAgentVersionType};
 use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -15,7 +17,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
-use crate::channel::{Channels, current, describe};
+use crate::control_plane::channel::{Channels, current, describe};
+use crate::xds::subscriptions::Mode;
 
 /// The largest response that is read. A mesh of 10,000 services in wildcard mode sends some 30 MB at once.
 const RESPONSE_BYTES: usize = 256 << 20;
@@ -91,6 +94,21 @@ async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Bac
             }
             None => return Err(Status::unavailable("the control plane closed the stream")),
         }
+    }
+}
+
+/// How this proxy introduces itself on a stream.
+pub(crate) fn node(instance: &str, mode: Mode) -> Node {
+    let value = Value { kind: Some(value::Kind::StringValue(mode.as_str().into())) };
+    let fields = [("OUTRIGGER_MODE".to_owned(), value)].into_iter().collect();
+    Node {
+        id: instance.into(),
+        metadata: Some(Struct { fields }),
+        user_agent_name: "outrigger".into(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").into(),
+        )),
+        ..Default::default()
     }
 }
 

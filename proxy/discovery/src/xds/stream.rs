@@ -9,11 +9,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use outrigger_config::kind::{Kind, PerKind};
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, ResourceError};
 use outrigger_proto::xds::{core::Node, discovery, rpc};
 
 use outrigger_config::compiled::Raw;
-use outrigger_config::kind::{Kind, PerKind};
+
+use crate::status::Refused;
 
 /// The name that subscribes to whatever the server thinks fit.
 pub(crate) const WILDCARD: &str = "*";
@@ -51,13 +53,6 @@ pub(crate) struct Update {
     pub(crate) removed: Vec<String>,
     /// Resources refused already, before anybody decoded them.
     pub(crate) refused: Vec<Refused>,
-}
-
-/// A resource that cannot be used, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) name: String,
-    pub(crate) reason: String,
 }
 
 /// What came out of a response.
@@ -276,5 +271,4 @@ fn error_detail(mut message: String) -> rpc::Status {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;
