@@ -16,7 +16,8 @@ use super::settling::{Notice, Settling, Stamp, Verdict};
 #[derive(Debug)]
 pub(super) struct Directory {
     root: PathBuf,
-    seen: BTreeMap<PathBuf, Stamp>,
+    /// Every file that was taken, as it was; None for one that is gone and may yet come back.
+    seen: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
 /// A file that is new, different or gone.
@@ -26,7 +27,7 @@ pub(super) struct ChangedFile {
     pub(super) path: PathBuf,
     /// Its text; none where it is gone; an error where it cannot be read.
     pub(super) text: Option<Result<String, String>>,
-    /// Its writer is not done: the text may be cut short.
+    /// Its writer is not done, and the text may be cut short; or it is gone, perhaps for a moment only.
     pub(super) cut: bool,
 }
 
@@ -65,14 +66,14 @@ impl Directory {
         let paths: BTreeSet<_> = self.seen.keys().chain(now.keys()).cloned().collect();
         for path in paths {
             let stamp = now.get(&path).copied();
-            if self.seen.get(&path).copied() == stamp {
+            let seen = self.seen.get(&path).copied().flatten();
+            if stamp.is_some() && seen == stamp {
                 continue;
             }
             if stamp.is_some_and(|stamp| complete.contains(&stamp.inode)) {
                 settling.notice(Notice::Complete(path.clone()), at);
             }
             let open = stamp.is_some_and(|stamp| written.contains(&stamp.inode));
-            let seen = self.seen.get(&path).copied();
             let verdict = settling.judge(&path, (seen, stamp), open, at);
             if verdict == Verdict::Wait {
                 waits.insert(path);
@@ -81,7 +82,7 @@ impl Directory {
             let (stamp, text) = match stamp.map(|stamp| (stamp, read(&self.root.join(&path), read_text))) {
                 None => (None, None),
                 Some((_, Ok(Some((stamp, text))))) => (Some(stamp), Some(Ok(text))),
-                // It changes faster than it can be read.
+                // It changes faster than it can be read, or is gone: the next look tells.
                 Some((_, Ok(None))) => {
                     waits.insert(path);
                     continue;
@@ -89,11 +90,10 @@ impl Directory {
                 Some((stamp, Err(reason))) => (Some(stamp), Some(Err(reason))),
             };
             let cut = verdict == Verdict::TakePart;
-            if !cut {
-                match stamp {
-                    Some(stamp) => self.seen.insert(path.clone(), stamp),
-                    None => self.seen.remove(&path),
-                };
+            match (cut, stamp) {
+                (false, None) => drop(self.seen.remove(&path)),
+                (false, Some(_)) | (true, None) => drop(self.seen.insert(path.clone(), stamp)),
+                (true, Some(_)) => {}
             }
             changed.push(ChangedFile { path, text, cut });
         }
@@ -139,14 +139,17 @@ pub(super) fn is_configuration(path: &Path) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e))
 }
 
-/// Reads a file with the stamp that its text has. Returns None if it changed during every attempt.
+/// Reads a file with the stamp that its text has. Returns None if it changed during every attempt, or is gone by now.
 fn read(
     path: &Path,
     mut text_of: impl FnMut(&mut File) -> io::Result<String>,
 ) -> Result<Option<(Stamp, String)>, String> {
     let fail = |error: io::Error| error.to_string();
     for _ in 0..ATTEMPTS {
-        let mut file = File::open(path).map_err(fail)?;
+        let mut file = match File::open(path) {
+            Err(_) if fs::symlink_metadata(path).is_err() => return Ok(None),
+            opened => opened.map_err(fail)?,
+        };
         let before = Stamp::from(&file.metadata().map_err(fail)?);
         if before.length > MAX_FILE {
             return Err(format!("{} bytes are more than {MAX_FILE}", before.length));
@@ -167,6 +170,9 @@ fn read_text(file: &mut File) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::settling::GONE;
     use super::*;
 
     fn texts(changed: Vec<ChangedFile>) -> Vec<(String, Option<String>)> {
@@ -196,6 +202,33 @@ mod tests {
         fs::rename(root.path().join(".new"), root.path().join("a.yaml")).unwrap();
         fs::remove_file(root.path().join("below/b.yml")).unwrap();
         assert_eq!(texts(scan(&mut directory).unwrap()), [some("a.yaml", "3"), ("below/b.yml".into(), None)]);
+        assert_eq!(scan(&mut directory).unwrap(), []);
+    }
+
+    #[test]
+    fn a_folder_that_goes_away_is_waited_for_and_read_again_when_it_is_back_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let (inside, outside) = (root.path().join("config/below"), root.path().join("away"));
+        fs::create_dir_all(&inside).unwrap();
+        fs::write(inside.join("a.yaml"), "1").unwrap();
+        let mut directory = Directory::new(root.path().join("config"));
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let mut look = |after: Duration| {
+            settling.notice(Notice::Structure, start + after);
+            let changed = directory.scan(&mut settling, start + after).unwrap();
+            changed.into_iter().map(|file| (file.text.map(Result::unwrap), file.cut)).collect::<Vec<_>>()
+        };
+        let here = [(Some("1".to_owned()), false)];
+        assert_eq!(look(Duration::ZERO), here);
+        fs::rename(&inside, &outside).unwrap();
+        assert_eq!(look(Duration::ZERO), [(None, true)]);
+        assert_eq!(look(GONE / 2), []);
+        fs::rename(&outside, &inside).unwrap();
+        assert_eq!(look(GONE * 2), here);
+        fs::rename(&inside, &outside).unwrap();
+        assert_eq!(look(GONE * 3), [(None, true)]);
+        assert_eq!(look(GONE * 4), [(None, false)]);
+        assert_eq!(look(GONE * 5), []);
     }
 
     #[test]
@@ -213,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_while_it_is_read_is_read_again() {
+    fn a_file_that_changes_or_goes_away_while_it_is_read_is_read_again() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.yaml");
         fs::write(&path, "old").unwrap();
@@ -235,6 +268,8 @@ mod tests {
             read_text(file)
         });
         assert_eq!((always, length), (Ok(None), 5 + ATTEMPTS));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(read(&path, read_text), Ok(None));
     }
 
     #[test]

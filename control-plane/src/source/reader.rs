@@ -222,6 +222,7 @@ impl Reader {
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
+    use super::super::settling::GONE;
     use super::*;
     use crate::model::assembly::Assembly;
     use crate::model::service::ServiceKey;
@@ -243,6 +244,7 @@ mod tests {
         refusals: usize,
         assembly: Assembly,
         jobs: Receiver<Job>,
+        now: Instant,
     }
 
     impl Look {
@@ -252,7 +254,7 @@ mod tests {
             reader.read_first().unwrap();
             let (sender, jobs) = channel();
             reader.in_background(sender);
-            Self { root, reader, refusals: 0, assembly: Assembly::default(), jobs }
+            Self { root, reader, refusals: 0, assembly: Assembly::default(), jobs, now: Instant::now() }
         }
 
         fn write(&mut self, name: &str, text: Option<&str>) -> &mut Self {
@@ -260,12 +262,17 @@ mod tests {
                 Some(text) => std::fs::write(self.root.path().join(name), text).unwrap(),
                 None => std::fs::remove_file(self.root.path().join(name)).unwrap(),
             }
-            self.reader.notice(Notice::Complete(name.into()), Instant::now());
+            self.reader.notice(Notice::Complete(name.into()), self.now);
             self
         }
 
+        fn names_later(&mut self) -> Vec<String> {
+            self.now += GONE;
+            self.names()
+        }
+
         fn names(&mut self) -> Vec<String> {
-            if let Some(update) = self.reader.read(Instant::now()).unwrap() {
+            if let Some(update) = self.reader.read(self.now).unwrap() {
                 self.refusals = update.refusals.len();
                 self.assembly.apply(update.changes.into_iter().map(|one| (one.id, one.resource)));
             }
@@ -308,6 +315,7 @@ mod tests {
         look.write("large.yaml", Some(&large("l"))).write("other.yaml", Some(&service("moves")));
         look.write("small.yaml", None);
         assert_eq!(look.names(), ["moves", "stays"]);
+        assert_eq!(look.names_later(), ["moves", "stays"]);
         assert_eq!(look.run_a_job().names(), ["l", "moves"]);
     }
 
@@ -351,7 +359,7 @@ mod tests {
         assert_eq!(look.run_a_job().names(), ["a", "moves"]);
         assert_eq!(look.run_a_job().names(), ["a", "moves"]);
         look.write("b.yaml", None);
-        assert_eq!(look.names(), ["a"]);
+        assert_eq!((look.names().len(), look.names_later()), (2, vec!["a".to_owned()]));
     }
 
     #[test]
@@ -365,6 +373,6 @@ mod tests {
         assert!(look.jobs.try_recv().is_err());
         look.write("large.yaml", Some(&large("d"))).names();
         look.write("large.yaml", None).names();
-        assert_eq!(look.run_a_job().names(), [""; 0]);
+        assert_eq!((look.run_a_job().names().len(), look.names_later().len()), (1, 0));
     }
 }

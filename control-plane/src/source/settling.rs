@@ -1,8 +1,10 @@
 //! Which files may be read: what is being written is not taken half.
 //!
-//! The kernel says when a file is written to and when who wrote it closes it; between the two it is left alone. A rename,
-//! a link that is replaced and a file that goes away are complete at once. Where nothing is heard of a change (a network
-//! file system, notices that were lost) the file must stay as it is for a while. Reads no clock and no file.
+//! The kernel says when a file is written to and when who wrote it closes it; between the two it is left alone. A rename
+//! and a link that is replaced are complete at once. Where nothing is heard of a change (a network file system, notices
+//! that were lost) the file must stay as it is for a while. A file that goes away is often about to come back, or to turn
+//! up under another name (editors, `git checkout`, a mount): what it held gives way to other files at once, and is taken
+//! away when the file has been gone for a while. Reads no clock and no file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long a changed file of which nothing was heard must stay as it is.
 pub(super) const SETTLED: Duration = Duration::from_secs(2);
+/// How long a file must be gone until what it held is taken away.
+pub(super) const GONE: Duration = Duration::from_secs(1);
 /// How long a file that is not closed must not be written to until it is taken all the same: what it says then adds and
 /// changes, and takes nothing away.
 pub(super) const LEFT_OPEN: Duration = Duration::from_secs(10);
@@ -42,7 +46,7 @@ impl From<&Metadata> for Stamp {
 pub(super) enum Notice {
     /// It is being written.
     Written(PathBuf),
-    /// It is as its writer wants it, or gone.
+    /// It is as its writer wants it, or it is gone.
     Complete(PathBuf),
     /// Its attributes changed.
     Touched(PathBuf),
@@ -56,7 +60,7 @@ pub(super) enum Notice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Take,
-    /// It may be half: what it does not say stays.
+    /// It may be half, or gone for a moment only: what it does not say stays.
     TakePart,
     Wait,
 }
@@ -69,7 +73,9 @@ pub(super) struct Settling {
     complete: BTreeSet<PathBuf>,
     structure: bool,
     /// Changed, without a notice: what was seen, and since when.
-    unheard: BTreeMap<PathBuf, (Option<Stamp>, Instant)>,
+    unheard: BTreeMap<PathBuf, (Stamp, Instant)>,
+    /// Files that are gone, since when.
+    gone: BTreeMap<PathBuf, Instant>,
 }
 
 #[derive(Debug)]
@@ -126,7 +132,9 @@ impl Settling {
         if !self.looked {
             return Verdict::Take;
         }
-        if let (Some(open), Some(_)) = (self.written.get_mut(path), stamp) {
+        let Some(stamp) = stamp else { return self.judge_gone(path, now) };
+        self.gone.remove(path);
+        if let Some(open) = self.written.get_mut(path) {
             let part = !open.taken && now.saturating_duration_since(open.last) >= LEFT_OPEN;
             open.taken |= part;
             return if part { Verdict::TakePart } else { Verdict::Wait };
@@ -136,7 +144,7 @@ impl Settling {
         }
         // A folder or link that changed leads to another file. The same file with new content is another matter: a link
         // may lead out of the directory, and nothing is heard of a writer there.
-        let another = seen.map(|seen| seen.inode) != stamp.map(|stamp| stamp.inode);
+        let another = seen.is_none_or(|seen| seen.inode != stamp.inode);
         if self.complete.contains(path) || (self.structure && another) {
             return Verdict::Take;
         }
@@ -148,6 +156,20 @@ impl Settling {
             _ => {
                 self.unheard.insert(path.to_owned(), (stamp, now));
                 Verdict::Wait
+            }
+        }
+    }
+
+    fn judge_gone(&mut self, path: &Path, now: Instant) -> Verdict {
+        match self.gone.get(path) {
+            None => {
+                self.gone.insert(path.to_owned(), now);
+                Verdict::TakePart
+            }
+            Some(since) if now.saturating_duration_since(*since) < GONE => Verdict::Wait,
+            Some(_) => {
+                self.gone.remove(path);
+                Verdict::Take
             }
         }
     }
@@ -164,7 +186,8 @@ impl Settling {
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let unheard = self.unheard.values().map(|(_, since)| *since + SETTLED);
         let open = self.written.values().filter(|open| !open.taken).map(|open| open.last + LEFT_OPEN);
-        unheard.chain(open).filter(|at| *at > now).min()
+        let gone = self.gone.values().map(|since| *since + GONE);
+        unheard.chain(open).chain(gone).filter(|at| *at > now).min()
     }
 }
 
@@ -222,13 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_a_removal_and_a_link_that_is_set_anew_are_complete_at_once() {
+    fn a_rename_and_a_link_that_is_set_anew_are_complete_at_once() {
         for (notice, stamp) in [
             (Notice::Complete(path()), stamp(1)),
-            (Notice::Complete(path()), None),
             (Notice::Touched(path()), stamp(1)),
             (Notice::Structure, stamp(1)),
-            (Notice::Structure, None),
         ] {
             let (mut settling, now) = settling();
             let seen = self::stamp(9);
@@ -273,13 +294,37 @@ mod tests {
         );
         settling.looked(|_| true);
         assert_eq!(settling.judge(&path(), (None, stamp(2)), false, now + SETTLED * 2), Verdict::Take);
+    }
+
+    #[test]
+    fn a_file_that_goes_away_takes_nothing_with_it_until_it_has_been_gone_for_a_while() {
+        for notice in [Notice::Complete(path()), Notice::Structure, Notice::Lost] {
+            let (mut settling, now) = settling();
+            settling.notice(notice.clone(), now);
+            assert_eq!(
+                settling.judge(&path(), (stamp(1), None), false, now),
+                Verdict::TakePart,
+                "{notice:?}"
+            );
+            settling.looked(|_| true);
+            assert_eq!(settling.next(now), Some(now + GONE));
+            settling.notice(notice, now);
+            assert_eq!(settling.judge(&path(), (None, None), false, now + GONE / 2), Verdict::Wait);
+            settling.looked(|_| true);
+            assert_eq!(settling.judge(&path(), (None, None), false, now + GONE), Verdict::Take);
+            settling.looked(|_| false);
+            assert_eq!(settling.next(now), None);
+        }
+    }
+
+    #[test]
+    fn a_file_that_came_back_and_goes_away_again_is_waited_for_anew() {
+        let (mut settling, now) = settling();
+        assert_eq!(settling.judge(&path(), (stamp(1), None), false, now), Verdict::TakePart);
+        settling.notice(Notice::Complete(path()), now);
+        assert_eq!(settling.judge(&path(), (None, stamp(1)), false, now + GONE / 2), Verdict::Take);
         settling.looked(|_| false);
-        assert_eq!(
-            settling.judge(&path(), (stamp(9), None), false, now),
-            Verdict::Wait,
-            "gone, perhaps for a moment"
-        );
-        assert_eq!(settling.judge(&path(), (stamp(9), None), false, now + SETTLED), Verdict::Take);
+        assert_eq!(settling.judge(&path(), (stamp(1), None), false, now + GONE), Verdict::TakePart);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The watcher: a thread that reads the directory whenever it changes, and hands what changed to the assembler.
 //!
 //! Notices come from the kernel and are debounced; since they may be lost, the directory is also looked at every few
-//! seconds. A file that is being written is left alone until its writer closes it. A file that cannot be read or a
-//! directory that went away leaves the mesh as it is.
+//! seconds. A file that is being written is left alone until its writer closes it. A file that goes away takes its
+//! resources along a second later, unless it is back by then. A file that cannot be read or a directory that went away
+//! leaves the mesh as it is.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -115,6 +116,9 @@ fn wait(signals: &Receiver<Signal>, reader: &mut Reader) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod saves;
 
 #[cfg(test)]
 mod tests {
