@@ -6,7 +6,7 @@ use outrigger_core::Name;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::unanswered::Unanswered;
+use super::unproven::Unproven;
 use super::{Entry, Shared, State, Status};
 
 /// What discovery is to do.
@@ -39,56 +39,57 @@ impl DemandFeed {
     pub(super) fn wanted(&self) -> Vec<Name> {
         let mut state = self.0.state();
         state.events.clear();
-        let absent = |entry: &Entry| matches!(*entry.status.borrow(), Status::Absent { .. });
-        state.names.iter().filter(|(_, entry)| !absent(entry)).map(|(name, _)| name.clone()).collect()
+        state.names.keys().cloned().collect()
     }
 
     /// Wakes whoever waits for what the published snapshot now has. Call it after each publication.
     pub fn published(&self) {
         let snapshot = self.0.published.load();
-        let State { names, unanswered, .. } = &mut *self.0.state();
+        let State { names, unproven, .. } = &mut *self.0.state();
         for (name, entry) in names {
             if *entry.status.borrow() != Status::Present && snapshot.destination(name).is_some() {
-                entry.answered(unanswered, Status::Present);
+                entry.leave(unproven);
+                entry.status.send_replace(Status::Present);
             }
         }
     }
 
-    /// Names that the mesh does not have (`removed_resources`): their subscriptions are dropped.
-    pub fn absent<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        let now = Instant::now();
-        let until = now + self.0.limits.absent_for;
-        let mut state = self.0.state();
-        for name in names {
-            let State { names, unanswered, absent, events: _ } = &mut *state;
-            let Some(entry) = names.get_mut(name) else { continue };
-            entry.answered(unanswered, Status::Absent { until });
-            if !entry.pinned {
-                names.remove(name);
-                absent.insert(name.into(), until, now);
-            }
-            self.0.demand(&mut state, [Demanded::Unsubscribe(name.into())]);
+    /// Names that the mesh does not have (`removed_resources`). They stay subscribed until they are idle, so that the
+    /// server pushes one that comes to exist.
+    pub fn absent<'a>(&self, absent: impl IntoIterator<Item = &'a str>) {
+        let state = self.0.state();
+        for entry in absent.into_iter().filter_map(|name| state.names.get(name)) {
+            entry.status.send_replace(Status::Absent);
         }
     }
 
     /// Names whose listener was accepted: they exist, and are published once they are warm. They hold no place among the
-    /// unanswered, and are not given up while they warm.
-    pub fn exist<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
-        let State { names: all, unanswered, .. } = &mut *self.0.state();
-        for name in names {
-            let asked = all.get_mut(name).and_then(|entry| entry.asked.take());
-            asked.iter().for_each(|asked| unanswered.leave(asked));
+    /// unproven, and are not given up while they warm.
+    pub fn exist<'a>(&self, exist: impl IntoIterator<Item = &'a str>) {
+        let State { names, unproven, .. } = &mut *self.0.state();
+        for name in exist {
+            let Some(entry) = names.get_mut(name) else { continue };
+            entry.leave(unproven);
+            // Requests wait for it while it warms.
+            entry.status.send_if_modified(|status| {
+                let ends = *status == Status::Absent;
+                if ends {
+                    *status = Status::Asked;
+                }
+                ends
+            });
         }
     }
 
     /// Names whose listener came and cannot be used, and of which no earlier version is held: nobody waits any longer.
     pub fn refused<'a>(&self, refused: impl IntoIterator<Item = &'a str>) {
-        let State { names, unanswered, .. } = &mut *self.0.state();
+        let State { names, unproven, .. } = &mut *self.0.state();
         for name in refused {
             if let Some(entry) = names.get_mut(name)
-                && *entry.status.borrow() == Status::Asked
+                && matches!(*entry.status.borrow(), Status::Asked | Status::Absent)
             {
-                entry.answered(unanswered, Status::Refused);
+                entry.leave(unproven);
+                entry.status.send_replace(Status::Refused);
             }
         }
     }
@@ -102,7 +103,7 @@ impl DemandFeed {
                 let status = watch::Sender::new(Status::Present);
                 state
                     .names
-                    .insert(name.clone(), Entry { status, last_used: now, pinned: false, asked: None });
+                    .insert(name.clone(), Entry { status, last_used: now, pinned: false, place: None });
                 self.0.demand(&mut state, [Demanded::Subscribe(name)]);
             }
         }
@@ -117,20 +118,21 @@ impl DemandFeed {
         let limits = &self.0.limits;
         let mut state = self.0.state();
         let mut dropped = Vec::new();
-        let State { names, unanswered, .. } = &mut *state;
+        let State { names, unproven, .. } = &mut *state;
         names.retain(|name, entry| {
             if entry.pinned || snapshot.destination(name).is_some_and(|found| found.usage.take()) {
                 entry.last_used = now;
             }
             let unused = now.saturating_duration_since(entry.last_used);
             let keep = match *entry.status.borrow() {
-                Status::Asked if entry.asked.is_none() => unused < limits.idle,
-                Status::Asked => entry.status.receiver_count() > 0 || unused < limits.wait,
-                Status::Present | Status::Refused => unused < limits.idle,
-                Status::Absent { .. } => true,
+                Status::Asked if entry.place.is_some() => {
+                    entry.status.receiver_count() > 0 || unused < limits.wait
+                }
+                Status::Absent if entry.place.is_some() => unused < limits.absent_idle,
+                _ => unused < limits.idle,
             };
             if !keep {
-                entry.asked.take().iter().for_each(|asked| unanswered.leave(asked));
+                entry.leave(unproven);
                 dropped.push(Demanded::Unsubscribe(name.clone()));
             }
             keep
@@ -140,9 +142,8 @@ impl DemandFeed {
 }
 
 impl Entry {
-    /// Somebody has said what it is.
-    fn answered(&mut self, unanswered: &mut Unanswered, status: Status) {
-        self.asked.take().iter().for_each(|asked| unanswered.leave(asked));
-        self.status.send_replace(status);
+    /// It is known to exist, or given up: it leaves its place among the unproven.
+    pub(super) fn leave(&mut self, unproven: &mut Unproven) {
+        self.place.take().iter().for_each(|place| unproven.leave(place));
     }
 }

@@ -1,13 +1,13 @@
 //! What the data path asks for and does not have yet.
 //!
 //! A worker looks into its snapshot first, and comes here only when the name is not there. Questions are coalesced, bounded
-//! in number and time, and forgotten when nobody uses the answer; "does not exist" is remembered briefly, so that an invented
-//! host costs one question. Invented hosts take no place from names that exist: those that nobody answered yet and those
-//! that do not exist are bounded apart, and give way first. Discovery takes the other end, [`DemandFeed`].
+//! in number and time, and forgotten when nobody uses the answer. A name that does not exist stays subscribed for as long
+//! as its absence is remembered: further requests cost no question, and the server ends the absence by pushing the name.
+//! Invented hosts take no place from names that exist: names that are not known to exist are bounded apart, and give way
+//! first. Discovery takes the other end, [`DemandFeed`].
 
 mod feed;
-mod unanswered;
-mod absences;
+mod unproven;
 mod resolution;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,25 +23,22 @@ use crate::destination::Destination;
 use crate::publish::{Published, View};
 use crate::snapshot::Snapshot;
 
-use absences::Absences;
 pub use feed::{DemandFeed, Demanded};
 pub use resolution::Resolution;
-use unanswered::{Asked, Unanswered};
+use unproven::{Place, Unproven};
 
 /// Bounds of the demand.
 #[derive(Debug, Clone)]
 pub struct DemandLimits {
     /// Names that are subscribed to, at most.
     pub max_names: usize,
-    /// Of these, names that nobody has said anything of yet. For one more, the client with most gives up its oldest.
-    pub max_unanswered: usize,
-    /// Names that are known not to exist, remembered at most.
-    pub max_absent: usize,
+    /// Of these, names that are not known to exist. For one more, the client with most gives up its oldest.
+    pub max_unproven: usize,
     /// How long a request waits for an answer.
     pub wait: Duration,
-    /// How long "does not exist" is believed.
-    pub absent_for: Duration,
-    /// After how long without use a destination is given up.
+    /// After how long without use a name that never existed is given up.
+    pub absent_idle: Duration,
+    /// After how long without use a destination is given up, also one that exists no more.
     pub idle: Duration,
 }
 
@@ -49,10 +46,9 @@ impl Default for DemandLimits {
     fn default() -> Self {
         Self {
             max_names: 10_000,
-            max_unanswered: 1_000,
-            max_absent: 1_000,
+            max_unproven: 2_000,
             wait: Duration::from_secs(5),
-            absent_for: Duration::from_secs(2),
+            absent_idle: Duration::from_secs(2),
             idle: Duration::from_secs(300),
         }
     }
@@ -88,8 +84,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     names: HashMap<Name, Entry>,
-    unanswered: Unanswered,
-    absent: Absences,
+    unproven: Unproven,
     events: Vec<Demanded>,
 }
 
@@ -99,19 +94,17 @@ struct Entry {
     last_used: Instant,
     /// Names of bound ports are never given up.
     pinned: bool,
-    /// Among the unanswered: where. What exists, or did, is not.
-    asked: Option<Asked>,
+    /// Its place among the unproven names. A name that exists, or did, has none.
+    place: Option<Place>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Asked,
     Present,
-    /// Only of a bound name: others are forgotten, but for their absence.
-    Absent {
-        until: Instant,
-    },
-    /// What came cannot be used, and nothing before it could. Stays subscribed to: it may be mended.
+    /// There is no such name. It stays subscribed: the server pushes it when it comes to exist.
+    Absent,
+    /// What came cannot be used, and nothing before it could. It stays subscribed: it may be mended.
     Refused,
 }
 
@@ -120,8 +113,7 @@ impl Demands {
     pub fn new(limits: DemandLimits, resolution: Resolution, published: Published) -> (Self, DemandFeed) {
         let state = Mutex::new(State {
             names: HashMap::default(),
-            unanswered: Unanswered::default(),
-            absent: Absences::new(limits.max_absent),
+            unproven: Unproven::default(),
             events: Vec::new(),
         });
         let demanded = Notify::new();
@@ -154,7 +146,6 @@ impl Demands {
         }
         let mut status = match self.ask(asked, Some(by)) {
             Question::Open(status) => status,
-            Question::Absent => return Answer::Absent,
             Question::Full => return Answer::Unknown,
         };
         let settled = async {
@@ -165,7 +156,7 @@ impl Demands {
                         Some(found) => return Answer::Found(found),
                         None => return Answer::Unknown,
                     },
-                    Status::Absent { .. } => return Answer::Absent,
+                    Status::Absent => return Answer::Absent,
                     Status::Refused => return Answer::Refused,
                 }
                 // The entry was dropped: given up while this waited.
@@ -182,7 +173,11 @@ impl Demands {
         if matches!(self.0.resolution, Resolution::OnDemand)
             && matches!(self.ask(asked, None), Question::Open(_))
         {
-            self.0.state().names.entry(asked.into()).and_modify(|entry| entry.pinned = true);
+            let State { names, unproven, .. } = &mut *self.0.state();
+            if let Some(entry) = names.get_mut(asked) {
+                entry.pinned = true;
+                entry.leave(unproven);
+            }
         }
     }
 
@@ -194,32 +189,24 @@ impl Demands {
         if let Some(entry) = state.names.get_mut(asked) {
             entry.last_used = now;
             let status = entry.status.subscribe();
-            let again = match *entry.status.borrow() {
-                Status::Asked | Status::Refused => false,
-                Status::Absent { until } => until <= now,
-                // It is gone from the snapshot though nobody said that it does not exist: ask anew.
-                Status::Present => true,
-            };
-            if again {
+            // It is gone from the snapshot though nobody said that it does not exist: ask anew.
+            if *status.borrow() == Status::Present {
                 entry.status.send_replace(Status::Asked);
                 self.0.demand(&mut state, [Demanded::Subscribe(asked.into())]);
             }
             return Question::Open(status);
         }
-        if state.absent.has(asked, now) {
-            return Question::Absent;
-        }
-        let full = state.unanswered.len() >= limits.max_unanswered || state.names.len() >= limits.max_names;
+        let full = state.unproven.len() >= limits.max_unproven || state.names.len() >= limits.max_names;
         if full && by.is_some() {
-            let Some(evicted) = state.unanswered.evict() else { return Question::Full };
+            let Some(evicted) = state.unproven.evict() else { return Question::Full };
             // A waiting request learns of it when the status channel closes.
             state.names.remove(&evicted);
             self.0.demand(&mut state, [Demanded::Unsubscribe(evicted)]);
         }
         let name: Name = asked.into();
         let (status, receiver) = watch::channel(Status::Asked);
-        let asked = by.map(|by| state.unanswered.enter(by, name.clone()));
-        state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false, asked });
+        let place = by.map(|by| state.unproven.enter(by, name.clone()));
+        state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false, place });
         self.0.demand(&mut state, [Demanded::Subscribe(name)]);
         Question::Open(receiver)
     }
@@ -229,8 +216,6 @@ impl Demands {
 enum Question {
     /// It is asked.
     Open(watch::Receiver<Status>),
-    /// The answer is known: there is none.
-    Absent,
     /// Everything that may be asked for exists and is in use.
     Full,
 }

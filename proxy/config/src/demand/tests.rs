@@ -17,7 +17,7 @@ struct Mesh {
 
 fn mesh(resolution: Resolution) -> Mesh {
     let published = Published::new(Arc::default());
-    let limits = DemandLimits { max_names: 5, max_unanswered: 3, max_absent: 2, ..Default::default() };
+    let limits = DemandLimits { max_names: 5, max_unproven: 3, ..Default::default() };
     let (demands, feed) = Demands::new(limits, resolution, published.clone());
     Mesh { demands, feed, published }
 }
@@ -38,6 +38,14 @@ impl Mesh {
         snapshot.destinations.insert(name.into(), Arc::new(destination));
         self.published.publish(Arc::new(snapshot));
         self.feed.published();
+    }
+
+    fn remove(&self, name: &str) {
+        let mut snapshot = Snapshot::clone(&self.published.load());
+        snapshot.destinations.remove(name);
+        self.published.publish(Arc::new(snapshot));
+        self.feed.published();
+        self.feed.absent([name]);
     }
 
     async fn ask(&self, name: &str) -> Answer {
@@ -76,20 +84,86 @@ async fn many_requests_for_one_name_ask_once_and_all_get_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_exist_is_remembered_briefly() {
+async fn what_does_not_exist_is_asked_for_once_and_given_up_when_nobody_uses_it() {
     let mesh = mesh(Resolution::OnDemand);
-    let serve = async {
-        mesh.feed.next().await;
-        mesh.feed.absent(["nope:80"]);
-    };
-    let (answer, ()) = tokio::join!(mesh.ask("nope:80"), serve);
-    assert!(matches!(answer, Answer::Absent));
+    mesh.begin(1, "nope:80");
+    mesh.feed.absent(["nope:80", "never-asked:80"]);
+    for _ in 0..5 {
+        assert!(matches!(mesh.ask("nope:80").await, Answer::Absent));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        mesh.feed.sweep();
+    }
+    assert_eq!(mesh.feed.next().await, [subscribe("nope:80")]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    mesh.feed.sweep();
     assert_eq!(mesh.feed.next().await, [unsubscribe("nope:80")]);
-    assert!(matches!(mesh.ask("nope:80").await, Answer::Absent));
-    assert!(mesh.feed.wanted().is_empty());
-    tokio::time::advance(Duration::from_secs(3)).await;
-    let (_, asked) = tokio::join!(mesh.ask("nope:80"), mesh.feed.next());
-    assert_eq!(asked, [subscribe("nope:80")]);
+    assert_eq!(mesh.demands.0.state().unproven.len(), 0);
+    mesh.begin(1, "nope:80");
+    assert_eq!(mesh.feed.next().await, [subscribe("nope:80")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_name_that_is_pushed_is_found_at_once() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.begin(1, "late:80");
+    mesh.feed.absent(["late:80"]);
+    assert!(matches!(mesh.ask("late:80").await, Answer::Absent));
+    mesh.feed.exist(["late:80"]);
+    let started = Instant::now();
+    let warm = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        mesh.publish("late:80");
+    };
+    let (found, ()) = tokio::join!(mesh.ask("late:80"), warm);
+    assert!(matches!(found, Answer::Found(_)), "{found:?}");
+    assert_eq!(started.elapsed(), Duration::from_millis(30), "a request waits while it warms");
+    assert_eq!(mesh.feed.next().await, [subscribe("late:80")], "one subscription is enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_was_in_use_stays_subscribed_while_it_is_gone_and_invented_hosts_do_not_evict_it() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.begin(1, "cart:80");
+    mesh.publish("cart:80");
+    mesh.remove("cart:80");
+    assert!(matches!(mesh.ask("cart:80").await, Answer::Absent));
+    for n in 0..50 {
+        mesh.begin(1, &format!("invented-{n}:80"));
+        mesh.feed.absent([&*format!("invented-{n}:80")]);
+    }
+    tokio::time::advance(Duration::from_secs(60)).await;
+    mesh.feed.sweep();
+    assert_eq!(mesh.feed.wanted(), ["cart:80".into()]);
+    mesh.publish("cart:80");
+    assert!(matches!(mesh.ask("cart:80").await, Answer::Found(_)));
+    mesh.remove("cart:80");
+    tokio::time::advance(Duration::from_secs(400)).await;
+    mesh.feed.sweep();
+    assert!(mesh.feed.wanted().is_empty(), "idle");
+}
+
+#[tokio::test(start_paused = true)]
+async fn absent_names_are_bounded_and_a_client_with_many_gives_up_its_own() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.begin(2, "mistyped:80");
+    mesh.feed.absent(["mistyped:80"]);
+    for n in 0..50 {
+        let name = format!("invented-{n}:80");
+        mesh.begin(1, &name);
+        mesh.feed.absent([&*name]);
+    }
+    let wanted = mesh.feed.wanted();
+    assert!(wanted.len() == 3 && wanted.contains(&"mistyped:80".into()), "{wanted:?}");
+    assert!(mesh.ask_as(2, "mistyped:80").now_or_never().is_some(), "still remembered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_name_whose_first_version_cannot_be_used_is_refused() {
+    let mesh = mesh(Resolution::OnDemand);
+    mesh.begin(1, "bad:80");
+    mesh.feed.absent(["bad:80"]);
+    mesh.feed.refused(["bad:80"]);
+    assert!(matches!(mesh.ask("bad:80").await, Answer::Refused));
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +253,7 @@ async fn a_name_that_was_given_up_leaves_nothing_behind() {
         tokio::time::advance(Duration::from_secs(6)).await;
         mesh.feed.sweep();
         assert!(mesh.feed.wanted().is_empty());
-        assert_eq!(mesh.demands.0.state().unanswered.len(), 0);
+        assert_eq!(mesh.demands.0.state().unproven.len(), 0);
     }
 }
 
@@ -221,13 +295,10 @@ async fn a_bound_name_that_did_not_exist_is_still_never_given_up() {
         tokio::time::advance(Duration::from_secs(5)).await;
         mesh.feed.sweep();
     }
-    mesh.feed.next().await;
-    let serve = async {
-        assert_eq!(mesh.feed.next().await, [subscribe("bound:80")]);
-        mesh.publish("bound:80");
-    };
-    let (answer, ()) = tokio::join!(mesh.ask("bound:80"), serve);
-    assert!(matches!(answer, Answer::Found(_)));
+    assert_eq!(mesh.feed.next().await, [subscribe("bound:80")]);
+    assert!(matches!(mesh.ask("bound:80").await, Answer::Absent));
+    mesh.publish("bound:80");
+    assert!(matches!(mesh.ask("bound:80").await, Answer::Found(_)));
     for _ in 0..9 {
         tokio::time::advance(Duration::from_secs(50)).await;
         mesh.feed.sweep();

@@ -127,6 +127,11 @@ impl Stream {
         wanted.contains(name) || wanted.contains(WILDCARD)
     }
 
+    /// Whether the server was told to subscribe to this very name.
+    pub(crate) fn wants_by_name(&self, kind: Kind, name: &str) -> bool {
+        self.subscriptions[kind].wanted.contains(name)
+    }
+
     /// The number of names subscribed, the wildcard included.
     pub(crate) fn subscribed(&self, kind: Kind) -> usize {
         self.subscriptions[kind].wanted.len()

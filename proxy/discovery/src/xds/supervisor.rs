@@ -278,7 +278,10 @@ impl Supervisor {
         for change in changes {
             match change {
                 Demanded::Subscribe(name) => {
-                    if !self.demanded.insert(name.clone()) {
+                    self.demanded.insert(name.clone());
+                    // Also one that was given up a moment ago, of which the server has not heard.
+                    if self.stream.wants_by_name(Kind::Listener, &name) {
+                        self.leaving.remove(&*name);
                         again.push(name.to_string());
                     }
                 }

@@ -1,5 +1,7 @@
 //! What the data path asks for: found, absent, refused, vanished, given up.
 
+use futures_util::FutureExt;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -20,24 +22,55 @@ async fn a_demand_is_answered_once_its_whole_chain_has_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_exist_is_answered_at_once_and_asked_for_again_later() {
+async fn what_does_not_exist_is_answered_at_once_and_found_as_soon_as_the_server_pushes_it() {
+    let (_world, proxy, mut server) = connected().await;
+    let deny = async {
+        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
+        server.say(Kind::Listener, &[], &["cart:80"]);
+    };
+    let asked = Instant::now();
+    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), deny);
+    assert!(matches!(answer, Answer::Absent) && asked.elapsed() < Duration::from_millis(100));
+    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Absent), "remembered");
+    let pushed = Instant::now();
+    server.push_cart().await;
+    let answer = ask(&proxy, "cart:80").await;
+    assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+    assert!(pushed.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_name_that_nobody_asks_for_any_more_is_given_up() {
     let (_world, proxy, mut server) = connected().await;
     let deny = async {
         assert_eq!(server.heard_names().await, (Kind::Listener, vec!["nobody:80".into()], vec![]));
         server.say(Kind::Listener, &[], &["nobody:80"]);
     };
-    let asked = Instant::now();
-    let (answer, ()) = tokio::join!(ask(&proxy, "nobody:80"), deny);
-    assert!(matches!(answer, Answer::Absent) && asked.elapsed() < Duration::from_millis(100));
+    tokio::join!(ask(&proxy, "nobody:80"), deny);
+    let denied = Instant::now();
     assert_eq!(server.heard_names().await, (Kind::Listener, vec![], vec!["nobody:80".into()]));
-    assert!(matches!(ask(&proxy, "nobody:80").await, Answer::Absent), "remembered");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(denied.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
+    let (_world, proxy, mut server) = connected().await;
     let deny = async {
-        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["nobody:80".into()], vec![]));
-        server.say(Kind::Listener, &[], &["nobody:80"]);
+        server.heard_names().await;
+        server.say(Kind::Listener, &[], &["cart:80"]);
     };
-    let (answer, ()) = tokio::join!(ask(&proxy, "nobody:80"), deny);
-    assert!(matches!(answer, Answer::Absent));
+    tokio::join!(ask(&proxy, "cart:80"), deny);
+    // Evicted, and before discovery hears of it, asked for again.
+    for n in 0..DemandLimits::default().max_unproven {
+        assert!(ask(&proxy, &format!("invented-{n}:80")).now_or_never().is_none());
+    }
+    let answer = async {
+        let asked = async |server: &mut Server| server.heard_names().await.1;
+        while !asked(&mut server).await.contains(&"cart:80".into()) {}
+        server.say(Kind::Listener, &[], &["cart:80"]);
+    };
+    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), answer);
+    assert!(matches!(answer, Answer::Absent), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,12 +94,13 @@ async fn a_destination_that_vanishes_while_in_use_is_absent_and_comes_back() {
     let (_world, proxy, mut server) = serving().await;
     let in_use = proxy.published.load();
     server.say(Kind::Listener, &[], &["cart:80"]);
-    server.heard_cart_dropped().await;
+    let dropped = server.heard_dropped(3).await;
+    assert!(!dropped.iter().any(|(kind, _)| *kind == Kind::Listener), "{dropped:?}");
     assert!(matches!(ask(&proxy, "cart:80").await, Answer::Absent));
     assert!(proxy.published.load().clusters.is_empty());
     assert!(in_use.clusters["cart"].endpoints.load().list.len() == 1, "a request that has begun goes on");
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
+    server.push_cart().await;
+    let answer = ask(&proxy, "cart:80").await;
     assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
 }
 

@@ -1,0 +1,94 @@
+//! Names that are not known to exist, by the client that asked for them: no answer has come yet, or the answer was that
+//! there is no such name.
+//!
+//! Anybody can invent such names, so only these give way. At the bound, the client with most of them gives up its
+//! oldest. A name that exists, or once did, has no place here and is never evicted.
+
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
+use outrigger_core::Name;
+use outrigger_core::peer::PeerKey;
+
+/// The unproven names.
+#[derive(Debug, Default)]
+pub(super) struct Unproven {
+    /// By client, the oldest name first.
+    clients: HashMap<PeerKey, BTreeMap<u64, Name>>,
+    len: usize,
+    next: u64,
+}
+
+/// The place of one name.
+#[derive(Debug)]
+pub(super) struct Place {
+    by: PeerKey,
+    number: u64,
+}
+
+impl Unproven {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Enters a name.
+    pub(super) fn enter(&mut self, by: &PeerKey, name: Name) -> Place {
+        self.next += 1;
+        self.len += 1;
+        self.clients.entry(by.clone()).or_default().insert(self.next, name);
+        Place { by: by.clone(), number: self.next }
+    }
+
+    /// Takes a name out: it exists, or was given up.
+    pub(super) fn leave(&mut self, Place { by, number }: &Place) {
+        let Some(names) = self.clients.get_mut(by) else { return };
+        self.len -= usize::from(names.remove(number).is_some());
+        if names.is_empty() {
+            self.clients.remove(by);
+        }
+    }
+
+    /// Takes out the oldest name of the client with most, and among equals the oldest of all.
+    pub(super) fn evict(&mut self) -> Option<Name> {
+        let rank = |names: &BTreeMap<u64, Name>| {
+            (names.len(), std::cmp::Reverse(names.first_key_value().map(|(number, _)| *number)))
+        };
+        let (by, names) = self.clients.iter().max_by_key(|(_, names)| rank(names))?;
+        let (number, name) = names.first_key_value().map(|(number, name)| (*number, name.clone()))?;
+        let place = Place { by: by.clone(), number };
+        self.leave(&place);
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u8) -> PeerKey {
+        PeerKey::new(None, [10, 0, 0, n].into())
+    }
+
+    #[test]
+    fn the_client_with_most_gives_up_its_oldest_and_among_equals_the_oldest_goes() {
+        let mut unproven = Unproven::default();
+        unproven.enter(&peer(1), "a".into());
+        for name in ["b", "c", "d"] {
+            unproven.enter(&peer(2), name.into());
+        }
+        let evicted: Vec<_> = std::iter::from_fn(|| unproven.evict()).collect();
+        assert_eq!(evicted.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "c", "a", "d"]);
+        assert!(unproven.len() == 0 && unproven.clients.is_empty());
+    }
+
+    #[test]
+    fn a_name_leaves_once() {
+        let mut unproven = Unproven::default();
+        let (a, b) = (unproven.enter(&peer(1), "a".into()), unproven.enter(&peer(1), "b".into()));
+        unproven.leave(&a);
+        unproven.leave(&a);
+        assert_eq!(unproven.len(), 1);
+        unproven.leave(&b);
+        assert!(unproven.len() == 0 && unproven.evict().is_none());
+    }
+}
