@@ -1,8 +1,9 @@
 //! HTTP/1 connections: one request at a time each, kept while idle, and the requests that wait for one.
 //!
-//! A request takes the connection that became idle last, or waits for whichever is ready first: one that comes back or the
-//! new one that was dialled for it. Dialling is its own task and is never cancelled, so that its connection serves the
-//! next request if not this one.
+//! A request takes the connection that became idle last, or dials one and waits for whichever is ready first: one that
+//! comes back, or a new one. A dial is its own task and is never cancelled. Its outcome is for the oldest of those that have
+//! dialled, so that there is always a dial under way for each of them. Who may not dial yet waits in another line, whose
+//! wait is bounded, and takes no dial from those.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,23 +30,36 @@ const IDLE: Duration = Duration::from_secs(4);
 #[derive(Debug, Default)]
 pub(super) struct Http1 {
     idle: RefCell<Vec<Idle>>,
-    waiting: RefCell<BTreeMap<u64, oneshot::Sender<Result<Lease, Failure>>>>,
+    /// Requests that wait for the permit to dial.
+    undialled: Line,
+    /// Requests that have dialled: no more than there are dials under way.
+    dialled: Line,
+}
+
+/// Requests that wait for a connection, the oldest first.
+#[derive(Debug, Default)]
+struct Line {
+    waiters: RefCell<BTreeMap<u64, Outcome>>,
     next: Cell<u64>,
 }
+
+/// Where a request is told what it was given.
+type Outcome = oneshot::Sender<Result<Lease, Failure>>;
 
 /// A request that waits for a connection. Dropped, it leaves the line, and what it was given meanwhile to the next.
 struct Waiter<'a> {
     pool: &'a Pool,
+    line: &'a Line,
     ticket: u64,
     receiver: oneshot::Receiver<Result<Lease, Failure>>,
 }
 
 impl<'a> Waiter<'a> {
-    fn new(pool: &'a Pool) -> Self {
+    fn new(pool: &'a Pool, line: &'a Line) -> Self {
         let (sender, receiver) = oneshot::channel();
-        let ticket = pool.http1.next.replace(pool.http1.next.get() + 1);
-        pool.http1.waiting.borrow_mut().insert(ticket, sender);
-        Self { pool, ticket, receiver }
+        let ticket = line.next.replace(line.next.get() + 1);
+        line.waiters.borrow_mut().insert(ticket, sender);
+        Self { pool, line, ticket, receiver }
     }
 
     async fn lease(&mut self) -> Result<Lease, Failure> {
@@ -55,10 +69,17 @@ impl<'a> Waiter<'a> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.pool.http1.waiting.borrow_mut().remove(&self.ticket);
+        self.line.waiters.borrow_mut().remove(&self.ticket);
         if let Ok(Ok(lease)) = self.receiver.try_recv() {
-            self.pool.hand_over(lease);
+            self.pool.came_back(lease);
         }
+    }
+}
+
+impl Line {
+    /// Takes out who has waited for longest.
+    fn next(&self) -> Option<Outcome> {
+        self.waiters.borrow_mut().pop_first().map(|(_, waiter)| waiter)
     }
 }
 
@@ -83,12 +104,18 @@ impl Pool {
             return Ok(lease.used_by(used));
         }
         let _waits = Waits::new(&self.series);
-        let mut waiter = Waiter::new(self);
-        let permit = tokio::select! {
-            biased;
-            lease = waiter.lease() => return Ok(lease?.used_by(used)),
-            permit = self.permit_in_time() => permit?,
+        let permit = match self.permit() {
+            Some(permit) => permit,
+            None => {
+                let mut waiter = Waiter::new(self, &self.http1.undialled);
+                tokio::select! {
+                    biased;
+                    lease = waiter.lease() => return Ok(lease?.used_by(used)),
+                    permit = self.permit_in_time() => permit?,
+                }
+            }
         };
+        let mut waiter = Waiter::new(self, &self.http1.dialled);
         self.start_http1(permit);
         Ok(waiter.lease().await?.used_by(used))
     }
@@ -104,18 +131,19 @@ impl Pool {
         }
     }
 
-    /// Dials one more connection, for whoever waits when it is there. Owned by the worker; ends within the connect timeout.
+    /// Dials one more connection, for the oldest of those that have dialled. Owned by the worker; ends within the connect
+    /// timeout.
     fn start_http1(self: &Rc<Self>, permit: Permit) {
         let pool = Rc::clone(self);
         tokio::task::spawn_local(async move {
             match pool.dial(Wire::Http1).await {
                 Ok(dialled) => {
                     let lease = pool.http1_lease(dialled, permit);
-                    pool.hand_over(lease);
+                    pool.hand_over(lease, [&pool.http1.dialled, &pool.http1.undialled]);
                 }
                 Err(failure) => {
                     drop(permit);
-                    let waiter = pool.next_waiter();
+                    let waiter = pool.http1.dialled.next();
                     if waiter.is_none_or(|waiter| waiter.send(Err(failure)).is_err()) {
                         pool.unseen_failure();
                     }
@@ -135,10 +163,15 @@ impl Pool {
         Lease { connection: Connection::Http1(connection, born, None), reused: false, was_idle: false, peer }
     }
 
-    /// Gives a connection to who has waited for longest, or keeps it. All who wait have the right to use one already, so
-    /// that there is nothing to share out here.
-    fn hand_over(&self, mut lease: Lease) {
-        while let Some(waiter) = self.next_waiter() {
+    /// A connection that may carry the next request. Those that have dialled get theirs in any case.
+    fn came_back(&self, lease: Lease) {
+        self.hand_over(lease, [&self.http1.undialled, &self.http1.dialled]);
+    }
+
+    /// Gives a connection to who has waited for longest in the first line that is not empty, or keeps it. All who wait have
+    /// the right to use one already, so that there is nothing to share out here.
+    fn hand_over(&self, mut lease: Lease, lines: [&Line; 2]) {
+        while let Some(waiter) = lines.into_iter().find_map(Line::next) {
             match waiter.send(Ok(lease)) {
                 Ok(()) => return,
                 Err(Ok(back)) => lease = back,
@@ -152,11 +185,6 @@ impl Pool {
             let idle = Idle { connection, peer: lease.peer, born, since: Instant::now() };
             self.http1.idle.borrow_mut().push(idle);
         }
-    }
-
-    /// Who has waited for longest.
-    fn next_waiter(&self) -> Option<oneshot::Sender<Result<Lease, Failure>>> {
-        self.http1.waiting.borrow_mut().pop_first().map(|(_, waiter)| waiter)
     }
 
     /// Closes what has been idle for too long or was closed by the host.
@@ -212,6 +240,6 @@ impl Home for Pooled {
             return;
         }
         let connection = Connection::Http1(connection, self.born, None);
-        pool.hand_over(Lease { connection, reused: true, was_idle: true, peer: self.peer.clone() });
+        pool.came_back(Lease { connection, reused: true, was_idle: true, peer: self.peer.clone() });
     }
 }

@@ -8,6 +8,8 @@ mod http1;
 mod http2;
 mod lease;
 mod siblings;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
