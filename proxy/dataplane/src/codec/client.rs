@@ -5,7 +5,7 @@
 //!
 //! [`Reached`]: outrigger_core::error::Reached
 
-use std::any::Any;
+use std::future::Future;
 use std::rc::Rc;
 
 use outrigger_core::error::Failure;
@@ -92,8 +92,13 @@ impl Http2Connection {
         Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body))) }
     }
 
-    /// The same, keeping `place` for as long as the request waits for a stream.
-    pub fn send_queued(&self, head: RequestHead, body: Body, place: impl Any) -> Exchange {
+    /// The same, keeping `place` for as long as the request waits for a stream. When that is ready, it fails so.
+    pub fn send_queued(
+        &self,
+        head: RequestHead,
+        body: Body,
+        place: impl Future<Output = Failure> + 'static,
+    ) -> Exchange {
         Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body).queued(place))) }
     }
 }

@@ -1,9 +1,9 @@
 //! A request under way on a stream of a connection to a server: its head, its body, and what is answered.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
@@ -48,7 +48,7 @@ enum State {
         head: RequestHead,
         body: Body,
         /// Its place in the queue.
-        queued: Option<Box<dyn Any>>,
+        queued: Option<Place>,
     },
     /// For the response.
     Sent {
@@ -56,10 +56,13 @@ enum State {
         sending: Sending,
         tunnel: bool,
         /// Until the connection has a stream for it, which was full when it was sent.
-        opening: Option<(SendRequest<Bytes>, Box<dyn Any>)>,
+        opening: Option<(SendRequest<Bytes>, Place)>,
     },
     Over,
 }
+
+/// A place in the queue for a stream. Ready when the request has waited for long enough.
+type Place = Pin<Box<dyn Future<Output = Failure>>>;
 
 impl Exchange {
     pub(super) fn new(send: SendRequest<Bytes>, mut head: RequestHead, body: Body, slot: Slot) -> Self {
@@ -73,16 +76,20 @@ impl Exchange {
         Self { state, slot: Some(slot), interims: 0, proof: None }
     }
 
-    /// Keeps `place` for as long as the request waits for a stream.
-    pub(crate) fn queued(mut self, place: impl Any) -> Self {
+    /// Keeps `place` for as long as the request waits for a stream, and fails when that is ready.
+    pub(crate) fn queued(mut self, place: impl Future<Output = Failure> + 'static) -> Self {
         if let State::Waiting { queued, .. } = &mut self.state {
-            *queued = Some(Box::new(place));
+            *queued = Some(Box::pin(place));
         }
         self
     }
 
     pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
-        let answer = poll_fn(|cx| self.poll_answer(cx)).await;
+        let answer = poll_fn(|cx| match self.poll_answer(cx) {
+            Poll::Pending => self.poll_place(cx).map(Err),
+            answer => answer,
+        })
+        .await;
         if !matches!(answer, Ok(Answer::Interim(_))) {
             self.state = State::Over;
         }
@@ -144,9 +151,19 @@ impl Exchange {
             let head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };
             return Poll::Ready(Ok(Answer::Interim(head)));
         }
-        let response = ready!(std::pin::Pin::new(response).poll(cx))
-            .map_err(|error| failure::upstream(&error, reached))?;
+        let response =
+            ready!(Pin::new(response).poll(cx)).map_err(|error| failure::upstream(&error, reached))?;
         Poll::Ready(self.take_response(response))
+    }
+
+    /// Ready when it has waited for a stream for long enough.
+    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        match &mut self.state {
+            State::Waiting { queued: Some(place), .. } | State::Sent { opening: Some((_, place)), .. } => {
+                place.as_mut().poll(cx)
+            }
+            _ => Poll::Pending,
+        }
     }
 
     /// Begins the stream. What h2 refuses was not written.

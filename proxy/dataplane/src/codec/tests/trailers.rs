@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::support::{Served, echo, get, run, serving, whole};
@@ -263,33 +265,50 @@ fn a_websocket_to_a_server_that_takes_none_fails_and_says_why() {
     });
 }
 
+/// Takes one stream at a time, and answers the first when `gone` says so.
+async fn crowded(application: DuplexStream, gone: oneshot::Receiver<()>) {
+    let mut server = h2::server::Builder::new()
+        .max_concurrent_streams(1)
+        .handshake::<_, Bytes>(application)
+        .await
+        .unwrap();
+    let (_, mut first) = server.accept().await.unwrap().unwrap();
+    tokio::select! { _ = gone => {}, _ = server.accept() => panic!("a second stream") }
+    first.send_response(http::Response::new(()), true).unwrap();
+    while let Some(Ok((_, mut respond))) = server.accept().await {
+        respond.send_response(http::Response::new(()), true).unwrap();
+    }
+}
+
+/// A place in the queue that may be kept for so many seconds.
+async fn kept(place: Rc<()>, seconds: u64) -> Failure {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    drop(place);
+    Failure::upstream(Reason::UpstreamOverflow, Reached::NotWritten, "too long")
+}
+
 #[test]
 fn a_request_that_waits_for_a_stream_keeps_its_place_until_it_is_sent() {
     run(async {
         let (ours, application) = duplex(256 * 1024);
-        let (go, gone) = tokio::sync::oneshot::channel::<()>();
-        spawn_local(async move {
-            let mut server = h2::server::Builder::new()
-                .max_concurrent_streams(1)
-                .handshake::<_, Bytes>(application)
-                .await
-                .unwrap();
-            let (_, mut first) = server.accept().await.unwrap().unwrap();
-            tokio::select! { _ = gone => {}, _ = server.accept() => panic!("a second stream") }
-            first.send_response(http::Response::new(()), true).unwrap();
-            while let Some(Ok((_, mut respond))) = server.accept().await {
-                respond.send_response(http::Response::new(()), true).unwrap();
-            }
-        });
+        let (go, gone) = oneshot::channel();
+        spawn_local(crowded(application, gone));
         let connection = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
         let place = Rc::new(());
         let mut first = connection.send(get("/"), Body::empty());
         let _ = tokio::time::timeout(Duration::from_millis(10), first.answer()).await;
-        let mut second = connection.send_queued(get("/"), Body::empty(), place.clone());
+        let mut second = connection.send_queued(get("/"), Body::empty(), kept(place.clone(), 3600));
         let _ = tokio::time::timeout(Duration::from_millis(10), second.answer()).await;
         assert_eq!(Rc::strong_count(&place), 2, "also without a body");
-        let given_up = connection.send_queued(get("/"), Body::empty(), place.clone());
+        let given_up = connection.send_queued(get("/"), Body::empty(), kept(place.clone(), 1));
         drop(given_up);
+        assert_eq!(Rc::strong_count(&place), 2);
+        let mut late = connection.send_queued(get("/"), Body::empty(), kept(place.clone(), 1));
+        let waits = tokio::time::timeout(Duration::from_millis(900), late.answer()).await;
+        assert!(waits.is_err() && Rc::strong_count(&place) == 3);
+        let failure =
+            tokio::time::timeout(Duration::from_millis(900), late.answer()).await.unwrap().unwrap_err();
+        assert_eq!((failure.reason, failure.reached), (Reason::UpstreamOverflow, Reached::NotWritten));
         assert_eq!(Rc::strong_count(&place), 2);
         go.send(()).unwrap();
         let _ = first.answer().await.unwrap();

@@ -7,6 +7,7 @@ use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use tokio::time::Instant;
 
+use super::overflow;
 use crate::capacity::Share;
 use crate::codec::answer::Answer;
 use crate::codec::body::Body;
@@ -14,7 +15,7 @@ use crate::codec::client::{self, Http1Connection, Http2Connection};
 use crate::codec::head::RequestHead;
 use crate::codec::usage::Usage;
 use crate::metrics::{ClusterSeries, Counter};
-use crate::upstream::bounds::{ConnectionPermit, PendingPermit};
+use crate::upstream::bounds::{ConnectionPermit, LONGEST_WAIT, PendingPermit};
 
 /// A connection that may carry one request now.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Lease {
                 let head = head.clone();
                 let inner = match queued {
                     None => connection.send(head, body),
-                    Some(queued) => connection.send_queued(head, body, queued),
+                    Some(queued) => connection.send_queued(head, body, queued.until_overflow()),
                 };
                 Exchange { inner, _used: None }
             }
@@ -81,13 +82,20 @@ impl Exchange {
 /// A request that waits for a stream of a connection, and its place in the queue where it needs one.
 #[derive(Debug)]
 pub(super) struct Queued {
-    _waits: Waits,
+    waits: Waits,
     pub(super) place: Option<PendingPermit>,
 }
 
 impl Queued {
     pub(super) fn new(series: &Arc<ClusterSeries>) -> Self {
-        Self { _waits: Waits::new(series), place: None }
+        Self { waits: Waits::new(series), place: None }
+    }
+
+    /// The overflow that it is when it has lasted for as long as it may. Keeps the place until then.
+    async fn until_overflow(self) -> Failure {
+        tokio::time::sleep(LONGEST_WAIT).await;
+        self.waits.0.overflow.increment();
+        overflow()
     }
 }
 
