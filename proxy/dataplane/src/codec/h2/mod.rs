@@ -22,6 +22,7 @@ mod wire;
 mod seen;
 mod owed;
 mod block;
+mod written;
 mod walker;
 
 pub(crate) use responder::Responder;

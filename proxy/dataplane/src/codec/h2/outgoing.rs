@@ -1,13 +1,20 @@
 //! A body on its way out on a stream, as the peer's windows allow. The last frame of data carries END_STREAM.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason as Code, SendStream};
 use outrigger_core::error::Failure;
 
 use super::failure;
+use super::seen::Seen;
 use crate::codec::body::{Body, Frame};
+use crate::codec::watchdog::Watchdog;
+
+/// How long a reset waits for the peer to take what was sent before it.
+const RESET_WITHIN: Duration = Duration::from_secs(1);
 
 /// The sending half of a stream, and the body that it sends.
 #[derive(Debug)]
@@ -18,6 +25,10 @@ pub(super) struct Outgoing {
     data: Option<Bytes>,
     /// What follows the data, when that is known already.
     next: Next,
+    /// Why the body ends early, while what came before is being written.
+    failed: Option<Failed>,
+    /// Of the connection, where a reset lets the frames before it out first.
+    seen: Option<Rc<Seen>>,
     /// Bytes handed to the stream.
     pub(super) bytes: u64,
 }
@@ -28,6 +39,14 @@ enum Next {
     Data(Bytes),
     Trailers(http::HeaderMap),
     End,
+}
+
+#[derive(Debug)]
+struct Failed {
+    failure: Failure,
+    /// Since when all of the body was queued, in the count of [`super::written`].
+    queued: Option<u64>,
+    patience: Watchdog,
 }
 
 /// Why a body did not get through.
@@ -41,20 +60,31 @@ pub(super) enum Cut {
 
 impl Outgoing {
     pub(super) fn new(stream: SendStream<Bytes>, body: Body) -> Self {
-        Self { stream, body, data: None, next: Next::Unknown, bytes: 0 }
+        Self { stream, body, data: None, next: Next::Unknown, failed: None, seen: None, bytes: 0 }
+    }
+
+    /// If the body fails, resets the stream only after what came before was written, as far as the peer takes it soon.
+    pub(super) fn in_order(mut self, seen: Rc<Seen>) -> Self {
+        self.seen = Some(seen);
+        self
     }
 
     /// Goes on; ready when all of it was handed to the stream.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         loop {
             if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                return Poll::Ready(Err(Cut::Stream(reset.map_or_else(|error| error, h2::Error::from))));
+                // What happened first counts.
+                return Poll::Ready(Err(match self.failed.take() {
+                    Some(failed) => Cut::Body(failed.failure),
+                    None => Cut::Stream(reset.map_or_else(|error| error, h2::Error::from)),
+                }));
             }
             // One frame ahead, so that the last one is known to be the last.
-            let ahead = self.poll_ahead(cx).map_err(|failure| {
+            let ahead = self.poll_ahead(cx);
+            if let Poll::Ready(failure) = self.poll_failed(cx) {
                 self.stream.send_reset(failure::code_for(&failure));
-                Cut::Body(failure)
-            })?;
+                return Poll::Ready(Err(Cut::Body(failure)));
+            }
             let Some(data) = &mut self.data else {
                 match std::mem::replace(&mut self.next, Next::Unknown) {
                     Next::Data(data) => {
@@ -123,14 +153,38 @@ impl Outgoing {
         self.stream
     }
 
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.failed.is_some() {
+            return Poll::Pending;
+        }
         if matches!(self.next, Next::Unknown) {
-            self.next = match ready!(self.body.poll_frame(cx)).transpose()? {
-                Some(Frame::Data(data)) => Next::Data(data),
-                Some(Frame::Trailers(trailers)) => Next::Trailers(trailers),
+            self.next = match ready!(self.body.poll_frame(cx)) {
+                Some(Ok(Frame::Data(data))) => Next::Data(data),
+                Some(Ok(Frame::Trailers(trailers))) => Next::Trailers(trailers),
+                Some(Err(failure)) => {
+                    let mut patience = Watchdog::new();
+                    patience.set(RESET_WITHIN);
+                    self.failed = Some(Failed { failure, queued: None, patience });
+                    return Poll::Pending;
+                }
                 None => Next::End,
             };
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(())
+    }
+
+    /// Ready when the body has failed and the stream is to be reset.
+    fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        let Some(failed) = &mut self.failed else { return Poll::Pending };
+        if let Some(seen) = &self.seen
+            && failed.patience.poll_passed(cx).is_pending()
+        {
+            if self.data.is_some() {
+                return Poll::Pending;
+            }
+            let queued = *failed.queued.get_or_insert_with(|| seen.written.now());
+            ready!(seen.written.poll_after(queued, cx));
+        }
+        self.failed.take().map_or(Poll::Pending, |failed| Poll::Ready(failed.failure))
     }
 }

@@ -15,6 +15,7 @@ use outrigger_core::reason::Reason;
 use super::cause::Because;
 use super::held::HeldHead;
 use super::outgoing::{Cut, Outgoing};
+use super::seen::Seen;
 use super::tunnel::Tunnel;
 use super::unread::Receiver;
 use super::{failure, websocket};
@@ -85,7 +86,7 @@ impl Responder {
         if body.is_ended() {
             return (0, Ok(()));
         }
-        let mut outgoing = Outgoing::new(stream, body);
+        let mut outgoing = Outgoing::new(stream, body).in_order(Rc::clone(&self.exchange.seen));
         let mut patience = Patience::new(self.limits.write_timeout, Rc::clone(&self.exchange.still_since));
         let sent = poll_fn(|cx| {
             if let Poll::Ready(sent) = outgoing.poll(cx) {
@@ -152,16 +153,24 @@ pub(super) struct Exchange {
     owes_continue: Cell<bool>,
     /// Of the answer.
     still_since: StillSince,
+    /// Of the connection.
+    seen: Rc<Seen>,
     _head: HeldHead,
 }
 
 impl Exchange {
-    pub(super) fn new(respond: SendResponse<Bytes>, wants_continue: bool, head: HeldHead) -> Rc<Self> {
+    pub(super) fn new(
+        respond: SendResponse<Bytes>,
+        wants_continue: bool,
+        head: HeldHead,
+        seen: &Rc<Seen>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             respond: RefCell::new(respond),
             answered: Cell::new(false),
             owes_continue: Cell::new(wants_continue),
             still_since: Rc::default(),
+            seen: Rc::clone(seen),
             _head: head,
         })
     }

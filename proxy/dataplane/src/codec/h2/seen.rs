@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::block::Block;
 use super::owed::Owed;
 use super::walker::{Passed, flag, kind};
+use super::written::Written;
 use crate::codec::limits::Limits;
 
 /// Header bytes that are decoded before the streams which they open are looked at. One such byte may take a hundred in
@@ -56,6 +57,7 @@ pub(super) struct Seen {
     half_closed: Cell<bool>,
     /// Answers that a client waits for.
     pub(super) owed: Owed,
+    pub(super) written: Written,
     /// Streams that h2 has not handed up and will not: it answers them.
     passed_over: RefCell<VecDeque<u32>>,
     refused: RefCell<Vec<Failure>>,
@@ -112,6 +114,7 @@ impl Seen {
             held_back: Cell::new(false),
             half_closed: Cell::new(false),
             owed: Owed::default(),
+            written: Written::default(),
             passed_over: RefCell::default(),
             refused: RefCell::default(),
             faults: RefCell::default(),

@@ -130,7 +130,7 @@ where
                                 refuse(respond, &failure);
                                 continue;
                             };
-                            let exchange = Exchange::new(respond, wants_continue, held);
+                            let exchange = Exchange::new(respond, wants_continue, held, &seen);
                             let (body, tunnel) = if head.asks_for_tunnel() {
                                 let receiver = Rc::new(RefCell::new(Receiver::new(incoming)));
                                 let watched: Weak<RefCell<Receiver>> = Rc::downgrade(&receiver);
@@ -154,6 +154,7 @@ where
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
+                    seen.written.polled();
                     let more = seen.all_handed_up();
                     seen.refusals().iter().for_each(&refused);
                     if !worked && !more {

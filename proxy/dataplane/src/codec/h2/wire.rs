@@ -119,6 +119,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.seen.written.is_flushed(false);
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
         let seen = &this.seen;
         this.going.walk(&bytes[..written.min(bytes.len())], |frame| seen.went(frame));
@@ -131,6 +132,7 @@ impl AsyncWrite for Wire {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.seen.written.is_flushed(false);
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
         let (seen, mut left) = (&this.seen, written);
         for slice in slices {
@@ -146,7 +148,10 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.seen.written.is_flushed(flushed.is_ready());
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
