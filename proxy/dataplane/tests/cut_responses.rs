@@ -176,3 +176,12 @@ async fn a_response_of_http2_that_turns_out_malformed_is_asked_for_once() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_head_of_http2_with_a_malformed_field_is_asked_for_once() {
+    let upper = [&[OK, 0, 7][..], b"X-Upper", &[1], b"a"].concat();
+    let application = http2(vec![(HEADERS, END_HEADERS | END_STREAM, upper)]).await;
+    for ((status, _, code), asked) in read(&application, UpstreamProtocol::Http2).await {
+        assert_eq!((status, code, asked), (502, None, 1));
+    }
+}

@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
-use super::client::Slot;
+use super::client::{Shared, Slot};
 use super::incoming::{Incoming, Whose};
 use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
@@ -118,7 +118,7 @@ impl Exchange {
             self.begin()?;
         }
         let Some(slot) = &self.slot else { return Poll::Ready(Err(over())) };
-        let limits = &slot.shared().limits;
+        let Shared { limits, seen, .. } = slot.shared();
         let State::Sent { response, sending, opening, .. } = &mut self.state else {
             return Poll::Ready(Err(over()));
         };
@@ -126,9 +126,11 @@ impl Exchange {
             *opening = None;
         }
         let reached = if opening.is_some() { Reached::NotWritten } else { Reached::Maybe };
+        let stream = response.stream_id().as_u32();
+        let failed = |error: &h2::Error| failure::upstream_of(error, reached, seen.came_last(stream));
         sending.poll(cx)?;
         if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
-            let interim = interim.map_err(|error| failure::upstream(&error, reached))?;
+            let interim = interim.map_err(|error| failed(&error))?;
             self.interims += 1;
             let broken = if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 section 8.6.
@@ -151,8 +153,7 @@ impl Exchange {
             let head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };
             return Poll::Ready(Ok(Answer::Interim(head)));
         }
-        let response =
-            ready!(Pin::new(response).poll(cx)).map_err(|error| failure::upstream(&error, reached))?;
+        let response = ready!(Pin::new(response).poll(cx)).map_err(|error| failed(&error))?;
         Poll::Ready(self.take_response(response))
     }
 

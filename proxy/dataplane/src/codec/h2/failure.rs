@@ -36,6 +36,14 @@ pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
     Failure { side, ..Failure::upstream(reason, reached, error) }.with_code(reset_by_peer(error))
 }
 
+/// The same, where `newest` says whether fields of that stream are among the bytes that came last. If h2 has found those
+/// bytes malformed and ended the connection, it is this response that is malformed; other streams lose their connection.
+pub(super) fn upstream_of(error: &h2::Error, reached: Reached, newest: bool) -> Failure {
+    let failure = upstream(error, reached);
+    let is_its_fault = newest && error.is_library() && error.is_go_away();
+    if is_its_fault { Failure { reason: Reason::UpstreamProtocolError, ..failure } } else { failure }
+}
+
 /// The code with which the peer reset the stream, if it did.
 fn reset_by_peer(error: &h2::Error) -> Option<u32> {
     if error.is_library() || error.is_go_away() {

@@ -58,6 +58,8 @@ pub(super) struct Seen {
     /// Answers that a client waits for.
     pub(super) owed: Owed,
     pub(super) written: Written,
+    /// On a client's side, the streams whose head or trailers came in the bytes that came last.
+    last_blocks: RefCell<Vec<u32>>,
     /// Streams that h2 has not handed up and will not: it answers them.
     passed_over: RefCell<VecDeque<u32>>,
     refused: RefCell<Vec<Failure>>,
@@ -115,6 +117,7 @@ impl Seen {
             half_closed: Cell::new(false),
             owed: Owed::default(),
             written: Written::default(),
+            last_blocks: RefCell::default(),
             passed_over: RefCell::default(),
             refused: RefCell::default(),
             faults: RefCell::default(),
@@ -128,6 +131,7 @@ impl Seen {
     pub(super) fn heard(&self) {
         self.heard.set(Instant::now());
         self.decoded.set(false);
+        self.last_blocks.borrow_mut().clear();
     }
 
     /// h2 asks for bytes, which it does when it has decoded those that it has.
@@ -232,6 +236,9 @@ impl Seen {
             self.waiting_bytes.set(self.waiting_bytes.get() + block.bytes);
             return;
         }
+        if !self.server {
+            self.last_blocks.borrow_mut().push(block.stream);
+        }
         // Trailers, or on a client's side perhaps a head without a body.
         if !block.end_stream {
             return;
@@ -259,6 +266,12 @@ impl Seen {
         let mut faults = self.faults.borrow_mut();
         let at = faults.iter().position(|(of, _)| *of == stream)?;
         faults.remove(at).map(|(_, fault)| fault)
+    }
+
+    /// Whether fields of that stream were among what came last: if h2 has ended the connection for what the peer sent, it may
+    /// have been for those.
+    pub(super) fn came_last(&self, stream: u32) -> bool {
+        self.last_blocks.borrow().contains(&stream)
     }
 
     /// The client has closed its side while it is owed answers.
