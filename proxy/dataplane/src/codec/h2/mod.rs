@@ -23,6 +23,7 @@ mod seen;
 mod owed;
 mod block;
 mod written;
+mod window;
 mod walker;
 
 pub(crate) use responder::Responder;

@@ -6,17 +6,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use h2::Reason as Code;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::block::Block;
 use super::owed::Owed;
 use super::walker::{Passed, flag, kind};
+use super::window::Window;
 use super::written::Written;
 use crate::codec::limits::Limits;
 
@@ -27,10 +26,6 @@ const HEAD_BYTES_AT_ONCE: usize = 8 * 1024;
 const HEADS_AT_ONCE: usize = 128;
 /// Streams of which something is remembered for a moment.
 const REMEMBERED: usize = 256;
-/// Below this a window counts as used up: an odd rest is no use to a sender.
-const USED_UP: i64 = 1024;
-/// RFC 9113 section 6.9.2.
-const INITIAL_WINDOW: i64 = 65_535;
 
 /// What has been seen.
 #[derive(Debug)]
@@ -375,56 +370,5 @@ impl Seen {
     /// The connection is gone: who waits for SETTINGS looks again, and hears of it.
     pub(super) fn ended(&self) {
         self.settings_wanted.take().into_iter().for_each(Waker::wake);
-    }
-}
-
-/// A connection's flow-control window in one direction.
-#[derive(Debug)]
-pub(super) struct Window {
-    left: Cell<i64>,
-    used_up: Cell<Option<Instant>>,
-    news: Notify,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { left: Cell::new(INITIAL_WINDOW), used_up: Cell::new(None), news: Notify::new() }
-    }
-}
-
-impl Window {
-    fn spend(&self, bytes: usize) {
-        self.set(self.left.get() - i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    fn grow(&self, bytes: u32) {
-        self.set(self.left.get() + i64::from(bytes & 0x7fff_ffff));
-    }
-
-    fn set(&self, left: i64) {
-        self.left.set(left);
-        if left >= USED_UP {
-            self.used_up.set(None);
-        } else if self.used_up.get().is_none() {
-            self.used_up.set(Some(Instant::now()));
-            self.news.notify_one();
-        }
-    }
-
-    /// How many bytes may still be sent; negative where a peer sent more.
-    pub(super) fn left(&self) -> i64 {
-        self.left.get()
-    }
-
-    /// Whether it has been used up for that long.
-    pub(super) fn is_used_up_for(&self, long: Duration) -> bool {
-        self.used_up.get().is_some_and(|since| since.elapsed() >= long)
-    }
-
-    /// Resolves when it is used up. Cancel-safe.
-    pub(super) async fn used_up(&self) {
-        while self.used_up.get().is_none() {
-            self.news.notified().await;
-        }
     }
 }
