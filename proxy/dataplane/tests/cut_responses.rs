@@ -12,6 +12,7 @@ use http::Request;
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
 use outrigger_config::route::{Forward, RouteAction};
 use support::application::Application;
+use support::client::Client;
 use support::{Proxy, World, cluster, endpoint, forward, to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -98,6 +99,13 @@ async fn a_response_of_http1_that_breaks_off_is_asked_for_once_and_passed_on_as_
         let expected = ((200, "abc".to_owned(), Some(2)), 1);
         let got = read(&application, UpstreamProtocol::Http1).await;
         assert_eq!(got, [expected.clone(), expected], "{:?}", &answer[..answer.len().min(90)]);
+        let (plain, pair) = plain_and_pair(application.address, UpstreamProtocol::Http1);
+        for proxy in [&plain, &pair[0]] {
+            let mut client = Client::connect(proxy.address(0)).await;
+            client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
+            assert!(client.head().await.starts_with("HTTP/1.1 200 "), "a client of HTTP/1 reads the head");
+        }
+        assert_eq!(application.requests(), 4);
     }
 }
 
@@ -115,6 +123,25 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
+/// The stream of the next request.
+async fn next_request(stream: &mut TcpStream) -> Option<u32> {
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let [a, b, c, kind, _, on @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).await.ok()?;
+        if kind == HEADERS {
+            return Some(u32::from_be_bytes(on));
+        }
+    }
+    None
+}
+
+/// A head with a name in upper case (RFC 9113 section 8.2.1).
+fn upper() -> Vec<u8> {
+    [&[OK, 0, 7][..], b"X-Upper", &[1], b"a"].concat()
+}
+
 /// An application that answers each request with these frames, in one write: kind, flags, payload.
 async fn http2(answer: Vec<(u8, u8, Vec<u8>)>) -> Application {
     Application::raw(move |mut stream, _, requests| {
@@ -123,18 +150,11 @@ async fn http2(answer: Vec<(u8, u8, Vec<u8>)>) -> Application {
             let mut preface = [0; 24];
             stream.read_exact(&mut preface).await.unwrap();
             stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
-            let mut head = [0; 9];
-            while stream.read_exact(&mut head).await.is_ok() {
-                let [a, b, c, kind, _, on @ ..] = head;
-                let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-                stream.read_exact(&mut payload).await.unwrap();
-                if kind == HEADERS {
-                    requests.fetch_add(1, Ordering::SeqCst);
-                    let on = u32::from_be_bytes(on);
-                    let frames =
-                        answer.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, on, payload));
-                    stream.write_all(&frames.collect::<Vec<_>>()).await.unwrap();
-                }
+            while let Some(on) = next_request(&mut stream).await {
+                requests.fetch_add(1, Ordering::SeqCst);
+                let frames =
+                    answer.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, on, payload));
+                stream.write_all(&frames.collect::<Vec<_>>()).await.unwrap();
             }
         }
     })
@@ -179,9 +199,36 @@ async fn a_response_of_http2_that_turns_out_malformed_is_asked_for_once() {
 
 #[tokio::test]
 async fn a_head_of_http2_with_a_malformed_field_is_asked_for_once() {
-    let upper = [&[OK, 0, 7][..], b"X-Upper", &[1], b"a"].concat();
-    let application = http2(vec![(HEADERS, END_HEADERS | END_STREAM, upper)]).await;
+    let application = http2(vec![(HEADERS, END_HEADERS | END_STREAM, upper())]).await;
     for ((status, _, code), asked) in read(&application, UpstreamProtocol::Http2).await {
         assert_eq!((status, code, asked), (502, None, 1));
     }
+}
+
+/// What the same connection was to bring to others may be asked for again.
+#[tokio::test]
+async fn a_malformed_head_is_not_held_against_other_streams_of_its_connection() {
+    let application = Application::raw(|mut stream, connection, requests| async move {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        while let Some(on) = next_request(&mut stream).await {
+            let asked = requests.fetch_add(1, Ordering::SeqCst) + 1;
+            let head = match (connection, asked) {
+                // Waits, until its connection has ended.
+                (0, 1) => continue,
+                (0, _) => upper(),
+                _ => vec![OK],
+            };
+            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, on, &head)).await.unwrap();
+        }
+    })
+    .await;
+    let (plain, _pair) = plain_and_pair(application.address, UpstreamProtocol::Http2);
+    let first = tokio::spawn(get(plain.address(0)));
+    while application.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(get(plain.address(0)).await.0, 502);
+    assert_eq!((first.await.unwrap().0, application.requests(), application.connections()), (200, 3, 2));
 }

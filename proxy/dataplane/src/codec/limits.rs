@@ -14,6 +14,9 @@ use http::uri::Authority;
 /// end).
 pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a response that breaks off waits for its client to take what came before.
+pub(crate) const CUT_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long a client that connected just before a drain may take to send its first request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 

@@ -16,6 +16,7 @@ use super::write::{self, Answering};
 use crate::codec::allowance::StillSince;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
+use crate::codec::limits::CUT_WITHIN;
 use crate::codec::upgrade::Upgraded;
 
 /// Answers one request of an HTTP/1 connection.
@@ -85,6 +86,8 @@ impl Responder {
             }
             Err(Cut::Body(mut failure)) => {
                 failure.reached = Reached::ResponseStarted;
+                // What came before is the client's.
+                let _ = tokio::time::timeout(CUT_WITHIN, self.flush()).await;
                 failure
             }
             Err(Cut::Socket(error)) => gone(&error),

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason as Code, SendStream};
@@ -11,10 +10,8 @@ use outrigger_core::error::Failure;
 use super::failure;
 use super::seen::Seen;
 use crate::codec::body::{Body, Frame};
+use crate::codec::limits::CUT_WITHIN;
 use crate::codec::watchdog::Watchdog;
-
-/// How long a reset waits for the peer to take what was sent before it.
-const RESET_WITHIN: Duration = Duration::from_secs(1);
 
 /// The sending half of a stream, and the body that it sends.
 #[derive(Debug)]
@@ -163,7 +160,7 @@ impl Outgoing {
                 Some(Ok(Frame::Trailers(trailers))) => Next::Trailers(trailers),
                 Some(Err(failure)) => {
                     let mut patience = Watchdog::new();
-                    patience.set(RESET_WITHIN);
+                    patience.set(CUT_WITHIN);
                     self.failed = Some(Failed { failure, queued: None, patience });
                     return Poll::Pending;
                 }

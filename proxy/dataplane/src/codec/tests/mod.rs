@@ -8,6 +8,7 @@ mod responses;
 mod http2;
 mod streams;
 mod unread;
+mod cut;
 mod trailers;
 mod upgrades;
 mod lifetimes;
