@@ -45,7 +45,7 @@ impl Sight {
                     Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
                 }
             }),
-            Page::read("/config_dump", "resources that are held, versions, refusals (JSON)", move || {
+            Page::read("/config_dump", "configuration as compiled, versions, refusals (JSON)", move || {
                 // A build may be going on, and this thread may wait for it.
                 let versions = Handle::current().block_on(reader.resources());
                 Answer::json(&config_dump::config_dump(&dumped.load(), &versions, &reader.status()))
