@@ -1,30 +1,30 @@
-//! How long to wait before the next attempt: exponential, jittered, reset by success.
+//! Exponential backoff with jitter, reset by success.
 //!
-//! Every connection of this crate to the control plane uses it, so that thousands of proxies that lose a control plane
-//! at the same moment do not come back at the same moment.
+//! Used by every connection to the control plane, so that thousands of proxies that lose it at the same moment do not reconnect
+//! at the same moment.
 
 use std::time::Duration;
 
-/// The first wait is drawn from `(FIRST/2, FIRST]`: a reconnect starts within half a second.
+/// The first wait is in `(FIRST/2, FIRST]`, so a reconnect starts within half a second.
 const FIRST: Duration = Duration::from_millis(400);
-/// No wait is longer: a control plane that is back is found within seconds.
+/// Upper bound of a wait, so that a control plane that is back is found within seconds.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Waits of one retried activity.
+/// Backoff state of one retried operation.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The wait before the next attempt, between half of and the whole of `min(FIRST * 2^failures, LONGEST)`.
+    /// Returns the wait before the next attempt: between half and all of `min(FIRST * 2^failures, LONGEST)`.
     pub(crate) fn next(&mut self) -> Duration {
         let longest = FIRST.saturating_mul(1 << self.failures.min(8)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         longest.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// The attempt was a success: the next failure waits short again.
+    /// Resets the backoff after a successful attempt.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }

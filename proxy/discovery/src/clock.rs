@@ -1,14 +1,13 @@
-//! Wall-clock time as an input: certificates expire by the calendar, timers run by the monotonic clock.
+//! The wall clock as an input: certificates expire by the calendar, timers use the monotonic clock.
 //!
-//! Long sleeps are taken in pieces, because a suspended machine's monotonic clock stands still while its certificate
-//! grows old. Tests run on tokio's paused clock.
+//! Long sleeps are split, because the monotonic clock stands still while a machine is suspended. Tests use tokio's paused clock.
 
 use std::time::{Duration, SystemTime};
 
-/// Longest piece of a sleep: how late a renewal can be after a suspend.
+/// Longest part of a sleep; bounds how late a renewal can be after a suspend.
 const PIECE: Duration = Duration::from_secs(30);
 
-/// Where wall-clock time comes from.
+/// The source of wall-clock time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Clock {
     #[cfg(test)]
@@ -16,7 +15,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that follows tokio's, starting at the present.
+    /// Returns a clock that follows tokio's, starting now.
     #[cfg(test)]
     pub(crate) fn paused() -> Self {
         Self { paused: Some((SystemTime::now(), tokio::time::Instant::now())) }

@@ -1,7 +1,7 @@
-//! What the server crate calls: [`Discovery::start`], and the [`Handle`] that comes back.
+//! The crate's interface: [`Discovery::start`], and the [`Handle`] that it returns.
 //!
-//! Everything that can fail for good fails here, before the first byte of traffic: an unwritable state directory, roots
-//! that cannot be read, no way to an identity. Once started, nothing ends discovery but its handle.
+//! Permanent errors are returned at start-up, before any traffic: an unwritable state directory, unreadable roots, no way to
+//! obtain an identity. Once started, discovery runs until its handle stops it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,46 +31,46 @@ use crate::xds::store::SharedStore;
 use crate::xds::subscriptions::Mode;
 use crate::xds::supervisor::Supervisor;
 
-/// Namespace and account of every control plane, in the proxy's own trust domain.
+/// Namespace and service account of every control plane, in the proxy's own trust domain.
 const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
 
-/// Settings, as the proxy's flags give them.
+/// Settings, from the proxy's flags.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `HOST:PORT` of the control plane.
     pub control_plane: String,
-    /// PEM file of the trust roots: for the control plane, and for every peer of our trust domain.
+    /// PEM file of the trust roots, for the control plane and for every peer of this trust domain.
     pub control_plane_ca: PathBuf,
-    /// File of the join token. Read again for each request that needs it, so that it may be replaced.
+    /// File of the join token. It is read for each request that needs it, so it can be replaced.
     pub token_file: Option<PathBuf>,
-    /// Directory for key, certificate and cache. Made with mode 0700 if missing.
+    /// Directory for key, certificate and cache. Created with mode 0700 if missing.
     pub state_dir: PathBuf,
-    /// Name of this instance: the xDS node, and the registration. Unique among the workloads of one identity.
+    /// Name of this instance, in the xDS node and the registration. Unique among the workloads of one identity.
     pub instance: String,
-    /// Who chooses what the proxy gets.
+    /// How destinations are chosen.
     pub mode: Mode,
     /// The trust domain of the mesh.
     pub trust_domain: TrustDomain,
-    /// Ports of the workload. Without any, nothing is registered.
+    /// Ports of the workload. If empty, nothing is registered.
     pub ports: Vec<WorkloadPort>,
     /// Labels of the workload, such as `version`.
     pub labels: BTreeMap<String, String>,
 }
 
-/// The other ends: where discovery's results go and its questions come from.
+/// The parts of the proxy that discovery reads from and writes to.
 #[derive(Debug)]
 pub struct Wiring {
-    /// Makes snapshots of resources; has the proxy's own listeners already.
+    /// Builds snapshots from resources; already contains the static listeners.
     pub builder: Builder,
-    /// Where snapshots go.
+    /// Receives snapshots.
     pub published: Published,
-    /// What the data path asks for.
+    /// Demands of the data path.
     pub demands: DemandFeed,
-    /// Who binds listeners.
+    /// Binds listeners.
     pub binder: Binder,
-    /// Where certificate and roots go.
+    /// Receives the certificate and the roots.
     pub secrets: SecretStore,
-    /// The process's resolver.
+    /// The resolver of the process.
     pub dns: Dns,
 }
 
@@ -79,10 +79,10 @@ pub struct Wiring {
 pub enum Discovery {}
 
 impl Discovery {
-    /// Starts discovery on the present runtime. When it returns, what was saved is read back: identity and configuration
-    /// of the last run are published, if there were any, whether or not a control plane is in reach.
+    /// Starts discovery on the current runtime. When it returns, the saved identity and configuration are published, if there
+    /// are any, whether or not a control plane is reachable.
     ///
-    /// Fails only for what no retry can mend; the error says what and where, in one line.
+    /// Returns an error only if retrying cannot fix it. The error is one line.
     pub async fn start(config: Config, wiring: Wiring) -> Result<Handle, StartError> {
         let namespace_account = CONTROL_PLANE;
         let peer = SpiffeId::new(config.trust_domain.clone(), namespace_account.0, namespace_account.1)?;
@@ -128,7 +128,7 @@ impl Discovery {
         );
         supervisor.restore().await;
 
-        // One connection for both streams at a time.
+        // One connection at a time, shared by both streams.
         let (connected, channels) = watch::channel(None);
         let (registration, registration_handle) =
             Registration::new(&instance, &ports, &labels, status.clone());
@@ -144,7 +144,7 @@ impl Discovery {
     }
 }
 
-/// Discovery at work. Dropping it stops discovery; [`Handle::shutdown`] also saves what is not saved yet.
+/// Running discovery. Dropping it stops discovery; [`Handle::shutdown`] also saves pending changes.
 #[derive(Debug)]
 pub struct Handle {
     status: StatusBoard,
@@ -155,17 +155,17 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The state at this moment: for `/ready`, `/metrics`, `/config_dump`.
+    /// Returns the current status, for `/ready`, `/metrics`, `/config_dump`.
     pub fn status(&self) -> Status {
         self.status.read()
     }
 
-    /// Reads the state from elsewhere, such as an admin endpoint, for as long as it likes.
+    /// Returns a reader of the status, such as for the admin endpoint.
     pub fn reader(&self) -> Reader {
         Reader { status: self.status.clone(), store: self.store.clone() }
     }
 
-    /// Says whether the workload takes traffic: the listeners are bound and the application is there. False at first.
+    /// Sets whether the workload is ready for traffic: its listeners are bound and its application answers. Initially false.
     pub fn set_ready(&self, ready: bool) {
         self.registration.ready(ready);
     }
@@ -175,20 +175,20 @@ impl Handle {
         &self.store
     }
 
-    /// Takes the workload out of discovery, and waits until the control plane confirms, 2 s have passed, or it is not in
-    /// reach. First step of a shutdown: what comes after finds nobody sending new requests here. The control plane keeps
-    /// the workload as draining, and its listeners with it, until [`Handle::shutdown`].
+    /// Removes the workload from discovery. Waits until the control plane confirms, 2 s have passed, or it is found unreachable.
+    /// This is the first step of a shutdown; afterwards peers send no new requests here. The control plane keeps the workload
+    /// as draining, with its listeners, until [`Handle::shutdown`].
     pub async fn drain_registration(&self) -> Left {
         self.registration.drain().await
     }
 
-    /// Ends every task, and saves what was not saved yet.
+    /// Ends every task and saves pending changes.
     pub async fn shutdown(mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "discovery ended badly");
+            tracing::error!(%error, "the discovery task failed");
         }
     }
 }
@@ -201,12 +201,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// As [`Handle::status`].
+    /// Returns the current status, like [`Handle::status`].
     pub fn status(&self) -> Status {
         self.status.read()
     }
 
-    /// Every resource that is held, in order of kind and name. Waits for a build that is going on, off this thread.
+    /// Returns every accepted resource, by kind and name. Waits, off this thread, for a build in progress.
     pub async fn resources(&self) -> Vec<ResourceVersion> {
         let versions = self.store.with(|store| {
             let all = Kind::ALL.into_iter().flat_map(|kind| {
@@ -223,38 +223,38 @@ impl Reader {
     }
 }
 
-/// A resource that is held.
+/// An accepted resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceVersion {
     /// Its type.
     pub kind: Kind,
     /// Its name.
     pub name: Name,
-    /// The version that was accepted last.
+    /// The version that was last accepted.
     pub version: String,
 }
 
-/// Why discovery cannot start: one line that says what and where.
+/// Why discovery cannot start. Displayed as one line.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The state directory cannot be made or written.
+    /// The state directory cannot be created or written.
     #[error("state directory {path:?}: {reason}")]
     StateDir {
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
-    /// The control plane's address or the trust roots.
+    /// The control plane's address or the trust roots are invalid.
     #[error(transparent)]
     ControlPlane(#[from] ChannelError),
-    /// Key, certificate or token.
+    /// The key, certificate or token cannot be used.
     #[error("identity: {0}")]
     Identity(#[from] IdentityError),
-    /// The trust domain.
+    /// The trust domain is invalid.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The resolver.
+    /// The resolver cannot be created.
     #[error(transparent)]
     Dns(#[from] DnsError),
 }

@@ -1,7 +1,7 @@
-//! Names on the network: one resolver for the whole process, with its cache.
+//! The DNS resolver of the process, with its cache.
 //!
-//! Asked by the channel for the control plane's name, and by the data path (through the server crate) for a passed-on
-//! destination that is no service of the mesh. libc's resolver is not used: a static binary has none that works.
+//! Used for the control plane's name and, through the server crate, by the data path for destinations outside the mesh. libc's
+//! resolver is not used, because it does not work in a static binary.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,30 +12,30 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, TokioResolver};
 use thiserror::Error;
 
-/// Answers kept at most, least recently used out first: invented names must not grow the process.
+/// Cache capacity, least recently used out first. Made-up names must not grow the process.
 const CACHED_ANSWERS: u64 = 512;
 
-/// A name that does not exist is asked for again after this time at most, whatever its zone says: services come up late.
+/// Upper bound of a negative answer's TTL, whatever its zone says: services can appear late.
 const ABSENT_AT_MOST: Duration = Duration::from_secs(30);
-/// One server's time to answer; a question is sent once more at most.
+/// Time limit for one server; a query is retried once.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// The shared resolver. Cheap to clone.
 #[derive(Clone)]
 pub struct Dns(Arc<TokioResolver>);
 
-/// What a name stands for at the moment.
+/// The addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
-    /// At least one, IPv4 before IPv6.
+    /// Never empty; IPv4 before IPv6.
     pub addresses: Vec<IpAddr>,
-    /// When the answer's TTL ends and the name is to be asked for again; `None` for an address written as such.
+    /// When the answer's TTL ends and the name should be resolved again. None for a literal address.
     pub valid_until: Option<Instant>,
 }
 
 impl Dns {
-    /// A resolver that goes by `/etc/resolv.conf` and `/etc/hosts`. A machine without a resolver gets one that knows
-    /// addresses and the hosts file.
+    /// Creates a resolver from `/etc/resolv.conf` and `/etc/hosts`. Without a configured server, it resolves only addresses and
+    /// the hosts file.
     pub fn from_system() -> Result<Self, DnsError> {
         let mut builder = Resolver::builder(TokioRuntimeProvider::default()).unwrap_or_else(|error| {
             tracing::info!(%error, "no DNS server is configured; only addresses and the hosts file will resolve");
@@ -51,7 +51,7 @@ impl Dns {
         Ok(Self(Arc::new(resolver)))
     }
 
-    /// The addresses of a host: itself if it is one already. Cancel-safe.
+    /// Resolves a host. A literal address resolves to itself. Cancel-safe.
     pub async fn resolve(&self, host: &str) -> Result<Addresses, DnsError> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         if let Ok(address) = bare.parse() {
@@ -72,21 +72,21 @@ impl std::fmt::Debug for Dns {
     }
 }
 
-/// Why a name has no address.
+/// Why a name was not resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DnsError {
-    /// The resolver could not be made.
+    /// The resolver could not be created.
     #[error("the resolver cannot be set up: {0}")]
     Setup(String),
     /// The name does not exist, or has no address.
     #[error("{0:?} does not resolve to an address")]
     NotFound(String),
-    /// No answer: a later try may do better.
+    /// There was no answer; a later attempt may succeed.
     #[error("{host:?} cannot be resolved now: {reason}")]
     Unavailable {
-        /// What was asked for.
+        /// The requested name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         reason: String,
     },
 }

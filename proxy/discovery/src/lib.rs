@@ -1,8 +1,8 @@
-//! Where config comes from: xDS streams, cache on disk, identity, registration, DNS.
+//! Discovery: xDS streams, the saved configuration, identity, registration, DNS.
 //!
-//! [`Discovery::start`] is called once, on the control thread. From then on a supervisor owns every task of this crate: one
-//! that keeps an identity, one that keeps the workload registered, one that keeps an ADS stream open. A control plane that
-//! is away ends none of them. As everywhere, a module uses only modules listed below it.
+//! [`Discovery::start`] is called once, on the control thread. A supervisor owns every task of this crate: one renews the
+//! identity, one keeps the workload registered, one keeps an ADS stream open. They all survive an unreachable control plane. A
+//! module uses only modules listed below it.
 
 mod discovery;
 mod xds;

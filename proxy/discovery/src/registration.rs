@@ -1,10 +1,9 @@
-//! The workload in discovery: registered, kept alive by heartbeats, and taken out before the proxy stops.
+//! Registers the workload with the control plane, sends heartbeats, and drains the registration before the proxy stops.
 //!
-//! The supervisor starts [`Registration::maintain`]. A stream that breaks removes nobody; it is opened again and the
-//! workload said again. What the control plane refuses is said again, too, since the missing Service may yet be added.
-//! A workload that drained keeps its stream: with it the control plane would take away the listeners on which it still
-//! answers. Its end is the proxy's. For the same reason a stream that moves to the connection of a new certificate is kept
-//! until the next one has been answered.
+//! The supervisor starts [`Registration::maintain`]. A broken stream does not deregister the workload; it is reopened and the
+//! workload is sent again. So is a port that the control plane refused, since its Service may be added later. A drained workload
+//! keeps its stream until the proxy ends, because the control plane would otherwise remove the listeners that are still in use.
+//! For the same reason a stream moves to the connection of a new certificate only after the new stream has been answered.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,66 +24,66 @@ use crate::backoff::Backoff;
 use crate::control_plane::channel::{Channels, current, describe};
 use crate::status::StatusBoard;
 
-/// How long a drain waits for the control plane to say that nobody is sent here any more.
+/// How long a drain waits for the control plane's confirmation.
 pub(crate) const DRAIN: Duration = Duration::from_secs(2);
-/// A control plane that has taken the stream's connection begins to answer within this time.
+/// Time limit for the first response on a stream.
 const ANSWER: Duration = Duration::from_secs(15);
-/// How soon a refused workload is offered again.
+/// Interval at which a refused workload is sent again.
 const OFFER_AGAIN: Duration = Duration::from_secs(5);
-/// Heartbeats before the control plane has named its lease.
+/// Heartbeat interval before the control plane has sent a lease.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(10);
-/// No heartbeat comes faster, whatever lease is named.
+/// Lower bound of the heartbeat interval, whatever the lease.
 const FASTEST_HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// One port of the workload, as `--service` gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadPort {
-    /// Services of the workload's namespace behind which the port stands.
+    /// The services, in the workload's namespace, that have this port.
     pub services: Vec<String>,
     /// The port number of those services.
     pub service_port: u16,
-    /// `appProtocol`; `None` takes what the Service says.
+    /// `appProtocol`; if None, the Service declares it.
     pub protocol: Option<String>,
-    /// What other sidecars connect to.
+    /// The address that peers connect to.
     pub advertised: SocketAddr,
-    /// What this proxy listens on.
+    /// The address that this proxy listens on.
     pub listen: SocketAddr,
-    /// Where the application listens.
+    /// The address that the application listens on.
     pub application: SocketAddr,
-    /// `listen` gets redirected connections, whatever their destination.
+    /// `listen` receives redirected connections, whatever their destination.
     pub original_destination: bool,
 }
 
-/// What the proxy wants the control plane to know of it.
+/// The desired state of the workload in discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     NotReady,
     Ready,
-    /// Out of discovery, for good.
+    /// Permanently out of discovery.
     Drained,
 }
 
-/// How a drain of the registration ended.
+/// The outcome of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// The control plane has taken the workload out of discovery, or nothing was ever registered.
+    /// The control plane has removed the workload from discovery, or nothing was ever registered.
     Confirmed,
-    /// It did not say so in time, or is not in reach: the lease, or the peers' own retries, must do.
+    /// There was no confirmation in time, or the control plane is unreachable. The lease or the peers' retries must suffice.
     Unconfirmed,
 }
 
-/// What is to be expected of the control plane when the workload wants to leave.
+/// What a drain can expect from the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leave {
-    /// Nothing: there is no certificate yet, or the last try to reach it failed.
+    /// Nothing: there is no certificate yet, or the last attempt to reach it failed.
     Hopeless,
-    /// An answer.
+    /// A response.
     Possible,
-    /// The answer came, or there is nothing to leave.
+    /// The response has arrived, or nothing was registered.
     Confirmed,
 }
 
-/// The task's state.
+/// The state of the task.
 #[derive(Debug)]
 pub(crate) struct Registration {
     workload: Arc<wire::Workload>,
@@ -93,23 +92,23 @@ pub(crate) struct Registration {
     status: StatusBoard,
 }
 
-/// An open stream: the way there and the way back. It lives for as long as both are held.
+/// An open stream, both directions. It stays open while both are held.
 #[derive(Debug)]
 struct Call {
     requests: mpsc::UnboundedSender<RegisterRequest>,
     responses: Streaming<wire::RegisterResponse>,
 }
 
-/// Why a stream is not read any more.
+/// Why a stream is no longer read.
 #[derive(Debug)]
 enum Ended {
-    /// It broke.
+    /// The stream broke.
     Broken(Status),
-    /// There is a new certificate; the stream is still open.
+    /// The certificate was renewed; the stream is still open.
     Renewed(Box<Call>),
 }
 
-/// What others may ask of the registration.
+/// Controls the registration.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationHandle {
     wanted: Arc<watch::Sender<Wanted>>,
@@ -117,7 +116,7 @@ pub(crate) struct RegistrationHandle {
 }
 
 impl RegistrationHandle {
-    /// Says whether the application takes traffic. Without effect once draining.
+    /// Sets whether the application is ready. No effect once draining.
     pub(crate) fn ready(&self, ready: bool) {
         let next = if ready { Wanted::Ready } else { Wanted::NotReady };
         self.wanted.send_if_modified(|wanted| {
@@ -129,8 +128,8 @@ impl RegistrationHandle {
         });
     }
 
-    /// Leaves discovery, and waits until that is confirmed, [`DRAIN`] has passed, or the control plane turns out not to be
-    /// in reach. Cancel-safe: leaving goes on.
+    /// Leaves discovery. Waits until that is confirmed, [`DRAIN`] has passed, or the control plane is found unreachable.
+    /// Cancel-safe: leaving continues.
     pub(crate) async fn drain(&self) -> Left {
         self.wanted.send_replace(Wanted::Drained);
         let mut leave = self.leave.clone();
@@ -142,7 +141,7 @@ impl RegistrationHandle {
 }
 
 impl Registration {
-    /// A workload that is not registered yet, and not ready. One without ports never is: there is nothing to find.
+    /// Creates an unregistered workload that is not ready. Without ports it is never registered.
     pub(crate) fn new(
         instance: &str,
         ports: &[WorkloadPort],
@@ -161,9 +160,9 @@ impl Registration {
         (task, RegistrationHandle { wanted: Arc::new(wanted), leave: leave_receiver })
     }
 
-    /// Registers, and registers again after each break. Owned by the supervisor, and ends with it.
+    /// Registers, and registers again after each break. Owned by the supervisor and ends with it.
     pub(crate) async fn maintain(mut self, mut channels: Channels) {
-        // Without a certificate there is no channel, and nobody to register.
+        // Without a certificate there is no channel.
         if self.workload.ports.is_empty() || current(&mut channels).await.is_none() {
             return;
         }
@@ -185,7 +184,7 @@ impl Registration {
         }
     }
 
-    /// One stream, to its end; the one before it goes when it has been answered, or has failed.
+    /// Serves one stream to its end. The previous stream is closed once this one has been answered or has failed.
     async fn serve(
         &mut self,
         channel: Channel,
@@ -214,11 +213,11 @@ impl Registration {
         let mut client = RegistrationClient::new(channel);
         let opened = tokio::time::timeout(ANSWER, client.register(UnboundedReceiverStream::new(outgoing)))
             .await
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the control plane does not answer")));
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the control plane did not respond")));
         Ok(Call { requests, responses: opened?.into_inner() })
     }
 
-    /// Says what is wanted, and that the workload is alive, until the stream breaks.
+    /// Sends the desired state and heartbeats until the stream breaks.
     async fn converse(
         &mut self,
         Call { requests, responses }: &mut Call,
@@ -245,7 +244,7 @@ impl Registration {
                             refused = true;
                             self.refused(ports);
                         }
-                        // Said again after each heartbeat, which keeps the workload's own listeners.
+                        // Repeated after each heartbeat, which keeps the workload's listeners.
                         Outcome::Drained(wire::Drained {}) => {
                             refused = false;
                             backoff.reset();
@@ -257,20 +256,20 @@ impl Registration {
                     continue;
                 }
                 changed = self.wanted.changed() => {
-                    // The handle is gone with the supervisor, which ends this task.
+                    // The handle is dropped with the supervisor, which ends this task.
                     changed.map_err(|_| Status::cancelled("shutting down"))?;
                     false
                 }
                 () = tokio::time::sleep_until(next) => refused,
             };
             if requests.send(self.message(full)).is_err() {
-                return Err(Status::unavailable("the stream takes no more messages"));
+                return Err(Status::unavailable("the stream accepts no more messages"));
             }
             next = Instant::now() + if refused { OFFER_AGAIN } else { heartbeat };
         }
     }
 
-    /// What has been confirmed stays so.
+    /// Sets the expectation. A confirmation is final.
     fn expect(&self, now: Leave) {
         self.leave.send_if_modified(|leave| {
             let change = *leave != Leave::Confirmed && *leave != now;
@@ -299,13 +298,13 @@ impl Registration {
             ports.into_iter().map(|p| (usize::try_from(p.port).unwrap_or(usize::MAX), p.reason)).collect();
         for (index, reason) in &named {
             let services = self.workload.ports.get(*index).map(|port| port.services.join(","));
-            tracing::warn!(services, reason, "the control plane refuses this port");
+            tracing::warn!(services, reason, "the control plane refused this port");
         }
         self.status.registration_refused(named);
     }
 }
 
-/// The next outcome. One that this version does not know is passed over.
+/// Returns the next outcome. Skips outcomes that this version does not know.
 async fn outcome(responses: &mut Streaming<wire::RegisterResponse>) -> Result<Outcome, Status> {
     loop {
         match responses.message().await? {
@@ -316,7 +315,7 @@ async fn outcome(responses: &mut Streaming<wire::RegisterResponse>) -> Result<Ou
     }
 }
 
-/// The lease granted; one that is absent or makes no sense is taken for that of our first heartbeat.
+/// Returns the granted lease. A missing or invalid one is replaced by that of the first heartbeat.
 fn lease(wire::Accepted { lease }: wire::Accepted) -> Duration {
     let seconds = lease.and_then(|lease| u64::try_from(lease.seconds).ok().map(|s| (s, lease.nanos)));
     let lease =

@@ -1,7 +1,6 @@
-//! The directory that a proxy keeps: key, certificate, cache. Mode 0700, each file 0600, replaced whole.
+//! The state directory: key, certificate and cache. Mode 0700, each file 0600, replaced atomically.
 //!
-//! Used at start and, rarely, afterwards: identity after a renewal, the cache when it was quiet for a while. A write that
-//! fails leaves the file that was there.
+//! Used at start-up, after a certificate renewal, and when the saved configuration changes. A failed write leaves the old file.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -13,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct StateDir(PathBuf);
 
 impl StateDir {
-    /// Makes the directory if it is missing, takes other people's access away, and tries a write.
+    /// Creates the directory if it is missing, restricts its mode, and checks that it is writable.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
@@ -25,12 +24,12 @@ impl StateDir {
         Ok(dir)
     }
 
-    /// Where a file of this name is.
+    /// Returns the path of the file with this name.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Reads a file; `None` if there is none.
+    /// Reads a file. Returns None if it does not exist.
     pub(crate) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
         match File::open(self.path(name)).and_then(|mut file| file.read_to_end(&mut bytes)) {
@@ -40,8 +39,7 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file: written beside it, flushed to the disk, renamed over it, so that a crash at any point leaves the
-    /// old file or the new one.
+    /// Replaces a file atomically: written beside it, flushed to disk, renamed over it. A crash leaves the old or the new file.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let beside = self.path(&format!("{name}.new"));
         let mut file =

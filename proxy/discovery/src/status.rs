@@ -1,6 +1,6 @@
-//! What the control plane's end of the proxy looks like from inside: for `/ready`, `/metrics`, `/status`, `/config_dump`.
+//! The status of discovery, for `/ready`, `/metrics`, `/config_dump`.
 //!
-//! Every task of this crate writes its part as it goes; readers take a copy. Nothing decides by it.
+//! Every task of this crate updates its part; readers get a copy. No decision depends on it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,27 +9,27 @@ use std::time::{Duration, SystemTime};
 use outrigger_config::kind::{Kind, PerKind};
 use outrigger_core::identity::SpiffeId;
 
-/// A resource that cannot be used, and why.
+/// A resource that cannot be used, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) name: String,
     pub(crate) reason: String,
 }
 
-/// A copy of the state at one moment.
+/// A copy of the status at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
     /// The ADS stream.
     pub stream: StreamStatus,
-    /// What is known about each resource type; a type that was never asked for has zeros.
+    /// One entry per resource type; all zero for a type that was never requested.
     pub kinds: BTreeMap<Kind, KindStatus>,
     /// The workload's certificate.
     pub identity: IdentityStatus,
-    /// The workload in discovery.
+    /// The registration of the workload.
     pub registration: RegistrationStatus,
-    /// When configuration was first published, and from where; `None`: nothing was. What the flags say is none.
+    /// When, and from where, configuration was first published. None if there was none; the static listeners do not count.
     pub published: Option<Published>,
-    /// Why the saved configuration is not used, if there is one that is not.
+    /// Why the saved configuration was not used. None if it was, or if there was none.
     pub saved_left_aside: Option<String>,
     /// Snapshots published.
     pub snapshots: u64,
@@ -38,59 +38,59 @@ pub struct Status {
 /// The ADS stream.
 #[derive(Debug, Clone, Default)]
 pub struct StreamStatus {
-    /// Since when there has been a stream; `None`: there is none.
+    /// When the current stream was established. None if there is no stream.
     pub connected_since: Option<SystemTime>,
     /// Streams that were established.
     pub connections: u64,
     /// Streams that broke or could not be established.
     pub failures: u64,
-    /// Why the last one did.
+    /// Why the last one failed.
     pub last_failure: Option<String>,
 }
 
 /// One resource type.
 #[derive(Debug, Clone, Default)]
 pub struct KindStatus {
-    /// Names subscribed, the wildcard included.
+    /// Subscribed names, including the wildcard.
     pub subscribed: usize,
-    /// Resources held: accepted, in memory.
+    /// Accepted resources in memory.
     pub held: usize,
     /// Responses acknowledged.
     pub acknowledged: u64,
-    /// Responses answered with a NACK.
+    /// Responses that were rejected (NACK).
     pub refused: u64,
-    /// Why the last response that was refused as a whole was.
+    /// Why the last response was rejected as a whole.
     pub last_refused_response: Option<Refusal>,
-    /// Resources whose newest version is refused, by name. One leaves when it is mended or removed.
+    /// Resources whose newest version was refused, by name. Removed when a good version arrives or the resource is removed.
     pub refusals: BTreeMap<String, Refusal>,
 }
 
 /// A refusal, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is wrong.
+    /// The cause.
     pub reason: String,
-    /// Since when it is refused.
+    /// When it was first refused.
     pub since: SystemTime,
 }
 
 /// The workload's certificate.
 #[derive(Debug, Clone, Default)]
 pub struct IdentityStatus {
-    /// The certificate in use; `None` until there is one.
+    /// The current certificate; None until there is one.
     pub certificate: Option<CertificateStatus>,
     /// Certificates issued to this process.
     pub issued: u64,
-    /// Requests that failed.
+    /// Failed requests.
     pub failures: u64,
-    /// Why the last one did; `None` after a success.
+    /// Why the last request failed; None after a success.
     pub last_failure: Option<String>,
 }
 
 /// A certificate.
 #[derive(Debug, Clone)]
 pub struct CertificateStatus {
-    /// Whom it names.
+    /// Its SPIFFE ID.
     pub identity: SpiffeId,
     /// Its serial number in hexadecimal.
     pub serial: String,
@@ -100,31 +100,31 @@ pub struct CertificateStatus {
     pub not_after: SystemTime,
 }
 
-/// The workload in discovery.
+/// The registration of the workload.
 #[derive(Debug, Clone, Default)]
 pub struct RegistrationStatus {
-    /// Since when the control plane has had it without a break of ours; `None`: it is not known to.
+    /// When the current registration began. None if the workload is not known to be registered.
     pub registered_since: Option<SystemTime>,
-    /// For how long the control plane keeps it without hearing from us.
+    /// How long the control plane keeps the registration without a heartbeat.
     pub lease: Option<Duration>,
-    /// Ports that the control plane does not take: index in the settings, and reason.
+    /// Ports that the control plane refused: index in the settings, and reason.
     pub refused: Vec<(usize, String)>,
     /// Streams that broke or could not be established.
     pub failures: u64,
-    /// Why the last one did.
+    /// Why the last one failed.
     pub last_failure: Option<String>,
 }
 
-/// Where the first published configuration came from.
+/// The source of the first published configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
-    /// Read back from the state directory.
+    /// Restored from the state directory.
     FromSaved(SystemTime),
     /// From a control plane.
     FromControlPlane(SystemTime),
 }
 
-/// Where the tasks write.
+/// The writable status, shared by the tasks.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StatusBoard(Arc<Mutex<Board>>);
 
@@ -175,7 +175,7 @@ impl StatusBoard {
         self.with(|board| board.kinds[kind].held = resources);
     }
 
-    /// A response was answered: what it refused, and what is good or gone now.
+    /// Records the response to an update: what it refused, and what is now accepted or removed.
     pub(crate) fn answered<'a>(
         &self,
         kind: Kind,
@@ -209,7 +209,7 @@ impl StatusBoard {
         self.with(|board| board.kinds[kind].refusals.retain(|name, _| wanted(name)));
     }
 
-    /// A snapshot was published; `source` says whose configuration it has, none where it has nobody's.
+    /// Records a published snapshot. `source` is None if it contains only static listeners.
     pub(crate) fn published(&self, source: Option<Published>) {
         self.with(|board| {
             board.published = board.published.or(source);

@@ -1,6 +1,6 @@
-//! For tests: a certificate authority, and a control plane in memory that speaks real gRPC over real TLS.
+//! Test support: a certificate authority, and an in-memory control plane that speaks gRPC over TLS.
 //!
-//! No socket is opened, so that tests may stop the clock: all that a paused runtime waits for is then a timer.
+//! No socket is opened, so that tests can pause the clock: a paused runtime then waits only for timers.
 
 pub(crate) mod xds;
 
@@ -51,7 +51,7 @@ use crate::registration::WorkloadPort;
 /// The identity of every control plane.
 pub(crate) const CONTROL_PLANE: &str = "spiffe://cluster.local/ns/outrigger-system/sa/control-plane";
 
-/// A root that issues directly.
+/// A root that issues leaf certificates directly.
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -75,18 +75,18 @@ impl Ca {
         &self.roots_file
     }
 
-    /// A directory that lives as long as the authority.
+    /// Returns a directory that lives as long as the authority.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A chain of an hour's life, leaf first, root last.
+    /// Issues a chain that is valid for an hour, leaf first, root last.
     pub(crate) fn issue(&self, request: &str, uri: &str) -> String {
         let now = SystemTime::now();
         self.issue_at(request, uri, now, Duration::from_secs(3600))
     }
 
-    /// As ours does: valid from five minutes before `now`.
+    /// Issues a chain as our control plane does: valid from five minutes before `now`.
     pub(crate) fn issue_at(&self, request: &str, uri: &str, now: SystemTime, life: Duration) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
         request.params = leaf(uri, now, life);
@@ -100,7 +100,7 @@ impl Ca {
         (certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }
 
-    /// Serves on connections made in memory until the returned control plane is gone.
+    /// Serves on in-memory connections until the returned control plane is dropped.
     pub(crate) fn serve(&self, services: Services) -> ControlPlane {
         let (accept, mut accepted) = mpsc::unbounded_channel::<DuplexStream>();
         let acceptor = self.acceptor();
@@ -142,7 +142,7 @@ impl Ca {
     }
 }
 
-/// Takes TCP connections to a control plane in memory, until it is aborted: then all of them break.
+/// Relays TCP connections to an in-memory control plane. Aborting the task breaks all of them.
 pub(crate) fn relay(listener: TcpListener, to: &ControlPlane) -> JoinHandle<()> {
     let to = to.clone();
     tokio::spawn(async move {
@@ -157,7 +157,7 @@ pub(crate) fn relay(listener: TcpListener, to: &ControlPlane) -> JoinHandle<()> 
     })
 }
 
-/// A credential that somebody got earlier.
+/// Returns a credential that was issued earlier.
 pub(crate) fn credential(ca: &Ca, uri: &str) -> Arc<Credential> {
     let key = Key::generate().unwrap();
     let pem = ca.issue(&key.signing_request().unwrap(), uri);
@@ -187,7 +187,7 @@ pub(crate) fn port() -> WorkloadPort {
     }
 }
 
-/// The identity that a request's connection was verified to have.
+/// Returns the verified identity of a request's connection.
 fn caller<T>(request: &Request<T>) -> Option<SpiffeId> {
     request.extensions().get::<Option<SpiffeId>>().cloned().flatten()
 }
@@ -229,7 +229,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A bidirectional RPC of the fake: what the client sends, and the way to answer.
+/// A bidirectional RPC: the client's messages, and a sender for responses.
 pub(crate) struct Call<Req, Resp> {
     pub(crate) caller: Option<SpiffeId>,
     pub(crate) requests: Streaming<Req>,
@@ -241,7 +241,7 @@ pub(crate) type AdsCall = Call<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
 /// A registration, played by the test.
 pub(crate) type RegistrationCall = Call<RegisterRequest, RegisterResponse>;
 
-/// How a certificate was asked for.
+/// How a certificate was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Proof {
     Token(String),
@@ -253,13 +253,13 @@ pub(crate) struct Issuance {
     pub(crate) identity: &'static str,
     pub(crate) token: &'static str,
     pub(crate) life: Duration,
-    /// While set, every request fails so.
+    /// While set, every request fails with this status.
     pub(crate) outage: Option<Status>,
     pub(crate) issued: Vec<Proof>,
     pub(crate) refused: u32,
 }
 
-/// The other ends of a fake control plane's streams, in the hands of a test.
+/// The server ends of a fake control plane's streams, controlled by the test.
 pub(crate) struct Stage {
     pub(crate) control_plane: ControlPlane,
     pub(crate) issuance: Arc<Mutex<Issuance>>,
@@ -267,7 +267,7 @@ pub(crate) struct Stage {
     pub(crate) registrations: mpsc::UnboundedReceiver<RegistrationCall>,
 }
 
-/// A control plane that issues certificates by itself and leaves the streams to the test.
+/// A control plane that issues certificates and leaves the streams to the test.
 #[derive(Clone)]
 struct Fake {
     ca: Arc<Ca>,
@@ -277,7 +277,7 @@ struct Fake {
     registrations: mpsc::UnboundedSender<RegistrationCall>,
 }
 
-/// Starts a fake control plane; `shop/cart` is who gets certificates, by the token `good`.
+/// Starts a fake control plane. It issues certificates for `shop/cart`, by the token `good`.
 pub(crate) fn stage(ca: &Arc<Ca>, clock: Clock) -> Stage {
     let issuance = Arc::new(Mutex::new(Issuance {
         identity: "spiffe://cluster.local/ns/shop/sa/cart",
@@ -369,7 +369,7 @@ fn play<Req, Resp>(
     Ok(Response::new(UnboundedReceiverStream::new(stream)))
 }
 
-/// The fake's services behind one connection, told apart by path.
+/// Dispatches to the fake's services by path, on one connection.
 #[derive(Clone)]
 pub(crate) struct Services {
     certificates: IstioCertificateServiceServer<Fake>,

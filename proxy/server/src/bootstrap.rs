@@ -1,7 +1,7 @@
-//! What the flags say the proxy has of its own: its listeners, its sockets, the ports that it registers.
+//! What the flags define: the proxy's static listeners, its sockets, and the ports that it registers.
 //!
-//! Everything is bound here, before any thread runs, so that a taken port is a start-up error and no surprise later. The
-//! inbound listeners themselves come over xDS once the workload is registered; their sockets are bound already.
+//! All sockets are bound here, before any thread runs, so that an address in use is a start-up error. Inbound listeners come
+//! over xDS after registration; their sockets are bound already.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -19,26 +19,26 @@ use outrigger_discovery::WorkloadPort;
 use crate::args::{self, Args, ServicePort};
 use crate::error::Error;
 
-/// How long a connection's first bytes may take where they decide what becomes of it.
+/// Time limit for the first bytes of a connection, where they decide how it is handled.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the flags made.
+/// Everything that is created from the flags.
 #[derive(Debug)]
 pub(crate) struct Bootstrap {
     /// The admin endpoint's socket.
     pub(crate) admin: TcpListener,
-    /// The proxy's own listeners, with the ports that were picked.
+    /// The static listeners, with the actual ports.
     pub(crate) listeners: Vec<Arc<Listener>>,
-    /// Every socket of the data plane: of the listeners above, and of those that come over xDS for this workload.
+    /// All listening sockets: those of the static listeners, and those for this workload's xDS listeners.
     pub(crate) sockets: Vec<ListenerGroup>,
-    /// What is registered.
+    /// The ports to register.
     pub(crate) ports: Vec<WorkloadPort>,
-    /// Addresses for which a listener must come before the workload can be called.
+    /// The addresses that need a listener before the workload can be reached.
     pub(crate) inbound: Vec<SocketAddr>,
 }
 
 impl Bootstrap {
-    /// Binds everything that `args` name. Fails on the first address that cannot be had.
+    /// Binds every address in `args`. Returns the first error.
     pub(crate) fn new(args: &Args) -> Result<Self, Error> {
         args.check()?;
         let mut binder = Binder { workers: args.workers.get(), sockets: Vec::new() };
@@ -66,12 +66,12 @@ impl Bootstrap {
     }
 }
 
-/// As the control plane names the listener of a registered address.
+/// Returns the name that the control plane gives to the listener of a registered address.
 fn inbound_name(address: SocketAddr) -> Name {
     format!("inbound|{address}").into()
 }
 
-/// A listener whose connections or requests say where they want to go.
+/// Returns a listener that finds the destination of each connection or request by `by`.
 fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> Arc<Listener> {
     let original_dst = by == DestinationBy::OriginalDestination;
     let unknown = match args.unknown_destination {
@@ -112,7 +112,7 @@ impl Binder {
         Ok(listener)
     }
 
-    /// Binds one socket a worker, named by where it is, and says where.
+    /// Binds one socket per worker and returns the bound address. The group is named after that address.
     fn bind(
         &mut self,
         flag: &'static str,
@@ -120,8 +120,8 @@ impl Binder {
         address: SocketAddr,
     ) -> Result<SocketAddr, Error> {
         let failed = |source| Error::Listen { flag, address: address.to_string(), source };
-        // Our sockets share their port (SO_REUSEPORT), and so would those of a second proxy of the same user: half of
-        // each other's connections would go astray. A socket that does not share finds out whether anybody listens.
+        // SO_REUSEPORT would also let a second proxy of the same user share the port and receive half of the connections.
+        // A probe socket without it detects an existing listener.
         let probe = TcpListener::bind(address).map_err(failed)?;
         let bound = probe.local_addr().map_err(failed)?;
         drop(probe);
@@ -132,8 +132,8 @@ impl Binder {
         Ok(bound)
     }
 
-    /// The ports to register, one for every place and port; services that share both share it. `redirected` is where
-    /// redirected connections arrive, for services without a socket of their own.
+    /// Returns the ports to register and the inbound addresses. Services that differ only in name share a port. `redirected`
+    /// receives the connections of services without a socket.
     fn services(
         &mut self,
         services: &[ServicePort],
@@ -181,7 +181,8 @@ impl Binder {
     }
 }
 
-/// What others connect to: as said, else `place`, with this machine's address where `place` names none.
+/// Returns the address that peers connect to: the `advertise` option, else `place`. An unspecified IP is replaced by this
+/// machine's address.
 fn advertised(service: &ServicePort, place: SocketAddr) -> Result<SocketAddr, Error> {
     if let Some(advertise) = service.advertise {
         return Ok(advertise);
@@ -194,13 +195,13 @@ fn advertised(service: &ServicePort, place: SocketAddr) -> Result<SocketAddr, Er
         None => Err(Error::Flag {
             flag: "--service",
             value: service.to_string(),
-            problem: "this machine's address is not known; say `,advertise=IP:PORT`".to_owned(),
+            problem: "this machine's address is unknown; set `,advertise=IP:PORT`".to_owned(),
         }),
     }
 }
 
-/// The address from which this machine would reach others. Connecting a UDP socket asks the routing table and sends
-/// nothing; the addresses are of the documentation ranges (RFC 5737, RFC 3849).
+/// Returns this machine's source address towards other machines. Connecting a UDP socket only consults the routing table and
+/// sends nothing. The target addresses are reserved for documentation (RFC 5737, RFC 3849).
 fn primary_address(v6: bool) -> Option<IpAddr> {
     let (local, far) = if v6 { ("[::]:0", "[2001:db8::1]:9") } else { ("0.0.0.0:0", "192.0.2.1:9") };
     let socket = UdpSocket::bind(local).ok()?;
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_taken_address_is_named_with_its_flag() {
-        // Shares its port, as the sockets of another proxy would.
+        // SO_REUSEPORT, as the sockets of another proxy have.
         let other = ListenerGroup::bind("other".into(), "127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let bind = format!("{}=stock.shop:9000", other.address());
         let error = bootstrap(&["--bind", &bind]).unwrap_err();

@@ -1,33 +1,33 @@
-//! Why the proxy did not start, or ended badly: one line that names the flag, the value and the cause.
+//! Why the proxy failed to start or ended with an error: one line with the flag, the value and the cause.
 //!
-//! Made where the fact is known, printed once by whoever called [`crate::run`]; the exit status is then 1.
+//! The caller of [`crate::run`] prints the error; the exit status is then 1.
 
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// A fatal error of the process. Its text is one line.
+/// A fatal error of the process. Displayed as one line.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Two flags, or a flag and what the machine is like, do not go together.
+    /// A flag conflicts with another flag or with this machine.
     #[error("{flag} {value}: {problem}")]
     Flag {
-        /// With its dashes.
+        /// The flag, with its dashes.
         flag: &'static str,
-        /// As given.
+        /// The value as given.
         value: String,
-        /// What is wrong with it.
+        /// What is wrong with the value.
         problem: String,
     },
-    /// An address cannot be listened on: taken, not of this machine, or forbidden.
+    /// The proxy cannot listen on an address: in use, not local, or not permitted.
     #[error("{flag} {address}: cannot listen: {source}")]
     Listen {
         /// The flag that named the address.
         flag: &'static str,
         /// The address.
         address: String,
-        /// As the kernel says.
+        /// The system error.
         source: io::Error,
     },
     /// A file or directory that a flag names cannot be used.
@@ -37,28 +37,28 @@ pub enum Error {
         flag: &'static str,
         /// The path.
         path: PathBuf,
-        /// What was tried.
+        /// The operation that failed.
         problem: &'static str,
-        /// As the kernel says.
+        /// The system error.
         source: io::Error,
     },
-    /// A variable of the environment says something that cannot be done.
+    /// An environment variable has an invalid value.
     #[error("{variable}: {problem}")]
     Environment {
-        /// Its name.
+        /// The name of the variable.
         variable: &'static str,
         /// What is wrong.
         problem: String,
     },
-    /// A thread or runtime could not be made.
+    /// A thread or runtime could not be started.
     #[error("cannot start {what}: {source}")]
     Start {
-        /// Which.
+        /// What could not be started.
         what: &'static str,
-        /// As the kernel says.
+        /// The system error.
         source: io::Error,
     },
-    /// A worker ended while the proxy should have gone on.
+    /// A worker ended unexpectedly.
     #[error("{0}")]
     Failed(String),
 }

@@ -1,7 +1,6 @@
-//! The process of a proxy: flags, sockets, threads, admin, telemetry, shutdown.
+//! The proxy process: flags, sockets, threads, admin endpoint, telemetry, shutdown.
 //!
-//! Nothing here decides about a request; that is the data plane's. Callers stand first and vocabulary last: a module
-//! uses only modules listed below it.
+//! Request handling is in the data plane crate. A module uses only modules listed below it.
 
 mod lifecycle;
 mod sockets;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use outrigger_proxy::Args;
 
-/// A sidecar: takes what an application sends and receives, and carries it through the mesh.
+/// Sidecar proxy: carries an application's inbound and outbound traffic through the mesh
 #[derive(Debug, Parser)]
 #[command(name = "outrigger-proxy", version, about)]
 struct Command {

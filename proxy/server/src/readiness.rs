@@ -1,23 +1,23 @@
-//! Readiness: a list of named things that must have happened, each of which happens once.
+//! Readiness: a set of conditions, each of which becomes true once.
 //!
-//! `/ready` shows what is still missing. A proxy whose control plane is away is ready when it has read its saved
-//! configuration; one that drains is not ready any more.
+//! `/ready` lists the conditions that are not met. Without a reachable control plane, a proxy is ready once it has read its
+//! saved configuration. A draining proxy is not ready.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What is waited for, and whether the process drains. Cheap to clone.
+/// Pending conditions, and whether the process is draining. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Readiness(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// What is waited for, and why it has not happened, where that is known.
+    /// Names of the pending conditions, each with a reason if one is known.
     pending: Mutex<Vec<(&'static str, Option<String>)>>,
     draining: AtomicBool,
 }
 
-/// One thing that is waited for. Dropping it without [`Latch::open`] leaves the process unready for good.
+/// A readiness condition. If it is dropped without [`Latch::open`], the process never becomes ready.
 #[derive(Debug)]
 #[must_use = "the process is not ready until the latch is opened"]
 pub(crate) struct Latch {
@@ -26,18 +26,18 @@ pub(crate) struct Latch {
 }
 
 impl Readiness {
-    /// Adds something to wait for, named as `/ready` shows it.
+    /// Adds a condition; `/ready` shows it under `name`.
     pub(crate) fn latch(&self, name: &'static str) -> Latch {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).push((name, None));
         Latch { name, readiness: self.clone() }
     }
 
-    /// From now on the process is not ready.
+    /// Makes the process permanently unready.
     pub(crate) fn drain(&self) {
         self.0.draining.store(true, Relaxed);
     }
 
-    /// What is missing, and why; empty when the process is ready.
+    /// Returns the pending conditions with their reasons. Empty if the process is ready.
     pub(crate) fn missing(&self) -> Vec<String> {
         let pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let text = |(name, why): &(&str, Option<String>)| match why {
@@ -48,14 +48,14 @@ impl Readiness {
         pending.iter().map(text).chain(draining).collect()
     }
 
-    /// Whether nothing is missing.
+    /// Returns true if no condition is pending and the process is not draining.
     pub(crate) fn is_ready(&self) -> bool {
         self.missing().is_empty()
     }
 }
 
 impl Latch {
-    /// Says why it has not happened yet.
+    /// Sets the reason why the condition is not met yet.
     pub(crate) fn explain(&self, why: String) {
         let mut pending = self.readiness.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, known) in pending.iter_mut().filter(|(name, _)| *name == self.name) {
@@ -63,7 +63,7 @@ impl Latch {
         }
     }
 
-    /// It has happened.
+    /// Marks the condition as met.
     pub(crate) fn open(self) {
         let mut pending = self.readiness.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = pending.iter().position(|(name, _)| *name == self.name) {

@@ -1,10 +1,10 @@
-//! The data plane's listening sockets: which are lent to the workers at the moment.
+//! The data plane's listening sockets, and which of them the workers currently use.
 //!
-//! What the flags name was bound at start. A listener that comes over xDS gets the socket that was bound for it; until then
-//! clients wait in that socket's queue instead of being turned away. A listener for which nothing was bound (another
-//! control plane's) is bound before discovery accepts it ([`Sockets::prepare`]), so that its control plane hears why it
-//! cannot be. What was saved by an earlier run is bound when it is published; where that fails it is logged, and tried
-//! again with the next snapshot.
+//! The sockets of the flags are bound at start-up. An xDS listener gets the socket that was bound for it; until then
+//! connections wait in the accept queue instead of being refused. A listener without such a socket (from another control
+//! plane) is bound before discovery accepts it ([`Sockets::prepare`]), so that a failure is reported to the control plane.
+//! Listeners of the saved configuration are bound when they are published; a failure is logged and retried with the next
+//! snapshot.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,21 +22,21 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Sockets {
     workers: usize,
-    /// Lent always.
+    /// Always lent to the workers.
     fixed: Vec<Lent>,
-    /// Bound at start, lent while a listener wants them.
+    /// Bound at start-up, lent while a listener uses them.
     waiting: Vec<Arc<ListenerGroup>>,
-    /// Bound for listeners that nobody announced.
+    /// Bound for listeners that do not belong to a `--service`.
     surprising: Vec<Surprising>,
-    /// What discovery has accepted or is about to.
+    /// Listeners that discovery has accepted or is about to accept.
     wanted: Vec<(Name, SocketAddr)>,
     lent: watch::Sender<Arc<[Lent]>>,
 }
 
-/// A socket that was bound for a listener of a control plane.
+/// A socket that was bound for an xDS listener.
 #[derive(Debug)]
 struct Surprising {
-    /// The address that the listener names, whose port may be 0.
+    /// The listener's address; its port may be 0.
     asked: SocketAddr,
     group: Arc<ListenerGroup>,
 }
@@ -47,15 +47,15 @@ impl Surprising {
     }
 }
 
-/// How many connections there may be, by the descriptors that the process may have open and those that it has.
+/// Returns the connection budget: the limit on open descriptors minus those in use.
 pub(crate) fn budget(workers: usize) -> Arc<ConnectionBudget> {
-    // Where the system does not say what is open: what a proxy opens before its first connection.
+    // Fallback: what a proxy opens before its first connection.
     let open = std::fs::read_dir("/proc/self/fd").map_or(64, Iterator::count);
     ConnectionBudget::of_descriptors(descriptors::limit(), open, workers)
 }
 
 impl Sockets {
-    /// Takes what was bound. `own` are the listeners that the flags define whole.
+    /// Takes ownership of the bound sockets. `own` are the static listeners.
     pub(crate) fn new(bound: Vec<ListenerGroup>, own: &[Arc<Listener>], workers: usize) -> Self {
         let (mut fixed, mut waiting) = (Vec::new(), Vec::new());
         for group in bound.into_iter().map(Arc::new) {
@@ -68,12 +68,12 @@ impl Sockets {
         Self { workers, fixed, waiting, surprising: Vec::new(), wanted: Vec::new(), lent }
     }
 
-    /// What workers follow.
+    /// Returns the set of lent sockets, which workers watch.
     pub(crate) fn lent(&self) -> watch::Receiver<Arc<[Lent]>> {
         self.lent.subscribe()
     }
 
-    /// Every socket's name and address.
+    /// Returns the name and address of every socket.
     pub(crate) fn addresses(&self) -> Vec<(Name, SocketAddr)> {
         let fixed = self.fixed.iter().map(|lent| &lent.group);
         let surprising = self.surprising.iter().map(|surprising| &surprising.group);
@@ -81,14 +81,14 @@ impl Sockets {
         all.map(|group| (group.name().clone(), group.address())).collect()
     }
 
-    /// Whether all of these addresses are served now.
+    /// Returns true if all of these addresses are currently served.
     pub(crate) fn serve(&self, addresses: &[SocketAddr]) -> bool {
         let lent = self.lent.borrow();
         addresses.iter().all(|address| lent.iter().any(|lent| lent.group.address() == *address))
     }
 
-    /// Binds what is not bound yet of all listeners that discovery wants, and lets go of what it wants no more once it is
-    /// not lent either. Returns those that cannot be had, and why.
+    /// Binds the listeners in `wanted` that have no socket, and drops the sockets that are neither wanted nor lent. Returns the
+    /// listeners that cannot be bound, with reasons.
     pub(crate) fn prepare(&mut self, wanted: &[(Name, SocketAddr)]) -> Vec<Unbound> {
         self.wanted = wanted.to_vec();
         let lent = Arc::clone(&self.lent.borrow());
@@ -113,7 +113,7 @@ impl Sockets {
         if let Some(own) = fixed().find(|group| group.address() == address) {
             return Err(format!("{address} is that of the proxy's own listener {:?}", &**own.name()));
         }
-        // Under another name it goes with its listener, and this one follows it.
+        // Under another name the socket is dropped with its listener, and this one is bound afterwards.
         let surprising =
             self.surprising.iter().any(|of| of.is_of(name, address) || of.group.address() == address);
         if surprising || self.waiting.iter().any(|group| group.address() == address) {
@@ -125,7 +125,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// Lends what `snapshot` has listeners for, and takes back the rest.
+    /// Lends the sockets of the listeners in `snapshot`, and takes back all others.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot) {
         let own = |name: &Name| self.fixed.iter().any(|lent| lent.group.name() == name);
         let mut wanted: Vec<_> =
@@ -154,7 +154,7 @@ impl Sockets {
         }
     }
 
-    /// Refuses connections on what is lent to nobody. What is lent, its workers close.
+    /// Closes the sockets that are not lent. Workers close the lent ones.
     pub(crate) fn close_unlent(&self) {
         let lent = self.lent.borrow();
         let unlent = |group: &&Arc<ListenerGroup>| !lent.iter().any(|lent| Arc::ptr_eq(&lent.group, group));
@@ -168,7 +168,7 @@ impl Sockets {
         if let Some(group) = surprising.map(|of| &of.group).or_else(waiting) {
             return Some(Arc::clone(group));
         }
-        // A socket of the same address under another name would take half of its connections.
+        // A second socket with the same address would receive half of the connections.
         self.waiting.retain(|group| group.address() != listener.address);
         match ListenerGroup::bind(listener.name.clone(), listener.address, self.workers) {
             Ok(group) => {
@@ -178,7 +178,7 @@ impl Sockets {
                 Some(group)
             }
             Err(error) => {
-                tracing::error!(%error, "a listener of the control plane is not served");
+                tracing::error!(%error, "a listener from the control plane cannot be served");
                 None
             }
         }

@@ -1,7 +1,7 @@
-//! The workload's key pair, the request for a certificate, and the certificate that comes back, read once.
+//! The workload's key pair, the certificate signing request, and the issued certificate.
 //!
-//! A [`Certificate`] that exists belongs to the key it was read with, names exactly one SPIFFE ID, and was issued by one of
-//! the roots. The private key is ECDSA P-256, made here, and leaves this module only towards rustls.
+//! A [`Certificate`] matches the key it was read with, names exactly one SPIFFE ID, and was issued by one of the roots. The
+//! private key is ECDSA P-256, generated here, and leaves this module only to rustls and the state directory.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,14 +13,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-/// Bytes of PEM beyond which no chain is read.
+/// Maximum size of a PEM chain.
 const CHAIN_BYTES: usize = 256 * 1024;
 
 /// The workload's key pair.
 pub(crate) struct Key(KeyPair);
 
 impl Key {
-    /// Makes a new pair.
+    /// Generates a new pair.
     pub(crate) fn generate() -> Result<Self, CertificateError> {
         KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map(Self).map_err(CertificateError::Key)
     }
@@ -31,17 +31,17 @@ impl Key {
         KeyPair::from_pem(pem).map(Self).map_err(CertificateError::Key)
     }
 
-    /// PKCS #8 in PEM, for the state directory alone.
+    /// Returns PKCS #8 in PEM. For the state directory only.
     pub(crate) fn to_pem(&self) -> String {
         self.0.serialize_pem()
     }
 
-    /// For rustls.
+    /// Returns the key for rustls.
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()
     }
 
-    /// A signing request without any name: who we are is the issuer's to say, by the token or the certificate shown.
+    /// Returns a signing request without a name: the issuer derives the identity from the token or the client certificate.
     pub(crate) fn signing_request(&self) -> Result<String, CertificateError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -56,11 +56,11 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// The workload's certificate with the intermediates up to, and without, the root.
+/// The workload's certificate with its intermediates, without the root.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificate {
     pub(crate) identity: SpiffeId,
-    /// Leaf first; what is shown to peers.
+    /// Leaf first; presented to peers.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
@@ -69,8 +69,8 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a chain as `IstioCertificateResponse.cert_chain` has it: PEM, leaf first, root last. Self-issued
-    /// certificates at its end are left out, since a peer takes no root from the wire.
+    /// Parses a chain as in `IstioCertificateResponse.cert_chain`: PEM, leaf first, root last. Self-issued certificates at its
+    /// end are dropped, because peers do not accept roots from the wire.
     pub(crate) fn from_pem(pem: &[u8], key: &Key) -> Result<Self, CertificateError> {
         if pem.len() > CHAIN_BYTES {
             return Err(CertificateError::Pem);
@@ -93,7 +93,7 @@ impl Certificate {
         Ok(Self { identity, not_before, not_after, serial, chain })
     }
 
-    /// Whether the certificate may be shown at `now`.
+    /// Returns true if the certificate is valid at `now`.
     pub(crate) fn is_valid_at(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.not_after
     }

@@ -1,9 +1,9 @@
-//! The way to the control plane: gRPC over TLS 1.3, on a connection that heals.
+//! The channel to the control plane: gRPC over TLS 1.3, on a connection that reconnects by itself.
 //!
-//! The control plane proves itself by its SPIFFE ID under the roots that the operator gave, never by a DNS name. We
-//! show the workload's certificate when there is one; each new connection takes the one of that moment. A control plane
-//! believes a stream for as long as the certificate under it is valid, so that a renewal brings a new connection, and
-//! streams move to it once it is there. TLS sessions are not resumed.
+//! The control plane is authenticated by its SPIFFE ID under the operator's roots, never by a DNS name. Each new connection
+//! presents the current workload certificate, if there is one. The control plane accepts a stream only while the certificate of
+//! its connection is valid. Therefore a renewal opens a new connection, and streams move to it once it is established. TLS
+//! sessions are not resumed.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -29,35 +29,35 @@ use crate::control_plane::certificate::{Certificate, Key};
 use crate::control_plane::trust::{Roots, RootsError};
 use crate::dns::{Dns, DnsError};
 
-/// A connection, TLS included, is there within this time or is given up.
+/// Time limit to establish a connection, including TLS.
 const CONNECT: Duration = Duration::from_secs(3);
-/// A silent connection is asked for a sign of life this often, and given up when none comes.
+/// Interval and timeout of HTTP/2 keep-alive pings on a silent connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
-/// HTTP/2 windows: thousands of resources must not wait for a window update each 64 KiB.
+/// HTTP/2 windows, large enough that thousands of resources do not wait for window updates.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// What a workload shows of itself: its certificate and the key to it.
+/// The workload's certificate and its private key.
 #[derive(Debug)]
 pub(crate) struct Credential {
     pub(crate) certificate: Certificate,
     pub(crate) key: Arc<Key>,
 }
 
-/// The credential of the moment; `None` until there is one.
+/// The current credential; None until there is one.
 pub(crate) type Credentials = watch::Receiver<Option<Arc<Credential>>>;
 
-/// The channel of the moment, which shows the newest certificate that the control plane was reached with; `None` until
-/// there is a certificate. Both streams share it, and move on when it is replaced.
+/// The current channel, with the newest certificate that has connected; None until there is a certificate. Both streams share
+/// it and move when it is replaced.
 pub(crate) type Channels = watch::Receiver<Option<Channel>>;
 
-/// The channel to open a stream on. `None`: there will be none any more. Cancel-safe.
+/// Returns the channel to open a stream on. Returns None if there will be none. Cancel-safe.
 pub(crate) async fn current(channels: &mut Channels) -> Option<Channel> {
     channels.wait_for(Option::is_some).await.ok()?.clone()
 }
 
-/// Where the control plane is and how it is recognised. Cheap to clone.
+/// The address and identity of the control plane. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct ControlPlane(Arc<Address>);
 
@@ -67,7 +67,7 @@ struct Address {
     port: u16,
     identity: SpiffeId,
     roots_file: PathBuf,
-    /// The last roots that could be read: the file is read again for each connection, since roots rotate.
+    /// The last roots that could be read. The file is reread for each connection, since roots rotate.
     roots: Mutex<Arc<Roots>>,
     dns: Dns,
     #[cfg(test)]
@@ -75,7 +75,7 @@ struct Address {
 }
 
 impl ControlPlane {
-    /// Reads the roots; fails when they cannot be read. `authority` is `HOST:PORT`.
+    /// Reads the roots; returns an error if they cannot be used. `authority` is `HOST:PORT`.
     pub(crate) fn new(
         authority: &str,
         identity: SpiffeId,
@@ -100,7 +100,7 @@ impl ControlPlane {
         })))
     }
 
-    /// A control plane whose connections are handed over in memory.
+    /// Returns a control plane that receives its connections in memory.
     #[cfg(test)]
     pub(crate) fn in_memory(
         roots_file: PathBuf,
@@ -113,18 +113,18 @@ impl ControlPlane {
         address
     }
 
-    /// A channel that shows the workload's certificate. It connects when used and again after a break.
+    /// Returns a channel that presents the workload's certificate. It connects on first use and reconnects after a break.
     pub(crate) fn channel(&self, credentials: Credentials) -> Channel {
         self.endpoint().connect_with_connector_lazy(self.dial_with(Some(credentials)))
     }
 
-    /// A channel that shows no certificate: for asking for the first one.
+    /// Returns a channel without a client certificate, for the first certificate request.
     pub(crate) fn anonymous(&self) -> Channel {
         self.endpoint().connect_with_connector_lazy(self.dial_with(None))
     }
 
-    /// Gives `channels` a channel with the first certificate, and a connected one after each renewal: what works is not
-    /// left before its successor does. Owned by the supervisor; ends with the identity.
+    /// Sends `channels` a channel for the first certificate, and a connected one after each renewal. The previous channel stays
+    /// until its successor is connected. Owned by the supervisor; ends with the identity.
     pub(crate) async fn follow(self, mut credentials: Credentials, channels: watch::Sender<Option<Channel>>) {
         if credentials.wait_for(Option::is_some).await.is_err() {
             return;
@@ -147,7 +147,7 @@ impl ControlPlane {
         }
     }
 
-    /// The roots as they are now, or as they last could be read.
+    /// Returns the current roots, or the last ones that could be read.
     pub(crate) fn roots(&self) -> Arc<Roots> {
         let mut last = self.0.roots.lock().unwrap_or_else(PoisonError::into_inner);
         match last.changed(&self.0.roots_file) {
@@ -163,7 +163,7 @@ impl ControlPlane {
     }
 
     fn endpoint(&self) -> Endpoint {
-        // The scheme is what tonic takes for "do no TLS of your own"; `origin` is what the server sees.
+        // With this scheme tonic adds no TLS of its own; the server sees `origin`.
         Endpoint::from_static("http://control-plane")
             .origin(Uri::from_static("https://control-plane"))
             .initial_stream_window_size(STREAM_WINDOW)
@@ -205,7 +205,7 @@ impl ControlPlane {
         Ok(config)
     }
 
-    /// Hands a connection to the control plane in memory.
+    /// Passes a connection to the in-memory control plane.
     #[cfg(test)]
     pub(crate) fn hand_over(&self, stream: tokio::io::DuplexStream) {
         let _ = self.0.memory.as_ref().unwrap().send(stream);
@@ -232,13 +232,13 @@ impl ControlPlane {
     }
 }
 
-/// Bytes both ways; boxed, since there is one of these per process.
+/// A bidirectional byte stream; boxed, since a process has only one.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 type Socket = Box<dyn Io>;
 type Connection = TokioIo<TlsStream<Socket>>;
 
-/// What tonic calls for each new connection.
+/// The connector that tonic calls for each new connection.
 struct Dial {
     to: ControlPlane,
     credentials: Option<Credentials>,
@@ -258,12 +258,12 @@ impl Service<Uri> for Dial {
     }
 }
 
-/// What a failed call says to a person: the code, the text, and the causes under it.
+/// Formats a failed call: the code, the text, and the causes.
 pub(crate) fn describe(status: &tonic::Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
-        // Each layer tends to repeat the one below it.
+        // Each layer tends to repeat the text of the one below.
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
             text.push_str(": ");
@@ -274,25 +274,25 @@ pub(crate) fn describe(status: &tonic::Status) -> String {
     text
 }
 
-/// Why the control plane cannot be reached.
+/// Why the control plane is unreachable.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// Not of the form `HOST:PORT`.
+    /// The address is not of the form `HOST:PORT`.
     #[error("the control plane's address {0:?} is not HOST:PORT")]
     Address(String),
-    /// The trust roots.
+    /// The trust roots cannot be used.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// The control plane's name.
+    /// The control plane's SPIFFE ID is invalid.
     #[error(transparent)]
     Dns(#[from] DnsError),
-    /// TCP, or the TLS handshake: a control plane that cannot prove itself is refused here.
+    /// TCP or the TLS handshake failed. A control plane without the required identity is refused here.
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
-    /// A key or certificate of ours that TLS cannot use.
+    /// TLS cannot use our key or certificate.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// Nothing answered in time.
+    /// The connection was not established in time.
     #[error("no connection within {CONNECT:?}")]
     TimedOut,
 }

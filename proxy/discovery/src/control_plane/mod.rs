@@ -1,4 +1,4 @@
-//! The connection to the control plane: who it must be, and with which certificate it is made.
+//! The connection to the control plane: its address, its required identity, and the certificate that we present.
 
 pub(crate) mod channel;
 pub(crate) mod trust;

@@ -1,4 +1,4 @@
-//! Who is trusted: the roots that the operator gave, and the control plane under them.
+//! Trust: the operator's roots, and the verification of the control plane under them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use thiserror::Error;
 /// Trust roots: at least one certificate.
 #[derive(Debug)]
 pub(crate) struct Roots {
-    /// The file's bytes.
+    /// The content of the file.
     pem: Vec<u8>,
     certificates: Vec<CertificateDer<'static>>,
     store: RootCertStore,
 }
 
 impl Roots {
-    /// Reads a PEM file of one or more CA certificates. Each must be usable: a root that is left out in silence is
-    /// noticed only on the day it is needed.
+    /// Reads a PEM file of one or more CA certificates. Each must be usable: a root that is skipped silently would be noticed only
+    /// when it is needed.
     pub(crate) fn from_file(path: &Path) -> Result<Self, RootsError> {
         let pem = std::fs::read(path).map_err(|error| RootsError::new(path, error))?;
         Self::from_pem(path, pem)
     }
 
-    /// Reads the file again. `None`: it has not changed, which is found without looking into it.
+    /// Rereads the file. Returns None if its bytes have not changed.
     pub(crate) fn changed(&self, path: &Path) -> Result<Option<Self>, RootsError> {
         let pem = std::fs::read(path).map_err(|error| RootsError::new(path, error))?;
         if pem == self.pem { Ok(None) } else { Self::from_pem(path, pem).map(Some) }
@@ -52,24 +52,24 @@ impl Roots {
         Ok(Self { pem, certificates, store })
     }
 
-    /// The certificates themselves, in the file's order.
+    /// Returns the certificates in the file's order.
     pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
     }
 
-    /// Believes this one peer. The name that was dialled plays no part.
+    /// Returns a verifier that accepts this peer only. The name that was dialled is ignored.
     pub(crate) fn verifier(&self, peer: SpiffeId) -> PeerVerifier {
         let roots = Arc::new(self.of_domain(peer.trust_domain().clone(), 0));
         PeerVerifier::new(roots, Some(Arc::new([peer])))
     }
 
-    /// As the roots of one trust domain and no other, which is what an operator's roots vouch for.
+    /// Returns the roots as those of one trust domain, since operators' roots vouch for that domain only.
     pub(crate) fn of_domain(&self, domain: TrustDomain, generation: u64) -> secrets::Roots {
         let by_domain = [(domain, Arc::new(self.store.clone()))].into_iter().collect();
         secrets::Roots { generation, by_domain }
     }
 
-    /// Checks that a chain, leaf first, leads to one of the roots at `now`.
+    /// Verifies that a chain, leaf first, leads to one of the roots at `now`.
     pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
         let [leaf, intermediates @ ..] = chain else { return Err(CertificateError::BadEncoding.into()) };
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

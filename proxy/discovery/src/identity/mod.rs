@@ -1,8 +1,8 @@
-//! The workload's identity: a key pair made here, a short-lived certificate for it, renewed for as long as the proxy runs.
+//! The workload's identity: a local key pair, and a short-lived certificate that is renewed while the proxy runs.
 //!
-//! The supervisor starts [`Identity::maintain`]. The first certificate costs the token; from then on the certificate
-//! renews itself, at a jittered 2/3 of its life, retried until it succeeds. What expired needs the token again. A restart
-//! reads key and certificate back, so that a proxy serves while no CA is in reach.
+//! The supervisor starts [`Identity::maintain`]. The first certificate requires the token. Later ones are requested with the
+//! current certificate, at a jittered 2/3 of its lifetime, and retried until they succeed; after expiry the token is required
+//! again. Key and certificate are restored after a restart, so that a proxy serves while the CA is unreachable.
 
 pub(crate) mod publication;
 
@@ -28,12 +28,12 @@ use crate::status::StatusBoard;
 const KEY_FILE: &str = "identity.key";
 /// File of the chain, PEM, leaf first.
 const CHAIN_FILE: &str = "identity.pem";
-/// An issuer that does not answer is asked again.
+/// Time limit for the issuer to respond; the request is then retried.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A token is no longer than this; a file that is was not meant.
+/// Maximum size of a token; a larger file is most likely not a token.
 const TOKEN_BYTES: usize = 16 * 1024;
 
-/// Key, certificate and what it takes to renew it.
+/// The key, the certificate and what is needed to renew it.
 #[derive(Debug)]
 pub(crate) struct Identity {
     dir: StateDir,
@@ -42,15 +42,15 @@ pub(crate) struct Identity {
     control_plane: ControlPlane,
     clock: Clock,
     current: watch::Sender<Option<Arc<Credential>>>,
-    /// When the current certificate is renewed; at once if there is none.
+    /// When to renew the current certificate; now if there is none.
     renewal: SystemTime,
-    /// The issuer did not take our own certificate: the token is shown next, if there is one.
+    /// The issuer refused our certificate: the next request uses the token, if there is one.
     certificate_refused: bool,
 }
 
 impl Identity {
-    /// Reads key and certificate back, or makes a key. A saved certificate that cannot be used is no error, as long as
-    /// there is a token to get another by; a key that cannot be read or kept, or no way to any certificate, is.
+    /// Restores key and certificate, or creates a key. A saved certificate that cannot be used is ignored if there is a token to
+    /// obtain another. Returns an error if the key cannot be read or saved, or if there is no way to obtain a certificate.
     pub(crate) fn open(
         dir: StateDir,
         token_file: Option<PathBuf>,
@@ -74,12 +74,12 @@ impl Identity {
         Ok(Self { dir, key, token_file, control_plane, clock, current, renewal, certificate_refused: false })
     }
 
-    /// The credential of the moment and of every later one.
+    /// Returns a receiver of the current credential and every later one.
     pub(crate) fn subscribe(&self) -> Credentials {
         self.current.subscribe()
     }
 
-    /// Renews for ever. Owned by the supervisor; ends when dropped. No failure ends it.
+    /// Renews the certificate until dropped, despite any failure. Owned by the supervisor.
     pub(crate) async fn maintain(mut self, status: StatusBoard) {
         let mut backoff = Backoff::default();
         loop {
@@ -96,16 +96,16 @@ impl Identity {
                     backoff.reset();
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no new certificate; trying again");
+                    tracing::warn!(%error, "no new certificate; retrying");
                     status.certificate_failed(error.to_string());
-                    // Not by the wall clock, which may just be set back by an hour.
+                    // Not by the wall clock, which may be set back.
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
         }
     }
 
-    /// One request: with our own certificate while it is valid and taken, else with the token.
+    /// Sends one request, authenticated by our certificate if it is valid and not refused, else by the token.
     async fn renew(&mut self) -> Result<Certificate, IdentityError> {
         let now = self.clock.now();
         let valid = self.current.borrow().as_ref().is_some_and(|c| c.certificate.is_valid_at(now));
@@ -116,12 +116,12 @@ impl Identity {
             metadata: None,
         });
         let channel = if by_certificate {
-            // A connection of its own: an older one was verified by an older certificate.
+            // A new connection, because an existing one may use an older certificate.
             self.control_plane.channel(self.subscribe())
         } else {
             let token = read_token(self.token_file.as_deref())?;
             let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| IdentityError::Token("holds what no HTTP header can".into()))?;
+                .map_err(|_| IdentityError::Token("is not a valid HTTP header value".into()))?;
             bearer.set_sensitive(true);
             request.metadata_mut().insert("authorization", bearer);
             self.control_plane.anonymous()
@@ -141,7 +141,7 @@ impl Identity {
         self.certificate_refused = false;
         let pem = response.cert_chain.join("\n");
         let certificate = read(pem.as_bytes(), &self.key, &self.control_plane, self.clock.now())?;
-        // A certificate that is not saved still serves; a restart would need the token, which is why it is said aloud.
+        // A certificate that is not saved still works, but a restart would require the token; hence an error in the log.
         if let Err(error) = self.dir.write(CHAIN_FILE, pem.as_bytes()) {
             tracing::error!(%error, file = ?self.dir.path(CHAIN_FILE), "the certificate cannot be saved");
         }
@@ -170,8 +170,8 @@ fn saved_certificate(
     read(&pem, key, control_plane, now).map(Some)
 }
 
-/// A chain for our key, valid now, under a root that we trust: an issuer's mistake must not take the place of a
-/// certificate that works.
+/// Reads a chain. It must be for our key, currently valid, and issued under a trusted root, so that an issuer's mistake does
+/// not replace a working certificate.
 fn read(
     pem: &[u8],
     key: &Key,
@@ -198,33 +198,33 @@ fn read_token(file: Option<&Path>) -> Result<String, IdentityError> {
     }
 }
 
-/// 2/3 of a life, give or take 5 %, so that what was issued together is not renewed together.
+/// Returns 2/3 of a lifetime, plus or minus 5 %, so that certificates issued together are not renewed together.
 fn share_of(life: Duration) -> Duration {
     life.mul_f64(2.0 / 3.0 * (0.95 + fastrand::f64() / 10.0))
 }
 
-/// The renewal of a certificate read back: 2/3 of its whole life after its start, which may have passed.
+/// Returns when to renew a restored certificate: after 2/3 of its lifetime, which may be in the past.
 fn restored_renewal(certificate: &Certificate, now: SystemTime) -> SystemTime {
     let life = certificate.not_after.duration_since(certificate.not_before).unwrap_or_default();
     (certificate.not_before + share_of(life)).max(now)
 }
 
-/// Why there is no identity, or no new certificate. The text names the file or the issuer's words, never a secret.
+/// Why there is no identity or no new certificate. The text names the file or quotes the issuer, and contains no secret.
 #[derive(Debug, Error)]
 pub enum IdentityError {
-    /// The key or the chain in the state directory.
+    /// The saved key or chain cannot be used.
     #[error("{0:?}: {1}")]
     File(PathBuf, String),
-    /// There is no token, and no certificate that could take its place.
+    /// There is no token, and no certificate that could be used instead.
     #[error("a join token is needed, and {0}")]
     Token(String),
-    /// The issuer answered no.
+    /// The issuer refused the request.
     #[error("the issuer refused: {0}")]
     Refused(String),
-    /// The issuer did not answer.
+    /// The issuer did not respond in time.
     #[error("the issuer did not answer within {ANSWER:?}")]
     Silent,
-    /// The key pair, or a certificate that cannot be used.
+    /// The key pair or the new certificate cannot be used.
     #[error("{0}")]
     Certificate(String),
 }

@@ -1,7 +1,7 @@
-//! Hands certificate and roots to the data path, as one value, each time either changes.
+//! Publishes certificate and roots to the data path, as one value, whenever either changes.
 //!
-//! The supervisor starts [`publish`]. Roots are read from the operator's file, so that a rotated bundle is taken up
-//! without a restart; a file that cannot be read keeps the roots that were.
+//! The supervisor starts [`Publication::maintain`]. Roots are reread from the operator's file, so that a rotated bundle takes effect
+//! without a restart. If the file cannot be read, the previous roots stay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use rustls::sign::CertifiedKey;
 use crate::control_plane::channel::{ControlPlane, Credential, Credentials};
 use crate::status::{CertificateStatus, StatusBoard};
 
-/// How soon a changed file of roots is noticed.
+/// How often the root file is checked for changes.
 const ROOTS: Duration = Duration::from_secs(10);
 
-/// What was published last, and where to.
+/// The last published value and its destination.
 #[derive(Debug)]
 pub(crate) struct Publication {
     store: SecretStore,
@@ -40,7 +40,7 @@ impl Publication {
         Self { store, trust_domain, control_plane, status, roots, read }
     }
 
-    /// Publishes the credential with the roots of the moment.
+    /// Publishes the credential with the current roots.
     pub(crate) fn publish(&mut self, credential: &Credential) {
         self.refresh();
         let key = match any_supported_type(&credential.key.private_key()) {
@@ -67,7 +67,7 @@ impl Publication {
         });
     }
 
-    /// Publishes every credential, and every change of the roots under it. Owned by the supervisor.
+    /// Publishes each new credential and each change of the roots. Owned by the supervisor.
     pub(crate) async fn maintain(mut self, mut credentials: Credentials) {
         loop {
             let due = tokio::select! {
@@ -84,7 +84,7 @@ impl Publication {
         }
     }
 
-    /// Reads the roots again. Gives whether they changed.
+    /// Rereads the roots. Returns whether they changed.
     fn refresh(&mut self) -> bool {
         let read = self.control_plane.roots();
         if read.certificates() == self.read.certificates() {

@@ -1,4 +1,4 @@
-//! What a workload tells the control plane, by a control plane that the test plays.
+//! The registration against a control plane that the test plays.
 
 use super::*;
 use crate::clock::Clock;
@@ -152,7 +152,7 @@ async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
 async fn a_drain_does_not_wait_for_a_control_plane_that_is_not_in_reach() {
     let (mut stage, handle, status) = start(&[port()]);
     let call = stage.registrations.recv().await.unwrap();
-    // With nobody at that end, every further call fails.
+    // With the other end dropped, every further call fails.
     drop((stage, call));
     while status.read().registration.failures < 2 {
         tokio::time::sleep(Duration::from_millis(100)).await;

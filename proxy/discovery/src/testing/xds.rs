@@ -1,4 +1,4 @@
-//! Small resources as Outrigger's control plane writes them.
+//! Small resources in the form of Outrigger's control plane.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use outrigger_proto::xds::route::route_match::PathSpecifier;
 use outrigger_proto::xds::{cluster, endpoint, hcm, listener, route, router, tcp_proxy, type_url};
 use prost::Message;
 
-/// These resources, each in version 1.
+/// Returns these resources, each in version 1.
 pub(crate) fn resources<const N: usize>(resources: [(Kind, &str, Any); N]) -> Resources {
     let mut all = Resources::default();
     for (kind, name, body) in resources {
@@ -30,12 +30,12 @@ pub(crate) fn resources<const N: usize>(resources: [(Kind, &str, Any); N]) -> Re
     all
 }
 
-/// Puts a resource among others.
+/// Adds a resource.
 pub(crate) fn put(all: &mut Resources, kind: Kind, name: &str, version: &str, body: Any) {
     all.insert(kind, Arc::new(compiled(kind, name, version, body, all.get(kind, name).map(Arc::as_ref))));
 }
 
-/// A resource that can be used.
+/// Returns a compiled resource.
 pub(crate) fn compiled(
     kind: Kind,
     name: &str,
@@ -47,7 +47,7 @@ pub(crate) fn compiled(
     Compiled::new(kind, raw, before).unwrap()
 }
 
-/// An HTTP destination whose routes come by name.
+/// An HTTP destination whose routes come over RDS.
 pub(crate) fn destination(name: &str, routes: &str) -> Any {
     let specifier = RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: routes.into() });
     let api = listener::ApiListener { api_listener: Some(manager(routes, specifier)) };
@@ -71,12 +71,12 @@ pub(crate) fn tcp_destination(name: &str, cluster: &str) -> Any {
     )
 }
 
-/// A plaintext listener of the proxy's own, with inline routes to one cluster.
+/// A plaintext inbound listener with inline routes to one cluster.
 pub(crate) fn inbound(name: &str, cluster: &str) -> Any {
     listener_at(name, "127.0.0.1:15006", cluster)
 }
 
-/// The same, at an address.
+/// The same, at a given address.
 pub(crate) fn listener_at(name: &str, at: &str, cluster: &str) -> Any {
     let routes = RouteSpecifier::RouteConfig(configuration(name, &[cluster]));
     let filter_chains = vec![chain(manager(name, routes))];
@@ -87,12 +87,12 @@ pub(crate) fn listener_at(name: &str, at: &str, cluster: &str) -> Any {
     )
 }
 
-/// Routes, each to one of the clusters.
+/// Routes, one per cluster.
 pub(crate) fn route(name: &str, clusters: &[&str]) -> Any {
     resource(Kind::Route, configuration(name, clusters))
 }
 
-/// A cluster whose endpoints come over EDS, under its name.
+/// A cluster whose endpoints come over EDS, under the cluster's name.
 pub(crate) fn cluster(name: &str) -> Any {
     let eds = EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() };
     resource(
@@ -107,7 +107,7 @@ pub(crate) fn cluster(name: &str) -> Any {
     )
 }
 
-/// A cluster that holds its one endpoint.
+/// A cluster with one inline endpoint.
 pub(crate) fn static_cluster(name: &str) -> Any {
     resource(
         Kind::Cluster,
@@ -126,7 +126,7 @@ pub(crate) fn endpoints(cluster: &str, addresses: &[&str]) -> Any {
     resource(Kind::Endpoints, assignment(cluster, addresses))
 }
 
-/// Bytes under the right type that are no message of it.
+/// A body with the right type URL that cannot be decoded.
 pub(crate) fn broken(kind: Kind) -> Any {
     Any { type_url: kind.type_url().into(), value: vec![0xff; 9] }
 }

@@ -1,8 +1,8 @@
-//! The ADS stream on the wire: opened, read, opened again; moved to a new connection when the certificate was renewed.
+//! Transport of the ADS stream: opens, reads and reopens it, and moves it to a new connection after a certificate renewal.
 //!
-//! Carries messages and judges none of them; the supervisor owns the state machine and gets everything in order through
-//! one channel. A supervisor that is busy is not sent more than one response ahead, so that a fast control plane waits
-//! in its own memory.
+//! It passes messages on without interpreting them. The supervisor owns the state machine and receives all events in order
+//! through one channel. At most one response is buffered ahead of a busy supervisor, so that a fast control plane buffers in
+//! its own memory.
 
 use std::time::Duration;
 
@@ -20,39 +20,39 @@ use crate::backoff::Backoff;
 use crate::control_plane::channel::{Channels, current, describe};
 use crate::xds::subscriptions::Mode;
 
-/// The largest response that is read. A mesh of 10,000 services in wildcard mode sends some 30 MB at once.
+/// Maximum size of a response. 10,000 services in wildcard mode need about 30 MB in one response.
 const RESPONSE_BYTES: usize = 256 << 20;
-/// A control plane that has taken the stream's connection begins to answer within this time.
+/// Time limit for the first response on a stream.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// A stream that lived for so long was a success, even if there was nothing to say on it.
+/// A stream that lasted this long resets the backoff, even without any response.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Where requests go. What is sent after the stream broke is lost, as it would be in flight. Unbounded, since a request
-/// answers a response or carries a change of the (bounded) demand.
+/// Sends requests. Requests after the stream broke are lost, like those in flight. Unbounded, because each request answers a
+/// response or carries a change of the (bounded) demand.
 pub(crate) type Requests = mpsc::UnboundedSender<DeltaDiscoveryRequest>;
 
-/// What happens on the stream, in order: `Opening`, then `Established`, then responses, then `Closed`, or `Closed` at once.
-/// A stream that moves to another connection is not `Closed`: its successor is `Opening`.
+/// Events of the stream, in order: `Opening`, then `Established`, then responses, then `Closed`; or `Closed` at once. A stream
+/// that moves to another connection sends no `Closed`: `Opening` of its successor follows.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A stream is about to be opened, and any before it is gone: its first requests are due, some servers wait for them.
+    /// A stream is about to open, and the previous one is gone. The first requests are due now: some servers wait for them.
     Opening(Requests),
-    /// The control plane has taken it.
+    /// The control plane has accepted the stream.
     Established,
     Response(Box<DeltaDiscoveryResponse>),
-    /// It is gone, and will be opened again by itself.
+    /// The stream has ended and will be reopened.
     Closed(String),
 }
 
-/// Keeps a stream open, from the first credential on. Owned by the supervisor; ends when it is gone.
+/// Keeps a stream open, from the first credential on. Owned by the supervisor and ends with it.
 pub(crate) async fn maintain(mut channels: Channels, events: mpsc::Sender<Event>) {
     let mut backoff = Backoff::default();
     while let Some(channel) = current(&mut channels).await {
         let opened = Instant::now();
         let ended = tokio::select! {
             ended = serve(channel, &events, &mut backoff) => ended,
-            // What was on its way is said again: the next stream begins with what is held.
+            // Messages in flight are not lost: the next stream starts with the held versions.
             renewed = channels.changed() => match renewed {
                 Ok(()) => continue,
                 Err(_) => return,
@@ -69,7 +69,7 @@ pub(crate) async fn maintain(mut channels: Channels, events: mpsc::Sender<Event>
     }
 }
 
-/// One stream. `Ok`: nobody listens any more.
+/// Runs one stream. Returns `Ok` if the receiver of events is gone.
 async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Backoff) -> Result<(), Status> {
     let (requests, outgoing) = mpsc::unbounded_channel();
     if events.send(Event::Opening(requests)).await.is_err() {
@@ -79,7 +79,7 @@ async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Bac
     let call = client.delta_aggregated_resources(UnboundedReceiverStream::new(outgoing));
     let mut responses = tokio::time::timeout(ANSWER, call)
         .await
-        .map_err(|_| Status::deadline_exceeded("the control plane does not answer"))??
+        .map_err(|_| Status::deadline_exceeded("the control plane did not respond"))??
         .into_inner();
     if events.send(Event::Established).await.is_err() {
         return Ok(());
@@ -97,7 +97,7 @@ async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Bac
     }
 }
 
-/// How this proxy introduces itself on a stream.
+/// Returns the node that identifies this proxy on a stream.
 pub(crate) fn node(instance: &str, mode: Mode) -> Node {
     let value = Value { kind: Some(value::Kind::StringValue(mode.as_str().into())) };
     let fields = [("OUTRIGGER_MODE".to_owned(), value)].into_iter().collect();

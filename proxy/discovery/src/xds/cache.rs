@@ -1,8 +1,8 @@
 //! The file of the published resources, for a restart without a control plane.
 //!
-//! Written by the supervisor on a blocking thread some time after a change. It holds what the wire held, so
-//! that a restart reads it through the same decode as a response; a file that is torn, foreign or of another format is
-//! left aside, and the proxy waits for the control plane.
+//! Written by the supervisor, on a blocking thread, shortly after a change. It contains the resources as received, so that a
+//! restart decodes them like a response. A file that is corrupt, of another workload or of another format is ignored, and the
+//! proxy waits for the control plane.
 
 use bytes::BufMut;
 use outrigger_config::compiled::Raw;
@@ -15,14 +15,14 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// File in the state directory.
+/// Name of the file in the state directory.
 pub(crate) const FILE: &str = "xds-cache";
-/// First bytes of the file, with the number of its format.
+/// First bytes of the file, including the format version.
 const MAGIC: &[u8] = b"outrigger-xds-cache 2\n";
-/// Bytes of a SHA-256.
+/// Size of a SHA-256 digest.
 const DIGEST: usize = 32;
 
-/// The file's bytes: magic, digest of the rest, whose configuration it is, and one length-delimited response for each kind.
+/// Encodes the file: magic, digest of the rest, owner, and one length-delimited response per kind.
 pub(crate) fn to_bytes(resources: &Resources, owner: &Owner) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.put_bytes(0, DIGEST);
@@ -50,18 +50,17 @@ pub(crate) fn to_bytes(resources: &Resources, owner: &Owner) -> Vec<u8> {
     bytes
 }
 
-/// Whose configuration it is: the workload's identity and its mode. What a name means and what is served inbound
-/// depends on both.
+/// The workload's identity and mode that a configuration belongs to. Destinations and inbound listeners depend on both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner(String);
 
 impl Owner {
-    /// Of a workload whose certificate names `identity`; nobody in particular where there is none yet.
+    /// Returns the owner with this identity. None matches any identity.
     pub(crate) fn new(identity: Option<&SpiffeId>, mode: &str) -> Self {
         Self(format!("{mode} {}", identity.map_or("", |identity| identity.as_str())))
     }
 
-    /// Whether one may use what the other saved: an identity that is not known is no other's.
+    /// Returns true if the configuration that `saved` owns can be used. An unknown identity matches any.
     fn fits(&self, saved: &Self) -> bool {
         let unknown = |owner: &Self| owner.0.ends_with(' ');
         let mode = |owner: &Self| owner.0.split(' ').next().map(str::to_owned);
@@ -69,7 +68,7 @@ impl Owner {
     }
 }
 
-/// Reads a saved file: responses as a server would send them, none of them judged yet.
+/// Decodes a saved file into responses, as a server would send them. They are not validated yet.
 pub(crate) fn responses(bytes: &[u8], owner: &Owner) -> Result<Vec<DeltaDiscoveryResponse>, CacheError> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(CacheError::Foreign)?;
     let (digest, mut payload) = rest.split_at_checked(DIGEST).ok_or(CacheError::Torn)?;
@@ -88,12 +87,12 @@ pub(crate) fn responses(bytes: &[u8], owner: &Owner) -> Result<Vec<DeltaDiscover
     Ok(messages)
 }
 
-/// Why a saved file is left aside.
+/// Why a saved file is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum CacheError {
     #[error("not a cache of this version")]
     Foreign,
-    #[error("torn or changed: its digest does not fit")]
+    #[error("corrupt: its digest does not match")]
     Torn,
     #[error("of another workload or mode")]
     OfAnother,

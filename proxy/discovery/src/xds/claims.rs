@@ -1,7 +1,7 @@
-//! Which listener has which address once a response is applied: two of them cannot have the same.
+//! Assigns addresses to the listeners of a response: no two listeners can have the same address.
 //!
-//! As in Envoy, what a response removes frees its address for what it adds, and of two that want one address the one that was there
-//! first has it. A listener whose move is refused keeps its address.
+//! As in Envoy, a removed listener frees its address for an added one, and of two listeners with one address the older has it.
+//! A listener whose move is refused keeps its address.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -12,17 +12,17 @@ use outrigger_core::Name;
 
 use crate::xds::store::Judged;
 
-/// Every listener that has an address, and which.
+/// The listeners that have an address.
 pub(crate) type Claims = BTreeMap<Name, SocketAddr>;
 
-/// Refuses listeners whose address another one has. Returns the claims of before and those of after the response.
+/// Refuses listeners whose address is taken. Returns the claims before and after the response.
 pub(crate) fn settle_claims(accepted: &Resources, judged: &mut Judged) -> (Claims, Claims) {
     let listeners = accepted.of(Kind::Listener).iter();
     let held: Claims = listeners.filter_map(|(name, of)| Some((name.clone(), of.address()?))).collect();
     let removed: HashSet<_> = judged.removed.iter().map(String::as_str).collect();
     let mut wanted = held.clone();
     wanted.retain(|name, _| !removed.contains(&**name));
-    // What moves or goes lets go of its address first; what is refused takes it back.
+    // A listener that moves or is removed frees its address first; a refused one takes it back.
     let mut moves = Vec::new();
     for listener in &judged.good {
         let name = &listener.raw().name;
@@ -41,7 +41,7 @@ pub(crate) fn settle_claims(accepted: &Resources, judged: &mut Judged) -> (Claim
             continue;
         };
         refused.insert(name.clone(), taken(address, other));
-        // Back to where it was; who took that place meanwhile goes back too, and so on.
+        // The refused listener returns to its address; a listener that took it meanwhile returns to its own, and so on.
         let mut back = name;
         while let Some(address) = held.get(&back).copied() {
             wanted.insert(back.clone(), address);
@@ -83,7 +83,7 @@ mod tests {
         }
     }
 
-    /// Names of the refused, where `a` and `b` listen on ports 1 and 2.
+    /// Returns the refused names, where `a` and `b` listen on ports 1 and 2.
     fn refused(good: &[(&str, &str)], removed: &[&str]) -> Vec<String> {
         let accepted = xds::resources([
             (Kind::Listener, "a", xds::listener_at("a", "127.0.0.1:1", "app")),

@@ -1,4 +1,4 @@
-//! The configuration: asked for over ADS, decided about, published, and saved for a restart.
+//! xDS configuration: subscribed over ADS, validated, warmed, published, and saved for a restart.
 
 pub(crate) mod supervisor;
 pub(crate) mod ads;

@@ -1,6 +1,6 @@
-//! The accepted resources together with the builder that makes snapshots of them: what a blocking thread works on.
+//! The accepted resources and the snapshot builder, used on a blocking thread.
 //!
-//! The supervisor sends one piece of work at a time here; ten thousand clusters are decoded while probes are answered.
+//! The supervisor submits one operation at a time, so that admin requests are served while ten thousand clusters are decoded.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
@@ -20,10 +20,10 @@ use crate::xds::stream::{Update, WILDCARD};
 use crate::xds::subscriptions::{Mode, wanted};
 use crate::xds::warming::Warming;
 
-/// Names wanted, by kind.
+/// Wanted names, by kind.
 pub(crate) type Wanted = PerKind<BTreeSet<String>>;
 
-/// The store, for one thread at a time.
+/// The shared store; one thread uses it at a time.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedStore(Arc<Mutex<Store>>);
 
@@ -37,35 +37,35 @@ pub(crate) struct Store {
     compile: Compile,
 }
 
-/// [`Compiled::new`]. A field so that a test can put a faulty one in its place.
+/// [`Compiled::new`]; a field so that a test can replace it by a faulty one.
 pub(crate) type Compile = fn(Kind, Raw, Option<&Compiled>) -> Result<Compiled, Unusable>;
 
-/// What a piece of work leads to.
+/// The result of an operation.
 #[derive(Debug)]
 pub(crate) struct Step {
-    /// To publish, if there is a difference.
+    /// The snapshot to publish, if anything changed.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) wanted: Wanted,
     /// When to call [`Store::advance`] at the latest.
     pub(crate) warm_by: Option<Instant>,
-    /// Resources held.
+    /// Number of accepted resources.
     pub(crate) held: PerKind<usize>,
-    /// Whether what is published has changed, so that the saved file is behind.
+    /// Whether the published resources have changed, so that the saved file is outdated.
     pub(crate) saved_is_behind: bool,
 }
 
-/// A response whose resources were judged, each by itself. Nothing is accepted yet.
+/// A response whose resources were validated one by one. None is accepted yet.
 #[derive(Debug)]
 pub(crate) struct Judged {
     pub(crate) kind: Kind,
-    /// What can be used, in the order of the response.
+    /// The valid resources, in the order of the response.
     pub(crate) good: Vec<Arc<Compiled>>,
     pub(crate) removed: Vec<String>,
     pub(crate) refused: Vec<Refused>,
 }
 
 impl Judged {
-    /// Refuses some of the good ones after all, by name.
+    /// Refuses some of the valid resources after all, by name.
     pub(crate) fn refuse(&mut self, reasons: &BTreeMap<Name, String>) {
         self.good.retain(|resource| !reasons.contains_key(&resource.raw().name));
         let refused = reasons.iter().map(|(name, reason)| (name.to_string(), reason.clone()));
@@ -73,17 +73,17 @@ impl Judged {
     }
 }
 
-/// What came of a response.
+/// The result of a response.
 #[derive(Debug)]
 pub(crate) struct Applied {
     pub(crate) refused: Vec<Refused>,
-    /// Names whose refusal is over: accepted now, or gone.
+    /// Names that are no longer refused: accepted now, or removed.
     pub(crate) settled: Vec<String>,
     pub(crate) removed: Vec<String>,
     pub(crate) step: Step,
 }
 
-/// What was read back.
+/// The result of restoring the saved resources.
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) destinations: BTreeSet<Name>,
@@ -96,7 +96,7 @@ impl SharedStore {
         Self(Arc::new(Mutex::new(Store { mode, builder, accepted, warming, compile: Compiled::new })))
     }
 
-    /// Works on a blocking thread. Cancelled while it waits, the work is done all the same. Fails with the text of a panic.
+    /// Runs `work` on a blocking thread. It completes even if the future is dropped. Returns the text of a panic as an error.
     pub(crate) async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> T + Send + 'static,
@@ -106,9 +106,9 @@ impl SharedStore {
         done.unwrap_or_else(|cancelled| Err(cancelled.to_string()))
     }
 
-    /// For who is on a blocking thread already.
+    /// Locks the store. For callers that are on a blocking thread already.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Store> {
-        // What a bug left half-done is still a set of accepted resources.
+        // After a panic the content is still a consistent set of accepted resources.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -119,23 +119,23 @@ impl Store {
         self.compile = compile;
     }
 
-    /// What the server was told that we have.
+    /// Returns what was acknowledged to the server.
     pub(crate) fn accepted(&self) -> &Resources {
         &self.accepted
     }
 
-    /// What traffic uses, and what a restart is to find: all of it is warm.
+    /// Returns what traffic uses and a restart restores. All of it is warm.
     pub(crate) fn published(&self) -> &Resources {
         self.warming.published()
     }
 
-    /// What a reconnect tells the server, so that it sends only what differs.
+    /// Returns the versions to send on a reconnect, so that the server sends only differences.
     pub(crate) fn versions(&self, kind: Kind) -> HashMap<String, String> {
         let accepted = self.accepted.of(kind).iter();
         accepted.map(|(name, resource)| (name.to_string(), resource.raw().version.clone())).collect()
     }
 
-    /// Compiles each resource of a response; what cannot be used is refused by name.
+    /// Compiles each resource of a response; invalid ones are refused by name.
     pub(crate) fn judge(&self, update: Update) -> Judged {
         let Update { kind, nonce: _, changed, removed, mut refused } = update;
         let mut good = Vec::with_capacity(changed.len());
@@ -151,7 +151,7 @@ impl Store {
         Judged { kind, good, removed, refused }
     }
 
-    /// Takes in what can be used of a response; of what is refused the last good version stays.
+    /// Accepts the valid resources of a response. For refused ones the last good version stays.
     pub(crate) fn accept(&mut self, judged: Judged, demanded: &BTreeSet<Name>, now: Instant) -> Applied {
         let Judged { kind, good, removed, refused } = judged;
         let names = good.iter().map(|resource| resource.raw().name.to_string());
@@ -161,7 +161,7 @@ impl Store {
         Applied { refused, settled, removed, step }
     }
 
-    /// Reads back what was saved, through the same decode. Everything that is accepted counts as warm.
+    /// Restores the saved resources through the same decoding. Everything accepted counts as warm.
     pub(crate) fn restore(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> Restored {
         for DeltaDiscoveryResponse { type_url, resources, .. } in responses {
             let Some(kind) = Kind::of_type_url(&type_url) else { continue };
@@ -190,7 +190,7 @@ impl Store {
         Restored { destinations, step }
     }
 
-    /// Decides anew what is published and what is wanted.
+    /// Recomputes what is published and what is wanted.
     pub(crate) fn advance(&mut self, demanded: &BTreeSet<Name>, now: Instant) -> Step {
         let before = self.warming.advance(&self.accepted, now);
         self.step(before, demanded, now)
@@ -211,7 +211,7 @@ impl Store {
         }
     }
 
-    /// Drops what nothing leads to any more. A destination goes with its demand; under a wildcard, only the server says.
+    /// Drops resources that nothing needs any more. A destination is dropped with its demand; in wildcard mode only by the server.
     fn forget_unwanted(&mut self, wanted: &Wanted, demanded: &BTreeSet<Name>) -> bool {
         let mode = self.mode;
         let mut forgotten = false;
@@ -240,8 +240,8 @@ impl Store {
         }
     }
 
-    /// Names that the server cannot take back: the routes of a listener and the endpoints of a cluster stay until that lets
-    /// go of them, as in Envoy.
+    /// Returns the names that the server cannot remove: as in Envoy, routes stay while a listener uses them, and endpoints while
+    /// their cluster does.
     fn used_by_others(&self, kind: Kind) -> BTreeSet<Name> {
         let by = match kind {
             Kind::Route => Kind::Listener,
@@ -254,9 +254,9 @@ impl Store {
     }
 }
 
-/// Does a piece of work. A panic comes back as text: a bug must not leave a control plane without an answer.
+/// Runs `work` and returns a panic as text, so that a bug does not leave the control plane without a response.
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // What is held is replaced last, whole: a panic leaves the last good version.
+    // State is replaced as a whole, last: a panic leaves the last good version.
     std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().copied().map(String::from);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! The client's side of the delta ADS protocol as a pure state machine: messages in, messages out, no I/O and no clock.
+//! The client side of the delta ADS protocol as a pure state machine: messages in, messages out, no I/O and no clock.
 //!
-//! The supervisor owns one [`Stream`] for the life of the process. It knows what is wanted, connected or not; on
-//! [`Stream::connect`] it says again all that is wanted and held. Rules are those of the
+//! The supervisor owns one [`Stream`] for the lifetime of the process. It keeps the subscriptions while disconnected;
+//! [`Stream::connect`] sends all subscriptions and held versions again. The rules are those of the
 //! [xDS protocol](https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol), "Incremental xDS".
 //!
-//! A response that cannot be read as a whole (unknown type, duplicate names) is refused at once; one resource that
-//! cannot be read is refused by name while the rest of its response applies.
+//! A malformed response (unknown type, duplicate names) is rejected as a whole. A resource that cannot be read is refused by
+//! name while the rest of its response applies.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,16 +17,16 @@ use outrigger_config::compiled::Raw;
 
 use crate::status::Refused;
 
-/// The name that subscribes to whatever the server thinks fit.
+/// Subscribes to all resources that the server selects.
 pub(crate) const WILDCARD: &str = "*";
 /// `google.rpc.Code.INVALID_ARGUMENT`, the code of every NACK.
 const INVALID_ARGUMENT: i32 = 3;
 /// `google.rpc.Code.NOT_FOUND`, in a response's `resource_errors`.
 const NOT_FOUND: i32 = 5;
-/// The most bytes of a NACK's text. A server tells by the names in it which resources were refused.
+/// Maximum size of a NACK's text. Servers parse the names of refused resources in it.
 const NACK_TEXT_BYTES: usize = 64 * 1024;
 
-/// What is subscribed, and whether that has been said on the present connection.
+/// A subscription, and whether it was sent on the current connection.
 #[derive(Debug)]
 pub(crate) struct Stream {
     node: Node,
@@ -38,40 +38,40 @@ pub(crate) struct Stream {
 #[derive(Debug, Default)]
 struct Subscription {
     wanted: BTreeSet<String>,
-    /// A request of this type was sent on this connection. An empty first request would be the legacy wildcard, so
-    /// none is sent before there is a name.
+    /// A request of this type was sent on this connection. No request is sent before there is a name, because an empty first
+    /// request means the legacy wildcard.
     opened: bool,
 }
 
-/// A response that made sense as a whole.
+/// A well-formed response.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Update {
     pub(crate) kind: Kind,
     pub(crate) nonce: String,
     pub(crate) changed: Vec<Raw>,
-    /// Names that the server says do not exist, or no longer.
+    /// Names that do not exist, or no longer.
     pub(crate) removed: Vec<String>,
-    /// Resources refused already, before anybody decoded them.
+    /// Resources that were refused before decoding.
     pub(crate) refused: Vec<Refused>,
 }
 
-/// What came out of a response.
+/// The result of receiving a response.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Received {
-    /// To be applied, and then acknowledged with [`Stream::acknowledge`].
+    /// Apply it, then call [`Stream::acknowledge`].
     Update(Update),
-    /// Nothing of it can be applied: why, and the NACK to send.
+    /// Nothing can be applied: the reason, and the NACK to send.
     Nack(String, Box<DeltaDiscoveryRequest>),
 }
 
 impl Stream {
-    /// A stream that is not connected and wants nothing.
+    /// Creates a disconnected stream without subscriptions.
     pub(crate) fn new(node: Node) -> Self {
         Self { node, connected: false, node_sent: false, subscriptions: PerKind::default() }
     }
 
-    /// A new connection: the first requests, one for each kind that is wanted, with the versions that are held, so that
-    /// the server sends only what differs.
+    /// Starts a new connection. Returns the first requests, one per subscribed kind, with the held versions, so that the server
+    /// sends only differences.
     pub(crate) fn connect(
         &mut self,
         held: impl Fn(Kind) -> HashMap<String, String>,
@@ -95,19 +95,19 @@ impl Stream {
         requests
     }
 
-    /// The connection is gone; what is wanted stays wanted.
+    /// Marks the connection as lost; subscriptions stay.
     pub(crate) fn disconnect(&mut self) {
         self.connected = false;
     }
 
-    /// Replaces the names wanted of a kind. Gives the request that says so, if there is a connection and a difference.
+    /// Replaces the subscribed names of a kind. Returns the request if connected and anything changed.
     pub(crate) fn want(&mut self, kind: Kind, names: BTreeSet<String>) -> Option<DeltaDiscoveryRequest> {
         let wanted = &mut self.subscriptions[kind].wanted;
         let subscribe: Vec<_> = names.difference(wanted).cloned().collect();
         let unsubscribe: Vec<_> = wanted.difference(&names).cloned().collect();
         *wanted = names;
         let silent = subscribe.is_empty() && unsubscribe.is_empty();
-        // Nothing was said on this connection about the names that go: only a first name opens the type.
+        // The dropped names were never sent on this connection: only a first name opens the type.
         let unopened = !self.subscriptions[kind].opened && subscribe.is_empty();
         if !self.connected || silent || unopened {
             return None;
@@ -115,29 +115,29 @@ impl Stream {
         Some(self.request(kind, subscribe, unsubscribe, HashMap::new()))
     }
 
-    /// Subscribes again to names that are subscribed already, which makes the server send or deny them again.
+    /// Subscribes again to subscribed names, which makes the server send the resources or their absence again.
     pub(crate) fn ask_again(&mut self, kind: Kind, mut names: Vec<String>) -> Option<DeltaDiscoveryRequest> {
         names.retain(|name| self.subscriptions[kind].wanted.contains(name));
         (self.connected && !names.is_empty()).then(|| self.request(kind, names, Vec::new(), HashMap::new()))
     }
 
-    /// Whether a resource of this name would be accepted.
+    /// Returns true if a resource of this name would be accepted.
     pub(crate) fn wants(&self, kind: Kind, name: &str) -> bool {
         let wanted = &self.subscriptions[kind].wanted;
         wanted.contains(name) || wanted.contains(WILDCARD)
     }
 
-    /// Whether the server was told to subscribe to this very name.
+    /// Returns true if this exact name is subscribed.
     pub(crate) fn wants_by_name(&self, kind: Kind, name: &str) -> bool {
         self.subscriptions[kind].wanted.contains(name)
     }
 
-    /// The number of names subscribed, the wildcard included.
+    /// Returns the number of subscribed names, including the wildcard.
     pub(crate) fn subscribed(&self, kind: Kind) -> usize {
         self.subscriptions[kind].wanted.len()
     }
 
-    /// Reads a response. What was not asked for, or no longer, is left out in silence: its answer and the end of its
+    /// Reads a response. Resources that are not subscribed, or no longer, are ignored: the response and the end of the
     /// subscription have crossed.
     pub(crate) fn receive(&mut self, response: DeltaDiscoveryResponse) -> Received {
         let DeltaDiscoveryResponse {
@@ -172,8 +172,8 @@ impl Stream {
         Received::Update(Update { kind, nonce, changed, removed: removed_resources, refused })
     }
 
-    /// The answer to an update: an ACK, or a NACK that names each refused resource. The others have been applied all
-    /// the same; the server goes by `error_detail` alone.
+    /// Returns the response to an update: an ACK, or a NACK that names each refused resource. The others are applied
+    /// nevertheless; the server only sees `error_detail`.
     pub(crate) fn acknowledge(
         &mut self,
         kind: Kind,
@@ -212,14 +212,14 @@ impl Stream {
                 Ok(Some(Raw { name: name.into(), aliases, version, body }))
             }
             Some(body) => Err(Refused { name, reason: format!("holds a {:?}", body.type_url) }),
-            // A heartbeat of a resource with a TTL. We keep resources whatever their TTL: serving on with the last
-            // good configuration is what a proxy is for when its control plane is silent.
+            // A heartbeat of a resource with a TTL. TTLs are ignored, because a proxy keeps serving the last good
+            // configuration while its control plane is silent.
             None if ttl.is_some() => Ok(None),
             None => Err(Refused { name, reason: "holds no resource".into() }),
         }
     }
 
-    /// The answer to a response of which nothing could be applied.
+    /// Returns the NACK for a response of which nothing could be applied.
     pub(crate) fn refuse(
         &mut self,
         type_url: String,
@@ -257,14 +257,13 @@ impl Stream {
         }
     }
 
-    /// The node belongs to the first message of a connection only.
+    /// Returns the node for the first message of a connection, then None.
     fn node_once(&mut self) -> Option<Node> {
         (!std::mem::replace(&mut self.node_sent, true)).then(|| self.node.clone())
     }
 }
 
-/// The name in an error that says "not found". Other errors (the server may not tell, or cannot yet) change nothing
-/// about what is held.
+/// Returns the name in a "not found" error. Other errors (permission denied, unavailable) do not affect held resources.
 fn not_found(error: ResourceError) -> Option<String> {
     let ResourceError { resource_name, error_detail } = error;
     (error_detail?.code == NOT_FOUND).then_some(resource_name?.name)

@@ -1,8 +1,8 @@
-//! Which names are wanted of each kind: the demands, and whatever they lead to.
+//! Computes the wanted names of each kind: the demands, and everything they refer to.
 //!
-//! In on-demand mode a demand leads to a listener, that to its routes, those to their clusters, those to their endpoints;
-//! what nothing leads to any more is no longer wanted. In wildcard mode the server chooses listeners and clusters. The
-//! listeners that the proxy itself serves come under LDS's wildcard in both.
+//! In on-demand mode a demand leads to a listener, its routes, their clusters and their endpoints; names without such a chain are
+//! not wanted. In wildcard mode the server chooses listeners and clusters. Inbound listeners come under LDS's wildcard in both
+//! modes.
 
 use std::collections::BTreeSet;
 
@@ -13,18 +13,18 @@ use outrigger_core::Name;
 
 use crate::xds::stream::WILDCARD;
 
-/// Who chooses what the proxy gets.
+/// How destinations are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// The data path, destination by destination. Memory does not grow with the mesh.
+    /// By the data path, one destination at a time. Memory does not grow with the mesh.
     #[default]
     OnDemand,
-    /// The server: every destination that the workload's namespace sees.
+    /// By the server: every destination that is visible to the workload's namespace.
     Wildcard,
 }
 
 impl Mode {
-    /// The node's metadata value for `OUTRIGGER_MODE`.
+    /// Returns the node metadata value of `OUTRIGGER_MODE`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::OnDemand => "on-demand",
@@ -33,8 +33,8 @@ impl Mode {
     }
 }
 
-/// What is wanted, given the demands and what is held. `published` is what traffic uses at the moment, whose references
-/// stay wanted until its successor is warm.
+/// Returns the wanted names, given the demands and the held resources. References of `published`, which traffic uses, stay
+/// wanted until a successor is warm.
 pub(crate) fn wanted(
     mode: Mode,
     demanded: &BTreeSet<Name>,
@@ -76,7 +76,7 @@ fn both<'a>(
     all.filter(move |(name, resource)| wanted(name, resource)).map(|(_, resource)| &**resource)
 }
 
-/// Adds what a resource refers to. In wildcard mode the server sends the clusters, named or not.
+/// Adds the references of a resource. In wildcard mode the server sends clusters without a subscription by name.
 fn add(mode: Mode, wanted: &mut PerKind<BTreeSet<String>>, resource: &Compiled) {
     for (kind, name) in resource.references() {
         let asked = kind != Kind::Cluster || mode == Mode::OnDemand;

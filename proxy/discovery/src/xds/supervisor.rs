@@ -1,8 +1,8 @@
-//! The task that owns discovery: what is wanted, what came, what is published.
+//! The task that owns discovery: subscriptions, accepted resources, and publication.
 //!
-//! One event at a time, in order: a message of the stream, a change of the demand, a timer. Decode and build are awaited on a
-//! blocking thread, so that this thread goes on serving admin and probes. Nothing that a control plane sends or fails to
-//! send ends this task; only its handle does.
+//! It handles one event at a time, in order: a message of the stream, a change of the demand, a timer. Decoding and building run
+//! on a blocking thread, so that this thread keeps serving admin requests and probes. Only the handle ends this task; no message
+//! of the control plane does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -26,11 +26,11 @@ use crate::xds::store::{Judged, SharedStore, Step, Wanted};
 use crate::xds::stream::{Received, Stream, WILDCARD};
 use crate::xds::subscriptions::Mode;
 
-/// The cache is written this long after the first change that it lacks; later changes within that time cost nothing.
+/// Delay between the first unsaved change and the write of the cache. Later changes within it are included.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
-/// How often unused destinations are looked for.
+/// How often unused destinations are dropped.
 const SWEEP: Duration = Duration::from_secs(5);
-/// A wait with nothing to wait for.
+/// The sleep while no timer is set.
 const NEVER: Duration = Duration::from_secs(86_400);
 
 /// The state of discovery.
@@ -44,18 +44,18 @@ pub(crate) struct Supervisor {
     events: mpsc::Receiver<Event>,
     status: StatusBoard,
     mode: Mode,
-    /// Whether a control plane has said anything in this life.
+    /// Whether a control plane has sent anything since start-up.
     heard: bool,
     stream: Stream,
-    /// Where requests go while there is a stream.
+    /// Sends requests while there is a stream.
     requests: Option<Requests>,
     demanded: BTreeSet<Name>,
-    /// Destinations given up while they were there. Under LDS's wildcard the server answers that with
-    /// `removed_resources`, which must not be taken for "does not exist" when the name was asked for again meanwhile.
+    /// Destinations dropped while they existed. Under LDS's wildcard the server responds with `removed_resources`, which must
+    /// not be taken for "does not exist" if the name was requested again meanwhile.
     leaving: BTreeSet<String>,
-    /// When a version that waits is to be published anyway.
+    /// When to publish a waiting version anyway.
     warm_by: Option<Instant>,
-    /// When the cache is to be saved; `None`: it is.
+    /// When to save the cache; None if it is up to date.
     save_at: Option<Instant>,
     saving: Option<JoinHandle<std::io::Result<()>>>,
 }
@@ -74,7 +74,7 @@ impl Supervisor {
         status: StatusBoard,
     ) -> Self {
         let mut stream = Stream::new(node(instance, mode));
-        // Our own listeners come under the wildcard, whatever else is wanted.
+        // Inbound listeners come under the wildcard, whatever else is wanted.
         let wildcard = BTreeSet::from([WILDCARD.to_owned()]);
         if mode == Mode::Wildcard {
             stream.want(Kind::Cluster, wildcard.clone());
@@ -100,7 +100,7 @@ impl Supervisor {
         }
     }
 
-    /// Publishes what the last run saved. A file that cannot be used costs a wait for the control plane, no more.
+    /// Publishes the saved configuration. If the file cannot be used, the proxy waits for the control plane.
     pub(crate) async fn restore(&mut self) {
         let bytes = match self.dir.read(cache::FILE) {
             Ok(Some(bytes)) => bytes,
@@ -132,17 +132,17 @@ impl Supervisor {
 
     fn leave_aside(&self, reason: String) {
         let file = self.dir.path(cache::FILE);
-        tracing::warn!(reason, ?file, "the saved configuration is left aside");
+        tracing::warn!(reason, ?file, "the saved configuration is not used");
         self.status.saved_left_aside(format!("{}: {reason}", file.display()));
     }
 
-    /// Whose configuration is held, as far as that is known by now.
+    /// Returns the owner of the held configuration, as far as it is known.
     fn owner(&self) -> cache::Owner {
         let certificate = self.status.read().identity.certificate;
         cache::Owner::new(certificate.as_ref().map(|certificate| &certificate.identity), self.mode.as_str())
     }
 
-    /// Runs until the handle stops it or is gone. `_tasks` end with it.
+    /// Runs until the handle stops it or is dropped. `_tasks` end with it.
     pub(crate) async fn run(mut self, _tasks: JoinSet<()>, mut stopped: oneshot::Receiver<()>) {
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -152,7 +152,7 @@ impl Supervisor {
                 _ = &mut stopped => break,
                 event = self.events.recv() => match event {
                     Some(event) => self.on_stream(event).await,
-                    // The stream's task never ends by itself; without it there is nothing to supervise.
+                    // The stream's task never ends by itself.
                     None => break,
                 },
                 demanded = self.demands.next() => self.on_demand(demanded).await,
@@ -181,7 +181,7 @@ impl Supervisor {
             }
             Event::Response(response) => self.on_response(*response).await,
             Event::Closed(reason) => {
-                tracing::warn!(reason, "no stream to the control plane; serving on with what is held");
+                tracing::warn!(reason, "no stream to the control plane; serving the current configuration");
                 self.status.disconnected(reason);
                 self.stream.disconnect();
                 self.requests = None;
@@ -198,7 +198,7 @@ impl Supervisor {
         let update = match self.stream.receive(response) {
             Received::Update(update) => update,
             Received::Nack(reason, nack) => {
-                tracing::warn!(reason, "a response is refused as a whole");
+                tracing::warn!(reason, "a response is rejected as a whole");
                 self.status.refused_whole(kind, reason);
                 return self.send(*nack);
             }
@@ -230,7 +230,7 @@ impl Supervisor {
         self.send(ack);
         self.status.answered(kind, &applied.refused, applied.settled.iter().map(String::as_str));
         self.settle(applied.step, false);
-        // After the publication: what was asked for and came is found before anything is said to be absent.
+        // After the publication, so that a requested destination that arrived is found before others are reported absent.
         if kind == Kind::Listener {
             let accepted = applied.settled.iter().filter(|name| self.holds(name));
             self.demands.exist(accepted.map(String::as_str));
@@ -242,8 +242,7 @@ impl Supervisor {
         }
     }
 
-    /// Refuses listeners whose address another one has or that cannot be bound: the answer to the control plane waits for
-    /// the sockets.
+    /// Refuses listeners whose address is taken or cannot be bound. The response to the control plane waits for the sockets.
     async fn bind(&self, mut judged: Judged) -> Result<Judged, String> {
         let mut asked = false;
         loop {
@@ -255,7 +254,7 @@ impl Supervisor {
                     (judged, wanted, changes)
                 })
                 .await?;
-            // After a refusal the address that stays is asked for again: what was asked for in its place let it go.
+            // After a refusal, request the remaining address again: the request for its replacement has released it.
             if !changes && !asked {
                 return Ok(judged);
             }
@@ -272,14 +271,14 @@ impl Supervisor {
         }
     }
 
-    /// Takes up and drops destinations.
+    /// Subscribes to and drops destinations.
     async fn on_demand(&mut self, changes: Vec<Demanded>) {
         let mut again = Vec::new();
         for change in changes {
             match change {
                 Demanded::Subscribe(name) => {
                     self.demanded.insert(name.clone());
-                    // Also one that was given up a moment ago, of which the server has not heard.
+                    // True also for a name dropped a moment ago, of which the server has not been notified.
                     if self.stream.wants_by_name(Kind::Listener, &name) {
                         self.leaving.remove(&*name);
                         again.push(name.to_string());
@@ -295,18 +294,18 @@ impl Supervisor {
         }
         let mut names: BTreeSet<String> = self.demanded.iter().map(Name::to_string).collect();
         names.insert(WILDCARD.to_owned());
-        // Said before anything is worked on, since somebody waits for the answer.
+        // Sent before any other work, because a request waits for the resource.
         if let Some(request) = self.stream.want(Kind::Listener, names) {
             self.send(request);
         }
-        // Asked for again although it is subscribed: the answer was lost on us, and "subscribing again must resend".
+        // Subscribed already, but the resource was lost. Subscribing again makes the server resend it.
         if let Some(request) = self.stream.ask_again(Kind::Listener, again) {
             self.send(request);
         }
         self.advance().await;
     }
 
-    /// Decides anew what is published and wanted.
+    /// Recomputes what is published and wanted.
     async fn advance(&mut self) {
         let demanded = self.demanded.clone();
         let now = Instant::now();
@@ -315,7 +314,7 @@ impl Supervisor {
         }
     }
 
-    /// Publishes what a step made, and says to the server what is wanted now.
+    /// Publishes the result of a step, and sends the changed subscriptions.
     fn settle(&mut self, step: Step, saved: bool) {
         let Step { snapshot, wanted, warm_by, held, saved_is_behind } = step;
         let nothing = Kind::ALL.into_iter().all(|kind| held[kind] == 0);
@@ -323,7 +322,7 @@ impl Supervisor {
             self.published.publish(snapshot);
             self.demands.published();
             let now = SystemTime::now();
-            // Own listeners are published without anybody having said anything of the mesh.
+            // Static listeners are published without any configuration from the mesh.
             self.status.published(match (saved, self.heard) {
                 (true, _) => (!nothing).then_some(Source::FromSaved(now)),
                 (false, true) => Some(Source::FromControlPlane(now)),
@@ -351,7 +350,7 @@ impl Supervisor {
     }
 
     fn send(&self, request: DeltaDiscoveryRequest) {
-        // A stream that just broke loses requests; the next one says everything again.
+        // Requests on a stream that just broke are lost; the next stream sends all subscriptions.
         if let Some(requests) = &self.requests {
             let _ = requests.send(request);
         }
@@ -362,7 +361,7 @@ impl Supervisor {
         work: impl FnOnce(&mut crate::xds::store::Store) -> T + Send + 'static,
     ) -> Result<T, String> {
         let done = self.store.with(work).await;
-        done.inspect_err(|bug| tracing::error!(bug, "serving on with what is published"))
+        done.inspect_err(|bug| tracing::error!(bug, "serving the published configuration"))
     }
 
     fn save(&mut self) {
@@ -374,7 +373,7 @@ impl Supervisor {
         }));
     }
 
-    /// The last act: whatever is not on disk goes there.
+    /// Saves pending changes at shutdown.
     async fn save_now(&mut self) {
         saved(&mut self.saving).await;
         if self.save_at.is_some() {
@@ -384,7 +383,7 @@ impl Supervisor {
     }
 }
 
-/// Waits for a save that is going on. `None`: there is none. Cancel-safe.
+/// Waits for a save in progress. Returns None if there is none. Cancel-safe.
 async fn saved(saving: &mut Option<JoinHandle<std::io::Result<()>>>) -> Option<()> {
     let outcome = saving.as_mut()?.await;
     *saving = None;

@@ -1,9 +1,9 @@
-//! Which version of each resource traffic may use: the newest whose references are there, else the one before.
+//! Chooses the version of each resource that traffic uses: the newest one whose references are present, else the previous one.
 //!
-//! A cluster waits for its endpoints, a route for its clusters, a listener for its routes. Each missing name is waited for
-//! [`LONGEST`] and no longer, whether the server has said that it does not exist or not: a name that does not exist now is
-//! often about to. What a published version names stays for as long after it was removed. The decision is pure: what was
-//! accepted and the time go in, what is to be published comes out.
+//! A cluster waits for its endpoints, a route for its clusters, a listener for its routes. Each missing name delays a version
+//! by at most [`LONGEST`], even if the server reported that it does not exist, because it may be created soon. A removed resource
+//! stays for as long while a published version refers to it. The decision is pure: accepted resources and the time in,
+//! resources to publish out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,49 +14,49 @@ use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 use tokio::time::Instant;
 
-/// The longest wait for a name, and the longest stay of one that was removed while it is used. Envoy's
-/// `initial_fetch_timeout` has the same default.
+/// Maximum wait for a name, and maximum time that a removed but used resource stays. Envoy's `initial_fetch_timeout` has the
+/// same default.
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// What is referred to before what refers.
+/// In dependency order: referenced kinds first.
 const KINDS: [Kind; 4] = [Kind::Endpoints, Kind::Cluster, Kind::Route, Kind::Listener];
 
-/// Until when each name of a kind has time.
+/// The deadline of each name, by kind.
 type Deadlines = PerKind<BTreeMap<Name, Instant>>;
 
-/// What is published, and what it waits for.
+/// The published resources, and the names they wait for.
 #[derive(Debug, Default)]
 pub(crate) struct Warming {
     published: Resources,
-    /// Names that something accepted refers to and that are not there yet. One whose time is up stays here until it comes
-    /// or nothing refers to it, so that it does not delay a later version once more.
+    /// Missing names that accepted resources refer to. An expired name stays here until it arrives or is no longer referenced, so
+    /// that it does not delay a later version again.
     awaited: Deadlines,
-    /// Names that were removed while a published version refers to them.
+    /// Removed names that a published version still refers to.
     leaving: Deadlines,
     next_deadline: Option<Instant>,
 }
 
 impl Warming {
-    /// Takes everything as it is: what was saved had been warm, and no server may be there to complete it. Returns what was
+    /// Publishes everything as it is: saved resources were warm, and there may be no server to complete them. Returns what was
     /// published before.
     pub(crate) fn restore(&mut self, accepted: &Resources) -> Resources {
         std::mem::replace(&mut self.published, accepted.clone())
     }
 
-    /// What traffic uses.
+    /// Returns the published resources.
     pub(crate) fn published(&self) -> &Resources {
         &self.published
     }
 
-    /// When to decide again at the latest, because something has waited or stayed for long enough.
+    /// Returns when to call [`Self::advance`] at the latest, because a deadline expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.next_deadline
     }
 
-    /// Decides anew what is published. Returns what was published before.
+    /// Recomputes what is published. Returns what was published before.
     pub(crate) fn advance(&mut self, accepted: &Resources, now: Instant) -> Resources {
         let mut next = Resources::default();
-        // From what is referred to up to what refers, so that one pass settles a whole chain.
+        // Referenced kinds first, so that one pass settles a whole chain.
         for kind in KINDS {
             for (name, resource) in accepted.of(kind) {
                 let before = self.published.get(kind, name);
@@ -77,11 +77,11 @@ impl Warming {
         std::mem::replace(&mut self.published, next)
     }
 
-    /// What was removed stays while a version that is published refers to it: for [`LONGEST`], and for as long as that
-    /// version has a successor that waits.
+    /// Keeps removed resources while a published version refers to them: for [`LONGEST`], and for as long as the successor of that
+    /// version waits.
     fn keep_what_is_used(&mut self, accepted: &Resources, next: &mut Resources, now: Instant) {
         let before = std::mem::take(&mut self.leaving);
-        // From what refers down to what is referred to: a cluster that stays keeps its endpoints.
+        // Referring kinds first: a cluster that stays keeps its endpoints.
         for kind in KINDS.into_iter().rev() {
             let mut stay = Vec::new();
             for (name, resource) in next.of(kind) {
@@ -107,7 +107,7 @@ impl Warming {
         }
     }
 
-    /// Names that have come, or that nothing refers to any more, are not waited for.
+    /// Stops waiting for names that have arrived or are no longer referenced.
     fn forget_what_came(&mut self, accepted: &Resources, next: &Resources) {
         if self.awaited.iter().all(|(_, names)| names.is_empty()) {
             return;
@@ -124,7 +124,7 @@ impl Warming {
     }
 }
 
-/// Whether nothing that a resource refers to keeps it waiting: each name is there, or has been waited for long enough.
+/// Returns true if every name that a resource refers to is present or has expired.
 fn await_names(awaited: &mut Deadlines, resource: &Compiled, next: &Resources, now: Instant) -> bool {
     let mut ready = true;
     for (kind, name) in resource.references() {

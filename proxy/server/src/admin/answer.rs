@@ -1,4 +1,4 @@
-//! What the admin endpoint answers with, and whom it answers.
+//! Responses of the admin endpoint, and the check of request headers.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: StatusCode,
@@ -16,22 +16,22 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Plain text.
+    /// Returns a plain text response.
     pub(crate) fn text(status: StatusCode, text: &str) -> Self {
         Self::typed(status, "text/plain; charset=utf-8", text.to_owned())
     }
 
-    /// Text of another type.
+    /// Returns a text response of another content type.
     pub(crate) fn typed(status: StatusCode, content_type: &'static str, text: String) -> Self {
         Self { status, content_type, body: text.into() }
     }
 
-    /// JSON, indented for people.
+    /// Returns an indented JSON response.
     pub(crate) fn json(value: &serde_json::Value) -> Self {
         Self::typed(StatusCode::OK, "application/json", format!("{value:#}\n"))
     }
 
-    /// One line that says why not.
+    /// Returns an error response with a one-line reason.
     pub(crate) fn refuse(status: StatusCode, why: &str) -> Self {
         Self::text(status, &format!("{why}\n"))
     }
@@ -46,8 +46,8 @@ impl From<Answer> for Response<Full<Bytes>> {
     }
 }
 
-/// Whether a request was made for this address by a program of this machine: its `Host` is an address or `localhost`
-/// (a name that an attacker's DNS points here is neither), and no web page sent it (browsers add `Origin` then).
+/// Returns true if a local program made the request for this address. `Host` must be an IP address or `localhost`, because an
+/// attacker's DNS name could point here, and there must be no `Origin`, which browsers add for web pages.
 pub(super) fn is_local_request(headers: &HeaderMap) -> bool {
     if headers.contains_key(ORIGIN) {
         return false;

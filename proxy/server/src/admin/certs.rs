@@ -1,4 +1,4 @@
-//! `/certs`: the workload's certificate chain and the roots that it trusts. Keys are never read here.
+//! `/certs`: the workload's certificate chain and trusted roots. Private keys are never read here.
 
 use std::time::SystemTime;
 
@@ -7,7 +7,7 @@ use outrigger_config::secrets::{Roots, SecretStore, Secrets};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
-/// The page; `serial` is `null` where there is no certificate yet.
+/// Returns the page. `serial` is `null` if there is no certificate yet.
 pub(crate) fn certs(secrets: &SecretStore) -> Value {
     let Some(secrets) = secrets.load() else {
         return json!({ "spiffe_id": null, "serial": null, "chain": [], "roots": [] });
@@ -25,7 +25,7 @@ pub(crate) fn certs(secrets: &SecretStore) -> Value {
     })
 }
 
-/// Until `not_after`; negative when it has passed.
+/// Returns the seconds until `not_after`; negative if it has passed.
 pub(crate) fn remaining_seconds(not_after: SystemTime) -> f64 {
     match not_after.duration_since(SystemTime::now()) {
         Ok(left) => left.as_secs_f64(),
@@ -33,7 +33,7 @@ pub(crate) fn remaining_seconds(not_after: SystemTime) -> f64 {
     }
 }
 
-/// RFC 3339, in seconds.
+/// Formats a time as RFC 3339, in seconds.
 pub(crate) fn time(time: SystemTime) -> Option<String> {
     Timestamp::try_from(time).ok().map(|time| format!("{time:.0}"))
 }
@@ -63,7 +63,8 @@ fn roots_of(roots: &Roots) -> Vec<Value> {
     domains.into_iter().map(one).collect()
 }
 
-/// A trust anchor's subject is a `Name` without its outer SEQUENCE header (webpki's convention); this puts it back.
+/// Formats the subject of a trust anchor. It is a `Name` without the outer SEQUENCE header (webpki's convention), which is
+/// added again here.
 fn name(content: &[u8]) -> String {
     let mut der = vec![0x30];
     match content.len() {

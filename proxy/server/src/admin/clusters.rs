@@ -1,4 +1,4 @@
-//! `/clusters`: every cluster, its endpoints with what the control plane and this proxy think of their health, its use.
+//! `/clusters`: every cluster, with its endpoints, their health as reported and as observed, and their load.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use outrigger_dataplane::EndpointLoad;
 use outrigger_dataplane::metrics::{ClusterTotals, Totals};
 use serde_json::{Value, json};
 
-/// The page. `ejected` are the endpoints that this proxy does not use for a while, `loads` what each worker says of each.
+/// Returns the page. `ejected` are the endpoints that this proxy has ejected, `loads` the load of each endpoint per worker.
 pub(crate) fn clusters(
     snapshot: &Snapshot,
     totals: &Totals,
@@ -41,11 +41,11 @@ pub(crate) fn clusters(
     clusters.into_iter().map(|(name, cluster)| one(name, &cluster.endpoints.load().list)).collect()
 }
 
-/// How busy all workers together keep an endpoint.
+/// The load of an endpoint over all workers.
 #[derive(Debug, Clone, Copy, Default)]
 struct Load {
     active: u64,
-    /// Of the worker that waits longest.
+    /// The highest latency that a worker reports.
     latency: Option<Duration>,
 }
 
@@ -77,7 +77,7 @@ fn entry(endpoint: &Endpoint, ejected: bool, load: Load) -> Value {
     })
 }
 
-/// How many there were, by kind.
+/// Returns the number of ejections of a cluster, by kind.
 fn ejections(totals: &Totals, cluster: &Name) -> Value {
     let of = totals.ejections.iter().filter(|((name, _), _)| name == cluster);
     of.map(|((_, kind), count)| ((*kind).to_owned(), Value::from(*count))).collect()

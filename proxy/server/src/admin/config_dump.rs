@@ -1,6 +1,6 @@
-//! `/config_dump`: the snapshot as it was compiled, the versions that are held, and what was refused and why.
+//! `/config_dump`: the compiled snapshot, the versions of the accepted resources, and the refusals with reasons.
 //!
-//! Secrets are not part of a snapshot, so that no private key can be shown here.
+//! Secrets are not part of a snapshot, so no private key can appear here.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::certs::time;
 
-/// The page.
+/// Returns the page.
 pub(crate) fn config_dump(snapshot: &Snapshot, versions: &[ResourceVersion], status: &Status) -> Value {
     let Snapshot { generation, listeners, destinations, routes, clusters } = snapshot;
     json!({
@@ -47,7 +47,7 @@ pub(crate) fn config_dump(snapshot: &Snapshot, versions: &[ResourceVersion], sta
     })
 }
 
-/// By name, so that two dumps can be compared.
+/// Sorts by name, so that dumps can be compared.
 fn sorted<V>(map: &Map<Arc<V>>) -> impl Iterator<Item = (&outrigger_core::Name, &Arc<V>)> {
     let mut entries: Vec<_> = map.iter().collect();
     entries.sort_by_key(|(name, _)| *name);

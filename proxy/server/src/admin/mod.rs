@@ -1,8 +1,7 @@
-//! The admin endpoint: a small HTTP/1.1 server on the control thread, on a loopback address only.
+//! The admin endpoint: a small HTTP/1.1 server on the control thread, on a loopback address.
 //!
-//! It has no authentication, so it answers nobody who could not read the process's files anyway: the address is
-//! loopback by type, and a request that a web page made a browser send (a foreign `Host`, an `Origin`) is refused.
-//! Connections are bounded in number, size and time, so that nobody holds up the control thread.
+//! It has no authentication. Its address is loopback by type, and requests that a web page caused (a foreign `Host`, an
+//! `Origin`) are refused. Connections are bounded in number, size and time, so that no client can block the control thread.
 
 pub(crate) mod pages;
 mod config_dump;
@@ -27,27 +26,27 @@ pub(crate) use self::answer::Answer;
 use self::answer::is_local_request;
 pub(crate) use self::page::{Page, Pages};
 
-/// Connections at a time: a scraper, probes and a few people.
+/// Maximum number of concurrent connections: a scraper, probes and a few people.
 const MAX_CONNECTIONS: usize = 32;
 
-/// For a request's head to arrive.
+/// Time limit for receiving a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For a whole connection, so that a client that does not read ends too.
+/// Time limit for a connection, also for clients that do not read.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// For a request's head, and for its body: a log level is the longest thing that is sent here.
+/// Size limits for a request's head and body. The largest expected body is a log filter.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_BODY: usize = 4 * 1024;
 
-/// What `accept` failing costs, so that running out of descriptors is no busy loop.
+/// Pause after a failed `accept`, to avoid a busy loop when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `pages` until the runtime ends.
+/// Serves `pages` until the runtime shuts down.
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // Never closed: a clone of the semaphore lives here.
+        // The semaphore is never closed.
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -83,8 +82,7 @@ async fn connection(stream: TcpStream, pages: Arc<Pages>) {
 
 async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full<bytes::Bytes>> {
     if !is_local_request(request.headers()) {
-        return Answer::refuse(StatusCode::FORBIDDEN, "only requests made for this address are answered")
-            .into();
+        return Answer::refuse(StatusCode::FORBIDDEN, "only requests for this address are accepted").into();
     }
     let (head, body) = request.into_parts();
     let body = match tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
@@ -92,9 +90,9 @@ async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full
         Ok(Err(_)) => return Answer::refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large").into(),
         Err(_) => return Answer::refuse(StatusCode::REQUEST_TIMEOUT, "the body is too slow").into(),
     };
-    // Rendering ten thousand clusters takes a while; probes do not wait for it.
+    // Rendering large pages takes long; other requests must not wait for it.
     let rendered = tokio::task::spawn_blocking(move || answer(&pages, &head.method, &head.uri, &body)).await;
-    let failed = |_| Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made");
+    let failed = |_| Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered");
     rendered.unwrap_or_else(failed).into()
 }
 
@@ -131,7 +129,7 @@ mod tests {
         ]))
     }
 
-    /// One request on its own connection, as text.
+    /// Sends one request on a new connection and returns the response as text.
     async fn ask(request: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

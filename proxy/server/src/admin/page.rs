@@ -1,27 +1,27 @@
-//! Pages are data: a path, a line for the index, and what reading or writing them does.
+//! A page: a path, a line for the index, and handlers for reading and writing.
 
 use http::StatusCode;
 
 use super::answer::Answer;
 
-/// Makes a page.
+/// Handles GET and HEAD.
 pub(crate) type Read = Box<dyn Fn() -> Answer + Send + Sync>;
 
-/// Does what a POST asks: its query and its body.
+/// Handles POST, given the query and the body.
 pub(crate) type Action = Box<dyn Fn(&str, &[u8]) -> Answer + Send + Sync>;
 
-/// One path.
+/// The page of one path.
 pub(crate) struct Page {
     path: &'static str,
     about: &'static str,
-    /// GET and HEAD.
+    /// The handler of GET and HEAD.
     pub(super) read: Option<Read>,
-    /// POST.
+    /// The handler of POST.
     pub(super) write: Option<Action>,
 }
 
 impl Page {
-    /// A page that is only read.
+    /// Returns a page that supports GET and HEAD.
     pub(crate) fn read(
         path: &'static str,
         about: &'static str,
@@ -30,7 +30,7 @@ impl Page {
         Self { path, about, read: Some(Box::new(read)), write: None }
     }
 
-    /// A page that is only posted to.
+    /// Returns a page that supports POST only.
     pub(crate) fn write(
         path: &'static str,
         about: &'static str,
@@ -39,27 +39,27 @@ impl Page {
         Self { path, about, read: None, write: Some(Box::new(write)) }
     }
 
-    /// The same page, posted to as well.
+    /// Adds a handler of POST.
     pub(crate) fn and_write(mut self, write: impl Fn(&str, &[u8]) -> Answer + Send + Sync + 'static) -> Self {
         self.write = Some(Box::new(write));
         self
     }
 
-    /// The methods that it takes.
+    /// Returns the text that lists the supported methods.
     pub(super) fn methods(&self) -> &'static str {
         match (&self.read, &self.write) {
-            (Some(_), Some(_)) => "GET and POST are possible here",
-            (Some(_), None) => "only GET is possible here",
-            (None, _) => "only POST is possible here",
+            (Some(_), Some(_)) => "this page supports GET and POST",
+            (Some(_), None) => "this page supports only GET",
+            (None, _) => "this page supports only POST",
         }
     }
 }
 
-/// All pages; the index is made of them.
+/// All pages, including the index.
 pub(crate) struct Pages(Vec<Page>);
 
 impl Pages {
-    /// The pages, in the order of the index, with the index itself.
+    /// Adds the index to `pages` and keeps their order.
     pub(crate) fn new(mut pages: Vec<Page>) -> Self {
         let lines: String = pages
             .iter()
@@ -73,7 +73,7 @@ impl Pages {
         Self(pages)
     }
 
-    /// The page at exactly this path.
+    /// Returns the page with exactly this path.
     pub(super) fn find(&self, path: &str) -> Option<&Page> {
         self.0.iter().find(|page| page.path == path)
     }

@@ -1,4 +1,4 @@
-//! The admin pages of this proxy: what each reads, and what the two that change something do.
+//! The admin pages of the proxy.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::readiness::Readiness;
 use crate::telemetry::metrics::{self, Mesh, MeshGauges, Sources, XdsType};
 use crate::telemetry::own_log::LevelHandle;
 
-/// What the pages see of the process.
+/// The state that the pages read.
 #[derive(Clone)]
 pub(crate) struct Sight {
     pub(crate) readiness: Readiness,
@@ -29,7 +29,7 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
-    /// Every page. They are made on threads for blocking work, inside the control runtime.
+    /// Returns all pages. Their handlers run on blocking threads of the control runtime.
     pub(crate) fn pages(self) -> Pages {
         let Self { readiness, metrics, published, secrets, reader, clusters, level, drain } = self;
         let workers = Arc::clone(&metrics.workers);
@@ -46,7 +46,7 @@ impl Sight {
                 }
             }),
             Page::read("/config_dump", "configuration as compiled, versions, refusals (JSON)", move || {
-                // A build may be going on, and this thread may wait for it.
+                // Waits for a build in progress; blocking this thread is fine.
                 let versions = Handle::current().block_on(reader.resources());
                 Answer::json(&config_dump::config_dump(&dumped.load(), &versions, &reader.status()))
             }),
@@ -82,7 +82,10 @@ fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> Answer {
     let said = query.split('&').find_map(|pair| pair.strip_prefix("level="));
     let said = said.map_or_else(|| String::from_utf8_lossy(body).trim().to_owned(), str::to_owned);
     if said.is_empty() {
-        return Answer::refuse(StatusCode::BAD_REQUEST, "say which: ?level=debug, or directives as the body");
+        return Answer::refuse(
+            StatusCode::BAD_REQUEST,
+            "a level is required: ?level=debug, or directives in the body",
+        );
     }
     match level.set(&said) {
         Ok(()) => {
@@ -93,7 +96,7 @@ fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> Answer {
     }
 }
 
-/// What a scrape shows of control plane, configuration and certificate.
+/// Returns the gauges for control plane, configuration and certificate.
 pub(crate) fn gauges(reader: Reader, readiness: Readiness) -> MeshGauges {
     MeshGauges(Arc::new(move || mesh(&reader, &readiness)))
 }

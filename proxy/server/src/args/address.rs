@@ -1,9 +1,9 @@
-//! Addresses on the command line: of this machine, of another one, of a destination in the mesh.
+//! Addresses on the command line: loopback, remote and mesh destinations.
 
 use std::fmt;
 use std::net::SocketAddr;
 
-/// A loopback address of this machine: what has no authentication listens nowhere else.
+/// A loopback address. Endpoints without authentication listen only on loopback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loopback(SocketAddr);
 
@@ -12,7 +12,7 @@ impl Loopback {
     pub fn parse(text: &str) -> Result<Self, String> {
         let address = socket(text)?;
         if !address.ip().is_loopback() {
-            return Err("only a loopback address is possible here, such as 127.0.0.1:15000".to_owned());
+            return Err("the address must be loopback, such as 127.0.0.1:15000".to_owned());
         }
         Ok(Self(address))
     }
@@ -23,7 +23,7 @@ impl Loopback {
     }
 }
 
-/// `HOST:PORT` of something outside the mesh's naming: a DNS name or an address, and a port.
+/// `HOST:PORT` of a server outside the mesh: a DNS name or IP address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteAddress(String);
 
@@ -39,7 +39,7 @@ impl RemoteAddress {
     }
 }
 
-/// A destination as the mesh names it: lower case, no trailing dot, port always present.
+/// A mesh destination: lower case, no trailing dot, port always present.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination(String);
 
@@ -49,7 +49,7 @@ impl Destination {
         host_port(text).map(Self)
     }
 
-    /// `host:port`, in the form that xDS resource names of destinations have.
+    /// `host:port`, the form of a destination's xDS resource name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -58,9 +58,9 @@ impl Destination {
 /// A local port bound to one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundDestination {
-    /// Where the application connects.
+    /// The address that the application connects to.
     pub local: SocketAddr,
-    /// Where all of it goes.
+    /// The destination of every connection.
     pub destination: Destination,
 }
 
@@ -81,35 +81,34 @@ impl fmt::Display for BoundDestination {
 }
 
 pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is no IP:PORT, as in 127.0.0.1:8080 or [::1]:8080"))
+    text.parse().map_err(|_| format!("`{text}` is not an IP:PORT such as 127.0.0.1:8080 or [::1]:8080"))
 }
 
-/// Port and host of an authority (RFC 3986 section 3.2), normalised; user information is no part of it.
+/// Normalises the host and port of an authority (RFC 3986 section 3.2). User information is rejected.
 fn host_port(text: &str) -> Result<String, String> {
     let (host, port) =
-        text.rsplit_once(':').ok_or_else(|| format!("`{text}` is no HOST:PORT, as in cart.shop:80"))?;
-    let port: u16 = port
-        .parse()
-        .ok()
-        .filter(|&port| port != 0)
-        .ok_or_else(|| format!("`{text}` is no HOST:PORT: the port is a number from 1 to 65535"))?;
+        text.rsplit_once(':').ok_or_else(|| format!("`{text}` is not a HOST:PORT such as cart.shop:80"))?;
+    let port: u16 =
+        port.parse().ok().filter(|&port| port != 0).ok_or_else(|| {
+            format!("`{text}` is not a HOST:PORT: the port must be a number from 1 to 65535")
+        })?;
     if let Some(v6) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let address: std::net::Ipv6Addr =
-            v6.parse().map_err(|_| format!("`{text}` is no HOST:PORT: `{v6}` is no IPv6 address"))?;
+            v6.parse().map_err(|_| format!("`{text}` is not a HOST:PORT: `{v6}` is not an IPv6 address"))?;
         return Ok(format!("[{address}]:{port}"));
     }
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     if !is_dns_name(&host) {
-        return Err(format!("`{text}` is no HOST:PORT: `{host}` is no DNS name and no address"));
+        return Err(format!("`{text}` is not a HOST:PORT: `{host}` is neither a DNS name nor an IP address"));
     }
     Ok(format!("{host}:{port}"))
 }
 
 pub(super) fn parse_dns_name(name: &str) -> Result<String, String> {
-    if is_dns_name(name) { Ok(name.to_owned()) } else { Err(format!("`{name}` is no DNS name")) }
+    if is_dns_name(name) { Ok(name.to_owned()) } else { Err(format!("`{name}` is not a DNS name")) }
 }
 
-/// RFC 1123 section 2.1, lower case only; underscores too, because real names have them.
+/// RFC 1123 section 2.1, lower case only. Underscores are allowed, because they occur in practice.
 pub(super) fn is_dns_name(name: &str) -> bool {
     let label = |label: &str| {
         let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');

@@ -1,4 +1,4 @@
-//! What needs more than one flag to judge.
+//! Validation that involves more than one flag.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -7,8 +7,7 @@ use super::{Args, ServicePort};
 use crate::error::Error;
 
 impl Args {
-    /// Judges what needs more than one flag: that every service has a place where others connect, and that no
-    /// address is named twice.
+    /// Checks that every service has an inbound address, and that no address, service or label is given twice.
     pub fn check(&self) -> Result<(), Error> {
         for service in &self.service {
             if service.listen.is_none() && self.transparent_inbound.is_none() {
@@ -39,7 +38,7 @@ impl Args {
         }
     }
 
-    /// Several services may share one inbound address if they mean the same application there.
+    /// Checks that services with the same inbound address have the same application.
     fn check_service_addresses(
         &self,
         mut take: impl FnMut(&'static str, SocketAddr) -> Result<(), Error>,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// Reads a duration with units. Zero is possible, less is not.
+/// Parses a duration with units. Zero is accepted, negative values are not.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
     let duration: jiff::SignedDuration = text
         .parse()
-        .map_err(|_| "a duration has a number and a unit, as in 250ms, 30s or 1m30s".to_owned())?;
-    Duration::try_from(duration).map_err(|_| "a duration is not negative".to_owned())
+        .map_err(|_| "a duration is a number with a unit, as in 250ms, 30s or 1m30s".to_owned())?;
+    Duration::try_from(duration).map_err(|_| "a duration must not be negative".to_owned())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What the proxy logs about itself, on the command line and at `/log-level`: `info`, or `info,outrigger_discovery=debug`.
+//! Filters for the proxy's own log, as `--log` and `/log-level` accept them: `info`, or `info,outrigger_discovery=debug`.
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Reads `LEVEL` and `TARGET=LEVEL`, separated by commas. A word alone is a level, never a target: `inof` would else
-/// silence everything.
+/// Parses `LEVEL` and `TARGET=LEVEL`, separated by commas. A lone word is a level and never a target, because `inof` would
+/// otherwise disable all logging.
 pub(crate) fn parse(directives: &str) -> Result<Targets, String> {
     let mut filter = Targets::new();
     for directive in directives.split(',').map(str::trim) {
@@ -16,9 +16,9 @@ pub(crate) fn parse(directives: &str) -> Result<Targets, String> {
 }
 
 fn level(name: &str) -> Result<LevelFilter, String> {
-    // tracing reads nothing as `error`.
+    // tracing parses the empty string as `error`.
     let level = if name.is_empty() { None } else { name.parse().ok() };
-    level.ok_or_else(|| format!("`{name}` is no level: off, error, warn, info, debug and trace are"))
+    level.ok_or_else(|| format!("`{name}` is no level; use off, error, warn, info, debug or trace"))
 }
 
 #[cfg(test)]

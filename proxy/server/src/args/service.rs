@@ -1,38 +1,38 @@
-//! `--service`: a service that this workload serves, and where.
+//! `--service`: a service that this workload serves, and its addresses.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use super::address::{is_dns_name, socket};
 
-/// Where no port is named (the default of HTTP, RFC 9110 section 4.2.1).
+/// The port if none is given (the default of HTTP, RFC 9110 section 4.2.1).
 const DEFAULT_PORT: u16 = 80;
 
-/// A port of a service, the application behind it, and where the mesh connects.
+/// A port of a service, with the application's address and the inbound address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
-    /// The service: `cart`, in the certificate's namespace, or `cart.shop`.
+    /// The service: `cart` in the certificate's namespace, or `cart.shop`.
     pub service: String,
-    /// The service's port, as its clients name it.
+    /// The service's port.
     pub port: u16,
-    /// Where the application listens.
+    /// The address on which the application listens.
     pub application: SocketAddr,
-    /// Where the sidecar listens for it; absent: connections come redirected.
+    /// The address on which the sidecar listens. None for redirected connections.
     pub listen: Option<SocketAddr>,
-    /// What others are told to connect to, where that is not simply `listen`: `listen` is 0.0.0.0, or behind a NAT.
+    /// The address that other proxies connect to, if it is not `listen`: `listen` is 0.0.0.0, or behind a NAT.
     pub advertise: Option<SocketAddr>,
-    /// What the application speaks; absent: what the Service says, else detected.
+    /// The application's protocol. If None, the Service declares it, or it is detected.
     pub protocol: Option<ServiceProtocol>,
 }
 
-/// What an application speaks.
+/// The protocol of an application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceProtocol {
     /// HTTP/1.1.
     Http,
-    /// HTTP/2 in the clear, with prior knowledge.
+    /// Cleartext HTTP/2 with prior knowledge.
     Http2,
-    /// gRPC, hence HTTP/2 in the clear.
+    /// gRPC, over cleartext HTTP/2.
     Grpc,
     /// Opaque bytes.
     Tcp,
@@ -67,11 +67,11 @@ impl ServicePort {
                     parsed.protocol = Some(ServiceProtocol::parse(name)?);
                 }
                 Some(("listen" | "advertise" | "protocol", _)) => {
-                    return Err(format!("`{part}`: said twice"));
+                    return Err(format!("`{part}`: given twice"));
                 }
                 _ => {
                     return Err(format!(
-                        "`{part}` is none of listen=IP:PORT, advertise=IP:PORT, protocol=NAME"
+                        "`{part}` is not one of listen=IP:PORT, advertise=IP:PORT, protocol=NAME"
                     ));
                 }
             }
@@ -103,11 +103,11 @@ impl ServiceProtocol {
             "http2" => Ok(Self::Http2),
             "grpc" => Ok(Self::Grpc),
             "tcp" => Ok(Self::Tcp),
-            other => Err(format!("protocol `{other}`: known are http, http2, grpc or tcp")),
+            other => Err(format!("protocol `{other}`: must be http, http2, grpc or tcp")),
         }
     }
 
-    /// As it is written on the command line.
+    /// Returns the name used on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -117,7 +117,7 @@ impl ServiceProtocol {
         }
     }
 
-    /// As `appProtocol` of a Service would say it (KEP-3726 for HTTP/2 in the clear).
+    /// Returns the value of a Service's `appProtocol` (KEP-3726 for cleartext HTTP/2).
     pub fn app_protocol(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -133,11 +133,15 @@ fn name_and_port(text: &str) -> Result<(String, u16), String> {
         None => (text, DEFAULT_PORT),
         Some((name, port)) => {
             let number = port.parse().ok().filter(|&port| port != 0);
-            (name, number.ok_or_else(|| format!("`{port}` is no port: a number from 1 to 65535 is"))?)
+            (
+                name,
+                number
+                    .ok_or_else(|| format!("`{port}` is not a port: it must be a number from 1 to 65535"))?,
+            )
         }
     };
     if !is_dns_name(name) {
-        return Err(format!("`{name}` is no service's name"));
+        return Err(format!("`{name}` is not a valid service name"));
     }
     Ok((name.to_owned(), port))
 }

@@ -1,4 +1,4 @@
-//! Values of flags, each from its text; an error says what is expected.
+//! Parsers of flag values. Errors state what is expected.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -7,14 +7,14 @@ use outrigger_core::identity::TrustDomain;
 
 use super::{AccessLog, address, log_filter};
 
-/// More workers than this are a typing error, not a machine.
+/// A larger number of workers is most likely a typing error.
 const MAX_WORKERS: usize = 256;
 
 pub(super) fn is_instance_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
-/// Names end up in node IDs, labels and logs: letters, digits, `-`, `_` and `.`, at most 253 bytes.
+/// Parses an instance name, which appears in node IDs, labels and logs: letters, digits, `-`, `_` and `.`, at most 253 bytes.
 pub(super) fn parse_instance(name: &str) -> Result<String, String> {
     if name.is_empty() || name.len() > 253 || !name.chars().all(is_instance_char) {
         return Err("an instance name is 1 to 253 letters, digits, `-`, `_` or `.`".to_owned());
@@ -22,9 +22,9 @@ pub(super) fn parse_instance(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-/// As Kubernetes has labels: a key of up to 63 characters behind an optional DNS prefix, a value of up to 63.
+/// Parses a label as Kubernetes defines it: a key of up to 63 characters behind an optional DNS prefix, a value of up to 63.
 pub(super) fn parse_label(label: &str) -> Result<(String, String), String> {
-    let (key, value) = label.split_once('=').ok_or("say KEY=VALUE, as in version=v2")?;
+    let (key, value) = label.split_once('=').ok_or("the form is KEY=VALUE, as in version=v2")?;
     let short = |part: &str| part.len() <= 63 && part.chars().all(is_instance_char);
     let name = match key.split_once('/') {
         Some((prefix, name)) => address::parse_dns_name(prefix).map(|_| name)?,
@@ -40,7 +40,7 @@ pub(super) fn parse_workers(count: &str) -> Result<NonZeroUsize, String> {
     let workers: usize = count.parse().map_err(|_| "not a number".to_owned())?;
     NonZeroUsize::new(workers)
         .filter(|workers| workers.get() <= MAX_WORKERS)
-        .ok_or_else(|| format!("between 1 and {MAX_WORKERS} are possible"))
+        .ok_or_else(|| format!("must be between 1 and {MAX_WORKERS}"))
 }
 
 pub(super) fn parse_socket(address: &str) -> Result<SocketAddr, String> {
@@ -57,7 +57,7 @@ pub(super) fn parse_filter(filter: &str) -> Result<String, String> {
 
 pub(super) fn parse_access_log(place: &str) -> Result<AccessLog, String> {
     match place {
-        "" => Err("say off, stdout or the path of a file".to_owned()),
+        "" => Err("must be off, stdout or the path of a file".to_owned()),
         "off" => Ok(AccessLog::Off),
         "stdout" => Ok(AccessLog::Stdout),
         path => Ok(AccessLog::File(path.into())),
@@ -67,7 +67,7 @@ pub(super) fn parse_access_log(place: &str) -> Result<AccessLog, String> {
 pub(super) fn parse_ratio(ratio: &str) -> Result<f64, String> {
     match ratio.parse::<f64>() {
         Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
-        Ok(_) => Err("a ratio lies between 0 and 1".to_owned()),
+        Ok(_) => Err("must be between 0 and 1".to_owned()),
         Err(_) => Err("not a number".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
-//! Whether the application is there: asked once, before the workload is offered to others.
+//! Waits until the application accepts connections, before the workload is registered as ready.
 //!
-//! A sidecar is up sooner than its application. Announced then, it would answer 503 for it; so the workload is registered
-//! as not ready until every application port accepts a connection. Afterwards the mesh sees by itself who answers.
+//! A sidecar starts faster than its application and would answer 503 until then. The workload is registered as not ready
+//! until every application port has accepted a connection. Later failures are detected by the peers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// For one connection; an application that takes longer is not ready.
+/// Connect timeout; an application that is slower is not ready.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// Between two looks: quickly at first, because most applications take a moment, then seldom.
+/// Pause between attempts: short at first, because most applications start quickly, then longer.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Resolves when each of `applications` has accepted a connection once. Cancel-safe.
+/// Resolves when each of `applications` has accepted a connection. Cancel-safe.
 pub(crate) async fn answering(applications: Vec<SocketAddr>) {
     for application in applications {
         let mut pause = FIRST_PAUSE;

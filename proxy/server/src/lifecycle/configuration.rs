@@ -1,7 +1,7 @@
-//! Configuration and identity: the data plane's ends and discovery's, wired to each other.
+//! Connects discovery with the data plane: configuration and identity.
 //!
-//! When [`Configuration::start`] returns, what an earlier run saved is published, whether or not a control plane is in
-//! reach. It fails only for what no retry can mend.
+//! When [`Configuration::start`] returns, the saved configuration is published, whether or not the control plane is reachable.
+//! It fails only on errors that retrying cannot fix.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,21 +20,21 @@ use outrigger_discovery::{Config, Discovery, Handle, Mode, StartError, Wiring, W
 use crate::args::{self, Args};
 use crate::error::Error;
 
-/// Where configuration and identity are, and who keeps them.
+/// The discovery handle, and the stores that it fills.
 pub(crate) struct Configuration {
     pub(crate) published: Published,
     pub(crate) demands: Demands,
-    /// What discovery wants bound.
+    /// Bind requests of discovery.
     pub(crate) binds: BindRequests,
     pub(crate) secrets: SecretStore,
-    /// This workload's namespace, for short names in wildcard mode; to be set when the certificate is there.
+    /// This workload's namespace, for short names in wildcard mode. Set once the certificate is available.
     pub(crate) namespace: Arc<OnceLock<Name>>,
     pub(crate) resolver: Resolver,
     pub(crate) discovery: Handle,
 }
 
 impl Configuration {
-    /// Starts discovery on the present runtime. `own` are the listeners that the flags define.
+    /// Starts discovery on the current runtime. `own` are the static listeners.
     pub(crate) async fn start(
         args: &Args,
         instance: &str,
@@ -92,7 +92,7 @@ fn resolver(dns: Dns) -> Resolver {
     })
 }
 
-/// The same error, by the flag that is meant where it does not name a file itself.
+/// Converts the error. The flag is added where the text does not name a file.
 fn start_error(error: StartError) -> Error {
     match error {
         StartError::StateDir { path, reason } => {

@@ -1,6 +1,6 @@
-//! From started to told to end: readiness, sockets that follow the snapshot, a log file that is opened anew.
+//! The running phase: readiness, sockets that follow the snapshot, reopening of the log file.
 //!
-//! One loop on the control thread. It ends with the first order to end, or with a worker that ends on its own.
+//! One loop on the control thread. It ends with the first shutdown request, or when a worker ends unexpectedly.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -24,12 +24,12 @@ use crate::readiness::{Latch, Readiness};
 use crate::sockets::Sockets;
 use crate::telemetry::access_log::AccessLogThread;
 
-/// How often it is looked whether the first configuration is there; nothing announces an empty one.
+/// How often to check for the first configuration; an empty one sends no notification.
 const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);
-/// How often it is looked whether memory is left over.
+/// How often to check for memory that can be returned to the system.
 const LOOK_FOR_SURPLUS: Duration = Duration::from_secs(10);
 
-/// What must happen before the proxy is ready, by the names that `/ready` shows.
+/// Readiness conditions, by their names on `/ready`.
 pub(crate) struct Latches {
     identity: Option<Latch>,
     configuration: Option<Latch>,
@@ -37,7 +37,7 @@ pub(crate) struct Latches {
 }
 
 impl Latches {
-    /// All shut.
+    /// Creates the latches, all closed.
     pub(crate) fn new(readiness: &Readiness) -> Self {
         Self {
             identity: Some(readiness.latch("identity")),
@@ -47,30 +47,30 @@ impl Latches {
     }
 }
 
-/// What the loop looks after.
+/// The state of the loop.
 pub(crate) struct Life<'a> {
     pub(crate) latches: Latches,
     pub(crate) published: Published,
-    /// Subscribed before `sockets` looked at the snapshot for the first time.
+    /// Subscribed before `sockets` read the first snapshot.
     pub(crate) snapshots: watch::Receiver<u64>,
-    /// What discovery wants bound.
+    /// Bind requests of discovery.
     pub(crate) binds: BindRequests,
     pub(crate) secrets: SecretStore,
     pub(crate) namespace: Arc<OnceLock<Name>>,
     pub(crate) discovery: &'a Handle,
     pub(crate) sockets: Sockets,
-    /// Addresses that must be served before the workload is offered to others.
+    /// Addresses that must be served before the workload is registered as ready.
     pub(crate) inbound: Vec<SocketAddr>,
-    /// Ports of the application that must answer before.
+    /// Application ports that must accept connections before that.
     pub(crate) applications: Vec<SocketAddr>,
     pub(crate) log: Option<&'a AccessLogThread>,
     pub(crate) surplus: Surplus,
 }
 
 impl Life<'_> {
-    /// Lives until it is told to end, and says by whom.
+    /// Runs until a shutdown is requested, and returns its source.
     ///
-    /// The sockets come back, because they serve on while the proxy leaves.
+    /// Returns the sockets too, because they keep serving during the drain.
     pub(crate) async fn until_told(
         mut self,
         orders: &mut Orders,
@@ -88,7 +88,7 @@ impl Life<'_> {
                 ended = workers.ended() => return Err(ended),
                 _ = hangup.recv() => self.log.iter().for_each(|log| log.reopen()),
                 changed = self.snapshots.changed() => {
-                    // The other end lives as long as `published`.
+                    // The sender lives as long as `published`.
                     if changed.is_ok() { self.sockets.follow(&self.published.load()); }
                 }
                 request = self.binds.next() => {
@@ -119,8 +119,8 @@ impl Life<'_> {
         }
     }
 
-    /// Whether a first configuration is there, be it the saved one. A workload that serves nothing and has asked for
-    /// nothing gets none: for it, a control plane that answers is enough.
+    /// Returns true if there is a configuration, which may be the saved one. A workload that serves nothing and has requested
+    /// nothing never receives one; for it, a connected control plane is enough.
     fn configured(&self, status: &Status) -> bool {
         let answered = status.kinds.get(&Kind::Listener).is_some_and(|kind| kind.acknowledged > 0);
         let serves = !self.inbound.is_empty();
@@ -128,13 +128,12 @@ impl Life<'_> {
     }
 }
 
-/// Why there is no configuration.
+/// Returns why there is no configuration.
 fn unconfigured(status: &Status) -> String {
-    let saved =
-        status.saved_left_aside.as_ref().map(|reason| format!("the saved one is left aside: {reason}"));
+    let saved = status.saved_left_aside.as_ref().map(|reason| format!("the saved one is not used: {reason}"));
     let stream = &status.stream;
     let control_plane = match (stream.connected_since, &stream.last_failure) {
-        (Some(_), _) => "the control plane has not answered yet".to_owned(),
+        (Some(_), _) => "the control plane has not responded yet".to_owned(),
         (None, Some(failure)) => format!("no control plane: {failure}"),
         (None, None) => "no control plane is connected yet".to_owned(),
     };

@@ -1,4 +1,4 @@
-//! The life of the process, in the order of its course: start, run until it is told to end, drain.
+//! The lifecycle of the process: start, run until a shutdown is requested, drain.
 
 mod run;
 mod configuration;

@@ -1,7 +1,7 @@
-//! The life of the process: everything bound first, then run; the control thread's tasks; the way out.
+//! Starts and stops the process: binds all sockets, starts workers and tasks, runs, and shuts down in order.
 //!
-//! [`run`] is called by `outrigger-proxy` and `outrigger proxy`, [`run_embedded`] by programs that run a proxy inside. The
-//! calling thread becomes the control thread: discovery, admin, telemetry and signals live on its runtime, requests never.
+//! [`run`] is called by `outrigger-proxy` and `outrigger proxy`, [`run_embedded`] by programs that embed a proxy. The calling
+//! thread becomes the control thread: its runtime runs discovery, admin, telemetry and signals, but no requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,16 +39,16 @@ use crate::telemetry::metrics::Sources;
 use crate::telemetry::own_log::{self, LevelHandle};
 use crate::telemetry::spans::{self, settings};
 
-/// How a proxy that another program runs is steered.
+/// Controls for a program that embeds a proxy.
 #[derive(Debug, Default)]
 pub struct Embedding {
-    /// Told where the proxy listens, once it does.
+    /// Receives the proxy's addresses once it listens.
     pub bound: Option<oneshot::Sender<Addresses>>,
-    /// True begins the drain, as SIGTERM does.
+    /// A value of true starts the drain, as SIGTERM does.
     pub stop: Option<watch::Receiver<bool>>,
 }
 
-/// Where a proxy listens.
+/// The addresses on which a proxy listens.
 #[derive(Debug, Clone)]
 pub struct Addresses {
     /// The admin endpoint.
@@ -57,22 +57,22 @@ pub struct Addresses {
     pub listeners: Vec<(Name, SocketAddr)>,
 }
 
-/// Runs a proxy until it is told to end.
+/// Runs a proxy until a shutdown is requested.
 ///
-/// Fails before the first byte of traffic on what `args` say and the machine has not, and later only when a worker ends
-/// that should not, or when a second signal cuts the drain short. The error's text is one line.
+/// Returns an error before any traffic is served if `args` are invalid or the machine does not satisfy them. Later it
+/// returns an error only if a worker ends unexpectedly, or if a second signal cuts the drain short.
 pub fn run(args: Args) -> Result<(), Error> {
     run_embedded(args, Embedding::default())
 }
 
-/// As [`run`], steered by another program. It has logging already, or gets the proxy's.
+/// Like [`run`], but controlled by the embedding program. The proxy installs its own logging only if there is none.
 pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
     let level = own_log::install(&args.log, args.log_format);
     descriptors::raise_limit();
     args.check()?;
     readable("--control-plane-ca", &args.control_plane_ca)?;
     let instance = args.instance_name();
-    // A service of another namespace is written `cart.shop`; the namespace is an attribute of its own.
+    // A service in another namespace is written `cart.shop`; telemetry has a separate attribute for the namespace.
     let service = args.service.first().and_then(|service| service.service.split('.').next());
     let variable = |name: &str| std::env::var(name).ok();
     let tracing = settings::Settings::read(variable, args.trace_sampling, service, &instance)?;
@@ -86,7 +86,7 @@ pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
         .map_err(|source| Error::Start { what: "the control thread's runtime", source })?;
     let process = Process { args, instance, level, tracing, losses, log, bootstrap, embedding };
     let ended = runtime.block_on(process.run());
-    // Tasks that still hold something (an admin client, a stuck file) do not hold up the end.
+    // Do not wait for tasks that still block (an admin client, a stuck file).
     runtime.shutdown_background();
     ended
 }
@@ -96,7 +96,7 @@ fn readable(flag: &'static str, path: &std::path::Path) -> Result<(), Error> {
     std::fs::File::open(path).map(drop).map_err(failed)
 }
 
-/// What is there when the control runtime starts.
+/// What exists when the control runtime starts.
 struct Process {
     args: Args,
     instance: String,
@@ -108,12 +108,12 @@ struct Process {
     embedding: Embedding,
 }
 
-/// What runs, and in which order it ends: see [`Running::leave`].
+/// The running parts; [`Running::leave`] stops them in order.
 struct Running {
     discovery: Handle,
-    /// Whether others could be sent here: it serves something.
+    /// Whether the workload serves anything, so that peers could send requests to it.
     offered: bool,
-    /// Workers close what is lent to them, when its queue is empty: what waits in a closed socket's queue is reset.
+    /// Workers close a lent socket once its queue is empty, because closing it resets the queued connections.
     sockets: Sockets,
     drains: Drains,
     workers: Workers,
@@ -153,7 +153,7 @@ impl Process {
         let (log_sender, log) = log.unzip();
 
         let mut sockets = Sockets::new(sockets, &listeners, args.workers.get());
-        // Before the first look, so that nothing is published unseen in between.
+        // Subscribed before the first read, so that no publication is missed.
         let snapshots = published.subscribe();
         sockets.follow(&published.load());
         let connections = sockets::budget(args.workers.get());
@@ -230,7 +230,7 @@ impl Process {
 }
 
 impl Running {
-    /// The way out. What it waits for is bounded at each step, so that it ends within the drain timeout and some seconds.
+    /// Shuts down. Each step is bounded, so that it ends within the drain timeout plus a few seconds.
     async fn leave(self) {
         let Self { discovery, offered, sockets, drains, workers, spans, log, registry, need } = self;
         let leaving = async {
@@ -238,17 +238,17 @@ impl Running {
             tracing::debug!(?left, "left discovery");
             tokio::time::sleep(propagation(left, offered)).await;
         };
-        // A short drain is not for the news alone, but for the requests that run.
+        // A short drain timeout must also leave time for the running requests.
         let _ = tokio::time::timeout(need.for_news(), leaving).await;
         sockets.close_unlent();
         match drains.drain(need.deadline(), need.notice(), need.over(&registry)).await {
             Drained::Complete => workers.joined().await,
             Drained::DeadlinePassed => {
-                tracing::warn!("the drain's deadline passed: what still runs is cut off")
+                tracing::warn!("the drain timeout has passed: remaining requests and connections are closed")
             }
         }
         drop(sockets);
-        // Workers that are gone have let go of their ends, so that both of these end by themselves.
+        // The workers have dropped their senders, so that both of these end by themselves.
         let flushed = async {
             if let Some(spans) = spans {
                 let _ = spans.await;

@@ -1,8 +1,8 @@
-//! The end: signals, and the order in which a proxy leaves.
+//! Shutdown: signals, and the order in which a proxy leaves the mesh.
 //!
-//! Leave discovery first, keep serving while the news travels, then finish what others asked for, then serve the application
-//! until it needs its way out no more ([`Need`]), then flush what is known of it all. One deadline, counted from the first
-//! order, ends all of that. A second signal ends the process at once.
+//! First the proxy leaves discovery and keeps serving while the change propagates. Then it finishes inbound requests, then
+//! serves the application's outbound traffic until it is no longer needed ([`Need`]), then flushes telemetry. One deadline,
+//! counted from the first shutdown request, bounds all of that. A second signal ends the process at once.
 
 use std::time::Duration;
 
@@ -15,22 +15,22 @@ use tokio::time::Instant;
 use crate::args::Args;
 use crate::error::Error;
 
-/// How long new requests are still served after the workload left discovery: other sidecars hear of it within
-/// milliseconds, and one that reconnects to its control plane right then within its first back-off of 0.5 s.
+/// How long new requests are served after the workload left discovery. Other sidecars are notified within milliseconds; one
+/// that is reconnecting to its control plane, within its first backoff of 0.5 s.
 const PROPAGATION: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the application calls out.
+/// How often to check for outbound traffic of the application.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long before the deadline clients are told of it at the latest, and how much of a short time that is.
+/// How long before the deadline clients are notified at the latest; a fraction of it if the timeout is short.
 const NOTICE: Duration = Duration::from_secs(1);
 const NOTICE_SHARE: u32 = 6;
 
-/// How long telemetry may take to deliver what it has, once the last request is through.
+/// Time limit for the final telemetry flush.
 pub(crate) const FLUSH: Duration = Duration::from_secs(3);
 
-/// How long the news that the workload `left` travels. There is none where it was never offered to others, and where no
-/// control plane was told: then the peers' own retries must do.
+/// Returns how long to wait for the deregistration to propagate. Zero if the workload was never offered to peers, or if no
+/// control plane was notified; peers then rely on retries.
 pub(crate) fn propagation(left: Left, offered: bool) -> Duration {
     match left {
         Left::Confirmed if offered => PROPAGATION,
@@ -38,15 +38,15 @@ pub(crate) fn propagation(left: Left, offered: bool) -> Duration {
     }
 }
 
-/// When the process ends, and until when the application can call out before.
+/// When the process ends, and until when the application's outbound traffic is served.
 ///
-/// Nobody tells a sidecar that its application has ended: SIGTERM often reaches both at once, and an application makes its
-/// last calls when it is done with its own work. So it is served for a minimum of time, and then until it has been quiet
-/// for a while.
+/// A sidecar is not notified when its application ends. SIGTERM often reaches both at once, and an application sends its
+/// last requests when its own work is done. So outbound traffic is served for a minimum time, and then until the application
+/// has been quiet for a while.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Need {
     ordered: Instant,
-    /// What there was then.
+    /// The activity at that time.
     seen: Activity,
     timeout: Duration,
     minimum: Duration,
@@ -54,7 +54,7 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    /// What the flags say, counted from now, when the order came.
+    /// Applies the flags, counted from now, when the shutdown was requested.
     pub(crate) fn from_now(args: &Args, registry: &Registry) -> Self {
         let Args { drain_timeout, drain_minimum, drain_quiet, .. } = args;
         Self {
@@ -66,28 +66,28 @@ impl Need {
         }
     }
 
-    /// When everything ends.
+    /// Returns when everything ends.
     pub(crate) fn deadline(&self) -> Instant {
-        // What cannot be reckoned with is far enough away.
+        // A duration that overflows is replaced by a distant one.
         self.ordered
             .checked_add(self.timeout)
             .unwrap_or_else(|| self.ordered + Duration::from_secs(u32::MAX.into()))
     }
 
-    /// How long leaving discovery may take.
+    /// Returns how long leaving discovery may take.
     pub(crate) fn for_news(&self) -> Duration {
         self.timeout / 2
     }
 
-    /// How long before the deadline the application's connections are told of it at the latest.
+    /// Returns how long before the deadline the application's connections are notified at the latest.
     pub(crate) fn notice(&self) -> Duration {
         NOTICE.min(self.timeout / NOTICE_SHARE)
     }
 
-    /// Resolves when the application needs its way out no more. Called when inbound has drained, so that what still
-    /// happens is the application's. Cancel-safe.
+    /// Resolves when the application no longer needs outbound traffic. Call it when inbound has drained, so that all remaining
+    /// activity is the application's. Cancel-safe.
     pub(crate) async fn over(&self, registry: &Registry) {
-        // Whatever happened since the order counts as happening now: nobody looked.
+        // Activity since the shutdown request counts as happening now, because it was not observed.
         let mut rest = Rest { seen: self.seen, since: self.ordered };
         loop {
             let now = Instant::now();
@@ -99,7 +99,7 @@ impl Need {
     }
 }
 
-/// How long nothing has happened.
+/// Measures how long nothing has happened.
 struct Rest {
     seen: Activity,
     since: Instant,
@@ -114,7 +114,7 @@ impl Rest {
     }
 }
 
-/// Why the process is told to end; each further order makes the end more abrupt.
+/// Shutdown requests; each further one makes the shutdown more abrupt.
 #[derive(Debug)]
 pub(crate) struct Orders {
     interrupt: Signal,
@@ -124,8 +124,8 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    /// Listens to SIGTERM, SIGINT, `/drain` and whoever embeds the proxy. Call it inside the control runtime, before
-    /// anything is announced.
+    /// Listens to SIGTERM, SIGINT, `/drain` and the embedding program. Call it inside the control runtime, before anything is
+    /// announced.
     pub(crate) fn new(
         embedder: Option<watch::Receiver<bool>>,
         drain: watch::Receiver<bool>,
@@ -139,7 +139,7 @@ impl Orders {
         })
     }
 
-    /// The first order, by its source. Cancel-safe.
+    /// Returns the source of the first shutdown request. Cancel-safe.
     pub(crate) async fn first(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
@@ -149,7 +149,7 @@ impl Orders {
         }
     }
 
-    /// A further signal. Cancel-safe.
+    /// Returns the next signal. Cancel-safe.
     pub(crate) async fn again(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
@@ -158,7 +158,7 @@ impl Orders {
     }
 }
 
-/// Resolves when the value is true; an order-giver that is gone gives none.
+/// Resolves when the value becomes true. Never resolves if the sender is dropped.
 async fn told(by: Option<&mut watch::Receiver<bool>>) {
     if let Some(by) = by
         && by.wait_for(|told| *told).await.is_ok()
@@ -204,7 +204,7 @@ mod tests {
         let (registry, start) = (Registry::new(), Instant::now());
         let worker = registry.worker();
         let calls = async {
-            // A short call after 4 s, a connection after 7 s, a call from 10 s to 20 s: never 5 s of nothing between.
+            // A short request after 4 s, a connection after 7 s, a request from 10 s to 20 s: never 5 s without activity.
             tokio::time::sleep(Duration::from_secs(4)).await;
             worker.process.begun.increment();
             tokio::time::sleep(Duration::from_secs(3)).await;

@@ -1,10 +1,10 @@
-//! Memory that many clients needed for a while goes back to the system when they have gone.
+//! Returns memory to the system after a load peak.
 //!
-//! The life of the process looks every ten seconds ([`Surplus::look`]). Memory that is taken again costs page faults, so that nothing is
-//! given back while the load merely goes up and down a little.
+//! [`Surplus::look`] runs every ten seconds. Memory that is allocated again costs page faults, so nothing is returned while the
+//! load merely fluctuates.
 //!
-//! The allocator is glibc's, by measurement: private memory (RssAnon) of one sidecar, idle and half a minute after 60 connections with 250
-//! streams each had gone, one run each, the others by `LD_PRELOAD`.
+//! The allocator is glibc's, chosen by measurement. Private memory (RssAnon) of one sidecar, idle and 30 s after 60 connections
+//! with 250 streams each had closed; one run each, the other allocators by `LD_PRELOAD`:
 //!
 //! | allocator | MiB idle | MiB after |
 //! |---|---|---|
@@ -14,30 +14,30 @@
 //! | mimalloc 2.0.9 | 2.3 | 38.1 |
 //! | jemalloc 5.3 | 2.5 | 187.1 |
 //!
-//! A request in HTTP/2 cost as many instructions with mimalloc (0.6 % more). Whether it costs less time was not settled.
+//! An HTTP/2 request costs about as many instructions with mimalloc (0.6 % more). Whether it takes less time was not settled.
 
 use std::sync::Arc;
 
 use outrigger_dataplane::metrics::{ProcessTotals, Registry};
 
-/// Requests and connections that must have gone for it to be worth while.
+/// The minimum drop in requests and connections that is worth a trim.
 const LEAST: u64 = 64;
 
-/// Decides when memory is given back.
+/// Decides when to return memory.
 #[derive(Debug)]
 pub(crate) struct Surplus {
     registry: Arc<Registry>,
-    /// The most requests and connections at a time since memory was given back.
+    /// The peak of concurrent requests and connections since the last trim.
     peak: u64,
 }
 
 impl Surplus {
-    /// Nothing to give back yet.
+    /// Starts with an empty peak.
     pub(crate) fn new(registry: Arc<Registry>) -> Self {
         Self { registry, peak: 0 }
     }
 
-    /// Gives memory back, on a thread for blocking work, if more than half of what was there at most has gone.
+    /// Returns memory, on a blocking thread, if the load has fallen below half of its peak.
     pub(crate) fn look(&mut self) {
         let ProcessTotals { in_flight, downstream_connections, .. } = self.registry.process();
         if self.has_gone(in_flight + downstream_connections) {
@@ -58,15 +58,15 @@ impl Surplus {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 fn trim() {
-    // SAFETY: the declaration is that of malloc_trim(3), which is thread-safe, takes the number of bytes to keep at the top
-    // of the heap, and gives back pages that hold no allocation; no pointer passes. This program's allocator is glibc's.
+    // SAFETY: the declaration is that of malloc_trim(3), which is thread-safe. It takes the number of bytes to keep at the top
+    // of the heap and releases pages that hold no allocation; no pointers are passed. This program's allocator is glibc's.
     unsafe extern "C" {
         safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
     malloc_trim(0);
 }
 
-/// Other allocators give back by themselves, or cannot be asked.
+/// Other allocators return memory by themselves or have no such call.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn trim() {}
 

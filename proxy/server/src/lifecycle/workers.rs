@@ -1,4 +1,4 @@
-//! The data plane's threads: made here, watched here, each running one worker.
+//! The data plane's threads, each running one worker.
 
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 
-/// How long a worker that has drained may take to end its thread.
+/// Time limit for a drained worker's thread to end.
 const JOIN: Duration = Duration::from_secs(2);
 
-/// The threads. A worker that ends before it is told to is a bug, and the process does not go on without it.
+/// The worker threads. A worker that ends without a shutdown request is a bug, and the process ends with it.
 #[derive(Debug)]
 pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
@@ -19,13 +19,13 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads, each with its number in a copy of `prototype`.
+    /// Starts `count` threads. Each runs a copy of `prototype` with its own number.
     pub(crate) fn start(count: usize, prototype: WorkerConfig) -> Result<Self, Error> {
         let (ended, ends) = mpsc::unbounded_channel();
         let spawn = |id| {
             let mut config = prototype.clone();
             config.id = id;
-            // Dropped when the thread ends, however it ends.
+            // Dropped when the thread ends, also by a panic.
             let end = End { id, problem: "it panicked".to_owned(), ended: ended.clone() };
             std::thread::Builder::new()
                 .name(format!("worker-{id}"))
@@ -44,7 +44,7 @@ impl Workers {
         }
     }
 
-    /// Waits for drained workers to let go of everything.
+    /// Waits until the drained workers' threads have ended.
     pub(crate) async fn joined(self) {
         let Self { threads, mut ends } = self;
         let all = async {
@@ -53,7 +53,7 @@ impl Workers {
             }
         };
         if tokio::time::timeout(JOIN, all).await.is_err() {
-            tracing::warn!("a worker that has drained does not end");
+            tracing::warn!("a drained worker did not end in time");
         }
     }
 }

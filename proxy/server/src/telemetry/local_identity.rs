@@ -1,20 +1,20 @@
-//! This workload's own identity, as spans and metrics name it.
+//! This workload's identity, as used by spans and metrics.
 
 use std::sync::Arc;
 
 use outrigger_core::identity::SpiffeId;
 
-/// This workload's own identity, known once the first certificate is there. Cheap to clone.
+/// This workload's identity, available once there is a certificate. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct LocalIdentity(Arc<dyn Fn() -> Option<SpiffeId> + Send + Sync>);
 
 impl LocalIdentity {
-    /// Asks `source` each time, so that a renewed certificate's identity is seen.
+    /// Reads `source` on each call, so that a renewed certificate is seen.
     pub(crate) fn new(source: impl Fn() -> Option<SpiffeId> + Send + Sync + 'static) -> Self {
         Self(Arc::new(source))
     }
 
-    /// The identity, now.
+    /// Returns the current identity.
     pub(crate) fn get(&self) -> Option<SpiffeId> {
         (self.0)()
     }

@@ -1,9 +1,9 @@
-//! What telemetry delivered and what it lost: counted here by the threads that write, read by a scrape.
+//! Counts the access log lines and spans that were delivered or lost.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Lines and spans delivered and lost behind the bounded channels. What the channels themselves refused is counted by
-/// the workers (`outrigger_dataplane::metrics::ProcessCounters`).
+/// Counters behind the bounded channels, updated by the writer threads. Workers count what the channels refuse
+/// (`outrigger_dataplane::metrics::ProcessCounters`).
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
     log_lines_written: AtomicU64,
@@ -12,31 +12,31 @@ pub(crate) struct Losses {
     spans_lost: AtomicU64,
 }
 
-/// The counts at one moment.
+/// The values at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// Access log lines written.
     pub(crate) log_lines_written: u64,
     /// Access log lines that could not be written.
     pub(crate) log_lines_lost: u64,
-    /// Spans that the collector took.
+    /// Spans that the collector accepted.
     pub(crate) spans_exported: u64,
-    /// Spans that the collector did not take.
+    /// Spans that could not be exported.
     pub(crate) spans_lost: u64,
 }
 
 impl Losses {
-    /// Counts access log lines, by whether they were written.
+    /// Adds access log lines, written or lost.
     pub(crate) fn lines(&self, written: bool, count: u64) {
         if written { &self.log_lines_written } else { &self.log_lines_lost }.fetch_add(count, Relaxed);
     }
 
-    /// Counts spans, by whether the collector took them.
+    /// Adds spans, exported or lost.
     pub(crate) fn spans(&self, exported: bool, count: u64) {
         if exported { &self.spans_exported } else { &self.spans_lost }.fetch_add(count, Relaxed);
     }
 
-    /// The counts, now.
+    /// Returns the current values.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             log_lines_written: self.log_lines_written.load(Relaxed),

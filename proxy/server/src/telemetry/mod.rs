@@ -1,7 +1,7 @@
-//! What the proxy tells about itself and its traffic: its own log, access log, spans, metrics.
+//! Telemetry: the proxy's own log, the access log, spans and metrics.
 //!
-//! Workers count in their own series and put finished requests into bounded channels; everything below reads them on
-//! other threads. Nothing here can hold up a request.
+//! Workers have counters of their own and send finished requests through bounded channels to other threads. Telemetry never
+//! delays a request.
 
 pub(crate) mod metrics;
 pub(crate) mod spans;

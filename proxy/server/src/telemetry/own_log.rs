@@ -1,7 +1,7 @@
-//! The proxy's log about itself, to stderr, with a level that can be changed while it runs.
+//! The proxy's own log on stderr, with a level that can be changed at runtime.
 //!
-//! Installed once, before anything else can fail; the handle goes to `/log-level`. In a process that has a subscriber
-//! already (a test harness), that one stays, and the handle says so.
+//! Installed once, before anything else can fail. If the process already has a subscriber (a test harness), that one stays and
+//! [`LevelHandle::set`] returns an error.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,17 +12,17 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::args::{LogFormat, log_filter};
 
-/// Changes what is logged. Cheap to clone.
+/// Changes the log filter. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct LevelHandle {
     filter: reload::Handle<Targets, Registry>,
-    /// The directives as they were given: a filter prints itself in an order of its own.
+    /// The directives as given; a filter prints them in a different order.
     directives: Arc<Mutex<String>>,
 }
 
-/// Starts logging by `directives`.
+/// Installs the log with `directives` as its filter.
 pub(crate) fn install(directives: &str, format: LogFormat) -> LevelHandle {
-    // Read once already, by the command line.
+    // The command line has validated the directives.
     let filter =
         log_filter::parse(directives).unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
     let (filter, handle) = reload::Layer::new(filter);
@@ -31,18 +31,18 @@ pub(crate) fn install(directives: &str, format: LogFormat) -> LevelHandle {
         LogFormat::Text => lines.with_ansi(false).boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
-    // Fails only where another subscriber is installed already: that one stays.
+    // Fails only if another subscriber is installed, which then stays.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     LevelHandle { filter: handle, directives: Arc::new(Mutex::new(directives.to_owned())) }
 }
 
 impl LevelHandle {
-    /// What is logged now.
+    /// Returns the current directives.
     pub(crate) fn directives(&self) -> String {
         self.directives.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Logs by `directives` from now on. Fails on what is no filter, and where another subscriber decides.
+    /// Replaces the filter. Returns an error if `directives` are invalid or another subscriber is installed.
     pub(crate) fn set(&self, directives: &str) -> Result<(), String> {
         let filter = log_filter::parse(directives)?;
         self.filter.reload(filter).map_err(|error| error.to_string())?;

@@ -1,5 +1,5 @@
-//! The stream machine against a model of a delta server: whatever happens in between, the client ends with what the
-//! server has of what is wanted, in its last good version.
+//! The stream machine against a model of a delta server: whatever happens in between, the client ends with the last good version
+//! of every wanted resource that the server has.
 
 use std::collections::BTreeMap;
 
@@ -138,7 +138,7 @@ enum Event {
     Set(u8, bool),
     Remove(u8),
     Want(Vec<u8>, bool),
-    /// The server sends all that it owes.
+    /// The server sends all pending responses.
     Push,
     /// Client messages reach the server.
     Deliver,
@@ -172,11 +172,11 @@ impl Server {
             self.sent.insert(name, version.parse().unwrap());
         }
         for name in request.resource_names_subscribe {
-            // Subscribing again must resend; but the first request's versions were sent by the connection before.
+            // Subscribing again must resend, but the versions in the first request were sent by the previous connection.
             if self.subscribed.contains(&name) {
                 self.sent.remove(&name);
             }
-            // Each subscription is owed an answer, a resource or its absence at the time of the answer.
+            // Each subscription gets a response: a resource, or its absence at that time.
             if name != WILDCARD && !self.sent.contains_key(&name) {
                 self.owed_absent.insert(name.clone());
             }
@@ -251,7 +251,7 @@ proptest! {
         let mut server = Server::default();
         let mut client = Client { stream: Stream::new(Node::default()), held: BTreeMap::new(), outbox: vec![] };
         let mut wanted = BTreeSet::new();
-        // The last version of each name that was good: what must be held when a bad one follows.
+        // The last good version of each name, which must be held if a bad one follows.
         let mut good: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
         client.reconnect();
         for event in events.into_iter().chain([Event::Deliver, Event::Push, Event::Deliver, Event::Push]) {
@@ -265,8 +265,8 @@ proptest! {
                 }
                 Event::Remove(name) => drop(server.resources.remove(&name.to_string())),
                 Event::Want(names, all) => {
-                    // The supervisor never drops the wildcard: what a server sent under the old subscription and forgot
-                    // under the new one could never be taken back.
+                    // The supervisor never drops the wildcard: the server could no longer remove what it sent under the
+                    // old subscription and forgot under the new one.
                     let all = all || wanted.contains(WILDCARD);
                     wanted = names.iter().map(u8::to_string).collect();
                     if all {

@@ -1,4 +1,4 @@
-//! Discovery as a whole against a control plane in memory that the test plays by hand.
+//! Discovery as a whole against an in-memory control plane that the test plays.
 
 mod destinations;
 mod resources;
@@ -25,10 +25,10 @@ use crate::dns::Dns;
 use crate::registration::{Left, WorkloadPort};
 use crate::testing::{AdsCall, Ca, Stage, port, stage, xds};
 
-/// A test that waits for longer, on the paused clock, waits in vain.
+/// A test that waits longer than this, on the paused clock, has failed.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// A proxy's discovery and the two ends of it that the data path has.
+/// A proxy's discovery, and its two interfaces to the data path.
 struct Proxy {
     handle: Handle,
     published: Published,
@@ -104,7 +104,7 @@ impl Server {
         message.expect("no request").unwrap().unwrap()
     }
 
-    /// The next request that subscribes to or drops something; acknowledgements are passed over.
+    /// Returns the next request that changes a subscription, skipping acknowledgements.
     async fn heard_names(&mut self) -> (Kind, Vec<String>, Vec<String>) {
         loop {
             let request = self.heard().await;
@@ -126,13 +126,13 @@ impl Server {
         }
     }
 
-    /// A demand for `cart:80` is dropped with all that it had led to, name by name.
+    /// Expects that a demand for `cart:80` is dropped with everything it led to, name by name.
     async fn heard_cart_dropped(&mut self) {
         let dropped = self.heard_dropped(4).await;
         assert!(dropped.contains(&(Kind::Listener, "cart:80".into())), "{dropped:?}");
     }
 
-    /// So many names of what a demand for `cart:80` had led to are dropped.
+    /// Returns the next `count` dropped names.
     async fn heard_dropped(&mut self, count: usize) -> Vec<(Kind, String)> {
         let mut dropped = Vec::new();
         while dropped.len() < count {
@@ -163,14 +163,14 @@ impl Server {
         self.call.responses.send(Ok(response)).unwrap();
     }
 
-    /// Answers the whole chain of a demand for `cart:80`.
+    /// Sends the whole chain of a demand for `cart:80`.
     async fn serve_cart(&mut self) {
         let asked = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
         assert_eq!(self.heard_names().await, asked(Kind::Listener, "cart:80"));
         self.push_cart().await;
     }
 
-    /// The same for one that is subscribed to already.
+    /// The same for a demand that is subscribed already.
     async fn push_cart(&mut self) {
         let asked = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
         self.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
@@ -183,7 +183,7 @@ impl Server {
     }
 }
 
-/// A proxy whose stream is open.
+/// Returns a proxy whose stream is open.
 async fn connected() -> (World, Proxy, Server) {
     let mut world = World::new();
     let proxy = world.proxy().await;
@@ -192,14 +192,14 @@ async fn connected() -> (World, Proxy, Server) {
     (world, proxy, server)
 }
 
-/// A proxy that has `cart:80` and all that it leads to.
+/// Returns a proxy that has `cart:80` and everything it leads to.
 async fn serving() -> (World, Proxy, Server) {
     let (world, proxy, mut server) = connected().await;
     let _ = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
     (world, proxy, server)
 }
 
-/// Asks as a worker does.
+/// Requests a destination as a worker does.
 async fn ask(proxy: &Proxy, name: &str) -> Answer {
     let view = proxy.published.view();
     let client = PeerKey::new(None, [127, 0, 0, 1].into());

@@ -1,7 +1,6 @@
-//! One access log line: the fields that docs/access-logs.md lists, as JSON or as text.
+//! One access log line, as JSON or text, with the fields of docs/access-logs.md.
 //!
-//! What strangers choose (path, authority, user agent, request id) is escaped in both forms, so that no request can
-//! forge a line.
+//! Values that a client chooses (path, authority, user agent, request ID) are escaped, so that no request can forge a line.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -12,7 +11,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_core::record::{Direction, RequestRecord, TryRecord};
 use serde::{Serialize, Serializer};
 
-/// A finished request as a line shows it. Fields that say nothing are left out of JSON.
+/// The fields of a finished request. JSON omits empty fields.
 #[derive(Debug, Serialize)]
 pub(crate) struct Entry<'a> {
     /// When the first byte was read; RFC 3339, UTC, milliseconds.
@@ -39,12 +38,12 @@ pub(crate) struct Entry<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     detail: &'a str,
     duration_ms: f64,
-    /// Before the first try: waiting for configuration, queueing.
+    /// Time before the first attempt: waiting for configuration, queueing.
     wait_ms: f64,
-    /// Of the last try: getting a connection.
+    /// Time to obtain a connection, in the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_ms: Option<f64>,
-    /// Of the last try: from its start to the response's head.
+    /// Time from the start of the last attempt to the head of the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_ms: Option<f64>,
     bytes_received: u64,
@@ -78,7 +77,7 @@ pub(crate) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// What a line shows of `record`.
+    /// Returns the line for `record`.
     pub(crate) fn of(record: &'a RequestRecord) -> Self {
         let text = record.text.as_deref();
         let part =
@@ -119,13 +118,13 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Appends one JSON object, without a line break.
+    /// Appends one JSON object without a line break.
     pub(crate) fn write_json(&self, line: &mut Vec<u8>) {
         // Writing numbers and strings to memory cannot fail.
         let _ = serde_json::to_writer(line, self);
     }
 
-    /// Appends one line of text, without a line break. Unknown values are `-`.
+    /// Appends one line of text without a line break. Unknown values are `-`.
     pub(crate) fn write_text(&self, line: &mut Vec<u8>) {
         let time = self.time.map_or_else(String::new, |time| format!("{time:.3}"));
         let dash = |value: Option<&'a str>| value.unwrap_or("-").escape_debug();
@@ -183,7 +182,7 @@ fn peer(attempt: &TryRecord) -> Option<&str> {
     attempt.peer.as_ref().map(SpiffeId::as_str)
 }
 
-/// Whole microseconds, as milliseconds.
+/// Returns the duration in milliseconds, rounded to microseconds.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
@@ -205,7 +204,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A request from `web` to `cart` whose second try succeeded.
+    /// A request from `web` to `cart` whose second attempt succeeded.
     pub(crate) fn record() -> RequestRecord {
         let attempt = |offset, status, reason| TryRecord {
             offset: Duration::from_millis(offset),

@@ -1,8 +1,8 @@
-//! The access log: one line for every finished request or connection, written by a thread of its own.
+//! The access log: one line per finished request or connection, written by a dedicated thread.
 //!
-//! Workers put records into a bounded channel and never wait; the thread takes what is there, writes it with one call,
-//! and pauses for [`GATHER`], so that a busy proxy wakes it some hundred times a second and not once a request. It ends
-//! when every worker is gone and the last line is written.
+//! Workers send records into a bounded channel and never wait. The thread writes all available records with one call and pauses
+//! for [`GATHER`], so that it wakes a few hundred times a second at most. It ends when all workers are gone and the last line
+//! is written.
 
 pub(crate) mod entry;
 mod output;
@@ -21,23 +21,23 @@ use super::losses::Losses;
 use crate::args::{AccessLog, LogFormat};
 use crate::error::Error;
 
-/// Records that may wait; at 1 KiB each, some 4 MiB in the worst case.
+/// Capacity of the channel; at 1 KiB per record, 4 MiB in the worst case.
 const QUEUE: usize = 4096;
 
-/// How long records gather before they are written.
+/// Pause in which records gather before they are written.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// The process's access log: where workers send, and the thread behind.
+/// Handle of the access log's thread.
 #[derive(Debug)]
 pub(crate) struct AccessLogThread {
     thread: JoinHandle<()>,
     reopen: Arc<AtomicBool>,
 }
 
-/// Where workers put finished requests.
+/// Accepts finished requests from workers.
 pub(crate) type RecordSender = mpsc::Sender<Arc<RequestRecord>>;
 
-/// Opens the log and starts its thread; `None` when it is off.
+/// Opens the log and starts its thread. Returns None if the log is off.
 pub(crate) fn start(
     place: &AccessLog,
     format: LogFormat,
@@ -55,12 +55,12 @@ pub(crate) fn start(
 }
 
 impl AccessLogThread {
-    /// Asks for the file to be opened anew before the next line: it was renamed (logrotate).
+    /// Reopens the file before the next line, after it was renamed (logrotate).
     pub(crate) fn reopen(&self) {
         self.reopen.store(true, Relaxed);
     }
 
-    /// Whether everything is written: true soon after the last worker is gone.
+    /// Returns true once everything is written, soon after the last worker has ended.
     pub(crate) fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
@@ -89,7 +89,7 @@ impl Writer {
             if self.reopen.swap(false, Relaxed)
                 && let Err(error) = self.output.reopen()
             {
-                tracing::warn!(%error, "access log: the file cannot be opened anew; the old one stays");
+                tracing::warn!(%error, "access log: the file cannot be reopened; the old one stays in use");
             }
             let written = self.output.write(&lines);
             self.losses.lines(written.is_ok(), count);

@@ -1,4 +1,4 @@
-//! Where access log lines go: standard output, or a file that can be opened anew.
+//! The destination of access log lines: standard output, or a file that can be reopened.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::args::AccessLog;
 use crate::error::Error;
 
-/// An open place for lines.
+/// An open destination.
 #[derive(Debug)]
 pub(super) enum Output {
     Stdout,
@@ -15,7 +15,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// Opens `place`; `None` when it is off.
+    /// Opens `place`. Returns None if the log is off.
     pub(super) fn open(place: &AccessLog) -> Result<Option<Self>, Error> {
         match place {
             AccessLog::Off => Ok(None),
@@ -30,7 +30,7 @@ impl Output {
         }
     }
 
-    /// Opens the file again by its name. On failure the old one stays.
+    /// Reopens the file by its path. On failure the old file stays open.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let Self::File { path, file } = self {
             *file = append_to(path)?;
@@ -38,7 +38,7 @@ impl Output {
         Ok(())
     }
 
-    /// Writes whole lines. What a failure left half written stays half written.
+    /// Writes complete lines. A failed write can leave a partial line.
     pub(super) fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout => {

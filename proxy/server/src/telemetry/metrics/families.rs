@@ -1,6 +1,6 @@
-//! The families of `/metrics`: name, help and kind of each, and where its values come from.
+//! The metric families of `/metrics`: name, help, kind and values.
 //!
-//! What is counted is destructured, so that a new count does not compile until somebody shows it or leaves it out.
+//! Counters are destructured, so that a new one does not compile until it is exported or skipped.
 
 use std::fmt;
 
@@ -11,11 +11,11 @@ use prometheus_client::metrics::MetricType;
 use super::{Labels, Mesh};
 use crate::telemetry::losses::Counts;
 
-/// Writes families; each method is one subject.
+/// Writes metric families; each method covers one subject.
 pub(super) struct Families<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
 impl<'a, 'b> Families<'a, 'b> {
-    /// Writes with `encoder`.
+    /// Returns a writer to `encoder`.
     pub(super) fn new(encoder: &'a mut DescriptorEncoder<'b>) -> Self {
         Self(encoder)
     }
@@ -45,7 +45,7 @@ impl<'a, 'b> Families<'a, 'b> {
     pub(super) fn process(&mut self, totals: &ProcessTotals) -> Result<(), fmt::Error> {
         let ProcessTotals {
             in_flight,
-            // What has begun and not ended is in flight; the rest is in `outrigger_requests`.
+            // In flight are the requests that have begun and not ended; the others are in `outrigger_requests`.
             begun: _,
             downstream_connections,
             downstream_connections_total,
@@ -106,7 +106,7 @@ impl<'a, 'b> Families<'a, 'b> {
         &mut self,
         series: &[([(&'static str, &str); 1], &ClusterTotals)],
     ) -> Result<(), fmt::Error> {
-        // Destructured, so that a new count is either shown or left out on purpose.
+        // Destructured, so that a new counter is exported or skipped explicitly.
         let _ = |totals: &ClusterTotals| {
             let ClusterTotals {
                 tries: _,
@@ -123,13 +123,13 @@ impl<'a, 'b> Families<'a, 'b> {
                 tls_failed: _,
             } = totals;
         };
-        self.counters("outrigger_upstream_tries", "Tries begun", series, |totals| totals.tries)?;
-        self.counters("outrigger_upstream_retries", "Tries after the first", series, |totals| {
+        self.counters("outrigger_upstream_tries", "Attempts begun", series, |totals| totals.tries)?;
+        self.counters("outrigger_upstream_retries", "Attempts after the first", series, |totals| {
             totals.retries
         })?;
         self.counters(
             "outrigger_upstream_retry_budget_exhausted",
-            "Safe retries for which the budget had no room",
+            "Safe retries that the retry budget did not permit",
             series,
             |totals| totals.budget_exhausted,
         )?;
@@ -196,7 +196,7 @@ impl<'a, 'b> Families<'a, 'b> {
             &[(queue, &totals.log_records_dropped), ([("cause", "write_failed")], &log_lines_lost)],
             |count| *count,
         )?;
-        self.counter("outrigger_spans_exported", "Spans that the collector took", spans_exported)?;
+        self.counter("outrigger_spans_exported", "Spans that the collector accepted", spans_exported)?;
         self.counters(
             "outrigger_spans_dropped",
             "Spans that were not exported; queue_full counts requests, each with all its spans",
@@ -220,7 +220,7 @@ impl<'a, 'b> Families<'a, 'b> {
             of.refused
         })?;
         if let Some(seconds) = certificate_remaining_seconds {
-            let help = "Until the workload's certificate ends; negative when it has";
+            let help = "Seconds until the workload's certificate expires; negative if it has expired";
             let name = "outrigger_certificate_remaining_seconds";
             self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(seconds)?;
         }
@@ -274,7 +274,7 @@ impl<'a, 'b> Families<'a, 'b> {
     }
 }
 
-/// The encoder adds up the buckets itself.
+/// The encoder makes the buckets cumulative.
 fn histogram(encoder: &mut MetricEncoder<'_>, totals: &RequestTotals) -> Result<(), fmt::Error> {
     let bounds = DURATION_BUCKETS_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
     let buckets: Vec<_> = bounds.zip(totals.buckets).collect();

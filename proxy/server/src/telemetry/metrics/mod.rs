@@ -1,7 +1,7 @@
-//! `/metrics`: every count of the process, merged over the workers at the moment of the scrape.
+//! `/metrics`: all counters of the process, merged over the workers at each scrape.
 //!
-//! Nothing is kept here: the collector reads the workers' counters, the losses and the state of the mesh, and writes
-//! OpenMetrics text. docs/metrics.md lists every name; a test compares the two.
+//! The collector keeps no state. It reads the workers' counters, the losses and the discovery state, and writes OpenMetrics
+//! text. docs/metrics.md lists every name; a test compares the two.
 
 mod families;
 
@@ -18,23 +18,23 @@ use self::families::Families;
 use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
 
-/// What `/metrics` answers with (OpenMetrics 1.0, section "Text format").
+/// Content type of `/metrics` (OpenMetrics 1.0, section "Text format").
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where a scrape looks.
+/// The sources of a scrape.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
     /// The workers' counters.
     pub(crate) workers: Arc<WorkerRegistry>,
-    /// What telemetry delivered and lost.
+    /// Delivered and lost telemetry.
     pub(crate) losses: Arc<Losses>,
-    /// The source of what leaves here.
+    /// The `source` label of outbound traffic.
     pub(crate) identity: LocalIdentity,
     /// Configuration, certificates, readiness.
     pub(crate) mesh: MeshGauges,
 }
 
-/// Asks for the mesh's state at each scrape.
+/// Reads the discovery state at each scrape.
 #[derive(Clone)]
 pub(crate) struct MeshGauges(pub(crate) Arc<dyn Fn() -> Mesh + Send + Sync>);
 
@@ -44,33 +44,33 @@ impl fmt::Debug for MeshGauges {
     }
 }
 
-/// What is known of control plane, configuration and certificate at one moment.
+/// The state of the control plane connection, configuration and certificate.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Mesh {
     /// Whether the proxy is ready.
     pub(crate) ready: bool,
-    /// Whether a stream to the control plane is up.
+    /// Whether a stream to the control plane is established.
     pub(crate) connected: bool,
-    /// By type of resource.
+    /// One entry per resource type.
     pub(crate) xds: Vec<XdsType>,
-    /// Until the workload's certificate ends, in seconds; negative when it has.
+    /// Seconds until the workload's certificate expires; negative if it has expired.
     pub(crate) certificate_remaining_seconds: Option<f64>,
 }
 
-/// What is known of one type of xDS resource.
+/// The state of one xDS resource type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct XdsType {
     /// `cds`, `eds`, `lds`, `rds`.
     pub(crate) kind: &'static str,
-    /// Resources held.
+    /// Accepted resources.
     pub(crate) resources: u64,
     /// Responses acknowledged.
     pub(crate) acknowledged: u64,
-    /// Responses refused.
+    /// Rejected responses.
     pub(crate) refused: u64,
 }
 
-/// All metrics as text.
+/// Returns all metrics as text.
 pub(crate) fn scrape(sources: &Sources) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(sources.clone()));
@@ -103,7 +103,7 @@ impl Collector for Sources {
     }
 }
 
-/// The labels of a request series. What leaves this workload has this workload as its source.
+/// The labels of a request series. The source of outbound traffic is this workload.
 struct Labels<'a> {
     labels: &'a RequestLabels,
     local: &'a str,
@@ -134,7 +134,7 @@ impl EncodeLabelSet for Labels<'_> {
     }
 }
 
-/// Quotes, backslashes and line breaks cannot occur in names that were parsed, but a label must not rest on that.
+/// Escapes a label value. Parsed names contain no such characters, but the output must not depend on that.
 fn escaped(value: &str) -> std::borrow::Cow<'_, str> {
     if value.contains(['"', '\\', '\n']) {
         value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n").into()

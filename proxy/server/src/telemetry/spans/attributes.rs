@@ -1,4 +1,4 @@
-//! Attribute values by OpenTelemetry's semantic conventions (1.42): method, URL, gRPC method, network addresses.
+//! Attribute values per OpenTelemetry's semantic conventions (1.42): method, URL, gRPC method, network addresses.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -6,19 +6,19 @@ use std::net::SocketAddr;
 use opentelemetry::KeyValue;
 use opentelemetry_semantic_conventions::attribute as key;
 
-/// Methods that the conventions name; every other is `_OTHER` (RFC 9110 section 9, RFC 5789, and QUERY).
+/// The methods in the conventions; any other is `_OTHER` (RFC 9110 section 9, RFC 5789, and QUERY).
 const KNOWN_METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
 
-/// Query parameters whose values are credentials; the conventions want them redacted by default (`url.query`).
+/// Query parameters whose values are credentials. The conventions redact them by default (`url.query`).
 const SECRET_PARAMETERS: [&str; 4] = ["AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"];
 
-/// The method if it is a known one.
+/// Returns the method if it is a known one.
 pub(super) fn known_method(method: &str) -> Option<&'static str> {
     KNOWN_METHODS.into_iter().find(|known| *known == method)
 }
 
-/// `http.request.method`, and the original where that is not a known one.
+/// Adds `http.request.method`, and the original method if it is unknown.
 pub(super) fn method(method: &str, attributes: &mut Vec<KeyValue>) {
     match known_method(method) {
         Some(known) => attributes.push(KeyValue::new(key::HTTP_REQUEST_METHOD, known)),
@@ -29,7 +29,7 @@ pub(super) fn method(method: &str, attributes: &mut Vec<KeyValue>) {
     }
 }
 
-/// The path and the query, the query without credentials.
+/// Splits the target into path and query, and redacts credentials in the query.
 pub(super) fn path_and_query(target: &str) -> (&str, Option<Cow<'_, str>>) {
     match target.split_once('?') {
         None => (target, None),
@@ -52,7 +52,7 @@ fn redacted(query: &str) -> Cow<'_, str> {
     Cow::Owned(pairs.collect::<Vec<_>>().join("&"))
 }
 
-/// `server.address` and `server.port` of an authority.
+/// Adds `server.address` and `server.port` of an authority.
 pub(super) fn server(authority: &str, attributes: &mut Vec<KeyValue>) {
     if authority.is_empty() {
         return;
@@ -61,7 +61,7 @@ pub(super) fn server(authority: &str, attributes: &mut Vec<KeyValue>) {
         Some((host, port)) if !host.is_empty() => (host, port.parse::<u16>().ok()),
         _ => (authority, None),
     };
-    // The colon of a bare IPv6 address is not a port's.
+    // A colon in an IPv6 address without brackets does not separate a port.
     let (host, port) = match port {
         Some(port) => (host, Some(port)),
         None => (authority, None),
@@ -73,21 +73,21 @@ pub(super) fn server(authority: &str, attributes: &mut Vec<KeyValue>) {
     }
 }
 
-/// `network.peer.address` and `network.peer.port`.
+/// Adds `network.peer.address` and `network.peer.port`.
 pub(super) fn peer(peer: SocketAddr, attributes: &mut Vec<KeyValue>) {
     attributes.push(KeyValue::new(key::NETWORK_PEER_ADDRESS, peer.ip().to_string()));
     attributes.push(KeyValue::new(key::NETWORK_PEER_PORT, i64::from(peer.port())));
 }
 
-/// Service and method of a gRPC request's path (gRPC over HTTP/2, "Request-Headers": `/{service}/{method}`).
+/// Returns the service and method of a gRPC request's path (gRPC over HTTP/2, "Request-Headers": `/{service}/{method}`).
 pub(super) fn grpc_method(path: &str) -> Option<(&str, &str)> {
     let (service, method) = path.strip_prefix('/')?.rsplit_once('/')?;
     (!service.is_empty() && !method.is_empty()).then_some((service, method))
 }
 
-/// The RPC conventions, with the keys under which viewers find them today: `rpc.system`, `rpc.service`, `rpc.method` and
-/// `rpc.grpc.status_code`. Version 1.39 of the conventions renames two and gives them text values; those names are written
-/// too. It also redefines `rpc.method` as service and method together, which would break every viewer's search: not yet.
+/// Adds the attributes of the RPC conventions under the keys that tracing backends search today: `rpc.system`, `rpc.service`,
+/// `rpc.method` and `rpc.grpc.status_code`. Version 1.39 renames two of them and makes their values text; those are added too.
+/// It also redefines `rpc.method` as service and method together, which would break existing searches, so it is not adopted.
 pub(super) fn grpc(path: &str, status: Option<u8>, attributes: &mut Vec<KeyValue>) {
     attributes.push(KeyValue::new("rpc.system", "grpc"));
     attributes.push(KeyValue::new(key::RPC_SYSTEM_NAME, "grpc"));
@@ -101,7 +101,7 @@ pub(super) fn grpc(path: &str, status: Option<u8>, attributes: &mut Vec<KeyValue
     }
 }
 
-/// The name of a gRPC status (google.rpc.Code).
+/// Returns the name of a gRPC status (google.rpc.Code).
 pub(super) fn grpc_status_name(status: u8) -> &'static str {
     const NAMES: [&str; 17] = [
         "OK",

@@ -1,8 +1,8 @@
-//! From a finished request to its spans: one server span, and a client span for every try.
+//! Converts a finished request to spans: one server span, and a client span per attempt.
 //!
-//! The client's `traceparent` names the parent of the server span; the server span is the parent of every try's client
-//! span, and the try's span is what the upstream was told as its parent. Names and attributes follow OpenTelemetry's
-//! semantic conventions for HTTP and RPC; `outrigger.*` adds what only a mesh knows.
+//! The parent of the server span is the span in the client's `traceparent`. The server span is the parent of the client spans,
+//! and an attempt's client span is the parent that the upstream receives. Names and attributes follow OpenTelemetry's semantic
+//! conventions for HTTP and RPC; `outrigger.*` attributes are specific to the mesh.
 
 use std::borrow::Cow;
 use std::str::FromStr as _;
@@ -19,7 +19,7 @@ use outrigger_core::trace::TraceContext;
 
 use super::attributes;
 
-/// Appends the spans of `record`: none if it is not part of a sampled trace.
+/// Appends the spans of `record`. Appends nothing if its trace is not sampled.
 pub(crate) fn spans_of(record: &RequestRecord, local: Option<&SpiffeId>, spans: &mut Vec<SpanData>) {
     let Some(trace) = record.trace.filter(|trace| trace.sampled) else { return };
     let empty = Text::default();
@@ -72,7 +72,7 @@ impl Request<'_> {
         self.span(trace.span.get().into(), parent, SpanKind::Server, (start, end), attributes, status)
     }
 
-    /// A try without a span of its own was not sampled when it was made.
+    /// Returns None if the attempt has no span, because it was not sampled.
     fn client_span(&self, index: usize, attempt: &TryRecord) -> Option<SpanData> {
         let Self { record, trace, text, .. } = *self;
         let mut attributes = Vec::with_capacity(16);
@@ -107,7 +107,7 @@ impl Request<'_> {
         self.text.grpc || self.record.protocol == Protocol::Grpc
     }
 
-    /// What both kinds of span say of the request.
+    /// Adds the attributes of the request that both kinds of span have.
     fn add_request(&self, attributes: &mut Vec<KeyValue>) {
         let Self { record, text, .. } = *self;
         if !text.method.is_empty() {
@@ -131,7 +131,7 @@ impl Request<'_> {
         }
     }
 
-    /// Who spoke with whom, by which route; `attempt` is the try that says so.
+    /// Adds peers, destination and route. `attempt` is the attempt that they are taken from.
     fn add_mesh(&self, attempt: Option<&TryRecord>, attributes: &mut Vec<KeyValue>) {
         let record = self.record;
         let peer = attempt.and_then(|attempt| attempt.peer.as_ref());
@@ -154,7 +154,7 @@ impl Request<'_> {
         add("outrigger.route", record.route.as_deref());
     }
 
-    /// `{method} {destination}`: the destination is the target of low cardinality that a mesh knows. gRPC: the method.
+    /// Returns `{method} {destination}`, since the destination is a low-cardinality target. For gRPC, the method.
     fn name(&self) -> Cow<'static, str> {
         let text = self.text;
         if let Some((service, method)) = self.is_grpc().then(|| attributes::grpc_method(&text.path)).flatten()
@@ -171,8 +171,8 @@ impl Request<'_> {
         }
     }
 
-    /// An error is a 5xx for a server, a 4xx too for a client (HTTP conventions, "Status"); for gRPC the codes that
-    /// the RPC conventions list for servers, and every one but OK for clients.
+    /// Returns an error for 5xx on a server span, also for 4xx on a client span (HTTP conventions, "Status"). For gRPC: the codes
+    /// that the RPC conventions list on a server span, every code but OK on a client span.
     fn status(&self, kind: SpanKind, status: u16, grpc: Option<u8>, reason: Option<Reason>) -> Status {
         let client = kind == SpanKind::Client;
         let failed = match grpc {
@@ -218,7 +218,7 @@ impl Request<'_> {
     }
 }
 
-/// Status and flag, and `error.type` where something went wrong: the reason's name, else the status.
+/// Adds the status, the flag, and on failure `error.type`: the reason's name, else the status.
 fn add_status(status: u16, reason: Option<Reason>, attributes: &mut Vec<KeyValue>) {
     if status != 0 {
         attributes.push(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status)));

@@ -1,9 +1,9 @@
-//! Spans: from records of sampled requests to OTLP over gRPC, off the data path.
+//! Spans: exports the records of sampled requests as OTLP over gRPC, off the data path.
 //!
-//! Workers put records into a bounded channel; [`SpanExport::run`], on the control thread, makes spans of them and
-//! exports them in batches of [`BATCH`] or after [`GATHER`], whichever comes first, one export at a time. While a
-//! collector is away the channel fills, and then workers drop records: a dead collector costs dropped spans, which are
-//! counted, and nothing else. It ends when every worker is gone and the last batch is out.
+//! Workers send records into a bounded channel. [`SpanExport::run`], on the control thread, converts them to spans and exports
+//! them in batches of [`BATCH`] or after [`GATHER`], whichever comes first, one export at a time. While a collector is
+//! unreachable the channel fills and workers drop records, which are counted; nothing else is affected. The exporter ends when
+//! all workers are gone and the last batch is sent.
 
 mod convert;
 mod attributes;
@@ -25,16 +25,16 @@ use super::local_identity::LocalIdentity;
 use super::losses::Losses;
 use crate::error::Error;
 
-/// Spans in one export; also OpenTelemetry's default (OTEL_BSP_MAX_EXPORT_BATCH_SIZE).
+/// Spans per export; also OpenTelemetry's default (OTEL_BSP_MAX_EXPORT_BATCH_SIZE).
 const BATCH: usize = 512;
 
-/// How long spans gather before they are exported.
+/// Maximum time that spans wait for a batch.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// How often the channel is looked into while spans gather, so that a busy proxy does not wake this task for each.
+/// How often the channel is polled while spans gather, so that a busy proxy does not wake this task for each record.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Records that may wait: what 20,000 requests a second make in two looks.
+/// Capacity of the channel: 20,000 requests a second for two polls.
 const QUEUE: usize = 2048;
 
 /// The exporting end of the span channel.
@@ -47,7 +47,7 @@ pub(crate) struct SpanExport {
     losses: Arc<Losses>,
 }
 
-/// Makes the channel and its exporter. Connects when the first batch is there. Call it inside the control runtime.
+/// Creates the channel and its exporter, which connects on the first batch. Call it inside the control runtime.
 pub(crate) fn exporter(
     export: Export,
     identity: LocalIdentity,
@@ -57,7 +57,7 @@ pub(crate) fn exporter(
         .with_tonic()
         .with_endpoint(&export.endpoint)
         .with_timeout(export.timeout)
-        // A batch is tried again once; what comes behind it is worth as much.
+        // Retry a batch only once, because later batches are worth as much.
         .with_retry_policy(RetryPolicy::recommended().with_max_retries(1));
     if let Some(tls) = &export.tls {
         builder = builder.with_tls_config(tls.config());
@@ -70,7 +70,7 @@ pub(crate) fn exporter(
 }
 
 impl SpanExport {
-    /// Exports until every sender is gone.
+    /// Exports until every sender is dropped.
     pub(crate) async fn run(mut self) {
         self.exporter.set_resource(&self.export.resource(None));
         let (mut identified, mut failing) = (false, false);
@@ -92,7 +92,7 @@ impl SpanExport {
         }
     }
 
-    /// The next batch; `None` when every sender is gone and nothing is left. Cancel-safe only between batches.
+    /// Returns the next batch, or None when every sender is dropped and nothing is left. Cancel-safe only between batches.
     async fn gather(&mut self) -> Option<Vec<SpanData>> {
         let mut batch = Vec::with_capacity(BATCH);
         while batch.is_empty() {
@@ -117,11 +117,11 @@ impl SpanExport {
     }
 
     async fn send(&self, batch: Vec<SpanData>) -> Result<(), String> {
-        // The exporter bounds each of its tries; this bounds all of them, connecting included.
+        // The exporter bounds each attempt; this bounds all of them, including connecting.
         let limit = self.export.timeout;
         match tokio::time::timeout(limit, self.exporter.export(batch)).await {
             Ok(exported) => exported.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {limit:?}")),
+            Err(_) => Err(format!("no response within {limit:?}")),
         }
     }
 }
@@ -236,7 +236,7 @@ mod tests {
         let (sender, export) = exporter(export, LocalIdentity::new(|| None), Arc::clone(&losses)).unwrap();
         let refused = (0..QUEUE + 10).filter(|_| sender.try_send(Arc::new(record())).is_err()).count();
         assert_eq!(refused, 10, "a full queue refuses at once");
-        // Receivers of a stopped exporter count what they gave up; one batch is enough to see it.
+        // The receivers of a stopped exporter count their losses; one batch is enough to observe it.
         let run = tokio::time::timeout(Duration::from_secs(5), export.run());
         drop(sender);
         let _ = run.await;

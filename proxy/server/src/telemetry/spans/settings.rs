@@ -1,7 +1,7 @@
-//! What the environment says about tracing: the `OTEL_*` variables of OpenTelemetry's specification.
+//! Tracing settings from the environment: the `OTEL_*` variables of OpenTelemetry's specification.
 //!
-//! Read once at start. A variable that says what cannot be done is a start-up error that names it; headers
-//! (`OTEL_EXPORTER_OTLP_HEADERS`) and compression are read by the exporter itself, certificates by [`Tls`].
+//! Read once at start-up. An unsupported value is a start-up error that names the variable. The exporter itself reads headers
+//! (`OTEL_EXPORTER_OTLP_HEADERS`) and compression; [`Tls`] reads certificates.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use outrigger_core::trace::Sampling;
 use super::tls::Tls;
 use crate::error::Error;
 
-/// How long an export may take where nothing is said (OTLP exporter specification).
+/// Export timeout if none is set (OTLP exporter specification).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
@@ -23,25 +23,25 @@ const TIMEOUTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER
 const INSECURE: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"];
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 
-/// Tracing, as flag and environment say.
+/// Tracing settings of the flag and the environment.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Which traces are sampled.
     pub(crate) sampling: Sampling,
-    /// Where spans go; absent: nowhere, and nothing is collected for them.
+    /// Where spans are sent. If None, no spans are collected.
     pub(crate) export: Option<Export>,
 }
 
-/// Where spans go and in whose name.
+/// Where spans are sent, and the resource that they describe.
 #[derive(Debug, Clone)]
 pub(crate) struct Export {
     /// `http://host:port` or `https://host:port`.
     pub(crate) endpoint: String,
-    /// The variable that named it.
+    /// The variable that contained the endpoint.
     pub(crate) variable: &'static str,
-    /// For one batch, all tries together.
+    /// Time limit for one batch, including retries.
     pub(crate) timeout: Duration,
-    /// How the collector is verified; `None` where it is spoken to in the clear.
+    /// How the collector is verified; None for plaintext.
     pub(crate) tls: Option<Tls>,
     named: Option<String>,
     service: Option<String>,
@@ -50,8 +50,8 @@ pub(crate) struct Export {
 }
 
 impl Settings {
-    /// Reads the environment through `variable`. `flag` is `--trace-sampling`, which wins; `service` and `instance`
-    /// name the workload where the environment does not.
+    /// Reads the environment through `variable`. `flag` is `--trace-sampling`, which takes precedence. `service` and `instance`
+    /// name the workload if the environment does not.
     pub(crate) fn read(
         variable: impl Fn(&str) -> Option<String>,
         flag: Option<f64>,
@@ -72,7 +72,7 @@ impl Settings {
             return Ok(Self { sampling, export: None });
         }
         if let Some(exporter) = exporter.filter(|exporter| exporter != "otlp") {
-            let problem = format!("`{exporter}` is not offered; otlp and none are");
+            let problem = format!("`{exporter}` is not supported; use otlp or none");
             return Err(Error::Environment { variable: "OTEL_TRACES_EXPORTER", problem });
         }
         let Some((name, endpoint)) = first(&variable, ENDPOINTS) else {
@@ -99,8 +99,8 @@ impl Settings {
 }
 
 impl Export {
-    /// In whose name spans are sent. The namespace is the certificate's, once there is one; what
-    /// OTEL_RESOURCE_ATTRIBUTES says wins.
+    /// Returns the resource of the spans. The namespace is that of the certificate, if there is one.
+    /// OTEL_RESOURCE_ATTRIBUTES takes precedence.
     pub(crate) fn resource(&self, identity: Option<&SpiffeId>) -> Resource {
         let mut builder = Resource::builder_empty()
             .with_attribute(KeyValue::new("telemetry.sdk.name", "opentelemetry"))
@@ -115,8 +115,8 @@ impl Export {
         builder.with_attributes(said).with_service_name(self.service_name(identity)).build()
     }
 
-    /// OTEL_SERVICE_NAME, then service.name of OTEL_RESOURCE_ATTRIBUTES, then what the workload serves, then whom its
-    /// certificate names, then the instance.
+    /// Returns OTEL_SERVICE_NAME, else service.name of OTEL_RESOURCE_ATTRIBUTES, else the workload's service, else the
+    /// certificate's service account, else the instance.
     fn service_name(&self, identity: Option<&SpiffeId>) -> String {
         let said = self.attributes.iter().find(|(key, _)| key == key::SERVICE_NAME).map(|(_, name)| name);
         let known = self.named.as_ref().or(said).or(self.service.as_ref()).map(String::as_str);
@@ -125,7 +125,7 @@ impl Export {
     }
 }
 
-/// The first of `names` that is set, and its value: the one for traces wins over the one for every signal.
+/// Returns the first of `names` that is set, with its value. The name for traces precedes the one for all signals.
 fn first(
     variable: &impl Fn(&str) -> Option<String>,
     names: [&'static str; 2],
@@ -133,8 +133,8 @@ fn first(
     names.into_iter().find_map(|name| Some((name, variable(name)?)))
 }
 
-/// An endpoint without a scheme, as gRPC's often are, is https unless it is said to be insecure (OTLP exporter
-/// specification, "Configuration Options", Insecure).
+/// Returns the endpoint as a URL. Without a scheme, as is common for gRPC, it is https unless the variable for insecure is set
+/// (OTLP exporter specification, "Configuration Options", Insecure).
 fn url(
     name: &'static str,
     endpoint: &str,
@@ -147,13 +147,13 @@ fn url(
         None => format!("https://{endpoint}"),
         Some(("http" | "https", _)) => endpoint.to_owned(),
         Some((scheme, _)) => {
-            let problem = format!("`{endpoint}`: scheme {scheme} is not offered; http and https are");
+            let problem = format!("`{endpoint}`: scheme {scheme} is not supported; use http or https");
             return Err(Error::Environment { variable: name, problem });
         }
     };
     match endpoint.parse::<http::Uri>() {
         Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => Ok(endpoint),
-        _ => Err(Error::Environment { variable: name, problem: format!("`{endpoint}` is no URL") }),
+        _ => Err(Error::Environment { variable: name, problem: format!("`{endpoint}` is not a URL") }),
     }
 }
 
@@ -162,7 +162,7 @@ fn timeout(variable: &impl Fn(&str) -> Option<String>) -> Result<Duration, Error
     match value.parse::<u64>() {
         Ok(milliseconds) if milliseconds > 0 => Ok(Duration::from_millis(milliseconds)),
         _ => {
-            let problem = format!("`{value}` is no number of milliseconds");
+            let problem = format!("`{value}` is not a number of milliseconds");
             Err(Error::Environment { variable: name, problem })
         }
     }
@@ -171,15 +171,15 @@ fn timeout(variable: &impl Fn(&str) -> Option<String>) -> Result<Duration, Error
 fn protocol(variable: &impl Fn(&str) -> Option<String>) -> Result<(), Error> {
     match first(variable, PROTOCOLS) {
         Some((name, protocol)) if protocol != "grpc" => {
-            let problem = format!("`{protocol}` is not offered; grpc is");
+            let problem = format!("`{protocol}` is not supported; use grpc");
             Err(Error::Environment { variable: name, problem })
         }
         _ => Ok(()),
     }
 }
 
-/// The standard samplers (Environment variable specification, "General SDK Configuration"). One that is not parent-based
-/// does as it says, and breaks traces whose callers decided otherwise.
+/// Parses a standard sampler (Environment variable specification, "General SDK Configuration"). A sampler that is not
+/// parent-based ignores the caller's decision and can leave traces incomplete.
 fn sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Sampling>, Error> {
     let Some(name) = variable("OTEL_TRACES_SAMPLER") else { return Ok(None) };
     let by_parent = name.starts_with("parentbased_");
@@ -188,8 +188,9 @@ fn sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Sampling
         "always_off" => Percentage::ZERO,
         "traceidratio" => sampled_ratio(variable)?,
         _ => {
-            let problem =
-                format!("`{name}` is not offered; always_on, always_off, traceidratio and parentbased_* are");
+            let problem = format!(
+                "`{name}` is not supported; use always_on, always_off, traceidratio or parentbased_*"
+            );
             return Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER", problem });
         }
     };
@@ -201,19 +202,19 @@ fn sampled_ratio(variable: &impl Fn(&str) -> Option<String>) -> Result<Percentag
     match ratio.parse::<f64>() {
         Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(percentage(ratio)),
         _ => {
-            let problem = format!("`{ratio}` is no ratio between 0 and 1");
+            let problem = format!("`{ratio}` is not a ratio between 0 and 1");
             Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER_ARG", problem })
         }
     }
 }
 
-/// `ratio` lies between 0 and 1.
+/// `ratio` must be between 0 and 1.
 fn percentage(ratio: f64) -> Percentage {
     Percentage::from_millionths((ratio * 1e6).round() as u32).unwrap_or(Percentage::ALL)
 }
 
-/// `key=value,key=value`, values percent-encoded. A list with an error is discarded whole (Resource SDK specification,
-/// "Specifying resource information via an environment variable") and logged.
+/// Parses `key=value,key=value` with percent-encoded values. A list with an error is discarded and logged (Resource SDK
+/// specification, "Specifying resource information via an environment variable").
 fn attributes(list: &str) -> Vec<(String, String)> {
     let pair = |pair: &str| {
         let (key, value) = pair.split_once('=')?;
@@ -222,7 +223,7 @@ fn attributes(list: &str) -> Vec<(String, String)> {
         Some((key.to_owned(), percent_decoded(value.trim())?))
     };
     list.split(',').map(pair).collect::<Option<Vec<_>>>().unwrap_or_else(|| {
-        tracing::warn!(list, "OTEL_RESOURCE_ATTRIBUTES: not a list of key=value; it is ignored");
+        tracing::warn!(list, "OTEL_RESOURCE_ATTRIBUTES: ignored, because it is not a list of key=value");
         Vec::new()
     })
 }

@@ -1,6 +1,6 @@
-//! How a collector that is reached by https is verified, and what the proxy shows to it: files that the `OTEL_*` variables name.
+//! TLS to an https collector: roots and client certificate from the files that the `OTEL_*` variables name.
 //!
-//! Has nothing to do with the mesh's own identities: a collector stands outside, and is known by its DNS name.
+//! Unrelated to the mesh's identities: a collector is outside the mesh and is verified by its DNS name.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 use crate::error::Error;
 
-/// Two variables of which the first wins: the one for traces, then the one for every signal.
+/// A variable for traces and one for all signals; the first takes precedence.
 type Names = [&'static str; 2];
 
 const ROOTS: Names = ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
@@ -17,13 +17,13 @@ const CERTIFICATES: Names =
     ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"];
 const KEYS: Names = ["OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"];
 
-/// Roots, and the certificate and key of a client if there are any.
+/// Roots, and optionally a client certificate with its key.
 #[derive(Clone)]
 pub(crate) struct Tls(ClientTlsConfig);
 
 impl Tls {
-    /// Reads the files that are named by `first`, which gives the first variable that is set and its value; without roots of its own the system's are taken. Fails on a file
-    /// that cannot be read or does not hold what it should, by the name of its variable.
+    /// Reads the files. `first` returns the first variable that is set, with its value. Without roots the system's are used.
+    /// Returns an error, with the name of the variable, if a file cannot be read or has unexpected content.
     pub(super) fn read(first: &impl Fn(Names) -> Option<(&'static str, String)>) -> Result<Self, Error> {
         let mut config = ClientTlsConfig::new();
         config = match pem(first, ROOTS)? {
@@ -41,19 +41,19 @@ impl Tls {
             (None, None) => {}
             (Some((name, file)), None) | (None, Some((name, file))) => {
                 let other = if CERTIFICATES.contains(&name) { KEYS[1] } else { CERTIFICATES[1] };
-                return Err(file.problem(&format!("needs {other} beside it")));
+                return Err(file.problem(&format!("requires {other}")));
             }
         }
         Ok(Self(config))
     }
 
-    /// For the exporter.
+    /// Returns the exporter's TLS settings.
     pub(super) fn config(&self) -> ClientTlsConfig {
         self.0.clone()
     }
 }
 
-/// Keeps the client's key out of logs.
+/// Keeps the client's private key out of logs.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tls")
@@ -114,8 +114,8 @@ mod tests {
         for (files, problem) in [
             (&[(ROOTS[0], "/missing")][..], "cannot be read"),
             (&[(ROOTS[1], other)], "holds no certificate"),
-            (&[(CERTIFICATES[1], root)], "needs OTEL_EXPORTER_OTLP_CLIENT_KEY beside it"),
-            (&[(KEYS[0], root)], "needs OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE beside it"),
+            (&[(CERTIFICATES[1], root)], "requires OTEL_EXPORTER_OTLP_CLIENT_KEY"),
+            (&[(KEYS[0], root)], "requires OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"),
             (&[(KEYS[0], root), (CERTIFICATES[0], root)], "holds no private key"),
         ] {
             let (variable, path) = files[0];

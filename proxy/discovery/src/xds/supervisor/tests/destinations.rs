@@ -1,4 +1,4 @@
-//! What the data path asks for: found, absent, refused, vanished, given up.
+//! Demands of the data path: found, absent, refused, removed, dropped.
 
 use futures_util::FutureExt;
 
@@ -60,7 +60,7 @@ async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
         server.say(Kind::Listener, &[], &["cart:80"]);
     };
     tokio::join!(ask(&proxy, "cart:80"), deny);
-    // Evicted, and before discovery hears of it, asked for again.
+    // Evicted, and requested again before discovery is notified.
     for n in 0..DemandLimits::default().max_unproven {
         assert!(ask(&proxy, &format!("invented-{n}:80")).now_or_never().is_none());
     }
@@ -113,7 +113,7 @@ async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
     assert!(proxy.handle.reader().resources().await.is_empty());
 }
 
-/// A client that asks once a minute, of a destination whose endpoints take longer than a request waits.
+/// A client that sends a request each minute, to a destination whose endpoints take longer than a request waits.
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_warms_slowly_is_there_when_a_rare_client_asks_again() {
     let (_world, proxy, mut server) = connected().await;

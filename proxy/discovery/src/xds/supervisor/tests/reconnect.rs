@@ -1,4 +1,4 @@
-//! Streams that break or move, and restarts: what is said again and what stays.
+//! Streams that break or move, and restarts: what is sent again and what stays.
 
 use super::*;
 
@@ -132,7 +132,7 @@ async fn a_proxy_without_a_usable_cache_knows_nothing_until_a_control_plane_spea
         let state = StateDir::open(&world.ca.dir().join("state")).unwrap();
         saved.iter().for_each(|bytes| state.write(cache::FILE, bytes).unwrap());
         let proxy = world.proxy().await;
-        // Somebody asks, and what the proxy has of its own is published.
+        // A request arrives, and the static listeners are published.
         assert!(matches!(ask(&proxy, "cart:80").await, Answer::Unknown));
         let status = proxy.handle.status();
         assert_eq!(status.published, None);

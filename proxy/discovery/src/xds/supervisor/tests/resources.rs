@@ -1,4 +1,4 @@
-//! What the server says: accepted, refused by name, waited for.
+//! Resources from the server: accepted, refused by name, waited for.
 
 use super::*;
 
@@ -192,8 +192,7 @@ async fn a_move_that_cannot_be_bound_is_refused_by_name_and_the_listener_stays_w
     assert_eq!(version, Some("1"), "a reconnect says which one is held");
 }
 
-/// As go-control-plane sends a renamed cluster: the old one is removed in the response that brings the new one, and the
-/// route follows.
+/// As go-control-plane sends a renamed cluster: one response removes the old one and adds the new one, then the route changes.
 #[tokio::test(start_paused = true)]
 async fn a_renamed_cluster_serves_until_the_route_names_its_successor() {
     let mut world = World::new();
