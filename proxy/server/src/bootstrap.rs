@@ -143,11 +143,11 @@ impl Binder {
         let mut bound: Vec<(SocketAddr, SocketAddr)> = Vec::new();
         for service in services {
             let (listen, original_destination) = match (service.listen, redirected) {
-                (Some(asked), _) => match bound.iter().find(|(before, _)| *before == asked) {
+                (Some(requested), _) => match bound.iter().find(|(before, _)| *before == requested) {
                     Some((_, address)) => (*address, false),
                     None => {
-                        let address = self.bind("--service", inbound_name, asked)?;
-                        bound.push((asked, address));
+                        let address = self.bind("--service", inbound_name, requested)?;
+                        bound.push((requested, address));
                         (address, false)
                     }
                 },

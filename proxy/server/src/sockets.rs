@@ -37,13 +37,13 @@ pub(crate) struct Sockets {
 #[derive(Debug)]
 struct Surprising {
     /// The listener's address; its port may be 0.
-    asked: SocketAddr,
+    requested: SocketAddr,
     group: Arc<ListenerGroup>,
 }
 
 impl Surprising {
     fn is_of(&self, name: &Name, address: SocketAddr) -> bool {
-        self.group.name() == name && self.asked == address
+        self.group.name() == name && self.requested == address
     }
 }
 
@@ -121,7 +121,7 @@ impl Sockets {
         }
         let group =
             ListenerGroup::bind(name.clone(), address, self.workers).map_err(|error| error.to_string())?;
-        self.surprising.push(Surprising { asked: address, group: Arc::new(group) });
+        self.surprising.push(Surprising { requested: address, group: Arc::new(group) });
         Ok(())
     }
 
@@ -174,7 +174,7 @@ impl Sockets {
             Ok(group) => {
                 tracing::info!(listener = %listener.name, address = %listener.address, "listening");
                 let group = Arc::new(group);
-                self.surprising.push(Surprising { asked: listener.address, group: Arc::clone(&group) });
+                self.surprising.push(Surprising { requested: listener.address, group: Arc::clone(&group) });
                 Some(group)
             }
             Err(error) => {

@@ -37,7 +37,7 @@ fn accepted(seconds: i64) -> Outcome {
     Outcome::Accepted(Accepted { lease: Some(lease) })
 }
 
-async fn heard(call: &mut RegistrationCall) -> RegisterRequest {
+async fn next_request(call: &mut RegistrationCall) -> RegisterRequest {
     call.requests.message().await.unwrap().unwrap()
 }
 
@@ -46,14 +46,14 @@ async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
     let (mut stage, handle, status) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
     assert_eq!(call.caller.as_ref().unwrap().service_account(), "cart");
-    let first = heard(&mut call).await;
+    let first = next_request(&mut call).await;
     assert_eq!(first.health(), wire::Health::NotReady);
     assert_eq!(first.workload.unwrap().ports[0].services, ["cart"]);
     answer(&call, accepted(3));
     handle.ready(true);
-    assert_eq!(heard(&mut call).await.health(), wire::Health::Ready);
+    assert_eq!(next_request(&mut call).await.health(), wire::Health::Ready);
     let asked = Instant::now();
-    let beat = heard(&mut call).await;
+    let beat = next_request(&mut call).await;
     assert_eq!((beat.workload, asked.elapsed().as_millis() / 100), (None, 10));
     assert!(status.read().registration.registered_since.is_some());
 }
@@ -67,7 +67,7 @@ async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
     let broken = Instant::now();
     let mut call = stage.registrations.recv().await.unwrap();
     assert!(broken.elapsed() <= Duration::from_millis(500));
-    let again = heard(&mut call).await;
+    let again = next_request(&mut call).await;
     assert!(again.workload.is_some());
     assert_eq!(again.health(), wire::Health::Ready);
 }
@@ -77,7 +77,7 @@ async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
     let (mut stage, handle, status, channels) = start_renewable(&[port()]);
     handle.ready(true);
     let mut old = stage.registrations.recv().await.unwrap();
-    assert!(heard(&mut old).await.workload.is_some());
+    assert!(next_request(&mut old).await.workload.is_some());
     answer(&old, accepted(30));
     while status.read().registration.registered_since.is_none() {
         tokio::task::yield_now().await;
@@ -86,7 +86,7 @@ async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
     let another = channels.borrow().clone();
     channels.send_replace(another);
     let mut new = stage.registrations.recv().await.unwrap();
-    let again = heard(&mut new).await;
+    let again = next_request(&mut new).await;
     assert!(again.workload.is_some() && again.health() == wire::Health::Ready);
     let ended = old.requests.message();
     tokio::pin!(ended);
@@ -102,13 +102,13 @@ async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
 async fn a_refused_port_is_named_and_offered_again() {
     let (mut stage, _handle, status) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
-    heard(&mut call).await;
+    next_request(&mut call).await;
     let port = wire::RefusedPort { port: 0, reason: "no Service cart".into() };
     answer(&call, Outcome::Refused(wire::Refused { ports: vec![port] }));
-    assert!(heard(&mut call).await.workload.is_some(), "offered again");
+    assert!(next_request(&mut call).await.workload.is_some(), "offered again");
     assert_eq!(status.read().registration.refused, [(0, "no Service cart".into())]);
     answer(&call, accepted(30));
-    assert_eq!(heard(&mut call).await.workload, None);
+    assert_eq!(next_request(&mut call).await.workload, None);
     assert!(status.read().registration.refused.is_empty());
 }
 
@@ -116,10 +116,10 @@ async fn a_refused_port_is_named_and_offered_again() {
 async fn a_drain_waits_until_the_control_plane_confirms() {
     let (mut stage, handle, status) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
-    heard(&mut call).await;
+    next_request(&mut call).await;
     answer(&call, accepted(30));
     let drained = tokio::spawn(async move { handle.drain().await });
-    assert!(heard(&mut call).await.drain);
+    assert!(next_request(&mut call).await.drain);
     answer(&call, Outcome::Drained(Drained {}));
     assert_eq!(drained.await.unwrap(), Left::Confirmed);
     assert_eq!(status.read().registration.registered_since, None);
@@ -129,22 +129,22 @@ async fn a_drain_waits_until_the_control_plane_confirms() {
 async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
     let (mut stage, handle, _) = start(&[port()]);
     let mut call = stage.registrations.recv().await.unwrap();
-    heard(&mut call).await;
+    next_request(&mut call).await;
     answer(&call, accepted(3));
     let (left, ()) = tokio::join!(handle.drain(), async {
-        assert!(heard(&mut call).await.drain);
+        assert!(next_request(&mut call).await.drain);
         answer(&call, Outcome::Drained(Drained {}));
     });
     assert_eq!(left, Left::Confirmed);
     for _ in 0..3 {
         let asked = Instant::now();
-        assert!(heard(&mut call).await.drain);
+        assert!(next_request(&mut call).await.drain);
         assert_eq!(asked.elapsed().as_millis() / 100, 10);
         answer(&call, Outcome::Drained(Drained {}));
     }
     drop(call);
     let mut call = stage.registrations.recv().await.unwrap();
-    let again = heard(&mut call).await;
+    let again = next_request(&mut call).await;
     assert!(again.drain && again.workload.is_some());
 }
 
@@ -184,7 +184,7 @@ async fn a_drain_goes_on_across_a_reconnect() {
     let drained = tokio::spawn(async move { handle.drain().await });
     drop(call);
     let mut call = stage.registrations.recv().await.unwrap();
-    assert!(heard(&mut call).await.drain);
+    assert!(next_request(&mut call).await.drain);
     answer(&call, Outcome::Drained(Drained {}));
     assert_eq!(drained.await.unwrap(), Left::Confirmed);
 }

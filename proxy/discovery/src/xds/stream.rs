@@ -116,7 +116,11 @@ impl Stream {
     }
 
     /// Subscribes again to subscribed names, which makes the server send the resources or their absence again.
-    pub(crate) fn ask_again(&mut self, kind: Kind, mut names: Vec<String>) -> Option<DeltaDiscoveryRequest> {
+    pub(crate) fn resubscribe(
+        &mut self,
+        kind: Kind,
+        mut names: Vec<String>,
+    ) -> Option<DeltaDiscoveryRequest> {
         names.retain(|name| self.subscriptions[kind].wanted.contains(name));
         (self.connected && !names.is_empty()).then(|| self.request(kind, names, Vec::new(), HashMap::new()))
     }

@@ -45,7 +45,7 @@ pub(crate) struct Supervisor {
     status: StatusBoard,
     mode: Mode,
     /// Whether a control plane has sent anything since start-up.
-    heard: bool,
+    received: bool,
     stream: Stream,
     /// Sends requests while there is a stream.
     requests: Option<Requests>,
@@ -91,7 +91,7 @@ impl Supervisor {
             stream,
             requests: None,
             mode,
-            heard: false,
+            received: false,
             demanded: BTreeSet::new(),
             leaving: BTreeSet::new(),
             warm_by: None,
@@ -105,7 +105,7 @@ impl Supervisor {
         let bytes = match self.dir.read(cache::FILE) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return,
-            Err(error) => return self.leave_aside(error.to_string()),
+            Err(error) => return self.ignore_saved(error.to_string()),
         };
         let owner = self.owner();
         let step = self.store.with(move |store| {
@@ -122,15 +122,15 @@ impl Supervisor {
                 self.settle(restored.step, true);
                 self.demands.adopt(self.demanded.iter().cloned());
             }
-            Ok(Err(error)) => self.leave_aside(error.to_string()),
+            Ok(Err(error)) => self.ignore_saved(error.to_string()),
             Err(error) => {
                 tracing::error!(%error, "reading the saved configuration failed");
-                self.leave_aside("reading it failed".into());
+                self.ignore_saved("reading it failed".into());
             }
         }
     }
 
-    fn leave_aside(&self, reason: String) {
+    fn ignore_saved(&self, reason: String) {
         let file = self.dir.path(cache::FILE);
         tracing::warn!(reason, ?file, "the saved configuration is not used");
         self.status.saved_left_aside(format!("{}: {reason}", file.display()));
@@ -222,7 +222,7 @@ impl Supervisor {
                 return self.send(nack);
             }
         };
-        self.heard = true;
+        self.received = true;
         for refused in &applied.refused {
             tracing::warn!(%kind, name = refused.name, reason = refused.reason, "a resource is refused; its last good version stays");
         }
@@ -244,7 +244,7 @@ impl Supervisor {
 
     /// Refuses listeners whose address is taken or cannot be bound. The response to the control plane waits for the sockets.
     async fn bind(&self, mut judged: Judged) -> Result<Judged, String> {
-        let mut asked = false;
+        let mut requested = false;
         loop {
             let (wanted, changes);
             (judged, wanted, changes) = self
@@ -255,10 +255,10 @@ impl Supervisor {
                 })
                 .await?;
             // After a refusal, request the remaining address again: the request for its replacement has released it.
-            if !changes && !asked {
+            if !changes && !requested {
                 return Ok(judged);
             }
-            asked = true;
+            requested = true;
             let unbound = self.binder.bind(wanted.into_iter().collect()).await;
             let unbound = unbound.into_iter().map(|of| (of.name, format!("address: {}", of.reason)));
             let mut refused: BTreeMap<_, _> = unbound.collect();
@@ -299,7 +299,7 @@ impl Supervisor {
             self.send(request);
         }
         // Subscribed already, but the resource was lost. Subscribing again makes the server resend it.
-        if let Some(request) = self.stream.ask_again(Kind::Listener, again) {
+        if let Some(request) = self.stream.resubscribe(Kind::Listener, again) {
             self.send(request);
         }
         self.advance().await;
@@ -323,7 +323,7 @@ impl Supervisor {
             self.demands.published();
             let now = SystemTime::now();
             // Static listeners are published without any configuration from the mesh.
-            self.status.published(match (saved, self.heard) {
+            self.status.published(match (saved, self.received) {
                 (true, _) => (!nothing).then_some(Source::FromSaved(now)),
                 (false, true) => Some(Source::FromControlPlane(now)),
                 (false, false) => None,

@@ -71,7 +71,7 @@ impl Life<'_> {
     /// Runs until a shutdown is requested, and returns its source.
     ///
     /// Returns the sockets too, because they keep serving during the drain.
-    pub(crate) async fn until_told(
+    pub(crate) async fn until_shutdown(
         mut self,
         orders: &mut Orders,
         workers: &mut Workers,

@@ -217,7 +217,7 @@ impl Process {
             log: log.as_ref(),
             surplus: Surplus::new(Arc::clone(&registry)),
         };
-        let (by, sockets) = life.until_told(&mut orders, &mut workers, &mut hangup).await?;
+        let (by, sockets) = life.until_shutdown(&mut orders, &mut workers, &mut hangup).await?;
         tracing::info!(by, "draining");
         readiness.drain();
         let need = Need::from_now(&args, &registry);

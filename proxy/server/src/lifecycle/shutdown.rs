@@ -144,8 +144,8 @@ impl Orders {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
-            () = told(Some(&mut self.drain)) => "/drain",
-            () = told(self.embedder.as_mut()) => "embedder",
+            () = requested(Some(&mut self.drain)) => "/drain",
+            () = requested(self.embedder.as_mut()) => "embedder",
         }
     }
 
@@ -159,9 +159,9 @@ impl Orders {
 }
 
 /// Resolves when the value becomes true. Never resolves if the sender is dropped.
-async fn told(by: Option<&mut watch::Receiver<bool>>) {
+async fn requested(by: Option<&mut watch::Receiver<bool>>) {
     if let Some(by) = by
-        && by.wait_for(|told| *told).await.is_ok()
+        && by.wait_for(|requested| *requested).await.is_ok()
     {
         return;
     }

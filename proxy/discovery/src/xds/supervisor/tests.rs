@@ -99,15 +99,15 @@ struct Server {
 }
 
 impl Server {
-    async fn heard(&mut self) -> DeltaDiscoveryRequest {
+    async fn next_request(&mut self) -> DeltaDiscoveryRequest {
         let message = tokio::time::timeout(PATIENCE, self.call.requests.message()).await;
         message.expect("no request").unwrap().unwrap()
     }
 
     /// Returns the next request that changes a subscription, skipping acknowledgements.
-    async fn heard_names(&mut self) -> (Kind, Vec<String>, Vec<String>) {
+    async fn next_subscription(&mut self) -> (Kind, Vec<String>, Vec<String>) {
         loop {
-            let request = self.heard().await;
+            let request = self.next_request().await;
             assert_eq!(request.error_detail, None);
             let kind = Kind::of_type_url(&request.type_url).unwrap();
             let (more, less) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
@@ -119,7 +119,7 @@ impl Server {
 
     async fn heard_answer(&mut self) -> DeltaDiscoveryRequest {
         loop {
-            let request = self.heard().await;
+            let request = self.next_request().await;
             if request.response_nonce == self.nonce.to_string() {
                 return request;
             }
@@ -127,16 +127,16 @@ impl Server {
     }
 
     /// Expects that a demand for `cart:80` is dropped with everything it led to, name by name.
-    async fn heard_cart_dropped(&mut self) {
-        let dropped = self.heard_dropped(4).await;
+    async fn expect_cart_dropped(&mut self) {
+        let dropped = self.next_dropped(4).await;
         assert!(dropped.contains(&(Kind::Listener, "cart:80".into())), "{dropped:?}");
     }
 
     /// Returns the next `count` dropped names.
-    async fn heard_dropped(&mut self, count: usize) -> Vec<(Kind, String)> {
+    async fn next_dropped(&mut self, count: usize) -> Vec<(Kind, String)> {
         let mut dropped = Vec::new();
         while dropped.len() < count {
-            let (kind, more, less) = self.heard_names().await;
+            let (kind, more, less) = self.next_subscription().await;
             assert!(more.is_empty());
             dropped.extend(less.into_iter().map(|name| (kind, name)));
         }
@@ -166,7 +166,7 @@ impl Server {
     /// Sends the whole chain of a demand for `cart:80`.
     async fn serve_cart(&mut self) {
         let asked = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
-        assert_eq!(self.heard_names().await, asked(Kind::Listener, "cart:80"));
+        assert_eq!(self.next_subscription().await, asked(Kind::Listener, "cart:80"));
         self.push_cart().await;
     }
 
@@ -174,11 +174,11 @@ impl Server {
     async fn push_cart(&mut self) {
         let asked = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
         self.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
-        assert_eq!(self.heard_names().await, asked(Kind::Route, "cart"));
+        assert_eq!(self.next_subscription().await, asked(Kind::Route, "cart"));
         self.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
-        assert_eq!(self.heard_names().await, asked(Kind::Cluster, "cart"));
+        assert_eq!(self.next_subscription().await, asked(Kind::Cluster, "cart"));
         self.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
-        assert_eq!(self.heard_names().await, asked(Kind::Endpoints, "cart"));
+        assert_eq!(self.next_subscription().await, asked(Kind::Endpoints, "cart"));
         self.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
     }
 }
@@ -188,7 +188,7 @@ async fn connected() -> (World, Proxy, Server) {
     let mut world = World::new();
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
-    server.heard().await;
+    server.next_request().await;
     (world, proxy, server)
 }
 

@@ -10,7 +10,7 @@ async fn a_demand_is_answered_once_its_whole_chain_has_come() {
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
     assert_eq!(server.call.caller.as_ref().unwrap().service_account(), "cart");
-    let first = server.heard().await;
+    let first = server.next_request().await;
     assert_eq!(
         (first.node.unwrap().id.as_str(), first.resource_names_subscribe),
         ("cart-1", vec!["*".into()])
@@ -25,7 +25,7 @@ async fn a_demand_is_answered_once_its_whole_chain_has_come() {
 async fn what_does_not_exist_is_answered_at_once_and_found_as_soon_as_the_server_pushes_it() {
     let (_world, proxy, mut server) = connected().await;
     let deny = async {
-        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
+        assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
         server.say(Kind::Listener, &[], &["cart:80"]);
     };
     let asked = Instant::now();
@@ -43,12 +43,12 @@ async fn what_does_not_exist_is_answered_at_once_and_found_as_soon_as_the_server
 async fn an_absent_name_that_nobody_asks_for_any_more_is_given_up() {
     let (_world, proxy, mut server) = connected().await;
     let deny = async {
-        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["nobody:80".into()], vec![]));
+        assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["nobody:80".into()], vec![]));
         server.say(Kind::Listener, &[], &["nobody:80"]);
     };
     tokio::join!(ask(&proxy, "nobody:80"), deny);
     let denied = Instant::now();
-    assert_eq!(server.heard_names().await, (Kind::Listener, vec![], vec!["nobody:80".into()]));
+    assert_eq!(server.next_subscription().await, (Kind::Listener, vec![], vec!["nobody:80".into()]));
     assert!(denied.elapsed() < Duration::from_secs(8));
 }
 
@@ -56,7 +56,7 @@ async fn an_absent_name_that_nobody_asks_for_any_more_is_given_up() {
 async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
     let (_world, proxy, mut server) = connected().await;
     let deny = async {
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Listener, &[], &["cart:80"]);
     };
     tokio::join!(ask(&proxy, "cart:80"), deny);
@@ -65,7 +65,7 @@ async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
         assert!(ask(&proxy, &format!("invented-{n}:80")).now_or_never().is_none());
     }
     let answer = async {
-        let asked = async |server: &mut Server| server.heard_names().await.1;
+        let asked = async |server: &mut Server| server.next_subscription().await.1;
         while !asked(&mut server).await.contains(&"cart:80".into()) {}
         server.say(Kind::Listener, &[], &["cart:80"]);
     };
@@ -77,7 +77,7 @@ async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
 async fn a_destination_that_is_refused_is_answered_at_once() {
     let (_world, proxy, mut server) = connected().await;
     let refuse = async {
-        assert_eq!(server.heard_names().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
+        assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
         server.say(Kind::Listener, &[("cart:80", "1", xds::broken(Kind::Listener))], &[]);
     };
     let asked = Instant::now();
@@ -94,7 +94,7 @@ async fn a_destination_that_vanishes_while_in_use_is_absent_and_comes_back() {
     let (_world, proxy, mut server) = serving().await;
     let in_use = proxy.published.load();
     server.say(Kind::Listener, &[], &["cart:80"]);
-    let dropped = server.heard_dropped(3).await;
+    let dropped = server.next_dropped(3).await;
     assert!(!dropped.iter().any(|(kind, _)| *kind == Kind::Listener), "{dropped:?}");
     assert!(matches!(ask(&proxy, "cart:80").await, Answer::Absent));
     assert!(proxy.published.load().clusters.is_empty());
@@ -107,7 +107,7 @@ async fn a_destination_that_vanishes_while_in_use_is_absent_and_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
     let (_world, proxy, mut server) = serving().await;
-    server.heard_cart_dropped().await;
+    server.expect_cart_dropped().await;
     let snapshot = proxy.published.load();
     assert!(snapshot.destinations.is_empty() && snapshot.clusters.is_empty() && snapshot.routes.is_empty());
     assert!(proxy.handle.reader().resources().await.is_empty());
@@ -118,13 +118,13 @@ async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
 async fn a_destination_that_warms_slowly_is_there_when_a_rare_client_asks_again() {
     let (_world, proxy, mut server) = connected().await;
     let slow = async {
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
-        server.heard_names().await;
+        server.next_subscription().await;
         tokio::time::sleep(Duration::from_secs(12)).await;
         server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
         tokio::time::sleep(Duration::from_secs(48)).await;

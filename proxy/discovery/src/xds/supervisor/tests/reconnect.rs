@@ -8,9 +8,9 @@ async fn a_draining_proxy_keeps_its_own_listeners_across_a_reconnect() {
     world.ports.push(port());
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
-    server.heard().await;
+    server.next_request().await;
     server.say(Kind::Listener, &[("inbound|a", "1", xds::inbound("inbound|a", "app"))], &[]);
-    assert_eq!(server.heard_names().await, (Kind::Cluster, vec!["app".into()], vec![]));
+    assert_eq!(server.next_subscription().await, (Kind::Cluster, vec!["app".into()], vec![]));
     server.say(Kind::Cluster, &[("app", "1", xds::static_cluster("app"))], &[]);
     server.heard_answer().await;
     let registration = world.stage.registrations.recv().await.unwrap();
@@ -22,8 +22,8 @@ async fn a_draining_proxy_keeps_its_own_listeners_across_a_reconnect() {
     assert_eq!(left, Left::Confirmed);
     drop(server);
     let mut server = world.stream().await;
-    assert_eq!(server.heard().await.initial_resource_versions["app"], "1");
-    let listeners = server.heard().await;
+    assert_eq!(server.next_request().await.initial_resource_versions["app"], "1");
+    let listeners = server.next_request().await;
     assert_eq!(
         (listeners.resource_names_subscribe, listeners.initial_resource_versions["inbound|a"].as_str()),
         (vec!["*".into()], "1")
@@ -45,7 +45,7 @@ async fn a_reconnect_comes_soon_and_says_what_is_held() {
         (Kind::Listener, "cart:80"),
         (Kind::Route, "cart"),
     ] {
-        let request = server.heard().await;
+        let request = server.next_request().await;
         assert_eq!(request.type_url, kind.type_url());
         assert_eq!(request.initial_resource_versions[name], "1");
         assert!(request.resource_names_subscribe.contains(&name.to_owned()));
@@ -77,7 +77,7 @@ async fn a_renewed_certificate_moves_the_stream_to_a_new_connection_and_nothing_
     world.stage.issuance.lock().unwrap().life = Duration::from_secs(30);
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
-    server.heard().await;
+    server.next_request().await;
     let _ = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
     server.heard_answer().await;
     let generation = proxy.published.load().generation;
@@ -85,7 +85,7 @@ async fn a_renewed_certificate_moves_the_stream_to_a_new_connection_and_nothing_
     let mut next = world.stream().await;
     assert!(world.clock.now() < expiry, "before the old one has expired");
     assert_eq!(proxy.handle.status().identity.issued, 2);
-    assert_eq!(next.heard().await.initial_resource_versions["cart"], "1");
+    assert_eq!(next.next_request().await.initial_resource_versions["cart"], "1");
     while let Ok(Some(_)) = server.call.requests.message().await {}
     while proxy.handle.status().stream.connections < 2 {
         tokio::task::yield_now().await;
@@ -107,7 +107,7 @@ async fn a_restart_without_a_control_plane_serves_what_was_saved() {
     assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
     assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
     let mut server = world.stream().await;
-    assert_eq!(server.heard().await.initial_resource_versions["cart"], "1");
+    assert_eq!(server.next_request().await.initial_resource_versions["cart"], "1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +116,7 @@ async fn a_torn_cache_costs_a_wait_and_no_more() {
     StateDir::open(&world.ca.dir().join("state")).unwrap().write(cache::FILE, b"outrigger-xds").unwrap();
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
-    server.heard().await;
+    server.next_request().await;
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
     assert!(matches!(answer, Answer::Found(_)));
 }
@@ -140,7 +140,7 @@ async fn a_proxy_without_a_usable_cache_knows_nothing_until_a_control_plane_spea
         assert_eq!(aside.is_some(), reason.is_some());
         assert!(aside.is_none_or(|aside| aside.contains(reason.unwrap()) && aside.contains("xds-cache")));
         let mut server = world.stream().await;
-        server.heard().await;
+        server.next_request().await;
         server.say(Kind::Listener, &[], &["cart:80"]);
         server.heard_answer().await;
     }

@@ -37,7 +37,7 @@ async fn of_three_resources_the_bad_one_is_refused_and_a_reconnect_names_its_las
     assert_eq!(held, [("a", "2"), ("b", "1"), ("c", "2")]);
     assert!(proxy.published.load().clusters.contains_key("b"), "the last good version serves on");
     drop(server);
-    let versions = world.stream().await.heard().await.initial_resource_versions;
+    let versions = world.stream().await.next_request().await.initial_resource_versions;
     assert_eq!((versions["a"].as_str(), versions["b"].as_str(), versions["c"].as_str()), ("2", "1", "2"));
 }
 
@@ -72,12 +72,12 @@ async fn in_wildcard_mode_the_server_chooses() {
     let mut world = World::new();
     let proxy = world.start(Mode::Wildcard).await.unwrap();
     let mut server = world.stream().await;
-    assert_eq!(server.heard_names().await, (Kind::Cluster, vec!["*".into()], vec![]));
-    assert_eq!(server.heard_names().await, (Kind::Listener, vec!["*".into()], vec![]));
+    assert_eq!(server.next_subscription().await, (Kind::Cluster, vec!["*".into()], vec![]));
+    assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["*".into()], vec![]));
     server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
-    assert_eq!(server.heard_names().await, (Kind::Route, vec!["cart".into()], vec![]));
+    assert_eq!(server.next_subscription().await, (Kind::Route, vec!["cart".into()], vec![]));
     server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart")), ("b", "1", xds::cluster("b"))], &[]);
-    assert_eq!(server.heard_names().await, (Kind::Endpoints, vec!["b".into(), "cart".into()], vec![]));
+    assert_eq!(server.next_subscription().await, (Kind::Endpoints, vec!["b".into(), "cart".into()], vec![]));
     server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
     let mut published = proxy.published.subscribe();
     server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
@@ -112,15 +112,15 @@ async fn a_cluster_that_does_not_exist_yet_is_waited_for() {
         assert!(proxy.published.load().clusters.contains_key("cart"));
     };
     let server = async {
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Cluster, &[], &["cart"]);
         tokio::time::sleep(Duration::from_secs(3)).await;
         server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
-        server.heard_names().await;
+        server.next_subscription().await;
         server.say(Kind::Endpoints, &[], &["cart"]);
         tokio::time::sleep(Duration::from_secs(1)).await;
         server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
