@@ -1,7 +1,7 @@
-//! Whether listeners can be had: discovery asks before it accepts one; the owner of the sockets binds and answers.
+//! Binding of listeners: discovery requests it before it accepts a listener, and the owner of the sockets replies.
 //!
-//! So a control plane hears in its NACK that an address is taken. Where nobody answers (in tests, or while the proxy ends)
-//! everything counts as bound.
+//! A control plane thus receives a NACK if an address is in use. If no owner replies (in tests, or during shutdown), every
+//! listener counts as bound.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use std::time::Duration;
 use outrigger_core::Name;
 use tokio::sync::{mpsc, oneshot};
 
-/// The longest wait for an answer. Binding is a few system calls.
+/// Timeout for a reply. Binding is a few system calls.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Discovery's end.
+/// Discovery's half: requests the binding of listeners.
 #[derive(Debug, Clone)]
 pub struct Binder(mpsc::UnboundedSender<BindRequest>);
 
-/// The other end.
+/// The half of the owner of the sockets: receives the requests.
 #[derive(Debug)]
 pub struct BindRequests(mpsc::UnboundedReceiver<BindRequest>);
 
-/// All listeners that are to be served, those included that are served already.
+/// All listeners that are to be served, including those served already.
 #[derive(Debug)]
 pub struct BindRequest {
     /// Their names and addresses.
@@ -28,23 +28,24 @@ pub struct BindRequest {
     answer: oneshot::Sender<Vec<Unbound>>,
 }
 
-/// A listener that cannot be had.
+/// A listener that could not be bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unbound {
     /// Its name.
     pub name: Name,
-    /// Why not, as a clause.
+    /// The reason, as a clause.
     pub reason: String,
 }
 
-/// Both ends.
+/// Creates both halves.
 pub fn binder() -> (Binder, BindRequests) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (Binder(sender), BindRequests(receiver))
 }
 
 impl Binder {
-    /// Has all of these bound and no others kept. Returns those that could not be. Cancel-safe: what was asked for is done.
+    /// Binds all of these listeners and closes all others. Returns those that could not be bound. Cancel-safe: a request that
+    /// was sent is still carried out.
     pub async fn bind(&self, wanted: Vec<(Name, SocketAddr)>) -> Vec<Unbound> {
         let (answer, answered) = oneshot::channel();
         if self.0.send(BindRequest { wanted, answer }).is_err() {
@@ -58,7 +59,7 @@ impl Binder {
 }
 
 impl BindRequests {
-    /// The next request; never resolves when nobody can ask any more. Cancel-safe.
+    /// Returns the next request. Never resolves once the other half is dropped. Cancel-safe.
     pub async fn next(&mut self) -> BindRequest {
         match self.0.recv().await {
             Some(request) => request,
@@ -68,7 +69,7 @@ impl BindRequests {
 }
 
 impl BindRequest {
-    /// Says what could not be bound.
+    /// Replies with the listeners that could not be bound.
     pub fn answer(self, unbound: Vec<Unbound>) {
         // The caller may have stopped waiting.
         let _ = self.answer.send(unbound);

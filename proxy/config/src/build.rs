@@ -1,7 +1,7 @@
-//! From compiled resources to a snapshot.
+//! Builds snapshots from compiled resources.
 //!
-//! Discovery calls [`Builder::build`] after each change of what is published. [`assemble`] is a pure function of the
-//! resources: equal resources give equal snapshots, and unchanged parts are shared with the snapshot before.
+//! Discovery calls [`Builder::build`] after each change of the resources to publish. [`assemble`] is a pure function of
+//! them: equal resources give equal snapshots, and unchanged parts are shared with the previous snapshot.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::listener::{self, Listener};
 use crate::resources::Resources;
 use crate::snapshot::Snapshot;
 
-/// Makes snapshots, and counts them.
+/// Builds snapshots and numbers them.
 #[derive(Debug, Default)]
 pub struct Builder {
     own: Vec<Arc<Listener>>,
@@ -24,15 +24,15 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A builder whose snapshots always have these listeners of the proxy's own.
+    /// Creates a builder whose snapshots always contain the proxy's own listeners.
     pub fn new(own: Vec<Arc<Listener>>) -> Self {
         Self { own, ..Self::default() }
     }
 
-    /// Makes a snapshot of `now`; returns `None` if it equals the last one. `before` is what the last call was given.
+    /// Builds a snapshot of `now`. Returns `None` if it equals the last one. `before` is the `now` of the last call.
     ///
-    /// A resource that names another that is not there is in it all the same: discovery decides when it is time to publish.
-    /// Endpoints of clusters that are published already change at once, without a new snapshot.
+    /// A resource is included even if one that it refers to is missing: discovery decides when to publish. The endpoints
+    /// of published clusters change at once, without a new snapshot.
     pub fn build(&mut self, before: &Resources, now: &Resources) -> Option<Arc<Snapshot>> {
         self.update_endpoints(before, now);
         let unchanged = |kind| now.shares(before, kind);
@@ -49,7 +49,7 @@ impl Builder {
         Some(Arc::clone(&self.current))
     }
 
-    /// Gives each cluster its endpoints, where either has changed.
+    /// Updates the endpoints of each cluster if the cluster or its endpoints changed.
     fn update_endpoints(&mut self, before: &Resources, now: &Resources) {
         if now.shares(before, Kind::Cluster) && now.shares(before, Kind::Endpoints) {
             return;
@@ -64,7 +64,7 @@ impl Builder {
                 self.store_endpoints(compiled, assignment);
             }
             let Discovery::Eds(eds) = &compiled.cluster.discovery else { continue };
-            // A cluster whose endpoints were removed keeps the last ones, as in Envoy.
+            // A cluster whose assignment was removed keeps its last endpoints, as in Envoy.
             let Some(endpoints) = now.get(Kind::Endpoints, eds) else { continue };
             if let Value::Endpoints(assignment) = &endpoints.value
                 && (cluster_changed || changed(Kind::Endpoints, eds, endpoints))
@@ -89,7 +89,7 @@ impl Builder {
     }
 }
 
-/// Puts a snapshot together. Its generation is still open.
+/// Assembles a snapshot. The caller sets its generation.
 fn assemble(own: &[Arc<Listener>], resources: &Resources) -> Snapshot {
     let mut next = Snapshot::default();
     next.listeners.extend(own.iter().map(|own| (own.name.clone(), own.clone())));
@@ -101,7 +101,7 @@ fn assemble(own: &[Arc<Listener>], resources: &Resources) -> Snapshot {
                 next.listeners.entry(name.clone()).or_insert_with(|| listener.clone());
             }
             Value::Listener(listener::Compiled::Destination(destination)) => {
-                // A resource of that very name is what was asked for.
+                // A resource with this name takes precedence over an alias.
                 let aliases = resource.raw().aliases.iter();
                 let names = aliases.filter(|alias| !resources.contains(Kind::Listener, alias)).chain([name]);
                 next.destinations.extend(names.map(|name| (name.clone(), destination.clone())));

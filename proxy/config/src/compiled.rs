@@ -1,7 +1,7 @@
-//! An xDS resource, decoded once: what it says, and which resources it refers to.
+//! An xDS resource, decoded once: its content and the resources that it refers to.
 //!
-//! Discovery calls [`Compiled::new`] for each resource of a response before it acknowledges the response. The value is what is
-//! kept, what waits while it warms, and what snapshots are made of.
+//! Discovery calls [`Compiled::new`] for each resource of a response before it acknowledges the response. The cache,
+//! warming and snapshots all use this value.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,15 +20,15 @@ use crate::listener;
 use crate::route::RouteTable;
 use crate::wire::open;
 
-/// The cluster that the control plane names for a backend that is not valid. It never exists, so that nobody waits for it.
+/// The cluster name that the control plane uses for an invalid backend. It never exists, and warming does not wait for it.
 pub const INVALID_BACKEND: &str = "outrigger.invalid-backend";
 
-/// A resource as it came.
+/// A resource as received.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Raw {
-    /// Its name, as the discovery response says.
+    /// Its name in the discovery response.
     pub name: Name,
-    /// Other names of it (`Resource.aliases`): in wildcard mode, addresses of a destination.
+    /// Its other names (`Resource.aliases`): in wildcard mode, the addresses of a destination.
     pub aliases: Vec<Name>,
     /// Its version.
     pub version: String,
@@ -36,7 +36,7 @@ pub struct Raw {
     pub body: Any,
 }
 
-/// A resource that can be used.
+/// A decoded and validated resource.
 #[derive(Debug)]
 pub struct Compiled {
     raw: Raw,
@@ -44,7 +44,7 @@ pub struct Compiled {
     pub(crate) value: Value,
 }
 
-/// What a resource says.
+/// The decoded content of a resource.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Listener(listener::Compiled),
@@ -54,10 +54,10 @@ pub(crate) enum Value {
 }
 
 impl Compiled {
-    /// Decodes and compiles a resource. `before` is the version that is held under this name, if any: the same content is not
+    /// Decodes and compiles a resource. `before` is the current version of this resource, if any: unchanged content is not
     /// decoded again, and a cluster keeps its endpoints.
     ///
-    /// The error says which field is wrong, and how.
+    /// Returns an error that names the invalid field and the reason.
     pub fn new(kind: Kind, raw: Raw, before: Option<&Self>) -> Result<Self, Unusable> {
         if let Some(before) = before.filter(|before| before.raw.body == raw.body) {
             return Ok(Self { raw, references: before.references.clone(), value: before.value.clone() });
@@ -66,23 +66,23 @@ impl Compiled {
         Ok(Self { raw, references: value.references(), value })
     }
 
-    /// The resource as it came.
+    /// Returns the resource as received.
     pub fn raw(&self) -> &Raw {
         &self.raw
     }
 
-    /// The resources that it refers to, each once: of a listener its routes and clusters, of a route its clusters, of a cluster
-    /// its endpoints. An invalid backend is none.
+    /// Returns the resources that it refers to, each once: routes and clusters of a listener, clusters of a route
+    /// configuration, endpoints of a cluster. [`INVALID_BACKEND`] is not included.
     pub fn references(&self) -> impl Iterator<Item = (Kind, &Name)> {
         self.references.iter().map(|(kind, name)| (*kind, name))
     }
 
-    /// Whether it is a listener without an address: the client's side of a destination.
+    /// Returns true if it is a listener without an address, which is the outbound side of a destination.
     pub fn is_destination(&self) -> bool {
         matches!(self.value, Value::Listener(listener::Compiled::Destination(_)))
     }
 
-    /// Where it listens, if it is a listener with an address.
+    /// Returns the address of a listener, or `None` if it has none or is of another kind.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.value {
             Value::Listener(listener::Compiled::Bound(listener)) => Some(listener.address),
@@ -90,7 +90,7 @@ impl Compiled {
         }
     }
 
-    /// Whether both say the same, whatever their versions: a server may send new content under an old version.
+    /// Compares the content, ignoring versions: a server may send new content under an old version.
     pub fn same_content(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
             || (self.raw.body == other.raw.body && self.raw.aliases == other.raw.aliases)
@@ -99,7 +99,7 @@ impl Compiled {
 
 impl Value {
     fn decode(kind: Kind, raw: &Raw, before: Option<&Compiled>) -> Result<Self, Unusable> {
-        let Raw { name, aliases: _, version: _, body } = raw; // the aliases count when a snapshot is made
+        let Raw { name, aliases: _, version: _, body } = raw; // aliases are read when a snapshot is built
         let same_name = |field, inner: &str| match inner == &**name {
             true => Ok(()),
             false => Err(Unusable::new(field, format_args!("is {inner:?}, but the resource is {name:?}"))),

@@ -1,4 +1,4 @@
-//! Something to call, in the client-side shape that gRPC defined: a Listener without an address.
+//! A destination: a Listener without an address, the client-side form that gRPC defined.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,33 +6,33 @@ use outrigger_core::Name;
 
 use crate::handler::Handler;
 
-/// A destination as one asked for it.
+/// A destination, under the requested name.
 #[derive(Debug)]
 pub struct Destination {
-    /// The name that was asked for: `cart:80`.
+    /// The requested name: `cart:80`.
     pub name: Name,
-    /// The one name that it has everywhere: `cart.shop.svc.cluster.local:80`. For records and metrics. The name that was
-    /// asked for, where the control plane does not say it.
+    /// Its canonical name: `cart.shop.svc.cluster.local:80`. For records and metrics. The requested name if the control
+    /// plane does not give a canonical one.
     pub canonical: Name,
-    /// What becomes of connections to it.
+    /// Handles connections to it.
     pub handler: Handler,
-    /// Whether anybody used it lately.
+    /// Whether it was used since the last sweep.
     pub usage: Usage,
 }
 
-/// Whether something was used since it was last asked.
+/// Records whether something was used since the last check.
 #[derive(Debug, Default)]
 pub struct Usage(AtomicBool);
 
 impl Usage {
-    /// Says that it is used. Writes only the first time, so that workers do not fight for the line.
+    /// Records a use. Writes only the first time, so that workers do not contend for the cache line.
     pub fn touch(&self) {
         if !self.0.load(Ordering::Relaxed) {
             self.0.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether it was used since the last call.
+    /// Returns true if it was used since the last call.
     pub(crate) fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }

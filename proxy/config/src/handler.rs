@@ -1,4 +1,4 @@
-//! What is done with a connection's bytes once it is known where they go.
+//! How a connection is handled once its filter chain is chosen: as HTTP, as opaque bytes, or by detection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,26 +8,26 @@ use outrigger_core::Name;
 use crate::http_manager::{HttpConnectionManager, RouteSource};
 use crate::tcp_proxy::TcpProxy;
 
-/// How a connection's bytes are understood.
+/// The protocol handler of a connection.
 #[derive(Debug, Clone)]
 pub enum Handler {
-    /// As HTTP.
+    /// HTTP.
     Http(Arc<HttpConnectionManager>),
-    /// As opaque bytes.
+    /// Opaque bytes.
     Tcp(Arc<TcpProxy>),
-    /// As HTTP if the first bytes are HTTP, else as opaque bytes, and so if none come in time: the server speaks first.
+    /// HTTP if the first bytes are HTTP, else opaque bytes. Without bytes in time it is opaque: a server-first protocol.
     Detect {
-        /// For HTTP.
+        /// Handles HTTP.
         http: Arc<HttpConnectionManager>,
-        /// For anything else.
+        /// Handles everything else.
         tcp: Arc<TcpProxy>,
-        /// How long the first bytes may take.
+        /// How long to wait for the first bytes.
         within: Duration,
     },
 }
 
 impl Handler {
-    /// Says what it leads to.
+    /// Sets the destination that records and metrics name.
     #[must_use]
     pub(crate) fn leading_to(mut self, destination: Option<&Name>) -> Self {
         match &mut self {
@@ -41,7 +41,7 @@ impl Handler {
         self
     }
 
-    /// Where its routes are, if it speaks HTTP.
+    /// Returns the source of its routes, or `None` if it does not handle HTTP.
     pub(crate) fn routes(&self) -> Option<&RouteSource> {
         match self {
             Self::Http(http) | Self::Detect { http, .. } => Some(&http.routes),
@@ -49,7 +49,7 @@ impl Handler {
         }
     }
 
-    /// The clusters that opaque bytes may go to.
+    /// Returns the clusters that opaque bytes may be forwarded to.
     pub(crate) fn tcp_clusters(&self) -> impl Iterator<Item = &Name> {
         let tcp = match self {
             Self::Tcp(tcp) | Self::Detect { tcp, .. } => Some(tcp),

@@ -1,4 +1,4 @@
-//! How HTTP is spoken with a listener's clients, and where its routes come from
+//! How a listener handles HTTP connections, and where its routes come from
 //! (`envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
 
 use std::sync::Arc;
@@ -17,74 +17,74 @@ use crate::wire::{from_ads, open};
 /// An HTTP connection manager.
 #[derive(Debug, Clone)]
 pub struct HttpConnectionManager {
-    /// What it leads to, in records and metrics: the canonical name, as our control plane's metadata says it. `None` in a
-    /// chain of another control plane, whose `stat_prefix` may be anything: the chosen cluster's name is taken then.
+    /// The destination that records and metrics name: the canonical name from our control plane's metadata. `None` with
+    /// another control plane, whose `stat_prefix` may be anything; the name of the chosen cluster is used then.
     pub destination: Option<Name>,
-    /// In which version of HTTP its clients speak.
+    /// The HTTP version of its clients.
     pub codec: Codec,
-    /// Where its routes are; see [`crate::snapshot::Snapshot::table`].
+    /// The source of its routes; see [`crate::snapshot::Snapshot::table`].
     pub routes: RouteSource,
-    /// What a request passes before it is forwarded, in order. The router, which is always last, is not among them.
+    /// The filters that a request passes, in order. The router, which is always last, is not included.
     pub filters: Box<[HttpFilter]>,
-    /// Which upgrades pass, where a route says nothing of them.
+    /// The upgrades that are accepted; routes can override them.
     pub upgrades: Upgrades,
-    /// How it speaks with the client.
+    /// Protocol settings for downstream connections.
     pub settings: Arc<HttpSettings>,
 }
 
-/// In which version of HTTP clients speak (`HttpConnectionManager.codec_type`).
+/// The HTTP version of downstream connections (`HttpConnectionManager.codec_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
-    /// As ALPN says; without it, as the first bytes say.
+    /// Determined by ALPN, or by the first bytes if there is none.
     Auto,
-    /// HTTP/1. Anything else is malformed.
+    /// HTTP/1 only. Anything else is malformed.
     Http1,
-    /// HTTP/2. Anything else is malformed.
+    /// HTTP/2 only. Anything else is malformed.
     Http2,
 }
 
-/// Where routes are.
+/// The source of routes.
 #[derive(Debug, Clone)]
 pub enum RouteSource {
-    /// In the manager itself.
+    /// The manager itself.
     Inline(Arc<RouteTable>),
-    /// In the snapshot, under this name (RDS).
+    /// The route table with this name in the snapshot (RDS).
     Named(Name),
 }
 
-/// A stage between the codec and the router. Routes carry each filter's own settings.
+/// An HTTP filter between the codec and the router. Routes carry the settings of each filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HttpFilter {
     /// [`outrigger_policy::cors`].
     Cors,
 }
 
-/// How HTTP is spoken with a client. `None` is no limit.
+/// Protocol settings for downstream HTTP connections. `None` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// Whether HTTP/1.0 clients are answered.
+    /// Whether HTTP/1.0 is accepted.
     pub accept_http_10: bool,
-    /// Whom an HTTP/1.0 request is for that does not say it.
+    /// The host of HTTP/1.0 requests without a `Host` field.
     pub default_host_for_http_10: Option<Authority>,
-    /// The largest head of a request, in bytes.
+    /// Maximum size of a request head, in bytes.
     pub max_request_headers: usize,
-    /// The most header fields of a request.
+    /// Maximum number of header fields of a request.
     pub max_headers_count: usize,
-    /// From the first byte of a head to its last.
+    /// Timeout from the first byte of a request head to its last.
     pub request_headers_timeout: Option<Duration>,
-    /// From the first byte of a request to the last of its body.
+    /// Timeout from the first byte of a request to the last of its body.
     pub request_timeout: Option<Duration>,
-    /// A stream without a byte in either direction; routes may say otherwise.
+    /// Timeout of a stream without a byte in either direction; routes can override it.
     pub stream_idle_timeout: Option<Duration>,
-    /// From the first byte of a request to the last of its response.
+    /// Timeout from the first byte of a request to the last of its response.
     pub max_stream_duration: Option<Duration>,
-    /// A connection without a request.
+    /// Timeout of a connection without a request.
     pub idle_timeout: Option<Duration>,
-    /// The life of a connection, after which it drains.
+    /// The lifetime of a connection, after which it drains.
     pub max_connection_duration: Option<Duration>,
-    /// Requests of a connection, after which it drains.
+    /// The number of requests after which a connection drains.
     pub max_requests_per_connection: Option<u32>,
-    /// Streams of one HTTP/2 connection at a time.
+    /// Maximum number of concurrent streams of an HTTP/2 connection.
     pub max_concurrent_streams: u32,
     /// HTTP/2 flow control window of a stream, in bytes.
     pub initial_stream_window: u32,
@@ -93,8 +93,8 @@ pub struct HttpSettings {
 }
 
 impl Default for HttpSettings {
-    /// Envoy's defaults where they are bounded, ours (memory bounds and hygiene) where they are not. HTTP/1.0 is for the
-    /// proxy's own ports; a listener that is decoded says itself whether it is served.
+    /// Envoy's defaults where they are bounded, and bounds of ours where they are not. HTTP/1.0 is accepted for the proxy's
+    /// own ports; a decoded listener sets it explicitly.
     fn default() -> Self {
         Self {
             accept_http_10: true,
@@ -116,8 +116,8 @@ impl Default for HttpSettings {
 }
 
 impl HttpConnectionManager {
-    /// Reads an HTTP connection manager.
-    #[allow(deprecated)] // fields that Envoy still takes must be read or refused, not overlooked
+    /// Decodes an HTTP connection manager.
+    #[allow(deprecated)] // deprecated fields that Envoy still accepts must be decoded or rejected, not overlooked
     pub(crate) fn decode(wire: hcm::HttpConnectionManager) -> Result<Self, Unusable> {
         use hcm::http_connection_manager::{RouteSpecifier, StripPortMode};
         let hcm::HttpConnectionManager {
@@ -125,7 +125,7 @@ impl HttpConnectionManager {
             stat_prefix,
             http_filters,
             add_user_agent,
-            // Traces, logs and their sampling are set by the proxy's flags and OTEL_* variables, for all listeners alike.
+            // Traces, logs and their sampling are configured by the proxy's flags and OTEL_* variables, for all listeners.
             tracing: _,
             access_log: _,
             access_log_flush_interval: _,
@@ -135,8 +135,8 @@ impl HttpConnectionManager {
             http1_safe_max_connection_duration: _, // connections always end between requests
             http_protocol_options,
             http2_protocol_options,
-            http3_protocol_options: _, // for QUIC, which is not spoken
-            // The application's `server` header passes as it is; a transparent proxy has none of its own.
+            http3_protocol_options: _, // for QUIC, which is not supported
+            // The application's `server` header passes unchanged; a transparent proxy adds none.
             server_name: _,
             server_header_transformation: _,
             scheme_header_transformation,
@@ -145,52 +145,52 @@ impl HttpConnectionManager {
             stream_flush_timeout,
             request_timeout,
             request_headers_timeout,
-            // The time between the two GOAWAYs of a draining connection: here a round trip, which is what it stands for.
+            // The time between the two GOAWAYs of a draining connection: here one round trip, which it approximates.
             drain_timeout: _,
             drain_timeout_jitter: _,
-            delayed_close_timeout: _, // how long a closed connection is read from; the codec has its own bound
+            delayed_close_timeout: _, // how long to read from a closed connection; the codec has its own bound
             use_remote_address,
             xff_num_trusted_hops,
             original_ip_detection_extensions,
             early_header_mutation_extensions,
-            // Which clients are internal: decides only about headers of Envoy's own, which are not read here.
+            // Which clients are internal: affects only Envoy's own headers, which are not read here.
             internal_address_config: _,
             skip_xff_append,
             via,
             generate_request_id,
-            preserve_external_request_id: _, // one that comes is kept
+            preserve_external_request_id: _, // a received ID is always kept
             always_set_request_id_in_response,
             forward_client_cert_details,
-            set_current_client_cert_details: _, // read with the mode above only
+            set_current_client_cert_details: _, // applies only with the mode above
             forward_client_cert_matcher,
             proxy_100_continue: _,                                // 1xx always pass
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6: _, // changes a log line
             upgrade_configs,
-            // The codec always does it, whatever is asked: docs/routing.md.
+            // The codec always normalizes paths: docs/routing.md.
             normalize_path: _,
             merge_slashes,
             path_with_escaped_slashes_action,
             request_id_extension,
             local_reply_config,
             strip_matching_host_port,
-            // Malformed messages end the stream or connection as the RFC says, whatever is asked.
+            // Malformed messages always end the stream or connection as the RFCs require.
             stream_error_on_invalid_http_message: _,
             path_normalization_options,
             strip_trailing_host_dot,
             proxy_status_config,
             typed_header_validation_config,
             append_x_forwarded_port,
-            append_local_overload: _, // a header on answers of an overload manager, which is not there
-            add_proxy_protocol_connection_state: _, // for the PROXY protocol, which is not spoken
+            append_local_overload: _, // a header for the overload manager, which does not exist here
+            add_proxy_protocol_connection_state: _, // for the PROXY protocol, which is not supported
             forward_proto_config,
             route_specifier,
             strip_port_mode,
         } = wire;
         unsupported_any(&[
             ("add_user_agent", flag(add_user_agent)),
-            // The idle timeout covers what cannot be written too, and nothing shorter does.
+            // The idle timeout also covers blocked writes; there is no shorter timeout for them.
             ("stream_flush_timeout", stream_flush_timeout.is_some()),
-            // The client's address is appended, and a request ID made where there is none, before it is known whose routes count.
+            // The client's address and a missing request ID are added before the route table is known.
             ("skip_xff_append", skip_xff_append),
             ("generate_request_id", generate_request_id.is_some_and(|generate| !generate.value)),
             ("scheme_header_transformation", scheme_header_transformation.is_some()),
@@ -202,7 +202,7 @@ impl HttpConnectionManager {
             ("always_set_request_id_in_response", always_set_request_id_in_response),
             ("forward_client_cert_details", forward_client_cert_details != 0),
             ("forward_client_cert_matcher", forward_client_cert_matcher.is_some()),
-            // Paths decide what is allowed, so that a promise to clean them further must be kept or refused.
+            // Authorization depends on paths, so a request for further normalization must be honoured or rejected.
             ("merge_slashes", merge_slashes),
             ("path_with_escaped_slashes_action", path_with_escaped_slashes_action > 1),
             (
@@ -227,7 +227,7 @@ impl HttpConnectionManager {
             Ok(CodecType::Http3) => return Err(Unusable::new("codec_type", "HTTP3 is not supported")),
             Err(_) => return Err(Unusable::new("codec_type", "is unknown")),
         };
-        non_empty("stat_prefix", stat_prefix)?; // as in Envoy; it says nothing here
+        non_empty("stat_prefix", stat_prefix)?; // required as in Envoy, but not used
         let mut settings = HttpSettings { accept_http_10: false, ..HttpSettings::default() };
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
         let set = |field, value, to: &mut Option<Duration>| -> Result<(), Unusable> {
@@ -282,7 +282,7 @@ impl HttpConnectionManager {
     }
 }
 
-/// Reads the filters, of which the router must be the last.
+/// Decodes the filters. The router must be the last.
 fn filters(wire: Vec<hcm::HttpFilter>) -> Result<Box<[HttpFilter]>, Unusable> {
     let last = wire.len().checked_sub(1);
     let mut at = 0;
@@ -306,11 +306,11 @@ fn filters(wire: Vec<hcm::HttpFilter>) -> Result<Box<[HttpFilter]>, Unusable> {
 enum Stage {
     Filter(HttpFilter),
     Router,
-    /// Not known, and optional; or disabled.
+    /// Unknown and optional, or disabled.
     Skipped,
 }
 
-/// An unknown filter is skipped when the message says that it may be, and refused by its name when not.
+/// Decodes a filter. An unknown one is skipped if it is optional, and otherwise rejected by its name.
 #[allow(deprecated)]
 fn http_filter(wire: hcm::HttpFilter) -> Result<Stage, Unusable> {
     use hcm::http_filter::ConfigType;
@@ -329,18 +329,18 @@ fn http_filter(wire: hcm::HttpFilter) -> Result<Stage, Unusable> {
     let stage = match any.type_url.as_str() {
         type_url::ROUTER => {
             let router::Router {
-                // Statistics, spans and logs, which are the proxy's own.
+                // Statistics, spans and logs, which are configured for the whole proxy.
                 dynamic_stats: _,
                 start_child_span: _,
                 upstream_log: _,
                 upstream_log_options: _,
                 suppress_grpc_request_failure_code_stats: _,
-                // Headers of Envoy's own, which are neither read nor written here.
+                // Envoy's own headers, which are neither read nor written here.
                 suppress_envoy_headers: _,
                 strict_check_headers: _,
                 respect_expected_rq_timeout: _,
                 upstream_http_filters,
-                reject_connect_request_early_data: _, // a CONNECT is answered before its bytes are read
+                reject_connect_request_early_data: _, // CONNECT is answered before its data is read
             } = open(&any, type_url::ROUTER).map_err(|bad| bad.within("typed_config"))?;
             unsupported_any(&[("typed_config.upstream_http_filters", !upstream_http_filters.is_empty())])?;
             Stage::Router
@@ -357,7 +357,7 @@ fn http_filter(wire: hcm::HttpFilter) -> Result<Stage, Unusable> {
             ));
         }
     };
-    // Disabled filters could be enabled again by a route; routes cannot do that here.
+    // In Envoy a route can enable a disabled filter; here it cannot.
     if disabled && !matches!(stage, Stage::Router) {
         return Ok(Stage::Skipped);
     }
@@ -369,9 +369,9 @@ impl HttpSettings {
         let core::HttpProtocolOptions {
             idle_timeout,
             max_connection_duration,
-            max_connection_duration_jitter: _, // connections that began at different times end at different times
+            max_connection_duration_jitter: _, // connections that began at different times already end at different times
             max_headers_count,
-            max_response_headers_kb: _, // about responses: the data path has its own bound
+            max_response_headers_kb: _, // for responses; the data path has its own bound
             max_stream_duration,
             headers_with_underscores_action,
             max_requests_per_connection,
@@ -402,8 +402,8 @@ impl HttpSettings {
             header_key_format,
             enable_trailers: _, // trailers always pass
             allow_chunked_length,
-            override_stream_error_on_invalid_http_message: _, // reading is always strict
-            send_fully_qualified_url: _,                      // about requests to upstreams
+            override_stream_error_on_invalid_http_message: _, // parsing is always strict
+            send_fully_qualified_url: _,                      // for requests to upstreams
             use_balsa_parser: _,                              // which parser Envoy uses
             allow_custom_methods: _,                          // any method that is a token passes
             ignore_http_11_upgrade,
@@ -415,9 +415,9 @@ impl HttpSettings {
             self.default_host_for_http_10 = Some(host);
         }
         unsupported_any(&[
-            // Names go out in lower case, as Envoy's do by default.
+            // Names are sent in lower case, as by Envoy's default.
             ("header_key_format", header_key_format.is_some()),
-            // Both framings in one message is how requests are smuggled (RFC 9112, section 6.3).
+            // Both framings in one message allow request smuggling (RFC 9112, section 6.3).
             ("allow_chunked_length", allow_chunked_length),
             ("ignore_http_11_upgrade", !ignore_http_11_upgrade.is_empty()),
         ])

@@ -1,6 +1,6 @@
-//! The four xDS resource types that a proxy asks for, as a closed set.
+//! The four xDS resource types that a proxy subscribes to, as a closed set.
 //!
-//! Their order is the order in which a control plane pushes additions: what is referred to before what refers to it.
+//! They are in push order for additions: a resource comes after the resources that it refers to.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl Kind {
     /// Every kind, in push order.
     pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
 
-    /// The type URL of the resources and of the requests for them.
+    /// Returns the type URL of the resources and of their discovery requests.
     pub fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => type_url::CLUSTER,
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// The kind with this type URL, if it is one of ours.
+    /// Returns the kind with this type URL, or `None` if a proxy does not subscribe to it.
     pub fn of_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
@@ -50,22 +50,22 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One value for each kind.
+/// One value per kind.
 #[derive(Debug, Clone, Default)]
 pub struct PerKind<T>([T; 4]);
 
 impl<T> PerKind<T> {
-    /// Makes each value from its kind.
+    /// Creates each value from its kind.
     pub fn from_fn(make: impl Fn(Kind) -> T) -> Self {
         Self(Kind::ALL.map(make))
     }
 
-    /// The values with their kinds, in push order.
+    /// Iterates over the values with their kinds, in push order.
     pub fn iter(&self) -> impl Iterator<Item = (Kind, &T)> {
         Kind::ALL.into_iter().zip(&self.0)
     }
 
-    /// The values, in push order.
+    /// Iterates over the values, in push order.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.0.iter_mut()
     }

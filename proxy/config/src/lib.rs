@@ -1,7 +1,8 @@
-//! The immutable snapshot: built and published here; what the data path asks for.
+//! The proxy's configuration: compiled xDS resources, and the immutable snapshots built from them.
 //!
-//! Discovery compiles resources ([`compiled::Compiled`]), brings those that are warm to [`build::Builder`] and publishes the
-//! snapshot that it makes; the data path reads the snapshot and tells [`demand`] what it misses. Neither sees the other. As everywhere, a module uses only modules listed below it.
+//! Discovery compiles resources ([`compiled::Compiled`]), passes the warm ones to [`build::Builder`] and publishes the
+//! resulting snapshot. The data path reads the snapshot and requests missing destinations through [`demand`]. Neither
+//! depends on the other. A module uses only modules listed below it.
 
 pub mod demand;
 pub mod binding;
@@ -25,5 +26,5 @@ mod wire;
 pub mod kind;
 pub mod name;
 
-/// A map by name, fast to look up. Its keys come from the control plane or are bounded in number, never a stranger's choice.
+/// A hash map keyed by name. The hash does not resist chosen keys: keys come from the control plane or are bounded in number.
 pub type Map<V> = foldhash::HashMap<outrigger_core::Name, V>;

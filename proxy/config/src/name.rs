@@ -1,15 +1,14 @@
-//! Names of destinations as clients ask for them: lower case, no trailing dot, port always there.
+//! Normalized names of requested destinations: lower case, no trailing dot, always with a port.
 //!
-//! Whoever writes a host chooses these bytes, so that what cannot be a name costs nothing: it is refused before anybody is
-//! asked about it.
+//! Clients control these bytes. An invalid name is rejected here, before discovery subscribes to it.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-/// The name to ask for, of an authority such as `Cart.shop.`, `cart:80` or `[fd00::1]:80`. `None` when it names nothing: a
-/// character that no host has, an empty label, a port that is none, more than 253 bytes of host.
+/// Normalizes an authority such as `Cart.shop.`, `cart:80` or `[fd00::1]:80`. Returns `None` if it is invalid: a character
+/// that is not allowed in a host, an empty label, an invalid port, or a host of more than 253 bytes.
 ///
-/// Allocates only when the authority is not yet in the form that is asked for.
+/// Allocates only if the authority is not normalized already.
 pub fn asked_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -38,7 +37,7 @@ pub fn asked_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
     Some(format!("{}:{number}", bare.to_ascii_lowercase()).into())
 }
 
-/// The name to ask for, of an original destination.
+/// Returns the name of an original destination.
 pub fn asked_address(address: SocketAddr) -> String {
     SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }

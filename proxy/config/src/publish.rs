@@ -1,7 +1,7 @@
-//! Where the snapshot of the moment is: one place that is swapped whole.
+//! The current snapshot, swapped atomically.
 //!
-//! The control thread publishes; each worker reads through its own [`View`], which costs one atomic load while nothing
-//! changed. Whoever must act on a change (sockets, readiness) subscribes.
+//! The control thread publishes. Each worker reads through its own [`View`], which costs one atomic load while nothing
+//! changes. Components that act on a change (sockets, readiness) subscribe.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::snapshot::Snapshot;
 
-/// The published snapshot. Clones see the same.
+/// A handle to the published snapshot. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Published {
     current: Arc<ArcSwap<Snapshot>>,
@@ -19,43 +19,43 @@ pub struct Published {
 }
 
 impl Published {
-    /// Starts with a snapshot: what the server's flags say, before anything was discovered.
+    /// Creates the handle with an initial snapshot: the configuration from flags, before discovery.
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
         let changed = Arc::new(watch::Sender::new(snapshot.generation));
         Self { current: Arc::new(ArcSwap::new(snapshot)), changed }
     }
 
-    /// Replaces the snapshot and tells whoever subscribed.
+    /// Replaces the snapshot and notifies subscribers.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         let generation = snapshot.generation;
         self.current.store(snapshot);
         self.changed.send_replace(generation);
     }
 
-    /// The snapshot of this moment.
+    /// Returns the current snapshot.
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
 
-    /// Tells of every publication from now on; the value is its generation.
+    /// Returns a receiver that is notified of every later publication. Its value is the generation.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// A view for one worker.
+    /// Creates a view for one worker.
     pub fn view(&self) -> View {
         View(RefCell::new(Cache::new(self.current.clone())))
     }
 }
 
-/// One worker's view of the published snapshot. Stays on its thread.
+/// One worker's view of the published snapshot. It stays on the worker's thread.
 #[derive(Debug)]
 pub struct View(RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>);
 
 impl View {
-    /// The snapshot of this moment. Take it once per request and decide with nothing else.
+    /// Returns the current snapshot. Call it once per request and use only that snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        // Borrowed for this call only: nothing in it awaits or calls back.
+        // The borrow cannot overlap another one: nothing within it awaits or calls back.
         self.0.borrow_mut().load().clone()
     }
 }

@@ -1,4 +1,4 @@
-//! A set of compiled resources, by kind and name: those that were accepted, or those that are published.
+//! A set of compiled resources by kind and name: those accepted, or those published.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,27 +8,27 @@ use outrigger_core::Name;
 use crate::compiled::Compiled;
 use crate::kind::{Kind, PerKind};
 
-/// Compiled resources. Clones share them.
+/// A set of compiled resources. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Resources(PerKind<BTreeMap<Name, Arc<Compiled>>>);
 
 impl Resources {
-    /// All of a kind, in order of their names.
+    /// Returns all resources of a kind, ordered by name.
     pub fn of(&self, kind: Kind) -> &BTreeMap<Name, Arc<Compiled>> {
         &self.0[kind]
     }
 
-    /// The resource of this name.
+    /// Returns the resource with this name.
     pub fn get(&self, kind: Kind, name: &str) -> Option<&Arc<Compiled>> {
         self.0[kind].get(name)
     }
 
-    /// Whether there is a resource of this name.
+    /// Returns true if there is a resource with this name.
     pub fn contains(&self, kind: Kind, name: &str) -> bool {
         self.0[kind].contains_key(name)
     }
 
-    /// Puts a resource in the place of the one of its name.
+    /// Inserts a resource, replacing the one with its name.
     pub fn insert(&mut self, kind: Kind, resource: Arc<Compiled>) {
         self.0[kind].insert(resource.raw().name.clone(), resource);
     }
@@ -38,19 +38,19 @@ impl Resources {
         self.0[kind].remove(name);
     }
 
-    /// Keeps those for which `keep` returns true. Returns whether any was removed.
+    /// Keeps the resources for which `keep` returns true. Returns true if any was removed.
     pub fn retain(&mut self, kind: Kind, keep: impl Fn(&Name, &Compiled) -> bool) -> bool {
         let before = self.0[kind].len();
         self.0[kind].retain(|name, resource| keep(name, resource));
         self.0[kind].len() != before
     }
 
-    /// Whether both have the same names with the same content, whatever the versions.
+    /// Returns true if both have the same names with the same content, ignoring versions.
     pub fn same_content(&self, other: &Self) -> bool {
         Kind::ALL.into_iter().all(|kind| self.all(other, kind, |one, other| one.same_content(other)))
     }
 
-    /// Whether both share every resource of a kind.
+    /// Returns true if both share every resource of a kind.
     pub(crate) fn shares(&self, other: &Self, kind: Kind) -> bool {
         self.all(other, kind, Arc::ptr_eq)
     }

@@ -1,7 +1,7 @@
 //! The workload's certificate and the roots that it trusts: the secrets `default` and `ROOTCA`.
 //!
-//! Discovery obtains and renews them; whoever speaks TLS takes [`Secrets`] as one value, so that a certificate never meets
-//! another bundle's roots.
+//! Discovery obtains and renews them. TLS code reads [`Secrets`] as one value, so that a certificate is never combined with
+//! the roots of another bundle.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,12 +13,12 @@ use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-/// Certificate and roots, as of one moment.
+/// The certificate and roots at one moment.
 #[derive(Debug, Clone)]
 pub struct Secrets {
-    /// Who this workload is.
+    /// The workload's identity.
     pub identity: Arc<WorkloadIdentity>,
-    /// Whom it believes.
+    /// The roots that peers are verified against.
     pub roots: Arc<Roots>,
 }
 
@@ -27,11 +27,11 @@ pub struct Secrets {
 pub struct WorkloadIdentity {
     /// The identity in the certificate.
     pub id: SpiffeId,
-    /// Chain, leaf first, without the root; and the private key.
+    /// The chain (leaf first, without the root) and the private key.
     pub key: Arc<CertifiedKey>,
-    /// From when the certificate is valid.
+    /// The start of the certificate's validity.
     pub not_before: SystemTime,
-    /// Until when.
+    /// The end of the certificate's validity.
     pub not_after: SystemTime,
     /// Serial number, as lower-case hexadecimal digits.
     pub serial: Box<str>,
@@ -40,13 +40,13 @@ pub struct WorkloadIdentity {
 /// Trust roots by trust domain.
 #[derive(Debug, Default)]
 pub struct Roots {
-    /// Changes when any root does. Sessions must not be resumed across a change.
+    /// Changes with every change of a root. Sessions must not be resumed across a change.
     pub generation: u64,
-    /// Each domain's roots vouch for that domain alone.
+    /// The roots of each domain are trusted for that domain only.
     pub by_domain: HashMap<TrustDomain, Arc<RootCertStore>>,
 }
 
-/// Where the secrets of the moment are. Clones see the same.
+/// The current secrets. Clones share them.
 #[derive(Debug, Clone)]
 pub struct SecretStore {
     current: Arc<ArcSwapOption<Secrets>>,
@@ -54,35 +54,35 @@ pub struct SecretStore {
 }
 
 impl SecretStore {
-    /// A store without secrets.
+    /// Creates a store without secrets.
     pub fn new() -> Self {
         Self { current: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
     }
 
-    /// Replaces the secrets and tells whoever subscribed.
+    /// Replaces the secrets and notifies subscribers.
     pub fn publish(&self, secrets: Secrets) {
         self.current.store(Some(Arc::new(secrets)));
         self.changed.send_modify(|version| *version += 1);
     }
 
-    /// The secrets of this moment; `None` before the first certificate.
+    /// Returns the current secrets, or `None` before the first certificate.
     pub fn load(&self) -> Option<Arc<Secrets>> {
         self.current.load_full()
     }
 
-    /// Tells of every change from now on. The value counts publications.
+    /// Returns a receiver that is notified of every later change. Its value counts publications.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Waits for the first secrets.
+    /// Waits for the first secrets and returns the current ones.
     pub async fn ready(&self) -> Arc<Secrets> {
         let mut changed = self.subscribe();
         loop {
             if let Some(secrets) = self.load() {
                 return secrets;
             }
-            // The sender lives as long as `self`, so that this never fails.
+            // `self` holds the sender, so this never fails.
             let _ = changed.changed().await;
         }
     }

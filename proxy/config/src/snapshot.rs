@@ -1,7 +1,7 @@
-//! Everything that the data path knows, at one moment.
+//! The complete, immutable configuration of the data path at one moment.
 //!
-//! A request takes listener, route and policies from one snapshot, once, and lets it go. Endpoints are behind a handle of
-//! their cluster and change without a new snapshot. Unchanged parts are shared with the snapshot before.
+//! A request reads its listener, route and policies from one snapshot and then drops it. Endpoints are behind a handle of
+//! their cluster and change without a new snapshot. Unchanged parts are shared with the previous snapshot.
 
 use std::sync::Arc;
 
@@ -15,25 +15,25 @@ use crate::route::RouteTable;
 /// One consistent view of the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Counts up with every publication.
+    /// Increases with every publication.
     pub generation: u64,
-    /// Listeners with an address, by name: sockets that this proxy serves.
+    /// Listeners with an address, by name: the sockets that this proxy serves.
     pub listeners: Map<Arc<Listener>>,
-    /// What clients of this proxy may call, by the name asked for (`cart:80`, `10.0.0.5:80`).
+    /// Destinations that clients of this proxy may call, by requested name (`cart:80`, `10.0.0.5:80`).
     pub destinations: Map<Arc<Destination>>,
-    /// Route tables that came by name.
+    /// Route tables that listeners refer to by name (RDS).
     pub routes: Map<Arc<RouteTable>>,
-    /// Clusters.
+    /// Clusters by name.
     pub clusters: Map<Arc<Cluster>>,
 }
 
 impl Snapshot {
-    /// What is known under an asked name.
+    /// Returns the destination with this normalized name.
     pub fn destination(&self, asked: &str) -> Option<&Arc<Destination>> {
         self.destinations.get(asked)
     }
 
-    /// The routes of an HTTP connection manager. `None` only for a snapshot that was not warmed in time.
+    /// Returns the routes of an HTTP connection manager. Returns `None` only if warming timed out before they came.
     pub fn table<'a>(&'a self, source: &'a RouteSource) -> Option<&'a Arc<RouteTable>> {
         match source {
             RouteSource::Inline(table) => Some(table),
@@ -41,12 +41,12 @@ impl Snapshot {
         }
     }
 
-    /// A cluster. `None` is what an invalid backend looks like: the route says which status that has.
+    /// Returns the cluster with this name. `None` stands for an invalid backend; the route defines the status of the answer.
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
         self.clusters.get(name)
     }
 
-    /// Whether both hold the very same parts, whatever their generation.
+    /// Returns true if both share the same parts, ignoring the generation.
     pub(crate) fn same(&self, other: &Self) -> bool {
         fn same<T>(one: &Map<Arc<T>>, other: &Map<Arc<T>>) -> bool {
             let shared = |(name, part): (_, &Arc<T>)| other.get(name).is_some_and(|of| Arc::ptr_eq(part, of));

@@ -1,4 +1,4 @@
-//! Relaying of opaque bytes (`envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`).
+//! Forwarding of opaque bytes (`envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy`).
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use outrigger_proto::xds::tcp_proxy as wire_tcp;
 /// A TCP proxy.
 #[derive(Debug, Clone)]
 pub struct TcpProxy {
-    /// What it leads to, in records and metrics; see [`crate::http_manager::HttpConnectionManager::destination`].
+    /// The destination that records and metrics name; see [`crate::http_manager::HttpConnectionManager::destination`].
     pub destination: Option<Name>,
-    /// Where connections go.
+    /// The clusters that connections are forwarded to.
     pub clusters: WeightedClusters,
-    /// A connection without a byte in either direction. `None` is no limit.
+    /// Closes a connection after this time without a byte in either direction. `None` is no limit.
     pub idle_timeout: Option<Duration>,
-    /// The life of a connection. `None` is no limit.
+    /// The lifetime of a connection. `None` is no limit.
     pub max_duration: Option<Duration>,
-    /// Tries to connect, the first included; at least 1.
+    /// Connect attempts, including the first; at least 1.
     pub max_connect_attempts: u32,
 }
 
 impl TcpProxy {
-    /// Reads a TCP proxy filter.
+    /// Decodes a TCP proxy filter.
     #[allow(deprecated)]
     pub(crate) fn decode(wire: wire_tcp::TcpProxy) -> Result<Self, Unusable> {
         use wire_tcp::tcp_proxy::ClusterSpecifier;
@@ -34,24 +34,24 @@ impl TcpProxy {
             idle_timeout,
             downstream_idle_timeout,
             upstream_idle_timeout,
-            // Access logs are the proxy's own, set by its flags.
+            // Access logs are configured by the proxy's flags.
             access_log: _,
             access_log_flush_interval: _,
             flush_access_log_on_connected: _,
             access_log_options: _,
             max_connect_attempts,
-            // The wait between tries to connect: each goes to another endpoint, at once.
+            // Backoff between connect attempts: each goes to another endpoint at once.
             backoff_options: _,
             hash_policy,
             tunneling_config,
             max_downstream_connection_duration,
-            // Spreads closings out, which connections that began at different times do by themselves.
+            // Spreads out closings; connections that began at different times are spread out already.
             max_downstream_connection_duration_jitter_percentage: _,
             proxy_protocol_tlvs,
-            proxy_protocol_tlv_merge_policy: _, // goes with the TLVs
+            proxy_protocol_tlv_merge_policy: _, // applies only with TLVs
             upstream_connect_mode,
-            max_early_data_bytes: _, // goes with the mode
-            // Draining closes connections at its deadline in any case.
+            max_early_data_bytes: _, // applies only with the mode
+            // Draining closes connections at its deadline regardless.
             check_drain_close: _,
             cluster_specifier,
         } = wire;
@@ -71,7 +71,7 @@ impl TcpProxy {
                 WeightedClusters::decode_tcp(wire).map_err(|bad| bad.within("weighted_clusters"))?
             }
         };
-        non_empty("stat_prefix", stat_prefix)?; // as in Envoy; it says nothing here
+        non_empty("stat_prefix", stat_prefix)?; // required as in Envoy, but not used
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
         let max_connect_attempts = number(max_connect_attempts).unwrap_or(1);
         if max_connect_attempts == 0 {

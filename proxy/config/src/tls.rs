@@ -1,7 +1,7 @@
-//! What a listener or endpoint demands of TLS, as data
+//! The TLS settings of a listener or endpoint
 //! (`envoy.extensions.transport_sockets.tls.v3.{DownstreamTlsContext, UpstreamTlsContext}`).
 //!
-//! Certificates and roots are the workload's own ([`crate::secrets`]); the data path makes rustls configurations of both.
+//! Certificates and roots are the workload's own ([`crate::secrets`]). The data path builds rustls configurations from both.
 
 use std::sync::Arc;
 
@@ -12,53 +12,53 @@ use outrigger_proto::xds::{core, matcher, tls as wire_tls, type_url};
 
 use crate::wire::open;
 
-/// TLS towards a listener's clients. Version 1.3, certificate and roots of the workload.
+/// Downstream TLS of a listener: version 1.3, with the workload's certificate and roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownstreamTls {
-    /// Protocols, preferred first.
+    /// ALPN protocols, in order of preference.
     pub alpn: Box<[Name]>,
-    /// Whether a client is asked for its certificate.
+    /// Whether a client certificate is requested.
     pub client_certificate: ClientCertificate,
-    /// Who may call, of those that show a certificate; `None` for everybody whose trust domain has roots.
+    /// The identities that clients with a certificate may have; `None` for every identity of a trust domain with roots.
     pub peers: Option<Arc<[SpiffeId]>>,
-    /// Whether clients get tickets with which they resume their sessions.
+    /// Whether clients get session tickets for resumption.
     pub tickets: bool,
 }
 
-/// Whether a client is asked for its certificate. One that is shown is always verified.
+/// Whether a client certificate is requested. A presented certificate is always verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientCertificate {
-    /// It is not: nobody could verify it.
+    /// Not requested: there is nothing to verify it against.
     NotAsked,
-    /// It is, and may go on without one: then it has no identity.
+    /// Requested, not required. A client without one has no identity.
     Optional,
-    /// It is refused without one.
+    /// Required.
     Required,
 }
 
-/// TLS towards an endpoint. Version 1.3, certificate and roots of the workload.
+/// Upstream TLS to an endpoint: version 1.3, with the workload's certificate and roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamTls {
-    /// Protocols that may be offered: the data path takes those that its use of the connection needs. With [`MESH_TCP`]
-    /// among them it is a sidecar that answers.
+    /// ALPN protocols that may be offered: the data path offers those that suit the connection's use. If [`MESH_TCP`] is
+    /// among them, the endpoint is behind a sidecar.
     pub alpn: Box<[Name]>,
-    /// The server name in the hello.
+    /// The server name in the ClientHello.
     pub sni: Option<Name>,
-    /// Who may answer. Never empty: a certificate that anybody may hold proves nothing.
+    /// The identities that the server may have. Never empty: without one the certificate would prove nothing.
     pub peers: Arc<[SpiffeId]>,
 }
 
-/// ALPN of opaque bytes between sidecars. Nothing else speaks it.
+/// The ALPN name of opaque bytes between sidecars. Nothing else uses it.
 pub const MESH_TCP: &str = "outrigger-tcp";
 
 impl UpstreamTls {
-    /// Whether a sidecar answers, so that what is spoken is what the contract between sidecars says.
+    /// Returns true if the server is a sidecar. The protocol is then the one between sidecars.
     pub fn is_mesh(&self) -> bool {
         self.alpn.iter().any(|name| &**name == MESH_TCP)
     }
 }
 
-/// What a transport socket says.
+/// A decoded transport socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Socket<T> {
     Plain,
@@ -66,23 +66,23 @@ pub(crate) enum Socket<T> {
 }
 
 impl DownstreamTls {
-    /// Reads a filter chain's transport socket.
+    /// Decodes the transport socket of a filter chain.
     pub(crate) fn decode(wire: core::TransportSocket) -> Result<Socket<Arc<Self>>, Unusable> {
         let Some(any) = typed(wire, type_url::DOWNSTREAM_TLS_CONTEXT)? else { return Ok(Socket::Plain) };
         let wire_tls::DownstreamTlsContext {
             common_tls_context,
             require_client_certificate,
             require_sni,
-            // The state of a session is in the client's ticket, never here.
+            // Session state is kept only in the client's ticket.
             disable_stateful_session_resumption: _,
-            // Sessions are resumed within one trust bundle and the life of the certificates only.
+            // Sessions are resumed only within one trust bundle and the lifetime of the certificates.
             session_timeout: _,
             session_ticket_keys_type,
-            // No OCSP staple comes with a workload's certificate, which lives for a day at most.
+            // Workload certificates have no OCSP staple; their lifetime is a day at most.
             ocsp_staple_policy,
-            // One certificate serves every server name.
+            // There is one certificate for every server name.
             full_scan_certs_on_sni_mismatch: _,
-            // In TLS 1.3 the server decides.
+            // In TLS 1.3 the server chooses.
             prefer_client_ciphers: _,
         } = open(&any, type_url::DOWNSTREAM_TLS_CONTEXT)?;
         use wire_tls::downstream_tls_context::{OcspStaplePolicy, SessionTicketKeysType as Tickets};
@@ -115,7 +115,7 @@ impl DownstreamTls {
 }
 
 impl UpstreamTls {
-    /// Reads a cluster's transport socket.
+    /// Decodes the transport socket of a cluster.
     #[allow(deprecated)]
     pub(crate) fn decode(wire: core::TransportSocket) -> Result<Socket<Arc<Self>>, Unusable> {
         let Some(any) = typed(wire, type_url::UPSTREAM_TLS_CONTEXT)? else { return Ok(Socket::Plain) };
@@ -124,10 +124,10 @@ impl UpstreamTls {
             sni,
             auto_host_sni,
             auto_sni_san_validation,
-            // TLS 1.3 has no renegotiation, and RSA key usage has no say in it.
+            // TLS 1.3 has no renegotiation and does not depend on RSA key usage.
             allow_renegotiation: _,
             enforce_rsa_key_usage: _,
-            // How many sessions are remembered for resumption; bounded by the data path.
+            // Maximum number of stored sessions; bounded by the data path.
             max_session_keys: _,
         } = open(&any, type_url::UPSTREAM_TLS_CONTEXT)?;
         unsupported_any(&[
@@ -144,13 +144,13 @@ impl UpstreamTls {
     }
 }
 
-/// The TLS context in a transport socket; `None` for a raw buffer, which is plaintext.
+/// Returns the TLS context in a transport socket, or `None` for a raw buffer, which is plaintext.
 fn typed(
     wire: core::TransportSocket,
     tls: &str,
 ) -> Result<Option<outrigger_proto::xds::protobuf::Any>, Unusable> {
     use core::transport_socket::ConfigType;
-    // The name is for people; the type says what it is.
+    // The name is informational; the type determines the socket.
     let core::TransportSocket { name: _, config_type } = wire;
     match config_type {
         Some(ConfigType::TypedConfig(any)) if any.type_url == type_url::RAW_BUFFER => Ok(None),
@@ -162,13 +162,13 @@ fn typed(
     }
 }
 
-/// Whom to believe.
+/// Which peers to accept.
 enum Validation {
-    /// Nobody is asked.
+    /// No certificate is requested.
     None,
-    /// Whoever the roots vouch for.
+    /// Every identity that the roots verify.
     Roots,
-    /// Of those, these.
+    /// Only these identities.
     Peers(Arc<[SpiffeId]>),
 }
 
@@ -176,7 +176,7 @@ fn common(wire: Option<wire_tls::CommonTlsContext>) -> Result<(Box<[Name]>, Vali
     read_common(required("common_tls_context", wire)?).map_err(|bad| bad.within("common_tls_context"))
 }
 
-#[allow(deprecated)] // older ways to name a certificate provider must be refused, not overlooked
+#[allow(deprecated)] // deprecated ways to name a certificate provider must be rejected, not overlooked
 fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validation), Unusable> {
     let wire_tls::CommonTlsContext {
         tls_params,
@@ -214,7 +214,7 @@ fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validat
         own_secret(secret, "default")
     })?;
     let alpn = each("alpn_protocols", alpn_protocols, |protocol| match protocol.len() {
-        // RFC 7301, section 3.1: an identifier has a length of one byte.
+        // RFC 7301, section 3.1: the length of a name is one byte.
         1..=255 => Ok(Name::from(protocol)),
         _ => Err(Unusable::new("", "must have 1 to 255 bytes")),
     })?;
@@ -248,10 +248,10 @@ fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validat
 fn parameters(wire: wire_tls::TlsParameters) -> Result<(), Unusable> {
     use wire_tls::tls_parameters::TlsProtocol;
     let wire_tls::TlsParameters {
-        // TLS 1.3 is spoken whatever lower version would be allowed.
+        // TLS 1.3 is used even if a lower version is allowed.
         tls_minimum_protocol_version: _,
         tls_maximum_protocol_version,
-        // For TLS 1.2 and below (Envoy's cipher_suites has no say in TLS 1.3).
+        // For TLS 1.2 and below (Envoy ignores cipher_suites in TLS 1.3).
         cipher_suites: _,
         ecdh_curves,
         signature_algorithms,
@@ -268,9 +268,9 @@ fn parameters(wire: wire_tls::TlsParameters) -> Result<(), Unusable> {
     ])
 }
 
-/// A secret that is answered inside the proxy.
+/// Checks a reference to a secret that the proxy itself provides.
 fn own_secret(wire: wire_tls::SdsSecretConfig, name: &str) -> Result<(), Unusable> {
-    // Other meshes name an agent's socket as the source. Ours are made here, and no source could make them others.
+    // Other meshes name an agent's socket as the source. Here the proxy obtains its secrets itself, whatever the source.
     let wire_tls::SdsSecretConfig { name: asked, sds_config: _ } = wire;
     if asked != name {
         return Err(Unusable::new(
@@ -304,7 +304,7 @@ fn read_combined(
         .map_err(|bad| bad.within("default_validation_context"))
 }
 
-#[allow(deprecated)] // `match_subject_alt_names` is still sent
+#[allow(deprecated)] // control planes still send `match_subject_alt_names`
 fn read_validation(wire: wire_tls::CertificateValidationContext) -> Result<Validation, Unusable> {
     let wire_tls::CertificateValidationContext {
         trusted_ca,
@@ -320,10 +320,10 @@ fn read_validation(wire: wire_tls::CertificateValidationContext) -> Result<Valid
         allow_expired_certificate,
         trust_chain_verification,
         custom_validator_config,
-        // Only limits a list of revoked certificates, which is refused.
+        // Applies only to revocation lists, which are refused.
         only_verify_leaf_cert_crl: _,
         max_verify_depth,
-        // Which authorities a server names to clients: here never any.
+        // The server never sends a list of authorities.
         suppress_client_ca_list: _,
     } = wire;
     unsupported_any(&[
@@ -353,7 +353,7 @@ fn read_validation(wire: wire_tls::CertificateValidationContext) -> Result<Valid
     Ok(if peers.is_empty() { Validation::Roots } else { Validation::Peers(peers) })
 }
 
-/// Identities are compared whole: a prefix or pattern that is a little too wide lets strangers in.
+/// Decodes an exact identity. Prefixes and patterns are refused: one that is too wide would accept unintended peers.
 fn exact_identity(wire: matcher::StringMatcher) -> Result<SpiffeId, Unusable> {
     use matcher::string_matcher::MatchPattern;
     let matcher::StringMatcher { ignore_case, match_pattern } = wire;

@@ -1,7 +1,7 @@
-//! Whether a peer is who it must be: the chain by the roots of the peer's own trust domain, the SPIFFE ID exactly.
+//! Verification of peers: the chain against the roots of the peer's own trust domain, and the exact SPIFFE ID.
 //!
-//! The one place where certificates of others are believed. Used on both sides of mutual TLS and towards the control plane.
-//! DNS names are never looked at.
+//! This is the only place where peer certificates are verified. It serves both sides of mutual TLS and connections to the
+//! control plane. DNS names are ignored.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::secrets::Roots;
 
-/// Verifies peers, as server or as client.
+/// Verifies peers, as a TLS server or client.
 #[derive(Debug, Clone)]
 pub struct PeerVerifier {
     roots: Arc<Roots>,
@@ -25,19 +25,19 @@ pub struct PeerVerifier {
 }
 
 impl PeerVerifier {
-    /// Believes whoever has a certificate of a known trust domain; with `peers`, only those.
+    /// Creates a verifier that accepts certificates of known trust domains; with `peers`, only those identities.
     pub fn new(roots: Arc<Roots>, peers: Option<Arc<[SpiffeId]>>) -> Self {
         Self { roots, peers, required: true }
     }
 
-    /// As a server, also lets in clients that show no certificate.
+    /// As a server, also accepts clients without a certificate.
     #[must_use]
     pub fn optional(self) -> Self {
         Self { required: false, ..self }
     }
 
-    /// Says who the peer is, if it is to be believed: its chain is valid for `usage` at `now` by the roots of the trust
-    /// domain that its leaf names, and it is one of those expected.
+    /// Returns the peer's identity if its chain is valid for `usage` at `now` against the roots of the trust domain that
+    /// its leaf names, and it is one of the expected peers.
     pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -68,7 +68,7 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
     aws_lc_rs::default_provider().signature_verification_algorithms
 }
 
-/// What TLS tells the peer (a certificate alert) and the log.
+/// Maps to the rustls error that determines the alert sent to the peer and the logged message.
 fn refused(error: VerifyError) -> rustls::Error {
     rustls::Error::InvalidCertificate(match error {
         VerifyError::Malformed => CertificateError::BadEncoding,
@@ -77,8 +77,8 @@ fn refused(error: VerifyError) -> rustls::Error {
     })
 }
 
-/// What both of rustls' traits want besides: signatures of the handshake. Mesh connections are TLS 1.3 only; a
-/// configuration that came to an older version is wrong.
+/// The handshake signature methods that both of rustls' verifier traits require. Mesh connections are TLS 1.3 only; a
+/// configuration that negotiates an older version is a bug.
 macro_rules! tls13_signatures {
     () => {
         fn verify_tls12_signature(
@@ -122,7 +122,7 @@ impl ServerCertVerifier for PeerVerifier {
 }
 
 impl ClientCertVerifier for PeerVerifier {
-    /// No hints: the names of roots would tell strangers which trust domains there are.
+    /// Returns no hints: the names of the roots would reveal the trust domains to unauthenticated clients.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -144,9 +144,9 @@ impl ClientCertVerifier for PeerVerifier {
     tls13_signatures!();
 }
 
-/// The identity in a certificate: its one URI subject alternative name.
+/// Returns the identity in a certificate: its only URI subject alternative name.
 ///
-/// Says nothing of whether the certificate is to be believed: call it on what a [`PeerVerifier`] let through.
+/// Does not verify the certificate: call it only on one that a [`PeerVerifier`] accepted.
 pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, VerifyError> {
     use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| VerifyError::Malformed)?;
@@ -164,38 +164,38 @@ pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Verif
     }
 }
 
-/// Why a peer is not believed.
+/// Why a peer was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VerifyError {
-    /// The certificate cannot be read.
+    /// The certificate cannot be parsed.
     #[error("the certificate is malformed")]
     Malformed,
-    /// It names nobody.
+    /// It has no URI name.
     #[error("the certificate has no SPIFFE ID")]
     NoIdentity,
-    /// It names several.
+    /// It has several URI names.
     #[error("the certificate has several URI names")]
     SeveralIdentities,
-    /// What it names is no identity.
+    /// Its URI name is not a valid SPIFFE ID.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Nobody vouches for its trust domain.
+    /// There are no roots for its trust domain.
     #[error("no roots are known for trust domain {0}")]
     UnknownTrustDomain(TrustDomain),
-    /// Its chain does not lead to a root of its trust domain, or is out of date.
+    /// Its chain does not lead to a root of its trust domain, or is not valid at this time.
     #[error("the chain of {id} is not valid: {reason}")]
     Chain {
-        /// Whom it names.
+        /// The peer's identity.
         id: SpiffeId,
-        /// What is wrong with it.
+        /// Why the chain is not valid.
         reason: String,
     },
-    /// It is somebody else.
+    /// It is not one of the expected peers.
     #[error("the peer is {found}, expected {expected}")]
     WrongPeer {
-        /// Who it is.
+        /// The peer's identity.
         found: SpiffeId,
-        /// Who it must be.
+        /// The expected identities.
         expected: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Opening of `Any` values and of the small messages that several resources share.
+//! Decoding of `Any` values and of small messages that several resources share.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use outrigger_proto::xds::core;
 use outrigger_proto::xds::protobuf::{Any, Struct, value::Kind};
 use prost::Message;
 
-/// The message in an `Any`, which must be of the type that its URL names.
+/// Decodes the message in an `Any`. Returns an error if its type URL is not `type_url`.
 pub(crate) fn open<M: Message + Default>(any: &Any, type_url: &str) -> Result<M, Unusable> {
     if any.type_url != type_url {
         return Err(Unusable::new("type_url", format_args!("is {:?}, expected {type_url:?}", any.type_url)));
@@ -15,7 +15,7 @@ pub(crate) fn open<M: Message + Default>(any: &Any, type_url: &str) -> Result<M,
     M::decode(&*any.value).map_err(|bad| Unusable::new("value", format_args!("cannot be decoded: {bad}")))
 }
 
-/// A TCP address by number.
+/// Decodes a numeric TCP address.
 pub(crate) fn socket_address(wire: core::Address) -> Result<SocketAddr, Unusable> {
     use core::address::Address;
     use core::socket_address::PortSpecifier;
@@ -31,7 +31,7 @@ pub(crate) fn socket_address(wire: core::Address) -> Result<SocketAddr, Unusable
         protocol,
         address,
         resolver_name,
-        // Lets IPv4 connect to an IPv6 socket; whoever wants both families binds two listeners.
+        // Would let IPv4 clients connect to an IPv6 socket; both families need two listeners here.
         ipv4_compat: _,
         network_namespace_filepath,
         port_specifier,
@@ -57,16 +57,16 @@ pub(crate) fn socket_address(wire: core::Address) -> Result<SocketAddr, Unusable
     Ok(SocketAddr::new(ip, port))
 }
 
-/// Refuses a config source that is not the stream that this resource came on.
+/// Returns an error if a config source is not the ADS stream that this resource came on.
 #[allow(deprecated)] // `path` is still sent
 pub(crate) fn from_ads(field: &str, source: Option<core::ConfigSource>) -> Result<(), Unusable> {
     use core::config_source::ConfigSourceSpecifier;
     let core::ConfigSource {
-        // Only name other servers, which are refused below.
+        // Names other servers, which are refused below.
         authorities: _,
-        // Warming has one time limit for all.
+        // Warming has one timeout for all resources.
         initial_fetch_timeout: _,
-        // There is only v3 left to ask for.
+        // Only v3 exists.
         resource_api_version: _,
         config_source_specifier,
     } = required(field, source)?;
@@ -80,7 +80,7 @@ pub(crate) fn from_ads(field: &str, source: Option<core::ConfigSource>) -> Resul
     Err(Unusable::new(format!("{field}.{other}"), "is not supported: must be ads or self"))
 }
 
-/// The text of a field of a `Struct`.
+/// Returns the string value of a `Struct` field.
 pub(crate) fn text<'a>(of: &'a Struct, field: &str) -> Option<&'a str> {
     match &of.fields.get(field)?.kind {
         Some(Kind::StringValue(text)) => Some(text),
