@@ -1,7 +1,7 @@
-//! Reading of how a cluster's endpoints are balanced: the policy list (newer), or `lb_policy` and `common_lb_config`.
+//! Decoding of a cluster's load balancing policy: the policy list (newer), or `lb_policy` and `common_lb_config`.
 //!
-//! Of a list the first policy that is known counts (`Cluster.load_balancing_policy`). What would change who gets how much
-//! is honoured or refused by its field.
+//! The first known policy of a list is used (`Cluster.load_balancing_policy`). A setting that would change the distribution
+//! of requests is either honoured or rejected by its field.
 
 use outrigger_policy::field::{Unusable, number, required, unsupported, unsupported_any};
 use outrigger_proto::xds::protobuf::Any;
@@ -13,16 +13,16 @@ use wire_cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy};
 use super::Balancing;
 use crate::wire::open;
 
-/// How endpoints are picked.
+/// A decoded load balancing policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Picking {
     pub(super) policy: Balancing,
-    /// Whether a locality is drawn by its weight first.
+    /// Whether a locality is first picked by its weight.
     pub(super) locality_weighted: bool,
 }
 
 impl Picking {
-    /// Reads the policy list, or the older fields where there is none.
+    /// Decodes the policy list, or the older fields if there is none.
     pub(super) fn decode(
         lb_policy: i32,
         policies: Option<wire_cluster::LoadBalancingPolicy>,
@@ -38,14 +38,14 @@ impl Picking {
         }
     }
 
-    /// `None`: not known here. `common` counts for our own policy, which has no settings.
+    /// Decodes one policy. Returns `None` if it is unknown. `common` applies to our own policy, which has no settings.
     fn known(any: &Any, common: bool) -> Option<Result<Self, Unusable>> {
         if any.type_url != type_url::WRR_LOCALITY {
             return Self::leaf(any, common);
         }
         let weighted = || {
             let wrr_locality::WrrLocality { endpoint_picking_policy } = open(any, type_url::WRR_LOCALITY)?;
-            // What picks within a locality can only be a leaf, so that nothing nests for ever.
+            // The policy within a locality must be a leaf, so that nesting is bounded.
             let inner = required("endpoint_picking_policy", endpoint_picking_policy)?;
             let picking = first_known(inner, |any| Self::leaf(any, true))
                 .map_err(|bad| bad.within("endpoint_picking_policy"))?;
@@ -80,7 +80,7 @@ fn first_known(
     let wire_cluster::LoadBalancingPolicy { policies } = list;
     for (at, policy) in policies.into_iter().enumerate() {
         let wire_cluster::load_balancing_policy::Policy { typed_extension_config } = policy;
-        // The name is for people; the type says what it is.
+        // The name is informational; the type determines the policy.
         let Some(core::TypedExtensionConfig { name: _, typed_config: Some(any) }) = typed_extension_config
         else {
             continue;
@@ -133,7 +133,7 @@ fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable
                 .map_err(|bad| bad.within("least_request_lb_config"))?;
             Ok(Balancing::LeastRequest { choices })
         }
-        // Settings of another policy than the one chosen say nothing, as in Envoy.
+        // Settings of a policy that is not selected are ignored, as in Envoy.
         (Ok(LbPolicy::RoundRobin | LbPolicy::ClusterProvided), _) => Ok(Balancing::RoundRobin),
         (Ok(LbPolicy::Random), _) => Ok(Balancing::Random),
         (Ok(LbPolicy::LeastRequest), _) => Ok(Balancing::LeastRequest { choices: 2 }),
@@ -147,33 +147,33 @@ fn older(lb_policy: i32, config: Option<LbConfig>) -> Result<Balancing, Unusable
     }
 }
 
-/// Reads what is common to all policies: whether localities are weighted.
+/// Decodes the settings common to all policies. Returns whether localities are weighted.
 fn common_config(wire: CommonLbConfig) -> Result<bool, Unusable> {
     use wire_cluster::cluster::common_lb_config::LocalityConfigSpecifier;
     let CommonLbConfig {
-        // Below it Envoy asks unhealthy endpoints too. Here ejected ones are asked when no other is left, and those that the
-        // control plane calls unhealthy never: a request fails here only where there is nobody to ask.
+        // Below this threshold Envoy also uses unhealthy endpoints. Here ejected ones are used if no others are left, and those
+        // that the control plane marks unhealthy never: a request fails only if there is no endpoint to use.
         healthy_panic_threshold: _,
-        // Each assignment is published as it comes; merging them would only save work.
+        // Each assignment is published when received; merging them would only save work.
         update_merge_window: _,
-        // Goes with active health checks, which are refused.
+        // Applies only with active health checks, which are refused.
         ignore_new_hosts_until_first_hc: _,
         close_connections_on_host_set_change,
-        // Goes with policies that hash, which are refused.
+        // Applies only to hashing policies, which are refused.
         consistent_hashing_lb_config: _,
-        // For filters that choose an endpoint, which are refused.
+        // Applies only to filters that choose an endpoint, which are refused.
         override_host_status: _,
         locality_config_specifier,
     } = wire;
     unsupported_any(&[("close_connections_on_host_set_change", close_connections_on_host_set_change)])?;
     Ok(match locality_config_specifier {
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
-        // Needs a cluster of the proxy's own kind, which an Envoy's bootstrap names: without one Envoy ignores it, too.
+        // Needs a local cluster, which Envoy's bootstrap names. Without one Envoy ignores this, too.
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) | None => false,
     })
 }
 
-/// Zone-aware balancing is left out for the reason given in [`common_config`].
+/// Returns whether localities are weighted. Zone-aware balancing is ignored for the reason given in [`common_config`].
 fn is_weighted(config: Option<lb_common::LocalityLbConfig>) -> bool {
     use lb_common::locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig;
     let specifier = config
@@ -181,7 +181,7 @@ fn is_weighted(config: Option<lb_common::LocalityLbConfig>) -> bool {
     matches!(specifier, Some(LocalityWeightedLbConfig(_)))
 }
 
-/// Envoy divides an endpoint's weight by its requests in flight, to this power. Here that power is 1, its default.
+/// Returns an error if the bias is not 1, the default. Envoy divides an endpoint's weight by its requests in flight to this power.
 fn unbiased(bias: Option<core::RuntimeDouble>) -> Result<(), Unusable> {
     let Some(core::RuntimeDouble { default_value, runtime_key: _ }) = bias else { return Ok(()) }; // there is no runtime
     unsupported("active_request_bias", default_value != 1.0)

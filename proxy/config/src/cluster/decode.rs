@@ -1,4 +1,4 @@
-//! Reading of clusters, but for their HTTP options.
+//! Decoding of clusters, except for their HTTP options.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,24 +18,24 @@ use crate::endpoint::{Assignment, OfEndpoints, Transport};
 use crate::tls::{Socket, UpstreamTls};
 use crate::wire::{from_ads, text};
 
-/// A cluster as it came: what it is, and what its endpoints still need of it.
+/// A decoded cluster, with the settings that apply to its endpoints.
 #[derive(Debug, Clone)]
 pub(crate) struct Compiled {
     pub(crate) cluster: Arc<Cluster>,
-    /// Its own endpoints, where it does not get them over EDS.
+    /// Its inline endpoints, if it does not use EDS.
     pub(crate) assignment: Option<Assignment>,
     pub(crate) of_endpoints: OfEndpoints,
 }
 
 impl Compiled {
-    /// Reads a cluster, whose endpoints will be behind this handle.
-    #[allow(deprecated)] // fields that Envoy still takes must be read or refused, not overlooked
+    /// Decodes a cluster whose endpoints are behind this handle.
+    #[allow(deprecated)] // deprecated fields that Envoy still accepts must be decoded or rejected, not overlooked
     pub(crate) fn decode(wire: wire_cluster::Cluster, endpoints: EndpointsHandle) -> Result<Self, Unusable> {
         let wire_cluster::Cluster {
             transport_socket_matches,
             transport_socket_matcher,
             name,
-            // Metrics are named by the cluster itself.
+            // Metrics use the cluster's name.
             alt_stat_name: _,
             stats_matcher: _,
             eds_cluster_config,
@@ -63,32 +63,32 @@ impl Compiled {
             use_tcp_for_dns_lookups: _,
             dns_resolution_config: _,
             typed_dns_resolver_config: _,
-            // Every cluster is warmed before a route may name it.
+            // Every cluster is warmed before a route that refers to it is published.
             wait_for_warm_on_init: _,
             outlier_detection,
-            // How long an original destination is remembered; nothing is kept of one here.
+            // How long an original destination is kept; here none is.
             cleanup_interval: _,
             upstream_bind_config,
             lb_subset_config,
             common_lb_config,
             transport_socket,
-            // For other filters to read; ours read none.
+            // Metadata for other filters; ours read none.
             metadata: _,
             protocol_selection,
             upstream_connection_options,
             close_connections_on_host_health_failure,
-            // There are no active health checks whose verdict could outlast an endpoint.
+            // There are no active health checks whose result could outlive an endpoint.
             ignore_health_on_host_removal: _,
             filters,
             load_balancing_policy,
-            // Load reports go to nobody yet; their absence changes no request.
+            // Load reports are not sent; requests do not depend on them.
             lrs_server: _,
             lrs_report_endpoint_metrics: _,
             // More statistics.
             track_timeout_budgets: _,
             track_cluster_stats: _,
             upstream_config,
-            // Only warms connections ahead of use.
+            // Only opens connections before they are needed.
             preconnect_policy: _,
             connection_pool_per_downstream_connection,
             queuing_policies,
@@ -98,10 +98,10 @@ impl Compiled {
         unsupported_any(&[
             ("transport_socket_matcher", transport_socket_matcher.is_some()),
             ("health_checks", !health_checks.is_empty()),
-            // Empty, these two say nothing.
+            // These two have no effect if they are empty.
             ("upstream_bind_config", upstream_bind_config.is_some_and(|of| of != Default::default())),
             ("lb_subset_config", lb_subset_config.is_some_and(|of| of != Default::default())),
-            // Endpoints that turned unhealthy finish what they have.
+            // Endpoints that become unhealthy complete their running requests.
             ("close_connections_on_host_health_failure", close_connections_on_host_health_failure),
             ("filters", !filters.is_empty()),
             ("upstream_config", upstream_config.is_some()),
@@ -169,11 +169,11 @@ impl Compiled {
 
 fn upstream_connection(wire: wire_cluster::UpstreamConnectionOptions) {
     let wire_cluster::UpstreamConnectionOptions {
-        // Idle connections are closed by time and broken ones by the first use; probes would only find them earlier.
+        // Idle connections are closed by timeout and broken ones on first use; probes would only find them earlier.
         tcp_keepalive: _,
-        // Only costs or saves a system call.
+        // Only adds or saves a system call.
         set_local_interface_name_on_upstream_connections: _,
-        // About several addresses of one endpoint, which are refused.
+        // Applies only to endpoints with several addresses, which are refused.
         happy_eyeballs_config: _,
     } = wire;
 }
@@ -230,19 +230,19 @@ fn discovery(
     }
 }
 
-/// An original destination is where the kernel says that a connection was going, and nothing else.
+/// Returns an error for settings that take the original destination from anything but the kernel.
 fn unsupported_original_destination(
     config: &Option<wire_cluster::cluster::LbConfig>,
 ) -> Result<(), Unusable> {
     let Some(wire_cluster::cluster::LbConfig::OriginalDstLbConfig(config)) = config else { return Ok(()) };
     let wire_cluster::cluster::OriginalDstLbConfig {
         use_http_header,
-        http_header_name: _, // read with `use_http_header` only
+        http_header_name: _, // applies only with `use_http_header`
         upstream_port_override,
         metadata_key,
     } = config;
     unsupported_any(&[
-        // A client could name any address.
+        // A client could choose any address.
         ("original_dst_lb_config.use_http_header", *use_http_header),
         ("original_dst_lb_config.upstream_port_override", upstream_port_override.is_some()),
         ("original_dst_lb_config.metadata_key", metadata_key.is_some()),

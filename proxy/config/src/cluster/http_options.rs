@@ -1,4 +1,4 @@
-//! How HTTP is spoken with a cluster: the options in the cluster itself (older) and in `HttpProtocolOptions`.
+//! The HTTP options of a cluster: those in the cluster itself (older) and in `HttpProtocolOptions`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use outrigger_proto::xds::{core, type_url, upstream_http};
 use super::{ConnectionSettings, UpstreamProtocol};
 use crate::wire::open;
 
-/// The HTTP side of a cluster while it is read.
+/// The HTTP options of a cluster during decoding.
 pub(super) struct HttpOptions {
     pub(super) protocol: UpstreamProtocol,
     pub(super) connections: ConnectionSettings,
@@ -97,7 +97,7 @@ impl HttpOptions {
             Wire::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
                 http_protocol_options,
                 http2_protocol_options,
-                // For clients that speak HTTP/3, which listeners refuse.
+                // For HTTP/3 clients, which listeners do not accept.
                 http3_protocol_options: _,
             }) => {
                 self.protocol = UpstreamProtocol::AsDownstream;
@@ -107,7 +107,7 @@ impl HttpOptions {
             Wire::AutoConfig(AutoHttpConfig {
                 http_protocol_options,
                 http2_protocol_options,
-                // Where HTTP/3 is not known to be spoken Envoy takes the others, as is done here always.
+                // Envoy uses the other versions unless HTTP/3 is known to work; here they are always used.
                 http3_protocol_options: _,
                 alternate_protocols_cache_options: _,
             }) => {
@@ -122,19 +122,19 @@ impl HttpOptions {
         let Some(core::HttpProtocolOptions {
             idle_timeout,
             max_connection_duration,
-            // Spreads closings out; each connection's own last request does too.
+            // Spreads out closings; waiting for the last request of each connection does too.
             max_connection_duration_jitter: _,
             max_headers_count,
             max_response_headers_kb,
             max_stream_duration,
-            headers_with_underscores_action: _, // for requests of clients
+            headers_with_underscores_action: _, // for downstream requests
             max_requests_per_connection,
         }) = wire
         else {
             return Ok(());
         };
         unsupported("max_stream_duration", max_stream_duration.is_some())?;
-        // Heads of responses have the data path's own bounds, which are Envoy's defaults.
+        // Response heads have the data path's own bounds, which are Envoy's defaults.
         unsupported("max_headers_count", number(max_headers_count).is_some_and(|count| count != 100))?;
         unsupported("max_response_headers_kb", number(max_response_headers_kb).is_some_and(|kb| kb != 60))?;
         let limit = |value: Duration| (!value.is_zero()).then_some(value);
@@ -153,7 +153,7 @@ impl HttpOptions {
     #[allow(deprecated)]
     pub(super) fn http1(&mut self, wire: Option<core::Http1ProtocolOptions>) -> Result<(), Unusable> {
         let Some(core::Http1ProtocolOptions {
-            // About requests of clients, or about how strictly they are read; reading is always strict here.
+            // For downstream requests, or for lenient parsing; parsing is always strict.
             allow_absolute_url: _,
             accept_http_10: _,
             default_host_for_http_10: _,
@@ -172,7 +172,7 @@ impl HttpOptions {
         unsupported_any(&[
             ("http_protocol_options.allow_chunked_length", allow_chunked_length),
             ("http_protocol_options.send_fully_qualified_url", send_fully_qualified_url),
-            // Names go out in lower case, as Envoy's do by default.
+            // Names are sent in lower case, as by Envoy's default.
             ("http_protocol_options.header_key_format", header_key_format.is_some()),
         ])
     }
@@ -186,7 +186,7 @@ impl HttpOptions {
         http2.map_or(Ok(()), |options| self.http2(options))
     }
 
-    /// What counts where HTTP/2 is spoken; whether it is, the caller says.
+    /// Decodes the HTTP/2 options. The caller decides whether HTTP/2 is used.
     pub(super) fn http2(&mut self, wire: core::Http2ProtocolOptions) -> Result<(), Unusable> {
         let http2 = Http2Settings::decode(wire)?;
         let connections = &mut self.connections;
@@ -199,7 +199,7 @@ impl HttpOptions {
     }
 }
 
-/// What of `Http2ProtocolOptions` is read, on either side.
+/// The supported `Http2ProtocolOptions`, downstream and upstream.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Http2Settings {
     pub(crate) max_concurrent_streams: Option<u32>,
@@ -216,9 +216,9 @@ impl Http2Settings {
             initial_connection_window_size,
             allow_metadata,
             custom_settings_parameters,
-            // Extended CONNECT is offered; routes refuse what they do not know.
+            // Extended CONNECT is always offered; routes reject unknown protocols.
             allow_connect: _,
-            // Bounds against floods: the codec's own are not looser for being asked.
+            // Bounds against floods: the codec's own bounds cannot be relaxed.
             hpack_table_size: _,
             max_outbound_frames: _,
             max_outbound_control_frames: _,
@@ -229,13 +229,13 @@ impl Http2Settings {
             max_header_field_size_kb: _,
             stream_reset_burst: _,
             stream_reset_rate: _,
-            // How strictly messages are read: always strictly.
+            // Parsing is always strict.
             stream_error_on_invalid_http_messaging: _,
             override_stream_error_on_invalid_http_message: _,
             disallow_obs_text: _,
-            // Liveness of connections is the pool's own business.
+            // The connection pool checks the liveness of its connections itself.
             connection_keepalive: _,
-            // How bytes are made, not what they mean.
+            // Selects Envoy's codec implementation.
             use_oghttp2_codec: _,
             enable_huffman_encoding: _,
         } = wire;
@@ -243,7 +243,7 @@ impl Http2Settings {
             ("http2_protocol_options.allow_metadata", allow_metadata),
             ("http2_protocol_options.custom_settings_parameters", !custom_settings_parameters.is_empty()),
         ])?;
-        // RFC 9113, section 6.9.1: a window is at most 2^31-1; Envoy asks for at least 2^16-1.
+        // RFC 9113, section 6.9.1: a window is at most 2^31-1; Envoy requires at least 2^16-1.
         let window = |field, value| match number(value) {
             Some(window) if !(65_535..=0x7fff_ffff).contains(&window) => {
                 Err(Unusable::new(field, "is not between 65535 and 2147483647"))

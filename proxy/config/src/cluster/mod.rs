@@ -1,7 +1,7 @@
-//! A group of endpoints that are called alike (`envoy.config.cluster.v3.Cluster`).
+//! A group of interchangeable endpoints and its policies (`envoy.config.cluster.v3.Cluster`).
 //!
-//! State that outlives config (ejections, balances, what is in use) is kept by the data path under the cluster's name and the
-//! endpoint's address, not here.
+//! State that outlives the configuration (ejections, balancer statistics, used capacity) is not here: the data path keeps it
+//! by the cluster's name and the endpoint's address.
 
 mod decode;
 mod balancing;
@@ -25,74 +25,74 @@ pub(crate) use http_options::Http2Settings;
 pub struct Cluster {
     /// Its name: `cart.shop.svc.cluster.local:80`.
     pub name: Name,
-    /// Where its endpoints come from.
+    /// The source of its endpoints.
     pub discovery: Discovery,
-    /// Its endpoints of the moment. The handle outlives snapshots; take the list at each pick.
+    /// A handle to its current endpoints. It outlives snapshots; load the list for each pick.
     pub endpoints: EndpointsHandle,
-    /// From the first packet to a connection that can carry a request, the TLS handshake included.
+    /// Timeout for a connection to be ready for requests, including the TLS handshake.
     pub connect_timeout: Duration,
-    /// Bounds on its use.
+    /// Limits on concurrent use.
     pub breakers: CircuitBreakers,
-    /// When endpoints are ejected; `None` for never.
+    /// When endpoints are ejected; `None` is never.
     pub outlier: Option<OutlierDetection>,
-    /// How an endpoint is picked.
+    /// The load balancing policy.
     pub balancing: Balancing,
-    /// What is spoken with its endpoints.
+    /// The protocol of its endpoints.
     pub protocol: UpstreamProtocol,
-    /// How its connections are kept.
+    /// Settings of its connections.
     pub connections: ConnectionSettings,
 }
 
-/// Where a cluster's endpoints come from.
+/// The source of a cluster's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Discovery {
     /// The cluster itself.
     Static,
     /// EDS, under this name.
     Eds(Name),
-    /// The address that the connection was made to before it was redirected; the transport says how it is called.
+    /// The original destination of the redirected connection, reached over this transport.
     OriginalDestination(Transport),
 }
 
-/// How an endpoint is picked.
+/// A load balancing policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Balancing {
     /// The better of two by latency and requests in flight (`outrigger.lb.v1.PeakEwma`).
     PeakEwma,
-    /// The one with fewer requests in flight, of so many drawn.
+    /// The one with the fewest requests in flight among randomly drawn ones.
     LeastRequest {
-        /// How many are drawn; at least 2. More than there are: all are looked at.
+        /// How many are drawn; at least 2. If there are fewer endpoints, all are compared.
         choices: u32,
     },
-    /// In turn; drawn by weight where weights differ.
+    /// Round robin; a weighted random choice if weights differ.
     RoundRobin,
-    /// Any, whatever their weights, as in Envoy.
+    /// Uniformly random, ignoring weights, as in Envoy.
     Random,
 }
 
-/// What is spoken with endpoints. Between sidecars it is HTTP/2, whatever this says.
+/// The protocol of upstream connections. Between sidecars it is always HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// What the client speaks.
+    /// The protocol of the downstream connection.
     AsDownstream,
-    /// HTTP/2 where ALPN says so, else HTTP/1.1.
+    /// HTTP/2 if ALPN selects it, else HTTP/1.1.
     Negotiated,
 }
 
-/// How connections to endpoints are kept. `None` is no limit.
+/// Settings of upstream connections. `None` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionSettings {
-    /// Closed after so long without a request.
+    /// How long a connection may be without requests before it is closed.
     pub idle_timeout: Option<Duration>,
-    /// Closed after so long, once its requests are done.
+    /// The lifetime after which a connection is closed once its requests are complete.
     pub max_duration: Option<Duration>,
-    /// Closed after so many requests.
+    /// The number of requests after which a connection is closed.
     pub max_requests: Option<u32>,
-    /// Streams of one HTTP/2 connection at a time, where the endpoint allows more.
+    /// Maximum number of concurrent streams of an HTTP/2 connection; the endpoint may allow fewer.
     pub max_concurrent_streams: u32,
     /// HTTP/2 flow control window of a stream, in bytes.
     pub initial_stream_window: u32,
@@ -100,22 +100,22 @@ pub struct ConnectionSettings {
     pub initial_connection_window: u32,
 }
 
-/// A cluster's endpoints, which change without a new snapshot. Clones see the same.
+/// A handle to a cluster's endpoints, which change without a new snapshot. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointsHandle(Arc<ArcSwap<Endpoints>>);
 
 impl EndpointsHandle {
-    /// The endpoints of this moment. Compare [`Endpoints::version`] to see whether they changed.
+    /// Returns the current endpoints. [`Endpoints::version`] tells whether they changed.
     pub fn load(&self) -> Guard<Arc<Endpoints>> {
         self.0.load()
     }
 
-    /// Replaces them all.
+    /// Replaces all endpoints.
     pub fn store(&self, endpoints: Endpoints) {
         self.0.store(Arc::new(endpoints));
     }
 
-    /// Whether both are one handle.
+    /// Returns true if both are clones of one handle.
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

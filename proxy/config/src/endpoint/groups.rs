@@ -1,29 +1,30 @@
-//! Which hosts the next attempt may go to where a cluster has several priorities, weighted localities or unequal endpoints.
+//! Selects the candidate hosts of an attempt in a cluster with several priorities, weighted localities or degraded endpoints.
 //!
-//! Made once for each list, and not on a worker. Most clusters have none of these, as [`Groups::is_plain`] says: their picks cost nothing here. The others' look at every
-//! host, once a pick. Shares are those of Envoy: a priority gets what those before it cannot take, degraded endpoints what
-//! the healthy ones of all priorities cannot, a locality its weight, all cut in proportion when too few of their hosts serve.
+//! Built once for each endpoint list, outside the workers. Most clusters have none of these ([`Groups::is_plain`]), and their
+//! picks cost nothing here. In the others each pick visits every host once. Load is distributed as in Envoy: a priority gets
+//! the load that earlier priorities cannot take, degraded endpoints the load that the healthy ones of all priorities cannot
+//! take, and a locality its weight. Each share is reduced in proportion if too few of the group's hosts are available.
 
 use std::sync::Arc;
 
 use super::{Endpoint, HealthStatus, Locality};
 
-/// How a cluster's hosts are grouped: by priority, by whether they are degraded and, where they are weighted, by locality.
+/// The groups of a cluster's hosts: by priority, by whether they are degraded and, if localities are weighted, by locality.
 #[derive(Debug, Clone, Default)]
 pub struct Groups {
-    /// The group of each host.
+    /// The index of each host's group.
     of: Box<[usize]>,
     all: Vec<Group>,
-    /// In the order in which they are used.
+    /// The groups, in the order in which they are used.
     tiers: Vec<Tier>,
-    /// Whether some endpoints are to get more than others.
+    /// Whether the endpoints' weights differ.
     pub weights_differ: bool,
-    /// See [`super::Endpoints::overprovisioning`]; 1.0 counts endpoints as they are.
+    /// See [`super::Endpoints::overprovisioning`]; 1.0 is no overprovisioning.
     overprovisioning: f64,
 }
 
-/// Hosts that are used alike: the healthy or the degraded ones of a priority. All healthy ones come before all degraded ones,
-/// lower priorities before higher ones.
+/// Interchangeable hosts: the healthy or the degraded ones of a priority. All healthy groups come before all degraded ones,
+/// and lower priority numbers before higher ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Tier {
     degraded: bool,
@@ -33,13 +34,13 @@ struct Tier {
 #[derive(Debug, Clone)]
 struct Group {
     tier: Tier,
-    /// Where localities are weighted.
+    /// The locality and its weight, if localities are weighted.
     locality: Option<(Locality, u32)>,
     hosts: usize,
 }
 
 impl Groups {
-    /// The groups of these endpoints, whose hosts have the same order.
+    /// Groups these endpoints. Hosts are in the same order.
     pub(super) fn new(list: &[Arc<Endpoint>], overprovisioning: u32) -> Self {
         let mut all: Vec<Group> = Vec::new();
         let of = list.iter().map(|endpoint| {
@@ -63,15 +64,15 @@ impl Groups {
         Self { of, all, tiers, weights_differ, overprovisioning }
     }
 
-    /// Whether all hosts are alike.
+    /// Returns true if there is only one group of hosts.
     pub fn is_plain(&self) -> bool {
         self.all.len() <= 1 && !self.weights_differ
     }
 
-    /// The hosts that the next attempt may go to, of those that serve and are `wanted`. Empty when there is none.
+    /// Returns the candidates of the next attempt: hosts that are available and `wanted`. Empty if there are none.
     ///
-    /// What serves decides about the shares of groups, so that a retry, which wants no host that was attempted, goes to one like
-    /// it while there is another. `draw` gives uniform numbers from 0 up to and without 1.
+    /// The shares of groups depend on all available hosts, so that a retry, which excludes attempted hosts, stays in the
+    /// same kind of group while another host is left there. `draw` returns uniform numbers in [0, 1).
     pub fn candidates(
         &self,
         serves: impl Fn(usize) -> bool,
@@ -97,7 +98,7 @@ impl Groups {
         };
         let weights = (0..self.all.len()).filter(of_tier).map(|group| (group, weight(group)));
         let locality = drawn(weights.collect(), f64::INFINITY, draw());
-        // Without a weight anywhere nothing is weighted.
+        // Localities are not weighted if none has a weight.
         let chosen = |group: usize| locality.map_or(of_tier(&group), |drawn| drawn == group);
         hosts.into_iter().filter(|host| chosen(self.of[*host])).collect()
     }
@@ -115,20 +116,20 @@ impl Groups {
         drawn(self.tiers.iter().map(available).collect(), 1.0, point)
     }
 
-    /// How many hosts the locality of a group has, healthy and degraded ones.
+    /// Returns the number of hosts in the group's locality, healthy and degraded.
     fn hosts_beside(&self, group: usize) -> usize {
         let Group { tier, locality, .. } = &self.all[group];
         let same = |of: &&Group| of.tier.priority == tier.priority && of.locality == *locality;
         self.all.iter().filter(same).map(|of| of.hosts).sum()
     }
 
-    /// Which part of what a group could take it can take.
+    /// Returns the fraction of a group's full load that it can take.
     fn available(&self, serving: usize, hosts: usize) -> f64 {
         (serving as f64 / hosts.max(1) as f64 * self.overprovisioning).min(1.0)
     }
 }
 
-/// What `point` (from 0, without 1) falls on when shares lie side by side, as far as `end`. `None` where there is no share.
+/// Returns the item whose share contains `point`, in [0, 1), of consecutive shares up to `end`. Returns `None` if there is none.
 fn drawn<T: Copy>(shares: Vec<(T, f64)>, end: f64, point: f64) -> Option<T> {
     let mut point = point * shares.iter().map(|(_, share)| share).sum::<f64>().min(end);
     let mut last = None;
@@ -180,7 +181,7 @@ mod tests {
         Groups::new(&list.collect::<Vec<_>>(), 140)
     }
 
-    /// How often of a thousand each host is a candidate.
+    /// Counts how often each host is a candidate in a thousand draws.
     fn shares(groups: &Groups, serves: impl Fn(usize) -> bool + Copy) -> Vec<usize> {
         let mut seed = fastrand::Rng::with_seed(7);
         let mut counts = vec![0; groups.of.len()];
@@ -247,7 +248,7 @@ mod tests {
             (1, "b", None),
             (1, "b", None),
         ]);
-        // 0.35 and 0.7: more than all, so that the second gets the rest.
+        // 0.35 and 0.7 exceed 1, so that the second gets the rest.
         let shares = shares(&groups, |host| matches!(host, 0 | 4));
         assert!(about(shares[0], 350) && about(shares[4], 650), "{shares:?}");
     }
@@ -257,7 +258,7 @@ mod tests {
         let groups = partly_degraded(&[0, 0, 0, 0], 1);
         assert!(!groups.is_plain());
         assert_eq!(shares(&groups, |_| true), [1000, 1000, 1000, 0], "three of four, with 140 %, are enough");
-        // One healthy of four is 35 %, one degraded too, and both share everything.
+        // One healthy host of four is 35 %, one degraded host too; together they share all requests.
         let few = shares(&groups, |host| host >= 2);
         assert!(about(few[2], 500) && about(few[3], 500), "{few:?}");
         assert_eq!(shares(&groups, |host| host == 3), [0, 0, 0, 1000]);

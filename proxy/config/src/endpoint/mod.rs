@@ -1,4 +1,4 @@
-//! One address of a cluster and what is known of it (`envoy.config.endpoint.v3.ClusterLoadAssignment`).
+//! The endpoints of a cluster and their attributes (`envoy.config.endpoint.v3.ClusterLoadAssignment`).
 
 pub mod groups;
 
@@ -15,27 +15,27 @@ use self::groups::Groups;
 use crate::tls::UpstreamTls;
 use crate::wire::{socket_address, text};
 
-/// The endpoints of a cluster, at one moment.
+/// The endpoints of a cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
-    /// Changes with every change; 0 before the first assignment has come.
+    /// Changes with every update; 0 before the first assignment.
     pub version: u64,
-    /// The endpoints. Those that did not change are shared with the list before.
+    /// The endpoints. Unchanged ones are shared with the previous list.
     pub list: Box<[Arc<Endpoint>]>,
-    /// How much of a priority or locality counts as all of it, in percent: with 140, one of which 5 in 7 endpoints serve
-    /// gets everything, and one of which 1 in 7 serves a fifth (`ClusterLoadAssignment.Policy.overprovisioning_factor`).
+    /// The overprovisioning factor of priorities and localities, in percent: with 140, one with 5 of 7 endpoints available
+    /// gets its full load, and one with 1 of 7 a fifth (`ClusterLoadAssignment.Policy.overprovisioning_factor`).
     pub overprovisioning: u32,
     groups: Groups,
 }
 
 impl Endpoints {
-    /// These endpoints, grouped.
+    /// Creates the list and groups its endpoints.
     pub fn new(version: u64, list: Box<[Arc<Endpoint>]>, overprovisioning: u32) -> Self {
         let groups = Groups::new(&list, overprovisioning);
         Self { version, list, overprovisioning, groups }
     }
 
-    /// How they are grouped, by their place in the list.
+    /// Returns their groups, by index in the list.
     pub fn groups(&self) -> &Groups {
         &self.groups
     }
@@ -50,42 +50,42 @@ impl Default for Endpoints {
 /// An endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it is.
+    /// Its address.
     pub address: SocketAddr,
-    /// What the control plane says of its health.
+    /// Its health according to the control plane.
     pub health: HealthStatus,
     /// Its weight within its locality; at least 1.
     pub weight: u32,
-    /// Its locality's weight among those of its priority; `None` where localities are not weighted.
+    /// The weight of its locality within its priority; `None` if localities are not weighted.
     pub locality_weight: Option<u32>,
     /// Its locality.
     pub locality: Locality,
-    /// 0 first; higher numbers as far as too few endpoints of those before serve.
+    /// Its priority. 0 is used first; a higher number if too few endpoints of the lower ones are available.
     pub priority: u32,
-    /// How it is called.
+    /// Its transport.
     pub transport: Transport,
-    /// The identity that this very endpoint must show, where known.
+    /// The identity that it must present, if known.
     pub identity: Option<SpiffeId>,
-    /// The workload instance behind it.
+    /// Its workload instance.
     pub instance: Option<Name>,
-    /// The version of the workload.
+    /// The version of its workload.
     pub workload_version: Option<Name>,
 }
 
-/// What the control plane says of an endpoint's health.
+/// The health of an endpoint according to the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthStatus {
-    /// It gets requests.
+    /// Receives requests.
     Healthy,
-    /// It gets what too few healthy ones cannot take.
+    /// Receives requests only if too few healthy ones are left.
     Degraded,
-    /// It finishes what it has and gets nothing new.
+    /// Completes its requests and receives no new ones.
     Draining,
-    /// It gets nothing.
+    /// Receives no requests.
     Unhealthy,
 }
 
-/// Where an endpoint is. Empty where unknown.
+/// The locality of an endpoint. Fields are empty if unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Locality {
     /// Region.
@@ -96,18 +96,18 @@ pub struct Locality {
     pub sub_zone: Name,
 }
 
-/// How an endpoint is called.
+/// The transport of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
-    /// In the clear.
+    /// Plaintext.
     Plain,
-    /// Over TLS.
+    /// TLS.
     Tls(Arc<UpstreamTls>),
 }
 
 impl Endpoint {
-    /// Who the peer must be, exactly: the endpoint's own identity where it is known and the cluster may be it, else any
-    /// that the cluster may be. `None` in the clear. An empty list lets nobody in.
+    /// Returns the identities that the peer may have: the endpoint's own if it is known and the cluster allows it, else all
+    /// that the cluster allows. `None` for plaintext. An empty list accepts no peer.
     pub fn expected_peers(&self) -> Option<Arc<[SpiffeId]>> {
         let Transport::Tls(tls) = &self.transport else { return None };
         Some(match &self.identity {
@@ -117,30 +117,30 @@ impl Endpoint {
     }
 }
 
-/// What a cluster says of its endpoints, wherever they come from.
+/// The settings of a cluster that apply to its endpoints, inline or from EDS.
 #[derive(Debug, Clone)]
 pub(crate) struct OfEndpoints {
-    /// How they are called, by what their metadata says.
+    /// Their transports, selected by their metadata.
     pub(crate) matches: Vec<(Vec<(String, String)>, Transport)>,
     pub(crate) otherwise: Transport,
-    /// Whether the weights of their localities count.
+    /// Whether localities are weighted.
     pub(crate) locality_weighted: bool,
 }
 
 impl OfEndpoints {
-    /// The first transport whose every field the endpoint has (`Cluster.transport_socket_matches`).
+    /// Returns the first transport all of whose criteria the endpoint meets (`Cluster.transport_socket_matches`).
     pub(crate) fn transport(&self, metadata: &[(String, String)]) -> Transport {
         let holds = |(criteria, _): &&(Vec<_>, _)| criteria.iter().all(|wanted| metadata.contains(wanted));
         self.matches.iter().find(holds).map_or(&self.otherwise, |(_, transport)| transport).clone()
     }
 }
 
-/// The metadata that says which transport socket an endpoint matches (Envoy's name).
+/// The metadata namespace for matching transport sockets (Envoy's name).
 const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
-/// The metadata that says which workload an endpoint is (ours).
+/// The metadata namespace that identifies an endpoint's workload (ours).
 const WORKLOAD: &str = "outrigger.workload";
 
-/// The endpoints of a cluster as they came, before the cluster says how each is called.
+/// The decoded endpoints of a cluster, before their transports are selected.
 #[derive(Debug, Clone)]
 pub(crate) struct Assignment {
     endpoints: Vec<Assigned>,
@@ -148,7 +148,7 @@ pub(crate) struct Assignment {
     pub(crate) overprovisioning: u32,
 }
 
-/// The endpoint, whose transport is still open, and what its metadata says of it: fields with text.
+/// An endpoint without its transport, and the string fields of its metadata.
 #[derive(Debug, Clone)]
 struct Assigned {
     endpoint: Endpoint,
@@ -156,7 +156,7 @@ struct Assigned {
 }
 
 impl Assignment {
-    /// Reads an assignment.
+    /// Decodes an assignment.
     pub(crate) fn decode(wire: wire_endpoint::ClusterLoadAssignment) -> Result<Self, Unusable> {
         let wire_endpoint::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } =
             wire;
@@ -167,7 +167,7 @@ impl Assignment {
                 drop_overloads,
                 overprovisioning_factor,
                 weighted_priority_health,
-                // Assignments stay until they are replaced, as the whole configuration does.
+                // Assignments stay until they are replaced, like all configuration.
                 endpoint_stale_after: _,
             } = policy;
             unsupported_any(&[
@@ -181,20 +181,20 @@ impl Assignment {
         }
         let localities = each("endpoints", endpoints, locality)?;
         let mut endpoints: Vec<_> = localities.into_iter().flatten().collect();
-        // Of an address that occurs several times the first counts, as in Envoy.
+        // If an address occurs several times, the first is used, as in Envoy.
         let mut seen = HashSet::default();
         endpoints.retain(|assigned| seen.insert(assigned.endpoint.address));
         Ok(Self { endpoints, overprovisioning })
     }
 
-    /// The endpoints with what their cluster says of them. Those that equal one of `before` are shared with it.
+    /// Builds the endpoints with the settings of their cluster. Those that equal one of `before` are shared with it.
     pub(crate) fn resolve(&self, before: &Endpoints, cluster: &OfEndpoints) -> Box<[Arc<Endpoint>]> {
         let known: foldhash::HashMap<SocketAddr, &Arc<Endpoint>> =
             before.list.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
         let resolved = self.endpoints.iter().map(|assigned| {
             let endpoint = Endpoint {
                 transport: cluster.transport(&assigned.transport),
-                // A locality without a weight gets nothing among weighted ones (`LocalityLbEndpoints.load_balancing_weight`).
+                // Among weighted localities, one without a weight gets no requests (`LocalityLbEndpoints.load_balancing_weight`).
                 locality_weight: cluster
                     .locality_weighted
                     .then(|| assigned.endpoint.locality_weight.unwrap_or(0)),
@@ -209,11 +209,11 @@ impl Assignment {
     }
 }
 
-#[allow(deprecated)] // an older form must be refused by its name
+#[allow(deprecated)] // a deprecated form must be rejected by its name
 fn locality(wire: wire_endpoint::LocalityLbEndpoints) -> Result<Vec<Assigned>, Unusable> {
     let wire_endpoint::LocalityLbEndpoints {
         locality,
-        // Says something of a whole locality to Envoy's subset balancer, which a cluster cannot have here.
+        // Locality metadata for Envoy's subset balancer, which is not supported.
         metadata: _,
         lb_endpoints,
         load_balancing_weight,
@@ -255,12 +255,12 @@ fn assigned(
     };
     let wire_endpoint::Endpoint {
         address,
-        // Where an endpoint is asked for its health; nobody asks here.
+        // Address of active health checks, which are not supported.
         health_check_config: _,
-        // For rewriting the host to the endpoint's, which routes cannot ask for here.
+        // For host rewriting to the endpoint's name, which routes do not support.
         hostname: _,
         additional_addresses,
-        // Our own name for it is its instance.
+        // The workload instance identifies it here.
         observability_name: _,
     } = endpoint;
     unsupported_any(&[("endpoint.additional_addresses", !additional_addresses.is_empty())])?;
@@ -271,7 +271,7 @@ fn assigned(
     if weight == 0 {
         return Err(Unusable::new("load_balancing_weight", "must be at least 1"));
     }
-    let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata.unwrap_or_default(); // ours is untyped
+    let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata.unwrap_or_default(); // ours is in `filter_metadata`
     let transport = filter_metadata.get(TRANSPORT_SOCKET_MATCH);
     let transport = transport
         .iter()
