@@ -181,7 +181,7 @@ fn is_weighted(config: Option<lb_common::LocalityLbConfig>) -> bool {
     matches!(specifier, Some(LocalityWeightedLbConfig(_)))
 }
 
-/// Returns an error if the bias is not 1, the default. Envoy divides an endpoint's weight by its requests in flight to this power.
+/// Returns an error unless the bias is 1, its default. Envoy divides an endpoint's weight by its active requests to this power.
 fn unbiased(bias: Option<core::RuntimeDouble>) -> Result<(), Unusable> {
     let Some(core::RuntimeDouble { default_value, runtime_key: _ }) = bias else { return Ok(()) }; // there is no runtime
     unsupported("active_request_bias", default_value != 1.0)

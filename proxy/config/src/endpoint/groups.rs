@@ -1,4 +1,4 @@
-//! Selects the candidate hosts of an attempt in a cluster with several priorities, weighted localities or degraded endpoints.
+//! Selects the candidate hosts of an attempt in a cluster with several priorities, weighted localities or unequal endpoints.
 //!
 //! Built once for each endpoint list, outside the workers. Most clusters have none of these ([`Groups::is_plain`]), and their
 //! picks cost nothing here. In the others each pick visits every host once. Load is distributed as in Envoy: a priority gets
@@ -64,7 +64,7 @@ impl Groups {
         Self { of, all, tiers, weights_differ, overprovisioning }
     }
 
-    /// Returns true if there is only one group of hosts.
+    /// Returns true if there is at most one group and all weights are equal.
     pub fn is_plain(&self) -> bool {
         self.all.len() <= 1 && !self.weights_differ
     }
@@ -129,7 +129,8 @@ impl Groups {
     }
 }
 
-/// Returns the item whose share contains `point`, in [0, 1), of consecutive shares up to `end`. Returns `None` if there is none.
+/// Lays the shares side by side, cut off at `end`, and returns the item at `point` in [0, 1). Returns `None` if no share is
+/// positive.
 fn drawn<T: Copy>(shares: Vec<(T, f64)>, end: f64, point: f64) -> Option<T> {
     let mut point = point * shares.iter().map(|(_, share)| share).sum::<f64>().min(end);
     let mut last = None;

@@ -271,7 +271,7 @@ fn assigned(
     if weight == 0 {
         return Err(Unusable::new("load_balancing_weight", "must be at least 1"));
     }
-    let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata.unwrap_or_default(); // ours is in `filter_metadata`
+    let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata.unwrap_or_default(); // ours is untyped
     let transport = filter_metadata.get(TRANSPORT_SOCKET_MATCH);
     let transport = transport
         .iter()

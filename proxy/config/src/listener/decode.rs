@@ -1,4 +1,4 @@
-//! Reading of listeners: of sockets with their chains, and of destinations.
+//! Decoding of listeners: those with an address, and destinations.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,24 +20,24 @@ use crate::tcp_proxy::TcpProxy;
 use crate::tls::{DownstreamTls, Socket};
 use crate::wire::{open, socket_address, text};
 
-/// What a Listener resource is.
+/// A decoded Listener resource.
 #[derive(Debug, Clone)]
 pub(crate) enum Compiled {
-    /// A socket.
+    /// A listener with an address.
     Bound(Arc<Listener>),
-    /// Something to call.
+    /// A destination: a listener without an address.
     Destination(Arc<Destination>),
 }
 
 impl Compiled {
-    /// Reads a listener: with an address a socket, without one a destination.
-    #[allow(deprecated)] // fields that Envoy still takes must be read or refused, not overlooked
+    /// Decodes a listener.
+    #[allow(deprecated)] // deprecated fields that Envoy still accepts must be decoded or rejected, not overlooked
     pub(crate) fn decode(wire: wire_listener::Listener) -> Result<Self, Unusable> {
         let wire_listener::Listener {
             name,
             address,
             additional_addresses,
-            // Metrics are named by the listener itself.
+            // Metrics use the listener's name.
             stat_prefix: _,
             stats_matcher: _,
             filter_chains,
@@ -50,18 +50,18 @@ impl Compiled {
             per_connection_buffer_high_watermark_timeout: _,
             metadata,
             deprecated_v1,
-            drain_type: _, // every listener drains when it is removed or the proxy ends
+            drain_type: _, // every listener drains on removal and on shutdown
             listener_filters,
             listener_filters_timeout,
             continue_on_listener_filters_timeout,
             transparent,
             freebind,
             socket_options,
-            tcp_fast_open_queue_length: _, // saves a round trip or does not
+            tcp_fast_open_queue_length: _, // only saves a round trip
             traffic_direction,
             udp_listener_config,
             api_listener,
-            connection_balance_config: _, // workers share connections in their own way
+            connection_balance_config: _, // workers balance connections themselves
             reuse_port: _,
             enable_reuse_port: _,
             access_log: _, // set by the proxy's flags, for all listeners alike
@@ -88,7 +88,7 @@ impl Compiled {
             ("internal_listener", listener_specifier.is_some()),
         ])?;
         let name: Name = non_empty("name", name)?.into();
-        // Envoy waits 15 s when nothing is said; 0 waits for ever, which would let silent clients hold connections.
+        // Envoy's default is 15 s. 0 is no timeout, which would let silent clients hold connections.
         let first_bytes = duration("listener_filters_timeout", listener_filters_timeout)?
             .filter(|timeout| !timeout.is_zero())
             .unwrap_or(Duration::from_secs(15));
@@ -114,7 +114,7 @@ impl Compiled {
             let problem = format_args!("{first:?} and {second:?} match the same connections");
             return Err(Unusable::new("filter_chains", problem));
         }
-        // Chains named for the record even when the message does not.
+        // Records need a name for every chain.
         for (at, chain) in chains.iter_mut().chain(&mut default_chain).enumerate() {
             if chain.name.is_empty() {
                 chain.name = format!("{name}#{at}").into();
@@ -129,7 +129,7 @@ impl Compiled {
                 Err(_) => return Err(Unusable::new("traffic_direction", "is unknown")),
             },
             name,
-            // Envoy's filter asks the kernel; the flag then hands the connection over to another listener. Here both are one.
+            // In Envoy the filter reads the original destination and this flag selects another listener by it. Here they are one.
             original_dst: flag(use_original_dst) || original_destination,
             first_bytes_timeout: first_bytes,
             serves_silent: continue_on_listener_filters_timeout,
@@ -141,7 +141,7 @@ impl Compiled {
 }
 
 impl Compiled {
-    /// What handles its connections.
+    /// Returns the handler of its connections.
     pub(crate) fn handlers(&self) -> Vec<&Handler> {
         match self {
             Self::Bound(listener) => listener.handlers().collect(),
@@ -150,24 +150,24 @@ impl Compiled {
     }
 }
 
-/// What the listener filters ask for.
+/// The inspections that the listener filters request.
 #[derive(Default)]
 struct Inspections {
-    /// Whether HTTP is to be told from other bytes.
+    /// Whether to detect HTTP.
     detects: bool,
-    /// Whether the kernel is asked where a connection was going.
+    /// Whether to read the original destination from the kernel.
     original_destination: bool,
 }
 
-/// Reads the listener filters. The TLS hello is read wherever it is needed, so that the filter that asks for it is accepted
-/// and changes nothing.
+/// Decodes the listener filters. The TLS ClientHello is read whenever it is needed, so the TLS inspector is accepted and has
+/// no effect.
 fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, Unusable> {
     use wire_listener::listener_filter::ConfigType;
     let mut asked = Inspections::default();
     each("listener_filters", wire, |filter| {
         let wire_listener::ListenerFilter { name, filter_disabled, config_type } = filter;
         unsupported("filter_disabled", filter_disabled.is_some())?;
-        // The name decides only where there is no message, whose type then says what it is.
+        // The type of the message determines the filter; its name only if there is no message.
         let kind = match &config_type {
             Some(ConfigType::TypedConfig(any)) => any.type_url.as_str(),
             Some(ConfigType::ConfigDiscovery(_)) => {
@@ -191,17 +191,17 @@ fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, 
     Ok(asked)
 }
 
-/// Asks for the TLS hello. Its settings are about fingerprints and buffers.
+/// The TLS inspector. Its settings are about fingerprints and buffers.
 const TLS_INSPECTOR: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
-/// Asks for the original destination; has no settings.
+/// The original destination filter. It has no settings.
 const ORIGINAL_DST: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
 
-/// The metadata in which our control plane says what a listener without an address, or a chain, leads to (ours).
+/// The metadata namespace for the canonical destination of a listener or chain (ours).
 const DESTINATION: &str = "outrigger.destination";
 
-/// What the metadata of a listener or chain says that it leads to.
+/// Returns the canonical destination in the metadata of a listener or chain.
 fn destination_of(metadata: Option<core::Metadata>) -> Option<Name> {
     let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata?; // ours is untyped
     text(filter_metadata.get(DESTINATION)?, "name").map(Name::from)
@@ -293,15 +293,15 @@ impl FilterChain {
     }
 }
 
-/// Whether a listener of the oldest form has no socket of its own.
+/// Returns whether a listener binds to its port (in the oldest form of that setting).
 #[allow(deprecated)]
 fn is_unbound(wire: Option<wire_listener::listener::DeprecatedV1>) -> bool {
     let bind = wire.and_then(|wire_listener::listener::DeprecatedV1 { bind_to_port }| bind_to_port);
     bind.is_some_and(|bind| !bind.value)
 }
 
-/// Refuses a chain whose protocols no connection can have: in the clear they are known only where the HTTP inspector looks
-/// for them, and TLS that is passed through is no HTTP.
+/// Returns an error for a chain whose protocols no connection can have: plaintext protocols are known only with the HTTP
+/// inspector, and TLS passthrough is not HTTP.
 fn can_match(chain: &FilterChain, detects: bool) -> Result<(), Unusable> {
     let protocols = &chain.matcher.application_protocols;
     let passes_tls = chain.matcher.transport != Some(TransportProtocol::RawBuffer)

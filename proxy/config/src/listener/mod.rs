@@ -1,7 +1,7 @@
-//! A socket that the proxy serves, and what becomes of its connections.
+//! A listener with an address, and how its connections are handled.
 //!
-//! Sidecar or gateway, inbound or outbound: all of it is data in here, so that no code asks which. Listeners come over LDS
-//! (`envoy.config.listener.v3.Listener` with an address) or from the server's flags.
+//! Sidecar or gateway, inbound or outbound: these are differences of configuration, not of code. Listeners come from LDS
+//! (`envoy.config.listener.v3.Listener` with an address) or from the proxy's flags.
 
 mod decode;
 
@@ -23,106 +23,105 @@ pub(crate) use decode::Compiled;
 pub struct Listener {
     /// Its name: `inbound|10.0.0.7:80`.
     pub name: Name,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
-    /// On which side of the application it stands: for records, and for the order in which a proxy drains. It decides
-    /// nothing about a request.
+    /// Inbound or outbound: for records and the drain order. Requests are not handled differently.
     pub direction: Direction,
-    /// Whether connections were redirected here, so that their real destination is asked of the kernel (SO_ORIGINAL_DST)
-    /// and stands for the local address in chain matching.
+    /// Whether connections are redirected here. Their original destination (SO_ORIGINAL_DST) then replaces the local address
+    /// in chain matching.
     pub original_dst: bool,
-    /// The longest wait for the first bytes where a chain needs them (the TLS hello, protocol detection).
+    /// Timeout for the first bytes if a chain needs them (the TLS ClientHello, protocol detection).
     pub first_bytes_timeout: Duration,
-    /// Whether a connection whose first bytes do not come in time is served as one in the clear of unknown protocol; else it
-    /// is closed.
+    /// Whether a connection without first bytes in time is handled as plaintext of an unknown protocol; otherwise it is
+    /// closed.
     pub serves_silent: bool,
-    /// Whether HTTP in the clear is told from other bytes, so that chains can match it.
+    /// Whether plaintext HTTP is detected, so that chains can match it.
     pub detects_http: bool,
-    /// The chains, one of which is chosen for each connection.
+    /// The filter chains, one of which is selected for each connection.
     pub chains: Box<[FilterChain]>,
-    /// The chain for connections that match none. Without one they are closed.
+    /// The chain for connections that match no other. Without it they are closed.
     pub default_chain: Option<FilterChain>,
 }
 
-/// What becomes of the connections that match.
+/// How matching connections are handled.
 #[derive(Debug, Clone)]
 pub struct FilterChain {
     /// Its name: `inbound|80|http|cart`.
     pub name: Name,
-    /// Which connections it takes.
+    /// The connections that it matches.
     pub matcher: ChainMatcher,
-    /// TLS towards the client; `None` for plaintext, or for TLS that is passed through.
+    /// Downstream TLS; `None` for plaintext and for TLS passthrough.
     pub tls: Option<Arc<DownstreamTls>>,
-    /// The longest TLS handshake, from the choice of the chain on. `None`: as long as the data path allows.
+    /// Timeout of the TLS handshake, from the selection of the chain. `None` is the data path's own limit.
     pub handshake_timeout: Option<Duration>,
-    /// What handles the bytes.
+    /// The handler of its connections.
     pub filter: NetworkFilter,
 }
 
-/// What handles a connection's bytes.
+/// How a chain handles connections.
 #[derive(Debug, Clone)]
 pub enum NetworkFilter {
-    /// The chain itself says what is done.
+    /// The chain itself defines the handler.
     Handle(Handler),
-    /// The connection or each of its requests says where it wants to go; the destination says what is done.
+    /// The connection, or each of its requests, names a destination, which defines the handler.
     Find(DestinationFinder),
 }
 
 /// How a destination is found.
 #[derive(Debug, Clone)]
 pub struct DestinationFinder {
-    /// What names it.
+    /// The source of its name.
     pub by: DestinationBy,
-    /// What becomes of a destination that the mesh does not have.
+    /// What to do if the mesh does not have the destination.
     pub unknown: UnknownDestination,
-    /// How HTTP is spoken with the client until the destination is known.
+    /// HTTP settings until the destination is known.
     pub http: Arc<HttpSettings>,
 }
 
-/// What names a destination.
+/// The source of a destination's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationBy {
     /// Each HTTP request: its absolute target, CONNECT authority or `Host`.
     Authority,
-    /// The address that the connection was made to before it was redirected. The `Host` never decides.
+    /// The original destination of the redirected connection. `Host` is ignored.
     OriginalDestination,
-    /// The listener: every connection goes to this asked name.
+    /// The listener: every connection goes to this destination.
     Name(Name),
 }
 
-/// What becomes of a destination that the mesh does not have.
+/// What to do if the mesh does not have a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownDestination {
-    /// It is passed on to the host or address that was asked for.
+    /// Forward to the requested host or address.
     PassThrough,
-    /// It is refused.
+    /// Reject.
     Refuse,
 }
 
-/// Which connections a chain takes (`envoy.config.listener.v3.FilterChainMatch`). Empty means any.
+/// The connections that a chain matches (`envoy.config.listener.v3.FilterChainMatch`). Empty criteria match any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChainMatcher {
-    /// The port of the (original) destination.
+    /// The destination port (the original one if redirected).
     pub destination_port: Option<u16>,
-    /// Ranges that hold the (original) destination's address.
+    /// Ranges of the destination address (the original one if redirected).
     pub prefix_ranges: Box<[Cidr]>,
-    /// Server names in the TLS hello: `cart.shop`, `*.shop`.
+    /// Server names in the TLS ClientHello: `cart.shop`, `*.shop`.
     pub server_names: Box<[Name]>,
-    /// Whether the connection speaks TLS.
+    /// Whether the connection uses TLS.
     pub transport: Option<TransportProtocol>,
-    /// Protocols in the TLS hello's ALPN extension; in the clear, those that were detected ([`IN_THE_CLEAR`]).
+    /// ALPN protocols in the TLS ClientHello; for plaintext, detected protocols ([`IN_THE_CLEAR`]).
     pub application_protocols: Box<[Name]>,
 }
 
-/// What detection calls the protocols that it knows, as Envoy's HTTP inspector does: HTTP/1.0, HTTP/1.1, HTTP/2.
+/// The names of detected protocols, as in Envoy's HTTP inspector: HTTP/1.0, HTTP/1.1, HTTP/2.
 pub const IN_THE_CLEAR: [&[u8]; 3] = [b"http/1.0", b"http/1.1", b"h2c"];
 
-/// Whether a connection begins with a TLS hello.
+/// Whether a connection begins with a TLS ClientHello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportProtocol {
-    /// It does.
+    /// TLS.
     Tls,
-    /// It does not.
+    /// Plaintext.
     RawBuffer,
 }
 
@@ -133,21 +132,21 @@ pub struct Cidr {
     length: u8,
 }
 
-/// What is known of a connection when its chain is chosen.
+/// The properties of a connection that select its chain.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionFacts<'a> {
-    /// The original destination where connections are redirected, else the local address.
+    /// The original destination if the connection was redirected, else the local address.
     pub destination: SocketAddr,
-    /// Whether it speaks TLS.
+    /// Whether it uses TLS.
     pub transport: TransportProtocol,
-    /// The TLS hello's server name.
+    /// The server name in the TLS ClientHello.
     pub server_name: Option<&'a str>,
-    /// The TLS hello's ALPN protocols, in its order; in the clear, the one that was detected.
+    /// The ALPN protocols in the TLS ClientHello, in its order; for plaintext, the detected protocol.
     pub application_protocols: &'a [&'a [u8]],
 }
 
 impl Listener {
-    /// What handles the connections of its chains.
+    /// Iterates over the handlers of its chains.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &Handler> {
         self.chains.iter().chain(&self.default_chain).filter_map(|chain| match &chain.filter {
             NetworkFilter::Handle(handler) => Some(handler),
@@ -155,8 +154,8 @@ impl Listener {
         })
     }
 
-    /// The chain for a connection, by Envoy's rules: port, address, server name, transport, application protocol, in
-    /// this order; at each the most specific criterion that holds wins, without turning back.
+    /// Returns the chain for a connection by Envoy's rules: port, address, server name, transport, application protocol, in
+    /// this order. At each step the most specific match wins, without backtracking.
     pub fn chain(&self, facts: &ConnectionFacts<'_>) -> Option<&FilterChain> {
         let criteria: [fn(&ChainMatcher, &ConnectionFacts<'_>) -> Option<u32>; 5] = [
             ChainMatcher::port,
@@ -173,7 +172,7 @@ impl Listener {
         candidates.first().copied().or(self.default_chain.as_ref())
     }
 
-    /// Whether a chain can only be chosen with the TLS hello in hand.
+    /// Returns true if the selection of a chain needs the TLS ClientHello.
     pub fn needs_hello(&self) -> bool {
         self.chains.iter().chain(&self.default_chain).any(|chain| {
             chain.tls.is_some()
@@ -183,19 +182,19 @@ impl Listener {
         })
     }
 
-    /// Whether every connection begins with a TLS hello, or is refused.
+    /// Returns true if only connections that begin with a TLS ClientHello are accepted.
     pub fn is_all_tls(&self) -> bool {
         self.chains.iter().chain(&self.default_chain).all(|chain| chain.tls.is_some())
     }
 
-    /// Whether a chain can only be chosen when it is known whether a connection in the clear speaks HTTP.
+    /// Returns true if the selection of a chain needs detection of plaintext HTTP.
     pub fn needs_protocol(&self) -> bool {
         let named = |chain: &FilterChain| !chain.matcher.application_protocols.is_empty();
         self.detects_http && self.chains.iter().any(named)
     }
 }
 
-/// Each criterion: `None` when it excludes the connection, else how specific it is; 0 when it says nothing.
+/// The result of each criterion: `None` if it excludes the connection, else its specificity; 0 if it is empty.
 impl ChainMatcher {
     fn port(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
         match self.destination_port {
@@ -237,20 +236,20 @@ impl ChainMatcher {
         if self.application_protocols.is_empty() {
             return Some(0);
         }
-        // The client's order decides between chains: its first protocol that any chain names.
+        // The client's order decides: its first protocol that any chain names.
         let place = |asked: &&[u8]| self.application_protocols.iter().any(|name| name.as_bytes() == *asked);
         facts.application_protocols.iter().position(place).map(|at| u32::MAX - at as u32)
     }
 }
 
 impl Cidr {
-    /// A range. `None` when `length` is more than the address has bits. Bits beyond `length` do not matter.
+    /// Creates a range. Returns `None` if `length` exceeds the bits of the address. Bits beyond `length` are ignored.
     pub fn new(network: IpAddr, length: u32) -> Option<Self> {
         let bits = if network.is_ipv4() { 32 } else { 128 };
         (length <= bits).then_some(Self { network, length: length as u8 })
     }
 
-    /// Whether the address is in the range. IPv4 written as IPv6 counts as IPv4.
+    /// Returns true if the address is in the range. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn holds(&self, address: IpAddr) -> bool {
         match (self.network, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {

@@ -1,24 +1,24 @@
-//! What is kept and said of a request's attempts, besides its retry policy: the bound on its body, and their count.
+//! Settings of attempts besides the retry policy: the bound of the buffered body, and attempt counts in headers.
 
 use outrigger_policy::field::Unusable;
 use outrigger_proto::xds::protobuf::{UInt32Value, UInt64Value};
 
-/// How much of a body is kept where nothing says how much: Envoy's default for a connection's buffer.
+/// The default bound of a buffered body: Envoy's default for a connection's buffer.
 const KEPT_BYTES: usize = 1024 * 1024;
 
-/// How a request's attempts are made possible, and who is told of their number.
+/// Body buffering for retries, and attempt counts in headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempts {
-    /// Bytes of a body that may be kept for another attempt (`request_body_buffer_limit`).
+    /// Maximum bytes of a body that are buffered for another attempt (`request_body_buffer_limit`).
     pub kept_bytes: usize,
-    /// Whether the upstream is told which attempt it gets (`include_request_attempt_count`).
+    /// Whether requests carry the attempt's number (`include_request_attempt_count`).
     pub count_in_request: bool,
-    /// Whether the client is told how many there were (`include_attempt_count_in_response`).
+    /// Whether responses carry the number of attempts (`include_attempt_count_in_response`).
     pub count_in_response: bool,
 }
 
 impl Attempts {
-    /// Where nothing is said: as Envoy.
+    /// Envoy's defaults.
     pub const DEFAULT: Self =
         Self { kept_bytes: KEPT_BYTES, count_in_request: false, count_in_response: false };
 }
@@ -29,7 +29,7 @@ impl Default for Attempts {
     }
 }
 
-/// The bound of a route or virtual host, if it says one. The older field is bounded by a connection's buffer, as in Envoy.
+/// Returns the bound of a route or virtual host, if set. The older field is limited to a connection's buffer, as in Envoy.
 pub(super) fn kept_bytes(
     per_request: Option<UInt32Value>,
     body: Option<UInt64Value>,

@@ -1,4 +1,4 @@
-//! Reading of single routes and of what they inherit from their virtual host and table.
+//! Decoding of routes, with the settings that they inherit from their virtual host and table.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::attempts::{Attempts, kept_bytes};
 use super::{Forward, Route, RouteAction, RouteMatcher};
 use crate::wire::open;
 
-/// What routes inherit, resolved here once so that nobody looks it up per request.
+/// Inherited settings, resolved once so that requests need no lookup.
 #[derive(Debug, Clone)]
 pub(super) struct Outer {
     pub(super) request_headers: HeaderMutation,
@@ -32,7 +32,7 @@ pub(super) struct Outer {
     pub(super) retry: Option<RetryPolicy>,
     pub(super) attempts: Attempts,
     pub(super) mirrors: Vec<Mirror>,
-    /// The longest body of a direct response, in bytes.
+    /// Maximum body size of a direct response, in bytes.
     pub(super) max_body: usize,
 }
 
@@ -42,9 +42,9 @@ impl Route {
         let route::Route {
             name,
             r#match,
-            // For other filters to read; ours read none.
+            // Metadata for other filters; ours read none.
             metadata: _,
-            // Names of spans and their sampling, which are the proxy's own.
+            // Span names and sampling, which are configured for the whole proxy.
             decorator: _,
             tracing: _,
             typed_per_filter_config,
@@ -54,7 +54,7 @@ impl Route {
             response_headers_to_remove,
             per_request_buffer_limit_bytes,
             request_body_buffer_limit,
-            stat_prefix: _, // statistics are named by the route
+            stat_prefix: _, // statistics use the route's name
             route_specifiers,
             action,
         } = wire;
@@ -92,7 +92,7 @@ impl Route {
         })
     }
 
-    /// Every cluster that it may choose or copy to.
+    /// Returns every cluster that it may forward or mirror to.
     pub(super) fn clusters(&self) -> impl Iterator<Item = &Name> {
         let forward = match &self.action {
             RouteAction::Forward(forward) => Some(forward),
@@ -108,7 +108,7 @@ impl Route {
 }
 
 impl Forward {
-    #[allow(deprecated)] // fields that Envoy still takes must be read or refused, not overlooked
+    #[allow(deprecated)] // deprecated fields that Envoy still accepts must be decoded or rejected, not overlooked
     fn decode(wire: route::RouteAction, outer: &Outer) -> Result<Self, Unusable> {
         use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
         let route::RouteAction {
@@ -136,16 +136,16 @@ impl Forward {
             upgrade_configs,
             internal_redirect_policy,
             internal_redirect_action,
-            max_internal_redirects: _, // read with the two above only
+            max_internal_redirects: _, // applies only with the two above
             hedge_policy,
             max_stream_duration,
             cluster_specifier,
             host_rewrite_specifier,
         } = wire;
         unsupported_any(&[
-            // Empty, it matches every endpoint.
+            // An empty match selects every endpoint.
             ("metadata_match", metadata_match.is_some_and(|of| of != Default::default())),
-            // The idle timeout covers what cannot be written too, and nothing shorter does.
+            // The idle timeout also covers blocked writes; there is no shorter timeout for them.
             ("flush_timeout", flush_timeout.is_some()),
             ("path_rewrite_policy", path_rewrite_policy.is_some()),
             ("retry_policy_typed_config", retry_policy_typed_config.is_some()),
@@ -201,7 +201,7 @@ impl Forward {
             cluster_not_found: not_found(cluster_not_found_response_code)?,
             upgrades: Upgrades::of_route(upgrade_configs)?,
             timeouts: Timeouts::decode(timeout, idle_timeout, max_stream_duration)?,
-            // A route's own policy replaces the host's whole (VirtualHost.retry_policy).
+            // A route's policy replaces the whole policy of its virtual host (VirtualHost.retry_policy).
             retry: retry.transpose()?.or_else(|| outer.retry.clone()),
             attempts: outer.attempts,
             rewrite: Rewrite {
@@ -224,7 +224,7 @@ fn not_found(wire: i32) -> Result<StatusCode, Unusable> {
     }
 }
 
-/// Reads the settings of filters; one of a filter that is not known must say that it is optional.
+/// Decodes per-filter settings. Settings of an unknown filter must be marked optional.
 pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsPolicy>>, Unusable> {
     let mut policy = None;
     for (name, any) in wire {
@@ -238,7 +238,7 @@ pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsP
                     open(&any, FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
                 let is_cors = config.as_ref().is_some_and(|any| any.type_url == type_url::CORS_POLICY)
                     || config.is_none() && name == CORS_FILTER;
-                // Whatever is done with a filter that is skipped, it stays skipped.
+                // An unknown optional filter stays skipped, enabled or not.
                 unsupported(&field(), !is_cors && !is_optional)?;
                 unsupported(&format!("{}.disabled", field()), is_cors && disabled)?;
                 if let Some(any) = config.filter(|_| is_cors) {
@@ -256,6 +256,6 @@ fn cors(any: &Any) -> Result<Arc<CorsPolicy>, Unusable> {
     CorsPolicy::decode(wire).map(Arc::new)
 }
 
-/// What everybody calls the filter; a route that only turns a filter on or off names nothing else.
+/// The filter's customary name. Settings that only enable or disable a filter identify it by name alone.
 const CORS_FILTER: &str = "envoy.filters.http.cors";
 const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";

@@ -1,4 +1,4 @@
-//! Which requests a route takes (`envoy.config.route.v3.RouteMatch`).
+//! The requests that a route matches (`envoy.config.route.v3.RouteMatch`).
 
 use outrigger_core::matcher::StringMatcher;
 use outrigger_core::percentage::Percentage;
@@ -8,7 +8,7 @@ use outrigger_policy::string_match;
 use outrigger_proto::xds::route;
 use regex::Regex;
 
-/// A condition on requests. All its parts must hold.
+/// The match of a route. All criteria must hold.
 #[derive(Debug, Clone)]
 pub struct RouteMatcher {
     path: PathMatcher,
@@ -22,7 +22,7 @@ pub struct RouteMatcher {
 enum PathMatcher {
     Exact(Box<str>, Case),
     Prefix(Box<str>, Case),
-    /// A prefix that ends where a segment ends.
+    /// A prefix that ends at a segment boundary.
     SegmentPrefix(Box<str>, Case),
     Regex(Regex),
 }
@@ -36,13 +36,13 @@ enum Case {
 #[derive(Debug, Clone)]
 struct QueryMatcher {
     name: Box<str>,
-    /// `None`: any value will do.
+    /// `None` matches any value.
     value: Option<StringMatcher>,
     present: bool,
 }
 
 impl RouteMatcher {
-    /// Takes every request.
+    /// Matches every request.
     pub fn any() -> Self {
         Self {
             path: PathMatcher::Prefix("/".into(), Case::Counts),
@@ -53,7 +53,7 @@ impl RouteMatcher {
         }
     }
 
-    /// Reads a match.
+    /// Decodes a match.
     pub(crate) fn decode(wire: route::RouteMatch) -> Result<Self, Unusable> {
         let route::RouteMatch {
             case_sensitive,
@@ -78,13 +78,13 @@ impl RouteMatcher {
             path: PathMatcher::decode(required("path_specifier", path_specifier)?, case)?,
             headers: each("headers", headers, HeaderMatcher::decode)?.into(),
             query: each("query_parameters", query_parameters, QueryMatcher::decode)?.into(),
-            // The message is empty: being there is all it says.
+            // The message has no fields; its presence is the setting.
             grpc: grpc.is_some(),
             share: runtime_fraction("runtime_fraction", fraction)?.unwrap_or(Percentage::ALL),
         })
     }
 
-    /// Whether the route takes the request, which drew `sample`, uniform over `u32`.
+    /// Returns true if the route matches the request. `sample` is a random number of the request, uniform over `u32`.
     pub fn matches(&self, head: &Head<'_>, sample: u32) -> bool {
         let (path, query) = split_query(head.path);
         self.path.matches(path)
@@ -94,7 +94,7 @@ impl RouteMatcher {
             && self.query.iter().all(|matcher| matcher.matches(query))
     }
 
-    /// How many bytes of `path_and_query` a prefix rewrite replaces: the matched prefix, or else the whole path.
+    /// Returns the length in bytes that a prefix rewrite replaces in `path_and_query`: the matched prefix, else the whole path.
     pub fn matched(&self, path_and_query: &str) -> usize {
         match &self.path {
             PathMatcher::Prefix(prefix, _) | PathMatcher::SegmentPrefix(prefix, _) => prefix.len(),
@@ -129,7 +129,7 @@ impl PathMatcher {
             Case::Counts => a == b.as_bytes(),
             Case::Ignored => a.eq_ignore_ascii_case(b.as_bytes()),
         };
-        // `OPTIONS *` asks about the server and not about a path of it: it goes where every path goes.
+        // `OPTIONS *` concerns the whole server: only matches of every path match it.
         if path == "*" {
             return match self {
                 Self::Prefix(prefix, _) => matches!(&**prefix, "" | "/" | "*"),
@@ -166,7 +166,7 @@ impl QueryMatcher {
         Ok(Self { name: outrigger_policy::field::non_empty("name", name)?.into(), value, present })
     }
 
-    /// The first parameter of the name counts (HTTPRoute, HTTPQueryParamMatch.name). Values are compared as sent.
+    /// The first parameter with the name is compared (HTTPRoute, HTTPQueryParamMatch.name). Values are compared as sent.
     fn matches(&self, query: &str) -> bool {
         let mut parameters = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let value = parameters.find(|(name, _)| *name == &*self.name).map(|(_, value)| value);
@@ -182,7 +182,7 @@ fn split_query(path_and_query: &str) -> (&str, &str) {
     path_and_query.split_once('?').unwrap_or((path_and_query, ""))
 }
 
-/// gRPC over HTTP/2: the content type is `application/grpc`, alone or with a suffix such as `+proto`.
+/// Returns true for gRPC over HTTP/2: the content type is `application/grpc`, alone or with a suffix such as `+proto`.
 fn is_grpc(head: &Head<'_>) -> bool {
     let Some(value) = head.headers.get(http::header::CONTENT_TYPE) else { return false };
     value

@@ -1,6 +1,6 @@
-//! Which route a request takes, and what the route says (`envoy.config.route.v3.RouteConfiguration`).
+//! Routes: their matching and their actions (`envoy.config.route.v3.RouteConfiguration`).
 //!
-//! Compiled once; finding a route allocates nothing for a request whose host is written in lower case.
+//! Tables are compiled once. Finding a route does not allocate if the request's host is in lower case.
 
 mod table;
 mod decode;
@@ -26,51 +26,52 @@ pub use attempts::Attempts;
 pub use matcher::RouteMatcher;
 pub use table::{RouteTable, VirtualHost};
 
-/// One route: what it takes and what it does.
+/// A route: the requests that it matches, and its action.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// Its name: `httproute/shop/cart/0/0`.
     pub name: Name,
-    /// Which requests it takes.
+    /// The requests that it matches.
     pub matcher: RouteMatcher,
-    /// What it does with them.
+    /// What to do with them.
     pub action: RouteAction,
-    /// Changes to a request before it is forwarded: route, then virtual host, then table. A chosen share's come first.
+    /// Changes to a request before it is forwarded: route, then virtual host, then table. Those of the chosen weighted
+    /// cluster come first.
     pub request_headers: HeaderMutation,
-    /// Changes to a response, the proxy's own answers included.
+    /// Changes to a response, including the proxy's own.
     pub response_headers: HeaderMutation,
-    /// Who may call from another origin, where the manager has the CORS filter.
+    /// The CORS policy, used if the manager has the CORS filter.
     pub cors: Option<Arc<CorsPolicy>>,
 }
 
-/// What a route does.
+/// The action of a route.
 #[derive(Debug, Clone)]
 pub enum RouteAction {
-    /// Sends the request to a cluster.
+    /// Forwards the request to a cluster.
     Forward(Box<Forward>),
-    /// Sends the client elsewhere.
+    /// Redirects the client.
     Redirect(Redirect),
-    /// Answers by itself.
+    /// Answers with a direct response.
     Respond(DirectResponse),
 }
 
 /// How a request is forwarded.
 #[derive(Debug, Clone)]
 pub struct Forward {
-    /// Where to.
+    /// The clusters to choose from.
     pub clusters: WeightedClusters,
-    /// The status when the chosen cluster does not exist.
+    /// The status of the answer if the chosen cluster does not exist.
     pub cluster_not_found: StatusCode,
-    /// How long it may take.
+    /// The timeouts.
     pub timeouts: Timeouts,
-    /// Whether it is tried again.
+    /// The retry policy; `None` is no retries.
     pub retry: Option<RetryPolicy>,
-    /// What is kept for that, and who is told of it.
+    /// Body buffering for retries, and attempt counts in headers.
     pub attempts: Attempts,
-    /// How path and host change.
+    /// Changes of path and host.
     pub rewrite: Rewrite,
-    /// Which upgrades pass, before what its listener says.
+    /// The upgrades that are accepted; overrides the listener's setting.
     pub upgrades: Upgrades,
-    /// Where copies go.
+    /// Where copies of requests are sent.
     pub mirrors: Box<[Mirror]>,
 }

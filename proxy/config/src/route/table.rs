@@ -1,4 +1,4 @@
-//! Virtual hosts by domain and routes in order: the first that matches wins.
+//! Route tables: virtual hosts by domain, each with its routes in order. The first matching route wins.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use super::Route;
 use super::attempts::{Attempts, kept_bytes};
 use super::decode::{Outer, cors_policy};
 
-/// A table of routes.
+/// A route table.
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     /// Its name: `cart.shop.svc.cluster.local:80`.
     pub name: Name,
-    /// The hosts, in their order.
+    /// The virtual hosts, in order.
     pub hosts: Box<[VirtualHost]>,
     pub(super) domains: Domains,
 }
 
-/// The routes for some domains.
+/// A virtual host: the routes of a set of domains.
 #[derive(Debug, Clone)]
 pub struct VirtualHost {
     /// Its name.
@@ -36,7 +36,7 @@ pub struct VirtualHost {
     pub routes: Box<[Arc<Route>]>,
 }
 
-/// Which host a domain belongs to, as an index.
+/// Maps domains to indices of virtual hosts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Domains {
     pub(super) exact: HashMap<Box<str>, usize>,
@@ -49,13 +49,13 @@ pub(super) struct Domains {
 }
 
 impl RouteTable {
-    /// A table of one host, which takes every domain.
+    /// Creates a table with one virtual host that matches every domain.
     pub fn for_any_host(name: Name, routes: Vec<Arc<Route>>) -> Self {
         let hosts = Box::new([VirtualHost { name: name.clone(), routes: routes.into() }]);
         Self { name, hosts, domains: Domains { any: Some(0), ..Domains::default() } }
     }
 
-    /// The route that a request takes, if there is one. `sample` is uniform over `u32`.
+    /// Returns the first route that matches the request. `sample` is uniform over `u32`.
     pub fn find(&self, head: &Head<'_>, sample: u32) -> Option<&Arc<Route>> {
         let host = self.hosts.get(self.domains.find(head.authority)?)?;
         host.routes.iter().find(|route| route.matcher.matches(head, sample))
@@ -63,7 +63,7 @@ impl RouteTable {
 }
 
 impl Domains {
-    /// Envoy's order: exact, longest suffix, longest prefix, any.
+    /// Returns the virtual host in Envoy's order: exact, longest suffix, longest prefix, any.
     fn find(&self, authority: &str) -> Option<usize> {
         if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
             return self.any;
@@ -93,7 +93,7 @@ fn without_port(authority: &str) -> &str {
 }
 
 impl RouteTable {
-    /// Reads a route configuration.
+    /// Decodes a route configuration.
     pub(crate) fn decode(wire: route::RouteConfiguration) -> Result<Self, Unusable> {
         let route::RouteConfiguration {
             name,
@@ -105,8 +105,8 @@ impl RouteTable {
             request_headers_to_add,
             request_headers_to_remove,
             most_specific_header_mutations_wins,
-            // Whether Envoy refuses a table that names an unknown cluster: here tables wait for their clusters for a while, and
-            // what never comes answers with the route's own status.
+            // Whether Envoy rejects a table that names an unknown cluster. Here warming waits for the clusters for a limited
+            // time, and a missing one is answered with the route's status.
             validate_clusters: _,
             max_direct_response_body_size_bytes,
             cluster_specifier_plugins,
@@ -115,7 +115,7 @@ impl RouteTable {
             vhost_header,
             ignore_path_parameters_in_path_matching,
             typed_per_filter_config,
-            metadata: _, // for other filters to read; ours read none
+            metadata: _, // for other filters; ours read none
             route_specifiers,
         } = wire;
         unsupported_any(&[
@@ -156,14 +156,14 @@ impl RouteTable {
         Ok(Self { name: name.into(), hosts: hosts.into(), domains })
     }
 
-    /// Every cluster that a route may choose or copy to.
+    /// Returns every cluster that a route may forward or mirror to.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = &Name> {
         self.hosts.iter().flat_map(|host| &host.routes).flat_map(|route| route.clusters())
     }
 }
 
 impl VirtualHost {
-    #[allow(deprecated)] // the older CORS field must be refused, not overlooked
+    #[allow(deprecated)] // the deprecated CORS field must be rejected, not overlooked
     fn decode(
         wire: route::VirtualHost,
         table: &Outer,
@@ -192,7 +192,7 @@ impl VirtualHost {
             per_request_buffer_limit_bytes,
             request_body_buffer_limit,
             request_mirror_policies,
-            metadata: _, // for other filters to read; ours read none
+            metadata: _, // for other filters; ours read none
             route_specifiers,
         } = wire;
         unsupported_any(&[
