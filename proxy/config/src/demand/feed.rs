@@ -1,4 +1,4 @@
-//! Discovery's end of the demand: what to subscribe to, what came of it, what nobody uses any more.
+//! Discovery's half of on-demand subscriptions: what to subscribe to, the outcomes, and the expiry of unused names.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use tokio::time::Instant;
 use super::unproven::Unproven;
 use super::{Entry, Shared, State, Status};
 
-/// What discovery is to do.
+/// A change of subscriptions that discovery is to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Demanded {
     /// Subscribe to the listener of this name.
     Subscribe(Name),
-    /// Drop it.
+    /// Drop the subscription to this name.
     Unsubscribe(Name),
 }
 
-/// Discovery's end.
+/// Discovery's half of on-demand subscriptions.
 #[derive(Debug)]
 pub struct DemandFeed(pub(super) Arc<Shared>);
 
 impl DemandFeed {
-    /// What is to be done, in order. Waits while there is nothing. Cancelled while it waits, nothing is lost.
+    /// Waits for changes and returns them in order. Cancel-safe.
     pub async fn next(&self) -> Vec<Demanded> {
         loop {
             let events = std::mem::take(&mut self.0.state().events);
@@ -34,7 +34,7 @@ impl DemandFeed {
         }
     }
 
-    /// Every name that is subscribed to. Takes the events that led there.
+    /// Returns every name that is subscribed to, and discards the pending changes.
     #[cfg(test)]
     pub(super) fn wanted(&self) -> Vec<Name> {
         let mut state = self.0.state();
@@ -42,7 +42,7 @@ impl DemandFeed {
         state.names.keys().cloned().collect()
     }
 
-    /// Wakes whoever waits for what the published snapshot now has. Call it after each publication.
+    /// Wakes the requests that wait for what the published snapshot now has. Call it after each publication.
     pub fn published(&self) {
         let snapshot = self.0.published.load();
         let State { names, unproven, .. } = &mut *self.0.state();
@@ -54,8 +54,8 @@ impl DemandFeed {
         }
     }
 
-    /// Names that the mesh does not have (`removed_resources`). They stay subscribed until they are idle, so that the
-    /// server pushes one that comes to exist.
+    /// Marks names as absent from the mesh (`removed_resources`). They stay subscribed until they are idle, so that the
+    /// server pushes them if they are created.
     pub fn absent<'a>(&self, absent: impl IntoIterator<Item = &'a str>) {
         let state = self.0.state();
         for entry in absent.into_iter().filter_map(|name| state.names.get(name)) {
@@ -63,8 +63,8 @@ impl DemandFeed {
         }
     }
 
-    /// Names whose listener was accepted: they exist, and are published once they are warm. They hold no place among the
-    /// unproven, and are not given up while they warm.
+    /// Marks names as existing: their listeners were accepted and are published once warm. They do not count as unproven
+    /// and are not evicted while they warm.
     pub fn exist<'a>(&self, exist: impl IntoIterator<Item = &'a str>) {
         let State { names, unproven, .. } = &mut *self.0.state();
         for name in exist {
@@ -81,7 +81,7 @@ impl DemandFeed {
         }
     }
 
-    /// Names whose listener came and cannot be used, and of which no earlier version is held: nobody waits any longer.
+    /// Marks names whose listener was rejected and has no earlier version. Requests stop waiting for them.
     pub fn refused<'a>(&self, refused: impl IntoIterator<Item = &'a str>) {
         let State { names, unproven, .. } = &mut *self.0.state();
         for name in refused {
@@ -94,7 +94,7 @@ impl DemandFeed {
         }
     }
 
-    /// Takes over destinations that were restored from disk, so that they stay subscribed to until they are idle.
+    /// Adds destinations that were restored from disk, so that they stay subscribed until they are idle.
     pub fn adopt(&self, names: impl IntoIterator<Item = Name>) {
         let now = Instant::now();
         let mut state = self.0.state();
@@ -109,9 +109,9 @@ impl DemandFeed {
         }
     }
 
-    /// Gives up what nobody used for [`DemandLimits::idle`]. Call it every few seconds.
+    /// Unsubscribes from names that were not used for [`DemandLimits::idle`]. Call it every few seconds.
     ///
-    /// A use is seen at the next sweep, so that a name lives at most one sweep longer.
+    /// A use is observed at the next sweep, so that a name is kept for at most one sweep longer.
     pub fn sweep(&self) {
         let now = Instant::now();
         let snapshot = self.0.published.load();
@@ -142,7 +142,7 @@ impl DemandFeed {
 }
 
 impl Entry {
-    /// It is known to exist, or given up: it leaves its place among the unproven.
+    /// Removes it from the unproven names: it exists, or is unsubscribed.
     pub(super) fn leave(&mut self, unproven: &mut Unproven) {
         self.place.take().iter().for_each(|place| unproven.leave(place));
     }

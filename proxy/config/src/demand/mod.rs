@@ -1,10 +1,9 @@
-//! What the data path asks for and does not have yet.
+//! On-demand subscriptions: destinations that the data path requests and that are not in its snapshot.
 //!
-//! A worker looks into its snapshot first, and comes here only when the name is not there. Questions are coalesced, bounded
-//! in number and time, and forgotten when nobody uses the answer. A name that does not exist stays subscribed for as long
-//! as its absence is remembered: further requests cost no question, and the server ends the absence by pushing the name.
-//! Invented hosts take no place from names that exist: names that are not known to exist are bounded apart, and give way
-//! first. Discovery takes the other end, [`DemandFeed`].
+//! A worker looks in its snapshot first. Subscriptions are coalesced, bounded in number and time, and dropped when they are
+//! unused. An absent name stays subscribed while its absence is cached: further requests cause no subscription, and the
+//! server pushes the name if it is created. Names that are not known to exist have a bound of their own and are evicted
+//! first, so that invented hosts do not displace existing names. Discovery holds the other half, [`DemandFeed`].
 
 mod feed;
 mod unproven;
@@ -27,18 +26,18 @@ pub use feed::{DemandFeed, Demanded};
 pub use resolution::Resolution;
 use unproven::{Place, Unproven};
 
-/// Bounds of the demand.
+/// Limits of on-demand subscriptions.
 #[derive(Debug, Clone)]
 pub struct DemandLimits {
-    /// Names that are subscribed to, at most.
+    /// Maximum number of subscribed names.
     pub max_names: usize,
-    /// Of these, names that are not known to exist. For one more, the client with most gives up its oldest.
+    /// Maximum number of these that are not known to exist. At the bound, the oldest name of the client with most is evicted.
     pub max_unproven: usize,
-    /// How long a request waits for an answer.
+    /// How long a request waits for the outcome.
     pub wait: Duration,
-    /// After how long without use a name that never existed is given up.
+    /// How long a name that never existed stays subscribed without use.
     pub absent_idle: Duration,
-    /// After how long without use a destination is given up, also one that exists no more.
+    /// How long a destination stays subscribed without use, also one that was removed.
     pub idle: Duration,
 }
 
@@ -54,20 +53,20 @@ impl Default for DemandLimits {
     }
 }
 
-/// What came of asking.
+/// The outcome of a request for a destination.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// Here it is.
+    /// The destination.
     Found(Arc<Destination>),
-    /// The mesh has nothing of that name.
+    /// The mesh has no destination with that name.
     Absent,
-    /// The mesh has it, in no version that could be used.
+    /// The mesh has it, but every version received was rejected.
     Refused,
-    /// Nobody answered in time, or too much is asked for already.
+    /// There was no response in time, or the limit of subscriptions is reached.
     Unknown,
 }
 
-/// The data path's end. Clones ask the same.
+/// The data path's half. Clones share the subscriptions.
 #[derive(Debug, Clone)]
 pub struct Demands(Arc<Shared>);
 
@@ -76,7 +75,7 @@ struct Shared {
     limits: DemandLimits,
     resolution: Resolution,
     published: Published,
-    /// Held for the length of a map operation, never across an await.
+    /// Locked for the length of a map operation, never across an await.
     state: Mutex<State>,
     demanded: Notify,
 }
@@ -92,9 +91,9 @@ struct State {
 struct Entry {
     status: watch::Sender<Status>,
     last_used: Instant,
-    /// Names of bound ports are never given up.
+    /// Whether a local port is bound to the name. It is then never unsubscribed.
     pinned: bool,
-    /// Its place among the unproven names. A name that exists, or did, has none.
+    /// Its key among the unproven names. A name that exists, or once did, has none.
     place: Option<Place>,
 }
 
@@ -102,14 +101,14 @@ struct Entry {
 enum Status {
     Asked,
     Present,
-    /// There is no such name. It stays subscribed: the server pushes it when it comes to exist.
+    /// There is no such name. It stays subscribed: the server pushes it if it is created.
     Absent,
-    /// What came cannot be used, and nothing before it could. It stays subscribed: it may be mended.
+    /// Every version received was rejected. It stays subscribed: a later version may be valid.
     Refused,
 }
 
 impl Demands {
-    /// Both ends. `published` is where discovery publishes what it finds.
+    /// Creates both halves. `published` is where discovery publishes snapshots.
     pub fn new(limits: DemandLimits, resolution: Resolution, published: Published) -> (Self, DemandFeed) {
         let state = Mutex::new(State {
             names: HashMap::default(),
@@ -121,9 +120,9 @@ impl Demands {
         (Self(shared.clone()), DemandFeed(shared))
     }
 
-    /// What `snapshot` has under `asked`, which [`crate::name::asked_name`] made. Counts as use.
+    /// Returns the destination in `snapshot` for `asked`, a name from [`crate::name::asked_name`]. Counts as a use.
     ///
-    /// One look-up of a map and no lock, on demand; in wildcard mode a short name costs its completion too.
+    /// Costs one map lookup and no lock; in wildcard mode, a short name is also completed.
     pub fn known(&self, snapshot: &Snapshot, asked: &str) -> Option<Arc<Destination>> {
         let found = match snapshot.destination(asked) {
             Some(found) => found,
@@ -133,10 +132,10 @@ impl Demands {
         Some(found.clone())
     }
 
-    /// The destination of that name, for the client `by`: at once when it is known, else after asking, within
-    /// [`DemandLimits::wait`].
+    /// Returns the destination with that name for the client `by`: at once if it is known, else after subscribing to it,
+    /// within [`DemandLimits::wait`].
     ///
-    /// Cancelled while it waits, the question stays asked for whoever comes next.
+    /// Cancel-safe: the subscription remains for later requests.
     pub async fn destination(&self, view: &View, asked: &str, by: &PeerKey) -> Answer {
         if let Some(found) = self.known(&view.snapshot(), asked) {
             return Answer::Found(found);
@@ -159,7 +158,7 @@ impl Demands {
                     Status::Absent => return Answer::Absent,
                     Status::Refused => return Answer::Refused,
                 }
-                // The entry was dropped: given up while this waited.
+                // The entry was evicted during the wait.
                 if status.changed().await.is_err() {
                     return Answer::Unknown;
                 }
@@ -168,7 +167,7 @@ impl Demands {
         tokio::time::timeout(self.0.limits.wait, settled).await.unwrap_or(Answer::Unknown)
     }
 
-    /// Asks for a name now and never gives it up: a local port is bound to it.
+    /// Subscribes to a name and never unsubscribes: a local port is bound to it.
     pub fn pin(&self, asked: &str) {
         if matches!(self.0.resolution, Resolution::OnDemand)
             && matches!(self.ask(asked, None), Question::Open(_))
@@ -181,7 +180,7 @@ impl Demands {
         }
     }
 
-    /// Makes sure that the name is asked for. Without a client it is the proxy itself that asks, and for what exists.
+    /// Ensures that the name is subscribed. `by` is `None` for the proxy's own names, which are never unproven.
     fn ask(&self, asked: &str, by: Option<&PeerKey>) -> Question {
         let now = Instant::now();
         let limits = &self.0.limits;
@@ -189,7 +188,7 @@ impl Demands {
         if let Some(entry) = state.names.get_mut(asked) {
             entry.last_used = now;
             let status = entry.status.subscribe();
-            // It is gone from the snapshot though nobody said that it does not exist: ask anew.
+            // It left the snapshot without being reported absent: subscribe again.
             if *status.borrow() == Status::Present {
                 entry.status.send_replace(Status::Asked);
                 self.0.demand(&mut state, [Demanded::Subscribe(asked.into())]);
@@ -199,7 +198,7 @@ impl Demands {
         let full = state.unproven.len() >= limits.max_unproven || state.names.len() >= limits.max_names;
         if full && by.is_some() {
             let Some(evicted) = state.unproven.evict() else { return Question::Full };
-            // A waiting request learns of it when the status channel closes.
+            // This closes the status channel, which wakes waiting requests.
             state.names.remove(&evicted);
             self.0.demand(&mut state, [Demanded::Unsubscribe(evicted)]);
         }
@@ -212,17 +211,17 @@ impl Demands {
     }
 }
 
-/// What became of a question.
+/// The result of [`Demands::ask`].
 enum Question {
-    /// It is asked.
+    /// The name is subscribed.
     Open(watch::Receiver<Status>),
-    /// Everything that may be asked for exists and is in use.
+    /// The limit is reached and no name can be evicted.
     Full,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code that holds it can panic half-way; a poisoned lock would only mean a bug elsewhere.
+        // No code panics while it holds the lock, so a poisoned lock still guards consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

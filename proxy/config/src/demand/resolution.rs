@@ -1,4 +1,4 @@
-//! What a name that is not in the snapshot may stand for.
+//! Resolution of names that are not in the snapshot.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,11 +7,11 @@ use outrigger_core::Name;
 /// How names are resolved.
 #[derive(Debug, Clone)]
 pub enum Resolution {
-    /// Each name is asked for.
+    /// Each requested name is subscribed to.
     OnDemand,
-    /// Everything there is has been pushed, under canonical names; short ones are completed here.
+    /// All destinations are pushed under canonical names; short names are completed here.
     Wildcard {
-        /// The namespace of this workload, once its certificate has said so: completes `cart`.
+        /// The namespace of this workload, set once its certificate is known: completes `cart`.
         namespace: Arc<OnceLock<Name>>,
         /// The cluster's domain (`cluster.local`): completes `cart.shop` and `cart.shop.svc`.
         cluster_domain: Name,
@@ -19,7 +19,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// The canonical names that a short one may stand for.
+    /// Returns the canonical names that a short name may stand for.
     pub(super) fn completions(&self, asked: &str) -> impl Iterator<Item = String> {
         let names = match self {
             Self::OnDemand => None,

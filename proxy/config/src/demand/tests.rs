@@ -1,4 +1,4 @@
-//! Both ends of the demand, the test being data path and discovery in turn.
+//! Tests of both halves. Each test plays the data path and discovery in turn.
 
 use std::sync::OnceLock;
 
@@ -57,7 +57,7 @@ impl Mesh {
         self.demands.destination(&self.published.view(), name, &by).await
     }
 
-    /// Asks and does not wait.
+    /// Requests a destination without waiting for it.
     fn begin(&self, client: u8, name: &str) {
         assert!(self.ask_as(client, name).now_or_never().is_none(), "{name} is answered at once");
     }
@@ -198,7 +198,7 @@ async fn nobody_waits_longer_than_the_bound() {
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_invented_hosts_keeps_no_real_name_from_being_found() {
     let mesh = mesh(Resolution::OnDemand);
-    // Some are not answered yet, some are known not to exist.
+    // Some are pending, some are known to be absent.
     for n in 0..50 {
         mesh.begin(1, &format!("invented-{n}:80"));
         if n % 2 == 0 {

@@ -1,8 +1,8 @@
-//! Names that are not known to exist, by the client that asked for them: no answer has come yet, or the answer was that
-//! there is no such name.
+//! Names that are not known to exist, by the client that requested them: there is no response yet, or it was that there is
+//! no such name.
 //!
-//! Anybody can invent such names, so only these give way. At the bound, the client with most of them gives up its
-//! oldest. A name that exists, or once did, has no place here and is never evicted.
+//! Clients can invent such names, so only these are evicted. At the bound, the oldest name of the client with most of them
+//! is evicted. A name that exists, or once did, is not here and is never evicted.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ use outrigger_core::peer::PeerKey;
 /// The unproven names.
 #[derive(Debug, Default)]
 pub(super) struct Unproven {
-    /// By client, the oldest name first.
+    /// The names of each client, oldest first.
     clients: HashMap<PeerKey, BTreeMap<u64, Name>>,
     len: usize,
     next: u64,
 }
 
-/// The place of one name.
+/// The key of one name.
 #[derive(Debug)]
 pub(super) struct Place {
     by: PeerKey,
@@ -31,7 +31,7 @@ impl Unproven {
         self.len
     }
 
-    /// Enters a name.
+    /// Adds a name.
     pub(super) fn enter(&mut self, by: &PeerKey, name: Name) -> Place {
         self.next += 1;
         self.len += 1;
@@ -39,7 +39,7 @@ impl Unproven {
         Place { by: by.clone(), number: self.next }
     }
 
-    /// Takes a name out: it exists, or was given up.
+    /// Removes a name: it exists, or was unsubscribed.
     pub(super) fn leave(&mut self, Place { by, number }: &Place) {
         let Some(names) = self.clients.get_mut(by) else { return };
         self.len -= usize::from(names.remove(number).is_some());
@@ -48,7 +48,7 @@ impl Unproven {
         }
     }
 
-    /// Takes out the oldest name of the client with most, and among equals the oldest of all.
+    /// Removes and returns the oldest name of the client with most, and among equals the oldest of all.
     pub(super) fn evict(&mut self) -> Option<Name> {
         let rank = |names: &BTreeMap<u64, Name>| {
             (names.len(), std::cmp::Reverse(names.first_key_value().map(|(number, _)| *number)))

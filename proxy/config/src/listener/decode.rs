@@ -293,7 +293,7 @@ impl FilterChain {
     }
 }
 
-/// Returns whether a listener binds to its port (in the oldest form of that setting).
+/// Returns true if the deprecated setting says not to bind to the port.
 #[allow(deprecated)]
 fn is_unbound(wire: Option<wire_listener::listener::DeprecatedV1>) -> bool {
     let bind = wire.and_then(|wire_listener::listener::DeprecatedV1 { bind_to_port }| bind_to_port);

@@ -129,7 +129,7 @@ impl PathMatcher {
             Case::Counts => a == b.as_bytes(),
             Case::Ignored => a.eq_ignore_ascii_case(b.as_bytes()),
         };
-        // `OPTIONS *` concerns the whole server: only matches of every path match it.
+        // `OPTIONS *` concerns the whole server, not a path: a prefix matches it only if it matches every path.
         if path == "*" {
             return match self {
                 Self::Prefix(prefix, _) => matches!(&**prefix, "" | "/" | "*"),
