@@ -1,4 +1,4 @@
-//! Sources, model, translation, xDS server, CA, registration.
+//! The control plane: configuration sources, the mesh model, translation to xDS, the xDS server, the CA and registration.
 
 pub mod run;
 pub mod listener;

@@ -1,7 +1,7 @@
-//! The whole control plane in one value: bind everything, read everything, then serve.
+//! Starts the control plane: binds its addresses, reads its state and configuration, then serves.
 //!
-//! Proxies that connect while sources are read wait in the kernel's queue: the port is bound early, so that a port
-//! that is taken is noticed at once, and served only when the model is complete.
+//! Addresses are bound first, so that an address in use is reported at once. Connections are accepted only when the
+//! model is complete; until then, they wait in the kernel's accept queue.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,14 +42,14 @@ use crate::xds::server::Server;
 
 /// The trust roots in the state directory, for proxies' `--control-plane-ca`.
 const ROOTS: &str = "roots.pem";
-/// Last good versions of resources whose files are refused now.
+/// The last good versions of resources whose files are currently refused.
 const LAST_GOOD: &str = "last-good.json";
-/// How long streams may go on after a shutdown began. They come back to the next control plane by themselves.
+/// How long streams may continue after shutdown began. Proxies reconnect to the next control plane by themselves.
 const GRACE: Duration = Duration::from_secs(1);
 /// The largest CSR with its metadata, and the largest registration.
 const MAX_MESSAGE: usize = 256 * 1024;
 
-/// A control plane that serves. Dropped, it ends at once, as if killed.
+/// A running control plane. Dropping it stops it at once, without a graceful shutdown.
 #[derive(Debug)]
 pub struct ControlPlane {
     listen: SocketAddr,
@@ -57,12 +57,12 @@ pub struct ControlPlane {
     shutdown: Option<oneshot::Sender<()>>,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     xds: Server,
-    /// Everything else that runs; it ends with this value.
+    /// All other tasks; dropping this value aborts them.
     tasks: JoinSet<()>,
     source: DirectorySource,
 }
 
-/// Why it does not start: what, and where.
+/// Why the control plane could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// An address that cannot be listened on.
@@ -72,7 +72,7 @@ pub enum StartError {
         flag: &'static str,
         /// The address or path.
         address: String,
-        /// What the system said.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// The store or the state directory.
@@ -102,13 +102,13 @@ pub enum StartError {
 }
 
 impl ControlPlane {
-    /// Starts everything; when this returns, it serves.
+    /// Starts the control plane, which serves when this returns.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let (listener, admin_listener) =
             (bind("--listen", settings.listen).await?, bind("--admin", settings.admin).await?);
         let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
 
-        // The disk, on a thread that may wait for it.
+        // Disk access blocks, so it runs on a blocking thread.
         let read = settings.clone();
         let Opened { store, authority, assembler, source, socket } =
             tokio::task::spawn_blocking(move || open(&read)).await??;
@@ -175,17 +175,17 @@ impl ControlPlane {
         Ok(Self { listen, admin, shutdown: Some(shutdown), server, xds, tasks, source })
     }
 
-    /// Where proxies connect.
+    /// Returns the address that proxies connect to.
     pub fn listen(&self) -> SocketAddr {
         self.listen
     }
 
-    /// Where the admin pages are.
+    /// Returns the address of the admin pages.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// Waits until the server fails, which it does not by itself.
+    /// Waits until the server fails. It does not end otherwise.
     pub async fn failed(&mut self) -> String {
         match (&mut self.server).await {
             Ok(Ok(())) => "it ended".into(),
@@ -194,17 +194,17 @@ impl ControlPlane {
         }
     }
 
-    /// Ends: takes no more connections, ends the streams, gives calls under way a second, and lets go of the state.
+    /// Shuts down: accepts no more connections, ends the streams, gives running calls a second, and releases the state.
     pub async fn shut_down(mut self) {
         drop(self.shutdown.take());
         self.xds.close();
-        // With the registrar, the streams of registration end too.
+        // Dropping the registrar ends the registration streams too.
         self.tasks.shutdown().await;
         if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
             self.server.abort();
         }
         let source = self.source;
-        // Waits for its thread, which may be reading.
+        // Waits for the thread, which may be reading files.
         let _ = tokio::task::spawn_blocking(move || drop(source)).await;
     }
 }
@@ -217,7 +217,7 @@ struct Opened {
     socket: UnixListener,
 }
 
-/// What the disk has: store, CA, configuration. Leaves the roots and the socket for others to find.
+/// Loads the store, the CA and the configuration from disk. Writes the trust roots and the socket that others use.
 fn open(settings: &Settings) -> Result<Opened, StartError> {
     let Settings { state_dir, trust_domain, certificate_ttl, issuer, config, .. } = settings;
     let known = KnownRoots::read(state_dir.join(ROOTS))?;
@@ -261,7 +261,7 @@ async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(failed)
 }
 
-/// The mesh that the configuration and the registrations make together.
+/// Assembles the mesh from the configuration and the registrations.
 struct Merged {
     view: watch::Receiver<View>,
     registrations: watch::Receiver<Registrations>,
@@ -270,7 +270,7 @@ struct Merged {
 }
 
 impl Merged {
-    /// Waits until either part changes; false when one of them has ended.
+    /// Waits until either part changes. Returns false if one of them has ended.
     async fn changed(&mut self) -> bool {
         let changed = tokio::select! {
             changed = self.view.changed() => changed,
@@ -279,12 +279,12 @@ impl Merged {
         changed.is_ok()
     }
 
-    /// Makes the mesh anew. Discovery has it before anybody else hears of it, so that whoever waits for a workload
-    /// to leave the mesh knows that it has left discovery.
+    /// Reassembles the mesh. It is published to discovery before the other receivers, so that a caller that waits for
+    /// a workload to leave the mesh knows that it has left discovery.
     async fn renew(mut self) -> Result<Self, JoinError> {
         let registrations = self.registrations.borrow_and_update().clone();
         let configured = Arc::clone(&self.view.borrow_and_update().mesh);
-        // Finding out whom a change concerns takes long in a large mesh, and so does dropping one.
+        // In a large mesh, finding the affected viewers is slow, and so is dropping the previous mesh.
         tokio::task::spawn_blocking(move || {
             let mesh = Arc::new(configured.with_registrations(registrations));
             self.xds.publish(Arc::clone(&mesh));

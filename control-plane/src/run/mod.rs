@@ -1,5 +1,4 @@
-//! The process `outrigger-control-plane`: its flags, its log, its signals. What it is made of is in
-//! [`control_plane`].
+//! The process `outrigger-control-plane`: its flags, logging and signals. [`control_plane`] starts its parts.
 
 pub mod control_plane;
 pub mod settings;
@@ -61,28 +60,28 @@ pub struct Args {
     pub log_format: LogFormat,
 }
 
-/// Forms of a log line.
+/// Formats of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// Why the process ends with exit code 1, in one line.
+/// Why the process ends with exit code 1, as one line.
 #[derive(Debug, Error)]
 pub enum RunError {
-    /// A flag will not do.
+    /// A flag has an invalid value.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// Something that it needs is not there.
+    /// The control plane could not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// `--log` cannot be read.
+    /// The filter in `--log` is invalid.
     #[error("--log {0}: {1}")]
     Log(String, String),
-    /// The system gives no thread, signal or timer.
+    /// The runtime or a signal handler could not be created.
     #[error("the runtime cannot be started: {0}")]
     Runtime(std::io::Error),
     /// The server failed.
@@ -90,9 +89,9 @@ pub enum RunError {
     Serve(String),
 }
 
-/// Runs until SIGTERM or SIGINT, and then ends gracefully.
+/// Runs until SIGTERM or SIGINT, then shuts down gracefully.
 ///
-/// One thread serves everybody: what takes long (signing, the disk, reading YAML) has threads of its own.
+/// One thread serves all connections. Slow work (signing, disk access, parsing YAML) runs on separate threads.
 pub fn run(args: Args) -> Result<(), RunError> {
     start_log(&args.log, args.log_format)?;
     let settings = settings(args)?;
@@ -141,7 +140,7 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
     })
 }
 
-/// One subscriber for the process. A program that has one already keeps it.
+/// Installs the process's tracing subscriber, unless there is one already.
 fn start_log(filter: &str, format: LogFormat) -> Result<(), RunError> {
     let filter =
         EnvFilter::try_new(filter).map_err(|error| RunError::Log(filter.into(), error.to_string()))?;

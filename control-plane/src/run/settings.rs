@@ -1,4 +1,4 @@
-//! What a control plane is started with, checked.
+//! Validated settings of a control plane.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use thiserror::Error;
 
 use crate::ca::authority::{MAX_TTL, ServerName};
 
-/// The shortest life that can be renewed in time.
+/// The shortest lifetime that can be renewed in time.
 const MIN_LIFE: Duration = Duration::from_secs(1);
 
-/// Checked settings of a control plane.
+/// Validated settings of a control plane.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub(super) config: PathBuf,
@@ -36,13 +36,13 @@ pub struct IssuerFiles {
     pub key: PathBuf,
 }
 
-/// What is wrong with a setting.
+/// Why a setting is invalid.
 #[derive(Debug, Error)]
 pub enum SettingsError {
-    /// Admin pages for strangers.
+    /// The admin address is not a loopback address.
     #[error("--admin {0}: not a loopback address")]
     Admin(SocketAddr),
-    /// Not a trust domain.
+    /// An invalid trust domain.
     #[error("--trust-domain: {0}")]
     TrustDomain(#[from] IdentityError),
     /// Not a DNS name.
@@ -57,7 +57,7 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// Settings with the defaults of the flags. Port 0 takes a free one.
+    /// Returns settings with the flags' defaults. Port 0 binds a free port.
     pub fn new(
         config: impl Into<PathBuf>,
         state_dir: impl Into<PathBuf>,
@@ -82,7 +82,7 @@ impl Settings {
         })
     }
 
-    /// With another domain of service names.
+    /// Sets the domain of service names.
     pub fn with_cluster_domain(mut self, domain: String) -> Result<Self, SettingsError> {
         let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(legal);
@@ -93,7 +93,7 @@ impl Settings {
         Ok(self)
     }
 
-    /// With other lives of certificates and leases.
+    /// Sets the lifetimes of certificates and leases.
     pub fn with_lives(mut self, certificate: Duration, lease: Duration) -> Result<Self, SettingsError> {
         for (flag, life) in [("certificate-ttl", certificate), ("lease", lease)] {
             if !(MIN_LIFE..=MAX_TTL).contains(&life) {
@@ -104,7 +104,7 @@ impl Settings {
         Ok(self)
     }
 
-    /// With more names, DNS names or addresses, in the control plane's own certificate.
+    /// Adds DNS names or addresses to the control plane's own certificate.
     pub fn with_server_names(mut self, names: &[String]) -> Result<Self, SettingsError> {
         let read =
             |name: &String| ServerName::parse(name).ok_or_else(|| SettingsError::ServerName(name.clone()));
@@ -112,14 +112,14 @@ impl Settings {
         Ok(self)
     }
 
-    /// With an operator's intermediate in the place of an own root.
+    /// Signs with an operator's intermediate CA instead of a self-made root.
     pub fn with_issuer(mut self, files: IssuerFiles) -> Self {
         self.issuer = Some(files);
         self
     }
 }
 
-/// Reads `24h`, `1m30s`, `500ms`.
+/// Parses a duration such as `24h`, `1m30s` or `500ms`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
     Duration::try_from(span).map_err(|_| "negative".into())

@@ -1,4 +1,4 @@
-//! Puts together what any number of sources hold, and publishes the mesh that it makes.
+//! Combines the resources of any number of sources, and publishes the resulting mesh.
 //!
 //! Each source applies its updates from its own thread or task. Nothing is published before every source has said that it
 //! is synced: a mesh with half of its resources would take the other half from proxies that have them. Where two sources
@@ -19,13 +19,13 @@ use crate::model::status::Statuses;
 /// The state of the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// The mesh that the accepted resources make, without registrations.
+    /// The mesh of the accepted resources, without registrations.
     pub mesh: Arc<Mesh>,
-    /// What is refused, in order of origin.
+    /// The refused resources, in order of origin.
     pub refusals: Arc<[Refusal]>,
-    /// What was ignored of accepted objects.
+    /// The ignored fields of accepted objects.
     pub ignored: Arc<[IgnoredField]>,
-    /// What became of each route.
+    /// The status of each route.
     pub statuses: Statuses,
 }
 
@@ -46,7 +46,7 @@ type Log = Box<dyn Fn(&[ChangeEvent]) + Send>;
 
 struct State {
     sources: Vec<Contents>,
-    /// The resources in force and the source of each.
+    /// The active resources and the source of each.
     in_force: BTreeMap<ResourceId, usize>,
     /// Resources that several sources hold.
     contested: BTreeSet<ResourceId>,
@@ -57,7 +57,7 @@ struct State {
     publication: Publication,
 }
 
-/// What one source holds.
+/// The resources of one source.
 #[derive(Default)]
 struct Contents {
     synced: bool,
@@ -72,9 +72,9 @@ struct Version {
     resource: Arc<Resource>,
 }
 
-/// Who is told of a new view.
+/// The receivers of a new view.
 enum Publication {
-    /// Some source is not synced, or may yet be added: nobody. What happened is logged when all are.
+    /// None yet: some source is not synced, or may still be added. Changes are logged when all are synced.
     Waiting {
         all_added: bool,
         first: oneshot::Sender<watch::Receiver<View>>,
@@ -129,7 +129,7 @@ impl Assembler {
 }
 
 impl SourceHandle {
-    /// Takes in what changed. When this returns, it is published, if every source is synced.
+    /// Applies an update. It is published when this returns, if every source is synced.
     pub fn apply(&self, update: Update) {
         with(&self.state, |state| {
             let (events, changed) = state.apply(self.index, update);
@@ -147,7 +147,7 @@ impl SourceHandle {
 }
 
 impl State {
-    /// Tells what happened, and whether there is anything new to see.
+    /// Returns the changes, and whether the view is different.
     fn apply(&mut self, source: usize, update: Update) -> (Vec<ChangeEvent>, bool) {
         let at = jiff::Timestamp::now();
         let Update { changes, refusals, ignored } = update;
@@ -199,7 +199,7 @@ impl State {
         let version = self.sources[best].resources.get(id);
         match self.in_force.insert(id.clone(), best) {
             None => Some((Change::Added, version)),
-            // Another source's, before and after.
+            // Held by another source, before and after.
             Some(old) if old == best && best != changed => None,
             Some(_) => Some((Change::Changed, version)),
         }

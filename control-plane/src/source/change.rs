@@ -1,4 +1,4 @@
-//! What happened to the configuration: what sources tell, refusals as they stand, and the events of the change log.
+//! Changes of the configuration: the updates of sources, current refusals, and the events of the change log.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::origin::Origin;
 use crate::model::resource::{Resource, ResourceId};
 
-/// Why something was refused, and where it stands.
+/// Why a resource was refused, and its origin.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
     /// Where it came from.
@@ -16,7 +16,7 @@ pub struct Refusal {
     pub resource: Option<String>,
     /// The path of the field, such as `spec.rules[0].matches[1].path`; empty for the resource as a whole.
     pub field: String,
-    /// What is wrong there.
+    /// The reason.
     pub reason: String,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A field of an accepted object that is not known here, and means nothing.
+/// An unknown field of an accepted object, which is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IgnoredField {
     /// Where the object came from.
@@ -62,11 +62,11 @@ impl fmt::Display for IgnoredField {
 /// What changed in a source.
 #[derive(Debug, Default)]
 pub struct Update {
-    /// Resources of which the source has another version, or none any more.
+    /// Resources that were added, changed or removed.
     pub(crate) changes: Vec<ResourceChange>,
-    /// Everything that the source refuses now.
+    /// All current refusals of the source.
     pub refusals: Vec<Refusal>,
-    /// Everything that the source ignores now.
+    /// All fields that the source currently ignores.
     pub ignored: Vec<IgnoredField>,
 }
 
@@ -74,11 +74,11 @@ pub struct Update {
 #[derive(Debug)]
 pub(crate) struct ResourceChange {
     pub(crate) id: ResourceId,
-    /// Where it stands now, or stood.
+    /// Its current or last origin.
     pub(crate) origin: Origin,
     /// What stands for its content in the change log.
     pub(crate) version: Option<String>,
-    /// None if it is gone.
+    /// None if it was removed.
     pub(crate) resource: Option<Arc<Resource>>,
 }
 
@@ -105,7 +105,7 @@ pub enum Change {
     Added,
     /// It has new content, and that is accepted.
     Changed,
-    /// It is gone.
+    /// It was removed.
     Removed,
     /// It was refused; the last good version stays, if there is one.
     Refused(Refusal),

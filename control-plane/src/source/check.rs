@@ -1,4 +1,4 @@
-//! `outrigger check DIR`: reads a configuration directory once and tells everything about it.
+//! `outrigger check DIR`: reads a configuration directory once and reports on it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use crate::model::assembly::Assembly;
 use crate::model::resource::ResourceId;
 use crate::model::status::RouteStatus;
 
-/// What a configuration directory holds and what became of it.
+/// The resources of a configuration directory and their status.
 #[derive(Debug)]
 pub struct Report {
     /// The accepted resources, with their files and, for a route, its status.
     pub resources: Vec<(ResourceId, PathBuf, Option<Arc<RouteStatus>>)>,
-    /// What was refused.
+    /// The refused resources.
     pub refusals: Arc<[Refusal]>,
 }
 
-/// Reads a configuration directory. Fails when it cannot be read at all.
+/// Reads a configuration directory. Returns an error if the directory itself cannot be read.
 pub fn check(directory: impl Into<PathBuf>) -> Result<Report, SourceError> {
     let mut reader = Reader::new(directory.into(), None);
     let Update { changes, refusals, ignored: _ } = reader.read_first()?;

@@ -1,7 +1,7 @@
 //! Where resources come from. Sources feed an assembler, which publishes the mesh once all of them are synced.
 //!
-//! One source is a watched directory of Kubernetes YAML. What cannot be read is refused with its place, and its last good
-//! version stays; everything else becomes the next version of the mesh.
+//! One source is a watched directory of Kubernetes YAML. A resource that cannot be read is refused with its origin, and
+//! its last good version stays active; all others become the next version of the mesh.
 
 pub mod check;
 pub mod watch;

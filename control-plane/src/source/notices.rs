@@ -1,4 +1,4 @@
-//! What the kernel says of the directory, as [`Notice`]s.
+//! The kernel's notifications about the directory, as [`Notice`]s.
 //!
 //! Looking opens files and folders, which is noticed too, and is no reason to look again.
 
@@ -12,7 +12,7 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use super::directory::is_configuration;
 use super::settling::Notice;
 
-/// Asks the kernel for notices of `root`, and hands each on. None where it gives none: then changes are found by looking.
+/// Subscribes to the kernel's notifications for `root`. Returns None if there are none; changes are then found by polling.
 pub(super) fn watch(root: &Path, tell: impl Fn(Notice) + Send + 'static) -> Option<RecommendedWatcher> {
     let below = root.to_owned();
     let notice = move |event| notices(&event, &below).into_iter().for_each(&tell);
@@ -27,7 +27,7 @@ pub(super) fn watch(root: &Path, tell: impl Fn(Notice) + Send + 'static) -> Opti
 fn notices(event: &notify::Result<Event>, root: &Path) -> Vec<Notice> {
     let event = match event {
         Ok(event) if !event.need_rescan() => event,
-        // Stands for notices that were lost.
+        // Reports lost notifications.
         Ok(_) | Err(_) => return vec![Notice::Lost],
     };
     let each = |of: &dyn Fn(&Path, &Path) -> Vec<Notice>| {
