@@ -100,7 +100,7 @@ impl Session {
             state.look_at(WILDCARD.into(), false);
             interest.added.push((kind, WILDCARD.into()));
         }
-        // In this order, so that a name in both lists is one that the client wants anew.
+        // In this order, so that a name in both lists is one that the client subscribes to again.
         on_unsubscribe(state, unsubscribe, &mut interest);
         on_subscribe(state, subscribe, &mut interest)?;
         if first {

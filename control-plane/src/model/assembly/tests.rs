@@ -1,4 +1,4 @@
-//! What a change of resources makes anew, and what it shares.
+//! What a change of resources rebuilds, and what it shares.
 
 use super::testing::{resource, route, service};
 use super::*;

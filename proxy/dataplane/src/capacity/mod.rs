@@ -42,7 +42,7 @@ const FEW_PEERS: usize = 64;
 /// Something bounded that peers share.
 #[derive(Debug)]
 pub(crate) struct Capacity {
-    /// Whether peers share it. If not, each unit of it may be had by whoever comes first.
+    /// Whether peers share it. If not, the first waiter gets each unit.
     is_shared: bool,
     limit: AtomicU32,
     used: AtomicU32,

@@ -1,6 +1,6 @@
 //! Who waits for a capacity: first come, first served within a peer, and an [`Order`] between peers.
 //!
-//! Whoever stops waiting is removed at once, so that everybody in here is alive. Peers that wait are walked, which is paid
+//! A waiter that gives up is removed at once, so that every entry is alive. Peers that wait are walked, which is paid
 //! for by those that have to wait and by those that give something back meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -78,7 +78,7 @@ impl Cluster {
         };
         let fresh = |host: &Rc<Host>| !tried.contains(&host.address);
         let again = !tried.is_empty();
-        // When nobody serves, everybody is asked: an ejection is a guess, and an error is certain. Before that those are asked
+        // When no host is healthy, every host may be picked: an ejection is a guess, and an error is certain. Before that those are asked
         // which work and want to be left alone.
         let host = self
             .choose(members, answering, fresh)

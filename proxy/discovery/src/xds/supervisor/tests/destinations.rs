@@ -133,6 +133,6 @@ async fn a_destination_that_warms_slowly_is_there_when_a_rare_client_asks_again(
     assert!(matches!(first, Answer::Unknown), "{first:?}");
     let asked = Instant::now();
     assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
-    assert_eq!(asked.elapsed(), Duration::ZERO, "nothing started anew");
+    assert_eq!(asked.elapsed(), Duration::ZERO, "warming starts again");
     assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
 }
