@@ -2,10 +2,11 @@
 //!
 //! A cluster waits for its endpoints, a route for its clusters, a listener for its routes. Each missing name delays a version
 //! by at most [`LONGEST`], even if the server reported that it does not exist, because it may be created soon. A removed resource
-//! stays for as long while a published version refers to it. The decision is pure: accepted resources and the time in,
-//! resources to publish out.
+//! stays for as long while a published version refers to it, or a listener whose connections drain. The decision is pure:
+//! accepted resources and the time in, resources to publish out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::compiled::Compiled;
@@ -31,8 +32,11 @@ pub(crate) struct Warming {
     /// Missing names that accepted resources refer to. An expired name stays here until it arrives or is no longer referenced, so
     /// that it does not delay a later version again.
     awaited: Deadlines,
-    /// Removed names that a published version still refers to.
+    /// Removed names that a published or draining version still refers to.
     leaving: Deadlines,
+    /// Former versions of listeners, and until when their connections may drain. Such a connection keeps the version that
+    /// accepted it, and looks up the route and the cluster of each request in what is published.
+    draining: Vec<(Arc<Compiled>, Instant)>,
     next_deadline: Option<Instant>,
 }
 
@@ -69,6 +73,7 @@ impl Warming {
                 }
             }
         }
+        self.drain_listeners(&next, now);
         self.keep_what_is_used(accepted, &mut next, now);
         self.forget_what_came(accepted, &next);
         let deadlines = [&self.awaited, &self.leaving].into_iter().flat_map(PerKind::iter);
@@ -77,24 +82,41 @@ impl Warming {
         std::mem::replace(&mut self.published, next)
     }
 
+    /// Starts to drain the listeners that `next` removes or replaces. A destination needs no draining: it has no socket, and its
+    /// connections look it up by name for each request.
+    fn drain_listeners(&mut self, next: &Resources, now: Instant) {
+        self.draining.retain(|(_, until)| *until > now);
+        for (name, listener) in self.published.of(Kind::Listener) {
+            let stays = next.get(Kind::Listener, name).is_some_and(|newer| newer.same_content(listener));
+            if !stays && !listener.is_destination() {
+                self.draining.push((Arc::clone(listener), now + LONGEST));
+            }
+        }
+    }
+
     /// Keeps removed resources while a published version refers to them: for [`LONGEST`], and for as long as the successor of that
-    /// version waits.
+    /// version waits. Keeps what a draining listener or another such resource refers to for as long as that one.
     fn keep_what_is_used(&mut self, accepted: &Resources, next: &mut Resources, now: Instant) {
         let before = std::mem::take(&mut self.leaving);
         // Referring kinds first: a cluster that stays keeps its endpoints.
         for kind in KINDS.into_iter().rev() {
             let mut stay = Vec::new();
-            for (name, resource) in next.of(kind) {
-                let succeeded = accepted.get(kind, name).is_some_and(|newer| !newer.same_content(resource));
+            let published = next.of(kind).iter();
+            let published = published.map(|(name, resource)| (resource, self.leaving[kind].get(name).copied()));
+            let draining = self.draining.iter().filter(|_| kind == Kind::Listener);
+            let draining = draining.map(|(listener, until)| (listener, Some(*until)));
+            for (resource, until) in published.chain(draining) {
+                let by = &resource.raw().name;
+                let succeeded = accepted.get(kind, by).is_some_and(|newer| !newer.same_content(resource));
                 for (of, named) in resource.references() {
                     if accepted.contains(of, named) || !self.published.contains(of, named) {
                         continue;
                     }
-                    let at = before[of].get(named).copied().unwrap_or(now + LONGEST);
+                    let at = until.or_else(|| before[of].get(named).copied()).unwrap_or(now + LONGEST);
                     if at > now || succeeded {
                         stay.push((of, named.clone(), at));
                     } else {
-                        tracing::warn!(kind = %of, name = %named, by = %name, "removed, though it is still referred to");
+                        tracing::warn!(kind = %of, name = %named, %by, "removed, though it is still referred to");
                     }
                 }
             }
@@ -102,7 +124,8 @@ impl Warming {
                 if let Some(resource) = self.published.get(of, &named) {
                     next.insert(of, resource.clone());
                 }
-                self.leaving[of].insert(named, at);
+                let until = self.leaving[of].entry(named).or_insert(at);
+                *until = (*until).max(at);
             }
         }
     }
@@ -296,6 +319,77 @@ mod tests {
         world.insert(Kind::Route, "cart", xds::route("cart", &["v2"]));
         assert!(world.advance());
         assert!(!world.serves(Kind::Cluster, "v1") && world.serves(Kind::Cluster, "v2"));
+    }
+
+    /// `inbound` with its cluster `application`, published.
+    fn inbound() -> World {
+        let mut world = World::serving();
+        world.insert(Kind::Listener, "inbound", xds::inbound("inbound", "application"));
+        world.insert(Kind::Cluster, "application", xds::cluster("application"));
+        world.insert(Kind::Endpoints, "application", xds::endpoints("application", &["127.0.0.1:80"]));
+        assert!(world.advance());
+        world
+    }
+
+    #[test]
+    fn what_a_removed_listener_refers_to_stays_while_its_connections_drain() {
+        let mut world = inbound();
+        world.accepted.remove(Kind::Listener, "inbound");
+        world.accepted.remove(Kind::Cluster, "application");
+        world.accepted.remove(Kind::Endpoints, "application");
+        assert!(world.advance());
+        let drained = world.now + LONGEST;
+        assert!(!world.serves(Kind::Listener, "inbound"));
+        assert!(world.serves(Kind::Cluster, "application") && world.serves(Kind::Endpoints, "application"));
+        assert_eq!(world.warming.next_deadline(), Some(drained));
+        world.now = drained;
+        assert!(world.advance());
+        assert!(!world.serves(Kind::Cluster, "application") && !world.serves(Kind::Endpoints, "application"));
+        assert_eq!(world.warming.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_cluster_removed_after_its_listener_goes_when_that_has_drained() {
+        let mut world = inbound();
+        world.accepted.remove(Kind::Listener, "inbound");
+        assert!(world.advance());
+        let drained = world.now + LONGEST;
+        world.now += Duration::from_secs(10);
+        world.accepted.remove(Kind::Cluster, "application");
+        world.accepted.remove(Kind::Endpoints, "application");
+        assert!(!world.advance());
+        assert_eq!(world.warming.next_deadline(), Some(drained));
+        world.now = drained;
+        assert!(world.advance());
+        assert!(!world.serves(Kind::Cluster, "application") && !world.serves(Kind::Endpoints, "application"));
+    }
+
+    #[test]
+    fn what_a_replaced_listener_referred_to_stays_while_its_connections_drain() {
+        let mut world = inbound();
+        world.insert(Kind::Listener, "inbound", xds::inbound("inbound", "v1"));
+        world.accepted.remove(Kind::Cluster, "application");
+        assert!(world.advance());
+        assert!(world.serves(Kind::Cluster, "application"));
+        world.now += LONGEST;
+        assert!(world.advance());
+        assert!(!world.serves(Kind::Cluster, "application") && world.serves(Kind::Listener, "inbound"));
+    }
+
+    #[test]
+    fn a_listener_that_comes_back_finds_what_it_refers_to() {
+        let mut world = inbound();
+        let all = world.accepted.clone();
+        for (kind, name) in [(Kind::Listener, "inbound"), (Kind::Cluster, "application")] {
+            world.accepted.remove(kind, name);
+        }
+        world.accepted.remove(Kind::Endpoints, "application");
+        world.advance();
+        world.accepted = all;
+        assert!(world.advance());
+        world.now += LONGEST;
+        assert!(!world.advance());
+        assert!(world.serves(Kind::Cluster, "application") && world.serves(Kind::Endpoints, "application"));
     }
 
     #[test]
