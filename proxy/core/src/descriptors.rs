@@ -1,21 +1,20 @@
-//! How many descriptors (sockets and files) the process may have open.
+//! The limit on open file descriptors.
 //!
-//! The soft limit is 1024 on most systems, for the sake of programs that use select(2) on high numbers; nobody does here.
-//! Both daemons raise it at start, and size what strangers may hold by what there is.
+//! The soft limit is 1024 on most systems, because select(2) cannot handle higher descriptors. Outrigger does not use
+//! select(2): both daemons raise the limit at start, and derive connection limits from it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// No more is asked for: some systems' hard limit is a thousand times as high, and nobody holds as many.
+/// The highest limit that is requested. Some systems have a hard limit a thousand times higher, which is never needed.
 const ENOUGH: u64 = 1 << 20;
 
-/// How many descriptors may be open.
+/// Returns how many descriptors may be open.
 pub fn limit() -> usize {
     let current = getrlimit(Resource::Nofile).current.unwrap_or(ENOUGH);
     usize::try_from(current.min(ENOUGH)).unwrap_or(usize::MAX)
 }
 
-/// Raises the limit as far as the system lets this process, and returns what it is then. Where it cannot be raised it
-/// stays as it is.
+/// Raises the soft limit up to the hard limit, and returns the result. If that fails, logs a warning and keeps the limit.
 pub fn raise_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let possible = maximum.unwrap_or(ENOUGH).min(ENOUGH);

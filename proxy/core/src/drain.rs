@@ -1,7 +1,7 @@
-//! Drain: a signal that goes out once, a deadline, and a count of what still runs.
+//! Drain: a one-time signal, a deadline, and a count of the connections that are left.
 //!
-//! Every connection holds a [`DrainGuard`]; a drain is complete when the last guard is gone. What is left at the deadline is
-//! cut off by whoever waits, by dropping its runtime. A process has two drains, [`Drains`], one after the other.
+//! Every connection holds a [`DrainGuard`]; a drain is complete when the last guard is dropped. The caller ends what is left
+//! at the deadline by dropping its runtime. A process has two drains, [`Drains`], which run one after the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,24 +10,24 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// A process's drains, in their order: what came in from others first, and what the application itself asks for when that
-/// is done and the application needs it no more. It may need the latter to finish the former.
+/// A process's drains, in order: inbound connections first, then outbound ones once the application no longer needs them.
+/// The application may need outbound connections to finish its inbound requests.
 #[derive(Debug, Default)]
 pub struct Drains {
     inbound: Drain,
     outbound: Drain,
 }
 
-/// The guards of a process's connections, by the side of the application on which their listener stands.
+/// The guards of a process's connections, by direction.
 #[derive(Debug, Clone)]
 pub struct Guards {
-    /// For connections from others.
+    /// For connections to the application.
     pub inbound: DrainGuard,
     /// For connections from the application.
     pub outbound: DrainGuard,
 }
 
-/// The owner's end: starts the drain and waits for its completion.
+/// The owner's handle: starts the drain and waits for its completion.
 #[derive(Debug)]
 pub struct Drain {
     signal: watch::Sender<Option<Instant>>,
@@ -35,11 +35,12 @@ pub struct Drain {
     finished: mpsc::Receiver<()>,
 }
 
-/// Held by whatever must finish before the process may end. Cheap to clone; says when drain has started.
+/// Held by a connection or task that must finish before the process ends. Reports when the drain has started. Cloning is
+/// cheap.
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
     signal: watch::Receiver<Option<Instant>>,
-    /// Set before `signal` is, so that whoever was woken by that sees it.
+    /// Set before `signal`, so that a task woken by the signal observes it.
     draining: Arc<AtomicBool>,
     _alive: mpsc::Sender<()>,
 }
@@ -54,20 +55,20 @@ pub enum Drained {
 }
 
 impl Drains {
-    /// Makes drains that have not started.
+    /// Creates drains that have not started.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Guards for what starts now. Whoever keeps them drops the inbound one when its drain starts.
+    /// Returns guards for a new connection. A holder that keeps both must drop the inbound guard when its drain starts.
     pub fn guards(&self) -> Guards {
         Guards { inbound: self.inbound.guard(), outbound: self.outbound.guard() }
     }
 
-    /// Drains inbound, waits until the application needs outbound no more (`unneeded`), then drains outbound.
+    /// Drains inbound, waits until the application no longer needs outbound (`unneeded`), then drains outbound.
     ///
-    /// All of it ends at `deadline`. The outbound drain starts `notice` before that at the latest, whatever still runs, so
-    /// that its clients are told before they are cut off.
+    /// Returns at `deadline` at the latest. The outbound drain starts no later than `notice` before it, even if inbound
+    /// connections are left, so that its clients are notified before their connections are closed.
     pub async fn drain(
         self,
         deadline: Instant,
@@ -83,7 +84,7 @@ impl Drains {
             first = Some(inbound.as_mut().await);
             unneeded.await;
         };
-        // It passes where inbound never ends or the application never rests.
+        // Times out if inbound does not complete or the application still needs outbound.
         let _ = tokio::time::timeout_at(latest, quiet).await;
         let second = outbound.start(deadline).await;
         let first = match first {
@@ -95,7 +96,7 @@ impl Drains {
 }
 
 impl Drain {
-    /// Makes a drain that has not started.
+    /// Creates a drain that has not started.
     pub fn new() -> Self {
         let (signal, receiver) = watch::channel(None);
         let (alive, finished) = mpsc::channel(1);
@@ -103,24 +104,24 @@ impl Drain {
         Self { signal, guard, finished }
     }
 
-    /// A guard for something that starts now.
+    /// Returns a guard for a new connection or task.
     pub fn guard(&self) -> DrainGuard {
         self.guard.clone()
     }
 
-    /// Tells every guard, and waits until all are dropped or `within` has passed. Call it once, at the end.
+    /// Notifies every guard, then waits until all are dropped or `within` has elapsed.
     pub async fn drain(self, within: Duration) -> Drained {
         self.start(Instant::now() + within).await
     }
 
-    /// Tells every guard before it returns; the future waits for them.
+    /// Notifies every guard before it returns. The future waits until they are dropped.
     fn start(self, deadline: Instant) -> impl Future<Output = Drained> {
         let Self { signal, guard, mut finished } = self;
         guard.draining.store(true, Ordering::Release);
         drop(guard);
         signal.send_replace(Some(deadline));
         async move {
-            // Kept: a signal whose sender is gone counts as started anyway.
+            // Held until the end: for the guards, a dropped sender also means that the drain has started.
             let _signal = signal;
             match tokio::time::timeout_at(deadline, finished.recv()).await {
                 Ok(_) => Drained::Complete,
@@ -137,12 +138,12 @@ impl Default for Drain {
 }
 
 impl DrainGuard {
-    /// Resolves when drain starts, at once if it has. Cancel-safe. Also resolves when the owner is gone.
+    /// Completes when the drain starts, immediately if it has, or when the owner is dropped. Cancel safe.
     pub async fn started(&mut self) {
         let _ = self.signal.wait_for(Option::is_some).await;
     }
 
-    /// Whether drain has started. Costs one atomic load: it is asked for each request.
+    /// Returns whether the drain has started. Called for each request; costs one atomic load.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

@@ -1,7 +1,7 @@
-//! SPIFFE identities: who a workload is.
+//! SPIFFE identities of workloads (SPIFFE ID specification, section 2).
 //!
-//! Parsed once, where bytes come in; compared whole, never by prefix or pattern. See the SPIFFE ID
-//! specification, section 2, and DESIGN's form `spiffe://<trust domain>/ns/<namespace>/sa/<account>`.
+//! An identity is parsed once, where it is received, and compared as a whole, never by prefix or pattern. Its form is
+//! `spiffe://<trust domain>/ns/<namespace>/sa/<account>`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use thiserror::Error;
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
-    /// Reads a trust domain name such as `cluster.local`.
+    /// Parses a trust domain name such as `cluster.local`.
     ///
-    /// Fails on an empty name, one longer than 255 bytes, or a character outside `[a-z0-9._-]`.
+    /// Returns an error if the name is empty, longer than 255 bytes, or has a character outside `[a-z0-9._-]`.
     pub fn parse(name: &str) -> Result<Self, IdentityError> {
         let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
         if name.is_empty() || name.len() > 255 || !name.bytes().all(legal) {
@@ -24,7 +24,7 @@ impl TrustDomain {
         Ok(Self(name.into()))
     }
 
-    /// The name, without `spiffe://`.
+    /// Returns the name, without `spiffe://`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -44,7 +44,7 @@ impl fmt::Debug for TrustDomain {
 
 /// The identity of a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 ///
-/// Cloning is cheap. Equality is of the whole identity.
+/// Cloning is cheap. Two identities are equal if all parts are.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId {
     uri: Arc<str>,
@@ -54,9 +54,9 @@ pub struct SpiffeId {
 }
 
 impl SpiffeId {
-    /// Makes an identity from its parts.
+    /// Creates an identity from its parts.
     ///
-    /// Fails when the namespace or the account is not a DNS label or subdomain name of Kubernetes
+    /// Returns an error if the namespace or the account is not a Kubernetes DNS label or subdomain name
     /// (lower-case letters, digits, dashes and dots, at most 253 bytes).
     pub fn new(
         trust_domain: TrustDomain,
@@ -72,7 +72,7 @@ impl SpiffeId {
         Ok(Self { uri, trust_domain, namespace: namespace.into(), service_account: service_account.into() })
     }
 
-    /// Reads the URI form. Anything but exactly our four path segments is refused.
+    /// Parses the URI form. Returns an error unless the path is exactly `/ns/<namespace>/sa/<account>`.
     pub fn parse(uri: &str) -> Result<Self, IdentityError> {
         let malformed = || IdentityError::Uri(uri.into());
         let rest = uri.strip_prefix("spiffe://").ok_or_else(malformed)?;
@@ -85,22 +85,22 @@ impl SpiffeId {
         Self::new(TrustDomain::parse(domain)?, namespace, account)
     }
 
-    /// The URI form, as in a certificate's subject alternative name.
+    /// Returns the URI form, as in a certificate's subject alternative name.
     pub fn as_str(&self) -> &str {
         &self.uri
     }
 
-    /// The trust domain, which selects the roots that may vouch for this identity.
+    /// Returns the trust domain, which selects the root certificates that may issue this identity.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The Kubernetes namespace.
+    /// Returns the Kubernetes namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The Kubernetes service account.
+    /// Returns the Kubernetes service account.
     pub fn service_account(&self) -> &str {
         &self.service_account
     }
@@ -127,7 +127,7 @@ fn is_kubernetes_name(name: &str) -> bool {
         && !name.ends_with(['-', '.'])
 }
 
-/// Why a name is no identity. The text names the offending value.
+/// Why a text is not a valid identity. The message names the value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IdentityError {
     /// Not a trust domain name.

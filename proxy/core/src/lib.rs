@@ -1,7 +1,7 @@
-//! The words that every part of Outrigger uses: identities, matchers, percentages, reasons, errors, drain, records.
+//! The vocabulary that every part of Outrigger shares: identities, matchers, percentages, reasons, errors, drain, records.
 //!
-//! Nothing here does I/O, and nothing here knows a wire message. A value of one of these types is valid by
-//! construction, so that nobody checks it again. As everywhere, a module uses only modules listed below it.
+//! Nothing here knows a wire message. A value of one of these types is valid by construction and is not checked again. As
+//! everywhere, a module uses only modules listed below it.
 
 pub mod record;
 pub mod trace;
@@ -14,5 +14,5 @@ pub mod identity;
 pub mod matcher;
 pub mod percentage;
 
-/// The name of a resource (listener, route, cluster, destination): compared often, made seldom, shared freely.
+/// The name of a resource (listener, route, cluster, destination). Cloning is cheap.
 pub type Name = std::sync::Arc<str>;

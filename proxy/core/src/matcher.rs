@@ -1,4 +1,4 @@
-//! Matching of strings: exact, prefix, suffix, contains or regular expression.
+//! String matching: exact, prefix, suffix, contains or regular expression.
 //!
 //! The compiled form of `envoy.type.matcher.v3.StringMatcher`. Regular expressions run in linear time and must
 //! match the whole value, as RE2's `FullMatch` does in Envoy.
@@ -13,29 +13,29 @@ pub struct StringMatcher {
     ignore_case: bool,
 }
 
-/// What a [`StringMatcher`] looks for.
+/// The pattern of a [`StringMatcher`].
 #[derive(Debug, Clone)]
 pub enum Pattern {
-    /// The value is this, byte for byte.
+    /// The value equals this text.
     Exact(Box<str>),
-    /// The value starts with this.
+    /// The value starts with this text.
     Prefix(Box<str>),
-    /// The value ends with this.
+    /// The value ends with this text.
     Suffix(Box<str>),
-    /// The value has this somewhere.
+    /// The value contains this text.
     Contains(Box<str>),
-    /// The whole value matches.
+    /// The whole value matches this expression.
     Regex(Regex),
 }
 
 impl StringMatcher {
-    /// Makes a matcher; `ignore_case` applies to ASCII letters and not to regular expressions
+    /// Creates a matcher. `ignore_case` applies to ASCII letters and not to regular expressions
     /// (`envoy.type.matcher.v3.StringMatcher.ignore_case`).
     pub fn new(pattern: Pattern, ignore_case: bool) -> Self {
         Self { pattern, ignore_case }
     }
 
-    /// Whether `value` matches.
+    /// Returns whether `value` matches.
     pub fn matches(&self, value: &str) -> bool {
         let (value, fold) = (value.as_bytes(), self.ignore_case);
         let same = |a: &[u8], b: &[u8]| if fold { a.eq_ignore_ascii_case(b) } else { a == b };
@@ -55,17 +55,17 @@ impl StringMatcher {
 
 /// Compiles a regular expression that must match a whole value.
 ///
-/// Refuses what the linear-time engine does not support (back-references, look-around) and programs larger than
-/// 1 MiB, naming the expression.
+/// Returns an error that names the expression if it uses what the linear-time engine does not support (back-references,
+/// look-around), or if the compiled program exceeds 1 MiB.
 pub fn full_match(expression: &str) -> Result<Regex, RegexError> {
     let build = |pattern: &str| regex::RegexBuilder::new(pattern).size_limit(1 << 20).build();
-    // The expression must stand on its own before it is wrapped: `a)|(b` must not close the group around it.
+    // The expression must be valid before it is wrapped: `a)|(b` must not close the surrounding group.
     build(expression)
         .and_then(|_| build(&format!(r"\A(?:{expression})\z")))
         .map_err(|error| RegexError { expression: expression.into(), error: last_line(&error) })
 }
 
-/// The engine draws a picture of the place over several lines, and says what is wrong in the last.
+/// Returns the last line, which states the problem. The lines above it show the position in the expression.
 fn last_line(error: &regex::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next_back().unwrap_or_default();

@@ -1,14 +1,14 @@
-//! Who a peer is, where capacity is shared between peers.
+//! The key of a peer, for capacity that is shared between peers.
 //!
-//! A workload counts as one peer, however many connections and addresses it has. Who shows no identity is told apart by
-//! address; an IPv6 host may choose among all addresses of its /64, so that these count as one.
+//! A workload is one peer, however many connections and addresses it has. A peer without an identity is distinguished by
+//! its address. An IPv6 host can use every address of its /64, so a /64 is one peer.
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::identity::SpiffeId;
 
-/// The key under which a peer's use of a capacity is counted. Cloning is cheap.
+/// The key by which a peer's use of a capacity is counted. Cloning is cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerKey {
     /// A verified identity.
@@ -18,7 +18,7 @@ pub enum PeerKey {
 }
 
 impl PeerKey {
-    /// The key of a peer at `address`, whose verified identity is `identity` if it has shown one.
+    /// Returns the key of a peer at `address`. `identity` is its verified identity, if it has one.
     pub fn new(identity: Option<&SpiffeId>, address: IpAddr) -> Self {
         match (identity, address.to_canonical()) {
             (Some(identity), _) => Self::Identity(identity.clone()),
@@ -32,7 +32,7 @@ impl PeerKey {
 }
 
 impl Hash for PeerKey {
-    /// Of an identity the URI alone, which has all of it.
+    /// Hashes only the URI of an identity, which contains all of its parts.
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::Identity(identity) => identity.as_str().hash(state),

@@ -1,7 +1,6 @@
-//! A share of requests, exact to one in a million.
+//! A share of requests, in parts per million.
 //!
-//! xDS writes shares as a numerator over one hundred, ten thousand or one million
-//! (`envoy.type.v3.FractionalPercent`); here they are all parts of a million.
+//! xDS writes shares as a numerator over one hundred, ten thousand or one million (`envoy.type.v3.FractionalPercent`).
 
 use thiserror::Error;
 
@@ -15,24 +14,24 @@ impl Percentage {
     /// All of the requests.
     pub const ALL: Self = Self(1_000_000);
 
-    /// Makes a share from parts per million. Fails above one million.
+    /// Creates a share from parts per million. Returns an error above one million.
     pub fn from_millionths(parts: u32) -> Result<Self, PercentageError> {
         if parts > 1_000_000 { Err(PercentageError(parts)) } else { Ok(Self(parts)) }
     }
 
-    /// The share in parts per million.
+    /// Returns the share in parts per million.
     pub fn millionths(self) -> u32 {
         self.0
     }
 
-    /// Whether a request that drew `sample` (uniform over `u32`) is part of the share.
+    /// Returns whether a request is part of the share. `sample` is random, uniform over `u32`.
     pub fn holds(self, sample: u32) -> bool {
-        // Multiply instead of dividing: exact at both ends, biased by less than one in four thousand million between.
+        // Multiplies instead of dividing: exact at both ends, with a bias of less than 1 in 2^32 between them.
         ((u64::from(sample) * 1_000_000) >> 32) < u64::from(self.0)
     }
 }
 
-/// A share above the whole.
+/// A share above 100 %.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{0} parts per million is more than all")]
 pub struct PercentageError(u32);

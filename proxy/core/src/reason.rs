@@ -1,44 +1,44 @@
 //! Response flags: why an answer is not simply what the application said.
 //!
 //! One table serves access logs, metrics, the command line and the `x-outrigger-reason` header of answers that the
-//! proxy itself made. Flags carry Envoy's letters where Envoy has the same idea (access log operator
-//! `%RESPONSE_FLAGS%`), so that dashboards and habits carry over.
+//! proxy itself made. Flags have Envoy's letters where Envoy has an equivalent (access log operator
+//! `%RESPONSE_FLAGS%`), so that existing dashboards keep working.
 
 use http::StatusCode;
 
 /// Why a request or connection ended as it did. `None` in a record means: as the application answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// The client sent bytes that are no valid request.
+    /// The client sent bytes that are not a valid request.
     DownstreamProtocolError,
-    /// The client went away before the answer was complete.
+    /// The client closed the connection or reset the stream before the answer was complete.
     DownstreamConnectionTermination,
     /// The client sent its head or body too slowly.
     DownstreamTimeout,
-    /// The client's certificate or identity was not acceptable, or its handshake failed, or it spoke no TLS.
+    /// The client's certificate or identity was rejected, its handshake failed, or it did not use TLS.
     DownstreamTlsFailure,
-    /// Head of the request larger than the limit.
+    /// The head of the request exceeds the limit.
     HeadersTooLarge,
-    /// Request target longer than the limit.
+    /// The request target exceeds the limit.
     UriTooLong,
-    /// An HTTP/1.0 request where the listener serves none.
+    /// An HTTP/1.0 request on a listener that does not accept HTTP/1.0.
     Http10Refused,
     /// No route matched.
     NoRouteFound,
-    /// The client asked for a tunnel of a protocol (extended CONNECT) that the listener or route does not let pass, or that
+    /// The client requested a tunnel (extended CONNECT) for a protocol that the listener or route does not allow, or that
     /// the endpoint did not open.
     UpgradeRefused,
     /// The destination does not exist in the mesh, and unknown destinations are refused.
     NoDestination,
-    /// The control plane did not name the destination in time, or in a way that can be used.
+    /// The control plane did not deliver a usable destination in time.
     DestinationTimeout,
     /// The route names a cluster that does not exist (an invalid backend).
     NoClusterFound,
-    /// The cluster has no endpoint.
+    /// The cluster has no endpoint that can be used.
     NoHealthyUpstream,
-    /// A bound on connections, queued requests or requests in flight was reached.
+    /// A limit on connections, queued requests or requests in flight was reached.
     UpstreamOverflow,
-    /// No connection to the endpoint could be made.
+    /// No connection to the endpoint could be established.
     UpstreamConnectionFailure,
     /// The endpoint's certificate or identity was not the expected one, or the handshake failed.
     UpstreamTlsFailure,
@@ -46,23 +46,23 @@ pub enum Reason {
     UpstreamConnectionTermination,
     /// The endpoint reset the stream.
     UpstreamRemoteReset,
-    /// The endpoint sent bytes that are no valid response.
+    /// The endpoint sent bytes that are not a valid response.
     UpstreamProtocolError,
-    /// Head of the response larger than the limit.
+    /// The head of the response exceeds the limit.
     UpstreamHeadersTooLarge,
-    /// The route's request timeout passed.
+    /// The route's request timeout expired.
     UpstreamRequestTimeout,
-    /// Retries were made, and the limit of tries was reached.
+    /// Retries were made, and the limit on their number was reached.
     UpstreamRetryLimitExceeded,
-    /// Another try would have been safe, and the retry budget had no room.
+    /// Another attempt would have been safe, but the retry budget was exhausted.
     RetryBudgetExceeded,
-    /// The route answers by itself (a direct response or a redirect).
+    /// The route answers without an upstream (a direct response or a redirect).
     DirectResponse,
     /// The application behind this sidecar cannot be reached.
     ApplicationUnreachable,
-    /// The proxy is draining and its deadline passed.
+    /// The proxy was draining, and its deadline passed.
     DrainDeadline,
-    /// The proxy itself failed; a bug, or the machine is out of something.
+    /// The proxy itself failed: a bug, or an exhausted resource of the machine.
     LocalError,
 }
 
@@ -158,22 +158,22 @@ impl Reason {
         }
     }
 
-    /// The short flag, as access logs and metrics print it.
+    /// Returns the short flag that access logs and metrics print.
     pub fn flag(self) -> &'static str {
         self.row().flag
     }
 
-    /// The long name, as `x-outrigger-reason` carries it.
+    /// Returns the long name that `x-outrigger-reason` carries.
     pub fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// The reason of this long name.
+    /// Returns the reason with this long name, or `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
-    /// Whether the same request meets the same end wherever it is sent again.
+    /// Returns whether the same request fails in the same way at every endpoint.
     pub fn is_deterministic(self) -> bool {
         matches!(
             self,
@@ -187,12 +187,12 @@ impl Reason {
         )
     }
 
-    /// The status of an answer that the proxy makes for this reason.
+    /// Returns the status of an answer that the proxy makes for this reason.
     pub fn status(self) -> StatusCode {
         self.row().status
     }
 
-    /// The `grpc-status` of such an answer to a gRPC request.
+    /// Returns the `grpc-status` of such an answer to a gRPC request.
     pub fn grpc_status(self) -> u8 {
         self.row().grpc
     }

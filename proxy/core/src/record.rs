@@ -1,7 +1,7 @@
-//! What is known of a finished request or connection: one record feeds access log, metrics and spans alike.
+//! The record of a finished request or connection: the source of access log lines, metrics and spans.
 //!
-//! The data path fills it as it goes and hands it over once, when the last byte is through. What only a log line or
-//! a span needs ([`Text`]) is collected only when somebody will read it.
+//! The data path fills it during the request and passes it on once, after the last byte. What only access logs and spans
+//! need ([`Text`]) is collected only if one of them is enabled.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -19,21 +19,21 @@ pub struct RequestRecord {
     pub started: SystemTime,
     /// From `started` to the last byte in either direction.
     pub duration: Duration,
-    /// The listener that took it, and on which side of the application that listener stands.
+    /// The listener that accepted it.
     pub listener: Name,
-    /// Inbound or outbound, as the listener says.
+    /// The listener's direction.
     pub direction: Direction,
-    /// How the client spoke.
+    /// The downstream protocol.
     pub protocol: Protocol,
-    /// HTTP status sent to the client; 0 for TCP and where none was sent.
+    /// The HTTP status sent to the client; 0 for TCP or if none was sent.
     pub status: u16,
-    /// `grpc-status` of the response's head or trailers.
+    /// `grpc-status` from the response's head or trailers.
     pub grpc_status: Option<u8>,
     /// Why the answer is not simply what the application said.
     pub reason: Option<Reason>,
-    /// The client's verified identity, if it spoke mTLS.
+    /// The client's verified identity, if it used mTLS.
     pub source: Option<SpiffeId>,
-    /// The client's address, as seen.
+    /// The client's address.
     pub client: SocketAddr,
     /// The destination's canonical name (`cart.shop.svc.cluster.local:80`).
     pub destination: Option<Name>,
@@ -43,55 +43,55 @@ pub struct RequestRecord {
     pub bytes_received: u64,
     /// Body bytes sent to the client.
     pub bytes_sent: u64,
-    /// Time spent before the first try: waiting for config, queueing.
+    /// Time before the first attempt: waiting for configuration, queueing.
     pub until_first_try: Duration,
-    /// Every try upstream, in order; mirrored requests are not among them.
+    /// Every upstream attempt, in order, without mirrored requests.
     pub tries: Vec<TryRecord>,
-    /// Its place in a trace.
+    /// Its trace context.
     pub trace: Option<TraceContext>,
-    /// What only logs and spans read.
+    /// What only access logs and spans need.
     pub text: Option<Box<Text>>,
 }
 
-/// One try at one endpoint.
+/// One attempt at one endpoint.
 #[derive(Debug, Clone)]
 pub struct TryRecord {
-    /// From the start of the request.
+    /// From the start of the request to the start of the attempt.
     pub offset: Duration,
-    /// Until its end.
+    /// From the start of the attempt to its end.
     pub duration: Duration,
     /// The cluster.
     pub cluster: Name,
     /// The endpoint, if one was picked.
     pub endpoint: Option<SocketAddr>,
-    /// The workload instance behind it, as its metadata says.
+    /// The endpoint's workload instance, from its metadata.
     pub instance: Option<Name>,
     /// The endpoint's verified identity.
     pub peer: Option<SpiffeId>,
-    /// Time to get a connection: queueing, connecting, handshake. Zero-like when one was idle.
+    /// Time to obtain a connection: queueing, connecting, handshake. Close to zero if an idle one was used.
     pub until_connected: Duration,
-    /// From the start of the try to the response's head.
+    /// From the start of the attempt to the response's head.
     pub until_first_byte: Option<Duration>,
-    /// HTTP status of the response, 0 if none came.
+    /// HTTP status of the response; 0 if none was received.
     pub status: u16,
-    /// `grpc-status`, where known.
+    /// `grpc-status`, if known.
     pub grpc_status: Option<u8>,
     /// Why it failed.
     pub reason: Option<Reason>,
     /// How far it had come when it failed.
     pub reached: Option<Reached>,
-    /// Its client span.
+    /// Its CLIENT span.
     pub span: Option<SpanId>,
 }
 
-/// The text of a request, for logs and spans.
+/// The text fields of a request, for access logs and spans.
 #[derive(Debug, Clone, Default)]
 pub struct Text {
     /// The method, empty for TCP.
     pub method: String,
-    /// The authority as asked.
+    /// The authority as requested.
     pub authority: String,
-    /// Path and query as asked.
+    /// Path and query as requested.
     pub path: String,
     /// `user-agent`.
     pub user_agent: String,
@@ -99,22 +99,22 @@ pub struct Text {
     pub request_id: String,
     /// Whether it is a gRPC request (content-type `application/grpc`).
     pub grpc: bool,
-    /// `tracestate`, passed on unchanged.
+    /// `tracestate`, forwarded unchanged.
     pub trace_state: String,
-    /// The error beneath, for the log.
+    /// The underlying error, for the log.
     pub detail: String,
 }
 
-/// On which side of its application a listener stands (`envoy.config.core.v3.TrafficDirection`).
+/// The traffic direction of a listener (`envoy.config.core.v3.TrafficDirection`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
-    /// Requests of others to the application.
+    /// To the application.
     Inbound,
-    /// Requests of the application to others.
+    /// From the application.
     Outbound,
 }
 
-/// How a client or an upstream speaks.
+/// The protocol of a downstream or upstream connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     /// HTTP/1.0.
@@ -130,7 +130,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As logs and metrics print it.
+    /// Returns the name that logs and metrics print.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "http/1.0",

@@ -1,21 +1,21 @@
-//! Trace identity: which trace a request belongs to, which span is the parent, whether it is sampled.
+//! Trace context: the trace that a request belongs to, its parent span, and whether it is sampled.
 //!
-//! The values of W3C Trace Context (traceparent, section 3.2). Reading and writing headers is the data path's.
+//! These are the values of W3C Trace Context (traceparent, section 3.2). The data path reads and writes the headers.
 
 use std::fmt;
 
 use crate::percentage::Percentage;
 
-/// A trace's 16 bytes, never zero.
+/// A trace ID: 16 bytes, never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId(u128);
 
-/// A span's 8 bytes, never zero.
+/// A span ID: 8 bytes, never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(u64);
 
 impl TraceId {
-    /// `None` for zero, which W3C Trace Context section 3.2.2.3 declares invalid.
+    /// Returns `None` for zero, which is invalid (W3C Trace Context section 3.2.2.3).
     pub fn new(value: u128) -> Option<Self> {
         (value != 0).then_some(Self(value))
     }
@@ -27,7 +27,7 @@ impl TraceId {
 }
 
 impl SpanId {
-    /// `None` for zero, which W3C Trace Context section 3.2.2.4 declares invalid.
+    /// Returns `None` for zero, which is invalid (W3C Trace Context section 3.2.2.4).
     pub fn new(value: u64) -> Option<Self> {
         (value != 0).then_some(Self(value))
     }
@@ -50,20 +50,21 @@ impl fmt::Display for SpanId {
     }
 }
 
-/// Who decides whether a trace is recorded (OpenTelemetry SDK, "Built-in samplers").
+/// How it is decided whether a trace is sampled (OpenTelemetry SDK, "Built-in samplers").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampling {
-    /// The share of the traces that are recorded where the caller has not decided, or is not heard.
+    /// The share of traces that are sampled if the caller has not decided, or if its decision is ignored.
     pub ratio: Percentage,
-    /// Whether a caller that has decided is heard (`ParentBased`). Where not, traces may have holes.
+    /// Whether the caller's decision is followed (`ParentBased`). If not, traces may be incomplete.
     pub by_parent: bool,
 }
 
 impl Sampling {
-    /// Every trace, but those that a caller said are not recorded.
+    /// Samples every trace, except those that the caller decided not to sample.
     pub const ALL: Self = Self { ratio: Percentage::ALL, by_parent: true };
 
-    /// Whether `trace` is recorded, of which the caller has said `parent`. Every proxy decides alike about one trace.
+    /// Returns whether `trace` is sampled. `parent` is the caller's decision. Every proxy with the same settings decides alike
+    /// about one trace.
     pub fn holds(self, trace: TraceId, parent: Option<bool>) -> bool {
         match parent {
             Some(sampled) if self.by_parent => sampled,
@@ -72,12 +73,12 @@ impl Sampling {
     }
 }
 
-/// A request's place in a trace.
+/// A request's trace context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     /// The trace.
     pub trace: TraceId,
-    /// The span that describes this request here.
+    /// This proxy's span for the request.
     pub span: SpanId,
     /// The caller's span, if the caller sent one.
     pub parent: Option<SpanId>,
