@@ -1,8 +1,8 @@
-//! What the end of an attempt says about the endpoint that it went to.
+//! What the outcome of an attempt says about its endpoint.
 //!
-//! Blame follows cause: an endpoint is blamed for what it did or failed to do, never for what its client, this proxy, a
-//! bound of ours or the state of an idle connection is the reason of. One table; what it says decides about ejection
-//! ([`crate::outlier`]), balancing and whether the endpoint is known to be alive.
+//! An endpoint is blamed for what it did or failed to do, never for what the client, this proxy, one of its limits or a stale
+//! idle connection caused. One table decides for ejection ([`crate::outlier`]), for balancing, and for whether the endpoint
+//! is known to be alive.
 
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
@@ -12,19 +12,19 @@ use crate::outlier::Outcome;
 /// What an attempt says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blame {
-    /// Whether the endpoint has shown that it is there: it answered something, if only a refusal.
+    /// Whether the endpoint showed that it is alive: it answered, even if only with a refusal.
     pub alive: bool,
-    /// How the attempt counts; `None` where it says nothing about the endpoint. Only a success is a sample of latency.
+    /// How the attempt counts. `None` if it says nothing about the endpoint. Only a success is a latency sample.
     pub outcome: Option<Outcome>,
 }
 
-/// What the connection of an attempt was before it.
+/// The state of an attempt's connection before the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
-    /// Made for it, or in use.
+    /// Established for the attempt, or in use.
     Fresh,
-    /// Idle; and it was found closed as soon as the request was written. Endpoints may close such a connection at any
-    /// time (RFC 9112 section 9.3.1), and a request may meet that.
+    /// Idle, and found closed when the request was written. An endpoint may close an idle connection at any time
+    /// (RFC 9112 section 9.3.1), also just as a request is sent on it.
     Stale,
 }
 
@@ -34,10 +34,10 @@ const OVERLOADED: Blame = Blame { alive: true, outcome: Some(Outcome::Overloaded
 const FAILED: Blame = Blame { alive: false, outcome: Some(Outcome::LocalOrigin) };
 const ALIVE_AND_FAILED: Blame = Blame { alive: true, outcome: Some(Outcome::LocalOrigin) };
 
-/// Of an attempt that got no answer, or not all of it.
+/// Returns the blame for an attempt that got no answer, or an incomplete one.
 pub fn failed(failure: &Failure, connection: Connection) -> Blame {
     match failure.side {
-        // A client that gave up or was too slow; a certificate, a descriptor or a limit that this proxy lacks.
+        // The client cancelled or was too slow; or this proxy lacked a certificate, a descriptor or capacity.
         Side::Downstream | Side::Local => NOTHING,
         Side::Upstream => of_endpoint(failure.reason, failure.reached, connection),
     }
@@ -47,27 +47,27 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Connection) -> Blam
     match reason {
         Reason::UpstreamConnectionFailure | Reason::UpstreamTlsFailure => FAILED,
         Reason::UpstreamConnectionTermination => match (reached, connection) {
-            // A GOAWAY: it drains.
+            // A GOAWAY: the endpoint drains.
             (Reached::NotProcessed, _) => ALIVE,
             (Reached::NotWritten | Reached::Maybe, Connection::Stale) => NOTHING,
             (Reached::NotWritten | Reached::Maybe, Connection::Fresh) => FAILED,
             (Reached::ResponseStarted, _) => ALIVE_AND_FAILED,
         },
-        // REFUSED_STREAM too: so says a sidecar whose application is away.
+        // Includes REFUSED_STREAM, which a sidecar sends if its application cannot be reached.
         Reason::UpstreamRemoteReset | Reason::UpstreamProtocolError | Reason::ApplicationUnreachable => {
             ALIVE_AND_FAILED
         }
-        // It answered, and the limit is ours.
+        // The endpoint answered; the limit is ours.
         Reason::UpstreamHeadersTooLarge => ALIVE,
         Reason::UpstreamRequestTimeout => match reached {
             Reached::Maybe | Reached::NotProcessed => FAILED,
-            // It waited for a connection, for which our bounds may be the reason; a connection that cannot be made says so
-            // itself. And a response that takes long may have a slow reader.
+            // The request waited for a connection, possibly because of our limits; a failed connection has a reason of its
+            // own. A response that takes long may have a slow reader.
             Reached::NotWritten | Reached::ResponseStarted => NOTHING,
         },
-        // Its sidecar says that it has no capacity left; a bound of ours is reached before anything is written.
+        // The endpoint's sidecar reports that it has no capacity. Our own limits apply before anything is written.
         Reason::UpstreamOverflow if reached == Reached::NotProcessed => OVERLOADED,
-        // Our own bounds, or nothing that was sent to an endpoint.
+        // Our own limits, or nothing was sent to an endpoint.
         Reason::UpstreamOverflow
         | Reason::NoHealthyUpstream
         | Reason::NoDestination
@@ -90,8 +90,8 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Connection) -> Blam
     }
 }
 
-/// Of an answer, by its status and gRPC's. `reason` is set where a proxy behind this one made the answer itself.
-/// `None`: it says nothing about the endpoint, but that it is there.
+/// Returns the outcome of an answered attempt, from its HTTP and gRPC status. `reason` is set if a proxy behind this one made
+/// the answer itself. Returns `None` if the answer says nothing about the endpoint, except that it is alive.
 pub fn answered(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) -> Option<Outcome> {
     let outcome = match (status, grpc_status) {
         (502..=504, _) | (_, Some(4 | 14)) => Outcome::GatewayError,
@@ -105,10 +105,10 @@ pub fn answered(status: u16, grpc_status: Option<u8>, reason: Option<Reason>) ->
     }
 }
 
-/// Whether an answer that a proxy behind this one made itself counts as its endpoint's.
+/// Returns whether an answer that a proxy behind this one made itself counts for its endpoint.
 fn of_sidecar(reason: Reason) -> bool {
     match reason {
-        // What it says of its application.
+        // The state of its application.
         Reason::UpstreamConnectionFailure
         | Reason::UpstreamTlsFailure
         | Reason::UpstreamConnectionTermination
@@ -119,13 +119,13 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::RetryBudgetExceeded
         | Reason::ApplicationUnreachable
         | Reason::NoHealthyUpstream
-        // Requests for this endpoint are better sent elsewhere, whatever the cause.
+        // Other endpoints are better for these requests, whatever the cause.
         | Reason::UpstreamOverflow
         | Reason::DrainDeadline
         | Reason::LocalError
-        // Its configuration answers: as good as the application.
+        // Its configuration answered, which counts as the application's answer.
         | Reason::DirectResponse => true,
-        // What it says of the request, of its client or of a limit.
+        // The request, its client or a limit.
         Reason::UpstreamHeadersTooLarge
         | Reason::NoDestination
         | Reason::DestinationTimeout
@@ -150,8 +150,8 @@ mod tests {
         [Reached::NotWritten, Reached::NotProcessed, Reached::Maybe, Reached::ResponseStarted];
     const CONNECTIONS: [Connection; 2] = [Connection::Fresh, Connection::Stale];
 
-    /// The rows that blame or excuse an endpoint; every other one says nothing. Written out a second time, so that a change of the
-    /// table is a change here.
+    /// The rows that blame or excuse an endpoint; every other row says nothing. Deliberately a second copy, so that a change of
+    /// the table needs a change here.
     const ROWS: [(Reason, Reached, Connection, Blame); 32] = {
         use Connection::{Fresh, Stale};
         use Reached::{Maybe, NotProcessed, NotWritten, ResponseStarted};

@@ -1,6 +1,6 @@
-//! Bulkheads: how much of a cluster may be in use at once (`envoy.config.cluster.v3.CircuitBreakers`).
+//! Circuit breakers: limits on the concurrent use of a cluster (`envoy.config.cluster.v3.CircuitBreakers`).
 //!
-//! Users were promised these limits for the process; the data path counts, and shares them between peers.
+//! The limits are per process. The data path enforces them, and shares the capacity between peers.
 
 use outrigger_proto::xds::{cluster, core};
 
@@ -10,7 +10,7 @@ use crate::retry_budget::RetryBudget;
 /// A cluster's limits.
 #[derive(Debug, Clone)]
 pub struct CircuitBreakers {
-    /// Connections, of all endpoints together.
+    /// Connections to all endpoints together.
     pub max_connections: u32,
     /// Requests that wait for a connection.
     pub max_pending_requests: u32,
@@ -21,13 +21,13 @@ pub struct CircuitBreakers {
 }
 
 impl CircuitBreakers {
-    /// Reads the thresholds of default priority; absent fields mean Envoy's defaults of 1024 each, and 3 retries.
+    /// Decodes the thresholds of default priority. Absent fields have Envoy's defaults: 1024 each, and 3 retries.
     pub fn decode(wire: Option<cluster::CircuitBreakers>) -> Result<Self, Unusable> {
         let cluster::CircuitBreakers { thresholds, per_host_thresholds } = wire.unwrap_or_default();
         unsupported("per_host_thresholds", !per_host_thresholds.is_empty())?;
         let mut default = None;
         for (at, threshold) in thresholds.into_iter().enumerate() {
-            // Routes of high priority are refused, so that thresholds for them have nothing to bound.
+            // Routes of high priority are rejected, so thresholds for them have no effect.
             if threshold.priority == core::RoutingPriority::Default as i32 && default.is_none() {
                 default = Some(
                     Self::threshold(threshold).map_err(|bad| bad.within(format_args!("thresholds[{at}]")))?,
@@ -45,8 +45,8 @@ impl CircuitBreakers {
             max_requests,
             max_retries,
             retry_budget,
-            track_remaining: _, // gauges of what remains: our metrics always have what is used and the limit
-            max_connection_pools: _, // pools are few here (one per endpoint and worker), and idle ones are closed
+            track_remaining: _, // gauges of the remaining capacity: our metrics always have the usage and the limit
+            max_connection_pools: _, // there is one pool per endpoint and worker, and idle ones are closed
         } = wire;
         let retries = match retry_budget {
             Some(budget) => RetryBudget::decode(budget).map_err(|bad| bad.within("retry_budget"))?,

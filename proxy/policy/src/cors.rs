@@ -1,7 +1,7 @@
 //! Cross-origin requests (`envoy.extensions.filters.http.cors.v3.CorsPolicy`; HTTPRoute's `cors` filter).
 //!
-//! A preflight is answered here and never reaches a backend; an actual request goes on, and its response tells the browser
-//! who may read it. The rules are those of the Fetch standard, section 3.3 (CORS protocol).
+//! A preflight is answered here and never reaches a backend. An actual request is forwarded, and its response tells the
+//! browser which origin may read it. The rules are those of the Fetch standard, section 3.3 (CORS protocol).
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use outrigger_core::matcher::StringMatcher;
@@ -11,7 +11,7 @@ use outrigger_proto::xds::cors;
 use crate::field::{Unusable, each, flag, runtime_fraction, unsupported_any};
 use crate::string_match;
 
-/// Who may call a route from another origin, and how.
+/// Which origins may call a route, and how.
 #[derive(Debug, Clone)]
 pub struct CorsPolicy {
     origins: Box<[StringMatcher]>,
@@ -25,14 +25,14 @@ pub struct CorsPolicy {
     enabled: Percentage,
 }
 
-/// What a request is to this policy.
+/// What is done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// None of its business, or from an origin that is not allowed: goes on, and no header says otherwise.
+    /// No cross-origin request, or an origin that is not allowed: forwarded, and no header is added to its response.
     Pass,
-    /// A preflight: answered with 200, these headers and no body.
+    /// A preflight: answered with status 200, these headers and no body.
     Answer(HeaderMap),
-    /// From an allowed origin: goes on, and these headers are set on its response in place of the backend's.
+    /// From an allowed origin: forwarded, and these headers replace the backend's on its response.
     Allow(HeaderMap),
 }
 
@@ -40,7 +40,7 @@ const PRIVATE_NETWORK_ASKED: HeaderName = HeaderName::from_static("access-contro
 const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 impl CorsPolicy {
-    /// Reads the policy.
+    /// Decodes the policy.
     pub fn decode(wire: cors::CorsPolicy) -> Result<Self, Unusable> {
         let cors::CorsPolicy {
             allow_origin_string_match,
@@ -54,7 +54,7 @@ impl CorsPolicy {
             allow_private_network_access,
             forward_not_matching_preflights,
         } = wire;
-        // Shadow mode only counts what it would do; without such counters nothing would tell that it is on.
+        // Shadow mode only counts what the policy would do. Without such counters it would have no visible effect.
         let shadow = runtime_fraction("shadow_enabled", shadow_enabled)?.unwrap_or(Percentage::ZERO);
         unsupported_any(&[("shadow_enabled", shadow > Percentage::ZERO)])?;
         if !max_age.is_empty() && !max_age.bytes().all(|b| b.is_ascii_digit()) {
@@ -74,7 +74,7 @@ impl CorsPolicy {
         })
     }
 
-    /// Says what a request with this method and these headers is. `sample` is uniform over `u32`.
+    /// Decides for a request with this method and these headers. `sample` is random, uniform over `u32`.
     pub fn check(&self, method: &Method, headers: &HeaderMap, sample: u32) -> Verdict {
         let Some(origin) = headers.get(header::ORIGIN).filter(|_| self.enabled.holds(sample)) else {
             return Verdict::Pass;
@@ -89,7 +89,7 @@ impl CorsPolicy {
         }
     }
 
-    /// Replaces what a backend said about origins by `allowed`, which came from [`Self::check`].
+    /// Replaces the backend's CORS headers by `allowed`, which [`Self::check`] returned.
     pub fn respond(allowed: &HeaderMap, response: &mut HeaderMap) {
         for (name, value) in allowed {
             if name == header::VARY {
@@ -102,7 +102,7 @@ impl CorsPolicy {
 
     fn preflight(&self, origin: &HeaderValue, method: &HeaderValue, headers: &HeaderMap) -> HeaderMap {
         let mut answer = self.origin(origin);
-        // With credentials `*` would be taken literally (Fetch, 3.3.5), so that what was asked for is allowed by name.
+        // With credentials, browsers take `*` literally (Fetch, 3.3.5), so the requested names are listed instead.
         let named = |list: &Option<HeaderValue>, asked: Option<&HeaderValue>| match list {
             Some(all) if all == "*" && self.credentials => asked.cloned(),
             other => other.clone(),
@@ -129,7 +129,7 @@ impl CorsPolicy {
     fn origin(&self, origin: &HeaderValue) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        // The answer differs by origin, which a cache in between must know (Fetch, 3.3.7).
+        // The response depends on the origin, which caches must know (Fetch, 3.3.7).
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
         if self.credentials {
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

@@ -1,4 +1,4 @@
-//! A route that answers by itself (`envoy.config.route.v3.DirectResponseAction`).
+//! A route that answers without an upstream (`envoy.config.route.v3.DirectResponseAction`).
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -6,12 +6,12 @@ use outrigger_proto::xds::{core, route};
 
 use crate::field::{Unusable, unsupported};
 
-/// An answer that needs no backend.
+/// An answer that the proxy sends without a backend.
 #[derive(Debug, Clone)]
 pub struct DirectResponse {
-    /// Its status.
+    /// The status.
     pub status: StatusCode,
-    /// Its body, empty for none. Sent as `text/plain` unless the route's response headers say otherwise.
+    /// The body, possibly empty. Sent as `text/plain` unless the route's response headers say otherwise.
     pub body: Bytes,
 }
 
@@ -19,7 +19,7 @@ pub struct DirectResponse {
 pub const MAX_BODY: usize = 4096;
 
 impl DirectResponse {
-    /// Reads the action. Bodies come inline, at most `max_body` bytes long.
+    /// Decodes the action. The body must be inline and at most `max_body` bytes long.
     pub fn decode(wire: route::DirectResponseAction, max_body: usize) -> Result<Self, Unusable> {
         let route::DirectResponseAction { status, body, body_format } = wire;
         unsupported("body_format", body_format.is_some())?;
@@ -38,7 +38,8 @@ impl DirectResponse {
     }
 }
 
-/// Bytes that are in the message itself. Files and environment variables would let a control plane read the machine.
+/// Returns the bytes of an inline source. Returns an error for files and environment variables, which would let a control
+/// plane read them from this machine.
 fn inline(source: core::DataSource) -> Result<Bytes, Unusable> {
     use outrigger_proto::xds::core::data_source::Specifier;
     let core::DataSource { watched_directory, specifier } = source;

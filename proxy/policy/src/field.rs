@@ -1,7 +1,7 @@
-//! Reading of single wire fields, and the refusal that names the field when one cannot be used.
+//! Decoding of single wire fields, and the error that names an invalid one.
 //!
-//! Every decoder of a policy or resource returns [`Unusable`]; each caller on the way up adds its own field's name, so
-//! that the operator reads a whole path: `virtual_hosts[0].routes[2].route.retry_policy.num_retries`.
+//! Every decoder of a policy or resource returns [`Unusable`]. Each caller prepends the name of its own field, so that the
+//! operator sees the whole path: `virtual_hosts[0].routes[2].route.retry_policy.num_retries`.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use std::time::Duration;
 use outrigger_core::percentage::Percentage;
 use outrigger_proto::xds::{core, protobuf, types};
 
-/// A field of a message that cannot be used: its path from the decoded message, and what is wrong with it.
+/// The error for a field that is invalid or not supported: its path in the decoded message, and the problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {
     /// The path, in the notation of protobuf's text format: `routes[2].match.headers[0].name`.
     pub field: String,
-    /// What is wrong, as a clause: `is not supported`.
+    /// The problem, as a clause: `is not supported`.
     pub problem: String,
 }
 
 impl Unusable {
-    /// A refusal of `field`.
+    /// Creates an error for `field`.
     pub fn new(field: impl Into<String>, problem: impl fmt::Display) -> Self {
         Self { field: field.into(), problem: problem.to_string() }
     }
 
-    /// The same refusal seen from the message that holds this one in `field`.
+    /// Prepends `field`, the field of the enclosing message that contains this one.
     #[must_use]
     pub fn within(mut self, field: impl fmt::Display) -> Self {
         self.field =
@@ -45,27 +45,27 @@ impl fmt::Display for Unusable {
 
 impl std::error::Error for Unusable {}
 
-/// Refuses `field` when it is set: it would change what happens, and this proxy does not do it.
+/// Returns an error if `field` is set: it would change the behaviour, and this proxy does not support it.
 pub fn unsupported(field: &str, is_set: bool) -> Result<(), Unusable> {
     if is_set { Err(Unusable::new(field, "is not supported")) } else { Ok(()) }
 }
 
-/// Refuses the first of `fields` that is set.
+/// Returns an error for the first of `fields` that is set.
 pub fn unsupported_any(fields: &[(&str, bool)]) -> Result<(), Unusable> {
     fields.iter().try_for_each(|(field, is_set)| unsupported(field, *is_set))
 }
 
-/// A field that must be there.
+/// Returns the value of a field, or an error if it is absent.
 pub fn required<T>(field: &str, value: Option<T>) -> Result<T, Unusable> {
     value.ok_or_else(|| Unusable::new(field, "is required"))
 }
 
-/// Text that must not be empty.
+/// Returns the text, or an error if it is empty.
 pub fn non_empty(field: &str, value: String) -> Result<String, Unusable> {
     if value.is_empty() { Err(Unusable::new(field, "must not be empty")) } else { Ok(value) }
 }
 
-/// A repeated field, each element decoded under its index.
+/// Decodes each element of a repeated field. Errors include the index.
 pub fn each<W, T>(
     field: &str,
     values: Vec<W>,
@@ -75,7 +75,8 @@ pub fn each<W, T>(
     values.into_iter().enumerate().map(decode).collect()
 }
 
-/// A duration of at least nothing and at most ten thousand years, as `google.protobuf.Duration` allows.
+/// Decodes a duration. Returns an error if it is negative or longer than `google.protobuf.Duration` allows (ten thousand
+/// years).
 pub fn duration(field: &str, value: Option<protobuf::Duration>) -> Result<Option<Duration>, Unusable> {
     let Some(protobuf::Duration { seconds, nanos }) = value else { return Ok(None) };
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
@@ -87,7 +88,7 @@ pub fn duration(field: &str, value: Option<protobuf::Duration>) -> Result<Option
     Ok(Some(Duration::new(seconds, nanos)))
 }
 
-/// A duration longer than nothing.
+/// Decodes a duration. Returns an error if it is not positive.
 pub fn positive_duration(
     field: &str,
     value: Option<protobuf::Duration>,
@@ -98,17 +99,17 @@ pub fn positive_duration(
     }
 }
 
-/// `UInt32Value`.
+/// Unwraps a `UInt32Value`.
 pub fn number(value: Option<protobuf::UInt32Value>) -> Option<u32> {
     value.map(|wrapped| wrapped.value)
 }
 
-/// `BoolValue`, false when absent.
+/// Unwraps a `BoolValue`. Absent means false.
 pub fn flag(value: Option<protobuf::BoolValue>) -> bool {
     value.is_some_and(|wrapped| wrapped.value)
 }
 
-/// A number of hundredths, at most 100.
+/// Decodes a percentage. Returns an error above 100.
 pub fn percent(field: &str, value: u32) -> Result<Percentage, Unusable> {
     value
         .checked_mul(10_000)
@@ -116,7 +117,7 @@ pub fn percent(field: &str, value: u32) -> Result<Percentage, Unusable> {
         .ok_or_else(|| Unusable::new(field, "is more than 100"))
 }
 
-/// `envoy.type.v3.FractionalPercent`. Like Envoy, a numerator above its denominator means all.
+/// Decodes an `envoy.type.v3.FractionalPercent`. As in Envoy, a numerator above the denominator means 100 %.
 pub fn fraction(field: &str, value: types::FractionalPercent) -> Result<Percentage, Unusable> {
     let types::FractionalPercent { numerator, denominator } = value;
     let parts_each = match types::fractional_percent::DenominatorType::try_from(denominator) {
@@ -129,9 +130,9 @@ pub fn fraction(field: &str, value: types::FractionalPercent) -> Result<Percenta
     Percentage::from_millionths(parts).map_err(|bad| Unusable::new(field, bad))
 }
 
-/// A fraction that Envoy could override at run time.
+/// Decodes a fraction that Envoy can override at run time.
 ///
-/// There is no runtime layer here, as in an Envoy without one, so that the key never has a value and the default holds.
+/// There is no runtime layer here, so the default always applies, as in an Envoy without one.
 pub fn runtime_fraction(
     field: &str,
     value: Option<core::RuntimeFractionalPercent>,

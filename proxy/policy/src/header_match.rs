@@ -1,9 +1,9 @@
-//! Matching of a request's head by header: `envoy.config.route.v3.HeaderMatcher`, deprecated forms included.
+//! Header matchers: `envoy.config.route.v3.HeaderMatcher`, including its deprecated forms.
 //!
-//! Used by routes and by retry policies. A header in several lines satisfies a condition if one of its lines does, and an
-//! inverted one if none of them does, as in Envoy since 1.39 (`match_headers_individually`): joined with commas, a client could
-//! hide a value from an exact match by adding a line. `cookie` is the exception: its lines are crumbs of one value (RFC 9113
-//! section 8.2.3), which HTTP/2 splits and joins at will; only that case allocates.
+//! Used by routes and by retry policies. A header with several lines satisfies a condition if one of its lines does, and an
+//! inverted condition if none does, as in Envoy since 1.39 (`match_headers_individually`). If the lines were joined with
+//! commas, a client could hide a value from an exact match by adding a line. `cookie` is the exception: its lines are parts
+//! of one value (RFC 9113 section 8.2.3), which HTTP/2 may split. They are joined, and only that allocates.
 
 use std::borrow::Cow;
 
@@ -14,14 +14,14 @@ use outrigger_proto::xds::{route, types};
 use crate::field::Unusable;
 use crate::string_match;
 
-/// What a matcher sees of a request, in either version of HTTP.
+/// The head of a request, for matchers, in any version of HTTP.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
     /// The method.
     pub method: &'a Method,
     /// `http` or `https`.
     pub scheme: &'a str,
-    /// Host and, where given, port.
+    /// Host and optional port.
     pub authority: &'a str,
     /// Path and query.
     pub path: &'a str,
@@ -51,12 +51,12 @@ enum Name {
 enum Test {
     Present(bool),
     Text(StringMatcher),
-    /// From the first, up to and without the second.
+    /// A half-open range: start (inclusive) and end (exclusive).
     Range(i64, i64),
 }
 
 impl HeaderMatcher {
-    /// Reads a matcher. Without any condition it asks for presence, as Envoy does.
+    /// Decodes a matcher. Without a condition, it tests for presence, as in Envoy.
     #[allow(deprecated)] // the older forms are still sent
     pub fn decode(wire: route::HeaderMatcher) -> Result<Self, Unusable> {
         use route::header_matcher::HeaderMatchSpecifier as Wire;
@@ -73,7 +73,7 @@ impl HeaderMatcher {
             Some(Wire::StringMatch(matcher)) => {
                 Test::Text(string_match::decode(matcher).map_err(|bad| bad.within("string_match"))?)
             }
-            // Envoy's oldest form: without a value it takes any.
+            // Envoy's oldest form: an empty value matches any.
             Some(Wire::ExactMatch(value)) if value.is_empty() => text(Pattern::Contains(value.into())),
             Some(Wire::ExactMatch(value)) => text(Pattern::Exact(value.into())),
             Some(Wire::PrefixMatch(value)) => text(Pattern::Prefix(value.into())),
@@ -89,10 +89,10 @@ impl HeaderMatcher {
         Ok(Self { name: Name::decode(&name)?, test, invert: invert_match, missing_is_empty })
     }
 
-    /// Whether `head` satisfies the condition.
+    /// Returns whether `head` satisfies the condition.
     ///
-    /// A missing header satisfies no condition on its value, inverted or not, unless missing counts as empty. Then it counts
-    /// as present, too.
+    /// A missing header satisfies no condition on its value, inverted or not, unless it is treated as empty. Then it also
+    /// counts as present.
     pub fn matches(&self, head: &Head<'_>) -> bool {
         let holds = match self.name.holds(head, |value| self.test.holds(value)) {
             Some(holds) => holds,
@@ -102,7 +102,7 @@ impl HeaderMatcher {
         holds != self.invert
     }
 
-    /// Whether a response's headers satisfy the condition. Pseudo-headers of requests never do.
+    /// Returns whether a response's headers satisfy the condition. A condition on a pseudo-header of requests never holds.
     pub fn matches_response(&self, headers: &HeaderMap) -> bool {
         let head = Head { method: &Method::GET, scheme: "", authority: "", path: "", headers };
         matches!(self.name, Name::Field(_)) && self.matches(&head)
@@ -122,7 +122,7 @@ impl Name {
         }
     }
 
-    /// Whether `test` holds for one of the values; `None` if there is none.
+    /// Returns whether `test` holds for one of the values, or `None` if there is no value.
     fn holds(&self, head: &Head<'_>, test: impl Fn(&str) -> bool) -> Option<bool> {
         let name = match self {
             Self::Method => return Some(test(head.method.as_str())),
@@ -138,7 +138,7 @@ impl Name {
 }
 
 impl Test {
-    /// Whether it holds for a header with that value.
+    /// Returns whether the test holds for `value`.
     fn holds(&self, value: &str) -> bool {
         match self {
             Self::Present(want) => *want,
@@ -212,8 +212,8 @@ mod tests {
         assert!(!matches(&range, &[("x-a", "0")]) && !matches(&range, &[("x-a", "one")]));
     }
 
-    /// The verdicts for `a: 1` and `a: 2`, for `a: 1,2`, for `a: 3` and for no `a`, first as they are, then inverted, and then
-    /// both again where missing counts as empty.
+    /// Returns the verdicts for `x-a: 1` and `x-a: 2`, for `x-a: 1,2`, for `x-a: 3` and without `x-a`: plain, inverted, and then
+    /// both again with a missing header treated as empty.
     fn verdicts(wire: &Wire) -> [[bool; 4]; 4] {
         let heads: [&[(&str, &str)]; 4] =
             [&[("x-a", "1"), ("x-a", "2")], &[("x-a", "1,2")], &[("x-a", "3")], &[("x-b", "1")]];

@@ -1,14 +1,14 @@
 //! Headers added to, set in and removed from requests and responses
 //! (`request_headers_to_add`, `..._to_remove` and the same for responses, on routes, hosts, tables and backends).
 //!
-//! Compiled to a list of steps in the order in which Envoy takes them: at each level removals first, then additions.
+//! Compiled to a list of steps in Envoy's order: at each level, removals first, then additions.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use outrigger_proto::xds::core;
 
 use crate::field::{Unusable, each, required};
 
-/// What to do to a message's headers, in order.
+/// Changes to a message's headers, in order.
 #[derive(Debug, Clone, Default)]
 pub struct HeaderMutation {
     steps: Vec<Step>,
@@ -24,10 +24,10 @@ enum Step {
 }
 
 impl HeaderMutation {
-    /// Reads one level's two lists; `subject` (`request` or `response`) is part of the fields' names.
+    /// Decodes the two lists of one level. `subject` (`request` or `response`) is part of the fields' names.
     ///
-    /// Pseudo-headers and `Host` are refused (rewrites change those, as in Envoy), and so are the fields that frame a
-    /// message or belong to one connection: changing them by hand could only make one message look like two.
+    /// Returns an error for pseudo-headers and `Host`, which only rewrites may change, as in Envoy, and for the fields that frame
+    /// a message or belong to one connection, because changing them would allow request smuggling.
     pub fn decode(
         subject: &str,
         to_add: Vec<core::HeaderValueOption>,
@@ -40,19 +40,19 @@ impl HeaderMutation {
         Ok(Self { steps: removals.into_iter().chain(additions).flatten().collect() })
     }
 
-    /// These steps, then those of `outer`.
+    /// Appends the steps of `outer`.
     #[must_use]
     pub fn then(mut self, outer: &Self) -> Self {
         self.steps.extend(outer.steps.iter().cloned());
         self
     }
 
-    /// Whether it changes nothing.
+    /// Returns whether there are no changes.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// Changes `headers`.
+    /// Applies the changes to `headers`.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for step in &self.steps {
             match step {
@@ -74,7 +74,7 @@ impl HeaderMutation {
 
 fn addition(wire: core::HeaderValueOption) -> Result<Option<Step>, Unusable> {
     use outrigger_proto::xds::core::header_value_option::HeaderAppendAction as Action;
-    #[allow(deprecated)] // `append` is still sent; it is `append_action` in an older form
+    #[allow(deprecated)] // `append` is the older form of `append_action`, and still sent
     let core::HeaderValueOption { header, append, append_action, keep_empty_value } = wire;
     let core::HeaderValue { key, value, raw_value } = required("header", header)?;
     let name = mutable_name("header.key", &key)?;
@@ -103,7 +103,7 @@ fn addition(wire: core::HeaderValueOption) -> Result<Option<Step>, Unusable> {
     }))
 }
 
-/// Undoes Envoy's escape of the percent sign, which otherwise begins a substitution command (`%REQ(x)%`).
+/// Unescapes `%%`. Returns an error for a single percent sign, which begins a substitution command (`%REQ(x)%`).
 pub(crate) fn literal(field: &str, text: &str) -> Result<String, Unusable> {
     let without_escapes = text.replace("%%", "");
     if without_escapes.contains('%') {

@@ -1,8 +1,8 @@
-//! One file per policy: compiled config, decode from xDS, state, verbs, tests.
+//! One file per policy: compiled configuration, decoding from xDS, state, decisions, tests.
 //!
-//! Listed in the order in which a request meets them; the last three are what their decoding shares. A policy decides
-//! and returns: it never sleeps, dials, reads a clock or draws a random number that it was not given. The data path
-//! carries out what it decides. As everywhere, a module uses only modules listed below it.
+//! Modules are listed in the order in which they apply to a request; the last three are shared by the decoders. A policy
+//! only decides: it never sleeps, connects, reads a clock or generates a random number; the caller passes these in. The
+//! data path carries out the decision. As everywhere, a module uses only modules listed below it.
 
 pub mod upgrade;
 pub mod cors;

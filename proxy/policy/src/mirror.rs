@@ -1,4 +1,4 @@
-//! Copies of requests whose answers nobody waits for (`RouteAction.request_mirror_policies`).
+//! Request mirroring: copies of requests whose answers are ignored (`RouteAction.request_mirror_policies`).
 
 use http::HeaderValue;
 use outrigger_core::Name;
@@ -8,7 +8,7 @@ use outrigger_proto::xds::route::route_action;
 use crate::field::{Unusable, non_empty, runtime_fraction, unsupported_any};
 use crate::rewrite;
 
-/// Where a share of a route's requests is copied to. A route may have several, each drawn on its own.
+/// Copies a share of a route's requests to a cluster. A route may have several mirrors, each sampled independently.
 #[derive(Debug, Clone)]
 pub struct Mirror {
     /// The cluster that gets the copies.
@@ -16,18 +16,18 @@ pub struct Mirror {
     share: Percentage,
     /// Whether `-shadow` is appended to the host of a copy, which is Envoy's default.
     pub shadow_suffix: bool,
-    /// The authority that copies carry.
+    /// The authority of the copies.
     pub host_rewrite: Option<HeaderValue>,
 }
 
 impl Mirror {
-    /// Reads one policy. Without a fraction every request is copied.
+    /// Decodes one policy. Without a fraction, every request is copied.
     pub fn decode(wire: route_action::RequestMirrorPolicy) -> Result<Self, Unusable> {
         let route_action::RequestMirrorPolicy {
             cluster,
             cluster_header,
             runtime_fraction: fraction,
-            // Whether a copy's own span is sampled; copies have no span here, so that nothing is left to decide.
+            // Whether the copy's span is sampled. Copies have no spans here.
             trace_sampled: _,
             disable_shadow_host_suffix_append,
             request_headers_mutations,
@@ -45,7 +45,7 @@ impl Mirror {
         })
     }
 
-    /// Whether a request that drew `sample`, uniform over `u32`, is copied.
+    /// Returns whether a request is copied. `sample` is random, uniform over `u32`.
     pub fn copies(&self, sample: u32) -> bool {
         self.share.holds(sample)
     }

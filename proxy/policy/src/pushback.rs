@@ -1,24 +1,24 @@
-//! For how long an endpoint asks to be left alone: `Retry-After` of a 429 or 503 (RFC 9110 section 10.2.3, RFC 6585
+//! Pushback: how long an endpoint wants no requests. `Retry-After` of a 429 or 503 (RFC 9110 section 10.2.3, RFC 6585
 //! section 4), and gRPC's pushback (proposal A6, "Pushback").
 //!
-//! Read by [`crate::response::ResponseFacts`]. What it says goes to [`crate::outlier::Health::push_back`], which keeps all workers'
-//! requests away from the endpoint while there is another, and to the decision about another attempt.
+//! Read by [`crate::response::ResponseFacts`] and passed to [`crate::outlier::Health::push_back`], which makes all workers
+//! avoid the endpoint while there is another, and to the retry decision.
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode};
 
-/// What an endpoint asks of its callers.
+/// The pushback of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushback {
-    /// To come back after this long and no earlier.
+    /// No requests before this long has elapsed.
     After(Duration),
-    /// Not to send this request again (a negative pushback, or one that is no number). It says nothing of other requests.
+    /// No retry of this request (a negative pushback, or one that is not a number). Does not affect other requests.
     Never,
 }
 
-/// `Retry-After`. `now` is the wall clock, for a date. None if the status gives the field no such meaning, if it is
-/// malformed, or if the time has passed.
+/// Parses `Retry-After`. `now` reads the wall clock, for a date. Returns `None` if the status is neither 429 nor 503, if the
+/// value is malformed, or if the time has passed.
 pub(crate) fn retry_after(
     status: StatusCode,
     value: &HeaderValue,
@@ -29,7 +29,7 @@ pub(crate) fn retry_after(
     }
     let value = value.to_str().ok()?.trim();
     let after = if !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit()) {
-        // More seconds than a number holds are very many.
+        // A number that overflows is capped.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
         httpdate::parse_http_date(value).ok()?.duration_since(now()).unwrap_or_default()
@@ -37,7 +37,7 @@ pub(crate) fn retry_after(
     (!after.is_zero()).then_some(Pushback::After(after))
 }
 
-/// `grpc-retry-pushback-ms`.
+/// Parses `grpc-retry-pushback-ms`.
 pub(crate) fn of_grpc(value: &HeaderValue) -> Pushback {
     let milliseconds = value.to_str().ok().and_then(|value| value.trim().parse::<i32>().ok());
     match milliseconds.and_then(|value| u64::try_from(value).ok()) {

@@ -1,4 +1,4 @@
-//! A route that sends the client elsewhere (`envoy.config.route.v3.RedirectAction`).
+//! A route that redirects the client (`envoy.config.route.v3.RedirectAction`).
 
 use http::{HeaderValue, StatusCode};
 use outrigger_proto::xds::route;
@@ -6,7 +6,7 @@ use outrigger_proto::xds::route;
 use crate::field::Unusable;
 use crate::rewrite::{self, PathRewrite};
 
-/// Where a client is sent.
+/// Where a client is redirected to.
 #[derive(Debug, Clone)]
 pub struct Redirect {
     scheme: Option<Box<str>>,
@@ -19,7 +19,7 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Reads the action.
+    /// Decodes the action.
     pub fn decode(wire: route::RedirectAction) -> Result<Self, Unusable> {
         use route::redirect_action::{
             PathRewriteSpecifier as Path, RedirectResponseCode as Code, SchemeRewriteSpecifier as Scheme,
@@ -71,10 +71,10 @@ impl Redirect {
         Ok(Self { scheme, host, port: (port != 0).then_some(port), path, strip_query, status })
     }
 
-    /// The `Location` for a request of which the route matched the first `matched` bytes of the path.
+    /// Returns the `Location` for a request. The route matched the first `matched` bytes of its path.
     ///
-    /// `None` when the request's own parts make no legal header value. A port survives unless the host changes, and a
-    /// scheme's own port is left out (HTTPRequestRedirectFilter.port of Gateway API).
+    /// Returns `None` if the result is not a legal header value. The port is kept unless the host changes, and a scheme's
+    /// default port is omitted (HTTPRequestRedirectFilter.port of Gateway API).
     pub fn location(
         &self,
         scheme: &str,

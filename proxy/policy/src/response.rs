@@ -1,7 +1,7 @@
-//! What the head of a response says to policies, read in one pass over its fields.
+//! The facts in the head of a response that policies use, read in one pass over its fields.
 //!
-//! The data path reads it once for each attempt that was answered; [`crate::retry`], [`crate::blame`] and
-//! [`crate::pushback`] judge by it.
+//! The data path reads them once for each answered attempt. [`crate::retry`], [`crate::blame`] and [`crate::pushback`]
+//! decide by them.
 
 use std::time::SystemTime;
 
@@ -10,21 +10,21 @@ use outrigger_core::reason::Reason;
 
 use crate::pushback::{Pushback, of_grpc, retry_after};
 
-/// The facts of a response that policies judge by. Of a field that comes several times, the first counts.
+/// The facts of a response. Of a repeated field, the first line counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseFacts {
     /// The HTTP status.
     pub status: StatusCode,
-    /// `grpc-status`, which stands in the head if there is no body. None if it is no number below 256.
+    /// `grpc-status`, which is in the head if there is no body. `None` if it is not a number below 256.
     pub grpc_status: Option<u8>,
-    /// Why a proxy behind this one made the response itself. None if the application made it.
+    /// Why a proxy behind this one made the response itself. `None` if the application made it.
     pub reason: Option<Reason>,
-    /// How long the endpoint asks to be left alone.
+    /// The endpoint's pushback.
     pub pushback: Option<Pushback>,
 }
 
 impl ResponseFacts {
-    /// Reads the head of a response. `now` is the wall clock, which is read only for a `Retry-After` that is a date.
+    /// Reads the head of a response. `now` reads the wall clock; it is called only for a `Retry-After` that is a date.
     pub fn read(status: StatusCode, fields: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Self {
         let [mut grpc_status, mut reason, mut grpc_pushback, mut after] = [None; 4];
         for (name, value) in fields {

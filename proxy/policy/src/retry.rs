@@ -1,7 +1,7 @@
-//! Whether a failed try is made again, and after how long (`envoy.config.route.v3.RetryPolicy`).
+//! Whether a failed attempt is retried, and after how long (`envoy.config.route.v3.RetryPolicy`).
 //!
-//! Decides for one request from its outcomes. How many retries a cluster can bear all together is for
-//! [`crate::retry_budget`]; where the next try goes is for the balancer.
+//! Decides for one request from its outcomes. [`crate::retry_budget`] limits the retries of a whole cluster; the balancer
+//! picks the endpoint of the next attempt.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::field::{Unusable, duration, each, number, positive_duration, unsuppor
 use crate::header_match::{Head, HeaderMatcher};
 use crate::response::ResponseFacts;
 
-/// A route's retries.
+/// A route's retry policy.
 #[derive(Debug, Clone)]
 pub struct RetryPolicy {
     on: Conditions,
-    /// The most tries after the first.
+    /// The maximum number of attempts after the first.
     pub num_retries: u32,
-    /// From the end of the request to the end of the response, for each try. `None`: the request's own limit alone.
+    /// Per attempt, from the end of the request to the end of the response. `None`: only the request's timeout applies.
     pub per_try_timeout: Option<Duration>,
-    /// For each try, without a byte.
+    /// Per attempt, without a byte.
     pub per_try_idle_timeout: Option<Duration>,
     base_interval: Duration,
     max_interval: Duration,
@@ -31,7 +31,7 @@ pub struct RetryPolicy {
     request_headers: Box<[HeaderMatcher]>,
 }
 
-/// What is retried (`retry_on`, and Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`, which have its words).
+/// What is retried (`retry_on`, with the values of Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Conditions {
     any_5xx: bool,
@@ -44,59 +44,59 @@ struct Conditions {
     retriable_statuses: bool,
     retriable_headers: bool,
     idempotent_failure: bool,
-    /// gRPC codes, one bit each.
+    /// gRPC status codes, one bit each.
     grpc: u32,
 }
 
-/// How a try ended.
+/// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {
     /// Without a response.
     Failed(&'a Failure),
-    /// With the head of a response of which nothing was relayed yet.
+    /// With a response, nothing of which was relayed yet.
     Answered {
-        /// What its head says. A gRPC failure without a body carries its `grpc-status` there.
+        /// The facts from its head. A gRPC failure without a body carries its `grpc-status` there.
         facts: ResponseFacts,
         /// Its fields, for `retriable_headers`.
         headers: &'a HeaderMap,
     },
 }
 
-/// The retries of one request so far, whatever they were made for.
+/// Counts the retries of one request, whatever their cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retries(u32);
 
 impl Retries {
-    /// How many there were.
+    /// Returns the number of retries made.
     pub fn made(self) -> u32 {
         self.0
     }
 
-    /// Counts one that no policy decided.
+    /// Counts a retry that no policy decided.
     pub fn count(&mut self) {
         self.0 += 1;
     }
 }
 
-/// What to do about the outcome of a try.
+/// What is done about the outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Try again.
+    /// Retry.
     Retry {
-        /// After this long.
+        /// The back-off before the next attempt.
         after: Duration,
-        /// Whether the cluster's budget must have capacity: the attempt may have reached an application, or was refused for
-        /// overload.
+        /// Whether the retry is charged to the cluster's retry budget: the attempt may have reached an application, or was
+        /// refused for overload.
         charged: bool,
     },
-    /// Let the outcome stand: it is none that is retried.
+    /// No retry: no condition of the policy matches the outcome.
     Stands,
-    /// Let the outcome stand, though it is one that is retried: `num_retries` are used up.
+    /// No retry: a condition matches, but `num_retries` is exhausted.
     LimitReached,
 }
 
 impl RetryPolicy {
-    /// Reads a policy. Words that are not known are ignored in `retry_on`, as Envoy ignores them.
+    /// Decodes a policy. Unknown conditions in `retry_on` are ignored, as in Envoy.
     pub fn decode(wire: route::RetryPolicy) -> Result<Self, Unusable> {
         let route::RetryPolicy {
             retry_on,
@@ -104,7 +104,7 @@ impl RetryPolicy {
             per_try_timeout,
             per_try_idle_timeout,
             retry_priority,
-            // Which host a retry goes to: here never the one that failed while there is another, which is what these ask.
+            // Which host a retry goes to. The balancer already avoids hosts that failed while there are others.
             retry_host_predicate: _,
             host_selection_retry_max_attempts: _,
             retry_options_predicates,
@@ -148,14 +148,15 @@ impl RetryPolicy {
         })
     }
 
-    /// Whether requests with this head are retried at all (`retriable_request_headers`: any of them, or none given).
+    /// Returns whether requests with this head are retried at all: `retriable_request_headers` is empty, or one of them
+    /// matches.
     pub fn applies_to(&self, head: &Head<'_>) -> bool {
         self.request_headers.is_empty() || self.request_headers.iter().any(|matcher| matcher.matches(head))
     }
 
-    /// Decides after a try of a request with `method` ended. Counts the retry when there is one.
+    /// Decides whether a request with `method` is retried after an attempt. Counts the retry, if any.
     ///
-    /// `jitter` is uniform over `u32`.
+    /// `jitter` is random, uniform over `u32`.
     pub fn decide(
         &self,
         retries: &mut Retries,
@@ -196,7 +197,7 @@ impl RetryPolicy {
             || grpc
     }
 
-    /// Full jitter below an interval that doubles with every retry, as Envoy's.
+    /// Exponential back-off with full jitter, as in Envoy.
     fn back_off(&self, retries: u32, jitter: u32) -> Duration {
         let doubled = self.base_interval.saturating_mul(1u32.checked_shl(retries).unwrap_or(u32::MAX));
         doubled.min(self.max_interval).mul_f64(f64::from(jitter) / (f64::from(u32::MAX) + 1.0))
@@ -210,7 +211,7 @@ fn back_off(wire: Option<route::retry_policy::RetryBackOff>) -> Result<(Duration
     };
     let base = positive_duration("base_interval", base_interval)?
         .ok_or_else(|| Unusable::new("base_interval", "is required"))?;
-    // Shorter intervals than a timer can hold become one millisecond, as in Envoy.
+    // One millisecond is the minimum, as in Envoy.
     let base = base.max(Duration::from_millis(1));
     let max = positive_duration("max_interval", max_interval)?.unwrap_or(base.saturating_mul(10));
     if max < base {
@@ -262,20 +263,20 @@ impl Conditions {
     }
 }
 
-/// Whether a failure lies with one endpoint or connection, so that the next attempt may end better.
+/// Returns whether the failure is specific to one endpoint or connection, so that another attempt may succeed.
 fn another_attempt_could_help(failure: &Failure) -> bool {
     match failure.reason {
         Reason::UpstreamConnectionFailure
         | Reason::UpstreamTlsFailure
         | Reason::UpstreamConnectionTermination
         | Reason::UpstreamRemoteReset
-        // One try's own timeout. When the whole request's time is up, the caller asks no more.
+        // The per-attempt timeout. The caller does not ask after the request's timeout has expired.
         | Reason::UpstreamRequestTimeout
         | Reason::ApplicationUnreachable => true,
-        // An endpoint's own bound: others may have capacity. Ours is the whole cluster's.
+        // The endpoint's own limit: others may have capacity. Our limits apply to the whole cluster.
         Reason::UpstreamOverflow => failure.reached == Reached::NotProcessed,
         Reason::DownstreamProtocolError
-        // The answer to the same request is as malformed as before.
+        // The next response would be malformed too.
         | Reason::UpstreamProtocolError
         | Reason::DownstreamTlsFailure
         | Reason::DownstreamConnectionTermination
@@ -289,7 +290,7 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::DestinationTimeout
         | Reason::NoClusterFound
         | Reason::NoHealthyUpstream
-        // The next answer will be as large.
+        // The next response would be as large.
         | Reason::UpstreamHeadersTooLarge
         | Reason::UpstreamRetryLimitExceeded
         | Reason::RetryBudgetExceeded

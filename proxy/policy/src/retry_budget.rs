@@ -1,8 +1,8 @@
 //! How many of a cluster's requests may be retries (`CircuitBreakers.Thresholds.retry_budget`, `max_retries`).
 //!
-//! A budget keeps retries from turning one overloaded service into an outage: unlimited ones tripled the load that they
-//! were meant to survive. Counters are per cluster and process-wide. Tries that provably never reached an application add
-//! no load to it: the policy's `num_retries` bounds them, and they are not charged here.
+//! A budget keeps retries from turning the overload of one service into an outage: without one, two retries per request
+//! triple the load. Counters are per cluster and process-wide. Attempts that provably never reached an application add no
+//! load to it: only the policy's `num_retries` limits them, and they are not charged here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use outrigger_proto::xds::{cluster, types};
 
 use crate::field::{Unusable, number, positive_duration};
 
-/// The time that a budget looks back, where the message does not say. Also the longest that it can.
+/// The default and the maximum of the interval over which a budget counts.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// One retry, in millionths.
@@ -22,17 +22,17 @@ const ONE: u64 = 1_000_000;
 /// A cluster's retry budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryBudget {
-    /// The share of the window's requests that may be tried again.
+    /// The share of the interval's requests that may be retries.
     pub share: Percentage,
-    /// Retries in flight that are allowed when the share is used up, and as many a second, so that a service with little
-    /// traffic has retries too and one with fast failures has no unlimited ones. Where there is a share they are lent: so
-    /// many until a request succeeds, and the share pays for them before there are others.
+    /// Retries that are allowed beyond the share: at most this many in flight, and this many per second. Gives services with
+    /// little traffic retries too, and limits those whose attempts fail fast. With a share, these retries are lent: at most
+    /// this many until a request succeeds, and the share repays them before it allows others.
     pub min_concurrency: u32,
     window_seconds: u32,
 }
 
 impl RetryBudget {
-    /// A fixed number of retries in flight (`max_retries`).
+    /// Creates a budget with a fixed number of retries in flight (`max_retries`).
     pub(crate) fn fixed(max_retries: u32) -> Self {
         Self {
             share: Percentage::ZERO,
@@ -41,7 +41,7 @@ impl RetryBudget {
         }
     }
 
-    /// Reads the budget; absent fields are Envoy's 20 % and 3.
+    /// Decodes the budget. Absent fields have Envoy's defaults, 20 % and 3.
     pub(crate) fn decode(wire: cluster::circuit_breakers::thresholds::RetryBudget) -> Result<Self, Unusable> {
         let cluster::circuit_breakers::thresholds::RetryBudget {
             budget_percent,
@@ -54,8 +54,8 @@ impl RetryBudget {
         }
         let share = Percentage::from_millionths((value * 10_000.0) as u32)
             .map_err(|bad| Unusable::new("budget_percent", bad))?;
-        // Envoy counts requests in flight when there is no interval. The look back is kinder to services whose requests
-        // are short, and never allows more than the same share of what was sent.
+        // Without an interval, Envoy counts requests in flight. Counting over an interval allows more retries to services with
+        // short requests, and never more than the same share of the requests sent.
         let window = positive_duration("budget_interval", budget_interval)?.unwrap_or(WINDOW);
         if window > WINDOW {
             return Err(Unusable::new("budget_interval", "is longer than 10s"));
@@ -65,22 +65,22 @@ impl RetryBudget {
     }
 }
 
-/// What a cluster's requests and retries were lately. One for each cluster name, for the life of the process.
+/// Counts a cluster's recent requests and retries. One per cluster name, for the lifetime of the process.
 ///
-/// Seconds are the unit of looking back: a count is off by at most what the running second holds.
+/// The resolution is one second: a count is off by at most the requests of the current second.
 #[derive(Debug, Default)]
 pub struct RetryLedger {
     requests: Window,
     retries: Window,
     in_flight: AtomicU32,
-    /// Retries that were made beyond the share since a request last succeeded.
+    /// Retries made beyond the share since a request last succeeded.
     lent: AtomicU32,
-    /// Millionths of them for which the share has not paid yet.
+    /// The part of them that the share has not repaid yet, in millionths.
     owed: AtomicU64,
 }
 
 impl RetryLedger {
-    /// Counts a request, once, at its first attempt. `now` counts from any fixed moment.
+    /// Counts a request. Called once, at its first attempt. `now` is measured from any fixed moment.
     pub fn request(&self, budget: &RetryBudget, now: Duration) {
         self.requests.add(now);
         if self.owed.load(Ordering::Relaxed) > 0 {
@@ -90,7 +90,7 @@ impl RetryLedger {
         }
     }
 
-    /// A request succeeded: this is no outage, in which retries help nobody.
+    /// Cancels the lent retries after a request succeeded: the cluster has no outage, in which retries would be useless.
     pub fn succeeded(&self) {
         if self.lent.load(Ordering::Relaxed) > 0 {
             self.lent.store(0, Ordering::Relaxed);
@@ -98,9 +98,10 @@ impl RetryLedger {
         }
     }
 
-    /// Takes room for one retry from `budget`, or refuses. The retry is in flight until the guard is dropped.
+    /// Acquires a permit for one retry, or returns `None` if `budget` is exhausted. The retry is in flight until the permit is
+    /// dropped.
     ///
-    /// Workers that ask at the same instant may together overdraw by one each.
+    /// Concurrent calls may each exceed the budget by one.
     pub fn retry(self: &Arc<Self>, budget: &RetryBudget, now: Duration) -> Option<Retrying> {
         let retries = self.retries.sum(now, budget.window_seconds);
         let requests = self.requests.sum(now, budget.window_seconds);
@@ -123,13 +124,13 @@ impl RetryLedger {
         Some(Retrying(self.clone()))
     }
 
-    /// Retries in flight.
+    /// Returns the number of retries in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 }
 
-/// A charged retry in flight.
+/// The permit of a charged retry in flight.
 #[derive(Debug)]
 #[must_use = "dropping it says that the retry has ended"]
 pub struct Retrying(Arc<RetryLedger>);
@@ -140,7 +141,7 @@ impl Drop for Retrying {
     }
 }
 
-/// Counts by second: each slot holds its second in the upper half and the count in the lower.
+/// Counts per second. Each slot holds its second in the upper 32 bits and the count in the lower.
 #[derive(Debug, Default)]
 struct Window([AtomicU64; WINDOW.as_secs() as usize]);
 

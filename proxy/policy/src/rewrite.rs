@@ -1,7 +1,7 @@
-//! Rewriting of path and host on the way to the backend (`RouteAction.prefix_rewrite`, `regex_rewrite`,
+//! Rewrites of a request's path and host (`RouteAction.prefix_rewrite`, `regex_rewrite`,
 //! `path_rewrite`, `host_rewrite_literal`, `append_x_forwarded_host`).
 //!
-//! The query always stays as it was. What a prefix is, the route's match says.
+//! The query is kept. The route's match determines the prefix.
 
 use http::HeaderValue;
 use outrigger_proto::xds::matcher;
@@ -10,7 +10,7 @@ use regex::Regex;
 use crate::field::{Unusable, required};
 use crate::header_mutation::literal;
 
-/// How a route changes where a request goes.
+/// How a route rewrites a request.
 #[derive(Debug, Clone, Default)]
 pub struct Rewrite {
     /// The new path.
@@ -33,7 +33,7 @@ pub enum PathRewrite {
 }
 
 impl PathRewrite {
-    /// Reads the three alternatives of which a route may use one.
+    /// Decodes the three alternatives. Returns an error if more than one is set.
     pub fn decode(
         prefix_rewrite: String,
         regex_rewrite: Option<matcher::RegexMatchAndSubstitute>,
@@ -44,7 +44,7 @@ impl PathRewrite {
             ("", None, "") => Ok(None),
             (prefix, None, "") => Ok(Some(Self::Prefix(path("prefix_rewrite", prefix)?))),
             ("", Some(regex), "") => Ok(Some(regex)),
-            // Of the three this alone may hold substitution commands, and so escapes.
+            // Only this one may contain substitution commands, and therefore escapes.
             ("", None, full) => Ok(Some(Self::full("path_rewrite", &literal("path_rewrite", full)?)?)),
             _ => Err(Unusable::new(
                 "prefix_rewrite",
@@ -53,15 +53,15 @@ impl PathRewrite {
         }
     }
 
-    /// A whole new path, taken as it stands.
+    /// Creates a replacement of the whole path, without escapes.
     pub(crate) fn full(field: &str, text: &str) -> Result<Self, Unusable> {
         path(field, text).map(Self::Full)
     }
 
-    /// Reads a pattern and its substitution.
+    /// Decodes a pattern and its substitution.
     fn regex(wire: matcher::RegexMatchAndSubstitute) -> Result<Self, Unusable> {
         let matcher::RegexMatchAndSubstitute { pattern, substitution } = wire;
-        // `engine_type` can only say RE2, whose syntax this is.
+        // RE2 is the only `engine_type`, and this is its syntax.
         let matcher::RegexMatcher { regex, engine_type: _ } = required("pattern", pattern)?;
         let compiled = regex::RegexBuilder::new(&regex)
             .size_limit(1 << 20)
@@ -71,15 +71,15 @@ impl PathRewrite {
         Ok(Self::Regex(compiled, template.into()))
     }
 
-    /// The new path and query of a request for `path_and_query`, of which the route matched the first `matched` bytes.
+    /// Returns the new path and query of a request. The route matched the first `matched` bytes of `path_and_query`.
     ///
-    /// A result that is no longer an absolute path gets the slash that it lacks.
+    /// A slash is prepended if the result is not an absolute path.
     pub fn apply(&self, path_and_query: &str, matched: usize) -> String {
         let (path, query) = path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
         let mut new = match self {
             Self::Prefix(prefix) => {
                 let rest = path.get(matched.min(path.len())..).unwrap_or_default();
-                // `/` for `/shop` makes `/shop/cart` into `/cart` (HTTPRoute's ReplacePrefixMatch), never into `//cart`.
+                // Replacing `/shop` by `/` turns `/shop/cart` into `/cart` (HTTPRoute's ReplacePrefixMatch), not `//cart`.
                 let prefix = if rest.starts_with('/') { prefix.trim_end_matches('/') } else { prefix };
                 format!("{prefix}{rest}")
             }
@@ -89,7 +89,7 @@ impl PathRewrite {
         if !new.starts_with('/') {
             new.insert(0, '/');
         }
-        // A query of the new path's own replaces the request's (`RedirectAction.path_redirect`).
+        // A query in the new path replaces the request's (`RedirectAction.path_redirect`).
         if !matches!(self, Self::Full(full) if full.contains('?')) {
             new.push_str(query);
         }
@@ -97,9 +97,9 @@ impl PathRewrite {
     }
 }
 
-/// Reads an absolute path.
+/// Validates an absolute path.
 fn path(field: &str, text: &str) -> Result<Box<str>, Unusable> {
-    // A control character, space or fragment would split the request line; a missing slash would make the target
+    // A control character, space or fragment would corrupt the request line. Without a leading slash, the target would have
     // another form (RFC 9112 section 3.2).
     if !text.starts_with('/') || text.bytes().any(|b| b <= b' ' || b >= 0x7f || b == b'#') {
         return Err(Unusable::new(field, format_args!("{text:?} is no path")));
@@ -107,7 +107,7 @@ fn path(field: &str, text: &str) -> Result<Box<str>, Unusable> {
     Ok(text.into())
 }
 
-/// Turns RE2's `\1` into the `${1}` of the regex crate, whose own `$` is escaped.
+/// Converts RE2's `\1` to the regex crate's `${1}`, and escapes `$`.
 fn template(substitution: &str, groups: usize) -> Result<String, Unusable> {
     let mut out = String::new();
     let mut chars = substitution.chars();
@@ -121,7 +121,7 @@ fn template(substitution: &str, groups: usize) -> Result<String, Unusable> {
                 }
                 _ => return Err(Unusable::new("substitution", "refers to a group that the pattern lacks")),
             },
-            // The characters that would split a request line, or begin another part of the target.
+            // Characters that would corrupt the request line, or begin another part of the target.
             c if c <= ' ' || c == '\x7f' || c == '#' || c == '?' || !c.is_ascii() => {
                 return Err(Unusable::new("substitution", format_args!("{c:?} may not stand in a path")));
             }
@@ -131,7 +131,7 @@ fn template(substitution: &str, groups: usize) -> Result<String, Unusable> {
     Ok(out)
 }
 
-/// Reads a host that replaces a request's authority.
+/// Validates a host that replaces a request's authority. Returns `None` if it is empty.
 pub fn host(field: &str, text: &str) -> Result<Option<HeaderValue>, Unusable> {
     if text.is_empty() {
         return Ok(None);

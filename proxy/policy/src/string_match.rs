@@ -1,4 +1,4 @@
-//! Decoding of `envoy.type.matcher.v3.StringMatcher` and `RegexMatcher` into the vocabulary of `outrigger-core`.
+//! Decoding of `envoy.type.matcher.v3.StringMatcher` and `RegexMatcher` to the types of `outrigger-core`.
 
 use outrigger_core::matcher::{Pattern, StringMatcher, full_match};
 use outrigger_proto::xds::matcher;
@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::field::Unusable;
 
-/// Reads a string matcher. Custom matchers (`custom`) are refused.
+/// Decodes a string matcher. Returns an error for custom matchers (`custom`).
 pub fn decode(wire: matcher::StringMatcher) -> Result<StringMatcher, Unusable> {
     use matcher::string_matcher::MatchPattern;
     let matcher::StringMatcher { ignore_case, match_pattern } = wire;
@@ -26,7 +26,7 @@ pub fn decode(wire: matcher::StringMatcher) -> Result<StringMatcher, Unusable> {
 
 /// Compiles a regular expression that must match a whole value.
 pub fn regex(wire: matcher::RegexMatcher) -> Result<Regex, Unusable> {
-    // `engine_type` can only say RE2, whose syntax this is.
+    // RE2 is the only `engine_type`, and this is its syntax.
     let matcher::RegexMatcher { regex, engine_type: _ } = wire;
     full_match(&regex).map_err(|bad| Unusable::new("regex", bad))
 }

@@ -7,34 +7,34 @@ use outrigger_proto::xds::{protobuf, route::route_action};
 
 use crate::field::{Unusable, duration};
 
-/// A route's time limits. `None` is no limit.
+/// A route's timeouts. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the head of the request to the end of its response, all tries and waits between them included (GEP-1742).
-    /// Envoy waits for the end of the request first: a slow upload has more time there.
+    /// From the head of the request to the end of its response, including all attempts and the back-off between them
+    /// (GEP-1742). Envoy starts this timeout at the end of the request instead, which gives slow uploads more time.
     pub request: Option<Duration>,
-    /// Without a byte in either direction. `None`: as the connection manager says.
+    /// Without a byte in either direction. `None`: the connection manager's setting applies.
     pub idle: Option<Option<Duration>>,
-    /// From the first byte of the request to the last of the response.
+    /// From the first byte of the request to the last byte of the response.
     pub stream: Option<Duration>,
     grpc: Option<GrpcTimeout>,
 }
 
-/// How a client's `grpc-timeout` counts instead of `request`.
+/// How a client's `grpc-timeout` replaces `request`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct GrpcTimeout {
-    /// Its upper bound, `None` for none.
+    /// Its upper bound. `None` is no bound.
     at_most: Option<Duration>,
-    /// Taken off, so that the client's own deadline is not first.
+    /// Subtracted, so that this timeout expires before the client's own deadline.
     offset: Duration,
 }
 
 impl Timeouts {
-    /// What an Envoy does when a route says nothing: 15 s for the request (`RouteAction.timeout`).
+    /// Envoy's defaults: 15 s for the request (`RouteAction.timeout`).
     pub const DEFAULT: Self =
         Self { request: Some(Duration::from_secs(15)), idle: None, stream: None, grpc: None };
 
-    /// Reads the fields of a route action. Zero is no limit.
+    /// Decodes the fields of a route action. Zero is no limit.
     pub fn decode(
         timeout: Option<protobuf::Duration>,
         idle_timeout: Option<protobuf::Duration>,
@@ -57,7 +57,7 @@ impl Timeouts {
         Ok(Self { request, idle, stream, grpc })
     }
 
-    /// The limit for one request: the client's `grpc-timeout` where the route lets it decide, else the route's own.
+    /// Returns the timeout of one request: the client's `grpc-timeout` if the route accepts it, otherwise the route's own.
     pub fn for_request(&self, headers: &HeaderMap) -> Option<Duration> {
         let Some(GrpcTimeout { at_most, offset }) = self.grpc else { return self.request };
         let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()));
@@ -67,7 +67,7 @@ impl Timeouts {
     }
 }
 
-/// Reads `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
+/// Parses `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout"). Returns `None` if it is malformed.
 pub fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {

@@ -1,7 +1,7 @@
-//! Which upgrades pass (`HttpConnectionManager.upgrade_configs`, `RouteAction.upgrade_configs`).
+//! Which upgrades are allowed (`HttpConnectionManager.upgrade_configs`, `RouteAction.upgrade_configs`).
 //!
-//! What neither the route nor the listener lists is not offered to the application. Envoy answers 403, unless it is told to
-//! ignore such an offer (`ignore_http_11_upgrade`); here it is always ignored, as a server may (RFC 9110 section 7.8).
+//! A protocol that neither the route nor the listener lists is not offered to the application. Envoy answers 403, unless it
+//! is configured to ignore the upgrade (`ignore_http_11_upgrade`). Here it is always ignored (RFC 9110 section 7.8).
 
 use http::HeaderValue;
 use outrigger_proto::xds::hcm::http_connection_manager;
@@ -9,20 +9,20 @@ use outrigger_proto::xds::route::route_action;
 
 use crate::field::{Unusable, each, unsupported_any};
 
-/// Every protocol that is not listed by name. A word of ours, which Envoy takes for a protocol that nobody asks for.
+/// Matches every protocol that is not listed by name. An extension of ours: to Envoy, it is the name of an unused protocol.
 pub const ANY: &str = "*";
 
-/// What a listener or a route says of upgrades.
+/// The upgrades that a listener or a route allows or denies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upgrades(Box<[(Box<str>, bool)]>);
 
 impl Upgrades {
-    /// Upgrades to any protocol.
+    /// Allows upgrades to any protocol.
     pub fn any() -> Self {
         Self(Box::new([(ANY.into(), true)]))
     }
 
-    /// Reads what a listener says.
+    /// Decodes a listener's list.
     pub fn of_listener(wire: Vec<http_connection_manager::UpgradeConfig>) -> Result<Self, Unusable> {
         Self::read(wire, |upgrade| {
             let http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = upgrade;
@@ -31,7 +31,7 @@ impl Upgrades {
         })
     }
 
-    /// Reads what a route says, which counts before what its listener says.
+    /// Decodes a route's list, which takes precedence over its listener's.
     pub fn of_route(wire: Vec<route_action::UpgradeConfig>) -> Result<Self, Unusable> {
         Self::read(wire, |upgrade| {
             let route_action::UpgradeConfig { upgrade_type, enabled, connect_config } = upgrade;
@@ -48,7 +48,7 @@ impl Upgrades {
                 return Err(Unusable::new("upgrade_type", "is required"));
             }
             let is = |other: &str| name.eq_ignore_ascii_case(other);
-            // CONNECT leads to where it says, for clients of the proxy port alone; none is forwarded as a request.
+            // CONNECT opens a tunnel, only on the proxy port, to the authority that it names. It is never forwarded.
             if enabled && (is("CONNECT") || is("CONNECT-UDP")) {
                 return Err(Unusable::new("upgrade_type", format_args!("{name:?} is not supported")));
             }
@@ -61,7 +61,7 @@ impl Upgrades {
         Ok(Self(seen.into()))
     }
 
-    /// Whether an upgrade to `protocol`, one of those that `Upgrade` lists, passes; `None` when nothing is said of it.
+    /// Returns whether an upgrade to `protocol`, one element of `Upgrade`, is allowed, or `None` if it is not listed.
     pub fn allow(&self, protocol: &HeaderValue) -> Option<bool> {
         let listed = |name: &str| {
             let found = self.0.iter().find(|(other, _)| name.eq_ignore_ascii_case(other));

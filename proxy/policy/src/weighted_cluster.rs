@@ -1,4 +1,4 @@
-//! Which cluster a request goes to (`RouteAction.cluster`, `weighted_clusters`; the same of the TCP proxy).
+//! Which cluster a request goes to (`cluster` and `weighted_clusters` of `RouteAction` and of the TCP proxy).
 
 use http::HeaderValue;
 use outrigger_core::Name;
@@ -21,26 +21,26 @@ pub struct WeightedClusters {
 pub struct Share {
     /// The cluster.
     pub cluster: Name,
-    /// Its weight; never chosen when zero.
+    /// Its weight. Never picked if zero.
     pub weight: u32,
-    /// What is done to a request that goes here, before the route's own.
+    /// Changes to the headers of requests to this cluster. Applied before the route's.
     pub request_headers: HeaderMutation,
-    /// What is done to a response that comes from here, before the route's own.
+    /// Changes to the headers of responses from this cluster. Applied before the route's.
     pub response_headers: HeaderMutation,
-    /// The authority sent here.
+    /// The authority that is sent to this cluster.
     pub host_rewrite: Option<HeaderValue>,
 }
 
 impl WeightedClusters {
-    /// A single cluster that gets everything. Fails on an empty name.
+    /// Creates a single cluster that gets all requests. Returns an error if its name is empty.
     pub fn one(cluster: String) -> Result<Self, Unusable> {
         Self::new("cluster", vec![share(cluster, 1)])
     }
 
-    /// Reads a route's weights.
+    /// Decodes a route's clusters.
     pub fn decode(wire: route::WeightedCluster) -> Result<Self, Unusable> {
-        // The total is the sum of the weights; the field that repeated it is deprecated and ignored by Envoy. The prefix
-        // names runtime overrides, which do not exist here.
+        // The total is the sum of the weights; `total_weight` is deprecated, and ignored by Envoy. The prefix is for runtime
+        // overrides, which do not exist here.
         #[allow(deprecated)]
         let route::WeightedCluster {
             clusters,
@@ -58,7 +58,7 @@ impl WeightedClusters {
         Self::new("clusters", each("clusters", clusters, decode_share)?)
     }
 
-    /// Reads a TCP proxy's weights.
+    /// Decodes a TCP proxy's clusters.
     pub fn decode_tcp(wire: tcp_proxy::tcp_proxy::WeightedCluster) -> Result<Self, Unusable> {
         let tcp_proxy::tcp_proxy::WeightedCluster { clusters } = wire;
         let shares = each("clusters", clusters, |wire| {
@@ -85,7 +85,7 @@ impl WeightedClusters {
         Ok(Self { first, others: shares.collect(), total })
     }
 
-    /// The share that a request gets which drew `sample`, uniform over `u32`.
+    /// Picks the share for a request. `sample` is random, uniform over `u32`.
     pub fn pick(&self, sample: u32) -> &Share {
         let mut point = (u64::from(sample) * self.total) >> 32;
         let mut chosen = &self.first;
@@ -97,7 +97,7 @@ impl WeightedClusters {
         chosen
     }
 
-    /// Every share, those of weight zero too.
+    /// Returns every share, including those of weight zero.
     pub fn shares(&self) -> impl Iterator<Item = &Share> {
         std::iter::once(&self.first).chain(&self.others)
     }
@@ -133,7 +133,7 @@ fn decode_share(wire: route::weighted_cluster::ClusterWeight) -> Result<Share, U
     };
     Ok(Share {
         cluster: name.into(),
-        // Envoy demands a weight; the next best reading of an absent one is an equal share, never none.
+        // Envoy requires a weight. An absent one means an equal share, never none.
         weight: number(weight).unwrap_or(1),
         request_headers: HeaderMutation::decode(
             "request",

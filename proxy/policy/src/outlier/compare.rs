@@ -1,23 +1,23 @@
-//! Whether an endpoint fails more than the others of its cluster: pure arithmetic over what was counted.
+//! Whether an endpoint fails more than the others of its cluster: pure arithmetic over the counts.
 //!
-//! What all endpoints do alike (an outage behind them, one path that always fails) is no reason to eject any of them, and a
-//! difference that chance explains is none either.
+//! Neither what all endpoints do alike (an outage behind them, a path that always fails) nor a difference that chance
+//! explains is a reason to eject.
 
-/// How much more an endpoint must fail than the others to be clearly worse.
+/// How much higher an endpoint's failure rate must be than that of the others to be clearly worse.
 const POINTS: f64 = 0.25;
 
-/// How many standard deviations of the difference chance may explain. Endpoints are judged again and again, also those that
-/// fail alike for hours, and of few requests the deviation says too little: at six, chance is right once in some hundred
-/// millions.
+/// How many standard deviations of the difference are attributed to chance. Endpoints are compared continuously, including
+/// those that fail alike for hours, and the deviation is imprecise for few requests. At six, chance alone exceeds it about
+/// once in several hundred million comparisons.
 const DEVIATIONS: f64 = 6.0;
 
-/// How improbable a run of failures must be for an endpoint that is like the others.
+/// The probability below which a run of failures is not attributed to chance.
 const CHANCE: f64 = 1e-8;
 
-/// Beyond so many failures in a row another one says nothing new.
+/// The longest run that is evaluated; further failures add no information.
 const LONGEST_RUN: u32 = 1000;
 
-/// Requests and how many of them failed.
+/// A number of requests, and how many of them failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) failed: u64,
@@ -25,17 +25,17 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// The share that failed, from 0 to 1; 0 where there was nothing.
+    /// Returns the share that failed, from 0 to 1; 0 without requests.
     pub(super) fn rate(self) -> f64 {
         self.failed as f64 / self.total.max(1) as f64
     }
 
-    /// Whether the rate is so much higher than that of the others that it is worth losing the endpoint.
+    /// Returns whether the rate is so much higher than that of the others that losing the endpoint is worthwhile.
     pub(super) fn is_clearly_worse_than(self, others: Self) -> bool {
         self.rate() - others.rate() >= POINTS && self.is_surely_worse_than(others)
     }
 
-    /// Whether the rate is higher than that of the others by more than chance explains (a test of two proportions).
+    /// Returns whether the rate is higher than that of the others by more than chance explains (two-proportion z-test).
     pub(super) fn is_surely_worse_than(self, others: Self) -> bool {
         if self.total == 0 || others.total == 0 {
             return false;
@@ -44,29 +44,29 @@ impl Tally {
         let spread = 1.0 / self.total as f64 + 1.0 / others.total as f64;
         let deviation = (all.rate() * (1.0 - all.rate()) * spread).sqrt();
         let difference = self.rate() - others.rate();
-        // Where all fail, or none, the deviation is nothing, and so is the difference.
+        // If all or none fail, the deviation is zero, and so is the difference.
         difference > 0.0 && difference + 1e-9 >= DEVIATIONS * deviation
     }
 }
 
-/// Whether so many failures in a row say that an endpoint is worse than the others, of which `others` is known, and `recent`
-/// of the last moment: an endpoint like them would have had such a run by chance almost never.
+/// Returns whether a run of consecutive failures shows that an endpoint is worse than the others: whether such a run would be
+/// too improbable for one of them. `others` counts their requests, `recent` only the latest.
 ///
-/// What fails everywhere at once, as when somebody asks many times for what makes every endpoint break off, is in `recent`.
+/// `recent` covers what suddenly fails everywhere, such as a client that repeats a request which every endpoint resets.
 pub(super) fn is_worse_run(failures: u32, others: Tally, recent: Tally) -> bool {
     if others.total == 0 {
         return false;
     }
-    // Of few requests that all succeeded nobody knows that one in ten will not fail. Each further failure is taken as one
-    // of an endpoint like the others (Pólya's urn), so that a small sample never makes a run look improbable.
+    // A few successes do not rule out a failure rate of one in ten. Each failure of the run is therefore counted as one of the
+    // others too (Pólya's urn), so that a small sample never makes a run look improbable.
     let run = failures.min(LONGEST_RUN);
     let (failed, total) = (others.failed as f64, others.total as f64);
     let chance: f64 = (0..run).map(f64::from).map(|at| (failed + 1.0 + at) / (total + 2.0 + at)).product();
     chance.max(recent.rate().powi(run as i32)) <= CHANCE
 }
 
-/// Below which success rate, from 0 to 1, an endpoint is an outlier: their mean less so many standard deviations of theirs
-/// (Envoy's success rate ejection). `None` where there is no rate.
+/// Returns the success rate, from 0 to 1, below which an endpoint is an outlier: the mean of `rates` minus `deviations` times
+/// their standard deviation (Envoy's success rate ejection). Returns `None` if `rates` is empty.
 pub(super) fn outlier_threshold(rates: &[f64], deviations: f64) -> Option<f64> {
     if rates.is_empty() {
         return None;
@@ -95,15 +95,15 @@ mod tests {
             (tally(20, 20), tally(0, 20), true),
             (tally(20, 40), tally(0, 80), true),
             (tally(8, 8), tally(0, 30), true),
-            // A tenth of the requests fails everywhere.
+            // A tenth of the requests fail everywhere.
             (tally(20, 20), tally(4, 40), true),
             // All fail alike.
             (tally(20, 20), tally(20, 20), false),
             (tally(12, 20), tally(8, 20), false),
             (tally(10, 20), tally(6, 20), false),
-            // Surely worse, and not by much.
+            // Significantly worse, but not by much.
             (tally(6000, 10_000), tally(4000, 10_000), false),
-            // Much worse, and perhaps by chance.
+            // Much worse, but possibly by chance.
             (tally(3, 4), tally(0, 4), false),
             (tally(20, 20), tally(0, 0), false),
             (tally(0, 0), tally(0, 20), false),

@@ -1,9 +1,8 @@
-//! What one endpoint did lately and whether it is ejected: counters that all workers share and that outlive every config
-//! update.
+//! The recent outcomes of one endpoint, and whether it is ejected. All workers share these counters, and they survive
+//! configuration updates.
 //!
-//! Serving, ejected, and then probed: when the time of an ejection is up, the endpoint gets one request at a time until
-//! enough of them succeed. So one that still fails costs few requests, and one that is well has its share within some round
-//! trips.
+//! An endpoint is serving, ejected, or probed: after an ejection it gets one request at a time until enough of them succeed.
+//! An endpoint that still fails costs few requests, and one that has recovered is back within a few round trips.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,31 +11,31 @@ use std::time::Duration;
 use super::compare::Tally;
 use super::window::{Counts, Window};
 
-/// Probes in a row that must succeed. Of an endpoint that fails four times of five, one in a hundred comes back.
+/// Consecutive probes that must succeed. An endpoint that fails four of five requests passes with a probability of 1 %.
 const PROBES: u32 = 3;
 
-/// After this long a probe that says nothing is given up, and the next one is sent.
+/// A probe without an outcome is abandoned after this long, and the next one is sent.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// For how long only requests that can be repeated elsewhere are probes. Where there are none, others are after that.
+/// For how long only requests that can be retried elsewhere are used as probes. After that, any request is.
 const COVERED_ONLY: Duration = Duration::from_secs(1);
 
-/// The longest that an endpoint's own word keeps requests away from it.
+/// The longest pushback that is honoured.
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
 
-/// The end of an ejection that no clock ends.
+/// The end of an ejection that has no time limit.
 pub(super) const SILENT: u64 = u64::MAX;
 
-/// How many endpoints of a cluster are ejected. One for each cluster name, for the life of the process.
+/// Counts the ejected endpoints of a cluster. One per cluster name, for the lifetime of the process.
 #[derive(Debug, Default)]
 pub struct Ejections {
     pub(super) now: AtomicU32,
     pub(super) total: AtomicU64,
-    /// When success rates were compared last, in milliseconds; zero before the first time.
+    /// When success rates were last compared, in milliseconds; zero before the first time.
     pub(super) compared: AtomicU64,
 }
 
-/// What one endpoint did lately. One for each cluster name and address, while the endpoint exists.
+/// The health of one endpoint. One per cluster name and address, while the endpoint exists.
 #[derive(Debug)]
 pub struct Health {
     pub(super) of: Arc<Ejections>,
@@ -44,46 +43,46 @@ pub struct Health {
     pub(super) consecutive_gateway: AtomicU32,
     pub(super) consecutive_local: AtomicU32,
     pub(super) window: Window,
-    /// Until when its failure percentage is not judged, because it was and chance let it pass. In milliseconds.
+    /// Until when its failure percentage is not evaluated, because the ejection was not enforced. In milliseconds.
     pub(super) spared_until: AtomicU64,
-    /// In milliseconds, rounded up; zero while serving, [`SILENT`] while it is not known how long.
+    /// In milliseconds, rounded up. Zero while serving, [`SILENT`] for an ejection without a time limit.
     pub(super) ejected_until: AtomicU64,
-    /// When it last came back, in milliseconds.
+    /// When it last returned to service, in milliseconds.
     pub(super) returned: AtomicU64,
     pub(super) ejections: AtomicU32,
-    /// When the probe under way was sent, in milliseconds; zero when there is none.
+    /// When the probe in flight was sent, in milliseconds; zero if there is none.
     probed: AtomicU64,
-    /// Probes that succeeded, in a row.
+    /// Consecutive probes that succeeded.
     probes: AtomicU32,
-    /// Until when the endpoint asked to be left alone, in milliseconds.
+    /// The end of the endpoint's pushback, in milliseconds.
     pushed_back_until: AtomicU64,
 }
 
-/// Where an endpoint stands.
+/// The state of an endpoint in outlier detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It gets its share.
+    /// It gets its share of requests.
     Serving,
-    /// It gets nothing.
+    /// It gets no requests.
     Ejected,
-    /// Its time is up: it gets probes.
+    /// Its ejection time has elapsed: it gets probes.
     Probed,
 }
 
 impl Ejections {
-    /// How many endpoints get no share now: ejected ones, and those that are probed.
+    /// Returns how many endpoints are ejected or probed now.
     pub fn now(&self) -> u32 {
         self.now.load(Relaxed)
     }
 
-    /// How many ejections there ever were.
+    /// Returns the total number of ejections.
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
     }
 }
 
 impl Health {
-    /// An endpoint that has done nothing yet.
+    /// Creates the state of a new endpoint.
     pub fn new(of: Arc<Ejections>) -> Self {
         Self {
             of,
@@ -101,7 +100,7 @@ impl Health {
         }
     }
 
-    /// Where it stands at `now`.
+    /// Returns the endpoint's state at `now`.
     pub fn standing(&self, now: Duration) -> Standing {
         match self.ejected_until.load(Relaxed) {
             0 => Standing::Serving,
@@ -110,17 +109,17 @@ impl Health {
         }
     }
 
-    /// Whether it gets its share of requests.
+    /// Returns whether it gets its share of requests.
     pub fn is_serving(&self) -> bool {
         self.ejected_until.load(Relaxed) == 0
     }
 
-    /// Whether the endpoint is ejected because it answers nothing.
+    /// Returns whether the endpoint is ejected because it does not answer.
     pub fn is_silent(&self) -> bool {
         self.ejected_until.load(Relaxed) == SILENT
     }
 
-    /// The endpoint has answered. Ends an ejection for silence; says whether there was one.
+    /// Records that the endpoint has answered. Ends an ejection for silence, and returns whether there was one.
     pub fn heard(&self) -> bool {
         let ended =
             self.is_silent() && self.ejected_until.compare_exchange(SILENT, 0, Relaxed, Relaxed).is_ok();
@@ -131,8 +130,8 @@ impl Health {
         ended
     }
 
-    /// Takes the one probe that may be under way now. False when the endpoint is not to be probed, or is already.
-    /// `covered` is whether the request could be repeated elsewhere if the probe failed.
+    /// Claims the only probe that may be in flight. Returns false if the endpoint is not to be probed, or a probe is in flight.
+    /// `covered` is whether the request can be retried elsewhere if the probe fails.
     pub fn claim_probe(&self, now: Duration, covered: bool) -> bool {
         let (until, now) = (self.ejected_until.load(Relaxed), milliseconds(now).max(1));
         let from = if covered { until } else { until.saturating_add(milliseconds(COVERED_ONLY)) };
@@ -146,8 +145,7 @@ impl Health {
         self.probed.compare_exchange(probed, now, Relaxed, Relaxed).is_ok()
     }
 
-    /// The endpoint asks to get nothing for as long as `pushback`; a minute is the most that is heeded. The latest word
-    /// counts, unless an earlier one reaches further.
+    /// Records a pushback of the endpoint, up to one minute. The pushback that ends last counts.
     pub fn push_back(&self, pushback: Duration, now: Duration) {
         let until = milliseconds(now + pushback.min(LONGEST_PUSHBACK));
         if self.pushed_back_until.load(Relaxed) < until {
@@ -155,13 +153,13 @@ impl Health {
         }
     }
 
-    /// Whether the endpoint asked to get nothing at `now`.
+    /// Returns whether a pushback of the endpoint is active at `now`.
     pub fn is_pushed_back(&self, now: Duration) -> bool {
         let until = self.pushed_back_until.load(Relaxed);
         until != 0 && milliseconds(now) < until
     }
 
-    /// A probe, or a request that was under way when the endpoint was ejected, succeeded.
+    /// Counts the success of a probe, or of a request that was in flight when the endpoint was ejected.
     pub(super) fn probe_succeeded(&self, now: Duration) {
         self.probed.store(0, Relaxed);
         if self.probes.fetch_add(1, Relaxed) + 1 >= PROBES {
@@ -169,13 +167,13 @@ impl Health {
         }
     }
 
-    /// The probe is over without having said anything good.
+    /// Ends a probe that did not succeed.
     pub(super) fn probe_ended(&self) {
         self.probed.store(0, Relaxed);
         self.probes.store(0, Relaxed);
     }
 
-    /// Brings the endpoint back; nothing of what it was ejected for counts any more.
+    /// Returns the endpoint to service and clears its counters.
     pub(super) fn serve(&self, now: Duration) {
         self.probe_ended();
         let until = self.ejected_until.load(Relaxed);
@@ -187,7 +185,7 @@ impl Health {
         }
     }
 
-    /// No failures in a row any more.
+    /// Resets the counters of consecutive failures.
     pub(super) fn succeeded(&self) {
         reset(&self.consecutive_5xx);
         reset(&self.consecutive_gateway);
@@ -195,14 +193,14 @@ impl Health {
     }
 }
 
-/// Which requests a rate is made of.
+/// Which requests and failures a rate counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// Those that were answered.
+    /// Answered requests.
     Answered,
-    /// All, of which those failed that were not answered.
+    /// All requests; those without an answer are failures.
     Local,
-    /// All, of which those failed that did in either way.
+    /// All requests; failures of both kinds count.
     All,
 }
 
@@ -217,7 +215,7 @@ impl Part {
     }
 }
 
-/// An endpoint that leaves the cluster is no longer among its ejected ones.
+/// An endpoint that is removed from the cluster no longer counts as ejected.
 impl Drop for Health {
     fn drop(&mut self) {
         if *self.ejected_until.get_mut() != 0 {
@@ -226,12 +224,12 @@ impl Drop for Health {
     }
 }
 
-/// Rounded up, so that nothing that lasts until then is over before.
+/// Converts to milliseconds, rounded up, so that nothing ends early.
 pub(super) fn milliseconds(of: Duration) -> u64 {
     u64::try_from(of.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// Writes only when there is something to write, so that healthy endpoints' counters stay in every core's cache.
+/// Writes only if the counter is not zero, so that the counters of healthy endpoints stay in every core's cache.
 pub(super) fn reset(counter: &AtomicU32) {
     if counter.load(Relaxed) != 0 {
         counter.store(0, Relaxed);

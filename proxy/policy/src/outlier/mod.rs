@@ -1,9 +1,9 @@
-//! Ejection of endpoints that keep failing (`envoy.config.cluster.v3.OutlierDetection`): the circuit breaker.
+//! Outlier detection: ejection of endpoints that keep failing (`envoy.config.cluster.v3.OutlierDetection`).
 //!
-//! A pure state machine over counters that all workers share: `now` comes in, counted from any fixed moment. What an
-//! endpoint did outlives every config update; limits come from the config of the moment. Three things eject: failures in a
-//! row, too large a part of the requests of the last `interval` that failed, and, compared once in every `interval`, a
-//! success rate below those of the others. What all endpoints of a cluster do alike ejects none of them by rate.
+//! A pure state machine over counters that all workers share. The caller passes `now`, measured from any fixed moment. An
+//! endpoint's counters survive configuration updates; the limits are those of the current configuration. Three conditions
+//! eject: consecutive failures, too high a failure percentage over the last `interval`, and, compared once per `interval`,
+//! a success rate below that of the other endpoints. No endpoint is ejected by rate for what all endpoints do alike.
 
 mod settings;
 mod health;
@@ -22,18 +22,18 @@ use self::settings::Limit;
 pub use self::settings::OutlierDetection;
 use self::window::{Counted, Counts, Window};
 
-/// How an attempt at an endpoint ended, as ejection sees it.
+/// The outcome of an attempt, for outlier detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// An answer below 500; for gRPC, any answer but those below.
+    /// A status below 500, except 429; for gRPC, any status not listed below.
     Success,
-    /// 429; gRPC resource exhausted. The endpoint works and asks for less: no failure that ejects, and no good answer.
+    /// 429; gRPC resource exhausted. The endpoint works, but is overloaded: not a failure that ejects, nor a good answer.
     Overloaded,
-    /// 500 or above, but not of a gateway; gRPC internal, unknown, data loss, unimplemented.
+    /// 500 or above, except 502 to 504; gRPC internal, unknown, data loss, unimplemented.
     ServerError,
     /// 502, 503, 504; gRPC unavailable, deadline exceeded.
     GatewayError,
-    /// No answer, or not all of it: failed to connect, reset, timed out.
+    /// No answer, or an incomplete one: failed to connect, reset, timed out.
     LocalOrigin,
 }
 
@@ -46,15 +46,15 @@ pub enum Kind {
     ConsecutiveGatewayFailure,
     /// `consecutive_local_origin_failure`.
     ConsecutiveLocalOriginFailure,
-    /// Success rate of answers, or of all requests where they are not split.
+    /// Success rate of answered requests, or of all requests without `split_external_local_origin_errors`.
     SuccessRate,
-    /// Success rate of being answered at all.
+    /// Success rate, counting only requests without an answer as failures.
     SuccessRateLocalOrigin,
-    /// Failure percentage, mostly of failed answers.
+    /// Failure percentage; most failures were answers.
     FailurePercentage,
-    /// Failure percentage, mostly of requests without an answer.
+    /// Failure percentage; most failures were requests without an answer.
     FailurePercentageLocalOrigin,
-    /// It was probed after an ejection and failed again.
+    /// A probe after an ejection failed.
     FailedProbe,
 }
 
@@ -63,12 +63,12 @@ pub enum Kind {
 pub struct Ejected {
     /// Why.
     pub kind: Kind,
-    /// For how long it gets nothing.
+    /// For how long it gets no requests.
     pub span: Duration,
 }
 
 impl Kind {
-    /// As metrics and log lines name it.
+    /// Returns the name that metrics and log lines use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Consecutive5xx => "consecutive_5xx",
@@ -84,7 +84,7 @@ impl Kind {
 }
 
 impl Outcome {
-    /// Whether the request failed. What says that it is overloaded has not.
+    /// Returns whether the attempt failed. [`Self::Overloaded`] is not a failure.
     pub fn is_failure(self) -> bool {
         !matches!(self, Self::Success | Self::Overloaded)
     }
@@ -99,10 +99,10 @@ impl Outcome {
 }
 
 impl OutlierDetection {
-    /// Counts an outcome at an endpoint; says whether and for how long it is ejected for it. `cluster` are all endpoints of
-    /// its cluster, itself among them.
+    /// Counts an outcome at an endpoint. Returns the ejection if the endpoint is ejected for it. `cluster` are all endpoints of
+    /// its cluster, including itself.
     ///
-    /// `sample` is uniform over `u32`. Success costs some loads and one addition when nothing failed before.
+    /// `sample` is random, uniform over `u32`. A success costs a few loads and one addition unless requests failed before.
     pub fn observe<'a>(
         &self,
         health: &'a Health,
@@ -114,7 +114,7 @@ impl OutlierDetection {
         self.judge(health, outcome, outcome.counted(), cluster, now, sample)
     }
 
-    /// The same of a request that was counted as a success when the head of its answer came, and that failed after that.
+    /// Counts the failure of a request that was counted as a success when the head of its answer arrived.
     pub fn observe_late<'a>(
         &self,
         health: &'a Health,
@@ -143,7 +143,7 @@ impl OutlierDetection {
         health.window.count(counted, now, self.interval);
         match health.standing(now) {
             Standing::Serving => {}
-            // It was under way when the endpoint was ejected, or nobody else was left.
+            // The request was in flight when the endpoint was ejected, or no other endpoint was left.
             Standing::Ejected => return None,
             Standing::Probed if outcome.is_failure() => {
                 return self.probe_failed(health, cluster, now, sample);
@@ -173,7 +173,7 @@ impl OutlierDetection {
     ) -> Option<Kind> {
         let local = outcome == Outcome::LocalOrigin;
         if local && self.split {
-            // Envoy asks no such question. Where all endpoints break off alike, none of them is the reason.
+            // Envoy does not compare here. If all endpoints fail alike, none of them is the cause.
             let worse = |failures| {
                 let others = Part::Local.of(self.others(health, cluster.clone(), now));
                 let recent = others_in(health, cluster, |of| of.window.recent(now, self.interval));
@@ -192,15 +192,15 @@ impl OutlierDetection {
         if !local {
             reset(&health.consecutive_local);
         }
-        // Both counters must see the failure.
+        // Both counters must count the failure.
         reached(&health.consecutive_5xx, self.consecutive_5xx, |_| true, sample)
             .then(|| kind = Some(Kind::Consecutive5xx));
         kind
     }
 
-    /// Failure percentage ejection. Envoy judges once in every `interval`; here each failure is judged as it comes, with
-    /// the last moment and with the `interval` before it, and an endpoint must be clearly worse than the others. A moment is
-    /// enough where there is traffic: an endpoint that served well until just now is not kept for the rest of the interval.
+    /// Failure percentage ejection. Envoy evaluates it once per `interval`. Here it is evaluated on each failure, over the last
+    /// tenth of the `interval` and then over all of it, and the endpoint must be clearly worse than the others. With enough
+    /// traffic, an endpoint that starts to fail is therefore ejected before the `interval` is over.
     fn by_percentage<'a>(
         &self,
         health: &'a Health,
@@ -214,7 +214,7 @@ impl OutlierDetection {
             (enforced, _) if !self.split => (Part::All, enforced),
             (Percentage::ZERO, local) => (Part::Local, local),
             (enforced, Percentage::ZERO) => (Part::Answered, enforced),
-            // A configuration that judges both wants no endpoint where half fails in one way and the rest in the other.
+            // If both are enforced, failures of either kind add up: an endpoint may fail half of its requests in each way.
             (enforced, local) => (Part::All, enforced.max(local)),
         };
         if milliseconds(now) < health.spared_until.load(Relaxed) {
@@ -243,10 +243,10 @@ impl OutlierDetection {
         })
     }
 
-    /// Success rate ejection, if it is on and `interval` has passed since the last time. Called every second or so by
-    /// every worker; `ejected` hears of each ejection and the index in `cluster` of its endpoint.
+    /// Success rate ejection, if it is enabled and `interval` has elapsed since the last comparison. Every worker calls it about
+    /// once a second. `ejected` is called for each ejection, with the endpoint's index in `cluster`.
     ///
-    /// As in Envoy, and besides an endpoint must be worse than the others by more than chance explains.
+    /// As in Envoy, but an endpoint must also be worse than the others by more than chance explains.
     pub fn compare<'a>(
         &self,
         of: &Ejections,
@@ -290,14 +290,14 @@ impl OutlierDetection {
         }
     }
 
-    /// Whether success rates are to be compared now. Of several workers that ask one hears so.
+    /// Returns whether success rates are to be compared now. Returns true to only one of several workers.
     fn is_due(&self, of: &Ejections, now: Duration) -> bool {
         let (last, now) = (of.compared.load(Relaxed), milliseconds(now).max(1));
         if last != 0 && now.saturating_sub(last) < milliseconds(self.interval) {
             return false;
         }
         let first = of.compared.compare_exchange(last, now, Relaxed, Relaxed).is_ok();
-        // The first interval begins with the first question.
+        // The first interval begins with the first call.
         first && last != 0
     }
 
@@ -305,7 +305,7 @@ impl OutlierDetection {
         health.window.counts(now, self.interval)
     }
 
-    /// The sum over the other endpoints that serve.
+    /// Returns the sum over the other serving endpoints.
     fn others<'a>(
         &self,
         health: &'a Health,
@@ -315,7 +315,7 @@ impl OutlierDetection {
         others_in(health, cluster, |other| self.counts(other, now))
     }
 
-    /// A probe failed: the endpoint stays out for longer, unless most requests fail elsewhere too.
+    /// Ejects the endpoint again, for longer, after a failed probe. Returns it to service if most requests fail elsewhere too.
     fn probe_failed<'a>(
         &self,
         health: &'a Health,
@@ -340,8 +340,8 @@ impl OutlierDetection {
         Some(Ejected { kind: Kind::FailedProbe, span })
     }
 
-    /// Ejects an endpoint that answers nothing, until [`Health::heard`] says that it does again. False where no more may be
-    /// ejected, or it is already.
+    /// Ejects an endpoint that does not answer, until [`Health::heard`] is called. Returns false if it is already ejected, or if
+    /// no more endpoints may be.
     pub fn eject_silent(&self, health: &Health, endpoints: usize) -> bool {
         health.is_serving() && self.take(health, endpoints, SILENT)
     }
@@ -357,7 +357,7 @@ impl OutlierDetection {
         if !health.is_serving() {
             return None;
         }
-        // Every whole interval that an endpoint served well takes one off the multiplier, as in Envoy.
+        // Each whole interval without an ejection decrements the multiplier, as in Envoy.
         let since = now.saturating_sub(Duration::from_millis(health.returned.load(Relaxed)));
         let forgiven =
             u32::try_from(since.as_millis() / self.interval.as_millis().max(1)).unwrap_or(u32::MAX);
@@ -370,7 +370,7 @@ impl OutlierDetection {
         Some(Ejected { kind, span })
     }
 
-    /// Marks a serving endpoint as ejected, unless too many are.
+    /// Marks a serving endpoint as ejected. Returns false if too many are.
     fn take(&self, health: &Health, endpoints: usize, until: u64) -> bool {
         let may = |ejected: u32| {
             let after = (u64::from(ejected) + 1) * 1_000_000;
@@ -380,7 +380,7 @@ impl OutlierDetection {
         if health.of.now.fetch_update(Relaxed, Relaxed, may).is_err() {
             return false;
         }
-        // Two workers may have come here together: the one that is first ejects, the other gives its count back.
+        // Two workers may race here: the first ejects, the other undoes its count.
         if health.ejected_until.compare_exchange(0, until, Relaxed, Relaxed).is_err() {
             health.of.now.fetch_sub(1, Relaxed);
             return false;
@@ -389,7 +389,7 @@ impl OutlierDetection {
         true
     }
 
-    /// For how long an endpoint is ejected the `times`th time, and until when in milliseconds.
+    /// Returns the duration of an endpoint's `times`th ejection, and its end in milliseconds.
     fn span(&self, times: u32, now: Duration, sample: u32) -> (Duration, u64) {
         let jitter = self.jitter.mul_f64(f64::from(sample) / (f64::from(u32::MAX) + 1.0));
         let span = self.base_ejection.saturating_mul(times).min(self.max_ejection) + jitter;
@@ -397,7 +397,7 @@ impl OutlierDetection {
     }
 }
 
-/// The sum over the endpoints that serve, without `health`.
+/// Returns the sum over the serving endpoints other than `health`.
 fn others_in<'a>(
     health: &'a Health,
     cluster: impl Iterator<Item = &'a Health>,
@@ -407,15 +407,15 @@ fn others_in<'a>(
     others.fold(Counts::default(), |sum, other| sum.and(counts(other)))
 }
 
-/// Counts a failure, and says whether that reaches the limit and has a consequence. Beyond the limit `worse` is asked
-/// again with each failure.
+/// Counts a failure. Returns whether the limit is reached and enforced. `worse` is called for each failure at or beyond the
+/// limit.
 fn reached(counter: &AtomicU32, limit: Option<Limit>, worse: impl FnOnce(u32) -> bool, sample: u32) -> bool {
     let failures = counter.fetch_add(1, Relaxed).saturating_add(1);
     let Some(limit) = limit.filter(|limit| failures >= limit.failures) else { return false };
     if !worse(failures) {
         return false;
     }
-    // Counts from zero again, as Envoy does: where a limit is enforced by chance, it has one for each time that it is reached.
+    // Restarts at zero, as in Envoy: a limit that is enforced with a probability is sampled once each time it is reached.
     counter.store(0, Relaxed);
     limit.enforced.holds(sample)
 }

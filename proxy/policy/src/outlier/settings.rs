@@ -1,4 +1,5 @@
-//! What a cluster says of ejection (`envoy.config.cluster.v3.OutlierDetection`), with Envoy's defaults for what is absent.
+//! A cluster's outlier detection settings (`envoy.config.cluster.v3.OutlierDetection`), with Envoy's defaults for absent
+//! fields.
 
 use std::time::Duration;
 
@@ -12,19 +13,20 @@ use crate::field::{
 /// When a cluster's endpoints are ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Failures of any kind in a row. `None`: not counted.
+    /// Consecutive failures of any kind. `None`: not counted.
     pub(super) consecutive_5xx: Option<Limit>,
-    /// 502, 503, 504 in a row; without `split`, failures to connect and resets too.
+    /// Consecutive 502, 503 or 504; without `split`, also failed connections, timeouts and resets.
     pub(super) consecutive_gateway: Option<Limit>,
-    /// Failures to connect, timeouts and resets in a row; counted with `split` only.
+    /// Consecutive failed connections, timeouts and resets; only with `split`.
     pub(super) consecutive_local: Option<Limit>,
-    /// By how far an endpoint's success rate is below that of the others.
+    /// By an endpoint's success rate, compared with that of the others.
     pub(super) success_rate: SuccessRate,
-    /// By the share of requests that failed.
+    /// By the share of an endpoint's requests that failed.
     pub(super) failure_percentage: FailurePercentage,
-    /// Whether what is answered and what is not are judged apart.
+    /// Whether failed answers and requests without an answer are counted separately
+    /// (`split_external_local_origin_errors`).
     pub(super) split: bool,
-    /// How far rates look back, and how often success rates are judged.
+    /// The interval over which rates are computed, and at which success rates are compared.
     pub(super) interval: Duration,
     pub(super) base_ejection: Duration,
     pub(super) max_ejection: Duration,
@@ -33,20 +35,20 @@ pub struct OutlierDetection {
     pub(super) always_eject_one: bool,
 }
 
-/// A limit on failures in a row.
+/// A limit on consecutive failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) failures: u32,
-    /// How often reaching the limit has a consequence.
+    /// The probability that reaching the limit ejects.
     pub(super) enforced: Percentage,
 }
 
 /// Ejection of endpoints whose success rate is an outlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SuccessRate {
-    /// How often it has a consequence; of answers, or of all requests without `split`.
+    /// The probability that it ejects. Counts answered requests, or all requests without `split`.
     pub(super) enforced: Percentage,
-    /// The same of requests that were not answered; with `split` only.
+    /// The same for requests without an answer; only with `split`.
     pub(super) enforced_local: Percentage,
     pub(super) minimum_hosts: u32,
     pub(super) request_volume: u32,
@@ -54,21 +56,21 @@ pub(super) struct SuccessRate {
     pub(super) stdev_factor: u32,
 }
 
-/// Ejection of endpoints of whose requests too large a part fails.
+/// Ejection of endpoints whose failure percentage is too high.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FailurePercentage {
     /// As for [`SuccessRate`].
     pub(super) enforced: Percentage,
     /// As for [`SuccessRate`].
     pub(super) enforced_local: Percentage,
-    /// From 0 to 100.
+    /// A percentage, from 0 to 100.
     pub(super) threshold: u32,
     pub(super) minimum_hosts: u32,
     pub(super) request_volume: u32,
 }
 
 impl OutlierDetection {
-    /// Reads the settings; absent fields are Envoy's defaults. `None` when the cluster has none.
+    /// Decodes the settings. Absent fields have Envoy's defaults. Returns `None` if the cluster has no outlier detection.
     pub fn decode(wire: Option<cluster::OutlierDetection>) -> Result<Option<Self>, Unusable> {
         wire.map(Self::read).transpose()
     }
@@ -107,7 +109,7 @@ impl OutlierDetection {
         unsupported("detect_degraded_hosts", flag(detect_degraded_hosts))?;
         let or = |value, default| number(value).unwrap_or(default);
         let share = |field, value, default| percent(field, or(value, default));
-        // As in Envoy, what is counted apart is judged only where it is counted apart.
+        // As in Envoy, local origin settings apply only with `split`.
         let of_local = |field, value, default| {
             share(field, value, default).map(|share| if split { share } else { Percentage::ZERO })
         };

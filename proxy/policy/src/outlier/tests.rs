@@ -13,7 +13,7 @@ const fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Three in a row; nothing by rate.
+/// Ejects after three consecutive failures, and never by rate.
 fn settings(change: impl FnOnce(&mut cluster::OutlierDetection)) -> OutlierDetection {
     let mut wire = cluster::OutlierDetection {
         consecutive_5xx: number(3),
@@ -27,7 +27,7 @@ fn settings(change: impl FnOnce(&mut cluster::OutlierDetection)) -> OutlierDetec
     OutlierDetection::decode(Some(wire)).unwrap().unwrap()
 }
 
-/// What our own control plane writes (`control-plane/src/translate/defaults.rs`).
+/// The settings that our control plane writes (`control-plane/src/translate/defaults.rs`).
 fn defaults() -> OutlierDetection {
     settings(|wire| {
         wire.enforcing_consecutive_5xx = number(0);
@@ -63,7 +63,7 @@ impl World {
         self.of.observe(&self.hosts[host], outcome, self.hosts.iter(), self.now, 0)
     }
 
-    /// The last ejection that `times` outcomes have caused.
+    /// Observes `times` outcomes. Returns the last ejection.
     fn many(&self, host: usize, outcome: Outcome, times: usize) -> Option<Ejected> {
         (0..times).fold(None, |last, _| self.observe(host, outcome).or(last))
     }
@@ -72,7 +72,7 @@ impl World {
         self.many(0, Outcome::ServerError, times).map(|ejected| ejected.span)
     }
 
-    /// The three probes that bring a host back.
+    /// Sends the three probes that return a host to service.
     fn bring_back(&self, host: usize) {
         for _ in 0..3 {
             assert!(self.hosts[host].claim_probe(self.now, true));
@@ -225,7 +225,7 @@ fn an_endpoint_that_fails_four_times_of_five_is_ejected_soon_after_its_twentieth
             assert!(ejected.is_none_or(|ejected| ejected.kind == Kind::FailurePercentage));
             ejected.is_some()
         });
-        // Of few others more must be seen before chance is out of the question.
+        // With few others, more requests are needed to rule out chance.
         assert!(at.is_some_and(|at| (19..25).contains(&at)), "{hosts} endpoints: {at:?}");
         assert_eq!(world.ejections.now(), 1);
     }
@@ -431,7 +431,7 @@ proptest! {
         }
     }
 
-    /// An outage behind all of them, or one path that fails wherever it goes, at any rate.
+    /// An outage behind all endpoints, or a path that fails on each of them, at any rate.
     #[test]
     fn where_all_fail_alike_nobody_is_ejected(
         seed in any::<u64>(),
@@ -473,7 +473,7 @@ proptest! {
     }
 }
 
-/// Uniform numbers from 0, without 1 (xorshift64*).
+/// Returns a generator of uniform numbers in `[0, 1)` (xorshift64*).
 fn fastrand_like(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed | 1;
     move || {

@@ -1,25 +1,25 @@
-//! How many requests an endpoint had lately, and how many of them failed: a rolling window that all workers share.
+//! An endpoint's recent requests and failures: a sliding window that all workers share.
 //!
-//! Ten slices, each one atomic word, so that counting costs a load and an addition and nobody waits for anybody. What is
-//! inexact: a slice counts no more than [`MOST`] requests, a worker that is late by a whole window may add one count to the
-//! wrong slice, and a change of the window's length forgets what was counted.
+//! Ten slices, each in one atomic word, so that counting is wait-free: a load and an addition. The counts are approximate: a
+//! slice saturates at about [`MOST`] requests, a worker that is late by a whole window may add to the wrong slice, and a
+//! change of the window's length discards the counts.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 const SLICES: u64 = 10;
 
-/// Requests that one slice counts. Below what fits by more than there are workers, which may all pass this bound at once.
+/// The most requests that one slice counts. Below 16 bits by more than the number of workers, which may exceed it together.
 const MOST: u64 = 60_000;
 
-/// Where the counts of a word are, 16 bits each; above them stands the slice's number.
+/// The bit offsets of the counts in a word, 16 bits each. The slice's number is above them.
 const TOTAL: u32 = 0;
 const ANSWERED: u32 = 16;
 const LOCAL: u32 = 32;
 const NUMBER: u32 = 48;
 const FIELD: u64 = 0xffff;
 
-/// The latest requests of one endpoint.
+/// The recent requests of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Window([AtomicU64; SLICES as usize]);
 
@@ -27,16 +27,17 @@ pub(super) struct Window([AtomicU64; SLICES as usize]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Counted {
     Succeeded,
-    /// With an answer that is a failure.
+    /// Answered with a failure.
     Failed,
-    /// Without an answer, or without all of it.
+    /// Without a complete answer.
     FailedLocally,
-    /// As one that was counted as a success, and whose answer turned out to be a failure, or broke off.
+    /// Counted as a success before, but the answer turned out to be a failure.
     TurnedFailed,
+    /// Counted as a success before, but the answer was incomplete.
     TurnedFailedLocally,
 }
 
-/// The sum of a window.
+/// The sums over a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) total: u64,
@@ -61,7 +62,7 @@ impl Window {
         if word >> NUMBER != number & FIELD {
             match slice.compare_exchange(word, (number & FIELD) << NUMBER | added, Relaxed, Relaxed) {
                 Ok(_) => return,
-                // Another worker began the slice just now.
+                // Another worker has just started the slice.
                 Err(begun) => word = begun,
             }
         }
@@ -70,12 +71,12 @@ impl Window {
         }
     }
 
-    /// What was counted in the last `span`.
+    /// Returns the counts of the last `span`.
     pub(super) fn counts(&self, now: Duration, span: Duration) -> Counts {
         self.latest(SLICES, now, span)
     }
 
-    /// What was counted in the last tenth of `span`, or a little more.
+    /// Returns the counts of the last tenth of `span`, or up to twice that.
     pub(super) fn recent(&self, now: Duration, span: Duration) -> Counts {
         self.latest(2, now, span)
     }
@@ -92,20 +93,20 @@ impl Window {
                 counts.local += word >> LOCAL & FIELD;
             }
         }
-        // A request that turned out to be a failure later may have been counted in a slice that is gone.
+        // A request whose failure was detected late may have been counted in a slice that has expired.
         counts.local = counts.local.min(counts.total);
         counts.answered = counts.answered.min(counts.total - counts.local);
         counts
     }
 
-    /// Forgets everything.
+    /// Clears all counts.
     pub(super) fn clear(&self) {
         self.0.iter().for_each(|slice| slice.store(0, Relaxed));
     }
 
     fn slice(&self, now: Duration, span: Duration) -> (u64, &AtomicU64) {
         let length = (span.as_millis() / u128::from(SLICES)).max(1);
-        // Numbers begin at SLICES, so that words that nobody wrote are too old.
+        // Numbers start at SLICES, so that slices that were never written are too old.
         let number = u64::try_from(now.as_millis() / length).unwrap_or(u64::MAX - SLICES) + SLICES;
         (number, &self.0[(number % SLICES) as usize])
     }
@@ -182,7 +183,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of what happened when.
+        /// Compares the window with a list of all events.
         #[test]
         fn counts_are_those_of_the_last_ten_slices(
             steps in proptest::collection::vec((0u64..3_000, any::<bool>()), 0..200),
