@@ -1,6 +1,6 @@
 //! Every wire message of Outrigger under one roof: short names for the xDS types, and our own protocols.
 //!
-//! No logic lives here. Crates name xDS messages as `xds::route::Route`, never by the path of the crate that
+//! No logic lives here, except the set of resource types ([`kind::Kind`]). Crates name xDS messages as `xds::route::Route`, never by the path of the crate that
 //! generates them, so that the generator can be replaced in this file alone.
 
 /// `istio.v1.auth`: how a workload gets its certificate. The wire format of Istio's API.
@@ -27,4 +27,5 @@ pub mod xds_type {
     include!("generated/xds.type.v3.rs");
 }
 
+pub mod kind;
 pub mod xds;

@@ -12,17 +12,16 @@ use std::sync::Arc;
 
 use outrigger_config::build::Builder;
 use outrigger_config::compiled::{Compiled, Raw};
-use outrigger_config::kind::Kind as ProxyKind;
 use outrigger_config::resources::Resources;
 use outrigger_control_plane::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
 use outrigger_control_plane::model::service::{AppProtocol, ServiceKey};
 use outrigger_control_plane::source::assembler::{Assembler, View};
 use outrigger_control_plane::source::watch::DirectorySource;
 use outrigger_control_plane::translate::catalog::Catalog;
-use outrigger_control_plane::translate::resource::Kind;
 use outrigger_control_plane::translate::scope::{Dialect, Mode, Settings, Viewer};
 use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
+use outrigger_proto::kind::Kind;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -55,19 +54,14 @@ fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Reso
     let viewer = Viewer { workload: workload(namespace), mode, dialect: Dialect::Outrigger };
     let mut resources = Resources::default();
     let mut minded = Vec::new();
-    let mut wanted: BTreeSet<(ProxyKind, Name)> =
-        asked.iter().map(|name| (ProxyKind::Listener, Name::from(*name))).collect();
+    let mut wanted: BTreeSet<(Kind, Name)> =
+        asked.iter().map(|name| (Kind::Listener, Name::from(*name))).collect();
     // What refers before what is referred to.
-    for (kind, of) in [
-        (Kind::Listener, ProxyKind::Listener),
-        (Kind::Route, ProxyKind::Route),
-        (Kind::Cluster, ProxyKind::Cluster),
-        (Kind::Endpoints, ProxyKind::Endpoints),
-    ] {
-        if matches!(kind, Kind::Listener | Kind::Cluster) {
-            wanted.extend(catalog.wildcard(&viewer, kind).into_iter().map(|name| (of, name)));
+    for kind in [Kind::Listener, Kind::Route, Kind::Cluster, Kind::Endpoints] {
+        if kind.has_wildcard() {
+            wanted.extend(catalog.wildcard(&viewer, kind).into_iter().map(|name| (kind, name)));
         }
-        let names: Vec<_> = wanted.iter().filter(|(kind, _)| *kind == of).map(|(_, n)| n.clone()).collect();
+        let names: Vec<_> = wanted.iter().filter(|(of, _)| *of == kind).map(|(_, n)| n.clone()).collect();
         for name in names {
             let Some(made) = catalog.resource(&viewer, kind, &name) else {
                 minded.push(format!("there is no {kind:?} {name}"));
@@ -75,12 +69,12 @@ fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Reso
             };
             let aliases = made.aliases.clone();
             let raw = Raw { name, aliases, version: made.version.to_string(), body: made.to_any() };
-            match Compiled::new(of, raw.clone(), None) {
+            match Compiled::new(kind, raw.clone(), None) {
                 Ok(compiled) => {
                     wanted.extend(compiled.references().map(|(kind, name)| (kind, name.clone())));
-                    resources.insert(of, Arc::new(compiled));
+                    resources.insert(kind, Arc::new(compiled));
                 }
-                Err(unusable) => minded.push(format!("{of} {}: {unusable}", raw.name)),
+                Err(unusable) => minded.push(format!("{kind} {}: {unusable}", raw.name)),
             }
         }
     }

@@ -7,59 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use outrigger_core::Name;
+pub use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::type_url;
 use prost::Message;
 use sha2::{Digest, Sha256};
-
-/// The resource types that are served, in the order in which updates are pushed (make before break; xDS protocol,
-/// "Eventual consistency considerations"). Removals go in the opposite order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// CDS.
-    Cluster,
-    /// EDS.
-    Endpoints,
-    /// LDS.
-    Listener,
-    /// RDS.
-    Route,
-}
-
-impl Kind {
-    /// Every kind, in push order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
-
-    /// The kind that a type URL names, if it is one that is served.
-    pub fn from_type_url(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
-    }
-
-    /// The type URL.
-    pub fn type_url(self) -> &'static str {
-        match self {
-            Self::Cluster => type_url::CLUSTER,
-            Self::Endpoints => type_url::CLUSTER_LOAD_ASSIGNMENT,
-            Self::Listener => type_url::LISTENER,
-            Self::Route => type_url::ROUTE_CONFIGURATION,
-        }
-    }
-
-    /// Whether `*` means something for it: the protocol has wildcards for LDS and CDS only.
-    pub fn has_wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
-    }
-
-    /// The short name of the discovery service, for people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cluster => "cds",
-            Self::Endpoints => "eds",
-            Self::Listener => "lds",
-            Self::Route => "rds",
-        }
-    }
-}
 
 /// The first 8 bytes of the SHA-256 of an encoded resource; written as 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -158,13 +109,5 @@ mod tests {
         };
         assert_eq!(made(&[]), Resource::new(Kind::Listener, "a", &String::from("x")).version);
         assert_ne!(made(&[]), made(&["10.0.0.1:80"]));
-    }
-
-    #[test]
-    fn type_urls_name_the_kinds_that_are_served() {
-        for kind in Kind::ALL {
-            assert_eq!(Kind::from_type_url(kind.type_url()), Some(kind));
-        }
-        assert_eq!(Kind::from_type_url("type.googleapis.com/unknown"), None);
     }
 }

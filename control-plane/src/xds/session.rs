@@ -294,7 +294,7 @@ fn expand(state: &mut Subscription, again: bool, source: &impl Source) {
 
 /// A stream subscribed to more names of a type than any proxy uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("more than {MAX_NAMES} names subscribed by {}", .0.as_str())]
+#[error("more than {MAX_NAMES} names subscribed by {}", .0.service())]
 pub(super) struct TooManyNames(pub(super) Kind);
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ fn of_type(state: &Subscription) -> TypeStatus {
         }),
     };
     TypeStatus {
-        kind: state.kind.as_str().into(),
+        kind: state.kind.service().into(),
         wildcard: state.wildcard != Wildcard::Off,
         waiting: state.outstanding.is_some(),
         resources: names.into_iter().map(resource).collect(),

@@ -127,7 +127,7 @@ impl Stream {
         {
             if let Some(kind) = Kind::from_type_url(&response.type_url) {
                 let resources = response.resources.len() + response.removed_resources.len();
-                self.metrics.xds_pushed(kind.as_str(), resources);
+                self.metrics.xds_pushed(kind.service(), resources);
             }
             let sent = responses.try_send(Ok(response));
             sent.map_err(|_| Status::resource_exhausted("responses answered that were not read"))?;
@@ -142,7 +142,7 @@ impl Stream {
         if let Some(error) = &request.error_detail {
             let workload = &self.viewer.workload;
             if let Some(kind) = Kind::from_type_url(&request.type_url) {
-                self.metrics.xds_nacked(kind.as_str());
+                self.metrics.xds_nacked(kind.service());
             }
             tracing::warn!(
                 identity = %workload.identity, instance = %workload.instance, type_url = request.type_url,

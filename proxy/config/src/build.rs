@@ -10,10 +10,10 @@ use outrigger_core::Name;
 use crate::cluster::{self, Discovery};
 use crate::compiled::{Compiled, Value};
 use crate::endpoint::{Assignment, Endpoints};
-use crate::kind::Kind;
 use crate::listener::{self, Listener};
 use crate::resources::Resources;
 use crate::snapshot::Snapshot;
+use outrigger_proto::kind::Kind;
 
 /// Builds snapshots and numbers them.
 #[derive(Debug, Default)]

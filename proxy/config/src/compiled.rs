@@ -15,10 +15,10 @@ use crate::cluster::{self, Discovery};
 use crate::endpoint::Assignment;
 use crate::handler::Handler;
 use crate::http_manager::RouteSource;
-use crate::kind::Kind;
 use crate::listener;
 use crate::route::RouteTable;
 use crate::wire::open;
+use outrigger_proto::kind::Kind;
 
 /// The cluster name that the control plane uses for an invalid backend. It never exists, and warming does not wait for it.
 pub const INVALID_BACKEND: &str = "outrigger.invalid-backend";

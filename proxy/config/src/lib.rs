@@ -23,7 +23,6 @@ pub mod verify;
 pub mod secrets;
 pub mod tls;
 mod wire;
-pub mod kind;
 pub mod name;
 
 /// A hash map keyed by name. The hash does not resist chosen keys: keys come from the control plane or are bounded in number.

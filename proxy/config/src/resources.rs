@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use crate::compiled::Compiled;
-use crate::kind::{Kind, PerKind};
+use outrigger_proto::kind::{Kind, PerKind};
 
 /// A set of compiled resources. Clones share them.
 #[derive(Debug, Clone, Default)]

@@ -22,6 +22,6 @@ pub use control_plane::channel::ChannelError;
 pub use control_plane::trust::RootsError;
 pub use discovery::{Config, Discovery, Handle, Reader, ResourceVersion, StartError, Wiring};
 pub use identity::IdentityError;
-pub use outrigger_config::kind::Kind;
+pub use outrigger_proto::kind::Kind;
 pub use registration::{Left, WorkloadPort};
 pub use xds::subscriptions::Mode;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use outrigger_config::kind::{Kind, PerKind};
 use outrigger_core::identity::SpiffeId;
+use outrigger_proto::kind::{Kind, PerKind};
 
 /// A resource that cannot be used, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -80,7 +80,7 @@ fn settle(session: &mut Session, source: &Numbers) -> Vec<String> {
 }
 
 fn words(update: &Update) -> String {
-    let mut words = vec![update.kind.as_str().to_owned()];
+    let mut words = vec![update.kind.service().to_owned()];
     words.extend(update.resources.iter().map(|resource| format!("+{}", resource.name)));
     words.extend(update.removed.iter().map(|name| format!("-{name}")));
     words.join(" ")

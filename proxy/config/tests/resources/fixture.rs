@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use outrigger_config::build::Builder;
 use outrigger_config::compiled::{Compiled, Raw, Unusable};
-use outrigger_config::kind::Kind;
 use outrigger_config::listener::Listener;
 use outrigger_config::resources::Resources;
 use outrigger_config::snapshot::Snapshot;
+use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::protobuf::{self, Any};
 use outrigger_proto::xds::{
     cluster, core, endpoint, hcm, listener, matcher, raw_buffer, route, router, tcp_proxy, tls, type_url,
@@ -42,7 +42,7 @@ impl Mesh {
 
     /// Takes a resource of the body's own type; what is refused changes nothing.
     pub fn take(&mut self, raw: Raw) -> Result<(), Unusable> {
-        let kind = Kind::of_type_url(&raw.body.type_url).unwrap();
+        let kind = Kind::from_type_url(&raw.body.type_url).unwrap();
         let before = self.resources.get(kind, &raw.name).cloned();
         self.resources.insert(kind, Arc::new(Compiled::new(kind, raw, before.as_deref())?));
         Ok(())

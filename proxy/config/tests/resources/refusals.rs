@@ -1,7 +1,7 @@
 //! Everything that cannot be used is refused by the name of its field, and no bytes make the decoder panic.
 
 use outrigger_config::compiled::Compiled;
-use outrigger_config::kind::Kind;
+use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
 use outrigger_proto::xds::{cluster, endpoint, hcm, listener, route, tls, type_url};
 use proptest::prelude::*;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::compiled::{Compiled, INVALID_BACKEND};
-use outrigger_config::kind::Kind;
+use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{cluster, listener, type_url};
 

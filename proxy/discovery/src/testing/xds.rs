@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use outrigger_config::compiled::{Compiled, Raw};
-use outrigger_config::kind::Kind;
 use outrigger_config::resources::Resources;
+use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
 use outrigger_proto::xds::core::address::Address as AddressKind;
 use outrigger_proto::xds::core::config_source::ConfigSourceSpecifier;

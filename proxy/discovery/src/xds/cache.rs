@@ -6,10 +6,10 @@
 
 use bytes::BufMut;
 use outrigger_config::compiled::Raw;
-use outrigger_config::kind::Kind;
 use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
+use outrigger_proto::kind::Kind;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
 use prost::Message;
 use sha2::{Digest, Sha256};

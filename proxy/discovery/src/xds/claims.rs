@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use outrigger_config::kind::Kind;
 use outrigger_config::resources::Resources;
 use outrigger_core::Name;
+use outrigger_proto::kind::Kind;
 
 use crate::xds::store::Judged;
 

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrigger_config::build::Builder;
 use outrigger_config::compiled::{Compiled, Raw, Unusable};
-use outrigger_config::kind::{Kind, PerKind};
 use outrigger_config::resources::Resources;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
+use outrigger_proto::kind::{Kind, PerKind};
 use outrigger_proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
 use tokio::time::Instant;
 
@@ -164,7 +164,7 @@ impl Store {
     /// Restores the saved resources through the same decoding. Everything accepted counts as warm.
     pub(crate) fn restore(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> Restored {
         for DeltaDiscoveryResponse { type_url, resources, .. } in responses {
-            let Some(kind) = Kind::of_type_url(&type_url) else { continue };
+            let Some(kind) = Kind::from_type_url(&type_url) else { continue };
             let changed = resources.into_iter().filter_map(|resource| {
                 let Resource { name, aliases, version, resource, .. } = resource;
                 let aliases = aliases.into_iter().map(Into::into).collect();

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use outrigger_config::kind::{Kind, PerKind};
+use outrigger_proto::kind::{Kind, PerKind};
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, ResourceError};
 use outrigger_proto::xds::{core::Node, discovery, rpc};
 
@@ -154,7 +154,7 @@ impl Stream {
             control_plane: _, // the server's name, for people
             resource_errors,
         } = response;
-        let Some(kind) = Kind::of_type_url(&type_url) else {
+        let Some(kind) = Kind::from_type_url(&type_url) else {
             return self.refuse_whole(type_url.clone(), nonce, format!("unknown type {type_url:?}"));
         };
         let mut seen = HashSet::with_capacity(resources.len() + removed_resources.len());

@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 
 use outrigger_config::compiled::Compiled;
-use outrigger_config::kind::{Kind, PerKind};
 use outrigger_config::resources::Resources;
 use outrigger_core::Name;
+use outrigger_proto::kind::{Kind, PerKind};
 
 use crate::xds::stream::WILDCARD;
 

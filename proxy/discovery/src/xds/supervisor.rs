@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use outrigger_config::binding::Binder;
 use outrigger_config::demand::{DemandFeed, Demanded};
-use outrigger_config::kind::{Kind, PerKind};
 use outrigger_config::publish::Published;
 use outrigger_core::Name;
+use outrigger_proto::kind::{Kind, PerKind};
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -194,7 +194,7 @@ impl Supervisor {
     }
 
     async fn on_response(&mut self, response: DeltaDiscoveryResponse) {
-        let kind = Kind::of_type_url(&response.type_url);
+        let kind = Kind::from_type_url(&response.type_url);
         let update = match self.stream.receive(response) {
             Received::Update(update) => update,
             Received::Nack(reason, nack) => {

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::compiled::Compiled;
-use outrigger_config::kind::{Kind, PerKind};
 use outrigger_config::resources::Resources;
 use outrigger_core::Name;
+use outrigger_proto::kind::{Kind, PerKind};
 use tokio::time::Instant;
 
 /// Maximum wait for a name, and maximum time that a removed but used resource stays. Envoy's `initial_fetch_timeout` has the

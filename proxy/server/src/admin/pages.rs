@@ -106,12 +106,7 @@ fn mesh(reader: &Reader, readiness: &Readiness) -> Mesh {
     let of = |kind: Kind| {
         let of = status.kinds.get(&kind).cloned().unwrap_or_default();
         XdsType {
-            kind: match kind {
-                Kind::Cluster => "cds",
-                Kind::Endpoints => "eds",
-                Kind::Listener => "lds",
-                Kind::Route => "rds",
-            },
+            kind: kind.service(),
             resources: of.held as u64,
             acknowledged: of.acknowledged,
             refused: of.refused,

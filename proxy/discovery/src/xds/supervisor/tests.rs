@@ -109,7 +109,7 @@ impl Server {
         loop {
             let request = self.next_request().await;
             assert_eq!(request.error_detail, None);
-            let kind = Kind::of_type_url(&request.type_url).unwrap();
+            let kind = Kind::from_type_url(&request.type_url).unwrap();
             let (more, less) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
             if !more.is_empty() || !less.is_empty() {
                 return (kind, more, less);

@@ -1,10 +1,11 @@
-//! The four xDS resource types that a proxy subscribes to, as a closed set.
+//! The four xDS resource types that the control plane serves and a proxy subscribes to, as a closed set.
 //!
-//! They are in push order for additions: a resource comes after the resources that it refers to.
+//! They are in push order for additions (make before break; xDS protocol, "Eventual consistency considerations").
+//! Removals go in the opposite order.
 
 use std::fmt;
 
-use outrigger_proto::xds::type_url;
+use crate::xds::type_url;
 
 /// A resource type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,9 +34,24 @@ impl Kind {
         }
     }
 
-    /// Returns the kind with this type URL, or `None` if a proxy does not subscribe to it.
-    pub fn of_type_url(url: &str) -> Option<Self> {
+    /// Returns the kind with this type URL, or `None` if it is none of them.
+    pub fn from_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+
+    /// Returns the short name of its discovery service.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::Cluster => "cds",
+            Self::Endpoints => "eds",
+            Self::Listener => "lds",
+            Self::Route => "rds",
+        }
+    }
+
+    /// Returns true if a client can subscribe to all resources of this kind with `*`: the protocol defines that for LDS and CDS.
+    pub fn has_wildcard(self) -> bool {
+        matches!(self, Self::Cluster | Self::Listener)
     }
 }
 
@@ -81,5 +97,25 @@ impl<T> std::ops::Index<Kind> for PerKind<T> {
 impl<T> std::ops::IndexMut<Kind> for PerKind<T> {
     fn index_mut(&mut self, kind: Kind) -> &mut T {
         &mut self.0[kind as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_url_names_the_kind_that_has_it() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_type_url(kind.type_url()), Some(kind));
+        }
+        assert_eq!(Kind::from_type_url("type.googleapis.com/unknown"), None);
+    }
+
+    #[test]
+    fn values_are_kept_by_kind() {
+        let mut names = PerKind::from_fn(Kind::service);
+        names[Kind::Route] = "routes";
+        assert_eq!(Kind::ALL.map(|kind| names[kind]), ["cds", "eds", "lds", "routes"]);
     }
 }
