@@ -23,8 +23,8 @@ pub(crate) const WILDCARD: &str = "*";
 const INVALID_ARGUMENT: i32 = 3;
 /// `google.rpc.Code.NOT_FOUND`, in a response's `resource_errors`.
 const NOT_FOUND: i32 = 5;
-/// Maximum size of a NACK's text. Servers parse the names of refused resources in it.
-const NACK_TEXT_BYTES: usize = 64 * 1024;
+/// Maximum size of the reasons in a NACK's text.
+const NACK_REASON_BYTES: usize = 64 * 1024;
 
 /// A subscription, and whether it was sent on the current connection.
 #[derive(Debug)]
@@ -187,8 +187,7 @@ impl Stream {
         let mut request = self.request(kind, Vec::new(), Vec::new(), HashMap::new());
         request.response_nonce = nonce;
         if !refused.is_empty() {
-            let each = refused.iter().map(|r| format!("{kind} {:?}: {}", r.name, r.reason));
-            request.error_detail = Some(error_detail(each.collect::<Vec<_>>().join("; ")));
+            request.error_detail = Some(error_detail(nack_text(kind, refused)));
         }
         request
     }
@@ -234,7 +233,7 @@ impl Stream {
             node: self.node_once(),
             type_url,
             response_nonce: nonce,
-            error_detail: Some(error_detail(reason)),
+            error_detail: Some(error_detail(truncated(reason))),
             ..Default::default()
         }
     }
@@ -273,8 +272,24 @@ fn not_found(error: ResourceError) -> Option<String> {
     (error_detail?.code == NOT_FOUND).then_some(resource_name?.name)
 }
 
-fn error_detail(mut message: String) -> rpc::Status {
-    message.truncate(message.floor_char_boundary(NACK_TEXT_BYTES));
+/// Names all refused resources before the reasons. The server must find each name in the text, while the reasons are cut to
+/// [`NACK_REASON_BYTES`]. The names are bounded because they are a part of the response.
+fn nack_text(kind: Kind, refused: &[Refused]) -> String {
+    let each = refused.iter().map(|r| format!("{kind} {:?}: {}", r.name, r.reason));
+    let reasons = truncated(each.collect::<Vec<_>>().join("; "));
+    if let [_] = refused {
+        return reasons;
+    }
+    let names: Vec<_> = refused.iter().map(|r| format!("{:?}", r.name)).collect();
+    format!("rejected: {kind} {}; {reasons}", names.join(", "))
+}
+
+fn truncated(mut reasons: String) -> String {
+    reasons.truncate(reasons.floor_char_boundary(NACK_REASON_BYTES));
+    reasons
+}
+
+fn error_detail(message: String) -> rpc::Status {
     rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
 }
 

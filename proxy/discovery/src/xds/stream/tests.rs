@@ -101,8 +101,23 @@ fn a_refused_resource_is_named_and_the_others_apply() {
     let nack = stream.acknowledge(update.kind, update.nonce, &update.refused);
     let detail = nack.error_detail.unwrap();
     assert_eq!(detail.code, INVALID_ARGUMENT);
-    assert!(detail.message.contains("cluster \"b\": holds no resource"), "{}", detail.message);
-    assert!(detail.message.contains("cluster \"c\""), "{}", detail.message);
+    assert!(detail.message.starts_with("rejected: cluster \"b\", \"c\"; "), "{}", detail.message);
+    assert!(
+        detail.message.contains("cluster \"b\": holds no resource; cluster \"c\": "),
+        "{}",
+        detail.message
+    );
+}
+
+#[test]
+fn a_nack_names_every_refused_resource_however_long_the_reasons_are() {
+    let mut stream = connected(Kind::Cluster, names(["*"]));
+    let refused: Vec<_> =
+        (0..500).map(|n| Refused { name: format!("cluster-{n}"), reason: "\u{20ac}".repeat(300) }).collect();
+    let message = stream.acknowledge(Kind::Cluster, "1".into(), &refused).error_detail.unwrap().message;
+    assert!(refused.iter().all(|refused| message.contains(&format!("{:?}", refused.name))));
+    let (_, reasons) = message.split_once("; ").unwrap();
+    assert!((NACK_REASON_BYTES - 3..=NACK_REASON_BYTES).contains(&reasons.len()), "{}", reasons.len());
 }
 
 #[test]
