@@ -12,6 +12,7 @@ mod delta;
 mod session;
 mod unserved;
 mod subscription;
+mod nack;
 mod node;
 mod workers;
 

@@ -98,7 +98,7 @@ fn of_type(state: &Subscription) -> TypeStatus {
         acked: state.acked.get(name).map(|version| version.to_string()),
         nacked: state.nacks.get(name).map(|nack| NackStatus {
             version: nack.version.map(|version| version.to_string()),
-            detail: nack.detail.clone(),
+            detail: nack.detail.to_string(),
             since: nack.since.to_string(),
         }),
     };

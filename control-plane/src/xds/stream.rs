@@ -19,7 +19,8 @@ use super::lock;
 use super::node::{self, BadNode};
 use super::session::Source;
 use super::status::{self, StreamStatus};
-use super::subscription::{WILDCARD, cut};
+use super::nack::shorten;
+use super::subscription::WILDCARD;
 use super::workers::Workers;
 use crate::metrics::Metrics;
 use crate::translate::catalog::Catalog;
@@ -146,7 +147,7 @@ impl Stream {
             }
             tracing::warn!(
                 identity = %workload.identity, instance = %workload.instance, type_url = request.type_url,
-                detail = %cut(&error.message), "a proxy refused configuration"
+                detail = %shorten(&error.message), "a proxy rejected configuration"
             );
         }
         let interest = delta.on_request(request, Timestamp::now());

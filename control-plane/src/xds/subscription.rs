@@ -3,12 +3,13 @@
 //! Driven by [`super::session::Session`]. Its size is what the client subscribed to, never the mesh: a name and the hash
 //! that was sent.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use outrigger_core::Name;
 
+use super::nack;
 use crate::translate::resource::{Kind, Resource, Version};
 
 /// Explicit names of one type on one stream. A proxy has as many destinations as its application calls; what asks for
@@ -45,14 +46,11 @@ pub(super) enum Held {
 pub(super) struct Nack {
     /// The refused version; none for a removal.
     pub(super) version: Option<Version>,
-    /// The client's words, cut to [`MAX_DETAIL`].
-    pub(super) detail: String,
+    /// The client's reason for this resource, or its whole text if that gives none for single resources.
+    pub(super) detail: Arc<str>,
     /// When.
     pub(super) since: Timestamp,
 }
-
-/// Bytes of a NACK's text that are kept.
-pub(super) const MAX_DETAIL: usize = 1024;
 
 /// An update that was not answered yet.
 #[derive(Debug)]
@@ -148,15 +146,15 @@ impl Subscription {
         }
     }
 
-    /// The client refused something of the response: the resources that its text names, else all of them.
-    pub(super) fn nacked(&mut self, sent: Vec<(Name, Option<Version>)>, detail: &str, since: Timestamp) {
-        let named = |name: &Name| names_resource(detail, name);
-        let all = !sent.iter().any(|(name, _)| named(name));
-        let (refused, taken) = sent.into_iter().partition(|(name, _)| all || named(name));
+    /// The client rejected resources of the response: those that its text rejects. It acknowledged the others.
+    pub(super) fn nacked(&mut self, sent: Vec<(Name, Option<Version>)>, text: &str, since: Timestamp) {
+        let rejected = nack::rejected(text, &sent.iter().map(|(name, _)| name).collect::<Vec<_>>());
+        let (refused, taken) = sent.into_iter().partition(|(name, _)| rejected.contains_key(name));
         self.acked(taken);
         for (name, version) in refused {
+            let Some(reason) = rejected.get(&name) else { continue };
             if self.held.contains_key(&name) || version.is_none() {
-                self.nacks.insert(name, Nack { version, detail: cut(detail).into_owned(), since });
+                self.nacks.insert(name, Nack { version, detail: Arc::clone(reason), since });
             }
         }
     }
@@ -195,27 +193,6 @@ impl Subscription {
     }
 }
 
-/// A NACK's text without its middle: Envoy names the resource first and the reason last.
-pub(super) fn cut(detail: &str) -> Cow<'_, str> {
-    if detail.len() <= MAX_DETAIL {
-        return detail.into();
-    }
-    let head = floor_boundary(detail, MAX_DETAIL / 3);
-    let tail = ceil_boundary(detail, detail.len() - (MAX_DETAIL - head - OMISSION.len()));
-    [&detail[..head], OMISSION, &detail[tail..]].concat().into()
-}
-
-/// Stands for what was left out.
-const OMISSION: &str = " [...] ";
-
-fn floor_boundary(text: &str, at: usize) -> usize {
-    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
-}
-
-fn ceil_boundary(text: &str, at: usize) -> usize {
-    (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
-}
-
 /// What to answer about a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -225,47 +202,4 @@ pub(super) enum Decision {
     Send,
     /// That there is none.
     Remove,
-}
-
-/// Whether the text names the resource, and not merely one that its name is a part of (`cart:8` in `cart:80`).
-fn names_resource(text: &str, name: &str) -> bool {
-    let part = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"._-|@/".contains(b));
-    let bytes = text.as_bytes();
-    text.match_indices(name).any(|(at, _)| {
-        let before = at.checked_sub(1).and_then(|at| bytes.get(at));
-        let after = bytes.get(at + name.len());
-        // A full stop or a colon may end the sentence; what follows it then is no part of a name.
-        let ends = matches!(after, Some(b'.' | b':')) && !part(bytes.get(at + name.len() + 1));
-        !part(before) && (ends || !(part(after) || after == Some(&b':')))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_long_text_both_ends_are_kept() {
-        let long = format!("Error adding cluster cart: {}: unknown field", "x".repeat(5_000));
-        let kept = cut(&long);
-        assert!(
-            kept.starts_with("Error adding cluster cart: ") && kept.ends_with(": unknown field"),
-            "{kept}"
-        );
-        assert_eq!(kept.len(), MAX_DETAIL);
-        assert_eq!(cut(&"x".repeat(MAX_DETAIL)).len(), MAX_DETAIL);
-        for text in ["\u{fc}".repeat(2_000), format!("x{}", "\u{20ac}".repeat(2_000))] {
-            let kept = cut(&text);
-            assert!(kept.len() <= MAX_DETAIL && kept.len() > MAX_DETAIL - 8, "{}", kept.len());
-        }
-    }
-
-    #[test]
-    fn a_refusal_names_whole_resources_only() {
-        let text = "cluster cart.shop:80: bad; also web:1.";
-        assert!(names_resource(text, "cart.shop:80") && names_resource(text, "web:1"));
-        for other in ["cart.shop:8", "art.shop:80", "shop:80", "cart.shop", "web"] {
-            assert!(!names_resource(text, other), "{other}");
-        }
-    }
 }
