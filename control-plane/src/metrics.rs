@@ -15,7 +15,7 @@ type ByWord = Family<[(&'static str, &'static str); 1], Counter<u64, AtomicU64>>
 
 /// Every metric, in one registry.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     certificates_issued: Counter,
     certificates_refused: ByWord,
@@ -42,7 +42,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// All at zero.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("outrigger_control_plane");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the control plane", build);
@@ -103,7 +103,7 @@ impl Metrics {
     }
 
     /// The text exposition format, with the gauges that are read only when somebody looks.
-    pub fn text(&self, at_scrape: Scraped) -> String {
+    pub(crate) fn text(&self, at_scrape: Scraped) -> String {
         let Scraped { services, proxies_connected, xds_streams, xds_resources_refused, source_refusals } =
             at_scrape;
         for (gauge, number) in [
@@ -122,59 +122,60 @@ impl Metrics {
     }
 
     /// A certificate was signed.
-    pub fn certificate_issued(&self) {
+    pub(crate) fn certificate_issued(&self) {
         self.certificates_issued.inc();
     }
 
     /// A certificate was not signed.
-    pub fn certificate_refused(&self, reason: &'static str) {
+    pub(crate) fn certificate_refused(&self, reason: &'static str) {
         self.certificates_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// How many certificates were signed.
-    pub fn certificates_issued(&self) -> u64 {
+    pub(crate) fn certificates_issued(&self) -> u64 {
         self.certificates_issued.get()
     }
 
     /// How many certificates were not signed for this reason.
-    pub fn certificates_refused(&self, reason: &'static str) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn certificates_refused(&self, reason: &'static str) -> u64 {
         self.certificates_refused.get_or_create(&[("reason", reason)]).get()
     }
 
     /// A join token was made.
-    pub fn token_created(&self) {
+    pub(crate) fn token_created(&self) {
         self.tokens_created.inc();
     }
 
     /// So many workloads are registered.
-    pub fn set_registrations(&self, count: usize) {
+    pub(crate) fn set_registrations(&self, count: usize) {
         set(&self.registrations, count);
     }
 
     /// A registration was refused.
-    pub fn registration_refused(&self, reason: &'static str) {
+    pub(crate) fn registration_refused(&self, reason: &'static str) {
         self.registrations_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// A connection was closed before any request on it.
-    pub fn connection_refused(&self, reason: &'static str) {
+    pub(crate) fn connection_refused(&self, reason: &'static str) {
         self.connections_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// A response with so many resources, removals among them, was sent.
-    pub fn xds_pushed(&self, kind: &'static str, resources: usize) {
+    pub(crate) fn xds_pushed(&self, kind: &'static str, resources: usize) {
         self.xds_pushes.get_or_create(&[("type", kind)]).inc();
         let resources = u64::try_from(resources).unwrap_or(u64::MAX);
         self.xds_resources_pushed.get_or_create(&[("type", kind)]).inc_by(resources);
     }
 
     /// A proxy refused something of a response.
-    pub fn xds_nacked(&self, kind: &'static str) {
+    pub(crate) fn xds_nacked(&self, kind: &'static str) {
         self.xds_nacks.get_or_create(&[("type", kind)]).inc();
     }
 
     /// An xDS stream was refused.
-    pub fn xds_stream_refused(&self, reason: &'static str) {
+    pub(crate) fn xds_stream_refused(&self, reason: &'static str) {
         self.xds_streams_refused.get_or_create(&[("reason", reason)]).inc();
     }
 }
@@ -191,7 +192,7 @@ fn set(gauge: &Gauge, number: usize) {
 
 /// What other parts know when `/metrics` is read.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Scraped {
+pub(crate) struct Scraped {
     /// Services of the mesh.
     pub services: usize,
     /// Proxies with an open stream.

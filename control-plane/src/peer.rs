@@ -17,18 +17,18 @@ const LOOK: Duration = Duration::from_secs(30);
 const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
 
 /// The identity of the control plane of a trust domain.
-pub fn control_plane_identity(trust_domain: &TrustDomain) -> Result<SpiffeId, IdentityError> {
+pub(crate) fn control_plane_identity(trust_domain: &TrustDomain) -> Result<SpiffeId, IdentityError> {
     SpiffeId::new(trust_domain.clone(), CONTROL_PLANE.0, CONTROL_PLANE.1)
 }
 
 /// Whether an identity is that of a control plane: nobody else may have it.
-pub fn is_control_plane(identity: &SpiffeId) -> bool {
+pub(crate) fn is_control_plane(identity: &SpiffeId) -> bool {
     (identity.namespace(), identity.service_account()) == CONTROL_PLANE
 }
 
 /// The SPIFFE ID of the verified client certificate. Only the TLS acceptor makes one, and tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerIdentity {
+pub(crate) struct PeerIdentity {
     /// The only URI SAN.
     pub identity: SpiffeId,
     /// The certificate's last second.
@@ -37,15 +37,15 @@ pub struct PeerIdentity {
 
 /// The address that a request comes from, for logs. Proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
+pub(crate) struct PeerAddress(pub SocketAddr);
 
 /// Who a connection was opened by, with a certificate that has expired since: no identity any more, and known only
 /// so that a refusal can say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpiredPeer(pub SpiffeId);
+pub(crate) struct ExpiredPeer(pub SpiffeId);
 
 /// The verified caller of a request that needs one; UNAUTHENTICATED for who shows no certificate, or an expired one.
-pub fn verified<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
+pub(crate) fn verified<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
     let extensions = request.extensions();
     match (extensions.get::<PeerIdentity>(), extensions.get()) {
         (Some(peer), _) => Ok(peer.clone()),
@@ -55,12 +55,12 @@ pub fn verified<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
 }
 
 /// What ends the streams of a caller whose certificate has ended.
-pub fn expired() -> Status {
+pub(crate) fn expired() -> Status {
     Status::unauthenticated("the client certificate has expired: connect again with the renewed one")
 }
 
 /// Waits until the wall clock shows `at`.
-pub async fn until(at: SystemTime) {
+pub(crate) async fn until(at: SystemTime) {
     while let Ok(left) = at.duration_since(SystemTime::now())
         && !left.is_zero()
     {

@@ -29,7 +29,7 @@ const HISTORY: usize = 100;
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub(crate) enum Door {
     /// TCP on loopback: anybody on this machine.
     Loopback,
     /// The Unix socket: whoever owns the state directory.
@@ -37,7 +37,7 @@ pub enum Door {
 }
 
 /// What the pages are made of.
-pub struct Pages {
+pub(crate) struct Pages {
     /// The trust domain.
     pub trust_domain: TrustDomain,
     /// The configuration.
@@ -62,7 +62,7 @@ type Answer = Response<Full<Bytes>>;
 
 impl Pages {
     /// Answers one request.
-    pub async fn answer<B>(self: &Arc<Self>, door: Door, request: Request<B>) -> Answer
+    pub(crate) async fn answer<B>(self: &Arc<Self>, door: Door, request: Request<B>) -> Answer
     where
         B: hyper::body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Makes the socket, in the place of the one that a killed predecessor left. Whoever calls holds the store's lock,
 /// so nobody listens there.
-pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+pub(crate) fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -38,7 +38,7 @@ pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves both doors for as long as it is polled. For one more caller than there are places, the oldest of that door
 /// goes: what idle callers hold, nobody waits for.
-pub async fn serve(loopback: TcpListener, socket: UnixListener, pages: Arc<Pages>) {
+pub(crate) async fn serve(loopback: TcpListener, socket: UnixListener, pages: Arc<Pages>) {
     let (at_loopback, at_socket) = (Crowd::new(CONNECTIONS), Crowd::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -16,17 +16,17 @@ use super::issuer::CertificateIssuer;
 use super::refusal::Refusal;
 
 /// No certificate lives longer, whatever is asked.
-pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 /// How far back a certificate begins, for machines whose clocks are behind.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
 /// Trust roots by the trust domain that they vouch for. Others' domains join this map when meshes federate, and a
 /// rotation puts two roots under one domain for a while.
-pub type TrustRoots = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
+pub(crate) type TrustRoots = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
 
 /// The CA of one trust domain.
 #[derive(Debug)]
-pub struct Authority {
+pub(crate) struct Authority {
     trust_domain: TrustDomain,
     issuer: CertificateIssuer,
     default_ttl: Duration,
@@ -34,7 +34,7 @@ pub struct Authority {
 
 /// A certificate and what goes with it.
 #[derive(Debug, Clone)]
-pub struct IssuedCertificate {
+pub(crate) struct IssuedCertificate {
     /// The leaf first, the root last.
     pub chain: Vec<CertificateDer<'static>>,
     /// From when the certificate is counted: now, not the backdated begin.
@@ -45,7 +45,7 @@ pub struct IssuedCertificate {
 
 /// A name by which clients know a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ServerName {
+pub(crate) enum ServerName {
     /// In lower case.
     Dns(String),
     /// An address.
@@ -54,7 +54,7 @@ pub enum ServerName {
 
 impl ServerName {
     /// Reads a DNS name or an address; none where the text is neither.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse() {
             return Some(Self::Ip(address));
         }
@@ -82,24 +82,24 @@ impl std::fmt::Display for ServerName {
 
 impl Authority {
     /// A CA that signs with `issuer` and gives `default_ttl` (at most 24 h) to whoever asks for no other.
-    pub fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
+    pub(crate) fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
         Self { trust_domain, issuer, default_ttl: default_ttl.min(MAX_TTL) }
     }
 
     /// The trust domain whose identities this CA certifies.
-    pub fn trust_domain(&self) -> &TrustDomain {
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
     /// What verifies the certificates that it signs.
-    pub fn roots(&self) -> TrustRoots {
+    pub(crate) fn roots(&self) -> TrustRoots {
         let root = self.issuer.chain.last().cloned().into_iter().collect();
         TrustRoots::from([(self.trust_domain.clone(), root)])
     }
 
     /// Certifies that `key` is that of `identity`, for the shortest of what was asked (or the default), 24 hours and
     /// what is left of the issuer's own life.
-    pub fn sign(
+    pub(crate) fn sign(
         &self,
         key: &impl PublicKeyData,
         identity: &SpiffeId,
@@ -110,7 +110,7 @@ impl Authority {
     }
 
     /// The same for a server, which clients that know nothing of SPIFFE know by a DNS name or address.
-    pub fn sign_server(
+    pub(crate) fn sign_server(
         &self,
         key: &impl PublicKeyData,
         identity: &SpiffeId,

@@ -4,9 +4,9 @@
 //! says with what; [`roots`] is what workloads were told to trust. What may go wrong for a caller is in [`refusal`], with its status and its name in the metrics.
 
 pub(crate) mod roots;
-pub mod service;
-pub mod request;
-pub mod authority;
-pub mod refusal;
+pub(crate) mod service;
+pub(crate) mod request;
+pub(crate) mod authority;
+pub(crate) mod refusal;
 pub mod issuer;
 pub mod certificate;

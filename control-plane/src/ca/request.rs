@@ -20,7 +20,7 @@ const MAX_BYTES: usize = 16 * 1024;
 
 /// A CSR whose signature holds and whose key is strong.
 #[derive(Debug)]
-pub struct SigningRequest {
+pub(crate) struct SigningRequest {
     /// The key to certify.
     pub key: SubjectPublicKeyInfo,
     /// SHA-256 of the SubjectPublicKeyInfo, which a join token is bound to.
@@ -36,7 +36,7 @@ enum RequestedName {
 
 impl SigningRequest {
     /// Reads a PEM CSR.
-    pub fn read(pem: &str) -> Result<Self, Refusal> {
+    pub(crate) fn read(pem: &str) -> Result<Self, Refusal> {
         if pem.len() > MAX_BYTES {
             return Err(Refusal::Malformed(format!("longer than {MAX_BYTES} bytes")));
         }
@@ -55,7 +55,7 @@ impl SigningRequest {
     }
 
     /// Refuses a name that is not the sender's own. None at all is fine.
-    pub fn check_names(&self, identity: &SpiffeId) -> Result<(), Refusal> {
+    pub(crate) fn check_names(&self, identity: &SpiffeId) -> Result<(), Refusal> {
         let foreign = self.names.iter().find_map(|name| match name {
             RequestedName::Uri(uri) if uri == identity.as_str() => None,
             RequestedName::Uri(name) | RequestedName::Other(name) => Some(name),

@@ -37,7 +37,7 @@ const OF_ADDRESS: usize = 256;
 
 /// The CA behind the RPC.
 #[derive(Debug, Clone)]
-pub struct CertificateService {
+pub(crate) struct CertificateService {
     authority: Arc<Authority>,
     store: Store,
     metrics: Arc<Metrics>,
@@ -61,7 +61,7 @@ struct Turn {
 
 impl CertificateService {
     /// A service that signs with `authority` and looks tokens up in `store`.
-    pub fn new(authority: Arc<Authority>, store: Store, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(authority: Arc<Authority>, store: Store, metrics: Arc<Metrics>) -> Self {
         let semaphore = || Arc::new(Semaphore::new(AT_WORK));
         let of_address = Slots::new(OF_ADDRESS);
         let lanes = Arc::new(Lanes { members: semaphore(), strangers: semaphore(), of_address });
@@ -194,7 +194,7 @@ impl Credentials {
 }
 
 /// The PEM text of a certificate, with lines of 64 characters (RFC 7468, section 2).
-pub fn pem(certificate: &CertificateDer<'_>) -> String {
+pub(crate) fn pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(certificate);
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");

@@ -50,7 +50,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 
 /// What the port needs.
 #[derive(Debug, Clone)]
-pub struct Port {
+pub(crate) struct Port {
     /// Its TLS settings.
     pub tls: Arc<ServerConfig>,
     /// Whose identities callers may have.
@@ -61,7 +61,7 @@ pub struct Port {
 
 /// Serves `services` on `listener` until `shutdown`, and then until the last stream has ended: a caller that wants to
 /// end sooner drops the future.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     port: Port,
     services: Services,

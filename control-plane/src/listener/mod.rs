@@ -3,8 +3,8 @@
 //! [`accept`] takes connections and makes requests of them that know their peer; [`services`] finds the service; [`tls`] says whom to trust;
 //! [`server_certificate`] proves the control plane itself.
 
-pub mod accept;
+pub(crate) mod accept;
 mod bounded;
-pub mod services;
-pub mod tls;
-pub mod server_certificate;
+pub(crate) mod services;
+pub(crate) mod tls;
+pub(crate) mod server_certificate;

@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the TLS server shows. Every handshake takes the newest.
 #[derive(Debug)]
-pub struct ServerCertificate {
+pub(crate) struct ServerCertificate {
     authority: Arc<Authority>,
     names: Vec<ServerName>,
     current: ArcSwap<Current>,
@@ -63,7 +63,7 @@ pub enum ServerCertificateError {
 
 impl ServerCertificate {
     /// Gets the first certificate, for the names that were asked for, and for those of `usual` that the CA may vouch for.
-    pub fn new(
+    pub(crate) fn new(
         authority: Arc<Authority>,
         asked: &[ServerName],
         usual: &[ServerName],
@@ -88,7 +88,7 @@ impl ServerCertificate {
     }
 
     /// Renews at two thirds of each certificate's life, for as long as it is polled.
-    pub async fn keep_fresh(&self) {
+    pub(crate) async fn keep_fresh(&self) {
         loop {
             let now = SystemTime::now();
             let left = self.current.load().renew_at.duration_since(now).unwrap_or_default();
@@ -150,7 +150,7 @@ fn verify(
 }
 
 /// The names by which a control plane that listens there is usually dialled.
-pub fn usual_names(listen: IpAddr) -> Vec<ServerName> {
+pub(crate) fn usual_names(listen: IpAddr) -> Vec<ServerName> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let named = ["localhost", "127.0.0.1", "::1", host.trim()];
     let mut names: Vec<_> = named.into_iter().filter_map(ServerName::parse).collect();

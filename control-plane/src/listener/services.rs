@@ -15,7 +15,7 @@ type Handler = Arc<dyn Fn(http::Request<Body>) -> BoxFuture<http::Response<Body>
 
 /// The services behind the port, by name.
 #[derive(Clone, Default)]
-pub struct Services(Vec<(&'static str, Handler)>);
+pub(crate) struct Services(Vec<(&'static str, Handler)>);
 
 impl std::fmt::Debug for Services {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Services {
 
 impl Services {
     /// Adds a service that tonic generated: one that is always ready.
-    pub fn with<S>(mut self, service: S) -> Self
+    pub(crate) fn with<S>(mut self, service: S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
         S: NamedService + Clone + Send + Sync + 'static,

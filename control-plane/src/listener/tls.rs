@@ -24,7 +24,7 @@ pub enum TlsError {
 }
 
 /// The TLS settings of the port. Callers are verified against `roots`.
-pub fn server_config(
+pub(crate) fn server_config(
     certificate: Arc<ServerCertificate>,
     roots: &TrustRoots,
 ) -> Result<ServerConfig, TlsError> {

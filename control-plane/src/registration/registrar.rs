@@ -31,14 +31,14 @@ const QUEUE: usize = 256;
 
 /// How streams reach the task.
 #[derive(Debug, Clone)]
-pub struct RegistrarHandle {
+pub(crate) struct RegistrarHandle {
     commands: mpsc::Sender<Command>,
     lease: Duration,
 }
 
 /// The task. It ends when the last handle is gone.
 #[derive(Debug)]
-pub struct Registrar {
+pub(crate) struct Registrar {
     book: Book,
     /// Of full names of services.
     cluster_domain: Name,
@@ -73,7 +73,7 @@ impl Registrar {
     /// [`Registrar::run`]; `publish` has the registrations at once.
     ///
     /// Fails when the store cannot be read. A record that cannot be read is logged and left out.
-    pub fn restore(
+    pub(crate) fn restore(
         lease: Duration,
         cluster_domain: Name,
         store: Store,
@@ -109,7 +109,7 @@ impl Registrar {
     }
 
     /// Serves until the last handle is gone.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut waiting = Vec::new();
         loop {
             let expiry = self.book.next_expiry();

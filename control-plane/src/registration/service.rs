@@ -39,7 +39,7 @@ const MESSAGES: Pace = Pace { burst: 20, interval: Duration::from_millis(100) };
 
 /// The RPC in front of the registrar.
 #[derive(Debug, Clone)]
-pub struct RegistrationService {
+pub(crate) struct RegistrationService {
     registrar: RegistrarHandle,
     mesh: watch::Receiver<Arc<Mesh>>,
     metrics: Arc<Metrics>,
@@ -55,7 +55,11 @@ struct Limits {
 
 impl RegistrationService {
     /// A service that tells `registrar`; `mesh` is what discovery serves, registrations included.
-    pub fn new(registrar: RegistrarHandle, mesh: watch::Receiver<Arc<Mesh>>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        registrar: RegistrarHandle,
+        mesh: watch::Receiver<Arc<Mesh>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let limits = Arc::new(Limits { streams: Slots::new(STREAMS), openings: Meters::new(OPENINGS) });
         Self { registrar, mesh, metrics, limits, streams: Arc::default() }
     }

@@ -5,10 +5,10 @@
 //! store mends itself when the disk does ([`Store::trouble`]). Calls block on the disk; async callers use
 //! `tokio::task::spawn_blocking`.
 
-pub mod authority;
-pub mod history;
-pub mod registration;
-pub mod token;
+pub(crate) mod authority;
+pub(crate) mod history;
+pub(crate) mod registration;
+pub(crate) mod token;
 
 pub(crate) mod directory;
 mod table;

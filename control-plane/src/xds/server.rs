@@ -47,7 +47,7 @@ const OF_INSTANCE: usize = 8;
 
 /// The xDS server. Clones are the same server.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub(crate) struct Server {
     shared: Arc<Shared>,
 }
 
@@ -65,7 +65,7 @@ struct Shared {
 
 impl Server {
     /// A server that serves nothing until the first [`publish`](Self::publish): streams are accepted and wait.
-    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             hub: Arc::new(Hub::new(settings)),
             workers: Workers::new(),
@@ -79,24 +79,24 @@ impl Server {
     }
 
     /// Serves this version of the mesh from now on. The first one must hold what every source has.
-    pub fn publish(&self, mesh: Arc<Mesh>) {
+    pub(crate) fn publish(&self, mesh: Arc<Mesh>) {
         self.shared.hub.publish(mesh);
     }
 
     /// The gRPC service. Its requests must carry a [`PeerIdentity`]; those without are refused.
-    pub fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
+    pub(crate) fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
         AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES)
     }
 
     /// Every stream, by node. May wait for translations: not for the runtime's thread.
-    pub fn status(&self) -> Vec<StreamStatus> {
+    pub(crate) fn status(&self) -> Vec<StreamStatus> {
         let mut all: Vec<_> = self.streams().iter().filter_map(|stream| stream.status()).collect();
         all.sort_by(|a, b| (&a.node, &a.since).cmp(&(&b.node, &b.since)));
         all
     }
 
     /// How many there are, for `/metrics`.
-    pub fn count(&self) -> Count {
+    pub(crate) fn count(&self) -> Count {
         let streams = self.streams();
         let proxies: HashSet<_> = streams.iter().map(|stream| &stream.viewer.workload).collect();
         let refused = streams.iter().map(|stream| stream.refused()).sum();
@@ -104,7 +104,7 @@ impl Server {
     }
 
     /// Ends every stream, so that the proxies turn to another server, or come back.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.shared.closing.send_replace(true);
     }
 
@@ -115,7 +115,7 @@ impl Server {
 
 /// What is connected at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Count {
+pub(crate) struct Count {
     /// Open streams.
     pub streams: usize,
     /// Workloads that have one or more.
