@@ -23,10 +23,10 @@ pub(crate) struct RuleFilters {
 
 impl RuleFilters {
     /// Sorts out the filters of a rule. Fails on a repeated one, or a redirect beside a rewrite, as the CRD does.
-    pub(crate) fn of_rule(filters: Vec<HttpFilter>) -> Result<Self, String> {
+    pub(crate) fn of_rule(filters: Vec<impl Into<HttpFilter>>) -> Result<Self, String> {
         let mut all = Self::default();
         let mut seen = Vec::new();
-        for filter in filters {
+        for filter in filters.into_iter().map(Into::into) {
             let name = filter.name();
             if seen.contains(&name) && name != "RequestMirror" {
                 return Err(at("filters", format_args!("{name} cannot be repeated")));
@@ -48,7 +48,8 @@ impl RuleFilters {
     }
 
     /// Sorts out the filters of one backend: header changes. Others are known there and not supported yet.
-    pub(crate) fn of_backend(filters: Vec<HttpFilter>) -> Result<Filters, String> {
+    pub(crate) fn of_backend(filters: Vec<impl Into<HttpFilter>>) -> Result<Filters, String> {
+        let filters: Vec<HttpFilter> = filters.into_iter().map(Into::into).collect();
         let header = |filter: &HttpFilter| {
             matches!(filter, HttpFilter::RequestHeaderModifier(_) | HttpFilter::ResponseHeaderModifier(_))
         };
@@ -89,6 +90,12 @@ impl HttpFilter {
 /// A filter of a GRPCRoute: those of an HTTPRoute that have a meaning for gRPC.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct GrpcFilter(pub(crate) HttpFilter);
+
+impl From<GrpcFilter> for HttpFilter {
+    fn from(GrpcFilter(filter): GrpcFilter) -> Self {
+        filter
+    }
+}
 
 impl<'de> Deserialize<'de> for GrpcFilter {
     fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

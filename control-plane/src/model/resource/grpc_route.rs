@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::filter::{GrpcFilter, HttpFilter, RuleFilters};
+use super::filter::{GrpcFilter, RuleFilters};
 use super::named_match::{NamedMatch, ValueType, first_of_each_name};
 use super::reference::WeightedRef;
 use super::request_route::{NamedRule, RequestRoute};
@@ -45,7 +45,7 @@ struct WireRule {
     #[serde(default)]
     filters: List<GrpcFilter, 0, 16>,
     #[serde(default)]
-    backend_refs: List<WeightedRef<GrpcFilter>, 0, 16>,
+    backend_refs: List<WeightedRef<List<GrpcFilter, 0, 16>>, 0, 16>,
     session_persistence: Option<Unsupported>,
 }
 
@@ -55,28 +55,20 @@ impl TryFrom<WireRule> for Rule {
     fn try_from(wire: WireRule) -> Result<Self, String> {
         let WireRule { name, matches, filters, backend_refs, session_persistence: None } = wire;
         let mut matches: Vec<_> = matches.0.into_iter().map(|Match(rank, of)| (rank, of)).collect();
+        let written_matches = matches.len();
         if matches.is_empty() {
             matches
                 .push((Precedence::of_grpc(true, 0, 0, 0), grpc(PathMatch::Prefix("/".into()), Vec::new())));
         }
         let spec = RuleSpec {
             matches,
-            filters: RuleFilters::of_rule(plain(filters.0))?,
-            backends: BackendSpec::all(backend_refs.0.into_iter().map(plain_backend).collect())?,
+            filters: RuleFilters::of_rule(filters.0)?,
+            backends: BackendSpec::all(backend_refs.0)?,
             timeouts: Timeouts::default(),
             retry: None,
         };
-        Ok(Self(NamedRule { name, spec }))
+        Ok(Self(NamedRule { name, written_matches, spec }))
     }
-}
-
-fn plain(filters: Vec<GrpcFilter>) -> Vec<HttpFilter> {
-    filters.into_iter().map(|GrpcFilter(filter)| filter).collect()
-}
-
-fn plain_backend(backend: WeightedRef<GrpcFilter>) -> WeightedRef<HttpFilter> {
-    let WeightedRef { reference, weight, filters } = backend;
-    WeightedRef { reference, weight, filters: plain(filters) }
 }
 
 fn grpc(path: PathMatch, headers: Vec<ValueMatch>) -> RouteMatch {

@@ -43,12 +43,11 @@ impl From<Rule> for NamedRule {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireRule {
     name: Option<SectionName>,
-    #[serde(default)]
-    matches: List<HttpMatch, 0, 64>,
+    matches: Option<List<HttpMatch, 0, 64>>,
     #[serde(default)]
     filters: List<HttpFilter, 0, 16>,
     #[serde(default)]
-    backend_refs: List<WeightedRef<HttpFilter>, 0, 16>,
+    backend_refs: List<WeightedRef<List<HttpFilter, 0, 16>>, 0, 16>,
     timeouts: Option<RuleTimeouts>,
     retry: Option<RuleRetry>,
     session_persistence: Option<Unsupported>,
@@ -60,10 +59,10 @@ impl TryFrom<WireRule> for Rule {
     fn try_from(wire: WireRule) -> Result<Self, String> {
         let WireRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence: None } =
             wire;
-        let mut matches: Vec<_> = matches.0.into_iter().map(|HttpMatch(of)| ranked(of)).collect();
-        if matches.is_empty() {
-            matches = vec![ranked(every_path())];
-        }
+        // The CRD's default is one match of every path. An empty list is written down, and matches every path too.
+        let List(given) = matches.unwrap_or_else(|| List(vec![HttpMatch(every_path())]));
+        let mut matches: Vec<_> = given.into_iter().map(|HttpMatch(of)| ranked(of)).collect();
+        let written_matches = matches.len();
         let filters = RuleFilters::of_rule(filters.0)?;
         if filters.redirect.is_some() && !backend_refs.0.is_empty() {
             return Err(at("filters", "RequestRedirect excludes backendRefs"));
@@ -75,6 +74,9 @@ impl TryFrom<WireRule> for Rule {
         {
             return Err(at("filters", "ReplacePrefixMatch needs exactly one match, of type PathPrefix"));
         }
+        if matches.is_empty() {
+            matches.push(ranked(every_path()));
+        }
         let spec = RuleSpec {
             matches,
             filters,
@@ -82,7 +84,7 @@ impl TryFrom<WireRule> for Rule {
             timeouts: timeouts.map_or_else(Timeouts::default, |timeouts| timeouts.0),
             retry: retry.map(|retry| retry.0),
         };
-        Ok(Self(NamedRule { name, spec }))
+        Ok(Self(NamedRule { name, written_matches, spec }))
     }
 }
 
@@ -123,7 +125,7 @@ struct RuleRetry(Retry);
 struct WireRetry {
     #[serde(default)]
     codes: Vec<Integer<400, 599>>,
-    /// 0 turns the mesh's own retries off.
+    /// 0 turns the mesh's own retries off. The CRD's minimum is 1, which leaves no way to say that.
     attempts: Option<Integer<0, { i32::MAX as i64 }>>,
     backoff: Option<GepDuration>,
 }

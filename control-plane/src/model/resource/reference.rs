@@ -129,12 +129,12 @@ impl TryFrom<WireBackendRef> for BackendRef {
     }
 }
 
-/// A backend of a rule: a reference, a weight, and filters of type `F`.
+/// A backend of a rule: a reference, a weight, and filters as `F` reads them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WeightedRef<F> {
     pub(crate) reference: BackendRef,
     pub(crate) weight: u32,
-    pub(crate) filters: Vec<F>,
+    pub(crate) filters: Option<F>,
 }
 
 #[derive(Deserialize)]
@@ -146,7 +146,7 @@ struct WireWeightedRef<F> {
     name: ObjectName,
     port: Option<Port>,
     weight: Option<Integer<0, 1_000_000>>,
-    filters: Option<List<F, 0, 16>>,
+    filters: Option<F>,
 }
 
 impl<'de, F: Deserialize<'de>> Deserialize<'de> for WeightedRef<F> {
@@ -156,7 +156,7 @@ impl<'de, F: Deserialize<'de>> Deserialize<'de> for WeightedRef<F> {
         Ok(Self {
             reference: BackendRef::new(group, kind, namespace, name, port).map_err(de::Error::custom)?,
             weight: weight.map_or(1, Integer::as_u32),
-            filters: filters.unwrap_or_default().0,
+            filters,
         })
     }
 }

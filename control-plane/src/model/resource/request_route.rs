@@ -24,6 +24,8 @@ pub(super) struct RequestRoute<R, const MIN: usize> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NamedRule {
     pub(super) name: Option<SectionName>,
+    /// The matches that count towards the limit of the CRD: the CRD's defaults, and not ours.
+    pub(super) written_matches: usize,
     pub(super) spec: RuleSpec,
 }
 
@@ -36,7 +38,7 @@ impl<R: Into<NamedRule>, const MIN: usize> RequestRoute<R, MIN> {
         let rules: Vec<NamedRule> = rules.into_iter().map(R::into).collect();
         refuse_repeated(rules.iter().filter_map(|rule| rule.name.as_ref().map(|name| &name.0)))
             .map_err(|reason| at("rules", format_args!("name {reason}")))?;
-        let matches: usize = rules.iter().map(|rule| rule.spec.matches.len()).sum();
+        let matches: usize = rules.iter().map(|rule| rule.written_matches).sum();
         if matches > 128 {
             return Err(at("rules", format_args!("{matches} matches are more than 128")));
         }

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 
 use super::filter::{HttpFilter, RuleFilters};
 use super::reference::{BackendRef, ParentRefs, WeightedRef};
+use super::value::List;
 use crate::model::route::{Filters, PathMatch, Retry, RouteMatch, Timeouts};
 
 /// A route of any kind.
@@ -34,8 +35,11 @@ pub(crate) struct BackendSpec {
 
 impl BackendSpec {
     /// Sorts out the filters of each backend.
-    pub(crate) fn all(backends: Vec<WeightedRef<HttpFilter>>) -> Result<Vec<Self>, String> {
+    pub(crate) fn all<F: Into<HttpFilter>>(
+        backends: Vec<WeightedRef<List<F, 0, 16>>>,
+    ) -> Result<Vec<Self>, String> {
         let one = |(at, WeightedRef { reference, weight, filters })| {
+            let List(filters) = filters.unwrap_or_default();
             let filters = RuleFilters::of_backend(filters).map_err(|e| format!("backendRefs[{at}].{e}"))?;
             Ok(Self { reference, weight, filters })
         };

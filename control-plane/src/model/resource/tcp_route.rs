@@ -30,7 +30,7 @@ struct WireRule {
     backend_refs: List<WeightedRef<Unfiltered>, 1, 16>,
 }
 
-/// TCP has no filters: the field itself is unknown.
+/// The field `filters`, which a backend of a TCPRoute does not have.
 #[derive(Debug)]
 struct Unfiltered;
 
@@ -75,8 +75,8 @@ mod tests {
                     "2 items",
                 ),
                 (
-                    "rules: [{backendRefs: [{name: b, port: 1, filters: [{}]}]}]",
-                    "spec.rules[0].backendRefs[0].filters[0]",
+                    "rules: [{backendRefs: [{name: b, port: 1, filters: []}]}]",
+                    "spec.rules[0].backendRefs[0].filters",
                     "no filters",
                 ),
                 (

@@ -60,7 +60,10 @@ checked_string!(
 checked_string!(
     /// A host, or `*.` and one.
     Hostname,
-    |text| is_subdomain(text.strip_prefix("*.").unwrap_or(text)).then_some(()).ok_or("is not a host name")
+    |text| {
+        let legal = text.len() <= 253 && is_subdomain(text.strip_prefix("*.").unwrap_or(text));
+        legal.then_some(()).ok_or("is not a host name")
+    }
 );
 checked_string!(
     /// A header name as it was written (RFC 9110 section 5.1).
