@@ -19,13 +19,13 @@ use tokio::time::Instant;
 use super::Malformed;
 use super::connection::Connection as Wire;
 use super::fields::Search;
-use super::framing::{Decoded, Decoder, Framing};
+use super::framing::{Decoder, Framing};
 use super::parse::{self, Asked, Response};
 use super::sending::Sending;
 use super::transfer::{Cut, Transfer};
 use super::write;
 use crate::codec::answer::{Answer, Payload};
-use crate::codec::body::{Body, Frame, Source};
+use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, expects_continue};
 use crate::codec::limits::Limits;
 use crate::codec::upgrade::Upgraded;
@@ -137,47 +137,47 @@ impl Exchange {
     }
 }
 
-struct Shared {
+pub(super) struct Shared {
     me: Weak<Self>,
     /// `None` once it was closed or upgraded.
-    wire: RefCell<Option<Wire>>,
+    pub(super) wire: RefCell<Option<Wire>>,
     /// The request that is being sent; `None` when all of it was.
     sending: RefCell<Option<Sending>>,
-    state: RefCell<State>,
-    limits: Rc<Limits>,
+    pub(super) state: RefCell<State>,
+    pub(super) limits: Rc<Limits>,
     home: Rc<dyn Home>,
 }
 
 #[derive(Debug)]
-struct State {
-    turn: u64,
+pub(super) struct State {
+    pub(super) turn: u64,
     asked: Asked,
     search: Search,
     interims: usize,
     /// Why the request could not be written. The response may be there all the same.
     write_error: Option<String>,
     /// The response whose body is being read.
-    response: Option<Reading>,
+    pub(super) response: Option<Reading>,
     idle_since: Instant,
     /// When the peer said that it would close the connection, less a second.
     expires: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Reading {
-    body: Decoder,
+pub(super) struct Reading {
+    pub(super) body: Decoder,
     keep_alive: bool,
     idle_timeout: Option<u32>,
 }
 
 /// How reading came to its end.
-enum Ended {
+pub(super) enum Ended {
     Closed,
     Failed(String),
 }
 
 impl Ended {
-    fn detail(&self) -> &str {
+    pub(super) fn detail(&self) -> &str {
         match self {
             Self::Closed => "the upstream closed the connection",
             Self::Failed(detail) => detail,
@@ -266,7 +266,7 @@ impl Shared {
 
     /// Goes on sending the request. Fails when its body fails; a failure of the socket is kept, since an answer may be
     /// there that says why (RFC 9112 section 9.5).
-    fn poll_send(&self, cx: &mut Context<'_>) -> Result<(), Failure> {
+    pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let sending = &mut *self.sending.borrow_mut();
         let Some(under_way) = sending else { return Ok(()) };
         match under_way.poll(cx, &self.wire) {
@@ -295,7 +295,7 @@ impl Shared {
     }
 
     /// Reads once, or says why nothing more comes.
-    fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         let wire = &mut *self.wire.borrow_mut();
         let Some(wire) = wire else {
             return Poll::Ready(Err(Ended::Failed("the connection is closed".into())));
@@ -312,7 +312,7 @@ impl Shared {
     }
 
     /// The response is complete: the connection goes home, or is closed when anything about it is in doubt.
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         let reusable = {
             let state = &mut *self.state.borrow_mut();
             let response = state.response.take();
@@ -332,7 +332,7 @@ impl Shared {
         }
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.wire.take();
         self.sending.take();
     }
@@ -346,80 +346,14 @@ impl Shared {
     }
 }
 
-impl Source for Shared {
-    fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
-        if self.state.borrow().turn != turn {
-            return Poll::Ready(Some(Err(cut_off("the response is over"))));
-        }
-        if let Err(failure) = self.poll_send(cx) {
-            return Poll::Ready(Some(Err(Failure { reached: Reached::ResponseStarted, ..failure })));
-        }
-        loop {
-            let decoded = {
-                let state = &mut *self.state.borrow_mut();
-                let wire = &mut *self.wire.borrow_mut();
-                match (wire, &mut state.response) {
-                    (Some(wire), Some(reading)) => reading.body.decode(&mut wire.read, &self.limits),
-                    _ => return Poll::Ready(Some(Err(cut_off("the connection is closed")))),
-                }
-            };
-            match decoded {
-                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(Frame::Data(data)))),
-                Ok(Decoded::Trailers(trailers)) => {
-                    self.finish();
-                    return Poll::Ready(Some(Ok(Frame::Trailers(trailers))));
-                }
-                Ok(Decoded::End) => {
-                    self.finish();
-                    return Poll::Ready(None);
-                }
-                Ok(Decoded::More) => {}
-                Err(malformed) => {
-                    self.close();
-                    let failure = Failure { reached: Reached::ResponseStarted, ..refused(&malformed) };
-                    return Poll::Ready(Some(Err(failure)));
-                }
-            }
-            if let Err(ended) = ready!(self.poll_fill(cx)) {
-                // An error of reading is no end, even where the end of the connection is the framing.
-                let clean = matches!(ended, Ended::Closed)
-                    && self.state.borrow_mut().response.as_mut().is_some_and(|r| r.body.connection_ended());
-                if clean {
-                    self.finish();
-                    return Poll::Ready(None);
-                }
-                self.close();
-                return Poll::Ready(Some(Err(cut_off(ended.detail()))));
-            }
-        }
-    }
-
-    fn poll_progress(&self, turn: u64, cx: &mut Context<'_>) {
-        if self.state.borrow().turn == turn {
-            // Its failure comes back when the body is read.
-            let _ = self.poll_send(cx);
-        }
-    }
-
-    fn abandon(&self, turn: u64) {
-        if self.state.borrow().turn == turn {
-            self.close();
-        }
-    }
-}
-
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
-fn cut_off(detail: &str) -> Failure {
-    Failure::upstream(Reason::UpstreamConnectionTermination, Reached::ResponseStarted, detail)
-}
-
 /// A response, or its trailers, that cannot be taken.
-fn refused(malformed: &Malformed) -> Failure {
+pub(super) fn refused(malformed: &Malformed) -> Failure {
     match malformed {
         Malformed::TooLarge => Failure::upstream(Reason::UpstreamHeadersTooLarge, Reached::Maybe, malformed),
         Malformed::Rule(_) | Malformed::TargetTooLong => protocol(malformed),

@@ -12,8 +12,9 @@ use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
+use super::next_request::Stop;
 use super::responder::Responder;
-use super::session::{Finished, Session, Stop};
+use super::session::{Finished, Session};
 use crate::codec::body::Body;
 use crate::codec::head::RequestHead;
 use crate::codec::limits::Limits;

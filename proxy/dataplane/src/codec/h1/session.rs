@@ -3,12 +3,10 @@
 //! A body or responder that outlives its turn does nothing: it never reads or writes what belongs to the next request.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
@@ -21,21 +19,16 @@ use super::Malformed;
 use super::connection::Connection;
 use super::fields::Search;
 use super::framing::{Decoded, Decoder, Framing};
-use super::parse::{self, Request};
 use super::write::{self, Answering};
 use crate::codec::allowance::{Patience, StillSince};
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::head::{ResponseHead, Scheme};
-use crate::codec::limits::{FIRST_REQUEST, HALF_CLOSED, LOOK_AFTER, Limits};
+use crate::codec::head::ResponseHead;
+use crate::codec::limits::Limits;
 use crate::codec::watchdog::Watchdog;
-use crate::socket::stream::{Peer, Stream};
+use crate::socket::stream::Stream;
 
 /// Bytes of an unread request body that are thrown away to keep the connection.
 const DISCARD: usize = 64 * 1024;
-/// Idle for longer than this, a connection gives its buffers back.
-const REST_AFTER: Duration = Duration::from_secs(5);
-/// Bytes that are read ahead of their reader, to hear whether the client is still there behind them.
-const READ_AHEAD: usize = 16 * 1024;
 
 /// The connection, shared by its task, a request's body and its responder.
 #[derive(Debug)]
@@ -52,14 +45,14 @@ pub(crate) struct Session {
 pub(crate) struct State {
     pub(crate) search: Search,
     /// Requests so far.
-    requests: u32,
-    began: Instant,
+    pub(super) requests: u32,
+    pub(super) began: Instant,
     /// While we drain: passes when the first request has had its time to come.
-    first: Option<Watchdog>,
+    pub(super) first: Option<Watchdog>,
     /// Passes when the connection has been there for long enough.
-    life: Watchdog,
+    pub(super) life: Watchdog,
     /// It has: or it has had its number of requests.
-    ending: bool,
+    pub(super) ending: bool,
     /// Counts what begins and ends. A body or responder of an earlier one does nothing.
     pub(crate) turn: u64,
     pub(crate) body: Decoder,
@@ -70,12 +63,12 @@ pub(crate) struct State {
     /// A head is half there: the time for it runs.
     pub(crate) in_head: bool,
     /// Idle for so long that the buffers were given back.
-    resting: bool,
+    pub(super) resting: bool,
     /// When the kernel is next asked whether the client is still there.
-    look: Watchdog,
-    looking: bool,
+    pub(super) look: Watchdog,
+    pub(super) looking: bool,
     /// Since when the client's side is closed.
-    half_closed: Option<Instant>,
+    pub(super) half_closed: Option<Instant>,
 }
 
 /// How far the answer to this turn's request is.
@@ -86,38 +79,12 @@ pub(crate) enum Answer {
     Complete { keep_alive: bool },
 }
 
-/// Why no request came.
-pub(crate) enum Stop {
-    /// The client has closed, was idle for too long, or we drain.
-    End,
-    /// What came is no request: it is answered and recorded.
-    Refused(Failure),
-    /// The connection broke in a head.
-    Lost(Failure),
-}
-
 /// What becomes of the connection after a request.
 pub(crate) enum Finished {
     Reuse,
     Close,
     Unanswered,
     Taken,
-}
-
-impl State {
-    /// Ready when no first request is about to come: closing before it would reset a client that was just let in.
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.requests > 0 {
-            return Poll::Ready(());
-        }
-        let began = self.began;
-        let first = self.first.get_or_insert_with(|| {
-            let mut first = Watchdog::new();
-            first.set(FIRST_REQUEST.saturating_sub(began.elapsed()));
-            first
-        });
-        first.poll_passed(cx)
-    }
 }
 
 impl Session {
@@ -153,83 +120,6 @@ impl Session {
         }
     }
 
-    /// How long the client may be silent before its next request.
-    fn longest_silence(&self, requests: u32) -> Duration {
-        let Limits { idle_timeout, first_byte_timeout, .. } = *self.limits;
-        if requests > 0 { idle_timeout } else { idle_timeout.min(first_byte_timeout) }
-    }
-
-    /// Begins to wait for a request.
-    pub(crate) fn listen(&self) {
-        let state = &mut *self.state.borrow_mut();
-        state.resting = false;
-        state.watchdog.set(REST_AFTER.min(self.longest_silence(state.requests)));
-    }
-
-    pub(crate) fn poll_head(
-        &self,
-        cx: &mut Context<'_>,
-        drained: Pin<&mut impl Future<Output = ()>>,
-        registered: &mut bool,
-    ) -> Poll<Result<Request, Stop>> {
-        let state = &mut *self.state.borrow_mut();
-        let connection = &mut *self.connection.borrow_mut();
-        let Some(connection) = connection else { return Poll::Ready(Err(Stop::End)) };
-        let scheme = if connection.stream.is_encrypted() { Scheme::Https } else { Scheme::Http };
-        loop {
-            if state.in_head || parse::skip_empty_line(&mut connection.read) {
-                match parse::request(&mut connection.read, &mut state.search, scheme, &self.limits) {
-                    Ok(Some(request)) => {
-                        state.in_head = false;
-                        return Poll::Ready(Ok(request));
-                    }
-                    Ok(None) if !connection.read.is_empty() && !state.in_head => {
-                        state.in_head = true;
-                        state.watchdog.set(self.limits.head_timeout);
-                    }
-                    Ok(None) => {}
-                    Err(malformed) => return Poll::Ready(Err(Stop::Refused(refusal(malformed)))),
-                }
-            }
-            match connection.poll_fill(cx) {
-                Poll::Ready(Ok(got)) if got > 0 => {}
-                Poll::Ready(_) if connection.read.is_empty() => return Poll::Ready(Err(Stop::End)),
-                Poll::Ready(_) => {
-                    let failure = Failure::downstream(
-                        Reason::DownstreamConnectionTermination,
-                        "the connection ended inside a head",
-                    );
-                    return Poll::Ready(Err(Stop::Lost(failure)));
-                }
-                Poll::Pending => break,
-            }
-        }
-        while state.watchdog.poll_passed(cx).is_ready() {
-            if state.in_head {
-                let late = Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
-                return Poll::Ready(Err(Stop::Refused(late)));
-            }
-            if state.resting {
-                return Poll::Ready(Err(Stop::End));
-            }
-            state.resting = true;
-            connection.rest();
-            state.watchdog.set(self.longest_silence(state.requests).saturating_sub(REST_AFTER));
-        }
-        if !*registered {
-            *registered = drained.poll(cx).is_pending();
-        }
-        state.ending |= state.life.poll_passed(cx).is_ready();
-        if state.in_head {
-            return Poll::Pending;
-        }
-        if state.ending || self.drain.is_draining() && state.poll_first(cx).is_ready() {
-            Poll::Ready(Err(Stop::End))
-        } else {
-            Poll::Pending
-        }
-    }
-
     /// Begins a turn; its body and its number.
     pub(crate) fn begin(self: &Rc<Self>, framing: Framing, expects_continue: bool) -> (Body, u64) {
         let state = &mut *self.state.borrow_mut();
@@ -246,44 +136,6 @@ impl Session {
             framing => Body::streamed(self.clone(), state.turn, framing.known()),
         };
         (body, state.turn)
-    }
-
-    /// Ready when the client has gone while its request is handled, also when nobody reads its body: what stands before the
-    /// end is read ahead, within bounds, and beyond them the kernel is asked once a second.
-    ///
-    /// A client that closes its side behind a whole request is not gone: it is owed its answer (RFC 9112 section 9.6). It is
-    /// told from one that has closed the connection by asking for it, once a second too.
-    pub(crate) fn poll_client_gone(&self, cx: &mut Context<'_>) -> Poll<Failure> {
-        let state = &mut *self.state.borrow_mut();
-        let connection = &mut *self.connection.borrow_mut();
-        let Some(connection) = connection else { return Poll::Pending };
-        if matches!(state.answer, Answer::Complete { .. }) {
-            return Poll::Pending;
-        }
-        while state.half_closed.is_none() && connection.read.len() < READ_AHEAD {
-            match ready!(connection.poll_fill(cx)) {
-                Ok(0) if state.body.is_whole_in(&connection.read, &self.limits) => {
-                    if state.is_gone(&mut connection.stream) {
-                        return Poll::Ready(left());
-                    }
-                }
-                Ok(0) => return Poll::Ready(left()),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(gone(&error)),
-            }
-        }
-        if !state.looking {
-            state.looking = true;
-            state.look.set(LOOK_AFTER);
-        }
-        while state.look.poll_passed(cx).is_ready() {
-            let closed = state.half_closed.is_some() || connection.stream.has_left();
-            if closed && state.is_gone(&mut connection.stream) {
-                return Poll::Ready(left());
-            }
-            state.look.set(LOOK_AFTER);
-        }
-        Poll::Pending
     }
 
     pub(crate) fn finish(&self) -> Finished {
@@ -363,18 +215,6 @@ impl Session {
     }
 }
 
-impl State {
-    /// Whether a client whose side is closed reads no answer any more.
-    fn is_gone(&mut self, stream: &mut Stream) -> bool {
-        let since = *self.half_closed.get_or_insert_with(Instant::now);
-        match stream.peer() {
-            Peer::Reads => false,
-            Peer::Gone => true,
-            Peer::Unknown => since.elapsed() >= HALF_CLOSED,
-        }
-    }
-}
-
 impl Source for Session {
     fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         let state = &mut *self.state.borrow_mut();
@@ -409,11 +249,6 @@ impl Source for Session {
     }
 }
 
-fn left() -> Failure {
-    let detail = "the client closed before its answer was complete";
-    Failure::downstream(Reason::DownstreamConnectionTermination, detail)
-}
-
 pub(crate) fn over() -> Failure {
     Failure::downstream(Reason::DownstreamConnectionTermination, "the request is over")
 }
@@ -422,7 +257,7 @@ pub(crate) fn gone(error: &io::Error) -> Failure {
     Failure::downstream(Reason::DownstreamConnectionTermination, error)
 }
 
-fn refusal(malformed: Malformed) -> Failure {
+pub(super) fn refusal(malformed: Malformed) -> Failure {
     let reason = match malformed {
         Malformed::TooLarge => Reason::HeadersTooLarge,
         Malformed::TargetTooLong => Reason::UriTooLong,

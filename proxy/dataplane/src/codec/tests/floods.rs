@@ -1,4 +1,4 @@
-//! What a hostile HTTP/2 peer may send, in frames made by hand: each flood ends its connection or costs a bounded amount.
+//! What a hostile HTTP/2 client may send, in frames made by hand: each flood ends its connection or costs a bounded amount.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,56 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use outrigger_core::error::{Failure, Reached};
+use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::support::{echo, get, run, serving, serving_within, whole};
-use crate::codec::answer::{Answer, Payload};
+use super::frames::*;
+use super::support::{echo, run, serving, serving_within};
 use crate::codec::body::Body;
-use crate::codec::h2::client::Connection;
 use crate::codec::head::ResponseHead;
 use crate::codec::limits::Limits;
 use crate::codec::server::Protocol;
-use crate::codec::usage::Uncounted;
-use crate::socket::stream::Stream;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// GET http://a/ as indexed fields and a literal authority.
-const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b'a'];
-/// POST http://a/ alike.
-const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 1, b'a'];
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    bytes.extend_from_slice(&[kind, flags]);
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// The preface and SETTINGS of a client, and then `frames`.
-fn opening(settings: &[u8], frames: &[Vec<u8>]) -> Vec<u8> {
-    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, settings), frames.concat()].concat()
-}
-
-/// A literal field that is not indexed.
-fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
-    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
-    [&[0, length(name)], name, &[length(value)], value].concat()
-}
 
 /// What became of a connection to a server whose handler never reads: its end, and how many requests came through.
 async fn ends(bytes: Vec<u8>) -> (Option<Failure>, usize) {
@@ -133,79 +94,6 @@ fn floods_end_the_connection() {
         assert_eq!(ended.reason, Reason::DownstreamProtocolError, "{name}: {ended}");
         assert!(seen <= 256, "{name}: {seen} requests");
     }
-}
-
-#[test]
-fn what_is_malformed_in_frames_alone_is_refused_and_not_handed_up() {
-    let with = |extra: Vec<u8>| [GET.to_vec(), extra].concat();
-    for (name, block) in [
-        ("an upper-case name", with(field(b"X-Y", b"1"))),
-        ("a name with a line end", with(field(b"x\r\ny", b"1"))),
-        ("a value with a line end", with(field(b"x", b"1\r\nhost: evil"))),
-        ("a value with NUL", with(field(b"x", b"1\0"))),
-        ("connection", with(field(b"connection", b"close"))),
-        ("transfer-encoding", with(field(b"transfer-encoding", b"chunked"))),
-        ("upgrade", with(field(b"upgrade", b"websocket"))),
-        ("te", with(field(b"te", b"gzip"))),
-        ("two lengths", with([field(b"content-length", b"0"), field(b"content-length", b"1")].concat())),
-        ("a signed length", with(field(b"content-length", b"+0"))),
-        ("a pseudo-field behind fields", with([field(b"x", b"1"), field(b":path", b"/admin")].concat())),
-        ("two paths", with(field(b":path", b"/admin"))),
-        ("two authorities", with(field(b":authority", b"evil"))),
-        ("a pseudo-field of responses", with(field(b":status", b"200"))),
-        ("an unknown pseudo-field", with(field(b":x", b"1"))),
-        ("no path", vec![0x82, 0x86, 0x41, 1, b'a']),
-        ("an empty path", [&[0x82, 0x86, 0x41, 1, b'a'][..], &field(b":path", b"")].concat()),
-        ("an absolute path", [&[0x82, 0x86, 0x41, 1, b'a'][..], &field(b":path", b"http://evil/")].concat()),
-        (
-            "a path with a space",
-            [&[0x82, 0x86, 0x41, 1, b'a'][..], &field(b":path", b"/a HTTP/1.1")].concat(),
-        ),
-        ("the target * of a GET", [&[0x82, 0x86, 0x41, 1, b'a'][..], &field(b":path", b"*")].concat()),
-        ("a query for a path", [&[0x82, 0x86, 0x41, 1, b'a'][..], &field(b":path", b"?a")].concat()),
-        ("no authority", vec![0x82, 0x86, 0x84]),
-        ("a method that is none", [&[0x86, 0x84, 0x41, 1, b'a'][..], &field(b":method", b"G T")].concat()),
-    ] {
-        run(async {
-            let seen = Rc::new(Cell::new(0));
-            let count = seen.clone();
-            let mut served = serving(Protocol::Http2, move |head, body, responder| {
-                count.set(count.get() + 1);
-                echo(head, body, responder)
-            });
-            let bytes = opening(
-                &[],
-                &[
-                    frame(HEADERS, END_HEADERS | END_STREAM, 1, &block),
-                    frame(HEADERS, END_HEADERS | END_STREAM, 3, GET),
-                ],
-            );
-            served.client.write_all(&bytes).await.unwrap();
-            let answers = frames(&mut served.client).await;
-            let of = |stream| answers.iter().find(|(_, _, of, _)| *of == stream).map(|(kind, ..)| *kind);
-            if answers.iter().any(|(kind, ..)| *kind == GOAWAY) {
-                assert_eq!(seen.get(), 0, "{name}: {answers:?}");
-            } else {
-                // A reset, or an answer in the 400s by the codec; the other stream is served.
-                assert!(matches!(of(1), Some(RST_STREAM | HEADERS)), "{name}: {answers:?}");
-                assert_eq!((of(3), seen.get()), (Some(HEADERS), 1), "{name}: {answers:?}");
-            }
-        });
-    }
-}
-
-/// The frames that come until nothing more does: kind, flags, stream, payload.
-async fn frames(stream: &mut DuplexStream) -> Vec<(u8, u8, u32, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_millis(500), stream.read_to_end(&mut bytes)).await;
-    let (mut rest, mut frames) = (&bytes[..], Vec::new());
-    while let [a, b, c, kind, flags, s0, s1, s2, s3, after @ ..] = rest {
-        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-        let stream = u32::from_be_bytes([*s0, *s1, *s2, *s3]);
-        frames.push((*kind, *flags, stream, after[..length].to_vec()));
-        rest = &after[length..];
-    }
-    frames
 }
 
 #[test]
@@ -311,138 +199,6 @@ fn heads_that_come_in_many_pieces_one_after_another_are_no_slow_head() {
         let answers = frames(&mut served.client).await;
         let heads = answers.iter().filter(|(kind, _, stream, _)| *kind == HEADERS && *stream > 0).count();
         assert_eq!(heads, 30);
-    });
-}
-
-/// A connection of ours to an upstream that says `frames`, and whether the upstream is asked for signs of life.
-async fn to_upstream(frames: Vec<Vec<u8>>, asked: bool) -> (Connection, DuplexStream) {
-    let (ours, mut theirs) = duplex(256 * 1024);
-    theirs.write_all(&[frame(SETTINGS, 0, 0, &[]), frames.concat()].concat()).await.unwrap();
-    let usage = Rc::new(Uncounted);
-    (Connection::start_asking(Stream::Memory(ours), &Limits::default(), usage, asked).await.unwrap(), theirs)
-}
-
-/// What the proxy above asks of a connection when it is in doubt whether its host is there.
-#[test]
-fn a_peer_that_is_asked_and_says_nothing_for_a_second_is_quiet_until_it_speaks() {
-    for of_proxy in [true, false] {
-        run(async {
-            let (connection, mut upstream) = to_upstream(vec![], of_proxy).await;
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            assert!(!connection.is_quiet(), "nobody asked");
-            connection.ask();
-            connection.ask();
-            tokio::time::sleep(Duration::from_millis(999)).await;
-            assert!(!connection.is_quiet());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            assert!(connection.is_quiet() && connection.is_open());
-            let mut preface = [0; 24];
-            upstream.read_exact(&mut preface).await.unwrap();
-            let asked = frames(&mut upstream).await;
-            let pings: Vec<_> = asked.into_iter().filter(|(kind, ..)| *kind == PING).collect();
-            assert_eq!(pings.len(), 1, "one question, though it was asked for twice");
-            upstream.write_all(&frame(PING, ACK, 0, &pings[0].3)).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            assert!(!connection.is_quiet(), "late is early enough");
-        });
-    }
-}
-
-#[test]
-fn an_upstream_that_breaks_the_rules_of_answers_fails_its_request() {
-    let status = |status: &[u8], flags| frame(HEADERS, END_HEADERS | flags, 1, &field(b":status", status));
-    for (name, frames) in [
-        ("a 101", vec![status(b"101", 0), status(b"200", END_STREAM)]),
-        ("endless 1xx", vec![status(b"103", 0).repeat(20)]),
-        ("no status", vec![frame(HEADERS, END_HEADERS | END_STREAM, 1, &field(b"x", b"1"))]),
-        (
-            "a body that is shorter than it says",
-            vec![
-                frame(
-                    HEADERS,
-                    END_HEADERS,
-                    1,
-                    &[field(b":status", b"200"), field(b"content-length", b"9")].concat(),
-                ),
-                frame(DATA, END_STREAM, 1, b"ab"),
-            ],
-        ),
-        (
-            "a body that stops",
-            vec![status(b"200", 0), frame(DATA, 0, 1, b"ab"), frame(RST_STREAM, 0, 1, &[0; 4])],
-        ),
-    ] {
-        run(async {
-            let (connection, mut upstream) = to_upstream(vec![], false).await;
-            let mut exchange = connection.send(get("/"), Body::empty());
-            let script = async {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                upstream.write_all(&frames.concat()).await.unwrap();
-            };
-            let answered = async {
-                loop {
-                    match exchange.answer().await? {
-                        Answer::Interim(head) => {
-                            assert_ne!(head.status, StatusCode::SWITCHING_PROTOCOLS, "{name}")
-                        }
-                        Answer::Final(_, Payload::Body(mut body)) => break whole(&mut body).await,
-                        Answer::Final(_, Payload::Tunnel(_)) => panic!("{name}: switched"),
-                    }
-                }
-            };
-            let (answered, ()) = tokio::join!(answered, script);
-            let failure = answered.expect_err(name);
-            assert!(
-                matches!(failure.reason, Reason::UpstreamProtocolError | Reason::UpstreamRemoteReset),
-                "{name}: {failure}"
-            );
-        });
-    }
-}
-
-#[test]
-fn a_peer_that_vanished_without_a_word_is_given_up_by_ping() {
-    for asked in [true, false] {
-        run(async {
-            let (connection, upstream) = to_upstream(vec![], asked).await;
-            let mut exchange = connection.send(get("/"), Body::empty());
-            let began = Instant::now();
-            let answer = tokio::time::timeout(Duration::from_secs(60), exchange.answer()).await;
-            assert_eq!(answer.is_ok(), asked, "an application may take its time");
-            if let Ok(answer) = answer {
-                let failure = answer.map(drop).unwrap_err();
-                assert_eq!(failure.reached, Reached::Maybe, "{failure}");
-                assert!(began.elapsed() <= Duration::from_secs(20) && !connection.is_open());
-            }
-            drop(upstream);
-        });
-    }
-}
-
-#[test]
-fn a_peer_that_answers_its_pings_may_take_as_long_as_it_likes() {
-    run(async {
-        let (connection, mut upstream) = to_upstream(vec![], true).await;
-        let mut exchange = connection.send(get("/"), Body::empty());
-        let pongs = async {
-            let mut preface = [0; 24];
-            upstream.read_exact(&mut preface).await.unwrap();
-            loop {
-                let mut head = [0; 9];
-                upstream.read_exact(&mut head).await.unwrap();
-                let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-                upstream.read_exact(&mut payload).await.unwrap();
-                if head[3] == PING {
-                    upstream.write_all(&frame(PING, ACK, 0, &payload)).await.unwrap();
-                }
-            }
-        };
-        tokio::select! {
-            answer = exchange.answer() => panic!("{answer:?}"),
-            () = pongs => {}
-            () = tokio::time::sleep(Duration::from_secs(600)) => {}
-        }
-        assert!(connection.is_open());
     });
 }
 

@@ -1,11 +1,15 @@
 //! Behaviours of the codec: bytes in, bytes out, over connections in memory.
 
 mod requests;
+mod malformed;
+mod timeouts;
 mod head_size;
 mod targets;
 mod half_close;
 mod responses;
 mod http2;
+mod h2_malformed;
+mod h2_upstreams;
 mod streams;
 mod unread;
 mod cut;
@@ -14,4 +18,5 @@ mod upgrades;
 mod lifetimes;
 mod floods;
 mod relay;
+mod frames;
 mod support;

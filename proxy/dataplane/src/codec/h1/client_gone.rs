@@ -1,0 +1,71 @@
+//! Whether the client has gone while its request is handled.
+
+use std::task::{Context, Poll, ready};
+
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+use tokio::time::Instant;
+
+use super::session::{Answer, Session, State, gone};
+use crate::codec::limits::{HALF_CLOSED, LOOK_AFTER};
+use crate::socket::stream::{Peer, Stream};
+
+/// Bytes that are read ahead of their reader, to hear whether the client is still there behind them.
+const READ_AHEAD: usize = 16 * 1024;
+
+impl Session {
+    /// Ready when the client has gone while its request is handled, also when nobody reads its body: what stands before the
+    /// end is read ahead, within bounds, and beyond them the kernel is asked once a second.
+    ///
+    /// A client that closes its side behind a whole request is not gone: it is owed its answer (RFC 9112 section 9.6). It is
+    /// told from one that has closed the connection by asking for it, once a second too.
+    pub(crate) fn poll_client_gone(&self, cx: &mut Context<'_>) -> Poll<Failure> {
+        let state = &mut *self.state.borrow_mut();
+        let connection = &mut *self.connection.borrow_mut();
+        let Some(connection) = connection else { return Poll::Pending };
+        if matches!(state.answer, Answer::Complete { .. }) {
+            return Poll::Pending;
+        }
+        while state.half_closed.is_none() && connection.read.len() < READ_AHEAD {
+            match ready!(connection.poll_fill(cx)) {
+                Ok(0) if state.body.is_whole_in(&connection.read, &self.limits) => {
+                    if state.is_gone(&mut connection.stream) {
+                        return Poll::Ready(left());
+                    }
+                }
+                Ok(0) => return Poll::Ready(left()),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(gone(&error)),
+            }
+        }
+        if !state.looking {
+            state.looking = true;
+            state.look.set(LOOK_AFTER);
+        }
+        while state.look.poll_passed(cx).is_ready() {
+            let closed = state.half_closed.is_some() || connection.stream.has_left();
+            if closed && state.is_gone(&mut connection.stream) {
+                return Poll::Ready(left());
+            }
+            state.look.set(LOOK_AFTER);
+        }
+        Poll::Pending
+    }
+}
+
+impl State {
+    /// Whether a client whose side is closed reads no answer any more.
+    fn is_gone(&mut self, stream: &mut Stream) -> bool {
+        let since = *self.half_closed.get_or_insert_with(Instant::now);
+        match stream.peer() {
+            Peer::Reads => false,
+            Peer::Gone => true,
+            Peer::Unknown => since.elapsed() >= HALF_CLOSED,
+        }
+    }
+}
+
+fn left() -> Failure {
+    let detail = "the client closed before its answer was complete";
+    Failure::downstream(Reason::DownstreamConnectionTermination, detail)
+}

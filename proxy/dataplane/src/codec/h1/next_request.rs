@@ -1,0 +1,123 @@
+//! A server connection between two requests: waits for the next head, within the time that an idle or slow client has.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use outrigger_core::error::Failure;
+use outrigger_core::reason::Reason;
+
+use super::parse::{self, Request};
+use super::session::{Session, State, refusal};
+use crate::codec::head::Scheme;
+use crate::codec::limits::{FIRST_REQUEST, Limits};
+use crate::codec::watchdog::Watchdog;
+
+/// Idle for longer than this, a connection gives its buffers back.
+const REST_AFTER: Duration = Duration::from_secs(5);
+
+/// Why no request came.
+pub(crate) enum Stop {
+    /// The client has closed, was idle for too long, or we drain.
+    End,
+    /// What came is no request: it is answered and recorded.
+    Refused(Failure),
+    /// The connection broke in a head.
+    Lost(Failure),
+}
+
+impl Session {
+    /// How long the client may be silent before its next request.
+    fn longest_silence(&self, requests: u32) -> Duration {
+        let Limits { idle_timeout, first_byte_timeout, .. } = *self.limits;
+        if requests > 0 { idle_timeout } else { idle_timeout.min(first_byte_timeout) }
+    }
+
+    /// Begins to wait for a request.
+    pub(crate) fn listen(&self) {
+        let state = &mut *self.state.borrow_mut();
+        state.resting = false;
+        state.watchdog.set(REST_AFTER.min(self.longest_silence(state.requests)));
+    }
+
+    pub(crate) fn poll_head(
+        &self,
+        cx: &mut Context<'_>,
+        drained: Pin<&mut impl Future<Output = ()>>,
+        registered: &mut bool,
+    ) -> Poll<Result<Request, Stop>> {
+        let state = &mut *self.state.borrow_mut();
+        let connection = &mut *self.connection.borrow_mut();
+        let Some(connection) = connection else { return Poll::Ready(Err(Stop::End)) };
+        let scheme = if connection.stream.is_encrypted() { Scheme::Https } else { Scheme::Http };
+        loop {
+            if state.in_head || parse::skip_empty_line(&mut connection.read) {
+                match parse::request(&mut connection.read, &mut state.search, scheme, &self.limits) {
+                    Ok(Some(request)) => {
+                        state.in_head = false;
+                        return Poll::Ready(Ok(request));
+                    }
+                    Ok(None) if !connection.read.is_empty() && !state.in_head => {
+                        state.in_head = true;
+                        state.watchdog.set(self.limits.head_timeout);
+                    }
+                    Ok(None) => {}
+                    Err(malformed) => return Poll::Ready(Err(Stop::Refused(refusal(malformed)))),
+                }
+            }
+            match connection.poll_fill(cx) {
+                Poll::Ready(Ok(got)) if got > 0 => {}
+                Poll::Ready(_) if connection.read.is_empty() => return Poll::Ready(Err(Stop::End)),
+                Poll::Ready(_) => {
+                    let failure = Failure::downstream(
+                        Reason::DownstreamConnectionTermination,
+                        "the connection ended inside a head",
+                    );
+                    return Poll::Ready(Err(Stop::Lost(failure)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        while state.watchdog.poll_passed(cx).is_ready() {
+            if state.in_head {
+                let late = Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
+                return Poll::Ready(Err(Stop::Refused(late)));
+            }
+            if state.resting {
+                return Poll::Ready(Err(Stop::End));
+            }
+            state.resting = true;
+            connection.rest();
+            state.watchdog.set(self.longest_silence(state.requests).saturating_sub(REST_AFTER));
+        }
+        if !*registered {
+            *registered = drained.poll(cx).is_pending();
+        }
+        state.ending |= state.life.poll_passed(cx).is_ready();
+        if state.in_head {
+            return Poll::Pending;
+        }
+        if state.ending || self.drain.is_draining() && state.poll_first(cx).is_ready() {
+            Poll::Ready(Err(Stop::End))
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl State {
+    /// Ready when no first request is about to come: closing before it would reset a client that was just let in.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.requests > 0 {
+            return Poll::Ready(());
+        }
+        let began = self.began;
+        let first = self.first.get_or_insert_with(|| {
+            let mut first = Watchdog::new();
+            first.set(FIRST_REQUEST.saturating_sub(began.elapsed()));
+            first
+        });
+        first.poll_passed(cx)
+    }
+}
