@@ -1,18 +1,17 @@
 //! Decoding of listeners: those with an address, and destinations.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_core::record::Direction;
 use outrigger_policy::field::{
-    Unusable, duration, each, flag, non_empty, number, required, unsupported, unsupported_any,
+    Unusable, duration, each, flag, non_empty, required, unsupported, unsupported_any,
 };
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{core, hcm, listener as wire_listener, tcp_proxy, type_url};
 
-use super::{ChainMatcher, Cidr, FilterChain, IN_THE_CLEAR, Listener, NetworkFilter, TransportProtocol};
+use super::{ChainMatcher, FilterChain, IN_THE_CLEAR, Listener, NetworkFilter, TransportProtocol};
 use crate::destination::Destination;
 use crate::handler::Handler;
 use crate::http_manager::HttpConnectionManager;
@@ -354,65 +353,4 @@ fn same_matcher(chains: &[FilterChain]) -> Option<(&Name, &Name)> {
         let second = chains[at + 1..].iter().find(|second| second.matcher == first.matcher)?;
         Some((&first.name, &second.name))
     })
-}
-
-impl ChainMatcher {
-    fn decode(wire: wire_listener::FilterChainMatch) -> Result<Self, Unusable> {
-        let wire_listener::FilterChainMatch {
-            destination_port,
-            prefix_ranges,
-            address_suffix,
-            suffix_len,
-            direct_source_prefix_ranges,
-            source_type,
-            source_prefix_ranges,
-            source_ports,
-            server_names,
-            transport_protocol,
-            application_protocols,
-        } = wire;
-        unsupported_any(&[
-            ("address_suffix", !address_suffix.is_empty()),
-            ("suffix_len", suffix_len.is_some()),
-            ("direct_source_prefix_ranges", !direct_source_prefix_ranges.is_empty()),
-            ("source_type", source_type != 0),
-            ("source_prefix_ranges", !source_prefix_ranges.is_empty()),
-            ("source_ports", !source_ports.is_empty()),
-        ])?;
-        let destination_port = match number(destination_port) {
-            Some(port @ 1..=0xffff) => Some(port as u16),
-            Some(port) => return Err(Unusable::new("destination_port", format_args!("{port} is no port"))),
-            None => None,
-        };
-        let prefix_ranges = each("prefix_ranges", prefix_ranges, |wire| {
-            let core::CidrRange { address_prefix, prefix_len } = wire;
-            let network: IpAddr = address_prefix.parse().map_err(|_| {
-                Unusable::new("address_prefix", format_args!("{address_prefix:?} is no address"))
-            })?;
-            Cidr::new(network, number(prefix_len).unwrap_or(0))
-                .ok_or_else(|| Unusable::new("prefix_len", "is longer than the address"))
-        })?;
-        let server_names = each("server_names", server_names, |name| {
-            let rest = name.strip_prefix("*.").unwrap_or(&name);
-            if rest.is_empty() || rest.contains('*') {
-                return Err(Unusable::new("", format_args!("{name:?} is no server name")));
-            }
-            Ok(Name::from(name.to_ascii_lowercase()))
-        })?;
-        let transport = match transport_protocol.as_str() {
-            "" => None,
-            "tls" => Some(TransportProtocol::Tls),
-            "raw_buffer" => Some(TransportProtocol::RawBuffer),
-            other => {
-                return Err(Unusable::new("transport_protocol", format_args!("{other:?} is not supported")));
-            }
-        };
-        Ok(Self {
-            destination_port,
-            prefix_ranges: prefix_ranges.into(),
-            server_names: server_names.into(),
-            transport,
-            application_protocols: application_protocols.into_iter().map(Name::from).collect(),
-        })
-    }
 }

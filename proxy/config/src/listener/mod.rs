@@ -4,8 +4,9 @@
 //! (`envoy.config.listener.v3.Listener` with an address) or from the proxy's flags.
 
 mod decode;
+mod chain_match;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub use crate::handler::Handler;
 use crate::http_manager::HttpSettings;
 use crate::tls::DownstreamTls;
 
+pub use chain_match::{ChainMatcher, Cidr, ConnectionFacts, IN_THE_CLEAR, TransportProtocol};
 pub(crate) use decode::Compiled;
 
 /// A listening socket.
@@ -98,53 +100,6 @@ pub enum UnknownDestination {
     Refuse,
 }
 
-/// The connections that a chain matches (`envoy.config.listener.v3.FilterChainMatch`). Empty criteria match any.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ChainMatcher {
-    /// The destination port (the original one if redirected).
-    pub destination_port: Option<u16>,
-    /// Ranges of the destination address (the original one if redirected).
-    pub prefix_ranges: Box<[Cidr]>,
-    /// Server names in the TLS ClientHello: `cart.shop`, `*.shop`.
-    pub server_names: Box<[Name]>,
-    /// Whether the connection uses TLS.
-    pub transport: Option<TransportProtocol>,
-    /// ALPN protocols in the TLS ClientHello; for plaintext, detected protocols ([`IN_THE_CLEAR`]).
-    pub application_protocols: Box<[Name]>,
-}
-
-/// The names of detected protocols, as in Envoy's HTTP inspector: HTTP/1.0, HTTP/1.1, HTTP/2.
-pub const IN_THE_CLEAR: [&[u8]; 3] = [b"http/1.0", b"http/1.1", b"h2c"];
-
-/// Whether a connection begins with a TLS ClientHello.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransportProtocol {
-    /// TLS.
-    Tls,
-    /// Plaintext.
-    RawBuffer,
-}
-
-/// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
-    network: IpAddr,
-    length: u8,
-}
-
-/// The properties of a connection that select its chain.
-#[derive(Debug, Clone, Copy)]
-pub struct ConnectionFacts<'a> {
-    /// The original destination if the connection was redirected, else the local address.
-    pub destination: SocketAddr,
-    /// Whether it uses TLS.
-    pub transport: TransportProtocol,
-    /// The server name in the TLS ClientHello.
-    pub server_name: Option<&'a str>,
-    /// The ALPN protocols in the TLS ClientHello, in its order; for plaintext, the detected protocol.
-    pub application_protocols: &'a [&'a [u8]],
-}
-
 impl Listener {
     /// Iterates over the handlers of its chains.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &Handler> {
@@ -191,77 +146,6 @@ impl Listener {
     pub fn needs_protocol(&self) -> bool {
         let named = |chain: &FilterChain| !chain.matcher.application_protocols.is_empty();
         self.detects_http && self.chains.iter().any(named)
-    }
-}
-
-/// The result of each criterion: `None` if it excludes the connection, else its specificity; 0 if it is empty.
-impl ChainMatcher {
-    fn port(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
-        match self.destination_port {
-            None => Some(0),
-            Some(port) => (port == facts.destination.port()).then_some(1),
-        }
-    }
-
-    fn address(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
-        if self.prefix_ranges.is_empty() {
-            return Some(0);
-        }
-        let holding = self.prefix_ranges.iter().filter(|range| range.holds(facts.destination.ip()));
-        holding.map(|range| u32::from(range.length) + 1).max()
-    }
-
-    fn server_name(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
-        if self.server_names.is_empty() {
-            return Some(0);
-        }
-        let asked = facts.server_name?.to_ascii_lowercase();
-        let specificity = |name: &Name| match name.strip_prefix('*') {
-            None => (**name == asked).then_some(u32::MAX),
-            Some(suffix) => {
-                (asked.len() > suffix.len() && asked.ends_with(suffix)).then_some(suffix.len() as u32 + 1)
-            }
-        };
-        self.server_names.iter().filter_map(specificity).max()
-    }
-
-    fn transport(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
-        match self.transport {
-            None => Some(0),
-            Some(transport) => (transport == facts.transport).then_some(1),
-        }
-    }
-
-    fn application_protocol(&self, facts: &ConnectionFacts<'_>) -> Option<u32> {
-        if self.application_protocols.is_empty() {
-            return Some(0);
-        }
-        // The client's order decides: its first protocol that any chain names.
-        let place = |asked: &&[u8]| self.application_protocols.iter().any(|name| name.as_bytes() == *asked);
-        facts.application_protocols.iter().position(place).map(|at| u32::MAX - at as u32)
-    }
-}
-
-impl Cidr {
-    /// Creates a range. Returns `None` if `length` exceeds the bits of the address. Bits beyond `length` are ignored.
-    pub fn new(network: IpAddr, length: u32) -> Option<Self> {
-        let bits = if network.is_ipv4() { 32 } else { 128 };
-        (length <= bits).then_some(Self { network, length: length as u8 })
-    }
-
-    /// Returns true if the address is in the range. An IPv4-mapped IPv6 address counts as IPv4.
-    pub fn holds(&self, address: IpAddr) -> bool {
-        match (self.network, address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                let shift = 32 - u32::from(self.length);
-                (u32::from(network) ^ u32::from(address)).checked_shr(shift).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                let shift = 128 - u32::from(self.length);
-                (u128::from(network) ^ u128::from(address)).checked_shr(shift).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
     }
 }
 
@@ -346,16 +230,5 @@ mod tests {
         {
             assert_eq!(chosen(chains(), "1.1.1.1:80", server_name).as_deref(), Some(expected));
         }
-    }
-
-    #[test]
-    fn a_range_holds_its_addresses_and_no_others() {
-        let range = |network: &str, length| Cidr::new(network.parse().unwrap(), length);
-        assert!(range("0.0.0.0", 0).unwrap().holds("9.9.9.9".parse().unwrap()));
-        assert!(range("9.9.9.9", 32).unwrap().holds("9.9.9.9".parse().unwrap()));
-        assert!(!range("9.9.9.8", 32).unwrap().holds("9.9.9.9".parse().unwrap()));
-        assert!(!range("0.0.0.0", 0).unwrap().holds("fd00::1".parse().unwrap()));
-        assert!(range("::", 0).unwrap().holds("fd00::1".parse().unwrap()));
-        assert!(range("0.0.0.0", 33).is_none() && range("::", 129).is_none());
     }
 }

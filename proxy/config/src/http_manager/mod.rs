@@ -1,18 +1,23 @@
 //! How a listener handles HTTP connections, and where its routes come from
 //! (`envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
 
+mod filters;
+mod settings;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::Authority;
 use outrigger_core::Name;
-use outrigger_policy::field::{Unusable, duration, each, flag, non_empty, number, required, unsupported_any};
+use outrigger_policy::field::{Unusable, duration, flag, non_empty, number, required, unsupported_any};
 use outrigger_policy::upgrade::Upgrades;
-use outrigger_proto::xds::{core, cors, hcm, router, type_url};
+use outrigger_proto::xds::hcm;
 
-use crate::cluster::Http2Settings;
 use crate::route::RouteTable;
-use crate::wire::{from_ads, open};
+use crate::wire::from_ads;
+
+pub use filters::HttpFilter;
+pub use settings::HttpSettings;
+use settings::limit;
 
 /// An HTTP connection manager.
 #[derive(Debug, Clone)]
@@ -50,69 +55,6 @@ pub enum RouteSource {
     Inline(Arc<RouteTable>),
     /// The route table with this name in the snapshot (RDS).
     Named(Name),
-}
-
-/// An HTTP filter between the codec and the router. Routes carry the settings of each filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HttpFilter {
-    /// [`outrigger_policy::cors`].
-    Cors,
-}
-
-/// Protocol settings for downstream HTTP connections. `None` is no limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpSettings {
-    /// Whether HTTP/1.0 is accepted.
-    pub accept_http_10: bool,
-    /// The host of HTTP/1.0 requests without a `Host` field.
-    pub default_host_for_http_10: Option<Authority>,
-    /// Maximum size of a request head, in bytes.
-    pub max_request_headers: usize,
-    /// Maximum number of header fields of a request.
-    pub max_headers_count: usize,
-    /// Timeout from the first byte of a request head to its last.
-    pub request_headers_timeout: Option<Duration>,
-    /// Timeout from the first byte of a request to the last of its body.
-    pub request_timeout: Option<Duration>,
-    /// Timeout of a stream without a byte in either direction; routes can override it.
-    pub stream_idle_timeout: Option<Duration>,
-    /// Timeout from the first byte of a request to the last of its response.
-    pub max_stream_duration: Option<Duration>,
-    /// Timeout of a connection without a request.
-    pub idle_timeout: Option<Duration>,
-    /// The lifetime of a connection, after which it drains.
-    pub max_connection_duration: Option<Duration>,
-    /// The number of requests after which a connection drains.
-    pub max_requests_per_connection: Option<u32>,
-    /// Maximum number of concurrent streams of an HTTP/2 connection.
-    pub max_concurrent_streams: u32,
-    /// HTTP/2 flow control window of a stream, in bytes.
-    pub initial_stream_window: u32,
-    /// HTTP/2 flow control window of a connection, in bytes.
-    pub initial_connection_window: u32,
-}
-
-impl Default for HttpSettings {
-    /// Envoy's defaults where they are bounded, and bounds of ours where they are not. HTTP/1.0 is accepted for the proxy's
-    /// own ports; a decoded listener sets it explicitly.
-    fn default() -> Self {
-        Self {
-            accept_http_10: true,
-            default_host_for_http_10: None,
-            max_request_headers: 60 * 1024,
-            max_headers_count: 100,
-            request_headers_timeout: Some(Duration::from_secs(10)),
-            request_timeout: None,
-            stream_idle_timeout: Some(Duration::from_secs(300)),
-            max_stream_duration: None,
-            idle_timeout: Some(Duration::from_secs(3600)),
-            max_connection_duration: None,
-            max_requests_per_connection: None,
-            max_concurrent_streams: 1024,
-            initial_stream_window: 256 * 1024,
-            initial_connection_window: 16 * 1024 * 1024,
-        }
-    }
 }
 
 impl HttpConnectionManager {
@@ -229,7 +171,6 @@ impl HttpConnectionManager {
         };
         non_empty("stat_prefix", stat_prefix)?; // required as in Envoy, but not used
         let mut settings = HttpSettings { accept_http_10: false, ..HttpSettings::default() };
-        let limit = |value: Duration| (!value.is_zero()).then_some(value);
         let set = |field, value, to: &mut Option<Duration>| -> Result<(), Unusable> {
             if let Some(value) = duration(field, value)? {
                 *to = limit(value);
@@ -251,12 +192,7 @@ impl HttpConnectionManager {
             settings.http1(http1).map_err(|bad| bad.within("http_protocol_options"))?;
         }
         if let Some(http2) = http2_protocol_options {
-            let http2 = Http2Settings::decode(http2)?;
-            settings.max_concurrent_streams =
-                http2.max_concurrent_streams.unwrap_or(settings.max_concurrent_streams);
-            settings.initial_stream_window = http2.stream_window.unwrap_or(settings.initial_stream_window);
-            settings.initial_connection_window =
-                http2.connection_window.unwrap_or(settings.initial_connection_window);
+            settings.http2(http2)?;
         }
         let routes = match required("route_specifier", route_specifier)? {
             RouteSpecifier::Rds(hcm::Rds { config_source, route_config_name }) => {
@@ -275,151 +211,9 @@ impl HttpConnectionManager {
             destination: None,
             codec,
             routes,
-            filters: filters(http_filters)?,
+            filters: filters::decode(http_filters)?,
             upgrades: Upgrades::of_listener(upgrade_configs)?,
             settings: Arc::new(settings),
         })
-    }
-}
-
-/// Decodes the filters. The router must be the last.
-fn filters(wire: Vec<hcm::HttpFilter>) -> Result<Box<[HttpFilter]>, Unusable> {
-    let last = wire.len().checked_sub(1);
-    let mut at = 0;
-    let filters = each("http_filters", wire, |filter| {
-        let is_last = Some(at) == last;
-        at += 1;
-        match http_filter(filter)? {
-            Stage::Router if is_last => Ok(None),
-            Stage::Router => Err(Unusable::new("", "the router must be the last filter")),
-            _ if is_last => Err(Unusable::new("", "the last filter must be the router")),
-            Stage::Filter(filter) => Ok(Some(filter)),
-            Stage::Skipped => Ok(None),
-        }
-    })?;
-    if last.is_none() {
-        return Err(Unusable::new("http_filters", "must hold the router"));
-    }
-    Ok(filters.into_iter().flatten().collect())
-}
-
-enum Stage {
-    Filter(HttpFilter),
-    Router,
-    /// Unknown and optional, or disabled.
-    Skipped,
-}
-
-/// Decodes a filter. An unknown one is skipped if it is optional, and otherwise rejected by its name.
-#[allow(deprecated)]
-fn http_filter(wire: hcm::HttpFilter) -> Result<Stage, Unusable> {
-    use hcm::http_filter::ConfigType;
-    let hcm::HttpFilter { name, is_optional, disabled, config_type } = wire;
-    let any = match config_type {
-        Some(ConfigType::TypedConfig(any)) => any,
-        _ if is_optional => return Ok(Stage::Skipped),
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            return Err(Unusable::new(
-                "config_discovery",
-                format_args!("of filter {name:?} is not supported"),
-            ));
-        }
-        None => return Err(Unusable::new("typed_config", format_args!("is required by filter {name:?}"))),
-    };
-    let stage = match any.type_url.as_str() {
-        type_url::ROUTER => {
-            let router::Router {
-                // Statistics, spans and logs, which are configured for the whole proxy.
-                dynamic_stats: _,
-                start_child_span: _,
-                upstream_log: _,
-                upstream_log_options: _,
-                suppress_grpc_request_failure_code_stats: _,
-                // Envoy's own headers, which are neither read nor written here.
-                suppress_envoy_headers: _,
-                strict_check_headers: _,
-                respect_expected_rq_timeout: _,
-                upstream_http_filters,
-                reject_connect_request_early_data: _, // CONNECT is answered before its data is read
-            } = open(&any, type_url::ROUTER).map_err(|bad| bad.within("typed_config"))?;
-            unsupported_any(&[("typed_config.upstream_http_filters", !upstream_http_filters.is_empty())])?;
-            Stage::Router
-        }
-        type_url::CORS => {
-            let cors::Cors {} = open(&any, type_url::CORS).map_err(|bad| bad.within("typed_config"))?;
-            Stage::Filter(HttpFilter::Cors)
-        }
-        _ if is_optional => Stage::Skipped,
-        other => {
-            return Err(Unusable::new(
-                "typed_config",
-                format_args!("filter {name:?} ({other}) is not supported"),
-            ));
-        }
-    };
-    // In Envoy a route can enable a disabled filter; here it cannot.
-    if disabled && !matches!(stage, Stage::Router) {
-        return Ok(Stage::Skipped);
-    }
-    Ok(stage)
-}
-
-impl HttpSettings {
-    fn common(&mut self, wire: core::HttpProtocolOptions) -> Result<(), Unusable> {
-        let core::HttpProtocolOptions {
-            idle_timeout,
-            max_connection_duration,
-            max_connection_duration_jitter: _, // connections that began at different times already end at different times
-            max_headers_count,
-            max_response_headers_kb: _, // for responses; the data path has its own bound
-            max_stream_duration,
-            headers_with_underscores_action,
-            max_requests_per_connection,
-        } = wire;
-        unsupported_any(&[("headers_with_underscores_action", headers_with_underscores_action != 0)])?;
-        let limit = |value: Duration| (!value.is_zero()).then_some(value);
-        if let Some(idle) = duration("idle_timeout", idle_timeout)? {
-            self.idle_timeout = limit(idle);
-        }
-        self.max_connection_duration =
-            duration("max_connection_duration", max_connection_duration)?.and_then(limit);
-        self.max_stream_duration = duration("max_stream_duration", max_stream_duration)?.and_then(limit);
-        match number(max_headers_count) {
-            Some(0) => return Err(Unusable::new("max_headers_count", "must be at least 1")),
-            Some(count) => self.max_headers_count = count as usize,
-            None => {}
-        }
-        self.max_requests_per_connection = number(max_requests_per_connection).filter(|max| *max > 0);
-        Ok(())
-    }
-
-    #[allow(deprecated)]
-    fn http1(&mut self, wire: core::Http1ProtocolOptions) -> Result<(), Unusable> {
-        let core::Http1ProtocolOptions {
-            allow_absolute_url: _, // RFC 9112, section 3.2.2: a server must accept it
-            accept_http_10,
-            default_host_for_http_10,
-            header_key_format,
-            enable_trailers: _, // trailers always pass
-            allow_chunked_length,
-            override_stream_error_on_invalid_http_message: _, // parsing is always strict
-            send_fully_qualified_url: _,                      // for requests to upstreams
-            use_balsa_parser: _,                              // which parser Envoy uses
-            allow_custom_methods: _,                          // any method that is a token passes
-            ignore_http_11_upgrade,
-        } = wire;
-        self.accept_http_10 = accept_http_10;
-        if !default_host_for_http_10.is_empty() {
-            let host = Authority::try_from(default_host_for_http_10.as_str());
-            let host = host.map_err(|error| Unusable::new("default_host_for_http_10", error))?;
-            self.default_host_for_http_10 = Some(host);
-        }
-        unsupported_any(&[
-            // Names are sent in lower case, as by Envoy's default.
-            ("header_key_format", header_key_format.is_some()),
-            // Both framings in one message allow request smuggling (RFC 9112, section 6.3).
-            ("allow_chunked_length", allow_chunked_length),
-            ("ignore_http_11_upgrade", !ignore_http_11_upgrade.is_empty()),
-        ])
     }
 }
