@@ -2,14 +2,14 @@
 //!
 //! No socket is opened, so that tests can pause the clock: a paused runtime then waits only for timers.
 
+mod ca;
 pub(crate) mod xds;
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outrigger_core::identity::SpiffeId;
 use outrigger_proto::istio_auth::istio_certificate_service_server::{
@@ -24,122 +24,42 @@ use outrigger_proto::xds::discovery::aggregated_discovery_service_server::{
 use outrigger_proto::xds::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair, SanType,
-};
-use rustls::crypto::aws_lc_rs;
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::clock::Clock;
-use crate::control_plane::certificate::{Certificate, Key};
-use crate::control_plane::channel::{ControlPlane, Credential};
+use crate::control_plane::channel::ControlPlane;
 use crate::registration::WorkloadPort;
 
-/// The identity of every control plane.
-pub(crate) const CONTROL_PLANE: &str = "spiffe://cluster.local/ns/outrigger-system/sa/control-plane";
+use ca::Connection;
+pub(crate) use ca::{CONTROL_PLANE, Ca, credential};
 
-/// A root that issues leaf certificates directly.
-pub(crate) struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-    dir: tempfile::TempDir,
-    roots_file: PathBuf,
-}
-
-impl Ca {
-    pub(crate) fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        let dir = tempfile::tempdir().unwrap();
-        let roots_file = dir.path().join("roots.pem");
-        std::fs::write(&roots_file, &pem).unwrap();
-        Self { issuer: Issuer::new(params, key), pem, dir, roots_file }
-    }
-
-    pub(crate) fn roots_file(&self) -> &Path {
-        &self.roots_file
-    }
-
-    /// Returns a directory that lives as long as the authority.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Issues a chain that is valid for an hour, leaf first, root last.
-    pub(crate) fn issue(&self, request: &str, uri: &str) -> String {
-        let now = SystemTime::now();
-        self.issue_at(request, uri, now, Duration::from_secs(3600))
-    }
-
-    /// Issues a chain as our control plane does: valid from five minutes before `now`.
-    pub(crate) fn issue_at(&self, request: &str, uri: &str, now: SystemTime, life: Duration) -> String {
-        let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
-        request.params = leaf(uri, now, life);
-        request.signed_by(&self.issuer).unwrap().pem() + &self.pem
-    }
-
-    pub(crate) fn server(&self, uri: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let key = KeyPair::generate().unwrap();
-        let params = leaf(uri, SystemTime::now(), Duration::from_secs(7 * 86400));
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-    }
-
-    /// Serves on in-memory connections until the returned control plane is dropped.
-    pub(crate) fn serve(&self, services: Services) -> ControlPlane {
-        let (accept, mut accepted) = mpsc::unbounded_channel::<DuplexStream>();
-        let acceptor = self.acceptor();
-        let (connections, incoming) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(stream) = accepted.recv().await {
-                let (acceptor, connections) = (acceptor.clone(), connections.clone());
-                tokio::spawn(async move {
-                    if let Ok(stream) = acceptor.accept(stream).await {
-                        let _ = connections.send(Ok::<_, Infallible>(Connection(stream)));
-                    }
-                });
-            }
-        });
-        let incoming = UnboundedReceiverStream::new(incoming);
-        tokio::spawn(async move {
-            tonic::transport::Server::builder().serve_with_incoming(services, incoming).await.unwrap();
-        });
-        ControlPlane::in_memory(self.roots_file.clone(), accept)
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .unwrap();
-        let (certificate, key) = self.server(CONTROL_PLANE);
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_client_cert_verifier(clients)
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        TlsAcceptor::from(Arc::new(config))
-    }
+/// Serves on in-memory connections until the returned control plane is dropped.
+fn serve(ca: &Ca, services: Services) -> ControlPlane {
+    let (accept, mut accepted) = mpsc::unbounded_channel::<DuplexStream>();
+    let acceptor = ca.acceptor();
+    let (connections, incoming) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(stream) = accepted.recv().await {
+            let (acceptor, connections) = (acceptor.clone(), connections.clone());
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    let _ = connections.send(Ok::<_, Infallible>(Connection(stream)));
+                }
+            });
+        }
+    });
+    let incoming = UnboundedReceiverStream::new(incoming);
+    tokio::spawn(async move {
+        tonic::transport::Server::builder().serve_with_incoming(services, incoming).await.unwrap();
+    });
+    ControlPlane::in_memory(ca.roots_file().to_owned(), accept)
 }
 
 /// Relays TCP connections to an in-memory control plane. Aborting the task breaks all of them.
@@ -155,22 +75,6 @@ pub(crate) fn relay(listener: TcpListener, to: &ControlPlane) -> JoinHandle<()> 
             });
         }
     })
-}
-
-/// Returns a credential that was issued earlier.
-pub(crate) fn credential(ca: &Ca, uri: &str) -> Arc<Credential> {
-    let key = Key::generate().unwrap();
-    let pem = ca.issue(&key.signing_request().unwrap(), uri);
-    let certificate = Certificate::from_pem(pem.as_bytes(), &key).unwrap();
-    Arc::new(Credential { certificate, key: Arc::new(key) })
-}
-
-fn leaf(uri: &str, now: SystemTime, life: Duration) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-    params.not_before = (now - Duration::from_secs(300)).into();
-    params.not_after = (now + life).into();
-    params
 }
 
 /// A port of the workload behind the Service `cart`.
@@ -190,43 +94,6 @@ pub(crate) fn port() -> WorkloadPort {
 /// Returns the verified identity of a request's connection.
 fn caller<T>(request: &Request<T>) -> Option<SpiffeId> {
     request.extensions().get::<Option<SpiffeId>>().cloned().flatten()
-}
-
-/// An accepted connection.
-pub(crate) struct Connection(TlsStream<DuplexStream>);
-
-impl Connected for Connection {
-    type ConnectInfo = Option<SpiffeId>;
-    fn connect_info(&self) -> Self::ConnectInfo {
-        let chain = self.0.get_ref().1.peer_certificates()?;
-        outrigger_config::verify::peer_identity(chain.first()?).ok()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }
 
 /// A bidirectional RPC: the client's messages, and a sender for responses.
@@ -295,7 +162,7 @@ pub(crate) fn stage(ca: &Arc<Ca>, clock: Clock) -> Stage {
         discovery: AggregatedDiscoveryServiceServer::new(fake.clone()),
         registration: RegistrationServer::new(fake),
     };
-    Stage { control_plane: ca.serve(services), issuance, ads: ads_calls, registrations: registration_calls }
+    Stage { control_plane: serve(ca, services), issuance, ads: ads_calls, registrations: registration_calls }
 }
 
 #[tonic::async_trait]

@@ -3,6 +3,7 @@
 pub(crate) mod supervisor;
 pub(crate) mod ads;
 mod claims;
+mod saving;
 pub(crate) mod store;
 pub(crate) mod subscriptions;
 mod warming;

@@ -14,7 +14,7 @@ use outrigger_core::Name;
 use outrigger_proto::kind::{Kind, PerKind};
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::state_dir::StateDir;
@@ -22,12 +22,11 @@ use crate::status::{Published as Source, StatusBoard};
 use crate::xds::ads::{Event, Requests, node};
 use crate::xds::cache;
 use crate::xds::claims::settle_claims;
+use crate::xds::saving::Saving;
 use crate::xds::store::{Judged, SharedStore, Step, Wanted};
 use crate::xds::stream::{Received, Stream, WILDCARD};
 use crate::xds::subscriptions::Mode;
 
-/// Delay between the first unsaved change and the write of the cache. Later changes within it are included.
-const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// How often unused destinations are dropped.
 const SWEEP: Duration = Duration::from_secs(5);
 /// The sleep while no timer is set.
@@ -37,7 +36,7 @@ const NEVER: Duration = Duration::from_secs(86_400);
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     store: SharedStore,
-    dir: StateDir,
+    saving: Saving,
     published: Published,
     demands: DemandFeed,
     binder: Binder,
@@ -55,9 +54,6 @@ pub(crate) struct Supervisor {
     leaving: BTreeSet<String>,
     /// When to publish a waiting version anyway.
     warm_by: Option<Instant>,
-    /// When to save the cache; None if it is up to date.
-    save_at: Option<Instant>,
-    saving: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Supervisor {
@@ -81,8 +77,8 @@ impl Supervisor {
         }
         stream.want(Kind::Listener, wildcard);
         Self {
+            saving: Saving::new(store.clone(), dir),
             store,
-            dir,
             published,
             demands,
             binder,
@@ -95,14 +91,12 @@ impl Supervisor {
             demanded: BTreeSet::new(),
             leaving: BTreeSet::new(),
             warm_by: None,
-            save_at: None,
-            saving: None,
         }
     }
 
     /// Publishes the saved configuration. If the file cannot be used, the proxy waits for the control plane.
     pub(crate) async fn restore(&mut self) {
-        let bytes = match self.dir.read(cache::FILE) {
+        let bytes = match self.saving.read() {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return,
             Err(error) => return self.ignore_saved(error.to_string()),
@@ -131,7 +125,7 @@ impl Supervisor {
     }
 
     fn ignore_saved(&self, reason: String) {
-        let file = self.dir.path(cache::FILE);
+        let file = self.saving.path();
         tracing::warn!(reason, ?file, "the saved configuration is not used");
         self.status.saved_left_aside(format!("{}: {reason}", file.display()));
     }
@@ -158,11 +152,10 @@ impl Supervisor {
                 demanded = self.demands.next() => self.on_demand(demanded).await,
                 _ = sweep.tick() => self.demands.sweep(),
                 () = sleep_until(self.warm_by.unwrap_or(never)) => self.advance().await,
-                () = sleep_until(self.save_at.unwrap_or(never)), if self.saving.is_none() => self.save(),
-                Some(()) = saved(&mut self.saving) => {}
+                () = self.saving.due() => self.saving.start(self.owner()),
             }
         }
-        self.save_now().await;
+        self.saving.finish(self.owner()).await;
     }
 
     async fn on_stream(&mut self, event: Event) {
@@ -337,7 +330,7 @@ impl Supervisor {
             self.status.forget_refusals(kind, |name| self.stream.wants(kind, name));
         }
         if saved_is_behind && !saved {
-            self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+            self.saving.schedule();
         }
     }
 
@@ -363,36 +356,6 @@ impl Supervisor {
         let done = self.store.with(work).await;
         done.inspect_err(|bug| tracing::error!(bug, "serving the published configuration"))
     }
-
-    fn save(&mut self) {
-        self.save_at = None;
-        let (store, dir, owner) = (self.store.clone(), self.dir.clone(), self.owner());
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            let published = store.lock().published().clone();
-            dir.write(cache::FILE, &cache::to_bytes(&published, &owner))
-        }));
-    }
-
-    /// Saves pending changes at shutdown.
-    async fn save_now(&mut self) {
-        saved(&mut self.saving).await;
-        if self.save_at.is_some() {
-            self.save();
-            saved(&mut self.saving).await;
-        }
-    }
-}
-
-/// Waits for a save in progress. Returns None if there is none. Cancel-safe.
-async fn saved(saving: &mut Option<JoinHandle<std::io::Result<()>>>) -> Option<()> {
-    let outcome = saving.as_mut()?.await;
-    *saving = None;
-    match outcome {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the configuration cannot be saved for a restart"),
-        Err(error) => tracing::error!(%error, "saving the configuration failed"),
-    }
-    Some(())
 }
 
 #[cfg(test)]

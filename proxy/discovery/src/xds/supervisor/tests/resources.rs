@@ -230,7 +230,7 @@ async fn a_renamed_cluster_serves_until_the_route_names_its_successor() {
 /// Requests that look for an endpoint as the data path does, without a pause.
 struct Traffic {
     stop: oneshot::Sender<()>,
-    client: JoinHandle<(u32, u32)>,
+    client: tokio::task::JoinHandle<(u32, u32)>,
 }
 
 impl Traffic {
