@@ -10,10 +10,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use control_plane::{ControlPlane, StartError};
 use settings::{IssuerFiles, Settings, SettingsError, parse_duration};
+
+/// Maximum number of log lines that wait to be written.
+const LOG_QUEUE: usize = 4096;
 
 /// Flags of the control plane.
 #[derive(Debug, Clone, clap::Args)]
@@ -93,7 +97,7 @@ pub enum RunError {
 ///
 /// One thread serves all connections. Slow work (signing, disk access, parsing YAML) runs on separate threads.
 pub fn run(args: Args) -> Result<(), RunError> {
-    start_log(&args.log, args.log_format)?;
+    let _log = start_log(&args.log, args.log_format)?;
     let settings = settings(args)?;
     outrigger_core::descriptors::raise_limit();
     let runtime =
@@ -140,14 +144,17 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
     })
 }
 
-/// Installs the process's tracing subscriber, unless there is one already.
-fn start_log(filter: &str, format: LogFormat) -> Result<(), RunError> {
+/// Installs the process's tracing subscriber, unless there is one already. A thread writes the lines, and drops lines if stderr is a
+/// pipe whose reader has stopped. It writes the last ones when the guard is dropped.
+fn start_log(filter: &str, format: LogFormat) -> Result<WorkerGuard, RunError> {
     let filter =
         EnvFilter::try_new(filter).map_err(|error| RunError::Log(filter.into(), error.to_string()))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = NonBlockingBuilder::default().buffered_lines_limit(LOG_QUEUE).thread_name("own-log");
+    let (writer, guard) = writer.finish(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let _ = match format {
         LogFormat::Text => log.with_ansi(false).try_init(),
         LogFormat::Json => log.json().try_init(),
     };
-    Ok(())
+    Ok(guard)
 }

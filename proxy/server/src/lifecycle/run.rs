@@ -67,7 +67,7 @@ pub fn run(args: Args) -> Result<(), Error> {
 
 /// Like [`run`], but controlled by the embedding program. The proxy installs its own logging only if there is none.
 pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
-    let level = own_log::install(&args.log, args.log_format);
+    let (level, own_log) = own_log::install(&args.log, args.log_format);
     descriptors::raise_limit();
     args.check()?;
     readable("--control-plane-ca", &args.control_plane_ca)?;
@@ -76,7 +76,7 @@ pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
     let service = args.service.first().and_then(|service| service.service.split('.').next());
     let variable = |name: &str| std::env::var(name).ok();
     let tracing = settings::Settings::read(variable, args.trace_sampling, service, &instance)?;
-    let losses = Arc::new(Losses::default());
+    let losses = Arc::new(Losses::new(own_log.dropped()));
     let log = access_log::start(&args.access_log, args.access_log_format, Arc::clone(&losses))?;
     let bootstrap = Bootstrap::new(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

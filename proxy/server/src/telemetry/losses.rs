@@ -1,11 +1,15 @@
-//! Counts the access log lines and spans that were delivered or lost.
+//! Counts the log lines, access log lines and spans that were delivered or lost.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tracing_appender::non_blocking::ErrorCounter;
 
 /// Counters behind the bounded channels, updated by the writer threads. Workers count what the channels refuse
 /// (`outrigger_dataplane::metrics::ProcessCounters`).
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
+    /// Lines of the proxy's own log that were dropped. None without such a log.
+    own_log: Option<ErrorCounter>,
     log_lines_written: AtomicU64,
     log_lines_lost: AtomicU64,
     spans_exported: AtomicU64,
@@ -15,6 +19,8 @@ pub(crate) struct Losses {
 /// The values at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
+    /// Lines of the proxy's own log that were not written.
+    pub(crate) own_lines_lost: u64,
     /// Access log lines written.
     pub(crate) log_lines_written: u64,
     /// Access log lines that could not be written.
@@ -26,6 +32,11 @@ pub(crate) struct Counts {
 }
 
 impl Losses {
+    /// Returns zeroed counters, beside the counter of lines that the proxy's own log has dropped.
+    pub(crate) fn new(own_log: ErrorCounter) -> Self {
+        Self { own_log: Some(own_log), ..Self::default() }
+    }
+
     /// Adds access log lines, written or lost.
     pub(crate) fn lines(&self, written: bool, count: u64) {
         if written { &self.log_lines_written } else { &self.log_lines_lost }.fetch_add(count, Relaxed);
@@ -39,6 +50,7 @@ impl Losses {
     /// Returns the current values.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
+            own_lines_lost: self.own_log.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64),
             log_lines_written: self.log_lines_written.load(Relaxed),
             log_lines_lost: self.log_lines_lost.load(Relaxed),
             spans_exported: self.spans_exported.load(Relaxed),

@@ -187,7 +187,12 @@ impl<'a, 'b> Families<'a, 'b> {
     }
 
     pub(super) fn telemetry(&mut self, totals: &ProcessTotals, counts: Counts) -> Result<(), fmt::Error> {
-        let Counts { log_lines_written, log_lines_lost, spans_exported, spans_lost } = counts;
+        let Counts { own_lines_lost, log_lines_written, log_lines_lost, spans_exported, spans_lost } = counts;
+        self.counter(
+            "outrigger_log_dropped",
+            "Lines of the proxy's own log that were not written",
+            own_lines_lost,
+        )?;
         self.counter("outrigger_access_log_lines", "Access log lines written", log_lines_written)?;
         let queue = [("cause", "queue_full")];
         self.counters(
