@@ -8,7 +8,7 @@ use outrigger_core::identity::SpiffeId;
 
 /// The endpoints of one service, by service port. What EndpointSlices say; registered workloads stand beside them
 /// and `Mesh::endpoints` brings the two together.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// The service port and its endpoints, both in order of number and address.
     pub ports: Vec<(u16, Arc<[Endpoint]>)>,
@@ -22,7 +22,7 @@ impl Endpoints {
 }
 
 /// One instance of a service on one of its ports.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where others connect to: of its sidecar if there is one, else of the application.
     pub address: SocketAddr,
@@ -51,7 +51,7 @@ pub enum EndpointHealth {
 }
 
 /// What is on the other end of a connection to an endpoint.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// The application itself, in plaintext.
     Plaintext,

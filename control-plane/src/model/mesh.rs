@@ -6,17 +6,19 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
+use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, Endpoints};
 use super::owners::Owners;
 use super::registration::{Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
 use super::service::{Reach, Service, ServiceKey};
-use super::shared_map::SharedMap;
 
 /// One version of the mesh.
 #[derive(Debug, Clone, Default)]
 pub struct Mesh {
-    services: SharedMap<ServiceKey, ServiceEntry>,
+    services: OrdMap<ServiceKey, ServiceEntry>,
     by_ip: Owners<IpAddr, ServiceKey>,
     by_endpoint: Owners<SocketAddr, (ServiceKey, u16)>,
     /// Of those, the endpoints of headless services.
@@ -24,8 +26,9 @@ pub struct Mesh {
     registrations: Registrations,
 }
 
-/// A service with what belongs to it, each part shared between versions on its own.
-#[derive(Debug, Clone)]
+/// A service with what belongs to it, each part shared between versions on its own. Comparing is cheap where a part is
+/// shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceEntry {
     /// The service itself.
     pub service: Arc<Service>,
@@ -46,7 +49,7 @@ impl Mesh {
         self.services.get(key)
     }
 
-    /// Every service, in no order that means anything.
+    /// Every service, in order.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceEntry)> {
         self.services.iter()
     }
@@ -63,7 +66,7 @@ impl Mesh {
 
     /// The service that has this cluster IP; the first by name, should two claim it.
     pub fn service_by_ip(&self, ip: &IpAddr) -> Option<&ServiceKey> {
-        self.by_ip.first(ip)
+        self.by_ip.of(ip).next()
     }
 
     /// The endpoints of a service port, from EndpointSlices and from registrations, in order of address. Where both
@@ -82,7 +85,7 @@ impl Mesh {
     /// The service port that has an endpoint at this address, the first of several: how a client that dials an instance
     /// itself (a headless service) is told which service that is.
     pub fn service_by_endpoint(&self, address: &SocketAddr) -> Option<(ServiceKey, u16)> {
-        self.by_endpoint.first(address).cloned().into_iter().chain(self.registered_at(address)).min()
+        self.by_endpoint.of(address).next().cloned().into_iter().chain(self.registered_at(address)).min()
     }
 
     /// Whether a service port has an endpoint at this address.
@@ -95,12 +98,12 @@ impl Mesh {
     pub fn is_dialled_itself(&self, address: &SocketAddr) -> bool {
         let is_headless =
             |(key, _)| self.service(&key).is_some_and(|entry| entry.service.reach == Reach::Headless);
-        self.headless.first(address).is_some() || self.registered_at(address).any(is_headless)
+        self.headless.of(address).next().is_some() || self.registered_at(address).any(is_headless)
     }
 
     /// Every service port that has an endpoint at this address, in order.
     pub fn services_by_endpoint(&self, address: &SocketAddr) -> Vec<(ServiceKey, u16)> {
-        let mut owners = self.by_endpoint.all(address);
+        let mut owners: Vec<_> = self.by_endpoint.of(address).cloned().collect();
         owners.extend(self.registered_at(address));
         owners.sort_unstable();
         owners.dedup();
@@ -130,19 +133,17 @@ impl Mesh {
 
     /// What differs from an older version. Costs the difference: shared parts are not looked into.
     pub fn changes(&self, old: &Self) -> Changed {
-        fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
-            Arc::ptr_eq(a, b) || a == b
-        }
-        let part =
-            |same: fn(&ServiceEntry, &ServiceEntry) -> bool| self.services.changed_keys(&old.services, same);
-        let mut endpoints = part(|a, b| same(&a.endpoints, &b.endpoints));
+        let part = |same: fn(&ServiceEntry, &ServiceEntry) -> bool| {
+            changed_keys(&old.services, &self.services, same)
+        };
+        let mut endpoints = part(|a, b| a.endpoints == b.endpoints);
         endpoints.extend(self.registrations.changed_services(&old.registrations));
         endpoints.sort_unstable();
         endpoints.dedup();
         Changed {
-            services: part(|a, b| same(&a.service, &b.service)),
+            services: part(|a, b| a.service == b.service),
             endpoints,
-            routes: part(|a, b| same(&a.routes, &b.routes)),
+            routes: part(|a, b| a.routes == b.routes),
             workloads: self.registrations.changed_workloads(&old.registrations),
         }
     }
@@ -196,14 +197,6 @@ impl Mesh {
         }
     }
 
-    /// How many parts of it and its indexes were copied since the two were one.
-    #[cfg(test)]
-    pub(super) fn copied_since(&self, old: &Self) -> usize {
-        let indexes =
-            self.by_endpoint.copied_since(&old.by_endpoint) + self.headless.copied_since(&old.headless);
-        self.services.copied_since(&old.services) + self.by_ip.copied_since(&old.by_ip) + indexes
-    }
-
     /// Takes a service out.
     pub(super) fn take(&mut self, key: &ServiceKey) {
         let old = self.services.remove(key);
@@ -213,27 +206,27 @@ impl Mesh {
 
     fn reindex_ips(&mut self, old: Option<&ServiceEntry>, new: Option<&ServiceEntry>) {
         for service in old.iter().map(|entry| &entry.service) {
-            service.cluster_ips().iter().for_each(|ip| self.by_ip.disown(ip, &service.key));
+            service.cluster_ips().iter().for_each(|ip| self.by_ip.remove(ip, &service.key));
         }
         for service in new.iter().map(|entry| &entry.service) {
-            service.cluster_ips().iter().for_each(|ip| self.by_ip.own(*ip, service.key.clone()));
+            service.cluster_ips().iter().for_each(|ip| self.by_ip.insert(*ip, service.key.clone()));
         }
     }
 
     fn reindex_endpoints(&mut self, old: Option<&ServiceEntry>, new: Option<&ServiceEntry>) {
         for (service, port, address) in old.into_iter().flat_map(addresses) {
             let owner = (service.key.clone(), port);
-            self.by_endpoint.disown(&address, &owner);
+            self.by_endpoint.remove(&address, &owner);
             if service.reach == Reach::Headless {
-                self.headless.disown(&address, &owner);
+                self.headless.remove(&address, &owner);
             }
         }
         for (service, port, address) in new.into_iter().flat_map(addresses) {
             let owner = (service.key.clone(), port);
             if service.reach == Reach::Headless {
-                self.headless.own(address, owner.clone());
+                self.headless.insert(address, owner.clone());
             }
-            self.by_endpoint.own(address, owner);
+            self.by_endpoint.insert(address, owner);
         }
     }
 }

@@ -15,4 +15,4 @@ pub mod route;
 pub mod endpoint;
 pub mod service;
 mod owners;
-pub mod shared_map;
+mod changed_keys;

@@ -7,19 +7,20 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 
+use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, EndpointHealth, Peer};
 use super::service::{AppProtocol, ServiceKey};
-use super::shared_map::SharedMap;
 
 /// Every registered workload: an immutable value in the same sense as the mesh. A change copies what it touches.
 #[derive(Debug, Clone, Default)]
 pub struct Registrations {
-    workloads: SharedMap<WorkloadKey, Arc<WorkloadEntry>>,
-    by_service: SharedMap<ServiceKey, Arc<[Arc<WorkloadEntry>]>>,
-    by_address: SharedMap<SocketAddr, Arc<WorkloadEntry>>,
+    workloads: OrdMap<WorkloadKey, Arc<WorkloadEntry>>,
+    by_service: OrdMap<ServiceKey, Arc<[Arc<WorkloadEntry>]>>,
+    by_address: OrdMap<SocketAddr, Arc<WorkloadEntry>>,
 }
 
 impl Registrations {
@@ -65,9 +66,9 @@ impl Registrations {
         self.workloads.get(key)
     }
 
-    /// Every workload, in no order that means anything.
+    /// Every workload, in order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
-        self.workloads.iter().map(|(_, workload)| workload)
+        self.workloads.values()
     }
 
     /// The workloads that serve a service, by identity and instance.
@@ -82,17 +83,13 @@ impl Registrations {
 
     /// The services whose registered endpoints differ between the two versions.
     pub(super) fn changed_services(&self, old: &Self) -> Vec<ServiceKey> {
-        self.by_service.changed_keys(&old.by_service, same_workloads)
+        changed_keys(&old.by_service, &self.by_service, PartialEq::eq)
     }
 
     /// The workloads that came, went or differ between the two versions.
     pub(super) fn changed_workloads(&self, old: &Self) -> Vec<WorkloadKey> {
-        self.workloads.changed_keys(&old.workloads, |a, b| Arc::ptr_eq(a, b) || a == b)
+        changed_keys(&old.workloads, &self.workloads, PartialEq::eq)
     }
-}
-
-fn same_workloads(a: &Arc<[Arc<WorkloadEntry>]>, b: &Arc<[Arc<WorkloadEntry>]>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
 }
 
 /// The services of a workload, each once.
@@ -119,7 +116,7 @@ impl std::fmt::Display for WorkloadKey {
 }
 
 /// A workload that registered itself.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadEntry {
     /// Its identity and instance.
     pub key: WorkloadKey,
@@ -164,7 +161,7 @@ pub(super) fn version(labels: &BTreeMap<Name, Name>) -> Option<Name> {
 }
 
 /// A port that a registered workload serves.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadPort {
     /// The services that it serves, all in the workload's namespace.
     pub services: Vec<ServiceKey>,

@@ -13,7 +13,7 @@ use outrigger_core::percentage::Percentage;
 use super::service::ServiceKey;
 
 /// The routes of one service, by port. A port without routes has no entry.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceRoutes {
     /// The service port and its routes, in order of number.
     pub ports: Vec<(u16, PortRoutes)>,
@@ -29,7 +29,7 @@ impl ServiceRoutes {
 
 /// The routes of one service port. GAMMA (GEP-1294): a producer route stands in the service's namespace and is for
 /// everybody; a consumer route stands in another and is for the clients of that namespace, in place of the producer's.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortRoutes {
     /// What everybody uses who has no routes of their own.
     pub producer: Option<Arc<RouteTable>>,
@@ -38,7 +38,7 @@ pub struct PortRoutes {
 }
 
 /// Everything that applies to the clients of one service port.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteTable {
     /// Requests, from HTTPRoutes or from GRPCRoutes: the first route that matches is used; where none does, the answer
     /// is 404 (a gRPC client is told UNIMPLEMENTED by the same status).
@@ -48,7 +48,7 @@ pub enum RouteTable {
 }
 
 /// One match of one rule.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// `httproute/<namespace>/<name>/<rule>/<match>` (or `grpcroute/...`), both counted from 0.
     pub id: Name,
@@ -59,7 +59,7 @@ pub struct Route {
 }
 
 /// What a rule does with its requests.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteAction {
     /// Forward or redirect.
     pub target: RouteTarget,
@@ -72,7 +72,7 @@ pub struct RouteAction {
 }
 
 /// Where requests of a rule go.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteTarget {
     /// To one of these by weight. None, all of weight 0, or the share of an invalid one: 500.
     Forward(Vec<WeightedBackend>),
@@ -81,7 +81,7 @@ pub enum RouteTarget {
 }
 
 /// The TCPRoute of a service port.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpRoute {
     /// `tcproute/<namespace>/<name>/0/0`.
     pub id: Name,
@@ -90,7 +90,7 @@ pub struct TcpRoute {
 }
 
 /// One backend of a rule.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightedBackend {
     /// Its share is this over the sum of all weights; 0 takes nothing.
     pub weight: u32,
@@ -135,7 +135,7 @@ impl InvalidBackend {
 }
 
 /// What a route applies to: all of it must hold.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteMatch {
     /// The path, without the query.
     pub path: PathMatch,
@@ -180,7 +180,7 @@ pub enum ValuePattern {
 }
 
 /// What is changed on the way. Each at most once, as Gateway API has it, but mirrors.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filters {
     /// To the request's headers.
     pub request_headers: HeaderChanges,
@@ -255,7 +255,7 @@ pub enum PathRewrite {
 }
 
 /// A copy of requests.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
     /// Where copies go, or why they go nowhere.
     pub target: Result<BackendTarget, InvalidBackend>,

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use outrigger_core::Name;
 
 use super::resource::ResourceId;
-use super::shared_map::SharedMap;
 
 /// The statuses of all routes.
-pub type Statuses = SharedMap<ResourceId, Arc<RouteStatus>>;
+pub type Statuses = OrdMap<ResourceId, Arc<RouteStatus>>;
 
 /// The status of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
