@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use outrigger_core::alpn;
 use rustls::RootCertStore;
 use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError, WebPkiClientVerifier};
 use thiserror::Error;
@@ -40,7 +41,7 @@ pub(crate) fn server_config(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![alpn::HTTP2.into()];
     // No resumption: a ticket would carry an identity past the life of its certificate.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use outrigger_core::alpn;
 use outrigger_core::identity::{IdentityError, SpiffeId};
 use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{
@@ -101,7 +102,7 @@ fn upstream_tls(scope: Scope<'_>, target: &Target, service: &Service) -> Any {
         sni: host(&target.service, scope.domain()),
         common_tls_context: Some(CommonTlsContext {
             // The proxy offers of these what it is going to speak: requests, upgrades, opaque bytes.
-            alpn_protocols: ["h2", "http/1.1", "outrigger-tcp"].map(String::from).to_vec(),
+            alpn_protocols: [alpn::HTTP2, alpn::HTTP1, alpn::OPAQUE].map(String::from).to_vec(),
             tls_certificate_sds_secret_configs: vec![secret("default")],
             validation_context_type: Some(ValidationContextType::CombinedValidationContext(
                 CombinedCertificateValidationContext {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use outrigger_core::Name;
+use outrigger_core::alpn;
 use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
 use outrigger_proto::xds::core::TrafficDirection;
@@ -143,11 +144,10 @@ fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<Filte
         let manager = connection_manager(&stat, &canonical, routes, false);
         let manager = any(type_url::HTTP_CONNECTION_MANAGER, &manager);
         let filter = network_filter("envoy.filters.network.http_connection_manager", manager);
-        chain("http", &["h2", "http/1.1"], filter)
+        chain("http", &[alpn::HTTP2, alpn::HTTP1], filter)
     };
-    let tcp = || {
-        chain("tcp", &["outrigger-tcp"], tcp_filter(&stat, ClusterSpecifier::Cluster(cluster.to_string())))
-    };
+    let tcp =
+        || chain("tcp", &[alpn::OPAQUE], tcp_filter(&stat, ClusterSpecifier::Cluster(cluster.to_string())));
     match protocol {
         AppProtocol::Tcp => vec![tcp()],
         AppProtocol::Detect => vec![http(), tcp()],

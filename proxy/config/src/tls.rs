@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use outrigger_core::Name;
+use outrigger_core::alpn;
 use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, flag, required, unsupported_any};
 use outrigger_proto::xds::{core, matcher, tls as wire_tls, type_url};
@@ -39,7 +40,7 @@ pub enum ClientCertificate {
 /// Upstream TLS to an endpoint: version 1.3, with the workload's certificate and roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamTls {
-    /// ALPN protocols that may be offered: the data path offers those that suit the connection's use. If [`MESH_TCP`] is
+    /// ALPN protocols that may be offered: the data path offers those that suit the connection's use. If [`alpn::OPAQUE`] is
     /// among them, the endpoint is behind a sidecar.
     pub alpn: Box<[Name]>,
     /// The server name in the ClientHello.
@@ -48,13 +49,10 @@ pub struct UpstreamTls {
     pub peers: Arc<[SpiffeId]>,
 }
 
-/// The ALPN name of opaque bytes between sidecars. Nothing else uses it.
-pub const MESH_TCP: &str = "outrigger-tcp";
-
 impl UpstreamTls {
     /// Returns true if the server is a sidecar. The protocol is then the one between sidecars.
     pub fn is_mesh(&self) -> bool {
-        self.alpn.iter().any(|name| &**name == MESH_TCP)
+        self.alpn.iter().any(|name| &**name == alpn::OPAQUE)
     }
 }
 

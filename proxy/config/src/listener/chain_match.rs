@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use outrigger_core::Name;
+use outrigger_core::alpn;
 use outrigger_policy::field::{Unusable, each, number, unsupported_any};
 use outrigger_proto::xds::{core, listener as wire_listener};
 
@@ -22,7 +23,7 @@ pub struct ChainMatcher {
 }
 
 /// The names of detected protocols, as in Envoy's HTTP inspector: HTTP/1.0, HTTP/1.1, HTTP/2.
-pub const IN_THE_CLEAR: [&[u8]; 3] = [b"http/1.0", b"http/1.1", b"h2c"];
+pub const IN_THE_CLEAR: [&[u8]; 3] = [b"http/1.0", alpn::HTTP1.as_bytes(), b"h2c"];
 
 /// Whether a connection begins with a TLS ClientHello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -41,6 +41,7 @@ use crate::socket::listener::Accepted;
 use crate::socket::stream::{Peer, Stream};
 use crate::tcp::dial;
 use crate::tcp::relay::{self, Client};
+use crate::tls::config::{ALPN_H2, ALPN_HTTP1};
 
 /// How long the client of a destination of unknown protocol may be silent before the server is asked whether it speaks
 /// first, at most.
@@ -302,8 +303,8 @@ struct Either<'a> {
 
 fn protocol_of(codec: Codec, alpn: Option<&[u8]>) -> Protocol {
     match (codec, alpn) {
-        (Codec::Http1, _) | (Codec::Auto, Some(b"http/1.1")) => Protocol::Http1,
-        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Protocol::Http2,
+        (Codec::Http1, _) | (Codec::Auto, Some(ALPN_HTTP1)) => Protocol::Http1,
+        (Codec::Http2, _) | (Codec::Auto, Some(ALPN_H2)) => Protocol::Http2,
         (Codec::Auto, _) => Protocol::Detect,
     }
 }

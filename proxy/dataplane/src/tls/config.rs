@@ -6,8 +6,9 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::{HashMap, HashMapExt};
-use outrigger_config::tls::{ClientCertificate, DownstreamTls, MESH_TCP};
+use outrigger_config::tls::{ClientCertificate, DownstreamTls};
 use outrigger_config::verify::PeerVerifier;
+use outrigger_core::alpn;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
@@ -21,11 +22,11 @@ use rustls::{ClientConfig, ServerConfig};
 use super::credentials::Credentials;
 
 /// ALPN of requests between sidecars.
-pub const ALPN_H2: &[u8] = b"h2";
+pub const ALPN_H2: &[u8] = alpn::HTTP2.as_bytes();
 /// ALPN of HTTP/1.1, which upgrades need.
-pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+pub const ALPN_HTTP1: &[u8] = alpn::HTTP1.as_bytes();
 /// ALPN of opaque bytes between sidecars.
-pub const ALPN_TCP: &[u8] = MESH_TCP.as_bytes();
+pub const ALPN_TCP: &[u8] = alpn::OPAQUE.as_bytes();
 
 /// Sessions that a client keeps for one expectation.
 const SESSIONS: usize = 8;

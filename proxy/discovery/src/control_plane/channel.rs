@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use outrigger_core::alpn;
 use outrigger_core::identity::SpiffeId;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
@@ -200,7 +201,7 @@ impl ControlPlane {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![alpn::HTTP2.into()];
         config.resumption = rustls::client::Resumption::disabled();
         Ok(config)
     }
