@@ -7,24 +7,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use outrigger_core::identity::{IdentityError, SpiffeId, TrustDomain};
+use outrigger_core::identity::SpiffeId;
 use tonic::{Request, Status};
 
 /// How often the wall clock is looked at: it goes on while a machine sleeps, and tokio's does not.
 const LOOK: Duration = Duration::from_secs(30);
-
-/// Namespace and service account of the control plane itself: proxies know it by them.
-const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
-
-/// The identity of the control plane of a trust domain.
-pub(crate) fn control_plane_identity(trust_domain: &TrustDomain) -> Result<SpiffeId, IdentityError> {
-    SpiffeId::new(trust_domain.clone(), CONTROL_PLANE.0, CONTROL_PLANE.1)
-}
-
-/// Whether an identity is that of a control plane: nobody else may have it.
-pub(crate) fn is_control_plane(identity: &SpiffeId) -> bool {
-    (identity.namespace(), identity.service_account()) == CONTROL_PLANE
-}
 
 /// The SPIFFE ID of the verified client certificate. Only the TLS acceptor makes one, and tests.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
-use crate::peer::is_control_plane;
 use crate::state::{StateError, Store};
 
 /// No token lives longer: it is made to be used at once.
@@ -79,7 +78,7 @@ pub fn create_in(store: &Store, request: &TokenRequest) -> Result<String, TokenE
     let TokenRequest { namespace, service_account, ttl_seconds } = request;
     // The trust domain is the CA's; any will do to check the names.
     let identity = SpiffeId::new(TrustDomain::parse("cluster.local")?, namespace, service_account)?;
-    if is_control_plane(&identity) {
+    if identity.is_control_plane() {
         return Err(TokenError::Reserved);
     }
     let ttl = Duration::from_secs(*ttl_seconds);

@@ -21,7 +21,7 @@ use super::refusal::Refusal;
 use super::request::SigningRequest;
 use crate::crowd::origin;
 use crate::metrics::Metrics;
-use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, is_control_plane};
+use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
 use crate::quota::{Meters, Pace, Slot, Slots};
 use crate::state::Store;
 use crate::state::token::Grant;
@@ -109,7 +109,7 @@ impl CertificateService {
             }
             Credentials::Certificate(identity) => (identity, None),
         };
-        match is_control_plane(&identity) {
+        match identity.is_control_plane() {
             true => Err(Refusal::Reserved(identity)),
             false => Ok((identity, grant)),
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use outrigger_core::identity::IdentityError;
+use outrigger_core::identity::SpiffeId;
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -18,7 +18,6 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::ca::authority::{Authority, ServerName};
 use crate::ca::refusal::Refusal;
-use crate::peer::control_plane_identity;
 
 /// How often the wall clock is looked at: it goes on while a machine sleeps, and tokio's does not.
 const LOOK: Duration = Duration::from_secs(30);
@@ -42,9 +41,6 @@ struct Current {
 /// Why there is no certificate for the control plane.
 #[derive(Debug, Error)]
 pub enum ServerCertificateError {
-    /// The trust domain makes no identity.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
     /// The CA did not sign.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -112,7 +108,7 @@ fn issue(
     names: &[ServerName],
     now: SystemTime,
 ) -> Result<Current, ServerCertificateError> {
-    let identity = control_plane_identity(authority.trust_domain())?;
+    let identity = SpiffeId::control_plane(authority.trust_domain().clone());
     let broken = |error: &dyn std::fmt::Display| ServerCertificateError::Key(error.to_string());
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| broken(&error))?;
     let issued = authority.sign_server(&key, &identity, names, now)?;
@@ -227,7 +223,7 @@ mod tests {
                 .unwrap();
         }
         let identity = LeafCertificate::read(&key.cert[0]).unwrap().identity;
-        assert_eq!(identity, control_plane_identity(authority.trust_domain()).unwrap());
+        assert_eq!(identity, SpiffeId::control_plane(authority.trust_domain().clone()));
     }
 
     /// A CA of an operator that vouches for these DNS names alone.

@@ -42,6 +42,9 @@ impl fmt::Debug for TrustDomain {
     }
 }
 
+/// The namespace and service account of a control plane.
+const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
+
 /// The identity of a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 ///
 /// Cloning is cheap. Two identities are equal if all parts are.
@@ -68,8 +71,17 @@ impl SpiffeId {
                 return Err(IdentityError::Name(part.into()));
             }
         }
+        Ok(Self::of_valid(trust_domain, namespace, service_account))
+    }
+
+    /// Returns the identity of every control plane of `trust_domain`. No workload may have it.
+    pub fn control_plane(trust_domain: TrustDomain) -> Self {
+        Self::of_valid(trust_domain, CONTROL_PLANE.0, CONTROL_PLANE.1)
+    }
+
+    fn of_valid(trust_domain: TrustDomain, namespace: &str, service_account: &str) -> Self {
         let uri = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").into();
-        Ok(Self { uri, trust_domain, namespace: namespace.into(), service_account: service_account.into() })
+        Self { uri, trust_domain, namespace: namespace.into(), service_account: service_account.into() }
     }
 
     /// Parses the URI form. Returns an error unless the path is exactly `/ns/<namespace>/sa/<account>`.
@@ -103,6 +115,11 @@ impl SpiffeId {
     /// Returns the Kubernetes service account.
     pub fn service_account(&self) -> &str {
         &self.service_account
+    }
+
+    /// Returns true if this is the identity of a control plane, of whatever trust domain.
+    pub fn is_control_plane(&self) -> bool {
+        (self.namespace(), self.service_account()) == CONTROL_PLANE
     }
 }
 
@@ -144,6 +161,16 @@ pub enum IdentityError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_control_plane_of_any_trust_domain_is_known_by_namespace_and_account() {
+        let identity = SpiffeId::control_plane(TrustDomain::parse("example.org").unwrap());
+        assert_eq!(identity.as_str(), "spiffe://example.org/ns/outrigger-system/sa/control-plane");
+        assert!(SpiffeId::parse(identity.as_str()).unwrap().is_control_plane());
+        for other in ["ns/outrigger-system/sa/other", "ns/shop/sa/control-plane"] {
+            assert!(!SpiffeId::parse(&format!("spiffe://example.org/{other}")).unwrap().is_control_plane());
+        }
+    }
 
     #[test]
     fn an_identity_survives_the_round_trip_through_its_uri() {

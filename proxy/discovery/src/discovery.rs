@@ -12,7 +12,7 @@ use outrigger_config::demand::DemandFeed;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
-use outrigger_core::identity::{IdentityError as NameError, SpiffeId, TrustDomain};
+use outrigger_core::identity::{SpiffeId, TrustDomain};
 use outrigger_proto::kind::Kind;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -30,9 +30,6 @@ use crate::xds::ads;
 use crate::xds::store::SharedStore;
 use crate::xds::subscriptions::Mode;
 use crate::xds::supervisor::Supervisor;
-
-/// Namespace and service account of every control plane, in the proxy's own trust domain.
-const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
 
 /// Settings, from the proxy's flags.
 #[derive(Debug, Clone)]
@@ -84,8 +81,7 @@ impl Discovery {
     ///
     /// Returns an error only if retrying cannot fix it. The error is one line.
     pub async fn start(config: Config, wiring: Wiring) -> Result<Handle, StartError> {
-        let namespace_account = CONTROL_PLANE;
-        let peer = SpiffeId::new(config.trust_domain.clone(), namespace_account.0, namespace_account.1)?;
+        let peer = SpiffeId::control_plane(config.trust_domain.clone());
         let control_plane = ControlPlane::new(
             &config.control_plane,
             peer,
@@ -251,9 +247,6 @@ pub enum StartError {
     /// The key, certificate or token cannot be used.
     #[error("identity: {0}")]
     Identity(#[from] IdentityError),
-    /// The trust domain is invalid.
-    #[error(transparent)]
-    Name(#[from] NameError),
     /// The resolver cannot be created.
     #[error(transparent)]
     Dns(#[from] DnsError),
