@@ -73,9 +73,17 @@ pub mod type_url {
     pub const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
     /// A route's CORS policy, in `typed_per_filter_config`.
     pub const CORS_POLICY: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy";
+    /// Wraps a filter's configuration in `typed_per_filter_config`, to make it optional or disable the filter.
+    pub const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
     /// The HTTP inspector listener filter.
     pub const HTTP_INSPECTOR: &str =
         "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+    /// The TLS inspector listener filter.
+    pub const TLS_INSPECTOR: &str =
+        "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+    /// The listener filter that restores the destination of a redirected connection.
+    pub const ORIGINAL_DST: &str =
+        "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
     /// TLS towards the client of a listener.
     pub const DOWNSTREAM_TLS_CONTEXT: &str =
         "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
@@ -101,4 +109,46 @@ pub mod type_url {
         "type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
     /// P2C by peak EWMA of latency: our own policy, listed before `LeastRequest`.
     pub const PEAK_EWMA: &str = "type.googleapis.com/outrigger.lb.v1.PeakEwma";
+}
+
+/// The conventional names of extensions, for clients that find an extension by its name.
+pub mod extension {
+    /// The CORS HTTP filter, and the key of its configuration in `typed_per_filter_config`.
+    pub const CORS: &str = "envoy.filters.http.cors";
+    /// The HTTP inspector listener filter.
+    pub const HTTP_INSPECTOR: &str = "envoy.filters.listener.http_inspector";
+    /// The TLS inspector listener filter.
+    pub const TLS_INSPECTOR: &str = "envoy.filters.listener.tls_inspector";
+    /// The listener filter that restores the destination of a redirected connection.
+    pub const ORIGINAL_DST: &str = "envoy.filters.listener.original_dst";
+}
+
+/// The namespaces of `filter_metadata`, and their keys.
+pub mod metadata {
+    /// Of an endpoint: the criteria by which a cluster selects its transport socket (`Cluster.transport_socket_matches`).
+    pub const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
+    /// In [`TRANSPORT_SOCKET_MATCH`]: the criterion of an endpoint behind a sidecar, with the value [`MTLS`].
+    pub const TRANSPORT: &str = "outrigger";
+    /// The value of [`TRANSPORT`].
+    pub const MTLS: &str = "mtls";
+    /// Of an endpoint: its workload.
+    pub const WORKLOAD: &str = "outrigger.workload";
+    /// In [`WORKLOAD`]: the SPIFFE ID that its certificate must have.
+    pub const SPIFFE_ID: &str = "spiffe_id";
+    /// In [`WORKLOAD`]: the name of the instance.
+    pub const INSTANCE: &str = "instance";
+    /// In [`WORKLOAD`]: the version of the application.
+    pub const VERSION: &str = "version";
+    /// Of a listener or filter chain: the destination that it leads to.
+    pub const DESTINATION: &str = "outrigger.destination";
+    /// In [`DESTINATION`]: the destination's canonical name.
+    pub const NAME: &str = "name";
+}
+
+/// The names of the secrets (SDS) that a proxy provides itself. They are Istio's.
+pub mod sds_secret {
+    /// The workload's certificate and key.
+    pub const CERTIFICATE: &str = "default";
+    /// The trust roots.
+    pub const ROOTS: &str = "ROOTCA";
 }

@@ -3,6 +3,7 @@
 use outrigger_proto::xds::core::header_value_option::HeaderAppendAction;
 use outrigger_proto::xds::core::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
 use outrigger_proto::xds::cors::CorsPolicy;
+use outrigger_proto::xds::extension;
 use outrigger_proto::xds::matcher::RegexMatchAndSubstitute;
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::route::redirect_action::{
@@ -28,8 +29,6 @@ use crate::model::route::{
 
 /// The cluster that does not exist: what takes the share of an invalid backend, and so answers 500.
 pub(super) const INVALID_BACKEND: &str = "outrigger.invalid-backend";
-/// The name of the CORS filter, in a listener and in a route's own config.
-pub(super) const CORS_FILTER: &str = "envoy.filters.http.cors";
 
 /// One route of the model, of a service port.
 pub(super) fn route(scope: Scope<'_>, of: &Route, port: u16) -> route::Route {
@@ -48,7 +47,10 @@ pub(super) fn route(scope: Scope<'_>, of: &Route, port: u16) -> route::Route {
         request_headers_to_remove: strings(&request_headers.remove),
         response_headers_to_add: additions(response_headers),
         response_headers_to_remove: strings(&response_headers.remove),
-        typed_per_filter_config: cors.iter().map(|cors| (CORS_FILTER.into(), cors_policy(cors))).collect(),
+        typed_per_filter_config: cors
+            .iter()
+            .map(|cors| (extension::CORS.into(), cors_policy(cors)))
+            .collect(),
         ..Default::default()
     }
 }

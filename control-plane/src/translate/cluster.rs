@@ -9,7 +9,9 @@ use outrigger_proto::xds::cluster::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
 };
 use outrigger_proto::xds::core::{Http1ProtocolOptions, Http2ProtocolOptions};
+use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::{Any, Struct};
+use outrigger_proto::xds::sds_secret;
 use outrigger_proto::xds::tls::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
 };
@@ -50,7 +52,7 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
         transport_socket_matches: vec![
             TransportSocketMatch {
                 name: "outrigger-mtls".into(),
-                r#match: Some(field("outrigger", "mtls")),
+                r#match: Some(field(metadata::TRANSPORT, metadata::MTLS)),
                 transport_socket: transport_socket(
                     "envoy.transport_sockets.tls",
                     upstream_tls(scope, target, service),
@@ -103,11 +105,11 @@ fn upstream_tls(scope: Scope<'_>, target: &Target, service: &Service) -> Any {
         common_tls_context: Some(CommonTlsContext {
             // The proxy offers of these what it is going to speak: requests, upgrades, opaque bytes.
             alpn_protocols: [alpn::HTTP2, alpn::HTTP1, alpn::OPAQUE].map(String::from).to_vec(),
-            tls_certificate_sds_secret_configs: vec![secret("default")],
+            tls_certificate_sds_secret_configs: vec![secret(sds_secret::CERTIFICATE)],
             validation_context_type: Some(ValidationContextType::CombinedValidationContext(
                 CombinedCertificateValidationContext {
                     default_validation_context: Some(validation),
-                    validation_context_sds_secret_config: Some(secret("ROOTCA")),
+                    validation_context_sds_secret_config: Some(secret(sds_secret::ROOTS)),
                     ..Default::default()
                 },
             )),

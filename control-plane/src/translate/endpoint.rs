@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use outrigger_proto::xds::core::{HealthStatus, Locality};
 use outrigger_proto::xds::endpoint::Endpoint as WireEndpoint;
+use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::{UInt32Value, Value};
 use prost::Message;
 
@@ -15,9 +16,6 @@ use super::scope::Scope;
 use super::wire::{socket_address, text, uint};
 use crate::model::endpoint::{Endpoint, EndpointHealth};
 use crate::model::mesh::Mesh;
-
-/// The key of the endpoint metadata that transport socket matches look at.
-pub(super) const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 
 /// The load assignment of a cluster.
 ///
@@ -69,20 +67,20 @@ fn locality(zone: Option<&str>, endpoints: Vec<LbEndpoint>) -> LocalityEndpoints
 fn lb_endpoint(endpoint: &Endpoint, health: HealthStatus) -> LbEndpoint {
     let identity = endpoint.peer.identity().map(|identity| identity.as_str());
     let known = [
-        ("spiffe_id", identity),
-        ("instance", endpoint.instance.as_deref()),
-        ("version", endpoint.version.as_deref()),
+        (metadata::SPIFFE_ID, identity),
+        (metadata::INSTANCE, endpoint.instance.as_deref()),
+        (metadata::VERSION, endpoint.version.as_deref()),
     ];
     let workload = known.into_iter().filter_map(|(key, value)| Some((key.into(), text(value?)))).collect();
-    let mut metadata = BTreeMap::from([("outrigger.workload".into(), Fields { fields: workload })]);
+    let mut filter_metadata = BTreeMap::from([(metadata::WORKLOAD.into(), Fields { fields: workload })]);
     if identity.is_some() {
-        let fields = BTreeMap::from([("outrigger".into(), text("mtls"))]);
-        metadata.insert(SOCKET_MATCH.into(), Fields { fields });
+        let fields = BTreeMap::from([(metadata::TRANSPORT.into(), text(metadata::MTLS))]);
+        filter_metadata.insert(metadata::TRANSPORT_SOCKET_MATCH.into(), Fields { fields });
     }
     LbEndpoint {
         endpoint: Some(WireEndpoint { address: socket_address(endpoint.address), ..Default::default() }),
         health_status: health as i32,
-        metadata: Some(Metadata { filter_metadata: metadata }),
+        metadata: Some(Metadata { filter_metadata }),
     }
 }
 

@@ -15,6 +15,7 @@ use outrigger_proto::xds::hcm::http_connection_manager::RouteSpecifier;
 use outrigger_proto::xds::listener::{FilterChain, FilterChainMatch, Listener};
 use outrigger_proto::xds::route::route_action::ClusterSpecifier as RouteCluster;
 use outrigger_proto::xds::route::{Route, RouteAction, route::Action};
+use outrigger_proto::xds::sds_secret;
 use outrigger_proto::xds::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
 use outrigger_proto::xds::tls::{CommonTlsContext, DownstreamTlsContext};
@@ -177,9 +178,9 @@ fn downstream_tls(alpn: Vec<String>) -> outrigger_proto::xds::protobuf::Any {
         require_client_certificate: boolean(true),
         common_tls_context: Some(CommonTlsContext {
             alpn_protocols: alpn,
-            tls_certificate_sds_secret_configs: vec![secret("default")],
+            tls_certificate_sds_secret_configs: vec![secret(sds_secret::CERTIFICATE)],
             validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(secret(
-                "ROOTCA",
+                sds_secret::ROOTS,
             ))),
             ..Default::default()
         }),

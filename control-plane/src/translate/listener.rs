@@ -2,18 +2,20 @@
 
 use outrigger_core::Name;
 use outrigger_proto::xds::core::{Http1ProtocolOptions, Metadata, TrafficDirection};
+use outrigger_proto::xds::extension;
 use outrigger_proto::xds::hcm::http_connection_manager::{RouteSpecifier, UpgradeConfig};
 use outrigger_proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use outrigger_proto::xds::listener::{
     ApiListener, Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter,
 };
+use outrigger_proto::xds::metadata;
 use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use outrigger_proto::xds::tcp_proxy::TcpProxy;
 use outrigger_proto::xds::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use outrigger_proto::xds::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
 use outrigger_proto::xds::type_url;
 
-use super::action::{CORS_FILTER, INVALID_BACKEND, cluster_name, uses_cors};
+use super::action::{INVALID_BACKEND, cluster_name, uses_cors};
 use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT, UPGRADES};
 use super::destination::Target;
 use super::scope::Scope;
@@ -57,7 +59,7 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
     }
     if http && tcp {
         listener.listener_filters = vec![ListenerFilter {
-            name: "envoy.filters.listener.http_inspector".into(),
+            name: extension::HTTP_INSPECTOR.into(),
             config_type: Some(listener_filter::ConfigType::TypedConfig(empty(type_url::HTTP_INSPECTOR))),
             ..Default::default()
         }];
@@ -71,11 +73,8 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
 /// Tells the proxy what a listener or chain leads to, for its records and metrics. Others do not look at it.
 pub(super) fn leads_to(canonical: &str) -> Option<Metadata> {
     let name = Value { kind: Some(value::Kind::StringValue(canonical.into())) };
-    let fields = Struct { fields: [("name".into(), name)].into() };
-    Some(Metadata {
-        filter_metadata: [("outrigger.destination".into(), fields)].into(),
-        ..Default::default()
-    })
+    let fields = Struct { fields: [(metadata::NAME.into(), name)].into() };
+    Some(Metadata { filter_metadata: [(metadata::DESTINATION.into(), fields)].into(), ..Default::default() })
 }
 
 /// An HTTP connection manager with the filters that every one has. `canonical` is the destination, which is also whom an
@@ -91,7 +90,7 @@ pub(super) fn connection_manager(
         config_type: Some(http_filter::ConfigType::TypedConfig(empty(type_url))),
         ..Default::default()
     };
-    let cors = cors.then(|| filter(CORS_FILTER, type_url::CORS));
+    let cors = cors.then(|| filter(extension::CORS, type_url::CORS));
     HttpConnectionManager {
         stat_prefix: stat.into(),
         route_specifier: Some(routes),

@@ -9,7 +9,7 @@ use outrigger_core::Name;
 use outrigger_core::alpn;
 use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, flag, required, unsupported_any};
-use outrigger_proto::xds::{core, matcher, tls as wire_tls, type_url};
+use outrigger_proto::xds::{core, matcher, sds_secret, tls as wire_tls, type_url};
 
 use crate::wire::open;
 
@@ -209,7 +209,7 @@ fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validat
         return Err(Unusable::new("tls_certificate_sds_secret_configs", problem));
     }
     each("tls_certificate_sds_secret_configs", tls_certificate_sds_secret_configs, |secret| {
-        own_secret(secret, "default")
+        own_secret(secret, sds_secret::CERTIFICATE)
     })?;
     let alpn = each("alpn_protocols", alpn_protocols, |protocol| match protocol.len() {
         // RFC 7301, section 3.1: the length of a name is one byte.
@@ -220,7 +220,8 @@ fn read_common(wire: wire_tls::CommonTlsContext) -> Result<(Box<[Name]>, Validat
     let validation = match validation_context_type {
         None => Validation::None,
         Some(Wire::ValidationContextSdsSecretConfig(secret)) => {
-            own_secret(secret, "ROOTCA").map_err(|bad| bad.within("validation_context_sds_secret_config"))?;
+            own_secret(secret, sds_secret::ROOTS)
+                .map_err(|bad| bad.within("validation_context_sds_secret_config"))?;
             Validation::Roots
         }
         Some(Wire::CombinedValidationContext(combined)) => {
@@ -297,7 +298,7 @@ fn read_combined(
         ),
     ])?;
     let roots = required("validation_context_sds_secret_config", validation_context_sds_secret_config)?;
-    own_secret(roots, "ROOTCA").map_err(|bad| bad.within("validation_context_sds_secret_config"))?;
+    own_secret(roots, sds_secret::ROOTS).map_err(|bad| bad.within("validation_context_sds_secret_config"))?;
     read_validation(default_validation_context.unwrap_or_default())
         .map_err(|bad| bad.within("default_validation_context"))
 }

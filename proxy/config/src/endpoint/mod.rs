@@ -9,7 +9,7 @@ use foldhash::HashSet;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, number, required, unsupported_any};
-use outrigger_proto::xds::{core, endpoint as wire_endpoint};
+use outrigger_proto::xds::{core, endpoint as wire_endpoint, metadata};
 
 use self::groups::Groups;
 use crate::tls::UpstreamTls;
@@ -134,11 +134,6 @@ impl OfEndpoints {
         self.matches.iter().find(holds).map_or(&self.otherwise, |(_, transport)| transport).clone()
     }
 }
-
-/// The metadata namespace for matching transport sockets (Envoy's name).
-const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
-/// The metadata namespace that identifies an endpoint's workload (ours).
-const WORKLOAD: &str = "outrigger.workload";
 
 /// The decoded endpoints of a cluster, before their transports are selected.
 #[derive(Debug, Clone)]
@@ -272,15 +267,15 @@ fn assigned(
         return Err(Unusable::new("load_balancing_weight", "must be at least 1"));
     }
     let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata.unwrap_or_default(); // ours is untyped
-    let transport = filter_metadata.get(TRANSPORT_SOCKET_MATCH);
+    let transport = filter_metadata.get(metadata::TRANSPORT_SOCKET_MATCH);
     let transport = transport
         .iter()
         .flat_map(|of| of.fields.keys().filter_map(|key| Some((key.clone(), text(of, key)?.to_owned()))));
-    let workload = filter_metadata.get(WORKLOAD);
+    let workload = filter_metadata.get(metadata::WORKLOAD);
     let says = |field| workload.and_then(|of| text(of, field)).filter(|text| !text.is_empty());
-    let identity = says("spiffe_id").map(SpiffeId::parse).transpose();
+    let identity = says(metadata::SPIFFE_ID).map(SpiffeId::parse).transpose();
     let identity = identity
-        .map_err(|bad| Unusable::new(format!("metadata.filter_metadata[{WORKLOAD:?}].spiffe_id"), bad))?;
+        .map_err(|bad| Unusable::new("metadata.filter_metadata[\"outrigger.workload\"].spiffe_id", bad))?;
     let endpoint = Endpoint {
         address,
         health: health(health_status)?,
@@ -290,8 +285,8 @@ fn assigned(
         priority,
         transport: Transport::Plain,
         identity,
-        instance: says("instance").map(Name::from),
-        workload_version: says("version").map(Name::from),
+        instance: says(metadata::INSTANCE).map(Name::from),
+        workload_version: says(metadata::VERSION).map(Name::from),
     };
     Ok(Assigned { endpoint, transport: transport.collect() })
 }

@@ -9,7 +9,7 @@ use outrigger_policy::field::{
     Unusable, duration, each, flag, non_empty, required, unsupported, unsupported_any,
 };
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{core, hcm, listener as wire_listener, tcp_proxy, type_url};
+use outrigger_proto::xds::{core, extension, hcm, listener as wire_listener, metadata, tcp_proxy, type_url};
 
 use super::{ChainMatcher, FilterChain, IN_THE_CLEAR, Listener, NetworkFilter, TransportProtocol};
 use crate::destination::Destination;
@@ -175,9 +175,10 @@ fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, 
             None => name.as_str(),
         };
         match kind {
-            type_url::HTTP_INSPECTOR | "envoy.filters.listener.http_inspector" => asked.detects = true,
-            ORIGINAL_DST | "envoy.filters.listener.original_dst" => asked.original_destination = true,
-            TLS_INSPECTOR | "envoy.filters.listener.tls_inspector" => {}
+            type_url::HTTP_INSPECTOR | extension::HTTP_INSPECTOR => asked.detects = true,
+            type_url::ORIGINAL_DST | extension::ORIGINAL_DST => asked.original_destination = true,
+            // Its settings are about fingerprints and buffers.
+            type_url::TLS_INSPECTOR | extension::TLS_INSPECTOR => {}
             _ => {
                 return Err(Unusable::new(
                     "",
@@ -190,20 +191,10 @@ fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, 
     Ok(asked)
 }
 
-/// The TLS inspector. Its settings are about fingerprints and buffers.
-const TLS_INSPECTOR: &str =
-    "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
-/// The original destination filter. It has no settings.
-const ORIGINAL_DST: &str =
-    "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
-
-/// The metadata namespace for the canonical destination of a listener or chain (ours).
-const DESTINATION: &str = "outrigger.destination";
-
 /// Returns the canonical destination in the metadata of a listener or chain.
 fn destination_of(metadata: Option<core::Metadata>) -> Option<Name> {
     let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata?; // ours is untyped
-    text(filter_metadata.get(DESTINATION)?, "name").map(Name::from)
+    text(filter_metadata.get(metadata::DESTINATION)?, metadata::NAME).map(Name::from)
 }
 
 fn destination(

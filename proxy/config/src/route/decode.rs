@@ -17,7 +17,7 @@ use outrigger_policy::timeout::Timeouts;
 use outrigger_policy::upgrade::Upgrades;
 use outrigger_policy::weighted_cluster::{Share, WeightedClusters};
 use outrigger_proto::xds::protobuf::Any;
-use outrigger_proto::xds::{cors, route, type_url};
+use outrigger_proto::xds::{cors, extension, route, type_url};
 
 use super::attempts::{Attempts, kept_bytes};
 use super::{Forward, Route, RouteAction, RouteMatcher};
@@ -233,11 +233,11 @@ pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsP
             type_url::CORS_POLICY => {
                 policy = Some(cors(&any).map_err(|bad| bad.within(field()))?);
             }
-            FILTER_CONFIG => {
+            type_url::FILTER_CONFIG => {
                 let route::FilterConfig { config, is_optional, disabled } =
-                    open(&any, FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
+                    open(&any, type_url::FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
                 let is_cors = config.as_ref().is_some_and(|any| any.type_url == type_url::CORS_POLICY)
-                    || config.is_none() && name == CORS_FILTER;
+                    || config.is_none() && name == extension::CORS;
                 // An unknown optional filter stays skipped, enabled or not.
                 unsupported(&field(), !is_cors && !is_optional)?;
                 unsupported(&format!("{}.disabled", field()), is_cors && disabled)?;
@@ -255,7 +255,3 @@ fn cors(any: &Any) -> Result<Arc<CorsPolicy>, Unusable> {
     let wire: cors::CorsPolicy = open(any, type_url::CORS_POLICY)?;
     CorsPolicy::decode(wire).map(Arc::new)
 }
-
-/// The filter's customary name. Settings that only enable or disable a filter identify it by name alone.
-const CORS_FILTER: &str = "envoy.filters.http.cors";
-const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
