@@ -111,6 +111,18 @@ pub mod type_url {
     pub const PEAK_EWMA: &str = "type.googleapis.com/outrigger.lb.v1.PeakEwma";
 }
 
+/// What a `Node` says of a proxy.
+pub mod node {
+    /// `user_agent_name` of Outrigger's proxy.
+    pub const USER_AGENT: &str = "outrigger";
+    /// The metadata key for how the proxy chooses its resources: [`ON_DEMAND`] (the default) or [`WILDCARD`].
+    pub const MODE: &str = "OUTRIGGER_MODE";
+    /// Resources are subscribed to when a request needs them.
+    pub const ON_DEMAND: &str = "on-demand";
+    /// The proxy subscribes to all resources.
+    pub const WILDCARD: &str = "wildcard";
+}
+
 /// The conventional names of extensions, for clients that find an extension by its name.
 pub mod extension {
     /// The CORS HTTP filter, and the key of its configuration in `typed_per_filter_config`.

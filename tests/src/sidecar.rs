@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use clap::Parser;
 use outrigger_control_plane::admin_client::{AdminAddress, ask};
+use outrigger_core::inbound_name::INBOUND_PREFIX;
 use outrigger_proxy::{Addresses, Args, Embedding, Error, run_embedded};
 use tokio::sync::{oneshot, watch};
 
@@ -213,7 +214,7 @@ impl Sidecar {
 
     /// Where others connect, if they speak mutual TLS.
     pub fn inbound(&self) -> SocketAddr {
-        self.listens("inbound|")
+        self.listens(INBOUND_PREFIX)
     }
 
     fn listens(&self, name: &str) -> SocketAddr {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrigger_core::Name;
+use outrigger_core::inbound_name::INBOUND_PREFIX;
 
 use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Target};
@@ -84,7 +85,7 @@ impl Catalog {
     pub fn resource(&self, viewer: &Viewer, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         let mesh = self.state().mesh.clone()?;
         let scope = Scope { mesh: &mesh, viewer, settings: &self.settings };
-        if name.starts_with(inbound::PREFIX) {
+        if name.starts_with(INBOUND_PREFIX) {
             return own_side(scope, kind, name);
         }
         let target = meaning(scope, kind, name)?;
@@ -122,7 +123,7 @@ impl Catalog {
         let of_mesh =
             || self.state().mesh.clone().is_some_and(|mesh| wildcard::means(&mesh, kind, name, domain));
         kind.has_wildcard()
-            && (name.starts_with(inbound::PREFIX) || (viewer.mode == Mode::Wildcard && of_mesh()))
+            && (name.starts_with(INBOUND_PREFIX) || (viewer.mode == Mode::Wildcard && of_mesh()))
     }
 
     /// What the answer for a name can change with: fixed by the name, whether or not it exists today.
@@ -132,7 +133,7 @@ impl Catalog {
             let all = (viewer.mode == Mode::Wildcard).then_some(Dependency::Mesh);
             return all.into_iter().chain([Dependency::Workload(viewer.workload.clone())]).collect();
         }
-        if name.starts_with(inbound::PREFIX) {
+        if name.starts_with(INBOUND_PREFIX) {
             return vec![Dependency::Workload(viewer.workload.clone())];
         }
         if kind != Kind::Listener {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use outrigger_core::Name;
 use outrigger_core::alpn;
+use outrigger_core::inbound_name::{INBOUND_PREFIX, inbound_name};
 use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
 use outrigger_proto::xds::core::TrafficDirection;
@@ -30,9 +31,6 @@ use crate::model::mesh::Mesh;
 use crate::model::registration::{WorkloadEntry, WorkloadPort};
 use crate::model::route::RouteTable;
 use crate::model::service::AppProtocol;
-
-/// What the names of inbound resources begin with.
-pub(super) const PREFIX: &str = "inbound|";
 
 /// The listener of this name: all ports of the workload that share its address.
 pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Listener> {
@@ -93,10 +91,6 @@ fn names(workload: &WorkloadEntry, of: fn(&WorkloadPort) -> SocketAddr) -> Vec<N
     names.into_keys().collect()
 }
 
-fn inbound_name(address: SocketAddr) -> Name {
-    format!("{PREFIX}{address}").into()
-}
-
 /// Whether a TCPRoute makes the port opaque for some clients: their bytes come as such, whatever the application
 /// is said to speak.
 fn has_tcp_route(mesh: &Mesh, port: &WorkloadPort) -> bool {
@@ -122,12 +116,12 @@ fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<Filte
     let protocol = spoken(scope.mesh, port);
     let Some(service) = port.services.first() else { return Vec::new() };
     let canonical = Target::service(service.clone(), port.service_port).name(scope.domain());
-    let stat = format!("{PREFIX}{canonical}");
+    let stat = format!("{INBOUND_PREFIX}{canonical}");
     let cluster = inbound_name(port.application);
     let chain = |word: &str, alpn: &[&str], filter| {
         let alpn: Vec<_> = alpn.iter().map(|name| String::from(*name)).collect();
         FilterChain {
-            name: format!("{PREFIX}{}|{word}|{service}", port.service_port),
+            name: format!("{INBOUND_PREFIX}{}|{word}|{service}", port.service_port),
             filter_chain_match: Some(FilterChainMatch {
                 destination_port: transparent.then(|| uint(port.application.port().into())).flatten(),
                 application_protocols: alpn.clone(),

@@ -3,6 +3,7 @@
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_proto::xds::core::Node;
+use outrigger_proto::xds::node;
 use outrigger_proto::xds::protobuf::value::Kind;
 use thiserror::Error;
 
@@ -12,9 +13,6 @@ use crate::translate::scope::{Dialect, Mode, Viewer};
 /// Bytes of a node's id.
 const MAX_ID: usize = 256;
 
-/// The user agent of our own proxy.
-const OUTRIGGER: &str = "outrigger";
-
 /// Reads the first message's node. The identity is the certificate's; of the node only the instance counts, which is a
 /// name within that identity, so that nobody reaches another's inbound side by it.
 pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, BadNode> {
@@ -22,15 +20,15 @@ pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, B
     if node.id.is_empty() || node.id.len() > MAX_ID {
         return Err(BadNode::Id);
     }
-    let mode = node.metadata.as_ref().and_then(|metadata| metadata.fields.get("OUTRIGGER_MODE"));
+    let mode = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(node::MODE));
     let mode = match mode.and_then(|value| value.kind.as_ref()) {
         None => Mode::OnDemand,
-        Some(Kind::StringValue(mode)) if mode == "on-demand" => Mode::OnDemand,
-        Some(Kind::StringValue(mode)) if mode == "wildcard" => Mode::Wildcard,
+        Some(Kind::StringValue(mode)) if mode == node::ON_DEMAND => Mode::OnDemand,
+        Some(Kind::StringValue(mode)) if mode == node::WILDCARD => Mode::Wildcard,
         Some(_) => return Err(BadNode::Mode),
     };
     let dialect = match node.user_agent_name.as_str() {
-        OUTRIGGER => Dialect::Outrigger,
+        node::USER_AGENT => Dialect::Outrigger,
         _ => Dialect::Envoy,
     };
     let workload = WorkloadKey { identity: identity.clone(), instance: Name::from(node.id.as_str()) };

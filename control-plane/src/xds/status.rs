@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use outrigger_proto::xds::node;
 use serde::{Deserialize, Serialize};
 
 use super::session::Session;
@@ -77,8 +78,8 @@ pub(super) fn of(viewer: &Viewer, since: Timestamp, session: &Session) -> Stream
         identity: workload.identity.to_string(),
         namespace: workload.identity.namespace().into(),
         mode: match viewer.mode {
-            Mode::OnDemand => "on-demand".into(),
-            Mode::Wildcard => "wildcard".into(),
+            Mode::OnDemand => node::ON_DEMAND.into(),
+            Mode::Wildcard => node::WILDCARD.into(),
         },
         since: since.to_string(),
         types: session.kinds().iter().filter(|state| state.seen).map(of_type).collect(),

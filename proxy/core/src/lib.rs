@@ -9,6 +9,7 @@ pub mod error;
 pub mod reason;
 pub mod drain;
 pub mod descriptors;
+pub mod inbound_name;
 pub mod alpn;
 pub mod peer;
 pub mod identity;

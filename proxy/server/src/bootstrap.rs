@@ -12,6 +12,7 @@ use outrigger_config::listener::{
     ChainMatcher, DestinationBy, DestinationFinder, FilterChain, Listener, NetworkFilter, UnknownDestination,
 };
 use outrigger_core::Name;
+use outrigger_core::inbound_name::inbound_name;
 use outrigger_core::record::Direction;
 use outrigger_dataplane::socket::listener::ListenerGroup;
 use outrigger_discovery::WorkloadPort;
@@ -64,11 +65,6 @@ impl Bootstrap {
         let (ports, inbound) = binder.services(&args.service, redirected)?;
         Ok(Self { admin, listeners, sockets: binder.sockets, ports, inbound })
     }
-}
-
-/// Returns the name that the control plane gives to the listener of a registered address.
-fn inbound_name(address: SocketAddr) -> Name {
-    format!("inbound|{address}").into()
 }
 
 /// Returns a listener that finds the destination of each connection or request by `by`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use outrigger_proto::xds::core::{Node, node::UserAgentVersionType};
 use outrigger_proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use outrigger_proto::xds::node;
 use outrigger_proto::xds::protobuf::{Struct, Value, value};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -100,11 +101,11 @@ async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Bac
 /// Returns the node that identifies this proxy on a stream.
 pub(crate) fn node(instance: &str, mode: Mode) -> Node {
     let value = Value { kind: Some(value::Kind::StringValue(mode.as_str().into())) };
-    let fields = [("OUTRIGGER_MODE".to_owned(), value)].into_iter().collect();
+    let fields = [(node::MODE.to_owned(), value)].into_iter().collect();
     Node {
         id: instance.into(),
         metadata: Some(Struct { fields }),
-        user_agent_name: "outrigger".into(),
+        user_agent_name: node::USER_AGENT.into(),
         user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").into(),
         )),

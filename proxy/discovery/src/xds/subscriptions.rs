@@ -10,6 +10,7 @@ use outrigger_config::compiled::Compiled;
 use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 use outrigger_proto::kind::{Kind, PerKind};
+use outrigger_proto::xds::node;
 
 use crate::xds::stream::WILDCARD;
 
@@ -27,8 +28,8 @@ impl Mode {
     /// Returns the node metadata value of `OUTRIGGER_MODE`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::OnDemand => "on-demand",
-            Self::Wildcard => "wildcard",
+            Self::OnDemand => node::ON_DEMAND,
+            Self::Wildcard => node::WILDCARD,
         }
     }
 }
