@@ -158,12 +158,15 @@ impl Reason {
         }
     }
 
+    /// The response field that carries [`Reason::name`].
+    pub const FIELD: &str = "x-outrigger-reason";
+
     /// Returns the short flag that access logs and metrics print.
     pub fn flag(self) -> &'static str {
         self.row().flag
     }
 
-    /// Returns the long name that `x-outrigger-reason` carries.
+    /// Returns the long name that [`Reason::FIELD`] carries.
     pub fn name(self) -> &'static str {
         self.row().name
     }

@@ -10,6 +10,14 @@ use outrigger_core::reason::Reason;
 
 use crate::pushback::{Pushback, of_grpc, retry_after};
 
+/// The field that carries a gRPC status, in the head or in trailers (gRPC over HTTP/2, "Responses").
+pub const GRPC_STATUS: &str = "grpc-status";
+
+/// Reads the value of [`GRPC_STATUS`]. Returns `None` if it is no number below 256.
+pub fn read_grpc_status(value: &HeaderValue) -> Option<u8> {
+    value.to_str().ok()?.parse().ok()
+}
+
 /// The facts of a response. Of a repeated field, the first line counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseFacts {
@@ -29,8 +37,8 @@ impl ResponseFacts {
         let [mut grpc_status, mut reason, mut grpc_pushback, mut after] = [None; 4];
         for (name, value) in fields {
             let field: &mut Option<&HeaderValue> = match name.as_str() {
-                "grpc-status" => &mut grpc_status,
-                "x-outrigger-reason" => &mut reason,
+                GRPC_STATUS => &mut grpc_status,
+                Reason::FIELD => &mut reason,
                 "grpc-retry-pushback-ms" => &mut grpc_pushback,
                 "retry-after" => &mut after,
                 _ => continue,
@@ -44,7 +52,7 @@ impl ResponseFacts {
         };
         Self {
             status,
-            grpc_status: grpc_status.and_then(|value| value.to_str().ok()?.parse().ok()),
+            grpc_status: grpc_status.and_then(read_grpc_status),
             reason: reason.and_then(|name| Reason::named(name.to_str().ok()?)),
             pushback,
         }

@@ -12,12 +12,13 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
+use outrigger_policy::response;
 
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::ResponseHead;
 
-pub(super) const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
-pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const REASON: HeaderName = HeaderName::from_static(Reason::FIELD);
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static(response::GRPC_STATUS);
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Bytes of a text that a `grpc-message` is made of.
 const LONGEST_MESSAGE: usize = 1024;
@@ -88,7 +89,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// `grpc-status` of a head or of trailers.
 pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u8> {
-    fields.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    response::read_grpc_status(fields.get(GRPC_STATUS)?)
 }
 
 /// Looks out for `grpc-status` in the trailers of a body that passes.

@@ -176,7 +176,7 @@ impl Session {
     pub(crate) async fn answer_refusal(&self, failure: &Failure) {
         let Some(mut connection) = self.connection.take() else { return };
         let mut head = ResponseHead::new(failure.reason.status());
-        head.headers.insert("x-outrigger-reason", HeaderValue::from_static(failure.reason.name()));
+        head.headers.insert(Reason::FIELD, HeaderValue::from_static(failure.reason.name()));
         let answering =
             Answering { method: Method::GET, http10: false, accepts_trailers: false, keep_alive: false };
         write::response(&mut connection.out, &head, Some(0), &answering);

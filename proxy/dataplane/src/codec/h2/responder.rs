@@ -201,9 +201,7 @@ impl Exchange {
             let failure = Failure::local(Reason::LocalError, "a request was left without an answer");
             let mut response = Response::new(());
             *response.status_mut() = failure.reason.status();
-            response
-                .headers_mut()
-                .insert("x-outrigger-reason", HeaderValue::from_static(failure.reason.name()));
+            response.headers_mut().insert(Reason::FIELD, HeaderValue::from_static(failure.reason.name()));
             // Fails when the stream is gone already.
             let _ = self.respond.borrow_mut().send_response(response, true);
         }
@@ -224,7 +222,7 @@ impl Exchange {
 pub(super) fn refuse(mut respond: SendResponse<Bytes>, failure: &Failure) {
     let mut response = Response::new(());
     *response.status_mut() = failure.reason.status();
-    response.headers_mut().insert("x-outrigger-reason", HeaderValue::from_static(failure.reason.name()));
+    response.headers_mut().insert(Reason::FIELD, HeaderValue::from_static(failure.reason.name()));
     // Fails when the stream is gone already.
     let _ = respond.send_response(response, true);
 }
