@@ -15,6 +15,7 @@ pub mod peer;
 pub mod identity;
 pub mod matcher;
 pub mod percentage;
+pub mod tchar;
 
 /// The name of a resource (listener, route, cluster, destination). Cloning is cheap.
 pub type Name = std::sync::Arc<str>;

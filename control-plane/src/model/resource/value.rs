@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_core::matcher::full_match;
+use outrigger_core::tchar::is_tchar;
 use serde::{Deserialize, Deserializer, de};
 
 /// Declares a string type that is read with a check.
@@ -251,8 +252,7 @@ fn is_kind(text: &str) -> bool {
 }
 
 fn is_header_name(text: &str) -> bool {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    matches!(text.len(), 1..=256) && text.bytes().all(token)
+    matches!(text.len(), 1..=256) && text.bytes().all(is_tchar)
 }
 
 fn is_header_value(text: &str) -> bool {

@@ -121,8 +121,8 @@ async fn detect(
     Some((stream, read.freeze(), http2))
 }
 
-/// RFC 9113 section 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a client begins HTTP/2 with (RFC 9113 section 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Answers one request.
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use foldhash::HashMap;
 use outrigger_core::Name;
+use outrigger_core::tchar::is_tchar;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
-/// What a client begins HTTP/2 with (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::codec::server::PREFACE;
 
 /// Only this much of a first line is judged, however it is read. A request line that is longer counts as HTTP, so that its
 /// sender reads a refusal; any other line is opaque then.
@@ -68,7 +68,7 @@ pub(super) fn judge(first: &[u8]) -> Option<Verdict> {
     }
     let line = &line[..line.len().min(LINE_BYTES)];
     let begins = line.first()?;
-    if !is_token(*begins) && !matches!(begins, b' ' | b'\t') {
+    if !is_tchar(*begins) && !matches!(begins, b' ' | b'\t') {
         return Some(Verdict::Opaque);
     }
     let (line, ended) = match memchr::memchr(b'\n', line) {
@@ -116,7 +116,7 @@ fn first_line(first: &[u8]) -> &[u8] {
 
 /// Whether a line that is not whole yet has the method and the beginning of a target, or the version.
 fn is_nearly_request(line: &[u8]) -> bool {
-    let method = line.iter().take_while(|byte| is_token(**byte)).count();
+    let method = line.iter().take_while(|byte| is_tchar(**byte)).count();
     let target = line[method..].strip_prefix(b" ").unwrap_or_default();
     holds_version(line)
         || method == LINE_BYTES
@@ -198,10 +198,6 @@ pub(super) async fn listen_on<S: AsyncRead + Unpin>(
         Heard::Silence => Ok(Heard::Said(Verdict::Opaque)),
         heard => Ok(heard),
     }
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Who speaks first at a destination, as one worker remembers it.

@@ -5,6 +5,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use outrigger_core::tchar::is_tchar;
 
 use super::Malformed;
 use super::fields::{self, Search, Slots};
@@ -47,10 +48,7 @@ pub(crate) fn request(
     scheme: Scheme,
     limits: &Limits,
 ) -> Result<Option<Request>, Malformed> {
-    if bytes
-        .first()
-        .is_some_and(|first| !first.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(first))
-    {
+    if bytes.first().is_some_and(|first| !is_tchar(*first)) {
         return Err(Malformed::Rule("the method is no token"));
     }
     let Some(section) = section(bytes, search, limits)? else {
