@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use outrigger_control_plane::admin_client::AdminAddress;
-use outrigger_control_plane::run::settings::parse_duration;
 use outrigger_control_plane::source::check::check as check_directory;
 use outrigger_control_plane::status::Status;
 use outrigger_control_plane::token::TokenRequest;
 use outrigger_control_plane::{history as history_log, status as status_page, token as tokens};
+use outrigger_core::duration::parse_duration;
 
 /// Reads a directory and prints every resource's conditions and every refusal.
 #[derive(Debug, Args)]

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use outrigger_core::duration::parse_duration;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use control_plane::{ControlPlane, StartError};
-use settings::{IssuerFiles, Settings, SettingsError, parse_duration};
+use settings::{IssuerFiles, Settings, SettingsError};
 
 /// Maximum number of log lines that wait to be written.
 const LOG_QUEUE: usize = 4096;

@@ -119,12 +119,6 @@ impl Settings {
     }
 }
 
-/// Parses a duration such as `24h`, `1m30s` or `500ms`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(span).map_err(|_| "negative".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,12 +143,5 @@ mod tests {
             let refused = refused.unwrap_err().to_string();
             assert!(refused.starts_with(text), "{refused}");
         }
-    }
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        assert_eq!(parse_duration("24h"), Ok(MAX_TTL));
-        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert!(parse_duration("-1s").is_err() && parse_duration("soon").is_err());
     }
 }

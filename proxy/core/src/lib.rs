@@ -15,6 +15,7 @@ pub mod peer;
 pub mod identity;
 pub mod matcher;
 pub mod percentage;
+pub mod duration;
 pub mod tchar;
 
 /// The name of a resource (listener, route, cluster, destination). Cloning is cheap.

@@ -7,7 +7,6 @@ mod check;
 mod value;
 mod service;
 mod address;
-mod duration;
 pub(crate) mod log_filter;
 
 use std::net::SocketAddr;
@@ -16,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use outrigger_core::duration::parse_duration;
 use outrigger_core::identity::TrustDomain;
 
 pub use self::address::{BoundDestination, Destination, Loopback, RemoteAddress};
@@ -95,16 +95,16 @@ pub struct Args {
 
     /// Time limit for the shutdown, counted from SIGTERM, as in 30s or 1m30s. Remaining requests and connections are then
     /// closed
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
     /// Minimum time after SIGTERM during which the application can still send requests. The application may have received
     /// SIGTERM at the same time and sends its last requests (flush, deregister) when its own work is done
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub drain_minimum: Duration,
 
     /// How long the application must have had no outbound request, tunnel or TCP connection open before it counts as finished
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub drain_quiet: Duration,
 
     /// Trust domain of the mesh. The control plane's identity must belong to it
