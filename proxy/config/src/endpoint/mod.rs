@@ -86,7 +86,7 @@ pub enum HealthStatus {
 }
 
 /// The locality of an endpoint. Fields are empty if unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Locality {
     /// Region.
     pub region: Name,

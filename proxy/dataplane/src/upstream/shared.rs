@@ -49,6 +49,14 @@ pub struct EndpointLoad {
     pub latency: Option<Duration>,
 }
 
+/// One moment, by the clock of this worker's state and by that of the state that all workers share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) clock: Instant,
+    /// See [`SharedClusters::now`].
+    pub(super) since_start: Duration,
+}
+
 /// The shared state of one cluster.
 #[derive(Debug, Default)]
 pub(super) struct SharedCluster {
@@ -126,6 +134,13 @@ impl SharedClusters {
         let cluster = Arc::new(SharedCluster::default());
         clusters.insert(name.clone(), Arc::downgrade(&cluster));
         cluster
+    }
+}
+
+impl Moment {
+    /// That of `clock`.
+    pub(super) fn at(clock: Instant, shared: &SharedClusters) -> Self {
+        Self { clock, since_start: clock.saturating_duration_since(shared.began) }
     }
 }
 

@@ -30,7 +30,7 @@ impl OutlierDetection {
             return None;
         }
         health.ejections.store(times, Relaxed);
-        health.of.total.fetch_add(1, Relaxed);
+        health.of.ejected();
         Some(Ejected { kind: Kind::FailedProbe, span })
     }
 
@@ -79,7 +79,7 @@ impl OutlierDetection {
             health.of.now.fetch_sub(1, Relaxed);
             return false;
         }
-        health.of.total.fetch_add(1, Relaxed);
+        health.of.ejected();
         true
     }
 

@@ -31,6 +31,8 @@ pub(super) const SILENT: u64 = u64::MAX;
 pub struct Ejections {
     pub(super) now: AtomicU32,
     pub(super) total: AtomicU64,
+    /// See [`Self::changes`].
+    pub(super) changes: AtomicU64,
     /// When success rates were last compared, in milliseconds; zero before the first time.
     pub(super) compared: AtomicU64,
 }
@@ -79,6 +81,23 @@ impl Ejections {
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
     }
+
+    /// Returns a number that changes when an endpoint is ejected, returns to service or pushes back.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    /// Counts an ejection.
+    pub(super) fn ejected(&self) {
+        self.total.fetch_add(1, Relaxed);
+        self.changes.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a return to service.
+    fn returned(&self) {
+        self.now.fetch_sub(1, Relaxed);
+        self.changes.fetch_add(1, Relaxed);
+    }
 }
 
 impl Health {
@@ -125,7 +144,7 @@ impl Health {
             self.is_silent() && self.ejected_until.compare_exchange(SILENT, 0, Relaxed, Relaxed).is_ok();
         if ended {
             self.succeeded();
-            self.of.now.fetch_sub(1, Relaxed);
+            self.of.returned();
         }
         ended
     }
@@ -148,8 +167,12 @@ impl Health {
     /// Records a pushback of the endpoint, up to one minute. The pushback that ends last counts.
     pub fn push_back(&self, pushback: Duration, now: Duration) {
         let until = milliseconds(now + pushback.min(LONGEST_PUSHBACK));
-        if self.pushed_back_until.load(Relaxed) < until {
-            self.pushed_back_until.fetch_max(until, Relaxed);
+        if self.pushed_back_until.load(Relaxed) >= until {
+            return;
+        }
+        let before = self.pushed_back_until.fetch_max(until, Relaxed);
+        if before <= milliseconds(now) {
+            self.of.changes.fetch_add(1, Relaxed);
         }
     }
 
@@ -181,7 +204,7 @@ impl Health {
             self.returned.store(milliseconds(now), Relaxed);
             self.succeeded();
             self.window.clear();
-            self.of.now.fetch_sub(1, Relaxed);
+            self.of.returned();
         }
     }
 
@@ -293,6 +316,7 @@ mod tests {
         assert!(!health.is_pushed_back(at(0)));
         health.push_back(at(2_000), at(0));
         health.push_back(at(500), at(0));
+        assert_eq!(health.of.changes(), 1, "the second one changes nothing");
         assert!(health.is_pushed_back(at(1_999)) && !health.is_pushed_back(at(2_000)));
         health.push_back(Duration::MAX, at(2_000));
         assert!(health.is_pushed_back(at(61_999)) && !health.is_pushed_back(at(62_000)));

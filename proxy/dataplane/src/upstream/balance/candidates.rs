@@ -2,111 +2,79 @@
 
 use fastrand::Rng;
 
-/// The hosts that may get an attempt, by their index.
-pub(in crate::upstream) enum Candidates<'a> {
-    /// The usable ones of so many, which are all alike.
-    Alike {
-        /// How many there are, usable or not.
-        count: usize,
-        /// Whether one is.
-        usable: &'a dyn Fn(usize) -> bool,
-    },
-    /// These.
-    Listed {
-        /// In ascending order.
-        list: &'a [usize],
-        /// What each is worth; None if they are all alike.
-        weight: Option<&'a dyn Fn(usize) -> u32>,
-    },
+/// How many hosts are drawn before all are visited for a usable one.
+const DRAWS: usize = 3;
+
+/// The hosts that may get an attempt: the usable ones of a group. Few are visited where most are usable.
+#[derive(Clone, Copy)]
+pub(in crate::upstream) struct Candidates<'a> {
+    /// The index of the group.
+    pub(in crate::upstream) group: usize,
+    /// The indexes of its hosts, in ascending order.
+    pub(in crate::upstream) hosts: &'a [usize],
+    /// For each of `hosts`, the sum of the weights up to and including it. `None` if all weights are equal.
+    pub(in crate::upstream) weight_sums: Option<&'a [u64]>,
+    /// Returns whether the host of an index is usable.
+    pub(in crate::upstream) usable: &'a dyn Fn(usize) -> bool,
 }
 
 impl Candidates<'_> {
-    /// Whether weights decide how often each is drawn.
-    pub(super) fn weigh(&self) -> bool {
-        matches!(self, Self::Listed { weight: Some(_), .. })
-    }
-
-    /// One by chance, in proportion to its weight, and another than `not` if there is one.
+    /// Returns a random host, with a probability in proportion to its weight, and another than `not` if there is one.
     ///
-    /// By weight `not` may be drawn again: otherwise both of two would always be drawn, and their weights would not count.
+    /// With weights, `not` may be returned again: otherwise both of two would always be drawn, and their weights would not count.
     pub(super) fn draw(&self, not: Option<usize>, rng: &mut Rng) -> Option<usize> {
-        match self {
-            Self::Listed { list, weight: Some(weight) } => by_weight(list, weight, rng),
-            Self::Alike { .. } | Self::Listed { weight: None, .. } => self.draw_evenly(not, rng),
+        match self.weight_sums {
+            Some(sums) => self.draw_by_weight(sums, rng),
+            None => self.draw_evenly(not, rng),
         }
     }
 
-    /// One by chance, whatever its weight, other than `not`: a few draws, then a walk from a random start.
+    /// Returns a random host other than `not`, whatever its weight.
     pub(super) fn draw_evenly(&self, not: Option<usize>, rng: &mut Rng) -> Option<usize> {
-        let count = match self {
-            Self::Alike { count, .. } => *count,
-            Self::Listed { list, .. } => list.len(),
-        };
+        let count = self.hosts.len();
         if count == 0 {
             return None;
         }
-        let fits = |place: usize| self.at(place).filter(|index| Some(*index) != not);
-        for _ in 0..3 {
-            if let Some(index) = fits(rng.usize(..count)) {
-                return Some(index);
-            }
-        }
-        let start = rng.usize(..count);
-        (0..count).find_map(|step| fits((start + step) % count))
+        let fits = |at: usize| Some(self.hosts[at]).filter(|host| Some(*host) != not && (self.usable)(*host));
+        (0..DRAWS).find_map(|_| fits(rng.usize(..count))).or_else(|| {
+            let start = rng.usize(..count);
+            (0..count).find_map(|step| fits((start + step) % count))
+        })
     }
 
-    /// The first at or after `turn`, or else the first of all.
+    fn draw_by_weight(&self, sums: &[u64], rng: &mut Rng) -> Option<usize> {
+        let total = sums.last().copied().filter(|total| *total > 0)?;
+        for _ in 0..DRAWS {
+            let point = rng.u64(..total);
+            let host = self.hosts[sums.partition_point(|sum| *sum <= point)];
+            if (self.usable)(host) {
+                return Some(host);
+            }
+        }
+        let weight = |at: usize| sums[at] - at.checked_sub(1).map_or(0, |before| sums[before]);
+        let usable: Vec<usize> = (0..sums.len()).filter(|at| (self.usable)(self.hosts[*at])).collect();
+        let total = usable.iter().map(|at| weight(*at)).sum::<u64>();
+        let mut point = if total == 0 { return None } else { rng.u64(..total) };
+        let drawn = usable.into_iter().find(|at| match point.checked_sub(weight(*at)) {
+            Some(rest) => {
+                point = rest;
+                false
+            }
+            None => true,
+        });
+        drawn.map(|at| self.hosts[at])
+    }
+
+    /// Returns the first host whose index is at least `turn`, or else the first of all.
     pub(super) fn next(&self, turn: usize) -> Option<usize> {
-        match self {
-            Self::Alike { count, usable } => {
-                (0..*count).map(|step| (turn + step) % count).find(|index| usable(*index))
-            }
-            Self::Listed { list, .. } => {
-                let at = list.partition_point(|index| *index < turn);
-                list.get(at).or(list.first()).copied()
-            }
-        }
+        let (before, from) = self.hosts.split_at(self.hosts.partition_point(|host| *host < turn));
+        from.iter().chain(before).copied().find(|host| (self.usable)(*host))
     }
 
-    /// Whether there are at most `count`, usable or not.
-    pub(super) fn at_most(&self, count: usize) -> bool {
-        match self {
-            Self::Alike { count: all, .. } => *all <= count,
-            Self::Listed { list, .. } => list.len() <= count,
-        }
-    }
-
-    /// All of them, beginning anywhere, so that of equal ones none is always the first.
+    /// Returns all of them, beginning anywhere, so that of equal ones none is always the first.
     pub(super) fn all(&self, rng: &mut Rng) -> Vec<usize> {
-        match self {
-            Self::Alike { count: 0, .. } => Vec::new(),
-            Self::Alike { count, usable } => {
-                let start = rng.usize(..*count);
-                (0..*count).map(|step| (start + step) % count).filter(|index| usable(*index)).collect()
-            }
-            Self::Listed { list, .. } => list.to_vec(),
-        }
+        let start = rng.usize(..self.hosts.len().max(1));
+        let (before, from) = self.hosts.split_at(start);
+        from.iter().chain(before).copied().filter(|host| (self.usable)(*host)).collect()
     }
-
-    fn at(&self, place: usize) -> Option<usize> {
-        match self {
-            Self::Alike { usable, .. } => usable(place).then_some(place),
-            Self::Listed { list, .. } => list.get(place).copied(),
-        }
-    }
-}
-
-fn by_weight(list: &[usize], weight: impl Fn(usize) -> u32, rng: &mut Rng) -> Option<usize> {
-    let total: u64 = list.iter().map(|index| u64::from(weight(*index))).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut point = rng.u64(..total);
-    let holds = |index: &usize| {
-        let weight = u64::from(weight(*index));
-        let here = point < weight;
-        point = point.saturating_sub(weight);
-        here
-    };
-    list.iter().copied().find(holds)
 }

@@ -14,7 +14,7 @@ pub(super) fn pick(
     by: Comparison<'_>,
     rng: &mut Rng,
 ) -> Option<usize> {
-    if choices > 2 && candidates.at_most(choices as usize) {
+    if choices > 2 && candidates.hosts.len() <= choices as usize {
         let all = candidates.all(rng);
         return all.into_iter().reduce(|best, other| by.better(best, other, rng));
     }

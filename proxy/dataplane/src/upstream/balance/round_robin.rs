@@ -1,16 +1,16 @@
-//! One after another; by chance and weight where weights differ
+//! One after another; at random, by weight, where weights differ
 //! (`envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin`).
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use fastrand::Rng;
 
 use super::candidates::Candidates;
 use super::comparison::Comparison;
 
-/// Whose turn it is: the host of this index, or the next one that is a candidate.
+/// For each group, the index of the host whose turn it is. If that one is no candidate, the next one gets the attempt.
 #[derive(Debug, Default)]
-pub(in crate::upstream) struct RoundRobin(Cell<usize>);
+pub(in crate::upstream) struct RoundRobin(RefCell<Vec<usize>>);
 
 impl RoundRobin {
     pub(super) fn pick(
@@ -19,13 +19,20 @@ impl RoundRobin {
         by: Comparison<'_>,
         rng: &mut Rng,
     ) -> Option<usize> {
-        let next = if candidates.weigh() {
-            candidates.draw(None, rng)?
-        } else {
-            let next = candidates.next(self.0.get())?;
-            self.0.set(next + 1);
-            next
+        let next = match candidates.weight_sums {
+            Some(_) => candidates.draw(None, rng)?,
+            None => self.next(candidates)?,
         };
         Some(by.unless_failing(next, |rng| candidates.draw(Some(next), rng), rng))
+    }
+
+    fn next(&self, candidates: &Candidates<'_>) -> Option<usize> {
+        let turns = &mut *self.0.borrow_mut();
+        if turns.len() <= candidates.group {
+            turns.resize(candidates.group + 1, 0);
+        }
+        let next = candidates.next(turns[candidates.group])?;
+        turns[candidates.group] = next + 1;
+        Some(next)
     }
 }

@@ -15,6 +15,11 @@ fn well(cost: &dyn Fn(usize) -> Option<f64>) -> Comparison<'_> {
     Comparison { cost, failing: &|_| 0.0 }
 }
 
+/// The usable ones of a group of so many.
+fn alike<'a>(hosts: &'a [usize], usable: &'a dyn Fn(usize) -> bool) -> Candidates<'a> {
+    Candidates { group: 0, hosts, weight_sums: None, usable }
+}
+
 /// How often of a thousand `pick` chooses each of so many.
 fn counts(count: usize, mut pick: impl FnMut(&mut Rng) -> Option<usize>) -> Vec<usize> {
     let mut rng = Rng::with_seed(7);
@@ -26,7 +31,8 @@ fn counts(count: usize, mut pick: impl FnMut(&mut Rng) -> Option<usize>) -> Vec<
 /// The same of peak EWMA among hosts that are alike.
 fn picks(loads: &[Load], usable: &dyn Fn(usize) -> bool, now: Instant) -> Vec<usize> {
     let (cost, failing) = (|at: usize| loads[at].cost(now), |at: usize| loads[at].failing.at(now));
-    let candidates = Candidates::Alike { count: loads.len(), usable };
+    let hosts: Vec<_> = (0..loads.len()).collect();
+    let candidates = alike(&hosts, usable);
     counts(loads.len(), |rng| p2c::pick(&candidates, Comparison { cost: &cost, failing: &failing }, rng))
 }
 
@@ -62,7 +68,8 @@ fn a_host_that_fails_at_once_gets_no_more_than_its_share_however_busy_the_others
             for at in 0..100 {
                 if at % 5 == 0 { loads[0].failing.succeeded(now) } else { loads[0].failed(now) }
             }
-            let candidates = Candidates::Alike { count: hosts, usable: &|_| true };
+            let all: Vec<_> = (0..hosts).collect();
+            let candidates = alike(&all, &|_| true);
             let counts = counts(hosts, |rng| {
                 balancer.pick(|at| loads[at].cost(now), |at| &loads[at], &candidates, now, rng)
             });
@@ -82,7 +89,7 @@ fn one_failure_leaves_a_host_most_of_its_share() {
         let cost = |at: usize| if known { Some(0.0) } else { loads[at].cost(now) };
         let failing = |at: usize| loads[at].failing.at(now);
         let by = Comparison { cost: &cost, failing: &failing };
-        let candidates = Candidates::Alike { count: 2, usable: &|_| true };
+        let candidates = alike(&[0, 1], &|_| true);
         let first = counts(2, |rng| p2c::pick(&candidates, by, rng))[0];
         assert!((400..500).contains(&first), "{first} of 1000");
     }
@@ -103,7 +110,7 @@ fn a_failing_host_is_still_asked_now_and_then_and_gets_its_share_when_it_is_well
     let asked = || {
         let failing = |at: usize| loads[at].failing.at(now);
         let by = Comparison { cost: &|_| Some(0.0), failing: &failing };
-        counts(2, |rng| p2c::pick(&Candidates::Alike { count: 2, usable: &|_| true }, by, rng))[0]
+        counts(2, |rng| p2c::pick(&alike(&[0, 1], &|_| true), by, rng))[0]
     };
     (0..1000).for_each(|_| loads[0].failed(now));
     assert!((10..100).contains(&asked()), "{}", asked());
@@ -139,10 +146,10 @@ fn only_candidates_are_picked() {
         Balancer::Random,
     ] {
         for candidates in [
-            Candidates::Alike { count: 5, usable: &|_| false },
-            Candidates::Alike { count: 0, usable: &|_| true },
-            Candidates::Listed { list: &[], weight: None },
-            Candidates::Listed { list: &[], weight: Some(&|_| 1) },
+            alike(&[0, 1, 2, 3, 4], &|_| false),
+            alike(&[], &|_| true),
+            Candidates { weight_sums: Some(&[3, 4]), ..alike(&[0, 1], &|_| false) },
+            Candidates { weight_sums: Some(&[]), ..alike(&[], &|_| true) },
         ] {
             let picked = balancer.pick(
                 |at| loads[at].cost(now),
@@ -153,7 +160,7 @@ fn only_candidates_are_picked() {
             );
             assert_eq!(picked, None, "{balancer:?}");
         }
-        let candidates = Candidates::Listed { list: &[3], weight: None };
+        let candidates = alike(&[3], &|_| true);
         let picked = balancer.pick(
             |at| loads[at].cost(now),
             |at| &loads[at],
@@ -168,7 +175,7 @@ fn only_candidates_are_picked() {
 #[test]
 fn least_request_looks_at_as_many_as_it_is_told() {
     let queue = |at: usize| Some([5.0, 4.0, 3.0, 2.0, 1.0, 0.0][at]);
-    let candidates = Candidates::Alike { count: 6, usable: &|at| at != 5 };
+    let candidates = alike(&[0, 1, 2, 3, 4, 5], &|at| at != 5);
     let best_of = |choices| counts(6, |rng| least_request::pick(&candidates, choices, well(&queue), rng))[4];
     let (two, four, all) = (best_of(2), best_of(4), best_of(u32::MAX));
     assert!(two < 500 && two < four && four < 1000 && all == 1000, "{two} {four} {all}");
@@ -176,8 +183,7 @@ fn least_request_looks_at_as_many_as_it_is_told() {
 
 #[test]
 fn unequal_hosts_get_shares_by_weight_and_less_when_they_are_slow_or_busy() {
-    let weight = |at: usize| [3, 1, 0][at];
-    let candidates = Candidates::Listed { list: &[0, 1, 2], weight: Some(&weight) };
+    let candidates = Candidates { weight_sums: Some(&[3, 4, 4]), ..alike(&[0, 1, 2], &|_| true) };
     let share = |cost: fn(usize) -> f64| {
         let cost = |at| Some(cost(at));
         counts(3, |rng| p2c::pick(&candidates, well(&cost), rng))[0]
@@ -185,8 +191,11 @@ fn unequal_hosts_get_shares_by_weight_and_less_when_they_are_slow_or_busy() {
     assert!((700..800).contains(&share(|_| 0.0)), "{}", share(|_| 0.0));
     assert!(share(|at| [1.0, 0.0, 0.0][at]) < 600);
     assert!(share(|at| [0.0, 1.0, 0.0][at]) > 900);
-    let none = Candidates::Listed { list: &[2], weight: Some(&weight) };
-    assert_eq!(p2c::pick(&none, well(&|_| Some(0.0)), &mut Rng::with_seed(7)), None);
+    let usable = |at: usize| at >= 8;
+    let (hosts, sums): (Vec<_>, Vec<_>) = ((0..10).collect(), (0..9).chain([11]).collect());
+    let few = Candidates { weight_sums: Some(&sums), ..alike(&hosts, &usable) };
+    let drawn = counts(10, |rng| few.draw(None, rng));
+    assert!(drawn[8] + drawn[9] == 1000 && (200..300).contains(&drawn[8]), "{drawn:?}");
 }
 
 #[test]
@@ -202,10 +211,44 @@ fn round_robin_takes_each_in_turn_and_passes_over_those_that_are_no_candidates()
     let (turns, free) = (RoundRobin::default(), |_: usize| Some(0.0));
     let mut rng = Rng::with_seed(7);
     let usable = |at: usize| at != 1;
-    let alike = Candidates::Alike { count: 4, usable: &usable };
-    let picked: Vec<_> = (0..4).filter_map(|_| turns.pick(&alike, well(&free), &mut rng)).collect();
+    let all = alike(&[0, 1, 2, 3], &usable);
+    let picked: Vec<_> = (0..4).filter_map(|_| turns.pick(&all, well(&free), &mut rng)).collect();
     assert_eq!(picked, [0, 2, 3, 0]);
-    let listed = Candidates::Listed { list: &[0, 3], weight: None };
-    let picked: Vec<_> = (0..3).filter_map(|_| turns.pick(&listed, well(&free), &mut rng)).collect();
+    let fewer = alike(&[0, 3], &usable);
+    let picked: Vec<_> = (0..3).filter_map(|_| turns.pick(&fewer, well(&free), &mut rng)).collect();
     assert_eq!(picked, [3, 0, 3]);
+}
+
+#[test]
+fn round_robin_takes_each_host_of_a_group_in_turn_whatever_other_groups_get() {
+    let (turns, free, mut rng) = (RoundRobin::default(), |_: usize| Some(0.0), Rng::with_seed(7));
+    let groups = [alike(&[0, 1], &|_| true), Candidates { group: 1, ..alike(&[2, 3], &|_| true) }];
+    let picked: Vec<_> = (0..8).filter_map(|at| turns.pick(&groups[at % 2], well(&free), &mut rng)).collect();
+    assert_eq!(picked, [0, 2, 1, 3, 0, 2, 1, 3]);
+}
+
+#[test]
+fn of_ten_thousand_hosts_a_pick_visits_few() {
+    let (hosts, sums): (Vec<_>, Vec<_>) = ((0..10_000).collect(), (1..=10_000).collect());
+    let visits = std::cell::Cell::new(0);
+    let usable = |at: usize| {
+        visits.set(visits.get() + 1);
+        at.is_multiple_of(2)
+    };
+    let (all, loads, now) = (alike(&hosts, &usable), loads(10_000), Instant::now());
+    for balancer in [
+        Balancer::PeakEwma,
+        Balancer::LeastRequest { choices: 2 },
+        Balancer::RoundRobin(RoundRobin::default()),
+        Balancer::Random,
+    ] {
+        for candidates in [all, Candidates { weight_sums: Some(&sums), ..all }] {
+            visits.set(0);
+            for _ in 0..10 {
+                let cost = |at: usize| loads[at].cost(now);
+                balancer.pick(cost, |at| &loads[at], &candidates, now, &mut Rng::with_seed(7)).unwrap();
+            }
+            assert!(visits.get() < 200, "{} by {balancer:?}", visits.get());
+        }
+    }
 }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use outrigger_config::endpoint::groups::Groups;
 use outrigger_config::endpoint::{Endpoint, Endpoints};
+use tokio::time::Instant;
 
+use super::availability::Availability;
 use crate::upstream::host::Host;
 
 /// The hosts of a cluster.
@@ -20,6 +22,7 @@ pub(super) struct Membership {
     /// What `hosts` were made of, in the same order.
     endpoints: Arc<Endpoints>,
     hosts: Vec<Rc<Host>>,
+    availability: Availability,
 }
 
 impl Membership {
@@ -28,9 +31,19 @@ impl Membership {
         &self.hosts
     }
 
-    /// How they are grouped.
+    /// Returns their groups.
     pub(super) fn groups(&self) -> &Groups {
         self.endpoints.groups()
+    }
+
+    /// Returns which of them are available, as counted last.
+    pub(super) fn availability(&self) -> &Availability {
+        &self.availability
+    }
+
+    /// Counts the available hosts. `changes` is that of the cluster's ejections.
+    pub(super) fn count(&mut self, changes: u64, now: Instant, is_available: impl Fn(&Host) -> bool) {
+        self.availability.count(self.endpoints.groups(), &self.hosts, changes, now, is_available);
     }
 
     /// Whether the hosts are those of `endpoints`.
@@ -43,10 +56,11 @@ impl Membership {
     pub(super) fn follow(
         &mut self,
         endpoints: Arc<Endpoints>,
+        is_available: impl Fn(&Host) -> bool,
         mut host: impl FnMut(&Endpoint, Option<&Rc<Host>>) -> Rc<Host>,
     ) {
         let (replaced, by) = changed(&self.endpoints.list, &endpoints.list);
-        let changed = &endpoints.list[by];
+        let changed = &endpoints.list[by.clone()];
 
         let known: HashMap<SocketAddr, &Rc<Host>> =
             self.hosts[replaced.clone()].iter().map(|host| (host.address, host)).collect();
@@ -54,6 +68,17 @@ impl Membership {
             changed.iter().map(|endpoint| host(endpoint, known.get(&endpoint.address).copied())).collect();
         let kept: HashMap<SocketAddr, Rc<Host>> =
             new.iter().map(|host| (host.address, Rc::clone(host))).collect();
+        if !self.availability.is_counted() || !self.groups().are_those_of(endpoints.groups()) {
+            self.availability.reset();
+        } else {
+            for at in replaced.clone() {
+                let host = &self.hosts[at];
+                self.availability.remove(self.endpoints.groups().of(at), host, is_available(host));
+            }
+            for (at, host) in by.zip(&new) {
+                self.availability.add(endpoints.groups().of(at), host, is_available(host));
+            }
+        }
         for old in self.hosts.splice(replaced, new) {
             let stays = kept.get(&old.address).is_some_and(|host| Rc::ptr_eq(&host.pool, &old.pool));
             if !stays {

@@ -6,6 +6,7 @@
 mod pick;
 mod judge;
 mod membership;
+mod availability;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ use super::bounds::{Bounds, Exhausted, Peer, RequestPermit};
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
 use super::pool::{Pool, Settings, Siblings, Speaks};
-use super::shared::{EndpointLoad, SharedCluster, SharedClusters};
+use super::shared::{EndpointLoad, Moment, SharedCluster, SharedClusters};
 use super::silence::Silence;
 use crate::capacity::budget::ConnectionBudget;
 use crate::metrics::{ClusterSeries, WorkerMetrics};
@@ -248,7 +249,7 @@ impl Cluster {
         self.config.replace(Arc::clone(config));
     }
 
-    fn follow_endpoints(&self) {
+    fn follow_endpoints(&self, now: Moment) {
         let endpoints = {
             let config = self.config.borrow();
             let current = config.endpoints.load();
@@ -257,7 +258,8 @@ impl Cluster {
             }
             Arc::clone(&current)
         };
-        self.members.borrow_mut().follow(endpoints, |endpoint, before| {
+        let is_available = |host: &Host| self.is_available(host, now);
+        self.members.borrow_mut().follow(endpoints, is_available, |endpoint, before| {
             let target = self.target(endpoint);
             match before.filter(|host| *host.pool.target() == target) {
                 Some(host) if host.is(endpoint) => Rc::clone(host),
@@ -309,7 +311,9 @@ impl Cluster {
     }
 
     fn tidy(&self, now: Instant) {
-        self.follow_endpoints();
+        let moment = Moment::at(now, &self.shared);
+        self.follow_endpoints(moment);
+        self.count_all_hosts(moment);
         self.bounds.tidy();
         self.compare();
         for host in self.members.borrow().hosts() {
@@ -333,3 +337,6 @@ impl Cluster {
             && self.unlisted.borrow().is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,9 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use outrigger_config::cluster::Discovery;
+use outrigger_config::endpoint::groups::Group;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
@@ -16,6 +16,8 @@ use super::Cluster;
 use super::membership::Membership;
 use crate::upstream::balance::Candidates;
 use crate::upstream::host::Host;
+use crate::upstream::shared::Moment;
+use crate::upstream::silence::Doubt;
 
 /// What a pick has found.
 #[derive(Debug)]
@@ -38,12 +40,12 @@ pub(crate) enum Probing {
 }
 
 impl Cluster {
-    /// The host for the next attempt: none of those `tried` while there is another, none that is ejected or leaves requests
+    /// The host for the next attempt: none of those `attempted` while there is another, none that is ejected or leaves requests
     /// unanswered while there is another. `original` is where the connection was going before it was redirected.
     /// `probing` says whether the request may find out how an ejected host is.
     pub(crate) fn pick(
         &self,
-        tried: &[SocketAddr],
+        attempted: &[SocketAddr],
         original: Option<SocketAddr>,
         probing: Probing,
     ) -> Result<Picked, Failure> {
@@ -52,21 +54,18 @@ impl Cluster {
             let address = original.ok_or_else(|| none("the connection was not redirected"))?;
             return Ok(Picked { host: self.unlisted(address, transport), doubted: None });
         }
-        self.follow_endpoints();
-        let members = self.members.borrow();
-        let (members, hosts) = (&*members, members.hosts());
-        let now = self.shared.now();
-        let clock = Instant::now();
-        let doubted = Cell::new(None);
-        let detects = self.config.borrow().outlier.is_some();
-        if tried.is_empty()
-            && let Some(host) = self.probed(hosts, now, probing)
+        let now = Moment::at(Instant::now(), &self.shared);
+        self.follow_endpoints(now);
+        self.count_hosts(now);
+        let members = &*self.members.borrow();
+        if attempted.is_empty()
+            && let Some(host) = self.probed(members.availability().ejected(), now, probing)
         {
             return Ok(Picked { host, doubted: None });
         }
-        let serving = |host: &Rc<Host>| is_in_service(host) && !host.health.is_pushed_back(now);
-        let doubt = |host: &Rc<Host>| detects.then(|| host.doubt(clock)).flatten();
-        let answering = |host: &Rc<Host>| match doubt(host) {
+        let doubted = Cell::new(None);
+        let serving = |host: &Rc<Host>| is_in_service(host) && !host.health.is_pushed_back(now.since_start);
+        let answering = |host: &Rc<Host>| match self.doubt(host, now) {
             None => serving(host),
             Some(doubt) => {
                 // Ejected for failures, or asking to be left alone: no silence that a request has to explain.
@@ -76,65 +75,82 @@ impl Cluster {
                 serving(host) && !doubt.avoided
             }
         };
-        let fresh = |host: &Rc<Host>| !tried.contains(&host.address);
-        let again = !tried.is_empty();
+        let fresh = |host: &Rc<Host>| !attempted.contains(&host.address);
+        let again = !attempted.is_empty();
+        let choose = |usable: &dyn Fn(&Rc<Host>) -> bool| self.choose(members, now, usable);
         // When no host is healthy, every host may be picked: an ejection is a guess, and an error is certain. Before that those are asked
         // which work and want to be left alone.
-        let host = self
-            .choose(members, answering, fresh)
-            .or_else(|| again.then(|| self.choose(members, answering, |_| true)).flatten())
-            .or_else(|| self.choose(members, serving, fresh))
-            .or_else(|| again.then(|| self.choose(members, serving, |_| true)).flatten())
-            .or_else(|| self.choose(members, |host| is_in_service(host), fresh))
-            .or_else(|| self.draw(hosts, |host| host.takes_new && fresh(host)))
-            .or_else(|| self.draw(hosts, |host| host.takes_new))
+        let host = choose(&|host| fresh(host) && answering(host))
+            .or_else(|| again.then(|| choose(&answering)).flatten())
+            .or_else(|| choose(&|host| fresh(host) && serving(host)))
+            .or_else(|| again.then(|| choose(&serving)).flatten())
+            .or_else(|| choose(&|host| fresh(host) && is_in_service(host)))
+            .or_else(|| choose(&|host| fresh(host) && host.takes_new))
+            .or_else(|| choose(&|host| host.takes_new))
             .ok_or_else(|| {
-                none(if hosts.is_empty() { "the cluster has no endpoint" } else { "no endpoint is healthy" })
+                let empty = members.hosts().is_empty();
+                none(if empty { "the cluster has no endpoint" } else { "no endpoint is healthy" })
             })?;
         Ok(Picked { host, doubted: doubted.take() })
     }
 
+    /// Counts the available hosts, if ejections have changed or the endpoints' groups have.
+    fn count_hosts(&self, now: Moment) {
+        let changes = self.state.ejections.changes();
+        if self.members.borrow().availability().is_due(changes, now.clock) {
+            self.count_all_hosts(now);
+        }
+    }
+
+    /// Counts the available hosts.
+    pub(super) fn count_all_hosts(&self, now: Moment) {
+        let changes = self.state.ejections.changes();
+        self.members.borrow_mut().count(changes, now.clock, |host| self.is_available(host, now));
+    }
+
+    /// Whether the host gets its share of requests.
+    pub(super) fn is_available(&self, host: &Host, now: Moment) -> bool {
+        is_in_service(host)
+            && !host.health.is_pushed_back(now.since_start)
+            && !self.doubt(host, now).is_some_and(|doubt| doubt.avoided)
+    }
+
+    fn doubt(&self, host: &Host, now: Moment) -> Option<Doubt> {
+        self.config.borrow().outlier.as_ref().and_then(|_| host.doubt(now.clock))
+    }
+
     /// A host whose ejection is over and of which it is not known yet whether it is well.
-    fn probed(&self, hosts: &[Rc<Host>], now: Duration, probing: Probing) -> Option<Rc<Host>> {
-        if probing == Probing::Never || self.state.ejections.now() == 0 {
+    fn probed(&self, ejected: &[Rc<Host>], now: Moment, probing: Probing) -> Option<Rc<Host>> {
+        if probing == Probing::Never {
             return None;
         }
         let covered = probing == Probing::Covered;
-        hosts.iter().find(|host| host.takes_new && host.health.claim_probe(now, covered)).map(Rc::clone)
+        let due = |host: &&Rc<Host>| host.takes_new && host.health.claim_probe(now.since_start, covered);
+        ejected.iter().find(due).map(Rc::clone)
     }
 
-    /// One of those that serve and are wanted, by priority, health, locality and weight where the cluster has them.
+    /// One of the usable hosts, by priority, health, locality and weight where the cluster has them.
     fn choose(
         &self,
         members: &Membership,
-        serves: impl Fn(&Rc<Host>) -> bool,
-        wanted: impl Fn(&Rc<Host>) -> bool,
+        now: Moment,
+        usable: &dyn Fn(&Rc<Host>) -> bool,
     ) -> Option<Rc<Host>> {
-        let (hosts, groups) = (members.hosts(), members.groups());
-        if groups.is_plain() {
-            return self.draw(hosts, |host| wanted(host) && serves(host));
-        }
-        let list = groups.candidates(|at| serves(&hosts[at]), |at| wanted(&hosts[at]), fastrand::f64);
-        let weight = |at: usize| hosts[at].weight;
-        let weight: Option<&dyn Fn(usize) -> u32> = if groups.weights_differ { Some(&weight) } else { None };
-        self.balance(hosts, &Candidates::Listed { list: &list, weight })
-    }
-
-    fn draw(&self, hosts: &[Rc<Host>], usable: impl Fn(&Rc<Host>) -> bool) -> Option<Rc<Host>> {
-        let usable = |index: usize| usable(&hosts[index]);
-        self.balance(hosts, &Candidates::Alike { count: hosts.len(), usable: &usable })
-    }
-
-    fn balance(&self, hosts: &[Rc<Host>], candidates: &Candidates<'_>) -> Option<Rc<Host>> {
-        let mut rng = self.rng.borrow_mut();
-        let now = Instant::now();
-        let picked = self.balancer.borrow().pick(
-            |at| hosts[at].cost(now),
-            |at| &hosts[at].load,
-            candidates,
-            now,
-            &mut rng,
-        );
+        let hosts = members.hosts();
+        let usable = |host: usize| usable(&hosts[host]);
+        let random = || self.rng.borrow_mut().f64();
+        let picked = members.groups().pick(members.availability().by_group(), random, |group, at| {
+            let Group { hosts: of_group, weight_sums, .. } = group;
+            let candidates = Candidates {
+                group: at,
+                hosts: of_group,
+                weight_sums: weight_sums.as_deref(),
+                usable: &usable,
+            };
+            let rng = &mut *self.rng.borrow_mut();
+            let (cost, load) = (|at: usize| hosts[at].cost(now.clock), |at: usize| &hosts[at].load);
+            self.balancer.borrow().pick(cost, load, &candidates, now.clock, rng)
+        });
         picked.map(|index| Rc::clone(&hosts[index]))
     }
 }

@@ -1,0 +1,87 @@
+//! What a pick has to know of all hosts of a cluster, so that it does not have to visit them.
+//!
+//! All hosts are counted once a second, and soon after an ejection or a pushback. An update of the endpoints adjusts the numbers
+//! by the hosts that it replaces. In between the numbers may be stale, by a second at most; then the shares of groups are a
+//! little off. Whether a host is picked is always decided by its present state.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrigger_config::endpoint::groups::Groups;
+use tokio::time::Instant;
+
+use crate::upstream::host::Host;
+
+/// The shortest time between two counts.
+const COUNTED_EVERY: Duration = Duration::from_millis(100);
+
+/// Numbers of available hosts, and which hosts are ejected.
+#[derive(Debug, Default)]
+pub(super) struct Availability {
+    /// The number of available hosts of each group.
+    by_group: Vec<usize>,
+    ejected: Vec<Rc<Host>>,
+    /// `Ejections::changes` when the hosts were last counted, and when that was. `None` if they must be counted.
+    counted: Option<(u64, Instant)>,
+}
+
+impl Availability {
+    /// Returns the number of available hosts of each group.
+    pub(super) fn by_group(&self) -> &[usize] {
+        &self.by_group
+    }
+
+    /// Returns the hosts that are ejected.
+    pub(super) fn ejected(&self) -> &[Rc<Host>] {
+        &self.ejected
+    }
+
+    /// Returns whether the hosts were counted since the groups last changed.
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted.is_some()
+    }
+
+    /// Returns whether the hosts are to be counted before a pick. `changes` is that of the cluster's ejections.
+    pub(super) fn is_due(&self, changes: u64, now: Instant) -> bool {
+        self.counted.is_none_or(|(counted, at)| {
+            counted != changes && now.saturating_duration_since(at) >= COUNTED_EVERY
+        })
+    }
+
+    /// Counts all hosts.
+    pub(super) fn count(
+        &mut self,
+        groups: &Groups,
+        hosts: &[Rc<Host>],
+        changes: u64,
+        now: Instant,
+        is_available: impl Fn(&Host) -> bool,
+    ) {
+        self.by_group.clear();
+        self.by_group.resize(groups.all().len(), 0);
+        self.ejected.clear();
+        for (at, host) in hosts.iter().enumerate() {
+            self.add(groups.of(at), host, is_available(host));
+        }
+        self.counted = Some((changes, now));
+    }
+
+    /// Counts a host that was added to a group.
+    pub(super) fn add(&mut self, group: usize, host: &Rc<Host>, is_available: bool) {
+        self.by_group[group] += usize::from(is_available);
+        if !host.health.is_serving() {
+            self.ejected.push(Rc::clone(host));
+        }
+    }
+
+    /// No longer counts a host that was removed from a group.
+    pub(super) fn remove(&mut self, group: usize, host: &Rc<Host>, is_available: bool) {
+        self.by_group[group] = self.by_group[group].saturating_sub(usize::from(is_available));
+        self.ejected.retain(|ejected| !Rc::ptr_eq(ejected, host));
+    }
+
+    /// The groups have changed: the hosts must be counted.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
