@@ -60,15 +60,13 @@ pub enum Reason {
     DirectResponse,
     /// The application behind this sidecar cannot be reached.
     ApplicationUnreachable,
-    /// The proxy was draining, and its deadline passed.
-    DrainDeadline,
     /// The proxy itself failed: a bug, or an exhausted resource of the machine.
     LocalError,
 }
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 26] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -94,7 +92,6 @@ impl Reason {
         Self::RetryBudgetExceeded,
         Self::DirectResponse,
         Self::ApplicationUnreachable,
-        Self::DrainDeadline,
         Self::LocalError,
     ];
 
@@ -153,7 +150,6 @@ impl Reason {
             Self::ApplicationUnreachable => {
                 row("AU", "application_unreachable", StatusCode::SERVICE_UNAVAILABLE, 14)
             }
-            Self::DrainDeadline => row("DD", "drain_deadline", StatusCode::SERVICE_UNAVAILABLE, 14),
             Self::LocalError => row("LE", "local_error", StatusCode::INTERNAL_SERVER_ERROR, 13),
         }
     }

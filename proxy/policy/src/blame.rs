@@ -85,7 +85,6 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Connection) -> Blam
         | Reason::HeadersTooLarge
         | Reason::UriTooLong
         | Reason::Http10Refused
-        | Reason::DrainDeadline
         | Reason::LocalError => NOTHING,
     }
 }
@@ -121,7 +120,6 @@ fn of_sidecar(reason: Reason) -> bool {
         | Reason::NoHealthyUpstream
         // Other endpoints are better for these requests, whatever the cause.
         | Reason::UpstreamOverflow
-        | Reason::DrainDeadline
         | Reason::LocalError
         // Its configuration answered, which counts as the application's answer.
         | Reason::DirectResponse => true,

@@ -295,7 +295,6 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::UpstreamRetryLimitExceeded
         | Reason::RetryBudgetExceeded
         | Reason::DirectResponse
-        | Reason::DrainDeadline
         | Reason::LocalError => false,
     }
 }
