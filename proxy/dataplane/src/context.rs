@@ -22,7 +22,6 @@ use outrigger_core::reason::Reason;
 use outrigger_core::trace::Sampling;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 
-pub use crate::capacity::budget::ConnectionBudget;
 use crate::capacity::door::Door;
 use crate::codec::limits::Limits;
 use crate::identity::Identity;
@@ -31,31 +30,7 @@ use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::host::Host;
 
 /// The name of the cluster that stands for destinations outside the mesh.
-pub const PASSED_ON: &str = "outrigger.passed-on";
-
-/// Settings of the process that every worker has.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// What one peer may cost.
-    pub limits: Limits,
-    /// Which traces are sampled.
-    pub sampling: Sampling,
-    /// How many connections the process may have open.
-    pub connections: Arc<ConnectionBudget>,
-    /// From accepting a TLS connection to the end of its handshake.
-    pub handshake_timeout: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            sampling: Sampling::ALL,
-            connections: ConnectionBudget::new(20_000, u32::MAX),
-            handshake_timeout: Duration::from_secs(5),
-        }
-    }
-}
+pub(crate) const PASSED_ON: &str = "outrigger.passed-on";
 
 /// Looks up the addresses of hosts outside the mesh; shared by all workers, answers within its own time limit.
 #[derive(Clone)]
@@ -90,7 +65,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) resolver: Resolver,
     pub(crate) limits: Rc<Limits>,
-    pub(crate) settings: Settings,
+    pub(crate) sampling: Sampling,
     /// Who is let in.
     pub(crate) door: Door,
     pub(crate) passed_on: Arc<ClusterConfig>,

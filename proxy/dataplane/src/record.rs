@@ -24,7 +24,7 @@ pub struct Sinks {
 
 /// Takes finished requests of one worker. Cloning shares it within the worker.
 #[derive(Debug, Clone)]
-pub struct Recorder(Rc<Inner>);
+pub(crate) struct Recorder(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -38,23 +38,23 @@ struct Inner {
 
 impl Recorder {
     /// A recorder that counts in `metrics` and sends to `sinks`.
-    pub fn new(metrics: Arc<WorkerMetrics>, sinks: Sinks) -> Self {
+    pub(crate) fn new(metrics: Arc<WorkerMetrics>, sinks: Sinks) -> Self {
         Self(Rc::new(Inner { metrics, sinks, last: RefCell::default(), sources: RefCell::default() }))
     }
 
     /// This worker's counters.
-    pub fn metrics(&self) -> &Arc<WorkerMetrics> {
+    pub(crate) fn metrics(&self) -> &Arc<WorkerMetrics> {
         &self.0.metrics
     }
 
     /// Whether somebody will read the text and the tries of a request: the access log, or the span exporter if the
     /// request is sampled.
-    pub fn wants_text(&self, sampled: bool) -> bool {
+    pub(crate) fn wants_text(&self, sampled: bool) -> bool {
         self.0.sinks.log.is_some() || (sampled && self.0.sinks.spans.is_some())
     }
 
     /// Takes a finished request or connection.
-    pub fn finish(&self, record: RequestRecord) {
+    pub(crate) fn finish(&self, record: RequestRecord) {
         self.count(&record);
         let sampled = record.trace.as_ref().is_some_and(|trace| trace.sampled);
         if record.text.is_none() || !self.wants_text(sampled) {

@@ -1,6 +1,6 @@
 //! One worker: a thread with its own runtime, accept loops, connection pools, balancers and counters.
 //!
-//! The server makes the thread and calls [`Worker::run`], which returns when both drains have started and the last
+//! The server makes the thread and calls [`run`], which returns when both drains have started and the last
 //! connection is done, or is cut off when the process ends. A side that drains takes what the kernel has accepted already
 //! and refuses further connections. Nothing that a worker owns leaves its thread.
 
@@ -20,12 +20,15 @@ use outrigger_core::Name;
 use outrigger_core::drain::{DrainGuard, Guards};
 use outrigger_core::peer::PeerKey;
 use outrigger_core::record::Direction;
+use outrigger_core::trace::Sampling;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::capacity::budget::ConnectionBudget;
 use crate::capacity::door::Door;
+use crate::codec::limits::Limits;
 use crate::connection::{self, Habits};
-use crate::context::{self, Context, Resolver, Settings};
+use crate::context::{self, Context, Resolver};
 use crate::identity::Identity;
 use crate::metrics::{Registry, WorkerMetrics};
 use crate::record::{Recorder, Sinks};
@@ -60,8 +63,10 @@ pub struct WorkerConfig {
     pub sinks: Sinks,
     /// What all workers know together of clusters.
     pub clusters: Arc<SharedClusters>,
-    /// Settings of the process.
-    pub settings: Settings,
+    /// Which traces are sampled.
+    pub sampling: Sampling,
+    /// How many connections the process may have open.
+    pub connections: Arc<ConnectionBudget>,
 }
 
 /// A listening socket that is lent to the workers.
@@ -82,27 +87,17 @@ pub enum ListenerSource {
     Snapshot,
 }
 
-/// One worker.
-#[derive(Debug)]
-pub struct Worker {}
-
-impl Worker {
-    /// Runs a worker on this thread until it has drained.
-    ///
-    /// Fails when no runtime can be made. What cannot be listened on is logged, and tried again with the next update.
-    pub fn run(config: WorkerConfig) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let local = LocalSet::new();
-        local.block_on(&runtime, Self::serve(config))
-    }
-
-    /// Runs a worker in a `LocalSet` that is there already.
-    pub async fn serve(config: WorkerConfig) -> io::Result<()> {
-        serve(config).await
-    }
+/// Runs a worker on this thread until it has drained.
+///
+/// Returns an error if no runtime can be built. A socket that cannot be accepted on is logged, and tried again with the
+/// next update.
+pub fn run(config: WorkerConfig) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(config))
 }
 
-async fn serve(config: WorkerConfig) -> io::Result<()> {
+/// Runs a worker within the caller's `LocalSet` until it has drained.
+pub async fn serve(config: WorkerConfig) -> io::Result<()> {
     let WorkerConfig {
         id,
         published,
@@ -114,14 +109,14 @@ async fn serve(config: WorkerConfig) -> io::Result<()> {
         registry,
         sinks,
         clusters,
-        settings,
+        sampling,
+        connections: budget,
     } = config;
     let metrics = registry.worker();
-    let limits = Rc::new(settings.limits.clone());
+    let limits = Rc::<Limits>::default();
     let identity = Rc::new(Identity::new(secrets));
     let dialer = Rc::new(Dialer::new(Rc::clone(&identity), Rc::clone(&limits)));
     let mut inquiries = clusters.inquiries();
-    let budget = Arc::clone(&settings.connections);
     let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer, Arc::clone(&budget));
     let connections = Arc::clone(&budget);
     let mut called = pin!(connections.called_for_one());
@@ -135,7 +130,7 @@ async fn serve(config: WorkerConfig) -> io::Result<()> {
         recorder: Recorder::new(metrics, sinks),
         resolver,
         limits,
-        settings,
+        sampling,
         door: Door::new(budget),
         passed_on,
         kept_bytes: Rc::default(),

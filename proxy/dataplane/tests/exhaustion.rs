@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
-use outrigger_dataplane::context::ConnectionBudget;
+use outrigger_dataplane::ConnectionBudget;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_proto::xds::{cluster as wire, protobuf};
 use support::application::{Application, ok};
@@ -41,7 +41,7 @@ async fn application(protocol: UpstreamProtocol) -> (Cluster, Option<Application
 
 fn world(clusters: &[(&str, Cluster)], budget: &Arc<ConnectionBudget>) -> World {
     let mut world = World::new().proxy();
-    world.settings.connections = Arc::clone(budget);
+    world.connections = Arc::clone(budget);
     clusters.iter().fold(world, |world, (name, app)| {
         let app = Cluster { name: (*name).into(), ..app.clone() };
         world.cluster_of(app).http(&format!("{name}:80"), forward(name))

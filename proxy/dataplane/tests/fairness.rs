@@ -14,7 +14,7 @@ use outrigger_config::listener::{
 use outrigger_config::tls::{ClientCertificate, DownstreamTls};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Direction;
-use outrigger_dataplane::context::ConnectionBudget;
+use outrigger_dataplane::ConnectionBudget;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_proto::xds::{cluster as wire, protobuf};
 use support::application::{Application, ok, read_head};
@@ -255,7 +255,7 @@ async fn what_runs_is_not_cut_and_its_end_serves_who_has_least() {
 async fn who_is_accepted_is_served_though_there_are_few_places_and_clients_keep_their_connections() {
     let application = application().await;
     let mut world = World::new().own(inbound(http(), None)).cluster_of(bounded(&application, 1024));
-    world.settings.connections = ConnectionBudget::new(16, 40);
+    world.connections = ConnectionBudget::new(16, 40);
     let proxy = world.start();
     let clients: Vec<_> = (0..60)
         .map(|_| {
@@ -281,7 +281,7 @@ async fn who_is_accepted_is_served_though_there_are_few_places_and_clients_keep_
 async fn busy_connections_of_one_peer_leave_places_for_other_peers() {
     let application = application().await;
     let mut world = World::new().own(inbound(http(), None)).cluster_of(bounded(&application, 1024));
-    world.settings.connections = ConnectionBudget::new(64, 200);
+    world.connections = ConnectionBudget::new(64, 200);
     let proxy = world.start();
     let mut hogs = Vec::new();
     for _ in 0..200 {

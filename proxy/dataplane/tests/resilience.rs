@@ -8,7 +8,7 @@ use std::time::Duration;
 use outrigger_config::listener::{Handler, Listener, NetworkFilter};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Direction;
-use outrigger_dataplane::context::ConnectionBudget;
+use outrigger_dataplane::ConnectionBudget;
 use support::application::{Application, dead, ok, read_head, read_request};
 use support::client::Client;
 use support::{World, forward};
@@ -242,7 +242,7 @@ async fn a_client_that_waits_for_a_place_is_served_though_its_listener_goes() {
     let application = Application::http(|_| ok("served")).await;
     let mut world =
         World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app"));
-    world.settings.connections = ConnectionBudget::new(1, 40);
+    world.connections = ConnectionBudget::new(1, 40);
     let proxy = world.start();
     let mut first = Client::connect(proxy.address(0)).await;
     assert_eq!(first.get("app", "/", "").await.body, "served");

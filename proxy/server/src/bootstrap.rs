@@ -14,7 +14,7 @@ use outrigger_config::listener::{
 use outrigger_core::Name;
 use outrigger_core::inbound_name::inbound_name;
 use outrigger_core::record::Direction;
-use outrigger_dataplane::socket::listener::ListenerGroup;
+use outrigger_dataplane::ListenerGroup;
 use outrigger_discovery::WorkloadPort;
 
 use crate::args::{self, Args, ServicePort};

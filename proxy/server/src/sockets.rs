@@ -13,9 +13,8 @@ use outrigger_config::binding::Unbound;
 use outrigger_config::listener::Listener;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::{Name, descriptors};
-use outrigger_dataplane::context::ConnectionBudget;
-use outrigger_dataplane::socket::listener::ListenerGroup;
 use outrigger_dataplane::worker::{Lent, ListenerSource};
+use outrigger_dataplane::{ConnectionBudget, ListenerGroup};
 use tokio::sync::watch;
 
 /// The sockets of the process.

@@ -6,7 +6,7 @@ use super::upgrade::Upgraded;
 
 /// The next head from an upstream.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// A 1xx head, to be relayed. More follows.
     Interim(ResponseHead),
     /// The last head, and what follows it.
@@ -15,7 +15,7 @@ pub enum Answer {
 
 /// What follows a final head.
 #[derive(Debug)]
-pub enum Payload {
+pub(crate) enum Payload {
     /// The body of a response.
     Body(Body),
     /// The tunnel that was asked for: the head is a 101, or a 2xx to CONNECT.

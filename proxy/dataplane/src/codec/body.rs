@@ -4,7 +4,6 @@
 //! it. Its end is always proven: bytes that stop early are an error and never a clean end (RFC 9112 section 8).
 //! Dropping a body before its end gives up the exchange: the connection is closed or the stream reset.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
@@ -17,7 +16,7 @@ use outrigger_core::error::Failure;
 
 /// A piece of a body.
 #[derive(Debug, Clone)]
-pub enum Frame {
+pub(crate) enum Frame {
     /// Some bytes, not empty.
     Data(Bytes),
     /// The trailer fields. Nothing follows them.
@@ -25,7 +24,7 @@ pub enum Frame {
 }
 
 /// What a streamed body comes from. Shared, because a connection outlives the body that it is reading.
-pub trait Source {
+pub(crate) trait Source {
     /// The next frame, `None` at the proven end. `turn` is the number that was given to [`Body::streamed`]: a source
     /// that serves one body after another refuses a turn that is over.
     fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>>;
@@ -38,12 +37,11 @@ pub trait Source {
 }
 
 /// The body of a request or response.
-pub struct Body {
+pub(crate) struct Body {
     content: Content,
     length: Option<u64>,
     count: Option<Rc<Cell<u64>>>,
     frames: Option<Rc<Cell<u64>>>,
-    guard: Option<Box<dyn Any>>,
 }
 
 enum Content {
@@ -54,81 +52,67 @@ enum Content {
 
 impl Body {
     /// No body.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::new(Content::Ended, Some(0))
     }
 
     /// A body that is all here.
-    pub fn full(bytes: Bytes) -> Self {
+    pub(crate) fn full(bytes: Bytes) -> Self {
         let length = bytes.len() as u64;
         Self::new(if bytes.is_empty() { Content::Ended } else { Content::Full(bytes) }, Some(length))
     }
 
     /// A body that comes from `source`, `length` bytes long if that is known. `turn` is handed back to the source.
-    pub fn streamed(source: Rc<dyn Source>, turn: u64, length: Option<u64>) -> Self {
+    pub(crate) fn streamed(source: Rc<dyn Source>, turn: u64, length: Option<u64>) -> Self {
         Self::new(Content::Streamed { source, turn }, length)
     }
 
     fn new(content: Content, length: Option<u64>) -> Self {
-        Self { content, length, count: None, frames: None, guard: None }
+        Self { content, length, count: None, frames: None }
     }
 
     /// Adds the bytes that are read from now on to `count`.
     #[must_use]
-    pub fn counted(mut self, count: Rc<Cell<u64>>) -> Self {
+    pub(crate) fn counted(mut self, count: Rc<Cell<u64>>) -> Self {
         self.count = Some(count);
         self
     }
 
     /// Counts the frames that are read from now on in `frames`.
     #[must_use]
-    pub fn frames_counted(mut self, frames: Rc<Cell<u64>>) -> Self {
+    pub(crate) fn frames_counted(mut self, frames: Rc<Cell<u64>>) -> Self {
         self.frames = Some(frames);
         self
     }
 
-    /// Keeps `guard` until the body has ended or is dropped: a lease, a record.
-    #[must_use]
-    pub fn guarded(mut self, guard: impl Any) -> Self {
-        let inner = self.guard.take();
-        self.guard = Some(match inner {
-            Some(inner) => Box::new((inner, guard)),
-            None => Box::new(guard),
-        });
-        if matches!(self.content, Content::Ended) {
-            self.guard = None;
-        }
-        self
-    }
-
     /// Whether nothing is left: no bytes and no trailers.
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         matches!(self.content, Content::Ended)
     }
 
     /// How many bytes the whole body has, when known beforehand.
-    pub fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }
 
     /// The next frame; `None` at the end. After an error the body has ended. Cancel-safe.
-    pub async fn frame(&mut self) -> Option<Result<Frame, Failure>> {
+    pub(crate) async fn frame(&mut self) -> Option<Result<Frame, Failure>> {
         poll_fn(|cx| self.poll_frame(cx)).await
     }
 
     /// The next frame, see [`Body::frame`].
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         let frame = match &mut self.content {
             Content::Ended => None,
             Content::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.end();
+                self.content = Content::Ended;
                 Some(Ok(Frame::Data(bytes)))
             }
             Content::Streamed { source, turn } => {
                 let frame = std::task::ready!(source.poll_frame(*turn, cx));
                 if !matches!(frame, Some(Ok(Frame::Data(_)))) {
-                    self.end();
+                    self.content = Content::Ended;
                 }
                 frame
             }
@@ -143,15 +127,10 @@ impl Body {
     }
 
     /// Goes on with what happens beside this body, without reading from it: call it while its reader cannot take more.
-    pub fn poll_progress(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) {
         if let Content::Streamed { source, turn } = &self.content {
             source.poll_progress(*turn, cx);
         }
-    }
-
-    fn end(&mut self) {
-        self.content = Content::Ended;
-        self.guard = None;
     }
 }
 
@@ -181,18 +160,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_counted_and_guards_are_held_to_the_end() {
-        let (count, guard) = (Rc::new(Cell::new(0)), Rc::new(()));
-        let mut body = Body::full(Bytes::from_static(b"hello"))
-            .counted(count.clone())
-            .guarded(guard.clone())
-            .guarded(guard.clone());
-        assert_eq!((body.length(), Rc::strong_count(&guard)), (Some(5), 3));
+    async fn bytes_are_counted() {
+        let count = Rc::new(Cell::new(0));
+        let mut body = Body::full(Bytes::from_static(b"hello")).counted(count.clone());
+        assert_eq!(body.length(), Some(5));
         assert!(matches!(body.frame().await, Some(Ok(Frame::Data(_)))));
         assert!(body.frame().await.is_none());
-        assert_eq!((count.get(), Rc::strong_count(&guard)), (5, 1));
-        let empty = Body::empty().guarded(guard.clone());
-        assert!(empty.is_ended() && Rc::strong_count(&guard) == 1);
+        assert_eq!(count.get(), 5);
     }
 
     #[tokio::test]

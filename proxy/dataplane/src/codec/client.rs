@@ -9,32 +9,27 @@ use std::future::Future;
 use std::rc::Rc;
 
 use outrigger_core::error::Failure;
-use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::body::Body;
-pub use super::h1::client::{Connection as Http1Connection, Home};
+pub(crate) use super::h1::client::{Connection as Http1Connection, Home};
 use super::head::RequestHead;
 use super::limits::Limits;
-use super::usage::{Uncounted, Usage};
+use super::usage::Usage;
 use super::{h1, h2};
 use crate::socket::stream::Stream;
 
 /// A connection that speaks HTTP/2. Clones share it; it closes when the last clone and the last exchange are gone.
 #[derive(Debug, Clone)]
-pub struct Http2Connection {
+pub(crate) struct Http2Connection {
     inner: h2::client::Connection,
 }
 
 impl Http2Connection {
     /// Starts HTTP/2 on a connection that was just made, with prior knowledge or after ALPN. Spawns the connection's task
-    /// on this worker; it ends with the connection.
-    pub async fn start(stream: Stream, limits: &Limits) -> Result<Self, Failure> {
-        Self::start_counted(stream, limits, Rc::new(Uncounted)).await
-    }
-
-    /// The same, telling `usage` when it carries requests. `usage` is kept until the last exchange is gone too.
-    pub async fn start_counted(
+    /// on this worker; it ends with the connection. `usage` is notified when the connection carries requests, and is kept
+    /// until the last exchange is gone too.
+    pub(crate) async fn start(
         stream: Stream,
         limits: &Limits,
         usage: Rc<dyn Usage>,
@@ -43,44 +38,34 @@ impl Http2Connection {
     }
 
     /// How many more requests may be sent now: what the peer allows, less what is under way. 0 when it is closing.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.inner.capacity()
     }
 
     /// Requests under way.
-    pub fn streams(&self) -> usize {
+    pub(crate) fn streams(&self) -> usize {
         self.inner.streams()
     }
 
     /// Whether requests may still be begun: no GOAWAY, no error, no end.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.inner.is_open()
     }
 
     /// Whether the connection's window has been used up for a while, by bodies that stand still, in either direction.
     /// Another connection is better for a new request.
-    pub fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         self.inner.is_crowded()
     }
 
     /// Asks the peer with a PING whether it is there, unless it was asked just before.
-    pub fn ask(&self) {
+    pub(crate) fn ask(&self) {
         self.inner.ask();
     }
 
     /// Whether the peer was asked and nothing came from it for a while. Another connection is better for a new request.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.inner.is_quiet()
-    }
-
-    /// When bytes of the peer came last: answers, and answers to PINGs.
-    pub fn last_heard(&self) -> Instant {
-        self.inner.last_heard()
-    }
-
-    /// Resolves when the connection has ended. Cancel-safe.
-    pub async fn closed(&self) {
-        self.inner.closed().await;
     }
 
     /// Begins a request. Nothing is written before the exchange is polled. Beyond [`Self::capacity`], it waits for a stream.
@@ -88,12 +73,12 @@ impl Http2Connection {
     /// Dropping the exchange, or the response's body before its end, resets the stream with CANCEL.
     ///
     /// A head with `upgrade` becomes an extended CONNECT (RFC 8441), if the peer takes those; if not, that is a failure.
-    pub fn send(&self, head: RequestHead, body: Body) -> Exchange {
+    pub(crate) fn send(&self, head: RequestHead, body: Body) -> Exchange {
         Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body))) }
     }
 
     /// The same, keeping `place` for as long as the request waits for a stream. When that is ready, it fails so.
-    pub fn send_queued(
+    pub(crate) fn send_queued(
         &self,
         head: RequestHead,
         body: Body,
@@ -105,7 +90,7 @@ impl Http2Connection {
 
 /// A request under way. The request's body is sent while the response is awaited, and while its body is read.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     inner: ExchangeInner,
 }
 
@@ -123,7 +108,7 @@ impl From<h1::client::Exchange> for Exchange {
 
 impl Exchange {
     /// The next head that the upstream sends. Call it until it is not an interim one. Cancel-safe.
-    pub async fn answer(&mut self) -> Result<Answer, Failure> {
+    pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
         match &mut self.inner {
             ExchangeInner::H1(inner) => inner.answer().await,
             ExchangeInner::H2(inner) => inner.answer().await,

@@ -10,7 +10,7 @@ use outrigger_policy::header_match::Head;
 
 /// The head of a request.
 #[derive(Debug, Clone)]
-pub struct RequestHead {
+pub(crate) struct RequestHead {
     /// The method.
     pub method: Method,
     /// How the request was asked for.
@@ -41,12 +41,12 @@ impl RequestHead {
     }
 
     /// Whether who sent this reads trailers (RFC 9110 section 6.5.1).
-    pub fn accepts_trailers(&self) -> bool {
+    pub(crate) fn accepts_trailers(&self) -> bool {
         self.headers.contains_key(TE)
     }
 
     /// Whether the answer, if it agrees, turns the connection into a tunnel: CONNECT or an upgrade.
-    pub fn asks_for_tunnel(&self) -> bool {
+    pub(crate) fn asks_for_tunnel(&self) -> bool {
         self.method == Method::CONNECT || self.upgrade.is_some()
     }
 }
@@ -58,7 +58,7 @@ pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
 
 /// The head of a response, interim or final.
 #[derive(Debug, Clone)]
-pub struct ResponseHead {
+pub(crate) struct ResponseHead {
     /// The status.
     pub status: StatusCode,
     /// End-to-end fields.
@@ -69,14 +69,14 @@ pub struct ResponseHead {
 
 impl ResponseHead {
     /// A head without fields.
-    pub fn new(status: StatusCode) -> Self {
+    pub(crate) fn new(status: StatusCode) -> Self {
         Self { status, headers: HeaderMap::new(), upgrade: None }
     }
 }
 
 /// How a request was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scheme {
+pub(crate) enum Scheme {
     /// `http`
     Http,
     /// `https`
@@ -85,7 +85,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// The name in a URI.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",

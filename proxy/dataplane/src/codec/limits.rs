@@ -72,7 +72,7 @@ impl FieldSize {
 
 /// Bounds of one connection. Bodies have no bound: they are streamed, and what is buffered of them is bounded here.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes of a head's fields, and of a trailer section's, each field counted with 32 bytes on top. More: 431.
     pub head_bytes: usize,
     /// Fields of a head, and of a trailer section. More: 431.
@@ -112,7 +112,7 @@ pub struct Limits {
 /// How many resets of HTTP/2 streams a peer may cause before its connection is closed. Resets are how attacks are made
 /// (CVE-2023-44487, CVE-2025-8671), and how a peer that gives many requests up at once says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ResetLimits {
+pub(crate) struct ResetLimits {
     /// Streams that were reset before anybody looked at them, at once; a tenth of it comes back every second. `None`: any
     /// number.
     pub unseen: Option<u32>,
@@ -124,10 +124,10 @@ pub struct ResetLimits {
 
 impl ResetLimits {
     /// For a peer that nobody knows. An application that gives up what it asked while this proxy had no CPU is well below.
-    pub const STRANGER: Self = Self { unseen: Some(1000), remembered: 512, errors: Some(1024) };
+    pub(crate) const STRANGER: Self = Self { unseen: Some(1000), remembered: 512, errors: Some(1024) };
     /// For a peer that proved to be of the mesh, and for servers that we chose ourselves: one that gives up all its requests
     /// at once, after a pause of either side, is no attack.
-    pub const MEMBER: Self = Self { unseen: None, remembered: 2048, errors: None };
+    pub(crate) const MEMBER: Self = Self { unseen: None, remembered: 2048, errors: None };
 }
 
 impl Default for Limits {

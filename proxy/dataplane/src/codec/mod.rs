@@ -5,22 +5,22 @@
 
 #[cfg(test)]
 mod tests;
-pub mod server;
-pub mod client;
+pub(crate) mod server;
+pub(crate) mod client;
 mod h2;
 mod h1;
 pub(crate) mod allowance;
 pub(crate) mod watchdog;
 mod date;
-pub mod answer;
-pub mod usage;
-pub mod upgrade;
-pub mod body;
+pub(crate) mod answer;
+pub(crate) mod usage;
+pub(crate) mod upgrade;
+pub(crate) mod body;
 mod hop;
 mod authority;
 mod path;
-pub mod head;
-pub mod limits;
+pub(crate) mod head;
+pub(crate) mod limits;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use h1::properties;

@@ -24,7 +24,7 @@ use super::{h1, h2};
 use crate::socket::stream::Stream;
 
 /// What is done with requests.
-pub trait Service {
+pub(crate) trait Service {
     /// Handles one request. Answers through `responder`; one that is dropped unused becomes a 500.
     ///
     /// The future is dropped when the client goes away. Requests of one HTTP/1 connection come one after another, those
@@ -37,7 +37,7 @@ pub trait Service {
 
 /// Which version a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// HTTP/1.1 and HTTP/1.0.
     Http1,
     /// HTTP/2.
@@ -50,7 +50,7 @@ pub enum Protocol {
 ///
 /// On drain, HTTP/1 answers what is in flight with `Connection: close`, HTTP/2 sends GOAWAY twice (RFC 9113 section 6.8).
 /// Fails with what broke the connection; a clean end, an idle timeout and a drain are no failure.
-pub async fn serve<S: Service>(
+pub(crate) async fn serve<S: Service>(
     stream: Stream,
     first: Bytes,
     protocol: Protocol,
@@ -126,7 +126,7 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Answers one request.
 #[derive(Debug)]
-pub struct Responder {
+pub(crate) struct Responder {
     inner: Inner,
 }
 
@@ -136,18 +136,9 @@ enum Inner {
     H2(h2::Responder),
 }
 
-/// How an answer left.
-#[derive(Debug)]
-pub struct Delivery {
-    /// Bytes of body that left, or were about to when it was cut off.
-    pub body_bytes: u64,
-    /// Whether all of it was. The failure is of the body (upstream) or of the client (downstream).
-    pub outcome: Result<(), Failure>,
-}
-
 impl Responder {
     /// The version of the connection.
-    pub fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         match &self.inner {
             Inner::H1(inner) => inner.version(),
             Inner::H2(_) => Version::HTTP_2,
@@ -163,7 +154,7 @@ impl Responder {
     }
 
     /// Sends an interim response (1xx, not 101). An HTTP/1.0 client gets none (RFC 9110 section 15.2); that is no error.
-    pub async fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
+    pub(crate) async fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::local(Reason::LocalError, "that is no interim response"));
         }
@@ -179,21 +170,21 @@ impl Responder {
     /// Drives `body`, and with it what feeds it. If the body fails, the client sees it: HTTP/1 resets the connection, HTTP/2
     /// the stream. The answer to HEAD and statuses 204 and 304 go without body. `content-length` among the fields is kept
     /// for HEAD and 304; elsewhere the body's own length is written. `date` is added where it is missing.
-    pub async fn respond(self, head: ResponseHead, body: Body) -> Delivery {
+    ///
+    /// Returns an error if not all of the body was delivered: of the body (upstream) or of the client (downstream).
+    pub(crate) async fn respond(self, head: ResponseHead, body: Body) -> Result<(), Failure> {
         if head.status.is_informational() {
-            let failure = Failure::local(Reason::LocalError, "that is no final response");
-            return Delivery { body_bytes: 0, outcome: Err(failure) };
+            return Err(Failure::local(Reason::LocalError, "that is no final response"));
         }
-        let (body_bytes, outcome) = match self.inner {
+        match self.inner {
             Inner::H1(inner) => inner.respond(head, body).await,
             Inner::H2(inner) => inner.respond(head, body).await,
-        };
-        Delivery { body_bytes, outcome }
+        }
     }
 
     /// Agrees to a tunnel that the client asked for: 101 with `head.upgrade`, or a 2xx to CONNECT, and the raw connection
     /// after it; on an HTTP/2 stream a 200, and its DATA frames.
-    pub async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {
+    pub(crate) async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {
         match self.inner {
             Inner::H1(inner) => inner.upgrade(head).await,
             Inner::H2(inner) => Ok(Upgraded { stream: inner.upgrade(head)?, read: Bytes::new() }),
@@ -202,7 +193,7 @@ impl Responder {
 
     /// Says that the request was not processed, so that the client may try again elsewhere, a POST included: REFUSED_STREAM
     /// (RFC 9113 section 8.7). HTTP/1 has no such word, and gives the responder back for an answer.
-    pub fn refuse(self) -> Result<(), Self> {
+    pub(crate) fn refuse(self) -> Result<(), Self> {
         match self.inner {
             Inner::H1(_) => Err(self),
             Inner::H2(inner) => {

@@ -8,7 +8,7 @@ use crate::socket::stream::Stream;
 
 /// A connection that no longer speaks HTTP.
 #[derive(Debug)]
-pub struct Upgraded {
+pub(crate) struct Upgraded {
     /// The connection.
     pub stream: Stream,
     /// Bytes that came behind the head and were read with it. They come before what `stream` yields.

@@ -20,6 +20,9 @@ use crate::socket::stream::Stream;
 use crate::tcp::relay;
 use crate::tls::handshake;
 
+/// The longest that a TLS handshake may take; its hello may take as long before that.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A connection whose chain is known.
 pub(super) struct Begun {
     pub(super) stream: Stream,
@@ -39,8 +42,7 @@ impl Served {
         facts: ClientFacts,
     ) -> Option<(&'a FilterChain, Begun)> {
         let mut first = BytesMut::new();
-        let handshake_timeout = self.context.settings.handshake_timeout;
-        let hello = match opening::read(listener, &mut stream, &mut first, handshake_timeout).await {
+        let hello = match opening::read(listener, &mut stream, &mut first, HANDSHAKE_TIMEOUT).await {
             Ok(Opening::Tls(hello)) => hello,
             Ok(Opening::Clear(protocol)) => {
                 let connection = ConnectionFacts {
@@ -108,8 +110,7 @@ impl Served {
                 return Err((facts, failure));
             }
         };
-        let longest = self.context.settings.handshake_timeout;
-        let longest = timeout.map_or(longest, |timeout| timeout.min(longest));
+        let longest = timeout.map_or(HANDSHAKE_TIMEOUT, |timeout| timeout.min(HANDSHAKE_TIMEOUT));
         let answered = tokio::time::timeout(longest, handshake::accept(stream, hello, config)).await;
         let (stream, shown) = match answered.unwrap_or_else(|_| Err(handshake::late(longest))) {
             Ok(answered) => answered,

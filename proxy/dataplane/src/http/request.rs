@@ -41,7 +41,7 @@ pub(super) fn handle<'a>(
     responder: Responder,
 ) -> impl Future<Output = ()> + use<'a> {
     let running = on.running(head.version);
-    let trace = Trace::begin(&mut head.headers, on.context.settings.sampling);
+    let trace = Trace::begin(&mut head.headers, on.context.sampling);
     forwarded::add(&mut head.headers, forwarded::Sender::from(&on.client));
     // HTTP/2 takes any 2xx to an extended CONNECT for an open tunnel (RFC 8441 section 5), gRPC's included.
     let opens_by_2xx = head.version == Version::HTTP_2 && head.upgrade.is_some();
@@ -270,7 +270,7 @@ async fn deliver(
         }
     };
     let outcome = match delivered {
-        Some(Ok(delivery)) => delivery.outcome,
+        Some(Ok(outcome)) => outcome,
         Some(Err(Late::Still)) => late("no byte moved"),
         Some(Err(Late::Deadline)) => late("the response took longer than the request may"),
         None => Err(Failure::downstream(

@@ -13,18 +13,18 @@ pub struct ClientAddress(pub SocketAddr);
 
 /// What a redirected connection was for, before the kernel's REDIRECT rule brought it here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct OriginalDestination(pub SocketAddr);
+pub(crate) struct OriginalDestination(pub SocketAddr);
 
 /// Where an endpoint of a cluster listens: what we dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EndpointAddress(pub SocketAddr);
+pub(crate) struct EndpointAddress(pub SocketAddr);
 
 impl OriginalDestination {
     /// Asks the kernel's connection tracking (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`) what `stream` was for.
     ///
     /// `None` when the connection was not redirected: connection tracking does not know it, or the answer is the address
     /// at which it was accepted. Other errors of the socket are passed on.
-    pub fn of(stream: &TcpStream) -> io::Result<Option<Self>> {
+    pub(crate) fn of(stream: &TcpStream) -> io::Result<Option<Self>> {
         let local = canonical(stream.local_addr()?);
         let socket = SockRef::from(stream);
         let asked = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };

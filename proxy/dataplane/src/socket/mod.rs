@@ -2,7 +2,7 @@
 //!
 //! The rest of the data plane sees [`stream::Stream`] and never asks whether bytes are encrypted.
 
-pub mod listener;
-pub mod stream;
+pub(crate) mod listener;
+pub(crate) mod stream;
 mod peer;
-pub mod address;
+pub(crate) mod address;

@@ -14,7 +14,7 @@ use super::address::{OriginalDestination, canonical};
 
 /// What became of a client that says nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// It has closed its side and reads the other.
     Reads,
     /// It has closed the connection, or broken it off.

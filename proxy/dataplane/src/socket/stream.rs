@@ -18,13 +18,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::address::EndpointAddress;
-pub use super::peer::Peer;
+pub(crate) use super::peer::Peer;
 use super::peer::ask;
 
 /// A connection.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Stream {
+pub(crate) enum Stream {
     /// Bytes as they are.
     Plain(TcpStream),
     /// TLS, we are the server.
@@ -39,7 +39,7 @@ pub enum Stream {
 }
 
 /// A connection within another, such as an HTTP/2 CONNECT opens.
-pub trait Tunnel: AsyncRead + AsyncWrite + fmt::Debug + Unpin {
+pub(crate) trait Tunnel: AsyncRead + AsyncWrite + fmt::Debug + Unpin {
     /// Ends it at once, so that the peer cannot take what it got for the whole.
     fn reset(self: Box<Self>);
 }
@@ -56,7 +56,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 /// Dials an endpoint within `timeout`, with `TCP_NODELAY` set. A failure is safe to try elsewhere: nothing was written.
-pub async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<TcpStream, Failure> {
+pub(crate) async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<TcpStream, Failure> {
     let failed = |detail: String| {
         Failure::upstream(
             Reason::UpstreamConnectionFailure,
@@ -95,16 +95,8 @@ pub(super) fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
 }
 
 impl Stream {
-    /// The TCP connection beneath, if bytes pass through it as they are (so that the kernel may copy them).
-    pub fn as_plain(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(stream) => Some(stream),
-            _ => None,
-        }
-    }
-
     /// Closes at once, so that the peer sees a reset and cannot take what it got for the whole.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         if let Self::Tunnel(tunnel) = self {
             tunnel.reset();
         } else if let Some(stream) = self.tcp() {
@@ -114,14 +106,14 @@ impl Stream {
     }
 
     /// Whether the peer has neither closed the connection nor sent anything, asked of the kernel itself: one system call.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         let Some(stream) = self.tcp() else { return true };
         let mut byte = [MaybeUninit::uninit()];
         SockRef::from(stream).peek(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Whether the peer has closed its side or the connection has broken, whatever is still unread: one system call.
-    pub fn has_left(&self) -> bool {
+    pub(crate) fn has_left(&self) -> bool {
         let Some(stream) = self.tcp() else { return false };
         let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
         // An error means that nothing was learnt; the next read or write will.
@@ -129,7 +121,7 @@ impl Stream {
     }
 
     /// What became of a peer whose side is closed: a few system calls.
-    pub fn peer(&mut self) -> Peer {
+    pub(crate) fn peer(&mut self) -> Peer {
         #[cfg(test)]
         if let Self::Memory(stream) = self {
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -159,7 +151,7 @@ impl Stream {
     }
 
     /// Whether bytes are encrypted.
-    pub fn is_encrypted(&self) -> bool {
+    pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Self::TlsServer(_) | Self::TlsClient(_))
     }
 }

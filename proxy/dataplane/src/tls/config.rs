@@ -22,11 +22,11 @@ use rustls::{ClientConfig, ServerConfig};
 use super::credentials::Credentials;
 
 /// ALPN of requests between sidecars.
-pub const ALPN_H2: &[u8] = alpn::HTTP2.as_bytes();
+pub(crate) const ALPN_H2: &[u8] = alpn::HTTP2.as_bytes();
 /// ALPN of HTTP/1.1, which upgrades need.
-pub const ALPN_HTTP1: &[u8] = alpn::HTTP1.as_bytes();
+pub(crate) const ALPN_HTTP1: &[u8] = alpn::HTTP1.as_bytes();
 /// ALPN of opaque bytes between sidecars.
-pub const ALPN_TCP: &[u8] = alpn::OPAQUE.as_bytes();
+pub(crate) const ALPN_TCP: &[u8] = alpn::OPAQUE.as_bytes();
 
 /// Sessions that a client keeps for one expectation.
 const SESSIONS: usize = 8;
@@ -38,7 +38,10 @@ const MAX_CONFIGS: usize = 512;
 ///
 /// Every identity of a known trust domain may connect; who may do what is a policy above. Make it anew when the credentials
 /// change, and share it between workers; live connections keep theirs. Fails only when the machine has no randomness.
-pub fn server_config(credentials: &Credentials, tls: &DownstreamTls) -> Result<Arc<ServerConfig>, Failure> {
+pub(crate) fn server_config(
+    credentials: &Credentials,
+    tls: &DownstreamTls,
+) -> Result<Arc<ServerConfig>, Failure> {
     let builder =
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).map_err(failed)?;
     let verifier = PeerVerifier::new(Arc::clone(&credentials.roots), None);
@@ -57,7 +60,7 @@ pub fn server_config(credentials: &Credentials, tls: &DownstreamTls) -> Result<A
 
 /// Whom a connection may reach, and what is spoken on it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Expectation {
+pub(crate) struct Expectation {
     /// Identities that the endpoint may have, compared whole. Empty: nobody, the connection fails.
     pub identities: Arc<[SpiffeId]>,
     /// The protocols offered, preferred first. Empty: none is negotiated.
@@ -66,7 +69,7 @@ pub struct Expectation {
 
 /// Client configurations of one worker, by expectation, under the credentials of the moment.
 #[derive(Default)]
-pub struct ClientConfigs {
+pub(crate) struct ClientConfigs {
     credentials: Option<Credentials>,
     configs: HashMap<Expectation, Arc<ClientConfig>>,
 }
@@ -74,7 +77,7 @@ pub struct ClientConfigs {
 impl ClientConfigs {
     /// The configuration for `expectation` under `credentials`, made on first use. Those of earlier credentials are forgotten,
     /// and their sessions with them.
-    pub fn config(
+    pub(crate) fn config(
         &mut self,
         credentials: &Credentials,
         expectation: &Expectation,

@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 
 /// The workload's certificate, key and trust bundles.
 #[derive(Clone)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// The identity that the certificate carries.
     pub identity: SpiffeId,
     /// The chain, leaf first, and its private key.
@@ -20,7 +20,7 @@ pub struct Credentials {
 
 impl Credentials {
     /// Whether both are of the same certificate and the same roots.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.certified, &other.certified) && self.roots.generation == other.roots.generation
     }
 }

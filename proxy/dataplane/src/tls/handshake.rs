@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use outrigger_config::verify::peer_identity;
@@ -21,15 +21,23 @@ use tokio_rustls::server::StartHandshake;
 use x509_parser::parse_x509_certificate;
 use x509_parser::time::ASN1Time;
 
-use super::facts::Facts;
 use crate::socket::stream::Stream;
+
+/// What a finished handshake established.
+#[derive(Debug, Clone)]
+pub(crate) struct Negotiated {
+    /// The peer's verified identity. `None` if the configuration asked for no certificate.
+    pub peer: Option<SpiffeId>,
+    /// The application protocol, such as `h2`.
+    pub alpn: Option<Vec<u8>>,
+}
 
 /// A fatal alert `unrecognized_name` as a record (RFC 8446 sections 5.1 and 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Reads a client's hello into `first`, where some of it may be already. Nothing was answered yet: a listener that only passes the
 /// bytes on has all of them there. A malformed hello is answered with the alert that it deserves.
-pub async fn hello(stream: &mut TcpStream, first: &mut BytesMut) -> Result<Accepted, Failure> {
+pub(crate) async fn hello(stream: &mut TcpStream, first: &mut BytesMut) -> Result<Accepted, Failure> {
     let mut acceptor = Acceptor::default();
     let mut taken = 0;
     loop {
@@ -58,39 +66,36 @@ pub async fn hello(stream: &mut TcpStream, first: &mut BytesMut) -> Result<Accep
 }
 
 /// Answers a client whose hello was read. The caller bounds how long that may take.
-pub async fn accept(
+pub(crate) async fn accept(
     stream: TcpStream,
     accepted: Accepted,
     config: Arc<ServerConfig>,
-) -> Result<(Stream, Facts), Failure> {
-    let started = Instant::now();
-    let server_name = accepted.client_hello().server_name().map(str::to_owned);
+) -> Result<(Stream, Negotiated), Failure> {
     let start = StartHandshake::from_parts(accepted, stream);
     let stream = start.into_stream(config).await.map_err(refused_client)?;
-    let facts = facts(stream.get_ref().1, started, server_name, refused_client)?;
-    Ok((Stream::TlsServer(Box::new(stream)), facts))
+    let negotiated = negotiated(stream.get_ref().1, refused_client)?;
+    Ok((Stream::TlsServer(Box::new(stream)), negotiated))
 }
 
 /// Tells a client that nothing is served under the name that it asked for.
-pub async fn refuse(mut stream: TcpStream, accepted: &Accepted) -> Failure {
+pub(crate) async fn refuse(mut stream: TcpStream, accepted: &Accepted) -> Failure {
     // Fails when the client is gone; it was refused either way.
     let _ = stream.write_all(&UNRECOGNIZED_NAME).await;
     refused_client(format!("nothing is served under the name {:?}", accepted.client_hello().server_name()))
 }
 
 /// What a client is told, or the log, when its handshake takes too long.
-pub fn late(timeout: Duration) -> Failure {
+pub(crate) fn late(timeout: Duration) -> Failure {
     refused_client(format!("no TLS handshake within {} ms", timeout.as_millis()))
 }
 
 /// Dials TLS on `stream` within `timeout`. `server_name` is sent for routing only; the peer is known by its identity.
-pub async fn connect(
+pub(crate) async fn connect(
     stream: TcpStream,
     timeout: Duration,
     config: Arc<ClientConfig>,
     server_name: &str,
-) -> Result<(Stream, Facts), Failure> {
-    let started = Instant::now();
+) -> Result<(Stream, Negotiated), Failure> {
     let server_name = ServerName::try_from(server_name.to_owned())
         .map_err(|_| Failure::local(Reason::LocalError, format!("{server_name:?} is no TLS server name")))?;
     let handshake = TlsConnector::from(config).connect(server_name, stream);
@@ -101,16 +106,11 @@ pub async fn connect(
             let side = if refuses_us(&error) { Side::Local } else { Side::Upstream };
             Failure { side, ..refused_server(error) }
         })?;
-    let facts = facts(stream.get_ref().1, started, None, refused_server)?;
-    Ok((Stream::TlsClient(Box::new(stream)), facts))
+    let negotiated = negotiated(stream.get_ref().1, refused_server)?;
+    Ok((Stream::TlsClient(Box::new(stream)), negotiated))
 }
 
-fn facts(
-    state: &CommonState,
-    started: Instant,
-    server_name: Option<String>,
-    refused: fn(String) -> Failure,
-) -> Result<Facts, Failure> {
+fn negotiated(state: &CommonState, refused: fn(String) -> Failure) -> Result<Negotiated, Failure> {
     let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
     let chain = state.peer_certificates().unwrap_or_default();
     // A full handshake has just verified the chain; of a resumed session it may have expired meanwhile.
@@ -119,15 +119,7 @@ fn facts(
     }
     let peer: Option<SpiffeId> =
         chain.first().map(peer_identity).transpose().map_err(|error| refused(error.to_string()))?;
-    Ok(Facts {
-        peer,
-        alpn: state.alpn_protocol().map(<[u8]>::to_vec),
-        server_name,
-        version: state.protocol_version(),
-        key_exchange: state.negotiated_key_exchange_group().map(|group| group.name()),
-        resumed,
-        took: started.elapsed(),
-    })
+    Ok(Negotiated { peer, alpn: state.alpn_protocol().map(<[u8]>::to_vec) })
 }
 
 /// Whether all certificates of a chain are valid at this moment.
@@ -144,7 +136,7 @@ fn refused_client(error: impl fmt::Display) -> Failure {
 
 /// Whether an error of a connection is the peer's word that it does not accept our certificate (RFC 8446 section 6.2). In
 /// TLS 1.3 that comes after the handshake, with the first read.
-pub fn refuses_us(error: &io::Error) -> bool {
+pub(crate) fn refuses_us(error: &io::Error) -> bool {
     use rustls::AlertDescription as Alert;
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(
@@ -227,7 +219,7 @@ mod tests {
         DownstreamTls { alpn, client_certificate: ClientCertificate::Required, peers: None, tickets: true }
     }
 
-    type Ends = (Result<(Stream, Facts), Failure>, Result<(Stream, Facts), Failure>);
+    type Ends = (Result<(Stream, Negotiated), Failure>, Result<(Stream, Negotiated), Failure>);
 
     /// What both ends make of a handshake: the server's first.
     async fn shake(
@@ -261,6 +253,15 @@ mod tests {
         tokio::join!(accepting, connect(dialled, PATIENCE, config, "cart.shop"))
     }
 
+    fn tls_state(client: &Stream) -> &CommonState {
+        let Stream::TlsClient(stream) = client else { panic!("{client:?} is no TLS client") };
+        stream.get_ref().1
+    }
+
+    fn is_resumed(client: &Stream) -> bool {
+        tls_state(client).handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
     #[tokio::test]
     async fn both_sides_learn_who_the_other_is() {
         let ca = Authority::new();
@@ -269,9 +270,10 @@ mod tests {
         let ((mut server, seen), (mut client, facts)) = (server.unwrap(), client.unwrap());
         assert_eq!((seen.peer, facts.peer), (Some(id("web")), Some(id("cart"))));
         assert_eq!(facts.alpn.as_deref(), Some(ALPN_H2));
-        assert_eq!(facts.version, Some(ProtocolVersion::TLSv1_3));
-        assert_eq!(facts.key_exchange, Some(NamedGroup::X25519MLKEM768));
-        assert_eq!(seen.server_name.as_deref(), Some("cart.shop"));
+        let state = tls_state(&client);
+        assert_eq!(state.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+        let group = state.negotiated_key_exchange_group().map(|group| group.name());
+        assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
         client.write_all(b"hello").await.unwrap();
         let mut read = [0; 5];
         server.read_exact(&mut read).await.unwrap();
@@ -324,7 +326,7 @@ mod tests {
             client.roots = Arc::new(Roots { generation, by_domain });
             let (server, client) = shake_with(serving.clone(), &client, &mut configs, "cart").await;
             let ((mut server, _), (mut client, facts)) = (server.unwrap(), client.unwrap());
-            assert_eq!((facts.resumed, facts.peer), (resumed, Some(id("cart"))));
+            assert_eq!((is_resumed(&client), facts.peer), (resumed, Some(id("cart"))));
             // The ticket comes with the first bytes.
             server.write_all(b"x").await.unwrap();
             client.read_u8().await.unwrap();
@@ -352,8 +354,8 @@ mod tests {
         let mut configs = ClientConfigs::default();
         for _ in 0..2 {
             let (server, client) = shake_with(serving.clone(), &client, &mut configs, "cart").await;
-            let ((mut server, _), (mut client, facts)) = (server.unwrap(), client.unwrap());
-            assert!(!facts.resumed);
+            let ((mut server, _), (mut client, _)) = (server.unwrap(), client.unwrap());
+            assert!(!is_resumed(&client));
             server.write_all(b"x").await.unwrap();
             client.read_u8().await.unwrap();
         }

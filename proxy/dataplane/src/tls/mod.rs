@@ -10,7 +10,6 @@
 //! [`ClientConfigs`]: config::ClientConfigs
 //! [`Credentials`]: credentials::Credentials
 
-pub mod handshake;
-pub mod config;
-pub mod facts;
-pub mod credentials;
+pub(crate) mod handshake;
+pub(crate) mod config;
+pub(crate) mod credentials;

@@ -31,12 +31,10 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::drain::{Drained, Drains};
 use outrigger_core::record::{Direction, RequestRecord};
-use outrigger_dataplane::SharedClusters;
-use outrigger_dataplane::context::{Resolver, Settings};
+use outrigger_core::trace::Sampling;
 use outrigger_dataplane::metrics::{Registry, Totals};
-use outrigger_dataplane::record::Sinks;
-use outrigger_dataplane::socket::listener::ListenerGroup;
-use outrigger_dataplane::worker::{Lent, ListenerSource, Worker, WorkerConfig};
+use outrigger_dataplane::worker::{self, Lent, ListenerSource, WorkerConfig};
+use outrigger_dataplane::{ConnectionBudget, ListenerGroup, Resolver, SharedClusters, Sinks};
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::rewrite::Rewrite;
@@ -53,7 +51,7 @@ pub struct World {
     own: Vec<Listener>,
     pub secrets: SecretStore,
     pub wildcard: bool,
-    pub settings: Settings,
+    pub connections: Arc<ConnectionBudget>,
 }
 
 /// A running worker.
@@ -77,7 +75,7 @@ impl World {
             own: Vec::new(),
             secrets: SecretStore::new(),
             wildcard: true,
-            settings: Settings::default(),
+            connections: ConnectionBudget::new(20_000, u32::MAX),
         }
     }
 
@@ -183,12 +181,13 @@ impl World {
             registry: Arc::clone(&registry),
             sinks: Sinks { log: Some(log), spans: None },
             clusters: Arc::clone(&shared),
-            settings: self.settings,
+            sampling: Sampling::ALL,
+            connections: self.connections,
         };
         let thread = if on_a_thread {
-            Some(std::thread::spawn(move || Worker::run(config).unwrap()))
+            Some(std::thread::spawn(move || worker::run(config).unwrap()))
         } else {
-            tokio::task::spawn_local(Worker::serve(config));
+            tokio::task::spawn_local(worker::serve(config));
             None
         };
         Proxy { registry, published, records, shared, feed, addresses, drains, thread, listeners }

@@ -13,7 +13,7 @@ use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
-use outrigger_dataplane::context::Resolver;
+use outrigger_dataplane::Resolver;
 use outrigger_discovery::dns::Dns;
 use outrigger_discovery::{Config, Discovery, Handle, Mode, StartError, Wiring, WorkloadPort};
 

@@ -10,11 +10,9 @@ use std::time::Duration;
 use outrigger_core::Name;
 use outrigger_core::descriptors;
 use outrigger_core::drain::{Drained, Drains};
-use outrigger_dataplane::SharedClusters;
-use outrigger_dataplane::context::Settings;
 use outrigger_dataplane::metrics::Registry;
-use outrigger_dataplane::record::Sinks;
 use outrigger_dataplane::worker::WorkerConfig;
+use outrigger_dataplane::{SharedClusters, Sinks};
 use outrigger_discovery::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -171,7 +169,8 @@ impl Process {
                 registry: Arc::clone(&registry),
                 sinks: Sinks { log: log_sender, spans: span_sender },
                 clusters: Arc::clone(&clusters),
-                settings: Settings { sampling: tracing.sampling, connections, ..Settings::default() },
+                sampling: tracing.sampling,
+                connections,
             },
         )?;
 

@@ -3,7 +3,7 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use outrigger_dataplane::worker::{Worker, WorkerConfig};
+use outrigger_dataplane::worker::{self, WorkerConfig};
 use tokio::sync::mpsc;
 
 use crate::error::Error;
@@ -29,7 +29,7 @@ impl Workers {
             let end = End { id, problem: "it panicked".to_owned(), ended: ended.clone() };
             std::thread::Builder::new()
                 .name(format!("worker-{id}"))
-                .spawn(move || end.of(Worker::run(config)))
+                .spawn(move || end.of(worker::run(config)))
                 .map_err(|source| Error::Start { what: "a worker's thread", source })
         };
         let threads = (0..count).map(spawn).collect::<Result<_, _>>()?;

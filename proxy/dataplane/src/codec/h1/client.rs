@@ -37,7 +37,7 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 /// Where an HTTP/1 connection goes when its exchange is over and another request may follow.
 ///
 /// Dropped with the connection: a pool may keep its count of connections in it.
-pub trait Home {
+pub(crate) trait Home {
     /// A request begins on the connection.
     fn begins(&self) {}
 
@@ -48,13 +48,13 @@ pub trait Home {
 
 /// A connection that speaks HTTP/1.1 and has no request under way.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     shared: Rc<Shared>,
 }
 
 impl Connection {
     /// Takes a connection that was just made. `home` gets it back after each exchange that leaves it usable.
-    pub fn new(stream: Stream, limits: Rc<Limits>, home: Rc<dyn Home>) -> Self {
+    pub(crate) fn new(stream: Stream, limits: Rc<Limits>, home: Rc<dyn Home>) -> Self {
         let shared = Rc::new_cyclic(|me| Shared {
             me: me.clone(),
             wire: RefCell::new(Some(Wire::new(stream, Bytes::new()))),
@@ -68,7 +68,7 @@ impl Connection {
 
     /// Whether it is still usable: the peer has neither closed it nor sent anything unasked, nor said that it is about to
     /// close it. Costs one system call when the connection was idle for more than 50 ms. Drop a closed one.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         let state = self.shared.state.borrow();
         let now = Instant::now();
         if state.expires.is_some_and(|expires| now >= expires) {
@@ -83,20 +83,11 @@ impl Connection {
                 || wire.stream.is_quiet())
     }
 
-    /// Resolves when the peer closes the connection or sends something unasked. Cancel-safe.
-    pub async fn closed(&mut self) {
-        poll_fn(|cx| match &mut *self.shared.wire.borrow_mut() {
-            Some(wire) => wire.poll_fill(cx).map(drop),
-            None => Poll::Ready(()),
-        })
-        .await;
-    }
-
     /// Begins a request with a copy of what matters of `head`. Nothing is written before the exchange is polled. `.into()` makes it the exchange of both versions.
     ///
     /// With `expect: 100-continue` the body is held back until the upstream has answered, 1 s at most.
     /// Dropping the exchange, or the response's body before its end, closes the connection.
-    pub fn send(self, head: &RequestHead, body: Body) -> Exchange {
+    pub(crate) fn send(self, head: &RequestHead, body: Body) -> Exchange {
         self.shared.home.begins();
         let state = &mut *self.shared.state.borrow_mut();
         state.turn += 1;
@@ -118,7 +109,7 @@ impl Connection {
 
 /// A request under way on an HTTP/1 connection.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     /// `None` once the response's body has it, or it failed. A tunnel's is kept, and its home with it.
     shared: Option<Rc<Shared>>,
     turn: u64,

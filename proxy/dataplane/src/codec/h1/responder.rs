@@ -59,17 +59,14 @@ impl Responder {
         self.flush().await
     }
 
-    pub(crate) async fn respond(mut self, head: ResponseHead, body: Body) -> (u64, Result<(), Failure>) {
+    pub(crate) async fn respond(mut self, head: ResponseHead, body: Body) -> Result<(), Failure> {
         self.answering.keep_alive &= !self.session.is_ending() && !self.owes_continue();
         let (answering, length) = (&self.answering, body.length());
         let begun = self.write(|connection, state| {
             state.answer = Answer::Started;
             write::response(&mut connection.out, &head, length, answering)
         });
-        let (encoder, keep_alive) = match begun {
-            Ok(begun) => begun,
-            Err(failure) => return (0, Err(failure)),
-        };
+        let (encoder, keep_alive) = begun?;
         let mut transfer = Transfer::new(body, encoder);
         let mut patience = self.session.patience();
         let sent = poll_fn(|cx| match transfer.poll(cx, &self.session.connection) {
@@ -79,10 +76,10 @@ impl Responder {
             done => done,
         })
         .await;
-        let outcome = match sent {
+        let failure = match sent {
             Ok(()) => {
                 self.session.state.borrow_mut().answer = Answer::Complete { keep_alive };
-                return (transfer.bytes, Ok(()));
+                return Ok(());
             }
             Err(Cut::Body(mut failure)) => {
                 failure.reached = Reached::ResponseStarted;
@@ -96,7 +93,7 @@ impl Responder {
         if let Some(connection) = self.session.connection.take() {
             connection.reset();
         }
-        (transfer.bytes, Err(outcome))
+        Err(failure)
     }
 
     pub(crate) async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {

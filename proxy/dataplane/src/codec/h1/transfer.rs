@@ -18,8 +18,6 @@ pub(crate) struct Transfer {
     body: Body,
     encoder: Encoder,
     ended: bool,
-    /// Bytes of body that were framed.
-    pub(crate) bytes: u64,
 }
 
 /// Why a body did not get through.
@@ -36,7 +34,7 @@ impl Transfer {
     pub(crate) fn new(body: Body, encoder: Encoder) -> Self {
         let ended = encoder == Encoder::None;
         let body = if ended { Body::empty() } else { body };
-        Self { body, encoder, ended, bytes: 0 }
+        Self { body, encoder, ended }
     }
 
     /// Goes on; ready when all of it was handed to the kernel. The connection is not borrowed while the body is read, since
@@ -86,10 +84,7 @@ impl Transfer {
             let connection = &mut *connection.borrow_mut();
             let out = &mut connection.as_mut().ok_or_else(over)?.out;
             match frame {
-                Some(Frame::Data(data)) => {
-                    self.bytes += data.len() as u64;
-                    self.encoder.data(out, data)
-                }
+                Some(Frame::Data(data)) => self.encoder.data(out, data),
                 Some(Frame::Trailers(trailers)) => {
                     self.ended = true;
                     self.encoder.end(out, Some(&trailers))

@@ -186,11 +186,6 @@ impl Connection {
         self.shared.asked.get().is_some_and(quiet)
     }
 
-    pub(crate) async fn closed(&self) {
-        // Nothing is ever sent: this resolves when the task has dropped its end.
-        let _ = self.ended.clone().changed().await;
-    }
-
     pub(crate) fn send(&self, head: RequestHead, body: Body) -> Exchange {
         Exchange::new(self.send.clone(), head, body, Slot::new(&self.shared))
     }

@@ -53,7 +53,7 @@ impl Responder {
         self.exchange.interim(head)
     }
 
-    pub(crate) async fn respond(self, head: ResponseHead, body: Body) -> (u64, Result<(), Failure>) {
+    pub(crate) async fn respond(self, head: ResponseHead, body: Body) -> Result<(), Failure> {
         let bodiless = self.head_only
             || head.status == StatusCode::NO_CONTENT
             || head.status == StatusCode::NOT_MODIFIED;
@@ -79,12 +79,9 @@ impl Responder {
         }
         self.exchange.answered.set(true);
         let begun = self.exchange.respond.borrow_mut().send_response(response, body.is_ended());
-        let stream = match begun {
-            Ok(stream) => stream,
-            Err(error) => return (0, Err(failure::downstream(&error))),
-        };
+        let stream = begun.map_err(|error| failure::downstream(&error))?;
         if body.is_ended() {
-            return (0, Ok(()));
+            return Ok(());
         }
         let mut outgoing = Outgoing::new(stream, body).in_order(Rc::clone(&self.exchange.seen));
         let mut patience = Patience::new(self.limits.write_timeout, Rc::clone(&self.exchange.still_since));
@@ -100,20 +97,19 @@ impl Responder {
             outgoing.reset(Code::CANCEL);
             let failure =
                 Failure::downstream(Reason::DownstreamConnectionTermination, "the client reads nothing");
-            return (outgoing.bytes, Err(failure));
+            return Err(failure);
         };
         let outcome = match sent {
             Ok(()) => Ok(()),
             Err(Cut::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
             Err(Cut::Stream(error)) => Err(failure::downstream(&error)),
         };
-        let bytes = outgoing.bytes;
         // The body goes, and with it the exchange that it comes from, for the client's reason if it has one.
         let code = outcome.as_ref().err().and_then(|failure| failure.code);
         let because = code.map(|code| Because::of_reset(code.into()));
         drop(outgoing);
         drop(because);
-        (bytes, outcome)
+        outcome
     }
 
     /// A 2xx opens the tunnel (RFC 9113 section 8.5), where HTTP/1 may have said 101 (RFC 8441 section 5).

@@ -40,7 +40,7 @@ impl Source for Cut {
 async fn body() -> RecvStream {
     let served = serving(Protocol::Http2, |_, _, responder| async move {
         let body = Body::streamed(Rc::new(Cut::default()), 0, None);
-        responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+        let _ = responder.respond(ResponseHead::new(StatusCode::OK), body).await;
     });
     let (mut send, connection) = h2::client::handshake(served.client).await.unwrap();
     spawn_local(async move {

@@ -131,7 +131,7 @@ fn an_answer_that_no_window_lets_through_ends_in_time() {
         let bytes = opening(&[0, 4, 0, 0, 0, 0], &[frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)]);
         served.client.write_all(&bytes).await.unwrap();
         let began = Instant::now();
-        let failure = outcome.await.unwrap().outcome.unwrap_err();
+        let failure = outcome.await.unwrap().unwrap_err();
         assert!(failure.detail.contains("reads nothing"), "{failure}");
         assert_eq!(began.elapsed(), Limits::default().write_timeout);
         let answers = frames(&mut served.client).await;

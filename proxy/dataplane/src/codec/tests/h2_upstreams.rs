@@ -10,12 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::Instant;
 
 use super::frames::*;
-use super::support::{get, run, whole};
+use super::support::{Uncounted, get, run, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
 use crate::codec::h2::client::Connection;
 use crate::codec::limits::Limits;
-use crate::codec::usage::Uncounted;
 use crate::socket::stream::Stream;
 
 /// A connection of ours to an upstream that says `frames`, and whether the upstream is asked for signs of life.

@@ -6,13 +6,12 @@ use outrigger_core::reason::Reason;
 use tokio::io::AsyncWriteExt;
 use tokio::task::spawn_local;
 
-use super::support::{echo, get, read_for_a_while, run, serving, upstream};
+use super::support::{echo, get, http2_to, read_for_a_while, run, serving, upstream};
 use crate::codec::answer::Answer;
 use crate::codec::body::Body;
-use crate::codec::client::{Exchange, Http2Connection};
+use crate::codec::client::Exchange;
 use crate::codec::limits::Limits;
 use crate::codec::server::Protocol;
-use crate::socket::stream::Stream;
 
 /// `count` fields which, counted with 32 bytes each, come to `bytes`.
 fn fields(count: usize, bytes: usize) -> HeaderMap {
@@ -88,8 +87,7 @@ fn responses_of_http_1_and_http_2_have_the_same_limit() {
                         respond.send_response(response, true).unwrap();
                     }
                 });
-                let connection =
-                    Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
+                let connection = http2_to(ours, &Limits::default()).await;
                 connection.send(get("/"), Body::full(Bytes::new())).answer().await
             });
             check(answer, &fields, passes);

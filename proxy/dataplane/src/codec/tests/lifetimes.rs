@@ -66,7 +66,7 @@ fn an_old_connection_ends_when_it_is_idle_and_answers_what_it_has_begun() {
         assert_eq!(began.elapsed().as_secs(), 60);
         let mut served = serving_within(short_life(), Protocol::Http1, |_, _, responder| async move {
             sleep(Duration::from_secs(100)).await;
-            responder
+            let _ = responder
                 .respond(ResponseHead::new(http::StatusCode::OK), Body::full(Bytes::from_static(b"late")))
                 .await;
         });

@@ -12,10 +12,10 @@ use outrigger_core::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::support::{get, handler, read_for_a_while, run, serving, upstream};
+use super::support::{get, handler, http2_to, read_for_a_while, run, serving, upstream};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
-use crate::codec::client::{Exchange, Http2Connection};
+use crate::codec::client::Exchange;
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, serve};
 use crate::socket::stream::Stream;
@@ -34,7 +34,7 @@ fn a_body_of_unknown_length_streams_both_ways_through_both_sides() {
                     panic!("an interim")
                 };
                 let delivery = responder.respond(head, body).await;
-                assert!(delivery.outcome.is_ok() && delivery.body_bytes == 4, "{delivery:?}");
+                assert!(delivery.is_ok(), "{delivery:?}");
             }
         });
         served.client.write_all(b"POST /x HTTP/1.1\r\nHost: cart\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n").await.unwrap();
@@ -116,7 +116,7 @@ fn an_answer_that_is_cut_off_reaches_an_old_client_as_a_reset_and_never_as_an_en
                 let pieces = body.frame().await.unwrap().unwrap();
                 let rest =
                     Body::streamed(Rc::new(Pieces(RefCell::new(vec![pieces]), RefCell::new(body))), 0, None);
-                assert!(responder.respond(head, rest).await.outcome.is_err());
+                assert!(responder.respond(head, rest).await.is_err());
             }
         });
         let drain = Drain::new();
@@ -178,8 +178,7 @@ fn a_request_whose_body_fails_halfway_may_have_been_processed() {
             std::future::pending::<()>().await;
             drop(responder);
         });
-        let connection =
-            Http2Connection::start(Stream::Memory(served.client), &Limits::default()).await.unwrap();
+        let connection = http2_to(served.client, &Limits::default()).await;
         let failure = connection.send(get("/"), body()).answer().await.unwrap_err();
         assert_eq!((failure.side, failure.reached), (Side::Downstream, Reached::Maybe));
     });

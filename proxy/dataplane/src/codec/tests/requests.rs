@@ -116,7 +116,7 @@ fn statuses_without_body_have_none() {
         for (request, status) in [("GET", 204), ("GET", 304), ("HEAD", 200)] {
             let mut served = serving(Protocol::Http1, move |_, _, responder| async move {
                 let head = ResponseHead::new(StatusCode::from_u16(status).unwrap());
-                responder.respond(head, Body::full(Bytes::from_static(b"SECRET"))).await;
+                let _ = responder.respond(head, Body::full(Bytes::from_static(b"SECRET"))).await;
             });
             served
                 .client
@@ -163,7 +163,7 @@ fn a_connection_whose_body_was_never_asked_for_is_not_used_again() {
     run(async {
         let mut served = serving(Protocol::Http1, |_, body, responder| async {
             drop(body);
-            responder.respond(ResponseHead::new(StatusCode::EXPECTATION_FAILED), Body::empty()).await;
+            let _ = responder.respond(ResponseHead::new(StatusCode::EXPECTATION_FAILED), Body::empty()).await;
         });
         let bytes = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
         served.client.write_all(bytes).await.unwrap();

@@ -12,11 +12,10 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::support::{get, handler, run, serving_within, whole};
+use super::support::{get, handler, http2_to, run, serving_within, whole};
 use super::unread::{answers, body_of, post};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
-use crate::codec::client::Http2Connection;
 use crate::codec::limits::{Limits, ResetLimits};
 use crate::codec::server::{Protocol, serve};
 use crate::socket::stream::Stream;
@@ -40,7 +39,7 @@ fn requests_given_up_while_the_other_side_was_frozen_end_nothing_else() {
         run(async {
             let (client, server) = duplex(256 * 1024);
             let limits = Limits { resets, ..Limits::default() };
-            let connection = Http2Connection::start(Stream::Memory(client), &limits).await.unwrap();
+            let connection = http2_to(client, &limits).await;
             let mut stays = connection.send(post("/stays"), Body::full(Bytes::from_static(b"hello")));
             let _ = timeout(Duration::from_millis(1), stays.answer()).await;
             for _ in 0..10 {
@@ -73,7 +72,7 @@ fn answers_to_what_was_given_up_end_nothing_else() {
     run(async {
         let (client, server) = duplex(16 * 1024 * 1024);
         let limits = Limits { concurrent_streams: 1000, ..Limits::default() };
-        let connection = Http2Connection::start(Stream::Memory(client), &limits).await.unwrap();
+        let connection = http2_to(client, &limits).await;
         // The server knows of no reset before it has answered: its answers are late, each one.
         let mut server = h2::server::handshake(server).await.unwrap();
         for _ in 0..30 {
@@ -122,12 +121,12 @@ where
             });
         }
     });
-    let upstream = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
+    let upstream = http2_to(ours, &Limits::default()).await;
     let mut served = serving_within(Limits::default(), Protocol::Http2, move |head, body, responder| {
         let mut exchange = upstream.send(head, body);
         async move {
             if let Ok(Answer::Final(head, Payload::Body(body))) = exchange.answer().await {
-                responder.respond(head, body).await;
+                let _ = responder.respond(head, body).await;
             }
         }
     });

@@ -15,11 +15,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use crate::codec::body::{Body, Frame};
-use crate::codec::client::{Home, Http1Connection};
+use crate::codec::client::{Home, Http1Connection, Http2Connection};
 use crate::codec::head::{RequestHead, ResponseHead, Scheme};
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, Responder, Service, serve};
+use crate::codec::usage::Usage;
 use crate::socket::stream::Stream;
+
+/// A connection to the upstream at the other end of `stream`.
+pub(super) async fn http2_to(stream: DuplexStream, limits: &Limits) -> Http2Connection {
+    Http2Connection::start(Stream::Memory(stream), limits, Rc::new(Uncounted)).await.unwrap()
+}
+
+/// Counts nothing.
+#[derive(Debug)]
+pub(super) struct Uncounted;
+
+impl Usage for Uncounted {
+    fn begins(&self) {}
+
+    fn ends(&self) {}
+}
 
 type Handling = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -94,12 +110,12 @@ pub(super) async fn echo(head: RequestHead, mut body: Body, responder: Responder
             Err(failure) => {
                 let mut head = ResponseHead::new(failure.reason.status());
                 head.headers.insert("x-outrigger-reason", failure.reason.name().parse().unwrap());
-                responder.respond(head, Body::empty()).await;
+                let _ = responder.respond(head, Body::empty()).await;
                 return;
             }
         }
     }
-    responder.respond(ResponseHead::new(StatusCode::OK), Body::full(Bytes::from(text))).await;
+    let _ = responder.respond(ResponseHead::new(StatusCode::OK), Body::full(Bytes::from(text))).await;
 }
 
 /// What a server with [`echo`] says to these bytes, after which the client closes its side.

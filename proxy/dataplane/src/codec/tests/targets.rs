@@ -4,21 +4,18 @@ use http::{Method, Request, StatusCode, Uri};
 use outrigger_core::reason::Reason;
 use tokio::task::spawn_local;
 
-use super::support::{echo, run, serving, whole};
+use super::support::{echo, http2_to, run, serving, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
-use crate::codec::client::Http2Connection;
 use crate::codec::head::RequestHead;
 use crate::codec::limits::Limits;
 use crate::codec::server::Protocol;
-use crate::socket::stream::Stream;
 
 #[test]
 fn a_question_about_the_server_crosses_http_2_as_a_star() {
     run(async {
         let served = serving(Protocol::Http2, echo);
-        let connection =
-            Http2Connection::start(Stream::Memory(served.client), &Limits::default()).await.unwrap();
+        let connection = http2_to(served.client, &Limits::default()).await;
         let head = RequestHead { method: Method::OPTIONS, ..super::support::get("*") };
         let Answer::Final(_, Payload::Body(mut body)) =
             connection.send(head, Body::empty()).answer().await.unwrap()

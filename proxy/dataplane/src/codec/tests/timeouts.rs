@@ -140,7 +140,7 @@ fn a_client_that_reads_nothing_does_not_hold_its_answer_for_ever() {
             async move {
                 let body = Body::full(Bytes::from(vec![b'x'; 1024 * 1024]));
                 let delivery = responder.respond(ResponseHead::new(StatusCode::OK), body).await;
-                *seen.borrow_mut() = delivery.outcome.err();
+                *seen.borrow_mut() = delivery.err();
             }
         });
         served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -157,7 +157,7 @@ fn a_client_that_reads_a_byte_now_and_then_does_not_hold_its_answer_for_ever_and
         run(async {
             let mut served = serving(Protocol::Http1, |_, _, responder| async move {
                 let body = Body::full(Bytes::from(vec![b'x'; 300 * 1024]));
-                responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+                let _ = responder.respond(ResponseHead::new(StatusCode::OK), body).await;
             });
             served.client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
             let began = tokio::time::Instant::now();

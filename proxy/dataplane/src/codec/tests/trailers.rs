@@ -11,14 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
-use super::support::{Served, echo, get, run, serving, whole};
+use super::support::{Served, echo, get, http2_to, run, serving, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
-use crate::codec::client::Http2Connection;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, Responder};
-use crate::socket::stream::Stream;
 
 async fn stranger(served: &mut Served) -> h2::client::SendRequest<Bytes> {
     let client = std::mem::replace(&mut served.client, duplex(1).0);
@@ -82,7 +80,7 @@ fn trailers_of_a_response_pass_whole_or_fail_it() {
                     body.send_trailers(field(character, length)).unwrap();
                 }
             });
-            let connection = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
+            let connection = http2_to(ours, &Limits::default()).await;
             let Ok(Answer::Final(_, Payload::Body(mut body))) =
                 connection.send(get("/"), Body::empty()).answer().await
             else {
@@ -145,7 +143,7 @@ fn pseudo_fields_in_trailers_fail_the_message() {
         run(async {
             let (ours, mut application) = duplex(256 * 1024);
             application.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
-            let connection = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
+            let connection = http2_to(ours, &Limits::default()).await;
             let mut exchange = connection.send(get("/"), Body::empty());
             let said = async {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -202,7 +200,7 @@ fn a_websocket_to_a_server_of_http_2_is_an_extended_connect() {
             tunnel.shutdown().await.unwrap();
         });
         let client = std::mem::replace(&mut served.client, duplex(1).0);
-        let connection = Http2Connection::start(Stream::Memory(client), &Limits::default()).await.unwrap();
+        let connection = http2_to(client, &Limits::default()).await;
         let mut exchange = connection.send(websocket(), Body::empty());
         let Answer::Final(head, Payload::Tunnel(mut tunnel)) = exchange.answer().await.unwrap() else {
             panic!("no tunnel")
@@ -227,7 +225,7 @@ fn what_is_no_handshake_of_a_websocket_is_a_normal_request_to_a_server_of_http_2
     run(async {
         let mut served = serving(Protocol::Http2, echo);
         let client = std::mem::replace(&mut served.client, duplex(1).0);
-        let connection = Http2Connection::start(Stream::Memory(client), &Limits::default()).await.unwrap();
+        let connection = http2_to(client, &Limits::default()).await;
         let mut without_key = websocket();
         without_key.headers.remove(header::SEC_WEBSOCKET_KEY);
         let hello = Body::full(Bytes::from_static(b"hello"));
@@ -256,7 +254,7 @@ fn a_websocket_to_a_server_that_takes_none_fails_and_says_why() {
                 respond.send_response(http::Response::new(()), true).unwrap();
             }
         });
-        let connection = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
+        let connection = http2_to(ours, &Limits::default()).await;
         let failure = connection.send(websocket(), Body::empty()).answer().await.unwrap_err();
         assert_eq!(failure.reason, Reason::UpgradeRefused);
         assert!(failure.detail.contains("extended CONNECT") && failure.never_processed(), "{failure}");
@@ -293,7 +291,7 @@ fn a_request_that_waits_for_a_stream_keeps_its_place_until_it_is_sent() {
         let (ours, application) = duplex(256 * 1024);
         let (go, gone) = oneshot::channel();
         spawn_local(crowded(application, gone));
-        let connection = Http2Connection::start(Stream::Memory(ours), &Limits::default()).await.unwrap();
+        let connection = http2_to(ours, &Limits::default()).await;
         let place = Rc::new(());
         let mut first = connection.send(get("/"), Body::empty());
         let _ = tokio::time::timeout(Duration::from_millis(10), first.answer()).await;

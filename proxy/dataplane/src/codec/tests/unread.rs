@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
-use super::support::{echo, get, run, serving_within, whole};
+use super::support::{echo, get, http2_to, run, serving_within, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::client::{Exchange, Http2Connection};
@@ -20,7 +20,6 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, Responder};
 use crate::codec::upgrade::Upgraded;
-use crate::socket::stream::Stream;
 
 const LARGE: usize = 512 * 1024;
 
@@ -29,11 +28,11 @@ pub(super) async fn answers(head: RequestHead, body: Body, responder: Responder)
     match head.path.path() {
         "/large" => {
             let body = Body::full(Bytes::from(vec![b'x'; LARGE]));
-            responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+            let _ = responder.respond(ResponseHead::new(StatusCode::OK), body).await;
         }
         "/watch" => {
             let body = Body::streamed(Rc::new(Quiet), 0, None);
-            responder.respond(ResponseHead::new(StatusCode::OK), body).await;
+            let _ = responder.respond(ResponseHead::new(StatusCode::OK), body).await;
         }
         "/chat" => {
             let mut tunnel = responder.upgrade(ResponseHead::new(StatusCode::OK)).await.unwrap().stream;
@@ -62,7 +61,7 @@ async fn connected(limits: &Limits) -> Http2Connection {
     let client = std::mem::replace(&mut served.client, duplex(1).0);
     // Dropping the drain would end the connection.
     spawn_local(async move { served.done.await.map(|_| drop(served.drain)) });
-    Http2Connection::start(Stream::Memory(client), limits).await.unwrap()
+    http2_to(client, limits).await
 }
 
 pub(super) async fn body_of(exchange: &mut Exchange) -> Body {

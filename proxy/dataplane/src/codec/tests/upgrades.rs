@@ -19,7 +19,7 @@ fn asked(fields: &str) -> Option<String> {
             } else {
                 answer.headers.insert("x-asked", HeaderValue::from_static(""));
             }
-            responder.respond(answer, Body::empty()).await;
+            let _ = responder.respond(answer, Body::empty()).await;
         });
         served.client.write_all(request.as_bytes()).await.unwrap();
         read_for_a_while(&mut served.client).await
