@@ -1,9 +1,10 @@
 //! The state directory: its owner's alone, since a key lies in it, and written so that a crash leaves old or new.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+
+use outrigger_core::private_file;
 
 use super::StateError;
 
@@ -23,31 +24,9 @@ pub(super) fn prepare(directory: &Path) -> Result<(), StateError> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
-/// Makes an empty file with mode 0600 in the place of whatever is there.
-pub(super) fn create_private_file(path: &Path) -> io::Result<()> {
-    private(path).map(drop)
-}
-
-/// Replaces a file whole: a reader sees the old text or the new one, also after a crash.
+/// Replaces a file atomically: a reader sees the old text or the new one, also after a crash.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<(), StateError> {
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = private(&new)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        sync(path)
-    };
-    write().map_err(|error| StateError::Io { path: path.into(), error })
-}
-
-/// Makes a rename within the file's directory survive a power cut.
-pub(super) fn sync(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
-}
-
-fn private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    private_file::replace(path, text).map_err(|error| StateError::Io { path: path.into(), error })
 }
 
 #[cfg(test)]
@@ -69,14 +48,5 @@ mod tests {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         prepare(directory.path()).unwrap();
         assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("roots.pem");
-        replace(&path, b"old and longer").unwrap();
-        replace(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 }

@@ -15,10 +15,11 @@ mod table;
 mod database;
 mod error;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use outrigger_core::private_file;
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 pub use database::Trouble;
@@ -57,7 +58,7 @@ impl Store {
         directory::prepare(directory)?;
         let path = directory.join(FILE);
         if !path.exists() {
-            drop(create(&path)?);
+            create(&path)?;
         }
         let database = open(&path).map_err(|error| StateError::open(&path, error))?;
         let database = Arc::new(ReopenedDatabase::new(&path, database, open));
@@ -125,15 +126,13 @@ impl Store {
     }
 }
 
-/// Makes the file under another name first: a crash while redb writes its first pages leaves no half store behind.
-fn create(path: &Path) -> Result<Database, StateError> {
-    let new: PathBuf = path.with_extension("redb.new");
+/// Creates the file under another name first: a crash while redb writes its first pages leaves no incomplete store behind.
+fn create(path: &Path) -> Result<(), StateError> {
+    let new = private_file::beside(path);
     let failed = |error: std::io::Error| StateError::Io { path: new.clone(), error };
-    directory::create_private_file(&new).map_err(failed)?;
-    let database = Database::create(&new).map_err(|error| StateError::open(&new, error))?;
-    std::fs::rename(&new, path).map_err(failed)?;
-    directory::sync(path).map_err(failed)?;
-    Ok(database)
+    private_file::create(&new).map_err(failed)?;
+    let _database = Database::create(&new).map_err(|error| StateError::open(&new, error))?;
+    private_file::rename(&new, path).map_err(failed)
 }
 
 #[cfg(test)]

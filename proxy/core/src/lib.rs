@@ -11,6 +11,7 @@ pub mod drain;
 pub mod descriptors;
 pub mod inbound_name;
 pub mod alpn;
+pub mod private_file;
 pub mod peer;
 pub mod identity;
 pub mod matcher;

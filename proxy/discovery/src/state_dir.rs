@@ -2,10 +2,12 @@
 //!
 //! Used at start-up, after a certificate renewal, and when the saved configuration changes. A failed write leaves the old file.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use outrigger_core::private_file;
 
 /// An existing, writable directory of mode 0700.
 #[derive(Debug, Clone)]
@@ -39,16 +41,9 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file atomically: written beside it, flushed to disk, renamed over it. A crash leaves the old or the new file.
+    /// Replaces a file atomically. A crash leaves the old or the new file.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let beside = self.path(&format!("{name}.new"));
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, self.path(name))?;
-        File::open(&self.0)?.sync_all()
+        private_file::replace(&self.path(name), bytes)
     }
 }
 
