@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use bytes::{BufMut, BytesMut};
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::client::ClientFacts;
 
@@ -48,7 +50,7 @@ pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
         },
     ));
     if !headers.contains_key(REQUEST_ID)
-        && let Ok(id) = HeaderValue::from_maybe_shared(random_uuid().freeze())
+        && let Ok(id) = HeaderValue::try_from(&*random_uuid().encode_lower(&mut Uuid::encode_buffer()))
     {
         headers.insert(REQUEST_ID, id);
     }
@@ -69,17 +71,9 @@ fn append_address(headers: &mut HeaderMap, address: SocketAddr) {
     }
 }
 
-/// A version 4 UUID (RFC 9562 section 5.4).
-fn random_uuid() -> BytesMut {
-    let random = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let mut text = BytesMut::with_capacity(36);
-    for digit in (0..32).rev() {
-        text.put_u8(b"0123456789abcdef"[(random >> (digit * 4)) as usize & 15]);
-        if matches!(digit, 24 | 20 | 16 | 12) {
-            text.put_u8(b'-');
-        }
-    }
-    text
+/// Returns a version 4 UUID. The generator is not a secure one: the identifier is no secret.
+fn random_uuid() -> Hyphenated {
+    uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid().hyphenated()
 }
 
 #[cfg(test)]
@@ -98,6 +92,16 @@ mod tests {
         add(&mut headers, sender("[fd00::1]:99", true));
         assert_eq!(headers[FORWARDED_FOR], "1.1.1.1, 2.2.2.2, fd00::1");
         assert_eq!(headers[FORWARDED_PROTO], "http");
+    }
+
+    #[test]
+    fn a_request_without_an_identifier_gets_a_random_uuid() {
+        let mut headers = HeaderMap::new();
+        add(&mut headers, sender("127.0.0.1:99", false));
+        let id = Uuid::try_parse(headers[REQUEST_ID].to_str().unwrap()).unwrap();
+        assert_eq!(id.get_version_num(), 4);
+        add(&mut headers, sender("127.0.0.1:99", false));
+        assert_eq!(headers[REQUEST_ID], *id.hyphenated().to_string(), "one that is there stays");
     }
 
     #[test]

@@ -313,18 +313,7 @@ fn framing(out: &mut Outgoing, encoder: Encoder) {
     match encoder {
         Encoder::None | Encoder::UntilClose => {}
         Encoder::Length(length) => {
-            let mut room = [0; 20];
-            let mut at = room.len();
-            let mut left = length;
-            loop {
-                at -= 1;
-                room[at] = b"0123456789"[(left % 10) as usize];
-                left /= 10;
-                if left == 0 {
-                    break;
-                }
-            }
-            field(out, "content-length", &room[at..]);
+            field(out, "content-length", itoa::Buffer::new().format(length).as_bytes());
         }
         Encoder::Chunked { .. } => out.copy(b"transfer-encoding: chunked\r\n"),
     }
