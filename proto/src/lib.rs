@@ -29,3 +29,9 @@ pub mod xds_type {
 
 pub mod kind;
 pub mod xds;
+
+/// The descriptors of the xDS messages that a proxy decodes, as a `google.protobuf.FileDescriptorSet` without comments and options.
+pub const XDS_DESCRIPTORS: &[u8] = include_bytes!("generated/xds-descriptors.bin");
+
+/// The fields of these messages that must not be shown (`udpa.annotations.sensitive`): a line for each, by its full name.
+pub const XDS_SENSITIVE_FIELDS: &str = include_str!("generated/xds-sensitive-fields.txt");

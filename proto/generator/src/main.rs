@@ -1,8 +1,10 @@
-//! Writes `proto/src/generated/*.rs` from our own .proto files, without protoc.
+//! Writes `proto/src/generated`: Rust from our own .proto files, without protoc, and the descriptors of the xDS messages.
 //!
-//! Run it after a change to a .proto file: `cargo run --manifest-path proto/generator/Cargo.toml`. Each file it
-//! writes carries the fingerprint of what it was made from; a test of outrigger-proto compares it.
+//! Run it after a change to a .proto file, and with a new version of `envoy-types`:
+//! `cargo run --manifest-path proto/generator/Cargo.toml`. A test of outrigger-proto fails if what it writes is not current:
+//! Rust files carry the fingerprint of their sources, descriptors are read again.
 
+mod descriptors;
 mod fingerprint;
 
 use std::error::Error;
@@ -31,5 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::remove_file(&written)?;
         fs::write(generated.join(name), format!("{header}\n{code}"))?;
     }
+
+    let descriptors = descriptors::read(&proto.join(".."))?;
+    fs::write(generated.join("xds-descriptors.bin"), descriptors.set)?;
+    fs::write(generated.join("xds-sensitive-fields.txt"), descriptors.sensitive_fields)?;
     Ok(())
 }
