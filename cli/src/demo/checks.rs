@@ -141,13 +141,12 @@ async fn catalog_routes(mesh: &Mesh) -> Result<Vec<serde_json::Value>, String> {
     let mut versions = Vec::new();
     for instance in mesh.instances().iter().filter(|one| one.account() == "cart") {
         let dump = json(instance.admin, "/config_dump").await?;
-        let is_route = |one: &&serde_json::Value| {
-            one["type"] == "route"
-                && one["name"] == format!("catalog.{}.svc.cluster.local:80", shop::NAMESPACE)
-        };
-        let route = dump["versions"].as_array().and_then(|all| all.iter().find(is_route));
+        let name = format!("catalog.{}.svc.cluster.local:80", shop::NAMESPACE);
+        let dumps = dump["configs"].as_array().into_iter().flatten();
+        let mut routes = dumps.filter_map(|dump| dump["dynamic_route_configs"].as_array()).flatten();
+        let route = routes.find(|route| route["route_config"]["name"] == name);
         let route = route.ok_or_else(|| format!("{} has no route for catalog", instance.name))?;
-        versions.push(route["version"].clone());
+        versions.push(route["version_info"].clone());
     }
     Ok(versions)
 }

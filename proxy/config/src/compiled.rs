@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use outrigger_core::Name;
 pub use outrigger_policy::field::Unusable;
@@ -40,6 +41,7 @@ pub struct Raw {
 #[derive(Debug)]
 pub struct Compiled {
     raw: Raw,
+    received: Option<SystemTime>,
     references: Box<[(Kind, Name)]>,
     pub(crate) value: Value,
 }
@@ -60,10 +62,21 @@ impl Compiled {
     /// Returns an error that names the invalid field and the reason.
     pub fn new(kind: Kind, raw: Raw, before: Option<&Self>) -> Result<Self, Unusable> {
         if let Some(before) = before.filter(|before| before.raw.body == raw.body) {
-            return Ok(Self { raw, references: before.references.clone(), value: before.value.clone() });
+            let (references, value) = (before.references.clone(), before.value.clone());
+            return Ok(Self { raw, received: None, references, value });
         }
         let value = Value::decode(kind, &raw, before)?;
-        Ok(Self { raw, references: value.references(), value })
+        Ok(Self { raw, received: None, references: value.references(), value })
+    }
+
+    /// Records when it was received from the control plane.
+    pub fn received_at(self, time: SystemTime) -> Self {
+        Self { received: Some(time), ..self }
+    }
+
+    /// Returns when it was received, or `None` if that was before a restart.
+    pub fn received(&self) -> Option<SystemTime> {
+        self.received
     }
 
     /// Returns the resource as received.

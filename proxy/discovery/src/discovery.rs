@@ -3,11 +3,13 @@
 //! Permanent errors are returned at start-up, before any traffic: an unwritable state directory, unreadable roots, no way to
 //! obtain an identity. Once started, discovery runs until its handle stops it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use outrigger_config::binding::Binder;
 use outrigger_config::build::Builder;
+use outrigger_config::compiled::{Compiled, Raw};
 use outrigger_config::demand::DemandFeed;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
@@ -24,6 +26,7 @@ use crate::dns::{Dns, DnsError};
 use crate::identity::publication::Publication;
 use crate::identity::{Identity, IdentityError};
 use crate::registration::{Left, Registration, RegistrationHandle, WorkloadPort};
+use crate::resource_json::Renderer;
 use crate::state_dir::StateDir;
 use crate::status::{Status, StatusBoard};
 use crate::xds::ads;
@@ -202,32 +205,62 @@ impl Reader {
         self.status.read()
     }
 
-    /// Returns every accepted resource, by kind and name. Waits, off this thread, for a build in progress.
-    pub async fn resources(&self) -> Vec<ResourceVersion> {
-        let versions = self.store.with(|store| {
-            let all = Kind::ALL.into_iter().flat_map(|kind| {
-                let held = store.accepted().of(kind).iter();
-                held.map(move |(name, resource)| ResourceVersion {
+    /// Returns every resource that was accepted or is still used, by kind and name. Blocks: waits for a build in progress, then
+    /// renders the resources.
+    pub fn resources(&self) -> Vec<AcceptedResource> {
+        let (accepted, published) = {
+            let store = self.store.lock();
+            (store.accepted().clone(), store.published().clone())
+        };
+        let renderer = Renderer::new();
+        let mut resources = Vec::new();
+        for kind in Kind::ALL {
+            let names: BTreeSet<_> = accepted.of(kind).keys().chain(published.of(kind).keys()).collect();
+            resources.extend(names.into_iter().map(|name| {
+                let (newest, active) = (accepted.get(kind, name), published.get(kind, name));
+                let warming =
+                    newest.filter(|newest| active.is_none_or(|active| !active.same_content(newest)));
+                AcceptedResource {
                     kind,
                     name: name.clone(),
-                    version: resource.raw().version.clone(),
-                })
-            });
-            all.collect()
-        });
-        versions.await.unwrap_or_default()
+                    active: active.map(|resource| ResourceState::new(resource, &renderer)),
+                    warming: warming.map(|resource| ResourceState::new(resource, &renderer)),
+                }
+            }));
+        }
+        resources
     }
 }
 
-/// An accepted resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResourceVersion {
+/// A resource that was accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AcceptedResource {
     /// Its type.
     pub kind: Kind,
     /// Its name.
     pub name: Name,
-    /// The version that was last accepted.
+    /// What traffic uses; None until it is warm.
+    pub active: Option<ResourceState>,
+    /// What replaces it once it is warm.
+    pub warming: Option<ResourceState>,
+}
+
+/// One version of a resource.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResourceState {
+    /// The server's version.
     pub version: String,
+    /// When it was received; None if that was before a restart.
+    pub received: Option<SystemTime>,
+    /// The message, without secrets.
+    pub json: serde_json::Value,
+}
+
+impl ResourceState {
+    fn new(resource: &Compiled, renderer: &Renderer) -> Self {
+        let Raw { name: _, aliases: _, version, body } = resource.raw();
+        Self { version: version.clone(), received: resource.received(), json: renderer.render(body) }
+    }
 }
 
 /// Why discovery cannot start. Displayed as one line.

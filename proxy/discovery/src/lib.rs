@@ -5,6 +5,7 @@
 //! module uses only modules listed below it.
 
 mod discovery;
+mod resource_json;
 mod xds;
 mod identity;
 mod registration;
@@ -20,7 +21,7 @@ mod testing;
 
 pub use control_plane::channel::ChannelError;
 pub use control_plane::trust::RootsError;
-pub use discovery::{Config, Discovery, Handle, Reader, ResourceVersion, StartError, Wiring};
+pub use discovery::{AcceptedResource, Config, Discovery, Handle, Reader, ResourceState, StartError, Wiring};
 pub use identity::IdentityError;
 pub use outrigger_proto::kind::Kind;
 pub use registration::{Left, WorkloadPort};

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use outrigger_config::build::Builder;
 use outrigger_config::compiled::{Compiled, Raw, Unusable};
@@ -137,6 +138,11 @@ impl Store {
 
     /// Compiles each resource of a response; invalid ones are refused by name.
     pub(crate) fn judge(&self, update: Update) -> Judged {
+        let now = SystemTime::now();
+        self.compiled(update, |resource| resource.received_at(now))
+    }
+
+    fn compiled(&self, update: Update, received: impl Fn(Compiled) -> Compiled) -> Judged {
         let Update { kind, nonce: _, changed, removed, mut refused } = update;
         let mut good = Vec::with_capacity(changed.len());
         for raw in changed {
@@ -144,7 +150,7 @@ impl Store {
             let before = self.accepted.get(kind, &name).or_else(|| self.published().get(kind, &name));
             let compiled = guarded(|| (self.compile)(kind, raw, before.map(Arc::as_ref)));
             match compiled.and_then(|compiled| compiled.map_err(|unusable| unusable.to_string())) {
-                Ok(compiled) => good.push(Arc::new(compiled)),
+                Ok(compiled) => good.push(Arc::new(received(compiled))),
                 Err(reason) => refused.push(Refused { name: name.to_string(), reason }),
             }
         }
@@ -172,7 +178,7 @@ impl Store {
             });
             let changed = changed.collect();
             let update = Update { kind, nonce: String::new(), changed, removed: vec![], refused: vec![] };
-            let judged = self.judge(update);
+            let judged = self.compiled(update, |resource| resource);
             for Refused { name, reason } in &judged.refused {
                 tracing::warn!(%kind, name, reason, "a saved resource is refused");
             }

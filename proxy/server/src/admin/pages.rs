@@ -45,10 +45,9 @@ impl Sight {
                     Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
                 }
             }),
-            Page::read("/config_dump", "configuration as compiled, versions, refusals (JSON)", move || {
-                // Waits for a build in progress; blocking this thread is fine.
-                let versions = Handle::current().block_on(reader.resources());
-                Answer::json(&config_dump::config_dump(&dumped.load(), &versions, &reader.status()))
+            Page::read("/config_dump", "xDS resources, versions, refusals (JSON, as Envoy's)", move || {
+                let resources = reader.resources();
+                Answer::json(&config_dump::config_dump(&dumped.load(), &resources, &reader.status()))
             }),
             Page::read("/clusters", "clusters, endpoints, their health and use (JSON)", move || {
                 let loads = Handle::current().block_on(clusters.loads());

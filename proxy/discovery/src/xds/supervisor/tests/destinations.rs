@@ -110,7 +110,7 @@ async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
     server.expect_cart_dropped().await;
     let snapshot = proxy.published.load();
     assert!(snapshot.destinations.is_empty() && snapshot.clusters.is_empty() && snapshot.routes.is_empty());
-    assert!(proxy.handle.reader().resources().await.is_empty());
+    assert!(proxy.handle.reader().resources().is_empty());
 }
 
 /// A client that sends a request each minute, to a destination whose endpoints take longer than a request waits.

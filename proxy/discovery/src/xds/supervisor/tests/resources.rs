@@ -1,6 +1,12 @@
 //! Resources from the server: accepted, refused by name, waited for.
 
 use super::*;
+use crate::discovery::AcceptedResource;
+
+/// Returns the version that traffic uses.
+fn version(of: &AcceptedResource) -> &str {
+    &of.active.as_ref().unwrap().version
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_bad_resource_is_refused_by_name_and_its_last_version_serves_on() {
@@ -32,8 +38,8 @@ async fn of_three_resources_the_bad_one_is_refused_and_a_reconnect_names_its_las
     server.say(Kind::Cluster, &three("2", xds::broken(Kind::Cluster)), &[]);
     let detail = server.heard_answer().await.error_detail.unwrap().message;
     assert!(detail.starts_with("cluster \"b\": ") && !detail.contains("\"a\""), "{detail}");
-    let held = proxy.handle.reader().resources().await;
-    let held: Vec<_> = held.iter().map(|held| (&*held.name, held.version.as_str())).collect();
+    let held = proxy.handle.reader().resources();
+    let held: Vec<_> = held.iter().map(|held| (&*held.name, version(held))).collect();
     assert_eq!(held, [("a", "2"), ("b", "1"), ("c", "2")]);
     assert!(proxy.published.load().clusters.contains_key("b"), "the last good version serves on");
     drop(server);
@@ -187,8 +193,8 @@ async fn a_move_that_cannot_be_bound_is_refused_by_name_and_the_listener_stays_w
     let detail = server.heard_answer().await.error_detail.unwrap().message;
     assert_eq!(detail, "listener \"a\": address: is taken");
     assert_eq!(proxy.published.load().listeners["a"].address, "127.0.0.1:1".parse().unwrap());
-    let held = proxy.handle.reader().resources().await;
-    let version = held.iter().find(|of| &*of.name == "a").map(|of| of.version.as_str());
+    let held = proxy.handle.reader().resources();
+    let version = held.iter().find(|of| &*of.name == "a").map(version);
     assert_eq!(version, Some("1"), "a reconnect says which one is held");
 }
 
