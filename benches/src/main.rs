@@ -4,9 +4,12 @@
 //! the memory and CPU of sidecars. `cargo run --release -p outrigger-benches -- faults` breaks endpoints under load and
 //! prints what was lost (root). `cargo run --release -p outrigger-benches -- instructions` counts the instructions of a
 //! request (valgrind). `cargo run --release -p outrigger-benches -- membership` changes endpoints of a large cluster under load.
+//! `cargo run --release -p outrigger-benches -- heartbeats` measures heartbeats and certificate requests while clients of the
+//! whole mesh connect.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it reports to a person
 
 mod faults;
+mod heartbeats;
 mod instructions;
 mod load;
 mod membership;
@@ -27,6 +30,7 @@ struct Cli {
 enum Bench {
     Mesh(mesh::MeshArgs),
     Faults(faults::FaultsArgs),
+    Heartbeats(heartbeats::HeartbeatsArgs),
     Instructions(instructions::InstructionsArgs),
     Membership(membership::MembershipArgs),
     #[command(hide = true)]
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
                 Bench::Instructions(args) => instructions::run(args).await,
                 Bench::Membership(args) => membership::run(args).await,
                 Bench::Faults(args) => faults::run(args).await,
+                Bench::Heartbeats(args) => heartbeats::measure(args).await,
                 Bench::Endpoint(args) => faults::endpoint::serve(args).await,
             }
         })

@@ -100,7 +100,7 @@ pub(crate) struct Mesh<'run> {
     /// What sidecars are started with: `outrigger`, or a script that runs it.
     pub(crate) sidecar: PathBuf,
     pub(crate) directory: &'run Path,
-    listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     admin: SocketAddr,
     pub(crate) app: SocketAddr,
     pub(crate) http2_app: SocketAddr,
@@ -256,18 +256,8 @@ endpoints: [{{addresses: [\"{}\"]}}]
         admin: SocketAddr,
         outbound: SocketAddr,
     ) -> Result<Vec<(&'static str, OsString)>, String> {
+        let token_file = self.token(account)?;
         let state = self.directory.join("control-plane");
-        let token = std::process::Command::new(self.outrigger)
-            .args(["token", "create", "--namespace", "mesh", "--service-account", account, "--ttl", "1h"])
-            .arg("--state-dir")
-            .arg(&state)
-            .output()
-            .map_err(|error| format!("cannot create a token: {error}"))?;
-        if !token.status.success() {
-            return Err(format!("cannot create a token: {}", String::from_utf8_lossy(&token.stderr)));
-        }
-        let token_file = self.directory.join(format!("{account}.token"));
-        std::fs::write(&token_file, token.stdout).map_err(|error| error.to_string())?;
         Ok(vec![
             ("--control-plane", self.listen.to_string().into()),
             ("--control-plane-ca", state.join("roots.pem").into()),
@@ -278,6 +268,22 @@ endpoints: [{{addresses: [\"{}\"]}}]
             ("--outbound", outbound.to_string().into()),
             ("--access-log", "off".into()),
         ])
+    }
+
+    /// A file with a join token for a service account.
+    pub(crate) fn token(&self, account: &str) -> Result<PathBuf, String> {
+        let token = std::process::Command::new(self.outrigger)
+            .args(["token", "create", "--namespace", "mesh", "--service-account", account, "--ttl", "1h"])
+            .arg("--state-dir")
+            .arg(self.directory.join("control-plane"))
+            .output()
+            .map_err(|error| format!("cannot create a token: {error}"))?;
+        if !token.status.success() {
+            return Err(format!("cannot create a token: {}", String::from_utf8_lossy(&token.stderr)));
+        }
+        let token_file = self.directory.join(format!("{account}.token"));
+        std::fs::write(&token_file, token.stdout).map_err(|error| error.to_string())?;
+        Ok(token_file)
     }
 
     fn start(&self, name: &str, command: &[&str], flags: &[(&str, OsString)]) -> Result<Process, String> {
