@@ -14,7 +14,7 @@ use outrigger_core::inbound_name::INBOUND_PREFIX;
 use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Target};
 use super::resource::{Kind, Resource};
-use super::scope::{Mode, Scope, Settings, Viewer};
+use super::scope::{Dialect, Mode, Scope, Settings, Viewer};
 use super::{cluster, endpoint, inbound, listener, route, wildcard};
 use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
@@ -111,7 +111,7 @@ impl Catalog {
         let Some(mesh) = self.state().mesh.clone() else { return Vec::new() };
         let own = mesh.workload(&viewer.workload).map(|workload| inbound_names(workload, kind));
         let mut names = own.unwrap_or_default();
-        if viewer.mode == Mode::Wildcard && kind.has_wildcard() {
+        if is_mesh_wide(viewer, kind) {
             names.extend(wildcard::names(&mesh, kind, &self.settings.cluster_domain));
         }
         names
@@ -122,15 +122,14 @@ impl Catalog {
         let domain = &self.settings.cluster_domain;
         let of_mesh =
             || self.state().mesh.clone().is_some_and(|mesh| wildcard::means(&mesh, kind, name, domain));
-        kind.has_wildcard()
-            && (name.starts_with(INBOUND_PREFIX) || (viewer.mode == Mode::Wildcard && of_mesh()))
+        kind.has_wildcard() && (name.starts_with(INBOUND_PREFIX) || (is_mesh_wide(viewer, kind) && of_mesh()))
     }
 
     /// What the answer for a name can change with: fixed by the name, whether or not it exists today.
     pub fn dependencies(&self, viewer: &Viewer, kind: Kind, name: &str) -> Vec<Dependency> {
         let domain = &self.settings.cluster_domain;
         if name == "*" && kind.has_wildcard() {
-            let all = (viewer.mode == Mode::Wildcard).then_some(Dependency::Mesh);
+            let all = is_mesh_wide(viewer, kind).then_some(Dependency::Mesh);
             return all.into_iter().chain([Dependency::Workload(viewer.workload.clone())]).collect();
         }
         if name.starts_with(INBOUND_PREFIX) {
@@ -224,6 +223,16 @@ impl Catalog {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns true if `*` means the whole mesh to this viewer. LDS gives Envoy its inbound listeners alone: it rejects a
+/// listener without an address, and accepts an `api_listener` from its bootstrap configuration only.
+fn is_mesh_wide(viewer: &Viewer, kind: Kind) -> bool {
+    let dialect = match viewer.dialect {
+        Dialect::Outrigger => true,
+        Dialect::Envoy => kind != Kind::Listener,
+    };
+    viewer.mode == Mode::Wildcard && kind.has_wildcard() && dialect
 }
 
 /// What a name means. An address is a service's, or else that of one endpoint.

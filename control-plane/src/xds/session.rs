@@ -97,6 +97,7 @@ impl Session {
         // "An empty first request of a type is a wildcard subscription", where the type has one.
         if first && kind.has_wildcard() && subscribe.is_empty() {
             state.wildcard = Wildcard::Legacy;
+            state.wildcard_unanswered = true;
             state.look_at(WILDCARD.into(), false);
             interest.added.push((kind, WILDCARD.into()));
         }
@@ -175,9 +176,10 @@ impl Session {
                 (Decision::Nothing | Decision::Send, _) => {}
             }
         }
-        if sent.is_empty() {
+        if sent.is_empty() && !state.wildcard_unanswered {
             return None;
         }
+        state.wildcard_unanswered = false;
         if kind == Kind::Cluster {
             self.repeat_endpoints(&sent);
         }
@@ -242,6 +244,7 @@ fn on_subscribe(
     for name in names {
         if is_wildcard(state, &name) {
             let again = std::mem::replace(&mut state.wildcard, Wildcard::Explicit) == Wildcard::Explicit;
+            state.wildcard_unanswered = true;
             state.look_at(name.clone(), again);
         } else {
             if state.wildcard == Wildcard::Legacy {

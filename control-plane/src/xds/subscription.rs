@@ -66,6 +66,8 @@ pub(super) struct Subscription {
     pub(super) kind: Kind,
     pub(super) seen: bool,
     pub(super) wildcard: Wildcard,
+    /// A subscription to `*` has no answer yet. Its answer may be empty: Envoy starts only when it has one.
+    pub(super) wildcard_unanswered: bool,
     pub(super) names: BTreeSet<Name>,
     pub(super) held: HashMap<Name, Held>,
     pub(super) acked: HashMap<Name, Version>,
@@ -83,6 +85,7 @@ impl Subscription {
             kind,
             seen: false,
             wildcard: Wildcard::Off,
+            wildcard_unanswered: false,
             names: BTreeSet::new(),
             held: HashMap::new(),
             acked: HashMap::new(),
@@ -115,6 +118,7 @@ impl Subscription {
     /// Forgets all that only a wildcard asked for.
     pub(super) fn end_wildcard(&mut self) {
         self.wildcard = Wildcard::Off;
+        self.wildcard_unanswered = false;
         let held: Vec<_> = self.held.keys().chain(self.pending.keys()).chain(&self.gone).cloned().collect();
         for name in held {
             if !self.names.contains(&name) {

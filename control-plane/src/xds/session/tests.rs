@@ -107,6 +107,18 @@ fn a_name_that_begins_to_exist_is_sent_and_one_that_ceases_is_removed() {
 }
 
 #[test]
+fn a_wildcard_that_means_nothing_is_answered_once_with_nothing() {
+    let (mut session, mut source) = (Session::default(), Numbers::default());
+    send(&mut session, request(Kind::Cluster, &[], &[]));
+    send(&mut session, request(Kind::Listener, &["*"], &[]));
+    assert_eq!(settle(&mut session, &source), ["cds", "lds"]);
+    source.set(&mut session, Kind::Cluster, "a", Some(1));
+    assert_eq!(settle(&mut session, &source), Vec::<String>::new());
+    send(&mut session, request(Kind::Listener, &["*"], &[]));
+    assert_eq!(settle(&mut session, &source), ["lds"]);
+}
+
+#[test]
 fn what_did_not_change_and_what_nobody_asked_for_sends_nothing() {
     let (mut session, mut source) = (Session::default(), Numbers::default().with(Kind::Cluster, "a", 1));
     send(&mut session, request(Kind::Cluster, &["a"], &[]));

@@ -66,3 +66,15 @@ fn an_endpoint_that_comes_or_goes_is_told_by_its_names() {
     assert!(told.contains(&(Kind::Cluster, CART.to_owned())));
     assert!(!told.contains(&(Kind::Listener, CART.to_owned())), "the service's own listener is as it was");
 }
+
+#[test]
+fn envoys_wildcard_means_no_listeners_because_it_accepts_none_without_an_address() {
+    let catalog = catalog(headless(&["10.1.0.1:8080"]));
+    let envoy = Viewer { dialect: Dialect::Envoy, ..all() };
+    assert_eq!(catalog.wildcard(&envoy, Kind::Listener), []);
+    assert!(!catalog.in_wildcard(&envoy, Kind::Listener, CART));
+    assert!(!catalog.dependencies(&envoy, Kind::Listener, "*").contains(&Dependency::Mesh));
+    assert_eq!(catalog.wildcard(&envoy, Kind::Cluster), catalog.wildcard(&all(), Kind::Cluster));
+    // gRPC's clients subscribe to the names of listeners, and accept these.
+    assert!(catalog.resource(&envoy, Kind::Listener, CART).is_some());
+}
