@@ -5,13 +5,13 @@
 //! and refuses further connections. Nothing that a worker owns leaves its thread.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use outrigger_config::demand::Demands;
 use outrigger_config::listener::Listener as ListenerConfig;
 use outrigger_config::publish::Published;
@@ -145,7 +145,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
         habits: Rc::default(),
         inbound: Some(inbound),
         outbound,
-        loops: HashMap::new(),
+        loops: HashMap::default(),
         ended: Rc::default(),
     };
     let mut tidy = tokio::time::interval(TIDY);

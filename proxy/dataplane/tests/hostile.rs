@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use outrigger_core::reason::Reason;
 use socket2::SockRef;
@@ -12,6 +12,7 @@ use support::application::{Application, ok, read_request};
 use support::client::Client;
 use support::{Proxy, World, forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::time::Instant;
 
 /// A proxy before `application`, which is `app:80`.
 fn before(application: &Application) -> Proxy {

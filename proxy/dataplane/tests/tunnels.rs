@@ -199,13 +199,13 @@ async fn opaque_bytes_go_both_ways_with_half_close() {
 
 #[tokio::test]
 async fn who_breaks_off_is_not_taken_for_who_has_finished() {
-    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let (heard, mut hears) = tokio::sync::mpsc::channel(8);
     let application = Application::raw(move |mut stream, _, _| {
         let heard = heard.clone();
         async move {
             let mut all = Vec::new();
             let ended = stream.read_to_end(&mut all).await.map_err(|error| error.kind());
-            heard.send((all, ended.map(drop))).unwrap();
+            heard.send((all, ended.map(drop))).await.unwrap();
         }
     })
     .await;
@@ -333,7 +333,7 @@ async fn a_server_that_speaks_first_is_heard_and_remembered() {
         .start();
     let mut waits = Vec::new();
     for _ in 0..2 {
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let mut client = Client::connect(proxy.address(0)).await;
         let mut greeting = [0; 11];
         client.stream.read_exact(&mut greeting).await.unwrap();

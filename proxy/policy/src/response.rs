@@ -76,7 +76,7 @@ mod tests {
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
         .into_iter()
         .collect();
-        let facts = ResponseFacts::read(StatusCode::OK, &fields, SystemTime::now);
+        let facts = ResponseFacts::read(StatusCode::OK, &fields, || SystemTime::UNIX_EPOCH);
         let expected = ResponseFacts {
             status: StatusCode::OK,
             grpc_status: Some(14),
@@ -93,7 +93,7 @@ mod tests {
         {
             let fields =
                 HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
-            let facts = ResponseFacts::read(StatusCode::OK, &fields, SystemTime::now);
+            let facts = ResponseFacts::read(StatusCode::OK, &fields, || SystemTime::UNIX_EPOCH);
             assert_eq!((facts.grpc_status, facts.reason), (None, None), "{name}: {value}");
         }
     }
