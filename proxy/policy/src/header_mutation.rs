@@ -83,10 +83,11 @@ fn addition(wire: core::HeaderValueOption) -> Result<Option<Step>, Unusable> {
         (true, false) => raw_value,
         (false, false) => return Err(Unusable::new("header.raw_value", "is set beside header.value")),
     };
+    let value = without_outer_whitespace(&value);
     if value.is_empty() && !keep_empty_value {
         return Ok(None);
     }
-    let value = HeaderValue::from_bytes(&value)
+    let value = HeaderValue::from_bytes(value)
         .map_err(|_| Unusable::new("header.value", "holds a character that no header may have"))?;
     let action = Action::try_from(append_action).map_err(|_| Unusable::new("append_action", "is unknown"))?;
     let action = match (append, action) {
@@ -101,6 +102,14 @@ fn addition(wire: core::HeaderValueOption) -> Result<Option<Step>, Unusable> {
         Action::OverwriteIfExistsOrAdd => Step::Set(name, value),
         Action::OverwriteIfExists => Step::SetIfPresent(name, value),
     }))
+}
+
+/// Whitespace around a value is not part of it (RFC 9110 section 5.5), and malformed in HTTP/2 (RFC 9113 section 8.2.1).
+fn without_outer_whitespace(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// Unescapes `%%`. Returns an error for a single percent sign, which begins a substitution command (`%REQ(x)%`).
@@ -190,6 +199,15 @@ mod tests {
         assert_eq!(apply(vec![empty.clone()], &[]), ["x-a=1"]);
         empty.keep_empty_value = true;
         assert_eq!(apply(vec![empty], &[]), ["x-a=1", "x-b="]);
+    }
+
+    #[test]
+    fn whitespace_around_a_value_is_not_part_of_it() {
+        assert_eq!(
+            apply(vec![add("x-b", "\t two words ", Action::AddIfAbsent)], &[]),
+            ["x-a=1", "x-b=two words"]
+        );
+        assert_eq!(apply(vec![add("x-b", " ", Action::AddIfAbsent)], &[]), ["x-a=1"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
 use super::client::{Shared, Slot};
+use super::field_value::{OUTER_WHITESPACE, has_outer_whitespace};
 use super::incoming::{Incoming, Whose};
 use super::outgoing::{Cut, Outgoing};
 use super::tunnel::Tunnel;
@@ -135,6 +136,8 @@ impl Exchange {
             let broken = if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // RFC 9113 section 8.6.
                 Some((Reason::UpstreamProtocolError, "a 101, which HTTP/2 does not have"))
+            } else if has_outer_whitespace(interim.headers()) {
+                Some((Reason::UpstreamProtocolError, OUTER_WHITESPACE))
             } else if !limits.allow(FieldSize::of(interim.headers())) {
                 Some((Reason::UpstreamHeadersTooLarge, "the response's head is too large"))
             } else {
@@ -210,6 +213,9 @@ impl Exchange {
                 "the response's head is too large",
             );
             return Err(failure);
+        }
+        if has_outer_whitespace(&parts.headers) {
+            return Err(Failure::upstream(Reason::UpstreamProtocolError, Reached::Maybe, OUTER_WHITESPACE));
         }
         let mut head = ResponseHead { status: parts.status, headers: parts.headers, upgrade: None };
         if tunnel && head.status.is_success() {

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
+use super::field_value::{OUTER_WHITESPACE, has_outer_whitespace};
 use super::seen::{Fault, Seen};
 use super::unread::{Held, Receiver};
 use crate::codec::body::Frame;
@@ -79,6 +80,9 @@ impl Incoming {
     fn check(&self, trailers: HeaderMap) -> Result<Option<Frame>, Failure> {
         if !self.limits.allow(FieldSize::of(&trailers)) {
             return Err(self.too_large());
+        }
+        if has_outer_whitespace(&trailers) {
+            return Err((self.whose.broken)(OUTER_WHITESPACE));
         }
         let forbidden: Vec<_> =
             trailers.keys().filter(|name| hop::is_forbidden_in_trailers(name)).cloned().collect();

@@ -17,6 +17,7 @@ mod unread;
 mod promised;
 mod cause;
 mod held;
+mod field_value;
 mod failure;
 mod wire;
 mod seen;

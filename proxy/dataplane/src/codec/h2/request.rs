@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Request, Version, header};
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
+use super::field_value::{OUTER_WHITESPACE, has_outer_whitespace};
 use super::incoming::{Incoming, Whose};
 use super::responder::Exchange;
 use super::seen::Seen;
@@ -33,7 +34,7 @@ pub(super) struct Asked {
     pub(super) wants_continue: bool,
 }
 
-/// Reads a request, or says why it is none. h2 has checked pseudo-fields, connection fields and lengths.
+/// Reads a request, or says why it is none. h2 has checked pseudo-fields, connection fields, characters and lengths.
 pub(super) fn accept(
     request: Request<RecvStream>,
     scheme: Scheme,
@@ -52,6 +53,9 @@ pub(super) fn accept(
         }
         if uri.path_and_query.as_ref().is_some_and(|path| path.as_str().len() > limits.target_bytes) {
             return Err(Failure::downstream(Reason::UriTooLong, "the path is too long"));
+        }
+        if has_outer_whitespace(&parts.headers) {
+            return Err(rule(OUTER_WHITESPACE));
         }
         if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
             return Err(rule("more than one content-length"));

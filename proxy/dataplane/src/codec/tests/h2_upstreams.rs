@@ -57,6 +57,26 @@ fn an_upstream_that_breaks_the_rules_of_answers_fails_its_request() {
     for (name, frames) in [
         ("a 101", vec![status(b"101", 0), status(b"200", END_STREAM)]),
         ("endless 1xx", vec![status(b"103", 0).repeat(20)]),
+        (
+            "a value with a space behind it",
+            vec![frame(
+                HEADERS,
+                END_HEADERS | END_STREAM,
+                1,
+                &[field(b":status", b"200"), field(b"x", b"1 ")].concat(),
+            )],
+        ),
+        (
+            "an interim response with a tab before a value",
+            vec![
+                frame(HEADERS, END_HEADERS, 1, &[field(b":status", b"103"), field(b"x", b"\t1")].concat()),
+                status(b"200", END_STREAM),
+            ],
+        ),
+        (
+            "trailers with a space before a value",
+            vec![status(b"200", 0), frame(HEADERS, END_HEADERS | END_STREAM, 1, &field(b"x", b" 1"))],
+        ),
         ("no status", vec![frame(HEADERS, END_HEADERS | END_STREAM, 1, &field(b"x", b"1"))]),
         (
             "a body that is shorter than it says",

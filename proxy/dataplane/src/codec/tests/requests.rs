@@ -1,5 +1,7 @@
 //! What an HTTP/1 client may send, and how it is answered.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,6 +74,23 @@ fn the_four_forms_of_a_target_are_read() {
             let (text, _) = said_to(format!("{line}\r\n\r\n").as_bytes()).await;
             assert!(text.contains(seen), "{line}: {text}");
         }
+    });
+}
+
+/// What comes from HTTP/1 may go on in HTTP/2, where such a value is malformed.
+#[test]
+fn whitespace_around_a_value_is_not_part_of_it() {
+    run(async {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let values = seen.clone();
+        let mut served = serving(Protocol::Http1, move |head, body, responder| {
+            values.borrow_mut().extend(head.headers.get_all("x").iter().cloned());
+            echo(head, body, responder)
+        });
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nX: \t a b\t \r\nX:c\r\nX: \r\n\r\n";
+        served.client.write_all(request).await.unwrap();
+        assert!(read_for_a_while(&mut served.client).await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(*seen.borrow(), ["a b", "c", ""]);
     });
 }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
+use super::frames::{POST, frame};
 use super::support::{Served, echo, get, http2_to, run, serving, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
@@ -101,19 +102,13 @@ fn trailers_of_a_response_pass_whole_or_fail_it() {
     }
 }
 
-/// Frames as bytes, one behind the other.
+/// Frames of stream 1, one behind the other.
 fn frames(frames: &[(u8, u8, &[u8])]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (kind, flags, payload) in frames {
-        bytes.extend_from_slice(&[0, 0, u8::try_from(payload.len()).unwrap(), *kind, *flags, 0, 0, 0, 1]);
-        bytes.extend_from_slice(payload);
-    }
-    bytes
+    frames.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, 1, payload)).collect()
 }
 
 #[test]
 fn pseudo_fields_in_trailers_fail_the_message() {
-    const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 1, b'a'];
     const PSEUDO: [&[u8]; 4] = [
         &[0x82],
         &[0x44, 2, b'/', b'x'],
