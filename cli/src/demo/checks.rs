@@ -65,7 +65,7 @@ pub(super) async fn mutual_tls(mesh: &Mesh, pace: Pace) -> Verdict {
                         label("source")
                     ));
                 };
-                seen.insert((caller.account(), instance.account()));
+                seen.insert((caller.account, instance.account));
             }
         }
     }
@@ -139,7 +139,7 @@ async fn edit_route(mesh: &Mesh, canary: Canary) -> Result<(), String> {
 /// The version of `catalog`'s route in each sidecar of `cart`.
 async fn catalog_routes(mesh: &Mesh) -> Result<Vec<serde_json::Value>, String> {
     let mut versions = Vec::new();
-    for instance in mesh.instances().iter().filter(|one| one.account() == "cart") {
+    for instance in mesh.instances().iter().filter(|one| one.account == "cart") {
         let dump = json(instance.admin, "/config_dump").await?;
         let name = format!("catalog.{}.svc.cluster.local:80", shop::NAMESPACE);
         let dumps = dump["configs"].as_array().into_iter().flatten();

@@ -1,9 +1,8 @@
 //! The demo's mesh: one control plane, every instance of the shop, and a sidecar beside each.
 //!
-//! [`INSTANCES`] is the cast. Each instance has ports of its own on loopback, picked free when the demo starts, and
+//! Each instance has ports of its own on loopback, picked free when the demo starts, and
 //! keeps them when it is restarted, as a pod keeps its address.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,32 +10,12 @@ use std::time::{Duration, Instant};
 use outrigger::admin;
 use outrigger::process::Process;
 
+use super::instance::Instance;
 use super::ports::Ports;
 use super::shop::NAMESPACE;
 
 /// How long anything may take to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Who plays: instance, service account, and the services (with port and protocol) that it is registered for.
-const INSTANCES: [Role; 10] = [
-    Role { name: "shopper-1", account: "shopper", services: &[], port: 0 },
-    Role { name: "web-1", account: "web", services: &["web"], port: 80 },
-    Role { name: "web-2", account: "web", services: &["web"], port: 80 },
-    Role { name: "cart-1", account: "cart", services: &["cart"], port: 80 },
-    Role { name: "cart-2", account: "cart", services: &["cart"], port: 80 },
-    Role { name: "catalog-v1-1", account: "catalog", services: &["catalog", "catalog-v1"], port: 80 },
-    Role { name: "catalog-v1-2", account: "catalog", services: &["catalog", "catalog-v1"], port: 80 },
-    Role { name: "catalog-v2-1", account: "catalog", services: &["catalog", "catalog-v2"], port: 80 },
-    Role { name: "payments-1", account: "payments", services: &["payments"], port: 50051 },
-    Role { name: "stock-1", account: "stock", services: &["stock"], port: 9000 },
-];
-
-struct Role {
-    name: &'static str,
-    account: &'static str,
-    services: &'static [&'static str],
-    port: u16,
-}
 
 /// How the mesh is started.
 pub(super) struct Settings {
@@ -61,22 +40,6 @@ pub(super) struct Mesh {
     instances: Vec<Instance>,
 }
 
-/// One instance of a service, and its sidecar.
-pub(super) struct Instance {
-    pub(super) name: &'static str,
-    account: &'static str,
-    services: &'static [&'static str],
-    service_port: u16,
-    app: Option<Process>,
-    sidecar: Option<Process>,
-    pub(super) admin: SocketAddr,
-    pub(super) outbound: SocketAddr,
-    pub(super) inbound: SocketAddr,
-    app_listen: SocketAddr,
-    payments: SocketAddr,
-    stock: SocketAddr,
-}
-
 impl Mesh {
     /// Writes the shop's config, starts everything, and waits until every sidecar is ready.
     pub(super) async fn start(settings: Settings) -> Result<Self, String> {
@@ -92,10 +55,7 @@ impl Mesh {
             control_plane: None,
             control_plane_listen: ports.pick()?,
             control_plane_admin: ports.pick()?,
-            instances: INSTANCES
-                .iter()
-                .map(|role| Instance::new(role, &mut ports))
-                .collect::<Result<_, _>>()?,
+            instances: Instance::all(&mut ports)?,
             settings,
         };
         mesh.start_control_plane().await?;
@@ -128,7 +88,7 @@ impl Mesh {
     /// Starts the control plane and waits until it is ready.
     pub(super) async fn start_control_plane(&mut self) -> Result<(), String> {
         let directory = &self.settings.directory;
-        let args = words([
+        let args = vec![
             "control-plane".into(),
             "--config".into(),
             directory.join("config").into(),
@@ -140,7 +100,7 @@ impl Mesh {
             self.control_plane_admin.to_string().into(),
             "--certificate-ttl".into(),
             format!("{}s", self.settings.certificate_ttl.as_secs()).into(),
-        ]);
+        ];
         let mut process = Process::start(&self.program, "control-plane", &self.logs(), args, &[])?;
         admin::wait_ready(self.control_plane_admin, &mut process, PATIENCE).await?;
         self.control_plane = Some(process);
@@ -221,14 +181,10 @@ impl Mesh {
         self.settings.directory.join("logs")
     }
 
-    fn state(&self, instance: &Instance) -> PathBuf {
-        self.settings.directory.join(instance.name)
-    }
-
     /// Creates a join token with the command that a person would use.
     async fn issue_token(&self, index: usize) -> Result<(), String> {
         let instance = &self.instances[index];
-        let state = self.state(instance);
+        let state = self.settings.directory.join(instance.name);
         std::fs::create_dir_all(&state)
             .map_err(|error| format!("cannot make {}: {error}", state.display()))?;
         let output = tokio::process::Command::new(&self.program)
@@ -248,86 +204,20 @@ impl Mesh {
 
     fn start_app(&mut self, index: usize) -> Result<(), String> {
         let instance = &self.instances[index];
-        let flag = |name: &str, value: SocketAddr| [OsString::from(name), value.to_string().into()];
-        let mut args = words(["sample".into(), instance.account.into()]);
-        args.extend(flag("--listen", instance.app_listen));
-        match instance.account {
-            "shopper" => return Ok(()),
-            "web" => args.extend(flag("--sidecar", instance.outbound)),
-            "cart" => {
-                args.extend(flag("--sidecar", instance.outbound));
-                args.extend(flag("--payments", instance.payments));
-                args.extend(flag("--stock", instance.stock));
-            }
-            "catalog" => {
-                let version = if instance.name.contains("-v2-") { "v2" } else { "v1" };
-                args.extend(words(["--version".into(), version.into()]));
-            }
-            _ => {}
-        }
-        let process =
-            Process::start(&self.program, &format!("{}-app", instance.name), &self.logs(), args, &[])?;
-        self.instances[index].app = Some(process);
+        let Some(args) = instance.app_args() else { return Ok(()) };
+        let name = format!("{}-app", instance.name);
+        self.instances[index].app = Some(Process::start(&self.program, &name, &self.logs(), args, &[])?);
         Ok(())
     }
 
     fn start_sidecar(&mut self, index: usize) -> Result<(), String> {
+        let Settings { directory, spans_to, sampling, .. } = &self.settings;
         let instance = &self.instances[index];
-        let state = self.state(instance);
-        let mut args = words([
-            "proxy".into(),
-            "--control-plane".into(),
-            self.control_plane_listen.to_string().into(),
-            "--control-plane-ca".into(),
-            self.settings.directory.join("control-plane/roots.pem").into(),
-            "--token-file".into(),
-            state.join("token").into(),
-            "--state-dir".into(),
-            state.join("state").into(),
-            "--instance".into(),
-            instance.name.into(),
-            "--admin".into(),
-            instance.admin.to_string().into(),
-            "--outbound".into(),
-            instance.outbound.to_string().into(),
-            "--trace-sampling".into(),
-            self.settings.sampling.to_string().into(),
-            "--unknown-destination".into(),
-            "refuse".into(),
-            // The applications are told to end after their sidecars, and have nothing more to say.
-            "--drain-minimum".into(),
-            "0s".into(),
-            "--drain-quiet".into(),
-            "100ms".into(),
-            "--access-log".into(),
-            self.logs().join(format!("{}-access.log", instance.name)).into(),
-        ]);
-        for service in instance.services {
-            args.push("--service".into());
-            args.push(
-                format!(
-                    "{service}:{}={},listen={}",
-                    instance.service_port, instance.app_listen, instance.inbound
-                )
-                .into(),
-            );
-        }
-        if instance.account == "cart" {
-            for bind in
-                [format!("{}=payments:50051", instance.payments), format!("{}=stock:9000", instance.stock)]
-            {
-                args.extend(words(["--bind".into(), bind.into()]));
-            }
-        }
-        let environment =
-            [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{}", self.settings.spans_to))];
-        let process = Process::start(
-            &self.program,
-            &format!("{}-sidecar", instance.name),
-            &self.logs(),
-            args,
-            &environment,
-        )?;
+        let mut args = instance.sidecar_args(self.control_plane_listen, directory);
+        args.extend(["--trace-sampling".into(), sampling.to_string().into()]);
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{spans_to}"))];
+        let name = format!("{}-sidecar", instance.name);
+        let process = Process::start(&self.program, &name, &self.logs(), args, &environment)?;
         self.instances[index].sidecar = Some(process);
         Ok(())
     }
@@ -344,40 +234,6 @@ impl Mesh {
     }
 }
 
-impl Instance {
-    fn new(role: &Role, ports: &mut Ports) -> Result<Self, String> {
-        Ok(Self {
-            name: role.name,
-            account: role.account,
-            services: role.services,
-            service_port: role.port,
-            app: None,
-            sidecar: None,
-            admin: ports.pick()?,
-            outbound: ports.pick()?,
-            inbound: ports.pick()?,
-            app_listen: ports.pick()?,
-            payments: ports.pick()?,
-            stock: ports.pick()?,
-        })
-    }
-
-    /// Who its certificate should say that it is.
-    pub(super) fn spiffe_id(&self) -> String {
-        format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/{}", self.account)
-    }
-
-    /// The service account, which is also the service's name.
-    pub(super) fn account(&self) -> &'static str {
-        self.account
-    }
-
-    /// The sidecar, while it runs.
-    pub(super) fn sidecar(&self) -> Option<&Process> {
-        self.sidecar.as_ref()
-    }
-}
-
 async fn wait_listening(address: SocketAddr, process: &mut Process) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while tokio::net::TcpStream::connect(address).await.is_err() {
@@ -388,10 +244,6 @@ async fn wait_listening(address: SocketAddr, process: &mut Process) -> Result<()
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-fn words<const N: usize>(words: [OsString; N]) -> Vec<OsString> {
-    words.into()
 }
 
 /// Where the demo keeps everything: a directory that only its owner may enter.

@@ -10,6 +10,7 @@ mod report;
 mod intruder;
 mod load;
 mod mesh;
+mod instance;
 mod ports;
 mod shop;
 
@@ -243,7 +244,7 @@ type Usages = Vec<(&'static str, Instant, Option<Usage>)>;
 fn usage(mesh: &Mesh) -> Usages {
     mesh.instances()
         .iter()
-        .map(|one| (one.name, Instant::now(), one.sidecar().and_then(Process::usage)))
+        .map(|one| (one.name, Instant::now(), one.sidecar.as_ref().and_then(Process::usage)))
         .collect()
 }
 
@@ -251,7 +252,7 @@ fn usage(mesh: &Mesh) -> Usages {
 async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
     let mut costs = Vec::new();
     for (instance, (_, since, earlier)) in mesh.instances().iter().zip(before) {
-        let Some(sidecar) = instance.sidecar() else { continue };
+        let Some(sidecar) = &instance.sidecar else { continue };
         let Some(now) = sidecar.usage() else { continue };
         let page = admin::text(instance.admin, "/metrics").await?;
         let requests: f64 = admin::series(&page, "outrigger_requests_total")

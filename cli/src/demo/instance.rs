@@ -1,0 +1,144 @@
+//! The instances of the demo's shop, and the command lines of their processes.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use outrigger::process::Process;
+
+use super::ports::Ports;
+use super::shop::NAMESPACE;
+
+/// Each instance, its service account, and the services that it is registered for, with their port.
+const INSTANCES: [Role; 10] = [
+    Role { name: "shopper-1", account: "shopper", services: &[], port: 0 },
+    Role { name: "web-1", account: "web", services: &["web"], port: 80 },
+    Role { name: "web-2", account: "web", services: &["web"], port: 80 },
+    Role { name: "cart-1", account: "cart", services: &["cart"], port: 80 },
+    Role { name: "cart-2", account: "cart", services: &["cart"], port: 80 },
+    Role { name: "catalog-v1-1", account: "catalog", services: &["catalog", "catalog-v1"], port: 80 },
+    Role { name: "catalog-v1-2", account: "catalog", services: &["catalog", "catalog-v1"], port: 80 },
+    Role { name: "catalog-v2-1", account: "catalog", services: &["catalog", "catalog-v2"], port: 80 },
+    Role { name: "payments-1", account: "payments", services: &["payments"], port: 50051 },
+    Role { name: "stock-1", account: "stock", services: &["stock"], port: 9000 },
+];
+
+struct Role {
+    name: &'static str,
+    account: &'static str,
+    services: &'static [&'static str],
+    port: u16,
+}
+
+/// One instance of a service, and its sidecar.
+pub(super) struct Instance {
+    pub(super) name: &'static str,
+    /// The service account, which is also the service's name.
+    pub(super) account: &'static str,
+    services: &'static [&'static str],
+    service_port: u16,
+    /// The application, while it runs.
+    pub(super) app: Option<Process>,
+    /// The sidecar, while it runs.
+    pub(super) sidecar: Option<Process>,
+    pub(super) admin: SocketAddr,
+    pub(super) outbound: SocketAddr,
+    pub(super) inbound: SocketAddr,
+    pub(super) app_listen: SocketAddr,
+    payments: SocketAddr,
+    stock: SocketAddr,
+}
+
+impl Instance {
+    /// Every instance, on free ports.
+    pub(super) fn all(ports: &mut Ports) -> Result<Vec<Self>, String> {
+        INSTANCES.iter().map(|role| Self::new(role, ports)).collect()
+    }
+
+    fn new(role: &Role, ports: &mut Ports) -> Result<Self, String> {
+        Ok(Self {
+            name: role.name,
+            account: role.account,
+            services: role.services,
+            service_port: role.port,
+            app: None,
+            sidecar: None,
+            admin: ports.pick()?,
+            outbound: ports.pick()?,
+            inbound: ports.pick()?,
+            app_listen: ports.pick()?,
+            payments: ports.pick()?,
+            stock: ports.pick()?,
+        })
+    }
+
+    /// The SPIFFE ID that its certificate must have.
+    pub(super) fn spiffe_id(&self) -> String {
+        format!("spiffe://cluster.local/ns/{NAMESPACE}/sa/{}", self.account)
+    }
+
+    /// The command of its application; None for the shopper, which is the demo's own load.
+    pub(super) fn app_args(&self) -> Option<Vec<OsString>> {
+        let flag = |name: &str, value: SocketAddr| [OsString::from(name), value.to_string().into()];
+        let mut args = vec![OsString::from("sample"), self.account.into()];
+        args.extend(flag("--listen", self.app_listen));
+        match self.account {
+            "shopper" => return None,
+            "web" => args.extend(flag("--sidecar", self.outbound)),
+            "cart" => {
+                args.extend(flag("--sidecar", self.outbound));
+                args.extend(flag("--payments", self.payments));
+                args.extend(flag("--stock", self.stock));
+            }
+            "catalog" => {
+                let version = if self.name.contains("-v2-") { "v2" } else { "v1" };
+                args.extend(["--version".into(), version.into()]);
+            }
+            _ => {}
+        }
+        Some(args)
+    }
+
+    /// The command of its sidecar.
+    pub(super) fn sidecar_args(&self, control_plane: SocketAddr, directory: &Path) -> Vec<OsString> {
+        let state = directory.join(self.name);
+        let mut args = vec![
+            "proxy".into(),
+            "--control-plane".into(),
+            control_plane.to_string().into(),
+            "--control-plane-ca".into(),
+            directory.join("control-plane/roots.pem").into(),
+            "--token-file".into(),
+            state.join("token").into(),
+            "--state-dir".into(),
+            state.join("state").into(),
+            "--instance".into(),
+            self.name.into(),
+            "--admin".into(),
+            self.admin.to_string().into(),
+            "--outbound".into(),
+            self.outbound.to_string().into(),
+            "--unknown-destination".into(),
+            "refuse".into(),
+            // The applications are told to end after their sidecars, and have nothing more to say.
+            "--drain-minimum".into(),
+            "0s".into(),
+            "--drain-quiet".into(),
+            "100ms".into(),
+            "--access-log".into(),
+            directory.join("logs").join(format!("{}-access.log", self.name)).into(),
+        ];
+        for service in self.services {
+            args.push("--service".into());
+            args.push(
+                format!("{service}:{}={},listen={}", self.service_port, self.app_listen, self.inbound).into(),
+            );
+        }
+        if self.account == "cart" {
+            for bind in [format!("{}=payments:50051", self.payments), format!("{}=stock:9000", self.stock)] {
+                args.extend(["--bind".into(), bind.into()]);
+            }
+        }
+        args
+    }
+}
