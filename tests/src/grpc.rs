@@ -1,7 +1,4 @@
 //! A gRPC application and a client, as frames: HTTP/2 with prior knowledge, nothing decoded.
-//!
-//! The application sends back each DATA frame as it comes, then trailers. Where a request has `please-fail`, it answers
-//! with that gRPC status and no body.
 
 use std::net::SocketAddr;
 
@@ -9,64 +6,19 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use outrigger_test_support::application::Application;
+use outrigger_test_support::http2;
+use outrigger_test_support::wait::in_time;
 
-use crate::patience::in_time;
-
-/// An application that runs until it is dropped.
-#[derive(Debug)]
-pub struct GrpcApplication {
-    /// Where it listens.
-    pub address: SocketAddr,
-    task: JoinHandle<()>,
+/// Starts an application that sends back each DATA frame as it comes, then trailers. A request with the header `please-fail`
+/// is answered with that gRPC status and no body. The header `x-app` of each response is `name`.
+pub async fn echo(name: &'static str) -> Application {
+    Application::http2(move |request, respond| call(request, respond, name)).await
 }
 
-impl GrpcApplication {
-    /// Starts it. Its name comes back in the header `x-app`.
-    pub async fn echo(name: &'static str) -> Self {
-        Self::serving(move |stream| connection(stream, name)).await
-    }
-
-    /// One that refuses every stream, as an application does that has no capacity left.
-    pub async fn refusing() -> Self {
-        Self::serving(|stream| async {
-            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-            while let Some(Ok((_, mut respond))) = connection.accept().await {
-                respond.send_reset(h2::Reason::REFUSED_STREAM);
-            }
-        })
-        .await
-    }
-
-    async fn serving<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream));
-            }
-        });
-        Self { address, task }
-    }
-}
-
-impl Drop for GrpcApplication {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn connection(stream: TcpStream, name: &'static str) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-    let mut calls = JoinSet::new();
-    while let Some(Ok((request, respond))) = connection.accept().await {
-        calls.spawn(call(request, respond, name));
-    }
+/// Starts an application that refuses every stream, as one does that has no capacity left.
+pub async fn refusing() -> Application {
+    Application::http2(|_, mut respond| async move { respond.send_reset(h2::Reason::REFUSED_STREAM) }).await
 }
 
 async fn call(
@@ -97,27 +49,23 @@ async fn call(
 #[derive(Debug)]
 pub struct GrpcClient {
     sender: SendRequest<Bytes>,
-    task: JoinHandle<()>,
 }
 
-/// A call under way.
+/// A call in progress.
 #[derive(Debug)]
 pub struct Call {
-    answer: ResponseFuture,
-    /// Where messages go.
+    response: ResponseFuture,
+    /// Takes the messages of the request.
     pub messages: SendStream<Bytes>,
 }
 
 impl GrpcClient {
     /// Connects with prior knowledge.
     pub async fn connect(to: SocketAddr) -> Self {
-        let stream = TcpStream::connect(to).await.unwrap();
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-        let task = tokio::spawn(async move { drop(connection.await) });
-        Self { sender, task }
+        Self { sender: http2::connect(to).await }
     }
 
-    /// Begins a call.
+    /// Starts a call.
     pub async fn call(&self, authority: &str, path: &str, fields: &[(&str, &str)]) -> Call {
         let mut request = Request::builder()
             .method("POST")
@@ -128,11 +76,11 @@ impl GrpcClient {
             request = request.header(*name, *value);
         }
         let mut sender = in_time("a stream", self.sender.clone().ready()).await.unwrap();
-        let (answer, messages) = sender.send_request(request.body(()).unwrap(), false).unwrap();
-        Call { answer, messages }
+        let (response, messages) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        Call { response, messages }
     }
 
-    /// One message there; the answer's head, its message and its trailers back.
+    /// Sends one message. Returns the response's head, its message and its trailers.
     pub async fn unary(
         &self,
         authority: &str,
@@ -141,7 +89,7 @@ impl GrpcClient {
     ) -> (Response<()>, Bytes, HeaderMap) {
         let mut call = self.call(authority, path, fields).await;
         call.messages.send_data(Bytes::from_static(b"\0\0\0\0\x02hi"), true).unwrap();
-        let (head, mut body) = call.answered().await.into_parts();
+        let (head, mut body) = call.response().await.into_parts();
         let mut message = Vec::new();
         while let Some(data) = in_time("data", body.data()).await {
             let data = data.unwrap();
@@ -154,14 +102,8 @@ impl GrpcClient {
 }
 
 impl Call {
-    /// The head of the answer.
-    pub async fn answered(&mut self) -> Response<RecvStream> {
-        in_time("an answer", &mut self.answer).await.unwrap()
-    }
-}
-
-impl Drop for GrpcClient {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Waits for the head of the response.
+    pub async fn response(&mut self) -> Response<RecvStream> {
+        in_time("a response", &mut self.response).await.unwrap()
     }
 }

@@ -11,12 +11,10 @@
     reason = "what is unexpected here fails the test"
 )]
 
+pub mod shop;
 pub mod mesh;
 pub mod sidecar;
 pub mod cable;
 pub mod tls;
 pub mod load;
 pub mod grpc;
-pub mod client;
-pub mod application;
-pub mod patience;

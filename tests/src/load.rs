@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use outrigger_test_support::client::Client;
+use outrigger_test_support::wait::{eventually, in_time};
 use tokio::task::JoinSet;
-
-use crate::client::Client;
-use crate::patience::{eventually, in_time};
 
 /// Clients of each method.
 const CLIENTS: usize = 2;

@@ -11,8 +11,8 @@ use outrigger_control_plane::run::control_plane::ControlPlane;
 use outrigger_control_plane::run::settings::Settings;
 use outrigger_control_plane::status::{self, Status};
 use outrigger_control_plane::token::{self, TokenRequest};
+use outrigger_test_support::wait::eventually;
 
-use crate::patience::eventually;
 use crate::sidecar::{Setup, Workload};
 
 const CERTIFICATE_TTL: Duration = Duration::from_secs(3600);
@@ -143,5 +143,14 @@ pub fn service_in(namespace: &str, name: &str, port: u16, protocol: &str) -> Str
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
          spec: {{ports: [{{port: {port}{protocol}}}]}}\n"
+    )
+}
+
+/// An HTTPRoute that is attached to port 80 of the Service `parent` of namespace `shop`.
+pub fn http_route(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  parentRefs: [{{group: \"\", kind: Service, name: {parent}, namespace: shop, port: 80}}]\n  rules:\n{rules}\n"
     )
 }

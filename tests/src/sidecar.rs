@@ -11,12 +11,13 @@ use clap::Parser;
 use outrigger_control_plane::admin_client::{AdminAddress, ask};
 use outrigger_core::inbound_name::INBOUND_PREFIX;
 use outrigger_proxy::{Addresses, Args, Embedding, Error, run_embedded};
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::Response;
+use outrigger_test_support::wait::{eventually, in_time};
 use tokio::sync::{oneshot, watch};
 
 use crate::cable::Cable;
-use crate::client::{Answer, Client};
 use crate::mesh::Mesh;
-use crate::patience::{eventually, in_time};
 
 /// Who a sidecar works for.
 #[derive(Debug, Clone)]
@@ -239,12 +240,12 @@ impl Sidecar {
     }
 
     /// One GET on a connection of its own.
-    pub async fn get(&self, host: &str, path: &str) -> Answer {
+    pub async fn get(&self, host: &str, path: &str) -> Response {
         self.client().await.get(host, path).await
     }
 
     /// Asks until the answer will do, and returns it.
-    pub async fn get_until(&self, host: &str, path: &str, will_do: impl Fn(&Answer) -> bool) -> Answer {
+    pub async fn get_until(&self, host: &str, path: &str, will_do: impl Fn(&Response) -> bool) -> Response {
         eventually(&format!("an answer of {host}{path} that will do"), async || {
             Some(self.get(host, path).await).filter(&will_do)
         })

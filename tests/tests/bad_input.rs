@@ -1,11 +1,11 @@
 //! What nobody should send, and what it gets: the right refusal, by name where there is one, while traffic goes on. Nothing of
 //! it reaches an application.
 
-use outrigger_tests::application::Application;
-use outrigger_tests::client::Client;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::wait::eventually;
 use outrigger_tests::load::Load;
 use outrigger_tests::mesh::{Mesh, service};
-use outrigger_tests::patience::eventually;
 use outrigger_tests::sidecar::Sidecar;
 use outrigger_tests::tls;
 
@@ -131,7 +131,7 @@ async fn a_file_that_is_refused_is_named_and_what_was_good_goes_on() {
         )
     };
     pair.mesh.write("route.yaml", &route(""));
-    let routed = |answer: &outrigger_tests::client::Answer| answer.field("x-route") == Some("good");
+    let routed = |answer: &outrigger_test_support::http1::Response| answer.field("x-route") == Some("good");
     pair.web.get_until("app", "/", routed).await;
     let load = Load::start(pair.web.outbound(), "app");
     for (rest, said) in [

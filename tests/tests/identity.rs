@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use outrigger_tests::application::Application;
-use outrigger_tests::client::Client;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::wait::eventually;
 use outrigger_tests::load::Load;
 use outrigger_tests::mesh::{Mesh, service};
-use outrigger_tests::patience::eventually;
 use outrigger_tests::tls;
 
 const HTTP: &[u8] = b"GET / HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use outrigger_tests::application::{Application, read_request};
+use outrigger_test_support::application::Application;
+use outrigger_test_support::wait::eventually;
 use outrigger_tests::mesh::{Mesh, service};
-use outrigger_tests::patience::eventually;
 use serde_json::Value;
 
 #[tokio::test]
 async fn callers_see_an_endpoints_labels_and_what_it_is_busy_with() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
-    let app = Application::raw(|mut stream, _| async move {
+    let app = Application::raw(|mut connection| async move {
         // Hears, and never answers.
-        while read_request(&mut stream).await.is_some() {}
+        while connection.request().await.is_some() {}
     })
     .await;
     let app = mesh.sidecar("app").serves("app", app.address).flag("--label", "version=v2").start().await;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use outrigger_tests::application::{Application, ok, read_head, read_request};
-use outrigger_tests::client::Client;
-use outrigger_tests::grpc::{GrpcApplication, GrpcClient};
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
+use outrigger_test_support::wait::{eventually, in_time};
+use outrigger_tests::grpc::{self, GrpcClient};
 use outrigger_tests::mesh::{Mesh, service};
-use outrigger_tests::patience::{eventually, in_time};
 use outrigger_tests::sidecar::Sidecar;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -36,7 +37,7 @@ impl Pair {
 
 #[tokio::test]
 async fn grpc_calls_come_back_with_their_trailers() {
-    let app = GrpcApplication::echo("pay").await;
+    let app = grpc::echo("pay").await;
     let pair = Pair::start("grpc", app.address).await;
     let client = GrpcClient::connect(pair.web.bound()).await;
     let (head, message, trailers) = client.unary("anything", "/pay.Pay/Charge", &[]).await;
@@ -51,11 +52,11 @@ async fn grpc_calls_come_back_with_their_trailers() {
 
 #[tokio::test]
 async fn messages_of_one_call_go_both_ways_in_turn() {
-    let app = GrpcApplication::echo("chat").await;
+    let app = grpc::echo("chat").await;
     let pair = Pair::start("grpc", app.address).await;
     let client = GrpcClient::connect(pair.web.bound()).await;
     let mut call = client.call("app", "/chat.Chat/Talk", &[]).await;
-    let mut body = call.answered().await.into_body();
+    let mut body = call.response().await.into_body();
     for word in ["one", "two", "three"] {
         call.messages.send_data(Bytes::from_static(word.as_bytes()), false).unwrap();
         let heard = in_time("an echo", body.data()).await.unwrap().unwrap();
@@ -69,16 +70,16 @@ async fn messages_of_one_call_go_both_ways_in_turn() {
 
 #[tokio::test]
 async fn an_upgraded_connection_is_a_tunnel() {
-    let app = Application::raw(|mut stream, _| async move {
+    let app = Application::raw(|mut connection| async move {
         // The first connection is the sidecar's question whether anybody is there.
-        let Some(head) = read_head(&mut stream).await else { return };
+        let Some(head) = connection.head().await else { return };
         assert!(head.to_lowercase().contains("upgrade: websocket\r\n"), "{head}");
         let switch =
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
-        stream.write_all(switch.as_bytes()).await.unwrap();
+        connection.send(switch).await.unwrap();
         let mut word = [0; 4];
-        stream.read_exact(&mut word).await.unwrap();
-        stream.write_all(&word).await.unwrap();
+        connection.stream.read_exact(&mut word).await.unwrap();
+        connection.send(&word).await.unwrap();
     })
     .await;
     let pair = Pair::start("http", app.address).await;
@@ -86,28 +87,28 @@ async fn an_upgraded_connection_is_a_tunnel() {
     client
         .send("GET /chat HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nping")
         .await;
-    let head = client.head().await.unwrap();
+    let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     assert_eq!(client.rest().await, b"helloping");
 }
 
 #[tokio::test]
 async fn interim_answers_are_the_applications_own() {
-    let app = Application::raw(|mut stream, _| async move {
-        let Some(head) = read_head(&mut stream).await else { return };
+    let app = Application::raw(|mut connection| async move {
+        let Some(head) = connection.head().await else { return };
         assert!(head.to_lowercase().contains("expect: 100-continue"), "{head}");
         let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
-        stream.write_all(interim).await.unwrap();
+        connection.send(interim).await.unwrap();
         let mut body = [0; 2];
-        stream.read_exact(&mut body).await.unwrap();
-        stream.write_all(ok("done").as_bytes()).await.unwrap();
+        connection.stream.read_exact(&mut body).await.unwrap();
+        connection.send(ok("done")).await.unwrap();
     })
     .await;
     let pair = Pair::start("http", app.address).await;
     let mut client = pair.bound().await;
     client.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n").await;
-    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 100 "));
-    let hints = client.head().await.unwrap();
+    assert!(client.head().await.starts_with("HTTP/1.1 100 "));
+    let hints = client.head().await;
     assert!(hints.starts_with("HTTP/1.1 103 ") && hints.contains("link: </a>"), "{hints}");
     client.send("hi").await;
     assert_eq!(client.response().await.body, "done");
@@ -129,7 +130,7 @@ async fn answers_without_a_body_keep_their_connection() {
     let mut client = pair.bound().await;
     for (method, path, status) in [("HEAD", "/head", "200"), ("GET", "/204", "204"), ("GET", "/304", "304")] {
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: app\r\n\r\n")).await;
-        let head = client.head().await.unwrap();
+        let head = client.head().await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         assert_eq!(head.contains("content-length: 10"), method == "HEAD", "{head}");
     }
@@ -138,10 +139,10 @@ async fn answers_without_a_body_keep_their_connection() {
 
 #[tokio::test]
 async fn http_1_0_clients_get_what_they_can_read() {
-    let app = Application::raw(|mut stream, _| async move {
-        while read_request(&mut stream).await.is_some() {
+    let app = Application::raw(|mut connection| async move {
+        while connection.request().await.is_some() {
             let chunks = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
-            if stream.write_all(chunks.as_bytes()).await.is_err() {
+            if connection.send(chunks).await.is_err() {
                 return;
             }
         }
@@ -158,13 +159,13 @@ async fn http_1_0_clients_get_what_they_can_read() {
 
 #[tokio::test]
 async fn trailers_go_both_ways() {
-    let app = Application::raw(|mut stream, _| async move {
-        while let Some(asked) = read_request(&mut stream).await {
+    let app = Application::raw(|mut connection| async move {
+        while let Some(asked) = connection.request().await {
             let seen = String::from_utf8_lossy(&asked.body).contains("x-sum: 1");
             let answer = format!(
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-seen\r\n\r\n2\r\nok\r\n0\r\nx-seen: {seen}\r\n\r\n"
             );
-            if stream.write_all(answer.as_bytes()).await.is_err() {
+            if connection.send(answer).await.is_err() {
                 return;
             }
         }
@@ -184,16 +185,16 @@ async fn who_reads_slowly_slows_the_sender_and_nothing_is_kept_for_it() {
     // Sends without end until nobody takes more.
     let sent = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&sent);
-    let app = Application::raw(move |mut stream, _| {
+    let app = Application::raw(move |mut connection| {
         let count = Arc::clone(&count);
         async move {
-            if read_request(&mut stream).await.is_none() {
+            if connection.request().await.is_none() {
                 return;
             }
             let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n";
-            stream.write_all(head).await.unwrap();
+            connection.send(head).await.unwrap();
             let piece = [0; 64 * 1024];
-            while let Ok(written) = stream.write(&piece).await {
+            while let Ok(written) = connection.stream.write(&piece).await {
                 count.fetch_add(written, Ordering::SeqCst);
             }
         }
@@ -202,7 +203,7 @@ async fn who_reads_slowly_slows_the_sender_and_nothing_is_kept_for_it() {
     let pair = Pair::start("http", app.address).await;
     let mut client = pair.bound().await;
     client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
-    client.head().await.unwrap();
+    client.head().await;
     // It comes to rest: what is on the way is bounded by windows and the kernel's buffers.
     let mut before = 0;
     let (mut still, mut stopped) = (0, 0);
@@ -252,11 +253,11 @@ async fn what_no_one_declared_is_known_by_its_first_bytes() {
 
 #[tokio::test]
 async fn a_server_that_speaks_first_is_heard() {
-    let app = Application::raw(|mut stream, _| async move {
-        let _ = stream.write_all(b"220 hello\r\n").await;
+    let app = Application::raw(|mut connection| async move {
+        let _ = connection.send(b"220 hello\r\n").await;
         let mut line = [0; 6];
-        if stream.read_exact(&mut line).await.is_ok() {
-            let _ = stream.write_all(b"221 bye\r\n").await;
+        if connection.stream.read_exact(&mut line).await.is_ok() {
+            let _ = connection.send(b"221 bye\r\n").await;
         }
     })
     .await;
@@ -275,7 +276,7 @@ async fn connect_opens_a_tunnel_to_the_destination_that_it_names() {
     let pair = Pair::start("tcp", app.address).await;
     let mut client = pair.web.client().await;
     client.send("CONNECT app.shop:80 HTTP/1.1\r\nHost: app.shop:80\r\n\r\n").await;
-    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 200 "));
+    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
     client.send("bytes").await;
     client.finish().await;
     assert_eq!(client.rest().await, b"bytes");

@@ -4,13 +4,13 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use outrigger_tests::application::{Application, ok, read_request, status};
-use outrigger_tests::client::Client;
-use outrigger_tests::grpc::{GrpcApplication, GrpcClient};
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::{ok, status};
+use outrigger_test_support::wait::eventually;
+use outrigger_tests::grpc::{self, GrpcClient};
 use outrigger_tests::load::Load;
 use outrigger_tests::mesh::{Mesh, service};
-use outrigger_tests::patience::eventually;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn an_application_makes_its_last_calls_after_its_sidecar_was_told_to_end()
     assert_eq!(connection.bytes(3).await, b"new");
     let mut tunnel = web.client().await;
     tunnel.send("CONNECT broker.shop:9000 HTTP/1.1\r\nHost: broker.shop:9000\r\n\r\n").await;
-    assert!(tunnel.head().await.unwrap().starts_with("HTTP/1.1 200 "));
+    assert!(tunnel.head().await.starts_with("HTTP/1.1 200 "));
     session.send("goodbye").await;
     session.finish().await;
     assert_eq!(session.rest().await, b"goodbye");
@@ -182,15 +182,15 @@ async fn a_get_that_the_application_reads_and_cuts_is_executed_three_times_at_mo
     let mesh = Mesh::start(&service("app", 80, "http")).await;
     let cuts = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&cuts);
-    let app = Application::raw(move |mut stream, _| {
+    let app = Application::raw(move |mut connection| {
         let cuts = Arc::clone(&counted);
         async move {
-            while let Some(asked) = read_request(&mut stream).await {
+            while let Some(asked) = connection.request().await {
                 if asked.head.starts_with("GET /cut") {
                     cuts.fetch_add(1, Ordering::SeqCst);
                     return;
                 }
-                stream.get_mut().write_all(ok("fine").as_bytes()).await.unwrap();
+                connection.send(ok("fine")).await.unwrap();
             }
         }
     })
@@ -217,7 +217,7 @@ async fn a_get_that_the_application_reads_and_cuts_is_executed_three_times_at_mo
 #[tokio::test]
 async fn a_post_that_is_refused_for_overload_goes_to_another_instance() {
     let mesh = Mesh::start(&service("app", 80, "grpc")).await;
-    let (full, free) = (GrpcApplication::refusing().await, GrpcApplication::echo("free").await);
+    let (full, free) = (grpc::refusing().await, grpc::echo("free").await);
     let first = mesh.sidecar("app").instance("app-1").serves("app", full.address).start().await;
     let second = mesh.sidecar("app").instance("app-2").serves("app", free.address).start().await;
     let web = mesh.sidecar("web").binds("app:80").start().await;
@@ -234,14 +234,11 @@ async fn a_post_that_was_cut_off_is_counted_and_never_sent_twice() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
     let dying = Arc::new(AtomicBool::new(true));
     let dies = Arc::clone(&dying);
-    let app = Application::raw(move |mut stream, requests| {
+    let app = Application::raw(move |mut connection| {
         let dies = Arc::clone(&dies);
         async move {
-            while read_request(&mut stream).await.is_some() {
-                requests.fetch_add(1, Ordering::SeqCst);
-                if dies.swap(false, Ordering::SeqCst)
-                    || stream.write_all(ok("alive").as_bytes()).await.is_err()
-                {
+            while connection.request().await.is_some() {
+                if dies.swap(false, Ordering::SeqCst) || connection.send(ok("alive")).await.is_err() {
                     return;
                 }
             }

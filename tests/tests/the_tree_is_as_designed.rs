@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may use whom. `outrigger` (the CLI) and the tests may use anything.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("proto", &[]),
     ("proxy/core", &[]),
     ("proxy/policy", &["outrigger-core", "outrigger-proto"]),
@@ -16,6 +16,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("proxy/dataplane", &["outrigger-core", "outrigger-policy", "outrigger-config"]),
     ("proxy/server", &["outrigger-core", "outrigger-config", "outrigger-discovery", "outrigger-dataplane"]),
     ("control-plane", &["outrigger-core", "outrigger-proto"]),
+    ("tests/support", &[]),
 ];
 
 fn root() -> PathBuf {

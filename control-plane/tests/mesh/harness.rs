@@ -19,18 +19,18 @@ use outrigger_proto::xds::discovery::aggregated_discovery_service_client::Aggreg
 use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use outrigger_proto::xds::type_url::LISTENER;
 use rcgen::{CertificateParams, KeyPair};
-use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status as Refusal, Streaming};
 
-use super::connection::{Connector, ControlPlaneVerifier};
+use super::connection::Connector;
 
 pub(crate) const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 pub(crate) const SHOP: &str = "
@@ -93,23 +93,15 @@ impl Mesh {
         &self,
         client: Option<&Identity>,
     ) -> Result<Channel, tonic::transport::Error> {
-        let roots = std::fs::read(self.state().join("roots.pem")).unwrap();
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = ControlPlaneVerifier::new(&roots, Arc::clone(&provider));
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match client {
-            None => config.with_no_client_auth(),
-            Some(Identity { chain, key }) => {
-                let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-                config.with_client_auth_cert(chain.clone(), key).unwrap()
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let tls = TlsConnector::from(Arc::new(config));
+        let mut roots = RootCertStore::empty();
+        for root in CertificateDer::pem_file_iter(self.state().join("roots.pem")).unwrap() {
+            roots.add(root.unwrap()).unwrap();
+        }
+        let certificate = client.map(|Identity { chain, key }| {
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+            Arc::new(CertifiedKey::new(chain.clone(), any_supported_type(&key).unwrap()))
+        });
+        let tls = outrigger_test_support::tls::connector(Some(roots), certificate, &["h2"]);
         let connector = Connector { address: self.control_plane.listen(), tls };
         Endpoint::from_static("http://control-plane").connect_with_connector(connector).await
     }

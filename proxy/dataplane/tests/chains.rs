@@ -15,9 +15,9 @@ use outrigger_config::listener::{
 use outrigger_config::tls::{ClientCertificate, DownstreamTls};
 use outrigger_core::record::Protocol;
 use outrigger_policy::direct_response::DirectResponse;
-use support::application::Application;
-use support::client::Client;
-use support::identity::{Authority, spiffe};
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use support::tls::{Authority, spiffe};
 use support::{World, forward, manager, tcp_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -99,7 +99,7 @@ async fn a_silent_client_is_closed_where_the_listener_says_so() {
 
 #[tokio::test]
 async fn what_was_read_to_choose_a_chain_reaches_the_application() {
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     let chains = vec![handled("http", &["http/1.1"], Handler::Http(manager("app:80", forward("app"))))];
     let mut proxy = World::new().own(listening(chains, None)).cluster("app", &[echo.address]).start();
     let answer = Client::connect(proxy.address(0)).await.post("app", "/order", "body").await;

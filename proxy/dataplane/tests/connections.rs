@@ -5,8 +5,6 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +12,10 @@ use outrigger_config::cluster::{Cluster, ConnectionSettings, UpstreamProtocol};
 use outrigger_dataplane::metrics::ClusterTotals;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_proto::xds::{cluster as wire, protobuf};
-use support::application::Application;
-use support::client::Client;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use support::{Proxy, World, cluster, endpoint, forward};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
 
 fn limited(to: SocketAddr, protocol: UpstreamProtocol, limit: impl Fn(&mut ConnectionSettings)) -> Proxy {
     let mut cluster = Cluster { protocol, ..cluster("app", [endpoint(to)]) };
@@ -26,101 +23,91 @@ fn limited(to: SocketAddr, protocol: UpstreamProtocol, limit: impl Fn(&mut Conne
     World::new().proxy().cluster_of(cluster).http("app:80", forward("app")).start()
 }
 
-/// An application that speaks HTTP/2 with prior knowledge, answers every request when `after` has passed, and counts
-/// its connections.
-async fn http2(after: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = connections.clone();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            counted.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    tokio::spawn(async move {
-                        tokio::time::sleep(after).await;
-                        let mut body = respond.send_response(http::Response::new(()), false).unwrap();
-                        body.send_data(Bytes::from_static(b"two"), true).unwrap();
-                    });
-                }
-            });
-        }
-    });
-    (address, connections)
+/// An application that speaks HTTP/2 and answers every request when `after` has passed.
+async fn http2(after: Duration) -> Application {
+    Application::http2(move |_, mut respond| async move {
+        tokio::time::sleep(after).await;
+        let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+        body.send_data(Bytes::from_static(b"two"), true).unwrap();
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_connection_is_closed_after_so_many_requests() {
-    let echo = Application::echo().await;
-    let (two, connections) = http2(Duration::ZERO).await;
-    for (address, protocol) in [(echo.address, UpstreamProtocol::Http1), (two, UpstreamProtocol::Http2)] {
+    let echo = Application::echo("app").await;
+    let two = http2(Duration::ZERO).await;
+    for (address, protocol) in
+        [(echo.address, UpstreamProtocol::Http1), (two.address, UpstreamProtocol::Http2)]
+    {
         let proxy = limited(address, protocol, |settings| settings.max_requests = Some(2));
         let mut client = Client::connect(proxy.address(0)).await;
         for _ in 0..5 {
             assert_eq!(client.post("app", "/", "order").await.status, 200);
         }
     }
-    assert_eq!((echo.connections(), connections.load(Ordering::SeqCst)), (3, 3));
+    assert_eq!((echo.connections(), two.connections()), (3, 3));
 }
 
 #[tokio::test]
 async fn a_connection_is_closed_after_so_long() {
-    let echo = Application::echo().await;
-    let (two, connections) = http2(Duration::ZERO).await;
-    for (address, protocol) in [(echo.address, UpstreamProtocol::Http1), (two, UpstreamProtocol::Http2)] {
+    let echo = Application::echo("app").await;
+    let two = http2(Duration::ZERO).await;
+    for (address, protocol) in
+        [(echo.address, UpstreamProtocol::Http1), (two.address, UpstreamProtocol::Http2)]
+    {
         let life = Duration::from_millis(400);
         let proxy = limited(address, protocol, |settings| settings.max_duration = Some(life));
         let mut client = Client::connect(proxy.address(0)).await;
         for pause in [Duration::ZERO, Duration::ZERO, life] {
             tokio::time::sleep(pause).await;
-            assert_eq!(client.get("app", "/", "").await.status, 200);
+            assert_eq!(client.get("app", "/").await.status, 200);
         }
     }
-    assert_eq!((echo.connections(), connections.load(Ordering::SeqCst)), (2, 2));
+    assert_eq!((echo.connections(), two.connections()), (2, 2));
 }
 
 #[tokio::test]
 async fn a_connection_without_requests_is_closed_when_its_cluster_says() {
-    let echo = Application::echo().await;
-    let (two, connections) = http2(Duration::ZERO).await;
-    for (address, protocol) in [(echo.address, UpstreamProtocol::Http1), (two, UpstreamProtocol::Http2)] {
+    let echo = Application::echo("app").await;
+    let two = http2(Duration::ZERO).await;
+    for (address, protocol) in
+        [(echo.address, UpstreamProtocol::Http1), (two.address, UpstreamProtocol::Http2)]
+    {
         let idle = Some(Duration::from_millis(10));
         let proxy = limited(address, protocol, |settings| settings.idle_timeout = idle);
         let mut client = Client::connect(proxy.address(0)).await;
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
         let mut left = proxy.totals().clusters["app"].connections_open;
         while left > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
             left = proxy.totals().clusters["app"].connections_open;
         }
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
     }
-    assert_eq!((echo.connections(), connections.load(Ordering::SeqCst)), (2, 2));
+    assert_eq!((echo.connections(), two.connections()), (2, 2));
 }
 
 #[tokio::test]
 async fn a_connection_has_no_more_streams_than_its_cluster_says() {
-    let (two, connections) = http2(Duration::from_millis(300)).await;
-    let proxy = limited(two, UpstreamProtocol::Http2, |settings| settings.max_concurrent_streams = 2);
+    let two = http2(Duration::from_millis(300)).await;
+    let proxy = limited(two.address, UpstreamProtocol::Http2, |settings| settings.max_concurrent_streams = 2);
     let mut asked = tokio::task::JoinSet::new();
     for _ in 0..6 {
         let mut client = Client::connect(proxy.address(0)).await;
-        asked.spawn(async move { client.get("app", "/", "").await.status });
+        asked.spawn(async move { client.get("app", "/").await.status });
     }
     assert_eq!(asked.join_all().await, [200; 6]);
-    assert_eq!(connections.load(Ordering::SeqCst), 3);
+    assert_eq!(two.connections(), 3);
 }
 
 #[tokio::test]
 async fn where_every_connection_closes_at_once_a_request_fails_soon() {
-    let application = Application::raw(|stream, _, _| async move { drop(stream) }).await;
+    let application = Application::raw(|connection| async move { drop(connection) }).await;
     let proxy = limited(application.address, UpstreamProtocol::Http2, |_| {});
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..20 {
-        assert_eq!(client.get("app", "/", "").await.status, 503);
+        assert_eq!(client.get("app", "/").await.status, 503);
     }
     // Three tries each, and two more where the connection had just been closed.
     assert!(application.connections() <= 20 * 5, "{}", application.connections());
@@ -128,51 +115,37 @@ async fn where_every_connection_closes_at_once_a_request_fails_soon() {
 
 #[tokio::test]
 async fn a_connection_that_is_old_at_once_carries_a_request_all_the_same() {
-    let (two, _) = http2(Duration::ZERO).await;
+    let two = http2(Duration::ZERO).await;
     let moment = Some(Duration::from_nanos(1));
-    let proxy = limited(two, UpstreamProtocol::Http2, |settings| settings.max_duration = moment);
+    let proxy = limited(two.address, UpstreamProtocol::Http2, |settings| settings.max_duration = moment);
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..3 {
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
     }
 }
 
 /// An application of one request at a time on a connection, each of which takes a while.
-async fn slow(protocol: UpstreamProtocol) -> (SocketAddr, Option<Application>) {
+async fn slow(protocol: UpstreamProtocol) -> Application {
+    let pause = || tokio::time::sleep(Duration::from_millis(300));
     if protocol == UpstreamProtocol::Http1 {
-        let application = Application::raw(|stream, _, _| async move {
-            let mut stream = tokio::io::BufReader::new(stream);
-            while support::application::read_request(&mut stream).await.is_some() {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                let answer = support::application::ok("one");
-                if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
+        return Application::raw(move |mut connection| async move {
+            while connection.request().await.is_some() {
+                pause().await;
+                if connection.send(ok("one")).await.is_err() {
                     return;
                 }
             }
         })
         .await;
-        return (application.address, Some(application));
     }
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut builder = h2::server::Builder::new();
-                let mut connection =
-                    builder.max_concurrent_streams(1).handshake::<_, Bytes>(stream).await.unwrap();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(300)).await;
-                        // Fails for one that was given up.
-                        let _ = respond.send_response(http::Response::new(()), true);
-                    });
-                }
-            });
-        }
-    });
-    (address, None)
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    Application::http2_with(builder, move |_, mut respond| async move {
+        pause().await;
+        // Fails if the request was cancelled.
+        let _ = respond.send_response(http::Response::new(()), true);
+    })
+    .await
 }
 
 /// Waits for gauges: open, active and idle connections, and pending requests.
@@ -194,17 +167,17 @@ async fn gauges(proxy: &Proxy, wanted: [u64; 4]) {
 #[tokio::test]
 async fn gauges_say_what_connections_do_and_how_many_requests_wait_for_one() {
     for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
-        let (address, _application) = slow(protocol).await;
+        let application = slow(protocol).await;
         let max_connections = Some(protobuf::UInt32Value { value: 1 });
         let thresholds = vec![wire::circuit_breakers::Thresholds { max_connections, ..Default::default() }];
         let breakers =
             CircuitBreakers::decode(Some(wire::CircuitBreakers { thresholds, ..Default::default() }))
                 .unwrap();
-        let cluster = Cluster { protocol, breakers, ..cluster("app", [endpoint(address)]) };
+        let cluster = Cluster { protocol, breakers, ..cluster("app", [endpoint(application.address)]) };
         let proxy = World::new().proxy().cluster_of(cluster).http("app:80", forward("app")).start();
         // The peer's SETTINGS come with the first answer at the latest.
         let mut client = Client::connect(proxy.address(0)).await;
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
         gauges(&proxy, [1, 0, 1, 0]).await;
         let mut clients = Vec::new();
         for _ in 0..3 {
@@ -226,16 +199,11 @@ async fn gauges_say_what_connections_do_and_how_many_requests_wait_for_one() {
 
 #[tokio::test]
 async fn a_tunnel_is_an_active_connection_for_as_long_as_it_stands() {
-    let application = Application::raw(|mut stream, _, _| async move {
-        let mut reader = tokio::io::BufReader::new(&mut stream);
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut line).await.unwrap();
-        }
+    let application = Application::raw(|mut connection| async move {
+        connection.head().await.unwrap();
         let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-        stream.write_all(switch.as_bytes()).await.unwrap();
-        let (mut read, mut write) = stream.split();
+        connection.send(switch).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(connection.stream);
         let _ = tokio::io::copy(&mut read, &mut write).await;
     })
     .await;

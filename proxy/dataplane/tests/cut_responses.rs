@@ -6,24 +6,21 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 use http::Request;
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
 use outrigger_config::route::{Forward, RouteAction};
-use support::application::Application;
-use support::client::Client;
+use outrigger_test_support::application::{Application, Connection};
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http2;
 use support::{Proxy, World, cluster, endpoint, forward, to};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 /// What a client that speaks HTTP/2 reads: the status, the data, and the code of the reset.
 type Read = (u16, String, Option<u32>);
 
 async fn get(from: SocketAddr) -> Read {
-    let stream = TcpStream::connect(from).await.unwrap();
-    let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
+    let mut send = http2::connect(from).await;
     let request = Request::get("http://app/").body(()).unwrap();
     let response = match send.send_request(request, true).unwrap().0.await {
         Ok(response) => response,
@@ -67,17 +64,17 @@ async fn read(application: &Application, protocol: UpstreamProtocol) -> [(Read, 
 
 /// An application that reads one request and answers with these bytes, then closes if `closes`.
 async fn http1(answer: String, closes: bool) -> Application {
-    Application::raw(move |mut stream, _, requests| {
+    Application::raw(move |mut connection| {
         let answer = answer.clone();
         async move {
             let mut head = [0; 4096];
-            if stream.read(&mut head).await.unwrap() == 0 {
+            if connection.stream.read(&mut head).await.unwrap() == 0 {
                 return;
             }
-            requests.fetch_add(1, Ordering::SeqCst);
-            let _ = stream.write_all(answer.as_bytes()).await;
+            connection.count_request();
+            let _ = connection.send(answer).await;
             if !closes {
-                let _ = stream.read(&mut head).await;
+                let _ = connection.stream.read(&mut head).await;
             }
         }
     })
@@ -124,7 +121,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The stream of the next request.
-async fn next_request(stream: &mut TcpStream) -> Option<u32> {
+async fn next_request(connection: &mut Connection) -> Option<u32> {
+    let stream = &mut connection.stream;
     let mut head = [0; 9];
     while stream.read_exact(&mut head).await.is_ok() {
         let [a, b, c, kind, _, on @ ..] = head;
@@ -143,18 +141,18 @@ fn upper() -> Vec<u8> {
 }
 
 /// An application that answers each request with these frames, in one write: kind, flags, payload.
-async fn http2(answer: Vec<(u8, u8, Vec<u8>)>) -> Application {
-    Application::raw(move |mut stream, _, requests| {
+async fn answering_frames(answer: Vec<(u8, u8, Vec<u8>)>) -> Application {
+    Application::raw(move |mut connection| {
         let answer = answer.clone();
         async move {
             let mut preface = [0; 24];
-            stream.read_exact(&mut preface).await.unwrap();
-            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
-            while let Some(on) = next_request(&mut stream).await {
-                requests.fetch_add(1, Ordering::SeqCst);
+            connection.stream.read_exact(&mut preface).await.unwrap();
+            connection.send(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            while let Some(on) = next_request(&mut connection).await {
+                connection.count_request();
                 let frames =
                     answer.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, on, payload));
-                stream.write_all(&frames.collect::<Vec<_>>()).await.unwrap();
+                connection.send(&frames.collect::<Vec<_>>()).await.unwrap();
             }
         }
     })
@@ -169,7 +167,7 @@ async fn a_response_of_http2_that_is_reset_at_once_is_passed_on_with_its_code() 
         for (frames, data) in
             [(vec![head.clone(), reset.clone()], ""), (vec![head, (DATA, 0, b"abc".to_vec()), reset], "abc")]
         {
-            let application = http2(frames).await;
+            let application = answering_frames(frames).await;
             let expected = ((200, data.to_owned(), Some(u32::from(code))), 1);
             let got = read(&application, UpstreamProtocol::Http2).await;
             assert_eq!(got, [expected.clone(), expected]);
@@ -190,7 +188,7 @@ async fn a_response_of_http2_that_turns_out_malformed_is_asked_for_once() {
         ],
         vec![(HEADERS, END_HEADERS, length), data(END_STREAM, b"abc")],
     ] {
-        let application = http2(frames).await;
+        let application = answering_frames(frames).await;
         for ((status, _, code), asked) in read(&application, UpstreamProtocol::Http2).await {
             assert_eq!((status, code, asked), (200, Some(2), 1));
         }
@@ -199,7 +197,7 @@ async fn a_response_of_http2_that_turns_out_malformed_is_asked_for_once() {
 
 #[tokio::test]
 async fn a_head_of_http2_with_a_malformed_field_is_asked_for_once() {
-    let application = http2(vec![(HEADERS, END_HEADERS | END_STREAM, upper())]).await;
+    let application = answering_frames(vec![(HEADERS, END_HEADERS | END_STREAM, upper())]).await;
     for ((status, _, code), asked) in read(&application, UpstreamProtocol::Http2).await {
         assert_eq!((status, code, asked), (502, None, 1));
     }
@@ -208,19 +206,18 @@ async fn a_head_of_http2_with_a_malformed_field_is_asked_for_once() {
 /// What the same connection was to bring to others may be asked for again.
 #[tokio::test]
 async fn a_malformed_head_is_not_held_against_other_streams_of_its_connection() {
-    let application = Application::raw(|mut stream, connection, requests| async move {
+    let application = Application::raw(|mut connection| async move {
         let mut preface = [0; 24];
-        stream.read_exact(&mut preface).await.unwrap();
-        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
-        while let Some(on) = next_request(&mut stream).await {
-            let asked = requests.fetch_add(1, Ordering::SeqCst) + 1;
-            let head = match (connection, asked) {
+        connection.stream.read_exact(&mut preface).await.unwrap();
+        connection.send(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        while let Some(on) = next_request(&mut connection).await {
+            let head = match (connection.number, connection.count_request()) {
                 // Waits, until its connection has ended.
-                (0, 1) => continue,
+                (0, 0) => continue,
                 (0, _) => upper(),
                 _ => vec![OK],
             };
-            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, on, &head)).await.unwrap();
+            connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, on, &head)).await.unwrap();
         }
     })
     .await;

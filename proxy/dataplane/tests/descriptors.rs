@@ -5,9 +5,10 @@ mod support;
 use std::fs::File;
 use std::time::Duration;
 
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::application::{Application, ok};
-use support::client::Client;
 use support::{World, forward};
 
 #[tokio::test]
@@ -16,7 +17,7 @@ async fn a_worker_without_descriptors_waits_and_then_accepts_again() {
     let proxy =
         World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app")).start();
     let mut before = Client::connect(proxy.address(0)).await;
-    assert_eq!(before.get("app", "/", "").await.body, "served");
+    assert_eq!(before.get("app", "/").await.body, "served");
 
     // The client's socket is made first; none is left for the worker's end of it.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -28,12 +29,12 @@ async fn a_worker_without_descriptors_waits_and_then_accepts_again() {
     }
     let waiting = socket.connect(proxy.address(0)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(before.get("app", "/", "").await.body, "served", "who is connected is served");
+    assert_eq!(before.get("app", "/").await.body, "served", "who is connected is served");
     drop(taken);
     setrlimit(Resource::Nofile, limit).unwrap();
 
     let mut waited = Client { stream: tokio::io::BufReader::new(waiting) };
-    assert_eq!(waited.get("app", "/", "").await.body, "served");
+    assert_eq!(waited.get("app", "/").await.body, "served");
     // Counted once accepting goes on; a loop without a pause would have failed thousands of times.
     let errors = proxy.totals().process.accept_errors;
     assert!((1..=20).contains(&errors), "{errors} errors");

@@ -10,33 +10,25 @@ use outrigger_config::cluster::{Cluster, UpstreamProtocol};
 use outrigger_dataplane::ConnectionBudget;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_proto::xds::{cluster as wire, protobuf};
-use support::application::{Application, ok};
-use support::client::Client;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use support::{Proxy, World, cluster, endpoint, forward};
-use tokio::net::TcpListener;
 
 use self::UpstreamProtocol::{Http1, Http2};
 
 /// An application that speaks one version and answers every request at once.
-async fn application(protocol: UpstreamProtocol) -> (Cluster, Option<Application>) {
-    if protocol == Http1 {
-        let application = Application::http(|_| ok("one")).await;
-        return (cluster("", [endpoint(application.address)]), Some(application));
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    respond.send_response(http::Response::new(()), true).unwrap();
-                }
-            });
+async fn application(protocol: UpstreamProtocol) -> (Cluster, Application) {
+    let application = match protocol {
+        Http1 => Application::http(|_| ok("one")).await,
+        _ => {
+            Application::http2(|_, mut respond| async move {
+                respond.send_response(http::Response::new(()), true).unwrap();
+            })
+            .await
         }
-    });
-    (Cluster { protocol, ..cluster("", [endpoint(address)]) }, None)
+    };
+    (Cluster { protocol, ..cluster("", [endpoint(application.address)]) }, application)
 }
 
 fn world(clusters: &[(&str, Cluster)], budget: &Arc<ConnectionBudget>) -> World {
@@ -49,7 +41,7 @@ fn world(clusters: &[(&str, Cluster)], budget: &Arc<ConnectionBudget>) -> World 
 }
 
 async fn served(client: &mut Client, name: &str) {
-    assert_eq!(client.get(name, "/", "").await.status, 200, "{name}");
+    assert_eq!(client.get(name, "/").await.status, 200, "{name}");
 }
 
 fn open(proxy: &Proxy, name: &str) -> u64 {

@@ -12,10 +12,10 @@ use outrigger_config::cluster::{Balancing, Cluster};
 use outrigger_config::endpoint::{Endpoint, HealthStatus};
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_proto::xds::{cluster as wire, protobuf};
-use support::application::{Application, dead, ok, read_request};
-use support::client::Client;
+use outrigger_test_support::application::{Application, closed_port};
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::{Request, ok};
 use support::{Proxy, World, cluster, endpoint, endpoints, forward};
-use tokio::io::{AsyncWriteExt, BufReader};
 
 fn number(value: u32) -> Option<protobuf::UInt32Value> {
     Some(protobuf::UInt32Value { value })
@@ -53,12 +53,10 @@ fn failed() -> String {
 
 /// Answers with 200 after this long.
 async fn slow(after: Duration) -> Application {
-    Application::raw(move |stream, _, requests| async move {
-        let mut stream = BufReader::new(stream);
-        while read_request(&mut stream).await.is_some() {
-            requests.fetch_add(1, Ordering::SeqCst);
+    Application::raw(move |mut connection| async move {
+        while connection.request().await.is_some() {
             tokio::time::sleep(after).await;
-            if stream.get_mut().write_all(ok("slow").as_bytes()).await.is_err() {
+            if connection.send(ok("slow")).await.is_err() {
                 break;
             }
         }
@@ -92,7 +90,7 @@ async fn what_fails_at_once_gets_no_more_than_its_share_and_then_only_probes() {
             clients.spawn(async move {
                 let mut client = Client::connect(to).await;
                 for _ in 0..25 {
-                    client.get("app", "/", "").await;
+                    client.get("app", "/").await;
                 }
             });
         }
@@ -104,7 +102,7 @@ async fn what_fails_at_once_gets_no_more_than_its_share_and_then_only_probes() {
         assert!(kinds.contains(&"failure_percentage"), "{kinds:?}");
         let mut client = Client::connect(proxy.address(0)).await;
         for _ in 0..20 {
-            client.get("app", "/", "").await;
+            client.get("app", "/").await;
         }
         assert!(bad.requests() <= got + 3, "probes alone");
     }
@@ -118,7 +116,7 @@ async fn where_all_fail_alike_nobody_is_ejected_and_each_gets_its_share() {
     let proxy = start(detected(&applications.each_ref().map(|of| of.address)));
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..300 {
-        assert_eq!(client.get("app", "/", "").await.status, 500);
+        assert_eq!(client.get("app", "/").await.status, 500);
     }
     assert_eq!(proxy.shared.ejected(), []);
     let shares = applications.each_ref().map(Application::requests);
@@ -127,8 +125,8 @@ async fn where_all_fail_alike_nobody_is_ejected_and_each_gets_its_share() {
 
 #[tokio::test]
 async fn a_poisonous_path_ejects_no_endpoint_however_often_it_is_asked_for() {
-    let answer = |asked: &support::application::Asked| match asked.head.split(' ').nth(1) {
-        Some("/poison") => failed(),
+    let answer = |asked: &Request| match asked.path() {
+        "/poison" => failed(),
         _ => ok("well"),
     };
     for often in [2, 5, 10] {
@@ -137,7 +135,7 @@ async fn a_poisonous_path_ejects_no_endpoint_however_often_it_is_asked_for() {
         let mut client = Client::connect(proxy.address(0)).await;
         for at in 0..300 {
             let path = if at % often == 0 { "/" } else { "/poison" };
-            assert_eq!(client.get("app", path, "").await.status, if path == "/" { 200 } else { 500 });
+            assert_eq!(client.get("app", path).await.status, if path == "/" { 200 } else { 500 });
         }
         assert_eq!(proxy.shared.ejected(), [], "all but one of {often}");
     }
@@ -156,8 +154,8 @@ async fn two_workers_count_an_endpoints_failures_together() {
     let (mut here, mut there) =
         (Client::connect(one.address(0)).await, Client::connect(other.address(0)).await);
     for _ in 0..150 {
-        here.get("app", "/", "").await;
-        there.get("app", "/", "").await;
+        here.get("app", "/").await;
+        there.get("app", "/").await;
     }
     assert_eq!(bad.requests(), 20, "twenty of both");
     assert_eq!(one.shared.ejected(), [(Arc::from("app"), bad.address)]);
@@ -165,7 +163,7 @@ async fn two_workers_count_an_endpoints_failures_together() {
 
 #[tokio::test]
 async fn a_dead_endpoint_is_soon_left_and_costs_nobody_a_request() {
-    let (good, dead) = (Application::echo().await, dead().await);
+    let (good, dead) = (Application::echo("app").await, closed_port().await);
     let proxy = start(detected(&[dead, good.address]));
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..300 {
@@ -177,7 +175,7 @@ async fn a_dead_endpoint_is_soon_left_and_costs_nobody_a_request() {
 
 /// One of two endpoints does it, so that it stands alone if it is blamed for it.
 async fn blamed(odd: &Application, times: usize, request: &str) -> Vec<(outrigger_core::Name, SocketAddr)> {
-    let good = Application::echo().await;
+    let good = Application::echo("app").await;
     let mut app = detected(&[odd.address, good.address]);
     app.balancing = Balancing::Random;
     let proxy = start(app);
@@ -202,27 +200,16 @@ async fn nobody_is_blamed_for_a_head_that_is_larger_than_we_allow() {
 
 #[tokio::test]
 async fn nobody_is_blamed_for_a_connection_that_it_closes_while_it_is_idle() {
-    // Answers one request of a connection, and closes when the next one comes.
-    let closing = Application::raw(|stream, _, requests| async move {
-        let mut stream = BufReader::new(stream);
-        if read_request(&mut stream).await.is_some() {
-            requests.fetch_add(1, Ordering::SeqCst);
-            stream.get_mut().write_all(ok("once").as_bytes()).await.unwrap();
-            let _ = read_request(&mut stream).await;
-        }
-    })
-    .await;
+    let closing = Application::closes_on_second_request().await;
     assert_eq!(blamed(&closing, 120, "GET / HTTP/1.1\r\nHost: app").await, []);
     assert!(closing.requests() >= 20, "{}", closing.requests());
 }
 
 #[tokio::test]
 async fn an_endpoint_whose_answers_break_off_is_ejected() {
-    let breaking = Application::raw(|stream, _, requests| async move {
-        let mut stream = BufReader::new(stream);
-        if read_request(&mut stream).await.is_some() {
-            requests.fetch_add(1, Ordering::SeqCst);
-            let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
+    let breaking = Application::raw(|mut connection| async move {
+        if connection.request().await.is_some() {
+            let _ = connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
         }
     })
     .await;
@@ -253,7 +240,7 @@ async fn an_endpoint_that_pushes_back_is_left_alone_while_there_is_another() {
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\ngrpc-status: 8\r\ngrpc-retry-pushback-ms: 30000\r\ncontent-length: 0\r\n\r\n",
     ] {
-        let (busy, good) = (Application::http(|_| answer.into()).await, Application::echo().await);
+        let (busy, good) = (Application::http(|_| answer.into()).await, Application::echo("app").await);
         let mut app = detected(&[busy.address, good.address]);
         app.balancing = Balancing::RoundRobin;
         let (handle, proxy) = (app.endpoints.clone(), start(app));
@@ -274,7 +261,7 @@ async fn an_endpoint_that_pushes_back_is_left_alone_while_there_is_another() {
 #[tokio::test]
 async fn a_degraded_endpoint_gets_requests_when_too_few_healthy_ones_are_left() {
     let (first, second, degraded) =
-        (Application::echo().await, Application::echo().await, Application::echo().await);
+        (Application::echo("app").await, Application::echo("app").await, Application::echo("app").await);
     let degraded_endpoint = || Endpoint { health: HealthStatus::Degraded, ..endpoint(degraded.address) };
     let mut app = detected(&[]);
     app.outlier = None;
@@ -282,18 +269,18 @@ async fn a_degraded_endpoint_gets_requests_when_too_few_healthy_ones_are_left() 
     handle.store(endpoints([
         endpoint(first.address),
         endpoint(second.address),
-        endpoint(dead().await),
+        endpoint(closed_port().await),
         degraded_endpoint(),
     ]));
     let proxy = start(app);
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..60 {
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
     }
     assert_eq!(degraded.requests(), 0, "three of four are healthy, and a retry goes to one like it");
     handle.store(endpoints([endpoint(first.address), degraded_endpoint()]));
     for _ in 0..200 {
-        client.get("app", "/", "").await;
+        client.get("app", "/").await;
     }
     // One healthy endpoint of two takes 70 %.
     assert!((30..90).contains(&degraded.requests()), "{} of 200", degraded.requests());
@@ -317,7 +304,7 @@ async fn a_retry_to_the_endpoint_that_pushed_back_waits_for_as_long_or_is_not_ma
         .await;
         let proxy = start(detected(&[application.address]));
         let began = tokio::time::Instant::now();
-        let answered = Client::connect(proxy.address(0)).await.get("app", "/", "").await;
+        let answered = Client::connect(proxy.address(0)).await.get("app", "/").await;
         assert_eq!((application.requests(), answered.status), (attempts, status), "{field}");
         assert!(field != "retry-after: 1" || began.elapsed() >= Duration::from_secs(1), "{field}");
     }

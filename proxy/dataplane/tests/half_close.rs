@@ -5,35 +5,19 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::listener::{FilterChain, Handler, Listener, NetworkFilter};
-use outrigger_config::tls::{ClientCertificate, DownstreamTls};
-use support::application::{Application, ok, read_request};
-use support::identity::Authority;
-use support::peer::Peer;
+use outrigger_config::listener::Handler;
+use outrigger_config::tls::ClientCertificate;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::http1::ok;
+use support::tls::{Authority, Peer};
 use support::{Proxy, World, forward, manager, tcp_proxy};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A sidecar of `application` that speaks TLS and hands what is in it to `handler`.
 fn sidecar(authority: &Authority, application: &Application, handler: Handler) -> Proxy {
-    let filter = NetworkFilter::Handle(handler);
-    let tls = DownstreamTls {
-        alpn: ["http/1.1".into()].into(),
-        client_certificate: ClientCertificate::Required,
-        peers: None,
-        tickets: true,
-    };
-    let chain = FilterChain {
-        name: "chain".into(),
-        matcher: Default::default(),
-        tls: Some(Arc::new(tls)),
-        handshake_timeout: None,
-        filter: filter.clone(),
-    };
-    let listener =
-        Listener { default_chain: None, chains: Box::new([chain]), ..support::listener("inbound", filter) };
+    let listener = support::tls::listener(&["http/1.1"], ClientCertificate::Required, handler);
     let world = World::new().own(listener).cluster("app", &[application.address]);
     world.secrets.publish(authority.secrets("app"));
     world.start()
@@ -66,12 +50,11 @@ async fn heard(authority: &Authority, proxy: &Proxy, bytes: &str, closes_tcp: bo
 #[tokio::test]
 async fn a_whole_request_behind_which_tls_is_closed_gets_its_answer() {
     let authority = Authority::new();
-    let application = Application::raw(|stream, _, _| async move {
-        let mut stream = BufReader::new(stream);
-        while read_request(&mut stream).await.is_some() {
+    let application = Application::raw(|mut connection| async move {
+        while connection.request().await.is_some() {
             // Long after the client has closed its side, and been looked after.
             tokio::time::sleep(Duration::from_millis(1500)).await;
-            stream.get_mut().write_all(ok("late").as_bytes()).await.unwrap();
+            connection.send(ok("late")).await.unwrap();
         }
     })
     .await;
@@ -95,11 +78,11 @@ async fn a_whole_request_behind_which_tls_is_closed_gets_its_answer() {
 #[tokio::test]
 async fn opaque_bytes_behind_which_tls_is_closed_get_their_answer() {
     let authority = Authority::new();
-    let application = Application::raw(|mut stream, _, _| async move {
+    let application = Application::raw(|mut connection| async move {
         let mut said = Vec::new();
-        stream.read_to_end(&mut said).await.unwrap();
+        connection.stream.read_to_end(&mut said).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        stream.write_all(format!("{} bytes", said.len()).as_bytes()).await.unwrap();
+        connection.send(format!("{} bytes", said.len())).await.unwrap();
     })
     .await;
     for handler in [Handler::Tcp(tcp_proxy("app", "app")), undeclared()] {

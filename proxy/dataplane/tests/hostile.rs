@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outrigger_core::reason::Reason;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use socket2::SockRef;
-use support::application::{Application, ok, read_request};
-use support::client::Client;
 use support::{Proxy, World, forward};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 /// A proxy before `application`, which is `app:80`.
@@ -21,9 +22,9 @@ fn before(application: &Application) -> Proxy {
 
 /// An application that accepts and reads nothing.
 async fn deaf() -> Application {
-    Application::raw(|stream, _, _| async move {
+    Application::raw(|connection| async move {
         std::future::pending::<()>().await;
-        drop(stream);
+        drop(connection);
     })
     .await
 }
@@ -66,14 +67,12 @@ async fn a_client_that_leaves_while_its_destination_is_looked_for_is_noticed() {
 #[tokio::test]
 async fn a_client_that_has_closed_its_side_is_answered_and_one_that_has_closed_is_noticed() {
     let (go, wait) = tokio::sync::watch::channel(false);
-    let application = Application::raw(move |stream, _, requests| {
+    let application = Application::raw(move |mut connection| {
         let mut wait = wait.clone();
         async move {
-            let mut stream = BufReader::new(stream);
-            while read_request(&mut stream).await.is_some() {
-                requests.fetch_add(1, Ordering::SeqCst);
+            while connection.request().await.is_some() {
                 wait.wait_for(|go| *go).await.unwrap();
-                stream.get_mut().write_all(ok("late").as_bytes()).await.unwrap();
+                connection.send(ok("late")).await.unwrap();
             }
         }
     })
@@ -81,7 +80,7 @@ async fn a_client_that_has_closed_its_side_is_answered_and_one_that_has_closed_i
     let mut proxy = before(&application);
     let mut stays = Client::connect(proxy.address(0)).await;
     stays.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
-    stays.stream.get_mut().shutdown().await.unwrap();
+    stays.finish().await;
     let mut leaves = Client::connect(proxy.address(0)).await;
     leaves.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
     while application.requests() < 2 {
@@ -104,7 +103,7 @@ async fn said(proxy: &Proxy, bytes: &str) -> String {
 
 #[tokio::test]
 async fn a_request_with_two_meanings_never_reaches_an_application() {
-    let application = Application::echo().await;
+    let application = Application::echo("app").await;
     let proxy = before(&application);
     let smuggled = "GET /admin HTTP/1.1\r\nHost: app\r\n\r\n";
     for head in [
@@ -133,11 +132,11 @@ async fn a_request_with_two_meanings_never_reaches_an_application() {
 async fn a_body_that_a_client_ends_early_is_no_whole_request() {
     for (head, part) in [("Content-Length: 9", "abc"), ("Transfer-Encoding: chunked", "3\r\nabc\r\n")] {
         let (seen, mut heard) = tokio::sync::mpsc::channel(8);
-        let application = Application::raw(move |mut stream, _, _| {
+        let application = Application::raw(move |mut connection| {
             let seen = seen.clone();
             async move {
                 let mut bytes = Vec::new();
-                let end = stream.read_to_end(&mut bytes).await;
+                let end = connection.stream.read_to_end(&mut bytes).await;
                 seen.send((String::from_utf8(bytes).unwrap(), end.is_ok())).await.unwrap();
             }
         })
@@ -167,13 +166,12 @@ async fn what_an_application_may_not_say_becomes_a_502() {
     ] {
         let bytes: Arc<str> = bytes.into();
         let say = bytes.clone();
-        let application = Application::raw(move |stream, _, _| {
+        let application = Application::raw(move |mut connection| {
             let say = say.clone();
             async move {
-                let mut stream = BufReader::new(stream);
-                if read_request(&mut stream).await.is_some() {
+                if connection.request().await.is_some() {
                     // Fails when the proxy has hung up in the middle.
-                    let _ = stream.get_mut().write_all(say.as_bytes()).await;
+                    let _ = connection.send(say.as_bytes()).await;
                     tokio::time::sleep(Duration::from_secs(5)).await;
                 }
             }
@@ -205,14 +203,14 @@ async fn bytes_behind_an_answer_are_nobodys_answer() {
     let proxy = before(&application);
     let mut client = Client::connect(proxy.address(0)).await;
     for path in ["/1", "/2", "/3"] {
-        assert_eq!(client.get("app", path, "").await.body, path);
+        assert_eq!(client.get("app", path).await.body, path);
     }
     assert_eq!(application.connections(), 3, "a connection that said too much is not used again");
 }
 
 #[tokio::test]
 async fn an_upgrade_that_is_refused_leaves_the_connection_http() {
-    let application = Application::echo().await;
+    let application = Application::echo("app").await;
     let proxy = before(&application);
     let mut client = Client::connect(proxy.address(0)).await;
     let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n";
@@ -229,7 +227,7 @@ async fn an_upgrade_that_is_refused_leaves_the_connection_http() {
 
 #[tokio::test]
 async fn a_path_is_matched_and_passed_on_in_one_form() {
-    let application = Application::echo().await;
+    let application = Application::echo("app").await;
     let proxy = before(&application);
     let mut client = Client::connect(proxy.address(0)).await;
     for (asked, passed_on) in [
@@ -240,7 +238,7 @@ async fn a_path_is_matched_and_passed_on_in_one_form() {
         ("/a%2f..%2fadmin", "/a%2f..%2fadmin"),
         ("//a//b", "//a//b"),
     ] {
-        let body = client.get("app", asked, "").await.body;
+        let body = client.get("app", asked).await.body;
         assert!(body.starts_with(&format!("GET {passed_on} HTTP/1.1\r\n")), "{asked}: {body}");
     }
 }
@@ -249,17 +247,12 @@ async fn a_path_is_matched_and_passed_on_in_one_form() {
 async fn a_client_that_reads_nothing_costs_a_bounded_amount() {
     let written = Arc::new(AtomicUsize::new(0));
     let count = written.clone();
-    let application = Application::raw(move |stream, _, _| {
+    let application = Application::raw(move |mut connection| {
         let count = count.clone();
         async move {
-            let mut stream = BufReader::new(stream);
-            read_request(&mut stream).await;
-            stream
-                .get_mut()
-                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-                .await
-                .unwrap();
-            while stream.get_mut().write_all(&[b'x'; 65_536]).await.is_ok() {
+            connection.request().await;
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await.unwrap();
+            while connection.send(&[b'x'; 65_536]).await.is_ok() {
                 count.fetch_add(65_536, Ordering::SeqCst);
             }
         }

@@ -11,18 +11,16 @@ use h2::{RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode};
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
 use outrigger_core::record::Protocol as Recorded;
-use support::application::{Application, dead, ok, read_head};
-use support::client::Client;
+use outrigger_test_support::application::{Application, closed_port};
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::{ok, status};
+use outrigger_test_support::http2;
 use support::{Proxy, World, cluster, endpoint, forward};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 /// A client of the proxy port that speaks HTTP/2 and knows what the proxy can do.
 async fn client(proxy: &Proxy) -> SendRequest<Bytes> {
-    let stream = TcpStream::connect(proxy.address(0)).await.unwrap();
-    let (send, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
-    let mut send = send.ready().await.unwrap();
+    let mut send = http2::connect(proxy.address(0)).await;
     while !send.is_extended_connect_protocol_enabled() {
         // The proxy's SETTINGS come with its first answer at the latest.
         let request = Request::get("http://app/").body(()).unwrap();
@@ -64,17 +62,9 @@ async fn send_all(stream: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) {
     }
 }
 
-async fn repeater() -> Application {
-    Application::raw(|mut stream, _, _| async move {
-        let (mut read, mut write) = stream.split();
-        let _ = tokio::io::copy(&mut read, &mut write).await;
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_connect_is_a_connection_to_an_opaque_destination() {
-    let (repeater, echo) = (repeater().await, Application::echo().await);
+    let (repeater, echo) = (Application::repeater().await, Application::echo("app").await);
     let mut proxy = World::new()
         .proxy()
         .cluster("stock", &[repeater.address])
@@ -106,7 +96,7 @@ async fn a_connect_is_a_connection_to_an_opaque_destination() {
 
 #[tokio::test]
 async fn a_connect_to_an_http_destination_is_served_as_http() {
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     let proxy = World::new().proxy().cluster("app", &[echo.address]).http("app:80", forward("app")).start();
     let mut send = client(&proxy).await;
     let (response, mut up) = ask(&mut send, connect("app:80")).await;
@@ -119,12 +109,12 @@ async fn a_connect_to_an_http_destination_is_served_as_http() {
 
 #[tokio::test]
 async fn a_connect_that_leads_nowhere_says_so() {
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     let proxy = World::new()
         .proxy()
         .cluster("app", &[echo.address])
         .http("app:80", forward("app"))
-        .cluster("stock", &[dead().await])
+        .cluster("stock", &[closed_port().await])
         .tcp("stock:9000", "stock")
         .start();
     let mut send = client(&proxy).await;
@@ -135,19 +125,21 @@ async fn a_connect_that_leads_nowhere_says_so() {
 
 #[tokio::test]
 async fn who_breaks_off_is_heard_on_the_other_side() {
-    let application = Application::raw(|mut stream, _, requests| async move {
+    let application = Application::raw(|mut connection| async move {
         let mut some = [0; 4];
-        stream.read_exact(&mut some).await.unwrap();
+        connection.stream.read_exact(&mut some).await.unwrap();
         if &some == b"kill" {
-            socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            socket2::SockRef::from(connection.stream.get_ref())
+                .set_linger(Some(std::time::Duration::ZERO))
+                .unwrap();
             return;
         }
         let mut rest = Vec::new();
-        assert!(stream.read_to_end(&mut rest).await.is_err());
-        requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        assert!(connection.stream.read_to_end(&mut rest).await.is_err());
+        connection.count_request();
     })
     .await;
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     let proxy = World::new()
         .proxy()
         .cluster("app", &[echo.address])
@@ -182,16 +174,11 @@ fn websocket(path: &str, protocol: &'static str) -> Request<()> {
 
 #[tokio::test]
 async fn a_websocket_over_http2_is_one_for_the_application_too() {
-    let application = Application::raw(|stream, _, _| async move {
-        let mut stream = BufReader::new(stream);
-        while let Some(head) = read_head(&mut stream).await {
+    let application = Application::raw(|mut connection| async move {
+        while let Some(head) = connection.head().await {
             let head = head.to_lowercase();
             if !head.contains("upgrade: websocket\r\n") {
-                stream
-                    .get_mut()
-                    .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-                    .await
-                    .unwrap();
+                connection.send(status(404)).await.unwrap();
                 continue;
             }
             assert!(
@@ -201,10 +188,10 @@ async fn a_websocket_over_http2_is_one_for_the_application_too() {
             assert!(head.contains("\r\nsec-websocket-key: ") && head.contains("==\r\n"), "{head}");
             let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                           Sec-WebSocket-Accept: proof\r\nSec-WebSocket-Protocol: chat\r\n\r\nhello";
-            stream.get_mut().write_all(switch.as_bytes()).await.unwrap();
+            connection.send(switch).await.unwrap();
             let mut word = [0; 4];
-            stream.read_exact(&mut word).await.unwrap();
-            stream.get_mut().write_all(&word).await.unwrap();
+            connection.stream.read_exact(&mut word).await.unwrap();
+            connection.send(&word).await.unwrap();
             return;
         }
     })
@@ -249,46 +236,35 @@ async fn an_answer_that_opens_no_tunnel_does_not_pass_for_one() {
 }
 
 /// An application that speaks HTTP/2, and repeats what comes through a WebSocket if it takes any.
-async fn speaks_http2(takes_websockets: bool) -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut builder = h2::server::Builder::new();
-                if takes_websockets {
-                    builder.enable_connect_protocol();
-                }
-                let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let (head, mut body) = request.into_parts();
-                    if head.extensions.get::<Protocol>().is_none() {
-                        respond.send_response(Response::new(()), true).unwrap();
-                        continue;
-                    }
-                    assert_eq!((head.method, head.uri.path()), (Method::CONNECT, "/chat"));
-                    assert!(!head.headers.contains_key("sec-websocket-key"), "{:?}", head.headers);
-                    assert_eq!(head.headers["sec-websocket-version"], "13");
-                    tokio::spawn(async move {
-                        let mut back = respond.send_response(Response::new(()), false).unwrap();
-                        while let Some(Ok(data)) = body.data().await {
-                            send_all(&mut back, data, false).await;
-                        }
-                        back.send_data(Bytes::new(), true).unwrap();
-                    });
-                }
-            });
+async fn speaks_http2(takes_websockets: bool) -> Application {
+    let mut builder = h2::server::Builder::new();
+    if takes_websockets {
+        builder.enable_connect_protocol();
+    }
+    Application::http2_with(builder, |request, mut respond| async move {
+        let (head, mut body) = request.into_parts();
+        if head.extensions.get::<Protocol>().is_none() {
+            respond.send_response(Response::new(()), true).unwrap();
+            return;
         }
-    });
-    address
+        assert_eq!((head.method, head.uri.path()), (Method::CONNECT, "/chat"));
+        assert!(!head.headers.contains_key("sec-websocket-key"), "{:?}", head.headers);
+        assert_eq!(head.headers["sec-websocket-version"], "13");
+        let mut back = respond.send_response(Response::new(()), false).unwrap();
+        while let Some(Ok(data)) = body.data().await {
+            send_all(&mut back, data, false).await;
+        }
+        back.send_data(Bytes::new(), true).unwrap();
+    })
+    .await
 }
 
 #[tokio::test]
 async fn a_websocket_of_http1_reaches_an_application_of_http2() {
     for takes_websockets in [true, false] {
-        let address = speaks_http2(takes_websockets).await;
-        let cluster = Cluster { protocol: UpstreamProtocol::Http2, ..cluster("app", [endpoint(address)]) };
+        let application = speaks_http2(takes_websockets).await;
+        let endpoints = [endpoint(application.address)];
+        let cluster = Cluster { protocol: UpstreamProtocol::Http2, ..cluster("app", endpoints) };
         let mut proxy = World::new().proxy().cluster_of(cluster).http("app:80", forward("app")).start();
         let mut client = Client::connect(proxy.address(0)).await;
         let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

@@ -2,22 +2,22 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outrigger_config::listener::{Handler, Listener, NetworkFilter};
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Direction;
 use outrigger_dataplane::ConnectionBudget;
-use support::application::{Application, dead, ok, read_head, read_request};
-use support::client::Client;
+use outrigger_test_support::application::{Application, closed_port};
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use support::{World, forward};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncReadExt;
 
 #[tokio::test]
 async fn a_dead_endpoint_costs_nobody_a_request() {
-    let alive = Application::echo().await;
-    let dead = dead().await;
+    let alive = Application::echo("app").await;
+    let dead = closed_port().await;
     let mut proxy =
         World::new().proxy().cluster("echo", &[dead, alive.address]).http("echo:80", forward("echo")).start();
     let mut client = Client::connect(proxy.address(0)).await;
@@ -37,11 +37,9 @@ async fn a_dead_endpoint_costs_nobody_a_request() {
 #[tokio::test]
 async fn a_post_meets_a_connection_that_was_just_closed_and_is_sent_again() {
     // Answers one request, and closes the connection when it has been idle for a moment.
-    let application = Application::raw(|stream, _, requests| async move {
-        let mut stream = BufReader::new(stream);
-        if read_request(&mut stream).await.is_some() {
-            requests.fetch_add(1, Ordering::SeqCst);
-            stream.get_mut().write_all(ok("once").as_bytes()).await.unwrap();
+    let application = Application::raw(|mut connection| async move {
+        if connection.request().await.is_some() {
+            connection.send(ok("once")).await.unwrap();
         }
     })
     .await;
@@ -56,13 +54,13 @@ async fn a_post_meets_a_connection_that_was_just_closed_and_is_sent_again() {
 
 #[tokio::test]
 async fn a_post_that_was_cut_off_in_flight_is_not_sent_again_and_a_get_is() {
-    let application = Application::raw(|stream, _, requests| async move {
-        let mut stream = BufReader::new(stream);
-        while read_request(&mut stream).await.is_some() {
-            if requests.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+    let application = Application::raw(|mut connection| async move {
+        while connection.request().await.is_some() {
+            // The POST and the first attempt of the GET.
+            if connection.number < 2 {
                 return;
             }
-            stream.get_mut().write_all(ok("late").as_bytes()).await.unwrap();
+            connection.send(ok("late")).await.unwrap();
         }
     })
     .await;
@@ -77,9 +75,8 @@ async fn a_post_that_was_cut_off_in_flight_is_not_sent_again_and_a_get_is() {
         answer.head
     );
     assert_eq!(proxy.record().await.reason, Some(Reason::UpstreamConnectionTermination));
-    application.requests.store(0, Ordering::SeqCst);
-    assert_eq!(client.get("app", "/", "").await.body, "late");
-    assert_eq!(application.requests(), 2);
+    assert_eq!(client.get("app", "/").await.body, "late");
+    assert_eq!(application.requests(), 1 + 2);
 }
 
 #[tokio::test]
@@ -91,23 +88,22 @@ async fn no_endpoint_and_no_cluster_say_so() {
         .http("none:80", forward("outrigger.invalid-backend"))
         .start();
     let mut client = Client::connect(proxy.address(0)).await;
-    let answer = client.get("empty", "/", "").await;
+    let answer = client.get("empty", "/").await;
     assert!(answer.status == 503 && answer.head.contains("no_healthy_upstream"), "{answer:?}");
-    let answer = client.get("none", "/", "").await;
+    let answer = client.get("none", "/").await;
     assert!(answer.status == 500 && answer.head.contains("no_cluster_found"), "{answer:?}");
-    let answer = client.get("empty", "/", "Content-Type: application/grpc\r\n").await;
+    let answer = client.request("GET", "empty", "/", "Content-Type: application/grpc\r\n").await;
     assert!(answer.status == 200 && answer.head.contains("grpc-status: 14\r\n"), "{answer:?}");
 }
 
 #[tokio::test]
 async fn a_response_that_breaks_off_is_seen_to_break_off() {
     let (seen, wait) = tokio::sync::watch::channel(false);
-    let application = Application::raw(move |stream, _, _| {
+    let application = Application::raw(move |mut connection| {
         let mut wait = wait.clone();
         async move {
-            let mut stream = BufReader::new(stream);
-            read_request(&mut stream).await;
-            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await.unwrap();
+            connection.request().await;
+            connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await.unwrap();
             wait.wait_for(|seen| *seen).await.unwrap();
         }
     })
@@ -126,14 +122,12 @@ async fn a_response_that_breaks_off_is_seen_to_break_off() {
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_request_upstream() {
     let (gone, mut noticed) = tokio::sync::mpsc::channel(1);
-    let application = Application::raw(move |stream, _, requests| {
+    let application = Application::raw(move |mut connection| {
         let gone = gone.clone();
         async move {
-            let mut stream = BufReader::new(stream);
-            read_head(&mut stream).await;
-            requests.fetch_add(1, Ordering::SeqCst);
+            connection.head().await;
             let mut rest = Vec::new();
-            let _ = stream.read_to_end(&mut rest).await;
+            let _ = connection.stream.read_to_end(&mut rest).await;
             gone.send(()).await.unwrap();
         }
     })
@@ -160,14 +154,12 @@ async fn a_client_that_leaves_ends_the_request_upstream() {
 #[tokio::test]
 async fn drain_finishes_what_runs_and_takes_nothing_new() {
     let (go, wait) = tokio::sync::watch::channel(false);
-    let application = Application::raw(move |stream, _, requests| {
+    let application = Application::raw(move |mut connection| {
         let mut wait = wait.clone();
         async move {
-            let mut stream = BufReader::new(stream);
-            while read_request(&mut stream).await.is_some() {
-                requests.fetch_add(1, Ordering::SeqCst);
+            while connection.request().await.is_some() {
                 wait.wait_for(|go| *go).await.unwrap();
-                stream.get_mut().write_all(ok("finished").as_bytes()).await.unwrap();
+                connection.send(ok("finished")).await.unwrap();
             }
         }
     })
@@ -196,17 +188,15 @@ async fn drain_finishes_what_runs_and_takes_nothing_new() {
 async fn while_inbound_requests_run_the_application_can_still_call_out() {
     let other = Application::http(|_| ok("stock")).await;
     let (tell, told) = tokio::sync::watch::channel(None);
-    let application = Application::raw(move |stream, _, requests| {
+    let application = Application::raw(move |mut connection| {
         let mut told = told.clone();
         async move {
-            let mut stream = BufReader::new(stream);
-            while read_request(&mut stream).await.is_some() {
-                requests.fetch_add(1, Ordering::SeqCst);
+            while connection.request().await.is_some() {
                 let sidecar = told.wait_for(Option::is_some).await.unwrap().unwrap();
                 let mut out = Client::connect(sidecar).await;
-                let (first, second) = (out.get("stock", "/", "").await, out.get("stock", "/", "").await);
+                let (first, second) = (out.get("stock", "/").await, out.get("stock", "/").await);
                 let body = format!("{} {} {}", first.body, second.body, first.head.contains("close"));
-                stream.get_mut().write_all(ok(&body).as_bytes()).await.unwrap();
+                connection.send(ok(&body)).await.unwrap();
             }
         }
     })
@@ -245,7 +235,7 @@ async fn a_client_that_waits_for_a_place_is_served_though_its_listener_goes() {
     world.connections = ConnectionBudget::new(1, 40);
     let proxy = world.start();
     let mut first = Client::connect(proxy.address(0)).await;
-    assert_eq!(first.get("app", "/", "").await.body, "served");
+    assert_eq!(first.get("app", "/").await.body, "served");
     let mut second = Client::connect(proxy.address(0)).await;
     while proxy.totals().process.downstream_connections_total < 2 {
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -253,6 +243,6 @@ async fn a_client_that_waits_for_a_place_is_served_though_its_listener_goes() {
     proxy.forget_listeners();
     tokio::time::sleep(Duration::from_millis(50)).await;
     // Its place is that of the first, which is closed when it has been idle for a second.
-    assert_eq!(second.get("app", "/", "").await.body, "served");
+    assert_eq!(second.get("app", "/").await.body, "served");
     assert_eq!(first.rest().await, b"");
 }

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use outrigger_config::listener::{DestinationBy, UnknownDestination};
 use outrigger_config::route::{Attempts, Forward, RouteAction};
 use outrigger_core::reason::Reason;
-use support::application::{Application, ok, read_request};
-use support::client::Client;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use support::{World, forward, retries_on, to};
-use tokio::io::{AsyncWriteExt, BufReader};
 
 #[tokio::test]
 async fn a_get_survives_a_connection_that_closes_when_it_comes_where_the_policy_says_so() {
-    let application = Application::once().await;
+    let application = Application::closes_on_second_request().await;
     let without = RouteAction::Forward(Box::new(Forward { retry: None, ..to("app") }));
     let proxy = World::new()
         .proxy()
@@ -25,25 +25,25 @@ async fn a_get_survives_a_connection_that_closes_when_it_comes_where_the_policy_
         .start();
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..5 {
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
     }
     assert_eq!(client.post("app", "/", "order").await.status, 503, "it may have been processed");
     // Without a policy, as in front of an application, the one who called may repeat it.
-    assert_eq!(client.get("inbound", "/", "").await.status, 200);
+    assert_eq!(client.get("inbound", "/").await.status, 200);
     let before = application.requests();
-    assert_eq!(client.get("inbound", "/", "").await.status, 503);
+    assert_eq!(client.get("inbound", "/").await.status, 503);
     assert_eq!(application.requests(), before + 1);
 }
 
 /// What goes to a host outside the mesh has no policy, and nobody else who could repeat it.
 #[tokio::test]
 async fn a_get_to_a_host_outside_the_mesh_survives_a_connection_that_closes_when_it_comes() {
-    let application = Application::once().await;
+    let application = Application::closes_on_second_request().await;
     let proxy = World::new().listen(DestinationBy::Authority, UnknownDestination::PassThrough).start();
     let mut client = Client::connect(proxy.address(0)).await;
     let host = application.address.to_string();
     for _ in 0..3 {
-        assert_eq!(client.get(&host, "/", "").await.status, 200);
+        assert_eq!(client.get(&host, "/").await.status, 200);
     }
     assert_eq!(application.requests(), 5);
 }
@@ -51,15 +51,12 @@ async fn a_get_to_a_host_outside_the_mesh_survives_a_connection_that_closes_when
 /// On new connections and on ones that were idle: three attempts are three executions.
 #[tokio::test]
 async fn a_get_that_the_application_reads_and_cuts_is_executed_once_for_each_attempt() {
-    let application = Application::raw(|stream, _, requests| async move {
-        let mut stream = BufReader::new(stream);
-        while let Some(asked) = read_request(&mut stream).await {
-            if asked.head.starts_with("GET /fine") {
-                stream.get_mut().write_all(ok("fine").as_bytes()).await.unwrap();
-            } else {
-                requests.fetch_add(1, Ordering::SeqCst);
+    let application = Application::raw(|mut connection| async move {
+        while let Some(asked) = connection.request().await {
+            if asked.path() == "/cut" {
                 return;
             }
+            connection.send(ok("fine")).await.unwrap();
         }
     })
     .await;
@@ -76,8 +73,8 @@ async fn a_get_that_the_application_reads_and_cuts_is_executed_once_for_each_att
         assert_eq!(client.response().await.status, 200);
         proxy.record().await;
     }
-    let answer = clients[0].get("app", "/cut", "").await;
-    assert_eq!((answer.status, application.requests()), (503, 3));
+    let answer = clients[0].get("app", "/cut").await;
+    assert_eq!((answer.status, application.requests()), (503, clients.len() + 3));
     let record = proxy.record().await;
     assert_eq!((record.tries.len(), record.reason), (3, Some(Reason::UpstreamConnectionTermination)));
 }
@@ -93,7 +90,7 @@ async fn a_malformed_response_is_not_asked_for_again() {
             .http("app:80", RouteAction::Forward(Box::new(action)))
             .start();
         let mut client = Client::connect(proxy.address(0)).await;
-        assert_eq!(client.get("app", "/", "").await.status, 502);
+        assert_eq!(client.get("app", "/").await.status, 502);
         assert_eq!(application.requests(), 1);
     }
 }
@@ -118,7 +115,7 @@ async fn what_a_proxy_further_on_found_malformed_is_not_asked_for_again() {
             .http("app:80", RouteAction::Forward(Box::new(action)))
             .start();
         let mut client = Client::connect(proxy.address(0)).await;
-        assert_eq!((client.get("app", "/", "").await.status, application.requests()), (502, requests));
+        assert_eq!((client.get("app", "/").await.status, application.requests()), (502, requests));
     }
 }
 
@@ -170,7 +167,7 @@ async fn the_application_and_the_client_are_told_how_many_attempts_there_were() 
     let action = RouteAction::Forward(Box::new(Forward { attempts, ..to("app") }));
     let proxy = World::new().proxy().cluster("app", &[application.address]).http("app:80", action).start();
     let mut client = Client::connect(proxy.address(0)).await;
-    let answer = client.get("app", "/", "X-Envoy-Attempt-Count: 3\r\n").await;
+    let answer = client.request("GET", "app", "/", "X-Envoy-Attempt-Count: 3\r\n").await;
     assert_eq!((answer.body.as_str(), application.requests()), ("third", 3));
     assert!(answer.head.contains("x-envoy-attempt-count: 3\r\n"), "{}", answer.head);
 }

@@ -19,10 +19,10 @@ use outrigger_policy::rewrite::Rewrite;
 use outrigger_policy::timeout::Timeouts;
 use outrigger_policy::weighted_cluster::WeightedClusters;
 use outrigger_proto::xds::{cluster as wire, protobuf, route};
-use support::application::{Application, dead, ok, read_request};
-use support::client::Client;
+use outrigger_test_support::application::{Application, closed_port};
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use support::{World, cluster, endpoint, endpoints, forward, forward_to, manager, to};
-use tokio::io::{AsyncWriteExt, BufReader};
 
 fn number(value: u32) -> Option<protobuf::UInt32Value> {
     Some(protobuf::UInt32Value { value })
@@ -49,14 +49,14 @@ async fn weights_split_requests() {
         .start();
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..500 {
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
     }
     assert!((20..90).contains(&two.requests()), "{} of 500", two.requests());
 }
 
 #[tokio::test]
 async fn path_and_host_are_rewritten() {
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     let mut action = to("echo");
     action.rewrite = Rewrite {
         path: outrigger_policy::rewrite::PathRewrite::decode(String::new(), None, "/new".into()).unwrap(),
@@ -68,7 +68,7 @@ async fn path_and_host_are_rewritten() {
         .cluster("echo", &[echo.address])
         .http("echo:80", RouteAction::Forward(Box::new(action)))
         .start();
-    let answer = Client::connect(proxy.address(0)).await.get("echo", "/old?q=1", "").await;
+    let answer = Client::connect(proxy.address(0)).await.get("echo", "/old?q=1").await;
     assert!(answer.body.starts_with("GET /new?q=1 HTTP/1.1\r\n"), "{}", answer.body);
     assert!(
         answer.body.contains("host: other.host\r\n") && answer.body.contains("x-forwarded-host: echo\r\n")
@@ -85,14 +85,14 @@ async fn redirects_and_direct_responses_need_no_backend() {
         .http("tea:80", RouteAction::Respond(direct))
         .start();
     let mut client = Client::connect(proxy.address(0)).await;
-    let answer = client.get("moved", "/a?b", "").await;
+    let answer = client.get("moved", "/a?b").await;
     assert!(answer.status == 301 && answer.head.contains("location: http://elsewhere/a?b\r\n"), "{answer:?}");
     let answer = client.post("tea", "/", "milk").await;
     assert_eq!((answer.status, answer.body.as_str()), (418, "short and stout"));
     assert_eq!(proxy.record().await.reason, Some(Reason::DirectResponse));
     // A gRPC client reads no HTTP status.
     for (host, code, message) in [("moved", 2, None), ("tea", 2, Some("short and stout"))] {
-        let answer = client.get(host, "/a", "Content-Type: application/grpc+proto\r\n").await;
+        let answer = client.request("GET", host, "/a", "Content-Type: application/grpc+proto\r\n").await;
         assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{answer:?}");
         assert!(answer.head.contains(&format!("grpc-status: {code}\r\n")), "{answer:?}");
         assert_eq!(answer.head.contains("location: http://elsewhere/a\r\n"), host == "moved");
@@ -103,7 +103,7 @@ async fn redirects_and_direct_responses_need_no_backend() {
 
 #[tokio::test]
 async fn copies_go_to_mirrors_with_their_bodies_and_cost_the_client_nothing() {
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     let (seen, mut copies) = tokio::sync::mpsc::channel(8);
     let shadow = Application::http(move |asked| {
         seen.try_send(asked.clone()).unwrap();
@@ -123,11 +123,11 @@ async fn copies_go_to_mirrors_with_their_bodies_and_cost_the_client_nothing() {
         .proxy()
         .cluster("echo", &[echo.address])
         .cluster("shadow", &[shadow.address])
-        .cluster("dead", &[dead().await])
+        .cluster("dead", &[closed_port().await])
         .http("echo:80", RouteAction::Forward(Box::new(action)))
         .start();
     let mut client = Client::connect(proxy.address(0)).await;
-    assert_eq!(client.get("echo", "/first", "").await.status, 200);
+    assert_eq!(client.get("echo", "/first").await.status, 200);
     assert!(client.post("echo", "/second", "a body").await.body.ends_with("a body"));
     let mut got = [copies.recv().await.unwrap(), copies.recv().await.unwrap()];
     got.sort_by_key(|asked| asked.body.len());
@@ -170,9 +170,9 @@ async fn a_large_body_is_copied_whole_or_not_at_all() {
 #[tokio::test]
 async fn a_copy_whose_receiver_reads_nothing_is_dropped_and_counted() {
     let echo = Application::http(|asked| ok(&asked.body.len().to_string())).await;
-    let deaf = Application::raw(|stream, _, _| async move {
+    let deaf = Application::raw(|connection| async move {
         std::future::pending::<()>().await;
-        drop(stream);
+        drop(connection);
     })
     .await;
     let wire = route::route_action::RequestMirrorPolicy { cluster: "deaf".into(), ..Default::default() };
@@ -195,9 +195,8 @@ async fn a_copy_whose_receiver_reads_nothing_is_dropped_and_counted() {
 
 #[tokio::test]
 async fn a_request_that_takes_too_long_gets_504() {
-    let application = Application::raw(|stream, _, _| async move {
-        let mut stream = BufReader::new(stream);
-        read_request(&mut stream).await;
+    let application = Application::raw(|mut connection| async move {
+        connection.request().await;
         std::future::pending::<()>().await;
     })
     .await;
@@ -209,7 +208,7 @@ async fn a_request_that_takes_too_long_gets_504() {
         .cluster("app", &[application.address])
         .http("app:80", RouteAction::Forward(Box::new(action)))
         .start();
-    let answer = Client::connect(proxy.address(0)).await.get("app", "/", "").await;
+    let answer = Client::connect(proxy.address(0)).await.get("app", "/").await;
     assert!(answer.status == 504 && answer.head.contains("upstream_request_timeout"), "{answer:?}");
     assert!(proxy.record().await.duration < Duration::from_secs(2));
 }
@@ -217,14 +216,12 @@ async fn a_request_that_takes_too_long_gets_504() {
 #[tokio::test]
 async fn one_connection_serves_the_queue_and_no_more_than_the_queue() {
     let (go, wait) = tokio::sync::watch::channel(false);
-    let application = Application::raw(move |stream, _, requests| {
+    let application = Application::raw(move |mut connection| {
         let mut wait = wait.clone();
         async move {
-            let mut stream = BufReader::new(stream);
-            while read_request(&mut stream).await.is_some() {
-                requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            while connection.request().await.is_some() {
                 wait.wait_for(|go| *go).await.unwrap();
-                stream.get_mut().write_all(ok("ok").as_bytes()).await.unwrap();
+                connection.send(ok("ok")).await.unwrap();
             }
         }
     })
@@ -273,7 +270,7 @@ async fn a_failing_endpoint_is_ejected_and_a_removed_one_is_left() {
     let proxy = World::new().proxy().cluster_of(app).http("app:80", forward("app")).start();
     let mut client = Client::connect(proxy.address(0)).await;
     for _ in 0..60 {
-        client.get("app", "/", "").await;
+        client.get("app", "/").await;
     }
     assert_eq!(bad.requests(), 3, "ejected after three failures");
     assert_eq!(proxy.shared.ejected(), [(Arc::from("app"), bad.address)]);
@@ -281,13 +278,13 @@ async fn a_failing_endpoint_is_ejected_and_a_removed_one_is_left() {
     let third = Application::http(|_| ok("third")).await;
     handle.store(endpoints([endpoint(third.address)]));
     for _ in 0..5 {
-        assert_eq!(client.get("app", "/", "").await.body, "third");
+        assert_eq!(client.get("app", "/").await.body, "third");
     }
 }
 
 #[tokio::test]
 async fn an_old_client_that_names_no_host_is_served_as_the_listener_says() {
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     for (accept, host, status) in
         [(false, Some("default.host:81"), "426"), (true, None, "400"), (true, Some("default.host:81"), "200")]
     {
@@ -315,7 +312,7 @@ async fn an_old_client_that_names_no_host_is_served_as_the_listener_says() {
 
 #[tokio::test]
 async fn http_1_0_clients_are_served_and_closed() {
-    let echo = Application::echo().await;
+    let echo = Application::echo("app").await;
     let proxy =
         World::new().proxy().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).start();
     let mut client = Client::connect(proxy.address(0)).await;

@@ -5,16 +5,15 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outrigger_config::cluster::Cluster;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_proto::xds::{cluster as wire, protobuf};
-use support::application::{Application, ok, read_request};
-use support::client::Client;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use support::{Proxy, World, cluster, endpoint, forward};
-use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -31,12 +30,10 @@ struct Stoppable {
 impl Stoppable {
     async fn start() -> Self {
         let (stopped, watched) = watch::channel(false);
-        let application = Application::raw(move |stream, _, requests| {
+        let application = Application::raw(move |mut connection| {
             let mut stopped = watched.clone();
             async move {
-                let mut stream = BufReader::new(stream);
-                while let Some(asked) = read_request(&mut stream).await {
-                    requests.fetch_add(1, Ordering::SeqCst);
+                while let Some(asked) = connection.request().await {
                     if stopped.wait_for(|stopped| !*stopped).await.is_err() {
                         return;
                     }
@@ -45,7 +42,7 @@ impl Stoppable {
                     } else if asked.head.contains(" /poll ") {
                         sleep(Duration::from_secs(600)).await;
                     }
-                    if stream.get_mut().write_all(ok("fine").as_bytes()).await.is_err() {
+                    if connection.send(ok("fine")).await.is_err() {
                         return;
                     }
                 }
@@ -292,7 +289,7 @@ fn black_hole() -> BlackHole {
 
 #[tokio::test]
 async fn a_black_hole_costs_a_post_a_quarter_of_a_second_and_nobody_an_answer() {
-    let (alive, hole) = (Application::echo().await, black_hole());
+    let (alive, hole) = (Application::echo("app").await, black_hole());
     let proxy = World::new()
         .proxy()
         .cluster_of(ejecting([hole.address, alive.address]))
@@ -307,7 +304,7 @@ async fn a_black_hole_costs_a_post_a_quarter_of_a_second_and_nobody_an_answer() 
 
 #[tokio::test]
 async fn opaque_bytes_do_not_wait_for_a_black_hole() {
-    let (alive, hole) = (Application::echo().await, black_hole());
+    let (alive, hole) = (Application::echo("app").await, black_hole());
     let proxy =
         World::new().proxy().cluster_of(ejecting([hole.address, alive.address])).tcp("app:80", "app").start();
     for _ in 0..10 {
@@ -316,6 +313,6 @@ async fn opaque_bytes_do_not_wait_for_a_black_hole() {
         client.send("CONNECT app:80 HTTP/1.1\r\nHost: app:80\r\n\r\n").await;
         assert!(client.head().await.starts_with("HTTP/1.1 200 "));
         assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
-        assert_eq!(client.get("app", "/", "").await.status, 200);
+        assert_eq!(client.get("app", "/").await.status, 200);
     }
 }

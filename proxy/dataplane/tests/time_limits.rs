@@ -10,22 +10,22 @@ use outrigger_config::http_manager::HttpSettings;
 use outrigger_config::listener::Handler;
 use outrigger_config::route::{Forward, RouteAction};
 use outrigger_core::reason::Reason;
-use support::application::{Application, ok, read_head, read_request};
-use support::client::Client;
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
 use support::{World, forward, manager, retries, to};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncReadExt;
 
 #[tokio::test]
 async fn a_client_has_so_long_for_its_request_until_the_answer_begins() {
-    let application = Application::raw(|stream, _, _| async move {
-        let mut stream = BufReader::new(stream);
-        let Some(head) = read_head(&mut stream).await else { return };
+    let application = Application::raw(|mut connection| async move {
+        let Some(head) = connection.head().await else { return };
         if head.starts_with("POST /early") {
-            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+            connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
         }
         let mut body = [0; 4];
-        if stream.read_exact(&mut body).await.is_ok() {
-            stream.get_mut().write_all(&body).await.unwrap();
+        if connection.stream.read_exact(&mut body).await.is_ok() {
+            connection.send(&body).await.unwrap();
         }
     })
     .await;
@@ -55,17 +55,16 @@ async fn a_client_has_so_long_for_its_request_until_the_answer_begins() {
 
 #[tokio::test]
 async fn a_try_that_stands_still_is_made_again_and_a_response_that_does_is_cut_off() {
-    let application = Application::raw(|stream, number, _| async move {
-        let mut stream = BufReader::new(stream);
-        read_request(&mut stream).await;
-        let answer = match number {
+    let application = Application::raw(|mut connection| async move {
+        connection.request().await;
+        let answer = match connection.number {
             0 => String::new(),
             1 => ok("quick"),
             _ => "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf".into(),
         };
-        stream.get_mut().write_all(answer.as_bytes()).await.unwrap();
+        connection.send(answer).await.unwrap();
         let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest).await;
+        let _ = connection.stream.read_to_end(&mut rest).await;
     })
     .await;
     let mut retry = retries(1);
@@ -76,7 +75,7 @@ async fn a_try_that_stands_still_is_made_again_and_a_response_that_does_is_cut_o
         .http("app:80", RouteAction::Forward(Box::new(Forward { retry: Some(retry), ..to("app") })))
         .start();
     let mut client = Client::connect(proxy.address(0)).await;
-    let answer = client.get("app", "/", "").await;
+    let answer = client.get("app", "/").await;
     assert_eq!((answer.status, &*answer.body, application.connections()), (200, "quick", 2));
     let mut client = Client::connect(proxy.address(0)).await;
     while application.connections() < 3 {

@@ -3,51 +3,32 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
-use outrigger_config::endpoint::{Endpoint, Transport};
-use outrigger_config::listener::{
-    DestinationBy, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
-};
-use outrigger_config::tls::{ClientCertificate, DownstreamTls, UpstreamTls};
+use outrigger_config::endpoint::Endpoint;
+use outrigger_config::listener::{DestinationBy, Handler, UnknownDestination};
+use outrigger_config::tls::ClientCertificate;
 use outrigger_core::reason::Reason;
 use outrigger_core::record::Protocol;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_proto::xds::{cluster as wire, protobuf};
-use support::application::Application;
-use support::client::Client;
-use support::identity::{Authority, spiffe};
-use support::{Proxy, World, cluster, endpoint, forward, manager, tcp_proxy};
+use outrigger_test_support::application::Application;
+use outrigger_test_support::client::Client;
+use support::tls::{Authority, spiffe};
+use support::{Proxy, World, cluster, forward, manager, tcp_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-fn names(alpn: &[&str]) -> Box<[outrigger_core::Name]> {
-    alpn.iter().map(|name| (*name).into()).collect()
-}
-
 /// A TLS server in front of `application` that negotiates `alpn`.
 fn server(authority: &Authority, alpn: &[&str], handler: Handler, application: SocketAddr) -> Proxy {
-    let filter = NetworkFilter::Handle(handler);
-    let client_certificate = ClientCertificate::NotAsked;
-    let tls = DownstreamTls { alpn: names(alpn), client_certificate, peers: None, tickets: true };
-    let chain = FilterChain {
-        name: "tls".into(),
-        matcher: Default::default(),
-        tls: Some(Arc::new(tls)),
-        handshake_timeout: None,
-        filter,
-    };
-    let any = NetworkFilter::Handle(Handler::Tcp(tcp_proxy("app", "app")));
-    let listener = Listener { default_chain: Some(chain), ..support::listener("server", any) };
+    let listener = support::tls::listener(alpn, ClientCertificate::NotAsked, handler);
     let world = World::new().own(listener).cluster("app", &[application]);
     world.secrets.publish(authority.secrets("cart"));
     world.start()
 }
 
 fn over_tls(address: SocketAddr, alpn: &[&str]) -> Endpoint {
-    let tls = UpstreamTls { alpn: names(alpn), sni: None, peers: [spiffe("cart")].into() };
-    Endpoint { transport: Transport::Tls(Arc::new(tls)), ..endpoint(address) }
+    support::tls::endpoint(address, alpn, &["cart"])
 }
 
 /// A proxy whose cluster speaks TLS with `server`: HTTP on its first port, opaque bytes on its second.
@@ -84,7 +65,7 @@ async fn requests_are_spoken_as_the_cluster_says() {
         // The client speaks HTTP/1.
         (both, AsDownstream, both, one),
     ] {
-        let (authority, echo) = (Authority::new(), Application::echo().await);
+        let (authority, echo) = (Authority::new(), Application::echo("app").await);
         let handler = Handler::Http(manager("server", forward("app")));
         let mut server = server(&authority, served, handler, echo.address);
         let mut client = client(&authority, &server, alpn, protocol);
@@ -113,7 +94,7 @@ async fn requests_are_spoken_as_the_cluster_says() {
 #[tokio::test]
 async fn opaque_bytes_are_relayed_over_tls_with_the_clusters_alpn_or_none() {
     for (served, alpn) in [(&[][..], &[][..]), (&["db"], &["db"]), (&[], &["db"]), (&["db"], &[])] {
-        let (authority, echo) = (Authority::new(), Application::echo().await);
+        let (authority, echo) = (Authority::new(), Application::echo("app").await);
         let handler = Handler::Tcp(tcp_proxy("server", "app"));
         let server = server(&authority, served, handler, echo.address);
         let client = client(&authority, &server, alpn, UpstreamProtocol::Http1);
@@ -127,24 +108,24 @@ async fn opaque_bytes_are_relayed_over_tls_with_the_clusters_alpn_or_none() {
 
 #[tokio::test]
 async fn what_is_negotiated_is_learned_for_each_host() {
-    let (authority, echo) = (Authority::new(), Application::echo().await);
+    let (authority, echo) = (Authority::new(), Application::echo("app").await);
     let handler = || Handler::Http(manager("server", forward("app")));
     let mut old = server(&authority, &["h2", "http/1.1"], handler(), echo.address);
     let mut new = server(&authority, &["http/1.1"], handler(), echo.address);
     let client = client(&authority, &old, &[], UpstreamProtocol::Negotiated);
     let mut user = Client::connect(client.address(0)).await;
-    assert_eq!(user.get("app", "/", "").await.status, 200);
+    assert_eq!(user.get("app", "/").await.status, 200);
     assert_eq!(old.record().await.protocol, Protocol::Http2);
     let endpoints = support::endpoints([over_tls(new.address(0), &[])]);
     client.published.load().clusters["app"].endpoints.store(endpoints);
-    assert_eq!(user.get("app", "/", "").await.status, 200);
+    assert_eq!(user.get("app", "/").await.status, 200);
     assert_eq!(new.record().await.protocol, Protocol::Http11);
 }
 
 #[tokio::test]
 async fn the_connection_on_which_the_version_is_learned_is_used_and_within_the_bound() {
     for served in [&["h2", "http/1.1"][..], &["http/1.1"]] {
-        let (authority, echo) = (Authority::new(), Application::echo().await);
+        let (authority, echo) = (Authority::new(), Application::echo("app").await);
         let handler = Handler::Http(manager("server", forward("app")));
         let server = server(&authority, served, handler, echo.address);
         let max_connections = Some(protobuf::UInt32Value { value: 1 });
@@ -162,7 +143,7 @@ async fn the_connection_on_which_the_version_is_learned_is_used_and_within_the_b
         let mut users = tokio::task::JoinSet::new();
         for _ in 0..8 {
             let mut user = Client::connect(client.address(0)).await;
-            users.spawn(async move { user.get("app", "/", "").await.status });
+            users.spawn(async move { user.get("app", "/").await.status });
         }
         assert_eq!(users.join_all().await, [200; 8]);
         assert_eq!(server.totals().process.downstream_connections_total, 1, "{served:?}");

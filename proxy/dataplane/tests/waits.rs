@@ -6,26 +6,26 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
 use outrigger_config::cluster::{Cluster, UpstreamProtocol};
-use outrigger_config::listener::{FilterChain, Handler, Listener, NetworkFilter};
+use outrigger_config::listener::Handler;
 use outrigger_config::route::{Forward, RouteAction};
-use outrigger_config::tls::{ClientCertificate, DownstreamTls};
+use outrigger_config::tls::ClientCertificate;
 use outrigger_core::reason::Reason;
 use outrigger_policy::outlier::OutlierDetection;
 use outrigger_policy::timeout::Timeouts;
 use outrigger_proto::xds::{cluster as wire, protobuf};
-use support::application::{Application, ok, read_head};
-use support::client::Client;
-use support::identity::Authority;
+use outrigger_test_support::application::{Application, Connection};
+use outrigger_test_support::client::Client;
+use outrigger_test_support::http1::ok;
+use outrigger_test_support::http2;
+use support::tls::Authority;
 use support::{Proxy, World, cluster, endpoint, forward, manager, to};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
@@ -76,23 +76,9 @@ fn ejecting(addresses: impl IntoIterator<Item = SocketAddr>, protocol: UpstreamP
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_tls_handshake_has_five_seconds_in_all() {
     run_clock(STEP);
-    let (authority, application) = (Authority::new(), Application::echo().await);
-    let filter = NetworkFilter::Handle(Handler::Http(manager("app", forward("app"))));
-    let tls = DownstreamTls {
-        alpn: ["h2".into()].into(),
-        client_certificate: ClientCertificate::Required,
-        peers: None,
-        tickets: true,
-    };
-    let chain = FilterChain {
-        name: "http".into(),
-        matcher: Default::default(),
-        tls: Some(Arc::new(tls)),
-        handshake_timeout: None,
-        filter: filter.clone(),
-    };
-    let listener =
-        Listener { default_chain: None, chains: Box::new([chain]), ..support::listener("inbound", filter) };
+    let (authority, application) = (Authority::new(), Application::echo("app").await);
+    let handler = Handler::Http(manager("app", forward("app")));
+    let listener = support::tls::listener(&["h2"], ClientCertificate::Required, handler);
     let world = World::new().own(listener).cluster("app", &[application.address]);
     world.secrets.publish(authority.secrets("app"));
     let proxy = world.start_here();
@@ -120,12 +106,12 @@ async fn a_tls_handshake_has_five_seconds_in_all() {
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn the_head_of_an_http_1_request_has_ten_seconds_in_all() {
     run_clock(STEP);
-    let application = Application::echo().await;
+    let application = Application::echo("app").await;
     let mut proxy = before(&application);
     for next in [false, true] {
         let mut client = Client::connect(proxy.address(0)).await;
         if next {
-            assert_eq!(client.get("app", "/", "").await.status, 200);
+            assert_eq!(client.get("app", "/").await.status, 200);
             proxy.record().await;
         }
         client.send("GET / HTTP/1.1\r\n").await;
@@ -150,12 +136,12 @@ async fn the_head_of_an_http_1_request_has_ten_seconds_in_all() {
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_connection_without_requests_is_closed_after_an_hour() {
     run_clock(5 * STEP);
-    let application = Application::echo().await;
+    let application = Application::echo("app").await;
     let proxy = before(&application);
     let mut client = Client::connect(proxy.address(0)).await;
-    assert_eq!(client.get("app", "/", "").await.status, 200);
+    assert_eq!(client.get("app", "/").await.status, 200);
     sleep(Duration::from_secs(1000)).await;
-    assert_eq!(client.get("app", "/", "").await.status, 200);
+    assert_eq!(client.get("app", "/").await.status, 200);
 
     let began = Instant::now();
     let stream = TcpStream::connect(proxy.address(0)).await.unwrap();
@@ -178,19 +164,17 @@ async fn a_connection_without_requests_is_closed_after_an_hour() {
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn event_streams_without_events_live_on_and_cost_their_endpoint_nothing() {
     run_clock(5 * STEP);
-    let serve = |stream: TcpStream, _: usize, _| async move {
-        let mut stream = BufReader::new(stream);
-        while let Some(head) = read_head(&mut stream).await {
-            let stream = stream.get_mut();
+    let serve = |mut connection: Connection| async move {
+        while let Some(head) = connection.head().await {
             if !head.starts_with("GET /events") {
-                stream.write_all(ok("ok").as_bytes()).await.unwrap();
+                connection.send(ok("ok")).await.unwrap();
                 continue;
             }
             let head =
                 "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-            stream.write_all(head.as_bytes()).await.unwrap();
+            connection.send(head).await.unwrap();
             sleep(Duration::from_secs(600)).await;
-            stream.write_all(b"b\r\ndata: new\n\n\r\n0\r\n\r\n").await.unwrap();
+            connection.send("b\r\ndata: new\n\n\r\n0\r\n\r\n").await.unwrap();
         }
     };
     let applications = [Application::raw(serve).await, Application::raw(serve).await];
@@ -207,7 +191,7 @@ async fn event_streams_without_events_live_on_and_cost_their_endpoint_nothing() 
     let began = Instant::now();
     let mut other = Client::connect(proxy.address(0)).await;
     while began.elapsed() < Duration::from_secs(590) {
-        assert_eq!(other.get("app", "/", "").await.body, "ok");
+        assert_eq!(other.get("app", "/").await.body, "ok");
         assert_eq!(proxy.record().await.reason, None);
         sleep(Duration::from_secs(1)).await;
     }
@@ -222,51 +206,31 @@ async fn event_streams_without_events_live_on_and_cost_their_endpoint_nothing() 
 }
 
 /// An application that speaks HTTP/2: `/large` is a large body; everything else a message, and another ten minutes later.
-async fn watched() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    spawn_local(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            spawn_local(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let head =
-                        Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-                    let mut body = respond.send_response(head, false).unwrap();
-                    if request.uri().path() == "/large" {
-                        body.send_data(Bytes::from(vec![b'x'; 1024 * 1024]), true).unwrap();
-                        continue;
-                    }
-                    body.send_data(Bytes::from_static(b"\0\0\0\0\x05first"), false).unwrap();
-                    spawn_local(async move {
-                        sleep(Duration::from_secs(600)).await;
-                        body.send_data(Bytes::from_static(b"\0\0\0\0\x06second"), false).unwrap();
-                        let mut trailers = HeaderMap::new();
-                        trailers.insert("grpc-status", "0".parse().unwrap());
-                        body.send_trailers(trailers).unwrap();
-                    });
-                }
-            });
+async fn watched() -> Application {
+    Application::http2(|request, mut respond| async move {
+        let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let mut body = respond.send_response(head, false).unwrap();
+        if request.uri().path() == "/large" {
+            body.send_data(Bytes::from(vec![b'x'; 1024 * 1024]), true).unwrap();
+            return;
         }
-    });
-    address
-}
-
-/// A connection of HTTP/2 to the proxy.
-async fn http2(proxy: &Proxy) -> SendRequest<Bytes> {
-    let stream = TcpStream::connect(proxy.address(0)).await.unwrap();
-    let (send, connection) = h2::client::handshake(stream).await.unwrap();
-    spawn_local(connection);
-    send.ready().await.unwrap()
+        body.send_data(Bytes::from_static(b"\0\0\0\0\x05first"), false).unwrap();
+        sleep(Duration::from_secs(600)).await;
+        body.send_data(Bytes::from_static(b"\0\0\0\0\x06second"), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        body.send_trailers(trailers).unwrap();
+    })
+    .await
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_watch_without_news_lives_on_beside_a_download_that_nobody_reads() {
     run_clock(5 * STEP);
-    let cluster = ejecting([watched().await], UpstreamProtocol::Http2);
-    let mut proxy = start(cluster);
-    let (mut watching, mut loading) = (http2(&proxy).await, http2(&proxy).await);
+    let application = watched().await;
+    let mut proxy = start(ejecting([application.address], UpstreamProtocol::Http2));
+    let mut watching = http2::connect(proxy.address(0)).await;
+    let mut loading = http2::connect(proxy.address(0)).await;
     let call = || {
         let call = Request::post("http://app/shop.Stock/Watch").header("content-type", "application/grpc");
         call.header("te", "trailers").body(()).unwrap()

@@ -4,10 +4,8 @@
 #![allow(missing_docs, unreachable_pub, reason = "nobody outside the tests sees it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-pub mod application;
-pub mod client;
-pub mod identity;
-pub mod peer;
+pub mod sidecar;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,0 +1,19 @@
+//! What the tests of several crates share: applications and clients that speak raw HTTP/1, HTTP/2 or plain bytes, TLS
+//! connections, and a certificate authority. None of it uses the mesh's own code.
+//!
+//! A helper that cannot go on panics, and thereby fails its test.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what is unexpected here fails the test"
+)]
+
+pub mod application;
+pub mod client;
+pub mod http1;
+pub mod http2;
+pub mod tls;
+pub mod authority;
+pub mod wait;
