@@ -18,7 +18,7 @@ use outrigger_control_plane::model::service::{AppProtocol, ServiceKey};
 use outrigger_control_plane::source::assembler::{Assembler, View};
 use outrigger_control_plane::source::watch::DirectorySource;
 use outrigger_control_plane::translate::catalog::Catalog;
-use outrigger_control_plane::translate::scope::{Dialect, Mode, Settings, Viewer};
+use outrigger_control_plane::translate::scope::{Dialect, MeshSettings, Mode, Viewer};
 use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use outrigger_proto::kind::Kind;
@@ -39,7 +39,7 @@ fn read(documents: &[Value]) -> View {
 
 fn catalog(view: &View, registrations: Registrations) -> Catalog {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-    let catalog = Catalog::new(Settings { cluster_domain: "cluster.local".into(), trust_domain });
+    let catalog = Catalog::new(MeshSettings { cluster_domain: "cluster.local".into(), trust_domain });
     catalog.publish(Arc::new(view.mesh.with_registrations(registrations)));
     catalog
 }

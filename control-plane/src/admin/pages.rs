@@ -219,11 +219,11 @@ fn answer(status: StatusCode, kind: &'static str, text: String) -> Answer {
 mod tests {
     use super::*;
     use crate::state::Disk;
-    use crate::translate::scope::Settings;
+    use crate::translate::scope::MeshSettings;
 
     fn pages(directory: &std::path::Path) -> Pages {
         let metrics = Arc::new(Metrics::new());
-        let settings = Settings {
+        let settings = MeshSettings {
             cluster_domain: "cluster.local".into(),
             trust_domain: TrustDomain::parse("cluster.local").unwrap(),
         };

@@ -17,12 +17,16 @@ use super::route::{
     BackendTarget, InvalidBackend, Mirror, PortRoutes, Route, RouteAction, RouteTable, RouteTarget,
     ServiceRoutes, TcpRoute, WeightedBackend,
 };
-use super::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort};
+use super::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType};
 
 /// The routes in force on every port of a service.
-pub(super) fn routes_of(inventory: &Inventory, service: &Service, in_force: &InForce<'_>) -> ServiceRoutes {
+pub(super) fn routes_of(
+    inventory: &Inventory,
+    service: &Service,
+    active: &ActiveRoutes<'_>,
+) -> ServiceRoutes {
     let mut ports = Vec::new();
-    for (port, by_namespace) in service.ports.iter().zip(&in_force.ports) {
+    for (port, by_namespace) in service.ports.iter().zip(&active.ports) {
         let mut routes = PortRoutes::default();
         for (namespace, attached) in by_namespace {
             let Some(table) = table(inventory, &service.key, attached) else { continue };
@@ -41,12 +45,12 @@ pub(super) fn routes_of(inventory: &Inventory, service: &Service, in_force: &InF
 
 /// Which routes are in force on each port of a service, for the clients of each namespace. Made once for all who look.
 #[derive(Debug)]
-pub(super) struct InForce<'a> {
+pub(super) struct ActiveRoutes<'a> {
     /// In the order of the service's ports.
     ports: Vec<BTreeMap<&'a Name, Vec<Attached<'a>>>>,
 }
 
-impl<'a> InForce<'a> {
+impl<'a> ActiveRoutes<'a> {
     /// Those that are in force on a service's ports.
     ///
     /// "If multiple routes with different types both bind to the same Service and Port pair, only a single route type
@@ -61,7 +65,7 @@ impl<'a> InForce<'a> {
             for (port, by_namespace) in service.ports.iter().zip(&mut ports) {
                 let named =
                     parents().any(|parent| route.parent(parent) == service.key && selects(parent, port));
-                if named && carries(route.metadata.id.kind, port) {
+                if named && supports(route.metadata.id.kind, port) {
                     by_namespace.entry(&route.metadata.id.namespace).or_default().push(route);
                 }
             }
@@ -88,7 +92,7 @@ impl<'a> InForce<'a> {
 #[derive(Debug)]
 pub(super) struct Attachments<'a> {
     inventory: &'a Inventory,
-    made: BTreeMap<&'a ServiceKey, Rc<InForce<'a>>>,
+    made: BTreeMap<&'a ServiceKey, Rc<ActiveRoutes<'a>>>,
 }
 
 impl<'a> Attachments<'a> {
@@ -97,8 +101,8 @@ impl<'a> Attachments<'a> {
     }
 
     /// Those on the ports of one service.
-    pub(super) fn of(&mut self, service: &'a Service) -> Rc<InForce<'a>> {
-        let make = || InForce::on(self.inventory, service).into();
+    pub(super) fn of(&mut self, service: &'a Service) -> Rc<ActiveRoutes<'a>> {
+        let make = || ActiveRoutes::on(self.inventory, service).into();
         Rc::clone(self.made.entry(&service.key).or_insert_with(make))
     }
 }
@@ -119,7 +123,7 @@ pub(super) fn selects(parent: &ParentRef, port: &ServicePort) -> bool {
 
 /// Whether a kind of route has a meaning on a port: requests cannot be told apart in opaque bytes. A TCPRoute goes with
 /// every port, since requests are bytes too.
-pub(super) fn carries(kind: Kind, port: &ServicePort) -> bool {
+pub(super) fn supports(kind: Kind, port: &ServicePort) -> bool {
     kind == Kind::TcpRoute || port.protocol != AppProtocol::Tcp
 }
 
@@ -196,7 +200,7 @@ pub(super) fn resolve(
         return Err(InvalidBackend::RefNotPermitted);
     }
     let service = inventory.service(&key).ok_or(InvalidBackend::BackendNotFound)?;
-    if let Reach::ExternalName(_) = service.reach {
+    if let ServiceType::ExternalName(_) = service.service_type {
         return Err(InvalidBackend::InvalidKind);
     }
     let spoken = service.port(port).ok_or(InvalidBackend::BackendNotFound)?;

@@ -8,21 +8,21 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::address_index::AddressIndex;
 use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, Endpoints};
-use super::owners::Owners;
 use super::registration::{Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
-use super::service::{Reach, Service, ServiceKey};
+use super::service::{Service, ServiceKey, ServiceType};
 
 /// One version of the mesh.
 #[derive(Debug, Clone, Default)]
 pub struct Mesh {
     services: OrdMap<ServiceKey, ServiceEntry>,
-    by_ip: Owners<IpAddr, ServiceKey>,
-    by_endpoint: Owners<SocketAddr, (ServiceKey, u16)>,
+    by_ip: AddressIndex<IpAddr, ServiceKey>,
+    by_endpoint: AddressIndex<SocketAddr, (ServiceKey, u16)>,
     /// Of those, the endpoints of headless services.
-    headless: Owners<SocketAddr, (ServiceKey, u16)>,
+    headless: AddressIndex<SocketAddr, (ServiceKey, u16)>,
     registrations: Registrations,
 }
 
@@ -95,19 +95,11 @@ impl Mesh {
     }
 
     /// Whether a headless service has an endpoint at this address, so that clients dial it as such.
-    pub fn is_dialled_itself(&self, address: &SocketAddr) -> bool {
-        let is_headless =
-            |(key, _)| self.service(&key).is_some_and(|entry| entry.service.reach == Reach::Headless);
+    pub fn is_dialed_directly(&self, address: &SocketAddr) -> bool {
+        let is_headless = |(key, _)| {
+            self.service(&key).is_some_and(|entry| entry.service.service_type == ServiceType::Headless)
+        };
         self.headless.of(address).next().is_some() || self.registered_at(address).any(is_headless)
-    }
-
-    /// Every service port that has an endpoint at this address, in order.
-    pub fn services_by_endpoint(&self, address: &SocketAddr) -> Vec<(ServiceKey, u16)> {
-        let mut owners: Vec<_> = self.by_endpoint.of(address).cloned().collect();
-        owners.extend(self.registered_at(address));
-        owners.sort_unstable();
-        owners.dedup();
-        owners
     }
 
     fn registered_at(&self, address: &SocketAddr) -> impl Iterator<Item = (ServiceKey, u16)> {
@@ -178,7 +170,7 @@ impl FromIterator<ServiceEntry> for Mesh {
     fn from_iter<I: IntoIterator<Item = ServiceEntry>>(entries: I) -> Self {
         let mut mesh = Self::default();
         for entry in entries {
-            mesh.put(entry);
+            mesh.insert(entry);
         }
         mesh
     }
@@ -186,19 +178,20 @@ impl FromIterator<ServiceEntry> for Mesh {
 
 impl Mesh {
     /// Puts a service in, or in the place of its former self, and keeps the indexes in step.
-    pub(super) fn put(&mut self, entry: ServiceEntry) {
+    pub(super) fn insert(&mut self, entry: ServiceEntry) {
         let old = self.services.insert(entry.service.key.clone(), entry.clone());
-        let reached = old.as_ref().is_some_and(|old| old.service.reach == entry.service.reach);
-        if !reached {
+        let same_type =
+            old.as_ref().is_some_and(|old| old.service.service_type == entry.service.service_type);
+        if !same_type {
             self.reindex_ips(old.as_ref(), Some(&entry));
         }
-        if !reached || old.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &entry.endpoints)) {
+        if !same_type || old.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &entry.endpoints)) {
             self.reindex_endpoints(old.as_ref(), Some(&entry));
         }
     }
 
     /// Takes a service out.
-    pub(super) fn take(&mut self, key: &ServiceKey) {
+    pub(super) fn remove(&mut self, key: &ServiceKey) {
         let old = self.services.remove(key);
         self.reindex_ips(old.as_ref(), None);
         self.reindex_endpoints(old.as_ref(), None);
@@ -217,13 +210,13 @@ impl Mesh {
         for (service, port, address) in old.into_iter().flat_map(addresses) {
             let owner = (service.key.clone(), port);
             self.by_endpoint.remove(&address, &owner);
-            if service.reach == Reach::Headless {
+            if service.service_type == ServiceType::Headless {
                 self.headless.remove(&address, &owner);
             }
         }
         for (service, port, address) in new.into_iter().flat_map(addresses) {
             let owner = (service.key.clone(), port);
-            if service.reach == Reach::Headless {
+            if service.service_type == ServiceType::Headless {
                 self.headless.insert(address, owner.clone());
             }
             self.by_endpoint.insert(address, owner);

@@ -3,8 +3,8 @@
 //! Sources bring resources in; translation reads a [`mesh::Mesh`], an immutable value whose unchanged parts are
 //! shared with the version before it. No YAML and no type of Gateway API or Kubernetes passes this boundary.
 
-pub(crate) mod assembly;
-mod verdict;
+pub(crate) mod mesh_builder;
+mod conditions;
 mod attachment;
 mod inventory;
 pub mod status;
@@ -14,5 +14,5 @@ pub mod registration;
 pub mod route;
 pub mod endpoint;
 pub mod service;
-mod owners;
+mod address_index;
 mod changed_keys;

@@ -40,7 +40,7 @@ pub struct Service {
     /// Its namespace and name.
     pub key: ServiceKey,
     /// How clients reach it.
-    pub reach: Reach,
+    pub service_type: ServiceType,
     /// Its ports, by number.
     pub ports: Vec<ServicePort>,
     /// The service accounts that may register for it (annotation `outrigger.dev/service-accounts`); none named
@@ -58,16 +58,16 @@ impl Service {
 
     /// The cluster IPs; empty for a headless or external service.
     pub fn cluster_ips(&self) -> &[IpAddr] {
-        match &self.reach {
-            Reach::ClusterIps(ips) => ips,
-            Reach::Headless | Reach::ExternalName(_) => &[],
+        match &self.service_type {
+            ServiceType::ClusterIps(ips) => ips,
+            ServiceType::Headless | ServiceType::ExternalName(_) => &[],
         }
     }
 }
 
 /// How clients reach a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
+pub enum ServiceType {
     /// By one address of its own, or one a family. On Linux there may be none: then by name only.
     ClusterIps(Vec<IpAddr>),
     /// By the addresses of its endpoints (`clusterIP: None`).
@@ -129,10 +129,5 @@ impl AppProtocol {
             | "ldap" | "ldaps" | "nats" | "kafka" => Self::Tcp,
             _ => Self::Detect,
         }
-    }
-
-    /// Whether requests are told apart in it, once it is known.
-    pub fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::H2c | Self::Grpc)
     }
 }

@@ -183,7 +183,7 @@ mod tests {
     use crate::model::endpoint::Endpoints;
     use crate::model::mesh::ServiceEntry;
     use crate::model::route::ServiceRoutes;
-    use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
+    use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
 
     const LEASE: Duration = Duration::from_secs(30);
 
@@ -197,7 +197,7 @@ mod tests {
         };
         let service = Service {
             key: ServiceKey::new("shop", "cart"),
-            reach: Reach::ClusterIps(Vec::new()),
+            service_type: ServiceType::ClusterIps(Vec::new()),
             ports: vec![port],
             service_accounts: accounts.iter().map(|name| Name::from(*name)).collect(),
             publish_not_ready: false,

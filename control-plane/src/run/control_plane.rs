@@ -127,7 +127,7 @@ impl ControlPlane {
             publish_registrations,
             Arc::clone(&metrics),
         )?;
-        let domains = scope::Settings {
+        let domains = scope::MeshSettings {
             cluster_domain: settings.cluster_domain.as_str().into(),
             trust_domain: settings.trust_domain,
         };

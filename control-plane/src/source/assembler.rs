@@ -1,8 +1,8 @@
 //! Combines the resources of any number of sources, and publishes the resulting mesh.
 //!
-//! Each source applies its updates from its own thread or task. Nothing is published before every source has said that it
-//! is synced: a mesh with half of its resources would take the other half from proxies that have them. Where two sources
-//! hold one resource, the source that was added first has it, and the other's is refused.
+//! Each source applies its updates from its own thread or task. Nothing is published before every source is synced: an
+//! incomplete mesh would remove resources from proxies that have them. If two sources hold the same resource, that of the
+//! source that was added first is active, and the other is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +11,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::change::{Change, ChangeEvent, IgnoredField, Refusal, ResourceChange, Update};
 use super::origin::Origin;
-use crate::model::assembly::Assembly;
 use crate::model::mesh::Mesh;
+use crate::model::mesh_builder::MeshBuilder;
 use crate::model::resource::{Resource, ResourceId};
 use crate::model::status::Statuses;
 
@@ -31,26 +31,26 @@ pub struct View {
 
 /// The assembler while its sources are added.
 pub struct Assembler {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<AssemblerState>>,
     view: oneshot::Receiver<watch::Receiver<View>>,
 }
 
-/// One source's way in. Its resources stay when it is dropped.
+/// Applies the updates of one source. Its resources stay when the handle is dropped.
 pub struct SourceHandle {
     index: usize,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<AssemblerState>>,
 }
 
 /// Writes the change log.
 type Log = Box<dyn Fn(&[ChangeEvent]) + Send>;
 
-struct State {
-    sources: Vec<Contents>,
+struct AssemblerState {
+    sources: Vec<SourceContents>,
     /// The active resources and the source of each.
-    in_force: BTreeMap<ResourceId, usize>,
+    active: BTreeMap<ResourceId, usize>,
     /// Resources that several sources hold.
-    contested: BTreeSet<ResourceId>,
-    assembly: Assembly,
+    conflicting: BTreeSet<ResourceId>,
+    builder: MeshBuilder,
     refusals: BTreeSet<Refusal>,
     ignored: Arc<[IgnoredField]>,
     log: Log,
@@ -59,14 +59,14 @@ struct State {
 
 /// The resources of one source.
 #[derive(Default)]
-struct Contents {
+struct SourceContents {
     synced: bool,
-    resources: BTreeMap<ResourceId, Version>,
+    resources: BTreeMap<ResourceId, SourceVersion>,
     refusals: Vec<Refusal>,
     ignored: Vec<IgnoredField>,
 }
 
-struct Version {
+struct SourceVersion {
     origin: Origin,
     version: Option<String>,
     resource: Arc<Resource>,
@@ -74,7 +74,7 @@ struct Version {
 
 /// The receivers of a new view.
 enum Publication {
-    /// None yet: some source is not synced, or may still be added. Changes are logged when all are synced.
+    /// Some source is not synced, or may still be added. Changes are logged when all are synced.
     Waiting {
         all_added: bool,
         first: oneshot::Sender<watch::Receiver<View>>,
@@ -84,7 +84,7 @@ enum Publication {
 }
 
 impl Assembler {
-    /// An assembler without sources.
+    /// Creates an assembler without sources.
     ///
     /// `log` is called with the changes of each update before they are published, on the thread of the source that
     /// applies it, and may block. The first call comes when every source is synced, with all changes until then, even if
@@ -92,11 +92,11 @@ impl Assembler {
     pub fn new(log: impl Fn(&[ChangeEvent]) + Send + 'static) -> Self {
         let (first, view) = oneshot::channel();
         let publication = Publication::Waiting { all_added: false, first, events: Vec::new() };
-        let state = State {
+        let state = AssemblerState {
             sources: Vec::new(),
-            in_force: BTreeMap::new(),
-            contested: BTreeSet::new(),
-            assembly: Assembly::default(),
+            active: BTreeMap::new(),
+            conflicting: BTreeSet::new(),
+            builder: MeshBuilder::default(),
             refusals: BTreeSet::new(),
             ignored: Arc::default(),
             log: Box::new(log),
@@ -105,16 +105,16 @@ impl Assembler {
         Self { state: Arc::new(Mutex::new(state)), view }
     }
 
-    /// Adds a source. Of a resource that several hold, the source that was added first has precedence.
+    /// Adds a source. Sources that were added earlier take precedence.
     pub fn add_source(&mut self) -> SourceHandle {
         with(&self.state, |state| {
-            state.sources.push(Contents::default());
+            state.sources.push(SourceContents::default());
             SourceHandle { index: state.sources.len() - 1, state: Arc::clone(&self.state) }
         })
     }
 
-    /// The state of the configuration, now and in future, as soon as every source is synced. Returns None if a source
-    /// ended before.
+    /// Waits until every source is synced, and returns a receiver of the state of the configuration. Returns None if a source
+    /// ends before.
     pub async fn synced(self) -> Option<watch::Receiver<View>> {
         let Self { state, view } = self;
         with(&state, |state| {
@@ -137,7 +137,7 @@ impl SourceHandle {
         });
     }
 
-    /// What was applied so far is all that the source has now.
+    /// Marks the source as synced: the updates applied so far are all that it has now.
     pub fn synced(&self) {
         with(&self.state, |state| {
             state.sources[self.index].synced = true;
@@ -146,7 +146,7 @@ impl SourceHandle {
     }
 }
 
-impl State {
+impl AssemblerState {
     /// Returns the changes, and whether the view is different.
     fn apply(&mut self, source: usize, update: Update) -> (Vec<ChangeEvent>, bool) {
         let at = jiff::Timestamp::now();
@@ -154,8 +154,8 @@ impl State {
         let (mut events, mut resources) = (Vec::new(), Vec::new());
         for change in changes {
             let (id, origin) = (change.id.clone(), change.origin.clone());
-            self.sources[source].enter(change);
-            if let Some((change, version)) = self.settle(&id, source) {
+            self.sources[source].record(change);
+            if let Some((change, version)) = self.select_active(&id, source) {
                 let (origin, resource, version) = match version {
                     None => (origin, None, None),
                     Some(now) => (now.origin.clone(), Some(Arc::clone(&now.resource)), now.version.clone()),
@@ -167,7 +167,7 @@ impl State {
         let contents = &mut self.sources[source];
         (contents.refusals, contents.ignored) = (refusals, ignored);
         let changed = !resources.is_empty();
-        self.assembly.apply(resources);
+        self.builder.apply(resources);
         let refusals: BTreeSet<_> = self.refusals_now().collect();
         let news = refusals.difference(&self.refusals);
         events.extend(news.map(|refusal| ChangeEvent {
@@ -183,30 +183,30 @@ impl State {
         (events, changed)
     }
 
-    /// Decides which source's version of a resource is in force after `changed` changed its own. Tells the change, and
-    /// the version unless it is gone.
-    fn settle(&mut self, id: &ResourceId, changed: usize) -> Option<(Change, Option<&Version>)> {
+    /// Selects which source's version of a resource is active after the source `changed` changed its own. Returns the change,
+    /// and the active version if there is one. Returns None if the active version did not change.
+    fn select_active(&mut self, id: &ResourceId, changed: usize) -> Option<(Change, Option<&SourceVersion>)> {
         let mut holders = self.sources.iter().enumerate().filter(|(_, one)| one.resources.contains_key(id));
         let (best, others) = (holders.next().map(|(index, _)| index), holders.next().is_some());
         match others {
-            true => self.contested.insert(id.clone()),
-            false => self.contested.remove(id),
+            true => self.conflicting.insert(id.clone()),
+            false => self.conflicting.remove(id),
         };
         let Some(best) = best else {
-            self.in_force.remove(id)?;
+            self.active.remove(id)?;
             return Some((Change::Removed, None));
         };
         let version = self.sources[best].resources.get(id);
-        match self.in_force.insert(id.clone(), best) {
+        match self.active.insert(id.clone(), best) {
             None => Some((Change::Added, version)),
-            // Held by another source, before and after.
+            // The active version is another source's, before and after.
             Some(old) if old == best && best != changed => None,
             Some(_) => Some((Change::Changed, version)),
         }
     }
 
     fn refusals_now(&self) -> impl Iterator<Item = Refusal> {
-        let losers = self.contested.iter().flat_map(|id| {
+        let conflicts = self.conflicting.iter().flat_map(|id| {
             let mut versions = self.sources.iter().filter_map(|source| source.resources.get(id));
             let holder = versions.next();
             versions.map(move |loser| Refusal {
@@ -214,10 +214,10 @@ impl State {
                 resource: Some(id.to_string()),
                 field: "metadata.name".into(),
                 reason: holder
-                    .map_or_else(String::new, |one| format!("is defined in {} already", one.origin)),
+                    .map_or_else(String::new, |one| format!("is already defined in {}", one.origin)),
             })
         });
-        self.sources.iter().flat_map(|source| &source.refusals).cloned().chain(losers)
+        self.sources.iter().flat_map(|source| &source.refusals).cloned().chain(conflicts)
     }
 
     fn publish(&mut self, news: Vec<ChangeEvent>, changed: bool) {
@@ -253,26 +253,26 @@ impl State {
 
     fn view(&self) -> View {
         View {
-            mesh: Arc::new(self.assembly.mesh()),
+            mesh: Arc::new(self.builder.mesh()),
             refusals: self.refusals.iter().cloned().collect(),
             ignored: Arc::clone(&self.ignored),
-            statuses: self.assembly.statuses(),
+            statuses: self.builder.statuses(),
         }
     }
 }
 
-impl Contents {
-    fn enter(&mut self, change: ResourceChange) {
+impl SourceContents {
+    fn record(&mut self, change: ResourceChange) {
         let ResourceChange { id, origin, version, resource } = change;
         match resource {
-            Some(resource) => drop(self.resources.insert(id, Version { origin, version, resource })),
+            Some(resource) => drop(self.resources.insert(id, SourceVersion { origin, version, resource })),
             None => drop(self.resources.remove(&id)),
         }
     }
 }
 
-/// Runs with the state locked. A source that panicked has applied an update or has not.
-fn with<T>(state: &Mutex<State>, work: impl FnOnce(&mut State) -> T) -> T {
+/// Runs `work` with the state locked. The lock cannot be poisoned halfway through an update.
+fn with<T>(state: &Mutex<AssemblerState>, work: impl FnOnce(&mut AssemblerState) -> T) -> T {
     work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

@@ -21,7 +21,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// How many resources are refused: one may be for several reasons.
+    /// Counts the refused resources. One resource may be refused for several reasons.
     pub fn count_resources(refusals: &[Self]) -> usize {
         refusals.iter().map(|one| (&one.origin, &one.resource)).collect::<BTreeSet<_>>().len()
     }
@@ -76,7 +76,7 @@ pub(crate) struct ResourceChange {
     pub(crate) id: ResourceId,
     /// Its current or last origin.
     pub(crate) origin: Origin,
-    /// What stands for its content in the change log.
+    /// A digest or version of its content for the change log.
     pub(crate) version: Option<String>,
     /// None if it was removed.
     pub(crate) resource: Option<Arc<Resource>>,
@@ -85,14 +85,14 @@ pub(crate) struct ResourceChange {
 /// One entry of the change log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeEvent {
-    /// When it was noticed.
+    /// When it was detected.
     pub at: jiff::Timestamp,
     /// Where the resource came from.
     pub origin: Origin,
     /// `HTTPRoute shop/catalog`, as far as it could be read.
     pub resource: Option<String>,
-    /// Of what was added or changed, a text that stands for its content: a restart adds everything again, and a log can
-    /// tell by them what it has already.
+    /// A digest or version of the content of a resource that was added or changed. A restart adds everything again; by this a
+    /// log recognizes what it already has.
     pub version: Option<String>,
     /// What happened.
     pub change: Change,

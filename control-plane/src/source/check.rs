@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::change::{Refusal, Update};
 use super::reader::{Reader, SourceError};
-use crate::model::assembly::Assembly;
+use crate::model::mesh_builder::MeshBuilder;
 use crate::model::resource::ResourceId;
 use crate::model::status::RouteStatus;
 
@@ -23,18 +23,18 @@ pub struct Report {
 pub fn check(directory: impl Into<PathBuf>) -> Result<Report, SourceError> {
     let mut reader = Reader::new(directory.into(), None);
     let Update { changes, refusals, ignored: _ } = reader.read_first()?;
-    let mut assembly = Assembly::default();
-    assembly.apply(changes.into_iter().map(|change| (change.id, change.resource)));
-    let statuses = assembly.statuses();
+    let mut builder = MeshBuilder::default();
+    builder.apply(changes.into_iter().map(|change| (change.id, change.resource)));
+    let statuses = builder.statuses();
     let one = |(id, file): (&ResourceId, &std::path::Path)| {
         (id.clone(), file.to_owned(), statuses.get(id).cloned())
     };
-    Ok(Report { resources: reader.in_force().map(one).collect(), refusals: refusals.into() })
+    Ok(Report { resources: reader.active().map(one).collect(), refusals: refusals.into() })
 }
 
 impl Report {
-    /// How many resources were refused: the command exits with an error if any was. A condition that is `False` is no
-    /// refusal: the resource is in force, and its backends may yet come.
+    /// Counts the refused resources. The command exits with an error if there are any. A condition that is `False` is no
+    /// refusal: the resource is active, and its backends may be added later.
     pub fn refused(&self) -> usize {
         Refusal::count_resources(&self.refusals)
     }
@@ -51,7 +51,7 @@ impl fmt::Display for Report {
                     writeln!(f, "    {condition}")?;
                 }
                 if parent.conditions.is_empty() {
-                    writeln!(f, "    not a Service: left to others")?;
+                    writeln!(f, "    not a Service: not handled by the mesh")?;
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The files of the configuration directory, and which of them changed.
 //!
-//! Folders below are read too. Names that begin with a dot are passed over: editors and `kubectl`-style mounts keep
-//! their own business there. Links are followed, since a mounted ConfigMap is made of them.
+//! Subdirectories are read too. Names that begin with a dot are ignored: editors and mounted ConfigMaps keep internal files
+//! there. Links are followed, since a mounted ConfigMap consists of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -10,58 +10,59 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::settling::{Notice, Settling, Stamp, Verdict};
+use super::write_tracker::{FileEvent, Readiness, Stamp, WriteTracker};
 
-/// A directory with what was last seen in it.
+/// A directory and its files as of the last scan.
 #[derive(Debug)]
 pub(super) struct Directory {
     root: PathBuf,
-    /// Every file that was taken, as it was; None for one that is gone and may yet come back.
+    /// The stamp of every file that was read; None for one that is gone and may come back.
     seen: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
-/// A file that is new, different or gone.
+/// A file that was added, changed or removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ChangedFile {
     /// Below the root.
     pub(super) path: PathBuf,
-    /// Its text; none where it is gone; an error where it cannot be read.
+    /// Its text, or an error if it cannot be read. None if it is gone.
     pub(super) text: Option<Result<String, String>>,
-    /// Its writer is not done, and the text may be cut short; or it is gone, perhaps for a moment only.
-    pub(super) cut: bool,
+    /// The text may be cut short, since its writer has not closed it; or the file may be gone only for a moment.
+    pub(super) partial: bool,
 }
 
-/// Larger files are refused: nobody writes them, and reading one would stall every other change.
+/// In bytes. Larger files are refused: reading one would delay every other change.
 const MAX_FILE: u64 = 64 << 20;
-/// How often a file that changes while it is read is read at one look.
+/// How many attempts one scan makes to read a file that changes meanwhile.
 const ATTEMPTS: usize = 3;
 
 impl Directory {
-    /// A directory of which nothing is known yet.
+    /// Creates a directory that was not scanned yet.
     pub(super) fn new(root: PathBuf) -> Self {
         Self { root, seen: BTreeMap::new() }
     }
 
-    /// Its path.
+    /// Returns its path.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether a file was there at the last scan.
+    /// Returns true if a file was there at the last scan.
     pub(super) fn holds(&self, path: &Path) -> bool {
         self.seen.contains_key(path)
     }
 
-    /// What changed since the last time and may be taken, in order of path. What has to wait is found again.
+    /// Returns the files that changed since the last scan and may be read, in order of path. Those that are pending are found
+    /// by a later scan.
     ///
-    /// Fails when a folder cannot be listed: then nothing is taken for gone, and the next scan tries again.
-    pub(super) fn scan(&mut self, settling: &mut Settling, at: Instant) -> io::Result<Vec<ChangedFile>> {
+    /// Returns an error if a directory cannot be listed: then no file counts as removed, and the next scan tries again.
+    pub(super) fn scan(&mut self, tracker: &mut WriteTracker, at: Instant) -> io::Result<Vec<ChangedFile>> {
         let mut now = BTreeMap::new();
         list(&self.root, Path::new(""), &mut now)?;
-        // One file may go by several names: what is written under one is not read under another.
+        // A file may have several names: one that is being written under one name is not read under another.
         let inode = |path: &Path| fs::metadata(self.root.join(path)).ok().map(|metadata| metadata.ino());
-        let written: BTreeSet<u64> = settling.written().filter_map(inode).collect();
-        let complete: BTreeSet<u64> = settling.complete().filter_map(inode).collect();
+        let written: BTreeSet<u64> = tracker.writing().filter_map(inode).collect();
+        let complete: BTreeSet<u64> = tracker.closed().filter_map(inode).collect();
         let (mut changed, mut waits) = (Vec::new(), BTreeSet::new());
         let paths: BTreeSet<_> = self.seen.keys().chain(now.keys()).cloned().collect();
         for path in paths {
@@ -71,33 +72,33 @@ impl Directory {
                 continue;
             }
             if stamp.is_some_and(|stamp| complete.contains(&stamp.inode)) {
-                settling.notice(Notice::Complete(path.clone()), at);
+                tracker.record(FileEvent::Closed(path.clone()), at);
             }
             let open = stamp.is_some_and(|stamp| written.contains(&stamp.inode));
-            let verdict = settling.judge(&path, (seen, stamp), open, at);
-            if verdict == Verdict::Wait {
+            let readiness = tracker.readiness(&path, (seen, stamp), open, at);
+            if readiness == Readiness::Pending {
                 waits.insert(path);
                 continue;
             }
             let (stamp, text) = match stamp.map(|stamp| (stamp, read(&self.root.join(&path), read_text))) {
                 None => (None, None),
                 Some((_, Ok(Some((stamp, text))))) => (Some(stamp), Some(Ok(text))),
-                // It changes faster than it can be read, or is gone: the next look tells.
+                // It changes faster than it can be read, or is gone: left to the next scan.
                 Some((_, Ok(None))) => {
                     waits.insert(path);
                     continue;
                 }
                 Some((stamp, Err(reason))) => (Some(stamp), Some(Err(reason))),
             };
-            let cut = verdict == Verdict::TakePart;
-            match (cut, stamp) {
+            let partial = readiness == Readiness::Partial;
+            match (partial, stamp) {
                 (false, None) => drop(self.seen.remove(&path)),
                 (false, Some(_)) | (true, None) => drop(self.seen.insert(path.clone(), stamp)),
                 (true, Some(_)) => {}
             }
-            changed.push(ChangedFile { path, text, cut });
+            changed.push(ChangedFile { path, text, partial });
         }
-        settling.looked(|path| waits.contains(path));
+        tracker.scanned(|path| waits.contains(path));
         Ok(changed)
     }
 }
@@ -112,8 +113,7 @@ fn list(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::
         }
         let path = below.join(&name);
         let Ok(metadata) = fs::metadata(root.join(&path)) else {
-            // A link that leads nowhere is a file that cannot be read: what it led to may come back. Anything else is
-            // gone by now.
+            // A dangling link is a file that cannot be read: its target may come back. Anything else is gone by now.
             if is_configuration(&path)
                 && let Ok(link) = fs::symlink_metadata(root.join(&path))
                 && link.is_symlink()
@@ -123,7 +123,7 @@ fn list(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::
             continue;
         };
         if metadata.is_dir() {
-            // A link could lead in a circle; 16 folders deep is enough for people.
+            // Links may form a cycle, so the depth is bounded.
             if path.components().count() <= 16 {
                 list(root, &path, found)?;
             }
@@ -134,12 +134,12 @@ fn list(root: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> io::
     Ok(())
 }
 
-/// Whether a file of this name is read.
+/// Returns true if a file of this name is read.
 pub(super) fn is_configuration(path: &Path) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| ["yaml", "yml", "json"].contains(&e))
 }
 
-/// Reads a file with the stamp that its text has. Returns None if it changed during every attempt, or is gone by now.
+/// Reads a file, with the stamp that belongs to the text. Returns None if it changed during every attempt, or is gone.
 fn read(
     path: &Path,
     mut text_of: impl FnMut(&mut File) -> io::Result<String>,
@@ -172,7 +172,7 @@ fn read_text(file: &mut File) -> io::Result<String> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::settling::GONE;
+    use super::super::write_tracker::REMOVED_AFTER;
     use super::*;
 
     fn texts(changed: Vec<ChangedFile>) -> Vec<(String, Option<String>)> {
@@ -182,7 +182,7 @@ mod tests {
 
     /// A look that takes everything as it is.
     fn scan(directory: &mut Directory) -> io::Result<Vec<ChangedFile>> {
-        directory.scan(&mut Settling::default(), Instant::now())
+        directory.scan(&mut WriteTracker::default(), Instant::now())
     }
 
     #[test]
@@ -212,23 +212,23 @@ mod tests {
         fs::create_dir_all(&inside).unwrap();
         fs::write(inside.join("a.yaml"), "1").unwrap();
         let mut directory = Directory::new(root.path().join("config"));
-        let (mut settling, start) = (Settling::default(), Instant::now());
+        let (mut tracker, start) = (WriteTracker::default(), Instant::now());
         let mut look = |after: Duration| {
-            settling.notice(Notice::Structure, start + after);
-            let changed = directory.scan(&mut settling, start + after).unwrap();
-            changed.into_iter().map(|file| (file.text.map(Result::unwrap), file.cut)).collect::<Vec<_>>()
+            tracker.record(FileEvent::TreeChanged, start + after);
+            let changed = directory.scan(&mut tracker, start + after).unwrap();
+            changed.into_iter().map(|file| (file.text.map(Result::unwrap), file.partial)).collect::<Vec<_>>()
         };
         let here = [(Some("1".to_owned()), false)];
         assert_eq!(look(Duration::ZERO), here);
         fs::rename(&inside, &outside).unwrap();
         assert_eq!(look(Duration::ZERO), [(None, true)]);
-        assert_eq!(look(GONE / 2), []);
+        assert_eq!(look(REMOVED_AFTER / 2), []);
         fs::rename(&outside, &inside).unwrap();
-        assert_eq!(look(GONE * 2), here);
+        assert_eq!(look(REMOVED_AFTER * 2), here);
         fs::rename(&inside, &outside).unwrap();
-        assert_eq!(look(GONE * 3), [(None, true)]);
-        assert_eq!(look(GONE * 4), [(None, false)]);
-        assert_eq!(look(GONE * 5), []);
+        assert_eq!(look(REMOVED_AFTER * 3), [(None, true)]);
+        assert_eq!(look(REMOVED_AFTER * 4), [(None, false)]);
+        assert_eq!(look(REMOVED_AFTER * 5), []);
     }
 
     #[test]
@@ -297,16 +297,16 @@ mod tests {
         fs::create_dir(root.path().join(".hidden")).unwrap();
         fs::write(root.path().join(".hidden/a.yaml"), "1").unwrap();
         std::os::unix::fs::symlink(".hidden/a.yaml", root.path().join("a.yaml")).unwrap();
-        let (mut directory, mut settling) = (Directory::new(root.path().into()), Settling::default());
+        let (mut directory, mut tracker) = (Directory::new(root.path().into()), WriteTracker::default());
         let now = Instant::now();
-        assert_eq!(directory.scan(&mut settling, now).unwrap().len(), 1);
+        assert_eq!(directory.scan(&mut tracker, now).unwrap().len(), 1);
         fs::write(root.path().join(".hidden/a.yaml"), "half").unwrap();
-        settling.notice(Notice::Written(".hidden/a.yaml".into()), now);
-        settling.notice(Notice::Structure, now);
-        assert_eq!(directory.scan(&mut settling, now).unwrap(), []);
+        tracker.record(FileEvent::Writing(".hidden/a.yaml".into()), now);
+        tracker.record(FileEvent::TreeChanged, now);
+        assert_eq!(directory.scan(&mut tracker, now).unwrap(), []);
         fs::write(root.path().join(".hidden/a.yaml"), "half and half").unwrap();
-        settling.notice(Notice::Complete(".hidden/a.yaml".into()), now);
-        let taken = texts(directory.scan(&mut settling, now).unwrap());
+        tracker.record(FileEvent::Closed(".hidden/a.yaml".into()), now);
+        let taken = texts(directory.scan(&mut tracker, now).unwrap());
         assert_eq!(taken, [("a.yaml".to_owned(), Some("half and half".to_owned()))]);
     }
 }

@@ -1,13 +1,14 @@
-//! One file of YAML, taken apart into documents, each read on its own.
+//! Splits a YAML file into documents, and reads each on its own.
 //!
-//! The text is cut at the `---` lines before anything is parsed, so that a document that is no YAML spoils itself alone.
+//! The text is split at the `---` lines before anything is parsed, so that invalid YAML in one document does not affect the
+//! others.
 
 use serde_json::Value;
 
-use crate::model::resource::{Decoded, Fault, decode};
+use crate::model::resource::{Decoded, FieldError, decode};
 
-/// The documents of a file: their number, counted from 1, the line at which they begin, counted from 1, and the text.
-/// Documents of nothing but comments and blank lines do not count.
+/// Splits a file into documents: for each its number and the line at which it begins, both counted from 1, and its text.
+/// Documents without content other than comments and blank lines do not count.
 pub(super) fn split(text: &str) -> Vec<(usize, usize, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut documents, mut start, mut first_line, mut at) = (Vec::new(), 0, 1, 0);
@@ -19,7 +20,7 @@ pub(super) fn split(text: &str) -> Vec<(usize, usize, &str)> {
     for (number, line) in text.split_inclusive('\n').enumerate() {
         if is_separator(line) {
             push(start, at, first_line);
-            // Content may follow the mark on its own line, and so the mark stays with what follows.
+            // Content may follow the marker on its own line, so the marker stays with what follows.
             (start, first_line) = (at, number + 1);
         }
         at += line.len();
@@ -37,28 +38,28 @@ fn has_content(line: &str) -> bool {
     !line.is_empty() && !line.starts_with('#') && line != "..."
 }
 
-/// Reads one document. What is no YAML gives one refusal without a name.
+/// Reads one document. Invalid YAML gives one error without a name.
 pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
     match parse(text, first_line) {
         Ok(value) => decode(value),
         Err(reason) => {
-            let outcome = Err(vec![Fault::new("", reason)]);
+            let outcome = Err(vec![FieldError::new("", reason)]);
             vec![Decoded { title: None, id: None, outcome, text: None }]
         }
     }
 }
 
-/// YAML 1.2, where `no` is a string. A key that is there twice is an error, as with kubectl's strict validation; anchors are bounded by the parser's
-/// default budget.
+/// Parses YAML 1.2, where `no` is a string. A duplicate key is an error, as with kubectl's strict validation; the expansion
+/// of anchors is bounded by the parser's default budget.
 fn parse(text: &str, first_line: usize) -> Result<Value, String> {
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(first_line, |at| first_line + at.line() as usize - 1);
         let text = error.to_string();
-        // The parser's own place is counted within the document, and says nothing to whoever has the file open.
+        // The parser counts lines from the start of the document; the line in the file is reported instead.
         let reason = text.lines().next().unwrap_or_default();
         let reason = reason.split(" at line ").next().unwrap_or(reason).trim_end_matches([':', ',']);
-        format!("line {line}: no YAML: {reason}")
+        format!("line {line}: invalid YAML: {reason}")
     })
 }
 
@@ -107,8 +108,8 @@ mod tests {
     #[test]
     fn what_is_no_yaml_is_refused_with_its_line_in_the_file() {
         let decoded = read("---\na: 1\nb: [\n", 10);
-        let fault = &decoded[0].outcome.as_ref().unwrap_err()[0];
-        assert!(fault.reason.starts_with("line 1"), "{fault}");
+        let error = &decoded[0].outcome.as_ref().unwrap_err()[0];
+        assert!(error.reason.starts_with("line 1"), "{error}");
         let twice = read("a: 1\na: 2\n", 1);
         assert!(twice[0].outcome.is_err());
     }

@@ -1,4 +1,4 @@
-//! One file of the configuration: the resources that its documents hold, and what was refused of it.
+//! One file of the configuration: the resources that its documents define, and its refusals.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,20 +11,20 @@ use super::document;
 use super::origin::Origin;
 use crate::model::resource::{Decoded, Resource, ResourceId};
 
-/// What a file offers, and what of it was refused.
+/// The definitions of a file, and its refusals.
 #[derive(Debug, Default)]
-pub(super) struct File {
-    pub(super) offers: BTreeMap<ResourceId, Offer>,
+pub(super) struct ConfigFile {
+    pub(super) definitions: BTreeMap<ResourceId, Definition>,
     pub(super) refusals: Vec<Refusal>,
-    read: Arc<ReadTexts>,
+    read: Arc<DocumentCache>,
 }
 
-/// What each text was read as, by its digest: of a large file, only documents that changed are read again.
-pub(super) type ReadTexts = BTreeMap<[u8; 32], Arc<[Decoded]>>;
+/// The decoded documents of a file by the digest of their text: only documents that changed are decoded again.
+pub(super) type DocumentCache = BTreeMap<[u8; 32], Arc<[Decoded]>>;
 
-/// A file's text, taken apart and read. Takes long for a large one, and depends on nothing else.
+/// The decoded documents of a file's text. Decoding a large file takes long.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Parsed {
+pub(super) struct ParsedText {
     documents: Vec<ParsedDocument>,
 }
 
@@ -36,13 +36,13 @@ struct ParsedDocument {
     decoded: Arc<[Decoded]>,
 }
 
-impl Parsed {
-    /// Reads the documents of a text that were not read before.
-    pub(super) fn of(text: &str, before: &ReadTexts) -> Self {
+impl ParsedText {
+    /// Decodes a text. Documents that are in `before` are not decoded again.
+    pub(super) fn of(text: &str, before: &DocumentCache) -> Self {
         let document = |(number, line, text): (usize, usize, &str)| {
             let digest: [u8; 32] = Sha256::digest(text).into();
             let decoded = match before.get(&digest) {
-                // A refusal may name a line, which may be another now: read again.
+                // An error may name a line, which may have moved: decoded again.
                 Some(decoded) if decoded.iter().all(|one| one.outcome.is_ok()) => Arc::clone(decoded),
                 _ => document::read(text, line).into(),
             };
@@ -52,57 +52,57 @@ impl Parsed {
     }
 }
 
-/// How much of what a file offered before its new text may take away.
+/// Which of its previous definitions the new text of a file may remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
-    /// The text is complete: what it no longer mentions is gone.
+pub(super) enum Completeness {
+    /// The text is complete: resources that it no longer defines are removed.
     Complete,
-    /// The text is complete, but what it no longer mentions stays for now: it may have moved to a file that is still
-    /// being parsed.
-    KeepMissing,
-    /// The text may be cut short, since its writer is not done: what it does not mention stays, and so does a resource
-    /// that its last document shortens.
-    Cut,
+    /// The text is complete, but resources that it no longer defines stay for now: they may have moved to a file that is
+    /// still being parsed.
+    RemovalsDeferred,
+    /// The text may be cut short: resources that it does not define stay, and so does one that its last document would
+    /// shorten.
+    Partial,
 }
 
-/// A version of a resource that a file holds, or held last.
+/// The last good version of a resource in a file.
 #[derive(Debug, Clone)]
-pub(super) struct Offer {
-    /// Its number in the file.
+pub(super) struct Definition {
+    /// The number of its document in the file.
     pub(super) document: usize,
     pub(super) resource: Arc<Resource>,
     /// The text of its document.
     pub(super) text: Arc<str>,
-    /// The file says otherwise by now, and was refused.
-    pub(super) kept: bool,
+    /// The current text of the file was refused or does not define the resource.
+    pub(super) retained: bool,
 }
 
-impl Offer {
-    /// What stands for its text in the change log.
+impl Definition {
+    /// Returns the digest of its text for the change log.
     pub(super) fn version(&self) -> String {
         Sha256::digest(self.text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The versions that a saved document holds, as they were kept.
+    /// Decodes the definitions in a saved document.
     pub(super) fn restored(text: &str) -> impl Iterator<Item = (ResourceId, Self)> {
         document::read(text, 1).into_iter().filter_map(move |decoded| {
             let resource = decoded.outcome.ok()?;
             let id = resource.metadata.id.clone();
-            Some((id, Self { document: 0, resource, text: text.into(), kept: true }))
+            Some((id, Self { document: 0, resource, text: text.into(), retained: true }))
         })
     }
 }
 
-impl File {
-    /// What its texts were read as.
-    pub(super) fn texts(&self) -> Arc<ReadTexts> {
+impl ConfigFile {
+    /// Returns its decoded documents.
+    pub(super) fn document_cache(&self) -> Arc<DocumentCache> {
         Arc::clone(&self.read)
     }
 
-    /// Takes the new text of a file, and keeps of what it offered before what the text does not replace.
-    pub(super) fn take(path: &Path, parsed: Parsed, old: Self, extent: Extent) -> Self {
+    /// Makes the next version of a file of its new text, retaining the old definitions that the text does not replace or remove.
+    pub(super) fn replace(path: &Path, parsed: ParsedText, old: Self, completeness: Completeness) -> Self {
         let mut new = Self::default();
-        let mut read = ReadTexts::new();
+        let mut read = DocumentCache::new();
         let mut nameless = false;
         let mut mentioned: BTreeMap<ResourceId, usize> = BTreeMap::new();
         let last = parsed.documents.len();
@@ -114,7 +114,7 @@ impl File {
                     new.refusals.push(Refusal { origin, resource, field: field.into(), reason });
                 };
                 if let Some(first) = id.as_ref().and_then(|id| mentioned.get(id)) {
-                    refuse("metadata.name", format!("is defined in document {first} already"));
+                    refuse("metadata.name", format!("is already defined in document {first}"));
                     continue;
                 }
                 if let Some(id) = id {
@@ -124,35 +124,37 @@ impl File {
                     (Some(id), Ok(resource)) => {
                         let (resource, text) =
                             (Arc::clone(resource), Arc::clone(text.as_ref().unwrap_or(&shared)));
-                        let cut = extent == Extent::Cut && number == last;
-                        if !(cut && old.offers.get(id).is_some_and(|old| old.text.len() > text.len())) {
-                            let offer = Offer { document: number, resource, text, kept: false };
-                            new.offers.insert(id.clone(), offer);
+                        let partial = completeness == Completeness::Partial && number == last;
+                        if !(partial
+                            && old.definitions.get(id).is_some_and(|old| old.text.len() > text.len()))
+                        {
+                            let definition = Definition { document: number, resource, text, retained: false };
+                            new.definitions.insert(id.clone(), definition);
                         }
                     }
-                    (_, Err(faults)) => {
+                    (_, Err(errors)) => {
                         nameless |= id.is_none();
-                        faults.iter().for_each(|fault| refuse(&fault.path, fault.reason.clone()));
+                        errors.iter().for_each(|error| refuse(&error.path, error.reason.clone()));
                     }
                     (None, Ok(_)) => {}
                 }
             }
             read.insert(digest, decoded);
         }
-        for (id, offer) in old.offers {
-            if extent != Extent::Complete || nameless || mentioned.contains_key(&id) {
-                new.offers.entry(id).or_insert(Offer { kept: true, ..offer });
+        for (id, definition) in old.definitions {
+            if completeness != Completeness::Complete || nameless || mentioned.contains_key(&id) {
+                new.definitions.entry(id).or_insert(Definition { retained: true, ..definition });
             }
         }
         Self { read: Arc::new(read), ..new }
     }
 
-    /// A file that cannot be read keeps what it held.
+    /// Makes the next version of a file that cannot be read: it retains its definitions.
     pub(super) fn unreadable(path: &Path, reason: String, old: Self) -> Self {
         let refusal = Refusal { origin: Origin::file(path), resource: None, field: String::new(), reason };
-        let keep = |(id, offer)| (id, Offer { kept: true, ..offer });
+        let keep = |(id, definition)| (id, Definition { retained: true, ..definition });
         Self {
-            offers: old.offers.into_iter().map(keep).collect(),
+            definitions: old.definitions.into_iter().map(keep).collect(),
             refusals: vec![refusal],
             read: Arc::default(),
         }

@@ -1,7 +1,7 @@
-//! The last good versions that are in force against what their files say, on disk.
+//! Saves the last good versions that are active although their files now say otherwise.
 //!
-//! Without them a restart of the control plane would take away what a broken file has not. Only such versions are
-//! saved, seldom any at all. A file that cannot be read or written is reported and does no other harm.
+//! Without them, a restart of the control plane would remove the resources of a broken file. Only such versions are saved,
+//! usually none. If the file cannot be read or written, this is logged and has no other effect.
 
 use std::fs;
 use std::io;
@@ -12,28 +12,28 @@ use serde::{Deserialize, Serialize};
 use crate::state::StateError;
 use crate::state::directory::replace;
 
-/// A version that is kept.
+/// A version that is retained.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptVersion {
-    /// Whose file says otherwise, below the configuration directory.
+pub(super) struct RetainedVersion {
+    /// The file that defined it, below the configuration directory.
     pub(super) file: PathBuf,
     /// `HTTPRoute shop/catalog`
     pub(super) resource: String,
-    /// The document that held it.
+    /// The document that defined it.
     pub(super) text: String,
 }
 
-/// Where kept versions are saved.
+/// The file of retained versions.
 #[derive(Debug)]
-pub(super) struct LastGood {
+pub(super) struct LastGoodStore {
     path: PathBuf,
-    saved: Vec<KeptVersion>,
+    saved: Vec<RetainedVersion>,
     /// The last attempt to save failed.
-    behind: bool,
+    unsaved: bool,
 }
 
-impl LastGood {
-    /// Reads what was saved; nothing where there is nothing.
+impl LastGoodStore {
+    /// Loads the saved versions. A missing file holds none.
     pub(super) fn load(path: PathBuf) -> Self {
         let saved = match read(&path) {
             Ok(saved) => saved,
@@ -43,43 +43,43 @@ impl LastGood {
                 Vec::new()
             }
         };
-        Self { path, saved, behind: false }
+        Self { path, saved, unsaved: false }
     }
 
-    /// What was saved.
-    pub(super) fn saved(&self) -> Vec<KeptVersion> {
+    /// Returns the saved versions.
+    pub(super) fn saved(&self) -> Vec<RetainedVersion> {
         self.saved.clone()
     }
 
-    /// Whether what is kept could not be saved, and may be now.
-    pub(super) fn is_behind(&self) -> bool {
-        self.behind
+    /// Returns true if the last attempt to save failed.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.unsaved
     }
 
-    /// Saves what is kept now, if that differs. The old file is replaced whole or not at all.
-    pub(super) fn save(&mut self, kept: Vec<KeptVersion>) {
-        if kept == self.saved {
-            self.behind = false;
+    /// Saves the retained versions if they differ from the saved ones. The file is replaced atomically.
+    pub(super) fn save(&mut self, retained: Vec<RetainedVersion>) {
+        if retained == self.saved {
+            self.unsaved = false;
             return;
         }
-        match write(&self.path, &kept) {
-            Ok(()) => (self.saved, self.behind) = (kept, false),
-            // Told once: it is tried again with every look.
-            Err(_) if self.behind => {}
+        match write(&self.path, &retained) {
+            Ok(()) => (self.saved, self.unsaved) = (retained, false),
+            // Logged once; every scan tries again.
+            Err(_) if self.unsaved => {}
             Err(error) => {
-                self.behind = true;
+                self.unsaved = true;
                 tracing::warn!(path = %self.path.display(), %error, "cannot save the last good versions");
             }
         }
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<KeptVersion>> {
+fn read(path: &Path) -> io::Result<Vec<RetainedVersion>> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-fn write(path: &Path, kept: &[KeptVersion]) -> Result<(), StateError> {
-    let text = serde_json::to_vec(kept).map_err(|error| StateError::Damaged(error.to_string()))?;
+fn write(path: &Path, retained: &[RetainedVersion]) -> Result<(), StateError> {
+    let text = serde_json::to_vec(retained).map_err(|error| StateError::Damaged(error.to_string()))?;
     replace(path, &text)
 }
 
@@ -91,14 +91,15 @@ mod tests {
     fn what_is_saved_is_read_again_and_damage_is_survived() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("last-good.json");
-        let kept = KeptVersion { file: "a.yaml".into(), resource: "Namespace a".into(), text: "x".into() };
-        let mut first = LastGood::load(path.clone());
+        let retained =
+            RetainedVersion { file: "a.yaml".into(), resource: "Namespace a".into(), text: "x".into() };
+        let mut first = LastGoodStore::load(path.clone());
         assert!(first.saved().is_empty());
-        first.save(vec![kept.clone()]);
-        assert_eq!(LastGood::load(path.clone()).saved(), [kept]);
+        first.save(vec![retained.clone()]);
+        assert_eq!(LastGoodStore::load(path.clone()).saved(), [retained]);
         first.save(Vec::new());
-        assert!(LastGood::load(path.clone()).saved().is_empty());
+        assert!(LastGoodStore::load(path.clone()).saved().is_empty());
         fs::write(&path, "{").unwrap();
-        assert!(LastGood::load(path).saved().is_empty());
+        assert!(LastGoodStore::load(path).saved().is_empty());
     }
 }

@@ -6,11 +6,11 @@
 pub mod check;
 pub mod watch;
 mod reader;
-mod notices;
-mod ledger;
+mod file_events;
+mod definitions;
 mod file;
 mod directory;
-mod settling;
+mod write_tracker;
 mod last_good;
 mod document;
 pub mod assembler;

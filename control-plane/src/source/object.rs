@@ -1,14 +1,14 @@
-//! One object of a cluster's API server, read leniently: its schema admitted it, and may be newer than ours.
+//! Reads an object of a cluster's API server, leniently: the server's schema admitted it, and may be newer than ours.
 //!
-//! A field that is not known here is ignored and reported. Anything else that cannot be served is refused, as in files.
+//! An unknown field is ignored and reported. Anything else that is not supported is refused, as in files.
 
 use serde_json::Value;
 
 use super::change::{IgnoredField, Refusal, ResourceChange, Update};
 use super::origin::Origin;
-use crate::model::resource::{Decoded, Fault, decode_admitted};
+use crate::model::resource::{Decoded, FieldError, decode_admitted};
 
-/// What an object comes to: a changed resource or refusals, and the fields that were ignored.
+/// Reads an object: returns a changed resource or refusals, and the fields that were ignored.
 pub fn read(object: Value) -> Update {
     let meta = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (meta("namespace"), meta("name"));
@@ -28,11 +28,11 @@ pub fn read(object: Value) -> Update {
             Update { changes: vec![change], ignored, ..Update::default() }
         }
         (_, outcome) => {
-            let refusal = |fault: Fault| Refusal {
+            let refusal = |error: FieldError| Refusal {
                 origin: origin.clone(),
                 resource: title.clone(),
-                field: fault.path,
-                reason: fault.reason,
+                field: error.path,
+                reason: error.reason,
             };
             let refusals = outcome.err().into_iter().flatten().map(refusal).collect();
             Update { refusals, ignored, ..Update::default() }

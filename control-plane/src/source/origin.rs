@@ -3,23 +3,23 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// The origin of a resource, by which an operator finds it.
+/// The origin of a resource, as an operator names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// A document of a file.
     File {
         /// Below the configuration directory.
         path: PathBuf,
-        /// Its number, counted from 1; documents without content do not count. 0: the file as a whole.
+        /// Its number, counted from 1; documents without content do not count. 0 means the file as a whole.
         document: usize,
     },
     /// An object of a cluster, as its API server has admitted it.
     Object {
-        /// `metadata.namespace`; empty where the kind has none.
+        /// `metadata.namespace`; empty if the kind has none.
         namespace: String,
         /// `metadata.name`
         name: String,
-        /// `metadata.uid`: another object of the same name has another.
+        /// `metadata.uid`, which differs if the object is created again.
         uid: String,
         /// `metadata.resourceVersion`
         resource_version: String,
@@ -27,7 +27,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// A file as a whole.
+    /// Returns the origin that stands for a file as a whole.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::File { path: path.into(), document: 0 }
     }

@@ -1,7 +1,8 @@
-//! Directory and ledger in a row: what a look at the directory comes to.
+//! Turns scans of the directory into updates.
 //!
-//! Large files are parsed on another thread, so that no other change waits for them. While one is being parsed changes
-//! and additions are taken at once and removals wait: what is missing elsewhere may have moved there.
+//! Large files are parsed on another thread, so that no other change waits for them. While one is being parsed, changes and
+//! additions are applied at once and removals are deferred: a resource that another file no longer defines may have moved
+//! there.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,14 +15,14 @@ use std::time::Instant;
 use thiserror::Error;
 
 use super::change::Update;
+use super::definitions::{Definitions, FileUpdate};
 use super::directory::{ChangedFile, Directory};
-use super::file::{Extent, Parsed, ReadTexts};
-use super::last_good::LastGood;
-use super::ledger::{Ledger, NewFile};
-use super::settling::{Notice, Settling};
+use super::file::{Completeness, DocumentCache, ParsedText};
+use super::last_good::LastGoodStore;
+use super::write_tracker::{FileEvent, WriteTracker};
 use crate::model::resource::ResourceId;
 
-/// Larger texts are read on another thread. So much takes some 50 ms.
+/// In bytes. Larger texts are parsed on another thread; this size takes some 50 ms.
 const LARGE: usize = 128 * 1024;
 
 /// A configuration directory that cannot be read.
@@ -32,65 +33,65 @@ pub struct SourceError {
     pub(super) error: io::Error,
 }
 
-/// What reads the directory.
+/// Reads the directory.
 pub(super) struct Reader {
     directory: Directory,
-    settling: Settling,
-    ledger: Ledger,
-    last_good: Option<LastGood>,
-    /// Who reads large files; nobody at the first look, which is to be complete.
-    background: Option<Sender<Job>>,
-    /// Large files that are being parsed. Each has one job at a time.
+    tracker: WriteTracker,
+    definitions: Definitions,
+    last_good: Option<LastGoodStore>,
+    /// Where large files are sent to be parsed. None during the first scan, which must be complete.
+    background: Option<Sender<ParseJob>>,
+    /// The large files that are being parsed, each by one job at a time.
     parsing: BTreeMap<PathBuf, Parsing>,
-    finished: Vec<ParsedFile>,
-    /// What complete files hold whose removals wait until nothing is being parsed; None for a file that is gone.
-    deferred: BTreeMap<PathBuf, Option<Result<Parsed, String>>>,
+    finished: Vec<ParseResult>,
+    /// The complete files whose removals are deferred until nothing is being parsed; None for a file that is gone.
+    deferred: BTreeMap<PathBuf, Option<Result<ParsedText, String>>>,
 }
 
-/// What a file that is being parsed says since.
+/// What happened to a file while it is being parsed.
 #[derive(Debug, Default)]
 struct Parsing {
-    /// A later text was taken already: the result is dropped.
+    /// A later text was applied already: the result is dropped.
     superseded: bool,
-    /// The latest text, to be parsed afterwards, and whether it may be cut short.
+    /// The latest text, to be parsed next, and whether it may be cut short.
     next: Option<(String, bool)>,
 }
 
-/// A large file to be read.
+/// A large file to be parsed.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct ParseJob {
     path: PathBuf,
     text: String,
-    texts: Arc<ReadTexts>,
-    cut: bool,
+    texts: Arc<DocumentCache>,
+    partial: bool,
 }
 
-/// A large file that was read.
+/// A large file that was parsed.
 #[derive(Debug)]
-pub(super) struct ParsedFile {
+pub(super) struct ParseResult {
     path: PathBuf,
-    parsed: Result<Parsed, String>,
-    cut: bool,
+    parsed: Result<ParsedText, String>,
+    partial: bool,
 }
 
-impl Job {
-    /// Reads it. Takes long.
-    pub(super) fn run(self) -> ParsedFile {
-        let Self { path, text, texts, cut } = self;
-        // Whatever a text may do to the parser: somebody waits for an answer.
-        let parsed = catch_unwind(AssertUnwindSafe(|| Parsed::of(&text, &texts)));
-        ParsedFile { path, parsed: parsed.map_err(|_| "reading it failed".into()), cut }
+impl ParseJob {
+    /// Parses the file. May take long.
+    pub(super) fn run(self) -> ParseResult {
+        let Self { path, text, texts, partial } = self;
+        // If the parser panics, the file must still get a result.
+        let parsed = catch_unwind(AssertUnwindSafe(|| ParsedText::of(&text, &texts)));
+        ParseResult { path, parsed: parsed.map_err(|_| "the parser failed".into()), partial }
     }
 }
 
 impl Reader {
-    pub(super) fn new(root: PathBuf, last_good: Option<LastGood>) -> Self {
-        let mut ledger = Ledger::default();
-        ledger.restore(last_good.as_ref().map_or_else(Vec::new, LastGood::saved));
+    pub(super) fn new(root: PathBuf, last_good: Option<LastGoodStore>) -> Self {
+        let mut definitions = Definitions::default();
+        definitions.restore(last_good.as_ref().map_or_else(Vec::new, LastGoodStore::saved));
         Self {
             directory: Directory::new(root),
-            settling: Settling::default(),
-            ledger,
+            tracker: WriteTracker::default(),
+            definitions,
             last_good,
             background: None,
             parsing: BTreeMap::new(),
@@ -99,70 +100,73 @@ impl Reader {
         }
     }
 
-    /// From now on large files are given away, and come back by [`finish`](Self::finish).
-    pub(super) fn in_background(&mut self, jobs: Sender<Job>) {
+    /// From now on, large files are sent to `jobs`; the results come back by [`finish`](Self::finish).
+    pub(super) fn in_background(&mut self, jobs: Sender<ParseJob>) {
         self.background = Some(jobs);
     }
 
-    /// Takes note of what the kernel says; true when it is worth a look.
-    pub(super) fn notice(&mut self, notice: Notice, now: Instant) -> bool {
-        self.settling.notice(notice, now)
+    /// Records an event of the kernel. Returns true if it calls for a scan.
+    pub(super) fn record(&mut self, notice: FileEvent, now: Instant) -> bool {
+        self.tracker.record(notice, now)
     }
 
-    /// When to look again, if nothing is heard before.
-    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        self.settling.next(now)
+    /// Returns when to scan again if no event comes before.
+    pub(super) fn next_scan(&self, now: Instant) -> Option<Instant> {
+        self.tracker.next_scan(now)
     }
 
-    /// A large file was read: the next look takes it.
-    pub(super) fn finish(&mut self, file: ParsedFile) {
+    /// Accepts the result for a large file, which the next [`read`](Self::read) applies.
+    pub(super) fn finish(&mut self, file: ParseResult) {
         self.finished.push(file);
     }
 
-    /// The first look: everything as it is, and what was restored for files that are gone goes with them.
+    /// Reads every file as it is, at the start. Restored definitions of files that are gone are removed.
     pub(super) fn read_first(&mut self) -> Result<Update, SourceError> {
         let changed = self.scan(Instant::now())?;
-        let gone: Vec<_> = self.ledger.files().filter(|path| !self.directory.holds(path)).cloned().collect();
-        let gone = gone.into_iter().map(|path| ChangedFile { path, text: None, cut: false });
-        Ok(self.take(changed.into_iter().chain(gone).collect()).unwrap_or_default())
+        let gone: Vec<_> =
+            self.definitions.files().filter(|path| !self.directory.holds(path)).cloned().collect();
+        let gone = gone.into_iter().map(|path| ChangedFile { path, text: None, partial: false });
+        Ok(self.process(changed.into_iter().chain(gone).collect()).unwrap_or_default())
     }
 
-    /// Takes in what changed in the directory. Returns None if nothing did.
+    /// Scans the directory and applies what changed. Returns None if nothing did.
     pub(super) fn read(&mut self, now: Instant) -> Result<Option<Update>, SourceError> {
-        if let Some(last_good) = self.last_good.as_mut().filter(|last_good| last_good.is_behind()) {
-            last_good.save(self.ledger.kept());
+        if let Some(last_good) = self.last_good.as_mut().filter(|last_good| last_good.is_unsaved()) {
+            last_good.save(self.definitions.retained());
         }
         let changed = self.scan(now)?;
-        Ok(self.take(changed))
+        Ok(self.process(changed))
     }
 
     fn scan(&mut self, now: Instant) -> Result<Vec<ChangedFile>, SourceError> {
-        self.directory.scan(&mut self.settling, now).map_err(|error| {
+        self.directory.scan(&mut self.tracker, now).map_err(|error| {
             let directory = self.directory.root().to_owned();
             SourceError { directory, error }
         })
     }
 
-    fn take(&mut self, changed: Vec<ChangedFile>) -> Option<Update> {
+    fn process(&mut self, changed: Vec<ChangedFile>) -> Option<Update> {
         let (mut updates, mut jobs) = (Vec::new(), BTreeMap::new());
-        for ParsedFile { path, parsed, cut } in std::mem::take(&mut self.finished) {
+        for ParseResult { path, parsed, partial } in std::mem::take(&mut self.finished) {
             let Some(Parsing { superseded, next }) = self.parsing.remove(&path) else { continue };
             if let Some(next) = next {
                 jobs.insert(path.clone(), next);
             }
             if !superseded {
-                updates.push((path, Some(parsed), cut));
+                updates.push((path, Some(parsed), partial));
             }
         }
-        for ChangedFile { path, text, cut } in changed {
+        for ChangedFile { path, text, partial } in changed {
             self.deferred.remove(&path);
             let under_way = self.parsing.contains_key(&path);
             match text {
-                // A text that is cut short adds to the one before it, and so comes after that.
-                Some(Ok(text)) if self.background.is_some() && (text.len() > LARGE || (cut && under_way)) => {
+                // A text that is cut short adds to the one before it, so it is applied after that.
+                Some(Ok(text))
+                    if self.background.is_some() && (text.len() > LARGE || (partial && under_way)) =>
+                {
                     match self.parsing.get_mut(&path) {
-                        Some(parsing) => parsing.next = Some((text, cut)),
-                        None => drop(jobs.insert(path, (text, cut))),
+                        Some(parsing) => parsing.next = Some((text, partial)),
+                        None => drop(jobs.insert(path, (text, partial))),
                     }
                 }
                 text => {
@@ -170,32 +174,37 @@ impl Reader {
                     if let Some(parsing) = self.parsing.get_mut(&path) {
                         *parsing = Parsing { superseded: true, next: None };
                     }
-                    let parse = |text: String| Parsed::of(&text, &self.ledger.texts(&path));
-                    updates.push((path.clone(), text.map(|text| text.map(parse)), cut));
+                    let parse = |text: String| ParsedText::of(&text, &self.definitions.document_cache(&path));
+                    updates.push((path.clone(), text.map(|text| text.map(parse)), partial));
                 }
             }
         }
         let waits = !self.parsing.is_empty() || !jobs.is_empty();
         let mut files = Vec::new();
-        for (path, parsed, cut) in updates {
+        for (path, parsed, partial) in updates {
             self.deferred.remove(&path);
-            let extent = match (cut, waits) {
-                (true, _) => Extent::Cut,
-                (false, false) => Extent::Complete,
+            let completeness = match (partial, waits) {
+                (true, _) => Completeness::Partial,
+                (false, false) => Completeness::Complete,
                 (false, true) => {
                     self.deferred.insert(path.clone(), parsed.clone());
-                    Extent::KeepMissing
+                    Completeness::RemovalsDeferred
                 }
             };
-            files.push(NewFile { path, parsed, extent });
+            files.push(FileUpdate { path, parsed, completeness });
         }
         if !waits {
             let deferred = std::mem::take(&mut self.deferred).into_iter();
-            files.extend(deferred.map(|(path, parsed)| NewFile { path, parsed, extent: Extent::Complete }));
+            files.extend(deferred.map(|(path, parsed)| FileUpdate {
+                path,
+                parsed,
+                completeness: Completeness::Complete,
+            }));
         }
         let update = (!files.is_empty()).then(|| self.update(files));
-        for (path, (text, cut)) in jobs {
-            let job = Job { texts: self.ledger.texts(&path), path: path.clone(), text, cut };
+        for (path, (text, partial)) in jobs {
+            let job =
+                ParseJob { texts: self.definitions.document_cache(&path), path: path.clone(), text, partial };
             if self.background.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
                 self.parsing.insert(path, Parsing::default());
             }
@@ -203,18 +212,18 @@ impl Reader {
         update
     }
 
-    fn update(&mut self, files: Vec<NewFile>) -> Update {
-        let changes = self.ledger.update(files);
+    fn update(&mut self, files: Vec<FileUpdate>) -> Update {
+        let changes = self.definitions.update(files);
         if let Some(last_good) = &mut self.last_good {
-            last_good.save(self.ledger.kept());
+            last_good.save(self.definitions.retained());
         }
-        let refusals = self.ledger.refusals().into_iter().collect();
+        let refusals = self.definitions.refusals().into_iter().collect();
         Update { changes, refusals, ignored: Vec::new() }
     }
 
-    /// The resources in force and their files.
-    pub(super) fn in_force(&self) -> impl Iterator<Item = (&ResourceId, &Path)> {
-        self.ledger.in_force()
+    /// The active resources and their files.
+    pub(super) fn active(&self) -> impl Iterator<Item = (&ResourceId, &Path)> {
+        self.definitions.active()
     }
 }
 
@@ -222,9 +231,9 @@ impl Reader {
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
-    use super::super::settling::GONE;
+    use super::super::write_tracker::REMOVED_AFTER;
     use super::*;
-    use crate::model::assembly::Assembly;
+    use crate::model::mesh_builder::MeshBuilder;
     use crate::model::service::ServiceKey;
 
     fn service(name: &str) -> String {
@@ -242,8 +251,8 @@ mod tests {
         root: tempfile::TempDir,
         reader: Reader,
         refusals: usize,
-        assembly: Assembly,
-        jobs: Receiver<Job>,
+        builder: MeshBuilder,
+        jobs: Receiver<ParseJob>,
         now: Instant,
     }
 
@@ -254,7 +263,7 @@ mod tests {
             reader.read_first().unwrap();
             let (sender, jobs) = channel();
             reader.in_background(sender);
-            Self { root, reader, refusals: 0, assembly: Assembly::default(), jobs, now: Instant::now() }
+            Self { root, reader, refusals: 0, builder: MeshBuilder::default(), jobs, now: Instant::now() }
         }
 
         fn write(&mut self, name: &str, text: Option<&str>) -> &mut Self {
@@ -262,26 +271,22 @@ mod tests {
                 Some(text) => std::fs::write(self.root.path().join(name), text).unwrap(),
                 None => std::fs::remove_file(self.root.path().join(name)).unwrap(),
             }
-            self.reader.notice(Notice::Complete(name.into()), self.now);
+            self.reader.record(FileEvent::Closed(name.into()), self.now);
             self
         }
 
         fn names_later(&mut self) -> Vec<String> {
-            self.now += GONE;
+            self.now += REMOVED_AFTER;
             self.names()
         }
 
         fn names(&mut self) -> Vec<String> {
             if let Some(update) = self.reader.read(self.now).unwrap() {
                 self.refusals = update.refusals.len();
-                self.assembly.apply(update.changes.into_iter().map(|one| (one.id, one.resource)));
+                self.builder.apply(update.changes.into_iter().map(|one| (one.id, one.resource)));
             }
-            let mut names: Vec<_> = self
-                .assembly
-                .mesh()
-                .services()
-                .map(|(ServiceKey { name, .. }, _)| name.to_string())
-                .collect();
+            let mut names: Vec<_> =
+                self.builder.mesh().services().map(|(ServiceKey { name, .. }, _)| name.to_string()).collect();
             names.sort_unstable();
             names
         }
@@ -309,7 +314,7 @@ mod tests {
         assert_eq!(look.names(), ["moves", "stays"]);
         assert_eq!(look.run_a_job().names(), ["moves", "stays"]);
         assert_eq!(look.refusals, 0);
-        let files: Vec<_> = look.reader.in_force().map(|(_, file)| file.display().to_string()).collect();
+        let files: Vec<_> = look.reader.active().map(|(_, file)| file.display().to_string()).collect();
         assert_eq!(files, ["large.yaml", "small.yaml"]);
         // The other way round, and with the whole of a file.
         look.write("large.yaml", Some(&large("l"))).write("other.yaml", Some(&service("moves")));
@@ -324,7 +329,7 @@ mod tests {
         let mut look = Look::new();
         let port = |look: &mut Look| {
             look.names();
-            let mesh = look.assembly.mesh();
+            let mesh = look.builder.mesh();
             mesh.service(&ServiceKey::new("default", "s")).unwrap().service.ports[0].number
         };
         look.write("small.yaml", Some(&service("s").replace("80", "8080")));

@@ -1,9 +1,8 @@
-//! The watcher: a thread that reads the directory whenever it changes, and hands what changed to the assembler.
+//! Watches the directory: a thread reads it whenever it changes, and applies the changes to the assembler.
 //!
-//! Notices come from the kernel and are debounced; since they may be lost, the directory is also looked at every few
-//! seconds. A file that is being written is left alone until its writer closes it. A file that goes away takes its
-//! resources along a second later, unless it is back by then. A file that cannot be read or a directory that went away
-//! leaves the mesh as it is.
+//! The kernel's events are debounced. Since events may be lost, the directory is also scanned every few seconds. A file that
+//! is being written is not read until its writer closes it. The resources of a file that disappears are removed a second
+//! later, unless it is back by then. A file that cannot be read, or a directory that disappears, leaves the mesh unchanged.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -11,21 +10,21 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::assembler::SourceHandle;
-use super::last_good::LastGood;
-use super::notices;
-use super::reader::{Job, ParsedFile, Reader};
-use super::settling::Notice;
+use super::file_events;
+use super::last_good::LastGoodStore;
+use super::reader::{ParseJob, ParseResult, Reader};
+use super::write_tracker::FileEvent;
 
 pub use super::reader::SourceError;
 
-/// Changes that come within this time of each other are taken together,
-const QUIET: Duration = Duration::from_millis(50);
+/// Changes that come within this time of each other are read together,
+const DEBOUNCE: Duration = Duration::from_millis(50);
 /// but the first of them waits no longer than this.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How often the directory is looked at without a notice.
-const POLL: Duration = Duration::from_secs(5);
+const MAX_DEBOUNCE: Duration = Duration::from_millis(500);
+/// How often the directory is scanned if there are no events.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A watched directory. Dropping it waits for its thread to end, so that nothing of it is held any more.
+/// A watched directory. Dropping it stops its thread and waits for that to end.
 #[derive(Debug)]
 pub struct DirectorySource {
     signal: Sender<Signal>,
@@ -34,19 +33,18 @@ pub struct DirectorySource {
 
 #[derive(Debug)]
 enum Signal {
-    Notice(Notice),
-    Parsed(ParsedFile),
+    FileEvent(FileEvent),
+    Parsed(ParseResult),
     Stop,
 }
 
 impl DirectorySource {
-    /// Reads the directory, so that `assembler` has all of it and this source is synced when this returns, and watches it
-    /// from then on.
+    /// Reads the directory, marks the source as synced, and watches the directory from then on.
     ///
-    /// Versions that are in force only because what their file says now was refused are saved in `last_good`, so that
-    /// they stay through a restart.
+    /// The last good versions of resources whose files were refused are saved in the file `last_good`, so that they survive a
+    /// restart.
     ///
-    /// Fails when the directory cannot be read, or no thread can be started.
+    /// Returns an error if the directory cannot be read or a thread cannot be started.
     pub fn start(
         directory: impl Into<PathBuf>,
         last_good: impl Into<PathBuf>,
@@ -56,13 +54,13 @@ impl DirectorySource {
         let fail = |error| SourceError { directory: root.clone(), error };
         let (signal, signals) = channel();
         let (noticed, parsed) = (signal.clone(), signal.clone());
-        // Before the first reading, so that nothing falls between the two.
-        let watcher = notices::watch(&root, move |notice| drop(noticed.send(Signal::Notice(notice))));
-        let mut reader = Reader::new(root.clone(), Some(LastGood::load(last_good.into())));
+        // Before the first scan, so that no change is missed between the two.
+        let watcher = file_events::watch(&root, move |notice| drop(noticed.send(Signal::FileEvent(notice))));
+        let mut reader = Reader::new(root.clone(), Some(LastGoodStore::load(last_good.into())));
         assembler.apply(reader.read_first()?);
         assembler.synced();
-        let (jobs, waiting) = channel::<Job>();
-        // Ends with the reader, once it has read what it is at.
+        let (jobs, waiting) = channel::<ParseJob>();
+        // Ends after its current job once the reader is dropped.
         let parse = move || waiting.into_iter().for_each(|job| drop(parsed.send(Signal::Parsed(job.run()))));
         thread::Builder::new().name("source-parse".into()).spawn(parse).map_err(fail)?;
         reader.in_background(jobs);
@@ -72,7 +70,9 @@ impl DirectorySource {
                 match reader.read(Instant::now()) {
                     Ok(Some(update)) => assembler.apply(update),
                     Ok(None) => {}
-                    Err(error) => tracing::warn!(%error, "the configuration stays as it is"),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot read the configuration: keeping the last one")
+                    }
                 }
             }
         };
@@ -90,20 +90,20 @@ impl Drop for DirectorySource {
     }
 }
 
-/// Waits until it is time to look again; false when it is time to end.
+/// Waits until it is time to scan. Returns false if the source was stopped.
 fn wait(signals: &Receiver<Signal>, reader: &mut Reader) -> bool {
-    let poll = Instant::now() + POLL;
+    let poll = Instant::now() + POLL_INTERVAL;
     let mut first: Option<Instant> = None;
     loop {
         let now = Instant::now();
         let until = match first {
-            Some(first) if now >= first + PATIENCE => return true,
-            Some(first) => (now + QUIET).min(first + PATIENCE),
-            None => reader.next(now).map_or(poll, |next| next.min(poll)),
+            Some(first) if now >= first + MAX_DEBOUNCE => return true,
+            Some(first) => (now + DEBOUNCE).min(first + MAX_DEBOUNCE),
+            None => reader.next_scan(now).map_or(poll, |next| next.min(poll)),
         };
         match signals.recv_timeout(until.saturating_duration_since(now)) {
-            Ok(Signal::Notice(notice)) => {
-                if reader.notice(notice, Instant::now()) {
+            Ok(Signal::FileEvent(notice)) => {
+                if reader.record(notice, Instant::now()) {
                     first.get_or_insert(now);
                 }
             }
@@ -139,11 +139,11 @@ mod tests {
 
     async fn start(
         root: &Path,
-        kept: &Path,
+        retained: &Path,
         log: impl Fn(&[ChangeEvent]) + Send + 'static,
     ) -> (DirectorySource, watch::Receiver<View>) {
         let mut assembler = Assembler::new(log);
-        let source = DirectorySource::start(root, kept, assembler.add_source()).unwrap();
+        let source = DirectorySource::start(root, retained, assembler.add_source()).unwrap();
         (source, assembler.synced().await.unwrap())
     }
 
@@ -163,9 +163,9 @@ mod tests {
         write("a.yaml", &service("a", 80));
         let (log, events) = channel();
         let state = tempfile::tempdir().unwrap();
-        let kept = state.path().join("last-good.json");
+        let retained = state.path().join("last-good.json");
         let (source, mut view) =
-            start(root.path(), &kept, move |events| drop(log.send(events.to_vec()))).await;
+            start(root.path(), &retained, move |events| drop(log.send(events.to_vec()))).await;
         assert_eq!(view.borrow().mesh.len(), 1);
         assert_eq!(events.try_recv().unwrap()[0].change, Change::Added);
 
@@ -174,7 +174,7 @@ mod tests {
         write("a.yaml", "no: [yaml");
         let refused = until(&mut view, |view| !view.refusals.is_empty()).await;
         assert_eq!(refused.mesh.len(), 2);
-        let restarted = start(root.path(), &kept, |_| {}).await.1.borrow().clone();
+        let restarted = start(root.path(), &retained, |_| {}).await.1.borrow().clone();
         assert_eq!((restarted.mesh.len(), restarted.refusals.len()), (2, 1));
         write("a.yaml", &service("a", 81));
         let key = ServiceKey::new("default", "a");
@@ -194,7 +194,7 @@ mod tests {
         let slow = root.path().join("slow.yaml");
         let (a, b) = (service("a", 80), service("b", 80));
         std::fs::write(&slow, format!("{a}\n---\n{b}\n")).unwrap();
-        let (_source, mut view) = start(root.path(), &state.path().join("kept"), |_| {}).await;
+        let (_source, mut view) = start(root.path(), &state.path().join("retained"), |_| {}).await;
         let mut writer = std::fs::File::create(&slow).unwrap();
         writer.write_all(format!("{}\n", service("a", 81)).as_bytes()).unwrap();
         // Many looks, each of which finds the half file.
@@ -228,7 +228,7 @@ mod tests {
         };
         version("..2026_1", 80);
         std::os::unix::fs::symlink("..data/a.yaml", at("a.yaml")).unwrap();
-        let (_source, mut view) = start(root.path(), &state.path().join("kept"), |_| {}).await;
+        let (_source, mut view) = start(root.path(), &state.path().join("retained"), |_| {}).await;
         let key = ServiceKey::new("default", "a");
         for port in 81..84 {
             version(&format!("..2026_{port}"), port);
@@ -240,7 +240,7 @@ mod tests {
     fn a_directory_that_is_not_there_is_named() {
         let handle = Assembler::new(|_| {}).add_source();
         let error =
-            DirectorySource::start("/nowhere/at/all", "/nowhere/kept", handle).unwrap_err().to_string();
+            DirectorySource::start("/nowhere/at/all", "/nowhere/retained", handle).unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all") && error.contains("No such file"), "{error}");
     }
 }

@@ -51,13 +51,13 @@ impl Cache {
     }
 
     /// Keeps what was made.
-    pub(super) fn put(&mut self, service: ServiceKey, audience: Audience, resource: Arc<Resource>) {
+    pub(super) fn insert(&mut self, service: ServiceKey, audience: Audience, resource: Arc<Resource>) {
         let names = self.services.entry(service).or_default();
         names.entry(resource.name.clone()).or_default().push(Cached { audience, resource });
     }
 
     /// Drops what a change of the mesh touches.
-    pub(super) fn forget(&mut self, changed: &Changed) {
+    pub(super) fn invalidate(&mut self, changed: &Changed) {
         let Changed { services, endpoints, routes, workloads: _ } = changed; // inbound resources are not kept
         for key in services {
             self.services.remove(key);

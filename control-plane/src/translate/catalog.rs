@@ -14,11 +14,11 @@ use outrigger_core::inbound_name::INBOUND_PREFIX;
 use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Target};
 use super::resource::{Kind, Resource};
-use super::scope::{Dialect, Mode, Scope, Settings, Viewer};
+use super::scope::{Dialect, MeshSettings, Mode, Scope, Viewer};
 use super::{cluster, endpoint, inbound, listener, route, wildcard};
 use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
-use crate::model::service::{Reach, Service, ServiceKey};
+use crate::model::service::{Service, ServiceKey, ServiceType};
 
 /// What the answer for a name can change with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,12 +49,12 @@ pub struct Affected {
 /// The catalogue.
 #[derive(Debug)]
 pub struct Catalog {
-    settings: Settings,
-    state: Mutex<State>,
+    settings: MeshSettings,
+    state: Mutex<CatalogState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CatalogState {
     /// None until every source has synced.
     mesh: Option<Arc<Mesh>>,
     cache: Cache,
@@ -62,7 +62,7 @@ struct State {
 
 impl Catalog {
     /// An empty catalogue, which is not ready.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: MeshSettings) -> Self {
         Self { settings, state: Mutex::default() }
     }
 
@@ -76,7 +76,7 @@ impl Catalog {
         let mut state = self.state();
         let old = state.mesh.replace(Arc::clone(&mesh)).unwrap_or_default();
         let changed = mesh.changes(&old);
-        state.cache.forget(&changed);
+        state.cache.invalidate(&changed);
         drop(state);
         self.affected(&changed, &old, &mesh)
     }
@@ -86,9 +86,9 @@ impl Catalog {
         let mesh = self.state().mesh.clone()?;
         let scope = Scope { mesh: &mesh, viewer, settings: &self.settings };
         if name.starts_with(INBOUND_PREFIX) {
-            return own_side(scope, kind, name);
+            return inbound_resource(scope, kind, name);
         }
-        let target = meaning(scope, kind, name)?;
+        let target = resolve_name(scope, kind, name)?;
         let service = &mesh.service(&target.service)?.service;
         if !exists(&mesh, service, &target) {
             return None;
@@ -101,7 +101,7 @@ impl Catalog {
         let mut state = self.state();
         // Made from a mesh that is no longer the latest, it answers this once; a change is on its way to the asker.
         if state.mesh.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &mesh)) {
-            state.cache.put(target.service, audience, Arc::clone(&made));
+            state.cache.insert(target.service, audience, Arc::clone(&made));
         }
         Some(made)
     }
@@ -165,8 +165,8 @@ impl Catalog {
         let mut workloads: BTreeSet<_> = workloads.iter().cloned().collect();
         for (key, kinds) in touched {
             // What is called by an endpoint's address comes and goes with the endpoint, listener and routes too.
-            for reach in reach_of(old, key).chain(reach_of(new, key)) {
-                dependencies.entry(reach).or_default().extend(kinds.iter().copied().chain(ROUTE_KINDS));
+            for address in addresses_of(old, key).chain(addresses_of(new, key)) {
+                dependencies.entry(address).or_default().extend(kinds.iter().copied().chain(ROUTE_KINDS));
             }
             affected.names.extend(self.wildcard_names(key, &kinds, [old, new]));
             // What the service says of a port's protocol, and a TCPRoute, show in the listeners of those who serve it.
@@ -220,7 +220,7 @@ impl Catalog {
     }
 
     /// The state; no code that holds the lock can panic half-way through a change of it.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CatalogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -236,7 +236,7 @@ fn is_mesh_wide(viewer: &Viewer, kind: Kind) -> bool {
 }
 
 /// What a name means. An address is a service's, or else that of one endpoint.
-fn meaning(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Target> {
+fn resolve_name(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Target> {
     if kind != Kind::Listener {
         return Target::parse(name, scope.domain());
     }
@@ -272,7 +272,7 @@ fn translate(
 }
 
 /// A viewer's own inbound side. Nobody else asks for it, so it is not kept.
-fn own_side(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Arc<Resource>> {
+fn inbound_resource(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Arc<Resource>> {
     let workload = scope.mesh.workload(&scope.viewer.workload)?;
     match kind {
         Kind::Listener => Some(Resource::new(kind, name, &inbound::listener(scope, workload, name)?)),
@@ -284,7 +284,7 @@ fn own_side(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Arc<Resource>> {
 /// Whether there is such a port, and such an endpoint if one is meant. What is outside the mesh has no resources.
 fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
     let endpoint = |only| mesh.serves_endpoint(&only, &target.service, target.port);
-    !matches!(service.reach, Reach::ExternalName(_))
+    !matches!(service.service_type, ServiceType::ExternalName(_))
         && service.port(target.port).is_some()
         && target.only.is_none_or(endpoint)
 }
@@ -317,7 +317,7 @@ fn inbound_names(workload: &WorkloadEntry, kind: Kind) -> Vec<Name> {
 }
 
 /// The addresses under which clients know a service: its own, and those of its endpoints.
-fn reach_of<'a>(mesh: &'a Mesh, key: &'a ServiceKey) -> impl Iterator<Item = Dependency> + 'a {
+fn addresses_of<'a>(mesh: &'a Mesh, key: &'a ServiceKey) -> impl Iterator<Item = Dependency> + 'a {
     let entry = mesh.service(key);
     let ips = entry.into_iter().flat_map(|entry| entry.service.cluster_ips()).map(|ip| Dependency::Ip(*ip));
     let sliced = entry.into_iter().flat_map(|entry| &entry.endpoints.ports).flat_map(|(_, all)| all.iter());

@@ -8,7 +8,7 @@ use crate::model::registration::WorkloadKey;
 
 /// What is the same for the whole mesh.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct MeshSettings {
     /// The DNS suffix of services, without `svc.`: `cluster.local`.
     pub cluster_domain: Name,
     /// Whose identities the workloads have.
@@ -57,7 +57,7 @@ pub enum Dialect {
 pub(super) struct Scope<'a> {
     pub(super) mesh: &'a Mesh,
     pub(super) viewer: &'a Viewer,
-    pub(super) settings: &'a Settings,
+    pub(super) settings: &'a MeshSettings,
 }
 
 impl Scope<'_> {

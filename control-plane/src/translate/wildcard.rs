@@ -12,22 +12,22 @@ use super::destination::Target;
 use super::listener;
 use super::resource::Kind;
 use crate::model::mesh::Mesh;
-use crate::model::service::{Reach, Service, ServiceKey};
+use crate::model::service::{Service, ServiceKey, ServiceType};
 
 /// Every name of this kind, in no order and perhaps twice.
 pub(super) fn names(mesh: &Mesh, kind: Kind, cluster_domain: &str) -> Vec<Name> {
     let services = || mesh.services().map(|(_, entry)| entry.service.as_ref());
     let canonical = services().flat_map(|service| canonical_names(service, cluster_domain));
-    let headless = services().filter(|service| service.reach == Reach::Headless);
+    let headless = services().filter(|service| service.service_type == ServiceType::Headless);
     let direct = headless.flat_map(|service| direct_names(mesh, &service.key, kind, cluster_domain));
     canonical.chain(direct).collect()
 }
 
 /// The ports of a service. What is outside the mesh has no resources.
 pub(super) fn canonical_names(service: &Service, cluster_domain: &str) -> Vec<Name> {
-    match service.reach {
-        Reach::ExternalName(_) => Vec::new(),
-        Reach::ClusterIps(_) | Reach::Headless => {
+    match service.service_type {
+        ServiceType::ExternalName(_) => Vec::new(),
+        ServiceType::ClusterIps(_) | ServiceType::Headless => {
             listener::canonical_names(service, cluster_domain).collect()
         }
     }
@@ -64,7 +64,7 @@ pub(super) fn means(mesh: &Mesh, kind: Kind, name: &str, cluster_domain: &str) -
 
 /// What the address of an endpoint means, where somebody dials it as such.
 fn direct_target(mesh: &Mesh, address: SocketAddr) -> Option<Target> {
-    if mesh.service_by_ip(&address.ip()).is_some() || !mesh.is_dialled_itself(&address) {
+    if mesh.service_by_ip(&address.ip()).is_some() || !mesh.is_dialed_directly(&address) {
         return None;
     }
     let (service, port) = mesh.service_by_endpoint(&address)?;

@@ -15,7 +15,7 @@ use super::session::Interest;
 use crate::model::mesh::Mesh;
 use crate::translate::catalog::{Affected, Catalog, Dependency};
 use crate::translate::resource::Kind;
-use crate::translate::scope::{Settings, Viewer};
+use crate::translate::scope::{MeshSettings, Viewer};
 
 /// The catalogue and who watches it.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Mailbox {
 }
 
 impl Hub {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: MeshSettings) -> Self {
         Self { catalog: Catalog::new(settings), index: Mutex::default(), publishing: Mutex::default() }
     }
 

@@ -31,7 +31,7 @@ use crate::model::registration::WorkloadKey;
 use crate::peer::{PeerIdentity, expired, until, verified};
 use crate::quota::Slots;
 use crate::translate::resource::Kind;
-use crate::translate::scope::Settings;
+use crate::translate::scope::MeshSettings;
 
 /// For the first message, which says who the stream is for.
 const FIRST_MESSAGE: Duration = Duration::from_secs(15);
@@ -65,7 +65,7 @@ struct Shared {
 
 impl Server {
     /// A server that serves nothing until the first [`publish`](Self::publish): streams are accepted and wait.
-    pub(crate) fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(settings: MeshSettings, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             hub: Arc::new(Hub::new(settings)),
             workers: Workers::new(),

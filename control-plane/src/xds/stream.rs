@@ -185,12 +185,12 @@ mod tests {
     use outrigger_proto::xds::core::Node;
 
     use super::*;
-    use crate::translate::scope::Settings;
+    use crate::translate::scope::MeshSettings;
 
     #[test]
     fn work_that_comes_after_the_end_leaves_nothing_behind() {
         let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-        let hub = Arc::new(Hub::new(Settings { cluster_domain: "cluster.local".into(), trust_domain }));
+        let hub = Arc::new(Hub::new(MeshSettings { cluster_domain: "cluster.local".into(), trust_domain }));
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
         let web = Node { id: "web-1".into(), ..Default::default() };
         let viewer = node::read(Some(&web), &identity).unwrap();

@@ -11,7 +11,7 @@ use outrigger_core::identity::SpiffeId;
 
 use super::metadata::{Metadata, SPIFFE_ID};
 use super::service::port_number;
-use super::strict::Fault;
+use super::strict::FieldError;
 use crate::model::endpoint::{EndpointHealth, Peer};
 use crate::model::registration::version;
 use crate::model::service::ServiceKey;
@@ -41,17 +41,17 @@ pub(crate) struct SliceEndpoint {
 }
 
 /// Makes a slice of what was read.
-pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<EndpointSlice, Fault> {
+pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<EndpointSlice, FieldError> {
     let api::EndpointSlice { address_type, endpoints, metadata: _, ports } = slice;
     let family: fn(&IpAddr) -> bool = match address_type.as_str() {
         "IPv4" => IpAddr::is_ipv4,
         "IPv6" => IpAddr::is_ipv6,
-        "FQDN" => return Err(Fault::new("addressType", "FQDN is not supported")),
-        other => return Err(Fault::new("addressType", format!("unknown type {other:?}"))),
+        "FQDN" => return Err(FieldError::new("addressType", "FQDN is not supported")),
+        other => return Err(FieldError::new("addressType", format!("unknown type {other:?}"))),
     };
     let Some(service) = metadata.labels.get(SERVICE_NAME) else {
         let path = format!("metadata.labels.{SERVICE_NAME}");
-        return Err(Fault::new(path, "is missing: nobody can tell whose endpoints these are"));
+        return Err(FieldError::new(path, "is missing: nobody can tell whose endpoints these are"));
     };
     Ok(EndpointSlice {
         service: ServiceKey { namespace: metadata.id.namespace.clone(), name: service.clone() },
@@ -62,24 +62,24 @@ pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<E
     })
 }
 
-fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, Fault> {
+fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, FieldError> {
     let mut all: Vec<(Name, u16)> = Vec::new();
     for (at, port) in ports.into_iter().enumerate() {
-        let fault = |field: &str, reason: String| Fault::new(format!("ports[{at}].{field}"), reason);
+        let error = |field: &str, reason: String| FieldError::new(format!("ports[{at}].{field}"), reason);
         // The Service's appProtocol decides what is spoken, for all of its endpoints alike.
         let api::EndpointPort { app_protocol: _, name, port, protocol } = port;
         let name: Name = name.unwrap_or_default().into();
         if all.iter().any(|(other, _)| *other == name) {
-            return Err(fault("name", format!("{name:?} is there twice")));
+            return Err(error("name", format!("{name:?} is there twice")));
         }
         let Some(number) = port.and_then(port_number) else {
             let number = port.map_or_else(|| "no number".into(), |number| number.to_string());
-            return Err(fault("port", format!("{number} is not a port")));
+            return Err(error("port", format!("{number} is not a port")));
         };
         match protocol.as_deref() {
             None | Some("TCP") => all.push((name, number)),
             Some("UDP" | "SCTP") => {}
-            Some(other) => return Err(fault("protocol", format!("unknown protocol {other:?}"))),
+            Some(other) => return Err(error("protocol", format!("unknown protocol {other:?}"))),
         }
     }
     Ok(all)
@@ -88,9 +88,9 @@ fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, Fault
 fn decode_endpoints(
     endpoints: Vec<api::Endpoint>,
     family: fn(&IpAddr) -> bool,
-) -> Result<Vec<SliceEndpoint>, Fault> {
+) -> Result<Vec<SliceEndpoint>, FieldError> {
     if endpoints.len() > 1000 {
-        return Err(Fault::new("endpoints", format!("{} are more than 1000", endpoints.len())));
+        return Err(FieldError::new("endpoints", format!("{} are more than 1000", endpoints.len())));
     }
     let one = |(at, endpoint): (usize, api::Endpoint)| {
         let api::Endpoint {
@@ -108,12 +108,13 @@ fn decode_endpoints(
         for (number, text) in addresses.iter().enumerate() {
             let ip = text.parse::<IpAddr>().ok().filter(family);
             let path = || format!("endpoints[{at}].addresses[{number}]");
-            let ip = ip.ok_or_else(|| Fault::new(path(), format!("{text:?} is not of the address type")))?;
+            let ip =
+                ip.ok_or_else(|| FieldError::new(path(), format!("{text:?} is not of the address type")))?;
             // "All endpoints are fungible, and consumers use the first" (`Endpoint.addresses`).
             first.get_or_insert(ip);
         }
         let path = || format!("endpoints[{at}].addresses");
-        let ip = first.ok_or_else(|| Fault::new(path(), "is empty"))?;
+        let ip = first.ok_or_else(|| FieldError::new(path(), "is empty"))?;
         let instance = target_ref.and_then(|target| target.name).or(hostname);
         Ok(SliceEndpoint {
             ip,
@@ -138,10 +139,10 @@ fn health(conditions: api::EndpointConditions) -> EndpointHealth {
     }
 }
 
-fn decode_peer(metadata: &Metadata) -> Result<Peer, Fault> {
+fn decode_peer(metadata: &Metadata) -> Result<Peer, FieldError> {
     let Some(uri) = metadata.annotations.get(SPIFFE_ID) else { return Ok(Peer::Plaintext) };
     let path = || format!("metadata.annotations.{SPIFFE_ID}");
-    SpiffeId::parse(uri).map(Peer::Sidecar).map_err(|error| Fault::new(path(), error.to_string()))
+    SpiffeId::parse(uri).map(Peer::Sidecar).map_err(|error| FieldError::new(path(), error.to_string()))
 }
 
 #[cfg(test)]

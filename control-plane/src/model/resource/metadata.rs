@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_core::Name;
 use serde_json::Value;
 
-use super::strict::{self, Fault};
+use super::strict::{self, FieldError};
 use super::value::{is_label, is_subdomain};
 
 /// The kinds that the mesh reads.
@@ -53,14 +53,14 @@ impl Kind {
     }
 
     /// The kind of a document, by group, version and kind as the CRDs of Gateway API 1.6 serve them.
-    pub(super) fn of(document: &Value) -> Result<Self, Fault> {
+    pub(super) fn of(document: &Value) -> Result<Self, FieldError> {
         if !document.is_object() {
-            return Err(Fault::new("", "is not an object with apiVersion and kind"));
+            return Err(FieldError::new("", "is not an object with apiVersion and kind"));
         }
         let field = |name: &str| match document.get(name) {
             Some(Value::String(text)) => Ok(text.as_str()),
-            Some(_) => Err(Fault::new(name, "is not a string")),
-            None => Err(Fault::new(name, "is missing")),
+            Some(_) => Err(FieldError::new(name, "is not a string")),
+            None => Err(FieldError::new(name, "is missing")),
         };
         let (version, kind) = (field("apiVersion")?, field("kind")?);
         let (group, version) = version.split_once('/').unwrap_or(("", version));
@@ -75,15 +75,15 @@ impl Kind {
             (
                 GATEWAY,
                 "Gateway" | "GatewayClass" | "TLSRoute" | "UDPRoute" | "BackendTLSPolicy" | "ListenerSet",
-            ) => return Err(Fault::new("kind", format!("{kind} is not supported yet"))),
+            ) => return Err(FieldError::new("kind", format!("{kind} is not supported yet"))),
             _ => {
                 let group = if group.is_empty() { "the core group" } else { group };
-                return Err(Fault::new("kind", format!("unknown kind {kind} of {group}")));
+                return Err(FieldError::new("kind", format!("unknown kind {kind} of {group}")));
             }
         };
         if !versions.contains(&version) {
             let versions = versions.join(" or ");
-            return Err(Fault::new(
+            return Err(FieldError::new(
                 "apiVersion",
                 format!("{kind} has no version {version}: write {versions}"),
             ));
@@ -133,10 +133,10 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 impl Metadata {
     /// Reads `metadata`, with names of the form that the API server demands.
-    pub(super) fn decode(kind: Kind, document: &Value) -> Result<Self, Fault> {
-        let field = document.get("metadata").ok_or_else(|| Fault::new("metadata", "is missing"))?;
+    pub(super) fn decode(kind: Kind, document: &Value) -> Result<Self, FieldError> {
+        let field = document.get("metadata").ok_or_else(|| FieldError::new("metadata", "is missing"))?;
         let meta: ObjectMeta = strict::decode_at(field, "metadata")?;
-        let name = meta.name.ok_or_else(|| Fault::new("metadata.name", "is missing"))?;
+        let name = meta.name.ok_or_else(|| FieldError::new("metadata.name", "is missing"))?;
         let legal = match kind {
             Kind::Namespace => is_label(&name),
             // RFC 1035: a Service's name is a DNS label that starts with a letter.
@@ -144,17 +144,20 @@ impl Metadata {
             _ => is_subdomain(&name),
         };
         if !legal {
-            return Err(Fault::new("metadata.name", format!("{name:?} is no name for a {kind}")));
+            return Err(FieldError::new("metadata.name", format!("{name:?} is no name for a {kind}")));
         }
         let namespace = match (kind, meta.namespace) {
             (Kind::Namespace, None) => "".into(),
             (Kind::Namespace, Some(_)) => {
-                return Err(Fault::new("metadata.namespace", "a Namespace stands in no namespace"));
+                return Err(FieldError::new("metadata.namespace", "a Namespace stands in no namespace"));
             }
             (_, None) => DEFAULT_NAMESPACE.into(),
             (_, Some(namespace)) if is_label(&namespace) => namespace.into(),
             (_, Some(namespace)) => {
-                return Err(Fault::new("metadata.namespace", format!("{namespace:?} is not a DNS label")));
+                return Err(FieldError::new(
+                    "metadata.namespace",
+                    format!("{namespace:?} is not a DNS label"),
+                ));
             }
         };
         let annotations = names(meta.annotations);
@@ -174,7 +177,7 @@ fn names(map: Option<BTreeMap<String, String>>) -> BTreeMap<Name, Name> {
 }
 
 /// An annotation of ours that is misspelt would do nothing, in silence: refused.
-fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(), Fault> {
+fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(), FieldError> {
     let known: &[&str] = match kind {
         Kind::Service => &[SERVICE_ACCOUNTS],
         Kind::EndpointSlice => &[SPIFFE_ID],
@@ -184,7 +187,7 @@ fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(
         None => Ok(()),
         Some(key) => {
             let path = format!("metadata.annotations.{key}");
-            Err(Fault::new(path, format!("unknown annotation for a {kind}")))
+            Err(FieldError::new(path, format!("unknown annotation for a {kind}")))
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The resources that the mesh reads, each parsed once into a type that cannot hold what an API server would refuse.
 //!
-//! A document comes in as a JSON value, whatever it was written in; a [`Resource`] or a [`Fault`] with the path of the
+//! A document comes in as a JSON value, whatever it was written in; a [`Resource`] or a [`FieldError`] with the path of the
 //! offending field goes out. The kinds of Kubernetes' own API are read with k8s-openapi's types. Those of Gateway API
 //! have types of our own: they parse straight into what routes are made of, with the limits of the CRDs in the types,
 //! and refuse unknown fields where they stand. Tests hold them against the `gateway-api` crate.
 
-mod faults;
+mod field_errors;
 mod endpoint_slice;
 mod service;
 mod grpc_route;
@@ -39,7 +39,7 @@ pub use self::metadata::{Kind, ResourceId};
 pub(super) use self::mirror::MirrorSpec;
 pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
-pub use self::strict::Fault;
+pub use self::strict::FieldError;
 use self::tcp_route::TcpRouteSpec;
 use super::service::Service;
 
@@ -70,7 +70,7 @@ pub(crate) struct Decoded {
     /// Whose last good version stays when this one is refused.
     pub(crate) id: Option<ResourceId>,
     /// The resource, or what is wrong with it: one fault or more.
-    pub(crate) outcome: Result<Arc<Resource>, Vec<Fault>>,
+    pub(crate) outcome: Result<Arc<Resource>, Vec<FieldError>>,
     /// The item's own text, in a List: the document's is that of all of them.
     pub(crate) text: Option<Arc<str>>,
 }
@@ -94,7 +94,7 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
         vec![Decoded {
             title: Some("List".into()),
             id: None,
-            outcome: Err(vec![Fault::new(path, reason)]),
+            outcome: Err(vec![FieldError::new(path, reason)]),
             text: None,
         }]
     };
@@ -114,8 +114,8 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     let item = |(at, item): (usize, Value)| {
         let text = item.to_string().into();
         let mut decoded = Decoded { text: Some(text), ..decode_one(item) };
-        for fault in decoded.outcome.as_mut().err().into_iter().flatten() {
-            fault.path = format!("items[{at}].{}", fault.path);
+        for error in decoded.outcome.as_mut().err().into_iter().flatten() {
+            error.path = format!("items[{at}].{}", error.path);
         }
         decoded
     };
@@ -127,7 +127,7 @@ pub(crate) fn decode_admitted(mut object: Value) -> (Decoded, Vec<String>) {
     strict::drop_nulls(&mut object);
     let mut ignored = Vec::new();
     let decoded = decode_with(object, |kind, object| {
-        let (outcome, unknown) = faults::read_leniently(object, |object| decode_kind(kind, object));
+        let (outcome, unknown) = field_errors::read_leniently(object, |object| decode_kind(kind, object));
         ignored = unknown;
         outcome
     });
@@ -143,14 +143,14 @@ fn decode_one(document: Value) -> Decoded {
 /// Reads one resource with `read`, which gives the first fault, and the document in which it was found.
 fn decode_with(
     document: Value,
-    read: impl FnOnce(Kind, Value) -> Result<Resource, (Fault, Value)>,
+    read: impl FnOnce(Kind, Value) -> Result<Resource, (FieldError, Value)>,
 ) -> Decoded {
     let (title, mut id) = metadata::identify(&document);
     let outcome = match Kind::of(&document) {
         Ok(kind) => read(kind, document).map(Arc::new).map_err(|(first, document)| {
-            faults::all(first, document, |document| decode_kind(kind, document))
+            field_errors::all(first, document, |document| decode_kind(kind, document))
         }),
-        Err(fault) => Err(vec![fault]),
+        Err(error) => Err(vec![error]),
     };
     if let Ok(resource) = &outcome {
         id = Some(resource.metadata.id.clone());
@@ -158,7 +158,7 @@ fn decode_with(
     Decoded { title, id, outcome, text: None }
 }
 
-fn decode_kind(kind: Kind, document: Value) -> Result<Resource, Fault> {
+fn decode_kind(kind: Kind, document: Value) -> Result<Resource, FieldError> {
     let metadata = Metadata::decode(kind, &document)?;
     let body = match kind {
         Kind::Namespace => {
@@ -178,13 +178,13 @@ fn decode_kind(kind: Kind, document: Value) -> Result<Resource, Fault> {
 }
 
 /// The `spec` of a kind of Gateway API. `status` is a controller's to write, and is not looked at: ours is made anew.
-fn spec<T: DeserializeOwned>(document: Value) -> Result<T, Fault> {
-    let Value::Object(mut fields) = document else { return Err(Fault::new("", "is not an object")) };
+fn spec<T: DeserializeOwned>(document: Value) -> Result<T, FieldError> {
+    let Value::Object(mut fields) = document else { return Err(FieldError::new("", "is not an object")) };
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
     if let Some(other) = fields.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(Fault::new(other, "unknown field"));
+        return Err(FieldError::new(other, "unknown field"));
     }
-    let spec = fields.remove("spec").ok_or_else(|| Fault::new("spec", "is missing"))?;
+    let spec = fields.remove("spec").ok_or_else(|| FieldError::new("spec", "is missing"))?;
     strict::parse(&spec, "spec")
 }
 

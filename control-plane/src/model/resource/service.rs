@@ -11,13 +11,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use outrigger_core::Name;
 
 use super::metadata::{Metadata, SERVICE_ACCOUNTS};
-use super::strict::Fault;
+use super::strict::FieldError;
 use super::value::{is_label, is_subdomain};
-use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
+use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
 
 /// Makes a service of what was read.
-pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Service, Fault> {
-    let spec = service.spec.ok_or_else(|| Fault::new("spec", "is missing"))?;
+pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Service, FieldError> {
+    let spec = service.spec.ok_or_else(|| FieldError::new("spec", "is missing"))?;
     let api::ServiceSpec {
         cluster_ip,
         cluster_ips,
@@ -45,111 +45,112 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         traffic_distribution: _,
     } = spec;
     if session_affinity.is_some_and(|affinity| affinity != "None") || session_affinity_config.is_some() {
-        return Err(Fault::new("spec.sessionAffinity", "is not supported yet"));
+        return Err(FieldError::new("spec.sessionAffinity", "is not supported yet"));
     }
     if internal_traffic_policy.is_some_and(|policy| policy != "Cluster") {
-        return Err(Fault::new("spec.internalTrafficPolicy", "only Cluster is supported"));
+        return Err(FieldError::new("spec.internalTrafficPolicy", "only Cluster is supported"));
     }
-    let reach = reach(type_.as_deref(), cluster_ip, cluster_ips, external_name)?;
+    let service_type = service_type(type_.as_deref(), cluster_ip, cluster_ips, external_name)?;
     let ports = ports.unwrap_or_default();
     // One with UDP or SCTP ports alone is sound, and nothing of it is the mesh's.
-    if ports.is_empty() && matches!(reach, Reach::ClusterIps(_)) {
-        return Err(Fault::new("spec.ports", "is empty"));
+    if ports.is_empty() && matches!(service_type, ServiceType::ClusterIps(_)) {
+        return Err(FieldError::new("spec.ports", "is empty"));
     }
     let ports = decode_ports(ports)?;
     Ok(Service {
         key: ServiceKey { namespace: metadata.id.namespace.clone(), name: metadata.id.name.clone() },
-        reach,
+        service_type,
         ports,
         service_accounts: service_accounts(metadata)?,
         publish_not_ready: publish_not_ready_addresses.unwrap_or(false),
     })
 }
 
-fn reach(
+fn service_type(
     kind: Option<&str>,
     cluster_ip: Option<String>,
     cluster_ips: Option<Vec<String>>,
     external_name: Option<String>,
-) -> Result<Reach, Fault> {
+) -> Result<ServiceType, FieldError> {
     match kind.unwrap_or("ClusterIP") {
         "ExternalName" => {
-            let name = external_name.ok_or_else(|| Fault::new("spec.externalName", "is missing"))?;
+            let name = external_name.ok_or_else(|| FieldError::new("spec.externalName", "is missing"))?;
             let name = name.trim_end_matches('.').to_ascii_lowercase();
             if !is_subdomain(&name) {
-                return Err(Fault::new("spec.externalName", format!("{name:?} is not a host name")));
+                return Err(FieldError::new("spec.externalName", format!("{name:?} is not a host name")));
             }
-            Ok(Reach::ExternalName(name.into()))
+            Ok(ServiceType::ExternalName(name.into()))
         }
         "ClusterIP" | "NodePort" | "LoadBalancer" => cluster_ips_of(cluster_ip, cluster_ips),
-        other => Err(Fault::new("spec.type", format!("unknown type {other:?}"))),
+        other => Err(FieldError::new("spec.type", format!("unknown type {other:?}"))),
     }
 }
 
-fn cluster_ips_of(first: Option<String>, all: Option<Vec<String>>) -> Result<Reach, Fault> {
+fn cluster_ips_of(first: Option<String>, all: Option<Vec<String>>) -> Result<ServiceType, FieldError> {
     let first = first.filter(|ip| !ip.is_empty());
     let all = all.unwrap_or_default();
     if let (Some(first), Some(same)) = (&first, all.first())
         && first != same
     {
-        return Err(Fault::new("spec.clusterIPs[0]", format!("differs from clusterIP {first}")));
+        return Err(FieldError::new("spec.clusterIPs[0]", format!("differs from clusterIP {first}")));
     }
     let all = if all.is_empty() { first.into_iter().collect() } else { all };
     if all.iter().any(|ip| ip == "None") {
         return if all.len() == 1 {
-            Ok(Reach::Headless)
+            Ok(ServiceType::Headless)
         } else {
-            Err(Fault::new("spec.clusterIPs", "None excludes every other address"))
+            Err(FieldError::new("spec.clusterIPs", "None excludes every other address"))
         };
     }
     let mut ips = Vec::new();
     for (at, text) in all.iter().enumerate() {
         let path = || format!("spec.clusterIPs[{at}]");
         let ip: IpAddr =
-            text.parse().map_err(|_| Fault::new(path(), format!("{text:?} is not an IP address")))?;
+            text.parse().map_err(|_| FieldError::new(path(), format!("{text:?} is not an IP address")))?;
         if ips.iter().any(|other: &IpAddr| other.is_ipv4() == ip.is_ipv4()) {
-            return Err(Fault::new(path(), "a second address of one family"));
+            return Err(FieldError::new(path(), "a second address of one family"));
         }
         ips.push(ip);
     }
-    Ok(Reach::ClusterIps(ips))
+    Ok(ServiceType::ClusterIps(ips))
 }
 
-fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, Fault> {
+fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, FieldError> {
     let (several, mut all) = (ports.len() > 1, Vec::new());
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for (at, port) in ports.into_iter().enumerate() {
         let api::ServicePort { app_protocol, name, node_port: _, port: number, protocol, target_port } = port;
-        let fault = |field: &str, reason: String| Fault::new(format!("spec.ports[{at}].{field}"), reason);
+        let error =
+            |field: &str, reason: String| FieldError::new(format!("spec.ports[{at}].{field}"), reason);
         let name: Name = name.unwrap_or_default().into();
         if several && name.is_empty() {
-            return Err(fault("name", "is required where there are several ports".into()));
+            return Err(error("name", "is required where there are several ports".into()));
         }
         if !name.is_empty() && !is_label(&name) {
-            return Err(fault("name", format!("{name:?} is not a DNS label")));
+            return Err(error("name", format!("{name:?} is not a DNS label")));
         }
         if !names.insert(name.clone()) {
-            return Err(fault("name", format!("{name:?} is there twice")));
+            return Err(error("name", format!("{name:?} is there twice")));
         }
-        let number = port_number(number).ok_or_else(|| fault("port", format!("{number} is not a port")))?;
+        let number = port_number(number).ok_or_else(|| error("port", format!("{number} is not a port")))?;
         let protocol = protocol.unwrap_or_else(|| "TCP".into());
         if !["TCP", "UDP", "SCTP"].contains(&protocol.as_str()) {
-            return Err(fault("protocol", format!("unknown protocol {protocol:?}")));
+            return Err(error("protocol", format!("unknown protocol {protocol:?}")));
         }
         if !numbers.insert((number, protocol.clone())) {
-            return Err(fault("port", format!("{number} is there twice")));
+            return Err(error("port", format!("{number} is there twice")));
         }
         let target = match target_port {
             None => TargetPort::Number(number),
             Some(IntOrString::Int(target)) => match port_number(target) {
                 Some(target) => TargetPort::Number(target),
-                None => return Err(fault("targetPort", format!("{target} is not a port"))),
+                None => return Err(error("targetPort", format!("{target} is not a port"))),
             },
             Some(IntOrString::String(target)) if matches!(target.len(), 1..=15) && is_label(&target) => {
                 TargetPort::Name(target.into())
             }
             Some(IntOrString::String(target)) => {
-                return Err(fault("targetPort", format!("{target:?} is not the name of a port")));
+                return Err(error("targetPort", format!("{target:?} is not the name of a port")));
             }
         };
         let app_protocol = app_protocol.as_deref().map_or(AppProtocol::Detect, AppProtocol::parse);
@@ -167,13 +168,13 @@ pub(super) fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
-fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, Fault> {
+fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, FieldError> {
     let Some(list) = metadata.annotations.get(SERVICE_ACCOUNTS) else { return Ok(Vec::new()) };
     let account = |name: &str| match name.trim() {
         name if is_subdomain(name) => Ok(name.into()),
         name => {
             let path = format!("metadata.annotations.{SERVICE_ACCOUNTS}");
-            Err(Fault::new(path, format!("{name:?} is not the name of a service account")))
+            Err(FieldError::new(path, format!("{name:?} is not the name of a service account")))
         }
     };
     let mut accounts: Vec<Name> = list.split(',').map(account).collect::<Result<_, _>>()?;
@@ -186,7 +187,7 @@ fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, Fault> {
 mod tests {
     use crate::model::resource::Body;
     use crate::model::resource::testing::{check_table, read};
-    use crate::model::service::{AppProtocol, Reach, TargetPort};
+    use crate::model::service::{AppProtocol, ServiceType, TargetPort};
 
     const SERVICE: &str = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {@}}";
 
@@ -256,10 +257,10 @@ mod tests {
         assert_eq!(three.ports[0].target, TargetPort::Name("http".into()));
         assert_eq!(three.ports[1].target, TargetPort::Number(90));
         assert_eq!(service("ports: [{port: 53, protocol: UDP}]").ports, []);
-        assert_eq!(service("clusterIP: None").reach, Reach::Headless);
+        assert_eq!(service("clusterIP: None").service_type, ServiceType::Headless);
         assert_eq!(
-            service("type: ExternalName, externalName: Example.COM.").reach,
-            Reach::ExternalName("example.com".into())
+            service("type: ExternalName, externalName: Example.COM.").service_type,
+            ServiceType::ExternalName("example.com".into())
         );
         for (name, protocol) in [
             ("grpc", AppProtocol::Grpc),

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 /// Why a resource was refused: the path of the field and what is wrong there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct FieldError {
     /// `spec.rules[0].matches[1].path`; empty for the document as a whole.
     pub path: String,
     /// The reason.
     pub reason: String,
 }
 
-impl Fault {
+impl FieldError {
     /// Makes a fault.
     pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { path: path.into(), reason: reason.into() }
@@ -28,7 +28,7 @@ impl Fault {
     }
 }
 
-impl Display for Fault {
+impl Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
@@ -47,7 +47,7 @@ pub(super) fn at(field: impl Display, reason: impl Display) -> String {
 }
 
 /// Reads a value whose types refuse unknown fields themselves. `root` is the path of the value.
-pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T, Fault> {
+pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = match error.path().to_string().as_str() {
             "." => root.to_owned(),
@@ -57,11 +57,11 @@ pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T,
         };
         let text = error.into_inner().to_string();
         match text.rsplit_once(FIELD_END) {
-            None => Fault::new(path, text),
+            None => FieldError::new(path, text),
             Some((field, reason)) => {
                 let field = field.replace(FIELD_END, ".");
                 let dot = if path.is_empty() { "" } else { "." };
-                Fault::new(format!("{path}{dot}{field}"), reason)
+                FieldError::new(format!("{path}{dot}{field}"), reason)
             }
         }
     })
@@ -135,20 +135,20 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for Strict<'de> {
 
 /// Reads a value with the types of k8s-openapi, which pass over what they do not know: a field that is not there any
 /// more when the result is written down again is unknown.
-pub(super) fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, Fault> {
+pub(super) fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, FieldError> {
     decode_at(value, "")
 }
 
 /// The same for a value inside a document.
-pub(super) fn decode_at<T: DeserializeOwned + Serialize>(value: &Value, root: &str) -> Result<T, Fault> {
+pub(super) fn decode_at<T: DeserializeOwned + Serialize>(value: &Value, root: &str) -> Result<T, FieldError> {
     let decoded = parse(value, root)?;
-    let again = serde_json::to_value(&decoded).map_err(|error| Fault::new(root, error.to_string()))?;
+    let again = serde_json::to_value(&decoded).map_err(|error| FieldError::new(root, error.to_string()))?;
     match unknown_field(value, &again) {
         None => Ok(decoded),
         Some(path) => {
             let path = path.trim_start_matches('.');
             let dot = if root.is_empty() { "" } else { "." };
-            Err(Fault::new(format!("{root}{dot}{path}"), "unknown field"))
+            Err(FieldError::new(format!("{root}{dot}{path}"), "unknown field"))
         }
     }
 }

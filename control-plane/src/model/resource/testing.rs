@@ -17,9 +17,9 @@ pub(crate) fn check_table(template: &str, taken: &[&str], refused: &[(&str, &str
     }
     for (part, path, reason) in refused {
         let decoded = read(&template.replace('@', part));
-        let Err(faults) = &decoded[0].outcome else { panic!("taken: {part}") };
-        let fault = &faults[0];
-        assert_eq!(fault.path, *path, "{part}: {fault}");
-        assert!(fault.reason.contains(reason), "{part}: {fault}");
+        let Err(errors) = &decoded[0].outcome else { panic!("taken: {part}") };
+        let error = &errors[0];
+        assert_eq!(error.path, *path, "{part}: {error}");
+        assert!(error.reason.contains(reason), "{part}: {error}");
     }
 }

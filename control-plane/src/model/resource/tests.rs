@@ -142,8 +142,8 @@ proptest! {
             let mut document = serde_json::json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}});
             document[field] = spec.clone();
             for decoded in decode(document) {
-                let Err(faults) = decoded.outcome else { continue };
-                prop_assert!(!faults.is_empty() && faults.iter().all(|fault| !fault.reason.is_empty()));
+                let Err(errors) = decoded.outcome else { continue };
+                prop_assert!(!errors.is_empty() && errors.iter().all(|error| !error.reason.is_empty()));
             }
         }
     }

@@ -122,7 +122,7 @@ fn a_resource_of_two_sources_is_the_first_sources_and_the_others_is_refused() {
     assert_eq!(
         refusals,
         [
-            "object shop/cart at version 81, Service shop/cart, metadata.name: is defined in a.yaml, document 1 already"
+            "object shop/cart at version 81, Service shop/cart, metadata.name: is already defined in a.yaml, document 1"
         ]
     );
     // Another version of what is not in force changes nothing.

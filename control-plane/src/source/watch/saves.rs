@@ -4,7 +4,7 @@ use std::fs::{self, create_dir, remove_file, rename, write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::super::settling::GONE;
+use super::super::write_tracker::REMOVED_AFTER;
 use super::*;
 use crate::model::service::ServiceKey;
 use crate::source::assembler::{Assembler, View};
@@ -38,7 +38,7 @@ async fn changes_of(save: impl FnOnce(&Path, &Path)) -> Vec<String> {
     let log = move |changes: &[ChangeEvent]| drop(log.send(changes.to_vec()));
     let mut assembler = Assembler::new(log);
     let _source =
-        DirectorySource::start(&root, directory.path().join("kept"), assembler.add_source()).unwrap();
+        DirectorySource::start(&root, directory.path().join("retained"), assembler.add_source()).unwrap();
     let mut view = assembler.synced().await.unwrap();
     events.recv().unwrap();
     save(&root, &file);
@@ -46,7 +46,7 @@ async fn changes_of(save: impl FnOnce(&Path, &Path)) -> Vec<String> {
     let saved = |view: &View| view.mesh.service(&key).is_some_and(|a| a.service.port(81).is_some());
     let seen = tokio::time::timeout(Duration::from_secs(30), view.wait_for(saved)).await;
     drop(seen.expect("not saved in 30 s").unwrap());
-    thread::sleep(GONE + QUIET * 4);
+    thread::sleep(REMOVED_AFTER + DEBOUNCE * 4);
     write(root.join("end.yaml"), "{apiVersion: v1, kind: Namespace, metadata: {name: end}}").unwrap();
     let text =
         |event: &ChangeEvent| format!("{} {:?}", event.resource.as_deref().unwrap_or("-"), event.change);
@@ -192,7 +192,8 @@ async fn what_is_removed_goes_once_and_what_is_added_meanwhile_does_not_wait() {
     let log =
         move |changes: &[ChangeEvent]| changes.iter().for_each(|one| drop(log.send(one.change.clone())));
     let mut assembler = Assembler::new(log);
-    let _source = DirectorySource::start(directory.path(), file(".kept"), assembler.add_source()).unwrap();
+    let _source =
+        DirectorySource::start(directory.path(), file(".retained"), assembler.add_source()).unwrap();
     assembler.synced().await.unwrap();
     assert_eq!(events.recv().unwrap(), Change::Added);
     remove_file(file("old.yaml")).unwrap();

@@ -69,7 +69,7 @@ fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
     ServiceEntry {
         service: Arc::new(Service {
             key,
-            reach: Reach::ClusterIps(vec!["10.0.0.1".parse().unwrap()]),
+            service_type: ServiceType::ClusterIps(vec!["10.0.0.1".parse().unwrap()]),
             ports: vec![port],
             service_accounts: Vec::new(),
             publish_not_ready: false,
@@ -88,9 +88,9 @@ fn producer(table: RouteTable) -> ServiceRoutes {
     ServiceRoutes { ports: vec![(80, routes)] }
 }
 
-fn settings() -> Settings {
+fn settings() -> MeshSettings {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-    Settings { cluster_domain: "cluster.local".into(), trust_domain }
+    MeshSettings { cluster_domain: "cluster.local".into(), trust_domain }
 }
 
 fn catalog(entry: ServiceEntry) -> Catalog {
@@ -186,7 +186,7 @@ fn what_does_not_exist_has_no_resource() {
     assert!(catalog.resource(&shop(), Kind::Cluster, "cart:80").is_none());
     let external = ServiceEntry {
         service: Arc::new(Service {
-            reach: Reach::ExternalName("example.org".into()),
+            service_type: ServiceType::ExternalName("example.org".into()),
             ..plain(AppProtocol::Http).service.as_ref().clone()
         }),
         ..plain(AppProtocol::Http)

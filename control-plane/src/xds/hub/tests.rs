@@ -6,7 +6,7 @@ use super::*;
 use crate::model::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use crate::model::mesh::ServiceEntry;
 use crate::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
-use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
+use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
 use crate::translate::scope::{Dialect, Mode};
 
 fn entry(number: u32, endpoint: u16) -> ServiceEntry {
@@ -27,7 +27,7 @@ fn entry(number: u32, endpoint: u16) -> ServiceEntry {
     ServiceEntry {
         service: Arc::new(Service {
             key: ServiceKey::new("shop", format!("s{number}")),
-            reach: Reach::ClusterIps(Vec::new()),
+            service_type: ServiceType::ClusterIps(Vec::new()),
             ports: vec![port],
             service_accounts: Vec::new(),
             publish_not_ready: false,
@@ -43,7 +43,7 @@ fn mesh(changed: u32, endpoint: u16) -> Arc<Mesh> {
 
 fn hub() -> Hub {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-    Hub::new(Settings { cluster_domain: "cluster.local".into(), trust_domain })
+    Hub::new(MeshSettings { cluster_domain: "cluster.local".into(), trust_domain })
 }
 
 fn viewer(mode: Mode) -> Viewer {

@@ -11,11 +11,11 @@ use tonic::transport::Channel;
 
 use super::*;
 use crate::model::mesh::ServiceEntry;
-use crate::model::service::{AppProtocol, Reach, Service, ServiceKey, ServicePort, TargetPort};
+use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
 
 fn server() -> Server {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-    Server::new(Settings { cluster_domain: "cluster.local".into(), trust_domain }, Metrics::new().into())
+    Server::new(MeshSettings { cluster_domain: "cluster.local".into(), trust_domain }, Metrics::new().into())
 }
 
 fn mesh() -> Arc<Mesh> {
@@ -27,7 +27,7 @@ fn mesh() -> Arc<Mesh> {
     };
     let service = Service {
         key: ServiceKey::new("shop", "cart"),
-        reach: Reach::Headless,
+        service_type: ServiceType::Headless,
         ports: vec![port],
         service_accounts: Vec::new(),
         publish_not_ready: false,

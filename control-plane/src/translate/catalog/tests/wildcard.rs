@@ -3,7 +3,7 @@ use super::*;
 /// `cart` without a cluster IP, with these endpoints.
 fn headless(endpoints: &[&str]) -> ServiceEntry {
     let plain = plain(AppProtocol::Http);
-    let service = Service { reach: Reach::Headless, ..plain.service.as_ref().clone() };
+    let service = Service { service_type: ServiceType::Headless, ..plain.service.as_ref().clone() };
     let endpoints: Vec<_> = endpoints.iter().map(|at| endpoint(at, EndpointHealth::Ready)).collect();
     let endpoints = Endpoints { ports: vec![(80, endpoints.into())] };
     ServiceEntry { service: Arc::new(service), endpoints: Arc::new(endpoints), ..plain }
@@ -12,8 +12,9 @@ fn headless(endpoints: &[&str]) -> ServiceEntry {
 /// The same service with a cluster IP, by another name: it comes first in order.
 fn balanced(endpoints: &[&str]) -> ServiceEntry {
     let entry = headless(endpoints);
-    let reach = Reach::ClusterIps(vec!["10.0.0.9".parse().unwrap()]);
-    let service = Service { key: ServiceKey::new("shop", "basket"), reach, ..entry.service.as_ref().clone() };
+    let service_type = ServiceType::ClusterIps(vec!["10.0.0.9".parse().unwrap()]);
+    let service =
+        Service { key: ServiceKey::new("shop", "basket"), service_type, ..entry.service.as_ref().clone() };
     ServiceEntry { service: Arc::new(service), ..entry }
 }
 

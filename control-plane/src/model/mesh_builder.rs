@@ -1,6 +1,6 @@
 //! Makes the next version of the mesh from changed resources.
 //!
-//! Sources call [`Assembly::apply`]. Only what a change touches is made anew, and what comes out as it was stays the
+//! Sources call [`MeshBuilder::apply`]. Only what a change touches is made anew, and what comes out as it was stays the
 //! very same value, so that translation finds the difference by comparing pointers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,23 +8,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::attachment::{self, Attachments};
+use super::conditions;
 use super::endpoint::{Endpoint, EndpointHealth, Endpoints};
 use super::inventory::{Inventory, Touched};
 use super::mesh::{Mesh, ServiceEntry};
 use super::resource::{Resource, ResourceId};
 use super::service::Service;
 use super::status::Statuses;
-use super::verdict;
 
 /// The resources that were accepted, and the mesh that they make.
 #[derive(Debug, Default)]
-pub(crate) struct Assembly {
+pub(crate) struct MeshBuilder {
     inventory: Inventory,
     mesh: Mesh,
     statuses: Statuses,
 }
 
-impl Assembly {
+impl MeshBuilder {
     /// Takes new versions of resources; none where one is gone.
     pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = (ResourceId, Option<Arc<Resource>>)>) {
         let mut touched = Touched::default();
@@ -39,20 +39,22 @@ impl Assembly {
         let entries: BTreeSet<_> = services.iter().chain(&endpoints).chain(&routes).collect();
         for key in entries {
             let Some(current) = inventory.service(key) else {
-                mesh.take(key);
+                mesh.remove(key);
                 continue;
             };
             let old = mesh.service(key);
             let entry = ServiceEntry {
-                service: renewed(old.map(|old| &old.service), services.contains(key), || current.clone()),
-                endpoints: renewed(old.map(|old| &old.endpoints), endpoints.contains(key), || {
+                service: reuse_if_same(old.map(|old| &old.service), services.contains(key), || {
+                    current.clone()
+                }),
+                endpoints: reuse_if_same(old.map(|old| &old.endpoints), endpoints.contains(key), || {
                     endpoints_of(inventory, current)
                 }),
-                routes: renewed(old.map(|old| &old.routes), routes.contains(key), || {
+                routes: reuse_if_same(old.map(|old| &old.routes), routes.contains(key), || {
                     attachment::routes_of(inventory, current, &attachments.of(current))
                 }),
             };
-            mesh.put(entry);
+            mesh.insert(entry);
         }
         // Endpoints are nothing to a route's status.
         for key in services.iter().chain(&routes) {
@@ -62,7 +64,7 @@ impl Assembly {
             match inventory.route(&id) {
                 None => drop(statuses.remove(&id)),
                 Some(route) => {
-                    let status = verdict::status_of(inventory, route, &mut attachments);
+                    let status = conditions::status_of(inventory, route, &mut attachments);
                     if statuses.get(&id).is_none_or(|old| **old != status) {
                         statuses.insert(id, Arc::new(status));
                     }
@@ -83,7 +85,7 @@ impl Assembly {
 }
 
 /// The old value where it was not touched or comes out the same.
-fn renewed<T: PartialEq>(old: Option<&Arc<T>>, touched: bool, make: impl FnOnce() -> T) -> Arc<T> {
+fn reuse_if_same<T: PartialEq>(old: Option<&Arc<T>>, touched: bool, make: impl FnOnce() -> T) -> Arc<T> {
     match old {
         Some(old) if !touched => Arc::clone(old),
         old => {
@@ -158,10 +160,10 @@ pub(super) mod testing {
 
     /// The resource that YAML tells.
     pub(crate) fn resource(yaml: &str) -> Arc<Resource> {
-        read(yaml).remove(0).outcome.unwrap_or_else(|faults| panic!("{faults:?} in {yaml}"))
+        read(yaml).remove(0).outcome.unwrap_or_else(|errors| panic!("{errors:?} in {yaml}"))
     }
 
-    impl Assembly {
+    impl MeshBuilder {
         /// Takes new resources.
         pub(crate) fn with(&mut self, yamls: &[&str]) -> &mut Self {
             let resources = yamls.iter().map(|yaml| resource(yaml));

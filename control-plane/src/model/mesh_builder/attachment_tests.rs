@@ -1,12 +1,12 @@
-use crate::model::assembly::Assembly;
-use crate::model::assembly::testing::{route, service};
+use crate::model::mesh_builder::MeshBuilder;
+use crate::model::mesh_builder::testing::{route, service};
 
 const TO_CART: &str = "backendRefs: [{name: cart, port: 80}]";
 
-fn shop(more: &[&str]) -> Assembly {
-    let mut assembly = Assembly::default();
-    assembly.with(&[&service("catalog", 80, "http"), &service("cart", 80, "http")]).with(more);
-    assembly
+fn shop(more: &[&str]) -> MeshBuilder {
+    let mut builder = MeshBuilder::default();
+    builder.with(&[&service("catalog", 80, "http"), &service("cart", 80, "http")]).with(more);
+    builder
 }
 
 fn http(name: &str, rules: &str) -> String {
@@ -35,14 +35,13 @@ fn ties_go_to_the_older_route_and_then_to_the_first_by_name() {
         let metadata = format!("metadata: {{creationTimestamp: '{date}', name");
         http(name, &rule).replace("metadata: {name", &metadata)
     };
-    let assembly = shop(&[
+    let builder = shop(&[
         &http("a", &rule),
         &http("b", &rule),
         &dated("y", "2026-01-02T00:00:00Z"),
         &dated("z", "2026-01-01T00:00:00Z"),
     ]);
-    let order: Vec<_> =
-        assembly.table("catalog", "shop").iter().map(|line| line[15..16].to_owned()).collect();
+    let order: Vec<_> = builder.table("catalog", "shop").iter().map(|line| line[15..16].to_owned()).collect();
     assert_eq!(order, ["z", "y", "a", "b"]);
 }
 
@@ -50,11 +49,11 @@ fn ties_go_to_the_older_route_and_then_to_the_first_by_name() {
 fn consumer_routes_replace_the_producers_for_their_own_namespace() {
     let rule = format!("{{{TO_CART}}}");
     let own = "{backendRefs: [{name: mine, port: 80}]}";
-    let assembly =
+    let builder =
         shop(&[&http("producer", &rule), &http("consumer.office", own), &service("mine.office", 80, "http")]);
-    assert_eq!(assembly.table("catalog", "elsewhere"), ["httproute/shop/producer/0/0 1*cart.shop:80"]);
-    assert_eq!(assembly.table("catalog", "office"), ["httproute/office/consumer/0/0 1*mine.office:80"]);
-    assert_eq!(assembly.conditions("HTTPRoute office/consumer")[0], "Accepted=True (Accepted)");
+    assert_eq!(builder.table("catalog", "elsewhere"), ["httproute/shop/producer/0/0 1*cart.shop:80"]);
+    assert_eq!(builder.table("catalog", "office"), ["httproute/office/consumer/0/0 1*mine.office:80"]);
+    assert_eq!(builder.conditions("HTTPRoute office/consumer")[0], "Accepted=True (Accepted)");
 }
 
 /// `MeshConsumerRoute` of Gateway API's conformance tests.
@@ -65,11 +64,11 @@ fn a_consumer_route_leads_to_its_own_parent_without_a_grant() {
         parentRefs: [{group: '', kind: Service, name: catalog, namespace: shop}],
         rules: [{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x, value: y}]}}],
                  backendRefs: [{name: catalog, namespace: shop, port: 80}]}]}}";
-    let assembly = shop(&[route]);
-    assert_eq!(assembly.table("catalog", "office"), ["httproute/office/add-header/0/0 1*catalog.shop:80"]);
-    assert_eq!(assembly.table("catalog", "shop"), [""; 0]);
+    let builder = shop(&[route]);
+    assert_eq!(builder.table("catalog", "office"), ["httproute/office/add-header/0/0 1*catalog.shop:80"]);
+    assert_eq!(builder.table("catalog", "shop"), [""; 0]);
     assert_eq!(
-        assembly.conditions("HTTPRoute office/add-header"),
+        builder.conditions("HTTPRoute office/add-header"),
         ["Accepted=True (Accepted)", "ResolvedRefs=True (ResolvedRefs)"]
     );
 }
@@ -88,16 +87,16 @@ fn who_directs_the_clients_of_other_namespaces_needs_a_grant_and_nobody_else() {
         for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
             let rules = format!("{{backendRefs: [{{name: {backend}, port: 80}}]}}");
             let parent = format!("name: {parent}");
-            let assembly = shop(&[
+            let builder = shop(&[
                 &service("catalog", 80, "''"),
                 &service("cart", 80, "''"),
                 &service("mine.office", 80, "''"),
                 &service("old.archive", 80, "''"),
                 &route(kind, &format!("r.{namespace}"), &parent, &rules),
             ]);
-            let table = assembly.table("catalog", namespace);
+            let table = builder.table("catalog", namespace);
             assert_eq!(!table[0].contains("RefNotPermitted"), granted, "{kind} {backend}: {table:?}");
-            let resolved = &assembly.conditions(&format!("{kind} {namespace}/r"))[1];
+            let resolved = &builder.conditions(&format!("{kind} {namespace}/r"))[1];
             assert_eq!(!resolved.contains("RefNotPermitted"), granted, "{resolved}");
         }
     }
@@ -109,9 +108,9 @@ fn a_route_of_two_parents_needs_a_grant_for_the_one_that_it_produces() {
         metadata: {name: r, namespace: office}, spec: {parentRefs: [
           {group: '', kind: Service, name: catalog, namespace: shop}, {group: '', kind: Service, name: mine}],
         rules: [{backendRefs: [{name: cart, namespace: shop, port: 80}]}]}}";
-    let assembly = shop(&[&service("mine.office", 80, "http"), both]);
-    assert_eq!(assembly.table("catalog", "office"), ["httproute/office/r/0/0 1*cart.shop:80"]);
-    let conditions = assembly.conditions("HTTPRoute office/r");
+    let builder = shop(&[&service("mine.office", 80, "http"), both]);
+    assert_eq!(builder.table("catalog", "office"), ["httproute/office/r/0/0 1*cart.shop:80"]);
+    let conditions = builder.conditions("HTTPRoute office/r");
     assert!(conditions[1].starts_with("ResolvedRefs=True"), "{conditions:?}");
     assert!(conditions[3].starts_with("ResolvedRefs=False (RefNotPermitted)"), "{conditions:?}");
 }
@@ -121,21 +120,21 @@ fn one_kind_of_route_is_in_force_on_a_port_and_the_others_are_told() {
     let rule = format!("{{{TO_CART}}}");
     let tcp =
         |name: &str| route("TCPRoute", name, "name: catalog", "{backendRefs: [{name: stock, port: 9000}]}");
-    let mut assembly = shop(&[&service("stock", 9000, "tcp"), &tcp("b"), &tcp("a")]);
-    assert_eq!(assembly.table("catalog", "shop"), ["tcproute/shop/a/0/0 1*stock.shop:9000"]);
+    let mut builder = shop(&[&service("stock", 9000, "tcp"), &tcp("b"), &tcp("a")]);
+    assert_eq!(builder.table("catalog", "shop"), ["tcproute/shop/a/0/0 1*stock.shop:9000"]);
     assert_eq!(
-        assembly.conditions("TCPRoute shop/b")[0],
+        builder.conditions("TCPRoute shop/b")[0],
         "Accepted=False (Conflicted): TCPRoute shop/a is in force on every port that this route names"
     );
-    assembly.with(&[&http("h", &rule)]);
-    assert_eq!(assembly.table("catalog", "shop"), ["httproute/shop/h/0/0 1*cart.shop:80"]);
-    assembly.with(&[&route("GRPCRoute", "g", "name: catalog", &rule)]);
-    assert!(assembly.table("catalog", "shop")[0].starts_with("grpcroute/shop/g"));
-    assert!(assembly.conditions("HTTPRoute shop/h")[0].contains("Conflicted"));
-    assert!(assembly.conditions("TCPRoute shop/a")[0].contains("Conflicted"));
+    builder.with(&[&http("h", &rule)]);
+    assert_eq!(builder.table("catalog", "shop"), ["httproute/shop/h/0/0 1*cart.shop:80"]);
+    builder.with(&[&route("GRPCRoute", "g", "name: catalog", &rule)]);
+    assert!(builder.table("catalog", "shop")[0].starts_with("grpcroute/shop/g"));
+    assert!(builder.conditions("HTTPRoute shop/h")[0].contains("Conflicted"));
+    assert!(builder.conditions("TCPRoute shop/a")[0].contains("Conflicted"));
     // Another namespace's clients have a table of their own, and so there is no conflict with it.
-    assembly.with(&[&route("TCPRoute", "t.office", "name: catalog", &rule)]);
-    assert_eq!(assembly.conditions("TCPRoute office/t")[0], "Accepted=True (Accepted)");
+    builder.with(&[&route("TCPRoute", "t.office", "name: catalog", &rule)]);
+    assert_eq!(builder.conditions("TCPRoute office/t")[0], "Accepted=True (Accepted)");
 }
 
 #[test]
@@ -155,8 +154,8 @@ fn a_parent_that_cannot_take_the_route_says_why() {
         ),
     ] {
         let route = route("HTTPRoute", "r", parent, &rule);
-        let assembly = shop(&[&service("stock", 80, "tcp"), external, &route]);
-        assert_eq!(assembly.conditions("HTTPRoute shop/r")[0], condition, "{parent}");
+        let builder = shop(&[&service("stock", 80, "tcp"), external, &route]);
+        assert_eq!(builder.conditions("HTTPRoute shop/r")[0], condition, "{parent}");
     }
     let gateway = http("r", &rule).replace("group: '', kind: Service, ", "");
     assert_eq!(shop(&[&gateway]).conditions("HTTPRoute shop/r"), [""; 0]);
@@ -182,7 +181,7 @@ fn a_backend_that_cannot_be_used_keeps_its_share_and_is_named() {
     ] {
         let rules =
             format!("{{backendRefs: [{{{backend}, weight: 3}}, {{name: cart, port: 80, weight: 0}}]}}");
-        let assembly = shop(&[
+        let builder = shop(&[
             &http("r", &rules),
             &service("stock", 80, "tcp"),
             &service("old.archive", 80, "http"),
@@ -191,8 +190,8 @@ fn a_backend_that_cannot_be_used_keeps_its_share_and_is_named() {
             grant,
         ]);
         let line = format!("httproute/shop/r/0/0 3*{expected} 0*cart.shop:80");
-        assert_eq!(assembly.table("catalog", "shop"), [line], "{backend}");
-        let conditions = assembly.conditions("HTTPRoute shop/r");
+        assert_eq!(builder.table("catalog", "shop"), [line], "{backend}");
+        let conditions = builder.conditions("HTTPRoute shop/r");
         assert_eq!(conditions[0], "Accepted=True (Accepted)");
         let resolved = format!("ResolvedRefs={}", if expected.contains(':') { "True" } else { "False" });
         assert!(
@@ -214,11 +213,11 @@ fn a_tcp_route_leads_to_what_takes_opaque_bytes() {
     ] {
         let rules = "{backendRefs: [{name: stock, port: 80}, {name: catalog, port: 80}]}";
         let tcp = route("TCPRoute", "r", "name: catalog", rules);
-        let assembly = shop(&[&service("stock", 80, protocol), &tcp]);
+        let builder = shop(&[&service("stock", 80, protocol), &tcp]);
         // The route's own parent is opaque by the route.
         let line = format!("tcproute/shop/r/0/0 1*{expected} 1*catalog.shop:80");
-        assert_eq!(assembly.table("catalog", "shop"), [line], "{protocol}");
-        let conditions = assembly.conditions("TCPRoute shop/r");
+        assert_eq!(builder.table("catalog", "shop"), [line], "{protocol}");
+        let conditions = builder.conditions("TCPRoute shop/r");
         assert_eq!(conditions[0], "Accepted=True (Accepted)");
         let refused = "ResolvedRefs=False (UnsupportedProtocol): Service shop/stock:80: UnsupportedProtocol";
         let resolved = if expected.contains(':') { "ResolvedRefs=True (ResolvedRefs)" } else { refused };
@@ -231,23 +230,23 @@ fn a_grant_that_comes_or_goes_changes_the_routes_that_need_it() {
     let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant,
         metadata: {name: g, namespace: archive}, spec: {from: [{group: gateway.networking.k8s.io,
         kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}}";
-    let mut assembly = shop(&[
+    let mut builder = shop(&[
         &service("old.archive", 80, "http"),
         &http("r", "{backendRefs: [{name: old, namespace: archive, port: 80}]}"),
     ]);
-    assert!(assembly.table("catalog", "shop")[0].ends_with("RefNotPermitted"));
-    assembly.with(&[grant]);
-    assert!(assembly.table("catalog", "shop")[0].ends_with("old.archive:80"));
-    assert!(assembly.conditions("HTTPRoute shop/r")[1].starts_with("ResolvedRefs=True"));
-    assembly.without(grant);
-    assert!(assembly.table("catalog", "shop")[0].ends_with("RefNotPermitted"));
+    assert!(builder.table("catalog", "shop")[0].ends_with("RefNotPermitted"));
+    builder.with(&[grant]);
+    assert!(builder.table("catalog", "shop")[0].ends_with("old.archive:80"));
+    assert!(builder.conditions("HTTPRoute shop/r")[1].starts_with("ResolvedRefs=True"));
+    builder.without(grant);
+    assert!(builder.table("catalog", "shop")[0].ends_with("RefNotPermitted"));
 }
 
 #[test]
 fn a_route_without_rules_sends_everything_nowhere_and_mirrors_are_resolved() {
     let bare = http("r", "").replace(", rules: []", "");
-    let assembly = shop(&[&bare]);
-    assert_eq!(assembly.table("catalog", "shop"), ["httproute/shop/r/0/0"]);
+    let builder = shop(&[&bare]);
+    assert_eq!(builder.table("catalog", "shop"), ["httproute/shop/r/0/0"]);
     let mirror = format!(
         "{{{TO_CART}, filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: no, port: 1}}}}}}]}}"
     );

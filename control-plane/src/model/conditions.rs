@@ -1,10 +1,10 @@
 //! What routes are told: the conditions of Gateway API for each of their parents.
 
-use super::attachment::{Attachments, carries, resolve, selects};
+use super::attachment::{Attachments, resolve, selects, supports};
 use super::inventory::{Inventory, Route as Attached, backend_key};
 use super::resource::reference::{BackendRef, ParentRef};
 use super::route::InvalidBackend;
-use super::service::Reach;
+use super::service::ServiceType;
 use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// What a route is told about each of its parents.
@@ -32,19 +32,19 @@ fn accepted<'a>(
     parent: &ParentRef,
     attachments: &mut Attachments<'a>,
 ) -> Condition {
-    let verdict = |status, reason, message| Condition {
+    let condition = |status, reason, message| Condition {
         kind: ConditionKind::Accepted,
         status,
         reason,
         message,
         observed_generation: route.metadata.generation,
     };
-    let no_parent = |message| verdict(false, "NoMatchingParent", message);
+    let no_parent = |message| condition(false, "NoMatchingParent", message);
     let key = route.parent(parent);
     let Some(service) = inventory.service(&key) else {
         return no_parent(format!("there is no Service {}/{}", key.namespace, key.name));
     };
-    if let Reach::ExternalName(_) = service.reach {
+    if let ServiceType::ExternalName(_) = service.service_type {
         return no_parent("a Service of type ExternalName takes no routes (GEP-1294)".into());
     }
     let id = &route.metadata.id;
@@ -53,20 +53,20 @@ fn accepted<'a>(
     if selected.is_empty() {
         return no_parent("the Service has no such port".into());
     }
-    let carrying: Vec<_> = selected.into_iter().filter(|(_, port)| carries(id.kind, port)).collect();
+    let carrying: Vec<_> = selected.into_iter().filter(|(_, port)| supports(id.kind, port)).collect();
     if carrying.is_empty() {
         return no_parent("the port's appProtocol is no HTTP".into());
     }
-    let (mut winner, in_force) = (None, attachments.of(service));
+    let (mut winner, active) = (None, attachments.of(service));
     for (port, _) in carrying {
-        let routes = in_force.of(port, &id.namespace);
+        let routes = active.of(port, &id.namespace);
         if routes.binary_search_by(|other| other.seniority().cmp(&route.seniority())).is_ok() {
-            return verdict(true, "Accepted", String::new());
+            return condition(true, "Accepted", String::new());
         }
         winner = winner.or(routes.first().map(|other| other.metadata.id.to_string()));
     }
     let winner = winner.unwrap_or_default();
-    verdict(false, "Conflicted", format!("{winner} is in force on every port that this route names"))
+    condition(false, "Conflicted", format!("{winner} is in force on every port that this route names"))
 }
 
 fn resolved_refs(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> Condition {

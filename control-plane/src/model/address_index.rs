@@ -10,15 +10,15 @@ use imbl::OrdSet;
 
 /// Claimants by address. Cheap to clone, and cheap to change after a clone.
 #[derive(Debug, Clone)]
-pub(super) struct Owners<A: Ord, O: Ord>(OrdSet<(A, O)>);
+pub(super) struct AddressIndex<A: Ord, O: Ord>(OrdSet<(A, O)>);
 
-impl<A: Ord, O: Ord> Default for Owners<A, O> {
+impl<A: Ord, O: Ord> Default for AddressIndex<A, O> {
     fn default() -> Self {
         Self(OrdSet::default())
     }
 }
 
-impl<A: Ord + Clone, O: Ord + Clone> Owners<A, O> {
+impl<A: Ord + Clone, O: Ord + Clone> AddressIndex<A, O> {
     /// Adds a claim.
     pub(super) fn insert(&mut self, address: A, owner: O) {
         self.0.insert((address, owner));
@@ -69,19 +69,19 @@ mod tests {
         fn claims_are_a_set_in_order_however_many(
             steps in proptest::collection::vec((any::<bool>(), 0..4_u8, 0..40_u8), 0..200),
         ) {
-            let (mut owners, mut expected) = (Owners::default(), BTreeMap::<u8, BTreeSet<u8>>::new());
+            let (mut index, mut expected) = (AddressIndex::default(), BTreeMap::<u8, BTreeSet<u8>>::new());
             for (added, address, owner) in steps {
                 let all = expected.entry(address).or_default();
                 if added {
-                    owners.insert(address, owner);
+                    index.insert(address, owner);
                     all.insert(owner);
                 } else {
-                    owners.remove(&address, &owner);
+                    index.remove(&address, &owner);
                     all.remove(&owner);
                 }
-                prop_assert_eq!(owners.contains(&address, &owner), all.contains(&owner));
+                prop_assert_eq!(index.contains(&address, &owner), all.contains(&owner));
                 for (address, all) in &expected {
-                    prop_assert!(owners.of(address).eq(all));
+                    prop_assert!(index.of(address).eq(all));
                 }
             }
         }
@@ -106,15 +106,15 @@ mod tests {
     /// `batch` of them.
     fn copies(claims: u32, batch: u32) -> usize {
         COPIES.with(|copies| copies.set(0));
-        let (mut owners, mut published) = (Owners::default(), Vec::new());
+        let (mut index, mut published) = (AddressIndex::default(), Vec::new());
         for n in 0..claims {
-            owners.insert("a", Counted(n));
+            index.insert("a", Counted(n));
             if n % batch == 0 {
-                published = vec![owners.clone()];
+                published = vec![index.clone()];
             }
         }
         drop(published);
-        (0..claims).for_each(|n| owners.remove(&"a", &Counted(n)));
+        (0..claims).for_each(|n| index.remove(&"a", &Counted(n)));
         COPIES.with(std::cell::Cell::get)
     }
 

@@ -22,14 +22,14 @@ fn key(name: &str) -> ServiceKey {
 
 #[test]
 fn slices_of_a_service_add_up_and_the_better_health_counts() {
-    let mut assembly = Assembly::default();
-    assembly.with(&[
+    let mut builder = MeshBuilder::default();
+    builder.with(&[
         &service("cart", 80, "http"),
         &slice("cart-1", "cart", "10.0.0.2 10.0.0.1", "{ready: false}"),
         &slice("cart-2", "cart", "10.0.0.2 10.0.0.3", "{ready: true}"),
         &slice("other", "nobody", "10.0.0.9", "{}"),
     ]);
-    let mesh = assembly.mesh();
+    let mesh = builder.mesh();
     let all: Vec<_> = mesh
         .endpoints(&key("cart"), 80)
         .iter()
@@ -37,66 +37,66 @@ fn slices_of_a_service_add_up_and_the_better_health_counts() {
         .collect();
     assert_eq!(all, ["10.0.0.1:8080 NotReady", "10.0.0.2:8080 Ready", "10.0.0.3:8080 Ready"]);
     let address = "10.0.0.3:8080".parse().unwrap();
-    assert_eq!(mesh.services_by_endpoint(&address), [(key("cart"), 80)]);
-    assembly.without(&slice("cart-2", "cart", "10.0.0.3", "{}"));
-    assert_eq!(assembly.mesh().services_by_endpoint(&address), []);
-    assert_eq!(assembly.mesh().endpoints(&key("cart"), 80).len(), 2);
+    assert_eq!(mesh.service_by_endpoint(&address), Some((key("cart"), 80)));
+    builder.without(&slice("cart-2", "cart", "10.0.0.3", "{}"));
+    assert_eq!(builder.mesh().service_by_endpoint(&address), None);
+    assert_eq!(builder.mesh().endpoints(&key("cart"), 80).len(), 2);
 }
 
 #[test]
 fn a_change_touches_its_service_and_no_other() {
-    let mut assembly = Assembly::default();
+    let mut builder = MeshBuilder::default();
     let rule = "{backendRefs: [{name: catalog-v1, port: 80}]}";
-    assembly.with(&[
+    builder.with(&[
         &service("cart", 80, "http"),
         &service("catalog", 80, "http"),
         &service("catalog-v1", 80, "http"),
         &slice("cart-1", "cart", "10.0.0.1", "{}"),
         &route("HTTPRoute", "catalog", "name: catalog", rule),
     ]);
-    let changes = |assembly: &mut Assembly, yaml: &str| {
-        let old = assembly.mesh();
-        assembly.with(&[yaml]);
-        let changed = assembly.mesh().changes(&old);
+    let changes = |builder: &mut MeshBuilder, yaml: &str| {
+        let old = builder.mesh();
+        builder.with(&[yaml]);
+        let changed = builder.mesh().changes(&old);
         [changed.services, changed.endpoints, changed.routes]
     };
     let none = Vec::<ServiceKey>::new;
     let moved = slice("cart-1", "cart", "10.0.0.2", "{}");
-    assert_eq!(changes(&mut assembly, &moved), [none(), vec![key("cart")], none()]);
-    assert_eq!(changes(&mut assembly, &moved), [none(), none(), none()]);
+    assert_eq!(changes(&mut builder, &moved), [none(), vec![key("cart")], none()]);
+    assert_eq!(changes(&mut builder, &moved), [none(), none(), none()]);
     let split =
         route("HTTPRoute", "catalog", "name: catalog", &rule.replace("port: 80", "port: 80, weight: 2"));
-    assert_eq!(changes(&mut assembly, &split), [none(), none(), vec![key("catalog")]]);
+    assert_eq!(changes(&mut builder, &split), [none(), none(), vec![key("catalog")]]);
     let other_port = service("catalog-v1", 81, "http");
-    let changed = changes(&mut assembly, &other_port);
+    let changed = changes(&mut builder, &other_port);
     assert_eq!(changed, [vec![key("catalog-v1")], none(), vec![key("catalog")]]);
-    assert_eq!(assembly.table("catalog", "shop"), ["httproute/shop/catalog/0/0 2*BackendNotFound"]);
+    assert_eq!(builder.table("catalog", "shop"), ["httproute/shop/catalog/0/0 2*BackendNotFound"]);
 }
 
 #[test]
 fn a_cluster_ip_leads_to_the_first_by_name_of_those_who_claim_it() {
     let with_ip = |name: &str| service(name, 80, "http").replace("spec: {", "spec: {clusterIP: 10.1.0.1, ");
-    let mut assembly = Assembly::default();
+    let mut builder = MeshBuilder::default();
     let ip = "10.1.0.1".parse().unwrap();
-    assembly.with(&[&with_ip("b"), &with_ip("a")]);
-    assert_eq!(assembly.mesh().service_by_ip(&ip), Some(&key("a")));
-    assembly.without(&with_ip("a"));
-    assert_eq!(assembly.mesh().service_by_ip(&ip), Some(&key("b")));
-    assembly.with(&[&service("b", 80, "http")]);
-    assert_eq!(assembly.mesh().service_by_ip(&ip), None);
+    builder.with(&[&with_ip("b"), &with_ip("a")]);
+    assert_eq!(builder.mesh().service_by_ip(&ip), Some(&key("a")));
+    builder.without(&with_ip("a"));
+    assert_eq!(builder.mesh().service_by_ip(&ip), Some(&key("b")));
+    builder.with(&[&service("b", 80, "http")]);
+    assert_eq!(builder.mesh().service_by_ip(&ip), None);
 }
 
 #[test]
 fn an_update_of_one_of_many_services_shares_everything_that_it_does_not_change() {
-    let mut assembly = Assembly::default();
+    let mut builder = MeshBuilder::default();
     let services: Vec<_> = (0..1_000).map(|n| resource(&service(&format!("s{n}"), 80, "http"))).collect();
-    assembly.apply(services.into_iter().map(|service| (service.metadata.id.clone(), Some(service))));
+    builder.apply(services.into_iter().map(|service| (service.metadata.id.clone(), Some(service))));
     let updates: Vec<_> =
         (0..10).map(|n| resource(&slice(&format!("s{n}-1"), &format!("s{n}"), "10.0.0.1", "{}"))).collect();
     for update in updates {
-        let old = assembly.mesh();
-        assembly.apply([(update.metadata.id.clone(), Some(update))]);
-        let new = assembly.mesh();
+        let old = builder.mesh();
+        builder.apply([(update.metadata.id.clone(), Some(update))]);
+        let new = builder.mesh();
         assert_eq!(new.changes(&old).endpoints.len(), 1);
         let copied = new.services().filter(|(key, entry)| {
             let was = old.service(key).unwrap();
@@ -110,30 +110,30 @@ fn an_update_of_one_of_many_services_shares_everything_that_it_does_not_change()
 
 #[test]
 fn an_update_among_ten_thousand_services_is_the_only_change() {
-    let mut assembly = Assembly::default();
+    let mut builder = MeshBuilder::default();
     let services = (0..10_000).map(|n| resource(&service(&format!("s{n}"), 80, "http")));
-    assembly.apply(services.map(|service| (service.metadata.id.clone(), Some(service))));
+    builder.apply(services.map(|service| (service.metadata.id.clone(), Some(service))));
     for n in 0..100 {
-        let old = assembly.mesh();
-        assembly.with(&[&slice(&format!("s{n}-1"), &format!("s{n}"), "10.0.0.1", "{}")]);
-        let new = assembly.mesh();
+        let old = builder.mesh();
+        builder.with(&[&slice(&format!("s{n}-1"), &format!("s{n}"), "10.0.0.1", "{}")]);
+        let new = builder.mesh();
         assert_eq!(new.changes(&old).endpoints, [key(&format!("s{n}"))]);
     }
 }
 
 #[test]
 fn what_is_in_force_on_a_service_is_found_once_for_all_its_routes() {
-    let mut assembly = Assembly::default();
-    assembly.with(&[&service("catalog", 80, "http"), &service("cart", 80, "http")]);
+    let mut builder = MeshBuilder::default();
+    builder.with(&[&service("catalog", 80, "http"), &service("cart", 80, "http")]);
     let rule = "{backendRefs: [{name: cart, namespace: shop, port: 80}]}";
     let names =
         (0..200).map(|n| format!("r{n}.{}", if n % 2 == 0 { "shop".into() } else { format!("n{n}") }));
     let routes: Vec<_> = names.map(|name| route("HTTPRoute", &name, "name: catalog", rule)).collect();
     let before = attachment::looks();
-    assembly.with(&routes.iter().map(String::as_str).collect::<Vec<_>>());
+    builder.with(&routes.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(attachment::looks() - before, 1);
-    assert_eq!(assembly.table("catalog", "n1"), ["httproute/n1/r1/0/0 1*cart.shop:80"]);
-    assert_eq!(assembly.table("catalog", "elsewhere").len(), 100);
+    assert_eq!(builder.table("catalog", "n1"), ["httproute/n1/r1/0/0 1*cart.shop:80"]);
+    assert_eq!(builder.table("catalog", "elsewhere").len(), 100);
 }
 
 /// Resources that depend on each other in every way: backends, parents, conflicts, grants, slices.
@@ -160,11 +160,11 @@ fn entangled() -> Vec<String> {
     ]
 }
 
-fn picture(assembly: &Assembly) -> (Vec<String>, Statuses) {
-    let mesh = assembly.mesh();
+fn picture(builder: &MeshBuilder) -> (Vec<String>, Statuses) {
+    let mesh = builder.mesh();
     let mut entries: Vec<_> = mesh.services().map(|(_, entry)| format!("{entry:?}")).collect();
     entries.sort_unstable();
-    (entries, assembly.statuses())
+    (entries, builder.statuses())
 }
 
 proptest! {
@@ -176,9 +176,9 @@ proptest! {
         again in proptest::collection::vec(0..13usize, 0..6),
     ) {
         let all = entangled();
-        let mut expected = Assembly::default();
+        let mut expected = MeshBuilder::default();
         expected.with(&all.iter().map(String::as_str).collect::<Vec<_>>());
-        let mut one_by_one = Assembly::default();
+        let mut one_by_one = MeshBuilder::default();
         for at in &order {
             one_by_one.with(&[&all[*at]]);
         }

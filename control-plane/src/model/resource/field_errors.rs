@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::strict::Fault;
+use super::strict::FieldError;
 
 /// How many faults are told of one resource.
 const MOST: usize = 16;
@@ -17,48 +17,48 @@ const MOST_IGNORED: usize = 64;
 
 /// The faults of a document in which `read` found `first`.
 pub(super) fn all<T>(
-    first: Fault,
+    first: FieldError,
     mut document: Value,
-    read: impl Fn(Value) -> Result<T, Fault>,
-) -> Vec<Fault> {
-    let (mut faults, mut gap) = (Vec::new(), None::<Path>);
+    read: impl Fn(Value) -> Result<T, FieldError>,
+) -> Vec<FieldError> {
+    let (mut errors, mut gap) = (Vec::new(), None::<Path>);
     let mut next = Some(first);
-    while let Some(fault) = next {
-        let place = Path::resolve(&document, &fault.path);
+    while let Some(error) = next {
+        let place = Path::resolve(&document, &error.path);
         let target = match gap.take().filter(|gap| gap.steps.starts_with(&place.steps)) {
             Some(gap) => gap.parent(),
             None => {
-                faults.push(fault);
+                errors.push(error);
                 place
             }
         };
         gap = target.take_out(&mut document);
-        if gap.is_none() || faults.len() == MOST {
+        if gap.is_none() || errors.len() == MOST {
             break;
         }
         next = read(document.clone()).err();
     }
-    faults
+    errors
 }
 
 /// Reads a document without its unknown fields. Tells their paths too.
 pub(super) fn read_leniently<T>(
     mut document: Value,
-    read: impl Fn(Value) -> Result<T, Fault>,
-) -> (Result<T, (Fault, Value)>, Vec<String>) {
+    read: impl Fn(Value) -> Result<T, FieldError>,
+) -> (Result<T, (FieldError, Value)>, Vec<String>) {
     let mut ignored = Vec::new();
     loop {
         match read(document.clone()) {
             Ok(value) => return (Ok(value), ignored),
-            Err(fault) if fault.is_unknown_field() && ignored.len() < MOST_IGNORED => {
-                let path = Path::resolve(&document, &fault.path);
+            Err(error) if error.is_unknown_field() && ignored.len() < MOST_IGNORED => {
+                let path = Path::resolve(&document, &error.path);
                 // What only leads to the field is known, and is not taken out.
-                if path.to_string() != fault.path || !path.remove_field(&mut document) {
-                    return (Err((fault, document)), ignored);
+                if path.to_string() != error.path || !path.remove_field(&mut document) {
+                    return (Err((error, document)), ignored);
                 }
-                ignored.push(fault.path);
+                ignored.push(error.path);
             }
-            Err(fault) => return (Err((fault, document)), ignored),
+            Err(error) => return (Err((error, document)), ignored),
         }
     }
 }
@@ -176,8 +176,8 @@ mod tests {
         let route = format!(
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: a}}, spec: {spec}}}"
         );
-        let faults = read(&route).remove(0).outcome.unwrap_err();
-        faults.into_iter().map(|fault| fault.path).collect()
+        let errors = read(&route).remove(0).outcome.unwrap_err();
+        errors.into_iter().map(|error| error.path).collect()
     }
 
     #[test]
