@@ -18,7 +18,7 @@ use crate::handler::Handler;
 use crate::http_manager::RouteSource;
 use crate::listener;
 use crate::route::RouteTable;
-use crate::wire::open;
+use crate::wire::unpack;
 use outrigger_proto::kind::Kind;
 
 /// The cluster name that the control plane uses for an invalid backend. It never exists, and warming does not wait for it.
@@ -119,17 +119,17 @@ impl Value {
         };
         Ok(match kind {
             Kind::Listener => {
-                let wire: outrigger_proto::xds::listener::Listener = open(body, kind.type_url())?;
+                let wire: outrigger_proto::xds::listener::Listener = unpack(body, kind.type_url())?;
                 same_name("name", &wire.name)?;
                 Self::Listener(listener::Compiled::decode(wire)?)
             }
             Kind::Route => {
-                let wire: outrigger_proto::xds::route::RouteConfiguration = open(body, kind.type_url())?;
+                let wire: outrigger_proto::xds::route::RouteConfiguration = unpack(body, kind.type_url())?;
                 same_name("name", &wire.name)?;
                 Self::Route(Arc::new(RouteTable::decode(wire)?))
             }
             Kind::Cluster => {
-                let wire: outrigger_proto::xds::cluster::Cluster = open(body, kind.type_url())?;
+                let wire: outrigger_proto::xds::cluster::Cluster = unpack(body, kind.type_url())?;
                 same_name("name", &wire.name)?;
                 let endpoints = match before.map(|before| &before.value) {
                     Some(Self::Cluster(before)) => before.cluster.endpoints.clone(),
@@ -139,7 +139,7 @@ impl Value {
             }
             Kind::Endpoints => {
                 let wire: outrigger_proto::xds::endpoint::ClusterLoadAssignment =
-                    open(body, kind.type_url())?;
+                    unpack(body, kind.type_url())?;
                 same_name("cluster_name", &wire.cluster_name)?;
                 Self::Endpoints(Arc::new(Assignment::decode(wire)?))
             }

@@ -29,7 +29,7 @@ pub enum Handler {
 impl Handler {
     /// Sets the destination that records and metrics name.
     #[must_use]
-    pub(crate) fn leading_to(mut self, destination: Option<&Name>) -> Self {
+    pub(crate) fn with_destination(mut self, destination: Option<&Name>) -> Self {
         match &mut self {
             Self::Http(http) => Arc::make_mut(http).destination = destination.cloned(),
             Self::Tcp(tcp) => Arc::make_mut(tcp).destination = destination.cloned(),

@@ -1,10 +1,10 @@
 //! The proxy's configuration: compiled xDS resources, and the immutable snapshots built from them.
 //!
 //! Discovery compiles resources ([`compiled::Compiled`]), passes the warm ones to [`build::Builder`] and publishes the
-//! resulting snapshot. The data path reads the snapshot and requests missing destinations through [`demand`]. Neither
+//! resulting snapshot. The data path reads the snapshot and requests missing destinations through [`on_demand`]. Neither
 //! depends on the other. A module uses only modules listed below it.
 
-pub mod demand;
+pub mod on_demand;
 pub mod binding;
 pub mod publish;
 pub mod build;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 /// that is not allowed in a host, an empty label, an invalid port, or a host of more than 253 bytes.
 ///
 /// Allocates only if the authority is not normalized already.
-pub fn asked_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
+pub fn normalized_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),
@@ -38,7 +38,7 @@ pub fn asked_name(authority: &str, default_port: u16) -> Option<Cow<'_, str>> {
 }
 
 /// Returns the name of an original destination.
-pub fn asked_address(address: SocketAddr) -> String {
+pub fn normalized_address(address: SocketAddr) -> String {
     SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }
 
@@ -60,10 +60,10 @@ mod tests {
             ("[fd00::0001]", "[fd00::1]:80"),
             ("[FD00::1]:9000", "[fd00::1]:9000"),
         ] {
-            assert_eq!(asked_name(authority, 80).as_deref(), Some(expected), "{authority}");
+            assert_eq!(normalized_name(authority, 80).as_deref(), Some(expected), "{authority}");
         }
-        assert!(matches!(asked_name("cart:80", 80), Some(Cow::Borrowed(_))));
-        assert_eq!(asked_address("[::ffff:10.0.0.5]:80".parse().unwrap()), "10.0.0.5:80");
+        assert!(matches!(normalized_name("cart:80", 80), Some(Cow::Borrowed(_))));
+        assert_eq!(normalized_address("[::ffff:10.0.0.5]:80".parse().unwrap()), "10.0.0.5:80");
     }
 
     #[test]
@@ -85,15 +85,15 @@ mod tests {
             "ü",
             &long,
         ] {
-            assert_eq!(asked_name(authority, 80), None, "{authority:?}");
+            assert_eq!(normalized_name(authority, 80), None, "{authority:?}");
         }
     }
 
     proptest! {
         #[test]
         fn a_name_asks_for_itself(authority in ".{0,40}") {
-            if let Some(name) = asked_name(&authority, 80) {
-                let again = asked_name(&name, 1);
+            if let Some(name) = normalized_name(&authority, 80) {
+                let again = normalized_name(&name, 1);
                 prop_assert_eq!(again.as_deref(), Some(&*name));
             }
         }

@@ -11,7 +11,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_policy::field::{Unusable, each, flag, required, unsupported_any};
 use outrigger_proto::xds::{core, matcher, sds_secret, tls as wire_tls, type_url};
 
-use crate::wire::open;
+use crate::wire::unpack;
 
 /// Downstream TLS of a listener: version 1.3, with the workload's certificate and roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct DownstreamTls {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientCertificate {
     /// Not requested: there is nothing to verify it against.
-    NotAsked,
+    NotRequested,
     /// Requested, not required. A client without one has no identity.
     Optional,
     /// Required.
@@ -58,15 +58,17 @@ impl UpstreamTls {
 
 /// A decoded transport socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Socket<T> {
+pub(crate) enum TransportSocket<T> {
     Plain,
     Tls(T),
 }
 
 impl DownstreamTls {
     /// Decodes the transport socket of a filter chain.
-    pub(crate) fn decode(wire: core::TransportSocket) -> Result<Socket<Arc<Self>>, Unusable> {
-        let Some(any) = typed(wire, type_url::DOWNSTREAM_TLS_CONTEXT)? else { return Ok(Socket::Plain) };
+    pub(crate) fn decode(wire: core::TransportSocket) -> Result<TransportSocket<Arc<Self>>, Unusable> {
+        let Some(any) = typed(wire, type_url::DOWNSTREAM_TLS_CONTEXT)? else {
+            return Ok(TransportSocket::Plain);
+        };
         let wire_tls::DownstreamTlsContext {
             common_tls_context,
             require_client_certificate,
@@ -82,7 +84,7 @@ impl DownstreamTls {
             full_scan_certs_on_sni_mismatch: _,
             // In TLS 1.3 the server chooses.
             prefer_client_ciphers: _,
-        } = open(&any, type_url::DOWNSTREAM_TLS_CONTEXT)?;
+        } = unpack(&any, type_url::DOWNSTREAM_TLS_CONTEXT)?;
         use wire_tls::downstream_tls_context::{OcspStaplePolicy, SessionTicketKeysType as Tickets};
         unsupported_any(&[
             ("require_sni", flag(require_sni)),
@@ -98,7 +100,7 @@ impl DownstreamTls {
             (Validation::None, true) => {
                 return Err(Unusable::new("common_tls_context.validation_context_type", "is required"));
             }
-            (Validation::None, false) => ClientCertificate::NotAsked,
+            (Validation::None, false) => ClientCertificate::NotRequested,
             (_, false) => ClientCertificate::Optional,
             (_, true) => ClientCertificate::Required,
         };
@@ -108,15 +110,17 @@ impl DownstreamTls {
         };
         let tickets =
             !matches!(session_ticket_keys_type, Some(Tickets::DisableStatelessSessionResumption(true)));
-        Ok(Socket::Tls(Arc::new(Self { alpn, client_certificate, peers, tickets })))
+        Ok(TransportSocket::Tls(Arc::new(Self { alpn, client_certificate, peers, tickets })))
     }
 }
 
 impl UpstreamTls {
     /// Decodes the transport socket of a cluster.
     #[allow(deprecated)]
-    pub(crate) fn decode(wire: core::TransportSocket) -> Result<Socket<Arc<Self>>, Unusable> {
-        let Some(any) = typed(wire, type_url::UPSTREAM_TLS_CONTEXT)? else { return Ok(Socket::Plain) };
+    pub(crate) fn decode(wire: core::TransportSocket) -> Result<TransportSocket<Arc<Self>>, Unusable> {
+        let Some(any) = typed(wire, type_url::UPSTREAM_TLS_CONTEXT)? else {
+            return Ok(TransportSocket::Plain);
+        };
         let wire_tls::UpstreamTlsContext {
             common_tls_context,
             sni,
@@ -127,7 +131,7 @@ impl UpstreamTls {
             enforce_rsa_key_usage: _,
             // Maximum number of stored sessions; bounded by the data path.
             max_session_keys: _,
-        } = open(&any, type_url::UPSTREAM_TLS_CONTEXT)?;
+        } = unpack(&any, type_url::UPSTREAM_TLS_CONTEXT)?;
         unsupported_any(&[
             ("auto_host_sni", auto_host_sni),
             ("auto_sni_san_validation", auto_sni_san_validation),
@@ -138,7 +142,7 @@ impl UpstreamTls {
             return Err(Unusable::new(field, "is required: else any workload could answer for this one"));
         };
         let sni = (!sni.is_empty()).then(|| sni.into());
-        Ok(Socket::Tls(Arc::new(Self { alpn, sni, peers })))
+        Ok(TransportSocket::Tls(Arc::new(Self { alpn, sni, peers })))
     }
 }
 

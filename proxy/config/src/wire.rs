@@ -8,7 +8,7 @@ use outrigger_proto::xds::protobuf::{Any, Struct, value::Kind};
 use prost::Message;
 
 /// Decodes the message in an `Any`. Returns an error if its type URL is not `type_url`.
-pub(crate) fn open<M: Message + Default>(any: &Any, type_url: &str) -> Result<M, Unusable> {
+pub(crate) fn unpack<M: Message + Default>(any: &Any, type_url: &str) -> Result<M, Unusable> {
     if any.type_url != type_url {
         return Err(Unusable::new("type_url", format_args!("is {:?}, expected {type_url:?}", any.type_url)));
     }
@@ -81,7 +81,7 @@ pub(crate) fn from_ads(field: &str, source: Option<core::ConfigSource>) -> Resul
 }
 
 /// Returns the string value of a `Struct` field.
-pub(crate) fn text<'a>(of: &'a Struct, field: &str) -> Option<&'a str> {
+pub(crate) fn string_field<'a>(of: &'a Struct, field: &str) -> Option<&'a str> {
     match &of.fields.get(field)?.kind {
         Some(Kind::StringValue(text)) => Some(text),
         _ => None,

@@ -14,8 +14,8 @@ use std::time::Duration;
 use outrigger_config::cluster::{
     Balancing, Cluster as ClusterConfig, ConnectionSettings, Discovery, EndpointsHandle, UpstreamProtocol,
 };
-use outrigger_config::demand::Demands;
 use outrigger_config::endpoint::Transport;
+use outrigger_config::on_demand::OnDemand;
 use outrigger_config::publish::View;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
@@ -59,7 +59,7 @@ impl fmt::Debug for Resolver {
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) view: View,
-    pub(crate) demands: Demands,
+    pub(crate) on_demand: OnDemand,
     pub(crate) clusters: Rc<Clusters>,
     pub(crate) identity: Rc<Identity>,
     pub(crate) recorder: Recorder,

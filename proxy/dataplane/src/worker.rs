@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use outrigger_config::demand::Demands;
 use outrigger_config::listener::Listener as ListenerConfig;
+use outrigger_config::on_demand::OnDemand;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
@@ -48,7 +48,7 @@ pub struct WorkerConfig {
     /// Where snapshots are published.
     pub published: Published,
     /// Where destinations are asked for.
-    pub demands: Demands,
+    pub on_demand: OnDemand,
     /// The workload's certificate, key and roots.
     pub secrets: SecretStore,
     /// The listening sockets of the moment, all workers' together.
@@ -101,7 +101,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
     let WorkerConfig {
         id,
         published,
-        demands,
+        on_demand,
         secrets,
         mut listeners,
         resolver,
@@ -124,7 +124,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
         .ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
     let context = Rc::new(Context {
         view: published.view(),
-        demands,
+        on_demand,
         clusters: Rc::clone(&clusters),
         identity,
         recorder: Recorder::new(metrics, sinks),

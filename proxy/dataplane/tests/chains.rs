@@ -90,7 +90,7 @@ async fn a_silent_client_is_closed_where_the_listener_says_so() {
     let tcp = |cluster: &str| Handler::Tcp(tcp_proxy(cluster, cluster));
     let mut listener =
         listening(vec![handled("http", &["http/1.1"], tcp("app"))], Some(handled("other", &[], tcp("app"))));
-    listener.serves_silent = false;
+    listener.continue_on_timeout = false;
     listener.first_bytes_timeout = Duration::from_millis(50);
     let proxy = World::new().own(listener).cluster("app", &[server]).start();
     assert_eq!(answer(proxy.address(0), b"", 3).await, "");
@@ -139,7 +139,7 @@ async fn shows(
 
 #[tokio::test]
 async fn a_client_certificate_is_demanded_only_where_it_is_required() {
-    use ClientCertificate::{NotAsked, Optional, Required};
+    use ClientCertificate::{NotRequested, Optional, Required};
     let web = spiffe("web").to_string();
     for (mode, accounts, with, served, source) in [
         (Required, None, None, false, None),
@@ -148,7 +148,7 @@ async fn a_client_certificate_is_demanded_only_where_it_is_required() {
         (Optional, None, Some("web"), true, Some(&web)),
         (Optional, Some(&["other"][..]), None, true, None),
         (Optional, Some(&["other"][..]), Some("web"), false, Some(&web)),
-        (NotAsked, None, Some("web"), true, None),
+        (NotRequested, None, Some("web"), true, None),
     ] {
         let (read, seen) = shows(mode, accounts, with).await;
         assert_eq!((read == "any", seen.as_ref()), (served, source), "{mode:?} {accounts:?} {with:?}");

@@ -4,9 +4,9 @@ mod support;
 
 use std::sync::Arc;
 
-use outrigger_config::demand::Demanded;
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{DestinationBy, Handler, UnknownDestination};
+use outrigger_config::on_demand::SubscriptionChange;
 use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
 use outrigger_test_support::http1::ok;
@@ -100,15 +100,15 @@ async fn a_destination_is_asked_for_once_and_what_does_not_exist_is_refused() {
     while demanded.is_empty() {
         demanded = proxy.feed.next().await;
     }
-    assert_eq!(demanded, [Demanded::Subscribe("echo:80".into())]);
+    assert_eq!(demanded, [SubscriptionChange::Subscribe("echo:80".into())]);
     proxy.published.publish(Arc::new(full));
-    proxy.feed.published();
+    proxy.feed.mark_published();
     for asking in asking {
         assert_eq!(asking.await.unwrap().status, 200);
     }
     let missing = ask("missing");
-    assert_eq!(proxy.feed.next().await, [Demanded::Subscribe("missing:80".into())]);
-    proxy.feed.absent(["missing:80"]);
+    assert_eq!(proxy.feed.next().await, [SubscriptionChange::Subscribe("missing:80".into())]);
+    proxy.feed.mark_absent(["missing:80"]);
     let answer = missing.await.unwrap();
     assert!(answer.status == 502 && answer.head.contains("no_destination"), "{answer:?}");
 }

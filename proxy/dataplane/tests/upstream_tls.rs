@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 
 /// A TLS server in front of `application` that negotiates `alpn`.
 fn server(authority: &Authority, alpn: &[&str], handler: Handler, application: SocketAddr) -> Proxy {
-    let listener = support::tls::listener(alpn, ClientCertificate::NotAsked, handler);
+    let listener = support::tls::listener(alpn, ClientCertificate::NotRequested, handler);
     let world = World::new().own(listener).cluster("app", &[application]);
     world.secrets.publish(authority.secrets("cart"));
     world.start()

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use outrigger_config::binding::Binder;
 use outrigger_config::build::Builder;
 use outrigger_config::compiled::{Compiled, Raw};
-use outrigger_config::demand::DemandFeed;
+use outrigger_config::on_demand::OnDemandFeed;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::Name;
@@ -25,7 +25,7 @@ use crate::control_plane::channel::{ChannelError, ControlPlane};
 use crate::dns::{Dns, DnsError};
 use crate::identity::publication::Publication;
 use crate::identity::{Identity, IdentityError};
-use crate::registration::{Left, Registration, RegistrationHandle, WorkloadPort};
+use crate::registration::{Deregistration, Registration, RegistrationHandle, WorkloadPort};
 use crate::resource_json::Renderer;
 use crate::state_dir::StateDir;
 use crate::status::{Status, StatusBoard};
@@ -64,8 +64,8 @@ pub struct Wiring {
     pub builder: Builder,
     /// Receives snapshots.
     pub published: Published,
-    /// Demands of the data path.
-    pub demands: DemandFeed,
+    /// On-demand subscriptions of the data path.
+    pub on_demand: OnDemandFeed,
     /// Binds listeners.
     pub binder: Binder,
     /// Receives the certificate and the roots.
@@ -101,7 +101,7 @@ impl Discovery {
         clock: Clock,
     ) -> Result<Handle, StartError> {
         let Config { token_file, state_dir, instance, mode, trust_domain, ports, labels, .. } = config;
-        let Wiring { builder, published, demands, binder, secrets, dns: _ } = wiring;
+        let Wiring { builder, published, on_demand, binder, secrets, dns: _ } = wiring;
         let dir = StateDir::open(&state_dir)
             .map_err(|error| StartError::StateDir { path: state_dir, reason: error.to_string() })?;
         let status = StatusBoard::default();
@@ -120,7 +120,7 @@ impl Discovery {
             store.clone(),
             dir,
             published,
-            demands,
+            on_demand,
             binder,
             events,
             status.clone(),
@@ -177,7 +177,7 @@ impl Handle {
     /// Removes the workload from discovery. Waits until the control plane confirms, 2 s have passed, or it is found unreachable.
     /// This is the first step of a shutdown; afterwards peers send no new requests here. The control plane keeps the workload
     /// as draining, with its listeners, until [`Handle::shutdown`].
-    pub async fn drain_registration(&self) -> Left {
+    pub async fn drain_registration(&self) -> Deregistration {
         self.registration.drain().await
     }
 

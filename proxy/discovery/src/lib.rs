@@ -24,5 +24,5 @@ pub use control_plane::trust::RootsError;
 pub use discovery::{AcceptedResource, Config, Discovery, Handle, Reader, ResourceState, StartError, Wiring};
 pub use identity::IdentityError;
 pub use outrigger_proto::kind::Kind;
-pub use registration::{Left, WorkloadPort};
+pub use registration::{Deregistration, WorkloadPort};
 pub use xds::subscriptions::Mode;

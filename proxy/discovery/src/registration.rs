@@ -65,7 +65,7 @@ pub(crate) enum Wanted {
 
 /// The outcome of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
+pub enum Deregistration {
     /// The control plane has removed the workload from discovery, or nothing was ever registered.
     Confirmed,
     /// There was no confirmation in time, or the control plane is unreachable. The lease or the peers' retries must suffice.
@@ -130,12 +130,12 @@ impl RegistrationHandle {
 
     /// Leaves discovery. Waits until that is confirmed, [`DRAIN`] has passed, or the control plane is found unreachable.
     /// Cancel-safe: leaving continues.
-    pub(crate) async fn drain(&self) -> Left {
+    pub(crate) async fn drain(&self) -> Deregistration {
         self.wanted.send_replace(Wanted::Drained);
         let mut leave = self.leave.clone();
         match tokio::time::timeout(DRAIN, leave.wait_for(|leave| *leave != Leave::Possible)).await {
-            Ok(Ok(leave)) if *leave == Leave::Confirmed => Left::Confirmed,
-            _ => Left::Unconfirmed,
+            Ok(Ok(leave)) if *leave == Leave::Confirmed => Deregistration::Confirmed,
+            _ => Deregistration::Unconfirmed,
         }
     }
 }

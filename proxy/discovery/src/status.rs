@@ -30,7 +30,7 @@ pub struct Status {
     /// When, and from where, configuration was first published. None if there was none; the static listeners do not count.
     pub published: Option<Published>,
     /// Why the saved configuration was not used. None if it was, or if there was none.
-    pub saved_left_aside: Option<String>,
+    pub saved_not_used: Option<String>,
     /// Snapshots published.
     pub snapshots: u64,
 }
@@ -135,7 +135,7 @@ struct Board {
     identity: IdentityStatus,
     registration: RegistrationStatus,
     published: Option<Published>,
-    saved_left_aside: Option<String>,
+    saved_not_used: Option<String>,
     snapshots: u64,
 }
 
@@ -147,7 +147,7 @@ impl StatusBoard {
             identity: board.identity.clone(),
             registration: board.registration.clone(),
             published: board.published,
-            saved_left_aside: board.saved_left_aside.clone(),
+            saved_not_used: board.saved_not_used.clone(),
             snapshots: board.snapshots,
         })
     }
@@ -176,11 +176,11 @@ impl StatusBoard {
     }
 
     /// Records the response to an update: what it refused, and what is now accepted or removed.
-    pub(crate) fn answered<'a>(
+    pub(crate) fn response_applied<'a>(
         &self,
         kind: Kind,
         refused: &[Refused],
-        mended: impl Iterator<Item = &'a str>,
+        recovered: impl Iterator<Item = &'a str>,
     ) {
         let since = SystemTime::now();
         self.with(|board| {
@@ -190,7 +190,7 @@ impl StatusBoard {
             } else {
                 status.refused += 1;
             }
-            mended.for_each(|name| drop(status.refusals.remove(name)));
+            recovered.for_each(|name| drop(status.refusals.remove(name)));
             for Refused { name, reason } in refused {
                 status.refusals.insert(name.clone(), Refusal { reason: reason.clone(), since });
             }
@@ -217,8 +217,8 @@ impl StatusBoard {
         });
     }
 
-    pub(crate) fn saved_left_aside(&self, reason: String) {
-        self.with(|board| board.saved_left_aside = Some(reason));
+    pub(crate) fn saved_not_used(&self, reason: String) {
+        self.with(|board| board.saved_not_used = Some(reason));
     }
 
     pub(crate) fn certificate(&self, certificate: CertificateStatus) {

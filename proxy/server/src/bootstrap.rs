@@ -88,7 +88,7 @@ fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> A
         direction: Direction::Outbound,
         original_dst,
         first_bytes_timeout: FIRST_BYTES_TIMEOUT,
-        serves_silent: true,
+        continue_on_timeout: true,
         detects_http: false,
         chains: [chain].into(),
         default_chain: None,

@@ -26,7 +26,7 @@ pub(crate) struct Sockets {
     /// Bound at start-up, lent while a listener uses them.
     waiting: Vec<Arc<ListenerGroup>>,
     /// Bound for listeners that do not belong to a `--service`.
-    surprising: Vec<Surprising>,
+    extra: Vec<ExtraSocket>,
     /// Listeners that discovery has accepted or is about to accept.
     wanted: Vec<(Name, SocketAddr)>,
     lent: watch::Sender<Arc<[Lent]>>,
@@ -34,13 +34,13 @@ pub(crate) struct Sockets {
 
 /// A socket that was bound for an xDS listener.
 #[derive(Debug)]
-struct Surprising {
+struct ExtraSocket {
     /// The listener's address; its port may be 0.
     requested: SocketAddr,
     group: Arc<ListenerGroup>,
 }
 
-impl Surprising {
+impl ExtraSocket {
     fn is_of(&self, name: &Name, address: SocketAddr) -> bool {
         self.group.name() == name && self.requested == address
     }
@@ -64,7 +64,7 @@ impl Sockets {
             }
         }
         let lent = watch::Sender::new(fixed.clone().into());
-        Self { workers, fixed, waiting, surprising: Vec::new(), wanted: Vec::new(), lent }
+        Self { workers, fixed, waiting, extra: Vec::new(), wanted: Vec::new(), lent }
     }
 
     /// Returns the set of lent sockets, which workers watch.
@@ -75,13 +75,13 @@ impl Sockets {
     /// Returns the name and address of every socket.
     pub(crate) fn addresses(&self) -> Vec<(Name, SocketAddr)> {
         let fixed = self.fixed.iter().map(|lent| &lent.group);
-        let surprising = self.surprising.iter().map(|surprising| &surprising.group);
-        let all = fixed.chain(&self.waiting).chain(surprising);
+        let extra = self.extra.iter().map(|extra| &extra.group);
+        let all = fixed.chain(&self.waiting).chain(extra);
         all.map(|group| (group.name().clone(), group.address())).collect()
     }
 
     /// Returns true if all of these addresses are currently served.
-    pub(crate) fn serve(&self, addresses: &[SocketAddr]) -> bool {
+    pub(crate) fn serves_all(&self, addresses: &[SocketAddr]) -> bool {
         let lent = self.lent.borrow();
         addresses.iter().all(|address| lent.iter().any(|lent| lent.group.address() == *address))
     }
@@ -92,7 +92,7 @@ impl Sockets {
         self.wanted = wanted.to_vec();
         let lent = Arc::clone(&self.lent.borrow());
         let in_use = |group: &Arc<ListenerGroup>| lent.iter().any(|lent| Arc::ptr_eq(&lent.group, group));
-        self.surprising
+        self.extra
             .retain(|of| in_use(&of.group) || wanted.iter().any(|(name, address)| of.is_of(name, *address)));
         let mut unbound = Vec::new();
         for (name, address) in wanted {
@@ -113,14 +113,13 @@ impl Sockets {
             return Err(format!("{address} is that of the proxy's own listener {:?}", &**own.name()));
         }
         // Under another name the socket is dropped with its listener, and this one is bound afterwards.
-        let surprising =
-            self.surprising.iter().any(|of| of.is_of(name, address) || of.group.address() == address);
-        if surprising || self.waiting.iter().any(|group| group.address() == address) {
+        let extra = self.extra.iter().any(|of| of.is_of(name, address) || of.group.address() == address);
+        if extra || self.waiting.iter().any(|group| group.address() == address) {
             return Ok(());
         }
         let group =
             ListenerGroup::bind(name.clone(), address, self.workers).map_err(|error| error.to_string())?;
-        self.surprising.push(Surprising { requested: address, group: Arc::new(group) });
+        self.extra.push(ExtraSocket { requested: address, group: Arc::new(group) });
         Ok(())
     }
 
@@ -130,7 +129,7 @@ impl Sockets {
         let mut wanted: Vec<_> =
             snapshot.listeners.values().filter(|listener| !own(&listener.name)).collect();
         wanted.sort_by_key(|listener| listener.name.clone());
-        self.surprising.retain(|of| {
+        self.extra.retain(|of| {
             let accepted = self.wanted.iter().any(|(name, address)| of.is_of(name, *address));
             let stays = accepted || wanted.iter().any(|listener| of.is_of(&listener.name, listener.address));
             if !stays {
@@ -157,14 +156,14 @@ impl Sockets {
     pub(crate) fn close_unlent(&self) {
         let lent = self.lent.borrow();
         let unlent = |group: &&Arc<ListenerGroup>| !lent.iter().any(|lent| Arc::ptr_eq(&lent.group, group));
-        let surprising = self.surprising.iter().map(|of| &of.group);
-        self.waiting.iter().chain(surprising).filter(unlent).for_each(|group| group.close());
+        let extra = self.extra.iter().map(|of| &of.group);
+        self.waiting.iter().chain(extra).filter(unlent).for_each(|group| group.close());
     }
 
     fn group_for(&mut self, listener: &Listener) -> Option<Arc<ListenerGroup>> {
-        let surprising = self.surprising.iter().find(|of| of.is_of(&listener.name, listener.address));
+        let extra = self.extra.iter().find(|of| of.is_of(&listener.name, listener.address));
         let waiting = || self.waiting.iter().find(|group| serves(group, listener));
-        if let Some(group) = surprising.map(|of| &of.group).or_else(waiting) {
+        if let Some(group) = extra.map(|of| &of.group).or_else(waiting) {
             return Some(Arc::clone(group));
         }
         // A second socket with the same address would receive half of the connections.
@@ -173,7 +172,7 @@ impl Sockets {
             Ok(group) => {
                 tracing::info!(listener = %listener.name, address = %listener.address, "listening");
                 let group = Arc::new(group);
-                self.surprising.push(Surprising { requested: listener.address, group: Arc::clone(&group) });
+                self.extra.push(ExtraSocket { requested: listener.address, group: Arc::clone(&group) });
                 Some(group)
             }
             Err(error) => {
@@ -203,7 +202,7 @@ mod tests {
             direction: Direction::Inbound,
             original_dst: false,
             first_bytes_timeout: Duration::from_secs(1),
-            serves_silent: true,
+            continue_on_timeout: true,
             detects_http: false,
             chains: [].into(),
             default_chain: None,
@@ -228,9 +227,9 @@ mod tests {
         assert_eq!(sockets.lent().borrow().len(), 1);
         let config = listener("inbound|a", address);
         sockets.follow(&snapshot(&[&own_config, &config]));
-        assert!(sockets.serve(&[address]));
+        assert!(sockets.serves_all(&[address]));
         sockets.follow(&snapshot(&[&own_config]));
-        assert!(!sockets.serve(&[address]));
+        assert!(!sockets.serves_all(&[address]));
         assert!(std::net::TcpListener::bind(address).is_err(), "nobody else gets it meanwhile");
     }
 
@@ -262,11 +261,11 @@ mod tests {
         let mut sockets = Sockets::new(Vec::new(), &[], 1);
         let taken = || std::net::TcpListener::bind(free).is_err();
         assert_eq!(sockets.prepare(&[("theirs".into(), free)]), []);
-        assert!(taken() && !sockets.serve(&[free]));
+        assert!(taken() && !sockets.serves_all(&[free]));
         sockets.follow(&Snapshot::default());
         assert!(taken(), "another publication does not end it");
         sockets.follow(&snapshot(&[&listener("theirs", free)]));
-        assert!(sockets.serve(&[free]));
+        assert!(sockets.serves_all(&[free]));
         assert_eq!(sockets.prepare(&[]), []);
         assert!(taken(), "as long as it is lent");
         sockets.follow(&Snapshot::default());
@@ -320,8 +319,8 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut sockets = Sockets::new(Vec::new(), &[], 1);
         sockets.follow(&snapshot(&[&listener("theirs", free)]));
-        assert!(sockets.serve(&[free]));
-        let group = Arc::clone(&sockets.surprising[0].group);
+        assert!(sockets.serves_all(&[free]));
+        let group = Arc::clone(&sockets.extra[0].group);
         sockets.follow(&Snapshot::default());
         assert!(group.is_retired(), "its workers are told to close it");
         drop(group);

@@ -11,7 +11,7 @@ use outrigger_proto::xds::{
 use wire_cluster::cluster::{CommonLbConfig, LbConfig, LbPolicy};
 
 use super::Balancing;
-use crate::wire::open;
+use crate::wire::unpack;
 
 /// A decoded load balancing policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Picking {
             return Self::leaf(any, common);
         }
         let weighted = || {
-            let wrr_locality::WrrLocality { endpoint_picking_policy } = open(any, type_url::WRR_LOCALITY)?;
+            let wrr_locality::WrrLocality { endpoint_picking_policy } = unpack(any, type_url::WRR_LOCALITY)?;
             // The policy within a locality must be a leaf, so that nesting is bounded.
             let inner = required("endpoint_picking_policy", endpoint_picking_policy)?;
             let picking = first_known(inner, |any| Self::leaf(any, true))
@@ -57,14 +57,14 @@ impl Picking {
     fn leaf(any: &Any, common: bool) -> Option<Result<Self, Unusable>> {
         match any.type_url.as_str() {
             type_url::PEAK_EWMA => Some(Ok(Self { policy: Balancing::PeakEwma, locality_weighted: common })),
-            type_url::LEAST_REQUEST => Some(open(any, type_url::LEAST_REQUEST).and_then(least_requests)),
-            type_url::ROUND_ROBIN => Some(open(any, type_url::ROUND_ROBIN).and_then(|wire| {
+            type_url::LEAST_REQUEST => Some(unpack(any, type_url::LEAST_REQUEST).and_then(least_requests)),
+            type_url::ROUND_ROBIN => Some(unpack(any, type_url::ROUND_ROBIN).and_then(|wire| {
                 let round_robin::RoundRobin { slow_start_config, locality_lb_config } = wire;
                 unsupported("slow_start_config", slow_start_config.is_some())?;
                 let locality_weighted = is_weighted(locality_lb_config);
                 Ok(Self { policy: Balancing::RoundRobin, locality_weighted })
             })),
-            type_url::RANDOM => Some(open(any, type_url::RANDOM).map(|wire| {
+            type_url::RANDOM => Some(unpack(any, type_url::RANDOM).map(|wire| {
                 let random::Random { locality_lb_config } = wire;
                 Self { policy: Balancing::Random, locality_weighted: is_weighted(locality_lb_config) }
             })),

@@ -15,8 +15,8 @@ use super::balancing::Picking;
 use super::http_options::HttpOptions;
 use super::{Cluster, Discovery, EndpointsHandle, UpstreamProtocol};
 use crate::endpoint::{Assignment, OfEndpoints, Transport};
-use crate::tls::{Socket, UpstreamTls};
-use crate::wire::{from_ads, text};
+use crate::tls::{TransportSocket, UpstreamTls};
+use crate::wire::{from_ads, string_field};
 
 /// A decoded cluster, with the settings that apply to its endpoints.
 #[derive(Debug, Clone)]
@@ -180,8 +180,8 @@ fn upstream_connection(wire: wire_cluster::UpstreamConnectionOptions) {
 
 fn transport(wire: core::TransportSocket) -> Result<Transport, Unusable> {
     Ok(match UpstreamTls::decode(wire)? {
-        Socket::Plain => Transport::Plain,
-        Socket::Tls(tls) => Transport::Tls(tls),
+        TransportSocket::Plain => Transport::Plain,
+        TransportSocket::Tls(tls) => Transport::Tls(tls),
     })
 }
 
@@ -190,7 +190,7 @@ fn transport_match(
 ) -> Result<(Vec<(String, String)>, Transport), Unusable> {
     let wire_cluster::cluster::TransportSocketMatch { name: _, r#match, transport_socket } = wire; // a name for statistics
     let criteria = r#match.unwrap_or_default();
-    let texts = criteria.fields.keys().map(|key| match text(&criteria, key) {
+    let texts = criteria.fields.keys().map(|key| match string_field(&criteria, key) {
         Some(value) => Ok((key.clone(), value.to_owned())),
         None => Err(Unusable::new(format!("match.{key}"), "is no text")),
     });

@@ -8,7 +8,7 @@ use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{core, type_url, upstream_http};
 
 use super::{ConnectionSettings, UpstreamProtocol};
-use crate::wire::open;
+use crate::wire::unpack;
 
 /// The HTTP options of a cluster during decoding.
 pub(super) struct HttpOptions {
@@ -40,7 +40,7 @@ impl HttpOptions {
             if any.type_url != type_url::HTTP_PROTOCOL_OPTIONS {
                 return Err(Unusable::new(field(), format_args!("{:?} is not supported", any.type_url)));
             }
-            open(&any, type_url::HTTP_PROTOCOL_OPTIONS)
+            unpack(&any, type_url::HTTP_PROTOCOL_OPTIONS)
                 .and_then(|wire| self.protocol(wire))
                 .map_err(|bad| bad.within(field()))?;
         }

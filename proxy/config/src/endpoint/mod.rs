@@ -13,7 +13,7 @@ use outrigger_proto::xds::{core, endpoint as wire_endpoint, metadata};
 
 use self::groups::Groups;
 use crate::tls::UpstreamTls;
-use crate::wire::{socket_address, text};
+use crate::wire::{socket_address, string_field};
 
 /// The endpoints of a cluster at one moment.
 #[derive(Debug, Clone)]
@@ -268,11 +268,11 @@ fn assigned(
     }
     let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata.unwrap_or_default(); // ours is untyped
     let transport = filter_metadata.get(metadata::TRANSPORT_SOCKET_MATCH);
-    let transport = transport
-        .iter()
-        .flat_map(|of| of.fields.keys().filter_map(|key| Some((key.clone(), text(of, key)?.to_owned()))));
+    let transport = transport.iter().flat_map(|of| {
+        of.fields.keys().filter_map(|key| Some((key.clone(), string_field(of, key)?.to_owned())))
+    });
     let workload = filter_metadata.get(metadata::WORKLOAD);
-    let says = |field| workload.and_then(|of| text(of, field)).filter(|text| !text.is_empty());
+    let says = |field| workload.and_then(|of| string_field(of, field)).filter(|text| !text.is_empty());
     let identity = says(metadata::SPIFFE_ID).map(SpiffeId::parse).transpose();
     let identity = identity
         .map_err(|bad| Unusable::new("metadata.filter_metadata[\"outrigger.workload\"].spiffe_id", bad))?;

@@ -3,7 +3,7 @@
 use outrigger_policy::field::{Unusable, each, unsupported_any};
 use outrigger_proto::xds::{cors, hcm, router, type_url};
 
-use crate::wire::open;
+use crate::wire::unpack;
 
 /// An HTTP filter between the codec and the router. Routes carry the settings of each filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +71,12 @@ fn http_filter(wire: hcm::HttpFilter) -> Result<Stage, Unusable> {
                 respect_expected_rq_timeout: _,
                 upstream_http_filters,
                 reject_connect_request_early_data: _, // CONNECT is answered before its data is read
-            } = open(&any, type_url::ROUTER).map_err(|bad| bad.within("typed_config"))?;
+            } = unpack(&any, type_url::ROUTER).map_err(|bad| bad.within("typed_config"))?;
             unsupported_any(&[("typed_config.upstream_http_filters", !upstream_http_filters.is_empty())])?;
             Stage::Router
         }
         type_url::CORS => {
-            let cors::Cors {} = open(&any, type_url::CORS).map_err(|bad| bad.within("typed_config"))?;
+            let cors::Cors {} = unpack(&any, type_url::CORS).map_err(|bad| bad.within("typed_config"))?;
             Stage::Filter(HttpFilter::Cors)
         }
         _ if is_optional => Stage::Skipped,

@@ -18,12 +18,12 @@ pub struct ChainMatcher {
     pub server_names: Box<[Name]>,
     /// Whether the connection uses TLS.
     pub transport: Option<TransportProtocol>,
-    /// ALPN protocols in the TLS ClientHello; for plaintext, detected protocols ([`IN_THE_CLEAR`]).
+    /// ALPN protocols in the TLS ClientHello; for plaintext, detected protocols ([`PLAINTEXT_PROTOCOLS`]).
     pub application_protocols: Box<[Name]>,
 }
 
 /// The names of detected protocols, as in Envoy's HTTP inspector: HTTP/1.0, HTTP/1.1, HTTP/2.
-pub const IN_THE_CLEAR: [&[u8]; 3] = [b"http/1.0", alpn::HTTP1.as_bytes(), b"h2c"];
+pub const PLAINTEXT_PROTOCOLS: [&[u8]; 3] = [b"http/1.0", alpn::HTTP1.as_bytes(), b"h2c"];
 
 /// Whether a connection begins with a TLS ClientHello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,13 +11,13 @@ use outrigger_policy::field::{
 use outrigger_proto::xds::protobuf::Any;
 use outrigger_proto::xds::{core, extension, hcm, listener as wire_listener, metadata, tcp_proxy, type_url};
 
-use super::{ChainMatcher, FilterChain, IN_THE_CLEAR, Listener, NetworkFilter, TransportProtocol};
+use super::{ChainMatcher, FilterChain, Listener, NetworkFilter, PLAINTEXT_PROTOCOLS, TransportProtocol};
 use crate::destination::Destination;
 use crate::handler::Handler;
 use crate::http_manager::HttpConnectionManager;
 use crate::tcp_proxy::TcpProxy;
-use crate::tls::{DownstreamTls, Socket};
-use crate::wire::{open, socket_address, text};
+use crate::tls::{DownstreamTls, TransportSocket};
+use crate::wire::{socket_address, string_field, unpack};
 
 /// A decoded Listener resource.
 #[derive(Debug, Clone)]
@@ -131,7 +131,7 @@ impl Compiled {
             // In Envoy the filter reads the original destination and this flag selects another listener by it. Here they are one.
             original_dst: flag(use_original_dst) || original_destination,
             first_bytes_timeout: first_bytes,
-            serves_silent: continue_on_listener_filters_timeout,
+            continue_on_timeout: continue_on_listener_filters_timeout,
             detects_http: detects,
             chains: chains.into(),
             default_chain,
@@ -194,7 +194,7 @@ fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, 
 /// Returns the canonical destination in the metadata of a listener or chain.
 fn destination_of(metadata: Option<core::Metadata>) -> Option<Name> {
     let core::Metadata { filter_metadata, typed_filter_metadata: _ } = metadata?; // ours is untyped
-    text(filter_metadata.get(metadata::DESTINATION)?, metadata::NAME).map(Name::from)
+    string_field(filter_metadata.get(metadata::DESTINATION)?, metadata::NAME).map(Name::from)
 }
 
 fn destination(
@@ -208,7 +208,7 @@ fn destination(
         let read = || {
             let any = required("api_listener", api_listener)?;
             let wire =
-                open(&any, type_url::HTTP_CONNECTION_MANAGER).map_err(|bad| bad.within("api_listener"))?;
+                unpack(&any, type_url::HTTP_CONNECTION_MANAGER).map_err(|bad| bad.within("api_listener"))?;
             HttpConnectionManager::decode(wire).map_err(|bad| bad.within("api_listener"))
         };
         read().map(Arc::new).map_err(|bad| bad.within("api_listener"))
@@ -241,7 +241,7 @@ fn destination(
         }
     };
     let canonical = canonical.unwrap_or_else(|| name.clone());
-    let handler = handler.leading_to(Some(&canonical));
+    let handler = handler.with_destination(Some(&canonical));
     Ok(Compiled::Destination(Arc::new(Destination { name, canonical, handler, usage: Default::default() })))
 }
 
@@ -261,7 +261,7 @@ impl FilterChain {
         let matcher = filter_chain_match.map(ChainMatcher::decode).transpose();
         let tls = match transport_socket {
             Some(socket) => DownstreamTls::decode(socket).map_err(|bad| bad.within("transport_socket"))?,
-            None => Socket::Plain,
+            None => TransportSocket::Plain,
         };
         let mut handlers = each("filters", filters, network_filter)?;
         let handler = handlers.pop().ok_or_else(|| Unusable::new("filters", "must not be empty"))?;
@@ -270,15 +270,15 @@ impl FilterChain {
             name: name.into(),
             matcher: matcher.map_err(|bad| bad.within("filter_chain_match"))?.unwrap_or_default(),
             tls: match tls {
-                Socket::Plain => None,
-                Socket::Tls(tls) => Some(tls),
+                TransportSocket::Plain => None,
+                TransportSocket::Tls(tls) => Some(tls),
             },
             handshake_timeout: duration(
                 "transport_socket_connect_timeout",
                 transport_socket_connect_timeout,
             )?
             .filter(|timeout| !timeout.is_zero()),
-            filter: NetworkFilter::Handle(handler.leading_to(destination_of(metadata).as_ref())),
+            filter: NetworkFilter::Handle(handler.with_destination(destination_of(metadata).as_ref())),
         })
     }
 }
@@ -306,7 +306,7 @@ fn can_match(chain: &FilterChain, detects: bool) -> Result<(), Unusable> {
             "match in the clear only with the HTTP inspector in listener_filters",
         ));
     }
-    match protocols.iter().any(|name| IN_THE_CLEAR.contains(&name.as_bytes())) {
+    match protocols.iter().any(|name| PLAINTEXT_PROTOCOLS.contains(&name.as_bytes())) {
         true => Ok(()),
         false => Err(Unusable::new(field, "match in the clear only as http/1.0, http/1.1 or h2c")),
     }
@@ -328,11 +328,11 @@ fn network_filter(wire: wire_listener::Filter) -> Result<Handler, Unusable> {
 fn handler(name: &str, any: &Any) -> Result<Handler, Unusable> {
     match any.type_url.as_str() {
         type_url::HTTP_CONNECTION_MANAGER => {
-            let wire: hcm::HttpConnectionManager = open(any, type_url::HTTP_CONNECTION_MANAGER)?;
+            let wire: hcm::HttpConnectionManager = unpack(any, type_url::HTTP_CONNECTION_MANAGER)?;
             Ok(Handler::Http(Arc::new(HttpConnectionManager::decode(wire)?)))
         }
         type_url::TCP_PROXY => {
-            let wire: tcp_proxy::TcpProxy = open(any, type_url::TCP_PROXY)?;
+            let wire: tcp_proxy::TcpProxy = unpack(any, type_url::TCP_PROXY)?;
             Ok(Handler::Tcp(Arc::new(TcpProxy::decode(wire)?)))
         }
         other => Err(Unusable::new("", format_args!("filter {name:?} ({other}) is not supported"))),

@@ -17,7 +17,7 @@ pub use crate::handler::Handler;
 use crate::http_manager::HttpSettings;
 use crate::tls::DownstreamTls;
 
-pub use chain_match::{ChainMatcher, Cidr, ConnectionFacts, IN_THE_CLEAR, TransportProtocol};
+pub use chain_match::{ChainMatcher, Cidr, ConnectionFacts, PLAINTEXT_PROTOCOLS, TransportProtocol};
 pub(crate) use decode::Compiled;
 
 /// A listening socket.
@@ -36,7 +36,7 @@ pub struct Listener {
     pub first_bytes_timeout: Duration,
     /// Whether a connection without first bytes in time is handled as plaintext of an unknown protocol; otherwise it is
     /// closed.
-    pub serves_silent: bool,
+    pub continue_on_timeout: bool,
     /// Whether plaintext HTTP is detected, so that chains can match it.
     pub detects_http: bool,
     /// The filter chains, one of which is selected for each connection.
@@ -174,7 +174,7 @@ mod tests {
             direction: Direction::Inbound,
             original_dst: true,
             first_bytes_timeout: Duration::from_secs(1),
-            serves_silent: true,
+            continue_on_timeout: true,
             detects_http: false,
             chains: chains.into(),
             default_chain: None,

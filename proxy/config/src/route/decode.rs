@@ -21,7 +21,7 @@ use outrigger_proto::xds::{cors, extension, route, type_url};
 
 use super::attempts::{Attempts, kept_bytes};
 use super::{Forward, Route, RouteAction, RouteMatcher};
-use crate::wire::open;
+use crate::wire::unpack;
 
 /// Inherited settings, resolved once so that requests need no lookup.
 #[derive(Debug, Clone)]
@@ -235,7 +235,7 @@ pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsP
             }
             type_url::FILTER_CONFIG => {
                 let route::FilterConfig { config, is_optional, disabled } =
-                    open(&any, type_url::FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
+                    unpack(&any, type_url::FILTER_CONFIG).map_err(|bad| bad.within(field()))?;
                 let is_cors = config.as_ref().is_some_and(|any| any.type_url == type_url::CORS_POLICY)
                     || config.is_none() && name == extension::CORS;
                 // An unknown optional filter stays skipped, enabled or not.
@@ -252,6 +252,6 @@ pub(super) fn cors_policy(wire: HashMap<String, Any>) -> Result<Option<Arc<CorsP
 }
 
 fn cors(any: &Any) -> Result<Arc<CorsPolicy>, Unusable> {
-    let wire: cors::CorsPolicy = open(any, type_url::CORS_POLICY)?;
+    let wire: cors::CorsPolicy = unpack(any, type_url::CORS_POLICY)?;
     CorsPolicy::decode(wire).map(Arc::new)
 }

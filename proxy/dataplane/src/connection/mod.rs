@@ -21,7 +21,7 @@ use outrigger_config::http_manager::{Codec, HttpConnectionManager, HttpSettings}
 use outrigger_config::listener::{
     DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
-use outrigger_config::name::asked_address;
+use outrigger_config::name::normalized_address;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::drain::DrainGuard;
@@ -128,7 +128,7 @@ impl Served {
             }
             DestinationBy::OriginalDestination => match self.original {
                 Some(original) => {
-                    let name = asked_address(original.0).into();
+                    let name = normalized_address(original.0).into();
                     self.named(name, finder.unknown, stream, first, facts).await;
                 }
                 None => {

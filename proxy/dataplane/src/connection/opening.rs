@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use outrigger_config::listener::{IN_THE_CLEAR, Listener};
+use outrigger_config::listener::{Listener, PLAINTEXT_PROTOCOLS};
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use rustls::server::Accepted;
@@ -69,17 +69,17 @@ pub(super) async fn read(
 
 /// What becomes of a client whose first bytes did not come in time.
 fn silent(listener: &Listener) -> Opening {
-    if listener.serves_silent { Opening::Clear(None) } else { Opening::Nothing }
+    if listener.continue_on_timeout { Opening::Clear(None) } else { Opening::Nothing }
 }
 
-/// A client that said no hello is refused by a chain that demands TLS.
+/// A client that said no hello is refused by a chain that requires TLS.
 pub(super) fn in_the_clear() -> Failure {
     Failure::downstream(Reason::DownstreamTlsFailure, "no chain takes a connection in the clear")
 }
 
 /// Envoy's names of what was detected. HTTP/1.0 is told from HTTP/1.1 by the end of the request line.
 fn protocol(verdict: Verdict, first: &[u8]) -> Option<&'static [u8]> {
-    let [http10, http11, h2c] = IN_THE_CLEAR;
+    let [http10, http11, h2c] = PLAINTEXT_PROTOCOLS;
     match verdict {
         Verdict::Http2 => Some(h2c),
         Verdict::Http1 => {

@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::demand::Answer;
 use outrigger_config::destination::Destination as MeshDestination;
 use outrigger_config::http_manager::{HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{FilterChain, Handler, NetworkFilter, UnknownDestination};
-use outrigger_config::name::asked_name;
+use outrigger_config::name::normalized_name;
+use outrigger_config::on_demand::Lookup;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::Name;
 use outrigger_core::drain::DrainGuard;
@@ -164,21 +164,21 @@ pub(crate) async fn find(
     unknown: UnknownDestination,
 ) -> Result<(Option<Arc<MeshDestination>>, Arc<Snapshot>), Failure> {
     let mut snapshot = context.view.snapshot();
-    if let Some(found) = context.demands.known(&snapshot, asked) {
+    if let Some(found) = context.on_demand.known(&snapshot, asked) {
         return Ok((Some(found), snapshot));
     }
-    let answer = context.demands.destination(&context.view, asked, &client.key).await;
+    let answer = context.on_demand.destination(&context.view, asked, &client.key).await;
     snapshot = context.view.snapshot();
     match answer {
-        Answer::Found(found) => {
+        Lookup::Found(found) => {
             // The snapshot of now, so that destination, routes and clusters are of one moment.
-            let found = context.demands.known(&snapshot, asked).unwrap_or(found);
+            let found = context.on_demand.known(&snapshot, asked).unwrap_or(found);
             Ok((Some(found), snapshot))
         }
-        Answer::Absent if unknown == UnknownDestination::PassThrough => Ok((None, snapshot)),
-        Answer::Absent => Err(Failure::local(Reason::NoDestination, format!("the mesh has no {asked}"))),
-        Answer::Refused => Err(unknowable(format!("what the control plane says of {asked} cannot be used"))),
-        Answer::Unknown => Err(unknowable(format!("nobody said in time what {asked} is"))),
+        Lookup::Absent if unknown == UnknownDestination::PassThrough => Ok((None, snapshot)),
+        Lookup::Absent => Err(Failure::local(Reason::NoDestination, format!("the mesh has no {asked}"))),
+        Lookup::Refused => Err(unknowable(format!("what the control plane says of {asked} cannot be used"))),
+        Lookup::Unknown => Err(unknowable(format!("nobody said in time what {asked} is"))),
     }
 }
 
@@ -191,7 +191,7 @@ fn unknowable(why: String) -> Failure {
 pub(super) fn asked_by(head: &RequestHead) -> Result<std::borrow::Cow<'_, str>, Failure> {
     let none = |what: &str| Failure::downstream(Reason::DownstreamProtocolError, what);
     let authority = head.authority.as_ref().ok_or_else(|| none("the request names no host"))?;
-    asked_name(authority.as_str(), HTTP_PORT).ok_or_else(|| none("the request's host is no name"))
+    normalized_name(authority.as_str(), HTTP_PORT).ok_or_else(|| none("the request's host is no name"))
 }
 
 fn manager_of(chain: &FilterChain) -> Option<&Arc<HttpConnectionManager>> {

@@ -46,7 +46,7 @@ pub(crate) fn server_config(
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).map_err(failed)?;
     let verifier = PeerVerifier::new(Arc::clone(&credentials.roots), None);
     let mut config = match tls.client_certificate {
-        ClientCertificate::NotAsked => builder.with_no_client_auth(),
+        ClientCertificate::NotRequested => builder.with_no_client_auth(),
         ClientCertificate::Optional => builder.with_client_cert_verifier(Arc::new(verifier.optional())),
         ClientCertificate::Required => builder.with_client_cert_verifier(Arc::new(verifier)),
     }

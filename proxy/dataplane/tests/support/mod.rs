@@ -15,13 +15,13 @@ use std::time::Duration;
 use outrigger_config::cluster::{
     Balancing, Cluster, ConnectionSettings, Discovery, EndpointsHandle, UpstreamProtocol,
 };
-use outrigger_config::demand::{DemandFeed, DemandLimits, Demands, Resolution};
 use outrigger_config::destination::Destination;
 use outrigger_config::endpoint::{Endpoint, Endpoints, HealthStatus, Transport};
 use outrigger_config::http_manager::{Codec, HttpConnectionManager, HttpSettings, RouteSource};
 use outrigger_config::listener::{
     DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
 };
+use outrigger_config::on_demand::{OnDemand, OnDemandFeed, OnDemandLimits, Resolution};
 use outrigger_config::publish::Published;
 use outrigger_config::route::{Forward, Route, RouteAction, RouteMatcher, RouteTable};
 use outrigger_config::secrets::SecretStore;
@@ -58,7 +58,7 @@ pub struct Proxy {
     pub published: Published,
     pub records: mpsc::Receiver<Arc<RequestRecord>>,
     pub shared: Arc<SharedClusters>,
-    pub feed: DemandFeed,
+    pub feed: OnDemandFeed,
     addresses: Vec<SocketAddr>,
     drains: Drains,
     /// `None` on the test's own thread.
@@ -149,7 +149,7 @@ impl World {
         } else {
             Resolution::OnDemand
         };
-        let (demands, feed) = Demands::new(DemandLimits::default(), resolution, published.clone());
+        let (on_demand, feed) = OnDemand::new(OnDemandLimits::default(), resolution, published.clone());
         let lent: Vec<_> = (self.own.into_iter())
             .map(|listener| {
                 let group = ListenerGroup::bind(listener.name.clone(), listener.address, 1).unwrap();
@@ -165,7 +165,7 @@ impl World {
         let config = WorkerConfig {
             id: 0,
             published: published.clone(),
-            demands,
+            on_demand,
             secrets: self.secrets,
             listeners: receiver,
             resolver: Resolver::new(|host| async move {
@@ -234,7 +234,7 @@ pub fn listener(name: &str, filter: NetworkFilter) -> Listener {
         direction: Direction::Outbound,
         original_dst: false,
         first_bytes_timeout: Duration::from_secs(1),
-        serves_silent: true,
+        continue_on_timeout: true,
         detects_http: false,
         chains: Box::default(),
         default_chain: Some(FilterChain {

@@ -121,7 +121,7 @@ async fn a_drain_waits_until_the_control_plane_confirms() {
     let drained = tokio::spawn(async move { handle.drain().await });
     assert!(next_request(&mut call).await.drain);
     answer(&call, Outcome::Drained(Drained {}));
-    assert_eq!(drained.await.unwrap(), Left::Confirmed);
+    assert_eq!(drained.await.unwrap(), Deregistration::Confirmed);
     assert_eq!(status.read().registration.registered_since, None);
 }
 
@@ -135,7 +135,7 @@ async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
         assert!(next_request(&mut call).await.drain);
         answer(&call, Outcome::Drained(Drained {}));
     });
-    assert_eq!(left, Left::Confirmed);
+    assert_eq!(left, Deregistration::Confirmed);
     for _ in 0..3 {
         let asked = Instant::now();
         assert!(next_request(&mut call).await.drain);
@@ -158,14 +158,14 @@ async fn a_drain_does_not_wait_for_a_control_plane_that_is_not_in_reach() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let asked = Instant::now();
-    assert_eq!((handle.drain().await, asked.elapsed()), (Left::Unconfirmed, Duration::ZERO));
+    assert_eq!((handle.drain().await, asked.elapsed()), (Deregistration::Unconfirmed, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_without_a_certificate_has_nobody_to_tell() {
     let (_task, handle) = Registration::new("cart-1", &[port()], &BTreeMap::new(), StatusBoard::default());
     let asked = Instant::now();
-    assert_eq!((handle.drain().await, asked.elapsed()), (Left::Unconfirmed, Duration::ZERO));
+    assert_eq!((handle.drain().await, asked.elapsed()), (Deregistration::Unconfirmed, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +173,7 @@ async fn a_drain_gives_up_on_a_silent_control_plane() {
     let (mut stage, handle, _) = start(&[port()]);
     let _call = stage.registrations.recv().await.unwrap();
     let asked = Instant::now();
-    assert_eq!(handle.drain().await, Left::Unconfirmed);
+    assert_eq!(handle.drain().await, Deregistration::Unconfirmed);
     assert_eq!(asked.elapsed().as_millis() / 10, DRAIN.as_millis() / 10);
 }
 
@@ -186,11 +186,11 @@ async fn a_drain_goes_on_across_a_reconnect() {
     let mut call = stage.registrations.recv().await.unwrap();
     assert!(next_request(&mut call).await.drain);
     answer(&call, Outcome::Drained(Drained {}));
-    assert_eq!(drained.await.unwrap(), Left::Confirmed);
+    assert_eq!(drained.await.unwrap(), Deregistration::Confirmed);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_workload_without_ports_has_nothing_to_leave() {
     let (_stage, handle, _) = start(&[]);
-    assert_eq!(handle.drain().await, Left::Confirmed);
+    assert_eq!(handle.drain().await, Deregistration::Confirmed);
 }

@@ -10,21 +10,21 @@ use outrigger_config::resources::Resources;
 use outrigger_core::Name;
 use outrigger_proto::kind::Kind;
 
-use crate::xds::store::Judged;
+use crate::xds::store::Validated;
 
 /// The listeners that have an address.
 pub(crate) type Claims = BTreeMap<Name, SocketAddr>;
 
 /// Refuses listeners whose address is taken. Returns the claims before and after the response.
-pub(crate) fn settle_claims(accepted: &Resources, judged: &mut Judged) -> (Claims, Claims) {
+pub(crate) fn settle_claims(accepted: &Resources, validated: &mut Validated) -> (Claims, Claims) {
     let listeners = accepted.of(Kind::Listener).iter();
     let held: Claims = listeners.filter_map(|(name, of)| Some((name.clone(), of.address()?))).collect();
-    let removed: HashSet<_> = judged.removed.iter().map(String::as_str).collect();
+    let removed: HashSet<_> = validated.removed.iter().map(String::as_str).collect();
     let mut wanted = held.clone();
     wanted.retain(|name, _| !removed.contains(&**name));
     // A listener that moves or is removed frees its address first; a refused one takes it back.
     let mut moves = Vec::new();
-    for listener in &judged.good {
+    for listener in &validated.good {
         let name = &listener.raw().name;
         if listener.address() != held.get(name).copied() {
             wanted.remove(name);
@@ -55,7 +55,7 @@ pub(crate) fn settle_claims(accepted: &Resources, judged: &mut Judged) -> (Claim
             back = next;
         }
     }
-    judged.refuse(&refused);
+    validated.refuse(&refused);
     (held, wanted)
 }
 
@@ -70,12 +70,12 @@ mod tests {
     use super::*;
     use crate::testing::xds;
 
-    fn judged(good: &[(&str, &str)], removed: &[&str]) -> Judged {
+    fn validated(good: &[(&str, &str)], removed: &[&str]) -> Validated {
         let good = good.iter().map(|(name, address)| {
             let body = xds::listener_at(name, address, "app");
             Arc::new(xds::compiled(Kind::Listener, name, "2", body, None))
         });
-        Judged {
+        Validated {
             kind: Kind::Listener,
             good: good.collect(),
             removed: removed.iter().map(|name| (*name).into()).collect(),
@@ -90,12 +90,12 @@ mod tests {
             (Kind::Listener, "b", xds::listener_at("b", "127.0.0.1:2", "app")),
             (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
         ]);
-        let mut judged = judged(good, removed);
-        let (_, claims) = settle_claims(&accepted, &mut judged);
-        for listener in &judged.good {
+        let mut validated = validated(good, removed);
+        let (_, claims) = settle_claims(&accepted, &mut validated);
+        for listener in &validated.good {
             assert_eq!(claims.get(&listener.raw().name).copied(), listener.address());
         }
-        judged.refused.into_iter().map(|refused| refused.name).collect()
+        validated.refused.into_iter().map(|refused| refused.name).collect()
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(crate) struct Step {
 
 /// A response whose resources were validated one by one. None is accepted yet.
 #[derive(Debug)]
-pub(crate) struct Judged {
+pub(crate) struct Validated {
     pub(crate) kind: Kind,
     /// The valid resources, in the order of the response.
     pub(crate) good: Vec<Arc<Compiled>>,
@@ -65,7 +65,7 @@ pub(crate) struct Judged {
     pub(crate) refused: Vec<Refused>,
 }
 
-impl Judged {
+impl Validated {
     /// Refuses some of the valid resources after all, by name.
     pub(crate) fn refuse(&mut self, reasons: &BTreeMap<Name, String>) {
         self.good.retain(|resource| !reasons.contains_key(&resource.raw().name));
@@ -79,7 +79,7 @@ impl Judged {
 pub(crate) struct Applied {
     pub(crate) refused: Vec<Refused>,
     /// Names that are no longer refused: accepted now, or removed.
-    pub(crate) settled: Vec<String>,
+    pub(crate) recovered: Vec<String>,
     pub(crate) removed: Vec<String>,
     pub(crate) step: Step,
 }
@@ -137,12 +137,12 @@ impl Store {
     }
 
     /// Compiles each resource of a response; invalid ones are refused by name.
-    pub(crate) fn judge(&self, update: Update) -> Judged {
+    pub(crate) fn validate(&self, update: Update) -> Validated {
         let now = SystemTime::now();
         self.compiled(update, |resource| resource.received_at(now))
     }
 
-    fn compiled(&self, update: Update, received: impl Fn(Compiled) -> Compiled) -> Judged {
+    fn compiled(&self, update: Update, received: impl Fn(Compiled) -> Compiled) -> Validated {
         let Update { kind, nonce: _, changed, removed, mut refused } = update;
         let mut good = Vec::with_capacity(changed.len());
         for raw in changed {
@@ -154,17 +154,22 @@ impl Store {
                 Err(reason) => refused.push(Refused { name: name.to_string(), reason }),
             }
         }
-        Judged { kind, good, removed, refused }
+        Validated { kind, good, removed, refused }
     }
 
     /// Accepts the valid resources of a response. For refused ones the last good version stays.
-    pub(crate) fn accept(&mut self, judged: Judged, demanded: &BTreeSet<Name>, now: Instant) -> Applied {
-        let Judged { kind, good, removed, refused } = judged;
+    pub(crate) fn accept(
+        &mut self,
+        validated: Validated,
+        destinations: &BTreeSet<Name>,
+        now: Instant,
+    ) -> Applied {
+        let Validated { kind, good, removed, refused } = validated;
         let names = good.iter().map(|resource| resource.raw().name.to_string());
-        let settled = names.chain(removed.iter().cloned()).collect();
-        self.take_in(kind, good, &removed);
-        let step = self.advance(demanded, now);
-        Applied { refused, settled, removed, step }
+        let recovered = names.chain(removed.iter().cloned()).collect();
+        self.apply(kind, good, &removed);
+        let step = self.advance(destinations, now);
+        Applied { refused, recovered, removed, step }
     }
 
     /// Restores the saved resources through the same decoding. Everything accepted counts as warm.
@@ -178,11 +183,11 @@ impl Store {
             });
             let changed = changed.collect();
             let update = Update { kind, nonce: String::new(), changed, removed: vec![], refused: vec![] };
-            let judged = self.compiled(update, |resource| resource);
-            for Refused { name, reason } in &judged.refused {
+            let validated = self.compiled(update, |resource| resource);
+            for Refused { name, reason } in &validated.refused {
                 tracing::warn!(%kind, name, reason, "a saved resource is refused");
             }
-            self.take_in(kind, judged.good, &[]);
+            self.apply(kind, validated.good, &[]);
         }
         let before = self.warming.restore(&self.accepted);
         let destinations = match self.mode {
@@ -197,14 +202,14 @@ impl Store {
     }
 
     /// Recomputes what is published and what is wanted.
-    pub(crate) fn advance(&mut self, demanded: &BTreeSet<Name>, now: Instant) -> Step {
+    pub(crate) fn advance(&mut self, destinations: &BTreeSet<Name>, now: Instant) -> Step {
         let before = self.warming.advance(&self.accepted, now);
-        self.step(before, demanded, now)
+        self.step(before, destinations, now)
     }
 
-    fn step(&mut self, before: Resources, demanded: &BTreeSet<Name>, now: Instant) -> Step {
-        let wanted = wanted(self.mode, demanded, &self.accepted, self.warming.published());
-        if self.forget_unwanted(&wanted, demanded) {
+    fn step(&mut self, before: Resources, destinations: &BTreeSet<Name>, now: Instant) -> Step {
+        let wanted = wanted(self.mode, destinations, &self.accepted, self.warming.published());
+        if self.forget_unwanted(&wanted, destinations) {
             self.warming.advance(&self.accepted, now);
         }
         let published = self.warming.published();
@@ -218,14 +223,14 @@ impl Store {
     }
 
     /// Drops resources that nothing needs any more. A destination is dropped with its demand; in wildcard mode only by the server.
-    fn forget_unwanted(&mut self, wanted: &Wanted, demanded: &BTreeSet<Name>) -> bool {
+    fn forget_unwanted(&mut self, wanted: &Wanted, destinations: &BTreeSet<Name>) -> bool {
         let mode = self.mode;
         let mut forgotten = false;
         for kind in Kind::ALL {
             let every = wanted[kind].contains(WILDCARD);
             let unwanted = self.accepted.retain(kind, |name, resource| match kind {
                 Kind::Listener => {
-                    mode == Mode::Wildcard || !resource.is_destination() || demanded.contains(name)
+                    mode == Mode::Wildcard || !resource.is_destination() || destinations.contains(name)
                 }
                 _ => every || wanted[kind].contains(&**name),
             });
@@ -234,7 +239,7 @@ impl Store {
         forgotten
     }
 
-    fn take_in(&mut self, kind: Kind, good: Vec<Arc<Compiled>>, removed: &[String]) {
+    fn apply(&mut self, kind: Kind, good: Vec<Arc<Compiled>>, removed: &[String]) {
         for resource in good {
             self.accepted.insert(kind, resource);
         }
@@ -292,8 +297,8 @@ mod tests {
         let removed = removed.iter().map(|name| (*name).into()).collect();
         let update =
             Update { kind, nonce: String::new(), changed: changed.collect(), removed, refused: vec![] };
-        let judged = store.judge(update);
-        store.accept(judged, &BTreeSet::new(), Instant::now())
+        let validated = store.validate(update);
+        store.accept(validated, &BTreeSet::new(), Instant::now())
     }
 
     fn serving() -> Store {
@@ -327,8 +332,8 @@ mod tests {
         ] {
             let update =
                 Update { kind, nonce: String::new(), changed: vec![raw], removed: vec![], refused: vec![] };
-            let judged = store.judge(update);
-            let applied = store.accept(judged, &BTreeSet::new(), Instant::now());
+            let validated = store.validate(update);
+            let applied = store.accept(validated, &BTreeSet::new(), Instant::now());
             assert!(applied.refused.is_empty() && applied.step.snapshot.is_none());
             assert!(store.published().of(kind).values().all(|resource| resource.raw().version == "2"));
         }

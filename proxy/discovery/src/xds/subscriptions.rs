@@ -1,4 +1,4 @@
-//! Computes the wanted names of each kind: the demands, and everything they refer to.
+//! Computes the wanted names of each kind: the requested destinations, and everything they refer to.
 //!
 //! In on-demand mode a demand leads to a listener, its routes, their clusters and their endpoints; names without such a chain are
 //! not wanted. In wildcard mode the server chooses listeners and clusters. Inbound listeners come under LDS's wildcard in both
@@ -34,22 +34,22 @@ impl Mode {
     }
 }
 
-/// Returns the wanted names, given the demands and the held resources. References of `published`, which traffic uses, stay
+/// Returns the wanted names, given the requested destinations and the accepted resources. References of `published`, which traffic uses, stay
 /// wanted until a successor is warm.
 pub(crate) fn wanted(
     mode: Mode,
-    demanded: &BTreeSet<Name>,
+    destinations: &BTreeSet<Name>,
     accepted: &Resources,
     published: &Resources,
 ) -> PerKind<BTreeSet<String>> {
     let mut wanted: PerKind<BTreeSet<String>> = PerKind::default();
-    wanted[Kind::Listener] = demanded.iter().map(Name::to_string).collect();
+    wanted[Kind::Listener] = destinations.iter().map(Name::to_string).collect();
     wanted[Kind::Listener].insert(WILDCARD.to_owned());
     if mode == Mode::Wildcard {
         wanted[Kind::Cluster].insert(WILDCARD.to_owned());
     }
     for listener in both(accepted, published, Kind::Listener, |name, listener| {
-        mode == Mode::Wildcard || !listener.is_destination() || demanded.contains(name)
+        mode == Mode::Wildcard || !listener.is_destination() || destinations.contains(name)
     }) {
         add(mode, &mut wanted, listener);
     }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::testing::xds;
 
-    fn demanded<const N: usize>(names: [&str; N]) -> BTreeSet<Name> {
+    fn destinations<const N: usize>(names: [&str; N]) -> BTreeSet<Name> {
         names.into_iter().map(Into::into).collect()
     }
 
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_demand_leads_to_all_that_it_needs() {
         let none = Resources::default();
-        let wanted = wanted(Mode::OnDemand, &demanded(["cart:80"]), &shop(), &none);
+        let wanted = wanted(Mode::OnDemand, &destinations(["cart:80"]), &shop(), &none);
         assert_eq!(names(&wanted[Kind::Listener]), ["*", "cart:80"]);
         assert_eq!(names(&wanted[Kind::Route]), ["cart"]);
         assert_eq!(names(&wanted[Kind::Cluster]), ["inbound|app", "v1", "v2"]);
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_nothing_leads_to_is_not_wanted() {
-        let wanted = wanted(Mode::OnDemand, &demanded([]), &shop(), &Resources::default());
+        let wanted = wanted(Mode::OnDemand, &destinations([]), &shop(), &Resources::default());
         assert_eq!(names(&wanted[Kind::Listener]), ["*"]);
         assert!(wanted[Kind::Route].is_empty() && wanted[Kind::Endpoints].is_empty());
         assert_eq!(names(&wanted[Kind::Cluster]), ["inbound|app"], "our own listener's");
@@ -137,14 +137,14 @@ mod tests {
             (Kind::Listener, "cart:80", xds::destination("cart:80", "cart")),
             (Kind::Route, "cart", xds::route("cart", &["v3"])),
         ]);
-        let wanted = wanted(Mode::OnDemand, &demanded(["cart:80"]), &next, &published);
+        let wanted = wanted(Mode::OnDemand, &destinations(["cart:80"]), &next, &published);
         assert_eq!(names(&wanted[Kind::Cluster]), ["inbound|app", "v1", "v2", "v3"]);
         assert_eq!(names(&wanted[Kind::Endpoints]), ["v1"]);
     }
 
     #[test]
     fn in_wildcard_mode_the_server_chooses_listeners_and_clusters() {
-        let wanted = wanted(Mode::Wildcard, &demanded(["cart:80"]), &shop(), &Resources::default());
+        let wanted = wanted(Mode::Wildcard, &destinations(["cart:80"]), &shop(), &Resources::default());
         assert_eq!(names(&wanted[Kind::Listener]), ["*", "cart:80"]);
         assert_eq!(names(&wanted[Kind::Cluster]), ["*"]);
         assert_eq!(names(&wanted[Kind::Route]), ["cart"]);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use outrigger_config::binding::Binder;
-use outrigger_config::demand::{DemandFeed, Demanded};
+use outrigger_config::on_demand::{OnDemandFeed, SubscriptionChange};
 use outrigger_config::publish::Published;
 use outrigger_core::Name;
 use outrigger_proto::kind::{Kind, PerKind};
@@ -23,7 +23,7 @@ use crate::xds::ads::{Event, Requests, node};
 use crate::xds::cache;
 use crate::xds::claims::settle_claims;
 use crate::xds::saving::Saving;
-use crate::xds::store::{Judged, SharedStore, Step, Wanted};
+use crate::xds::store::{SharedStore, Step, Validated, Wanted};
 use crate::xds::stream::{Received, Stream, WILDCARD};
 use crate::xds::subscriptions::Mode;
 
@@ -38,7 +38,7 @@ pub(crate) struct Supervisor {
     store: SharedStore,
     saving: Saving,
     published: Published,
-    demands: DemandFeed,
+    on_demand: OnDemandFeed,
     binder: Binder,
     events: mpsc::Receiver<Event>,
     status: StatusBoard,
@@ -48,7 +48,7 @@ pub(crate) struct Supervisor {
     stream: Stream,
     /// Sends requests while there is a stream.
     requests: Option<Requests>,
-    demanded: BTreeSet<Name>,
+    destinations: BTreeSet<Name>,
     /// Destinations dropped while they existed. Under LDS's wildcard the server responds with `removed_resources`, which must
     /// not be taken for "does not exist" if the name was requested again meanwhile.
     leaving: BTreeSet<String>,
@@ -64,7 +64,7 @@ impl Supervisor {
         store: SharedStore,
         dir: StateDir,
         published: Published,
-        demands: DemandFeed,
+        on_demand: OnDemandFeed,
         binder: Binder,
         events: mpsc::Receiver<Event>,
         status: StatusBoard,
@@ -80,7 +80,7 @@ impl Supervisor {
             saving: Saving::new(store.clone(), dir),
             store,
             published,
-            demands,
+            on_demand,
             binder,
             events,
             status,
@@ -88,7 +88,7 @@ impl Supervisor {
             requests: None,
             mode,
             received: false,
-            demanded: BTreeSet::new(),
+            destinations: BTreeSet::new(),
             leaving: BTreeSet::new(),
             warm_by: None,
         }
@@ -108,13 +108,13 @@ impl Supervisor {
         });
         match step.await {
             Ok(Ok(restored)) => {
-                self.demanded = restored.destinations;
+                self.destinations = restored.destinations;
                 tracing::info!(
-                    destinations = self.demanded.len(),
+                    destinations = self.destinations.len(),
                     "serving the configuration that was saved"
                 );
-                self.settle(restored.step, true);
-                self.demands.adopt(self.demanded.iter().cloned());
+                self.finish(restored.step, true);
+                self.on_demand.adopt(self.destinations.iter().cloned());
             }
             Ok(Err(error)) => self.ignore_saved(error.to_string()),
             Err(error) => {
@@ -127,7 +127,7 @@ impl Supervisor {
     fn ignore_saved(&self, reason: String) {
         let file = self.saving.path();
         tracing::warn!(reason, ?file, "the saved configuration is not used");
-        self.status.saved_left_aside(format!("{}: {reason}", file.display()));
+        self.status.saved_not_used(format!("{}: {reason}", file.display()));
     }
 
     /// Returns the owner of the held configuration, as far as it is known.
@@ -149,8 +149,8 @@ impl Supervisor {
                     // The stream's task never ends by itself.
                     None => break,
                 },
-                demanded = self.demands.next() => self.on_demand(demanded).await,
-                _ = sweep.tick() => self.demands.sweep(),
+                changes = self.on_demand.next() => self.on_subscription_changes(changes).await,
+                _ = sweep.tick() => self.on_demand.sweep(),
                 () = sleep_until(self.warm_by.unwrap_or(never)) => self.advance().await,
                 () = self.saving.due() => self.saving.start(self.owner()),
             }
@@ -197,14 +197,14 @@ impl Supervisor {
             }
         };
         let (kind, nonce) = (update.kind, update.nonce.clone());
-        let demanded = self.demanded.clone();
+        let destinations = self.destinations.clone();
         let now = Instant::now();
-        let judged = match self.work(move |store| store.judge(update)).await {
-            Ok(judged) if kind == Kind::Listener => self.bind(judged).await,
+        let validated = match self.work(move |store| store.validate(update)).await {
+            Ok(validated) if kind == Kind::Listener => self.bind(validated).await,
             other => other,
         };
-        let applied = match judged {
-            Ok(judged) => self.work(move |store| store.accept(judged, &demanded, now)).await,
+        let applied = match validated {
+            Ok(validated) => self.work(move |store| store.accept(validated, &destinations, now)).await,
             Err(bug) => Err(bug),
         };
         let applied = match applied {
@@ -221,71 +221,71 @@ impl Supervisor {
         }
         let ack = self.stream.acknowledge(kind, nonce, &applied.refused);
         self.send(ack);
-        self.status.answered(kind, &applied.refused, applied.settled.iter().map(String::as_str));
-        self.settle(applied.step, false);
+        self.status.response_applied(kind, &applied.refused, applied.recovered.iter().map(String::as_str));
+        self.finish(applied.step, false);
         // After the publication, so that a requested destination that arrived is found before others are reported absent.
         if kind == Kind::Listener {
-            let accepted = applied.settled.iter().filter(|name| self.holds(name));
-            self.demands.exist(accepted.map(String::as_str));
+            let accepted = applied.recovered.iter().filter(|name| self.holds(name));
+            self.on_demand.mark_existing(accepted.map(String::as_str));
             let absent = applied.removed.iter().filter(|name| !self.leaving.contains(*name));
-            self.demands.absent(absent.map(String::as_str));
-            self.leaving.retain(|name| !applied.settled.contains(name));
+            self.on_demand.mark_absent(absent.map(String::as_str));
+            self.leaving.retain(|name| !applied.recovered.contains(name));
             let refused = applied.refused.iter().map(|refused| refused.name.as_str());
-            self.demands.refused(refused.filter(|name| !self.holds(name)));
+            self.on_demand.mark_refused(refused.filter(|name| !self.holds(name)));
         }
     }
 
     /// Refuses listeners whose address is taken or cannot be bound. The response to the control plane waits for the sockets.
-    async fn bind(&self, mut judged: Judged) -> Result<Judged, String> {
+    async fn bind(&self, mut validated: Validated) -> Result<Validated, String> {
         let mut requested = false;
         loop {
             let (wanted, changes);
-            (judged, wanted, changes) = self
+            (validated, wanted, changes) = self
                 .work(move |store| {
-                    let (held, wanted) = settle_claims(store.accepted(), &mut judged);
+                    let (held, wanted) = settle_claims(store.accepted(), &mut validated);
                     let changes = held != wanted;
-                    (judged, wanted, changes)
+                    (validated, wanted, changes)
                 })
                 .await?;
             // After a refusal, request the remaining address again: the request for its replacement has released it.
             if !changes && !requested {
-                return Ok(judged);
+                return Ok(validated);
             }
             requested = true;
             let unbound = self.binder.bind(wanted.into_iter().collect()).await;
             let unbound = unbound.into_iter().map(|of| (of.name, format!("address: {}", of.reason)));
             let mut refused: BTreeMap<_, _> = unbound.collect();
-            let good: BTreeSet<_> = judged.good.iter().map(|listener| &listener.raw().name).collect();
+            let good: BTreeSet<_> = validated.good.iter().map(|listener| &listener.raw().name).collect();
             refused.retain(|name, _| good.contains(name));
             if refused.is_empty() {
-                return Ok(judged);
+                return Ok(validated);
             }
-            judged.refuse(&refused);
+            validated.refuse(&refused);
         }
     }
 
     /// Subscribes to and drops destinations.
-    async fn on_demand(&mut self, changes: Vec<Demanded>) {
+    async fn on_subscription_changes(&mut self, changes: Vec<SubscriptionChange>) {
         let mut again = Vec::new();
         for change in changes {
             match change {
-                Demanded::Subscribe(name) => {
-                    self.demanded.insert(name.clone());
+                SubscriptionChange::Subscribe(name) => {
+                    self.destinations.insert(name.clone());
                     // True also for a name dropped a moment ago, of which the server has not been notified.
                     if self.stream.wants_by_name(Kind::Listener, &name) {
                         self.leaving.remove(&*name);
                         again.push(name.to_string());
                     }
                 }
-                Demanded::Unsubscribe(name) => {
-                    if self.demanded.remove(&name) && self.requests.is_some() && self.holds(&name) {
+                SubscriptionChange::Unsubscribe(name) => {
+                    if self.destinations.remove(&name) && self.requests.is_some() && self.holds(&name) {
                         self.leaving.insert(name.to_string());
                     }
                     again.retain(|other| **other != *name);
                 }
             }
         }
-        let mut names: BTreeSet<String> = self.demanded.iter().map(Name::to_string).collect();
+        let mut names: BTreeSet<String> = self.destinations.iter().map(Name::to_string).collect();
         names.insert(WILDCARD.to_owned());
         // Sent before any other work, because a request waits for the resource.
         if let Some(request) = self.stream.want(Kind::Listener, names) {
@@ -300,20 +300,20 @@ impl Supervisor {
 
     /// Recomputes what is published and wanted.
     async fn advance(&mut self) {
-        let demanded = self.demanded.clone();
+        let destinations = self.destinations.clone();
         let now = Instant::now();
-        if let Ok(step) = self.work(move |store| store.advance(&demanded, now)).await {
-            self.settle(step, false);
+        if let Ok(step) = self.work(move |store| store.advance(&destinations, now)).await {
+            self.finish(step, false);
         }
     }
 
     /// Publishes the result of a step, and sends the changed subscriptions.
-    fn settle(&mut self, step: Step, saved: bool) {
+    fn finish(&mut self, step: Step, saved: bool) {
         let Step { snapshot, wanted, warm_by, held, saved_is_behind } = step;
         let nothing = Kind::ALL.into_iter().all(|kind| held[kind] == 0);
         if let Some(snapshot) = snapshot {
             self.published.publish(snapshot);
-            self.demands.published();
+            self.on_demand.mark_published();
             let now = SystemTime::now();
             // Static listeners are published without any configuration from the mesh.
             self.status.published(match (saved, self.received) {

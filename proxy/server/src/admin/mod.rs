@@ -8,7 +8,7 @@ mod config_dump;
 mod clusters;
 mod certs;
 mod page;
-mod answer;
+mod response;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-pub(crate) use self::answer::Answer;
-use self::answer::is_local_request;
 pub(crate) use self::page::{Page, Pages};
+pub(crate) use self::response::PageResponse;
+use self::response::is_local_request;
 
 /// Maximum number of concurrent connections: a scraper, probes and a few people.
 const MAX_CONNECTIONS: usize = 32;
@@ -44,16 +44,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `pages` until the runtime shuts down.
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let pages = Arc::clone(&pages);
                 tokio::spawn(async move {
                     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, pages)).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {
@@ -82,28 +82,32 @@ async fn connection(stream: TcpStream, pages: Arc<Pages>) {
 
 async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full<bytes::Bytes>> {
     if !is_local_request(request.headers()) {
-        return Answer::refuse(StatusCode::FORBIDDEN, "only requests for this address are accepted").into();
+        return PageResponse::error(StatusCode::FORBIDDEN, "only requests for this address are accepted")
+            .into();
     }
     let (head, body) = request.into_parts();
     let body = match tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Answer::refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large").into(),
-        Err(_) => return Answer::refuse(StatusCode::REQUEST_TIMEOUT, "the body is too slow").into(),
+        Ok(Err(_)) => {
+            return PageResponse::error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large").into();
+        }
+        Err(_) => return PageResponse::error(StatusCode::REQUEST_TIMEOUT, "the body is too slow").into(),
     };
     // Rendering large pages takes long; other requests must not wait for it.
-    let rendered = tokio::task::spawn_blocking(move || answer(&pages, &head.method, &head.uri, &body)).await;
-    let failed = |_| Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered");
+    let rendered =
+        tokio::task::spawn_blocking(move || dispatch(&pages, &head.method, &head.uri, &body)).await;
+    let failed = |_| PageResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered");
     rendered.unwrap_or_else(failed).into()
 }
 
-fn answer(pages: &Pages, method: &Method, uri: &http::Uri, body: &[u8]) -> Answer {
+fn dispatch(pages: &Pages, method: &Method, uri: &http::Uri, body: &[u8]) -> PageResponse {
     let Some(page) = pages.find(uri.path()) else {
-        return Answer::refuse(StatusCode::NOT_FOUND, "no such page; / lists them");
+        return PageResponse::error(StatusCode::NOT_FOUND, "no such page; / lists them");
     };
     match (method.as_str(), &page.read, &page.write) {
         ("GET" | "HEAD", Some(read), _) => read(),
         ("POST", _, Some(write)) => write(uri.query().unwrap_or(""), body),
-        _ => Answer::refuse(StatusCode::METHOD_NOT_ALLOWED, page.methods()),
+        _ => PageResponse::error(StatusCode::METHOD_NOT_ALLOWED, page.methods()),
     }
 }
 
@@ -117,14 +121,16 @@ mod tests {
         let state = Arc::new(std::sync::Mutex::new("info".to_owned()));
         let (read, write) = (Arc::clone(&state), state);
         Arc::new(Pages::new(vec![
-            Page::read("/ready", "whether it is ready", || Answer::text(StatusCode::OK, "ready\n")),
-            Page::read("/clusters", "clusters", || Answer::json(&serde_json::json!([{"name": "cart"}]))),
+            Page::read("/ready", "whether it is ready", || PageResponse::text(StatusCode::OK, "ready\n")),
+            Page::read("/clusters", "clusters", || {
+                PageResponse::json(&serde_json::json!([{"name": "cart"}]))
+            }),
             Page::read("/log-level", "the level", move || {
-                Answer::text(StatusCode::OK, &read.lock().unwrap())
+                PageResponse::text(StatusCode::OK, &read.lock().unwrap())
             })
             .and_write(move |_, body| {
                 *write.lock().unwrap() = String::from_utf8_lossy(body).into_owned();
-                Answer::text(StatusCode::OK, "set\n")
+                PageResponse::text(StatusCode::OK, "set\n")
             }),
         ]))
     }

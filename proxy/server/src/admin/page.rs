@@ -2,13 +2,13 @@
 
 use http::StatusCode;
 
-use super::answer::Answer;
+use super::response::PageResponse;
 
 /// Handles GET and HEAD.
-pub(crate) type Read = Box<dyn Fn() -> Answer + Send + Sync>;
+pub(crate) type Read = Box<dyn Fn() -> PageResponse + Send + Sync>;
 
 /// Handles POST, given the query and the body.
-pub(crate) type Action = Box<dyn Fn(&str, &[u8]) -> Answer + Send + Sync>;
+pub(crate) type Action = Box<dyn Fn(&str, &[u8]) -> PageResponse + Send + Sync>;
 
 /// The page of one path.
 pub(crate) struct Page {
@@ -25,7 +25,7 @@ impl Page {
     pub(crate) fn read(
         path: &'static str,
         about: &'static str,
-        read: impl Fn() -> Answer + Send + Sync + 'static,
+        read: impl Fn() -> PageResponse + Send + Sync + 'static,
     ) -> Self {
         Self { path, about, read: Some(Box::new(read)), write: None }
     }
@@ -34,13 +34,16 @@ impl Page {
     pub(crate) fn write(
         path: &'static str,
         about: &'static str,
-        write: impl Fn(&str, &[u8]) -> Answer + Send + Sync + 'static,
+        write: impl Fn(&str, &[u8]) -> PageResponse + Send + Sync + 'static,
     ) -> Self {
         Self { path, about, read: None, write: Some(Box::new(write)) }
     }
 
     /// Adds a handler of POST.
-    pub(crate) fn and_write(mut self, write: impl Fn(&str, &[u8]) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) fn and_write(
+        mut self,
+        write: impl Fn(&str, &[u8]) -> PageResponse + Send + Sync + 'static,
+    ) -> Self {
         self.write = Some(Box::new(write));
         self
     }
@@ -69,7 +72,7 @@ impl Pages {
             })
             .collect();
         let index = format!("Outrigger proxy {}\n\n{lines}", env!("CARGO_PKG_VERSION"));
-        pages.push(Page::read("/", "this list", move || Answer::text(StatusCode::OK, &index)));
+        pages.push(Page::read("/", "this list", move || PageResponse::text(StatusCode::OK, &index)));
         Self(pages)
     }
 

@@ -10,14 +10,14 @@ use outrigger_discovery::{Kind, Reader};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::{Answer, Page, Pages, certs, clusters, config_dump};
+use super::{Page, PageResponse, Pages, certs, clusters, config_dump};
 use crate::readiness::Readiness;
 use crate::telemetry::metrics::{self, Mesh, MeshGauges, Sources, XdsType};
 use crate::telemetry::own_log::LevelHandle;
 
 /// The state that the pages read.
 #[derive(Clone)]
-pub(crate) struct Sight {
+pub(crate) struct AdminState {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Sources,
     pub(crate) published: Published,
@@ -28,7 +28,7 @@ pub(crate) struct Sight {
     pub(crate) drain: watch::Sender<bool>,
 }
 
-impl Sight {
+impl AdminState {
     /// Returns all pages. Their handlers run on blocking threads of the control runtime.
     pub(crate) fn pages(self) -> Pages {
         let Self { readiness, metrics, published, secrets, reader, clusters, level, drain } = self;
@@ -37,51 +37,51 @@ impl Sight {
         Pages::new(vec![
             Page::read("/ready", "whether it is ready, and what is missing", move || ready(&readiness)),
             Page::read("/healthz", "whether the control thread runs", || {
-                Answer::text(StatusCode::OK, "ok\n")
+                PageResponse::text(StatusCode::OK, "ok\n")
             }),
             Page::read("/metrics", "OpenMetrics", move || match metrics::scrape(&metrics) {
-                Ok(text) => Answer::typed(StatusCode::OK, metrics::CONTENT_TYPE, text),
+                Ok(text) => PageResponse::typed(StatusCode::OK, metrics::CONTENT_TYPE, text),
                 Err(_) => {
-                    Answer::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
+                    PageResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
                 }
             }),
             Page::read("/config_dump", "xDS resources, versions, refusals (JSON, as Envoy's)", move || {
                 let resources = reader.resources();
-                Answer::json(&config_dump::config_dump(&dumped.load(), &resources, &reader.status()))
+                PageResponse::json(&config_dump::config_dump(&dumped.load(), &resources, &reader.status()))
             }),
             Page::read("/clusters", "clusters, endpoints, their health and use (JSON)", move || {
                 let loads = Handle::current().block_on(clusters.loads());
                 let (totals, ejected) = (workers.totals(), clusters.ejected());
-                Answer::json(&clusters::clusters(&published.load(), &totals, &ejected, &loads))
+                PageResponse::json(&clusters::clusters(&published.load(), &totals, &ejected, &loads))
             }),
             Page::read("/certs", "certificate and trust roots (JSON)", move || {
-                Answer::json(&certs::certs(&secrets))
+                PageResponse::json(&certs::certs(&secrets))
             }),
             Page::read("/log-level", "what is logged; POST ?level=debug or a body changes it", move || {
-                Answer::text(StatusCode::OK, &format!("{}\n", level.directives()))
+                PageResponse::text(StatusCode::OK, &format!("{}\n", level.directives()))
             })
             .and_write(move |query, body| change_level(&set_level, query, body)),
             Page::write("/drain", "begins the drain, as SIGTERM does", move |_, _| {
                 drain.send_replace(true);
-                Answer::text(StatusCode::ACCEPTED, "draining\n")
+                PageResponse::text(StatusCode::ACCEPTED, "draining\n")
             }),
         ])
     }
 }
 
-fn ready(readiness: &Readiness) -> Answer {
+fn ready(readiness: &Readiness) -> PageResponse {
     let missing = readiness.missing();
     if missing.is_empty() {
-        return Answer::text(StatusCode::OK, "ready\n");
+        return PageResponse::text(StatusCode::OK, "ready\n");
     }
-    Answer::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {}\n", missing.join(", ")))
+    PageResponse::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {}\n", missing.join(", ")))
 }
 
-fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> Answer {
+fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> PageResponse {
     let said = query.split('&').find_map(|pair| pair.strip_prefix("level="));
     let said = said.map_or_else(|| String::from_utf8_lossy(body).trim().to_owned(), str::to_owned);
     if said.is_empty() {
-        return Answer::refuse(
+        return PageResponse::error(
             StatusCode::BAD_REQUEST,
             "a level is required: ?level=debug, or directives in the body",
         );
@@ -89,9 +89,9 @@ fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> Answer {
     match level.set(&said) {
         Ok(()) => {
             tracing::info!(level = said, "log level changed");
-            Answer::text(StatusCode::OK, &format!("{said}\n"))
+            PageResponse::text(StatusCode::OK, &format!("{said}\n"))
         }
-        Err(problem) => Answer::refuse(StatusCode::BAD_REQUEST, &format!("`{said}`: {problem}")),
+        Err(problem) => PageResponse::error(StatusCode::BAD_REQUEST, &format!("`{said}`: {problem}")),
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::binding::{BindRequests, binder};
 use outrigger_config::build::Builder;
-use outrigger_config::demand::{DemandLimits, Demands, Resolution};
 use outrigger_config::listener::Listener;
+use outrigger_config::on_demand::{OnDemand, OnDemandLimits, Resolution};
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;
@@ -23,7 +23,7 @@ use crate::error::Error;
 /// The discovery handle, and the stores that it fills.
 pub(crate) struct Configuration {
     pub(crate) published: Published,
-    pub(crate) demands: Demands,
+    pub(crate) on_demand: OnDemand,
     /// Bind requests of discovery.
     pub(crate) binds: BindRequests,
     pub(crate) secrets: SecretStore,
@@ -51,9 +51,9 @@ impl Configuration {
                 (Mode::Wildcard, Resolution::Wildcard { namespace: Arc::clone(&namespace), cluster_domain })
             }
         };
-        let (demands, feed) = Demands::new(DemandLimits::default(), resolution, published.clone());
+        let (on_demand, feed) = OnDemand::new(OnDemandLimits::default(), resolution, published.clone());
         for bound in &args.bind {
-            demands.pin(bound.destination.as_str());
+            on_demand.pin(bound.destination.as_str());
         }
         let secrets = SecretStore::new();
         let dns = Dns::from_system().map_err(|error| Error::Failed(error.to_string()))?;
@@ -72,13 +72,13 @@ impl Configuration {
         let wiring = Wiring {
             builder: Builder::new(own.to_vec()),
             published: published.clone(),
-            demands: feed,
+            on_demand: feed,
             binder,
             secrets: secrets.clone(),
             dns: dns.clone(),
         };
         let discovery = Discovery::start(config, wiring).await.map_err(start_error)?;
-        Ok(Self { published, demands, binds, secrets, namespace, resolver: resolver(dns), discovery })
+        Ok(Self { published, on_demand, binds, secrets, namespace, resolver: resolver(dns), discovery })
     }
 }
 

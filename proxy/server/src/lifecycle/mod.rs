@@ -2,10 +2,10 @@
 
 mod run;
 mod configuration;
-mod life;
+mod run_loop;
 mod shutdown;
 mod workers;
 mod application;
-mod surplus;
+mod memory_trim;
 
 pub use self::run::{Addresses, Embedding, run, run_embedded};

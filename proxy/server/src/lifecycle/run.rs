@@ -19,12 +19,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::configuration::Configuration;
-use super::life::{Latches, Life};
-use super::shutdown::{FLUSH, Need, Orders, propagation};
-use super::surplus::Surplus;
+use super::memory_trim::MemoryTrim;
+use super::run_loop::{Latches, RunLoop};
+use super::shutdown::{DrainSchedule, FLUSH, ShutdownSignals, propagation};
 use super::workers::Workers;
 use crate::admin;
-use crate::admin::pages::{self, Sight};
+use crate::admin::pages::{self, AdminState};
 use crate::args::Args;
 use crate::bootstrap::Bootstrap;
 use crate::error::Error;
@@ -106,7 +106,7 @@ struct Process {
     embedding: Embedding,
 }
 
-/// The running parts; [`Running::leave`] stops them in order.
+/// The running parts; [`Running::shut_down`] stops them in order.
 struct Running {
     discovery: Handle,
     /// Whether the workload serves anything, so that peers could send requests to it.
@@ -118,7 +118,7 @@ struct Running {
     spans: Option<JoinHandle<()>>,
     log: Option<AccessLogThread>,
     registry: Arc<Registry>,
-    need: Need,
+    schedule: DrainSchedule,
 }
 
 impl Process {
@@ -126,8 +126,8 @@ impl Process {
         let Self { args, instance, level, tracing, losses, log, bootstrap, embedding } = self;
         let Bootstrap { admin, listeners, sockets, ports, inbound } = bootstrap;
         let Embedding { bound, stop } = embedding;
-        let (drain_order, drain_ordered) = watch::channel(false);
-        let mut orders = Orders::new(stop, drain_ordered)?;
+        let (drain_request, drain_requested) = watch::channel(false);
+        let mut signals = ShutdownSignals::new(stop, drain_requested)?;
         let failed = |source| Error::Start { what: "signal handling", source };
         let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let readiness = Readiness::default();
@@ -135,7 +135,7 @@ impl Process {
 
         let applications = ports.iter().map(|port| port.application).collect();
         let configuration = Configuration::start(&args, &instance, &listeners, ports).await?;
-        let Configuration { published, demands, binds, secrets, namespace, resolver, discovery } =
+        let Configuration { published, on_demand, binds, secrets, namespace, resolver, discovery } =
             configuration;
         let reader = discovery.reader();
 
@@ -161,7 +161,7 @@ impl Process {
             WorkerConfig {
                 id: 0,
                 published: published.clone(),
-                demands,
+                on_demand,
                 secrets: secrets.clone(),
                 listeners: sockets.lent(),
                 resolver,
@@ -179,7 +179,7 @@ impl Process {
         let addresses =
             Addresses { admin: admin.local_addr().map_err(failed)?, listeners: sockets.addresses() };
         let mesh = pages::gauges(reader.clone(), readiness.clone());
-        let sight = Sight {
+        let admin_state = AdminState {
             readiness: readiness.clone(),
             metrics: Sources { workers: Arc::clone(&registry), losses, identity, mesh },
             published: published.clone(),
@@ -187,9 +187,9 @@ impl Process {
             reader,
             clusters,
             level,
-            drain: drain_order,
+            drain: drain_request,
         };
-        tokio::spawn(admin::serve(admin, Arc::new(sight.pages())));
+        tokio::spawn(admin::serve(admin, Arc::new(admin_state.pages())));
         tracing::info!(
             instance,
             admin = %addresses.admin,
@@ -202,7 +202,7 @@ impl Process {
         }
 
         let offered = !inbound.is_empty();
-        let life = Life {
+        let run_loop = RunLoop {
             latches,
             published,
             snapshots,
@@ -214,33 +214,34 @@ impl Process {
             inbound,
             applications,
             log: log.as_ref(),
-            surplus: Surplus::new(Arc::clone(&registry)),
+            memory_trim: MemoryTrim::new(Arc::clone(&registry)),
         };
-        let (by, sockets) = life.until_shutdown(&mut orders, &mut workers, &mut hangup).await?;
+        let (by, sockets) = run_loop.until_shutdown(&mut signals, &mut workers, &mut hangup).await?;
         tracing::info!(by, "draining");
         readiness.drain();
-        let need = Need::from_now(&args, &registry);
-        let running = Running { discovery, offered, sockets, drains, workers, spans, log, registry, need };
+        let schedule = DrainSchedule::from_now(&args, &registry);
+        let running =
+            Running { discovery, offered, sockets, drains, workers, spans, log, registry, schedule };
         tokio::select! {
-            () = running.leave() => Ok(()),
-            signal = orders.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
+            () = running.shut_down() => Ok(()),
+            signal = signals.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
         }
     }
 }
 
 impl Running {
     /// Shuts down. Each step is bounded, so that it ends within the drain timeout plus a few seconds.
-    async fn leave(self) {
-        let Self { discovery, offered, sockets, drains, workers, spans, log, registry, need } = self;
+    async fn shut_down(self) {
+        let Self { discovery, offered, sockets, drains, workers, spans, log, registry, schedule } = self;
         let leaving = async {
             let left = discovery.drain_registration().await;
             tracing::debug!(?left, "left discovery");
             tokio::time::sleep(propagation(left, offered)).await;
         };
-        // A short drain timeout must also leave time for the running requests.
-        let _ = tokio::time::timeout(need.for_news(), leaving).await;
+        // A short drain timeout must also shut_down time for the running requests.
+        let _ = tokio::time::timeout(schedule.deregistration_timeout(), leaving).await;
         sockets.close_unlent();
-        match drains.drain(need.deadline(), need.notice(), need.over(&registry)).await {
+        match drains.drain(schedule.deadline(), schedule.notice(), schedule.outbound_idle(&registry)).await {
             Drained::Complete => workers.joined().await,
             Drained::DeadlinePassed => {
                 tracing::warn!("the drain timeout has passed: remaining requests and connections are closed")

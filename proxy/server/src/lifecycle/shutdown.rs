@@ -1,13 +1,13 @@
 //! Shutdown: signals, and the order in which a proxy leaves the mesh.
 //!
 //! First the proxy leaves discovery and keeps serving while the change propagates. Then it finishes inbound requests, then
-//! serves the application's outbound traffic until it is no longer needed ([`Need`]), then flushes telemetry. One deadline,
+//! serves the application's outbound traffic until it is no longer needed ([`DrainSchedule`]), then flushes telemetry. One deadline,
 //! counted from the first shutdown request, bounds all of that. A second signal ends the process at once.
 
 use std::time::Duration;
 
 use outrigger_dataplane::metrics::{Activity, Registry};
-use outrigger_discovery::Left;
+use outrigger_discovery::Deregistration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use crate::error::Error;
 const PROPAGATION: Duration = Duration::from_secs(1);
 
 /// How often to check for outbound traffic of the application.
-const LOOK: Duration = Duration::from_millis(20);
+const ACTIVITY_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long before the deadline clients are notified at the latest; a fraction of it if the timeout is short.
 const NOTICE: Duration = Duration::from_secs(1);
@@ -31,10 +31,10 @@ pub(crate) const FLUSH: Duration = Duration::from_secs(3);
 
 /// Returns how long to wait for the deregistration to propagate. Zero if the workload was never offered to peers, or if no
 /// control plane was notified; peers then rely on retries.
-pub(crate) fn propagation(left: Left, offered: bool) -> Duration {
-    match left {
-        Left::Confirmed if offered => PROPAGATION,
-        Left::Confirmed | Left::Unconfirmed => Duration::ZERO,
+pub(crate) fn propagation(deregistration: Deregistration, offered: bool) -> Duration {
+    match deregistration {
+        Deregistration::Confirmed if offered => PROPAGATION,
+        Deregistration::Confirmed | Deregistration::Unconfirmed => Duration::ZERO,
     }
 }
 
@@ -44,22 +44,22 @@ pub(crate) fn propagation(left: Left, offered: bool) -> Duration {
 /// last requests when its own work is done. So outbound traffic is served for a minimum time, and then until the application
 /// has been quiet for a while.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Need {
-    ordered: Instant,
+pub(crate) struct DrainSchedule {
+    requested_at: Instant,
     /// The activity at that time.
-    seen: Activity,
+    activity: Activity,
     timeout: Duration,
     minimum: Duration,
     quiet: Duration,
 }
 
-impl Need {
+impl DrainSchedule {
     /// Applies the flags, counted from now, when the shutdown was requested.
     pub(crate) fn from_now(args: &Args, registry: &Registry) -> Self {
         let Args { drain_timeout, drain_minimum, drain_quiet, .. } = args;
         Self {
-            ordered: Instant::now(),
-            seen: registry.activity(),
+            requested_at: Instant::now(),
+            activity: registry.activity(),
             timeout: *drain_timeout,
             minimum: *drain_minimum,
             quiet: *drain_quiet,
@@ -69,13 +69,13 @@ impl Need {
     /// Returns when everything ends.
     pub(crate) fn deadline(&self) -> Instant {
         // A duration that overflows is replaced by a distant one.
-        self.ordered
+        self.requested_at
             .checked_add(self.timeout)
-            .unwrap_or_else(|| self.ordered + Duration::from_secs(u32::MAX.into()))
+            .unwrap_or_else(|| self.requested_at + Duration::from_secs(u32::MAX.into()))
     }
 
     /// Returns how long leaving discovery may take.
-    pub(crate) fn for_news(&self) -> Duration {
+    pub(crate) fn deregistration_timeout(&self) -> Duration {
         self.timeout / 2
     }
 
@@ -86,29 +86,31 @@ impl Need {
 
     /// Resolves when the application no longer needs outbound traffic. Call it when inbound has drained, so that all remaining
     /// activity is the application's. Cancel-safe.
-    pub(crate) async fn over(&self, registry: &Registry) {
+    pub(crate) async fn outbound_idle(&self, registry: &Registry) {
         // Activity since the shutdown request counts as happening now, because it was not observed.
-        let mut rest = Rest { seen: self.seen, since: self.ordered };
+        let mut quiet_time = QuietTime { activity: self.activity, since: self.requested_at };
         loop {
             let now = Instant::now();
-            if rest.lasts(now, registry.activity()) >= self.quiet && now - self.ordered >= self.minimum {
+            if quiet_time.update(now, registry.activity()) >= self.quiet
+                && now - self.requested_at >= self.minimum
+            {
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(ACTIVITY_CHECK_INTERVAL).await;
         }
     }
 }
 
 /// Measures how long nothing has happened.
-struct Rest {
-    seen: Activity,
+struct QuietTime {
+    activity: Activity,
     since: Instant,
 }
 
-impl Rest {
-    fn lasts(&mut self, now: Instant, activity: Activity) -> Duration {
-        if activity.under_way > 0 || activity != self.seen {
-            *self = Self { seen: activity, since: now };
+impl QuietTime {
+    fn update(&mut self, now: Instant, activity: Activity) -> Duration {
+        if activity.under_way > 0 || activity != self.activity {
+            *self = Self { activity, since: now };
         }
         now - self.since
     }
@@ -116,14 +118,14 @@ impl Rest {
 
 /// Shutdown requests; each further one makes the shutdown more abrupt.
 #[derive(Debug)]
-pub(crate) struct Orders {
+pub(crate) struct ShutdownSignals {
     interrupt: Signal,
     terminate: Signal,
     embedder: Option<watch::Receiver<bool>>,
     drain: watch::Receiver<bool>,
 }
 
-impl Orders {
+impl ShutdownSignals {
     /// Listens to SIGTERM, SIGINT, `/drain` and the embedding program. Call it inside the control runtime, before anything is
     /// announced.
     pub(crate) fn new(
@@ -174,16 +176,16 @@ mod tests {
 
     #[test]
     fn only_news_that_somebody_hears_is_waited_for() {
-        assert_eq!(propagation(Left::Confirmed, true), PROPAGATION);
-        assert_eq!(propagation(Left::Unconfirmed, true), Duration::ZERO);
-        assert_eq!(propagation(Left::Confirmed, false), Duration::ZERO);
+        assert_eq!(propagation(Deregistration::Confirmed, true), PROPAGATION);
+        assert_eq!(propagation(Deregistration::Unconfirmed, true), Duration::ZERO);
+        assert_eq!(propagation(Deregistration::Confirmed, false), Duration::ZERO);
     }
 
-    fn need(timeout: u64, minimum: u64, quiet: u64) -> Need {
+    fn schedule(timeout: u64, minimum: u64, quiet: u64) -> DrainSchedule {
         let seconds = Duration::from_secs;
-        Need {
-            ordered: Instant::now(),
-            seen: Activity::default(),
+        DrainSchedule {
+            requested_at: Instant::now(),
+            activity: Activity::default(),
             timeout: seconds(timeout),
             minimum: seconds(minimum),
             quiet: seconds(quiet),
@@ -193,9 +195,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_application_that_is_quiet_is_served_for_the_minimum() {
         let (registry, start) = (Registry::new(), Instant::now());
-        need(30, 5, 2).over(&registry).await;
+        schedule(30, 5, 2).outbound_idle(&registry).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        need(30, 0, 0).over(&registry).await;
+        schedule(30, 0, 0).outbound_idle(&registry).await;
         assert_eq!(start.elapsed().as_secs(), 5, "with both at nothing, not at all");
     }
 
@@ -215,35 +217,35 @@ mod tests {
             worker.process.in_flight.decrement();
             std::future::pending::<()>().await;
         };
-        let need = need(60, 5, 5);
-        tokio::select! { () = need.over(&registry) => {}, () = calls => {} }
+        let schedule = schedule(60, 5, 5);
+        tokio::select! { () = schedule.outbound_idle(&registry) => {}, () = calls => {} }
         assert_eq!(start.elapsed().as_secs(), 25);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_happened_while_inbound_drained_counts_too() {
         let (registry, start) = (Registry::new(), Instant::now());
-        let need = need(60, 5, 5);
+        let schedule = schedule(60, 5, 5);
         registry.worker().process.begun.increment();
         tokio::time::sleep(Duration::from_secs(8)).await;
-        need.over(&registry).await;
+        schedule.outbound_idle(&registry).await;
         assert_eq!(start.elapsed().as_secs(), 13);
     }
 
     #[tokio::test(start_paused = true)]
     async fn clients_are_told_a_second_before_the_end_or_a_sixth_of_a_short_time() {
-        assert_eq!(need(30, 5, 5).notice(), Duration::from_secs(1));
-        assert_eq!(need(3, 5, 5).notice(), Duration::from_millis(500));
-        assert!(need(u64::MAX, 5, 5).deadline() > Instant::now() + Duration::from_secs(1 << 30));
+        assert_eq!(schedule(30, 5, 5).notice(), Duration::from_secs(1));
+        assert_eq!(schedule(3, 5, 5).notice(), Duration::from_millis(500));
+        assert!(schedule(u64::MAX, 5, 5).deadline() > Instant::now() + Duration::from_secs(1 << 30));
     }
 
     #[tokio::test]
     async fn an_order_is_heard_and_a_giver_that_is_gone_gives_none() {
         let (drain, drained) = watch::channel(false);
         let (embedder, embedded) = watch::channel(false);
-        let mut orders = Orders::new(Some(embedded), drained).unwrap();
+        let mut signals = ShutdownSignals::new(Some(embedded), drained).unwrap();
         drop(embedder);
         drain.send_replace(true);
-        assert_eq!(orders.first().await, "/drain");
+        assert_eq!(signals.first().await, "/drain");
     }
 }

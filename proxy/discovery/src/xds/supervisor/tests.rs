@@ -9,7 +9,7 @@ use std::sync::Arc;
 use outrigger_config::binding::{BindRequests, Binder, Unbound, binder};
 use outrigger_config::build::Builder;
 use outrigger_config::compiled::Compiled;
-use outrigger_config::demand::{Answer, DemandLimits, Demands, Resolution};
+use outrigger_config::on_demand::{Lookup, OnDemand, OnDemandLimits, Resolution};
 use outrigger_config::secrets::SecretStore;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::identity::TrustDomain;
@@ -22,7 +22,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::discovery::{Config, Discovery, Handle, StartError, Wiring};
 use crate::dns::Dns;
-use crate::registration::{Left, WorkloadPort};
+use crate::registration::{Deregistration, WorkloadPort};
 use crate::testing::{AdsCall, Ca, Stage, port, stage, xds};
 
 /// A test that waits longer than this, on the paused clock, has failed.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(400);
 struct Proxy {
     handle: Handle,
     published: Published,
-    demands: Demands,
+    on_demand: OnDemand,
 }
 
 struct World {
@@ -61,7 +61,8 @@ impl World {
 
     async fn start(&self, mode: Mode) -> Result<Proxy, StartError> {
         let published = Published::new(Arc::new(Snapshot::default()));
-        let (demands, feed) = Demands::new(DemandLimits::default(), Resolution::OnDemand, published.clone());
+        let (on_demand, feed) =
+            OnDemand::new(OnDemandLimits::default(), Resolution::OnDemand, published.clone());
         let config = Config {
             control_plane: String::new(),
             control_plane_ca: self.ca.roots_file().into(),
@@ -76,14 +77,14 @@ impl World {
         let wiring = Wiring {
             builder: Builder::new(Vec::new()),
             published: published.clone(),
-            demands: feed,
+            on_demand: feed,
             binder: self.binder.clone(),
             secrets: SecretStore::new(),
             dns: Dns::from_system().unwrap(),
         };
         let control_plane = self.stage.control_plane.clone();
         let handle = Discovery::start_towards(control_plane, config, wiring, self.clock).await?;
-        Ok(Proxy { handle, published, demands })
+        Ok(Proxy { handle, published, on_demand })
     }
 
     async fn stream(&mut self) -> Server {
@@ -200,10 +201,10 @@ async fn serving() -> (World, Proxy, Server) {
 }
 
 /// Requests a destination as a worker does.
-async fn ask(proxy: &Proxy, name: &str) -> Answer {
+async fn ask(proxy: &Proxy, name: &str) -> Lookup {
     let view = proxy.published.view();
     let client = PeerKey::new(None, [127, 0, 0, 1].into());
-    proxy.demands.destination(&view, name, &client).await
+    proxy.on_demand.destination(&view, name, &client).await
 }
 
 fn endpoints(proxy: &Proxy, cluster: &str) -> Vec<String> {

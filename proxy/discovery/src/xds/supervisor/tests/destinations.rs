@@ -1,4 +1,4 @@
-//! Demands of the data path: found, absent, refused, removed, dropped.
+//! On-demand subscriptions of the data path: found, absent, refused, removed, dropped.
 
 use futures_util::FutureExt;
 
@@ -16,7 +16,7 @@ async fn a_demand_is_answered_once_its_whole_chain_has_come() {
         ("cart-1", vec!["*".into()])
     );
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
-    assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+    assert!(matches!(answer, Lookup::Found(_)), "{answer:?}");
     assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
     assert!(proxy.handle.status().stream.connected_since.is_some());
 }
@@ -30,12 +30,12 @@ async fn what_does_not_exist_is_answered_at_once_and_found_as_soon_as_the_server
     };
     let asked = Instant::now();
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), deny);
-    assert!(matches!(answer, Answer::Absent) && asked.elapsed() < Duration::from_millis(100));
-    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Absent), "remembered");
+    assert!(matches!(answer, Lookup::Absent) && asked.elapsed() < Duration::from_millis(100));
+    assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Absent), "remembered");
     let pushed = Instant::now();
     server.push_cart().await;
     let answer = ask(&proxy, "cart:80").await;
-    assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+    assert!(matches!(answer, Lookup::Found(_)), "{answer:?}");
     assert!(pushed.elapsed() < Duration::from_millis(100));
 }
 
@@ -61,7 +61,7 @@ async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
     };
     tokio::join!(ask(&proxy, "cart:80"), deny);
     // Evicted, and requested again before discovery is notified.
-    for n in 0..DemandLimits::default().max_unproven {
+    for n in 0..OnDemandLimits::default().max_unproven {
         assert!(ask(&proxy, &format!("invented-{n}:80")).now_or_never().is_none());
     }
     let answer = async {
@@ -70,7 +70,7 @@ async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
         server.say(Kind::Listener, &[], &["cart:80"]);
     };
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), answer);
-    assert!(matches!(answer, Answer::Absent), "{answer:?}");
+    assert!(matches!(answer, Lookup::Absent), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +82,7 @@ async fn a_destination_that_is_refused_is_answered_at_once() {
     };
     let asked = Instant::now();
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), refuse);
-    assert!(matches!(answer, Answer::Refused), "{answer:?}");
+    assert!(matches!(answer, Lookup::Refused), "{answer:?}");
     assert!(asked.elapsed() < Duration::from_millis(100));
     assert!(server.heard_answer().await.error_detail.is_some());
     server.say(Kind::Listener, &[("cart:80", "2", xds::tcp_destination("cart:80", "cart"))], &[]);
@@ -96,12 +96,12 @@ async fn a_destination_that_vanishes_while_in_use_is_absent_and_comes_back() {
     server.say(Kind::Listener, &[], &["cart:80"]);
     let dropped = server.next_dropped(3).await;
     assert!(!dropped.iter().any(|(kind, _)| *kind == Kind::Listener), "{dropped:?}");
-    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Absent));
+    assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Absent));
     assert!(proxy.published.load().clusters.is_empty());
     assert!(in_use.clusters["cart"].endpoints.load().list.len() == 1, "a request that has begun goes on");
     server.push_cart().await;
     let answer = ask(&proxy, "cart:80").await;
-    assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+    assert!(matches!(answer, Lookup::Found(_)), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,9 +130,9 @@ async fn a_destination_that_warms_slowly_is_there_when_a_rare_client_asks_again(
         tokio::time::sleep(Duration::from_secs(48)).await;
     };
     let (first, ()) = tokio::join!(ask(&proxy, "cart:80"), slow);
-    assert!(matches!(first, Answer::Unknown), "{first:?}");
+    assert!(matches!(first, Lookup::Unknown), "{first:?}");
     let asked = Instant::now();
-    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+    assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Found(_)));
     assert_eq!(asked.elapsed(), Duration::ZERO, "warming starts again");
     assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
 }

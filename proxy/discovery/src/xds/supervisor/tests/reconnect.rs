@@ -19,7 +19,7 @@ async fn a_draining_proxy_keeps_its_own_listeners_across_a_reconnect() {
         registration.responses.send(Ok(RegisterResponse { outcome })).unwrap();
     };
     let (left, ()) = tokio::join!(proxy.handle.drain_registration(), confirm);
-    assert_eq!(left, Left::Confirmed);
+    assert_eq!(left, Deregistration::Confirmed);
     drop(server);
     let mut server = world.stream().await;
     assert_eq!(server.next_request().await.initial_resource_versions["app"], "1");
@@ -50,7 +50,7 @@ async fn a_reconnect_comes_soon_and_says_what_is_held() {
         assert_eq!(request.initial_resource_versions[name], "1");
         assert!(request.resource_names_subscribe.contains(&name.to_owned()));
     }
-    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+    assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Found(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +92,7 @@ async fn a_renewed_certificate_moves_the_stream_to_a_new_connection_and_nothing_
     }
     assert_eq!(proxy.handle.status().stream.failures, 0);
     assert_eq!(proxy.published.load().generation, generation);
-    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+    assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Found(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +105,7 @@ async fn a_restart_without_a_control_plane_serves_what_was_saved() {
     let proxy = world.proxy().await;
     assert!(proxy.published.load().destination("cart:80").is_some(), "published before start returns");
     assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
-    assert!(matches!(ask(&proxy, "cart:80").await, Answer::Found(_)));
+    assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Found(_)));
     let mut server = world.stream().await;
     assert_eq!(server.next_request().await.initial_resource_versions["cart"], "1");
 }
@@ -118,7 +118,7 @@ async fn a_torn_cache_costs_a_wait_and_no_more() {
     let mut server = world.stream().await;
     server.next_request().await;
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
-    assert!(matches!(answer, Answer::Found(_)));
+    assert!(matches!(answer, Lookup::Found(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,10 +133,10 @@ async fn a_proxy_without_a_usable_cache_knows_nothing_until_a_control_plane_spea
         saved.iter().for_each(|bytes| state.write(cache::FILE, bytes).unwrap());
         let proxy = world.proxy().await;
         // A request arrives, and the static listeners are published.
-        assert!(matches!(ask(&proxy, "cart:80").await, Answer::Unknown));
+        assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Unknown));
         let status = proxy.handle.status();
         assert_eq!(status.published, None);
-        let aside = status.saved_left_aside;
+        let aside = status.saved_not_used;
         assert_eq!(aside.is_some(), reason.is_some());
         assert!(aside.is_none_or(|aside| aside.contains(reason.unwrap()) && aside.contains("xds-cache")));
         let mut server = world.stream().await;

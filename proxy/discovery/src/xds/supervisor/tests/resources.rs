@@ -114,7 +114,7 @@ async fn a_cluster_that_does_not_exist_yet_is_waited_for() {
     let (_world, proxy, mut server) = connected().await;
     let asked = async {
         let answer = ask(&proxy, "cart:80").await;
-        assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+        assert!(matches!(answer, Lookup::Found(_)), "{answer:?}");
         assert!(proxy.published.load().clusters.contains_key("cart"));
     };
     let server = async {

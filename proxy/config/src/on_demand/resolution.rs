@@ -20,18 +20,16 @@ pub enum Resolution {
 
 impl Resolution {
     /// Returns the canonical names that a short name may stand for.
-    pub(super) fn completions(&self, asked: &str) -> impl Iterator<Item = String> {
+    pub(super) fn completions(&self, name: &str) -> impl Iterator<Item = String> {
         let names = match self {
             Self::OnDemand => None,
-            Self::Wildcard { namespace, cluster_domain } => {
-                asked.rsplit_once(':').and_then(|(host, port)| {
-                    Some(match host.bytes().filter(|b| *b == b'.').count() {
-                        0 => format!("{host}.{}.svc.{cluster_domain}:{port}", namespace.get()?),
-                        1 => format!("{host}.svc.{cluster_domain}:{port}"),
-                        _ => format!("{host}.{cluster_domain}:{port}"),
-                    })
+            Self::Wildcard { namespace, cluster_domain } => name.rsplit_once(':').and_then(|(host, port)| {
+                Some(match host.bytes().filter(|b| *b == b'.').count() {
+                    0 => format!("{host}.{}.svc.{cluster_domain}:{port}", namespace.get()?),
+                    1 => format!("{host}.svc.{cluster_domain}:{port}"),
+                    _ => format!("{host}.{cluster_domain}:{port}"),
                 })
-            }
+            }),
         };
         names.into_iter()
     }

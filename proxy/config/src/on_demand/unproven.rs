@@ -21,7 +21,7 @@ pub(super) struct Unproven {
 
 /// The key of one name.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct UnprovenKey {
     by: PeerKey,
     number: u64,
 }
@@ -32,15 +32,15 @@ impl Unproven {
     }
 
     /// Adds a name.
-    pub(super) fn enter(&mut self, by: &PeerKey, name: Name) -> Place {
+    pub(super) fn insert(&mut self, by: &PeerKey, name: Name) -> UnprovenKey {
         self.next += 1;
         self.len += 1;
         self.clients.entry(by.clone()).or_default().insert(self.next, name);
-        Place { by: by.clone(), number: self.next }
+        UnprovenKey { by: by.clone(), number: self.next }
     }
 
     /// Removes a name: it exists, or was unsubscribed.
-    pub(super) fn leave(&mut self, Place { by, number }: &Place) {
+    pub(super) fn remove(&mut self, UnprovenKey { by, number }: &UnprovenKey) {
         let Some(names) = self.clients.get_mut(by) else { return };
         self.len -= usize::from(names.remove(number).is_some());
         if names.is_empty() {
@@ -55,8 +55,8 @@ impl Unproven {
         };
         let (by, names) = self.clients.iter().max_by_key(|(_, names)| rank(names))?;
         let (number, name) = names.first_key_value().map(|(number, name)| (*number, name.clone()))?;
-        let place = Place { by: by.clone(), number };
-        self.leave(&place);
+        let key = UnprovenKey { by: by.clone(), number };
+        self.remove(&key);
         Some(name)
     }
 }
@@ -72,9 +72,9 @@ mod tests {
     #[test]
     fn the_client_with_most_gives_up_its_oldest_and_among_equals_the_oldest_goes() {
         let mut unproven = Unproven::default();
-        unproven.enter(&peer(1), "a".into());
+        unproven.insert(&peer(1), "a".into());
         for name in ["b", "c", "d"] {
-            unproven.enter(&peer(2), name.into());
+            unproven.insert(&peer(2), name.into());
         }
         let evicted: Vec<_> = std::iter::from_fn(|| unproven.evict()).collect();
         assert_eq!(evicted.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "c", "a", "d"]);
@@ -84,11 +84,11 @@ mod tests {
     #[test]
     fn a_name_leaves_once() {
         let mut unproven = Unproven::default();
-        let (a, b) = (unproven.enter(&peer(1), "a".into()), unproven.enter(&peer(1), "b".into()));
-        unproven.leave(&a);
-        unproven.leave(&a);
+        let (a, b) = (unproven.insert(&peer(1), "a".into()), unproven.insert(&peer(1), "b".into()));
+        unproven.remove(&a);
+        unproven.remove(&a);
         assert_eq!(unproven.len(), 1);
-        unproven.leave(&b);
+        unproven.remove(&b);
         assert!(unproven.len() == 0 && unproven.evict().is_none());
     }
 }

@@ -16,8 +16,8 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::application::answering;
-use super::shutdown::Orders;
-use super::surplus::Surplus;
+use super::memory_trim::MemoryTrim;
+use super::shutdown::ShutdownSignals;
 use super::workers::Workers;
 use crate::error::Error;
 use crate::readiness::{Latch, Readiness};
@@ -25,9 +25,9 @@ use crate::sockets::Sockets;
 use crate::telemetry::access_log::AccessLogThread;
 
 /// How often to check for the first configuration; an empty one sends no notification.
-const LOOK_FOR_CONFIGURATION: Duration = Duration::from_millis(100);
+const CONFIGURATION_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often to check for memory that can be returned to the system.
-const LOOK_FOR_SURPLUS: Duration = Duration::from_secs(10);
+const TRIM_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Readiness conditions, by their names on `/ready`.
 pub(crate) struct Latches {
@@ -48,7 +48,7 @@ impl Latches {
 }
 
 /// The state of the loop.
-pub(crate) struct Life<'a> {
+pub(crate) struct RunLoop<'a> {
     pub(crate) latches: Latches,
     pub(crate) published: Published,
     /// Subscribed before `sockets` read the first snapshot.
@@ -64,27 +64,27 @@ pub(crate) struct Life<'a> {
     /// Application ports that must accept connections before that.
     pub(crate) applications: Vec<SocketAddr>,
     pub(crate) log: Option<&'a AccessLogThread>,
-    pub(crate) surplus: Surplus,
+    pub(crate) memory_trim: MemoryTrim,
 }
 
-impl Life<'_> {
+impl RunLoop<'_> {
     /// Runs until a shutdown is requested, and returns its source.
     ///
     /// Returns the sockets too, because they keep serving during the drain.
     pub(crate) async fn until_shutdown(
         mut self,
-        orders: &mut Orders,
+        signals: &mut ShutdownSignals,
         workers: &mut Workers,
         hangup: &mut Signal,
     ) -> Result<(&'static str, Sockets), Error> {
-        let mut look = tokio::time::interval(LOOK_FOR_CONFIGURATION);
-        let mut surplus = tokio::time::interval(LOOK_FOR_SURPLUS);
+        let mut configuration_check = tokio::time::interval(CONFIGURATION_CHECK_INTERVAL);
+        let mut trim_check = tokio::time::interval(TRIM_CHECK_INTERVAL);
         let application = answering(std::mem::take(&mut self.applications));
         tokio::pin!(application);
         let (mut answers, mut announced) = (false, false);
         loop {
             tokio::select! {
-                by = orders.first() => return Ok((by, self.sockets)),
+                by = signals.first() => return Ok((by, self.sockets)),
                 ended = workers.ended() => return Err(ended),
                 _ = hangup.recv() => self.log.iter().for_each(|log| log.reopen()),
                 changed = self.snapshots.changed() => {
@@ -99,17 +99,17 @@ impl Life<'_> {
                     let _ = self.namespace.set(secrets.identity.id.namespace().into());
                     open(&mut self.latches.identity);
                 }
-                _ = look.tick(), if self.latches.configuration.is_some() => {
+                _ = configuration_check.tick(), if self.latches.configuration.is_some() => {
                     let status = self.discovery.status();
                     match &self.latches.configuration {
                         Some(latch) if !self.configured(&status) => latch.explain(unconfigured(&status)),
                         _ => open(&mut self.latches.configuration),
                     }
                 }
-                _ = surplus.tick() => self.surplus.look(),
+                _ = trim_check.tick() => self.memory_trim.check(),
                 () = &mut application, if !answers => answers = true,
             }
-            if self.latches.listeners.is_some() && self.sockets.serve(&self.inbound) {
+            if self.latches.listeners.is_some() && self.sockets.serves_all(&self.inbound) {
                 open(&mut self.latches.listeners);
             }
             if !announced && answers && self.latches.listeners.is_none() {
@@ -130,7 +130,7 @@ impl Life<'_> {
 
 /// Returns why there is no configuration.
 fn unconfigured(status: &Status) -> String {
-    let saved = status.saved_left_aside.as_ref().map(|reason| format!("the saved one is not used: {reason}"));
+    let saved = status.saved_not_used.as_ref().map(|reason| format!("the saved one is not used: {reason}"));
     let stream = &status.stream;
     let control_plane = match (stream.connected_since, &stream.last_failure) {
         (Some(_), _) => "the control plane has not responded yet".to_owned(),

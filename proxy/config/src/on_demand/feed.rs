@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::unproven::Unproven;
-use super::{Entry, Shared, State, Status};
+use super::{Shared, Status, Subscription, Subscriptions};
 
 /// A change of subscriptions that discovery is to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Demanded {
+pub enum SubscriptionChange {
     /// Subscribe to the listener of this name.
     Subscribe(Name),
     /// Drop the subscription to this name.
@@ -20,17 +20,17 @@ pub enum Demanded {
 
 /// Discovery's half of on-demand subscriptions.
 #[derive(Debug)]
-pub struct DemandFeed(pub(super) Arc<Shared>);
+pub struct OnDemandFeed(pub(super) Arc<Shared>);
 
-impl DemandFeed {
+impl OnDemandFeed {
     /// Waits for changes and returns them in order. Cancel-safe.
-    pub async fn next(&self) -> Vec<Demanded> {
+    pub async fn next(&self) -> Vec<SubscriptionChange> {
         loop {
             let events = std::mem::take(&mut self.0.state().events);
             if !events.is_empty() {
                 return events;
             }
-            self.0.demanded.notified().await;
+            self.0.changed.notified().await;
         }
     }
 
@@ -43,12 +43,12 @@ impl DemandFeed {
     }
 
     /// Wakes the requests that wait for what the published snapshot now has. Call it after each publication.
-    pub fn published(&self) {
+    pub fn mark_published(&self) {
         let snapshot = self.0.published.load();
-        let State { names, unproven, .. } = &mut *self.0.state();
+        let Subscriptions { names, unproven, .. } = &mut *self.0.state();
         for (name, entry) in names {
             if *entry.status.borrow() != Status::Present && snapshot.destination(name).is_some() {
-                entry.leave(unproven);
+                entry.mark_proven(unproven);
                 entry.status.send_replace(Status::Present);
             }
         }
@@ -56,7 +56,7 @@ impl DemandFeed {
 
     /// Marks names as absent from the mesh (`removed_resources`). They stay subscribed until they are idle, so that the
     /// server pushes them if they are created.
-    pub fn absent<'a>(&self, absent: impl IntoIterator<Item = &'a str>) {
+    pub fn mark_absent<'a>(&self, absent: impl IntoIterator<Item = &'a str>) {
         let state = self.0.state();
         for entry in absent.into_iter().filter_map(|name| state.names.get(name)) {
             entry.status.send_replace(Status::Absent);
@@ -65,16 +65,16 @@ impl DemandFeed {
 
     /// Marks names as existing: their listeners were accepted and are published once warm. They do not count as unproven
     /// and are not evicted while they warm.
-    pub fn exist<'a>(&self, exist: impl IntoIterator<Item = &'a str>) {
-        let State { names, unproven, .. } = &mut *self.0.state();
+    pub fn mark_existing<'a>(&self, exist: impl IntoIterator<Item = &'a str>) {
+        let Subscriptions { names, unproven, .. } = &mut *self.0.state();
         for name in exist {
             let Some(entry) = names.get_mut(name) else { continue };
-            entry.leave(unproven);
+            entry.mark_proven(unproven);
             // Requests wait for it while it warms.
             entry.status.send_if_modified(|status| {
                 let ends = *status == Status::Absent;
                 if ends {
-                    *status = Status::Asked;
+                    *status = Status::Pending;
                 }
                 ends
             });
@@ -82,13 +82,13 @@ impl DemandFeed {
     }
 
     /// Marks names whose listener was rejected and has no earlier version. Requests stop waiting for them.
-    pub fn refused<'a>(&self, refused: impl IntoIterator<Item = &'a str>) {
-        let State { names, unproven, .. } = &mut *self.0.state();
+    pub fn mark_refused<'a>(&self, refused: impl IntoIterator<Item = &'a str>) {
+        let Subscriptions { names, unproven, .. } = &mut *self.0.state();
         for name in refused {
             if let Some(entry) = names.get_mut(name)
-                && matches!(*entry.status.borrow(), Status::Asked | Status::Absent)
+                && matches!(*entry.status.borrow(), Status::Pending | Status::Absent)
             {
-                entry.leave(unproven);
+                entry.mark_proven(unproven);
                 entry.status.send_replace(Status::Refused);
             }
         }
@@ -103,13 +103,13 @@ impl DemandFeed {
                 let status = watch::Sender::new(Status::Present);
                 state
                     .names
-                    .insert(name.clone(), Entry { status, last_used: now, pinned: false, place: None });
-                self.0.demand(&mut state, [Demanded::Subscribe(name)]);
+                    .insert(name.clone(), Subscription { status, last_used: now, pinned: false, key: None });
+                self.0.push(&mut state, [SubscriptionChange::Subscribe(name)]);
             }
         }
     }
 
-    /// Unsubscribes from names that were not used for [`DemandLimits::idle`]. Call it every few seconds.
+    /// Unsubscribes from names that were not used for [`OnDemandLimits::idle`]. Call it every few seconds.
     ///
     /// A use is observed at the next sweep, so that a name is kept for at most one sweep longer.
     pub fn sweep(&self) {
@@ -118,32 +118,32 @@ impl DemandFeed {
         let limits = &self.0.limits;
         let mut state = self.0.state();
         let mut dropped = Vec::new();
-        let State { names, unproven, .. } = &mut *state;
+        let Subscriptions { names, unproven, .. } = &mut *state;
         names.retain(|name, entry| {
             if entry.pinned || snapshot.destination(name).is_some_and(|found| found.usage.take()) {
                 entry.last_used = now;
             }
             let unused = now.saturating_duration_since(entry.last_used);
             let keep = match *entry.status.borrow() {
-                Status::Asked if entry.place.is_some() => {
+                Status::Pending if entry.key.is_some() => {
                     entry.status.receiver_count() > 0 || unused < limits.wait
                 }
-                Status::Absent if entry.place.is_some() => unused < limits.absent_idle,
+                Status::Absent if entry.key.is_some() => unused < limits.absent_idle,
                 _ => unused < limits.idle,
             };
             if !keep {
-                entry.leave(unproven);
-                dropped.push(Demanded::Unsubscribe(name.clone()));
+                entry.mark_proven(unproven);
+                dropped.push(SubscriptionChange::Unsubscribe(name.clone()));
             }
             keep
         });
-        self.0.demand(&mut state, dropped);
+        self.0.push(&mut state, dropped);
     }
 }
 
-impl Entry {
+impl Subscription {
     /// Removes it from the unproven names: it exists, or is unsubscribed.
-    pub(super) fn leave(&mut self, unproven: &mut Unproven) {
-        self.place.take().iter().for_each(|place| unproven.leave(place));
+    pub(super) fn mark_proven(&mut self, unproven: &mut Unproven) {
+        self.key.take().iter().for_each(|key| unproven.remove(key));
     }
 }

@@ -9,13 +9,13 @@ use http_body_util::Full;
 
 /// A complete response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct PageResponse {
     status: StatusCode,
     content_type: &'static str,
     body: Bytes,
 }
 
-impl Answer {
+impl PageResponse {
     /// Returns a plain text response.
     pub(crate) fn text(status: StatusCode, text: &str) -> Self {
         Self::typed(status, "text/plain; charset=utf-8", text.to_owned())
@@ -32,13 +32,13 @@ impl Answer {
     }
 
     /// Returns an error response with a one-line reason.
-    pub(crate) fn refuse(status: StatusCode, why: &str) -> Self {
+    pub(crate) fn error(status: StatusCode, why: &str) -> Self {
         Self::text(status, &format!("{why}\n"))
     }
 }
 
-impl From<Answer> for Response<Full<Bytes>> {
-    fn from(answer: Answer) -> Self {
+impl From<PageResponse> for Response<Full<Bytes>> {
+    fn from(answer: PageResponse) -> Self {
         let mut response = Response::new(Full::new(answer.body));
         *response.status_mut() = answer.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));

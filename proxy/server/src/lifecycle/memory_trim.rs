@@ -1,6 +1,6 @@
 //! Returns memory to the system after a load peak.
 //!
-//! [`Surplus::look`] runs every ten seconds. Memory that is allocated again costs page faults, so nothing is returned while the
+//! [`MemoryTrim::check`] runs every ten seconds. Memory that is allocated again costs page faults, so nothing is returned while the
 //! load merely fluctuates.
 //!
 //! The allocator is glibc's, chosen by measurement. Private memory (RssAnon) of one sidecar, idle and 30 s after 60 connections
@@ -21,33 +21,33 @@ use std::sync::Arc;
 use outrigger_dataplane::metrics::{ProcessTotals, Registry};
 
 /// The minimum drop in requests and connections that is worth a trim.
-const LEAST: u64 = 64;
+const MIN_DROP: u64 = 64;
 
 /// Decides when to return memory.
 #[derive(Debug)]
-pub(crate) struct Surplus {
+pub(crate) struct MemoryTrim {
     registry: Arc<Registry>,
     /// The peak of concurrent requests and connections since the last trim.
     peak: u64,
 }
 
-impl Surplus {
+impl MemoryTrim {
     /// Starts with an empty peak.
     pub(crate) fn new(registry: Arc<Registry>) -> Self {
         Self { registry, peak: 0 }
     }
 
     /// Returns memory, on a blocking thread, if the load has fallen below half of its peak.
-    pub(crate) fn look(&mut self) {
+    pub(crate) fn check(&mut self) {
         let ProcessTotals { in_flight, downstream_connections, .. } = self.registry.process();
-        if self.has_gone(in_flight + downstream_connections) {
+        if self.load_has_dropped(in_flight + downstream_connections) {
             tokio::task::spawn_blocking(trim);
         }
     }
 
-    fn has_gone(&mut self, now: u64) -> bool {
+    fn load_has_dropped(&mut self, now: u64) -> bool {
         self.peak = self.peak.max(now);
-        let gone = self.peak - now >= LEAST && now < self.peak / 2;
+        let gone = self.peak - now >= MIN_DROP && now < self.peak / 2;
         if gone {
             self.peak = now;
         }
@@ -76,9 +76,9 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_when_most_have_gone_and_once() {
-        let mut surplus = Surplus::new(Registry::new());
+        let mut memory_trim = MemoryTrim::new(Registry::new());
         let looked = [10, 1000, 990, 600, 499, 400, 200, 150, 120, 10, 0];
-        let gave_back = looked.map(|now| surplus.has_gone(now));
+        let gave_back = looked.map(|now| memory_trim.load_has_dropped(now));
         let expected = [false, false, false, false, true, false, true, false, false, true, false];
         assert_eq!(gave_back, expected);
         trim();

@@ -10,16 +10,16 @@ use crate::handler::Handler;
 use crate::tcp_proxy::TcpProxy;
 
 struct Mesh {
-    demands: Demands,
-    feed: DemandFeed,
+    on_demand: OnDemand,
+    feed: OnDemandFeed,
     published: Published,
 }
 
 fn mesh(resolution: Resolution) -> Mesh {
     let published = Published::new(Arc::default());
-    let limits = DemandLimits { max_names: 5, max_unproven: 3, ..Default::default() };
-    let (demands, feed) = Demands::new(limits, resolution, published.clone());
-    Mesh { demands, feed, published }
+    let limits = OnDemandLimits { max_names: 5, max_unproven: 3, ..Default::default() };
+    let (on_demand, feed) = OnDemand::new(limits, resolution, published.clone());
+    Mesh { on_demand, feed, published }
 }
 
 impl Mesh {
@@ -37,24 +37,24 @@ impl Mesh {
         let mut snapshot = Snapshot::clone(&self.published.load());
         snapshot.destinations.insert(name.into(), Arc::new(destination));
         self.published.publish(Arc::new(snapshot));
-        self.feed.published();
+        self.feed.mark_published();
     }
 
     fn remove(&self, name: &str) {
         let mut snapshot = Snapshot::clone(&self.published.load());
         snapshot.destinations.remove(name);
         self.published.publish(Arc::new(snapshot));
-        self.feed.published();
-        self.feed.absent([name]);
+        self.feed.mark_published();
+        self.feed.mark_absent([name]);
     }
 
-    async fn ask(&self, name: &str) -> Answer {
+    async fn subscribe(&self, name: &str) -> Lookup {
         self.ask_as(1, name).await
     }
 
-    async fn ask_as(&self, client: u8, name: &str) -> Answer {
+    async fn ask_as(&self, client: u8, name: &str) -> Lookup {
         let by = PeerKey::new(None, [127, 0, 0, client].into());
-        self.demands.destination(&self.published.view(), name, &by).await
+        self.on_demand.destination(&self.published.view(), name, &by).await
     }
 
     /// Requests a destination without waiting for it.
@@ -63,12 +63,12 @@ impl Mesh {
     }
 }
 
-fn subscribe(name: &str) -> Demanded {
-    Demanded::Subscribe(name.into())
+fn subscribe(name: &str) -> SubscriptionChange {
+    SubscriptionChange::Subscribe(name.into())
 }
 
-fn unsubscribe(name: &str) -> Demanded {
-    Demanded::Unsubscribe(name.into())
+fn unsubscribe(name: &str) -> SubscriptionChange {
+    SubscriptionChange::Unsubscribe(name.into())
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,18 +78,18 @@ async fn many_requests_for_one_name_ask_once_and_all_get_the_answer() {
         assert_eq!(mesh.feed.next().await, [subscribe("cart:80")]);
         mesh.publish("cart:80");
     };
-    let (one, other, ()) = tokio::join!(mesh.ask("cart:80"), mesh.ask("cart:80"), serve);
-    assert!(matches!((one, other), (Answer::Found(_), Answer::Found(_))));
-    assert!(mesh.demands.known(&mesh.published.load(), "cart:80").is_some());
+    let (one, other, ()) = tokio::join!(mesh.subscribe("cart:80"), mesh.subscribe("cart:80"), serve);
+    assert!(matches!((one, other), (Lookup::Found(_), Lookup::Found(_))));
+    assert!(mesh.on_demand.known(&mesh.published.load(), "cart:80").is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_exist_is_asked_for_once_and_given_up_when_nobody_uses_it() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(1, "nope:80");
-    mesh.feed.absent(["nope:80", "never-asked:80"]);
+    mesh.feed.mark_absent(["nope:80", "never-asked:80"]);
     for _ in 0..5 {
-        assert!(matches!(mesh.ask("nope:80").await, Answer::Absent));
+        assert!(matches!(mesh.subscribe("nope:80").await, Lookup::Absent));
         tokio::time::advance(Duration::from_secs(1)).await;
         mesh.feed.sweep();
     }
@@ -97,7 +97,7 @@ async fn what_does_not_exist_is_asked_for_once_and_given_up_when_nobody_uses_it(
     tokio::time::advance(Duration::from_secs(1)).await;
     mesh.feed.sweep();
     assert_eq!(mesh.feed.next().await, [unsubscribe("nope:80")]);
-    assert_eq!(mesh.demands.0.state().unproven.len(), 0);
+    assert_eq!(mesh.on_demand.0.state().unproven.len(), 0);
     mesh.begin(1, "nope:80");
     assert_eq!(mesh.feed.next().await, [subscribe("nope:80")]);
 }
@@ -106,16 +106,16 @@ async fn what_does_not_exist_is_asked_for_once_and_given_up_when_nobody_uses_it(
 async fn an_absent_name_that_is_pushed_is_found_at_once() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(1, "late:80");
-    mesh.feed.absent(["late:80"]);
-    assert!(matches!(mesh.ask("late:80").await, Answer::Absent));
-    mesh.feed.exist(["late:80"]);
+    mesh.feed.mark_absent(["late:80"]);
+    assert!(matches!(mesh.subscribe("late:80").await, Lookup::Absent));
+    mesh.feed.mark_existing(["late:80"]);
     let started = Instant::now();
     let warm = async {
         tokio::time::sleep(Duration::from_millis(30)).await;
         mesh.publish("late:80");
     };
-    let (found, ()) = tokio::join!(mesh.ask("late:80"), warm);
-    assert!(matches!(found, Answer::Found(_)), "{found:?}");
+    let (found, ()) = tokio::join!(mesh.subscribe("late:80"), warm);
+    assert!(matches!(found, Lookup::Found(_)), "{found:?}");
     assert_eq!(started.elapsed(), Duration::from_millis(30), "a request waits while it warms");
     assert_eq!(mesh.feed.next().await, [subscribe("late:80")], "one subscription is enough");
 }
@@ -126,16 +126,16 @@ async fn a_name_that_was_in_use_stays_subscribed_while_it_is_gone_and_invented_h
     mesh.begin(1, "cart:80");
     mesh.publish("cart:80");
     mesh.remove("cart:80");
-    assert!(matches!(mesh.ask("cart:80").await, Answer::Absent));
+    assert!(matches!(mesh.subscribe("cart:80").await, Lookup::Absent));
     for n in 0..50 {
         mesh.begin(1, &format!("invented-{n}:80"));
-        mesh.feed.absent([&*format!("invented-{n}:80")]);
+        mesh.feed.mark_absent([&*format!("invented-{n}:80")]);
     }
     tokio::time::advance(Duration::from_secs(60)).await;
     mesh.feed.sweep();
     assert_eq!(mesh.feed.wanted(), ["cart:80".into()]);
     mesh.publish("cart:80");
-    assert!(matches!(mesh.ask("cart:80").await, Answer::Found(_)));
+    assert!(matches!(mesh.subscribe("cart:80").await, Lookup::Found(_)));
     mesh.remove("cart:80");
     tokio::time::advance(Duration::from_secs(400)).await;
     mesh.feed.sweep();
@@ -146,11 +146,11 @@ async fn a_name_that_was_in_use_stays_subscribed_while_it_is_gone_and_invented_h
 async fn absent_names_are_bounded_and_a_client_with_many_gives_up_its_own() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(2, "mistyped:80");
-    mesh.feed.absent(["mistyped:80"]);
+    mesh.feed.mark_absent(["mistyped:80"]);
     for n in 0..50 {
         let name = format!("invented-{n}:80");
         mesh.begin(1, &name);
-        mesh.feed.absent([&*name]);
+        mesh.feed.mark_absent([&*name]);
     }
     let wanted = mesh.feed.wanted();
     assert!(wanted.len() == 3 && wanted.contains(&"mistyped:80".into()), "{wanted:?}");
@@ -161,9 +161,9 @@ async fn absent_names_are_bounded_and_a_client_with_many_gives_up_its_own() {
 async fn an_absent_name_whose_first_version_cannot_be_used_is_refused() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(1, "bad:80");
-    mesh.feed.absent(["bad:80"]);
-    mesh.feed.refused(["bad:80"]);
-    assert!(matches!(mesh.ask("bad:80").await, Answer::Refused));
+    mesh.feed.mark_absent(["bad:80"]);
+    mesh.feed.mark_refused(["bad:80"]);
+    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Refused));
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,25 +171,25 @@ async fn what_is_refused_is_answered_at_once_until_it_is_mended() {
     let mesh = mesh(Resolution::OnDemand);
     let serve = async {
         mesh.feed.next().await;
-        mesh.feed.refused(["bad:80", "never-asked:80"]);
+        mesh.feed.mark_refused(["bad:80", "never-asked:80"]);
     };
     let started = Instant::now();
-    let (answer, ()) = tokio::join!(mesh.ask("bad:80"), serve);
-    assert!(matches!(answer, Answer::Refused));
-    assert!(matches!(mesh.ask("bad:80").await, Answer::Refused), "and nobody is asked again");
+    let (answer, ()) = tokio::join!(mesh.subscribe("bad:80"), serve);
+    assert!(matches!(answer, Lookup::Refused));
+    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Refused), "and nobody is asked again");
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert_eq!(mesh.feed.wanted(), ["bad:80".into()]);
     mesh.publish("bad:80");
-    assert!(matches!(mesh.ask("bad:80").await, Answer::Found(_)));
-    mesh.feed.refused(["bad:80"]);
-    assert!(matches!(mesh.ask("bad:80").await, Answer::Found(_)), "the version before serves on");
+    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Found(_)));
+    mesh.feed.mark_refused(["bad:80"]);
+    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Found(_)), "the version before serves on");
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_longer_than_the_bound() {
     let mesh = mesh(Resolution::OnDemand);
     let started = Instant::now();
-    assert!(matches!(mesh.ask("slow:80").await, Answer::Unknown));
+    assert!(matches!(mesh.subscribe("slow:80").await, Lookup::Unknown));
     assert_eq!(started.elapsed(), Duration::from_secs(5));
     mesh.feed.sweep();
     assert_eq!(mesh.feed.next().await, [subscribe("slow:80"), unsubscribe("slow:80")]);
@@ -202,7 +202,7 @@ async fn a_flood_of_invented_hosts_keeps_no_real_name_from_being_found() {
     for n in 0..50 {
         mesh.begin(1, &format!("invented-{n}:80"));
         if n % 2 == 0 {
-            mesh.feed.absent([&*format!("invented-{n}:80")]);
+            mesh.feed.mark_absent([&*format!("invented-{n}:80")]);
         }
     }
     let serve = async {
@@ -210,27 +210,27 @@ async fn a_flood_of_invented_hosts_keeps_no_real_name_from_being_found() {
         assert!(mesh.feed.wanted().contains(&"cart:80".into()));
         mesh.publish("cart:80");
     };
-    let (found, ()) = tokio::join!(mesh.ask("cart:80"), serve);
-    assert!(matches!(found, Answer::Found(_)));
+    let (found, ()) = tokio::join!(mesh.subscribe("cart:80"), serve);
+    assert!(matches!(found, Lookup::Found(_)));
     for n in 50..100 {
         mesh.begin(1, &format!("invented-{n}:80"));
     }
     let wanted = mesh.feed.wanted();
     assert!(wanted.len() == 4 && wanted.contains(&"cart:80".into()), "{wanted:?}");
-    assert!(matches!(mesh.ask("cart:80").await, Answer::Found(_)));
+    assert!(matches!(mesh.subscribe("cart:80").await, Lookup::Found(_)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_client_with_most_questions_gives_up_its_oldest() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(2, "real:80");
-    let pushed_out = mesh.ask("invented-0:80");
+    let pushed_out = mesh.subscribe("invented-0:80");
     tokio::pin!(pushed_out);
     assert!((&mut pushed_out).now_or_never().is_none());
     for n in 1..20 {
         mesh.begin(1, &format!("invented-{n}:80"));
     }
-    assert!(matches!(pushed_out.now_or_never(), Some(Answer::Unknown)), "told at once");
+    assert!(matches!(pushed_out.now_or_never(), Some(Lookup::Unknown)), "told at once");
     assert!(mesh.feed.wanted().contains(&"real:80".into()));
 }
 
@@ -239,7 +239,7 @@ async fn where_everything_that_is_asked_for_exists_one_more_is_refused_at_once()
     let mesh = mesh(Resolution::OnDemand);
     mesh.feed.adopt(["a:1", "b:1", "c:1", "d:1", "e:1"].map(Name::from));
     let started = Instant::now();
-    assert!(matches!(mesh.ask("f:1").await, Answer::Unknown));
+    assert!(matches!(mesh.subscribe("f:1").await, Lookup::Unknown));
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
 
@@ -253,7 +253,7 @@ async fn a_name_that_was_given_up_leaves_nothing_behind() {
         tokio::time::advance(Duration::from_secs(6)).await;
         mesh.feed.sweep();
         assert!(mesh.feed.wanted().is_empty());
-        assert_eq!(mesh.demands.0.state().unproven.len(), 0);
+        assert_eq!(mesh.on_demand.0.state().unproven.len(), 0);
     }
 }
 
@@ -261,14 +261,14 @@ async fn a_name_that_was_given_up_leaves_nothing_behind() {
 async fn what_nobody_uses_is_given_up_and_what_is_used_or_bound_stays() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.feed.adopt(["idle:80".into(), "used:80".into()]);
-    mesh.demands.pin("bound:80");
+    mesh.on_demand.pin("bound:80");
     for name in ["idle:80", "used:80", "bound:80"] {
         mesh.publish(name);
     }
     mesh.feed.next().await;
     for _ in 0..7 {
         tokio::time::advance(Duration::from_secs(50)).await;
-        mesh.demands.known(&mesh.published.load(), "used:80");
+        mesh.on_demand.known(&mesh.published.load(), "used:80");
         mesh.feed.sweep();
     }
     assert_eq!(mesh.feed.next().await, [unsubscribe("idle:80")]);
@@ -280,25 +280,25 @@ async fn in_wildcard_mode_short_names_are_completed_and_nobody_is_asked() {
     let mesh = mesh(Resolution::Wildcard { namespace, cluster_domain });
     mesh.publish("cart.shop.svc.cluster.local:80");
     for name in ["cart:80", "cart.shop:80", "cart.shop.svc:80", "cart.shop.svc.cluster.local:80"] {
-        assert!(matches!(mesh.ask(name).await, Answer::Found(_)), "{name}");
+        assert!(matches!(mesh.subscribe(name).await, Lookup::Found(_)), "{name}");
     }
-    assert!(matches!(mesh.ask("other:80").await, Answer::Absent));
+    assert!(matches!(mesh.subscribe("other:80").await, Lookup::Absent));
     assert!(mesh.feed.wanted().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_bound_name_that_did_not_exist_is_still_never_given_up() {
     let mesh = mesh(Resolution::OnDemand);
-    mesh.demands.pin("bound:80");
-    mesh.feed.absent(["bound:80"]);
+    mesh.on_demand.pin("bound:80");
+    mesh.feed.mark_absent(["bound:80"]);
     for _ in 0..3 {
         tokio::time::advance(Duration::from_secs(5)).await;
         mesh.feed.sweep();
     }
     assert_eq!(mesh.feed.next().await, [subscribe("bound:80")]);
-    assert!(matches!(mesh.ask("bound:80").await, Answer::Absent));
+    assert!(matches!(mesh.subscribe("bound:80").await, Lookup::Absent));
     mesh.publish("bound:80");
-    assert!(matches!(mesh.ask("bound:80").await, Answer::Found(_)));
+    assert!(matches!(mesh.subscribe("bound:80").await, Lookup::Found(_)));
     for _ in 0..9 {
         tokio::time::advance(Duration::from_secs(50)).await;
         mesh.feed.sweep();

@@ -3,7 +3,7 @@
 //! A worker looks in its snapshot first. Subscriptions are coalesced, bounded in number and time, and dropped when they are
 //! unused. An absent name stays subscribed while its absence is cached: further requests cause no subscription, and the
 //! server pushes the name if it is created. Names that are not known to exist have a bound of their own and are evicted
-//! first, so that invented hosts do not displace existing names. Discovery holds the other half, [`DemandFeed`].
+//! first, so that invented hosts do not displace existing names. Discovery holds the other half, [`OnDemandFeed`].
 
 mod feed;
 mod unproven;
@@ -22,13 +22,13 @@ use crate::destination::Destination;
 use crate::publish::{Published, View};
 use crate::snapshot::Snapshot;
 
-pub use feed::{DemandFeed, Demanded};
+pub use feed::{OnDemandFeed, SubscriptionChange};
 pub use resolution::Resolution;
-use unproven::{Place, Unproven};
+use unproven::{Unproven, UnprovenKey};
 
 /// Limits of on-demand subscriptions.
 #[derive(Debug, Clone)]
-pub struct DemandLimits {
+pub struct OnDemandLimits {
     /// Maximum number of subscribed names.
     pub max_names: usize,
     /// Maximum number of these that are not known to exist. At the bound, the oldest name of the client with most is evicted.
@@ -41,7 +41,7 @@ pub struct DemandLimits {
     pub idle: Duration,
 }
 
-impl Default for DemandLimits {
+impl Default for OnDemandLimits {
     fn default() -> Self {
         Self {
             max_names: 10_000,
@@ -55,7 +55,7 @@ impl Default for DemandLimits {
 
 /// The outcome of a request for a destination.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum Lookup {
     /// The destination.
     Found(Arc<Destination>),
     /// The mesh has no destination with that name.
@@ -68,38 +68,38 @@ pub enum Answer {
 
 /// The data path's half. Clones share the subscriptions.
 #[derive(Debug, Clone)]
-pub struct Demands(Arc<Shared>);
+pub struct OnDemand(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    limits: DemandLimits,
+    limits: OnDemandLimits,
     resolution: Resolution,
     published: Published,
     /// Locked for the length of a map operation, never across an await.
-    state: Mutex<State>,
-    demanded: Notify,
+    state: Mutex<Subscriptions>,
+    changed: Notify,
 }
 
 #[derive(Debug)]
-struct State {
-    names: HashMap<Name, Entry>,
+struct Subscriptions {
+    names: HashMap<Name, Subscription>,
     unproven: Unproven,
-    events: Vec<Demanded>,
+    events: Vec<SubscriptionChange>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Subscription {
     status: watch::Sender<Status>,
     last_used: Instant,
     /// Whether a local port is bound to the name. It is then never unsubscribed.
     pinned: bool,
     /// Its key among the unproven names. A name that exists, or once did, has none.
-    place: Option<Place>,
+    key: Option<UnprovenKey>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
-    Asked,
+    Pending,
     Present,
     /// There is no such name. It stays subscribed: the server pushes it if it is created.
     Absent,
@@ -107,128 +107,115 @@ enum Status {
     Refused,
 }
 
-impl Demands {
+impl OnDemand {
     /// Creates both halves. `published` is where discovery publishes snapshots.
-    pub fn new(limits: DemandLimits, resolution: Resolution, published: Published) -> (Self, DemandFeed) {
-        let state = Mutex::new(State {
+    pub fn new(limits: OnDemandLimits, resolution: Resolution, published: Published) -> (Self, OnDemandFeed) {
+        let state = Mutex::new(Subscriptions {
             names: HashMap::default(),
             unproven: Unproven::default(),
             events: Vec::new(),
         });
-        let demanded = Notify::new();
-        let shared = Arc::new(Shared { limits, resolution, published, state, demanded });
-        (Self(shared.clone()), DemandFeed(shared))
+        let changed = Notify::new();
+        let shared = Arc::new(Shared { limits, resolution, published, state, changed });
+        (Self(shared.clone()), OnDemandFeed(shared))
     }
 
-    /// Returns the destination in `snapshot` for `asked`, a name from [`crate::name::asked_name`]. Counts as a use.
+    /// Returns the destination in `snapshot` for `name`, normalized by [`crate::name::normalized_name`]. Counts as a use.
     ///
     /// Costs one map lookup and no lock; in wildcard mode, a short name is also completed.
-    pub fn known(&self, snapshot: &Snapshot, asked: &str) -> Option<Arc<Destination>> {
-        let found = match snapshot.destination(asked) {
+    pub fn known(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<Destination>> {
+        let found = match snapshot.destination(name) {
             Some(found) => found,
-            None => self.0.resolution.completions(asked).find_map(|name| snapshot.destination(&name))?,
+            None => self.0.resolution.completions(name).find_map(|name| snapshot.destination(&name))?,
         };
         found.usage.touch();
         Some(found.clone())
     }
 
-    /// Returns the destination with that name for the client `by`: at once if it is known, else after subscribing to it,
-    /// within [`DemandLimits::wait`].
+    /// Returns the destination with that name for `client`: at once if it is known, else after subscribing to it,
+    /// within [`OnDemandLimits::wait`].
     ///
     /// Cancel-safe: the subscription remains for later requests.
-    pub async fn destination(&self, view: &View, asked: &str, by: &PeerKey) -> Answer {
-        if let Some(found) = self.known(&view.snapshot(), asked) {
-            return Answer::Found(found);
+    pub async fn destination(&self, view: &View, name: &str, client: &PeerKey) -> Lookup {
+        if let Some(found) = self.known(&view.snapshot(), name) {
+            return Lookup::Found(found);
         }
         if matches!(self.0.resolution, Resolution::Wildcard { .. }) {
-            return Answer::Absent;
+            return Lookup::Absent;
         }
-        let mut status = match self.ask(asked, Some(by)) {
-            Question::Open(status) => status,
-            Question::Full => return Answer::Unknown,
-        };
+        let Some(mut status) = self.subscribe(name, Some(client)) else { return Lookup::Unknown };
         let settled = async {
             loop {
                 match *status.borrow_and_update() {
-                    Status::Asked => {}
-                    Status::Present => match self.known(&view.snapshot(), asked) {
-                        Some(found) => return Answer::Found(found),
-                        None => return Answer::Unknown,
+                    Status::Pending => {}
+                    Status::Present => match self.known(&view.snapshot(), name) {
+                        Some(found) => return Lookup::Found(found),
+                        None => return Lookup::Unknown,
                     },
-                    Status::Absent => return Answer::Absent,
-                    Status::Refused => return Answer::Refused,
+                    Status::Absent => return Lookup::Absent,
+                    Status::Refused => return Lookup::Refused,
                 }
                 // The entry was evicted during the wait.
                 if status.changed().await.is_err() {
-                    return Answer::Unknown;
+                    return Lookup::Unknown;
                 }
             }
         };
-        tokio::time::timeout(self.0.limits.wait, settled).await.unwrap_or(Answer::Unknown)
+        tokio::time::timeout(self.0.limits.wait, settled).await.unwrap_or(Lookup::Unknown)
     }
 
     /// Subscribes to a name and never unsubscribes: a local port is bound to it.
-    pub fn pin(&self, asked: &str) {
-        if matches!(self.0.resolution, Resolution::OnDemand)
-            && matches!(self.ask(asked, None), Question::Open(_))
-        {
-            let State { names, unproven, .. } = &mut *self.0.state();
-            if let Some(entry) = names.get_mut(asked) {
+    pub fn pin(&self, name: &str) {
+        if matches!(self.0.resolution, Resolution::OnDemand) && self.subscribe(name, None).is_some() {
+            let Subscriptions { names, unproven, .. } = &mut *self.0.state();
+            if let Some(entry) = names.get_mut(name) {
                 entry.pinned = true;
-                entry.leave(unproven);
+                entry.mark_proven(unproven);
             }
         }
     }
 
-    /// Ensures that the name is subscribed. `by` is `None` for the proxy's own names, which are never unproven.
-    fn ask(&self, asked: &str, by: Option<&PeerKey>) -> Question {
+    /// Ensures that the name is subscribed. Returns `None` if the limit is reached and no name can be evicted. `client` is `None` for the proxy's own names, which are never unproven.
+    fn subscribe(&self, name: &str, client: Option<&PeerKey>) -> Option<watch::Receiver<Status>> {
         let now = Instant::now();
         let limits = &self.0.limits;
         let mut state = self.0.state();
-        if let Some(entry) = state.names.get_mut(asked) {
+        if let Some(entry) = state.names.get_mut(name) {
             entry.last_used = now;
             let status = entry.status.subscribe();
             // It left the snapshot without being reported absent: subscribe again.
             if *status.borrow() == Status::Present {
-                entry.status.send_replace(Status::Asked);
-                self.0.demand(&mut state, [Demanded::Subscribe(asked.into())]);
+                entry.status.send_replace(Status::Pending);
+                self.0.push(&mut state, [SubscriptionChange::Subscribe(name.into())]);
             }
-            return Question::Open(status);
+            return Some(status);
         }
         let full = state.unproven.len() >= limits.max_unproven || state.names.len() >= limits.max_names;
-        if full && by.is_some() {
-            let Some(evicted) = state.unproven.evict() else { return Question::Full };
+        if full && client.is_some() {
+            let evicted = state.unproven.evict()?;
             // This closes the status channel, which wakes waiting requests.
             state.names.remove(&evicted);
-            self.0.demand(&mut state, [Demanded::Unsubscribe(evicted)]);
+            self.0.push(&mut state, [SubscriptionChange::Unsubscribe(evicted)]);
         }
-        let name: Name = asked.into();
-        let (status, receiver) = watch::channel(Status::Asked);
-        let place = by.map(|by| state.unproven.enter(by, name.clone()));
-        state.names.insert(name.clone(), Entry { status, last_used: now, pinned: false, place });
-        self.0.demand(&mut state, [Demanded::Subscribe(name)]);
-        Question::Open(receiver)
+        let name: Name = name.into();
+        let (status, receiver) = watch::channel(Status::Pending);
+        let key = client.map(|client| state.unproven.insert(client, name.clone()));
+        state.names.insert(name.clone(), Subscription { status, last_used: now, pinned: false, key });
+        self.0.push(&mut state, [SubscriptionChange::Subscribe(name)]);
+        Some(receiver)
     }
 }
 
-/// The result of [`Demands::ask`].
-enum Question {
-    /// The name is subscribed.
-    Open(watch::Receiver<Status>),
-    /// The limit is reached and no name can be evicted.
-    Full,
-}
-
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Subscriptions> {
         // No code panics while it holds the lock, so a poisoned lock still guards consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn demand(&self, state: &mut State, events: impl IntoIterator<Item = Demanded>) {
+    fn push(&self, state: &mut Subscriptions, events: impl IntoIterator<Item = SubscriptionChange>) {
         state.events.extend(events);
         if !state.events.is_empty() {
-            self.demanded.notify_one();
+            self.changed.notify_one();
         }
     }
 }
