@@ -56,18 +56,18 @@ pub struct Sampling {
     /// The share of traces that are sampled if the caller has not decided, or if its decision is ignored.
     pub ratio: Percentage,
     /// Whether the caller's decision is followed (`ParentBased`). If not, traces may be incomplete.
-    pub by_parent: bool,
+    pub parent_based: bool,
 }
 
 impl Sampling {
     /// Samples every trace, except those that the caller decided not to sample.
-    pub const ALL: Self = Self { ratio: Percentage::ALL, by_parent: true };
+    pub const ALL: Self = Self { ratio: Percentage::ALL, parent_based: true };
 
     /// Returns whether `trace` is sampled. `parent` is the caller's decision. Every proxy with the same settings decides alike
     /// about one trace.
     pub fn holds(self, trace: TraceId, parent: Option<bool>) -> bool {
         match parent {
-            Some(sampled) if self.by_parent => sampled,
+            Some(sampled) if self.parent_based => sampled,
             _ => self.ratio.holds(trace.get() as u32),
         }
     }
@@ -96,7 +96,7 @@ mod tests {
         let off = Sampling { ratio: Percentage::ZERO, ..Sampling::ALL };
         assert!(Sampling::ALL.holds(trace, None) && !Sampling::ALL.holds(trace, Some(false)));
         assert!(off.holds(trace, Some(true)) && !off.holds(trace, None));
-        let deaf = |ratio| Sampling { ratio, by_parent: false };
+        let deaf = |ratio| Sampling { ratio, parent_based: false };
         assert!(deaf(Percentage::ALL).holds(trace, Some(false)));
         assert!(!deaf(Percentage::ZERO).holds(trace, Some(true)));
     }

@@ -20,7 +20,7 @@ pub struct Blame {
 
 /// The state of an attempt's connection before the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub enum Freshness {
     /// Established for the attempt, or in use.
     Fresh,
     /// Idle, and found closed when the request was written. An endpoint may close an idle connection at any time
@@ -35,7 +35,7 @@ const FAILED: Blame = Blame { alive: false, outcome: Some(Outcome::LocalOrigin) 
 const ALIVE_AND_FAILED: Blame = Blame { alive: true, outcome: Some(Outcome::LocalOrigin) };
 
 /// Returns the blame for an attempt that got no answer, or an incomplete one.
-pub fn failed(failure: &Failure, connection: Connection) -> Blame {
+pub fn failed(failure: &Failure, connection: Freshness) -> Blame {
     match failure.side {
         // The client cancelled or was too slow; or this proxy lacked a certificate, a descriptor or capacity.
         Side::Downstream | Side::Local => NOTHING,
@@ -43,14 +43,14 @@ pub fn failed(failure: &Failure, connection: Connection) -> Blame {
     }
 }
 
-fn of_endpoint(reason: Reason, reached: Reached, connection: Connection) -> Blame {
+fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame {
     match reason {
         Reason::UpstreamConnectionFailure | Reason::UpstreamTlsFailure => FAILED,
         Reason::UpstreamConnectionTermination => match (reached, connection) {
             // A GOAWAY: the endpoint drains.
             (Reached::NotProcessed, _) => ALIVE,
-            (Reached::NotWritten | Reached::Maybe, Connection::Stale) => NOTHING,
-            (Reached::NotWritten | Reached::Maybe, Connection::Fresh) => FAILED,
+            (Reached::NotWritten | Reached::Maybe, Freshness::Stale) => NOTHING,
+            (Reached::NotWritten | Reached::Maybe, Freshness::Fresh) => FAILED,
             (Reached::ResponseStarted, _) => ALIVE_AND_FAILED,
         },
         // Includes REFUSED_STREAM, which a sidecar sends if its application cannot be reached.
@@ -146,12 +146,12 @@ mod tests {
 
     const REACHED: [Reached; 4] =
         [Reached::NotWritten, Reached::NotProcessed, Reached::Maybe, Reached::ResponseStarted];
-    const CONNECTIONS: [Connection; 2] = [Connection::Fresh, Connection::Stale];
+    const CONNECTIONS: [Freshness; 2] = [Freshness::Fresh, Freshness::Stale];
 
     /// The rows that blame or excuse an endpoint; every other row says nothing. Deliberately a second copy, so that a change of
     /// the table needs a change here.
-    const ROWS: [(Reason, Reached, Connection, Blame); 32] = {
-        use Connection::{Fresh, Stale};
+    const ROWS: [(Reason, Reached, Freshness, Blame); 32] = {
+        use Freshness::{Fresh, Stale};
         use Reached::{Maybe, NotProcessed, NotWritten, ResponseStarted};
         [
             (Reason::UpstreamConnectionFailure, NotWritten, Fresh, FAILED),
@@ -215,7 +215,7 @@ mod tests {
     fn reasons_without_a_row_say_nothing() {
         for reason in Reason::ALL.into_iter().filter(|reason| ROWS.iter().all(|row| row.0 != *reason)) {
             for reached in REACHED {
-                let blame = failed(&Failure::upstream(reason, reached, "test"), Connection::Fresh);
+                let blame = failed(&Failure::upstream(reason, reached, "test"), Freshness::Fresh);
                 let expected =
                     if reason == Reason::ApplicationUnreachable { ALIVE_AND_FAILED } else { NOTHING };
                 assert_eq!(blame, expected, "{reason:?} {reached:?}");

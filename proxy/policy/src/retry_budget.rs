@@ -25,7 +25,7 @@ pub struct RetryBudget {
     /// The share of the interval's requests that may be retries.
     pub share: Percentage,
     /// Retries that are allowed beyond the share: at most this many in flight, and this many per second. Gives services with
-    /// little traffic retries too, and limits those whose attempts fail fast. With a share, these retries are lent: at most
+    /// little traffic retries too, and limits those whose attempts fail fast. With a share, these retries are borrowed: at most
     /// this many until a request succeeds, and the share repays them before it allows others.
     pub min_concurrency: u32,
     window_seconds: u32,
@@ -74,27 +74,27 @@ pub struct RetryLedger {
     retries: Window,
     in_flight: AtomicU32,
     /// Retries made beyond the share since a request last succeeded.
-    lent: AtomicU32,
+    borrowed: AtomicU32,
     /// The part of them that the share has not repaid yet, in millionths.
-    owed: AtomicU64,
+    unpaid: AtomicU64,
 }
 
 impl RetryLedger {
     /// Counts a request. Called once, at its first attempt. `now` is measured from any fixed moment.
     pub fn request(&self, budget: &RetryBudget, now: Duration) {
         self.requests.add(now);
-        if self.owed.load(Ordering::Relaxed) > 0 {
-            let pay = |owed: u64| Some(owed.saturating_sub(budget.share.millionths().into()));
+        if self.unpaid.load(Ordering::Relaxed) > 0 {
+            let pay = |unpaid: u64| Some(unpaid.saturating_sub(budget.share.millionths().into()));
             // Never fails: `pay` always has a new value.
-            let _ = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
+            let _ = self.unpaid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
         }
     }
 
     /// Cancels the lent retries after a request succeeded: the cluster has no outage, in which retries would be useless.
     pub fn succeeded(&self) {
-        if self.lent.load(Ordering::Relaxed) > 0 {
-            self.lent.store(0, Ordering::Relaxed);
-            self.owed.store(0, Ordering::Relaxed);
+        if self.borrowed.load(Ordering::Relaxed) > 0 {
+            self.borrowed.store(0, Ordering::Relaxed);
+            self.unpaid.store(0, Ordering::Relaxed);
         }
     }
 
@@ -102,26 +102,26 @@ impl RetryLedger {
     /// dropped.
     ///
     /// Concurrent calls may each exceed the budget by one.
-    pub fn retry(self: &Arc<Self>, budget: &RetryBudget, now: Duration) -> Option<Retrying> {
+    pub fn retry(self: &Arc<Self>, budget: &RetryBudget, now: Duration) -> Option<RetryPermit> {
         let retries = self.retries.sum(now, budget.window_seconds);
         let requests = self.requests.sum(now, budget.window_seconds);
         let share = u64::from(budget.share.millionths());
-        let in_share = self.owed.load(Ordering::Relaxed) == 0 && (retries + 1) * ONE <= requests * share;
+        let in_share = self.unpaid.load(Ordering::Relaxed) == 0 && (retries + 1) * ONE <= requests * share;
         let floor = u64::from(budget.min_concurrency) * u64::from(budget.window_seconds);
-        let lends = share == 0 || self.lent.load(Ordering::Relaxed) < budget.min_concurrency;
+        let may_borrow = share == 0 || self.borrowed.load(Ordering::Relaxed) < budget.min_concurrency;
         let in_floor =
-            lends && retries < floor && self.in_flight.load(Ordering::Relaxed) < budget.min_concurrency;
+            may_borrow && retries < floor && self.in_flight.load(Ordering::Relaxed) < budget.min_concurrency;
         if !in_share && !in_floor {
             return None;
         }
         if !in_share && share > 0 {
-            self.lent.fetch_add(1, Ordering::Relaxed);
+            self.borrowed.fetch_add(1, Ordering::Relaxed);
             // Twice, because the requests that pay add to the window as well.
-            self.owed.fetch_add(2 * ONE, Ordering::Relaxed);
+            self.unpaid.fetch_add(2 * ONE, Ordering::Relaxed);
         }
         self.retries.add(now);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Retrying(self.clone()))
+        Some(RetryPermit(self.clone()))
     }
 
     /// Returns the number of retries in flight.
@@ -133,9 +133,9 @@ impl RetryLedger {
 /// The permit of a charged retry in flight.
 #[derive(Debug)]
 #[must_use = "dropping it says that the retry has ended"]
-pub struct Retrying(Arc<RetryLedger>);
+pub struct RetryPermit(Arc<RetryLedger>);
 
-impl Drop for Retrying {
+impl Drop for RetryPermit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }

@@ -12,7 +12,7 @@ use outrigger_core::error::Failure;
 
 use super::answer::Answer;
 use super::body::Body;
-pub(crate) use super::h1::client::{Connection as Http1Connection, Home};
+pub(crate) use super::h1::client::{ConnectionOwner, Http1Connection};
 use super::head::RequestHead;
 use super::limits::Limits;
 use super::usage::Usage;
@@ -22,7 +22,7 @@ use crate::socket::stream::Stream;
 /// A connection that speaks HTTP/2. Clones share it; it closes when the last clone and the last exchange are gone.
 #[derive(Debug, Clone)]
 pub(crate) struct Http2Connection {
-    inner: h2::client::Connection,
+    inner: h2::client::ClientConnection,
 }
 
 impl Http2Connection {
@@ -34,7 +34,7 @@ impl Http2Connection {
         limits: &Limits,
         usage: Rc<dyn Usage>,
     ) -> Result<Self, Failure> {
-        Ok(Self { inner: h2::client::Connection::start(stream, limits, usage).await? })
+        Ok(Self { inner: h2::client::ClientConnection::start(stream, limits, usage).await? })
     }
 
     /// How many more requests may be sent now: what the peer allows, less what is under way. 0 when it is closing.

@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_policy::blame::Connection;
+use outrigger_policy::blame::Freshness;
 use outrigger_policy::response::ResponseFacts;
 use outrigger_policy::retry::RetryPolicy;
-use outrigger_policy::retry_budget::Retrying;
+use outrigger_policy::retry_budget::RetryPermit;
 use tokio::time::Instant;
 
 use super::journal::Journal;
@@ -24,8 +24,8 @@ use crate::codec::answer::{Answer, Payload};
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::upstream::bounds::Peer;
-use crate::upstream::dial::Use;
-use crate::upstream::host::{Asking, Host};
+use crate::upstream::dial::Purpose;
+use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::{Exchange, Lease, Speaks};
 use crate::upstream::race::{Winner, race};
 
@@ -58,10 +58,10 @@ pub(super) struct Response {
 
 /// How an attempt ended, and at which host.
 pub(super) struct Ended {
-    pub(super) asking: Asking,
+    pub(super) asking: HostAttempt,
     pub(super) outcome: Result<Response, Failed>,
     /// The right to have asked another host beside the first.
-    pub(super) paid: Option<Retrying>,
+    pub(super) paid: Option<RetryPermit>,
 }
 
 /// An attempt that got no answer.
@@ -71,14 +71,14 @@ pub(super) struct Failed {
     /// Whether its connection had carried a request before.
     pub(super) reused: bool,
     /// Whether that had been closed while it was idle, as far as one can tell.
-    pub(super) connection: Connection,
+    pub(super) connection: Freshness,
     /// Where it was given up because its host is silent while others answer: the right to send it to one of them.
-    pub(super) moved: Option<Retrying>,
+    pub(super) moved: Option<RetryPermit>,
 }
 
 impl Failed {
     pub(super) fn new(failure: Failure, reused: bool) -> Self {
-        Self { failure, reused, connection: Connection::Fresh, moved: None }
+        Self { failure, reused, connection: Freshness::Fresh, moved: None }
     }
 }
 
@@ -91,13 +91,13 @@ impl Attempt<'_> {
     /// the host of `asking`. `failed` is told of a host that failed while the other was still awaited.
     pub(super) async fn connect(
         &self,
-        asking: &mut Asking,
+        asking: &mut HostAttempt,
         journal: &mut Journal,
         moved: impl Fn() -> u64,
-        rival: impl FnOnce(&Host) -> Option<Asking>,
-        failed: impl FnOnce(&Asking, &Failure),
+        rival: impl FnOnce(&Host) -> Option<HostAttempt>,
+        failed: impl FnOnce(&HostAttempt, &Failure),
     ) -> Result<Lease, Failed> {
-        let purpose = if self.head.upgrade.is_some() { Use::Upgrade } else { Use::Requests };
+        let purpose = if self.head.upgrade.is_some() { Purpose::Upgrade } else { Purpose::Requests };
         let lease =
             |host: &Rc<Host>| Host::lease_of(Rc::clone(host), purpose, self.speaks, Rc::clone(self.peer));
         let first = Rc::clone(asking.host());
@@ -109,7 +109,7 @@ impl Attempt<'_> {
                 first.patience(),
                 || {
                     second = first.is_connecting().then(|| rival(&first)).flatten();
-                    second.as_ref().map(|second: &Asking| lease(second.host()))
+                    second.as_ref().map(|second: &HostAttempt| lease(second.host()))
                 },
                 |_, failure| lost = Some(failure),
             ));
@@ -142,15 +142,15 @@ impl Attempt<'_> {
         journal: &mut Journal,
         responder: &mut Responder,
         moved: impl Fn() -> u64,
-        mut moving: impl FnMut() -> Option<Retrying>,
+        mut moving: impl FnMut() -> Option<RetryPermit>,
     ) -> Result<Response, Failed> {
         let Self { head, body, limit, .. } = self;
         let (reused, was_idle, written) = (lease.reused, lease.was_idle, Instant::now());
         let peer = lease.peer.clone();
         let failed = |failure| Failed {
             connection: match was_idle && written.elapsed() < STALE_WITHIN {
-                true => Connection::Stale,
-                false => Connection::Fresh,
+                true => Freshness::Stale,
+                false => Freshness::Fresh,
             },
             ..Failed::new(failure, reused)
         };

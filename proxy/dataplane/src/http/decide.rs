@@ -9,7 +9,7 @@ use http::Method;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::reason::Reason;
 use outrigger_policy::retry::{Decision, Outcome, Retries, RetryPolicy};
-use outrigger_policy::retry_budget::Retrying;
+use outrigger_policy::retry_budget::RetryPermit;
 use tokio::time::Instant;
 
 use super::attempt::{Failed, Response, silent};
@@ -37,7 +37,7 @@ pub(super) struct Rules<'a> {
 /// What follows an attempt.
 pub(super) enum Next {
     /// One more, after a pause. A charged one holds its permit of the budget.
-    Again(Duration, Option<Retrying>),
+    Again(Duration, Option<RetryPermit>),
     /// The outcome stands, for this reason if not for its own.
     Stands(Option<Reason>),
 }
@@ -128,7 +128,7 @@ impl Rules<'_> {
         head: &RequestHead,
         body: &Replay,
         progress: &mut Progress,
-    ) -> Option<Retrying> {
+    ) -> Option<RetryPermit> {
         let retry = self.retry.filter(|_| body.is_whole() && head.method.is_idempotent())?;
         let (mut retries, failure) = (progress.retries, silent());
         match retry.decide(&mut retries, &head.method, Outcome::Failed(&failure), 0) {

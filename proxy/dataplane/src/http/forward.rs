@@ -12,7 +12,7 @@ use http::{HeaderName, Version};
 use outrigger_config::route::Attempts;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
-use outrigger_policy::blame::{self, Blame, Connection};
+use outrigger_policy::blame::{self, Blame, Freshness};
 use outrigger_policy::outlier::Outcome;
 use outrigger_policy::pushback::Pushback;
 use outrigger_policy::response::ResponseFacts;
@@ -32,7 +32,7 @@ use crate::codec::answer::Payload;
 use crate::codec::body::Body;
 use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::{Cluster, Picked, Probing};
-use crate::upstream::host::{Asking, Host};
+use crate::upstream::host::{Host, HostAttempt};
 
 /// Which attempt a request is, and how many there were (Envoy's `x-envoy-attempt-count`).
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -222,7 +222,7 @@ impl Forwarding<'_> {
     }
 
     /// Counts an attempt at `host`, which is about to be made.
-    fn begin(&self, host: &Rc<Host>, request: &mut Attempting<'_, '_>) -> Asking {
+    fn begin(&self, host: &Rc<Host>, request: &mut Attempting<'_, '_>) -> HostAttempt {
         let RequestContext { head, journal, trace, .. } = &mut *request.cx;
         let asking = host.begin();
         let span = trace.attempt_span();
@@ -237,7 +237,7 @@ impl Forwarding<'_> {
     }
 
     /// One attempt, from a connection to the head of an answer.
-    async fn attempt(&self, mut asking: Asking, request: &mut Attempting<'_, '_>) -> Ended {
+    async fn attempt(&self, mut asking: HostAttempt, request: &mut Attempting<'_, '_>) -> Ended {
         let Attempting { cx, body, peer, rules, progress } = request;
         let RequestContext { on, head, journal, responder, .. } = &mut **cx;
         let head = &*head;
@@ -255,7 +255,7 @@ impl Forwarding<'_> {
                 host.begin()
             })
         };
-        let blame = |asking: &Asking, failure: &Failure| self.blame(asking, failure, Connection::Fresh);
+        let blame = |asking: &HostAttempt, failure: &Failure| self.blame(asking, failure, Freshness::Fresh);
         let outcome = match attempt.connect(&mut asking, journal, moved, rival, blame).await {
             Ok(lease) => {
                 let moving = || rules.moving(head, body, progress);
@@ -298,7 +298,7 @@ impl Forwarding<'_> {
                 answered = probe.answer() => match answered {
                     Ok(answered) => answered,
                     Err(failure) => {
-                        self.blame(&probe.asking, &failure, Connection::Fresh);
+                        self.blame(&probe.asking, &failure, Freshness::Fresh);
                         return Ended { paid, ..covering.await };
                     }
                 },
@@ -367,14 +367,14 @@ impl Forwarding<'_> {
     }
 
     /// Counts a failure against its host as far as the host is to blame for it.
-    fn blame(&self, asking: &Asking, failure: &Failure, connection: Connection) {
+    fn blame(&self, asking: &HostAttempt, failure: &Failure, connection: Freshness) {
         let Blame { alive, outcome } = blame::failed(failure, connection);
         asking.ended(failure, alive);
         self.judge(asking, outcome);
     }
 
     /// Counts what an attempt says about its host, if anything.
-    fn judge(&self, asking: &Asking, outcome: Option<Outcome>) {
+    fn judge(&self, asking: &HostAttempt, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else { return };
         if outcome == Outcome::Success {
             asking.answered();

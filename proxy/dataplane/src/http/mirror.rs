@@ -27,7 +27,7 @@ use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::RequestHead;
 use crate::context::Context;
 use crate::upstream::cluster::{Cluster, Probing};
-use crate::upstream::dial::Use;
+use crate::upstream::dial::Purpose;
 use crate::upstream::host::Host;
 
 /// How long a copy may take.
@@ -111,7 +111,7 @@ async fn send(
         let host = cluster.pick(&[], Some(original), Probing::Never)?.host;
         let asking = host.begin();
         let (speaks, peer) = (cluster.speaks(head.version), Rc::clone(&permit.peer));
-        let lease = Host::lease_of(host, Use::Requests, speaks, peer).await?;
+        let lease = Host::lease_of(host, Purpose::Requests, speaks, peer).await?;
         // Nothing is written of a copy that has fallen behind already.
         let mut exchange = lease.send(&head, queue.body()?);
         loop {

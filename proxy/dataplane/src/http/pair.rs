@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_core::error::Failure;
-use outrigger_policy::blame::{self, Connection};
+use outrigger_policy::blame::{self, Freshness};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::{self, Ended, Failed, Response};
@@ -22,8 +22,8 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
 use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::Cluster;
-use crate::upstream::dial::Use;
-use crate::upstream::host::{Asking, Host};
+use crate::upstream::dial::Purpose;
+use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Speaks;
 
 /// The doubted host has failed when it takes so many times longer than the other one, and at least so long.
@@ -40,18 +40,18 @@ type Answered = Result<Response, Failure>;
 
 /// The half of a pair that is sent to the doubted host.
 pub(super) struct Probe {
-    pub(super) asking: Asking,
+    pub(super) asking: HostAttempt,
     answer: Pin<Box<dyn Future<Output = Answered>>>,
     interims: Rc<RefCell<Vec<ResponseHead>>>,
 }
 
 impl Probe {
     /// Sends a request without a body to the host of `asking`.
-    pub(super) fn begin(asking: Asking, head: RequestHead, speaks: Speaks, peer: Rc<Peer>) -> Self {
+    pub(super) fn begin(asking: HostAttempt, head: RequestHead, speaks: Speaks, peer: Rc<Peer>) -> Self {
         let (host, interims) = (Rc::clone(asking.host()), Rc::<RefCell<Vec<_>>>::default());
         let came = Rc::clone(&interims);
         let answer = Box::pin(async move {
-            let lease = Host::lease_of(Rc::clone(&host), Use::Requests, speaks, peer).await?;
+            let lease = Host::lease_of(Rc::clone(&host), Purpose::Requests, speaks, peer).await?;
             let peer = lease.peer.clone();
             let interim = async |head| {
                 host.heard();
@@ -115,7 +115,7 @@ impl Probe {
                     self.asking.answered();
                 }
             }
-            Err(failure) => self.asking.ended(failure, blame::failed(failure, Connection::Fresh).alive),
+            Err(failure) => self.asking.ended(failure, blame::failed(failure, Freshness::Fresh).alive),
         }
     }
 }

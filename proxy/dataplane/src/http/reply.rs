@@ -5,9 +5,9 @@ use std::task::Waker;
 
 use http::HeaderMap;
 use outrigger_core::error::Failure;
-use outrigger_policy::blame::{self, Connection};
+use outrigger_policy::blame::{self, Freshness};
 use outrigger_policy::outlier::Outcome;
-use outrigger_policy::retry_budget::Retrying;
+use outrigger_policy::retry_budget::RetryPermit;
 
 use super::limit::Limit;
 use crate::capacity::Debt;
@@ -16,7 +16,7 @@ use crate::codec::head::ResponseHead;
 use crate::codec::upgrade::Upgraded;
 use crate::upstream::bounds::RequestPermit;
 use crate::upstream::cluster::Cluster;
-use crate::upstream::host::{Asking, Host};
+use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Exchange;
 
 /// What a request is answered with.
@@ -36,8 +36,8 @@ pub(super) struct Held {
     pub(super) cluster: Rc<Cluster>,
     pub(super) host: Rc<Host>,
     pub(super) permit: RequestPermit,
-    pub(super) asking: Asking,
-    pub(super) _retrying: Option<Retrying>,
+    pub(super) asking: HostAttempt,
+    pub(super) _retrying: Option<RetryPermit>,
     pub(super) _exchange: Exchange,
 }
 
@@ -57,7 +57,7 @@ impl Held {
 
     /// The response broke off after its head was relayed.
     pub(super) fn broke_off(&self, failure: &Failure) {
-        self.failed_late(blame::failed(failure, Connection::Fresh).outcome);
+        self.failed_late(blame::failed(failure, Freshness::Fresh).outcome);
     }
 
     /// The response has ended, and its trailers say how the request did.

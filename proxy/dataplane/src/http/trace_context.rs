@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    const NONE: Sampling = Sampling { ratio: Percentage::ZERO, by_parent: true };
+    const NONE: Sampling = Sampling { ratio: Percentage::ZERO, parent_based: true };
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const SPAN: &str = "00f067aa0ba902b7";

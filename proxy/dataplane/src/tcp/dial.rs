@@ -10,14 +10,14 @@ use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_policy::blame::{self, Blame, Connection};
+use outrigger_policy::blame::{self, Blame, Freshness};
 use outrigger_policy::outlier::Outcome;
 
 use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
 use crate::upstream::cluster::{Cluster, Picked, Probing};
-use crate::upstream::host::{Asking, Host};
+use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Permit;
 use crate::upstream::race::{Winner, race};
 
@@ -35,7 +35,7 @@ pub(crate) struct Opened {
     /// The cluster.
     pub(crate) cluster: Name,
     _permit: Permit,
-    _asking: Asking,
+    _asking: HostAttempt,
 }
 
 /// Connects to an endpoint of one of `proxy`'s clusters, within its number of attempts.
@@ -105,7 +105,7 @@ async fn connect(
     let open = |host: &Rc<Host>| Host::opaque_of(Rc::clone(host), cluster.peer(&client.key));
     let rival = || {
         second = rival().map(|host| begin(&host));
-        second.as_ref().map(|second: &Asking| open(second.host()))
+        second.as_ref().map(|second: &HostAttempt| open(second.host()))
     };
     let opening = pin!(open(host));
     let (winner, opened) = race(opening, host.patience(), rival, |_, failure| lost = Some(failure)).await;
@@ -141,8 +141,8 @@ async fn connect(
     }
 }
 
-fn judge(cluster: &Rc<Cluster>, asking: &Asking, failure: &Failure) {
-    let Blame { alive, outcome } = blame::failed(failure, Connection::Fresh);
+fn judge(cluster: &Rc<Cluster>, asking: &HostAttempt, failure: &Failure) {
+    let Blame { alive, outcome } = blame::failed(failure, Freshness::Fresh);
     asking.ended(failure, alive);
     if let Some(outcome) = outcome {
         asking.failed();

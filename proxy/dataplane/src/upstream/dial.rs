@@ -22,7 +22,7 @@ use crate::tls::handshake;
 
 /// What a connection is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Use {
+pub(crate) enum Purpose {
     /// Requests, in the version that the endpoint speaks.
     Requests,
     /// One request that turns into a tunnel: HTTP/1.1.

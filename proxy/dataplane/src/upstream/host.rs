@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::balance::load::Load;
 use super::bounds::Peer;
-use super::dial::{Dialled, Use};
+use super::dial::{Dialled, Purpose};
 use super::pool::{Lease, Permit, Pool, Speaks};
 use super::silence::{DOUBTED, Doubt, Silence};
 
@@ -44,7 +44,7 @@ impl Host {
     /// A connection for one request of `peer`, of a host that the future keeps.
     pub(crate) async fn lease_of(
         host: Rc<Self>,
-        purpose: Use,
+        purpose: Purpose,
         speaks: Speaks,
         peer: Rc<Peer>,
     ) -> Result<Lease, Failure> {
@@ -57,11 +57,11 @@ impl Host {
     }
 
     /// Counts a try at this host until it is dropped.
-    pub(crate) fn begin(self: &Rc<Self>) -> Asking {
+    pub(crate) fn begin(self: &Rc<Self>) -> HostAttempt {
         let began = Instant::now();
         self.load.begin();
         self.silence.begin(began);
-        Asking { host: Rc::clone(self), began }
+        HostAttempt { host: Rc::clone(self), began }
     }
 
     /// What one more request would cost, in seconds of waiting: never less than what is unanswered has waited already.
@@ -156,7 +156,7 @@ impl Host {
     /// The host has said something.
     pub(crate) fn heard(&self) {
         let found_silent = self.silence.heard(Instant::now());
-        if self.health.heard() || found_silent {
+        if self.health.answered() || found_silent {
             tracing::info!(endpoint = %self.address, "endpoint is no longer silent");
         }
     }
@@ -174,12 +174,12 @@ impl Drop for Awaited {
 
 /// A try under way at a host.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub(crate) struct HostAttempt {
     host: Rc<Host>,
     began: Instant,
 }
 
-impl Asking {
+impl HostAttempt {
     /// Where.
     pub(crate) fn host(&self) -> &Rc<Host> {
         &self.host
@@ -223,7 +223,7 @@ impl Asking {
     }
 }
 
-impl Drop for Asking {
+impl Drop for HostAttempt {
     fn drop(&mut self) {
         self.host.load.end();
     }

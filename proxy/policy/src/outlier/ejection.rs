@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::compare::Tally;
 use super::health::{Health, Part, SILENT, milliseconds};
-use super::outcome::{Ejected, Kind};
+use super::outcome::{Ejected, EjectionKind};
 use super::settings::OutlierDetection;
 
 impl OutlierDetection {
@@ -31,10 +31,10 @@ impl OutlierDetection {
         }
         health.ejections.store(times, Relaxed);
         health.of.ejected();
-        Some(Ejected { kind: Kind::FailedProbe, span })
+        Some(Ejected { kind: EjectionKind::FailedProbe, span })
     }
 
-    /// Ejects an endpoint that does not answer, until [`Health::heard`] is called. Returns false if it is already ejected, or if
+    /// Ejects an endpoint that does not answer, until [`Health::answered`] is called. Returns false if it is already ejected, or if
     /// no more endpoints may be.
     pub fn eject_silent(&self, health: &Health, endpoints: usize) -> bool {
         health.is_serving() && self.take(health, endpoints, SILENT)
@@ -43,7 +43,7 @@ impl OutlierDetection {
     pub(super) fn eject(
         &self,
         health: &Health,
-        kind: Kind,
+        kind: EjectionKind,
         endpoints: usize,
         now: Duration,
         sample: u32,

@@ -62,7 +62,7 @@ pub struct Health {
 
 /// The state of an endpoint in outlier detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum EjectionState {
     /// It gets its share of requests.
     Serving,
     /// It gets no requests.
@@ -120,11 +120,11 @@ impl Health {
     }
 
     /// Returns the endpoint's state at `now`.
-    pub fn standing(&self, now: Duration) -> Standing {
+    pub fn state(&self, now: Duration) -> EjectionState {
         match self.ejected_until.load(Relaxed) {
-            0 => Standing::Serving,
-            until if milliseconds(now) < until => Standing::Ejected,
-            _ => Standing::Probed,
+            0 => EjectionState::Serving,
+            until if milliseconds(now) < until => EjectionState::Ejected,
+            _ => EjectionState::Probed,
         }
     }
 
@@ -139,7 +139,7 @@ impl Health {
     }
 
     /// Records that the endpoint has answered. Ends an ejection for silence, and returns whether there was one.
-    pub fn heard(&self) -> bool {
+    pub fn answered(&self) -> bool {
         let ended =
             self.is_silent() && self.ejected_until.compare_exchange(SILENT, 0, Relaxed, Relaxed).is_ok();
         if ended {
@@ -277,9 +277,9 @@ mod tests {
     #[test]
     fn when_its_time_is_up_an_endpoint_gets_one_request_at_a_time() {
         let health = ejected(5_000);
-        assert_eq!(health.standing(at(4_999)), Standing::Ejected);
+        assert_eq!(health.state(at(4_999)), EjectionState::Ejected);
         assert!(!health.claim_probe(at(4_999), true));
-        assert_eq!(health.standing(at(5_000)), Standing::Probed);
+        assert_eq!(health.state(at(5_000)), EjectionState::Probed);
         assert!(health.claim_probe(at(5_000), true));
         assert!(!health.claim_probe(at(5_000), true), "one at a time");
         assert!(!health.claim_probe(at(5_999), true));
@@ -304,9 +304,9 @@ mod tests {
         (5_000..5_002).for_each(probe);
         health.probe_ended();
         (5_002..5_004).for_each(probe);
-        assert_eq!((health.standing(at(5_004)), health.of.now()), (Standing::Probed, 1));
+        assert_eq!((health.state(at(5_004)), health.of.now()), (EjectionState::Probed, 1));
         probe(5_004);
-        assert_eq!((health.standing(at(5_004)), health.of.now()), (Standing::Serving, 0));
+        assert_eq!((health.state(at(5_004)), health.of.now()), (EjectionState::Serving, 0));
         assert!(health.is_serving());
     }
 

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use self::compare::is_worse_run;
-pub use self::health::{Ejections, Health, Standing};
+pub use self::health::{EjectionState, Ejections, Health};
 use self::health::{Part, reset};
-pub use self::outcome::{Ejected, Kind, Outcome};
+pub use self::outcome::{Ejected, EjectionKind, Outcome};
 use self::rates::others_in;
 use self::settings::Limit;
 pub use self::settings::OutlierDetection;
@@ -68,14 +68,14 @@ impl OutlierDetection {
         sample: u32,
     ) -> Option<Ejected> {
         health.window.count(counted, now, self.interval);
-        match health.standing(now) {
-            Standing::Serving => {}
+        match health.state(now) {
+            EjectionState::Serving => {}
             // The request was in flight when the endpoint was ejected, or no other endpoint was left.
-            Standing::Ejected => return None,
-            Standing::Probed if outcome.is_failure() => {
+            EjectionState::Ejected => return None,
+            EjectionState::Probed if outcome.is_failure() => {
                 return self.probe_failed(health, cluster, now, sample);
             }
-            Standing::Probed => {
+            EjectionState::Probed => {
                 health.probe_succeeded(now);
                 return None;
             }
@@ -97,7 +97,7 @@ impl OutlierDetection {
         cluster: impl Iterator<Item = &'a Health> + Clone,
         now: Duration,
         sample: u32,
-    ) -> Option<Kind> {
+    ) -> Option<EjectionKind> {
         let local = outcome == Outcome::LocalOrigin;
         if local && self.split {
             // Envoy does not compare here. If all endpoints fail alike, none of them is the cause.
@@ -107,12 +107,12 @@ impl OutlierDetection {
                 is_worse_run(failures, others, Part::Local.of(recent))
             };
             return reached(&health.consecutive_local, self.consecutive_local, worse, sample)
-                .then_some(Kind::ConsecutiveLocalOriginFailure);
+                .then_some(EjectionKind::ConsecutiveLocalOriginFailure);
         }
         let mut kind = None;
         if local || outcome == Outcome::GatewayError {
             reached(&health.consecutive_gateway, self.consecutive_gateway, |_| true, sample)
-                .then(|| kind = Some(Kind::ConsecutiveGatewayFailure));
+                .then(|| kind = Some(EjectionKind::ConsecutiveGatewayFailure));
         } else {
             reset(&health.consecutive_gateway);
         }
@@ -121,7 +121,7 @@ impl OutlierDetection {
         }
         // Both counters must count the failure.
         reached(&health.consecutive_5xx, self.consecutive_5xx, |_| true, sample)
-            .then(|| kind = Some(Kind::Consecutive5xx));
+            .then(|| kind = Some(EjectionKind::Consecutive5xx));
         kind
     }
 }

@@ -21,7 +21,7 @@ pub enum Outcome {
 
 /// Why an endpoint is ejected (Envoy's `OutlierEjectionType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum EjectionKind {
     /// `consecutive_5xx`.
     Consecutive5xx,
     /// `consecutive_gateway_failure`.
@@ -44,12 +44,12 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejected {
     /// Why.
-    pub kind: Kind,
+    pub kind: EjectionKind,
     /// For how long it gets no requests.
     pub span: Duration,
 }
 
-impl Kind {
+impl EjectionKind {
     /// Returns the name that metrics and log lines use.
     pub fn name(self) -> &'static str {
         match self {

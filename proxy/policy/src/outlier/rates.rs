@@ -7,7 +7,7 @@ use outrigger_core::percentage::Percentage;
 
 use super::compare::outlier_threshold;
 use super::health::{Ejections, Health, Part, milliseconds};
-use super::outcome::{Ejected, Kind};
+use super::outcome::{Ejected, EjectionKind};
 use super::settings::OutlierDetection;
 use super::window::{Counts, Window};
 
@@ -21,7 +21,7 @@ impl OutlierDetection {
         cluster: impl Iterator<Item = &'a Health> + Clone,
         now: Duration,
         sample: u32,
-    ) -> Option<Kind> {
+    ) -> Option<EjectionKind> {
         let rule = &self.failure_percentage;
         let (part, enforced) = match (rule.enforced, rule.enforced_local) {
             (Percentage::ZERO, Percentage::ZERO) => return None,
@@ -51,9 +51,9 @@ impl OutlierDetection {
             return None;
         }
         Some(if self.split && counts.local > counts.answered {
-            Kind::FailurePercentageLocalOrigin
+            EjectionKind::FailurePercentageLocalOrigin
         } else {
-            Kind::FailurePercentage
+            EjectionKind::FailurePercentage
         })
     }
 
@@ -72,8 +72,8 @@ impl OutlierDetection {
         let rule = &self.success_rate;
         let both = if self.split { Part::Answered } else { Part::All };
         let rules = [
-            (both, rule.enforced, Kind::SuccessRate),
-            (Part::Local, rule.enforced_local, Kind::SuccessRateLocalOrigin),
+            (both, rule.enforced, EjectionKind::SuccessRate),
+            (Part::Local, rule.enforced_local, EjectionKind::SuccessRateLocalOrigin),
         ];
         if rules.iter().all(|(_, enforced, _)| *enforced == Percentage::ZERO) || !self.is_due(of, now) {
             return;

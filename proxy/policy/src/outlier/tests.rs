@@ -85,7 +85,7 @@ impl World {
         assert!(self.hosts[host].is_serving());
     }
 
-    fn compare(&self) -> Vec<(usize, Kind)> {
+    fn compare(&self) -> Vec<(usize, EjectionKind)> {
         let mut all = Vec::new();
         let ejected = |at, ejected: Ejected| all.push((at, ejected.kind));
         self.of.compare(&self.ejections, self.hosts.iter(), self.now, || 0, ejected);

@@ -1,4 +1,4 @@
-//! The client side: one request at a time on one connection, which goes home to its pool when it may be used again.
+//! The client side: one request at a time on one connection, which its owner gets back when it may be used again.
 //!
 //! The request's body is sent while the response is awaited and read; nobody is spawned. Bytes behind a response are never
 //! taken for the next one: the connection is closed.
@@ -17,12 +17,12 @@ use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use super::Malformed;
-use super::connection::Connection as Wire;
+use super::buffered_stream::BufferedStream;
 use super::fields::Search;
 use super::framing::{Decoder, Framing};
-use super::parse::{self, Asked, Response};
+use super::parse::{self, RequestFacts, Response};
 use super::sending::Sending;
-use super::transfer::{Cut, Transfer};
+use super::transfer::{Transfer, TransferError};
 use super::write;
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
@@ -37,31 +37,31 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 /// Where an HTTP/1 connection goes when its exchange is over and another request may follow.
 ///
 /// Dropped with the connection: a pool may keep its count of connections in it.
-pub(crate) trait Home {
+pub(crate) trait ConnectionOwner {
     /// A request begins on the connection.
     fn begins(&self) {}
 
     /// The last byte of the response was read, and the connection can be used again. Called from within the reading of
     /// that response's body (or head, when there is no body): do not send on it from here.
-    fn idle(&self, connection: Connection);
+    fn idle(&self, connection: Http1Connection);
 }
 
 /// A connection that speaks HTTP/1.1 and has no request under way.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct Http1Connection {
     shared: Rc<Shared>,
 }
 
-impl Connection {
-    /// Takes a connection that was just made. `home` gets it back after each exchange that leaves it usable.
-    pub(crate) fn new(stream: Stream, limits: Rc<Limits>, home: Rc<dyn Home>) -> Self {
+impl Http1Connection {
+    /// Takes a connection that was just made. `owner` gets it back after each exchange that leaves it usable.
+    pub(crate) fn new(stream: Stream, limits: Rc<Limits>, owner: Rc<dyn ConnectionOwner>) -> Self {
         let shared = Rc::new_cyclic(|me| Shared {
             me: me.clone(),
-            wire: RefCell::new(Some(Wire::new(stream, Bytes::new()))),
+            wire: RefCell::new(Some(BufferedStream::new(stream, Bytes::new()))),
             sending: RefCell::new(None),
-            state: RefCell::new(State::new()),
+            state: RefCell::new(ClientState::new()),
             limits,
-            home,
+            owner,
         });
         Self { shared }
     }
@@ -88,14 +88,14 @@ impl Connection {
     /// With `expect: 100-continue` the body is held back until the upstream has answered, 1 s at most.
     /// Dropping the exchange, or the response's body before its end, closes the connection.
     pub(crate) fn send(self, head: &RequestHead, body: Body) -> Exchange {
-        self.shared.home.begins();
+        self.shared.owner.begins();
         let state = &mut *self.shared.state.borrow_mut();
         state.turn += 1;
         state.interims = 0;
         state.search = Search::default();
         state.response = None;
         state.write_error = None;
-        state.asked = Asked { method: head.method.clone(), upgrade: head.upgrade.clone() };
+        state.request = RequestFacts { method: head.method.clone(), upgrade: head.upgrade.clone() };
         if let Some(wire) = &mut *self.shared.wire.borrow_mut() {
             wire.wrote = false;
             let encoder = write::request(&mut wire.out, head, body.length());
@@ -110,7 +110,7 @@ impl Connection {
 /// A request under way on an HTTP/1 connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    /// `None` once the response's body has it, or it failed. A tunnel's is kept, and its home with it.
+    /// `None` once the response's body has it, or it failed. Kept for a tunnel, and the connection's owner with it.
     shared: Option<Rc<Shared>>,
     turn: u64,
 }
@@ -131,43 +131,43 @@ impl Exchange {
 pub(super) struct Shared {
     me: Weak<Self>,
     /// `None` once it was closed or upgraded.
-    pub(super) wire: RefCell<Option<Wire>>,
+    pub(super) wire: RefCell<Option<BufferedStream>>,
     /// The request that is being sent; `None` when all of it was.
     sending: RefCell<Option<Sending>>,
-    pub(super) state: RefCell<State>,
+    pub(super) state: RefCell<ClientState>,
     pub(super) limits: Rc<Limits>,
-    home: Rc<dyn Home>,
+    owner: Rc<dyn ConnectionOwner>,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct ClientState {
     pub(super) turn: u64,
-    asked: Asked,
+    request: RequestFacts,
     search: Search,
     interims: usize,
     /// Why the request could not be written. The response may be there all the same.
     write_error: Option<String>,
     /// The response whose body is being read.
-    pub(super) response: Option<Reading>,
+    pub(super) response: Option<ResponseInProgress>,
     idle_since: Instant,
     /// When the peer said that it would close the connection, less a second.
     expires: Option<Instant>,
 }
 
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct ResponseInProgress {
     pub(super) body: Decoder,
     keep_alive: bool,
     idle_timeout: Option<u32>,
 }
 
 /// How reading came to its end.
-pub(super) enum Ended {
+pub(super) enum ReadEnd {
     Closed,
     Failed(String),
 }
 
-impl Ended {
+impl ReadEnd {
     pub(super) fn detail(&self) -> &str {
         match self {
             Self::Closed => "the upstream closed the connection",
@@ -176,11 +176,11 @@ impl Ended {
     }
 }
 
-impl State {
+impl ClientState {
     fn new() -> Self {
         Self {
             turn: 0,
-            asked: Asked { method: Method::GET, upgrade: None::<HeaderValue> },
+            request: RequestFacts { method: Method::GET, upgrade: None::<HeaderValue> },
             search: Search::default(),
             interims: 0,
             write_error: None,
@@ -199,7 +199,7 @@ impl Shared {
                 let state = &mut *self.state.borrow_mut();
                 let wire = &mut *self.wire.borrow_mut();
                 let Some(wire) = wire else { return Poll::Ready(Err(self.over())) };
-                parse::response(&mut wire.read, &mut state.search, &state.asked, &self.limits)
+                parse::response(&mut wire.read, &mut state.search, &state.request, &self.limits)
             };
             match parsed {
                 Ok(Some(response)) => return Poll::Ready(self.take_response(turn, response)),
@@ -222,7 +222,7 @@ impl Shared {
 
     fn take_response(&self, turn: u64, response: Response) -> Result<Answer, Failure> {
         let Response { head, framing, keep_alive, idle_timeout } = response;
-        let connected = head.status.is_success() && self.state.borrow().asked.method == Method::CONNECT;
+        let connected = head.status.is_success() && self.state.borrow().request.method == Method::CONNECT;
         if head.status == StatusCode::SWITCHING_PROTOCOLS || connected {
             if self.sending.borrow().is_some() {
                 self.close();
@@ -244,7 +244,7 @@ impl Shared {
             return Ok(Answer::Interim(head));
         }
         self.state.borrow_mut().response =
-            Some(Reading { body: Decoder::new(framing), keep_alive, idle_timeout });
+            Some(ResponseInProgress { body: Decoder::new(framing), keep_alive, idle_timeout });
         let body = match (framing, self.me.upgrade()) {
             (Framing::None, _) | (_, None) => {
                 self.finish();
@@ -269,11 +269,11 @@ impl Shared {
                     wire.out.rest_if_large();
                 }
             }
-            Poll::Ready(Err(Cut::Socket(error))) => {
+            Poll::Ready(Err(TransferError::Socket(error))) => {
                 *sending = None;
                 self.state.borrow_mut().write_error = Some(error.to_string());
             }
-            Poll::Ready(Err(Cut::Body(mut failure))) => {
+            Poll::Ready(Err(TransferError::Body(mut failure))) => {
                 *sending = None;
                 // What failed says how far it had come itself; part of the request may have come further.
                 if self.wire.take().is_some_and(|wire| wire.wrote) {
@@ -286,23 +286,23 @@ impl Shared {
     }
 
     /// Reads once, or says why nothing more comes.
-    pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<(), ReadEnd>> {
         let wire = &mut *self.wire.borrow_mut();
         let Some(wire) = wire else {
-            return Poll::Ready(Err(Ended::Failed("the connection is closed".into())));
+            return Poll::Ready(Err(ReadEnd::Failed("the connection is closed".into())));
         };
         let ended = match ready!(wire.poll_fill(cx)) {
-            Ok(0) => Ended::Closed,
+            Ok(0) => ReadEnd::Closed,
             Ok(_) => return Poll::Ready(Ok(())),
-            Err(error) => Ended::Failed(error.to_string()),
+            Err(error) => ReadEnd::Failed(error.to_string()),
         };
         Poll::Ready(Err(match &self.state.borrow().write_error {
-            Some(error) => Ended::Failed(format!("{}; writing failed before: {error}", ended.detail())),
+            Some(error) => ReadEnd::Failed(format!("{}; writing failed before: {error}", ended.detail())),
             None => ended,
         }))
     }
 
-    /// The response is complete: the connection goes home, or is closed when anything about it is in doubt.
+    /// The response is complete: the owner gets the connection back, or it is closed if anything about it is in doubt.
     pub(super) fn finish(&self) {
         let reusable = {
             let state = &mut *self.state.borrow_mut();
@@ -318,7 +318,7 @@ impl Shared {
                 && self.wire.borrow().as_ref().is_some_and(|wire| wire.read.is_empty())
         };
         match self.me.upgrade() {
-            Some(shared) if reusable => self.home.idle(Connection { shared }),
+            Some(shared) if reusable => self.owner.idle(Http1Connection { shared }),
             _ => self.close(),
         }
     }

@@ -6,7 +6,7 @@ use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
-use super::session::{Answer, Session, State, gone};
+use super::session::{ResponseState, Session, SessionState, gone};
 use crate::codec::limits::{HALF_CLOSED, LOOK_AFTER};
 use crate::socket::stream::{Peer, Stream};
 
@@ -23,7 +23,7 @@ impl Session {
         let state = &mut *self.state.borrow_mut();
         let connection = &mut *self.connection.borrow_mut();
         let Some(connection) = connection else { return Poll::Pending };
-        if matches!(state.answer, Answer::Complete { .. }) {
+        if matches!(state.response, ResponseState::Complete { .. }) {
             return Poll::Pending;
         }
         while state.half_closed.is_none() && connection.read.len() < READ_AHEAD {
@@ -53,7 +53,7 @@ impl Session {
     }
 }
 
-impl State {
+impl SessionState {
     /// Whether a client whose side is closed reads no answer any more.
     fn is_gone(&mut self, stream: &mut Stream) -> bool {
         let since = *self.half_closed.get_or_insert_with(Instant::now);

@@ -48,12 +48,12 @@ impl Framing {
 /// Decodes one body.
 #[derive(Debug, Clone)]
 pub(crate) struct Decoder {
-    state: State,
+    state: DecoderState,
     slack: usize,
 }
 
 #[derive(Debug, Clone)]
-enum State {
+enum DecoderState {
     Ended,
     Length(u64),
     UntilClose,
@@ -80,23 +80,23 @@ impl Decoder {
     /// For a body of that framing.
     pub(crate) fn new(framing: Framing) -> Self {
         let state = match framing {
-            Framing::None => State::Ended,
-            Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Size,
-            Framing::UntilClose => State::UntilClose,
+            Framing::None => DecoderState::Ended,
+            Framing::Length(length) => DecoderState::Length(length),
+            Framing::Chunked => DecoderState::Size,
+            Framing::UntilClose => DecoderState::UntilClose,
         };
         Self { state, slack: SLACK }
     }
 
     /// Whether the proven end was reached.
     pub(crate) fn is_ended(&self) -> bool {
-        matches!(self.state, State::Ended)
+        matches!(self.state, DecoderState::Ended)
     }
 
     /// What the end of the connection means here: the end of the body, or that it was cut off.
     pub(crate) fn connection_ended(&mut self) -> bool {
-        if matches!(self.state, State::UntilClose) {
-            self.state = State::Ended;
+        if matches!(self.state, DecoderState::UntilClose) {
+            self.state = DecoderState::Ended;
         }
         self.is_ended()
     }
@@ -104,10 +104,13 @@ impl Decoder {
     /// Whether all of the body is in `bytes`. What is malformed counts as there: its reader will say so.
     pub(crate) fn is_whole_in(&self, bytes: &BytesMut, limits: &Limits) -> bool {
         match self.state {
-            State::Ended => true,
-            State::Length(left) => left <= bytes.len() as u64,
-            State::UntilClose => false,
-            State::Size | State::Chunk(_) | State::ChunkEnd | State::Trailers(_) => {
+            DecoderState::Ended => true,
+            DecoderState::Length(left) => left <= bytes.len() as u64,
+            DecoderState::UntilClose => false,
+            DecoderState::Size
+            | DecoderState::Chunk(_)
+            | DecoderState::ChunkEnd
+            | DecoderState::Trailers(_) => {
                 let (mut decoder, mut bytes) = (self.clone(), bytes.clone());
                 loop {
                     match decoder.decode(&mut bytes, limits) {
@@ -124,34 +127,36 @@ impl Decoder {
     pub(crate) fn decode(&mut self, bytes: &mut BytesMut, limits: &Limits) -> Result<Decoded, Malformed> {
         loop {
             match &mut self.state {
-                State::Ended => return Ok(Decoded::End),
-                State::Length(_) | State::UntilClose | State::Chunk(_) if bytes.is_empty() => {
+                DecoderState::Ended => return Ok(Decoded::End),
+                DecoderState::Length(_) | DecoderState::UntilClose | DecoderState::Chunk(_)
+                    if bytes.is_empty() =>
+                {
                     return Ok(Decoded::More);
                 }
-                State::UntilClose => return Ok(Decoded::Data(bytes.split().freeze())),
-                State::Length(left) => {
+                DecoderState::UntilClose => return Ok(Decoded::Data(bytes.split().freeze())),
+                DecoderState::Length(left) => {
                     let data = take(bytes, left);
                     if *left == 0 {
-                        self.state = State::Ended;
+                        self.state = DecoderState::Ended;
                     }
                     return Ok(Decoded::Data(data));
                 }
-                State::Chunk(left) => {
+                DecoderState::Chunk(left) => {
                     let data = take(bytes, left);
                     if *left == 0 {
-                        self.state = State::ChunkEnd;
+                        self.state = DecoderState::ChunkEnd;
                     }
                     return Ok(Decoded::Data(data));
                 }
-                State::ChunkEnd => match bytes.as_ref() {
+                DecoderState::ChunkEnd => match bytes.as_ref() {
                     [b'\r', b'\n', ..] => {
                         bytes.advance(2);
-                        self.state = State::Size;
+                        self.state = DecoderState::Size;
                     }
                     [] | [b'\r'] => return Ok(Decoded::More),
                     _ => return Err(Malformed::Rule("a chunk is not as long as it says")),
                 },
-                State::Size => {
+                DecoderState::Size => {
                     let Some((size, line)) = size(bytes)? else { return Ok(Decoded::More) };
                     // "0\r\n" is 3 bytes; what a line has beyond its digits is slack.
                     self.slack = self
@@ -159,17 +164,20 @@ impl Decoder {
                         .checked_sub(line.saturating_sub(8))
                         .ok_or(Malformed::Rule("too many bytes of chunk extensions"))?;
                     bytes.advance(line);
-                    self.state =
-                        if size == 0 { State::Trailers(Search::default()) } else { State::Chunk(size) };
+                    self.state = if size == 0 {
+                        DecoderState::Trailers(Search::default())
+                    } else {
+                        DecoderState::Chunk(size)
+                    };
                 }
-                State::Trailers(search) => {
+                DecoderState::Trailers(search) => {
                     let end = search.end(bytes)?;
                     if end.unwrap_or(bytes.len()) > limits.written_bytes() {
                         return Err(Malformed::TooLarge);
                     }
                     let Some(end) = end else { return Ok(Decoded::More) };
                     let section = bytes.split_to(end).freeze();
-                    self.state = State::Ended;
+                    self.state = DecoderState::Ended;
                     let trailers = trailers(&section, limits)?;
                     return Ok(if trailers.is_empty() { Decoded::End } else { Decoded::Trailers(trailers) });
                 }

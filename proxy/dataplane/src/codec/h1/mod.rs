@@ -1,6 +1,6 @@
 //! HTTP/1.1 and HTTP/1.0 (RFC 9112): a server and a client over one set of parts.
 //!
-//! Reading: [`parse`] makes heads, [`framing`] bodies. Writing: [`write`] makes bytes of both. [`connection`] moves the
+//! Reading: [`parse`] makes heads, [`framing`] bodies. Writing: [`write`] makes bytes of both. [`buffered_stream`] moves the
 //! bytes. What the RFC lets a recipient tolerate and what two parsers could read in two ways is refused.
 
 #[cfg(test)]
@@ -16,7 +16,7 @@ mod response_body;
 pub(crate) mod client;
 mod sending;
 mod transfer;
-mod connection;
+mod buffered_stream;
 mod write;
 mod parse;
 mod framing;

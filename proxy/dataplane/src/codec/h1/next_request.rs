@@ -9,7 +9,7 @@ use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
 use super::parse::{self, Request};
-use super::session::{Session, State, refusal};
+use super::session::{Session, SessionState, refusal};
 use crate::codec::head::Scheme;
 use crate::codec::limits::{FIRST_REQUEST, Limits};
 use crate::codec::watchdog::Watchdog;
@@ -18,7 +18,7 @@ use crate::codec::watchdog::Watchdog;
 const REST_AFTER: Duration = Duration::from_secs(5);
 
 /// Why no request came.
-pub(crate) enum Stop {
+pub(crate) enum NoRequest {
     /// The client has closed, was idle for too long, or we drain.
     End,
     /// What came is no request: it is answered and recorded.
@@ -46,10 +46,10 @@ impl Session {
         cx: &mut Context<'_>,
         drained: Pin<&mut impl Future<Output = ()>>,
         registered: &mut bool,
-    ) -> Poll<Result<Request, Stop>> {
+    ) -> Poll<Result<Request, NoRequest>> {
         let state = &mut *self.state.borrow_mut();
         let connection = &mut *self.connection.borrow_mut();
-        let Some(connection) = connection else { return Poll::Ready(Err(Stop::End)) };
+        let Some(connection) = connection else { return Poll::Ready(Err(NoRequest::End)) };
         let scheme = if connection.stream.is_encrypted() { Scheme::Https } else { Scheme::Http };
         loop {
             if state.in_head || parse::skip_empty_line(&mut connection.read) {
@@ -63,18 +63,18 @@ impl Session {
                         state.watchdog.set(self.limits.head_timeout);
                     }
                     Ok(None) => {}
-                    Err(malformed) => return Poll::Ready(Err(Stop::Refused(refusal(malformed)))),
+                    Err(malformed) => return Poll::Ready(Err(NoRequest::Refused(refusal(malformed)))),
                 }
             }
             match connection.poll_fill(cx) {
                 Poll::Ready(Ok(got)) if got > 0 => {}
-                Poll::Ready(_) if connection.read.is_empty() => return Poll::Ready(Err(Stop::End)),
+                Poll::Ready(_) if connection.read.is_empty() => return Poll::Ready(Err(NoRequest::End)),
                 Poll::Ready(_) => {
                     let failure = Failure::downstream(
                         Reason::DownstreamConnectionTermination,
                         "the connection ended inside a head",
                     );
-                    return Poll::Ready(Err(Stop::Lost(failure)));
+                    return Poll::Ready(Err(NoRequest::Lost(failure)));
                 }
                 Poll::Pending => break,
             }
@@ -82,10 +82,10 @@ impl Session {
         while state.watchdog.poll_passed(cx).is_ready() {
             if state.in_head {
                 let late = Failure::downstream(Reason::DownstreamTimeout, "the head came too slowly");
-                return Poll::Ready(Err(Stop::Refused(late)));
+                return Poll::Ready(Err(NoRequest::Refused(late)));
             }
             if state.resting {
-                return Poll::Ready(Err(Stop::End));
+                return Poll::Ready(Err(NoRequest::End));
             }
             state.resting = true;
             connection.rest();
@@ -99,14 +99,14 @@ impl Session {
             return Poll::Pending;
         }
         if state.ending || self.drain.is_draining() && state.poll_first(cx).is_ready() {
-            Poll::Ready(Err(Stop::End))
+            Poll::Ready(Err(NoRequest::End))
         } else {
             Poll::Pending
         }
     }
 }
 
-impl State {
+impl SessionState {
     /// Ready when no first request is about to come: closing before it would reset a client that was just let in.
     fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.requests > 0 {

@@ -36,7 +36,7 @@ pub(crate) struct Response {
 
 /// What the client asked for, which decides how its response reads (RFC 9112 section 6.3).
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct RequestFacts {
     pub(crate) method: Method,
     pub(crate) upgrade: Option<HeaderValue>,
 }
@@ -116,7 +116,7 @@ pub(crate) fn request(
 pub(crate) fn response(
     bytes: &mut BytesMut,
     search: &mut Search,
-    asked: &Asked,
+    request: &RequestFacts,
     limits: &Limits,
 ) -> Result<Option<Response>, Malformed> {
     if !b"HTTP/1.".starts_with(&bytes[..bytes.len().min(7)]) {
@@ -141,7 +141,7 @@ pub(crate) fn response(
     let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS {
         // Only what was asked for (RFC 9110 section 7.8): an unsolicited 101 would turn the next request into tunnel bytes.
         let chosen = message.upgrade.take().filter(|_| message.options.upgrade);
-        match (&asked.upgrade, chosen) {
+        match (&request.upgrade, chosen) {
             (Some(offered), Some(chosen)) if upgrade::is_offered(offered, &chosen) => Some(chosen),
             _ => return Err(Malformed::Rule("a 101 that was not asked for")),
         }
@@ -151,8 +151,8 @@ pub(crate) fn response(
     let bodiless = status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
-        || asked.method == Method::HEAD
-        || (asked.method == Method::CONNECT && status.is_success());
+        || request.method == Method::HEAD
+        || (request.method == Method::CONNECT && status.is_success());
     let framing = match (message.chunked, message.content_length) {
         (true, Some(_)) => return Err(Malformed::Rule("both Transfer-Encoding and Content-Length")),
         (true, None) if minor == 0 => return Err(Malformed::Rule("Transfer-Encoding in HTTP/1.0")),

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method};
 
 use super::fields::Search;
 use super::framing::{Decoded, Decoder, Framing};
-use super::parse::{self, Asked};
+use super::parse::{self, RequestFacts};
 use super::write::{self, Outgoing};
 use crate::codec::head::Scheme;
 use crate::codec::limits::Limits;
@@ -39,11 +39,11 @@ pub(crate) fn request(bytes: &[u8]) {
 pub(crate) fn response(bytes: &[u8]) {
     for upgrade in [None, Some(HeaderValue::from_static("websocket"))] {
         for method in [Method::GET, Method::HEAD, Method::CONNECT] {
-            let asked = Asked { method, upgrade: upgrade.clone() };
+            let request = RequestFacts { method, upgrade: upgrade.clone() };
             let mut bytes = BytesMut::from(bytes);
-            let read = parse::response(&mut bytes, &mut Search::default(), &asked, &Limits::default());
+            let read = parse::response(&mut bytes, &mut Search::default(), &request, &Limits::default());
             if let Ok(Some(response)) = read {
-                assert!(response.head.status != 101 || asked.upgrade.is_some());
+                assert!(response.head.status != 101 || request.upgrade.is_some());
             }
         }
     }

@@ -9,9 +9,9 @@ use http::{StatusCode, Version};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
-use super::connection::Connection;
-use super::session::{Answer, Session, State, gone, over};
-use super::transfer::{Cut, Transfer};
+use super::buffered_stream::BufferedStream;
+use super::session::{ResponseState, Session, SessionState, gone, over};
+use super::transfer::{Transfer, TransferError};
 use super::write::{self, Answering};
 use crate::codec::allowance::StillSince;
 use crate::codec::body::Body;
@@ -63,31 +63,32 @@ impl Responder {
         self.answering.keep_alive &= !self.session.is_ending() && !self.owes_continue();
         let (answering, length) = (&self.answering, body.length());
         let begun = self.write(|connection, state| {
-            state.answer = Answer::Started;
+            state.response = ResponseState::Started;
             write::response(&mut connection.out, &head, length, answering)
         });
         let (encoder, keep_alive) = begun?;
         let mut transfer = Transfer::new(body, encoder);
         let mut patience = self.session.patience();
         let sent = poll_fn(|cx| match transfer.poll(cx, &self.session.connection) {
-            Poll::Pending => {
-                self.session.poll_stalled(cx, &mut patience).map(|()| Err(Cut::Socket(reads_nothing())))
-            }
+            Poll::Pending => self
+                .session
+                .poll_stalled(cx, &mut patience)
+                .map(|()| Err(TransferError::Socket(reads_nothing()))),
             done => done,
         })
         .await;
         let failure = match sent {
             Ok(()) => {
-                self.session.state.borrow_mut().answer = Answer::Complete { keep_alive };
+                self.session.state.borrow_mut().response = ResponseState::Complete { keep_alive };
                 return Ok(());
             }
-            Err(Cut::Body(mut failure)) => {
+            Err(TransferError::Body(mut failure)) => {
                 failure.reached = Reached::ResponseStarted;
                 // What came before is the client's.
                 let _ = tokio::time::timeout(CUT_WITHIN, self.flush()).await;
                 failure
             }
-            Err(Cut::Socket(error)) => gone(&error),
+            Err(TransferError::Socket(error)) => gone(&error),
         };
         // Cut off: the client must not take what it got for the whole.
         if let Some(connection) = self.session.connection.take() {
@@ -101,7 +102,7 @@ impl Responder {
             return Err(Failure::local(Reason::LocalError, "the client asked for no tunnel"));
         }
         self.write(|connection, state| {
-            state.answer = Answer::Started;
+            state.response = ResponseState::Started;
             write::bare_response(&mut connection.out, &head);
         })?;
         self.flush().await?;
@@ -114,7 +115,10 @@ impl Responder {
         self.session.state.borrow().owes_continue
     }
 
-    fn write<T>(&self, write: impl FnOnce(&mut Connection, &mut State) -> T) -> Result<T, Failure> {
+    fn write<T>(
+        &self,
+        write: impl FnOnce(&mut BufferedStream, &mut SessionState) -> T,
+    ) -> Result<T, Failure> {
         if self.session.is_over(self.turn) {
             return Err(over());
         }

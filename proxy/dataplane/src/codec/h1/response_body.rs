@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
-use super::client::{Ended, Shared, refused};
+use super::client::{ReadEnd, Shared, refused};
 use super::framing::Decoded;
 use crate::codec::body::{Frame, Source};
 
@@ -45,7 +45,7 @@ impl Source for Shared {
             }
             if let Err(ended) = ready!(self.poll_fill(cx)) {
                 // An error of reading is no end, even where the end of the connection is the framing.
-                let clean = matches!(ended, Ended::Closed)
+                let clean = matches!(ended, ReadEnd::Closed)
                     && self.state.borrow_mut().response.as_mut().is_some_and(|r| r.body.connection_ended());
                 if clean {
                     self.finish();

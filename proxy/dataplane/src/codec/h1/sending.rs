@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::task::{Context, Poll};
 
-use super::connection::Connection;
-use super::transfer::{Cut, Transfer};
+use super::buffered_stream::BufferedStream;
+use super::transfer::{Transfer, TransferError};
 use crate::codec::limits::CONTINUE_WAIT;
 use crate::codec::watchdog::Watchdog;
 
@@ -35,8 +35,8 @@ impl Sending {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        wire: &RefCell<Option<Connection>>,
-    ) -> Poll<Result<(), Cut>> {
+        wire: &RefCell<Option<BufferedStream>>,
+    ) -> Poll<Result<(), TransferError>> {
         if let Some(watchdog) = &mut self.held {
             if watchdog.poll_passed(cx).is_pending() {
                 if let Some(wire) = &mut *wire.borrow_mut() {

@@ -12,9 +12,9 @@ use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
-use super::next_request::Stop;
+use super::next_request::NoRequest;
 use super::responder::Responder;
-use super::session::{Finished, Session};
+use super::session::{Disposition, Session};
 use crate::codec::body::Body;
 use crate::codec::head::RequestHead;
 use crate::codec::limits::Limits;
@@ -43,13 +43,13 @@ where
         session.listen();
         let request = match poll_fn(|cx| session.poll_head(cx, drained.as_mut(), &mut registered)).await {
             Ok(request) => request,
-            Err(Stop::End) => break,
-            Err(Stop::Refused(failure)) => {
+            Err(NoRequest::End) => break,
+            Err(NoRequest::Refused(failure)) => {
                 refused(&failure);
                 session.answer_refusal(&failure).await;
                 return Err(failure);
             }
-            Err(Stop::Lost(failure)) => return Err(failure),
+            Err(NoRequest::Lost(failure)) => return Err(failure),
         };
         let (body, turn) = session.begin(request.framing, request.expects_continue);
         let responder = Responder::new(session.clone(), turn, &request.head, request.keep_alive);
@@ -63,10 +63,10 @@ where
             return Err(failure);
         }
         match session.finish() {
-            Finished::Reuse => {}
-            Finished::Close => break,
-            Finished::Taken => return Ok(()),
-            Finished::Unanswered => {
+            Disposition::Reuse => {}
+            Disposition::Close => break,
+            Disposition::Taken => return Ok(()),
+            Disposition::Unanswered => {
                 let failure = Failure::local(Reason::LocalError, "a request was left without an answer");
                 session.answer_refusal(&failure).await;
                 return Err(failure);

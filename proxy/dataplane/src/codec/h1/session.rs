@@ -16,7 +16,7 @@ use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
 use super::Malformed;
-use super::connection::Connection;
+use super::buffered_stream::BufferedStream;
 use super::fields::Search;
 use super::framing::{Decoded, Decoder, Framing};
 use super::write::{self, Answering};
@@ -33,8 +33,8 @@ const DISCARD: usize = 64 * 1024;
 /// The connection, shared by its task, a request's body and its responder.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) connection: RefCell<Option<Connection>>,
-    pub(crate) state: RefCell<State>,
+    pub(crate) connection: RefCell<Option<BufferedStream>>,
+    pub(crate) state: RefCell<SessionState>,
     pub(crate) limits: Rc<Limits>,
     pub(crate) drain: DrainGuard,
     /// Of the answer.
@@ -42,7 +42,7 @@ pub(crate) struct Session {
 }
 
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct SessionState {
     pub(crate) search: Search,
     /// Requests so far.
     pub(super) requests: u32,
@@ -58,7 +58,7 @@ pub(crate) struct State {
     pub(crate) body: Decoder,
     /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
     pub(crate) owes_continue: bool,
-    pub(crate) answer: Answer,
+    pub(crate) response: ResponseState,
     pub(crate) watchdog: Watchdog,
     /// A head is half there: the time for it runs.
     pub(crate) in_head: bool,
@@ -73,14 +73,14 @@ pub(crate) struct State {
 
 /// How far the answer to this turn's request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ResponseState {
     Awaited,
     Started,
     Complete { keep_alive: bool },
 }
 
 /// What becomes of the connection after a request.
-pub(crate) enum Finished {
+pub(crate) enum Disposition {
     Reuse,
     Close,
     Unanswered,
@@ -93,7 +93,7 @@ impl Session {
         if let Some(longest) = limits.longest_life {
             life.set(longest);
         }
-        let state = State {
+        let state = SessionState {
             requests: 0,
             began: Instant::now(),
             first: None,
@@ -103,7 +103,7 @@ impl Session {
             turn: 0,
             body: Decoder::new(Framing::None),
             owes_continue: false,
-            answer: Answer::Complete { keep_alive: true },
+            response: ResponseState::Complete { keep_alive: true },
             watchdog: Watchdog::new(),
             in_head: false,
             resting: false,
@@ -112,7 +112,7 @@ impl Session {
             half_closed: None,
         };
         Self {
-            connection: RefCell::new(Some(Connection::new(stream, first))),
+            connection: RefCell::new(Some(BufferedStream::new(stream, first))),
             state: RefCell::new(state),
             limits,
             drain,
@@ -128,7 +128,7 @@ impl Session {
         state.ending |= self.limits.requests.is_some_and(|most| state.requests >= most);
         state.body = Decoder::new(framing);
         state.owes_continue = expects_continue;
-        state.answer = Answer::Awaited;
+        state.response = ResponseState::Awaited;
         state.looking = false;
         state.half_closed = None;
         let body = match framing {
@@ -138,29 +138,29 @@ impl Session {
         (body, state.turn)
     }
 
-    pub(crate) fn finish(&self) -> Finished {
+    pub(crate) fn finish(&self) -> Disposition {
         let state = &mut *self.state.borrow_mut();
         let connection = &mut *self.connection.borrow_mut();
         // Whoever still holds this turn's body or responder holds nothing.
         state.turn += 1;
-        let Some(open) = connection else { return Finished::Taken };
-        match state.answer {
-            Answer::Awaited => Finished::Unanswered,
-            Answer::Started => {
+        let Some(open) = connection else { return Disposition::Taken };
+        match state.response {
+            ResponseState::Awaited => Disposition::Unanswered,
+            ResponseState::Started => {
                 if let Some(cut) = connection.take() {
                     cut.reset();
                 }
-                Finished::Taken
+                Disposition::Taken
             }
-            Answer::Complete { keep_alive } => {
+            ResponseState::Complete { keep_alive } => {
                 let mut left = DISCARD;
                 while let Ok(Decoded::Data(data)) = state.body.decode(&mut open.read, &self.limits) {
                     left = left.saturating_sub(data.len());
                     if left == 0 {
-                        return Finished::Close;
+                        return Disposition::Close;
                     }
                 }
-                if keep_alive && state.body.is_ended() { Finished::Reuse } else { Finished::Close }
+                if keep_alive && state.body.is_ended() { Disposition::Reuse } else { Disposition::Close }
             }
         }
     }
@@ -231,12 +231,12 @@ impl Source for Session {
                 Ok(Decoded::More) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(refusal(malformed)))),
             }
-            if state.owes_continue && state.answer == Answer::Awaited {
+            if state.owes_continue && state.response == ResponseState::Awaited {
                 // Somebody reads the body, and nobody has told the client to send it.
                 state.owes_continue = false;
                 write::bare_response(&mut connection.out, &ResponseHead::new(StatusCode::CONTINUE));
             }
-            if state.answer == Answer::Awaited && connection.out.waiting() > 0 {
+            if state.response == ResponseState::Awaited && connection.out.waiting() > 0 {
                 // An error of writing comes back when the answer is written.
                 let _ = connection.poll_flush(cx);
             }

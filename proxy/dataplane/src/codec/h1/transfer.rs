@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use outrigger_core::error::Failure;
 
-use super::connection::Connection;
+use super::buffered_stream::BufferedStream;
 use super::write::{Encoder, HIGH_WATER};
 use crate::codec::body::{Body, Frame};
 
@@ -22,7 +22,7 @@ pub(crate) struct Transfer {
 
 /// Why a body did not get through.
 #[derive(Debug)]
-pub(crate) enum Cut {
+pub(crate) enum TransferError {
     /// It could not be read, or is not what it said it was.
     Body(Failure),
     /// It could not be written.
@@ -42,15 +42,15 @@ impl Transfer {
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        connection: &RefCell<Option<Connection>>,
-    ) -> Poll<Result<(), Cut>> {
+        connection: &RefCell<Option<BufferedStream>>,
+    ) -> Poll<Result<(), TransferError>> {
         loop {
             let starved = !self.gather(cx, connection)?;
             let wrote = {
                 let connection = &mut *connection.borrow_mut();
                 let connection = connection.as_mut().ok_or_else(over)?;
                 if starved || self.ended {
-                    let flushed = connection.poll_flush(cx).map_err(Cut::Socket);
+                    let flushed = connection.poll_flush(cx).map_err(TransferError::Socket);
                     if self.ended {
                         ready!(flushed)?;
                         return Poll::Ready(Ok(()));
@@ -60,7 +60,7 @@ impl Transfer {
                     }
                     return Poll::Pending;
                 }
-                connection.poll_write(cx).map_err(Cut::Socket)?
+                connection.poll_write(cx).map_err(TransferError::Socket)?
             };
             if wrote.is_pending() {
                 self.body.poll_progress(cx);
@@ -73,14 +73,14 @@ impl Transfer {
     fn gather(
         &mut self,
         cx: &mut Context<'_>,
-        connection: &RefCell<Option<Connection>>,
-    ) -> Result<bool, Cut> {
+        connection: &RefCell<Option<BufferedStream>>,
+    ) -> Result<bool, TransferError> {
         while !self.ended {
             if connection.borrow().as_ref().is_none_or(|connection| connection.out.waiting() >= HIGH_WATER) {
                 return Ok(true);
             }
             let Poll::Ready(frame) = self.body.poll_frame(cx) else { return Ok(false) };
-            let frame = frame.transpose().map_err(Cut::Body)?;
+            let frame = frame.transpose().map_err(TransferError::Body)?;
             let connection = &mut *connection.borrow_mut();
             let out = &mut connection.as_mut().ok_or_else(over)?.out;
             match frame {
@@ -94,12 +94,12 @@ impl Transfer {
                     self.encoder.end(out, None)
                 }
             }
-            .map_err(Cut::Body)?;
+            .map_err(TransferError::Body)?;
         }
         Ok(true)
     }
 }
 
-fn over() -> Cut {
-    Cut::Socket(io::ErrorKind::NotConnected.into())
+fn over() -> TransferError {
+    TransferError::Socket(io::ErrorKind::NotConnected.into())
 }

@@ -46,7 +46,7 @@ const CROWDED_AFTER: Duration = Duration::from_millis(200);
 
 /// A connection, shared by its clones.
 #[derive(Clone)]
-pub(crate) struct Connection {
+pub(crate) struct ClientConnection {
     shared: Rc<Shared>,
     send: SendRequest<Bytes>,
     ended: watch::Receiver<()>,
@@ -66,7 +66,7 @@ pub(super) struct Shared {
     ask: Notify,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Starts a connection. An encrypted one leads to another proxy, which is asked with PING whether it is still there:
     /// a host that vanishes leaves its connections silent. An application is not, since some count PINGs as abuse.
     pub(crate) async fn start(
@@ -217,9 +217,9 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for ClientConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("streams", &self.streams()).finish_non_exhaustive()
+        f.debug_struct("ClientConnection").field("streams", &self.streams()).finish_non_exhaustive()
     }
 }
 

@@ -17,10 +17,10 @@ use outrigger_core::reason::Reason;
 
 use super::client::{Shared, Slot};
 use super::field_value::{OUTER_WHITESPACE, has_outer_whitespace};
-use super::incoming::{Incoming, Whose};
-use super::outgoing::{Cut, Outgoing};
+use super::incoming::{ErrorMapping, Incoming};
+use super::outgoing::{Outgoing, SendError};
 use super::tunnel::Tunnel;
-use super::unread::{Held, Receiver, Receives};
+use super::unread::{Receiver, Receiving, Unconsumed};
 use super::{cause, failure, websocket};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::{Body, Frame, Source};
@@ -33,7 +33,7 @@ use crate::socket::stream::Stream;
 
 /// A request under way on a stream.
 pub(crate) struct Exchange {
-    state: State,
+    state: ExchangeState,
     /// `None` once the response's body has it.
     slot: Option<Slot>,
     interims: usize,
@@ -42,14 +42,14 @@ pub(crate) struct Exchange {
 }
 
 #[allow(clippy::large_enum_variant, reason = "boxed as a whole by its one owner")]
-enum State {
+enum ExchangeState {
     /// For the connection to take a stream.
     Waiting {
         send: SendRequest<Bytes>,
         head: RequestHead,
         body: Body,
         /// Its place in the queue.
-        queued: Option<Place>,
+        queued: Option<QueueWait>,
     },
     /// For the response.
     Sent {
@@ -57,13 +57,13 @@ enum State {
         sending: Sending,
         tunnel: bool,
         /// Until the connection has a stream for it, which was full when it was sent.
-        opening: Option<(SendRequest<Bytes>, Place)>,
+        opening: Option<(SendRequest<Bytes>, QueueWait)>,
     },
     Over,
 }
 
 /// A place in the queue for a stream. Ready when the request has waited for long enough.
-type Place = Pin<Box<dyn Future<Output = Failure>>>;
+type QueueWait = Pin<Box<dyn Future<Output = Failure>>>;
 
 impl Exchange {
     pub(super) fn new(send: SendRequest<Bytes>, mut head: RequestHead, body: Body, slot: Slot) -> Self {
@@ -73,13 +73,13 @@ impl Exchange {
             && body.is_ended()
             && head.headers.contains_key(header::SEC_WEBSOCKET_KEY);
         head.upgrade = head.upgrade.filter(|offered| is_handshake && websocket::is_among(offered));
-        let state = State::Waiting { send, head, body, queued: None };
+        let state = ExchangeState::Waiting { send, head, body, queued: None };
         Self { state, slot: Some(slot), interims: 0, proof: None }
     }
 
     /// Keeps `place` for as long as the request waits for a stream, and fails when that is ready.
     pub(crate) fn queued(mut self, place: impl Future<Output = Failure> + 'static) -> Self {
-        if let State::Waiting { queued, .. } = &mut self.state {
+        if let ExchangeState::Waiting { queued, .. } = &mut self.state {
             *queued = Some(Box::pin(place));
         }
         self
@@ -87,12 +87,12 @@ impl Exchange {
 
     pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
         let answer = poll_fn(|cx| match self.poll_answer(cx) {
-            Poll::Pending => self.poll_place(cx).map(Err),
+            Poll::Pending => self.poll_queue_wait(cx).map(Err),
             answer => answer,
         })
         .await;
         if !matches!(answer, Ok(Answer::Interim(_))) {
-            self.state = State::Over;
+            self.state = ExchangeState::Over;
         }
         // A tunnel lasts as long as the exchange is kept.
         if matches!(answer, Ok(Answer::Final(_, Payload::Body(_))) | Err(_)) {
@@ -104,7 +104,7 @@ impl Exchange {
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
         let Some(slot) = &self.slot else { return Poll::Ready(Err(over())) };
         let shared = slot.shared();
-        if let State::Waiting { send, head, .. } = &mut self.state {
+        if let ExchangeState::Waiting { send, head, .. } = &mut self.state {
             ready!(send.poll_ready(cx)).map_err(|error| failure::upstream(&error, Reached::NotWritten))?;
             if head.upgrade.is_some() {
                 // Whether a WebSocket may be asked for, the peer says in its SETTINGS (RFC 8441 section 3).
@@ -120,7 +120,7 @@ impl Exchange {
         }
         let Some(slot) = &self.slot else { return Poll::Ready(Err(over())) };
         let Shared { limits, seen, .. } = slot.shared();
-        let State::Sent { response, sending, opening, .. } = &mut self.state else {
+        let ExchangeState::Sent { response, sending, opening, .. } = &mut self.state else {
             return Poll::Ready(Err(over()));
         };
         if opening.as_mut().is_some_and(|(send, _)| matches!(send.poll_ready(cx), Poll::Ready(Ok(())))) {
@@ -161,19 +161,18 @@ impl Exchange {
     }
 
     /// Ready when it has waited for a stream for long enough.
-    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+    fn poll_queue_wait(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match &mut self.state {
-            State::Waiting { queued: Some(place), .. } | State::Sent { opening: Some((_, place)), .. } => {
-                place.as_mut().poll(cx)
-            }
+            ExchangeState::Waiting { queued: Some(place), .. }
+            | ExchangeState::Sent { opening: Some((_, place)), .. } => place.as_mut().poll(cx),
             _ => Poll::Pending,
         }
     }
 
     /// Begins the stream. What h2 refuses was not written.
     fn begin(&mut self) -> Result<(), Failure> {
-        let State::Waiting { mut send, mut head, body, queued } =
-            std::mem::replace(&mut self.state, State::Over)
+        let ExchangeState::Waiting { mut send, mut head, body, queued } =
+            std::mem::replace(&mut self.state, ExchangeState::Over)
         else {
             return Ok(());
         };
@@ -195,12 +194,14 @@ impl Exchange {
         let done = body.is_ended();
         let sending = Sending { outgoing: Some(Outgoing::new(stream, body)), done, held };
         let opening = queued.map(|place| (send, place));
-        self.state = State::Sent { response, sending, tunnel, opening };
+        self.state = ExchangeState::Sent { response, sending, tunnel, opening };
         Ok(())
     }
 
     fn take_response(&mut self, response: Response<RecvStream>) -> Result<Answer, Failure> {
-        let State::Sent { mut sending, tunnel, .. } = std::mem::replace(&mut self.state, State::Over) else {
+        let ExchangeState::Sent { mut sending, tunnel, .. } =
+            std::mem::replace(&mut self.state, ExchangeState::Over)
+        else {
             return Err(over());
         };
         let Some(slot) = &self.slot else { return Err(over()) };
@@ -235,7 +236,7 @@ impl Exchange {
         let length =
             head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let body = Rc::new(ResponseBody {
-            incoming: RefCell::new(Incoming::new(incoming, &shared.limits, &shared.seen, SERVER)),
+            incoming: RefCell::new(Incoming::new(incoming, &shared.limits, &shared.seen, FROM_SERVER)),
             sending: RefCell::new(sending),
             slot: self.slot.take(),
         });
@@ -247,7 +248,7 @@ impl Exchange {
     }
 }
 
-const SERVER: Whose = Whose {
+const FROM_SERVER: ErrorMapping = ErrorMapping {
     error: |error| failure::upstream(error, Reached::ResponseStarted),
     broken: |rule| Failure::upstream(Reason::UpstreamProtocolError, Reached::ResponseStarted, rule),
     too_large: |what| Failure::upstream(Reason::UpstreamHeadersTooLarge, Reached::ResponseStarted, what),
@@ -260,9 +261,9 @@ fn over() -> Failure {
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Waiting { .. } => "waiting",
-            State::Sent { .. } => "sent",
-            State::Over => "over",
+            ExchangeState::Waiting { .. } => "waiting",
+            ExchangeState::Sent { .. } => "sent",
+            ExchangeState::Over => "over",
         };
         f.debug_struct("Exchange").field("state", &state).finish_non_exhaustive()
     }
@@ -324,11 +325,11 @@ impl Sending {
         let Some(outgoing) = &mut self.outgoing else { return Ok(()) };
         match outgoing.poll(cx) {
             Poll::Pending => Ok(()),
-            Poll::Ready(Ok(()) | Err(Cut::Stream(_))) => {
+            Poll::Ready(Ok(()) | Err(SendError::Stream(_))) => {
                 self.finish();
                 Ok(())
             }
-            Poll::Ready(Err(Cut::Body(mut failure))) => {
+            Poll::Ready(Err(SendError::Body(mut failure))) => {
                 self.finish();
                 // What failed says how far it had come itself; the head of the request has come further.
                 failure.reached = failure.reached.max(Reached::Maybe);
@@ -361,9 +362,9 @@ struct ResponseBody {
     slot: Option<Slot>,
 }
 
-impl Receives for ResponseBody {
-    fn look(&self) -> Held {
-        self.incoming.borrow_mut().look()
+impl Receiving for ResponseBody {
+    fn unconsumed(&self) -> Unconsumed {
+        self.incoming.borrow_mut().unconsumed()
     }
 
     fn give_up(&self) {

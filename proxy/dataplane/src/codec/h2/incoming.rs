@@ -10,7 +10,7 @@ use outrigger_core::reason::Reason;
 
 use super::field_value::{OUTER_WHITESPACE, has_outer_whitespace};
 use super::seen::{Fault, Seen};
-use super::unread::{Held, Receiver};
+use super::unread::{Receiver, Unconsumed};
 use crate::codec::body::Frame;
 use crate::codec::hop;
 use crate::codec::limits::{FieldSize, Limits};
@@ -22,12 +22,12 @@ pub(super) struct Incoming {
     data_ended: bool,
     limits: Rc<Limits>,
     seen: Rc<Seen>,
-    whose: Whose,
+    errors: ErrorMapping,
 }
 
-/// Whose body it is, and so who is to blame for what is wrong with it.
+/// Maps what is wrong with a body to failures of the side that sends it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Whose {
+pub(super) struct ErrorMapping {
     /// What an error of the stream means.
     pub(super) error: fn(&h2::Error) -> Failure,
     /// What it means that the peer broke a rule.
@@ -37,13 +37,18 @@ pub(super) struct Whose {
 }
 
 impl Incoming {
-    pub(super) fn new(stream: RecvStream, limits: &Rc<Limits>, seen: &Rc<Seen>, whose: Whose) -> Self {
+    pub(super) fn new(
+        stream: RecvStream,
+        limits: &Rc<Limits>,
+        seen: &Rc<Seen>,
+        errors: ErrorMapping,
+    ) -> Self {
         Self {
             receiver: Receiver::new(stream),
             data_ended: false,
             limits: Rc::clone(limits),
             seen: Rc::clone(seen),
-            whose,
+            errors,
         }
     }
 
@@ -58,7 +63,7 @@ impl Incoming {
                         return Poll::Ready(Some(Ok(Frame::Data(data))));
                     }
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err((self.whose.error)(&error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err((self.errors.error)(&error)))),
                 None => self.data_ended = true,
             }
         }
@@ -66,11 +71,11 @@ impl Incoming {
         let trailers = match ready!(stream.poll_trailers(cx)) {
             Ok(Some(trailers)) => trailers,
             Ok(None) => return Poll::Ready(None),
-            Err(error) => return Poll::Ready(Some(Err((self.whose.error)(&error)))),
+            Err(error) => return Poll::Ready(Some(Err((self.errors.error)(&error)))),
         };
         let fault = self.seen.fault_of_trailers(stream.stream_id().as_u32());
         Poll::Ready(match fault {
-            Some(Fault::PseudoField) => Some(Err((self.whose.broken)("a pseudo-field among trailers"))),
+            Some(Fault::PseudoField) => Some(Err((self.errors.broken)("a pseudo-field among trailers"))),
             Some(Fault::TooLarge) => Some(Err(self.too_large())),
             None => self.check(trailers).transpose(),
         })
@@ -82,7 +87,7 @@ impl Incoming {
             return Err(self.too_large());
         }
         if has_outer_whitespace(&trailers) {
-            return Err((self.whose.broken)(OUTER_WHITESPACE));
+            return Err((self.errors.broken)(OUTER_WHITESPACE));
         }
         let forbidden: Vec<_> =
             trailers.keys().filter(|name| hop::is_forbidden_in_trailers(name)).cloned().collect();
@@ -94,11 +99,11 @@ impl Incoming {
     }
 
     fn too_large(&self) -> Failure {
-        (self.whose.too_large)("the trailer section is too large")
+        (self.errors.too_large)("the trailer section is too large")
     }
 
-    pub(super) fn look(&mut self) -> Held {
-        self.receiver.look()
+    pub(super) fn unconsumed(&mut self) -> Unconsumed {
+        self.receiver.unconsumed()
     }
 
     pub(super) fn give_up(&mut self) {

@@ -16,7 +16,7 @@ mod outgoing;
 mod unread;
 mod promised;
 mod cause;
-mod held;
+mod head_memory;
 mod field_value;
 mod failure;
 mod wire;

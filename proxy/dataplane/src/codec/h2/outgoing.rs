@@ -21,9 +21,9 @@ pub(super) struct Outgoing {
     /// Data that waits for the window.
     data: Option<Bytes>,
     /// What follows the data, when that is known already.
-    next: Next,
+    ahead: Lookahead,
     /// Why the body ends early, while what came before is being written.
-    failed: Option<Failed>,
+    failed: Option<BodyFailure>,
     /// Of the connection, where a reset lets the frames before it out first.
     seen: Option<Rc<Seen>>,
     /// Bytes handed to the stream.
@@ -31,7 +31,7 @@ pub(super) struct Outgoing {
 }
 
 #[derive(Debug)]
-enum Next {
+enum Lookahead {
     Unknown,
     Data(Bytes),
     Trailers(http::HeaderMap),
@@ -39,7 +39,7 @@ enum Next {
 }
 
 #[derive(Debug)]
-struct Failed {
+struct BodyFailure {
     failure: Failure,
     /// Since when all of the body was queued, in the count of [`super::written`].
     queued: Option<u64>,
@@ -48,7 +48,7 @@ struct Failed {
 
 /// Why a body did not get through.
 #[derive(Debug)]
-pub(super) enum Cut {
+pub(super) enum SendError {
     /// It could not be read. The stream was reset.
     Body(Failure),
     /// The peer reset the stream or the connection ended.
@@ -57,7 +57,7 @@ pub(super) enum Cut {
 
 impl Outgoing {
     pub(super) fn new(stream: SendStream<Bytes>, body: Body) -> Self {
-        Self { stream, body, data: None, next: Next::Unknown, failed: None, seen: None, bytes: 0 }
+        Self { stream, body, data: None, ahead: Lookahead::Unknown, failed: None, seen: None, bytes: 0 }
     }
 
     /// If the body fails, resets the stream only after what came before was written, as far as the peer takes it soon.
@@ -67,42 +67,44 @@ impl Outgoing {
     }
 
     /// Goes on; ready when all of it was handed to the stream.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
                 // What happened first counts.
                 return Poll::Ready(Err(match self.failed.take() {
-                    Some(failed) => Cut::Body(failed.failure),
-                    None => Cut::Stream(reset.map_or_else(|error| error, h2::Error::from)),
+                    Some(failed) => SendError::Body(failed.failure),
+                    None => SendError::Stream(reset.map_or_else(|error| error, h2::Error::from)),
                 }));
             }
             // One frame ahead, so that the last one is known to be the last.
             let ahead = self.poll_ahead(cx);
             if let Poll::Ready(failure) = self.poll_failed(cx) {
                 self.stream.send_reset(failure::code_for(&failure));
-                return Poll::Ready(Err(Cut::Body(failure)));
+                return Poll::Ready(Err(SendError::Body(failure)));
             }
             let Some(data) = &mut self.data else {
-                match std::mem::replace(&mut self.next, Next::Unknown) {
-                    Next::Data(data) => {
+                match std::mem::replace(&mut self.ahead, Lookahead::Unknown) {
+                    Lookahead::Data(data) => {
                         self.stream.reserve_capacity(data.len());
                         self.data = Some(data);
                         continue;
                     }
-                    Next::Trailers(trailers) => {
-                        return Poll::Ready(self.stream.send_trailers(trailers).map_err(Cut::Stream));
+                    Lookahead::Trailers(trailers) => {
+                        return Poll::Ready(self.stream.send_trailers(trailers).map_err(SendError::Stream));
                     }
-                    Next::End => {
-                        return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(Cut::Stream));
+                    Lookahead::End => {
+                        return Poll::Ready(
+                            self.stream.send_data(Bytes::new(), true).map_err(SendError::Stream),
+                        );
                     }
-                    Next::Unknown => return Poll::Pending,
+                    Lookahead::Unknown => return Poll::Pending,
                 }
             };
             if self.stream.capacity() == 0 {
                 match self.stream.poll_capacity(cx) {
                     Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Cut::Stream(error))),
-                    Poll::Ready(None) => return Poll::Ready(Err(Cut::Stream(Code::CANCEL.into()))),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(SendError::Stream(error))),
+                    Poll::Ready(None) => return Poll::Ready(Err(SendError::Stream(Code::CANCEL.into()))),
                     Poll::Pending => {
                         if ahead.is_ready() {
                             self.body.poll_progress(cx);
@@ -116,9 +118,9 @@ impl Outgoing {
             }
             let piece = data.split_to(data.len().min(self.stream.capacity()));
             let done = data.is_empty();
-            let last = done && matches!(self.next, Next::End);
+            let last = done && matches!(self.ahead, Lookahead::End);
             self.bytes += piece.len() as u64;
-            self.stream.send_data(piece, last).map_err(Cut::Stream)?;
+            self.stream.send_data(piece, last).map_err(SendError::Stream)?;
             if done {
                 self.data = None;
                 if last {
@@ -142,7 +144,7 @@ impl Outgoing {
     pub(super) fn drop_body(&mut self) {
         self.body = Body::empty();
         self.data = None;
-        self.next = Next::End;
+        self.ahead = Lookahead::End;
     }
 
     /// The stream, of a body that was none.
@@ -154,17 +156,17 @@ impl Outgoing {
         if self.failed.is_some() {
             return Poll::Pending;
         }
-        if matches!(self.next, Next::Unknown) {
-            self.next = match ready!(self.body.poll_frame(cx)) {
-                Some(Ok(Frame::Data(data))) => Next::Data(data),
-                Some(Ok(Frame::Trailers(trailers))) => Next::Trailers(trailers),
+        if matches!(self.ahead, Lookahead::Unknown) {
+            self.ahead = match ready!(self.body.poll_frame(cx)) {
+                Some(Ok(Frame::Data(data))) => Lookahead::Data(data),
+                Some(Ok(Frame::Trailers(trailers))) => Lookahead::Trailers(trailers),
                 Some(Err(failure)) => {
                     let mut patience = Watchdog::new();
                     patience.set(CUT_WITHIN);
-                    self.failed = Some(Failed { failure, queued: None, patience });
+                    self.failed = Some(BodyFailure { failure, queued: None, patience });
                     return Poll::Pending;
                 }
-                None => Next::End,
+                None => Lookahead::End,
             };
         }
         Poll::Ready(())

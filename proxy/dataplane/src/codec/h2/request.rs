@@ -13,10 +13,10 @@ use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
 
 use super::field_value::{OUTER_WHITESPACE, has_outer_whitespace};
-use super::incoming::{Incoming, Whose};
-use super::responder::Exchange;
+use super::incoming::{ErrorMapping, Incoming};
+use super::responder::ServerStream;
 use super::seen::Seen;
-use super::unread::{Held, Receives, Unread};
+use super::unread::{Receiving, Unconsumed, Unread};
 use super::{failure, websocket};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, Scheme, expects_continue};
@@ -24,7 +24,7 @@ use crate::codec::limits::{FieldSize, Limits};
 use crate::codec::{authority, hop, path};
 
 /// A request as the pipeline sees it.
-pub(super) struct Asked {
+pub(super) struct IncomingRequest {
     pub(super) head: RequestHead,
     /// What its fields take.
     pub(super) size: FieldSize,
@@ -39,7 +39,7 @@ pub(super) fn accept(
     request: Request<RecvStream>,
     scheme: Scheme,
     limits: &Limits,
-) -> Result<Asked, (Failure, RecvStream)> {
+) -> Result<IncomingRequest, (Failure, RecvStream)> {
     let (mut parts, incoming) = request.into_parts();
     let protocol = parts.extensions.remove::<Protocol>();
     let rule = |rule: &str| Failure::downstream(Reason::DownstreamProtocolError, rule);
@@ -125,7 +125,7 @@ pub(super) fn accept(
         headers: parts.headers,
         upgrade,
     };
-    Ok(Asked { head, size, incoming, wants_continue })
+    Ok(IncomingRequest { head, size, incoming, wants_continue })
 }
 
 /// HTTP/2 may split `cookie`; elsewhere it is one field (RFC 9113 section 8.2.3).
@@ -142,7 +142,7 @@ fn join_cookies(headers: &mut http::HeaderMap) {
     }
 }
 
-impl Exchange {
+impl ServerStream {
     /// The body of the request with that head.
     pub(super) fn body(
         self: &Rc<Self>,
@@ -156,7 +156,7 @@ impl Exchange {
         }
         let length =
             head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let incoming = RefCell::new(Incoming::new(incoming, limits, seen, CLIENT));
+        let incoming = RefCell::new(Incoming::new(incoming, limits, seen, FROM_CLIENT));
         let source = Rc::new(RequestBody { incoming, exchange: Rc::clone(self) });
         let watched: Weak<RequestBody> = Rc::downgrade(&source);
         unread.watch(watched);
@@ -164,7 +164,7 @@ impl Exchange {
     }
 }
 
-const CLIENT: Whose = Whose {
+const FROM_CLIENT: ErrorMapping = ErrorMapping {
     error: failure::downstream,
     broken: |rule| Failure::downstream(Reason::DownstreamProtocolError, rule),
     too_large: |what| Failure::downstream(Reason::HeadersTooLarge, what),
@@ -172,12 +172,12 @@ const CLIENT: Whose = Whose {
 
 struct RequestBody {
     incoming: RefCell<Incoming>,
-    exchange: Rc<Exchange>,
+    exchange: Rc<ServerStream>,
 }
 
-impl Receives for RequestBody {
-    fn look(&self) -> Held {
-        self.incoming.borrow_mut().look()
+impl Receiving for RequestBody {
+    fn unconsumed(&self) -> Unconsumed {
+        self.incoming.borrow_mut().unconsumed()
     }
 
     fn give_up(&self) {

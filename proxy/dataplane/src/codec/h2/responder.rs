@@ -13,8 +13,8 @@ use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
 use super::cause::Because;
-use super::held::HeldHead;
-use super::outgoing::{Cut, Outgoing};
+use super::head_memory::HeadPermit;
+use super::outgoing::{Outgoing, SendError};
 use super::seen::Seen;
 use super::tunnel::Tunnel;
 use super::unread::Receiver;
@@ -28,7 +28,7 @@ use crate::socket::stream::Stream;
 
 /// Answers one request of an HTTP/2 connection.
 pub(crate) struct Responder {
-    exchange: Rc<Exchange>,
+    exchange: Rc<ServerStream>,
     limits: Rc<Limits>,
     head_only: bool,
     /// What the client sends, when it asks for a tunnel.
@@ -37,7 +37,7 @@ pub(crate) struct Responder {
 
 impl Responder {
     pub(super) fn new(
-        exchange: Rc<Exchange>,
+        exchange: Rc<ServerStream>,
         limits: Rc<Limits>,
         head_only: bool,
         tunnel: Option<Rc<RefCell<Receiver>>>,
@@ -101,8 +101,8 @@ impl Responder {
         };
         let outcome = match sent {
             Ok(()) => Ok(()),
-            Err(Cut::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
-            Err(Cut::Stream(error)) => Err(failure::downstream(&error)),
+            Err(SendError::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
+            Err(SendError::Stream(error)) => Err(failure::downstream(&error)),
         };
         // The body goes, and with it the exchange that it comes from, for the client's reason if it has one.
         let code = outcome.as_ref().err().and_then(|failure| failure.code);
@@ -141,7 +141,7 @@ impl std::fmt::Debug for Responder {
 }
 
 /// What a stream's handler, body and responder share.
-pub(super) struct Exchange {
+pub(super) struct ServerStream {
     respond: RefCell<SendResponse<Bytes>>,
     /// The answer has begun, or was refused.
     answered: Cell<bool>,
@@ -151,14 +151,14 @@ pub(super) struct Exchange {
     still_since: StillSince,
     /// Of the connection.
     seen: Rc<Seen>,
-    _head: HeldHead,
+    _head: HeadPermit,
 }
 
-impl Exchange {
+impl ServerStream {
     pub(super) fn new(
         respond: SendResponse<Bytes>,
         wants_continue: bool,
-        head: HeldHead,
+        head: HeadPermit,
         seen: &Rc<Seen>,
     ) -> Rc<Self> {
         Rc::new(Self {

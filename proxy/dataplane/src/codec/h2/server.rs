@@ -19,10 +19,10 @@ use outrigger_core::reason::Reason;
 use tokio::time::{Instant, timeout};
 
 use super::cause::Because;
-use super::held::Heads;
+use super::head_memory::HeadMemory;
 use super::promised::Promised;
-use super::request::{Asked, accept};
-use super::responder::{Exchange, Responder, refuse};
+use super::request::{IncomingRequest, accept};
+use super::responder::{Responder, ServerStream, refuse};
 use super::seen::Seen;
 use super::unread::{Receiver, Unread};
 use super::wire::Wire;
@@ -69,7 +69,7 @@ where
     }
     let (mut head, mut late) = (Watchdog::new(), false);
     let mut taken = 0_u32;
-    let heads = Heads::default();
+    let heads = HeadMemory::default();
     let mut unseen = Unseen::new(limits.resets.unseen);
     let mut flooded = false;
     let mut streams = FuturesUnordered::new();
@@ -120,7 +120,7 @@ where
                         connection.graceful_shutdown();
                     }
                     match accept(request, scheme, &limits) {
-                        Ok(Asked { head, size, incoming, wants_continue }) => {
+                        Ok(IncomingRequest { head, size, incoming, wants_continue }) => {
                             let Some(held) = heads.hold(size, seen.head_bytes()) else {
                                 let failure = Failure::downstream(
                                     Reason::HeadersTooLarge,
@@ -130,7 +130,7 @@ where
                                 refuse(respond, &failure);
                                 continue;
                             };
-                            let exchange = Exchange::new(respond, wants_continue, held, &seen);
+                            let exchange = ServerStream::new(respond, wants_continue, held, &seen);
                             let (body, tunnel) = if head.asks_for_tunnel() {
                                 let receiver = Rc::new(RefCell::new(Receiver::new(incoming)));
                                 let watched: Weak<RefCell<Receiver>> = Rc::downgrade(&receiver);
@@ -245,7 +245,7 @@ impl Unseen {
 }
 
 /// Runs a handler, and drops it when the client resets its stream before the answer has begun.
-async fn watched(handling: impl Future<Output = ()>, exchange: Rc<Exchange>) {
+async fn watched(handling: impl Future<Output = ()>, exchange: Rc<ServerStream>) {
     let because = {
         let mut handling = pin!(handling);
         let reset = poll_fn(|cx| {

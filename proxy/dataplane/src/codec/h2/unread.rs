@@ -30,7 +30,7 @@ pub(super) struct Receiver {
 
 /// What a receiver holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
+pub(super) struct Unconsumed {
     bytes: usize,
     /// Nothing was read since the last look.
     is_still: bool,
@@ -57,10 +57,14 @@ impl Receiver {
         }
     }
 
-    pub(super) fn look(&mut self) -> Held {
+    pub(super) fn unconsumed(&mut self) -> Unconsumed {
         let is_still = self.read_before.replace(self.read) == Some(self.read);
-        let Some(stream) = &mut self.stream else { return Held { bytes: 0, is_still, is_open: false } };
-        Held { bytes: stream.flow_control().used_capacity(), is_still, is_open: !stream.is_end_stream() }
+        let Some(stream) = &mut self.stream else { return Unconsumed { bytes: 0, is_still, is_open: false } };
+        Unconsumed {
+            bytes: stream.flow_control().used_capacity(),
+            is_still,
+            is_open: !stream.is_end_stream(),
+        }
     }
 
     /// Releases what was not read. A later read returns an error.
@@ -70,14 +74,14 @@ impl Receiver {
 }
 
 /// What receives on a stream: a body, a tunnel.
-pub(super) trait Receives {
-    fn look(&self) -> Held;
+pub(super) trait Receiving {
+    fn unconsumed(&self) -> Unconsumed;
     fn give_up(&self);
 }
 
-impl Receives for RefCell<Receiver> {
-    fn look(&self) -> Held {
-        self.borrow_mut().look()
+impl Receiving for RefCell<Receiver> {
+    fn unconsumed(&self) -> Unconsumed {
+        self.borrow_mut().unconsumed()
     }
 
     fn give_up(&self) {
@@ -87,7 +91,7 @@ impl Receives for RefCell<Receiver> {
 
 /// The receiving streams of one connection.
 pub(super) struct Unread {
-    streams: RefCell<Vec<Weak<dyn Receives>>>,
+    streams: RefCell<Vec<Weak<dyn Receiving>>>,
     /// The window of the connection, and of each stream.
     windows: (u32, u32),
     /// The peer may send one stream's window more than the connection's.
@@ -108,7 +112,7 @@ impl Unread {
     }
 
     /// Watches a stream too.
-    pub(super) fn watch(&self, stream: Weak<dyn Receives>) {
+    pub(super) fn watch(&self, stream: Weak<dyn Receiving>) {
         let mut streams = self.streams.borrow_mut();
         if streams.len() == streams.capacity() {
             streams.retain(|stream| stream.strong_count() > 0);
@@ -140,7 +144,7 @@ impl Unread {
                     continue;
                 }
             }
-            self.look();
+            self.unconsumed();
             tokio::time::sleep(PATIENCE).await;
             if !seen.receiving.is_used_up_for(PATIENCE) {
                 continue;
@@ -165,7 +169,7 @@ impl Unread {
 
     /// Gives up enough streams for a quarter of what is held, if others are open that hold nothing.
     fn give_up(&self) {
-        let looked = self.look();
+        let looked = self.unconsumed();
         if !looked.iter().any(|(held, _)| held.is_open && held.bytes == 0) {
             return;
         }
@@ -183,8 +187,8 @@ impl Unread {
         }
     }
 
-    fn look(&self) -> Vec<(Held, Rc<dyn Receives>)> {
+    fn unconsumed(&self) -> Vec<(Unconsumed, Rc<dyn Receiving>)> {
         let streams: Vec<_> = self.streams.borrow().iter().filter_map(Weak::upgrade).collect();
-        streams.into_iter().map(|stream| (stream.look(), stream)).collect()
+        streams.into_iter().map(|stream| (stream.unconsumed(), stream)).collect()
     }
 }

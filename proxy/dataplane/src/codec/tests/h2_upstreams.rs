@@ -13,16 +13,19 @@ use super::frames::*;
 use super::support::{Uncounted, get, run, whole};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::body::Body;
-use crate::codec::h2::client::Connection;
+use crate::codec::h2::client::ClientConnection;
 use crate::codec::limits::Limits;
 use crate::socket::stream::Stream;
 
 /// A connection of ours to an upstream that says `frames`, and whether the upstream is asked for signs of life.
-async fn to_upstream(frames: Vec<Vec<u8>>, asked: bool) -> (Connection, DuplexStream) {
+async fn to_upstream(frames: Vec<Vec<u8>>, asked: bool) -> (ClientConnection, DuplexStream) {
     let (ours, mut theirs) = duplex(256 * 1024);
     theirs.write_all(&[frame(SETTINGS, 0, 0, &[]), frames.concat()].concat()).await.unwrap();
     let usage = Rc::new(Uncounted);
-    (Connection::start_asking(Stream::Memory(ours), &Limits::default(), usage, asked).await.unwrap(), theirs)
+    (
+        ClientConnection::start_asking(Stream::Memory(ours), &Limits::default(), usage, asked).await.unwrap(),
+        theirs,
+    )
 }
 
 /// What the proxy above asks of a connection when it is in doubt whether its host is there.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use crate::codec::body::{Body, Frame};
-use crate::codec::client::{Home, Http1Connection, Http2Connection};
+use crate::codec::client::{ConnectionOwner, Http1Connection, Http2Connection};
 use crate::codec::head::{RequestHead, ResponseHead, Scheme};
 use crate::codec::limits::Limits;
 use crate::codec::server::{Protocol, Responder, Service, serve};
@@ -154,17 +154,17 @@ pub(super) fn get(path: &'static str) -> RequestHead {
     }
 }
 
-/// Keeps the connections that come home.
+/// Keeps the connections that it gets back.
 #[derive(Default)]
 pub(super) struct Kept(pub(super) RefCell<Vec<Http1Connection>>);
 
-impl Home for Kept {
+impl ConnectionOwner for Kept {
     fn idle(&self, connection: Http1Connection) {
         self.0.borrow_mut().push(connection);
     }
 }
 
-/// An HTTP/1 connection to an upstream that the test plays, and its home.
+/// An HTTP/1 connection to an upstream that the test plays, and its owner.
 pub(super) fn upstream() -> (Http1Connection, DuplexStream, Rc<Kept>) {
     let (ours, theirs) = duplex(256 * 1024);
     let kept = Rc::new(Kept::default());

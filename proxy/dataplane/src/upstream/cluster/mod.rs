@@ -23,7 +23,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use outrigger_policy::outlier::Outcome;
-use outrigger_policy::retry_budget::Retrying;
+use outrigger_policy::retry_budget::RetryPermit;
 use tokio::time::Instant;
 
 use self::membership::Membership;
@@ -34,7 +34,7 @@ use super::balance::load::Load;
 use super::bounds::{Bounds, Exhausted, Peer, RequestPermit};
 use super::dial::{Dialer, Target, TlsTarget};
 use super::host::Host;
-use super::pool::{Pool, Settings, Siblings, Speaks};
+use super::pool::{Pool, PoolSettings, Siblings, Speaks};
 use super::shared::{EndpointLoad, Moment, SharedCluster, SharedClusters};
 use super::silence::Silence;
 use crate::capacity::budget::ConnectionBudget;
@@ -190,7 +190,7 @@ impl Cluster {
     }
 
     /// A permit of the retry budget for one retry. None if it has no capacity.
-    pub(crate) fn retry(&self) -> Option<Retrying> {
+    pub(crate) fn retry(&self) -> Option<RetryPermit> {
         let retrying = self.state.ledger.retry(&self.config.borrow().breakers.retries, self.shared.now());
         if retrying.is_none() {
             self.series.budget_exhausted.increment();
@@ -241,7 +241,7 @@ impl Cluster {
         let unlisted = self.unlisted.borrow();
         let members = self.members.borrow();
         for host in members.hosts().iter().chain(unlisted.values().map(|(host, _)| host)) {
-            host.pool.set(Settings::of(config));
+            host.pool.set(PoolSettings::of(config));
         }
         if self.config.borrow().balancing != config.balancing {
             self.balancer.replace(Balancer::new(config.balancing));
@@ -287,7 +287,7 @@ impl Cluster {
             let config = self.config.borrow();
             Pool::new(
                 target,
-                Settings::of(&config),
+                PoolSettings::of(&config),
                 Rc::clone(&self.dialer),
                 Rc::clone(&self.bounds),
                 Rc::clone(&self.pools),

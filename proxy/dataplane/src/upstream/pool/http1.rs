@@ -15,9 +15,9 @@ use outrigger_core::identity::SpiffeId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::lease::{Connection, Lease, Permit};
+use super::lease::{Lease, LeasedConnection, Permit};
 use super::{Pool, Waits, stopping};
-use crate::codec::client::{Home, Http1Connection};
+use crate::codec::client::{ConnectionOwner, Http1Connection};
 use crate::codec::usage::Usage;
 use crate::upstream::bounds::Peer;
 use crate::upstream::dial::{Dialled, Wire};
@@ -125,7 +125,7 @@ impl Pool {
         loop {
             let taken = self.http1.idle.borrow_mut().pop()?;
             if self.is_fresh(&taken, now) && taken.connection.is_open() {
-                let connection = Connection::Http1(taken.connection, taken.born, None);
+                let connection = LeasedConnection::Http1(taken.connection, taken.born, None);
                 return Some(Lease { connection, reused: true, was_idle: true, peer: taken.peer });
             }
         }
@@ -157,10 +157,15 @@ impl Pool {
         let pool = Rc::downgrade(self);
         let born = Instant::now();
         permit.ends();
-        let home = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), permit };
+        let owner = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), permit };
         let connection =
-            Http1Connection::new(stream, Rc::clone(self.dialer.limits(&self.target)), Rc::new(home));
-        Lease { connection: Connection::Http1(connection, born, None), reused: false, was_idle: false, peer }
+            Http1Connection::new(stream, Rc::clone(self.dialer.limits(&self.target)), Rc::new(owner));
+        Lease {
+            connection: LeasedConnection::Http1(connection, born, None),
+            reused: false,
+            was_idle: false,
+            peer,
+        }
     }
 
     /// A connection that may carry the next request. Those that have dialled get theirs in any case.
@@ -181,7 +186,7 @@ impl Pool {
         if self.retired.get() || self.bounds.waited_for().is_some() {
             return;
         }
-        if let Connection::Http1(connection, born, _) = lease.connection {
+        if let LeasedConnection::Http1(connection, born, _) = lease.connection {
             let idle = Idle { connection, peer: lease.peer, born, since: Instant::now() };
             self.http1.idle.borrow_mut().push(idle);
         }
@@ -227,7 +232,7 @@ struct Pooled {
     permit: Permit,
 }
 
-impl Home for Pooled {
+impl ConnectionOwner for Pooled {
     fn begins(&self) {
         self.permit.begins();
     }
@@ -239,7 +244,7 @@ impl Home for Pooled {
         if pool.settings.borrow().is_spent(self.born.elapsed(), self.carried.get()) {
             return;
         }
-        let connection = Connection::Http1(connection, self.born, None);
+        let connection = LeasedConnection::Http1(connection, self.born, None);
         pool.came_back(Lease { connection, reused: true, was_idle: true, peer: self.peer.clone() });
     }
 }

@@ -10,8 +10,8 @@ use outrigger_core::identity::SpiffeId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::lease::{Connection, Lease, Permit, Queued};
-use super::{Pool, Settings, stopping};
+use super::lease::{Lease, LeasedConnection, Permit, Queued};
+use super::{Pool, PoolSettings, stopping};
 use crate::codec::client::Http2Connection;
 use crate::codec::limits::Limits;
 use crate::codec::usage::Usage;
@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_secs(300);
 /// A host's HTTP/2 connections.
 #[derive(Debug, Default)]
 pub(super) struct Http2 {
-    shared: RefCell<Vec<Shared>>,
+    shared: RefCell<Vec<SharedConnection>>,
     /// Requests that wait for the connection that is being made; `None` while none is.
     starting: RefCell<Option<Vec<Started>>>,
 }
@@ -34,7 +34,7 @@ pub(super) struct Http2 {
 type Started = oneshot::Sender<Result<Option<Lease>, Failure>>;
 
 #[derive(Debug)]
-struct Shared {
+struct SharedConnection {
     connection: Http2Connection,
     peer: Option<SpiffeId>,
     born: Instant,
@@ -43,13 +43,13 @@ struct Shared {
     carried: Cell<u32>,
 }
 
-impl Shared {
+impl SharedConnection {
     /// One more stream of it.
     fn lease(&self, queued: Option<Queued>) -> Lease {
         let first = self.carried.get() == 0;
         self.carried.set(self.carried.get().saturating_add(1));
         Lease {
-            connection: Connection::Http2(self.connection.clone(), queued),
+            connection: LeasedConnection::Http2(self.connection.clone(), queued),
             // A closed HTTP/2 connection says how far it had come; only the first request can meet a stale handshake.
             reused: true,
             // What a connection that was made for a request, or is in use, does with it is no stale connection's doing.
@@ -59,7 +59,7 @@ impl Shared {
     }
 
     /// Whether it may be given one more request at once.
-    fn has_capacity(&self, settings: &Settings) -> bool {
+    fn has_capacity(&self, settings: &PoolSettings) -> bool {
         let most = usize::try_from(settings.connections.max_concurrent_streams).unwrap_or(usize::MAX);
         !self.is_spent(settings)
             && self.connection.streams() < most
@@ -68,7 +68,7 @@ impl Shared {
             && !self.connection.is_quiet()
     }
 
-    fn is_spent(&self, settings: &Settings) -> bool {
+    fn is_spent(&self, settings: &PoolSettings) -> bool {
         settings.is_spent(self.born.elapsed(), self.carried.get())
     }
 
@@ -77,14 +77,14 @@ impl Shared {
     }
 
     /// Whether nothing is left for it to do.
-    fn is_done(&self, settings: &Settings) -> bool {
+    fn is_done(&self, settings: &PoolSettings) -> bool {
         !self.connection.is_open() || (self.connection.streams() == 0 && self.is_spent(settings))
     }
 }
 
 impl Http2 {
     pub(super) fn has_an_idle_one(&self) -> bool {
-        self.shared.borrow().iter().any(Shared::is_idle)
+        self.shared.borrow().iter().any(SharedConnection::is_idle)
     }
 }
 
@@ -130,7 +130,7 @@ impl Pool {
     }
 
     /// The least used connection that `fits`.
-    fn share(&self, fits: impl Fn(&Shared) -> bool, queued: Option<Queued>) -> Option<Lease> {
+    fn share(&self, fits: impl Fn(&SharedConnection) -> bool, queued: Option<Queued>) -> Option<Lease> {
         let shared = self.http2.shared.borrow();
         let fitting = shared.iter().filter(|shared| fits(shared));
         let chosen = fitting.min_by_key(|shared| shared.connection.streams())?;
@@ -161,7 +161,7 @@ impl Pool {
         });
     }
 
-    async fn dial_http2(&self, permit: Permit) -> Result<Shared, Failure> {
+    async fn dial_http2(&self, permit: Permit) -> Result<SharedConnection, Failure> {
         let dialled = self.dial(Wire::Http2).await?;
         self.http2_of(dialled, permit).await
     }
@@ -174,7 +174,7 @@ impl Pool {
         Ok(lease)
     }
 
-    async fn http2_of(&self, dialled: Dialled, permit: Permit) -> Result<Shared, Failure> {
+    async fn http2_of(&self, dialled: Dialled, permit: Permit) -> Result<SharedConnection, Failure> {
         let Dialled { stream, peer, http2: _ } = dialled;
         let limits = {
             let connections = &self.settings.borrow().connections;
@@ -188,7 +188,7 @@ impl Pool {
         let connection = Http2Connection::start(stream, &limits, Rc::new(permit)).await?;
         let now = Instant::now();
         let (used, carried) = (Cell::new(now), Cell::new(0));
-        Ok(Shared { connection, peer, born: now, used, carried })
+        Ok(SharedConnection { connection, peer, born: now, used, carried })
     }
 
     /// Asks the host on every connection whether it is there.

@@ -20,7 +20,7 @@ use crate::upstream::bounds::{ConnectionPermit, LONGEST_WAIT, PendingPermit};
 /// A connection that may carry one request now.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pub(super) connection: Connection,
+    pub(super) connection: LeasedConnection,
     /// Whether it carried a request before.
     pub(crate) reused: bool,
     /// Whether it carried none when this one was given it: the host may have closed it just then.
@@ -30,7 +30,7 @@ pub(crate) struct Lease {
 }
 
 #[derive(Debug)]
-pub(super) enum Connection {
+pub(super) enum LeasedConnection {
     /// And when it was made, and the use of it, once it has a user.
     Http1(Http1Connection, Instant, Option<Share>),
     /// And the place in the queue that the request holds until it is sent.
@@ -41,10 +41,10 @@ impl Lease {
     /// Begins a request on it. Only HTTP/2 copies the head, which it may have to keep until there is a stream.
     pub(crate) fn send(self, head: &RequestHead, body: Body) -> Exchange {
         match self.connection {
-            Connection::Http1(connection, _, used) => {
+            LeasedConnection::Http1(connection, _, used) => {
                 Exchange { inner: connection.send(head, body).into(), _used: used }
             }
-            Connection::Http2(connection, queued) => {
+            LeasedConnection::Http2(connection, queued) => {
                 let head = head.clone();
                 let inner = match queued {
                     None => connection.send(head, body),
@@ -57,7 +57,7 @@ impl Lease {
 
     /// The lease for who has the right to use a connection.
     pub(super) fn used_by(mut self, share: Share) -> Self {
-        if let Connection::Http1(_, _, used) = &mut self.connection {
+        if let LeasedConnection::Http1(_, _, used) = &mut self.connection {
             *used = Some(share);
         }
         self
@@ -123,12 +123,12 @@ pub(crate) struct Permit {
     /// The use of it, where it has one user for all of its life.
     used: Option<Share>,
     series: Arc<ClusterSeries>,
-    state: Cell<State>,
+    state: Cell<Activity>,
 }
 
 /// What a connection does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Activity {
     /// It is being made.
     Connecting,
     Active,
@@ -139,7 +139,7 @@ impl Permit {
     /// Counted in `series` until it is dropped.
     pub(super) fn new(permit: ConnectionPermit, series: Arc<ClusterSeries>) -> Self {
         series.connections_open.increment();
-        Self { _permit: permit, used: None, series, state: Cell::new(State::Connecting) }
+        Self { _permit: permit, used: None, series, state: Cell::new(Activity::Connecting) }
     }
 
     /// The connection has one user for all of its life.
@@ -150,15 +150,15 @@ impl Permit {
     }
 
     /// The gauge that counts connections in that state.
-    fn gauge(&self, state: State) -> Option<&Counter> {
+    fn gauge(&self, state: Activity) -> Option<&Counter> {
         match state {
-            State::Connecting => None,
-            State::Active => Some(&self.series.connections_active),
-            State::Idle => Some(&self.series.connections_idle),
+            Activity::Connecting => None,
+            Activity::Active => Some(&self.series.connections_active),
+            Activity::Idle => Some(&self.series.connections_idle),
         }
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: Activity) {
         if let Some(before) = self.gauge(self.state.replace(state)) {
             before.decrement();
         }
@@ -170,17 +170,17 @@ impl Permit {
 
 impl Usage for Permit {
     fn begins(&self) {
-        self.set(State::Active);
+        self.set(Activity::Active);
     }
 
     fn ends(&self) {
-        self.set(State::Idle);
+        self.set(Activity::Idle);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.set(State::Connecting);
+        self.set(Activity::Connecting);
         self.series.connections_open.decrement();
     }
 }

@@ -28,7 +28,7 @@ use self::lease::Waits;
 pub(crate) use self::lease::{Exchange, Lease, Permit};
 pub(super) use self::siblings::Siblings;
 use super::bounds::{Bounds, Exhausted, LONGEST_WAIT, Peer};
-use super::dial::{Dialer, Dialled, Target, Use, Wire};
+use super::dial::{Dialer, Dialled, Purpose, Target, Wire};
 use crate::capacity::Share;
 use crate::metrics::ClusterSeries;
 
@@ -39,7 +39,7 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 #[derive(Debug)]
 pub(super) struct Pool {
     target: Target,
-    settings: RefCell<Settings>,
+    settings: RefCell<PoolSettings>,
     dialer: Rc<Dialer>,
     bounds: Rc<Bounds>,
     /// The pools of this cluster.
@@ -63,12 +63,12 @@ pub(super) struct Pool {
 
 /// What a cluster says of its connections.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct PoolSettings {
     connect_timeout: Duration,
     connections: ConnectionSettings,
 }
 
-impl Settings {
+impl PoolSettings {
     /// Those of a cluster.
     pub(super) fn of(cluster: &ClusterConfig) -> Self {
         Self { connect_timeout: cluster.connect_timeout, connections: cluster.connections.clone() }
@@ -111,7 +111,7 @@ pub(crate) enum Speaks {
 impl Pool {
     pub(super) fn new(
         target: Target,
-        settings: Settings,
+        settings: PoolSettings,
         dialer: Rc<Dialer>,
         bounds: Rc<Bounds>,
         siblings: Rc<Siblings>,
@@ -142,21 +142,21 @@ impl Pool {
     /// A connection for one request. Cancel-safe: what was being dialled for it serves another.
     pub(super) async fn lease(
         self: &Rc<Self>,
-        purpose: Use,
+        purpose: Purpose,
         speaks: Speaks,
         peer: &Peer,
     ) -> Result<Lease, Failure> {
         let in_the_clear = self.target.tls.is_none();
         match (purpose, speaks) {
-            (Use::Requests, _) if self.target.is_mesh() => self.http2(peer).await,
-            (Use::Requests, Speaks::Http2) => self.http2(peer).await,
-            (Use::Requests, Speaks::Negotiated) if !in_the_clear => self.negotiated(peer).await,
-            (Use::Requests, _) => self.http1(peer).await,
+            (Purpose::Requests, _) if self.target.is_mesh() => self.http2(peer).await,
+            (Purpose::Requests, Speaks::Http2) => self.http2(peer).await,
+            (Purpose::Requests, Speaks::Negotiated) if !in_the_clear => self.negotiated(peer).await,
+            (Purpose::Requests, _) => self.http1(peer).await,
             // Where requests go over HTTP/2, these are the connections of upgrades alone: one that the other side did not
             // take leaves its connection to the next.
             // A WebSocket is one stream of it (RFC 8441). Between sidecars upgrades have another ALPN.
-            (Use::Upgrade, Speaks::Http2) if !self.target.is_mesh() => self.http2(peer).await,
-            (Use::Upgrade, _) => self.http1(peer).await,
+            (Purpose::Upgrade, Speaks::Http2) if !self.target.is_mesh() => self.http2(peer).await,
+            (Purpose::Upgrade, _) => self.http1(peer).await,
         }
     }
 
@@ -248,7 +248,7 @@ impl Pool {
     }
 
     /// A change of what the cluster says. Windows are those of connections that are yet to be made.
-    pub(super) fn set(&self, settings: Settings) {
+    pub(super) fn set(&self, settings: PoolSettings) {
         self.settings.replace(settings);
     }
 

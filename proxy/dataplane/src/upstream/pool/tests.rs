@@ -34,7 +34,7 @@ fn pool(address: SocketAddr, connections: u32) -> (Rc<Pool>, Rc<Peer>) {
         initial_stream_window: 1 << 16,
         initial_connection_window: 1 << 16,
     };
-    let settings = Settings { connect_timeout: SOON, connections };
+    let settings = PoolSettings { connect_timeout: SOON, connections };
     let identity = Rc::new(Identity::new(SecretStore::new()));
     let dialer = Rc::new(Dialer::new(identity, Rc::new(Limits::default())));
     let target = Target { address: EndpointAddress(address), tls: None };

@@ -52,7 +52,7 @@ fn what_is_not_answered_counts_apart_when_split() {
     assert_eq!(world.many(0, Outcome::ServerError, 9), None);
     assert_eq!(world.many(0, Outcome::LocalOrigin, 4), None);
     let ejected = world.many(0, Outcome::LocalOrigin, 1).unwrap();
-    assert_eq!(ejected, Ejected { kind: Kind::ConsecutiveLocalOriginFailure, span: at(2) });
+    assert_eq!(ejected, Ejected { kind: EjectionKind::ConsecutiveLocalOriginFailure, span: at(2) });
 }
 
 #[test]

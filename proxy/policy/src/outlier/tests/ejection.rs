@@ -31,7 +31,7 @@ fn a_failed_probe_ejects_again_for_longer_and_three_good_ones_in_a_row_end_it() 
     world.now = at(2);
     assert_eq!(world.observe(0, Outcome::Success), None);
     let again = world.observe(0, Outcome::ServerError).unwrap();
-    assert_eq!(again, Ejected { kind: Kind::FailedProbe, span: at(4) });
+    assert_eq!(again, Ejected { kind: EjectionKind::FailedProbe, span: at(4) });
     assert_eq!((world.ejections.now(), world.ejections.total()), (1, 2));
     world.now = at(6);
     world.bring_back(0);
@@ -65,9 +65,9 @@ fn an_endpoint_that_is_ejected_for_silence_comes_back_when_it_is_heard_and_not_b
     let silent = &world.hosts[0];
     assert!(world.of.eject_silent(silent, 2) && !world.of.eject_silent(silent, 2));
     assert!(!world.of.eject_silent(&world.hosts[1], 2), "no more than half of them");
-    assert!(silent.is_silent() && silent.standing(at(1_000_000)) == Standing::Ejected);
+    assert!(silent.is_silent() && silent.state(at(1_000_000)) == EjectionState::Ejected);
     assert_eq!(world.fail(9), None, "failures do not shorten it");
-    assert!(silent.heard() && !silent.heard());
+    assert!(silent.answered() && !silent.answered());
     assert!(silent.is_serving() && !silent.is_silent());
     assert_eq!((world.ejections.now(), world.ejections.total()), (0, 1));
 }

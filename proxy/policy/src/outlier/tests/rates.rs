@@ -13,7 +13,7 @@ fn an_endpoint_that_served_well_until_just_now_is_ejected_for_what_it_does_now()
         world.many(host, Outcome::Success, 30);
     }
     let ejected = world.many(0, Outcome::ServerError, 20);
-    assert_eq!(ejected.map(|ejected| ejected.kind), Some(Kind::FailurePercentage));
+    assert_eq!(ejected.map(|ejected| ejected.kind), Some(EjectionKind::FailurePercentage));
     // The same failures among those of the whole interval are few.
     let mut world = World::new(defaults(), 3);
     for host in 0..3 {
@@ -32,7 +32,7 @@ fn an_endpoint_that_fails_four_times_of_five_is_ejected_soon_after_its_twentieth
         let at = (0..40).position(|at| {
             let outcome = if at % 5 == 0 { Outcome::Success } else { Outcome::ServerError };
             let ejected = world.observe(0, outcome);
-            assert!(ejected.is_none_or(|ejected| ejected.kind == Kind::FailurePercentage));
+            assert!(ejected.is_none_or(|ejected| ejected.kind == EjectionKind::FailurePercentage));
             ejected.is_some()
         });
         // With few others, more requests are needed to rule out chance.
@@ -47,7 +47,7 @@ fn failures_of_either_kind_are_one_rate_where_both_are_judged() {
     world.many(1, Outcome::Success, 100);
     let outcomes = [Outcome::Success, Outcome::Success, Outcome::ServerError, Outcome::LocalOrigin];
     let ejected = (0..200).find_map(|at| world.observe(0, outcomes[at % 4]));
-    assert_eq!(ejected.unwrap().kind, Kind::FailurePercentage);
+    assert_eq!(ejected.unwrap().kind, EjectionKind::FailurePercentage);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn what_fails_after_its_head_is_one_failed_request() {
         world.of.observe_late(&world.hosts[0], Outcome::LocalOrigin, world.hosts.iter(), at(0), 0)
     };
     assert_eq!((0..19).find_map(broken), None, "nineteen requests, not thirty-eight");
-    assert_eq!(broken(19).unwrap().kind, Kind::FailurePercentageLocalOrigin);
+    assert_eq!(broken(19).unwrap().kind, EjectionKind::FailurePercentageLocalOrigin);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn success_rates_are_compared_once_in_every_interval_by_envoys_arithmetic() {
     serve(&world, 0, 80, 20);
     (1..3).for_each(|host| serve(&world, host, 100, 0));
     world.now = at(21);
-    assert_eq!(world.compare(), [(0, Kind::SuccessRate)]);
+    assert_eq!(world.compare(), [(0, EjectionKind::SuccessRate)]);
     assert_eq!(world.ejections.now(), 1);
 }
 
@@ -145,5 +145,5 @@ fn the_success_rate_of_being_answered_is_compared_apart() {
     world.now = at(11);
     (0..6).for_each(|host| assert_eq!(world.many(host, Outcome::Success, 100), None));
     world.many(0, Outcome::LocalOrigin, 60);
-    assert_eq!(world.compare(), [(0, Kind::SuccessRateLocalOrigin)]);
+    assert_eq!(world.compare(), [(0, EjectionKind::SuccessRateLocalOrigin)]);
 }

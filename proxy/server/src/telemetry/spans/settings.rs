@@ -182,7 +182,7 @@ fn protocol(variable: &impl Fn(&str) -> Option<String>) -> Result<(), Error> {
 /// parent-based ignores the caller's decision and can leave traces incomplete.
 fn sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Sampling>, Error> {
     let Some(name) = variable("OTEL_TRACES_SAMPLER") else { return Ok(None) };
-    let by_parent = name.starts_with("parentbased_");
+    let parent_based = name.starts_with("parentbased_");
     let ratio = match name.strip_prefix("parentbased_").unwrap_or(&name) {
         "always_on" => Percentage::ALL,
         "always_off" => Percentage::ZERO,
@@ -194,7 +194,7 @@ fn sampler(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Sampling
             return Err(Error::Environment { variable: "OTEL_TRACES_SAMPLER", problem });
         }
     };
-    Ok(Some(Sampling { ratio, by_parent }))
+    Ok(Some(Sampling { ratio, parent_based }))
 }
 
 fn sampled_ratio(variable: &impl Fn(&str) -> Option<String>) -> Result<Percentage, Error> {
@@ -293,16 +293,20 @@ mod tests {
             |name: &str| read(&[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", "0.1")], None);
         for (name, millionths) in [("always_on", 1_000_000), ("always_off", 0), ("traceidratio", 100_000)] {
             let ratio = Percentage::from_millionths(millionths).unwrap();
-            assert_eq!(read(name).unwrap().sampling, Sampling { ratio, by_parent: false }, "{name}");
+            assert_eq!(read(name).unwrap().sampling, Sampling { ratio, parent_based: false }, "{name}");
             let parent_based = format!("parentbased_{name}");
-            assert_eq!(read(&parent_based).unwrap().sampling, Sampling { ratio, by_parent: true }, "{name}");
+            assert_eq!(
+                read(&parent_based).unwrap().sampling,
+                Sampling { ratio, parent_based: true },
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn the_flag_wins_over_the_sampler() {
         let sampling = read(&[("OTEL_TRACES_SAMPLER", "always_off")], Some(0.5)).unwrap().sampling;
-        assert_eq!((sampling.ratio.millionths(), sampling.by_parent), (500_000, true));
+        assert_eq!((sampling.ratio.millionths(), sampling.parent_based), (500_000, true));
     }
 
     #[test]

@@ -24,7 +24,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection and its two buffers.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct BufferedStream {
     pub(crate) stream: Stream,
     pub(crate) read: BytesMut,
     pub(crate) out: Outgoing,
@@ -36,7 +36,7 @@ pub(crate) struct Connection {
     pub(crate) written: u64,
 }
 
-impl Connection {
+impl BufferedStream {
     /// `first` was already read from `stream`.
     pub(crate) fn new(stream: Stream, first: Bytes) -> Self {
         let read = if first.is_empty() { BytesMut::new() } else { BytesMut::from(first) };
@@ -138,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn what_rests_holds_no_memory_and_loses_nothing() {
         let (mut peer, stream) = tokio::io::duplex(64);
-        let mut connection = Connection::new(Stream::Memory(stream), Bytes::new());
+        let mut connection = BufferedStream::new(Stream::Memory(stream), Bytes::new());
         for text in [&b"one"[..], b"two"] {
             peer.write_all(text).await.unwrap();
             poll_fn(|cx| connection.poll_fill(cx)).await.unwrap();

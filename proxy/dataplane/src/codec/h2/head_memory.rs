@@ -23,18 +23,18 @@ thread_local! {
 
 /// The heads of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Heads(Rc<Cell<usize>>);
+pub(super) struct HeadMemory(Rc<Cell<usize>>);
 
 /// A head, counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct HeldHead {
+pub(super) struct HeadPermit {
     bytes: usize,
     connection: Rc<Cell<usize>>,
 }
 
-impl Heads {
+impl HeadMemory {
     /// Holds one more head of a connection that has sent so many header bytes. `None` if that is too much.
-    pub(super) fn hold(&self, size: FieldSize, sent: usize) -> Option<HeldHead> {
+    pub(super) fn hold(&self, size: FieldSize, sent: usize) -> Option<HeadPermit> {
         let bytes = size.bytes + size.fields * ENTRY;
         let (of_worker, of_connection) = (HELD.get() + bytes, self.0.get() + bytes);
         if of_worker > FREE && of_connection > sent.saturating_mul(RATIO) {
@@ -42,11 +42,11 @@ impl Heads {
         }
         HELD.set(of_worker);
         self.0.set(of_connection);
-        Some(HeldHead { bytes, connection: Rc::clone(&self.0) })
+        Some(HeadPermit { bytes, connection: Rc::clone(&self.0) })
     }
 }
 
-impl Drop for HeldHead {
+impl Drop for HeadPermit {
     fn drop(&mut self) {
         HELD.set(HELD.get() - self.bytes);
         self.connection.set(self.connection.get() - self.bytes);
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn above_what_is_free_a_connection_holds_what_it_sent_for() {
         let size = FieldSize { fields: 100, bytes: 60 * 1024 };
-        let (greedy, honest) = (Heads::default(), Heads::default());
+        let (greedy, honest) = (HeadMemory::default(), HeadMemory::default());
         let held: Vec<_> = std::iter::from_fn(|| greedy.hold(size, 1000)).take(100_000).collect();
         let cost = size.bytes + 100 * ENTRY;
         assert_eq!(held.len(), FREE / cost, "of nearly nothing sent, what is free");
