@@ -61,7 +61,7 @@ impl Host {
         let began = Instant::now();
         self.load.begin();
         self.silence.begin(began);
-        HostAttempt { host: Rc::clone(self), began }
+        HostAttempt { host: Rc::clone(self), began, head_came: Cell::default() }
     }
 
     /// What one more request would cost, in seconds of waiting: never less than what is unanswered has waited already.
@@ -153,9 +153,13 @@ impl Host {
         self.silence.frames()
     }
 
-    /// The host has said something.
+    /// Records a sign of life: the host has sent something.
     pub(crate) fn heard(&self) {
-        let found_silent = self.silence.heard(Instant::now());
+        self.heard_at(Instant::now());
+    }
+
+    fn heard_at(&self, now: Instant) {
+        let found_silent = self.silence.heard(now);
         if self.health.answered() || found_silent {
             tracing::info!(endpoint = %self.address, "endpoint is no longer silent");
         }
@@ -177,6 +181,8 @@ impl Drop for Awaited {
 pub(crate) struct HostAttempt {
     host: Rc<Host>,
     began: Instant,
+    /// When the head of an answer came.
+    head_came: Cell<Option<Instant>>,
 }
 
 impl HostAttempt {
@@ -192,8 +198,10 @@ impl HostAttempt {
 
     /// The head of an answer is here, whatever it says.
     pub(crate) fn heard(&self) {
-        self.host.heard();
-        self.host.silence.answered(self.began, self.began.elapsed());
+        let now = Instant::now();
+        self.head_came.set(Some(now));
+        self.host.heard_at(now);
+        self.host.silence.answered(self.began, now.saturating_duration_since(self.began));
     }
 
     /// The attempt has failed, in a way that says that the host is `alive` or does not. A host that refuses or resets at once
@@ -210,7 +218,7 @@ impl HostAttempt {
 
     /// The head of an answer is here, and it is no failure.
     pub(crate) fn answered(&self) {
-        let now = Instant::now();
+        let now = self.head_came.get().unwrap_or_else(Instant::now);
         if self.host.silence.is_first(self.began) {
             self.host.load.forget();
         }

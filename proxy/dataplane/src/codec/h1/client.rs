@@ -66,11 +66,15 @@ impl Http1Connection {
         Self { shared }
     }
 
-    /// Whether it is still usable: the peer has neither closed it nor sent anything unasked, nor said that it is about to
-    /// close it. Costs one system call when the connection was idle for more than 50 ms. Drop a closed one.
-    pub(crate) fn is_open(&self) -> bool {
+    /// Returns when it became idle.
+    pub(crate) fn idle_since(&self) -> Instant {
+        self.shared.state.borrow().idle_since
+    }
+
+    /// Returns whether it is still usable at `now`: the peer has neither closed it, nor sent anything unsolicited, nor announced
+    /// that it is about to close it. Costs one system call if the connection was idle for more than 50 ms.
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
         let state = self.shared.state.borrow();
-        let now = Instant::now();
         if state.expires.is_some_and(|expires| now >= expires) {
             return false;
         }

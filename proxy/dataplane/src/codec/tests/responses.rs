@@ -11,6 +11,7 @@ use outrigger_core::reason::Reason;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::support::{Kept, get, read_for_a_while, run, upstream, whole};
 use crate::codec::answer::{Answer, Payload};
@@ -196,7 +197,7 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
             .unwrap();
         exchange.answer().await.unwrap();
         let connection = kept.0.borrow_mut().pop().unwrap();
-        assert!(connection.is_open());
+        assert!(connection.is_open(Instant::now()));
         let mut exchange = Exchange::from(connection.send(&get("/2"), Body::empty()));
         application
             .write_all(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")
@@ -206,10 +207,10 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
         let sent = read_for_a_while(&mut application).await;
         assert_eq!(sent, "GET /1 HTTP/1.1\r\nhost: cart:80\r\n\r\nGET /2 HTTP/1.1\r\nhost: cart:80\r\n\r\n");
         let connection = kept.0.borrow_mut().pop().unwrap();
-        assert!(connection.is_open());
+        assert!(connection.is_open(Instant::now()));
         // The upstream closes after 5 s; a second before, the connection is not trusted.
         tokio::time::advance(Duration::from_secs(4)).await;
-        assert!(!connection.is_open());
+        assert!(!connection.is_open(Instant::now()));
     });
 }
 
@@ -218,10 +219,10 @@ fn an_idle_connection_that_is_closed_or_speaks_unasked_is_not_open() {
     for bytes in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
         run(async {
             let (connection, mut application, _) = upstream();
-            assert!(connection.is_open());
+            assert!(connection.is_open(Instant::now()));
             application.write_all(bytes).await.unwrap();
             application.shutdown().await.unwrap();
-            assert!(!connection.is_open());
+            assert!(!connection.is_open(Instant::now()));
         });
     }
 }
@@ -329,12 +330,12 @@ fn an_idle_connection_that_the_kernel_knows_to_be_closed_is_not_open() {
         let (accepted, _) = listener.accept().await.unwrap();
         let kept = Rc::new(Kept::default());
         let connection = Http1Connection::new(Stream::Plain(dialled), Rc::new(Limits::default()), kept);
-        assert!(connection.is_open());
+        assert!(connection.is_open(Instant::now()));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(connection.is_open());
+        assert!(connection.is_open(Instant::now()));
         drop(accepted);
         // The runtime has not looked since; the kernel is asked.
-        assert!(!connection.is_open());
+        assert!(!connection.is_open(Instant::now()));
     });
 }
 

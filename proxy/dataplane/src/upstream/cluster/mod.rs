@@ -171,7 +171,8 @@ impl Clusters {
 impl Cluster {
     /// A permit for one request in flight of `peer`, counted for the retry budget.
     pub(crate) async fn admit(&self, peer: &PeerKey) -> Result<RequestPermit, Failure> {
-        self.used.set(Instant::now());
+        let now = Moment::at(Instant::now(), &self.shared);
+        self.used.set(now.clock);
         let permit = self.bounds.request(peer).await.ok_or_else(|| {
             self.series.overflow.increment();
             Failure::upstream(
@@ -180,7 +181,7 @@ impl Cluster {
                 "the bound on requests is reached",
             )
         })?;
-        self.state.ledger.request(&self.config.borrow().breakers.retries, self.shared.now());
+        self.state.ledger.request(&self.config.borrow().breakers.retries, now.since_start);
         Ok(permit)
     }
 

@@ -94,7 +94,6 @@ struct Idle {
     connection: Http1Connection,
     peer: Option<SpiffeId>,
     born: Instant,
-    since: Instant,
 }
 
 impl Pool {
@@ -124,7 +123,7 @@ impl Pool {
         let now = Instant::now();
         loop {
             let taken = self.http1.idle.borrow_mut().pop()?;
-            if self.is_fresh(&taken, now) && taken.connection.is_open() {
+            if self.is_fresh(&taken, now) && taken.connection.is_open(now) {
                 let connection = LeasedConnection::Http1(taken.connection, taken.born, None);
                 return Some(Lease { connection, reused: true, was_idle: true, peer: taken.peer });
             }
@@ -187,15 +186,14 @@ impl Pool {
             return;
         }
         if let LeasedConnection::Http1(connection, born, _) = lease.connection {
-            let idle = Idle { connection, peer: lease.peer, born, since: Instant::now() };
-            self.http1.idle.borrow_mut().push(idle);
+            self.http1.idle.borrow_mut().push(Idle { connection, peer: lease.peer, born });
         }
     }
 
     /// Closes what has been idle for too long or was closed by the host.
     pub(super) fn tidy_http1(&self, now: Instant) {
         let mut idle = self.http1.idle.take();
-        idle.retain(|idle| self.is_fresh(idle, now) && idle.connection.is_open());
+        idle.retain(|idle| self.is_fresh(idle, now) && idle.connection.is_open(now));
         // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
         idle.append(&mut self.http1.idle.borrow_mut());
         *self.http1.idle.borrow_mut() = idle;
@@ -217,7 +215,8 @@ impl Pool {
     fn is_fresh(&self, idle: &Idle, now: Instant) -> bool {
         let settings = self.settings.borrow();
         let idle_timeout = settings.connections.idle_timeout.map_or(IDLE, |idle| idle.min(IDLE));
-        now.duration_since(idle.since) < idle_timeout && !settings.is_spent(now.duration_since(idle.born), 0)
+        now.duration_since(idle.connection.idle_since()) < idle_timeout
+            && !settings.is_spent(now.duration_since(idle.born), 0)
     }
 }
 
@@ -241,7 +240,11 @@ impl ConnectionOwner for Pooled {
         self.permit.ends();
         self.carried.set(self.carried.get().saturating_add(1));
         let Some(pool) = self.pool.upgrade() else { return };
-        if pool.settings.borrow().is_spent(self.born.elapsed(), self.carried.get()) {
+        if pool
+            .settings
+            .borrow()
+            .is_spent(connection.idle_since().duration_since(self.born), self.carried.get())
+        {
             return;
         }
         let connection = LeasedConnection::Http1(connection, self.born, None);
