@@ -14,7 +14,7 @@ pub const SOURCES: [&str; 4] = [
     "xds/type/v3/typed_struct.proto",
 ];
 
-/// Raised by hand when what the generator is told to do changes.
+/// Raised by hand when the settings of the generator change.
 const GENERATOR: &str = "tonic-prost-build 0.14, revision 1";
 
 /// The first line of every generated file. Fails when a .proto file cannot be read.

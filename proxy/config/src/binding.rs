@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_could_not_be_bound_comes_back_and_where_nobody_answers_all_is_bound() {
+    async fn listeners_that_cannot_be_bound_are_returned_and_without_a_response_none_are() {
         let (binder, mut requests) = binder();
         let wanted = vec![("a".into(), "127.0.0.1:80".parse().unwrap())];
         let taken = vec![Unbound { name: "a".into(), reason: "is taken".into() }];
@@ -92,8 +92,8 @@ mod tests {
         };
         let (unbound, ()) = tokio::join!(binder.bind(wanted.clone()), answering);
         assert_eq!(unbound, taken);
-        assert_eq!(binder.bind(wanted.clone()).await, [], "nobody answers in time");
+        assert_eq!(binder.bind(wanted.clone()).await, [], "there is no response in time");
         drop(requests);
-        assert_eq!(binder.bind(wanted).await, [], "nobody is there");
+        assert_eq!(binder.bind(wanted).await, [], "there is no receiver");
     }
 }

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_write_a_name_asks_for_the_same() {
+    fn all_spellings_of_a_name_are_normalized_to_one() {
         for (authority, expected) in [
             ("cart", "cart:80"),
             ("cart:80", "cart:80"),
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_name_is_not_asked_for() {
+    fn an_invalid_name_is_rejected() {
         let long = "a".repeat(254);
         for authority in [
             "",
@@ -91,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_asks_for_itself(authority in ".{0,40}") {
+        fn normalization_is_idempotent(authority in ".{0,40}") {
             if let Some(name) = normalized_name(&authority, 80) {
                 let again = normalized_name(&name, 1);
                 prop_assert_eq!(again.as_deref(), Some(&*name));

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_for_the_first_certificate_gets_it() {
+    async fn tasks_that_wait_for_the_first_certificate_receive_it() {
         let key = rcgen::generate_simple_self_signed([]).unwrap();
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();

@@ -29,8 +29,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Returns the destination with this normalized name.
-    pub fn destination(&self, asked: &str) -> Option<&Arc<Destination>> {
-        self.destinations.get(asked)
+    pub fn destination(&self, name: &str) -> Option<&Arc<Destination>> {
+        self.destinations.get(name)
     }
 
     /// Returns the routes of an HTTP connection manager. Returns `None` only if warming timed out before they came.

@@ -274,11 +274,11 @@ fn parameters(wire: wire_tls::TlsParameters) -> Result<(), Unusable> {
 /// Checks a reference to a secret that the proxy itself provides.
 fn own_secret(wire: wire_tls::SdsSecretConfig, name: &str) -> Result<(), Unusable> {
     // Other meshes name an agent's socket as the source. Here the proxy obtains its secrets itself, whatever the source.
-    let wire_tls::SdsSecretConfig { name: asked, sds_config: _ } = wire;
-    if asked != name {
+    let wire_tls::SdsSecretConfig { name: requested, sds_config: _ } = wire;
+    if requested != name {
         return Err(Unusable::new(
             "name",
-            format_args!("{asked:?} is not a secret of this proxy: {name:?} is"),
+            format_args!("{requested:?} is not a secret of this proxy: {name:?} is"),
         ));
     }
     Ok(())

@@ -56,7 +56,7 @@ impl PeerVerifier {
         match &self.peers {
             Some(peers) if !peers.contains(&id) => {
                 let expected: Vec<_> = peers.iter().map(SpiffeId::as_str).collect();
-                let expected = if expected.is_empty() { "nobody".into() } else { expected.join(" or ") };
+                let expected = if expected.is_empty() { "no identity".into() } else { expected.join(" or ") };
                 Err(VerifyError::WrongPeer { found: id, expected })
             }
             _ => Ok(id),
@@ -243,7 +243,7 @@ mod tests {
     const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
     #[test]
-    fn a_peer_of_a_known_domain_is_believed_and_named() {
+    fn a_peer_of_a_known_domain_is_verified_and_identified() {
         let ca = Ca::new();
         let verifier = PeerVerifier::new(roots(&[("cluster.local", &ca)]), None);
         assert_eq!(verify(&verifier, &ca.leaf(&[CART])).unwrap().as_str(), CART);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_vouch_for_their_own_trust_domain_alone() {
+    fn roots_verify_their_own_trust_domain_only() {
         let (here, there) = (Ca::new(), Ca::new());
         let verifier = PeerVerifier::new(roots(&[("cluster.local", &here), ("other", &there)]), None);
         assert!(verify(&verifier, &there.leaf(&["spiffe://other/ns/a/sa/b"])).is_ok());

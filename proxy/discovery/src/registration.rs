@@ -74,13 +74,13 @@ pub enum Deregistration {
 
 /// What a drain can expect from the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
+enum Confirmation {
     /// Nothing: there is no certificate yet, or the last attempt to reach it failed.
-    Hopeless,
+    Unreachable,
     /// A response.
-    Possible,
+    Pending,
     /// The response has arrived, or nothing was registered.
-    Confirmed,
+    Received,
 }
 
 /// The state of the task.
@@ -88,7 +88,7 @@ enum Leave {
 pub(crate) struct Registration {
     workload: Arc<wire::Workload>,
     wanted: watch::Receiver<Wanted>,
-    leave: watch::Sender<Leave>,
+    confirmation: watch::Sender<Confirmation>,
     status: StatusBoard,
 }
 
@@ -112,7 +112,7 @@ enum Ended {
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationHandle {
     wanted: Arc<watch::Sender<Wanted>>,
-    leave: watch::Receiver<Leave>,
+    confirmation: watch::Receiver<Confirmation>,
 }
 
 impl RegistrationHandle {
@@ -132,9 +132,14 @@ impl RegistrationHandle {
     /// Cancel-safe: leaving continues.
     pub(crate) async fn drain(&self) -> Deregistration {
         self.wanted.send_replace(Wanted::Drained);
-        let mut leave = self.leave.clone();
-        match tokio::time::timeout(DRAIN, leave.wait_for(|leave| *leave != Leave::Possible)).await {
-            Ok(Ok(leave)) if *leave == Leave::Confirmed => Deregistration::Confirmed,
+        let mut confirmation = self.confirmation.clone();
+        match tokio::time::timeout(
+            DRAIN,
+            confirmation.wait_for(|confirmation| *confirmation != Confirmation::Pending),
+        )
+        .await
+        {
+            Ok(Ok(confirmation)) if *confirmation == Confirmation::Received => Deregistration::Confirmed,
             _ => Deregistration::Unconfirmed,
         }
     }
@@ -154,10 +159,11 @@ impl Registration {
             labels: labels.clone().into_iter().collect(),
         };
         let (wanted, wanted_receiver) = watch::channel(Wanted::NotReady);
-        let nothing_to_leave = if ports.is_empty() { Leave::Confirmed } else { Leave::Hopeless };
-        let (leave, leave_receiver) = watch::channel(nothing_to_leave);
-        let task = Self { workload: Arc::new(workload), wanted: wanted_receiver, leave, status };
-        (task, RegistrationHandle { wanted: Arc::new(wanted), leave: leave_receiver })
+        let nothing_to_leave =
+            if ports.is_empty() { Confirmation::Received } else { Confirmation::Unreachable };
+        let (confirmation, leave_receiver) = watch::channel(nothing_to_leave);
+        let task = Self { workload: Arc::new(workload), wanted: wanted_receiver, confirmation, status };
+        (task, RegistrationHandle { wanted: Arc::new(wanted), confirmation: leave_receiver })
     }
 
     /// Registers, and registers again after each break. Owned by the supervisor and ends with it.
@@ -166,7 +172,7 @@ impl Registration {
         if self.workload.ports.is_empty() || current(&mut channels).await.is_none() {
             return;
         }
-        self.expect(Leave::Possible);
+        self.expect(Confirmation::Pending);
         let mut backoff = Backoff::default();
         let mut before = None;
         while let Some(channel) = current(&mut channels).await {
@@ -193,7 +199,7 @@ impl Registration {
         backoff: &mut Backoff,
     ) -> Ended {
         let opened = self.open(channel).await;
-        self.expect(if opened.is_ok() { Leave::Possible } else { Leave::Hopeless });
+        self.expect(if opened.is_ok() { Confirmation::Pending } else { Confirmation::Unreachable });
         let mut call = match opened {
             Ok(call) => Box::new(call),
             Err(status) => return Ended::Broken(status),
@@ -249,7 +255,7 @@ impl Registration {
                             refused = false;
                             backoff.reset();
                             self.status.registration_left();
-                            self.expect(Leave::Confirmed);
+                            self.expect(Confirmation::Received);
                         }
                     }
                     next = next.min(Instant::now() + if refused { OFFER_AGAIN } else { heartbeat });
@@ -270,11 +276,11 @@ impl Registration {
     }
 
     /// Sets the expectation. A confirmation is final.
-    fn expect(&self, now: Leave) {
-        self.leave.send_if_modified(|leave| {
-            let change = *leave != Leave::Confirmed && *leave != now;
+    fn expect(&self, now: Confirmation) {
+        self.confirmation.send_if_modified(|confirmation| {
+            let change = *confirmation != Confirmation::Received && *confirmation != now;
             if change {
-                *leave = now;
+                *confirmation = now;
             }
             change
         });

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_and_its_files_are_for_nobody_else() {
+    fn the_directory_and_its_files_are_private() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/b");
         fs::create_dir_all(&path).unwrap();

@@ -119,7 +119,7 @@ pub(crate) enum Proof {
 pub(crate) struct Issuance {
     pub(crate) identity: &'static str,
     pub(crate) token: &'static str,
-    pub(crate) life: Duration,
+    pub(crate) lifetime: Duration,
     /// While set, every request fails with this status.
     pub(crate) outage: Option<Status>,
     pub(crate) issued: Vec<Proof>,
@@ -127,7 +127,7 @@ pub(crate) struct Issuance {
 }
 
 /// The server ends of a fake control plane's streams, controlled by the test.
-pub(crate) struct Stage {
+pub(crate) struct FakeControlPlane {
     pub(crate) control_plane: ControlPlane,
     pub(crate) issuance: Arc<Mutex<Issuance>>,
     pub(crate) ads: mpsc::UnboundedReceiver<AdsCall>,
@@ -136,7 +136,7 @@ pub(crate) struct Stage {
 
 /// A control plane that issues certificates and leaves the streams to the test.
 #[derive(Clone)]
-struct Fake {
+struct FakeServices {
     ca: Arc<Ca>,
     clock: Clock,
     issuance: Arc<Mutex<Issuance>>,
@@ -145,28 +145,34 @@ struct Fake {
 }
 
 /// Starts a fake control plane. It issues certificates for `shop/cart`, by the token `good`.
-pub(crate) fn stage(ca: &Arc<Ca>, clock: Clock) -> Stage {
+pub(crate) fn fake_control_plane(ca: &Arc<Ca>, clock: Clock) -> FakeControlPlane {
     let issuance = Arc::new(Mutex::new(Issuance {
         identity: "spiffe://cluster.local/ns/shop/sa/cart",
         token: "good",
-        life: Duration::from_secs(30),
+        lifetime: Duration::from_secs(30),
         outage: None,
         issued: Vec::new(),
         refused: 0,
     }));
     let (ads, ads_calls) = mpsc::unbounded_channel();
     let (registrations, registration_calls) = mpsc::unbounded_channel();
-    let fake = Fake { ca: Arc::clone(ca), clock, issuance: Arc::clone(&issuance), ads, registrations };
+    let fake =
+        FakeServices { ca: Arc::clone(ca), clock, issuance: Arc::clone(&issuance), ads, registrations };
     let services = Services {
         certificates: IstioCertificateServiceServer::new(fake.clone()),
         discovery: AggregatedDiscoveryServiceServer::new(fake.clone()),
         registration: RegistrationServer::new(fake),
     };
-    Stage { control_plane: serve(ca, services), issuance, ads: ads_calls, registrations: registration_calls }
+    FakeControlPlane {
+        control_plane: serve(ca, services),
+        issuance,
+        ads: ads_calls,
+        registrations: registration_calls,
+    }
 }
 
 #[tonic::async_trait]
-impl IstioCertificateService for Fake {
+impl IstioCertificateService for FakeServices {
     async fn create_certificate(
         &self,
         request: Request<IstioCertificateRequest>,
@@ -189,7 +195,7 @@ impl IstioCertificateService for Fake {
         };
         issuance.issued.push(proof);
         let chain =
-            self.ca.issue_at(&request.get_ref().csr, issuance.identity, self.clock.now(), issuance.life);
+            self.ca.issue_at(&request.get_ref().csr, issuance.identity, self.clock.now(), issuance.lifetime);
         Ok(Response::new(IstioCertificateResponse { cert_chain: vec![chain] }))
     }
 }
@@ -197,7 +203,7 @@ impl IstioCertificateService for Fake {
 type Responses<T> = UnboundedReceiverStream<Result<T, Status>>;
 
 #[tonic::async_trait]
-impl AggregatedDiscoveryService for Fake {
+impl AggregatedDiscoveryService for FakeServices {
     type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
     async fn stream_aggregated_resources(
         &self,
@@ -211,37 +217,37 @@ impl AggregatedDiscoveryService for Fake {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        play(&self.ads, request)
+        accept_stream(&self.ads, request)
     }
 }
 
 #[tonic::async_trait]
-impl Registration for Fake {
+impl Registration for FakeServices {
     type RegisterStream = Responses<RegisterResponse>;
     async fn register(
         &self,
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
-        play(&self.registrations, request)
+        accept_stream(&self.registrations, request)
     }
 }
 
-fn play<Req, Resp>(
-    stage: &mpsc::UnboundedSender<Call<Req, Resp>>,
+fn accept_stream<Req, Resp>(
+    fake: &mpsc::UnboundedSender<Call<Req, Resp>>,
     request: Request<Streaming<Req>>,
 ) -> Result<Response<Responses<Resp>>, Status> {
     let (responses, stream) = mpsc::unbounded_channel();
     let call = Call { caller: caller(&request), requests: request.into_inner(), responses };
-    stage.send(call).map_err(|_| Status::unavailable("the test is over"))?;
+    fake.send(call).map_err(|_| Status::unavailable("the test is over"))?;
     Ok(Response::new(UnboundedReceiverStream::new(stream)))
 }
 
 /// Dispatches to the fake's services by path, on one connection.
 #[derive(Clone)]
 pub(crate) struct Services {
-    certificates: IstioCertificateServiceServer<Fake>,
-    discovery: AggregatedDiscoveryServiceServer<Fake>,
-    registration: RegistrationServer<Fake>,
+    certificates: IstioCertificateServiceServer<FakeServices>,
+    discovery: AggregatedDiscoveryServiceServer<FakeServices>,
+    registration: RegistrationServer<FakeServices>,
 }
 
 impl Service<http::Request<Body>> for Services {

@@ -177,17 +177,17 @@ impl Binder {
     }
 }
 
-/// Returns the address that peers connect to: the `advertise` option, else `place`. An unspecified IP is replaced by this
+/// Returns the address that peers connect to: the `advertise` option, else `address`. An unspecified IP is replaced by this
 /// machine's address.
-fn advertised(service: &ServicePort, place: SocketAddr) -> Result<SocketAddr, Error> {
+fn advertised(service: &ServicePort, address: SocketAddr) -> Result<SocketAddr, Error> {
     if let Some(advertise) = service.advertise {
         return Ok(advertise);
     }
-    if !place.ip().is_unspecified() {
-        return Ok(place);
+    if !address.ip().is_unspecified() {
+        return Ok(address);
     }
-    match primary_address(place.is_ipv6()) {
-        Some(ip) => Ok(SocketAddr::new(ip, place.port())),
+    match primary_address(address.is_ipv6()) {
+        Some(ip) => Ok(SocketAddr::new(ip, address.port())),
         None => Err(Error::Flag {
             flag: "--service",
             value: service.to_string(),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirected_service_is_called_where_its_application_is() {
+    fn a_redirected_service_is_advertised_at_its_applications_address() {
         let made = bootstrap(&["--transparent-inbound", "127.0.0.1:0", "--service", "cart:80=10.0.0.7:8080"])
             .unwrap();
         let port = &made.ports[0];
@@ -291,10 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn every_address_becomes_one_that_others_can_dial() {
+    fn an_unspecified_address_is_advertised_as_a_reachable_one() {
         let service =
             ServicePort::parse("cart=127.0.0.1:8080,listen=0.0.0.0:9080,advertise=10.1.1.1:80").unwrap();
-        let place = service.listen.unwrap();
-        assert_eq!(advertised(&service, place).unwrap().to_string(), "10.1.1.1:80");
+        let address = service.listen.unwrap();
+        assert_eq!(advertised(&service, address).unwrap().to_string(), "10.1.1.1:80");
     }
 }

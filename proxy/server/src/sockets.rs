@@ -230,11 +230,11 @@ mod tests {
         assert!(sockets.serves_all(&[address]));
         sockets.follow(&snapshot(&[&own_config]));
         assert!(!sockets.serves_all(&[address]));
-        assert!(std::net::TcpListener::bind(address).is_err(), "nobody else gets it meanwhile");
+        assert!(std::net::TcpListener::bind(address).is_err(), "no other program can bind it meanwhile");
     }
 
     #[test]
-    fn what_is_lent_to_nobody_can_be_closed() {
+    fn sockets_without_a_listener_can_be_closed() {
         let (lent, waiting) = (group("inbound|a"), group("inbound|b"));
         let (open, closed) = (lent.address(), waiting.address());
         let mut sockets = Sockets::new(vec![lent, waiting], &[], 1);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_is_bound_before_it_is_published_and_let_go_when_it_is_not() {
+    fn a_wanted_listener_is_bound_before_its_publication_and_closed_when_it_is_dropped() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut sockets = Sockets::new(Vec::new(), &[], 1);
         let taken = || std::net::TcpListener::bind(free).is_err();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_bound_is_said() {
+    fn listeners_that_cannot_be_bound_are_returned_with_reasons() {
         let occupied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let own = group("outbound");
         let (taken, ours) = (occupied.local_addr().unwrap(), own.address());
@@ -315,15 +315,15 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_nobody_announced_is_bound() {
+    fn a_published_listener_without_a_socket_is_bound() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut sockets = Sockets::new(Vec::new(), &[], 1);
         sockets.follow(&snapshot(&[&listener("theirs", free)]));
         assert!(sockets.serves_all(&[free]));
         let group = Arc::clone(&sockets.extra[0].group);
         sockets.follow(&Snapshot::default());
-        assert!(group.is_retired(), "its workers are told to close it");
+        assert!(group.is_retired(), "its workers close it");
         drop(group);
-        assert!(std::net::TcpListener::bind(free).is_ok(), "and let go when its listener goes");
+        assert!(std::net::TcpListener::bind(free).is_ok(), "closed with its listener");
     }
 }

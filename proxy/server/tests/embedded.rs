@@ -14,7 +14,7 @@ struct Command {
 }
 
 #[test]
-fn an_embedder_learns_the_addresses_and_ends_the_proxy() {
+fn an_embedding_program_receives_the_addresses_and_stops_the_proxy() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     std::fs::write(path("roots.pem"), include_str!("root.pem")).unwrap();

@@ -108,7 +108,7 @@ fn an_unusable_state_directory_is_named() {
 }
 
 #[test]
-fn an_environment_that_cannot_be_honoured_is_named() {
+fn an_invalid_environment_variable_is_named() {
     let place = Place::new();
     let output = place
         .command()

@@ -137,12 +137,11 @@ impl ChainMatcher {
         if self.server_names.is_empty() {
             return Some(0);
         }
-        let asked = facts.server_name?.to_ascii_lowercase();
+        let requested = facts.server_name?.to_ascii_lowercase();
         let specificity = |name: &Name| match name.strip_prefix('*') {
-            None => (**name == asked).then_some(u32::MAX),
-            Some(suffix) => {
-                (asked.len() > suffix.len() && asked.ends_with(suffix)).then_some(suffix.len() as u32 + 1)
-            }
+            None => (**name == requested).then_some(u32::MAX),
+            Some(suffix) => (requested.len() > suffix.len() && requested.ends_with(suffix))
+                .then_some(suffix.len() as u32 + 1),
         };
         self.server_names.iter().filter_map(specificity).max()
     }
@@ -159,8 +158,9 @@ impl ChainMatcher {
             return Some(0);
         }
         // The client's order decides: its first protocol that any chain names.
-        let place = |asked: &&[u8]| self.application_protocols.iter().any(|name| name.as_bytes() == *asked);
-        facts.application_protocols.iter().position(place).map(|at| u32::MAX - at as u32)
+        let matches_any =
+            |requested: &&[u8]| self.application_protocols.iter().any(|name| name.as_bytes() == *requested);
+        facts.application_protocols.iter().position(matches_any).map(|at| u32::MAX - at as u32)
     }
 }
 

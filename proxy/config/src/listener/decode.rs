@@ -162,7 +162,7 @@ struct Inspections {
 /// no effect.
 fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, Unusable> {
     use wire_listener::listener_filter::ConfigType;
-    let mut asked = Inspections::default();
+    let mut inspections = Inspections::default();
     each("listener_filters", wire, |filter| {
         let wire_listener::ListenerFilter { name, filter_disabled, config_type } = filter;
         unsupported("filter_disabled", filter_disabled.is_some())?;
@@ -175,8 +175,8 @@ fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, 
             None => name.as_str(),
         };
         match kind {
-            type_url::HTTP_INSPECTOR | extension::HTTP_INSPECTOR => asked.detects = true,
-            type_url::ORIGINAL_DST | extension::ORIGINAL_DST => asked.original_destination = true,
+            type_url::HTTP_INSPECTOR | extension::HTTP_INSPECTOR => inspections.detects = true,
+            type_url::ORIGINAL_DST | extension::ORIGINAL_DST => inspections.original_destination = true,
             // Its settings are about fingerprints and buffers.
             type_url::TLS_INSPECTOR | extension::TLS_INSPECTOR => {}
             _ => {
@@ -188,7 +188,7 @@ fn inspections(wire: Vec<wire_listener::ListenerFilter>) -> Result<Inspections, 
         }
         Ok(())
     })?;
-    Ok(asked)
+    Ok(inspections)
 }
 
 /// Returns the canonical destination in the metadata of a listener or chain.

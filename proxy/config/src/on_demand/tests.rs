@@ -72,7 +72,7 @@ fn unsubscribe(name: &str) -> SubscriptionChange {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_requests_for_one_name_ask_once_and_all_get_the_answer() {
+async fn concurrent_requests_for_one_name_share_a_subscription() {
     let mesh = mesh(Resolution::OnDemand);
     let serve = async {
         assert_eq!(mesh.feed.next().await, [subscribe("cart:80")]);
@@ -84,10 +84,10 @@ async fn many_requests_for_one_name_ask_once_and_all_get_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_exist_is_asked_for_once_and_given_up_when_nobody_uses_it() {
+async fn an_absent_name_is_subscribed_once_and_dropped_when_it_is_unused() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(1, "nope:80");
-    mesh.feed.mark_absent(["nope:80", "never-asked:80"]);
+    mesh.feed.mark_absent(["nope:80", "never-requested:80"]);
     for _ in 0..5 {
         assert!(matches!(mesh.subscribe("nope:80").await, Lookup::Absent));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -143,7 +143,7 @@ async fn a_name_that_was_in_use_stays_subscribed_while_it_is_gone_and_invented_h
 }
 
 #[tokio::test(start_paused = true)]
-async fn absent_names_are_bounded_and_a_client_with_many_gives_up_its_own() {
+async fn absent_names_are_bounded_and_those_of_the_client_with_most_are_evicted() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(2, "mistyped:80");
     mesh.feed.mark_absent(["mistyped:80"]);
@@ -167,16 +167,16 @@ async fn an_absent_name_whose_first_version_cannot_be_used_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_answered_at_once_until_it_is_mended() {
+async fn a_refused_destination_fails_requests_at_once_until_a_version_is_accepted() {
     let mesh = mesh(Resolution::OnDemand);
     let serve = async {
         mesh.feed.next().await;
-        mesh.feed.mark_refused(["bad:80", "never-asked:80"]);
+        mesh.feed.mark_refused(["bad:80", "never-requested:80"]);
     };
     let started = Instant::now();
     let (answer, ()) = tokio::join!(mesh.subscribe("bad:80"), serve);
     assert!(matches!(answer, Lookup::Refused));
-    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Refused), "and nobody is asked again");
+    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Refused), "without a new subscription");
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert_eq!(mesh.feed.wanted(), ["bad:80".into()]);
     mesh.publish("bad:80");
@@ -186,7 +186,7 @@ async fn what_is_refused_is_answered_at_once_until_it_is_mended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_longer_than_the_bound() {
+async fn no_request_waits_longer_than_the_limit() {
     let mesh = mesh(Resolution::OnDemand);
     let started = Instant::now();
     assert!(matches!(mesh.subscribe("slow:80").await, Lookup::Unknown));
@@ -196,7 +196,7 @@ async fn nobody_waits_longer_than_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_invented_hosts_keeps_no_real_name_from_being_found() {
+async fn a_flood_of_invented_hosts_does_not_displace_existing_names() {
     let mesh = mesh(Resolution::OnDemand);
     // Some are pending, some are known to be absent.
     for n in 0..50 {
@@ -221,7 +221,7 @@ async fn a_flood_of_invented_hosts_keeps_no_real_name_from_being_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_client_with_most_questions_gives_up_its_oldest() {
+async fn the_oldest_pending_name_of_the_client_with_most_is_evicted() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(2, "real:80");
     let pushed_out = mesh.subscribe("invented-0:80");
@@ -230,12 +230,12 @@ async fn the_client_with_most_questions_gives_up_its_oldest() {
     for n in 1..20 {
         mesh.begin(1, &format!("invented-{n}:80"));
     }
-    assert!(matches!(pushed_out.now_or_never(), Some(Lookup::Unknown)), "told at once");
+    assert!(matches!(pushed_out.now_or_never(), Some(Lookup::Unknown)), "at once");
     assert!(mesh.feed.wanted().contains(&"real:80".into()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_everything_that_is_asked_for_exists_one_more_is_refused_at_once() {
+async fn at_the_limit_of_existing_names_another_is_refused_at_once() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.feed.adopt(["a:1", "b:1", "c:1", "d:1", "e:1"].map(Name::from));
     let started = Instant::now();
@@ -244,7 +244,7 @@ async fn where_everything_that_is_asked_for_exists_one_more_is_refused_at_once()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_was_given_up_leaves_nothing_behind() {
+async fn a_dropped_name_leaves_no_state() {
     let mesh = mesh(Resolution::OnDemand);
     for round in 0..4 {
         for n in 0..3 {
@@ -258,7 +258,7 @@ async fn a_name_that_was_given_up_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_uses_is_given_up_and_what_is_used_or_bound_stays() {
+async fn unused_names_are_dropped_and_used_or_pinned_names_stay() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.feed.adopt(["idle:80".into(), "used:80".into()]);
     mesh.on_demand.pin("bound:80");
@@ -275,7 +275,7 @@ async fn what_nobody_uses_is_given_up_and_what_is_used_or_bound_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_wildcard_mode_short_names_are_completed_and_nobody_is_asked() {
+async fn in_wildcard_mode_short_names_are_completed_without_a_subscription() {
     let (namespace, cluster_domain) = (Arc::new(OnceLock::from(Name::from("shop"))), "cluster.local".into());
     let mesh = mesh(Resolution::Wildcard { namespace, cluster_domain });
     mesh.publish("cart.shop.svc.cluster.local:80");
@@ -287,7 +287,7 @@ async fn in_wildcard_mode_short_names_are_completed_and_nobody_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bound_name_that_did_not_exist_is_still_never_given_up() {
+async fn a_pinned_name_that_does_not_exist_is_never_dropped() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.on_demand.pin("bound:80");
     mesh.feed.mark_absent(["bound:80"]);

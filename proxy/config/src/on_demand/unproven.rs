@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_with_most_gives_up_its_oldest_and_among_equals_the_oldest_goes() {
+    fn the_oldest_name_of_the_client_with_most_is_evicted_and_among_equals_the_oldest_of_all() {
         let mut unproven = Unproven::default();
         unproven.insert(&peer(1), "a".into());
         for name in ["b", "c", "d"] {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_leaves_once() {
+    fn a_name_is_removed_once() {
         let mut unproven = Unproven::default();
         let (a, b) = (unproven.insert(&peer(1), "a".into()), unproven.insert(&peer(1), "b".into()));
         unproven.remove(&a);

@@ -211,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_path_takes_what_it_says() {
+    fn each_kind_of_path_matches_as_specified() {
         let regex = matcher::RegexMatcher { regex: "/a+".into(), ..Default::default() };
-        for (specifier, asked, expected) in [
+        for (specifier, requested, expected) in [
             (PathSpecifier::Path("/a".into()), "/a?b", true),
             (PathSpecifier::Path("/a".into()), "/a/", false),
             (PathSpecifier::Prefix("/a".into()), "/ab", true),
@@ -224,7 +224,7 @@ mod tests {
             (PathSpecifier::SafeRegex(regex), "/aab", false),
             (PathSpecifier::Path("/A".into()), "/a", false),
         ] {
-            assert_eq!(takes(path(specifier.clone()), asked), expected, "{specifier:?} {asked}");
+            assert_eq!(takes(path(specifier.clone()), requested), expected, "{specifier:?} {requested}");
         }
         let mut any_case = path(PathSpecifier::Prefix("/A".into()));
         any_case.case_sensitive = Some(protobuf::BoolValue { value: false });
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_about_the_server_goes_where_every_path_goes() {
+    fn an_asterisk_form_request_matches_like_the_root_prefix() {
         for (specifier, expected) in [
             (PathSpecifier::Prefix("/".into()), true),
             (PathSpecifier::Prefix(String::new()), true),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_requests_and_only_grpc_can_be_taken() {
+    fn a_fraction_of_requests_or_only_grpc_can_be_matched() {
         use outrigger_proto::xds::{core, types};
         let share = |numerator| route::RouteMatch {
             runtime_fraction: Some(core::RuntimeFractionalPercent {

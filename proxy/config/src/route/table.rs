@@ -244,7 +244,7 @@ impl VirtualHost {
 impl Domains {
     fn add(&mut self, domain: &str, host: usize) -> Result<(), Unusable> {
         let domain = domain.to_ascii_lowercase();
-        let twice = || Unusable::new("", format_args!("{domain:?} is also a domain of another place"));
+        let twice = || Unusable::new("", format_args!("{domain:?} is also a domain of another virtual host"));
         let wildcards = domain.bytes().filter(|b| *b == b'*').count();
         let list = match (wildcards, domain.strip_prefix('*'), domain.strip_suffix('*')) {
             (1, Some(""), _) => {

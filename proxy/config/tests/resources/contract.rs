@@ -90,7 +90,7 @@ fn http_1_0_is_served_as_the_listener_says() {
 }
 
 #[test]
-fn an_endpoint_that_claims_an_identity_its_cluster_may_not_have_lets_nobody_in() {
+fn an_endpoint_with_an_identity_that_its_cluster_does_not_allow_accepts_no_peer() {
     let mut builder = cart();
     let mut cluster = cart_cluster();
     let other = upstream_tls(&["spiffe://cluster.local/ns/shop/sa/other"]);
@@ -151,7 +151,7 @@ fn a_destination_of_unknown_protocol_is_detected() {
 }
 
 #[test]
-fn redirected_connections_are_told_apart_by_port() {
+fn redirected_connections_are_distinguished_by_port() {
     let mut builder = Mesh::default();
     accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     let mut wire = inbound();
@@ -172,7 +172,7 @@ fn redirected_connections_are_told_apart_by_port() {
 }
 
 #[test]
-fn the_filter_that_asks_for_the_original_destination_gets_it() {
+fn the_original_destination_filter_enables_its_use() {
     let mut builder = Mesh::default();
     accept(&mut builder, "inbound|127.0.0.1:8080", "1", cluster_body(app_cluster()));
     let mut wire = inbound();

@@ -11,7 +11,7 @@ use outrigger_proto::xds::{cluster, listener, type_url};
 use crate::fixture::*;
 
 #[test]
-fn what_names_something_that_is_not_there_is_published_all_the_same() {
+fn a_resource_with_a_missing_reference_is_published() {
     let mut builder = Mesh::default();
     accept(&mut builder, "cart:80", "1", listener_body(destination("cart:80")));
     accept(&mut builder, CART, "1", table_body(table(CART, "nowhere")));
@@ -20,7 +20,7 @@ fn what_names_something_that_is_not_there_is_published_all_the_same() {
 }
 
 #[test]
-fn what_did_not_change_is_shared_with_the_snapshot_before() {
+fn unchanged_parts_are_shared_with_the_previous_snapshot() {
     let mut builder = cart();
     let before = build(&mut builder);
     accept(&mut builder, "other:80", "1", listener_body(destination("other:80")));

@@ -302,7 +302,7 @@ pub enum ChannelError {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::testing::{Ca, Proof, credential, relay, stage};
+    use crate::testing::{Ca, Proof, credential, fake_control_plane, relay};
     use outrigger_proto::istio_auth::IstioCertificateRequest;
     use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertificateServiceClient;
     use tokio::net::TcpListener;
@@ -320,17 +320,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_control_plane_under_other_roots_is_refused() {
         let (ca, other) = (Arc::new(Ca::new()), Ca::new());
-        let stage = stage(&ca, Clock::paused());
+        let fake = fake_control_plane(&ca, Clock::paused());
         std::fs::copy(other.roots_file(), ca.roots_file()).unwrap();
-        let refusal = call(&stage.control_plane.anonymous()).await.unwrap_err();
+        let refusal = call(&fake.control_plane.anonymous()).await.unwrap_err();
         assert!(refusal.contains("certificate"), "{refusal}");
-        assert_eq!(stage.issuance.lock().unwrap().refused, 0, "nothing was said to it");
+        assert_eq!(fake.issuance.lock().unwrap().refused, 0, "nothing was said to it");
     }
 
     #[tokio::test]
     async fn a_broken_connection_heals_and_shows_the_certificate_of_the_moment() {
         let ca = Arc::new(Ca::new());
-        let stage = stage(&ca, Clock::default());
+        let fake = fake_control_plane(&ca, Clock::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let identity = SpiffeId::parse(crate::testing::CONTROL_PLANE).unwrap();
@@ -339,18 +339,18 @@ mod tests {
         let (sender, credentials) = watch::channel(Some(credential(&ca, CART)));
         let channel = there.channel(credentials);
 
-        let relayed = relay(listener, &stage.control_plane);
+        let relayed = relay(listener, &fake.control_plane);
         call(&channel).await.unwrap();
         relayed.abort();
         assert!(relayed.await.is_err());
         sender.send_replace(Some(credential(&ca, STOCK)));
         assert!(call(&channel).await.is_err(), "nobody listens");
         let listener = TcpListener::bind(address).await.unwrap();
-        let _relayed = relay(listener, &stage.control_plane);
+        let _relayed = relay(listener, &fake.control_plane);
         call(&channel).await.unwrap();
 
         let shown = |uri| Proof::Certificate(SpiffeId::parse(uri).unwrap());
-        assert_eq!(stage.issuance.lock().unwrap().issued, [shown(CART), shown(STOCK)]);
+        assert_eq!(fake.issuance.lock().unwrap().issued, [shown(CART), shown(STOCK)]);
     }
 
     #[tokio::test]

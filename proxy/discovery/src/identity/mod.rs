@@ -88,7 +88,7 @@ impl Identity {
                 Ok(certificate) => {
                     let now = self.clock.now();
                     self.renewal =
-                        now + share_of(certificate.not_after.duration_since(now).unwrap_or_default());
+                        now + renewal_delay(certificate.not_after.duration_since(now).unwrap_or_default());
                     tracing::info!(identity = %certificate.identity, serial = certificate.serial, "certificate issued");
                     status.certificate_issued();
                     let credential = Credential { certificate, key: Arc::clone(&self.key) };
@@ -199,14 +199,14 @@ fn read_token(file: Option<&Path>) -> Result<String, IdentityError> {
 }
 
 /// Returns 2/3 of a lifetime, plus or minus 5 %, so that certificates issued together are not renewed together.
-fn share_of(life: Duration) -> Duration {
-    life.mul_f64(2.0 / 3.0 * (0.95 + fastrand::f64() / 10.0))
+fn renewal_delay(lifetime: Duration) -> Duration {
+    lifetime.mul_f64(2.0 / 3.0 * (0.95 + fastrand::f64() / 10.0))
 }
 
 /// Returns when to renew a restored certificate: after 2/3 of its lifetime, which may be in the past.
 fn restored_renewal(certificate: &Certificate, now: SystemTime) -> SystemTime {
-    let life = certificate.not_after.duration_since(certificate.not_before).unwrap_or_default();
-    (certificate.not_before + share_of(life)).max(now)
+    let lifetime = certificate.not_after.duration_since(certificate.not_before).unwrap_or_default();
+    (certificate.not_before + renewal_delay(lifetime)).max(now)
 }
 
 /// Why there is no identity or no new certificate. The text names the file or quotes the issuer, and contains no secret.
@@ -238,34 +238,34 @@ impl From<CertificateError> for IdentityError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Ca, Issuance, Proof, Stage, stage};
+    use crate::testing::{Ca, FakeControlPlane, Issuance, Proof, fake_control_plane};
     use tokio::time::Instant;
 
     struct Fixture {
         ca: Arc<Ca>,
         clock: Clock,
-        stage: Stage,
+        fake: FakeControlPlane,
         token_file: PathBuf,
     }
 
     fn fixture() -> Fixture {
         let ca = Arc::new(Ca::new());
         let clock = Clock::paused();
-        let stage = stage(&ca, clock);
+        let fake = fake_control_plane(&ca, clock);
         let token_file = ca.dir().join("token");
         std::fs::write(&token_file, "good\n").unwrap();
-        Fixture { ca, clock, stage, token_file }
+        Fixture { ca, clock, fake, token_file }
     }
 
     impl Fixture {
         fn open(&self) -> Result<Identity, IdentityError> {
             let dir = StateDir::open(&self.ca.dir().join("state")).unwrap();
             let token = Some(self.token_file.clone());
-            Identity::open(dir, token, self.stage.control_plane.clone(), self.clock)
+            Identity::open(dir, token, self.fake.control_plane.clone(), self.clock)
         }
 
         fn issuance<T>(&self, change: impl FnOnce(&mut Issuance) -> T) -> T {
-            change(&mut self.stage.issuance.lock().unwrap())
+            change(&mut self.fake.issuance.lock().unwrap())
         }
     }
 
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_token_buys_the_first_certificate_and_certificates_the_next() {
+    async fn the_token_gets_the_first_certificate_and_each_certificate_the_next() {
         let fixture = fixture();
         let (mut credentials, _task) = start(fixture.open().unwrap());
         credentials.changed().await.unwrap();
@@ -342,7 +342,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_restart_reads_key_and_certificate_back() {
         let fixture = fixture();
-        fixture.issuance(|i| i.life = Duration::from_secs(3600));
+        fixture.issuance(|i| i.lifetime = Duration::from_secs(3600));
         let (mut credentials, task) = start(fixture.open().unwrap());
         credentials.changed().await.unwrap();
         task.abort();

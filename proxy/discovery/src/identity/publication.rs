@@ -101,13 +101,13 @@ impl Publication {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::testing::{Ca, credential, stage};
+    use crate::testing::{Ca, credential, fake_control_plane};
     use tokio::sync::watch;
 
     #[tokio::test(start_paused = true)]
     async fn certificate_and_roots_are_published_as_one_and_roots_rotate() {
         let (ca, other) = (Arc::new(Ca::new()), Ca::new());
-        let control_plane = stage(&ca, Clock::paused()).control_plane;
+        let control_plane = fake_control_plane(&ca, Clock::paused()).control_plane;
         let store = SecretStore::new();
         let domain = TrustDomain::parse("cluster.local").unwrap();
         let publication =

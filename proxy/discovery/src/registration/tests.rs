@@ -2,30 +2,30 @@
 
 use super::*;
 use crate::clock::Clock;
-use crate::testing::{Ca, RegistrationCall, Stage, port, stage};
+use crate::testing::{Ca, FakeControlPlane, RegistrationCall, fake_control_plane, port};
 use outrigger_proto::registration::{Accepted, Drained, RegisterResponse};
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
-fn start(ports: &[WorkloadPort]) -> (Stage, RegistrationHandle, StatusBoard) {
-    let (stage, handle, status, channels) = start_renewable(ports);
+fn start(ports: &[WorkloadPort]) -> (FakeControlPlane, RegistrationHandle, StatusBoard) {
+    let (fake, handle, status, channels) = start_renewable(ports);
     // Lives as long as the runtime: nothing is renewed.
     tokio::spawn(async move { channels.closed().await });
-    (stage, handle, status)
+    (fake, handle, status)
 }
 
 fn start_renewable(
     ports: &[WorkloadPort],
-) -> (Stage, RegistrationHandle, StatusBoard, watch::Sender<Option<Channel>>) {
+) -> (FakeControlPlane, RegistrationHandle, StatusBoard, watch::Sender<Option<Channel>>) {
     let ca = Arc::new(Ca::new());
-    let stage = stage(&ca, Clock::paused());
+    let fake = fake_control_plane(&ca, Clock::paused());
     let status = StatusBoard::default();
     let (task, handle) = Registration::new("cart-1", ports, &BTreeMap::new(), status.clone());
     let credential = crate::testing::credential(&ca, CART);
     let credentials = watch::channel(Some(credential)).1;
-    let channels = watch::Sender::new(Some(stage.control_plane.channel(credentials)));
+    let channels = watch::Sender::new(Some(fake.control_plane.channel(credentials)));
     tokio::spawn(task.maintain(channels.subscribe()));
-    (stage, handle, status, channels)
+    (fake, handle, status, channels)
 }
 
 fn answer(call: &RegistrationCall, outcome: Outcome) {
@@ -42,9 +42,9 @@ async fn next_request(call: &mut RegistrationCall) -> RegisterRequest {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
-    let (mut stage, handle, status) = start(&[port()]);
-    let mut call = stage.registrations.recv().await.unwrap();
+async fn a_workload_registers_and_sends_heartbeats_at_a_third_of_its_lease() {
+    let (mut fake, handle, status) = start(&[port()]);
+    let mut call = fake.registrations.recv().await.unwrap();
     assert_eq!(call.caller.as_ref().unwrap().service_account(), "cart");
     let first = next_request(&mut call).await;
     assert_eq!(first.health(), wire::Health::NotReady);
@@ -52,20 +52,20 @@ async fn a_workload_registers_and_beats_at_a_third_of_its_lease() {
     answer(&call, accepted(3));
     handle.ready(true);
     assert_eq!(next_request(&mut call).await.health(), wire::Health::Ready);
-    let asked = Instant::now();
+    let start = Instant::now();
     let beat = next_request(&mut call).await;
-    assert_eq!((beat.workload, asked.elapsed().as_millis() / 100), (None, 10));
+    assert_eq!((beat.workload, start.elapsed().as_millis() / 100), (None, 10));
     assert!(status.read().registration.registered_since.is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
-    let (mut stage, handle, _) = start(&[port()]);
+    let (mut fake, handle, _) = start(&[port()]);
     handle.ready(true);
-    let call = stage.registrations.recv().await.unwrap();
+    let call = fake.registrations.recv().await.unwrap();
     call.responses.send(Err(Status::unavailable("restart"))).unwrap();
     let broken = Instant::now();
-    let mut call = stage.registrations.recv().await.unwrap();
+    let mut call = fake.registrations.recv().await.unwrap();
     assert!(broken.elapsed() <= Duration::from_millis(500));
     let again = next_request(&mut call).await;
     assert!(again.workload.is_some());
@@ -74,9 +74,9 @@ async fn a_broken_stream_is_opened_again_with_the_whole_workload() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
-    let (mut stage, handle, status, channels) = start_renewable(&[port()]);
+    let (mut fake, handle, status, channels) = start_renewable(&[port()]);
     handle.ready(true);
-    let mut old = stage.registrations.recv().await.unwrap();
+    let mut old = fake.registrations.recv().await.unwrap();
     assert!(next_request(&mut old).await.workload.is_some());
     answer(&old, accepted(30));
     while status.read().registration.registered_since.is_none() {
@@ -85,7 +85,7 @@ async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
     let renewed = Instant::now();
     let another = channels.borrow().clone();
     channels.send_replace(another);
-    let mut new = stage.registrations.recv().await.unwrap();
+    let mut new = fake.registrations.recv().await.unwrap();
     let again = next_request(&mut new).await;
     assert!(again.workload.is_some() && again.health() == wire::Health::Ready);
     let ended = old.requests.message();
@@ -100,8 +100,8 @@ async fn after_a_renewal_the_new_stream_speaks_before_the_old_one_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_port_is_named_and_offered_again() {
-    let (mut stage, _handle, status) = start(&[port()]);
-    let mut call = stage.registrations.recv().await.unwrap();
+    let (mut fake, _handle, status) = start(&[port()]);
+    let mut call = fake.registrations.recv().await.unwrap();
     next_request(&mut call).await;
     let port = wire::RefusedPort { port: 0, reason: "no Service cart".into() };
     answer(&call, Outcome::Refused(wire::Refused { ports: vec![port] }));
@@ -114,8 +114,8 @@ async fn a_refused_port_is_named_and_offered_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_until_the_control_plane_confirms() {
-    let (mut stage, handle, status) = start(&[port()]);
-    let mut call = stage.registrations.recv().await.unwrap();
+    let (mut fake, handle, status) = start(&[port()]);
+    let mut call = fake.registrations.recv().await.unwrap();
     next_request(&mut call).await;
     answer(&call, accepted(30));
     let drained = tokio::spawn(async move { handle.drain().await });
@@ -127,8 +127,8 @@ async fn a_drain_waits_until_the_control_plane_confirms() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
-    let (mut stage, handle, _) = start(&[port()]);
-    let mut call = stage.registrations.recv().await.unwrap();
+    let (mut fake, handle, _) = start(&[port()]);
+    let mut call = fake.registrations.recv().await.unwrap();
     next_request(&mut call).await;
     answer(&call, accepted(3));
     let (left, ()) = tokio::join!(handle.drain(), async {
@@ -137,60 +137,60 @@ async fn a_drained_workload_stays_known_as_draining_until_the_proxy_ends() {
     });
     assert_eq!(left, Deregistration::Confirmed);
     for _ in 0..3 {
-        let asked = Instant::now();
+        let start = Instant::now();
         assert!(next_request(&mut call).await.drain);
-        assert_eq!(asked.elapsed().as_millis() / 100, 10);
+        assert_eq!(start.elapsed().as_millis() / 100, 10);
         answer(&call, Outcome::Drained(Drained {}));
     }
     drop(call);
-    let mut call = stage.registrations.recv().await.unwrap();
+    let mut call = fake.registrations.recv().await.unwrap();
     let again = next_request(&mut call).await;
     assert!(again.drain && again.workload.is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_does_not_wait_for_a_control_plane_that_is_not_in_reach() {
-    let (mut stage, handle, status) = start(&[port()]);
-    let call = stage.registrations.recv().await.unwrap();
+async fn a_drain_does_not_wait_for_an_unreachable_control_plane() {
+    let (mut fake, handle, status) = start(&[port()]);
+    let call = fake.registrations.recv().await.unwrap();
     // With the other end dropped, every further call fails.
-    drop((stage, call));
+    drop((fake, call));
     while status.read().registration.failures < 2 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let asked = Instant::now();
-    assert_eq!((handle.drain().await, asked.elapsed()), (Deregistration::Unconfirmed, Duration::ZERO));
+    let start = Instant::now();
+    assert_eq!((handle.drain().await, start.elapsed()), (Deregistration::Unconfirmed, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_without_a_certificate_has_nobody_to_tell() {
+async fn a_drain_without_a_certificate_ends_at_once() {
     let (_task, handle) = Registration::new("cart-1", &[port()], &BTreeMap::new(), StatusBoard::default());
-    let asked = Instant::now();
-    assert_eq!((handle.drain().await, asked.elapsed()), (Deregistration::Unconfirmed, Duration::ZERO));
+    let start = Instant::now();
+    assert_eq!((handle.drain().await, start.elapsed()), (Deregistration::Unconfirmed, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_gives_up_on_a_silent_control_plane() {
-    let (mut stage, handle, _) = start(&[port()]);
-    let _call = stage.registrations.recv().await.unwrap();
-    let asked = Instant::now();
+    let (mut fake, handle, _) = start(&[port()]);
+    let _call = fake.registrations.recv().await.unwrap();
+    let start = Instant::now();
     assert_eq!(handle.drain().await, Deregistration::Unconfirmed);
-    assert_eq!(asked.elapsed().as_millis() / 10, DRAIN.as_millis() / 10);
+    assert_eq!(start.elapsed().as_millis() / 10, DRAIN.as_millis() / 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_goes_on_across_a_reconnect() {
-    let (mut stage, handle, _) = start(&[port()]);
-    let call = stage.registrations.recv().await.unwrap();
+    let (mut fake, handle, _) = start(&[port()]);
+    let call = fake.registrations.recv().await.unwrap();
     let drained = tokio::spawn(async move { handle.drain().await });
     drop(call);
-    let mut call = stage.registrations.recv().await.unwrap();
+    let mut call = fake.registrations.recv().await.unwrap();
     assert!(next_request(&mut call).await.drain);
     answer(&call, Outcome::Drained(Drained {}));
     assert_eq!(drained.await.unwrap(), Deregistration::Confirmed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workload_without_ports_has_nothing_to_leave() {
+async fn a_workload_without_ports_needs_no_drain() {
     let (_stage, handle, _) = start(&[]);
     assert_eq!(handle.drain().await, Deregistration::Confirmed);
 }

@@ -61,9 +61,9 @@ impl Ca {
     }
 
     /// Issues a chain as our control plane does: valid from five minutes before `now`.
-    pub(crate) fn issue_at(&self, request: &str, uri: &str, now: SystemTime, life: Duration) -> String {
+    pub(crate) fn issue_at(&self, request: &str, uri: &str, now: SystemTime, lifetime: Duration) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
-        request.params = leaf(uri, now, life);
+        request.params = leaf(uri, now, lifetime);
         request.signed_by(&self.issuer).unwrap().pem() + &self.pem
     }
 
@@ -103,11 +103,11 @@ pub(crate) fn credential(ca: &Ca, uri: &str) -> Arc<Credential> {
     Arc::new(Credential { certificate, key: Arc::new(key) })
 }
 
-fn leaf(uri: &str, now: SystemTime, life: Duration) -> CertificateParams {
+fn leaf(uri: &str, now: SystemTime, lifetime: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     params.not_before = (now - Duration::from_secs(300)).into();
-    params.not_after = (now + life).into();
+    params.not_after = (now + lifetime).into();
     params
 }
 

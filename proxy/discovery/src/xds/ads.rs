@@ -121,26 +121,26 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::testing::{Ca, credential, stage};
+    use crate::testing::{Ca, credential, fake_control_plane};
 
     const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
     #[tokio::test(start_paused = true)]
     async fn a_renewed_certificate_gets_a_stream_of_its_own_at_once_and_the_old_one_ends() {
         let ca = Arc::new(Ca::new());
-        let mut stage = stage(&ca, Clock::paused());
+        let mut fake = fake_control_plane(&ca, Clock::paused());
         let (renewals, credentials) = watch::channel(Some(credential(&ca, CART)));
         let (sender, mut events) = mpsc::channel(1);
         let (connected, channels) = watch::channel(None);
-        tokio::spawn(stage.control_plane.clone().follow(credentials, connected));
+        tokio::spawn(fake.control_plane.clone().follow(credentials, connected));
         tokio::spawn(maintain(channels, sender));
         assert!(matches!(events.recv().await, Some(Event::Opening(_))));
-        let mut old = stage.ads.recv().await.unwrap();
+        let mut old = fake.ads.recv().await.unwrap();
         assert!(matches!(events.recv().await, Some(Event::Established)));
         let renewed = Instant::now();
         renewals.send_replace(Some(credential(&ca, CART)));
         let _new_requests = events.recv().await.filter(|event| matches!(event, Event::Opening(_))).unwrap();
-        let _new = stage.ads.recv().await.unwrap();
+        let _new = fake.ads.recv().await.unwrap();
         assert!(matches!(events.recv().await, Some(Event::Established)), "without a Closed");
         assert!(!matches!(old.requests.message().await, Ok(Some(_))));
         assert!(renewed.elapsed() < Duration::from_millis(100), "without a backoff");

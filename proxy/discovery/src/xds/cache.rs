@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_workload_saved_is_left_aside() {
+    fn a_file_of_another_workload_is_not_used() {
         let saved = to_bytes(&resources(), &owner());
         for (identity, mode, usable) in [
             (Some(identity("cart")), "on-demand", true),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_comes_back_as_it_was() {
+    fn saved_resources_are_restored_unchanged() {
         let saved = resources();
         let mut again = Vec::new();
         for message in responses(&to_bytes(&saved, &owner()), &owner()).unwrap() {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_or_foreign_file_is_left_aside() {
+    fn a_corrupt_or_foreign_file_is_not_used() {
         let bytes = to_bytes(&resources(), &owner());
         for end in 0..bytes.len() {
             assert!(responses(&bytes[..end], &owner()).is_err(), "cut at {end}");

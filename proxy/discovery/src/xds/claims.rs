@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_was_there_first_has_the_address() {
+    fn the_older_listener_keeps_the_address() {
         assert_eq!(refused(&[("c", "127.0.0.1:1")], &[]), ["c"]);
         assert_eq!(refused(&[("c", "127.0.0.1:1"), ("a", "127.0.0.1:1")], &[]), ["c"], "sent again");
         assert_eq!(refused(&[("c", "127.0.0.1:3"), ("d", "127.0.0.1:3")], &[]), ["d"]);

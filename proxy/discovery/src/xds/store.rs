@@ -287,7 +287,12 @@ mod tests {
         Store { mode: Mode::Wildcard, builder: Builder::default(), accepted, warming, compile: Compiled::new }
     }
 
-    fn say(store: &mut Store, kind: Kind, changed: &[(&str, protobuf::Any)], removed: &[&str]) -> Applied {
+    fn respond(
+        store: &mut Store,
+        kind: Kind,
+        changed: &[(&str, protobuf::Any)],
+        removed: &[&str],
+    ) -> Applied {
         let changed = changed.iter().map(|(name, body)| Raw {
             name: (*name).into(),
             aliases: vec![],
@@ -303,15 +308,15 @@ mod tests {
 
     fn serving() -> Store {
         let mut store = store();
-        say(&mut store, Kind::Cluster, &[("cart", xds::cluster("cart"))], &[]);
-        say(&mut store, Kind::Endpoints, &[("cart", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
-        say(&mut store, Kind::Listener, &[("cart:80", xds::destination("cart:80", "cart"))], &[]);
-        say(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart"]))], &[]);
+        respond(&mut store, Kind::Cluster, &[("cart", xds::cluster("cart"))], &[]);
+        respond(&mut store, Kind::Endpoints, &[("cart", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+        respond(&mut store, Kind::Listener, &[("cart:80", xds::destination("cart:80", "cart"))], &[]);
+        respond(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart"]))], &[]);
         store
     }
 
     #[tokio::test]
-    async fn a_bug_in_a_piece_of_work_comes_back_as_its_text_and_the_next_piece_is_done() {
+    async fn a_panic_is_returned_as_text_and_the_next_operation_runs() {
         let shared = SharedStore(Arc::new(Mutex::new(store())));
         let failed = shared.with(|_| -> u32 { panic!("out of cheese") }).await;
         assert!(failed.unwrap_err().contains("out of cheese"));
@@ -340,24 +345,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_routes_of_a_listener_and_the_endpoints_of_a_cluster_cannot_be_taken_away() {
+    async fn the_routes_of_a_listener_and_the_endpoints_of_a_cluster_cannot_be_removed() {
         let mut store = serving();
         for kind in [Kind::Route, Kind::Endpoints] {
-            let applied = say(&mut store, kind, &[], &["cart"]);
+            let applied = respond(&mut store, kind, &[], &["cart"]);
             assert!(applied.step.snapshot.is_none() && applied.refused.is_empty());
             assert!(store.accepted().contains(kind, "cart") && store.published().contains(kind, "cart"));
         }
-        say(&mut store, Kind::Listener, &[], &["cart:80"]);
-        let applied = say(&mut store, Kind::Route, &[], &["cart"]);
+        respond(&mut store, Kind::Listener, &[], &["cart:80"]);
+        let applied = respond(&mut store, Kind::Route, &[], &["cart"]);
         assert!(!store.accepted().contains(Kind::Route, "cart"), "{applied:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn new_content_under_an_old_version_is_published() {
         let mut store = serving();
-        let same = say(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart"]))], &[]);
+        let same = respond(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart"]))], &[]);
         assert!(same.step.snapshot.is_none());
-        let changed = say(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart", "cart"]))], &[]);
+        let changed =
+            respond(&mut store, Kind::Route, &[("cart", xds::route("cart", &["cart", "cart"]))], &[]);
         assert!(changed.step.snapshot.is_some());
     }
 }

@@ -80,8 +80,8 @@ fn both<'a>(
 /// Adds the references of a resource. In wildcard mode the server sends clusters without a subscription by name.
 fn add(mode: Mode, wanted: &mut PerKind<BTreeSet<String>>, resource: &Compiled) {
     for (kind, name) in resource.references() {
-        let asked = kind != Kind::Cluster || mode == Mode::OnDemand;
-        if asked && !wanted[kind].contains(&**name) {
+        let by_name = kind != Kind::Cluster || mode == Mode::OnDemand;
+        if by_name && !wanted[kind].contains(&**name) {
             wanted[kind].insert(name.to_string());
         }
     }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_demand_leads_to_all_that_it_needs() {
+    fn a_requested_destination_leads_to_everything_it_refers_to() {
         let none = Resources::default();
         let wanted = wanted(Mode::OnDemand, &destinations(["cart:80"]), &shop(), &none);
         assert_eq!(names(&wanted[Kind::Listener]), ["*", "cart:80"]);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_leads_to_is_not_wanted() {
+    fn unreferenced_resources_are_not_wanted() {
         let wanted = wanted(Mode::OnDemand, &destinations([]), &shop(), &Resources::default());
         assert_eq!(names(&wanted[Kind::Listener]), ["*"]);
         assert!(wanted[Kind::Route].is_empty() && wanted[Kind::Endpoints].is_empty());

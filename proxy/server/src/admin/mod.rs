@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_post_changes_what_it_is_for() {
+    async fn a_post_changes_its_setting() {
         let post =
             "POST /log-level HTTP/1.1\r\nhost: {host}\r\ncontent-length: 5\r\nconnection: close\r\n\r\ndebug";
         assert!(ask(post).await.ends_with("set\n"));
     }
 
     #[tokio::test]
-    async fn a_web_page_cannot_ask() {
+    async fn requests_from_web_pages_are_refused() {
         let rebound = get("/ready").replace("{host}", "evil.example");
         assert!(ask(&rebound).await.starts_with("HTTP/1.1 403 "));
         let foreign = get("/ready").replace("connection:", "origin: https://evil.example\r\nconnection:");
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_says_nothing_is_let_go() {
+    async fn a_silent_client_is_disconnected() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let server = tokio::spawn(serve(listener, pages()));

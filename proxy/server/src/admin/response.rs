@@ -68,18 +68,18 @@ mod tests {
 
     #[test]
     fn only_addresses_and_localhost_are_local() {
-        let asked = |host: &str| {
+        let is_local = |host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, host.parse().unwrap());
             is_local_request(&headers)
         };
         for host in ["127.0.0.1:15000", "[::1]:15000", "localhost", "localhost:15000", "127.0.0.1"] {
-            assert!(asked(host), "{host}");
+            assert!(is_local(host), "{host}");
         }
         for host in
             ["evil.example", "evil.example:15000", "localhost.evil.example", "127.0.0.1.evil.example:1"]
         {
-            assert!(!asked(host), "{host}");
+            assert!(!is_local(host), "{host}");
         }
     }
 }

@@ -177,7 +177,7 @@ pub enum AccessLog {
 
 impl Args {
     /// Returns the name of this instance. Defaults to the host name and the process ID.
-    pub fn instance_name(&self) -> String {
+    pub(crate) fn instance_name(&self) -> String {
         self.instance.clone().unwrap_or_else(|| {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             let host: String = host.trim().chars().filter(|&c| is_instance_char(c)).collect();

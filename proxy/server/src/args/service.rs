@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn options_may_not_be_said_twice_or_misspelt() {
+    fn repeated_or_unknown_options_are_refused() {
         for bad in [
             "cart=127.0.0.1:1,listen=127.0.0.1:2,listen=127.0.0.1:3",
             "cart=127.0.0.1:1,",

@@ -84,7 +84,7 @@ fn a_bad_value_is_refused_by_flag_and_value() {
 }
 
 #[test]
-fn a_service_needs_a_place_where_others_connect() {
+fn a_service_needs_an_inbound_address() {
     let args = parse(&["--service", "cart=127.0.0.1:8080"]).unwrap();
     let error = args.check().unwrap_err().to_string();
     assert!(error.starts_with("--service cart:80=127.0.0.1:8080: needs"), "{error}");

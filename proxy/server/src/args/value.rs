@@ -55,8 +55,8 @@ pub(super) fn parse_filter(filter: &str) -> Result<String, String> {
     log_filter::parse(filter).map(|_| filter.to_owned())
 }
 
-pub(super) fn parse_access_log(place: &str) -> Result<AccessLog, String> {
-    match place {
+pub(super) fn parse_access_log(destination: &str) -> Result<AccessLog, String> {
+    match destination {
         "" => Err("must be off, stdout or the path of a file".to_owned()),
         "off" => Ok(AccessLog::Off),
         "stdout" => Ok(AccessLog::Stdout),

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_given_back_when_most_have_gone_and_once() {
+    fn memory_is_returned_once_when_the_load_has_dropped() {
         let mut memory_trim = MemoryTrim::new(Registry::new());
         let looked = [10, 1000, 990, 600, 499, 400, 200, 150, 120, 10, 0];
         let gave_back = looked.map(|now| memory_trim.load_has_dropped(now));

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_news_that_somebody_hears_is_waited_for() {
+    fn propagation_is_awaited_only_if_peers_are_notified() {
         assert_eq!(propagation(Deregistration::Confirmed, true), PROPAGATION);
         assert_eq!(propagation(Deregistration::Unconfirmed, true), Duration::ZERO);
         assert_eq!(propagation(Deregistration::Confirmed, false), Duration::ZERO);
@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clients_are_told_a_second_before_the_end_or_a_sixth_of_a_short_time() {
+    async fn clients_are_notified_a_second_before_the_deadline_or_a_sixth_of_a_short_timeout() {
         assert_eq!(schedule(30, 5, 5).notice(), Duration::from_secs(1));
         assert_eq!(schedule(3, 5, 5).notice(), Duration::from_millis(500));
         assert!(schedule(u64::MAX, 5, 5).deadline() > Instant::now() + Duration::from_secs(1 << 30));
     }
 
     #[tokio::test]
-    async fn an_order_is_heard_and_a_giver_that_is_gone_gives_none() {
+    async fn a_shutdown_request_is_received_and_a_dropped_sender_makes_none() {
         let (drain, drained) = watch::channel(false);
         let (embedder, embedded) = watch::channel(false);
         let mut signals = ShutdownSignals::new(Some(embedded), drained).unwrap();

@@ -91,6 +91,6 @@ mod tests {
         assert!(handle.set("outrigger=shout").is_err() && handle.set("shout").is_err());
         assert_eq!(handle.directives(), "debug,h2=warn");
         drop(layer);
-        assert!(handle.set("info").is_err(), "nobody listens to this handle any more");
+        assert!(handle.set("info").is_err(), "the handle has no subscriber");
     }
 }

@@ -60,7 +60,7 @@ fn a_connection_starts_with_all_names_the_held_versions_and_the_node_once() {
     assert_eq!(routes.initial_resource_versions, HashMap::from([("cart".into(), "1".into())]));
     assert_eq!(routes.node, None);
     stream.disconnect();
-    assert!(stream.connect(|_| HashMap::new())[0].node.is_some(), "a new connection is told again");
+    assert!(stream.connect(|_| HashMap::new())[0].node.is_some(), "sent again on a new connection");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn duplicate_names_and_unknown_types_are_refused_as_a_whole() {
 }
 
 #[test]
-fn what_is_no_longer_wanted_is_left_out_but_acknowledged() {
+fn unsubscribed_resources_are_ignored_but_acknowledged() {
     let mut stream = connected(Kind::Cluster, names(["a"]));
     stream.want(Kind::Cluster, names([]));
     let mut late = response(Kind::Cluster, "1", vec![resource(Kind::Cluster, "a", "1")]);

@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::discovery::{Config, Discovery, Handle, StartError, Wiring};
 use crate::dns::Dns;
 use crate::registration::{Deregistration, WorkloadPort};
-use crate::testing::{AdsCall, Ca, Stage, port, stage, xds};
+use crate::testing::{AdsCall, Ca, FakeControlPlane, fake_control_plane, port, xds};
 
 /// A test that waits longer than this, on the paused clock, has failed.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -38,7 +38,7 @@ struct Proxy {
 struct World {
     ca: Arc<Ca>,
     clock: Clock,
-    stage: Stage,
+    fake: FakeControlPlane,
     ports: Vec<WorkloadPort>,
     binder: Binder,
     binds: BindRequests,
@@ -49,10 +49,10 @@ impl World {
         let ca = Arc::new(Ca::new());
         std::fs::write(ca.dir().join("token"), "good").unwrap();
         let clock = Clock::paused();
-        let stage = stage(&ca, clock);
-        stage.issuance.lock().unwrap().life = Duration::from_secs(3600);
+        let fake = fake_control_plane(&ca, clock);
+        fake.issuance.lock().unwrap().lifetime = Duration::from_secs(3600);
         let (binder, binds) = binder();
-        Self { ca, clock, stage, ports: Vec::new(), binder, binds }
+        Self { ca, clock, fake, ports: Vec::new(), binder, binds }
     }
 
     async fn proxy(&self) -> Proxy {
@@ -82,13 +82,13 @@ impl World {
             secrets: SecretStore::new(),
             dns: Dns::from_system().unwrap(),
         };
-        let control_plane = self.stage.control_plane.clone();
+        let control_plane = self.fake.control_plane.clone();
         let handle = Discovery::start_towards(control_plane, config, wiring, self.clock).await?;
         Ok(Proxy { handle, published, on_demand })
     }
 
     async fn stream(&mut self) -> Server {
-        let call = tokio::time::timeout(PATIENCE, self.stage.ads.recv()).await.expect("no stream");
+        let call = tokio::time::timeout(PATIENCE, self.fake.ads.recv()).await.expect("no stream");
         Server { call: call.unwrap(), nonce: 0 }
     }
 }
@@ -118,7 +118,7 @@ impl Server {
         }
     }
 
-    async fn heard_answer(&mut self) -> DeltaDiscoveryRequest {
+    async fn next_ack(&mut self) -> DeltaDiscoveryRequest {
         loop {
             let request = self.next_request().await;
             if request.response_nonce == self.nonce.to_string() {
@@ -146,7 +146,7 @@ impl Server {
         dropped
     }
 
-    fn say(&mut self, kind: Kind, resources: &[(&str, &str, Any)], removed: &[&str]) {
+    fn respond(&mut self, kind: Kind, resources: &[(&str, &str, Any)], removed: &[&str]) {
         self.nonce += 1;
         let resources = resources.iter().map(|(name, version, body)| Resource {
             name: (*name).into(),
@@ -166,21 +166,21 @@ impl Server {
 
     /// Sends the whole chain of a demand for `cart:80`.
     async fn serve_cart(&mut self) {
-        let asked = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
-        assert_eq!(self.next_subscription().await, asked(Kind::Listener, "cart:80"));
+        let subscribed = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
+        assert_eq!(self.next_subscription().await, subscribed(Kind::Listener, "cart:80"));
         self.push_cart().await;
     }
 
     /// The same for a demand that is subscribed already.
     async fn push_cart(&mut self) {
-        let asked = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
-        self.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
-        assert_eq!(self.next_subscription().await, asked(Kind::Route, "cart"));
-        self.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
-        assert_eq!(self.next_subscription().await, asked(Kind::Cluster, "cart"));
-        self.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
-        assert_eq!(self.next_subscription().await, asked(Kind::Endpoints, "cart"));
-        self.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+        let subscribed = |kind, name: &str| (kind, vec![name.to_owned()], vec![]);
+        self.respond(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+        assert_eq!(self.next_subscription().await, subscribed(Kind::Route, "cart"));
+        self.respond(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+        assert_eq!(self.next_subscription().await, subscribed(Kind::Cluster, "cart"));
+        self.respond(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+        assert_eq!(self.next_subscription().await, subscribed(Kind::Endpoints, "cart"));
+        self.respond(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
     }
 }
 

@@ -42,7 +42,7 @@ impl World {
 }
 
 #[test]
-fn a_destination_is_published_when_its_endpoints_have_come() {
+fn a_destination_is_published_when_its_endpoints_have_arrived() {
     let mut world =
         World { accepted: Resources::default(), warming: Warming::default(), now: Instant::now() };
     world.insert(Kind::Listener, "cart:80", xds::destination("cart:80", "cart"));
@@ -82,7 +82,7 @@ fn a_cluster_removed_meanwhile_stays_for_the_old_route() {
 }
 
 #[test]
-fn nothing_waits_for_longer_than_fifteen_seconds() {
+fn warming_takes_fifteen_seconds_at_most() {
     let mut world = World::serving();
     world.insert(Kind::Route, "cart", xds::route("cart", &["v2"]));
     world.advance();
@@ -96,7 +96,7 @@ fn nothing_waits_for_longer_than_fifteen_seconds() {
 }
 
 #[test]
-fn a_name_that_never_comes_delays_one_version_and_no_later_one() {
+fn a_missing_reference_delays_one_version_and_no_later_one() {
     let mut world = World::serving();
     world.insert(Kind::Route, "cart", xds::route("cart", &["v1", "typo"]));
     world.advance();
@@ -109,7 +109,7 @@ fn a_name_that_never_comes_delays_one_version_and_no_later_one() {
 }
 
 #[test]
-fn a_version_that_follows_another_that_waits_waits_for_its_own_names() {
+fn a_version_that_replaces_a_warming_one_waits_for_its_own_references() {
     let mut world = World::serving();
     world.insert(Kind::Route, "cart", xds::route("cart", &["v2"]));
     world.advance();
@@ -142,7 +142,7 @@ fn a_cluster_that_was_removed_stays_while_a_route_uses_it_at_most_fifteen_second
 }
 
 #[test]
-fn a_cluster_that_was_removed_goes_as_soon_as_its_route_lets_go_and_stays_if_it_comes_back() {
+fn a_removed_cluster_is_dropped_with_the_last_reference_and_stays_if_it_is_added_again() {
     let mut world = World::serving();
     world.accepted.remove(Kind::Cluster, "v1");
     world.advance();

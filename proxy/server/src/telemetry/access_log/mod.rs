@@ -39,11 +39,11 @@ pub(crate) type RecordSender = mpsc::Sender<Arc<RequestRecord>>;
 
 /// Opens the log and starts its thread. Returns None if the log is off.
 pub(crate) fn start(
-    place: &AccessLog,
+    destination: &AccessLog,
     format: LogFormat,
     losses: Arc<Losses>,
 ) -> Result<Option<(RecordSender, AccessLogThread)>, Error> {
-    let Some(output) = Output::open(place)? else { return Ok(None) };
+    let Some(output) = Output::open(destination)? else { return Ok(None) };
     let (sender, records) = mpsc::channel(QUEUE);
     let reopen = Arc::new(AtomicBool::new(false));
     let writer = Writer { records, output, format, losses, reopen: Arc::clone(&reopen) };
@@ -124,8 +124,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let losses = Arc::new(Losses::default());
-        let place = AccessLog::File(path.clone());
-        let (sender, log) = start(&place, LogFormat::Json, Arc::clone(&losses)).unwrap().unwrap();
+        let destination = AccessLog::File(path.clone());
+        let (sender, log) = start(&destination, LogFormat::Json, Arc::clone(&losses)).unwrap().unwrap();
         for _ in 0..100 {
             sender.try_send(Arc::new(record())).unwrap();
         }
@@ -138,11 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_file_is_left_and_a_new_one_begun() {
+    fn after_a_rename_lines_go_to_a_new_file() {
         let directory = tempfile::tempdir().unwrap();
         let (path, old) = (directory.path().join("access.log"), directory.path().join("access.log.1"));
-        let place = AccessLog::File(path.clone());
-        let (sender, log) = start(&place, LogFormat::Text, Arc::default()).unwrap().unwrap();
+        let destination = AccessLog::File(path.clone());
+        let (sender, log) = start(&destination, LogFormat::Text, Arc::default()).unwrap().unwrap();
         std::fs::rename(&path, &old).unwrap();
         log.reopen();
         sender.try_send(Arc::new(record())).unwrap();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_named() {
+    fn a_file_that_cannot_be_written_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing/access.log");
         let error = start(&AccessLog::File(path.clone()), LogFormat::Json, Arc::default()).unwrap_err();

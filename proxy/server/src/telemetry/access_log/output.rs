@@ -15,9 +15,9 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// Opens `place`. Returns None if the log is off.
-    pub(super) fn open(place: &AccessLog) -> Result<Option<Self>, Error> {
-        match place {
+    /// Opens `destination`. Returns None if the log is off.
+    pub(super) fn open(destination: &AccessLog) -> Result<Option<Self>, Error> {
+        match destination {
             AccessLog::Off => Ok(None),
             AccessLog::Stdout => Ok(Some(Self::Stdout)),
             AccessLog::File(path) => match append_to(path) {

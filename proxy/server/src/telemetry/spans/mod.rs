@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_collector_by_https_is_believed_by_the_roots_that_are_named_and_no_others() {
+    async fn an_https_collector_is_verified_by_the_configured_roots_only() {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn samplers_are_what_their_names_say() {
+    fn samplers_follow_their_names() {
         let read =
             |name: &str| read(&[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", "0.1")], None);
         for (name, millionths) in [("always_on", 1_000_000), ("always_off", 0), ("traceidratio", 100_000)] {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_without_a_scheme_is_secure_unless_it_is_said_not_to_be() {
+    fn an_endpoint_without_a_scheme_uses_tls_unless_insecure_is_set() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4317");
         let export = read(&[endpoint], None).unwrap().export.unwrap();
         assert_eq!((export.endpoint.as_str(), export.tls.is_some()), ("https://c:4317", true));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn who_serves_nothing_is_named_by_its_certificate_then_by_its_instance() {
+    fn a_workload_without_services_is_named_by_its_certificate_then_by_its_instance() {
         let variable = |name: &str| (name == ENDPOINTS[1]).then(|| "http://c:4317".to_owned());
         let export = Settings::read(variable, None, None, "shopper-1").unwrap().export.unwrap();
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/shopper").unwrap();

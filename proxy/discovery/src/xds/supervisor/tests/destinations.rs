@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_demand_is_answered_once_its_whole_chain_has_come() {
+async fn a_request_for_a_destination_completes_when_everything_it_refers_to_has_arrived() {
     let mut world = World::new();
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
@@ -22,15 +22,15 @@ async fn a_demand_is_answered_once_its_whole_chain_has_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_exist_is_answered_at_once_and_found_as_soon_as_the_server_pushes_it() {
+async fn an_absent_destination_fails_requests_at_once_and_is_found_when_the_server_pushes_it() {
     let (_world, proxy, mut server) = connected().await;
     let deny = async {
         assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
-        server.say(Kind::Listener, &[], &["cart:80"]);
+        server.respond(Kind::Listener, &[], &["cart:80"]);
     };
-    let asked = Instant::now();
+    let start = Instant::now();
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), deny);
-    assert!(matches!(answer, Lookup::Absent) && asked.elapsed() < Duration::from_millis(100));
+    assert!(matches!(answer, Lookup::Absent) && start.elapsed() < Duration::from_millis(100));
     assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Absent), "remembered");
     let pushed = Instant::now();
     server.push_cart().await;
@@ -40,11 +40,11 @@ async fn what_does_not_exist_is_answered_at_once_and_found_as_soon_as_the_server
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_absent_name_that_nobody_asks_for_any_more_is_given_up() {
+async fn an_absent_name_without_requests_is_unsubscribed() {
     let (_world, proxy, mut server) = connected().await;
     let deny = async {
         assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["nobody:80".into()], vec![]));
-        server.say(Kind::Listener, &[], &["nobody:80"]);
+        server.respond(Kind::Listener, &[], &["nobody:80"]);
     };
     tokio::join!(ask(&proxy, "nobody:80"), deny);
     let denied = Instant::now();
@@ -53,11 +53,11 @@ async fn an_absent_name_that_nobody_asks_for_any_more_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
+async fn a_name_that_is_unsubscribed_and_requested_at_once_is_found() {
     let (_world, proxy, mut server) = connected().await;
     let deny = async {
         server.next_subscription().await;
-        server.say(Kind::Listener, &[], &["cart:80"]);
+        server.respond(Kind::Listener, &[], &["cart:80"]);
     };
     tokio::join!(ask(&proxy, "cart:80"), deny);
     // Evicted, and requested again before discovery is notified.
@@ -65,35 +65,35 @@ async fn a_name_that_is_given_up_and_asked_for_in_one_breath_is_answered() {
         assert!(ask(&proxy, &format!("invented-{n}:80")).now_or_never().is_none());
     }
     let answer = async {
-        let asked = async |server: &mut Server| server.next_subscription().await.1;
-        while !asked(&mut server).await.contains(&"cart:80".into()) {}
-        server.say(Kind::Listener, &[], &["cart:80"]);
+        let next_names = async |server: &mut Server| server.next_subscription().await.1;
+        while !next_names(&mut server).await.contains(&"cart:80".into()) {}
+        server.respond(Kind::Listener, &[], &["cart:80"]);
     };
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), answer);
     assert!(matches!(answer, Lookup::Absent), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_is_refused_is_answered_at_once() {
+async fn a_refused_destination_fails_requests_at_once() {
     let (_world, proxy, mut server) = connected().await;
     let refuse = async {
         assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["cart:80".into()], vec![]));
-        server.say(Kind::Listener, &[("cart:80", "1", xds::broken(Kind::Listener))], &[]);
+        server.respond(Kind::Listener, &[("cart:80", "1", xds::broken(Kind::Listener))], &[]);
     };
-    let asked = Instant::now();
+    let start = Instant::now();
     let (answer, ()) = tokio::join!(ask(&proxy, "cart:80"), refuse);
     assert!(matches!(answer, Lookup::Refused), "{answer:?}");
-    assert!(asked.elapsed() < Duration::from_millis(100));
-    assert!(server.heard_answer().await.error_detail.is_some());
-    server.say(Kind::Listener, &[("cart:80", "2", xds::tcp_destination("cart:80", "cart"))], &[]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
+    assert!(start.elapsed() < Duration::from_millis(100));
+    assert!(server.next_ack().await.error_detail.is_some());
+    server.respond(Kind::Listener, &[("cart:80", "2", xds::tcp_destination("cart:80", "cart"))], &[]);
+    assert_eq!(server.next_ack().await.error_detail, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_vanishes_while_in_use_is_absent_and_comes_back() {
+async fn a_destination_that_is_removed_while_in_use_is_absent_until_it_is_added_again() {
     let (_world, proxy, mut server) = serving().await;
     let in_use = proxy.published.load();
-    server.say(Kind::Listener, &[], &["cart:80"]);
+    server.respond(Kind::Listener, &[], &["cart:80"]);
     let dropped = server.next_dropped(3).await;
     assert!(!dropped.iter().any(|(kind, _)| *kind == Kind::Listener), "{dropped:?}");
     assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Absent));
@@ -105,7 +105,7 @@ async fn a_destination_that_vanishes_while_in_use_is_absent_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
+async fn an_unused_destination_is_dropped_with_everything_it_refers_to() {
     let (_world, proxy, mut server) = serving().await;
     server.expect_cart_dropped().await;
     let snapshot = proxy.published.load();
@@ -115,24 +115,24 @@ async fn a_destination_that_nobody_uses_is_given_up_with_all_that_it_led_to() {
 
 /// A client that sends a request each minute, to a destination whose endpoints take longer than a request waits.
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_warms_slowly_is_there_when_a_rare_client_asks_again() {
+async fn a_destination_that_warms_slowly_is_found_by_a_later_request() {
     let (_world, proxy, mut server) = connected().await;
     let slow = async {
         server.next_subscription().await;
-        server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+        server.respond(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
         server.next_subscription().await;
-        server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+        server.respond(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
         server.next_subscription().await;
-        server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+        server.respond(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
         server.next_subscription().await;
         tokio::time::sleep(Duration::from_secs(12)).await;
-        server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+        server.respond(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
         tokio::time::sleep(Duration::from_secs(48)).await;
     };
     let (first, ()) = tokio::join!(ask(&proxy, "cart:80"), slow);
     assert!(matches!(first, Lookup::Unknown), "{first:?}");
-    let asked = Instant::now();
+    let start = Instant::now();
     assert!(matches!(ask(&proxy, "cart:80").await, Lookup::Found(_)));
-    assert_eq!(asked.elapsed(), Duration::ZERO, "warming starts again");
+    assert_eq!(start.elapsed(), Duration::ZERO, "warming starts again");
     assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.1:80"]);
 }

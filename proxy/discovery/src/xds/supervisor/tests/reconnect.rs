@@ -9,11 +9,11 @@ async fn a_draining_proxy_keeps_its_own_listeners_across_a_reconnect() {
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
     server.next_request().await;
-    server.say(Kind::Listener, &[("inbound|a", "1", xds::inbound("inbound|a", "app"))], &[]);
+    server.respond(Kind::Listener, &[("inbound|a", "1", xds::inbound("inbound|a", "app"))], &[]);
     assert_eq!(server.next_subscription().await, (Kind::Cluster, vec!["app".into()], vec![]));
-    server.say(Kind::Cluster, &[("app", "1", xds::static_cluster("app"))], &[]);
-    server.heard_answer().await;
-    let registration = world.stage.registrations.recv().await.unwrap();
+    server.respond(Kind::Cluster, &[("app", "1", xds::static_cluster("app"))], &[]);
+    server.next_ack().await;
+    let registration = world.fake.registrations.recv().await.unwrap();
     let confirm = async {
         let outcome = Some(Outcome::Drained(Default::default()));
         registration.responses.send(Ok(RegisterResponse { outcome })).unwrap();
@@ -34,7 +34,7 @@ async fn a_draining_proxy_keeps_its_own_listeners_across_a_reconnect() {
 #[tokio::test(start_paused = true)]
 async fn a_reconnect_comes_soon_and_says_what_is_held() {
     let (mut world, proxy, mut server) = serving().await;
-    server.heard_answer().await;
+    server.next_ack().await;
     drop(server);
     let broken = Instant::now();
     let mut server = world.stream().await;
@@ -74,12 +74,12 @@ async fn a_control_plane_that_refuses_is_tried_again_and_a_quiet_stream_counts_a
 #[tokio::test(start_paused = true)]
 async fn a_renewed_certificate_moves_the_stream_to_a_new_connection_and_nothing_is_lost() {
     let mut world = World::new();
-    world.stage.issuance.lock().unwrap().life = Duration::from_secs(30);
+    world.fake.issuance.lock().unwrap().lifetime = Duration::from_secs(30);
     let proxy = world.proxy().await;
     let mut server = world.stream().await;
     server.next_request().await;
     let _ = tokio::join!(ask(&proxy, "cart:80"), server.serve_cart());
-    server.heard_answer().await;
+    server.next_ack().await;
     let generation = proxy.published.load().generation;
     let expiry = proxy.handle.status().identity.certificate.unwrap().not_after;
     let mut next = world.stream().await;
@@ -98,7 +98,7 @@ async fn a_renewed_certificate_moves_the_stream_to_a_new_connection_and_nothing_
 #[tokio::test(start_paused = true)]
 async fn a_restart_without_a_control_plane_serves_what_was_saved() {
     let (mut world, proxy, mut server) = serving().await;
-    server.heard_answer().await;
+    server.next_ack().await;
     proxy.handle.shutdown().await;
     drop(server);
 
@@ -111,7 +111,7 @@ async fn a_restart_without_a_control_plane_serves_what_was_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_torn_cache_costs_a_wait_and_no_more() {
+async fn with_a_corrupt_cache_the_proxy_waits_for_the_control_plane() {
     let mut world = World::new();
     StateDir::open(&world.ca.dir().join("state")).unwrap().write(cache::FILE, b"outrigger-xds").unwrap();
     let proxy = world.proxy().await;
@@ -122,7 +122,7 @@ async fn a_torn_cache_costs_a_wait_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proxy_without_a_usable_cache_knows_nothing_until_a_control_plane_speaks() {
+async fn a_proxy_without_a_usable_cache_has_no_configuration_until_a_control_plane_responds() {
     for (saved, reason) in [
         (Some(&b"outrigger-xds"[..]), Some("not a cache of this version")),
         (Some(b""), Some("not a cache of this version")),
@@ -141,13 +141,13 @@ async fn a_proxy_without_a_usable_cache_knows_nothing_until_a_control_plane_spea
         assert!(aside.is_none_or(|aside| aside.contains(reason.unwrap()) && aside.contains("xds-cache")));
         let mut server = world.stream().await;
         server.next_request().await;
-        server.say(Kind::Listener, &[], &["cart:80"]);
-        server.heard_answer().await;
+        server.respond(Kind::Listener, &[], &["cart:80"]);
+        server.next_ack().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_cannot_succeed_says_what_and_where() {
+async fn a_permanent_start_error_names_its_cause() {
     let world = World::new();
     std::fs::write(world.ca.dir().join("state"), "a file").unwrap();
     let error = world.start(Mode::OnDemand).await.err().unwrap().to_string();

@@ -11,13 +11,13 @@ fn version(of: &AcceptedResource) -> &str {
 #[tokio::test(start_paused = true)]
 async fn a_bad_resource_is_refused_by_name_and_its_last_version_serves_on() {
     let (_world, proxy, mut server) = serving().await;
-    server.say(Kind::Route, &[("cart", "2", xds::broken(Kind::Route))], &[]);
-    let nack = server.heard_answer().await;
+    server.respond(Kind::Route, &[("cart", "2", xds::broken(Kind::Route))], &[]);
+    let nack = server.next_ack().await;
     assert!(nack.error_detail.unwrap().message.contains("route \"cart\""));
     assert!(proxy.handle.status().kinds[&Kind::Route].refusals.contains_key("cart"));
     assert!(proxy.published.load().routes.contains_key("cart"));
-    server.say(Kind::Route, &[("cart", "3", xds::route("cart", &["cart"]))], &[]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
+    server.respond(Kind::Route, &[("cart", "3", xds::route("cart", &["cart"]))], &[]);
+    assert_eq!(server.next_ack().await.error_detail, None);
     assert!(proxy.handle.status().kinds[&Kind::Route].refusals.is_empty());
 }
 
@@ -33,10 +33,10 @@ async fn of_three_resources_the_bad_one_is_refused_and_a_reconnect_names_its_las
             ("c", version, xds::static_cluster("c")),
         ]
     };
-    server.say(Kind::Cluster, &three("1", xds::static_cluster("b")), &[]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
-    server.say(Kind::Cluster, &three("2", xds::broken(Kind::Cluster)), &[]);
-    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    server.respond(Kind::Cluster, &three("1", xds::static_cluster("b")), &[]);
+    assert_eq!(server.next_ack().await.error_detail, None);
+    server.respond(Kind::Cluster, &three("2", xds::broken(Kind::Cluster)), &[]);
+    let detail = server.next_ack().await.error_detail.unwrap().message;
     assert!(detail.starts_with("cluster \"b\": ") && !detail.contains("\"a\""), "{detail}");
     let held = proxy.handle.reader().resources();
     let held: Vec<_> = held.iter().map(|held| (&*held.name, version(held))).collect();
@@ -51,8 +51,8 @@ async fn of_three_resources_the_bad_one_is_refused_and_a_reconnect_names_its_las
 async fn endpoints_change_without_a_new_snapshot() {
     let (_world, proxy, mut server) = serving().await;
     let generation = proxy.published.load().generation;
-    server.say(Kind::Endpoints, &[("cart", "2", xds::endpoints("cart", &["10.0.0.2:80"]))], &[]);
-    server.heard_answer().await;
+    server.respond(Kind::Endpoints, &[("cart", "2", xds::endpoints("cart", &["10.0.0.2:80"]))], &[]);
+    server.next_ack().await;
     tokio::task::yield_now().await;
     assert_eq!(endpoints(&proxy, "cart"), ["10.0.0.2:80"]);
     assert_eq!(proxy.published.load().generation, generation);
@@ -61,10 +61,10 @@ async fn endpoints_change_without_a_new_snapshot() {
 #[tokio::test(start_paused = true)]
 async fn a_route_waits_for_its_new_cluster_at_most_fifteen_seconds() {
     let (_world, proxy, mut server) = serving().await;
-    server.heard_answer().await;
+    server.next_ack().await;
     let generation = proxy.published.load().generation;
-    server.say(Kind::Route, &[("cart", "2", xds::route("cart", &["v2"]))], &[]);
-    assert_eq!(server.heard_answer().await.error_detail, None, "acknowledged before it is warm");
+    server.respond(Kind::Route, &[("cart", "2", xds::route("cart", &["v2"]))], &[]);
+    assert_eq!(server.next_ack().await.error_detail, None, "acknowledged before it is warm");
     let mut published = proxy.published.subscribe();
     let waited = Instant::now();
     assert_eq!(proxy.published.load().generation, generation);
@@ -80,16 +80,16 @@ async fn in_wildcard_mode_the_server_chooses() {
     let mut server = world.stream().await;
     assert_eq!(server.next_subscription().await, (Kind::Cluster, vec!["*".into()], vec![]));
     assert_eq!(server.next_subscription().await, (Kind::Listener, vec!["*".into()], vec![]));
-    server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+    server.respond(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
     assert_eq!(server.next_subscription().await, (Kind::Route, vec!["cart".into()], vec![]));
-    server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart")), ("b", "1", xds::cluster("b"))], &[]);
+    server.respond(Kind::Cluster, &[("cart", "1", xds::cluster("cart")), ("b", "1", xds::cluster("b"))], &[]);
     assert_eq!(server.next_subscription().await, (Kind::Endpoints, vec!["b".into(), "cart".into()], vec![]));
-    server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+    server.respond(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
     let mut published = proxy.published.subscribe();
-    server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+    server.respond(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
     published.changed().await.unwrap();
     assert!(proxy.published.load().destination("cart:80").is_some(), "b's endpoints keep nobody waiting");
-    server.say(Kind::Listener, &[], &["cart:80"]);
+    server.respond(Kind::Listener, &[], &["cart:80"]);
     published.changed().await.unwrap();
     assert!(proxy.published.load().destination("cart:80").is_none());
 }
@@ -101,44 +101,44 @@ async fn a_resource_whose_decode_panics_is_refused_by_name_and_the_stream_goes_o
         "2" => panic!("out of cheese"),
         _ => Compiled::new(kind, raw, before),
     });
-    server.say(Kind::Route, &[("cart", "2", xds::route("cart", &["cart", "cart"]))], &[]);
-    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    server.respond(Kind::Route, &[("cart", "2", xds::route("cart", &["cart", "cart"]))], &[]);
+    let detail = server.next_ack().await.error_detail.unwrap().message;
     assert!(detail.starts_with("route \"cart\": ") && detail.contains("out of cheese"), "{detail}");
     assert!(proxy.published.load().routes.contains_key("cart"), "the last good version serves on");
-    server.say(Kind::Route, &[("cart", "3", xds::route("cart", &["cart", "cart"]))], &[]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
+    server.respond(Kind::Route, &[("cart", "3", xds::route("cart", &["cart", "cart"]))], &[]);
+    assert_eq!(server.next_ack().await.error_detail, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_does_not_exist_yet_is_waited_for() {
     let (_world, proxy, mut server) = connected().await;
-    let asked = async {
+    let requested = async {
         let answer = ask(&proxy, "cart:80").await;
         assert!(matches!(answer, Lookup::Found(_)), "{answer:?}");
         assert!(proxy.published.load().clusters.contains_key("cart"));
     };
     let server = async {
         server.next_subscription().await;
-        server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+        server.respond(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
         server.next_subscription().await;
-        server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+        server.respond(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
         server.next_subscription().await;
-        server.say(Kind::Cluster, &[], &["cart"]);
+        server.respond(Kind::Cluster, &[], &["cart"]);
         tokio::time::sleep(Duration::from_secs(3)).await;
-        server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+        server.respond(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
         server.next_subscription().await;
-        server.say(Kind::Endpoints, &[], &["cart"]);
+        server.respond(Kind::Endpoints, &[], &["cart"]);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+        server.respond(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
     };
-    tokio::join!(asked, server);
+    tokio::join!(requested, server);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_route_table_in_use_cannot_be_removed() {
     let (_world, proxy, mut server) = serving().await;
-    server.say(Kind::Route, &[], &["cart"]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
+    server.respond(Kind::Route, &[], &["cart"]);
+    assert_eq!(server.next_ack().await.error_detail, None);
     assert!(proxy.published.load().routes.contains_key("cart"));
 }
 
@@ -147,50 +147,50 @@ async fn a_listener_is_acknowledged_when_its_socket_is_bound_and_refused_when_it
     let (mut world, proxy, mut server) = connected().await;
     let at = |name: &str, address: &str| xds::listener_at(name, address, "inbound|app");
     let app = xds::static_cluster("inbound|app");
-    server.say(
+    server.respond(
         Kind::Listener,
         &[("a", "1", at("a", "127.0.0.1:1")), ("b", "1", at("b", "127.0.0.1:2"))],
         &[],
     );
-    let asked = world.binds.next().await;
+    let request = world.binds.next().await;
     let both = [("a", "127.0.0.1:1"), ("b", "127.0.0.1:2")];
-    assert_eq!(asked.wanted, both.map(|(name, address)| (name.into(), address.parse().unwrap())));
-    asked.answer(vec![Unbound { name: "b".into(), reason: "is taken".into() }]);
-    let asked = world.binds.next().await;
-    assert_eq!(asked.wanted.len(), 1, "without what was refused");
-    asked.answer(vec![]);
-    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    assert_eq!(request.wanted, both.map(|(name, address)| (name.into(), address.parse().unwrap())));
+    request.answer(vec![Unbound { name: "b".into(), reason: "is taken".into() }]);
+    let request = world.binds.next().await;
+    assert_eq!(request.wanted.len(), 1, "without what was refused");
+    request.answer(vec![]);
+    let detail = server.next_ack().await.error_detail.unwrap().message;
     assert_eq!(detail, "listener \"b\": address: is taken");
-    server.say(Kind::Cluster, &[("inbound|app", "1", app)], &[]);
-    server.say(Kind::Listener, &[("c", "1", at("c", "127.0.0.1:1"))], &[]);
-    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    server.respond(Kind::Cluster, &[("inbound|app", "1", app)], &[]);
+    server.respond(Kind::Listener, &[("c", "1", at("c", "127.0.0.1:1"))], &[]);
+    let detail = server.next_ack().await.error_detail.unwrap().message;
     assert!(detail.contains("127.0.0.1:1 is that of listener \"a\""), "{detail}");
     let listeners = proxy.published.load().listeners.keys().map(|name| name.to_string()).collect::<Vec<_>>();
     assert_eq!(listeners, ["a"]);
-    server.say(Kind::Listener, &[], &["a"]);
-    let asked = world.binds.next().await;
-    assert_eq!(asked.wanted, [], "so that its socket can go");
-    asked.answer(vec![]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
+    server.respond(Kind::Listener, &[], &["a"]);
+    let request = world.binds.next().await;
+    assert_eq!(request.wanted, [], "so that its socket can go");
+    request.answer(vec![]);
+    assert_eq!(server.next_ack().await.error_detail, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_move_that_cannot_be_bound_is_refused_by_name_and_the_listener_stays_where_it_was() {
     let (mut world, proxy, mut server) = connected().await;
     let at = |port: u16| xds::listener_at("a", &format!("127.0.0.1:{port}"), "inbound|app");
-    server.say(Kind::Listener, &[("a", "1", at(1))], &[]);
+    server.respond(Kind::Listener, &[("a", "1", at(1))], &[]);
     world.binds.next().await.answer(vec![]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
-    server.say(Kind::Cluster, &[("inbound|app", "1", xds::static_cluster("inbound|app"))], &[]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
-    server.say(Kind::Listener, &[("a", "2", at(2))], &[]);
+    assert_eq!(server.next_ack().await.error_detail, None);
+    server.respond(Kind::Cluster, &[("inbound|app", "1", xds::static_cluster("inbound|app"))], &[]);
+    assert_eq!(server.next_ack().await.error_detail, None);
+    server.respond(Kind::Listener, &[("a", "2", at(2))], &[]);
     let moved = world.binds.next().await;
     assert_eq!(moved.wanted, [("a".into(), "127.0.0.1:2".parse().unwrap())]);
     moved.answer(vec![Unbound { name: "a".into(), reason: "is taken".into() }]);
     let back = world.binds.next().await;
-    assert_eq!(back.wanted, [("a".into(), "127.0.0.1:1".parse().unwrap())], "its socket was let go");
+    assert_eq!(back.wanted, [("a".into(), "127.0.0.1:1".parse().unwrap())], "its socket is released");
     back.answer(vec![]);
-    let detail = server.heard_answer().await.error_detail.unwrap().message;
+    let detail = server.next_ack().await.error_detail.unwrap().message;
     assert_eq!(detail, "listener \"a\": address: is taken");
     assert_eq!(proxy.published.load().listeners["a"].address, "127.0.0.1:1".parse().unwrap());
     let held = proxy.handle.reader().resources();
@@ -204,25 +204,25 @@ async fn a_renamed_cluster_serves_until_the_route_names_its_successor() {
     let mut world = World::new();
     let proxy = world.start(Mode::Wildcard).await.unwrap();
     let mut server = world.stream().await;
-    server.say(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
-    server.say(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
-    server.say(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
-    server.say(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
-    assert_eq!(server.heard_answer().await.error_detail, None);
+    server.respond(Kind::Listener, &[("cart:80", "1", xds::destination("cart:80", "cart"))], &[]);
+    server.respond(Kind::Cluster, &[("cart", "1", xds::cluster("cart"))], &[]);
+    server.respond(Kind::Endpoints, &[("cart", "1", xds::endpoints("cart", &["10.0.0.1:80"]))], &[]);
+    server.respond(Kind::Route, &[("cart", "1", xds::route("cart", &["cart"]))], &[]);
+    assert_eq!(server.next_ack().await.error_detail, None);
     let mut publications = proxy.published.subscribe();
     publications.wait_for(|_| proxy.published.load().destination("cart:80").is_some()).await.unwrap();
     let traffic = Traffic::start(&proxy);
     let mut old = "cart".to_owned();
     for turn in 0..20 {
         let new = format!("cart-{turn}");
-        server.say(Kind::Cluster, &[(&new, "1", xds::cluster(&new))], &[&old]);
-        assert_eq!(server.heard_answer().await.error_detail, None);
+        server.respond(Kind::Cluster, &[(&new, "1", xds::cluster(&new))], &[&old]);
+        assert_eq!(server.next_ack().await.error_detail, None);
         assert!(serves_cart(&proxy.published.load()), "after the removal of {old}");
-        server.say(Kind::Route, &[("cart", &new, xds::route("cart", &[&new]))], &[]);
-        assert_eq!(server.heard_answer().await.error_detail, None);
+        server.respond(Kind::Route, &[("cart", &new, xds::route("cart", &[&new]))], &[]);
+        assert_eq!(server.next_ack().await.error_detail, None);
         assert!(serves_cart(&proxy.published.load()), "while {new} has no endpoints");
-        server.say(Kind::Endpoints, &[(&new, "1", xds::endpoints(&new, &["10.0.0.2:80"]))], &[&old]);
-        assert_eq!(server.heard_answer().await.error_detail, None);
+        server.respond(Kind::Endpoints, &[(&new, "1", xds::endpoints(&new, &["10.0.0.2:80"]))], &[&old]);
+        assert_eq!(server.next_ack().await.error_detail, None);
         tokio::time::advance(Duration::from_millis(10)).await;
         assert!(serves_cart(&proxy.published.load()), "with {new}");
         let clusters: Vec<_> = proxy.published.load().clusters.keys().map(|name| name.to_string()).collect();

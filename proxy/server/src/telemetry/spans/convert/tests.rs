@@ -17,7 +17,7 @@ fn attribute(span: &SpanData, key: &str) -> Option<String> {
 }
 
 #[test]
-fn the_server_span_hangs_from_the_client_and_every_try_from_the_server_span() {
+fn the_server_span_is_a_child_of_the_clients_and_each_attempt_a_child_of_it() {
     let spans = spans(&record());
     let [server, first, second] = &spans[..] else { panic!("{spans:?}") };
     assert_eq!(server.span_kind, SpanKind::Server);
@@ -71,7 +71,7 @@ fn attributes_follow_the_http_conventions() {
 }
 
 #[test]
-fn a_failed_try_is_an_error_with_its_flag_and_the_request_is_not() {
+fn a_failed_attempt_is_an_error_with_its_flag_and_the_request_is_not() {
     let spans = spans(&record());
     assert_eq!(spans[0].status, Status::Unset);
     assert_eq!(spans[1].status, Status::error("upstream_connection_failure"));
