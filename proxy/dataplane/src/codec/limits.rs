@@ -10,6 +10,9 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::uri::Authority;
 
+/// The longest method that is served, in bytes. The longest registered one, `VERSION-CONTROL`, has 15.
+pub(crate) const METHOD_BYTES: usize = 64;
+
 /// How long a request's body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without
 /// end).
 pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);

@@ -16,6 +16,7 @@ use outrigger_core::tchar::is_tchar;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
+use crate::codec::limits::METHOD_BYTES;
 use crate::codec::server::PREFACE;
 
 /// Only this much of a first line is judged, however it is read. A request line that is longer counts as HTTP, so that its
@@ -123,11 +124,21 @@ fn is_nearly_request(line: &[u8]) -> bool {
         || method > 0 && [&b"/"[..], b"http://", b"https://"].iter().any(|form| target.starts_with(form))
 }
 
-/// Whether a line that is not whole yet begins with a word in capitals, as the methods in use are. Protocols of lines end
-/// theirs at once, so that waiting for the rest delays none of them.
+/// Whether an incomplete line begins with an upper-case word, as the methods in use are, that is short enough for one.
+/// Line-based protocols send whole lines, so waiting for the rest delays none of them.
 fn may_be_method(line: &[u8]) -> bool {
     let word = line.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
-    word > 0 && line.get(word).is_none_or(|byte| is_space(*byte))
+    (1..=METHOD_BYTES).contains(&word) && line.get(word).is_none_or(|byte| is_space(*byte))
+}
+
+/// Whether an incomplete line is a method of RFC 9110 or RFC 5789, or the beginning of one, and no target yet.
+fn is_method_so_far(line: &[u8]) -> bool {
+    let end = line.iter().rposition(|byte| !is_space(*byte)).map_or(0, |last| last + 1);
+    let (word, is_whole) = (&line[..end], end < line.len());
+    end > 0
+        && ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"].iter().any(
+            |method| if is_whole { method.as_bytes() == word } else { method.as_bytes().starts_with(word) },
+        )
 }
 
 /// A verdict does not change with further bytes.
@@ -191,11 +202,12 @@ pub(super) async fn listen_on<S: AsyncRead + Unpin>(
         return Ok(Heard::Said(Verdict::Opaque));
     }
     match listen(stream, first, REQUEST_LINE).await? {
-        // The codec says that it came too slowly.
-        Heard::Silence if is_nearly_request(first_line(first)) || PREFACE.starts_with(first) => {
-            Ok(Heard::Said(Verdict::Http1))
+        Heard::Silence => {
+            let line = first_line(first);
+            // The codec refuses what comes too slowly. A pause within a method must not lead past every policy.
+            let http = is_nearly_request(line) || is_method_so_far(line) || PREFACE.starts_with(first);
+            Ok(Heard::Said(if http { Verdict::Http1 } else { Verdict::Opaque }))
         }
-        Heard::Silence => Ok(Heard::Said(Verdict::Opaque)),
         heard => Ok(heard),
     }
 }

@@ -81,8 +81,9 @@ pub(crate) async fn serve(
     };
     let served = Served { context, habits, drain, original };
     let serving = pin!(async {
-        if let Some((chain, begun)) = served.choose(&listener, stream, facts).await {
-            served.filter(chain, begun).await;
+        // Each stage is boxed, so that a connection does not keep room for those that it has behind it.
+        if let Some((chain, begun)) = Box::pin(served.choose(&listener, stream, facts)).await {
+            Box::pin(served.filter(chain, begun)).await;
         }
     });
     place.serve(serving).await;
@@ -158,7 +159,7 @@ impl Served {
         let Some(found) = found else {
             drop(snapshot);
             let _running = facts.place.begin();
-            return relay::pass_on(&self.context, &asked, client(stream, first, facts)).await;
+            return Box::pin(relay::pass_on(&self.context, &asked, client(stream, first, facts))).await;
         };
         drop(snapshot);
         match &found.handler {
@@ -210,7 +211,7 @@ impl Served {
     async fn tcp(&self, stream: Stream, first: Bytes, facts: ClientFacts, proxy: &TcpProxy) {
         let _running = facts.place.begin();
         let snapshot = self.context.view.snapshot();
-        relay::relay(&self.context, &snapshot, proxy, client(stream, first, facts)).await;
+        Box::pin(relay::relay(&self.context, &snapshot, proxy, client(stream, first, facts))).await;
     }
 
     /// HTTP or not, by what the client says first; and when it says nothing, by whether the server does.
@@ -225,7 +226,7 @@ impl Served {
                 self.habits.learn(either.destination, Habit::ClientFirst);
                 self.judged(verdict, stream, first.freeze(), facts, either).await;
             }
-            Ok(Heard::Silence) => self.either(stream, first, facts, either).await,
+            Ok(Heard::Silence) => Box::pin(self.either(stream, first, facts, either)).await,
             // It may want to hear the server. One that is gone only probed the port.
             Ok(Heard::Ended) if stream.peer() != Peer::Gone => {
                 self.tcp(stream, Bytes::new(), facts, either.tcp).await;
@@ -311,4 +312,24 @@ fn protocol_of(codec: Codec, alpn: Option<&[u8]>) -> Protocol {
 
 fn client(stream: Stream, first: Bytes, facts: ClientFacts) -> Client {
     Client { stream, first, facts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of the future that a function of six arguments returns, in bytes.
+    fn size_of_future<A, B, C, D, E, G, F: Future>(_: impl FnOnce(A, B, C, D, E, G) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_stage<A, B, C, F: Future>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_fits_in_four_and_a_half_kib_beside_what_its_protocol_takes() {
+        let (own, stage) = (size_of_future(serve), size_of_stage(Served::filter));
+        assert!(own + stage <= 4608, "it takes {own} and {stage} bytes");
+    }
 }

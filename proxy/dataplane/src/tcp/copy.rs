@@ -323,6 +323,13 @@ mod tests {
         assert!(started.elapsed() >= Duration::from_secs(60));
     }
 
+    #[test]
+    fn a_relay_fits_in_one_kib() {
+        let side = || side(duplex(1).0);
+        let size = size_of_val(&copy_both(side(), side(), Lasting::default()));
+        assert!(size <= 1024, "it takes {size} bytes");
+    }
+
     #[tokio::test(flavor = "local")]
     async fn what_was_read_ahead_goes_first() {
         let (mut client, down) = duplex(64);

@@ -23,6 +23,8 @@ mod framing;
 mod fields;
 
 pub(crate) use responder::Responder;
+#[cfg(test)]
+pub(crate) use session::Session;
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::fields::{self, Search, Slots};
 use super::framing::Framing;
 use crate::codec::head::{RequestHead, ResponseHead, Scheme, expects_continue};
 use crate::codec::hop::Sender;
-use crate::codec::limits::Limits;
+use crate::codec::limits::{Limits, METHOD_BYTES};
 use crate::codec::{authority, hop, path, upgrade};
 
 /// A request head, how its body is framed, and whether the client wants the connection kept.
@@ -50,6 +50,9 @@ pub(crate) fn request(
 ) -> Result<Option<Request>, Malformed> {
     if bytes.first().is_some_and(|first| !is_tchar(*first)) {
         return Err(Malformed::Rule("the method is no token"));
+    }
+    if bytes.len() > METHOD_BYTES && bytes[..=METHOD_BYTES].iter().all(|byte| is_tchar(*byte)) {
+        return Err(Malformed::Rule("the method is too long"));
     }
     let Some(section) = section(bytes, search, limits)? else {
         check_request_line(bytes, limits)?;
@@ -106,9 +109,15 @@ pub(crate) fn request(
         .upgrade
         .filter(|_| message.options.upgrade && version == Version::HTTP_11 && framing == Framing::None)
         .and_then(|offered| upgrade::retain(&offered, |protocol| !upgrade::hides_requests(protocol)));
-    let expects_continue =
-        version == Version::HTTP_11 && framing != Framing::None && expects_continue(&message.headers);
-    let head = RequestHead { method, scheme, authority, path, version, headers: message.headers, upgrade };
+    let mut headers = message.headers;
+    let mut expects_continue = framing != Framing::None && expects_continue(&headers);
+    if expects_continue && (version == Version::HTTP_10 || !bytes.is_empty()) {
+        // The client does not wait: its body has begun to arrive, or it speaks HTTP/1.0 (RFC 9110 section 10.1.1). So
+        // nobody downstream holds the body back either.
+        headers.remove(header::EXPECT);
+        expects_continue = false;
+    }
+    let head = RequestHead { method, scheme, authority, path, version, headers, upgrade };
     Ok(Some(Request { head, framing, keep_alive, expects_continue }))
 }
 

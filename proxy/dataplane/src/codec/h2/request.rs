@@ -20,7 +20,7 @@ use super::unread::{Receiving, Unconsumed, Unread};
 use super::{failure, websocket};
 use crate::codec::body::{Body, Frame, Source};
 use crate::codec::head::{RequestHead, Scheme, expects_continue};
-use crate::codec::limits::{FieldSize, Limits};
+use crate::codec::limits::{FieldSize, Limits, METHOD_BYTES};
 use crate::codec::{authority, hop, path};
 
 /// A request as the pipeline sees it.
@@ -91,6 +91,9 @@ pub(super) fn accept(
             Some(_) => return Err(Failure::downstream(Reason::UpgradeRefused, "an unknown :protocol")),
             None => (parts.method.clone(), None),
         };
+        if method.as_str().len() > METHOD_BYTES {
+            return Err(rule("the method is too long"));
+        }
         if method == Method::CONNECT && authority.port_u16().is_none() {
             return Err(rule("CONNECT without a port"));
         }

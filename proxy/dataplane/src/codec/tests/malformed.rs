@@ -13,6 +13,7 @@ use crate::codec::server::Protocol;
 #[test]
 fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
     let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
+    let long_method = format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "X".repeat(65));
     let many_fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(100));
     let large_head = format!("GET / HTTP/1.1\r\nHost: a\r\na: {}\r\n\r\n", "b".repeat(61 * 1024));
     let endless_head = format!("GET / HTTP/1.1\r\nHost: a\r\na: {}", "b".repeat(70 * 1024));
@@ -31,6 +32,8 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
         (b"GET /a%00 HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         (b"GET /#f HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
         ("GET /caf\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), "400"),
+        (long_method.as_bytes(), "400"),
+        (&long_method.as_bytes()[..65], "400"),
         ("GET /?caf\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), "400"),
         ("GET http://a/caf\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), "400"),
         (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", "400"),

@@ -18,5 +18,6 @@ mod upgrades;
 mod lifetimes;
 mod floods;
 mod relay;
+mod sizes;
 mod frames;
 mod support;

@@ -178,6 +178,25 @@ fn a_100_is_sent_when_somebody_reads_the_body_and_never_twice() {
 }
 
 #[test]
+fn a_client_that_sends_its_body_at_once_does_not_wait_for_a_100_nor_does_the_upstream() {
+    let head = "Host: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    for (request, forwarded, answer) in [
+        (format!("POST / HTTP/1.1\r\n{head}"), true, "HTTP/1.1 100 Continue\r\n\r\n"),
+        (format!("POST / HTTP/1.1\r\n{head}o"), false, ""),
+        (format!("POST / HTTP/1.0\r\n{head}"), false, ""),
+    ] {
+        run(async {
+            let mut served = serving(Protocol::Http1, move |head, body, responder| async move {
+                assert_eq!(head.headers.contains_key(http::header::EXPECT), forwarded);
+                echo(head, body, responder).await;
+            });
+            served.client.write_all(request.as_bytes()).await.unwrap();
+            assert_eq!(read_for_a_while(&mut served.client).await, answer, "{request}");
+        });
+    }
+}
+
+#[test]
 fn a_connection_whose_body_was_never_asked_for_is_not_used_again() {
     run(async {
         let mut served = serving(Protocol::Http1, |_, body, responder| async {

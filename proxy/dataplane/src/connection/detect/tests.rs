@@ -150,15 +150,21 @@ async fn silence_ends_after_the_wait() {
 #[tokio::test(start_paused = true)]
 async fn what_a_client_does_not_finish_is_judged_in_its_time() {
     let (silence, within) = (Duration::from_secs(3600), Duration::from_millis(500));
+    let word = "A".repeat(METHOD_BYTES + 1);
     for (said, millis, verdict) in [
         ("ruok", 500, Verdict::Opaque),
         ("JDWP-Handshake", 500, Verdict::Opaque),
         ("GET key", 10_500, Verdict::Opaque),
-        ("G", 10_500, Verdict::Opaque),
+        ("G", 10_500, Verdict::Http1),
+        ("GET", 10_500, Verdict::Http1),
+        ("GET ", 10_500, Verdict::Http1),
+        ("GE ", 10_500, Verdict::Opaque),
+        ("RENDEZVOUS", 10_500, Verdict::Opaque),
+        (&word, 500, Verdict::Opaque),
         ("GET /slow", 10_500, Verdict::Http1),
         ("GET\t/slow HTTP/1.1", 10_500, Verdict::Http1),
     ] {
-        let (mut client, mut server) = duplex(64);
+        let (mut client, mut server) = duplex(128);
         let mut first = BytesMut::new();
         client.write_all(said.as_bytes()).await.unwrap();
         let began = Instant::now();
