@@ -1,4 +1,4 @@
-//! Asking a running control plane: one HTTP request over its admin port or its Unix socket.
+//! Client of a running control plane's admin interface: one HTTP request over its port or its Unix socket.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,26 +11,26 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// The socket in the state directory.
-pub const SOCKET: &str = "admin.sock";
-/// A control plane on the same machine answers at once.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// No page is larger: 10,000 proxies' status takes some 10 MB.
+/// Name of the socket in the state directory.
+pub const SOCKET_FILE: &str = "admin.sock";
+/// Time limit of a request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of a response. The status of 10,000 proxies has some 10 MB.
 const MAX_BODY: usize = 256 << 20;
 
-/// Where the control plane is asked.
+/// Address of a control plane's admin interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// Its read-only pages on loopback.
+    /// The read-only pages on loopback.
     Tcp(SocketAddr),
-    /// Everything, at the socket of its state directory.
+    /// All pages, at the socket of the state directory.
     Socket(PathBuf),
 }
 
 impl AdminAddress {
-    /// The socket of a state directory.
+    /// Returns the socket of a state directory.
     pub fn of_state_directory(directory: &Path) -> Self {
-        Self::Socket(directory.join(SOCKET))
+        Self::Socket(directory.join(SOCKET_FILE))
     }
 }
 
@@ -43,21 +43,21 @@ impl std::fmt::Display for AdminAddress {
     }
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum AdminError {
-    /// Nobody is there: the control plane does not run.
+    /// No process listens: the control plane does not run.
     #[error("no control plane answers at {0}")]
     Absent(AdminAddress),
     /// The exchange failed.
     #[error("{0}: {1}")]
     Failed(AdminAddress, String),
-    /// The control plane says no.
+    /// The control plane refused the request, with this text.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Asks, and returns the body of a 2xx answer. A body makes it a POST.
+/// Sends a request and returns the body of a 2xx response. With a body it is a POST, otherwise a GET.
 pub async fn ask(address: &AdminAddress, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, AdminError> {
     let failed = |error: &dyn std::fmt::Display| AdminError::Failed(address.clone(), error.to_string());
     let answer = async {
@@ -73,7 +73,7 @@ pub async fn ask(address: &AdminAddress, path: &str, body: Option<Vec<u8>>) -> R
         }
     };
     let (status, body) =
-        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| failed(&"no answer in time"))??;
+        tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| failed(&"no response in time"))??;
     match status.is_success() {
         true => Ok(body),
         false => Err(AdminError::Refused(String::from_utf8_lossy(&body).trim().into())),
@@ -110,7 +110,7 @@ async fn exchange(
         Ok((status, body))
     };
     tokio::pin!(connection, exchange);
-    // The connection may end with the answer still in hand: then the exchange goes on without it.
+    // The connection may end before its response has been read completely.
     tokio::select! {
         answer = &mut exchange => answer,
         _ = &mut connection => exchange.await,

@@ -1,7 +1,7 @@
-//! The log of configuration changes: written as they are found, read by `outrigger history`.
+//! The log of configuration changes, which `outrigger history` reads.
 //!
-//! A control plane that starts finds everything anew. What the log has already is not written again, and what changed
-//! while no control plane ran is written as what it was: a change or a removal, noticed now.
+//! After a start, every resource is reported as new. Changes that are already in the log are not written again. Changes
+//! that happened while no control plane ran are written as changes or removals, with the time of the start.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,51 +14,52 @@ use crate::source::change::{Change, ChangeEvent};
 use crate::state::history::HistoryEntry;
 use crate::state::{StateError, Store};
 
-/// Changes of one reading that have a line each in the log.
-const LOGGED: usize = 100;
+/// Maximum number of changes of one update that are logged as lines.
+const MAX_LOGGED: usize = 100;
 
-/// A function that writes the changes of each update, for the assembler. It blocks on the disk, once an update, and the
-/// assembler publishes after it: what is in force is in the log. A store that fails is logged and stops nothing.
+/// Returns a function for the assembler that logs and stores the changes of each update. It blocks on the disk, once for
+/// each update; the assembler publishes after it, so that active changes are in the log. A failure of the store is logged
+/// and prevents nothing.
 pub fn recorder(store: Store) -> Result<impl Fn(&[ChangeEvent]) + Send + 'static, StateError> {
-    let known = RefCell::new(Known::of(store.history(usize::MAX)?));
+    let logged = RefCell::new(LoggedState::of(store.history(usize::MAX)?));
     Ok(move |events: &[ChangeEvent]| {
-        let news = known.borrow_mut().news(events);
-        for HistoryEntry { source, what, refused, .. } in news.iter().take(LOGGED) {
+        let new_entries = logged.borrow_mut().new_entries(events);
+        for HistoryEntry { source, what, refused, .. } in new_entries.iter().take(MAX_LOGGED) {
             match refused {
                 None => tracing::info!(source, what, "configuration changed"),
                 Some(reason) => tracing::warn!(source, what, reason, "configuration refused"),
             }
         }
-        if news.len() > LOGGED {
-            tracing::info!(more = news.len() - LOGGED, "configuration changed; the history says what");
+        if new_entries.len() > MAX_LOGGED {
+            tracing::info!(more = new_entries.len() - MAX_LOGGED, "configuration changed; see the history");
         }
-        if let Err(error) = store.append_history(&news) {
-            // It is kept, and written when the store works again.
-            tracing::error!(%error, entries = news.len(), "the history is not written yet");
+        if let Err(error) = store.append_history(&new_entries) {
+            // The entries are kept in memory until the store works again.
+            tracing::error!(%error, entries = new_entries.len(), "cannot write the history yet");
         }
     })
 }
 
-/// What the log said last of each resource.
+/// The last logged state of each resource.
 #[derive(Debug)]
-struct Known {
-    /// The file and version of every resource that is there.
+struct LoggedState {
+    /// The file and version of each existing resource.
     present: BTreeMap<String, (String, Option<String>)>,
-    /// The refusals that stand, by resource: source and reason. One resource may have several.
+    /// The current refusals by resource: source and reason. A resource may have several.
     refused: BTreeMap<String, BTreeSet<(String, String)>>,
     first_reading: bool,
 }
 
-impl Known {
+impl LoggedState {
     fn of(entries: Vec<HistoryEntry>) -> Self {
-        let mut known = Self { present: BTreeMap::new(), refused: BTreeMap::new(), first_reading: true };
+        let mut logged = Self { present: BTreeMap::new(), refused: BTreeMap::new(), first_reading: true };
         for entry in &entries {
-            known.learn(entry);
+            logged.apply(entry);
         }
-        known
+        logged
     }
 
-    fn learn(&mut self, entry: &HistoryEntry) {
+    fn apply(&mut self, entry: &HistoryEntry) {
         let Some((resource, verb)) = entry.what.rsplit_once(' ') else { return };
         match &entry.refused {
             Some(reason) => {
@@ -74,14 +75,14 @@ impl Known {
         self.refused.remove(resource);
     }
 
-    /// The entries that these events are worth.
-    fn news(&mut self, events: &[ChangeEvent]) -> Vec<HistoryEntry> {
-        let mut news: Vec<_> = events.iter().filter_map(|event| self.entry(event)).collect();
+    /// Returns the entries for these events.
+    fn new_entries(&mut self, events: &[ChangeEvent]) -> Vec<HistoryEntry> {
+        let mut new_entries: Vec<_> = events.iter().filter_map(|event| self.entry(event)).collect();
         if std::mem::take(&mut self.first_reading) {
             let seen: BTreeSet<&str> = events.iter().filter_map(|event| event.resource.as_deref()).collect();
             let at_unix_ms = unix_ms(events.first().map_or_else(jiff::Timestamp::now, |event| event.at));
             let gone = self.present.iter().filter(|(resource, _)| !seen.contains(resource.as_str()));
-            news.extend(gone.map(|(resource, (source, _))| HistoryEntry {
+            new_entries.extend(gone.map(|(resource, (source, _))| HistoryEntry {
                 at_unix_ms,
                 source: source.clone(),
                 what: format!("{resource} {REMOVED}"),
@@ -89,11 +90,11 @@ impl Known {
                 refused: None,
             }));
         }
-        news.iter().for_each(|entry| self.learn(entry));
-        news
+        new_entries.iter().for_each(|entry| self.apply(entry));
+        new_entries
     }
 
-    /// The entry of one event; none when the log has it from before this start.
+    /// Returns the entry for an event, or None if the log has it from before this start.
     fn entry(&self, event: &ChangeEvent) -> Option<HistoryEntry> {
         let ChangeEvent { at, origin, resource, version, change } = event;
         let resource = resource.as_deref().unwrap_or("?");
@@ -113,8 +114,8 @@ impl Known {
                     "" => refusal.reason.clone(),
                     field => format!("{field}: {}", refusal.reason),
                 };
-                let known = (source.clone(), reason.clone());
-                if self.first_reading && self.refused.get(resource).is_some_and(|all| all.contains(&known)) {
+                let logged = (source.clone(), reason.clone());
+                if self.first_reading && self.refused.get(resource).is_some_and(|all| all.contains(&logged)) {
                     return None;
                 }
                 refused = Some(reason);
@@ -137,15 +138,15 @@ fn unix_ms(at: jiff::Timestamp) -> u64 {
     u64::try_from(at.as_millisecond()).unwrap_or(0)
 }
 
-/// The last `count` changes of the mesh whose state is in `directory`, the oldest of them first: from its control
-/// plane when one runs, else from the store.
+/// Returns the last `count` changes, oldest first, of the control plane whose state is in `directory`: from its process
+/// if it runs, otherwise from the store.
 pub async fn read(directory: &Path, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
     let socket = AdminAddress::of_state_directory(directory);
     let failed = |error: &dyn std::fmt::Display| AdminError::Failed(socket.clone(), error.to_string());
     match ask(&socket, &format!("/history?count={count}"), None).await {
         Ok(body) => Ok(serde_json::from_slice(&body).map_err(|error| failed(&error))?),
         Err(AdminError::Absent(_)) if !Store::exists(directory) => {
-            Err(HistoryError::Nothing(directory.to_owned()))
+            Err(HistoryError::NoState(directory.to_owned()))
         }
         Err(AdminError::Absent(_)) => {
             let directory = directory.to_owned();
@@ -159,9 +160,9 @@ pub async fn read(directory: &Path, count: usize) -> Result<Vec<HistoryEntry>, H
 /// Why the history cannot be read.
 #[derive(Debug, Error)]
 pub enum HistoryError {
-    /// No control plane ever kept its state there.
+    /// The directory has no state of a control plane.
     #[error("{}: no state of a control plane is there", .0.display())]
-    Nothing(PathBuf),
+    NoState(PathBuf),
     /// The store failed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_recorded_is_read_back_with_its_place_and_reason() {
+    async fn recorded_changes_are_read_back_with_origin_and_reason() {
         let directory = tempfile::tempdir().unwrap();
         let record = recorder(Store::open(directory.path()).unwrap()).unwrap();
         record(&[event("HTTPRoute shop/cart", "1", Change::Added)]);
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_repeats_nothing_and_misses_nothing() {
+    fn a_restart_repeats_no_change_and_misses_none() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let added =
@@ -250,20 +251,20 @@ mod tests {
             away,
             ["Service shop/cart changed", "HTTPRoute shop/cart refused", "Service shop/stock removed"]
         );
-        // An emptied directory is news as well.
+        // An emptied directory is logged as removals.
         assert_eq!(start(&[]), ["Service shop/cart removed"]);
     }
 
     #[test]
-    fn while_it_runs_everything_is_news() {
-        let mut known = Known::of(Vec::new());
-        known.news(&[event("Service shop/cart", "1", Change::Added)]);
+    fn every_change_at_run_time_is_logged() {
+        let mut logged = LoggedState::of(Vec::new());
+        logged.new_entries(&[event("Service shop/cart", "1", Change::Added)]);
         for (change, what) in [
             (Change::Changed, "Service shop/cart changed"),
             (Change::Removed, "Service shop/cart removed"),
             (Change::Added, "Service shop/cart added"),
         ] {
-            assert_eq!(known.news(&[event("Service shop/cart", "1", change)])[0].what, what);
+            assert_eq!(logged.new_entries(&[event("Service shop/cart", "1", change)])[0].what, what);
         }
     }
 }

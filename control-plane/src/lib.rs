@@ -16,5 +16,5 @@ pub mod state;
 pub mod model;
 mod metrics;
 mod quota;
-mod crowd;
+mod fair_slots;
 mod peer;

@@ -1,6 +1,6 @@
-//! What the control plane counts, as `/metrics` shows it.
+//! The metrics of the control plane, served at `/metrics`.
 //!
-//! Reasons and resource types are words of this program, never of its callers, so that labels are bounded.
+//! Label values are constants of this program, never text from clients, so that their number is bounded.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,22 +11,22 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
-type ByWord = Family<[(&'static str, &'static str); 1], Counter<u64, AtomicU64>>;
+type CounterByLabel = Family<[(&'static str, &'static str); 1], Counter<u64, AtomicU64>>;
 
-/// Every metric, in one registry.
+/// All metrics and their registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     certificates_issued: Counter,
-    certificates_refused: ByWord,
+    certificates_refused: CounterByLabel,
     tokens_created: Counter,
     registrations: Gauge,
-    registrations_refused: ByWord,
-    connections_refused: ByWord,
-    xds_pushes: ByWord,
-    xds_resources_pushed: ByWord,
-    xds_nacks: ByWord,
-    xds_streams_refused: ByWord,
+    registrations_refused: CounterByLabel,
+    connections_refused: CounterByLabel,
+    xds_pushes: CounterByLabel,
+    xds_resources_pushed: CounterByLabel,
+    xds_nacks: CounterByLabel,
+    xds_streams_refused: CounterByLabel,
     xds_streams: Gauge,
     xds_resources_refused: Gauge,
     proxies_connected: Gauge,
@@ -41,7 +41,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Creates the metrics, all at zero.
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("outrigger_control_plane");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -102,9 +102,9 @@ impl Metrics {
         }
     }
 
-    /// The text exposition format, with the gauges that are read only when somebody looks.
-    pub(crate) fn text(&self, at_scrape: Scraped) -> String {
-        let Scraped { services, proxies_connected, xds_streams, xds_resources_refused, source_refusals } =
+    /// Returns the text exposition format. Some gauges are read only for it.
+    pub(crate) fn text(&self, at_scrape: GaugeValues) -> String {
+        let GaugeValues { services, proxies_connected, xds_streams, xds_resources_refused, source_refusals } =
             at_scrape;
         for (gauge, number) in [
             (&self.services, services),
@@ -121,60 +121,60 @@ impl Metrics {
         text
     }
 
-    /// A certificate was signed.
+    /// Counts a signed certificate.
     pub(crate) fn certificate_issued(&self) {
         self.certificates_issued.inc();
     }
 
-    /// A certificate was not signed.
+    /// Counts a refused certificate request.
     pub(crate) fn certificate_refused(&self, reason: &'static str) {
         self.certificates_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// How many certificates were signed.
+    /// Returns the number of signed certificates.
     pub(crate) fn certificates_issued(&self) -> u64 {
         self.certificates_issued.get()
     }
 
-    /// How many certificates were not signed for this reason.
+    /// Returns the number of certificate requests that were refused for this reason.
     #[cfg(test)]
     pub(crate) fn certificates_refused(&self, reason: &'static str) -> u64 {
         self.certificates_refused.get_or_create(&[("reason", reason)]).get()
     }
 
-    /// A join token was made.
+    /// Counts a created join token.
     pub(crate) fn token_created(&self) {
         self.tokens_created.inc();
     }
 
-    /// So many workloads are registered.
+    /// Sets the number of registered workloads.
     pub(crate) fn set_registrations(&self, count: usize) {
         set(&self.registrations, count);
     }
 
-    /// A registration was refused.
+    /// Counts a refused registration.
     pub(crate) fn registration_refused(&self, reason: &'static str) {
         self.registrations_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// A connection was closed before any request on it.
+    /// Counts a connection that was closed before its first request.
     pub(crate) fn connection_refused(&self, reason: &'static str) {
         self.connections_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// A response with so many resources, removals among them, was sent.
+    /// Counts a response with this number of resources and removals.
     pub(crate) fn xds_pushed(&self, kind: &'static str, resources: usize) {
         self.xds_pushes.get_or_create(&[("type", kind)]).inc();
         let resources = u64::try_from(resources).unwrap_or(u64::MAX);
         self.xds_resources_pushed.get_or_create(&[("type", kind)]).inc_by(resources);
     }
 
-    /// A proxy refused something of a response.
+    /// Counts a NACK.
     pub(crate) fn xds_nacked(&self, kind: &'static str) {
         self.xds_nacks.get_or_create(&[("type", kind)]).inc();
     }
 
-    /// An xDS stream was refused.
+    /// Counts a refused xDS stream.
     pub(crate) fn xds_stream_refused(&self, reason: &'static str) {
         self.xds_streams_refused.get_or_create(&[("reason", reason)]).inc();
     }
@@ -190,16 +190,16 @@ fn set(gauge: &Gauge, number: usize) {
     gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
 }
 
-/// What other parts know when `/metrics` is read.
+/// Values of the gauges that are read for each scrape.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Scraped {
+pub(crate) struct GaugeValues {
     /// Services of the mesh.
     pub services: usize,
-    /// Proxies with an open stream.
+    /// Proxies with an open xDS stream.
     pub proxies_connected: usize,
     /// Open xDS streams.
     pub xds_streams: usize,
-    /// Resources whose refusal stands, over all open streams.
+    /// Rejected resources, over all open streams.
     pub xds_resources_refused: usize,
     /// Refused resources of the configuration.
     pub source_refusals: usize,

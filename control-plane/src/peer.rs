@@ -1,8 +1,8 @@
-//! Who is at either end of a connection to the control plane, and until when.
+//! The identity of the peer of a connection, and how long it is valid.
 //!
 //! The TLS acceptor puts a [`PeerIdentity`] into the extensions of every request on a connection whose client
-//! certificate it verified; the services (xDS, registration, CA) read it with [`verified`] and refuse callers that have
-//! none. What they open for a caller ends with its certificate: a stream must not carry an identity past its life.
+//! certificate it verified. The services (xDS, registration, CA) read it with [`verified`] and refuse callers without
+//! one. A stream ends when the certificate that opened it expires.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -10,28 +10,27 @@ use std::time::{Duration, SystemTime};
 use outrigger_core::identity::SpiffeId;
 use tonic::{Request, Status};
 
-/// How often the wall clock is looked at: it goes on while a machine sleeps, and tokio's does not.
-const LOOK: Duration = Duration::from_secs(30);
+/// Interval of reading the wall clock. It advances while a machine is suspended; tokio's clock does not.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The SPIFFE ID of the verified client certificate. Only the TLS acceptor makes one, and tests.
+/// The SPIFFE ID of the verified client certificate. Only the TLS acceptor and tests create it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PeerIdentity {
     /// The only URI SAN.
     pub identity: SpiffeId,
-    /// The certificate's last second.
+    /// The end of the certificate's validity.
     pub not_after: SystemTime,
 }
 
-/// The address that a request comes from, for logs. Proves nothing.
+/// The remote address of a request, for logs. It proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PeerAddress(pub SocketAddr);
 
-/// Who a connection was opened by, with a certificate that has expired since: no identity any more, and known only
-/// so that a refusal can say so.
+/// The former identity of a peer whose certificate has expired since it connected. It only explains the refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExpiredPeer(pub SpiffeId);
 
-/// The verified caller of a request that needs one; UNAUTHENTICATED for who shows no certificate, or an expired one.
+/// Returns the verified identity of the caller. Returns UNAUTHENTICATED if it has no certificate, or an expired one.
 pub(crate) fn verified<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
     let extensions = request.extensions();
     match (extensions.get::<PeerIdentity>(), extensions.get()) {
@@ -41,17 +40,17 @@ pub(crate) fn verified<T>(request: &Request<T>) -> Result<PeerIdentity, Status> 
     }
 }
 
-/// What ends the streams of a caller whose certificate has ended.
+/// Returns the status that ends the streams of a caller whose certificate has expired.
 pub(crate) fn expired() -> Status {
     Status::unauthenticated("the client certificate has expired: connect again with the renewed one")
 }
 
-/// Waits until the wall clock shows `at`.
+/// Waits until the wall clock reaches `at`.
 pub(crate) async fn until(at: SystemTime) {
     while let Ok(left) = at.duration_since(SystemTime::now())
         && !left.is_zero()
     {
-        tokio::time::sleep(left.min(LOOK)).await;
+        tokio::time::sleep(left.min(CLOCK_CHECK_INTERVAL)).await;
     }
 }
 
@@ -62,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_not_verified_now_is_told_why() {
+    fn an_unverified_caller_is_refused_with_the_reason() {
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
         let mut request = Request::new(());
         assert!(verified(&request).unwrap_err().message().contains("is required"));

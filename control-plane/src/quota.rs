@@ -1,7 +1,7 @@
-//! How much one caller may have at a time and how fast it may ask, so that no caller costs the others.
+//! Limits of one caller: how much it may hold at a time, and the rate of its requests.
 //!
-//! [`Slots`] counts what is held, and a [`Slot`] gives its place back when dropped; [`Pace`] is a rate with a burst, and
-//! a [`Meter`] what somebody used of it. Both remember a caller only while it holds or used something. Reads no clock.
+//! [`Slots`] counts what each key holds; a dropped [`Slot`] is free again. A [`RateLimiter`] admits requests at a [`Rate`]. Both
+//! store a key only while it holds a slot or its rate is not idle. Nothing here reads a clock.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many places for each key.
+/// A number of slots for each key.
 #[derive(Debug)]
 pub(crate) struct Slots<K> {
     limit: usize,
     taken: Arc<Mutex<HashMap<K, usize>>>,
 }
 
-/// A place taken; given back on drop.
+/// An occupied slot. Dropping it frees the slot.
 #[derive(Debug)]
 pub(crate) struct Slot<K: Eq + Hash> {
     key: K,
@@ -25,13 +25,13 @@ pub(crate) struct Slot<K: Eq + Hash> {
 }
 
 impl<K: Eq + Hash + Clone> Slots<K> {
-    /// `limit` places for each key.
+    /// Creates `limit` slots for each key.
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit, taken: Arc::default() }
     }
 
-    /// A place, if one is free.
-    pub(crate) fn take(&self, key: &K) -> Option<Slot<K>> {
+    /// Occupies a slot of this key. Returns None if none is free.
+    pub(crate) fn acquire(&self, key: &K) -> Option<Slot<K>> {
         let mut taken = lock(&self.taken);
         let count = taken.entry(key.clone()).or_default();
         if *count >= self.limit {
@@ -56,71 +56,72 @@ impl<K: Eq + Hash> Drop for Slot<K> {
 
 /// A rate: `burst` at once, then one in each `interval`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    /// How many may come at once after a rest.
+pub(crate) struct Rate {
+    /// Number of requests that are admitted at once after an idle time.
     pub(crate) burst: u32,
-    /// One more may come each time that this has passed.
+    /// Time after which one more is admitted.
     pub(crate) interval: Duration,
 }
 
-/// What was used of a pace: until when it is used up (GCRA's theoretical arrival time).
+/// A rate limiter (the generic cell rate algorithm).
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Meter {
-    booked: Option<Instant>,
+pub(crate) struct RateLimiter {
+    theoretical_arrival: Option<Instant>,
 }
 
-impl Meter {
-    /// Whether one more may come now; if so, it is counted.
-    pub(crate) fn admit(&mut self, pace: Pace, now: Instant) -> bool {
-        let booked = self.booked.map_or(now, |booked| booked.max(now));
-        let next = booked + pace.interval;
-        let admitted = next <= now + pace.interval * pace.burst;
+impl RateLimiter {
+    /// Admits a request if the rate allows it, and counts it.
+    pub(crate) fn admit(&mut self, rate: Rate, now: Instant) -> bool {
+        let theoretical_arrival =
+            self.theoretical_arrival.map_or(now, |theoretical_arrival| theoretical_arrival.max(now));
+        let next = theoretical_arrival + rate.interval;
+        let admitted = next <= now + rate.interval * rate.burst;
         if admitted {
-            self.booked = Some(next);
+            self.theoretical_arrival = Some(next);
         }
         admitted
     }
 
-    fn is_rested(&self, now: Instant) -> bool {
-        self.booked.is_none_or(|booked| booked <= now)
+    fn is_idle(&self, now: Instant) -> bool {
+        self.theoretical_arrival.is_none_or(|theoretical_arrival| theoretical_arrival <= now)
     }
 }
 
-/// A meter for each key.
+/// A rate limiter for each key.
 #[derive(Debug)]
-pub(crate) struct Meters<K> {
-    pace: Pace,
-    state: Mutex<Metered<K>>,
+pub(crate) struct KeyedRateLimiter<K> {
+    rate: Rate,
+    state: Mutex<Limiters<K>>,
 }
 
 #[derive(Debug)]
-struct Metered<K> {
-    meters: HashMap<K, Meter>,
-    /// The rested are forgotten when there are so many: the cost of that is spread over as many newcomers.
+struct Limiters<K> {
+    limiters: HashMap<K, RateLimiter>,
+    /// Number of limiters at which the idle ones are removed. It doubles, so that the cost is amortized.
     sweep_at: usize,
 }
 
 const FIRST_SWEEP: usize = 64;
 
-impl<K: Eq + Hash + Clone> Meters<K> {
-    /// The same pace for each key.
-    pub(crate) fn new(pace: Pace) -> Self {
-        let state = Metered { meters: HashMap::new(), sweep_at: FIRST_SWEEP };
-        Self { pace, state: Mutex::new(state) }
+impl<K: Eq + Hash + Clone> KeyedRateLimiter<K> {
+    /// Creates a limiter with the same rate for each key.
+    pub(crate) fn new(rate: Rate) -> Self {
+        let state = Limiters { limiters: HashMap::new(), sweep_at: FIRST_SWEEP };
+        Self { rate, state: Mutex::new(state) }
     }
 
-    /// Whether one more of this key may come now; if so, it is counted.
+    /// Admits a request of this key if the rate allows it, and counts it.
     pub(crate) fn admit(&self, key: &K, now: Instant) -> bool {
         let mut state = lock(&self.state);
-        if state.meters.len() >= state.sweep_at {
-            state.meters.retain(|_, meter| !meter.is_rested(now));
-            state.sweep_at = (state.meters.len() * 2).max(FIRST_SWEEP);
+        if state.limiters.len() >= state.sweep_at {
+            state.limiters.retain(|_, limiter| !limiter.is_idle(now));
+            state.sweep_at = (state.limiters.len() * 2).max(FIRST_SWEEP);
         }
-        state.meters.entry(key.clone()).or_default().admit(self.pace, now)
+        state.limiters.entry(key.clone()).or_default().admit(self.rate, now)
     }
 }
 
-/// Locks; no code that holds one of these locks can panic half-way through a change.
+/// Locks a mutex. A poisoned lock is used: no code panics between two steps of a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -129,37 +130,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    const PACE: Pace = Pace { burst: 3, interval: Duration::from_millis(100) };
+    const RATE: Rate = Rate { burst: 3, interval: Duration::from_millis(100) };
 
     #[test]
-    fn a_place_is_free_again_when_its_slot_is_dropped_and_nothing_of_it_stays() {
+    fn a_dropped_slot_is_free_and_its_key_is_removed() {
         let slots = Slots::new(2);
-        let (first, _second) = (slots.take(&"a").unwrap(), slots.take(&"a").unwrap());
-        assert!(slots.take(&"a").is_none() && slots.take(&"b").is_some());
+        let (first, _second) = (slots.acquire(&"a").unwrap(), slots.acquire(&"a").unwrap());
+        assert!(slots.acquire(&"a").is_none() && slots.acquire(&"b").is_some());
         drop(first);
-        drop(slots.take(&"a").unwrap());
+        drop(slots.acquire(&"a").unwrap());
         assert_eq!(*lock(&slots.taken), HashMap::from([("a", 1)]));
     }
 
     #[test]
-    fn a_burst_passes_and_then_the_pace() {
-        let (mut meter, start) = (Meter::default(), Instant::now());
-        let admitted = |meter: &mut Meter, at: u64| {
+    fn a_burst_is_admitted_and_then_the_rate() {
+        let (mut limiter, start) = (RateLimiter::default(), Instant::now());
+        let admitted = |limiter: &mut RateLimiter, at: u64| {
             let now = start + Duration::from_millis(at);
-            (0..10).filter(|_| meter.admit(PACE, now)).count()
+            (0..10).filter(|_| limiter.admit(RATE, now)).count()
         };
-        assert_eq!(admitted(&mut meter, 0), 3);
-        assert_eq!(admitted(&mut meter, 99), 0);
-        assert_eq!(admitted(&mut meter, 250), 2);
-        assert_eq!(admitted(&mut meter, 10_000), 3);
+        assert_eq!(admitted(&mut limiter, 0), 3);
+        assert_eq!(admitted(&mut limiter, 99), 0);
+        assert_eq!(admitted(&mut limiter, 250), 2);
+        assert_eq!(admitted(&mut limiter, 10_000), 3);
     }
 
     #[test]
-    fn the_rested_are_forgotten() {
-        let (meters, start) = (Meters::new(PACE), Instant::now());
+    fn idle_limiters_are_removed() {
+        let (limiters, start) = (KeyedRateLimiter::new(RATE), Instant::now());
         for key in 0..10_000_u64 {
-            assert!(meters.admit(&key, start + PACE.interval * u32::try_from(key).unwrap()));
+            assert!(limiters.admit(&key, start + RATE.interval * u32::try_from(key).unwrap()));
         }
-        assert!(lock(&meters.state).meters.len() <= FIRST_SWEEP);
+        assert!(lock(&limiters.state).limiters.len() <= FIRST_SWEEP);
     }
 }

@@ -1,4 +1,4 @@
-//! The state of the mesh for a person: what `/status` says and `outrigger status` shows.
+//! The status page: what `/status` returns and `outrigger status` prints.
 
 use outrigger_core::identity::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -8,25 +8,25 @@ use crate::model::endpoint::EndpointHealth;
 use crate::model::registration::WorkloadEntry;
 use crate::xds::status::StreamStatus;
 
-/// Everything, as JSON.
+/// The status of the control plane, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The trust domain.
     pub trust_domain: String,
-    /// How many services there are.
+    /// The number of services.
     pub services: usize,
-    /// The proxies that are connected: what each was told, acknowledged and refused.
+    /// The connected proxies, with what was sent, acknowledged and rejected.
     pub proxies: Vec<StreamStatus>,
-    /// What of the configuration is refused, each with its place and reason.
+    /// Refusals of the configuration, with origin and reason.
     pub refusals: Vec<String>,
-    /// Fields of accepted cluster objects that are unknown here, and mean nothing.
+    /// Ignored unknown fields of accepted cluster objects.
     #[serde(default)]
     pub ignored_fields: Vec<String>,
-    /// Who is registered.
+    /// The registered workloads.
     pub registrations: Vec<RegistrationStatus>,
-    /// How many certificates were signed since the start.
+    /// The number of certificates signed since the start.
     pub certificates_issued: u64,
-    /// What is wrong with the control plane itself now.
+    /// Current problems of the control plane itself.
     #[serde(default)]
     pub problems: Vec<String>,
 }
@@ -45,7 +45,7 @@ pub struct RegistrationStatus {
 }
 
 impl RegistrationStatus {
-    /// Of one workload.
+    /// Returns the status of one workload.
     pub fn of(workload: &WorkloadEntry) -> Self {
         let health = match workload.health() {
             EndpointHealth::Ready => "ready",
@@ -66,7 +66,7 @@ impl RegistrationStatus {
     }
 }
 
-/// Asks a running control plane.
+/// Fetches the status of a running control plane.
 pub async fn fetch(address: &AdminAddress) -> Result<Status, AdminError> {
     let body = ask(address, "/status", None).await?;
     serde_json::from_slice(&body).map_err(|error| AdminError::Failed(address.clone(), error.to_string()))

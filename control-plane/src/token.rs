@@ -1,4 +1,4 @@
-//! Making join tokens: by the running control plane, at its socket, or in the store when none runs.
+//! Creates join tokens: through a running control plane, or in the store if none runs.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -10,10 +10,10 @@ use thiserror::Error;
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::state::{StateError, Store};
 
-/// No token lives longer: it is made to be used at once.
+/// Maximum lifetime of a token, which is meant to be used soon.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// Whom a token is for.
+/// The identity and lifetime of a new token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
@@ -21,27 +21,27 @@ pub struct TokenRequest {
     pub namespace: String,
     /// The service account.
     pub service_account: String,
-    /// How long it can be used, in seconds.
+    /// Its lifetime in seconds.
     pub ttl_seconds: u64,
 }
 
-/// Why there is no token.
+/// Why no token is created.
 #[derive(Debug, Error)]
 pub enum TokenError {
-    /// The names make no identity.
+    /// The names do not form a valid identity.
     #[error("{0}")]
     Identity(#[from] outrigger_core::identity::IdentityError),
-    /// The control plane's own identity: whoever had it could tell every proxy what to do.
+    /// The control plane's own identity, which proxies trust.
     #[error("this is the control plane's own identity")]
     Reserved,
-    /// A life of nothing, or a long one.
-    #[error("a join token lives from 1 s to 24 h, not {0} s")]
+    /// The lifetime is zero or too long.
+    #[error("the lifetime of a join token is 1 s to 24 h, not {0} s")]
     Ttl(u64),
-    /// No control plane ever kept its state there: none would know the token.
+    /// The directory has no state of a control plane, so no control plane would know the token.
     #[error("{}: no state of a control plane is there", .0.display())]
-    Nothing(PathBuf),
-    /// The machine has no random numbers.
-    #[error("no random numbers")]
+    NoState(PathBuf),
+    /// The system's random number generator failed.
+    #[error("the system has no random numbers")]
     Random,
     /// The store failed.
     #[error(transparent)]
@@ -51,7 +51,7 @@ pub enum TokenError {
     Admin(#[from] AdminError),
 }
 
-/// Makes a token for the mesh whose state is in `directory`, through its control plane when one runs.
+/// Creates a token for the mesh whose state is in `directory`, through its control plane if it runs.
 pub async fn create(directory: &Path, request: &TokenRequest) -> Result<String, TokenError> {
     let socket = AdminAddress::of_state_directory(directory);
     let body =
@@ -59,7 +59,7 @@ pub async fn create(directory: &Path, request: &TokenRequest) -> Result<String, 
     match ask(&socket, "/tokens", Some(body)).await {
         Ok(token) => Ok(String::from_utf8_lossy(&token).trim().into()),
         Err(AdminError::Absent(_)) if !Store::exists(directory) => {
-            Err(TokenError::Nothing(directory.to_owned()))
+            Err(TokenError::NoState(directory.to_owned()))
         }
         Err(AdminError::Absent(_)) => {
             let (directory, request) = (directory.to_owned(), request.clone());
@@ -73,10 +73,10 @@ pub async fn create(directory: &Path, request: &TokenRequest) -> Result<String, 
     }
 }
 
-/// Makes a token in the store. Blocks on the disk.
+/// Creates a token in the store. Blocks on the disk.
 pub fn create_in(store: &Store, request: &TokenRequest) -> Result<String, TokenError> {
     let TokenRequest { namespace, service_account, ttl_seconds } = request;
-    // The trust domain is the CA's; any will do to check the names.
+    // The CA adds its trust domain; any is fine for checking the names.
     let identity = SpiffeId::new(TrustDomain::parse("cluster.local")?, namespace, service_account)?;
     if identity.is_control_plane() {
         return Err(TokenError::Reserved);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_control_plane_the_token_goes_into_the_store() {
+    async fn without_a_running_control_plane_the_token_is_created_in_the_store() {
         let directory = tempfile::tempdir().unwrap();
         drop(Store::open(directory.path()).unwrap());
         let token = create(directory.path(), &request("shop", "cart", 600)).await.unwrap();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_that_no_control_plane_ever_used_makes_no_token_and_stays_as_it_is() {
+    async fn a_directory_without_a_state_is_refused_and_left_unchanged() {
         let parent = tempfile::tempdir().unwrap();
         let mistyped = parent.path().join("stat");
         let refused = create(&mistyped, &request("shop", "cart", 600)).await.unwrap_err().to_string();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_lives_that_cannot_be_are_refused() {
+    fn invalid_names_and_lifetimes_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         for (request, text) in [

@@ -49,7 +49,7 @@ impl Mesh {
     pub async fn start_control_plane(&mut self) {
         let (config, state) = (self.directory.path().join("config"), self.state());
         let settings = Settings::new(config, state, self.listen, self.admin, "cluster.local")
-            .and_then(|settings| settings.with_lives(self.certificate_ttl, LEASE))
+            .and_then(|settings| settings.with_lifetimes(self.certificate_ttl, LEASE))
             .unwrap();
         let control_plane = ControlPlane::start(settings).await.unwrap();
         (self.listen, self.admin) = (control_plane.listen(), control_plane.admin());

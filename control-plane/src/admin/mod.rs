@@ -1,4 +1,4 @@
-//! What operators ask: pages on loopback for reading, and a Unix socket, its owner's alone, for what makes secrets.
+//! The admin interface for operators: read-only pages on loopback, and a Unix socket of mode 0600 that also creates tokens.
 
 pub(crate) mod server;
 pub(crate) mod pages;

@@ -1,7 +1,7 @@
-//! What admin says, page by page.
+//! The admin pages.
 //!
-//! Loopback is for reading and answers only to names of this machine: a web page that a browser here shows must not
-//! read it through a DNS name of its own (DNS rebinding).
+//! Loopback is read-only and accepts only host names of this machine: a web page in a local browser must not read it
+//! through a DNS name of its own (DNS rebinding).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,42 +13,42 @@ use outrigger_core::identity::TrustDomain;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::metrics::{Metrics, Scraped};
+use crate::metrics::{GaugeValues, Metrics};
 use crate::model::mesh::Mesh;
 use crate::source::assembler::View;
 use crate::source::change::Refusal;
-use crate::state::{Store, Trouble};
+use crate::state::{Store, StoreFailure};
 use crate::status::{RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
-use crate::xds::server::{Count, Server};
+use crate::xds::server::{Server, StreamCounts};
 
-/// A token request takes some 100 bytes.
+/// Maximum size of a request body. A token request has some 100 bytes.
 const MAX_BODY: usize = 16 * 1024;
-/// How many changes `/history` shows unless asked for more.
-const HISTORY: usize = 100;
+/// Number of changes that `/history` returns by default.
+const DEFAULT_HISTORY_COUNT: usize = 100;
 
-/// How a request came in.
+/// The interface that a request arrived on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
-    /// TCP on loopback: anybody on this machine.
+pub(crate) enum Interface {
+    /// TCP on loopback: any user of this machine.
     Loopback,
-    /// The Unix socket: whoever owns the state directory.
+    /// The Unix socket: the owner of the state directory.
     Socket,
 }
 
-/// What the pages are made of.
+/// The data that the pages show.
 pub(crate) struct Pages {
     /// The trust domain.
     pub trust_domain: TrustDomain,
     /// The configuration.
     pub view: watch::Receiver<View>,
-    /// What discovery serves.
+    /// The mesh that xDS serves.
     pub mesh: watch::Receiver<Arc<Mesh>>,
-    /// Who is connected.
+    /// The connected proxies.
     pub xds: Server,
-    /// What is remembered.
+    /// The persistent state.
     pub store: Store,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -58,39 +58,39 @@ impl std::fmt::Debug for Pages {
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+type PageResponse = Response<Full<Bytes>>;
 
 impl Pages {
-    /// Answers one request.
-    pub(crate) async fn answer<B>(self: &Arc<Self>, door: Door, request: Request<B>) -> Answer
+    /// Handles one request.
+    pub(crate) async fn answer<B>(self: &Arc<Self>, interface: Interface, request: Request<B>) -> PageResponse
     where
         B: hyper::body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if door == Door::Loopback && !names_this_machine(&request) {
-            return text(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or a loopback address");
+        if interface == Interface::Loopback && !names_this_machine(&request) {
+            return text(StatusCode::MISDIRECTED_REQUEST, "use localhost or a loopback address as the host");
         }
-        match (request.method(), request.uri().path(), door) {
+        match (request.method(), request.uri().path(), interface) {
             (&Method::GET, "/healthz", _) => text(StatusCode::OK, "ok"),
             (&Method::GET, "/ready", _) => self.ready(),
             (&Method::GET, "/metrics", _) => self.metrics_text(),
             (&Method::GET, "/status", _) => self.status_page().await,
             (&Method::GET, "/history", _) => self.history(request.uri().query()).await,
-            (&Method::POST, "/tokens", Door::Socket) => self.create_token(request.into_body()).await,
-            (&Method::POST, "/tokens", Door::Loopback) => {
-                text(StatusCode::FORBIDDEN, "tokens are made at the Unix socket in the state directory")
+            (&Method::POST, "/tokens", Interface::Socket) => self.create_token(request.into_body()).await,
+            (&Method::POST, "/tokens", Interface::Loopback) => {
+                text(StatusCode::FORBIDDEN, "tokens are created at the Unix socket in the state directory")
             }
             (_, "/healthz" | "/ready" | "/metrics" | "/status" | "/history" | "/tokens", _) => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "not that method")
+                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
             }
             _ => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics /status /history"),
         }
     }
 
-    /// What is wrong now, a line each.
+    /// Returns the current problems, one line each.
     fn problems(&self) -> Vec<String> {
-        let trouble = self.store.trouble();
-        let store = trouble.map(|Trouble { since, error, .. }| {
+        let failure = self.store.failure();
+        let store = failure.map(|StoreFailure { since, error, .. }| {
             let since = jiff::Timestamp::try_from(since).map_or_else(|_| "?".into(), |since| since.to_string());
             format!(
                 "the state cannot be written since {since}, so that no token, first certificate or registration is \
@@ -100,15 +100,15 @@ impl Pages {
         store.into_iter().collect()
     }
 
-    fn ready(&self) -> Answer {
+    fn ready(&self) -> PageResponse {
         match self.problems() {
             problems if problems.is_empty() => text(StatusCode::OK, "ok"),
             problems => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", problems.join("; "))),
         }
     }
 
-    /// Made on a thread that may wait: with many proxies it is long, and translations may be under way.
-    async fn status_page(self: &Arc<Self>) -> Answer {
+    /// Builds the page on a blocking thread: with many proxies it is large, and it may wait for translations.
+    async fn status_page(self: &Arc<Self>) -> PageResponse {
         let pages = Arc::clone(self);
         match tokio::task::spawn_blocking(move || json(&pages.status())).await {
             Ok(page) => page,
@@ -133,9 +133,9 @@ impl Pages {
         }
     }
 
-    fn metrics_text(&self) -> Answer {
-        let Count { streams, proxies, refused } = self.xds.count();
-        let text = self.metrics.text(Scraped {
+    fn metrics_text(&self) -> PageResponse {
+        let StreamCounts { streams, proxies, refused } = self.xds.count();
+        let text = self.metrics.text(GaugeValues {
             services: self.mesh.borrow().len(),
             proxies_connected: proxies,
             xds_streams: streams,
@@ -146,9 +146,9 @@ impl Pages {
         answer(StatusCode::OK, kind, text)
     }
 
-    async fn history(&self, query: Option<&str>) -> Answer {
+    async fn history(&self, query: Option<&str>) -> PageResponse {
         let asked = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("count="));
-        let Ok(count) = asked.map_or(Ok(HISTORY), str::parse) else {
+        let Ok(count) = asked.map_or(Ok(DEFAULT_HISTORY_COUNT), str::parse) else {
             return text(StatusCode::BAD_REQUEST, "count is not a number");
         };
         let store = self.store.clone();
@@ -159,7 +159,7 @@ impl Pages {
         }
     }
 
-    async fn create_token<B>(&self, body: B) -> Answer
+    async fn create_token<B>(&self, body: B) -> PageResponse
     where
         B: hyper::body::Body,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -197,18 +197,18 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn json(page: &impl Serialize) -> Answer {
+fn json(page: &impl Serialize) -> PageResponse {
     match serde_json::to_string(page) {
         Ok(text) => answer(StatusCode::OK, "application/json", text),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
     }
 }
 
-fn text(status: StatusCode, text: impl std::fmt::Display) -> Answer {
+fn text(status: StatusCode, text: impl std::fmt::Display) -> PageResponse {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-fn answer(status: StatusCode, kind: &'static str, text: String) -> Answer {
+fn answer(status: StatusCode, kind: &'static str, text: String) -> PageResponse {
     let mut answer = Response::new(Full::new(Bytes::from(text)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -239,7 +239,7 @@ mod tests {
 
     async fn ask(
         pages: &Arc<Pages>,
-        door: Door,
+        interface: Interface,
         method: Method,
         host: &str,
         path: &str,
@@ -247,7 +247,7 @@ mod tests {
     ) -> (u16, String) {
         let request = Request::builder().method(method).uri(path).header("host", host);
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
-        let answer = pages.answer(door, request).await;
+        let answer = pages.answer(interface, request).await;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -259,14 +259,14 @@ mod tests {
         let pages = Arc::new(pages(directory.path()));
         let cart = r#"{"namespace":"shop","service_account":"cart","ttl_seconds":600}"#;
         let nobody = r#"{"namespace":"Shop","service_account":"cart","ttl_seconds":600}"#;
-        for (door, method, body, status, says) in [
-            (Door::Loopback, Method::POST, cart, 403, "Unix socket"),
-            (Door::Socket, Method::GET, "", 405, "method"),
-            (Door::Socket, Method::POST, "{}", 400, "namespace"),
-            (Door::Socket, Method::POST, nobody, 400, "\"Shop\""),
-            (Door::Socket, Method::POST, cart, 201, "outrigger-join."),
+        for (interface, method, body, status, says) in [
+            (Interface::Loopback, Method::POST, cart, 403, "Unix socket"),
+            (Interface::Socket, Method::GET, "", 405, "method"),
+            (Interface::Socket, Method::POST, "{}", 400, "namespace"),
+            (Interface::Socket, Method::POST, nobody, 400, "\"Shop\""),
+            (Interface::Socket, Method::POST, cart, 201, "outrigger-join."),
         ] {
-            let (got, text) = ask(&pages, door, method, "localhost", "/tokens", body).await;
+            let (got, text) = ask(&pages, interface, method, "localhost", "/tokens", body).await;
             assert!(got == status && text.contains(says), "{got} {text}");
         }
     }
@@ -283,7 +283,7 @@ mod tests {
             ("10.0.0.1:15011", 421),
         ] {
             assert_eq!(
-                ask(&pages, Door::Loopback, Method::GET, host, "/ready", "").await.0,
+                ask(&pages, Interface::Loopback, Method::GET, host, "/ready", "").await.0,
                 status,
                 "{host}"
             );
@@ -300,14 +300,14 @@ mod tests {
             ("/status", r#""trust_domain":"cluster.local""#),
             ("/history?count=5", "[]"),
         ] {
-            let (status, text) = ask(&pages, Door::Loopback, Method::GET, "localhost", path, "").await;
+            let (status, text) = ask(&pages, Interface::Loopback, Method::GET, "localhost", path, "").await;
             assert!(status == 200 && text.contains(says), "{path}: {status} {text}");
         }
         assert_eq!(
-            ask(&pages, Door::Loopback, Method::GET, "localhost", "/history?count=x", "").await.0,
+            ask(&pages, Interface::Loopback, Method::GET, "localhost", "/history?count=x", "").await.0,
             400
         );
-        assert_eq!(ask(&pages, Door::Loopback, Method::GET, "localhost", "/x", "").await.0, 404);
+        assert_eq!(ask(&pages, Interface::Loopback, Method::GET, "localhost", "/x", "").await.0, 404);
     }
 
     #[tokio::test]
@@ -316,11 +316,12 @@ mod tests {
         let store = Store::open_with(directory.path(), disk.opener()).unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         let pages = Arc::new(Pages { store: store.clone(), ..pages(elsewhere.path()) });
-        let page = async |path: &str| ask(&pages, Door::Loopback, Method::GET, "localhost", path, "").await;
+        let page =
+            async |path: &str| ask(&pages, Interface::Loopback, Method::GET, "localhost", path, "").await;
         assert_eq!(page("/ready").await.0, 200);
         disk.fill(true);
         let cart = r#"{"namespace":"shop","service_account":"cart","ttl_seconds":600}"#;
-        let refused = ask(&pages, Door::Socket, Method::POST, "localhost", "/tokens", cart).await;
+        let refused = ask(&pages, Interface::Socket, Method::POST, "localhost", "/tokens", cart).await;
         assert_eq!(refused.0, 500, "{}", refused.1);
         let (status, text) = page("/ready").await;
         assert!(status == 503 && text.contains("the state cannot be written since 20"), "{status} {text}");

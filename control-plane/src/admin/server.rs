@@ -1,4 +1,5 @@
-//! The two doors of admin. Each connection is a task; all of them end with the future that [`serve`] returns.
+//! Serves the admin pages on a loopback address and on a Unix socket. Each connection is a task; all tasks end when the
+//! future that [`serve`] returns is dropped.
 
 use std::convert::Infallible;
 use std::io;
@@ -13,33 +14,33 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
-use super::pages::{Door, Pages};
-use crate::crowd::{Crowd, Place};
+use super::pages::{Interface, Pages};
+use crate::fair_slots::{FairSlot, FairSlots};
 
-/// How many may ask at once, at each door.
-const CONNECTIONS: usize = 64;
-/// How long a caller may take for a request's head.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long to wait when the system gives no connection.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Maximum number of connections to each interface.
+const MAX_CONNECTIONS: usize = 64;
+/// Time within which a request's header section must arrive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a failed accept.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Makes the socket, in the place of the one that a killed predecessor left. Whoever calls holds the store's lock,
-/// so nobody listens there.
+/// Creates the socket and replaces one that a killed predecessor left. The caller holds the store's lock, so no other
+/// process listens on it.
 pub(crate) fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    // The directory is 0700, so that nobody could come in between.
+    // The directory has mode 0700, so no other user can connect before the mode is set.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// Serves both doors for as long as it is polled. For one more caller than there are places, the oldest of that door
-/// goes: what idle callers hold, nobody waits for.
+/// Serves both interfaces for as long as it is polled. A connection beyond the limit closes the oldest one of that interface,
+/// so that idle connections block no other client.
 pub(crate) async fn serve(loopback: TcpListener, socket: UnixListener, pages: Arc<Pages>) {
-    let (at_loopback, at_socket) = (Crowd::new(CONNECTIONS), Crowd::new(CONNECTIONS));
+    let (at_loopback, at_socket) = (FairSlots::new(MAX_CONNECTIONS), FairSlots::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -47,13 +48,13 @@ pub(crate) async fn serve(loopback: TcpListener, socket: UnixListener, pages: Ar
         tokio::select! {
             taken = loopback.accept() => match taken {
                 Ok((stream, _)) => {
-                    drop(connections.spawn(answer(stream, Door::Loopback, pages, at_loopback.enter(()))));
+                    drop(connections.spawn(answer(stream, Interface::Loopback, pages, at_loopback.acquire(()))));
                 }
                 Err(error) => pause(&error).await,
             },
             taken = socket.accept() => match taken {
                 Ok((stream, _)) => {
-                    drop(connections.spawn(answer(stream, Door::Socket, pages, at_socket.enter(()))));
+                    drop(connections.spawn(answer(stream, Interface::Socket, pages, at_socket.acquire(()))));
                 }
                 Err(error) => pause(&error).await,
             },
@@ -62,27 +63,27 @@ pub(crate) async fn serve(loopback: TcpListener, socket: UnixListener, pages: Ar
 }
 
 async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "no admin connection accepted");
-    tokio::time::sleep(PAUSE).await;
+    tracing::warn!(%error, "cannot accept an admin connection");
+    tokio::time::sleep(ACCEPT_BACKOFF).await;
 }
 
 async fn answer(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    door: Door,
+    interface: Interface,
     pages: Arc<Pages>,
-    mut place: Place<()>,
+    mut slot: FairSlot<()>,
 ) {
     let service = service_fn(|request| {
         let pages = Arc::clone(&pages);
-        async move { Ok::<_, Infallible>(pages.answer(door, request).await) }
+        async move { Ok::<_, Infallible>(pages.answer(interface, request).await) }
     });
     let exchange = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        // A caller that breaks off is its own affair.
+        // A client that disconnects needs no error.
         _ = exchange => {}
-        () = place.lost() => {}
+        () = slot.evicted() => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Signing: a public key and an identity in, a short-lived certificate out.
+//! Signs certificates: a public key and an identity in, a short-lived certificate out.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,13 +15,12 @@ use super::certificate::{serial, set_validity};
 use super::issuer::CertificateIssuer;
 use super::refusal::Refusal;
 
-/// No certificate lives longer, whatever is asked.
+/// Maximum lifetime of a certificate.
 pub(crate) const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
-/// How far back a certificate begins, for machines whose clocks are behind.
+/// How far a certificate is backdated, for machines whose clocks are behind.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
-/// Trust roots by the trust domain that they vouch for. Others' domains join this map when meshes federate, and a
-/// rotation puts two roots under one domain for a while.
+/// Trust roots by trust domain. Federation adds other domains to this map; a rotation has two roots for one domain.
 pub(crate) type TrustRoots = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
 
 /// The CA of one trust domain.
@@ -32,18 +31,18 @@ pub(crate) struct Authority {
     default_ttl: Duration,
 }
 
-/// A certificate and what goes with it.
+/// A certificate and its validity.
 #[derive(Debug, Clone)]
 pub(crate) struct IssuedCertificate {
     /// The leaf first, the root last.
     pub chain: Vec<CertificateDer<'static>>,
-    /// From when the certificate is counted: now, not the backdated begin.
+    /// The time of issue, not the backdated start of validity.
     pub issued: SystemTime,
-    /// Its last second.
+    /// The end of validity.
     pub not_after: SystemTime,
 }
 
-/// A name by which clients know a server.
+/// A DNS name or IP address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerName {
     /// In lower case.
@@ -53,7 +52,7 @@ pub(crate) enum ServerName {
 }
 
 impl ServerName {
-    /// Reads a DNS name or an address; none where the text is neither.
+    /// Parses a DNS name or an IP address. Returns None if the text is neither.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse() {
             return Some(Self::Ip(address));
@@ -81,24 +80,25 @@ impl std::fmt::Display for ServerName {
 }
 
 impl Authority {
-    /// A CA that signs with `issuer` and gives `default_ttl` (at most 24 h) to whoever asks for no other.
+    /// Creates a CA that signs with `issuer`. Certificates have the lifetime `default_ttl` (at most 24 h) if none is
+    /// requested.
     pub(crate) fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
         Self { trust_domain, issuer, default_ttl: default_ttl.min(MAX_TTL) }
     }
 
-    /// The trust domain whose identities this CA certifies.
+    /// Returns the trust domain of the identities that this CA certifies.
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// What verifies the certificates that it signs.
+    /// Returns the roots that verify its certificates.
     pub(crate) fn roots(&self) -> TrustRoots {
         let root = self.issuer.chain.last().cloned().into_iter().collect();
         TrustRoots::from([(self.trust_domain.clone(), root)])
     }
 
-    /// Certifies that `key` is that of `identity`, for the shortest of what was asked (or the default), 24 hours and
-    /// what is left of the issuer's own life.
+    /// Signs a certificate for `key` and `identity`. Its lifetime is the shortest of the requested (or default) one, 24
+    /// hours, and the issuer's remaining lifetime.
     pub(crate) fn sign(
         &self,
         key: &impl PublicKeyData,
@@ -109,7 +109,7 @@ impl Authority {
         self.certify(key, identity, Vec::new(), requested, now)
     }
 
-    /// The same for a server, which clients that know nothing of SPIFFE know by a DNS name or address.
+    /// Signs a server certificate, with DNS names and addresses for clients that do not verify SPIFFE IDs.
     pub(crate) fn sign_server(
         &self,
         key: &impl PublicKeyData,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_says_who_it_is_and_nothing_more() {
+    fn a_leaf_has_its_identity_and_no_other_name() {
         let key = KeyPair::generate().unwrap();
         let issued = authority().sign(&key, &identity(), None, now()).unwrap();
         let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_is_the_shortest_of_what_is_asked_a_day_and_the_issuers_rest() {
+    fn a_lifetime_is_the_shortest_of_the_requested_one_a_day_and_the_issuers() {
         let authority = authority();
         let key = KeyPair::generate().unwrap();
         let end = authority.issuer.not_after;

@@ -1,5 +1,5 @@
-//! What certificates hold, read and written: the identity and the life of a leaf that TLS has already verified, and
-//! the serial number and the life of one to be signed.
+//! Reads and writes certificate fields: the identity and validity of a leaf that TLS has verified, and the serial number
+//! and validity of a new certificate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use thiserror::Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Why a certificate is no workload's.
+/// Why a certificate is not a workload's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CertificateError {
     /// Not X.509.
@@ -19,22 +19,22 @@ pub enum CertificateError {
     /// X509-SVID, section 2: exactly one URI SAN.
     #[error("the certificate has {0} URI names, not one")]
     UriNames(usize),
-    /// The URI is no identity of ours.
+    /// The URI is not a valid identity.
     #[error("{0}")]
     Identity(String),
 }
 
-/// Who a verified leaf is and until when.
+/// The identity and validity of a verified leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafCertificate {
     /// Its only URI SAN.
     pub identity: SpiffeId,
-    /// Its last second.
+    /// The end of validity.
     pub not_after: SystemTime,
 }
 
 impl LeafCertificate {
-    /// Reads a leaf. Verifies no signature: TLS did.
+    /// Reads a leaf certificate. TLS has verified its signature.
     pub fn read(der: &CertificateDer<'_>) -> Result<Self, CertificateError> {
         let malformed = |error: &dyn std::fmt::Display| CertificateError::Malformed(error.to_string());
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(&error))?;
@@ -50,12 +50,13 @@ impl LeafCertificate {
     }
 }
 
-/// A certificate's time, seconds since the Unix epoch; what lies before it is the epoch.
+/// Converts a certificate's time, in seconds since the Unix epoch. Earlier times become the epoch.
 pub(super) fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// 127 random bits: a serial number is positive and at most 20 bytes (RFC 5280, section 4.1.2.2).
+/// Returns a random serial number of 127 bits: serial numbers are positive and have at most 20 bytes (RFC 5280, section
+/// 4.1.2.2).
 pub(super) fn serial() -> Result<SerialNumber, rcgen::Error> {
     let mut bytes = [0; 16];
     rustls::crypto::aws_lc_rs::default_provider()
@@ -66,7 +67,7 @@ pub(super) fn serial() -> Result<SerialNumber, rcgen::Error> {
     Ok(SerialNumber::from(bytes.to_vec()))
 }
 
-/// Sets the life of a certificate, in whole seconds as a certificate has them.
+/// Sets the validity of a certificate, in whole seconds.
 pub(super) fn set_validity(params: &mut CertificateParams, begin: SystemTime, end: SystemTime) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_with_other_than_one_identity_is_no_workloads() {
+    fn a_workloads_certificate_has_exactly_one_identity() {
         let uri = |uri: &str| SanType::URI(uri.try_into().unwrap());
         let cart = "spiffe://cluster.local/ns/shop/sa/cart";
         let read = |names: &[SanType]| {

@@ -1,6 +1,7 @@
-//! What the CA signs with: a root of its own, made on first start, or the operator's intermediate.
+//! The certificate and key that the CA signs with: its own root, created on the first start, or an operator's
+//! intermediate.
 //!
-//! An operator's chain is tried before it is used: what would fail with every workload fails here, at start, by name.
+//! An operator's chain is verified at start-up, so that an invalid one fails there and not with every workload.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -18,28 +19,28 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::certificate::{serial, set_validity, time};
 use crate::state::authority::AuthorityRecord;
 
-/// The life of a root that we make.
+/// Lifetime of a root that we create.
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How far back a root begins, for machines whose clocks are behind.
+/// How far a root is backdated, for machines whose clocks are behind.
 const ROOT_BACKDATE: Duration = Duration::from_secs(3600);
 
-/// A key that may sign, and the chain that vouches for it.
+/// A signing key and its certificate chain.
 pub struct CertificateIssuer {
     pub(super) issuer: Issuer<'static, KeyPair>,
     /// The issuer first, the root last.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The earliest end in the chain: nothing signed may outlive it.
+    /// The earliest end of validity in the chain, which limits all certificates.
     pub not_after: SystemTime,
 }
 
-/// Without the key.
+/// Omits the key.
 impl std::fmt::Debug for CertificateIssuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CertificateIssuer").field("not_after", &self.not_after).finish_non_exhaustive()
     }
 }
 
-/// Why there is nothing to sign with. The text names the file and what is wrong with it.
+/// Why there is no issuer. The text names the file.
 #[derive(Debug, Error)]
 pub enum IssuerError {
     /// The file cannot be read.
@@ -47,7 +48,7 @@ pub enum IssuerError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
     /// Others may read the key.
@@ -58,7 +59,7 @@ pub enum IssuerError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The key or the chain will not do.
+    /// The key or the chain is invalid.
     #[error("{from}: {problem}")]
     Unusable {
         /// The file, or the store.
@@ -69,7 +70,7 @@ pub enum IssuerError {
 }
 
 impl CertificateIssuer {
-    /// Makes a root: ECDSA P-256, 10 years, path length 0, named after the trust domain.
+    /// Creates a root: ECDSA P-256, 10 years, path length 0, named after the trust domain.
     pub fn make_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<AuthorityRecord, rcgen::Error> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
@@ -88,7 +89,7 @@ impl CertificateIssuer {
         })
     }
 
-    /// Reads what [`CertificateIssuer::make_root`] made.
+    /// Reads a root that [`CertificateIssuer::make_root`] created.
     pub fn from_record(record: &AuthorityRecord, now: SystemTime) -> Result<Self, IssuerError> {
         Self::read(&record.chain, &record.key, now)
             .map_err(|problem| IssuerError::Unusable { from: "the CA in the store".into(), problem })
@@ -96,8 +97,8 @@ impl CertificateIssuer {
 
     /// Reads the operator's intermediate: a PEM chain, the intermediate first and the root last, and its key.
     ///
-    /// Refused: a key file that others may read, a key that is not the intermediate's, a certificate that is no CA
-    /// or has expired, a chain with a gap or without a self-signed root at its end.
+    /// Returns an error if other users can read the key file, if the key does not match, if a certificate is not a CA or
+    /// has expired, or if the chain is incomplete or does not end with a self-signed root.
     pub fn from_files(chain: &Path, key: &Path, now: SystemTime) -> Result<Self, IssuerError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -128,7 +129,7 @@ impl CertificateIssuer {
     }
 }
 
-/// Checks every link, and returns the earliest end.
+/// Verifies the chain and returns its earliest end of validity.
 fn check_chain(chain: &[CertificateDer<'_>], key: &KeyPair, now: SystemTime) -> Result<SystemTime, String> {
     let parsed: Vec<X509Certificate<'_>> = chain
         .iter()
@@ -157,7 +158,7 @@ fn check_chain(chain: &[CertificateDer<'_>], key: &KeyPair, now: SystemTime) -> 
             return Err(format!("certificate {index} ({subject}) is not valid now"));
         }
         earliest_end = Some(earliest_end.map_or(end, |earliest: SystemTime| earliest.min(end)));
-        // The last one signs itself: a chain without its root gives workloads nothing to trust.
+        // The last certificate must be self-signed: without the root, workloads have no trust anchor.
         let signer = parsed.get(index + 1).unwrap_or(certificate);
         if certificate.issuer().as_raw() != signer.subject().as_raw()
             || certificate.verify_signature(Some(signer.public_key())).is_err()

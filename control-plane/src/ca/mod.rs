@@ -1,7 +1,8 @@
-//! The certificate authority: who asks is known from a token or a certificate, never from what they ask for.
+//! The certificate authority. A caller is identified by its token or certificate, never by the content of its request.
 //!
-//! [`service`] takes the RPC and settles the identity, [`request`] reads the CSR, [`authority`] signs, [`issuer`]
-//! says with what; [`roots`] is what workloads were told to trust. What may go wrong for a caller is in [`refusal`], with its status and its name in the metrics.
+//! [`service`] serves the RPC and identifies the caller, [`request`] reads the CSR, [`authority`] signs with [`issuer`],
+//! [`certificate`] reads and writes certificate fields, [`roots`] protects the roots that workloads trust, and
+//! [`refusal`] has every error with its status and its reason in metrics.
 
 pub(crate) mod roots;
 pub(crate) mod service;

@@ -1,4 +1,4 @@
-//! Every reason for which the CA gives no certificate: its gRPC status, its name in logs and metrics, and its text.
+//! The errors of the CA: gRPC status, reason in logs and metrics, and text.
 
 use outrigger_core::identity::SpiffeId;
 use thiserror::Error;
@@ -7,25 +7,25 @@ use tonic::{Code, Status};
 use crate::state::StateError;
 use crate::state::token::{RedeemError, TokenRefusal};
 
-/// Why there is no certificate.
+/// Why a certificate is refused.
 #[derive(Debug, Error)]
 pub enum Refusal {
-    /// Neither token nor certificate.
+    /// No token and no certificate.
     #[error("no credentials: send a join token (authorization: Bearer) or use a client certificate")]
     NoCredentials,
-    /// An `authorization` that is no bearer token.
+    /// The `authorization` metadata is not a bearer token.
     #[error("the authorization metadata is not of the form `Bearer <token>`")]
     Authorization,
-    /// The token proves nothing.
+    /// The token is not valid.
     #[error(transparent)]
     Token(#[from] TokenRefusal),
     /// The client certificate expired on a connection that was opened before.
     #[error("the client certificate has expired: a new join token is needed")]
     CertificateExpired,
-    /// The token's namespace or account make no SPIFFE ID.
+    /// The token's namespace or account does not form a SPIFFE ID.
     #[error("the identity makes no SPIFFE ID: {0}")]
     Identity(String),
-    /// The control plane's own identity, which it signs for itself alone: proxies obey whoever has it.
+    /// The control plane's own identity, which is never issued to a caller: proxies trust it.
     #[error("{0} is the control plane's own identity")]
     Reserved(SpiffeId),
     /// Not a PEM CSR.
@@ -34,27 +34,27 @@ pub enum Refusal {
     /// The CSR was not signed by the key in it.
     #[error("the signature of the CSR is not that of its key")]
     Signature,
-    /// A key that others may break, or of a kind that we do not sign.
+    /// The key is weak or of an unsupported type.
     #[error("the key of the CSR is not accepted: {0}")]
     WeakKey(String),
-    /// The CSR names what its sender is not.
+    /// The CSR has a name that is not the caller's.
     #[error("the CSR names {name}, and its sender is {identity}")]
     ForeignName {
         /// The name in the CSR.
         name: String,
-        /// Who asked.
+        /// The identity of the caller.
         identity: SpiffeId,
     },
-    /// More than the pace of one identity.
-    #[error("too many certificates are asked for as {0}: try again later")]
+    /// The rate of the identity is exceeded.
+    #[error("too many certificate requests for {0}: retry later")]
     TooMany(SpiffeId),
-    /// More than one address may have waiting without a certificate.
-    #[error("too many certificates are asked for from this address: retry later")]
+    /// Too many requests of the network wait.
+    #[error("too many certificate requests from this address: retry later")]
     Crowded,
     /// A negative lifetime.
     #[error("the validity duration is negative")]
     Validity,
-    /// Our own certificate ends.
+    /// The CA's certificate has expired.
     #[error("the CA's own certificate has expired")]
     IssuerExpired,
     /// The signing failed.
@@ -66,7 +66,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Its name in metrics and logs.
+    /// Returns the reason in metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoCredentials => "no-credentials",
@@ -92,8 +92,8 @@ impl Refusal {
         }
     }
 
-    /// What the caller gets. Failures of ours are UNAVAILABLE, so that it tries again, and keep their details to
-    /// the log.
+    /// Returns the caller's status. Internal errors are UNAVAILABLE, so that the caller retries; their details are only
+    /// logged.
     pub fn status(&self) -> Status {
         let code = match self {
             Self::NoCredentials | Self::Authorization | Self::CertificateExpired => Code::Unauthenticated,
@@ -103,7 +103,7 @@ impl Refusal {
             Self::ForeignName { .. } | Self::Identity(_) | Self::Reserved(_) => Code::PermissionDenied,
             Self::Malformed(_) | Self::Signature | Self::WeakKey(_) | Self::Validity => Code::InvalidArgument,
             Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {
-                return Status::unavailable("the CA cannot sign now; its log says why");
+                return Status::unavailable("the CA cannot sign now; see its log");
             }
         };
         Status::new(code, self.to_string())

@@ -1,7 +1,7 @@
-//! Reading a CSR: of all that it says, only its public key is used.
+//! Reads a CSR. Only its public key is used.
 //!
-//! What it names is compared with the identity that its sender proved: a CSR for somebody else is an attack or a
-//! mistake, and either is better told than silently corrected.
+//! Its names are compared with the identity of the caller: a CSR for another identity is an attack or a mistake, and is
+//! refused instead of corrected.
 
 use outrigger_core::identity::SpiffeId;
 use rcgen::SubjectPublicKeyInfo;
@@ -15,15 +15,15 @@ use x509_parser::public_key::PublicKey;
 
 use super::refusal::Refusal;
 
-/// A P-256 CSR takes some 500 bytes, one of RSA 8192 some 3 KiB.
+/// Maximum size of a CSR. One of P-256 has some 500 bytes, one of RSA 8192 some 3 KiB.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// A CSR whose signature holds and whose key is strong.
+/// A CSR with a valid signature and an accepted key.
 #[derive(Debug)]
 pub(crate) struct SigningRequest {
     /// The key to certify.
     pub key: SubjectPublicKeyInfo,
-    /// SHA-256 of the SubjectPublicKeyInfo, which a join token is bound to.
+    /// SHA-256 of the SubjectPublicKeyInfo, to which a join token is bound.
     pub fingerprint: [u8; 32],
     names: Vec<RequestedName>,
 }
@@ -54,7 +54,7 @@ impl SigningRequest {
         Ok(Self { key, fingerprint: Sha256::digest(spki.raw).into(), names: names(&csr)? })
     }
 
-    /// Refuses a name that is not the sender's own. None at all is fine.
+    /// Returns an error if the CSR has a name that is not the caller's. No names are fine.
     pub(crate) fn check_names(&self, identity: &SpiffeId) -> Result<(), Refusal> {
         let foreign = self.names.iter().find_map(|name| match name {
             RequestedName::Uri(uri) if uri == identity.as_str() => None,
@@ -66,7 +66,7 @@ impl SigningRequest {
     }
 }
 
-/// P-256, P-384, Ed25519, and RSA from 2048 bits: what rustls, Envoy and Go verify, and nothing weaker.
+/// Accepts P-256, P-384, Ed25519, and RSA from 2048 bits, which rustls, Envoy and Go verify.
 fn accept_key(key: &PublicKey<'_>, spki: &[u8]) -> Result<SubjectPublicKeyInfo, Refusal> {
     if let PublicKey::RSA(rsa) = key
         && !(2048..=8192).contains(&rsa.key_size())
@@ -88,8 +88,8 @@ fn accept_key(key: &PublicKey<'_>, spki: &[u8]) -> Result<SubjectPublicKeyInfo, 
     }
 }
 
-/// Every subject alternative name that the CSR asks for. The subject itself is ignored: clients of Istio's CA send
-/// an empty one or their organisation's, and nothing of it reaches the certificate.
+/// Returns all requested subject alternative names. The subject is ignored: clients of Istio's CA send an empty one or
+/// their organization's, and it is not in the certificate.
 fn names(csr: &X509CertificationRequest<'_>) -> Result<Vec<RequestedName>, Refusal> {
     let mut names = Vec::new();
     for extension in csr.requested_extensions().into_iter().flatten() {
@@ -102,7 +102,7 @@ fn names(csr: &X509CertificationRequest<'_>) -> Result<Vec<RequestedName>, Refus
                 }));
             }
             ParsedExtension::ParseError { error } => return Err(Refusal::Malformed(error.to_string())),
-            // Usage and constraints are ours to say; what was asked for is not looked at.
+            // The CA decides about usage and constraints, and ignores requested ones.
             _ => {}
         }
     }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn strong_keys_are_read() {
+    fn strong_keys_are_accepted() {
         for algorithm in [
             &rcgen::PKCS_ECDSA_P256_SHA256,
             &rcgen::PKCS_ECDSA_P384_SHA384,

@@ -1,7 +1,7 @@
-//! `roots.pem` in the state directory: the roots that workloads were told to trust, for their `--control-plane-ca`.
+//! `roots.pem` in the state directory: the roots for workloads' `--control-plane-ca`.
 //!
-//! It outlives the store that has the key. A root that nobody was told of locks every workload out that trusts the old
-//! one, and so none is put in its place by accident: the control plane does not start, and says what to do.
+//! The file outlives the store with the key. Replacing the root that workloads trust by an unknown one would lock all of
+//! them out, so the control plane refuses to start instead, and says what to do.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use super::service::pem;
 use crate::state::StateError;
 use crate::state::directory::replace;
 
-/// What the file said at start.
+/// The content of the file at start-up.
 #[derive(Debug)]
 pub(crate) struct KnownRoots {
     path: PathBuf,
@@ -20,7 +20,7 @@ pub(crate) struct KnownRoots {
 }
 
 impl KnownRoots {
-    /// Reads the file; nothing is known where there is none, or an empty one.
+    /// Reads the file. A missing file is like an empty one.
     pub(crate) fn read(path: PathBuf) -> Result<Self, StateError> {
         match std::fs::read(&path) {
             Ok(text) => Ok(Self { path, text }),
@@ -29,7 +29,7 @@ impl KnownRoots {
         }
     }
 
-    /// Whether a root may be made. Not where workloads trust one already whose key is gone.
+    /// Returns an error if workloads already trust a root, whose key is then missing.
     pub(crate) fn allow_new(&self) -> Result<(), StateError> {
         match self.text.iter().all(u8::is_ascii_whitespace) {
             true => Ok(()),
@@ -37,8 +37,7 @@ impl KnownRoots {
         }
     }
 
-    /// Whether these may take the place of the known ones: one of them is among those. A file without any certificate
-    /// tells nobody whom to trust.
+    /// Returns an error unless one of these roots is in the file, or the file has no certificate.
     pub(crate) fn allow(&self, roots: &[CertificateDer<'_>]) -> Result<(), StateError> {
         let known: Vec<_> = CertificateDer::pem_slice_iter(&self.text).filter_map(Result::ok).collect();
         match known.is_empty() || roots.iter().any(|root| known.contains(root)) {
@@ -47,7 +46,7 @@ impl KnownRoots {
         }
     }
 
-    /// Writes the roots of now, if the file says otherwise: a start needs no space on the disk.
+    /// Writes the roots if they differ from the file, so that a normal start writes nothing.
     pub(crate) fn replace(&self, roots: &[CertificateDer<'_>]) -> Result<(), StateError> {
         let text: String = roots.iter().map(pem).collect();
         match self.text == text.as_bytes() {
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_takes_the_place_of_none_that_workloads_trust() {
+    fn a_new_root_never_replaces_a_trusted_one() {
         let directory = tempfile::tempdir().unwrap();
         let known = || KnownRoots::read(directory.path().join("roots.pem")).unwrap();
         let (old, new) = (root(), root());

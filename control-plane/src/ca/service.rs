@@ -1,7 +1,7 @@
-//! `istio.v1.auth.IstioCertificateService`: the RPC by which workloads get and renew their certificates.
+//! `istio.v1.auth.IstioCertificateService`: the RPC by which workloads get and renew certificates.
 //!
-//! A workload comes first with a join token, and from then on with the certificate that it has. Every refusal is
-//! logged with who asked, counted by reason, and answered in words.
+//! A workload authenticates with a join token first, then with its current certificate. Every refusal is logged with the
+//! caller's address, counted by reason, and returned with a text.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,56 +19,63 @@ use tonic::{Request, Response, Status};
 use super::authority::{Authority, IssuedCertificate};
 use super::refusal::Refusal;
 use super::request::SigningRequest;
-use crate::crowd::origin;
+use crate::fair_slots::peer_network;
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity};
-use crate::quota::{Meters, Pace, Slot, Slots};
+use crate::quota::{KeyedRateLimiter, Rate, Slot, Slots};
 use crate::state::Store;
 use crate::state::token::Grant;
 
-/// Certificates for one identity: enough for hundreds of instances that start together, and for their renewals.
-const PACE: Pace = Pace { burst: 500, interval: Duration::from_millis(50) };
-/// Requests with a certificate, and requests without, that are worked on at a time. More wait in their connections; who
-/// has a certificate never waits for strangers.
-const AT_WORK: usize = 16;
-/// Requests without a certificate that one address may have waiting: enough for hundreds of instances that start
-/// together.
-const OF_ADDRESS: usize = 256;
+/// Rate of certificates for one identity: enough for hundreds of instances that start together, and for their renewals.
+const CERTIFICATE_RATE: Rate = Rate { burst: 500, interval: Duration::from_millis(50) };
+/// Maximum number of concurrent requests with a certificate, and of those without. Others wait; authenticated callers
+/// never wait for anonymous ones.
+const MAX_CONCURRENT: usize = 16;
+/// Maximum number of requests without a certificate of one network that may wait: enough for hundreds of instances that
+/// start together.
+const MAX_WAITING_PER_ADDRESS: usize = 256;
 
-/// The CA behind the RPC.
+/// The CA service.
 #[derive(Debug, Clone)]
 pub(crate) struct CertificateService {
     authority: Arc<Authority>,
     store: Store,
     metrics: Arc<Metrics>,
-    /// By who proved to be that identity: strangers cannot use up somebody's pace.
-    meters: Arc<Meters<SpiffeId>>,
-    lanes: Arc<Lanes>,
+    /// By proven identity, so that anonymous callers cannot exhaust the rate of an identity.
+    rate_limits: Arc<KeyedRateLimiter<SpiffeId>>,
+    admission: Arc<Admission>,
 }
 
 #[derive(Debug)]
-struct Lanes {
-    members: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
-    of_address: Slots<Option<IpAddr>>,
+struct Admission {
+    authenticated: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
+    waiting_per_address: Slots<Option<IpAddr>>,
 }
 
-/// What is held while a request is worked on, also when its caller is gone.
-struct Turn {
+/// Held while a request is processed, even if its caller is gone.
+struct AdmissionPermit {
     _permit: Option<OwnedSemaphorePermit>,
     _slot: Option<Slot<Option<IpAddr>>>,
 }
 
 impl CertificateService {
-    /// A service that signs with `authority` and looks tokens up in `store`.
+    /// Creates a service that signs with `authority` and looks tokens up in `store`.
     pub(crate) fn new(authority: Arc<Authority>, store: Store, metrics: Arc<Metrics>) -> Self {
-        let semaphore = || Arc::new(Semaphore::new(AT_WORK));
-        let of_address = Slots::new(OF_ADDRESS);
-        let lanes = Arc::new(Lanes { members: semaphore(), strangers: semaphore(), of_address });
-        Self { authority, store, metrics, meters: Arc::new(Meters::new(PACE)), lanes }
+        let semaphore = || Arc::new(Semaphore::new(MAX_CONCURRENT));
+        let waiting_per_address = Slots::new(MAX_WAITING_PER_ADDRESS);
+        let admission =
+            Arc::new(Admission { authenticated: semaphore(), anonymous: semaphore(), waiting_per_address });
+        Self {
+            authority,
+            store,
+            metrics,
+            rate_limits: Arc::new(KeyedRateLimiter::new(CERTIFICATE_RATE)),
+            admission,
+        }
     }
 
-    /// The whole of one request. Blocks on the disk when a token is used.
+    /// Processes one request. Blocks on the disk if a token is used.
     fn issue(
         &self,
         credentials: Result<Credentials, Refusal>,
@@ -77,15 +84,15 @@ impl CertificateService {
     ) -> Result<(SpiffeId, IssuedCertificate), Refusal> {
         let seconds = u64::try_from(request.validity_duration).map_err(|_| Refusal::Validity)?;
         let requested = (seconds > 0).then(|| Duration::from_secs(seconds));
-        // The credentials before the CSR: strangers cost no signature check.
+        // Credentials are checked before the CSR, so that anonymous callers cost no signature verification.
         let (identity, grant) = self.identify(credentials?, now)?;
-        if !self.meters.admit(&identity, Instant::now()) {
+        if !self.rate_limits.admit(&identity, Instant::now()) {
             return Err(Refusal::TooMany(identity));
         }
         let csr = SigningRequest::read(&request.csr)?;
         csr.check_names(&identity)?;
-        // Last, and before signing: a CSR that is refused uses no token up, and a used token is bound to its key
-        // before anything signed leaves.
+        // After all checks and before signing: a refused CSR does not consume the token, and the token is bound to the
+        // key before a certificate is sent.
         if let Some(grant) = grant {
             self.store.redeem_token(&grant, &csr.fingerprint, now)?;
         }
@@ -93,7 +100,8 @@ impl CertificateService {
         Ok((identity, issued))
     }
 
-    /// Whom the credentials prove. A token decides where both are given: it was sent for this request.
+    /// Returns the identity that the credentials prove. A token takes precedence over a certificate: it was sent for this
+    /// request.
     fn identify(
         &self,
         credentials: Credentials,
@@ -135,14 +143,15 @@ impl IstioCertificateService for CertificateService {
             (None, Some(ExpiredPeer(_))) => Err(Refusal::CertificateExpired),
             (None, None) => Err(Refusal::NoCredentials),
         };
-        let address = request.extensions().get().map(|PeerAddress(address)| origin(address.ip()));
-        let stranger = peer.is_err().then_some(address);
+        let address = request.extensions().get().map(|PeerAddress(address)| peer_network(address.ip()));
+        let anonymous_peer = peer.is_err().then_some(address);
         let credentials = Credentials::of(request.metadata(), peer);
         let request = request.into_inner();
-        let turn = self.lanes.turn(stranger).await.map_err(|refusal| self.refused(&refusal, &from))?;
+        let permit =
+            self.admission.acquire(anonymous_peer).await.map_err(|refusal| self.refused(&refusal, &from))?;
         let service = self.clone();
         let issue = move || {
-            let _turn = turn;
+            let _turn = permit;
             service.issue(credentials, &request, SystemTime::now())
         };
         let issued = tokio::task::spawn_blocking(issue)
@@ -155,23 +164,23 @@ impl IstioCertificateService for CertificateService {
     }
 }
 
-impl Lanes {
-    /// Waits for a turn; `stranger` is the address of a caller that showed no certificate.
-    async fn turn(&self, stranger: Option<Option<IpAddr>>) -> Result<Turn, Refusal> {
-        let (lane, slot) = match stranger {
-            None => (&self.members, None),
+impl Admission {
+    /// Waits for a permit. `anonymous_peer` is the network of a caller without a certificate.
+    async fn acquire(&self, anonymous_peer: Option<Option<IpAddr>>) -> Result<AdmissionPermit, Refusal> {
+        let (lane, slot) = match anonymous_peer {
+            None => (&self.authenticated, None),
             Some(address) => {
-                let slot = self.of_address.take(&address).ok_or(Refusal::Crowded)?;
-                (&self.strangers, Some(slot))
+                let slot = self.waiting_per_address.acquire(&address).ok_or(Refusal::Crowded)?;
+                (&self.anonymous, Some(slot))
             }
         };
         // Never closed.
         let permit = Arc::clone(lane).acquire_owned().await.ok();
-        Ok(Turn { _permit: permit, _slot: slot })
+        Ok(AdmissionPermit { _permit: permit, _slot: slot })
     }
 }
 
-/// What a caller proves itself with.
+/// The credentials of a caller.
 enum Credentials {
     Token(String),
     Certificate(SpiffeId),
@@ -193,7 +202,7 @@ impl Credentials {
     }
 }
 
-/// The PEM text of a certificate, with lines of 64 characters (RFC 7468, section 2).
+/// Returns a certificate as PEM, with lines of 64 characters (RFC 7468, section 2).
 pub(crate) fn pem(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(certificate);
@@ -327,14 +336,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_identity_that_asks_too_fast_is_slowed_down_and_nobody_else() {
         let (ca, good) = (Ca::new(), csr(&KeyPair::generate().unwrap(), CART));
-        let meter = || ca.service.meters.admit(&SpiffeId::parse(CART).unwrap(), Instant::now());
+        let meter = || ca.service.rate_limits.admit(&SpiffeId::parse(CART).unwrap(), Instant::now());
         while meter() {}
         let refused = ca.ask(None, Some(CART), good.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
         assert_eq!(ca.service.metrics.certificates_refused("rate-limit"), 1);
         let payments = "spiffe://cluster.local/ns/shop/sa/payments";
         ca.ask(None, Some(payments), csr(&KeyPair::generate().unwrap(), payments)).await.unwrap();
-        tokio::time::advance(PACE.interval).await;
+        tokio::time::advance(CERTIFICATE_RATE.interval).await;
         ca.ask(None, Some(CART), good).await.unwrap();
     }
 
@@ -342,18 +351,20 @@ mod tests {
     async fn who_has_a_certificate_does_not_wait_for_strangers() {
         let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
         let address = |n: u8| Some(Some(IpAddr::from([10, 0, 0, n])));
-        let lanes = &ca.service.lanes;
-        let mut turns = Vec::new();
-        for _ in 0..AT_WORK {
-            turns.push(lanes.turn(address(1)).await.unwrap());
+        let admission = &ca.service.admission;
+        let mut permits = Vec::new();
+        for _ in 0..MAX_CONCURRENT {
+            permits.push(admission.acquire(address(1)).await.unwrap());
         }
-        let mut waiting: Vec<_> = (AT_WORK..OF_ADDRESS).map(|_| Box::pin(lanes.turn(address(1)))).collect();
-        for turn in &mut waiting {
-            assert!(turn.now_or_never().is_none());
+        let mut waiting: Vec<_> = (MAX_CONCURRENT..MAX_WAITING_PER_ADDRESS)
+            .map(|_| Box::pin(admission.acquire(address(1))))
+            .collect();
+        for permit in &mut waiting {
+            assert!(permit.now_or_never().is_none());
         }
-        let crowded = lanes.turn(address(1)).now_or_never().unwrap();
+        let crowded = admission.acquire(address(1)).now_or_never().unwrap();
         assert_eq!(crowded.err().unwrap().status().code(), Code::ResourceExhausted);
-        assert!(lanes.turn(address(2)).now_or_never().is_none(), "waits, and is not refused");
+        assert!(admission.acquire(address(2)).now_or_never().is_none(), "waits, and is not refused");
         ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap();
     }
 }

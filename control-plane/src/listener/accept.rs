@@ -1,7 +1,7 @@
-//! Taking connections: TCP, TLS within a time, and the peer's identity into every request.
+//! Accepts connections: TCP, a TLS handshake with a timeout, and the peer's identity in the extensions of every request.
 //!
-//! Nothing that a caller does ends the loop, and nothing that one caller does holds another up. The listener belongs
-//! to the future that [`serve`] returns; handshakes under way end with it.
+//! No caller can end the accept loop or delay another caller. The future that [`serve`] returns owns the listener and all
+//! handshakes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,50 +20,50 @@ use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Status};
 
-use super::bounded::{BoundedConnection, Life};
+use super::bounded::{BoundedConnection, Deadline};
 use super::services::Services;
 use crate::ca::certificate::LeafCertificate;
-use crate::crowd::{Crowd, Place, origin};
+use crate::fair_slots::{FairSlot, FairSlots, peer_network};
 use crate::metrics::Metrics;
 use crate::peer::{ExpiredPeer, PeerAddress, PeerIdentity, until};
 use crate::quota::{Slot, Slots};
 
-/// How long a caller may take for its handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How many handshakes may be under way. For one more, the address that has most loses its oldest.
-const HANDSHAKES: usize = 512;
-/// How many connections there may be whose caller showed no certificate. For one more, the address that has most loses
-/// its oldest. Each takes some 50 KiB.
-const ANONYMOUS: usize = 1024;
-/// How long a caller without a certificate may stay: it comes for one.
-const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
-/// How many connections one identity may have.
-const CONNECTIONS: usize = 2048;
-/// How long a connection stays after the certificate that opened it has expired, so that its streams can say so.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// How long to wait when the system gives no connection, as when descriptors run out.
-const PAUSE: Duration = Duration::from_millis(20);
-/// How many strangers give up theirs then.
-const GIVEN_UP: usize = 16;
-/// A peer that says nothing is asked this often whether it is there, and has this long to answer.
+/// Time within which a handshake must complete.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of concurrent handshakes. One more evicts the oldest of the network that has most.
+const MAX_HANDSHAKES: usize = 512;
+/// Maximum number of connections without a client certificate. One more evicts the oldest of the network that has most.
+/// Each uses some 50 KiB.
+const MAX_ANONYMOUS: usize = 1024;
+/// Lifetime of a connection without a client certificate: it is only for requesting one.
+const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(60);
+/// Maximum number of connections of one identity.
+const MAX_CONNECTIONS: usize = 2048;
+/// Time that a connection stays open after its certificate has expired, so that its streams can report that.
+const EXPIRY_GRACE: Duration = Duration::from_secs(1);
+/// Pause after a failed accept, for example when no descriptors are left.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
+/// Number of anonymous connections that are evicted then.
+const EVICTED_ON_ERROR: usize = 16;
+/// Interval of HTTP/2 PINGs to a silent peer, and the time within which it must answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
-/// What the port needs.
+/// Configuration of the listener.
 #[derive(Debug, Clone)]
-pub(crate) struct Port {
-    /// Its TLS settings.
+pub(crate) struct ListenerConfig {
+    /// The TLS configuration.
     pub tls: Arc<ServerConfig>,
-    /// Whose identities callers may have.
+    /// The trust domain of the callers' identities.
     pub trust_domain: TrustDomain,
-    /// Where refused connections are counted.
+    /// Counts refused connections.
     pub metrics: Arc<Metrics>,
 }
 
-/// Serves `services` on `listener` until `shutdown`, and then until the last stream has ended: a caller that wants to
-/// end sooner drops the future.
+/// Serves `services` on `listener` until `shutdown` completes and then until the last stream has ended. Dropping the future ends
+/// it sooner.
 pub(crate) async fn serve(
     listener: TcpListener,
-    port: Port,
+    port: ListenerConfig,
     services: Services,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -77,19 +77,24 @@ pub(crate) async fn serve(
     tokio::pin!(serve);
     tokio::select! {
         served = &mut serve => served,
-        // The port is closed for good only when the server has dropped its end: then it is shutting down.
+        // `accept` returns only when the server has dropped the receiver, which means that it is shutting down.
         () = accept => serve.await,
     }
 }
 
-/// Accepts until the receiver is gone. A connection is accepted whichever peers hold the places: what strangers can fill, members do
-/// not wait for.
-async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io::Result<Connection>>) {
-    // Strangers together hold no more than half of the descriptors.
+/// Accepts connections until the receiver is dropped. Anonymous connections never block authenticated ones.
+async fn accept(
+    listener: TcpListener,
+    port: ListenerConfig,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
+    // Handshakes and anonymous connections together use at most half of the descriptors.
     let share = outrigger_core::descriptors::limit() / 4;
-    let handshakes = Crowd::new(HANDSHAKES.min(share));
-    let places =
-        Arc::new(Places { members: Slots::new(CONNECTIONS), strangers: Crowd::new(ANONYMOUS.min(share)) });
+    let handshakes = FairSlots::new(MAX_HANDSHAKES.min(share));
+    let limits = Arc::new(ConnectionLimits {
+        authenticated: Slots::new(MAX_CONNECTIONS),
+        anonymous: FairSlots::new(MAX_ANONYMOUS.min(share)),
+    });
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
@@ -100,58 +105,58 @@ async fn accept(listener: TcpListener, port: Port, connections: mpsc::Sender<io:
         match taken {
             Ok((stream, address)) => {
                 let (port, connections) = (port.clone(), connections.clone());
-                let (place, places) = (handshakes.enter(origin(address.ip())), Arc::clone(&places));
+                let (slot, limits) = (handshakes.acquire(peer_network(address.ip())), Arc::clone(&limits));
                 tasks.spawn(async move {
                     let connection = async {
-                        let (tls, peer) = port.timely_handshake(stream, address, place).await?;
-                        places.admit(tls, peer)
+                        let (tls, peer) = port.handshake_in_time(stream, address, slot).await?;
+                        limits.admit(tls, peer)
                     };
                     match connection.await {
                         Ok(connection) => drop(connections.send(Ok(connection)).await),
-                        Err(Unfit { reason, text }) => {
+                        Err(ConnectionRefusal { reason, text }) => {
                             port.metrics.connection_refused(reason);
-                            // Strangers decide how often: no line for each.
+                            // Anonymous callers decide how often this happens, so it is not logged by default.
                             tracing::debug!(reason, from = %address, error = text, "connection refused");
                         }
                     }
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "no connection accepted");
-                // With descriptors as with places: strangers give theirs up first.
-                for _ in 0..GIVEN_UP {
-                    let _ = handshakes.evict() || places.strangers.evict();
+                tracing::warn!(%error, "cannot accept a connection");
+                // Free descriptors of anonymous connections first.
+                for _ in 0..EVICTED_ON_ERROR {
+                    let _ = handshakes.evict() || limits.anonymous.evict();
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
 }
 
-/// Why a connection is closed before any request.
-struct Unfit {
+/// Why a connection is closed before its first request.
+struct ConnectionRefusal {
     reason: &'static str,
     text: String,
 }
 
-impl Unfit {
+impl ConnectionRefusal {
     fn new(reason: &'static str, text: impl ToString) -> Self {
         Self { reason, text: text.to_string() }
     }
 }
 
-impl Port {
-    /// A handshake that ends in time, or with its place.
-    async fn timely_handshake(
+impl ListenerConfig {
+    /// Runs the handshake, limited by its timeout and its slot.
+    async fn handshake_in_time(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        mut place: Place<IpAddr>,
-    ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), Unfit> {
+        mut slot: FairSlot<IpAddr>,
+    ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), ConnectionRefusal> {
         tokio::select! {
             done = self.handshake(stream, address) => done,
-            () = place.lost() => Err(Unfit::new("crowded", "others came, and this handshake had taken longest")),
-            () = tokio::time::sleep(HANDSHAKE) => Err(Unfit::new("timeout", "no handshake in time")),
+            () = slot.evicted() => Err(ConnectionRefusal::new("crowded", "evicted by newer handshakes")),
+            () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => Err(ConnectionRefusal::new("timeout", "the handshake took too long")),
         }
     }
 
@@ -159,66 +164,66 @@ impl Port {
         &self,
         stream: TcpStream,
         address: SocketAddr,
-    ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), Unfit> {
-        // Small messages that somebody waits for. A socket without it still works.
+    ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), ConnectionRefusal> {
+        // Small messages are latency-sensitive. The connection works without it.
         let _ = stream.set_nodelay(true);
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let tls = acceptor.accept(stream).await.map_err(|error| Unfit::new("handshake", error))?;
+        let tls =
+            acceptor.accept(stream).await.map_err(|error| ConnectionRefusal::new("handshake", error))?;
         let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = leaf
             .map(LeafCertificate::read)
             .transpose()
-            .map_err(|error| Unfit::new("not-a-workload", error))?;
+            .map_err(|error| ConnectionRefusal::new("not-a-workload", error))?;
         if let Some(certificate) = &certificate
             && *certificate.identity.trust_domain() != self.trust_domain
         {
-            return Err(Unfit::new("foreign-trust-domain", &certificate.identity));
+            return Err(ConnectionRefusal::new("foreign-trust-domain", &certificate.identity));
         }
         Ok((tls, ConnectedPeer { address, certificate }))
     }
 }
 
-/// Who may have how many connections.
-struct Places {
-    members: Slots<SpiffeId>,
-    strangers: Crowd<IpAddr>,
+/// The limits on established connections.
+struct ConnectionLimits {
+    authenticated: Slots<SpiffeId>,
+    anonymous: FairSlots<IpAddr>,
 }
 
-impl Places {
-    fn admit(&self, tls: TlsStream<TcpStream>, peer: ConnectedPeer) -> Result<Connection, Unfit> {
-        let (slot, life): (_, Life) = match &peer.certificate {
+impl ConnectionLimits {
+    fn admit(&self, tls: TlsStream<TcpStream>, peer: ConnectedPeer) -> Result<Connection, ConnectionRefusal> {
+        let (slot, deadline): (_, Deadline) = match &peer.certificate {
             Some(certificate) => {
                 let identity = &certificate.identity;
-                let slot = self.members.take(identity).ok_or_else(|| {
-                    Unfit::new("too-many", format!("{CONNECTIONS} connections of {identity}"))
+                let slot = self.authenticated.acquire(identity).ok_or_else(|| {
+                    ConnectionRefusal::new("too-many", format!("{MAX_CONNECTIONS} connections of {identity}"))
                 })?;
-                (Some(slot), Box::pin(until(certificate.not_after + FAREWELL)))
+                (Some(slot), Box::pin(until(certificate.not_after + EXPIRY_GRACE)))
             }
             None => {
-                let mut place = self.strangers.enter(origin(peer.address.ip()));
-                let life = async move {
-                    let _ = tokio::time::timeout(ANONYMOUS_LIFE, place.lost()).await;
+                let mut slot = self.anonymous.acquire(peer_network(peer.address.ip()));
+                let deadline = async move {
+                    let _ = tokio::time::timeout(ANONYMOUS_LIFETIME, slot.evicted()).await;
                 };
-                (None, Box::pin(life))
+                (None, Box::pin(deadline))
             }
         };
-        Ok(BoundedConnection::new(tls, peer, life, slot))
+        Ok(BoundedConnection::new(tls, peer, deadline, slot))
     }
 }
 
-/// A connection whose handshake is done. It ends soon after the certificate of its peer, whatever the peer does: a
-/// certificate that is renewed comes with a connection of its own. Without a certificate it ends when its time is over,
-/// or its place is another's.
+/// An established connection. It ends soon after the certificate of its peer expires: a renewed certificate needs a new
+/// connection. Without a certificate it ends after its lifetime, or when its slot is evicted.
 type Connection = BoundedConnection<TlsStream<TcpStream>, ConnectedPeer, Option<Slot<SpiffeId>>>;
 
-/// What is known of the peer from the handshake on.
+/// The peer as the handshake identified it.
 #[derive(Debug, Clone)]
 struct ConnectedPeer {
     address: SocketAddr,
     certificate: Option<LeafCertificate>,
 }
 
-/// Says who the peer is *now*: connections outlive certificates.
+/// Adds the peer's current identity to a request: a connection outlives its certificate by a moment.
 fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
     if let Some(peer) = request.extensions_mut().remove::<ConnectedPeer>() {
         let extensions = request.extensions_mut();
@@ -241,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_ends_with_its_certificate_though_the_connection_goes_on() {
+    fn an_identity_expires_with_its_certificate_while_the_connection_stays_open() {
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
         let minute = Duration::from_secs(60);
         let request = |not_after| {

@@ -1,7 +1,7 @@
-//! A connection that ends at a certain time, whatever its peer does.
+//! A connection with a deadline.
 //!
-//! The end is checked by every operation: a peer that reads nothing leaves the server waiting for a flush or a shutdown,
-//! and must not outlive its certificate by that.
+//! Every operation checks the deadline: a peer that reads nothing keeps the server waiting for a flush or a shutdown, and
+//! must not outlive its certificate that way.
 
 use std::io;
 use std::pin::Pin;
@@ -10,38 +10,38 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// Ends with the connection's time.
-pub(super) type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Completes when the connection must end.
+pub(super) type Deadline = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A stream with an end. Its reader gets an end of file, its writer an error.
+/// A stream with a deadline, after which reads return end of file and writes fail.
 pub(super) struct BoundedConnection<S, P, Q> {
     stream: S,
     peer: P,
-    life: Life,
-    over: bool,
-    /// What the connection occupies until it is dropped.
+    deadline: Deadline,
+    expired: bool,
+    /// Released when the connection is dropped.
     _quota: Q,
 }
 
 impl<S, P, Q> BoundedConnection<S, P, Q> {
-    pub(super) fn new(stream: S, peer: P, life: Life, quota: Q) -> Self {
-        Self { stream, peer, life, over: false, _quota: quota }
+    pub(super) fn new(stream: S, peer: P, deadline: Deadline, quota: Q) -> Self {
+        Self { stream, peer, deadline, expired: false, _quota: quota }
     }
 
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.over = self.over || self.life.as_mut().poll(cx).is_ready();
-        self.over
+    fn is_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        self.expired = self.expired || self.deadline.as_mut().poll(cx).is_ready();
+        self.expired
     }
 }
 
 impl<S: Unpin, P: Unpin, Q: Unpin> BoundedConnection<S, P, Q> {
-    /// Writes, unless the time is over.
+    /// Runs a write operation, or fails if the deadline has passed.
     fn poll_bounded<T>(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         operation: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.is_over(cx) {
+        if self.is_expired(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         operation(Pin::new(&mut self.stream), cx)
@@ -62,7 +62,7 @@ impl<S: AsyncRead + Unpin, P: Unpin, Q: Unpin> AsyncRead for BoundedConnection<S
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_over(cx) {
+        if self.is_expired(cx) {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
@@ -104,34 +104,38 @@ mod tests {
 
     use super::*;
 
-    const LIFE: Duration = Duration::from_secs(5);
+    const LIFETIME: Duration = Duration::from_secs(5);
 
-    /// Like TLS, it takes more than its peer reads, and has it left when it flushes or shuts down.
+    /// Returns a connection that, like TLS, buffers more than its peer reads.
     async fn full() -> (BoundedConnection<BufWriter<tokio::io::DuplexStream>, (), ()>, impl Sized) {
         let (ours, theirs) = duplex(16);
         let stream = BufWriter::with_capacity(64, ours);
-        let mut connection = BoundedConnection::new(stream, (), Box::pin(sleep(LIFE)), ());
+        let mut connection = BoundedConnection::new(stream, (), Box::pin(sleep(LIFETIME)), ());
         connection.write_all(&[0; 40]).await.unwrap();
         (connection, theirs)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_reads_nothing_does_not_outlive_the_connections_time() {
+    async fn a_peer_that_reads_nothing_does_not_outlive_the_deadline() {
         let (mut flushed, _peer) = full().await;
-        let error = timeout(LIFE * 2, flushed.flush()).await.expect("the flush ends").unwrap_err();
+        let error = timeout(LIFETIME * 2, flushed.flush()).await.expect("the flush ends").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         let (mut shut_down, _peer) = full().await;
-        let error = timeout(LIFE * 2, shut_down.shutdown()).await.expect("the shutdown ends").unwrap_err();
+        let error =
+            timeout(LIFETIME * 2, shut_down.shutdown()).await.expect("the shutdown ends").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         let (mut written, _peer) = full().await;
         let error =
-            timeout(LIFE * 2, written.write_all(&[0; 100])).await.expect("the write ends").unwrap_err();
+            timeout(LIFETIME * 2, written.write_all(&[0; 100])).await.expect("the write ends").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_finds_the_end_when_the_time_is_over() {
+    async fn a_read_returns_end_of_file_after_the_deadline() {
         let (mut connection, _peer) = full().await;
-        assert_eq!(timeout(LIFE * 2, connection.read(&mut [0; 1])).await.expect("the read ends").unwrap(), 0);
+        assert_eq!(
+            timeout(LIFETIME * 2, connection.read(&mut [0; 1])).await.expect("the read ends").unwrap(),
+            0
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The one port of the control plane: gRPC over TLS 1.3, with the caller's certificate verified when it has one.
+//! The gRPC listener of the control plane: TLS 1.3, with optional and verified client certificates.
 //!
 //! [`accept`] takes connections and makes requests of them that know their peer; [`services`] finds the service; [`tls`] says whom to trust;
 //! [`server_certificate`] proves the control plane itself.

@@ -1,7 +1,7 @@
-//! The control plane's own certificate: signed by its own CA, renewed in process before it ends.
+//! The control plane's own certificate, signed by its CA and renewed in process before it expires.
 //!
-//! Our proxies know the control plane by its SPIFFE ID. Other gRPC clients (Envoy among them) look for the name that
-//! they dialled, and so the certificate has DNS names and addresses too.
+//! Our proxies verify the control plane's SPIFFE ID. Other gRPC clients verify the name that they connect to, so the
+//! certificate also has DNS names and addresses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use webpki::{EndEntityCert, KeyUsage};
 use crate::ca::authority::{Authority, ServerName};
 use crate::ca::refusal::Refusal;
 
-/// How often the wall clock is looked at: it goes on while a machine sleeps, and tokio's does not.
-const LOOK: Duration = Duration::from_secs(30);
-/// How soon a renewal that failed is tried again.
+/// Interval of reading the wall clock. It advances while a machine is suspended; tokio's clock does not.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// Delay before a failed renewal is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What the TLS server shows. Every handshake takes the newest.
+/// The server certificate. Every handshake uses the current one.
 #[derive(Debug)]
 pub(crate) struct ServerCertificate {
     authority: Arc<Authority>,
@@ -38,27 +38,27 @@ struct Current {
     renew_at: SystemTime,
 }
 
-/// Why there is no certificate for the control plane.
+/// Why the control plane has no certificate.
 #[derive(Debug, Error)]
 pub enum ServerCertificateError {
     /// The CA did not sign.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Nobody would believe it: an operator's CA may be constrained to certain names.
-    #[error("the CA vouches for no certificate with the names {names}: {problem}")]
+    /// Clients would reject it: an operator's CA may be constrained to certain names.
+    #[error("the CA cannot certify the names {names}: {problem}")]
     Names {
         /// The names.
         names: String,
-        /// What a client would say.
+        /// The error of the verification.
         problem: String,
     },
-    /// The key could not be made or used.
+    /// The key could not be generated or used.
     #[error("the key of the control plane: {0}")]
     Key(String),
 }
 
 impl ServerCertificate {
-    /// Gets the first certificate, for the names that were asked for, and for those of `usual` that the CA may vouch for.
+    /// Issues the first certificate for the `asked` names and for those of `usual` that the CA may certify.
     pub(crate) fn new(
         authority: Arc<Authority>,
         asked: &[ServerName],
@@ -83,19 +83,19 @@ impl ServerCertificate {
         Ok(Self { authority, names, current: ArcSwap::from_pointee(current) })
     }
 
-    /// Renews at two thirds of each certificate's life, for as long as it is polled.
+    /// Renews each certificate at two thirds of its lifetime, for as long as it is polled.
     pub(crate) async fn keep_fresh(&self) {
         loop {
             let now = SystemTime::now();
             let left = self.current.load().renew_at.duration_since(now).unwrap_or_default();
             if !left.is_zero() {
-                tokio::time::sleep(left.min(LOOK)).await;
+                tokio::time::sleep(left.min(CLOCK_CHECK_INTERVAL)).await;
                 continue;
             }
             match issue(&self.authority, &self.names, now) {
                 Ok(renewed) => self.current.store(renewed.into()),
                 Err(error) => {
-                    tracing::error!(%error, "the control plane's own certificate is not renewed");
+                    tracing::error!(%error, "cannot renew the control plane's own certificate");
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -114,14 +114,14 @@ fn issue(
     let issued = authority.sign_server(&key, &identity, names, now)?;
     let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let signer = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&der).map_err(|error| broken(&error))?;
-    // Whoever verifies has the root: only what lies between is sent (RFC 8446, section 4.4.2).
+    // The client has the root, so it is not sent (RFC 8446, section 4.4.2).
     let mut chain = issued.chain;
     chain.pop();
     let life = issued.not_after.duration_since(issued.issued).unwrap_or_default();
     Ok(Current { key: Arc::new(CertifiedKey::new(chain, signer)), renew_at: now + life * 2 / 3 })
 }
 
-/// Whether a client that has the roots believes the chain.
+/// Returns an error if a client that has the roots would reject the chain.
 fn verify(
     chain: &[CertificateDer<'static>],
     authority: &Authority,
@@ -145,7 +145,7 @@ fn verify(
         .map_err(|error| fails(&error))
 }
 
-/// The names by which a control plane that listens there is usually dialled.
+/// Returns the names that clients usually use for a control plane that listens on this address.
 pub(crate) fn usual_names(listen: IpAddr) -> Vec<ServerName> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let named = ["localhost", "127.0.0.1", "::1", host.trim()];
@@ -157,7 +157,7 @@ pub(crate) fn usual_names(listen: IpAddr) -> Vec<ServerName> {
 }
 
 impl ResolvesServerCert for ServerCertificate {
-    /// Whatever name was asked for: proxies verify the SPIFFE ID, never a DNS name.
+    /// Ignores the requested server name: there is one certificate.
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.current.load().key))
     }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_looks_for_the_name_that_it_dialled_finds_it() {
+    fn a_client_finds_the_name_that_it_connected_to() {
         let now = SystemTime::now();
         let record =
             CertificateIssuer::make_root(&TrustDomain::parse("cluster.local").unwrap(), now).unwrap();
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(identity, SpiffeId::control_plane(authority.trust_domain().clone()));
     }
 
-    /// A CA of an operator that vouches for these DNS names alone.
+    /// Returns an operator's CA that may certify only these DNS names.
     fn constrained(permitted: &str) -> CertificateIssuer {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_ca_may_not_vouch_for_are_left_out_or_refused_where_they_were_asked_for() {
+    fn names_that_the_ca_may_not_certify_are_omitted_or_refused_if_they_were_requested() {
         let ca = || authority(constrained("example"));
         let usual = names(&["localhost", "host.example"]);
         let certificate = ServerCertificate::new(ca(), &names(&["control.example"]), &usual).unwrap();

@@ -1,6 +1,6 @@
-//! Which gRPC service a request is for: the first segment of its path (gRPC over HTTP/2, "Path").
+//! Selects the gRPC service of a request by the first segment of its path (gRPC over HTTP/2, "Path").
 //!
-//! Three services need no router with patterns, and without one the control plane does not link a web framework.
+//! Three services need no router with patterns; this way the control plane links no web framework.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tonic::server::NamedService;
 
 type Handler = Arc<dyn Fn(http::Request<Body>) -> BoxFuture<http::Response<Body>, Infallible> + Send + Sync>;
 
-/// The services behind the port, by name.
+/// The services of the listener by name.
 #[derive(Clone, Default)]
 pub(crate) struct Services(Vec<(&'static str, Handler)>);
 
@@ -24,7 +24,7 @@ impl std::fmt::Debug for Services {
 }
 
 impl Services {
-    /// Adds a service that tonic generated: one that is always ready.
+    /// Adds a service that tonic generated, which is always ready.
     pub(crate) fn with<S>(mut self, service: S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
@@ -50,7 +50,7 @@ impl Service<http::Request<Body>> for Services {
         match self.0.iter().find(|(name, _)| *name == asked) {
             Some((_, handler)) => handler(request),
             None => {
-                let status = Status::unimplemented(format!("no service {asked:?} here"));
+                let status = Status::unimplemented(format!("unknown service {asked:?}"));
                 Box::pin(async move { Ok(status.into_http()) })
             }
         }

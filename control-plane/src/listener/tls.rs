@@ -1,7 +1,7 @@
-//! TLS towards callers: TLS 1.3 alone, ALPN h2, a client certificate asked for but not required.
+//! The TLS configuration of the listener: TLS 1.3 only, ALPN h2, and an optional client certificate.
 //!
-//! A workload has no certificate before its first, so the port lets callers in without one and each service refuses
-//! them itself. A certificate that is shown must verify, or the handshake fails.
+//! A workload has no certificate before its first one, so callers without a certificate are accepted and the services
+//! decide about them. If a client certificate does not verify, the handshake fails.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use thiserror::Error;
 use super::server_certificate::ServerCertificate;
 use crate::ca::authority::TrustRoots;
 
-/// Why TLS cannot be set up: only a defect of the roots.
+/// Why TLS cannot be configured: the trust roots are invalid.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A root that is none.
+    /// A root is not a valid certificate.
     #[error("a trust root cannot be used: {0}")]
     Root(#[from] rustls::Error),
-    /// No verifier can be made of the roots.
+    /// The verifier cannot be built.
     #[error("the trust roots cannot be used: {0}")]
     Verifier(#[from] VerifierBuilderError),
 }
 
-/// The TLS settings of the port. Callers are verified against `roots`.
+/// Returns the TLS configuration of the listener. Client certificates are verified against `roots`.
 pub(crate) fn server_config(
     certificate: Arc<ServerCertificate>,
     roots: &TrustRoots,
@@ -42,7 +42,7 @@ pub(crate) fn server_config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![alpn::HTTP2.into()];
-    // No resumption: a ticket would carry an identity past the life of its certificate.
+    // No resumption: a ticket would extend an identity beyond the validity of its certificate.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)

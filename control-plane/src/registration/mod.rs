@@ -1,9 +1,9 @@
-//! Registration of workloads on plain Linux: who may stand behind which service, and for how long.
+//! Registration of workloads on plain Linux: which workloads are endpoints of which services, and for how long.
 //!
-//! [`service`] holds one stream for each workload; [`registrar`] is the one task that decides, writes and publishes;
-//! [`book`] has the rules of leases and claims; [`workload`] reads what a workload says of itself.
+//! [`service`] serves one stream for each workload; [`registrar`] is the task that decides, persists and publishes;
+//! [`leases`] has the rules of leases and addresses; [`workload`] validates registrations.
 
 pub(crate) mod service;
 pub(crate) mod registrar;
-mod book;
+mod leases;
 mod workload;

@@ -1,9 +1,9 @@
-//! The one task that owns the registrations: it decides by the book, writes to the store, and publishes, in this order,
-//! so that discovery never shows what a restart would forget.
+//! The task that owns the registrations. It decides by the leases, writes to the store, and publishes, in this order, so
+//! that xDS never serves an endpoint that a restart would lose.
 //!
-//! Messages that wait are taken together and written in one transaction. What cannot be written is in discovery all the
-//! same, since requests must find their way; its workload is told that it is not kept, and says it again. It is written
-//! when the store works again, so that nothing that was acknowledged is lost.
+//! Queued messages are handled together and written in one transaction. If the store fails, the registrations are
+//! published nevertheless, because requests need the endpoints; the workload gets an error and retries. They are written
+//! when the store works again, so that no acknowledged registration is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::book::{Book, StreamId};
+use super::leases::{Leases, StreamId};
 use super::workload::{Malformed, PortRefusal, read};
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
@@ -24,55 +24,63 @@ use crate::model::registration::{Registrations, WorkloadKey};
 use crate::state::registration::{RegistrationChange, RegistrationRecord};
 use crate::state::{StateError, Store};
 
-/// How soon what could not be written is tried again.
+/// Delay before a failed write is retried.
 const RETRY: Duration = Duration::from_secs(1);
-/// How many messages may wait. More make their streams wait.
-const QUEUE: usize = 256;
+/// Capacity of the command queue. When it is full, the streams wait.
+const COMMAND_QUEUE: usize = 256;
 
-/// How streams reach the task.
+/// Sends commands to the task.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrarHandle {
     commands: mpsc::Sender<Command>,
     lease: Duration,
 }
 
-/// The task. It ends when the last handle is gone.
+/// The task. It ends when the last handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Registrar {
-    book: Book,
-    /// Of full names of services.
+    leases: Leases,
+    /// The DNS suffix of services.
     cluster_domain: Name,
     commands: mpsc::Receiver<Command>,
     publish: watch::Sender<Registrations>,
     mesh: watch::Receiver<Arc<Mesh>>,
     store: Store,
-    /// What the store does not have yet, by identity and instance.
+    /// Changes that are not in the store yet, by identity and instance.
     unwritten: BTreeMap<(String, String), RegistrationChange>,
     metrics: Arc<Metrics>,
 }
 
-/// Why a message has no outcome: the stream ends with it.
+/// Why a message is not answered. The stream ends with it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
+pub(super) enum RegistrarError {
     Malformed(Malformed),
-    /// It is in discovery, and cannot be written down.
-    NotKept,
+    /// It is published but cannot be written to the store.
+    NotPersisted,
 }
 
 #[derive(Debug)]
 enum Command {
-    Hear { identity: SpiffeId, stream: StreamId, request: RegisterRequest, answer: oneshot::Sender<Answer> },
-    Ended { key: WorkloadKey, stream: StreamId },
+    Register {
+        identity: SpiffeId,
+        stream: StreamId,
+        request: RegisterRequest,
+        answer: oneshot::Sender<RegisterResult>,
+    },
+    Ended {
+        key: WorkloadKey,
+        stream: StreamId,
+    },
 }
 
-/// What a message came to.
-pub(super) type Answer = Result<Result<WorkloadKey, Vec<PortRefusal>>, Unanswered>;
+/// The result of a message: the workload's key, or why its ports are refused.
+pub(super) type RegisterResult = Result<Result<WorkloadKey, Vec<PortRefusal>>, RegistrarError>;
 
 impl Registrar {
-    /// Brings back what the store remembers, each with a whole lease from now. Run what it returns with
-    /// [`Registrar::run`]; `publish` has the registrations at once.
+    /// Restores the persisted registrations, each with a new lease. Run the returned registrar with [`Registrar::run`];
+    /// `publish` has the registrations immediately.
     ///
-    /// Fails when the store cannot be read. A record that cannot be read is logged and left out.
+    /// Returns an error if the store cannot be read. A record that cannot be read is logged and skipped.
     pub(crate) fn restore(
         lease: Duration,
         cluster_domain: Name,
@@ -81,7 +89,7 @@ impl Registrar {
         publish: watch::Sender<Registrations>,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, RegistrarHandle), StateError> {
-        let mut book = Book::new(lease);
+        let mut leases = Leases::new(lease);
         let now = Instant::now();
         for RegistrationRecord { identity, instance, request } in store.registrations()? {
             let workload = SpiffeId::parse(&identity)
@@ -89,13 +97,13 @@ impl Registrar {
                 .zip(RegisterRequest::decode(request.as_slice()).ok())
                 .and_then(|(identity, request)| read(&identity, &cluster_domain, &request).ok()?.ok());
             match workload {
-                Some(workload) => book.restore(workload, now),
+                Some(workload) => leases.restore(workload, now),
                 None => tracing::error!(identity, instance, "a stored registration cannot be read"),
             }
         }
-        let (sender, commands) = mpsc::channel(QUEUE);
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let registrar = Self {
-            book,
+            leases,
             cluster_domain,
             commands,
             publish,
@@ -104,73 +112,76 @@ impl Registrar {
             unwritten: BTreeMap::new(),
             metrics,
         };
-        registrar.announce();
+        registrar.publish_registrations();
         Ok((registrar, RegistrarHandle { commands: sender, lease }))
     }
 
-    /// Serves until the last handle is gone.
+    /// Runs until the last handle is dropped.
     pub(crate) async fn run(mut self) {
         let mut waiting = Vec::new();
         loop {
-            let expiry = self.book.next_expiry();
+            let expiry = self.leases.next_expiry();
             tokio::select! {
-                taken = self.commands.recv_many(&mut waiting, QUEUE) => match taken {
+                taken = self.commands.recv_many(&mut waiting, COMMAND_QUEUE) => match taken {
                     0 => return,
-                    _ => self.carry_out(&mut waiting).await,
+                    _ => self.execute(&mut waiting).await,
                 },
                 () = sleep_until(expiry) => self.expire().await,
-                () = tokio::time::sleep(RETRY), if !self.unwritten.is_empty() => self.settle(Vec::new()).await,
+                () = tokio::time::sleep(RETRY), if !self.unwritten.is_empty() => self.persist_and_publish(Vec::new()).await,
             }
         }
     }
 
-    async fn carry_out(&mut self, waiting: &mut Vec<Command>) {
+    async fn execute(&mut self, waiting: &mut Vec<Command>) {
         let mut changes = Vec::new();
         let mut answers = Vec::new();
         let now = Instant::now();
         for command in waiting.drain(..) {
             match command {
-                Command::Hear { identity, stream, request, answer } => {
-                    let outcome = self.hear(&identity, stream, &request, now, &mut changes);
+                Command::Register { identity, stream, request, answer } => {
+                    let outcome = self.register(&identity, stream, &request, now, &mut changes);
                     answers.push((answer, outcome));
                 }
                 Command::Ended { key, stream } => {
-                    if self.book.stream_ended(&key, stream) {
+                    if self.leases.stream_ended(&key, stream) {
                         changes.push(removal(&key));
                     }
                 }
             }
         }
-        self.settle(changes).await;
+        self.persist_and_publish(changes).await;
         for (answer, outcome) in answers {
             let outcome = match outcome {
-                Ok(Ok(key)) if self.unwritten.contains_key(&place(&key)) => Err(Unanswered::NotKept),
+                Ok(Ok(key)) if self.unwritten.contains_key(&key_text(&key)) => {
+                    Err(RegistrarError::NotPersisted)
+                }
                 outcome => outcome,
             };
-            // A stream that is gone needs no answer.
+            // The stream may have ended.
             let _ = answer.send(outcome);
         }
     }
 
-    fn hear(
+    fn register(
         &mut self,
         identity: &SpiffeId,
         stream: StreamId,
         request: &RegisterRequest,
         now: Instant,
         changes: &mut Vec<RegistrationChange>,
-    ) -> Answer {
-        let workload = match read(identity, &self.cluster_domain, request).map_err(Unanswered::Malformed)? {
-            Ok(workload) => workload,
-            Err(refusals) => return Ok(Err(self.refuse(identity, refusals))),
-        };
+    ) -> RegisterResult {
+        let workload =
+            match read(identity, &self.cluster_domain, request).map_err(RegistrarError::Malformed)? {
+                Ok(workload) => workload,
+                Err(refusals) => return Ok(Err(self.refuse(identity, refusals))),
+            };
         let key = workload.key.clone();
         let mesh = Arc::clone(&self.mesh.borrow());
-        let known = self.book.has(&key);
-        match self.book.hear(workload, stream, &mesh, now) {
-            Ok(admitted) => {
-                changes.extend(admitted.evicted.iter().map(removal));
-                if admitted.changed {
+        let known = self.leases.has(&key);
+        match self.leases.register(workload, stream, &mesh, now) {
+            Ok(registered) => {
+                changes.extend(registered.evicted.iter().map(removal));
+                if registered.changed {
                     tracing::info!(%identity, instance = %key.instance, drain = request.drain, "registered");
                     changes.push(RegistrationChange::Put(RegistrationRecord {
                         identity: identity.as_str().into(),
@@ -181,7 +192,7 @@ impl Registrar {
                 Ok(Ok(key))
             }
             Err(refusals) => {
-                if known && !self.book.has(&key) {
+                if known && !self.leases.has(&key) {
                     changes.push(removal(&key));
                 }
                 Ok(Err(self.refuse(identity, refusals)))
@@ -198,62 +209,62 @@ impl Registrar {
     }
 
     async fn expire(&mut self) {
-        let ended = self.book.expire(Instant::now());
+        let ended = self.leases.expire(Instant::now());
         for WorkloadKey { identity, instance } in &ended {
-            tracing::warn!(%identity, %instance, "the lease ended: out of discovery");
+            tracing::warn!(%identity, %instance, "lease expired: workload removed");
         }
-        self.settle(ended.iter().map(removal).collect()).await;
+        self.persist_and_publish(ended.iter().map(removal).collect()).await;
     }
 
-    /// Writes, then publishes.
-    async fn settle(&mut self, changes: Vec<RegistrationChange>) {
+    /// Writes the changes, then publishes the registrations.
+    async fn persist_and_publish(&mut self, changes: Vec<RegistrationChange>) {
         let changed = !changes.is_empty();
-        self.unwritten.extend(changes.into_iter().map(|change| (place_of(&change), change)));
+        self.unwritten.extend(changes.into_iter().map(|change| (key_of(&change), change)));
         if !self.unwritten.is_empty() {
             let (store, changes) = (self.store.clone(), self.unwritten.values().cloned().collect::<Vec<_>>());
             let written = tokio::task::spawn_blocking(move || store.change_registrations(&changes)).await;
             match written {
                 Ok(Ok(())) => self.unwritten.clear(),
-                // The store says itself what is wrong with it, once.
-                Ok(Err(error)) => tracing::debug!(%error, "registrations are not written yet"),
-                Err(error) => tracing::error!(%error, "registrations are not written yet"),
+                // The store logs its failure once.
+                Ok(Err(error)) => tracing::debug!(%error, "cannot write registrations yet"),
+                Err(error) => tracing::error!(%error, "cannot write registrations yet"),
             }
         }
         if changed {
-            self.announce();
+            self.publish_registrations();
         }
     }
 
-    fn announce(&self) {
-        self.metrics.set_registrations(self.book.len());
-        self.publish.send_replace(self.book.registrations().clone());
+    fn publish_registrations(&self) {
+        self.metrics.set_registrations(self.leases.len());
+        self.publish.send_replace(self.leases.registrations().clone());
     }
 }
 
 impl RegistrarHandle {
-    /// The lease that every message begins again.
+    /// Returns the duration of a lease, which every message renews.
     pub(super) fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// Says everything that a workload says now. None when the control plane is ending.
-    pub(super) async fn hear(
+    /// Registers a workload with its complete state. Returns None if the control plane is shutting down.
+    pub(super) async fn register(
         &self,
         identity: SpiffeId,
         stream: StreamId,
         request: RegisterRequest,
-    ) -> Option<Answer> {
+    ) -> Option<RegisterResult> {
         let (answer, outcome) = oneshot::channel();
-        self.commands.send(Command::Hear { identity, stream, request, answer }).await.ok()?;
+        self.commands.send(Command::Register { identity, stream, request, answer }).await.ok()?;
         outcome.await.ok()
     }
 
-    /// Waits until the control plane is ending.
+    /// Waits until the control plane is shutting down.
     pub(super) async fn closed(&self) {
         self.commands.closed().await;
     }
 
-    /// Says that a stream ended.
+    /// Reports the end of a stream.
     pub(super) async fn ended(&self, key: WorkloadKey, stream: StreamId) {
         let _ = self.commands.send(Command::Ended { key, stream }).await;
     }
@@ -264,11 +275,11 @@ fn removal(key: &WorkloadKey) -> RegistrationChange {
     RegistrationChange::Remove { identity: identity.as_str().into(), instance: instance.as_ref().into() }
 }
 
-fn place(WorkloadKey { identity, instance }: &WorkloadKey) -> (String, String) {
+fn key_text(WorkloadKey { identity, instance }: &WorkloadKey) -> (String, String) {
     (identity.as_str().into(), instance.as_ref().into())
 }
 
-fn place_of(change: &RegistrationChange) -> (String, String) {
+fn key_of(change: &RegistrationChange) -> (String, String) {
     match change {
         RegistrationChange::Put(record) => (record.identity.clone(), record.instance.clone()),
         RegistrationChange::Remove { identity, instance } => (identity.clone(), instance.clone()),
@@ -290,7 +301,7 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(30);
 
-    /// A registrar over a store in which `cart` registered its instance `a` before a restart.
+    /// Returns a registrar whose store has instance `a` of `cart` from before a restart.
     fn restarted(directory: &std::path::Path) -> (RegistrarHandle, watch::Receiver<Registrations>, Store) {
         let store = Store::open(directory).unwrap();
         let put = RegistrationChange::Put(RegistrationRecord {
@@ -315,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_restart_a_silent_workload_stays_for_one_whole_lease() {
+    async fn after_a_restart_a_silent_workload_stays_for_a_full_lease() {
         let directory = tempfile::tempdir().unwrap();
         let start = Instant::now();
         let (_handle, mut registrations, store) = restarted(directory.path());
@@ -327,12 +338,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn heartbeats_keep_a_workload_for_as_long_as_they_come() {
+    async fn heartbeats_keep_a_workload_registered() {
         let directory = tempfile::tempdir().unwrap();
         let (handle, registrations, store) = restarted(directory.path());
         for _ in 0..10 {
             tokio::time::advance(LEASE / 3).await;
-            assert!(handle.hear(cart(), 1, request("a", 9000)).await.unwrap().unwrap().is_ok());
+            assert!(handle.register(cart(), 1, request("a", 9000)).await.unwrap().unwrap().is_ok());
         }
         assert_eq!(
             (registrations.borrow().workloads().count(), store.registrations().unwrap().len()),
@@ -341,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_written_is_in_discovery_and_is_not_acknowledged_until_it_is() {
+    async fn a_registration_that_cannot_be_written_is_published_and_not_acknowledged() {
         let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let store = Store::open_with(directory.path(), disk.opener()).unwrap();
         let mesh = watch::channel(Arc::default()).1;
@@ -350,20 +361,26 @@ mod tests {
         let domain = "cluster.local".into();
         let (mut registrar, handle) =
             Registrar::restore(LEASE, domain, store.clone(), mesh, publish, metrics).unwrap();
-        // Known from before, so that no Service is asked for.
+        // A known workload needs no Service.
         let known = read(&cart(), "cluster.local", &request("a", 9000)).unwrap().unwrap();
-        registrar.book.restore(known, Instant::now());
+        registrar.leases.restore(known, Instant::now());
         tokio::spawn(registrar.run());
         tokio::spawn(store.clone().keep_open());
 
         disk.fill(true);
         let draining = RegisterRequest { drain: true, ..request("a", 9000) };
-        assert_eq!(handle.hear(cart(), 1, draining.clone()).await, Some(Err(Unanswered::NotKept)));
+        assert_eq!(
+            handle.register(cart(), 1, draining.clone()).await,
+            Some(Err(RegistrarError::NotPersisted))
+        );
         assert!(registrations.borrow().workloads().all(|workload| workload.draining));
-        assert_eq!(handle.hear(cart(), 2, draining.clone()).await, Some(Err(Unanswered::NotKept)));
+        assert_eq!(
+            handle.register(cart(), 2, draining.clone()).await,
+            Some(Err(RegistrarError::NotPersisted))
+        );
 
         disk.fill(false);
-        while handle.hear(cart(), 3, draining.clone()).await.unwrap().is_err() {
+        while handle.register(cart(), 3, draining.clone()).await.unwrap().is_err() {
             std::thread::sleep(Duration::from_millis(50));
         }
         assert_eq!(store.registrations().unwrap().len(), 1);

@@ -1,8 +1,8 @@
 //! `outrigger.registration.v1.Registration`: one stream for each workload.
 //!
-//! A message may say little: what it leaves out stays as it was. The stream keeps the whole and says it again with
-//! each heartbeat, so that a workload that was refused because its Service was not there yet gets in by itself.
-//! Each stream is a task, which ends with the stream, with the certificate that opened it, or with the control plane.
+//! A message may be partial: absent fields keep their values. The stream keeps the merged state and registers it again
+//! with each heartbeat, so that a workload is accepted as soon as its Service exists. Each stream is a task that ends
+//! with the stream, with the certificate that opened it, or with the control plane.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,22 +22,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::registrar::{RegistrarHandle, Unanswered};
+use super::registrar::{RegistrarError, RegistrarHandle};
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadKey;
 use crate::peer::{PeerIdentity, expired, until, verified};
-use crate::quota::{Meter, Meters, Pace, Slots};
+use crate::quota::{KeyedRateLimiter, Rate, RateLimiter, Slots};
 
-/// Streams of one identity: of all instances of a workload together.
-const STREAMS: usize = 1024;
-/// New streams of one identity: a restart of all its instances, and then what broken connections cost.
-const OPENINGS: Pace = Pace { burst: 1024, interval: Duration::from_millis(50) };
-/// Messages on one stream. Each may be a change that is written to the disk and pushed to others; heartbeats at the
-/// shortest lease come three times a second.
-const MESSAGES: Pace = Pace { burst: 20, interval: Duration::from_millis(100) };
+/// Maximum number of streams of one identity, over all its instances.
+const MAX_STREAMS: usize = 1024;
+/// Rate of new streams of one identity: a restart of all its instances, and then reconnections.
+const OPENING_RATE: Rate = Rate { burst: 1024, interval: Duration::from_millis(50) };
+/// Rate of messages on one stream. Each may be a change that is written to disk and pushed to proxies. With the shortest
+/// lease, there are three heartbeats a second.
+const MESSAGE_RATE: Rate = Rate { burst: 20, interval: Duration::from_millis(100) };
 
-/// The RPC in front of the registrar.
+/// The registration RPC.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationService {
     registrar: RegistrarHandle,
@@ -50,31 +50,34 @@ pub(crate) struct RegistrationService {
 #[derive(Debug)]
 struct Limits {
     streams: Slots<SpiffeId>,
-    openings: Meters<SpiffeId>,
+    opening_rate: KeyedRateLimiter<SpiffeId>,
 }
 
 impl RegistrationService {
-    /// A service that tells `registrar`; `mesh` is what discovery serves, registrations included.
+    /// Creates the service. `mesh` is the mesh that xDS serves, including the registrations.
     pub(crate) fn new(
         registrar: RegistrarHandle,
         mesh: watch::Receiver<Arc<Mesh>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let limits = Arc::new(Limits { streams: Slots::new(STREAMS), openings: Meters::new(OPENINGS) });
+        let limits = Arc::new(Limits {
+            streams: Slots::new(MAX_STREAMS),
+            opening_rate: KeyedRateLimiter::new(OPENING_RATE),
+        });
         Self { registrar, mesh, metrics, limits, streams: Arc::default() }
     }
 
-    /// Carries a stream to its end.
-    async fn converse(
+    /// Runs a stream until it ends.
+    async fn run(
         mut self,
         PeerIdentity { identity, not_after }: PeerIdentity,
         mut messages: impl Stream<Item = Result<RegisterRequest, Status>> + Unpin,
         answers: mpsc::Sender<Result<RegisterResponse, Status>>,
     ) {
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        let mut said = RegisterRequest::default();
+        let mut state = RegisterRequest::default();
         let mut registered: Option<WorkloadKey> = None;
-        let mut meter = Meter::default();
+        let mut limiter = RateLimiter::default();
         let over = until(not_after);
         tokio::pin!(over);
         loop {
@@ -86,33 +89,33 @@ impl RegistrationService {
             };
             let message = match message {
                 None => break,
-                Some(Ok(_)) if !meter.admit(MESSAGES, Instant::now()) => {
-                    Err(self.full("rate-limit", &identity, "says too much"))
+                Some(Ok(_)) if !limiter.admit(MESSAGE_RATE, Instant::now()) => {
+                    Err(self.limit_exceeded("rate-limit", &identity, "sends too many messages"))
                 }
-                Some(Ok(message)) if registered.as_ref().is_some_and(|key| !names(&message, key)) => {
+                Some(Ok(message)) if registered.as_ref().is_some_and(|key| !is_about(&message, key)) => {
                     Err(Status::invalid_argument("the instance changed on the stream"))
                 }
                 Some(message) => message,
             };
             match message {
-                Ok(message) => said = merge(said, message),
+                Ok(message) => state = merge(state, message),
                 Err(status) => {
-                    // Nobody may be left to read it.
+                    // It fails if the client is gone.
                     let _ = answers.send(Err(status)).await;
                     break;
                 }
             }
-            let Some(answer) = self.registrar.hear(identity.clone(), stream, said.clone()).await else {
+            let Some(answer) = self.registrar.register(identity.clone(), stream, state.clone()).await else {
                 break;
             };
             let outcome = match answer {
                 Ok(Ok(key)) => {
-                    let outcome = self.accepted(&key, said.drain).await;
+                    let outcome = self.accepted(&key, state.drain).await;
                     registered = Some(key);
                     Ok(outcome)
                 }
-                // Nothing of it is in discovery that could leave.
-                Ok(Err(_)) if said.drain && registered.is_none() => Ok(Outcome::Drained(Drained {})),
+                // It was never published, so it has drained.
+                Ok(Err(_)) if state.drain && registered.is_none() => Ok(Outcome::Drained(Drained {})),
                 Ok(Err(refusals)) => Ok(Outcome::Refused(Refused {
                     ports: refusals
                         .into_iter()
@@ -122,9 +125,11 @@ impl RegistrationService {
                         })
                         .collect(),
                 })),
-                Err(Unanswered::Malformed(malformed)) => Err(Status::invalid_argument(malformed.to_string())),
-                Err(Unanswered::NotKept) => Err(Status::unavailable(
-                    "the state cannot be written now; the control plane's log says why",
+                Err(RegistrarError::Malformed(malformed)) => {
+                    Err(Status::invalid_argument(malformed.to_string()))
+                }
+                Err(RegistrarError::NotPersisted) => Err(Status::unavailable(
+                    "the state cannot be written now; see the log of the control plane",
                 )),
             };
             let ends = outcome.is_err();
@@ -138,14 +143,14 @@ impl RegistrationService {
         }
     }
 
-    /// The refusal of a caller that asks for more than its share.
-    fn full(&self, reason: &'static str, identity: &SpiffeId, does: &str) -> Status {
+    /// Returns the refusal of a caller that exceeds a limit.
+    fn limit_exceeded(&self, reason: &'static str, identity: &SpiffeId, does: &str) -> Status {
         self.metrics.registration_refused(reason);
         tracing::warn!(reason, %identity, "registration refused");
         Status::resource_exhausted(format!("{identity} {does}: try again later"))
     }
 
-    /// The answer to what was registered; for one that drains, once no new answer of discovery sends it requests.
+    /// Returns the outcome of an accepted registration. For a draining workload, it waits until xDS no longer serves it.
     async fn accepted(&mut self, key: &WorkloadKey, drain: bool) -> Outcome {
         if !drain {
             let lease = self.registrar.lease();
@@ -157,25 +162,25 @@ impl RegistrationService {
             });
         }
         let left = |mesh: &Arc<Mesh>| mesh.workload(key).is_none_or(|workload| workload.draining);
-        // An error means that the control plane is ending, and serves nobody any more.
+        // Fails only if the control plane is shutting down.
         let _ = self.mesh.wait_for(left).await;
         Outcome::Drained(Drained {})
     }
 }
 
-/// Whether a message is about this workload: a stream speaks for one.
-fn names(message: &RegisterRequest, key: &WorkloadKey) -> bool {
+/// Returns true if a message is about this workload: a stream has one.
+fn is_about(message: &RegisterRequest, key: &WorkloadKey) -> bool {
     message.workload.as_ref().is_none_or(|workload| *workload.instance == *key.instance)
 }
 
-/// What a workload says once a message is added to what it said. Draining is for good.
-fn merge(said: RegisterRequest, message: RegisterRequest) -> RegisterRequest {
+/// Merges a message into the state of a workload. Draining is final.
+fn merge(state: RegisterRequest, message: RegisterRequest) -> RegisterRequest {
     let RegisterRequest { workload, health, drain } = message;
     let unspecified = health == i32::from(Health::Unspecified as u8);
     RegisterRequest {
-        workload: workload.or(said.workload),
-        health: if unspecified { said.health } else { health },
-        drain: drain || said.drain,
+        workload: workload.or(state.workload),
+        health: if unspecified { state.health } else { health },
+        drain: drain || state.drain,
     }
 }
 
@@ -189,16 +194,17 @@ impl Registration for RegistrationService {
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let peer = verified(&request)?;
         let identity = &peer.identity;
-        if !self.limits.openings.admit(identity, Instant::now()) {
-            return Err(self.full("rate-limit", identity, "opens streams too fast"));
+        if !self.limits.opening_rate.admit(identity, Instant::now()) {
+            return Err(self.limit_exceeded("rate-limit", identity, "opens streams too fast"));
         }
-        let place = self.limits.streams.take(identity);
-        let place = place.ok_or_else(|| self.full("identity-limit", identity, "has too many streams"))?;
+        let slot = self.limits.streams.acquire(identity);
+        let slot =
+            slot.ok_or_else(|| self.limit_exceeded("identity-limit", identity, "has too many streams"))?;
         let (answers, outgoing) = mpsc::channel(4);
-        let conversation = self.clone().converse(peer, request.into_inner(), answers);
+        let stream = self.clone().run(peer, request.into_inner(), answers);
         tokio::spawn(async move {
-            conversation.await;
-            drop(place);
+            stream.await;
+            drop(slot);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }

@@ -1,4 +1,4 @@
-//! What a workload says of itself, read once: after this there are only valid addresses and names.
+//! Validates registrations: the result has only valid addresses and names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,13 +15,13 @@ use crate::model::service::{AppProtocol, ServiceKey};
 const MAX_PORTS: usize = 64;
 const MAX_SERVICES: usize = 64;
 const MAX_LABELS: usize = 64;
-/// Of an instance, a label, a service name: as long as a DNS name may be.
+/// Maximum size of an instance, a label or a service name: that of a DNS name.
 const MAX_NAME: usize = 253;
 
-/// Why a workload is refused whose account a Service does not list.
-pub(super) const NOT_OPEN: &str = "service-account";
+/// The reason of a refusal because a Service does not list the workload's account.
+pub(super) const ACCOUNT_NOT_ALLOWED: &str = "service-account";
 
-/// What is wrong with the message as a whole: the stream ends with it.
+/// Why a message is invalid as a whole. The stream ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum Malformed {
     #[error("the first message names no workload")]
@@ -34,18 +34,18 @@ pub(super) enum Malformed {
     Labels,
 }
 
-/// What is wrong with one port.
+/// Why a port is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PortRefusal {
-    /// Its index.
+    /// The port's index.
     pub(super) port: usize,
-    /// For the metrics.
+    /// The reason in metrics and logs.
     pub(super) reason: &'static str,
-    /// For its sender.
+    /// The text for the client.
     pub(super) text: String,
 }
 
-/// Reads a message that says everything: workload, health and whether it leaves.
+/// Reads a complete registration: workload, health and draining.
 pub(super) fn read(
     identity: &SpiffeId,
     cluster_domain: &str,
@@ -101,7 +101,7 @@ fn read_port(place: (&str, &str), port: &Port) -> Result<WorkloadPort, String> {
     let service_port = service_port.ok_or("the service port is not 1 to 65535")?;
     let advertised = read_address("advertised", advertised.as_ref())?.ok_or("no advertised address")?;
     if advertised.ip().is_unspecified() || advertised.ip().is_multicast() {
-        return Err(format!("nobody can connect to the advertised address {advertised}"));
+        return Err(format!("the advertised address {advertised} is not a unicast address"));
     }
     let listen = read_address("listen", listen.as_ref())?.unwrap_or(advertised);
     let application = match read_address("application", application.as_ref())? {
@@ -120,7 +120,7 @@ fn read_port(place: (&str, &str), port: &Port) -> Result<WorkloadPort, String> {
     })
 }
 
-/// The service that a workload names: `cart`, or with its own namespace as destinations have it (`cart.shop`,
+/// Reads the service that a workload names: `cart`, or with its own namespace like a destination (`cart.shop`,
 /// `cart.shop.svc`, `cart.shop.svc.cluster.local`). The name of a Service has no dot.
 fn read_service((namespace, cluster_domain): (&str, &str), text: &str) -> Result<ServiceKey, String> {
     let (name, of) = text.split_once('.').map_or((text, None), |(name, rest)| (name, Some(rest)));
@@ -137,7 +137,7 @@ fn read_service((namespace, cluster_domain): (&str, &str), text: &str) -> Result
 
 fn read_address(which: &str, address: Option<&Address>) -> Result<Option<SocketAddr>, String> {
     let Some(Address { ip, port }) = address else { return Ok(None) };
-    let parsed = ip.parse::<IpAddr>().map_err(|_| format!("{which} address: {ip:?} is no IP address"))?;
+    let parsed = ip.parse::<IpAddr>().map_err(|_| format!("{which} address: {ip:?} is not an IP address"))?;
     let port = u16::try_from(*port).ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| format!("{which} address: the port is not 1 to 65535"))?;
     Ok(Some(SocketAddr::new(parsed, port)))
@@ -147,7 +147,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether the mesh has the services that a workload wants to stand behind, and lets it.
+/// Returns the ports whose services do not exist, or are not open to the workload's account.
 pub(super) fn check_services(workload: &WorkloadEntry, mesh: &Mesh) -> Vec<PortRefusal> {
     let account = workload.key.identity.service_account();
     let mut refusals = Vec::new();
@@ -161,7 +161,7 @@ pub(super) fn check_services(workload: &WorkloadEntry, mesh: &Mesh) -> Vec<PortR
             let accounts = &entry.service.service_accounts;
             if !accounts.is_empty() && !accounts.iter().any(|allowed| **allowed == *account) {
                 refuse(
-                    NOT_OPEN,
+                    ACCOUNT_NOT_ALLOWED,
                     format!(
                         "Service {key} is not open to service account {account} \
                          (annotation outrigger.dev/service-accounts)"
@@ -189,7 +189,7 @@ pub(super) mod tests {
         Some(Address { ip: "127.0.0.1".into(), port })
     }
 
-    /// What an instance of `cart` says that serves `cart:80` at 127.0.0.1:`port`.
+    /// Returns the registration of an instance of `cart` that serves `cart:80` at 127.0.0.1:`port`.
     pub(in super::super) fn request(instance: &str, port: u32) -> RegisterRequest {
         let port = Port {
             services: vec!["cart".into()],
@@ -203,7 +203,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_its_default() {
+    fn absent_fields_have_their_defaults() {
         let entry = read(&cart(), "cluster.local", &request("a", 9000)).unwrap().unwrap();
         let port = &entry.ports[0];
         assert_eq!((port.listen, port.protocol, entry.ready), (port.advertised, None, true));
@@ -211,7 +211,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_port_that_cannot_be_is_refused_by_its_index() {
+    fn an_invalid_port_is_refused_by_its_index() {
         type Spoil = fn(&mut Port);
         let spoils: [(Spoil, &str); 9] = [
             (|port| port.services.clear(), "0 services"),
@@ -219,8 +219,11 @@ pub(super) mod tests {
             (|port| port.service_port = 0, "service port"),
             (|port| port.service_port = 65_616, "service port"),
             (|port| port.advertised = None, "no advertised"),
-            (|port| port.advertised = Some(Address { ip: "0.0.0.0".into(), port: 1 }), "nobody can connect"),
-            (|port| port.advertised = Some(Address { ip: "cart".into(), port: 1 }), "no IP address"),
+            (
+                |port| port.advertised = Some(Address { ip: "0.0.0.0".into(), port: 1 }),
+                "not a unicast address",
+            ),
+            (|port| port.advertised = Some(Address { ip: "cart".into(), port: 1 }), "not an IP address"),
             (|port| port.listen = Some(Address { ip: "::1".into(), port: 70_000 }), "listen address"),
             (|port| port.application = None, "no application"),
         ];
@@ -262,7 +265,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn one_address_twice_in_a_workload_is_refused() {
+    fn a_duplicate_address_in_a_workload_is_refused() {
         let mut request = request("a", 9000);
         let ports = &mut request.workload.as_mut().unwrap().ports;
         ports.push(ports[0].clone());
@@ -271,7 +274,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_message_without_a_sound_workload_is_malformed() {
+    fn a_message_without_a_valid_workload_is_malformed() {
         let spoilt = |spoil: fn(&mut Workload)| {
             let mut request = request("a", 9000);
             spoil(request.workload.as_mut().unwrap());

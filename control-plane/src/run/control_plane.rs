@@ -19,13 +19,13 @@ use tokio::task::{JoinError, JoinSet};
 use super::settings::{IssuerFiles, Settings};
 use crate::admin::pages::Pages;
 use crate::admin::server::bind_socket;
-use crate::admin_client::SOCKET;
+use crate::admin_client::SOCKET_FILE;
 use crate::ca::authority::Authority;
 use crate::ca::issuer::{CertificateIssuer, IssuerError};
 use crate::ca::roots::KnownRoots;
 use crate::ca::service::CertificateService;
 use crate::history;
-use crate::listener::accept::{self, Port};
+use crate::listener::accept::{self, ListenerConfig};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
 use crate::listener::services::Services;
 use crate::listener::tls::{TlsError, server_config};
@@ -41,13 +41,13 @@ use crate::translate::scope;
 use crate::xds::server::Server;
 
 /// The trust roots in the state directory, for proxies' `--control-plane-ca`.
-const ROOTS: &str = "roots.pem";
+const ROOTS_FILE: &str = "roots.pem";
 /// The last good versions of resources whose files are currently refused.
-const LAST_GOOD: &str = "last-good.json";
+const LAST_GOOD_FILE: &str = "last-good.json";
 /// How long streams may continue after shutdown began. Proxies reconnect to the next control plane by themselves.
-const GRACE: Duration = Duration::from_secs(1);
-/// The largest CSR with its metadata, and the largest registration.
-const MAX_MESSAGE: usize = 256 * 1024;
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// Maximum size of a CSR request, and of a registration.
+const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
 /// A running control plane. Dropping it stops it at once, without a graceful shutdown.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub struct ControlPlane {
 /// Why the control plane could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// An address that cannot be listened on.
+    /// An address cannot be bound.
     #[error("cannot listen on {address} ({flag}): {error}")]
     Listen {
         /// The flag.
@@ -75,28 +75,28 @@ pub enum StartError {
         /// The error of the operating system.
         error: io::Error,
     },
-    /// The store or the state directory.
+    /// The store or the state directory is not usable.
     #[error("--state-dir: {0}")]
     State(#[from] StateError),
-    /// The operator's CA, or the one in the store.
+    /// The operator's CA or the stored CA is not usable.
     #[error("the CA: {0}")]
     Issuer(#[from] IssuerError),
-    /// The configuration.
+    /// The configuration cannot be read.
     #[error("--config: {0}")]
     Source(#[from] SourceError),
-    /// The control plane's own certificate.
+    /// The control plane's own certificate cannot be issued.
     #[error("the control plane's certificate: {0}")]
     Certificate(#[from] ServerCertificateError),
-    /// TLS.
+    /// TLS cannot be configured.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
-    /// A thread.
+    /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
     /// A source of configuration ended before all had been read.
     #[error("a source of configuration ended before it was synced")]
     Unsynced,
-    /// A step that panicked.
+    /// A start-up step panicked.
     #[error("start-up failed: {0}")]
     Join(#[from] JoinError),
 }
@@ -110,8 +110,8 @@ impl ControlPlane {
 
         // Disk access blocks, so it runs on a blocking thread.
         let read = settings.clone();
-        let Opened { store, authority, assembler, source, socket } =
-            tokio::task::spawn_blocking(move || open(&read)).await??;
+        let LoadedState { store, authority, assembler, source, socket } =
+            tokio::task::spawn_blocking(move || load(&read)).await??;
         let metrics = Arc::new(Metrics::new());
         let mut tasks = JoinSet::new();
 
@@ -132,15 +132,16 @@ impl ControlPlane {
             trust_domain: settings.trust_domain,
         };
         let xds = Server::new(domains, Arc::clone(&metrics));
-        let merged = Merged { view: view.clone(), registrations, xds: xds.clone(), publish: publish_mesh };
-        let mut merged = merged.renew().await?;
+        let publisher =
+            MeshPublisher { view: view.clone(), registrations, xds: xds.clone(), publish: publish_mesh };
+        let mut publisher = publisher.reassemble().await?;
         tasks.spawn(registrar.run());
         tasks.spawn(store.clone().keep_open());
         tasks.spawn(async move {
-            while merged.changed().await {
-                merged = match merged.renew().await {
-                    Ok(merged) => merged,
-                    Err(error) => return tracing::error!(%error, "the mesh is not renewed any more"),
+            while publisher.changed().await {
+                publisher = match publisher.reassemble().await {
+                    Ok(publisher) => publisher,
+                    Err(error) => return tracing::error!(%error, "the mesh is no longer updated"),
                 };
             }
         });
@@ -166,9 +167,9 @@ impl ControlPlane {
         let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
         let services = Services::default()
             .with(xds.service())
-            .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE))
-            .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE));
-        let port = Port { tls, trust_domain, metrics };
+            .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        let port = ListenerConfig { tls, trust_domain, metrics };
         let (shutdown, ended) = oneshot::channel();
         let ended = async move { drop(ended.await) };
         let server = tokio::spawn(accept::serve(listener, port, services, ended));
@@ -200,7 +201,7 @@ impl ControlPlane {
         self.xds.close();
         // Dropping the registrar ends the registration streams too.
         self.tasks.shutdown().await;
-        if tokio::time::timeout(GRACE, &mut self.server).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_GRACE, &mut self.server).await.is_err() {
             self.server.abort();
         }
         let source = self.source;
@@ -209,7 +210,7 @@ impl ControlPlane {
     }
 }
 
-struct Opened {
+struct LoadedState {
     store: Store,
     authority: Arc<Authority>,
     assembler: Assembler,
@@ -218,11 +219,11 @@ struct Opened {
 }
 
 /// Loads the store, the CA and the configuration from disk. Writes the trust roots and the socket that others use.
-fn open(settings: &Settings) -> Result<Opened, StartError> {
+fn load(settings: &Settings) -> Result<LoadedState, StartError> {
     let Settings { state_dir, trust_domain, certificate_ttl, issuer, config, .. } = settings;
-    let known = KnownRoots::read(state_dir.join(ROOTS))?;
+    let known = KnownRoots::read(state_dir.join(ROOTS_FILE))?;
     if issuer.is_none() && !Store::exists(state_dir) {
-        // Before a new store lies where an operator would look for the old one.
+        // Checked before a new store is created beside the roots of the old one.
         known.allow_new()?;
     }
     let store = Store::open(state_dir)?;
@@ -234,7 +235,7 @@ fn open(settings: &Settings) -> Result<Opened, StartError> {
             let make = || {
                 known.allow_new()?;
                 CertificateIssuer::make_root(trust_domain, now)
-                    .map_err(|error| StateError::Damaged(format!("no root can be made: {error}")))
+                    .map_err(|error| StateError::Damaged(format!("cannot create a root: {error}")))
             };
             CertificateIssuer::from_record(&store.authority(trust_domain, make)?, now)?
         }
@@ -246,14 +247,15 @@ fn open(settings: &Settings) -> Result<Opened, StartError> {
     }
     known.replace(&roots)?;
     let mut assembler = Assembler::new(history::recorder(store.clone())?);
-    let source = DirectorySource::start(config.clone(), state_dir.join(LAST_GOOD), assembler.add_source())?;
-    let path: PathBuf = state_dir.join(SOCKET);
+    let source =
+        DirectorySource::start(config.clone(), state_dir.join(LAST_GOOD_FILE), assembler.add_source())?;
+    let path: PathBuf = state_dir.join(SOCKET_FILE);
     let socket = bind_socket(&path).map_err(|error| StartError::Listen {
         flag: "--state-dir",
         address: path.display().to_string(),
         error,
     })?;
-    Ok(Opened { store, authority, assembler, source, socket })
+    Ok(LoadedState { store, authority, assembler, source, socket })
 }
 
 async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -261,15 +263,15 @@ async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(failed)
 }
 
-/// Assembles the mesh from the configuration and the registrations.
-struct Merged {
+/// Assembles the mesh from the configuration and the registrations, and publishes it.
+struct MeshPublisher {
     view: watch::Receiver<View>,
     registrations: watch::Receiver<Registrations>,
     xds: Server,
     publish: watch::Sender<Arc<Mesh>>,
 }
 
-impl Merged {
+impl MeshPublisher {
     /// Waits until either part changes. Returns false if one of them has ended.
     async fn changed(&mut self) -> bool {
         let changed = tokio::select! {
@@ -279,9 +281,9 @@ impl Merged {
         changed.is_ok()
     }
 
-    /// Reassembles the mesh. It is published to discovery before the other receivers, so that a caller that waits for
-    /// a workload to leave the mesh knows that it has left discovery.
-    async fn renew(mut self) -> Result<Self, JoinError> {
+    /// Reassembles and publishes the mesh. xDS gets it before the other receivers, so that a caller that waits for a
+    /// workload to leave the mesh knows that xDS no longer serves it.
+    async fn reassemble(mut self) -> Result<Self, JoinError> {
         let registrations = self.registrations.borrow_and_update().clone();
         let configured = Arc::clone(&self.view.borrow_and_update().mesh);
         // In a large mesh, finding the affected viewers is slow, and so is dropping the previous mesh.

@@ -26,7 +26,7 @@ pub struct Args {
     /// Directory of Kubernetes YAML (Services, EndpointSlices, Gateway API routes), watched.
     #[arg(long, value_name = "DIR")]
     pub config: PathBuf,
-    /// Directory for the CA, tokens, registrations and history; made with mode 0700.
+    /// Directory for the CA, tokens, registrations and history; created with mode 0700.
     #[arg(long, value_name = "DIR")]
     pub state_dir: PathBuf,
     /// Where proxies connect: xDS, certificates and registration, over TLS.
@@ -35,32 +35,32 @@ pub struct Args {
     /// Read-only pages for operators; a loopback address.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15011")]
     pub admin: SocketAddr,
-    /// SPIFFE trust domain of every identity that is certified.
+    /// SPIFFE trust domain of all identities.
     #[arg(long, value_name = "NAME", default_value = "cluster.local")]
     pub trust_domain: String,
     /// Domain of service names: cart.shop.svc.<DOMAIN>.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// Life of a certificate when none is asked for; at most 24h.
+    /// Lifetime of a certificate if none is requested; at most 24h.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub certificate_ttl: Duration,
-    /// How long a registered workload stays without a heartbeat.
+    /// How long a registered workload stays registered without a heartbeat.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub lease: Duration,
-    /// PEM chain of an intermediate CA to sign with, the root last; without it, a root is made on first start.
+    /// PEM chain of an intermediate CA to sign with, the root last; without it, a root is created on first start.
     #[arg(long, value_name = "FILE", requires = "ca_key")]
     pub ca_cert: Option<PathBuf>,
     /// PEM key of that intermediate CA; mode 0600.
     #[arg(long, value_name = "FILE", requires = "ca_cert")]
     pub ca_key: Option<PathBuf>,
-    /// DNS name or IP address by which gRPC clients other than our proxies know this control plane; may be given more
-    /// than once. localhost, this host's name, loopback and the address of --listen are always in its certificate.
+    /// DNS name or IP address that gRPC clients other than our proxies use for this control plane; may be repeated.
+    /// localhost, this host's name, loopback and the address of --listen are always in its certificate.
     #[arg(long, value_name = "NAME")]
     pub server_name: Vec<String>,
-    /// What is logged: a level, or directives such as info,outrigger_control_plane=debug.
+    /// Log filter: a level, or directives such as info,outrigger_control_plane=debug.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
-    /// How it is logged, to stderr.
+    /// Format of the log on stderr.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Result<(), RunError> {
             _ = interrupt.recv() => {}
             error = running.failed() => return Err(RunError::Serve(error)),
         }
-        tracing::info!("ending");
+        tracing::info!("shutting down");
         running.shut_down().await;
         Ok(())
     })
@@ -137,7 +137,7 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
     } = args;
     let issuer = ca_cert.zip(ca_key).map(|(chain, key)| IssuerFiles { chain, key });
     let settings = Settings::new(config, state_dir, listen, admin, &trust_domain)?;
-    let settings = settings.with_cluster_domain(cluster_domain)?.with_lives(certificate_ttl, lease)?;
+    let settings = settings.with_cluster_domain(cluster_domain)?.with_lifetimes(certificate_ttl, lease)?;
     let settings = settings.with_server_names(&server_name)?;
     Ok(match issuer {
         Some(files) => settings.with_issuer(files),

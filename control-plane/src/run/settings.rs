@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::ca::authority::{MAX_TTL, ServerName};
 
-/// The shortest lifetime that can be renewed in time.
-const MIN_LIFE: Duration = Duration::from_secs(1);
+/// Minimum lifetime, which leaves time for a renewal.
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Validated settings of a control plane.
 #[derive(Debug, Clone)]
@@ -45,15 +45,15 @@ pub enum SettingsError {
     /// An invalid trust domain.
     #[error("--trust-domain: {0}")]
     TrustDomain(#[from] IdentityError),
-    /// Not a DNS name.
+    /// The cluster domain is not a DNS name.
     #[error("--cluster-domain {0:?}: not a DNS name in lower case")]
     ClusterDomain(String),
-    /// Neither a DNS name nor an address.
+    /// The server name is neither a DNS name nor an address.
     #[error("--server-name {0:?}: neither a DNS name nor an IP address")]
     ServerName(String),
-    /// Too short or too long.
+    /// The lifetime is too short or too long.
     #[error("--{0}: from 1s to 24h, not {1:?}")]
-    Life(&'static str, Duration),
+    Lifetime(&'static str, Duration),
 }
 
 impl Settings {
@@ -94,10 +94,10 @@ impl Settings {
     }
 
     /// Sets the lifetimes of certificates and leases.
-    pub fn with_lives(mut self, certificate: Duration, lease: Duration) -> Result<Self, SettingsError> {
-        for (flag, life) in [("certificate-ttl", certificate), ("lease", lease)] {
-            if !(MIN_LIFE..=MAX_TTL).contains(&life) {
-                return Err(SettingsError::Life(flag, life));
+    pub fn with_lifetimes(mut self, certificate: Duration, lease: Duration) -> Result<Self, SettingsError> {
+        for (flag, lifetime) in [("certificate-ttl", certificate), ("lease", lease)] {
+            if !(MIN_LIFETIME..=MAX_TTL).contains(&lifetime) {
+                return Err(SettingsError::Lifetime(flag, lifetime));
             }
         }
         (self.certificate_ttl, self.lease) = (certificate, lease);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_are_refused_by_their_flag() {
+    fn invalid_settings_are_refused_by_flag() {
         let good = || settings("127.0.0.1:0", "cluster.local").unwrap();
         let hour = Duration::from_secs(3600);
         for (refused, text) in [
@@ -137,8 +137,8 @@ mod tests {
             (settings("[::1]:1", "Cluster"), "--trust-domain"),
             (good().with_cluster_domain("a..b".into()), "--cluster-domain"),
             (good().with_server_names(&["a b".into()]), "--server-name"),
-            (good().with_lives(Duration::ZERO, hour), "--certificate-ttl"),
-            (good().with_lives(hour, hour * 25), "--lease"),
+            (good().with_lifetimes(Duration::ZERO, hour), "--certificate-ttl"),
+            (good().with_lifetimes(hour, hour * 25), "--lease"),
         ] {
             let refused = refused.unwrap_err().to_string();
             assert!(refused.starts_with(text), "{refused}");

@@ -1,4 +1,4 @@
-//! The CA's key and chain in the store: made once, in the transaction that writes them.
+//! The CA's key and chain in the store.
 
 use outrigger_core::identity::TrustDomain;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use super::{StateError, Store};
 
 const KEY: &str = "authority";
 
-/// A CA as PEM texts.
+/// A CA in PEM format.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityRecord {
-    /// The trust domain that it vouches for.
+    /// The trust domain that it certifies.
     pub trust_domain: String,
     /// Its private key, PKCS #8.
     pub key: String,
@@ -19,7 +19,7 @@ pub struct AuthorityRecord {
     pub chain: String,
 }
 
-/// Without the key.
+/// Omits the key.
 impl std::fmt::Debug for AuthorityRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AuthorityRecord").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
@@ -27,10 +27,10 @@ impl std::fmt::Debug for AuthorityRecord {
 }
 
 impl Store {
-    /// The CA of this store; the first call makes it with `make` and writes it before it returns, so that there is
-    /// never a certificate signed by a root that a crash forgot.
+    /// Returns the CA of this store. The first call creates it with `make` and writes it before returning, so that no
+    /// certificate is signed by a root that a crash would lose.
     ///
-    /// Fails when the store's CA is of another trust domain.
+    /// Returns an error if the stored CA has another trust domain.
     pub fn authority(
         &self,
         trust_domain: &TrustDomain,
@@ -50,7 +50,7 @@ impl Store {
                 }
             };
         }
-        // Nobody else has the store open.
+        // No other process has the store open.
         self.write(|transaction| {
             let mut meta = transaction.open_table(META)?;
             let made = make()?;

@@ -1,9 +1,8 @@
-//! The database file, closed after the disk failed and opened again by itself.
+//! The database file, which is closed after a disk failure and reopened.
 //!
-//! After a failed read or write redb refuses everything until its file is reopened, since what it has in memory may
-//! differ from what is on the disk; what was committed is there. So a failure closes the file, and the next use opens
-//! it, at most once in a while: a disk that is full is left alone until it may have space again. A write that succeeds
-//! ends the trouble, and nothing else does.
+//! After a failed read or write, redb refuses all operations until its file is reopened, because its memory may differ
+//! from the disk; committed changes are on disk. So a failure closes the file, and a later operation reopens it, with a
+//! backoff that gives a full disk time to recover. Only a successful write ends the failure.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -13,75 +12,75 @@ use redb::{Database, DatabaseError};
 
 use super::StateError;
 
-/// How long the file is left alone after the first failure, and at most.
+/// Initial and maximum backoff before the file is reopened.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// Opens a file that is there. Tests have one whose disk is full when they say so.
+/// Opens an existing file. Tests simulate a full disk with it.
 pub(crate) type Opener = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> + Send + Sync>;
 
-/// An open database, or one that is opened when it is needed.
-pub(super) struct ReopenedDatabase {
+/// A database that is reopened on demand after a failure.
+pub(super) struct ReopeningDatabase {
     path: PathBuf,
     open: Opener,
-    /// None while it is closed. A use holds it for reading, so that it is closed by nobody meanwhile.
+    /// None while closed. Operations hold the read lock, so that the database is not closed meanwhile.
     database: RwLock<Option<Database>>,
-    trouble: Mutex<Option<Trouble>>,
+    failure: Mutex<Option<StoreFailure>>,
 }
 
-/// What is wrong with the store.
+/// The current failure of the store.
 #[derive(Debug, Clone)]
-pub struct Trouble {
-    /// Since when.
+pub struct StoreFailure {
+    /// The time of the first error.
     pub since: SystemTime,
-    /// What the system said last.
+    /// The last error.
     pub error: String,
     retry_at: Instant,
     pause: Duration,
 }
 
-/// What somebody does with the database.
+/// The kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum Access {
     Read,
     Write,
 }
 
-impl std::fmt::Debug for ReopenedDatabase {
+impl std::fmt::Debug for ReopeningDatabase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReopenedDatabase").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("ReopeningDatabase").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl ReopenedDatabase {
+impl ReopeningDatabase {
     pub(super) fn new(path: &Path, database: Database, open: Opener) -> Self {
-        let (database, trouble) = (RwLock::new(Some(database)), Mutex::default());
-        Self { path: path.into(), open, database, trouble }
+        let (database, failure) = (RwLock::new(Some(database)), Mutex::default());
+        Self { path: path.into(), open, database, failure }
     }
 
-    /// What is wrong now, if anything is.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
-        self.state().clone()
+    /// Returns the current failure, if any.
+    pub(super) fn failure(&self) -> Option<StoreFailure> {
+        self.lock_failure().clone()
     }
 
-    /// Whether there is trouble that may have passed: it is time to write something.
+    /// Returns true if the backoff of a failure is over: it is time to retry.
     pub(super) fn is_due(&self) -> bool {
-        self.state().as_ref().is_some_and(|trouble| trouble.retry_at <= Instant::now())
+        self.lock_failure().as_ref().is_some_and(|failure| failure.retry_at <= Instant::now())
     }
 
-    /// Uses the database, and opens it before where that is needed and due.
+    /// Runs an operation. Reopens the database first if it is closed and the backoff is over.
     pub(super) fn with<T>(
         &self,
-        what: Use,
+        what: Access,
         work: impl FnOnce(&Database) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
         self.open()?;
         let outcome = match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
             Some(database) => work(database),
-            // Another use failed in between.
-            None => return Err(self.closed()),
+            // Another operation failed in between.
+            None => return Err(self.closed_error()),
         };
         match &outcome {
-            Ok(_) if what == Use::Write => self.recovered(),
+            Ok(_) if what == Access::Write => self.recovered(),
             Err(error) if error.is_of_the_disk() => self.failed(error),
             Ok(_) | Err(_) => {}
         }
@@ -92,9 +91,9 @@ impl ReopenedDatabase {
         if self.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Ok(());
         }
-        // Closed and without trouble: a write that succeeded meanwhile has ended it.
-        if self.trouble().is_some() && !self.is_due() {
-            return Err(self.closed());
+        // Closed without a failure: a successful write has just ended it.
+        if self.failure().is_some() && !self.is_due() {
+            return Err(self.closed_error());
         }
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if database.is_none() {
@@ -102,7 +101,7 @@ impl ReopenedDatabase {
                 Ok(opened) => *database = Some(opened),
                 Err(error) => {
                     let error = StateError::open(&self.path, error);
-                    self.troubled(&error);
+                    self.record_failure(&error);
                     return Err(error);
                 }
             }
@@ -111,45 +110,48 @@ impl ReopenedDatabase {
     }
 
     fn failed(&self, error: &StateError) {
-        self.troubled(error);
-        // Waits until no caller uses it, then releases the file and its lock.
+        self.record_failure(error);
+        // Waits for running operations, then closes the file and releases its lock.
         drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    fn troubled(&self, error: &StateError) {
-        let mut state = self.state();
+    fn record_failure(&self, error: &StateError) {
+        let mut state = self.lock_failure();
         let (since, pause) = match &*state {
-            Some(trouble) => (trouble.since, (trouble.pause * 2).min(PAUSE.1)),
+            Some(failure) => (failure.since, (failure.pause * 2).min(PAUSE.1)),
             None => (SystemTime::now(), PAUSE.0),
         };
         if state.is_none() {
-            tracing::error!(%error, "the store fails: nothing is promised that cannot be kept");
+            tracing::error!(%error, "the store failed; nothing is acknowledged until it works again");
         }
-        *state = Some(Trouble { since, error: error.to_string(), retry_at: Instant::now() + pause, pause });
+        *state =
+            Some(StoreFailure { since, error: error.to_string(), retry_at: Instant::now() + pause, pause });
     }
 
     fn recovered(&self) {
-        if let Some(trouble) = self.state().take() {
-            tracing::info!(since = ?trouble.since, "the store works again");
+        if let Some(failure) = self.lock_failure().take() {
+            tracing::info!(since = ?failure.since, "the store works again");
         }
     }
 
-    fn closed(&self) -> StateError {
-        let error =
-            self.state().as_ref().map_or_else(|| "it is closed".into(), |trouble| trouble.error.clone());
+    fn closed_error(&self) -> StateError {
+        let error = self
+            .lock_failure()
+            .as_ref()
+            .map_or_else(|| "it is closed".into(), |failure| failure.error.clone());
         StateError::Closed(error)
     }
 
-    /// Never held while the database is.
-    fn state(&self) -> MutexGuard<'_, Option<Trouble>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Never locked while the database is.
+    fn lock_failure(&self) -> MutexGuard<'_, Option<StoreFailure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the next use reopen it at once, for tests.
+    /// Ends the backoff, for tests.
     #[cfg(test)]
-    pub(super) fn hurry(&self) {
-        if let Some(trouble) = &mut *self.state() {
-            trouble.retry_at = Instant::now();
+    pub(super) fn retry_now(&self) {
+        if let Some(failure) = &mut *self.lock_failure() {
+            failure.retry_at = Instant::now();
         }
     }
 }
@@ -167,7 +169,7 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// A disk that is full when the test says so.
+    /// A disk that tests can make full.
     #[derive(Debug, Clone, Default)]
     pub(crate) struct Disk {
         full: Arc<AtomicBool>,

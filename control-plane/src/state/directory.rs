@@ -1,4 +1,4 @@
-//! The state directory: its owner's alone, since a key lies in it, and written so that a crash leaves old or new.
+//! The state directory. It has a private key, so only its owner may access it; files are replaced atomically.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -8,9 +8,10 @@ use outrigger_core::private_file;
 
 use super::StateError;
 
-/// Makes the directory with mode 0700, or checks that the one which is there is closed to others.
+/// Creates the directory with mode 0700, or checks that other users cannot access it.
 ///
-/// An empty one is closed; one that holds files is left as it is, since closing somebody's `/tmp` helps nobody.
+/// The mode of an empty directory is changed. A directory with files is refused, because changing the mode of `/tmp`
+/// would do harm.
 pub(super) fn prepare(directory: &Path) -> Result<(), StateError> {
     let failed = |error| StateError::Io { path: directory.into(), error };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;

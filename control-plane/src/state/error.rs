@@ -1,21 +1,21 @@
-//! Why the store could not be opened, read or written: always with the path, since an operator reads it.
+//! Errors of the store. They name the path, because operators read them.
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// A failure of the store. Nothing of the change that failed is kept.
+/// A failure of the store. The failed change is not applied.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// The directory or a file in it cannot be made, read or written.
+    /// The directory or a file in it cannot be created, read or written.
     #[error("{}: {error}", path.display())]
     Io {
-        /// What was touched.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// Others may read the directory, which holds the CA's key.
+    /// Other users can read the directory, which has the CA's key.
     #[error("{}: open to others (mode {mode:04o}); make it its owner's alone with chmod 700", path.display())]
     OpenToOthers {
         /// The directory.
@@ -23,7 +23,7 @@ pub enum StateError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Another process, most likely a running control plane, has the store open.
+    /// Another process, probably a control plane, has the store open.
     #[error("{}: in use by another process", path.display())]
     Locked {
         /// The store.
@@ -42,7 +42,7 @@ pub enum StateError {
     OtherTrustDomain {
         /// The trust domain in the store.
         found: String,
-        /// The one that was configured.
+        /// The configured trust domain.
         wanted: String,
     },
     /// Workloads trust roots whose key is not in the store.
@@ -56,7 +56,7 @@ pub enum StateError {
         /// The file of roots.
         roots: PathBuf,
     },
-    /// Workloads trust other roots than the store has a key of.
+    /// Workloads trust other roots than the one in the store.
     #[error(
         "{} names another root than the CA in the store beside it: every workload that trusts it would be locked out. Put \
          back the store or the file that belong together; to start afresh on purpose, remove roots.pem and give every \
@@ -70,24 +70,24 @@ pub enum StateError {
     /// A record in the store cannot be read.
     #[error("damaged: {0}")]
     Damaged(String),
-    /// The disk failed before, and is left alone for a while.
+    /// The disk failed recently, and the store is not retried yet.
     #[error("the store is not used for a while, since it failed: {0}")]
     Closed(String),
-    /// The store itself failed.
+    /// The database failed.
     #[error("{0}")]
     Store(Box<redb::Error>),
-    /// Any of the above, with the file it is about.
+    /// One of these errors, with its file.
     #[error("{}: {error}", path.display())]
     At {
         /// The store.
         path: PathBuf,
-        /// What happened.
+        /// The error.
         error: Box<StateError>,
     },
 }
 
 impl StateError {
-    /// Whether the disk failed, so that redb refuses everything until its file is reopened.
+    /// Returns true if redb refuses all operations until its file is reopened.
     pub(super) fn is_of_the_disk(&self) -> bool {
         use redb::Error::{DatabaseClosed, Io, LockPoisoned, PreviousIo};
         match self {
@@ -97,7 +97,7 @@ impl StateError {
         }
     }
 
-    /// Names the file, unless the error does so itself.
+    /// Adds the file, unless the error has it.
     pub(super) fn at(self, path: &Path) -> Self {
         match self {
             Self::Io { .. }

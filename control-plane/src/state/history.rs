@@ -1,4 +1,4 @@
-//! The log of configuration changes: appended to, never changed, pruned at its old end.
+//! The log of configuration changes. It is appended to and pruned, never changed.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::table::{HISTORY, decode, encode};
 use super::{StateError, Store};
 
-/// How many changes are kept. About 2 MB when each takes 200 bytes.
+/// Number of changes that are kept. They use about 2 MB.
 const KEPT: usize = 10_000;
 
 /// One change of the configuration, or one refusal of a change.
@@ -16,20 +16,20 @@ const KEPT: usize = 10_000;
 pub struct HistoryEntry {
     /// When, in milliseconds since the Unix epoch.
     pub at_unix_ms: u64,
-    /// From where: a file with its document, or an address.
+    /// The origin: a file with its document, or an address.
     pub source: String,
-    /// What: kind, namespace and name, and what became of it (added, changed, removed).
+    /// The kind, namespace and name of the resource, and what happened (added, changed, removed, refused).
     pub what: String,
-    /// What stands for the text of an accepted resource.
+    /// The version of an accepted resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Why it was refused; none when it was accepted.
+    /// Why it was refused. None if it was accepted.
     pub refused: Option<String>,
 }
 
 impl Store {
-    /// Appends changes in one transaction, in order, and drops the oldest beyond 10,000. What cannot be written is
-    /// written with what comes next, or when the store works again.
+    /// Appends changes in order, in one transaction, and drops the oldest beyond 10,000. If it fails, they are written
+    /// with the next changes or when the store works again.
     pub fn append_history(&self, entries: &[HistoryEntry]) -> Result<(), StateError> {
         let mut unwritten = self.unwritten();
         unwritten.extend_from_slice(entries);
@@ -54,7 +54,7 @@ impl Store {
         Ok(())
     }
 
-    /// The last `count` changes, the oldest of them first.
+    /// Returns the last `count` changes, oldest first.
     pub fn history(&self, count: usize) -> Result<Vec<HistoryEntry>, StateError> {
         let unwritten = self.unwritten();
         let written = count.saturating_sub(unwritten.len());
@@ -69,7 +69,7 @@ impl Store {
         Ok(last)
     }
 
-    /// Held while they are written, so that they stay in order.
+    /// Locked while they are written, so that their order is kept.
     fn unwritten(&self) -> MutexGuard<'_, Vec<HistoryEntry>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,8 +1,8 @@
-//! What the control plane must remember: its CA, join tokens, registrations, and the history of configuration.
+//! The persistent state of the control plane: its CA, join tokens, registrations, and the history of configuration.
 //!
-//! One [redb](https://docs.rs/redb) file in the state directory. Every change is one durable transaction, so that
-//! SIGKILL at any point leaves either all of it or nothing. What fails was not changed, and is told to its caller; the
-//! store mends itself when the disk does ([`Store::trouble`]). Calls block on the disk; async callers use
+//! It is one [redb](https://docs.rs/redb) file in the state directory. Every change is one durable transaction, so that
+//! SIGKILL at any point leaves all of it or nothing. A failed change is not applied, and its caller gets an error; the
+//! store recovers when the disk does ([`Store::failure`]). Calls block on the disk; async callers use
 //! `tokio::task::spawn_blocking`.
 
 pub(crate) mod authority;
@@ -22,8 +22,8 @@ use std::time::Duration;
 use outrigger_core::private_file;
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 
-pub use database::Trouble;
-use database::{Opener, ReopenedDatabase, Use};
+pub use database::StoreFailure;
+use database::{Access, Opener, ReopeningDatabase};
 pub use error::StateError;
 use history::HistoryEntry;
 
@@ -32,28 +32,28 @@ pub(crate) use database::testing::Disk;
 
 const FILE: &str = "state.redb";
 
-/// The store. Clones share it; the last one dropped closes the file and gives its lock back.
+/// The store. Clones share it; dropping the last one closes the file and releases its lock.
 #[derive(Debug, Clone)]
 pub struct Store {
-    database: Arc<ReopenedDatabase>,
+    database: Arc<ReopeningDatabase>,
     path: Arc<Path>,
-    /// Changes of the configuration that are not written yet: they are in force whether or not the disk takes them.
+    /// Configuration changes that are not written yet. They are active even if the disk fails.
     unwritten: Arc<Mutex<Vec<HistoryEntry>>>,
 }
 
-/// How often it is looked whether a store that fails may be tried again.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of checking whether a failed store may be retried.
+const RETRY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Store {
-    /// Opens the store of a state directory, and makes both when they are not there.
+    /// Opens the store of a state directory. Creates both if they do not exist.
     ///
-    /// Fails when the directory is not its owner's alone, when it cannot be written, when another process has the
-    /// store open ([`StateError::Locked`]), and when a newer Outrigger wrote it.
+    /// Returns an error if other users can read the directory, if it cannot be written, if another process has the store
+    /// open ([`StateError::Locked`]), or if a newer Outrigger wrote it.
     pub fn open(directory: &Path) -> Result<Self, StateError> {
         Self::open_with(directory, Box::new(|path| Database::open(path)))
     }
 
-    /// The same with another way to open the file.
+    /// Like [`open`](Self::open), with another way to open the file.
     pub(crate) fn open_with(directory: &Path, open: Opener) -> Result<Self, StateError> {
         directory::prepare(directory)?;
         let path = directory.join(FILE);
@@ -61,58 +61,57 @@ impl Store {
             create(&path)?;
         }
         let database = open(&path).map_err(|error| StateError::open(&path, error))?;
-        let database = Arc::new(ReopenedDatabase::new(&path, database, open));
+        let database = Arc::new(ReopeningDatabase::new(&path, database, open));
         let store = Self { database, path: path.into(), unwritten: Arc::default() };
-        // A start that finds everything there writes nothing, so that a full disk does not prevent it.
+        // A normal start writes nothing, so that a full disk does not prevent it.
         if !store.read(table::is_prepared)? {
             store.write(table::prepare)?;
         }
         Ok(store)
     }
 
-    /// What is wrong with the store; none while it works.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.database.trouble()
+    /// Returns the current failure, or None while the store works.
+    pub fn failure(&self) -> Option<StoreFailure> {
+        self.database.failure()
     }
 
-    /// Reopens a store that failed, at intervals, for as long as it is polled: it works again when the disk
-    /// does, whether or not anybody needs it.
+    /// Reopens a failed store at intervals for as long as it is polled, so that it recovers even if it is not used.
     pub async fn keep_open(self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(RETRY_CHECK_INTERVAL).await;
             if self.database.is_due() {
                 let store = self.clone();
-                // What is wrong is known already where it fails.
-                let _ = tokio::task::spawn_blocking(move || store.try_again()).await;
+                // The failure is recorded and logged where it occurs.
+                let _ = tokio::task::spawn_blocking(move || store.retry()).await;
             }
         }
     }
 
-    /// Writes what is not written yet, and something in any case.
-    fn try_again(&self) -> Result<(), StateError> {
+    /// Writes the pending history, and at least one value.
+    fn retry(&self) -> Result<(), StateError> {
         self.write(table::touch)?;
         self.append_history(&[])
     }
 
-    /// Whether a control plane has kept anything in a state directory.
+    /// Returns true if a state directory has a store.
     pub fn exists(directory: &Path) -> bool {
         directory.join(FILE).is_file()
     }
 
-    /// Reads one consistent version.
+    /// Runs a read transaction.
     fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, StateError>) -> Result<T, StateError> {
-        self.database.with(Use::Read, |database| {
+        self.database.with(Access::Read, |database| {
             let transaction = database.begin_read().map_err(|error| self.failed(error))?;
             look(&transaction).map_err(|error| error.at(&self.path))
         })
     }
 
-    /// Changes everything or nothing: on disk when this returns, dropped whole when `change` fails.
+    /// Runs a write transaction. It is on disk when this returns; if `change` fails, nothing is changed.
     fn write<T>(
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
-        self.database.with(Use::Write, |database| {
+        self.database.with(Access::Write, |database| {
             let mut transaction = database.begin_write().map_err(|error| self.failed(error))?;
             transaction.set_durability(Durability::Immediate).map_err(|error| self.failed(error))?;
             let changed = change(&transaction).map_err(|error| error.at(&self.path))?;
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_directory_and_the_file_are_their_owners_alone() {
+    fn only_the_owner_can_access_the_directory_and_the_file() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("state");
         let _store = Store::open(&directory).unwrap();
@@ -151,23 +150,23 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_open_is_said_to_be() {
+    fn a_store_cannot_be_opened_twice() {
         let directory = tempfile::tempdir().unwrap();
         let _store = Store::open(directory.path()).unwrap();
         assert!(matches!(Store::open(directory.path()), Err(StateError::Locked { .. })));
     }
 
     #[test]
-    fn a_creation_that_was_cut_off_is_made_again() {
+    fn an_interrupted_creation_is_repeated() {
         let directory = tempfile::tempdir().unwrap();
         directory::prepare(directory.path()).unwrap();
         std::fs::write(directory.path().join("state.redb.new"), b"half a page").unwrap();
         Store::open(directory.path()).unwrap();
     }
 
-    /// What SIGKILL leaves is the file as it stands: a copy of it, taken while the store is open.
+    /// SIGKILL leaves the file as it is: the test copies it while the store is open.
     #[test]
-    fn a_kill_after_any_change_loses_nothing_of_it() {
+    fn a_kill_after_a_change_loses_nothing() {
         use std::time::{Duration, SystemTime};
 
         use history::HistoryEntry;
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_what_is_refused_and_nothing_that_was_acknowledged() {
+    fn a_full_disk_loses_no_acknowledged_change() {
         use std::time::SystemTime;
 
         let (directory, disk, now) = (tempfile::tempdir().unwrap(), Disk::default(), SystemTime::now());
@@ -231,19 +230,19 @@ mod tests {
         store.append_history(&[history_entry("before")]).unwrap();
         disk.fill(true);
         token(2).unwrap_err();
-        let trouble = store.trouble().unwrap();
-        assert!(trouble.error.contains("state.redb"), "{}", trouble.error);
+        let failure = store.failure().unwrap();
+        assert!(failure.error.contains("state.redb"), "{}", failure.error);
         store.append_history(&[history_entry("meanwhile")]).unwrap_err();
         // Repeated while the disk is still full.
-        store.database.hurry();
+        store.database.retry_now();
         token(3).unwrap_err();
-        assert_eq!(store.trouble().unwrap().since, trouble.since);
+        assert_eq!(store.failure().unwrap().since, failure.since);
 
         disk.fill(false);
         assert!(token(4).unwrap_err().to_string().contains("is not used"), "left alone for a while");
-        store.database.hurry();
-        store.try_again().unwrap();
-        assert!(store.trouble().is_none());
+        store.database.retry_now();
+        store.retry().unwrap();
+        assert!(store.failure().is_none());
         let after = token(5).unwrap();
         for token in [before, after] {
             store.identify_token(&token, now).unwrap();
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_failed_works_again_by_itself() {
+    async fn a_failed_store_recovers() {
         let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let store = Store::open_with(directory.path(), disk.opener()).unwrap();
         let keeper = tokio::spawn(store.clone().keep_open());
@@ -263,10 +262,10 @@ mod tests {
         store.append_history(&[history_entry("meanwhile")]).unwrap_err();
         assert_eq!(store.history(9).map(|all| all.len()).ok(), None);
         disk.fill(false);
-        store.database.hurry();
-        while store.trouble().is_some() {
-            tokio::time::sleep(LOOK).await;
-            store.database.hurry();
+        store.database.retry_now();
+        while store.failure().is_some() {
+            tokio::time::sleep(RETRY_CHECK_INTERVAL).await;
+            store.database.retry_now();
         }
         assert_eq!(store.history(9).unwrap()[0].what, "meanwhile");
         keeper.abort();

@@ -1,28 +1,28 @@
-//! Registrations in the store: what each workload last said. Leases are not here, since they are counted anew from
-//! every start, so that a control plane that was away for long forgets nobody.
+//! Registrations in the store: the last state of each workload. Leases are not stored; they start again with every start
+//! of the control plane, so that a long downtime removes no workload.
 
 use redb::ReadableTable;
 
 use super::table::REGISTRATIONS;
 use super::{StateError, Store};
 
-/// What a workload last said, under its identity and instance.
+/// The last registration of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistrationRecord {
     /// The SPIFFE ID of its certificate.
     pub identity: String,
-    /// Its own name for this instance.
+    /// The name of the instance.
     pub instance: String,
     /// Its `RegisterRequest`, encoded.
     pub request: Vec<u8>,
 }
 
-/// A change of what is registered.
+/// A change of the registrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistrationChange {
-    /// Put in, or in the place of what the workload said before.
+    /// Adds or replaces a registration.
     Put(RegistrationRecord),
-    /// Take out.
+    /// Removes a registration.
     Remove {
         /// The SPIFFE ID.
         identity: String,
@@ -32,7 +32,7 @@ pub enum RegistrationChange {
 }
 
 impl Store {
-    /// Makes changes in one transaction, in order.
+    /// Applies changes in order, in one transaction.
     pub fn change_registrations(&self, changes: &[RegistrationChange]) -> Result<(), StateError> {
         if changes.is_empty() {
             return Ok(());
@@ -54,7 +54,7 @@ impl Store {
         })
     }
 
-    /// Everybody who is registered, by identity and instance.
+    /// Returns all registrations, sorted by identity and instance.
     pub fn registrations(&self) -> Result<Vec<RegistrationRecord>, StateError> {
         self.read(|transaction| {
             let registrations = transaction.open_table(REGISTRATIONS)?;

@@ -1,6 +1,6 @@
-//! The tables of the store and its format version.
+//! The tables of the store, and its format version.
 //!
-//! Records are JSON: read by a newer version without migration as long as fields are only added, and by a person.
+//! Records are JSON: people can read them, and newer versions need no migration as long as fields are only added.
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::StateError;
 
-/// Single values: the format, the CA, the name of this control plane.
+/// Single values: the format version, the CA, the name of this control plane.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Join tokens by the SHA-256 of their text.
 pub(super) const TOKENS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("tokens");
@@ -18,10 +18,10 @@ pub(super) const REGISTRATIONS: TableDefinition<'_, (&str, &str), &[u8]> =
 /// Configuration changes by their number, counted from 1.
 pub(super) const HISTORY: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
 
-/// Raised when a change of the tables cannot be read by the version before.
+/// The format version. It is incremented when an older version cannot read the tables.
 const FORMAT: u32 = 1;
 
-/// Makes every table, and refuses a store that a newer version wrote.
+/// Creates the tables. Returns an error if a newer version wrote the store.
 pub(super) fn prepare(transaction: &WriteTransaction) -> Result<(), StateError> {
     let mut meta = transaction.open_table(META)?;
     let found = meta.get("format")?.map(|text| decode::<u32>("the format", text.value())).transpose()?;
@@ -38,7 +38,7 @@ pub(super) fn prepare(transaction: &WriteTransaction) -> Result<(), StateError> 
     Ok(())
 }
 
-/// Whether every table is there, in the format of this version.
+/// Returns true if all tables exist, in the current format.
 pub(super) fn is_prepared(transaction: &ReadTransaction) -> Result<bool, StateError> {
     let there = |opened: Result<(), TableError>| match opened {
         Ok(()) => Ok(true),
@@ -60,7 +60,7 @@ pub(super) fn is_prepared(transaction: &ReadTransaction) -> Result<bool, StateEr
     Ok(format.transpose()? == Some(FORMAT))
 }
 
-/// Writes something, to see whether the disk takes it.
+/// Writes a value, to test the disk.
 pub(super) fn touch(transaction: &WriteTransaction) -> Result<(), StateError> {
     let mut meta = transaction.open_table(META)?;
     let turn = meta.get(TOUCHED)?.map_or(0, |value| value.value().first().copied().unwrap_or(0));

@@ -1,9 +1,9 @@
-//! Join tokens: each proves one identity once, to get the first certificate with.
+//! Join tokens. Each proves one identity once, for getting the first certificate.
 //!
-//! A token has 256 random bits and is stored only as its SHA-256; a plain hash is enough for a secret that nobody can
-//! guess. It is bound to the first public key that it was used with: that key may use it again within the token's
-//! life, so that a proxy killed between the CA's answer and its own disk can ask again. It begins with the name of
-//! the control plane that made it, so that one carried to the wrong mesh is told so.
+//! A token has 256 random bits; only its SHA-256 is stored, which is enough for a secret that cannot be guessed. It is
+//! bound to the first public key that used it. That key may use it again until it expires, so that a proxy that was
+//! killed before it wrote its certificate can retry. A token starts with the name of the control plane that created it,
+//! so that a token of another mesh is reported as such.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,10 +18,10 @@ use super::table::{META, TOKENS, decode, encode};
 use super::{StateError, Store};
 
 const PREFIX: &str = "outrigger-join";
-/// How long an expired token is remembered, so that its user is told that it expired.
+/// How long an expired token is kept, so that its use is reported as expired.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// What a token proves.
+/// The identity that a token proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The namespace.
@@ -31,30 +31,30 @@ pub struct Grant {
     hash: [u8; 32],
 }
 
-/// Why a token proves nothing.
+/// Why a token is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TokenRefusal {
-    /// Not of the form of a token.
+    /// The text is not a token.
     #[error("this is not a join token")]
     Malformed,
-    /// Another control plane made it.
+    /// Another control plane created it.
     #[error("the join token was made by another control plane ({0})")]
     Foreign(String),
-    /// Nobody made it, or it expired more than a day ago.
+    /// It was never created, or it expired more than a day ago.
     #[error("the join token is unknown")]
     Unknown,
-    /// Its time is over.
+    /// It has expired.
     #[error("the join token expired {0} s ago")]
     Expired(u64),
-    /// It was used already, with another key.
+    /// It was already used with another key.
     #[error("the join token was used by another key")]
     UsedByAnotherKey,
 }
 
-/// A refusal, or a store that could not say.
+/// Why a token cannot be used.
 #[derive(Debug, Error)]
 pub enum RedeemError {
-    /// The token proves nothing.
+    /// The token is not valid.
     #[error(transparent)]
     Refused(#[from] TokenRefusal),
     /// The store failed.
@@ -63,7 +63,7 @@ pub enum RedeemError {
 }
 
 impl Store {
-    /// Makes a token for an identity that lives for `ttl`. Its text is in the answer and nowhere else.
+    /// Creates a token for an identity that is valid for `ttl`. Its text is only returned, not stored.
     pub fn create_token(
         &self,
         namespace: &str,
@@ -92,7 +92,7 @@ impl Store {
         })
     }
 
-    /// What a token proves now, without using it.
+    /// Returns what a token proves, without using it.
     pub fn identify_token(&self, text: &str, now: SystemTime) -> Result<Grant, RedeemError> {
         let maker = parse(text)?;
         let found = self.read(|transaction| {
@@ -115,8 +115,7 @@ impl Store {
         }
     }
 
-    /// Uses a token with a public key (the SHA-256 of its SubjectPublicKeyInfo). The first key owns it from then on,
-    /// whatever happens after.
+    /// Uses a token with a public key (the SHA-256 of its SubjectPublicKeyInfo). From then on it is bound to this key.
     pub fn redeem_token(&self, grant: &Grant, key: &[u8; 32], now: SystemTime) -> Result<(), RedeemError> {
         let outcome = self.write(|transaction| {
             let mut tokens = transaction.open_table(TOKENS)?;
@@ -154,20 +153,20 @@ struct TokenRecord {
 
 const NAME: &str = "control-plane";
 
-/// The name of this control plane: eight characters, drawn with its first token.
+/// The name of this control plane: eight characters, derived from its first token.
 fn control_plane_name(transaction: &WriteTransaction, seed: &[u8; 32]) -> Result<String, StateError> {
     let mut meta = transaction.open_table(META)?;
     if let Some(name) = meta.get(NAME)? {
         let name = std::str::from_utf8(name.value());
         return name.map(Into::into).map_err(|error| StateError::Damaged(error.to_string()));
     }
-    // From the hash, so that the name says nothing of the token's secret.
+    // Derived from the hash, so that it reveals nothing of the token's secret.
     let name: String = hash(&URL_SAFE_NO_PAD.encode(seed))[..4].iter().map(|b| format!("{b:02x}")).collect();
     meta.insert(NAME, name.as_bytes())?;
     Ok(name)
 }
 
-/// The name of the maker in a token's text.
+/// Returns the name of the control plane in a token.
 fn parse(text: &str) -> Result<&str, TokenRefusal> {
     let mut parts = text.split('.');
     let (Some(PREFIX), Some(maker), Some(secret), None) =

@@ -1,5 +1,5 @@
-//! The incremental variant of the protocol: its messages become a [`Session`]'s requests, and the session's updates its
-//! messages.
+//! The incremental variant of the protocol: converts its messages to a [`Session`]'s requests, and the session's updates
+//! to messages.
 
 use jiff::Timestamp;
 use outrigger_core::Name;
@@ -7,11 +7,13 @@ use outrigger_proto::xds::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };
 
-use super::session::{Answer, Interest, Request, Session, Source, TooManyNames, Update};
+use super::session::{
+    Acknowledgement, Request, ResourceView, Session, SubscriptionChange, TooManyNames, Update,
+};
 use super::unserved::Unserved;
 use crate::translate::resource::{Kind, Resource, Version};
 
-/// One stream.
+/// The state of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Delta {
     session: Session,
@@ -19,45 +21,45 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    /// Takes a message. Of types that are not served nothing exists: a client may ask one server for more than it has.
+    /// Applies a message. Types that are not served have no resources: a client may request more types than a server has.
     pub(super) fn on_request(
         &mut self,
         request: DeltaDiscoveryRequest,
         now: Timestamp,
-    ) -> Result<Interest, TooManyNames> {
+    ) -> Result<SubscriptionChange, TooManyNames> {
         match Kind::from_type_url(&request.type_url) {
             Some(kind) => self.session.on_request(read(kind, request), now),
             None => {
                 self.unserved.on_request(&request);
-                Ok(Interest::default())
+                Ok(SubscriptionChange::default())
             }
         }
     }
 
-    /// Something changed that may have to do with this name.
+    /// Marks a name whose resource may have changed.
     pub(super) fn on_change(&mut self, kind: Kind, name: Name) {
         self.session.on_change(kind, name);
     }
 
-    /// The next message that may be sent now.
-    pub(super) fn poll(&mut self, source: &impl Source) -> Option<DeltaDiscoveryResponse> {
+    /// Returns the next message that may be sent now.
+    pub(super) fn poll(&mut self, source: &impl ResourceView) -> Option<DeltaDiscoveryResponse> {
         self.session.poll(source).map(response).or_else(|| self.unserved.poll())
     }
 
-    /// The session behind it.
+    /// Returns the session.
     pub(super) fn session(&self) -> &Session {
         &self.session
     }
 }
 
-/// A message about a type that is served. `error_detail` alone tells a NACK; the node is read elsewhere.
+/// Reads a message about a served type. Only `error_detail` distinguishes a NACK from an ACK. The node is read elsewhere.
 fn read(kind: Kind, request: DeltaDiscoveryRequest) -> Request {
     let DeltaDiscoveryRequest {
         node: _,
         type_url: _,
         resource_names_subscribe,
         resource_names_unsubscribe,
-        resource_locators_subscribe: _, // xdstp names, which nothing here has
+        resource_locators_subscribe: _, // xdstp names, which are not served
         resource_locators_unsubscribe: _,
         initial_resource_versions,
         response_nonce,
@@ -67,11 +69,11 @@ fn read(kind: Kind, request: DeltaDiscoveryRequest) -> Request {
     let kept = initial_resource_versions.into_iter();
     Request {
         kind,
-        // A nonce that is no number is none of ours, and answers nothing.
-        answer: response_nonce
+        // A nonce that is not a number is not ours, and acknowledges nothing.
+        acknowledgement: response_nonce
             .parse()
             .ok()
-            .map(|nonce| Answer { nonce, refusal: error_detail.map(|status| status.message) }),
+            .map(|nonce| Acknowledgement { nonce, rejection: error_detail.map(|status| status.message) }),
         subscribe: names(resource_names_subscribe),
         unsubscribe: names(resource_names_unsubscribe),
         kept: kept.map(|(name, version)| (name.into(), Version::parse(&version))).collect(),

@@ -1,8 +1,8 @@
-//! Which stream cares about what: an index from what can change to the names that streams subscribed to.
+//! An index from dependencies to the names that streams are subscribed to.
 //!
-//! A change costs what it touches and wakes only the streams that subscribed to that; one that uses five services of
-//! ten thousand never hears of the others. A stream joins the index before it reads the catalogue, and a change
-//! reaches the catalogue before it reads the index, so that none is missed.
+//! A change wakes only the streams that are subscribed to something that it affects: a proxy that uses five of 10,000
+//! services is not woken by changes of the others. A stream joins the index before it reads the catalogue, and a change
+//! is in the catalogue before the index is read, so that no change is missed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -11,18 +11,18 @@ use outrigger_core::Name;
 use tokio::sync::Notify;
 
 use super::lock;
-use super::session::Interest;
+use super::session::SubscriptionChange;
 use crate::model::mesh::Mesh;
 use crate::translate::catalog::{Affected, Catalog, Dependency};
 use crate::translate::resource::Kind;
 use crate::translate::scope::{MeshSettings, Viewer};
 
-/// The catalogue and who watches it.
+/// The catalogue and the streams that watch it.
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) catalog: Catalog,
     index: Mutex<Index>,
-    /// One change of the mesh at a time.
+    /// Serializes publications.
     publishing: Mutex<()>,
 }
 
@@ -33,16 +33,17 @@ struct Index {
     last: u64,
 }
 
-/// What changed for one stream since it last looked: a set, so that a slow stream costs its subscriptions at most.
+/// The names that changed since the stream last read them. It is a set, so that a slow stream costs at most its
+/// subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     changed: Mutex<BTreeSet<(Kind, Name)>>,
-    /// Signalled when there is something to look at.
+    /// Notified when there are changes.
     pub(super) wake: Notify,
 }
 
 impl Mailbox {
-    /// Takes out all that changed.
+    /// Returns all changes and clears the set.
     pub(super) fn take(&self) -> BTreeSet<(Kind, Name)> {
         std::mem::take(&mut *lock(&self.changed))
     }
@@ -58,7 +59,7 @@ impl Hub {
         Self { catalog: Catalog::new(settings), index: Mutex::default(), publishing: Mutex::default() }
     }
 
-    /// Takes the next version of the mesh and wakes whom it concerns; the first wakes everybody.
+    /// Publishes the next version of the mesh and wakes the affected streams; the first version wakes all.
     pub(super) fn publish(&self, mesh: Arc<Mesh>) {
         let _one_at_a_time = lock(&self.publishing);
         let first = !self.catalog.is_ready();
@@ -71,7 +72,7 @@ impl Hub {
         }
     }
 
-    /// A new stream.
+    /// Adds a stream.
     pub(super) fn join(&self) -> (u64, Arc<Mailbox>) {
         let mut index = lock(&self.index);
         index.last += 1;
@@ -80,8 +81,8 @@ impl Hub {
         (id, mailbox)
     }
 
-    /// What a stream subscribed to and what it gave up.
-    pub(super) fn watch(&self, id: u64, viewer: &Viewer, interest: &Interest) {
+    /// Updates the index with a change of a stream's subscriptions.
+    pub(super) fn watch(&self, id: u64, viewer: &Viewer, interest: &SubscriptionChange) {
         if interest.added.is_empty() && interest.dropped.is_empty() {
             return;
         }
@@ -98,9 +99,9 @@ impl Hub {
         }
     }
 
-    /// A stream ended with these subscriptions.
+    /// Removes a stream with these subscriptions.
     pub(super) fn leave(&self, id: u64, viewer: &Viewer, subscribed: Vec<(Kind, Name)>) {
-        self.watch(id, viewer, &Interest { added: Vec::new(), dropped: subscribed });
+        self.watch(id, viewer, &SubscriptionChange { added: Vec::new(), dropped: subscribed });
         lock(&self.index).mailboxes.remove(&id);
     }
 
@@ -117,7 +118,7 @@ impl Index {
         for (dependency, kinds) in dependencies {
             for (id, kind, name) in self.watchers.get(dependency).into_iter().flatten() {
                 match (dependency, self.mailboxes.get(id)) {
-                    // Who watches everything is told the names that changed, among its kind.
+                    // A wildcard subscription gets the changed names of its kind.
                     (Dependency::Mesh, Some(mailbox)) => {
                         mailbox.put(names.iter().filter(|(of, _)| of == kind).cloned());
                     }

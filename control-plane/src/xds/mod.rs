@@ -1,8 +1,9 @@
-//! The ADS server: what proxies are told, and when.
+//! The ADS server.
 //!
-//! [`server`] decides who may open a stream, [`stream`] moves its messages, [`hub`] knows which stream cares about what.
-//! [`session`] is the protocol without messages, I/O or clock, and [`subscription`] the part of it that one resource type
-//! needs; [`delta`] puts it into the messages of the incremental variant. State-of-the-world becomes a second one.
+//! [`server`] accepts streams and ends them, [`stream`] moves their messages, [`hub`] wakes the streams that a change
+//! affects. [`session`] is the protocol without messages, I/O and clock; [`subscription`] is its state for one resource
+//! type; [`nack`] reads why a client rejected resources; [`delta`] converts to and from the messages of the incremental
+//! variant.
 
 pub(crate) mod server;
 mod stream;
@@ -18,7 +19,7 @@ mod workers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks; no code that holds one of these locks can panic half-way through a change.
+/// Locks a mutex. A poisoned lock is used: no code panics between two steps of a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

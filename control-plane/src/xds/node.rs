@@ -1,4 +1,4 @@
-//! Who a stream is for: the node of its first message, and the certificate.
+//! The client of a stream: its certificate, and the node of its first message.
 
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
@@ -10,22 +10,22 @@ use thiserror::Error;
 use crate::model::registration::WorkloadKey;
 use crate::translate::scope::{Dialect, Mode, Viewer};
 
-/// Bytes of a node's id.
+/// Maximum size of a node's ID.
 const MAX_ID: usize = 256;
 
-/// Reads the first message's node. The identity is the certificate's; of the node only the instance counts, which is a
-/// name within that identity, so that nobody reaches another's inbound side by it.
-pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, BadNode> {
-    let node = node.ok_or(BadNode::Missing)?;
+/// Reads the node of the first message. The identity comes from the certificate. The node's ID is the instance, a name
+/// within that identity, so that a client cannot get the inbound configuration of another identity.
+pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, NodeError> {
+    let node = node.ok_or(NodeError::Missing)?;
     if node.id.is_empty() || node.id.len() > MAX_ID {
-        return Err(BadNode::Id);
+        return Err(NodeError::Id);
     }
     let mode = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(node::MODE));
     let mode = match mode.and_then(|value| value.kind.as_ref()) {
         None => Mode::OnDemand,
         Some(Kind::StringValue(mode)) if mode == node::ON_DEMAND => Mode::OnDemand,
         Some(Kind::StringValue(mode)) if mode == node::WILDCARD => Mode::Wildcard,
-        Some(_) => return Err(BadNode::Mode),
+        Some(_) => return Err(NodeError::Mode),
     };
     let dialect = match node.user_agent_name.as_str() {
         node::USER_AGENT => Dialect::Outrigger,
@@ -35,24 +35,24 @@ pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, B
     Ok(Viewer { workload, mode, dialect })
 }
 
-/// Whether a later message's node, where there is one, is still that of this viewer: it must not change on a stream.
+/// Returns true if a later message has no node or the same one. The node must not change on a stream.
 pub(super) fn is_same(viewer: &Viewer, later: Option<&Node>) -> bool {
     later.is_none_or(|later| *later.id == *viewer.workload.instance)
 }
 
-/// Why a stream has no node.
+/// Why a node is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(super) enum BadNode {
-    /// The first message has none.
+pub(super) enum NodeError {
+    /// The first message has no node.
     #[error("the first message has no node")]
     Missing,
-    /// Its id is empty or too long.
+    /// The ID is empty or too long.
     #[error("node.id must have 1 to {MAX_ID} bytes")]
     Id,
-    /// An unknown mode.
+    /// The mode is unknown.
     #[error("node.metadata.OUTRIGGER_MODE must be \"on-demand\" or \"wildcard\"")]
     Mode,
-    /// A later message has another.
+    /// A later message has a different node.
     #[error("the node changed on the stream")]
     Changed,
 }
@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    fn viewer(id: &str, mode: Option<&str>) -> Result<Viewer, BadNode> {
+    fn viewer(id: &str, mode: Option<&str>) -> Result<Viewer, NodeError> {
         let value = |mode: &str| Value { kind: Some(Kind::StringValue(mode.into())) };
         let fields: HashMap<_, _> =
             mode.map(|mode| ("OUTRIGGER_MODE".into(), value(mode))).into_iter().collect();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_is_the_certificates_and_the_instance_the_nodes() {
+    fn the_identity_comes_from_the_certificate_and_the_instance_from_the_node() {
         let proxy = viewer("cart-1", Some("wildcard")).unwrap();
         assert_eq!((proxy.workload.identity.namespace(), &*proxy.workload.instance), ("shop", "cart-1"));
         assert_eq!(proxy.mode, Mode::Wildcard);
@@ -84,15 +84,15 @@ mod tests {
 
     #[test]
     fn a_node_without_id_or_with_an_unknown_mode_is_refused() {
-        assert_eq!(viewer("", None), Err(BadNode::Id));
-        assert_eq!(viewer(&"x".repeat(MAX_ID + 1), None), Err(BadNode::Id));
-        assert_eq!(viewer("a", Some("all")), Err(BadNode::Mode));
+        assert_eq!(viewer("", None), Err(NodeError::Id));
+        assert_eq!(viewer(&"x".repeat(MAX_ID + 1), None), Err(NodeError::Id));
+        assert_eq!(viewer("a", Some("all")), Err(NodeError::Mode));
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
-        assert_eq!(read(None, &identity), Err(BadNode::Missing));
+        assert_eq!(read(None, &identity), Err(NodeError::Missing));
     }
 
     #[test]
-    fn the_user_agent_tells_the_dialect_and_who_is_not_known_gets_envoys() {
+    fn the_user_agent_selects_the_dialect_and_envoys_is_the_default() {
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
         for (agent, dialect) in
             [("outrigger", Dialect::Outrigger), ("envoy", Dialect::Envoy), ("", Dialect::Envoy)]

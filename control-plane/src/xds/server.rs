@@ -1,8 +1,8 @@
-//! The ADS service: who may open a stream, and when it ends.
+//! The ADS service: accepts streams, and ends them.
 //!
-//! The wiring makes one [`Server`], publishes every version of the mesh to it and gives [`Server::service`] to tonic. A
-//! stream ends when its client leaves or breaks the protocol, with the client's certificate, or when the server closes;
-//! nothing of it stays.
+//! The control plane creates one [`Server`], publishes every version of the mesh to it, and passes [`Server::service`] to
+//! tonic. A stream ends when its client disconnects or violates the protocol, when the client's certificate expires, or
+//! when the server closes. Its state is dropped then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -33,19 +33,19 @@ use crate::quota::Slots;
 use crate::translate::resource::Kind;
 use crate::translate::scope::MeshSettings;
 
-/// For the first message, which says who the stream is for.
-const FIRST_MESSAGE: Duration = Duration::from_secs(15);
-/// Responses between the stream's task and the client's connection. The protocol lets one response of each type wait,
-/// so it never fills.
-const RESPONSES: usize = Kind::ALL.len() + unserved::TYPES + 1;
-/// The largest request. A client that comes back says the version of everything it holds: some 100 bytes a resource.
-const REQUEST_BYTES: usize = 32 << 20;
-/// Streams of one identity: of all instances of a workload together.
-const OF_IDENTITY: usize = 1024;
-/// Streams of one instance. It has one, and a few that broke without a word are not found dead yet.
-const OF_INSTANCE: usize = 8;
+/// Time within which the first message must arrive. It identifies the client.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Capacity of the queue between a stream's task and its connection. The protocol allows one outstanding response of each
+/// type, so the queue never fills.
+const RESPONSE_QUEUE: usize = Kind::ALL.len() + unserved::MAX_TYPES + 1;
+/// Maximum size of a request. A client that reconnects lists the versions of all its resources: some 100 bytes each.
+const MAX_REQUEST_BYTES: usize = 32 << 20;
+/// Maximum number of streams of one identity, over all its instances.
+const STREAMS_PER_IDENTITY: usize = 1024;
+/// Maximum number of streams of one instance. It has one, and a few broken ones that are not detected yet.
+const STREAMS_PER_INSTANCE: usize = 8;
 
-/// The xDS server. Clones are the same server.
+/// The xDS server. Clones share their state.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     shared: Arc<Shared>,
@@ -55,55 +55,56 @@ pub(crate) struct Server {
 struct Shared {
     hub: Arc<Hub>,
     workers: Workers,
-    /// Every stream, by a number of its own.
+    /// The open streams by ID.
     streams: Mutex<HashMap<u64, Arc<Stream>>>,
-    of_identity: Slots<SpiffeId>,
-    of_instance: Slots<WorkloadKey>,
+    per_identity: Slots<SpiffeId>,
+    per_instance: Slots<WorkloadKey>,
     metrics: Arc<Metrics>,
     closing: watch::Sender<bool>,
 }
 
 impl Server {
-    /// A server that serves nothing until the first [`publish`](Self::publish): streams are accepted and wait.
+    /// Creates a server. Streams are accepted and wait until the first [`publish`](Self::publish).
     pub(crate) fn new(settings: MeshSettings, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             hub: Arc::new(Hub::new(settings)),
             workers: Workers::new(),
             streams: Mutex::default(),
-            of_identity: Slots::new(OF_IDENTITY),
-            of_instance: Slots::new(OF_INSTANCE),
+            per_identity: Slots::new(STREAMS_PER_IDENTITY),
+            per_instance: Slots::new(STREAMS_PER_INSTANCE),
             metrics,
             closing: watch::Sender::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Serves this version of the mesh from now on. The first one must hold what every source has.
+    /// Publishes a version of the mesh. The first one must be complete: all sources have synced.
     pub(crate) fn publish(&self, mesh: Arc<Mesh>) {
         self.shared.hub.publish(mesh);
     }
 
-    /// The gRPC service. Its requests must carry a [`PeerIdentity`]; those without are refused.
+    /// Returns the gRPC service. Requests without a [`PeerIdentity`] are refused.
     pub(crate) fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES)
+        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
-    /// Every stream, by node. May wait for translations: not for the runtime's thread.
+    /// Returns the status of all streams, sorted by node. It may wait for translations, so it must not run on the
+    /// runtime's thread.
     pub(crate) fn status(&self) -> Vec<StreamStatus> {
         let mut all: Vec<_> = self.streams().iter().filter_map(|stream| stream.status()).collect();
         all.sort_by(|a, b| (&a.node, &a.since).cmp(&(&b.node, &b.since)));
         all
     }
 
-    /// How many there are, for `/metrics`.
-    pub(crate) fn count(&self) -> Count {
+    /// Counts streams and proxies for `/metrics`.
+    pub(crate) fn count(&self) -> StreamCounts {
         let streams = self.streams();
         let proxies: HashSet<_> = streams.iter().map(|stream| &stream.viewer.workload).collect();
         let refused = streams.iter().map(|stream| stream.refused()).sum();
-        Count { streams: streams.len(), proxies: proxies.len(), refused }
+        StreamCounts { streams: streams.len(), proxies: proxies.len(), refused }
     }
 
-    /// Ends every stream, so that the proxies turn to another server, or come back.
+    /// Ends all streams, so that the proxies reconnect, possibly to another server.
     pub(crate) fn close(&self) {
         self.shared.closing.send_replace(true);
     }
@@ -113,14 +114,14 @@ impl Server {
     }
 }
 
-/// What is connected at this moment.
+/// Numbers of open streams and connected proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Count {
+pub(crate) struct StreamCounts {
     /// Open streams.
     pub streams: usize,
-    /// Workloads that have one or more.
+    /// Workloads with at least one stream.
     pub proxies: usize,
-    /// Resources whose refusal stands, over all streams.
+    /// Rejected resources, over all streams.
     pub refused: usize,
 }
 
@@ -142,16 +143,16 @@ impl AggregatedDiscoveryService for Server {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = verified(&request)?;
         let shared = Arc::clone(&self.shared);
-        let place = shared.of_identity.take(&peer.identity);
-        let place = place.ok_or_else(|| shared.full("identity-limit", &peer.identity, OF_IDENTITY))?;
-        let (responses, stream) = mpsc::channel(RESPONSES);
-        // Owned by the stream: it ends with the client's half or with ours, with the client's certificate, or when the
-        // server closes.
+        let slot = shared.per_identity.acquire(&peer.identity);
+        let slot = slot
+            .ok_or_else(|| shared.limit_exceeded("identity-limit", &peer.identity, STREAMS_PER_IDENTITY))?;
+        let (responses, stream) = mpsc::channel(RESPONSE_QUEUE);
+        // The task ends with either direction of the stream, with the client's certificate, or when the server closes.
         tokio::spawn(async move {
-            let _place = place;
+            let _slot = slot;
             if let Err(status) = shared.serve(peer, request.into_inner(), &responses).await {
                 tracing::debug!(%status, "xDS stream ended");
-                // Full or closed: nobody is left to read it.
+                // It fails if the client is gone.
                 let _ = responses.try_send(Err(status));
             }
         });
@@ -166,14 +167,15 @@ impl Shared {
         mut requests: Streaming<DeltaDiscoveryRequest>,
         responses: &Responses,
     ) -> Result<(), Status> {
-        let first = tokio::time::timeout(FIRST_MESSAGE, requests.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no first message"))??;
+        let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, requests.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no first message in time"))??;
         let Some(first) = first else { return Ok(()) };
         let viewer = node::read(first.node.as_ref(), &identity);
         let viewer = viewer.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let workload = viewer.workload.clone();
-        let place = self.of_instance.take(&workload);
-        let _place = place.ok_or_else(|| self.full("instance-limit", &workload, OF_INSTANCE))?;
+        let slot = self.per_instance.acquire(&workload);
+        let _slot =
+            slot.ok_or_else(|| self.limit_exceeded("instance-limit", &workload, STREAMS_PER_INSTANCE))?;
         let broken = |error: JoinError| Status::internal(error.to_string());
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
         let stream = self.workers.run(move || Arc::new(Stream::join(viewer, hub, metrics))).await;
@@ -181,14 +183,14 @@ impl Shared {
         lock(&self.streams).insert(stream.id, Arc::clone(&stream));
         let mut closing = self.closing.subscribe();
         let ended = tokio::select! {
-            ended = stream.converse(first, requests, responses, &self.workers) => ended,
+            ended = stream.run(first, requests, responses, &self.workers) => ended,
             () = responses.closed() => Ok(()),
             () = until(not_after) => {
-                tracing::info!(%workload, "certificate expired: xDS stream ended");
+                tracing::info!(%workload, "xDS stream ended because the certificate expired");
                 Err(expired())
             }
             _ = closing.wait_for(|closing| *closing) => {
-                Err(Status::unavailable("the control plane shuts down"))
+                Err(Status::unavailable("the control plane is shutting down"))
             }
         };
         lock(&self.streams).remove(&stream.id);
@@ -196,11 +198,11 @@ impl Shared {
         ended
     }
 
-    /// The refusal of a stream for which its caller has no room left.
-    fn full(&self, reason: &'static str, who: &dyn std::fmt::Display, limit: usize) -> Status {
+    /// Returns the refusal of a stream because of a limit.
+    fn limit_exceeded(&self, reason: &'static str, caller: &dyn std::fmt::Display, limit: usize) -> Status {
         self.metrics.xds_stream_refused(reason);
-        tracing::warn!(reason, %who, limit, "xDS stream refused");
-        Status::resource_exhausted(format!("{who} has {limit} xDS streams open already"))
+        tracing::warn!(reason, caller = %caller, limit, "xDS stream refused");
+        Status::resource_exhausted(format!("{caller} already has {limit} open xDS streams"))
     }
 }
 

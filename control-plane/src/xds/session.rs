@@ -1,9 +1,9 @@
-//! One client's subscriptions and what it was sent, whatever variant of the protocol it speaks.
+//! The subscriptions of one client and what it was sent, independent of the protocol variant.
 //!
-//! No wire message, no I/O, no clock, no knowledge of the mesh: a face ([`super::delta`]) turns messages into [`Request`]s
-//! and [`Update`]s into messages, and a [`Source`] has the resources. The rules are those of "xDS REST and gRPC
-//! protocol"; each stands where it is kept. At most one update of a type waits for its answer, so that a slow client
-//! costs the names it subscribed to and not a queue.
+//! There are no wire messages, no I/O, no clock and no knowledge of the mesh here: [`super::delta`] converts messages to
+//! [`Request`]s and [`Update`]s to messages, and a [`ResourceView`] provides the resources. The rules are those of "xDS
+//! REST and gRPC protocol". At most one update of a type is outstanding, so that a slow client costs its subscriptions
+//! and no queue.
 
 use std::sync::Arc;
 
@@ -14,50 +14,50 @@ use thiserror::Error;
 use super::subscription::{Decision, MAX_NAMES, Outstanding, Subscription, WILDCARD, Wildcard};
 use crate::translate::resource::{Kind, Resource, Version};
 
-/// Encoded bytes of resources after which an update is closed and the rest waits for its ACK: well under the 4 MiB
-/// that gRPC receivers take by default.
+/// Encoded size of resources at which an update is complete; the others wait for its ACK. It is well below the 4 MiB that
+/// gRPC clients accept by default.
 const UPDATE_BYTES: usize = 1 << 20;
-/// Names in one update, so that one client's wildcard does not keep a thread for long.
+/// Maximum number of names in one update, so that one client's wildcard does not occupy a thread for long.
 const UPDATE_NAMES: usize = 1_000;
 
-/// What there is to serve, as one node sees it. The translation is one; tests have another.
-pub(super) trait Source {
-    /// The resource of this name, if there is one.
+/// The resources that one client can see.
+pub(super) trait ResourceView {
+    /// Returns the resource of this name, or None if it does not exist.
     fn resource(&self, kind: Kind, name: &str) -> Option<Arc<Resource>>;
-    /// The names that `*` means.
+    /// Returns the names that `*` stands for.
     fn wildcard(&self, kind: Kind) -> Vec<Name>;
-    /// Whether `*` means this name.
+    /// Returns true if `*` includes this name.
     fn in_wildcard(&self, kind: Kind, name: &str) -> bool;
 }
 
-/// What a client says about one resource type: an answer to an update, a change of its subscriptions, or both.
+/// A client's message about one resource type: an acknowledgement, a change of its subscriptions, or both.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) kind: Kind,
-    /// None in the first request of a type, and in one that only changes subscriptions.
-    pub(super) answer: Option<Answer>,
+    /// None in the first request of a type and in one that only changes subscriptions.
+    pub(super) acknowledgement: Option<Acknowledgement>,
     pub(super) subscribe: Vec<Name>,
     pub(super) unsubscribe: Vec<Name>,
-    /// What it kept from an earlier session; none for a version of another server. Counts in the first request of a
-    /// type only.
+    /// The resources that the client has from an earlier stream, without a version if another server sent it. Used in the
+    /// first request of a type only.
     pub(super) kept: Vec<(Name, Option<Version>)>,
 }
 
-/// An ACK, or a NACK with the client's words.
+/// An ACK, or a NACK with the client's text.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Acknowledgement {
     pub(super) nonce: u64,
-    pub(super) refusal: Option<String>,
+    pub(super) rejection: Option<String>,
 }
 
-/// What a client is to be told about one resource type.
+/// An update of one resource type for a client.
 #[derive(Debug)]
 pub(super) struct Update {
     pub(super) kind: Kind,
-    /// The answer to it has the same.
+    /// Identifies the update in its acknowledgement.
     pub(super) nonce: u64,
     pub(super) resources: Vec<Arc<Resource>>,
-    /// Names of which there is no resource.
+    /// Names that do not exist, or no longer.
     pub(super) removed: Vec<Name>,
 }
 
@@ -68,13 +68,12 @@ pub(super) struct Session {
     last_nonce: u64,
 }
 
-/// Names that ceased and began to matter by one request, in that order: one in both lists matters. `*` is among them
-/// as a name.
+/// Names that one request unsubscribed and subscribed, applied in this order. `*` is one of the names.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Interest {
-    /// Now subscribed.
+pub(super) struct SubscriptionChange {
+    /// Subscribed now.
     pub(super) added: Vec<(Kind, Name)>,
-    /// No longer.
+    /// No longer subscribed.
     pub(super) dropped: Vec<(Kind, Name)>,
 }
 
@@ -85,23 +84,28 @@ impl Default for Session {
 }
 
 impl Session {
-    /// Takes a request. Fails when the client subscribes to more than [`MAX_NAMES`]; the session is then of no more use.
-    pub(super) fn on_request(&mut self, request: Request, now: Timestamp) -> Result<Interest, TooManyNames> {
-        let Request { kind, answer, subscribe, unsubscribe, kept } = request;
+    /// Applies a request. Returns an error if the client subscribes to more than [`MAX_NAMES`]; the session must not be
+    /// used after that.
+    pub(super) fn on_request(
+        &mut self,
+        request: Request,
+        now: Timestamp,
+    ) -> Result<SubscriptionChange, TooManyNames> {
+        let Request { kind, acknowledgement, subscribe, unsubscribe, kept } = request;
         let state = &mut self.kinds[kind as usize];
-        if let Some(answer) = answer {
-            on_answer(state, answer, now);
+        if let Some(acknowledgement) = acknowledgement {
+            on_acknowledgement(state, acknowledgement, now);
         }
-        let first = !std::mem::replace(&mut state.seen, true);
-        let mut interest = Interest::default();
-        // "An empty first request of a type is a wildcard subscription", where the type has one.
+        let first = !std::mem::replace(&mut state.requested, true);
+        let mut interest = SubscriptionChange::default();
+        // The first request of a type without names is a wildcard subscription, if the type has one.
         if first && kind.has_wildcard() && subscribe.is_empty() {
             state.wildcard = Wildcard::Legacy;
             state.wildcard_unanswered = true;
-            state.look_at(WILDCARD.into(), false);
+            state.mark_pending(WILDCARD.into(), false);
             interest.added.push((kind, WILDCARD.into()));
         }
-        // In this order, so that a name in both lists is one that the client subscribes to again.
+        // In this order: a name in both lists is subscribed again.
         on_unsubscribe(state, unsubscribe, &mut interest);
         on_subscribe(state, subscribe, &mut interest)?;
         if first {
@@ -110,17 +114,17 @@ impl Session {
         Ok(interest)
     }
 
-    /// Something changed that may have to do with this name; `*` stands for the set of names behind the wildcard.
+    /// Marks a name whose resource may have changed; `*` stands for the set of names of the wildcard.
     pub(super) fn on_change(&mut self, kind: Kind, name: Name) {
         let state = &mut self.kinds[kind as usize];
         if state.covers(&name) {
-            state.look_at(name, false);
+            state.mark_pending(name, false);
         }
     }
 
-    /// The next update that may be sent now, if any: clusters, endpoints, listeners, routes, and then what is gone,
-    /// the other way round, so that nothing is taken away while something may still point at it.
-    pub(super) fn poll(&mut self, source: &impl Source) -> Option<Update> {
+    /// Returns the next update that may be sent now: clusters, endpoints, listeners, routes, and then removals in the
+    /// opposite order, so that nothing is removed while something may still refer to it.
+    pub(super) fn poll(&mut self, source: &impl ResourceView) -> Option<Update> {
         for kind in Kind::ALL {
             if self.kinds[kind as usize].outstanding.is_none()
                 && let Some(update) = self.changes(kind, source)
@@ -134,23 +138,23 @@ impl Session {
         if self.kinds.iter().any(busy) {
             return None;
         }
-        // Listeners go before the routes they name, and clusters last.
+        // Listeners are removed before the routes that they name, and clusters last.
         [Kind::Listener, Kind::Route, Kind::Endpoints, Kind::Cluster]
             .into_iter()
             .find_map(|kind| self.removals(kind))
     }
 
-    /// How many resources the client has refused and not taken since.
+    /// Returns the number of rejected resources.
     pub(super) fn refused(&self) -> usize {
         self.kinds.iter().map(|state| state.nacks.len()).sum()
     }
 
-    /// The state of each type, for status.
+    /// Returns the state of each type, for the status page.
     pub(super) fn kinds(&self) -> &[Subscription] {
         &self.kinds
     }
 
-    fn changes(&mut self, kind: Kind, source: &impl Source) -> Option<Update> {
+    fn changes(&mut self, kind: Kind, source: &impl ResourceView) -> Option<Update> {
         let state = &mut self.kinds[kind as usize];
         if kind.has_wildcard()
             && let Some(again) = state.pending.remove(WILDCARD)
@@ -186,26 +190,26 @@ impl Session {
         Some(self.update(kind, resources, removed, sent, true))
     }
 
-    /// After a changed cluster its endpoints are sent again, changed or not: Envoy builds a new cluster and warms it
-    /// until they come.
+    /// Sends the endpoints of changed clusters again, changed or not: Envoy creates a new cluster and warms it until its
+    /// endpoints arrive.
     fn repeat_endpoints(&mut self, clusters: &[(Name, Option<Version>)]) {
         let endpoints = &mut self.kinds[Kind::Endpoints as usize];
         for (name, version) in clusters {
             if version.is_some() && endpoints.names.contains(name) {
-                endpoints.look_at(name.clone(), true);
+                endpoints.mark_pending(name.clone(), true);
             }
         }
     }
 
     fn removals(&mut self, kind: Kind) -> Option<Update> {
         let state = &mut self.kinds[kind as usize];
-        if state.gone.is_empty() || state.outstanding.is_some() {
+        if state.removals.is_empty() || state.outstanding.is_some() {
             return None;
         }
-        let gone = std::mem::take(&mut state.gone);
-        gone.iter().for_each(|name| state.told_absent(name));
-        let removed = gone.iter().cloned().collect();
-        let sent = gone.into_iter().map(|name| (name, None)).collect();
+        let removals = std::mem::take(&mut state.removals);
+        removals.iter().for_each(|name| state.mark_absent(name));
+        let removed = removals.iter().cloned().collect();
+        let sent = removals.into_iter().map(|name| (name, None)).collect();
         Some(self.update(kind, Vec::new(), removed, sent, false))
     }
 
@@ -224,28 +228,32 @@ impl Session {
     }
 }
 
-/// An answer counts if its nonce is that of the update that waits. An older one answers nothing.
-fn on_answer(state: &mut Subscription, Answer { nonce, refusal }: Answer, now: Timestamp) {
+/// Applies an acknowledgement. One with another nonce than the outstanding update's is stale and ignored.
+fn on_acknowledgement(
+    state: &mut Subscription,
+    Acknowledgement { nonce, rejection }: Acknowledgement,
+    now: Timestamp,
+) {
     let sent = state.outstanding.take_if(|sent| sent.nonce == nonce);
     let Some(Outstanding { nonce: _, sent, changes: _ }) = sent else { return };
-    match refusal {
+    match rejection {
         None => state.acked(sent),
         Some(detail) => state.nacked(sent, &detail, now),
     }
 }
 
-/// Every name that is subscribed to is answered, also one that the client should already have: it may have dropped it
-/// since. What does not exist is answered as removed.
+/// Every subscription is answered, also of a name that the client should already have: it may have dropped it since. A
+/// name that does not exist is answered as removed.
 fn on_subscribe(
     state: &mut Subscription,
     names: Vec<Name>,
-    interest: &mut Interest,
+    interest: &mut SubscriptionChange,
 ) -> Result<(), TooManyNames> {
     for name in names {
         if is_wildcard(state, &name) {
             let again = std::mem::replace(&mut state.wildcard, Wildcard::Explicit) == Wildcard::Explicit;
             state.wildcard_unanswered = true;
-            state.look_at(name.clone(), again);
+            state.mark_pending(name.clone(), again);
         } else {
             if state.wildcard == Wildcard::Legacy {
                 state.end_wildcard();
@@ -255,14 +263,14 @@ fn on_subscribe(
                 return Err(TooManyNames(state.kind));
             }
             state.names.insert(name.clone());
-            state.look_at(name.clone(), true);
+            state.mark_pending(name.clone(), true);
         }
         interest.added.push((state.kind, name));
     }
     Ok(())
 }
 
-fn on_unsubscribe(state: &mut Subscription, names: Vec<Name>, interest: &mut Interest) {
+fn on_unsubscribe(state: &mut Subscription, names: Vec<Name>, interest: &mut SubscriptionChange) {
     for name in names {
         if is_wildcard(state, &name) {
             state.end_wildcard();
@@ -275,8 +283,9 @@ fn on_unsubscribe(state: &mut Subscription, names: Vec<Name>, interest: &mut Int
         if state.wildcard == Wildcard::Off {
             state.forget(&name);
         } else {
-            // The client drops it and cannot know whether `*` still means it: it is told either way.
-            state.look_at(name, true);
+            // The client drops the resource and cannot know whether `*` still includes it, so the name is answered either
+            // way.
+            state.mark_pending(name, true);
         }
     }
 }
@@ -285,17 +294,17 @@ fn is_wildcard(state: &Subscription, name: &str) -> bool {
     name == WILDCARD && state.kind.has_wildcard()
 }
 
-/// Puts the names behind `*` in its place: those there are, and those that the client has.
-fn expand(state: &mut Subscription, again: bool, source: &impl Source) {
+/// Replaces `*` by its names: those that exist, and those that the client has.
+fn expand(state: &mut Subscription, again: bool, source: &impl ResourceView) {
     if state.wildcard == Wildcard::Off {
         return;
     }
-    let held: Vec<_> = state.held.keys().cloned().collect();
-    held.into_iter().for_each(|name| state.look_at(name, false));
-    source.wildcard(state.kind).into_iter().for_each(|name| state.look_at(name, again));
+    let client_versions: Vec<_> = state.client_versions.keys().cloned().collect();
+    client_versions.into_iter().for_each(|name| state.mark_pending(name, false));
+    source.wildcard(state.kind).into_iter().for_each(|name| state.mark_pending(name, again));
 }
 
-/// A stream subscribed to more names of a type than any proxy uses.
+/// A stream subscribed to more names of a type than any proxy needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("more than {MAX_NAMES} names subscribed by {}", .0.service())]
 pub(super) struct TooManyNames(pub(super) Kind);

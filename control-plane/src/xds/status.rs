@@ -1,6 +1,6 @@
-//! What every stream was told and what it refused, for `/status`.
+//! The state of all streams for `/status`: what was sent, acknowledged and rejected.
 //!
-//! Taken when somebody asks, from the streams themselves; nothing is kept for it.
+//! It is read from the streams on request; nothing is stored for it.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use outrigger_proto::xds::node;
 use serde::{Deserialize, Serialize};
 
 use super::session::Session;
-use super::subscription::{Held, Subscription, Wildcard};
+use super::subscription::{ClientVersion, Subscription, Wildcard};
 use crate::translate::scope::{Mode, Viewer};
 
 /// One stream.
@@ -19,13 +19,13 @@ pub struct StreamStatus {
     pub node: String,
     /// The SPIFFE ID of its certificate.
     pub identity: String,
-    /// The namespace in that.
+    /// The namespace of that identity.
     pub namespace: String,
     /// `on-demand` or `wildcard`.
     pub mode: Cow<'static, str>,
     /// When the stream began.
     pub since: String,
-    /// Each resource type that it asked for.
+    /// The resource types that the client has requested.
     pub types: Vec<TypeStatus>,
 }
 
@@ -34,43 +34,43 @@ pub struct StreamStatus {
 pub struct TypeStatus {
     /// `cds`, `eds`, `lds` or `rds`.
     pub kind: Cow<'static, str>,
-    /// Whether all that `*` means is subscribed.
+    /// Whether `*` is subscribed.
     pub wildcard: bool,
-    /// A response waits for its answer.
+    /// Whether a response is outstanding.
     pub waiting: bool,
-    /// Every name that is subscribed to or was sent.
+    /// All names that are subscribed or were sent.
     pub resources: Vec<ResourceStatus>,
 }
 
-/// One resource as a stream knows it.
+/// One resource on a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceStatus {
     /// Its name.
     pub name: String,
-    /// The version sent last; none if there is no such resource, or nothing was sent yet.
+    /// The version sent last. Absent if the resource does not exist or was not sent yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<String>,
     /// The version acknowledged last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acked: Option<String>,
-    /// The refusal that stands.
+    /// The last rejection, if the resource was not acknowledged since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nacked: Option<NackStatus>,
 }
 
-/// A refusal.
+/// A rejection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NackStatus {
-    /// The refused version.
+    /// The rejected version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The client's words.
+    /// The client's reason.
     pub detail: String,
     /// When.
     pub since: String,
 }
 
-/// The status of one stream.
+/// Returns the status of one stream.
 pub(super) fn of(viewer: &Viewer, since: Timestamp, session: &Session) -> StreamStatus {
     let workload = &viewer.workload;
     StreamStatus {
@@ -82,19 +82,19 @@ pub(super) fn of(viewer: &Viewer, since: Timestamp, session: &Session) -> Stream
             Mode::Wildcard => node::WILDCARD.into(),
         },
         since: since.to_string(),
-        types: session.kinds().iter().filter(|state| state.seen).map(of_type).collect(),
+        types: session.kinds().iter().filter(|state| state.requested).map(of_type).collect(),
     }
 }
 
 fn of_type(state: &Subscription) -> TypeStatus {
-    let mut names: Vec<_> = state.names.iter().chain(state.held.keys()).collect();
+    let mut names: Vec<_> = state.names.iter().chain(state.client_versions.keys()).collect();
     names.sort_unstable();
     names.dedup();
     let resource = |name: &outrigger_core::Name| ResourceStatus {
         name: name.to_string(),
-        sent: match state.held.get(name) {
-            Some(Held::Version(version)) => Some(version.to_string()),
-            Some(Held::Foreign | Held::Absent) | None => None,
+        sent: match state.client_versions.get(name) {
+            Some(ClientVersion::Version(version)) => Some(version.to_string()),
+            Some(ClientVersion::Foreign | ClientVersion::Absent) | None => None,
         },
         acked: state.acked.get(name).map(|version| version.to_string()),
         nacked: state.nacks.get(name).map(|nack| NackStatus {

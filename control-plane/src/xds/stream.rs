@@ -1,8 +1,8 @@
-//! One ADS stream: its task moves messages, and all work on them is done by the translation threads.
+//! One ADS stream: its task moves messages; the translation threads do all work on them.
 //!
-//! The task gives a stream one piece of work at a time: take the client's message, take what changed, send all that may
-//! be sent now. Meanwhile the client's next message waits in its connection. What a session or the hub's index holds is
-//! locked by this work alone, never by the runtime's thread.
+//! The task submits one piece of work at a time: apply the client's message, apply changes of the mesh, send all updates
+//! that may be sent now. Meanwhile the client's next message waits in its connection. Only this work locks the session
+//! and the hub's index, never the runtime's thread.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,8 +17,8 @@ use super::delta::Delta;
 use super::hub::{Hub, Mailbox};
 use super::lock;
 use super::nack::shorten;
-use super::node::{self, BadNode};
-use super::session::Source;
+use super::node::{self, NodeError};
+use super::session::ResourceView;
 use super::status::{self, StreamStatus};
 use super::subscription::WILDCARD;
 use super::workers::Workers;
@@ -27,17 +27,17 @@ use crate::translate::catalog::Catalog;
 use crate::translate::resource::{Kind, Resource};
 use crate::translate::scope::Viewer;
 
-/// Where a stream's responses go.
+/// The queue of a stream's responses.
 pub(super) type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 
-/// One stream as its task, its work and `/status` share it.
+/// One stream, shared by its task, its work and `/status`.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) viewer: Viewer,
     since: Timestamp,
     pub(super) id: u64,
     mailbox: Arc<Mailbox>,
-    /// None when the stream has left.
+    /// None after the stream has left the hub.
     delta: Mutex<Option<Delta>>,
     refused: AtomicUsize,
     hub: Arc<Hub>,
@@ -45,7 +45,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// A stream that is in the hub's index until [`Stream::leave`].
+    /// Creates a stream and adds it to the hub's index until [`Stream::leave`].
     pub(super) fn join(viewer: Viewer, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         let (id, mailbox) = hub.join();
         let since = Timestamp::now();
@@ -61,8 +61,8 @@ impl Stream {
         }
     }
 
-    /// Takes messages until the client ends the stream or breaks the protocol.
-    pub(super) async fn converse(
+    /// Handles messages until the client ends the stream or violates the protocol.
+    pub(super) async fn run(
         self: &Arc<Self>,
         first: DeltaDiscoveryRequest,
         mut requests: Streaming<DeltaDiscoveryRequest>,
@@ -72,7 +72,7 @@ impl Stream {
         let mut request = Some(first);
         loop {
             let (stream, responses) = (Arc::clone(self), responses.clone());
-            let work = workers.run(move || stream.turn(request, &responses));
+            let work = workers.run(move || stream.process(request, &responses));
             work.await.map_err(|error| Status::internal(error.to_string()))??;
             request = tokio::select! {
                 request = requests.message() => match request? {
@@ -84,14 +84,14 @@ impl Stream {
         }
     }
 
-    /// Does `work` as if it were the stream's.
+    /// Runs `work` while the stream is locked.
     #[cfg(test)]
-    pub(super) fn hold<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(super) fn while_locked<T>(&self, work: impl FnOnce() -> T) -> T {
         let _held = lock(&self.delta);
         work()
     }
 
-    /// Leaves the hub's index. Work that comes later does nothing.
+    /// Removes the stream from the hub's index. Later work does nothing.
     pub(super) fn leave(&self) {
         let Some(delta) = lock(&self.delta).take() else { return };
         let subscribed = delta.session().kinds().iter().flat_map(|state| {
@@ -101,18 +101,18 @@ impl Stream {
         self.hub.leave(self.id, &self.viewer, subscribed.collect());
     }
 
-    /// The state of the stream, unless it has left. May wait for a translation.
+    /// Returns the status of the stream, or None if it has left. It may wait for a translation.
     pub(super) fn status(&self) -> Option<StreamStatus> {
         lock(&self.delta).as_ref().map(|delta| status::of(&self.viewer, self.since, delta.session()))
     }
 
-    /// How many resources the client has refused and not taken since.
+    /// Returns the number of rejected resources.
     pub(super) fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// One piece of work. Sends nothing until every source has synced, and no more when the client is gone.
-    fn turn(&self, request: Option<DeltaDiscoveryRequest>, responses: &Responses) -> Result<(), Status> {
+    /// Does one piece of work. It sends nothing before all sources have synced, and stops when the client is gone.
+    fn process(&self, request: Option<DeltaDiscoveryRequest>, responses: &Responses) -> Result<(), Status> {
         let mut delta = lock(&self.delta);
         let Some(delta) = delta.as_mut() else { return Ok(()) };
         if let Some(request) = request {
@@ -122,7 +122,7 @@ impl Stream {
         if !self.hub.catalog.is_ready() {
             return Ok(());
         }
-        let view = View { catalog: &self.hub.catalog, viewer: &self.viewer };
+        let view = ClientView { catalog: &self.hub.catalog, viewer: &self.viewer };
         while !responses.is_closed()
             && let Some(response) = delta.poll(&view)
         {
@@ -131,14 +131,14 @@ impl Stream {
                 self.metrics.xds_pushed(kind.service(), resources);
             }
             let sent = responses.try_send(Ok(response));
-            sent.map_err(|_| Status::resource_exhausted("responses answered that were not read"))?;
+            sent.map_err(|_| Status::resource_exhausted("responses were acknowledged but not read"))?;
         }
         Ok(())
     }
 
     fn take(&self, request: DeltaDiscoveryRequest, delta: &mut Delta) -> Result<(), Status> {
         if !node::is_same(&self.viewer, request.node.as_ref()) {
-            return Err(Status::invalid_argument(BadNode::Changed.to_string()));
+            return Err(Status::invalid_argument(NodeError::Changed.to_string()));
         }
         if let Some(error) = &request.error_detail {
             let workload = &self.viewer.workload;
@@ -147,7 +147,7 @@ impl Stream {
             }
             tracing::warn!(
                 identity = %workload.identity, instance = %workload.instance, type_url = request.type_url,
-                detail = %shorten(&error.message), "a proxy rejected configuration"
+                detail = %shorten(&error.message), "a client rejected configuration"
             );
         }
         let interest = delta.on_request(request, Timestamp::now());
@@ -158,14 +158,14 @@ impl Stream {
     }
 }
 
-/// The catalogue as one client sees it: each name in the newest mesh, so that a change never waits for the end of a
-/// translation that began before it.
-struct View<'a> {
+/// The catalogue as one client sees it. Each resource comes from the latest mesh, so that a change never waits for the
+/// end of a translation.
+struct ClientView<'a> {
     catalog: &'a Catalog,
     viewer: &'a Viewer,
 }
 
-impl Source for View<'_> {
+impl ResourceView for ClientView<'_> {
     fn resource(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         self.catalog.resource(self.viewer, kind, name)
     }
@@ -188,7 +188,7 @@ mod tests {
     use crate::translate::scope::MeshSettings;
 
     #[test]
-    fn work_that_comes_after_the_end_leaves_nothing_behind() {
+    fn work_after_the_end_of_a_stream_does_nothing() {
         let trust_domain = TrustDomain::parse("cluster.local").unwrap();
         let hub = Arc::new(Hub::new(MeshSettings { cluster_domain: "cluster.local".into(), trust_domain }));
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
@@ -201,10 +201,10 @@ mod tests {
             resource_names_subscribe: vec!["cart.shop.svc.cluster.local:80".into()],
             ..Default::default()
         };
-        stream.turn(Some(request()), &responses).unwrap();
+        stream.process(Some(request()), &responses).unwrap();
         assert_eq!((hub.watchers(), stream.status().is_some()), (2, true));
         stream.leave();
-        stream.turn(Some(request()), &responses).unwrap();
+        stream.process(Some(request()), &responses).unwrap();
         assert_eq!((hub.watchers(), stream.status().is_some()), (0, false));
     }
 }

@@ -1,8 +1,7 @@
-//! Resource types that are not served: no resource of them exists, and a client that asks is told so.
+//! Resource types that are not served: every requested resource is answered as nonexistent.
 //!
-//! Envoy holds back whatever refers to a resource until it is answered, or for 15 s (`initial_fetch_timeout`): secrets,
-//! runtime layers, scoped routes, extension configurations. As for served types, at most one response of a type waits
-//! for its answer.
+//! Until then, or for 15 s (`initial_fetch_timeout`), Envoy delays what refers to it: secrets, runtime layers, scoped
+//! routes, extension configurations. As for served types, at most one response of a type is outstanding.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,64 +9,65 @@ use outrigger_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryRespo
 
 use super::subscription::{MAX_NAMES, WILDCARD};
 
-/// Types that are answered on one stream: Envoy knows eight beyond those that are served.
-pub(super) const TYPES: usize = 16;
-/// Longer than any name or type of anybody.
+/// Maximum number of such types on one stream. Envoy has eight.
+pub(super) const MAX_TYPES: usize = 16;
+/// Maximum size of a name or a type URL. Longer ones are ignored.
 const MAX_NAME_BYTES: usize = 1024;
-/// Names in one response.
+/// Maximum number of names in one response.
 const RESPONSE_NAMES: usize = 1_000;
 
-/// What one stream asked for of such types.
+/// The types that are not served on one stream.
 #[derive(Debug, Default)]
 pub(super) struct Unserved {
-    types: BTreeMap<String, Asked>,
+    types: BTreeMap<String, UnservedType>,
     last_nonce: u64,
 }
 
 #[derive(Debug, Default)]
-struct Asked {
-    /// Names that were not answered yet.
+struct UnservedType {
+    /// Names that are not answered yet.
     names: BTreeSet<String>,
-    /// A response is to be sent, be it an empty one.
+    /// A response must be sent, possibly an empty one.
     due: bool,
-    /// The nonce of the response that waits for its answer.
+    /// The nonce of the outstanding response.
     outstanding: Option<String>,
 }
 
 impl Unserved {
-    /// Takes a request of a type that is not served. Beyond [`TYPES`] and [`MAX_NAMES`] nothing is remembered.
+    /// Applies a request of a type that is not served. Types beyond [`MAX_TYPES`] and names beyond [`MAX_NAMES`] are
+    /// ignored.
     pub(super) fn on_request(&mut self, request: &DeltaDiscoveryRequest) {
         let first = !self.types.contains_key(&request.type_url);
         if request.type_url.is_empty()
             || request.type_url.len() > MAX_NAME_BYTES
-            || (first && self.types.len() >= TYPES)
+            || (first && self.types.len() >= MAX_TYPES)
         {
             return;
         }
-        let asked = self.types.entry(request.type_url.clone()).or_default();
-        asked.outstanding.take_if(|nonce| *nonce == request.response_nonce);
+        let state = self.types.entry(request.type_url.clone()).or_default();
+        state.outstanding.take_if(|nonce| *nonce == request.response_nonce);
         for name in &request.resource_names_unsubscribe {
-            asked.names.remove(name);
+            state.names.remove(name);
         }
-        // The first request is answered also where it names nothing: it may be for all there is.
-        asked.due |= first || !request.resource_names_subscribe.is_empty();
+        // The first request is always answered: without names it is a wildcard subscription.
+        state.due |= first || !request.resource_names_subscribe.is_empty();
         for name in request.resource_names_subscribe.iter().filter(|name| *name != WILDCARD) {
-            // A name that is longer is nobody's resource, and is not remembered.
-            if asked.names.len() < MAX_NAMES && name.len() <= MAX_NAME_BYTES {
-                asked.names.insert(name.clone());
+            // Longer names do not exist in any configuration.
+            if state.names.len() < MAX_NAMES && name.len() <= MAX_NAME_BYTES {
+                state.names.insert(name.clone());
             }
         }
     }
 
-    /// The next response that may be sent now.
+    /// Returns the next response that may be sent now.
     pub(super) fn poll(&mut self) -> Option<DeltaDiscoveryResponse> {
         let mut waiting = self.types.iter_mut();
-        let (type_url, asked) = waiting.find(|(_, asked)| asked.due && asked.outstanding.is_none())?;
+        let (type_url, state) = waiting.find(|(_, state)| state.due && state.outstanding.is_none())?;
         self.last_nonce += 1;
         let nonce = self.last_nonce.to_string();
-        let removed = std::iter::from_fn(|| asked.names.pop_first()).take(RESPONSE_NAMES).collect();
-        asked.due = !asked.names.is_empty();
-        asked.outstanding = Some(nonce.clone());
+        let removed = std::iter::from_fn(|| state.names.pop_first()).take(RESPONSE_NAMES).collect();
+        state.due = !state.names.is_empty();
+        state.outstanding = Some(nonce.clone());
         Some(DeltaDiscoveryResponse {
             type_url: type_url.clone(),
             removed_resources: removed,
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_is_answered_once_as_not_there() {
+    fn every_name_is_answered_once_as_nonexistent() {
         let mut unserved = Unserved::default();
         unserved.on_request(&request(SECRET, &["default", "ROOTCA"], ""));
         let answer = unserved.poll().unwrap();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_for_everything_of_a_type_is_answered_with_nothing() {
+    fn a_wildcard_subscription_is_answered_with_an_empty_response() {
         for names in [&[][..], &["*"]] {
             let mut unserved = Unserved::default();
             unserved.on_request(&request(SECRET, names, ""));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn one_response_of_a_type_waits_at_a_time_and_what_is_remembered_is_bounded() {
+    fn one_response_of_a_type_is_outstanding_and_the_state_is_bounded() {
         let mut unserved = Unserved::default();
         let many: Vec<_> = (0..MAX_NAMES + 100).map(|n| format!("{n}")).collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
@@ -129,9 +129,9 @@ mod tests {
             unserved.on_request(&request(SECRET, &[], &answer.nonce));
         }
         assert_eq!(answered, MAX_NAMES);
-        for n in 0..2 * TYPES {
+        for n in 0..2 * MAX_TYPES {
             unserved.on_request(&request(&format!("type.googleapis.com/t{n}"), &["a"], ""));
         }
-        assert_eq!(std::iter::from_fn(|| unserved.poll()).count(), TYPES - 1);
+        assert_eq!(std::iter::from_fn(|| unserved.poll()).count(), MAX_TYPES - 1);
     }
 }

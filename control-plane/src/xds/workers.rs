@@ -1,7 +1,8 @@
-//! The threads that translate. Never the runtime's, which answers heartbeats and certificate requests meanwhile.
+//! The translation threads, separate from the runtime's thread, which serves heartbeats and certificate requests
+//! meanwhile.
 //!
-//! There are fewer of them than cores, so that a core stays free for the runtime. Work waits in order of arrival; each
-//! stream has one piece of work at a time, so that what waits is bounded by the streams.
+//! There is one fewer than there are cores, so that one core is free for the runtime. Work is queued in FIFO order. Each
+//! stream submits one piece of work at a time, so that the queue is bounded by the number of streams.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -10,27 +11,27 @@ use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
-/// A share of tokio's blocking threads.
+/// Limits the use of tokio's blocking threads.
 #[derive(Debug)]
 pub(super) struct Workers {
     permits: Arc<Semaphore>,
 }
 
 impl Workers {
-    /// One thread fewer than there are cores, and at least one.
+    /// Creates one thread fewer than there are cores, and at least one.
     pub(super) fn new() -> Self {
         let cores = available_parallelism().map_or(1, NonZero::get);
         Self { permits: Arc::new(Semaphore::new(cores.saturating_sub(1).max(1))) }
     }
 
-    /// Whether every thread works.
+    /// Returns true if all threads are busy.
     #[cfg(test)]
     pub(super) fn are_busy(&self) -> bool {
         self.permits.available_permits() == 0
     }
 
-    /// Does the work when a thread is free, and returns what it returns. Cancelled while it waits, the work is never
-    /// done; cancelled later, it is done and its result dropped. Fails when the work panics.
+    /// Runs `work` when a thread is free and returns its result. If the future is dropped while it waits, the work does
+    /// not run; if later, the result is dropped. Returns an error if the work panics.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_waits_for_a_free_thread_and_is_never_done_if_its_caller_leaves_before() {
+    async fn work_waits_for_a_free_thread_and_is_dropped_with_its_caller() {
         let workers = Workers { permits: Arc::new(Semaphore::new(1)) };
         let (finish, finished) = mpsc::channel::<()>();
         let done = Arc::new(AtomicUsize::new(0));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::xds::session::tests::Numbers;
-use crate::xds::subscription::Held;
+use crate::xds::subscription::ClientVersion;
 
 fn request(kind: Kind, subscribe: &[&str], unsubscribe: &[&str]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
@@ -18,7 +18,7 @@ fn request(kind: Kind, subscribe: &[&str], unsubscribe: &[&str]) -> DeltaDiscove
     }
 }
 
-fn send(delta: &mut Delta, request: DeltaDiscoveryRequest) -> Interest {
+fn send(delta: &mut Delta, request: DeltaDiscoveryRequest) -> SubscriptionChange {
     delta.on_request(request, Timestamp::UNIX_EPOCH).unwrap()
 }
 
@@ -26,11 +26,11 @@ fn ack(delta: &mut Delta, response: &DeltaDiscoveryResponse) {
     answer(delta, response, None);
 }
 
-fn answer(delta: &mut Delta, response: &DeltaDiscoveryResponse, refusal: Option<&str>) {
+fn answer(delta: &mut Delta, response: &DeltaDiscoveryResponse, rejection: Option<&str>) {
     let answer = DeltaDiscoveryRequest {
         type_url: response.type_url.clone(),
         response_nonce: response.nonce.clone(),
-        error_detail: refusal.map(|text| Status { message: text.into(), ..Default::default() }),
+        error_detail: rejection.map(|text| Status { message: text.into(), ..Default::default() }),
         ..Default::default()
     };
     send(delta, answer);
@@ -44,7 +44,7 @@ fn a_type_that_is_not_served_has_no_resources_and_disturbs_no_other() {
         resource_names_subscribe: vec!["s".into()],
         ..Default::default()
     };
-    assert_eq!(send(&mut delta, unknown), Interest::default());
+    assert_eq!(send(&mut delta, unknown), SubscriptionChange::default());
     send(&mut delta, request(Kind::Cluster, &["a"], &[]));
     let cluster = delta.poll(&source).unwrap();
     assert_eq!(cluster.resources[0].name, "a");
@@ -54,7 +54,7 @@ fn a_type_that_is_not_served_has_no_resources_and_disturbs_no_other() {
 }
 
 #[test]
-fn an_error_detail_alone_makes_an_answer_a_refusal_and_a_stale_nonce_answers_nothing() {
+fn only_an_error_detail_makes_a_nack_and_a_stale_nonce_is_ignored() {
     let (mut delta, source) = (Delta::default(), Numbers::default().with(Kind::Cluster, "a", 1));
     send(&mut delta, request(Kind::Cluster, &["a"], &[]));
     let response = delta.poll(&source).unwrap();
@@ -119,7 +119,7 @@ enum Step {
     Unsubscribe(Kind, &'static str),
     Change(Kind, &'static str, Option<u8>),
     Deliver,
-    Answer(Kind, bool),
+    Acknowledgement(Kind, bool),
     Reconnect,
 }
 
@@ -132,7 +132,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (kind(), asked()).prop_map(|(kind, name)| Step::Unsubscribe(kind, name)),
         5 => (kind(), name(), prop::option::of(0..4_u8)).prop_map(|(k, n, to)| Step::Change(k, n, to)),
         5 => Just(Step::Deliver),
-        4 => (kind(), any::<bool>()).prop_map(|(kind, well)| Step::Answer(kind, well)),
+        4 => (kind(), any::<bool>()).prop_map(|(kind, well)| Step::Acknowledgement(kind, well)),
         1 => Just(Step::Reconnect),
     ];
     prop::collection::vec(step, 1..80)
@@ -172,7 +172,7 @@ proptest! {
                 }
                 Step::Unsubscribe(kind, name) => {
                     // A first request that subscribes to nothing would be a wildcard.
-                    if !delta.session().kinds()[kind as usize].seen {
+                    if !delta.session().kinds()[kind as usize].requested {
                         continue;
                     }
                     match name {
@@ -193,7 +193,7 @@ proptest! {
                     }
                 }
                 // A client that refuses may still use what was good of it: this one uses all.
-                Step::Answer(kind, well) => match waiting.remove(&kind) {
+                Step::Acknowledgement(kind, well) => match waiting.remove(&kind) {
                     Some(response) if well => ack(&mut delta, &response),
                     Some(response) => answer(&mut delta, &response, Some("no")),
                     None => {}
@@ -221,10 +221,10 @@ proptest! {
             let has: BTreeMap<_, _> = client.has.clone().into_iter().filter(|(key, _)| key.0 == kind).collect();
             prop_assert_eq!(has, wanted);
             let state = &delta.session().kinds()[kind as usize];
-            prop_assert!(state.pending.is_empty() && state.gone.is_empty() && state.outstanding.is_none());
-            prop_assert!(state.held.iter().all(|(name, held)| match held {
-                Held::Absent => state.names.contains(name),
-                Held::Version(_) | Held::Foreign => state.covers(name),
+            prop_assert!(state.pending.is_empty() && state.removals.is_empty() && state.outstanding.is_none());
+            prop_assert!(state.client_versions.iter().all(|(name, client_versions)| match client_versions {
+                ClientVersion::Absent => state.names.contains(name),
+                ClientVersion::Version(_) | ClientVersion::Foreign => state.covers(name),
             }), "memory is what is subscribed");
         }
     }

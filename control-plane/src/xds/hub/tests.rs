@@ -62,8 +62,12 @@ fn a_change_wakes_only_the_streams_that_use_what_changed() {
     hub.publish(mesh(0, 1));
     let (viewer, (five, quiet), (one, woken)) = (viewer(Mode::OnDemand), hub.join(), hub.join());
     let added = (0..5).flat_map(|n| [(Kind::Cluster, name(n)), (Kind::Endpoints, name(n))]).collect();
-    hub.watch(five, &viewer, &Interest { added, dropped: Vec::new() });
-    hub.watch(one, &viewer, &Interest { added: vec![(Kind::Endpoints, name(100))], dropped: Vec::new() });
+    hub.watch(five, &viewer, &SubscriptionChange { added, dropped: Vec::new() });
+    hub.watch(
+        one,
+        &viewer,
+        &SubscriptionChange { added: vec![(Kind::Endpoints, name(100))], dropped: Vec::new() },
+    );
     for port in 2..22 {
         hub.publish(mesh(100, port));
     }
@@ -80,7 +84,7 @@ fn a_thousand_updates_among_ten_thousand_services_never_reach_a_proxy_that_uses_
     let streams: Vec<_> = (0..20).map(|_| hub.join()).collect();
     for (id, _) in &streams {
         let names = (0..5).flat_map(|n| Kind::ALL.map(|kind| (kind, name(n))));
-        hub.watch(*id, &viewer, &Interest { added: names.collect(), dropped: Vec::new() });
+        hub.watch(*id, &viewer, &SubscriptionChange { added: names.collect(), dropped: Vec::new() });
     }
     let mut registrations = Registrations::default();
     for number in 0..1_000 {
@@ -117,17 +121,21 @@ fn workload(number: u32) -> Arc<WorkloadEntry> {
 }
 
 #[test]
-fn who_watches_everything_is_told_the_names_that_changed() {
+fn a_wildcard_subscription_gets_the_changed_names() {
     let hub = hub();
     hub.publish(mesh(0, 1));
     let (viewer, (id, mailbox)) = (viewer(Mode::Wildcard), hub.join());
-    hub.watch(id, &viewer, &Interest { added: vec![(Kind::Cluster, "*".into())], dropped: Vec::new() });
+    hub.watch(
+        id,
+        &viewer,
+        &SubscriptionChange { added: vec![(Kind::Cluster, "*".into())], dropped: Vec::new() },
+    );
     hub.publish(mesh(7, 2));
     assert_eq!(mailbox.take(), BTreeSet::from([(Kind::Cluster, name(7))]));
 }
 
 #[test]
-fn a_stream_leaves_nothing_behind() {
+fn a_stream_that_leaves_is_removed_from_the_index() {
     let hub = hub();
     let (viewer, (id, _mailbox)) = (viewer(Mode::Wildcard), hub.join());
     let all = vec![
@@ -135,7 +143,7 @@ fn a_stream_leaves_nothing_behind() {
         (Kind::Listener, "s1:80".into()),
         (Kind::Listener, "10.0.0.1:80".into()),
     ];
-    hub.watch(id, &viewer, &Interest { added: all.clone(), dropped: Vec::new() });
+    hub.watch(id, &viewer, &SubscriptionChange { added: all.clone(), dropped: Vec::new() });
     assert!(hub.watchers() > 1);
     hub.leave(id, &viewer, all);
     assert_eq!(hub.watchers(), 0);

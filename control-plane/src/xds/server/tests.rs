@@ -101,7 +101,7 @@ fn ask(kind: Kind, names: &[&str]) -> DeltaDiscoveryRequest {
 }
 
 #[tokio::test]
-async fn a_proxy_that_asked_before_the_sources_synced_is_answered_when_they_have() {
+async fn a_proxy_that_subscribes_before_the_sources_are_synced_is_answered_afterwards() {
     let server = server();
     let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80", "none:80"])).await.unwrap();
     while server.status().is_empty() {
@@ -116,7 +116,7 @@ async fn a_proxy_that_asked_before_the_sources_synced_is_answered_when_they_have
 }
 
 #[tokio::test]
-async fn a_change_is_pushed_and_a_refusal_is_seen_in_the_status() {
+async fn a_change_is_pushed_and_a_rejection_is_in_the_status() {
     let server = server();
     server.publish(mesh());
     let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80"])).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_change_is_pushed_and_a_refusal_is_seen_in_the_status() {
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_leaves_nothing() {
+async fn a_stream_that_ends_is_removed() {
     let server = server();
     server.publish(mesh());
     let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80"])).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_stream_that_ends_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn who_has_no_certificate_is_refused() {
+async fn a_client_without_a_certificate_is_refused() {
     let mut client = connect(&server(), None).await;
     let (_requests, stream) = mpsc::channel::<DeltaDiscoveryRequest>(1);
     let refusal = client.delta_aggregated_resources(ReceiverStream::new(stream)).await.unwrap_err();
@@ -187,17 +187,17 @@ async fn a_stream_ends_with_the_certificate_that_opened_it() {
 }
 
 #[tokio::test]
-async fn an_instance_has_so_many_streams_and_the_next_is_refused_until_one_ends() {
+async fn the_streams_of_an_instance_are_limited() {
     let server = server();
     server.publish(mesh());
     let begin = || Proxy::begin(&server, ask(Kind::Listener, &["cart:80"]));
     let mut proxies = Vec::new();
-    for _ in 0..OF_INSTANCE {
+    for _ in 0..STREAMS_PER_INSTANCE {
         let mut proxy = begin().await.unwrap();
         proxy.next().await.unwrap();
         proxies.push(proxy);
     }
-    assert_eq!(server.count(), Count { streams: OF_INSTANCE, proxies: 1, refused: 0 });
+    assert_eq!(server.count(), StreamCounts { streams: STREAMS_PER_INSTANCE, proxies: 1, refused: 0 });
     let refused = begin().await.unwrap().next().await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     let other = DeltaDiscoveryRequest {
@@ -222,7 +222,7 @@ async fn closing_ends_every_stream() {
 }
 
 #[tokio::test]
-async fn the_runtimes_thread_goes_on_while_a_stream_is_worked_on() {
+async fn the_runtimes_thread_is_not_blocked_by_work_on_a_stream() {
     let server = server();
     server.publish(mesh());
     let mut proxy = Proxy::begin(&server, ask(Kind::Listener, &["cart:80"])).await.unwrap();
@@ -232,9 +232,9 @@ async fn the_runtimes_thread_goes_on_while_a_stream_is_worked_on() {
     let stream = server.streams().remove(0);
     let (begun, (release, released)) = (Arc::new(std::sync::Barrier::new(2)), std::sync::mpsc::channel());
     let barrier = Arc::clone(&begun);
-    // In the place of a long translation. Should nobody be there to end it, it ends by itself.
+    // In the slot of a long translation. Should nobody be there to end it, it ends by itself.
     let working = std::thread::spawn(move || {
-        stream.hold(|| {
+        stream.while_locked(|| {
             barrier.wait();
             released.recv_timeout(Duration::from_secs(10)).is_ok()
         })

@@ -27,7 +27,7 @@ impl Numbers {
     }
 }
 
-impl Source for Numbers {
+impl ResourceView for Numbers {
     fn resource(&self, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         let number = self.0.get(&(kind, name.to_owned()))?;
         Some(Resource::new(kind, name, &Any { type_url: String::new(), value: vec![*number] }))
@@ -49,10 +49,10 @@ fn names(names: &[&str]) -> Vec<Name> {
 
 fn request(kind: Kind, subscribe: &[&str], unsubscribe: &[&str]) -> Request {
     let (subscribe, unsubscribe) = (names(subscribe), names(unsubscribe));
-    Request { kind, answer: None, subscribe, unsubscribe, kept: Vec::new() }
+    Request { kind, acknowledgement: None, subscribe, unsubscribe, kept: Vec::new() }
 }
 
-fn send(session: &mut Session, request: Request) -> Interest {
+fn send(session: &mut Session, request: Request) -> SubscriptionChange {
     session.on_request(request, Timestamp::UNIX_EPOCH).unwrap()
 }
 
@@ -64,9 +64,9 @@ fn nack(session: &mut Session, update: &Update, text: &str) {
     answer(session, update, Some(text));
 }
 
-fn answer(session: &mut Session, update: &Update, refusal: Option<&str>) {
-    let answer = Answer { nonce: update.nonce, refusal: refusal.map(String::from) };
-    send(session, Request { answer: Some(answer), ..request(update.kind, &[], &[]) });
+fn answer(session: &mut Session, update: &Update, rejection: Option<&str>) {
+    let answer = Acknowledgement { nonce: update.nonce, rejection: rejection.map(String::from) };
+    send(session, Request { acknowledgement: Some(answer), ..request(update.kind, &[], &[]) });
 }
 
 /// Everything that may be sent, each response acknowledged at once: `lds +a -b` in order.
@@ -96,7 +96,7 @@ fn names_are_answered_and_what_does_not_exist_is_answered_as_removed() {
 }
 
 #[test]
-fn a_name_that_begins_to_exist_is_sent_and_one_that_ceases_is_removed() {
+fn a_created_resource_is_sent_and_a_deleted_one_is_removed() {
     let (mut session, mut source) = (Session::default(), Numbers::default());
     send(&mut session, request(Kind::Listener, &["a"], &[]));
     assert_eq!(settle(&mut session, &source), ["lds -a"]);
@@ -107,7 +107,7 @@ fn a_name_that_begins_to_exist_is_sent_and_one_that_ceases_is_removed() {
 }
 
 #[test]
-fn a_wildcard_that_means_nothing_is_answered_once_with_nothing() {
+fn an_empty_wildcard_is_answered_once_with_an_empty_response() {
     let (mut session, mut source) = (Session::default(), Numbers::default());
     send(&mut session, request(Kind::Cluster, &[], &[]));
     send(&mut session, request(Kind::Listener, &["*"], &[]));
@@ -119,7 +119,7 @@ fn a_wildcard_that_means_nothing_is_answered_once_with_nothing() {
 }
 
 #[test]
-fn what_did_not_change_and_what_nobody_asked_for_sends_nothing() {
+fn unchanged_and_unsubscribed_resources_are_not_sent() {
     let (mut session, mut source) = (Session::default(), Numbers::default().with(Kind::Cluster, "a", 1));
     send(&mut session, request(Kind::Cluster, &["a"], &[]));
     settle(&mut session, &source);
@@ -157,14 +157,14 @@ fn an_empty_first_request_is_a_wildcard_until_the_first_name() {
 fn routes_and_endpoints_have_no_wildcard() {
     let source = Numbers::default().with(Kind::Route, "wa", 1);
     let mut session = Session::default();
-    assert_eq!(send(&mut session, request(Kind::Route, &[], &[])), Interest::default());
+    assert_eq!(send(&mut session, request(Kind::Route, &[], &[])), SubscriptionChange::default());
     assert_eq!(settle(&mut session, &source), Vec::<String>::new());
     send(&mut session, request(Kind::Route, &["*"], &[]));
     assert_eq!(settle(&mut session, &source), ["rds -*"]);
 }
 
 #[test]
-fn a_name_given_up_under_a_wildcard_is_answered_either_way() {
+fn an_unsubscribed_name_under_a_wildcard_is_answered() {
     let source = Numbers::default().with(Kind::Cluster, "wa", 1).with(Kind::Cluster, "b", 1);
     let mut session = Session::default();
     send(&mut session, request(Kind::Cluster, &["*", "wa", "b"], &[]));
@@ -174,7 +174,7 @@ fn a_name_given_up_under_a_wildcard_is_answered_either_way() {
 }
 
 #[test]
-fn giving_up_the_wildcard_keeps_the_names() {
+fn unsubscribing_the_wildcard_keeps_the_names() {
     let mut source = Numbers::default().with(Kind::Cluster, "wa", 1).with(Kind::Cluster, "b", 1);
     let mut session = Session::default();
     send(&mut session, request(Kind::Cluster, &["*", "b"], &[]));
@@ -186,7 +186,7 @@ fn giving_up_the_wildcard_keeps_the_names() {
 }
 
 #[test]
-fn a_name_given_up_and_asked_for_in_one_request_is_asked_for() {
+fn a_name_unsubscribed_and_subscribed_in_one_request_is_subscribed() {
     let source = Numbers::default().with(Kind::Cluster, "a", 1);
     let mut session = Session::default();
     send(&mut session, request(Kind::Cluster, &["a"], &[]));
@@ -197,7 +197,7 @@ fn a_name_given_up_and_asked_for_in_one_request_is_asked_for() {
 }
 
 #[test]
-fn one_response_waits_at_a_time_and_changes_meanwhile_become_one() {
+fn one_response_is_outstanding_and_changes_meanwhile_are_merged() {
     let (mut session, mut source) = (Session::default(), Numbers::default().with(Kind::Cluster, "a", 1));
     send(&mut session, request(Kind::Cluster, &["a"], &[]));
     let first = session.poll(&source).unwrap();
@@ -213,13 +213,13 @@ fn one_response_waits_at_a_time_and_changes_meanwhile_become_one() {
 }
 
 #[test]
-fn a_stale_nonce_answers_nothing_but_its_subscriptions_count() {
+fn a_stale_nonce_acknowledges_nothing_but_its_subscriptions_count() {
     let source = Numbers::default().with(Kind::Cluster, "a", 1).with(Kind::Cluster, "b", 1);
     let mut session = Session::default();
     send(&mut session, request(Kind::Cluster, &["a"], &[]));
     let first = session.poll(&source).unwrap();
-    let answer = Some(Answer { nonce: 0, refusal: Some("no".into()) });
-    let stale = Request { answer, ..request(Kind::Cluster, &["b"], &[]) };
+    let answer = Some(Acknowledgement { nonce: 0, rejection: Some("no".into()) });
+    let stale = Request { acknowledgement: answer, ..request(Kind::Cluster, &["b"], &[]) };
     let interest = send(&mut session, stale);
     assert_eq!(interest.added, [(Kind::Cluster, "b".into())]);
     assert!(session.poll(&source).is_none(), "the first response still waits");
@@ -229,7 +229,7 @@ fn a_stale_nonce_answers_nothing_but_its_subscriptions_count() {
 }
 
 #[test]
-fn a_refused_resource_is_recorded_by_name_and_sent_again_only_when_it_changed() {
+fn a_rejected_resource_is_recorded_by_name_and_sent_again_only_when_changed() {
     let mut source = Numbers::default().with(Kind::Cluster, "a", 1).with(Kind::Cluster, "b", 1);
     let mut session = Session::default();
     send(&mut session, request(Kind::Cluster, &["a", "b"], &[]));
@@ -245,7 +245,7 @@ fn a_refused_resource_is_recorded_by_name_and_sent_again_only_when_it_changed() 
 }
 
 #[test]
-fn a_refusal_without_names_is_recorded_for_all_that_was_sent() {
+fn a_rejection_without_names_is_recorded_for_the_whole_response() {
     let source = Numbers::default().with(Kind::Cluster, "aa", 1).with(Kind::Cluster, "bb", 1);
     let mut session = Session::default();
     send(&mut session, request(Kind::Cluster, &["aa", "bb"], &[]));
@@ -255,7 +255,7 @@ fn a_refusal_without_names_is_recorded_for_all_that_was_sent() {
 }
 
 #[test]
-fn a_client_that_reconnects_is_told_the_difference() {
+fn a_client_that_reconnects_gets_the_difference() {
     let source = Numbers::default().with(Kind::Cluster, "same", 1).with(Kind::Cluster, "wsame", 1).with(
         Kind::Cluster,
         "other",
@@ -267,12 +267,12 @@ fn a_client_that_reconnects_is_told_the_difference() {
         ("same".into(), version("same")),
         ("wsame".into(), version("wsame")),
         ("other".into(), None),
-        ("gone".into(), version("same")),
+        ("removals".into(), version("same")),
         ("wgone".into(), version("same")),
     ];
-    let resumed = request(Kind::Cluster, &["*", "same", "other", "gone", "new"], &[]);
+    let resumed = request(Kind::Cluster, &["*", "same", "other", "removals", "new"], &[]);
     send(&mut session, Request { kept, ..resumed });
-    assert_eq!(settle(&mut session, &source), ["cds +other -new", "cds -gone -wgone"]);
+    assert_eq!(settle(&mut session, &source), ["cds +other -new", "cds -removals -wgone"]);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn updates_go_from_clusters_to_routes_and_removals_last_the_other_way() {
 }
 
 #[test]
-fn nothing_is_removed_while_an_update_waits_for_its_answer() {
+fn nothing_is_removed_while_an_update_is_outstanding() {
     let mut source = Numbers::default().with(Kind::Cluster, "old", 1).with(Kind::Route, "r", 1);
     let mut session = Session::default();
     send(&mut session, request(Kind::Cluster, &["old"], &[]));
@@ -331,7 +331,7 @@ fn endpoints_follow_their_changed_cluster_though_unchanged() {
 }
 
 #[test]
-fn a_large_wildcard_is_sent_in_parts_and_whole() {
+fn a_large_wildcard_is_sent_completely_in_parts() {
     let names: Vec<_> = (0..2 * UPDATE_NAMES + 1).map(|n| format!("w{n}")).collect();
     let source = names.iter().fold(Numbers::default(), |all, name| all.with(Kind::Cluster, name, 1));
     let mut session = Session::default();
@@ -346,9 +346,9 @@ fn a_large_wildcard_is_sent_in_parts_and_whole() {
 }
 
 #[test]
-fn a_stream_that_asks_for_too_much_is_refused() {
+fn a_stream_with_too_many_subscriptions_is_refused() {
     let names: Vec<_> = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let refusal = Session::default().on_request(request(Kind::Cluster, &names, &[]), Timestamp::UNIX_EPOCH);
-    assert_eq!(refusal, Err(TooManyNames(Kind::Cluster)));
+    let rejection = Session::default().on_request(request(Kind::Cluster, &names, &[]), Timestamp::UNIX_EPOCH);
+    assert_eq!(rejection, Err(TooManyNames(Kind::Cluster)));
 }

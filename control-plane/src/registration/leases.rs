@@ -1,9 +1,9 @@
-//! The rules of leases and claims. Decides and remembers; reads no clock, writes nothing.
+//! The rules of leases and addresses. Reads no clock and writes nothing.
 //!
-//! A lease ends by time alone; a broken stream ends nothing. An address belongs to whoever claimed it first, until it
-//! drains or its lease ends. One exception serves restarts: a workload may take an address over from another
-//! instance of its *own identity* whose stream is gone, since two processes cannot listen on one address, and nobody
-//! gains anything that it could not sign for.
+//! A lease ends only by time, not with a broken stream. An address belongs to the first workload that registered it,
+//! until that drains or its lease expires. There is one exception, for restarts: a workload may take an address over from
+//! another instance of its *own identity* whose stream has ended, because two processes cannot listen on one address, and
+//! both have the same certificate anyway.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::workload::{NOT_OPEN, PortRefusal, check_services};
+use super::workload::{ACCOUNT_NOT_ALLOWED, PortRefusal, check_services};
 use crate::model::mesh::Mesh;
 use crate::model::registration::{Registrations, WorkloadEntry, WorkloadKey};
 
-/// Workloads of one identity that may be registered at a time.
-const OF_IDENTITY: usize = 1024;
+/// Maximum number of registered workloads of one identity.
+const MAX_WORKLOADS_PER_IDENTITY: usize = 1024;
 
-/// Tells one stream of a workload from the next.
+/// Identifies a stream of a workload.
 pub(super) type StreamId = u64;
 
-/// Everybody who is registered, and until when.
+/// The registered workloads and their leases.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct Leases {
     lease: Duration,
     leases: HashMap<WorkloadKey, Lease>,
     registrations: Registrations,
@@ -32,20 +32,20 @@ pub(super) struct Book {
 #[derive(Debug)]
 struct Lease {
     expires: Instant,
-    /// The stream that speaks for it; none while it is broken.
+    /// The current stream of the workload; None after it ended.
     stream: Option<StreamId>,
 }
 
-/// What came of an admission.
+/// The result of an accepted registration.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Admitted {
-    /// It says something else than before.
+pub(super) struct Registered {
+    /// The registration differs from the previous one.
     pub(super) changed: bool,
-    /// Whose place it took.
+    /// The workloads whose addresses it took over.
     pub(super) evicted: Vec<WorkloadKey>,
 }
 
-impl Book {
+impl Leases {
     pub(super) fn new(lease: Duration) -> Self {
         Self { lease, leases: HashMap::new(), registrations: Registrations::default() }
     }
@@ -62,36 +62,37 @@ impl Book {
         self.leases.len()
     }
 
-    /// Takes in what a workload says, on every message. What it said before stays when this is refused, and either
-    /// way it is alive: its lease begins again. But one whose account a Service has been closed to since is taken out.
-    pub(super) fn hear(
+    /// Applies a registration, with every message. If it is refused, the previous one stays; the lease is renewed in
+    /// either case. A workload that uses a Service that is no longer open to its account is removed.
+    pub(super) fn register(
         &mut self,
         workload: WorkloadEntry,
         stream: StreamId,
         mesh: &Mesh,
         now: Instant,
-    ) -> Result<Admitted, Vec<PortRefusal>> {
+    ) -> Result<Registered, Vec<PortRefusal>> {
         let key = workload.key.clone();
         self.touch(&key, stream, now);
         let mut refusals = check_services(&workload, mesh);
         if let Some(known) = self.registrations.workload(&key)
             && known.ports == workload.ports
         {
-            // A Service or port that is gone since asks nobody for it, and is no reason to miss that the workload leaves.
-            refusals.retain(|refusal| refusal.reason == NOT_OPEN);
+            // A Service or port that was deleted receives no traffic, and must not prevent the workload from draining.
+            refusals.retain(|refusal| refusal.reason == ACCOUNT_NOT_ALLOWED);
             let changed = **known != workload;
             if !refusals.is_empty() {
                 self.remove(&key);
                 return Err(refusals);
             }
             if !changed {
-                return Ok(Admitted { changed, evicted: Vec::new() });
+                return Ok(Registered { changed, evicted: Vec::new() });
             }
         }
         let mut evicted = Vec::new();
         let siblings = || self.leases.keys().filter(|known| known.identity == key.identity).count();
-        if !self.leases.contains_key(&key) && siblings() >= OF_IDENTITY {
-            let text = format!("{} has {OF_IDENTITY} workloads registered already", key.identity);
+        if !self.leases.contains_key(&key) && siblings() >= MAX_WORKLOADS_PER_IDENTITY {
+            let text =
+                format!("{} has {MAX_WORKLOADS_PER_IDENTITY} workloads registered already", key.identity);
             refusals.push(PortRefusal { port: 0, reason: "identity-limit", text });
         }
         for (index, port) in workload.ports.iter().enumerate() {
@@ -114,7 +115,7 @@ impl Book {
         }
         self.registrations.insert(Arc::new(workload));
         self.leases.insert(key, Lease { expires: now + self.lease, stream: Some(stream) });
-        Ok(Admitted { changed: true, evicted })
+        Ok(Registered { changed: true, evicted })
     }
 
     fn may_take_over(&self, claimant: &WorkloadKey, holder: &WorkloadEntry, now: Instant) -> bool {
@@ -129,17 +130,17 @@ impl Book {
         }
     }
 
-    /// Puts in what the store remembers, with a lease that begins now and no stream yet. Its service may be gone
-    /// from the configuration, which then asks nobody for it.
+    /// Restores a persisted registration, with a new lease and without a stream. Its Service may have been deleted from
+    /// the configuration.
     pub(super) fn restore(&mut self, workload: WorkloadEntry, now: Instant) {
         self.leases.insert(workload.key.clone(), Lease { expires: now + self.lease, stream: None });
         self.registrations.insert(Arc::new(workload));
     }
 
-    /// A stream ended. Only a workload that drained goes with it; true when it did.
+    /// Records the end of a stream. Removes the workload if it was draining, and returns true then.
     pub(super) fn stream_ended(&mut self, key: &WorkloadKey, stream: StreamId) -> bool {
         let Some(lease) = self.leases.get_mut(key) else { return false };
-        // A newer stream may speak for it by now.
+        // The workload may have a newer stream.
         if lease.stream != Some(stream) {
             return false;
         }
@@ -151,7 +152,7 @@ impl Book {
         drained
     }
 
-    /// Takes out everybody whose lease has ended.
+    /// Removes the workloads whose leases have expired.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<WorkloadKey> {
         let ended = self.leases.iter().filter(|(_, lease)| lease.expires <= now);
         let ended: Vec<_> = ended.map(|(key, _)| key.clone()).collect();
@@ -161,7 +162,7 @@ impl Book {
         ended
     }
 
-    /// When the next lease ends, unless it is renewed.
+    /// Returns the time at which the next lease expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.leases.values().map(|lease| lease.expires).min()
     }
@@ -216,82 +217,86 @@ mod tests {
         workload
     }
 
-    fn texts(refused: Result<Admitted, Vec<PortRefusal>>) -> Vec<String> {
+    fn texts(refused: Result<Registered, Vec<PortRefusal>>) -> Vec<String> {
         refused.unwrap_err().into_iter().map(|refusal| refusal.text).collect()
     }
 
     #[test]
     fn a_heartbeat_changes_nothing_and_keeps_the_lease() {
-        let (mut book, mesh, start) = (Book::new(LEASE), mesh(&[]), Instant::now());
+        let (mut leases, mesh, start) = (Leases::new(LEASE), mesh(&[]), Instant::now());
         let a = || workload("cart", "a", 9000);
-        assert!(book.hear(a(), 1, &mesh, start).unwrap().changed);
-        assert!(!book.hear(a(), 1, &mesh, start + LEASE / 3).unwrap().changed);
-        assert!(book.expire(start + LEASE).is_empty());
-        assert_eq!(book.expire(start + LEASE / 3 + LEASE), [a().key]);
-        assert_eq!((book.len(), book.next_expiry()), (0, None));
+        assert!(leases.register(a(), 1, &mesh, start).unwrap().changed);
+        assert!(!leases.register(a(), 1, &mesh, start + LEASE / 3).unwrap().changed);
+        assert!(leases.expire(start + LEASE).is_empty());
+        assert_eq!(leases.expire(start + LEASE / 3 + LEASE), [a().key]);
+        assert_eq!((leases.len(), leases.next_expiry()), (0, None));
     }
 
     #[test]
-    fn what_the_configuration_does_not_have_or_allow_is_refused_by_name() {
-        let (mut book, now) = (Book::new(LEASE), Instant::now());
+    fn a_service_or_account_that_the_configuration_does_not_allow_is_refused_by_name() {
+        let (mut leases, now) = (Leases::new(LEASE), Instant::now());
         let a = || workload("cart", "a", 9000);
-        let refused = book.hear(a(), 1, &Mesh::default(), now);
+        let refused = leases.register(a(), 1, &Mesh::default(), now);
         assert_eq!(texts(refused), ["there is no Service cart.shop"]);
-        let refused = book.hear(a(), 1, &mesh(&["checkout"]), now);
+        let refused = leases.register(a(), 1, &mesh(&["checkout"]), now);
         assert!(texts(refused)[0].starts_with("Service cart.shop is not open to service account cart"));
         let mut other_port = a();
         other_port.ports[0].service_port = 81;
-        assert_eq!(texts(book.hear(other_port, 1, &mesh(&[]), now)), ["Service cart.shop has no port 81"]);
-        assert!(book.hear(a(), 1, &mesh(&["checkout", "cart"]), now).is_ok());
+        assert_eq!(
+            texts(leases.register(other_port, 1, &mesh(&[]), now)),
+            ["Service cart.shop has no port 81"]
+        );
+        assert!(leases.register(a(), 1, &mesh(&["checkout", "cart"]), now).is_ok());
     }
 
     #[test]
     fn a_workload_can_leave_though_its_service_is_gone() {
-        let (mut book, now) = (Book::new(LEASE), Instant::now());
+        let (mut leases, now) = (Leases::new(LEASE), Instant::now());
         let a = || workload("cart", "a", 9000);
-        book.hear(a(), 1, &mesh(&[]), now).unwrap();
-        assert!(book.hear(draining(a()), 1, &Mesh::default(), now).unwrap().changed);
-        assert!(book.registrations().workload(&a().key).unwrap().draining);
+        leases.register(a(), 1, &mesh(&[]), now).unwrap();
+        assert!(leases.register(draining(a()), 1, &Mesh::default(), now).unwrap().changed);
+        assert!(leases.registrations().workload(&a().key).unwrap().draining);
     }
 
     #[test]
-    fn an_account_that_a_service_is_closed_to_later_is_taken_out_with_its_next_heartbeat() {
-        let (mut book, now) = (Book::new(LEASE), Instant::now());
+    fn an_account_that_a_service_no_longer_allows_is_removed_with_its_next_heartbeat() {
+        let (mut leases, now) = (Leases::new(LEASE), Instant::now());
         let a = || workload("cart", "a", 9000);
-        book.hear(a(), 1, &mesh(&[]), now).unwrap();
-        assert!(book.hear(a(), 1, &Mesh::default(), now).is_ok(), "the Service may come back");
-        let refused = texts(book.hear(a(), 1, &mesh(&["checkout"]), now));
-        assert!(refused[0].contains("is not open to service account cart") && !book.has(&a().key));
-        assert!(book.hear(a(), 1, &mesh(&["checkout"]), now).is_err());
-        assert!(book.hear(a(), 1, &mesh(&["cart"]), now).unwrap().changed);
+        leases.register(a(), 1, &mesh(&[]), now).unwrap();
+        assert!(leases.register(a(), 1, &Mesh::default(), now).is_ok(), "the Service may come back");
+        let refused = texts(leases.register(a(), 1, &mesh(&["checkout"]), now));
+        assert!(refused[0].contains("is not open to service account cart") && !leases.has(&a().key));
+        assert!(leases.register(a(), 1, &mesh(&["checkout"]), now).is_err());
+        assert!(leases.register(a(), 1, &mesh(&["cart"]), now).unwrap().changed);
     }
 
     #[test]
     fn the_later_of_two_claims_is_refused_by_name() {
-        let (mut book, mesh, now) = (Book::new(LEASE), mesh(&[]), Instant::now());
-        book.hear(workload("cart", "a", 9000), 1, &mesh, now).unwrap();
+        let (mut leases, mesh, now) = (Leases::new(LEASE), mesh(&[]), Instant::now());
+        leases.register(workload("cart", "a", 9000), 1, &mesh, now).unwrap();
         for later in [workload("cart", "b", 9000), workload("rogue", "a", 9000)] {
-            let refused = texts(book.hear(later, 2, &mesh, now));
+            let refused = texts(leases.register(later, 2, &mesh, now));
             let holder = "claimed by spiffe://cluster.local/ns/shop/sa/cart, instance a";
             assert!(refused[0].contains("127.0.0.1:9000") && refused[0].contains(holder), "{refused:?}");
         }
-        assert!(book.hear(workload("cart", "a", 9001), 3, &mesh, now).unwrap().changed);
-        assert!(book.hear(workload("rogue", "a", 9000), 2, &mesh, now).is_ok());
+        assert!(leases.register(workload("cart", "a", 9001), 3, &mesh, now).unwrap().changed);
+        assert!(leases.register(workload("rogue", "a", 9000), 2, &mesh, now).is_ok());
     }
 
     #[test]
-    fn an_address_is_free_once_its_holder_drained_expired_or_died() {
+    fn an_address_is_free_after_its_owner_drained_expired_or_ended() {
         let (mesh, start) = (mesh(&[]), Instant::now());
         let a = || workload("cart", "a", 9000);
-        let evicts = |book: &mut Book, later, now| book.hear(later, 2, &mesh, now).map(|done| done.evicted);
+        let evicts =
+            |leases: &mut Leases, later, now| leases.register(later, 2, &mesh, now).map(|done| done.evicted);
         let held = || {
-            let mut book = Book::new(LEASE);
-            book.hear(a(), 1, &mesh, start).unwrap();
-            book
+            let mut leases = Leases::new(LEASE);
+            leases.register(a(), 1, &mesh, start).unwrap();
+            leases
         };
 
         let mut drained = held();
-        drained.hear(draining(a()), 1, &mesh, start).unwrap();
+        drained.register(draining(a()), 1, &mesh, start).unwrap();
         assert_eq!(evicts(&mut drained, workload("other", "b", 9000), start), Ok(vec![a().key]));
 
         let mut expired = held();
@@ -305,46 +310,46 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_stream_removes_nobody_and_an_old_one_says_nothing() {
-        let (mut book, mesh, now) = (Book::new(LEASE), mesh(&[]), Instant::now());
+    fn a_broken_stream_removes_no_workload_and_an_old_one_is_ignored() {
+        let (mut leases, mesh, now) = (Leases::new(LEASE), mesh(&[]), Instant::now());
         let a = || workload("cart", "a", 9000);
-        book.hear(a(), 1, &mesh, now).unwrap();
-        assert!(!book.stream_ended(&a().key, 1));
-        book.hear(draining(a()), 2, &mesh, now).unwrap();
-        assert!(!book.stream_ended(&a().key, 1));
-        assert_eq!(book.len(), 1);
-        assert!(book.stream_ended(&a().key, 2));
-        assert_eq!(book.len(), 0);
+        leases.register(a(), 1, &mesh, now).unwrap();
+        assert!(!leases.stream_ended(&a().key, 1));
+        leases.register(draining(a()), 2, &mesh, now).unwrap();
+        assert!(!leases.stream_ended(&a().key, 1));
+        assert_eq!(leases.len(), 1);
+        assert!(leases.stream_ended(&a().key, 2));
+        assert_eq!(leases.len(), 0);
     }
 
     #[test]
-    fn an_identity_registers_so_many_workloads_and_no_more() {
-        let (mut book, mesh, now) = (Book::new(LEASE), mesh(&[]), Instant::now());
-        for index in 0..OF_IDENTITY {
+    fn the_workloads_of_an_identity_are_limited() {
+        let (mut leases, mesh, now) = (Leases::new(LEASE), mesh(&[]), Instant::now());
+        for index in 0..MAX_WORKLOADS_PER_IDENTITY {
             let port = 9000 + u32::try_from(index).unwrap();
-            book.hear(workload("cart", &index.to_string(), port), 1, &mesh, now).unwrap();
+            leases.register(workload("cart", &index.to_string(), port), 1, &mesh, now).unwrap();
         }
-        let refused = texts(book.hear(workload("cart", "one-more", 8000), 1, &mesh, now));
+        let refused = texts(leases.register(workload("cart", "one-more", 8000), 1, &mesh, now));
         assert!(refused[0].ends_with("1024 workloads registered already"), "{refused:?}");
-        assert!(book.hear(workload("cart", "0", 8000), 1, &mesh, now).unwrap().changed);
-        assert!(book.hear(workload("checkout", "a", 8001), 1, &mesh, now).is_ok());
+        assert!(leases.register(workload("cart", "0", 8000), 1, &mesh, now).unwrap().changed);
+        assert!(leases.register(workload("checkout", "a", 8001), 1, &mesh, now).is_ok());
     }
 
     #[test]
-    fn a_refused_change_leaves_what_was_said_before() {
-        let (mut book, mesh, now) = (Book::new(LEASE), mesh(&[]), Instant::now());
-        book.hear(workload("cart", "a", 9000), 1, &mesh, now).unwrap();
-        book.hear(workload("cart", "b", 9001), 2, &mesh, now).unwrap();
-        assert!(book.hear(workload("cart", "a", 9001), 1, &mesh, now).is_err());
-        let known = book.registrations().workload(&workload("cart", "a", 0x1).key).cloned().unwrap();
+    fn a_refused_change_keeps_the_previous_registration() {
+        let (mut leases, mesh, now) = (Leases::new(LEASE), mesh(&[]), Instant::now());
+        leases.register(workload("cart", "a", 9000), 1, &mesh, now).unwrap();
+        leases.register(workload("cart", "b", 9001), 2, &mesh, now).unwrap();
+        assert!(leases.register(workload("cart", "a", 9001), 1, &mesh, now).is_err());
+        let known = leases.registrations().workload(&workload("cart", "a", 0x1).key).cloned().unwrap();
         assert_eq!(*known, workload("cart", "a", 9000));
     }
 
     #[test]
-    fn the_restored_have_a_whole_lease() {
-        let (mut book, now) = (Book::new(LEASE), Instant::now());
-        book.restore(read(&cart(), "cluster.local", &request("a", 9000)).unwrap().unwrap(), now);
-        assert!(book.expire(now + LEASE - Duration::from_millis(1)).is_empty());
-        assert_eq!(book.expire(now + LEASE).len(), 1);
+    fn a_restored_workload_has_a_full_lease() {
+        let (mut leases, now) = (Leases::new(LEASE), Instant::now());
+        leases.restore(read(&cart(), "cluster.local", &request("a", 9000)).unwrap().unwrap(), now);
+        assert!(leases.expire(now + LEASE - Duration::from_millis(1)).is_empty());
+        assert_eq!(leases.expire(now + LEASE).len(), 1);
     }
 }
