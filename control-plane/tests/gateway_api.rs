@@ -72,7 +72,7 @@ fn the_example_shop_is_accepted_and_every_reference_resolves() {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_place() {
+fn a_refusal_has_its_file_document_and_field() {
     let directory = tempfile::tempdir().unwrap();
     let route =
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\n";

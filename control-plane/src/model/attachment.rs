@@ -1,4 +1,4 @@
-//! How routes attach to services: who is in force on a port, and in which order.
+//! Attaches routes to services: which routes are active on a port, and in which order.
 //!
 //! GEP-1294 for services as parents, `HTTPRouteRule` and `GRPCRouteRule` for precedence, ReferenceGrant for the backends
 //! of producer routes.
@@ -19,7 +19,7 @@ use super::route::{
 };
 use super::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType};
 
-/// The routes in force on every port of a service.
+/// Returns the active routes of every port of a service.
 pub(super) fn routes_of(
     inventory: &Inventory,
     service: &Service,
@@ -43,7 +43,7 @@ pub(super) fn routes_of(
     ServiceRoutes { ports }
 }
 
-/// Which routes are in force on each port of a service, for the clients of each namespace. Made once for all who look.
+/// The routes that are active on each port of a service, by the namespace of the clients.
 #[derive(Debug)]
 pub(super) struct ActiveRoutes<'a> {
     /// In the order of the service's ports.
@@ -51,11 +51,11 @@ pub(super) struct ActiveRoutes<'a> {
 }
 
 impl<'a> ActiveRoutes<'a> {
-    /// Those that are in force on a service's ports.
+    /// Finds the active routes of a service.
     ///
     /// "If multiple routes with different types both bind to the same Service and Port pair, only a single route type
     /// should be applied": GRPCRoute before HTTPRoute before TCPRoute (GEP-1294). TCPRoutes have no matches that could be
-    /// merged, and so the senior one alone is in force.
+    /// merged, so only the one of the highest precedence is active.
     fn on(inventory: &'a Inventory, service: &Service) -> Self {
         #[cfg(test)]
         LOOKS.with(|looks| looks.set(looks.get() + 1));
@@ -88,7 +88,7 @@ impl<'a> ActiveRoutes<'a> {
     }
 }
 
-/// The routes in force on the services of one inventory, made where somebody looks.
+/// The active routes of the services of one inventory, found on demand and kept.
 #[derive(Debug)]
 pub(super) struct Attachments<'a> {
     inventory: &'a Inventory,
@@ -100,7 +100,7 @@ impl<'a> Attachments<'a> {
         Self { inventory, made: BTreeMap::new() }
     }
 
-    /// Those on the ports of one service.
+    /// Returns the active routes of one service.
     pub(super) fn of(&mut self, service: &'a Service) -> Rc<ActiveRoutes<'a>> {
         let make = || ActiveRoutes::on(self.inventory, service).into();
         Rc::clone(self.made.entry(&service.key).or_insert_with(make))
@@ -115,13 +115,13 @@ fn specificity(kind: Kind) -> u8 {
     }
 }
 
-/// Whether a parent reference means this port: by number, by name, both, or any port.
+/// Returns true if a parent reference selects this port: by number, by name, by both, or as one of all.
 pub(super) fn selects(parent: &ParentRef, port: &ServicePort) -> bool {
     parent.port.is_none_or(|number| number.0 == port.number)
         && parent.section_name.as_ref().is_none_or(|name| name.0 == port.name)
 }
 
-/// Whether a kind of route has a meaning on a port: requests cannot be told apart in opaque bytes. A TCPRoute goes with
+/// Returns true if a port supports routes of this kind. Opaque bytes have no requests to route. A TCPRoute is supported by
 /// every port, since requests are bytes too.
 pub(super) fn supports(kind: Kind, port: &ServicePort) -> bool {
     kind == Kind::TcpRoute || port.protocol != AppProtocol::Tcp
@@ -183,7 +183,7 @@ fn backends(
     specs.iter().map(one).collect()
 }
 
-/// The service port that a backend reference means, for the route as it is attached to `parent`.
+/// Resolves a backend reference to a service port, for the route as it is attached to `parent`.
 pub(super) fn resolve(
     inventory: &Inventory,
     route: Attached<'_>,
@@ -195,7 +195,7 @@ pub(super) fn resolve(
     };
     let key = backend_key(route.metadata, backend);
     let (kind, namespace) = (route.metadata.id.kind, &route.metadata.id.namespace);
-    // First, so that a route learns nothing about what it may not refer to.
+    // Checked first, so that a route learns nothing about a service that it may not refer to.
     if needs_grant(namespace, parent, &key) && !inventory.permits(kind, namespace, &key) {
         return Err(InvalidBackend::RefNotPermitted);
     }
@@ -206,7 +206,7 @@ pub(super) fn resolve(
     let spoken = service.port(port).ok_or(InvalidBackend::BackendNotFound)?;
     let carried = match (kind, spoken.protocol) {
         (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) | (Kind::GrpcRoute, AppProtocol::Http) => false,
-        // Whoever serves requests takes no opaque bytes, except on a port that this very route makes opaque.
+        // A port that serves requests accepts no opaque bytes, except if this very route makes it opaque.
         (Kind::TcpRoute, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => {
             let mut parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
             parents.any(|parent| route.parent(parent) == key && selects(parent, spoken))
@@ -219,12 +219,12 @@ pub(super) fn resolve(
     }
 }
 
-/// Whether a backend takes requests only where a ReferenceGrant allows it.
+/// Returns true if a backend needs a ReferenceGrant.
 ///
-/// A consumer route directs the clients of its own namespace alone, and these may call the backend themselves: GEP-1294,
-/// "Namespace boundaries", lets it refer to any namespace without a grant. A producer route directs the clients of
-/// every namespace, who call the backend with their own identities. That is the broader scope for which the GEP
-/// requires a grant from the backend's namespace.
+/// A consumer route affects only clients of its own namespace, which may call the backend anyway: GEP-1294, "Namespace
+/// boundaries", lets it refer to any namespace without a grant. A producer route affects the clients of every namespace,
+/// which call the backend with their own identities. For this broader scope the GEP requires a grant from the backend's
+/// namespace.
 fn needs_grant(route: &str, parent: &ServiceKey, backend: &ServiceKey) -> bool {
     *parent.namespace == *route && *backend.namespace != *route
 }
@@ -234,7 +234,7 @@ thread_local! {
     static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// How often it was found out on this thread what is in force on a service.
+/// Returns how often this thread has found the active routes of a service.
 #[cfg(test)]
 pub(super) fn looks() -> usize {
     LOOKS.with(std::cell::Cell::get)

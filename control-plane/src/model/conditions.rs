@@ -1,4 +1,4 @@
-//! What routes are told: the conditions of Gateway API for each of their parents.
+//! The status of routes: Gateway API's conditions for each of their parents.
 
 use super::attachment::{Attachments, resolve, selects, supports};
 use super::inventory::{Inventory, Route as Attached, backend_key};
@@ -7,7 +7,7 @@ use super::route::InvalidBackend;
 use super::service::ServiceType;
 use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
-/// What a route is told about each of its parents.
+/// Returns the conditions of a route for each of its parents.
 pub(super) fn status_of<'a>(
     inventory: &'a Inventory,
     route: Attached<'a>,
@@ -45,7 +45,7 @@ fn accepted<'a>(
         return no_parent(format!("there is no Service {}/{}", key.namespace, key.name));
     };
     if let ServiceType::ExternalName(_) = service.service_type {
-        return no_parent("a Service of type ExternalName takes no routes (GEP-1294)".into());
+        return no_parent("a Service of type ExternalName cannot be a parent (GEP-1294)".into());
     }
     let id = &route.metadata.id;
     let ports = service.ports.iter().enumerate();
@@ -55,7 +55,7 @@ fn accepted<'a>(
     }
     let carrying: Vec<_> = selected.into_iter().filter(|(_, port)| supports(id.kind, port)).collect();
     if carrying.is_empty() {
-        return no_parent("the port's appProtocol is no HTTP".into());
+        return no_parent("the port's appProtocol is not HTTP".into());
     }
     let (mut winner, active) = (None, attachments.of(service));
     for (port, _) in carrying {
@@ -66,7 +66,7 @@ fn accepted<'a>(
         winner = winner.or(routes.first().map(|other| other.metadata.id.to_string()));
     }
     let winner = winner.unwrap_or_default();
-    condition(false, "Conflicted", format!("{winner} is in force on every port that this route names"))
+    condition(false, "Conflicted", format!("{winner} is active on every port that this route selects"))
 }
 
 fn resolved_refs(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> Condition {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 
-/// The endpoints of one service, by service port. What EndpointSlices say; registered workloads stand beside them
-/// and `Mesh::endpoints` brings the two together.
+/// The endpoints of one service from its EndpointSlices, by service port. `Mesh::endpoints` adds those of registered
+/// workloads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// The service port and its endpoints, both in order of number and address.
@@ -15,7 +15,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// The endpoints of one service port.
+    /// Returns the endpoints of one service port.
     pub fn of_port(&self, number: u16) -> &[Endpoint] {
         self.ports.iter().find(|(port, _)| *port == number).map_or(&[], |(_, endpoints)| endpoints)
     }
@@ -24,11 +24,11 @@ impl Endpoints {
 /// One instance of a service on one of its ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where others connect to: of its sidecar if there is one, else of the application.
+    /// The address that others connect to: of its sidecar if there is one, else of the application.
     pub address: SocketAddr,
-    /// Whether it takes requests.
+    /// Whether it gets requests.
     pub health: EndpointHealth,
-    /// Whether a sidecar is there, and who it must prove to be.
+    /// Whether it has a sidecar, and the identity that the sidecar must prove.
     pub peer: Peer,
     /// The workload instance, when known.
     pub instance: Option<Name>,
@@ -38,15 +38,14 @@ pub struct Endpoint {
     pub zone: Option<Name>,
 }
 
-/// Whether an endpoint takes requests (`EndpointConditions` of discovery.k8s.io/v1).
+/// Whether an endpoint gets requests (`EndpointConditions` of discovery.k8s.io/v1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointHealth {
-    /// Ready: takes new requests.
+    /// Ready: gets new requests.
     Ready,
-    /// No longer ready, terminating and still serving: finishes what it has, and takes new requests only where no
-    /// endpoint is ready (KEP-1669).
+    /// Terminating and still serving: finishes its requests, and gets new ones only if no endpoint is ready (KEP-1669).
     Draining,
-    /// Not ready, or terminating and no longer serving: takes nothing.
+    /// Not ready, or terminating and no longer serving: gets no requests.
     NotReady,
 }
 
@@ -60,7 +59,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// The identity that a sidecar there must prove.
+    /// Returns the identity that its sidecar must prove. Returns None if it has no sidecar.
     pub fn identity(&self) -> Option<&SpiffeId> {
         match self {
             Self::Plaintext => None,

@@ -1,4 +1,4 @@
-//! Every accepted resource, with the indexes that tell what a change touches.
+//! Every accepted resource, with the indexes by which the effects of a change are found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,25 +19,25 @@ pub(super) struct Inventory {
     attached: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
     /// The routes that name a service as backend.
     referring: BTreeMap<ServiceKey, BTreeSet<ResourceId>>,
-    /// How many grants say so: into which namespace, for routes of which kind and namespace, to which service; none is
-    /// every service.
+    /// The number of grants by target namespace, kind and namespace of the routes, and target service; None stands for every
+    /// service.
     grants: BTreeMap<(Name, Name, Name), BTreeMap<Option<Name>, usize>>,
 }
 
-/// What must be made anew after a change.
+/// What must be rebuilt after a change.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     pub(super) services: BTreeSet<ServiceKey>,
     pub(super) endpoints: BTreeSet<ServiceKey>,
-    /// Services whose routes, or the statuses of them.
+    /// Services whose routes, or the statuses of those, must be rebuilt.
     pub(super) routes: BTreeSet<ServiceKey>,
-    /// Routes whose status, attached to something or not.
+    /// Routes whose status must be rebuilt, whether attached or not.
     pub(super) statuses: BTreeSet<ResourceId>,
     /// Namespaces whose grants changed, for [`Inventory::touch_granted`].
     pub(super) granted: BTreeSet<Name>,
 }
 
-/// A route: what it is called and what it says.
+/// A route with its metadata.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Route<'a> {
     pub(super) metadata: &'a Metadata,
@@ -45,13 +45,13 @@ pub(super) struct Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// The service that a parent reference of this route names.
+    /// Returns the service that a parent reference of this route names.
     pub(super) fn parent(&self, parent: &ParentRef) -> ServiceKey {
         parent_key(self.metadata, parent)
     }
 
-    /// Which of two routes wins, all else being equal: the older, then the first by `{namespace}/{name}`. One without
-    /// a timestamp, as files have none, counts as younger than any with one.
+    /// Orders routes of equal specificity: the oldest first, then by `{namespace}/{name}`. A route without a timestamp, as in
+    /// most files, comes after those that have one.
     pub(super) fn seniority(&self) -> impl Ord + use<'a> {
         let Metadata { id, created, .. } = self.metadata;
         (created.is_none(), *created, &id.namespace, &id.name, id.kind)
@@ -59,7 +59,7 @@ impl<'a> Route<'a> {
 }
 
 impl Inventory {
-    /// Takes a new version of a resource, or none where it is gone, and notes what that touches.
+    /// Replaces or removes a resource, and records what must be rebuilt.
     pub(super) fn change(&mut self, id: &ResourceId, new: Option<Arc<Resource>>, touched: &mut Touched) {
         let old = match &new {
             Some(new) => self.resources.insert(id.clone(), Arc::clone(new)),
@@ -73,7 +73,7 @@ impl Inventory {
         }
     }
 
-    /// Enters a resource in the indexes, or takes it out of them, and notes what it touches.
+    /// Adds a resource to the indexes or removes it, and records what must be rebuilt.
     fn index(&mut self, resource: &Resource, enter: bool, touched: &mut Touched) {
         let Resource { metadata, body } = resource;
         let id = &metadata.id;
@@ -118,7 +118,7 @@ impl Inventory {
         }
     }
 
-    /// Notes what changed grants touch: routes that refer into their namespaces. Once for all grants of a change.
+    /// Records what changed grants affect: routes that refer into their namespaces. Called once after all changes.
     pub(super) fn touch_granted(&self, touched: &mut Touched) {
         for namespace in std::mem::take(&mut touched.granted) {
             let first = ServiceKey { namespace: namespace.clone(), name: "".into() };
@@ -129,7 +129,7 @@ impl Inventory {
         }
     }
 
-    /// The service of this name.
+    /// Returns the service of this name.
     pub(super) fn service(&self, key: &ServiceKey) -> Option<&Service> {
         let id = ResourceId { kind: Kind::Service, namespace: key.namespace.clone(), name: key.name.clone() };
         match &self.resources.get(&id)?.body {
@@ -138,7 +138,7 @@ impl Inventory {
         }
     }
 
-    /// The slices of a service, by name.
+    /// Returns the slices of a service, by name.
     pub(super) fn slices(&self, key: &ServiceKey) -> impl Iterator<Item = &EndpointSlice> {
         self.slices.get(key).into_iter().flatten().filter_map(|id| match &self.resources.get(id)?.body {
             Body::EndpointSlice(slice) => Some(slice),
@@ -146,7 +146,7 @@ impl Inventory {
         })
     }
 
-    /// A route by its name.
+    /// Returns the route of this name.
     pub(super) fn route(&self, id: &ResourceId) -> Option<Route<'_>> {
         let Resource { metadata, body } = &**self.resources.get(id)?;
         match body {
@@ -155,12 +155,12 @@ impl Inventory {
         }
     }
 
-    /// The routes that name a service as parent.
+    /// Returns the routes that name a service as parent.
     pub(super) fn attached(&self, key: &ServiceKey) -> impl Iterator<Item = Route<'_>> {
         self.attached.get(key).into_iter().flatten().filter_map(|id| self.route(id))
     }
 
-    /// Whether a ReferenceGrant lets routes of this kind and namespace refer to a service of another.
+    /// Returns true if a ReferenceGrant lets routes of this kind and namespace refer to a service of another namespace.
     pub(super) fn permits(&self, kind: Kind, namespace: &Name, to: &ServiceKey) -> bool {
         let place = (to.namespace.clone(), kind.name().into(), namespace.clone());
         let granted = self.grants.get(&place);
@@ -170,7 +170,7 @@ impl Inventory {
     }
 }
 
-/// The service that a backend reference of a route names.
+/// Returns the service that a backend reference of a route names.
 pub(super) fn backend_key(route: &Metadata, backend: &BackendRef) -> ServiceKey {
     let namespace = backend.namespace.as_ref().unwrap_or(&route.id.namespace);
     ServiceKey { namespace: namespace.clone(), name: backend.name.clone() }

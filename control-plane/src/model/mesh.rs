@@ -1,7 +1,7 @@
 //! The mesh: what translation reads.
 //!
-//! An immutable value. A change makes the next version, which shares what did not change, and [`Mesh::changes`] says
-//! what did: a changed EndpointSlice or registration costs its services, not the mesh.
+//! An immutable value. A change makes the next version, which shares all unchanged parts; [`Mesh::changes`] returns the
+//! others. A changed EndpointSlice or registration costs its services, not the mesh.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,51 +26,51 @@ pub struct Mesh {
     registrations: Registrations,
 }
 
-/// A service with what belongs to it, each part shared between versions on its own. Comparing is cheap where a part is
-/// shared.
+/// A service with its endpoints and routes. Each part is shared between versions on its own; comparing a shared part is
+/// cheap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceEntry {
     /// The service itself.
     pub service: Arc<Service>,
-    /// The endpoints that EndpointSlices name. Use [`Mesh::endpoints`] for all of them.
+    /// The endpoints from EndpointSlices. [`Mesh::endpoints`] returns the registered ones too.
     pub endpoints: Arc<Endpoints>,
     /// Its routes.
     pub routes: Arc<ServiceRoutes>,
 }
 
 impl Mesh {
-    /// The same mesh with other registered workloads. Costs nothing: what differs is found by [`Mesh::changes`].
+    /// Returns the same mesh with other registered workloads. [`Mesh::changes`] finds the difference.
     pub fn with_registrations(&self, registrations: Registrations) -> Self {
         Self { registrations, ..self.clone() }
     }
 
-    /// The service of this name.
+    /// Returns the service of this name.
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceEntry> {
         self.services.get(key)
     }
 
-    /// Every service, in order.
+    /// Returns every service, in order.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceEntry)> {
         self.services.iter()
     }
 
-    /// How many services there are.
+    /// Returns the number of services.
     pub fn len(&self) -> usize {
         self.services.len()
     }
 
-    /// Whether there is no service.
+    /// Returns true if there is no service.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
 
-    /// The service that has this cluster IP; the first by name, should two claim it.
+    /// Returns the service that has this cluster IP, the first by name if several claim it.
     pub fn service_by_ip(&self, ip: &IpAddr) -> Option<&ServiceKey> {
         self.by_ip.of(ip).next()
     }
 
-    /// The endpoints of a service port, from EndpointSlices and from registrations, in order of address. Where both
-    /// name an address, the registration holds, since the workload itself said it.
+    /// Returns the endpoints of a service port, from EndpointSlices and from registrations, in order of address. If both name
+    /// an address, the registration takes precedence, since it comes from the workload itself.
     pub fn endpoints(&self, key: &ServiceKey, port: u16) -> Vec<Endpoint> {
         let registered = self.registrations.of_service(key);
         let mut all: Vec<_> = registered.iter().flat_map(|workload| workload.endpoints(key, port)).collect();
@@ -82,19 +82,19 @@ impl Mesh {
         all
     }
 
-    /// The service port that has an endpoint at this address, the first of several: how a client that dials an instance
-    /// itself (a headless service) is told which service that is.
+    /// Returns the service port that has an endpoint at this address, the first of several. It identifies the service if a
+    /// client connects to an instance directly, as with a headless service.
     pub fn service_by_endpoint(&self, address: &SocketAddr) -> Option<(ServiceKey, u16)> {
         self.by_endpoint.of(address).next().cloned().into_iter().chain(self.registered_at(address)).min()
     }
 
-    /// Whether a service port has an endpoint at this address.
+    /// Returns true if a service port has an endpoint at this address.
     pub fn serves_endpoint(&self, address: &SocketAddr, key: &ServiceKey, port: u16) -> bool {
         let owner = (key.clone(), port);
         self.by_endpoint.contains(address, &owner) || self.registered_at(address).any(|other| other == owner)
     }
 
-    /// Whether a headless service has an endpoint at this address, so that clients dial it as such.
+    /// Returns true if a headless service has an endpoint at this address, so that clients connect to it directly.
     pub fn is_dialed_directly(&self, address: &SocketAddr) -> bool {
         let is_headless = |(key, _)| {
             self.service(&key).is_some_and(|entry| entry.service.service_type == ServiceType::Headless)
@@ -108,22 +108,22 @@ impl Mesh {
         ports.flat_map(|port| port.services.iter().map(|key| (key.clone(), port.service_port)))
     }
 
-    /// The routes that clients of `namespace` use on a service port; none means straight to the service.
+    /// Returns the routes that clients of `namespace` use on a service port. None means that requests go to the service itself.
     pub fn routes(&self, key: &ServiceKey, port: u16, namespace: &str) -> Option<&Arc<RouteTable>> {
         self.services.get(key)?.routes.seen_from(namespace, port)
     }
 
-    /// A registered workload.
+    /// Returns a registered workload.
     pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<WorkloadEntry>> {
         self.registrations.workload(key)
     }
 
-    /// Every registered workload.
+    /// Returns every registered workload.
     pub fn registrations(&self) -> &Registrations {
         &self.registrations
     }
 
-    /// What differs from an older version. Costs the difference: shared parts are not looked into.
+    /// Returns what differs from an older version. Costs the difference: shared parts are not compared.
     pub fn changes(&self, old: &Self) -> Changed {
         let part = |same: fn(&ServiceEntry, &ServiceEntry) -> bool| {
             changed_keys(&old.services, &self.services, same)
@@ -141,22 +141,22 @@ impl Mesh {
     }
 }
 
-/// What differs between two versions of the mesh; each list in order and without repetition. A service that came or
-/// went is in all of the first three.
+/// What differs between two versions of the mesh. Each list is in order and without duplicates. A service that was added or
+/// removed is in all of the first three.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Services that came, went, or have other ports, addresses or annotations.
+    /// Services that were added or removed, or have other ports, addresses or annotations.
     pub services: Vec<ServiceKey>,
-    /// Services with other endpoints, be it in a slice or by registration.
+    /// Services with other endpoints, in a slice or by registration.
     pub endpoints: Vec<ServiceKey>,
     /// Services with other routes.
     pub routes: Vec<ServiceKey>,
-    /// Registered workloads that came, went or differ: their own inbound side changes.
+    /// Registered workloads that were added, removed or changed: their inbound resources change.
     pub workloads: Vec<WorkloadKey>,
 }
 
 impl Changed {
-    /// Whether the two versions say the same.
+    /// Returns true if the two versions are equal.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
             && self.endpoints.is_empty()
@@ -165,7 +165,7 @@ impl Changed {
     }
 }
 
-/// A mesh built by hand, for the tests of those who read one.
+/// Builds a mesh of services, for tests.
 impl FromIterator<ServiceEntry> for Mesh {
     fn from_iter<I: IntoIterator<Item = ServiceEntry>>(entries: I) -> Self {
         let mut mesh = Self::default();
@@ -177,7 +177,7 @@ impl FromIterator<ServiceEntry> for Mesh {
 }
 
 impl Mesh {
-    /// Puts a service in, or in the place of its former self, and keeps the indexes in step.
+    /// Inserts or replaces a service, and updates the indexes.
     pub(super) fn insert(&mut self, entry: ServiceEntry) {
         let old = self.services.insert(entry.service.key.clone(), entry.clone());
         let same_type =
@@ -190,7 +190,7 @@ impl Mesh {
         }
     }
 
-    /// Takes a service out.
+    /// Removes a service.
     pub(super) fn remove(&mut self, key: &ServiceKey) {
         let old = self.services.remove(key);
         self.reindex_ips(old.as_ref(), None);
@@ -224,7 +224,7 @@ impl Mesh {
     }
 }
 
-/// Every endpoint address that slices give a service, with its service port.
+/// Returns every endpoint address that slices give a service, with its service port.
 fn addresses(entry: &ServiceEntry) -> impl Iterator<Item = (&Service, u16, SocketAddr)> {
     let ports = entry.endpoints.ports.iter();
     ports.flat_map(move |(port, all)| all.iter().map(move |at| (&*entry.service, *port, at.address)))

@@ -1,7 +1,7 @@
-//! Makes the next version of the mesh from changed resources.
+//! Builds the next version of the mesh from changed resources.
 //!
-//! Sources call [`MeshBuilder::apply`]. Only what a change touches is made anew, and what comes out as it was stays the
-//! very same value, so that translation finds the difference by comparing pointers.
+//! Only the parts that a change affects are rebuilt, and a part that comes out equal keeps its old value, so that the
+//! difference between two versions is found by comparing pointers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use super::resource::{Resource, ResourceId};
 use super::service::Service;
 use super::status::Statuses;
 
-/// The resources that were accepted, and the mesh that they make.
+/// The accepted resources, and the mesh that is built from them.
 #[derive(Debug, Default)]
 pub(crate) struct MeshBuilder {
     inventory: Inventory,
@@ -25,7 +25,7 @@ pub(crate) struct MeshBuilder {
 }
 
 impl MeshBuilder {
-    /// Takes new versions of resources; none where one is gone.
+    /// Applies new versions of resources; None removes one.
     pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = (ResourceId, Option<Arc<Resource>>)>) {
         let mut touched = Touched::default();
         for (id, new) in changes {
@@ -56,7 +56,7 @@ impl MeshBuilder {
             };
             mesh.insert(entry);
         }
-        // Endpoints are nothing to a route's status.
+        // The status of a route does not depend on endpoints.
         for key in services.iter().chain(&routes) {
             judged.extend(inventory.attached(key).map(|route| route.metadata.id.clone()));
         }
@@ -73,18 +73,18 @@ impl MeshBuilder {
         }
     }
 
-    /// The mesh as it is now. Registrations are put in by who reads it.
+    /// Returns the current mesh, without registrations.
     pub(crate) fn mesh(&self) -> Mesh {
         self.mesh.clone()
     }
 
-    /// What became of each route.
+    /// Returns the status of each route.
     pub(crate) fn statuses(&self) -> Statuses {
         self.statuses.clone()
     }
 }
 
-/// The old value where it was not touched or comes out the same.
+/// Returns the old value if it was not affected or the new one is equal.
 fn reuse_if_same<T: PartialEq>(old: Option<&Arc<T>>, touched: bool, make: impl FnOnce() -> T) -> Arc<T> {
     match old {
         Some(old) if !touched => Arc::clone(old),
@@ -95,8 +95,8 @@ fn reuse_if_same<T: PartialEq>(old: Option<&Arc<T>>, touched: bool, make: impl F
     }
 }
 
-/// The endpoints of a service from its slices: a port of a slice belongs to the service port of the same name. An
-/// address may stand in two slices for a while, as the API's conventions say; its better health counts then.
+/// Collects the endpoints of a service from its slices. A port of a slice belongs to the service port of the same name. An
+/// address may be in two slices for a while (documented for EndpointSlice); the better health counts then.
 fn endpoints_of(inventory: &Inventory, service: &Service) -> Endpoints {
     let mut ports = Vec::new();
     for port in &service.ports {
@@ -158,7 +158,7 @@ pub(super) mod testing {
         )
     }
 
-    /// The resource that YAML tells.
+    /// Returns the resource in YAML.
     pub(crate) fn resource(yaml: &str) -> Arc<Resource> {
         read(yaml).remove(0).outcome.unwrap_or_else(|errors| panic!("{errors:?} in {yaml}"))
     }

@@ -1,7 +1,7 @@
-//! The mesh as the operator wrote it: services, endpoints and routes, with Gateway API's rules applied.
+//! The mesh as the operator configured it: services, endpoints and routes, with Gateway API's rules applied.
 //!
-//! Sources bring resources in; translation reads a [`mesh::Mesh`], an immutable value whose unchanged parts are
-//! shared with the version before it. No YAML and no type of Gateway API or Kubernetes passes this boundary.
+//! Sources provide resources; translation reads a [`mesh::Mesh`], an immutable value that shares its unchanged parts with the
+//! version before. No YAML and no type of Gateway API or Kubernetes crosses this boundary.
 
 pub(crate) mod mesh_builder;
 mod conditions;

@@ -1,7 +1,7 @@
-//! Workloads that registered themselves, as the model sees them.
+//! The registered workloads of the mesh.
 //!
-//! The registration service decides who may register and for how long; it makes a [`Registrations`] out of what it
-//! admitted and hands that to `Mesh::with_registrations`.
+//! The registration service decides which workloads may register and for how long, and passes those that it admitted to
+//! `Mesh::with_registrations`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, EndpointHealth, Peer};
 use super::service::{AppProtocol, ServiceKey};
 
-/// Every registered workload: an immutable value in the same sense as the mesh. A change copies what it touches.
+/// Every registered workload. Like the mesh, versions share what did not change.
 #[derive(Debug, Clone, Default)]
 pub struct Registrations {
     workloads: OrdMap<WorkloadKey, Arc<WorkloadEntry>>,
@@ -24,9 +24,9 @@ pub struct Registrations {
 }
 
 impl Registrations {
-    /// Puts a workload in, or in the place of its former self.
+    /// Inserts or replaces a workload.
     ///
-    /// Nothing is refused here: whoever admits it has asked [`claimant`](Self::claimant) first.
+    /// Nothing is refused here: the caller has checked [`claimant`](Self::claimant).
     pub fn insert(&mut self, workload: Arc<WorkloadEntry>) {
         self.remove(&workload.key);
         for port in &workload.ports {
@@ -41,7 +41,7 @@ impl Registrations {
         self.workloads.insert(workload.key.clone(), workload);
     }
 
-    /// Takes a workload out.
+    /// Removes a workload.
     pub fn remove(&mut self, key: &WorkloadKey) -> Option<Arc<WorkloadEntry>> {
         let gone = self.workloads.remove(key)?;
         for port in &gone.ports {
@@ -61,38 +61,38 @@ impl Registrations {
         Some(gone)
     }
 
-    /// The workload of this identity and instance.
+    /// Returns the workload of this identity and instance.
     pub fn workload(&self, key: &WorkloadKey) -> Option<&Arc<WorkloadEntry>> {
         self.workloads.get(key)
     }
 
-    /// Every workload, in order.
+    /// Returns every workload, in order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
         self.workloads.values()
     }
 
-    /// The workloads that serve a service, by identity and instance.
+    /// Returns the workloads that serve a service, by identity and instance.
     pub fn of_service(&self, service: &ServiceKey) -> &[Arc<WorkloadEntry>] {
         self.by_service.get(service).map_or(&[], |workloads| workloads)
     }
 
-    /// Who advertises this address. Two workloads must not: the later is refused.
+    /// Returns the workload that advertises this address. No two do: the later one is refused.
     pub fn claimant(&self, advertised: &SocketAddr) -> Option<&Arc<WorkloadEntry>> {
         self.by_address.get(advertised)
     }
 
-    /// The services whose registered endpoints differ between the two versions.
+    /// Returns the services whose registered endpoints differ between the two versions.
     pub(super) fn changed_services(&self, old: &Self) -> Vec<ServiceKey> {
         changed_keys(&old.by_service, &self.by_service, PartialEq::eq)
     }
 
-    /// The workloads that came, went or differ between the two versions.
+    /// Returns the workloads that were added, removed or changed between the two versions.
     pub(super) fn changed_workloads(&self, old: &Self) -> Vec<WorkloadKey> {
         changed_keys(&old.workloads, &self.workloads, PartialEq::eq)
     }
 }
 
-/// The services of a workload, each once.
+/// Returns the services of a workload, each once.
 fn services(workload: &WorkloadEntry) -> Vec<&ServiceKey> {
     let mut all: Vec<_> = workload.ports.iter().flat_map(|port| &port.services).collect();
     all.sort_unstable();
@@ -100,12 +100,12 @@ fn services(workload: &WorkloadEntry) -> Vec<&ServiceKey> {
     all
 }
 
-/// Who a workload is: identities are shared by the instances of a service account, instance names are not.
+/// Identifies a workload. The instances of a service account share an identity; their instance names differ.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadKey {
     /// The identity in its certificate.
     pub identity: SpiffeId,
-    /// Its own name for this instance.
+    /// The name of the instance, chosen by the workload.
     pub instance: Name,
 }
 
@@ -122,16 +122,16 @@ pub struct WorkloadEntry {
     pub key: WorkloadKey,
     /// The ports it serves.
     pub ports: Vec<WorkloadPort>,
-    /// Its labels; `version` is told apart by canaries.
+    /// Its labels.
     pub labels: BTreeMap<Name, Name>,
     /// Its application is ready.
     pub ready: bool,
-    /// It leaves: no new requests.
+    /// It is draining: no new requests.
     pub draining: bool,
 }
 
 impl WorkloadEntry {
-    /// What it takes: draining wins over ready.
+    /// Returns its health. Draining takes precedence over ready.
     pub fn health(&self) -> EndpointHealth {
         match (self.draining, self.ready) {
             (true, _) => EndpointHealth::Draining,
@@ -140,7 +140,7 @@ impl WorkloadEntry {
         }
     }
 
-    /// Its endpoints on one port of one service.
+    /// Returns its endpoints on one port of one service.
     pub(super) fn endpoints(&self, service: &ServiceKey, port: u16) -> impl Iterator<Item = Endpoint> {
         let serves =
             move |offered: &&WorkloadPort| offered.service_port == port && offered.services.contains(service);
@@ -155,7 +155,7 @@ impl WorkloadEntry {
     }
 }
 
-/// The version that labels name: Kubernetes' recommended label, else the common short one.
+/// Returns the version that labels name: by Kubernetes' recommended label, else by the common short one.
 pub(super) fn version(labels: &BTreeMap<Name, Name>) -> Option<Name> {
     labels.get("app.kubernetes.io/version").or_else(|| labels.get("version")).cloned()
 }
@@ -167,15 +167,15 @@ pub struct WorkloadPort {
     pub services: Vec<ServiceKey>,
     /// The port of those services.
     pub service_port: u16,
-    /// What the application speaks, where that differs from the service's `appProtocol`.
+    /// The application's protocol, if it differs from the service's `appProtocol`.
     pub protocol: Option<AppProtocol>,
-    /// Where others connect to.
+    /// The address that others connect to.
     pub advertised: SocketAddr,
-    /// Where the sidecar listens.
+    /// The address that the sidecar listens on.
     pub listen: SocketAddr,
-    /// Where the application listens.
+    /// The address that the application listens on.
     pub application: SocketAddr,
-    /// Connections come redirected, and their original destination decides.
+    /// Connections are redirected, and their original destination selects the port.
     pub original_destination: bool,
 }
 

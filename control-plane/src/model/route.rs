@@ -1,7 +1,6 @@
-//! Routes as they apply to one port of one service: merged, in the order in which they are tried, backends resolved.
+//! Routes as they apply to one port of one service: merged, in order of precedence, with their backends resolved.
 //!
-//! The compact form of Gateway API's HTTPRoute, GRPCRoute and TCPRoute. Every value was checked when it was read, so
-//! that translation only writes it down.
+//! A compact form of Gateway API's HTTPRoute, GRPCRoute and TCPRoute. Every value was validated when it was read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,28 +19,28 @@ pub struct ServiceRoutes {
 }
 
 impl ServiceRoutes {
-    /// The routes that clients of `namespace` use on a service port; none means straight to the service.
+    /// Returns the routes that clients of `namespace` use on a service port. None means that requests go to the service itself.
     pub fn seen_from(&self, namespace: &str, port: u16) -> Option<&Arc<RouteTable>> {
         let (_, routes) = self.ports.iter().find(|(number, _)| *number == port)?;
         routes.consumers.get(namespace).or(routes.producer.as_ref())
     }
 }
 
-/// The routes of one service port. GAMMA (GEP-1294): a producer route stands in the service's namespace and is for
-/// everybody; a consumer route stands in another and is for the clients of that namespace, in place of the producer's.
+/// The routes of one service port. GAMMA (GEP-1294): a producer route is in the service's namespace and applies to all
+/// clients; a consumer route is in another namespace and applies to the clients there, instead of the producer route.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortRoutes {
-    /// What everybody uses who has no routes of their own.
+    /// The routes of clients whose namespace has none of its own.
     pub producer: Option<Arc<RouteTable>>,
-    /// What the clients of a namespace use instead.
+    /// The routes of the clients of a namespace.
     pub consumers: BTreeMap<Name, Arc<RouteTable>>,
 }
 
 /// Everything that applies to the clients of one service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteTable {
-    /// Requests, from HTTPRoutes or from GRPCRoutes: the first route that matches is used; where none does, the answer
-    /// is 404 (a gRPC client is told UNIMPLEMENTED by the same status).
+    /// Requests, from HTTPRoutes or from GRPCRoutes. The first route that matches is used. If none does, the answer is 404,
+    /// which a gRPC client reads as UNIMPLEMENTED.
     Http(Vec<Route>),
     /// Connections, from a TCPRoute: the whole port is opaque bytes, whatever its `appProtocol` says.
     Tcp(TcpRoute),
@@ -52,9 +51,9 @@ pub enum RouteTable {
 pub struct Route {
     /// `httproute/<namespace>/<name>/<rule>/<match>` (or `grpcroute/...`), both counted from 0.
     pub id: Name,
-    /// What it applies to.
+    /// The requests that it matches.
     pub matches: RouteMatch,
-    /// What is done; shared by the matches of one rule.
+    /// The action, shared by the matches of one rule.
     pub action: Arc<RouteAction>,
 }
 
@@ -63,20 +62,21 @@ pub struct Route {
 pub struct RouteAction {
     /// Forward or redirect.
     pub target: RouteTarget,
-    /// What is changed on the way.
+    /// The changes of requests and responses.
     pub filters: Filters,
-    /// For how long.
+    /// The time limits.
     pub timeouts: Timeouts,
-    /// The rule's own retries (GEP-1731); none means the mesh's default.
+    /// The rule's own retries (GEP-1731). None means the mesh's default.
     pub retry: Option<Retry>,
 }
 
-/// Where requests of a rule go.
+/// Where the requests of a rule go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteTarget {
-    /// To one of these by weight. None, all of weight 0, or the share of an invalid one: 500.
+    /// To one of these, by weight. The answer is 500 if there is none, if all have weight 0, and for the share of an invalid
+    /// one.
     Forward(Vec<WeightedBackend>),
-    /// Back to the client.
+    /// A redirect to the client.
     Redirect(Redirect),
 }
 
@@ -92,11 +92,11 @@ pub struct TcpRoute {
 /// One backend of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightedBackend {
-    /// Its share is this over the sum of all weights; 0 takes nothing.
+    /// Its share is this over the sum of all weights. With 0 it gets no requests.
     pub weight: u32,
-    /// The service port, or why there is none.
+    /// The service port, or why it cannot be used.
     pub target: Result<BackendTarget, InvalidBackend>,
-    /// What is changed for this backend alone: only header changes.
+    /// The changes for this backend alone. Only header changes are supported.
     pub filters: Filters,
 }
 
@@ -109,21 +109,21 @@ pub struct BackendTarget {
     pub port: u16,
 }
 
-/// Why a backend takes no requests: the reasons of Gateway API's `ResolvedRefs` condition.
+/// Why a backend gets no requests: the reasons of Gateway API's `ResolvedRefs` condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidBackend {
     /// In another namespace, and no ReferenceGrant there allows it.
     RefNotPermitted,
     /// No such service, or it has no such port.
     BackendNotFound,
-    /// Not a Service, or one of type ExternalName (GEP-1294 keeps those out of routes).
+    /// Not a Service, or one of type ExternalName (GEP-1294 excludes those).
     InvalidKind,
-    /// What is spoken there is not what the route carries: requests to opaque bytes, gRPC to HTTP/1.1.
+    /// The backend's protocol does not fit the route: opaque bytes for requests, HTTP/1.1 for gRPC.
     UnsupportedProtocol,
 }
 
 impl InvalidBackend {
-    /// The reason as the condition `ResolvedRefs` has it.
+    /// Returns the reason as it is in the condition `ResolvedRefs`.
     pub fn reason(self) -> &'static str {
         match self {
             Self::RefNotPermitted => "RefNotPermitted",
@@ -134,7 +134,7 @@ impl InvalidBackend {
     }
 }
 
-/// What a route applies to: all of it must hold.
+/// Which requests a route matches. All conditions must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteMatch {
     /// The path, without the query.
@@ -143,7 +143,7 @@ pub struct RouteMatch {
     pub method: Option<http::Method>,
     /// Header values; no name twice.
     pub headers: Vec<ValueMatch>,
-    /// Query parameters, by exact name; no name twice. The first value of the request counts.
+    /// Query parameters, by exact name; no name twice. The first value in the request is compared.
     pub query: Vec<ValueMatch>,
     /// Only gRPC requests.
     pub grpc: bool,
@@ -152,12 +152,12 @@ pub struct RouteMatch {
 /// What a path must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathMatch {
-    /// This, byte for byte.
+    /// Exactly this.
     Exact(Name),
-    /// This, or something below it: `/a` matches `/a` and `/a/b` and not `/ab`. No trailing slash, but `/` itself is
-    /// every path.
+    /// This path and those below it: `/a` matches `/a` and `/a/b` and not `/ab`. Without a trailing slash, except for `/`, which
+    /// matches every path.
     Prefix(Name),
-    /// The whole path matches this expression, which compiles.
+    /// The whole path matches this valid regular expression.
     Regex(Name),
 }
 
@@ -170,49 +170,49 @@ pub struct ValueMatch {
     pub value: ValuePattern,
 }
 
-/// A wanted value.
+/// How a value is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ValuePattern {
-    /// This, byte for byte.
+    /// Exactly this.
     Exact(Name),
-    /// The whole value matches this expression, which compiles.
+    /// The whole value matches this valid regular expression.
     Regex(Name),
 }
 
-/// What is changed on the way. Each at most once, as Gateway API has it, but mirrors.
+/// Changes of requests and responses. Each filter at most once, except mirrors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filters {
-    /// To the request's headers.
+    /// Changes of the request's headers.
     pub request_headers: HeaderChanges,
-    /// To the response's headers.
+    /// Changes of the response's headers.
     pub response_headers: HeaderChanges,
-    /// To the request's host and path.
+    /// The change of the request's host and path.
     pub rewrite: Option<Rewrite>,
-    /// Copies of requests, whose answers are dropped.
+    /// Copies of requests, whose responses are dropped.
     pub mirrors: Vec<Mirror>,
-    /// Answers to browsers about other origins.
+    /// Answers to cross-origin requests of browsers.
     pub cors: Option<Cors>,
 }
 
 /// Changes of headers: removed, then set, then added. Names are lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
-    /// In place of all values there are.
+    /// Headers to set, replacing all values.
     pub set: Vec<(Name, Name)>,
-    /// Besides the values there are.
+    /// Headers to add to the existing values.
     pub add: Vec<(Name, Name)>,
-    /// Taken away.
+    /// Headers to remove.
     pub remove: Vec<Name>,
 }
 
 impl HeaderChanges {
-    /// Whether nothing changes.
+    /// Returns true if nothing changes.
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
     }
 }
 
-/// An answer that sends the client elsewhere; what is absent stays as the request had it.
+/// A redirect of the client. What is absent stays as in the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     /// The scheme.
@@ -248,22 +248,22 @@ pub struct Rewrite {
 /// A new path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathRewrite {
-    /// In place of all of it.
+    /// Replaces the whole path.
     Full(Name),
-    /// In place of the prefix that matched; the rule matches prefixes only.
+    /// Replaces the matched prefix; the rule has one match, of a prefix.
     Prefix(Name),
 }
 
 /// A copy of requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
-    /// Where copies go, or why they go nowhere.
+    /// The service port that gets the copies, or why it cannot be used.
     pub target: Result<BackendTarget, InvalidBackend>,
-    /// Of how many requests.
+    /// The share of requests that is copied.
     pub share: Percentage,
 }
 
-/// What browsers are told about requests from other origins (GEP-1767).
+/// The answer to cross-origin requests of browsers (GEP-1767).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
     /// Origins: exact, `*`, or with a `*` in place of leading host labels.
@@ -276,26 +276,26 @@ pub struct Cors {
     pub allow_headers: Vec<Name>,
     /// Response headers, or `*`.
     pub expose_headers: Vec<Name>,
-    /// For how long a browser may remember the answer; Gateway API's default is 5 s.
+    /// For how long a browser may cache the answer. Gateway API's default is 5 s.
     pub max_age: Duration,
 }
 
-/// Time limits of a rule (GEP-1742). Zero means none, and so does absent.
+/// Time limits of a rule (GEP-1742). Zero and absent both mean no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the request's first byte to the response's last, all tries together.
+    /// From the request's first byte to the response's last, over all attempts.
     pub request: Option<Duration>,
-    /// For each try.
+    /// For each attempt.
     pub backend_request: Option<Duration>,
 }
 
 /// A rule's own retries (GEP-1731).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
-    /// Statuses of a response that are tried again: 400 to 599.
+    /// Response statuses that are retried: 400 to 599.
     pub codes: Vec<u16>,
-    /// How many tries after the first; absent: the mesh's default.
+    /// The maximum number of retries. Absent: the mesh's default.
     pub attempts: Option<u32>,
-    /// The least time before the next try; absent: the mesh's default.
+    /// The minimum time before a retry. Absent: the mesh's default.
     pub backoff: Option<Duration>,
 }

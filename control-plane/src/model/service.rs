@@ -1,4 +1,4 @@
-//! A service: its name, how it is reached, its ports.
+//! A service: its name, type and ports.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ pub struct ServiceKey {
 }
 
 impl ServiceKey {
-    /// Makes a key from its two names.
+    /// Creates a key.
     pub fn new(namespace: impl Into<Name>, name: impl Into<Name>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
@@ -34,7 +34,7 @@ impl fmt::Debug for ServiceKey {
     }
 }
 
-/// A service of the mesh. Only its TCP ports are here: the mesh carries no UDP or SCTP.
+/// A service of the mesh. It has only the TCP ports: the mesh carries no UDP or SCTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Its namespace and name.
@@ -51,12 +51,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// The port of this number.
+    /// Returns the port of this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    /// The cluster IPs; empty for a headless or external service.
+    /// Returns the cluster IPs; none for a headless or external service.
     pub fn cluster_ips(&self) -> &[IpAddr] {
         match &self.service_type {
             ServiceType::ClusterIps(ips) => ips,
@@ -68,24 +68,24 @@ impl Service {
 /// How clients reach a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceType {
-    /// By one address of its own, or one a family. On Linux there may be none: then by name only.
+    /// By cluster IP, at most one of each family. On Linux there may be none: then by name only.
     ClusterIps(Vec<IpAddr>),
     /// By the addresses of its endpoints (`clusterIP: None`).
     Headless,
-    /// It is another name for a host outside the mesh (`type: ExternalName`).
+    /// By another name, of a host outside the mesh (`type: ExternalName`).
     ExternalName(Name),
 }
 
 /// A port of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
-    /// Its name; empty when the service has one port without a name.
+    /// Its name; empty if it is the only port and has none.
     pub name: Name,
     /// The number that clients use.
     pub number: u16,
     /// The port of the application.
     pub target: TargetPort,
-    /// What is spoken on it.
+    /// Its protocol.
     pub protocol: AppProtocol,
 }
 
@@ -98,7 +98,7 @@ pub enum TargetPort {
     Name(Name),
 }
 
-/// What is spoken on a port: the classes of `appProtocol` that are carried differently.
+/// The protocol of a port: the classes of `appProtocol` that are handled differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AppProtocol {
     /// HTTP/1.1, WebSocket included.
@@ -109,16 +109,16 @@ pub enum AppProtocol {
     Grpc,
     /// Opaque bytes, the application's own TLS included.
     Tcp,
-    /// Nothing was said: the first bytes decide.
+    /// Unknown: detected from the first bytes of each connection.
     Detect,
 }
 
 impl AppProtocol {
-    /// Reads `appProtocol` of a ServicePort or of a registered port; nothing said is [`AppProtocol::Detect`].
+    /// Parses `appProtocol` of a ServicePort or of a registered port.
     ///
-    /// The field holds an IANA service name, one of Kubernetes' own (KEP-3726) or anybody's prefixed name. The names
-    /// here are those of HTTP, and of the protocols that must not wait for detection since their server speaks first
-    /// or that are TLS already. A name that we do not know says nothing to us, and so the bytes decide.
+    /// The field holds an IANA service name, one of Kubernetes' own (KEP-3726) or a prefixed name. The names here are those of
+    /// HTTP, and of protocols that must not wait for detection since their server speaks first or that are TLS already. Any
+    /// other name is [`AppProtocol::Detect`].
     pub fn parse(name: &str) -> Self {
         match name.to_ascii_lowercase().as_str() {
             "http" | "http/1.1" | "grpc-web" | "ws" | "kubernetes.io/ws" => Self::Http,

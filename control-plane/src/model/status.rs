@@ -1,4 +1,4 @@
-//! What became of a route: the standard conditions of Gateway API, one set for each parent.
+//! The status of a route: the standard conditions of Gateway API, one set for each parent.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,25 +18,25 @@ pub struct RouteStatus {
     pub parents: Vec<ParentStatus>,
 }
 
-/// What one parent made of the route.
+/// The status of a route for one parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentStatus {
     /// `Service shop/catalog`, with `:port` and `#section` if the reference has them.
     pub parent: Name,
-    /// `Accepted` and `ResolvedRefs`; empty where the parent is no Service, and so not the mesh's to judge.
+    /// `Accepted` and `ResolvedRefs`; empty if the parent is not a Service, and so not handled by the mesh.
     pub conditions: Vec<Condition>,
 }
 
 /// One condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// What is judged.
+    /// Its type.
     pub kind: ConditionKind,
     /// `True` or `False`.
     pub status: bool,
-    /// One word of the API's vocabulary.
+    /// The reason, as the API defines it.
     pub reason: &'static str,
-    /// For people.
+    /// A message for users.
     pub message: String,
     /// `metadata.generation` of the route, if it has one.
     pub observed_generation: Option<i64>,
@@ -47,11 +47,11 @@ pub struct Condition {
 pub enum ConditionKind {
     /// The route is attached to at least one port of the parent.
     Accepted,
-    /// Every backend of the route can be used.
+    /// Every backend of the route is valid.
     ResolvedRefs,
 }
 
-/// `Accepted=True (Accepted)`, with the message if it says more.
+/// `Accepted=True (Accepted)`, with the message if there is one.
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {

@@ -177,7 +177,7 @@ mod tests {
     }
 
     impl Definitions {
-        /// Changes a file, none for gone, and tells what became of which resource, shortly.
+        /// Changes or removes a file. Returns the changes of resources in short.
         fn file(&mut self, path: &str, text: Option<&str>) -> Vec<String> {
             self.part(path, text, Completeness::Complete)
         }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_keeps_everything_that_the_file_held() {
+    fn an_unidentified_resource_retains_all_of_its_file() {
         for broken in
             ["a: [\n", "{apiVersion: v1}\n", "{apiVersion: apps/v1, kind: X, metadata: {name: a}}\n"]
         {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_kept_through_a_restart() {
+    fn retained_versions_survive_a_restart() {
         let mut first = Definitions::default();
         first.file("f.yaml", Some(&(namespace("a", "x") + "---\n" + &namespace("b", "x"))));
         assert!(first.retained().is_empty());
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_version_gives_way_to_another_files() {
+    fn a_retained_version_yields_to_that_of_another_file() {
         let mut definitions = Definitions::default();
         definitions.file("a.yaml", Some(&namespace("a", "x")));
         definitions.file("a.yaml", Some(BROKEN));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_may_be_cut_short_takes_nothing_away() {
+    fn a_text_that_may_be_cut_short_removes_nothing() {
         let mut definitions = Definitions::default();
         let two = namespace("a", "x") + "---\n" + &namespace("b", "longer");
         definitions.file("f.yaml", Some(&two));

@@ -180,13 +180,13 @@ mod tests {
         changed.into_iter().map(|file| (file.path.display().to_string(), text(file.text))).collect()
     }
 
-    /// A look that takes everything as it is.
+    /// A scan for which every file is complete.
     fn scan(directory: &mut Directory) -> io::Result<Vec<ChangedFile>> {
         directory.scan(&mut WriteTracker::default(), Instant::now())
     }
 
     #[test]
-    fn a_scan_tells_what_is_new_different_or_gone() {
+    fn a_scan_returns_added_changed_and_removed_files() {
         let root = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
         let mut directory = Directory::new(root.path().into());
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_goes_away_is_waited_for_and_read_again_when_it_is_back_as_it_was() {
+    fn a_directory_that_disappears_is_waited_for_and_read_again_when_it_is_back() {
         let root = tempfile::tempdir().unwrap();
         let (inside, outside) = (root.path().join("config/below"), root.path().join("away"));
         fs::create_dir_all(&inside).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_went_away_takes_nothing_with_it() {
+    fn a_root_that_disappears_removes_nothing() {
         let root = tempfile::tempdir().unwrap();
         let inner = root.path().join("inner");
         fs::create_dir(&inner).unwrap();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_or_goes_away_while_it_is_read_is_read_again() {
+    fn a_file_that_changes_while_it_is_read_is_read_again() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.yaml");
         fs::write(&path, "old").unwrap();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_nowhere_cannot_be_read_and_is_not_gone() {
+    fn a_dangling_link_is_an_error_and_no_removal() {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let target = outside.path().join("a.yaml");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_written_is_left_as_it_was_under_all_its_names() {
+    fn a_file_that_is_being_written_is_read_under_none_of_its_names() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join(".hidden")).unwrap();
         fs::write(root.path().join(".hidden/a.yaml"), "1").unwrap();
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(directory.scan(&mut tracker, now).unwrap(), []);
         fs::write(root.path().join(".hidden/a.yaml"), "half and half").unwrap();
         tracker.record(FileEvent::Closed(".hidden/a.yaml".into()), now);
-        let taken = texts(directory.scan(&mut tracker, now).unwrap());
-        assert_eq!(taken, [("a.yaml".to_owned(), Some("half and half".to_owned()))]);
+        let read = texts(directory.scan(&mut tracker, now).unwrap());
+        assert_eq!(read, [("a.yaml".to_owned(), Some("half and half".to_owned()))]);
     }
 }

@@ -92,7 +92,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_taken_apart_without_loss(text in "(---|[-a:\\[ #\n\r])*") {
+        fn any_text_is_split_without_loss(text in "(---|[-a:\\[ #\n\r])*") {
             let documents = split(&text);
             let mut rest = &text[..];
             for (at, (number, _, part)) in documents.iter().enumerate() {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_yaml_is_refused_with_its_line_in_the_file() {
+    fn invalid_yaml_is_refused_with_its_line_in_the_file() {
         let decoded = read("---\na: 1\nb: [\n", 10);
         let error = &decoded[0].outcome.as_ref().unwrap_err()[0];
         assert!(error.reason.starts_with("line 1"), "{error}");

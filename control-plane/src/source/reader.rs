@@ -343,7 +343,7 @@ mod tests {
         let mut look = Look::new();
         look.write("large.yaml", Some(&large("a"))).names();
         assert_eq!(look.write("large.yaml", Some(&service("b"))).names(), ["b"]);
-        // Large again: the first text, parsed only now, is older than what was taken since.
+        // Large again: the first text, parsed only now, is older than what was applied since.
         look.write("large.yaml", Some(&large("c"))).names();
         assert_eq!(look.run_a_job().names(), ["b"]);
         assert_eq!(look.run_a_job().names(), ["c"]);

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_written_with_a_pause_is_not_taken_half() {
+    async fn a_file_that_is_written_with_a_pause_is_not_read_half() {
         use std::io::Write;
         let root = tempfile::tempdir().unwrap();
         let state = tempfile::tempdir().unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mounted_config_map_is_followed_when_its_link_is_set_anew() {
+    async fn a_mounted_config_map_is_read_again_when_its_link_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         let state = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);

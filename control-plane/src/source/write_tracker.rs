@@ -205,7 +205,7 @@ mod tests {
         Some(Stamp { inode: number, length: number, modified: (0, 0), changed: (0, 0) })
     }
 
-    /// A directory that was scanned at once.
+    /// A directory that was scanned once.
     fn tracker() -> (WriteTracker, Instant) {
         let mut tracker = WriteTracker::default();
         tracker.scanned(|_| false);
@@ -217,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn at_first_everything_is_taken_as_it_is() {
+    fn at_first_every_file_is_complete() {
         let readiness = WriteTracker::default().readiness(&path(), (None, stamp(1)), true, Instant::now());
         assert_eq!(readiness, Readiness::Complete);
     }
 
     #[test]
-    fn a_file_is_taken_when_its_writer_closes_it_however_long_it_pauses() {
+    fn a_file_is_read_when_its_writer_closes_it_however_long_it_pauses() {
         let (mut tracker, now) = tracker();
         let second = Duration::from_secs(1);
         assert!(!tracker.record(FileEvent::Writing(path()), now));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_nobody_closes_is_taken_once_in_part_when_it_is_quiet() {
+    fn a_file_that_is_not_closed_is_read_once_in_part_when_it_is_idle() {
         let (mut tracker, now) = tracker();
         tracker.record(FileEvent::Writing(path()), now);
         assert_eq!(tracker.next_scan(now), Some(now + IDLE_AFTER));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_and_a_link_that_is_set_anew_are_complete_at_once() {
+    fn a_rename_and_a_replaced_link_are_complete_at_once() {
         for (notice, stamp) in [
             (FileEvent::Closed(path()), stamp(1)),
             (FileEvent::AttributesChanged(path()), stamp(1)),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_elsewhere_does_not_complete_a_file_that_nothing_was_heard_of() {
+    fn a_change_elsewhere_does_not_complete_a_file_without_events() {
         let (mut tracker, now) = tracker();
         let grown = Some(Stamp { length: 9, ..stamp(1).unwrap() });
         tracker.record(FileEvent::TreeChanged, now);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_was_heard_of_must_stay_as_it_is_for_a_while() {
+    fn a_file_without_events_must_stay_the_same_for_a_while() {
         let (mut tracker, now) = tracker();
         assert_eq!(tracker.readiness(&path(), (None, stamp(1)), false, now), Readiness::Pending);
         tracker.scanned(|_| true);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_goes_away_takes_nothing_with_it_until_it_has_been_gone_for_a_while() {
+    fn a_file_is_removed_only_when_it_has_been_gone_for_a_while() {
         for notice in [FileEvent::Closed(path()), FileEvent::TreeChanged, FileEvent::EventsLost] {
             let (mut tracker, now) = tracker();
             tracker.record(notice.clone(), now);
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_came_back_and_goes_away_again_is_waited_for_anew() {
+    fn a_file_that_came_back_and_disappears_again_is_waited_for_again() {
         let (mut tracker, now) = tracker();
         assert_eq!(tracker.readiness(&path(), (stamp(1), None), false, now), Readiness::Partial);
         tracker.record(FileEvent::Closed(path()), now);
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn after_lost_notices_nothing_is_taken_for_closed_or_open() {
+    fn after_lost_events_no_file_counts_as_closed_or_open() {
         let (mut tracker, now) = tracker();
         tracker.record(FileEvent::Writing(path()), now);
         assert!(tracker.record(FileEvent::EventsLost, now));

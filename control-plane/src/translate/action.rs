@@ -1,4 +1,4 @@
-//! What a route does: forward with shares, redirect, rewrite, mirror, change headers, answer other origins.
+//! The action of a route: forward by weight, redirect, rewrite, mirror, change headers, answer cross-origin requests.
 
 use outrigger_proto::xds::core::header_value_option::HeaderAppendAction;
 use outrigger_proto::xds::core::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
@@ -27,10 +27,10 @@ use crate::model::route::{
     RedirectScheme, Rewrite, Route, RouteTarget, WeightedBackend,
 };
 
-/// The cluster that does not exist: what takes the share of an invalid backend, and so answers 500.
+/// A cluster that does not exist. It gets the share of an invalid backend, so that the answer is 500.
 pub(super) const INVALID_BACKEND: &str = "outrigger.invalid-backend";
 
-/// One route of the model, of a service port.
+/// Translates a route of a service port.
 pub(super) fn route(scope: Scope<'_>, of: &Route, port: u16) -> route::Route {
     let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors } = &of.action.filters;
     let action = match &of.action.target {
@@ -55,7 +55,7 @@ pub(super) fn route(scope: Scope<'_>, of: &Route, port: u16) -> route::Route {
     }
 }
 
-/// The route of a service that has none of its own: all requests, straight to it.
+/// Returns the route of a service without routes: all requests go to the service.
 pub(super) fn straight_to(scope: Scope<'_>, id: String, cluster: &str) -> route::Route {
     route::Route {
         name: id,
@@ -70,7 +70,7 @@ pub(super) fn straight_to(scope: Scope<'_>, id: String, cluster: &str) -> route:
     }
 }
 
-/// The cluster of a backend.
+/// Returns the cluster of a backend.
 pub(super) fn cluster_name(target: &Result<BackendTarget, InvalidBackend>, cluster_domain: &str) -> String {
     match target {
         Ok(target) => Target::service(target.service.clone(), target.port).name(cluster_domain).to_string(),
@@ -137,7 +137,7 @@ fn clusters(live: &[&WeightedBackend], cluster_domain: &str) -> ClusterSpecifier
     ClusterSpecifier::WeightedClusters(WeightedCluster { clusters, ..Default::default() })
 }
 
-/// Mirrors that go nowhere are left out: a copy that cannot be sent harms nobody (the route's status says it).
+/// Translates mirrors. Those with an invalid backend are left out; the status of the route reports them.
 fn mirrors(mirrors: &[Mirror], cluster_domain: &str) -> Vec<RequestMirrorPolicy> {
     let valid = mirrors.iter().filter(|mirror| mirror.target.is_ok());
     valid
@@ -150,7 +150,7 @@ fn mirrors(mirrors: &[Mirror], cluster_domain: &str) -> Vec<RequestMirrorPolicy>
                 }),
                 ..Default::default()
             }),
-            // Gateway API sends the copy as it is, without Envoy's `-shadow` behind the host.
+            // Gateway API does not change the host of the copy; Envoy would append `-shadow`.
             disable_shadow_host_suffix_append: true,
             ..Default::default()
         })
@@ -165,8 +165,8 @@ fn redirection(redirect: &Redirect, matched: &PathMatch, service_port: u16) -> R
         None => (None, 80),
     };
     let asked = port.map_or(if scheme.is_some() { well_known } else { 0 }, u32::from);
-    // A scheme's own port is left out of `Location` ("HTTPRequestRedirectFilter.port"), but Envoy writes whatever port
-    // it is given, and keeps that of `Host` where it is given none: only where that may be another is it replaced.
+    // The well-known port of a scheme is left out of `Location` ("HTTPRequestRedirectFilter.port"). Envoy writes any port that
+    // it is given, and otherwise keeps that of `Host`: the port is replaced only if it may be another one.
     let implied = asked == well_known && (hostname.is_some() || service_port == 80);
     RedirectAction {
         scheme_rewrite_specifier: word.map(|word| SchemeRewriteSpecifier::SchemeRedirect(word.into())),
@@ -194,8 +194,8 @@ enum NewPath {
     Regex(RegexMatchAndSubstitute),
 }
 
-/// A new path in Envoy's terms. Gateway API replaces whole path elements, Envoy's `prefix_rewrite` bytes: the two
-/// agree but where the matched or the new prefix is `/` (GEP-726's table of examples).
+/// Translates a path rewrite. Gateway API replaces whole path elements, Envoy's `prefix_rewrite` bytes: they differ if the
+/// matched or the new prefix is `/` (GEP-726, table of examples).
 fn new_path(path: &PathRewrite, matched: &PathMatch) -> NewPath {
     let prefix = match path {
         PathRewrite::Full(path) => return NewPath::Full(path.to_string()),
@@ -210,12 +210,12 @@ fn new_path(path: &PathRewrite, matched: &PathMatch) -> NewPath {
     }
 }
 
-/// A backslash in the new text stands for itself, not for a group of the expression.
+/// Escapes backslashes, which would refer to groups of the expression.
 fn substitute(expression: &str, with: &str) -> RegexMatchAndSubstitute {
     RegexMatchAndSubstitute { pattern: Some(regex(expression)), substitution: with.replace('\\', r"\\") }
 }
 
-/// Headers to set and to add. A percent sign is doubled: alone it begins a substitution command
+/// Translates headers to set and to add. A percent sign is doubled: a single one begins a substitution command
 /// (`HeaderValueOption.header`, "Custom request/response headers"), which Gateway API does not have.
 fn additions(changes: &HeaderChanges) -> Vec<HeaderValueOption> {
     let option = |append: HeaderAppendAction| {
@@ -239,7 +239,7 @@ fn cors_policy(cors: &Cors) -> Any {
     let origin = |origin: &outrigger_core::Name| match origin.as_ref() {
         "*" => matching(".*"),
         plain if !plain.contains('*') => exact(plain),
-        // `https://*.example.com`: any labels before, at least one.
+        // `https://*.example.com`: at least one label in place of the star.
         wild => {
             let parts: Vec<_> = wild.split('*').map(::regex::escape).collect();
             matching(&parts.join("[A-Za-z0-9._-]+"))
@@ -257,7 +257,7 @@ fn cors_policy(cors: &Cors) -> Any {
     any(type_url::CORS_POLICY, &policy)
 }
 
-/// Whether any route answers other origins, so that the listener needs the filter.
+/// Returns true if a route has a CORS policy, so that the listener needs the filter.
 pub(super) fn uses_cors(routes: &[Route]) -> bool {
     routes.iter().any(|route| route.action.filters.cors.is_some())
 }

@@ -1,4 +1,4 @@
-//! Translated resources, kept until the mesh changes under them. The catalogue owns the one that there is.
+//! Caches translated resources until the mesh changes. Owned by the catalog.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use super::scope::Dialect;
 use crate::model::mesh::Changed;
 use crate::model::service::ServiceKey;
 
-/// The kinds in which endpoints show: clusters name the identities of theirs.
+/// The kinds that depend on endpoints: clusters have the identities of theirs.
 pub(super) const ENDPOINT_KINDS: [Kind; 2] = [Kind::Cluster, Kind::Endpoints];
-/// The kinds in which routes show.
+/// The kinds that depend on routes.
 pub(super) const ROUTE_KINDS: [Kind; 2] = [Kind::Listener, Kind::Route];
 
-/// What was made of each service, by name.
+/// The translated resources of each service, by name.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     services: HashMap<ServiceKey, HashMap<Name, Vec<Cached>>>,
 }
 
-/// Whom a translated resource is for.
+/// The clients that a translated resource is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Audience {
-    /// The clients of this namespace alone; none for those of all namespaces without routes of their own.
+    /// The clients of this namespace. None for the clients of all namespaces without routes of their own.
     pub(super) namespace: Option<Name>,
-    /// The clients that read this.
+    /// The dialect of the clients.
     pub(super) dialect: Dialect,
 }
 
@@ -37,7 +37,7 @@ struct Cached {
 }
 
 impl Cache {
-    /// What was made for this audience.
+    /// Returns the resource for this audience.
     pub(super) fn get(
         &self,
         service: &ServiceKey,
@@ -50,13 +50,13 @@ impl Cache {
         all.iter().find(same).map(|cached| Arc::clone(&cached.resource))
     }
 
-    /// Keeps what was made.
+    /// Inserts a resource.
     pub(super) fn insert(&mut self, service: ServiceKey, audience: Audience, resource: Arc<Resource>) {
         let names = self.services.entry(service).or_default();
         names.entry(resource.name.clone()).or_default().push(Cached { audience, resource });
     }
 
-    /// Drops what a change of the mesh touches.
+    /// Removes what a change of the mesh affects.
     pub(super) fn invalidate(&mut self, changed: &Changed) {
         let Changed { services, endpoints, routes, workloads: _ } = changed; // inbound resources are not kept
         for key in services {

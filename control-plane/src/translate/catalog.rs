@@ -1,8 +1,8 @@
-//! The catalogue of all that can be asked for: translated when somebody asks, kept until the mesh changes under it.
+//! The catalog of all xDS resources: translated on request, and cached until the mesh changes.
 //!
-//! One for the process, asked by every stream. A change costs the resources of the services that changed: they are
-//! dropped here, and [`Affected`] says whom to wake. Two clients that ask for the same get the same bytes. What does
-//! not exist is not remembered, so that invented names cost nothing; what exists is bounded by the mesh.
+//! All streams of the process share it. A change of the mesh invalidates only the resources of the changed services, and
+//! [`Affected`] tells which streams to wake. Clients that request the same get the same bytes. Names that do not exist are not
+//! cached, so requests for invented names use no memory; the resources that exist are bounded by the mesh.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -20,14 +20,14 @@ use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
 use crate::model::service::{Service, ServiceKey, ServiceType};
 
-/// What the answer for a name can change with.
+/// Something that the resource of a name depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Dependency {
     /// A service of this name.
     Service(ServiceKey),
-    /// Whoever has this address as cluster IP.
+    /// The service that has this cluster IP.
     Ip(IpAddr),
-    /// Whoever has an endpoint here.
+    /// The services that have an endpoint at this address.
     Endpoint(SocketAddr),
     /// The registration of a workload.
     Workload(WorkloadKey),
@@ -35,18 +35,18 @@ pub enum Dependency {
     Mesh,
 }
 
-/// Which resources a change touches.
+/// The resources that a change affects.
 #[derive(Debug, Default)]
 pub struct Affected {
-    /// What changed, and the kinds that it can show in.
+    /// What changed, with the kinds of resources that depend on it.
     pub dependencies: Vec<(Dependency, BTreeSet<Kind>)>,
-    /// The names by which who watches everything knows what changed.
+    /// The affected names in a wildcard subscription.
     pub names: Vec<(Kind, Name)>,
     /// The inbound resources of changed workloads.
     pub inbound: Vec<(WorkloadKey, Vec<(Kind, Name)>)>,
 }
 
-/// The catalogue.
+/// The catalog.
 #[derive(Debug)]
 pub struct Catalog {
     settings: MeshSettings,
@@ -61,17 +61,17 @@ struct CatalogState {
 }
 
 impl Catalog {
-    /// An empty catalogue, which is not ready.
+    /// Creates an empty catalog, which is not ready.
     pub fn new(settings: MeshSettings) -> Self {
         Self { settings, state: Mutex::default() }
     }
 
-    /// Whether there is a mesh to answer from.
+    /// Returns true once a mesh was published.
     pub fn is_ready(&self) -> bool {
         self.state().mesh.is_some()
     }
 
-    /// Takes the next version of the mesh, and says what it touches.
+    /// Publishes the next version of the mesh. Returns what it affects.
     pub fn publish(&self, mesh: Arc<Mesh>) -> Affected {
         let mut state = self.state();
         let old = state.mesh.replace(Arc::clone(&mesh)).unwrap_or_default();
@@ -81,7 +81,7 @@ impl Catalog {
         self.affected(&changed, &old, &mesh)
     }
 
-    /// The resource of this name for this viewer, if there is one.
+    /// Returns the resource of this name for this viewer. Returns None if it does not exist.
     pub fn resource(&self, viewer: &Viewer, kind: Kind, name: &str) -> Option<Arc<Resource>> {
         let mesh = self.state().mesh.clone()?;
         let scope = Scope { mesh: &mesh, viewer, settings: &self.settings };
@@ -99,14 +99,14 @@ impl Catalog {
         }
         let made = translate(scope, service, &target, (kind, name))?;
         let mut state = self.state();
-        // Made from a mesh that is no longer the latest, it answers this once; a change is on its way to the asker.
+        // If the mesh was replaced meanwhile, the resource is not cached. The stream is woken by that change.
         if state.mesh.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &mesh)) {
             state.cache.insert(target.service, audience, Arc::clone(&made));
         }
         Some(made)
     }
 
-    /// The names that `*` means: the viewer's own inbound side, and every service if it watches all.
+    /// Returns the names that `*` stands for: the viewer's inbound resources, and those of every service in wildcard mode.
     pub fn wildcard(&self, viewer: &Viewer, kind: Kind) -> Vec<Name> {
         let Some(mesh) = self.state().mesh.clone() else { return Vec::new() };
         let own = mesh.workload(&viewer.workload).map(|workload| inbound_names(workload, kind));
@@ -117,7 +117,7 @@ impl Catalog {
         names
     }
 
-    /// Whether `*` means this name, if it exists at all.
+    /// Returns true if `*` includes this name, provided that it exists.
     pub fn in_wildcard(&self, viewer: &Viewer, kind: Kind, name: &str) -> bool {
         let domain = &self.settings.cluster_domain;
         let of_mesh =
@@ -125,7 +125,7 @@ impl Catalog {
         kind.has_wildcard() && (name.starts_with(INBOUND_PREFIX) || (is_mesh_wide(viewer, kind) && of_mesh()))
     }
 
-    /// What the answer for a name can change with: fixed by the name, whether or not it exists today.
+    /// Returns what the resource of a name depends on. This follows from the name alone, whether or not the resource exists.
     pub fn dependencies(&self, viewer: &Viewer, kind: Kind, name: &str) -> Vec<Dependency> {
         let domain = &self.settings.cluster_domain;
         if name == "*" && kind.has_wildcard() {
@@ -160,16 +160,16 @@ impl Catalog {
             keys.iter().for_each(|key| touched.entry(key).or_default().extend(kinds));
         }
         let mut affected = Affected::default();
-        // Many services may be reached at one address, which is affected once.
+        // Many services may share an address, which is affected once.
         let mut dependencies: HashMap<Dependency, BTreeSet<Kind>> = HashMap::new();
         let mut workloads: BTreeSet<_> = workloads.iter().cloned().collect();
         for (key, kinds) in touched {
-            // What is called by an endpoint's address comes and goes with the endpoint, listener and routes too.
+            // All resources that are named by an endpoint's address come and go with the endpoint.
             for address in addresses_of(old, key).chain(addresses_of(new, key)) {
                 dependencies.entry(address).or_default().extend(kinds.iter().copied().chain(ROUTE_KINDS));
             }
             affected.names.extend(self.wildcard_names(key, &kinds, [old, new]));
-            // What the service says of a port's protocol, and a TCPRoute, show in the listeners of those who serve it.
+            // The inbound listeners of its workloads depend on the protocol of the service's port, and on TCPRoutes.
             if services.binary_search(key).is_ok() || routes.binary_search(key).is_ok() {
                 workloads
                     .extend(new.registrations().of_service(key).iter().map(|workload| workload.key.clone()));
@@ -193,7 +193,7 @@ impl Catalog {
         affected
     }
 
-    /// The names by which who watches everything knows a changed service.
+    /// Returns the names of a changed service in a wildcard subscription.
     fn wildcard_names(
         &self,
         key: &ServiceKey,
@@ -208,7 +208,7 @@ impl Catalog {
             for kind in kinds.iter().filter(|kind| kind.has_wildcard()) {
                 all.extend(canonical.iter().map(|name| (*kind, name.clone())));
             }
-            // With an endpoint, all that is called by its address comes and goes.
+            // All resources that are named by an endpoint's address come and go with the endpoint.
             for kind in [Kind::Cluster, Kind::Listener] {
                 if kinds.contains(&Kind::Cluster) {
                     let direct = wildcard::direct_names(mesh, key, kind, domain);
@@ -219,7 +219,7 @@ impl Catalog {
         all
     }
 
-    /// The state; no code that holds the lock can panic half-way through a change of it.
+    /// Locks the state. The lock cannot be poisoned halfway through a change.
     fn state(&self) -> MutexGuard<'_, CatalogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -235,7 +235,7 @@ fn is_mesh_wide(viewer: &Viewer, kind: Kind) -> bool {
     viewer.mode == Mode::Wildcard && kind.has_wildcard() && dialect
 }
 
-/// What a name means. An address is a service's, or else that of one endpoint.
+/// Resolves a name. An address is that of a service, or else of an endpoint.
 fn resolve_name(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Target> {
     if kind != Kind::Listener {
         return Target::parse(name, scope.domain());
@@ -271,7 +271,7 @@ fn translate(
     })
 }
 
-/// A viewer's own inbound side. Nobody else asks for it, so it is not kept.
+/// Translates an inbound resource of the viewer. It is not cached, since no other client requests it.
 fn inbound_resource(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Arc<Resource>> {
     let workload = scope.mesh.workload(&scope.viewer.workload)?;
     match kind {
@@ -281,7 +281,8 @@ fn inbound_resource(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Arc<Reso
     }
 }
 
-/// Whether there is such a port, and such an endpoint if one is meant. What is outside the mesh has no resources.
+/// Returns true if the service has the port, and the endpoint if the target is one. Services outside the mesh have no
+/// resources.
 fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
     let endpoint = |only| mesh.serves_endpoint(&only, &target.service, target.port);
     !matches!(service.service_type, ServiceType::ExternalName(_))
@@ -289,14 +290,14 @@ fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
         && target.only.is_none_or(endpoint)
 }
 
-/// The addresses that mean a service port: whoever is told of everything asks nobody what `10.0.0.1:80` is.
+/// Returns the addresses of a service port. Clients in wildcard mode do not request `10.0.0.1:80`, so they need the aliases.
 fn addresses(mesh: &Mesh, service: &Service, port: u16) -> Vec<Name> {
     let own = |ip: &&IpAddr| mesh.service_by_ip(ip) == Some(&service.key);
     let ips = service.cluster_ips().iter().filter(own);
     ips.map(|ip| SocketAddr::new(*ip, port).to_string().into()).collect()
 }
 
-/// Whom a resource is for: all that read the dialect, or the clients of one namespace that has routes of its own.
+/// Returns the audience of a resource: all clients of the dialect, or those of one namespace that has routes of its own.
 fn audience(scope: Scope<'_>, target: &Target, kind: Kind) -> Audience {
     let consumer = || {
         let entry = scope.mesh.service(&target.service)?;
@@ -307,7 +308,7 @@ fn audience(scope: Scope<'_>, target: &Target, kind: Kind) -> Audience {
     Audience { namespace, dialect: scope.dialect() }
 }
 
-/// The inbound names of a workload among one kind.
+/// Returns the names of the inbound resources of a workload.
 fn inbound_names(workload: &WorkloadEntry, kind: Kind) -> Vec<Name> {
     match kind {
         Kind::Listener => inbound::listener_names(workload),
@@ -316,7 +317,7 @@ fn inbound_names(workload: &WorkloadEntry, kind: Kind) -> Vec<Name> {
     }
 }
 
-/// The addresses under which clients know a service: its own, and those of its endpoints.
+/// Returns the addresses by which clients reach a service: its cluster IPs, and those of its endpoints.
 fn addresses_of<'a>(mesh: &'a Mesh, key: &'a ServiceKey) -> impl Iterator<Item = Dependency> + 'a {
     let entry = mesh.service(key);
     let ips = entry.into_iter().flat_map(|entry| entry.service.cluster_ips()).map(|ip| Dependency::Ip(*ip));

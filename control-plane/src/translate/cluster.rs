@@ -1,4 +1,4 @@
-//! CDS: how the endpoints of a service port are reached.
+//! CDS: the clusters of service ports.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -33,10 +33,10 @@ use super::scope::Scope;
 use super::wire::{ads, any, duration, empty, exact, field, secret, transport_socket};
 use crate::model::service::{AppProtocol, Service, ServicePort};
 
-/// The key of HTTP options among a cluster's protocol options.
+/// The key of HTTP options in a cluster's protocol options.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// The cluster of a service port, or of one endpoint of it.
+/// Translates the cluster of a service port, or of one endpoint of it.
 pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port: &ServicePort) -> Cluster {
     let name = target.name(scope.domain());
     Cluster {
@@ -45,7 +45,7 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
         eds_cluster_config: Some(EdsClusterConfig { eds_config: ads(), ..Default::default() }),
         connect_timeout: duration(defaults::CONNECT_TIMEOUT),
         circuit_breakers: Some(defaults::circuit_breakers()),
-        // Where there is one endpoint and no other, ejecting it would only turn slow into impossible.
+        // With one endpoint there is no alternative: ejecting it would turn slow requests into failed ones.
         outlier_detection: target.only.is_none().then(defaults::outlier_detection),
         load_balancing_policy: Some(defaults::load_balancing_policy(scope.dialect())),
         typed_extension_protocol_options: protocol_options(port.protocol),
@@ -71,7 +71,7 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
     }
 }
 
-/// What is spoken to the application itself: HTTP/2 where it said so, else HTTP/1.1; opaque bytes have no options.
+/// Returns the protocol options for the application: HTTP/2 if configured, else HTTP/1.1; none for opaque bytes.
 pub(super) fn protocol_options(protocol: AppProtocol) -> HashMap<String, Any> {
     let config = match protocol {
         AppProtocol::H2c | AppProtocol::Grpc => {
@@ -103,7 +103,7 @@ fn upstream_tls(scope: Scope<'_>, target: &Target, service: &Service) -> Any {
     let context = UpstreamTlsContext {
         sni: host(&target.service, scope.domain()),
         common_tls_context: Some(CommonTlsContext {
-            // The proxy offers of these what it is going to speak: requests, upgrades, opaque bytes.
+            // The proxy offers the one that it is going to use: for requests, upgrades or opaque bytes.
             alpn_protocols: [alpn::HTTP2, alpn::HTTP1, alpn::OPAQUE].map(String::from).to_vec(),
             tls_certificate_sds_secret_configs: vec![secret(sds_secret::CERTIFICATE)],
             validation_context_type: Some(ValidationContextType::CombinedValidationContext(
@@ -120,8 +120,8 @@ fn upstream_tls(scope: Scope<'_>, target: &Target, service: &Service) -> Any {
     any(type_url::UPSTREAM_TLS_CONTEXT, &context)
 }
 
-/// Who may serve: the accounts that the service names, and who does serve it. Where nobody is known there is one that
-/// nobody can be, for an empty list would let in everybody of the mesh.
+/// Returns the accepted identities: the accounts that the service names, and those of its endpoints. If there are none, an
+/// identity that no workload can have: an empty list would accept every identity of the mesh.
 fn identities(scope: Scope<'_>, target: &Target, service: &Service) -> BTreeSet<SpiffeId> {
     let account = |name: &str| -> Result<SpiffeId, IdentityError> {
         SpiffeId::new(scope.settings.trust_domain.clone(), &service.key.namespace, name)

@@ -1,5 +1,5 @@
-//! Everything that the mesh gives to who sets nothing. In the proxy an absent field means what it means in Envoy, so
-//! each default is written into the resources, here and nowhere else.
+//! The defaults of the mesh. In the proxy an absent field has the meaning that it has in Envoy, so each default is written into
+//! the resources, by this module only.
 
 use std::time::Duration;
 
@@ -18,34 +18,33 @@ use super::scope::Dialect;
 use super::wire::{boolean, duration, empty, uint};
 use crate::model::route::Retry;
 
-/// To connect to an endpoint.
+/// The timeout of connecting to an endpoint.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// To tell HTTP from other bytes where nothing says which it is. A server that speaks first costs a new client this
-/// once, until the verdict is remembered.
+/// The timeout of detecting HTTP on a port without a declared protocol. For a server that speaks first, a new client waits for
+/// it once; then the outcome is remembered.
 pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a request, an upgraded connection or opaque bytes may be quiet: for as long as they like. Watches, long polls
-/// and database sessions are quiet on purpose, and an application that wants a limit has its own. Envoy would cut them
-/// after 5 minutes (`stream_idle_timeout`) and an hour (`TcpProxy.idle_timeout`), and so "none" is written. Whether a
-/// quiet peer is still there is for HTTP/2 PINGs and TCP keepalive to find out, not for a clock.
+/// No idle timeout for requests, upgraded connections and opaque bytes. Watches, long polls and database sessions are idle by
+/// design, and an application that wants a limit has its own. Envoy's defaults are 5 minutes (`stream_idle_timeout`) and an
+/// hour (`TcpProxy.idle_timeout`), so "none" is written. Dead peers are found by HTTP/2 PINGs and TCP keepalive.
 pub(super) const NO_IDLE_TIMEOUT: Duration = Duration::ZERO;
-/// Upgrades that pass, on every listener: all that an application agrees to. Named first what a proxy that does not know
-/// the star lets pass too.
+/// The upgrades that are allowed on every listener: all that the application accepts. `websocket` is named too, for proxies that
+/// do not know the star.
 pub(super) const UPGRADES: [&str; 2] = ["websocket", "*"];
-/// Tries after the first.
+/// The maximum number of retries.
 const RETRIES: u32 = 2;
-/// The least time before the next try, and how many times that the most.
+/// The minimum time before a retry, and the maximum as a multiple of it.
 const BACKOFF: Duration = Duration::from_millis(25);
 const BACKOFF_SPREAD: u32 = 10;
-/// What is tried again.
+/// What is retried.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
-/// And by our own proxy: of an idempotent method, a reset or disconnect before the response's head, or a 503 (RFC 9110,
-/// section 9.2.2).
+/// What our own proxy retries in addition: for an idempotent method, a reset or disconnect before the response's head, or a 503
+/// (RFC 9110 section 9.2.2).
 const IDEMPOTENT: &str = ",idempotent-failure";
 
-/// The retries of a route: its own words (GEP-1731) over the mesh's.
+/// Returns the retry policy of a route: its own settings (GEP-1731) over the mesh's.
 pub(super) fn retry_policy(dialect: Dialect, own: Option<&Retry>, per_try: Option<Duration>) -> RetryPolicy {
     let codes = own.map_or(&[][..], |retry| &retry.codes);
-    // An interval must be longer than nothing (`RetryBackOff.base_interval`); Envoy's timers have milliseconds.
+    // The interval must be positive (`RetryBackOff.base_interval`); Envoy's timers have milliseconds.
     let backoff = own.and_then(|retry| retry.backoff).unwrap_or(BACKOFF).max(Duration::from_millis(1));
     let attempts = own.and_then(|retry| retry.attempts).unwrap_or(RETRIES);
     let idempotent = if dialect == Dialect::Outrigger { IDEMPOTENT } else { "" };
@@ -63,8 +62,8 @@ pub(super) fn retry_policy(dialect: Dialect, own: Option<&Retry>, per_try: Optio
     }
 }
 
-/// Bulkheads, and the budget that keeps retries from making an outage worse: 20 % of the requests in flight, and
-/// three that a quiet service may always have.
+/// Circuit breakers, and the retry budget that keeps retries from making an outage worse: 20 % of the requests in flight, and
+/// always three.
 pub(super) fn circuit_breakers() -> CircuitBreakers {
     let budget = RetryBudget {
         budget_percent: Some(Percent { value: 20.0 }),
@@ -83,10 +82,10 @@ pub(super) fn circuit_breakers() -> CircuitBreakers {
     }
 }
 
-/// Ejection of an endpoint of whose last 20 requests or more, within ten seconds, half failed, while the others of its
-/// cluster do better; two are enough to compare. Answers that are failures do not eject because they come in a row: one path
-/// that always fails would eject the endpoints in turn. What cannot be reached, or breaks off, some times in a row is dead,
-/// and found sooner. Success rates stay off: three endpoints are too few for a deviation of theirs to mean anything.
+/// Ejects an endpoint if half of at least 20 requests within ten seconds failed, while the others of its cluster do better; two
+/// endpoints are enough to compare. Consecutive error responses do not eject: one path that always fails would eject all
+/// endpoints in turn. Consecutive connection failures do, since they show a dead endpoint sooner. Success rate ejection is
+/// off: with three endpoints a deviation has no meaning.
 pub(super) fn outlier_detection() -> OutlierDetection {
     OutlierDetection {
         interval: duration(Duration::from_secs(10)),
@@ -110,8 +109,8 @@ pub(super) fn outlier_detection() -> OutlierDetection {
     }
 }
 
-/// Two choices: by peak EWMA where that is known, else by requests in flight. A client takes the first that it knows, so
-/// that an older proxy of ours is given both.
+/// Power of two choices: by peak EWMA if the client supports it, else by requests in flight. A client uses the first policy that
+/// it knows, so both are sent.
 pub(super) fn load_balancing_policy(dialect: Dialect) -> LoadBalancingPolicy {
     let policy = |name: &str, type_url| load_balancing_policy::Policy {
         typed_extension_config: Some(TypedExtensionConfig {

@@ -1,8 +1,8 @@
-//! The names by which clients ask: of destinations, clusters and routes.
+//! The names of destinations, clusters and routes that clients request.
 //!
-//! A destination is what an application called (`cart:80`, `cart.shop:80`, `10.0.0.5:80`), read in the namespace of
-//! the caller; a cluster or route has one canonical name. What each name may come to depend on is fixed by its text,
-//! so that a stream can be woken when something begins to exist.
+//! A destination is what an application called (`cart:80`, `cart.shop:80`, `10.0.0.5:80`), resolved in the namespace of the
+//! client; a cluster or route has one canonical name. The text of a name determines what it can depend on, so that a stream
+//! can be woken when the resource is created.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use outrigger_core::Name;
 
 use crate::model::service::ServiceKey;
 
-/// What a client called.
+/// The destination that a client called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
     /// A service by name.
@@ -20,8 +20,8 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// Reads a destination's name as a client in `namespace` means it. Only the one spelling that proxies ask by is a
-    /// name: lower case, no trailing dot, a port. No other name exists.
+    /// Parses the name of a destination for a client in `namespace`. Returns None unless it is in the form that proxies request:
+    /// lower case, no trailing dot, with a port.
     pub fn parse(name: &str, namespace: &str, cluster_domain: &str) -> Option<Self> {
         if let Ok(address) = name.parse::<SocketAddr>() {
             return (address.to_string() == name).then_some(Self::Address(address));
@@ -41,25 +41,25 @@ impl Destination {
     }
 }
 
-/// What the name of a cluster, of its endpoints or of a route configuration means: a service port, or one endpoint
-/// of it (`10.0.0.5:8080@cart.shop.svc.cluster.local:80`).
+/// The target of a cluster, of its endpoints or of a route configuration: a service port, or one endpoint of it
+/// (`10.0.0.5:8080@cart.shop.svc.cluster.local:80`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The service.
     pub service: ServiceKey,
     /// Its port.
     pub port: u16,
-    /// The one endpoint that is meant.
+    /// The only endpoint, if the target is one.
     pub only: Option<SocketAddr>,
 }
 
 impl Target {
-    /// All endpoints of a service port.
+    /// Creates the target of all endpoints of a service port.
     pub fn service(service: ServiceKey, port: u16) -> Self {
         Self { service, port, only: None }
     }
 
-    /// Reads a canonical name.
+    /// Parses a canonical name.
     pub fn parse(name: &str, cluster_domain: &str) -> Option<Self> {
         let (only, canonical) = match name.split_once('@') {
             Some((address, rest)) => {
@@ -73,7 +73,7 @@ impl Target {
         Some(Self { service, port: read_port(port)?, only })
     }
 
-    /// The canonical name.
+    /// Returns the canonical name.
     pub fn name(&self, cluster_domain: &str) -> Name {
         let canonical = format!("{}:{}", host(&self.service, cluster_domain), self.port);
         match self.only {
@@ -83,7 +83,7 @@ impl Target {
     }
 }
 
-/// The canonical host name of a service: what DNS has for it.
+/// Returns the canonical host name of a service, as in DNS.
 pub fn host(service: &ServiceKey, cluster_domain: &str) -> String {
     format!("{service}.svc.{cluster_domain}")
 }
@@ -98,7 +98,7 @@ fn read_key(text: &str) -> Option<ServiceKey> {
     Some(ServiceKey::new(label(namespace)?, label(name)?))
 }
 
-/// A DNS label (RFC 1123): what Kubernetes names services and namespaces by.
+/// Returns the text if it is a DNS label (RFC 1123), as the names of services and namespaces are.
 fn label(text: &str) -> Option<&str> {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (!text.is_empty() && text.len() <= 63 && text.bytes().all(legal)).then_some(text)

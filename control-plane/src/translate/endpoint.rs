@@ -1,7 +1,7 @@
 //! EDS: the endpoints of a service port, by zone.
 //!
-//! The messages here are those of `envoy.config.endpoint.v3` with ordered maps in place of the generated ones, since
-//! an endpoint's metadata has several entries and a resource must encode to the same bytes every time.
+//! The messages are those of `envoy.config.endpoint.v3`, with ordered maps: an endpoint's metadata has several entries, and a
+//! resource must encode to the same bytes every time.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,10 @@ use super::wire::{socket_address, text, uint};
 use crate::model::endpoint::{Endpoint, EndpointHealth};
 use crate::model::mesh::Mesh;
 
-/// The load assignment of a cluster.
+/// Translates the load assignment of a cluster.
 ///
-/// What is not ready is left out: it takes nothing. Who drains takes what is sent only where nobody else does, and is
-/// healthy then (KEP-1669). One endpoint, called by its own address, is there in whatever state: the client that dialled it has
-/// decided.
+/// Endpoints that are not ready are left out. Draining ones are included only if no other is ready, and are healthy then
+/// (KEP-1669). The endpoint of a target that is one is always included, since the client chose it.
 pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignment {
     let mesh = scope.mesh;
     let not_ready = mesh.service(&target.service).is_some_and(|entry| entry.service.publish_not_ready);
@@ -48,14 +47,14 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
     }
 }
 
-/// The endpoints that a cluster's name means.
+/// Returns the endpoints of a target.
 pub(super) fn endpoints(mesh: &Mesh, target: &Target) -> Vec<Endpoint> {
     let mut endpoints = mesh.endpoints(&target.service, target.port);
     endpoints.retain(|endpoint| target.only.is_none_or(|only| endpoint.address == only));
     endpoints
 }
 
-/// A zone weighs as much as it has endpoints. Without a weight gRPC ignores it.
+/// Returns the weight of a zone: its number of endpoints. gRPC ignores a locality without a weight.
 fn locality(zone: Option<&str>, endpoints: Vec<LbEndpoint>) -> LocalityEndpoints {
     LocalityEndpoints {
         locality: Some(Locality { zone: zone.unwrap_or_default().into(), ..Default::default() }),
@@ -84,7 +83,7 @@ fn lb_endpoint(endpoint: &Endpoint, health: HealthStatus) -> LbEndpoint {
     }
 }
 
-/// `envoy.config.endpoint.v3.ClusterLoadAssignment`, as much of it as is used.
+/// `envoy.config.endpoint.v3.ClusterLoadAssignment`, with the fields that are used.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LoadAssignment {
     #[prost(string, tag = "1")]

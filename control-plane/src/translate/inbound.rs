@@ -1,4 +1,4 @@
-//! The server side of one registered workload: real listeners with TLS, and the clusters of its application.
+//! The inbound resources of a registered workload: listeners with TLS, and the clusters of its application.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ use crate::model::registration::{WorkloadEntry, WorkloadPort};
 use crate::model::route::RouteTable;
 use crate::model::service::AppProtocol;
 
-/// The listener of this name: all ports of the workload that share its address.
+/// Translates the listener of this name, for all ports of the workload that share its address.
 pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Listener> {
     let ports: Vec<_> = workload.ports.iter().filter(|port| *inbound_name(port.listen) == *name).collect();
     let address = ports.first()?.listen;
@@ -48,7 +48,7 @@ pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -
     })
 }
 
-/// The cluster of this name: the application behind one port.
+/// Translates the cluster of this name: the application behind one port.
 pub(super) fn application(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Cluster> {
     let port = workload.ports.iter().find(|port| *inbound_name(port.application) == *name)?;
     let kind = if port.original_destination { DiscoveryType::OriginalDst } else { DiscoveryType::Static };
@@ -70,18 +70,18 @@ pub(super) fn application(scope: Scope<'_>, workload: &WorkloadEntry, name: &str
         load_assignment: (!port.original_destination).then_some(assignment),
         connect_timeout: duration(defaults::CONNECT_TIMEOUT),
         circuit_breakers: Some(defaults::circuit_breakers()),
-        // No ejection: there is no other instance to turn to.
+        // No outlier detection: there is no other instance.
         typed_extension_protocol_options: cluster::protocol_options(spoken(scope.mesh, port)),
         ..Default::default()
     })
 }
 
-/// The names of the listeners of a workload, each once.
+/// Returns the names of the listeners of a workload, each once.
 pub(super) fn listener_names(workload: &WorkloadEntry) -> Vec<Name> {
     names(workload, |port| port.listen)
 }
 
-/// The names of the clusters of its applications, each once.
+/// Returns the names of the clusters of its application, each once.
 pub(super) fn application_names(workload: &WorkloadEntry) -> Vec<Name> {
     names(workload, |port| port.application)
 }
@@ -91,8 +91,7 @@ fn names(workload: &WorkloadEntry, of: fn(&WorkloadPort) -> SocketAddr) -> Vec<N
     names.into_keys().collect()
 }
 
-/// Whether a TCPRoute makes the port opaque for some clients: their bytes come as such, whatever the application
-/// is said to speak.
+/// Returns true if a TCPRoute makes the port opaque for some clients, whatever the protocol of the application is.
 fn has_tcp_route(mesh: &Mesh, port: &WorkloadPort) -> bool {
     let routes =
         port.services.iter().filter_map(|key| mesh.service(key)).flat_map(|entry| &entry.routes.ports);
@@ -102,7 +101,7 @@ fn has_tcp_route(mesh: &Mesh, port: &WorkloadPort) -> bool {
     tables.any(|table| matches!(**table, RouteTable::Tcp(_)))
 }
 
-/// What the application speaks: as registered, else as the service says.
+/// Returns the application's protocol: as registered, else that of the service's port.
 fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
     let of_service = || {
         let entry = mesh.service(port.services.first()?)?;
@@ -111,7 +110,7 @@ fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
     port.protocol.or_else(of_service).unwrap_or(AppProtocol::Detect)
 }
 
-/// The filter chains of one port: requests and opaque bytes are told apart by ALPN, which the peer's sidecar chose.
+/// Returns the filter chains of one port. ALPN, which the peer's sidecar chose, distinguishes requests from opaque bytes.
 fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<FilterChain> {
     let protocol = spoken(scope.mesh, port);
     let Some(service) = port.services.first() else { return Vec::new() };
@@ -153,7 +152,7 @@ fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<Filte
     }
 }
 
-/// All requests to the application; no time limit and no second try of its own, for those are the client side's.
+/// Returns the route of all requests to the application, without timeouts and retries, which the client's sidecar applies.
 fn to_application(cluster: &str) -> Route {
     Route {
         name: cluster.into(),

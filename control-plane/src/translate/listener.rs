@@ -1,4 +1,4 @@
-//! LDS, the client side: the listener of a destination, without an address, as gRPC defined the shape.
+//! LDS: the listener of a destination, without an address, in the form that gRPC clients use (`api_listener`).
 
 use outrigger_core::Name;
 use outrigger_proto::xds::core::{Http1ProtocolOptions, Metadata, TrafficDirection};
@@ -23,7 +23,7 @@ use super::wire::{ads, any, duration, empty};
 use crate::model::route::{RouteTable, TcpRoute};
 use crate::model::service::{AppProtocol, ServicePort};
 
-/// The listener of the name that was asked for.
+/// Translates the listener of a requested name.
 pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: &ServicePort) -> Listener {
     let canonical = target.name(scope.domain());
     let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
@@ -36,7 +36,7 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
     };
     let (http, tcp) = match (table.map(|table| table.as_ref()), port.protocol) {
         (Some(RouteTable::Tcp(_)), _) | (_, AppProtocol::Tcp) => (false, true),
-        // A route for requests makes the port HTTP: other bytes would get past it.
+        // A route for requests makes the port HTTP: other bytes would bypass it.
         (Some(RouteTable::Http(_)), AppProtocol::Detect) => (true, false),
         (None, AppProtocol::Detect) => (true, true),
         (_, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => (true, false),
@@ -64,21 +64,21 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
             ..Default::default()
         }];
         listener.listener_filters_timeout = duration(DETECTION_TIMEOUT);
-        // A server that speaks first waits for no bytes of the client: no verdict in time means opaque.
+        // A client of a server that speaks first sends no bytes at first: after the timeout they are opaque.
         listener.continue_on_listener_filters_timeout = true;
     }
     listener
 }
 
-/// Tells the proxy what a listener or chain leads to, for its records and metrics. Others do not look at it.
+/// Returns metadata with the destination of a listener or chain, for records and metrics of our proxy. Other clients ignore it.
 pub(super) fn leads_to(canonical: &str) -> Option<Metadata> {
     let name = Value { kind: Some(value::Kind::StringValue(canonical.into())) };
     let fields = Struct { fields: [(metadata::NAME.into(), name)].into() };
     Some(Metadata { filter_metadata: [(metadata::DESTINATION.into(), fields)].into(), ..Default::default() })
 }
 
-/// An HTTP connection manager with the filters that every one has. `canonical` is the destination, which is also whom an
-/// HTTP/1.0 request is for that does not say it.
+/// Returns an HTTP connection manager with the default filters. `canonical` is the destination, and also the host of HTTP/1.0
+/// requests that have none.
 pub(super) fn connection_manager(
     stat: &str,
     canonical: &str,
@@ -112,7 +112,7 @@ pub(super) fn connection_manager(
     }
 }
 
-/// The TCP proxy as a network filter.
+/// Returns the TCP proxy as a network filter.
 pub(super) fn tcp_filter(stat: &str, clusters: ClusterSpecifier) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: stat.into(),
@@ -123,12 +123,13 @@ pub(super) fn tcp_filter(stat: &str, clusters: ClusterSpecifier) -> Filter {
     network_filter("envoy.filters.network.tcp_proxy", any(type_url::TCP_PROXY, &proxy))
 }
 
-/// A network filter.
+/// Returns a network filter.
 pub(super) fn network_filter(name: &str, config: outrigger_proto::xds::protobuf::Any) -> Filter {
     Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
 }
 
-/// The share of an invalid backend goes to a cluster that does not exist, and so is refused.
+/// Returns the weighted clusters of a TCP route. The share of an invalid backend goes to a cluster that does not exist, and so
+/// is refused.
 fn weighted(route: &TcpRoute, cluster_domain: &str) -> ClusterSpecifier {
     let live = route.backends.iter().filter(|backend| backend.weight > 0);
     let mut clusters: Vec<_> = live
@@ -145,7 +146,7 @@ fn weighted(route: &TcpRoute, cluster_domain: &str) -> ClusterSpecifier {
     }
 }
 
-/// The names that a wildcard means for a service: its ports by canonical name.
+/// Returns the names of a service in a wildcard subscription: the canonical names of its ports.
 pub(super) fn canonical_names(
     service: &crate::model::service::Service,
     cluster_domain: &str,

@@ -1,4 +1,4 @@
-//! What a route applies to: Gateway API's matches as Envoy's.
+//! Translates Gateway API's matches to Envoy's.
 
 use outrigger_proto::xds::route::header_matcher::HeaderMatchSpecifier;
 use outrigger_proto::xds::route::query_parameter_matcher::QueryParameterMatchSpecifier;
@@ -32,7 +32,7 @@ pub(super) fn route_match(of: &RouteMatch) -> route::RouteMatch {
     }
 }
 
-/// Every request.
+/// Returns the match of every request.
 pub(super) fn everything() -> route::RouteMatch {
     route::RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }
 }
@@ -40,7 +40,7 @@ pub(super) fn everything() -> route::RouteMatch {
 fn path_specifier(path: &PathMatch) -> PathSpecifier {
     match path {
         PathMatch::Exact(path) => PathSpecifier::Path(path.to_string()),
-        // Envoy's path_separated_prefix must not end in a slash, and `/` is every path.
+        // Envoy's path_separated_prefix must not end in a slash; `/` matches every path.
         PathMatch::Prefix(prefix) if prefix.as_ref() == "/" => PathSpecifier::Prefix("/".into()),
         PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.to_string()),
         PathMatch::Regex(expression) => PathSpecifier::SafeRegex(regex(expression)),

@@ -1,7 +1,8 @@
-//! From the mesh to xDS resources: lazily, once for all who ask the same, and again only where the mesh changed.
+//! Translates the mesh to xDS resources: on request, once for all clients that request the same, and again only if the mesh
+//! changed.
 //!
-//! [`catalog`] answers for a name and a viewer; below it stands one file a resource, and [`defaults`] holds every
-//! number that the mesh gives to who sets none.
+//! [`catalog`] returns the resource of a name for a viewer. Each type of resource has a file, and [`defaults`] has the default
+//! of every policy.
 
 pub mod catalog;
 mod cache;

@@ -1,7 +1,7 @@
-//! What translation makes: encoded resources with the hash of their content as version.
+//! Encoded resources, with the hash of their content as version.
 //!
-//! Encoded once and shared by every stream that sends it. The version is the same on every replica and after every
-//! restart, so that a proxy that reconnects elsewhere is not sent what it already has.
+//! A resource is encoded once and shared by all streams that send it. The version is the same on every replica and after
+//! every restart, so that a proxy that reconnects is not sent what it already has.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use outrigger_proto::xds::protobuf::Any;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-/// The first 8 bytes of the SHA-256 of an encoded resource; written as 16 hexadecimal digits.
+/// The first 8 bytes of the SHA-256 of an encoded resource, displayed as 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(u64);
 
 impl Version {
-    /// The version of these bytes.
+    /// Returns the version of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         let digest = Sha256::digest(bytes);
         Self(digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    /// Reads back what [`fmt::Display`] wrote; anything else is no version of ours.
+    /// Parses what [`fmt::Display`] wrote. Returns None for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let ours = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         ours.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
@@ -45,25 +45,24 @@ impl fmt::Debug for Version {
 /// An encoded resource.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// Its name, as the client asked for it.
+    /// Its name, as the client requested it.
     pub name: Name,
     /// The hash of its content.
     pub version: Version,
     /// Its kind.
     pub kind: Kind,
-    /// Other names that mean the same to every client (`Resource.aliases`).
+    /// Other names of the resource (`Resource.aliases`).
     pub aliases: Vec<Name>,
     bytes: Vec<u8>,
 }
 
 impl Resource {
-    /// Encodes a message. It must encode to the same bytes every time: no map with two entries, or one that is
-    /// ordered.
+    /// Encodes a message. It must encode to the same bytes every time: a map with several entries must be ordered.
     pub fn new(kind: Kind, name: &str, message: &impl Message) -> Arc<Self> {
         Self::with_aliases(kind, name, message, Vec::new())
     }
 
-    /// Encodes a message that goes by other names too. They count for the version: other aliases must be sent.
+    /// Encodes a message with aliases. They are part of the version, so that a change of them is sent.
     pub fn with_aliases(kind: Kind, name: &str, message: &impl Message, aliases: Vec<Name>) -> Arc<Self> {
         let bytes = message.encode_to_vec();
         let mut content = bytes.clone();
@@ -71,17 +70,17 @@ impl Resource {
         Arc::new(Self { name: name.into(), version: Version::of(&content), kind, aliases, bytes })
     }
 
-    /// The resource as it stands in a response.
+    /// Returns the resource as it is in a response.
     pub fn to_any(&self) -> Any {
         Any { type_url: self.kind.type_url().into(), value: self.bytes.clone() }
     }
 
-    /// The size of the encoded message in bytes.
+    /// Returns the size of the encoded message, in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Reads the message back, for tests.
+    /// Decodes the message, for tests.
     #[cfg(test)]
     pub(crate) fn decode<M: Message + Default>(&self) -> M {
         M::decode(self.bytes.as_slice()).unwrap()
@@ -93,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_survives_the_wire_and_nothing_else_passes_for_one() {
+    fn a_version_survives_the_wire_and_nothing_else_is_one() {
         let version = Version::of(b"bytes");
         assert_eq!(Version::parse(&version.to_string()), Some(version));
         for foreign in ["", "1", "0123456789ABCDEF", "+123456789abcdef", "0123456789abcdef0"] {

@@ -1,4 +1,4 @@
-//! RDS: the routes of one service port as the clients of one namespace use them.
+//! RDS: the routes of a service port for the clients of a namespace.
 
 use outrigger_proto::xds::route::{Route, RouteConfiguration, VirtualHost};
 
@@ -7,8 +7,8 @@ use super::destination::Target;
 use super::scope::Scope;
 use crate::model::route::RouteTable;
 
-/// The route configuration of this name, or none where the port carries opaque bytes. One endpoint, called by its own
-/// address, is reached without the service's routes (GEP-1294: they apply to the service's own addresses).
+/// Translates the route configuration of a target. Returns None if the port carries opaque bytes. For a single endpoint the
+/// service's routes do not apply (GEP-1294: they apply to the service's own addresses).
 pub(super) fn route_configuration(scope: Scope<'_>, target: &Target) -> Option<RouteConfiguration> {
     let name = target.name(scope.domain());
     let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
@@ -24,7 +24,7 @@ pub(super) fn route_configuration(scope: Scope<'_>, target: &Target) -> Option<R
     Some(configuration(&name, routes))
 }
 
-/// Routes for whatever host: the destination was chosen before.
+/// Returns routes for any host: the destination was already chosen.
 pub(super) fn configuration(name: &str, routes: Vec<Route>) -> RouteConfiguration {
     RouteConfiguration {
         name: name.into(),

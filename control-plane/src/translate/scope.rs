@@ -1,4 +1,4 @@
-//! What a translation sees: one version of the mesh, who asks, and what is the same for all.
+//! The input of a translation: one version of the mesh, the viewer, and the settings of the mesh.
 
 use outrigger_core::Name;
 use outrigger_core::identity::TrustDomain;
@@ -6,39 +6,39 @@ use outrigger_core::identity::TrustDomain;
 use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadKey;
 
-/// What is the same for the whole mesh.
+/// The settings of the whole mesh.
 #[derive(Debug, Clone)]
 pub struct MeshSettings {
     /// The DNS suffix of services, without `svc.`: `cluster.local`.
     pub cluster_domain: Name,
-    /// Whose identities the workloads have.
+    /// The trust domain of the workloads.
     pub trust_domain: TrustDomain,
 }
 
-/// Who asks.
+/// The client that a resource is translated for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Viewer {
-    /// The workload: its namespace decides what names mean, itself what its inbound side is.
+    /// The workload. Names are resolved in its namespace, and it determines the inbound resources.
     pub workload: WorkloadKey,
     /// Whether `*` means the whole mesh.
     pub mode: Mode,
-    /// What it can read.
+    /// The dialect that it reads.
     pub dialect: Dialect,
 }
 
 impl Viewer {
-    /// The namespace of the workload.
+    /// Returns the namespace of the workload.
     pub(crate) fn namespace(&self) -> &str {
         self.workload.identity.namespace()
     }
 }
 
-/// How a proxy learns of destinations.
+/// How a proxy subscribes to destinations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// By asking for each that its application calls.
+    /// To each that its application calls, on demand.
     OnDemand,
-    /// By being told of all.
+    /// To all.
     Wildcard,
 }
 
@@ -47,12 +47,12 @@ pub enum Mode {
 pub enum Dialect {
     /// As Envoy's API documents them.
     Envoy,
-    /// With what only our own proxy knows.
+    /// With the extensions of our own proxy.
     Outrigger,
 }
 
-/// What one translation sees. What it makes is shared by all that have the same namespace and dialect, so that nothing
-/// but an inbound side may depend on more of the viewer than those.
+/// The input of one translation. Its output is shared by all viewers of the same namespace and dialect, so only inbound
+/// resources may depend on more of the viewer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) mesh: &'a Mesh,
@@ -61,12 +61,12 @@ pub(super) struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// The DNS suffix of services.
+    /// Returns the DNS suffix of services.
     pub(super) fn domain(&self) -> &str {
         &self.settings.cluster_domain
     }
 
-    /// How resources are written.
+    /// Returns the dialect of the viewer.
     pub(super) fn dialect(&self) -> Dialect {
         self.viewer.dialect
     }

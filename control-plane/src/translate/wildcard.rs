@@ -1,8 +1,8 @@
-//! What `*` means to a client that watches the whole mesh: the ports of every service by canonical name, and what may be
-//! dialled without a service's name.
+//! The names in a wildcard subscription of the whole mesh: the ports of every service by canonical name, and the addresses that
+//! clients connect to directly.
 //!
-//! Cluster IPs are aliases of the canonical listeners. A headless service has none: DNS gives its clients the addresses
-//! of its endpoints, and so each of those is a destination of its own, as it is for clients that ask.
+//! Cluster IPs are aliases of the canonical listeners. A headless service has none: DNS gives clients the addresses of its
+//! endpoints, so each of those is a destination of its own, as it is on demand.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use super::resource::Kind;
 use crate::model::mesh::Mesh;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 
-/// Every name of this kind, in no order and perhaps twice.
+/// Returns every name of this kind, unordered, possibly with duplicates.
 pub(super) fn names(mesh: &Mesh, kind: Kind, cluster_domain: &str) -> Vec<Name> {
     let services = || mesh.services().map(|(_, entry)| entry.service.as_ref());
     let canonical = services().flat_map(|service| canonical_names(service, cluster_domain));
@@ -23,7 +23,7 @@ pub(super) fn names(mesh: &Mesh, kind: Kind, cluster_domain: &str) -> Vec<Name> 
     canonical.chain(direct).collect()
 }
 
-/// The ports of a service. What is outside the mesh has no resources.
+/// Returns the names of the ports of a service. Services outside the mesh have no resources.
 pub(super) fn canonical_names(service: &Service, cluster_domain: &str) -> Vec<Name> {
     match service.service_type {
         ServiceType::ExternalName(_) => Vec::new(),
@@ -33,7 +33,8 @@ pub(super) fn canonical_names(service: &Service, cluster_domain: &str) -> Vec<Na
     }
 }
 
-/// The endpoints of a service that are dialled by address: its own, or shared with a service that is headless.
+/// Returns the names of the endpoints of a service that clients connect to directly: those of a headless service, or shared with
+/// one.
 pub(super) fn direct_names(mesh: &Mesh, key: &ServiceKey, kind: Kind, cluster_domain: &str) -> Vec<Name> {
     let ports = mesh.service(key).map(|entry| entry.service.ports.as_slice()).unwrap_or_default();
     let endpoints = ports.iter().flat_map(|port| mesh.endpoints(key, port.number));
@@ -45,7 +46,7 @@ pub(super) fn direct_names(mesh: &Mesh, key: &ServiceKey, kind: Kind, cluster_do
     endpoints.into_iter().filter_map(|endpoint| target(endpoint.address)).map(name).collect()
 }
 
-/// Whether a name is among [`names`].
+/// Returns true if a name is among [`names`].
 pub(super) fn means(mesh: &Mesh, kind: Kind, name: &str, cluster_domain: &str) -> bool {
     if kind == Kind::Listener
         && let Ok(address) = name.parse::<SocketAddr>()
@@ -62,7 +63,7 @@ pub(super) fn means(mesh: &Mesh, kind: Kind, name: &str, cluster_domain: &str) -
     }
 }
 
-/// What the address of an endpoint means, where somebody dials it as such.
+/// Returns the target of an endpoint's address if clients connect to it directly.
 fn direct_target(mesh: &Mesh, address: SocketAddr) -> Option<Target> {
     if mesh.service_by_ip(&address.ip()).is_some() || !mesh.is_dialed_directly(&address) {
         return None;

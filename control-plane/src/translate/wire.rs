@@ -1,4 +1,4 @@
-//! Small xDS values that many resources share: typed configs, durations, wrappers, addresses, matchers.
+//! Small xDS values that many resources use: typed configs, durations, wrappers, addresses, matchers.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ pub(super) fn any(type_url: &str, message: &impl Message) -> Any {
     Any { type_url: type_url.into(), value: message.encode_to_vec() }
 }
 
-/// A message without fields of its own, such as a filter that needs no config.
+/// Returns a message without fields, such as the configuration of a filter that needs none.
 pub(super) fn empty(type_url: &str) -> Any {
     Any { type_url: type_url.into(), value: Vec::new() }
 }
 
-/// Durations beyond what the message can hold, some hundred thousand million years, become its greatest.
+/// Converts a duration. One that exceeds the range of the message becomes its maximum.
 pub(super) fn duration(duration: Duration) -> Option<protobuf::Duration> {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     Some(protobuf::Duration { seconds, nanos: duration.subsec_nanos().cast_signed() })
@@ -42,7 +42,7 @@ pub(super) fn text(text: &str) -> Value {
     Value { kind: Some(protobuf::value::Kind::StringValue(text.into())) }
 }
 
-/// A struct of one field. With more the encoding would not be the same every time, for the map has no order.
+/// Returns a struct of one field. With more fields the encoding would not be deterministic, since the map is unordered.
 pub(super) fn field(key: &str, value: &str) -> Struct {
     Struct { fields: HashMap::from([(key.into(), text(value))]) }
 }
@@ -55,7 +55,7 @@ pub(super) fn ads() -> Option<ConfigSource> {
     })
 }
 
-/// A secret that the proxy has itself; the source is named since the message needs one.
+/// Refers to a secret that the proxy has itself. The source is set since the message requires one.
 pub(super) fn secret(name: &str) -> SdsSecretConfig {
     SdsSecretConfig { name: name.into(), sds_config: ads() }
 }

@@ -74,7 +74,7 @@ fn a_consumer_route_leads_to_its_own_parent_without_a_grant() {
 }
 
 #[test]
-fn who_directs_the_clients_of_other_namespaces_needs_a_grant_and_nobody_else() {
+fn only_a_producer_route_needs_a_grant() {
     for (namespace, parent, backend, granted) in [
         ("office", "catalog", "cart, namespace: shop", true),
         ("office", "catalog", "old, namespace: archive", true),
@@ -116,7 +116,7 @@ fn a_route_of_two_parents_needs_a_grant_for_the_one_that_it_produces() {
 }
 
 #[test]
-fn one_kind_of_route_is_in_force_on_a_port_and_the_others_are_told() {
+fn only_one_kind_of_route_is_active_on_a_port() {
     let rule = format!("{{{TO_CART}}}");
     let tcp =
         |name: &str| route("TCPRoute", name, "name: catalog", "{backendRefs: [{name: stock, port: 9000}]}");
@@ -124,7 +124,7 @@ fn one_kind_of_route_is_in_force_on_a_port_and_the_others_are_told() {
     assert_eq!(builder.table("catalog", "shop"), ["tcproute/shop/a/0/0 1*stock.shop:9000"]);
     assert_eq!(
         builder.conditions("TCPRoute shop/b")[0],
-        "Accepted=False (Conflicted): TCPRoute shop/a is in force on every port that this route names"
+        "Accepted=False (Conflicted): TCPRoute shop/a is active on every port that this route selects"
     );
     builder.with(&[&http("h", &rule)]);
     assert_eq!(builder.table("catalog", "shop"), ["httproute/shop/h/0/0 1*cart.shop:80"]);
@@ -147,10 +147,10 @@ fn a_parent_that_cannot_take_the_route_says_why() {
         ("name: nobody", "Accepted=False (NoMatchingParent): there is no Service shop/nobody"),
         ("name: catalog, port: 81", "Accepted=False (NoMatchingParent): the Service has no such port"),
         ("name: catalog, sectionName: x", "Accepted=False (NoMatchingParent): the Service has no such port"),
-        ("name: stock", "Accepted=False (NoMatchingParent): the port's appProtocol is no HTTP"),
+        ("name: stock", "Accepted=False (NoMatchingParent): the port's appProtocol is not HTTP"),
         (
             "name: out",
-            "Accepted=False (NoMatchingParent): a Service of type ExternalName takes no routes (GEP-1294)",
+            "Accepted=False (NoMatchingParent): a Service of type ExternalName cannot be a parent (GEP-1294)",
         ),
     ] {
         let route = route("HTTPRoute", "r", parent, &rule);
@@ -243,7 +243,7 @@ fn a_grant_that_comes_or_goes_changes_the_routes_that_need_it() {
 }
 
 #[test]
-fn a_route_without_rules_sends_everything_nowhere_and_mirrors_are_resolved() {
+fn a_route_without_rules_has_no_backend_and_mirrors_are_resolved() {
     let bare = http("r", "").replace(", rules: []", "");
     let builder = shop(&[&bare]);
     assert_eq!(builder.table("catalog", "shop"), ["httproute/shop/r/0/0"]);

@@ -122,7 +122,7 @@ fn an_update_among_ten_thousand_services_is_the_only_change() {
 }
 
 #[test]
-fn what_is_in_force_on_a_service_is_found_once_for_all_its_routes() {
+fn the_active_routes_of_a_service_are_found_once_for_all_its_routes() {
     let mut builder = MeshBuilder::default();
     builder.with(&[&service("catalog", 80, "http"), &service("cart", 80, "http")]);
     let rule = "{backendRefs: [{name: cart, namespace: shop, port: 80}]}";

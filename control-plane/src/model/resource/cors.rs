@@ -126,7 +126,7 @@ mod tests {
                 ("allowOrigins: ['*', 'http://a']", &cors(".allowOrigins"), "'*' excludes"),
                 ("allowOrigins: [example.com]", &cors(".allowOrigins[0]"), "not an origin"),
                 ("allowOrigins: ['http://a/b']", &cors(".allowOrigins[0]"), "not an origin"),
-                ("allowOrigins: ['http://a', 'http://a']", &cors(".allowOrigins"), "twice"),
+                ("allowOrigins: ['http://a', 'http://a']", &cors(".allowOrigins"), "duplicated"),
                 ("allowMethods: [get]", &cors(".allowMethods[0]"), "none of GET"),
                 ("allowHeaders: ['a b']", &cors(".allowHeaders[0]"), "not a header name"),
                 ("allowCredentials: 1", &cors(".allowCredentials"), "invalid type"),

@@ -1,7 +1,7 @@
 //! EndpointSlice, discovery.k8s.io/v1.
 //!
-//! On Kubernetes slices come from the control plane there; in a directory an operator writes them for what does not
-//! register itself. An annotation says who the sidecars behind a slice must prove to be.
+//! On Kubernetes the cluster writes them; in a directory an operator does, for workloads that do not register themselves. An
+//! annotation names the identity that the sidecars of the endpoints must prove.
 
 use std::net::IpAddr;
 
@@ -16,15 +16,15 @@ use crate::model::endpoint::{EndpointHealth, Peer};
 use crate::model::registration::version;
 use crate::model::service::ServiceKey;
 
-/// The label that says whose endpoints these are.
+/// The label that names the service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A slice of a service's endpoints.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct EndpointSlice {
-    /// Whose endpoints these are.
+    /// The service.
     pub(crate) service: ServiceKey,
-    /// Names of service ports, and where the endpoints listen for them.
+    /// The names of service ports, and the ports that the endpoints listen on.
     pub(crate) ports: Vec<(Name, u16)>,
     pub(crate) endpoints: Vec<SliceEndpoint>,
     pub(crate) peer: Peer,
@@ -40,7 +40,7 @@ pub(crate) struct SliceEndpoint {
     pub(crate) zone: Option<Name>,
 }
 
-/// Makes a slice of what was read.
+/// Validates a slice.
 pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<EndpointSlice, FieldError> {
     let api::EndpointSlice { address_type, endpoints, metadata: _, ports } = slice;
     let family: fn(&IpAddr) -> bool = match address_type.as_str() {
@@ -51,7 +51,7 @@ pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<E
     };
     let Some(service) = metadata.labels.get(SERVICE_NAME) else {
         let path = format!("metadata.labels.{SERVICE_NAME}");
-        return Err(FieldError::new(path, "is missing: nobody can tell whose endpoints these are"));
+        return Err(FieldError::new(path, "is missing: it names the service"));
     };
     Ok(EndpointSlice {
         service: ServiceKey { namespace: metadata.id.namespace.clone(), name: service.clone() },
@@ -66,11 +66,11 @@ fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, Field
     let mut all: Vec<(Name, u16)> = Vec::new();
     for (at, port) in ports.into_iter().enumerate() {
         let error = |field: &str, reason: String| FieldError::new(format!("ports[{at}].{field}"), reason);
-        // The Service's appProtocol decides what is spoken, for all of its endpoints alike.
+        // The Service's appProtocol applies to all of its endpoints.
         let api::EndpointPort { app_protocol: _, name, port, protocol } = port;
         let name: Name = name.unwrap_or_default().into();
         if all.iter().any(|(other, _)| *other == name) {
-            return Err(error("name", format!("{name:?} is there twice")));
+            return Err(error("name", format!("{name:?} is duplicated")));
         }
         let Some(number) = port.and_then(port_number) else {
             let number = port.map_or_else(|| "no number".into(), |number| number.to_string());
@@ -100,7 +100,7 @@ fn decode_endpoints(
             node_name: _,
             target_ref,
             zone,
-            // Topology hints and what came before them: advice to kube-proxy.
+            // Topology hints and their predecessors are for kube-proxy.
             deprecated_topology: _,
             hints: _,
         } = endpoint;
@@ -128,8 +128,8 @@ fn decode_endpoints(
 
 /// `EndpointConditions`. Absent, `ready` and `serving` mean true and `terminating` false.
 ///
-/// Ready is ready, also while it terminates: so are the endpoints of a Service with `publishNotReadyAddresses`. Who
-/// terminates and still serves is a last resort (KEP-1669).
+/// An endpoint may be ready while it terminates, with `publishNotReadyAddresses`. One that terminates and still serves is used
+/// as a last resort (KEP-1669).
 fn health(conditions: api::EndpointConditions) -> EndpointHealth {
     let api::EndpointConditions { ready, serving, terminating } = conditions;
     match (ready.unwrap_or(true), serving.unwrap_or(true), terminating.unwrap_or(false)) {
@@ -155,7 +155,7 @@ mod tests {
         {kubernetes.io/service-name: a, version: v1}, annotations: {outrigger.dev/spiffe-id: 'spiffe://x/ns/default/sa/a'}}, @}";
 
     #[test]
-    fn what_nobody_could_connect_to_is_refused() {
+    fn endpoints_that_cannot_be_connected_to_are_refused() {
         check_table(
             SLICE,
             &[
@@ -185,7 +185,11 @@ mod tests {
                     "ports[0].protocol",
                     "unknown",
                 ),
-                ("addressType: IPv4, endpoints: [], ports: [{port: 1}, {port: 2}]", "ports[1].name", "twice"),
+                (
+                    "addressType: IPv4, endpoints: [], ports: [{port: 1}, {port: 2}]",
+                    "ports[1].name",
+                    "duplicated",
+                ),
                 (
                     "addressType: IPv4, endpoints: [{addresses: [10.0.0.1], conditions: {redy: true}}]",
                     "endpoints[0].conditions.redy",
@@ -193,8 +197,8 @@ mod tests {
                 ),
             ],
         );
-        let nobody = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a@}, addressType: IPv4, endpoints: []}";
-        check_table(nobody, &[], &[("", "metadata.labels.kubernetes.io/service-name", "missing")]);
+        let unnamed = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: a@}, addressType: IPv4, endpoints: []}";
+        check_table(unnamed, &[], &[("", "metadata.labels.kubernetes.io/service-name", "missing")]);
         let spiffe = SLICE.replace("spiffe://x", "https://x");
         let path = "metadata.annotations.outrigger.dev/spiffe-id";
         check_table(&spiffe, &[], &[("addressType: IPv4, endpoints: []", path, "not of the form")]);

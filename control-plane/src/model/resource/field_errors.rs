@@ -1,8 +1,8 @@
-//! Every fault of a refused resource, not only the first: whoever mends a file should not have to try it once a fault.
+//! Collects every error of a refused resource, so that a file need not be checked again after each fix.
 //!
-//! The reader stops at the first fault. What it stumbled over is taken out of a copy of the document, and the copy is read
-//! on. What is taken out leaves gaps, and a complaint about a gap is no fault of the author's: then more is taken out
-//! around it, in silence. So a true fault beside another may wait for the next reading, but none is made up.
+//! Decoding stops at the first error. The field in error is removed from a copy of the document, and the copy is decoded again.
+//! A removed field may cause an error of its own, which is not the author's: it is not reported, and the enclosing value is
+//! removed too. So an error beside another may be reported only after a fix, but none is invented.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use serde_json::{Map, Value};
 
 use super::strict::FieldError;
 
-/// How many faults are told of one resource.
+/// The maximum number of errors reported for one resource.
 const MOST: usize = 16;
-/// How many unknown fields one object may have. Each costs another reading.
+/// The maximum number of unknown fields of an object. Each is found by decoding the object once more.
 const MOST_IGNORED: usize = 64;
 
-/// The faults of a document in which `read` found `first`.
+/// Returns all errors of a document in which `read` found `first`.
 pub(super) fn all<T>(
     first: FieldError,
     mut document: Value,
@@ -41,7 +41,7 @@ pub(super) fn all<T>(
     errors
 }
 
-/// Reads a document without its unknown fields. Tells their paths too.
+/// Reads a document without its unknown fields. Returns their paths too.
 pub(super) fn read_leniently<T>(
     mut document: Value,
     read: impl Fn(Value) -> Result<T, FieldError>,
@@ -52,7 +52,7 @@ pub(super) fn read_leniently<T>(
             Ok(value) => return (Ok(value), ignored),
             Err(error) if error.is_unknown_field() && ignored.len() < MOST_IGNORED => {
                 let path = Path::resolve(&document, &error.path);
-                // What only leads to the field is known, and is not taken out.
+                // A known field that contains the unknown one is not removed.
                 if path.to_string() != error.path || !path.remove_field(&mut document) {
                     return (Err((error, document)), ignored);
                 }
@@ -63,7 +63,7 @@ pub(super) fn read_leniently<T>(
     }
 }
 
-/// A place in a document that is there.
+/// The path of a value that exists in a document.
 #[derive(Debug, Clone, PartialEq)]
 struct Path {
     steps: Vec<Step>,
@@ -76,7 +76,7 @@ enum Step {
 }
 
 impl Path {
-    /// Reads `spec.rules[0].matches` as far as the document has it. Fields may have dots in their names.
+    /// Parses `spec.rules[0].matches` as far as it exists in the document. The names of fields may contain dots.
     fn resolve(mut document: &Value, text: &str) -> Self {
         let (mut steps, mut rest) = (Vec::new(), text);
         while !rest.is_empty() {
@@ -92,7 +92,7 @@ impl Path {
         Self { steps }
     }
 
-    /// Removes the field that stands here. Returns false if this is no field.
+    /// Removes this field. Returns false if the path is not that of a field.
     fn remove_field(&self, document: &mut Value) -> bool {
         let [inner @ .., Step::Field(name)] = self.steps.as_slice() else { return false };
         let parent = inner.iter().try_fold(document, |value, step| step.of(value));
@@ -104,9 +104,9 @@ impl Path {
         self
     }
 
-    /// Takes out what stands here: a field goes, an item of a list is emptied so that the others keep their numbers, and
-    /// an item that cannot be emptied goes with its list. Says where the gap is; none when nothing can go but a whole
-    /// `metadata` or `spec`.
+    /// Removes the value at this path. An item of a list is emptied instead, so that the others keep their indexes; if it cannot
+    /// be emptied, its list is removed. Returns the path of what was removed, or None if only a whole `metadata` or `spec` is
+    /// left to remove.
     fn take_out(mut self, document: &mut Value) -> Option<Self> {
         while let [inner @ .., last] = self.steps.as_slice() {
             let value = inner.iter().try_fold(&mut *document, |value, step| step.of(value))?;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_of_a_route_is_told_at_once() {
+    fn every_error_of_a_route_is_reported_at_once() {
         let spec = "{parentRefs: [{name: b, prot: 80}], hostnames: [A], rules: [
             {matches: [{path: {valeu: /a}}, {path: {type: RegularExpression, value: '('}, method: get}]},
             {timeouts: {request: 1.5s}, backendRefs: [{name: b, port: 1}]},
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_follows_from_a_fault_is_not_told() {
+    fn consequential_errors_are_not_reported() {
         let [port, kind, name] =
             ["[{name: b, port: x}]", "[{name: b, port: 1, kind: 1b}]", "[{name: '', port: 1}]"].map(|refs| {
                 let rule = format!("{{backendRefs: {refs}, timeouts: {{request: soon}}}}");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_without_end_are_cut() {
+    fn the_number_of_errors_is_bounded() {
         let fields: Vec<_> = (0..100).map(|number| format!("x{number}: 1")).collect();
         assert_eq!(paths(&format!("{{{}}}", fields.join(", "))).len(), super::MOST);
     }

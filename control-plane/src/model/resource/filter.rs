@@ -1,6 +1,6 @@
 //! Filters of HTTPRoute and GRPCRoute.
 //!
-//! One wire shape for both: a GRPCRoute knows fewer types. What exists in the API and not here yet is refused by name.
+//! Both share the wire format; a GRPCRoute has fewer types. Filters of the API that are not supported yet are refused by name.
 
 use serde::{Deserialize, de};
 
@@ -12,17 +12,18 @@ use super::strict::at;
 use super::value::Unsupported;
 use crate::model::route::{Cors, Filters, HeaderChanges, Redirect, Rewrite};
 
-/// The filters of a rule, sorted out: each at most once, but mirrors.
+/// The filters of a rule by type. Each at most once, except mirrors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RuleFilters {
-    /// Everything but mirrors, which need their backends resolved.
+    /// All but mirrors, whose backends are not resolved yet, and the redirect.
     pub(crate) plain: Filters,
     pub(crate) mirrors: Vec<MirrorSpec>,
     pub(crate) redirect: Option<Redirect>,
 }
 
 impl RuleFilters {
-    /// Sorts out the filters of a rule. Fails on a repeated one, or a redirect beside a rewrite, as the CRD does.
+    /// Sorts the filters of a rule by type. Returns an error if one is repeated, or if there are a redirect and a rewrite, as
+    /// the CRD does.
     pub(crate) fn of_rule(filters: Vec<impl Into<HttpFilter>>) -> Result<Self, String> {
         let mut all = Self::default();
         let mut seen = Vec::new();
@@ -47,7 +48,8 @@ impl RuleFilters {
         Ok(all)
     }
 
-    /// Sorts out the filters of one backend: header changes. Others are known there and not supported yet.
+    /// Sorts the filters of a backend by type. Returns an error for all but header changes: the API allows others, which are
+    /// not supported yet.
     pub(crate) fn of_backend(filters: Vec<impl Into<HttpFilter>>) -> Result<Filters, String> {
         let filters: Vec<HttpFilter> = filters.into_iter().map(Into::into).collect();
         let header = |filter: &HttpFilter| {
@@ -87,7 +89,7 @@ impl HttpFilter {
     }
 }
 
-/// A filter of a GRPCRoute: those of an HTTPRoute that have a meaning for gRPC.
+/// A filter of a GRPCRoute: one of those of an HTTPRoute that apply to gRPC.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct GrpcFilter(pub(crate) HttpFilter);
 
@@ -162,7 +164,7 @@ impl TryFrom<WireFilter> for HttpFilter {
         if given.iter().filter(|given| **given).count() > 1 {
             return Err("has fields of several types".into());
         }
-        let missing = |field: &str| format!("type asks for {field}, which is not there");
+        let missing = |field: &str| format!("the type requires {field}");
         Ok(match r#type {
             FilterType::RequestHeaderModifier => Self::RequestHeaderModifier(
                 request_header_modifier.ok_or_else(|| missing("requestHeaderModifier"))?.0,
@@ -200,9 +202,9 @@ mod tests {
         let refused: &[(&str, &str, &str)] = &[
             ("type: Mirror", &at(".type"), "unknown variant"),
             ("requestRedirect: {}", &at(""), "missing field `type`"),
-            ("type: CORS", &at(""), "type asks for cors"),
+            ("type: CORS", &at(""), "the type requires cors"),
             ("type: RequestRedirect, requestRedirect: {}, cors: {}", &at(""), "several types"),
-            ("type: URLRewrite, cors: {}", &at(""), "type asks for urlRewrite"),
+            ("type: URLRewrite, cors: {}", &at(""), "the type requires urlRewrite"),
             ("type: ExtensionRef", &at(""), "ExtensionRef is not supported yet"),
             (
                 "type: ExtensionRef, extensionRef: {group: g, kind: K, name: n}",

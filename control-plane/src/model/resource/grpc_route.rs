@@ -1,6 +1,6 @@
 //! GRPCRoute, gateway.networking.k8s.io/v1.
 //!
-//! A gRPC method is a path, `/<service>/<method>`, and so its matches become path matches.
+//! A gRPC method is a path, `/<service>/<method>`, so matches of methods become matches of paths.
 
 use serde::Deserialize;
 
@@ -145,7 +145,7 @@ fn exact_path(service: Option<String>, method: Option<String>) -> Result<PathMat
     Ok(match (service, method) {
         (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}").into()),
         (Some(service), None) => PathMatch::Prefix(format!("/{service}").into()),
-        // The name has no character that means anything in an expression.
+        // The name contains no special characters of regular expressions.
         (None, Some(method)) => PathMatch::Regex(format!("/[^/]+/{method}").into()),
         (None, None) => return Err("one or both of service and method must be specified".into()),
     })

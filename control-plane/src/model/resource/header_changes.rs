@@ -42,8 +42,8 @@ impl TryFrom<Fields> for WireHeaderChanges {
     }
 }
 
-/// What frames a message, belongs to one connection, or names the destination (which URLRewrite changes). The data
-/// path refuses a route that would touch them, and with it all routes of the service, so that they end here.
+/// Headers that frame a message, belong to one connection, or name the destination (which URLRewrite changes). The data plane
+/// rejects a route that changes them, and with it all routes of the service, so they are refused here.
 const NOT_MODIFIABLE: [&str; 9] = [
     "host",
     "connection",
@@ -56,7 +56,7 @@ const NOT_MODIFIABLE: [&str; 9] = [
     "http2-settings",
 ];
 
-/// Headers with a value each. The CRD refuses a name twice; names that differ in case alone are one header, and the
+/// Headers with one value each. The CRD refuses duplicate names. Names that differ only in case are one header, of which the
 /// first counts (`HTTPHeaderFilter.set`).
 #[derive(Default, Deserialize)]
 #[serde(try_from = "List<WireNamedValue, 0, 16>")]
@@ -96,10 +96,10 @@ mod tests {
                 {filters: [{type: RequestHeaderModifier, requestHeaderModifier: {@}}]}]}}",
             &["set: [{name: a, value: b}], add: [{name: A, value: c}], remove: [d]"],
             &[
-                ("set: [{name: a, value: b}, {name: a, value: c}]", &at("set"), "twice"),
+                ("set: [{name: a, value: b}, {name: a, value: c}]", &at("set"), "duplicated"),
                 ("add: [{name: a, value: ''}]", &at("add[0].value"), "not a header value"),
                 ("remove: ['a:b']", &at("remove[0]"), "not a header name"),
-                ("remove: [a, a]", &at("remove"), "\"a\" is there twice"),
+                ("remove: [a, a]", &at("remove"), "\"a\" is duplicated"),
                 ("set: [{name: Host, value: b}]", &at("set"), "\"host\" may not be changed"),
                 ("remove: [Transfer-Encoding]", &at("remove"), "\"transfer-encoding\" may not be changed"),
             ],

@@ -1,4 +1,4 @@
-//! What an HTTPRoute matches: path, method, headers, query parameters.
+//! The matches of an HTTPRoute: path, method, headers, query parameters.
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ use super::strict::at;
 use super::value::{HeaderValue, List, Text, check_regex, refuse_repeated};
 use crate::model::route::{PathMatch, RouteMatch};
 
-/// The match of a rule that names none: every request.
+/// Returns the match of a rule that has none: every request.
 pub(super) fn every_path() -> RouteMatch {
     RouteMatch {
         path: PathMatch::Prefix("/".into()),
@@ -85,7 +85,7 @@ impl TryFrom<WirePath> for Path {
         check_path(&value).map_err(|reason| at("value", format_args!("{value:?} {reason}")))?;
         Ok(Self(match r#type {
             PathType::Exact => PathMatch::Exact(value.into()),
-            // "/a/" and "/a" are one prefix: "a trailing slash is ignored" (`HTTPPathMatch`).
+            // "/a/" and "/a" are the same prefix: "a trailing slash is ignored" (`HTTPPathMatch`).
             _ => PathMatch::Prefix(match value.trim_end_matches('/') {
                 "" => "/".into(),
                 prefix => prefix.into(),
@@ -94,7 +94,7 @@ impl TryFrom<WirePath> for Path {
     }
 }
 
-/// The CRD's rules for a path that is no expression: absolute, of path characters, already normal.
+/// Checks a path that is not a regular expression by the CRD's rules: absolute, of valid characters, normalized.
 fn check_path(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {
         return Err("does not start with '/'".into());
@@ -115,7 +115,7 @@ fn check_path(path: &str) -> Result<(), String> {
             byte => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte),
         };
         if !legal {
-            return Err("has a character that a path cannot have".into());
+            return Err("contains a character that is invalid in a path".into());
         }
     }
     Ok(())
@@ -197,7 +197,7 @@ mod tests {
                 (
                     "headers: [{name: a, value: b}, {name: a, value: c}]",
                     &format!("{at}.headers"),
-                    "\"a\" is there twice",
+                    "\"a\" is duplicated",
                 ),
                 ("headers: [{name: a}]", &header, "missing field `value`"),
                 ("queryParams: [{name: a, value: ''}]", &format!("{param}.value"), "empty"),

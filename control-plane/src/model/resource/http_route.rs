@@ -137,7 +137,7 @@ impl TryFrom<WireRetry> for RuleRetry {
         let mut all: Vec<u16> = codes.iter().filter_map(|code| u16::try_from(code.0).ok()).collect();
         all.sort_unstable();
         if let Some(pair) = all.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(at("codes", format_args!("{} is there twice", pair[0])));
+            return Err(at("codes", format_args!("{} is duplicated", pair[0])));
         }
         let attempts = attempts.map(Integer::as_u32);
         Ok(Self(Retry { codes: all, attempts, backoff: backoff.map(|time| time.0) }))
@@ -184,7 +184,7 @@ mod tests {
                 ("hostnames: [A]", "spec.hostnames[0]", "not a host name"),
                 ("useDefaultGateways: All", "spec.useDefaultGateways", "not supported yet"),
                 ("rules: []", "spec.rules", "0 items"),
-                ("rules: [{name: a}, {name: a}]", "spec.rules", "twice"),
+                ("rules: [{name: a}, {name: a}]", "spec.rules", "duplicated"),
                 (&many_matches, "spec.rules", "135 matches are more than 128"),
                 ("rules: {}", "spec.rules", "invalid type"),
                 ("rulez: []", "spec.rulez", "unknown field"),
@@ -214,7 +214,7 @@ mod tests {
                 ("timeouts: {request: 1.5s}", "spec.rules[0].timeouts.request", "GEP-2257"),
                 ("timeouts: {request: 1s, backendRequest: 2s}", "spec.rules[0].timeouts.backendRequest", "longer than"),
                 ("retry: {codes: [399]}", "spec.rules[0].retry.codes[0]", "not between"),
-                ("retry: {codes: [500, 500]}", "spec.rules[0].retry.codes", "twice"),
+                ("retry: {codes: [500, 500]}", "spec.rules[0].retry.codes", "duplicated"),
                 ("retry: {attempts: -1}", "spec.rules[0].retry.attempts", "not between"),
                 ("retry: {backoff: soon}", "spec.rules[0].retry.backoff", "not a duration"),
                 ("sessionPersistence: {type: Cookie}", "spec.rules[0].sessionPersistence", "not supported yet"),

@@ -1,4 +1,4 @@
-//! What a resource is and what it is called.
+//! The kind, name and metadata of a resource.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,17 +29,16 @@ pub enum Kind {
     ReferenceGrant,
 }
 
-/// Annotation of a Service: who may register for it, as service accounts separated by commas.
+/// Annotation of a Service: the service accounts that may register for it, separated by commas.
 pub(super) const SERVICE_ACCOUNTS: &str = "outrigger.dev/service-accounts";
 
-/// Annotation of an EndpointSlice: its endpoints have a sidecar that proves this SPIFFE ID. Absent: the application
-/// itself, in plaintext.
+/// Annotation of an EndpointSlice: its endpoints have a sidecar with this SPIFFE ID. If absent, they are reached in plaintext.
 pub(super) const SPIFFE_ID: &str = "outrigger.dev/spiffe-id";
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 impl Kind {
-    /// The kind's name, as in YAML.
+    /// Returns the kind's name, as in YAML.
     pub fn name(self) -> &'static str {
         match self {
             Self::Namespace => "Namespace",
@@ -52,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// The kind of a document, by group, version and kind as the CRDs of Gateway API 1.6 serve them.
+    /// Returns the kind of a document by its group, version and kind, as the CRDs of Gateway API 1.6 serve them.
     pub(super) fn of(document: &Value) -> Result<Self, FieldError> {
         if !document.is_object() {
             return Err(FieldError::new("", "is not an object with apiVersion and kind"));
@@ -98,7 +97,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What tells a resource from every other. Versions of one kind are the same resource.
+/// Identifies a resource, whatever the version of its API.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResourceId {
     /// The kind.
@@ -117,22 +116,22 @@ impl fmt::Display for ResourceId {
     }
 }
 
-/// The part of `metadata` that means something here; the rest was checked for its form.
+/// The part of `metadata` that is used. The rest is only validated.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Metadata {
     pub(crate) id: ResourceId,
-    /// Files seldom have one: then only names decide conflicts.
+    /// Rarely set in files: conflicts are then decided by name.
     pub(crate) created: Option<jiff::Timestamp>,
     pub(crate) generation: Option<i64>,
     pub(crate) labels: BTreeMap<Name, Name>,
     pub(crate) annotations: BTreeMap<Name, Name>,
 }
 
-/// The namespace of a resource that names none, as with kubectl.
+/// The namespace of a resource that specifies none, as with kubectl.
 const DEFAULT_NAMESPACE: &str = "default";
 
 impl Metadata {
-    /// Reads `metadata`, with names of the form that the API server demands.
+    /// Decodes `metadata`, and validates names as an API server does.
     pub(super) fn decode(kind: Kind, document: &Value) -> Result<Self, FieldError> {
         let field = document.get("metadata").ok_or_else(|| FieldError::new("metadata", "is missing"))?;
         let meta: ObjectMeta = strict::decode_at(field, "metadata")?;
@@ -144,12 +143,15 @@ impl Metadata {
             _ => is_subdomain(&name),
         };
         if !legal {
-            return Err(FieldError::new("metadata.name", format!("{name:?} is no name for a {kind}")));
+            return Err(FieldError::new(
+                "metadata.name",
+                format!("{name:?} is not a valid name for a {kind}"),
+            ));
         }
         let namespace = match (kind, meta.namespace) {
             (Kind::Namespace, None) => "".into(),
             (Kind::Namespace, Some(_)) => {
-                return Err(FieldError::new("metadata.namespace", "a Namespace stands in no namespace"));
+                return Err(FieldError::new("metadata.namespace", "a Namespace is in no namespace"));
             }
             (_, None) => DEFAULT_NAMESPACE.into(),
             (_, Some(namespace)) if is_label(&namespace) => namespace.into(),
@@ -176,7 +178,7 @@ fn names(map: Option<BTreeMap<String, String>>) -> BTreeMap<Name, Name> {
     map.unwrap_or_default().into_iter().map(|(key, value)| (key.into(), value.into())).collect()
 }
 
-/// An annotation of ours that is misspelt would do nothing, in silence: refused.
+/// Refuses unknown annotations of ours: a misspelled one would silently have no effect.
 fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(), FieldError> {
     let known: &[&str] = match kind {
         Kind::Service => &[SERVICE_ACCOUNTS],
@@ -192,7 +194,8 @@ fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(
     }
 }
 
-/// What a document is called, as far as it says so, and whose last good version stays when it is refused.
+/// Returns the title of a document, and its ID, by which the last good version is found if the document is refused. Each is
+/// None if it cannot be determined.
 pub(super) fn identify(document: &Value) -> (Option<String>, Option<ResourceId>) {
     let text = |at: &str| document.pointer(at).and_then(Value::as_str);
     let (Some(kind), Some(name)) = (text("/kind"), text("/metadata/name")) else {

@@ -50,7 +50,7 @@ impl TryFrom<Fields> for WireMirror {
         if part > whole {
             return Err(at("fraction", "the numerator is greater than the denominator"));
         }
-        // Exact to one in a million, rounded to the nearest.
+        // Rounded to the nearest millionth.
         let millionths = (part * 1_000_000 + whole / 2) / whole;
         let share = u32::try_from(millionths).ok().and_then(|parts| Percentage::from_millionths(parts).ok());
         Ok(Self(MirrorSpec { backend, share: share.unwrap_or(Percentage::ALL) }))

@@ -1,9 +1,9 @@
-//! The resources that the mesh reads, each parsed once into a type that cannot hold what an API server would refuse.
+//! Decodes resources, once, into types that cannot hold what an API server would refuse.
 //!
-//! A document comes in as a JSON value, whatever it was written in; a [`Resource`] or a [`FieldError`] with the path of the
-//! offending field goes out. The kinds of Kubernetes' own API are read with k8s-openapi's types. Those of Gateway API
-//! have types of our own: they parse straight into what routes are made of, with the limits of the CRDs in the types,
-//! and refuse unknown fields where they stand. Tests hold them against the `gateway-api` crate.
+//! A JSON value becomes a [`Resource`], or [`FieldError`]s with the paths of the fields in error. Kubernetes' own kinds are
+//! decoded with k8s-openapi's types. Those of Gateway API have types of our own, which carry the limits of the CRDs, refuse
+//! unknown fields, and become the routes of the model directly. Tests compare them with the `gateway-api` crate, and with the
+//! invalid examples that Gateway API publishes.
 
 mod field_errors;
 mod endpoint_slice;
@@ -43,39 +43,39 @@ pub use self::strict::FieldError;
 use self::tcp_route::TcpRouteSpec;
 use super::service::Service;
 
-/// A resource that was read without fault.
+/// A valid resource.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Resource {
     pub(crate) metadata: Metadata,
     pub(super) body: Body,
 }
 
-/// What a resource says.
+/// The content of a resource.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Body {
-    /// Namespaces need no declaration here: they are accepted so that whole directories can be shared with a cluster.
+    /// Accepted so that a directory can be shared with a cluster. Namespaces need no declaration here.
     Namespace,
     Service(Service),
     EndpointSlice(EndpointSlice),
-    /// A route of any kind, which the metadata tells.
+    /// A route; the metadata has its kind.
     Route(RouteSpec),
     ReferenceGrant(ReferenceGrantSpec),
 }
 
-/// What a document holds, with what could be read of it even where it was refused.
+/// The outcome of decoding a resource.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Decoded {
-    /// `Kind namespace/name` as far as it can be told.
+    /// `Kind namespace/name`, as far as it can be determined.
     pub(crate) title: Option<String>,
-    /// Whose last good version stays when this one is refused.
+    /// The resource whose last good version is retained if this one is refused.
     pub(crate) id: Option<ResourceId>,
-    /// The resource, or what is wrong with it: one fault or more.
+    /// The resource, or at least one error.
     pub(crate) outcome: Result<Arc<Resource>, Vec<FieldError>>,
-    /// The item's own text, in a List: the document's is that of all of them.
+    /// The text of an item of a List. None if the resource is a document of its own.
     pub(crate) text: Option<Arc<str>>,
 }
 
-/// Reads a document; a `List` holds several resources. An empty document holds none.
+/// Decodes a document. A `List` has several resources, an empty document none.
 pub(crate) fn decode(mut document: Value) -> Vec<Decoded> {
     strict::drop_nulls(&mut document);
     match document {
@@ -122,7 +122,7 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     items.into_iter().enumerate().map(item).collect()
 }
 
-/// Reads an object that an API server has admitted: its unknown fields are ignored, and their paths are told.
+/// Decodes an object that an API server has admitted. Unknown fields are ignored, and their paths are returned.
 pub(crate) fn decode_admitted(mut object: Value) -> (Decoded, Vec<String>) {
     strict::drop_nulls(&mut object);
     let mut ignored = Vec::new();
@@ -140,7 +140,7 @@ fn decode_one(document: Value) -> Decoded {
     })
 }
 
-/// Reads one resource with `read`, which gives the first fault, and the document in which it was found.
+/// Decodes one resource with `read`, which returns the first error and the document.
 fn decode_with(
     document: Value,
     read: impl FnOnce(Kind, Value) -> Result<Resource, (FieldError, Value)>,
@@ -177,7 +177,7 @@ fn decode_kind(kind: Kind, document: Value) -> Result<Resource, FieldError> {
     Ok(Resource { metadata, body })
 }
 
-/// The `spec` of a kind of Gateway API. `status` is a controller's to write, and is not looked at: ours is made anew.
+/// Decodes the `spec` of a kind of Gateway API. `status` is ignored: controllers write it.
 fn spec<T: DeserializeOwned>(document: Value) -> Result<T, FieldError> {
     let Value::Object(mut fields) = document else { return Err(FieldError::new("", "is not an object")) };
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];

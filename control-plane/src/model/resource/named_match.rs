@@ -1,4 +1,4 @@
-//! A condition on something that has a name and a value: a header of a request or of a call, a query parameter.
+//! A match of a name and a value: of a header, or of a query parameter.
 
 use std::marker::PhantomData;
 
@@ -41,8 +41,8 @@ impl<V: Into<Name>> TryFrom<Fields<V>> for NamedMatch<V> {
     }
 }
 
-/// Refuses a header named twice as the CRD does. Names that differ in case alone are one header, and "only the first
-/// entry with an equivalent name MUST be considered for a match" (`HTTPHeaderMatch.name`).
+/// Refuses duplicate header names, as the CRD does. Names that differ only in case are one header, and "only the first entry
+/// with an equivalent name MUST be considered for a match" (`HTTPHeaderMatch.name`).
 pub(super) fn first_of_each_name<V, const MAX: usize>(
     List(headers): List<NamedMatch<V>, 0, MAX>,
 ) -> Result<Vec<ValueMatch>, String> {
@@ -66,7 +66,7 @@ pub(super) enum ValueType {
 }
 
 impl ValueType {
-    /// Makes the pattern; fails on an expression that does not compile.
+    /// Returns the pattern, or an error if the expression is invalid.
     pub(super) fn pattern(self, value: Name) -> Result<ValuePattern, String> {
         Ok(match self {
             Self::Exact => ValuePattern::Exact(value),

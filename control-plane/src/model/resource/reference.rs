@@ -5,7 +5,7 @@ use serde::{Deserialize, de};
 
 use super::value::{Group, Integer, KindName, List, NamespaceName, ObjectName, Port, SectionName};
 
-/// Where a route attaches to. In the mesh that is a Service; other kinds belong to others and are left alone.
+/// The parent that a route attaches to. In the mesh that is a Service; other kinds are not handled here.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct ParentRef {
@@ -31,14 +31,14 @@ fn gateway_kind() -> KindName {
 }
 
 impl ParentRef {
-    /// Whether this refers to a Service, and so to the mesh (GEP-1294).
+    /// Returns true if this refers to a Service, and so to the mesh (GEP-1294).
     pub(crate) fn is_service(&self) -> bool {
         self.group.0.is_empty() && &*self.kind.0 == "Service"
     }
 }
 
-/// The parents of a route, distinct as `CommonRouteSpec.parentRefs` demands: references to one object must all be
-/// narrowed in the same way, to different ports.
+/// The parents of a route, distinct as `CommonRouteSpec.parentRefs` requires: references to the same object must all select
+/// ports in the same way, and different ones.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(try_from = "List<ParentRef, 0, 32>")]
 pub(crate) struct ParentRefs(pub(crate) Vec<ParentRef>);
@@ -68,7 +68,7 @@ impl TryFrom<List<ParentRef, 0, 32>> for ParentRefs {
     }
 }
 
-/// A backend without a weight, as mirrors name it.
+/// A reference to a backend, without a weight, as mirrors have it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "WireBackendRef")]
 pub(crate) struct BackendRef {
@@ -77,17 +77,17 @@ pub(crate) struct BackendRef {
     /// Absent: the route's own namespace.
     pub(crate) namespace: Option<Name>,
     pub(crate) name: Name,
-    /// Always there for a Service.
+    /// Always set for a Service.
     pub(crate) port: Option<u16>,
 }
 
 impl BackendRef {
-    /// Whether this refers to a Service.
+    /// Returns true if this refers to a Service.
     pub(crate) fn is_service(&self) -> bool {
         self.group.is_empty() && &*self.kind == "Service"
     }
 
-    /// Makes a reference of its parts, with the API's defaults.
+    /// Creates a reference, with the API's defaults.
     pub(crate) fn new(
         group: Option<Group>,
         kind: Option<KindName>,

@@ -1,4 +1,4 @@
-//! ReferenceGrant, gateway.networking.k8s.io/v1 and v1beta1: what may refer into a namespace from another.
+//! ReferenceGrant, gateway.networking.k8s.io/v1 and v1beta1: which resources may refer into a namespace from another.
 
 use outrigger_core::Name;
 use serde::Deserialize;
@@ -31,8 +31,8 @@ struct To {
 }
 
 impl ReferenceGrantSpec {
-    /// What may refer where: the kind and namespace of routes, and the name of a Service beside the grant; none is every
-    /// one.
+    /// Returns what is permitted: the kind and namespace of routes, and the name of a Service in the namespace of the grant.
+    /// Without a name, every Service.
     pub(crate) fn permissions(&self) -> impl Iterator<Item = (&Name, &Name, Option<&Name>)> {
         let gateway = |from: &&From| &*from.group.0 == "gateway.networking.k8s.io";
         let service = |to: &&To| to.group.0.is_empty() && &*to.kind.0 == "Service";

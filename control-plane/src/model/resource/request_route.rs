@@ -1,4 +1,4 @@
-//! What HTTPRoute and GRPCRoute have in common on the wire: parents, hostnames, and rules that may have names.
+//! The wire format that HTTPRoute and GRPCRoute share: parents, hostnames, and rules that may have names.
 
 use serde::Deserialize;
 
@@ -7,30 +7,30 @@ use super::rule::{RouteSpec, RuleSpec};
 use super::strict::at;
 use super::value::{Hostname, List, SectionName, Unsupported, refuse_repeated};
 
-/// The `spec`, with rules of type `R`, at least `MIN` where there are any.
+/// The `spec`, with rules of type `R`. A list of rules has at least `MIN`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", bound = "R: Deserialize<'de>")]
 pub(super) struct RequestRoute<R, const MIN: usize> {
     #[serde(default)]
     parent_refs: ParentRefs,
-    /// Checked and not used: GEP-1294 forbids a mesh to infer anything from it.
+    /// Validated and ignored: GEP-1294 forbids a mesh to infer anything from it.
     #[serde(default, rename = "hostnames")]
     _hostnames: List<Hostname, 0, 16>,
     rules: Option<List<R, MIN, 16>>,
     use_default_gateways: Option<Unsupported>,
 }
 
-/// A rule with the name that policies attach to by.
+/// A rule with its name, to which policies attach.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NamedRule {
     pub(super) name: Option<SectionName>,
-    /// The matches that count towards the limit of the CRD: the CRD's defaults, and not ours.
+    /// The number of matches that count towards the CRD's limit: with the CRD's defaults, without ours.
     pub(super) written_matches: usize,
     pub(super) spec: RuleSpec,
 }
 
 impl<R: Into<NamedRule>, const MIN: usize> RequestRoute<R, MIN> {
-    /// The route; `default` where it says nothing of rules. Fails on a name that is there twice and on more than 128
+    /// Returns the route, with the rules `default` if it has none. Returns an error for a duplicate name and for more than 128
     /// matches, as the CRDs do.
     pub(super) fn into_spec(self, default: impl FnOnce() -> Vec<RuleSpec>) -> Result<RouteSpec, String> {
         let Self { parent_refs: parents, _hostnames: _, rules, use_default_gateways: None } = self;

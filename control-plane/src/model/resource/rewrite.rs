@@ -108,8 +108,8 @@ impl TryFrom<WirePathRewriteFields> for WirePathRewrite {
     }
 }
 
-/// A path that starts with a slash: the CRD lets others pass, and a request with one would be malformed. An empty
-/// prefix takes the matched one away; an empty path is the root.
+/// Makes a path absolute: the CRD accepts others, which would make the request malformed. An empty prefix removes the matched
+/// one; an empty path is the root.
 fn absolute(path: Name, empty: &str) -> Name {
     match &*path {
         "" => empty.into(),

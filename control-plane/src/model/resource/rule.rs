@@ -1,5 +1,4 @@
-//! What HTTPRoute, GRPCRoute and TCPRoute have in common once they are read: parents, and rules whose backends are
-//! still names.
+//! The decoded form that HTTPRoute, GRPCRoute and TCPRoute share: parents, and rules whose backends are not resolved yet.
 
 use std::cmp::Reverse;
 
@@ -15,7 +14,7 @@ pub(crate) struct RouteSpec {
     pub(crate) rules: Vec<RuleSpec>,
 }
 
-/// A rule of a route. A TCPRoute's has no matches and no filters.
+/// A rule of a route. That of a TCPRoute has no matches and no filters.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RuleSpec {
     pub(crate) matches: Vec<(Precedence, RouteMatch)>,
@@ -34,7 +33,7 @@ pub(crate) struct BackendSpec {
 }
 
 impl BackendSpec {
-    /// Sorts out the filters of each backend.
+    /// Sorts the filters of each backend by type.
     pub(crate) fn all<F: Into<HttpFilter>>(
         backends: Vec<WeightedRef<List<F, 0, 16>>>,
     ) -> Result<Vec<Self>, String> {
@@ -48,7 +47,7 @@ impl BackendSpec {
 }
 
 impl RouteSpec {
-    /// Every backend that the route names, mirrors included.
+    /// Returns every backend that the route names, including mirrors.
     pub(crate) fn backends(&self) -> impl Iterator<Item = &BackendRef> {
         self.rules.iter().flat_map(|rule| {
             let forwarded = rule.backends.iter().map(|backend| &backend.reference);
@@ -57,17 +56,17 @@ impl RouteSpec {
     }
 }
 
-/// How specific a match is: the smaller comes first.
+/// The precedence of a match: the smallest comes first.
 ///
 /// `HTTPRouteRule.matches`: an exact path, then the longest prefix, a method, the most headers, the most query
-/// parameters. `GRPCRouteRule.matches`: the longest service, the longest method, the most headers. Where the place of
-/// a regular expression is left to the implementation, it comes after exact values and before prefixes, longer
-/// expressions first, since a prefix such as `/` would hide it.
+/// parameters. `GRPCRouteRule.matches`: the longest service, the longest method, the most headers. The API leaves the
+/// precedence of regular expressions to the implementation. Here they come after exact values and before prefixes, longer
+/// ones first, since a prefix such as `/` would hide them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Precedence([Reverse<usize>; 5]);
 
 impl Precedence {
-    /// Of a match of an HTTPRoute.
+    /// Returns the precedence of a match of an HTTPRoute.
     pub(crate) fn of_http(of: &RouteMatch) -> Self {
         let (class, length) = match &of.path {
             PathMatch::Exact(_) => (2, 0),
@@ -78,7 +77,7 @@ impl Precedence {
         Self([class, length, method, of.headers.len(), of.query.len()].map(Reverse))
     }
 
-    /// Of a match of a GRPCRoute, from the lengths of its service and method.
+    /// Returns the precedence of a match of a GRPCRoute, by the lengths of its service and method.
     pub(crate) fn of_grpc(exact: bool, service: usize, method: usize, headers: usize) -> Self {
         Self([usize::from(exact), service, method, headers, 0].map(Reverse))
     }

@@ -1,7 +1,7 @@
 //! Service, v1.
 //!
-//! Fields that only a cluster's nodes and load balancers use are accepted and mean nothing here; what would change
-//! where requests go and is not supported is refused by name.
+//! Fields that only concern a cluster's nodes and load balancers are accepted and ignored. Unsupported fields that affect
+//! where requests go are refused by name.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use super::strict::FieldError;
 use super::value::{is_label, is_subdomain};
 use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
 
-/// Makes a service of what was read.
+/// Validates a service.
 pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Service, FieldError> {
     let spec = service.spec.ok_or_else(|| FieldError::new("spec", "is missing"))?;
     let api::ServiceSpec {
@@ -28,7 +28,7 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         session_affinity,
         session_affinity_config,
         type_,
-        // Of nodes and load balancers, which this mesh is not.
+        // For nodes and load balancers.
         allocate_load_balancer_node_ports: _,
         external_ips: _,
         external_traffic_policy: _,
@@ -36,12 +36,12 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         load_balancer_class: _,
         load_balancer_ip: _,
         load_balancer_source_ranges: _,
-        // Said again by clusterIPs.
+        // Implied by clusterIPs.
         ip_families: _,
         ip_family_policy: _,
         // Endpoints come from slices and registrations.
         selector: _,
-        // A preference, which may be left unmet.
+        // A preference, which may be ignored.
         traffic_distribution: _,
     } = spec;
     if session_affinity.is_some_and(|affinity| affinity != "None") || session_affinity_config.is_some() {
@@ -52,7 +52,7 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
     }
     let service_type = service_type(type_.as_deref(), cluster_ip, cluster_ips, external_name)?;
     let ports = ports.unwrap_or_default();
-    // One with UDP or SCTP ports alone is sound, and nothing of it is the mesh's.
+    // A service with only UDP or SCTP ports is valid, but has no ports in the mesh.
     if ports.is_empty() && matches!(service_type, ServiceType::ClusterIps(_)) {
         return Err(FieldError::new("spec.ports", "is empty"));
     }
@@ -130,7 +130,7 @@ fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, FieldE
             return Err(error("name", format!("{name:?} is not a DNS label")));
         }
         if !names.insert(name.clone()) {
-            return Err(error("name", format!("{name:?} is there twice")));
+            return Err(error("name", format!("{name:?} is duplicated")));
         }
         let number = port_number(number).ok_or_else(|| error("port", format!("{number} is not a port")))?;
         let protocol = protocol.unwrap_or_else(|| "TCP".into());
@@ -138,7 +138,7 @@ fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, FieldE
             return Err(error("protocol", format!("unknown protocol {protocol:?}")));
         }
         if !numbers.insert((number, protocol.clone())) {
-            return Err(error("port", format!("{number} is there twice")));
+            return Err(error("port", format!("{number} is duplicated")));
         }
         let target = match target_port {
             None => TargetPort::Number(number),
@@ -154,7 +154,7 @@ fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, FieldE
             }
         };
         let app_protocol = app_protocol.as_deref().map_or(AppProtocol::Detect, AppProtocol::parse);
-        // The mesh carries TCP. A UDP or SCTP port is left to the network, as if there were no mesh.
+        // The mesh carries only TCP. UDP and SCTP bypass it.
         if protocol == "TCP" {
             all.push(ServicePort { name, number, target, protocol: app_protocol });
         }
@@ -163,7 +163,7 @@ fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, FieldE
     Ok(all)
 }
 
-/// A port number as Kubernetes writes it, if it is one.
+/// Converts a port number of Kubernetes. Returns None if it is out of range.
 pub(super) fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
@@ -216,8 +216,8 @@ mod tests {
                 ("ports: [{port: 80, targetPort: A_B}]", "spec.ports[0].targetPort", "name of a port"),
                 ("ports: [{port: 80, appProtokoll: x}]", "spec.ports[0].appProtokoll", "unknown field"),
                 ("ports: [{port: 80}, {port: 81}]", "spec.ports[0].name", "required"),
-                ("ports: [{port: 80, name: a}, {port: 81, name: a}]", "spec.ports[1].name", "twice"),
-                ("ports: [{port: 80, name: a}, {port: 80, name: b}]", "spec.ports[1].port", "twice"),
+                ("ports: [{port: 80, name: a}, {port: 81, name: a}]", "spec.ports[1].name", "duplicated"),
+                ("ports: [{port: 80, name: a}, {port: 80, name: b}]", "spec.ports[1].port", "duplicated"),
                 ("ports: [{port: 80, name: A}]", "spec.ports[0].name", "not a DNS label"),
                 ("ports: [{port: 80}], type: Clusterip", "spec.type", "unknown type"),
                 ("ports: [{port: 80}], clusterIP: ten", "spec.clusterIPs[0]", "not an IP address"),

@@ -1,4 +1,4 @@
-//! Reading with a path for every error, and without passing over unknown fields.
+//! Strict decoding: every error has a path, and unknown fields are errors.
 
 use std::fmt::{self, Display};
 
@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error, IntoDeserializer, Visitor
 use serde::{Serialize, forward_to_deserialize_any};
 use serde_json::Value;
 
-/// Why a resource was refused: the path of the field and what is wrong there.
+/// An error in a field of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
     /// `spec.rules[0].matches[1].path`; empty for the document as a whole.
@@ -17,12 +17,12 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    /// Makes a fault.
+    /// Creates an error.
     pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { path: path.into(), reason: reason.into() }
     }
 
-    /// Whether the field as such is unknown: so say serde's `deny_unknown_fields` and this module.
+    /// Returns true if the field is unknown, by the messages of serde's `deny_unknown_fields` and of this module.
     pub(super) fn is_unknown_field(&self) -> bool {
         self.reason.starts_with("unknown field")
     }
@@ -37,16 +37,16 @@ impl Display for FieldError {
     }
 }
 
-/// Stands between a field and the reason in the text of an error: serde's errors have no room for a path.
+/// Separates the field from the reason in the text of an error, since serde's errors cannot carry a path.
 const FIELD_END: char = '\u{1f}';
 
-/// The text of an error about a field below the value that is read: what is wrong with `path.value` is known when `path`
-/// is read whole. `field` may be a path itself.
+/// Returns the text of an error about a field of the value that is decoded: an error of `path.value` is found once `path` is
+/// decoded as a whole. `field` may be a path itself.
 pub(super) fn at(field: impl Display, reason: impl Display) -> String {
     format!("{field}{FIELD_END}{reason}")
 }
 
-/// Reads a value whose types refuse unknown fields themselves. `root` is the path of the value.
+/// Decodes a value whose types refuse unknown fields themselves. `root` is the path of the value.
 pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = match error.path().to_string().as_str() {
@@ -133,13 +133,13 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for Strict<'de> {
     }
 }
 
-/// Reads a value with the types of k8s-openapi, which pass over what they do not know: a field that is not there any
-/// more when the result is written down again is unknown.
+/// Decodes a value with the types of k8s-openapi, which ignore unknown fields: a field is unknown if it is missing when the
+/// result is encoded again.
 pub(super) fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, FieldError> {
     decode_at(value, "")
 }
 
-/// The same for a value inside a document.
+/// Like [`decode`], for a value inside a document.
 pub(super) fn decode_at<T: DeserializeOwned + Serialize>(value: &Value, root: &str) -> Result<T, FieldError> {
     let decoded = parse(value, root)?;
     let again = serde_json::to_value(&decoded).map_err(|error| FieldError::new(root, error.to_string()))?;
@@ -169,7 +169,7 @@ fn unknown_field(given: &Value, kept: &Value) -> Option<String> {
     }
 }
 
-/// Takes out fields that are null: the API server takes them for absent.
+/// Removes fields that are null: an API server treats them as absent.
 pub(super) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -24,7 +24,7 @@ struct WireSpec {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireRule {
-    /// Names a rule for policies that attach to it; there are none yet.
+    /// The name of the rule, to which policies attach; there are none yet.
     #[serde(rename = "name")]
     _name: Option<SectionName>,
     backend_refs: List<WeightedRef<Unfiltered>, 1, 16>,

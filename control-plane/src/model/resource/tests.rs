@@ -1,4 +1,4 @@
-//! What holds for resources of every kind.
+//! Tests of all kinds.
 
 mod invalid_examples;
 
@@ -45,9 +45,9 @@ fn metadata_is_checked() {
         &[
             ("x: 1", "metadata", "missing"),
             ("metadata: {}", "metadata.name", "missing"),
-            ("metadata: {name: A}", "metadata.name", "no name for a Service"),
-            ("metadata: {name: 1a}", "metadata.name", "no name for a Service"),
-            ("metadata: {name: a.b}", "metadata.name", "no name for a Service"),
+            ("metadata: {name: A}", "metadata.name", "not a valid name for a Service"),
+            ("metadata: {name: 1a}", "metadata.name", "not a valid name for a Service"),
+            ("metadata: {name: a.b}", "metadata.name", "not a valid name for a Service"),
             ("metadata: {name: 7}", "metadata.name", "invalid type"),
             ("metadata: {name: a, namespace: a.b}", "metadata.namespace", "not a DNS label"),
             ("metadata: {name: a, lables: {}}", "metadata.lables", "unknown field"),
@@ -73,7 +73,7 @@ fn metadata_is_checked() {
         ],
         &[
             ("metadata: {name: shop, namespace: shop}", "metadata.namespace", "in no namespace"),
-            ("metadata: {name: a.b}", "metadata.name", "no name"),
+            ("metadata: {name: a.b}", "metadata.name", "not a valid name"),
             ("metadata: {name: shop}, sepc: {}", "sepc", "unknown field"),
         ],
     );
@@ -92,7 +92,7 @@ fn a_refused_resource_is_named_as_far_as_it_can_be() {
 }
 
 #[test]
-fn a_list_holds_several_and_a_fault_says_which() {
+fn an_error_in_a_list_has_the_index_of_its_item() {
     let decoded = read(
         "{apiVersion: v1, kind: List, metadata: {}, items: [
            {apiVersion: v1, kind: Namespace, metadata: {name: a}},
@@ -129,7 +129,7 @@ fn any_value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn whatever_a_document_holds_is_read_or_refused(
+    fn any_document_is_decoded_or_refused(
         spec in any_value(),
         kind in "Namespace|Service|EndpointSlice|HTTPRoute|GRPCRoute|TCPRoute|ReferenceGrant|List",
     ) {

@@ -1,6 +1,6 @@
-//! Values as the CRDs of Gateway API 1.6 limit them: each type cannot hold one that the API server would refuse.
+//! Values with the limits of the CRDs of Gateway API 1.6: a type cannot hold a value that an API server would refuse.
 //!
-//! They are read by serde, so that an error carries the path of its field.
+//! They are decoded by serde, so that an error has the path of its field.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use outrigger_core::matcher::full_match;
 use outrigger_core::tchar::is_tchar;
 use serde::{Deserialize, Deserializer, de};
 
-/// Declares a string type that is read with a check.
+/// Declares a string type that is validated when it is decoded.
 macro_rules! checked_string {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
         $(#[$doc])*
@@ -54,12 +54,12 @@ checked_string!(
     |text| is_kind(text).then_some(()).ok_or("is not a kind")
 );
 checked_string!(
-    /// A host without wildcard.
+    /// A host name without a wildcard.
     PreciseHostname,
     |text| is_subdomain(text).then_some(()).ok_or("is not a host name without wildcard")
 );
 checked_string!(
-    /// A host, or `*.` and one.
+    /// A host name, which may begin with `*.`.
     Hostname,
     |text| {
         let legal = text.len() <= 253 && is_subdomain(text.strip_prefix("*.").unwrap_or(text));
@@ -72,12 +72,12 @@ checked_string!(
     |text| is_header_name(text).then_some(()).ok_or("is not a header name")
 );
 checked_string!(
-    /// A header value: visible ASCII with single blanks inside, 1 to 4096 bytes.
+    /// A header value: visible ASCII with single blanks inside it, 1 to 4096 bytes.
     HeaderValue,
     |text| is_header_value(text).then_some(()).ok_or("is not a header value")
 );
 checked_string!(
-    /// A path to put in place of another: at most 1024 bytes, and none that would break a request line.
+    /// A path that replaces another: at most 1024 bytes, all valid in a request line.
     ReplacementPath,
     |text| {
         let legal = |b: u8| b.is_ascii_graphic() && b != b'#' && b != b'?';
@@ -112,7 +112,7 @@ impl<const MAX: usize> From<Text<MAX>> for Name {
 }
 
 impl HeaderName {
-    /// The name in lower case, as headers are compared.
+    /// Returns the name in lower case.
     pub(crate) fn lower(&self) -> Name {
         self.0.to_ascii_lowercase().into()
     }
@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for Port {
     }
 }
 
-/// A whole number between two bounds, both included.
+/// An integer between two bounds, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Integer<const MIN: i64, const MAX: i64>(pub(crate) i64);
 
@@ -144,7 +144,7 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Integer<MIN, MAX>
 }
 
 impl<const MIN: i64, const MAX: i64> Integer<MIN, MAX> {
-    /// The number, which the bounds keep inside `u32`.
+    /// Returns the number, which the bounds keep within `u32`.
     pub(crate) fn as_u32(self) -> u32 {
         u32::try_from(self.0).unwrap_or(u32::MAX)
     }
@@ -203,7 +203,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (parts > 0).then_some(sum)
 }
 
-/// A field of the API that exists and does nothing here yet: refused wherever it appears.
+/// A field of the API that is not supported yet: refused if it is set.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Unsupported {}
 
@@ -213,29 +213,29 @@ impl<'de> Deserialize<'de> for Unsupported {
     }
 }
 
-/// Refuses a list that names one thing twice (`x-kubernetes-list-type: map` or `set`).
+/// Returns an error if a list has duplicate names (`x-kubernetes-list-type: map` or `set`).
 pub(super) fn refuse_repeated<'a>(names: impl Iterator<Item = &'a Name>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
-            return Err(format!("{name:?} is there twice"));
+            return Err(format!("{name:?} is duplicated"));
         }
     }
     Ok(())
 }
 
-/// Compiles an expression for its errors alone: it must match whole values.
+/// Returns an error if a regular expression is invalid.
 pub(crate) fn check_regex(expression: &str) -> Result<(), String> {
     full_match(expression).map(drop).map_err(|error| error.to_string())
 }
 
-/// Whether this is a DNS label of RFC 1123: up to 63 lower-case letters, digits and inner dashes.
+/// Returns true for a DNS label of RFC 1123: up to 63 lower-case letters, digits and inner dashes.
 pub(crate) fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     matches!(text.len(), 1..=63) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
-/// Whether this is a DNS subdomain of up to 253 bytes; Kubernetes does not limit the labels in it.
+/// Returns true for a DNS subdomain of up to 253 bytes. Like Kubernetes, it does not limit the length of the labels.
 pub(crate) fn is_subdomain(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let label = |part: &str| {
@@ -267,6 +267,8 @@ fn is_header_value(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -296,6 +298,15 @@ mod tests {
         #[test]
         fn a_label_is_a_subdomain(text in "[-a-z0-9.]{0,70}") {
             prop_assert!(!is_label(&text) || is_subdomain(&text));
+        }
+
+        #[test]
+        fn durations_are_those_of_the_gateway_api_crate(text in "[0-9]{0,6}(h|m|s|ms|us|d|\\.|-)?([0-9]{1,6}(h|m|s|ms)){0,5}") {
+            let other = gateway_api::Duration::from_str(&text).ok();
+            let other = other.map(|other| Duration::new(other.as_secs(), other.subsec_nanos()));
+            // The CRDs refuse no sum of a valid pattern; the crate refuses larger ones than this.
+            let limit = Duration::from_millis(((99_999 * 60 + 59) * 60 + 59) * 1000 + 999);
+            prop_assert_eq!(parse_duration(&text).filter(|duration| *duration <= limit), other, "{}", text);
         }
 
         #[test]

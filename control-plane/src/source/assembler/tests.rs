@@ -36,7 +36,7 @@ fn refused(origin: &Origin, reason: &str) -> Update {
     Update { refusals: vec![refusal], ..Update::default() }
 }
 
-/// Two sources, and what the log is told.
+/// Two sources, and the events of the log.
 struct Two {
     assembler: Assembler,
     files: SourceHandle,
@@ -105,7 +105,7 @@ fn a_source_that_may_yet_be_added_is_waited_for() {
 }
 
 #[test]
-fn a_source_that_ends_before_it_is_synced_is_told() {
+fn a_source_that_ends_before_it_is_synced_ends_the_wait() {
     let Two { assembler, files, cluster, log: _ } = two();
     drop((files, cluster));
     assert!(assembler.synced().now_or_never().unwrap().is_none());
@@ -125,7 +125,7 @@ fn a_resource_of_two_sources_is_the_first_sources_and_the_others_is_refused() {
             "object shop/cart at version 81, Service shop/cart, metadata.name: is already defined in a.yaml, document 1"
         ]
     );
-    // Another version of what is not in force changes nothing.
+    // Another version of a resource that is not active changes nothing.
     cluster.apply(object::read(service("cart", 82)));
     assert_eq!(port(&view), Some(80));
     files.apply(gone(service("cart", 80)));

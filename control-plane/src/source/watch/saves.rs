@@ -26,7 +26,7 @@ fn pause() {
     thread::sleep(Duration::from_millis(150));
 }
 
-/// Watches a directory with one file while `save` writes port 81 to it, and tells everything that changed since: the
+/// Watches a directory with one file while `save` writes port 81 to it, and returns everything that changed since: the
 /// directory is watched for longer than a file may be gone.
 async fn changes_of(save: impl FnOnce(&Path, &Path)) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
@@ -129,7 +129,7 @@ async fn a_file_that_gets_another_name_is_one_change() {
 }
 
 #[tokio::test]
-async fn kubelet_sets_a_link_anew_and_removes_the_folder_that_it_led_to() {
+async fn kubelet_replaces_a_link_and_removes_its_old_target() {
     let save = |root: &Path, file: &Path| {
         let version = |name: &str, port: u16| {
             create_dir(root.join(name)).unwrap();
@@ -152,7 +152,7 @@ async fn kubelet_sets_a_link_anew_and_removes_the_folder_that_it_led_to() {
 }
 
 #[tokio::test]
-async fn a_folder_is_taken_away_and_put_back() {
+async fn a_directory_is_moved_away_and_back() {
     let save = |root: &Path, file: &Path| {
         let folder = file.parent().unwrap();
         rename(folder, root.join(".away")).unwrap();

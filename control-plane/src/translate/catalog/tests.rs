@@ -263,7 +263,7 @@ fn a_cluster_has_the_defaults_and_the_identities_of_its_endpoints() {
 }
 
 #[test]
-fn a_cluster_that_nobody_serves_trusts_nobody() {
+fn a_cluster_without_identities_accepts_none() {
     let entry = ServiceEntry { endpoints: Arc::default(), ..plain(AppProtocol::Http) };
     let cluster: Cluster = read(&catalog(entry), Kind::Cluster, CART);
     let bytes = String::from_utf8_lossy(&cluster.encode_to_vec()).into_owned();
@@ -305,7 +305,7 @@ fn endpoints_that_drain_are_the_last_resort() {
         endpoints.map(|endpoint| HealthStatus::try_from(endpoint.health_status).unwrap()).collect::<Vec<_>>()
     };
     let (healthy, draining) = (HealthStatus::Healthy, HealthStatus::Draining);
-    for (publish_not_ready, health, told) in [
+    for (publish_not_ready, health, expected) in [
         (false, vec![Ready, Draining, NotReady], vec![healthy, draining]),
         (false, vec![Draining, Draining, NotReady], vec![healthy, healthy]),
         (false, vec![Draining], vec![healthy]),
@@ -313,12 +313,12 @@ fn endpoints_that_drain_are_the_last_resort() {
         (true, vec![NotReady, Draining], vec![healthy, draining]),
         (true, vec![Draining, Draining], vec![healthy, healthy]),
     ] {
-        assert_eq!(states(publish_not_ready, &health), told, "{publish_not_ready} {health:?}");
+        assert_eq!(states(publish_not_ready, &health), expected, "{publish_not_ready} {health:?}");
     }
 }
 
 #[test]
-fn a_service_without_routes_is_reached_straight_with_the_default_policies() {
+fn a_service_without_routes_has_one_route_with_the_default_policies() {
     let made: RouteConfiguration = read(&catalog(plain(AppProtocol::Http)), Kind::Route, CART);
     let route = &made.virtual_hosts[0].routes[0];
     assert_eq!((made.name.as_str(), route.name.as_str()), (CART, "default/cart.shop.svc.cluster.local:80"));

@@ -1,5 +1,5 @@
-//! Every rule for which Gateway API 1.6 publishes an invalid example, in its CRDs' tests or among its examples: the
-//! resource is refused, at the field that is wrong.
+//! Gateway API 1.6 publishes invalid examples, in the tests of its CRDs and in `hack/invalid-examples`. For each rule that they
+//! break, a resource that breaks it is refused, at the field in error.
 
 use super::super::testing::{check_table, read};
 
@@ -8,19 +8,19 @@ const HTTP: &str =
 const GRPC: &str =
     "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}, spec: {@}}";
 
-/// Checks that each of these is refused in place of `@`, with its first fault at the path.
+/// Checks that each of these is refused in place of `@`, with its first error at this path.
 fn check_refused(template: &str, refused: &[(&str, &str)]) {
     let rows: Vec<_> = refused.iter().map(|(part, path)| (*part, *path, "")).collect();
     check_table(template, &[], &rows);
 }
 
-/// Puts each part into the only filter, match or other place of a template.
+/// Checks that each of these is refused in place of `@` of `place`, in the template.
 fn check_refused_in(template: &str, place: &str, refused: &[(&str, &str)]) {
     check_refused(&template.replace('@', place), refused);
 }
 
 #[test]
-fn paths_that_are_not_absolute_or_not_normal() {
+fn paths_that_are_not_absolute_or_not_normalized() {
     let value = "spec.rules[0].matches[0].path.value";
     check_refused_in(
         HTTP,
@@ -51,7 +51,7 @@ fn paths_that_are_not_absolute_or_not_normal() {
 }
 
 #[test]
-fn conditions_that_no_request_can_meet_or_that_stand_there_twice() {
+fn invalid_or_duplicate_conditions() {
     let at = "spec.rules[0].matches[0]";
     check_refused_in(
         HTTP,
@@ -67,7 +67,7 @@ fn conditions_that_no_request_can_meet_or_that_stand_there_twice() {
 }
 
 #[test]
-fn backends_that_cannot_be_referred_to() {
+fn invalid_references_to_backends() {
     let at = "spec.rules[0].backendRefs[0]";
     check_refused_in(
         HTTP,
@@ -83,7 +83,7 @@ fn backends_that_cannot_be_referred_to() {
 }
 
 #[test]
-fn filters_whose_field_is_not_that_of_their_type() {
+fn filters_whose_field_does_not_fit_their_type() {
     let at = "spec.rules[0].filters[0]";
     let rows = |types: &[&str]| {
         for of in types {
@@ -133,7 +133,7 @@ fn filters_whose_field_is_not_that_of_their_type() {
 }
 
 #[test]
-fn header_changes_that_repeat_a_name_or_would_split_a_message() {
+fn header_changes_with_duplicate_names_or_line_breaks() {
     let at = "spec.rules[0].filters[0].responseHeaderModifier";
     check_refused_in(
         HTTP,
@@ -174,7 +174,7 @@ fn filters_that_are_repeated_or_exclude_each_other() {
 }
 
 #[test]
-fn a_prefix_is_replaced_only_where_exactly_one_is_matched() {
+fn a_prefix_is_replaced_only_if_exactly_one_is_matched() {
     let prefix = "{path: {type: PathPrefix, value: /old}}";
     let expression = "{path: {type: RegularExpression, value: /old}}";
     for filter in [REWRITE, REDIRECT] {
@@ -191,7 +191,7 @@ fn a_prefix_is_replaced_only_where_exactly_one_is_matched() {
 }
 
 #[test]
-fn path_modifiers_whose_field_is_not_that_of_their_type() {
+fn path_modifiers_whose_field_does_not_fit_their_type() {
     let at = "spec.rules[0].filters[0].requestRedirect";
     let path = format!("{at}.path");
     check_refused_in(
@@ -208,7 +208,7 @@ fn path_modifiers_whose_field_is_not_that_of_their_type() {
 }
 
 #[test]
-fn origins_and_methods_that_browsers_do_not_know() {
+fn invalid_origins_and_methods_of_cors() {
     let at = "spec.rules[0].filters[0].cors";
     let place = "rules: [{filters: [{type: CORS, cors: {@}}]}]";
     for origin in [
@@ -246,7 +246,7 @@ fn origins_and_methods_that_browsers_do_not_know() {
 }
 
 #[test]
-fn parents_that_are_not_distinct() {
+fn parent_references_that_are_not_distinct() {
     let b = "name: b";
     for parents in [
         format!("{{{b}}}, {{{b}}}"),
@@ -274,7 +274,7 @@ fn parents_that_are_not_distinct() {
 }
 
 #[test]
-fn times_that_are_no_durations_or_contradict_each_other() {
+fn invalid_or_contradictory_timeouts() {
     let request = "spec.rules[0].timeouts.request";
     check_refused_in(
         HTTP,
@@ -290,7 +290,7 @@ fn times_that_are_no_durations_or_contradict_each_other() {
 }
 
 #[test]
-fn rules_that_share_a_name_or_have_too_many_matches() {
+fn rules_with_duplicate_names_or_too_many_matches() {
     for template in [HTTP, GRPC] {
         check_refused_in(
             template,
@@ -310,7 +310,7 @@ fn rules_that_share_a_name_or_have_too_many_matches() {
 }
 
 #[test]
-fn shares_of_a_mirror_that_are_no_shares() {
+fn invalid_fractions_of_a_mirror() {
     let at = "spec.rules[0].filters[0].requestMirror";
     for template in [HTTP, GRPC] {
         check_refused_in(
@@ -327,7 +327,7 @@ fn shares_of_a_mirror_that_are_no_shares() {
 }
 
 #[test]
-fn grpc_methods_that_protobuf_cannot_name() {
+fn grpc_methods_with_invalid_names() {
     let at = "spec.rules[0].matches[0].method";
     check_refused_in(
         GRPC,
@@ -352,7 +352,7 @@ fn grpc_methods_that_protobuf_cannot_name() {
 }
 
 #[test]
-fn grants_without_a_side_or_a_namespace() {
+fn incomplete_reference_grants() {
     check_refused_in(
         "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: a}, spec: {@}}",
         "@",
@@ -369,7 +369,7 @@ fn grants_without_a_side_or_a_namespace() {
 
 /// Limits of the CRDs that no published example holds.
 #[test]
-fn limits_without_an_example() {
+fn limits_without_a_published_example() {
     // 251 bytes after the wildcard, and one label more.
     let longest = format!("hostnames: ['*.{}']", ["a"; 126].join("."));
     let long = longest.replacen("*.", "*.a.", 1);
@@ -384,11 +384,11 @@ fn limits_without_an_example() {
     let tcp = "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute, metadata: {name: a},
         spec: {rules: [{backendRefs: [{name: b, port: 1, @}]}]}}";
     check_refused(tcp, &[("filters: []", "spec.rules[0].backendRefs[0].filters")]);
-    // Of GRPC rules only the matches that are written down count.
+    // Of a GRPCRoute, only explicit matches count.
     let rules =
         format!("rules: [{{matches: [{m}]}}, {{matches: [{m}]}}, {{}}]", m = vec!["{}"; 64].join(", "));
     check_table(GRPC, &[&rules], &[]);
-    // The kinds that are not read yet are refused whole, and so are their examples.
+    // Kinds that are not supported yet are refused, and so are their invalid examples.
     for kind in ["Gateway", "GatewayClass", "TLSRoute", "BackendTLSPolicy", "ListenerSet"] {
         let yaml =
             format!("{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, metadata: {{name: a}}}}");

@@ -32,7 +32,7 @@ fn serving(registrations: Registrations) -> Catalog {
 }
 
 #[test]
-fn a_workload_sees_its_own_inbound_side_and_nobody_elses() {
+fn a_workload_sees_only_its_own_inbound_resources() {
     let catalog = serving(registered(&[9000], false, None));
     let name = "inbound|127.0.0.1:9000";
     assert_eq!(catalog.wildcard(&shop(), Kind::Listener), [name.into()]);
@@ -67,7 +67,7 @@ fn a_workload_sees_its_own_inbound_side_and_nobody_elses() {
 }
 
 #[test]
-fn redirected_connections_are_told_apart_by_destination_port() {
+fn redirected_connections_are_matched_by_destination_port() {
     let catalog = serving(registered(&[9000, 9001], true, Some(AppProtocol::Grpc)));
     let listener: Listener = read(&catalog, Kind::Listener, "inbound|127.0.0.1:15006");
     assert!(listener.use_original_dst.unwrap().value);

@@ -56,16 +56,20 @@ fn an_endpoint_that_a_balanced_service_shares_is_that_services() {
 }
 
 #[test]
-fn an_endpoint_that_comes_or_goes_is_told_by_its_names() {
+fn an_endpoint_that_comes_or_goes_is_affected_names_by_its_names() {
     let catalog = catalog(headless(&["10.1.0.1:8080"]));
     let affected = catalog.publish(Arc::new([headless(&["10.1.0.2:8080"])].into_iter().collect()));
-    let told: BTreeSet<_> = affected.names.iter().map(|(kind, name)| (*kind, name.to_string())).collect();
+    let affected_names: BTreeSet<_> =
+        affected.names.iter().map(|(kind, name)| (*kind, name.to_string())).collect();
     for address in ["10.1.0.1:8080", "10.1.0.2:8080"] {
-        assert!(told.contains(&(Kind::Listener, address.to_owned())), "{told:?}");
-        assert!(told.contains(&(Kind::Cluster, format!("{address}@{CART}"))), "{told:?}");
+        assert!(affected_names.contains(&(Kind::Listener, address.to_owned())), "{affected_names:?}");
+        assert!(affected_names.contains(&(Kind::Cluster, format!("{address}@{CART}"))), "{affected_names:?}");
     }
-    assert!(told.contains(&(Kind::Cluster, CART.to_owned())));
-    assert!(!told.contains(&(Kind::Listener, CART.to_owned())), "the service's own listener is as it was");
+    assert!(affected_names.contains(&(Kind::Cluster, CART.to_owned())));
+    assert!(
+        !affected_names.contains(&(Kind::Listener, CART.to_owned())),
+        "the service's own listener is as it was"
+    );
 }
 
 #[test]
