@@ -203,17 +203,17 @@ pub(super) fn resolve(
     if let ServiceType::ExternalName(_) = service.service_type {
         return Err(InvalidBackend::InvalidKind);
     }
-    let spoken = service.port(port).ok_or(InvalidBackend::BackendNotFound)?;
-    let carried = match (kind, spoken.protocol) {
+    let port_of_backend = service.port(port).ok_or(InvalidBackend::BackendNotFound)?;
+    let supported = match (kind, port_of_backend.protocol) {
         (Kind::HttpRoute | Kind::GrpcRoute, AppProtocol::Tcp) | (Kind::GrpcRoute, AppProtocol::Http) => false,
         // A port that serves requests accepts no opaque bytes, except if this very route makes it opaque.
         (Kind::TcpRoute, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => {
             let mut parents = route.spec.parents.0.iter().filter(|parent| parent.is_service());
-            parents.any(|parent| route.parent(parent) == key && selects(parent, spoken))
+            parents.any(|parent| route.parent(parent) == key && selects(parent, port_of_backend))
         }
         _ => true,
     };
-    match carried {
+    match supported {
         true => Ok(BackendTarget { service: key, port }),
         false => Err(InvalidBackend::UnsupportedProtocol),
     }

@@ -53,12 +53,12 @@ fn accepted<'a>(
     if selected.is_empty() {
         return no_parent("the Service has no such port".into());
     }
-    let carrying: Vec<_> = selected.into_iter().filter(|(_, port)| supports(id.kind, port)).collect();
-    if carrying.is_empty() {
+    let supporting: Vec<_> = selected.into_iter().filter(|(_, port)| supports(id.kind, port)).collect();
+    if supporting.is_empty() {
         return no_parent("the port's appProtocol is not HTTP".into());
     }
     let (mut winner, active) = (None, attachments.of(service));
-    for (port, _) in carrying {
+    for (port, _) in supporting {
         let routes = active.of(port, &id.namespace);
         if routes.binary_search_by(|other| other.seniority().cmp(&route.seniority())).is_ok() {
             return condition(true, "Accepted", String::new());

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_takes_the_place_of_its_former_self() {
+    fn a_workload_replaces_its_previous_version() {
         let mut all = Registrations::default();
         all.insert(cart("a", 1));
         all.insert(cart("b", 2));

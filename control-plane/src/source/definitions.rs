@@ -65,7 +65,7 @@ impl Definitions {
         touched.into_iter().filter_map(|id| self.select_active(id)).collect()
     }
 
-    /// Selects the active definition of a resource. Returns the change if it is another than before.
+    /// Selects the active definition of a resource. Returns the change if the active definition is another than before.
     fn select_active(&mut self, id: ResourceId) -> Option<ResourceChange> {
         let mut definitions = Vec::new();
         for path in self.defined_in.get(&id).into_iter().flatten() {
@@ -171,7 +171,7 @@ mod tests {
 
     const BROKEN: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: a, lables: {}}}\n";
 
-    fn new_file(path: &str, text: Option<&str>, completeness: Completeness) -> FileUpdate {
+    fn file_update(path: &str, text: Option<&str>, completeness: Completeness) -> FileUpdate {
         let parsed = text.map(|text| Ok(ParsedText::of(text, &DocumentCache::default())));
         FileUpdate { path: path.into(), parsed, completeness }
     }
@@ -189,7 +189,7 @@ mod tests {
                 (true, Some(_)) => "Changed",
                 (true, None) => "Removed",
             };
-            let changes = self.update(vec![new_file(path, text, completeness)]);
+            let changes = self.update(vec![file_update(path, text, completeness)]);
             changes.iter().map(|one| format!("{} {}", one.id.name, what(one))).collect()
         }
 
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_defined_twice_stays_with_who_has_it() {
+    fn a_resource_defined_twice_stays_with_its_first_file() {
         let mut definitions = Definitions::default();
         definitions.file("b.yaml", Some(&namespace("a", "x")));
         assert_eq!(definitions.file("a.yaml", Some(&namespace("a", "z"))), [""; 0]);
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn at_the_start_the_first_by_path_has_it() {
-        let file = |path: &str| new_file(path, Some(&namespace("a", path)), Completeness::Complete);
+        let file = |path: &str| file_update(path, Some(&namespace("a", path)), Completeness::Complete);
         for files in [vec![file("a"), file("b")], vec![file("b"), file("a")]] {
             let mut definitions = Definitions::default();
             definitions.update(files);
@@ -342,7 +342,7 @@ mod tests {
         };
         let mut definitions = Definitions::default();
         let versions = |definitions: &mut Definitions, text: &str| {
-            let settled = definitions.update(vec![new_file("f.yaml", Some(text), Completeness::Complete)]);
+            let settled = definitions.update(vec![file_update("f.yaml", Some(text), Completeness::Complete)]);
             settled.into_iter().map(|one| one.version.unwrap()).collect::<Vec<_>>()
         };
         let first = versions(&mut definitions, &list("x"));

@@ -61,9 +61,9 @@ impl Directory {
         list(&self.root, Path::new(""), &mut now)?;
         // A file may have several names: one that is being written under one name is not read under another.
         let inode = |path: &Path| fs::metadata(self.root.join(path)).ok().map(|metadata| metadata.ino());
-        let written: BTreeSet<u64> = tracker.writing().filter_map(inode).collect();
-        let complete: BTreeSet<u64> = tracker.closed().filter_map(inode).collect();
-        let (mut changed, mut waits) = (Vec::new(), BTreeSet::new());
+        let writing: BTreeSet<u64> = tracker.writing().filter_map(inode).collect();
+        let closed: BTreeSet<u64> = tracker.closed().filter_map(inode).collect();
+        let (mut changed, mut pending) = (Vec::new(), BTreeSet::new());
         let paths: BTreeSet<_> = self.seen.keys().chain(now.keys()).cloned().collect();
         for path in paths {
             let stamp = now.get(&path).copied();
@@ -71,13 +71,13 @@ impl Directory {
             if stamp.is_some() && seen == stamp {
                 continue;
             }
-            if stamp.is_some_and(|stamp| complete.contains(&stamp.inode)) {
+            if stamp.is_some_and(|stamp| closed.contains(&stamp.inode)) {
                 tracker.record(FileEvent::Closed(path.clone()), at);
             }
-            let open = stamp.is_some_and(|stamp| written.contains(&stamp.inode));
+            let open = stamp.is_some_and(|stamp| writing.contains(&stamp.inode));
             let readiness = tracker.readiness(&path, (seen, stamp), open, at);
             if readiness == Readiness::Pending {
-                waits.insert(path);
+                pending.insert(path);
                 continue;
             }
             let (stamp, text) = match stamp.map(|stamp| (stamp, read(&self.root.join(&path), read_text))) {
@@ -85,7 +85,7 @@ impl Directory {
                 Some((_, Ok(Some((stamp, text))))) => (Some(stamp), Some(Ok(text))),
                 // It changes faster than it can be read, or is gone: left to the next scan.
                 Some((_, Ok(None))) => {
-                    waits.insert(path);
+                    pending.insert(path);
                     continue;
                 }
                 Some((stamp, Err(reason))) => (Some(stamp), Some(Err(reason))),
@@ -98,7 +98,7 @@ impl Directory {
             }
             changed.push(ChangedFile { path, text, partial });
         }
-        tracker.scanned(|path| waits.contains(path));
+        tracker.scanned(|path| pending.contains(path));
         Ok(changed)
     }
 }

@@ -16,7 +16,7 @@ use crate::model::resource::{Decoded, Resource, ResourceId};
 pub(super) struct ConfigFile {
     pub(super) definitions: BTreeMap<ResourceId, Definition>,
     pub(super) refusals: Vec<Refusal>,
-    read: Arc<DocumentCache>,
+    cache: Arc<DocumentCache>,
 }
 
 /// The decoded documents of a file by the digest of their text: only documents that changed are decoded again.
@@ -96,15 +96,15 @@ impl Definition {
 impl ConfigFile {
     /// Returns its decoded documents.
     pub(super) fn document_cache(&self) -> Arc<DocumentCache> {
-        Arc::clone(&self.read)
+        Arc::clone(&self.cache)
     }
 
     /// Makes the next version of a file of its new text, retaining the old definitions that the text does not replace or remove.
     pub(super) fn replace(path: &Path, parsed: ParsedText, old: Self, completeness: Completeness) -> Self {
         let mut new = Self::default();
-        let mut read = DocumentCache::new();
-        let mut nameless = false;
-        let mut mentioned: BTreeMap<ResourceId, usize> = BTreeMap::new();
+        let mut cache = DocumentCache::new();
+        let mut unidentified = false;
+        let mut defined: BTreeMap<ResourceId, usize> = BTreeMap::new();
         let last = parsed.documents.len();
         for ParsedDocument { number, digest, text: shared, decoded } in parsed.documents {
             for Decoded { title, id, outcome, text } in decoded.iter() {
@@ -113,12 +113,12 @@ impl ConfigFile {
                     let resource = title.clone();
                     new.refusals.push(Refusal { origin, resource, field: field.into(), reason });
                 };
-                if let Some(first) = id.as_ref().and_then(|id| mentioned.get(id)) {
+                if let Some(first) = id.as_ref().and_then(|id| defined.get(id)) {
                     refuse("metadata.name", format!("is already defined in document {first}"));
                     continue;
                 }
                 if let Some(id) = id {
-                    mentioned.insert(id.clone(), number);
+                    defined.insert(id.clone(), number);
                 }
                 match (id, outcome) {
                     (Some(id), Ok(resource)) => {
@@ -133,20 +133,20 @@ impl ConfigFile {
                         }
                     }
                     (_, Err(errors)) => {
-                        nameless |= id.is_none();
+                        unidentified |= id.is_none();
                         errors.iter().for_each(|error| refuse(&error.path, error.reason.clone()));
                     }
                     (None, Ok(_)) => {}
                 }
             }
-            read.insert(digest, decoded);
+            cache.insert(digest, decoded);
         }
         for (id, definition) in old.definitions {
-            if completeness != Completeness::Complete || nameless || mentioned.contains_key(&id) {
+            if completeness != Completeness::Complete || unidentified || defined.contains_key(&id) {
                 new.definitions.entry(id).or_insert(Definition { retained: true, ..definition });
             }
         }
-        Self { read: Arc::new(read), ..new }
+        Self { cache: Arc::new(cache), ..new }
     }
 
     /// Makes the next version of a file that cannot be read: it retains its definitions.
@@ -156,7 +156,7 @@ impl ConfigFile {
         Self {
             definitions: old.definitions.into_iter().map(keep).collect(),
             refusals: vec![refusal],
-            read: Arc::default(),
+            cache: Arc::default(),
         }
     }
 }

@@ -13,10 +13,10 @@ use super::directory::is_configuration;
 use super::write_tracker::FileEvent;
 
 /// Subscribes to the kernel's notifications for `root`. Returns None if there are none; changes are then found by polling.
-pub(super) fn watch(root: &Path, tell: impl Fn(FileEvent) + Send + 'static) -> Option<RecommendedWatcher> {
+pub(super) fn watch(root: &Path, send: impl Fn(FileEvent) + Send + 'static) -> Option<RecommendedWatcher> {
     let below = root.to_owned();
-    let notice = move |event| events(&event, &below).into_iter().for_each(&tell);
-    let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
+    let handler = move |event| events(&event, &below).into_iter().for_each(&send);
+    let watcher = notify::recommended_watcher(handler).and_then(|mut watcher| {
         watcher.watch(root, RecursiveMode::Recursive)?;
         Ok(watcher)
     });
@@ -49,9 +49,9 @@ fn events(event: &notify::Result<Event>, root: &Path) -> Vec<FileEvent> {
             each(&|_, below| vec![FileEvent::AttributesChanged(below.into())])
         }
         EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => each(&|_, below| {
-            let whole = FileEvent::Closed(below.into());
+            let closed = FileEvent::Closed(below.into());
             // A directory or a link, through which other paths lead.
-            if is_configuration(below) { vec![whole] } else { vec![whole, FileEvent::TreeChanged] }
+            if is_configuration(below) { vec![closed] } else { vec![closed, FileEvent::TreeChanged] }
         }),
         _ => vec![FileEvent::TreeChanged],
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_event_means_what_it_says_of_the_file() {
+    fn each_event_of_the_kernel_is_translated() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("a.yaml"), "").unwrap();
         std::os::unix::fs::symlink("a.yaml", root.path().join("link.yaml")).unwrap();

@@ -106,8 +106,8 @@ impl Reader {
     }
 
     /// Records an event of the kernel. Returns true if it calls for a scan.
-    pub(super) fn record(&mut self, notice: FileEvent, now: Instant) -> bool {
-        self.tracker.record(notice, now)
+    pub(super) fn record(&mut self, event: FileEvent, now: Instant) -> bool {
+        self.tracker.record(event, now)
     }
 
     /// Returns when to scan again if no event comes before.
@@ -179,11 +179,11 @@ impl Reader {
                 }
             }
         }
-        let waits = !self.parsing.is_empty() || !jobs.is_empty();
+        let is_parsing = !self.parsing.is_empty() || !jobs.is_empty();
         let mut files = Vec::new();
         for (path, parsed, partial) in updates {
             self.deferred.remove(&path);
-            let completeness = match (partial, waits) {
+            let completeness = match (partial, is_parsing) {
                 (true, _) => Completeness::Partial,
                 (false, false) => Completeness::Complete,
                 (false, true) => {
@@ -193,7 +193,7 @@ impl Reader {
             };
             files.push(FileUpdate { path, parsed, completeness });
         }
-        if !waits {
+        if !is_parsing {
             let deferred = std::mem::take(&mut self.deferred).into_iter();
             files.extend(deferred.map(|(path, parsed)| FileUpdate {
                 path,

@@ -53,9 +53,9 @@ impl DirectorySource {
         let root = directory.into();
         let fail = |error| SourceError { directory: root.clone(), error };
         let (signal, signals) = channel();
-        let (noticed, parsed) = (signal.clone(), signal.clone());
+        let (observed, parsed) = (signal.clone(), signal.clone());
         // Before the first scan, so that no change is missed between the two.
-        let watcher = file_events::watch(&root, move |notice| drop(noticed.send(Signal::FileEvent(notice))));
+        let watcher = file_events::watch(&root, move |event| drop(observed.send(Signal::FileEvent(event))));
         let mut reader = Reader::new(root.clone(), Some(LastGoodStore::load(last_good.into())));
         assembler.apply(reader.read_first()?);
         assembler.synced();
@@ -102,8 +102,8 @@ fn wait(signals: &Receiver<Signal>, reader: &mut Reader) -> bool {
             None => reader.next_scan(now).map_or(poll, |next| next.min(poll)),
         };
         match signals.recv_timeout(until.saturating_duration_since(now)) {
-            Ok(Signal::FileEvent(notice)) => {
-                if reader.record(notice, Instant::now()) {
+            Ok(Signal::FileEvent(event)) => {
+                if reader.record(event, Instant::now()) {
                     first.get_or_insert(now);
                 }
             }

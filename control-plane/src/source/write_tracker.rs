@@ -87,8 +87,8 @@ struct OpenFile {
 
 impl WriteTracker {
     /// Records an event. Returns true if it calls for a scan.
-    pub(super) fn record(&mut self, notice: FileEvent, now: Instant) -> bool {
-        match notice {
+    pub(super) fn record(&mut self, event: FileEvent, now: Instant) -> bool {
+        match event {
             FileEvent::Writing(path) => {
                 self.closed.remove(&path);
                 self.writing.insert(path, OpenFile { last_write: now, was_read: false });
@@ -179,12 +179,12 @@ impl WriteTracker {
         }
     }
 
-    /// Ends a scan. `waits` returns true for the files that the scan left for later.
-    pub(super) fn scanned(&mut self, waits: impl Fn(&Path) -> bool) {
+    /// Ends a scan. `pending` returns true for the files that the scan left for later.
+    pub(super) fn scanned(&mut self, pending: impl Fn(&Path) -> bool) {
         self.scanned = true;
         self.closed.clear();
         self.tree_changed = false;
-        self.unannounced.retain(|path, _| waits(path));
+        self.unannounced.retain(|path, _| pending(path));
     }
 
     /// Returns when to scan again if no event comes before.
@@ -261,24 +261,24 @@ mod tests {
 
     #[test]
     fn a_rename_and_a_replaced_link_are_complete_at_once() {
-        for (notice, stamp) in [
+        for (event, stamp) in [
             (FileEvent::Closed(path()), stamp(1)),
             (FileEvent::AttributesChanged(path()), stamp(1)),
             (FileEvent::TreeChanged, stamp(1)),
         ] {
             let (mut tracker, now) = tracker();
             let seen = self::stamp(9);
-            assert!(tracker.record(notice.clone(), now));
+            assert!(tracker.record(event.clone(), now));
             assert_eq!(
                 tracker.readiness(&path(), (seen, stamp), false, now),
                 Readiness::Complete,
-                "{notice:?}"
+                "{event:?}"
             );
             tracker.scanned(|_| false);
             assert_eq!(
                 tracker.readiness(&path(), (seen, stamp), false, now),
                 Readiness::Pending,
-                "{notice:?} counts once"
+                "{event:?} counts once"
             );
         }
     }
@@ -323,17 +323,17 @@ mod tests {
 
     #[test]
     fn a_file_is_removed_only_when_it_has_been_gone_for_a_while() {
-        for notice in [FileEvent::Closed(path()), FileEvent::TreeChanged, FileEvent::EventsLost] {
+        for event in [FileEvent::Closed(path()), FileEvent::TreeChanged, FileEvent::EventsLost] {
             let (mut tracker, now) = tracker();
-            tracker.record(notice.clone(), now);
+            tracker.record(event.clone(), now);
             assert_eq!(
                 tracker.readiness(&path(), (stamp(1), None), false, now),
                 Readiness::Partial,
-                "{notice:?}"
+                "{event:?}"
             );
             tracker.scanned(|_| true);
             assert_eq!(tracker.next_scan(now), Some(now + REMOVED_AFTER));
-            tracker.record(notice, now);
+            tracker.record(event, now);
             assert_eq!(
                 tracker.readiness(&path(), (None, None), false, now + REMOVED_AFTER / 2),
                 Readiness::Pending

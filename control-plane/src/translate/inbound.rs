@@ -71,7 +71,7 @@ pub(super) fn application(scope: Scope<'_>, workload: &WorkloadEntry, name: &str
         connect_timeout: duration(defaults::CONNECT_TIMEOUT),
         circuit_breakers: Some(defaults::circuit_breakers()),
         // No outlier detection: there is no other instance.
-        typed_extension_protocol_options: cluster::protocol_options(spoken(scope.mesh, port)),
+        typed_extension_protocol_options: cluster::protocol_options(application_protocol(scope.mesh, port)),
         ..Default::default()
     })
 }
@@ -102,7 +102,7 @@ fn has_tcp_route(mesh: &Mesh, port: &WorkloadPort) -> bool {
 }
 
 /// Returns the application's protocol: as registered, else that of the service's port.
-fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
+fn application_protocol(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
     let of_service = || {
         let entry = mesh.service(port.services.first()?)?;
         Some(entry.service.port(port.service_port)?.protocol)
@@ -112,7 +112,7 @@ fn spoken(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
 
 /// Returns the filter chains of one port. ALPN, which the peer's sidecar chose, distinguishes requests from opaque bytes.
 fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<FilterChain> {
-    let protocol = spoken(scope.mesh, port);
+    let protocol = application_protocol(scope.mesh, port);
     let Some(service) = port.services.first() else { return Vec::new() };
     let canonical = Target::service(service.clone(), port.service_port).name(scope.domain());
     let stat = format!("{INBOUND_PREFIX}{canonical}");

@@ -203,7 +203,7 @@ fn a_backend_that_cannot_be_used_keeps_its_share_and_is_named() {
 }
 
 #[test]
-fn a_tcp_route_leads_to_what_takes_opaque_bytes() {
+fn a_tcp_route_needs_backends_for_opaque_bytes() {
     for (protocol, expected) in [
         ("tcp", "stock.shop:80"),
         ("", "stock.shop:80"),

@@ -74,7 +74,7 @@ fn a_change_touches_its_service_and_no_other() {
 }
 
 #[test]
-fn a_cluster_ip_leads_to_the_first_by_name_of_those_who_claim_it() {
+fn a_cluster_ip_belongs_to_the_first_claimant_by_name() {
     let with_ip = |name: &str| service(name, 80, "http").replace("spec: {", "spec: {clusterIP: 10.1.0.1, ");
     let mut builder = MeshBuilder::default();
     let ip = "10.1.0.1".parse().unwrap();

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_decide_what_an_endpoint_takes() {
+    fn conditions_determine_the_health_of_an_endpoint() {
         let all = [None, Some(false), Some(true)];
         let every = all.into_iter().flat_map(|ready| {
             all.into_iter().flat_map(move |serving| all.into_iter().map(move |last| (ready, serving, last)))

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_say_what_is_spoken_and_where() {
+    fn ports_have_a_protocol_and_a_target() {
         let service = |yaml: &str| {
             let resource = read(&SERVICE.replace('@', yaml)).remove(0).outcome.unwrap();
             let Body::Service(service) = &resource.body else { panic!() };

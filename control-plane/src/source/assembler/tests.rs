@@ -145,7 +145,7 @@ fn a_resource_of_two_sources_is_the_first_sources_and_the_others_is_refused() {
 }
 
 #[test]
-fn a_refusal_is_logged_once_and_stands_until_its_source_takes_it_back() {
+fn a_refusal_is_logged_once_and_stays_until_its_source_withdraws_it() {
     let (files, cluster, log, mut view) = synced();
     let origin = Origin::file("a.yaml");
     files.apply(refused(&origin, "is no list"));

@@ -183,7 +183,7 @@ async fn the_folder_that_a_link_leads_to_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_removed_goes_once_and_what_is_added_meanwhile_does_not_wait() {
+async fn a_removal_is_applied_once_and_does_not_delay_an_addition() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name);
     let namespace = |name: &str| format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}");

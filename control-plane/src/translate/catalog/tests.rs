@@ -158,7 +158,7 @@ fn the_canonical_listener_goes_by_the_services_addresses_too() {
 }
 
 #[test]
-fn only_our_own_proxy_is_given_what_only_it_knows() {
+fn only_our_own_proxy_gets_its_extensions() {
     let catalog = catalog(plain(AppProtocol::Http));
     let envoy = Viewer { dialect: Dialect::Envoy, ..shop() };
     // Twice, so that the second time is from the cache.
@@ -352,7 +352,7 @@ fn consumer_routes_are_for_their_namespace_alone() {
 }
 
 #[test]
-fn a_resource_is_made_once_and_again_only_when_what_it_shows_changed() {
+fn a_resource_is_translated_again_only_if_its_input_changed() {
     let catalog = catalog(plain(AppProtocol::Http));
     let kinds = |catalog: &Catalog| {
         Kind::ALL.map(|kind| {

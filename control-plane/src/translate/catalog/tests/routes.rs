@@ -109,7 +109,7 @@ fn a_whole_path_is_replaced_literally() {
 }
 
 #[test]
-fn a_redirect_names_what_changes() {
+fn a_redirect_has_what_changes() {
     let redirect = Redirect {
         scheme: Some(RedirectScheme::Https),
         hostname: Some("example.org".into()),
