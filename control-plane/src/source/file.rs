@@ -22,7 +22,7 @@ pub(super) struct ConfigFile {
 /// The decoded documents of a file by the digest of their text: only documents that changed are decoded again.
 pub(super) type DocumentCache = BTreeMap<[u8; 32], Arc<[Decoded]>>;
 
-/// The decoded documents of a file's text. Decoding a large file takes long.
+/// The decoded documents of a file's text. Decoding a large file is slow.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ParsedText {
     documents: Vec<ParsedDocument>,

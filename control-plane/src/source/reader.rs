@@ -22,7 +22,7 @@ use super::last_good::LastGoodStore;
 use super::write_tracker::{FileEvent, WriteTracker};
 use crate::model::resource::ResourceId;
 
-/// In bytes. Larger texts are parsed on another thread; this size takes some 50 ms.
+/// In bytes. Larger texts are parsed on another thread. Parsing this much takes about 50 ms.
 const LARGE: usize = 128 * 1024;
 
 /// A configuration directory that cannot be read.
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_into_a_large_file_is_there_all_the_time() {
+    fn a_resource_that_moves_into_a_large_file_is_never_removed() {
         let mut look = Look::new();
         assert_eq!(look.write("small.yaml", Some(&(service("moves") + &service("stays")))).names().len(), 2);
         look.write("large.yaml", Some(&large("moves"))).write("small.yaml", Some(&service("stays")));
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(look.refusals, 0);
         let files: Vec<_> = look.reader.active().map(|(_, file)| file.display().to_string()).collect();
         assert_eq!(files, ["large.yaml", "small.yaml"]);
-        // The other way round, and with the whole of a file.
+        // The other way round, and with a complete file.
         look.write("large.yaml", Some(&large("l"))).write("other.yaml", Some(&service("moves")));
         look.write("small.yaml", None);
         assert_eq!(look.names(), ["moves", "stays"]);
@@ -347,7 +347,7 @@ mod tests {
         look.write("large.yaml", Some(&large("c"))).names();
         assert_eq!(look.run_a_job().names(), ["b"]);
         assert_eq!(look.run_a_job().names(), ["c"]);
-        // A result and a newer text, seen in one look, are one job.
+        // A result and a newer text, found by one scan, are one job.
         look.write("large.yaml", Some(&large("d"))).names();
         look.write("large.yaml", Some(&large("e"))).names();
         look.run_a_job().write("large.yaml", Some(&large("f"))).names();
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_between_large_files_is_there_all_the_time() {
+    fn a_resource_that_moves_between_large_files_is_never_removed() {
         let mut look = Look::new();
         look.write("a.yaml", Some(&large("moves"))).names();
         look.run_a_job().names();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_large_file_that_changes_while_it_is_read_the_last_version_counts() {
+    fn the_last_version_of_a_large_file_that_changes_while_it_is_parsed_is_active() {
         let mut look = Look::new();
         look.write("large.yaml", Some(&large("a"))).names();
         look.write("large.yaml", Some(&large("b"))).names();

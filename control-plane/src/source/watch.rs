@@ -147,7 +147,7 @@ mod tests {
         (source, assembler.synced().await.unwrap())
     }
 
-    /// Waits for a version of which `holds` is true; the watcher looks by itself every few seconds at the latest.
+    /// Waits for a view for which `holds` returns true. The watcher scans every few seconds at the latest.
     async fn until(view: &mut watch::Receiver<View>, holds: impl FnMut(&View) -> bool) -> View {
         let found = tokio::time::timeout(Duration::from_secs(30), view.wait_for(holds)).await;
         found.expect("no such version in 30 s").unwrap().clone()
@@ -197,7 +197,7 @@ mod tests {
         let (_source, mut view) = start(root.path(), &state.path().join("retained"), |_| {}).await;
         let mut writer = std::fs::File::create(&slow).unwrap();
         writer.write_all(format!("{}\n", service("a", 81)).as_bytes()).unwrap();
-        // Many looks, each of which finds the half file.
+        // Many scans, each of which finds the incomplete file.
         for n in 0..3 {
             std::fs::write(root.path().join(format!("other-{n}.yaml")), service(&format!("other-{n}"), 80))
                 .unwrap();

@@ -1,6 +1,6 @@
 //! Decides which changed files may be read: a file that is being written is not read half.
 //!
-//! The kernel reports when a file is written and when its writer closes it; between the two it is left alone. A rename and
+//! The kernel reports when a file is written and when its writer closes it; between the two it is not read. A rename and
 //! a link that is replaced are complete at once. If no event reports a change (a network file system, lost events), the file
 //! must stay the same for a while. A file that disappears often comes back, or reappears under another name (editors,
 //! `git checkout`, a mount): other files may define its resources at once, and they are removed when the file has been gone

@@ -14,7 +14,7 @@ fn http(name: &str, rules: &str) -> String {
 }
 
 #[test]
-fn matches_are_tried_from_the_most_specific_to_the_least() {
+fn the_most_specific_match_comes_first() {
     let rules = format!(
         "{{matches: [{{path: {{value: /}}}}, {{path: {{value: /long/prefix}}}}, {{path: {{value: /long}}}}], {TO_CART}}},
          {{matches: [{{path: {{value: /long}}, headers: [{{name: a, value: b}}]}},
@@ -138,7 +138,7 @@ fn only_one_kind_of_route_is_active_on_a_port() {
 }
 
 #[test]
-fn a_parent_that_cannot_take_the_route_says_why() {
+fn a_parent_that_cannot_accept_the_route_has_a_reason() {
     let rule = format!("{{{TO_CART}}}");
     let external = "{apiVersion: v1, kind: Service, metadata: {name: out, namespace: shop},
         spec: {type: ExternalName, externalName: example.com}}";

@@ -182,7 +182,7 @@ proptest! {
         for at in &order {
             one_by_one.with(&[&all[*at]]);
         }
-        // What goes and comes back leaves no trace either.
+        // A resource that is removed and added again leaves no difference either.
         for at in &again {
             one_by_one.without(&all[*at]);
         }

@@ -1,4 +1,4 @@
-//! However a file is saved, nothing of the mesh goes away meanwhile.
+//! However a file is saved, no resource is removed meanwhile.
 
 use std::fs::{self, create_dir, remove_file, rename, write};
 use std::os::unix::fs::symlink;
@@ -143,7 +143,7 @@ async fn kubelet_replaces_a_link_and_removes_its_old_target() {
         pause();
         version("..2026_2", 81);
         fs::remove_dir_all(root.join("..2026_1")).unwrap();
-        // The name of a key goes away and comes back.
+        // The name of a key is removed and added again.
         remove_file(root.join("mesh.yaml")).unwrap();
         pause();
         symlink("..data/mesh.yaml", root.join("mesh.yaml")).unwrap();

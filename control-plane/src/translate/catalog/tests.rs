@@ -210,7 +210,7 @@ fn an_address_of_one_endpoint_is_a_destination_of_its_own() {
 }
 
 #[test]
-fn opaque_bytes_and_unknown_protocols_have_their_shapes() {
+fn listeners_for_opaque_bytes_and_unknown_protocols() {
     let tcp: Listener = read(&catalog(plain(AppProtocol::Tcp)), Kind::Listener, "cart:80");
     assert!(tcp.api_listener.is_none() && tcp.default_filter_chain.is_some());
     let detect: Listener = read(&catalog(plain(AppProtocol::Detect)), Kind::Listener, "cart:80");
@@ -348,7 +348,7 @@ fn consumer_routes_are_for_their_namespace_alone() {
     };
     let (shop, web, other) = (seen("shop"), seen("web"), seen("other"));
     assert_eq!((shop.0.as_str(), web.0.as_str(), other.0.as_str()), ("producer", "consumer", "producer"));
-    assert!(Arc::ptr_eq(&shop.1, &other.1), "the same for all who see the same");
+    assert!(Arc::ptr_eq(&shop.1, &other.1), "shared by all viewers with the same input");
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn check_refused(template: &str, refused: &[(&str, &str)]) {
     check_table(template, &[], &rows);
 }
 
-/// Checks that each of these is refused in place of `@` of `place`, in the template.
+/// The same, with `place` in place of the `@` of the template, and the parts in place of its own `@`.
 fn check_refused_in(template: &str, place: &str, refused: &[(&str, &str)]) {
     check_refused(&template.replace('@', place), refused);
 }
