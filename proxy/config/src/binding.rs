@@ -10,7 +10,7 @@ use outrigger_core::Name;
 use tokio::sync::{mpsc, oneshot};
 
 /// Timeout for a reply. Binding is a few system calls.
-const LONGEST: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Discovery's half: requests the binding of listeners.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Binder {
         if self.0.send(BindRequest { wanted, answer }).is_err() {
             return Vec::new();
         }
-        match tokio::time::timeout(LONGEST, answered).await {
+        match tokio::time::timeout(RESPONSE_TIMEOUT, answered).await {
             Ok(answer) => answer.unwrap_or_default(),
             Err(_) => Vec::new(),
         }

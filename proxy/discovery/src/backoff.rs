@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-/// The first wait is in `(FIRST/2, FIRST]`, so a reconnect starts within half a second.
-const FIRST: Duration = Duration::from_millis(400);
+/// The first wait is in `(INITIAL/2, INITIAL]`, so a reconnect starts within half a second.
+const INITIAL: Duration = Duration::from_millis(400);
 /// Upper bound of a wait, so that a control plane that is back is found within seconds.
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX: Duration = Duration::from_secs(5);
 
 /// Backoff state of one retried operation.
 #[derive(Debug, Default)]
@@ -17,9 +17,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Returns the wait before the next attempt: between half and all of `min(FIRST * 2^failures, LONGEST)`.
+    /// Returns the wait before the next attempt: between half and all of `min(INITIAL * 2^failures, MAX)`.
     pub(crate) fn next(&mut self) -> Duration {
-        let longest = FIRST.saturating_mul(1 << self.failures.min(8)).min(LONGEST);
+        let longest = INITIAL.saturating_mul(1 << self.failures.min(8)).min(MAX);
         self.failures = self.failures.saturating_add(1);
         longest.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
@@ -39,9 +39,9 @@ mod tests {
         let mut backoff = Backoff::default();
         assert!(backoff.next() <= Duration::from_millis(500));
         for _ in 0..100 {
-            assert!(backoff.next() <= LONGEST);
+            assert!(backoff.next() <= MAX);
         }
-        assert!(backoff.next() >= LONGEST / 2);
+        assert!(backoff.next() >= MAX / 2);
         backoff.reset();
         assert!(backoff.next() <= Duration::from_millis(500));
     }

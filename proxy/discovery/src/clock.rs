@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 /// Longest part of a sleep; bounds how late a renewal can be after a suspend.
-const PIECE: Duration = Duration::from_secs(30);
+const MAX_SLEEP: Duration = Duration::from_secs(30);
 
 /// The source of wall-clock time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,7 +34,7 @@ impl Clock {
         while let Ok(left) = at.duration_since(self.now())
             && !left.is_zero()
         {
-            tokio::time::sleep(left.min(PIECE)).await;
+            tokio::time::sleep(left.min(MAX_SLEEP)).await;
         }
     }
 }

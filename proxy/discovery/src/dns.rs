@@ -16,9 +16,9 @@ use thiserror::Error;
 const CACHED_ANSWERS: u64 = 512;
 
 /// Upper bound of a negative answer's TTL, whatever its zone says: services can appear late.
-const ABSENT_AT_MOST: Duration = Duration::from_secs(30);
+const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 /// Time limit for one server; a query is retried once.
-const ANSWER: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The shared resolver. Cheap to clone.
 #[derive(Clone)]
@@ -44,8 +44,8 @@ impl Dns {
         let options = builder.options_mut();
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = CACHED_ANSWERS;
-        options.negative_max_ttl = Some(ABSENT_AT_MOST);
-        options.timeout = options.timeout.min(ANSWER);
+        options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+        options.timeout = options.timeout.min(RESPONSE_TIMEOUT);
         options.attempts = options.attempts.min(1);
         let resolver = builder.build().map_err(|error| DnsError::Setup(error.to_string()))?;
         Ok(Self(Arc::new(resolver)))

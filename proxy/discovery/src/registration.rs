@@ -25,15 +25,15 @@ use crate::control_plane::channel::{Channels, current, describe};
 use crate::status::StatusBoard;
 
 /// How long a drain waits for the control plane's confirmation.
-pub(crate) const DRAIN: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for the first response on a stream.
-const ANSWER: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Interval at which a refused workload is sent again.
-const OFFER_AGAIN: Duration = Duration::from_secs(5);
+const REFUSED_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Heartbeat interval before the control plane has sent a lease.
-const FIRST_HEARTBEAT: Duration = Duration::from_secs(10);
+const INITIAL_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// Lower bound of the heartbeat interval, whatever the lease.
-const FASTEST_HEARTBEAT: Duration = Duration::from_millis(200);
+const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One port of the workload, as `--service` gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,13 +128,13 @@ impl RegistrationHandle {
         });
     }
 
-    /// Leaves discovery. Waits until that is confirmed, [`DRAIN`] has passed, or the control plane is found unreachable.
+    /// Leaves discovery. Waits until that is confirmed, [`DRAIN_TIMEOUT`] has passed, or the control plane is found unreachable.
     /// Cancel-safe: leaving continues.
     pub(crate) async fn drain(&self) -> Deregistration {
         self.wanted.send_replace(Wanted::Drained);
         let mut confirmation = self.confirmation.clone();
         match tokio::time::timeout(
-            DRAIN,
+            DRAIN_TIMEOUT,
             confirmation.wait_for(|confirmation| *confirmation != Confirmation::Pending),
         )
         .await
@@ -159,11 +159,10 @@ impl Registration {
             labels: labels.clone().into_iter().collect(),
         };
         let (wanted, wanted_receiver) = watch::channel(Wanted::NotReady);
-        let nothing_to_leave =
-            if ports.is_empty() { Confirmation::Received } else { Confirmation::Unreachable };
-        let (confirmation, leave_receiver) = watch::channel(nothing_to_leave);
+        let initial = if ports.is_empty() { Confirmation::Received } else { Confirmation::Unreachable };
+        let (confirmation, confirmation_receiver) = watch::channel(initial);
         let task = Self { workload: Arc::new(workload), wanted: wanted_receiver, confirmation, status };
-        (task, RegistrationHandle { wanted: Arc::new(wanted), confirmation: leave_receiver })
+        (task, RegistrationHandle { wanted: Arc::new(wanted), confirmation: confirmation_receiver })
     }
 
     /// Registers, and registers again after each break. Owned by the supervisor and ends with it.
@@ -172,14 +171,14 @@ impl Registration {
         if self.workload.ports.is_empty() || current(&mut channels).await.is_none() {
             return;
         }
-        self.expect(Confirmation::Pending);
+        self.set_confirmation(Confirmation::Pending);
         let mut backoff = Backoff::default();
-        let mut before = None;
+        let mut previous = None;
         while let Some(channel) = current(&mut channels).await {
-            let status = match self.serve(channel, &mut channels, before.take(), &mut backoff).await {
+            let status = match self.serve(channel, &mut channels, previous.take(), &mut backoff).await {
                 Ended::Broken(status) => status,
                 Ended::Renewed(call) => {
-                    before = Some(call);
+                    previous = Some(call);
                     continue;
                 }
             };
@@ -195,17 +194,17 @@ impl Registration {
         &mut self,
         channel: Channel,
         channels: &mut Channels,
-        before: Option<Box<Call>>,
+        previous: Option<Box<Call>>,
         backoff: &mut Backoff,
     ) -> Ended {
         let opened = self.open(channel).await;
-        self.expect(if opened.is_ok() { Confirmation::Pending } else { Confirmation::Unreachable });
+        self.set_confirmation(if opened.is_ok() { Confirmation::Pending } else { Confirmation::Unreachable });
         let mut call = match opened {
             Ok(call) => Box::new(call),
             Err(status) => return Ended::Broken(status),
         };
         tokio::select! {
-            Err(status) = self.converse(&mut call, before, backoff) => Ended::Broken(status),
+            Err(status) = self.exchange(&mut call, previous, backoff) => Ended::Broken(status),
             renewed = channels.changed() => match renewed {
                 Ok(()) => Ended::Renewed(call),
                 Err(_) => Ended::Broken(Status::cancelled("shutting down")),
@@ -217,31 +216,32 @@ impl Registration {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let _ = requests.send(self.message(true));
         let mut client = RegistrationClient::new(channel);
-        let opened = tokio::time::timeout(ANSWER, client.register(UnboundedReceiverStream::new(outgoing)))
-            .await
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the control plane did not respond")));
+        let opened =
+            tokio::time::timeout(RESPONSE_TIMEOUT, client.register(UnboundedReceiverStream::new(outgoing)))
+                .await
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the control plane did not respond")));
         Ok(Call { requests, responses: opened?.into_inner() })
     }
 
     /// Sends the desired state and heartbeats until the stream breaks.
-    async fn converse(
+    async fn exchange(
         &mut self,
         Call { requests, responses }: &mut Call,
-        mut before: Option<Box<Call>>,
+        mut previous: Option<Box<Call>>,
         backoff: &mut Backoff,
     ) -> Result<Infallible, Status> {
-        let mut heartbeat = FIRST_HEARTBEAT;
+        let mut heartbeat = INITIAL_HEARTBEAT_INTERVAL;
         let mut refused = false;
         let mut next = Instant::now() + heartbeat;
         loop {
             let full = tokio::select! {
                 outcome = outcome(responses) => {
                     let outcome = outcome?;
-                    drop(before.take());
+                    drop(previous.take());
                     match outcome {
                         Outcome::Accepted(accepted) => {
                             let lease = lease(accepted);
-                            heartbeat = (lease / 3).max(FASTEST_HEARTBEAT);
+                            heartbeat = (lease / 3).max(MIN_HEARTBEAT_INTERVAL);
                             refused = false;
                             backoff.reset();
                             self.status.registered(lease);
@@ -255,10 +255,10 @@ impl Registration {
                             refused = false;
                             backoff.reset();
                             self.status.registration_left();
-                            self.expect(Confirmation::Received);
+                            self.set_confirmation(Confirmation::Received);
                         }
                     }
-                    next = next.min(Instant::now() + if refused { OFFER_AGAIN } else { heartbeat });
+                    next = next.min(Instant::now() + if refused { REFUSED_RETRY_INTERVAL } else { heartbeat });
                     continue;
                 }
                 changed = self.wanted.changed() => {
@@ -271,12 +271,12 @@ impl Registration {
             if requests.send(self.message(full)).is_err() {
                 return Err(Status::unavailable("the stream accepts no more messages"));
             }
-            next = Instant::now() + if refused { OFFER_AGAIN } else { heartbeat };
+            next = Instant::now() + if refused { REFUSED_RETRY_INTERVAL } else { heartbeat };
         }
     }
 
-    /// Sets the expectation. A confirmation is final.
-    fn expect(&self, now: Confirmation) {
+    /// Sets the state of the confirmation. A received one is final.
+    fn set_confirmation(&self, now: Confirmation) {
         self.confirmation.send_if_modified(|confirmation| {
             let change = *confirmation != Confirmation::Received && *confirmation != now;
             if change {
@@ -326,7 +326,7 @@ fn lease(wire::Accepted { lease }: wire::Accepted) -> Duration {
     let seconds = lease.and_then(|lease| u64::try_from(lease.seconds).ok().map(|s| (s, lease.nanos)));
     let lease =
         seconds.map(|(s, nanos)| Duration::new(s, u32::try_from(nanos).unwrap_or(0).min(999_999_999)));
-    lease.filter(|lease| !lease.is_zero()).unwrap_or(3 * FIRST_HEARTBEAT)
+    lease.filter(|lease| !lease.is_zero()).unwrap_or(3 * INITIAL_HEARTBEAT_INTERVAL)
 }
 
 fn port(port: &WorkloadPort) -> wire::Port {

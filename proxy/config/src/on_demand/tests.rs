@@ -48,18 +48,18 @@ impl Mesh {
         self.feed.mark_absent([name]);
     }
 
-    async fn subscribe(&self, name: &str) -> Lookup {
-        self.ask_as(1, name).await
+    async fn lookup(&self, name: &str) -> Lookup {
+        self.lookup_as(1, name).await
     }
 
-    async fn ask_as(&self, client: u8, name: &str) -> Lookup {
+    async fn lookup_as(&self, client: u8, name: &str) -> Lookup {
         let by = PeerKey::new(None, [127, 0, 0, client].into());
         self.on_demand.destination(&self.published.view(), name, &by).await
     }
 
     /// Requests a destination without waiting for it.
     fn begin(&self, client: u8, name: &str) {
-        assert!(self.ask_as(client, name).now_or_never().is_none(), "{name} is answered at once");
+        assert!(self.lookup_as(client, name).now_or_never().is_none(), "{name} is answered at once");
     }
 }
 
@@ -78,7 +78,7 @@ async fn concurrent_requests_for_one_name_share_a_subscription() {
         assert_eq!(mesh.feed.next().await, [subscribe("cart:80")]);
         mesh.publish("cart:80");
     };
-    let (one, other, ()) = tokio::join!(mesh.subscribe("cart:80"), mesh.subscribe("cart:80"), serve);
+    let (one, other, ()) = tokio::join!(mesh.lookup("cart:80"), mesh.lookup("cart:80"), serve);
     assert!(matches!((one, other), (Lookup::Found(_), Lookup::Found(_))));
     assert!(mesh.on_demand.known(&mesh.published.load(), "cart:80").is_some());
 }
@@ -89,7 +89,7 @@ async fn an_absent_name_is_subscribed_once_and_dropped_when_it_is_unused() {
     mesh.begin(1, "nope:80");
     mesh.feed.mark_absent(["nope:80", "never-requested:80"]);
     for _ in 0..5 {
-        assert!(matches!(mesh.subscribe("nope:80").await, Lookup::Absent));
+        assert!(matches!(mesh.lookup("nope:80").await, Lookup::Absent));
         tokio::time::advance(Duration::from_secs(1)).await;
         mesh.feed.sweep();
     }
@@ -107,14 +107,14 @@ async fn an_absent_name_that_is_pushed_is_found_at_once() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(1, "late:80");
     mesh.feed.mark_absent(["late:80"]);
-    assert!(matches!(mesh.subscribe("late:80").await, Lookup::Absent));
+    assert!(matches!(mesh.lookup("late:80").await, Lookup::Absent));
     mesh.feed.mark_existing(["late:80"]);
     let started = Instant::now();
     let warm = async {
         tokio::time::sleep(Duration::from_millis(30)).await;
         mesh.publish("late:80");
     };
-    let (found, ()) = tokio::join!(mesh.subscribe("late:80"), warm);
+    let (found, ()) = tokio::join!(mesh.lookup("late:80"), warm);
     assert!(matches!(found, Lookup::Found(_)), "{found:?}");
     assert_eq!(started.elapsed(), Duration::from_millis(30), "a request waits while it warms");
     assert_eq!(mesh.feed.next().await, [subscribe("late:80")], "one subscription is enough");
@@ -126,7 +126,7 @@ async fn a_name_that_was_in_use_stays_subscribed_while_it_is_gone_and_invented_h
     mesh.begin(1, "cart:80");
     mesh.publish("cart:80");
     mesh.remove("cart:80");
-    assert!(matches!(mesh.subscribe("cart:80").await, Lookup::Absent));
+    assert!(matches!(mesh.lookup("cart:80").await, Lookup::Absent));
     for n in 0..50 {
         mesh.begin(1, &format!("invented-{n}:80"));
         mesh.feed.mark_absent([&*format!("invented-{n}:80")]);
@@ -135,7 +135,7 @@ async fn a_name_that_was_in_use_stays_subscribed_while_it_is_gone_and_invented_h
     mesh.feed.sweep();
     assert_eq!(mesh.feed.wanted(), ["cart:80".into()]);
     mesh.publish("cart:80");
-    assert!(matches!(mesh.subscribe("cart:80").await, Lookup::Found(_)));
+    assert!(matches!(mesh.lookup("cart:80").await, Lookup::Found(_)));
     mesh.remove("cart:80");
     tokio::time::advance(Duration::from_secs(400)).await;
     mesh.feed.sweep();
@@ -154,7 +154,7 @@ async fn absent_names_are_bounded_and_those_of_the_client_with_most_are_evicted(
     }
     let wanted = mesh.feed.wanted();
     assert!(wanted.len() == 3 && wanted.contains(&"mistyped:80".into()), "{wanted:?}");
-    assert!(mesh.ask_as(2, "mistyped:80").now_or_never().is_some(), "still remembered");
+    assert!(mesh.lookup_as(2, "mistyped:80").now_or_never().is_some(), "still remembered");
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,7 +163,7 @@ async fn an_absent_name_whose_first_version_cannot_be_used_is_refused() {
     mesh.begin(1, "bad:80");
     mesh.feed.mark_absent(["bad:80"]);
     mesh.feed.mark_refused(["bad:80"]);
-    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Refused));
+    assert!(matches!(mesh.lookup("bad:80").await, Lookup::Refused));
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,22 +174,22 @@ async fn a_refused_destination_fails_requests_at_once_until_a_version_is_accepte
         mesh.feed.mark_refused(["bad:80", "never-requested:80"]);
     };
     let started = Instant::now();
-    let (answer, ()) = tokio::join!(mesh.subscribe("bad:80"), serve);
+    let (answer, ()) = tokio::join!(mesh.lookup("bad:80"), serve);
     assert!(matches!(answer, Lookup::Refused));
-    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Refused), "without a new subscription");
+    assert!(matches!(mesh.lookup("bad:80").await, Lookup::Refused), "without a new subscription");
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert_eq!(mesh.feed.wanted(), ["bad:80".into()]);
     mesh.publish("bad:80");
-    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Found(_)));
+    assert!(matches!(mesh.lookup("bad:80").await, Lookup::Found(_)));
     mesh.feed.mark_refused(["bad:80"]);
-    assert!(matches!(mesh.subscribe("bad:80").await, Lookup::Found(_)), "the version before serves on");
+    assert!(matches!(mesh.lookup("bad:80").await, Lookup::Found(_)), "the version before serves on");
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_request_waits_longer_than_the_limit() {
     let mesh = mesh(Resolution::OnDemand);
     let started = Instant::now();
-    assert!(matches!(mesh.subscribe("slow:80").await, Lookup::Unknown));
+    assert!(matches!(mesh.lookup("slow:80").await, Lookup::Unknown));
     assert_eq!(started.elapsed(), Duration::from_secs(5));
     mesh.feed.sweep();
     assert_eq!(mesh.feed.next().await, [subscribe("slow:80"), unsubscribe("slow:80")]);
@@ -210,21 +210,21 @@ async fn a_flood_of_invented_hosts_does_not_displace_existing_names() {
         assert!(mesh.feed.wanted().contains(&"cart:80".into()));
         mesh.publish("cart:80");
     };
-    let (found, ()) = tokio::join!(mesh.subscribe("cart:80"), serve);
+    let (found, ()) = tokio::join!(mesh.lookup("cart:80"), serve);
     assert!(matches!(found, Lookup::Found(_)));
     for n in 50..100 {
         mesh.begin(1, &format!("invented-{n}:80"));
     }
     let wanted = mesh.feed.wanted();
     assert!(wanted.len() == 4 && wanted.contains(&"cart:80".into()), "{wanted:?}");
-    assert!(matches!(mesh.subscribe("cart:80").await, Lookup::Found(_)));
+    assert!(matches!(mesh.lookup("cart:80").await, Lookup::Found(_)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_oldest_pending_name_of_the_client_with_most_is_evicted() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.begin(2, "real:80");
-    let pushed_out = mesh.subscribe("invented-0:80");
+    let pushed_out = mesh.lookup("invented-0:80");
     tokio::pin!(pushed_out);
     assert!((&mut pushed_out).now_or_never().is_none());
     for n in 1..20 {
@@ -239,7 +239,7 @@ async fn at_the_limit_of_existing_names_another_is_refused_at_once() {
     let mesh = mesh(Resolution::OnDemand);
     mesh.feed.adopt(["a:1", "b:1", "c:1", "d:1", "e:1"].map(Name::from));
     let started = Instant::now();
-    assert!(matches!(mesh.subscribe("f:1").await, Lookup::Unknown));
+    assert!(matches!(mesh.lookup("f:1").await, Lookup::Unknown));
     assert_eq!(started.elapsed(), Duration::ZERO);
 }
 
@@ -280,9 +280,9 @@ async fn in_wildcard_mode_short_names_are_completed_without_a_subscription() {
     let mesh = mesh(Resolution::Wildcard { namespace, cluster_domain });
     mesh.publish("cart.shop.svc.cluster.local:80");
     for name in ["cart:80", "cart.shop:80", "cart.shop.svc:80", "cart.shop.svc.cluster.local:80"] {
-        assert!(matches!(mesh.subscribe(name).await, Lookup::Found(_)), "{name}");
+        assert!(matches!(mesh.lookup(name).await, Lookup::Found(_)), "{name}");
     }
-    assert!(matches!(mesh.subscribe("other:80").await, Lookup::Absent));
+    assert!(matches!(mesh.lookup("other:80").await, Lookup::Absent));
     assert!(mesh.feed.wanted().is_empty());
 }
 
@@ -296,9 +296,9 @@ async fn a_pinned_name_that_does_not_exist_is_never_dropped() {
         mesh.feed.sweep();
     }
     assert_eq!(mesh.feed.next().await, [subscribe("bound:80")]);
-    assert!(matches!(mesh.subscribe("bound:80").await, Lookup::Absent));
+    assert!(matches!(mesh.lookup("bound:80").await, Lookup::Absent));
     mesh.publish("bound:80");
-    assert!(matches!(mesh.subscribe("bound:80").await, Lookup::Found(_)));
+    assert!(matches!(mesh.lookup("bound:80").await, Lookup::Found(_)));
     for _ in 0..9 {
         tokio::time::advance(Duration::from_secs(50)).await;
         mesh.feed.sweep();

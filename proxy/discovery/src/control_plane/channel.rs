@@ -31,10 +31,10 @@ use crate::control_plane::trust::{Roots, RootsError};
 use crate::dns::{Dns, DnsError};
 
 /// Time limit to establish a connection, including TLS.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Interval and timeout of HTTP/2 keep-alive pings on a silent connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 windows, large enough that thousands of resources do not wait for window updates.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 1 << 20;
@@ -169,8 +169,8 @@ impl ControlPlane {
             .origin(Uri::from_static("https://control-plane"))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
     }
 
@@ -184,7 +184,8 @@ impl ControlPlane {
             let tls = TlsConnector::from(Arc::new(config));
             tls.connect(name, socket).await.map_err(ChannelError::Connect)
         };
-        let stream = tokio::time::timeout(CONNECT, connected).await.map_err(|_| ChannelError::TimedOut)??;
+        let stream =
+            tokio::time::timeout(CONNECT_TIMEOUT, connected).await.map_err(|_| ChannelError::TimedOut)??;
         Ok(TokioIo::new(stream))
     }
 
@@ -294,7 +295,7 @@ pub enum ChannelError {
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
     /// The connection was not established in time.
-    #[error("no connection within {CONNECT:?}")]
+    #[error("no connection within {CONNECT_TIMEOUT:?}")]
     TimedOut,
 }
 

@@ -29,7 +29,7 @@ const KEY_FILE: &str = "identity.key";
 /// File of the chain, PEM, leaf first.
 const CHAIN_FILE: &str = "identity.pem";
 /// Time limit for the issuer to respond; the request is then retried.
-const ANSWER: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a token; a larger file is most likely not a token.
 const TOKEN_BYTES: usize = 16 * 1024;
 
@@ -127,9 +127,9 @@ impl Identity {
             self.control_plane.anonymous()
         };
         let mut issuer = IstioCertificateServiceClient::new(channel);
-        let answer = tokio::time::timeout(ANSWER, issuer.create_certificate(request)).await;
-        let response = match answer {
-            Err(_) => return Err(IdentityError::Silent),
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, issuer.create_certificate(request)).await;
+        let response = match response {
+            Err(_) => return Err(IdentityError::NoResponse),
             Ok(Err(status)) => {
                 use tonic::Code::{PermissionDenied, Unauthenticated};
                 let refused = matches!(status.code(), PermissionDenied | Unauthenticated);
@@ -222,8 +222,8 @@ pub enum IdentityError {
     #[error("the issuer refused: {0}")]
     Refused(String),
     /// The issuer did not respond in time.
-    #[error("the issuer did not answer within {ANSWER:?}")]
-    Silent,
+    #[error("the issuer did not respond within {RESPONSE_TIMEOUT:?}")]
+    NoResponse,
     /// The key pair or the new certificate cannot be used.
     #[error("{0}")]
     Certificate(String),

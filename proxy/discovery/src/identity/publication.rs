@@ -15,7 +15,7 @@ use crate::control_plane::channel::{ControlPlane, Credential, Credentials};
 use crate::status::{CertificateStatus, StatusBoard};
 
 /// How often the root file is checked for changes.
-const ROOTS: Duration = Duration::from_secs(10);
+const ROOTS_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The last published value and its destination.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Publication {
                     Ok(()) => true,
                     Err(_) => return,
                 },
-                () = tokio::time::sleep(ROOTS) => self.refresh(),
+                () = tokio::time::sleep(ROOTS_CHECK_INTERVAL) => self.refresh(),
             };
             let credential = credentials.borrow().clone();
             if let Some(credential) = credential.filter(|_| due) {
@@ -124,7 +124,7 @@ mod tests {
         let second = store.load().unwrap();
         assert_eq!((second.roots.generation, second.roots.by_domain[&domain].len()), (2, 2));
         std::fs::write(ca.roots_file(), "torn").unwrap();
-        tokio::time::sleep(3 * ROOTS).await;
+        tokio::time::sleep(3 * ROOTS_CHECK_INTERVAL).await;
         assert_eq!(store.load().unwrap().roots.generation, 2, "the last good ones stay");
     }
 }

@@ -174,7 +174,7 @@ async fn a_drain_gives_up_on_a_silent_control_plane() {
     let _call = fake.registrations.recv().await.unwrap();
     let start = Instant::now();
     assert_eq!(handle.drain().await, Deregistration::Unconfirmed);
-    assert_eq!(start.elapsed().as_millis() / 10, DRAIN.as_millis() / 10);
+    assert_eq!(start.elapsed().as_millis() / 10, DRAIN_TIMEOUT.as_millis() / 10);
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,15 +22,15 @@ use crate::control_plane::channel::{Channels, current, describe};
 use crate::xds::subscriptions::Mode;
 
 /// Maximum size of a response. 10,000 services in wildcard mode need about 30 MB in one response.
-const RESPONSE_BYTES: usize = 256 << 20;
+const MAX_RESPONSE_BYTES: usize = 256 << 20;
 /// Time limit for the first response on a stream.
-const ANSWER: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A stream that lasted this long resets the backoff, even without any response.
-const SETTLED: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// Sends requests. Requests after the stream broke are lost, like those in flight. Unbounded, because each request answers a
-/// response or carries a change of the (bounded) demand.
+/// response or carries a change of the (bounded) subscriptions.
 pub(crate) type Requests = mpsc::UnboundedSender<DeltaDiscoveryRequest>;
 
 /// Events of the stream, in order: `Opening`, then `Established`, then responses, then `Closed`; or `Closed` at once. A stream
@@ -63,7 +63,7 @@ pub(crate) async fn maintain(mut channels: Channels, events: mpsc::Sender<Event>
         if events.send(Event::Closed(describe(&status))).await.is_err() {
             return;
         }
-        if opened.elapsed() >= SETTLED {
+        if opened.elapsed() >= STABLE_AFTER {
             backoff.reset();
         }
         tokio::time::sleep(backoff.next()).await;
@@ -76,9 +76,10 @@ async fn serve(channel: Channel, events: &mpsc::Sender<Event>, backoff: &mut Bac
     if events.send(Event::Opening(requests)).await.is_err() {
         return Ok(());
     }
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES);
+    let mut client =
+        AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let call = client.delta_aggregated_resources(UnboundedReceiverStream::new(outgoing));
-    let mut responses = tokio::time::timeout(ANSWER, call)
+    let mut responses = tokio::time::timeout(RESPONSE_TIMEOUT, call)
         .await
         .map_err(|_| Status::deadline_exceeded("the control plane did not respond"))??
         .into_inner();

@@ -28,7 +28,7 @@ use crate::xds::stream::{Received, Stream, WILDCARD};
 use crate::xds::subscriptions::Mode;
 
 /// How often unused destinations are dropped.
-const SWEEP: Duration = Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The sleep while no timer is set.
 const NEVER: Duration = Duration::from_secs(86_400);
 
@@ -138,7 +138,7 @@ impl Supervisor {
 
     /// Runs until the handle stops it or is dropped. `_tasks` end with it.
     pub(crate) async fn run(mut self, _tasks: JoinSet<()>, mut stopped: oneshot::Receiver<()>) {
-        let mut sweep = interval(SWEEP);
+        let mut sweep = interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let never = Instant::now() + NEVER;

@@ -1,7 +1,7 @@
 //! Chooses the version of each resource that traffic uses: the newest one whose references are present, else the previous one.
 //!
 //! A cluster waits for its endpoints, a route for its clusters, a listener for its routes. Each missing name delays a version
-//! by at most [`LONGEST`], even if the server reported that it does not exist, because it may be created soon. A removed resource
+//! by at most [`MAX_WAIT`], even if the server reported that it does not exist, because it may be created soon. A removed resource
 //! stays for as long while a published version refers to it, or a listener whose connections drain. The decision is pure:
 //! accepted resources and the time in, resources to publish out.
 
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// Maximum wait for a name, and maximum time that a removed but used resource stays. Envoy's `initial_fetch_timeout` has the
 /// same default.
-const LONGEST: Duration = Duration::from_secs(15);
+const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// In dependency order: referenced kinds first.
 const KINDS: [Kind; 4] = [Kind::Endpoints, Kind::Cluster, Kind::Route, Kind::Listener];
@@ -74,8 +74,8 @@ impl Warming {
             }
         }
         self.drain_listeners(&next, now);
-        self.keep_what_is_used(accepted, &mut next, now);
-        self.forget_what_came(accepted, &next);
+        self.keep_referenced(accepted, &mut next, now);
+        self.drop_arrived(accepted, &next);
         let deadlines = [&self.awaited, &self.leaving].into_iter().flat_map(PerKind::iter);
         self.next_deadline =
             deadlines.flat_map(|(_, names)| names.values()).filter(|at| **at > now).min().copied();
@@ -89,14 +89,14 @@ impl Warming {
         for (name, listener) in self.published.of(Kind::Listener) {
             let stays = next.get(Kind::Listener, name).is_some_and(|newer| newer.same_content(listener));
             if !stays && !listener.is_destination() {
-                self.draining.push((Arc::clone(listener), now + LONGEST));
+                self.draining.push((Arc::clone(listener), now + MAX_WAIT));
             }
         }
     }
 
-    /// Keeps removed resources while a published version refers to them: for [`LONGEST`], and for as long as the successor of that
+    /// Keeps removed resources while a published version refers to them: for [`MAX_WAIT`], and for as long as the successor of that
     /// version waits. Keeps what a draining listener or another such resource refers to for as long as that one.
-    fn keep_what_is_used(&mut self, accepted: &Resources, next: &mut Resources, now: Instant) {
+    fn keep_referenced(&mut self, accepted: &Resources, next: &mut Resources, now: Instant) {
         let before = std::mem::take(&mut self.leaving);
         // Referring kinds first: a cluster that stays keeps its endpoints.
         for kind in KINDS.into_iter().rev() {
@@ -113,11 +113,11 @@ impl Warming {
                     if accepted.contains(of, named) || !self.published.contains(of, named) {
                         continue;
                     }
-                    let at = until.or_else(|| before[of].get(named).copied()).unwrap_or(now + LONGEST);
+                    let at = until.or_else(|| before[of].get(named).copied()).unwrap_or(now + MAX_WAIT);
                     if at > now || succeeded {
                         stay.push((of, named.clone(), at));
                     } else {
-                        tracing::warn!(kind = %of, name = %named, %by, "removed, though it is still referred to");
+                        tracing::warn!(kind = %of, name = %named, %by, "removed while another resource still refers to it");
                     }
                 }
             }
@@ -132,7 +132,7 @@ impl Warming {
     }
 
     /// Stops waiting for names that have arrived or are no longer referenced.
-    fn forget_what_came(&mut self, accepted: &Resources, next: &Resources) {
+    fn drop_arrived(&mut self, accepted: &Resources, next: &Resources) {
         if self.awaited.iter().all(|(_, names)| names.is_empty()) {
             return;
         }
@@ -153,7 +153,7 @@ fn await_names(awaited: &mut Deadlines, resource: &Compiled, next: &Resources, n
     let mut ready = true;
     for (kind, name) in resource.references() {
         if !next.contains(kind, name) {
-            let until = awaited[kind].entry(name.clone()).or_insert(now + LONGEST);
+            let until = awaited[kind].entry(name.clone()).or_insert(now + MAX_WAIT);
             ready &= *until <= now;
         }
     }

@@ -10,11 +10,11 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 /// Connect timeout; an application that is slower is not ready.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause between attempts: short at first, because most applications start quickly, then longer.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 /// Resolves when each of `applications` has accepted a connection. Cancel-safe.
 pub(crate) async fn answering(applications: Vec<SocketAddr>) {
@@ -22,14 +22,14 @@ pub(crate) async fn answering(applications: Vec<SocketAddr>) {
         let mut pause = FIRST_PAUSE;
         while !accepts(application).await {
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
         tracing::debug!(%application, "the application answers");
     }
 }
 
 async fn accepts(application: SocketAddr) -> bool {
-    matches!(timeout(CONNECT, TcpStream::connect(application)).await, Ok(Ok(_)))
+    matches!(timeout(CONNECT_TIMEOUT, TcpStream::connect(application)).await, Ok(Ok(_)))
 }
 
 #[cfg(test)]

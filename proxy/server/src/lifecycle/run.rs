@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use super::configuration::Configuration;
 use super::memory_trim::MemoryTrim;
 use super::run_loop::{Latches, RunLoop};
-use super::shutdown::{DrainSchedule, FLUSH, ShutdownSignals, propagation};
+use super::shutdown::{DrainSchedule, FLUSH_TIMEOUT, ShutdownSignals, propagation};
 use super::workers::Workers;
 use crate::admin;
 use crate::admin::pages::{self, AdminState};
@@ -257,10 +257,10 @@ impl Running {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(FLUSH, flushed).await.is_err() {
+        if tokio::time::timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
             tracing::warn!("telemetry was not flushed in time");
         }
-        if tokio::time::timeout(FLUSH, discovery.shutdown()).await.is_err() {
+        if tokio::time::timeout(FLUSH_TIMEOUT, discovery.shutdown()).await.is_err() {
             tracing::warn!("configuration was not saved in time");
         }
         tracing::info!("drained");

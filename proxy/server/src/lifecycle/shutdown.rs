@@ -27,7 +27,7 @@ const NOTICE: Duration = Duration::from_secs(1);
 const NOTICE_SHARE: u32 = 6;
 
 /// Time limit for the final telemetry flush.
-pub(crate) const FLUSH: Duration = Duration::from_secs(3);
+pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Returns how long to wait for the deregistration to propagate. Zero if the workload was never offered to peers, or if no
 /// control plane was notified; peers then rely on retries.

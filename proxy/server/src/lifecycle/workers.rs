@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::error::Error;
 
 /// Time limit for a drained worker's thread to end.
-const JOIN: Duration = Duration::from_secs(2);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The worker threads. A worker that ends without a shutdown request is a bug, and the process ends with it.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Workers {
                 ends.recv().await;
             }
         };
-        if tokio::time::timeout(JOIN, all).await.is_err() {
+        if tokio::time::timeout(JOIN_TIMEOUT, all).await.is_err() {
             tracing::warn!("a drained worker did not end in time");
         }
     }

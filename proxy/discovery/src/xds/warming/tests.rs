@@ -100,7 +100,7 @@ fn a_missing_reference_delays_one_version_and_no_later_one() {
     let mut world = World::serving();
     world.insert(Kind::Route, "cart", xds::route("cart", &["v1", "typo"]));
     world.advance();
-    world.now += LONGEST;
+    world.now += MAX_WAIT;
     assert!(world.advance());
     assert_eq!(world.clusters_of_the_route(), ["typo", "v1"]);
     world.insert(Kind::Route, "cart", xds::route("cart", &["typo"]));
@@ -147,7 +147,7 @@ fn a_removed_cluster_is_dropped_with_the_last_reference_and_stays_if_it_is_added
     world.accepted.remove(Kind::Cluster, "v1");
     world.advance();
     world.insert(Kind::Cluster, "v1", xds::cluster("v1"));
-    world.now += LONGEST;
+    world.now += MAX_WAIT;
     world.advance();
     assert!(world.serves(Kind::Cluster, "v1"));
     world.accepted.remove(Kind::Cluster, "v1");
@@ -175,7 +175,7 @@ fn what_a_removed_listener_refers_to_stays_while_its_connections_drain() {
     world.accepted.remove(Kind::Cluster, "application");
     world.accepted.remove(Kind::Endpoints, "application");
     assert!(world.advance());
-    let drained = world.now + LONGEST;
+    let drained = world.now + MAX_WAIT;
     assert!(!world.serves(Kind::Listener, "inbound"));
     assert!(world.serves(Kind::Cluster, "application") && world.serves(Kind::Endpoints, "application"));
     assert_eq!(world.warming.next_deadline(), Some(drained));
@@ -190,7 +190,7 @@ fn a_cluster_removed_after_its_listener_goes_when_that_has_drained() {
     let mut world = inbound();
     world.accepted.remove(Kind::Listener, "inbound");
     assert!(world.advance());
-    let drained = world.now + LONGEST;
+    let drained = world.now + MAX_WAIT;
     world.now += Duration::from_secs(10);
     world.accepted.remove(Kind::Cluster, "application");
     world.accepted.remove(Kind::Endpoints, "application");
@@ -208,7 +208,7 @@ fn what_a_replaced_listener_referred_to_stays_while_its_connections_drain() {
     world.accepted.remove(Kind::Cluster, "application");
     assert!(world.advance());
     assert!(world.serves(Kind::Cluster, "application"));
-    world.now += LONGEST;
+    world.now += MAX_WAIT;
     assert!(world.advance());
     assert!(!world.serves(Kind::Cluster, "application") && world.serves(Kind::Listener, "inbound"));
 }
@@ -224,7 +224,7 @@ fn a_listener_that_comes_back_finds_what_it_refers_to() {
     world.advance();
     world.accepted = all;
     assert!(world.advance());
-    world.now += LONGEST;
+    world.now += MAX_WAIT;
     assert!(!world.advance());
     assert!(world.serves(Kind::Cluster, "application") && world.serves(Kind::Endpoints, "application"));
 }

@@ -1,7 +1,7 @@
 //! The access log: one line per finished request or connection, written by a dedicated thread.
 //!
 //! Workers send records into a bounded channel and never wait. The thread writes all available records with one call and pauses
-//! for [`GATHER`], so that it wakes a few hundred times a second at most. It ends when all workers are gone and the last line
+//! for [`BATCH_DELAY`], so that it wakes a few hundred times a second at most. It ends when all workers are gone and the last line
 //! is written.
 
 pub(crate) mod entry;
@@ -25,7 +25,7 @@ use crate::error::Error;
 const QUEUE: usize = 4096;
 
 /// Pause in which records gather before they are written.
-const GATHER: Duration = Duration::from_millis(5);
+const BATCH_DELAY: Duration = Duration::from_millis(5);
 
 /// Handle of the access log's thread.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Writer {
             let written = self.output.write(&lines);
             self.losses.lines(written.is_ok(), count);
             lines.clear();
-            std::thread::sleep(GATHER);
+            std::thread::sleep(BATCH_DELAY);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Spans: exports the records of sampled requests as OTLP over gRPC, off the data path.
 //!
 //! Workers send records into a bounded channel. [`SpanExport::run`], on the control thread, converts them to spans and exports
-//! them in batches of [`BATCH`] or after [`GATHER`], whichever comes first, one export at a time. While a collector is
+//! them in batches of [`BATCH`] or after [`BATCH_DELAY`], whichever comes first, one export at a time. While a collector is
 //! unreachable the channel fills and workers drop records, which are counted; nothing else is affected. The exporter ends when
 //! all workers are gone and the last batch is sent.
 
@@ -29,10 +29,10 @@ use crate::error::Error;
 const BATCH: usize = 512;
 
 /// Maximum time that spans wait for a batch.
-const GATHER: Duration = Duration::from_secs(1);
+const BATCH_DELAY: Duration = Duration::from_secs(1);
 
 /// How often the channel is polled while spans gather, so that a busy proxy does not wake this task for each record.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Capacity of the channel: 20,000 requests a second for two polls.
 const QUEUE: usize = 2048;
@@ -99,7 +99,7 @@ impl SpanExport {
             let first = self.records.recv().await?;
             spans_of(&first, self.identity.get().as_ref(), &mut batch);
         }
-        let deadline = Instant::now() + GATHER;
+        let deadline = Instant::now() + BATCH_DELAY;
         loop {
             let local = self.identity.get();
             while batch.len() < BATCH {
@@ -112,7 +112,7 @@ impl SpanExport {
             if batch.len() >= BATCH || Instant::now() >= deadline {
                 return Some(batch);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -39,6 +39,11 @@ async fn of_three_resources_the_bad_one_is_refused_and_a_reconnect_names_its_las
     let detail = server.next_ack().await.error_detail.unwrap().message;
     assert!(detail.starts_with("cluster \"b\": ") && !detail.contains("\"a\""), "{detail}");
     let held = proxy.handle.reader().resources();
+    let active = held[0].active.as_ref().unwrap();
+    assert_eq!(
+        (&active.json["name"], active.received.is_some(), &held[0].warming),
+        (&"a".into(), true, &None)
+    );
     let held: Vec<_> = held.iter().map(|held| (&*held.name, version(held))).collect();
     assert_eq!(held, [("a", "2"), ("b", "1"), ("c", "2")]);
     assert!(proxy.published.load().clusters.contains_key("b"), "the last good version serves on");
