@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 use super::strict::FieldError;
 
 /// The maximum number of errors reported for one resource.
-const MOST: usize = 16;
+const MAX_ERRORS: usize = 16;
 /// The maximum number of unknown fields of an object. Each is found by decoding the object once more.
-const MOST_IGNORED: usize = 64;
+const MAX_IGNORED: usize = 64;
 
 /// Returns all errors of a document in which `read` found `first`.
 pub(super) fn all<T>(
@@ -21,19 +21,19 @@ pub(super) fn all<T>(
     mut document: Value,
     read: impl Fn(Value) -> Result<T, FieldError>,
 ) -> Vec<FieldError> {
-    let (mut errors, mut gap) = (Vec::new(), None::<Path>);
+    let (mut errors, mut removed) = (Vec::new(), None::<Path>);
     let mut next = Some(first);
     while let Some(error) = next {
-        let place = Path::resolve(&document, &error.path);
-        let target = match gap.take().filter(|gap| gap.steps.starts_with(&place.steps)) {
-            Some(gap) => gap.parent(),
+        let path = Path::resolve(&document, &error.path);
+        let target = match removed.take().filter(|removed| removed.steps.starts_with(&path.steps)) {
+            Some(removed) => removed.parent(),
             None => {
                 errors.push(error);
-                place
+                path
             }
         };
-        gap = target.take_out(&mut document);
-        if gap.is_none() || errors.len() == MOST {
+        removed = target.remove(&mut document);
+        if removed.is_none() || errors.len() == MAX_ERRORS {
             break;
         }
         next = read(document.clone()).err();
@@ -50,7 +50,7 @@ pub(super) fn read_leniently<T>(
     loop {
         match read(document.clone()) {
             Ok(value) => return (Ok(value), ignored),
-            Err(error) if error.is_unknown_field() && ignored.len() < MOST_IGNORED => {
+            Err(error) if error.is_unknown_field() && ignored.len() < MAX_IGNORED => {
                 let path = Path::resolve(&document, &error.path);
                 // A known field that contains the unknown one is not removed.
                 if path.to_string() != error.path || !path.remove_field(&mut document) {
@@ -107,7 +107,7 @@ impl Path {
     /// Removes the value at this path. An item of a list is emptied instead, so that the others keep their indexes; if it cannot
     /// be emptied, its list is removed. Returns the path of what was removed, or None if only a whole `metadata` or `spec` is
     /// left to remove.
-    fn take_out(mut self, document: &mut Value) -> Option<Self> {
+    fn remove(mut self, document: &mut Value) -> Option<Self> {
         while let [inner @ .., last] = self.steps.as_slice() {
             let value = inner.iter().try_fold(&mut *document, |value, step| step.of(value))?;
             match last {
@@ -220,6 +220,6 @@ mod tests {
     #[test]
     fn the_number_of_errors_is_bounded() {
         let fields: Vec<_> = (0..100).map(|number| format!("x{number}: 1")).collect();
-        assert_eq!(paths(&format!("{{{}}}", fields.join(", "))).len(), super::MOST);
+        assert_eq!(paths(&format!("{{{}}}", fields.join(", "))).len(), super::MAX_ERRORS);
     }
 }
