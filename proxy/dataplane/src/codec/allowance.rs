@@ -1,7 +1,8 @@
-//! How long a peer is waited for in all while it moves bytes slowly: a drop now and then is not enough.
+//! Bounds the total time spent waiting for a peer that moves bytes slowly: a byte now and then does not extend it
+//! indefinitely.
 //!
-//! Waiting uses the time up, bytes earn it back: all of it with [`PROGRESS_BYTES`]. So a peer may pause for nearly as long
-//! as it may be silent after any such piece, and one that drips is noticed soon after that time.
+//! Waiting consumes the allowance and bytes restore it: [`PROGRESS_BYTES`] restore all of it. So a peer may pause for nearly
+//! the whole allowance after each such piece, and a peer that trickles is noticed soon after the allowance has elapsed.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,10 +13,10 @@ use tokio::time::Instant;
 
 use super::watchdog::Watchdog;
 
-/// Bytes that earn the whole time back.
+/// The number of bytes that restore the whole allowance.
 const PROGRESS_BYTES: u64 = 1024;
 
-/// The time that is left for a peer.
+/// The remaining time for a peer.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     full: Duration,
@@ -24,22 +25,22 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    /// A peer that may let us wait for `full`.
+    /// Creates the allowance of a peer that may be waited for during `full`.
     pub(crate) fn new(full: Duration) -> Self {
         Self { full, left: full, waiting_since: None }
     }
 
-    /// We wait: since when.
+    /// Starts waiting, unless already waiting. Returns since when.
     pub(crate) fn wait(&mut self, now: Instant) -> Instant {
         *self.waiting_since.get_or_insert(now)
     }
 
-    /// When it will be used up if the peer moves nothing.
+    /// Returns when the allowance is consumed if the peer moves nothing.
     pub(crate) fn ends(&self, now: Instant) -> Instant {
         self.waiting_since.unwrap_or(now) + self.left
     }
 
-    /// The peer has moved so many bytes, and is not waited for now.
+    /// Records that the peer has moved `bytes`, and stops waiting.
     pub(crate) fn moved(&mut self, bytes: u64, now: Instant) {
         let waited = self.waiting_since.take().map_or(Duration::ZERO, |since| now.duration_since(since));
         let share = u32::try_from(bytes.min(PROGRESS_BYTES)).unwrap_or(u32::MAX);
@@ -48,10 +49,10 @@ impl Allowance {
     }
 }
 
-/// Since when a client has taken nothing of what waits for it. `None` while nothing waits.
+/// Since when a client has not read what is queued for it. `None` while nothing is queued.
 pub(crate) type StillSince = Rc<Cell<Option<Instant>>>;
 
-/// Waits for a client to take what is sent.
+/// Waits for a client to read what is sent.
 #[derive(Debug)]
 pub(crate) struct Patience {
     allowance: Allowance,
@@ -61,13 +62,13 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// With a client that may let us wait for `full`; `still_since` is told.
+    /// Creates the patience with a client that may stall for `full`. Keeps `still_since` up to date.
     pub(crate) fn new(full: Duration, still_since: StillSince) -> Self {
         Self { allowance: Allowance::new(full), timer: Watchdog::new(), taken: 0, still_since }
     }
 
-    /// Ready when the client has let us wait for too long. `waits` says whether something waits for it, `taken` how many
-    /// bytes it has taken so far.
+    /// Ready when the client has stalled for too long. `waits` is whether bytes are queued for it, `taken` the number of bytes
+    /// that it has read so far.
     pub(crate) fn poll_used_up(&mut self, cx: &mut Context<'_>, waits: bool, taken: u64) -> Poll<()> {
         if !waits && self.still_since.get().is_none() {
             self.taken = taken;
@@ -94,7 +95,7 @@ mod tests {
 
     const FULL: Duration = Duration::from_secs(60);
 
-    /// How long a peer lasts that moves `bytes` every `every`.
+    /// Returns how long a peer lasts that moves `bytes` every `every`.
     fn lasts(bytes: u64, every: Duration) -> Option<u64> {
         let (mut allowance, began) = (Allowance::new(FULL), Instant::now());
         let mut now = began;

@@ -1,15 +1,15 @@
-//! What an upstream says to a request, head by head.
+//! The heads that an upstream sends for a request.
 
 use super::body::Body;
 use super::head::ResponseHead;
 use super::upgrade::Upgraded;
 
-/// The next head from an upstream.
+/// A head from an upstream.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// A 1xx head, to be relayed. More follows.
+    /// An interim (1xx) head, to be relayed. More heads follow.
     Interim(ResponseHead),
-    /// The last head, and what follows it.
+    /// The final head and what follows it.
     Final(ResponseHead, Payload),
 }
 
@@ -18,6 +18,6 @@ pub(crate) enum Answer {
 pub(crate) enum Payload {
     /// The body of a response.
     Body(Body),
-    /// The tunnel that was asked for: the head is a 101, or a 2xx to CONNECT.
+    /// The tunnel that was requested: the head is a 101, or a 2xx for CONNECT.
     Tunnel(Upgraded),
 }

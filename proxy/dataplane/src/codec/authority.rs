@@ -1,11 +1,11 @@
-//! Whom a request is for: `Host`, `:authority` and the target's own authority, which must say the same.
+//! The host of a request: `Host`, `:authority` and the authority of the target, which must agree.
 
 use bytes::Bytes;
 use http::uri::Authority;
 
 use super::head::Scheme;
 
-/// Reads an authority: a host and perhaps a port, no user (RFC 9110 sections 4.2.4 and 7.2).
+/// Parses an authority: a host with an optional port, without user information (RFC 9110 sections 4.2.4 and 7.2).
 pub(crate) fn parse(value: Bytes) -> Result<Authority, &'static str> {
     if value.contains(&b'@') {
         return Err("the authority holds a user");
@@ -13,8 +13,8 @@ pub(crate) fn parse(value: Bytes) -> Result<Authority, &'static str> {
     normal(Authority::from_maybe_shared(value).map_err(|_| "the authority is malformed")?)
 }
 
-/// Checks one that was parsed elsewhere. A port may be empty, which is the same as none (RFC 3986 section 6.2.3) and from
-/// here on written as none.
+/// Checks an authority that was parsed elsewhere, and removes an empty port, which is equivalent to none (RFC 3986 section
+/// 6.2.3).
 pub(crate) fn normal(authority: Authority) -> Result<Authority, &'static str> {
     check(&authority)?;
     match authority.as_str().strip_suffix(':') {
@@ -40,7 +40,7 @@ fn check(authority: &Authority) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether two authorities name the same host and port; a missing port is the scheme's (RFC 9110 section 4.2.3).
+/// Returns whether two authorities name the same host and port; a missing port is the scheme's (RFC 9110 section 4.2.3).
 pub(crate) fn agree(one: &Authority, other: &Authority, scheme: Scheme) -> bool {
     let default = match scheme {
         Scheme::Http => 80,

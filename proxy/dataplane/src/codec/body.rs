@@ -1,8 +1,8 @@
-//! The body of a message: read frame by frame, and never faster than it is consumed.
+//! Message bodies, read frame by frame, and never faster than they are consumed.
 //!
-//! Reading a body drives what it comes from (and, for a response, the sending of its request), so nobody is spawned for
-//! it. Its end is always proven: bytes that stop early are an error and never a clean end (RFC 9112 section 8).
-//! Dropping a body before its end gives up the exchange: the connection is closed or the stream reset.
+//! Reading a body drives its source (and, for a response, the sending of its request), so that no task is spawned for it. Its
+//! end is always proven: a truncated body is an error and never a clean end (RFC 9112 section 8). Dropping a body before its
+//! end cancels the exchange: the connection is closed or the stream reset.
 
 use std::cell::Cell;
 use std::fmt;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use outrigger_core::error::Failure;
 
-/// A piece of a body.
+/// A frame of a body.
 #[derive(Debug, Clone)]
 pub(crate) enum Frame {
     /// Some bytes, not empty.
@@ -23,16 +23,16 @@ pub(crate) enum Frame {
     Trailers(HeaderMap),
 }
 
-/// What a streamed body comes from. Shared, because a connection outlives the body that it is reading.
+/// The source of a streamed body. Shared, because a connection outlives the body that is read from it.
 pub(crate) trait Source {
-    /// The next frame, `None` at the proven end. `turn` is the number that was given to [`Body::streamed`]: a source
-    /// that serves one body after another refuses a turn that is over.
+    /// Returns the next frame, or `None` at the proven end. `turn` is the number that was passed to [`Body::streamed`]: a
+    /// source of one body after another refuses a turn that has ended.
     fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>>;
 
-    /// Goes on with what happens beside this body (a response's request is still being sent) without reading a frame.
+    /// Drives what happens concurrently (such as the sending of a response's request) without reading a frame.
     fn poll_progress(&self, _turn: u64, _cx: &mut Context<'_>) {}
 
-    /// The body was dropped before its end.
+    /// Called when the body is dropped before its end.
     fn abandon(&self, _turn: u64) {}
 }
 
@@ -51,18 +51,18 @@ enum Content {
 }
 
 impl Body {
-    /// No body.
+    /// Creates an empty body.
     pub(crate) fn empty() -> Self {
         Self::new(Content::Ended, Some(0))
     }
 
-    /// A body that is all here.
+    /// Creates a body that is completely in memory.
     pub(crate) fn full(bytes: Bytes) -> Self {
         let length = bytes.len() as u64;
         Self::new(if bytes.is_empty() { Content::Ended } else { Content::Full(bytes) }, Some(length))
     }
 
-    /// A body that comes from `source`, `length` bytes long if that is known. `turn` is handed back to the source.
+    /// Creates a body that is read from `source`, of `length` bytes if known. `turn` is passed to the source.
     pub(crate) fn streamed(source: Rc<dyn Source>, turn: u64, length: Option<u64>) -> Self {
         Self::new(Content::Streamed { source, turn }, length)
     }
@@ -85,17 +85,17 @@ impl Body {
         self
     }
 
-    /// Whether nothing is left: no bytes and no trailers.
+    /// Returns whether nothing is left: no bytes and no trailers.
     pub(crate) fn is_ended(&self) -> bool {
         matches!(self.content, Content::Ended)
     }
 
-    /// How many bytes the whole body has, when known beforehand.
+    /// Returns how many bytes the whole body has, when known beforehand.
     pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// The next frame; `None` at the end. After an error the body has ended. Cancel-safe.
+    /// Returns the next frame, or `None` at the end. After an error the body has ended. Cancel-safe.
     pub(crate) async fn frame(&mut self) -> Option<Result<Frame, Failure>> {
         poll_fn(|cx| self.poll_frame(cx)).await
     }
@@ -126,7 +126,8 @@ impl Body {
         Poll::Ready(frame)
     }
 
-    /// Goes on with what happens beside this body, without reading from it: call it while its reader cannot take more.
+    /// Drives what happens concurrently, without reading a frame: to be called while the reader of the body cannot accept
+    /// more.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) {
         if let Content::Streamed { source, turn } = &self.content {
             source.poll_progress(*turn, cx);

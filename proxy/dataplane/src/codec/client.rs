@@ -1,7 +1,7 @@
-//! Calls an upstream: one HTTP/1 connection for one request at a time, or one HTTP/2 connection for many.
+//! Sends requests to an upstream: one at a time on an HTTP/1 connection, or many on an HTTP/2 connection.
 //!
-//! The pool that owns the connections is above. A failure says how far the request had come ([`Reached`]), so that the
-//! caller knows whether another try is safe.
+//! The pool above owns the connections. A failure says how far the request came ([`Reached`]), so that the caller knows
+//! whether another attempt is safe.
 //!
 //! [`Reached`]: outrigger_core::error::Reached
 
@@ -26,9 +26,9 @@ pub(crate) struct Http2Connection {
 }
 
 impl Http2Connection {
-    /// Starts HTTP/2 on a connection that was just made, with prior knowledge or after ALPN. Spawns the connection's task
-    /// on this worker; it ends with the connection. `usage` is notified when the connection carries requests, and is kept
-    /// until the last exchange is gone too.
+    /// Starts HTTP/2 on a new connection, with prior knowledge or after ALPN. Spawns the connection's task on this worker; the
+    /// task ends with the connection. `usage` is notified when the connection carries requests, and is kept until the last
+    /// exchange is dropped.
     pub(crate) async fn start(
         stream: Stream,
         limits: &Limits,
@@ -37,47 +37,51 @@ impl Http2Connection {
         Ok(Self { inner: h2::client::ClientConnection::start(stream, limits, usage).await? })
     }
 
-    /// How many more requests may be sent now: what the peer allows, less what is under way. 0 when it is closing.
+    /// Returns how many more requests may be sent now: the streams that the peer allows, less those in use. Returns 0 if the
+    /// connection is closing.
     pub(crate) fn capacity(&self) -> usize {
         self.inner.capacity()
     }
 
-    /// Requests under way.
+    /// Returns the number of requests in flight.
     pub(crate) fn streams(&self) -> usize {
         self.inner.streams()
     }
 
-    /// Whether requests may still be begun: no GOAWAY, no error, no end.
+    /// Returns whether new requests may be sent: neither GOAWAY was received nor has the connection failed or ended.
     pub(crate) fn is_open(&self) -> bool {
         self.inner.is_open()
     }
 
-    /// Whether the connection's window has been used up for a while, by bodies that stand still, in either direction.
-    /// Another connection is better for a new request.
+    /// Returns whether stalled bodies have used up the connection's window for a while, in either direction. If so, another
+    /// connection is better for a new request.
     pub(crate) fn is_crowded(&self) -> bool {
         self.inner.is_crowded()
     }
 
-    /// Asks the peer with a PING whether it is there, unless it was asked just before.
+    /// Sends a PING to find out whether the peer is still there, unless one was sent just before.
     pub(crate) fn ask(&self) {
         self.inner.ask();
     }
 
-    /// Whether the peer was asked and nothing came from it for a while. Another connection is better for a new request.
+    /// Returns whether a PING was sent and nothing was received from the peer for a while. If so, another connection is better
+    /// for a new request.
     pub(crate) fn is_quiet(&self) -> bool {
         self.inner.is_quiet()
     }
 
-    /// Begins a request. Nothing is written before the exchange is polled. Beyond [`Self::capacity`], it waits for a stream.
+    /// Begins a request. Nothing is written before the exchange is polled. If [`Self::capacity`] is 0, the request waits for a
+    /// stream.
     ///
     /// Dropping the exchange, or the response's body before its end, resets the stream with CANCEL.
     ///
-    /// A head with `upgrade` becomes an extended CONNECT (RFC 8441), if the peer takes those; if not, that is a failure.
+    /// A head with `upgrade` becomes an extended CONNECT (RFC 8441). The exchange fails if the peer does not support it.
     pub(crate) fn send(&self, head: RequestHead, body: Body) -> Exchange {
         Exchange { inner: ExchangeInner::H2(Box::new(self.inner.send(head, body))) }
     }
 
-    /// The same, keeping `place` for as long as the request waits for a stream. When that is ready, it fails so.
+    /// Like [`Self::send`], but keeps `place` while the request waits for a stream. If `place` resolves first, the exchange
+    /// fails with its failure.
     pub(crate) fn send_queued(
         &self,
         head: RequestHead,
@@ -88,7 +92,7 @@ impl Http2Connection {
     }
 }
 
-/// A request under way. The request's body is sent while the response is awaited, and while its body is read.
+/// A request in flight. Its body is sent while the response is awaited and while the response's body is read.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     inner: ExchangeInner,
@@ -107,7 +111,7 @@ impl From<h1::client::Exchange> for Exchange {
 }
 
 impl Exchange {
-    /// The next head that the upstream sends. Call it until it is not an interim one. Cancel-safe.
+    /// Returns the next head from the upstream. To be called until the head is not an interim one. Cancel-safe.
     pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
         match &mut self.inner {
             ExchangeInner::H1(inner) => inner.answer().await,

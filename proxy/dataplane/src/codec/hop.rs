@@ -1,40 +1,39 @@
-//! Fields of one hop only: taken out where a message comes in, written anew where it goes out (RFC 9110 section 7.6.1).
+//! Hop-by-hop fields: removed from incoming messages and written again for outgoing ones (RFC 9110 section 7.6.1).
 //!
-//! A name of a field of one hop may stand in `Connection` or not: such a field ends here either way. Fields that are meant for
-//! all recipients may not be named there (RFC 9110 section 7.6.1). Removing them would let a client strip what a proxy before
-//! this one vouches for, so that such a request is refused; in a response, where servers and CDNs write such things without
-//! harm in mind, the field stays and the name counts for nothing.
+//! Hop-by-hop fields are removed whether or not `Connection` names them. End-to-end fields must not be named there (RFC 9110
+//! section 7.6.1): removing them would let a client strip what a proxy before this one vouches for. A request that names one
+//! is refused. In a response, where servers and CDNs do so inadvertently, the field is kept and the name ignored.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
-/// Who wrote a message.
+/// The sender of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sender {
-    /// A client: what it may not say is refused.
+    /// A client: what it must not send is refused.
     Client,
-    /// A server: what it may not say is passed over.
+    /// A server: what it must not send is ignored.
     Server,
 }
 
-/// What `Connection` said.
+/// The connection options of a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     /// The connection closes after this message.
     pub(crate) close: bool,
-    /// An HTTP/1.0 peer wants to keep it.
+    /// An HTTP/1.0 peer requests a persistent connection.
     pub(crate) keep_alive: bool,
-    /// `Upgrade` is meant.
+    /// `Upgrade` applies to this message.
     pub(crate) upgrade: bool,
-    /// Further fields that belong to this hop.
+    /// Further fields that the sender marked as hop-by-hop.
     nominated: Vec<HeaderName>,
 }
 
 impl Options {
-    /// Reads one value of `Connection`. Fails for a client on what is no token, and on a name that must not be removed. A
-    /// server that says something that is no token may have meant `close`.
+    /// Parses one value of `Connection`. For a client, returns an error for what is not a token and for a name that must not
+    /// be removed. For a server, what is not a token counts as `close`.
     pub(crate) fn read(&mut self, value: &[u8], sender: Sender) -> Result<(), &'static str> {
-        // The two values that nearly every message has, without a search.
+        // A fast path for the two most frequent values.
         if value == b"keep-alive" {
             self.keep_alive = true;
             return Ok(());
@@ -73,7 +72,7 @@ impl Options {
     }
 }
 
-/// Whether a field never passes this hop. `te` is not here: `te: trailers` is kept, see [`keep_te`].
+/// Returns whether a field never passes this hop. `te` is not here: `te: trailers` is kept, see [`keep_te`].
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     *name == header::CONNECTION
         || *name == header::TRANSFER_ENCODING
@@ -81,7 +80,7 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
-/// Removes what HTTP/2 does not know (RFC 9113 section 8.2.2), should a policy have set it.
+/// Removes what HTTP/2 does not allow (RFC 9113 section 8.2.2), in case a policy has set it.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::HOST] {
         headers.remove(name);
@@ -90,14 +89,14 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     headers.remove("proxy-connection");
 }
 
-/// Whether a value of `te` says that trailers are read, the one thing of it that is passed on.
+/// Returns whether a value of `te` contains `trailers`, the only part of it that is forwarded.
 pub(crate) fn keep_te(value: &HeaderValue) -> bool {
     value.as_bytes().split(|b| *b == b',').any(|part| {
         part.split(|b| *b == b';').next().unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"trailers")
     })
 }
 
-/// Whether a field may not be in a trailer section (RFC 9110 section 6.5.1): framing, routing, authentication.
+/// Returns whether a field may not be in a trailer section (RFC 9110 section 6.5.1): framing, routing, authentication.
 pub(crate) fn is_forbidden_in_trailers(name: &HeaderName) -> bool {
     is_hop_by_hop(name) || *name == header::TE || *name == header::TRAILER || is_protected(name)
 }

@@ -1,9 +1,9 @@
-//! What one peer may cost: sizes, counts and times. These are the proxy's own bounds, not configuration of a route.
+//! Limits on what one peer may cost: sizes, counts and times. They belong to the proxy, not to the configuration of a route.
 //!
-//! The fields of a head or of a trailer section are counted alike in HTTP/1 and HTTP/2, in requests and in responses: each
-//! costs its name, its value and 32 bytes (RFC 9113 section 6.5.2). `Host` and `:authority` are one field like any other;
-//! the request target has a limit of its own. A peer that is another sidecar gets [`SLACK`] on top, because both sidecars
-//! add fields to what an application was allowed to send.
+//! Fields are counted alike in HTTP/1 and HTTP/2, in requests and responses, in heads and trailer sections: each costs its
+//! name, its value and 32 bytes (RFC 9113 section 6.5.2). `Host` or `:authority` counts as a field; the request target has its
+//! own limit. A peer that is another sidecar is allowed [`SLACK`] more, because both sidecars add fields to what an
+//! application was allowed to send.
 
 use std::time::Duration;
 
@@ -13,38 +13,38 @@ use http::uri::Authority;
 /// The longest method that is served, in bytes. The longest registered one, `VERSION-CONTROL`, has 15.
 pub(crate) const METHOD_BYTES: usize = 64;
 
-/// How long a request's body is held back for a 100 that was asked for (RFC 9110 section 10.1.1 forbids to wait without
-/// end).
+/// How long a request's body is held back for a 100 response (RFC 9110 section 10.1.1 forbids waiting indefinitely).
 pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a response that breaks off waits for its client to take what came before.
+/// How long a response whose body failed waits for the client to read what preceded the failure.
 pub(crate) const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a client that connected just before a drain may take to send its first request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
-/// How often the kernel is asked about a client that has closed its side, or of which too much is unread to see its end.
+/// How often the kernel is asked whether a client is still there that has closed its side, or that has sent too much to read
+/// up to its end.
 pub(crate) const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a client that has closed its side is owed an answer when nobody can say whether it still reads. One that is known
-/// to read is owed it for as long as it takes.
+/// How long a response is still sent to a client that has closed its side, if it is unknown whether the client still reads.
+/// There is no limit if it is known to read.
 pub(crate) const HALF_CLOSED: Duration = Duration::from_secs(30);
 
 /// What a field costs besides its name and value, in bytes (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// How much more a head may have between two sidecars than at the entry of the mesh.
+/// How much larger a head may be between two sidecars than at the edge of the mesh.
 pub(crate) const SLACK: FieldSize = FieldSize { fields: 10, bytes: 8 * 1024 };
 
-/// Bytes of a request line besides its target, and of the line ends and optional white space that a sender may write.
+/// Bytes of a request line besides its target, and of line ends and optional whitespace.
 const LINE_BYTES: usize = 1024;
 
 /// The size of a head's or a trailer section's fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct FieldSize {
-    /// How many there are.
+    /// The number of fields.
     pub(crate) fields: usize,
-    /// Names and values, and 32 bytes for each field.
+    /// The bytes of names and values, and 32 bytes per field.
     pub(crate) bytes: usize,
 }
 
@@ -55,7 +55,7 @@ impl FieldSize {
         self.bytes += name + value + FIELD_OVERHEAD;
     }
 
-    /// The size of `fields`.
+    /// Returns the size of `fields`.
     pub(crate) fn of(fields: &HeaderMap) -> Self {
         let mut size = Self::default();
         for (name, value) in fields {
@@ -64,7 +64,7 @@ impl FieldSize {
         size
     }
 
-    /// With the host, which is not among the fields of a parsed head.
+    /// Adds the host, which is not among the fields of a parsed head.
     pub(crate) fn with_host(mut self, authority: Option<&Authority>) -> Self {
         if let Some(authority) = authority {
             self.add("host".len(), authority.as_str().len());
@@ -73,7 +73,7 @@ impl FieldSize {
     }
 }
 
-/// Bounds of one connection. Bodies have no bound: they are streamed, and what is buffered of them is bounded here.
+/// The limits of one connection. Bodies are streamed and have no limit; how much of them is buffered is limited here.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     /// Bytes of a head's fields, and of a trailer section's, each field counted with 32 bytes on top. More: 431.
@@ -86,50 +86,49 @@ pub(crate) struct Limits {
     pub interim_responses: usize,
     /// From the first byte of a request's head to its last. Longer: 408.
     pub head_timeout: Duration,
-    /// How long a client that has connected may say nothing at all.
+    /// How long a new connection may be open before its first byte.
     pub first_byte_timeout: Duration,
-    /// How long a client may let us wait for the body of a request that was not answered yet, less when what it sends is
-    /// a trickle. Longer: 408.
+    /// How long a client may stall while it sends the body of a request that has no response yet; less if it trickles. Longer:
+    /// 408.
     pub body_timeout: Duration,
     /// The same for a gRPC call.
     pub stream_timeout: Duration,
     /// How long a connection may be without a request.
     pub idle_timeout: Duration,
-    /// How long a connection may be there at all; then it ends when its requests are done. `None`: for ever.
+    /// The maximum lifetime of a connection; then it ends after the requests in flight. `None`: no limit.
     pub longest_life: Option<Duration>,
-    /// Requests after which a connection ends. `None`: any number.
+    /// The number of requests after which a connection ends. `None`: no limit.
     pub requests: Option<u32>,
-    /// How long a client that reads nothing, or a trickle, may hold an answer before it is cut off.
+    /// How long a client that reads nothing, or a trickle, may stall a response before it is cut off.
     pub write_timeout: Duration,
     /// Streams that one HTTP/2 client may have open.
     pub concurrent_streams: u32,
     /// HTTP/2 flow-control window of a stream, in bytes: what one stream may hold in memory.
     pub stream_window: u32,
-    /// HTTP/2 flow-control window of a connection, in bytes: what one connection may hold in memory. It is many times that
-    /// of a stream, so that a few streams that stand still hold up no other.
+    /// HTTP/2 flow-control window of a connection, in bytes: what one connection may hold in memory. It is many times that of
+    /// a stream, so that a few stalled streams do not block the others.
     pub connection_window: u32,
-    /// What resets of HTTP/2 streams may cost.
+    /// Limits on resets of HTTP/2 streams.
     pub resets: ResetLimits,
 }
 
-/// How many resets of HTTP/2 streams a peer may cause before its connection is closed. Resets are how attacks are made
-/// (CVE-2023-44487, CVE-2025-8671), and how a peer that gives many requests up at once says so.
+/// How many resets of HTTP/2 streams a peer may cause before its connection is closed. Resets are used by attacks
+/// (CVE-2023-44487, CVE-2025-8671), but also by a legitimate peer that cancels many requests at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ResetLimits {
-    /// Streams that were reset before anybody looked at them, at once; a tenth of it comes back every second. `None`: any
-    /// number.
+    /// Burst of streams that may be reset before they were accepted; a tenth of it is restored per second. `None`: no limit.
     pub unseen: Option<u32>,
-    /// Streams that we reset and whose late frames are ignored, for a second each. Late frames of others count as errors.
+    /// Streams reset by us whose late frames are ignored, for a second each. Late frames of other streams count as errors.
     pub remembered: usize,
-    /// Resets that the peer's errors made us send, over the life of the connection. `None`: any number.
+    /// Resets sent because of the peer's errors, over the lifetime of the connection. `None`: no limit.
     pub errors: Option<usize>,
 }
 
 impl ResetLimits {
-    /// For a peer that nobody knows. An application that gives up what it asked while this proxy had no CPU is well below.
+    /// For an unknown peer. An application that cancels its requests while this proxy was starved of CPU stays well below.
     pub(crate) const STRANGER: Self = Self { unseen: Some(1000), remembered: 512, errors: Some(1024) };
-    /// For a peer that proved to be of the mesh, and for servers that we chose ourselves: one that gives up all its requests
-    /// at once, after a pause of either side, is no attack.
+    /// For an authenticated peer of the mesh, and for upstreams: cancelling all requests at once, after a pause of either
+    /// side, is not an attack.
     pub(crate) const MEMBER: Self = Self { unseen: None, remembered: 2048, errors: None };
 }
 
@@ -157,25 +156,25 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether fields of that size may pass.
+    /// Returns whether fields of that size may pass.
     pub(crate) fn allow(&self, size: FieldSize) -> bool {
         size.fields <= self.fields && size.bytes <= self.head_bytes
     }
 
-    /// The limits towards another sidecar, which has added fields of its own to what was within ours.
+    /// Returns the limits for another sidecar, which adds fields of its own to a head that is within ours.
     #[must_use]
     pub(crate) fn with_slack(self) -> Self {
         Self { head_bytes: self.head_bytes + SLACK.bytes, fields: self.fields + SLACK.fields, ..self }
     }
 
-    /// What the h2 crate is told to take, in its own count, which includes the target and the pseudo-fields. Well above what
-    /// [`Self::allow`] lets pass: whatever the crate refuses it answers by itself, and nobody would record it.
+    /// Returns the limit for the h2 crate, which counts the target and the pseudo-fields too. It is well above what
+    /// [`Self::allow`] accepts, because what the crate refuses it answers by itself, unrecorded.
     pub(crate) fn http2_list_bytes(&self) -> u32 {
         u32::try_from(self.written_bytes().saturating_mul(2)).unwrap_or(u32::MAX)
     }
 
-    /// Bytes of a head as HTTP/1 writes it, start line included. Whatever [`Self::allow`] lets pass is shorter, unless its
-    /// sender wrote it with an excess of white space.
+    /// Returns the limit for a head as HTTP/1 writes it, including the start line. What [`Self::allow`] accepts is shorter,
+    /// unless its sender wrote excessive whitespace.
     pub(crate) fn written_bytes(&self) -> usize {
         self.head_bytes + self.target_bytes + LINE_BYTES
     }

@@ -1,16 +1,16 @@
-//! The path of a request target, in the one form that routes are matched against and that is passed on.
+//! Normalizes the path of a request target, for route matching and forwarding.
 //!
-//! RFC 3986 section 6.2.2, as Envoy's `normalize_path` and Istio's `BASE` read it: dot segments are resolved, also encoded
-//! ones, what needs no encoding is decoded, and a backslash is a slash, since some servers take it for one. So a path
-//! that a route refuses cannot be written in a way that only the application behind the proxy understands. What an
-//! application may well tell apart stays: encoded slashes, empty segments, other encodings, the query.
+//! RFC 3986 section 6.2.2, as in Envoy's `normalize_path` and Istio's `BASE`: dot segments are resolved, also encoded ones,
+//! unreserved characters are decoded, and a backslash becomes a slash, since some servers treat it as one. So a path that a
+//! route refuses cannot be written in a way that only the application behind the proxy understands. What an application may
+//! distinguish stays: encoded slashes, empty segments, other encodings, the query.
 
 use bytes::Bytes;
 use http::Method;
 use http::uri::PathAndQuery;
 
-/// Checks and normalises a target that is not CONNECT's. Fails on what is no path (an absolute URI smuggled in as one would
-/// become the target of an HTTP/1 request, RFC 9113 section 8.3.1) and on an encoded NUL.
+/// Checks and normalizes a target other than that of CONNECT. Returns an error for what is not a path (a smuggled absolute URI
+/// would become the target of an HTTP/1 request, RFC 9113 section 8.3.1) and for an encoded NUL.
 pub(crate) fn normal(method: &Method, target: PathAndQuery) -> Result<PathAndQuery, &'static str> {
     let text = target.as_str();
     if text == "*" {
@@ -34,7 +34,7 @@ pub(crate) fn normal(method: &Method, target: PathAndQuery) -> Result<PathAndQue
     PathAndQuery::from_maybe_shared(Bytes::from(bytes)).map_err(|_| "the path is malformed")
 }
 
-/// Whether there is nothing to look at more closely: nothing encoded, and no segment that begins with a dot.
+/// Returns whether the path is already normal: it has no encoding and no segment that begins with a dot.
 fn is_normal(path: &[u8]) -> bool {
     let mut before = 0;
     path.iter().all(|byte| {
@@ -44,7 +44,7 @@ fn is_normal(path: &[u8]) -> bool {
     })
 }
 
-/// Unreserved characters (RFC 3986 section 2.3) decoded, backslashes turned.
+/// Decodes unreserved characters (RFC 3986 section 2.3) and turns backslashes into slashes.
 fn decoded(path: &[u8]) -> Result<Vec<u8>, &'static str> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -72,7 +72,7 @@ fn digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// Without its dot segments (RFC 3986 section 5.2.4). What would leave the root stays at the root.
+/// Removes dot segments (RFC 3986 section 5.2.4). What would leave the root stays at the root.
 fn resolved(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut segments = path[1..].split(|byte| *byte == b'/').peekable();

@@ -1,8 +1,7 @@
-//! Serves one downstream connection: reads requests, hands each to the [`Service`], carries the answers out.
+//! Serves one downstream connection: reads requests, passes each to the [`Service`], and writes the responses.
 //!
-//! Called by workers for each accepted connection. What is malformed is answered here (400, 408, 414, 431, or an HTTP/2
-//! error) and only reported to the service. A request whose client goes away is dropped: its future is cancelled at an
-//! await, and its guards say so.
+//! Called by a worker for each accepted connection. Malformed requests are answered here (400, 408, 414, 431, or an HTTP/2
+//! error) and only reported to the service. If a client goes away, the future of its request is dropped.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -23,19 +22,19 @@ use super::upgrade::Upgraded;
 use super::{h1, h2};
 use crate::socket::stream::Stream;
 
-/// What is done with requests.
+/// Handles requests.
 pub(crate) trait Service {
-    /// Handles one request. Answers through `responder`; one that is dropped unused becomes a 500.
+    /// Handles one request and responds through `responder`. If the responder is dropped unused, the client receives a 500.
     ///
-    /// The future is dropped when the client goes away. Requests of one HTTP/1 connection come one after another, those
-    /// of an HTTP/2 connection side by side, all on this connection's task.
+    /// The future is dropped if the client goes away. Requests of an HTTP/1 connection are handled one after another, those of
+    /// an HTTP/2 connection concurrently, all on the connection's task.
     fn call(&self, head: RequestHead, body: Body, responder: Responder) -> impl Future<Output = ()>;
 
-    /// A request was refused by the codec, which has answered it: for the record only.
+    /// Records a request that the codec has refused and answered.
     fn refused(&self, failure: &Failure);
 }
 
-/// Which version a connection speaks.
+/// The HTTP version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// HTTP/1.1 and HTTP/1.0.
@@ -46,10 +45,10 @@ pub(crate) enum Protocol {
     Detect,
 }
 
-/// Serves `stream`, of which `first` was already read, until it ends, drains or was upgraded.
+/// Serves `stream`, from which `first` was already read, until it ends, drains or is upgraded.
 ///
-/// On drain, HTTP/1 answers what is in flight with `Connection: close`, HTTP/2 sends GOAWAY twice (RFC 9113 section 6.8).
-/// Fails with what broke the connection; a clean end, an idle timeout and a drain are no failure.
+/// While draining, HTTP/1 responds to the request in flight with `Connection: close`; HTTP/2 sends GOAWAY twice (RFC 9113
+/// section 6.8). Returns an error if the connection broke. A clean end, an idle timeout and a drain are not errors.
 pub(crate) async fn serve<S: Service>(
     stream: Stream,
     first: Bytes,
@@ -79,8 +78,8 @@ pub(crate) async fn serve<S: Service>(
     }
 }
 
-/// Reads until the bytes are, or can no longer be, the beginning of HTTP/2's preface. Returns None if the client
-/// said nothing in time, or before a drain closed the connection.
+/// Reads until the bytes are, or can no longer become, the HTTP/2 connection preface. Returns `None` if the client sent
+/// nothing in time, or if nothing was received before a drain closed the connection.
 async fn detect(
     mut stream: Stream,
     first: Bytes,
@@ -98,7 +97,7 @@ async fn detect(
             more = stream.read_buf(&mut read) => more.unwrap_or(0),
             () = tokio::time::sleep_until(deadline) => 0,
             () = drain.started(), if !draining => {
-                // A client that was just let in is about to speak.
+                // A client whose connection was just accepted is about to send its request.
                 draining = true;
                 deadline = deadline.min(first);
                 continue;
@@ -112,7 +111,7 @@ async fn detect(
         if silent {
             deadline = Instant::now() + limits.head_timeout;
         }
-        // The end, an error or silence: HTTP/1 says what that means.
+        // At the end of the stream, an error or a timeout, HTTP/1 decides what follows.
         if more == 0 {
             break;
         }
@@ -121,10 +120,10 @@ async fn detect(
     Some((stream, read.freeze(), http2))
 }
 
-/// What a client begins HTTP/2 with (RFC 9113 section 3.4).
+/// The HTTP/2 connection preface (RFC 9113 section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Answers one request.
+/// Sends the response to one request.
 #[derive(Debug)]
 pub(crate) struct Responder {
     inner: Inner,
@@ -137,7 +136,7 @@ enum Inner {
 }
 
 impl Responder {
-    /// The version of the connection.
+    /// Returns the version of the connection.
     pub(crate) fn version(&self) -> Version {
         match &self.inner {
             Inner::H1(inner) => inner.version(),
@@ -145,7 +144,7 @@ impl Responder {
         }
     }
 
-    /// Since when the client takes nothing of the answer that waits for it; `None` while nothing waits.
+    /// Returns since when the client has not read any of the response that is queued for it; `None` while nothing is queued.
     pub(crate) fn still_since(&self) -> StillSince {
         match &self.inner {
             Inner::H1(inner) => inner.still_since(),
@@ -153,7 +152,7 @@ impl Responder {
         }
     }
 
-    /// Sends an interim response (1xx, not 101). An HTTP/1.0 client gets none (RFC 9110 section 15.2); that is no error.
+    /// Sends an interim response (1xx, but not 101). Does nothing for an HTTP/1.0 client (RFC 9110 section 15.2).
     pub(crate) async fn interim(&mut self, head: ResponseHead) -> Result<(), Failure> {
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::local(Reason::LocalError, "that is no interim response"));
@@ -164,14 +163,15 @@ impl Responder {
         }
     }
 
-    /// Sends the final response and its body, and returns when the last byte was handed over: to the kernel (HTTP/1) or to
-    /// the connection's flow control (HTTP/2).
+    /// Sends the final response and its body. Returns when the last byte was passed to the kernel (HTTP/1) or to the
+    /// connection's flow control (HTTP/2).
     ///
-    /// Drives `body`, and with it what feeds it. If the body fails, the client sees it: HTTP/1 resets the connection, HTTP/2
-    /// the stream. The answer to HEAD and statuses 204 and 304 go without body. `content-length` among the fields is kept
-    /// for HEAD and 304; elsewhere the body's own length is written. `date` is added where it is missing.
+    /// Polls `body`, which drives what it is read from. If the body fails, HTTP/1 resets the connection and HTTP/2 the stream,
+    /// so that the client notices. Responses to HEAD and with status 204 or 304 have no body. A `content-length` field is kept
+    /// for HEAD and 304; otherwise the length of `body` is written. Adds `date` if it is absent.
     ///
-    /// Returns an error if not all of the body was delivered: of the body (upstream) or of the client (downstream).
+    /// Returns an error if the body was not delivered completely: an upstream failure if reading it failed, a downstream
+    /// failure if writing it failed.
     pub(crate) async fn respond(self, head: ResponseHead, body: Body) -> Result<(), Failure> {
         if head.status.is_informational() {
             return Err(Failure::local(Reason::LocalError, "that is no final response"));
@@ -182,8 +182,8 @@ impl Responder {
         }
     }
 
-    /// Agrees to a tunnel that the client asked for: 101 with `head.upgrade`, or a 2xx to CONNECT, and the raw connection
-    /// after it; on an HTTP/2 stream a 200, and its DATA frames.
+    /// Accepts the tunnel that the client requested and returns it: sends 101 with `head.upgrade`, or 2xx for CONNECT, and
+    /// returns the raw connection; on an HTTP/2 stream, sends 200 and returns the stream of its DATA frames.
     pub(crate) async fn upgrade(self, head: ResponseHead) -> Result<Upgraded, Failure> {
         match self.inner {
             Inner::H1(inner) => inner.upgrade(head).await,
@@ -191,8 +191,8 @@ impl Responder {
         }
     }
 
-    /// Says that the request was not processed, so that the client may try again elsewhere, a POST included: REFUSED_STREAM
-    /// (RFC 9113 section 8.7). HTTP/1 has no such word, and gives the responder back for an answer.
+    /// Tells the client that the request was not processed, so that it may be sent again, even a POST: REFUSED_STREAM (RFC
+    /// 9113 section 8.7). HTTP/1 has no equivalent; then returns the responder for a response.
     pub(crate) fn refuse(self) -> Result<(), Self> {
         match self.inner {
             Inner::H1(_) => Err(self),

@@ -27,14 +27,14 @@ pub(crate) fn retain(offered: &HeaderValue, keep: impl Fn(&HeaderValue) -> bool)
     if kept.is_empty() { None } else { HeaderValue::from_bytes(&kept.join(&b", "[..])).ok() }
 }
 
-/// Whether a tunnel of that protocol would carry requests past every policy: `h2c`, which RFC 9113 section 3.1 took away, and
+/// Returns whether a tunnel of that protocol would carry requests past every policy: `h2c`, which RFC 9113 section 3.1 took away, and
 /// TLS within HTTP (RFC 2817), which some clients offer with each request.
 pub(crate) fn hides_requests(protocol: &HeaderValue) -> bool {
     let name = name(protocol.as_bytes());
     name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"tls")
 }
 
-/// Whether the protocol that a 101 switches to was among those that were offered, in whatever version.
+/// Returns whether the protocol that a 101 switches to was among those that were offered, in whatever version.
 pub(crate) fn is_offered(offered: &HeaderValue, chosen: &HeaderValue) -> bool {
     let chosen = name(chosen.as_bytes());
     protocols(offered).any(|protocol| name(protocol).eq_ignore_ascii_case(chosen))

@@ -1,10 +1,10 @@
-//! Whether a connection to an upstream is in use, for the gauges.
+//! Tracks whether an upstream connection is in use, for the gauges.
 
-/// Is told by a connection. Dropped with it and its last exchange.
+/// Notified by a connection. Dropped with the connection and its last exchange.
 pub(crate) trait Usage {
-    /// The connection carries a request, and carried none before.
+    /// Called when the connection begins to carry a request, having carried none.
     fn begins(&self);
 
-    /// The connection carries no request any more.
+    /// Called when the connection no longer carries a request.
     fn ends(&self);
 }

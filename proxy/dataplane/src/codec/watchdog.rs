@@ -1,6 +1,6 @@
-//! A deadline that moves often and passes seldom: one timer a connection, not one a request.
+//! A deadline that moves often and rarely passes: one timer per connection instead of one per request.
 //!
-//! Moving the deadline later costs a store; the timer is set anew only when it fires too early.
+//! Moving the deadline later costs a store; the timer is reset only if it fires too early.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Watches one connection.
+/// The deadline of one connection.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     timer: Option<Pin<Box<Sleep>>>,
@@ -17,7 +17,7 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches nothing yet.
+    /// Creates a watchdog without a deadline.
     pub(crate) fn new() -> Self {
         Self { timer: None, deadline: Instant::now() }
     }
@@ -32,7 +32,7 @@ impl Watchdog {
         }
     }
 
-    /// Whether the deadline has passed.
+    /// Returns whether the deadline has passed.
     pub(crate) fn has_passed(&self) -> bool {
         self.timer.is_some() && Instant::now() >= self.deadline
     }

@@ -36,7 +36,7 @@ const MAX_CONFIGS: usize = 512;
 /// The configuration of an inbound listener: TLS 1.3, and of `tls` whether a client certificate is asked for, whether there
 /// are tickets, and ALPN in order of preference.
 ///
-/// Every identity of a known trust domain may connect; who may do what is a policy above. Make it anew when the credentials
+/// Every identity of a known trust domain may connect; who may do what is a policy above. Make it again when the credentials
 /// change, and share it between workers; live connections keep theirs. Fails only when the machine has no randomness.
 pub(crate) fn server_config(
     credentials: &Credentials,

@@ -19,7 +19,7 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// Whether both are of the same certificate and the same roots.
+    /// Returns whether both are of the same certificate and the same roots.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.certified, &other.certified) && self.roots.generation == other.roots.generation
     }

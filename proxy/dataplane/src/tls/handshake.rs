@@ -122,7 +122,7 @@ fn negotiated(state: &CommonState, refused: fn(String) -> Failure) -> Result<Neg
     Ok(Negotiated { peer, alpn: state.alpn_protocol().map(<[u8]>::to_vec) })
 }
 
-/// Whether all certificates of a chain are valid at this moment.
+/// Returns whether all certificates of a chain are valid at this moment.
 fn is_current(chain: &[CertificateDer<'_>]) -> bool {
     let now = ASN1Time::now();
     chain
@@ -134,7 +134,7 @@ fn refused_client(error: impl fmt::Display) -> Failure {
     Failure::downstream(Reason::DownstreamTlsFailure, error)
 }
 
-/// Whether an error of a connection is the peer's word that it does not accept our certificate (RFC 8446 section 6.2). In
+/// Returns whether an error of a connection is the peer's word that it does not accept our certificate (RFC 8446 section 6.2). In
 /// TLS 1.3 that comes after the handshake, with the first read.
 pub(crate) fn refuses_us(error: &io::Error) -> bool {
     use rustls::AlertDescription as Alert;

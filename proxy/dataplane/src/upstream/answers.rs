@@ -1,26 +1,26 @@
-//! What the hosts of a cluster answer, taken together, as one worker sees it: the yardstick for one that does not.
+//! The responses of all hosts of a cluster, as seen by one worker: the baseline for a host that does not respond.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a request that tests a doubted host waits before another host is asked too: so many times the usual latency
-/// of the cluster, within bounds.
+/// How long a request that tests a doubted host waits before another host receives it too: a multiple of the usual latency of
+/// the cluster, within limits.
 const COVER_TIMES: f64 = 3.0;
 const COVER_AFTER: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
-/// What the hosts of a cluster answer, taken together.
+/// The responses of all hosts of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// When the youngest of the attempts that were answered began.
+    /// The start of the most recent attempt that was answered.
     youngest: Cell<Option<Instant>>,
     count: Cell<u64>,
     usual_seconds: Cell<f64>,
 }
 
 impl Answers {
-    /// An attempt that began at `began` was answered after `latency`.
+    /// Records that an attempt which began at `began` was answered after `latency`.
     pub(super) fn note(&self, began: Instant, latency: Duration) {
         self.youngest.set(self.youngest.get().max(Some(began)));
         self.count.set(self.count.get() + 1);
@@ -28,17 +28,17 @@ impl Answers {
         self.usual_seconds.set(if usual == 0.0 { latency } else { usual * 0.9 + latency * 0.1 });
     }
 
-    /// Whether an attempt that began after `since` was answered.
+    /// Returns whether an attempt that began after `since` was answered.
     pub(super) fn any_since(&self, since: Instant) -> bool {
         self.youngest.get().is_some_and(|youngest| youngest > since)
     }
 
-    /// How many attempts were answered.
+    /// Returns how many attempts were answered.
     pub(super) fn count(&self) -> u64 {
         self.count.get()
     }
 
-    /// How long a doubted host has for an answer before another one is asked too.
+    /// Returns how long a doubted host has for an answer before another one is asked too.
     pub(super) fn cover_after(&self) -> Duration {
         let (least, most) = COVER_AFTER;
         Duration::from_secs_f64((self.usual_seconds.get() * COVER_TIMES).min(most.as_secs_f64())).max(least)

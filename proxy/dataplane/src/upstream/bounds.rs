@@ -1,10 +1,9 @@
-//! What one cluster may use: connections, waiting requests, requests in flight.
+//! The limits of one cluster: connections, pending requests, requests in flight.
 //!
-//! The counts are the process's, because the limits were promised for the process; the limits are those of the newest
-//! config. Requests, places in the queue and connections in use are shared between peers ([`crate::capacity`]). An idle
-//! connection is nobody's, and serves whom comes next; that the connections that are open, idle ones included, are no more
-//! than may be is counted beside that. Who waits for one to close is first in line for its place, and has idle ones closed
-//! on all workers.
+//! Counts are process-wide, because the limits are; the limits are those of the newest configuration. Requests, queue slots
+//! and connections in use are shared between peers ([`crate::capacity`]). An idle connection belongs to no peer and serves the
+//! next request. Open connections, idle ones included, are counted separately. A request that waits for one to close is first
+//! in line for its permit, and has idle ones closed on all workers.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,23 +22,23 @@ use crate::capacity::{Capacity, Debt, Debts, Holding, Share};
 /// How long a request waits for a connection.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a request that finds all places taken waits for one whose client owes bytes to be cut.
+/// How long a request waits for another one, whose client stalls, to be cut off when no permit is left.
 const UNTIL_CUT: Duration = Duration::from_secs(1);
 
-/// What of a cluster is in use. One for each cluster name, for the life of the process.
+/// What is in use of a cluster. One per cluster name, for the lifetime of the process.
 #[derive(Debug)]
 pub(super) struct InUse {
     requests: Arc<Capacity>,
     pending: Arc<Capacity>,
     /// Connections that carry a request, or opaque bytes.
     connections: Arc<Capacity>,
-    /// Connections that are open, idle ones and shared ones included.
+    /// Open connections, including idle and shared ones.
     open: Arc<Holding>,
     debts: Arc<Debts>,
 }
 
 impl Default for InUse {
-    /// Nothing yet. The limits are those of the first worker that uses the cluster.
+    /// Nothing is in use. The first worker that uses the cluster sets the limits.
     fn default() -> Self {
         let debts = Arc::<Debts>::default();
         let capacity = || Capacity::new(0, Arc::clone(&debts));
@@ -53,13 +52,13 @@ impl Default for InUse {
     }
 }
 
-/// One cluster's limits and counts, as one worker sees them.
+/// The limits and counts of one cluster, as seen by one worker.
 #[derive(Debug)]
 pub(super) struct Bounds {
     in_use: Arc<InUse>,
     /// The connections of the process.
     budget: Arc<ConnectionBudget>,
-    /// Handles of those that use the cluster through this worker, so that no request takes a lock to find its own.
+    /// Handles of the peers that use the cluster through this worker, so that a request finds its own without a lock.
     peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
 }
 
@@ -72,7 +71,7 @@ pub(crate) struct Peer {
     in_use: Arc<InUse>,
 }
 
-/// The right to an open connection: one of the cluster's, and one of the process's.
+/// The permit for an open connection: one of the cluster's, and one of the process's.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     _of_cluster: Share,
@@ -82,16 +81,16 @@ pub(super) struct ConnectionPermit {
 /// What keeps a connection from being opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exhausted {
-    /// The cluster has as many as it may have.
+    /// The limit of the cluster is reached.
     Cluster,
-    /// The process has no descriptor left for one.
+    /// No file descriptor is left for it.
     Process,
 }
 
-/// A place in the queue for a connection.
+/// A slot in the queue for a connection.
 pub(super) type PendingPermit = Share;
 
-/// A request in flight, and whose it is.
+/// The permit for a request in flight of a peer.
 #[derive(Debug)]
 pub(crate) struct RequestPermit {
     pub(crate) peer: Rc<Peer>,
@@ -109,16 +108,16 @@ impl Bounds {
         Rc::new(bounds)
     }
 
-    /// The limits of a newer config. What is in use stays in use.
+    /// Sets the limits of a newer configuration. What is in use stays in use.
     pub(super) fn set_limits(&self, limits: &CircuitBreakers) {
         self.in_use.requests.set_limit(limits.max_requests);
         self.in_use.pending.set_limit(limits.max_pending_requests);
-        // What a cluster uses at once is within what the process may open, so that its peers share that.
+        // A cluster may not use more at once than the process may open, so that its peers share that.
         self.in_use.connections.set_limit(limits.max_connections.min(self.budget.of_one_cluster()));
         self.in_use.open.capacity().set_limit(limits.max_connections);
     }
 
-    /// What the peer holds of this cluster.
+    /// Returns what the peer holds of this cluster.
     pub(super) fn peer(&self, key: &PeerKey) -> Rc<Peer> {
         if let Some(peer) = self.peers.borrow().get(key) {
             return Rc::clone(peer);
@@ -133,8 +132,8 @@ impl Bounds {
         peer
     }
 
-    /// One request in flight for the peer. When all are taken, and some that others hold are owed, it waits for one of
-    /// these to be cut.
+    /// Acquires a permit for one request of the peer. If none is left, but clients of other requests stall, waits for one of
+    /// these to be cut off. Returns `None` if there is no capacity.
     pub(super) async fn request(&self, key: &PeerKey) -> Option<RequestPermit> {
         let peer = self.peer(key);
         let share = match peer.requests.try_take() {
@@ -144,8 +143,8 @@ impl Bounds {
         Some(RequestPermit { peer, _share: share })
     }
 
-    /// The use of one connection for the peer, waiting in the queue for it if there is a place there. `waits` is kept for
-    /// as long as it waits.
+    /// Acquires the use of one connection for the peer, waiting in the queue if it has a slot. The value that `waits` returns
+    /// is kept while it waits.
     pub(super) async fn connection<W>(&self, peer: &Peer, waits: impl FnOnce() -> W) -> Option<Share> {
         if let Some(share) = peer.connections.try_take() {
             return Some(share);
@@ -154,19 +153,19 @@ impl Bounds {
         peer.connections.take_by(Instant::now() + LONGEST_WAIT).await
     }
 
-    /// A place in the queue, if there is one for the peer.
+    /// Acquires a slot in the queue, if the peer may have one.
     pub(super) fn pending(&self, peer: &Peer) -> Option<PendingPermit> {
         peer.pending.try_take()
     }
 
-    /// The right to open one more connection, if there is one.
+    /// Acquires the permit to open one more connection, if there is one.
     pub(super) fn open(&self) -> Result<ConnectionPermit, Exhausted> {
         let of_cluster = self.in_use.open.try_take().ok_or(Exhausted::Cluster)?;
         let of_process = self.budget.open().try_take().ok_or(Exhausted::Process)?;
         Ok(ConnectionPermit { _of_cluster: of_cluster, _of_process: of_process })
     }
 
-    /// The same, waiting for connections to close. Cancel-safe.
+    /// Like [`Self::open`], but waits for connections to close. Cancel-safe.
     pub(super) async fn open_in_turn(&self) -> Option<ConnectionPermit> {
         let of_cluster = self.turn(&self.in_use.open).await?;
         let of_process = self.turn(self.budget.open()).await?;
@@ -177,13 +176,13 @@ impl Bounds {
         if let Some(share) = open.try_take() {
             return Some(share);
         }
-        // First in line, so that the place of what is closed now is not missed.
+        // Queues first, so that the permit of a connection that is closed now is not missed.
         let waiting = open.wait();
         self.budget.call_for_one();
         waiting.await
     }
 
-    /// For what of this cluster's connections somebody waits, on whichever worker.
+    /// Returns the limit for which requests wait on any worker, if there is one.
     pub(super) fn waited_for(&self) -> Option<Exhausted> {
         if self.in_use.open.capacity().is_waited_for() {
             return Some(Exhausted::Cluster);
@@ -191,14 +190,14 @@ impl Bounds {
         self.budget.open().capacity().is_waited_for().then_some(Exhausted::Process)
     }
 
-    /// Lets go of the handles of peers that hold nothing.
+    /// Drops the handles of peers that hold nothing.
     pub(super) fn tidy(&self) {
         self.peers.borrow_mut().retain(|_, peer| peer.requests.used() > 0 || peer.connections.used() > 0);
     }
 }
 
 impl Peer {
-    /// Lists an exchange of the peer as one whose client owes bytes, until it is dropped.
+    /// Lists an exchange of the peer as one whose client stalls, until it is dropped.
     pub(crate) fn owes(&self, waker: &Waker) -> Debt {
         self.in_use.debts.list(&[&self.requests, &self.connections], waker)
     }

@@ -1,6 +1,6 @@
-//! Makes connections to endpoints: TCP, and TLS where the endpoint speaks it, within one time limit.
+//! Dials endpoints: TCP, and TLS if the endpoint has it, within one timeout.
 //!
-//! Nothing of a request was written when this fails, so that every failure here is safe to try elsewhere.
+//! Nothing of a request has been written yet, so that another attempt after a failure here is safe.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,54 +20,54 @@ use crate::socket::stream::{self, Stream};
 use crate::tls::config::{ALPN_H2, ALPN_HTTP1, ALPN_TCP, ClientConfigs, Expectation};
 use crate::tls::handshake;
 
-/// What a connection is wanted for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     /// Requests, in the version that the endpoint speaks.
     Requests,
-    /// One request that turns into a tunnel: HTTP/1.1.
+    /// One request that becomes a tunnel: HTTP/1.1.
     Upgrade,
 }
 
-/// What will be spoken on a connection.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wire {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2.
     Http2,
-    /// What the host prefers of these two. Without TLS HTTP/1.1.
+    /// The one that the host prefers; without TLS, HTTP/1.1.
     Either,
-    /// Bytes as they are.
+    /// Opaque bytes.
     Opaque,
 }
 
-/// Whom to dial, and how.
+/// Where to dial, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// Where it listens.
     pub(crate) address: EndpointAddress,
-    /// Whether mTLS is spoken there.
+    /// The TLS settings, if it has TLS.
     pub(crate) tls: Option<TlsTarget>,
 }
 
 impl Target {
-    /// Whether it is another sidecar.
+    /// Returns whether it is another sidecar.
     pub(crate) fn is_mesh(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.mesh)
     }
 }
 
-/// How mTLS is spoken with an endpoint.
+/// The TLS settings of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TlsTarget {
-    /// Who may answer there; nobody if empty.
+    /// The identities that the peer may have; an empty list accepts no peer.
     pub(crate) identities: Arc<[SpiffeId]>,
     /// The server name to send, for routing only.
     pub(crate) server_name: Name,
     /// The protocols that the cluster offers.
     pub(crate) alpn: Box<[Name]>,
-    /// Whether it is a sidecar that answers.
+    /// Whether the endpoint is a sidecar.
     pub(crate) mesh: bool,
 }
 
@@ -92,7 +92,7 @@ impl TlsTarget {
         if offered.is_empty() && wire != Wire::Opaque { own() } else { offered }
     }
 
-    /// Whether what was agreed on lets this be spoken. A server that negotiates nothing is taken at the cluster's word, as
+    /// Returns whether what was agreed on lets this be spoken. A server that negotiates nothing is taken at the cluster's word, as
     /// Envoy does; a sidecar always negotiates.
     fn agrees(&self, wire: Wire, agreed: Option<&[u8]>) -> bool {
         match (wire, agreed) {

@@ -1,4 +1,4 @@
-//! One endpoint of a cluster as one worker sees it: its load, its connections, and its health, which all workers share.
+//! One endpoint of a cluster, as seen by one worker: its load, its connections, and its health, which all workers share.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ use super::dial::{Dialled, Purpose};
 use super::pool::{Lease, Permit, Pool, Speaks};
 use super::silence::{DOUBTED, Doubt, Silence};
 
-/// An endpoint that may be asked.
+/// An endpoint that may receive requests.
 #[derive(Debug)]
 pub(crate) struct Host {
-    /// Where it listens.
+    /// Its address.
     pub(crate) address: SocketAddr,
-    /// The workload instance behind it, as its metadata says.
+    /// The workload instance, from its metadata.
     pub(crate) instance: Option<Name>,
     pub(super) weight: u32,
     pub(super) takes_new: bool,
@@ -35,13 +35,13 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Whether this host is what `endpoint` describes, transport aside.
+    /// Returns whether this host still matches `endpoint`, apart from the transport.
     pub(super) fn is(&self, endpoint: &Endpoint) -> bool {
         let takes_new = matches!(endpoint.health, HealthStatus::Healthy | HealthStatus::Degraded);
         self.weight == endpoint.weight && self.takes_new == takes_new && self.instance == endpoint.instance
     }
 
-    /// A connection for one request of `peer`, of a host that the future keeps.
+    /// Leases a connection for one request of `peer`. The future keeps the host.
     pub(crate) async fn lease_of(
         host: Rc<Self>,
         purpose: Purpose,
@@ -51,12 +51,12 @@ impl Host {
         host.pool.lease(purpose, speaks, &peer).await
     }
 
-    /// A connection for opaque bytes of `peer`, of a host that the future keeps.
+    /// Dials a connection for opaque bytes of `peer`. The future keeps the host.
     pub(crate) async fn opaque_of(host: Rc<Self>, peer: Rc<Peer>) -> Result<(Dialled, Permit), Failure> {
         host.pool.opaque(&peer).await
     }
 
-    /// Counts a try at this host until it is dropped.
+    /// Begins an attempt at this host, which is counted until it is dropped.
     pub(crate) fn begin(self: &Rc<Self>) -> HostAttempt {
         let began = Instant::now();
         self.load.begin();
@@ -64,16 +64,16 @@ impl Host {
         HostAttempt { host: Rc::clone(self), began, head_came: Cell::default() }
     }
 
-    /// What one more request would cost, in seconds of waiting: never less than what is unanswered has waited already.
-    /// None of a host that only ever failed.
+    /// Returns the cost of one more request, in seconds of waiting: never less than the age of what is unanswered. Returns
+    /// `None` for a host that has only failed.
     pub(super) fn cost(&self, now: Instant) -> Option<f64> {
         let (cost, bound) = (self.load.cost(now), self.silence.bound(now));
         let waited = (!bound.is_zero()).then(|| bound.as_secs_f64() * (self.load.queue() + 1.0));
-        // An option that holds a number is greater than one that does not.
+        // `Some` is greater than `None`.
         if waited > cost { waited } else { cost }
     }
 
-    /// Whether the host leaves requests unanswered while others of its cluster answer.
+    /// Returns whether the host leaves requests unanswered while others of its cluster answer.
     pub(super) fn doubt(&self, now: Instant) -> Option<Doubt> {
         if self.health.is_silent() {
             return Some(Doubt { avoided: true });
@@ -82,12 +82,12 @@ impl Host {
         Some(Doubt { avoided: doubt.avoided || self.pool.is_quiet() })
     }
 
-    /// The time to the head of an answer, to be shown: at least as long as it leaves requests unanswered.
+    /// Returns the time to the response head, for display: at least the time for which requests have been unanswered.
     pub(super) fn latency(&self, now: Instant) -> Option<Duration> {
         self.load.latency(now).max(self.silence.age(now))
     }
 
-    /// Whether a covered request is due that finds out whether the host still answers. Then counts it.
+    /// Returns whether a covered request is due, which finds out whether the host still responds. If so, counts it.
     pub(crate) fn takes_pair(&self) -> bool {
         let now = Instant::now();
         let due = self.silence.is_pair_due(now);
@@ -98,7 +98,7 @@ impl Host {
         due
     }
 
-    /// Whether an ordinary request is due that finds out whether the host still answers. Then counts it.
+    /// Returns whether an ordinary request is due, which finds out whether the host still responds. If so, counts it.
     pub(crate) fn takes_test(&self) -> bool {
         let now = Instant::now();
         let due = self.silence.is_test_due(now, self.health.is_silent());
@@ -109,8 +109,8 @@ impl Host {
         due
     }
 
-    /// What comes next shall not be written to a connection that is dead. Shared ones are asked; idle ones are closed where there
-    /// is much doubt, since a new one is soon made or found to be impossible.
+    /// Keeps the next request off dead connections: sends PINGs on shared ones, and closes idle ones if there is much doubt,
+    /// since dialling a new one soon succeeds or fails.
     fn doubt_connections(&self, now: Instant) {
         self.pool.ask();
         if self.health.is_silent() || self.silence.age(now).is_some() {
@@ -118,7 +118,7 @@ impl Host {
         }
     }
 
-    /// Whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts.
+    /// Returns whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts.
     pub(super) fn is_proven_silent(&self, now: Instant, others: u32) -> bool {
         self.silence.is_proven(now, others, self.pool.is_quiet())
     }
@@ -128,27 +128,27 @@ impl Host {
         self.silence.found().await;
     }
 
-    /// How long a doubted host has for an answer before another one is asked too.
+    /// Returns how long a doubted host has for an answer before another one is asked too.
     pub(crate) fn cover_after(&self) -> Duration {
         self.silence.cover_after()
     }
 
-    /// How long to wait for a connection before another host's may be used instead.
+    /// Returns how long to wait for a connection before another host's may be used instead.
     pub(crate) fn patience(&self) -> Duration {
         self.pool.patience()
     }
 
-    /// The place of the one attempt that is waited for after its pair has failed, if it is free.
+    /// Acquires the permit of the one attempt that is still awaited after its pair has failed, if it is free.
     pub(crate) fn await_answer(&self) -> Option<Awaited> {
         self.silence.wait_on().then(|| Awaited(Rc::clone(&self.silence)))
     }
 
-    /// Whether a connection is being made, so that waiting is the host's fault and not that of a bound of ours.
+    /// Returns whether a connection is being established, so that a wait is due to the host and not to one of our limits.
     pub(crate) fn is_connecting(&self) -> bool {
         self.pool.is_connecting()
     }
 
-    /// Where frames of its responses are to be counted: each is a sign of life.
+    /// Returns the counter of response frames, each of which is a sign of life.
     pub(crate) fn frames(&self) -> Rc<Cell<u64>> {
         self.silence.frames()
     }
@@ -166,7 +166,7 @@ impl Host {
     }
 }
 
-/// An attempt is waited for though its pair has failed, until this is dropped.
+/// The permit of an attempt that is still awaited although its pair has failed.
 #[derive(Debug)]
 pub(crate) struct Awaited(Rc<Silence>);
 
@@ -176,27 +176,27 @@ impl Drop for Awaited {
     }
 }
 
-/// A try under way at a host.
+/// An attempt in flight at a host.
 #[derive(Debug)]
 pub(crate) struct HostAttempt {
     host: Rc<Host>,
     began: Instant,
-    /// When the head of an answer came.
+    /// When the response head was received.
     head_came: Cell<Option<Instant>>,
 }
 
 impl HostAttempt {
-    /// Where.
+    /// Returns the host.
     pub(crate) fn host(&self) -> &Rc<Host> {
         &self.host
     }
 
-    /// How long it has been under way.
+    /// Returns how long it has been in flight.
     pub(crate) fn age(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// The head of an answer is here, whatever it says.
+    /// Records that a response head was received, whatever its status.
     pub(crate) fn heard(&self) {
         let now = Instant::now();
         self.head_came.set(Some(now));
@@ -204,8 +204,8 @@ impl HostAttempt {
         self.host.silence.answered(self.began, now.saturating_duration_since(self.began));
     }
 
-    /// The attempt has failed, in a way that says that the host is `alive` or does not. A host that refuses or resets at once
-    /// has spoken; what took long may have been ended by a clock of ours, or by the kernel's.
+    /// Records a failure. `alive` is whether it shows that the host works. A host that refuses or resets at once has shown a
+    /// sign of life; a slow failure may be due to a timeout of ours or of the kernel.
     pub(crate) fn ended(&self, failure: &Failure, alive: bool) {
         let ours = matches!(
             failure.reason,
@@ -216,7 +216,7 @@ impl HostAttempt {
         }
     }
 
-    /// The head of an answer is here, and it is no failure.
+    /// Records a response head that is not a failure.
     pub(crate) fn answered(&self) {
         let now = self.head_came.get().unwrap_or_else(Instant::now);
         if self.host.silence.is_first(self.began) {
@@ -225,7 +225,7 @@ impl HostAttempt {
         self.host.load.answered(now.duration_since(self.began), now);
     }
 
-    /// No answer came, or one that says that the request failed.
+    /// Records that there was no response, or one that is a failure.
     pub(crate) fn failed(&self) {
         self.host.load.failed(Instant::now());
     }

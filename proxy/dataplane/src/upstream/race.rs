@@ -1,6 +1,6 @@
-//! Two ways to the same end, of which the second is taken when the first takes too long: whichever is ready first wins.
+//! Races two futures, the second of which starts if the first takes too long. The first one that succeeds wins.
 //!
-//! For what is done before anything of a request is written, so that the loser costs nobody anything.
+//! For work that precedes the writing of a request, so that losing has no side effect.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,24 +9,24 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use outrigger_core::error::Failure;
 
-/// Who won.
+/// The winner of a race.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Winner {
-    /// The one that began first.
+    /// The future that started first.
     First,
-    /// Its rival.
+    /// The other one.
     Second,
 }
 
-/// Runs `first` and, when it is not ready after `patience`, what `rival` returns too. `failed` is told of one that fails
-/// while the other is still under way; then that one decides. Cancel-safe if both are.
+/// Runs `first` and, if it is not ready after `patience`, also the future that `rival` returns. If one fails while the other
+/// is pending, `failed` is called with it and the other decides. Cancel-safe if both are.
 pub(crate) async fn race<T, F: Future<Output = Result<T, Failure>>>(
     mut first: Pin<&mut F>,
     patience: Duration,
     rival: impl FnOnce() -> Option<F>,
     failed: impl FnOnce(Winner, Failure),
 ) -> (Winner, Result<T, Failure>) {
-    // Most are ready at once: no timer for them.
+    // Most futures are ready at once and need no timer.
     if let Some(ready) = futures_util::future::poll_immediate(first.as_mut()).await {
         return (Winner::First, ready);
     }
@@ -34,7 +34,7 @@ pub(crate) async fn race<T, F: Future<Output = Result<T, Failure>>>(
         return (Winner::First, ready);
     }
     let Some(second) = rival() else { return (Winner::First, first.await) };
-    // Boxed, so that what seldom happens makes no request larger.
+    // Boxed, because it is rare and would make every request larger.
     match select(first, Box::pin(second)).await {
         Either::Left((Ok(ready), _)) => (Winner::First, Ok(ready)),
         Either::Right((Ok(ready), _)) => (Winner::Second, Ok(ready)),

@@ -1,9 +1,9 @@
-//! What all workers know together of a cluster: what is in use, the retry ledger, which endpoints are ejected.
+//! The state of a cluster that all workers share: what is in use, the retry ledger, the ejected endpoints.
 //!
-//! What a worker keeps for itself, the load of each endpoint, it tells when it is asked.
+//! The load of each endpoint is private to a worker and returned on request.
 //!
-//! Keyed by cluster name and endpoint address, so that it outlives every config update; it goes when no worker has used
-//! the cluster for a while. Workers hold handles, so that the map's lock is taken when a cluster or endpoint is new.
+//! Keyed by cluster name and endpoint address, so that it survives configuration updates; dropped when no worker has used the
+//! cluster for a while. Workers hold handles, so that the lock of the map is taken only for new clusters and endpoints.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,13 +18,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::bounds::InUse;
 
-/// For all workers to answer; one whose thread is that busy has other worries.
+/// Timeout for all workers to respond. A worker whose thread is busier than that is left out.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Inquiries that may wait for one worker.
+/// The maximum number of inquiries queued for one worker.
 const INQUIRIES: usize = 4;
 
-/// The shared state of all clusters; belongs to the process.
+/// The shared state of all clusters. One per process.
 #[derive(Debug)]
 pub struct SharedClusters {
     began: Instant,
@@ -32,20 +32,20 @@ pub struct SharedClusters {
     workers: Mutex<Vec<mpsc::Sender<Inquiry>>>,
 }
 
-/// Asks a worker for its [`EndpointLoad`]s.
+/// A request for the [`EndpointLoad`]s of a worker.
 pub(crate) type Inquiry = oneshot::Sender<Vec<EndpointLoad>>;
 
-/// How busy one worker keeps an endpoint.
+/// The load of an endpoint on one worker.
 #[derive(Debug, Clone)]
 pub struct EndpointLoad {
     /// The cluster's name.
     pub cluster: Name,
     /// The endpoint.
     pub address: SocketAddr,
-    /// Tries under way.
+    /// Attempts in flight.
     pub active: u32,
-    /// The time to the head of an answer: an average that jumps up to a slow one and sinks with time. `None` of an
-    /// endpoint that never answered this worker.
+    /// The time to the response head: an average that rises at once to a slow response and decays with time. `None` if the
+    /// endpoint has never responded to this worker.
     pub latency: Option<Duration>,
 }
 
@@ -67,20 +67,21 @@ pub(super) struct SharedCluster {
 }
 
 impl SharedClusters {
-    /// Nothing known yet.
+    /// Creates the state without clusters.
     pub fn new() -> Arc<Self> {
         Arc::new(Self { began: Instant::now(), clusters: Mutex::default(), workers: Mutex::default() })
     }
 
-    /// Where one more worker is asked. It answers between two requests of its own, so that nothing is shared with it.
+    /// Registers a worker and returns the receiver of its inquiries. The worker responds between two requests, so that it
+    /// shares no state.
     pub(crate) fn inquiries(&self) -> mpsc::Receiver<Inquiry> {
         let (ask, inquiries) = mpsc::channel(INQUIRIES);
         locked(&self.workers).push(ask);
         inquiries
     }
 
-    /// How busy every worker keeps its endpoints, each worker's apart. One that has ended, or does not answer within
-    /// [`PATIENCE`], is left out.
+    /// Returns the loads of all workers, separately. Workers that have ended, or do not respond within [`PATIENCE`], are left
+    /// out.
     pub async fn loads(&self) -> Vec<EndpointLoad> {
         let asked: Vec<_> = {
             let mut workers = locked(&self.workers);
@@ -101,7 +102,7 @@ impl SharedClusters {
         loads
     }
 
-    /// Which endpoints of which clusters are ejected now, for the admin port.
+    /// Returns the endpoints that are ejected now, with their clusters, for the admin port.
     pub fn ejected(&self) -> Vec<(Name, SocketAddr)> {
         let clusters: Vec<_> = locked(&self.clusters)
             .iter()
@@ -119,12 +120,12 @@ impl SharedClusters {
         ejected
     }
 
-    /// The time that ledgers and ejections count in.
+    /// Returns the time of the clock of ledgers and ejections.
     pub(super) fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// The state of a cluster, made if nobody has it.
+    /// Returns the state of a cluster, creating it if no worker uses it.
     pub(super) fn cluster(&self, name: &Name) -> Arc<SharedCluster> {
         let mut clusters = locked(&self.clusters);
         if let Some(cluster) = clusters.get(name).and_then(Weak::upgrade) {
@@ -138,14 +139,14 @@ impl SharedClusters {
 }
 
 impl Moment {
-    /// That of `clock`.
+    /// Creates the moment of `clock`.
     pub(super) fn at(clock: Instant, shared: &SharedClusters) -> Self {
         Self { clock, since_start: clock.saturating_duration_since(shared.began) }
     }
 }
 
 impl SharedCluster {
-    /// The health of an endpoint, made if nobody has it.
+    /// Returns the health of an endpoint, creating it if no worker uses it.
     pub(super) fn health(&self, address: SocketAddr) -> Arc<Health> {
         let mut endpoints = locked(&self.endpoints);
         if let Some(health) = endpoints.get(&address).and_then(Weak::upgrade) {
@@ -158,7 +159,7 @@ impl SharedCluster {
     }
 }
 
-/// What a panicking thread left in a map of handles is still a valid map.
+/// Locks a map of handles, which stays valid even if a thread panicked while holding the lock.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,11 @@
-//! What a host leaves unanswered, as one worker sees it: when it is doubted, asked to prove itself, and found silent.
+//! Detects hosts that no longer respond, as seen by one worker: when a host is doubted, tested, and found silent.
 //!
-//! Silence is no failure: a long poll waits too. So the evidence is always a comparison. A host is doubted when others
-//! answer requests that began later than those that it leaves unanswered. It is found silent by a pair: one request sent
-//! to it and to another host, which only the other one answers. An attempt counts from its beginning to the host's next
-//! sign of life, whether or not its client still waits. Attempts that began before a sign of life never count.
+//! Silence is not a failure: a long poll waits too. The evidence is therefore always a comparison. A host is doubted if others
+//! answer requests that began later than those it leaves unanswered. It is found silent by a pair: a request sent to it and to
+//! another host, which only the other one answers. An attempt counts from its start to the next sign of life of the host, even
+//! if its client no longer waits. Attempts that began before a sign of life never count.
 //!
-//! Per worker, without locks; `now` comes in. A pick costs some loads and no call.
+//! Per worker, without locks; the caller passes `now`. A pick costs a few loads.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,69 +17,70 @@ use tokio::time::Instant;
 
 use super::answers::Answers;
 
-/// The shortest silence that is worth a doubt. A host that is known to be slow has [`USUAL_TIMES`] its usual time.
+/// The shortest silence that causes doubt. For a host that is known to be slow: [`USUAL_TIMES`] its usual latency.
 pub(super) const DOUBTED: Duration = Duration::from_millis(250);
 const USUAL_TIMES: u32 = 3;
 
-/// From how many unanswered attempts on a doubted host gets no ordinary requests. Fewer are what long polls look like.
+/// The number of unanswered attempts from which on a doubted host receives no ordinary requests. Long polls leave fewer.
 const MANY: u32 = 3;
 
-/// How often a host with fewer may get an ordinary request all the same, and how often a doubted one is asked.
+/// How often a host with fewer still receives an ordinary request, and how often a doubted host is tested.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest time between two ordinary requests that test a host which nothing else can test.
+/// The longest interval between ordinary requests that test a host, if no covered ones are available.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The first such interval of an ejected host.
 const EJECTED_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A host is ejected for silence that lasts so long and was proven by so many pairs.
+/// A host is ejected after this long, and after so many failed pairs.
 const EJECTED_AFTER: Duration = Duration::from_secs(5);
 const PAIRS: u32 = 2;
 
-/// Without pairs: the chance that a healthy host left all its tests unanswered must be below this, and others must have
-/// answered so often.
+/// Without pairs: the maximum probability that a healthy host leaves all its tests unanswered, and the minimum number of
+/// responses by others.
 const CHANCE: f64 = 0.001;
 const ANSWERS: u64 = 20;
 
-/// What one host leaves unanswered.
+/// The unanswered attempts of one host.
 #[derive(Debug)]
 pub(super) struct Silence {
     answers: Rc<Answers>,
-    /// When the first attempt began that began after the last sign of life; `None` when there is none.
+    /// When the first attempt after the last sign of life began; `None` if there is none.
     since: Cell<Option<Instant>>,
-    /// How many have begun since.
+    /// The number of attempts since then.
     unanswered: Cell<u32>,
-    /// When the last of them did.
+    /// When the last of them began.
     begun: Cell<Instant>,
     /// [`Answers::count`] at `since`.
     count: Cell<u64>,
-    /// Frames of responses, counted by who reads them, and how many of them are known here.
+    /// Frames of responses, counted by their readers, and the number that was last seen here.
     frames: Rc<Cell<u64>>,
     seen: Cell<u64>,
-    /// When the host was last asked to prove itself.
+    /// When the host was last tested.
     asked: Cell<Option<Instant>>,
-    /// Ordinary requests that tested it since.
+    /// Ordinary requests that have tested it since.
     tests: Cell<u32>,
-    /// Pairs of which the other host answered and this one did not.
+    /// Failed pairs: the other host answered and this one did not.
     failed_pairs: Cell<u32>,
-    /// Wakes who waits for this host when a pair failed.
+    /// Wakes the requests that wait for this host when a pair has failed.
     found: Notify,
-    /// When it was last heard after a doubt. Until a request that began later is answered, its average tells of the past.
+    /// When the first sign of life after a doubt was observed. Until a later request is answered, the average latency is
+    /// outdated.
     recovered: Cell<Option<Instant>>,
-    /// Whether the attempt of a failed pair is still waited for.
+    /// Whether the attempt of a failed pair is still awaited.
     awaited: Cell<bool>,
 }
 
-/// A host leaves requests unanswered while others answer.
+/// A host leaves requests unanswered while others respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Doubt {
-    /// Whether it gets no ordinary requests while there is another host.
+    /// Whether it receives no ordinary requests while there is another host.
     pub(super) avoided: bool,
 }
 
 impl Silence {
-    /// A host of which nothing is known. `answers` are those of its cluster.
+    /// Creates the state of a new host. `answers` are those of its cluster.
     pub(super) fn new(answers: Rc<Answers>, now: Instant) -> Self {
         Self {
             answers,
@@ -98,7 +99,7 @@ impl Silence {
         }
     }
 
-    /// An attempt begins.
+    /// Records the start of an attempt.
     pub(super) fn begin(&self, now: Instant) {
         self.settle(now);
         if self.since.get().is_none() {
@@ -109,7 +110,7 @@ impl Silence {
         self.begun.set(now);
     }
 
-    /// The host has said something: a head, a refusal. Returns whether it had been found silent.
+    /// Records a sign of life. Returns whether the host had been found silent.
     pub(super) fn heard(&self, now: Instant) -> bool {
         let found = self.failed_pairs.replace(0) > 0;
         let many = self.unanswered.replace(0) >= MANY;
@@ -123,7 +124,7 @@ impl Silence {
         found
     }
 
-    /// Whether an answered attempt, which began at `began`, is the first of a host that had been in doubt: what was known of
+    /// Returns whether an answered attempt, which began at `began`, is the first of a host that had been in doubt: what was known of
     /// its latency before is to be forgotten.
     pub(super) fn is_first(&self, began: Instant) -> bool {
         let first = self.recovered.get().is_some_and(|recovered| began >= recovered);
@@ -133,12 +134,12 @@ impl Silence {
         first
     }
 
-    /// Where frames of responses are counted, each of which is a sign of life.
+    /// Returns the counter of response frames, each of which is a sign of life.
     pub(super) fn frames(&self) -> Rc<Cell<u64>> {
         Rc::clone(&self.frames)
     }
 
-    /// The head of an answer came to an attempt that began at `began`.
+    /// Records the response head of an attempt that began at `began`.
     pub(super) fn answered(&self, began: Instant, latency: Duration) {
         self.answers.note(began, latency);
     }
@@ -148,7 +149,8 @@ impl Silence {
         self.answers.cover_after()
     }
 
-    /// A lower bound of the host's latency: the age of what it leaves unanswered. Zero once a second while that is little.
+    /// Returns a lower bound of the host's latency: the age of its unanswered attempts. Returns zero once a second while these
+    /// are few.
     pub(super) fn bound(&self, now: Instant) -> Duration {
         self.settle(now);
         let Some(since) = self.since.get() else { return Duration::ZERO };
@@ -159,14 +161,14 @@ impl Silence {
         now.saturating_duration_since(since)
     }
 
-    /// How long the host has left [`MANY`] attempts unanswered, to be shown. `None` when it has not.
+    /// Returns how long the host has left [`MANY`] attempts unanswered, to be shown. `None` when it has not.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         self.settle(now);
         let since = self.since.get().filter(|_| self.unanswered.get() >= MANY)?;
         Some(now.saturating_duration_since(since))
     }
 
-    /// Whether the host is in doubt. `usual` says within what time it answers; asked only when it matters.
+    /// Returns whether the host is in doubt. `usual` says within what time it answers; asked only when it matters.
     pub(super) fn doubt(&self, now: Instant, usual: impl FnOnce() -> Duration) -> Option<Doubt> {
         let young = |since: &Instant| now.saturating_duration_since(*since) < DOUBTED;
         let recovering = || self.recovered.get().map(|_| Doubt { avoided: false });
@@ -183,12 +185,12 @@ impl Silence {
         (proven || enough && others_answer).then_some(doubt).or_else(recovering)
     }
 
-    /// Whether it is time for a covered request.
+    /// Returns whether it is time for a covered request.
     pub(super) fn is_pair_due(&self, now: Instant) -> bool {
         self.asked.get().is_none_or(|asked| now.saturating_duration_since(asked) >= ASKED_EVERY)
     }
 
-    /// Whether it is time for an ordinary request, since no covered one came for as long. Each interval is twice the one
+    /// Returns whether it is time for an ordinary request, since no covered one came for as long. Each interval is twice the one
     /// before.
     pub(super) fn is_test_due(&self, now: Instant, ejected: bool) -> bool {
         let Some(from) = self.asked.get().or(self.since.get()) else {
@@ -200,18 +202,18 @@ impl Silence {
         now.saturating_duration_since(from) >= interval.min(LONGEST_INTERVAL)
     }
 
-    /// A covered request is sent to it.
+    /// Records that a covered request is sent to it.
     pub(super) fn pair_begins(&self, now: Instant) {
         self.asked.set(Some(now));
     }
 
-    /// An ordinary request is sent to it.
+    /// Records that an ordinary request tests it.
     pub(super) fn test_begins(&self, now: Instant) {
         self.asked.set(Some(now));
         self.tests.set(self.tests.get().saturating_add(1));
     }
 
-    /// The other host of a pair has answered and this one has not: who waits for this one may go elsewhere.
+    /// Records that the other host of a pair has answered and this one has not. Wakes the requests that wait for this host.
     pub(super) fn pair_failed(&self) {
         self.failed_pairs.set(self.failed_pairs.get().saturating_add(1));
         self.found.notify_waiters();
@@ -222,7 +224,7 @@ impl Silence {
         self.found.notified()
     }
 
-    /// Whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts; `quiet` says
+    /// Returns whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts; `quiet` says
     /// that PINGs are unanswered too.
     ///
     /// Where no request may be sent twice there are no pairs. Then the hosts are compared as wholes: the share of slow
@@ -241,17 +243,17 @@ impl Silence {
         self.failed_pairs.get() >= PAIRS || enough && (quiet || by_chance < CHANCE)
     }
 
-    /// Takes the one place of an attempt that is waited for after its pair has failed. False if it is taken.
+    /// Acquires the permit of the one attempt that is still awaited after its pair has failed. Returns false if it is taken.
     pub(super) fn wait_on(&self) -> bool {
         !self.awaited.replace(true)
     }
 
-    /// Gives the place back.
+    /// Releases that permit.
     pub(super) fn waited(&self) {
         self.awaited.set(false);
     }
 
-    /// Frames that came since are signs of life.
+    /// Treats new frames as a sign of life.
     fn settle(&self, now: Instant) {
         let frames = self.frames.get();
         if self.seen.replace(frames) != frames {

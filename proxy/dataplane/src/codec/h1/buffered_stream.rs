@@ -1,6 +1,6 @@
-//! The bytes of one connection, both ways: what was read and not yet understood, what was written and not yet sent.
+//! A stream with two buffers: bytes that were read and not yet parsed, and bytes that were written and not yet sent.
 //!
-//! Both buffers are bounded: reading stops while somebody has to understand, writing while somebody has to send.
+//! Both buffers are bounded: reading stops until the bytes are parsed, writing until they are sent.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -14,30 +14,30 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::write::Outgoing;
 use crate::socket::stream::Stream;
 
-/// Bytes of a first read; enough for nearly every head.
+/// The size of a first read; enough for nearly every head.
 const READ_MIN: usize = 8 * 1024;
-/// Bytes of a read while bodies arrive faster than that.
+/// The maximum size of a read, while bodies arrive fast.
 const READ_MAX: usize = 64 * 1024;
 
-/// How long a connection that is being closed is waited for.
+/// Timeout for closing a connection.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A connection and its two buffers.
+/// A stream and its two buffers.
 #[derive(Debug)]
 pub(crate) struct BufferedStream {
     pub(crate) stream: Stream,
     pub(crate) read: BytesMut,
     pub(crate) out: Outgoing,
     read_size: usize,
-    /// Bytes were handed to the socket since this was last cleared.
+    /// Whether bytes were passed to the socket since this was last cleared.
     pub(crate) wrote: bool,
     needs_flush: bool,
-    /// Bytes that the socket took.
+    /// The number of bytes that the socket has accepted.
     pub(crate) written: u64,
 }
 
 impl BufferedStream {
-    /// `first` was already read from `stream`.
+    /// Creates the buffers of `stream`, from which `first` was already read.
     pub(crate) fn new(stream: Stream, first: Bytes) -> Self {
         let read = if first.is_empty() { BytesMut::new() } else { BytesMut::from(first) };
         Self {
@@ -51,10 +51,10 @@ impl BufferedStream {
         }
     }
 
-    /// Reads once; the number of bytes, 0 at the end of the connection.
+    /// Reads once. Returns the number of bytes, 0 at the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = self.read.capacity() - self.read.len();
-        // What is left of a buffer that a head still shares is used up before another is allocated.
+        // The rest of a buffer that a head still shares is used up before another is allocated.
         if room < self.read_size / 4 {
             self.read.reserve(self.read_size);
             room = self.read.capacity() - self.read.len();
@@ -64,7 +64,7 @@ impl BufferedStream {
         Poll::Ready(Ok(got))
     }
 
-    /// Gives back the memory of empty buffers; the next read or write takes it anew.
+    /// Frees empty buffers; the next read or write allocates them again.
     pub(crate) fn rest(&mut self) {
         if self.read.is_empty() {
             self.read = BytesMut::new();
@@ -72,7 +72,7 @@ impl BufferedStream {
         self.out.rest();
     }
 
-    /// Sends all that waits.
+    /// Sends all queued bytes.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.out.waiting() > 0 {
             ready!(self.poll_write(cx))?;
@@ -84,29 +84,29 @@ impl BufferedStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends once of what waits.
+    /// Sends queued bytes once.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.written += ready!(self.out.poll_write(cx, &mut self.stream))? as u64;
         self.wrote = true;
-        // TLS may keep a record back when the socket is full; plain TCP keeps nothing.
+        // TLS may buffer a record if the socket is full; plain TCP buffers nothing.
         self.needs_flush = self.stream.is_encrypted();
         Poll::Ready(Ok(()))
     }
 
-    /// Closes so that the peer sees an error and never an end: for a body that was cut off.
+    /// Resets the connection, so that the peer sees an error instead of a clean end: for a body that was cut off.
     pub(crate) fn reset(self) {
         self.stream.reset();
     }
 
-    /// Says that nothing follows.
+    /// Closes the sending side.
     pub(crate) async fn shutdown(&mut self) {
-        // A client that is gone already, or reads nothing, needs no word.
+        // A client that is gone, or reads nothing, does not have to be notified.
         let said = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
         let _ = tokio::time::timeout(LINGER, said).await;
     }
 
-    /// Says that nothing follows, and reads what still comes for a moment, so that the answer is not lost to a reset
-    /// (RFC 9112 section 9.6). Bounded by 1 s and 1 MiB.
+    /// Closes the sending side and reads for a moment, so that the response is not lost to a reset (RFC 9112 section 9.6).
+    /// Limited to 1 s and 1 MiB.
     pub(crate) async fn linger(mut self) {
         self.shutdown().await;
         let drained = async {
@@ -122,7 +122,7 @@ impl BufferedStream {
         let _ = tokio::time::timeout(LINGER, drained).await;
     }
 
-    /// The raw connection and what was read beyond the last head.
+    /// Returns the raw stream and the bytes that were read beyond the last head.
     pub(crate) fn into_parts(mut self) -> (Stream, Bytes) {
         let rest = self.read.copy_to_bytes(self.read.remaining());
         (self.stream, rest)

@@ -1,7 +1,7 @@
-//! The client side: one request at a time on one connection, which its owner gets back when it may be used again.
+//! The client side: one request at a time on one connection, which is returned to its owner when it can be reused.
 //!
-//! The request's body is sent while the response is awaited and read; nobody is spawned. Bytes behind a response are never
-//! taken for the next one: the connection is closed.
+//! The request body is sent while the response is awaited and read, without a task of its own. Bytes after a response are
+//! never taken for the next one: the connection is closed.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -31,29 +31,29 @@ use crate::codec::limits::Limits;
 use crate::codec::upgrade::Upgraded;
 use crate::socket::stream::Stream;
 
-/// Idle for longer than this, the kernel is asked whether the peer has closed: one system call against a lost request.
+/// After this idle time the kernel is asked whether the peer has closed: one system call against a lost request.
 const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 
-/// Where an HTTP/1 connection goes when its exchange is over and another request may follow.
+/// The owner of an HTTP/1 connection, to which the connection is returned when it can be reused.
 ///
-/// Dropped with the connection: a pool may keep its count of connections in it.
+/// Dropped with the connection, so that it may hold permits.
 pub(crate) trait ConnectionOwner {
-    /// A request begins on the connection.
+    /// Called when a request begins.
     fn begins(&self) {}
 
-    /// The last byte of the response was read, and the connection can be used again. Called from within the reading of
-    /// that response's body (or head, when there is no body): do not send on it from here.
+    /// Called when the last byte of the response was read and the connection can be reused. Runs within the poll of that
+    /// response's body (or head, if there is no body): no request may be sent on the connection from here.
     fn idle(&self, connection: Http1Connection);
 }
 
-/// A connection that speaks HTTP/1.1 and has no request under way.
+/// An HTTP/1.1 connection without a request in flight.
 #[derive(Debug)]
 pub(crate) struct Http1Connection {
     shared: Rc<Shared>,
 }
 
 impl Http1Connection {
-    /// Takes a connection that was just made. `owner` gets it back after each exchange that leaves it usable.
+    /// Wraps a new connection. It is returned to `owner` after each exchange that leaves it reusable.
     pub(crate) fn new(stream: Stream, limits: Rc<Limits>, owner: Rc<dyn ConnectionOwner>) -> Self {
         let shared = Rc::new_cyclic(|me| Shared {
             me: me.clone(),
@@ -87,10 +87,10 @@ impl Http1Connection {
                 || wire.stream.is_quiet())
     }
 
-    /// Begins a request with a copy of what matters of `head`. Nothing is written before the exchange is polled. `.into()` makes it the exchange of both versions.
+    /// Begins a request with a copy of the relevant parts of `head`. Nothing is written before the exchange is polled.
     ///
-    /// With `expect: 100-continue` the body is held back until the upstream has answered, 1 s at most.
-    /// Dropping the exchange, or the response's body before its end, closes the connection.
+    /// With `expect: 100-continue`, the body is held back until the upstream responds, for 1 s at most. Dropping the exchange,
+    /// or the body of the response before its end, closes the connection.
     pub(crate) fn send(self, head: &RequestHead, body: Body) -> Exchange {
         self.shared.owner.begins();
         let state = &mut *self.shared.state.borrow_mut();
@@ -111,10 +111,10 @@ impl Http1Connection {
     }
 }
 
-/// A request under way on an HTTP/1 connection.
+/// A request in flight on an HTTP/1 connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    /// `None` once the response's body has it, or it failed. Kept for a tunnel, and the connection's owner with it.
+    /// `None` once the response body owns it, or after a failure. A tunnel keeps it, and with it the owner of the connection.
     shared: Option<Rc<Shared>>,
     turn: u64,
 }
@@ -134,9 +134,9 @@ impl Exchange {
 
 pub(super) struct Shared {
     me: Weak<Self>,
-    /// `None` once it was closed or upgraded.
+    /// `None` after it was closed or upgraded.
     pub(super) wire: RefCell<Option<BufferedStream>>,
-    /// The request that is being sent; `None` when all of it was.
+    /// The request that is being sent; `None` when all of it was sent.
     sending: RefCell<Option<Sending>>,
     pub(super) state: RefCell<ClientState>,
     pub(super) limits: Rc<Limits>,
@@ -149,12 +149,12 @@ pub(super) struct ClientState {
     request: RequestFacts,
     search: Search,
     interims: usize,
-    /// Why the request could not be written. The response may be there all the same.
+    /// Why the request could not be written. A response may have been received all the same.
     write_error: Option<String>,
     /// The response whose body is being read.
     pub(super) response: Option<ResponseInProgress>,
     idle_since: Instant,
-    /// When the peer said that it would close the connection, less a second.
+    /// When the peer will close the connection, by its `Keep-Alive`, less one second.
     expires: Option<Instant>,
 }
 
@@ -165,7 +165,7 @@ pub(super) struct ResponseInProgress {
     idle_timeout: Option<u32>,
 }
 
-/// How reading came to its end.
+/// Why reading ended.
 pub(super) enum ReadEnd {
     Closed,
     Failed(String),
@@ -259,8 +259,8 @@ impl Shared {
         Ok(Answer::Final(head, Payload::Body(body)))
     }
 
-    /// Goes on sending the request. Fails when its body fails; a failure of the socket is kept, since an answer may be
-    /// there that says why (RFC 9112 section 9.5).
+    /// Continues sending the request. Returns an error if its body fails. A socket error is kept, since a response that
+    /// explains it may have been received (RFC 9112 section 9.5).
     pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let sending = &mut *self.sending.borrow_mut();
         let Some(under_way) = sending else { return Ok(()) };
@@ -268,7 +268,7 @@ impl Shared {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
                 *sending = None;
-                // An answer may take as long as it likes, and the request is needed no more.
+                // The response may take long, and the head is no longer needed.
                 if let Some(wire) = &mut *self.wire.borrow_mut() {
                     wire.out.rest_if_large();
                 }
@@ -279,7 +279,7 @@ impl Shared {
             }
             Poll::Ready(Err(TransferError::Body(mut failure))) => {
                 *sending = None;
-                // What failed says how far it had come itself; part of the request may have come further.
+                // The failure says how far the body's source had come; part of the request may have come further.
                 if self.wire.take().is_some_and(|wire| wire.wrote) {
                     failure.reached = failure.reached.max(Reached::Maybe);
                 }
@@ -289,7 +289,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Reads once, or says why nothing more comes.
+    /// Reads once. Returns an error if nothing more can be read.
     pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<(), ReadEnd>> {
         let wire = &mut *self.wire.borrow_mut();
         let Some(wire) = wire else {
@@ -306,7 +306,7 @@ impl Shared {
         }))
     }
 
-    /// The response is complete: the owner gets the connection back, or it is closed if anything about it is in doubt.
+    /// Completes the response: returns the connection to its owner, or closes it if its state is in doubt.
     pub(super) fn finish(&self) {
         let reusable = {
             let state = &mut *self.state.borrow_mut();
@@ -347,7 +347,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A response, or its trailers, that cannot be taken.
+/// Returns the failure for a malformed response or trailer section.
 pub(super) fn refused(malformed: &Malformed) -> Failure {
     match malformed {
         Malformed::TooLarge => Failure::upstream(Reason::UpstreamHeadersTooLarge, Reached::Maybe, malformed),

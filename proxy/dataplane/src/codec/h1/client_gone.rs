@@ -1,4 +1,4 @@
-//! Whether the client has gone while its request is handled.
+//! Detects that the client has gone while its request is handled.
 
 use std::task::{Context, Poll, ready};
 
@@ -10,15 +10,15 @@ use super::session::{ResponseState, Session, SessionState, gone};
 use crate::codec::limits::{HALF_CLOSED, LOOK_AFTER};
 use crate::socket::stream::{Peer, Stream};
 
-/// Bytes that are read ahead of their reader, to hear whether the client is still there behind them.
+/// The number of bytes that are read ahead of their reader, to notice the end of the stream behind them.
 const READ_AHEAD: usize = 16 * 1024;
 
 impl Session {
-    /// Ready when the client has gone while its request is handled, also when nobody reads its body: what stands before the
-    /// end is read ahead, within bounds, and beyond them the kernel is asked once a second.
+    /// Ready when the client has gone while its request is handled, even if its body is not read: bytes before the end are
+    /// read ahead, within limits, and beyond them the kernel is asked once a second.
     ///
-    /// A client that closes its side behind a whole request is not gone: it is owed its answer (RFC 9112 section 9.6). It is
-    /// told from one that has closed the connection by asking for it, once a second too.
+    /// A client that half-closes after a complete request is still owed the response (RFC 9112 section 9.6). Once a second,
+    /// the kernel is asked whether it has closed the connection instead.
     pub(crate) fn poll_client_gone(&self, cx: &mut Context<'_>) -> Poll<Failure> {
         let state = &mut *self.state.borrow_mut();
         let connection = &mut *self.connection.borrow_mut();
@@ -54,7 +54,7 @@ impl Session {
 }
 
 impl SessionState {
-    /// Whether a client whose side is closed reads no answer any more.
+    /// Returns whether a client that has half-closed no longer reads the response.
     fn is_gone(&mut self, stream: &mut Stream) -> bool {
         let since = *self.half_closed.get_or_insert_with(Instant::now);
         match stream.peer() {

@@ -62,7 +62,7 @@ impl<'a> Slots<'a> {
     }
 }
 
-/// Whether the fields that were parsed are within `limits`.
+/// Returns whether the fields that were parsed are within `limits`.
 pub(crate) fn check_size(parsed: &[httparse::Header<'_>], limits: &Limits) -> Result<(), Malformed> {
     let mut size = FieldSize::default();
     for field in parsed {

@@ -88,7 +88,7 @@ impl Decoder {
         Self { state, slack: SLACK }
     }
 
-    /// Whether the proven end was reached.
+    /// Returns whether the proven end was reached.
     pub(crate) fn is_ended(&self) -> bool {
         matches!(self.state, DecoderState::Ended)
     }
@@ -101,7 +101,7 @@ impl Decoder {
         self.is_ended()
     }
 
-    /// Whether all of the body is in `bytes`. What is malformed counts as there: its reader will say so.
+    /// Returns whether all of the body is in `bytes`. What is malformed counts as there: its reader will say so.
     pub(crate) fn is_whole_in(&self, bytes: &BytesMut, limits: &Limits) -> bool {
         match self.state {
             DecoderState::Ended => true,

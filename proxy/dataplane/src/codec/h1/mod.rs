@@ -1,7 +1,7 @@
-//! HTTP/1.1 and HTTP/1.0 (RFC 9112): a server and a client over one set of parts.
+//! HTTP/1.1 and HTTP/1.0 (RFC 9112): a server and a client over common parts.
 //!
-//! Reading: [`parse`] makes heads, [`framing`] bodies. Writing: [`write`] makes bytes of both. [`buffered_stream`] moves the
-//! bytes. What the RFC lets a recipient tolerate and what two parsers could read in two ways is refused.
+//! Reading: [`parse`] parses heads, [`framing`] bodies. Writing: [`write`] serializes both. [`buffered_stream`] moves the
+//! bytes. What the RFC lets a recipient tolerate, and what two parsers could read differently, is refused.
 
 #[cfg(test)]
 mod mutations;
@@ -26,14 +26,14 @@ pub(crate) use responder::Responder;
 #[cfg(test)]
 pub(crate) use session::Session;
 
-/// Why bytes are no message.
+/// Why bytes are not a valid message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Malformed {
     /// More fields, or a longer head, than the limit.
     TooLarge,
     /// A longer request target than the limit.
     TargetTooLong,
-    /// A rule of the RFC is broken: which.
+    /// A violated rule of the RFC.
     Rule(&'static str),
 }
 

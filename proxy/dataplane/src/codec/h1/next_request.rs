@@ -1,4 +1,4 @@
-//! A server connection between two requests: waits for the next head, within the time that an idle or slow client has.
+//! Waits for the next request on a server connection, within the timeouts for idle and slow clients.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,27 +14,27 @@ use crate::codec::head::Scheme;
 use crate::codec::limits::{FIRST_REQUEST, Limits};
 use crate::codec::watchdog::Watchdog;
 
-/// Idle for longer than this, a connection gives its buffers back.
+/// Idle time after which a connection frees its buffers.
 const REST_AFTER: Duration = Duration::from_secs(5);
 
-/// Why no request came.
+/// Why there is no next request.
 pub(crate) enum NoRequest {
-    /// The client has closed, was idle for too long, or we drain.
+    /// The client has closed or was idle for too long, or the connection drains.
     End,
-    /// What came is no request: it is answered and recorded.
+    /// The bytes are not a request: they are answered and recorded.
     Refused(Failure),
-    /// The connection broke in a head.
+    /// The connection failed within a head.
     Lost(Failure),
 }
 
 impl Session {
-    /// How long the client may be silent before its next request.
+    /// Returns how long the client may be silent before its next request.
     fn longest_silence(&self, requests: u32) -> Duration {
         let Limits { idle_timeout, first_byte_timeout, .. } = *self.limits;
         if requests > 0 { idle_timeout } else { idle_timeout.min(first_byte_timeout) }
     }
 
-    /// Begins to wait for a request.
+    /// Starts to wait for a request.
     pub(crate) fn listen(&self) {
         let state = &mut *self.state.borrow_mut();
         state.resting = false;
@@ -107,7 +107,8 @@ impl Session {
 }
 
 impl SessionState {
-    /// Ready when no first request is about to come: closing before it would reset a client that was just let in.
+    /// Ready when the client had its time to send its first request: closing earlier would reset a client whose connection was
+    /// just accepted.
     fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.requests > 0 {
             return Poll::Ready(());

@@ -1,6 +1,6 @@
-//! Heads of requests and responses (RFC 9112 sections 2 to 6), parsed once, when all of their bytes are there.
+//! Parses heads of requests and responses (RFC 9112 sections 2 to 6), once, when they are complete.
 //!
-//! A head that is handed up has one meaning: whom it is for, how long its body is, and whether the connection stays.
+//! A head that is passed on is unambiguous about its host, the length of its body, and whether the connection persists.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::uri::{Authority, PathAndQuery};
@@ -15,7 +15,7 @@ use crate::codec::hop::Sender;
 use crate::codec::limits::{Limits, METHOD_BYTES};
 use crate::codec::{authority, hop, path, upgrade};
 
-/// A request head, how its body is framed, and whether the client wants the connection kept.
+/// A request head, the framing of its body, and whether the client requests a persistent connection.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) head: RequestHead,
@@ -24,7 +24,7 @@ pub(crate) struct Request {
     pub(crate) expects_continue: bool,
 }
 
-/// A response head, how its body is framed, and whether the connection may be used again.
+/// A response head, the framing of its body, and whether the connection can be reused.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) head: ResponseHead,
@@ -34,14 +34,15 @@ pub(crate) struct Response {
     pub(crate) idle_timeout: Option<u32>,
 }
 
-/// What the client asked for, which decides how its response reads (RFC 9112 section 6.3).
+/// The parts of a request on which the parsing of its response depends (RFC 9112 section 6.3).
 #[derive(Debug, Clone)]
 pub(crate) struct RequestFacts {
     pub(crate) method: Method,
     pub(crate) upgrade: Option<HeaderValue>,
 }
 
-/// Takes a request head off `bytes`; `None` until all of it is there. After an error the connection is of no more use.
+/// Parses a request head and removes it from `bytes`. Returns `None` until it is complete. After an error the connection
+/// cannot be used further.
 pub(crate) fn request(
     bytes: &mut BytesMut,
     search: &mut Search,
@@ -121,7 +122,8 @@ pub(crate) fn request(
     Ok(Some(Request { head, framing, keep_alive, expects_continue }))
 }
 
-/// Takes a response head off `bytes`; `None` until all of it is there. After an error the connection is of no more use.
+/// Parses a response head and removes it from `bytes`. Returns `None` until it is complete. After an error the connection
+/// cannot be used further.
 pub(crate) fn response(
     bytes: &mut BytesMut,
     search: &mut Search,
@@ -185,8 +187,8 @@ pub(crate) fn response(
     Ok(Some(Response { head, framing, keep_alive, idle_timeout: message.idle_timeout }))
 }
 
-/// Refuses a request whose line is whole while its fields are still to come, and that will be none whatever they are: whoever
-/// speaks HTTP/0.9, or no HTTP at all, sends none and would wait for an answer.
+/// Refuses a complete request line that no fields can make valid, before the fields are received: a client that speaks
+/// HTTP/0.9, or not HTTP at all, sends none and would wait for a response.
 fn check_request_line(bytes: &[u8], limits: &Limits) -> Result<(), Malformed> {
     let longest = limits.target_bytes + 64;
     let Some(end) = memchr::memchr(b'\n', bytes) else {
@@ -201,7 +203,7 @@ fn check_request_line(bytes: &[u8], limits: &Limits) -> Result<(), Malformed> {
     Err(Malformed::Rule("the request line does not end in HTTP/1.1 or HTTP/1.0"))
 }
 
-/// Splits the head off, or says that it is not all there.
+/// Splits off the head. Returns `None` if it is incomplete.
 fn section(bytes: &mut BytesMut, search: &mut Search, limits: &Limits) -> Result<Option<Bytes>, Malformed> {
     match search.end(bytes)? {
         Some(length) if length > limits.written_bytes() => Err(Malformed::TooLarge),
@@ -214,7 +216,7 @@ fn section(bytes: &mut BytesMut, search: &mut Search, limits: &Limits) -> Result
     }
 }
 
-/// Empty lines before a request are skipped, one at most (RFC 9112 section 2.2). False while half of one is there.
+/// Skips an empty line before a request, one at most (RFC 9112 section 2.2). Returns false while half of one was received.
 pub(crate) fn skip_empty_line(bytes: &mut BytesMut) -> bool {
     if bytes.starts_with(b"\r\n") {
         bytes.advance(2);
@@ -340,7 +342,7 @@ fn read_target(
     Ok((scheme, Some(authority), normal(target)?))
 }
 
-/// Whether an absolute target ends with its authority.
+/// Returns whether an absolute target ends with its authority.
 fn has_no_path(target: &[u8]) -> bool {
     let authority = target.iter().position(|byte| *byte == b':').map(|at| &target[at..]);
     authority

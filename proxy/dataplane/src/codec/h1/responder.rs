@@ -1,4 +1,4 @@
-//! Writes the answer to one request: interim heads, the final one and its body, or the agreement to a tunnel.
+//! Writes the response to one request: interim heads, the final head and its body, or the head that opens a tunnel.
 
 use std::future::poll_fn;
 use std::io;
@@ -19,7 +19,7 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::limits::CUT_WITHIN;
 use crate::codec::upgrade::Upgraded;
 
-/// Answers one request of an HTTP/1 connection.
+/// Responds to one request of an HTTP/1 connection.
 #[derive(Debug)]
 pub(crate) struct Responder {
     session: Rc<Session>,
@@ -29,7 +29,7 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
-    /// For the request with that head, in that turn.
+    /// Creates the responder for the request with `head` in that turn.
     pub(crate) fn new(session: Rc<Session>, turn: u64, head: &RequestHead, keep_alive: bool) -> Self {
         let answering = Answering {
             method: head.method.clone(),
@@ -84,7 +84,7 @@ impl Responder {
             }
             Err(TransferError::Body(mut failure)) => {
                 failure.reached = Reached::ResponseStarted;
-                // What came before is the client's.
+                // The client receives what preceded the failure.
                 let _ = tokio::time::timeout(CUT_WITHIN, self.flush()).await;
                 failure
             }

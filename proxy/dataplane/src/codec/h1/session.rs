@@ -1,6 +1,7 @@
-//! A server's connection as its task, a request's body and its responder share it: whose turn it is, and how far.
+//! The state of a server connection, shared by its task, the request body and the responder: which request is current, and how
+//! far it has come.
 //!
-//! A body or responder that outlives its turn does nothing: it never reads or writes what belongs to the next request.
+//! A body or responder that outlives its request does nothing: it never reads or writes what belongs to the next one.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -27,7 +28,7 @@ use crate::codec::limits::Limits;
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
 
-/// Bytes of an unread request body that are thrown away to keep the connection.
+/// The number of bytes of an unread request body that are discarded to keep the connection.
 const DISCARD: usize = 64 * 1024;
 
 /// The connection, shared by its task, a request's body and its responder.
@@ -37,32 +38,32 @@ pub(crate) struct Session {
     pub(crate) state: RefCell<SessionState>,
     pub(crate) limits: Rc<Limits>,
     pub(crate) drain: DrainGuard,
-    /// Of the answer.
+    /// Of the response.
     pub(crate) still_since: StillSince,
 }
 
 #[derive(Debug)]
 pub(crate) struct SessionState {
     pub(crate) search: Search,
-    /// Requests so far.
+    /// The number of requests so far.
     pub(super) requests: u32,
     pub(super) began: Instant,
-    /// While we drain: passes when the first request has had its time to come.
+    /// While draining: passes when the client had its time to send its first request.
     pub(super) first: Option<Watchdog>,
-    /// Passes when the connection has been there for long enough.
+    /// Passes at the maximum lifetime of the connection.
     pub(super) life: Watchdog,
-    /// It has: or it has had its number of requests.
+    /// The connection ends with this request: it has reached its maximum lifetime or number of requests.
     pub(super) ending: bool,
-    /// Counts what begins and ends. A body or responder of an earlier one does nothing.
+    /// Incremented when a request begins and ends. A body or responder of an earlier turn does nothing.
     pub(crate) turn: u64,
     pub(crate) body: Decoder,
     /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
     pub(crate) owes_continue: bool,
     pub(crate) response: ResponseState,
     pub(crate) watchdog: Watchdog,
-    /// A head is half there: the time for it runs.
+    /// A head was partly received: its timeout runs.
     pub(crate) in_head: bool,
-    /// Idle for so long that the buffers were given back.
+    /// The buffers were freed because the connection is idle.
     pub(super) resting: bool,
     /// When the kernel is next asked whether the client is still there.
     pub(super) look: Watchdog,
@@ -71,7 +72,7 @@ pub(crate) struct SessionState {
     pub(super) half_closed: Option<Instant>,
 }
 
-/// How far the answer to this turn's request is.
+/// The progress of the response to the current request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ResponseState {
     Awaited,
@@ -79,7 +80,7 @@ pub(crate) enum ResponseState {
     Complete { keep_alive: bool },
 }
 
-/// What becomes of the connection after a request.
+/// What happens to the connection after a request.
 pub(crate) enum Disposition {
     Reuse,
     Close,
@@ -120,7 +121,7 @@ impl Session {
         }
     }
 
-    /// Begins a turn; its body and its number.
+    /// Begins a turn. Returns the request body and the number of the turn.
     pub(crate) fn begin(self: &Rc<Self>, framing: Framing, expects_continue: bool) -> (Body, u64) {
         let state = &mut *self.state.borrow_mut();
         state.turn += 1;
@@ -141,7 +142,7 @@ impl Session {
     pub(crate) fn finish(&self) -> Disposition {
         let state = &mut *self.state.borrow_mut();
         let connection = &mut *self.connection.borrow_mut();
-        // Whoever still holds this turn's body or responder holds nothing.
+        // From here on, the body and the responder of this turn do nothing.
         state.turn += 1;
         let Some(open) = connection else { return Disposition::Taken };
         match state.response {
@@ -165,14 +166,14 @@ impl Session {
         }
     }
 
-    /// Whether the answer that begins now is the connection's last.
+    /// Returns whether the response that begins now is the last one of the connection.
     pub(crate) fn is_ending(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
         state.ending |= state.life.has_passed();
         state.ending || self.drain.is_draining()
     }
 
-    /// Answers what the codec refuses, and closes.
+    /// Responds to a refused request, and closes.
     pub(crate) async fn answer_refusal(&self, failure: &Failure) {
         let Some(mut connection) = self.connection.take() else { return };
         let mut head = ResponseHead::new(failure.reason.status());
@@ -196,7 +197,7 @@ impl Session {
         }
     }
 
-    /// Ready when bytes have waited for the client to read for too long.
+    /// Ready when the client has stalled for too long.
     pub(crate) fn poll_stalled(&self, cx: &mut Context<'_>, patience: &mut Patience) -> Poll<()> {
         let connection = self.connection.borrow();
         let (waiting, written) =
@@ -204,12 +205,12 @@ impl Session {
         patience.poll_used_up(cx, waiting > 0, written)
     }
 
-    /// Waits for the client to read what is sent to it.
+    /// Creates the patience for the client to read what is sent to it.
     pub(crate) fn patience(&self) -> Patience {
         Patience::new(self.limits.write_timeout, Rc::clone(&self.still_since))
     }
 
-    /// Whether the request that `turn` numbers is no longer the current one.
+    /// Returns whether the request of `turn` is no longer the current one.
     pub(crate) fn is_over(&self, turn: u64) -> bool {
         self.state.borrow().turn != turn
     }
@@ -232,12 +233,12 @@ impl Source for Session {
                 Err(malformed) => return Poll::Ready(Some(Err(refusal(malformed)))),
             }
             if state.owes_continue && state.response == ResponseState::Awaited {
-                // Somebody reads the body, and nobody has told the client to send it.
+                // The body is being read, and the client waits for a 100 before it sends it.
                 state.owes_continue = false;
                 write::bare_response(&mut connection.out, &ResponseHead::new(StatusCode::CONTINUE));
             }
             if state.response == ResponseState::Awaited && connection.out.waiting() > 0 {
-                // An error of writing comes back when the answer is written.
+                // A write error is returned when the response is written.
                 let _ = connection.poll_flush(cx);
             }
             match ready!(connection.poll_fill(cx)) {

@@ -1,6 +1,6 @@
-//! A body on its way out: read from where it comes from, framed, written, with back-pressure.
+//! Sends a body: reads it from its source, frames it and writes it, with back-pressure.
 //!
-//! Used by the server for answers and by the client for requests.
+//! Used by the server for responses and by the client for requests.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,7 +12,7 @@ use super::buffered_stream::BufferedStream;
 use super::write::{Encoder, HIGH_WATER};
 use crate::codec::body::{Body, Frame};
 
-/// One body, behind a head that was written already.
+/// A body whose head was already written.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     body: Body,
@@ -20,25 +20,25 @@ pub(crate) struct Transfer {
     ended: bool,
 }
 
-/// Why a body did not get through.
+/// Why a body was not sent completely.
 #[derive(Debug)]
 pub(crate) enum TransferError {
-    /// It could not be read, or is not what it said it was.
+    /// Reading failed, or its length is not the announced one.
     Body(Failure),
-    /// It could not be written.
+    /// Writing failed.
     Socket(io::Error),
 }
 
 impl Transfer {
-    /// Begins with `body`, which is dropped at once when the encoder lets none through.
+    /// Creates the transfer of `body`, which is dropped at once if the encoder sends no body.
     pub(crate) fn new(body: Body, encoder: Encoder) -> Self {
         let ended = encoder == Encoder::None;
         let body = if ended { Body::empty() } else { body };
         Self { body, encoder, ended }
     }
 
-    /// Goes on; ready when all of it was handed to the kernel. The connection is not borrowed while the body is read, since
-    /// that may lead back to it.
+    /// Continues. Ready when all of it was passed to the kernel. The connection is not borrowed while the body is read, since
+    /// reading may lead back to it.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -69,7 +69,7 @@ impl Transfer {
         }
     }
 
-    /// Reads the body until enough waits. False when it has nothing to give now.
+    /// Reads the body until enough is queued. Returns false if no more is available now.
     fn gather(
         &mut self,
         cx: &mut Context<'_>,

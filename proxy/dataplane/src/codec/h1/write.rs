@@ -1,6 +1,6 @@
-//! Messages as bytes: heads, body framing, and the queue in which they wait for the socket.
+//! Serializes messages: heads, body framing, and the queue of bytes for the socket.
 //!
-//! A head and a small body are one piece; large pieces are not copied and leave beside it in one vectored write.
+//! A head and a small body are one piece; large pieces are not copied and are written with it in one vectored write.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -17,14 +17,14 @@ use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::{date, hop};
 use crate::socket::stream::Stream;
 
-/// Pieces up to this many bytes are copied behind what is there; copying costs less than another I/O vector.
+/// Pieces up to this size are copied to the queue, which costs less than another I/O vector.
 const COPY: usize = 4 * 1024;
 /// Vectors in one write.
 const VECTORS: usize = 16;
-/// Bytes that wait before a body is asked for more.
+/// The number of queued bytes from which on no more of a body is read.
 pub(crate) const HIGH_WATER: usize = 64 * 1024;
 
-/// Bytes that wait for the socket.
+/// Bytes that are queued for the socket.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     queue: VecDeque<Bytes>,
@@ -33,12 +33,12 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// How many bytes wait.
+    /// Returns the number of queued bytes.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// All that waits, taken out.
+    /// Takes all queued bytes.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn bytes(&mut self) -> Vec<u8> {
         let mut all: Vec<u8> = self.queue.drain(..).flatten().collect();
@@ -47,14 +47,14 @@ impl Outgoing {
         all
     }
 
-    /// Gives back the memory that holds nothing.
+    /// Frees memory that is not in use.
     pub(crate) fn rest(&mut self) {
         if self.waiting == 0 {
             *self = Self::default();
         }
     }
 
-    /// The same, where it is more than most heads take.
+    /// Frees the memory if it is more than most heads need.
     pub(crate) fn rest_if_large(&mut self) {
         if self.last.capacity() > HIGH_WATER / 4 {
             self.rest();
@@ -67,7 +67,7 @@ impl Outgoing {
         self.waiting += bytes.len();
     }
 
-    /// Adds bytes, copied or not as costs less.
+    /// Queues bytes, copied if that is cheaper.
     pub(crate) fn push(&mut self, bytes: Bytes) {
         if bytes.len() <= COPY {
             return self.copy(&bytes);
@@ -79,7 +79,7 @@ impl Outgoing {
         self.queue.push_back(bytes);
     }
 
-    /// Writes what waits, once; the number of bytes that the socket took.
+    /// Writes queued bytes once. Returns the number that the socket has accepted.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

@@ -39,7 +39,7 @@ impl Block {
         !self.is_open
     }
 
-    /// Whether its first field is a pseudo-field that it names itself. One that it refers to in the dynamic table is not
+    /// Returns whether its first field is a pseudo-field that it names itself. One that it refers to in the dynamic table is not
     /// recognised, since that takes a decoder; h2 refuses pseudo-fields behind others.
     pub(super) fn begins_with_pseudo_field(&self) -> bool {
         let mut bytes = self.beginning.iter().copied();

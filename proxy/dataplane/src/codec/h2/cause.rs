@@ -1,4 +1,4 @@
-//! Why a handler is dropped: its client has reset the stream, with a code that the upstream's stream is reset with too.
+//! Why a handler is dropped: its client has reset the stream, with a code that the upstream stream is reset with too.
 //!
 //! A drop has no arguments, and what is dropped (a handler, and somewhere in it an exchange with an upstream) is known to
 //! neither side. It all happens on one thread, within one call.

@@ -1,6 +1,6 @@
 //! The client side: many requests at a time on one connection.
 //!
-//! Each connection has a task of its own on the worker, which ends when its last user is gone or the connection has ended.
+//! Each connection has a task on the worker, which ends when its last user is dropped or the connection has ended.
 
 use std::cell::Cell;
 use std::fmt;
@@ -29,19 +29,19 @@ use crate::codec::limits::{Limits, ResetLimits};
 use crate::codec::usage::Usage;
 use crate::socket::stream::Stream;
 
-/// How often a peer that has requests of ours is asked whether it is still there, and how long it may take to answer.
+/// The interval of PINGs to a peer with requests in flight, and the timeout for its response.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often at most it is asked out of turn, because it is in doubt whether it is there. An application that is asked often
-/// while it sends nothing takes it for abuse (gRPC's servers end the connection at the third time within five minutes).
+/// The minimum interval of PINGs that are sent because of a doubt. Applications take frequent PINGs without requests for abuse
+/// (gRPC servers close the connection at the third one within five minutes).
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 const APPLICATION_ASKED_EVERY: Duration = Duration::from_secs(120);
-/// From when on a peer that was asked out of turn, and that nothing came from since, is given no more requests.
+/// After this long without any bytes since such a PING, a peer receives no further requests.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
-/// Streams that are begun before the peer has said how many it takes.
+/// The number of streams that may be opened before the SETTINGS of the peer are received.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
-/// How long a window of the connection may be used up before other connections are preferred. Fast senders use up theirs
-/// for the time of a round trip.
+/// How long the connection window may be exhausted before other connections are preferred. Fast senders exhaust it for a round
+/// trip.
 const CROWDED_AFTER: Duration = Duration::from_millis(200);
 
 /// A connection, shared by its clones.
@@ -52,14 +52,14 @@ pub(crate) struct ClientConnection {
     ended: watch::Receiver<()>,
 }
 
-/// What a connection and its exchanges share.
+/// The state that a connection and its exchanges share.
 pub(super) struct Shared {
     pub(super) limits: Rc<Limits>,
     pub(super) seen: Rc<Seen>,
     pub(super) unread: Unread,
     streams: Cell<usize>,
     usage: Rc<dyn Usage>,
-    /// Whether the peer is a proxy, and may be asked whenever it suits.
+    /// Whether the peer is a proxy, which may be sent PINGs at any time.
     of_proxy: bool,
     /// When the peer was last asked out of turn.
     asked: Cell<Option<Instant>>,
@@ -67,8 +67,8 @@ pub(super) struct Shared {
 }
 
 impl ClientConnection {
-    /// Starts a connection. An encrypted one leads to another proxy, which is asked with PING whether it is still there:
-    /// a host that vanishes leaves its connections silent. An application is not, since some count PINGs as abuse.
+    /// Starts a connection. An encrypted one leads to another proxy, to which PINGs are sent regularly: the connections of a
+    /// host that vanishes are silent. Applications receive none, since some take them for abuse.
     pub(crate) async fn start(
         stream: Stream,
         limits: &Limits,
@@ -157,7 +157,7 @@ impl ClientConnection {
         self.ended.has_changed().is_ok() && !matches!(polled, Poll::Ready(Err(_)))
     }
 
-    /// Whether streams that stand still have used up the connection's window, in either direction.
+    /// Returns whether stalled streams have exhausted the connection window, in either direction.
     pub(crate) fn is_crowded(&self) -> bool {
         let Shared { seen, unread, .. } = &*self.shared;
         unread.is_overdrawn()
@@ -165,12 +165,12 @@ impl ClientConnection {
             || seen.sending.is_used_up_for(CROWDED_AFTER)
     }
 
-    /// When bytes of the peer came last.
+    /// Returns when bytes were last received.
     pub(crate) fn last_heard(&self) -> Instant {
         self.shared.seen.last_heard()
     }
 
-    /// Asks the peer whether it is there, unless it was asked just before.
+    /// Sends a PING, unless one was sent just before.
     pub(crate) fn ask(&self) {
         let Shared { asked, ask, of_proxy, .. } = &*self.shared;
         let pause = if *of_proxy { ASKED_EVERY } else { APPLICATION_ASKED_EVERY };
@@ -180,7 +180,7 @@ impl ClientConnection {
         }
     }
 
-    /// Whether the peer was asked and nothing came from it since, for a while.
+    /// Returns whether a PING was sent and nothing was received since, for a while.
     pub(crate) fn is_quiet(&self) -> bool {
         let quiet = |asked: Instant| self.last_heard() < asked && asked.elapsed() >= QUIET_AFTER;
         self.shared.asked.get().is_some_and(quiet)
@@ -192,8 +192,7 @@ impl ClientConnection {
 }
 
 impl Shared {
-    /// Resolves when the peer leaves a PING without answer while requests are under way. An application is asked out of turn
-    /// alone.
+    /// Resolves when the peer does not respond to a PING while requests are in flight. Never resolves for an application.
     async fn silence(&self, pings: Option<PingPong>) {
         let Some(mut pings) = pings else { return std::future::pending().await };
         loop {
@@ -223,7 +222,7 @@ impl fmt::Debug for ClientConnection {
     }
 }
 
-/// One of the connection's streams is in use.
+/// A stream of the connection that is in use.
 pub(super) struct Slot(Rc<Shared>);
 
 impl Slot {

@@ -1,4 +1,4 @@
-//! A request under way on a stream of a connection to a server: its head, its body, and what is answered.
+//! A request in flight on a stream of a client connection: its head, its body and its response.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -31,10 +31,10 @@ use crate::codec::upgrade::Upgraded;
 use crate::codec::watchdog::Watchdog;
 use crate::socket::stream::Stream;
 
-/// A request under way on a stream.
+/// A request in flight on a stream.
 pub(crate) struct Exchange {
     state: ExchangeState,
-    /// `None` once the response's body has it.
+    /// `None` once the response body owns it.
     slot: Option<Slot>,
     interims: usize,
     /// For a WebSocket, what the client's key proves (RFC 6455 section 4.2.2).
@@ -43,15 +43,15 @@ pub(crate) struct Exchange {
 
 #[allow(clippy::large_enum_variant, reason = "boxed as a whole by its one owner")]
 enum ExchangeState {
-    /// For the connection to take a stream.
+    /// Waits for a stream.
     Waiting {
         send: SendRequest<Bytes>,
         head: RequestHead,
         body: Body,
-        /// Its place in the queue.
+        /// Its slot in the queue.
         queued: Option<QueueWait>,
     },
-    /// For the response.
+    /// Waits for the response.
     Sent {
         response: ResponseFuture,
         sending: Sending,
@@ -62,7 +62,7 @@ enum ExchangeState {
     Over,
 }
 
-/// A place in the queue for a stream. Ready when the request has waited for long enough.
+/// A slot in the queue for a stream. Ready when the request has waited for too long.
 type QueueWait = Pin<Box<dyn Future<Output = Failure>>>;
 
 impl Exchange {
@@ -77,7 +77,7 @@ impl Exchange {
         Self { state, slot: Some(slot), interims: 0, proof: None }
     }
 
-    /// Keeps `place` for as long as the request waits for a stream, and fails when that is ready.
+    /// Keeps `place` while the request waits for a stream. Fails with its failure if it resolves first.
     pub(crate) fn queued(mut self, place: impl Future<Output = Failure> + 'static) -> Self {
         if let ExchangeState::Waiting { queued, .. } = &mut self.state {
             *queued = Some(Box::pin(place));
@@ -169,7 +169,7 @@ impl Exchange {
         }
     }
 
-    /// Begins the stream. What h2 refuses was not written.
+    /// Opens the stream. A request that h2 refuses was not written.
     fn begin(&mut self) -> Result<(), Failure> {
         let ExchangeState::Waiting { mut send, mut head, body, queued } =
             std::mem::replace(&mut self.state, ExchangeState::Over)
@@ -300,7 +300,7 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
     Ok(request)
 }
 
-/// The request's body, on its way.
+/// The request body that is being sent.
 struct Sending {
     /// Kept when all of the body was sent, to reset the stream with; `None` once it is a tunnel's.
     outgoing: Option<Outgoing>,
@@ -311,7 +311,7 @@ struct Sending {
 }
 
 impl Sending {
-    /// Goes on. Fails when the body fails; what happens to the stream, the response says.
+    /// Continues. Returns an error if the body fails; what happens to the stream is returned with the response.
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         if self.done {
             return Ok(());
@@ -338,7 +338,7 @@ impl Sending {
         }
     }
 
-    /// The body has served its turn, and what it holds is let go.
+    /// Drops the body, which is no longer needed.
     fn finish(&mut self) {
         self.done = true;
         if let Some(outgoing) = &mut self.outgoing {

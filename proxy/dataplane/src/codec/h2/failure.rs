@@ -1,5 +1,5 @@
-//! What an error of h2 means: what happened, on whose side, and whether another attempt is safe. And the way back: the code
-//! with which a stream is reset for a failure.
+//! Maps h2 errors to failures: what happened, on whose side, and whether another attempt is safe. Maps failures back to the
+//! codes with which streams are reset.
 
 use h2::Reason as Code;
 use outrigger_core::error::{Failure, Reached, Side};

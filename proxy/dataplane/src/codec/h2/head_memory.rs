@@ -1,8 +1,8 @@
-//! Memory of the heads of requests that are under way. HPACK lets a byte stand for a field of kilobytes (RFC 7541 section
-//! 6.1), so that a client could hold hundreds of bytes here for each that it sends.
+//! The memory of request heads. With HPACK one byte may stand for a field of kilobytes (RFC 7541 section 6.1), so that a
+//! client could hold hundreds of bytes here for each byte that it sends.
 //!
-//! A worker holds what comes up to [`FREE`]. Above that, a connection may hold [`RATIO`] bytes for each header byte that it
-//! has sent in its life; what is more is refused. Fields cost up to twice of what is counted here on their way through.
+//! A worker holds heads up to [`FREE`]. Above that, a connection may hold [`RATIO`] bytes for each header byte that it has
+//! sent during its lifetime; more is refused. While a request is processed, its fields cost up to twice what is counted here.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -33,7 +33,7 @@ pub(super) struct HeadPermit {
 }
 
 impl HeadMemory {
-    /// Holds one more head of a connection that has sent so many header bytes. `None` if that is too much.
+    /// Accounts for one more head of a connection that has sent `sent` header bytes. Returns `None` if that is too much.
     pub(super) fn hold(&self, size: FieldSize, sent: usize) -> Option<HeadPermit> {
         let bytes = size.bytes + size.fields * ENTRY;
         let (of_worker, of_connection) = (HELD.get() + bytes, self.0.get() + bytes);

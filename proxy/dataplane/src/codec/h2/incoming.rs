@@ -1,4 +1,4 @@
-//! A body that comes in on a stream. The window opens again only as its bytes are consumed, which is the back-pressure.
+//! Receives a body on a stream. The window opens again only as bytes are consumed, which is the back-pressure.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -28,11 +28,11 @@ pub(super) struct Incoming {
 /// Maps what is wrong with a body to failures of the side that sends it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ErrorMapping {
-    /// What an error of the stream means.
+    /// Maps an error of the stream.
     pub(super) error: fn(&h2::Error) -> Failure,
-    /// What it means that the peer broke a rule.
+    /// Maps a rule that the peer has violated.
     pub(super) broken: fn(&str) -> Failure,
-    /// What it means that trailers are too large.
+    /// Maps trailers that are too large.
     pub(super) too_large: fn(&str) -> Failure,
 }
 
@@ -52,7 +52,7 @@ impl Incoming {
         }
     }
 
-    /// The next frame; `None` at END_STREAM.
+    /// Returns the next frame, or `None` at END_STREAM.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         while !self.data_ended {
             let Some(stream) = self.receiver.stream() else { return Poll::Ready(Some(Err(given_up()))) };

@@ -1,4 +1,4 @@
-//! HTTP/2 (RFC 9113), by the h2 crate, whose types stop here: a server and a client.
+//! HTTP/2 (RFC 9113) on top of the h2 crate, whose types are not used outside: a server and a client.
 //!
 //! Floods (resets, SETTINGS, PING, CONTINUATION, empty DATA) are h2's to refuse; the limits are set in [`server`] and
 //! [`client`]. Windows bound what a stream may hold in memory, and open only as bodies are consumed. What h2 does by itself

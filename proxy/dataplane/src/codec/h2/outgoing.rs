@@ -1,4 +1,4 @@
-//! A body on its way out on a stream, as the peer's windows allow. The last frame of data carries END_STREAM.
+//! Sends a body on a stream, as the windows of the peer permit. The last DATA frame carries END_STREAM.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -20,13 +20,13 @@ pub(super) struct Outgoing {
     body: Body,
     /// Data that waits for the window.
     data: Option<Bytes>,
-    /// What follows the data, when that is known already.
+    /// The frame after `data`, if it is already known.
     ahead: Lookahead,
-    /// Why the body ends early, while what came before is being written.
+    /// Why the body ends early, while what preceded is being written.
     failed: Option<BodyFailure>,
-    /// Of the connection, where a reset lets the frames before it out first.
+    /// The state of the connection, if frames before a reset are to be written first.
     seen: Option<Rc<Seen>>,
-    /// Bytes handed to the stream.
+    /// The number of bytes passed to the stream.
     pub(super) bytes: u64,
 }
 
@@ -46,7 +46,7 @@ struct BodyFailure {
     patience: Watchdog,
 }
 
-/// Why a body did not get through.
+/// Why a body was not sent completely.
 #[derive(Debug)]
 pub(super) enum SendError {
     /// It could not be read. The stream was reset.
@@ -66,7 +66,7 @@ impl Outgoing {
         self
     }
 
-    /// Goes on; ready when all of it was handed to the stream.
+    /// Continues. Ready when all of it was passed to the stream.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
@@ -130,17 +130,17 @@ impl Outgoing {
         }
     }
 
-    /// Whether data waits for the peer to open its windows.
+    /// Returns whether data waits for the peer to open its windows.
     pub(super) fn is_blocked(&self) -> bool {
         self.data.is_some()
     }
 
-    /// Gives up.
+    /// Resets the stream.
     pub(super) fn reset(&mut self, code: Code) {
         self.stream.send_reset(code);
     }
 
-    /// Lets the body go, of which nothing more is sent.
+    /// Drops the body, of which nothing more is sent.
     pub(super) fn drop_body(&mut self) {
         self.body = Body::empty();
         self.data = None;

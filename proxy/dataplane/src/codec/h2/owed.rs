@@ -1,5 +1,5 @@
-//! Which answers a client is owed, from the frames that pass: a client that closes its side of the connection behind whole
-//! requests waits for them, while h2 takes the end of what it reads for the end of everything.
+//! Tracks which responses a client is still owed, from the frames that pass: a client that half-closes after complete requests
+//! waits for them, while h2 takes the end of its input for the end of everything.
 
 use std::cell::RefCell;
 use std::task::{Context, Waker};
@@ -53,7 +53,7 @@ impl Owed {
         }
     }
 
-    /// Whether answers are still to come to a client that says nothing more, and all of its requests are whole. If so, the
+    /// Returns whether answers are still to come to a client that says nothing more, and all of its requests are whole. If so, the
     /// task of `cx` is woken when the last has left.
     pub(super) fn is_waited_for(&self, cx: &Context<'_>) -> bool {
         let requests = self.requests.borrow();

@@ -1,7 +1,7 @@
-//! What the HTTP/2 connections of a worker may be made to buffer: the sum of their receive windows.
+//! Limits what the HTTP/2 connections of a worker may have to buffer: the sum of their receive windows.
 //!
-//! A window is a promise to hold so much for the peer, whether or not anybody reads it. Connections get the window that is
-//! configured while there are few, and smaller ones the more of [`WORKER`] is promised already.
+//! A window is a promise to buffer that much for the peer, whether or not it is read. Connections get the configured window
+//! while there are few, and smaller ones as more of [`WORKER`] is promised.
 
 use std::cell::Cell;
 

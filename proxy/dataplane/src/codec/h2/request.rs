@@ -1,4 +1,4 @@
-//! A request as it comes on a stream: its head in the form that the pipeline sees, and its body.
+//! Reads requests from streams: the head in the form of the pipeline, and the body.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -23,18 +23,19 @@ use crate::codec::head::{RequestHead, Scheme, expects_continue};
 use crate::codec::limits::{FieldSize, Limits, METHOD_BYTES};
 use crate::codec::{authority, hop, path};
 
-/// A request as the pipeline sees it.
+/// A request in the form of the pipeline.
 pub(super) struct IncomingRequest {
     pub(super) head: RequestHead,
-    /// What its fields take.
+    /// The size of its fields.
     pub(super) size: FieldSize,
-    /// What the client sends behind the head.
+    /// The receiving half of its stream.
     pub(super) incoming: RecvStream,
-    /// It waits for a 100 before it does (RFC 9110 section 10.1.1).
+    /// Whether the client waits for a 100 before it sends the body (RFC 9110 section 10.1.1).
     pub(super) wants_continue: bool,
 }
 
-/// Reads a request, or says why it is none. h2 has checked pseudo-fields, connection fields, characters and lengths.
+/// Reads a request. Returns an error if it is malformed or too large. h2 has checked pseudo-fields, connection fields,
+/// characters and lengths.
 pub(super) fn accept(
     request: Request<RecvStream>,
     scheme: Scheme,

@@ -1,4 +1,4 @@
-//! Writes the answer to one request of a stream: interim heads, the final one and its body, or a refusal.
+//! Writes the response to one request of a stream: interim heads, the final head and its body, or a refusal.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -26,7 +26,7 @@ use crate::codec::limits::Limits;
 use crate::codec::{date, hop};
 use crate::socket::stream::Stream;
 
-/// Answers one request of an HTTP/2 connection.
+/// Responds to one request of an HTTP/2 connection.
 pub(crate) struct Responder {
     exchange: Rc<ServerStream>,
     limits: Rc<Limits>,
@@ -140,14 +140,14 @@ impl std::fmt::Debug for Responder {
     }
 }
 
-/// What a stream's handler, body and responder share.
+/// The state that the handler, the body and the responder of a stream share.
 pub(super) struct ServerStream {
     respond: RefCell<SendResponse<Bytes>>,
-    /// The answer has begun, or was refused.
+    /// The response has begun, or the request was refused.
     answered: Cell<bool>,
     /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
     owes_continue: Cell<bool>,
-    /// Of the answer.
+    /// Of the response.
     still_since: StillSince,
     /// Of the connection.
     seen: Rc<Seen>,
@@ -171,14 +171,14 @@ impl ServerStream {
         })
     }
 
-    /// Somebody reads the body: who has told nobody to send it is told now. A failure comes back with the body.
+    /// The body is being read: sends a 100 if the client waits for one. A failure is returned with the body.
     pub(super) fn body_is_read(&self) {
         if self.owes_continue.get() && !self.answered.get() {
             let _ = self.interim(ResponseHead::new(StatusCode::CONTINUE));
         }
     }
 
-    /// Ready when the client has given up before the answer began, with the code of its reset.
+    /// Ready when the client has reset the stream before the response began. Returns the code of the reset.
     pub(super) fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<Code> {
         if self.answered.get() {
             return Poll::Pending;
@@ -191,7 +191,7 @@ impl ServerStream {
         given_up
     }
 
-    /// A handler that left its request without an answer has failed.
+    /// Fails the request if its handler has left it without a response.
     pub(super) fn finish(&self) {
         if !self.answered.get() {
             let failure = Failure::local(Reason::LocalError, "a request was left without an answer");
@@ -214,7 +214,7 @@ impl ServerStream {
     }
 }
 
-/// Answers what the codec refuses.
+/// Responds to a refused request.
 pub(super) fn refuse(mut respond: SendResponse<Bytes>, failure: &Failure) {
     let mut response = Response::new(());
     *response.status_mut() = failure.reason.status();

@@ -1,5 +1,5 @@
-//! What is known of a connection from the frames that pass on it: windows, heads that h2 refused by itself, trailers that
-//! it does not hand up as they came.
+//! The state of a connection, from the frames that pass on it: windows, heads that h2 refused by itself, trailers that it does
+//! not pass on unchanged.
 //!
 //! Written by [`super::wire`], read by both sides of the connection's own worker.
 
@@ -44,7 +44,7 @@ pub(super) struct Seen {
     head_bytes: Cell<usize>,
     /// The newest stream that a client opened.
     newest: Cell<u32>,
-    /// Streams that a client opened and that were not handed up yet.
+    /// Streams that a client opened and that were not passed on yet.
     waiting: RefCell<VecDeque<Waiting>>,
     waiting_bytes: Cell<usize>,
     held_back: Cell<bool>,
@@ -55,7 +55,7 @@ pub(super) struct Seen {
     pub(super) written: Written,
     /// On a client's side, the streams whose head or trailers came in the bytes that came last.
     last_blocks: RefCell<Vec<u32>>,
-    /// Streams that h2 has not handed up and will not: it answers them.
+    /// Streams that h2 has not passed on and will not: it answers them.
     passed_over: RefCell<VecDeque<u32>>,
     refused: RefCell<Vec<Failure>>,
     faults: RefCell<VecDeque<(u32, Fault)>>,
@@ -144,12 +144,12 @@ impl Seen {
         }
     }
 
-    /// Since when the peer owes the rest of a head, or of what else h2 takes as a whole.
+    /// Returns since when the peer owes the rest of a head, or of what else h2 takes as a whole.
     pub(super) fn owed_since(&self) -> Option<Instant> {
         self.owed_since.get()
     }
 
-    /// When bytes came last: DATA, heads, and the answers to PINGs.
+    /// Returns when bytes came last: DATA, heads, and the answers to PINGs.
     pub(super) fn last_heard(&self) -> Instant {
         self.heard.get()
     }
@@ -263,7 +263,7 @@ impl Seen {
         faults.remove(at).map(|(_, fault)| fault)
     }
 
-    /// Whether fields of that stream were among what came last: if h2 has ended the connection for what the peer sent, it may
+    /// Returns whether fields of that stream were among what came last: if h2 has ended the connection for what the peer sent, it may
     /// have been for those.
     pub(super) fn came_last(&self, stream: u32) -> bool {
         self.last_blocks.borrow().contains(&stream)
@@ -274,12 +274,12 @@ impl Seen {
         self.half_closed.set(true);
     }
 
-    /// Whether that happened since the last call.
+    /// Returns whether that happened since the last call.
     pub(super) fn has_half_closed(&self) -> bool {
         self.half_closed.replace(false)
     }
 
-    /// Whether so many heads wait that nothing more is read before they are handed up.
+    /// Returns whether so many heads wait that nothing more is read before they are passed on.
     pub(super) fn holds_back(&self) -> bool {
         let holds =
             self.waiting_bytes.get() >= HEAD_BYTES_AT_ONCE || self.waiting.borrow().len() >= HEADS_AT_ONCE;

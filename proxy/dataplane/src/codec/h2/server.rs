@@ -1,7 +1,7 @@
-//! The server side: many requests on one connection, all handled within the connection's own task.
+//! The server side: many requests on one connection, all handled within the task of the connection.
 //!
-//! [`serve`] owns the handlers: when the connection ends they are dropped, and when a client resets its stream the handler
-//! of that stream is.
+//! [`serve`] owns the handlers: they are dropped when the connection ends, and a handler is dropped when the client resets its
+//! stream.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -221,7 +221,7 @@ fn builder(limits: &Limits, window: &Promised) -> h2::server::Builder {
     builder
 }
 
-/// Counts streams that were reset before anybody looked at them.
+/// Limits streams that were reset before they were accepted.
 struct Unseen {
     burst: Option<u32>,
     left: f64,
@@ -233,7 +233,7 @@ impl Unseen {
         Self { burst, left: burst.map_or(0.0, f64::from), last: Instant::now() }
     }
 
-    /// Whether one more is within the limit.
+    /// Returns whether one more is within the limit.
     fn one_more(&mut self) -> bool {
         let Some(burst) = self.burst.map(f64::from) else { return true };
         let now = Instant::now();
@@ -244,7 +244,7 @@ impl Unseen {
     }
 }
 
-/// Runs a handler, and drops it when the client resets its stream before the answer has begun.
+/// Runs a handler, and drops it if the client resets its stream before the response has begun.
 async fn watched(handling: impl Future<Output = ()>, exchange: Rc<ServerStream>) {
     let because = {
         let mut handling = pin!(handling);

@@ -1,9 +1,9 @@
-//! Streams of one connection that hold bytes which nobody reads, and what is done when they use up the receive window of
-//! the connection, so that no other stream makes progress.
+//! Streams of one connection whose received bytes are not read, and what is done when they exhaust the receive window of the
+//! connection, so that no other stream makes progress.
 //!
-//! HTTP/2 does not say which streams wait for the window, so the peer is granted a little more ([`Unread::overdrawn`]). If
-//! that is not used, nobody needs it; a stream that is read gets on with it, and nothing is lost. Only where that is used up
-//! too are the streams that hold the most given up (RFC 9113 section 5.2.2).
+//! HTTP/2 does not tell which streams wait for the window, so the peer is granted a little more ([`Unread::overdrawn`]). If it
+//! is not used, no stream needs it. Only if that is exhausted too are the streams that hold the most reset (RFC 9113 section
+//! 5.2.2).
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -14,7 +14,7 @@ use h2::RecvStream;
 
 use super::seen::Seen;
 
-/// How long the window stays used up before anything is done about it.
+/// How long the window stays exhausted before anything is done.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The receiving half of a stream.
@@ -24,15 +24,15 @@ pub(super) struct Receiver {
     stream: Option<RecvStream>,
     /// Bytes that were read.
     read: u64,
-    /// How many they were when it was last looked at.
+    /// The number of bytes read at the last check.
     read_before: Option<u64>,
 }
 
-/// What a receiver holds.
+/// The unread bytes of a stream.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unconsumed {
     bytes: usize,
-    /// Nothing was read since the last look.
+    /// Nothing was read since the last check.
     is_still: bool,
     /// The peer may send more.
     is_open: bool,
@@ -48,7 +48,7 @@ impl Receiver {
         self.stream.as_mut()
     }
 
-    /// So many bytes were read: the windows open again.
+    /// Records that bytes were read, and opens the windows again.
     pub(super) fn consume(&mut self, bytes: usize) {
         self.read += bytes as u64;
         if let Some(stream) = &mut self.stream {
@@ -73,7 +73,7 @@ impl Receiver {
     }
 }
 
-/// What receives on a stream: a body, a tunnel.
+/// The receiver of a stream: a body or a tunnel.
 pub(super) trait Receiving {
     fn unconsumed(&self) -> Unconsumed;
     fn give_up(&self);
@@ -111,7 +111,7 @@ impl Unread {
         }
     }
 
-    /// Watches a stream too.
+    /// Adds a stream.
     pub(super) fn watch(&self, stream: Weak<dyn Receiving>) {
         let mut streams = self.streams.borrow_mut();
         if streams.len() == streams.capacity() {
@@ -120,18 +120,18 @@ impl Unread {
         streams.push(stream);
     }
 
-    /// Whether the window was used up by streams that stand still, and they still hold it.
+    /// Returns whether stalled streams have exhausted the window and still hold it.
     pub(super) fn is_overdrawn(&self) -> bool {
         self.overdrawn.get()
     }
 
-    /// The size that the connection's window has to have from now on, if it is another than before.
+    /// Returns the new size of the connection window, if it has changed.
     pub(super) fn changed_window(&self) -> Option<u32> {
         self.changed.take()
     }
 
-    /// Sees to it that streams which nobody reads hold up no other. Never resolves. To be polled with the connection, which
-    /// is then told [`Self::changed_window`].
+    /// Keeps unread streams from blocking others. Never resolves. To be polled with the connection, to which
+    /// [`Self::changed_window`] is then applied.
     pub(super) async fn free_window(&self, seen: &Seen) {
         let (_, stream) = self.windows;
         loop {
@@ -167,7 +167,7 @@ impl Unread {
         }));
     }
 
-    /// Gives up enough streams for a quarter of what is held, if others are open that hold nothing.
+    /// Resets enough streams for a quarter of the unread bytes, if other open streams hold none.
     fn give_up(&self) {
         let looked = self.unconsumed();
         if !looked.iter().any(|(held, _)| held.is_open && held.bytes == 0) {

@@ -73,7 +73,7 @@ impl Walker {
         Self { preface, head: [0; 9], have: 0, left: 0, frame }
     }
 
-    /// Whether the bytes so far end in the preface, or in a frame of a kind that h2 takes as a whole before anything is done
+    /// Returns whether the bytes so far end in the preface, or in a frame of a kind that h2 takes as a whole before anything is done
     /// with it. DATA is waited for by who reads the body.
     pub(super) fn is_within_a_head(&self) -> bool {
         let begun = self.have > 0 || self.left > 0;

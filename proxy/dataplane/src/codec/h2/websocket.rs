@@ -28,7 +28,7 @@ pub(super) fn answered(headers: &mut HeaderMap) {
     headers.remove(SEC_WEBSOCKET_ACCEPT);
 }
 
-/// Whether a client that offers these upgrades would take a WebSocket.
+/// Returns whether a client that offers these upgrades would take a WebSocket.
 pub(super) fn is_among(offered: &HeaderValue) -> bool {
     upgrade::is_offered(offered, &HeaderValue::from_static(NAME))
 }

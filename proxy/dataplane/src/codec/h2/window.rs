@@ -1,4 +1,4 @@
-//! How much may still be sent on a connection, and since when that is nothing.
+//! Tracks how much may still be sent on a connection, and since when that is nothing.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -44,12 +44,12 @@ impl Window {
         }
     }
 
-    /// How many bytes may still be sent; negative where a peer sent more.
+    /// Returns how many bytes may still be sent; negative where a peer sent more.
     pub(super) fn left(&self) -> i64 {
         self.left.get()
     }
 
-    /// Whether it has been used up for that long.
+    /// Returns whether it has been used up for that long.
     pub(super) fn is_used_up_for(&self, long: Duration) -> bool {
         self.used_up.get().is_some_and(|since| since.elapsed() >= long)
     }

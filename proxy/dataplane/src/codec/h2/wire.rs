@@ -1,8 +1,7 @@
-//! The bytes of a connection on their way to and from h2, with an eye on the frames in them.
+//! Passes the bytes of a connection to and from h2, and observes the frames in them.
 //!
-//! h2 tells what is asked of it and not what it does by itself: which streams it refused, whether the windows of the
-//! connection are used up, that it cut trailers short. [`Seen`] knows, because every frame passes here. Nothing is copied
-//! or changed.
+//! h2 does not report what it does by itself: which streams it refused, whether the windows of the connection are exhausted,
+//! that it truncated trailers. [`Seen`] records it, because every frame passes here. Nothing is copied or changed.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,20 +1,21 @@
-//! Which of two hosts is the better one.
+//! Compares two hosts.
 
 use fastrand::Rng;
 
 use super::failing::passed_over;
 
-/// What is compared between hosts that were drawn.
+/// The criteria of a comparison.
 #[derive(Clone, Copy)]
 pub(super) struct Comparison<'a> {
-    /// What one more request would cost; None if nobody knows.
+    /// Returns the cost of one more request; `None` if it is unknown.
     pub(super) cost: &'a dyn Fn(usize) -> Option<f64>,
-    /// How often the host fails, from 0 to 1.
+    /// Returns the failure rate of the host, from 0 to 1.
     pub(super) failing: &'a dyn Fn(usize) -> f64,
 }
 
 impl Comparison<'_> {
-    /// The better of two: one that fails more is passed over as often as it does; else the cheaper, `best` of equals.
+    /// Returns the better of two hosts. The one that fails more is passed over in proportion; otherwise the cheaper one is
+    /// returned, and `best` if they are equal.
     pub(super) fn better(&self, best: usize, other: usize, rng: &mut Rng) -> usize {
         let (of_best, of_other) = ((self.failing)(best), (self.failing)(other));
         let (worse, rest, by) = if of_best > of_other {
@@ -31,7 +32,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// `picked`; or another that `draw` returns, as often as `picked` fails more. For balancing that compares nothing else.
+    /// Returns `picked`, or a host that `draw` returns, in proportion to how much more `picked` fails. For policies that
+    /// compare nothing else.
     pub(super) fn unless_failing(
         &self,
         picked: usize,

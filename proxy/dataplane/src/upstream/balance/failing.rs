@@ -1,26 +1,26 @@
-//! How often a host fails, as one worker sees it, and how often it is passed over for that.
+//! The failure rate of a host, as seen by one worker, and how often the host is passed over because of it.
 //!
-//! A host that fails at once has few requests in flight, and so looks like the cheapest of all. The balancer therefore
-//! passes over a drawn host, before costs are compared, as often as it fails more than the host it is compared with: what
-//! fails gets no more than its share, where all fail alike nobody is passed over, and one failure moves little. Taking a
-//! host out altogether is for ejection (`outrigger_policy::outlier`), which all workers decide together.
+//! A host that fails fast has few requests in flight, and so looks like the cheapest one. Before costs are compared, the
+//! balancer therefore passes over a drawn host in proportion to how much more it fails than the other: a failing host gets no
+//! more than its share, no host is passed over if all fail alike, and one failure has little effect. Taking a host out of
+//! service is left to ejection (`outrigger_policy::outlier`), which all workers share.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How much one more outcome weighs: after a first failure every tenth request goes elsewhere, after seven in a row every
-/// second one.
+/// The weight of one outcome: after a first failure every tenth request goes elsewhere, after seven consecutive ones every
+/// second request.
 const WEIGHT: f64 = 0.1;
 
-/// Time in which a host of which nothing new is known is forgiven all but 1/e of its failures.
+/// The time in which failures decay to 1/e without new outcomes.
 const FORGIVEN: Duration = Duration::from_secs(60);
 
-/// The most that a host is passed over, so that one in twenty draws still finds out whether it has recovered.
+/// The maximum probability of being passed over, so that one in twenty draws still finds out whether the host has recovered.
 const MOST: f64 = 0.95;
 
-/// The share of failed requests among the latest: an average in which each outcome weighs [`WEIGHT`].
+/// The share of failed requests among recent ones: an average in which each outcome weighs [`WEIGHT`].
 #[derive(Debug)]
 pub(in crate::upstream) struct FailureRate {
     rate: Cell<f64>,
@@ -28,25 +28,25 @@ pub(in crate::upstream) struct FailureRate {
 }
 
 impl FailureRate {
-    /// Of a host that was never asked.
+    /// Creates the rate of a new host.
     pub(super) fn new(now: Instant) -> Self {
         Self { rate: Cell::new(0.0), updated: Cell::new(now) }
     }
 
-    /// A request succeeded. Costs one load on a host that never failed.
+    /// Records a success. Costs one load for a host that has never failed.
     pub(super) fn succeeded(&self, now: Instant) {
         if self.rate.get() > 0.0 {
             self.set(self.at(now) * (1.0 - WEIGHT), now);
         }
     }
 
-    /// A request failed.
+    /// Records a failure.
     pub(super) fn failed(&self, now: Instant) {
         let rate = self.at(now);
         self.set(rate + (1.0 - rate) * WEIGHT, now);
     }
 
-    /// The rate by now, from 0 to 1.
+    /// Returns the decayed rate, from 0 to 1.
     pub(in crate::upstream) fn at(&self, now: Instant) -> f64 {
         let rate = self.rate.get();
         if rate == 0.0 {
@@ -57,14 +57,15 @@ impl FailureRate {
     }
 
     fn set(&self, rate: f64, now: Instant) {
-        // What is left of failures long ago is none, so that a host that is well again costs as little as before.
+        // Negligible rates become zero, so that a host that has recovered costs as little as before.
         self.rate.set(if rate < 0.001 { 0.0 } else { rate });
         self.updated.set(now);
     }
 }
 
-/// How probably a host whose requests fail at `rate` is passed over for one whose requests fail at `other`: such that the
-/// requests that it keeps succeed as often, of those drawn for it, as the other's do. Zero where it fails no more.
+/// Returns the probability with which a host whose requests fail at `rate` is passed over for one whose requests fail at
+/// `other`. It is such that, of the requests drawn for it, those that it keeps succeed as often as those of the other. Zero if
+/// it fails no more.
 pub(super) fn passed_over(rate: f64, other: f64) -> f64 {
     if rate <= other { 0.0 } else { ((rate - other) / (1.0 - other)).min(MOST) }
 }

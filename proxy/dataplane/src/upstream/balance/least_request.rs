@@ -7,7 +7,7 @@ use super::candidates::Candidates;
 use super::comparison::Comparison;
 use super::p2c::best_drawn;
 
-/// The best of `choices`; of all if there are no more (`FULL_SCAN`).
+/// Returns the best of `choices` drawn candidates; of all candidates if there are no more (`FULL_SCAN`).
 pub(super) fn pick(
     candidates: &Candidates<'_>,
     choices: u32,

@@ -1,8 +1,8 @@
-//! How loaded one host is, as one worker sees it: requests in flight, latency, failures.
+//! The load of one host, as seen by one worker: requests in flight, latency, failures.
 //!
-//! The average of latency jumps up to a slow answer at once and sinks with time, so that a host in trouble is left within
-//! one round trip and asked again after some seconds. A failed answer is no sample of latency: it makes a host neither
-//! cheaper nor dearer, but is a reason to pass it over (`failing`).
+//! The average latency rises at once to a slow response and decays with time, so that a host in trouble is left within one
+//! round trip and used again after some seconds. A failed response is not a sample of latency: it makes a host neither cheaper
+//! nor more expensive, but is a reason to pass it over (`failing`).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::failing::FailureRate;
 
-/// Time in which an old latency loses all but 1/e of its weight: a host that was a hundred times slower than its
-/// neighbours, once, is asked again after some 14 s.
+/// The time in which an old latency decays to 1/e: a host that was a hundred times slower than its neighbours, once, is used
+/// again after some 14 s.
 const DECAY: Duration = Duration::from_secs(3);
 
-/// What a host costs that is still working on its first request, in seconds, so that an unknown host is first asked once.
+/// The cost of a host with its first request in flight, in seconds, so that an unknown host first receives one request.
 const UNKNOWN_SECONDS: f64 = 1.0;
 
-/// How loaded one host is, as one worker sees it.
+/// The load of one host, as seen by one worker.
 #[derive(Debug)]
 pub(in crate::upstream) struct Load {
     average_seconds: Cell<f64>,
@@ -29,7 +29,7 @@ pub(in crate::upstream) struct Load {
 }
 
 impl Load {
-    /// A host that was never asked. `weight` is its share relative to other hosts (`LbEndpoint.load_balancing_weight`).
+    /// Creates the load of a new host. `weight` is its share relative to other hosts (`LbEndpoint.load_balancing_weight`).
     pub(in crate::upstream) fn new(weight: u32, now: Instant) -> Self {
         Self {
             average_seconds: Cell::new(0.0),
@@ -40,17 +40,17 @@ impl Load {
         }
     }
 
-    /// An attempt begins.
+    /// Records the start of an attempt.
     pub(in crate::upstream) fn begin(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
     }
 
-    /// An attempt is over, in whatever way.
+    /// Records the end of an attempt, whatever its outcome.
     pub(in crate::upstream) fn end(&self) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
     }
 
-    /// The head of an answer that is no failure came after `latency`.
+    /// Records a response head, of a response that is not a failure, after `latency`.
     pub(in crate::upstream) fn answered(&self, latency: Duration, now: Instant) {
         let seconds = latency.as_secs_f64();
         let average = self.average_seconds.get();
@@ -61,34 +61,34 @@ impl Load {
         self.failing.succeeded(now);
     }
 
-    /// The attempt failed, or its answer says that the request did.
+    /// Records a failed attempt or a response that is a failure.
     pub(in crate::upstream) fn failed(&self, now: Instant) {
         self.failing.failed(now);
     }
 
-    /// What was known of its latency is out of date.
+    /// Discards the average latency, which is outdated.
     pub(in crate::upstream) fn forget(&self) {
         self.average_seconds.set(0.0);
     }
 
-    /// Attempts under way.
+    /// Returns the number of attempts in flight.
     pub(in crate::upstream) fn in_flight(&self) -> u32 {
         self.in_flight.get()
     }
 
-    /// The average as it is by now, to be shown; `None` of a host that never answered.
+    /// Returns the decayed average latency, for display; `None` for a host that has never responded.
     pub(in crate::upstream) fn latency(&self, now: Instant) -> Option<Duration> {
         let average = self.average_seconds.get();
         (average > 0.0).then(|| Duration::from_secs_f64(average * self.decay(now)))
     }
 
-    /// Attempts under way, divided by the host's weight.
+    /// Returns the number of attempts in flight, divided by the weight of the host.
     pub(in crate::upstream) fn queue(&self) -> f64 {
         f64::from(self.in_flight.get()) / self.weight
     }
 
-    /// What one more request would cost, in seconds of waiting. None of a host that only ever failed: it is neither cheaper nor
-    /// dearer than any other.
+    /// Returns the cost of one more request, in seconds of waiting. Returns `None` for a host that has only failed: it is
+    /// neither cheaper nor more expensive than any other.
     pub(in crate::upstream) fn cost(&self, now: Instant) -> Option<f64> {
         let in_flight = f64::from(self.in_flight.get());
         let average = self.average_seconds.get();
@@ -97,8 +97,8 @@ impl Load {
             true if self.failing.at(now) > 0.0 => return None,
             _ => average * self.decay(now),
         };
-        // One more request weighs the same wherever it goes, so that two idle hosts differ by their latency alone: that the
-        // heavier one gets more is for the draw.
+        // One more request weighs the same wherever it goes, so that two idle hosts differ only by their latency; the draw
+        // gives more to the heavier one.
         Some(seconds * (in_flight / self.weight + 1.0))
     }
 

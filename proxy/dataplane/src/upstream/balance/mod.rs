@@ -1,7 +1,7 @@
-//! Which of the hosts that may get an attempt gets it: one file for each kind of balancing.
+//! Load balancing among the candidates of an attempt: one file per policy.
 //!
-//! Per worker, without locks. Every kind passes over a host that fails more than the one it is compared with (`failing`).
-//! What may get the attempt at all, for health, priority or locality, is decided before (`cluster::pick`).
+//! Per worker, without locks. Every policy passes over a host that fails more than the one it is compared with (`failing`).
+//! Candidates are selected by health, priority and locality before (`cluster::pick`).
 
 mod least_request;
 mod p2c;
@@ -22,7 +22,7 @@ use self::round_robin::RoundRobin;
 
 pub(super) use self::candidates::Candidates;
 
-/// How a cluster balances, and what it remembers from pick to pick.
+/// The load balancing policy of a cluster and its state.
 #[derive(Debug)]
 pub(super) enum Balancer {
     /// See [`p2c`].
@@ -48,8 +48,8 @@ impl Balancer {
         }
     }
 
-    /// The index of the candidate that gets the next attempt. None if there is no candidate. `latency` is what one more
-    /// request would cost, in seconds of waiting, and `load` the load, of the host of an index.
+    /// Returns the index of the candidate for the next attempt, or `None` if there is no candidate. For the host of an index,
+    /// `latency` returns the cost of one more request in seconds of waiting, and `load` its load.
     pub(super) fn pick<'a>(
         &self,
         latency: impl Fn(usize) -> Option<f64>,

@@ -1,6 +1,6 @@
-//! The better of two that are drawn by chance (`outrigger.lb.v1.PeakEwma`).
+//! Power of two random choices (`outrigger.lb.v1.PeakEwma`).
 //!
-//! Two random choices avoid the herd that follows a single best (Mitzenmacher, "The Power of Two Choices in Randomized
+//! Two random choices avoid the herd that follows a single best host (Mitzenmacher, "The Power of Two Choices in Randomized
 //! Load Balancing"). The cost is the peak EWMA of latency times requests in flight.
 
 use fastrand::Rng;
@@ -12,7 +12,7 @@ pub(super) fn pick(candidates: &Candidates<'_>, by: Comparison<'_>, rng: &mut Rn
     best_drawn(candidates, 2, by, rng)
 }
 
-/// The best of `choices` that are drawn.
+/// Returns the best of `choices` randomly drawn candidates.
 pub(super) fn best_drawn(
     candidates: &Candidates<'_>,
     choices: u32,

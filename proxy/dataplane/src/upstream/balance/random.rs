@@ -1,4 +1,4 @@
-//! Any, whatever its weight (`envoy.extensions.load_balancing_policies.random.v3.Random`).
+//! A random host, whatever its weight (`envoy.extensions.load_balancing_policies.random.v3.Random`).
 
 use fastrand::Rng;
 

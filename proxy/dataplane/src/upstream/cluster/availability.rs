@@ -1,8 +1,8 @@
-//! What a pick has to know of all hosts of a cluster, so that it does not have to visit them.
+//! What a pick needs to know about all hosts of a cluster, so that it does not have to visit them.
 //!
-//! All hosts are counted once a second, and soon after an ejection or a pushback. An update of the endpoints adjusts the numbers
-//! by the hosts that it replaces. In between the numbers may be stale, by a second at most; then the shares of groups are a
-//! little off. Whether a host is picked is always decided by its present state.
+//! All hosts are counted once a second, and soon after an ejection or a pushback. An update of the endpoints adjusts the
+//! numbers by the hosts that it replaces. In between the numbers may be stale by up to a second, which makes the shares of
+//! groups inexact. Whether a host is picked is always decided by its present state.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! What attempts say of a host: failures, silence and pushback, which may take it out of service.
+//! Judges hosts by the outcomes of attempts: failures, silence and pushback may take a host out of service.
 //!
-//! Called when an attempt has ended. What is decided is shared by all workers (`outrigger_policy::outlier`); without outlier
-//! detection in the cluster's configuration nothing is ejected.
+//! Called when an attempt has ended. All workers share the result (`outrigger_policy::outlier`). Without outlier detection in
+//! the configuration of the cluster, no host is ejected.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::Cluster;
 use crate::upstream::host::Host;
 
 impl Cluster {
-    /// Counts how an attempt ended, which may eject its host.
+    /// Counts the outcome of an attempt, for which its host may be ejected.
     pub(crate) fn observe(&self, host: &Host, outcome: Outcome) {
         if outcome == Outcome::Success {
             self.state.ledger.succeeded();
@@ -23,7 +23,7 @@ impl Cluster {
         });
     }
 
-    /// The same of an attempt that was counted as a success when the head of its answer came.
+    /// Counts the failure of an attempt that was counted as a success when its response head was received.
     pub(crate) fn observe_late(&self, host: &Host, outcome: Outcome) {
         self.judge(host, |outlier, hosts, now, sample| {
             outlier.observe_late(&host.health, outcome, healths(hosts), now, sample)
@@ -44,7 +44,7 @@ impl Cluster {
         }
     }
 
-    /// Compares the success rates of all hosts, where that is asked for and due.
+    /// Compares the success rates of all hosts, if enabled and due.
     pub(super) fn compare(&self) {
         let config = self.config.borrow();
         let Some(outlier) = &config.outlier else { return };
@@ -66,15 +66,15 @@ impl Cluster {
         tracing::info!(cluster = %self.name, endpoint = %host.address, kind, ?span, "endpoint ejected");
     }
 
-    /// A pair has failed: another host answered the request that `host` leaves unanswered. Wakes who waits for it, and ejects
-    /// it when that goes on.
+    /// Records that a pair has failed: another host answered the request that `host` leaves unanswered. Wakes the requests
+    /// that wait for `host`, and ejects it if this continues.
     pub(crate) fn found_silent(&self, host: &Host) {
         host.silence.pair_failed();
         tracing::debug!(cluster = %self.name, endpoint = %host.address, "endpoint is silent while another answers");
         self.weigh_silence(host);
     }
 
-    /// Ejects a host whose silence is long and sure enough.
+    /// Ejects a host that has been silent for long enough, with enough evidence.
     pub(crate) fn weigh_silence(&self, host: &Host) {
         let members = self.members.borrow();
         let hosts = members.hosts();
@@ -96,14 +96,14 @@ impl Cluster {
         }
     }
 
-    /// An endpoint asks to be left alone.
+    /// Records the pushback of an endpoint.
     pub(crate) fn push_back(&self, host: &Host, pushback: Duration) {
         host.health.push_back(pushback, self.shared.now());
         tracing::debug!(cluster = %self.name, endpoint = %host.address, ?pushback, "endpoint pushes back");
     }
 }
 
-/// What all workers know of hosts.
+/// Returns the shared health of the hosts.
 fn healths(hosts: &[Rc<Host>]) -> impl Iterator<Item = &Health> + Clone {
     hosts.iter().map(|host| &*host.health)
 }

@@ -1,7 +1,7 @@
 //! The hosts of a cluster, kept up to date with its endpoints.
 //!
-//! An update costs what it changed: the endpoints before and after the changed part of the list are the same values, so that
-//! their hosts are neither looked at nor moved to another list.
+//! The cost of an update is that of what it changed: the endpoints before and after the changed part of the list are the same
+//! values, so that their hosts are neither visited nor replaced.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -19,14 +19,14 @@ use crate::upstream::host::Host;
 /// The hosts of a cluster.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
-    /// What `hosts` were made of, in the same order.
+    /// The endpoints of `hosts`, in the same order.
     endpoints: Arc<Endpoints>,
     hosts: Vec<Rc<Host>>,
     availability: Availability,
 }
 
 impl Membership {
-    /// The hosts, in the order of their endpoints.
+    /// Returns the hosts, in the order of their endpoints.
     pub(super) fn hosts(&self) -> &[Rc<Host>] {
         &self.hosts
     }
@@ -46,13 +46,13 @@ impl Membership {
         self.availability.count(self.endpoints.groups(), &self.hosts, changes, now, is_available);
     }
 
-    /// Whether the hosts are those of `endpoints`.
+    /// Returns whether the hosts are those of `endpoints`.
     pub(super) fn is_of(&self, endpoints: &Arc<Endpoints>) -> bool {
         Arc::ptr_eq(&self.endpoints, endpoints)
     }
 
-    /// Follows to `endpoints`. `host` returns the host of an endpoint, given the one that had its address before. Pools
-    /// that are no longer used are retired.
+    /// Updates the hosts to `endpoints`. `host` returns the host of an endpoint, given the previous one at its address.
+    /// Retires pools that are no longer used.
     pub(super) fn follow(
         &mut self,
         endpoints: Arc<Endpoints>,
@@ -89,7 +89,8 @@ impl Membership {
     }
 }
 
-/// Which part of `before` was replaced, and by which part of `after`. What comes before and after it is the same.
+/// Returns the part of `before` that was replaced, and the part of `after` that replaces it. What precedes and follows them is
+/// the same.
 fn changed<T>(before: &[Arc<T>], after: &[Arc<T>]) -> (Range<usize>, Range<usize>) {
     let same = |(before, after): &(&Arc<T>, &Arc<T>)| Arc::ptr_eq(before, after);
     let head = before.iter().zip(after).take_while(same).count();

@@ -1,7 +1,7 @@
-//! One cluster as one worker sees it: hosts with their connections and loads, which outlive snapshots.
+//! One cluster, as seen by one worker: hosts with their connections and loads, which outlive snapshots.
 //!
-//! Endpoints are read at each pick. A host stays the same through every update that leaves its address and its way of
-//! speaking alone, with its connections; one that left is retired: its idle connections close, the others finish.
+//! Endpoints are read at each pick. A host with its connections survives every update that changes neither its address nor its
+//! transport. A host that left is retired: its idle connections close, the others complete their requests.
 
 mod pick;
 mod judge;
@@ -41,7 +41,7 @@ use crate::capacity::budget::ConnectionBudget;
 use crate::metrics::{ClusterSeries, WorkerMetrics};
 use crate::socket::address::EndpointAddress;
 
-/// A cluster that was not used for so long, and hosts of no list, are forgotten.
+/// Clusters, and hosts of no endpoint list, are dropped after this long without use.
 const FORGOTTEN: Duration = Duration::from_secs(120);
 
 /// All clusters that one worker uses.
@@ -52,7 +52,7 @@ pub(crate) struct Clusters {
     metrics: Arc<WorkerMetrics>,
     dialer: Rc<Dialer>,
     budget: Arc<ConnectionBudget>,
-    /// Those of all clusters.
+    /// The pools of all clusters.
     pools: Rc<Siblings>,
 }
 
@@ -68,11 +68,11 @@ pub(crate) struct Cluster {
     members: RefCell<Membership>,
     balancer: RefCell<Balancer>,
     rng: RefCell<fastrand::Rng>,
-    /// Hosts that no list names (original destinations, resolved names), and when each was last asked for.
+    /// Hosts that are in no endpoint list (original destinations, resolved names), and when each was last used.
     unlisted: RefCell<HashMap<SocketAddr, (Rc<Host>, Instant)>>,
     bounds: Rc<Bounds>,
     pools: Rc<Siblings>,
-    /// Those of all clusters of the worker.
+    /// The pools of all clusters of the worker.
     of_worker: Rc<Siblings>,
     state: Arc<SharedCluster>,
     shared: Arc<SharedClusters>,
@@ -82,7 +82,7 @@ pub(crate) struct Cluster {
 }
 
 impl Clusters {
-    /// No clusters yet.
+    /// Creates the state without clusters.
     pub(crate) fn new(
         shared: Arc<SharedClusters>,
         metrics: Arc<WorkerMetrics>,
@@ -92,7 +92,7 @@ impl Clusters {
         Rc::new(Self { clusters: RefCell::default(), shared, metrics, dialer, budget, pools: Rc::default() })
     }
 
-    /// The state of the cluster that `config` describes, brought up to date with it.
+    /// Returns the state of the cluster that `config` describes, updated to it.
     pub(crate) fn cluster(&self, config: &Arc<Config>) -> Rc<Cluster> {
         if let Some(cluster) = self.clusters.borrow().get(&config.name) {
             cluster.follow(config);
@@ -121,7 +121,7 @@ impl Clusters {
         cluster
     }
 
-    /// How busy this worker keeps each endpoint, for the admin port.
+    /// Returns the load of each endpoint on this worker, for the admin port.
     pub(crate) fn loads(&self) -> Vec<EndpointLoad> {
         let now = Instant::now();
         let clusters = self.clusters.borrow();
@@ -138,8 +138,8 @@ impl Clusters {
         hosts.collect()
     }
 
-    /// Somebody, on whichever worker, waits for a connection to close: closes an idle one of each cluster whose bound is
-    /// reached, and one of any where the process has no descriptor left.
+    /// Closes idle connections because a request, on any worker, waits for one to close: one of each cluster whose limit is
+    /// reached, and one of any cluster if the process has no descriptor left.
     pub(crate) fn make_way(&self) {
         let mut process_wide = false;
         for cluster in self.clusters.borrow().values() {
@@ -156,8 +156,8 @@ impl Clusters {
         }
     }
 
-    /// Closes idle connections whose time is up, follows endpoints that left, forgets what is not used. Called every
-    /// second; costs nothing per request.
+    /// Closes idle connections that timed out, retires endpoints that left, and drops unused clusters. Called once a second;
+    /// costs requests nothing.
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
         self.clusters.borrow_mut().retain(|_, cluster| {
@@ -169,7 +169,7 @@ impl Clusters {
 }
 
 impl Cluster {
-    /// A permit for one request in flight of `peer`, counted for the retry budget.
+    /// Acquires a permit for one request of `peer` and counts the request for the retry budget.
     pub(crate) async fn admit(&self, peer: &PeerKey) -> Result<RequestPermit, Failure> {
         let now = Moment::at(Instant::now(), &self.shared);
         self.used.set(now.clock);
@@ -185,12 +185,12 @@ impl Cluster {
         Ok(permit)
     }
 
-    /// What `peer` holds of this cluster.
+    /// Returns what `peer` holds of this cluster.
     pub(crate) fn peer(&self, peer: &PeerKey) -> Rc<Peer> {
         self.bounds.peer(peer)
     }
 
-    /// A permit of the retry budget for one retry. None if it has no capacity.
+    /// Acquires a permit for one retry. Returns `None` if the retry budget is exhausted.
     pub(crate) fn retry(&self) -> Option<RetryPermit> {
         let retrying = self.state.ledger.retry(&self.config.borrow().breakers.retries, self.shared.now());
         if retrying.is_none() {
@@ -199,7 +199,7 @@ impl Cluster {
         retrying
     }
 
-    /// The host at `address`, which no endpoint list names.
+    /// Returns the host at `address`, which is in no endpoint list.
     pub(crate) fn unlisted(&self, address: SocketAddr, transport: &Transport) -> Rc<Host> {
         let now = Instant::now();
         let mut unlisted = self.unlisted.borrow_mut();
@@ -223,7 +223,7 @@ impl Cluster {
         Rc::clone(host)
     }
 
-    /// In which version a request goes to an endpoint that is no sidecar, where the client speaks `downstream`.
+    /// Returns the protocol for an endpoint that is not a sidecar, for a client that speaks `downstream`.
     pub(crate) fn speaks(&self, downstream: http::Version) -> Speaks {
         match self.config.borrow().protocol {
             UpstreamProtocol::Http1 => Speaks::Http1,
@@ -282,7 +282,7 @@ impl Cluster {
         Target { address: EndpointAddress(endpoint.address), tls }
     }
 
-    /// The host of `endpoint`. One that was there `before` keeps its connections, and what it left unanswered.
+    /// Creates the host of `endpoint`. Connections and unanswered requests of the one `before` are kept.
     fn host(&self, endpoint: &Endpoint, target: Target, before: Option<&Host>) -> Host {
         let pool = before.map(|host| Rc::clone(&host.pool)).unwrap_or_else(|| {
             let config = self.config.borrow();
@@ -319,9 +319,9 @@ impl Cluster {
         self.compare();
         for host in self.members.borrow().hosts() {
             host.pool.tidy(now);
-            // Requests that found another host in time have not seen these.
+            // No request has observed these failures, since each found another host in time.
             let failures = host.pool.take_unseen_failures();
-            // A host in doubt is judged by what it answers.
+            // A host in doubt is judged by its responses.
             for _ in 0..if host.doubt(now).is_some() { 0 } else { failures } {
                 host.load.failed(now);
                 self.observe(host, Outcome::LocalOrigin);

@@ -1,6 +1,6 @@
-//! Which host gets the next attempt: who serves, whose answers are in doubt, and the cluster's balancing among them.
+//! Picks the host of an attempt: by health, by doubts whether it still responds, and by the balancing of the cluster.
 //!
-//! Called once for each attempt. Costs no lock; endpoints are followed first, if they have changed.
+//! Called once per attempt. Takes no lock. Applies a changed endpoint list first.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -19,30 +19,30 @@ use crate::upstream::host::Host;
 use crate::upstream::shared::Moment;
 use crate::upstream::silence::Doubt;
 
-/// What a pick has found.
+/// The result of a pick.
 #[derive(Debug)]
 pub(crate) struct Picked {
-    /// Where the next attempt goes.
+    /// The host of the next attempt.
     pub(crate) host: Rc<Host>,
-    /// Another host that was met on the way, of which it is in doubt whether it still answers.
+    /// Another host that was considered and may no longer respond.
     pub(crate) doubted: Option<Rc<Host>>,
 }
 
-/// Whether a request may find out how a host is whose ejection is over.
+/// Whether a request may be used to probe a host whose ejection time has elapsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Probing {
-    /// No: nobody counts how it ends.
+    /// No: its outcome is not observed.
     Never,
-    /// Where no better one comes: it may be lost.
+    /// Only if no better request comes: it may be lost.
     Uncovered,
-    /// Yes: it can be sent again.
+    /// Yes: it can be retried elsewhere.
     Covered,
 }
 
 impl Cluster {
-    /// The host for the next attempt: none of those `attempted` while there is another, none that is ejected or leaves requests
-    /// unanswered while there is another. `original` is where the connection was going before it was redirected.
-    /// `probing` says whether the request may find out how an ejected host is.
+    /// Returns the host for the next attempt: one that is not among `attempted`, not ejected and responding, if there is one.
+    /// `original` is the original destination of a redirected connection. `probing` is whether the request may probe an
+    /// ejected host.
     pub(crate) fn pick(
         &self,
         attempted: &[SocketAddr],
@@ -68,7 +68,7 @@ impl Cluster {
         let answering = |host: &Rc<Host>| match self.doubt(host, now) {
             None => serving(host),
             Some(doubt) => {
-                // Ejected for failures, or asking to be left alone: no silence that a request has to explain.
+                // A host that is ejected for failures or pushes back is not suspected of silence.
                 if host.takes_new && (serving(host) || host.health.is_silent()) {
                     doubted.set(Some(Rc::clone(host)));
                 }
@@ -78,8 +78,8 @@ impl Cluster {
         let fresh = |host: &Rc<Host>| !attempted.contains(&host.address);
         let again = !attempted.is_empty();
         let choose = |usable: &dyn Fn(&Rc<Host>) -> bool| self.choose(members, now, usable);
-        // When no host is healthy, every host may be picked: an ejection is a guess, and an error is certain. Before that those are asked
-        // which work and want to be left alone.
+        // If no host is healthy, any host may be picked: an ejection is a guess, and an error is certain. Hosts that push
+        // back, but work, are picked before that.
         let host = choose(&|host| fresh(host) && answering(host))
             .or_else(|| again.then(|| choose(&answering)).flatten())
             .or_else(|| choose(&|host| fresh(host) && serving(host)))
@@ -94,7 +94,7 @@ impl Cluster {
         Ok(Picked { host, doubted: doubted.take() })
     }
 
-    /// Counts the available hosts, if ejections have changed or the endpoints' groups have.
+    /// Counts the available hosts if ejections or the groups of endpoints have changed.
     fn count_hosts(&self, now: Moment) {
         let changes = self.state.ejections.changes();
         if self.members.borrow().availability().is_due(changes, now.clock) {
@@ -108,7 +108,7 @@ impl Cluster {
         self.members.borrow_mut().count(changes, now.clock, |host| self.is_available(host, now));
     }
 
-    /// Whether the host gets its share of requests.
+    /// Returns whether the host gets its share of requests.
     pub(super) fn is_available(&self, host: &Host, now: Moment) -> bool {
         is_in_service(host)
             && !host.health.is_pushed_back(now.since_start)
@@ -119,7 +119,7 @@ impl Cluster {
         self.config.borrow().outlier.as_ref().and_then(|_| host.doubt(now.clock))
     }
 
-    /// A host whose ejection is over and of which it is not known yet whether it is well.
+    /// Returns a host whose ejection time has elapsed and that is to be probed by this request.
     fn probed(&self, ejected: &[Rc<Host>], now: Moment, probing: Probing) -> Option<Rc<Host>> {
         if probing == Probing::Never {
             return None;
@@ -129,7 +129,7 @@ impl Cluster {
         ejected.iter().find(due).map(Rc::clone)
     }
 
-    /// One of the usable hosts, by priority, health, locality and weight where the cluster has them.
+    /// Chooses one of the usable hosts, by priority, health, locality and weight.
     fn choose(
         &self,
         members: &Membership,
@@ -155,7 +155,7 @@ impl Cluster {
     }
 }
 
-/// Whether a host takes requests and is not ejected.
+/// Returns whether a host takes requests and is not ejected.
 fn is_in_service(host: &Host) -> bool {
     host.takes_new && host.health.is_serving()
 }

@@ -1,9 +1,9 @@
-//! HTTP/1 connections: one request at a time each, kept while idle, and the requests that wait for one.
+//! HTTP/1 connections, which carry one request at a time and are kept while idle, and the requests that wait for one.
 //!
-//! A request takes the connection that became idle last, or dials one and waits for whichever is ready first: one that
-//! comes back, or a new one. A dial is its own task and is never cancelled. Its outcome is for the oldest of those that have
-//! dialled, so that there is always a dial under way for each of them. Who may not dial yet waits in another line, whose
-//! wait is bounded, and takes no dial from those.
+//! A request takes the connection that became idle last, or dials one and waits for whichever is ready first: a returned
+//! connection or a new one. A dial is a task and is never cancelled. Its outcome goes to the oldest request that has dialled,
+//! so that there is always a dial in progress for each of them. Requests that may not dial yet wait in a separate queue, for a
+//! bounded time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ use crate::codec::usage::Usage;
 use crate::upstream::bounds::Peer;
 use crate::upstream::dial::{Dialled, Wire};
 
-/// How long a connection may be idle: below the shortest common keep-alive of servers (Node.js: 5 s), so that we close
-/// first and not they while a request is on its way.
+/// Idle timeout: below the shortest common keep-alive timeout of servers (Node.js: 5 s), so that the server does not close
+/// first while a request is being sent.
 const IDLE: Duration = Duration::from_secs(4);
 
 /// A host's HTTP/1 connections.
@@ -32,7 +32,7 @@ pub(super) struct Http1 {
     idle: RefCell<Vec<Idle>>,
     /// Requests that wait for the permit to dial.
     undialled: Line,
-    /// Requests that have dialled: no more than there are dials under way.
+    /// Requests that have dialled: no more than dials in progress.
     dialled: Line,
 }
 
@@ -43,10 +43,11 @@ struct Line {
     next: Cell<u64>,
 }
 
-/// Where a request is told what it was given.
+/// The sender of what a request waits for.
 type Outcome = oneshot::Sender<Result<Lease, Failure>>;
 
-/// A request that waits for a connection. Dropped, it leaves the line, and what it was given meanwhile to the next.
+/// A request that waits for a connection. When dropped, it leaves the queue, and passes a connection that it was given to the
+/// next.
 struct Waiter<'a> {
     pool: &'a Pool,
     line: &'a Line,
@@ -77,7 +78,7 @@ impl Drop for Waiter<'_> {
 }
 
 impl Line {
-    /// Takes out who has waited for longest.
+    /// Removes the oldest request.
     fn next(&self) -> Option<Outcome> {
         self.waiters.borrow_mut().pop_first().map(|(_, waiter)| waiter)
     }
@@ -130,7 +131,7 @@ impl Pool {
         }
     }
 
-    /// Dials one more connection, for the oldest of those that have dialled. Owned by the worker; ends within the connect
+    /// Dials one more connection, for the oldest request that has dialled. Owned by the worker; ends within the connect
     /// timeout.
     fn start_http1(self: &Rc<Self>, permit: Permit) {
         let pool = Rc::clone(self);
@@ -167,13 +168,13 @@ impl Pool {
         }
     }
 
-    /// A connection that may carry the next request. Those that have dialled get theirs in any case.
+    /// Takes back a connection that can be reused. Requests that have dialled receive theirs in any case.
     fn came_back(&self, lease: Lease) {
         self.hand_over(lease, [&self.http1.undialled, &self.http1.dialled]);
     }
 
-    /// Gives a connection to who has waited for longest in the first line that is not empty, or keeps it. All who wait have
-    /// the right to use one already, so that there is nothing to share out here.
+    /// Passes a connection to the oldest request of the first queue that is not empty, or keeps it. All waiting requests
+    /// already hold the use of a connection.
     fn hand_over(&self, mut lease: Lease, lines: [&Line; 2]) {
         while let Some(waiter) = lines.into_iter().find_map(Line::next) {
             match waiter.send(Ok(lease)) {
@@ -190,11 +191,11 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for too long or was closed by the host.
+    /// Closes connections that were idle for too long or that the host has closed.
     pub(super) fn tidy_http1(&self, now: Instant) {
         let mut idle = self.http1.idle.take();
         idle.retain(|idle| self.is_fresh(idle, now) && idle.connection.is_open(now));
-        // Closing runs no code of ours that could have put one back, yet nothing says that it never will.
+        // Closing runs no code that returns a connection here, but nothing guarantees that.
         idle.append(&mut self.http1.idle.borrow_mut());
         *self.http1.idle.borrow_mut() = idle;
     }
@@ -203,7 +204,7 @@ impl Pool {
         self.http1.idle.take();
     }
 
-    /// Closes the connection that has been idle for longest. False without one.
+    /// Closes the connection that has been idle for longest. Returns false if there is none.
     pub(super) fn close_an_idle_http1(&self) -> bool {
         let oldest = {
             let mut idle = self.http1.idle.borrow_mut();
@@ -220,7 +221,7 @@ impl Pool {
     }
 }
 
-/// Where a connection comes back to. Weak, so that a pool that is gone closes what comes back.
+/// The owner of a pooled connection. Weak, so that connections of a dropped pool are closed.
 #[derive(Debug)]
 struct Pooled {
     pool: Weak<Pool>,

@@ -30,7 +30,7 @@ pub(super) struct Http2 {
 }
 
 /// Tells a request that the connection that it waits for is there, or why it is not. The first is given a stream of it
-/// whatever has become of the connection since, so that no request dials for ever where connections close at once.
+/// whatever has become of the connection since, so that no request dials forever where connections close at once.
 type Started = oneshot::Sender<Result<Option<Lease>, Failure>>;
 
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl SharedConnection {
         }
     }
 
-    /// Whether it may be given one more request at once.
+    /// Returns whether it may be given one more request at once.
     fn has_capacity(&self, settings: &PoolSettings) -> bool {
         let most = usize::try_from(settings.connections.max_concurrent_streams).unwrap_or(usize::MAX);
         !self.is_spent(settings)
@@ -76,7 +76,7 @@ impl SharedConnection {
         self.connection.streams() == 0
     }
 
-    /// Whether nothing is left for it to do.
+    /// Returns whether nothing is left for it to do.
     fn is_done(&self, settings: &PoolSettings) -> bool {
         !self.connection.is_open() || (self.connection.streams() == 0 && self.is_spent(settings))
     }
@@ -196,7 +196,7 @@ impl Pool {
         self.http2.shared.borrow().iter().for_each(|shared| shared.connection.ask());
     }
 
-    /// Whether the host has shared connections, and leaves PINGs unanswered on all of them.
+    /// Returns whether the host has shared connections, and leaves PINGs unanswered on all of them.
     pub(in crate::upstream) fn is_quiet(&self) -> bool {
         let shared = self.http2.shared.borrow();
         !shared.is_empty() && shared.iter().all(|shared| shared.connection.is_quiet())

@@ -1,4 +1,4 @@
-//! What a request is given of a pool: a connection, and what goes with it.
+//! A leased connection, and the permits that belong to it.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::codec::usage::Usage;
 use crate::metrics::{ClusterSeries, Counter};
 use crate::upstream::bounds::{ConnectionPermit, LONGEST_WAIT, PendingPermit};
 
-/// A connection that may carry one request now.
+/// A connection that may carry one request.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(super) connection: LeasedConnection,
     /// Whether it carried a request before.
     pub(crate) reused: bool,
-    /// Whether it carried none when this one was given it: the host may have closed it just then.
+    /// Whether it was idle when it was leased: the host may have closed it just then.
     pub(crate) was_idle: bool,
-    /// Who is at the other end, verified.
+    /// The verified identity of the peer.
     pub(crate) peer: Option<SpiffeId>,
 }
 
 #[derive(Debug)]
 pub(super) enum LeasedConnection {
-    /// And when it was made, and the use of it, once it has a user.
+    /// With the time of its creation, and the use of it once it has a user.
     Http1(Http1Connection, Instant, Option<Share>),
-    /// And the place in the queue that the request holds until it is sent.
+    /// With the slot in the queue that the request holds until it is sent.
     Http2(Http2Connection, Option<Queued>),
 }
 
@@ -55,7 +55,7 @@ impl Lease {
         }
     }
 
-    /// The lease for who has the right to use a connection.
+    /// Attaches the right to use a connection.
     pub(super) fn used_by(mut self, share: Share) -> Self {
         if let LeasedConnection::Http1(_, _, used) = &mut self.connection {
             *used = Some(share);
@@ -64,7 +64,7 @@ impl Lease {
     }
 }
 
-/// A request under way. Keep it until its answer is through: it counts as the peer's use of a connection.
+/// A request in flight. To be kept until its response is complete: it counts as the use of a connection by the peer.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     inner: client::Exchange,
@@ -73,13 +73,13 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// The next head that the upstream sends. Call it until it is not an interim one. Cancel-safe.
+    /// Returns the next head from the upstream. To be called until it is not an interim one. Cancel-safe.
     pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
         self.inner.answer().await
     }
 }
 
-/// A request that waits for a stream of a connection, and its place in the queue where it needs one.
+/// A request that waits for a stream, with its slot in the queue if it needs one.
 #[derive(Debug)]
 pub(super) struct Queued {
     waits: Waits,
@@ -91,7 +91,7 @@ impl Queued {
         Self { waits: Waits::new(series), place: None }
     }
 
-    /// The overflow that it is when it has lasted for as long as it may. Keeps the place until then.
+    /// Resolves to the overflow failure when the request has waited for too long. Keeps the slot until then.
     async fn until_overflow(self) -> Failure {
         tokio::time::sleep(LONGEST_WAIT).await;
         self.waits.0.overflow.increment();
@@ -116,20 +116,20 @@ impl Drop for Waits {
     }
 }
 
-/// The right to one connection, kept as long as the connection, and its place in the gauges.
+/// The permit for one connection, kept for its lifetime, and its state in the gauges.
 #[derive(Debug)]
 pub(crate) struct Permit {
     _permit: ConnectionPermit,
-    /// The use of it, where it has one user for all of its life.
+    /// The use of it, where it has one user for its whole lifetime.
     used: Option<Share>,
     series: Arc<ClusterSeries>,
     state: Cell<Activity>,
 }
 
-/// What a connection does.
+/// The state of a connection in the gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Activity {
-    /// It is being made.
+    /// It is being established.
     Connecting,
     Active,
     Idle,
@@ -142,7 +142,7 @@ impl Permit {
         Self { _permit: permit, used: None, series, state: Cell::new(Activity::Connecting) }
     }
 
-    /// The connection has one user for all of its life.
+    /// The connection has one user for its whole lifetime.
     pub(super) fn used_by(mut self, share: Share) -> Self {
         self.used = Some(share);
         self.begins();

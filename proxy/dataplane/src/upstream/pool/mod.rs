@@ -1,8 +1,9 @@
-//! Connections of one worker to one host: HTTP/1 ones for one request at a time, HTTP/2 ones shared by streams.
+//! The connections of one worker to one host: HTTP/1 connections for one request at a time, and HTTP/2 connections that
+//! streams share.
 //!
-//! What cannot be had at once waits in a bounded queue or fails with an overflow; nothing here is written for a request.
-//! A connection that has served for as long, or as often, as its cluster says takes no further request and closes when
-//! those that it has are done.
+//! A request that cannot be served at once waits in a bounded queue or fails with an overflow; nothing of it is written here.
+//! A connection that has reached its maximum lifetime or number of requests takes no further request and closes after those in
+//! flight.
 
 mod http1;
 mod http2;
@@ -32,7 +33,7 @@ use super::dial::{Dialer, Dialled, Purpose, Target, Wire};
 use crate::capacity::Share;
 use crate::metrics::ClusterSeries;
 
-/// The least and the most that a request waits for a connection before it looks elsewhere.
+/// The minimum and maximum time that a request waits for a connection before another host is tried.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 
 /// The connections to one host.
@@ -49,19 +50,19 @@ pub(super) struct Pool {
     series: Arc<ClusterSeries>,
     http1: Http1,
     http2: Http2,
-    /// What ALPN said last, where the cluster leaves the version to it.
+    /// The version that ALPN selected last, if the cluster leaves it to ALPN.
     prefers_http2: Cell<Option<bool>>,
-    /// Tells who waits for a connection to learn that.
+    /// Notifies requests that wait for it.
     learned: Notify,
-    /// Connections that are being made.
+    /// The number of connections being established.
     connecting: Cell<u32>,
-    /// Failures to connect that nobody waited for.
+    /// Connect failures that no request has observed.
     unseen_failures: Cell<u32>,
-    /// Set when the host has left its cluster: nothing is kept any more.
+    /// Set when the host has left its cluster: connections are no longer kept.
     retired: Cell<bool>,
 }
 
-/// What a cluster says of its connections.
+/// The connection settings of a cluster.
 #[derive(Debug, Clone)]
 pub(super) struct PoolSettings {
     connect_timeout: Duration,
@@ -74,7 +75,7 @@ impl PoolSettings {
         Self { connect_timeout: cluster.connect_timeout, connections: cluster.connections.clone() }
     }
 
-    /// Whether a connection of this age that has carried so many requests takes no more.
+    /// Returns whether a connection of this age that has carried so many requests takes no more.
     fn is_spent(&self, age: Duration, carried: u32) -> bool {
         let ConnectionSettings { max_duration, max_requests, .. } = &self.connections;
         max_duration.is_some_and(|longest| age >= longest) || max_requests.is_some_and(|most| carried >= most)
@@ -97,14 +98,14 @@ impl Drop for Connecting<'_> {
     }
 }
 
-/// In which version a host takes requests. A sidecar takes them in HTTP/2, whatever this says.
+/// The protocol of requests to a host. A sidecar always receives HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speaks {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2.
     Http2,
-    /// What ALPN says; without TLS, HTTP/1.1.
+    /// The one that ALPN selects; without TLS, HTTP/1.1.
     Negotiated,
 }
 
@@ -139,7 +140,7 @@ impl Pool {
         pool
     }
 
-    /// A connection for one request. Cancel-safe: what was being dialled for it serves another.
+    /// Leases a connection for one request. Cancel-safe: a dial in progress serves another request.
     pub(super) async fn lease(
         self: &Rc<Self>,
         purpose: Purpose,
@@ -160,9 +161,8 @@ impl Pool {
         }
     }
 
-    /// A connection in the version that the host prefers, which is learned by a handshake and remembered until a connection
-    /// fails. A request that comes before it is known learns it for itself if a further connection may be made, and uses
-    /// that; if not, it waits for whatever comes first.
+    /// Leases a connection in the version that the host prefers, which is learned in a handshake and remembered until a
+    /// connection fails. While it is unknown, a request dials if it may, and otherwise waits for the result of another.
     async fn negotiated(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
         let lease = loop {
             match self.prefers_http2.get() {
@@ -177,7 +177,7 @@ impl Pool {
                 () = learned => {}
             }
         };
-        // A bound of ours that was reached says nothing of the host.
+        // Reaching a limit of ours says nothing about the host.
         lease.inspect_err(|failure| {
             if failure.reason != Reason::UpstreamOverflow {
                 self.prefers_http2.set(None);
@@ -185,7 +185,7 @@ impl Pool {
         })
     }
 
-    /// A new connection, in whichever version the host prefers.
+    /// Dials a connection, in the version that the host prefers.
     async fn learn(self: &Rc<Self>, (used, permit): (Share, Permit)) -> Result<Lease, Failure> {
         let _waits = Waits::new(&self.series);
         let dialled = self.dial(Wire::Either).await?;
@@ -201,12 +201,12 @@ impl Pool {
         lease
     }
 
-    /// Whom this pool calls.
+    /// Returns the target of this pool.
     pub(super) fn target(&self) -> &Target {
         &self.target
     }
 
-    /// A connection for opaque bytes, which is not pooled, and the permit to be kept as long as it.
+    /// Dials a connection for opaque bytes, which is not pooled. The permit must be kept for its lifetime.
     pub(super) async fn opaque(self: &Rc<Self>, peer: &Peer) -> Result<(Dialled, Permit), Failure> {
         let (used, permit) = self.permit_to_use(peer).await?;
         let _waits = Waits::new(&self.series);
@@ -214,31 +214,32 @@ impl Pool {
         Ok((dialled, permit.used_by(used)))
     }
 
-    /// Closes what has been idle for too long or was closed by the host. Called every second or so.
+    /// Closes connections that were idle for too long or that the host has closed. Called about once a second.
     pub(super) fn tidy(&self, now: Instant) {
         self.tidy_http1(now);
         self.tidy_http2(now);
     }
 
-    /// The host has left its cluster: idle connections are closed, those in use when their requests are over.
+    /// Retires the pool because the host has left its cluster: closes idle connections now, and those in use after their
+    /// requests.
     pub(super) fn retire(&self) {
         self.retired.set(true);
         self.close_idle_ones();
         self.let_shared_ones_go();
     }
 
-    /// How long to wait for a connection before another host's may be used instead: a quarter of what it may take.
+    /// Returns how long to wait for a connection before another host's may be used instead: a quarter of what it may take.
     pub(super) fn patience(&self) -> Duration {
         let (least, most) = PATIENCE;
         (self.settings.borrow().connect_timeout / 4).clamp(least, most)
     }
 
-    /// Whether a connection is being made.
+    /// Returns whether a connection is being made.
     pub(super) fn is_connecting(&self) -> bool {
         self.connecting.get() > 0
     }
 
-    /// How many connections could not be made of which nobody was told, since this was asked last.
+    /// Returns the number of connect failures that no request has observed since the last call.
     pub(super) fn take_unseen_failures(&self) -> u32 {
         self.unseen_failures.take()
     }
@@ -247,7 +248,7 @@ impl Pool {
         self.unseen_failures.set(self.unseen_failures.get().saturating_add(1));
     }
 
-    /// A change of what the cluster says. Windows are those of connections that are yet to be made.
+    /// Applies changed settings. Windows apply to new connections.
     pub(super) fn set(&self, settings: PoolSettings) {
         self.settings.replace(settings);
     }
@@ -271,21 +272,21 @@ impl Pool {
         dialled
     }
 
-    /// The use of one connection for the peer, which may have to wait for it in the queue.
+    /// Acquires the use of one connection for the peer, waiting in the queue if necessary.
     async fn use_of_one(&self, peer: &Peer) -> Result<Share, Failure> {
         let waits = || Waits::new(&self.series);
         self.bounds.connection(peer, waits).await.ok_or_else(|| self.overflowed())
     }
 
-    /// The use of one connection for the peer, and the right to open it, both of which it may have to wait for.
+    /// Acquires the use of one connection for the peer and the permit to open it, waiting for both if necessary.
     async fn permit_to_use(&self, peer: &Peer) -> Result<(Share, Permit), Failure> {
         let used = self.use_of_one(peer).await?;
         let _waits = Waits::new(&self.series);
         Ok((used, self.permit_in_time().await?))
     }
 
-    /// The right to open one more connection, if need be that of one which nobody uses: to another host of the cluster, or,
-    /// where the process has no descriptor left, to any host.
+    /// Acquires the permit to open one more connection. If there is none, closes an idle one for it: to another host of the
+    /// cluster, or, if the process has no descriptor left, to any host.
     fn permit(&self) -> Option<Permit> {
         let permit = self.bounds.open().or_else(|exhausted| {
             self.make_way(exhausted);
@@ -300,7 +301,7 @@ impl Pool {
         }
     }
 
-    /// The same, waiting until a connection has closed. Those that are idle on other workers are closed for it.
+    /// Like [`Self::permit`], but waits until a connection has closed. Idle ones on other workers are closed for it.
     async fn permit_in_time(&self) -> Result<Permit, Failure> {
         if let Some(permit) = self.permit() {
             return Ok(permit);
@@ -314,7 +315,7 @@ impl Pool {
         self.http1.has_an_idle_one() || self.http2.has_an_idle_one()
     }
 
-    /// Closes the connection that has been idle for longest, for one to another host. False without one.
+    /// Closes the connection that has been idle for longest. Returns false if there is none.
     fn close_an_idle_one(&self) -> bool {
         self.close_an_idle_http1() || self.close_an_idle_http2()
     }
