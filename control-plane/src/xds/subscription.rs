@@ -132,6 +132,8 @@ impl Subscription {
     /// Adds the resources that the client has from an earlier stream. Changed ones are sent, and removals of missing
     /// ones.
     pub(super) fn resume(&mut self, kept: Vec<(Name, Option<Version>)>) {
+        // A client that has resources has had its answer on an earlier stream.
+        self.wildcard_unanswered &= kept.is_empty();
         for (name, version) in kept {
             if self.covers(&name) && name.as_ref() != WILDCARD {
                 self.client_versions

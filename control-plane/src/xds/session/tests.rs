@@ -119,6 +119,15 @@ fn an_empty_wildcard_is_answered_once_with_an_empty_response() {
 }
 
 #[test]
+fn a_client_that_reconnects_with_unchanged_resources_gets_nothing() {
+    let source = Numbers::default().with(Kind::Cluster, "w", 1);
+    let kept = vec![("w".into(), Some(source.resource(Kind::Cluster, "w").unwrap().version))];
+    let mut session = Session::default();
+    send(&mut session, Request { kept, ..request(Kind::Cluster, &["*"], &[]) });
+    assert_eq!(settle(&mut session, &source), Vec::<String>::new());
+}
+
+#[test]
 fn unchanged_and_unsubscribed_resources_are_not_sent() {
     let (mut session, mut source) = (Session::default(), Numbers::default().with(Kind::Cluster, "a", 1));
     send(&mut session, request(Kind::Cluster, &["a"], &[]));
