@@ -1,5 +1,5 @@
-//! What the documents say, held against the code: every file that ARCHITECTURE.md names is there, every flag is on its
-//! page, every YAML example is what a control plane takes.
+//! Holds the documents to the code: the files that ARCHITECTURE.md names and the types that the glossary names exist, every
+//! flag is on its page, and a control plane accepts every YAML example.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::collections::BTreeSet;
@@ -71,6 +71,47 @@ fn every_yaml_example_is_taken_by_a_control_plane() {
         assert!(report.refused() == 0, "{}: {report}", page.display());
     }
     assert!(examples >= 2, "{examples} examples");
+}
+
+#[test]
+fn every_type_that_the_glossary_names_exists() {
+    let glossary = fs::read_to_string(root().join("docs/glossary.md")).unwrap();
+    let rows = glossary.lines().filter(|line| line.starts_with("| "));
+    let column = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next());
+    let paths: Vec<_> = column
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|code| code.contains("::"))
+        .collect();
+    assert!(paths.len() > 40, "only {} types are named", paths.len());
+    let missing: Vec<_> = paths.into_iter().filter(|path| !is_defined(path)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Returns true if `path`, such as `core::drain::Drain`, is a module, or a type in a module or in one of its children.
+fn is_defined(path: &str) -> bool {
+    let (name, modules): (Option<&str>, _) = match path.rsplit_once("::") {
+        Some((modules, name)) if name.starts_with(char::is_uppercase) => (Some(name), modules),
+        _ => (None, path),
+    };
+    let (krate, modules) = modules.split_once("::").unwrap();
+    let folder = match krate {
+        "control_plane" => "control-plane".to_owned(),
+        krate => format!("proxy/{krate}"),
+    };
+    let module = root().join(folder).join("src").join(modules.replace("::", "/"));
+    let mut files = vec![module.with_extension("rs")];
+    files.extend(fs::read_dir(&module).into_iter().flatten().map(|entry| entry.unwrap().path()));
+    let mut texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    texts.any(|text| {
+        name.is_none_or(|name| {
+            let defines = |kind| {
+                text.split(&format!("{kind} {name}"))
+                    .skip(1)
+                    .any(|rest| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_'))
+            };
+            defines("struct") || defines("enum")
+        })
+    })
 }
 
 /// The fenced blocks of one language.
