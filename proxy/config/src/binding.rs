@@ -25,7 +25,7 @@ pub struct BindRequests(mpsc::UnboundedReceiver<BindRequest>);
 pub struct BindRequest {
     /// Their names and addresses.
     pub wanted: Vec<(Name, SocketAddr)>,
-    answer: oneshot::Sender<Vec<Unbound>>,
+    reply: oneshot::Sender<Vec<Unbound>>,
 }
 
 /// A listener that could not be bound.
@@ -47,12 +47,12 @@ impl Binder {
     /// Binds all of these listeners and closes all others. Returns those that could not be bound. Cancel-safe: a request that
     /// was sent is still carried out.
     pub async fn bind(&self, wanted: Vec<(Name, SocketAddr)>) -> Vec<Unbound> {
-        let (answer, answered) = oneshot::channel();
-        if self.0.send(BindRequest { wanted, answer }).is_err() {
+        let (reply, received) = oneshot::channel();
+        if self.0.send(BindRequest { wanted, reply }).is_err() {
             return Vec::new();
         }
-        match tokio::time::timeout(RESPONSE_TIMEOUT, answered).await {
-            Ok(answer) => answer.unwrap_or_default(),
+        match tokio::time::timeout(RESPONSE_TIMEOUT, received).await {
+            Ok(unbound) => unbound.unwrap_or_default(),
             Err(_) => Vec::new(),
         }
     }
@@ -70,9 +70,9 @@ impl BindRequests {
 
 impl BindRequest {
     /// Replies with the listeners that could not be bound.
-    pub fn answer(self, unbound: Vec<Unbound>) {
+    pub fn reply(self, unbound: Vec<Unbound>) {
         // The caller may have stopped waiting.
-        let _ = self.answer.send(unbound);
+        let _ = self.reply.send(unbound);
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
         let answering = async {
             let request = requests.next().await;
             assert_eq!(request.wanted, wanted);
-            request.answer(taken.clone());
+            request.reply(taken.clone());
         };
         let (unbound, ()) = tokio::join!(binder.bind(wanted.clone()), answering);
         assert_eq!(unbound, taken);

@@ -78,7 +78,7 @@ impl Builder {
         let handle = &of.cluster.endpoints;
         let before = handle.load();
         let (list, overprovisioning) =
-            (assignment.resolve(&before, &of.of_endpoints), assignment.overprovisioning);
+            (assignment.resolve(&before, &of.endpoint_settings), assignment.overprovisioning);
         let same = before.overprovisioning == overprovisioning
             && before.list.len() == list.len()
             && before.list.iter().zip(&list).all(|(old, new)| Arc::ptr_eq(old, new));

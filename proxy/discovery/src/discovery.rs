@@ -91,10 +91,10 @@ impl Discovery {
             config.control_plane_ca.clone(),
             wiring.dns.clone(),
         )?;
-        Self::start_towards(control_plane, config, wiring, Clock::default()).await
+        Self::start_with(control_plane, config, wiring, Clock::default()).await
     }
 
-    pub(crate) async fn start_towards(
+    pub(crate) async fn start_with(
         control_plane: ControlPlane,
         config: Config,
         wiring: Wiring,

@@ -14,7 +14,7 @@ use outrigger_proto::xds::{cluster as wire_cluster, core};
 use super::balancing::Picking;
 use super::http_options::HttpOptions;
 use super::{Cluster, Discovery, EndpointsHandle, UpstreamProtocol};
-use crate::endpoint::{Assignment, OfEndpoints, Transport};
+use crate::endpoint::{Assignment, EndpointSettings, Transport};
 use crate::tls::{TransportSocket, UpstreamTls};
 use crate::wire::{from_ads, string_field};
 
@@ -24,7 +24,7 @@ pub(crate) struct Compiled {
     pub(crate) cluster: Arc<Cluster>,
     /// Its inline endpoints, if it does not use EDS.
     pub(crate) assignment: Option<Assignment>,
-    pub(crate) of_endpoints: OfEndpoints,
+    pub(crate) endpoint_settings: EndpointSettings,
 }
 
 impl Compiled {
@@ -113,7 +113,7 @@ impl Compiled {
         }
         unsupported_original_destination(&lb_config)?;
         let picking = Picking::decode(lb_policy, load_balancing_policy, lb_config, common_lb_config)?;
-        let of_endpoints = OfEndpoints {
+        let endpoint_settings = EndpointSettings {
             matches: each("transport_socket_matches", transport_socket_matches, transport_match)?,
             otherwise: match transport_socket {
                 Some(socket) => transport(socket).map_err(|bad| bad.within("transport_socket"))?,
@@ -122,7 +122,7 @@ impl Compiled {
             locality_weighted: picking.locality_weighted,
         };
         let name: Name = non_empty("name", name)?.into();
-        let discovery = discovery(&name, cluster_discovery_type, eds_cluster_config, &of_endpoints)?;
+        let discovery = discovery(&name, cluster_discovery_type, eds_cluster_config, &endpoint_settings)?;
         let assignment = match (load_assignment, &discovery) {
             (wire, Discovery::Static) => {
                 let wire = wire.unwrap_or_default();
@@ -163,7 +163,7 @@ impl Compiled {
             protocol: http.protocol,
             connections: http.connections,
         };
-        Ok(Self { cluster: Arc::new(cluster), assignment, of_endpoints })
+        Ok(Self { cluster: Arc::new(cluster), assignment, endpoint_settings })
     }
 }
 
@@ -203,7 +203,7 @@ fn discovery(
     name: &Name,
     wire: Option<wire_cluster::cluster::ClusterDiscoveryType>,
     eds: Option<wire_cluster::cluster::EdsClusterConfig>,
-    of_endpoints: &OfEndpoints,
+    endpoint_settings: &EndpointSettings,
 ) -> Result<Discovery, Unusable> {
     use wire_cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
     let kind = match wire {
@@ -223,7 +223,7 @@ fn discovery(
             from_ads("eds_config", eds_config).map_err(|bad| bad.within("eds_cluster_config"))?;
             Ok(Discovery::Eds(if service_name.is_empty() { name.clone() } else { service_name.into() }))
         }
-        DiscoveryType::OriginalDst => Ok(Discovery::OriginalDestination(of_endpoints.transport(&[]))),
+        DiscoveryType::OriginalDst => Ok(Discovery::OriginalDestination(endpoint_settings.transport(&[]))),
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
             Err(Unusable::new("type", "STRICT_DNS and LOGICAL_DNS are not supported"))
         }

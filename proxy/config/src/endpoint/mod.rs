@@ -119,7 +119,7 @@ impl Endpoint {
 
 /// The settings of a cluster that apply to its endpoints, inline or from EDS.
 #[derive(Debug, Clone)]
-pub(crate) struct OfEndpoints {
+pub(crate) struct EndpointSettings {
     /// Their transports, selected by their metadata.
     pub(crate) matches: Vec<(Vec<(String, String)>, Transport)>,
     pub(crate) otherwise: Transport,
@@ -127,7 +127,7 @@ pub(crate) struct OfEndpoints {
     pub(crate) locality_weighted: bool,
 }
 
-impl OfEndpoints {
+impl EndpointSettings {
     /// Returns the first transport all of whose criteria the endpoint meets (`Cluster.transport_socket_matches`).
     pub(crate) fn transport(&self, metadata: &[(String, String)]) -> Transport {
         let holds = |(criteria, _): &&(Vec<_>, _)| criteria.iter().all(|wanted| metadata.contains(wanted));
@@ -183,7 +183,7 @@ impl Assignment {
     }
 
     /// Builds the endpoints with the settings of their cluster. Those that equal one of `before` are shared with it.
-    pub(crate) fn resolve(&self, before: &Endpoints, cluster: &OfEndpoints) -> Box<[Arc<Endpoint>]> {
+    pub(crate) fn resolve(&self, before: &Endpoints, cluster: &EndpointSettings) -> Box<[Arc<Endpoint>]> {
         let known: foldhash::HashMap<SocketAddr, &Arc<Endpoint>> =
             before.list.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
         let resolved = self.endpoints.iter().map(|assigned| {

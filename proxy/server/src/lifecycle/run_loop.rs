@@ -93,7 +93,7 @@ impl RunLoop<'_> {
                 }
                 request = self.binds.next() => {
                     let unbound = self.sockets.prepare(&request.wanted);
-                    request.answer(unbound);
+                    request.reply(unbound);
                 }
                 secrets = self.secrets.ready(), if self.latches.identity.is_some() => {
                     let _ = self.namespace.set(secrets.identity.id.namespace().into());

@@ -83,7 +83,7 @@ impl World {
             dns: Dns::from_system().unwrap(),
         };
         let control_plane = self.fake.control_plane.clone();
-        let handle = Discovery::start_towards(control_plane, config, wiring, self.clock).await?;
+        let handle = Discovery::start_with(control_plane, config, wiring, self.clock).await?;
         Ok(Proxy { handle, published, on_demand })
     }
 

@@ -160,10 +160,10 @@ async fn a_listener_is_acknowledged_when_its_socket_is_bound_and_refused_when_it
     let request = world.binds.next().await;
     let both = [("a", "127.0.0.1:1"), ("b", "127.0.0.1:2")];
     assert_eq!(request.wanted, both.map(|(name, address)| (name.into(), address.parse().unwrap())));
-    request.answer(vec![Unbound { name: "b".into(), reason: "is taken".into() }]);
+    request.reply(vec![Unbound { name: "b".into(), reason: "is taken".into() }]);
     let request = world.binds.next().await;
     assert_eq!(request.wanted.len(), 1, "without what was refused");
-    request.answer(vec![]);
+    request.reply(vec![]);
     let detail = server.next_ack().await.error_detail.unwrap().message;
     assert_eq!(detail, "listener \"b\": address: is taken");
     server.respond(Kind::Cluster, &[("inbound|app", "1", app)], &[]);
@@ -175,7 +175,7 @@ async fn a_listener_is_acknowledged_when_its_socket_is_bound_and_refused_when_it
     server.respond(Kind::Listener, &[], &["a"]);
     let request = world.binds.next().await;
     assert_eq!(request.wanted, [], "so that its socket can go");
-    request.answer(vec![]);
+    request.reply(vec![]);
     assert_eq!(server.next_ack().await.error_detail, None);
 }
 
@@ -184,17 +184,17 @@ async fn a_move_that_cannot_be_bound_is_refused_by_name_and_the_listener_stays_w
     let (mut world, proxy, mut server) = connected().await;
     let at = |port: u16| xds::listener_at("a", &format!("127.0.0.1:{port}"), "inbound|app");
     server.respond(Kind::Listener, &[("a", "1", at(1))], &[]);
-    world.binds.next().await.answer(vec![]);
+    world.binds.next().await.reply(vec![]);
     assert_eq!(server.next_ack().await.error_detail, None);
     server.respond(Kind::Cluster, &[("inbound|app", "1", xds::static_cluster("inbound|app"))], &[]);
     assert_eq!(server.next_ack().await.error_detail, None);
     server.respond(Kind::Listener, &[("a", "2", at(2))], &[]);
     let moved = world.binds.next().await;
     assert_eq!(moved.wanted, [("a".into(), "127.0.0.1:2".parse().unwrap())]);
-    moved.answer(vec![Unbound { name: "a".into(), reason: "is taken".into() }]);
+    moved.reply(vec![Unbound { name: "a".into(), reason: "is taken".into() }]);
     let back = world.binds.next().await;
     assert_eq!(back.wanted, [("a".into(), "127.0.0.1:1".parse().unwrap())], "its socket is released");
-    back.answer(vec![]);
+    back.reply(vec![]);
     let detail = server.next_ack().await.error_detail.unwrap().message;
     assert_eq!(detail, "listener \"a\": address: is taken");
     assert_eq!(proxy.published.load().listeners["a"].address, "127.0.0.1:1".parse().unwrap());
