@@ -1,4 +1,4 @@
-//! Who is at the other end of an accepted connection, for as long as it lives.
+//! Facts of the client of an accepted connection.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::record::Direction;
 
-use crate::capacity::door::Place;
+use crate::capacity::admission::ConnectionSlot;
 
 /// Facts of a downstream connection.
 #[derive(Debug, Clone)]
@@ -17,29 +17,29 @@ pub(crate) struct ClientFacts {
     pub(crate) address: SocketAddr,
     /// Its verified identity.
     pub(crate) peer: Option<SpiffeId>,
-    /// Whose share of what is bounded it uses.
+    /// The peer whose share of bounded capacities it uses.
     pub(crate) key: PeerKey,
-    /// Its connection's place.
-    pub(crate) place: Rc<Place>,
+    /// The slot of its connection.
+    pub(crate) slot: Rc<ConnectionSlot>,
     /// Whether it speaks TLS.
     pub(crate) encrypted: bool,
-    /// Where it was going before it was redirected here, else where it connected to.
+    /// The original destination if the connection was redirected, otherwise the local address.
     pub(crate) destination: SocketAddr,
-    /// The listener that took it.
+    /// The listener that accepted it.
     pub(crate) listener: Name,
-    /// On which side of the application that listener stands; for records alone.
+    /// The direction of that listener, for records only.
     pub(crate) direction: Direction,
 }
 
 impl ClientFacts {
-    /// The client has shown `peer`.
+    /// Sets the verified identity of the client.
     pub(crate) fn identify(&mut self, peer: Option<SpiffeId>) {
         self.key = PeerKey::new(peer.as_ref(), self.address.ip());
         self.peer = peer;
     }
 
-    /// Its connection counts as that of who it has shown to be. False when that peer has its share of them.
+    /// Counts the connection for its verified identity. Returns false if that peer already has its share of connections.
     pub(crate) fn settle(&self) -> bool {
-        self.peer.is_none() || self.place.identify(&self.key)
+        self.peer.is_none() || self.slot.identify(&self.key)
     }
 }

@@ -1,4 +1,4 @@
-//! What one worker has: its view of the config, its clusters, its recorder, its settings.
+//! The state of one worker: its view of the configuration, its clusters, its recorder.
 //!
 //! Made by the worker, shared by its connections through an `Rc`; nothing here leaves the thread.
 
@@ -22,17 +22,17 @@ use outrigger_core::reason::Reason;
 use outrigger_core::trace::Sampling;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 
-use crate::capacity::door::Door;
+use crate::capacity::admission::Admission;
 use crate::codec::limits::Limits;
 use crate::identity::Identity;
 use crate::record::Recorder;
 use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::host::Host;
 
-/// The name of the cluster that stands for destinations outside the mesh.
-pub(crate) const PASSED_ON: &str = "outrigger.passed-on";
+/// The name of the cluster of destinations outside the mesh (Istio: `PassthroughCluster`).
+pub(crate) const PASSTHROUGH_CLUSTER: &str = "outrigger.passed-on";
 
-/// Looks up the addresses of hosts outside the mesh; shared by all workers, answers within its own time limit.
+/// Resolves host names outside the mesh. Shared by all workers; answers within its own time limit.
 #[derive(Clone)]
 pub struct Resolver(Arc<Resolve>);
 
@@ -55,7 +55,7 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// What one worker has.
+/// The state that the connections of one worker share.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) view: View,
@@ -66,35 +66,35 @@ pub(crate) struct Context {
     pub(crate) resolver: Resolver,
     pub(crate) limits: Rc<Limits>,
     pub(crate) sampling: Sampling,
-    /// Who is let in.
-    pub(crate) door: Door,
-    pub(crate) passed_on: Arc<ClusterConfig>,
+    /// Admits accepted connections.
+    pub(crate) admission: Admission,
+    pub(crate) passthrough: Arc<ClusterConfig>,
     /// Bytes of request bodies that are kept for another attempt.
     pub(crate) kept_bytes: Rc<Cell<usize>>,
-    /// Where this proxy itself listens.
-    pub(crate) own: RefCell<Vec<SocketAddr>>,
+    /// The addresses of this proxy's own listeners.
+    pub(crate) own_addresses: RefCell<Vec<SocketAddr>>,
 }
 
 impl Context {
-    /// The hosts of a destination outside the mesh, by its asked name: what DNS says, or the address itself.
-    pub(crate) async fn outside(&self, asked: &str) -> Result<(Rc<Cluster>, Vec<Rc<Host>>), Failure> {
+    /// Returns the hosts of a destination outside the mesh by its requested name: the addresses in DNS, or the address itself.
+    pub(crate) async fn passthrough(&self, name: &str) -> Result<(Rc<Cluster>, Vec<Rc<Host>>), Failure> {
         let nowhere = |why: &str| {
-            Failure::upstream(Reason::NoDestination, Reached::NotWritten, format!("{asked}: {why}"))
+            Failure::upstream(Reason::NoDestination, Reached::NotWritten, format!("{name}: {why}"))
         };
-        let addresses = match asked.parse::<SocketAddr>() {
+        let addresses = match name.parse::<SocketAddr>() {
             Ok(address) => vec![address],
             Err(_) => {
-                let (host, port) = asked.rsplit_once(':').ok_or_else(|| nowhere("no port"))?;
+                let (host, port) = name.rsplit_once(':').ok_or_else(|| nowhere("no port"))?;
                 let port: u16 = port.parse().map_err(|_| nowhere("no port"))?;
                 let addresses = (self.resolver.0)(host.to_owned()).await.map_err(|why| nowhere(&why))?;
                 addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
             }
         };
         if addresses.iter().any(|address| self.is_own(*address)) {
-            // It would come back here, for ever.
+            // The connection would loop back to this proxy.
             return Err(nowhere("this is the proxy itself"));
         }
-        let cluster = self.clusters.cluster(&self.passed_on);
+        let cluster = self.clusters.cluster(&self.passthrough);
         let hosts: Vec<_> =
             addresses.iter().map(|address| cluster.unlisted(*address, &Transport::Plain)).collect();
         if hosts.is_empty() {
@@ -107,17 +107,17 @@ impl Context {
 impl Context {
     /// Whether dialling `address` would reach a listener of this proxy.
     fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.borrow().iter().any(|own| {
+        self.own_addresses.borrow().iter().any(|own| {
             let same = own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
             own.port() == address.port() && (same || address.ip().is_unspecified())
         })
     }
 }
 
-/// The cluster of destinations outside the mesh. Its hosts are those that were asked for.
-pub(crate) fn passed_on() -> Option<Arc<ClusterConfig>> {
+/// Returns the cluster of destinations outside the mesh. Its hosts are those that were requested.
+pub(crate) fn passthrough_cluster() -> Option<Arc<ClusterConfig>> {
     Some(Arc::new(ClusterConfig {
-        name: PASSED_ON.into(),
+        name: PASSTHROUGH_CLUSTER.into(),
         discovery: Discovery::OriginalDestination(Transport::Plain),
         endpoints: EndpointsHandle::default(),
         connect_timeout: Duration::from_secs(5),

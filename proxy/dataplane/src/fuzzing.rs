@@ -21,5 +21,5 @@ pub fn chunked_body(bytes: &[u8]) {
 
 /// The first bytes of a connection whose protocol is not known.
 pub fn detection(bytes: &[u8]) {
-    connection::verdicts_stay(bytes);
+    connection::assert_verdict_is_stable(bytes);
 }

@@ -1,8 +1,8 @@
 //! One worker: a thread with its own runtime, accept loops, connection pools, balancers and counters.
 //!
 //! The server makes the thread and calls [`run`], which returns when both drains have started and the last
-//! connection is done, or is cut off when the process ends. A side that drains takes what the kernel has accepted already
-//! and refuses further connections. Nothing that a worker owns leaves its thread.
+//! connection is done, or is cut off when the process ends. A direction that drains serves the connections that the kernel
+//! has already accepted and refuses further ones. Nothing that a worker owns leaves its thread.
 
 use std::cell::RefCell;
 use std::io;
@@ -24,10 +24,10 @@ use outrigger_core::trace::Sampling;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::capacity::admission::Admission;
 use crate::capacity::budget::ConnectionBudget;
-use crate::capacity::door::Door;
 use crate::codec::limits::Limits;
-use crate::connection::{self, Habits};
+use crate::connection::{self, FirstSpeakers};
 use crate::context::{self, Context, Resolver};
 use crate::identity::Identity;
 use crate::metrics::{Registry, WorkerMetrics};
@@ -37,23 +37,23 @@ use crate::upstream::cluster::Clusters;
 use crate::upstream::dial::Dialer;
 use crate::upstream::shared::{Inquiry, SharedClusters};
 
-/// How often idle connections and unused clusters are looked after.
-const TIDY: Duration = Duration::from_secs(1);
+/// How often idle connections and unused clusters are cleaned up.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What one worker is made of. Clones of the handles are shared by all workers.
+/// The configuration of one worker. All workers share the handles in it.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
     /// Which worker this is, from 0: picks its member of each listener's group.
     pub id: usize,
     /// Where snapshots are published.
     pub published: Published,
-    /// Where destinations are asked for.
+    /// Requests destinations on demand.
     pub on_demand: OnDemand,
     /// The workload's certificate, key and roots.
     pub secrets: SecretStore,
-    /// The listening sockets of the moment, all workers' together.
-    pub listeners: watch::Receiver<Arc<[Lent]>>,
-    /// Where names outside the mesh are resolved.
+    /// The current listening sockets of all workers.
+    pub listeners: watch::Receiver<Arc<[ActiveListener]>>,
+    /// Resolves names outside the mesh.
     pub resolver: Resolver,
     /// Every connection holds a clone of its side's; when that side's drain starts, accepting ends there.
     pub drain: Guards,
@@ -61,7 +61,7 @@ pub struct WorkerConfig {
     pub registry: Arc<Registry>,
     /// Where finished requests go.
     pub sinks: Sinks,
-    /// What all workers know together of clusters.
+    /// The state of clusters that all workers share.
     pub clusters: Arc<SharedClusters>,
     /// Which traces are sampled.
     pub sampling: Sampling,
@@ -69,21 +69,21 @@ pub struct WorkerConfig {
     pub connections: Arc<ConnectionBudget>,
 }
 
-/// A listening socket that is lent to the workers.
+/// The listening sockets of one listener, lent to the workers, and its configuration.
 #[derive(Debug, Clone)]
-pub struct Lent {
+pub struct ActiveListener {
     /// The sockets. The same group after an update means that the sockets stay.
     pub group: Arc<ListenerGroup>,
-    /// What becomes of connections.
+    /// How its connections are handled.
     pub config: ListenerSource,
 }
 
 /// Where a listener's configuration comes from.
 #[derive(Debug, Clone)]
 pub enum ListenerSource {
-    /// From the server's flags: it never changes.
+    /// The server's flags: it never changes.
     Fixed(Arc<ListenerConfig>),
-    /// From the snapshot of the moment, under the group's name.
+    /// The current snapshot, under the group's name.
     Snapshot,
 }
 
@@ -120,7 +120,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
     let clusters = Clusters::new(clusters, Arc::clone(&metrics), dialer, Arc::clone(&budget));
     let connections = Arc::clone(&budget);
     let mut called = pin!(connections.called_for_one());
-    let passed_on = context::passed_on()
+    let passthrough = context::passthrough_cluster()
         .ok_or_else(|| io::Error::other("the default limits of a cluster are unusable"))?;
     let context = Rc::new(Context {
         view: published.view(),
@@ -131,24 +131,24 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
         resolver,
         limits,
         sampling,
-        door: Door::new(budget),
-        passed_on,
+        admission: Admission::new(budget),
+        passthrough,
         kept_bytes: Rc::default(),
-        own: RefCell::default(),
+        own_addresses: RefCell::default(),
     });
     let Guards { inbound, outbound } = drain;
     // Kept to the end, so that the outbound drain is complete when this worker is.
     let mut ending = outbound.clone();
-    let mut accepting = Accepting {
+    let mut accepting = Acceptors {
         id,
         context: Rc::clone(&context),
-        habits: Rc::default(),
+        first_speakers: Rc::default(),
         inbound: Some(inbound),
         outbound,
         loops: HashMap::default(),
         ended: Rc::default(),
     };
-    let mut tidy = tokio::time::interval(TIDY);
+    let mut cleanup = tokio::time::interval(CLEANUP_INTERVAL);
     let mut watching = true;
     accepting.follow(&listeners.borrow_and_update().clone());
     loop {
@@ -163,7 +163,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
                 // The server is gone; what listens goes on until drain.
                 Err(_) => watching = false,
             },
-            _ = tidy.tick() => clusters.tidy(),
+            _ = cleanup.tick() => clusters.tidy(),
             inquiry = inquiries.recv() => answer(inquiry, &clusters),
             () = &mut called => {
                 // Before the look, so that no further call is missed.
@@ -172,10 +172,10 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
             }
         }
     }
-    let Accepting { loops, ended, .. } = accepting;
+    let Acceptors { loops, ended, .. } = accepting;
     // All at once: none goes on accepting while another closes.
-    loops.values().for_each(Accept::close);
-    for Accept { task, .. } in loops.into_values() {
+    loops.values().for_each(Acceptor::close);
+    for Acceptor { task, .. } in loops.into_values() {
         // What the kernel has accepted is served, before the last connection is waited for.
         let _ = task.await;
     }
@@ -184,14 +184,14 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
     while open.process.downstream_connections.value() > 0 {
         tokio::select! {
             () = ended.notified() => {}
-            _ = tidy.tick() => clusters.tidy(),
+            _ = cleanup.tick() => clusters.tidy(),
             inquiry = inquiries.recv() => answer(inquiry, &clusters),
         }
     }
     Ok(())
 }
 
-/// Says what this worker's clusters do.
+/// Answers an inquiry with the load of this worker's clusters.
 fn answer(inquiry: Option<Inquiry>, clusters: &Clusters) {
     // The other end lives as long as the process; the caller may be gone.
     if let Some(inquiry) = inquiry {
@@ -207,38 +207,38 @@ async fn started(guard: &mut Option<DrainGuard>) {
     }
 }
 
-struct Accepting {
+struct Acceptors {
     id: usize,
     context: Rc<Context>,
-    habits: Rc<Habits>,
-    /// `None` once inbound drains: nothing is accepted there any more.
+    first_speakers: Rc<FirstSpeakers>,
+    /// `None` once inbound drains; no inbound connections are accepted then.
     inbound: Option<DrainGuard>,
     outbound: DrainGuard,
-    loops: HashMap<Name, Accept>,
-    /// Told when a connection has ended.
+    loops: HashMap<Name, Acceptor>,
+    /// Notified when a connection has ended.
     ended: Rc<Notify>,
 }
 
-/// A task that accepts. Dropped, it accepts no more, and the socket stays bound: clients wait in its queue for the listener to
-/// come back.
-struct Accept {
+/// A task that accepts connections. When it is dropped, accepting stops and the socket stays bound: clients wait in its
+/// queue until the listener returns.
+struct Acceptor {
     group: Arc<ListenerGroup>,
     direction: Direction,
     closing: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-impl Accept {
-    /// Tells the task to take what the kernel has accepted already, close its socket and end.
+impl Acceptor {
+    /// Tells the task to serve the connections that the kernel has already accepted, close its socket and end.
     fn close(&self) {
         self.closing.send_replace(true);
     }
 }
 
-impl Accepting {
-    /// Starts accepting on what is new, stops on what is gone or drains, and leaves the rest alone.
-    fn follow(&mut self, lent: &[Lent]) {
-        self.context.own.replace(lent.iter().map(|lent| lent.group.address()).collect());
+impl Acceptors {
+    /// Starts accepting on new listeners, stops on those that were removed or drain, and leaves the others alone.
+    fn follow(&mut self, lent: &[ActiveListener]) {
+        self.context.own_addresses.replace(lent.iter().map(|lent| lent.group.address()).collect());
         let open: Vec<_> = lent
             .iter()
             .filter_map(|lent| {
@@ -269,7 +269,7 @@ impl Accepting {
                     let (closing, told) = watch::channel(false);
                     let accepting = self.accept(listener, lent.config.clone(), guard, told);
                     let task = tokio::task::spawn_local(accepting);
-                    let accept = Accept { group: Arc::clone(&lent.group), direction, closing, task };
+                    let accept = Acceptor { group: Arc::clone(&lent.group), direction, closing, task };
                     self.loops.insert(lent.group.name().clone(), accept);
                 }
                 Err(error) => tracing::error!(listener = %lent.group.name(), %error, "cannot accept"),
@@ -277,8 +277,8 @@ impl Accepting {
         }
     }
 
-    /// On which side of the application a listener stands.
-    fn direction(&self, lent: &Lent) -> Direction {
+    /// Returns the traffic direction of a listener.
+    fn direction(&self, lent: &ActiveListener) -> Direction {
         match &lent.config {
             ListenerSource::Fixed(config) => config.direction,
             ListenerSource::Snapshot => {
@@ -289,7 +289,7 @@ impl Accepting {
         }
     }
 
-    /// What connections of that side hold. `None` when no more are accepted.
+    /// Returns the guard that connections of that direction hold, or None if no more are accepted.
     fn guard(&self, direction: Direction) -> Option<DrainGuard> {
         match direction {
             Direction::Inbound => self.inbound.clone(),
@@ -297,8 +297,8 @@ impl Accepting {
         }
     }
 
-    /// Accepts until it is told to close, or its [`Accept`] is dropped. Each connection is a task of its own, which ends with
-    /// the connection. One that waits for a place is served or refused whatever is told.
+    /// Accepts until it is told to close, or its [`Acceptor`] is dropped. Each connection is a task of its own, which ends with
+    /// the connection. A connection that waits for admission is served or refused even if the listener closes meanwhile.
     fn accept(
         &self,
         listener: Listener,
@@ -306,7 +306,7 @@ impl Accepting {
         guard: DrainGuard,
         mut closing: watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + 'static {
-        let (context, habits) = (Rc::clone(&self.context), Rc::clone(&self.habits));
+        let (context, first_speakers) = (Rc::clone(&self.context), Rc::clone(&self.first_speakers));
         let ended = Rc::clone(&self.ended);
         let mut config = None;
         async move {
@@ -336,17 +336,18 @@ impl Accepting {
                 config = newest.or(config);
                 let Some(config) = config.clone() else { continue };
                 process.downstream_connections_total.increment();
-                let open = Open::new(&metrics, &ended);
+                let open = OpenConnection::new(&metrics, &ended);
                 let peer = PeerKey::new(None, accepted.client.0.ip());
-                let Some(place) = context.door.admit(&peer).await else {
+                let Some(slot) = context.admission.admit(&peer).await else {
                     process.downstream_connections_refused.increment();
                     continue;
                 };
-                let (context, habits, guard) = (Rc::clone(&context), Rc::clone(&habits), guard.clone());
+                let (context, first_speakers, guard) =
+                    (Rc::clone(&context), Rc::clone(&first_speakers), guard.clone());
                 tokio::task::spawn_local(async move {
                     let _open = open;
                     // Boxed, so that it is made where it stays, and not moved into the task.
-                    Box::pin(connection::serve(context, habits, guard, config, accepted, place)).await;
+                    Box::pin(connection::serve(context, first_speakers, guard, config, accepted, slot)).await;
                 });
             }
         }
@@ -354,19 +355,19 @@ impl Accepting {
 }
 
 /// An open connection, counted until it is dropped.
-struct Open {
+struct OpenConnection {
     metrics: Arc<WorkerMetrics>,
     ended: Rc<Notify>,
 }
 
-impl Open {
+impl OpenConnection {
     fn new(metrics: &Arc<WorkerMetrics>, ended: &Rc<Notify>) -> Self {
         metrics.process.downstream_connections.increment();
         Self { metrics: Arc::clone(metrics), ended: Rc::clone(ended) }
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.metrics.process.downstream_connections.decrement();
         self.ended.notify_one();

@@ -13,7 +13,7 @@ use outrigger_config::binding::Unbound;
 use outrigger_config::listener::Listener;
 use outrigger_config::snapshot::Snapshot;
 use outrigger_core::{Name, descriptors};
-use outrigger_dataplane::worker::{Lent, ListenerSource};
+use outrigger_dataplane::worker::{ActiveListener, ListenerSource};
 use outrigger_dataplane::{ConnectionBudget, ListenerGroup};
 use tokio::sync::watch;
 
@@ -22,14 +22,14 @@ use tokio::sync::watch;
 pub(crate) struct Sockets {
     workers: usize,
     /// Always lent to the workers.
-    fixed: Vec<Lent>,
+    fixed: Vec<ActiveListener>,
     /// Bound at start-up, lent while a listener uses them.
     waiting: Vec<Arc<ListenerGroup>>,
     /// Bound for listeners that do not belong to a `--service`.
     extra: Vec<ExtraSocket>,
     /// Listeners that discovery has accepted or is about to accept.
     wanted: Vec<(Name, SocketAddr)>,
-    lent: watch::Sender<Arc<[Lent]>>,
+    lent: watch::Sender<Arc<[ActiveListener]>>,
 }
 
 /// A socket that was bound for an xDS listener.
@@ -59,7 +59,9 @@ impl Sockets {
         let (mut fixed, mut waiting) = (Vec::new(), Vec::new());
         for group in bound.into_iter().map(Arc::new) {
             match own.iter().find(|listener| listener.name == *group.name()) {
-                Some(config) => fixed.push(Lent { group, config: ListenerSource::Fixed(Arc::clone(config)) }),
+                Some(config) => {
+                    fixed.push(ActiveListener { group, config: ListenerSource::Fixed(Arc::clone(config)) })
+                }
                 None => waiting.push(group),
             }
         }
@@ -68,7 +70,7 @@ impl Sockets {
     }
 
     /// Returns the set of lent sockets, which workers watch.
-    pub(crate) fn lent(&self) -> watch::Receiver<Arc<[Lent]>> {
+    pub(crate) fn lent(&self) -> watch::Receiver<Arc<[ActiveListener]>> {
         self.lent.subscribe()
     }
 
@@ -140,7 +142,8 @@ impl Sockets {
         let mut lent = self.fixed.clone();
         for listener in wanted {
             lent.extend(
-                self.group_for(listener).map(|group| Lent { group, config: ListenerSource::Snapshot }),
+                self.group_for(listener)
+                    .map(|group| ActiveListener { group, config: ListenerSource::Snapshot }),
             );
         }
         let unchanged = {

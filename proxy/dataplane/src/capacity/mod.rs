@@ -13,7 +13,7 @@
 //! What a peer holds is read before the count is changed, so that it may exceed its share by one for each other worker
 //! that admits the same peer at that moment. The bound itself is exact.
 
-pub(crate) mod door;
+pub(crate) mod admission;
 pub(crate) mod budget;
 mod waiting;
 mod owed;

@@ -13,8 +13,8 @@ use outrigger_core::reason::Reason;
 use rustls::server::Accepted;
 use tokio::net::TcpStream;
 
-use super::Served;
-use super::opening::{self, Opening};
+use super::ConnectionHandler;
+use super::first_bytes::{self, FirstBytes};
 use crate::client::ClientFacts;
 use crate::socket::stream::Stream;
 use crate::tcp::relay;
@@ -23,28 +23,28 @@ use crate::tls::handshake;
 /// The longest that a TLS handshake may take; its hello may take as long before that.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection whose chain is known.
-pub(super) struct Begun {
+/// A connection that was matched to a filter chain, after its TLS handshake.
+pub(super) struct MatchedConnection {
     pub(super) stream: Stream,
     /// What was read of it already.
     pub(super) first: Bytes,
     pub(super) facts: ClientFacts,
-    /// What both sides agreed on in the TLS handshake.
+    /// The protocol negotiated by ALPN.
     pub(super) alpn: Option<Vec<u8>>,
 }
 
-impl Served {
+impl ConnectionHandler {
     /// The chain that takes the connection, and the connection after its TLS handshake if there is one.
     pub(super) async fn choose<'a>(
         &self,
         listener: &'a Listener,
         mut stream: TcpStream,
         facts: ClientFacts,
-    ) -> Option<(&'a FilterChain, Begun)> {
+    ) -> Option<(&'a FilterChain, MatchedConnection)> {
         let mut first = BytesMut::new();
-        let hello = match opening::read(listener, &mut stream, &mut first, HANDSHAKE_TIMEOUT).await {
-            Ok(Opening::Tls(hello)) => hello,
-            Ok(Opening::Clear(protocol)) => {
+        let hello = match first_bytes::read(listener, &mut stream, &mut first, HANDSHAKE_TIMEOUT).await {
+            Ok(FirstBytes::Tls(hello)) => hello,
+            Ok(FirstBytes::Plaintext(protocol)) => {
                 let connection = ConnectionFacts {
                     destination: facts.destination,
                     transport: TransportProtocol::RawBuffer,
@@ -52,13 +52,13 @@ impl Served {
                     application_protocols: protocol.as_slice(),
                 };
                 let Some(chain) = listener.chain(&connection).filter(|chain| chain.tls.is_none()) else {
-                    self.refuse(&facts, &opening::in_the_clear());
+                    self.refuse(&facts, &first_bytes::no_plaintext());
                     return None;
                 };
                 let stream = Stream::Plain(stream);
-                return Some((chain, Begun { stream, first: first.freeze(), facts, alpn: None }));
+                return Some((chain, MatchedConnection { stream, first: first.freeze(), facts, alpn: None }));
             }
-            Ok(Opening::Nothing) => return None,
+            Ok(FirstBytes::Nothing) => return None,
             Err(failure) => {
                 self.refuse(&facts, &failure);
                 return None;
@@ -82,7 +82,7 @@ impl Served {
         let Some(tls) = &chain.tls else {
             // Passed through as it came, for somebody behind to answer.
             let stream = Stream::Plain(stream);
-            return Some((chain, Begun { stream, first: first.freeze(), facts, alpn: None }));
+            return Some((chain, MatchedConnection { stream, first: first.freeze(), facts, alpn: None }));
         };
         match self.handshake(stream, *hello, tls, chain.handshake_timeout, facts.clone()).await {
             Ok(begun) => Some((chain, begun)),
@@ -101,7 +101,7 @@ impl Served {
         tls: &Arc<DownstreamTls>,
         timeout: Option<Duration>,
         mut facts: ClientFacts,
-    ) -> Result<Begun, (ClientFacts, Failure)> {
+    ) -> Result<MatchedConnection, (ClientFacts, Failure)> {
         let config = match self.context.identity.server(tls) {
             Ok(config) => config,
             Err(error) => {
@@ -138,7 +138,7 @@ impl Served {
         }
         process.downstream_tls_ok.increment();
         facts.encrypted = true;
-        Ok(Begun { stream, first: Bytes::new(), facts, alpn: shown.alpn })
+        Ok(MatchedConnection { stream, first: Bytes::new(), facts, alpn: shown.alpn })
     }
 
     /// Counts and records a connection that no chain takes.

@@ -1,10 +1,10 @@
-//! What a client speaks, judged by its first bytes alone.
+//! Detects the protocol of a connection from the client's first bytes.
 //!
-//! Asked for connections whose destination may be HTTP or opaque. A first line that holds ` HTTP/` (in any case) is HTTP/1, well-formed or
-//! not: what is malformed is refused by the codec, and not passed on to an application that may be less strict. The whole
+//! Used for destinations that may be HTTP or opaque. A first line that contains ` HTTP/` (in any case) is HTTP/1, well-formed
+//! or not: the codec refuses a malformed one, so that it does not reach an application that may be less strict. The whole
 //! preface is HTTP/2. Every other line is opaque (Redis's `GET k`, NATS's `CONNECT {}`, `OPTIONS sip:a SIP/2.0`), and so are,
-//! at once, bytes that no text begins with. Silence is no verdict; how long it is endured, and that the server may speak
-//! first, is the caller's business.
+//! at once, bytes that are not text. Without bytes there is no verdict; the caller decides how long to wait, and whether the
+//! server may speak first.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -43,19 +43,19 @@ pub(super) enum Verdict {
     Opaque,
 }
 
-/// What is known of a client after a bounded wait.
+/// The result of detection after a bounded wait.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// It said enough.
-    Said(Verdict),
-    /// It said nothing, or too little.
-    Silence,
-    /// It closed its side without a word.
-    Ended,
+pub(super) enum Detection {
+    /// The protocol is known.
+    Decided(Verdict),
+    /// The client sent too little in time.
+    TimedOut,
+    /// The client closed its side without sending a byte.
+    Closed,
 }
 
-/// Judges the first bytes of a connection; `None`: more are needed.
-pub(super) fn judge(first: &[u8]) -> Option<Verdict> {
+/// Classifies a connection by its first bytes. Returns None if more are needed.
+pub(super) fn classify(first: &[u8]) -> Option<Verdict> {
     if first.starts_with(PREFACE) {
         return Some(Verdict::Http2);
     }
@@ -141,12 +141,12 @@ fn is_method_so_far(line: &[u8]) -> bool {
         )
 }
 
-/// A verdict does not change with further bytes.
+/// Panics if a verdict changes with further bytes.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn verdicts_stay(bytes: &[u8]) {
+pub(crate) fn assert_verdict_is_stable(bytes: &[u8]) {
     let mut verdict = None;
     for end in 1..=bytes.len() {
-        let now = judge(&bytes[..end]);
+        let now = classify(&bytes[..end]);
         assert!(verdict.is_none() || now == verdict, "{:?}", String::from_utf8_lossy(&bytes[..end]));
         verdict = now;
     }
@@ -154,22 +154,22 @@ pub(crate) fn verdicts_stay(bytes: &[u8]) {
 
 /// Reads from `stream` into `first` until it can be judged, `wait` has passed, or the client has closed its side.
 /// Cancel-safe: what was read is in `first`.
-pub(super) async fn listen<S: AsyncRead + Unpin>(
+pub(super) async fn detect<S: AsyncRead + Unpin>(
     stream: &mut S,
     first: &mut BytesMut,
     wait: Duration,
-) -> std::io::Result<Heard> {
+) -> std::io::Result<Detection> {
     let deadline = Instant::now() + wait;
     loop {
-        if let Some(verdict) = judge(first).filter(|_| !first.is_empty()) {
-            return Ok(Heard::Said(verdict));
+        if let Some(verdict) = classify(first).filter(|_| !first.is_empty()) {
+            return Ok(Detection::Decided(verdict));
         }
         match tokio::time::timeout_at(deadline, stream.read_buf(first)).await {
-            Err(_) => return Ok(Heard::Silence),
-            Ok(Ok(0)) if first.is_empty() => return Ok(Heard::Ended),
+            Err(_) => return Ok(Detection::TimedOut),
+            Ok(Ok(0)) if first.is_empty() => return Ok(Detection::Closed),
             // What stays unfinished is nobody's request, and is refused where it has the mark of one.
-            Ok(Ok(0)) if holds_version(first_line(first)) => return Ok(Heard::Said(Verdict::Http1)),
-            Ok(Ok(0)) => return Ok(Heard::Said(Verdict::Opaque)),
+            Ok(Ok(0)) if holds_version(first_line(first)) => return Ok(Detection::Decided(Verdict::Http1)),
+            Ok(Ok(0)) => return Ok(Detection::Decided(Verdict::Opaque)),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
         }
@@ -178,69 +178,69 @@ pub(super) async fn listen<S: AsyncRead + Unpin>(
 
 /// Listens to a client that has said nothing yet, or not enough, until `silence` has passed: once it has begun to speak,
 /// `within` is its time, or a request's if it begins like one. What it has not finished then is judged as it is. Cancel-safe.
-pub(super) async fn listen_on<S: AsyncRead + Unpin>(
+pub(super) async fn detect_while_silent<S: AsyncRead + Unpin>(
     stream: &mut S,
     first: &mut BytesMut,
     silence: Duration,
     within: Duration,
-) -> std::io::Result<Heard> {
+) -> std::io::Result<Detection> {
     if first.is_empty() {
         // One read is enough to know that it speaks.
         match tokio::time::timeout(silence, stream.read_buf(first)).await {
-            Err(_) => return Ok(Heard::Silence),
-            Ok(Ok(0)) => return Ok(Heard::Ended),
+            Err(_) => return Ok(Detection::TimedOut),
+            Ok(Ok(0)) => return Ok(Detection::Closed),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
         }
     }
-    let heard = listen(stream, first, within).await?;
-    if heard != Heard::Silence {
-        return Ok(heard);
+    let detection = detect(stream, first, within).await?;
+    if detection != Detection::TimedOut {
+        return Ok(detection);
     }
     let line = first_line(first);
     if !is_nearly_request(line) && !may_be_method(line) && !PREFACE.starts_with(first) {
-        return Ok(Heard::Said(Verdict::Opaque));
+        return Ok(Detection::Decided(Verdict::Opaque));
     }
-    match listen(stream, first, REQUEST_LINE).await? {
-        Heard::Silence => {
+    match detect(stream, first, REQUEST_LINE).await? {
+        Detection::TimedOut => {
             let line = first_line(first);
             // The codec refuses what comes too slowly. A pause within a method must not lead past every policy.
             let http = is_nearly_request(line) || is_method_so_far(line) || PREFACE.starts_with(first);
-            Ok(Heard::Said(if http { Verdict::Http1 } else { Verdict::Opaque }))
+            Ok(Detection::Decided(if http { Verdict::Http1 } else { Verdict::Opaque }))
         }
-        heard => Ok(heard),
+        detection => Ok(detection),
     }
 }
 
-/// Who speaks first at a destination, as one worker remembers it.
+/// Which side of a destination's connections sends first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Habit {
-    /// Clients speak first.
-    ClientFirst,
-    /// The server does: there is no point in waiting for the client.
-    ServerFirst,
+pub(super) enum FirstSpeaker {
+    /// The client.
+    Client,
+    /// The server: detection does not wait for the client.
+    Server,
 }
 
-/// The habits of destinations. Bounded; what is forgotten is learned again.
+/// Which side sends first, by destination, as one worker has observed it. Bounded; an entry that expires is learned again.
 #[derive(Debug, Default)]
-pub(crate) struct Habits(RefCell<HashMap<Name, (Habit, Instant)>>);
+pub(crate) struct FirstSpeakers(RefCell<HashMap<Name, (FirstSpeaker, Instant)>>);
 
-impl Habits {
-    pub(super) fn of(&self, destination: &Name) -> Option<Habit> {
-        let habits = self.0.borrow();
-        let (habit, since) = habits.get(destination)?;
-        (since.elapsed() < REMEMBERED).then_some(*habit)
+impl FirstSpeakers {
+    pub(super) fn of(&self, destination: &Name) -> Option<FirstSpeaker> {
+        let first_speakers = self.0.borrow();
+        let (first_speaker, since) = first_speakers.get(destination)?;
+        (since.elapsed() < REMEMBERED).then_some(*first_speaker)
     }
 
-    pub(super) fn learn(&self, destination: &Name, habit: Habit) {
-        let mut habits = self.0.borrow_mut();
-        if habits.len() >= REMEMBERED_DESTINATIONS && !habits.contains_key(destination) {
-            habits.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
-            if habits.len() >= REMEMBERED_DESTINATIONS {
+    pub(super) fn learn(&self, destination: &Name, first_speaker: FirstSpeaker) {
+        let mut first_speakers = self.0.borrow_mut();
+        if first_speakers.len() >= REMEMBERED_DESTINATIONS && !first_speakers.contains_key(destination) {
+            first_speakers.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
+            if first_speakers.len() >= REMEMBERED_DESTINATIONS {
                 return;
             }
         }
-        habits.insert(destination.clone(), (habit, Instant::now()));
+        first_speakers.insert(destination.clone(), (first_speaker, Instant::now()));
     }
 }
 

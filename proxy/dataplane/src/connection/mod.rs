@@ -3,7 +3,7 @@
 //! Called by the worker, one task each. Whatever goes wrong here ends this connection and is recorded.
 
 mod chain;
-mod opening;
+mod first_bytes;
 mod detect;
 
 use std::pin::pin;
@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chain::Begun;
-pub(crate) use detect::Habits;
+use chain::MatchedConnection;
+pub(crate) use detect::FirstSpeakers;
 #[cfg(feature = "fuzzing")]
-pub(crate) use detect::verdicts_stay;
-use detect::{Habit, Heard, Verdict, listen, listen_on};
+pub(crate) use detect::assert_verdict_is_stable;
+use detect::{Detection, FirstSpeaker, Verdict, detect, detect_while_silent};
 use outrigger_config::http_manager::{Codec, HttpConnectionManager, HttpSettings};
 use outrigger_config::listener::{
     DestinationBy, DestinationFinder, FilterChain, Handler, Listener, NetworkFilter, UnknownDestination,
@@ -30,17 +30,17 @@ use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
 use tokio::io::AsyncReadExt;
 
-use crate::capacity::door::Place;
+use crate::capacity::admission::ConnectionSlot;
 use crate::client::ClientFacts;
 use crate::codec::server::Protocol;
 use crate::context::Context;
-use crate::http::downstream::{Downstream, Finder, ServeTunnel, Tunnel, find, limits};
+use crate::http::downstream::{DestinationLookup, Downstream, Tunnel, TunnelHandler, find, limits};
 use crate::http::service;
 use crate::socket::address::OriginalDestination;
 use crate::socket::listener::Accepted;
 use crate::socket::stream::{Peer, Stream};
 use crate::tcp::dial;
-use crate::tcp::relay::{self, Client};
+use crate::tcp::relay::{self, ClientConnection};
 use crate::tls::config::{ALPN_H2, ALPN_HTTP1};
 
 /// How long the client of a destination of unknown protocol may be silent before the server is asked whether it speaks
@@ -53,11 +53,11 @@ const LONGEST_DETECTION: Duration = Duration::from_secs(3600);
 /// Serves a connection that `listener` accepted, until it ends. `drain` tells it to come to its end.
 pub(crate) async fn serve(
     context: Rc<Context>,
-    habits: Rc<Habits>,
+    first_speakers: Rc<FirstSpeakers>,
     drain: DrainGuard,
     listener: Arc<Listener>,
     accepted: Accepted,
-    place: Rc<Place>,
+    slot: Rc<ConnectionSlot>,
 ) {
     let Accepted { stream, client } = accepted;
     let Ok(local) = stream.local_addr() else { return };
@@ -73,67 +73,77 @@ pub(crate) async fn serve(
         address: client.0,
         peer: None,
         key: PeerKey::new(None, client.0.ip()),
-        place: Rc::clone(&place),
+        slot: Rc::clone(&slot),
         encrypted: false,
         destination: original.map_or(local, |original| original.0),
         listener: listener.name.clone(),
         direction: listener.direction,
     };
-    let served = Served { context, habits, drain, original };
+    let served = ConnectionHandler { context, first_speakers, drain, original };
     let serving = pin!(async {
-        // Each stage is boxed, so that a connection does not keep room for those that it has behind it.
+        // Each stage is boxed, so that a connection does not hold memory for stages that are over.
         if let Some((chain, begun)) = Box::pin(served.choose(&listener, stream, facts)).await {
             Box::pin(served.filter(chain, begun)).await;
         }
     });
-    place.serve(serving).await;
+    slot.serve(serving).await;
 }
 
 #[derive(Clone)]
-struct Served {
+struct ConnectionHandler {
     context: Rc<Context>,
-    habits: Rc<Habits>,
+    first_speakers: Rc<FirstSpeakers>,
     drain: DrainGuard,
     original: Option<OriginalDestination>,
 }
 
-impl Served {
+impl ConnectionHandler {
     /// Hands the connection to what its chain says.
-    async fn filter(&self, chain: &FilterChain, begun: Begun) {
-        let Begun { stream, first, facts, alpn } = begun;
+    async fn filter(&self, chain: &FilterChain, begun: MatchedConnection) {
+        let MatchedConnection { stream, first, facts, alpn } = begun;
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
-                let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(manager) };
+                let finder = DestinationLookup::FilterChain {
+                    chain: chain.name.clone(),
+                    manager: Arc::clone(manager),
+                };
                 let protocol = protocol_of(manager.codec, alpn.as_deref());
                 self.http(stream, first, protocol, facts, (finder, &manager.settings)).await;
             }
             NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, first, facts, proxy).await,
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
-                let finder = Finder::Chain { chain: chain.name.clone(), manager: Arc::clone(http) };
-                let either = Either { http, tcp, within: *within, finder, destination: &chain.name };
+                let finder =
+                    DestinationLookup::FilterChain { chain: chain.name.clone(), manager: Arc::clone(http) };
+                let either = DetectTarget { http, tcp, within: *within, finder, destination: &chain.name };
                 self.detect(stream, BytesMut::from(first), facts, either).await;
             }
-            NetworkFilter::Find(finder) => self.find(finder, stream, first, facts).await,
+            NetworkFilter::Find(finder) => self.serve_destination(finder, stream, first, facts).await,
         }
     }
 
     /// Finds what the connection is for.
-    async fn find(&self, finder: &DestinationFinder, stream: Stream, first: Bytes, facts: ClientFacts) {
+    async fn serve_destination(
+        &self,
+        finder: &DestinationFinder,
+        stream: Stream,
+        first: Bytes,
+        facts: ClientFacts,
+    ) {
         match &finder.by {
             DestinationBy::Authority => {
-                let way = Finder::Authority(finder.unknown, self.tunnels(&facts));
+                let way = DestinationLookup::Authority(finder.unknown, self.tunnels(&facts));
                 self.http(stream, first, Protocol::Detect, facts, (way, &finder.http)).await;
             }
             DestinationBy::Name(name) => {
-                self.named(name.clone(), finder.unknown, stream, first, facts).await;
+                self.serve_named(name.clone(), finder.unknown, stream, first, facts).await;
             }
             DestinationBy::OriginalDestination => match self.original {
                 Some(original) => {
                     let name = normalized_address(original.0).into();
-                    self.named(name, finder.unknown, stream, first, facts).await;
+                    self.serve_named(name, finder.unknown, stream, first, facts).await;
                 }
                 None => {
-                    // Passing it on would come back here, for ever.
+                    // Dialling its destination would loop back to this listener.
                     let failure = Failure::local(Reason::NoDestination, "the connection was not redirected");
                     relay::refuse(&self.context, &facts, &failure);
                 }
@@ -142,7 +152,7 @@ impl Served {
     }
 
     /// Serves a connection to the destination of an asked name.
-    async fn named(
+    async fn serve_named(
         &self,
         asked: Name,
         unknown: UnknownDestination,
@@ -158,19 +168,21 @@ impl Served {
         };
         let Some(found) = found else {
             drop(snapshot);
-            let _running = facts.place.begin();
-            return Box::pin(relay::pass_on(&self.context, &asked, client(stream, first, facts))).await;
+            let _running = facts.slot.begin();
+            return Box::pin(relay::relay_passthrough(&self.context, &asked, client(stream, first, facts)))
+                .await;
         };
         drop(snapshot);
         match &found.handler {
             Handler::Http(manager) => {
-                let way = (Finder::Named(asked, unknown), &*manager.settings);
+                let way = (DestinationLookup::Name(asked, unknown), &*manager.settings);
                 self.http(stream, first, protocol_of(manager.codec, None), facts, way).await;
             }
             Handler::Tcp(proxy) => self.tcp(stream, first, facts, proxy).await,
             Handler::Detect { http, tcp, within } => {
-                let finder = Finder::Named(asked, unknown);
-                let either = Either { http, tcp, within: *within, finder, destination: &found.canonical };
+                let finder = DestinationLookup::Name(asked, unknown);
+                let either =
+                    DetectTarget { http, tcp, within: *within, finder, destination: &found.canonical };
                 self.detect(stream, BytesMut::from(first), facts, either).await;
             }
         }
@@ -178,12 +190,12 @@ impl Served {
 
     /// What becomes of CONNECTs: a tunnel is a connection to that destination. It may hold another CONNECT only if that
     /// destination is a proxy, in which case it is the proxy's, so that this nests once.
-    fn tunnels(&self, facts: &ClientFacts) -> ServeTunnel {
+    fn tunnels(&self, facts: &ClientFacts) -> TunnelHandler {
         let (served, facts) = (self.clone(), facts.clone());
-        ServeTunnel::new(move |Tunnel { connection, asked, unknown }| {
+        TunnelHandler::new(move |Tunnel { connection, requested: asked, unknown }| {
             let (served, facts) = (served.clone(), facts.clone());
             Box::pin(async move {
-                served.named(asked, unknown, connection.stream, connection.read, facts).await;
+                served.serve_named(asked, unknown, connection.stream, connection.read, facts).await;
             })
         })
     }
@@ -195,12 +207,12 @@ impl Served {
         first: Bytes,
         protocol: Protocol,
         facts: ClientFacts,
-        (finder, http): (Finder, &HttpSettings),
+        (finder, http): (DestinationLookup, &HttpSettings),
     ) {
         let context = Rc::clone(&self.context);
         let limits = limits(&context.limits, http, &facts);
         let drain = self.drain.clone();
-        let on = Downstream { context, client: facts, finder, limits, drain };
+        let on = Downstream { context, client: facts, lookup: finder, limits, drain };
         // The largest of what becomes of a connection, and none of it is needed before this.
         let served = Box::pin(service::serve(&on, stream, first, protocol));
         if let Err(failure) = served.await {
@@ -209,39 +221,45 @@ impl Served {
     }
 
     async fn tcp(&self, stream: Stream, first: Bytes, facts: ClientFacts, proxy: &TcpProxy) {
-        let _running = facts.place.begin();
+        let _running = facts.slot.begin();
         let snapshot = self.context.view.snapshot();
         Box::pin(relay::relay(&self.context, &snapshot, proxy, client(stream, first, facts))).await;
     }
 
-    /// HTTP or not, by what the client says first; and when it says nothing, by whether the server does.
-    async fn detect(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
-        let wait = match self.habits.of(either.destination) {
-            Some(Habit::ServerFirst) => Duration::ZERO,
-            Some(Habit::ClientFirst) => either.within,
+    /// Detects whether the connection is HTTP by the client's first bytes, or if it sends none, by whether the server sends first.
+    async fn detect(
+        &self,
+        mut stream: Stream,
+        mut first: BytesMut,
+        facts: ClientFacts,
+        either: DetectTarget<'_>,
+    ) {
+        let wait = match self.first_speakers.of(either.destination) {
+            Some(FirstSpeaker::Server) => Duration::ZERO,
+            Some(FirstSpeaker::Client) => either.within,
             None => either.within.min(LONGEST_SILENCE),
         };
-        match listen(&mut stream, &mut first, wait).await {
-            Ok(Heard::Said(verdict)) => {
-                self.habits.learn(either.destination, Habit::ClientFirst);
-                self.judged(verdict, stream, first.freeze(), facts, either).await;
+        match detect(&mut stream, &mut first, wait).await {
+            Ok(Detection::Decided(verdict)) => {
+                self.first_speakers.learn(either.destination, FirstSpeaker::Client);
+                self.serve_detected(verdict, stream, first.freeze(), facts, either).await;
             }
-            Ok(Heard::Silence) => Box::pin(self.either(stream, first, facts, either)).await,
+            Ok(Detection::TimedOut) => Box::pin(self.detect_both(stream, first, facts, either)).await,
             // It may want to hear the server. One that is gone only probed the port.
-            Ok(Heard::Ended) if stream.peer() != Peer::Gone => {
+            Ok(Detection::Closed) if stream.peer() != Peer::Gone => {
                 self.tcp(stream, Bytes::new(), facts, either.tcp).await;
             }
-            Ok(Heard::Ended) | Err(_) => {}
+            Ok(Detection::Closed) | Err(_) => {}
         }
     }
 
-    async fn judged(
+    async fn serve_detected(
         &self,
         verdict: Verdict,
         stream: Stream,
         first: Bytes,
         facts: ClientFacts,
-        either: Either<'_>,
+        either: DetectTarget<'_>,
     ) {
         let protocol = match (either.http.codec, verdict) {
             (_, Verdict::Opaque) => return self.tcp(stream, first, facts, either.tcp).await,
@@ -251,9 +269,15 @@ impl Served {
         self.http(stream, first, protocol, facts, (either.finder, &either.http.settings)).await;
     }
 
-    /// The client is silent: an endpoint is dialled, and whoever speaks first decides.
-    async fn either(&self, mut stream: Stream, mut first: BytesMut, facts: ClientFacts, either: Either<'_>) {
-        let running = facts.place.begin();
+    /// The client is silent: dials an endpoint, and the side that sends first decides.
+    async fn detect_both(
+        &self,
+        mut stream: Stream,
+        mut first: BytesMut,
+        facts: ClientFacts,
+        either: DetectTarget<'_>,
+    ) {
+        let running = facts.slot.begin();
         let snapshot = self.context.view.snapshot();
         let mut opened = match dial::open(&self.context, &snapshot, either.tcp, &facts).await {
             Ok(opened) => opened,
@@ -265,9 +289,9 @@ impl Served {
         let mut spoken = BytesMut::new();
         let said = tokio::select! {
             biased;
-            heard = listen_on(&mut stream, &mut first, LONGEST_DETECTION, either.within) => match heard {
-                Ok(Heard::Said(verdict)) => Some(verdict),
-                Ok(Heard::Silence | Heard::Ended) => Some(Verdict::Opaque),
+            heard = detect_while_silent(&mut stream, &mut first, LONGEST_DETECTION, either.within) => match heard {
+                Ok(Detection::Decided(verdict)) => Some(verdict),
+                Ok(Detection::TimedOut | Detection::Closed) => Some(Verdict::Opaque),
                 Err(_) => return,
             },
             // An endpoint that hangs up, or whose connection fails, is relayed as just that.
@@ -276,29 +300,29 @@ impl Served {
         match said {
             Some(Verdict::Opaque) | None => {
                 if said.is_none() && !spoken.is_empty() {
-                    self.habits.learn(either.destination, Habit::ServerFirst);
+                    self.first_speakers.learn(either.destination, FirstSpeaker::Server);
                 }
                 let client = client(stream, first.freeze(), facts);
                 relay::relay_opened(&self.context, either.tcp, client, opened, spoken.freeze()).await;
             }
             Some(verdict) => {
                 drop((opened, running));
-                self.habits.learn(either.destination, Habit::ClientFirst);
-                self.judged(verdict, stream, first.freeze(), facts, either).await;
+                self.first_speakers.learn(either.destination, FirstSpeaker::Client);
+                self.serve_detected(verdict, stream, first.freeze(), facts, either).await;
             }
         }
     }
 }
 
-/// A destination that may be HTTP or opaque.
-struct Either<'a> {
+/// A destination whose protocol is detected.
+struct DetectTarget<'a> {
     http: &'a HttpConnectionManager,
     tcp: &'a TcpProxy,
     /// How long the client's first bytes may take.
     within: Duration,
-    /// How HTTP requests find what is done with them.
-    finder: Finder,
-    /// Under which name its habit is remembered.
+    /// How the destination of its HTTP requests is looked up.
+    finder: DestinationLookup,
+    /// The name under which it is remembered which side sends first.
     destination: &'a Name,
 }
 
@@ -310,8 +334,8 @@ fn protocol_of(codec: Codec, alpn: Option<&[u8]>) -> Protocol {
     }
 }
 
-fn client(stream: Stream, first: Bytes, facts: ClientFacts) -> Client {
-    Client { stream, first, facts }
+fn client(stream: Stream, first: Bytes, facts: ClientFacts) -> ClientConnection {
+    ClientConnection { stream, first, facts }
 }
 
 #[cfg(test)]
@@ -329,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_connection_fits_in_four_and_a_half_kib_beside_what_its_protocol_takes() {
-        let (own, stage) = (size_of_future(serve), size_of_stage(Served::filter));
+        let (own, stage) = (size_of_future(serve), size_of_stage(ConnectionHandler::filter));
         assert!(own + stage <= 4608, "it takes {own} and {stage} bytes");
     }
 }

@@ -17,9 +17,9 @@ use outrigger_policy::retry_budget::RetryPermit;
 use tokio::time::Instant;
 
 use super::journal::Journal;
-use super::limit::{Late, Limit};
 use super::refusal;
-use super::replay::Replay;
+use super::replay::ReplayBody;
+use super::time_limit::{TimeLimit, TimedOut};
 use crate::codec::answer::{Answer, Payload};
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
@@ -35,13 +35,13 @@ pub(super) struct Attempt<'a> {
     /// The request's head, as the host gets it.
     pub(super) head: &'a RequestHead,
     /// The request's body.
-    pub(super) body: &'a Replay,
+    pub(super) body: &'a ReplayBody,
     /// Whose request it is.
     pub(super) peer: &'a Rc<Peer>,
     /// In which version it goes to a plaintext host.
     pub(super) speaks: Speaks,
     /// How long this attempt may take.
-    pub(super) limit: Limit,
+    pub(super) limit: TimeLimit,
 }
 
 /// What a host answered.
@@ -193,7 +193,7 @@ pub(super) async fn response(
         match exchange.answer().await? {
             Answer::Interim(head) => interim(head).await,
             Answer::Final(mut head, payload) => {
-                refusal::hear(&mut head.headers, peer.as_ref())?;
+                refusal::check(&mut head.headers, peer.as_ref())?;
                 let facts = ResponseFacts::read(head.status, &head.headers, SystemTime::now);
                 return Ok(Response { head, facts, payload, exchange });
             }
@@ -201,10 +201,10 @@ pub(super) async fn response(
     }
 }
 
-fn late(which: Late, reached: Reached) -> Failure {
+fn late(which: TimedOut, reached: Reached) -> Failure {
     let what = match which {
-        Late::Still => "no byte moved",
-        Late::Deadline => "no answer in time",
+        TimedOut::Idle => "no byte moved",
+        TimedOut::Deadline => "no answer in time",
     };
     Failure::upstream(Reason::UpstreamRequestTimeout, reached, what)
 }
@@ -215,9 +215,9 @@ pub(super) fn silent() -> Failure {
 }
 
 /// How long one attempt may take and stand still, its response included, of a request with this `limit`.
-pub(super) fn limit(retry: Option<&RetryPolicy>, limit: Limit) -> Limit {
+pub(super) fn limit(retry: Option<&RetryPolicy>, limit: TimeLimit) -> TimeLimit {
     let deadline = retry.and_then(|retry| retry.per_try_timeout).map(|limit| Instant::now() + limit);
-    Limit { deadline: deadline.into_iter().chain(limit.deadline).min(), idle: idle(retry, limit.idle) }
+    TimeLimit { deadline: deadline.into_iter().chain(limit.deadline).min(), idle: idle(retry, limit.idle) }
 }
 
 /// How long one attempt may stand still, its response included.

@@ -1,6 +1,4 @@
-//! What follows an attempt: one more, or its outcome stands.
-//!
-//! Called after each attempt. It sleeps and sends nothing itself.
+//! Decides after each attempt whether the request is retried or its outcome is final. Does no I/O and never waits.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +11,7 @@ use outrigger_policy::retry_budget::RetryPermit;
 use tokio::time::Instant;
 
 use super::attempt::{Failed, Response, silent};
-use super::replay::Replay;
+use super::replay::ReplayBody;
 use crate::codec::head::RequestHead;
 use crate::upstream::cluster::Cluster;
 
@@ -21,9 +19,9 @@ use crate::upstream::cluster::Cluster;
 /// a host that closes every connection is left after so many.
 const CLOSED_CONNECTIONS: u32 = 2;
 
-/// What the decision after an attempt rests on, the same for all attempts of a request.
+/// What the decision depends on; the same for all attempts of a request.
 #[derive(Debug)]
-pub(super) struct Rules<'a> {
+pub(super) struct RetryRules<'a> {
     /// Where the request goes.
     pub(super) cluster: &'a Cluster,
     /// The route's retries.
@@ -34,12 +32,12 @@ pub(super) struct Rules<'a> {
     pub(super) resolved: Option<usize>,
 }
 
-/// What follows an attempt.
-pub(super) enum Next {
-    /// One more, after a pause. A charged one holds its permit of the budget.
-    Again(Duration, Option<RetryPermit>),
-    /// The outcome stands, for this reason if not for its own.
-    Stands(Option<Reason>),
+/// Whether an attempt is followed by another one.
+pub(super) enum RetryDecision {
+    /// Another attempt after a delay, with its permit of the retry budget if it is charged to that.
+    Retry(Duration, Option<RetryPermit>),
+    /// The outcome is final; the reason, if any, replaces its own.
+    Final(Option<Reason>),
 }
 
 /// What happened to a request so far.
@@ -55,7 +53,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Another host is asked while a first one still has the request.
+    /// Counts an attempt at another host while the first one still has the request.
     pub(super) fn covered(&mut self) {
         self.retries.count();
         self.furthest = Reached::Maybe;
@@ -68,38 +66,38 @@ impl Default for Progress {
     }
 }
 
-impl Rules<'_> {
-    /// The host has answered.
+impl RetryRules<'_> {
+    /// Decides after a response.
     pub(super) fn after_answer(
         &self,
         response: &Response,
         head: &RequestHead,
-        body: &Replay,
+        body: &ReplayBody,
         progress: &mut Progress,
-    ) -> Next {
+    ) -> RetryDecision {
         progress.furthest = Reached::Maybe;
-        let (Some(retry), true) = (self.retry, body.is_whole()) else { return Next::Stands(None) };
+        let (Some(retry), true) = (self.retry, body.is_whole()) else { return RetryDecision::Final(None) };
         let outcome = Outcome::Answered { facts: response.facts, headers: &response.head.headers };
         self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..)))
     }
 
-    /// No answer came.
+    /// Decides after a failure.
     pub(super) fn after_failure(
         &self,
         failed: &Failed,
         head: &RequestHead,
-        body: &Replay,
+        body: &ReplayBody,
         progress: &mut Progress,
-    ) -> Next {
+    ) -> RetryDecision {
         let Failed { failure, reused, connection: _, moved: _ } = failed;
         progress.furthest = progress.furthest.max(failure.reached);
         if !body.is_whole() {
-            return Next::Stands(None);
+            return RetryDecision::Final(None);
         }
         if *reused && progress.retries.made() < CLOSED_CONNECTIONS && self.in_time(Duration::ZERO) {
             if came_late(failure) {
                 progress.retries.count();
-                return Next::Again(Duration::ZERO, None);
+                return RetryDecision::Retry(Duration::ZERO, None);
             }
             if self.may_have_come_late(failure, &head.method) {
                 progress.retries.count();
@@ -110,13 +108,13 @@ impl Rules<'_> {
             && failure.reached == Reached::NotWritten
             && self.in_time(Duration::ZERO)
         {
-            return Next::Again(Duration::ZERO, None);
+            return RetryDecision::Retry(Duration::ZERO, None);
         }
-        let Some(retry) = self.retry else { return Next::Stands(None) };
+        let Some(retry) = self.retry else { return RetryDecision::Final(None) };
         let outcome = Outcome::Failed(failure);
         match self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..))) {
             // The failure says more than that it was the last.
-            Next::Stands(Some(Reason::UpstreamRetryLimitExceeded)) => Next::Stands(None),
+            RetryDecision::Final(Some(Reason::UpstreamRetryLimitExceeded)) => RetryDecision::Final(None),
             next => next,
         }
     }
@@ -126,7 +124,7 @@ impl Rules<'_> {
     pub(super) fn moving(
         &self,
         head: &RequestHead,
-        body: &Replay,
+        body: &ReplayBody,
         progress: &mut Progress,
     ) -> Option<RetryPermit> {
         let retry = self.retry.filter(|_| body.is_whole() && head.method.is_idempotent())?;
@@ -141,20 +139,20 @@ impl Rules<'_> {
         Some(moving)
     }
 
-    fn decided(&self, decision: Decision) -> Next {
+    fn decided(&self, decision: Decision) -> RetryDecision {
         match decision {
-            Decision::Stands => Next::Stands(None),
-            Decision::LimitReached => Next::Stands(Some(Reason::UpstreamRetryLimitExceeded)),
-            Decision::Retry { after, .. } if !self.in_time(after) => Next::Stands(None),
-            Decision::Retry { after, charged: false } => Next::Again(after, None),
+            Decision::Stands => RetryDecision::Final(None),
+            Decision::LimitReached => RetryDecision::Final(Some(Reason::UpstreamRetryLimitExceeded)),
+            Decision::Retry { after, .. } if !self.in_time(after) => RetryDecision::Final(None),
+            Decision::Retry { after, charged: false } => RetryDecision::Retry(after, None),
             Decision::Retry { after, charged: true } => self.charged(after),
         }
     }
 
-    fn charged(&self, after: Duration) -> Next {
+    fn charged(&self, after: Duration) -> RetryDecision {
         match self.cluster.retry() {
-            Some(paid) => Next::Again(after, Some(paid)),
-            None => Next::Stands(Some(Reason::RetryBudgetExceeded)),
+            Some(paid) => RetryDecision::Retry(after, Some(paid)),
+            None => RetryDecision::Final(Some(Reason::RetryBudgetExceeded)),
         }
     }
 

@@ -16,7 +16,7 @@ use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
-use crate::capacity::door::Running;
+use crate::capacity::admission::ActiveGuard;
 use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::codec::limits::{Limits, ResetLimits};
@@ -26,20 +26,20 @@ use crate::context::Context;
 /// Where `http` goes without a port (RFC 9110 section 4.2.1).
 const HTTP_PORT: u16 = 80;
 
-/// How requests find out what is done with them.
+/// How the destination of a request is looked up.
 #[derive(Debug, Clone)]
-pub(crate) enum Finder {
-    /// The listener's chain says it. Taken anew from each request's snapshot.
-    Chain {
+pub(crate) enum DestinationLookup {
+    /// In the filter chain of the listener, read from each request's snapshot.
+    FilterChain {
         /// The chain's name.
         chain: Name,
-        /// What the chain said when the connection came; counts when the listener is gone.
+        /// Its configuration when the connection was accepted; used if the listener was removed.
         manager: Arc<HttpConnectionManager>,
     },
-    /// Every request goes to this asked name.
-    Named(Name, UnknownDestination),
-    /// Each request says where, and a CONNECT may lead there.
-    Authority(UnknownDestination, ServeTunnel),
+    /// By this name, for every request.
+    Name(Name, UnknownDestination),
+    /// By the authority of each request; CONNECT may open tunnels.
+    Authority(UnknownDestination, TunnelHandler),
 }
 
 /// A connection that speaks HTTP.
@@ -47,20 +47,20 @@ pub(crate) enum Finder {
 pub(crate) struct Downstream {
     pub(crate) context: Rc<Context>,
     pub(crate) client: ClientFacts,
-    pub(crate) finder: Finder,
+    pub(crate) lookup: DestinationLookup,
     /// What this client may cost.
     pub(crate) limits: Rc<Limits>,
-    /// Tells it to come to its end.
+    /// Notifies it of the drain.
     pub(crate) drain: DrainGuard,
 }
 
-/// Serves what a CONNECT leads to, until it ends: whoever serves connections does, since it is one.
+/// Serves the tunnel that a CONNECT opens like an accepted connection, until it ends.
 #[derive(Clone)]
-pub(crate) struct ServeTunnel(Rc<dyn Fn(Tunnel) -> Serving>);
+pub(crate) struct TunnelHandler(Rc<dyn Fn(Tunnel) -> Serving>);
 
 type Serving = Pin<Box<dyn Future<Output = ()>>>;
 
-impl ServeTunnel {
+impl TunnelHandler {
     pub(crate) fn new(serve: impl Fn(Tunnel) -> Serving + 'static) -> Self {
         Self(Rc::new(serve))
     }
@@ -70,9 +70,9 @@ impl ServeTunnel {
     }
 }
 
-impl fmt::Debug for ServeTunnel {
+impl fmt::Debug for TunnelHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServeTunnel")
+        f.write_str("TunnelHandler")
     }
 }
 
@@ -80,27 +80,27 @@ impl fmt::Debug for ServeTunnel {
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) connection: Upgraded,
-    pub(crate) asked: Name,
+    pub(crate) requested: Name,
     pub(crate) unknown: UnknownDestination,
 }
 
-/// What a request goes to.
+/// The destination of a request.
 #[derive(Debug)]
 pub(super) enum Destination {
-    /// Something of the mesh.
+    /// A destination in the mesh.
     Manager(Arc<HttpConnectionManager>),
-    /// A host that the mesh does not have, by its asked name.
-    Outside(Name),
+    /// A host outside the mesh, by its requested name.
+    Passthrough(Name),
 }
 
 impl Downstream {
     /// A request of that version is under way, until the guard is dropped. An HTTP/2 connection that has carried one stays
     /// for as long as it likes: what is on its way on it cannot be known.
-    pub(super) fn running(&self, version: http::Version) -> Running {
+    pub(super) fn running(&self, version: http::Version) -> ActiveGuard {
         if version == http::Version::HTTP_2 {
-            self.client.place.keep();
+            self.client.slot.keep();
         }
-        self.client.place.begin()
+        self.client.slot.begin()
     }
 
     /// What `head`'s request goes to, with the snapshot that says so: the request's only one.
@@ -108,8 +108,8 @@ impl Downstream {
         &self,
         head: &RequestHead,
     ) -> Result<(Destination, Arc<Snapshot>), Failure> {
-        let (asked, unknown) = match &self.finder {
-            Finder::Chain { chain, manager } => {
+        let (requested, unknown) = match &self.lookup {
+            DestinationLookup::FilterChain { chain, manager } => {
                 let snapshot = self.context.view.snapshot();
                 let listener = snapshot.listeners.get(&self.client.listener);
                 let newest = listener.and_then(|listener| {
@@ -119,17 +119,19 @@ impl Downstream {
                 let manager = Arc::clone(newest.unwrap_or(manager));
                 return Ok((Destination::Manager(manager), snapshot));
             }
-            Finder::Named(asked, unknown) => (std::borrow::Cow::Borrowed(&**asked), *unknown),
-            Finder::Authority(unknown, _) => (asked_by(head)?, *unknown),
+            DestinationLookup::Name(requested, unknown) => {
+                (std::borrow::Cow::Borrowed(&**requested), *unknown)
+            }
+            DestinationLookup::Authority(unknown, _) => (requested_name(head)?, *unknown),
         };
-        let (found, snapshot) = find(&self.context, &self.client, &asked, unknown).await?;
-        let Some(found) = found else { return Ok((Destination::Outside(asked.into()), snapshot)) };
+        let (found, snapshot) = find(&self.context, &self.client, &requested, unknown).await?;
+        let Some(found) = found else { return Ok((Destination::Passthrough(requested.into()), snapshot)) };
         match &found.handler {
             Handler::Http(manager) | Handler::Detect { http: manager, .. } => {
                 Ok((Destination::Manager(Arc::clone(manager)), snapshot))
             }
             Handler::Tcp(_) => {
-                Err(Failure::local(Reason::NoRouteFound, format!("{asked} does not speak HTTP")))
+                Err(Failure::local(Reason::NoRouteFound, format!("{requested} does not speak HTTP")))
             }
         }
     }
@@ -160,25 +162,27 @@ pub(crate) fn limits(own: &Limits, http: &HttpSettings, client: &ClientFacts) ->
 pub(crate) async fn find(
     context: &Context,
     client: &ClientFacts,
-    asked: &str,
+    requested: &str,
     unknown: UnknownDestination,
 ) -> Result<(Option<Arc<MeshDestination>>, Arc<Snapshot>), Failure> {
     let mut snapshot = context.view.snapshot();
-    if let Some(found) = context.on_demand.known(&snapshot, asked) {
+    if let Some(found) = context.on_demand.known(&snapshot, requested) {
         return Ok((Some(found), snapshot));
     }
-    let answer = context.on_demand.destination(&context.view, asked, &client.key).await;
+    let answer = context.on_demand.destination(&context.view, requested, &client.key).await;
     snapshot = context.view.snapshot();
     match answer {
         Lookup::Found(found) => {
             // The snapshot of now, so that destination, routes and clusters are of one moment.
-            let found = context.on_demand.known(&snapshot, asked).unwrap_or(found);
+            let found = context.on_demand.known(&snapshot, requested).unwrap_or(found);
             Ok((Some(found), snapshot))
         }
         Lookup::Absent if unknown == UnknownDestination::PassThrough => Ok((None, snapshot)),
-        Lookup::Absent => Err(Failure::local(Reason::NoDestination, format!("the mesh has no {asked}"))),
-        Lookup::Refused => Err(unknowable(format!("what the control plane says of {asked} cannot be used"))),
-        Lookup::Unknown => Err(unknowable(format!("nobody said in time what {asked} is"))),
+        Lookup::Absent => Err(Failure::local(Reason::NoDestination, format!("the mesh has no {requested}"))),
+        Lookup::Refused => {
+            Err(unknowable(format!("what the control plane says of {requested} cannot be used")))
+        }
+        Lookup::Unknown => Err(unknowable(format!("nobody said in time what {requested} is"))),
     }
 }
 
@@ -187,8 +191,8 @@ fn unknowable(why: String) -> Failure {
     Failure::upstream(Reason::DestinationTimeout, Reached::NotWritten, why)
 }
 
-/// The name that a request asks for.
-pub(super) fn asked_by(head: &RequestHead) -> Result<std::borrow::Cow<'_, str>, Failure> {
+/// Returns the destination name that a request's authority stands for.
+pub(super) fn requested_name(head: &RequestHead) -> Result<std::borrow::Cow<'_, str>, Failure> {
     let none = |what: &str| Failure::downstream(Reason::DownstreamProtocolError, what);
     let authority = head.authority.as_ref().ok_or_else(|| none("the request names no host"))?;
     normalized_name(authority.as_str(), HTTP_PORT).ok_or_else(|| none("the request's host is no name"))

@@ -62,7 +62,7 @@ pub(super) fn pass<'r, 'a>(
 
 impl<'r, 'a> Admitted<'r, 'a> {
     /// A request to a destination outside the mesh, where no listener has filters.
-    pub(super) fn outside(cx: &'r mut RequestContext<'a>) -> Self {
+    pub(super) fn passthrough(cx: &'r mut RequestContext<'a>) -> Self {
         Self(cx)
     }
 

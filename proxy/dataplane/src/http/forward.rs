@@ -20,14 +20,14 @@ use outrigger_policy::retry::RetryPolicy;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::attempt::{self, Attempt, Ended, Failed, Response};
-use super::decide::{Next, Progress, Rules};
+use super::decide::{Progress, RetryDecision, RetryRules};
 use super::filters::Admitted;
-use super::limit::Limit;
 use super::pair::Probe;
-use super::replay::{Keeping, Replay};
-use super::reply::{Held, Reply};
+use super::replay::{BufferLimits, ReplayBody};
+use super::reply::{Reply, ResponseGuard};
 use super::request_context::RequestContext;
 use super::request_timeout::{RequestLimit, RequestTimeout};
+use super::time_limit::TimeLimit;
 use crate::codec::answer::Payload;
 use crate::codec::body::Body;
 use crate::upstream::bounds::Peer;
@@ -52,7 +52,7 @@ pub(super) struct Forwarding<'a> {
     /// What is kept for them, and who is told of them.
     pub(super) attempts: &'a Attempts,
     /// How long the whole request may take and stand still.
-    pub(super) limit: Limit,
+    pub(super) limit: TimeLimit,
     /// When all of the request's body has to be here (`HttpConnectionManager.request_timeout`).
     pub(super) body_deadline: Option<Instant>,
 }
@@ -60,9 +60,9 @@ pub(super) struct Forwarding<'a> {
 /// What the attempts of one request share.
 struct Attempting<'r, 'a> {
     cx: &'r mut RequestContext<'a>,
-    body: &'r Replay,
+    body: &'r ReplayBody,
     peer: Rc<Peer>,
-    rules: &'r Rules<'r>,
+    rules: &'r RetryRules<'r>,
     progress: Progress,
 }
 
@@ -76,13 +76,13 @@ impl Attempting<'_, '_> {
 
 impl Forwarding<'_> {
     /// To a destination outside the mesh, of which nobody said how long anything may take.
-    pub(super) fn outside(cluster: Rc<Cluster>, hosts: Vec<Rc<Host>>) -> Self {
+    pub(super) fn passthrough(cluster: Rc<Cluster>, hosts: Vec<Rc<Host>>) -> Self {
         Self {
             cluster,
             hosts: Some(hosts),
             retry: None,
             attempts: &Attempts::DEFAULT,
-            limit: Limit::default(),
+            limit: TimeLimit::default(),
             body_deadline: None,
         }
     }
@@ -94,12 +94,12 @@ impl Forwarding<'_> {
         let cx = admitted.into_context();
         let (body, _clock) = self.timed_body(cx);
         let permit = self.cluster.admit(&cx.on.client.key).await?;
-        let body = Replay::new(body, || Keeping {
+        let body = ReplayBody::new(body, || BufferLimits {
             limit: self.attempts.kept_bytes,
             of_worker: Rc::clone(&cx.on.context.kept_bytes),
             metrics: cx.journal.metrics(),
         });
-        let rules = Rules {
+        let rules = RetryRules {
             cluster: &self.cluster,
             retry: self.retry,
             deadline: self.limit.deadline,
@@ -137,12 +137,12 @@ impl Forwarding<'_> {
                         self.blame(&asking, &failed.failure, failed.connection);
                         rules.after_failure(failed, &cx.head, &body, progress)
                     } else {
-                        Next::Again(Duration::ZERO, None)
+                        RetryDecision::Retry(Duration::ZERO, None)
                     }
                 }
             };
             match (next, outcome) {
-                (Next::Again(pause, paid), outcome) => {
+                (RetryDecision::Retry(pause, paid), outcome) => {
                     cx.journal.attempt_ends();
                     self.cluster.series.retries.increment();
                     progress.tried.push(host.address);
@@ -153,17 +153,17 @@ impl Forwarding<'_> {
                         tokio::time::sleep(pause).await;
                     }
                 }
-                (Next::Stands(reason), Ok(Response { mut head, payload, exchange, .. })) => {
+                (RetryDecision::Final(reason), Ok(Response { mut head, payload, exchange, .. })) => {
                     if let Some(reason) = reason {
                         cx.journal.set_reason(reason);
                     }
-                    body.let_go();
+                    body.stop_buffering();
                     if self.attempts.count_in_response {
                         head.headers.insert(ATTEMPT_COUNT, progress.begun.into());
                     }
                     let frames = host.frames();
-                    let held = Held {
-                        limit: Limit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
+                    let guard = ResponseGuard {
+                        limit: TimeLimit { idle: attempt::idle(self.retry, self.limit.idle), ..self.limit },
                         cluster: Rc::clone(&self.cluster),
                         host,
                         permit,
@@ -172,11 +172,13 @@ impl Forwarding<'_> {
                         _exchange: exchange,
                     };
                     return Ok(match payload {
-                        Payload::Body(body) => Reply::Response(head, body.frames_counted(frames), Some(held)),
-                        Payload::Tunnel(upgraded) => Reply::Tunnel(head, upgraded, held),
+                        Payload::Body(body) => {
+                            Reply::Response(head, body.frames_counted(frames), Some(guard))
+                        }
+                        Payload::Tunnel(upgraded) => Reply::Tunnel(head, upgraded, guard),
                     });
                 }
-                (Next::Stands(reason), Err(Failed { mut failure, .. })) => {
+                (RetryDecision::Final(reason), Err(Failed { mut failure, .. })) => {
                     failure.reason = reason.unwrap_or(failure.reason);
                     failure.reached = progress.furthest;
                     return Err(failure);
@@ -347,14 +349,14 @@ impl Forwarding<'_> {
     fn heeding(
         &self,
         pushback: Option<Pushback>,
-        next: Next,
+        next: RetryDecision,
         host: &Host,
         cx: &RequestContext<'_>,
         tried: &[SocketAddr],
-    ) -> Next {
+    ) -> RetryDecision {
         let Some(pushback) = pushback else { return next };
-        let Next::Again(pause, paid) = next else { return next };
-        let Pushback::After(wait) = pushback else { return Next::Stands(None) };
+        let RetryDecision::Retry(pause, paid) = next else { return next };
+        let Pushback::After(wait) = pushback else { return RetryDecision::Final(None) };
         let tried: Vec<_> = tried.iter().copied().chain([host.address]).collect();
         let again = self
             .pick(cx.on.client.destination, &tried, Probing::Never)
@@ -363,7 +365,11 @@ impl Forwarding<'_> {
         // First the bound: what an endpoint asks for may be longer than a clock can hold.
         let in_time = || self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
         // The client, which gets the pushback too, can wait as well.
-        if pause <= LONGEST_PAUSE && in_time() { Next::Again(pause, paid) } else { Next::Stands(None) }
+        if pause <= LONGEST_PAUSE && in_time() {
+            RetryDecision::Retry(pause, paid)
+        } else {
+            RetryDecision::Final(None)
+        }
     }
 
     /// Counts a failure against its host as far as the host is to blame for it.

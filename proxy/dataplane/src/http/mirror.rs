@@ -150,11 +150,11 @@ struct Tee {
 /// What waits for one copy.
 #[derive(Default)]
 struct Queue {
-    state: RefCell<State>,
+    state: RefCell<QueueState>,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     frames: VecDeque<Frame>,
     /// Bytes in `frames`.
     bytes: usize,
@@ -254,7 +254,7 @@ impl Queue {
         state.dropped || !state.ended
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut QueueState)) {
         let waker = {
             let mut state = self.state.borrow_mut();
             change(&mut state);
@@ -266,13 +266,13 @@ impl Queue {
     }
 }
 
-impl State {
+impl QueueState {
     fn hold(&mut self, bytes: usize) {
         self.bytes += bytes;
         WAITING.set(WAITING.get() + bytes);
     }
 
-    fn let_go(&mut self, bytes: usize) {
+    fn release(&mut self, bytes: usize) {
         self.bytes -= bytes;
         WAITING.set(WAITING.get() - bytes);
     }
@@ -281,13 +281,13 @@ impl State {
     fn discard(&mut self) {
         self.dropped = true;
         self.frames.clear();
-        self.let_go(self.bytes);
+        self.release(self.bytes);
     }
 }
 
-impl Drop for State {
+impl Drop for QueueState {
     fn drop(&mut self) {
-        self.let_go(self.bytes);
+        self.release(self.bytes);
     }
 }
 
@@ -298,7 +298,7 @@ impl Source for Queue {
             return Poll::Ready(Some(Err(fell_behind())));
         }
         if let Some(frame) = state.frames.pop_front() {
-            state.let_go(size(&frame));
+            state.release(size(&frame));
             return Poll::Ready(Some(Ok(frame)));
         }
         if state.ended {

@@ -18,7 +18,7 @@ mod pair;
 mod attempt;
 mod refusal;
 mod replay;
-mod limit;
+mod time_limit;
 mod request_context;
 mod journal;
 pub(crate) mod downstream;

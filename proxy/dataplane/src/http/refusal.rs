@@ -1,7 +1,7 @@
-//! A sidecar tells the one before it that a request was refused for overload, and that nothing of it was processed.
+//! A sidecar tells the calling sidecar that it refused a request for overload, and that nothing of it was processed.
 //!
-//! The field names the sidecar that says it. It counts only from the peer of that very identity, so that one which an
-//! application copied from another answer means nothing; and it never leaves the proxy that reads it.
+//! The field carries the identity of the refusing sidecar. It counts only if the peer has that identity, so that one that an
+//! application copied from another response has no effect. The proxy that reads it removes it.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_core::error::{Failure, Reached};
@@ -10,16 +10,16 @@ use outrigger_core::reason::Reason;
 
 const NOT_PROCESSED: HeaderName = HeaderName::from_static("x-outrigger-not-processed");
 
-/// Says it in the name of `own`.
-pub(super) fn say(headers: &mut HeaderMap, own: &SpiffeId) {
+/// Marks a response as a refusal by `own`.
+pub(super) fn mark(headers: &mut HeaderMap, own: &SpiffeId) {
     // An identity is a URI, which is a legal value.
     if let Ok(own) = HeaderValue::from_str(own.as_str()) {
         headers.insert(NOT_PROCESSED, own);
     }
 }
 
-/// Whether `peer` says it in the head of its answer, from which the field is removed.
-pub(super) fn hear(headers: &mut HeaderMap, peer: Option<&SpiffeId>) -> Result<(), Failure> {
+/// Removes the field. Returns an error if it marks the response as a refusal by `peer`.
+pub(super) fn check(headers: &mut HeaderMap, peer: Option<&SpiffeId>) -> Result<(), Failure> {
     let Some(by) = headers.remove(NOT_PROCESSED) else { return Ok(()) };
     if peer.is_some_and(|peer| by.as_bytes() == peer.as_str().as_bytes()) {
         let what = "the endpoint's sidecar has no capacity left";
@@ -38,10 +38,10 @@ mod tests {
             .map(|name| SpiffeId::parse(&format!("spiffe://cluster.local/ns/shop/sa/{name}")).unwrap());
         for (peer, heard) in [(Some(&cart), true), (Some(&front), false), (None, false)] {
             let mut headers = HeaderMap::new();
-            say(&mut headers, &cart);
-            assert_eq!(hear(&mut headers, peer).is_err(), heard, "{peer:?}");
+            mark(&mut headers, &cart);
+            assert_eq!(check(&mut headers, peer).is_err(), heard, "{peer:?}");
             assert!(headers.is_empty());
-            assert!(hear(&mut headers, peer).is_ok());
+            assert!(check(&mut headers, peer).is_ok());
         }
     }
 }

@@ -22,9 +22,9 @@ const OF_WORKER: usize = 32 * 1024 * 1024;
 /// What a kept frame costs besides its bytes.
 const FRAME: usize = 64;
 
-/// How much of a body is kept, and who counts it.
+/// How much of a body is buffered.
 #[derive(Debug)]
-pub(super) struct Keeping {
+pub(super) struct BufferLimits {
     /// Bytes, at most.
     pub(super) limit: usize,
     /// Bytes that the worker keeps of all bodies.
@@ -33,25 +33,25 @@ pub(super) struct Keeping {
     pub(super) metrics: Arc<WorkerMetrics>,
 }
 
-/// A request's body, from which each try takes its own.
+/// A request's body, which each attempt can read from the beginning.
 #[derive(Debug)]
-pub(super) struct Replay(Kind);
+pub(super) struct ReplayBody(Kind);
 
 #[derive(Debug)]
 enum Kind {
     Empty,
-    Streamed(Rc<Kept>),
+    Streamed(Rc<ReplayBuffer>),
 }
 
 #[derive(Debug)]
-struct Kept {
+struct ReplayBuffer {
     rest: RefCell<Body>,
     frames: RefCell<VecDeque<Result<Frame, Failure>>>,
     /// What `frames` cost, in bytes. The worker's count has them too.
     bytes: Cell<usize>,
     /// A bound was passed: `frames` is empty, and no further attempt would have all of the body.
     lost: Cell<bool>,
-    keeping: Keeping,
+    keeping: BufferLimits,
     /// Which try may read: the newest.
     turn: Cell<u64>,
     /// How many of `frames` that try has read.
@@ -63,13 +63,13 @@ struct Kept {
     last: Cell<bool>,
 }
 
-impl Replay {
+impl ReplayBody {
     /// Takes the body of a request.
-    pub(super) fn new(body: Body, keeping: impl FnOnce() -> Keeping) -> Self {
+    pub(super) fn new(body: Body, keeping: impl FnOnce() -> BufferLimits) -> Self {
         if body.is_ended() {
             return Self(Kind::Empty);
         }
-        Self(Kind::Streamed(Rc::new(Kept {
+        Self(Kind::Streamed(Rc::new(ReplayBuffer {
             rest: RefCell::new(body),
             frames: RefCell::default(),
             bytes: Cell::new(0),
@@ -88,7 +88,7 @@ impl Replay {
         matches!(self.0, Kind::Empty)
     }
 
-    /// Whether another try would have all of the body.
+    /// Whether another attempt could send the whole body.
     pub(super) fn is_whole(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
@@ -104,7 +104,7 @@ impl Replay {
         }
     }
 
-    /// The body for one more try. That of the try before reads nothing any more.
+    /// Returns the body for another attempt. The body of the previous attempt fails from then on.
     pub(super) fn next(&self) -> Body {
         match &self.0 {
             Kind::Empty => Body::empty(),
@@ -117,8 +117,8 @@ impl Replay {
         }
     }
 
-    /// No further try will be made: nothing more is kept.
-    pub(super) fn let_go(&self) {
+    /// No further attempt will be made: stops buffering.
+    pub(super) fn stop_buffering(&self) {
         if let Kind::Streamed(kept) = &self.0 {
             kept.last.set(true);
             // A stream may go on for days; what was sent of it is nobody's any more.
@@ -129,7 +129,7 @@ impl Replay {
     }
 }
 
-impl Kept {
+impl ReplayBuffer {
     fn is_broken(&self) -> bool {
         matches!(self.frames.borrow().back(), Some(Err(_)))
     }
@@ -138,7 +138,7 @@ impl Kept {
         if self.last.get() || self.lost.get() {
             return;
         }
-        let Keeping { limit, of_worker, metrics } = &self.keeping;
+        let BufferLimits { limit, of_worker, metrics } = &self.keeping;
         let (bytes, all) = (self.bytes.get() + cost(frame), of_worker.get() + cost(frame));
         if bytes > *limit {
             metrics.process.bodies_beyond_limit.increment();
@@ -173,7 +173,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for ReplayBuffer {
     fn drop(&mut self) {
         self.release(self.bytes.get());
     }
@@ -189,7 +189,7 @@ fn cost(frame: &Result<Frame, Failure>) -> usize {
         }
 }
 
-impl Source for Kept {
+impl Source for ReplayBuffer {
     fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         if turn != self.turn.get() {
             let stale = Failure::local(Reason::LocalError, "a later try reads the body");
@@ -245,14 +245,14 @@ mod tests {
         }
     }
 
-    fn replay(sizes: &[usize]) -> Replay {
+    fn replay(sizes: &[usize]) -> ReplayBody {
         replay_within(&Rc::default(), sizes)
     }
 
-    fn replay_within(of_worker: &Rc<Cell<usize>>, sizes: &[usize]) -> Replay {
-        let keeping = Keeping { limit: LIMIT, of_worker: Rc::clone(of_worker), metrics: Arc::default() };
+    fn replay_within(of_worker: &Rc<Cell<usize>>, sizes: &[usize]) -> ReplayBody {
+        let keeping = BufferLimits { limit: LIMIT, of_worker: Rc::clone(of_worker), metrics: Arc::default() };
         let frames = sizes.iter().map(|size| Frame::Data(Bytes::from(vec![b'x'; *size]))).collect();
-        Replay::new(Body::streamed(Rc::new(Frames(RefCell::new(frames))), 0, None), || keeping)
+        ReplayBody::new(Body::streamed(Rc::new(Frames(RefCell::new(frames))), 0, None), || keeping)
     }
 
     async fn read(body: &mut Body, frames: usize) -> usize {
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(read(&mut replay.next(), 3).await, 60);
         let mut second = replay.next();
         assert_eq!(read(&mut second, 1).await, 10);
-        replay.let_go();
+        replay.stop_buffering();
         assert_eq!(of_worker.get(), 2 * FRAME + 50);
         assert_eq!(read(&mut second, 2).await, 50);
         assert_eq!(of_worker.get(), 0);
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(read(&mut replay.next(), 3).await, 60);
         let mut second = replay.next();
         assert_eq!(read(&mut second, 1).await, 10);
-        replay.let_go();
+        replay.stop_buffering();
         let Kind::Streamed(kept) = &replay.0 else { unreachable!() };
         assert_eq!(kept.frames.borrow().len(), 2, "what the second try has yet to read");
         assert_eq!(read(&mut second, 10).await, 90);
@@ -342,8 +342,8 @@ mod tests {
 
     #[tokio::test]
     async fn no_body_is_whole_forever() {
-        let keeping = Keeping { limit: 0, of_worker: Rc::default(), metrics: Arc::default() };
-        let replay = Replay::new(Body::empty(), || keeping);
+        let keeping = BufferLimits { limit: 0, of_worker: Rc::default(), metrics: Arc::default() };
+        let replay = ReplayBody::new(Body::empty(), || keeping);
         assert!(replay.next().is_ended() && replay.next().is_ended() && replay.is_whole());
     }
 }

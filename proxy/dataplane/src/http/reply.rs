@@ -1,4 +1,4 @@
-//! What a request is answered with, and what it holds until the answer is through.
+//! The reply to a request, and the guard that is held until the response is complete.
 
 use std::rc::Rc;
 use std::task::Waker;
@@ -9,7 +9,7 @@ use outrigger_policy::blame::{self, Freshness};
 use outrigger_policy::outlier::Outcome;
 use outrigger_policy::retry_budget::RetryPermit;
 
-use super::limit::Limit;
+use super::time_limit::TimeLimit;
 use crate::capacity::Debt;
 use crate::codec::body::Body;
 use crate::codec::head::ResponseHead;
@@ -19,20 +19,20 @@ use crate::upstream::cluster::Cluster;
 use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Exchange;
 
-/// What a request is answered with.
+/// The reply to a request.
 #[derive(Debug)]
 pub(super) enum Reply {
     /// A response to be relayed, or one that this proxy makes itself.
-    Response(ResponseHead, Body, Option<Held>),
+    Response(ResponseHead, Body, Option<ResponseGuard>),
     /// A tunnel to be relayed.
-    Tunnel(ResponseHead, Upgraded, Held),
+    Tunnel(ResponseHead, Upgraded, ResponseGuard),
 }
 
-/// What a request holds until its last byte is through.
+/// What a forwarded request holds until its response is complete.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct ResponseGuard {
     /// How long it may go on.
-    pub(super) limit: Limit,
+    pub(super) limit: TimeLimit,
     pub(super) cluster: Rc<Cluster>,
     pub(super) host: Rc<Host>,
     pub(super) permit: RequestPermit,
@@ -49,18 +49,18 @@ impl Reply {
     }
 }
 
-impl Held {
-    /// Lists the request as one whose client owes it to take its answer, until it is dropped.
+impl ResponseGuard {
+    /// Lists the request as one whose client reads nothing of its response, until the returned value is dropped.
     pub(super) fn owes(&self, waker: &Waker) -> Debt {
         self.permit.peer.owes(waker)
     }
 
-    /// The response broke off after its head was relayed.
+    /// Records that the response broke off after its head was relayed.
     pub(super) fn broke_off(&self, failure: &Failure) {
         self.failed_late(blame::failed(failure, Freshness::Fresh).outcome);
     }
 
-    /// The response has ended, and its trailers say how the request did.
+    /// Records the gRPC status in the trailers of a complete response.
     pub(super) fn ended(&self, grpc_status: u8) {
         self.failed_late(blame::answered(200, Some(grpc_status), None));
     }

@@ -21,11 +21,11 @@ use super::downstream::{Destination, Downstream};
 use super::filters::{self, Admitted, Gate};
 use super::forward::Forwarding;
 use super::journal::Journal;
-use super::limit::{Late, Limit};
-use super::reply::{Held, Reply};
+use super::reply::{Reply, ResponseGuard};
 use super::request_context::RequestContext;
 use super::respond;
 use super::rewritten::rewrite;
+use super::time_limit::{TimeLimit, TimedOut};
 use super::trace_context::Trace;
 use super::{connect, forwarded, mirror, refusal, stalled, upgrade};
 use crate::codec;
@@ -67,11 +67,11 @@ pub(super) fn handle<'a>(
         // A response may last for days.
         drop((head, body));
         match replied {
-            Ok(Reply::Response(head, body, held)) => {
-                deliver(head, body, held, grpc, &mut cx.journal, responder).await;
+            Ok(Reply::Response(head, body, guard)) => {
+                deliver(head, body, guard, grpc, &mut cx.journal, responder).await;
             }
-            Ok(Reply::Tunnel(head, upstream, held)) => {
-                upgrade::relay(head, upstream, held, &mut cx.journal, responder).await;
+            Ok(Reply::Tunnel(head, upstream, guard)) => {
+                upgrade::relay(head, upstream, guard, &mut cx.journal, responder).await;
             }
             Err(failure) => fail(on, failure, grpc, &mut cx.journal, responder).await,
         }
@@ -84,7 +84,7 @@ async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
     let (destination, snapshot) = cx.on.destination(&cx.head).await?;
     let manager = match destination {
         Destination::Manager(manager) => manager,
-        Destination::Outside(asked) => return pass_on(cx, &asked).await,
+        Destination::Passthrough(asked) => return forward_passthrough(cx, &asked).await,
     };
     if let Some(destination) = &manager.destination {
         cx.journal.set_destination(destination.clone());
@@ -199,7 +199,7 @@ async fn forwarded_by(
         hosts: None,
         retry: forward.retry.as_ref().filter(|retry| retry.applies_to(&cx.head.view())),
         attempts: &forward.attempts,
-        limit: Limit {
+        limit: TimeLimit {
             deadline: longest.map(|longest| began + longest),
             idle: forward.timeouts.idle.unwrap_or(settings.stream_idle_timeout),
         },
@@ -214,14 +214,14 @@ async fn forwarded_by(
 
 /// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time on its answer,
 /// since nobody said one and a stream may be quiet for as long as it likes. Peers that vanished are for the sockets to notice.
-async fn pass_on(cx: &mut RequestContext<'_>, asked: &str) -> Result<Reply, Failure> {
+async fn forward_passthrough(cx: &mut RequestContext<'_>, asked: &str) -> Result<Reply, Failure> {
     if cx.head.authority.is_none() {
         // HTTP/1.0 may leave the host out; the next hop wants one.
         cx.head.authority = Authority::try_from(asked).ok();
     }
-    let (cluster, hosts) = cx.on.context.outside(asked).await?;
+    let (cluster, hosts) = cx.on.context.passthrough(asked).await?;
     cx.journal.set_destination(cluster.name.clone());
-    Forwarding::outside(cluster, hosts).run(Admitted::outside(cx)).await
+    Forwarding::passthrough(cluster, hosts).run(Admitted::passthrough(cx)).await
 }
 
 fn redirected(mut admitted: Admitted<'_, '_>, redirect: &Redirect, route: &Route) -> Result<Reply, Failure> {
@@ -249,7 +249,7 @@ fn own_reply(admitted: Admitted<'_, '_>, head: ResponseHead, text: Bytes) -> Rep
 async fn deliver(
     head: ResponseHead,
     body: Body,
-    held: Option<Held>,
+    guard: Option<ResponseGuard>,
     grpc: bool,
     journal: &mut Journal,
     responder: Responder,
@@ -259,20 +259,20 @@ async fn deliver(
     let (body, in_trailers) = if grpc { respond::watch_trailers(body) } else { (body, None) };
     let still_since = responder.still_since();
     let late = |what| Err(Failure::upstream(Reason::UpstreamRequestTimeout, Reached::ResponseStarted, what));
-    let limit = held.as_ref().map_or(Limit::default(), |held| held.limit);
+    let limit = guard.as_ref().map_or(TimeLimit::default(), |guard| guard.limit);
     let moved = || journal.received().get() + journal.sent().get();
     let delivered = {
         let delivery = pin!(responder.respond(head, body.counted(journal.sent())));
         let limited = pin!(limit.run(delivery, moved));
-        match &held {
-            Some(held) => stalled::unless_cut(limited, still_since, |waker| held.owes(waker)).await,
+        match &guard {
+            Some(guard) => stalled::unless_cut(limited, still_since, |waker| guard.owes(waker)).await,
             None => Some(limited.await),
         }
     };
     let outcome = match delivered {
         Some(Ok(outcome)) => outcome,
-        Some(Err(Late::Still)) => late("no byte moved"),
-        Some(Err(Late::Deadline)) => late("the response took longer than the request may"),
+        Some(Err(TimedOut::Idle)) => late("no byte moved"),
+        Some(Err(TimedOut::Deadline)) => late("the response took longer than the request may"),
         None => Err(Failure::downstream(
             Reason::DownstreamTimeout,
             "the client takes nothing, and another needs its place",
@@ -280,11 +280,11 @@ async fn deliver(
     };
     if let Some(status) = in_trailers.and_then(|status| status.get()) {
         journal.set_grpc_status(status);
-        held.iter().for_each(|held| held.ended(status));
+        guard.iter().for_each(|guard| guard.ended(status));
     }
     if let Err(failure) = outcome {
-        if let Some(held) = &held {
-            held.broke_off(&failure);
+        if let Some(guard) = &guard {
+            guard.broke_off(&failure);
             journal.attempt_failed(&failure);
         }
         journal.fail(&failure);
@@ -329,7 +329,7 @@ async fn fail(
     if overloaded && on.client.peer.is_some() {
         // It may be repeated elsewhere here too, but at the cost of its budget: overload is not for repeating.
         if let Some(credentials) = on.context.identity.credentials() {
-            refusal::say(&mut head.headers, &credentials.identity);
+            refusal::mark(&mut head.headers, &credentials.identity);
         }
     }
     journal.set_status(head.status.as_u16(), respond::grpc_status(&head.headers));

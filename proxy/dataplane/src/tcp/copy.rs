@@ -78,23 +78,23 @@ pub(crate) struct Side {
     pub(crate) read: Bytes,
 }
 
-/// How long a copy may go on.
+/// The time limits of a copy.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Lasting {
-    /// Without a byte in either direction.
+pub(crate) struct CopyLimits {
+    /// The longest time without a byte in either direction.
     pub(crate) idle: Option<Duration>,
-    /// In all.
-    pub(crate) longest: Option<Duration>,
+    /// The longest duration.
+    pub(crate) total: Option<Duration>,
 }
 
 /// Copies until both directions have ended, a side breaks off, or its time is over. Cancelling it drops both connections.
-pub(crate) async fn copy_both(client: Side, upstream: Side, lasting: Lasting) -> Copied {
+pub(crate) async fn copy_both(client: Side, upstream: Side, limits: CopyLimits) -> Copied {
     let (mut client_stream, mut upstream_stream) = (client.stream, upstream.stream);
     let (mut up, mut down) = (OneWay::new(client.read), OneWay::new(upstream.read));
-    let Lasting { idle, longest } = lasting;
+    let CopyLimits { idle, total } = limits;
     let began = Instant::now();
     // The first end that can come; moved on when it was not one.
-    let first = idle.into_iter().chain(longest).min();
+    let first = idle.into_iter().chain(total).min();
     let timer = tokio::time::sleep(first.unwrap_or(Duration::MAX / 4).min(Duration::from_secs(86_400 * 365)));
     tokio::pin!(timer);
     let mut moved_at = Instant::now();
@@ -118,14 +118,13 @@ pub(crate) async fn copy_both(client: Side, upstream: Side, lasting: Lasting) ->
         }
         // The timer is moved only when it fires, not for every byte.
         while timer.as_mut().poll(cx).is_ready() {
-            if longest.is_some_and(|longest| began.elapsed() >= longest) {
+            if total.is_some_and(|total| began.elapsed() >= total) {
                 return Poll::Ready(Some(End::Expired));
             }
             if idle.is_some_and(|idle| moved_at.elapsed() >= idle) {
                 return Poll::Ready(Some(End::Idle));
             }
-            let ends =
-                idle.map(|idle| moved_at + idle).into_iter().chain(longest.map(|longest| began + longest));
+            let ends = idle.map(|idle| moved_at + idle).into_iter().chain(total.map(|total| began + total));
             timer.as_mut().reset(ends.min().unwrap_or(began));
         }
         Poll::Pending
@@ -149,7 +148,7 @@ enum Fault {
 struct OneWay {
     /// Read and not yet written.
     waiting: Bytes,
-    state: State,
+    state: DirectionState,
     unflushed: bool,
     bytes: u64,
     /// Why the receiver takes no more. What it says itself is still worth hearing: a server may answer before it has read
@@ -157,7 +156,7 @@ struct OneWay {
     refused: Option<io::Error>,
 }
 
-enum State {
+enum DirectionState {
     Reading,
     Closing,
     Closed,
@@ -165,18 +164,18 @@ enum State {
 
 impl OneWay {
     fn new(waiting: Bytes) -> Self {
-        Self { waiting, state: State::Reading, unflushed: false, bytes: 0, refused: None }
+        Self { waiting, state: DirectionState::Reading, unflushed: false, bytes: 0, refused: None }
     }
 
     /// Ready when the sender has closed or the receiver takes no more; fails when the sender has broken off.
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
-        while !matches!(self.state, State::Closed) {
+        while !matches!(self.state, DirectionState::Closed) {
             match ready!(self.poll_step(cx, from, to)) {
                 Ok(()) => {}
                 Err(Fault::Read(error)) => return Poll::Ready(Err(error)),
                 Err(Fault::Write(error)) => {
                     self.waiting = Bytes::new();
-                    self.state = State::Closed;
+                    self.state = DirectionState::Closed;
                     self.refused = Some(error);
                 }
             }
@@ -197,9 +196,9 @@ impl OneWay {
             return Poll::Ready(Ok(()));
         }
         match self.state {
-            State::Reading => match self.poll_pass(cx, from, to)? {
+            DirectionState::Reading => match self.poll_pass(cx, from, to)? {
                 Poll::Ready(true) => {}
-                Poll::Ready(false) => self.state = State::Closing,
+                Poll::Ready(false) => self.state = DirectionState::Closing,
                 Poll::Pending => {
                     if self.unflushed {
                         ready!(Pin::new(to).poll_flush(cx)).map_err(Fault::Write)?;
@@ -208,15 +207,15 @@ impl OneWay {
                     return Poll::Pending;
                 }
             },
-            State::Closing => {
+            DirectionState::Closing => {
                 match ready!(Pin::new(to).poll_shutdown(cx)) {
                     // The other end is gone already: nothing is left to be closed.
                     Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
                     shut => shut.map_err(Fault::Write)?,
                 }
-                self.state = State::Closed;
+                self.state = DirectionState::Closed;
             }
-            State::Closed => {}
+            DirectionState::Closed => {}
         }
         Poll::Ready(Ok(()))
     }
@@ -269,15 +268,15 @@ mod tests {
         Side { stream: Stream::Memory(stream), read: Bytes::new() }
     }
 
-    fn copying(client: Side, upstream: Side, lasting: Lasting) -> JoinHandle<Copied> {
-        spawn_local(copy_both(client, upstream, lasting))
+    fn copying(client: Side, upstream: Side, limits: CopyLimits) -> JoinHandle<Copied> {
+        spawn_local(copy_both(client, upstream, limits))
     }
 
     #[tokio::test(flavor = "local")]
     async fn a_half_closed_side_still_gets_its_answer() {
         let (mut client, down) = duplex(8);
         let (mut upstream, up) = duplex(8);
-        let copy = copying(side(down), side(up), Lasting::default());
+        let copy = copying(side(down), side(up), CopyLimits::default());
         let asked = tokio::spawn(async move {
             let mut question = Vec::new();
             upstream.read_to_end(&mut question).await.unwrap();
@@ -299,8 +298,8 @@ mod tests {
         let (mut client, down) = duplex(64);
         let (_upstream, up) = duplex(64);
         let started = Instant::now();
-        let lasting = Lasting { idle: Some(Duration::from_secs(60)), longest: None };
-        let copy = copying(side(down), side(up), lasting);
+        let limits = CopyLimits { idle: Some(Duration::from_secs(60)), total: None };
+        let copy = copying(side(down), side(up), limits);
         tokio::time::sleep(Duration::from_secs(50)).await;
         client.write_all(b"x").await.unwrap();
         let copied = copy.await.unwrap();
@@ -314,8 +313,8 @@ mod tests {
         let (_upstream, up) = duplex(64 * 1024);
         let started = Instant::now();
         let idle = Some(Duration::from_secs(20));
-        let lasting = Lasting { idle, longest: Some(Duration::from_secs(60)) };
-        let copy = copying(side(down), side(up), lasting);
+        let limits = CopyLimits { idle, total: Some(Duration::from_secs(60)) };
+        let copy = copying(side(down), side(up), limits);
         while client.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(15)).await;
         }
@@ -326,7 +325,7 @@ mod tests {
     #[test]
     fn a_relay_fits_in_one_kib() {
         let side = || side(duplex(1).0);
-        let size = size_of_val(&copy_both(side(), side(), Lasting::default()));
+        let size = size_of_val(&copy_both(side(), side(), CopyLimits::default()));
         assert!(size <= 1024, "it takes {size} bytes");
     }
 
@@ -335,7 +334,7 @@ mod tests {
         let (mut client, down) = duplex(64);
         let (mut upstream, up) = duplex(64);
         let ahead = Side { stream: Stream::Memory(down), read: Bytes::from_static(b"first ") };
-        copying(ahead, side(up), Lasting::default());
+        copying(ahead, side(up), CopyLimits::default());
         client.write_all(b"second").await.unwrap();
         client.shutdown().await.unwrap();
         let mut got = String::new();

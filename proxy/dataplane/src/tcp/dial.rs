@@ -21,12 +21,12 @@ use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Permit;
 use crate::upstream::race::{Winner, race};
 
-/// A connection to an endpoint, and what it holds while it lives.
+/// A connection to an endpoint, and the permits that it holds.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct UpstreamConnection {
     /// The connection.
     pub(crate) stream: Stream,
-    /// Who answered, verified.
+    /// The verified identity of the endpoint.
     pub(crate) peer: Option<SpiffeId>,
     /// The endpoint.
     pub(crate) address: SocketAddr,
@@ -44,7 +44,7 @@ pub(crate) async fn open(
     snapshot: &Snapshot,
     proxy: &TcpProxy,
     client: &ClientFacts,
-) -> Result<Opened, Failure> {
+) -> Result<UpstreamConnection, Failure> {
     let share = proxy.clusters.pick(fastrand::u32(..));
     let config = snapshot
         .cluster(&share.cluster)
@@ -77,8 +77,12 @@ pub(crate) async fn open(
 }
 
 /// Connects to a destination outside the mesh.
-pub(crate) async fn outside(context: &Context, asked: &str, client: &ClientFacts) -> Result<Opened, Failure> {
-    let (cluster, hosts) = context.outside(asked).await?;
+pub(crate) async fn passthrough(
+    context: &Context,
+    asked: &str,
+    client: &ClientFacts,
+) -> Result<UpstreamConnection, Failure> {
+    let (cluster, hosts) = context.passthrough(asked).await?;
     let mut last = Failure::local(Reason::NoDestination, asked);
     for (at, host) in hosts.iter().enumerate() {
         let rival = || hosts.get(at + 1).filter(|_| host.is_connecting()).cloned();
@@ -96,7 +100,7 @@ async fn connect(
     host: &Rc<Host>,
     client: &ClientFacts,
     rival: impl FnOnce() -> Option<Rc<Host>>,
-) -> Result<Opened, Failure> {
+) -> Result<UpstreamConnection, Failure> {
     let begin = |host: &Rc<Host>| {
         cluster.series.tries.increment();
         host.begin()
@@ -124,7 +128,7 @@ async fn connect(
             asking.heard();
             asking.answered();
             cluster.observe(asking.host(), Outcome::Success);
-            Ok(Opened {
+            Ok(UpstreamConnection {
                 stream: dialled.stream,
                 peer: dialled.peer,
                 address: asking.host().address,

@@ -10,28 +10,33 @@ use outrigger_core::error::Failure;
 use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
 use tokio::time::Instant;
 
-use super::copy::{Copied, Lasting, Side, copy_both};
-use super::dial::{self, Opened};
+use super::copy::{Copied, CopyLimits, Side, copy_both};
+use super::dial::{self, UpstreamConnection};
 use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
 
-/// Who is relayed.
+/// The client of a relayed connection.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct ClientConnection {
     /// The connection.
     pub(crate) stream: Stream,
     /// What was already read from it.
     pub(crate) first: Bytes,
-    /// Who it is.
+    /// Its facts.
     pub(crate) facts: ClientFacts,
 }
 
 /// Relays to one of `proxy`'s clusters until both sides have closed.
-pub(crate) async fn relay(context: &Context, snapshot: &Snapshot, proxy: &TcpProxy, client: Client) {
+pub(crate) async fn relay(
+    context: &Context,
+    snapshot: &Snapshot,
+    proxy: &TcpProxy,
+    client: ClientConnection,
+) {
     let mut record = Record::begin(context, &client.facts, proxy.destination.clone());
     match dial::open(context, snapshot, proxy, &client.facts).await {
-        Ok(opened) => relay_to(opened, Bytes::new(), client, lasting(proxy), record).await,
+        Ok(opened) => relay_to(opened, Bytes::new(), client, copy_limits(proxy), record).await,
         Err(failure) => record.fail(&failure),
     }
 }
@@ -40,37 +45,43 @@ pub(crate) async fn relay(context: &Context, snapshot: &Snapshot, proxy: &TcpPro
 pub(crate) async fn relay_opened(
     context: &Context,
     proxy: &TcpProxy,
-    client: Client,
-    opened: Opened,
+    client: ClientConnection,
+    opened: UpstreamConnection,
     spoken: Bytes,
 ) {
     let record = Record::begin(context, &client.facts, proxy.destination.clone());
-    relay_to(opened, spoken, client, lasting(proxy), record).await;
+    relay_to(opened, spoken, client, copy_limits(proxy), record).await;
 }
 
-/// Relays to a destination outside the mesh, for as long as both sides live: nobody said how long it may be quiet.
-pub(crate) async fn pass_on(context: &Context, asked: &str, client: Client) {
-    let mut record = Record::begin(context, &client.facts, Some(crate::context::PASSED_ON.into()));
-    match dial::outside(context, asked, &client.facts).await {
-        Ok(opened) => relay_to(opened, Bytes::new(), client, Lasting::default(), record).await,
+/// Relays to a destination outside the mesh, without time limits: none is configured for it.
+pub(crate) async fn relay_passthrough(context: &Context, asked: &str, client: ClientConnection) {
+    let mut record = Record::begin(context, &client.facts, Some(crate::context::PASSTHROUGH_CLUSTER.into()));
+    match dial::passthrough(context, asked, &client.facts).await {
+        Ok(opened) => relay_to(opened, Bytes::new(), client, CopyLimits::default(), record).await,
         Err(failure) => record.fail(&failure),
     }
 }
 
-/// How long what goes to `proxy`'s clusters may go on.
-pub(crate) fn lasting(proxy: &TcpProxy) -> Lasting {
-    Lasting { idle: proxy.idle_timeout, longest: proxy.max_duration }
+/// Returns the time limits of relays to `proxy`'s clusters.
+pub(crate) fn copy_limits(proxy: &TcpProxy) -> CopyLimits {
+    CopyLimits { idle: proxy.idle_timeout, total: proxy.max_duration }
 }
 
-/// A connection that is closed because nothing can be done with it.
+/// Records a connection that is closed without being relayed.
 pub(crate) fn refuse(context: &Context, client: &ClientFacts, failure: &Failure) {
     Record::begin(context, client, None).fail(failure);
 }
 
-async fn relay_to(opened: Opened, spoken: Bytes, client: Client, lasting: Lasting, mut record: Record<'_>) {
+async fn relay_to(
+    opened: UpstreamConnection,
+    spoken: Bytes,
+    client: ClientConnection,
+    limits: CopyLimits,
+    mut record: Record<'_>,
+) {
     record.connected(&opened);
     let upstream = Side { stream: opened.stream, read: spoken };
-    let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, lasting).await;
+    let copied = copy_both(Side { stream: client.stream, read: client.first }, upstream, limits).await;
     record.copied(&copied);
 }
 
@@ -109,7 +120,7 @@ impl<'a> Record<'a> {
         Self { context, record: Some(record), began: Instant::now() }
     }
 
-    fn connected(&mut self, opened: &Opened) {
+    fn connected(&mut self, opened: &UpstreamConnection) {
         let elapsed = self.began.elapsed();
         if let Some(record) = &mut self.record {
             record.destination.get_or_insert_with(|| opened.cluster.clone());

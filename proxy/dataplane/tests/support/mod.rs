@@ -31,7 +31,7 @@ use outrigger_core::drain::{Drained, Drains};
 use outrigger_core::record::{Direction, RequestRecord};
 use outrigger_core::trace::Sampling;
 use outrigger_dataplane::metrics::{Registry, Totals};
-use outrigger_dataplane::worker::{self, Lent, ListenerSource, WorkerConfig};
+use outrigger_dataplane::worker::{self, ActiveListener, ListenerSource, WorkerConfig};
 use outrigger_dataplane::{ConnectionBudget, ListenerGroup, Resolver, SharedClusters, Sinks};
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 use outrigger_policy::retry::RetryPolicy;
@@ -63,7 +63,7 @@ pub struct Proxy {
     drains: Drains,
     /// `None` on the test's own thread.
     thread: Option<std::thread::JoinHandle<()>>,
-    listeners: watch::Sender<Arc<[Lent]>>,
+    listeners: watch::Sender<Arc<[ActiveListener]>>,
 }
 
 impl World {
@@ -155,7 +155,7 @@ impl World {
                 let group = ListenerGroup::bind(listener.name.clone(), listener.address, 1).unwrap();
                 let config =
                     ListenerSource::Fixed(Arc::new(Listener { address: group.address(), ..listener }));
-                Lent { group: Arc::new(group), config }
+                ActiveListener { group: Arc::new(group), config }
             })
             .collect();
         let addresses = lent.iter().map(|lent| lent.group.address()).collect();

@@ -14,12 +14,12 @@ fn http_is_known_by_its_whole_first_line() {
         "CONNECT a:80 HTTP/1.1\r\n",
     ] {
         for cut in 1..line.len() {
-            assert_eq!(judge(&line.as_bytes()[..cut]), None, "{:?}", &line[..cut]);
+            assert_eq!(classify(&line.as_bytes()[..cut]), None, "{:?}", &line[..cut]);
         }
-        assert_eq!(judge(line.as_bytes()), Some(Verdict::Http1), "{line:?}");
+        assert_eq!(classify(line.as_bytes()), Some(Verdict::Http1), "{line:?}");
     }
-    assert_eq!(judge(PREFACE), Some(Verdict::Http2));
-    assert_eq!(judge(&PREFACE[..23]), None);
+    assert_eq!(classify(PREFACE), Some(Verdict::Http2));
+    assert_eq!(classify(&PREFACE[..23]), None);
 }
 
 #[test]
@@ -41,10 +41,10 @@ fn what_is_nearly_http_is_http_so_that_it_is_refused() {
         b"PRI * HTTP/2.0\r\n\r\nXX",
         b"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJKLMNOPQRSTUVWXYZ / HTTP/1.1\r\n",
     ] {
-        assert_eq!(judge(line), Some(Verdict::Http1), "{:?}", String::from_utf8_lossy(line));
+        assert_eq!(classify(line), Some(Verdict::Http1), "{:?}", String::from_utf8_lossy(line));
     }
     let long = [b"GET /".as_slice(), &[b'a'; LINE_BYTES]].concat();
-    assert_eq!(judge(&long), Some(Verdict::Http1));
+    assert_eq!(classify(&long), Some(Verdict::Http1));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn other_protocols_are_opaque_by_their_first_line_or_their_first_byte() {
         ("gopher", b"/about\r\n"),
         ("Graphite", b"local.random.diceroll 4 1700000000\n"),
     ] {
-        assert_eq!(judge(bytes), Some(Verdict::Opaque), "{protocol}");
+        assert_eq!(classify(bytes), Some(Verdict::Opaque), "{protocol}");
     }
 }
 
@@ -100,9 +100,9 @@ fn a_long_first_line_is_judged_alike_however_it_is_read() {
     let empty = [&[b'\n'; 20_000], &b"GET / HTTP/1.1\r\n"[..]].concat();
     for (line, verdict) in [(method, Verdict::Http1), (token, Verdict::Opaque), (empty, Verdict::Http1)] {
         for end in (LINE_BYTES + 1..=line.len()).rev().step_by(97) {
-            assert_eq!(judge(&line[..end]), Some(verdict), "{end}");
+            assert_eq!(classify(&line[..end]), Some(verdict), "{end}");
         }
-        assert_eq!(judge(&line[..LINE_BYTES - 1]), None);
+        assert_eq!(classify(&line[..LINE_BYTES - 1]), None);
     }
 }
 
@@ -115,20 +115,20 @@ async fn a_request_that_pauses_within_its_method_is_http() {
         let mut first = BytesMut::new();
         client.write_all(begin.as_bytes()).await.unwrap();
         let second = Duration::from_secs(1);
-        let listening = listen_on(&mut server, &mut first, second, second / 2);
+        let listening = detect_while_silent(&mut server, &mut first, second, second / 2);
         let speaking = async {
             tokio::time::sleep(second * 6).await;
             client.write_all(rest.as_bytes()).await.unwrap();
         };
         let (heard, ()) = tokio::join!(listening, speaking);
-        assert_eq!(heard.unwrap(), Heard::Said(Verdict::Http1), "{begin}");
+        assert_eq!(heard.unwrap(), Detection::Decided(Verdict::Http1), "{begin}");
     }
 }
 
 proptest! {
     #[test]
     fn a_verdict_does_not_change_with_further_bytes(bytes in proptest::collection::vec(any::<u8>(), 1..64)) {
-        verdicts_stay(&bytes);
+        assert_verdict_is_stable(&bytes);
     }
 }
 
@@ -137,14 +137,14 @@ async fn silence_ends_after_the_wait() {
     let (mut client, mut server) = duplex(64);
     let mut first = BytesMut::new();
     let wait = Duration::from_millis(100);
-    assert_eq!(listen(&mut server, &mut first, wait).await.unwrap(), Heard::Silence);
+    assert_eq!(detect(&mut server, &mut first, wait).await.unwrap(), Detection::TimedOut);
     client.write_all(b"GET / HT").await.unwrap();
-    assert_eq!(listen(&mut server, &mut first, wait).await.unwrap(), Heard::Silence);
+    assert_eq!(detect(&mut server, &mut first, wait).await.unwrap(), Detection::TimedOut);
     client.write_all(b"TP/1.1\r\n").await.unwrap();
-    assert_eq!(listen(&mut server, &mut first, wait).await.unwrap(), Heard::Said(Verdict::Http1));
+    assert_eq!(detect(&mut server, &mut first, wait).await.unwrap(), Detection::Decided(Verdict::Http1));
     assert_eq!(&first[..], b"GET / HTTP/1.1\r\n");
     drop(client);
-    assert_eq!(listen(&mut server, &mut BytesMut::new(), wait).await.unwrap(), Heard::Ended);
+    assert_eq!(detect(&mut server, &mut BytesMut::new(), wait).await.unwrap(), Detection::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,21 +168,27 @@ async fn what_a_client_does_not_finish_is_judged_in_its_time() {
         let mut first = BytesMut::new();
         client.write_all(said.as_bytes()).await.unwrap();
         let began = Instant::now();
-        let heard = listen_on(&mut server, &mut first, silence, within).await.unwrap();
-        assert_eq!((heard, began.elapsed().as_millis()), (Heard::Said(verdict), millis), "{said}");
+        let heard = detect_while_silent(&mut server, &mut first, silence, within).await.unwrap();
+        assert_eq!((heard, began.elapsed().as_millis()), (Detection::Decided(verdict), millis), "{said}");
     }
     let (client, mut server) = duplex(64);
     let mut first = BytesMut::new();
-    assert_eq!(listen_on(&mut server, &mut first, silence, within).await.unwrap(), Heard::Silence);
+    assert_eq!(
+        detect_while_silent(&mut server, &mut first, silence, within).await.unwrap(),
+        Detection::TimedOut
+    );
     drop(client);
-    assert_eq!(listen_on(&mut server, &mut first, silence, within).await.unwrap(), Heard::Ended);
+    assert_eq!(
+        detect_while_silent(&mut server, &mut first, silence, within).await.unwrap(),
+        Detection::Closed
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn habits_are_forgotten_after_a_while() {
-    let (habits, name) = (Habits::default(), Name::from("db:5432"));
-    habits.learn(&name, Habit::ServerFirst);
-    assert_eq!(habits.of(&name), Some(Habit::ServerFirst));
+    let (first_speakers, name) = (FirstSpeakers::default(), Name::from("db:5432"));
+    first_speakers.learn(&name, FirstSpeaker::Server);
+    assert_eq!(first_speakers.of(&name), Some(FirstSpeaker::Server));
     tokio::time::advance(REMEMBERED).await;
-    assert_eq!(habits.of(&name), None);
+    assert_eq!(first_speakers.of(&name), None);
 }

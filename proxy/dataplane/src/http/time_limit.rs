@@ -1,4 +1,4 @@
-//! How long something may go on: until a deadline, and as long as bytes move.
+//! A limit on time: a deadline, and how long no byte may move.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -7,33 +7,33 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// Both limits; `None` is none.
+/// Both limits. `None` means unlimited.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Limit {
-    /// When it has to be over.
+pub(super) struct TimeLimit {
+    /// The deadline.
     pub(super) deadline: Option<Instant>,
-    /// How long it may stand still.
+    /// The longest time without a byte moved.
     pub(super) idle: Option<Duration>,
 }
 
 /// Which limit was reached.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Late {
+pub(super) enum TimedOut {
     /// The deadline passed.
     Deadline,
-    /// Nothing moved.
-    Still,
+    /// No byte moved for the idle time.
+    Idle,
 }
 
-impl Limit {
+impl TimeLimit {
     /// Runs `work` within the limits. `moved` counts bytes.
     ///
-    /// The timer is touched when it fires and not for every byte, so that stillness is noticed within twice `idle`.
+    /// The timer is reset when it fires and not for every byte, so idleness is noticed within twice `idle`.
     pub(super) async fn run<F: Future>(
         self,
         mut work: Pin<&mut F>,
         moved: impl Fn() -> u64,
-    ) -> Result<F::Output, Late> {
+    ) -> Result<F::Output, TimedOut> {
         let Self { deadline, idle } = self;
         let mut still_at = idle.map(|idle| Instant::now() + idle);
         let Some(first) = deadline.into_iter().chain(still_at).min() else { return Ok(work.await) };
@@ -46,13 +46,13 @@ impl Limit {
             while timer.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
                 if deadline.is_some_and(|deadline| now >= deadline) {
-                    return Poll::Ready(Err(Late::Deadline));
+                    return Poll::Ready(Err(TimedOut::Deadline));
                 }
                 if let (Some(idle), Some(at)) = (idle, &mut still_at)
                     && now >= *at
                 {
                     if moved() == seen {
-                        return Poll::Ready(Err(Late::Still));
+                        return Poll::Ready(Err(TimedOut::Idle));
                     }
                     seen = moved();
                     *at = now + idle;
@@ -75,8 +75,8 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(10);
 
-    fn idle() -> Limit {
-        Limit { deadline: None, idle: Some(IDLE) }
+    fn idle() -> TimeLimit {
+        TimeLimit { deadline: None, idle: Some(IDLE) }
     }
 
     /// Moves a byte every half of the time that it may stand still, ten times.
@@ -89,7 +89,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_stands_still_is_ended() {
-        assert_eq!(idle().run(pin!(std::future::pending::<()>()), || 0).await, Err(Late::Still));
+        assert_eq!(idle().run(pin!(std::future::pending::<()>()), || 0).await, Err(TimedOut::Idle));
     }
 
     #[tokio::test(start_paused = true)]
@@ -101,15 +101,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_moves_ends_at_its_deadline_and_what_stands_still_before() {
         let (bytes, began) = (Cell::new(0), Instant::now());
-        let limit = Limit { deadline: Some(began + IDLE * 4), ..idle() };
-        assert_eq!(limit.run(pin!(moving(&bytes)), || bytes.get()).await, Err(Late::Deadline));
+        let limit = TimeLimit { deadline: Some(began + IDLE * 4), ..idle() };
+        assert_eq!(limit.run(pin!(moving(&bytes)), || bytes.get()).await, Err(TimedOut::Deadline));
         assert_eq!(began.elapsed(), IDLE * 4);
-        let limit = Limit { deadline: Some(Instant::now() + IDLE * 4), ..idle() };
-        assert_eq!(limit.run(pin!(std::future::pending::<()>()), || 0).await, Err(Late::Still));
+        let limit = TimeLimit { deadline: Some(Instant::now() + IDLE * 4), ..idle() };
+        assert_eq!(limit.run(pin!(std::future::pending::<()>()), || 0).await, Err(TimedOut::Idle));
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_is_late() {
-        assert_eq!(Limit::default().run(pin!(sleep(IDLE * 1000)), || 0).await, Ok(()));
+        assert_eq!(TimeLimit::default().run(pin!(sleep(IDLE * 1000)), || 0).await, Ok(()));
     }
 }

@@ -1,8 +1,7 @@
-//! What a connection begins with, as far as its listener's chains differ by it: TLS and what its hello asks for, or in the
-//! clear the protocol.
+//! Reads what filter chain matching needs of a connection's first bytes: the TLS ClientHello, or the plaintext protocol.
 //!
-//! Called before a chain is chosen. What was read stays at hand, so that a chain that passes TLS through, or speaks any
-//! other protocol, gets every byte.
+//! Called before a chain is chosen. The bytes are kept, so that a chain that passes TLS through, or speaks any other
+//! protocol, gets all of them.
 
 use std::time::Duration;
 
@@ -15,19 +14,19 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::detect::{Heard, Verdict, listen};
+use super::detect::{Detection, Verdict, detect};
 use crate::tls::handshake;
 
 /// The first byte of a TLS record that holds a hello (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// How a connection begins.
-pub(super) enum Opening {
-    /// With a TLS hello, which is not answered yet.
+/// What the first bytes of a connection are.
+pub(super) enum FirstBytes {
+    /// A TLS ClientHello, which is not answered yet.
     Tls(Box<Accepted>),
-    /// In the clear. With the protocol that was detected, where the listener looks for it.
-    Clear(Option<&'static [u8]>),
-    /// It ended without a word, or said too little in time where that ends it.
+    /// Plaintext, with the detected protocol if the listener detects it.
+    Plaintext(Option<&'static [u8]>),
+    /// Nothing: the connection ended, or timed out where the listener closes it then.
     Nothing,
 }
 
@@ -38,42 +37,42 @@ pub(super) async fn read(
     stream: &mut TcpStream,
     first: &mut BytesMut,
     handshake: Duration,
-) -> Result<Opening, Failure> {
+) -> Result<FirstBytes, Failure> {
     let detects = listener.needs_protocol();
     if !detects && !listener.needs_hello() {
-        return Ok(Opening::Clear(None));
+        return Ok(FirstBytes::Plaintext(None));
     }
     let deadline = Instant::now() + listener.first_bytes_timeout;
     // Where every chain speaks TLS nobody needs to look.
     if !listener.is_all_tls() {
         match tokio::time::timeout_at(deadline, stream.read_buf(first)).await {
-            Ok(Ok(0) | Err(_)) => return Ok(Opening::Nothing),
+            Ok(Ok(0) | Err(_)) => return Ok(FirstBytes::Nothing),
             Ok(Ok(_)) => {}
             Err(_) => return Ok(silent(listener)),
         }
     }
     if first.first().is_none_or(|byte| *byte == TLS_HANDSHAKE) && listener.needs_hello() {
         let hello = tokio::time::timeout(handshake, handshake::hello(stream, first)).await;
-        return hello.unwrap_or_else(|_| Err(handshake::late(handshake))).map(Box::new).map(Opening::Tls);
+        return hello.unwrap_or_else(|_| Err(handshake::late(handshake))).map(Box::new).map(FirstBytes::Tls);
     }
     if !detects {
-        return Ok(Opening::Clear(None));
+        return Ok(FirstBytes::Plaintext(None));
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    Ok(match listen(stream, first, left).await {
-        Ok(Heard::Said(verdict)) => Opening::Clear(protocol(verdict, first)),
-        Ok(Heard::Silence | Heard::Ended) => silent(listener),
-        Err(_) => Opening::Nothing,
+    Ok(match detect(stream, first, left).await {
+        Ok(Detection::Decided(verdict)) => FirstBytes::Plaintext(protocol(verdict, first)),
+        Ok(Detection::TimedOut | Detection::Closed) => silent(listener),
+        Err(_) => FirstBytes::Nothing,
     })
 }
 
 /// What becomes of a client whose first bytes did not come in time.
-fn silent(listener: &Listener) -> Opening {
-    if listener.continue_on_timeout { Opening::Clear(None) } else { Opening::Nothing }
+fn silent(listener: &Listener) -> FirstBytes {
+    if listener.continue_on_timeout { FirstBytes::Plaintext(None) } else { FirstBytes::Nothing }
 }
 
 /// A client that said no hello is refused by a chain that requires TLS.
-pub(super) fn in_the_clear() -> Failure {
+pub(super) fn no_plaintext() -> Failure {
     Failure::downstream(Reason::DownstreamTlsFailure, "no chain takes a connection in the clear")
 }
 

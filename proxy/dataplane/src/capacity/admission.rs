@@ -1,8 +1,8 @@
-//! Who is let in: each accepted connection takes a place of its peer's share before it is served.
+//! Admission of accepted connections: each takes a slot of its peer's share before it is served.
 //!
-//! A client that finds no place waits for one, and with it the listener's queue: who is accepted is served, and who is not
-//! waits in the kernel. Meanwhile connections without a request under way are closed for it. A peer that has its share for
-//! longer than that is turned away at once, so that others behind it get their turn.
+//! If no slot is free, the connection waits for one, and the listener's queue behind it: what is accepted is served, the rest
+//! waits in the kernel. Meanwhile idle connections are closed for it. Connections of a peer that has had its share for longer
+//! than that are refused at once, so that those of others behind them are admitted.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -29,42 +29,42 @@ const STRICT: Duration = Duration::from_secs(10);
 /// How long a connection may have no request under way before it may be closed for another.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// One worker's entrance.
+/// Admits the connections that one worker accepts.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Admission {
     budget: Arc<ConnectionBudget>,
     strict_until: Cell<Instant>,
 }
 
-/// The place of one connection that a client made.
+/// The slot of one accepted connection.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionSlot {
     budget: Arc<ConnectionBudget>,
     share: RefCell<Option<Share>>,
-    /// Requests and relays under way.
+    /// Active requests and relays.
     running: Cell<u32>,
-    /// It is not closed for others.
+    /// Whether it is exempt from being closed for others.
     kept: Cell<bool>,
     _open: Share,
 }
 
-/// Something is under way on a connection.
+/// Marks a connection as active until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Running(Rc<Place>);
+pub(crate) struct ActiveGuard(Rc<ConnectionSlot>);
 
-impl Door {
+impl Admission {
     pub(crate) fn new(budget: Arc<ConnectionBudget>) -> Self {
         Self { budget, strict_until: Cell::new(Instant::now()) }
     }
 
-    /// A place for a connection of `peer`; `None` when it is to be turned away.
-    pub(crate) async fn admit(&self, peer: &PeerKey) -> Option<Rc<Place>> {
+    /// Returns a slot for a connection of `peer`, or None if it is refused.
+    pub(crate) async fn admit(&self, peer: &PeerKey) -> Option<Rc<ConnectionSlot>> {
         let holding = self.budget.accepted.holding(peer);
         let share = match holding.try_take() {
             Some(share) => share,
             None => self.wait(&holding).await?,
         };
-        Some(Rc::new(Place {
+        Some(Rc::new(ConnectionSlot {
             budget: Arc::clone(&self.budget),
             share: RefCell::new(Some(share)),
             running: Cell::new(0),
@@ -79,10 +79,10 @@ impl Door {
         if self.gives_up(holding, patience) {
             return None;
         }
-        let mut place = holding.wait();
+        let mut slot = holding.wait();
         loop {
             let leftover = self.budget.accepted.leftover();
-            if let Some(share) = (&mut place).now_or_never() {
+            if let Some(share) = (&mut slot).now_or_never() {
                 return share;
             }
             if self.gives_up(holding, patience) {
@@ -90,7 +90,7 @@ impl Door {
             }
             tokio::select! {
                 biased;
-                share = &mut place => return share,
+                share = &mut slot => return share,
                 () = leftover => {}
                 () = sleep_until(patience), if Instant::now() < patience => {}
             }
@@ -108,7 +108,7 @@ impl Door {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// The client has shown who it is: the place is of that peer's share from now on. False when that peer has its share.
     pub(crate) fn identify(&self, peer: &PeerKey) -> bool {
         let Some(share) = self.share.take() else { return false };
@@ -119,9 +119,9 @@ impl Place {
     }
 
     /// Something is under way until the guard is dropped.
-    pub(crate) fn begin(self: &Rc<Self>) -> Running {
+    pub(crate) fn begin(self: &Rc<Self>) -> ActiveGuard {
         self.running.set(self.running.get() + 1);
-        Running(Rc::clone(self))
+        ActiveGuard(Rc::clone(self))
     }
 
     /// The connection is not closed for others any more.
@@ -154,23 +154,23 @@ struct Idle {
 }
 
 impl Idle {
-    fn poll_cut(&mut self, cx: &mut Context<'_>, place: &Place) -> Poll<()> {
+    fn poll_cut(&mut self, cx: &mut Context<'_>, slot: &ConnectionSlot) -> Poll<()> {
         if self.since.is_none() {
             self.since = Some(Instant::now());
             self.timer.set(IDLE);
         }
         if self.debt.is_none() {
             std::task::ready!(self.timer.poll_passed(cx));
-            let share = place.share.borrow();
+            let share = slot.share.borrow();
             let Some(holding) = share.as_ref().and_then(Share::holding) else { return Poll::Pending };
-            self.debt = Some(place.budget.idle.list(&[&holding], cx.waker()));
+            self.debt = Some(slot.budget.idle.list(&[&holding], cx.waker()));
         }
         let cut = self.debt.as_ref().is_some_and(|debt| debt.is_cut(cx.waker()));
         if cut { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
-impl Drop for Running {
+impl Drop for ActiveGuard {
     fn drop(&mut self) {
         self.0.running.set(self.0.running.get().saturating_sub(1));
     }
@@ -192,62 +192,62 @@ mod tests {
         PeerKey::new(None, IpAddr::from([10, 0, 0, number]))
     }
 
-    fn door(places: u32) -> Rc<Door> {
-        Rc::new(Door::new(ConnectionBudget::new(places, u32::MAX)))
+    fn admission(slots: u32) -> Rc<Admission> {
+        Rc::new(Admission::new(ConnectionBudget::new(slots, u32::MAX)))
     }
 
     /// All places that a peer gets without waiting.
-    async fn fill(door: &Door, number: u8) -> Vec<Rc<Place>> {
-        let mut places = Vec::new();
-        while !door.budget.accepted.holding(&peer(number)).has_its_share() {
-            places.extend(door.admit(&peer(number)).await);
+    async fn fill(admission: &Admission, number: u8) -> Vec<Rc<ConnectionSlot>> {
+        let mut slots = Vec::new();
+        while !admission.budget.accepted.holding(&peer(number)).has_its_share() {
+            slots.extend(admission.admit(&peer(number)).await);
         }
-        places
+        slots
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_has_its_share_waits_and_is_then_turned_away_at_once() {
-        let door = door(64);
-        let mut held = fill(&door, HOG).await;
+        let admission = admission(64);
+        let mut held = fill(&admission, HOG).await;
         assert_eq!(held.len(), 60);
         let began = Instant::now();
-        assert!(door.admit(&peer(HOG)).await.is_none());
+        assert!(admission.admit(&peer(HOG)).await.is_none());
         assert!((5..6).contains(&began.elapsed().as_secs()));
         let began = Instant::now();
         for _ in 0..100 {
-            assert!(door.admit(&peer(HOG)).await.is_none());
+            assert!(admission.admit(&peer(HOG)).await.is_none());
         }
-        let place = door.admit(&peer(GUEST)).await;
-        assert!(place.is_some() && began.elapsed().is_zero(), "the guest behind them did not wait");
-        drop(place);
+        let slot = admission.admit(&peer(GUEST)).await;
+        assert!(slot.is_some() && began.elapsed().is_zero(), "the guest behind them did not wait");
+        drop(slot);
         sleep(STRICT).await;
         held.pop();
-        assert!(door.admit(&peer(HOG)).await.is_some());
+        assert!(admission.admit(&peer(HOG)).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_nothing_is_free_everybody_waits() {
-        let door = door(4);
-        let mut held = fill_all(&door).await;
+        let admission = admission(4);
+        let mut held = fill_all(&admission).await;
         let waiting = {
-            let door = Rc::clone(&door);
-            async move { door.admit(&peer(HOG)).await }
+            let admission = Rc::clone(&admission);
+            async move { admission.admit(&peer(HOG)).await }
         };
         let ended = async {
             sleep(Duration::from_secs(60)).await;
             held.pop();
         };
-        let (place, ()) = tokio::join!(waiting, ended);
-        assert!(place.is_some());
+        let (slot, ()) = tokio::join!(waiting, ended);
+        assert!(slot.is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waited_for_long_is_turned_away_as_soon_as_something_is_free_that_is_not_its_peers() {
-        let door = door(64);
-        let _held = fill(&door, HOG).await;
+        let admission = admission(64);
+        let _held = fill(&admission, HOG).await;
         let mut others = Vec::new();
         for number in 10..14 {
-            others.extend(door.admit(&peer(number)).await);
+            others.extend(admission.admit(&peer(number)).await);
         }
         let began = Instant::now();
         let ended = async {
@@ -255,32 +255,32 @@ mod tests {
             others.pop();
         };
         let hog = peer(HOG);
-        let (place, ()) = tokio::join!(door.admit(&hog), ended);
-        assert!(place.is_none() && began.elapsed() == Duration::from_secs(60), "{:?}", began.elapsed());
+        let (slot, ()) = tokio::join!(admission.admit(&hog), ended);
+        assert!(slot.is_none() && began.elapsed() == Duration::from_secs(60), "{:?}", began.elapsed());
     }
 
-    async fn fill_all(door: &Door) -> Vec<Rc<Place>> {
-        let mut places = Vec::new();
+    async fn fill_all(admission: &Admission) -> Vec<Rc<ConnectionSlot>> {
+        let mut slots = Vec::new();
         for number in 1..=4 {
-            places.extend(door.admit(&peer(number)).await);
+            slots.extend(admission.admit(&peer(number)).await);
         }
-        places
+        slots
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_closed_for_the_next_and_a_busy_one_is_not() {
         LocalSet::new()
             .run_until(async {
-                let door = door(2);
+                let admission = admission(2);
                 let (busy, idle) =
-                    (door.admit(&peer(HOG)).await.unwrap(), door.admit(&peer(HOG)).await.unwrap());
+                    (admission.admit(&peer(HOG)).await.unwrap(), admission.admit(&peer(HOG)).await.unwrap());
                 let running = busy.begin();
-                let serve = |place: Rc<Place>| {
-                    spawn_local(async move { place.serve(std::pin::pin!(std::future::pending())).await })
+                let serve = |slot: Rc<ConnectionSlot>| {
+                    spawn_local(async move { slot.serve(std::pin::pin!(std::future::pending())).await })
                 };
                 let (busy, idle) = (serve(busy), serve(idle));
                 let began = Instant::now();
-                let next = door.admit(&peer(HOG)).await;
+                let next = admission.admit(&peer(HOG)).await;
                 assert!(next.is_some() && began.elapsed() < Duration::from_secs(2));
                 assert!(idle.is_finished() && !busy.is_finished());
                 drop(running);
@@ -290,18 +290,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_counts_for_whom_it_has_shown_to_be() {
-        let door = door(64);
+        let admission = admission(64);
         let id = outrigger_core::identity::SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
         let key = PeerKey::new(Some(&id), IpAddr::from([10, 0, 0, HOG]));
-        let held = fill(&door, HOG).await;
-        for place in &held {
-            assert!(place.identify(&key));
+        let held = fill(&admission, HOG).await;
+        for slot in &held {
+            assert!(slot.identify(&key));
         }
-        assert_eq!(door.budget.accepted.holding(&peer(HOG)).used(), 0);
-        assert_eq!(door.budget.accepted.holding(&key).used(), 60);
-        let another = door.admit(&peer(GUEST)).await.unwrap();
+        assert_eq!(admission.budget.accepted.holding(&peer(HOG)).used(), 0);
+        assert_eq!(admission.budget.accepted.holding(&key).used(), 60);
+        let another = admission.admit(&peer(GUEST)).await.unwrap();
         assert!(!another.identify(&key), "it has its share");
         drop((another, held));
-        assert_eq!(door.budget.accepted.used(), 0);
+        assert_eq!(admission.budget.accepted.used(), 0);
     }
 }
