@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn none_holds_nobody_and_all_holds_everybody() {
+    fn zero_percent_never_holds_and_a_hundred_always_does() {
         for sample in [0, 1, u32::MAX / 2, u32::MAX] {
             assert!(!Percentage::ZERO.holds(sample));
             assert!(Percentage::ALL.holds(sample));

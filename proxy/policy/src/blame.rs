@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_blamed_for_what_client_or_proxy_did() {
+    fn an_endpoint_is_not_blamed_for_what_client_or_proxy_did() {
         for reason in Reason::ALL {
             for reached in REACHED {
                 for connection in CONNECTIONS {

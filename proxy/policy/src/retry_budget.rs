@@ -199,13 +199,13 @@ mod tests {
         let held = [ledger.retry(&budget, at(0)), ledger.retry(&budget, at(0))];
         assert!(held.iter().all(Option::is_some) && ledger.retry(&budget, at(0)).is_none());
         drop(held);
-        assert!(ledger.retry(&budget, at(0)).is_none(), "they helped nobody");
+        assert!(ledger.retry(&budget, at(0)).is_none(), "none of them helped");
         ledger.succeeded();
         assert!(ledger.retry(&budget, at(0)).is_some());
     }
 
     #[test]
-    fn retries_that_help_nobody_are_a_fifth_of_the_requests_however_few_those_are() {
+    fn retries_that_do_not_help_are_a_fifth_of_the_requests_however_few_those_are() {
         for (every, requests) in [(1, 15), (1, 1000), (2, 3000), (5, 60), (10, 300), (20, 100), (50, 100)] {
             let (ledger, budget) = (Arc::new(RetryLedger::default()), budget(20.0, 3));
             let mut retries = 0;

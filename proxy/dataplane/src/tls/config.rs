@@ -1,6 +1,6 @@
-//! TLS configurations made from credentials: a server's, and per worker a cache of clients'.
+//! Builds TLS configurations from credentials: one for servers, and per worker a cache for clients.
 //!
-//! Each has a session store of its own, so that no session outlives the certificate and roots under which it was made.
+//! Each has its own session store, so that no session outlives the certificate and roots under which it was established.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -28,16 +28,16 @@ pub(crate) const ALPN_HTTP1: &[u8] = alpn::HTTP1.as_bytes();
 /// ALPN of opaque bytes between sidecars.
 pub(crate) const ALPN_TCP: &[u8] = alpn::OPAQUE.as_bytes();
 
-/// Sessions that a client keeps for one expectation.
+/// The number of sessions that a client keeps per expectation.
 const SESSIONS: usize = 8;
-/// Client configurations of one worker; beyond, all are rebuilt. A bound, not a tuning.
+/// The maximum number of client configurations of a worker; beyond it, all are rebuilt.
 const MAX_CONFIGS: usize = 512;
 
-/// The configuration of an inbound listener: TLS 1.3, and of `tls` whether a client certificate is asked for, whether there
-/// are tickets, and ALPN in order of preference.
+/// Builds the configuration of an inbound listener: TLS 1.3; whether a client certificate is required, whether tickets are
+/// issued, and ALPN in order of preference come from `tls`.
 ///
-/// Every identity of a known trust domain may connect; who may do what is a policy above. Make it again when the credentials
-/// change, and share it between workers; live connections keep theirs. Fails only when the machine has no randomness.
+/// Any identity of a known trust domain may connect; authorization is a policy. To be rebuilt when the credentials change, and
+/// shared between workers; existing connections keep theirs. Returns an error only if the machine has no randomness.
 pub(crate) fn server_config(
     credentials: &Credentials,
     tls: &DownstreamTls,
@@ -58,16 +58,16 @@ pub(crate) fn server_config(
     Ok(Arc::new(config))
 }
 
-/// Whom a connection may reach, and what is spoken on it.
+/// The expected peer of a connection, and its protocols.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Expectation {
-    /// Identities that the endpoint may have, compared whole. Empty: nobody, the connection fails.
+    /// The identities that the endpoint may have, compared as a whole. If empty, the connection fails.
     pub identities: Arc<[SpiffeId]>,
-    /// The protocols offered, preferred first. Empty: none is negotiated.
+    /// The offered protocols in order of preference. If empty, none is negotiated.
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// Client configurations of one worker, by expectation, under the credentials of the moment.
+/// The client configurations of one worker, by expectation, for the current credentials.
 #[derive(Default)]
 pub(crate) struct ClientConfigs {
     credentials: Option<Credentials>,
@@ -75,8 +75,8 @@ pub(crate) struct ClientConfigs {
 }
 
 impl ClientConfigs {
-    /// The configuration for `expectation` under `credentials`, made on first use. Those of earlier credentials are forgotten,
-    /// and their sessions with them.
+    /// Returns the configuration for `expectation` with `credentials`, built on first use. Configurations of earlier
+    /// credentials are dropped with their sessions.
     pub(crate) fn config(
         &mut self,
         credentials: &Credentials,

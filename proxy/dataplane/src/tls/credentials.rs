@@ -1,4 +1,5 @@
-//! Who this workload is and whom it trusts: one consistent view, replaced whole on renewal and on a change of bundle.
+//! The identity of this workload and its trust bundles: one consistent view, replaced as a whole on renewal and on a change of
+//! bundle.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ pub(crate) struct Credentials {
     pub identity: SpiffeId,
     /// The chain, leaf first, and its private key.
     pub certified: Arc<CertifiedKey>,
-    /// The roots that may vouch for identities. Sessions are resumed within one generation of them only.
+    /// The roots that may certify identities. Sessions are resumed only within one generation of them.
     pub roots: Arc<Roots>,
 }
 

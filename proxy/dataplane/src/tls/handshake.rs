@@ -1,4 +1,4 @@
-//! TLS handshakes on both sides, bounded in time. A failed one is a failure of the connection; no byte of a request was
+//! TLS handshakes of servers and clients, with timeouts. A failed handshake is a connection failure; no byte of a request was
 //! read or written.
 
 use std::fmt;
@@ -23,7 +23,7 @@ use x509_parser::time::ASN1Time;
 
 use crate::socket::stream::Stream;
 
-/// What a finished handshake established.
+/// The result of a handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct Negotiated {
     /// The peer's verified identity. `None` if the configuration asked for no certificate.
@@ -35,8 +35,8 @@ pub(crate) struct Negotiated {
 /// A fatal alert `unrecognized_name` as a record (RFC 8446 sections 5.1 and 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// Reads a client's hello into `first`, where some of it may be already. Nothing was answered yet: a listener that only passes the
-/// bytes on has all of them there. A malformed hello is answered with the alert that it deserves.
+/// Reads a ClientHello into `first`, which may contain part of it. Nothing is answered yet, so that a listener that only
+/// forwards the bytes has all of them there. A malformed ClientHello is answered with an alert.
 pub(crate) async fn hello(stream: &mut TcpStream, first: &mut BytesMut) -> Result<Accepted, Failure> {
     let mut acceptor = Acceptor::default();
     let mut taken = 0;
@@ -65,7 +65,7 @@ pub(crate) async fn hello(stream: &mut TcpStream, first: &mut BytesMut) -> Resul
     }
 }
 
-/// Answers a client whose hello was read. The caller bounds how long that may take.
+/// Completes the handshake with a client whose ClientHello was read. The caller applies the timeout.
 pub(crate) async fn accept(
     stream: TcpStream,
     accepted: Accepted,
@@ -77,14 +77,14 @@ pub(crate) async fn accept(
     Ok((Stream::TlsServer(Box::new(stream)), negotiated))
 }
 
-/// Tells a client that nothing is served under the name that it asked for.
+/// Refuses a client because nothing is served under the server name that it requested.
 pub(crate) async fn refuse(mut stream: TcpStream, accepted: &Accepted) -> Failure {
     // Fails when the client is gone; it was refused either way.
     let _ = stream.write_all(&UNRECOGNIZED_NAME).await;
     refused_client(format!("nothing is served under the name {:?}", accepted.client_hello().server_name()))
 }
 
-/// What a client is told, or the log, when its handshake takes too long.
+/// The failure of a handshake that takes too long.
 pub(crate) fn late(timeout: Duration) -> Failure {
     refused_client(format!("no TLS handshake within {} ms", timeout.as_millis()))
 }
@@ -134,8 +134,8 @@ fn refused_client(error: impl fmt::Display) -> Failure {
     Failure::downstream(Reason::DownstreamTlsFailure, error)
 }
 
-/// Returns whether an error of a connection is the peer's word that it does not accept our certificate (RFC 8446 section 6.2). In
-/// TLS 1.3 that comes after the handshake, with the first read.
+/// Returns whether an error of a connection is an alert that the peer does not accept our certificate (RFC 8446 section 6.2).
+/// In TLS 1.3 it arrives after the handshake, with the first read.
 pub(crate) fn refuses_us(error: &io::Error) -> bool {
     use rustls::AlertDescription as Alert;
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_somebody_else_is_refused_before_anything_is_written() {
+    async fn a_server_with_another_identity_is_refused_before_anything_is_written() {
         let ca = Authority::new();
         let (server, client) = (ca.credentials(&[&uri("stock")], &ca), ca.credentials(&[&uri("web")], &ca));
         let (_, client) = shake(&server, &client, &mut ClientConfigs::default(), "cart").await;

@@ -1,13 +1,13 @@
-//! A block of compressed fields (RFC 9113 section 4.3), as far as it can be judged without decoding it.
+//! A field block (RFC 9113 section 4.3), judged without decoding it.
 
 use super::walker::{Passed, flag, kind};
 
-/// How much of its beginning is looked at.
+/// The number of bytes at its start that are inspected.
 const BEGINNING: usize = 32;
 /// The last index of a pseudo-field in HPACK's static table (RFC 7541 appendix A).
 const LAST_PSEUDO_FIELD: u8 = 14;
 
-/// The block that is coming, or came last.
+/// The block that is being received, or was received last.
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub(super) stream: u32,
@@ -16,12 +16,12 @@ pub(super) struct Block {
     /// Whether it ends the peer's side of the stream.
     pub(super) end_stream: bool,
     beginning: Vec<u8>,
-    /// More of it is to come.
+    /// Whether more of it follows.
     pub(super) is_open: bool,
 }
 
 impl Block {
-    /// Adds the frame, HEADERS or CONTINUATION. Whether the block is whole now.
+    /// Adds a HEADERS or CONTINUATION frame. Returns whether the block is complete.
     pub(super) fn add(&mut self, frame: &Passed) -> bool {
         let mut start = frame.start();
         if frame.kind == kind::HEADERS {
@@ -39,8 +39,8 @@ impl Block {
         !self.is_open
     }
 
-    /// Returns whether its first field is a pseudo-field that it names itself. One that it refers to in the dynamic table is not
-    /// recognised, since that takes a decoder; h2 refuses pseudo-fields behind others.
+    /// Returns whether its first field is a pseudo-field whose name is literal or in the static table. One from the dynamic
+    /// table is not recognized, since that requires a decoder; h2 refuses pseudo-fields after others.
     pub(super) fn begins_with_pseudo_field(&self) -> bool {
         let mut bytes = self.beginning.iter().copied();
         let mut first = bytes.next();

@@ -121,14 +121,14 @@ impl ClientConnection {
             let _promised = window;
             let mut freeing = pin!(watched.unread.free_window(&watched.seen));
             let ended = poll_fn(|cx| {
-                // Goes on as long as the connection does.
+                // Lasts as long as the connection.
                 let _ = freeing.as_mut().poll(cx);
                 if let Some(window) = watched.unread.changed_window() {
                     connection.set_target_window_size(window);
                 }
                 Pin::new(&mut connection).poll(cx)
             });
-            // Each stream is told, by the error or by the connection that is dropped; this is for whoever debugs.
+            // Each stream receives the error, or notices that the connection was dropped; this is for debugging.
             tokio::select! {
                 ended = ended => if let Err(error) = ended {
                     tracing::debug!(%error, "upstream HTTP/2 connection ended");

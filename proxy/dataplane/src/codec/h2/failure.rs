@@ -7,9 +7,9 @@ use outrigger_core::reason::Reason;
 
 use crate::tls::handshake::refuses_us;
 
-/// An error of a client's stream or connection.
+/// Maps an error of a client stream or connection.
 pub(super) fn downstream(error: &h2::Error) -> Failure {
-    // What the peer did wrong h2 tells us as an error of its own; everything else is the client going away.
+    // h2 reports violations by the peer as errors of its own; everything else is the client going away.
     let reason = if error.is_library() {
         Reason::DownstreamProtocolError
     } else {
@@ -18,9 +18,9 @@ pub(super) fn downstream(error: &h2::Error) -> Failure {
     Failure::downstream(reason, error).with_code(reset_by_peer(error))
 }
 
-/// An error of an upstream's stream or connection, when the request had come as far as `reached`.
+/// Maps an error of an upstream stream or connection, for a request that had come as far as `reached`.
 pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
-    // What breaks the rules on a stream is that stream's response; on the connection, it may be any other's.
+    // A violation on a stream is due to its response; on the connection, it may be due to any other.
     let reason = if error.is_library() && !error.is_go_away() {
         Reason::UpstreamProtocolError
     } else if error.is_reset() {
@@ -36,15 +36,15 @@ pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
     Failure { side, ..Failure::upstream(reason, reached, error) }.with_code(reset_by_peer(error))
 }
 
-/// The same, where `newest` says whether fields of that stream are among the bytes that came last. If h2 has found those
-/// bytes malformed and ended the connection, it is this response that is malformed; other streams lose their connection.
+/// Like [`upstream`]. `newest` is whether fields of that stream were in the last bytes received. If h2 has found those bytes
+/// malformed and closed the connection, this response is the malformed one; other streams lose their connection.
 pub(super) fn upstream_of(error: &h2::Error, reached: Reached, newest: bool) -> Failure {
     let failure = upstream(error, reached);
     let is_its_fault = newest && error.is_library() && error.is_go_away();
     if is_its_fault { Failure { reason: Reason::UpstreamProtocolError, ..failure } } else { failure }
 }
 
-/// The code with which the peer reset the stream, if it did.
+/// Returns the code with which the peer reset the stream, if it did.
 fn reset_by_peer(error: &h2::Error) -> Option<u32> {
     if error.is_library() || error.is_go_away() {
         return None;
@@ -52,20 +52,20 @@ fn reset_by_peer(error: &h2::Error) -> Option<u32> {
     error.reason().map(u32::from)
 }
 
-/// The code with which a stream is reset because of `failure`, on whichever side of the proxy the stream is.
+/// Returns the code with which a stream is reset because of `failure`, on either side of the proxy.
 pub(super) fn code_for(failure: &Failure) -> Code {
     match (failure.code, failure.side) {
         (Some(code), Side::Downstream) => given_up(code.into()),
         (Some(code), Side::Upstream | Side::Local) => passed_on(code.into()),
-        // What the request was for is gone.
+        // The purpose of the request is gone.
         (None, Side::Downstream) => Code::CANCEL,
         (None, Side::Upstream | Side::Local) => Code::INTERNAL_ERROR,
     }
 }
 
-/// What a code with which one side reset its stream becomes on the other side. Codes that are about the exchange pass;
-/// those that are about the connection that it was on, or its frames, say nothing true about another connection, and
-/// REFUSED_STREAM is a promise that only the pipeline can give (`docs/sidecar-contract.md`).
+/// Maps the code with which one side reset its stream for the other side. Codes about the exchange are passed on. Those about
+/// the connection or its frames do not apply to another connection, and REFUSED_STREAM is a promise that only the pipeline can
+/// give (`docs/sidecar-contract.md`).
 pub(super) fn passed_on(code: Code) -> Code {
     match code {
         Code::CANCEL
@@ -80,11 +80,11 @@ pub(super) fn passed_on(code: Code) -> Code {
     }
 }
 
-/// With which code the exchange with an upstream is given up when its client reset the stream.
+/// Returns the code with which an upstream exchange is cancelled when its client resets the stream.
 pub(super) fn given_up(code: Code) -> Code {
     match code {
         Code::INTERNAL_ERROR | Code::ENHANCE_YOUR_CALM => code,
-        // Whatever else the client says, nobody wants the answer any more.
+        // Whatever the code, the response is no longer wanted.
         _ => Code::CANCEL,
     }
 }

@@ -33,5 +33,5 @@ pub(crate) use responder::Responder;
 const SEND_BUFFER: usize = 128 * 1024;
 /// Largest DATA frame taken: fewer, larger frames cost less.
 const FRAME_SIZE: u32 = 32 * 1024;
-/// What small DATA frames that nobody has read may cost, in h2's count: 256 less its length for each.
+/// The limit on unread small DATA frames, in the units of h2: 256 less its length for each.
 const SMALL_FRAMES: usize = 512 * 1024;

@@ -4,26 +4,26 @@
 use std::cell::RefCell;
 use std::task::{Context, Waker};
 
-/// How many requests are remembered: more than a client may have under way.
+/// The number of requests that are remembered: more than a client may have in flight.
 const MOST: usize = 4096;
 
-/// The requests of a connection that are not answered to their end.
+/// The requests of a connection whose responses are not complete.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
     requests: RefCell<Vec<Request>>,
-    /// Told when the last answer has left.
+    /// Woken when the last response was sent.
     waiting: RefCell<Option<Waker>>,
 }
 
 #[derive(Debug)]
 struct Request {
     stream: u32,
-    /// Its last byte has come.
+    /// Whether it was received completely.
     whole: bool,
 }
 
 impl Owed {
-    /// The head of a request came, and with it perhaps all of the request.
+    /// Records the head of a request, which may be all of it.
     pub(super) fn asked(&self, stream: u32, whole: bool) {
         let mut requests = self.requests.borrow_mut();
         // More are not under way at a time: what comes behind a GOAWAY is passed over, and nothing settles it.
@@ -32,7 +32,7 @@ impl Owed {
         }
     }
 
-    /// The last byte of a request came.
+    /// Records that a request is complete.
     pub(super) fn whole(&self, stream: u32) {
         let mut requests = self.requests.borrow_mut();
         if let Some(request) = requests.iter_mut().find(|request| request.stream == stream) {
@@ -40,7 +40,7 @@ impl Owed {
         }
     }
 
-    /// The last byte of an answer has left, or the stream was reset by either side.
+    /// Records that a response is complete, or that the stream was reset by either side.
     pub(super) fn settled(&self, stream: u32) {
         let mut requests = self.requests.borrow_mut();
         if let Some(at) = requests.iter().position(|request| request.stream == stream) {
@@ -53,8 +53,8 @@ impl Owed {
         }
     }
 
-    /// Returns whether answers are still to come to a client that says nothing more, and all of its requests are whole. If so, the
-    /// task of `cx` is woken when the last has left.
+    /// Returns whether responses are outstanding for a client that sends nothing more, and all of its requests are complete.
+    /// If so, the task of `cx` is woken when the last one was sent.
     pub(super) fn is_waited_for(&self, cx: &Context<'_>) -> bool {
         let requests = self.requests.borrow();
         let waited_for = !requests.is_empty() && requests.iter().all(|request| request.whole);

@@ -19,26 +19,26 @@ use super::window::Window;
 use super::written::Written;
 use crate::codec::limits::Limits;
 
-/// Header bytes that are decoded before the streams which they open are looked at. One such byte may take a hundred in
-/// memory (an indexed field), and what is refused should take them only for a moment.
+/// The number of header bytes that are decoded before the streams that they open are accepted. One byte may cost a hundred in
+/// memory (an indexed field), which refused streams should hold only briefly.
 const HEAD_BYTES_AT_ONCE: usize = 8 * 1024;
-/// And how many heads.
+/// The same limit as a number of heads.
 const HEADS_AT_ONCE: usize = 128;
-/// Streams of which something is remembered for a moment.
+/// The number of recent streams that are remembered.
 const REMEMBERED: usize = 256;
 
-/// What has been seen.
+/// The observed state of a connection.
 #[derive(Debug)]
 pub(super) struct Seen {
     server: bool,
-    /// Bytes of a block above which it cannot be within the limits, and h2 may have cut it short.
+    /// The size of a field block above which it exceeds the limits, and h2 may have truncated it.
     largest_block: usize,
     heard: Cell<Instant>,
-    /// Since when the peer owes the rest of what h2 takes as a whole: its SETTINGS, a frame, a block of fields.
+    /// Since when the rest of what h2 reads as a whole is outstanding: the SETTINGS, a frame, a field block.
     owed_since: Cell<Option<Instant>>,
-    /// What the peer may still send on the connection.
+    /// The window of the peer.
     pub(super) receiving: Window,
-    /// What may still be sent to the peer on the connection.
+    /// The window for sending to the peer.
     pub(super) sending: Window,
     block: RefCell<Block>,
     head_bytes: Cell<usize>,
@@ -48,29 +48,29 @@ pub(super) struct Seen {
     waiting: RefCell<VecDeque<Waiting>>,
     waiting_bytes: Cell<usize>,
     held_back: Cell<bool>,
-    /// A client has closed its side, and nobody knows yet whether it still reads.
+    /// Whether a client has half-closed and it is unknown whether it still reads.
     half_closed: Cell<bool>,
-    /// Answers that a client waits for.
+    /// The responses that a client waits for.
     pub(super) owed: Owed,
     pub(super) written: Written,
-    /// On a client's side, the streams whose head or trailers came in the bytes that came last.
+    /// On the client side, the streams whose head or trailers were in the last bytes received.
     last_blocks: RefCell<Vec<u32>>,
-    /// Streams that h2 has not passed on and will not: it answers them.
+    /// Streams that h2 will not pass on, because it answers them itself.
     passed_over: RefCell<VecDeque<u32>>,
     refused: RefCell<Vec<Failure>>,
     faults: RefCell<VecDeque<(u32, Fault)>>,
     settings: Cell<bool>,
     settings_wanted: RefCell<Vec<Waker>>,
-    /// h2 has looked at all that came: it asks for more.
+    /// Whether h2 has processed all bytes received so far and reads more.
     decoded: Cell<bool>,
 }
 
-/// What h2 hides of trailers.
+/// What h2 conceals about trailers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It leaves out what is above its limit.
+    /// It omits what is above its limit.
     TooLarge,
-    /// It leaves pseudo-fields out, which make the message malformed (RFC 9113 section 8.1).
+    /// It omits pseudo-fields, which make the message malformed (RFC 9113 section 8.1).
     PseudoField,
 }
 
@@ -82,12 +82,12 @@ struct Waiting {
 }
 
 impl Seen {
-    /// Nothing yet, of a client's connection.
+    /// Creates the state of a connection from a client.
     pub(super) fn of_client(limits: &Limits) -> Self {
         Self::new(true, limits)
     }
 
-    /// Nothing yet, of a connection to a server.
+    /// Creates the state of a connection to a server.
     pub(super) fn of_server(limits: &Limits) -> Self {
         Self::new(false, limits)
     }
@@ -122,19 +122,19 @@ impl Seen {
         }
     }
 
-    /// Bytes came.
+    /// Records that bytes were received.
     pub(super) fn heard(&self) {
         self.heard.set(Instant::now());
         self.decoded.set(false);
         self.last_blocks.borrow_mut().clear();
     }
 
-    /// h2 asks for bytes, which it does when it has decoded those that it has.
+    /// Records that h2 reads, which it does when it has decoded what it has.
     pub(super) fn wanted(&self) {
         self.decoded.set(true);
     }
 
-    /// All that came so far was taken; whether it ended within a frame.
+    /// Records that all bytes so far were processed, and whether they end within a frame.
     pub(super) fn paused(&self, within_a_head: bool) {
         let owes = within_a_head || !self.settings.get() || self.block.borrow().is_open;
         if !owes {
@@ -144,22 +144,22 @@ impl Seen {
         }
     }
 
-    /// Returns since when the peer owes the rest of a head, or of what else h2 takes as a whole.
+    /// Returns since when the rest of a head, or of what else h2 reads as a whole, is outstanding.
     pub(super) fn owed_since(&self) -> Option<Instant> {
         self.owed_since.get()
     }
 
-    /// Returns when bytes came last: DATA, heads, and the answers to PINGs.
+    /// Returns when bytes were last received: DATA, heads, PING responses.
     pub(super) fn last_heard(&self) -> Instant {
         self.heard.get()
     }
 
-    /// Bytes of heads and trailers that the peer has sent, compressed as they were.
+    /// Returns the number of compressed bytes of heads and trailers that the peer has sent.
     pub(super) fn head_bytes(&self) -> usize {
         self.head_bytes.get()
     }
 
-    /// A frame came from the peer.
+    /// Records a frame from the peer.
     pub(super) fn came(&self, frame: &Passed) {
         match frame.kind {
             kind::DATA => {
@@ -188,12 +188,12 @@ impl Seen {
             _ => {}
         }
         if self.settings.get() && !self.block.borrow().is_open {
-            // The next head has its own time. Frames of an open block do not buy it more time.
+            // The next head has its own timeout. Further frames of an open block do not extend it.
             self.owed_since.set(None);
         }
     }
 
-    /// A frame went to the peer.
+    /// Records a frame to the peer.
     pub(super) fn went(&self, frame: &Passed) {
         match frame.kind {
             kind::DATA => {
@@ -255,21 +255,21 @@ impl Seen {
         faults.push_back((block.stream, fault));
     }
 
-    /// What is wrong with the trailers of a stream, as far as h2 hides it. For a head that ended its stream it says what
-    /// makes no sense: ask there too, so that it is forgotten.
+    /// Returns what h2 conceals about the trailers of a stream. To be called for a head that ended its stream too, so that it
+    /// is forgotten; the result is meaningless then.
     pub(super) fn fault_of_trailers(&self, stream: u32) -> Option<Fault> {
         let mut faults = self.faults.borrow_mut();
         let at = faults.iter().position(|(of, _)| *of == stream)?;
         faults.remove(at).map(|(_, fault)| fault)
     }
 
-    /// Returns whether fields of that stream were among what came last: if h2 has ended the connection for what the peer sent, it may
-    /// have been for those.
+    /// Returns whether fields of that stream were in the last bytes received. If h2 has closed the connection because of them,
+    /// it may have been for those fields.
     pub(super) fn came_last(&self, stream: u32) -> bool {
         self.last_blocks.borrow().contains(&stream)
     }
 
-    /// The client has closed its side while it is owed answers.
+    /// Records that the client has half-closed while responses are owed to it.
     pub(super) fn half_closes(&self) {
         self.half_closed.set(true);
     }
@@ -279,7 +279,7 @@ impl Seen {
         self.half_closed.replace(false)
     }
 
-    /// Returns whether so many heads wait that nothing more is read before they are passed on.
+    /// Returns whether so many heads are pending that no more is read until they were accepted.
     pub(super) fn holds_back(&self) -> bool {
         let holds =
             self.waiting_bytes.get() >= HEAD_BYTES_AT_ONCE || self.waiting.borrow().len() >= HEADS_AT_ONCE;
@@ -287,7 +287,7 @@ impl Seen {
         holds
     }
 
-    /// h2 hands up a stream. Whether the client had reset it before.
+    /// Records that h2 has passed on a stream. Returns whether the client had reset it before.
     pub(super) fn handed_up(&self, stream: u32) -> bool {
         let mut waiting = self.waiting.borrow_mut();
         while let Some(first) = waiting.front() {
@@ -305,7 +305,7 @@ impl Seen {
         false
     }
 
-    /// h2 has nothing more to hand up. Whether more can be read that was held back until now.
+    /// Records that h2 has nothing more to pass on. Returns whether reading, which was held back, can continue.
     pub(super) fn all_handed_up(&self) -> bool {
         if !self.decoded.get() {
             // It waits to write, and has yet to look at what came last.
@@ -318,7 +318,7 @@ impl Seen {
         self.held_back.replace(false)
     }
 
-    /// What h2 has refused by itself since the last call.
+    /// Returns what h2 has refused by itself since the last call.
     pub(super) fn refusals(&self) -> Vec<Failure> {
         if self.refused.borrow().is_empty() { Vec::new() } else { self.refused.take() }
     }
@@ -331,7 +331,7 @@ impl Seen {
         passed_over.push_back(stream);
     }
 
-    /// An answer goes to a stream: if nobody was handed that stream, it is h2's own.
+    /// Records a response on a stream. If the stream was not passed on, the response is from h2 itself.
     fn h2_answered(&self, stream: u32, reset: Option<Code>) {
         let waits = {
             let mut waiting = self.waiting.borrow_mut();
@@ -367,7 +367,7 @@ impl Seen {
         Poll::Pending
     }
 
-    /// The connection is gone: who waits for SETTINGS looks again, and hears of it.
+    /// Records that the connection has ended, and wakes the tasks that wait for SETTINGS.
     pub(super) fn ended(&self) {
         self.settings_wanted.take().into_iter().for_each(Waker::wake);
     }

@@ -75,7 +75,7 @@ where
     let mut streams = FuturesUnordered::new();
     let mut freeing = pin!(unread.free_window(&seen));
     let ended = poll_fn(|cx| {
-        // Goes on as long as the connection does.
+        // Lasts as long as the connection.
         let _ = freeing.as_mut().poll(cx);
         if let Some(window) = unread.changed_window() {
             connection.set_target_window_size(window);

@@ -1,5 +1,5 @@
-//! A stream that a CONNECT turned into a connection: its bytes are DATA frames, its half-closes END_STREAM (RFC 9113
-//! section 8.5). Windows are its back-pressure.
+//! A stream that CONNECT turned into a byte stream: its bytes are DATA frames, its half-closes END_STREAM (RFC 9113 section
+//! 8.5). The windows are its back-pressure.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::unread::Receiver;
 use crate::socket::stream;
 
-/// Both halves of such a stream. Dropped before its end, it is reset.
+/// Both halves of such a stream. If dropped before its end, the stream is reset.
 pub(super) struct Tunnel {
     send: SendStream<Bytes>,
     receive: Rc<RefCell<Receiver>>,

@@ -2,7 +2,7 @@
 //!
 //! Payloads are skipped, except for the first bytes of frames that are not DATA.
 
-/// How many bytes of a payload are kept.
+/// The number of payload bytes that are kept.
 const START: usize = 48;
 
 /// Type codes of frames (RFC 9113 section 6).
@@ -24,20 +24,20 @@ pub(super) mod flag {
     pub(in super::super) const PRIORITY: u8 = 0x20;
 }
 
-/// One direction of a connection.
+/// The parser of one direction of a connection.
 #[derive(Debug)]
 pub(super) struct Walker {
-    /// Bytes of the connection preface that are still to come.
+    /// The number of bytes of the connection preface still to be received.
     preface: usize,
     head: [u8; 9],
-    /// Bytes of `head` that have come.
+    /// The number of bytes of `head` received.
     have: usize,
-    /// Bytes of the payload that are still to come.
+    /// The number of bytes of the payload still to be received.
     left: usize,
     frame: Passed,
 }
 
-/// A frame whose last byte has passed.
+/// A frame that has passed completely.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Passed {
     pub(super) kind: u8,
@@ -67,20 +67,20 @@ impl Passed {
 }
 
 impl Walker {
-    /// Begins with a connection preface of that length.
+    /// Creates a parser that first skips a connection preface of that length.
     pub(super) fn new(preface: usize) -> Self {
         let frame = Passed { kind: 0, flags: 0, stream: 0, length: 0, start: [0; START], kept: 0 };
         Self { preface, head: [0; 9], have: 0, left: 0, frame }
     }
 
-    /// Returns whether the bytes so far end in the preface, or in a frame of a kind that h2 takes as a whole before anything is done
-    /// with it. DATA is waited for by who reads the body.
+    /// Returns whether the bytes so far end within the preface, or within a frame that h2 reads as a whole before it acts on
+    /// it. DATA does not count; the reader of the body waits for it.
     pub(super) fn is_within_a_head(&self) -> bool {
         let begun = self.have > 0 || self.left > 0;
         self.preface > 0 || begun && (self.have < self.head.len() || self.frame.kind != kind::DATA)
     }
 
-    /// Takes the next bytes and calls `passed` for each frame that ends in them.
+    /// Processes the next bytes and calls `passed` for each frame that ends in them.
     pub(super) fn walk(&mut self, mut bytes: &[u8], mut passed: impl FnMut(&Passed)) {
         let preface = self.preface.min(bytes.len());
         self.preface -= preface;

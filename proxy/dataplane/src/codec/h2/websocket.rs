@@ -1,8 +1,8 @@
-//! WebSockets over HTTP/2 (RFC 8441): what differs from their upgrade of HTTP/1, as which the rest of the proxy knows them.
+//! WebSockets over HTTP/2 (RFC 8441), converted from and to the HTTP/1 upgrade that the rest of the proxy uses.
 //!
-//! The key and its proof, with which HTTP/1 shows that both ends mean a WebSocket, do not exist in HTTP/2 (section 5.1). An
-//! application behind HTTP/1 wants a key, and so gets one; its proof ends here. A client of HTTP/1 wants a proof, which an
-//! application behind HTTP/2 does not give; so it is made here.
+//! The key and its proof, by which HTTP/1 shows that both ends speak WebSocket, do not exist in HTTP/2 (section 5.1). An
+//! HTTP/1 application requires a key, so one is generated, and its proof ends here. An HTTP/1 client requires a proof, which
+//! an HTTP/2 application does not send, so it is computed here.
 
 use aws_lc_rs::digest;
 use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
@@ -11,34 +11,35 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::codec::head::ResponseHead;
 use crate::codec::upgrade;
 
-/// What `:protocol` and `Upgrade` call it.
+/// The name of the protocol in `:protocol` and `Upgrade`.
 pub(super) const NAME: &str = "websocket";
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Turns the fields of an extended CONNECT into those of an upgrade.
+/// Converts the fields of an extended CONNECT to those of an upgrade.
 pub(super) fn asked(headers: &mut HeaderMap) {
     if let Ok(key) = HeaderValue::try_from(key(fastrand::u128(..))) {
         headers.insert(SEC_WEBSOCKET_KEY, key);
     }
 }
 
-/// Turns the fields of a 101 into those of a 200.
+/// Converts the fields of a 101 to those of a 200.
 pub(super) fn answered(headers: &mut HeaderMap) {
     headers.remove(SEC_WEBSOCKET_ACCEPT);
 }
 
-/// Returns whether a client that offers these upgrades would take a WebSocket.
+/// Returns whether a client that offers these upgrades accepts WebSocket.
 pub(super) fn is_among(offered: &HeaderValue) -> bool {
     upgrade::is_offered(offered, &HeaderValue::from_static(NAME))
 }
 
-/// Turns the fields of an upgrade into those of an extended CONNECT. The proof of the key is for the client that sent it.
+/// Converts the fields of an upgrade to those of an extended CONNECT. Returns the proof of the key, for the client that sent
+/// it.
 pub(super) fn asking(headers: &mut HeaderMap) -> Option<HeaderValue> {
     proof(headers.remove(SEC_WEBSOCKET_KEY)?.as_bytes())
 }
 
-/// Turns a 200 into the 101 as which the rest of the proxy knows it.
+/// Converts a 200 to the 101 that the rest of the proxy expects.
 pub(super) fn opened(head: &mut ResponseHead, proof: Option<HeaderValue>) {
     head.status = StatusCode::SWITCHING_PROTOCOLS;
     head.upgrade = Some(HeaderValue::from_static(NAME));
@@ -47,7 +48,7 @@ pub(super) fn opened(head: &mut ResponseHead, proof: Option<HeaderValue>) {
     }
 }
 
-/// What shows that a key was understood (RFC 6455 section 4.2.2).
+/// Returns the proof of a key (RFC 6455 section 4.2.2).
 fn proof(key: &[u8]) -> Option<HeaderValue> {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key);
@@ -55,7 +56,7 @@ fn proof(key: &[u8]) -> Option<HeaderValue> {
     HeaderValue::try_from(base64(hash.finish().as_ref())).ok()
 }
 
-/// A key (RFC 6455 section 4.1).
+/// Returns a new key (RFC 6455 section 4.1).
 fn key(random: u128) -> String {
     base64(&random.to_be_bytes())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Below this a window counts as used up: an odd rest is no use to a sender.
+/// Below this a window counts as exhausted: the rest is of no use to a sender.
 const USED_UP: i64 = 1024;
 /// RFC 9113 section 6.9.2.
 const INITIAL_WINDOW: i64 = 65_535;
@@ -44,17 +44,17 @@ impl Window {
         }
     }
 
-    /// Returns how many bytes may still be sent; negative where a peer sent more.
+    /// Returns the number of bytes that may still be sent; negative if a peer sent more.
     pub(super) fn left(&self) -> i64 {
         self.left.get()
     }
 
-    /// Returns whether it has been used up for that long.
+    /// Returns whether it has been exhausted for that long.
     pub(super) fn is_used_up_for(&self, long: Duration) -> bool {
         self.used_up.get().is_some_and(|since| since.elapsed() >= long)
     }
 
-    /// Resolves when it is used up. Cancel-safe.
+    /// Resolves when it is exhausted. Cancel-safe.
     pub(super) async fn used_up(&self) {
         while self.used_up.get().is_none() {
             self.news.notified().await;

@@ -28,14 +28,14 @@ pub(super) struct Wire {
     coming: Walker,
     going: Walker,
     seen: Rc<Seen>,
-    /// The client has closed its side, which h2 does not know yet.
+    /// The client has half-closed, which h2 does not know yet.
     half_closed: Option<HalfClosed>,
 }
 
 #[derive(Debug)]
 struct HalfClosed {
     since: Instant,
-    /// When the kernel is asked next whether the client is still there.
+    /// When the kernel is next asked whether the client is still there.
     look: Pin<Box<Sleep>>,
 }
 
@@ -59,8 +59,8 @@ impl Wire {
 }
 
 impl Wire {
-    /// Ready when h2 may hear that the client has closed its side: nothing more is owed to it, not all of its requests are
-    /// whole, or it is gone.
+    /// Ready when h2 may be told that the client has half-closed: nothing more is owed to it, not all of its requests are
+    /// complete, or it is gone.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.seen.owed.is_waited_for(cx) {
             return Poll::Ready(());

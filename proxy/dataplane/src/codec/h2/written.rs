@@ -1,25 +1,25 @@
-//! When the frames queued on a connection have been written. h2 drops those of a stream that is reset before that.
+//! Tracks when the frames queued on a connection have been written: h2 drops those of a stream that is reset before.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
 
-/// What a connection has written.
+/// The progress of the writes of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// The last operation on the socket was a flush that completed, and with it all that could be sent.
+    /// Whether the last operation on the socket was a complete flush, after which nothing that could be sent is queued.
     flushed: Cell<bool>,
-    /// How many times all of it was written.
+    /// How many times everything was written.
     times: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
 }
 
 impl Written {
-    /// Bytes are being written, or a flush has completed or not.
+    /// Records a write, or whether a flush has completed.
     pub(super) fn is_flushed(&self, flushed: bool) {
         self.flushed.set(flushed);
     }
 
-    /// The connection was polled and can do nothing more for now.
+    /// Records that the connection was polled and cannot make progress now.
     pub(super) fn polled(&self) {
         if self.flushed.get() {
             self.times.set(self.times.get() + 1);
@@ -29,7 +29,7 @@ impl Written {
         }
     }
 
-    /// What [`Self::poll_after`] takes to wait for what is queued now.
+    /// Returns the position to pass to [`Self::poll_after`] to wait for what is queued now.
     pub(super) fn now(&self) -> u64 {
         self.times.get()
     }

@@ -10,7 +10,7 @@ use super::support::{echo, run, serving};
 use crate::codec::server::Protocol;
 
 #[test]
-fn what_is_malformed_in_frames_alone_is_refused_and_not_handed_up() {
+fn a_malformed_request_is_refused_and_reaches_no_handler() {
     let with = |extra: Vec<u8>| [GET.to_vec(), extra].concat();
     for (name, block) in [
         ("an upper-case name", with(field(b"X-Y", b"1"))),

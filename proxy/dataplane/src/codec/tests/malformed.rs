@@ -11,7 +11,7 @@ use crate::codec::body::Body;
 use crate::codec::server::Protocol;
 
 #[test]
-fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
+fn a_malformed_request_is_refused_and_reaches_no_handler() {
     let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
     let long_method = format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "X".repeat(65));
     let many_fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(100));
@@ -117,7 +117,7 @@ fn what_is_malformed_is_refused_and_nothing_is_handed_up() {
 }
 
 #[test]
-fn a_body_that_breaks_a_rule_fails_for_whoever_reads_it_and_ends_the_connection() {
+fn a_malformed_body_fails_for_its_reader_and_ends_the_connection() {
     for (body, reason) in [
         ("Transfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n", Reason::DownstreamProtocolError),
         ("Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", Reason::DownstreamProtocolError),

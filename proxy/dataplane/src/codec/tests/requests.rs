@@ -159,7 +159,7 @@ fn a_request_without_answer_becomes_a_500() {
 }
 
 #[test]
-fn a_100_is_sent_when_somebody_reads_the_body_and_never_twice() {
+fn a_100_is_sent_once_when_the_body_is_read() {
     run(async {
         let bytes = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
         let mut served = serving(Protocol::Http1, |head, body, mut responder| async {

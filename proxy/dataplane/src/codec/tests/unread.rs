@@ -1,4 +1,4 @@
-//! Streams of one HTTP/2 connection whose bytes nobody reads: none holds up another.
+//! Streams of one HTTP/2 connection whose bytes are not read: none blocks another.
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -80,7 +80,7 @@ fn large() -> Body {
 }
 
 #[test]
-fn downloads_that_nobody_reads_hold_up_no_other() {
+fn unread_downloads_block_no_other_stream() {
     run(async {
         let connection = connected(&Limits::default()).await;
         let mut unread = Vec::new();
@@ -96,7 +96,7 @@ fn downloads_that_nobody_reads_hold_up_no_other() {
 }
 
 #[test]
-fn uploads_that_nobody_reads_hold_up_no_other() {
+fn unread_uploads_block_no_other_stream() {
     run(async {
         let connection = connected(&Limits::default()).await;
         for _ in 0..50 {
@@ -115,7 +115,7 @@ fn narrow() -> Limits {
     Limits { connection_window: 1024 * 1024, ..Limits::default() }
 }
 
-/// So many downloads that nobody reads, on a connection with a narrow window.
+/// So many unread downloads, on a connection with a narrow window.
 async fn unread_downloads(connection: &Http2Connection, count: usize) -> Vec<Body> {
     let mut unread = Vec::new();
     for _ in 0..count {

@@ -1,5 +1,5 @@
-//! HTTP/2 connections, shared by many requests each: they take streams until one of the two ends has enough, then one more
-//! connection is made.
+//! HTTP/2 connections, shared by many requests each: they take streams until one of the two ends reaches its limit, then
+//! another connection is made.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,19 +18,19 @@ use crate::codec::usage::Usage;
 use crate::upstream::bounds::Peer;
 use crate::upstream::dial::{Dialled, Wire};
 
-/// How long a connection may be without a stream. GOAWAY announces its end, so that this may be long.
+/// Idle timeout. GOAWAY announces the end of a connection, so that this may be long.
 const IDLE: Duration = Duration::from_secs(300);
 
 /// A host's HTTP/2 connections.
 #[derive(Debug, Default)]
 pub(super) struct Http2 {
     shared: RefCell<Vec<SharedConnection>>,
-    /// Requests that wait for the connection that is being made; `None` while none is.
+    /// Requests that wait for the connection being established; `None` if there is none.
     starting: RefCell<Option<Vec<Started>>>,
 }
 
-/// Tells a request that the connection that it waits for is there, or why it is not. The first is given a stream of it
-/// whatever has become of the connection since, so that no request dials forever where connections close at once.
+/// Passes the new connection, or the failure, to a request that waits for it. The first one receives a stream whatever has
+/// happened to the connection since, so that no request dials forever if connections close at once.
 type Started = oneshot::Sender<Result<Option<Lease>, Failure>>;
 
 #[derive(Debug)]
@@ -39,12 +39,12 @@ struct SharedConnection {
     peer: Option<SpiffeId>,
     born: Instant,
     used: Cell<Instant>,
-    /// Requests that it was given.
+    /// The number of requests that it was given.
     carried: Cell<u32>,
 }
 
 impl SharedConnection {
-    /// One more stream of it.
+    /// Leases one more stream.
     fn lease(&self, queued: Option<Queued>) -> Lease {
         let first = self.carried.get() == 0;
         self.carried.set(self.carried.get().saturating_add(1));
@@ -76,7 +76,7 @@ impl SharedConnection {
         self.connection.streams() == 0
     }
 
-    /// Returns whether nothing is left for it to do.
+    /// Returns whether it is no longer needed.
     fn is_done(&self, settings: &PoolSettings) -> bool {
         !self.connection.is_open() || (self.connection.streams() == 0 && self.is_spent(settings))
     }
@@ -129,7 +129,7 @@ impl Pool {
         }
     }
 
-    /// The least used connection that `fits`.
+    /// Returns the least used connection that `fits`.
     fn share(&self, fits: impl Fn(&SharedConnection) -> bool, queued: Option<Queued>) -> Option<Lease> {
         let shared = self.http2.shared.borrow();
         let fitting = shared.iter().filter(|shared| fits(shared));
@@ -137,7 +137,7 @@ impl Pool {
         Some(chosen.lease(queued))
     }
 
-    /// Makes one more HTTP/2 connection for all who wait. Owned by the worker; ends within the connect timeout.
+    /// Dials one more HTTP/2 connection for all waiting requests. Owned by the worker; ends within the connect timeout.
     fn start_http2(self: &Rc<Self>, permit: Permit) {
         *self.http2.starting.borrow_mut() = Some(Vec::new());
         let pool = Rc::clone(self);
@@ -155,7 +155,7 @@ impl Pool {
             }
             for waiter in waiters {
                 let next = outcome.as_ref().map(|_| None).map_err(Failure::clone);
-                // Whoever stopped waiting leaves the first stream to the next.
+                // A request that no longer waits leaves the first stream to the next.
                 outcome = waiter.send(outcome).err().unwrap_or(next);
             }
         });
@@ -166,7 +166,7 @@ impl Pool {
         self.http2_of(dialled, permit).await
     }
 
-    /// A stream of a connection that was made for one request, and is there for others from now on.
+    /// Leases a stream of a connection that was dialled for one request, and adds the connection to the pool.
     pub(super) async fn keep_http2(&self, dialled: Dialled, permit: Permit) -> Result<Lease, Failure> {
         let shared = self.http2_of(dialled, permit).await?;
         let lease = shared.lease(None);
@@ -191,7 +191,7 @@ impl Pool {
         Ok(SharedConnection { connection, peer, born: now, used, carried })
     }
 
-    /// Asks the host on every connection whether it is there.
+    /// Sends a PING on every connection.
     pub(in crate::upstream) fn ask(&self) {
         self.http2.shared.borrow().iter().for_each(|shared| shared.connection.ask());
     }
@@ -202,7 +202,7 @@ impl Pool {
         !shared.is_empty() && shared.iter().all(|shared| shared.connection.is_quiet())
     }
 
-    /// Closes what had no stream for too long or was closed by the host.
+    /// Closes connections that were idle for too long or that the host has closed.
     pub(super) fn tidy_http2(&self, now: Instant) {
         let settings = self.settings.borrow();
         let longest = settings.connections.idle_timeout.map_or(IDLE, |idle| idle.min(IDLE));
@@ -214,8 +214,8 @@ impl Pool {
         });
     }
 
-    /// Closes the connection that has had no stream for longest. False without one. Its place is free a moment later, when
-    /// it has said goodbye.
+    /// Closes the connection that has been idle for longest. Returns false if there is none. Its permit is free a moment
+    /// later, after GOAWAY.
     pub(super) fn close_an_idle_http2(&self) -> bool {
         let mut shared = self.http2.shared.borrow_mut();
         let idle = shared.iter().enumerate().filter(|(_, shared)| shared.is_idle());

@@ -1,4 +1,4 @@
-//! The pools of one cluster, which share its bound on connections, or of one worker, which share the process's.
+//! The pools of one cluster, which share its connection limit, or of one worker, which share that of the process.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -20,7 +20,7 @@ struct List {
 }
 
 impl Siblings {
-    /// One more.
+    /// Adds a pool.
     pub(super) fn add(&self, pool: &Rc<Pool>) {
         let List { pools, tidy_at } = &mut *self.0.borrow_mut();
         if pools.len() >= *tidy_at {
@@ -30,8 +30,8 @@ impl Siblings {
         pools.push(Rc::downgrade(pool));
     }
 
-    /// Closes a connection that nobody uses. False without one. Looks at every pool, which is paid for where the bound on
-    /// connections is reached.
+    /// Closes an idle connection. Returns false if there is none. Visits every pool, which happens only if the connection
+    /// limit is reached.
     pub(in crate::upstream) fn close_an_idle_one(&self) -> bool {
         let idle = {
             let list = self.0.borrow();

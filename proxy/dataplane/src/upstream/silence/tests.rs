@@ -55,7 +55,7 @@ fn a_host_that_answers_nothing_while_others_do_is_avoided_after_a_quarter_of_a_s
 }
 
 #[test]
-fn where_nobody_answers_nobody_is_doubted() {
+fn no_host_is_doubted_where_none_answers() {
     let mut world = world();
     world.other_answers();
     world.begin(30);
@@ -160,7 +160,7 @@ fn an_ejection_takes_five_seconds_of_silence_and_two_failed_pairs() {
 
 /// Half of the requests take 30 s, and none may be sent twice. A healthy host may well get three slow ones in a row.
 #[test]
-fn without_pairs_slow_requests_eject_nobody_and_a_host_that_fails_every_test_is_ejected() {
+fn without_pairs_slow_requests_eject_no_host_and_one_that_fails_every_test_is_ejected() {
     for (slow_elsewhere, ejected) in [(200, false), (2, true)] {
         let mut world = world();
         world.begin(3);

@@ -58,7 +58,7 @@ fn what_is_not_answered_counts_apart_when_split() {
 #[test]
 fn a_dead_endpoint_is_ejected_after_five_connections_if_others_can_be_reached() {
     let world = World::new(defaults(), 2);
-    assert_eq!(world.many(0, Outcome::LocalOrigin, 19), None, "nobody knows whether the other one can");
+    assert_eq!(world.many(0, Outcome::LocalOrigin, 19), None, "whether the other one can is unknown");
     world.many(1, Outcome::Success, 2);
     assert_eq!(world.many(0, Outcome::LocalOrigin, 1), None, "two answers tell little");
     world.many(1, Outcome::Success, 18);

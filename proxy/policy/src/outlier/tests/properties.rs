@@ -41,7 +41,7 @@ proptest! {
 
     /// An outage behind all endpoints, or a path that fails on each of them, at any rate.
     #[test]
-    fn where_all_fail_alike_nobody_is_ejected(
+    fn no_endpoint_is_ejected_where_all_fail_alike(
         seed in any::<u64>(),
         endpoints in 2usize..7,
         failing in 0.0f64..1.0,

@@ -21,7 +21,7 @@ fn an_endpoint_that_served_well_until_just_now_is_ejected_for_what_it_does_now()
     }
     assert_eq!(world.many(0, Outcome::ServerError, 20), None);
     world.now = at(3);
-    assert_eq!(world.many(0, Outcome::ServerError, 20), None, "nobody serves beside it just now");
+    assert_eq!(world.many(0, Outcome::ServerError, 20), None, "no other endpoint serves just now");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_window_of_failures_is_over_after_ten_seconds() {
 }
 
 #[test]
-fn without_enough_requests_elsewhere_nobody_is_ejected() {
+fn no_endpoint_is_ejected_without_enough_requests_elsewhere() {
     let world = World::new(defaults(), 2);
     world.many(1, Outcome::Success, 19);
     assert_eq!(world.many(0, Outcome::ServerError, 100), None);
@@ -117,7 +117,7 @@ fn success_rates_are_compared_once_in_every_interval_by_envoys_arithmetic() {
 }
 
 #[test]
-fn a_success_rate_that_chance_explains_ejects_nobody() {
+fn a_success_rate_that_chance_explains_ejects_no_endpoint() {
     let of = settings(|wire| {
         wire.enforcing_success_rate = number(100);
         wire.enforcing_consecutive_5xx = number(0);
