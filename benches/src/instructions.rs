@@ -1,9 +1,9 @@
-//! `instructions`: how many instructions a request costs the whole proxy process, counted by valgrind's callgrind.
+//! `instructions`: how many instructions of the proxy process a request costs, counted by valgrind's callgrind.
 //!
-//! Times on a shared machine differ by 8 % from run to run; this count hardly differs at all, so that it can guard
-//! against a change that makes requests dearer. It says nothing of system calls, caches or waiting. The counts that
-//! `benches/instructions.txt` holds were made by one compiler on one kind of processor: with another compiler they are
-//! printed and not compared.
+//! Times on a shared machine differ by 8 % between runs. This count is almost constant, so it can detect changes that
+//! make requests more expensive. It does not include system calls, cache misses and waiting. The counts in
+//! `benches/instructions.txt` hold for one compiler on one kind of processor; with another compiler they are printed and
+//! not compared.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,19 +16,19 @@ use outrigger::process::Process;
 use crate::load;
 use crate::mesh::Mesh;
 
-/// Requests before the first count, so that connections are there and tables have grown.
+/// Requests before the first count, which open connections and fill caches.
 const WARM_UP: usize = 300;
 const COUNTED: usize = 2_000;
-/// What a count may exceed the one in the file by, in percent.
+/// Percentage by which a count may exceed the one in the file.
 const SLACK: f64 = 3.0;
 
-/// Counts the instructions that a request costs. Needs valgrind.
+/// Counts the instructions of a request. Needs valgrind.
 #[derive(Debug, Args)]
 pub(crate) struct InstructionsArgs {
-    /// Fail if a request costs over 3 % more instructions than the file says.
+    /// Fail if a request costs over 3 % more instructions than in the file.
     #[arg(long)]
     check: bool,
-    /// Write what was counted into the file.
+    /// Write the counts to the file.
     #[arg(long, conflicts_with = "check")]
     write: bool,
     /// The counts to compare with.
@@ -39,7 +39,7 @@ pub(crate) struct InstructionsArgs {
     outrigger: PathBuf,
 }
 
-/// Counts and prints. Fails when a request is not answered, or with `--check` when it has become dearer.
+/// Counts and prints. Returns an error if a request fails, or with `--check` if it has become more expensive.
 pub(crate) async fn run(args: InstructionsArgs) -> Result<(), String> {
     let counts = measure(&args.outrigger).await?;
     let compiler = compiler().await?;
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: InstructionsArgs) -> Result<(), String> {
     }
 }
 
-/// Every scenario with its instructions a request.
+/// Returns each scenario with its instructions per request.
 async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut mesh = Mesh::new(outrigger, directory.path())?;
@@ -100,7 +100,7 @@ async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
     Ok(counts)
 }
 
-/// A program that runs `outrigger` under callgrind, with the same arguments and in the same process.
+/// Creates a script that runs `outrigger` under callgrind, with the same arguments and in the same process.
 fn script(outrigger: &Path, directory: &Path) -> Result<PathBuf, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
     let program = outrigger.canonicalize().map_err(|error| format!("{}: {error}", outrigger.display()))?;
@@ -116,7 +116,7 @@ fn script(outrigger: &Path, directory: &Path) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Instructions that `processes` have executed so far, all together.
+/// Returns the total number of instructions that `processes` have executed.
 async fn executed(processes: &[&Process], directory: &Path) -> Result<u64, String> {
     let mut sum = 0;
     for process in processes {
@@ -135,7 +135,7 @@ async fn executed(processes: &[&Process], directory: &Path) -> Result<u64, Strin
     Ok(sum)
 }
 
-/// The totals of every dump of one process: each dump goes to a file of its own and begins at zero.
+/// Returns the totals of all dumps of one process. Each dump is a file and starts at zero.
 fn dumped(base: &Path) -> Result<u64, String> {
     let mut sum = 0;
     for number in 1.. {
@@ -160,7 +160,7 @@ async fn compiler() -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// What the file says: the compiler in the first line, then a scenario and its count a line.
+/// Parses the file: the compiler in the first line, then one scenario and its count per line.
 #[derive(Debug, PartialEq)]
 struct Baseline<'text> {
     compiler: String,

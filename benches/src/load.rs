@@ -1,5 +1,4 @@
-//! Load over keep-alive connections, and the application that answers it with little: HTTP/1.1 or HTTP/2, bodies of 200
-//! bytes.
+//! Load over keep-alive connections, and a small application that answers it: HTTP/1.1 or HTTP/2, bodies of 200 bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,12 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// Bytes of an answer's body.
+/// Size of a response's body.
 const BODY: usize = 200;
-/// How many connections carry the load.
+/// Number of connections.
 const CONNECTIONS: usize = 32;
 
-/// Answers every request on `listen` until the program ends.
+/// Answers all requests on `listen` until the program ends.
 pub(crate) async fn application(listen: SocketAddr) -> Result<(), String> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
     let body = "x".repeat(BODY);
@@ -42,8 +41,8 @@ async fn serve(mut stream: TcpStream, answer: Arc<str>) -> Result<(), String> {
     }
 }
 
-/// Sends `requests` for `host` to the proxy at `proxy`, each connection as fast as it is answered; how long it took.
-/// Fails with the first answer that is not 200.
+/// Sends `requests` for `host` to the proxy at `proxy`, each connection as fast as it is answered, and returns the
+/// duration. Returns an error for the first response that is not 200.
 pub(crate) async fn drive(proxy: SocketAddr, host: &str, requests: usize) -> Result<Duration, String> {
     let left = Arc::new(AtomicUsize::new(requests));
     let begin = Instant::now();
@@ -57,7 +56,7 @@ pub(crate) async fn drive(proxy: SocketAddr, host: &str, requests: usize) -> Res
     Ok(begin.elapsed())
 }
 
-/// As [`application`], in HTTP/2 with prior knowledge.
+/// Like [`application`], in HTTP/2 with prior knowledge.
 pub(crate) async fn http2_application(listen: SocketAddr) -> Result<(), String> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
     tokio::spawn(async move {
@@ -68,7 +67,7 @@ pub(crate) async fn http2_application(listen: SocketAddr) -> Result<(), String> 
                         &[b'x'; BODY],
                     ))))
                 });
-                // A client that goes away ends its connection.
+                // A client that disconnects ends its connection.
                 let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), service)
                     .await;
@@ -78,8 +77,8 @@ pub(crate) async fn http2_application(listen: SocketAddr) -> Result<(), String> 
     Ok(())
 }
 
-/// Sends `requests` for `host`, one after the other over one connection, in HTTP/2 if `http2`. Fails with the first answer
-/// that is not 200.
+/// Sends `requests` for `host` one after the other over one connection, in HTTP/2 if `http2`. Returns an error for the
+/// first response that is not 200.
 pub(crate) async fn in_turn(
     proxy: SocketAddr,
     host: &str,
@@ -131,7 +130,7 @@ async fn client(proxy: SocketAddr, host: String, left: Arc<AtomicUsize>) -> Resu
     Ok(())
 }
 
-/// The next head, taken out of `read`.
+/// Returns the next head and removes it from `read`.
 async fn take_head(stream: &mut TcpStream, read: &mut Vec<u8>) -> Result<Vec<u8>, String> {
     loop {
         if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {

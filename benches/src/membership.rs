@@ -1,7 +1,7 @@
-//! `membership`: what requests feel while the endpoints of their cluster change.
+//! `membership`: latency of requests while the endpoints of their cluster change.
 //!
-//! A cluster of that many endpoints (addresses of 127.0.0.0/8, behind all of which one application answers) gets a steady
-//! load through a sidecar. First nothing changes; then one endpoint at a time leaves or comes back, ten times a second.
+//! A cluster of that many endpoints (addresses of 127.0.0.0/8, all served by one application) gets a steady load through
+//! a sidecar: first without changes, then while one endpoint is removed or added ten times a second.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::load;
 use crate::mesh::Mesh;
 
-/// Endpoints of one EndpointSlice, as Kubernetes cuts them.
+/// Endpoints of one EndpointSlice, as in Kubernetes.
 const OF_SLICE: usize = 1_000;
 const CONNECTIONS: u32 = 10;
 const CHANGES_A_SECOND: u32 = 10;
@@ -31,7 +31,7 @@ pub(crate) struct MembershipArgs {
     /// Requests a second.
     #[arg(long, default_value_t = 500)]
     rate: u32,
-    /// How long each of both measurements takes, in seconds.
+    /// Duration of each of the two measurements, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u32,
     /// The binary to measure.
@@ -39,7 +39,7 @@ pub(crate) struct MembershipArgs {
     outrigger: PathBuf,
 }
 
-/// Measures and prints. Fails with the reason when the mesh does not come up or a request is not answered with 200.
+/// Measures and prints. Returns an error if the mesh does not start or a response is not 200.
 pub(crate) async fn run(args: MembershipArgs) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mesh = Mesh::new(&args.outrigger, directory.path())?;
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: MembershipArgs) -> Result<(), String> {
         loop {
             ticks.tick().await;
             changes += 1;
-            // The last endpoint of the first slice: in the middle of the list, wherever there are more slices.
+            // The last endpoint of the first slice is in the middle of the list if there are more slices.
             if let Err(error) = write(&mesh, &args, 0, changes % 2 == 1) {
                 return error;
             }
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: MembershipArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes a slice of the service's endpoints, the last one missing if `short`. With the first goes the Service.
+/// Writes a slice of the service's endpoints, without the last one if `short`. The first slice includes the Service.
 fn write(mesh: &Mesh<'_>, args: &MembershipArgs, slice: usize, short: bool) -> Result<(), String> {
     let first = slice * OF_SLICE;
     let last = args.endpoints.min(first + OF_SLICE) - usize::from(short);
@@ -121,7 +121,7 @@ endpoints:
     mesh.write_file(&format!("many-{slice}"), &yaml)
 }
 
-/// Sends `rate` requests a second for so many seconds; their latencies, from when each was due.
+/// Sends `rate` requests a second and returns their latencies, measured from their scheduled times.
 async fn drive(proxy: SocketAddr, rate: u32, seconds: u32) -> Result<Vec<Duration>, String> {
     let mut clients = JoinSet::new();
     for client in 0..CONNECTIONS {

@@ -1,10 +1,10 @@
-//! What a sidecar costs idle, and whether its memory depends on the size of its mesh.
+//! `mesh`: memory and CPU of a sidecar, and whether they depend on the size of its mesh.
 //!
-//! Starts a control plane that serves that many services, a sidecar in front of an application that is registered for the
-//! first five, and a client's sidecar that idles, then sends traffic to those five; then it changes other services, one
-//! after the other, and prints the client sidecar's memory and CPU on the way. Run it with `--services 5 --updates 0` for
-//! the mesh to compare with. `--requests 200000` then measures what a request costs each sidecar that it passes: in the
-//! clear through one of them, and through two with mTLS between.
+//! Starts a control plane that serves that many services, a sidecar whose application is registered for the first five,
+//! and a client's sidecar. The client's sidecar idles, then sends traffic to those five services; then other services are
+//! changed one after the other. Its memory and CPU are printed at each step. Run it with `--services 5 --updates 0` for
+//! comparison. `--requests 200000` also measures the CPU of a request in each sidecar: in the clear through one of them,
+//! and with mTLS through two.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 
 use crate::load;
 
-/// How many services get traffic.
+/// Number of services that get traffic.
 const USED: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -33,7 +33,7 @@ pub(crate) struct MeshArgs {
     /// How many changes are made to services that the sidecar does not use.
     #[arg(long, default_value_t = 1_000)]
     updates: usize,
-    /// How many requests are sent to measure what one costs, each way.
+    /// How many requests are sent to measure the CPU of each, both ways.
     #[arg(long, default_value_t = 0)]
     requests: usize,
     /// The binary to measure.
@@ -41,7 +41,7 @@ pub(crate) struct MeshArgs {
     outrigger: PathBuf,
 }
 
-/// Measures and prints. Fails with the reason when the mesh does not come up or a request is not answered.
+/// Measures and prints. Returns an error if the mesh does not start or a request fails.
 pub(crate) async fn measure(args: MeshArgs) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mesh = Mesh::new(&args.outrigger, directory.path())?;
@@ -70,7 +70,7 @@ pub(crate) async fn measure(args: MeshArgs) -> Result<(), String> {
             mesh.traffic(20).await?;
         }
     }
-    // The last change is debounced, translated and, if anybody asked for it, sent.
+    // The last change is debounced, translated, and sent if a proxy is subscribed to it.
     tokio::time::sleep(Duration::from_secs(3)).await;
     mesh.traffic(400).await?;
     report(&format!("after {} updates to others", args.updates), &client, &control_plane)?;
@@ -97,7 +97,7 @@ fn report(when: &str, client: &Process, control_plane: &Process) -> Result<(), S
 /// A control plane, two sidecars and an application, on free ports of loopback.
 pub(crate) struct Mesh<'run> {
     outrigger: &'run Path,
-    /// What sidecars are started with: `outrigger`, or a script that runs it.
+    /// The program of the sidecars: `outrigger`, or a script that runs it.
     pub(crate) sidecar: PathBuf,
     pub(crate) directory: &'run Path,
     pub(crate) listen: SocketAddr,
@@ -136,7 +136,7 @@ impl<'run> Mesh<'run> {
         })
     }
 
-    /// A service with an endpoint of its own, which changes with `revision`.
+    /// Writes a service with one endpoint, which changes with `revision`.
     pub(crate) fn write(&self, service: usize, revision: usize) -> Result<(), String> {
         let (high, low) = (service / 250 % 250, service % 250 + 1);
         let yaml = format!(
@@ -156,7 +156,7 @@ ports: [{{name: main, port: {}, protocol: TCP}}]
 endpoints: [{}]
 ",
             8080 + revision,
-            // The five that get traffic have the registered endpoint alone.
+            // The five services with traffic have only the registered endpoint.
             if service < USED { String::new() } else { format!("{{addresses: [\"10.9.{high}.{low}\"]}}") },
         );
         self.write_file(&format!("s{service}"), &yaml)
@@ -171,7 +171,7 @@ endpoints: [{}]
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
-    /// A service whose endpoint is an application itself, before which no sidecar stands.
+    /// Writes a service whose endpoint is an application without a sidecar.
     pub(crate) fn write_plain(&self, name: &str, protocol: &str, app: SocketAddr) -> Result<(), String> {
         let yaml = format!(
             "apiVersion: v1
@@ -270,7 +270,7 @@ endpoints: [{{addresses: [\"{}\"]}}]
         ])
     }
 
-    /// A file with a join token for a service account.
+    /// Creates a join token for a service account, and returns its file.
     pub(crate) fn token(&self, account: &str) -> Result<PathBuf, String> {
         let token = std::process::Command::new(self.outrigger)
             .args(["token", "create", "--namespace", "mesh", "--service-account", account, "--ttl", "1h"])
@@ -295,7 +295,7 @@ endpoints: [{{addresses: [\"{}\"]}}]
         Process::start(program, name, self.directory, args, &[])
     }
 
-    /// Sends that many requests, in turn to each of the services that are used, over one connection.
+    /// Sends requests over one connection, in turn to the services that are used.
     async fn traffic(&self, requests: usize) -> Result<(), String> {
         let mut stream = TcpStream::connect(self.outbound).await.map_err(|error| error.to_string())?;
         for number in 0..requests {

@@ -1,7 +1,8 @@
-//! The application behind each endpoint: answers after a set time, fails as often as it is told, and counts what it ran.
+//! The application of each endpoint: answers after a configured time, fails at a configured rate, and counts its
+//! executions.
 //!
-//! A process of its own, so that it can be frozen and killed. `PUT /behaviour?delay_us=5000&fail=80&status=500` changes what
-//! it does; `GET /executed` says how many requests it has executed; every other request is work.
+//! It is a separate process, so that it can be stopped and killed. `PUT /behaviour?delay_us=5000&fail=80&status=500`
+//! configures it; `GET /executed` returns the number of executed requests; any other request is work.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,16 +20,16 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Bytes of an answer's body.
+/// Size of a response's body.
 const BODY: usize = 200;
 
 /// An endpoint of the fault bench.
 #[derive(Debug, Args)]
 pub(crate) struct EndpointArgs {
-    /// Where it listens.
+    /// The listening address.
     #[arg(long)]
     listen: SocketAddr,
-    /// Requests that it works on at a time; others wait, however long.
+    /// Number of concurrent requests; others wait.
     #[arg(long, default_value_t = 10_000)]
     concurrency: usize,
 }
@@ -42,14 +43,14 @@ struct Application {
     turn: AtomicU32,
 }
 
-/// What the application does with a request.
+/// How the application answers a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Behaviour {
-    /// Time to a successful answer.
+    /// Delay of a successful response.
     pub(super) delay: Duration,
-    /// How many of a hundred requests fail, at once.
+    /// Percentage of requests that fail, without a delay.
     pub(super) fail_percent: u32,
-    /// What a failed request is answered with.
+    /// The status of a failed request.
     pub(super) status: u16,
 }
 
@@ -57,7 +58,7 @@ impl Behaviour {
     /// Answers after a millisecond and never fails.
     pub(super) const HEALTHY: Self = Self { delay: Duration::from_millis(1), fail_percent: 0, status: 500 };
 
-    /// The request that sets it.
+    /// Returns the request that configures this behaviour.
     pub(super) fn path(self) -> String {
         let Self { delay, fail_percent, status } = self;
         format!("/behaviour?delay_us={}&fail={fail_percent}&status={status}", delay.as_micros())
@@ -78,7 +79,7 @@ impl Behaviour {
     }
 }
 
-/// Serves until the process is ended. Fails when it cannot listen.
+/// Serves until the process ends. Returns an error if it cannot listen.
 pub(crate) async fn serve(args: EndpointArgs) -> Result<(), String> {
     let listener =
         TcpListener::bind(args.listen).await.map_err(|error| format!("{}: {error}", args.listen))?;
@@ -98,7 +99,7 @@ pub(crate) async fn serve(args: EndpointArgs) -> Result<(), String> {
         let application = Arc::clone(&application);
         tokio::spawn(async move {
             let service = service_fn(|request| answer(&application, request));
-            // A client that breaks off is no business of an endpoint.
+            // A client may disconnect.
             let _ = hyper::server::conn::http1::Builder::new()
                 .half_close(false)
                 .serve_connection(TokioIo::new(stream), service)

@@ -1,4 +1,4 @@
-//! What breaks, and how: each fault strikes the second of three endpoints unless it says otherwise.
+//! The faults. Each affects the second of three endpoints unless it says otherwise.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::process::Command;
 use super::endpoint::Behaviour;
 use super::topology::{ENDPOINTS, Proxy, Topology};
 
-/// The endpoint that is struck.
+/// The affected endpoint.
 pub(super) const VICTIM: u8 = 2;
 
 /// A fault.
@@ -24,7 +24,7 @@ pub(super) enum Fault {
     BlackHole,
     /// SIGSTOP for the application and its sidecar.
     Frozen,
-    /// The same, and clients give up after a second.
+    /// The same, with clients that time out after a second.
     FrozenImpatient,
     /// SIGSTOP for the application behind a live sidecar.
     ApplicationFrozen,
@@ -32,7 +32,7 @@ pub(super) enum Fault {
     ApplicationFrozenImpatient,
     /// SIGSTOP for three seconds: a pod whose CPU is throttled.
     Throttled,
-    /// Answers take a second longer.
+    /// Responses are delayed by a second.
     Slow,
     /// Four of five requests fail at once with 500; the other endpoints take 40 ms.
     FailsFast,
@@ -44,9 +44,9 @@ pub(super) enum Fault {
     AllUnavailable,
     /// The control plane is killed and started again, over and over, while configuration is written.
     ControlPlaneKilled,
-    /// The control plane is away, and sidecars restart meanwhile.
+    /// The control plane is down, and sidecars restart meanwhile.
     ControlPlaneAway,
-    /// Certificates live for two seconds.
+    /// Certificates have a lifetime of two seconds.
     ShortCertificates,
 }
 
@@ -72,7 +72,7 @@ impl Fault {
         Self::ShortCertificates,
     ];
 
-    /// What the short form strikes with.
+    /// The faults of the short form.
     pub(super) const QUICK: [Self; 7] = [
         Self::Killed,
         Self::BlackHole,
@@ -83,7 +83,7 @@ impl Fault {
         Self::AllUnavailable,
     ];
 
-    /// As the table and `--only` say it.
+    /// The name in the table and in `--only`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Killed => "killed",
@@ -106,7 +106,7 @@ impl Fault {
         }
     }
 
-    /// Whether it can strike what stands before the endpoints.
+    /// Returns true if the fault applies to this topology.
     pub(super) fn strikes(self, proxy: &Proxy) -> bool {
         match self {
             Self::ApplicationKilled
@@ -121,7 +121,7 @@ impl Fault {
         }
     }
 
-    /// How long clients wait for an answer.
+    /// Returns the clients' timeout.
     pub(super) fn patience(self) -> Duration {
         match self {
             Self::FrozenImpatient | Self::ApplicationFrozenImpatient => Duration::from_secs(1),
@@ -129,22 +129,22 @@ impl Fault {
         }
     }
 
-    /// How long certificates live.
+    /// Returns the lifetime of certificates.
     pub(super) fn certificate_ttl(self) -> Duration {
         Duration::from_secs(if self == Self::ShortCertificates { 2 } else { 3600 })
     }
 
-    /// Whether a GET may fail by what the fault is: nothing is left that could answer it, or the answer is an
-    /// application's own.
+    /// Returns true if a GET may fail under this fault: no endpoint can answer it, or the response is the application's
+    /// own.
     pub(super) fn may_lose(self) -> bool {
         matches!(self, Self::FailsFast | Self::AllUnavailable)
     }
 
-    /// Sets the scene, before the load.
+    /// Prepares the fault before the load starts.
     pub(super) async fn prepare(self, topology: &Topology) -> Result<(), String> {
         let behaviour = match self {
             Self::FailsFast => Behaviour { delay: Duration::from_millis(40), ..Behaviour::HEALTHY },
-            // From the beginning: a budget of the last ten seconds would still hold what the requests before have earned.
+            // From the start: otherwise the retry budget of the last ten seconds would include earlier requests.
             Self::AllUnavailable => Behaviour { fail_percent: 100, status: 503, ..Behaviour::HEALTHY },
             _ => return Ok(()),
         };
@@ -154,7 +154,7 @@ impl Fault {
         Ok(())
     }
 
-    /// Strikes, within `length`, while the load runs. What it did to the network is undone by [`clear`].
+    /// Causes the fault within `length`, while the load runs. [`clear`] reverts its changes of the network.
     pub(super) async fn strike(self, topology: &mut Topology, length: Duration) -> Result<(), String> {
         let both = |topology: &Topology, signal| {
             topology.signal_application(VICTIM, signal)?;

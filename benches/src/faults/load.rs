@@ -1,7 +1,7 @@
-//! The load: so many clients, each with a connection of its own, that send at fixed times and give up after their patience.
+//! The load: clients with a connection each, which send at fixed times and time out.
 //!
-//! A client that waits for an answer skips the times that pass meanwhile: a hanging endpoint shows as answers that are
-//! missing in a second, as it does to users. Nothing is sent twice here: what the proxy does not repeat is lost.
+//! A client that waits for a response skips its next times, so that a hanging endpoint shows as missing responses, as it
+//! does to users. Clients do not retry: a request that the proxy does not retry is lost.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,24 +18,24 @@ use tokio::time::Instant;
 /// One load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
-    /// How many clients.
+    /// Number of clients.
     pub(super) clients: u32,
-    /// Requests a second, of all clients together.
+    /// Requests a second of all clients together.
     pub(super) per_second: u32,
-    /// When a client gives up on a request, and on its connection.
+    /// Timeout after which a client abandons a request and its connection.
     pub(super) patience: Duration,
-    /// For how long requests are sent.
+    /// Duration of the load.
     pub(super) length: Duration,
 }
 
-/// What one request met.
+/// The result of one request.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
-    /// When it was sent, from the begin of the load.
+    /// Time of sending, since the start of the load.
     pub(super) sent: Duration,
-    /// Until it was answered or given up.
+    /// Time until the response or the timeout.
     pub(super) latency: Duration,
-    /// A POST, which nobody may repeat once it was written (RFC 9110 section 9.2.2).
+    /// A POST, which must not be retried once it was written (RFC 9110 section 9.2.2).
     pub(super) post: bool,
     /// How it ended.
     pub(super) outcome: Outcome,
@@ -48,16 +48,16 @@ pub(super) struct Sample {
 pub(super) enum Outcome {
     /// With 200.
     Answered,
-    /// With another status, and the reason that the proxy gave.
+    /// With another status, and the proxy's reason.
     Refused(u16, Option<String>),
-    /// The connection broke, or could not be made.
+    /// The connection failed or could not be opened.
     Broken(String),
-    /// Not within the client's patience.
+    /// The client timed out.
     Late,
 }
 
 impl Sample {
-    /// When it ended, from the begin of the load.
+    /// Returns the time of its end, since the start of the load.
     pub(super) fn ended(&self) -> Duration {
         self.sent + self.latency
     }

@@ -1,7 +1,7 @@
-//! `faults`: breaks one of three endpoints under load and prints what clients met, beside Envoy and HAProxy where they
-//! are installed. All defaults, nothing tuned on our side.
+//! `faults`: breaks one of three endpoints under load and prints the results for clients, with Envoy and HAProxy for
+//! comparison if they are installed. Outrigger has its default configuration.
 //!
-//! Runs in a network namespace of its own, made by util-linux's `unshare` and gone with the process. Needs root and `nft`.
+//! Runs in a network namespace that util-linux's `unshare` creates and that ends with the process. Needs root and `nft`.
 
 pub(crate) mod endpoint;
 mod fault;
@@ -31,7 +31,7 @@ pub(crate) struct FaultsArgs {
     /// Only these faults, by their names in the table; `overload` is one of them.
     #[arg(long, value_delimiter = ',', value_name = "FAULT")]
     only: Vec<String>,
-    /// Measure Outrigger alone, although others are installed.
+    /// Measure only Outrigger, even if others are installed.
     #[arg(long)]
     no_peers: bool,
     /// Fail if Outrigger lost a GET that another endpoint could have answered.
@@ -40,19 +40,19 @@ pub(crate) struct FaultsArgs {
     /// Requests a second.
     #[arg(long, default_value_t = 600)]
     rate: u32,
-    /// Clients, each with a connection of its own.
+    /// Clients, with one connection each.
     #[arg(long, default_value_t = 60)]
     clients: u32,
     /// The binary to measure.
     #[arg(long, default_value = "target/release/outrigger")]
     outrigger: PathBuf,
-    /// Set by the bench itself, once it runs in its own namespace.
+    /// Set by the bench when it runs in its namespace.
     #[arg(long, hide = true)]
     in_namespace: bool,
 }
 
-/// Runs every fault against every proxy that is there, and prints a table. Fails with the reason when a process does not
-/// come up, or with `--check` when a request was lost.
+/// Runs every fault against every available proxy, and prints a table. Returns an error if a process does not start, or
+/// with `--check` if a request was lost.
 pub(crate) async fn run(args: FaultsArgs) -> Result<(), String> {
     if !args.in_namespace {
         return enter_namespace();
@@ -108,7 +108,7 @@ async fn measure(args: &FaultsArgs, fault: Fault, proxy: &Proxy) -> Result<Figur
     };
     let load = tokio::spawn(load::run(TARGET, plan));
     tokio::time::sleep(before).await;
-    // What is in flight at this moment counts on both sides; at one execution a request it cancels out.
+    // Requests in flight now count on both sides, which cancels out at one execution per request.
     let executed = executed(fault, &topology).await?;
     let struck = fault.strike(&mut topology, after).await;
     let samples = load.await.map_err(|error| error.to_string())?;
@@ -123,7 +123,7 @@ async fn measure(args: &FaultsArgs, fault: Fault, proxy: &Proxy) -> Result<Figur
     Ok(figures)
 }
 
-/// Executions so far, of faults that leave every application able to say.
+/// Returns the number of executions, for faults after which all applications still respond.
 async fn executed(fault: Fault, topology: &Topology) -> Result<Option<u64>, String> {
     match fault {
         Fault::AllUnavailable | Fault::FailsFast | Fault::Slow => topology.executed().await.map(Some),
@@ -151,7 +151,7 @@ fn overloads(args: &FaultsArgs) -> bool {
     args.only.iter().any(|name| name == OVERLOAD) || args.only.is_empty() && !args.quick
 }
 
-/// Starts this program again in a network namespace of its own. Returns only when that fails.
+/// Starts this program again in a new network namespace. Returns only on failure.
 fn enter_namespace() -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
     let error = std::process::Command::new("unshare")
@@ -163,7 +163,7 @@ fn enter_namespace() -> Result<(), String> {
     Err(format!("cannot run unshare (util-linux, as root): {error}"))
 }
 
-/// Where a program of that name is on the path.
+/// Returns the path of a program.
 fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| is_program(file))

@@ -1,4 +1,4 @@
-//! More load than the applications can carry, and then less than that again: does the service come back?
+//! More load than the applications can process, and then less: does the service recover?
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::load::{self, Outcome, Plan};
 use super::report::Figures;
 use super::topology::{ENDPOINTS, Proxy, Settings, TARGET, Topology, application};
 
-/// What an answer must not take longer than to be of use.
+/// Latency above which a response counts as lost.
 const USEFUL: Duration = Duration::from_millis(100);
 const LENGTH: Duration = Duration::from_secs(10);
 
@@ -22,7 +22,7 @@ pub(super) async fn measure(outrigger: &Path, proxy: &Proxy) -> Result<[Figures;
     };
     let topology = Topology::start(proxy, settings).await?;
     for number in 1..=ENDPOINTS {
-        // Three of them, one request at a time each: 400 a second.
+        // Three applications with one request at a time: 400 a second.
         let delay = Duration::from_micros(7500);
         topology.behave(number, Behaviour { delay, ..Behaviour::HEALTHY }).await?;
     }

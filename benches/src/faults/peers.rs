@@ -1,5 +1,5 @@
-//! The proxies that people use today, before the same endpoints: with retries, ejection and checks on, as their guides
-//! recommend, since both do without when nothing is set.
+//! Other proxies in front of the same endpoints, with retries, ejection and checks as their guides recommend. By default,
+//! both have none of these.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use super::topology::{ENDPOINTS, TARGET, application, wait_listening};
 
-/// Envoy with two retries, outlier detection and a connect timeout of 1 s. Fails when it does not listen.
+/// Starts Envoy with two retries, outlier detection and a connect timeout of 1 s. Returns an error if it does not listen.
 pub(super) async fn envoy(program: &Path, directory: &Path) -> Result<Child, String> {
     let endpoints: String = addresses()
         .map(|address| {
@@ -80,7 +80,7 @@ pub(super) async fn envoy(program: &Path, directory: &Path) -> Result<Child, Str
     .await
 }
 
-/// HAProxy with three retries, redispatch and a check every 500 ms. Fails when it does not listen.
+/// Starts HAProxy with three retries, redispatch and a check every 500 ms. Returns an error if it does not listen.
 pub(super) async fn haproxy(program: &Path, directory: &Path) -> Result<Child, String> {
     let mut config = format!(
         "global

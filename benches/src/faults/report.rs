@@ -1,4 +1,4 @@
-//! What a fault did to the load, as one row: requests before the fault are not counted.
+//! The effect of a fault on the load as a table row. Requests before the fault are not counted.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use super::load::{Outcome, Sample};
 pub(super) struct Figures {
     /// Requests sent after the fault began.
     pub(super) sent: usize,
-    /// GETs that were not answered with 200. Each could have been repeated.
+    /// GETs without a 200. Each could have been retried.
     pub(super) lost: usize,
-    /// POSTs that were not answered with 200: cut off in flight, or lost.
+    /// POSTs without a 200: interrupted, or lost.
     pub(super) posts: usize,
-    /// The fewest answers in a whole second after the fault, against the load, in percent.
+    /// The lowest number of responses in a second after the fault, as a percentage of the load.
     pub(super) least: f64,
     p50: Duration,
     p99: Duration,
     max: Duration,
     /// The 99th percentile of requests sent from three seconds after the fault on.
     pub(super) settled: Duration,
-    /// Of the answered requests, how many the faulty endpoint answered, in percent.
+    /// Percentage of responses from the faulty endpoint.
     share: f64,
-    /// Executions for each request, over all endpoints.
+    /// Executions per request, over all endpoints.
     pub(super) executions: Option<f64>,
     /// The most frequent way in which a request failed.
     why: Option<String>,
 }
 
 impl Figures {
-    /// Those of `samples` since `fault` began. `per_second` is the load, `victim` the endpoint that the fault struck.
+    /// Computes the figures of `samples` since `fault` began. `per_second` is the load, `victim` the affected endpoint.
     pub(super) fn of(
         samples: &[Sample],
         fault: Duration,
@@ -65,7 +65,7 @@ impl Figures {
     }
 }
 
-/// The fewest answers in a whole second from the fault to the end of the load.
+/// Returns the lowest number of responses in a second from the fault to the end of the load.
 fn least(samples: &[Sample], fault: Duration, length: Duration) -> usize {
     let seconds = length.saturating_sub(fault).as_secs() as usize;
     let mut answers = vec![0; seconds];
@@ -78,7 +78,7 @@ fn least(samples: &[Sample], fault: Duration, length: Duration) -> usize {
     answers.into_iter().min().unwrap_or_default()
 }
 
-/// The value below which `share` (0 to 1) of `sorted` lies; zero of none.
+/// Returns the value below which `share` (0 to 1) of `sorted` lies, or zero if it is empty.
 fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let at = (sorted.len().saturating_sub(1)) as f64 * share;
     sorted.get(at.round() as usize).copied().unwrap_or_default()
@@ -104,7 +104,7 @@ fn commonest(all: impl Iterator<Item = String>) -> Option<String> {
         .map(|(text, count)| format!("{count} x {}", text.trim()))
 }
 
-/// A table in Markdown: a row for each fault and proxy.
+/// Returns a Markdown table with a row for each fault and proxy.
 pub(super) fn table(rows: &[(&str, &str, Figures)]) -> String {
     let mut out = String::from(
         "| fault | proxy | sent | GETs lost | POSTs failed | least answers/s, % of load | p50 ms | p99 ms | max ms | p99 ms after 3 s | by the faulty one, % | executions a request | most failures |\n\

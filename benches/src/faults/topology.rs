@@ -1,7 +1,6 @@
-//! What stands under load: three endpoints, and what leads to them.
+//! The processes under load: three endpoints and the proxies in front of them. Dropping a topology kills all of them.
 //!
-//! Everything has an address of its own in this network namespace, so that a rule can strike one endpoint: applications
-//! listen on 127.0.1.N, their sidecars on 127.0.2.N, the proxy under load on 127.0.0.1. Dropping a topology kills all of it.
+//! Each process has its own address, so that a rule can affect one endpoint: applications 127.0.1.N, sidecars 127.0.2.N.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,13 +19,13 @@ use tokio::process::{Child, Command};
 use super::endpoint::Behaviour;
 use super::peers;
 
-/// How many endpoints there are.
+/// Number of endpoints.
 pub(super) const ENDPOINTS: u8 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const CONTROL_PLANE: SocketAddr = local(15010);
 const CONTROL_PLANE_ADMIN: SocketAddr = local(15011);
-/// Where the load goes.
+/// The address that gets the load.
 pub(super) const TARGET: SocketAddr = local(15001);
 const FRONT_ADMIN: SocketAddr = local(15020);
 
@@ -34,17 +33,17 @@ const fn local(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-/// The application of endpoint `number`, from 1.
+/// Returns the address of the application of endpoint `number`, from 1.
 pub(super) fn application(number: u8) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 1, number), 8080).into()
 }
 
-/// The inbound side of the sidecar of endpoint `number`.
+/// Returns the inbound address of the sidecar of endpoint `number`.
 pub(super) fn inbound(number: u8) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 2, number), 18080).into()
 }
 
-/// Which proxy carries the load.
+/// The proxy under load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Proxy {
     /// Outrigger before plain endpoints.
@@ -58,7 +57,7 @@ pub(super) enum Proxy {
 }
 
 impl Proxy {
-    /// As the table says it.
+    /// The name in the table.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Plain => "Outrigger, plain",
@@ -68,20 +67,20 @@ impl Proxy {
         }
     }
 
-    /// Whether it is ours.
+    /// Returns true for Outrigger.
     pub(super) fn is_outrigger(&self) -> bool {
         matches!(self, Self::Plain | Self::Mesh)
     }
 }
 
-/// How a topology is started.
+/// Options of a topology.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     /// The `outrigger` binary.
     pub(super) outrigger: PathBuf,
-    /// The life of certificates.
+    /// The lifetime of certificates.
     pub(super) certificate_ttl: Duration,
-    /// Requests that each application works on at a time.
+    /// Number of concurrent requests of each application.
     pub(super) concurrency: usize,
 }
 
@@ -99,7 +98,7 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// Starts everything and waits until requests can be sent. Fails, naming the process, when one does not come up.
+    /// Starts all processes and waits until requests can be sent. Returns an error if one does not start.
     pub(super) async fn start(proxy: &Proxy, settings: Settings) -> Result<Self, String> {
         let directory = tempfile::Builder::new()
             .prefix("outrigger-faults-")
@@ -130,7 +129,7 @@ impl Topology {
         Ok(topology)
     }
 
-    /// Kills everything and waits until it is gone, so that the next topology finds its addresses free.
+    /// Kills all processes and waits for their ends, which frees their addresses.
     pub(super) async fn stop(mut self) -> Result<(), String> {
         let sidecars = self.sidecars.drain(..).flatten();
         for process in sidecars.chain(self.client.take()).chain(self.control_plane.take()) {
@@ -142,7 +141,7 @@ impl Topology {
         Ok(())
     }
 
-    /// Where endpoint `number` is for the proxy under load.
+    /// Returns the address of endpoint `number` for the proxy under load.
     pub(super) fn endpoint(&self, number: u8) -> SocketAddr {
         match self.proxy {
             Proxy::Mesh => inbound(number),
@@ -165,7 +164,7 @@ impl Topology {
         }
     }
 
-    /// Ends the sidecar of endpoint `number`, with SIGTERM or SIGKILL, starts it again and waits until it is ready.
+    /// Ends the sidecar of endpoint `number` with SIGTERM or SIGKILL, restarts it and waits until it is ready.
     pub(super) async fn restart_sidecar(&mut self, number: u8, graceful: bool) -> Result<(), String> {
         let slot = self.sidecars.get_mut(usize::from(number) - 1).ok_or("no such sidecar")?;
         match slot.take() {
@@ -178,7 +177,7 @@ impl Topology {
         Ok(())
     }
 
-    /// SIGKILL for the control plane.
+    /// Kills the control plane with SIGKILL.
     pub(super) async fn kill_control_plane(&mut self) -> Result<(), String> {
         self.control_plane.take().ok_or("the control plane does not run")?.kill().await
     }
@@ -202,7 +201,7 @@ impl Topology {
         Ok(())
     }
 
-    /// Writes a service that nobody calls, in its `revision`, as an operator's tool would.
+    /// Writes a `revision` of a service without traffic, as an operator's tool would.
     pub(super) fn write_other(&self, revision: u32) -> Result<(), String> {
         let yaml = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: other, namespace: shop}}\n\
@@ -212,12 +211,12 @@ impl Topology {
         self.write("other.yaml", &yaml)
     }
 
-    /// Tells the application of endpoint `number` how to behave.
+    /// Configures the application of endpoint `number`.
     pub(super) async fn behave(&self, number: u8, behaviour: Behaviour) -> Result<(), String> {
         ask(application(number), Method::PUT, &behaviour.path()).await.map(drop)
     }
 
-    /// Requests that all applications have executed.
+    /// Returns the number of requests that all applications have executed.
     pub(super) async fn executed(&self) -> Result<u64, String> {
         let mut sum = 0;
         for number in 1..=ENDPOINTS {
@@ -315,7 +314,7 @@ impl Topology {
         std::fs::write(file, output.stdout).map_err(|error| format!("{}: {error}", file.display()))
     }
 
-    /// Replaces a file of the control plane's configuration, whole.
+    /// Replaces a file of the control plane's configuration atomically.
     fn write(&self, name: &str, yaml: &str) -> Result<(), String> {
         let path = self.directory.path().join("config").join(name);
         let beside = path.with_extension("new");
@@ -325,7 +324,7 @@ impl Topology {
     }
 }
 
-/// The Service, with its endpoints where no sidecar registers them.
+/// Returns the Service, with its endpoints if no sidecar registers them.
 fn service(with_endpoints: bool) -> String {
     let service = "apiVersion: v1
 kind: Service
@@ -361,7 +360,7 @@ fn flags(command: &str, flags: &[(&str, OsString)]) -> Vec<OsString> {
     args
 }
 
-/// Waits until something listens on `address`. Fails after 30 s.
+/// Waits until a process listens on `address`. Returns an error after 30 s.
 pub(super) async fn wait_listening(address: SocketAddr) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     while tokio::net::TcpStream::connect(address).await.is_err() {
@@ -373,7 +372,7 @@ pub(super) async fn wait_listening(address: SocketAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// The text of an answer, which must be 200.
+/// Returns the body of a response, which must be 200.
 async fn ask(address: SocketAddr, method: Method, path: &str) -> Result<String, String> {
     let failed = |why: String| format!("http://{address}{path}: {why}");
     let exchange = async {
