@@ -1,4 +1,4 @@
-//! What the fuzz targets (`fuzz/`) call: each panics when something does not hold that holds for all bytes.
+//! What the fuzz targets (`fuzz/`) call: each panics if a property that must hold for all bytes does not.
 
 use crate::{codec, connection};
 
@@ -12,7 +12,7 @@ pub fn response_head(bytes: &[u8]) {
     codec::properties::response(bytes);
 }
 
-/// A chunked body; the first byte says where it is split.
+/// A chunked body; the first byte is where it is split.
 pub fn chunked_body(bytes: &[u8]) {
     if let Some((cut, bytes)) = bytes.split_first() {
         codec::properties::chunks(bytes, usize::from(*cut));

@@ -1,4 +1,4 @@
-//! The workload's credentials as one worker uses them, made anew when the secrets change.
+//! The workload's credentials as one worker uses them, rebuilt when the secrets change.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Identity {
         Some(credentials)
     }
 
-    /// How to answer a TLS client of a chain that says this.
+    /// Returns the TLS server configuration of a chain. Returns an error before the first certificate.
     pub(crate) fn server(&self, tls: &Arc<DownstreamTls>) -> Result<Arc<ServerConfig>, Failure> {
         let credentials = self
             .credentials()
@@ -66,7 +66,7 @@ impl Identity {
         if let Some(server) = servers.iter().find(same) {
             return Ok(Arc::clone(&server.config));
         }
-        // What chains say changes with the configuration, not with connections; still nothing here grows for ever.
+        // What chains say changes with the configuration, not with connections; but the number is bounded.
         if servers.len() >= MAX_SERVERS {
             servers.clear();
         }

@@ -1,7 +1,7 @@
 //! What a request goes through, in order: worker, connection, http, tcp, upstream, record, codec, tls, socket.
 //!
 //! Callers stand first and vocabulary last: a module uses only modules listed below it. Everything runs on one worker's
-//! current-thread runtime, so that nothing here is shared between threads unless it says so.
+//! current-thread runtime, so nothing is shared between threads unless its documentation states it.
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -1,6 +1,6 @@
-//! Counters of the data path: written by one worker each, read by whoever scrapes.
+//! Counters of the data path: each written by one worker, read by scrapes.
 //!
-//! Every worker owns one [`WorkerMetrics`], which nobody else writes, so a count is a plain load and store of a
+//! Every worker owns one [`WorkerMetrics`], which no other thread writes, so a count is a plain load and store of a
 //! relaxed atomic. [`Registry::totals`] merges all workers on a scrape. Handles ([`RequestSeries`],
 //! [`ClusterSeries`]) are resolved once and kept by connections and clusters. Label values are capped: what comes
 //! after [`MAX_SERIES`] is counted under the name [`OTHER`].
@@ -151,7 +151,7 @@ pub struct RequestLabels {
     pub protocol: Protocol,
     /// HTTP status, 0 for TCP and where none was sent.
     pub status: u16,
-    /// Why the answer is not simply what the application said.
+    /// Why the response is not simply the application's.
     pub reason: Option<Reason>,
 }
 
@@ -251,11 +251,11 @@ counters! {
 counters! {
     /// Counts of a worker about one cluster.
     ClusterSeries, ClusterTotals {
-        /// Tries begun.
+        /// Attempts begun.
         tries,
-        /// Tries after the first.
+        /// Attempts after the first.
         retries,
-        /// Requests whose next try was safe, and for which the budget had no room.
+        /// Requests that could have been retried safely, but for which the retry budget had no capacity.
         budget_exhausted,
         /// Requests refused because a bound was reached.
         overflow,

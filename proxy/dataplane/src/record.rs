@@ -47,7 +47,7 @@ impl Recorder {
         &self.0.metrics
     }
 
-    /// Whether somebody will read the text and the tries of a request: the access log, or the span exporter if the
+    /// Returns whether the text and the attempts of a request will be read: by the access log, or the span exporter if the
     /// request is sampled.
     pub(crate) fn wants_text(&self, sampled: bool) -> bool {
         self.0.sinks.log.is_some() || (sampled && self.0.sinks.spans.is_some())

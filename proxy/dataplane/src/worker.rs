@@ -297,7 +297,7 @@ impl Acceptors {
         }
     }
 
-    /// Accepts until it is told to close, or its [`Acceptor`] is dropped. Each connection is a task of its own, which ends with
+    /// Accepts until it is notified to close, or its [`Acceptor`] is dropped. Each connection is a task of its own, which ends with
     /// the connection. A connection that waits for admission is served or refused even if the listener closes meanwhile.
     fn accept(
         &self,

@@ -20,7 +20,7 @@ use super::budget::ConnectionBudget;
 use super::{Debt, Holding, Share};
 use crate::codec::watchdog::Watchdog;
 
-/// How long the listener's queue waits for the place of one connection whose peer has its share, while others have not.
+/// How long the listener's queue waits for the slot of one connection whose peer has its share while others have not.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long after that further connections of such peers are turned away at once.
@@ -73,7 +73,7 @@ impl Admission {
         }))
     }
 
-    /// Waits for a place. While nothing is free, it waits for as long as that lasts: nobody else could have one.
+    /// Waits for a slot. While none is free there is no time limit: no other peer could have one.
     async fn wait(&self, holding: &Arc<Holding>) -> Option<Share> {
         let patience = Instant::now() + PATIENCE;
         if self.gives_up(holding, patience) {
@@ -109,7 +109,7 @@ impl Admission {
 }
 
 impl ConnectionSlot {
-    /// The client has shown who it is: the place is of that peer's share from now on. False when that peer has its share.
+    /// Moves the slot to the share of the verified peer. Returns false if that peer already has its share.
     pub(crate) fn identify(&self, peer: &PeerKey) -> bool {
         let Some(share) = self.share.take() else { return false };
         let moved = share.move_to(&self.budget.accepted.holding(peer));
@@ -129,7 +129,7 @@ impl ConnectionSlot {
         self.kept.set(true);
     }
 
-    /// Serves the connection. When nothing is under way on it and a peer that has fewer needs its place, it is closed.
+    /// Serves the connection. If it is idle and a peer that has fewer needs its slot, it is closed.
     pub(crate) async fn serve(&self, mut serving: Pin<&mut impl Future<Output = ()>>) {
         let mut idle = Idle { since: None, timer: Watchdog::new(), debt: None };
         poll_fn(|cx| {

@@ -1,6 +1,6 @@
 //! How many connections the process may have open: sized by its descriptors, so that some are left for the rest of it.
 //!
-//! Those that clients made are at most half, since each may need one to an endpoint: who is accepted is served. They are
+//! Those that clients made are at most half, since each may need one to an endpoint: an accepted connection is served. They are
 //! shared between peers like any other capacity. Those to endpoints may be all that is left.
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct ConnectionBudget {
     limit: u32,
     /// All connections that are open.
     open: Arc<Holding>,
-    /// Told when somebody waits for a connection to an endpoint to close.
+    /// Notified when a request waits for a connection to an endpoint to close.
     wanted: Notify,
 }
 
@@ -68,12 +68,12 @@ impl ConnectionBudget {
         self.open.take_beyond()
     }
 
-    /// Tells every worker that somebody waits for a connection to close, of a cluster or of the process.
+    /// Notifies every worker that a request waits for a connection to close, of a cluster or of the process.
     pub(crate) fn call_for_one(&self) {
         self.wanted.notify_waiters();
     }
 
-    /// Resolves when, from now on, somebody waits for a connection to close. Cancel-safe.
+    /// Resolves when, from now on, a request waits for a connection to close. Cancel-safe.
     pub(crate) fn called_for_one(&self) -> Notified<'_> {
         self.wanted.notified()
     }

@@ -49,7 +49,7 @@ pub(crate) struct Capacity {
     /// How many wait in `queue`.
     waiting: AtomicU32,
     queue: Mutex<Waiters>,
-    /// Told when something is free that nobody who waits may have.
+    /// Notified when something is free that no waiter may take.
     leftover: Notify,
     peers: Mutex<Peers>,
     debts: Arc<Debts>,
@@ -62,12 +62,12 @@ struct Peers {
     tidy_at: usize,
 }
 
-/// What one peer holds of a capacity. Counts for as long as somebody has it.
+/// What one peer holds of a capacity. Shared by all handles of that peer.
 #[derive(Debug)]
 pub(crate) struct Holding {
     capacity: Arc<Capacity>,
     used: AtomicU32,
-    /// An exchange of another peer was told to end for this one, and has not heard it yet.
+    /// Whether an exchange of another peer was cut for this one and has not ended yet.
     is_cut_for: AtomicBool,
 }
 
@@ -85,7 +85,7 @@ impl Capacity {
         Arc::new(Self::of(limit, debts, true))
     }
 
-    /// A capacity of `limit` that nobody shares out: who waits is served in order.
+    /// Creates a capacity of `limit` without fair shares: waiters are served in order.
     pub(crate) fn unshared(limit: u32) -> Arc<Holding> {
         Arc::new(Holding::none_of(Arc::new(Self::of(limit, Arc::default(), false))))
     }
@@ -226,7 +226,7 @@ impl Share {
         Some(Self { holding: Some(Arc::clone(to)) })
     }
 
-    /// Gives it back and leaves it to the caller to serve who waits.
+    /// Returns it and leaves it to the caller to serve the waiters.
     fn give_back(mut self) {
         if let Some(holding) = self.holding.take() {
             holding.give_back();

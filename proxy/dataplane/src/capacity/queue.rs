@@ -60,7 +60,7 @@ impl<K: Clone + PartialEq, T> Queue<K, T> {
         ticket
     }
 
-    /// Whether somebody waits for `peer`.
+    /// Returns whether `peer` has waiters.
     pub(super) fn has(&self, peer: &K) -> bool {
         self.position(peer).is_some()
     }

@@ -24,12 +24,12 @@ pub(crate) struct Waiting {
 }
 
 impl Capacity {
-    /// Whether somebody waits for one of it.
+    /// Returns whether there are waiters.
     pub(crate) fn is_waited_for(&self) -> bool {
         self.waiting.load(SeqCst) > 0
     }
 
-    /// Resolves when, from now on, something is free that nobody who waits may have. Cancel-safe.
+    /// Resolves when, from now on, something is free that no waiter may take. Cancel-safe.
     pub(super) fn leftover(&self) -> Notified<'_> {
         self.leftover.notified()
     }
@@ -51,7 +51,7 @@ impl Capacity {
     /// Serves who waits, the peer whose turn it is first, as far as there is something for it.
     pub(super) fn serve(&self, queue: &mut Waiters) {
         while let Some(next) = queue.next(|_| true, |holding| holding.used()).map(Arc::clone) {
-            // What the one that holds least may not have, nobody may.
+            // What the peer that holds least may not take, no other may.
             let Some(share) = next.take() else { break };
             let Some(waiter) = queue.pop(&next) else { return share.give_back() };
             self.waiting.fetch_sub(1, SeqCst);

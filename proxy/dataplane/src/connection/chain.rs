@@ -1,6 +1,6 @@
-//! The filter chain of an accepted connection, and the TLS handshake that the chain asks for.
+//! Matches an accepted connection to a filter chain, and performs the TLS handshake that the chain requires.
 //!
-//! What no chain takes, and who fails the handshake, is refused here, counted and recorded.
+//! A connection that matches no chain or fails the handshake is refused, counted and recorded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +80,7 @@ impl ConnectionHandler {
             return None;
         };
         let Some(tls) = &chain.tls else {
-            // Passed through as it came, for somebody behind to answer.
+            // TLS passthrough: an upstream answers the ClientHello.
             let stream = Stream::Plain(stream);
             return Some((chain, MatchedConnection { stream, first: first.freeze(), facts, alpn: None }));
         };

@@ -167,7 +167,7 @@ pub(super) async fn detect<S: AsyncRead + Unpin>(
         match tokio::time::timeout_at(deadline, stream.read_buf(first)).await {
             Err(_) => return Ok(Detection::TimedOut),
             Ok(Ok(0)) if first.is_empty() => return Ok(Detection::Closed),
-            // What stays unfinished is nobody's request, and is refused where it has the mark of one.
+            // An incomplete line is no request; the codec refuses it if it has an HTTP version.
             Ok(Ok(0)) if holds_version(first_line(first)) => return Ok(Detection::Decided(Verdict::Http1)),
             Ok(Ok(0)) => return Ok(Detection::Decided(Verdict::Opaque)),
             Ok(Ok(_)) => {}
@@ -176,7 +176,7 @@ pub(super) async fn detect<S: AsyncRead + Unpin>(
     }
 }
 
-/// Listens to a client that has said nothing yet, or not enough, until `silence` has passed: once it has begun to speak,
+/// Continues detection for a client that has sent too little, until `silence` has passed: once it has begun to send,
 /// `within` is its time, or a request's if it begins like one. What it has not finished then is judged as it is. Cancel-safe.
 pub(super) async fn detect_while_silent<S: AsyncRead + Unpin>(
     stream: &mut S,

@@ -43,7 +43,7 @@ pub(super) async fn read(
         return Ok(FirstBytes::Plaintext(None));
     }
     let deadline = Instant::now() + listener.first_bytes_timeout;
-    // Where every chain speaks TLS nobody needs to look.
+    // If every chain requires TLS, there is nothing to distinguish.
     if !listener.is_all_tls() {
         match tokio::time::timeout_at(deadline, stream.read_buf(first)).await {
             Ok(Ok(0) | Err(_)) => return Ok(FirstBytes::Nothing),
@@ -71,12 +71,12 @@ fn silent(listener: &Listener) -> FirstBytes {
     if listener.continue_on_timeout { FirstBytes::Plaintext(None) } else { FirstBytes::Nothing }
 }
 
-/// A client that said no hello is refused by a chain that requires TLS.
+/// A client that sent no ClientHello is refused by a chain that requires TLS.
 pub(super) fn no_plaintext() -> Failure {
     Failure::downstream(Reason::DownstreamTlsFailure, "no chain takes a connection in the clear")
 }
 
-/// Envoy's names of what was detected. HTTP/1.0 is told from HTTP/1.1 by the end of the request line.
+/// Returns Envoy's name of the detected protocol. The end of the request line distinguishes HTTP/1.0 from HTTP/1.1.
 fn protocol(verdict: Verdict, first: &[u8]) -> Option<&'static [u8]> {
     let [http10, http11, h2c] = PLAINTEXT_PROTOCOLS;
     match verdict {

@@ -98,7 +98,7 @@ struct ConnectionHandler {
 }
 
 impl ConnectionHandler {
-    /// Hands the connection to what its chain says.
+    /// Runs the network filter of the chain.
     async fn filter(&self, chain: &FilterChain, begun: MatchedConnection) {
         let MatchedConnection { stream, first, facts, alpn } = begun;
         match &chain.filter {
@@ -245,7 +245,7 @@ impl ConnectionHandler {
                 self.serve_detected(verdict, stream, first.freeze(), facts, either).await;
             }
             Ok(Detection::TimedOut) => Box::pin(self.detect_both(stream, first, facts, either)).await,
-            // It may want to hear the server. One that is gone only probed the port.
+            // It may wait for the server's bytes. One that has closed the connection only probed the port.
             Ok(Detection::Closed) if stream.peer() != Peer::Gone => {
                 self.tcp(stream, Bytes::new(), facts, either.tcp).await;
             }

@@ -48,7 +48,7 @@ pub(super) struct Attempt<'a> {
 pub(super) struct Response {
     /// The final head.
     pub(super) head: ResponseHead,
-    /// What its fields say to policies.
+    /// The facts in its fields that policies use.
     pub(super) facts: ResponseFacts,
     /// What follows it.
     pub(super) payload: Payload,
@@ -88,7 +88,7 @@ const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
     /// A connection to the host of `asking`; or to the one that `rival` gives when the first takes too long, which is then
-    /// the host of `asking`. `failed` is told of a host that failed while the other was still awaited.
+    /// the host of `asking`. `failed` is called for a host that failed while the other was still connecting.
     pub(super) async fn connect(
         &self,
         asking: &mut HostAttempt,
@@ -154,7 +154,7 @@ impl Attempt<'_> {
             },
             ..Failed::new(failure, reused)
         };
-        // A client that owes a part of its request cannot say that nobody answered it.
+        // While the client owes a part of its request, the missing response is not the upstream's fault.
         let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
         journal.attempt_connected(lease.peer.as_ref());
         let interim = async |head| {

@@ -1,4 +1,4 @@
-//! A connection that speaks HTTP with a client: who the client is, and how its requests find their destination.
+//! An HTTP connection of a client: facts of the client, and how the destinations of its requests are looked up.
 
 use std::fmt;
 use std::pin::Pin;
@@ -103,7 +103,7 @@ impl Downstream {
         self.client.slot.begin()
     }
 
-    /// What `head`'s request goes to, with the snapshot that says so: the request's only one.
+    /// Returns the destination of `head`'s request, and the snapshot it was read from: the only one that the request uses.
     pub(super) async fn destination(
         &self,
         head: &RequestHead,
@@ -158,7 +158,7 @@ pub(crate) fn limits(own: &Limits, http: &HttpSettings, client: &ClientFacts) ->
     })
 }
 
-/// The mesh's destination of an asked name, or `None` when it is to be passed on, with the snapshot that says so.
+/// Returns the mesh's destination of a requested name, or None for passthrough, and the snapshot it was read from.
 pub(crate) async fn find(
     context: &Context,
     client: &ClientFacts,

@@ -1,4 +1,4 @@
-//! What a request passes before it is forwarded: the HTTP filters of its listener, in their order.
+//! Runs the HTTP filters of a listener, in their order, before a request is forwarded.
 //!
 //! Only this file makes an [`Admitted`], and only an [`Admitted`] is forwarded.
 
@@ -16,10 +16,10 @@ use crate::codec::head::ResponseHead;
 #[derive(Debug)]
 pub(super) struct Admitted<'r, 'a>(&'r mut RequestContext<'a>);
 
-/// What the filters said.
+/// The result of the filters.
 #[derive(Debug)]
 pub(super) enum Gate<'r, 'a> {
-    /// It may be forwarded. What filters put on its response comes with it.
+    /// The request may be forwarded; its response gets the fields of `OnResponse`.
     Open(Admitted<'r, 'a>, OnResponse),
     /// It is answered here, without a body.
     Answered(Reason, ResponseHead),

@@ -1,7 +1,7 @@
 //! Sends a request upstream, as often as it takes and its policies allow, until an answer may be relayed.
 //!
-//! Each try picks a host from the endpoints of the moment. Cancelled at any await, every guard gives back what it holds
-//! and the try under way is given up.
+//! Each attempt picks one of the current endpoints. If the future is cancelled at an await, every guard releases what it
+//! holds and the active attempt is cancelled.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -49,7 +49,7 @@ pub(super) struct Forwarding<'a> {
     pub(super) hosts: Option<Vec<Rc<Host>>>,
     /// The route's retries.
     pub(super) retry: Option<&'a RetryPolicy>,
-    /// What is kept for them, and who is told of them.
+    /// How much of the body is buffered for them, and where attempts are counted.
     pub(super) attempts: &'a Attempts,
     /// How long the whole request may take and stand still.
     pub(super) limit: TimeLimit,
@@ -75,7 +75,7 @@ impl Attempting<'_, '_> {
 }
 
 impl Forwarding<'_> {
-    /// To a destination outside the mesh, of which nobody said how long anything may take.
+    /// Forwards to a destination outside the mesh, without time limits: none is configured for it.
     pub(super) fn passthrough(cluster: Rc<Cluster>, hosts: Vec<Rc<Host>>) -> Self {
         Self {
             cluster,
@@ -89,7 +89,7 @@ impl Forwarding<'_> {
 
     /// Carries it out. Interim responses go to the client at once.
     ///
-    /// Fails with the last attempt's failure, which says of all attempts together how far they came.
+    /// Returns the last attempt's failure if all fail, with the furthest state that any attempt reached.
     pub(super) async fn run(&self, admitted: Admitted<'_, '_>) -> Result<Reply, Failure> {
         let cx = admitted.into_context();
         let (body, _clock) = self.timed_body(cx);
@@ -190,7 +190,7 @@ impl Forwarding<'_> {
     /// Takes the request's body, whose client has a limited time for it until the answer is there.
     fn timed_body(&self, cx: &mut RequestContext<'_>) -> (Body, Option<RequestTimeout>) {
         let limits = &cx.on.limits;
-        // Between messages a call may be quiet for a while before it is answered; nobody uploads a file like that.
+        // A gRPC call may be quiet between messages before it is answered; an upload may not.
         let stillness = if cx.grpc { limits.stream_timeout } else { limits.body_timeout };
         let (cluster, key) = (Rc::clone(&self.cluster), cx.on.client.key.clone());
         let body = std::mem::replace(&mut cx.body, Body::empty());
@@ -212,7 +212,7 @@ impl Forwarding<'_> {
             if cover.address == doubted.address {
                 // There is no other.
             } else if request.may_be_paired() && doubted.takes_pair() {
-                // Boxed, so that what seldom happens makes no request larger.
+                // Boxed, because it is rare and would make every request larger.
                 return Ok(Box::pin(self.pair(doubted, cover, request)).await);
             } else if doubted.takes_test() {
                 self.cluster.weigh_silence(&doubted);
@@ -362,7 +362,7 @@ impl Forwarding<'_> {
             .pick(cx.on.client.destination, &tried, Probing::Never)
             .is_ok_and(|next| next.host.address == host.address);
         let pause = if again { pause.max(wait) } else { pause };
-        // First the bound: what an endpoint asks for may be longer than a clock can hold.
+        // The bound is checked first: the requested pushback may overflow an Instant.
         let in_time = || self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
         // The client, which gets the pushback too, can wait as well.
         if pause <= LONGEST_PAUSE && in_time() {
@@ -379,7 +379,7 @@ impl Forwarding<'_> {
         self.judge(asking, outcome);
     }
 
-    /// Counts what an attempt says about its host, if anything.
+    /// Records the outcome of an attempt for its host, if it has one.
     fn judge(&self, asking: &HostAttempt, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else { return };
         if outcome == Outcome::Success {
@@ -398,7 +398,7 @@ impl Ended {
     }
 }
 
-/// What a response says about its host.
+/// Returns the outcome that a response is for its host.
 fn judged(facts: ResponseFacts) -> Option<Outcome> {
     blame::answered(facts.status.as_u16(), facts.grpc_status, facts.reason)
 }

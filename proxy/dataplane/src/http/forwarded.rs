@@ -17,14 +17,14 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Who sent a request to this proxy.
+/// The sender of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sender {
     /// Its address.
     pub(super) address: SocketAddr,
-    /// Whether it proved who it is.
+    /// Whether its identity is verified.
     pub(super) authenticated: bool,
-    /// Whether it spoke TLS.
+    /// Whether it used TLS.
     pub(super) encrypted: bool,
 }
 
@@ -36,7 +36,7 @@ impl From<&ClientFacts> for Sender {
 
 /// Adds the fields.
 pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
-    // A loopback address that nobody vouches for is our own application: it says nothing to others, and would stand
+    // An unauthenticated loopback address is our own application's: it has no meaning elsewhere, and would stand
     // where a server looks for the address of the first client.
     if sender.authenticated || !sender.address.ip().is_loopback() {
         append_address(headers, sender.address);

@@ -1,4 +1,4 @@
-//! The record of one request while it runs; handed over once, also when its client goes away.
+//! Builds the record of one request. It is emitted once, also if the client disconnects.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -23,14 +23,14 @@ use crate::codec::head::RequestHead;
 use crate::metrics::WorkerMetrics;
 use crate::record::Recorder;
 
-/// A request's record in the making. Dropped before its end, it says that the client went away.
+/// Builds the record of a request. If it is dropped before the end, the record says that the client disconnected.
 #[derive(Debug)]
 pub(super) struct Journal {
     recorder: Recorder,
     metrics: Arc<WorkerMetrics>,
     record: Option<RequestRecord>,
     began: Instant,
-    /// When the attempt under way began; its record is the last of `record.tries` if somebody reads it.
+    /// When the attempt under way began; its record is the last of `record.tries` if attempts are recorded.
     attempt_began: Option<Instant>,
     received: Rc<Cell<u64>>,
     sent: Rc<Cell<u64>>,

@@ -1,4 +1,4 @@
-//! Copies of requests that go to other clusters as well, and whose answers nobody waits for.
+//! Request mirroring: copies of requests go to other clusters too, and their responses are discarded.
 //!
 //! A copy is its own task, which ends with its answer or after [`LONGEST`]. It never slows the request down: its body
 //! passes through a bounded queue that shares the request's bytes, and a copy that falls behind is dropped: not sent at all, or
@@ -47,7 +47,7 @@ thread_local! {
     static WAITING: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Sends the copies that the route asks for and lets the request go on.
+/// Starts sending the copies that the route configures.
 pub(super) fn copies(snapshot: &Snapshot, forward: &Forward, admitted: &mut Admitted<'_, '_>) {
     let RequestContext { on, head, body, .. } = admitted.context();
     if forward.mirrors.is_empty() || head.asks_for_tunnel() {
@@ -93,7 +93,7 @@ fn head_of(mirror: &Mirror, head: &RequestHead) -> Option<RequestHead> {
         let port = asked.port().map_or(String::new(), |port| format!(":{port}"));
         head.authority = Some(Authority::try_from(format!("{}-shadow{port}", asked.host())).ok()?);
     }
-    // Nobody would relay the 100 that this asks for.
+    // The 100 that this requests would be discarded.
     head.headers.remove(http::header::EXPECT);
     Some(head)
 }
@@ -221,7 +221,7 @@ impl Queue {
                 return;
             }
             state.hold(size(&frame));
-            // Nothing follows trailers, and nobody asks for it.
+            // Nothing follows trailers, and no reader polls for more.
             state.ended = matches!(frame, Frame::Trailers(_));
             state.frames.push_back(frame);
             if state.bytes > QUEUE_BYTES || WAITING.get() > WORKER_BYTES {

@@ -52,14 +52,14 @@ struct ReplayBuffer {
     /// A bound was passed: `frames` is empty, and no further attempt would have all of the body.
     lost: Cell<bool>,
     keeping: BufferLimits,
-    /// Which try may read: the newest.
+    /// The attempt that may read: the newest.
     turn: Cell<u64>,
-    /// How many of `frames` that try has read.
+    /// How many of `frames` that attempt has read.
     position: Cell<usize>,
     ended: Cell<bool>,
     /// Whether the endpoint waits for bytes that the client has yet to send.
     starved: Cell<bool>,
-    /// Whether tries after this one are out of the question, so that nothing needs to be kept.
+    /// Whether no further attempt is possible, so that nothing needs to be buffered.
     last: Cell<bool>,
 }
 
@@ -121,7 +121,7 @@ impl ReplayBody {
     pub(super) fn stop_buffering(&self) {
         if let Kind::Streamed(kept) = &self.0 {
             kept.last.set(true);
-            // A stream may go on for days; what was sent of it is nobody's any more.
+            // A stream may last for days; what was already sent is not needed again.
             for _ in 0..kept.position.replace(0) {
                 kept.forget_first();
             }

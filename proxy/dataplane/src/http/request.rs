@@ -1,7 +1,7 @@
 //! A request, from its head to its record: every stage in order.
 //!
 //! Called by the codec for each request of a connection. The future is dropped when the client goes away; whatever it
-//! holds then gives itself back, and the journal says that the client left.
+//! holds is then released, and the journal records that the client disconnected.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -213,7 +213,7 @@ async fn forwarded_by(
 }
 
 /// Sends a request to a destination outside the mesh, as it is: without retries, and without a limit of time on its answer,
-/// since nobody said one and a stream may be quiet for as long as it likes. Peers that vanished are for the sockets to notice.
+/// since none is configured and a stream may be idle. TCP keepalive detects peers that vanished.
 async fn forward_passthrough(cx: &mut RequestContext<'_>, asked: &str) -> Result<Reply, Failure> {
     if cx.head.authority.is_none() {
         // HTTP/1.0 may leave the host out; the next hop wants one.
@@ -333,7 +333,7 @@ async fn fail(
         }
     }
     journal.set_status(head.status.as_u16(), respond::grpc_status(&head.headers));
-    // The reason that is recorded stays the request's own, whether or not its client still hears it.
+    // The reason that is recorded stays the request's own, whether or not its client still receives the response.
     let _ = responder.respond(head, body).await;
 }
 

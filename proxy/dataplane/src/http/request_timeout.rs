@@ -1,10 +1,10 @@
-//! The time that a client has for its request: for the whole of it where the listener says so
+//! The time that a client has to send its request: for the whole of it where the listener configures that
 //! (`HttpConnectionManager.request_timeout`), and for letting us wait for its body in any case.
 //!
 //! Both end with the last byte of the request or when a response is there: watches, bidirectional gRPC and server-sent
-//! events go on for as long as they like. Only the time counts in which somebody waits for bytes of the body, so that a
+//! events go on for as long as they like. Only the time counts in which the upstream waits for bytes of the body, so that a
 //! client is not blamed for an endpoint that reads slowly. A client that has owed bytes for a moment is also cut when
-//! another peer, which holds less, needs the place.
+//! another peer, which holds less, needs the capacity.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! An answer whose client takes nothing of it makes way for a peer that holds less and needs its place.
+//! A response that its client does not read is cut if a peer that holds less needs its capacity.
 //!
 //! How long a client may take nothing in any case the codec knows ([`Limits::write_timeout`]).
 //!
@@ -18,8 +18,8 @@ use crate::codec::watchdog::Watchdog;
 /// How long a client may take nothing before its answer may be cut for another peer's request.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs a delivery that says in `still_since` since when its client takes nothing. `owe` lists it as one that may be cut.
-/// Returns None when it was.
+/// Runs a delivery. `still_since` holds since when its client has read nothing; `owe` lists it as one that may be cut.
+/// Returns None if it was cut.
 pub(super) async fn unless_cut<T>(
     mut delivery: Pin<&mut impl Future<Output = T>>,
     still_since: StillSince,

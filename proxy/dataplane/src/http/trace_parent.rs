@@ -1,4 +1,4 @@
-//! What a client says of the trace that its request belongs to, in the forms of W3C Trace Context and B3.
+//! Parses the trace context of a request, in the formats of W3C Trace Context and B3.
 
 use http::{HeaderMap, HeaderValue};
 use outrigger_core::trace::{SpanId, TraceId};
@@ -10,7 +10,7 @@ pub(super) struct Parent {
     pub(super) sampled: Option<bool>,
 }
 
-/// What a head says of its trace. A malformed field says nothing.
+/// The trace context in a head. A malformed field is ignored.
 #[derive(Debug)]
 pub(super) struct Incoming {
     /// `traceparent`.
@@ -47,7 +47,7 @@ struct Fields<'a> {
     b3_flags: Field<'a>,
 }
 
-/// A field that may be there once. Of two, nobody knows which one the other services follow, so that neither is a parent
+/// A field that may occur once. If it occurs twice, other services may follow either value, so neither is used
 /// (W3C Trace Context section 3.2; B3 has no lists either).
 #[derive(Default)]
 enum Field<'a> {

@@ -8,7 +8,7 @@ use crate::codec::upgrade::Upgraded;
 use crate::tcp::copy::{CopyLimits, Side, copy_both};
 
 /// Agrees with the client too and relays until both sides have closed. Of the route's limits only the one on standing still
-/// counts: nobody knows how long a conversation takes.
+/// counts: a conversation has no expected duration.
 pub(super) async fn relay(
     head: ResponseHead,
     upstream: Upgraded,

@@ -1,4 +1,4 @@
-//! Listening sockets: made here and nowhere else, named, and lent to workers.
+//! Listening sockets: created only here, named, and lent to workers.
 //!
 //! Each worker has its own member of a `SO_REUSEPORT` group, so that workers share no accept queue. The process keeps
 //! the members: closing one resets what waits in its queue, and a parent or predecessor may have supplied them.

@@ -12,14 +12,14 @@ use tokio::net::TcpStream;
 
 use super::address::{OriginalDestination, canonical};
 
-/// What became of a client that says nothing more.
+/// The state of a client that has closed its side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     /// It has closed its side and reads the other.
     Reads,
     /// It has closed the connection, or broken it off.
     Gone,
-    /// It is on another machine, which does not say.
+    /// Unknown, because it is on another machine.
     Unknown,
 }
 

@@ -1,7 +1,7 @@
 //! Bytes both ways between two connections until both directions have ended.
 //!
 //! Used for TCP, CONNECT and upgrades. Each direction ends on its own: a half-close is passed on as a shutdown, and a side
-//! that takes no more is still heard to its end. A side that breaks off resets the other, which must not take what it got
+//! that reads no more is still read to its end. A side that breaks off resets the other, which must not take what it got
 //! for the whole; so does silence in both directions for the idle timeout. An idle connection holds no buffer: bytes are
 //! read into a scratch buffer of the worker, and only what the other side does not take at once is kept.
 
@@ -151,7 +151,7 @@ struct OneWay {
     state: DirectionState,
     unflushed: bool,
     bytes: u64,
-    /// Why the receiver takes no more. What it says itself is still worth hearing: a server may answer before it has read
+    /// Why the receiver reads no more. What it sends is still relayed: a server may answer before it has read
     /// everything, and close.
     refused: Option<io::Error>,
 }

@@ -66,7 +66,7 @@ pub(crate) async fn open(
             Ok(opened) => return Ok(opened),
             Err(failure) => {
                 tried.push(host.address);
-                // With one more endpoint than attempts, a dead one costs nobody a connection: nothing was written.
+                // With one more endpoint than attempts, a dead one costs no client its connection: nothing was written.
                 let attempts = usize::try_from(proxy.max_connect_attempts).unwrap_or(usize::MAX).max(2);
                 if tried.len() >= attempts || failure.reason == Reason::UpstreamOverflow {
                     return Err(failure);

@@ -41,7 +41,7 @@ pub(crate) async fn relay(
     }
 }
 
-/// Relays to an endpoint that was dialled already, and which said `spoken` since.
+/// Relays to an endpoint that is already connected and has sent `spoken` since.
 pub(crate) async fn relay_opened(
     context: &Context,
     proxy: &TcpProxy,
