@@ -13,7 +13,7 @@ struct Command {
     args: Args,
 }
 
-#[expect(clippy::print_stderr, reason = "one line for whoever started it, whatever is logged")]
+#[expect(clippy::print_stderr, reason = "the error is for the caller, whatever the log filter is")]
 fn main() -> ExitCode {
     match run(Command::parse().args) {
         Ok(()) => ExitCode::SUCCESS,

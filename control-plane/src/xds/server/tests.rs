@@ -232,7 +232,7 @@ async fn the_runtimes_thread_is_not_blocked_by_work_on_a_stream() {
     let stream = server.streams().remove(0);
     let (begun, (release, released)) = (Arc::new(std::sync::Barrier::new(2)), std::sync::mpsc::channel());
     let barrier = Arc::clone(&begun);
-    // In the slot of a long translation. Should nobody be there to end it, it ends by itself.
+    // Stands for a long translation. It ends after ten seconds at the latest.
     let working = std::thread::spawn(move || {
         stream.while_locked(|| {
             barrier.wait();
