@@ -21,12 +21,6 @@ pub mod registration {
     include!("generated/outrigger.registration.v1.rs");
 }
 
-/// `xds.type.v3`: what the xDS project's `TypedStruct` looks like; the generated xDS API lacks it.
-pub mod xds_type {
-    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
-    include!("generated/xds.type.v3.rs");
-}
-
 pub mod kind;
 pub mod xds;
 
