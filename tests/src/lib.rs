@@ -14,7 +14,7 @@
 pub mod shop;
 pub mod mesh;
 pub mod sidecar;
-pub mod cable;
+mod cable;
 pub mod tls;
 pub mod load;
 pub mod grpc;

@@ -1,5 +1,5 @@
-//! The shape of the tree, held to what ARCHITECTURE.md says: which crate may use which, and that a module uses only
-//! modules listed below it in its `mod` list.
+//! The shape of the tree, as ARCHITECTURE.md and CONTRIBUTING.md describe it: which crate may use which, that a module uses only
+//! modules listed below it in its `mod` list, how long a file is, where tests are, and what a crate exports.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,10 +144,21 @@ fn heads(rest: &str) -> Vec<String> {
     heads
 }
 
-/// The code without its tests and comments: tests may look anywhere.
+/// The code without comments and modules of tests, which may use anything. An inline module of tests is the last item of its file.
 fn production(text: &str) -> String {
-    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
-    code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    let (mut code, mut lines) = (String::new(), text.lines());
+    while let Some(line) = lines.next() {
+        if line == "#[cfg(test)]" {
+            match lines.next() {
+                Some(module) if module.contains("mod ") && module.ends_with(';') => continue,
+                Some(module) if module.contains("mod ") => break,
+                _ => continue,
+            }
+        }
+        code.push_str(line.split("//").next().unwrap_or_default());
+        code.push('\n');
+    }
+    code
 }
 
 fn module_lists(source: &Path) -> Vec<ModuleList> {
@@ -196,7 +207,118 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn a_rust_file_has_at_most_400_lines() {
+    let long: Vec<_> = all_rust_files()
+        .into_iter()
+        .map(|file| (fs::read_to_string(&file).unwrap().lines().count(), file))
+        .filter(|(lines, _)| *lines > 400)
+        .map(|(lines, file)| format!("{}: {lines}", file.display()))
+        .collect();
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+/// `foo.rs` has its tests at its end or in `foo/tests.rs`; what tests of several modules share is `testing`.
+#[test]
+fn a_module_of_tests_is_called_tests_or_testing() {
+    let mut wrong = Vec::new();
+    for file in all_rust_files() {
+        for module in test_modules(&fs::read_to_string(&file).unwrap()) {
+            if !matches!(module.as_str(), "tests" | "testing") {
+                wrong.push(format!("{}: {module}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The names of modules that are compiled for tests alone.
+fn test_modules(text: &str) -> Vec<String> {
+    let modules = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
+        let item = rest.lines().map(str::trim_start).find(|line| !line.starts_with("#["))?;
+        let name =
+            item.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").strip_prefix("mod ")?;
+        Some(name.trim_end_matches([';', '{', '}', ' ']).to_owned())
+    });
+    modules.collect()
+}
+
+/// Binaries, integration tests and benches of the same package count: they are crates of their own.
+#[test]
+fn what_a_crate_exports_is_used_by_another_crate() {
+    let files: Vec<_> =
+        all_rust_files().into_iter().map(|file| (fs::read_to_string(&file).unwrap(), file)).collect();
+    let mut unused = Vec::new();
+    for member in ALLOWED.iter().map(|(member, _)| *member).chain(["cli", "tests"]) {
+        let folder = root().join(member);
+        let manifest: toml::Table = fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap();
+        let package = format!("{}::", manifest["package"]["name"].as_str().unwrap().replace('-', "_"));
+        let inside = |file: &Path| file.starts_with(folder.join("src")) && !file.ends_with("main.rs");
+        let mut used = BTreeSet::new();
+        for (text, _) in files.iter().filter(|(_, file)| !inside(file)) {
+            used.extend(text.split(&package).skip(1).flat_map(heads));
+        }
+        let exported = exports(&fs::read_to_string(folder.join("src/lib.rs")).unwrap());
+        assert!(!exported.is_empty(), "{member} exports nothing");
+        unused.extend(exported.difference(&used).map(|item| format!("{member}: {item}")));
+    }
+    assert!(unused.is_empty(), "{}", unused.join("\n"));
+}
+
+/// The modules and the items of other modules that the root of a crate makes public.
+fn exports(text: &str) -> BTreeSet<String> {
+    let code = production(text);
+    let mut exported = BTreeSet::new();
+    for module in code.split("pub mod ").skip(1) {
+        exported.extend(heads(module));
+    }
+    for import in code.split("pub use ").skip(1).filter_map(|rest| rest.split(';').next()) {
+        match import.split_once('{') {
+            Some((_, group)) => {
+                exported.extend(group.trim_end_matches('}').split(',').filter_map(last_segment))
+            }
+            None => exported.extend(last_segment(import)),
+        }
+    }
+    exported
+}
+
+/// The item that a path ends in; None for an empty one.
+fn last_segment(path: &str) -> Option<String> {
+    let item = path.trim().rsplit("::").next()?;
+    Some(item.to_owned()).filter(|item| !item.is_empty())
+}
+
+/// Every Rust file of the repository, of workspaces of its own too; what is generated is left out.
+fn all_rust_files() -> Vec<PathBuf> {
+    let (mut files, mut open) = (Vec::new(), vec![root()]);
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with('.') && !matches!(name.as_str(), "target" | "generated") {
+                open.push(path);
+            } else if name.ends_with(".rs") {
+                files.push(path);
+            }
+        }
+    }
+    assert!(files.len() > 100, "only {} files", files.len());
+    files
+}
+
+#[test]
 fn the_order_test_sees_uses_through_paths_and_groups() {
     assert_eq!(heads("b::c;"), ["b"]);
     assert_eq!(heads("{b::{x, y}, c, d as e};"), ["b", "c", "d"]);
+}
+
+#[test]
+fn exports_and_test_modules_are_seen() {
+    let root = "pub mod a;\nmod b;\npub use b::{C, d::E};\npub use b::f::G;\n";
+    assert_eq!(exports(root).into_iter().collect::<Vec<_>>(), ["C", "E", "G", "a"]);
+    let production =
+        production("mod a;\n#[cfg(test)]\nmod testing;\nmod b; // c\n#[cfg(test)]\nmod tests {\n}\n");
+    assert_eq!(production, "mod a;\nmod b; \n");
+    let text = "#[cfg(test)]\nmod tests;\n#[cfg(test)]\n#[allow(x)]\npub(crate) mod other {}\n#[cfg(test)]\nfn f() {}\n";
+    assert_eq!(test_modules(text), ["tests", "other"]);
 }

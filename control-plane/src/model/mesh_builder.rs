@@ -210,9 +210,5 @@ pub(super) mod testing {
     }
 }
 
-/// How routes attach, seen in what is assembled.
-#[cfg(test)]
-mod attachment_tests;
-
 #[cfg(test)]
 mod tests;

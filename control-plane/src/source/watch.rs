@@ -118,10 +118,9 @@ fn wait(signals: &Receiver<Signal>, reader: &mut Reader) -> bool {
 }
 
 #[cfg(test)]
-mod saves;
-
-#[cfg(test)]
 mod tests {
+    mod saves;
+
     use std::path::Path;
 
     use tokio::sync::watch;

@@ -13,7 +13,7 @@ pub mod compiled;
 pub mod snapshot;
 pub mod listener;
 pub mod destination;
-pub mod handler;
+mod handler;
 pub mod http_manager;
 pub mod tcp_proxy;
 pub mod route;

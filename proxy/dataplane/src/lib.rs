@@ -23,5 +23,5 @@ mod socket;
 pub use capacity::budget::ConnectionBudget;
 pub use context::Resolver;
 pub use record::Sinks;
-pub use socket::listener::{ListenError, ListenerGroup};
+pub use socket::listener::ListenerGroup;
 pub use upstream::shared::{EndpointLoad, SharedClusters};

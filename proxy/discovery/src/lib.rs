@@ -19,10 +19,7 @@ mod backoff;
 #[cfg(test)]
 mod testing;
 
-pub use control_plane::channel::ChannelError;
-pub use control_plane::trust::RootsError;
 pub use discovery::{AcceptedResource, Config, Discovery, Handle, Reader, ResourceState, StartError, Wiring};
-pub use identity::IdentityError;
 pub use outrigger_proto::kind::Kind;
 pub use registration::{Deregistration, WorkloadPort};
 pub use xds::subscriptions::Mode;

@@ -8,7 +8,7 @@ mod admin;
 mod telemetry;
 mod readiness;
 mod bootstrap;
-pub mod args;
+mod args;
 mod error;
 
 pub use self::args::Args;

@@ -1,5 +1,7 @@
 //! What a change of resources rebuilds, and what it shares.
 
+mod routes;
+
 use super::testing::{resource, route, service};
 use super::*;
 use crate::model::service::ServiceKey;

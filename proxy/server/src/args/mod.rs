@@ -18,8 +18,8 @@ use clap::ValueEnum;
 use outrigger_core::duration::parse_duration;
 use outrigger_core::identity::TrustDomain;
 
-pub use self::address::{BoundDestination, Destination, Loopback, RemoteAddress};
-pub use self::service::{ServicePort, ServiceProtocol};
+pub(crate) use self::address::{BoundDestination, Loopback, RemoteAddress};
+pub(crate) use self::service::ServicePort;
 use self::value::{
     is_instance_char, parse_access_log, parse_filter, parse_instance, parse_label, parse_ratio, parse_socket,
     parse_trust_domain, parse_workers,

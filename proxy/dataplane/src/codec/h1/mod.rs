@@ -4,7 +4,7 @@
 //! bytes. What the RFC lets a recipient tolerate, and what two parsers could read differently, is refused.
 
 #[cfg(test)]
-mod mutations;
+mod tests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod properties;
 pub(crate) mod server;

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 pub(crate) use super::exchange::Exchange;
 use super::promised::Promised;
 use super::seen::Seen;
+use super::slot::{Shared, Slot};
 use super::unread::Unread;
 use super::wire::Wire;
 use super::{FRAME_SIZE, SEND_BUFFER, SMALL_FRAMES, failure};
@@ -50,20 +51,6 @@ pub(crate) struct ClientConnection {
     shared: Rc<Shared>,
     send: SendRequest<Bytes>,
     ended: watch::Receiver<()>,
-}
-
-/// The state that a connection and its exchanges share.
-pub(super) struct Shared {
-    pub(super) limits: Rc<Limits>,
-    pub(super) seen: Rc<Seen>,
-    pub(super) unread: Unread,
-    streams: Cell<usize>,
-    usage: Rc<dyn Usage>,
-    /// Whether the peer is a proxy, which may be sent PINGs at any time.
-    of_proxy: bool,
-    /// When the peer was last asked out of turn.
-    asked: Cell<Option<Instant>>,
-    ask: Notify,
 }
 
 impl ClientConnection {
@@ -219,33 +206,5 @@ impl Shared {
 impl fmt::Debug for ClientConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientConnection").field("streams", &self.streams()).finish_non_exhaustive()
-    }
-}
-
-/// A stream of the connection that is in use.
-pub(super) struct Slot(Rc<Shared>);
-
-impl Slot {
-    fn new(shared: &Rc<Shared>) -> Self {
-        let streams = shared.streams.get();
-        shared.streams.set(streams + 1);
-        if streams == 0 {
-            shared.usage.begins();
-        }
-        Self(Rc::clone(shared))
-    }
-
-    pub(super) fn shared(&self) -> &Shared {
-        &self.0
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let streams = self.0.streams.get() - 1;
-        self.0.streams.set(streams);
-        if streams == 0 {
-            self.0.usage.ends();
-        }
     }
 }

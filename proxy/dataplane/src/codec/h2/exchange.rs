@@ -15,10 +15,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
 
-use super::client::{Shared, Slot};
 use super::field_value::{OUTER_WHITESPACE, has_outer_whitespace};
 use super::incoming::{ErrorMapping, Incoming};
 use super::outgoing::{Outgoing, SendError};
+use super::slot::{Shared, Slot};
 use super::tunnel::Tunnel;
 use super::unread::{Receiver, Receiving, Unconsumed};
 use super::{cause, failure, websocket};

@@ -9,6 +9,7 @@ mod request;
 mod responder;
 pub(crate) mod client;
 mod exchange;
+mod slot;
 mod tunnel;
 mod websocket;
 mod incoming;

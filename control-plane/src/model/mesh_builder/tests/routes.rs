@@ -1,3 +1,5 @@
+//! How routes attach, as the assembled mesh shows it.
+
 use crate::model::mesh_builder::MeshBuilder;
 use crate::model::mesh_builder::testing::{route, service};
 

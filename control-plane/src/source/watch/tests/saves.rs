@@ -4,11 +4,11 @@ use std::fs::{self, create_dir, remove_file, rename, write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::super::write_tracker::REMOVED_AFTER;
-use super::*;
+use super::super::*;
 use crate::model::service::ServiceKey;
 use crate::source::assembler::{Assembler, View};
 use crate::source::change::{Change, ChangeEvent};
+use crate::source::write_tracker::REMOVED_AFTER;
 
 const FILE: &str = "shop/mesh.yaml";
 

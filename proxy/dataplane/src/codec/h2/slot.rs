@@ -1,0 +1,54 @@
+//! The streams in use on a client's connection. Their number begins and ends its usage.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::seen::Seen;
+use super::unread::Unread;
+use crate::codec::limits::Limits;
+use crate::codec::usage::Usage;
+
+/// The state that a connection and its exchanges share.
+pub(super) struct Shared {
+    pub(super) limits: Rc<Limits>,
+    pub(super) seen: Rc<Seen>,
+    pub(super) unread: Unread,
+    pub(super) streams: Cell<usize>,
+    pub(super) usage: Rc<dyn Usage>,
+    /// Whether the peer is a proxy, which may be sent PINGs at any time.
+    pub(super) of_proxy: bool,
+    /// When the peer was last asked out of turn.
+    pub(super) asked: Cell<Option<Instant>>,
+    pub(super) ask: Notify,
+}
+
+/// A stream of the connection that is in use.
+pub(super) struct Slot(Rc<Shared>);
+
+impl Slot {
+    pub(super) fn new(shared: &Rc<Shared>) -> Self {
+        let streams = shared.streams.get();
+        shared.streams.set(streams + 1);
+        if streams == 0 {
+            shared.usage.begins();
+        }
+        Self(Rc::clone(shared))
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let streams = self.0.streams.get() - 1;
+        self.0.streams.set(streams);
+        if streams == 0 {
+            self.0.usage.ends();
+        }
+    }
+}
