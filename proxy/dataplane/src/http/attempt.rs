@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_policy::blame::Freshness;
+use outrigger_policy::blame::{self, Freshness};
+use outrigger_policy::outlier::Outcome;
 use outrigger_policy::response::ResponseFacts;
 use outrigger_policy::retry::RetryPolicy;
 use outrigger_policy::retry_budget::RetryPermit;
@@ -62,6 +63,18 @@ pub(super) struct Ended {
     pub(super) outcome: Result<Response, Failed>,
     /// The right to have asked another host beside the first.
     pub(super) paid: Option<RetryPermit>,
+}
+
+impl Ended {
+    /// Whether it has a response that is not a failure of the host.
+    pub(super) fn is_served(&self) -> bool {
+        self.outcome.as_ref().is_ok_and(|response| judged(response.facts) == Some(Outcome::Success))
+    }
+}
+
+/// Returns the outcome that a response is for its host.
+pub(super) fn judged(facts: ResponseFacts) -> Option<Outcome> {
+    blame::answered(facts.status.as_u16(), facts.grpc_status, facts.reason)
 }
 
 /// An attempt that got no answer.

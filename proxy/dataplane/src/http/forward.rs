@@ -15,7 +15,6 @@ use outrigger_core::reason::Reason;
 use outrigger_policy::blame::{self, Blame, Freshness};
 use outrigger_policy::outlier::Outcome;
 use outrigger_policy::pushback::Pushback;
-use outrigger_policy::response::ResponseFacts;
 use outrigger_policy::retry::RetryPolicy;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -123,7 +122,7 @@ impl Forwarding<'_> {
                 Ok(response) => {
                     let facts = response.facts;
                     asking.heard();
-                    self.judge(&asking, judged(facts));
+                    self.judge(&asking, attempt::judged(facts));
                     if let Some(Pushback::After(after)) = facts.pushback {
                         self.cluster.push_back(&host, after);
                     }
@@ -389,16 +388,4 @@ impl Forwarding<'_> {
         }
         self.cluster.observe(asking.host(), outcome);
     }
-}
-
-impl Ended {
-    /// Whether it is answered, and not with a failure.
-    fn is_served(&self) -> bool {
-        self.outcome.as_ref().is_ok_and(|response| judged(response.facts) == Some(Outcome::Success))
-    }
-}
-
-/// Returns the outcome that a response is for its host.
-fn judged(facts: ResponseFacts) -> Option<Outcome> {
-    blame::answered(facts.status.as_u16(), facts.grpc_status, facts.reason)
 }
