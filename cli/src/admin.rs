@@ -1,4 +1,4 @@
-//! Asks the admin ports what they know, as an operator would with curl.
+//! A client of the admin ports, as an operator would use curl.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 
 use crate::process::Process;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `GET path` of the admin port at `address`. Fails, naming the URL, when there is no answer within five seconds.
+/// Sends `GET path` to the admin port at `address`. Returns an error with the URL if there is no response within five seconds.
 pub async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
     let exchange = async {
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
@@ -30,13 +30,13 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<Response<Bytes>, Str
         let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
         Ok::<_, String>(Response::from_parts(head, body))
     };
-    tokio::time::timeout(PATIENCE, exchange)
+    tokio::time::timeout(TIMEOUT, exchange)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer in {PATIENCE:?}")))
+        .unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")))
         .map_err(|error| format!("http://{address}{path}: {error}"))
 }
 
-/// `GET path`, which must be answered with 200 and text.
+/// Sends `GET path`. Returns an error unless the response is 200 and text.
 pub async fn text(address: SocketAddr, path: &str) -> Result<String, String> {
     let answer = get(address, path).await?;
     if answer.status() != StatusCode::OK {
@@ -45,13 +45,9 @@ pub async fn text(address: SocketAddr, path: &str) -> Result<String, String> {
     String::from_utf8(answer.into_body().into()).map_err(|_| format!("http://{address}{path}: no text"))
 }
 
-/// Waits until `/ready` says 200, or `process` has ended, or `patience` is over.
-pub async fn wait_ready(
-    address: SocketAddr,
-    process: &mut Process,
-    patience: Duration,
-) -> Result<(), String> {
-    let deadline = Instant::now() + patience;
+/// Waits until `/ready` returns 200. Returns an error if `process` has ended or `timeout` has passed.
+pub async fn wait_ready(address: SocketAddr, process: &mut Process, timeout: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + timeout;
     loop {
         let answer = get(address, "/ready").await;
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::OK) {
@@ -63,13 +59,13 @@ pub async fn wait_ready(
                 Ok(answer) => String::from_utf8_lossy(answer.body()).trim().to_owned(),
                 Err(error) => error,
             };
-            return Err(format!("http://{address}/ready: not ready after {patience:?}: {last}"));
+            return Err(format!("http://{address}/ready: not ready after {timeout:?}: {last}"));
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }
 
-/// The samples of one metric on a `/metrics` page: labels and value.
+/// Returns the samples of one metric on a `/metrics` page: labels and value.
 pub fn series<'page>(
     page: &'page str,
     metric: &'page str,

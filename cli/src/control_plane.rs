@@ -1,7 +1,7 @@
-//! The commands that ask or change a control plane: check, token, status, history.
+//! The commands that query or change a control plane: check, token, status, history.
 //!
-//! Each reads flags, calls the control plane's library and prints. They work beside a running control plane, through
-//! the socket in its state directory, and, where it makes sense, without one.
+//! Each calls the control plane's library and prints the result. Beside a running control plane they use the socket in its
+//! state directory.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(crate) struct CheckArgs {
     directory: PathBuf,
 }
 
-/// Exits with an error when anything was refused.
+/// Returns an error if any resource was refused.
 pub(crate) fn check(args: CheckArgs) -> Result<(), String> {
     let report = check_directory(args.directory).map_err(|error| error.to_string())?;
     print!("{report}");
@@ -32,7 +32,7 @@ pub(crate) fn check(args: CheckArgs) -> Result<(), String> {
     }
 }
 
-/// Join tokens.
+/// Creates join tokens.
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
     #[command(subcommand)]
@@ -41,7 +41,7 @@ pub(crate) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Print a new token. Only its hash is kept.
+    /// Print a new token. The control plane stores its hash alone.
     Create {
         /// The control plane's state directory.
         #[arg(long, value_name = "DIR")]
@@ -52,7 +52,7 @@ enum TokenCommand {
         /// The service account of that identity.
         #[arg(long)]
         service_account: String,
-        /// How long it may be used: 10m, 1h30m; at most 24h.
+        /// How long it is valid: 10m, 1h30m; at most 24h.
         #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
         ttl: Duration,
     },
@@ -62,12 +62,12 @@ enum TokenCommand {
 pub(crate) fn token(args: TokenArgs) -> Result<(), String> {
     let TokenCommand::Create { state_dir, namespace, service_account, ttl } = args.command;
     let request = TokenRequest { namespace, service_account, ttl_seconds: ttl.as_secs() };
-    let token = ask(tokens::create(&state_dir, &request))?;
+    let token = block_on(tokens::create(&state_dir, &request))?;
     println!("{token}");
     Ok(())
 }
 
-/// What a running control plane knows.
+/// Prints the state of a running control plane.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// The control plane's admin address.
@@ -80,7 +80,7 @@ pub(crate) struct StatusArgs {
 
 /// Needs a running control plane.
 pub(crate) fn status(args: StatusArgs) -> Result<(), String> {
-    let status = ask(status_page::fetch(&AdminAddress::Tcp(args.admin)))?;
+    let status = block_on(status_page::fetch(&AdminAddress::Tcp(args.admin)))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status).map_err(|error| error.to_string())?);
         return Ok(());
@@ -112,7 +112,7 @@ fn describe(status: &Status) -> String {
         for kind in &proxy.types {
             let acked =
                 kind.resources.iter().filter(|one| one.sent.is_some() && one.acked == one.sent).count();
-            let waiting = if kind.waiting { ", an answer is awaited" } else { "" };
+            let waiting = if kind.waiting { ", waiting for acknowledgement" } else { "" };
             let (name, sent) = (&kind.kind, kind.resources.iter().filter(|one| one.sent.is_some()).count());
             text.push_str(&format!("  {name}: {sent} sent, {acked} acknowledged{waiting}\n"));
             for resource in &kind.resources {
@@ -140,7 +140,7 @@ fn describe(status: &Status) -> String {
     text
 }
 
-/// The log of configuration changes.
+/// Prints the log of configuration changes.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
     /// The control plane's state directory.
@@ -153,7 +153,7 @@ pub(crate) struct HistoryArgs {
 
 /// Works whether the control plane runs or not.
 pub(crate) fn history(args: HistoryArgs) -> Result<(), String> {
-    for entry in ask(history_log::read(&args.state_dir, args.count))? {
+    for entry in block_on(history_log::read(&args.state_dir, args.count))? {
         let at =
             i64::try_from(entry.at_unix_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
         let at = at.map_or_else(|| "?".into(), |at| at.to_string());
@@ -165,12 +165,12 @@ pub(crate) fn history(args: HistoryArgs) -> Result<(), String> {
     Ok(())
 }
 
-fn ask<T, E: std::fmt::Display>(question: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+fn block_on<T, E: std::fmt::Display>(future: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?
-        .block_on(question)
+        .block_on(future)
         .map_err(|error| error.to_string())
 }
 

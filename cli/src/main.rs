@@ -1,8 +1,8 @@
-//! `outrigger`: what a person types.
+//! `outrigger`: the command line.
 //!
-//! The demo and the sample services live here; everything else is a thin command over a library: the two daemons,
-//! and what asks or changes a control plane. Errors are one line on stderr, and exit 1.
-#![allow(clippy::print_stdout, clippy::print_stderr)] // the one crate that talks to a person
+//! The demo and its sample services are implemented here; every other command calls a library: the two daemons, and what
+//! queries or changes a control plane. An error is one line on stderr and exit code 1.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command line prints
 
 mod control_plane;
 mod demo;
@@ -18,26 +18,26 @@ use clap::{Parser, Subcommand};
 struct Outrigger {
     #[command(subcommand)]
     command: Command,
-    /// End when the process that started this one ends.
+    /// Exit when the parent process exits.
     #[arg(long, global = true, hide = true)]
     exit_with_parent: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a whole mesh on this machine and put it through what a mesh must survive.
+    /// Run a whole mesh on this machine, inject faults under load, and report lost requests.
     Demo(demo::DemoArgs),
     /// Run a sidecar (the same as outrigger-proxy).
     Proxy(outrigger_proxy::Args),
     /// Run a control plane (the same as outrigger-control-plane).
     ControlPlane(outrigger_control_plane::run::Args),
-    /// Read a directory of configuration and say what a control plane would make of it.
+    /// Validate a directory of configuration as a control plane would.
     Check(control_plane::CheckArgs),
-    /// Join tokens: how a workload gets its first certificate.
+    /// Create join tokens, with which workloads get their first certificates.
     Token(control_plane::TokenArgs),
-    /// What a running control plane knows of its proxies, sources and registrations.
+    /// Print the proxies, sources and registrations of a running control plane.
     Status(control_plane::StatusArgs),
-    /// Every change of configuration: when, from where, what, accepted or refused.
+    /// Print the log of configuration changes: time, source, change, accepted or refused.
     History(control_plane::HistoryArgs),
     /// Run one of the demo's sample services.
     Sample(sample::SampleArgs),
@@ -69,8 +69,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Asks the kernel to kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that even a killed
-/// demo leaves nothing behind. Only Linux can.
+/// Makes the kernel kill this process when its parent dies (prctl(2), PR_SET_PDEATHSIG), so that a killed demo leaves no
+/// process behind. Linux only.
 fn exit_with_parent() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_is_well_formed_and_says_what_it_is_for() {
+    fn every_command_and_flag_has_a_help_text() {
         Outrigger::command().debug_assert();
         for command in Outrigger::command().get_subcommands() {
             assert!(command.get_about().is_some(), "{}", command.get_name());
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_in_the_documents_is_understood() {
+    fn every_command_line_in_the_documents_is_valid() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut pages: Vec<PathBuf> =
             std::fs::read_dir(root.join("docs")).unwrap().map(|page| page.unwrap().path()).collect();

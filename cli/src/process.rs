@@ -1,4 +1,4 @@
-//! One process of a mesh on this machine: `outrigger` itself, its output in a file of its own, ended with its owner.
+//! One process of a mesh on this machine: an `outrigger` with its output in a log file, which is killed when its owner is dropped.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,7 +23,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    /// What was read at each of [`MEMORY_AGES`].
+    /// A sample for each of [`MEMORY_AGES`].
     memory: Arc<[OnceLock<Memory>; 2]>,
     sampling: JoinHandle<()>,
 }
@@ -35,8 +35,8 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts `<program> <args>`, where `program` is an `outrigger`, with its output appended to `<logs>/<name>.log` and
-    /// nothing in its environment but `PATH` and `environment`. Fails when it cannot be started.
+    /// Starts `<program> <args>`, where `program` is an `outrigger`. Its output is appended to `<logs>/<name>.log`; its
+    /// environment is `PATH` and `environment` alone. Returns an error if it cannot be started.
     pub fn start(
         program: &Path,
         name: &str,
@@ -56,7 +56,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(failed)?)
             .stderr(output)
-            // A group of its own: Ctrl-C reaches the demo alone, which then ends everybody in order.
+            // A process group of its own: Ctrl-C reaches the demo alone, which then stops all processes.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -66,7 +66,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log, memory, sampling })
     }
 
-    /// Fails, with the end of its log, if it has ended by itself.
+    /// Returns an error with the end of its log if it has ended by itself.
     pub fn check_running(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
@@ -80,41 +80,42 @@ impl Process {
         }
     }
 
-    /// SIGKILL: what a crash looks like.
+    /// Sends SIGKILL, as a crash.
     pub async fn kill(mut self) -> Result<(), String> {
         self.child.kill().await.map_err(|error| format!("cannot kill {}: {error}", self.name))
     }
 
-    /// Its process ID; `None` once it has ended.
+    /// Returns its process ID, or `None` once it has ended.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Sends it a signal. Fails once it has ended.
+    /// Sends a signal. Returns an error once the process has ended.
     pub fn signal(&self, signal: Signal) -> Result<(), String> {
         let pid = self.child.id().and_then(|id| Pid::from_raw(id as i32));
         let pid = pid.ok_or_else(|| format!("{} has ended", self.name))?;
         kill_process(pid, signal).map_err(|error| format!("cannot signal {}: {error}", self.name))
     }
 
-    /// SIGTERM, and waits until it has ended by itself. Fails when it does not end in time or not with 0.
-    pub async fn terminate(mut self, patience: Duration) -> Result<(), String> {
+    /// Sends SIGTERM and waits until the process has ended. Returns an error if that takes longer than `timeout` or if its
+    /// exit code is not 0.
+    pub async fn terminate(mut self, timeout: Duration) -> Result<(), String> {
         let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) else { return Ok(()) };
         kill_process(pid, Signal::TERM).map_err(|error| format!("cannot stop {}: {error}", self.name))?;
-        match tokio::time::timeout(patience, self.child.wait()).await {
+        match tokio::time::timeout(timeout, self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(format!("{} ended with {status} when asked to stop", self.name)),
             Ok(Err(error)) => Err(format!("{}: {error}", self.name)),
-            Err(_) => Err(format!("{} did not stop within {patience:?}", self.name)),
+            Err(_) => Err(format!("{} did not stop within {timeout:?}", self.name)),
         }
     }
 
-    /// What it has cost so far; `None` once it has ended, and where there is no `/proc`.
+    /// Returns the CPU time that it has used, or `None` once it has ended or if there is no `/proc`.
     pub fn usage(&self) -> Option<Usage> {
         Usage::of(self.child.id()?)
     }
 
-    /// Its memory at each of [`MEMORY_AGES`]; `None` for an age that it has not reached.
+    /// Returns its memory at each of [`MEMORY_AGES`], or `None` for an age that it has not reached.
     pub fn memory(&self) -> [Option<Memory>; 2] {
         [0, 1].map(|age| self.memory[age].get().copied())
     }
@@ -126,13 +127,13 @@ async fn sample(pid: Option<u32>, ages: [Duration; 2], into: Arc<[OnceLock<Memor
     for (age, sample) in ages.into_iter().zip(&*into) {
         tokio::time::sleep_until(started + age).await;
         if let Some(memory) = pid.and_then(Memory::of) {
-            // Set here alone, once each.
+            // Each is set once, here.
             let _ = sample.set(memory);
         }
     }
 }
 
-/// CPU time of a process, as `/proc` tells it.
+/// The CPU time of a process, from `/proc`.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
     /// User and system time since its start.

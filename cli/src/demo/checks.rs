@@ -1,7 +1,7 @@
 //! What the demo checks while traffic runs, in the order of its report.
 //!
-//! Each check does something to the mesh and says what it saw. Whether requests were lost meanwhile is not its concern:
-//! the load is judged by time, over the whole stretch in which a check ran.
+//! Each check does something to the mesh and returns what it observed. Whether requests were lost meanwhile is not its
+//! concern: requests are assigned to the check during which they were sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use super::load::{Load, Window};
 use super::mesh::Mesh;
 use super::shop::{self, Canary, replace};
 
-/// How long checks take: the whole form, or the quick one for tests.
+/// How long the checks take, in the full run and in the quick one for tests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     /// How many requests a split by weight is measured with. Each is a random draw: with 2200 of them, one run in
@@ -24,24 +24,24 @@ pub(super) struct Pace {
     pub(super) tolerance: f64,
     /// How long a split that leaves nothing to chance is measured.
     pub(super) measure: Duration,
-    /// How long traffic runs after something was broken or mended.
+    /// How long traffic runs after a fault was injected or removed.
     pub(super) watch: Duration,
-    /// How long the control plane stays away.
+    /// How long the control plane is down.
     pub(super) away: Duration,
 }
 
-/// Nobody's certificate is renewed while the control plane is away: it is sent away when all of them last so long.
-const LASTING: Duration = Duration::from_secs(12);
-/// The same for a control plane that comes back after [`Pace::away`].
-const LASTING_AWAY: Duration = Duration::from_secs(7);
+/// No certificate can be renewed while the control plane is down, so it is killed when all of them are valid for so long.
+const VALIDITY: Duration = Duration::from_secs(12);
+/// The same for a control plane that is started again after [`Pace::away`].
+const VALIDITY_AWAY: Duration = Duration::from_secs(7);
 
-/// How long it may take for a file's content to reach the sidecars that use it.
-const ARRIVAL: Duration = Duration::from_secs(10);
+/// How long an edited file may take to reach the sidecars that use it.
+const PROPAGATION: Duration = Duration::from_secs(10);
 
-/// What a check saw, or why it failed.
+/// What a check observed, or why it failed.
 pub(super) type Verdict = Result<String, String>;
 
-/// 1. Every hop is mTLS between the expected identities; who does not belong is refused.
+/// 1. Every hop is mTLS between the expected identities; clients without a certificate of the mesh are refused.
 pub(super) async fn mutual_tls(mesh: &Mesh, pace: Pace) -> Verdict {
     tokio::time::sleep(pace.watch).await;
     let expected: BTreeSet<_> =
@@ -83,7 +83,7 @@ pub(super) async fn mutual_tls(mesh: &Mesh, pace: Pace) -> Verdict {
     ))
 }
 
-/// 2. A canary by weight, by header, then for everybody; by editing one file.
+/// 2. A canary by weight, by header, then for all requests; by editing one file.
 pub(super) async fn canary(mesh: &Mesh, load: &Load, pace: Pace) -> Verdict {
     let mut seen = Vec::new();
     for (canary, on_header, otherwise) in [
@@ -97,22 +97,22 @@ pub(super) async fn canary(mesh: &Mesh, load: &Load, pace: Pace) -> Verdict {
             Canary::Weights { .. } | Canary::Header => measured(load, pace.measure).await,
         };
         let percent =
-            |share: Option<f64>| share.map(|share| share * 100.0).ok_or("nobody answered".to_owned());
+            |share: Option<f64>| share.map(|share| share * 100.0).ok_or("no request was answered".to_owned());
         let with = percent(window.share("v2", |sample| sample.canary))?;
         let without = percent(window.share("v2", |sample| !sample.canary))?;
         let all = percent(window.share("v2", |_| true))?;
         let near = |measured: f64, wanted: f64| (measured - wanted).abs() <= pace.tolerance;
         let holds = match canary {
-            // The header means nothing here, so everybody is one sample.
+            // The header has no effect here, so that all requests are one sample.
             Canary::Weights { .. } => near(all, otherwise),
             Canary::Header => near(with, on_header) && near(without, otherwise),
         };
         let measured = match canary {
-            Canary::Weights { v1, v2 } => format!("{v1}/{v2}: v2 got {all:.1} % of {}", window.sent()),
-            Canary::Header => format!("by header: v2 got {with:.1} % with it, {without:.1} % without"),
+            Canary::Weights { v1, v2 } => format!("{v1}/{v2}: v2 served {all:.1} % of {}", window.sent()),
+            Canary::Header => format!("by header: v2 served {with:.1} % with it, {without:.1} % without"),
         };
         if !holds {
-            return Err(format!("{measured}, beyond {} points", pace.tolerance));
+            return Err(format!("{measured}, more than {} points off", pace.tolerance));
         }
         seen.push(measured);
     }
@@ -120,18 +120,20 @@ pub(super) async fn canary(mesh: &Mesh, load: &Load, pace: Pace) -> Verdict {
     Ok(seen.join("; "))
 }
 
-/// Edits the canary's route, and waits until both sidecars of `cart`, which calls `catalog`, have it.
+/// Edits the canary's route, and waits until both sidecars of `cart`, which calls `catalog`, have received it.
 async fn edit_route(mesh: &Mesh, canary: Canary) -> Result<(), String> {
     let before = catalog_routes(mesh).await?;
     shop::route(&mesh.config(), canary)?;
-    let deadline = Instant::now() + ARRIVAL;
+    let deadline = Instant::now() + PROPAGATION;
     while catalog_routes(mesh).await?.iter().zip(&before).any(|(now, before)| now == before) {
         if Instant::now() > deadline {
-            return Err(format!("an edited route did not reach every sidecar of cart within {ARRIVAL:?}"));
+            return Err(format!(
+                "an edited route did not reach every sidecar of cart within {PROPAGATION:?}"
+            ));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // What was routed before is answered by now.
+    // Requests that the old route forwarded are answered by then.
     tokio::time::sleep(Duration::from_millis(500)).await;
     Ok(())
 }
@@ -151,12 +153,12 @@ async fn catalog_routes(mesh: &Mesh) -> Result<Vec<serde_json::Value>, String> {
     Ok(versions)
 }
 
-/// 3. An instance and its sidecar die without a word.
+/// 3. An instance and its sidecar are killed.
 pub(super) async fn killed_instance(mesh: &mut Mesh, pace: Pace) -> Verdict {
     mesh.kill("catalog-v1-2").await?;
     tokio::time::sleep(pace.watch).await;
     mesh.revive("catalog-v1-2").await?;
-    Ok("catalog-v1-2 and its sidecar got SIGKILL, and came back".into())
+    Ok("catalog-v1-2 and its sidecar were killed (SIGKILL), then restarted".into())
 }
 
 /// 4. A rolling restart.
@@ -165,12 +167,12 @@ pub(super) async fn rolling_restart(mesh: &mut Mesh, pace: Pace) -> Verdict {
         mesh.restart(name).await?;
         tokio::time::sleep(pace.watch / 2).await;
     }
-    Ok("cart-1, then cart-2: the sidecar drained, both processes started anew".into())
+    Ok("cart-1, then cart-2: the sidecar drained, then sidecar and application were restarted".into())
 }
 
-/// 5. The control plane is killed, stays away, and comes back; then a change reaches everybody again.
+/// 5. The control plane is killed and, after a while, started again; then configuration changes take effect again.
 pub(super) async fn control_plane_away(mesh: &mut Mesh, load: &Load, pace: Pace) -> Verdict {
-    certificates_last(mesh, LASTING_AWAY).await?;
+    certificates_last(mesh, VALIDITY_AWAY).await?;
     mesh.kill_control_plane().await?;
     let since = Instant::now();
     tokio::time::sleep(pace.away).await;
@@ -180,11 +182,14 @@ pub(super) async fn control_plane_away(mesh: &mut Mesh, load: &Load, pace: Pace)
     let deadline = Instant::now() + Duration::from_secs(10);
     while measured(load, pace.watch / 2).await.share("v2", |_| true) != Some(1.0) {
         if Instant::now() > deadline {
-            return Err("a change made after its return did not arrive within 10 s".into());
+            return Err("a change made after the restart did not take effect within 10 s".into());
         }
     }
     shop::route(&mesh.config(), Canary::Weights { v1: 50, v2: 50 })?;
-    Ok(format!("killed, back after {:.1} s; a change after its return arrived", away.as_secs_f64()))
+    Ok(format!(
+        "killed, restarted after {:.1} s; a change made after the restart took effect",
+        away.as_secs_f64()
+    ))
 }
 
 /// 7. A broken file is refused by name, and nothing else changes.
@@ -194,7 +199,7 @@ pub(super) async fn broken_file(mesh: &Mesh, pace: Pace) -> Verdict {
     let deadline = Instant::now() + Duration::from_secs(5);
     let refusal = loop {
         let history = json(mesh.control_plane_admin, "/history").await?;
-        // Refused means: the file is named, and so is the field that does not exist.
+        // The refusal must name the file and the unknown field.
         let named = |entry: &&serde_json::Value| {
             let says = |key: &str, what: &str| entry[key].as_str().is_some_and(|text| text.contains(what));
             says("source", "broken.yaml") && says("refused", "valeu")
@@ -212,11 +217,11 @@ pub(super) async fn broken_file(mesh: &Mesh, pace: Pace) -> Verdict {
     Ok(format!("refused: {refusal}"))
 }
 
-/// 8. A sidecar restarts while the control plane is away, and serves from what it saved.
+/// 8. A sidecar restarts while the control plane is down, and serves with its saved configuration.
 ///
-/// The control plane is away for as long as certificates last, and no longer: without it no mesh could outlive that.
+/// The control plane is down for no longer than certificates are valid: they cannot be renewed without it.
 pub(super) async fn restart_alone(mesh: &mut Mesh, pace: Pace) -> Verdict {
-    let bound = certificates_last(mesh, LASTING).await?.saturating_sub(Duration::from_secs(1));
+    let bound = certificates_last(mesh, VALIDITY).await?.saturating_sub(Duration::from_secs(1));
     mesh.kill_control_plane().await?;
     let since = Instant::now();
     let served = tokio::time::timeout(bound, served_alone(mesh, pace)).await;
@@ -224,22 +229,22 @@ pub(super) async fn restart_alone(mesh: &mut Mesh, pace: Pace) -> Verdict {
     mesh.start_control_plane().await?;
     match served {
         Ok(served) => Ok(format!(
-            "web-2's sidecar served {:.0} requests again within the {away:.1} s that no control plane ran",
+            "web-2's sidecar, restarted without a control plane, had served {:.0} requests after {away:.1} s",
             served?
         )),
         Err(_) => Err(format!(
-            "web-2's sidecar served nothing within {away:.1} s, when certificates were about to end; no control plane ran"
+            "web-2's sidecar, restarted without a control plane, had served no request after {away:.1} s, when certificates were about to expire"
         )),
     }
 }
 
-/// Restarts the sidecar of `web-2` and waits until it has served somebody.
+/// Restarts the sidecar of `web-2` and waits until it has served a request.
 async fn served_alone(mesh: &mut Mesh, pace: Pace) -> Result<f64, String> {
     mesh.stop_sidecar("web-2").await?;
     mesh.revive("web-2").await?;
     tokio::time::sleep(pace.watch).await;
     loop {
-        // Who met it while it was down leaves it out for five seconds.
+        // Callers that failed to connect while it was down eject it for some seconds.
         let served = inbound_requests(mesh, "web-2").await?;
         if served > 0.0 {
             return Ok(served);
@@ -248,8 +253,8 @@ async fn served_alone(mesh: &mut Mesh, pace: Pace) -> Result<f64, String> {
     }
 }
 
-/// Waits for a moment at which every certificate lasts for `wanted` and more, and says how long the first to end does.
-/// All were issued at one time, so that there is one soon after each renewal.
+/// Waits until every certificate is valid for at least `wanted`. Returns how long the first to expire is still valid.
+/// All were issued at the same time, so that this holds soon after each renewal.
 async fn certificates_last(mesh: &Mesh, wanted: Duration) -> Result<Duration, String> {
     let deadline = Instant::now() + wanted;
     loop {
@@ -266,7 +271,7 @@ async fn certificates_last(mesh: &Mesh, wanted: Duration) -> Result<Duration, St
     }
 }
 
-/// The serial number of every sidecar's certificate.
+/// Returns the serial number of every sidecar's certificate.
 pub(super) async fn serials(mesh: &Mesh) -> Result<BTreeMap<&'static str, String>, String> {
     let mut serials = BTreeMap::new();
     for instance in mesh.instances() {
@@ -278,7 +283,7 @@ pub(super) async fn serials(mesh: &Mesh) -> Result<BTreeMap<&'static str, String
     Ok(serials)
 }
 
-/// 6. Every certificate is another than it was `before`, a `ttl` after the `start` at the latest.
+/// 6. One `ttl` after `start`, every certificate differs from the one that it was `before`.
 pub(super) async fn renewed(
     mesh: &Mesh,
     before: &BTreeMap<&'static str, String>,
@@ -291,14 +296,10 @@ pub(super) async fn renewed(
     if !same.is_empty() {
         return Err(format!("not renewed: {same:?}"));
     }
-    Ok(format!(
-        "{} certificates that live for {} s, each renewed while traffic ran",
-        now.len(),
-        ttl.as_secs()
-    ))
+    Ok(format!("{} certificates with a lifetime of {} s, each renewed under load", now.len(), ttl.as_secs()))
 }
 
-/// A page of JSON.
+/// Fetches a page of JSON.
 async fn json(admin: SocketAddr, path: &str) -> Result<serde_json::Value, String> {
     let page = admin::text(admin, path).await?;
     serde_json::from_str(&page).map_err(|error| format!("http://{admin}{path}: {error}"))
@@ -313,7 +314,7 @@ async fn inbound_requests(mesh: &Mesh, name: &str) -> Result<f64, String> {
         .fold(0.0, std::ops::Add::add))
 }
 
-/// The next `draws` requests, if they are answered in time.
+/// Waits for the next `draws` requests. Fails if they are not finished within a minute.
 async fn drawn(load: &Load, draws: usize) -> Result<Window, String> {
     let from = Instant::now();
     loop {

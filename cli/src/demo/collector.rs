@@ -1,4 +1,4 @@
-//! A small OTLP receiver: keeps the demo's spans, and passes them on where the user wants them too.
+//! A small OTLP receiver: keeps the demo's spans, and forwards them if the user gave an endpoint.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -18,10 +18,10 @@ use tokio::sync::mpsc;
 use tonic::transport::{Endpoint, Server, server::TcpIncoming};
 use tonic::{Request, Response, Status};
 
-/// As many spans as are kept; the oldest go first.
+/// How many spans are kept. The oldest are dropped first.
 const KEPT: usize = 100_000;
 
-/// One span, with what the demo reads of it.
+/// The parts of a span that the demo uses.
 #[derive(Debug, Clone)]
 pub(super) struct Span {
     pub(super) trace: Vec<u8>,
@@ -37,7 +37,7 @@ pub(super) struct Span {
     pub(super) attributes: HashMap<String, String>,
 }
 
-/// The receiver; cheap to clone, all clones share the spans.
+/// The receiver. All clones share the spans.
 #[derive(Clone)]
 pub(super) struct Collector {
     spans: Arc<Mutex<VecDeque<Span>>>,
@@ -45,8 +45,8 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Listens on a free port of loopback; passes everything on to `onward` (an OTLP/gRPC endpoint) if there is one.
-    /// A dead endpoint loses its copy of the spans, and nothing else.
+    /// Listens on a free loopback port, and forwards everything to `onward` (an OTLP/gRPC endpoint), if any. If that cannot be
+    /// reached, its copy of the spans is lost.
     pub(super) async fn start(onward: Option<String>) -> Result<(Self, SocketAddr), String> {
         let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .map_err(|error| format!("cannot listen for spans: {error}"))?;
@@ -61,8 +61,8 @@ impl Collector {
         Ok((collector, address))
     }
 
-    /// Every trace that is whole: one root, and every other span's parent is there. Newest last.
-    pub(super) fn whole_traces(&self) -> Vec<Trace> {
+    /// Returns every complete trace, newest last: one root, and the parent of every other span.
+    pub(super) fn complete_traces(&self) -> Vec<Trace> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         let mut order = Vec::new();
         let mut traces: HashMap<&[u8], Vec<Span>> = HashMap::new();
@@ -114,7 +114,7 @@ impl TraceService for Collector {
 
 fn pass_on(endpoint: &str) -> Result<mpsc::Sender<ExportTraceServiceRequest>, String> {
     if !endpoint.starts_with("http://") {
-        return Err(format!("{endpoint:?}: the demo passes its spans on to http:// endpoints only"));
+        return Err(format!("{endpoint:?}: the demo forwards spans to http:// endpoints only"));
     }
     let channel = Endpoint::from_shared(endpoint.to_owned())
         .map_err(|error| format!("{endpoint:?} is no OTLP endpoint: {error}"))?
@@ -147,7 +147,7 @@ fn text(attributes: Vec<KeyValue>) -> HashMap<String, String> {
         .collect()
 }
 
-/// A whole trace.
+/// A complete trace.
 #[derive(Debug)]
 pub(super) struct Trace {
     spans: Vec<Span>,
@@ -164,7 +164,7 @@ impl Trace {
         }
     }
 
-    /// The trace's id, in hexadecimal.
+    /// The trace ID, in hexadecimal.
     pub(super) fn id(&self) -> String {
         self.spans[self.root].trace.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_it_cannot_reach_is_refused_by_name() {
+    async fn an_endpoint_without_plain_http_is_refused_by_name() {
         let refused = Collector::start(Some("https://traces:4317".into())).await.err();
         assert!(refused.is_some_and(|text| text.starts_with("\"https://traces:4317\": ")));
     }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_with_an_orphan_is_not_whole() {
+    fn a_trace_with_a_missing_parent_is_incomplete() {
         assert!(Trace::new(vec![span(1, &[]), span(2, &[9])]).is_none());
         assert!(Trace::new(vec![span(2, &[9])]).is_none());
     }

@@ -120,7 +120,7 @@ impl Instance {
             self.outbound.to_string().into(),
             "--unknown-destination".into(),
             "refuse".into(),
-            // The applications are told to end after their sidecars, and have nothing more to say.
+            // The applications are stopped after their sidecars have drained, and send nothing then.
             "--drain-minimum".into(),
             "0s".into(),
             "--drain-quiet".into(),

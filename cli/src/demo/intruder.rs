@@ -1,6 +1,6 @@
-//! Somebody who does not belong: a plaintext client, and one with a certificate that another CA signed.
+//! Clients that do not belong to the mesh: one in plaintext, and one with a certificate of another CA.
 //!
-//! Both speak to a sidecar's inbound port as its real callers would; [`Refusal`] says what they got for it.
+//! Both connect to a sidecar's inbound port as its real callers do; [`Refusal`] says how they were refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,28 +13,28 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const REQUEST: &[u8] = b"GET /cart HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n";
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a sidecar refused.
 pub(super) type Refusal = String;
 
-/// Sends a request in plain text. Fails if it is answered.
+/// Sends a request in plaintext. Returns an error if it is answered.
 pub(super) async fn plaintext(inbound: SocketAddr) -> Result<Refusal, String> {
     let stream = TcpStream::connect(inbound).await.map_err(|error| format!("{inbound}: {error}"))?;
     refused(stream).await
 }
 
-/// Claims to be `identity` with a certificate of a CA made up for the occasion. Fails if the request is answered.
+/// Claims to be `identity` with a certificate of another CA. Returns an error if the request is answered.
 pub(super) async fn foreign_certificate(inbound: SocketAddr, identity: &str) -> Result<Refusal, String> {
     let config = forged(identity).map_err(|error| format!("cannot forge a certificate: {error}"))?;
     let stream = TcpStream::connect(inbound).await.map_err(|error| format!("{inbound}: {error}"))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("cart").map_err(|error| error.to_string())?;
-    match tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await {
-        // In TLS 1.3 a client is done before the server has looked at its certificate: the alert comes with the read.
+    match tokio::time::timeout(TIMEOUT, connector.connect(name, stream)).await {
+        // In TLS 1.3 the client's handshake ends before the server verifies its certificate: the alert comes with the first read.
         Ok(Ok(stream)) => refused(stream).await,
         Ok(Err(error)) => Ok(error.to_string()),
-        Err(_) => Err("the handshake hangs".into()),
+        Err(_) => Err("not refused: the handshake did not end".into()),
     }
 }
 
@@ -46,13 +46,13 @@ async fn refused(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Refu
         stream.read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    match tokio::time::timeout(PATIENCE, exchange).await {
+    match tokio::time::timeout(TIMEOUT, exchange).await {
         Ok(Ok(answer)) if answer.starts_with(b"HTTP/") => {
             Err(format!("answered: {}", String::from_utf8_lossy(&answer).lines().next().unwrap_or_default()))
         }
         Ok(Ok(_)) => Ok("connection closed".into()),
         Ok(Err(error)) => Ok(error.to_string()),
-        Err(_) => Err("neither answered nor closed".into()),
+        Err(_) => Err("neither answered nor refused".into()),
     }
 }
 
@@ -71,17 +71,17 @@ fn forged(identity: &str) -> Result<rustls::ClientConfig, Box<dyn std::error::Er
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous(provider)))
+        .with_custom_certificate_verifier(Arc::new(AcceptsAny(provider)))
         .with_client_auth_cert(vec![certificate.der().clone()], key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// Believes every server: an intruder does not care whom it robs.
+/// Accepts every server certificate.
 #[derive(Debug)]
-struct Credulous(Arc<rustls::crypto::CryptoProvider>);
+struct AcceptsAny(Arc<rustls::crypto::CryptoProvider>);
 
-impl ServerCertVerifier for Credulous {
+impl ServerCertVerifier for AcceptsAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,7 +1,7 @@
-//! The constant load: so many requests a second, whatever becomes of them, each judged on its own.
+//! The constant load: a fixed number of requests a second, whatever their outcome.
 //!
-//! An open loop: a slow answer delays nobody else's request, so that a stall shows as latency instead of as fewer
-//! requests. What "lost" and "cut off" mean is said at [`Outcome`].
+//! An open loop: a slow response delays no other request, so that a stall shows as latency instead of as fewer requests.
+//! [`Outcome`] defines "lost" and "cut off".
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,16 +16,16 @@ use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinHandle;
 
 /// How long a request may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Answered with 2xx.
     Answered,
-    /// A POST whose connection broke after it was written: nobody may send it again (RFC 9110 section 9.2.2).
+    /// A POST whose connection broke after it was written. It must not be sent again (RFC 9110 section 9.2.2).
     CutOff(String),
-    /// Failed although it was idempotent, or was never written to an application.
+    /// Failed although it was idempotent or was never written to an application.
     Lost(String),
 }
 
@@ -54,24 +54,24 @@ impl Load {
         Self { samples, generator }
     }
 
-    /// What became of the requests sent between two instants. Call it when they are over: see [`Load::settle`].
+    /// Returns the requests sent between two instants, once they have finished (see [`Load::settle`]).
     pub(super) fn window(&self, from: Instant, to: Instant) -> Window {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         Window(samples.iter().filter(|sample| (from..to).contains(&sample.sent)).cloned().collect())
     }
 
-    /// Requests finished so far, and how many of them were lost.
+    /// Returns how many requests have finished, and how many of them were lost.
     pub(super) fn progress(&self) -> (usize, usize) {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         (samples.len(), samples.iter().filter(|sample| matches!(sample.outcome, Outcome::Lost(_))).count())
     }
 
-    /// Stops sending and waits for what is under way.
+    /// Stops sending and waits for the requests in flight.
     pub(super) async fn settle(&self) {
         self.generator.abort();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let deadline = Instant::now() + PATIENCE;
-        // Every request under way holds a clone.
+        let deadline = Instant::now() + TIMEOUT;
+        // Every request in flight holds a clone.
         while Arc::strong_count(&self.samples) > 1 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -87,7 +87,7 @@ impl Drop for Load {
 async fn generate(outbound: SocketAddr, per_second: u32, samples: Arc<Mutex<Vec<Sample>>>) {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    // A request that the client's own library sent twice would hide one that the mesh lost.
+    // A request that the client library sent again would hide one that the mesh lost.
     let client = Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build(connector);
     let mut tick = tokio::time::interval(Duration::from_secs(1) / per_second);
     for number in 0_u64.. {
@@ -119,13 +119,13 @@ async fn send(
         request.headers_mut().insert("x-canary", http::HeaderValue::from_static("v2"));
     }
     let sent = Instant::now();
-    let answer = tokio::time::timeout(PATIENCE, async {
+    let answer = tokio::time::timeout(TIMEOUT, async {
         let (head, body) = client.request(request).await.map_err(|error| format!("{error:?}"))?.into_parts();
         let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
         Ok::<_, String>(Response::from_parts(head, body))
     })
     .await
-    .unwrap_or_else(|_| Err(format!("no answer in {PATIENCE:?}")));
+    .unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")));
     let text = |head: &Response<Bytes>, name| {
         head.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
     };

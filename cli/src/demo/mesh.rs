@@ -14,16 +14,16 @@ use super::instance::Instance;
 use super::ports::Ports;
 use super::shop::NAMESPACE;
 
-/// How long anything may take to come up, or to stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a process may take to start or to stop.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How the mesh is started.
 pub(super) struct Settings {
-    /// Everything is kept below it: config, state, logs.
+    /// Contains configuration, state and logs.
     pub(super) directory: PathBuf,
     /// Where the sidecars send spans.
     pub(super) spans_to: SocketAddr,
-    /// The life of certificates.
+    /// The lifetime of certificates.
     pub(super) certificate_ttl: Duration,
     /// The share of requests that are traced.
     pub(super) sampling: f64,
@@ -32,7 +32,7 @@ pub(super) struct Settings {
 /// The running mesh.
 pub(super) struct Mesh {
     settings: Settings,
-    /// This very binary, which is every part of the mesh.
+    /// This binary, which contains every part of the mesh.
     program: PathBuf,
     control_plane: Option<Process>,
     control_plane_listen: SocketAddr,
@@ -51,7 +51,8 @@ impl Mesh {
         super::shop::write(&directory.join("config"))?;
         let mut ports = Ports::default();
         let mut mesh = Self {
-            program: std::env::current_exe().map_err(|error| format!("cannot find myself: {error}"))?,
+            program: std::env::current_exe()
+                .map_err(|error| format!("cannot find the path of this program: {error}"))?,
             control_plane: None,
             control_plane_listen: ports.pick()?,
             control_plane_admin: ports.pick()?,
@@ -102,7 +103,7 @@ impl Mesh {
             format!("{}s", self.settings.certificate_ttl.as_secs()).into(),
         ];
         let mut process = Process::start(&self.program, "control-plane", &self.logs(), args, &[])?;
-        admin::wait_ready(self.control_plane_admin, &mut process, PATIENCE).await?;
+        admin::wait_ready(self.control_plane_admin, &mut process, TIMEOUT).await?;
         self.control_plane = Some(process);
         Ok(())
     }
@@ -125,7 +126,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// Starts again what [`Mesh::kill`] or [`Mesh::restart`] ended, and waits until it is ready.
+    /// Starts what [`Mesh::kill`] or [`Mesh::restart`] stopped, and waits until it is ready.
     pub(super) async fn revive(&mut self, name: &str) -> Result<(), String> {
         let index = self.index(name)?;
         if self.instances[index].app.is_none() {
@@ -137,12 +138,12 @@ impl Mesh {
         self.ready(index).await
     }
 
-    /// A rolling restart's step: the sidecar drains, the application stops, both start again.
+    /// One step of a rolling restart: the sidecar drains, the application stops, both start again.
     pub(super) async fn restart(&mut self, name: &str) -> Result<(), String> {
         self.stop_sidecar(name).await?;
         let index = self.index(name)?;
         if let Some(app) = self.instances[index].app.take() {
-            app.terminate(PATIENCE).await?;
+            app.terminate(TIMEOUT).await?;
         }
         self.revive(name).await
     }
@@ -151,13 +152,12 @@ impl Mesh {
     pub(super) async fn stop_sidecar(&mut self, name: &str) -> Result<(), String> {
         let index = self.index(name)?;
         match self.instances[index].sidecar.take() {
-            Some(sidecar) => sidecar.terminate(PATIENCE * 2).await,
+            Some(sidecar) => sidecar.terminate(TIMEOUT * 2).await,
             None => Err(format!("the sidecar of {name} does not run")),
         }
     }
 
-    /// Ends everything, politely where it helps: sidecars first would lose requests that nobody counts any more, so
-    /// all are killed at once.
+    /// Kills all processes.
     pub(super) async fn stop(mut self) {
         for instance in &mut self.instances {
             for process in [instance.sidecar.take(), instance.app.take()].into_iter().flatten() {
@@ -167,7 +167,7 @@ impl Mesh {
         let _ = self.kill_control_plane().await;
     }
 
-    /// Fails if any process that should run has ended.
+    /// Returns an error if a process that should run has ended.
     pub(super) fn check_running(&mut self) -> Result<(), String> {
         let instances = self.instances.iter_mut().flat_map(|one| [&mut one.app, &mut one.sidecar]);
         instances.chain([&mut self.control_plane]).flatten().try_for_each(Process::check_running)
@@ -181,7 +181,7 @@ impl Mesh {
         self.settings.directory.join("logs")
     }
 
-    /// Creates a join token with the command that a person would use.
+    /// Creates a join token with the command line that a user would use.
     async fn issue_token(&self, index: usize) -> Result<(), String> {
         let instance = &self.instances[index];
         let state = self.settings.directory.join(instance.name);
@@ -228,25 +228,25 @@ impl Mesh {
             wait_listening(instance.app_listen, app).await?;
         }
         match &mut instance.sidecar {
-            Some(sidecar) => admin::wait_ready(instance.admin, sidecar, PATIENCE).await,
+            Some(sidecar) => admin::wait_ready(instance.admin, sidecar, TIMEOUT).await,
             None => Err(format!("the sidecar of {} does not run", instance.name)),
         }
     }
 }
 
 async fn wait_listening(address: SocketAddr, process: &mut Process) -> Result<(), String> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while tokio::net::TcpStream::connect(address).await.is_err() {
         process.check_running()?;
         if Instant::now() > deadline {
-            return Err(format!("nothing listens on {address} after {PATIENCE:?}"));
+            return Err(format!("nothing listens on {address} after {TIMEOUT:?}"));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
 }
 
-/// Where the demo keeps everything: a directory that only its owner may enter.
+/// Creates the directory of the demo, which only its owner may enter.
 pub(super) fn directory() -> Result<tempfile::TempDir, String> {
     tempfile::Builder::new()
         .prefix("outrigger-demo-")

@@ -1,8 +1,8 @@
-//! `outrigger demo`: a whole mesh on this machine, put through what a mesh must survive, under constant load.
+//! `outrigger demo`: a whole mesh on this machine, tested under constant load.
 //!
-//! Starts a control plane, five services and their sidecars as processes of their own, breaks things one after the
-//! other, and prints what was sent and what was lost. Everything is on loopback, on free ports, in one temporary
-//! directory that is kept when a check fails.
+//! Starts a control plane, five services and their sidecars as processes, injects one fault after another, and prints
+//! how many requests were sent and how many were lost. Everything uses loopback, free ports, and one temporary
+//! directory, which is kept if a check fails.
 
 mod checks;
 mod report;
@@ -33,10 +33,10 @@ use report::{Cost, Row};
 /// Runs the demo.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// A shorter form for tests: less load, shorter stretches, a wider tolerance for shares.
+    /// A shorter form for tests: less load, shorter checks, a wider tolerance for traffic shares.
     #[arg(long)]
     quick: bool,
-    /// Leave the mesh up after the checks, and print what to try with curl. Ends with Ctrl-C.
+    /// Keep the mesh running after the checks, and print what to try with curl. Ends with Ctrl-C.
     #[arg(long)]
     keep: bool,
     /// The address of a Jaeger, such as http://127.0.0.1:16686: spans go to port 4317 of its host (or to
@@ -45,14 +45,14 @@ pub(crate) struct DemoArgs {
     jaeger: Option<String>,
 }
 
-/// Runs every check. Fails with the reason when the mesh does not come up or a check does not hold.
+/// Runs every check. Returns an error if the mesh does not start or a check fails.
 pub(crate) fn run(args: DemoArgs) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    // Set when only Ctrl-C is left to come.
+    // Set once all checks have passed and the demo only waits for Ctrl-C.
     let kept = Cell::new(false);
     runtime.block_on(async {
         tokio::select! {
@@ -66,7 +66,7 @@ pub(crate) fn run(args: DemoArgs) -> Result<(), String> {
     })
 }
 
-/// The life of certificates: two or three renewals in a run.
+/// The lifetime of certificates: two or three renewals in a run.
 const TTL: Duration = Duration::from_secs(20);
 
 struct Plan {
@@ -129,7 +129,7 @@ struct Running {
     collector: Collector,
     plan: Plan,
     checked: Vec<Checked>,
-    /// When the present check began.
+    /// When the current check began.
     begun: Instant,
 }
 
@@ -143,12 +143,18 @@ impl Running {
 
         self.run(1, "mTLS on every hop", &load, async { checks::mutual_tls(mesh, pace).await }).await;
         self.run(2, "canary", &load, async { checks::canary(mesh, &load, pace).await }).await;
-        self.run(3, "an instance is killed", &load, checks::killed_instance(mesh, pace)).await;
+        self.run(3, "instance killed", &load, checks::killed_instance(mesh, pace)).await;
         self.run(4, "rolling restart", &load, checks::rolling_restart(mesh, pace)).await;
-        self.run(5, "control plane away", &load, checks::control_plane_away(mesh, &load, pace)).await;
-        self.run(7, "broken YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
-        self.run(8, "sidecar restarts alone", &load, checks::restart_alone(mesh, pace)).await;
-        self.run(6, "renewal, the whole run", &load, checks::renewed(mesh, &first_serials, ttl, begin)).await;
+        self.run(5, "control plane killed", &load, checks::control_plane_away(mesh, &load, pace)).await;
+        self.run(7, "invalid YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
+        self.run(8, "restart without control plane", &load, checks::restart_alone(mesh, pace)).await;
+        self.run(
+            6,
+            "certificate renewal, whole run",
+            &load,
+            checks::renewed(mesh, &first_serials, ttl, begin),
+        )
+        .await;
         let costs = costs(mesh, &before).await?;
         mesh.check_running()?;
         load.settle().await;
@@ -163,11 +169,11 @@ impl Running {
         if let Some(jaeger) = jaeger {
             println!("{}/trace/{}\n", jaeger.trim_end_matches('/'), trace.id());
         }
-        println!("what each sidecar cost, requests of both directions:\n\n{}", report::costs(&costs));
+        println!("resources of each sidecar (requests in both directions):\n\n{}", report::costs(&costs));
         verdict(&rows, &whole)
     }
 
-    /// Runs one check; what was sent since the one before is its load.
+    /// Runs one check. Requests sent since the previous one ended are assigned to it.
     async fn run(
         &mut self,
         number: u8,
@@ -190,12 +196,12 @@ impl Running {
         self.checked.push(Checked { number, name, verdict, from, until });
     }
 
-    /// A whole trace of a checkout: it passes every service that speaks HTTP or gRPC.
+    /// Waits for the complete trace of a checkout, which passes every service that speaks HTTP or gRPC.
     async fn checkout_trace(&self) -> Result<Trace, String> {
         let services = ["shopper", "web", "cart", "catalog", "payments"];
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
-            let traces = self.collector.whole_traces();
+            let traces = self.collector.complete_traces();
             let everywhere = |trace: &Trace| {
                 let seen = trace.services();
                 services.iter().all(|service| seen.contains(service))
@@ -204,14 +210,14 @@ impl Running {
                 return Ok(trace);
             }
             if Instant::now() > deadline {
-                return Err("no whole trace of a checkout arrived".into());
+                return Err("no complete trace of a checkout arrived".into());
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 }
 
-/// A check that is over. Its load is judged at the end of the demo: a request that nobody answers is lost 5 s later.
+/// A finished check. Its requests are evaluated at the end of the demo, since one without an answer counts as lost only after 5 s.
 struct Checked {
     number: u8,
     name: &'static str,
@@ -248,7 +254,7 @@ fn usage(mesh: &Mesh) -> Usages {
         .collect()
 }
 
-/// What each sidecar cost since `before`; one that was restarted meanwhile, since it started.
+/// The resources that each sidecar used since `before`, or since its start if it was restarted meanwhile.
 async fn costs(mesh: &Mesh, before: &Usages) -> Result<Vec<Cost>, String> {
     let mut costs = Vec::new();
     for (instance, (_, since, earlier)) in mesh.instances().iter().zip(before) {
@@ -281,24 +287,24 @@ async fn keep(mesh: &Mesh) {
     else {
         return;
     };
-    println!("The mesh stays up. Try:");
+    println!("The mesh keeps running. Try:");
     println!("  curl -i -H 'Host: web' http://{}/", shopper.outbound);
     println!("  curl -i -x http://{} -d 'one hull' http://web/checkout", shopper.outbound);
     println!("  curl http://{}/clusters", cart.admin);
     println!("  curl http://{}/status", mesh.control_plane_admin);
     println!("  edit {}/catalog-route.yaml", mesh.config().display());
-    println!("Ctrl-C ends it.");
+    println!("Ctrl-C stops it.");
     std::future::pending::<()>().await;
 }
 
-/// The OTLP/gRPC endpoint beside a Jaeger's UI.
+/// Returns the OTLP/gRPC endpoint on the host of a Jaeger UI.
 fn otlp_of(jaeger: &str) -> Result<String, String> {
     let uri: http::Uri = jaeger.parse().map_err(|error| format!("--jaeger {jaeger:?}: {error}"))?;
     let host = uri.host().ok_or_else(|| format!("--jaeger {jaeger:?}: not of the form http://host:port"))?;
     Ok(format!("http://{host}:4317"))
 }
 
-/// Progress on stderr: a line that changes on a terminal, lines that stay elsewhere.
+/// Progress on stderr: on a terminal one line that is rewritten, elsewhere a line for each step.
 struct Progress {
     begin: Instant,
     live: bool,
@@ -333,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_otlp_endpoint_is_beside_the_jaeger() {
+    fn the_otlp_endpoint_is_on_the_host_of_jaeger() {
         assert_eq!(otlp_of("http://127.0.0.1:16686/").unwrap(), "http://127.0.0.1:4317");
         assert_eq!(otlp_of("http://jaeger").unwrap(), "http://jaeger:4317");
         for bad in ["/x", "http://", ""] {

@@ -1,4 +1,4 @@
-//! What the demo prints at its end: the checks, one trace as a tree, what each sidecar cost.
+//! What the demo prints at its end: the checks, one trace as a tree, and the resources that each sidecar used.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use outrigger::memory::Memory;
 use super::collector::{Span, Trace};
 use super::load::Window;
 
-/// Text is broken so that lines stay within so many columns.
+/// The width, in columns, at which text is wrapped.
 const WIDTH: usize = 110;
 
 /// One finished check.
@@ -18,29 +18,30 @@ pub(super) struct Row {
     pub(super) number: u8,
     /// What was checked.
     pub(super) name: &'static str,
-    /// What was seen, or why it failed.
+    /// The outcome, or why the check failed.
     pub(super) verdict: Result<String, String>,
-    /// What was sent since the check before it.
+    /// The requests sent since the previous check ended.
     pub(super) window: Window,
 }
 
-/// What one sidecar cost over the run.
+/// The resources that one sidecar used during the run.
 pub(super) struct Cost {
     pub(super) name: String,
-    /// Requests that it handled, both directions, each second.
+    /// Requests per second, in both directions.
     pub(super) per_second: f64,
     /// CPU, in percent of one core.
     pub(super) cpu: f64,
-    /// At one and at thirty seconds of its life, as far as it lived.
+    /// At one and at thirty seconds after its start; `None` if it did not run for so long.
     pub(super) memory: [Option<Memory>; 2],
 }
 
-/// The check that lasts as long as the run does: its figures are those of the whole run.
+/// The check that lasts for the whole run, and whose figures are those of the whole run.
 const THROUGHOUT: u8 = 6;
 
-/// The table of checks: under each what was seen, and why requests of its own stretch were lost or cut off.
+/// Formats the table of checks: below each its outcome, and why requests sent during it were lost or cut off.
 pub(super) fn checks(rows: &[Row], whole: &Window) -> String {
-    let mut table = vec![["check", "", "sent", "lost", "POSTs cut off", "p50", "p99"].map(str::to_owned)];
+    let mut table =
+        vec![["check", "result", "sent", "lost", "POSTs cut off", "p50", "p99"].map(str::to_owned)];
     table.extend(rows.iter().map(|row| {
         let window = if row.number == THROUGHOUT { whole } else { &row.window };
         let passed = row.verdict.is_ok() && window.lost().is_empty();
@@ -60,25 +61,25 @@ pub(super) fn checks(rows: &[Row], whole: &Window) -> String {
     for (row, line) in rows.iter().zip(lines.lines()) {
         let (Ok(seen) | Err(seen)) = &row.verdict;
         text.push_str(&format!("{line}\n{}", wrapped(seen)));
-        for (casualty, times) in casualties(&row.window) {
-            text.push_str(&wrapped(&format!("{times} x {casualty}")));
+        for (failure, times) in failures(&row.window) {
+            text.push_str(&wrapped(&format!("{times} x {failure}")));
         }
     }
     text
 }
 
-/// Why requests were lost and POSTs cut off, each reason with how often.
-fn casualties(window: &Window) -> BTreeMap<String, usize> {
+/// Counts each reason for which requests were lost or POSTs cut off.
+fn failures(window: &Window) -> BTreeMap<String, usize> {
     let lost = window.lost().into_iter().map(|why| format!("lost: {why}"));
     let cut_off = window.cut_off().into_iter().map(|why| format!("POST cut off: {why}"));
     let mut counted = BTreeMap::new();
-    for casualty in lost.chain(cut_off) {
-        *counted.entry(casualty).or_default() += 1;
+    for failure in lost.chain(cut_off) {
+        *counted.entry(failure).or_default() += 1;
     }
     counted
 }
 
-/// Indented lines that hold `text`, broken between words.
+/// Wraps `text` between words into indented lines.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::from("   ")];
     for word in text.split_whitespace() {
@@ -92,7 +93,7 @@ fn wrapped(text: &str) -> String {
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-/// The table of sidecars.
+/// Formats the table of sidecars.
 pub(super) fn costs(costs: &[Cost]) -> String {
     let heads = ["sidecar", "requests/s", "CPU %", "RSS / RssAnon / PSS, MiB, at 1 s", "at 30 s"];
     let mut table = vec![heads.map(str::to_owned)];
@@ -110,28 +111,28 @@ pub(super) fn costs(costs: &[Cost]) -> String {
     columns(&table, &[1, 2, 3, 4])
 }
 
-/// A trace as a tree: each hop is up to four spans, two of the caller's sidecar (client side), two of the callee's.
+/// Formats a trace as a tree. Each hop has up to four spans: two of the caller's sidecar (outbound), two of the callee's (inbound).
 pub(super) fn tree(trace: &Trace) -> String {
     let mut text = format!(
-        "one checkout, trace {}\neach line is a span that a sidecar made: <- who asked it, -> whom it asked\n\n",
+        "the trace {} of one checkout\neach line is a span of a sidecar: <- is followed by its caller, -> by its callee\n\n",
         trace.id()
     );
-    let mut table = vec![["starts", "lasts", "sidecar of"].map(str::to_owned)];
+    let mut table = vec![["start", "duration", "sidecar"].map(str::to_owned)];
     let begin = trace.root().start;
     for (depth, span) in trace.walk() {
         let starts = Duration::from_nanos(span.start.saturating_sub(begin));
         table.push([
             format!("+{}", milliseconds(Some(starts))),
             milliseconds(Some(span.duration)),
-            format!("{:indent$}{}", "", said(span), indent = depth * 2),
+            format!("{:indent$}{}", "", describe(span), indent = depth * 2),
         ]);
     }
     text.push_str(&columns(&table, &[0, 1]));
     text
 }
 
-/// Which sidecar made a span, on which side of the hop, and who was at the other end.
-fn said(span: &Span) -> String {
+/// Describes a span: its sidecar, the direction, and the peer.
+fn describe(span: &Span) -> String {
     let attribute = |name: &str| span.attributes.get(name).map_or("", String::as_str);
     let service = &span.service;
     let status = attribute("http.response.status_code");
@@ -142,7 +143,7 @@ fn said(span: &Span) -> String {
                 Some(rpc) => format!("gRPC {rpc}/{}", attribute("rpc.method")),
             };
             let to = attribute("outrigger.destination.service").replace(".svc.cluster.local", "");
-            format!("{service}, client side <- its application: {request} to {to}")
+            format!("{service} outbound <- application: {request} to {to}")
         }
         ("outbound", _) => {
             let peer = attribute("outrigger.destination.spiffe_id");
@@ -150,12 +151,12 @@ fn said(span: &Span) -> String {
                 "" => String::new(),
                 times => format!(" (retry {times})"),
             };
-            format!("{service}, client side -> {peer}: {status}{again}")
+            format!("{service} outbound -> {peer}: {status}{again}")
         }
         ("inbound", SpanKind::Server) => {
-            format!("{service}, server side <- {}", attribute("outrigger.source.spiffe_id"))
+            format!("{service} inbound <- {}", attribute("outrigger.source.spiffe_id"))
         }
-        _ => format!("{service}, server side -> its application: {status}"),
+        _ => format!("{service} inbound -> application: {status}"),
     }
 }
 
@@ -163,7 +164,7 @@ fn milliseconds(duration: Option<Duration>) -> String {
     duration.map_or_else(|| "-".into(), |duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3))
 }
 
-/// Aligns columns; those in `right` to the right.
+/// Aligns columns: those in `right` to the right, the others to the left.
 fn columns<const N: usize>(table: &[[String; N]], right: &[usize]) -> String {
     let widths: Vec<usize> =
         (0..N).map(|column| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecar_that_did_not_live_for_thirty_seconds_has_no_memory_then() {
+    fn a_sidecar_that_ran_for_less_than_thirty_seconds_has_one_memory_sample() {
         let memory = Memory { rss: 20 << 20, anonymous: 5 << 20, pss: 9 << 20 };
         let cost = Cost { name: "cart-1".into(), per_second: 5.0, cpu: 1.0, memory: [Some(memory), None] };
         let text = costs(&[cost]);
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_stands_above_what_it_saw_and_every_line_fits() {
+    fn the_outcome_of_a_check_is_below_it_and_every_line_fits() {
         let seen = "nine words of thirteen letters each, more or less ".repeat(9);
         let text = checks(&[row(1, Ok("fine".into())), row(2, Err(seen))], &Window::default());
         assert!(text.contains("\n1 canary  ok         0     0"), "{text}");
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!(
             text.matches("1 x lost: gone").count(),
             1,
-            "a casualty is named where it happened: {text}"
+            "a lost request is reported with the check during which it was sent: {text}"
         );
     }
 }

@@ -115,7 +115,7 @@ spec:
             valeu: /cart
 ";
 
-/// Replaces a file whole, as an editor or a deployment does: written beside it, then renamed over it.
+/// Replaces a file atomically, as editors and deployments do: writes another, then renames it.
 pub(super) fn replace(path: &Path, text: &str) -> Result<(), String> {
     let beside = path.with_extension("new");
     std::fs::write(&beside, text)

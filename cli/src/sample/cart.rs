@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tonic::metadata::{AsciiMetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
-use super::http::{Sidecar, bad_gateway, json, passed_on, serve as serve_http, success};
+use super::http::{Sidecar, bad_gateway, json, propagated, serve as serve_http, success};
 
 /// How `cart` reaches the others: by name through the outbound port, or by a local port bound to one service.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ async fn checkout(
 ) -> Result<Response<Full<Bytes>>, String> {
     let mut answer = contents(upstreams, caller).await?;
     let mut request = tonic::Request::new(ChargeRequest { cents: amount });
-    for (name, value) in passed_on(caller) {
+    for (name, value) in propagated(caller) {
         if let (Ok(key), Ok(value)) = (
             AsciiMetadataKey::from_bytes(name.as_str().as_bytes()),
             MetadataValue::try_from(value.as_bytes()),

@@ -1,4 +1,4 @@
-//! What the HTTP samples share: a server on loopback, a client through the sidecar, trace headers passed on.
+//! What the HTTP samples share: a server, a client through the sidecar, propagation of trace headers.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 
-/// The headers that a service passes on so that its calls join the caller's trace, and the one of the canary.
-const PASSED_ON: [HeaderName; 7] = [
+/// The headers that a service propagates so that its calls join the caller's trace, and that of the canary.
+const PROPAGATED: [HeaderName; 7] = [
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
     HeaderName::from_static("b3"),
@@ -26,7 +26,7 @@ const PASSED_ON: [HeaderName; 7] = [
     HeaderName::from_static("x-canary"),
 ];
 
-/// Serves `handler` on `listen` until SIGTERM, then finishes what runs.
+/// Serves `handler` on `listen` until SIGTERM, then drains.
 pub(super) async fn serve<H, F>(listen: SocketAddr, handler: H) -> Result<(), String>
 where
     H: Fn(Request<Incoming>) -> F + Clone + 'static,
@@ -78,7 +78,7 @@ impl Sidecar {
         Self { client: Client::builder(TokioExecutor::new()).build(connector), address }
     }
 
-    /// Calls `service` and reads the whole answer. Transport errors come back as text.
+    /// Calls `service` and reads the whole response. Returns transport errors as text.
     pub(super) async fn call(
         &self,
         method: Method,
@@ -93,7 +93,7 @@ impl Sidecar {
             .header(header::HOST, service)
             .body(Full::new(body))
             .map_err(|error| error.to_string())?;
-        for name in PASSED_ON {
+        for name in PROPAGATED {
             if let Some(value) = caller.get(&name) {
                 request.headers_mut().insert(name, value.clone());
             }
@@ -105,12 +105,12 @@ impl Sidecar {
     }
 }
 
-/// The trace headers of `caller`, for protocols that carry them elsewhere (gRPC metadata).
-pub(super) fn passed_on(caller: &HeaderMap) -> impl Iterator<Item = (HeaderName, &http::HeaderValue)> {
-    PASSED_ON.into_iter().filter_map(|name| caller.get(&name).map(|value| (name, value)))
+/// Returns the trace headers of `caller`, for protocols that carry them elsewhere (gRPC metadata).
+pub(super) fn propagated(caller: &HeaderMap) -> impl Iterator<Item = (HeaderName, &http::HeaderValue)> {
+    PROPAGATED.into_iter().filter_map(|name| caller.get(&name).map(|value| (name, value)))
 }
 
-/// An answer of JSON.
+/// Makes a JSON response.
 pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
@@ -118,12 +118,12 @@ pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Ful
     response
 }
 
-/// The answer when an upstream failed: what it said about why goes on to the caller.
+/// Makes the response to a request whose upstream failed.
 pub(super) fn bad_gateway(why: &str) -> Response<Full<Bytes>> {
     json(StatusCode::BAD_GATEWAY, &serde_json::json!({ "error": why }))
 }
 
-/// The answer of an upstream, or why there is none: a status that is not 2xx is an error that names its reason.
+/// Returns the response of an upstream, or an error with the reason if its status is not 2xx.
 pub(super) fn success(
     service: &str,
     answer: Result<Response<Bytes>, String>,

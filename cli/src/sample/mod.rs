@@ -1,8 +1,8 @@
-//! The sample shop: five small services, as somebody who knows nothing of the mesh would write them.
+//! The sample shop: five small services that know nothing of the mesh.
 //!
 //! `web` calls `cart`; `cart` calls `catalog` (HTTP), `payments` (gRPC) and `stock` (TCP). Each talks to its own sidecar on
-//! loopback, in plain text, and passes on the trace headers; everything else is the mesh's work. Started by
-//! `outrigger demo`; `outrigger sample --help` shows how to start one by hand.
+//! loopback, in plaintext, and propagates the trace headers; the mesh does the rest. They are started by `outrigger demo`;
+//! `outrigger sample --help` shows how to start one by hand.
 
 mod cart;
 mod catalog;
@@ -25,7 +25,7 @@ pub(crate) struct SampleArgs {
 
 #[derive(Debug, Subcommand)]
 enum Service {
-    /// The shop window: GET / and POST /checkout, both by asking `cart`.
+    /// The front end: GET / and POST /checkout, both by calling `cart`.
     Web {
         /// Where to listen.
         #[arg(long)]
@@ -49,12 +49,12 @@ enum Service {
         #[arg(long)]
         stock: SocketAddr,
     },
-    /// The catalog: GET /items, and which version answered.
+    /// The catalog: GET /items.
     Catalog {
         /// Where to listen.
         #[arg(long)]
         listen: SocketAddr,
-        /// What `x-version` says.
+        /// The value of the response header `x-version`.
         #[arg(long, default_value = "v1")]
         version: String,
     },
@@ -72,7 +72,7 @@ enum Service {
     },
 }
 
-/// Runs until SIGTERM. Fails when the port is taken.
+/// Runs until SIGTERM. Returns an error if it cannot listen.
 pub(crate) fn run(args: SampleArgs) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
