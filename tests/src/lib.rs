@@ -1,8 +1,9 @@
-//! A whole mesh in one process: the real control plane, real proxies, small applications, and clients that speak raw bytes.
+//! A whole mesh in one process: the real control plane and real proxies, between the applications and clients of
+//! `outrigger-test-support`.
 //!
-//! Every test has a mesh of its own, on free ports and in a temporary directory, so that all of them run at once. Nothing
-//! here sleeps for a fixed time: what has to happen is waited for, with a deadline that only a broken mesh meets. A helper
-//! that cannot go on panics, and thereby fails its test.
+//! Each test starts its own mesh, on free ports and in a temporary directory, so that tests run in parallel. Nothing here sleeps
+//! for a fixed time: conditions are polled, with a deadline that only a broken mesh reaches. A helper that cannot go on panics,
+//! and thereby fails its test.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +15,7 @@
 pub mod shop;
 pub mod mesh;
 pub mod sidecar;
-mod cable;
+mod relay;
 pub mod tls;
 pub mod load;
 pub mod grpc;

@@ -1,4 +1,4 @@
-//! Traffic that goes on while something happens, and what became of it.
+//! Continuous traffic, and the outcome of each request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,72 +8,72 @@ use outrigger_test_support::client::Client;
 use outrigger_test_support::wait::{eventually, in_time};
 use tokio::task::JoinSet;
 
-/// Clients of each method.
+/// The number of clients for each method.
 const CLIENTS: usize = 2;
 
-/// Clients that send one request after another, half of them GET and half POST, until they are told to end.
+/// Clients that send one request after another, half of them GETs and half POSTs, until they are stopped.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
-    clients: JoinSet<Tally>,
+    clients: JoinSet<LoadResult>,
 }
 
-/// What was asked, and every request that was not answered 200, in words.
+/// How many requests were sent, and a description of each that was not answered with 200.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct LoadResult {
     /// How many requests were sent.
     pub sent: usize,
-    /// Lost GETs. There may be none, whatever happens to one instance.
+    /// Lost GETs. None may be lost by a fault of one instance.
     pub lost_gets: Vec<String>,
-    /// Lost POSTs. One that was under way when its endpoint died is cut off, and nobody may send it again.
+    /// Lost POSTs. One in flight to an endpoint that dies is cut off, and must not be sent again.
     pub lost_posts: Vec<String>,
 }
 
 impl Load {
-    /// How many POSTs can be under way at a time.
+    /// How many POSTs can be in flight at a time.
     pub const POSTS_AT_A_TIME: usize = CLIENTS;
 
-    /// Begins to ask `host` through the sidecar at `outbound`.
+    /// Starts to send requests to `host` through the sidecar at `outbound`.
     pub fn start(outbound: SocketAddr, host: &str) -> Self {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut clients = JoinSet::new();
         for method in ["GET", "POST"].repeat(CLIENTS) {
             let (stop, answered, host) = (Arc::clone(&stop), Arc::clone(&answered), host.to_owned());
             clients.spawn(async move {
-                let mut tally = Tally::default();
+                let mut result = LoadResult::default();
                 let mut client = Client::connect(outbound).await;
                 while !stop.load(Ordering::Relaxed) {
-                    tally.sent += 1;
+                    result.sent += 1;
                     let lost = one(&mut client, method, &host).await.err();
                     answered.fetch_add(1, Ordering::Relaxed);
                     if let Some(lost) = lost {
                         if method == "GET" {
-                            tally.lost_gets.push(lost)
+                            result.lost_gets.push(lost)
                         } else {
-                            tally.lost_posts.push(lost)
+                            result.lost_posts.push(lost)
                         }
                         client = Client::connect(outbound).await;
                     }
                 }
-                tally
+                result
             });
         }
         Self { stop, answered, clients }
     }
 
-    /// Waits until so many further requests were answered.
-    pub async fn goes_on_for(&self, requests: usize) {
+    /// Waits until so many further requests have finished.
+    pub async fn wait_for(&self, requests: usize) {
         let until = self.answered.load(Ordering::Relaxed) + requests;
         eventually("traffic", async || (self.answered.load(Ordering::Relaxed) >= until).then_some(())).await;
     }
 
-    /// Ends it, and says what became of all.
-    pub async fn finish(mut self) -> Tally {
+    /// Stops all clients and returns the sum of their results.
+    pub async fn finish(mut self) -> LoadResult {
         self.stop.store(true, Ordering::Relaxed);
-        let mut sum = Tally::default();
-        while let Some(tally) = in_time("the last answers", self.clients.join_next()).await {
-            let Tally { sent, lost_gets, lost_posts } = tally.unwrap();
+        let mut sum = LoadResult::default();
+        while let Some(result) = in_time("the last answers", self.clients.join_next()).await {
+            let LoadResult { sent, lost_gets, lost_posts } = result.unwrap();
             sum.sent += sent;
             sum.lost_gets.extend(lost_gets);
             sum.lost_posts.extend(lost_posts);
@@ -82,7 +82,7 @@ impl Load {
     }
 }
 
-impl Tally {
+impl LoadResult {
     /// Panics unless every request was answered.
     pub fn assert_nothing_lost(&self) {
         assert!(self.sent > 0 && self.lost_gets.is_empty() && self.lost_posts.is_empty(), "{self:?}");

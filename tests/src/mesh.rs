@@ -13,12 +13,12 @@ use outrigger_control_plane::status::{self, Status};
 use outrigger_control_plane::token::{self, TokenRequest};
 use outrigger_test_support::wait::eventually;
 
-use crate::sidecar::{Setup, Workload};
+use crate::sidecar::{SidecarBuilder, Workload};
 
 const CERTIFICATE_TTL: Duration = Duration::from_secs(3600);
 const LEASE: Duration = Duration::from_secs(60);
 
-/// A mesh.
+/// A control plane, and the directory of everything that belongs to its mesh.
 #[derive(Debug)]
 pub struct Mesh {
     directory: tempfile::TempDir,
@@ -29,13 +29,13 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Starts a control plane that has read `yaml`.
+    /// Starts a control plane with the configuration `yaml`.
     pub async fn start(yaml: &str) -> Self {
-        Self::with_certificates_for(CERTIFICATE_TTL, yaml).await
+        Self::with_certificate_ttl(CERTIFICATE_TTL, yaml).await
     }
 
-    /// Starts a control plane whose certificates live so long.
-    pub async fn with_certificates_for(certificate_ttl: Duration, yaml: &str) -> Self {
+    /// Starts a control plane whose certificates have this lifetime.
+    pub async fn with_certificate_ttl(certificate_ttl: Duration, yaml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("config")).unwrap();
         let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -56,12 +56,12 @@ impl Mesh {
         self.control_plane = Some(control_plane);
     }
 
-    /// Stops the control plane: its streams end, its port is closed.
+    /// Stops the control plane: its streams end and its port is closed.
     pub async fn stop_control_plane(&mut self) {
         self.control_plane.take().expect("a control plane that runs").shut_down().await;
     }
 
-    /// Writes a file of configuration, as an editor does: whole, or not at all.
+    /// Writes a configuration file atomically, as editors do.
     pub fn write(&self, file: &str, yaml: &str) {
         let path = self.directory.path().join("config").join(file);
         let beside = path.with_extension("new");
@@ -69,18 +69,18 @@ impl Mesh {
         std::fs::rename(&beside, &path).unwrap();
     }
 
-    /// What the control plane says of itself and of every proxy.
+    /// Fetches the status of the control plane.
     pub async fn status(&self) -> Status {
         status::fetch(&AdminAddress::Tcp(self.admin)).await.unwrap()
     }
 
-    /// A page of the control plane's admin endpoint.
+    /// Fetches a page of the control plane's admin endpoint.
     pub async fn page(&self, path: &str) -> String {
         let page = ask(&AdminAddress::Tcp(self.admin), path, None).await.unwrap();
         String::from_utf8(page.to_vec()).unwrap()
     }
 
-    /// Waits until the control plane refuses something whose description contains `text`, and returns all of it.
+    /// Waits until the control plane reports a refusal that contains `text`, and returns it.
     pub async fn refusal(&self, text: &str) -> String {
         eventually(&format!("a refusal with {text:?}"), async || {
             self.status().await.refusals.into_iter().find(|refusal| refusal.contains(text))
@@ -97,7 +97,7 @@ impl Mesh {
         .await;
     }
 
-    /// A join token.
+    /// Creates a join token.
     pub async fn token(&self, namespace: &str, service_account: &str) -> String {
         let request = TokenRequest {
             namespace: namespace.into(),
@@ -107,22 +107,22 @@ impl Mesh {
         token::create(&self.state(), &request).await.unwrap()
     }
 
-    /// A sidecar of a workload of namespace `shop`, to be described further. Account and instance have the same name.
-    pub fn sidecar(&self, account: &str) -> Setup<'_> {
-        Setup::new(self, Workload::new("shop", account))
+    /// Builds a sidecar of a workload in namespace `shop`. The instance has the name of the service account.
+    pub fn sidecar(&self, account: &str) -> SidecarBuilder<'_> {
+        SidecarBuilder::new(self, Workload::new("shop", account))
     }
 
-    /// Where proxies connect.
+    /// Returns the address to which proxies connect.
     pub fn listen(&self) -> SocketAddr {
         self.listen
     }
 
-    /// The roots by which proxies know the control plane.
+    /// Returns the file of the roots with which proxies verify the control plane.
     pub fn roots(&self) -> PathBuf {
         self.state().join("roots.pem")
     }
 
-    /// The directory of this test.
+    /// Returns the directory of this test.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -132,12 +132,12 @@ impl Mesh {
     }
 }
 
-/// A Service of namespace `shop` with one port; `protocol` is its appProtocol, none if empty.
+/// Returns a Service of namespace `shop` with one port. `protocol` is its `appProtocol`, which is absent if it is empty.
 pub fn service(name: &str, port: u16, protocol: &str) -> String {
     service_in("shop", name, port, protocol)
 }
 
-/// A Service with one port.
+/// Returns a Service with one port.
 pub fn service_in(namespace: &str, name: &str, port: u16, protocol: &str) -> String {
     let protocol = if protocol.is_empty() { String::new() } else { format!(", appProtocol: {protocol}") };
     format!(
@@ -146,7 +146,7 @@ pub fn service_in(namespace: &str, name: &str, port: u16, protocol: &str) -> Str
     )
 }
 
-/// An HTTPRoute that is attached to port 80 of the Service `parent` of namespace `shop`.
+/// Returns an HTTPRoute that is attached to port 80 of the Service `parent` of namespace `shop`.
 pub fn http_route(namespace: &str, name: &str, parent: &str, rules: &str) -> String {
     format!(
         "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\

@@ -1,7 +1,7 @@
-//! A real proxy on a thread of its own.
+//! A real proxy on a thread.
 //!
-//! It can be stopped as SIGTERM stops it, and started again with the state that it saved. A thread cannot be killed; to
-//! take an instance away at once, put it behind a [`Cable`] and cut that.
+//! It can be stopped as by SIGTERM, and restarted with its saved state. A thread cannot be killed: an instance that must become
+//! unreachable at once is put behind a [`Relay`], which can be closed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use outrigger_test_support::http1::Response;
 use outrigger_test_support::wait::{eventually, in_time};
 use tokio::sync::{oneshot, watch};
 
-use crate::cable::Cable;
 use crate::mesh::Mesh;
+use crate::relay::Relay;
 
-/// Who a sidecar works for.
+/// The workload of a sidecar.
 #[derive(Debug, Clone)]
 pub struct Workload {
     namespace: String,
@@ -33,79 +33,79 @@ impl Workload {
     }
 }
 
-/// A sidecar that is being described.
+/// Builds a [`Sidecar`].
 #[derive(Debug)]
-pub struct Setup<'a> {
+pub struct SidecarBuilder<'a> {
     mesh: &'a Mesh,
     workload: Workload,
     flags: Vec<String>,
     token: Option<String>,
-    cable: Option<Cable>,
+    relay: Option<Relay>,
     serves: u8,
 }
 
-impl<'a> Setup<'a> {
+impl<'a> SidecarBuilder<'a> {
     pub(crate) fn new(mesh: &'a Mesh, workload: Workload) -> Self {
-        Self { mesh, workload, flags: Vec::new(), token: None, cable: None, serves: 0 }
+        Self { mesh, workload, flags: Vec::new(), token: None, relay: None, serves: 0 }
     }
 
-    /// In another namespace.
+    /// Sets the namespace.
     pub fn namespace(mut self, namespace: &str) -> Self {
         self.workload.namespace = namespace.into();
         self
     }
 
-    /// Under another name than its account's.
+    /// Sets the instance name. The default is that of the service account.
     pub fn instance(mut self, instance: &str) -> Self {
         self.workload.instance = instance.into();
         self
     }
 
-    /// With this join token instead of one of its own.
+    /// Sets the join token. By default a new one is created.
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// A flag and its value.
+    /// Adds a flag and its value.
     pub fn flag(mut self, flag: &str, value: &str) -> Self {
         self.flags.extend([flag.into(), value.into()]);
         self
     }
 
-    /// A service that the application at this address is.
+    /// Registers a service whose application is at this address.
     pub fn serves(self, service: &str, application: SocketAddr) -> Self {
         self.serves_with(service, application, "")
     }
 
-    /// As [`Setup::serves`], with further words of the flag such as `,protocol=tcp`.
+    /// As [`SidecarBuilder::serves`], with further options of the flag, such as `,protocol=tcp`.
     pub fn serves_with(mut self, service: &str, application: SocketAddr, more: &str) -> Self {
-        // All of 127.0.0.0/8 is this machine, so that each service has a place of its own on a port that is free.
+        // All of 127.0.0.0/8 is this machine: each service gets its own address.
         self.serves += 1;
         let listen = format!("127.0.0.{}:0", self.serves);
         self.flag("--service", &format!("{service}={application},listen={listen}{more}"))
     }
 
-    /// The same, reached through a cable that the test can cut. One service alone.
-    pub async fn serves_by_cable(mut self, service: &str, application: SocketAddr) -> Self {
-        let cable = Cable::new().await;
-        let advertise = format!(",advertise={}", cable.address);
-        self.cable = Some(cable);
+    /// As [`SidecarBuilder::serves`], behind a relay that the test can close. For one service only.
+    pub async fn serves_behind_relay(mut self, service: &str, application: SocketAddr) -> Self {
+        let relay = Relay::new().await;
+        let advertise = format!(",advertise={}", relay.address);
+        self.relay = Some(relay);
         self.serves_with(service, application, &advertise)
     }
 
-    /// A local port bound to one destination.
+    /// Binds a local port to one destination.
     pub fn binds(self, destination: &str) -> Self {
         self.flag("--bind", &format!("127.0.0.1:0={destination}"))
     }
 
-    /// With an access log, which [`Sidecar::records`] reads.
+    /// Enables the access log, which [`Sidecar::records`] reads.
     pub fn logged(self) -> Self {
         let path = self.home().join("access.log").display().to_string();
         self.flag("--access-log", &path)
     }
 
-    /// Starts it, waits until it is ready and, if it serves something, until the mesh knows.
+    /// Starts it and waits until it is ready and its services, if any, are registered.
     pub async fn start(self) -> Sidecar {
         let mesh = self.mesh;
         let instance = self.workload.instance.clone();
@@ -123,12 +123,12 @@ impl<'a> Setup<'a> {
         let home = self.home();
         std::fs::create_dir_all(&home).unwrap();
         let Workload { namespace, account, instance } = &self.workload;
-        let said = match self.token {
+        let text = match self.token {
             Some(token) => token,
             None => self.mesh.token(namespace, account).await,
         };
         let token = home.join("token");
-        std::fs::write(&token, said).unwrap();
+        std::fs::write(&token, text).unwrap();
         let mut flags = vec!["proxy".to_owned()];
         for (flag, value) in [
             ("--control-plane", self.mesh.listen().to_string()),
@@ -139,7 +139,7 @@ impl<'a> Setup<'a> {
             ("--admin", "127.0.0.1:0".into()),
             ("--outbound", "127.0.0.1:0".into()),
             ("--unknown-destination", "refuse".into()),
-            // Most tests have nothing to say once they are done; one that does says so.
+            // The applications of most tests send nothing during the drain; others set these flags themselves.
             ("--drain-minimum", "0s".into()),
             ("--drain-quiet", "0s".into()),
             ("--log", std::env::var("OUTRIGGER_TEST_LOG").unwrap_or_else(|_| "off".into())),
@@ -148,8 +148,8 @@ impl<'a> Setup<'a> {
         }
         flags.extend(self.flags);
         let running = Running::start(&flags).await;
-        let sidecar = Sidecar { flags, cable: self.cable, home, running };
-        sidecar.lay_cable();
+        let sidecar = Sidecar { flags, relay: self.relay, home, running };
+        sidecar.connect_relay();
         sidecar
     }
 
@@ -159,11 +159,11 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// A proxy that runs. Dropped, it is told to end, and nobody waits for that.
+/// A running proxy. Dropping it starts its shutdown without waiting for the end.
 #[derive(Debug)]
 pub struct Sidecar {
     flags: Vec<String>,
-    cable: Option<Cable>,
+    relay: Option<Relay>,
     home: PathBuf,
     running: Running,
 }
@@ -172,7 +172,7 @@ pub struct Sidecar {
 struct Running {
     addresses: Addresses,
     stop: watch::Sender<bool>,
-    /// None when it was stopped.
+    /// `None` once it was stopped.
     thread: Option<JoinHandle<Result<(), Error>>>,
 }
 
@@ -198,22 +198,22 @@ impl Running {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        self.order_to_end();
+        self.begin_shutdown();
     }
 }
 
 impl Sidecar {
-    /// Where its application sends requests.
+    /// Returns the address to which its application sends requests.
     pub fn outbound(&self) -> SocketAddr {
         self.listens("outbound")
     }
 
-    /// The first port that is bound to a destination.
+    /// Returns the address of the first port that is bound to a destination.
     pub fn bound(&self) -> SocketAddr {
         self.listens("bind|")
     }
 
-    /// Where others connect, if they speak mutual TLS.
+    /// Returns the address to which other sidecars connect, with mutual TLS.
     pub fn inbound(&self) -> SocketAddr {
         self.listens(INBOUND_PREFIX)
     }
@@ -223,36 +223,36 @@ impl Sidecar {
         listeners.find(|(listener, _)| listener.starts_with(name)).expect("a listener of that name").1
     }
 
-    /// The way to it.
-    pub fn cable(&self) -> &Cable {
-        self.cable.as_ref().expect("a sidecar with a cable")
+    /// The relay in front of it.
+    pub fn relay(&self) -> &Relay {
+        self.relay.as_ref().expect("a sidecar behind a relay")
     }
 
-    fn lay_cable(&self) {
-        if let Some(cable) = &self.cable {
-            cable.lead_to(self.inbound());
+    fn connect_relay(&self) {
+        if let Some(relay) = &self.relay {
+            relay.forward_to(self.inbound());
         }
     }
 
-    /// An application's connection to its sidecar.
+    /// Connects to the outbound port, as its application does.
     pub async fn client(&self) -> Client {
         Client::connect(self.outbound()).await
     }
 
-    /// One GET on a connection of its own.
+    /// Sends a GET on a new connection.
     pub async fn get(&self, host: &str, path: &str) -> Response {
         self.client().await.get(host, path).await
     }
 
-    /// Asks until the answer will do, and returns it.
-    pub async fn get_until(&self, host: &str, path: &str, will_do: impl Fn(&Response) -> bool) -> Response {
-        eventually(&format!("an answer of {host}{path} that will do"), async || {
-            Some(self.get(host, path).await).filter(&will_do)
+    /// Sends GETs until `accepts` is true for a response, and returns that.
+    pub async fn get_until(&self, host: &str, path: &str, accepts: impl Fn(&Response) -> bool) -> Response {
+        eventually(&format!("the expected response of {host}{path}"), async || {
+            Some(self.get(host, path).await).filter(&accepts)
         })
         .await
     }
 
-    /// A page of its admin endpoint; none unless the answer is 2xx.
+    /// Fetches a page of its admin endpoint. Returns `None` unless the status is 2xx.
     pub async fn page(&self, path: &str) -> Option<String> {
         let page = ask(&AdminAddress::Tcp(self.running.addresses.admin), path, None).await;
         page.ok().map(|page| String::from_utf8(page.to_vec()).unwrap())
@@ -263,14 +263,14 @@ impl Sidecar {
         eventually("a proxy that is ready", async || self.page("/ready").await).await;
     }
 
-    /// The sum of all series of a metric whose labels contain `labels`.
+    /// Returns the sum of all series of a metric whose labels contain `labels`.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
         let page = self.page("/metrics").await.expect("metrics");
         let series = page.lines().filter(|line| line.starts_with(name) && line.contains(labels));
         series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// The lines of its access log that contain `text`, once there is one.
+    /// Waits for lines in its access log that contain `text`, and returns them.
     pub async fn records(&self, text: &str) -> Vec<String> {
         eventually("a line in the access log", async || {
             let log = std::fs::read_to_string(self.home.join("access.log")).unwrap_or_default();
@@ -280,28 +280,28 @@ impl Sidecar {
         .await
     }
 
-    /// Where key, certificate and configuration are kept.
+    /// Returns the directory of its key, certificate and cached configuration.
     pub fn state(&self) -> PathBuf {
         self.home.join("state")
     }
 
-    /// Tells it to end, as SIGTERM does.
-    pub fn order_to_end(&self) {
+    /// Starts its shutdown, as SIGTERM does.
+    pub fn begin_shutdown(&self) {
         self.running.stop.send_replace(true);
     }
 
-    /// Stops it as SIGTERM does, and waits until it has drained.
+    /// Shuts it down, and waits until it has drained.
     pub async fn stop(&mut self) {
-        self.order_to_end();
+        self.begin_shutdown();
         let thread = self.running.thread.take().expect("a proxy that runs");
         let joined = tokio::task::spawn_blocking(|| thread.join());
         in_time("a proxy that ends", joined).await.unwrap().unwrap().unwrap();
     }
 
-    /// Starts it again with what it saved, on ports of its own choice, and waits until it is ready.
-    pub async fn start_again(&mut self) {
+    /// Starts it again with its saved state, on new ports, and waits until it is ready.
+    pub async fn restart(&mut self) {
         self.running = Running::start(&self.flags).await;
-        self.lay_cable();
+        self.connect_relay();
         self.ready().await;
     }
 }

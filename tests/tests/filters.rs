@@ -85,7 +85,7 @@ async fn path_and_host_are_rewritten_before_the_application_sees_them() {
 }
 
 #[tokio::test]
-async fn a_mirror_gets_a_copy_and_answers_nobody() {
+async fn a_mirror_gets_a_copy_and_its_response_is_discarded() {
     let shop = Shop::with_rules(
         "  - filters:
     - {type: RequestMirror, requestMirror: {backendRef: {name: b, port: 80}}}
@@ -134,7 +134,7 @@ async fn a_mirror_gets_the_share_that_its_percentage_says() {
 }
 
 #[tokio::test]
-async fn cors_is_answered_for_those_who_may() {
+async fn cors_requests_of_allowed_origins_are_answered() {
     let shop = Shop::with_rules(
         "  - filters:
     - type: CORS
@@ -183,7 +183,7 @@ async fn a_request_that_takes_too_long_is_answered_504() {
 }
 
 #[tokio::test]
-async fn a_status_that_the_route_names_is_tried_again() {
+async fn a_request_is_retried_on_a_status_that_the_route_names() {
     let yaml = [
         service("shop", 80, "http"),
         http_route(

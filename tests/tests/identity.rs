@@ -58,9 +58,9 @@ async fn plaintext_and_strangers_are_refused_and_reach_no_application() {
 async fn an_endpoint_that_is_somebody_else_gets_no_request() {
     let mesh = Mesh::start(&[service("app", 80, "http"), service("thief", 80, "http")].concat()).await;
     let (app, theft) = (Application::echo("app").await, Application::echo("thief").await);
-    let served = mesh.sidecar("app").serves_by_cable("app", app.address).await.start().await;
+    let served = mesh.sidecar("app").serves_behind_relay("app", app.address).await.start().await;
     let thief = mesh.sidecar("thief").serves("thief", theft.address).start().await;
-    served.cable().lead_to(thief.inbound());
+    served.relay().forward_to(thief.inbound());
     let web = mesh.sidecar("web").start().await;
     let answer = web.client().await.post("app", "/", "secret").await;
     assert_eq!((answer.status, answer.reason()), (503, "upstream_tls_failure"));
@@ -70,7 +70,7 @@ async fn an_endpoint_that_is_somebody_else_gets_no_request() {
 #[tokio::test]
 async fn certificates_are_renewed_and_neither_a_request_nor_a_connection_is_lost() {
     let services = [service("app", 80, "http"), service("stock", 9000, "tcp")].concat();
-    let mesh = Mesh::with_certificates_for(Duration::from_secs(6), &services).await;
+    let mesh = Mesh::with_certificate_ttl(Duration::from_secs(6), &services).await;
     let (app, stock) = (Application::echo("app").await, Application::repeater().await);
     let served =
         mesh.sidecar("app").serves("app", app.address).serves("stock:9000", stock.address).start().await;
@@ -84,7 +84,7 @@ async fn certificates_are_renewed_and_neither_a_request_nor_a_connection_is_lost
     tunnel.send("before").await;
     assert_eq!(tunnel.bytes(6).await, b"before");
     let load = Load::start(web.outbound(), "app");
-    load.goes_on_for(10).await;
+    load.wait_for(10).await;
     let streams = async || -> Vec<String> {
         mesh.status()
             .await
@@ -108,7 +108,7 @@ async fn certificates_are_renewed_and_neither_a_request_nor_a_connection_is_lost
         (now.len() == 2 && now.iter().all(|stream| !old_streams.contains(stream))).then_some(())
     })
     .await;
-    load.goes_on_for(100).await;
+    load.wait_for(100).await;
     assert_eq!(pushes().await, pushed, "nothing is sent twice");
     assert_eq!(mesh.status().await.registrations.len(), 1);
     load.finish().await.assert_nothing_lost();

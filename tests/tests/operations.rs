@@ -8,7 +8,7 @@ use outrigger_tests::mesh::{Mesh, service};
 use serde_json::Value;
 
 #[tokio::test]
-async fn callers_see_an_endpoints_labels_and_what_it_is_busy_with() {
+async fn callers_see_the_labels_and_active_requests_of_an_endpoint() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
     let app = Application::raw(|mut connection| async move {
         // Hears, and never answers.

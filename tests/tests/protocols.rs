@@ -51,7 +51,7 @@ async fn grpc_calls_come_back_with_their_trailers() {
 }
 
 #[tokio::test]
-async fn messages_of_one_call_go_both_ways_in_turn() {
+async fn messages_of_one_call_alternate_in_both_directions() {
     let app = grpc::echo("chat").await;
     let pair = Pair::start("grpc", app.address).await;
     let client = GrpcClient::connect(pair.web.bound()).await;
@@ -93,7 +93,7 @@ async fn an_upgraded_connection_is_a_tunnel() {
 }
 
 #[tokio::test]
-async fn interim_answers_are_the_applications_own() {
+async fn interim_responses_reach_the_client() {
     let app = Application::raw(|mut connection| async move {
         let Some(head) = connection.head().await else { return };
         assert!(head.to_lowercase().contains("expect: 100-continue"), "{head}");
@@ -115,7 +115,7 @@ async fn interim_answers_are_the_applications_own() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_keep_their_connection() {
+async fn responses_without_a_body_keep_the_connection() {
     let app = Application::http(|asked| {
         let path = asked.head.split(' ').nth(1).unwrap_or_default();
         match path {
@@ -138,7 +138,7 @@ async fn answers_without_a_body_keep_their_connection() {
 }
 
 #[tokio::test]
-async fn http_1_0_clients_get_what_they_can_read() {
+async fn http_1_0_clients_get_no_chunked_response() {
     let app = Application::raw(|mut connection| async move {
         while connection.request().await.is_some() {
             let chunks = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
@@ -181,7 +181,7 @@ async fn trailers_go_both_ways() {
 }
 
 #[tokio::test]
-async fn who_reads_slowly_slows_the_sender_and_nothing_is_kept_for_it() {
+async fn a_slow_reader_slows_the_sender_and_buffers_stay_bounded() {
     // Sends without end until nobody takes more.
     let sent = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&sent);
@@ -235,7 +235,7 @@ async fn opaque_bytes_go_both_ways_with_half_close() {
 }
 
 #[tokio::test]
-async fn what_no_one_declared_is_known_by_its_first_bytes() {
+async fn an_undeclared_protocol_is_detected_by_its_first_bytes() {
     let mesh = Mesh::start(&[service("web", 80, ""), service("redis", 6379, "")].concat()).await;
     let (echo, repeater) = (Application::echo("web").await, Application::repeater().await);
     let apps = mesh.sidecar("apps").serves("web", echo.address).serves("redis:6379", repeater.address);
@@ -252,7 +252,7 @@ async fn what_no_one_declared_is_known_by_its_first_bytes() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_first_is_heard() {
+async fn a_server_that_sends_first_reaches_the_client() {
     let app = Application::raw(|mut connection| async move {
         let _ = connection.send(b"220 hello\r\n").await;
         let mut line = [0; 6];
@@ -286,7 +286,7 @@ async fn connect_opens_a_tunnel_to_the_destination_that_it_names() {
 }
 
 #[tokio::test]
-async fn one_service_has_many_names_and_ways() {
+async fn a_service_is_reached_by_each_of_its_names_and_by_its_bound_port() {
     let app = Application::echo("app").await;
     let pair = Pair::start("http", app.address).await;
     let mut client = pair.web.client().await;

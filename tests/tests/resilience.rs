@@ -14,20 +14,21 @@ use outrigger_tests::mesh::{Mesh, service};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn of_a_killed_instance_clients_see_at_most_the_posts_that_were_under_way() {
+async fn when_an_instance_is_killed_at_most_the_posts_in_flight_are_lost() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
     let (one, two) = (Application::echo("one").await, Application::echo("two").await);
-    let first = mesh.sidecar("app").instance("app-1").serves_by_cable("app", one.address).await.start().await;
+    let first =
+        mesh.sidecar("app").instance("app-1").serves_behind_relay("app", one.address).await.start().await;
     let second =
-        mesh.sidecar("app").instance("app-2").serves_by_cable("app", two.address).await.start().await;
+        mesh.sidecar("app").instance("app-2").serves_behind_relay("app", two.address).await.start().await;
     let web = mesh.sidecar("web").start().await;
     let load = Load::start(web.outbound(), "app");
-    load.goes_on_for(200).await;
-    first.cable().cut();
-    load.goes_on_for(400).await;
-    let tally = load.finish().await;
-    assert!(tally.lost_gets.is_empty(), "{tally:?}");
-    assert!(tally.lost_posts.len() <= Load::POSTS_AT_A_TIME, "{tally:?}");
+    load.wait_for(200).await;
+    first.relay().close();
+    load.wait_for(400).await;
+    let result = load.finish().await;
+    assert!(result.lost_gets.is_empty(), "{result:?}");
+    assert!(result.lost_posts.len() <= Load::POSTS_AT_A_TIME, "{result:?}");
     drop(second);
 }
 
@@ -39,11 +40,11 @@ async fn an_instance_that_drains_loses_nothing() {
     let second = mesh.sidecar("app").instance("app-2").serves("app", two.address).start().await;
     let web = mesh.sidecar("web").start().await;
     let load = Load::start(web.outbound(), "app");
-    load.goes_on_for(200).await;
+    load.wait_for(200).await;
     first.stop().await;
-    load.goes_on_for(100).await;
+    load.wait_for(100).await;
     let before = one.requests();
-    first.start_again().await;
+    first.restart().await;
     eventually("the restarted instance's share", async || (one.requests() > before).then_some(())).await;
     load.finish().await.assert_nothing_lost();
     drop(second);
@@ -66,7 +67,7 @@ async fn an_application_makes_its_last_calls_after_its_sidecar_was_told_to_end()
     session.send("hello").await;
     assert_eq!(session.bytes(5).await, b"hello");
 
-    web.order_to_end();
+    web.begin_shutdown();
     eventually("inbound that has drained", async || TcpStream::connect(web.inbound()).await.err()).await;
     assert_eq!(web.get("app", "/flush").await.by(), (200, "app"));
     assert_eq!(web.get("late", "/first-used-now").await.by(), (200, "late"));
@@ -112,9 +113,9 @@ async fn a_control_plane_that_restarts_is_noticed_by_nobody() {
     let served = mesh.sidecar("app").serves("app", app.address).start().await;
     let web = mesh.sidecar("web").start().await;
     let load = Load::start(web.outbound(), "app");
-    load.goes_on_for(100).await;
+    load.wait_for(100).await;
     mesh.stop_control_plane().await;
-    load.goes_on_for(200).await;
+    load.wait_for(200).await;
     mesh.start_control_plane().await;
     let late = mesh.sidecar("late").serves("late", app.address).start().await;
     web.get_until("late", "/", |answer| answer.by() == (200, "app")).await;
@@ -131,7 +132,7 @@ async fn sidecars_restart_and_serve_while_the_control_plane_is_away() {
     assert_eq!(web.get("app", "/").await.by(), (200, "app"));
     mesh.stop_control_plane().await;
     web.stop().await;
-    web.start_again().await;
+    web.restart().await;
     assert_eq!(web.get("app", "/").await.by(), (200, "app"));
     drop(served);
 }

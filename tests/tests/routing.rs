@@ -91,7 +91,7 @@ async fn requests_are_shared_by_weight_and_weight_0_gets_none() {
 }
 
 #[tokio::test]
-async fn the_share_of_a_backend_that_is_not_there_is_answered_500() {
+async fn requests_for_a_missing_backend_are_answered_500() {
     let shop = Shop::with_rules(
         "  - matches: [{path: {type: PathPrefix, value: /half}}]
     backendRefs: [{name: a, port: 80}, {name: nobody, port: 80}]
