@@ -1,4 +1,4 @@
-//! Which filter chain takes a connection: by what it begins with, and by who the client is.
+//! Which filter chain a connection matches: by its first bytes, and by the identity of the client.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -36,7 +36,7 @@ fn listening(chains: Vec<FilterChain>, default_chain: Option<FilterChain>) -> Li
     Listener { chains: chains.into(), default_chain, detects_http: true, ..support::listener("inbound", any) }
 }
 
-/// Answers every connection with a word, at once.
+/// Answers every connection with `word` at once.
 async fn says(word: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -112,7 +112,7 @@ fn tls(client_certificate: ClientCertificate, accounts: Option<&[&str]>) -> Arc<
     Arc::new(DownstreamTls { alpn: Box::default(), client_certificate, peers, tickets: true })
 }
 
-/// A TLS server in the proxy, and what a client with or without a certificate gets from it.
+/// Runs a TLS server in the proxy. Returns what a client with or without a certificate receives from it.
 async fn shows(
     client_certificate: ClientCertificate,
     accounts: Option<&[&str]>,
@@ -173,7 +173,7 @@ async fn a_certificate_that_is_not_required_is_verified_when_it_is_shown() {
     assert_eq!(proxy.totals().process.downstream_tls_ok, 0);
 }
 
-/// TLS that some chains terminate and others pass through, by the name that the client asks for.
+/// TLS that some chains terminate and others pass through, by the server name that the client sends.
 #[tokio::test]
 async fn tls_is_passed_through_where_its_chain_has_none() {
     let authority = Authority::new();

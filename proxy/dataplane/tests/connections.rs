@@ -1,4 +1,4 @@
-//! How long connections to an application are kept: as its cluster says, and never at the cost of a request.
+//! How long connections to an application are kept: as its cluster configures, and never at the cost of a request.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -23,7 +23,7 @@ fn limited(to: SocketAddr, protocol: UpstreamProtocol, limit: impl Fn(&mut Conne
     World::new().proxy().cluster_of(cluster).http("app:80", forward("app")).start()
 }
 
-/// An application that speaks HTTP/2 and answers every request when `after` has passed.
+/// An application that speaks HTTP/2 and answers every request after `after`.
 async fn http2(after: Duration) -> Application {
     Application::http2(move |_, mut respond| async move {
         tokio::time::sleep(after).await;
@@ -109,7 +109,7 @@ async fn where_every_connection_closes_at_once_a_request_fails_soon() {
     for _ in 0..20 {
         assert_eq!(client.get("app", "/").await.status, 503);
     }
-    // Three tries each, and two more where the connection had just been closed.
+    // Three attempts each, and two more if the connection had just been closed.
     assert!(application.connections() <= 20 * 5, "{}", application.connections());
 }
 
@@ -124,7 +124,7 @@ async fn a_connection_that_is_old_at_once_carries_a_request_all_the_same() {
     }
 }
 
-/// An application of one request at a time on a connection, each of which takes a while.
+/// An application that handles one request at a time on a connection, each of which takes a while.
 async fn slow(protocol: UpstreamProtocol) -> Application {
     let pause = || tokio::time::sleep(Duration::from_millis(300));
     if protocol == UpstreamProtocol::Http1 {
@@ -148,7 +148,7 @@ async fn slow(protocol: UpstreamProtocol) -> Application {
     .await
 }
 
-/// Waits for gauges: open, active and idle connections, and pending requests.
+/// Waits until the gauges have these values: open, active and idle connections, and pending requests.
 async fn gauges(proxy: &Proxy, wanted: [u64; 4]) {
     let now = || {
         let seen = proxy.totals().clusters.get("app").cloned().unwrap_or_default();
@@ -175,7 +175,7 @@ async fn gauges_say_what_connections_do_and_how_many_requests_wait_for_one() {
                 .unwrap();
         let cluster = Cluster { protocol, breakers, ..cluster("app", [endpoint(application.address)]) };
         let proxy = World::new().proxy().cluster_of(cluster).http("app:80", forward("app")).start();
-        // The peer's SETTINGS come with the first answer at the latest.
+        // The peer's SETTINGS arrive with the first response at the latest.
         let mut client = Client::connect(proxy.address(0)).await;
         assert_eq!(client.get("app", "/").await.status, 200);
         gauges(&proxy, [1, 0, 1, 0]).await;
@@ -186,7 +186,7 @@ async fn gauges_say_what_connections_do_and_how_many_requests_wait_for_one() {
             clients.push(client);
         }
         gauges(&proxy, [1, 1, 0, 2]).await;
-        // One that waits is given up, the others are answered in turn.
+        // One waiting request is cancelled, the others are answered in order.
         let mut last = clients.remove(0);
         clients.remove(1);
         gauges(&proxy, [1, 1, 0, 1]).await;

@@ -1,5 +1,5 @@
-//! Responses that break off after their head: what came before is passed on, the request is executed once, and the client
-//! reads the code that the stream was reset with. Through one proxy and through two.
+//! Responses that break off after their head: the bytes before are passed on, the request is executed once, and the client
+//! receives the code that the stream was reset with. Through one proxy and through two.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -16,7 +16,7 @@ use outrigger_test_support::http2;
 use support::{Proxy, World, cluster, endpoint, forward, to};
 use tokio::io::AsyncReadExt;
 
-/// What a client that speaks HTTP/2 reads: the status, the data, and the code of the reset.
+/// What an HTTP/2 client receives: the status, the data, and the reset code.
 type Read = (u16, String, Option<u32>);
 
 async fn get(from: SocketAddr) -> Read {
@@ -41,7 +41,7 @@ async fn get(from: SocketAddr) -> Read {
     (status, String::from_utf8(text).unwrap(), code)
 }
 
-/// A proxy that asks again in front of the application, and one in front of another that does not.
+/// Returns a proxy that retries in front of the application, and one in front of a second proxy that does not retry.
 fn plain_and_pair(application: SocketAddr, protocol: UpstreamProtocol) -> (Proxy, [Proxy; 2]) {
     let app = || Cluster { protocol, ..cluster("app", [endpoint(application)]) };
     let plain = World::new().proxy().cluster_of(app()).http("app:80", forward("app")).start();
@@ -53,7 +53,7 @@ fn plain_and_pair(application: SocketAddr, protocol: UpstreamProtocol) -> (Proxy
     (plain, [outbound, inbound])
 }
 
-/// What a client reads through one proxy and through two, and how often the application was asked for each.
+/// Returns what a client receives through one proxy and through two, and how many requests the application received for each.
 async fn read(application: &Application, protocol: UpstreamProtocol) -> [(Read, usize); 2] {
     let (plain, pair) = plain_and_pair(application.address, protocol);
     let through_one = get(plain.address(0)).await;
@@ -62,7 +62,7 @@ async fn read(application: &Application, protocol: UpstreamProtocol) -> [(Read, 
     [(through_one, asked), (through_two, application.requests() - asked)]
 }
 
-/// An application that reads one request and answers with these bytes, then closes if `closes`.
+/// An application that reads one request and answers with these bytes, then closes the connection if `closes`.
 async fn http1(answer: String, closes: bool) -> Application {
     Application::raw(move |mut connection| {
         let answer = answer.clone();
@@ -120,7 +120,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The stream of the next request.
+/// Returns the stream of the next request.
 async fn next_request(connection: &mut Connection) -> Option<u32> {
     let stream = &mut connection.stream;
     let mut head = [0; 9];
@@ -135,12 +135,12 @@ async fn next_request(connection: &mut Connection) -> Option<u32> {
     None
 }
 
-/// A head with a name in upper case (RFC 9113 section 8.2.1).
+/// Returns a head with a field name in upper case (RFC 9113 section 8.2.1).
 fn upper() -> Vec<u8> {
     [&[OK, 0, 7][..], b"X-Upper", &[1], b"a"].concat()
 }
 
-/// An application that answers each request with these frames, in one write: kind, flags, payload.
+/// An application that answers each request with these frames in one write: type, flags, payload.
 async fn answering_frames(answer: Vec<(u8, u8, Vec<u8>)>) -> Application {
     Application::raw(move |mut connection| {
         let answer = answer.clone();
@@ -203,7 +203,7 @@ async fn a_head_of_http2_with_a_malformed_field_is_asked_for_once() {
     }
 }
 
-/// What the same connection was to bring to others may be asked for again.
+/// The other requests of the same connection may be retried.
 #[tokio::test]
 async fn a_malformed_head_is_not_held_against_other_streams_of_its_connection() {
     let application = Application::raw(|mut connection| async move {
@@ -212,7 +212,7 @@ async fn a_malformed_head_is_not_held_against_other_streams_of_its_connection() 
         connection.send(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         while let Some(on) = next_request(&mut connection).await {
             let head = match (connection.number, connection.count_request()) {
-                // Waits, until its connection has ended.
+                // No response until its connection has ended.
                 (0, 0) => continue,
                 (0, _) => upper(),
                 _ => vec![OK],

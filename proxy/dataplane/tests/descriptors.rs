@@ -1,4 +1,4 @@
-//! A process that has run out of descriptors: alone in its file, since the limit is the whole process's.
+//! A process that has run out of descriptors: alone in its file, since the limit applies to the whole process.
 
 mod support;
 
@@ -19,7 +19,7 @@ async fn a_worker_without_descriptors_waits_and_then_accepts_again() {
     let mut before = Client::connect(proxy.address(0)).await;
     assert_eq!(before.get("app", "/").await.body, "served");
 
-    // The client's socket is made first; none is left for the worker's end of it.
+    // The client's socket is created first; no descriptor is left for the worker's end of it.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: limit.maximum }).unwrap();
@@ -35,7 +35,7 @@ async fn a_worker_without_descriptors_waits_and_then_accepts_again() {
 
     let mut waited = Client { stream: tokio::io::BufReader::new(waiting) };
     assert_eq!(waited.get("app", "/").await.body, "served");
-    // Counted once accepting goes on; a loop without a pause would have failed thousands of times.
+    // Counted once accepting resumes; a loop without a pause would have failed thousands of times.
     let errors = proxy.totals().process.accept_errors;
     assert!((1..=20).contains(&errors), "{errors} errors");
 }

@@ -1,4 +1,4 @@
-//! Ports of unknown protocol: what the first bytes of a connection, or a server that speaks first, say of it.
+//! Ports of unknown protocol: detection by the first bytes of a connection, or by a server that speaks first.
 
 mod support;
 
@@ -13,7 +13,7 @@ use outrigger_test_support::http1::ok;
 use support::{World, forward, manager, tcp_proxy};
 use tokio::io::AsyncReadExt;
 
-/// Speaks first.
+/// A server that speaks first.
 async fn greeter() -> Application {
     Application::raw(|mut connection| async move {
         let _ = connection.send("220 hello\r\n").await;

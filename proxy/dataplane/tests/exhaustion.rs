@@ -1,4 +1,4 @@
-//! Where no further connection may be made, one that nobody uses makes way for one that is needed.
+//! When no further connection may be opened, an idle one is closed for a request that needs one.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -17,7 +17,7 @@ use support::{Proxy, World, cluster, endpoint, forward};
 
 use self::UpstreamProtocol::{Http1, Http2};
 
-/// An application that speaks one version and answers every request at once.
+/// An application that speaks one version of HTTP and answers every request at once.
 async fn application(protocol: UpstreamProtocol) -> (Cluster, Application) {
     let application = match protocol {
         Http1 => Application::http(|_| ok("one")).await,

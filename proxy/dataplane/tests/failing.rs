@@ -1,4 +1,5 @@
-//! Endpoints that fail while others do not: what they get, when they are ejected, and who is not blamed.
+//! Endpoints that fail while others do not: what they receive, when they are ejected, and which failures do not count against
+//! them.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod support;
@@ -21,7 +22,7 @@ fn number(value: u32) -> Option<protobuf::UInt32Value> {
     Some(protobuf::UInt32Value { value })
 }
 
-/// With what our own control plane writes (`control-plane/src/translate/defaults.rs`).
+/// A cluster with the outlier detection that the control plane writes (`control-plane/src/translate/defaults.rs`).
 fn detected(endpoints: &[SocketAddr]) -> Cluster {
     let mut app = cluster("app", endpoints.iter().map(|address| endpoint(*address)));
     let wire = wire::OutlierDetection {
@@ -51,7 +52,7 @@ fn failed() -> String {
     "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n".into()
 }
 
-/// Answers with 200 after this long.
+/// An application that answers with 200 after `after`.
 async fn slow(after: Duration) -> Application {
     Application::raw(move |mut connection| async move {
         while connection.request().await.is_some() {
@@ -64,7 +65,7 @@ async fn slow(after: Duration) -> Application {
     .await
 }
 
-/// Answers at once: 200 with every fifth request, 500 with the others.
+/// An application that answers at once: 200 to every fifth request, 500 to the others.
 async fn fails_four_times_of_five() -> Application {
     let count = AtomicUsize::new(0);
     Application::http(move |_| match count.fetch_add(1, Ordering::SeqCst) % 5 {
@@ -173,7 +174,8 @@ async fn a_dead_endpoint_is_soon_left_and_costs_nobody_a_request() {
     assert_eq!(proxy.totals().ejections[&("app".into(), "consecutive_local_origin_failure")], 1);
 }
 
-/// One of two endpoints does it, so that it stands alone if it is blamed for it.
+/// Returns the ejected endpoints. Only one of the two endpoints behaves like `odd`, so that it alone is ejected if this counts
+/// against it.
 async fn blamed(odd: &Application, times: usize, request: &str) -> Vec<(outrigger_core::Name, SocketAddr)> {
     let good = Application::echo("app").await;
     let mut app = detected(&[odd.address, good.address]);
@@ -282,7 +284,7 @@ async fn a_degraded_endpoint_gets_requests_when_too_few_healthy_ones_are_left() 
     for _ in 0..200 {
         client.get("app", "/").await;
     }
-    // One healthy endpoint of two takes 70 %.
+    // One healthy endpoint of two receives 70 %.
     assert!((30..90).contains(&degraded.requests()), "{} of 200", degraded.requests());
 }
 

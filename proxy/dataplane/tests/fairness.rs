@@ -1,4 +1,4 @@
-//! One peer cannot take an application from the others: real connections in the numbers in which this was seen.
+//! One peer cannot deprive others of an application: with real connections, in the numbers in which this was observed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -22,10 +22,10 @@ use support::{Proxy, World, cluster, endpoint, forward, manager, tcp_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// The most that a guest may have to wait for an answer while another peer does its worst.
+/// The longest that a guest may wait for a response while another peer misbehaves.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Answers a GET at once, `/slow` never, and a POST when its body is there.
+/// Answers a GET at once, `/slow` never, and a POST when its body is complete.
 async fn application() -> Application {
     Application::raw(|mut connection| async move {
         while let Some(head) = connection.head().await {
@@ -43,7 +43,7 @@ async fn application() -> Application {
     .await
 }
 
-/// The bounds that the control plane writes, or as few connections as `connections` says.
+/// A cluster with the limits that the control plane writes, except that it has at most `connections` connections.
 fn bounded(application: &Application, connections: u32) -> Cluster {
     let number = |value| Some(protobuf::UInt32Value { value });
     let thresholds = wire::circuit_breakers::Thresholds {
@@ -75,7 +75,7 @@ fn sidecar(app: Cluster, handler: Handler) -> Proxy {
     World::new().own(plain(handler)).cluster_of(app).start()
 }
 
-/// A connection from another address of this machine.
+/// Connects from another address of this machine.
 async fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
@@ -89,7 +89,7 @@ async fn guest(proxy: &Proxy) -> Client {
     Client::over(connect_from(GUEST, proxy.address(0)).await)
 }
 
-/// That a guest's requests are answered, each in time, on connections old and new.
+/// Checks that a guest's requests are each answered in time, on existing and on new connections.
 async fn a_guest_is_served(proxy: &Proxy) {
     let served = async {
         for _ in 0..10 {
@@ -111,7 +111,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), waited).await.expect(what);
 }
 
-/// How many connections to the application the proxy has open or is opening.
+/// Returns how many connections to the application the proxy has open or is opening.
 fn open_connections(proxy: &Proxy) -> u64 {
     proxy.totals().clusters.get("app").map_or(0, |app| app.connections_open)
 }
@@ -132,7 +132,7 @@ async fn streams_whose_bodies_never_come_leave_capacity_for_other_peers() {
         senders.push(hog.http2(proxy.address(0)).await);
     }
     let mut streams = Vec::new();
-    // The queue begins when the rest is at work: a place in it is kept for ten seconds, however busy this machine is.
+    // The queue begins when the others are in flight: a slot in it is kept for ten seconds, however busy this machine is.
     for number in [960, 290] {
         for _ in 0..number {
             let sender = &senders[streams.len() % 5];
@@ -150,7 +150,7 @@ async fn streams_whose_bodies_never_come_leave_capacity_for_other_peers() {
         }
     };
     tokio::time::timeout(PATIENCE, served).await.expect("answers in time");
-    // Who has a place in the queue gets it when its turn comes; nobody was refused.
+    // Requests with a slot in the queue are served in order; none was refused.
     let mut first = streams.remove(0);
     first.1.send_data("0123456789".into(), true).unwrap();
     assert_eq!(first.0.await.unwrap().status(), 200);
@@ -185,7 +185,7 @@ async fn silent_connections_to_an_undeclared_port_leave_capacity_for_other_peers
     for _ in 0..1100 {
         hogs.push(connect_from(HOG, proxy.address(0)).await);
     }
-    // The application may have accepted more: of connections that were given up before they were established.
+    // The application may have accepted more, if connections were cancelled before they were established.
     until("its share is open", || open_connections(&proxy) == 960).await;
     a_guest_is_served(&proxy).await;
 }
@@ -278,7 +278,7 @@ async fn busy_connections_of_one_peer_leave_places_for_other_peers() {
     let mut hogs = Vec::new();
     for _ in 0..200 {
         let mut hog = connect_from(HOG, proxy.address(0)).await;
-        // What is not answered keeps its connection busy.
+        // An unanswered request keeps its connection in use.
         hog.write_all(b"GET /slow HTTP/1.1\r\nHost: app\r\n\r\n").await.unwrap();
         hogs.push(hog);
     }

@@ -1,4 +1,4 @@
-//! HTTP/1 through a real worker: what a client sends reaches the application, and the answer comes back.
+//! HTTP/1 through a real worker: the client's request reaches the application, and the response is returned.
 
 mod support;
 

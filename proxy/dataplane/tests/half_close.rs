@@ -1,5 +1,5 @@
-//! Clients of TLS that close their side behind what they have to say: with close_notify alone (RFC 8446 section 6.1), and with
-//! the TCP connection's side too. They get their answers.
+//! TLS clients that close their side after their requests: with close_notify alone (RFC 8446 section 6.1), and by closing the
+//! TCP connection's side too. They receive their responses.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
 
@@ -15,7 +15,7 @@ use support::tls::{Authority, Peer};
 use support::{Proxy, World, forward, manager, tcp_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A sidecar of `application` that speaks TLS and hands what is in it to `handler`.
+/// A sidecar of `application` that speaks TLS and passes the decrypted bytes to `handler`.
 fn sidecar(authority: &Authority, application: &Application, handler: Handler) -> Proxy {
     let listener = support::tls::listener(&["http/1.1"], ClientCertificate::Required, handler);
     let world = World::new().own(listener).cluster("app", &[application.address]);
@@ -31,7 +31,7 @@ fn undeclared() -> Handler {
     }
 }
 
-/// What a client that says `bytes` and closes its side hears to the end: of TLS alone, or of TCP too.
+/// Returns everything that a client receives after it has sent `bytes` and closed its side: of TLS alone, or of TCP too.
 async fn heard(authority: &Authority, proxy: &Proxy, bytes: &str, closes_tcp: bool) -> String {
     let mut stream = Peer::new(authority, "web", "http/1.1").connect(proxy.address(0)).await;
     stream.write_all(bytes.as_bytes()).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_whole_request_behind_which_tls_is_closed_gets_its_answer() {
     let authority = Authority::new();
     let application = Application::raw(|mut connection| async move {
         while connection.request().await.is_some() {
-            // Long after the client has closed its side, and been looked after.
+            // Long after the client has closed its side, and after the kernel was queried about it.
             tokio::time::sleep(Duration::from_millis(1500)).await;
             connection.send(ok("late")).await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! Clients and applications that mean no good, as raw bytes over loopback sockets, against a real worker.
+//! Hostile clients and applications, as raw bytes over loopback sockets, against a real worker.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::{Proxy, World, forward};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-/// A proxy before `application`, which is `app:80`.
+/// A proxy in front of `application`, which is `app:80`.
 fn before(application: &Application) -> Proxy {
     World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app")).start()
 }
@@ -35,11 +35,11 @@ async fn a_client_that_leaves_while_nobody_takes_its_body_is_noticed() {
     let mut proxy = before(&application);
     let mut client = Client::connect(proxy.address(0)).await;
     client.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 1000000000\r\n\r\n").await;
-    // As much as the buffers between here and there hold.
+    // As much as the buffers between client and application hold.
     let piece = vec![b'x'; 256 * 1024];
     let stuck = Duration::from_millis(300);
     while tokio::time::timeout(stuck, client.stream.get_mut().write_all(&piece)).await.is_ok() {}
-    // A killed client resets; an orderly end would stand behind the bytes that do not fit.
+    // A killed client resets; an orderly end would be queued after the bytes that do not fit.
     SockRef::from(client.stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     let record = proxy.record().await;
@@ -94,7 +94,7 @@ async fn a_client_that_has_closed_its_side_is_answered_and_one_that_has_closed_i
     assert_eq!((record.status, record.reason), (200, None));
 }
 
-/// What a client that says `bytes` gets until the end of its connection.
+/// Returns what a client that sends `bytes` receives until the end of its connection.
 async fn said(proxy: &Proxy, bytes: &str) -> String {
     let mut client = Client::connect(proxy.address(0)).await;
     client.send(bytes).await;
@@ -170,7 +170,7 @@ async fn what_an_application_may_not_say_becomes_a_502() {
             let say = say.clone();
             async move {
                 if connection.request().await.is_some() {
-                    // Fails when the proxy has hung up in the middle.
+                    // Fails if the proxy has closed the connection in the middle.
                     let _ = connection.send(say.as_bytes()).await;
                     tokio::time::sleep(Duration::from_secs(5)).await;
                 }
@@ -268,6 +268,6 @@ async fn a_client_that_reads_nothing_costs_a_bounded_amount() {
         before = written.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    // The kernel's buffers of two connections, and a few pieces of ours.
+    // The kernel's buffers of two connections, and a few pieces of the proxy's.
     assert!(before < 32 * 1024 * 1024, "{before} bytes");
 }

@@ -1,4 +1,4 @@
-//! Tunnels over HTTP/2: CONNECT (RFC 9113 section 8.5) and WebSockets (RFC 8441), each one stream beside others.
+//! Tunnels over HTTP/2: CONNECT (RFC 9113 section 8.5) and WebSockets (RFC 8441), each on one stream beside others.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -18,11 +18,11 @@ use outrigger_test_support::http2;
 use support::{Proxy, World, cluster, endpoint, forward};
 use tokio::io::AsyncReadExt;
 
-/// A client of the proxy port that speaks HTTP/2 and knows what the proxy can do.
+/// An HTTP/2 client of the proxy port that has received the proxy's SETTINGS.
 async fn client(proxy: &Proxy) -> SendRequest<Bytes> {
     let mut send = http2::connect(proxy.address(0)).await;
     while !send.is_extended_connect_protocol_enabled() {
-        // The proxy's SETTINGS come with its first answer at the latest.
+        // The proxy's SETTINGS arrive with its first response at the latest.
         let request = Request::get("http://app/").body(()).unwrap();
         let _ = send.send_request(request, true).unwrap().0.await;
         send = send.ready().await.unwrap();
@@ -42,7 +42,7 @@ async fn ask(
     (response.await.unwrap(), stream)
 }
 
-/// Everything that comes until the end.
+/// Reads everything until the end of the stream.
 async fn all(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut all = Vec::new();
     while let Some(data) = body.data().await {
@@ -76,12 +76,12 @@ async fn a_connect_is_a_connection_to_an_opaque_destination() {
     let asked = proxy.totals().requests.values().map(|series| series.count).sum::<u64>();
     let (response, mut up) = ask(&mut send, connect("stock:9000")).await;
     assert_eq!(response.status(), StatusCode::OK);
-    // More than any window holds, and half-closed behind it.
+    // More than any window holds, followed by a half-close.
     let bytes = Bytes::from(vec![b'x'; 3 << 20]);
     let mut down = response.into_body();
     let (_, came) = tokio::join!(send_all(&mut up, bytes.clone(), true), all(&mut down));
     assert!(came.unwrap() == bytes);
-    // Requests go on beside it.
+    // Requests continue beside it.
     let request = Request::get("http://app/beside").body(()).unwrap();
     assert_eq!(send.send_request(request, true).unwrap().0.await.unwrap().status(), 200);
     for _ in 0..asked {
@@ -235,7 +235,7 @@ async fn an_answer_that_opens_no_tunnel_does_not_pass_for_one() {
     }
 }
 
-/// An application that speaks HTTP/2, and repeats what comes through a WebSocket if it takes any.
+/// An application that speaks HTTP/2 and echoes what it receives through a WebSocket, if it accepts any.
 async fn speaks_http2(takes_websockets: bool) -> Application {
     let mut builder = h2::server::Builder::new();
     if takes_websockets {

@@ -141,7 +141,7 @@ async fn an_upgrade_that_was_not_taken_leaves_the_connection_between_sidecars_to
     assert_eq!((echo.requests(), echo.connections()), (60, 1));
 }
 
-/// `count` fields which, counted with 32 bytes each, come to `bytes`.
+/// Returns `count` fields whose size, counted with 32 bytes each, is `bytes` in total.
 fn fields(count: usize, bytes: usize) -> String {
     let each = bytes / count;
     let field = |at: usize| {

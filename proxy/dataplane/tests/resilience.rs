@@ -1,4 +1,4 @@
-//! What goes wrong upstream, and what the client sees of it.
+//! Upstream failures, and what the client receives.
 
 mod support;
 
@@ -183,7 +183,7 @@ async fn drain_finishes_what_runs_and_takes_nothing_new() {
     assert_eq!(draining.await.unwrap(), outrigger_core::drain::Drained::Complete);
 }
 
-/// The application calls others through its own sidecar while it answers; a drain must not take that away from it.
+/// The application sends requests through its own sidecar while it answers; a drain must not prevent that.
 #[tokio::test]
 async fn while_inbound_requests_run_the_application_can_still_call_out() {
     let other = Application::http(|_| ok("stock")).await;
@@ -242,7 +242,7 @@ async fn a_client_that_waits_for_a_place_is_served_though_its_listener_goes() {
     }
     proxy.forget_listeners();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // Its place is that of the first, which is closed when it has been idle for a second.
+    // It gets the slot of the first connection, which is closed when it has been idle for a second.
     assert_eq!(second.get("app", "/").await.body, "served");
     assert_eq!(first.rest().await, b"");
 }

@@ -1,4 +1,4 @@
-//! What is sent again and what is not, how much of a body is kept for that, and who is told of it.
+//! Which requests are retried and which are not, how much of a body is buffered for that, and who is notified of it.
 
 mod support;
 
@@ -28,14 +28,14 @@ async fn a_get_survives_a_connection_that_closes_when_it_comes_where_the_policy_
         assert_eq!(client.get("app", "/").await.status, 200);
     }
     assert_eq!(client.post("app", "/", "order").await.status, 503, "it may have been processed");
-    // Without a policy, as in front of an application, the one who called may repeat it.
+    // Without a retry policy, as in front of an application, the caller may retry it.
     assert_eq!(client.get("inbound", "/").await.status, 200);
     let before = application.requests();
     assert_eq!(client.get("inbound", "/").await.status, 503);
     assert_eq!(application.requests(), before + 1);
 }
 
-/// What goes to a host outside the mesh has no policy, and nobody else who could repeat it.
+/// A request to a host outside the mesh has no policy, and no other proxy could retry it.
 #[tokio::test]
 async fn a_get_to_a_host_outside_the_mesh_survives_a_connection_that_closes_when_it_comes() {
     let application = Application::closes_on_second_request().await;
@@ -99,7 +99,7 @@ fn huge() -> String {
     format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "x".repeat(100_000))
 }
 
-/// A proxy behind this one has found the response malformed; its answer is as final.
+/// A proxy behind this one has found the response malformed; its response is equally final.
 #[tokio::test]
 async fn what_a_proxy_further_on_found_malformed_is_not_asked_for_again() {
     let answer = |reason: &str| {

@@ -36,7 +36,7 @@ async fn renewed_certificates_cost_no_request() {
     }
 }
 
-/// What a rollout does to a service: instance after instance leaves discovery, drains and ends, and new ones come.
+/// A rollout of a service: one instance after another leaves discovery, drains and ends, and new ones start.
 #[tokio::test]
 async fn a_rollout_under_load_loses_nothing() {
     let (authority, echo) = (Authority::new(), Application::http(|_| ok("ok")).await);
@@ -94,7 +94,7 @@ async fn a_rollout_under_load_loses_nothing() {
     let _ = client.drain(Duration::from_secs(10)).await;
 }
 
-/// A cable to `to` that can be cut: then connections are made and stay, and nothing passes any more.
+/// A relay to `to` that can be cut: connections are then still accepted and stay open, but no bytes pass.
 async fn cable(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -122,7 +122,7 @@ async fn cable(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
     (address, cut)
 }
 
-/// POSTs may not be sent twice, so that whatever is written to the silent sidecar waits; and nothing more is after that.
+/// POSTs may not be sent twice, so any POST that is written to the silent sidecar waits; none is written to it after that.
 #[tokio::test]
 async fn posts_find_a_silent_sidecar_out_without_being_written_to_it() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! What routes say: where a request goes, how it changes on its way, and who answers it.
+//! Routes: where a request is sent, how it is modified, and what answers it.
 
 mod support;
 
@@ -90,7 +90,7 @@ async fn redirects_and_direct_responses_need_no_backend() {
     let answer = client.post("tea", "/", "milk").await;
     assert_eq!((answer.status, answer.body.as_str()), (418, "short and stout"));
     assert_eq!(proxy.record().await.reason, Some(Reason::DirectResponse));
-    // A gRPC client reads no HTTP status.
+    // A gRPC client does not read the HTTP status.
     for (host, code, message) in [("moved", 2, None), ("tea", 2, Some("short and stout"))] {
         let answer = client.request("GET", host, "/a", "Content-Type: application/grpc+proto\r\n").await;
         assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{answer:?}");

@@ -1,4 +1,5 @@
-//! Endpoints that answer nothing: what they are sent meanwhile, what becomes of what they have, and who only looks alike.
+//! Endpoints that do not respond: what they are sent meanwhile, what happens to their requests, and which endpoints only look
+//! silent.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
 
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// Longer than a moved or covered request takes on a busy machine, and much shorter than a frozen endpoint.
 const SOON: Duration = Duration::from_millis(1500);
 
-/// An application that can be stopped: then it takes requests and answers none until it goes on. `/slow` takes 2 s and
+/// An application that can be stopped: it then accepts requests and answers none until it is resumed. `/slow` takes 2 s and
 /// `/poll` is never answered.
 struct Stoppable {
     application: Application,
@@ -89,7 +90,7 @@ fn proxy_to(applications: &[Stoppable]) -> Proxy {
     World::new().proxy().cluster_of(ejecting(addresses)).http("app:80", forward("app")).start()
 }
 
-/// Sends requests one after another on each of some connections until `end`; says how long each took.
+/// Sends requests one after another on each of `clients` connections until `end`. Returns how long each took.
 async fn load(to: SocketAddr, clients: usize, method: &'static str, end: Instant) -> Vec<Duration> {
     let client = || async move {
         let (mut client, mut took) = (Client::connect(to).await, Vec::new());
@@ -115,7 +116,7 @@ fn after(millis: u64) -> Instant {
     Instant::now() + Duration::from_millis(millis)
 }
 
-/// A request whose answer is not awaited: its connection, to be kept.
+/// Sends a request whose response is not awaited. Returns its connection, which must be kept.
 async fn begin(to: SocketAddr, method: &str, path: &str) -> Client {
     let mut client = Client::connect(to).await;
     client.send(format!("{method} {path} HTTP/1.1\r\nHost: app\r\nContent-Length: 0\r\n\r\n")).await;

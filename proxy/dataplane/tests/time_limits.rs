@@ -1,4 +1,4 @@
-//! Limits of time that a listener and a route's retries set, over real sockets; `src/http` tests their arithmetic.
+//! Time limits that a listener and a route's retries set, over real sockets; `src/http` tests their arithmetic.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;

@@ -1,4 +1,4 @@
-//! What is not request and response: interim answers, upgrades, CONNECT, TCP, and connections of unknown protocol.
+//! Exchanges other than request and response: interim responses, upgrades, CONNECT, TCP, and connections of unknown protocol.
 
 mod support;
 
@@ -177,7 +177,7 @@ async fn a_server_that_answers_before_it_has_heard_everything_is_heard() {
         let mut some = [0; 1000];
         connection.stream.read_exact(&mut some).await.unwrap();
         connection.send("enough").await.unwrap();
-        // Nothing more is taken, and what was sent arrives.
+        // No more is accepted, and the bytes already sent arrive.
         let mut rest = Vec::new();
         let _ =
             tokio::time::timeout(Duration::from_millis(300), connection.stream.read_to_end(&mut rest)).await;

@@ -1,4 +1,4 @@
-//! TLS towards servers that are no sidecars: what the cluster says of ALPN and of the version of HTTP counts.
+//! TLS to servers that are not sidecars: the cluster's configuration determines ALPN and the version of HTTP.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Waits on clients that have a bound, and streams without news that have none. Time is paused, and moved by [`run_clock`]: the
+//! Waits on clients that have a time limit, and idle streams that have none. Time is paused, and advanced by [`run_clock`]: the
 //! worker runs on the test's own thread.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
@@ -29,8 +29,8 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-/// Moves paused time on, by `step` at once. What is on its way between sockets arrives meanwhile: a clock that jumps whenever
-/// nobody has anything to do, as tokio's does, would race with the kernel.
+/// Advances paused time by `step` at a time. Bytes between sockets arrive meanwhile: a clock that jumps whenever all tasks are
+/// idle, as tokio's does, would race with the kernel.
 fn run_clock(step: Duration) {
     spawn_local(async move {
         loop {
@@ -43,7 +43,7 @@ fn run_clock(step: Duration) {
 
 const STEP: Duration = Duration::from_millis(100);
 
-/// Whether that much time has passed, give or take what a busy machine takes for a few packets.
+/// Returns whether about that much time has passed, allowing for what a busy machine takes for a few packets.
 fn is_about(elapsed: Duration, seconds: u64) -> bool {
     (seconds..seconds + 5 + seconds / 100).contains(&(elapsed + 5 * STEP).as_secs())
 }
@@ -52,7 +52,7 @@ fn before(application: &Application) -> Proxy {
     start(ejecting([application.address], UpstreamProtocol::Http1))
 }
 
-/// A proxy to that cluster, without limits of time on the route, as our control plane writes it.
+/// A proxy to that cluster, without time limits on the route, as our control plane writes it.
 fn start(cluster: Cluster) -> Proxy {
     let none = || Some(protobuf::Duration { seconds: 0, nanos: 0 });
     let timeouts = Timeouts::decode(none(), none(), None).unwrap();
@@ -82,7 +82,7 @@ async fn a_tls_handshake_has_five_seconds_in_all() {
     let world = World::new().own(listener).cluster("app", &[application.address]);
     world.secrets.publish(authority.secrets("app"));
     let proxy = world.start_here();
-    // Nothing; a part of a hello; and a part that grows.
+    // Nothing, a part of a hello, and a part that grows.
     for (hello, drips) in
         [(&b""[..], false), (&[0x16, 3, 1, 1, 0, 1, 0][..], false), (&[0x16, 3, 1, 1, 0, 1, 0], true)]
     {
@@ -93,7 +93,7 @@ async fn a_tls_handshake_has_five_seconds_in_all() {
             while drips && writing.write_all(&[0]).await.is_ok() {
                 sleep(Duration::from_millis(700)).await;
             }
-            // Kept open for longer than the bound.
+            // Kept open for longer than the limit.
             sleep(Duration::from_secs(60)).await;
         });
         let mut all = Vec::new();
@@ -187,7 +187,7 @@ async fn event_streams_without_events_live_on_and_cost_their_endpoint_nothing() 
         assert!(stream.head().await.starts_with("HTTP/1.1 200"));
         streams.push(stream);
     }
-    // Others are answered all the while.
+    // Other requests are answered meanwhile.
     let began = Instant::now();
     let mut other = Client::connect(proxy.address(0)).await;
     while began.elapsed() < Duration::from_secs(590) {
@@ -205,7 +205,8 @@ async fn event_streams_without_events_live_on_and_cost_their_endpoint_nothing() 
     }
 }
 
-/// An application that speaks HTTP/2: `/large` is a large body; everything else a message, and another ten minutes later.
+/// An application that speaks HTTP/2: `/large` is a large body; every other response is a message, and another ten minutes
+/// later.
 async fn watched() -> Application {
     Application::http2(|request, mut respond| async move {
         let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
@@ -238,13 +239,13 @@ async fn a_watch_without_news_lives_on_beside_a_download_that_nobody_reads() {
     let mut watch = watching.send_request(call(), true).unwrap().0.await.unwrap().into_body();
     assert!(watch.data().await.unwrap().unwrap().ends_with(b"first"));
     let began = Instant::now();
-    // It uses up the window of the connection to the application.
+    // It exhausts the window of the connection to the application.
     let large = Request::get("http://app/large").body(()).unwrap();
     let unread = loading.send_request(large, true).unwrap().0.await.unwrap();
     assert!(watch.data().await.unwrap().unwrap().ends_with(b"second"));
     assert!(is_about(began.elapsed(), 600), "{:?}", began.elapsed());
     assert_eq!(watch.trailers().await.unwrap().unwrap()["grpc-status"], "0");
-    // Its client took nothing for five minutes.
+    // Its client read nothing for five minutes.
     let record = proxy.record().await;
     assert_eq!(record.reason, Some(Reason::DownstreamConnectionTermination));
     assert!(is_about(record.duration, 300), "{:?}", record.duration);

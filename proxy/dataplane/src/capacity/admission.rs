@@ -1,8 +1,8 @@
-//! Admission of accepted connections: each takes a slot of its peer's share before it is served.
+//! Admission of accepted connections: each acquires a slot from its peer's share before it is served.
 //!
-//! If no slot is free, the connection waits for one, and the listener's queue behind it: what is accepted is served, the rest
-//! waits in the kernel. Meanwhile idle connections are closed for it. Connections of a peer that has had its share for longer
-//! than that are refused at once, so that those of others behind them are admitted.
+//! If no slot is free, the connection waits for one, and with it the listener's queue: accepted connections are served, the
+//! rest wait in the kernel. Meanwhile, idle connections are closed to free a slot. Connections of a peer that has had its full
+//! share for longer than that are refused at once, so that connections of other peers behind them are admitted.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -20,13 +20,13 @@ use super::budget::ConnectionBudget;
 use super::{Debt, Holding, Share};
 use crate::codec::watchdog::Watchdog;
 
-/// How long the listener's queue waits for the slot of one connection whose peer has its share while others have not.
+/// How long the listener's queue waits for the slot of one connection whose peer has its share while other peers do not.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long after that further connections of such peers are turned away at once.
+/// How long after that further connections of such peers are refused at once.
 const STRICT: Duration = Duration::from_secs(10);
 
-/// How long a connection may have no request under way before it may be closed for another.
+/// How long a connection may have no active request before it may be closed for another.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Admits the connections that one worker accepts.
@@ -43,7 +43,7 @@ pub(crate) struct ConnectionSlot {
     share: RefCell<Option<Share>>,
     /// Active requests and relays.
     running: Cell<u32>,
-    /// Whether it is exempt from being closed for others.
+    /// Whether the connection is exempt from being closed for others.
     kept: Cell<bool>,
     _open: Share,
 }
@@ -73,7 +73,7 @@ impl Admission {
         }))
     }
 
-    /// Waits for a slot. While none is free there is no time limit: no other peer could have one.
+    /// Waits for a slot. There is no time limit while no slot is free, because no other peer could get one.
     async fn wait(&self, holding: &Arc<Holding>) -> Option<Share> {
         let patience = Instant::now() + PATIENCE;
         if self.gives_up(holding, patience) {
@@ -97,7 +97,7 @@ impl Admission {
         }
     }
 
-    /// Whether a connection is turned away now, whose peer was waited for until `patience`.
+    /// Returns whether the connection is refused now. `patience` is when the wait for a peer that has its share ends.
     fn gives_up(&self, holding: &Holding, patience: Instant) -> bool {
         let now = Instant::now();
         let over = holding.has_its_share() && (now < self.strict_until.get() || now >= patience);
@@ -118,18 +118,18 @@ impl ConnectionSlot {
         is_there
     }
 
-    /// Something is under way until the guard is dropped.
+    /// Marks the connection as active until the guard is dropped.
     pub(crate) fn begin(self: &Rc<Self>) -> ActiveGuard {
         self.running.set(self.running.get() + 1);
         ActiveGuard(Rc::clone(self))
     }
 
-    /// The connection is not closed for others any more.
+    /// Exempts the connection from being closed for others.
     pub(crate) fn keep(&self) {
         self.kept.set(true);
     }
 
-    /// Serves the connection. If it is idle and a peer that has fewer needs its slot, it is closed.
+    /// Serves the connection. Closes it if it is idle and a peer that holds fewer slots needs one.
     pub(crate) async fn serve(&self, mut serving: Pin<&mut impl Future<Output = ()>>) {
         let mut idle = Idle { since: None, timer: Watchdog::new(), debt: None };
         poll_fn(|cx| {
@@ -146,7 +146,7 @@ impl ConnectionSlot {
     }
 }
 
-/// A connection without a request.
+/// The state of a connection without an active request.
 struct Idle {
     since: Option<Instant>,
     timer: Watchdog,
@@ -196,7 +196,7 @@ mod tests {
         Rc::new(Admission::new(ConnectionBudget::new(slots, u32::MAX)))
     }
 
-    /// All places that a peer gets without waiting.
+    /// Returns all slots that a peer gets without waiting.
     async fn fill(admission: &Admission, number: u8) -> Vec<Rc<ConnectionSlot>> {
         let mut slots = Vec::new();
         while !admission.budget.accepted.holding(&peer(number)).has_its_share() {

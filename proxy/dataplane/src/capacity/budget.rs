@@ -1,7 +1,9 @@
-//! How many connections the process may have open: sized by its descriptors, so that some are left for the rest of it.
+//! The number of connections that the process may have open, derived from its file descriptor limit. Some descriptors are
+//! reserved for other uses.
 //!
-//! Those that clients made are at most half, since each may need one to an endpoint: an accepted connection is served. They are
-//! shared between peers like any other capacity. Those to endpoints may be all that is left.
+//! At most half of the connections may be downstream, since each of them may need an upstream connection: an accepted
+//! connection is served. Downstream connections are shared between peers like any other capacity. Upstream connections may use
+//! all that is left.
 
 use std::sync::Arc;
 
@@ -10,34 +12,34 @@ use tokio::sync::futures::Notified;
 
 use super::{Capacity, Debts, Holding, Share};
 
-/// Connections of clients that one worker serves at a time.
+/// Downstream connections that one worker serves at a time.
 const ACCEPTED_PER_WORKER: u32 = 20_000;
 
-/// Descriptors that are left for the admin port, discovery, DNS and files that are opened later.
+/// Descriptors that are reserved for the admin port, discovery, DNS and files that are opened later.
 const RESERVE: usize = 64;
 
-/// And for each worker: its runtime, and its end of each listener.
+/// Descriptors that are reserved for each worker: its runtime, and its end of each listener.
 const RESERVE_PER_WORKER: usize = 16;
 
-/// However few descriptors there are: so many connections are tried.
+/// The minimum budget, however few descriptors there are.
 const FEWEST: u32 = 16;
 
-/// The connections of the process.
+/// The connection budget of the process.
 #[derive(Debug)]
 pub struct ConnectionBudget {
     pub(super) accepted: Arc<Capacity>,
-    /// Connections of clients that have no request under way.
+    /// Downstream connections that have no active request.
     pub(super) idle: Arc<Debts>,
     accepted_limit: u32,
     limit: u32,
-    /// All connections that are open.
+    /// All open connections.
     open: Arc<Holding>,
-    /// Notified when a request waits for a connection to an endpoint to close.
+    /// Notified when a request waits for an upstream connection to close.
     wanted: Notify,
 }
 
 impl ConnectionBudget {
-    /// A budget of `limit` connections, of which at most `accepted` are made by clients.
+    /// Creates a budget of `limit` connections, of which at most `accepted` are downstream.
     pub fn new(accepted: u32, limit: u32) -> Arc<Self> {
         let idle = Arc::new(Debts::for_equals_too());
         Arc::new(Self {
@@ -50,7 +52,7 @@ impl ConnectionBudget {
         })
     }
 
-    /// The budget of a process that may have `descriptors` open and has `open` already.
+    /// Creates the budget of a process that may have `descriptors` open and has `open` already.
     pub fn of_descriptors(descriptors: usize, open: usize, workers: usize) -> Arc<Self> {
         let left = descriptors.saturating_sub(open + RESERVE + RESERVE_PER_WORKER * workers);
         let limit = u32::try_from(left).unwrap_or(u32::MAX).max(FEWEST);
@@ -58,17 +60,17 @@ impl ConnectionBudget {
         Self::new((limit / 2).min(ACCEPTED_PER_WORKER.saturating_mul(workers)), limit)
     }
 
-    /// The connections that are open, to be taken from for one to an endpoint.
+    /// Returns the open connections, from which the permit for an upstream connection is acquired.
     pub(crate) fn open(&self) -> &Arc<Holding> {
         &self.open
     }
 
-    /// One more that a client made. Always within the budget, of which no more than their part is theirs.
+    /// Counts one more downstream connection. It is always within the budget, since admission limits their number.
     pub(super) fn accept(&self) -> Share {
         self.open.take_beyond()
     }
 
-    /// Notifies every worker that a request waits for a connection to close, of a cluster or of the process.
+    /// Notifies every worker that a request waits for a connection of a cluster or of the process to close.
     pub(crate) fn call_for_one(&self) {
         self.wanted.notify_waiters();
     }
@@ -78,7 +80,7 @@ impl ConnectionBudget {
         self.wanted.notified()
     }
 
-    /// The most that one cluster may have of it.
+    /// Returns the maximum number of connections that one cluster may use.
     pub(crate) fn of_one_cluster(&self) -> u32 {
         self.limit - self.accepted_limit.min(self.limit)
     }

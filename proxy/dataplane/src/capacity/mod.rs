@@ -1,17 +1,17 @@
-//! A bounded number of something (requests, connections), shared fairly between the peers that want it.
+//! A bounded number of something (requests, connections), shared fairly between the peers that use it.
 //!
-//! Counted for the whole process. While nobody waits, an admission and its end are a few atomic additions; a lock is taken
-//! by who has to wait, and by who gives something back while others do. Waiting costs nothing until something changes:
-//! what is given back, and an exchange that may be cut for it ([`owed`]), wakes exactly the one whose turn it is.
+//! Counts are process-wide. While there are no waiters, an admission and its end are a few atomic additions. A lock is taken by
+//! a peer that has to wait, and by a release while there are waiters. Waiting costs nothing until something changes: a release,
+//! or an exchange that may be cut ([`owed`]), wakes exactly the waiter whose turn it is.
 //!
-//! A peer may hold at most [`SHARE_OF_FREE`] times as much as is free. So a lone peer leaves a sixteenth, a newcomer
-//! finds some of it free, and peers that all want more converge to equal shares as what they hold ends; nothing is taken
-//! back. (This is the dynamic threshold of Choudhury and Hahne, 1998, for buffers of switches.) The last part, one of
-//! [`FOR_NEWCOMERS`], is for peers that hold nothing. A capacity of less than 16 keeps no reserve: its owner meant each of
-//! them. Who waits is served in order within a peer, and the peer that holds least first.
+//! A peer may hold at most [`SHARE_OF_FREE`] times as much as is free. So a lone peer leaves a sixteenth free, a new peer finds
+//! some of it free, and peers that all want more converge to equal shares as their exchanges end; nothing is revoked. (This is
+//! the dynamic threshold of Choudhury and Hahne, 1998, for buffers of switches.) The last 1/[`FOR_NEWCOMERS`] of it is
+//! reserved for peers that hold nothing. A capacity of less than 16 has no reserve: its configured limit is meant to be used in
+//! full. Waiters are served in order within a peer, and the peer that holds least first.
 //!
-//! What a peer holds is read before the count is changed, so that it may exceed its share by one for each other worker
-//! that admits the same peer at that moment. The bound itself is exact.
+//! The amount that a peer holds is read before the count is changed, so a peer may exceed its share by one for each other
+//! worker that admits it at that moment. The limit itself is exact.
 
 pub(crate) mod admission;
 pub(crate) mod budget;
@@ -30,26 +30,26 @@ use tokio::time::{Instant, timeout_at};
 pub(crate) use self::owed::{Debt, Debts};
 use self::waiting::Waiters;
 
-/// How many times what is free one peer may hold.
+/// How many times the free amount one peer may hold.
 const SHARE_OF_FREE: u32 = 15;
 
-/// Which part of a capacity is for peers that hold nothing of it: one of so many.
+/// The fraction of a capacity that is reserved for peers that hold nothing of it: one part in this many.
 const FOR_NEWCOMERS: u32 = 32;
 
-/// Below this many, entries of peers that are gone are not looked for.
+/// With fewer peers than this, entries of peers that are gone are not removed.
 const FEW_PEERS: usize = 64;
 
-/// Something bounded that peers share.
+/// A bounded number of something that peers share.
 #[derive(Debug)]
 pub(crate) struct Capacity {
-    /// Whether peers share it. If not, the first waiter gets each unit.
+    /// Whether it is shared fairly. If not, the first waiter gets each unit.
     is_shared: bool,
     limit: AtomicU32,
     used: AtomicU32,
-    /// How many wait in `queue`.
+    /// The number of waiters in `queue`.
     waiting: AtomicU32,
     queue: Mutex<Waiters>,
-    /// Notified when something is free that no waiter may take.
+    /// Notified when something is free that no waiter may acquire.
     leftover: Notify,
     peers: Mutex<Peers>,
     debts: Arc<Debts>,
@@ -58,11 +58,11 @@ pub(crate) struct Capacity {
 #[derive(Debug, Default)]
 struct Peers {
     holdings: HashMap<PeerKey, Weak<Holding>>,
-    /// At how many entries those of peers that are gone are dropped.
+    /// The number of entries at which those of peers that are gone are removed.
     tidy_at: usize,
 }
 
-/// What one peer holds of a capacity. Shared by all handles of that peer.
+/// The amount of a capacity that one peer holds. Shared by all handles of that peer.
 #[derive(Debug)]
 pub(crate) struct Holding {
     capacity: Arc<Capacity>,
@@ -71,16 +71,16 @@ pub(crate) struct Holding {
     is_cut_for: AtomicBool,
 }
 
-/// One unit of a capacity. Dropping it gives it back.
+/// One unit of a capacity. It is returned when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it gives it back"]
 pub(crate) struct Share {
-    /// `None` once it was given back.
+    /// `None` once it was returned.
     holding: Option<Arc<Holding>>,
 }
 
 impl Capacity {
-    /// A capacity of `limit`. `debts` are the exchanges that hold some of it while their client owes bytes.
+    /// Creates a capacity of `limit`. `debts` are the exchanges that hold some of it while their client owes bytes.
     pub(crate) fn new(limit: u32, debts: Arc<Debts>) -> Arc<Self> {
         Arc::new(Self::of(limit, debts, true))
     }
@@ -103,7 +103,7 @@ impl Capacity {
         }
     }
 
-    /// Changes the limit. What is held stays held.
+    /// Changes the limit. Units that are held stay held.
     pub(crate) fn set_limit(&self, limit: u32) {
         let before = self.limit.swap(limit, SeqCst);
         if limit > before {
@@ -111,13 +111,13 @@ impl Capacity {
         }
     }
 
-    /// How much is in use now.
+    /// Returns the amount in use.
     #[cfg(test)]
     pub(crate) fn used(&self) -> u32 {
         self.used.load(SeqCst)
     }
 
-    /// What `peer` holds. Takes a lock and hashes: keep the handle.
+    /// Returns the handle of `peer`. Takes a lock and hashes: callers should keep the handle.
     pub(crate) fn holding(self: &Arc<Self>, peer: &PeerKey) -> Arc<Holding> {
         let mut peers = locked(&self.peers);
         if let Some(holding) = peers.holdings.get(peer).and_then(Weak::upgrade) {
@@ -138,18 +138,18 @@ impl Holding {
         Self { capacity, used: AtomicU32::new(0), is_cut_for: AtomicBool::new(false) }
     }
 
-    /// What it is part of.
+    /// Returns the capacity that it belongs to.
     pub(crate) fn capacity(&self) -> &Capacity {
         &self.capacity
     }
 
-    /// How much the peer holds now.
+    /// Returns the amount that the peer holds.
     pub(crate) fn used(&self) -> u32 {
         self.used.load(SeqCst)
     }
 
-    /// Takes one more at once. `None` when all is in use, when the peer has its share, or when it has to wait behind
-    /// others, its own earlier ones included.
+    /// Acquires one more unit without waiting. Returns `None` if all units are in use, if the peer has its share, or if it has
+    /// to wait behind others, its own earlier waiters included.
     pub(crate) fn try_take(self: &Arc<Self>) -> Option<Share> {
         let capacity = &self.capacity;
         if capacity.waiting.load(SeqCst) == 0 {
@@ -160,17 +160,17 @@ impl Holding {
         if queue.has(self) { None } else { self.take() }
     }
 
-    /// Takes one more, waiting until `deadline` for it. `None` when the time is over. Cancel-safe.
+    /// Acquires one more unit, waiting for it until `deadline`. Returns `None` when the deadline has passed. Cancel-safe.
     pub(crate) async fn take_by(self: &Arc<Self>, deadline: Instant) -> Option<Share> {
         timeout_at(deadline, self.wait()).await.ok()?
     }
 
-    /// As [`Self::take_by`], if waiting can help: something that others hold can be cut. Else `None` at once.
+    /// Like [`Self::take_by`], if something that others hold can be cut. Otherwise returns `None` at once.
     pub(crate) async fn take_what_is_owed_by(self: &Arc<Self>, deadline: Instant) -> Option<Share> {
         if self.capacity.debts.can_cut_for(self) { self.take_by(deadline).await } else { None }
     }
 
-    /// Whether something is free, and not for this peer.
+    /// Returns whether something is free, but not for this peer.
     pub(crate) fn has_its_share(&self) -> bool {
         let (limit, used) = (self.capacity.limit.load(SeqCst), self.capacity.used.load(SeqCst));
         used < limit && !may_take(limit, used, self.used())
@@ -191,7 +191,7 @@ impl Holding {
         Some(Share { holding: Some(Arc::clone(self)) })
     }
 
-    /// Takes one more, whether or not that is within the limit.
+    /// Acquires one more unit, whether or not that is within the limit.
     fn take_beyond(self: &Arc<Self>) -> Share {
         self.capacity.used.fetch_add(1, SeqCst);
         self.used.fetch_add(1, SeqCst);
@@ -205,12 +205,12 @@ impl Holding {
 }
 
 impl Share {
-    /// Whose it is.
+    /// Returns the handle of the peer that holds it.
     pub(crate) fn holding(&self) -> Option<Arc<Holding>> {
         self.holding.clone()
     }
 
-    /// Makes it another peer's. `None` when that peer has its share; it is given back then.
+    /// Transfers it to another peer. Returns `None` if that peer has its share; the unit is then returned.
     pub(crate) fn move_to(mut self, to: &Arc<Holding>) -> Option<Self> {
         let from = self.holding.take()?;
         let capacity = &from.capacity;
@@ -221,12 +221,12 @@ impl Share {
         }
         to.used.fetch_add(1, SeqCst);
         from.used.fetch_sub(1, SeqCst);
-        // That peer holds less now, and may wait for one.
+        // The previous peer holds less now, and may have waiters.
         capacity.changed();
         Some(Self { holding: Some(Arc::clone(to)) })
     }
 
-    /// Returns it and leaves it to the caller to serve the waiters.
+    /// Returns it, and leaves it to the caller to serve the waiters.
     fn give_back(mut self) {
         if let Some(holding) = self.holding.take() {
             holding.give_back();
@@ -248,7 +248,7 @@ impl PartialEq for Holding {
     }
 }
 
-/// Whether a peer that holds `own` may have one more, of `limit` of which `used` are in use.
+/// Returns whether a peer that holds `own` may have one more, where `used` of `limit` are in use.
 fn may_take(limit: u32, used: u32, own: u32) -> bool {
     let free = limit.saturating_sub(used);
     match own {
@@ -257,7 +257,7 @@ fn may_take(limit: u32, used: u32, own: u32) -> bool {
     }
 }
 
-/// What a panicking thread left is still a valid list.
+/// The list is valid even if a thread panicked while it held the lock.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

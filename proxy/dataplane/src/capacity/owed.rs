@@ -1,11 +1,11 @@
-//! Exchanges whose client owes bytes: what may be cut when another peer needs its place.
+//! Exchanges whose client owes bytes, which may be cut when another peer needs their capacity.
 //!
-//! An exchange is listed once its client has owed something for a while, and leaves the list when the client goes on, so
-//! that only what stands still costs a lock. Cutting says so to the exchange, which drops its [`Debt`] first and gives back
-//! what it holds then.
+//! An exchange is listed once its client has owed bytes for a while, and leaves the list when the client continues, so that
+//! only stalled exchanges cost a lock. Cutting notifies the exchange, which first drops its [`Debt`] and then returns what it
+//! holds.
 //!
-//! Exchanges are grouped by peer, so that finding the one to be cut costs a look at each peer that owes, however many
-//! exchanges it has.
+//! Exchanges are grouped by peer, so that the cost of finding the one to be cut depends on the number of peers that owe, not on
+//! the number of their exchanges.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -21,53 +21,53 @@ use super::{Capacity, Holding, locked};
 /// The exchanges of one cluster, or the connections of the process, whose client owes bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Debts {
-    /// Whether one may be cut for a peer that holds as much, such as the same one.
+    /// Whether an exchange may be cut for a peer that holds as much, such as the same peer.
     for_equals: bool,
     listed: Mutex<Listed>,
 }
 
 #[derive(Debug, Default)]
 struct Listed {
-    /// By the address of the first of a peer's holdings, which the group keeps alive.
+    /// Keyed by the address of the first of a peer's holdings, which the group keeps alive.
     peers: HashMap<usize, Owing>,
     next: u64,
 }
 
-/// What one peer owes.
+/// The exchanges of one peer.
 #[derive(Debug)]
 struct Owing {
-    /// What each exchange holds one of.
+    /// The capacities of which each exchange holds one unit.
     holdings: Box<[Arc<Holding>]>,
-    /// The oldest first. Never empty.
+    /// The exchanges by age, the oldest first. Never empty.
     exchanges: BTreeMap<u64, Arc<Exchange>>,
 }
 
 #[derive(Debug, Default)]
 struct Exchange {
-    /// For whom it was cut, once it was.
+    /// The peer that it was cut for, once it was cut.
     cut_for: OnceLock<Arc<Holding>>,
     waker: AtomicWaker,
 }
 
-/// One exchange on the list. Dropped, it is off it.
+/// One exchange on the list. It leaves the list when dropped.
 #[derive(Debug)]
 pub(crate) struct Debt {
     id: u64,
     peer: usize,
     exchange: Arc<Exchange>,
-    /// Whether the exchange knows that it was cut.
+    /// Whether the exchange has observed that it was cut.
     heard: Cell<bool>,
     debts: Arc<Debts>,
 }
 
 impl Debts {
-    /// A list of what nobody misses: it may be cut for the same peer, too.
+    /// Creates a list of exchanges that can be cut without harm. They may also be cut for the same peer.
     pub(super) fn for_equals_too() -> Self {
         Self { for_equals: true, ..Self::default() }
     }
 
-    /// Puts an exchange on the list, which holds one of each of `holdings`, all of them the same peer's. Where somebody waits
-    /// who may have its place, one is cut at once. `waker` is called when this one is.
+    /// Adds an exchange to the list. It holds one unit of each of `holdings`, all of which belong to the same peer. If a waiter
+    /// may get such a unit, an exchange is cut at once. `waker` is woken when this one is cut.
     pub(crate) fn list(self: &Arc<Self>, holdings: &[&Arc<Holding>], waker: &Waker) -> Debt {
         let exchange = Arc::<Exchange>::default();
         exchange.waker.register(waker);
@@ -79,9 +79,9 @@ impl Debts {
         Debt { id, peer, exchange, heard: Cell::new(false), debts: Arc::clone(self) }
     }
 
-    /// Cuts an exchange for the peer of `needing`: the oldest of the peer that holds most of that capacity, if that is more
-    /// than one above what `needing` holds: taking it from one that would then have less than who gets it would be no
-    /// fairer. One that nobody misses is cut if that peer holds as much. False if there is none.
+    /// Cuts an exchange for the peer of `needing`: the oldest one of the peer that holds most of that capacity, if that peer
+    /// holds at least two more than `needing`; with fewer it would then have less than the peer that gets the unit. On a list
+    /// for equals, it is cut if that peer holds as much. Returns false if there is none.
     pub(super) fn cut_for(&self, needing: &Arc<Holding>) -> bool {
         let mut listed = locked(&self.listed);
         let Some((peer, id)) = self.richest(&listed, needing) else { return false };
@@ -93,7 +93,7 @@ impl Debts {
         first
     }
 
-    /// Whether [`Self::cut_for`] would cut something.
+    /// Returns whether [`Self::cut_for`] would cut something.
     pub(super) fn can_cut_for(&self, needing: &Holding) -> bool {
         self.richest(&locked(&self.listed), needing).is_some()
     }
@@ -140,8 +140,8 @@ impl Owing {
 }
 
 impl Debt {
-    /// Whether it was cut. If not, `waker` is called when it is. An exchange that was drops this before it gives anything
-    /// back, so that the next one is cut when its place was not enough, and not before.
+    /// Returns whether the exchange was cut. If not, `waker` is woken when it is. A cut exchange drops this before it returns
+    /// what it holds, so that the next one is cut only if one unit was not enough.
     pub(crate) fn is_cut(&self, waker: &Waker) -> bool {
         self.exchange.waker.register(waker);
         self.heard.set(self.exchange.cut_for.get().is_some());
@@ -154,7 +154,7 @@ impl Drop for Debt {
         locked(&self.debts.listed).remove(self.peer, self.id);
         if let Some(holding) = self.exchange.cut_for.get() {
             holding.is_cut_for.store(false, SeqCst);
-            // It went on before it heard of it, and keeps its place.
+            // The exchange continued before it observed the cut, and keeps its unit.
             if !self.heard.get() {
                 holding.capacity.is_owed();
             }

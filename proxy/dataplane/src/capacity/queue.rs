@@ -1,14 +1,14 @@
-//! Who waits for a capacity: first come, first served within a peer, and an [`Order`] between peers.
+//! The waiters for a capacity: in order of arrival within a peer, and by an [`Order`] between peers.
 //!
-//! A waiter that gives up is removed at once, so that every entry is alive. Peers that wait are walked, which is paid
-//! for by those that have to wait and by those that give something back meanwhile.
+//! A waiter that is cancelled is removed at once, so that every entry is live. Selecting the next peer iterates over all
+//! waiting peers. Only waiters, and releases while there are waiters, pay for this.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Which peer is served next.
+/// The order in which peers are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Order {
-    /// The one that holds least. Of equals, the one that was not served for longest.
+    /// The peer that holds least. Among equals, the one that was not served for longest.
     #[default]
     LeastHeld,
 }
@@ -21,11 +21,11 @@ impl Order {
     }
 }
 
-/// Names one waiter for as long as the queue exists.
+/// Identifies one waiter. Unique within the queue's lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
-/// A line for each peer. A line that was served goes behind the others, so that peers that hold the same take turns.
+/// One line of waiters per peer. A line that was served moves behind the others, so that peers that hold the same take turns.
 #[derive(Debug)]
 pub(super) struct Queue<K, T> {
     order: Order,
@@ -47,7 +47,7 @@ impl<K, T> Default for Queue<K, T> {
 }
 
 impl<K: Clone + PartialEq, T> Queue<K, T> {
-    /// One more waits for `peer`.
+    /// Adds a waiter for `peer`.
     pub(super) fn push(&mut self, peer: &K, waiter: T) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
@@ -65,12 +65,12 @@ impl<K: Clone + PartialEq, T> Queue<K, T> {
         self.position(peer).is_some()
     }
 
-    /// Of the peers that wait and are `eligible`, the one whose turn it is. `held` says how much a peer holds.
+    /// Returns the peer whose turn it is, of those that wait and are `eligible`. `held` returns how much a peer holds.
     pub(super) fn next(&self, eligible: impl Fn(&K) -> bool, held: impl Fn(&K) -> u32) -> Option<&K> {
         self.order.next(self.lines.iter().map(|line| &line.peer).filter(|peer| eligible(peer)), held)
     }
 
-    /// Takes the oldest waiter of `peer`.
+    /// Removes the oldest waiter of `peer`.
     pub(super) fn pop(&mut self, peer: &K) -> Option<T> {
         let mut line = self.lines.remove(self.position(peer)?)?;
         let (_, waiter) = line.waiters.pop_first()?;
@@ -80,7 +80,7 @@ impl<K: Clone + PartialEq, T> Queue<K, T> {
         Some(waiter)
     }
 
-    /// Takes out a waiter that gives up. None if it was served.
+    /// Removes a waiter that is cancelled. Returns None if it was already served.
     pub(super) fn remove(&mut self, peer: &K, ticket: Ticket) -> Option<T> {
         let at = self.position(peer)?;
         let waiter = self.lines[at].waiters.remove(&ticket);

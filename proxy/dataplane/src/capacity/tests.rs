@@ -16,7 +16,7 @@ fn peer(capacity: &Arc<Capacity>, number: u8) -> Arc<Holding> {
     capacity.holding(&PeerKey::new(None, IpAddr::from([10, 0, 0, number])))
 }
 
-/// As much as the peer can have now.
+/// Acquires as much as the peer can have now.
 fn greedy(holding: &Arc<Holding>) -> Vec<Share> {
     std::iter::from_fn(|| holding.try_take()).collect()
 }
@@ -121,7 +121,7 @@ async fn an_exchange_whose_client_owes_bytes_is_cut_for_a_peer_that_has_less() {
     assert!(waiting.await.unwrap().is_some());
 }
 
-/// A hog that has all of a capacity of 8, what it holds, and a guest.
+/// Returns a capacity of 8 that one peer holds completely, that peer's shares, and another peer.
 fn taken() -> (Arc<Debts>, Arc<Holding>, Vec<Share>, Arc<Holding>) {
     let debts = Arc::<Debts>::default();
     let capacity = Capacity::new(8, Arc::clone(&debts));
@@ -209,7 +209,7 @@ async fn peers_that_are_gone_leave_no_entry() {
     drop(stays);
 }
 
-/// What a peer does next.
+/// The next action of a peer.
 #[derive(Debug, Clone)]
 enum Step {
     Take(u8),
@@ -238,7 +238,7 @@ proptest! {
                     let free = limit - used;
                     let more = free > limit / 32 && own < 15 * free;
                     prop_assert_eq!(share.is_some(), if own == 0 { free > 0 } else { more });
-                    // Work is conserved: who is refused finds only the reserve free.
+                    // Capacity is not wasted: a peer that is refused finds only the reserve free.
                     prop_assert!(share.is_some() || free <= limit / 16);
                     held[number].extend(share);
                 }

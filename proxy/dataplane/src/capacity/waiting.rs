@@ -1,4 +1,4 @@
-//! Waiting for a capacity: in its queue, woken by what changes, at no cost until then.
+//! Waits for a capacity in its queue. A waiter is woken by changes and costs nothing until then.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 use super::queue::{Queue, Ticket};
 use super::{Capacity, Holding, Share, locked};
 
-/// Who waits for a capacity.
+/// The waiters for a capacity.
 pub(super) type Waiters = Queue<Arc<Holding>, oneshot::Sender<Share>>;
 
-/// Resolves to a share when it is its turn. Dropped, it leaves the queue.
+/// Resolves to a share when it is its turn. Leaves the queue when dropped.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     holding: Arc<Holding>,
@@ -29,33 +29,33 @@ impl Capacity {
         self.waiting.load(SeqCst) > 0
     }
 
-    /// Resolves when, from now on, something is free that no waiter may take. Cancel-safe.
+    /// Resolves when, from now on, something is free that no waiter may acquire. Cancel-safe.
     pub(super) fn leftover(&self) -> Notified<'_> {
         self.leftover.notified()
     }
 
-    /// Something was given back, or may be used by another peer now: serves who waits, if anybody does.
+    /// Serves the waiters, if any, after a unit was returned or became available to another peer.
     pub(super) fn changed(&self) {
         if self.is_waited_for() {
             self.serve(&mut locked(&self.queue));
         }
     }
 
-    /// An exchange that holds some of it was listed as one that may be cut.
+    /// Records that an exchange that holds some of it was listed as one that may be cut.
     pub(super) fn is_owed(&self) {
         if self.is_waited_for() {
             self.reclaim(&locked(&self.queue));
         }
     }
 
-    /// Serves who waits, the peer whose turn it is first, as far as there is something for it.
+    /// Serves the waiters in order of their turn, as far as units are free for them.
     pub(super) fn serve(&self, queue: &mut Waiters) {
         while let Some(next) = queue.next(|_| true, |holding| holding.used()).map(Arc::clone) {
-            // What the peer that holds least may not take, no other may.
+            // If the peer that holds least may not acquire it, no other peer may.
             let Some(share) = next.take() else { break };
             let Some(waiter) = queue.pop(&next) else { return share.give_back() };
             self.waiting.fetch_sub(1, SeqCst);
-            // It is there as long as it is in the queue.
+            // The receiver exists as long as the waiter is in the queue.
             if let Err(share) = waiter.send(share) {
                 share.give_back();
             }
@@ -66,12 +66,12 @@ impl Capacity {
         self.reclaim(queue);
     }
 
-    /// Cuts an exchange for each peer that waits, the one whose turn it is first. No further one is cut for a peer while
-    /// one is about to end for it.
+    /// Cuts an exchange for each waiting peer, in order of their turn. No further one is cut for a peer while one is ending for
+    /// it.
     fn reclaim(&self, queue: &Waiters) {
         let eligible = |holding: &Arc<Holding>| !holding.is_cut_for.load(SeqCst);
         while let Some(next) = queue.next(eligible, |holding| holding.used()) {
-            // What cannot be cut for the one that holds least, cannot be cut for another.
+            // If nothing can be cut for the peer that holds least, nothing can be cut for another.
             if !self.debts.cut_for(next) {
                 return;
             }
@@ -80,12 +80,12 @@ impl Capacity {
 }
 
 impl Holding {
-    /// Waits for one more. While it waits, exchanges of peers that hold more, and whose client owes bytes, are cut.
+    /// Waits for one more unit. While it waits, exchanges of peers that hold more, and whose client owes bytes, are cut.
     pub(crate) fn wait(self: &Arc<Self>) -> Waiting {
         let capacity = &self.capacity;
         let (sender, receiver) = oneshot::channel();
         let mut queue = locked(&capacity.queue);
-        // Before the look at what is free, so that who gives something back from now on sees it.
+        // Incremented before the free amount is checked, so that a release from now on sees the waiter.
         capacity.waiting.fetch_add(1, SeqCst);
         let ticket = queue.push(self, sender);
         capacity.serve(&mut queue);
@@ -96,7 +96,7 @@ impl Holding {
 impl Future for Waiting {
     type Output = Option<Share>;
 
-    /// `None` never comes: the queue holds the other end.
+    /// Never `None`: the queue holds the sender.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Share>> {
         Pin::new(&mut self.receiver).poll(cx).map(Result::ok)
     }
@@ -108,7 +108,7 @@ impl Drop for Waiting {
             return;
         }
         let capacity = &self.holding.capacity;
-        // One that was served since it was polled last gives its share back with its receiver.
+        // If it was served since the last poll, the share is returned with its receiver.
         if locked(&capacity.queue).remove(&self.holding, self.ticket).is_some() {
             capacity.waiting.fetch_sub(1, SeqCst);
         }

@@ -15,39 +15,39 @@ use super::replay::ReplayBody;
 use crate::codec::head::RequestHead;
 use crate::upstream::cluster::Cluster;
 
-/// How often a request is sent again whatever its route says, because the connection that it was given had just been closed;
-/// a host that closes every connection is left after so many.
+/// How many times a request is sent again regardless of its route, because the connection that it was given had just been
+/// closed. This limits the attempts at a host that closes every connection.
 const CLOSED_CONNECTIONS: u32 = 2;
 
-/// What the decision depends on; the same for all attempts of a request.
+/// The inputs of the decision that are the same for all attempts of a request.
 #[derive(Debug)]
 pub(super) struct RetryRules<'a> {
-    /// Where the request goes.
+    /// The cluster that the request is sent to.
     pub(super) cluster: &'a Cluster,
-    /// The route's retries.
+    /// The route's retry policy.
     pub(super) retry: Option<&'a RetryPolicy>,
-    /// When the request has to be answered.
+    /// When the request must have been answered.
     pub(super) deadline: Option<Instant>,
-    /// How many hosts the client's own name resolved to, where they are not the cluster's to pick.
+    /// The number of hosts that the client's own name resolved to, if they are not picked by the cluster.
     pub(super) resolved: Option<usize>,
 }
 
-/// Whether an attempt is followed by another one.
+/// Whether another attempt follows.
 pub(super) enum RetryDecision {
-    /// Another attempt after a delay, with its permit of the retry budget if it is charged to that.
+    /// Another attempt after a delay, with its permit from the retry budget if it is charged to the budget.
     Retry(Duration, Option<RetryPermit>),
-    /// The outcome is final; the reason, if any, replaces its own.
+    /// The outcome is final; the reason, if any, replaces that of the outcome.
     Final(Option<Reason>),
 }
 
-/// What happened to a request so far.
+/// The progress of a request so far.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// The hosts that it was sent to.
     pub(super) tried: Vec<SocketAddr>,
-    /// How often it was sent.
+    /// The number of attempts.
     pub(super) begun: u32,
-    /// How far it came at most.
+    /// The furthest state that any attempt reached.
     pub(super) furthest: Reached,
     retries: Retries,
 }
@@ -113,14 +113,14 @@ impl RetryRules<'_> {
         let Some(retry) = self.retry else { return RetryDecision::Final(None) };
         let outcome = Outcome::Failed(failure);
         match self.decided(retry.decide(&mut progress.retries, &head.method, outcome, fastrand::u32(..))) {
-            // The failure says more than that it was the last.
+            // The failure's own reason says more than that the limit was reached.
             RetryDecision::Final(Some(Reason::UpstreamRetryLimitExceeded)) => RetryDecision::Final(None),
             next => next,
         }
     }
 
-    /// Whether a request that waits for a silent host is sent to another one: as any repetition, if the route retries and the
-    /// budget has capacity. `None`: it waits on, for as long as it may.
+    /// Returns a permit if a request that waits for a silent host is to be sent to another one. As for any retry, the route
+    /// must permit it and the budget must have capacity. Returns `None` if the request continues to wait.
     pub(super) fn moving(
         &self,
         head: &RequestHead,
@@ -156,9 +156,9 @@ impl RetryRules<'_> {
         }
     }
 
-    /// Whether a request to a destination outside the mesh may be sent again because its connection, which had been idle,
-    /// was closed just then: it is idempotent and got no byte of an answer (RFC 9110 section 9.2.2). Inside the mesh the
-    /// route's policy says so: the caller's does, and the one in front of the application does not.
+    /// Returns whether a request to a destination outside the mesh may be sent again because its connection, which had been
+    /// idle, was closed at that moment: it is idempotent and has received no byte of a response (RFC 9110 section 9.2.2).
+    /// Inside the mesh the route's policy decides: the caller's policy retries, the one in front of the application does not.
     fn may_have_come_late(&self, failure: &Failure, method: &Method) -> bool {
         self.resolved.is_some()
             && failure.reason == Reason::UpstreamConnectionTermination
@@ -171,8 +171,8 @@ impl RetryRules<'_> {
     }
 }
 
-/// Whether a request failed because its connection was closed just then, and was provably not processed. A stream that the
-/// peer refused is for the policy; one above its GOAWAY just came late.
+/// Returns whether a request failed because its connection was closed at that moment, and was provably not processed. A refused
+/// stream is left to the policy; a stream above the last one of a GOAWAY counts as late.
 fn came_late(failure: &Failure) -> bool {
     failure.side == Side::Upstream
         && failure.never_processed()

@@ -1,7 +1,7 @@
-//! Sends a request upstream, as often as it takes and its policies allow, until an answer may be relayed.
+//! Sends a request upstream, as often as needed and as its policies allow, until a response may be relayed.
 //!
-//! Each attempt picks one of the current endpoints. If the future is cancelled at an await, every guard releases what it
-//! holds and the active attempt is cancelled.
+//! Each attempt picks one of the current endpoints. If the future is cancelled at an await, every guard releases what it holds
+//! and the active attempt is cancelled.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -33,30 +33,30 @@ use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::{Cluster, Picked, Probing};
 use crate::upstream::host::{Host, HostAttempt};
 
-/// Which attempt a request is, and how many there were (Envoy's `x-envoy-attempt-count`).
+/// The number of the attempt in a request, and the number of attempts in a response (Envoy's `x-envoy-attempt-count`).
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
-/// The longest that a request waits for an endpoint that pushes back, before it is sent there again.
+/// The longest time that a request waits for an endpoint that pushes back, before it is sent there again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Where a request goes and what may be done for it; decided from one snapshot.
+/// Where a request is sent and which policies apply; decided from one snapshot.
 #[derive(Debug)]
 pub(super) struct Forwarding<'a> {
     /// The cluster.
     pub(super) cluster: Rc<Cluster>,
-    /// Its hosts, where they are not the cluster's to pick: what the client's own name resolved to.
+    /// The hosts, if they are not picked by the cluster: those that the client's own name resolved to.
     pub(super) hosts: Option<Vec<Rc<Host>>>,
-    /// The route's retries.
+    /// The route's retry policy.
     pub(super) retry: Option<&'a RetryPolicy>,
-    /// How much of the body is buffered for them, and where attempts are counted.
+    /// How much of the body is buffered for retries, and where attempts are counted.
     pub(super) attempts: &'a Attempts,
-    /// How long the whole request may take and stand still.
+    /// The time limits of the whole request, in total and without progress.
     pub(super) limit: TimeLimit,
-    /// When all of the request's body has to be here (`HttpConnectionManager.request_timeout`).
+    /// When the whole request body must have been received (`HttpConnectionManager.request_timeout`).
     pub(super) body_deadline: Option<Instant>,
 }
 
-/// What the attempts of one request share.
+/// The state that the attempts of one request share.
 struct Attempting<'r, 'a> {
     cx: &'r mut RequestContext<'a>,
     body: &'r ReplayBody,
@@ -66,7 +66,7 @@ struct Attempting<'r, 'a> {
 }
 
 impl Attempting<'_, '_> {
-    /// Whether two hosts may execute it, one for certain and the other perhaps.
+    /// Returns whether two hosts may execute it: one certainly, the other possibly.
     fn may_be_paired(&self) -> bool {
         let head = &self.cx.head;
         head.method.is_safe() && head.upgrade.is_none() && self.body.is_empty()
@@ -86,7 +86,7 @@ impl Forwarding<'_> {
         }
     }
 
-    /// Carries it out. Interim responses go to the client at once.
+    /// Forwards the request. Interim responses are sent to the client at once.
     ///
     /// Returns the last attempt's failure if all fail, with the furthest state that any attempt reached.
     pub(super) async fn run(&self, admitted: Admitted<'_, '_>) -> Result<Reply, Failure> {
@@ -110,7 +110,7 @@ impl Forwarding<'_> {
         loop {
             let Ended { asking, outcome, paid } = match self.next(&mut request).await {
                 Ok(ended) => ended,
-                // What was sent before may have been processed.
+                // Previous attempts may have been processed.
                 Err(none) => {
                     return Err(Failure { reached: none.reached.max(request.progress.furthest), ..none });
                 }
@@ -145,7 +145,7 @@ impl Forwarding<'_> {
                     cx.journal.attempt_ends();
                     self.cluster.series.retries.increment();
                     progress.tried.push(host.address);
-                    // What was answered is given up before the next attempt begins.
+                    // The response is dropped before the next attempt begins.
                     retrying = paid.or(outcome.err().and_then(|failed| failed.moved));
                     if !pause.is_zero() {
                         drop(asking);
@@ -186,10 +186,10 @@ impl Forwarding<'_> {
         }
     }
 
-    /// Takes the request's body, whose client has a limited time for it until the answer is there.
+    /// Takes the request's body. The client has a limited time to send it, until the response arrives.
     fn timed_body(&self, cx: &mut RequestContext<'_>) -> (Body, Option<RequestTimeout>) {
         let limits = &cx.on.limits;
-        // A gRPC call may be quiet between messages before it is answered; an upload may not.
+        // A gRPC call may be idle between messages before it is answered; an upload may not.
         let stillness = if cx.grpc { limits.stream_timeout } else { limits.body_timeout };
         let (cluster, key) = (Rc::clone(&self.cluster), cx.on.client.key.clone());
         let body = std::mem::replace(&mut cx.body, Body::empty());
@@ -197,7 +197,7 @@ impl Forwarding<'_> {
             .start(body, move |waker: &_| cluster.peer(&key).owes(waker))
     }
 
-    /// The next attempt, at the host that is picked for it.
+    /// Makes the next attempt, at the host that is picked for it.
     async fn next(&self, request: &mut Attempting<'_, '_>) -> Result<Ended, Failure> {
         let covered = self.retry.is_some() && request.cx.head.method.is_idempotent();
         let probing = if covered { Probing::Covered } else { Probing::Uncovered };
@@ -209,7 +209,7 @@ impl Forwarding<'_> {
                 false => Rc::clone(&host),
             };
             if cover.address == doubted.address {
-                // There is no other.
+                // There is no other host.
             } else if request.may_be_paired() && doubted.takes_pair() {
                 // Boxed, because it is rare and would make every request larger.
                 return Ok(Box::pin(self.pair(doubted, cover, request)).await);
@@ -237,12 +237,12 @@ impl Forwarding<'_> {
         asking
     }
 
-    /// One attempt, from a connection to the head of an answer.
+    /// Makes one attempt, from the connection to the response head.
     async fn attempt(&self, mut asking: HostAttempt, request: &mut Attempting<'_, '_>) -> Ended {
         let Attempting { cx, body, peer, rules, progress } = request;
         let RequestContext { on, head, journal, responder, .. } = &mut **cx;
         let head = &*head;
-        // What follows its client's version may be an application that takes upgrades in HTTP/1.1 alone.
+        // An endpoint that uses its client's version may be an application that accepts upgrades in HTTP/1.1 only.
         let version = if head.upgrade.is_some() { Version::HTTP_11 } else { head.version };
         let speaks = self.cluster.speaks(version);
         let attempt = Attempt { head, body, peer, speaks, limit: attempt::limit(self.retry, self.limit) };
@@ -267,7 +267,7 @@ impl Forwarding<'_> {
         Ended { asking, outcome, paid: None }
     }
 
-    /// An attempt at a host of which it is in doubt whether it still answers, and at another when it does not soon.
+    /// Makes an attempt at a host that is in doubt, and another at `cover` if the first is not answered soon.
     async fn pair(&self, doubted: Rc<Host>, cover: Rc<Host>, request: &mut Attempting<'_, '_>) -> Ended {
         let asking = self.begin(&doubted, request);
         let mut probe = Probe::begin(
@@ -289,7 +289,7 @@ impl Forwarding<'_> {
         request.progress.covered();
         let asking = self.begin(&cover, request);
         self.cluster.series.retries.increment();
-        // One a second for each host in doubt, whether or not the budget has capacity.
+        // Limited to one a second for each host in doubt, whether or not the budget has capacity.
         let paid = self.cluster.retry();
         let began = Instant::now();
         let answered = {
@@ -305,13 +305,13 @@ impl Forwarding<'_> {
                 },
                 ended = &mut covering => {
                     let Err(failed) = &ended.outcome else {
-                        // One that fails at once is no yardstick for one that works.
+                        // A host that fails at once is no baseline for one that works.
                         if ended.is_served() {
                             probe.judge(Rc::clone(&self.cluster), began.elapsed());
                         }
                         return Ended { paid, ..ended };
                     };
-                    // The doubted host still has the request, and may answer it.
+                    // The doubted host still has the request and may answer it.
                     let Some(answered) = self.answer_of(&mut probe).await else {
                         return Ended { paid, ..ended };
                     };
@@ -324,7 +324,7 @@ impl Forwarding<'_> {
         Ended { paid, ..probe.ended(Ok(answered), &mut request.cx.responder).await }
     }
 
-    /// The answer of the doubted host within the time that the request has; None if it fails or takes longer.
+    /// Returns the response of the doubted host within the time left for the request. Returns None if it fails or takes longer.
     async fn answer_of(&self, probe: &mut Probe) -> Option<Response> {
         let deadline = attempt::limit(self.retry, self.limit).deadline;
         match deadline {
@@ -344,7 +344,8 @@ impl Forwarding<'_> {
         Ok(Picked { host, doubted: None })
     }
 
-    /// What follows, as the answer's pushback allows it: it bounds the pause before the same host is asked again.
+    /// Applies the response's pushback to the decision: it is the minimum pause before the same host receives the request
+    /// again.
     fn heeding(
         &self,
         pushback: Option<Pushback>,
@@ -361,9 +362,9 @@ impl Forwarding<'_> {
             .pick(cx.on.client.destination, &tried, Probing::Never)
             .is_ok_and(|next| next.host.address == host.address);
         let pause = if again { pause.max(wait) } else { pause };
-        // The bound is checked first: the requested pushback may overflow an Instant.
+        // The limit is checked first: the requested pushback may overflow an Instant.
         let in_time = || self.limit.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
-        // The client, which gets the pushback too, can wait as well.
+        // A longer wait is left to the client, which receives the pushback too.
         if pause <= LONGEST_PAUSE && in_time() {
             RetryDecision::Retry(pause, paid)
         } else {
@@ -371,7 +372,7 @@ impl Forwarding<'_> {
         }
     }
 
-    /// Counts a failure against its host as far as the host is to blame for it.
+    /// Counts a failure against its host if the host is responsible for it.
     fn blame(&self, asking: &HostAttempt, failure: &Failure, connection: Freshness) {
         let Blame { alive, outcome } = blame::failed(failure, connection);
         asking.ended(failure, alive);

@@ -1,10 +1,10 @@
-//! A pair: one request that is sent to a host of which it is in doubt whether it still answers, and covered by another.
+//! A pair: one request that is sent to a host that is in doubt, and covered by an attempt at another host.
 //!
-//! The doubted host goes first. The other one is asked when it does not answer soon, so that the client waits little, and
-//! its answer time is the yardstick: a request that is slow everywhere says nothing about the doubted host. Only requests
-//! without a body whose method is safe are used, since both hosts may execute them.
+//! The doubted host receives the request first. The other host receives it if the first does not answer soon, so that the
+//! client waits little. Its response time is the baseline: a request that is slow everywhere says nothing about the doubted
+//! host. Only requests without a body whose method is safe are used, since both hosts may execute them.
 //!
-//! Dropped before its end, nothing is learnt and the doubt stands.
+//! If a pair is dropped before its end, nothing is recorded and the doubt remains.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -26,14 +26,14 @@ use crate::upstream::dial::Purpose;
 use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Speaks;
 
-/// The doubted host has failed when it takes so many times longer than the other one, and at least so long.
+/// The doubted host has failed if it takes this many times longer than the other host, and at least this long.
 const TIMES: u32 = 10;
 const LEAST: Duration = Duration::from_millis(250);
 
-/// A deadline that is noticed later than this says that it was this process that stood still.
+/// If a deadline is observed later than this, this process itself was stalled.
 const STOOD_STILL: Duration = Duration::from_millis(100);
 
-/// How long the answer of a host that failed its pair is waited for: a host that is slow and not silent tells by it.
+/// How long the response of a host that failed its pair is awaited: it distinguishes a slow host from a silent one.
 const AWAITED: Duration = Duration::from_secs(30);
 
 type Answered = Result<Response, Failure>;
@@ -62,23 +62,23 @@ impl Probe {
         Self { asking, answer, interims }
     }
 
-    /// The doubted host's answer. Cancel-safe.
+    /// Returns the doubted host's response. Cancel-safe.
     pub(super) async fn answer(&mut self) -> Answered {
         self.answer.as_mut().await
     }
 
-    /// The doubted host's answer is the one that counts. Its interim responses go to the client first.
+    /// Ends the pair with the doubted host's response. Its interim responses are sent to the client first.
     pub(super) async fn ended(self, answered: Answered, responder: &mut Responder) -> Ended {
         for head in self.interims.take() {
-            // A client that is gone is noticed where the final answer goes.
+            // A disconnected client is detected when the final response is sent.
             let _ = responder.interim(head).await;
         }
         let outcome = answered.map_err(|failure| Failed::new(failure, false));
         Ended { asking: self.asking, outcome, paid: None }
     }
 
-    /// The other host has answered within `yardstick`: finds out in a task of its own, which ends within [`AWAITED`], whether the
-    /// doubted host is silent or slow.
+    /// Determines whether the doubted host is silent or slow, after the other host has answered within `yardstick`. Runs in a
+    /// separate task, which ends within [`AWAITED`].
     pub(super) fn judge(self, cluster: Rc<Cluster>, yardstick: Duration) {
         tokio::task::spawn_local(self.judged(cluster, yardstick));
     }
@@ -86,7 +86,7 @@ impl Probe {
     async fn judged(mut self, cluster: Rc<Cluster>, yardstick: Duration) {
         let allowed = (yardstick * TIMES).max(LEAST);
         if allowed > AWAITED {
-            return; // What is slow everywhere proves nothing in time.
+            return; // A request that is slow everywhere proves nothing in time.
         }
         let deadline = Instant::now() + allowed.saturating_sub(self.asking.age());
         let late = sleep_until(deadline);

@@ -1,8 +1,8 @@
 //! The body of a request that may have to be sent more than once.
 //!
-//! What an attempt has read of it is kept, within the route's bound and [`OF_WORKER`]; the next one reads that first and then
-//! goes on where the last one stopped. Beyond a bound nothing is kept, and no further attempt is possible. What is kept is
-//! shared with what was sent, not copied; without a body nothing is.
+//! The frames that an attempt has read are buffered, within the route's limit and [`OF_WORKER`]. The next attempt reads these
+//! first and then continues where the previous one stopped. Beyond a limit nothing is buffered, and no further attempt is
+//! possible. Buffered bytes are shared with those sent, not copied; without a body nothing is buffered.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,20 +16,20 @@ use outrigger_core::reason::Reason;
 use crate::codec::body::{Body, Frame, Source};
 use crate::metrics::WorkerMetrics;
 
-/// How much one worker keeps of all its requests' bodies together, in bytes.
+/// How much one worker buffers of all request bodies together, in bytes.
 const OF_WORKER: usize = 32 * 1024 * 1024;
 
-/// What a kept frame costs besides its bytes.
+/// The cost of a buffered frame in addition to its bytes.
 const FRAME: usize = 64;
 
-/// How much of a body is buffered.
+/// The limits on what is buffered of a body.
 #[derive(Debug)]
 pub(super) struct BufferLimits {
-    /// Bytes, at most.
+    /// The maximum, in bytes.
     pub(super) limit: usize,
-    /// Bytes that the worker keeps of all bodies.
+    /// The bytes that the worker buffers of all bodies.
     pub(super) of_worker: Rc<Cell<usize>>,
-    /// Counts the bodies that were too long.
+    /// Counts the bodies that exceeded a limit.
     pub(super) metrics: Arc<WorkerMetrics>,
 }
 
@@ -47,24 +47,24 @@ enum Kind {
 struct ReplayBuffer {
     rest: RefCell<Body>,
     frames: RefCell<VecDeque<Result<Frame, Failure>>>,
-    /// What `frames` cost, in bytes. The worker's count has them too.
+    /// The cost of `frames` in bytes, which is included in the worker's count.
     bytes: Cell<usize>,
-    /// A bound was passed: `frames` is empty, and no further attempt would have all of the body.
+    /// Whether a limit was exceeded: `frames` is empty, and a further attempt could not send the whole body.
     lost: Cell<bool>,
     keeping: BufferLimits,
-    /// The attempt that may read: the newest.
+    /// The attempt that may read: the newest one.
     turn: Cell<u64>,
-    /// How many of `frames` that attempt has read.
+    /// The number of `frames` that this attempt has read.
     position: Cell<usize>,
     ended: Cell<bool>,
-    /// Whether the endpoint waits for bytes that the client has yet to send.
+    /// Whether the endpoint waits for bytes that the client has not sent yet.
     starved: Cell<bool>,
     /// Whether no further attempt is possible, so that nothing needs to be buffered.
     last: Cell<bool>,
 }
 
 impl ReplayBody {
-    /// Takes the body of a request.
+    /// Creates the replayable body of a request.
     pub(super) fn new(body: Body, keeping: impl FnOnce() -> BufferLimits) -> Self {
         if body.is_ended() {
             return Self(Kind::Empty);
@@ -83,12 +83,12 @@ impl ReplayBody {
         })))
     }
 
-    /// Whether there is no body at all.
+    /// Returns whether there is no body.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.0, Kind::Empty)
     }
 
-    /// Whether another attempt could send the whole body.
+    /// Returns whether another attempt could send the whole body.
     pub(super) fn is_whole(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
@@ -96,7 +96,7 @@ impl ReplayBody {
         }
     }
 
-    /// Whether the client owes nothing of it: it has sent all, or more than the endpoint reads.
+    /// Returns whether the client owes none of it: it has sent all, or more than the endpoint reads.
     pub(super) fn is_sent(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
@@ -117,7 +117,7 @@ impl ReplayBody {
         }
     }
 
-    /// No further attempt will be made: stops buffering.
+    /// Stops buffering, because no further attempt will be made.
     pub(super) fn stop_buffering(&self) {
         if let Kind::Streamed(kept) = &self.0 {
             kept.last.set(true);
@@ -183,7 +183,7 @@ fn cost(frame: &Result<Frame, Failure>) -> usize {
     FRAME
         + match frame {
             Ok(Frame::Data(bytes)) => bytes.len(),
-            // Fields cost about as much as their text; a trailer section is bounded by the codec.
+            // The cost of fields is about that of their text; the codec limits a trailer section.
             Ok(Frame::Trailers(fields)) => fields.len() * 64,
             Err(_) => 0,
         }
@@ -213,7 +213,7 @@ impl Source for ReplayBuffer {
         let frame = ready!(frame);
         match &frame {
             Some(frame) => {
-                // Nothing follows trailers, and no reader asks for it.
+                // Nothing follows trailers, and no reader polls for more.
                 self.ended.set(matches!(frame, Ok(Frame::Trailers(_))));
                 self.keep(frame);
             }

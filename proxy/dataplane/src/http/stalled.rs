@@ -1,6 +1,6 @@
-//! A response that its client does not read is cut if a peer that holds less needs its capacity.
+//! Cuts a response that its client does not read if a peer that holds less needs its capacity.
 //!
-//! How long a client may take nothing in any case the codec knows ([`Limits::write_timeout`]).
+//! Independently of this, the codec limits how long a client may read nothing ([`Limits::write_timeout`]).
 //!
 //! [`Limits::write_timeout`]: crate::codec::limits::Limits::write_timeout
 
@@ -15,11 +15,11 @@ use crate::capacity::Debt;
 use crate::codec::allowance::StillSince;
 use crate::codec::watchdog::Watchdog;
 
-/// How long a client may take nothing before its answer may be cut for another peer's request.
+/// How long a client may read nothing before its response may be cut for another peer's request.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs a delivery. `still_since` holds since when its client has read nothing; `owe` lists it as one that may be cut.
-/// Returns None if it was cut.
+/// Runs a delivery. `still_since` holds the time since which its client has read nothing; `owe` lists the delivery as one that
+/// may be cut. Returns None if it was cut.
 pub(super) async fn unless_cut<T>(
     mut delivery: Pin<&mut impl Future<Output = T>>,
     still_since: StillSince,
@@ -59,8 +59,8 @@ mod tests {
     use super::*;
     use crate::capacity::{Capacity, Debts};
 
-    /// What becomes of a delivery of an hour, of which the client takes something every `every`, when another peer wants
-    /// the place for a minute.
+    /// Runs a delivery of an hour, of which the client reads something every `every`, while another peer waits for its capacity
+    /// for a minute.
     async fn delivered(every: Duration) -> (Option<()>, Duration) {
         let debts = Arc::<Debts>::default();
         let capacity = Capacity::new(4, Arc::clone(&debts));

@@ -1,8 +1,8 @@
-//! Whether a client that has closed its side of a connection still reads the other, or is gone.
+//! Determines whether a client that has closed its side of a connection still reads the other side, or is gone.
 //!
-//! TCP says the same of both: a FIN. Most clients of a sidecar are applications in its own network namespace, and there the
-//! kernel knows more: the client's own socket belongs to a process or to nobody (sock_diag(7), one exchange over netlink).
-//! Asked only when a client closes its side while it is owed an answer.
+//! TCP signals both with a FIN. Most clients of a sidecar are applications in its own network namespace, where the kernel knows
+//! more: whether the client's own socket still belongs to a process (sock_diag(7), one exchange over netlink). The kernel is
+//! queried only when a client closes its side while a response is owed to it.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -15,28 +15,28 @@ use super::address::{OriginalDestination, canonical};
 /// The state of a client that has closed its side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// It has closed its side and reads the other.
+    /// It has closed its side and still reads the other.
     Reads,
-    /// It has closed the connection, or broken it off.
+    /// It has closed or reset the connection.
     Gone,
     /// Unknown, because it is on another machine.
     Unknown,
 }
 
-/// Asks the kernel about the client at the other end of `stream`.
+/// Queries the kernel about the client at the other end of `stream`.
 pub(super) fn ask(stream: &TcpStream) -> Peer {
     let (Ok(client), Ok(local)) = (stream.peer_addr().map(canonical), stream.local_addr().map(canonical))
     else {
         return Peer::Gone;
     };
-    // The socket of a redirected client goes to where the client believes that it is connected.
+    // The socket of a redirected client is connected to the original destination.
     let dialled = OriginalDestination::of(stream).ok().flatten().map_or(local, |original| original.0);
     let is_local = client.ip().is_loopback() || client.ip() == local.ip();
     judge(inode(client, dialled), is_local, || inode(local, client))
 }
 
-/// What the kernel's word on the client's socket means. `ours` is its word on the other end, which exists. Where the kernel does
-/// not answer, nothing is known; the caller waits for a while then, whatever the client does.
+/// Interprets the kernel's answer about the client's socket. `ours` is its answer about the other end, which exists. If the
+/// kernel does not answer, the state is unknown; the caller then waits for a while, whatever the client does.
 fn judge(
     client: io::Result<Option<u32>>,
     is_local: bool,
@@ -45,8 +45,8 @@ fn judge(
     match client {
         Ok(Some(0)) => Peer::Gone,
         Ok(Some(_)) => Peer::Reads,
-        // Of this machine, and no process has its socket any more. A kernel without this diagnosis says the same of every
-        // socket.
+        // The client is on this machine, and no process has its socket any more. A kernel without this diagnosis gives the same
+        // answer for every socket.
         Ok(None) if is_local && matches!(ours(), Ok(Some(_))) => Peer::Gone,
         Ok(None) | Err(_) => Peer::Unknown,
     }
@@ -60,15 +60,15 @@ const NLMSG_ERROR: u16 = 2;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const IPPROTO_TCP: u8 = 6;
 const HEADER_BYTES: usize = 16;
-/// Where `inet_diag_msg.idiag_inode` is in an answer.
+/// The offset of `inet_diag_msg.idiag_inode` in an answer.
 const INODE_AT: usize = HEADER_BYTES + 4 + 48 + 16;
 
-/// The inode of this machine's socket that is bound to `local` and connected to `remote`: 0 when no process has it open.
-/// `None`: there is no such socket in this network namespace.
+/// Returns the inode of this machine's socket that is bound to `local` and connected to `remote`, or 0 if no process has it
+/// open. Returns `None` if there is no such socket in this network namespace.
 fn inode(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     let netlink =
         Socket::new(Domain::from(AF_NETLINK), Type::DGRAM, Some(Protocol::from(NETLINK_SOCK_DIAG)))?;
-    // The kernel answers within the call that asks.
+    // The kernel answers within the call that sends the query.
     netlink.set_nonblocking(true)?;
     netlink.send(&question(local, remote))?;
     let mut answer = [0; 512];
@@ -85,7 +85,7 @@ fn inode(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     }
 }
 
-/// An `inet_diag_req_v2` behind its netlink header.
+/// Returns an `inet_diag_req_v2` after its netlink header.
 fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     const FAMILIES: (u8, u8) = (2, 10);
     let family = if local.is_ipv4() { FAMILIES.0 } else { FAMILIES.1 };

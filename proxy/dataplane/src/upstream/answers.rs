@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a request that tests a doubted host waits before another host receives it too: a multiple of the usual latency of
-/// the cluster, within limits.
+/// How long a request that tests a doubted host waits before it is also sent to another host: a multiple of the usual latency
+/// of the cluster, within limits.
 const COVER_TIMES: f64 = 3.0;
 const COVER_AFTER: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
@@ -38,7 +38,7 @@ impl Answers {
         self.count.get()
     }
 
-    /// Returns how long a doubted host has for an answer before another one is asked too.
+    /// Returns how long a doubted host has to answer before the request is also sent to another host.
     pub(super) fn cover_after(&self) -> Duration {
         let (least, most) = COVER_AFTER;
         Duration::from_secs_f64((self.usual_seconds.get() * COVER_TIMES).min(most.as_secs_f64())).max(least)

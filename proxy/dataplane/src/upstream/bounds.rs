@@ -1,9 +1,9 @@
 //! The limits of one cluster: connections, pending requests, requests in flight.
 //!
-//! Counts are process-wide, because the limits are; the limits are those of the newest configuration. Requests, queue slots
-//! and connections in use are shared between peers ([`crate::capacity`]). An idle connection belongs to no peer and serves the
-//! next request. Open connections, idle ones included, are counted separately. A request that waits for one to close is first
-//! in line for its permit, and has idle ones closed on all workers.
+//! Counts are process-wide, because the limits are; the limits are those of the newest configuration. Requests, queue slots and
+//! connections in use are shared between peers ([`crate::capacity`]). An idle connection belongs to no peer and serves the next
+//! request. Open connections, including idle ones, are counted separately. A request that waits for a connection to close is
+//! first in line for its permit, and causes idle connections to be closed on all workers.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,15 +22,15 @@ use crate::capacity::{Capacity, Debt, Debts, Holding, Share};
 /// How long a request waits for a connection.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// How long a request waits for another one, whose client stalls, to be cut off when no permit is left.
+/// How long a request waits for another request, whose client stalls, to be cut off when no permit is left.
 const UNTIL_CUT: Duration = Duration::from_secs(1);
 
-/// What is in use of a cluster. One per cluster name, for the lifetime of the process.
+/// The amounts in use of a cluster. One per cluster name, for the lifetime of the process.
 #[derive(Debug)]
 pub(super) struct InUse {
     requests: Arc<Capacity>,
     pending: Arc<Capacity>,
-    /// Connections that carry a request, or opaque bytes.
+    /// Connections that carry a request or opaque bytes.
     connections: Arc<Capacity>,
     /// Open connections, including idle and shared ones.
     open: Arc<Holding>,
@@ -38,7 +38,7 @@ pub(super) struct InUse {
 }
 
 impl Default for InUse {
-    /// Nothing is in use. The first worker that uses the cluster sets the limits.
+    /// Creates the counts with nothing in use. The first worker that uses the cluster sets the limits.
     fn default() -> Self {
         let debts = Arc::<Debts>::default();
         let capacity = || Capacity::new(0, Arc::clone(&debts));
@@ -56,13 +56,13 @@ impl Default for InUse {
 #[derive(Debug)]
 pub(super) struct Bounds {
     in_use: Arc<InUse>,
-    /// The connections of the process.
+    /// The connection budget of the process.
     budget: Arc<ConnectionBudget>,
-    /// Handles of the peers that use the cluster through this worker, so that a request finds its own without a lock.
+    /// Handles of the peers that use the cluster through this worker, so that a request finds its handle without a lock.
     peers: RefCell<HashMap<PeerKey, Rc<Peer>>>,
 }
 
-/// What one peer holds of a cluster.
+/// The amounts of a cluster's capacities that one peer holds.
 #[derive(Debug)]
 pub(crate) struct Peer {
     requests: Arc<Holding>,
@@ -71,14 +71,14 @@ pub(crate) struct Peer {
     in_use: Arc<InUse>,
 }
 
-/// The permit for an open connection: one of the cluster's, and one of the process's.
+/// The permit for an open connection: one of the cluster's permits and one of the process's.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     _of_cluster: Share,
     _of_process: Share,
 }
 
-/// What keeps a connection from being opened.
+/// Why no connection may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exhausted {
     /// The limit of the cluster is reached.
@@ -90,7 +90,7 @@ pub(super) enum Exhausted {
 /// A slot in the queue for a connection.
 pub(super) type PendingPermit = Share;
 
-/// The permit for a request in flight of a peer.
+/// The permit for a peer's request in flight.
 #[derive(Debug)]
 pub(crate) struct RequestPermit {
     pub(crate) peer: Rc<Peer>,
@@ -108,16 +108,16 @@ impl Bounds {
         Rc::new(bounds)
     }
 
-    /// Sets the limits of a newer configuration. What is in use stays in use.
+    /// Sets the limits of a newer configuration. Permits in use stay in use.
     pub(super) fn set_limits(&self, limits: &CircuitBreakers) {
         self.in_use.requests.set_limit(limits.max_requests);
         self.in_use.pending.set_limit(limits.max_pending_requests);
-        // A cluster may not use more at once than the process may open, so that its peers share that.
+        // A cluster may not use more at once than the process may open, so that its peers share that amount.
         self.in_use.connections.set_limit(limits.max_connections.min(self.budget.of_one_cluster()));
         self.in_use.open.capacity().set_limit(limits.max_connections);
     }
 
-    /// Returns what the peer holds of this cluster.
+    /// Returns the handle of a peer.
     pub(super) fn peer(&self, key: &PeerKey) -> Rc<Peer> {
         if let Some(peer) = self.peers.borrow().get(key) {
             return Rc::clone(peer);
@@ -132,8 +132,8 @@ impl Bounds {
         peer
     }
 
-    /// Acquires a permit for one request of the peer. If none is left, but clients of other requests stall, waits for one of
-    /// these to be cut off. Returns `None` if there is no capacity.
+    /// Acquires a permit for one request of the peer. If none is left and clients of other requests stall, waits for one of
+    /// those requests to be cut off. Returns `None` if there is no capacity.
     pub(super) async fn request(&self, key: &PeerKey) -> Option<RequestPermit> {
         let peer = self.peer(key);
         let share = match peer.requests.try_take() {
@@ -143,8 +143,8 @@ impl Bounds {
         Some(RequestPermit { peer, _share: share })
     }
 
-    /// Acquires the use of one connection for the peer, waiting in the queue if it has a slot. The value that `waits` returns
-    /// is kept while it waits.
+    /// Acquires the use of one connection for the peer. Waits in the queue if a slot is available there. The value that `waits`
+    /// returns is kept while it waits.
     pub(super) async fn connection<W>(&self, peer: &Peer, waits: impl FnOnce() -> W) -> Option<Share> {
         if let Some(share) = peer.connections.try_take() {
             return Some(share);
@@ -158,7 +158,7 @@ impl Bounds {
         peer.pending.try_take()
     }
 
-    /// Acquires the permit to open one more connection, if there is one.
+    /// Acquires the permit to open one more connection, if one is available.
     pub(super) fn open(&self) -> Result<ConnectionPermit, Exhausted> {
         let of_cluster = self.in_use.open.try_take().ok_or(Exhausted::Cluster)?;
         let of_process = self.budget.open().try_take().ok_or(Exhausted::Process)?;
@@ -176,7 +176,7 @@ impl Bounds {
         if let Some(share) = open.try_take() {
             return Some(share);
         }
-        // Queues first, so that the permit of a connection that is closed now is not missed.
+        // Queued first, so that the permit of a connection that closes now is not missed.
         let waiting = open.wait();
         self.budget.call_for_one();
         waiting.await
@@ -197,7 +197,7 @@ impl Bounds {
 }
 
 impl Peer {
-    /// Lists an exchange of the peer as one whose client stalls, until it is dropped.
+    /// Lists an exchange of the peer as one whose client stalls, until the returned value is dropped.
     pub(crate) fn owes(&self, waker: &Waker) -> Debt {
         self.in_use.debts.list(&[&self.requests, &self.connections], waker)
     }

@@ -1,6 +1,6 @@
-//! Dials endpoints: TCP, and TLS if the endpoint has it, within one timeout.
+//! Dials endpoints: TCP, and TLS if the endpoint uses it, within one timeout.
 //!
-//! Nothing of a request has been written yet, so that another attempt after a failure here is safe.
+//! No byte of a request has been written yet, so another attempt after a failure here is safe.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -36,23 +36,23 @@ pub(crate) enum Wire {
     Http1,
     /// HTTP/2.
     Http2,
-    /// The one that the host prefers; without TLS, HTTP/1.1.
+    /// The one that the host prefers; HTTP/1.1 without TLS.
     Either,
     /// Opaque bytes.
     Opaque,
 }
 
-/// Where to dial, and how.
+/// What to dial, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Where it listens.
+    /// The address of the endpoint.
     pub(crate) address: EndpointAddress,
-    /// The TLS settings, if it has TLS.
+    /// The TLS settings, if the endpoint uses TLS.
     pub(crate) tls: Option<TlsTarget>,
 }
 
 impl Target {
-    /// Returns whether it is another sidecar.
+    /// Returns whether the endpoint is another sidecar.
     pub(crate) fn is_mesh(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.mesh)
     }
@@ -72,8 +72,9 @@ pub(crate) struct TlsTarget {
 }
 
 impl TlsTarget {
-    /// The protocols to offer. To a sidecar the one that the contract has for this use. To others what the cluster says, but
-    /// no version of HTTP that will not be spoken; where it says nothing that will, the version's own name, as Envoy does.
+    /// Returns the protocols to offer. A sidecar is offered the one that the sidecar contract defines for this use. Other
+    /// servers are offered those of the cluster, except versions of HTTP that will not be spoken; if none is left, the
+    /// version's own name, as in Envoy.
     fn offer(&self, wire: Wire) -> Vec<Vec<u8>> {
         let spoken: &[&[u8]] = match wire {
             Wire::Http1 => &[ALPN_HTTP1],
@@ -92,8 +93,8 @@ impl TlsTarget {
         if offered.is_empty() && wire != Wire::Opaque { own() } else { offered }
     }
 
-    /// Returns whether what was agreed on lets this be spoken. A server that negotiates nothing is taken at the cluster's word, as
-    /// Envoy does; a sidecar always negotiates.
+    /// Returns whether the negotiated protocol permits this one. If a server negotiates nothing, the cluster's configuration is
+    /// trusted, as in Envoy; a sidecar always negotiates.
     fn agrees(&self, wire: Wire, agreed: Option<&[u8]>) -> bool {
         match (wire, agreed) {
             (_, None) => !self.mesh,
@@ -107,14 +108,14 @@ impl TlsTarget {
 /// Versions of HTTP in ALPN.
 const HTTP: [&[u8]; 3] = [ALPN_H2, ALPN_HTTP1, b"http/1.0"];
 
-/// A connection that was made.
+/// An established connection.
 #[derive(Debug)]
 pub(crate) struct Dialled {
     /// The connection.
     pub(crate) stream: Stream,
-    /// Who answered, verified; `None` in plaintext.
+    /// The verified identity of the peer; `None` in plaintext.
     pub(crate) peer: Option<SpiffeId>,
-    /// Whether HTTP/2 was agreed on.
+    /// Whether HTTP/2 was negotiated.
     pub(crate) http2: bool,
 }
 
@@ -128,19 +129,19 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer that shows these credentials.
+    /// Creates a dialer that presents these credentials.
     pub(crate) fn new(identity: Rc<Identity>, limits: Rc<Limits>) -> Self {
         let mesh_limits = Rc::new(Limits::clone(&limits).with_slack());
         Self { identity, configs: RefCell::default(), limits, mesh_limits }
     }
 
-    /// The bounds of connections to `target` that speak HTTP. Over mutual TLS it is another sidecar, which has added fields
-    /// to what its application said.
+    /// Returns the limits of HTTP connections to `target`. Over mutual TLS it is another sidecar, which has added fields to
+    /// those of its application.
     pub(crate) fn limits(&self, target: &Target) -> &Rc<Limits> {
         if target.is_mesh() { &self.mesh_limits } else { &self.limits }
     }
 
-    /// Makes a connection within `timeout`, handshake included.
+    /// Establishes a connection within `timeout`, including the handshake.
     pub(crate) async fn dial(
         &self,
         target: &Target,

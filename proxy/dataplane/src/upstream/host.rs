@@ -41,7 +41,7 @@ impl Host {
         self.weight == endpoint.weight && self.takes_new == takes_new && self.instance == endpoint.instance
     }
 
-    /// Leases a connection for one request of `peer`. The future keeps the host.
+    /// Leases a connection for one request of `peer`. The future keeps the host alive.
     pub(crate) async fn lease_of(
         host: Rc<Self>,
         purpose: Purpose,
@@ -51,12 +51,12 @@ impl Host {
         host.pool.lease(purpose, speaks, &peer).await
     }
 
-    /// Dials a connection for opaque bytes of `peer`. The future keeps the host.
+    /// Dials a connection for opaque bytes of `peer`. The future keeps the host alive.
     pub(crate) async fn opaque_of(host: Rc<Self>, peer: Rc<Peer>) -> Result<(Dialled, Permit), Failure> {
         host.pool.opaque(&peer).await
     }
 
-    /// Begins an attempt at this host, which is counted until it is dropped.
+    /// Begins an attempt at this host, which is counted until the returned value is dropped.
     pub(crate) fn begin(self: &Rc<Self>) -> HostAttempt {
         let began = Instant::now();
         self.load.begin();
@@ -64,8 +64,8 @@ impl Host {
         HostAttempt { host: Rc::clone(self), began, head_came: Cell::default() }
     }
 
-    /// Returns the cost of one more request, in seconds of waiting: never less than the age of what is unanswered. Returns
-    /// `None` for a host that has only failed.
+    /// Returns the cost of one more request, in seconds of waiting: at least the age of the unanswered attempts. Returns `None`
+    /// for a host that has only failed.
     pub(super) fn cost(&self, now: Instant) -> Option<f64> {
         let (cost, bound) = (self.load.cost(now), self.silence.bound(now));
         let waited = (!bound.is_zero()).then(|| bound.as_secs_f64() * (self.load.queue() + 1.0));
@@ -87,7 +87,7 @@ impl Host {
         self.load.latency(now).max(self.silence.age(now))
     }
 
-    /// Returns whether a covered request is due, which finds out whether the host still responds. If so, counts it.
+    /// Returns whether a covered request is due, to determine whether the host still responds. If so, counts it.
     pub(crate) fn takes_pair(&self) -> bool {
         let now = Instant::now();
         let due = self.silence.is_pair_due(now);
@@ -98,7 +98,7 @@ impl Host {
         due
     }
 
-    /// Returns whether an ordinary request is due, which finds out whether the host still responds. If so, counts it.
+    /// Returns whether an ordinary request is due, to determine whether the host still responds. If so, counts it.
     pub(crate) fn takes_test(&self) -> bool {
         let now = Instant::now();
         let due = self.silence.is_test_due(now, self.health.is_silent());
@@ -109,8 +109,8 @@ impl Host {
         due
     }
 
-    /// Keeps the next request off dead connections: sends PINGs on shared ones, and closes idle ones if there is much doubt,
-    /// since dialling a new one soon succeeds or fails.
+    /// Keeps the next request off dead connections: sends PINGs on shared ones, and closes idle ones if the evidence of silence
+    /// is strong, since dialling a new one soon succeeds or fails.
     fn doubt_connections(&self, now: Instant) {
         self.pool.ask();
         if self.health.is_silent() || self.silence.age(now).is_some() {
@@ -118,7 +118,7 @@ impl Host {
         }
     }
 
-    /// Returns whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts.
+    /// Returns whether the silence is long and certain enough for an ejection. `others` are attempts that wait for other hosts.
     pub(super) fn is_proven_silent(&self, now: Instant, others: u32) -> bool {
         self.silence.is_proven(now, others, self.pool.is_quiet())
     }
@@ -128,7 +128,7 @@ impl Host {
         self.silence.found().await;
     }
 
-    /// Returns how long a doubted host has for an answer before another one is asked too.
+    /// Returns how long a doubted host has to answer before the request is also sent to another host.
     pub(crate) fn cover_after(&self) -> Duration {
         self.silence.cover_after()
     }
@@ -143,7 +143,8 @@ impl Host {
         self.silence.wait_on().then(|| Awaited(Rc::clone(&self.silence)))
     }
 
-    /// Returns whether a connection is being established, so that a wait is due to the host and not to one of our limits.
+    /// Returns whether a connection is being established, so that a wait is due to the host and not to one of the proxy's
+    /// limits.
     pub(crate) fn is_connecting(&self) -> bool {
         self.pool.is_connecting()
     }
@@ -205,7 +206,7 @@ impl HostAttempt {
     }
 
     /// Records a failure. `alive` is whether it shows that the host works. A host that refuses or resets at once has shown a
-    /// sign of life; a slow failure may be due to a timeout of ours or of the kernel.
+    /// sign of life; a slow failure may be due to a timeout of the proxy or of the kernel.
     pub(crate) fn ended(&self, failure: &Failure, alive: bool) {
         let ours = matches!(
             failure.reason,

@@ -18,8 +18,8 @@ pub(crate) enum Winner {
     Second,
 }
 
-/// Runs `first` and, if it is not ready after `patience`, also the future that `rival` returns. If one fails while the other
-/// is pending, `failed` is called with it and the other decides. Cancel-safe if both are.
+/// Runs `first` and, if it is not ready after `patience`, also the future that `rival` returns. If one fails while the other is
+/// pending, `failed` is called with it and the other decides the result. Cancel-safe if both futures are.
 pub(crate) async fn race<T, F: Future<Output = Result<T, Failure>>>(
     mut first: Pin<&mut F>,
     patience: Duration,

@@ -1,11 +1,11 @@
 //! Detects hosts that no longer respond, as seen by one worker: when a host is doubted, tested, and found silent.
 //!
-//! Silence is not a failure: a long poll waits too. The evidence is therefore always a comparison. A host is doubted if others
-//! answer requests that began later than those it leaves unanswered. It is found silent by a pair: a request sent to it and to
-//! another host, which only the other one answers. An attempt counts from its start to the next sign of life of the host, even
-//! if its client no longer waits. Attempts that began before a sign of life never count.
+//! Silence is not a failure: a long poll waits too. The evidence is therefore always a comparison. A host is doubted if other
+//! hosts answer requests that began later than those it leaves unanswered. It is found silent by a pair: a request sent to it
+//! and to another host, which only the other host answers. An attempt counts from its start to the next sign of life of the
+//! host, even if its client no longer waits. Attempts that began before a sign of life never count.
 //!
-//! Per worker, without locks; the caller passes `now`. A pick costs a few loads.
+//! State is per worker, without locks; the caller passes `now`. A pick costs a few loads.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -21,19 +21,19 @@ use super::answers::Answers;
 pub(super) const DOUBTED: Duration = Duration::from_millis(250);
 const USUAL_TIMES: u32 = 3;
 
-/// The number of unanswered attempts from which on a doubted host receives no ordinary requests. Long polls leave fewer.
+/// The number of unanswered attempts at which a doubted host stops receiving ordinary requests. Long polls leave fewer.
 const MANY: u32 = 3;
 
-/// How often a host with fewer still receives an ordinary request, and how often a doubted host is tested.
+/// How often a host with fewer unanswered attempts still receives an ordinary request, and how often a doubted host is tested.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest interval between ordinary requests that test a host, if no covered ones are available.
+/// The longest interval between ordinary requests that test a host if no covered requests are available.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The first such interval of an ejected host.
 const EJECTED_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A host is ejected after this long, and after so many failed pairs.
+/// A host is ejected after this long and this many failed pairs.
 const EJECTED_AFTER: Duration = Duration::from_secs(5);
 const PAIRS: u32 = 2;
 
@@ -54,12 +54,12 @@ pub(super) struct Silence {
     begun: Cell<Instant>,
     /// [`Answers::count`] at `since`.
     count: Cell<u64>,
-    /// Frames of responses, counted by their readers, and the number that was last seen here.
+    /// Frames of responses, counted by their readers, and the number last observed here.
     frames: Rc<Cell<u64>>,
     seen: Cell<u64>,
     /// When the host was last tested.
     asked: Cell<Option<Instant>>,
-    /// Ordinary requests that have tested it since.
+    /// Ordinary requests that have tested the host since.
     tests: Cell<u32>,
     /// Failed pairs: the other host answered and this one did not.
     failed_pairs: Cell<u32>,
@@ -72,7 +72,7 @@ pub(super) struct Silence {
     awaited: Cell<bool>,
 }
 
-/// A host leaves requests unanswered while others respond.
+/// The host leaves requests unanswered while others respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Doubt {
     /// Whether it receives no ordinary requests while there is another host.
@@ -124,8 +124,8 @@ impl Silence {
         found
     }
 
-    /// Returns whether an answered attempt, which began at `began`, is the first of a host that had been in doubt: what was known of
-    /// its latency before is to be forgotten.
+    /// Returns whether an answered attempt, which began at `began`, is the first of a host that was in doubt. The latency known
+    /// from before is then discarded.
     pub(super) fn is_first(&self, began: Instant) -> bool {
         let first = self.recovered.get().is_some_and(|recovered| began >= recovered);
         if first {
@@ -161,14 +161,14 @@ impl Silence {
         now.saturating_duration_since(since)
     }
 
-    /// Returns how long the host has left [`MANY`] attempts unanswered, to be shown. `None` when it has not.
+    /// Returns how long the host has left [`MANY`] attempts unanswered, for display. Returns `None` if it has not.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         self.settle(now);
         let since = self.since.get().filter(|_| self.unanswered.get() >= MANY)?;
         Some(now.saturating_duration_since(since))
     }
 
-    /// Returns whether the host is in doubt. `usual` says within what time it answers; asked only when it matters.
+    /// Returns whether the host is in doubt. `usual` returns its usual latency; it is called only when needed.
     pub(super) fn doubt(&self, now: Instant, usual: impl FnOnce() -> Duration) -> Option<Doubt> {
         let young = |since: &Instant| now.saturating_duration_since(*since) < DOUBTED;
         let recovering = || self.recovered.get().map(|_| Doubt { avoided: false });
@@ -178,7 +178,7 @@ impl Silence {
         self.settle(now);
         let Some(since) = self.since.get() else { return recovering() };
         let enough = now.saturating_duration_since(since) >= DOUBTED.max(usual().saturating_mul(USUAL_TIMES));
-        // The host itself has answered nothing that began so late, or `since` would be later.
+        // The host itself has answered no request that began so late; otherwise `since` would be later.
         let others_answer = self.answers.any_since(since);
         let proven = self.failed_pairs.get() > 0;
         let doubt = Doubt { avoided: proven || self.unanswered.get() >= MANY };
@@ -190,8 +190,8 @@ impl Silence {
         self.asked.get().is_none_or(|asked| now.saturating_duration_since(asked) >= ASKED_EVERY)
     }
 
-    /// Returns whether it is time for an ordinary request, since no covered one came for as long. Each interval is twice the one
-    /// before.
+    /// Returns whether it is time for an ordinary request, because no covered one was available for as long. Each interval is
+    /// twice the previous one.
     pub(super) fn is_test_due(&self, now: Instant, ejected: bool) -> bool {
         let Some(from) = self.asked.get().or(self.since.get()) else {
             self.asked.set(Some(now));
@@ -202,12 +202,12 @@ impl Silence {
         now.saturating_duration_since(from) >= interval.min(LONGEST_INTERVAL)
     }
 
-    /// Records that a covered request is sent to it.
+    /// Records that a covered request is sent to the host.
     pub(super) fn pair_begins(&self, now: Instant) {
         self.asked.set(Some(now));
     }
 
-    /// Records that an ordinary request tests it.
+    /// Records that an ordinary request tests the host.
     pub(super) fn test_begins(&self, now: Instant) {
         self.asked.set(Some(now));
         self.tests.set(self.tests.get().saturating_add(1));
@@ -224,11 +224,11 @@ impl Silence {
         self.found.notified()
     }
 
-    /// Returns whether the silence is long and sure enough for an ejection. `others` are attempts that wait for other hosts; `quiet` says
-    /// that PINGs are unanswered too.
+    /// Returns whether the silence is long and certain enough for an ejection. `others` are attempts that wait for other hosts;
+    /// `quiet` is whether PINGs are unanswered too.
     ///
-    /// Where no request may be sent twice there are no pairs. Then the hosts are compared as wholes: the share of slow
-    /// requests among all says how likely a healthy host was to leave every test unanswered.
+    /// If no request may be sent twice, there are no pairs. Then the hosts are compared as a whole: the share of slow requests
+    /// among all gives the probability that a healthy host leaves every test unanswered.
     pub(super) fn is_proven(&self, now: Instant, others: u32, quiet: bool) -> bool {
         self.settle(now);
         let Some(since) = self.since.get() else { return false };

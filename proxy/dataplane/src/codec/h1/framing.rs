@@ -1,7 +1,7 @@
-//! Bodies as HTTP/1 frames them (RFC 9112 sections 6 and 7), decoded without copying and without trust.
+//! Bodies as HTTP/1 frames them (RFC 9112 sections 6 and 7), decoded without copying. The input is untrusted.
 //!
-//! A chunk size is 1 to 15 hexadecimal digits; extensions are skipped and bounded; every line ends in CR LF. An end of the
-//! connection inside a body is an error, save where the end of the connection is the framing.
+//! A chunk size is 1 to 15 hexadecimal digits; extensions are skipped and limited; every line ends in CR LF. The end of the
+//! connection inside a body is an error, unless it delimits the body.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -16,26 +16,26 @@ const SLACK: usize = 16 * 1024;
 /// Bytes of one chunk-size line.
 const SIZE_LINE: usize = 512;
 
-/// How long a body is.
+/// The framing of a body, and its length if it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// There is none.
+    /// No body.
     None,
-    /// That many bytes, not 0.
+    /// A body of this many bytes, not 0.
     Length(u64),
-    /// In chunks.
+    /// Chunked transfer coding.
     Chunked,
-    /// To the end of the connection. Of responses only.
+    /// The body extends to the end of the connection. Only for responses.
     UntilClose,
 }
 
 impl Framing {
-    /// `length` bytes, perhaps none.
+    /// Returns the framing of a body of `length` bytes, which may be 0.
     pub(crate) fn length(length: u64) -> Self {
         if length == 0 { Self::None } else { Self::Length(length) }
     }
 
-    /// The length, when it is known beforehand.
+    /// Returns the length if it is known in advance.
     pub(crate) fn known(self) -> Option<u64> {
         match self {
             Self::None => Some(0),
@@ -63,7 +63,7 @@ enum DecoderState {
     Trailers(Search),
 }
 
-/// What the decoder found.
+/// The result of one decoding step.
 #[derive(Debug)]
 pub(crate) enum Decoded {
     /// Bytes of the body.
@@ -77,7 +77,7 @@ pub(crate) enum Decoded {
 }
 
 impl Decoder {
-    /// For a body of that framing.
+    /// Creates a decoder for a body of this framing.
     pub(crate) fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::None => DecoderState::Ended,
@@ -88,12 +88,12 @@ impl Decoder {
         Self { state, slack: SLACK }
     }
 
-    /// Returns whether the proven end was reached.
+    /// Returns whether the end of the body was reached.
     pub(crate) fn is_ended(&self) -> bool {
         matches!(self.state, DecoderState::Ended)
     }
 
-    /// What the end of the connection means here: the end of the body, or that it was cut off.
+    /// Records the end of the connection. Returns true if it is the end of the body, and false if the body was cut off.
     pub(crate) fn connection_ended(&mut self) -> bool {
         if matches!(self.state, DecoderState::UntilClose) {
             self.state = DecoderState::Ended;
@@ -101,7 +101,7 @@ impl Decoder {
         self.is_ended()
     }
 
-    /// Returns whether all of the body is in `bytes`. What is malformed counts as there: its reader will say so.
+    /// Returns whether `bytes` contains the whole body. A malformed body counts as whole: its reader reports the error.
     pub(crate) fn is_whole_in(&self, bytes: &BytesMut, limits: &Limits) -> bool {
         match self.state {
             DecoderState::Ended => true,
@@ -123,7 +123,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the next piece off `bytes`.
+    /// Decodes the next piece and removes it from `bytes`.
     pub(crate) fn decode(&mut self, bytes: &mut BytesMut, limits: &Limits) -> Result<Decoded, Malformed> {
         loop {
             match &mut self.state {
@@ -158,7 +158,8 @@ impl Decoder {
                 },
                 DecoderState::Size => {
                     let Some((size, line)) = size(bytes)? else { return Ok(Decoded::More) };
-                    // "0\r\n" is 3 bytes; what a line has beyond its digits is slack.
+                    // "0\r
+                    // " is 3 bytes; the bytes of a line beyond its digits count as slack.
                     self.slack = self
                         .slack
                         .checked_sub(line.saturating_sub(8))
@@ -192,7 +193,7 @@ fn take(bytes: &mut BytesMut, left: &mut u64) -> Bytes {
     bytes.split_to(length).freeze()
 }
 
-/// A chunk-size line: the size, and the bytes of the line. `None` while it is not all there.
+/// Parses a chunk-size line. Returns the size and the length of the line in bytes, or `None` if the line is incomplete.
 fn size(bytes: &[u8]) -> Result<Option<(u64, usize)>, Malformed> {
     const BAD: Malformed = Malformed::Rule("a chunk size is no hexadecimal number");
     let digits = bytes.iter().take_while(|b| b.is_ascii_hexdigit()).count();
@@ -204,7 +205,7 @@ fn size(bytes: &[u8]) -> Result<Option<(u64, usize)>, Malformed> {
         return Err(BAD);
     }
     let window = &bytes[..bytes.len().min(SIZE_LINE)];
-    // An extension is text: a CR anywhere but before the LF, or a LF anywhere else, could end the line for somebody.
+    // An extension is text: a CR anywhere but before the LF, or an LF anywhere else, could end the line for another recipient.
     let Some(end) = window[digits..].iter().position(|b| (*b < b' ' && *b != b'\t') || *b == 0x7f) else {
         return if window.len() < SIZE_LINE {
             Ok(None)
@@ -258,7 +259,7 @@ mod tests {
 
     type Read = (Vec<u8>, Option<HeaderMap>, bool, Vec<u8>);
 
-    /// What a body decodes to when its bytes arrive in the given pieces: data, trailers, whether it ended, and what is left.
+    /// Decodes a body whose bytes arrive in these pieces: returns data, trailers, whether it ended, and the remaining bytes.
     fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<Read, Malformed> {
         let (mut decoder, mut bytes) = (Decoder::new(framing), BytesMut::new());
         let (mut data, mut trailers) = (Vec::new(), None);

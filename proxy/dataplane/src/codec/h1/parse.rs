@@ -83,7 +83,7 @@ pub(crate) fn request(
         }
         (Some(target), Some(_)) => Some(target),
         (None, Some(host)) => Some(host),
-        // Host is mandatory in HTTP/1.1 (RFC 9112 section 3.2), with an absolute target too.
+        // Host is mandatory in HTTP/1.1 (RFC 9112 section 3.2), also with an absolute target.
         (_, None) if version == Version::HTTP_11 => return Err(Malformed::Rule("Host is missing")),
         (target, None) => target,
     };
@@ -98,14 +98,15 @@ pub(crate) fn request(
         (false, None) => Framing::None,
     };
     if method == Method::CONNECT && framing != Framing::None {
-        // What follows the head is the tunnel's (RFC 9110 section 9.3.6); whoever takes it for a body reads other bytes.
+        // The bytes after the head belong to the tunnel (RFC 9110 section 9.3.6); a recipient that parses them as a body reads
+        // different bytes.
         return Err(Malformed::Rule("CONNECT with a body"));
     }
     let keep_alive = match version {
         Version::HTTP_10 => message.options.keep_alive && !message.options.close,
         _ => !message.options.close,
     };
-    // An upgrade is of HTTP/1.1, and of a request without body: behind a body, nobody could say where the tunnel begins.
+    // An upgrade requires HTTP/1.1 and a request without a body: after a body, the start of the tunnel would be ambiguous.
     let upgrade = message
         .upgrade
         .filter(|_| message.options.upgrade && version == Version::HTTP_11 && framing == Framing::None)
@@ -113,8 +114,8 @@ pub(crate) fn request(
     let mut headers = message.headers;
     let mut expects_continue = framing != Framing::None && expects_continue(&headers);
     if expects_continue && (version == Version::HTTP_10 || !bytes.is_empty()) {
-        // The client does not wait: its body has begun to arrive, or it speaks HTTP/1.0 (RFC 9110 section 10.1.1). So
-        // nobody downstream holds the body back either.
+        // The client does not wait: its body has begun to arrive, or it uses HTTP/1.0 (RFC 9110 section 10.1.1). So the body is
+        // not held back downstream either.
         headers.remove(header::EXPECT);
         expects_continue = false;
     }
@@ -150,7 +151,8 @@ pub(crate) fn response(
     let mut message = Message::read(&section, parsed.headers, Sender::Server, limits)?;
 
     let upgrade = if status == StatusCode::SWITCHING_PROTOCOLS {
-        // Only what was asked for (RFC 9110 section 7.8): an unsolicited 101 would turn the next request into tunnel bytes.
+        // Only a requested upgrade is accepted (RFC 9110 section 7.8): an unsolicited 101 would turn the next request into
+        // tunnel bytes.
         let chosen = message.upgrade.take().filter(|_| message.options.upgrade);
         match (&request.upgrade, chosen) {
             (Some(offered), Some(chosen)) if upgrade::is_offered(offered, &chosen) => Some(chosen),
@@ -173,7 +175,7 @@ pub(crate) fn response(
         (false, None) => Framing::UntilClose,
     };
     let contentless = status.is_informational() || status == StatusCode::NO_CONTENT;
-    // A body where none may be would be taken for the next response: the connection goes.
+    // A body where none is allowed would be parsed as the next response, so the connection is not reused.
     let disagrees =
         contentless && (message.chunked || message.content_length.is_some_and(|length| length > 0));
     if contentless {
@@ -188,7 +190,7 @@ pub(crate) fn response(
 }
 
 /// Refuses a complete request line that no fields can make valid, before the fields are received: a client that speaks
-/// HTTP/0.9, or not HTTP at all, sends none and would wait for a response.
+/// HTTP/0.9, or does not speak HTTP, sends none and would wait for a response.
 fn check_request_line(bytes: &[u8], limits: &Limits) -> Result<(), Malformed> {
     let longest = limits.target_bytes + 64;
     let Some(end) = memchr::memchr(b'\n', bytes) else {
@@ -216,7 +218,7 @@ fn section(bytes: &mut BytesMut, search: &mut Search, limits: &Limits) -> Result
     }
 }
 
-/// Skips an empty line before a request, one at most (RFC 9112 section 2.2). Returns false while half of one was received.
+/// Skips an empty line before a request, at most one (RFC 9112 section 2.2). Returns false while only half of one was received.
 pub(crate) fn skip_empty_line(bytes: &mut BytesMut) -> bool {
     if bytes.starts_with(b"\r\n") {
         bytes.advance(2);
@@ -224,7 +226,7 @@ pub(crate) fn skip_empty_line(bytes: &mut BytesMut) -> bool {
     bytes.as_ref() != b"\r"
 }
 
-/// The fields of a head: the end-to-end ones, and what those of this hop said.
+/// The fields of a head: the end-to-end ones, and the values of the hop-by-hop ones.
 #[derive(Default)]
 struct Message {
     headers: HeaderMap,
@@ -270,7 +272,7 @@ impl Message {
             self.content_length = Some(fields::content_length(self.content_length, value.as_bytes())?);
             self.headers.append(name, value);
         } else if name == header::TRANSFER_ENCODING {
-            // One coding, once: whoever reads two differently reads another body.
+            // One coding, once: recipients that interpret two codings differently read different bodies.
             if self.chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
                 return Err(Malformed::Rule("Transfer-Encoding is not chunked alone"));
             }
@@ -300,7 +302,7 @@ fn idle_timeout(value: &[u8]) -> Option<u32> {
     std::str::from_utf8(seconds).ok()?.parse().ok()
 }
 
-/// The four forms of a request target (RFC 9112 section 3.2).
+/// Parses the four forms of a request target (RFC 9112 section 3.2).
 fn read_target(
     method: &Method,
     target: Bytes,
@@ -321,7 +323,7 @@ fn read_target(
     if target.first() == Some(&b'/') || target.as_ref() == b"*" {
         return Ok((scheme, None, normal(PathAndQuery::from_maybe_shared(target).map_err(|_| BAD)?)?));
     }
-    // The last proxy on the way writes an absolute target without a path as a star (RFC 9112 section 3.2.4).
+    // The last proxy on the path writes an absolute target without a path as `*` (RFC 9112 section 3.2.4).
     let of_server = *method == Method::OPTIONS && has_no_path(&target);
     let parts = Uri::from_maybe_shared(target).map_err(|_| BAD)?.into_parts();
     let scheme = match parts.scheme.as_ref().map(http::uri::Scheme::as_str) {
@@ -332,7 +334,7 @@ fn read_target(
     let authority = authority::normal(parts.authority.ok_or(BAD)?).map_err(Malformed::Rule)?;
     let target = match parts.path_and_query {
         _ if of_server => PathAndQuery::from_static("*"),
-        // `http://cart?q` has an empty path (RFC 9112 section 3.2.1 sends it on as a slash, which `Display` adds).
+        // `http://cart?q` has an empty path (RFC 9112 section 3.2.1 forwards it as a slash, which `Display` adds).
         Some(query) if query.as_str().starts_with('?') => {
             PathAndQuery::try_from(query.to_string()).map_err(|_| BAD)?
         }

@@ -1,6 +1,7 @@
 //! Serializes messages: heads, body framing, and the queue of bytes for the socket.
 //!
-//! A head and a small body are one piece; large pieces are not copied and are written with it in one vectored write.
+//! A head and a small body are one piece; large pieces are not copied and are written together with the head in one vectored
+//! write.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -19,9 +20,9 @@ use crate::socket::stream::Stream;
 
 /// Pieces up to this size are copied to the queue, which costs less than another I/O vector.
 const COPY: usize = 4 * 1024;
-/// Vectors in one write.
+/// The maximum number of I/O vectors in one write.
 const VECTORS: usize = 16;
-/// The number of queued bytes from which on no more of a body is read.
+/// The number of queued bytes at which reading of a body pauses.
 pub(crate) const HIGH_WATER: usize = 64 * 1024;
 
 /// Bytes that are queued for the socket.
@@ -61,7 +62,7 @@ impl Outgoing {
         }
     }
 
-    /// Adds bytes that are copied.
+    /// Queues a copy of the bytes.
     pub(crate) fn copy(&mut self, bytes: &[u8]) {
         self.last.put_slice(bytes);
         self.waiting += bytes.len();
@@ -115,7 +116,7 @@ impl Outgoing {
             self.queue.pop_front();
         }
         if written == self.last.len() {
-            // Nothing waits: the allocation is used again from its start.
+            // Nothing is queued: the allocation is reused from its start.
             self.last.clear();
         } else {
             self.last.advance(written);
@@ -126,18 +127,18 @@ impl Outgoing {
 /// How the body that is being written is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoder {
-    /// No body goes out, whatever is there.
+    /// No body is written, even if there is one.
     None,
-    /// That many bytes are left.
+    /// This many bytes are left.
     Length(u64),
-    /// In chunks; whether trailers may be written.
+    /// Chunked transfer coding; `trailers` is whether trailers may be written.
     Chunked { trailers: bool },
-    /// To the end of the connection.
+    /// The body extends to the end of the connection.
     UntilClose,
 }
 
 impl Encoder {
-    /// Writes a piece of body. Fails when it is longer than was said.
+    /// Writes a piece of the body. Returns an error if the body is longer than announced.
     pub(crate) fn data(&mut self, out: &mut Outgoing, data: Bytes) -> Result<(), Failure> {
         match self {
             Self::None => {}
@@ -157,7 +158,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Writes the end of a body. Fails when it is shorter than was said.
+    /// Writes the end of a body. Returns an error if the body is shorter than announced.
     pub(crate) fn end(self, out: &mut Outgoing, fields: Option<&HeaderMap>) -> Result<(), Failure> {
         match self {
             Self::None | Self::Length(0) | Self::UntilClose => {}
@@ -195,7 +196,7 @@ fn size_line(size: usize, room: &mut [u8; 18]) -> &[u8] {
     }
 }
 
-/// Writes a request head; how its body of `length` bytes follows. `None` is unknown.
+/// Writes a request head. Returns the encoder for its body of `length` bytes; a length of `None` is unknown.
 pub(crate) fn request(out: &mut Outgoing, head: &RequestHead, length: Option<u64>) -> Encoder {
     out.copy(head.method.as_str().as_bytes());
     out.copy(b" ");
@@ -215,7 +216,7 @@ pub(crate) fn request(out: &mut Outgoing, head: &RequestHead, length: Option<u64
         (None, false) => {}
     }
     let encoder = match length {
-        // A method that has content says so even when it has none (RFC 9110 section 8.6).
+        // A method that defines content sends the length even if it is 0 (RFC 9110 section 8.6).
         Some(0) if !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => Encoder::None,
         Some(length) => Encoder::Length(length),
         None => Encoder::Chunked { trailers: true },
@@ -225,17 +226,17 @@ pub(crate) fn request(out: &mut Outgoing, head: &RequestHead, length: Option<u64
     encoder
 }
 
-/// What a response answers, as far as its writing depends on it.
+/// The properties of a request on which the writing of its response depends.
 #[derive(Debug, Clone)]
 pub(crate) struct Answering {
     pub(crate) method: Method,
     pub(crate) http10: bool,
     pub(crate) accepts_trailers: bool,
-    /// The client wants the connection kept.
+    /// Whether the client requests a persistent connection.
     pub(crate) keep_alive: bool,
 }
 
-/// Writes a final response head; how its body follows, and whether the connection stays.
+/// Writes a final response head. Returns the encoder for its body, and whether the connection persists.
 pub(crate) fn response(
     out: &mut Outgoing,
     head: &ResponseHead,
@@ -256,7 +257,7 @@ pub(crate) fn response(
         None => Encoder::Chunked { trailers: answering.accepts_trailers },
     };
     if bodiless && !no_content {
-        // What a GET would have had (RFC 9110 section 8.6).
+        // The length that the response to a GET would have (RFC 9110 section 8.6).
         if let Some(length) = head.headers.get(header::CONTENT_LENGTH) {
             field(out, "content-length", length.as_bytes());
         } else if let Some(length) = length.filter(|length| *length > 0) {
@@ -274,7 +275,7 @@ pub(crate) fn response(
     (encoder, keep_alive)
 }
 
-/// Writes an interim head, or the one that agrees to a tunnel.
+/// Writes an interim head, or the head that accepts an upgrade.
 pub(crate) fn bare_response(out: &mut Outgoing, head: &ResponseHead) {
     status_line(out, head.status);
     fields(out, &head.headers);
@@ -304,7 +305,7 @@ fn fields(out: &mut Outgoing, headers: &HeaderMap<HeaderValue>) {
     }
 }
 
-/// Fields that only the codec writes, should a policy have set them.
+/// Returns whether only the codec writes this field, even if a policy has set it.
 fn is_ours(name: &HeaderName) -> bool {
     *name == header::CONTENT_LENGTH || *name == header::HOST || hop::is_hop_by_hop(name)
 }

@@ -1,13 +1,13 @@
-//! A field block (RFC 9113 section 4.3), judged without decoding it.
+//! A field block (RFC 9113 section 4.3), inspected without decoding it.
 
 use super::walker::{Passed, flag, kind};
 
-/// The number of bytes at its start that are inspected.
+/// The number of bytes inspected at its start.
 const BEGINNING: usize = 32;
 /// The last index of a pseudo-field in HPACK's static table (RFC 7541 appendix A).
 const LAST_PSEUDO_FIELD: u8 = 14;
 
-/// The block that is being received, or was received last.
+/// The block that is being received, or the last one received.
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub(super) stream: u32,
@@ -16,7 +16,7 @@ pub(super) struct Block {
     /// Whether it ends the peer's side of the stream.
     pub(super) end_stream: bool,
     beginning: Vec<u8>,
-    /// Whether more of it follows.
+    /// Whether more frames of it follow.
     pub(super) is_open: bool,
 }
 
@@ -44,7 +44,7 @@ impl Block {
     pub(super) fn begins_with_pseudo_field(&self) -> bool {
         let mut bytes = self.beginning.iter().copied();
         let mut first = bytes.next();
-        // Updates of the table's size come before fields (RFC 7541 section 6.3): five bits, or seven in each further byte.
+        // Size updates of the table precede fields (RFC 7541 section 6.3): five bits, or seven in each further byte.
         while let Some(update) = first.filter(|byte| byte & 0xe0 == 0x20) {
             if update & 0x1f == 0x1f {
                 bytes.by_ref().find(|byte| byte & 0x80 == 0);
@@ -60,7 +60,7 @@ impl Block {
         if index != 0 {
             return index <= LAST_PSEUDO_FIELD;
         }
-        // A name that is written out: its length, with a bit for Huffman's code, in which a colon is 1011100.
+        // A literal name: its length, with a bit for Huffman coding, in which a colon is 1011100.
         match (bytes.next(), bytes.next()) {
             (Some(length), Some(initial)) if length & 0x80 == 0 => initial == b':',
             (Some(_), Some(initial)) => initial >> 1 == 0b101_1100,
@@ -87,7 +87,7 @@ mod tests {
             (&[0x00, 2, b':', b'x', 0], true),         // a name of its own
             (&[0x40, 1, b'x', 0], false),              // a regular one
             (&[0x40, 0x82, 0b1011_1001, 0xff], true),  // :x in Huffman's code
-            (&[0x40, 0x82, 0b1111_0011, 0xff], false), // x in Huffman's code
+            (&[0x40, 0x82, 0b1111_0011, 0xff], false), // x in Huffman coding
             (&[0x20, 0x82], true),                     // behind an update of the table's size
             (&[0x3f, 0xe1, 0x1f, 0x82], true),         // behind a longer one
             (&[0x3f, 0xe1, 0x1f, 0x40, 1, b'x'], false),

@@ -1,7 +1,7 @@
-//! Why a handler is dropped: its client has reset the stream, with a code that the upstream stream is reset with too.
+//! Records why a handler is dropped: its client has reset the stream, with a code that the upstream stream is reset with too.
 //!
-//! Drop has no arguments, and neither side knows what is dropped (a handler, and within it an exchange with an upstream). It
-//! all happens on one thread, within one call.
+//! Drop has no arguments, and neither side knows what is dropped (a handler, and within it an exchange with an upstream). All
+//! of it happens on one thread, within one call.
 
 use std::cell::Cell;
 
@@ -13,12 +13,12 @@ thread_local! {
     static CODE: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
-/// While this exists, what is dropped is dropped because of that reset.
+/// While this guard exists, everything that is dropped is dropped because of that reset.
 #[derive(Debug)]
 pub(super) struct Because(());
 
 impl Because {
-    /// Creates the cause for a reset with that code.
+    /// Creates the guard for a reset with that code.
     pub(super) fn of_reset(code: Code) -> Self {
         CODE.set(Some(code.into()));
         Self(())
@@ -31,7 +31,7 @@ impl Drop for Because {
     }
 }
 
-/// Returns the code to cancel an exchange with, if it is not the CANCEL that h2 sends by itself.
+/// Returns the code to cancel an exchange with, if it differs from CANCEL, which h2 sends by itself.
 pub(super) fn code() -> Option<Code> {
     CODE.get().map(|code| failure::given_up(code.into())).filter(|code| *code != Code::CANCEL)
 }

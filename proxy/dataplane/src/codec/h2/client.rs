@@ -33,16 +33,16 @@ use crate::socket::stream::Stream;
 /// The interval of PINGs to a peer with requests in flight, and the timeout for its response.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// The minimum interval of PINGs that are sent because of a doubt. Applications take frequent PINGs without requests for abuse
+/// The minimum interval of PINGs that are sent because of a doubt. Applications treat frequent PINGs without requests as abuse
 /// (gRPC servers close the connection at the third one within five minutes).
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 const APPLICATION_ASKED_EVERY: Duration = Duration::from_secs(120);
-/// After this long without any bytes since such a PING, a peer receives no further requests.
+/// A peer that has sent nothing for this long after such a PING receives no further requests.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 /// The number of streams that may be opened before the SETTINGS of the peer are received.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
-/// How long the connection window may be exhausted before other connections are preferred. Fast senders exhaust it for a round
-/// trip.
+/// How long the connection window may be exhausted before other connections are preferred. Fast senders exhaust it for one
+/// round trip.
 const CROWDED_AFTER: Duration = Duration::from_millis(200);
 
 /// A connection, shared by its clones.
@@ -55,7 +55,7 @@ pub(crate) struct ClientConnection {
 
 impl ClientConnection {
     /// Starts a connection. An encrypted one leads to another proxy, to which PINGs are sent regularly: the connections of a
-    /// host that vanishes are silent. Applications receive none, since some take them for abuse.
+    /// host that vanishes are silent. Applications receive no regular PINGs, since some treat them as abuse.
     pub(crate) async fn start(
         stream: Stream,
         limits: &Limits,
@@ -73,7 +73,7 @@ impl ClientConnection {
     ) -> Result<Self, Failure> {
         let mut builder = h2::client::Builder::new();
         let window = Promised::new(limits.connection_window);
-        // What a server sends for streams that were given up is no attack: it may not know yet.
+        // What a server sends on cancelled streams is no attack: it may not have received the reset yet.
         let ResetLimits { unseen: _, remembered, errors } = ResetLimits::MEMBER;
         builder
             .enable_push(false)
@@ -108,14 +108,14 @@ impl ClientConnection {
             let _promised = window;
             let mut freeing = pin!(watched.unread.free_window(&watched.seen));
             let ended = poll_fn(|cx| {
-                // Lasts as long as the connection.
+                // Runs as long as the connection.
                 let _ = freeing.as_mut().poll(cx);
                 if let Some(window) = watched.unread.changed_window() {
                     connection.set_target_window_size(window);
                 }
                 Pin::new(&mut connection).poll(cx)
             });
-            // Each stream receives the error, or notices that the connection was dropped; this is for debugging.
+            // Each stream receives the error, or observes that the connection was dropped; this is for debugging.
             tokio::select! {
                 ended = ended => if let Err(error) = ended {
                     tracing::debug!(%error, "upstream HTTP/2 connection ended");
@@ -157,7 +157,7 @@ impl ClientConnection {
         self.shared.seen.last_heard()
     }
 
-    /// Sends a PING, unless one was sent just before.
+    /// Sends a PING, unless one was sent recently.
     pub(crate) fn ask(&self) {
         let Shared { asked, ask, of_proxy, .. } = &*self.shared;
         let pause = if *of_proxy { ASKED_EVERY } else { APPLICATION_ASKED_EVERY };
@@ -190,13 +190,13 @@ impl Shared {
                     }
                     PING_TIMEOUT
                 }
-                // Asked earlier, its requests are not ended earlier; those of an application are not ended at all.
+                // A PING because of a doubt does not end the requests earlier. Requests of an application are not ended at all.
                 () = self.ask.notified() => if self.of_proxy { PING_EVERY + PING_TIMEOUT } else { Duration::MAX },
             };
             match tokio::time::timeout(patience, pings.ping(Ping::opaque())).await {
                 Err(_) => return,
                 Ok(Ok(_)) => {}
-                // The connection has ended and says so itself.
+                // The connection has ended and reports this itself.
                 Ok(Err(_)) => return std::future::pending().await,
             }
         }

@@ -34,16 +34,16 @@ use crate::socket::stream::Stream;
 /// A request in flight on a stream.
 pub(crate) struct Exchange {
     state: ExchangeState,
-    /// `None` once the response body owns it.
+    /// `None` once the response body owns the slot.
     slot: Option<Slot>,
     interims: usize,
-    /// For a WebSocket, what the client's key proves (RFC 6455 section 4.2.2).
+    /// For a WebSocket, the proof of the client's key (RFC 6455 section 4.2.2).
     proof: Option<HeaderValue>,
 }
 
 #[allow(clippy::large_enum_variant, reason = "boxed as a whole by its one owner")]
 enum ExchangeState {
-    /// Waits for a stream.
+    /// The request waits for a stream.
     Waiting {
         send: SendRequest<Bytes>,
         head: RequestHead,
@@ -51,24 +51,24 @@ enum ExchangeState {
         /// Its slot in the queue.
         queued: Option<QueueWait>,
     },
-    /// Waits for the response.
+    /// The request was sent and waits for the response.
     Sent {
         response: ResponseFuture,
         sending: Sending,
         tunnel: bool,
-        /// Until the connection has a stream for it, which was full when it was sent.
+        /// Present until the connection has a stream for it, if no stream was available when it was sent.
         opening: Option<(SendRequest<Bytes>, QueueWait)>,
     },
     Over,
 }
 
-/// A slot in the queue for a stream. Ready when the request has waited for too long.
+/// A slot in the queue for a stream. Resolves when the request has waited for too long.
 type QueueWait = Pin<Box<dyn Future<Output = Failure>>>;
 
 impl Exchange {
     pub(super) fn new(send: SendRequest<Bytes>, mut head: RequestHead, body: Body, slot: Slot) -> Self {
-        // Whatever else is offered does not exist in HTTP/2, and an offer may be passed over (RFC 9110 section 7.8).
-        // A WebSocket's handshake is a GET with a key (RFC 6455 section 4.1).
+        // Other upgrades do not exist in HTTP/2, and an offered upgrade may be ignored (RFC 9110 section 7.8). A WebSocket
+        // handshake is a GET with a key (RFC 6455 section 4.1).
         let is_handshake = head.method == Method::GET
             && body.is_ended()
             && head.headers.contains_key(header::SEC_WEBSOCKET_KEY);
@@ -77,7 +77,8 @@ impl Exchange {
         Self { state, slot: Some(slot), interims: 0, proof: None }
     }
 
-    /// Keeps `place` while the request waits for a stream. Fails with its failure if it resolves first.
+    /// Keeps `place`, its slot in the queue, while the request waits for a stream. Fails with the failure of `place` if that
+    /// resolves first.
     pub(crate) fn queued(mut self, place: impl Future<Output = Failure> + 'static) -> Self {
         if let ExchangeState::Waiting { queued, .. } = &mut self.state {
             *queued = Some(Box::pin(place));
@@ -94,7 +95,7 @@ impl Exchange {
         if !matches!(answer, Ok(Answer::Interim(_))) {
             self.state = ExchangeState::Over;
         }
-        // A tunnel lasts as long as the exchange is kept.
+        // A tunnel lasts as long as the exchange.
         if matches!(answer, Ok(Answer::Final(_, Payload::Body(_))) | Err(_)) {
             self.slot = None;
         }
@@ -107,7 +108,7 @@ impl Exchange {
         if let ExchangeState::Waiting { send, head, .. } = &mut self.state {
             ready!(send.poll_ready(cx)).map_err(|error| failure::upstream(&error, Reached::NotWritten))?;
             if head.upgrade.is_some() {
-                // Whether a WebSocket may be asked for, the peer says in its SETTINGS (RFC 8441 section 3).
+                // The peer's SETTINGS state whether it accepts WebSockets (RFC 8441 section 3).
                 ready!(shared.seen.poll_settings(cx));
                 if !send.is_extended_connect_protocol_enabled() {
                     return Poll::Ready(Err(Failure::local(
@@ -149,7 +150,7 @@ impl Exchange {
                 return Poll::Ready(Err(failure));
             }
             if interim.status() == StatusCode::CONTINUE {
-                // Sent from the next poll on: reading the body before this 100 was passed on would make a second one.
+                // The body is sent from the next poll on: reading it before this 100 was passed on would generate a second one.
                 sending.held = None;
             }
             let (parts, ()) = interim.into_parts();
@@ -160,7 +161,7 @@ impl Exchange {
         Poll::Ready(self.take_response(response))
     }
 
-    /// Ready when it has waited for a stream for long enough.
+    /// Resolves when the request has waited for a stream for too long.
     fn poll_queue_wait(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         match &mut self.state {
             ExchangeState::Waiting { queued: Some(place), .. }
@@ -229,7 +230,7 @@ impl Exchange {
             return Ok(Answer::Final(head, Payload::Tunnel(Upgraded { stream, read: Bytes::new() })));
         }
         if incoming.is_end_stream() {
-            // What looks like a fault of trailers is a head without a body.
+            // A head without a body looks like faulty trailers.
             let _ = shared.seen.fault_of_trailers(incoming.stream_id().as_u32());
             return Ok(Answer::Final(head, Payload::Body(Body::empty())));
         }
@@ -269,7 +270,7 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// A request in HTTP/2's form. One that asks for an upgrade becomes an extended CONNECT (RFC 8441 section 4).
+/// Converts a request to its HTTP/2 form. An upgrade becomes an extended CONNECT (RFC 8441 section 4).
 fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
     let invalid = |detail: &str| Failure::local(Reason::LocalError, detail);
     let mut uri = http::uri::Parts::default();
@@ -292,7 +293,7 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
     let headers = request.headers_mut();
     hop::strip(headers);
     match body.length() {
-        // Of nothing, END_STREAM says enough.
+        // For an empty body, END_STREAM is sufficient.
         Some(0) if !headers.contains_key(header::CONTENT_LENGTH) => {}
         Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
         None => drop(headers.remove(header::CONTENT_LENGTH)),
@@ -302,16 +303,16 @@ fn request(head: RequestHead, body: &Body) -> Result<Request<()>, Failure> {
 
 /// The request body that is being sent.
 struct Sending {
-    /// Kept when all of the body was sent, to reset the stream with; `None` once it is a tunnel's.
+    /// Kept after the whole body was sent, to reset the stream with; `None` once a tunnel owns it.
     outgoing: Option<Outgoing>,
-    /// All of the body was sent, or the peer wants no more of it.
+    /// Whether the whole body was sent, or the peer accepts no more of it.
     done: bool,
-    /// The body is held back until a 100 comes or this passes.
+    /// The body is held back until a 100 is received or this timer expires.
     held: Option<Watchdog>,
 }
 
 impl Sending {
-    /// Continues. Returns an error if the body fails; what happens to the stream is returned with the response.
+    /// Continues sending. Returns an error if the body fails; the outcome of the stream is returned with the response.
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         if self.done {
             return Ok(());
@@ -331,7 +332,7 @@ impl Sending {
             }
             Poll::Ready(Err(SendError::Body(mut failure))) => {
                 self.finish();
-                // What failed says how far it had come itself; the head of the request has come further.
+                // The failure of the body has its own progress; the head of the request has got further.
                 failure.reached = failure.reached.max(Reached::Maybe);
                 Err(failure)
             }
@@ -348,7 +349,7 @@ impl Sending {
 }
 
 impl Drop for Sending {
-    /// h2 resets what is dropped before its end with CANCEL, unless it was reset already.
+    /// h2 resets a stream that is dropped before its end with CANCEL, unless it was already reset.
     fn drop(&mut self) {
         if let (Some(code), Some(outgoing)) = (cause::code(), &mut self.outgoing) {
             outgoing.reset(code);
@@ -381,7 +382,7 @@ impl Source for ResponseBody {
     }
 
     fn poll_progress(&self, _turn: u64, cx: &mut Context<'_>) {
-        // Its failure resets the stream, and comes back when the body is read.
+        // Its failure resets the stream, and is returned when the body is read.
         let _ = self.sending.borrow_mut().poll(cx);
     }
 }

@@ -1,5 +1,5 @@
-//! Maps h2 errors to failures: what happened, on whose side, and whether another attempt is safe. Maps failures back to the
-//! codes with which streams are reset.
+//! Maps h2 errors to failures: what happened, on which side, and whether another attempt is safe. Maps failures to the codes
+//! with which streams are reset.
 
 use h2::Reason as Code;
 use outrigger_core::error::{Failure, Reached, Side};
@@ -9,7 +9,7 @@ use crate::tls::handshake::refuses_us;
 
 /// Maps an error of a client stream or connection.
 pub(super) fn downstream(error: &h2::Error) -> Failure {
-    // h2 reports violations by the peer as errors of its own; everything else is the client going away.
+    // h2 reports violations by the peer as errors of the library; everything else is a client that disconnects.
     let reason = if error.is_library() {
         Reason::DownstreamProtocolError
     } else {
@@ -18,9 +18,9 @@ pub(super) fn downstream(error: &h2::Error) -> Failure {
     Failure::downstream(reason, error).with_code(reset_by_peer(error))
 }
 
-/// Maps an error of an upstream stream or connection, for a request that had come as far as `reached`.
+/// Maps an error of an upstream stream or connection, for a request that had reached `reached`.
 pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
-    // A violation on a stream is due to its response; on the connection, it may be due to any other.
+    // A violation on a stream is due to its response; on the connection, it may be due to another response.
     let reason = if error.is_library() && !error.is_go_away() {
         Reason::UpstreamProtocolError
     } else if error.is_reset() {
@@ -28,7 +28,7 @@ pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
     } else {
         Reason::UpstreamConnectionTermination
     };
-    // A stream ends with a remote GOAWAY only when it is above the last that the peer processed (RFC 9113 section 6.8).
+    // A remote GOAWAY ends a stream only if it is above the last one that the peer processed (RFC 9113 section 6.8).
     let refused = error.is_remote()
         && ((error.is_reset() && error.reason() == Some(Code::REFUSED_STREAM)) || error.is_go_away());
     let reached = if refused && reached == Reached::Maybe { Reached::NotProcessed } else { reached };
@@ -37,7 +37,7 @@ pub(super) fn upstream(error: &h2::Error, reached: Reached) -> Failure {
 }
 
 /// Like [`upstream`]. `newest` is whether fields of that stream were in the last bytes received. If h2 has found those bytes
-/// malformed and closed the connection, this response is the malformed one; other streams lose their connection.
+/// malformed and closed the connection, this response is the malformed one; other streams only lose their connection.
 pub(super) fn upstream_of(error: &h2::Error, reached: Reached, newest: bool) -> Failure {
     let failure = upstream(error, reached);
     let is_its_fault = newest && error.is_library() && error.is_go_away();
@@ -57,15 +57,15 @@ pub(super) fn code_for(failure: &Failure) -> Code {
     match (failure.code, failure.side) {
         (Some(code), Side::Downstream) => given_up(code.into()),
         (Some(code), Side::Upstream | Side::Local) => passed_on(code.into()),
-        // The purpose of the request is gone.
+        // The request is no longer needed.
         (None, Side::Downstream) => Code::CANCEL,
         (None, Side::Upstream | Side::Local) => Code::INTERNAL_ERROR,
     }
 }
 
-/// Maps the code with which one side reset its stream for the other side. Codes about the exchange are passed on. Those about
-/// the connection or its frames do not apply to another connection, and REFUSED_STREAM is a promise that only the pipeline can
-/// give (`docs/sidecar-contract.md`).
+/// Maps the code with which one side reset its stream to the code for the other side. Codes about the exchange are passed on.
+/// Codes about the connection or its frames do not apply to another connection, and REFUSED_STREAM is a guarantee that only the
+/// pipeline can give (`docs/sidecar-contract.md`).
 pub(super) fn passed_on(code: Code) -> Code {
     match code {
         Code::CANCEL
@@ -74,8 +74,8 @@ pub(super) fn passed_on(code: Code) -> Code {
         | Code::ENHANCE_YOUR_CALM
         | Code::INADEQUATE_SECURITY
         | Code::HTTP_1_1_REQUIRED => code,
-        // NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, SETTINGS_TIMEOUT, STREAM_CLOSED, FRAME_SIZE_ERROR,
-        // REFUSED_STREAM, COMPRESSION_ERROR, and what is not known (RFC 9113 section 7: treated as INTERNAL_ERROR).
+        // NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, SETTINGS_TIMEOUT, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM,
+        // COMPRESSION_ERROR, and unknown codes (RFC 9113 section 7: treated as INTERNAL_ERROR).
         _ => Code::INTERNAL_ERROR,
     }
 }
@@ -84,7 +84,7 @@ pub(super) fn passed_on(code: Code) -> Code {
 pub(super) fn given_up(code: Code) -> Code {
     match code {
         Code::INTERNAL_ERROR | Code::ENHANCE_YOUR_CALM => code,
-        // Whatever the code, the response is no longer wanted.
+        // Whatever the code, the response is no longer needed.
         _ => Code::CANCEL,
     }
 }

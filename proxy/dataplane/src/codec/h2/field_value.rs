@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-/// What [`has_outer_whitespace`] means, for a failure.
+/// Describes [`has_outer_whitespace`] in a failure.
 pub(super) const OUTER_WHITESPACE: &str = "a field value begins or ends with whitespace";
 
 /// Returns whether a value begins or ends with a space or tab: the message is malformed (RFC 9113 section 8.2.1).

@@ -1,23 +1,23 @@
-//! The memory of request heads. With HPACK one byte may stand for a field of kilobytes (RFC 7541 section 6.1), so that a
-//! client could hold hundreds of bytes here for each byte that it sends.
+//! The memory of request heads. With HPACK one byte may stand for a field of kilobytes (RFC 7541 section 6.1), so a client
+//! could make the proxy hold hundreds of bytes for each byte that it sends.
 //!
-//! A worker holds heads up to [`FREE`]. Above that, a connection may hold [`RATIO`] bytes for each header byte that it has
-//! sent during its lifetime; more is refused. While a request is processed, its fields cost up to twice what is counted here.
+//! A worker holds heads up to [`FREE`]. Above that, a connection may hold [`RATIO`] bytes for each header byte that it has sent
+//! during its lifetime; more is refused. While a request is processed, its fields cost up to twice what is counted here.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::codec::limits::FieldSize;
 
-/// Bytes of heads that a worker holds whatever its clients sent for them.
+/// Bytes of heads that a worker holds regardless of how many bytes its clients have sent.
 const FREE: usize = 8 * 1024 * 1024;
 /// Bytes of heads for each header byte that a connection has sent.
 const RATIO: usize = 20;
-/// What a field costs besides what [`FieldSize`] counts: its entry in a map.
+/// The cost of a field in addition to what [`FieldSize`] counts: its entry in a map.
 const ENTRY: usize = 72;
 
 thread_local! {
-    /// What this worker holds for all its connections.
+    /// The bytes that this worker holds for all its connections.
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -25,7 +25,7 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(super) struct HeadMemory(Rc<Cell<usize>>);
 
-/// A head, counted until it is dropped.
+/// A head, which is counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct HeadPermit {
     bytes: usize,

@@ -1,4 +1,4 @@
-//! Receives a body on a stream. The window opens again only as bytes are consumed, which is the back-pressure.
+//! Receives a body on a stream. The window reopens only as bytes are consumed, which provides back-pressure.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -25,12 +25,12 @@ pub(super) struct Incoming {
     errors: ErrorMapping,
 }
 
-/// Maps what is wrong with a body to failures of the side that sends it.
+/// Maps faults of a body to failures of the side that sends it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ErrorMapping {
     /// Maps an error of the stream.
     pub(super) error: fn(&h2::Error) -> Failure,
-    /// Maps a rule that the peer has violated.
+    /// Maps a violation of a rule by the peer.
     pub(super) broken: fn(&str) -> Failure,
     /// Maps trailers that are too large.
     pub(super) too_large: fn(&str) -> Failure,
@@ -81,7 +81,8 @@ impl Incoming {
         })
     }
 
-    /// Trailers hold nothing that would change framing or routing. What is too large is refused, not cut short.
+    /// Checks that trailers contain nothing that would change framing or routing. Trailers that are too large are refused, not
+    /// truncated.
     fn check(&self, trailers: HeaderMap) -> Result<Option<Frame>, Failure> {
         if !self.limits.allow(FieldSize::of(&trailers)) {
             return Err(self.too_large());

@@ -22,7 +22,7 @@ pub(super) struct Outgoing {
     data: Option<Bytes>,
     /// The frame after `data`, if it is already known.
     ahead: Lookahead,
-    /// Why the body ends early, while what preceded is being written.
+    /// Why the body ends early, kept while the data before the failure is being written.
     failed: Option<BodyFailure>,
     /// The state of the connection, if frames before a reset are to be written first.
     seen: Option<Rc<Seen>>,
@@ -41,7 +41,7 @@ enum Lookahead {
 #[derive(Debug)]
 struct BodyFailure {
     failure: Failure,
-    /// Since when all of the body was queued, in the count of [`super::written`].
+    /// When the whole body was queued, in the count of [`super::written`].
     queued: Option<u64>,
     patience: Watchdog,
 }
@@ -60,23 +60,23 @@ impl Outgoing {
         Self { stream, body, data: None, ahead: Lookahead::Unknown, failed: None, seen: None, bytes: 0 }
     }
 
-    /// If the body fails, resets the stream only after what came before was written, as far as the peer takes it soon.
+    /// Makes a failed body reset the stream only after the data before the failure was written, if the peer accepts it soon.
     pub(super) fn in_order(mut self, seen: Rc<Seen>) -> Self {
         self.seen = Some(seen);
         self
     }
 
-    /// Continues. Ready when all of it was passed to the stream.
+    /// Continues sending. Ready when the whole body was passed to the stream.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                // What happened first counts.
+                // The first event counts.
                 return Poll::Ready(Err(match self.failed.take() {
                     Some(failed) => SendError::Body(failed.failure),
                     None => SendError::Stream(reset.map_or_else(|error| error, h2::Error::from)),
                 }));
             }
-            // One frame ahead, so that the last one is known to be the last.
+            // One frame is read ahead, to know which frame is the last.
             let ahead = self.poll_ahead(cx);
             if let Poll::Ready(failure) = self.poll_failed(cx) {
                 self.stream.send_reset(failure::code_for(&failure));
@@ -130,7 +130,7 @@ impl Outgoing {
         }
     }
 
-    /// Returns whether data waits for the peer to open its windows.
+    /// Returns whether data waits for the peer to open its window.
     pub(super) fn is_blocked(&self) -> bool {
         self.data.is_some()
     }
@@ -140,14 +140,14 @@ impl Outgoing {
         self.stream.send_reset(code);
     }
 
-    /// Drops the body, of which nothing more is sent.
+    /// Drops the body; no more of it is sent.
     pub(super) fn drop_body(&mut self) {
         self.body = Body::empty();
         self.data = None;
         self.ahead = Lookahead::End;
     }
 
-    /// The stream, of a body that was none.
+    /// Returns the stream of an empty body.
     pub(super) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
     }

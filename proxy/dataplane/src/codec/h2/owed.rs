@@ -1,10 +1,10 @@
-//! Tracks which responses a client is still owed, from the frames that pass: a client that half-closes after complete requests
-//! waits for them, while h2 takes the end of its input for the end of everything.
+//! Tracks which responses are still owed to a client, from the frames that pass: a client that half-closes after complete
+//! requests waits for them, while h2 treats the end of its input as the end of the connection.
 
 use std::cell::RefCell;
 use std::task::{Context, Waker};
 
-/// The number of requests that are remembered: more than a client may have in flight.
+/// The number of requests that are tracked: more than a client may have in flight.
 const MOST: usize = 4096;
 
 /// The requests of a connection whose responses are not complete.
@@ -23,10 +23,10 @@ struct Request {
 }
 
 impl Owed {
-    /// Records the head of a request, which may be all of it.
+    /// Records the head of a request, which may be the whole request.
     pub(super) fn asked(&self, stream: u32, whole: bool) {
         let mut requests = self.requests.borrow_mut();
-        // More are not under way at a time: what comes behind a GOAWAY is passed over, and nothing settles it.
+        // There are never more in flight. Requests after a GOAWAY are ignored, so they are never settled.
         if requests.len() < MOST {
             requests.push(Request { stream, whole });
         }
@@ -40,7 +40,7 @@ impl Owed {
         }
     }
 
-    /// Records that a response is complete, or that the stream was reset by either side.
+    /// Records that a response is complete, or that either side reset the stream.
     pub(super) fn settled(&self, stream: u32) {
         let mut requests = self.requests.borrow_mut();
         if let Some(at) = requests.iter().position(|request| request.stream == stream) {
@@ -53,8 +53,8 @@ impl Owed {
         }
     }
 
-    /// Returns whether responses are outstanding for a client that sends nothing more, and all of its requests are complete.
-    /// If so, the task of `cx` is woken when the last one was sent.
+    /// Returns whether a client that sends nothing more is owed responses, and all of its requests are complete. If so, the
+    /// task of `cx` is woken when the last response was sent.
     pub(super) fn is_waited_for(&self, cx: &Context<'_>) -> bool {
         let requests = self.requests.borrow();
         let waited_for = !requests.is_empty() && requests.iter().all(|request| request.whole);

@@ -1,15 +1,15 @@
-//! Limits what the HTTP/2 connections of a worker may have to buffer: the sum of their receive windows.
+//! Limits how much the HTTP/2 connections of a worker may have to buffer: the sum of their receive windows.
 //!
-//! A window is a promise to buffer that much for the peer, whether or not it is read. Connections get the configured window
-//! while there are few, and smaller ones as more of [`WORKER`] is promised.
+//! A window is a promise to buffer that many bytes for the peer, whether or not they are read. Connections get the configured
+//! window while there are few of them, and smaller ones as more of [`WORKER`] is promised.
 
 use std::cell::Cell;
 
-/// Bytes that a worker promises before its connections get the least window.
+/// Bytes that a worker promises before new connections get the minimum window.
 const WORKER: u32 = 256 * 1024 * 1024;
-/// Which part of what is left of it one connection gets at most.
+/// The maximum fraction of the remainder that one connection gets: one part in this many.
 const PART: u32 = 16;
-/// The window that a connection gets in any case, if no smaller one is configured: that of four streams.
+/// The minimum window of a connection, unless a smaller one is configured: that of four streams.
 const LEAST: u32 = 1024 * 1024;
 
 thread_local! {
@@ -21,7 +21,7 @@ thread_local! {
 pub(super) struct Promised(u32);
 
 impl Promised {
-    /// A window of `configured` bytes, or as much of it as a further connection may have.
+    /// Creates a window of `configured` bytes, or a smaller one if less is available for another connection.
     pub(super) fn new(configured: u32) -> Self {
         let promised = PROMISED.get();
         let left = WORKER.saturating_sub(u32::try_from(promised).unwrap_or(u32::MAX));

@@ -23,7 +23,7 @@ use crate::codec::head::{RequestHead, Scheme, expects_continue};
 use crate::codec::limits::{FieldSize, Limits, METHOD_BYTES};
 use crate::codec::{authority, hop, path};
 
-/// A request in the form of the pipeline.
+/// A request in the pipeline's form.
 pub(super) struct IncomingRequest {
     pub(super) head: RequestHead,
     /// The size of its fields.
@@ -34,8 +34,8 @@ pub(super) struct IncomingRequest {
     pub(super) wants_continue: bool,
 }
 
-/// Reads a request. Returns an error if it is malformed or too large. h2 has checked pseudo-fields, connection fields,
-/// characters and lengths.
+/// Converts a request. Returns an error if it is malformed or too large. h2 has already checked pseudo-fields, connection
+/// fields, characters and lengths.
 pub(super) fn accept(
     request: Request<RecvStream>,
     scheme: Scheme,
@@ -45,7 +45,7 @@ pub(super) fn accept(
     let protocol = parts.extensions.remove::<Protocol>();
     let rule = |rule: &str| Failure::downstream(Reason::DownstreamProtocolError, rule);
     let uri = parts.uri.into_parts();
-    // `host` beside `:authority` says the same and is not passed on, so that it counts twice at most.
+    // `host` next to `:authority` is redundant and is not passed on, so it is counted twice at most.
     let size = FieldSize::of(&parts.headers).with_host(uri.authority.as_ref());
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let read = || {
@@ -85,7 +85,7 @@ pub(super) fn accept(
             (None, None) => return Err(rule("neither :authority nor host")),
         };
         let (method, upgrade) = match &protocol {
-            // A WebSocket (RFC 8441 section 5), which is a GET that asks for an upgrade everywhere else.
+            // A WebSocket (RFC 8441 section 5), which in the pipeline is a GET with an upgrade.
             Some(protocol) if protocol.as_str().eq_ignore_ascii_case(websocket::NAME) => {
                 (Method::GET, Some(HeaderValue::from_static(websocket::NAME)))
             }
@@ -132,7 +132,7 @@ pub(super) fn accept(
     Ok(IncomingRequest { head, size, incoming, wants_continue })
 }
 
-/// HTTP/2 may split `cookie`; elsewhere it is one field (RFC 9113 section 8.2.3).
+/// Joins `cookie` fields: HTTP/2 may split `cookie`; in other versions it is one field (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut http::HeaderMap) {
     let mut crumbs = headers.get_all(header::COOKIE).iter();
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
@@ -147,7 +147,7 @@ fn join_cookies(headers: &mut http::HeaderMap) {
 }
 
 impl ServerStream {
-    /// The body of the request with that head.
+    /// Returns the body of the request with that head.
     pub(super) fn body(
         self: &Rc<Self>,
         head: &RequestHead,

@@ -31,7 +31,7 @@ pub(crate) struct Responder {
     exchange: Rc<ServerStream>,
     limits: Rc<Limits>,
     head_only: bool,
-    /// What the client sends, when it asks for a tunnel.
+    /// The client's side of the stream, if it has requested a tunnel.
     tunnel: Option<Rc<RefCell<Receiver>>>,
 }
 
@@ -67,7 +67,8 @@ impl Responder {
         if head.status == StatusCode::NO_CONTENT {
             headers.remove(header::CONTENT_LENGTH);
         } else if !bodiless || !headers.contains_key(header::CONTENT_LENGTH) {
-            // h2 holds us to what is said here, so the body's own length is. Of nothing, END_STREAM says enough.
+            // h2 enforces the announced length, so the body's own length is announced. For an empty body, END_STREAM is
+            // sufficient.
             match length {
                 Some(0) if bodiless || !headers.contains_key(header::CONTENT_LENGTH) => {}
                 Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
@@ -89,7 +90,7 @@ impl Responder {
             if let Poll::Ready(sent) = outgoing.poll(cx) {
                 return Poll::Ready(Some(sent));
             }
-            // A client may consume slowly, but something has to move.
+            // A client may read slowly, but it has to make progress.
             patience.poll_used_up(cx, outgoing.is_blocked(), outgoing.bytes).map(|()| None)
         })
         .await;
@@ -104,7 +105,7 @@ impl Responder {
             Err(SendError::Body(failure)) => Err(Failure { reached: Reached::ResponseStarted, ..failure }),
             Err(SendError::Stream(error)) => Err(failure::downstream(&error)),
         };
-        // The body goes, and with it the exchange that it comes from, for the client's reason if it has one.
+        // The body is dropped, and with it the exchange that it comes from, with the client's reset code if there is one.
         let code = outcome.as_ref().err().and_then(|failure| failure.code);
         let because = code.map(|code| Because::of_reset(code.into()));
         drop(outgoing);
@@ -112,7 +113,7 @@ impl Responder {
         outcome
     }
 
-    /// A 2xx opens the tunnel (RFC 9113 section 8.5), where HTTP/1 may have said 101 (RFC 8441 section 5).
+    /// Opens the tunnel with a 2xx (RFC 9113 section 8.5), where HTTP/1 may have sent a 101 (RFC 8441 section 5).
     pub(crate) fn upgrade(self, mut head: ResponseHead) -> Result<Stream, Failure> {
         let Some(receive) = self.tunnel else {
             return Err(Failure::local(Reason::LocalError, "the client asked for no tunnel"));
@@ -143,13 +144,13 @@ impl std::fmt::Debug for Responder {
 /// The state that the handler, the body and the responder of a stream share.
 pub(super) struct ServerStream {
     respond: RefCell<SendResponse<Bytes>>,
-    /// The response has begun, or the request was refused.
+    /// Whether the response has begun, or the request was refused.
     answered: Cell<bool>,
-    /// The client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
+    /// Whether the client waits for a 100 before it sends its body (RFC 9110 section 10.1.1).
     owes_continue: Cell<bool>,
-    /// Of the response.
+    /// The time since which the client has read nothing of the response.
     still_since: StillSince,
-    /// Of the connection.
+    /// The state of the connection.
     seen: Rc<Seen>,
     _head: HeadPermit,
 }
@@ -171,19 +172,19 @@ impl ServerStream {
         })
     }
 
-    /// The body is being read: sends a 100 if the client waits for one. A failure is returned with the body.
+    /// Records that the body is being read: sends a 100 if the client waits for one. A failure is returned with the body.
     pub(super) fn body_is_read(&self) {
         if self.owes_continue.get() && !self.answered.get() {
             let _ = self.interim(ResponseHead::new(StatusCode::CONTINUE));
         }
     }
 
-    /// Ready when the client has reset the stream before the response began. Returns the code of the reset.
+    /// Ready when the client has reset the stream before the response began. Returns the reset code.
     pub(super) fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<Code> {
         if self.answered.get() {
             return Poll::Pending;
         }
-        // An error is the connection's end.
+        // An error is the end of the connection.
         let given_up = self.respond.borrow_mut().poll_reset(cx).map(|reset| reset.unwrap_or(Code::CANCEL));
         if given_up.is_ready() {
             self.answered.set(true);
@@ -191,14 +192,14 @@ impl ServerStream {
         given_up
     }
 
-    /// Fails the request if its handler has left it without a response.
+    /// Fails the request if its handler has returned without a response.
     pub(super) fn finish(&self) {
         if !self.answered.get() {
             let failure = Failure::local(Reason::LocalError, "a request was left without an answer");
             let mut response = Response::new(());
             *response.status_mut() = failure.reason.status();
             response.headers_mut().insert(Reason::FIELD, HeaderValue::from_static(failure.reason.name()));
-            // Fails when the stream is gone already.
+            // Fails if the stream has already ended.
             let _ = self.respond.borrow_mut().send_response(response, true);
         }
     }
@@ -219,6 +220,6 @@ pub(super) fn refuse(mut respond: SendResponse<Bytes>, failure: &Failure) {
     let mut response = Response::new(());
     *response.status_mut() = failure.reason.status();
     response.headers_mut().insert(Reason::FIELD, HeaderValue::from_static(failure.reason.name()));
-    // Fails when the stream is gone already.
+    // Fails if the stream has already ended.
     let _ = respond.send_response(response, true);
 }

@@ -1,7 +1,7 @@
-//! The state of a connection, from the frames that pass on it: windows, heads that h2 refused by itself, trailers that it does
-//! not pass on unchanged.
+//! The state of a connection, observed from the frames that pass on it: windows, heads that h2 refused by itself, trailers that
+//! it does not pass on unchanged.
 //!
-//! Written by [`super::wire`], read by both sides of the connection's own worker.
+//! Written by [`super::wire`], read by both sides of the connection on its worker.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,12 +31,12 @@ const REMEMBERED: usize = 256;
 #[derive(Debug)]
 pub(super) struct Seen {
     server: bool,
-    /// The size of a field block above which it exceeds the limits, and h2 may have truncated it.
+    /// The size of a field block above which the block exceeds the limits, and h2 may have truncated it.
     largest_block: usize,
     heard: Cell<Instant>,
-    /// Since when the rest of what h2 reads as a whole is outstanding: the SETTINGS, a frame, a field block.
+    /// The time since which the rest of what h2 reads as a whole is outstanding: the SETTINGS, a frame, a field block.
     owed_since: Cell<Option<Instant>>,
-    /// The window of the peer.
+    /// The window for receiving from the peer.
     pub(super) receiving: Window,
     /// The window for sending to the peer.
     pub(super) sending: Window,
@@ -44,13 +44,13 @@ pub(super) struct Seen {
     head_bytes: Cell<usize>,
     /// The newest stream that a client opened.
     newest: Cell<u32>,
-    /// Streams that a client opened and that were not passed on yet.
+    /// Streams that a client opened and that were not yet passed on.
     waiting: RefCell<VecDeque<Waiting>>,
     waiting_bytes: Cell<usize>,
     held_back: Cell<bool>,
     /// Whether a client has half-closed and it is unknown whether it still reads.
     half_closed: Cell<bool>,
-    /// The responses that a client waits for.
+    /// The responses that are owed to a client.
     pub(super) owed: Owed,
     pub(super) written: Written,
     /// On the client side, the streams whose head or trailers were in the last bytes received.
@@ -65,10 +65,10 @@ pub(super) struct Seen {
     decoded: Cell<bool>,
 }
 
-/// What h2 conceals about trailers.
+/// What h2 does not report about trailers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It omits what is above its limit.
+    /// It omits fields above its limit.
     TooLarge,
     /// It omits pseudo-fields, which make the message malformed (RFC 9113 section 8.1).
     PseudoField,
@@ -93,8 +93,8 @@ impl Seen {
     }
 
     fn new(server: bool, limits: &Limits) -> Self {
-        // Huffman codes make of 8 bits 5 at best. So a block that is no longer than this is cut short by h2 only if it
-        // repeats fields by reference, and a longer one is above our own limit in any case.
+        // Huffman coding compresses 8 bits to 5 at best. So h2 truncates a block that is no longer than this only if the block
+        // repeats fields by reference, and a longer one is above the proxy's own limit in any case.
         let largest_block = limits.http2_list_bytes() as usize / 8 * 5;
         Self {
             server,
@@ -129,12 +129,12 @@ impl Seen {
         self.last_blocks.borrow_mut().clear();
     }
 
-    /// Records that h2 reads, which it does when it has decoded what it has.
+    /// Records that h2 reads, which it does when it has decoded all bytes that it has.
     pub(super) fn wanted(&self) {
         self.decoded.set(true);
     }
 
-    /// Records that all bytes so far were processed, and whether they end within a frame.
+    /// Records that all bytes received so far were processed, and whether they end within a frame.
     pub(super) fn paused(&self, within_a_head: bool) {
         let owes = within_a_head || !self.settings.get() || self.block.borrow().is_open;
         if !owes {
@@ -144,7 +144,7 @@ impl Seen {
         }
     }
 
-    /// Returns since when the rest of a head, or of what else h2 reads as a whole, is outstanding.
+    /// Returns the time since which the rest of a head, or of anything else that h2 reads as a whole, is outstanding.
     pub(super) fn owed_since(&self) -> Option<Instant> {
         self.owed_since.get()
     }
@@ -234,7 +234,7 @@ impl Seen {
         if !self.server {
             self.last_blocks.borrow_mut().push(block.stream);
         }
-        // Trailers, or on a client's side perhaps a head without a body.
+        // Trailers, or on the client side possibly a head without a body.
         if !block.end_stream {
             return;
         }
@@ -255,8 +255,8 @@ impl Seen {
         faults.push_back((block.stream, fault));
     }
 
-    /// Returns what h2 conceals about the trailers of a stream. To be called for a head that ended its stream too, so that it
-    /// is forgotten; the result is meaningless then.
+    /// Returns what h2 does not report about the trailers of a stream. Must also be called for a head that ended its stream, so
+    /// that its entry is removed; the result is meaningless in this case.
     pub(super) fn fault_of_trailers(&self, stream: u32) -> Option<Fault> {
         let mut faults = self.faults.borrow_mut();
         let at = faults.iter().position(|(of, _)| *of == stream)?;
@@ -274,12 +274,12 @@ impl Seen {
         self.half_closed.set(true);
     }
 
-    /// Returns whether that happened since the last call.
+    /// Returns whether that has happened since the last call.
     pub(super) fn has_half_closed(&self) -> bool {
         self.half_closed.replace(false)
     }
 
-    /// Returns whether so many heads are pending that no more is read until they were accepted.
+    /// Returns whether so many heads are pending that no more is read until they are accepted.
     pub(super) fn holds_back(&self) -> bool {
         let holds =
             self.waiting_bytes.get() >= HEAD_BYTES_AT_ONCE || self.waiting.borrow().len() >= HEADS_AT_ONCE;
@@ -308,7 +308,7 @@ impl Seen {
     /// Records that h2 has nothing more to pass on. Returns whether reading, which was held back, can continue.
     pub(super) fn all_handed_up(&self) -> bool {
         if !self.decoded.get() {
-            // It waits to write, and has yet to look at what came last.
+            // h2 waits to write, and has not yet processed the most recent bytes.
             return false;
         }
         for waiting in self.waiting.take() {
@@ -355,7 +355,7 @@ impl Seen {
         self.refused.borrow_mut().push(failure);
     }
 
-    /// Ready when the peer's SETTINGS have come.
+    /// Ready when the peer's SETTINGS were received.
     pub(super) fn poll_settings(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.settings.get() {
             return Poll::Ready(());

@@ -75,7 +75,7 @@ where
     let mut streams = FuturesUnordered::new();
     let mut freeing = pin!(unread.free_window(&seen));
     let ended = poll_fn(|cx| {
-        // Lasts as long as the connection.
+        // Runs as long as the connection.
         let _ = freeing.as_mut().poll(cx);
         if let Some(window) = unread.changed_window() {
             connection.set_target_window_size(window);
@@ -93,8 +93,8 @@ where
             // The client does not answer the PING between the two GOAWAYs.
             return Poll::Ready(Ok(()));
         }
-        // Handlers write into the connection, which then writes to the socket: it is polled after them, and again after
-        // each request that it brings.
+        // Handlers write into the connection, which then writes to the socket: it is polled after them, and again after each
+        // request that it yields.
         loop {
             let mut worked = false;
             while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {
@@ -103,7 +103,7 @@ where
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     if seen.handed_up(respond.stream_id().as_u32()) {
-                        // Nothing is begun for it.
+                        // No handler is started for it.
                         refused(&Failure::downstream(
                             Reason::DownstreamConnectionTermination,
                             "reset before it was looked at",
@@ -166,8 +166,8 @@ where
         if seen.has_half_closed()
             && let Some(pings) = &mut pings
         {
-            // One that has closed both sides answers any packet with a reset, so that the kernel knows of its end; one that
-            // still reads cannot answer. Fails when the connection has ended.
+            // A client that has closed both sides answers any packet with a reset, which tells the kernel that it is gone; a
+            // client that still reads cannot answer. Fails if the connection has ended.
             let _ = pings.send_ping(Ping::opaque());
         }
         if let Some(since) = seen.owed_since() {
@@ -175,7 +175,7 @@ where
             if head.poll_passed(cx).is_ready() {
                 late = true;
                 connection.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
-                // Written as far as the client takes it; nothing is waited for.
+                // Written as far as the client accepts it, without waiting.
                 let _ = connection.poll_accept(cx);
                 return Poll::Ready(Ok(()));
             }
@@ -196,7 +196,7 @@ where
             Reason::DownstreamProtocolError,
             "too many resets of what was just begun",
         )),
-        // A connection that just vanishes between requests is no failure.
+        // A connection that disappears between requests is no failure.
         Err(error) if error.is_io() && streams.is_empty() => Ok(()),
         Err(error) => Err(failure::downstream(&error)),
         Ok(()) => Ok(()),
@@ -212,7 +212,7 @@ fn builder(limits: &Limits, window: &Promised) -> h2::server::Builder {
         .max_frame_size(FRAME_SIZE)
         .max_header_list_size(limits.http2_list_bytes())
         .max_concurrent_streams(limits.concurrent_streams)
-        // Heads are looked at before many more are read (`seen`), so that nothing piles up; what counts is [`Unseen`].
+        // Heads are inspected before many more are read (`seen`), so they do not accumulate; [`Unseen`] sets the limit.
         .max_pending_accept_reset_streams(usize::MAX)
         .max_concurrent_reset_streams(limits.resets.remembered)
         .max_local_error_reset_streams(limits.resets.errors)
@@ -233,7 +233,7 @@ impl Unseen {
         Self { burst, left: burst.map_or(0.0, f64::from), last: Instant::now() }
     }
 
-    /// Returns whether one more is within the limit.
+    /// Counts one more and returns whether it is within the limit.
     fn one_more(&mut self) -> bool {
         let Some(burst) = self.burst.map(f64::from) else { return true };
         let now = Instant::now();
@@ -255,7 +255,7 @@ async fn watched(handling: impl Future<Output = ()>, exchange: Rc<ServerStream>)
             exchange.poll_given_up(cx).map(Some)
         });
         reset.await.map(Because::of_reset)
-        // Here the handler is dropped.
+        // The handler is dropped here.
     };
     drop(because);
     exchange.finish();

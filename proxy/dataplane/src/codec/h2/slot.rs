@@ -1,4 +1,4 @@
-//! The streams in use on a client's connection. Their number begins and ends its usage.
+//! The streams in use on a client connection. Their number determines whether the connection is in use.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ pub(super) struct Shared {
     pub(super) usage: Rc<dyn Usage>,
     /// Whether the peer is a proxy, which may be sent PINGs at any time.
     pub(super) of_proxy: bool,
-    /// When the peer was last asked out of turn.
+    /// When the peer was last sent a PING because of a doubt.
     pub(super) asked: Cell<Option<Instant>>,
     pub(super) ask: Notify,
 }

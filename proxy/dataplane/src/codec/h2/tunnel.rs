@@ -1,5 +1,5 @@
 //! A stream that CONNECT turned into a byte stream: its bytes are DATA frames, its half-closes END_STREAM (RFC 9113 section
-//! 8.5). The windows are its back-pressure.
+//! 8.5). The windows provide back-pressure.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::unread::Receiver;
 use crate::socket::stream;
 
-/// Both halves of such a stream. If dropped before its end, the stream is reset.
+/// Both halves of a tunnel's stream. The stream is reset if this is dropped before its end.
 pub(super) struct Tunnel {
     send: SendStream<Bytes>,
     receive: Rc<RefCell<Receiver>>,
-    /// Received and not yet read.
+    /// Bytes that were received and not yet read.
     read: Bytes,
     shut: bool,
 }
@@ -78,7 +78,7 @@ impl AsyncWrite for Tunnel {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The connection's task writes.
+        // The task of the connection writes.
         Poll::Ready(Ok(()))
     }
 

@@ -1,9 +1,9 @@
-//! Streams of one connection whose received bytes are not read, and what is done when they exhaust the receive window of the
-//! connection, so that no other stream makes progress.
+//! Tracks streams of one connection whose received bytes are not read, and frees the connection's receive window when they
+//! exhaust it, so that no other stream makes progress.
 //!
-//! HTTP/2 does not tell which streams wait for the window, so the peer is granted a little more ([`Unread::overdrawn`]). If it
-//! is not used, no stream needs it. Only if that is exhausted too are the streams that hold the most reset (RFC 9113 section
-//! 5.2.2).
+//! HTTP/2 does not show which streams wait for the window, so the peer is granted a little more ([`Unread::overdrawn`]). If the
+//! peer does not use it, no stream needs it. Only if it is exhausted too are the streams that hold the most reset (RFC 9113
+//! section 5.2.2).
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The receiving half of a stream.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    /// `None` once it was given up.
+    /// `None` once the stream was given up.
     stream: Option<RecvStream>,
-    /// Bytes that were read.
+    /// The number of bytes read.
     read: u64,
     /// The number of bytes read at the last check.
     read_before: Option<u64>,
@@ -32,9 +32,9 @@ pub(super) struct Receiver {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unconsumed {
     bytes: usize,
-    /// Nothing was read since the last check.
+    /// Whether nothing was read since the last check.
     is_still: bool,
-    /// The peer may send more.
+    /// Whether the peer may send more.
     is_open: bool,
 }
 
@@ -43,16 +43,16 @@ impl Receiver {
         Self { stream: Some(stream), read: 0, read_before: None }
     }
 
-    /// The stream, unless it was given up.
+    /// Returns the stream, unless it was given up.
     pub(super) fn stream(&mut self) -> Option<&mut RecvStream> {
         self.stream.as_mut()
     }
 
-    /// Records that bytes were read, and opens the windows again.
+    /// Records that bytes were read, and reopens the windows.
     pub(super) fn consume(&mut self, bytes: usize) {
         self.read += bytes as u64;
         if let Some(stream) = &mut self.stream {
-            // Fails only when more is released than came.
+            // Fails only if more is released than was received.
             let _ = stream.flow_control().release_capacity(bytes);
         }
     }
@@ -67,7 +67,7 @@ impl Receiver {
         }
     }
 
-    /// Releases what was not read. A later read returns an error.
+    /// Releases the unread bytes. A later read returns an error.
     pub(super) fn give_up(&mut self) {
         self.stream = None;
     }
@@ -92,16 +92,16 @@ impl Receiving for RefCell<Receiver> {
 /// The receiving streams of one connection.
 pub(super) struct Unread {
     streams: RefCell<Vec<Weak<dyn Receiving>>>,
-    /// The window of the connection, and of each stream.
+    /// The receive windows of the connection and of each stream.
     windows: (u32, u32),
-    /// The peer may send one stream's window more than the connection's.
+    /// Whether the peer may send one stream's window more than the connection's window.
     overdrawn: Cell<bool>,
-    /// The new window, until the connection was told.
+    /// The new window, until it was applied to the connection.
     changed: Cell<Option<u32>>,
 }
 
 impl Unread {
-    /// Of a connection with that window, whose streams have that one each.
+    /// Creates the state of a connection with a window of `connection` bytes, whose streams have a window of `stream` bytes each.
     pub(super) fn new(connection: u32, stream: u32) -> Self {
         Self {
             streams: RefCell::default(),
@@ -130,7 +130,7 @@ impl Unread {
         self.changed.take()
     }
 
-    /// Keeps unread streams from blocking others. Never resolves. To be polled with the connection, to which
+    /// Prevents unread streams from blocking others. Never resolves. Must be polled with the connection, to which
     /// [`Self::changed_window`] is then applied.
     pub(super) async fn free_window(&self, seen: &Seen) {
         let (_, stream) = self.windows;
@@ -167,7 +167,7 @@ impl Unread {
         }));
     }
 
-    /// Resets enough streams for a quarter of the unread bytes, if other open streams hold none.
+    /// Resets enough streams to release a quarter of the unread bytes, if other open streams hold none.
     fn give_up(&self) {
         let looked = self.unconsumed();
         if !looked.iter().any(|(held, _)| held.is_open && held.bytes == 0) {

@@ -1,6 +1,6 @@
-//! Finds the frames in the bytes of one direction of a connection (RFC 9113 section 4.1), in whatever pieces they come.
+//! Finds the frames in the bytes of one direction of a connection (RFC 9113 section 4.1), however the bytes are split.
 //!
-//! Payloads are skipped, except for the first bytes of frames that are not DATA.
+//! Payloads are skipped, except for the first bytes of frames other than DATA.
 
 /// The number of payload bytes that are kept.
 const START: usize = 48;
@@ -55,12 +55,12 @@ impl Passed {
         self.flags & flag != 0
     }
 
-    /// The first bytes of the payload; nothing of DATA.
+    /// Returns the first bytes of the payload; empty for DATA.
     pub(super) fn start(&self) -> &[u8] {
         &self.start[..self.kept]
     }
 
-    /// The payload of a frame that is one number: an error code, an increment.
+    /// Returns the payload of a frame that is one number: an error code or an increment.
     pub(super) fn number(&self) -> Option<u32> {
         self.start().first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
     }

@@ -1,8 +1,8 @@
 //! WebSockets over HTTP/2 (RFC 8441), converted from and to the HTTP/1 upgrade that the rest of the proxy uses.
 //!
-//! The key and its proof, by which HTTP/1 shows that both ends speak WebSocket, do not exist in HTTP/2 (section 5.1). An
-//! HTTP/1 application requires a key, so one is generated, and its proof ends here. An HTTP/1 client requires a proof, which
-//! an HTTP/2 application does not send, so it is computed here.
+//! The key and its proof, by which HTTP/1 shows that both ends speak WebSocket, do not exist in HTTP/2 (section 5.1). An HTTP/1
+//! application requires a key, so one is generated, and its proof is removed. An HTTP/1 client requires a proof, which an
+//! HTTP/2 application does not send, so it is computed.
 
 use aws_lc_rs::digest;
 use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
@@ -61,7 +61,7 @@ fn key(random: u128) -> String {
     base64(&random.to_be_bytes())
 }
 
-/// RFC 4648 section 4.
+/// Encodes in base64 (RFC 4648 section 4).
 fn base64(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {

@@ -1,4 +1,4 @@
-//! Tracks how much may still be sent on a connection, and since when that is nothing.
+//! Tracks how much may still be sent on a connection, and since when it is exhausted.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Below this a window counts as exhausted: the rest is of no use to a sender.
+/// A window below this counts as exhausted: the remainder is of no use to a sender.
 const USED_UP: i64 = 1024;
-/// RFC 9113 section 6.9.2.
+/// The initial window size (RFC 9113 section 6.9.2).
 const INITIAL_WINDOW: i64 = 65_535;
 
 /// A connection's flow-control window in one direction.
@@ -44,17 +44,17 @@ impl Window {
         }
     }
 
-    /// Returns the number of bytes that may still be sent; negative if a peer sent more.
+    /// Returns the number of bytes that may still be sent; negative if a peer has sent more.
     pub(super) fn left(&self) -> i64 {
         self.left.get()
     }
 
-    /// Returns whether it has been exhausted for that long.
+    /// Returns whether the window has been exhausted for that long.
     pub(super) fn is_used_up_for(&self, long: Duration) -> bool {
         self.used_up.get().is_some_and(|since| since.elapsed() >= long)
     }
 
-    /// Resolves when it is exhausted. Cancel-safe.
+    /// Resolves when the window is exhausted. Cancel-safe.
     pub(super) async fn used_up(&self) {
         while self.used_up.get().is_none() {
             self.news.notified().await;

@@ -1,7 +1,7 @@
 //! Passes the bytes of a connection to and from h2, and observes the frames in them.
 //!
 //! h2 does not report what it does by itself: which streams it refused, whether the windows of the connection are exhausted,
-//! that it truncated trailers. [`Seen`] records it, because every frame passes here. Nothing is copied or changed.
+//! that it truncated trailers. [`Seen`] records this, because every frame passes here. Nothing is copied or changed.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -28,24 +28,24 @@ pub(super) struct Wire {
     coming: Walker,
     going: Walker,
     seen: Rc<Seen>,
-    /// The client has half-closed, which h2 does not know yet.
+    /// Set when the client has half-closed, until h2 is notified.
     half_closed: Option<HalfClosed>,
 }
 
 #[derive(Debug)]
 struct HalfClosed {
     since: Instant,
-    /// When the kernel is next asked whether the client is still there.
+    /// When the kernel is next queried whether the client is still there.
     look: Pin<Box<Sleep>>,
 }
 
 impl Wire {
-    /// A client's connection, of which `first` was already read to learn what is spoken on it.
+    /// Wraps a client's connection. `first` was already read from it, to detect the protocol.
     pub(super) fn from_client(first: Bytes, stream: Stream, seen: Rc<Seen>) -> Self {
         Self { first, stream, coming: Walker::new(PREFACE), going: Walker::new(0), seen, half_closed: None }
     }
 
-    /// A connection to a server.
+    /// Wraps a connection to a server.
     pub(super) fn to_server(stream: Stream, seen: Rc<Seen>) -> Self {
         Self {
             first: Bytes::new(),
@@ -59,8 +59,8 @@ impl Wire {
 }
 
 impl Wire {
-    /// Ready when h2 may be told that the client has half-closed: nothing more is owed to it, not all of its requests are
-    /// complete, or it is gone.
+    /// Ready when h2 may be notified that the client has half-closed: no more responses are owed to it, not all of its requests
+    /// are complete, or it is gone.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.seen.owed.is_waited_for(cx) {
             return Poll::Ready(());
@@ -90,7 +90,7 @@ impl AsyncRead for Wire {
         let this = self.get_mut();
         this.seen.wanted();
         if this.seen.holds_back() {
-            // The server asks again as soon as it has taken the heads that wait.
+            // The server polls again as soon as it has accepted the pending heads.
             return Poll::Pending;
         }
         let before = into.filled().len();

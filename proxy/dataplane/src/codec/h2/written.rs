@@ -1,4 +1,4 @@
-//! Tracks when the frames queued on a connection have been written: h2 drops those of a stream that is reset before.
+//! Tracks when the frames queued on a connection have been written: h2 drops the unwritten frames of a stream that is reset.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 pub(super) struct Written {
     /// Whether the last operation on the socket was a complete flush, after which nothing that could be sent is queued.
     flushed: Cell<bool>,
-    /// How many times everything was written.
+    /// How many times everything queued was written.
     times: Cell<u64>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -34,7 +34,7 @@ impl Written {
         self.times.get()
     }
 
-    /// Ready when all that was queued at `since` and could be sent was written.
+    /// Ready when everything that was queued at `since` and could be sent was written.
     pub(super) fn poll_after(&self, since: u64, cx: &mut Context<'_>) -> Poll<()> {
         if self.times.get() > since {
             return Poll::Ready(());

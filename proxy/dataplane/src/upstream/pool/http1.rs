@@ -32,7 +32,7 @@ pub(super) struct Http1 {
     idle: RefCell<Vec<Idle>>,
     /// Requests that wait for the permit to dial.
     undialled: Line,
-    /// Requests that have dialled: no more than dials in progress.
+    /// Requests that have dialled: at most as many as there are dials in progress.
     dialled: Line,
 }
 
@@ -43,11 +43,11 @@ struct Line {
     next: Cell<u64>,
 }
 
-/// The sender of what a request waits for.
+/// Sends the outcome to a waiting request.
 type Outcome = oneshot::Sender<Result<Lease, Failure>>;
 
-/// A request that waits for a connection. When dropped, it leaves the queue, and passes a connection that it was given to the
-/// next.
+/// A request that waits for a connection. When dropped, it leaves the queue and passes a connection that it has received to the
+/// next request.
 struct Waiter<'a> {
     pool: &'a Pool,
     line: &'a Line,
@@ -153,7 +153,7 @@ impl Pool {
     }
 
     pub(super) fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit) -> Lease {
-        let Dialled { stream, peer, http2: _ } = dialled; // agreed on by the dialler
+        let Dialled { stream, peer, http2: _ } = dialled; // negotiated by the dialler
         let pool = Rc::downgrade(self);
         let born = Instant::now();
         permit.ends();
@@ -168,7 +168,7 @@ impl Pool {
         }
     }
 
-    /// Takes back a connection that can be reused. Requests that have dialled receive theirs in any case.
+    /// Takes back a connection that can be reused. Requests that have dialled receive their connection in any case.
     fn came_back(&self, lease: Lease) {
         self.hand_over(lease, [&self.http1.undialled, &self.http1.dialled]);
     }
@@ -195,7 +195,7 @@ impl Pool {
     pub(super) fn tidy_http1(&self, now: Instant) {
         let mut idle = self.http1.idle.take();
         idle.retain(|idle| self.is_fresh(idle, now) && idle.connection.is_open(now));
-        // Closing runs no code that returns a connection here, but nothing guarantees that.
+        // Closing runs no code that returns a connection here, but that is not guaranteed.
         idle.append(&mut self.http1.idle.borrow_mut());
         *self.http1.idle.borrow_mut() = idle;
     }
@@ -227,7 +227,7 @@ struct Pooled {
     pool: Weak<Pool>,
     peer: Option<SpiffeId>,
     born: Instant,
-    /// Requests that it has carried.
+    /// The number of requests that it has carried.
     carried: Cell<u32>,
     permit: Permit,
 }

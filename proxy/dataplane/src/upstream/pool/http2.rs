@@ -1,5 +1,5 @@
-//! HTTP/2 connections, shared by many requests each: they take streams until one of the two ends reaches its limit, then
-//! another connection is made.
+//! HTTP/2 connections, each shared by many requests: a connection takes streams until either end reaches its limit; then
+//! another one is dialled.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,8 +29,8 @@ pub(super) struct Http2 {
     starting: RefCell<Option<Vec<Started>>>,
 }
 
-/// Passes the new connection, or the failure, to a request that waits for it. The first one receives a stream whatever has
-/// happened to the connection since, so that no request dials forever if connections close at once.
+/// Passes the new connection, or the failure, to a request that waits for it. The first request receives a stream even if the
+/// connection has closed since, so that no request dials indefinitely if connections close at once.
 type Started = oneshot::Sender<Result<Option<Lease>, Failure>>;
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ struct SharedConnection {
     peer: Option<SpiffeId>,
     born: Instant,
     used: Cell<Instant>,
-    /// The number of requests that it was given.
+    /// The number of requests that it has received.
     carried: Cell<u32>,
 }
 
@@ -50,15 +50,16 @@ impl SharedConnection {
         self.carried.set(self.carried.get().saturating_add(1));
         Lease {
             connection: LeasedConnection::Http2(self.connection.clone(), queued),
-            // A closed HTTP/2 connection says how far it had come; only the first request can meet a stale handshake.
+            // A closed HTTP/2 connection reports how far the request had come; only the first request can encounter a stale
+            // handshake.
             reused: true,
-            // What a connection that was made for a request, or is in use, does with it is no stale connection's doing.
+            // A failure of a connection that was dialled for the request, or that is in use, is not due to staleness.
             was_idle: !first && self.connection.streams() == 0,
             peer: self.peer.clone(),
         }
     }
 
-    /// Returns whether it may be given one more request at once.
+    /// Returns whether it can take one more request at once.
     fn has_capacity(&self, settings: &PoolSettings) -> bool {
         let most = usize::try_from(settings.connections.max_concurrent_streams).unwrap_or(usize::MAX);
         !self.is_spent(settings)
@@ -104,11 +105,11 @@ impl Pool {
                 let permit = match permit.take().or_else(|| self.permit()) {
                     Some(permit) => permit,
                     None => {
-                        // No further connection may be made now.
+                        // No further connection may be opened now.
                         if waits.place.is_none() {
                             waits.place = Some(self.bounds.pending(peer).ok_or_else(|| self.overflowed())?);
                         }
-                        // Wait for a stream on one of those that are there, or for one to other hosts to close.
+                        // Wait for a stream on one of the existing connections, or for a connection to another host to close.
                         if !self.http2.shared.borrow().is_empty() {
                             return self.share(|_| true, queued).ok_or_else(|| self.overflowed());
                         }
@@ -145,7 +146,7 @@ impl Pool {
             let started = pool.dial_http2(permit).await;
             let mut outcome = started.map(|shared| {
                 let lease = shared.lease(None);
-                // Kept by a retired pool too: who waits for it finds it there, and it goes with the pool.
+                // A retired pool keeps it too, for the requests that wait for it; it is dropped with the pool.
                 pool.http2.shared.borrow_mut().push(shared);
                 Some(lease)
             });
@@ -155,7 +156,7 @@ impl Pool {
             }
             for waiter in waiters {
                 let next = outcome.as_ref().map(|_| None).map_err(Failure::clone);
-                // A request that no longer waits leaves the first stream to the next.
+                // A request that no longer waits leaves the first stream to the next request.
                 outcome = waiter.send(outcome).err().unwrap_or(next);
             }
         });
@@ -214,7 +215,7 @@ impl Pool {
         });
     }
 
-    /// Closes the connection that has been idle for longest. Returns false if there is none. Its permit is free a moment
+    /// Closes the connection that has been idle for longest. Returns false if there is none. Its permit is returned slightly
     /// later, after GOAWAY.
     pub(super) fn close_an_idle_http2(&self) -> bool {
         let mut shared = self.http2.shared.borrow_mut();

@@ -21,9 +21,9 @@ use crate::upstream::bounds::{ConnectionPermit, LONGEST_WAIT, PendingPermit};
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(super) connection: LeasedConnection,
-    /// Whether it carried a request before.
+    /// Whether it has carried a request before.
     pub(crate) reused: bool,
-    /// Whether it was idle when it was leased: the host may have closed it just then.
+    /// Whether it was idle when it was leased: the host may have closed it at that moment.
     pub(crate) was_idle: bool,
     /// The verified identity of the peer.
     pub(crate) peer: Option<SpiffeId>,
@@ -31,14 +31,14 @@ pub(crate) struct Lease {
 
 #[derive(Debug)]
 pub(super) enum LeasedConnection {
-    /// With the time of its creation, and the use of it once it has a user.
+    /// With the time of its creation, and the permit to use it once it has a user.
     Http1(Http1Connection, Instant, Option<Share>),
     /// With the slot in the queue that the request holds until it is sent.
     Http2(Http2Connection, Option<Queued>),
 }
 
 impl Lease {
-    /// Begins a request on it. Only HTTP/2 copies the head, which it may have to keep until there is a stream.
+    /// Sends a request on it. Only HTTP/2 copies the head, because it may have to keep it until a stream is available.
     pub(crate) fn send(self, head: &RequestHead, body: Body) -> Exchange {
         match self.connection {
             LeasedConnection::Http1(connection, _, used) => {
@@ -55,7 +55,7 @@ impl Lease {
         }
     }
 
-    /// Attaches the right to use a connection.
+    /// Attaches the permit to use a connection.
     pub(super) fn used_by(mut self, share: Share) -> Self {
         if let LeasedConnection::Http1(_, _, used) = &mut self.connection {
             *used = Some(share);
@@ -64,16 +64,16 @@ impl Lease {
     }
 }
 
-/// A request in flight. To be kept until its response is complete: it counts as the use of a connection by the peer.
+/// A request in flight. It must be kept until its response is complete, because it counts as the peer's use of a connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     inner: client::Exchange,
-    /// Of a connection that carries one request at a time.
+    /// The permit to use a connection that carries one request at a time.
     _used: Option<Share>,
 }
 
 impl Exchange {
-    /// Returns the next head from the upstream. To be called until it is not an interim one. Cancel-safe.
+    /// Returns the next head from the upstream. Must be called until the head is not an interim one. Cancel-safe.
     pub(crate) async fn answer(&mut self) -> Result<Answer, Failure> {
         self.inner.answer().await
     }
@@ -120,7 +120,7 @@ impl Drop for Waits {
 #[derive(Debug)]
 pub(crate) struct Permit {
     _permit: ConnectionPermit,
-    /// The use of it, where it has one user for its whole lifetime.
+    /// The permit to use it, if it has one user for its whole lifetime.
     used: Option<Share>,
     series: Arc<ClusterSeries>,
     state: Cell<Activity>,
@@ -136,20 +136,20 @@ enum Activity {
 }
 
 impl Permit {
-    /// Counted in `series` until it is dropped.
+    /// Creates a permit that is counted in `series` until it is dropped.
     pub(super) fn new(permit: ConnectionPermit, series: Arc<ClusterSeries>) -> Self {
         series.connections_open.increment();
         Self { _permit: permit, used: None, series, state: Cell::new(Activity::Connecting) }
     }
 
-    /// The connection has one user for its whole lifetime.
+    /// Records that the connection has one user for its whole lifetime.
     pub(super) fn used_by(mut self, share: Share) -> Self {
         self.used = Some(share);
         self.begins();
         self
     }
 
-    /// The gauge that counts connections in that state.
+    /// Returns the gauge that counts connections in that state.
     fn gauge(&self, state: Activity) -> Option<&Counter> {
         match state {
             Activity::Connecting => None,

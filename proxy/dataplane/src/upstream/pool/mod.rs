@@ -1,8 +1,8 @@
-//! The connections of one worker to one host: HTTP/1 connections for one request at a time, and HTTP/2 connections that
-//! streams share.
+//! The connections of one worker to one host: HTTP/1 connections for one request at a time, and HTTP/2 connections that streams
+//! share.
 //!
-//! A request that cannot be served at once waits in a bounded queue or fails with an overflow; nothing of it is written here.
-//! A connection that has reached its maximum lifetime or number of requests takes no further request and closes after those in
+//! A request that cannot be served at once waits in a bounded queue or fails with an overflow; no part of it is written here. A
+//! connection that has reached its maximum lifetime or number of requests takes no further request and closes after those in
 //! flight.
 
 mod http1;
@@ -33,7 +33,7 @@ use super::dial::{Dialer, Dialled, Purpose, Target, Wire};
 use crate::capacity::Share;
 use crate::metrics::ClusterSeries;
 
-/// The minimum and maximum time that a request waits for a connection before another host is tried.
+/// The minimum and maximum time that a request waits for a connection before it moves to another host.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 
 /// The connections to one host.
@@ -70,19 +70,19 @@ pub(super) struct PoolSettings {
 }
 
 impl PoolSettings {
-    /// Those of a cluster.
+    /// Returns the settings of a cluster.
     pub(super) fn of(cluster: &ClusterConfig) -> Self {
         Self { connect_timeout: cluster.connect_timeout, connections: cluster.connections.clone() }
     }
 
-    /// Returns whether a connection of this age that has carried so many requests takes no more.
+    /// Returns whether a connection of this age that has carried this many requests takes no more.
     fn is_spent(&self, age: Duration, carried: u32) -> bool {
         let ConnectionSettings { max_duration, max_requests, .. } = &self.connections;
         max_duration.is_some_and(|longest| age >= longest) || max_requests.is_some_and(|most| carried >= most)
     }
 }
 
-/// Counts a connection that is being made.
+/// Counts a connection that is being established.
 struct Connecting<'a>(&'a Cell<u32>);
 
 impl<'a> Connecting<'a> {
@@ -105,7 +105,7 @@ pub(crate) enum Speaks {
     Http1,
     /// HTTP/2.
     Http2,
-    /// The one that ALPN selects; without TLS, HTTP/1.1.
+    /// The one that ALPN selects; HTTP/1.1 without TLS.
     Negotiated,
 }
 
@@ -153,16 +153,18 @@ impl Pool {
             (Purpose::Requests, Speaks::Http2) => self.http2(peer).await,
             (Purpose::Requests, Speaks::Negotiated) if !in_the_clear => self.negotiated(peer).await,
             (Purpose::Requests, _) => self.http1(peer).await,
-            // Where requests go over HTTP/2, these are the connections of upgrades alone: one that the other side did not
-            // take leaves its connection to the next.
-            // A WebSocket is one stream of it (RFC 8441). Between sidecars upgrades have another ALPN.
+            // If requests use HTTP/2, only upgrades use these connections. If the server declines an upgrade, its connection
+            // serves the next upgrade.
+            // A WebSocket is one stream of a shared connection (RFC 8441). Between sidecars, upgrades have a separate ALPN
+            // protocol.
             (Purpose::Upgrade, Speaks::Http2) if !self.target.is_mesh() => self.http2(peer).await,
             (Purpose::Upgrade, _) => self.http1(peer).await,
         }
     }
 
     /// Leases a connection in the version that the host prefers, which is learned in a handshake and remembered until a
-    /// connection fails. While it is unknown, a request dials if it may, and otherwise waits for the result of another.
+    /// connection fails. While it is unknown, a request dials if it may, and otherwise waits for the result of another
+    /// request's dial.
     async fn negotiated(self: &Rc<Self>, peer: &Peer) -> Result<Lease, Failure> {
         let lease = loop {
             match self.prefers_http2.get() {
@@ -177,7 +179,7 @@ impl Pool {
                 () = learned => {}
             }
         };
-        // Reaching a limit of ours says nothing about the host.
+        // Reaching one of the proxy's limits says nothing about the host.
         lease.inspect_err(|failure| {
             if failure.reason != Reason::UpstreamOverflow {
                 self.prefers_http2.set(None);
@@ -191,7 +193,7 @@ impl Pool {
         let dialled = self.dial(Wire::Either).await?;
         self.prefers_http2.set(Some(dialled.http2));
         let lease = if dialled.http2 {
-            // Streams share it, and are bounded as requests.
+            // Streams share it, and are limited as requests.
             drop(used);
             self.keep_http2(dialled, permit).await
         } else {
@@ -228,13 +230,14 @@ impl Pool {
         self.let_shared_ones_go();
     }
 
-    /// Returns how long to wait for a connection before another host's may be used instead: a quarter of what it may take.
+    /// Returns how long to wait for a connection before another host's may be used instead: a quarter of the connect timeout,
+    /// within limits.
     pub(super) fn patience(&self) -> Duration {
         let (least, most) = PATIENCE;
         (self.settings.borrow().connect_timeout / 4).clamp(least, most)
     }
 
-    /// Returns whether a connection is being made.
+    /// Returns whether a connection is being established.
     pub(super) fn is_connecting(&self) -> bool {
         self.connecting.get() > 0
     }
@@ -285,7 +288,7 @@ impl Pool {
         Ok((used, self.permit_in_time().await?))
     }
 
-    /// Acquires the permit to open one more connection. If there is none, closes an idle one for it: to another host of the
+    /// Acquires the permit to open one more connection. If there is none, closes an idle one to free it: to another host of the
     /// cluster, or, if the process has no descriptor left, to any host.
     fn permit(&self) -> Option<Permit> {
         let permit = self.bounds.open().or_else(|exhausted| {
@@ -301,7 +304,7 @@ impl Pool {
         }
     }
 
-    /// Like [`Self::permit`], but waits until a connection has closed. Idle ones on other workers are closed for it.
+    /// Like [`Self::permit`], but waits until a connection has closed. Idle ones on other workers are closed to free it.
     async fn permit_in_time(&self) -> Result<Permit, Failure> {
         if let Some(permit) = self.permit() {
             return Ok(permit);

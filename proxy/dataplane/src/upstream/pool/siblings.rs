@@ -5,17 +5,17 @@ use std::rc::{Rc, Weak};
 
 use super::Pool;
 
-/// Below this many, pools that are gone are not looked for.
+/// With fewer entries than this, those of dropped pools are not removed.
 const FEW: usize = 64;
 
-/// Pools, as long as they are there.
+/// Weak references to pools.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Siblings(RefCell<List>);
 
 #[derive(Debug, Default)]
 struct List {
     pools: Vec<Weak<Pool>>,
-    /// At how many entries those of pools that are gone are dropped.
+    /// The number of entries at which those of dropped pools are removed.
     tidy_at: usize,
 }
 
@@ -30,7 +30,7 @@ impl Siblings {
         pools.push(Rc::downgrade(pool));
     }
 
-    /// Closes an idle connection. Returns false if there is none. Visits every pool, which happens only if the connection
+    /// Closes an idle connection. Returns false if there is none. Iterates over all pools, which happens only if the connection
     /// limit is reached.
     pub(in crate::upstream) fn close_an_idle_one(&self) -> bool {
         let idle = {

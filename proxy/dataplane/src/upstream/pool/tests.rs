@@ -17,10 +17,10 @@ use crate::identity::Identity;
 use crate::metrics::Registry;
 use crate::socket::address::EndpointAddress;
 
-/// Longer than any connection in here takes to be made.
+/// Longer than any connection in these tests takes to be established.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A pool of plaintext connections to `address`, of which the process may have `connections`, and one that uses it.
+/// Returns a pool of plaintext connections to `address`, of which the process may have `connections`, and a peer that uses it.
 fn pool(address: SocketAddr, connections: u32) -> (Rc<Pool>, Rc<Peer>) {
     let breakers = CircuitBreakers::decode(None).unwrap();
     let budget = ConnectionBudget::new(0, connections);

@@ -18,7 +18,7 @@ impl World {
         self.now += Duration::from_millis(millis);
     }
 
-    /// `times` attempts begin at the host, a millisecond apart.
+    /// Begins `times` attempts at the host, a millisecond apart.
     fn begin(&mut self, times: u32) {
         for _ in 0..times {
             self.host.begin(self.now);
@@ -26,7 +26,7 @@ impl World {
         }
     }
 
-    /// Another host answers a request that begins now.
+    /// Records that another host answers a request that begins now.
     fn other_answers(&mut self) {
         let began = self.now;
         self.later(2);
@@ -158,7 +158,7 @@ fn an_ejection_takes_five_seconds_of_silence_and_two_failed_pairs() {
     assert!(!world.host.is_proven(world.now, 0, false));
 }
 
-/// Half of the requests take 30 s, and none may be sent twice. A healthy host may well get three slow ones in a row.
+/// Half of the requests take 30 s, and none may be sent twice. A healthy host may well receive three slow ones in a row.
 #[test]
 fn without_pairs_slow_requests_eject_no_host_and_one_that_fails_every_test_is_ejected() {
     for (slow_elsewhere, ejected) in [(200, false), (2, true)] {
