@@ -48,7 +48,7 @@ pub(crate) async fn measure(args: HeartbeatsArgs) -> Result<(), String> {
     let _control_plane = mesh.control_plane().await?;
     let identity = Identity::join(&mesh).await?;
     let (samples, mut taken) = mpsc::unbounded_channel();
-    // Dropped, and thereby stopped, when this function returns.
+    // Dropped, which stops the tasks, when this function returns.
     let mut probes = JoinSet::new();
     let channel = connect(&mesh, Some(&identity)).await?;
     for number in 0..WORKLOADS {

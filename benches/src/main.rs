@@ -1,4 +1,4 @@
-//! What a mesh costs, and what it survives: measured, never asserted.
+//! Measures what a mesh costs and which faults it survives. Nothing is asserted.
 //!
 //! `cargo build --release && cargo run --release -p outrigger-benches -- mesh --services 10000 --updates 1000` measures
 //! the memory and CPU of sidecars. `cargo run --release -p outrigger-benches -- faults` breaks endpoints under load and

@@ -1,4 +1,4 @@
-//! What the demo and the benches share: processes of this binary, and questions to admin ports.
+//! What the demo and the benches share: processes of this binary, and requests to admin ports.
 
 pub mod admin;
 pub mod process;

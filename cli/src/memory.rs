@@ -1,11 +1,11 @@
 //! The memory of a process, as Linux accounts for it.
 //!
 //! RSS alone misleads: it counts pages of the program's file, which the page cache holds once for all processes that run it.
-//! `RssAnon` is what the process alone holds; PSS is that and its share of what several processes map.
+//! `RssAnon` is what the process alone holds; PSS adds its share of the pages that several processes map.
 
 use std::fmt;
 
-/// In bytes.
+/// The memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// Resident set: every mapped page that is in memory.
@@ -17,7 +17,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Of the process `pid`; `None` once it has ended, and where there is no `/proc`.
+    /// Returns the memory of the process `pid`. Returns `None` if it has ended, or if there is no `/proc`.
     pub fn of(pid: u32) -> Option<Self> {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
         Self::parse(&read("status")?, &read("smaps_rollup")?)

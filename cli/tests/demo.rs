@@ -1,4 +1,4 @@
-//! The demo as a user runs it: a process that must end with 0, every row at 0 lost, and nobody left behind.
+//! The demo as a user runs it: a process that must end with 0, every row at 0 lost, and no process left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::process::Command;
@@ -8,7 +8,7 @@ fn the_quick_demo_passes_and_leaves_no_process_behind() {
     let directory = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
         .args(["demo", "--quick"])
-        // Everything that the demo starts has its files below here, which makes it recognisable.
+        // All processes of the demo have their files in this directory, which identifies them.
         .env("TMPDIR", directory.path())
         .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
         .output()

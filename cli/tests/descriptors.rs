@@ -1,4 +1,4 @@
-//! A sidecar with few descriptors and many clients: who is accepted is served, and the admin port answers meanwhile.
+//! A sidecar with few descriptors and many clients: every accepted client is served, and the admin port responds meanwhile.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -29,7 +29,7 @@ async fn a_proxy_with_256_descriptors_serves_600_clients_and_its_admin_port_answ
                 client.get_mut().write_all(request.as_bytes()).await.unwrap();
                 let mut status = String::new();
                 timeout(Duration::from_secs(60), client.read_line(&mut status)).await.unwrap().unwrap();
-                // Kept open: a client that may ask again holds its descriptor.
+                // Kept open: a client that may send another request holds its descriptor.
                 (status, client)
             })
         })
@@ -51,13 +51,13 @@ async fn a_proxy_with_256_descriptors_serves_600_clients_and_its_admin_port_answ
     assert!(refused.is_some_and(|line| line.ends_with(" 0")), "{refused:?}");
 }
 
-/// Clients and application together need some more than most systems give.
+/// Raises the limit of this process: clients and application need more descriptors than most systems allow by default.
 fn raise_own_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
-/// Answers every request, on connections that stay.
+/// Starts an application that answers every request and keeps its connections open.
 async fn application() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -79,7 +79,7 @@ async fn application() -> SocketAddr {
     address
 }
 
-/// A page of an admin port, head and body; nothing while nobody listens there.
+/// Returns a page of an admin port, head and body. Returns an empty text if the port refuses the connection.
 async fn get(admin: SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     let asked = async {
@@ -175,7 +175,7 @@ impl Drop for Mesh {
     }
 }
 
-/// An address where nobody listens now.
+/// Returns a free address.
 fn free() -> SocketAddr {
     StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,5 +1,5 @@
 //! A real Envoy, configured by our control plane: it accepts every resource, serves requests, and follows an update.
-//! Part of `tests/heavier`, which installs Envoy and says in `OUTRIGGER_ENVOY` where it is.
+//! Part of `tests/heavier`, which installs Envoy and sets `OUTRIGGER_ENVOY` to its path.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::io::{Read, Write};
@@ -286,7 +286,7 @@ static_resources:
         self.processes.push(command.spawn().unwrap());
     }
 
-    /// Returns the whole response as text, or None if nobody listens yet.
+    /// Returns the whole response as text, or None if the port is not open yet.
     fn get(&self, address: SocketAddr, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

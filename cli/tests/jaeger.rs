@@ -1,5 +1,5 @@
-//! A real Jaeger gets the demo's spans, and its query API gives back whole traces. Part of `tests/heavier`, which
-//! builds Jaeger and says in `OUTRIGGER_JAEGER` where it is.
+//! A real Jaeger gets the demo's spans, and its query API returns complete traces. Part of `tests/heavier`, which
+//! builds Jaeger and sets `OUTRIGGER_JAEGER` to its path.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +77,7 @@ impl Trace {
         self.spans.values().map(|span| span.service.as_str()).collect()
     }
 
-    /// More than one root, or a parent that is not there.
+    /// Returns the problems: no root or several, and spans whose parents are missing.
     fn problems(&self) -> Vec<String> {
         let roots = self.spans.values().filter(|span| span.parents.is_empty()).count();
         let orphans =

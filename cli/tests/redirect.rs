@@ -1,5 +1,5 @@
 //! Redirected sockets, with real REDIRECT rules: two network namespaces, a client's sidecar and a server's, and an
-//! application on each side that knows nothing of them. Part of `tests/heavier`; needs root.
+//! application on each side that is unaware of them. Part of `tests/heavier`; needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl Mesh {
             namespace.run(&add);
             namespace.run(&["ip", "link", "set", link, "up"]);
         }
-        // Where the virtual address would be routed does not matter: the rule takes the connection before.
+        // Where the virtual address is routed does not matter: the rule redirects the connection first.
         client.run(&["ip", &format!("-{family}"), "route", "add", "default", "via", there]);
         let ip = if family == "4" { "ip" } else { "ip6" };
         client.run(&[
@@ -123,7 +123,7 @@ spec:
             &control_plane,
             &["--transparent-inbound", &inbound, "--service", &service],
         );
-        // The explicit port is moved out of the way of the transparent one.
+        // The explicit port is changed, so that it does not collide with the transparent one.
         self.sidecar(
             true,
             "client",
@@ -173,7 +173,7 @@ spec:
         };
         let answer = self.client.get(&url);
         assert!(answer.as_ref().is_some_and(|answer| answer.contains("paddle")), "{answer:?}\n{}", logs());
-        // The original destination decides, whatever the Host says.
+        // The original destination selects the destination; `Host` is ignored.
         let answer = self.client.run(&["curl", "-sf", "-m", "5", "-H", "Host: nowhere.example", &url]);
         assert!(answer.contains("paddle"), "{answer}\n{}", logs());
         let metrics = self.server.get("http://127.0.0.1:15000/metrics").unwrap();
@@ -231,7 +231,7 @@ impl Namespace {
         run(&inside)
     }
 
-    /// The body of a page, if it is there.
+    /// Returns the body of a page. Returns None if the request fails.
     fn get(&self, url: &str) -> Option<String> {
         let output = Command::new("ip")
             .args(["netns", "exec", &self.0, "curl", "-sf", "-m", "5", url])

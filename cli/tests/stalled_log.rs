@@ -1,4 +1,4 @@
-//! Processes whose log pipe is full and never read, as below a stalled container runtime: they serve, and they end.
+//! Processes whose log pipe is full and never read, as under a stalled container runtime: they serve, and they exit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::fs::File;

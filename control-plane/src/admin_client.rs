@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 pub const SOCKET_FILE: &str = "admin.sock";
 /// Time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum size of a response. The status of 10,000 proxies has some 10 MB.
+/// Maximum size of a response. The status of 10,000 proxies has about 10 MB.
 const MAX_BODY: usize = 256 << 20;
 
 /// Address of a control plane's admin interface.

@@ -102,7 +102,7 @@ impl Metrics {
         }
     }
 
-    /// Returns the text exposition format. Some gauges are read only for it.
+    /// Returns the text exposition format. `at_scrape` has the gauges that are read only at a scrape.
     pub(crate) fn text(&self, at_scrape: GaugeValues) -> String {
         let GaugeValues { services, proxies_connected, xds_streams, xds_resources_refused, source_refusals } =
             at_scrape;

@@ -27,7 +27,7 @@ fn documents(directory: &Path) -> Vec<Value> {
     all
 }
 
-/// Reads a document with a generated type, and checks that nothing of it was lost.
+/// Reads a document with a generated type, and checks that no field was lost.
 fn keeps_everything<T: DeserializeOwned + Serialize>(document: &Value) {
     let typed: T = serde_json::from_value(document.clone()).unwrap_or_else(|e| panic!("{e} in {document}"));
     // Not the version: TCPRoute is v1 since Gateway API 1.6, and still v1alpha2 in the crate.

@@ -29,7 +29,7 @@ pub use envoy::extensions::filters::listener::http_inspector::v3 as http_inspect
 pub use envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 /// `envoy.extensions.filters.network.tcp_proxy.v3`.
 pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
-/// `envoy.extensions.load_balancing_policies.common.v3`: what several policies may say of localities.
+/// `envoy.extensions.load_balancing_policies.common.v3`: locality settings that several policies share.
 pub use envoy::extensions::load_balancing_policies::common::v3 as lb_common;
 /// `envoy.extensions.load_balancing_policies.least_request.v3`.
 pub use envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
@@ -52,7 +52,7 @@ pub use envoy::r#type::matcher::v3 as matcher;
 /// `envoy.type.v3`: percentages, ranges.
 pub use envoy::r#type::v3 as types;
 
-/// Type URLs: what an `Any` says that it holds, and what a discovery request asks for.
+/// Type URLs: the type of the message in an `Any`, and the type that a discovery request names.
 pub mod type_url {
     /// LDS.
     pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -111,7 +111,7 @@ pub mod type_url {
     pub const PEAK_EWMA: &str = "type.googleapis.com/outrigger.lb.v1.PeakEwma";
 }
 
-/// What a `Node` says of a proxy.
+/// Contents of a `Node` that describe a proxy.
 pub mod node {
     /// `user_agent_name` of Outrigger's proxy.
     pub const USER_AGENT: &str = "outrigger";
@@ -151,7 +151,7 @@ pub mod metadata {
     pub const INSTANCE: &str = "instance";
     /// In [`WORKLOAD`]: the version of the application.
     pub const VERSION: &str = "version";
-    /// Of a listener or filter chain: the destination that it leads to.
+    /// Of a listener or filter chain: its destination.
     pub const DESTINATION: &str = "outrigger.destination";
     /// In [`DESTINATION`]: the destination's canonical name.
     pub const NAME: &str = "name";

@@ -1,4 +1,4 @@
-//! A gRPC application and a client, as frames: HTTP/2 with prior knowledge, nothing decoded.
+//! A gRPC application and a client that exchange frames over HTTP/2 with prior knowledge. Messages are not decoded.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ pub async fn echo(name: &'static str) -> Application {
     Application::http2(move |request, respond| call(request, respond, name)).await
 }
 
-/// Starts an application that refuses every stream, as one does that has no capacity left.
+/// Starts an application that refuses every stream, as an overloaded one does.
 pub async fn refusing() -> Application {
     Application::http2(|_, mut respond| async move { respond.send_reset(h2::Reason::REFUSED_STREAM) }).await
 }
@@ -55,7 +55,7 @@ pub struct GrpcClient {
 #[derive(Debug)]
 pub struct Call {
     response: ResponseFuture,
-    /// Takes the messages of the request.
+    /// Sends the messages of the request.
     pub messages: SendStream<Bytes>,
 }
 

@@ -2,8 +2,8 @@
 //! `outrigger-test-support`.
 //!
 //! Each test starts its own mesh, on free ports and in a temporary directory, so that tests run in parallel. Nothing here sleeps
-//! for a fixed time: conditions are polled, with a deadline that only a broken mesh reaches. A helper that cannot go on panics,
-//! and thereby fails its test.
+//! for a fixed time: conditions are polled, with a deadline that only a broken mesh reaches. A helper that fails panics, and
+//! so fails its test.
 
 #![allow(
     clippy::unwrap_used,

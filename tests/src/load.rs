@@ -34,7 +34,7 @@ impl Load {
     /// How many POSTs can be in flight at a time.
     pub const POSTS_AT_A_TIME: usize = CLIENTS;
 
-    /// Starts to send requests to `host` through the sidecar at `outbound`.
+    /// Starts sending requests to `host` through the sidecar at `outbound`.
     pub fn start(outbound: SocketAddr, host: &str) -> Self {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut clients = JoinSet::new();
@@ -62,7 +62,7 @@ impl Load {
         Self { stop, answered, clients }
     }
 
-    /// Waits until so many further requests have finished.
+    /// Waits until `requests` more requests have finished.
     pub async fn wait_for(&self, requests: usize) {
         let until = self.answered.load(Ordering::Relaxed) + requests;
         eventually("traffic", async || (self.answered.load(Ordering::Relaxed) >= until).then_some(())).await;

@@ -6,7 +6,7 @@ use outrigger_test_support::http1::Response;
 use crate::mesh::{Mesh, http_route, service};
 use crate::sidecar::Sidecar;
 
-/// A mesh with the applications `a` and `b`, and a service `shop` that is nothing but its routes.
+/// A mesh with the applications `a` and `b`, and a service `shop` that has routes and no endpoints.
 #[derive(Debug)]
 pub struct Shop {
     /// Its control plane.

@@ -1,5 +1,4 @@
-//! What nobody should send, and what it gets: the right refusal, by name where there is one, while traffic goes on. Nothing of
-//! it reaches an application.
+//! Invalid input: it is refused with the right status, never reaches an application, and does not disturb other traffic.
 
 use outrigger_test_support::application::Application;
 use outrigger_test_support::client::Client;
@@ -9,7 +8,7 @@ use outrigger_tests::mesh::{Mesh, service};
 use outrigger_tests::sidecar::Sidecar;
 use outrigger_tests::tls;
 
-/// Bytes that are no request, or more than one, depending on who reads them.
+/// Malformed requests, and requests that two parsers might read differently.
 const MALFORMED: [&[u8]; 16] = [
     b"GET / HTTP/1.1\r\nHost: app\r\nHost: other\r\n\r\n",
     b"GET / HTTP/1.1\r\n\r\n",
@@ -45,7 +44,7 @@ impl Pair {
         Self { mesh, app, web, served }
     }
 
-    /// The status line's code of what comes back, and that the connection ends.
+    /// Sends `bytes`, reads until the connection ends, and returns the status code of the response.
     async fn refusal(&self, bytes: &[u8]) -> String {
         let mut client = self.web.client().await;
         client.send(bytes).await;
@@ -74,10 +73,10 @@ async fn a_member_of_the_mesh_that_sends_malformed_bytes_gets_the_same() {
         let answer = tls::exchange(to, Some(&me), "http/1.1", bytes).await.unwrap_or_default();
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let status = answer.get(9..12).unwrap_or("none");
-        // An inbound listener serves one service alone and does not care for whom a request says it is.
+        // An inbound listener serves a single service, whatever the authority of a request is.
         assert!(matches!(status, "400" | "501" | "505"), "{status} for {:?}", String::from_utf8_lossy(bytes));
     }
-    // HTTP/2 was agreed, and something else comes: a connection error, no answer.
+    // ALPN selected HTTP/2, and the bytes are not HTTP/2: a connection error without a response.
     let answer = tls::exchange(to, Some(&me), "h2", b"GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
     assert!(!answer.unwrap_or_default().starts_with(b"HTTP/1.1"));
     assert_eq!(pair.app.requests(), 0);

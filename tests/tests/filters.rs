@@ -1,5 +1,4 @@
-//! What a Gateway API route does with a request besides choosing its backend: fields, redirects, rewrites, mirrors, CORS,
-//! timeouts and retries.
+//! Filters and policies of Gateway API routes: header modification, redirects, rewrites, mirrors, CORS, timeouts and retries.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -128,7 +127,7 @@ async fn a_mirror_gets_the_share_that_its_percentage_says() {
     for _ in 0..200 {
         assert_eq!(client.get("shop", "/half").await.by(), (200, "a"));
     }
-    // A copy for every third request at least: 5 sigma below a half.
+    // At least 65 and at most 135 copies of 200: within 5 sigma of a half.
     eventually("half of the copies", async || (shop.b.requests() >= 20 + 65).then_some(())).await;
     assert!(shop.b.requests() <= 20 + 135, "{} copies of 200", shop.b.requests() - 20);
 }

@@ -1,4 +1,5 @@
-//! Who talks to whom: every hop knows both ends, strangers get nothing, and certificates are renewed under traffic.
+//! Identities: every hop verifies both ends, clients without an identity of the mesh are refused, and certificates are renewed
+//! under traffic.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What an operator sees of a running mesh: labels of workloads, and how busy endpoints are.
+//! What an operator sees of a running mesh: labels of workloads, and active requests of endpoints.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 async fn callers_see_the_labels_and_active_requests_of_an_endpoint() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
     let app = Application::raw(|mut connection| async move {
-        // Hears, and never answers.
+        // Reads requests and never responds.
         while connection.request().await.is_some() {}
     })
     .await;

@@ -1,5 +1,5 @@
-//! What goes through two sidecars besides plain requests and answers: gRPC, upgrades, interim answers, trailers, streams in
-//! both directions, opaque bytes, and what has to be found out first.
+//! Protocols through two sidecars: gRPC, upgrades, interim responses, trailers, streams in both directions, opaque bytes, and
+//! protocols that must be detected.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use outrigger_tests::mesh::{Mesh, service};
 use outrigger_tests::sidecar::Sidecar;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The sidecar `web`, bound to the service `app` as well, and the one of the application.
+/// The sidecar of `web`, with a port bound to the service `app`, and the sidecar of the application.
 struct Pair {
     mesh: Mesh,
     web: Sidecar,
@@ -71,7 +71,7 @@ async fn messages_of_one_call_alternate_in_both_directions() {
 #[tokio::test]
 async fn an_upgraded_connection_is_a_tunnel() {
     let app = Application::raw(|mut connection| async move {
-        // The first connection is the sidecar's question whether anybody is there.
+        // The sidecar's first connection only checks whether the application listens; it carries no request.
         let Some(head) = connection.head().await else { return };
         assert!(head.to_lowercase().contains("upgrade: websocket\r\n"), "{head}");
         let switch =
@@ -182,7 +182,7 @@ async fn trailers_go_both_ways() {
 
 #[tokio::test]
 async fn a_slow_reader_slows_the_sender_and_buffers_stay_bounded() {
-    // Sends without end until nobody takes more.
+    // Sends until the connection ends or flow control blocks it.
     let sent = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&sent);
     let app = Application::raw(move |mut connection| {
@@ -204,7 +204,7 @@ async fn a_slow_reader_slows_the_sender_and_buffers_stay_bounded() {
     let mut client = pair.bound().await;
     client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n").await;
     client.head().await;
-    // It comes to rest: what is on the way is bounded by windows and the kernel's buffers.
+    // The sender blocks in the end: HTTP/2 windows and the kernel's buffers bound the bytes in transit.
     let mut before = 0;
     let (mut still, mut stopped) = (0, 0);
     eventually("a sender that waits", async || {
@@ -301,7 +301,7 @@ async fn a_service_is_reached_by_each_of_its_names_and_by_its_bound_port() {
     ] {
         assert_eq!(client.get(host, "/").await.by(), (200, "app"), "{host}");
     }
-    // As http_proxy, in absolute form (RFC 9112 section 3.2.2).
+    // As clients with `http_proxy` send it, in absolute form (RFC 9112 section 3.2.2).
     let answer = client.get("app.shop", "http://app.shop/page").await;
     assert!(answer.body.starts_with("GET /page HTTP/1.1\r\n"), "{answer:?}");
     assert_eq!(pair.bound().await.get("whatever", "/").await.by(), (200, "app"));

@@ -1,4 +1,4 @@
-//! What clients see of instances that die, leave, fail or restart, and of a control plane that is away: as little as can be.
+//! What clients observe when instances die, drain, fail or restart, and when the control plane is down: as little as possible.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ async fn an_instance_that_drains_loses_nothing() {
     drop(second);
 }
 
-/// SIGTERM often reaches an application and its sidecar at once; the application says goodbye when its own work is done.
+/// SIGTERM often reaches an application and its sidecar at once; the application makes its last calls after its own requests.
 #[tokio::test]
 async fn an_application_makes_its_last_calls_after_its_sidecar_was_told_to_end() {
     let https = ["web", "app", "late"].map(|name| service(name, 80, "http")).concat();
@@ -167,8 +167,7 @@ async fn retries_do_not_multiply_an_outage() {
     const SENT: usize = 300;
     for sent in 1..=SENT {
         assert_eq!(client.get("app", "/").await.status, 503);
-        // A fifth of the requests, or three while those are few; and with two sidecars on the way, the one at the
-        // application repeats nothing.
+        // The retry budget is a fifth of the requests, and at least three. The sidecar of the application retries nothing.
         let retries = app.requests() - sent;
         assert!(retries <= 3.max(sent / 5), "{retries} retries of {sent} requests");
     }
@@ -177,7 +176,7 @@ async fn retries_do_not_multiply_an_outage() {
     drop(served);
 }
 
-/// Over both sidecars: the one that calls repeats, the one at the application does not.
+/// Of the two sidecars, the caller's retries and the application's does not.
 #[tokio::test]
 async fn a_get_that_the_application_reads_and_cuts_is_executed_three_times_at_most() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
@@ -198,7 +197,7 @@ async fn a_get_that_the_application_reads_and_cuts_is_executed_three_times_at_mo
     .await;
     let served = mesh.sidecar("app").serves("app", app.address).start().await;
     let web = mesh.sidecar("web").start().await;
-    // Connections to the application that have carried a request, and wait.
+    // Idle connections to the application, each of which has carried a request.
     let mut clients = Vec::new();
     for _ in 0..6 {
         clients.push(web.client().await);
@@ -214,7 +213,7 @@ async fn a_get_that_the_application_reads_and_cuts_is_executed_three_times_at_mo
     drop(served);
 }
 
-/// The sidecar at the application has taken all that it may; the one that calls hears that nothing was processed.
+/// The application refuses every stream. Its sidecar reports to the caller's sidecar that nothing was processed.
 #[tokio::test]
 async fn a_post_that_is_refused_for_overload_goes_to_another_instance() {
     let mesh = Mesh::start(&service("app", 80, "grpc")).await;

@@ -1,4 +1,4 @@
-//! Holds the documents to the code: the files that ARCHITECTURE.md names and the types that the glossary names exist, every
+//! Checks the documents against the code: the files that ARCHITECTURE.md names and the types that the glossary names exist, every
 //! flag is on its page, and a control plane accepts every YAML example.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
@@ -114,7 +114,7 @@ fn is_defined(path: &str) -> bool {
     })
 }
 
-/// The fenced blocks of one language.
+/// Returns the fenced blocks of one language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");
     text.split(&opening).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()

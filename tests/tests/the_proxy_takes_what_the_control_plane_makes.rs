@@ -1,8 +1,8 @@
-//! The contract between translation and the proxy: whatever configuration is accepted, no proxy refuses what is made of
-//! it, and everything that it names is there.
+//! The contract between translation and the proxy: if a configuration is accepted, no proxy refuses the resources translated
+//! from it, and every resource that they refer to exists.
 //!
-//! Configuration goes in as files, so that what the source checks is part of the contract: first every kind of route,
-//! filter and service, then routes with odd but legal values, by property.
+//! Configuration is read from files, so that the source's validation is part of the contract: first every kind of route,
+//! filter and service, then a property test of routes with unusual but valid values.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -25,7 +25,7 @@ use outrigger_proto::kind::Kind;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// What a configuration of these documents becomes.
+/// Reads a configuration of these documents.
 fn read(documents: &[Value]) -> View {
     let directory = tempfile::tempdir().unwrap();
     let text: Vec<_> = documents.iter().map(Value::to_string).collect();
@@ -49,14 +49,15 @@ fn workload(namespace: &str) -> WorkloadKey {
     WorkloadKey { identity, instance: "cart-1".into() }
 }
 
-/// Gives a proxy all that `asked` and its wildcard lead to; returns what it holds and what it minded.
+/// Decodes, as a proxy does, all resources that the `asked` listeners and the wildcards lead to. Returns the accepted resources
+/// and the errors.
 fn give(catalog: &Catalog, namespace: &str, mode: Mode, asked: &[&str]) -> (Resources, Vec<String>) {
     let viewer = Viewer { workload: workload(namespace), mode, dialect: Dialect::Outrigger };
     let mut resources = Resources::default();
     let mut minded = Vec::new();
     let mut wanted: BTreeSet<(Kind, Name)> =
         asked.iter().map(|name| (Kind::Listener, Name::from(*name))).collect();
-    // What refers before what is referred to.
+    // Referring kinds before the kinds that they refer to.
     for kind in [Kind::Listener, Kind::Route, Kind::Cluster, Kind::Endpoints] {
         if kind.has_wildcard() {
             wanted.extend(catalog.wildcard(&viewer, kind).into_iter().map(|name| (kind, name)));
@@ -107,7 +108,7 @@ fn route(kind: &str, name: &str, namespace: &str, parent: (&str, u16), rules: Va
         "metadata": {"name": name, "namespace": namespace}, "spec": {"parentRefs": [parent], "rules": rules}})
 }
 
-/// `cart` in every protocol, `stock` without an address, an external name.
+/// `cart` with a port of every protocol, `other` over IPv6, `stock` without a cluster IP, and an external name.
 fn services() -> Vec<Value> {
     let protocols =
         [(80, "http"), (81, ""), (82, "kubernetes.io/h2c"), (83, "grpc"), (84, "tcp"), (85, "http")];
@@ -188,7 +189,7 @@ fn every_route() -> Vec<Value> {
     ]
 }
 
-/// A workload that serves every port of `cart`, as itself or behind redirected sockets.
+/// A workload that serves every port of `cart`, on listening addresses of its own or by redirected sockets.
 fn registered(original_destination: bool) -> Registrations {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let protocols = [
@@ -253,7 +254,7 @@ fn every_kind_of_route_filter_and_service_is_taken() {
     }
 }
 
-/// Text of the characters that mean something to somebody on the way.
+/// Text with characters that have a special meaning in URLs, regular expressions or Envoy's format strings.
 fn odd_text() -> impl Strategy<Value = String> {
     let plain = prop::sample::select(vec!["a", "B", "7", "-", "_", ".", "~", "é"]);
     let special = "[ -~]".prop_map(|text: String| text);
@@ -348,7 +349,7 @@ proptest! {
     #[test]
     fn what_the_source_accepts_the_proxy_does_not_refuse(rules in prop::collection::vec(rule(), 1..4)) {
         let mut documents = services();
-        // One rule a route, so that a refused rule leaves the others in.
+        // One rule per route, so that a refused rule does not remove the others.
         documents.extend(rules.into_iter().enumerate().map(|(at, rule)| {
             route("HTTPRoute", &format!("r{at}"), "shop", ("cart", 80), json!([rule]))
         }));

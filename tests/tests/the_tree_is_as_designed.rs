@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who may use whom. `outrigger` (the CLI) and the tests may use anything.
+/// Which crate may use which. `outrigger` (the CLI) and the tests may use anything.
 const ALLOWED: [(&str, &[&str]); 9] = [
     ("proto", &[]),
     ("proxy/core", &[]),
@@ -74,7 +74,7 @@ struct ModuleList {
 }
 
 impl ModuleList {
-    /// A line for each use of a module by one that stands below it.
+    /// One line for each use of a module by a module below it in the list.
     fn uses_above(&self) -> Vec<String> {
         let place: BTreeMap<_, _> =
             self.modules.iter().enumerate().map(|(place, (name, _))| (name.as_str(), place)).collect();
@@ -99,7 +99,7 @@ impl ModuleList {
         let folder = self.file.parent().unwrap();
         let depth = file.strip_prefix(folder).unwrap().components().count();
         let is_mod = file.file_name().is_some_and(|name| name == "mod.rs");
-        // How many `super`s lead from this file to the list.
+        // The number of `super`s from this file to the list.
         let up = if is_mod { depth - 1 } else { depth };
         let supers = "super::".repeat(up);
         let mut used = BTreeSet::new();
@@ -144,7 +144,7 @@ fn heads(rest: &str) -> Vec<String> {
     heads
 }
 
-/// The code without comments and modules of tests, which may use anything. An inline module of tests is the last item of its file.
+/// The code without comments and test modules, which may use anything. An inline test module is the last item of its file.
 fn production(text: &str) -> String {
     let (mut code, mut lines) = (String::new(), text.lines());
     while let Some(line) = lines.next() {
@@ -188,7 +188,7 @@ fn module_lists(source: &Path) -> Vec<ModuleList> {
     lists
 }
 
-/// The files of a folder, those of tests (`tests.rs`, `tests/`) left out.
+/// The files of a folder, except tests (`tests.rs`, `tests/`).
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut files = Vec::new();
@@ -231,7 +231,7 @@ fn a_module_of_tests_is_called_tests_or_testing() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The names of modules that are compiled for tests alone.
+/// The names of modules that are compiled only for tests.
 fn test_modules(text: &str) -> Vec<String> {
     let modules = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
         let item = rest.lines().map(str::trim_start).find(|line| !line.starts_with("#["))?;
@@ -288,7 +288,7 @@ fn last_segment(path: &str) -> Option<String> {
     Some(item.to_owned()).filter(|item| !item.is_empty())
 }
 
-/// Every Rust file of the repository, of workspaces of its own too; what is generated is left out.
+/// Every Rust file of the repository, including other workspaces, except generated files.
 fn all_rust_files() -> Vec<PathBuf> {
     let (mut files, mut open) = (Vec::new(), vec![root()]);
     while let Some(folder) = open.pop() {

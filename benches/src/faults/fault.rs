@@ -28,7 +28,7 @@ pub(super) enum Fault {
     FrozenImpatient,
     /// SIGSTOP for the application behind a live sidecar.
     ApplicationFrozen,
-    /// The same, and clients give up after a second.
+    /// The same, with clients that time out after a second.
     ApplicationFrozenImpatient,
     /// SIGSTOP for three seconds: a pod whose CPU is throttled.
     Throttled,

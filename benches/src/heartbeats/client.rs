@@ -164,7 +164,7 @@ impl Renewals {
     }
 }
 
-/// Subscribes to the whole mesh as a sidecar in wildcard mode does. Returns when it has all resources of so many services.
+/// Subscribes to the whole mesh as a sidecar in wildcard mode does. Returns when it has all resources of that many services.
 pub(crate) async fn watch_everything(
     channel: Channel,
     instance: String,
@@ -191,7 +191,7 @@ pub(crate) async fn watch_everything(
     while assignments < services || routes < services {
         let answer = answers.message().await.map_err(text)?.ok_or("the stream ended")?;
         let names = answer.resources.iter().map(|resource| resource.name.clone());
-        // Clusters lead to endpoints and listeners to routes of their name.
+        // A cluster refers to endpoints of its name, a listener to routes of its name.
         let further = match answer.type_url.as_str() {
             CLUSTER => Some(ask(CLUSTER_LOAD_ASSIGNMENT, names.collect(), String::new())),
             LISTENER => Some(ask(ROUTE_CONFIGURATION, names.collect(), String::new())),

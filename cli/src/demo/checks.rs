@@ -22,7 +22,7 @@ pub(super) struct Pace {
     pub(super) draws: usize,
     /// The deviation that a measured share may have, in percentage points.
     pub(super) tolerance: f64,
-    /// How long a split that leaves nothing to chance is measured.
+    /// How long a split that is not random (by header, or all to one version) is measured.
     pub(super) measure: Duration,
     /// How long traffic runs after a fault was injected or removed.
     pub(super) watch: Duration,
@@ -30,7 +30,7 @@ pub(super) struct Pace {
     pub(super) away: Duration,
 }
 
-/// No certificate can be renewed while the control plane is down, so it is killed when all of them are valid for so long.
+/// No certificate can be renewed while the control plane is down, so it is killed when all of them are valid for at least this long.
 const VALIDITY: Duration = Duration::from_secs(12);
 /// The same for a control plane that is started again after [`Pace::away`].
 const VALIDITY_AWAY: Duration = Duration::from_secs(7);
@@ -334,7 +334,7 @@ async fn measured(load: &Load, long: Duration) -> Window {
     let from = Instant::now();
     tokio::time::sleep(long).await;
     let to = Instant::now();
-    // Those sent last are still under way.
+    // Waits for the responses to the last requests.
     tokio::time::sleep(Duration::from_millis(200)).await;
     load.window(from, to)
 }

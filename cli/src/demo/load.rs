@@ -145,11 +145,11 @@ async fn send(
 fn judge(post: bool, why: String) -> Outcome {
     let broke =
         ["upstream_connection_termination", "upstream_remote_reset"].iter().any(|flag| why.contains(flag));
-    // `cart` asks `catalog` with a GET, which the mesh may and must try again.
+    // `cart` calls `catalog` with a GET, which the mesh can and must retry.
     if post && broke && !why.contains("catalog answered") { Outcome::CutOff(why) } else { Outcome::Lost(why) }
 }
 
-/// The requests of one stretch of time.
+/// The requests of one time window.
 #[derive(Debug, Default)]
 pub(super) struct Window(pub(super) Vec<Sample>);
 
@@ -158,7 +158,7 @@ impl Window {
         self.0.len()
     }
 
-    /// Why each lost request was lost.
+    /// The cause of each lost request.
     pub(super) fn lost(&self) -> Vec<&str> {
         self.0
             .iter()
@@ -169,7 +169,7 @@ impl Window {
             .collect()
     }
 
-    /// Why each POST that was cut off was cut off.
+    /// The cause of each POST that was cut off.
     pub(super) fn cut_off(&self) -> Vec<&str> {
         self.0
             .iter()
@@ -180,7 +180,7 @@ impl Window {
             .collect()
     }
 
-    /// The latency below which `share` (0 to 1) of the answered requests stayed.
+    /// Returns the latency below which `share` (0 to 1) of the answered requests stayed.
     pub(super) fn quantile(&self, share: f64) -> Option<Duration> {
         let mut latencies: Vec<_> = self
             .0
@@ -193,7 +193,7 @@ impl Window {
         latencies.get((last as f64 * share).round() as usize).copied()
     }
 
-    /// Which share (0 to 1) of the requests chosen by `among` was answered by `version` of `catalog`.
+    /// Returns the share (0 to 1) of the requests selected by `among` that was answered by `version` of `catalog`.
     pub(super) fn share(&self, version: &str, among: impl Fn(&Sample) -> bool) -> Option<f64> {
         let versions: Vec<_> = self
             .0

@@ -14,7 +14,7 @@ const WIDTH: usize = 110;
 
 /// One finished check.
 pub(super) struct Row {
-    /// As README.md numbers it; rows stand in this order.
+    /// The number in README.md, by which rows are ordered.
     pub(super) number: u8,
     /// What was checked.
     pub(super) name: &'static str,
@@ -31,11 +31,11 @@ pub(super) struct Cost {
     pub(super) per_second: f64,
     /// CPU, in percent of one core.
     pub(super) cpu: f64,
-    /// At one and at thirty seconds after its start; `None` if it did not run for so long.
+    /// Memory at one and at thirty seconds after its start; `None` if it did not run that long.
     pub(super) memory: [Option<Memory>; 2],
 }
 
-/// The check that lasts for the whole run, and whose figures are those of the whole run.
+/// The check that lasts for the whole run. Its figures cover the whole run.
 const THROUGHOUT: u8 = 6;
 
 /// Formats the table of checks: below each its outcome, and why requests sent during it were lost or cut off.
@@ -79,7 +79,7 @@ fn failures(window: &Window) -> BTreeMap<String, usize> {
     counted
 }
 
-/// Wraps `text` between words into indented lines.
+/// Wraps `text` at spaces into indented lines.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::from("   ")];
     for word in text.split_whitespace() {

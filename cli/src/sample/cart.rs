@@ -1,4 +1,4 @@
-//! `cart`: asks `catalog` over HTTP and `stock` over TCP; a checkout also charges `payments` over gRPC.
+//! `cart`: calls `catalog` over HTTP and `stock` over TCP; a checkout also calls `payments` over gRPC.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -97,7 +97,7 @@ async fn checkout(
     Ok(answer)
 }
 
-/// Asks `stock` for one item over a connection of its own.
+/// Queries `stock` for one item over a new connection.
 async fn stock(address: SocketAddr, item: &str) -> Result<u64, String> {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;

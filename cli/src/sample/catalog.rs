@@ -1,4 +1,4 @@
-//! `catalog`: what there is to buy. Runs as version v1 and v2; `x-version` says which answered.
+//! `catalog`: the list of items. Runs as versions v1 and v2; the header `x-version` of a response names the version.
 
 use std::net::SocketAddr;
 

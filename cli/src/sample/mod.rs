@@ -1,4 +1,4 @@
-//! The sample shop: five small services that know nothing of the mesh.
+//! The sample shop: five small services that are unaware of the mesh.
 //!
 //! `web` calls `cart`; `cart` calls `catalog` (HTTP), `payments` (gRPC) and `stock` (TCP). Each talks to its own sidecar on
 //! loopback, in plaintext, and propagates the trace headers; the mesh does the rest. They are started by `outrigger demo`;

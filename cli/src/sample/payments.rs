@@ -1,4 +1,4 @@
-//! `payments`: one gRPC method, which charges and gives a receipt.
+//! `payments`: one gRPC method, which charges and returns a receipt.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -25,7 +25,7 @@ async fn converse(stream: TcpStream) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut item = String::new();
     while stream.read_line(&mut item).await? > 0 {
-        // Nothing is ever sold out here: as many as the name has letters.
+        // The stock of an item is the length of its name.
         stream.write_all(format!("{}\n", item.trim().len()).as_bytes()).await?;
         item.clear();
     }

@@ -1,4 +1,4 @@
-//! `web`: the shop window. What a browser asks, it asks of `cart`.
+//! `web`: the front end, which serves each request of a browser by calling `cart`.
 
 use std::net::SocketAddr;
 

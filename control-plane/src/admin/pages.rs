@@ -22,7 +22,7 @@ use crate::status::{RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
 use crate::xds::server::{Server, StreamCounts};
 
-/// Maximum size of a request body. A token request has some 100 bytes.
+/// Maximum size of a request body. A token request has about 100 bytes.
 const MAX_BODY: usize = 16 * 1024;
 /// Number of changes that `/history` returns by default.
 const DEFAULT_HISTORY_COUNT: usize = 100;

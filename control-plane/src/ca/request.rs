@@ -15,7 +15,7 @@ use x509_parser::public_key::PublicKey;
 
 use super::refusal::Refusal;
 
-/// Maximum size of a CSR. One of P-256 has some 500 bytes, one of RSA 8192 some 3 KiB.
+/// Maximum size of a CSR. With a P-256 key it has about 500 bytes, with an RSA 8192 key about 3 KiB.
 const MAX_BYTES: usize = 16 * 1024;
 
 /// A CSR with a valid signature and an accepted key.

@@ -1,7 +1,7 @@
 //! `roots.pem` in the state directory: the roots for workloads' `--control-plane-ca`.
 //!
-//! The file outlives the store with the key. Replacing the root that workloads trust by an unknown one would lock all of
-//! them out, so the control plane refuses to start instead, and says what to do.
+//! The file outlives the store with the key. Replacing the root that workloads trust with an unknown one would lock all of
+//! them out, so the control plane refuses to start instead, with an error that says what to do.
 
 use std::path::PathBuf;
 

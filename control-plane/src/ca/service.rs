@@ -53,7 +53,7 @@ struct Admission {
     waiting_per_address: Slots<Option<IpAddr>>,
 }
 
-/// Held while a request is processed, even if its caller is gone.
+/// Held while a request is processed, even if its caller has disconnected.
 struct AdmissionPermit {
     _permit: Option<OwnedSemaphorePermit>,
     _slot: Option<Slot<Option<IpAddr>>>,
@@ -329,7 +329,7 @@ mod tests {
         late.extensions_mut().insert(ExpiredPeer(SpiffeId::parse(CART).unwrap()));
         let refused = ca.service.create_certificate(late).await.unwrap_err();
         assert!(refused.code() == Code::Unauthenticated && refused.message().contains("new join token"));
-        // None of the refusals used the fresh token up.
+        // None of the refusals consumed the token.
         ca.ask(Some(&fresh), None, good).await.unwrap();
     }
 

@@ -30,20 +30,20 @@ use crate::quota::{Slot, Slots};
 
 /// Time within which a handshake must complete.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of concurrent handshakes. One more evicts the oldest of the network that has most.
+/// Maximum number of concurrent handshakes. One more evicts the oldest of the network that has the most.
 const MAX_HANDSHAKES: usize = 512;
-/// Maximum number of connections without a client certificate. One more evicts the oldest of the network that has most.
-/// Each uses some 50 KiB.
+/// Maximum number of connections without a client certificate. One more evicts the oldest of the network that has the
+/// most. Each uses about 50 KiB.
 const MAX_ANONYMOUS: usize = 1024;
 /// Lifetime of a connection without a client certificate: it is only for requesting one.
 const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(60);
 /// Maximum number of connections of one identity.
 const MAX_CONNECTIONS: usize = 2048;
-/// Time that a connection stays open after its certificate has expired, so that its streams can report that.
+/// Time that a connection stays open after its certificate has expired, so that its streams can report the expiry.
 const EXPIRY_GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, for example when no descriptors are left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
-/// Number of anonymous connections that are evicted then.
+/// Number of anonymous connections that are evicted after a failed accept, to free descriptors.
 const EVICTED_ON_ERROR: usize = 16;
 /// Interval of HTTP/2 PINGs to a silent peer, and the time within which it must answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));

@@ -1,7 +1,7 @@
 //! A connection with a deadline.
 //!
-//! Every operation checks the deadline: a peer that reads nothing keeps the server waiting for a flush or a shutdown, and
-//! must not outlive its certificate that way.
+//! Every operation checks the deadline. Otherwise a peer that reads nothing would keep the server waiting for a flush or a
+//! shutdown, and the connection would outlive the peer's certificate.
 
 use std::io;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! The gRPC listener of the control plane: TLS 1.3, with optional and verified client certificates.
 //!
-//! [`accept`] takes connections and makes requests of them that know their peer; [`services`] finds the service; [`tls`] says whom to trust;
-//! [`server_certificate`] proves the control plane itself.
+//! [`accept`] accepts connections and adds the peer's identity to their requests; [`services`] selects the service; [`tls`] has the
+//! TLS configuration; [`server_certificate`] has the control plane's own certificate.
 
 pub(crate) mod accept;
 mod bounded;

@@ -58,7 +58,7 @@ pub enum ServerCertificateError {
 }
 
 impl ServerCertificate {
-    /// Issues the first certificate for the `asked` names and for those of `usual` that the CA may certify.
+    /// Issues the first certificate for the requested names (`asked`) and for those of `usual` that the CA may certify.
     pub(crate) fn new(
         authority: Arc<Authority>,
         asked: &[ServerName],

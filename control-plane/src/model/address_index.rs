@@ -102,8 +102,8 @@ mod tests {
         }
     }
 
-    /// The copies that it takes to add so many claims of one address and to remove them again, published after each
-    /// `batch` of them.
+    /// Returns the number of copies made by adding that many claims of one address and removing them again, with a publication
+    /// after each `batch`.
     fn copies(claims: u32, batch: u32) -> usize {
         COPIES.with(|copies| copies.set(0));
         let (mut index, mut published) = (AddressIndex::default(), Vec::new());

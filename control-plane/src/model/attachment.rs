@@ -82,7 +82,7 @@ impl<'a> ActiveRoutes<'a> {
         Self { ports }
     }
 
-    /// The routes of one namespace on the port of this index, the senior first.
+    /// Returns the routes of one namespace on the port of this index, in order of precedence.
     pub(super) fn of(&self, port: usize, namespace: &Name) -> &[Attached<'a>] {
         self.ports.get(port).and_then(|by_namespace| by_namespace.get(namespace)).map_or(&[], Vec::as_slice)
     }

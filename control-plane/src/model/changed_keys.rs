@@ -3,8 +3,8 @@
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-/// Returns the keys that were added or removed, or whose values differ, in order. Costs the difference: nodes that the
-/// versions share are not visited.
+/// Returns the keys that were added or removed, or whose values differ, in order. The cost depends on
+/// the difference only: nodes that the versions share are not visited.
 pub(super) fn changed_keys<K: Ord + Clone, V: Eq>(
     old: &OrdMap<K, V>,
     new: &OrdMap<K, V>,

@@ -1,7 +1,7 @@
 //! The mesh: what translation reads.
 //!
-//! An immutable value. A change makes the next version, which shares all unchanged parts; [`Mesh::changes`] returns the
-//! others. A changed EndpointSlice or registration costs its services, not the mesh.
+//! An immutable value. A change creates a new version that shares all unchanged parts; [`Mesh::changes`] returns the changed
+//! parts. The cost of a changed EndpointSlice or registration depends on its services, not on the size of the mesh.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -123,7 +123,7 @@ impl Mesh {
         &self.registrations
     }
 
-    /// Returns what differs from an older version. Costs the difference: shared parts are not compared.
+    /// Returns what differs from an older version. The cost depends on the difference only: shared parts are not compared.
     pub fn changes(&self, old: &Self) -> Changed {
         let part = |same: fn(&ServiceEntry, &ServiceEntry) -> bool| {
             changed_keys(&old.services, &self.services, same)
@@ -224,7 +224,7 @@ impl Mesh {
     }
 }
 
-/// Returns every endpoint address that slices give a service, with its service port.
+/// Returns every endpoint address of a service from its slices, with the service port.
 fn addresses(entry: &ServiceEntry) -> impl Iterator<Item = (&Service, u16, SocketAddr)> {
     let ports = entry.endpoints.ports.iter();
     ports.flat_map(move |(port, all)| all.iter().map(move |at| (&*entry.service, *port, at.address)))

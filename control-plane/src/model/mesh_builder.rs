@@ -1,6 +1,6 @@
 //! Builds the next version of the mesh from changed resources.
 //!
-//! Only the parts that a change affects are rebuilt, and a part that comes out equal keeps its old value, so that the
+//! Only the parts that a change affects are rebuilt, and a rebuilt part that is equal keeps its old value, so that the
 //! difference between two versions is found by comparing pointers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -164,20 +164,20 @@ pub(super) mod testing {
     }
 
     impl MeshBuilder {
-        /// Takes new resources.
+        /// Applies new resources.
         pub(crate) fn with(&mut self, yamls: &[&str]) -> &mut Self {
             let resources = yamls.iter().map(|yaml| resource(yaml));
             self.apply(resources.map(|resource| (resource.metadata.id.clone(), Some(resource))));
             self
         }
 
-        /// Takes a resource out.
+        /// Removes a resource.
         pub(crate) fn without(&mut self, yaml: &str) -> &mut Self {
             self.apply([(resource(yaml).metadata.id.clone(), None)]);
             self
         }
 
-        /// The names of the routes that clients of a namespace use, without `httproute/`, and their backends.
+        /// Returns the names of the routes that clients of a namespace use, without `httproute/`, and their backends.
         pub(crate) fn table(&self, service: &str, namespace: &str) -> Vec<String> {
             let entry = self.mesh.service(&ServiceKey::new("shop", service)).unwrap();
             let port = entry.service.ports[0].number;
@@ -194,7 +194,7 @@ pub(super) mod testing {
             }
         }
 
-        /// The conditions of a route, each as text, for all its parents.
+        /// Returns the conditions of a route, each as text, for all its parents.
         pub(crate) fn conditions(&self, id: &str) -> Vec<String> {
             let (_, status) = self.statuses.iter().find(|(other, _)| other.to_string() == id).unwrap();
             status.parents.iter().flat_map(|parent| &parent.conditions).map(ToString::to_string).collect()

@@ -1,7 +1,7 @@
 //! The mesh as the operator configured it: services, endpoints and routes, with Gateway API's rules applied.
 //!
 //! Sources provide resources; translation reads a [`mesh::Mesh`], an immutable value that shares its unchanged parts with the
-//! version before. No YAML and no type of Gateway API or Kubernetes crosses this boundary.
+//! previous version. No YAML and no type of Gateway API or Kubernetes crosses this boundary.
 
 pub(crate) mod mesh_builder;
 mod conditions;

@@ -92,7 +92,7 @@ pub struct TcpRoute {
 /// One backend of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightedBackend {
-    /// Its share is this over the sum of all weights. With 0 it gets no requests.
+    /// Its share is this weight divided by the sum of all weights. With weight 0 it gets no requests.
     pub weight: u32,
     /// The service port, or why it cannot be used.
     pub target: Result<BackendTarget, InvalidBackend>,

@@ -137,7 +137,7 @@ impl Leases {
         self.registrations.insert(Arc::new(workload));
     }
 
-    /// Records the end of a stream. Removes the workload if it was draining, and returns true then.
+    /// Records the end of a stream. Removes the workload if it was draining. Returns true if it was removed.
     pub(super) fn stream_ended(&mut self, key: &WorkloadKey, stream: StreamId) -> bool {
         let Some(lease) = self.leases.get_mut(key) else { return false };
         // The workload may have a newer stream.

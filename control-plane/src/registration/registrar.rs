@@ -51,7 +51,7 @@ pub(crate) struct Registrar {
     metrics: Arc<Metrics>,
 }
 
-/// Why a message is not answered. The stream ends with it.
+/// Why a message gets no response; the error ends the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RegistrarError {
     Malformed(Malformed),

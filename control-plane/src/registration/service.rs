@@ -100,7 +100,7 @@ impl RegistrationService {
             match message {
                 Ok(message) => state = merge(state, message),
                 Err(status) => {
-                    // It fails if the client is gone.
+                    // Fails if the client has disconnected.
                     let _ = answers.send(Err(status)).await;
                     break;
                 }

@@ -21,7 +21,7 @@ const MAX_NAME: usize = 253;
 /// The reason of a refusal because a Service does not list the workload's account.
 pub(super) const ACCOUNT_NOT_ALLOWED: &str = "service-account";
 
-/// Why a message is invalid as a whole. The stream ends with it.
+/// Why a message is invalid as a whole; the error ends the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum Malformed {
     #[error("the first message names no workload")]

@@ -2,7 +2,7 @@
 //!
 //! A file keeps the last good definition of each of its resources. A refused resource leaves its definition unchanged; a
 //! document whose resource cannot be identified leaves all definitions of its file unchanged. If two files define the same
-//! resource, the one that is active stays so, else the first by path is selected, and the other is refused. A retained
+//! resource, the active one stays active, else the first by path is selected, and the other is refused. A retained
 //! definition yields to one that a file currently contains.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -83,7 +83,7 @@ impl Directory {
             let (stamp, text) = match stamp.map(|stamp| (stamp, read(&self.root.join(&path), read_text))) {
                 None => (None, None),
                 Some((_, Ok(Some((stamp, text))))) => (Some(stamp), Some(Ok(text))),
-                // It changes faster than it can be read, or is gone: left to the next scan.
+                // It changes faster than it can be read, or has disappeared. The next scan reads it.
                 Some((_, Ok(None))) => {
                     pending.insert(path);
                     continue;

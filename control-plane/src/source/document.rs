@@ -38,7 +38,7 @@ fn has_content(line: &str) -> bool {
     !line.is_empty() && !line.starts_with('#') && line != "..."
 }
 
-/// Reads one document. Invalid YAML gives one error without a name.
+/// Reads one document. Invalid YAML results in one error without a name.
 pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
     match parse(text, first_line) {
         Ok(value) => decode(value),

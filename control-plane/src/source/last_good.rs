@@ -1,4 +1,4 @@
-//! Saves the last good versions that are active although their files now say otherwise.
+//! Saves the last good versions that are active although the current content of their files is refused.
 //!
 //! Without them, a restart of the control plane would remove the resources of a broken file. Only such versions are saved,
 //! usually none. If the file cannot be read or written, this is logged and has no other effect.

@@ -27,7 +27,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Returns the origin that stands for a file as a whole.
+    /// Returns the origin of a file as a whole.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::File { path: path.into(), document: 0 }
     }

@@ -1,4 +1,4 @@
-//! Decides which changed files may be read: a file that is being written is not read half.
+//! Decides which changed files may be read, so that no file is read half-written.
 //!
 //! The kernel reports when a file is written and when its writer closes it; between the two it is not read. A rename and
 //! a link that is replaced are complete at once. If no event reports a change (a network file system, lost events), the file
@@ -66,7 +66,7 @@ pub(super) enum Readiness {
     Pending,
 }
 
-/// What is known of the files that changed since the last scan.
+/// The state of the files that changed since the last scan.
 #[derive(Debug, Default)]
 pub(super) struct WriteTracker {
     scanned: bool,

@@ -1,7 +1,7 @@
 //! The catalog of all xDS resources: translated on request, and cached until the mesh changes.
 //!
 //! All streams of the process share it. A change of the mesh invalidates only the resources of the changed services, and
-//! [`Affected`] tells which streams to wake. Clients that request the same get the same bytes. Names that do not exist are not
+//! [`Affected`] determines which streams to wake. Clients that request the same get the same bytes. Names that do not exist are not
 //! cached, so requests for invented names use no memory; the resources that exist are bounded by the mesh.
 
 use std::collections::{BTreeSet, HashMap};

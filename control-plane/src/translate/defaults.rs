@@ -28,7 +28,7 @@ pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// hour (`TcpProxy.idle_timeout`), so "none" is written. Dead peers are found by HTTP/2 PINGs and TCP keepalive.
 pub(super) const NO_IDLE_TIMEOUT: Duration = Duration::ZERO;
 /// The upgrades that are allowed on every listener: all that the application accepts. `websocket` is named too, for proxies that
-/// do not know the star.
+/// do not support `*`.
 pub(super) const UPGRADES: [&str; 2] = ["websocket", "*"];
 /// The maximum number of retries.
 const RETRIES: u32 = 2;
@@ -63,7 +63,7 @@ pub(super) fn retry_policy(dialect: Dialect, own: Option<&Retry>, per_try: Optio
 }
 
 /// Circuit breakers, and the retry budget that keeps retries from making an outage worse: 20 % of the requests in flight, and
-/// always three.
+/// at least three.
 pub(super) fn circuit_breakers() -> CircuitBreakers {
     let budget = RetryBudget {
         budget_percent: Some(Percent { value: 20.0 }),

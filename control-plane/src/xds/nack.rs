@@ -1,7 +1,7 @@
 //! Reads a NACK's text: which resources of the response it rejects, and why.
 //!
-//! The protocol has one free text for a whole response. Our proxy names every rejected resource in quotation marks, then gives
-//! each its reason as `"name": reason`, as far as the text's limit allows. Envoy names resources without quotation marks.
+//! The protocol has one free text for a whole response. Our proxy names every rejected resource in quotation marks, then lists
+//! each reason as `"name": reason`, as far as the text's limit allows. Envoy names resources without quotation marks.
 //! A text that names nothing of the response, or may be incomplete, rejects all of it: a resource counts as
 //! acknowledged only if the client certainly uses it.
 
@@ -19,7 +19,7 @@ const MAX_TEXT: usize = 1 << 20;
 const MAX_FREE_TEXT: usize = 64 * 1024;
 /// How Envoy ends a text that it has cut at 4096 bytes (`truncateGrpcStatusMessage`).
 const TRUNCATED: &str = "...(truncated)";
-/// Stands in the place of the omitted middle of a reason.
+/// Replaces the omitted middle of a reason.
 const OMISSION: &str = " [...] ";
 
 /// Returns the rejected ones of `names` with their reasons.
@@ -51,7 +51,7 @@ fn with_own_reasons(text: &str, parts: &[&str], listed: &HashSet<&str>) -> HashM
     let mut reasons = HashMap::new();
     for (index, (name, start)) in starts.iter().enumerate() {
         let own = match starts.get(index + 1) {
-            // What precedes the next name is a separator and the kind of resource.
+            // A separator and the kind of resource precede the next name.
             Some((next, at)) => {
                 let until = &text[*start..at - next.len() - 2];
                 until.rsplit_once("; ").map_or(until, |(reason, _)| reason)

@@ -38,7 +38,7 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Capacity of the queue between a stream's task and its connection. The protocol allows one outstanding response of each
 /// type, so the queue never fills.
 const RESPONSE_QUEUE: usize = Kind::ALL.len() + unserved::MAX_TYPES + 1;
-/// Maximum size of a request. A client that reconnects lists the versions of all its resources: some 100 bytes each.
+/// Maximum size of a request. A client that reconnects lists the versions of all its resources: about 100 bytes each.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
 /// Maximum number of streams of one identity, over all its instances.
 const STREAMS_PER_IDENTITY: usize = 1024;
@@ -152,7 +152,7 @@ impl AggregatedDiscoveryService for Server {
             let _slot = slot;
             if let Err(status) = shared.serve(peer, request.into_inner(), &responses).await {
                 tracing::debug!(%status, "xDS stream ended");
-                // It fails if the client is gone.
+                // Fails if the client has disconnected.
                 let _ = responses.try_send(Err(status));
             }
         });

@@ -1,4 +1,4 @@
-//! The subscriptions of one client and what it was sent, independent of the protocol variant.
+//! The subscriptions of one client and the resources that were sent to it, independent of the protocol variant.
 //!
 //! There are no wire messages, no I/O, no clock and no knowledge of the mesh here: [`super::delta`] converts messages to
 //! [`Request`]s and [`Update`]s to messages, and a [`ResourceView`] provides the resources. The rules are those of "xDS

@@ -111,7 +111,7 @@ impl Stream {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Does one piece of work. It sends nothing before all sources have synced, and stops when the client is gone.
+    /// Does one piece of work. It sends nothing before all sources have synced, and stops when the client has disconnected.
     fn process(&self, request: Option<DeltaDiscoveryRequest>, responses: &Responses) -> Result<(), Status> {
         let mut delta = lock(&self.delta);
         let Some(delta) = delta.as_mut() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What ends with time: tokens, certificates, and the streams that certificates opened.
+//! Expiry of tokens, of certificates, and of the streams that certificates opened.
 
 use std::time::{Duration, SystemTime};
 
@@ -40,14 +40,14 @@ async fn an_expired_certificate_ends_its_streams_and_opens_no_other() {
         assert!(ended.code() == Code::Unauthenticated && ended.message().contains("has expired"), "{ended}");
     }
     assert!(LeafCertificate::read(&brief.chain[0]).unwrap().not_after <= SystemTime::now());
-    // The handshake is refused; in TLS 1.3 the client learns that with its first read.
+    // The handshake is refused; in TLS 1.3 a client learns that by its first read.
     let again = async {
         let channel = mesh.connect(Some(&brief)).await.map_err(|error| error.to_string())?;
         subscribe(channel, &["cart:80"]).await.map(drop).map_err(|refused| refused.to_string())
     };
     again.await.unwrap_err();
 
-    // The workload stays: only draining or its lease ends it. A new token lets it speak again.
+    // The workload stays: only draining or its lease ends it. With a new token it registers again.
     assert_eq!(mesh.status().await.registrations.len(), 1);
     let mut again = Registered::open(&mesh, &mesh.join().await).await;
     assert!(matches!(again.say(serving("cart")).await, Outcome::Accepted(_)));
@@ -61,7 +61,7 @@ async fn a_connection_ends_soon_after_the_certificate_that_opened_it() {
     let channel = mesh.connect(Some(&brief)).await.unwrap();
     let key = KeyPair::generate().unwrap();
     let ended = async {
-        // On the open connection the refusal has words; then only the handshake refuses.
+        // While the connection is open, the refusal has a status code; afterwards the handshake fails.
         while mesh.certificate_for(channel.clone(), None, &key, 0).await.is_ok() {}
         while mesh.certificate_for(channel.clone(), None, &key, 0).await.unwrap_err().code()
             == Code::Unauthenticated

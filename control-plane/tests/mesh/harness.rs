@@ -116,7 +116,7 @@ impl Mesh {
         self.certificate_for(channel, token, key, 0).await
     }
 
-    /// A certificate that lives for so many seconds; for 0, as long as the CA gives.
+    /// Requests a certificate with a lifetime of `validity_duration` seconds; 0 is the CA's default.
     pub(crate) async fn certificate_for(
         &self,
         channel: Channel,

@@ -1,4 +1,4 @@
-//! Who joins, registers and is answered, and who is not.
+//! Which workloads may join, register and discover, and which are refused.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -44,7 +44,7 @@ async fn strangers_get_nothing() {
     let refused = mesh.certificate(None, Some(&other_mesh.token().await), &key).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert_eq!(refused.message(), "the join token is unknown");
-    // TLS 1.3: the client learns only with its first read that its certificate was refused.
+    // In TLS 1.3 a client learns only by its first read that its certificate was refused.
     let with_foreign_certificate = async {
         let channel = mesh.connect(Some(&foreign)).await.map_err(|error| error.to_string())?;
         let request = Request::new(IstioCertificateRequest::default());
@@ -75,7 +75,7 @@ async fn discovery_answers_those_with_a_certificate() {
 #[tokio::test]
 async fn silent_and_senseless_callers_hold_nobody_up() {
     use tokio::io::AsyncWriteExt;
-    // More than may shake hands at a time, all of them from the address of the one that joins.
+    // More connections than may be in their handshake at a time, all from the address of the workload that joins.
     let many = (descriptors::raise_limit() / 4).min(512) + 20;
     let mesh = Mesh::start().await;
     let mut callers = Vec::new();
@@ -93,7 +93,7 @@ async fn silent_and_senseless_callers_hold_nobody_up() {
         let line = format!("connections_refused_total{{reason=\"{reason}\"}} ");
         page.lines().find_map(|text| text.split_once(&line)?.1.parse::<usize>().ok()).unwrap_or(0)
     };
-    // The caller that held a place longest gave it up; no caller waited.
+    // The oldest connection was closed for each new one; none of them reached its timeout.
     assert!(refused("crowded").await > 0);
     assert_eq!(refused("timeout").await, 0);
 }
@@ -149,7 +149,7 @@ async fn a_workload_that_says_too_much_is_cut_off_and_stays_registered() {
     let mut stream = Registered::open(&mesh, &joined).await;
     assert!(matches!(stream.say(serving("cart")).await, Outcome::Accepted(_)));
     let refused = loop {
-        // Nobody takes it any more once the stream is cut off.
+        // Fails once the stream is cut off.
         let _ = stream.say.send(RegisterRequest::default()).await;
         match stream.answers.message().await {
             Ok(Some(_)) => {}
@@ -158,7 +158,7 @@ async fn a_workload_that_says_too_much_is_cut_off_and_stays_registered() {
         }
     };
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    // It is written down before it is answered, and in the status soon after.
+    // It is stored before it is acknowledged, and appears in the status soon after.
     let stays = async {
         while mesh.status().await.registrations.is_empty() {
             tokio::task::yield_now().await;

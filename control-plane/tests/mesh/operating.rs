@@ -1,4 +1,4 @@
-//! What an operator does: takes a file away, supplies a CA.
+//! Operator actions: a file is removed, the store or the roots are lost, a CA is supplied.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use outrigger_core::identity::TrustDomain;
 
 use super::harness::{Mesh, settings, subscribe};
 
-/// Ends a control plane, changes its state directory, and says how starting it again ends.
+/// Stops a control plane, changes its state directory, starts it again, and returns the result.
 async fn start_after(
     mesh: Mesh,
     change: impl FnOnce(&Path),
@@ -54,7 +54,7 @@ async fn a_root_that_workloads_trust_is_not_replaced_by_accident() {
         let (directory, started) = start_after(Mesh::start().await, change).await;
         let refused = started.map(drop).unwrap_err();
         assert!(refused.contains(says) && !refused.contains('\n'), "{store}: {refused}");
-        // And again: the first attempt left nothing behind that the second takes for the store.
+        // The second attempt fails in the same way: the first left no new store behind.
         let again = ControlPlane::start(settings(directory.path())).await.unwrap_err().to_string();
         assert_eq!(again, refused, "{store}");
     }
@@ -82,7 +82,7 @@ async fn a_file_that_is_removed_takes_its_resources_along() {
     let mut answers = subscribe(mesh.connect(Some(&joined)).await.unwrap(), &["cart:80"]).await.unwrap();
     assert_eq!(answers.message().await.unwrap().unwrap().resources[0].name, "cart:80");
     std::fs::remove_file(mesh.directory.path().join("config/shop.yaml")).unwrap();
-    // Not acknowledged: a removal waits for the ACK of what came before.
+    // The response is not acknowledged, and a removal waits for the ACK of the response before it.
     let removed = async {
         while mesh.status().await.services > 0 {
             tokio::task::yield_now().await;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// Our .proto files, relative to `proto/`; each stands in the folder of its package.
+/// Our .proto files, relative to `proto/`; each is in the folder of its package.
 pub const SOURCES: [&str; 3] = [
     "istio/v1/auth/ca.proto",
     "outrigger/demo/v1/payments.proto",

@@ -1,7 +1,7 @@
 //! Builds snapshots from compiled resources.
 //!
 //! Discovery calls [`Builder::build`] after each change of the resources to publish. [`assemble`] is a pure function of
-//! them: equal resources give equal snapshots, and unchanged parts are shared with the previous snapshot.
+//! them: equal resources result in equal snapshots, and unchanged parts are shared with the previous snapshot.
 
 use std::sync::Arc;
 

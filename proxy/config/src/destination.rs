@@ -12,7 +12,7 @@ pub struct Destination {
     /// The requested name: `cart:80`.
     pub name: Name,
     /// Its canonical name: `cart.shop.svc.cluster.local:80`. For records and metrics. The requested name if the control
-    /// plane does not give a canonical one.
+    /// plane does not send a canonical one.
     pub canonical: Name,
     /// Handles connections to it.
     pub handler: Handler,

@@ -1,6 +1,6 @@
 //! Files that only their owner may read, replaced atomically: keys, certificates and saved state.
 //!
-//! A file is written beside the one that it replaces, flushed to disk, and renamed over it. Its name there is fixed, so that
+//! A file is written beside the one that it replaces, flushed to disk, and renamed over it. Its temporary name is fixed, so that
 //! the next write overwrites what a crash left behind. A reader, and a restart after a crash, finds the old file or the new one.
 
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -31,7 +31,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Creates an empty file of mode 0600, or empties the one that is there.
+/// Creates an empty file of mode 0600, or truncates the existing one.
 pub fn create(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;

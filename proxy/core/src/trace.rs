@@ -63,8 +63,8 @@ impl Sampling {
     /// Samples every trace, except those that the caller decided not to sample.
     pub const ALL: Self = Self { ratio: Percentage::ALL, parent_based: true };
 
-    /// Returns whether `trace` is sampled. `parent` is the caller's decision. Every proxy with the same settings decides alike
-    /// about one trace.
+    /// Returns whether `trace` is sampled. `parent` is the caller's decision. Every proxy with the same settings makes the same
+    /// decision about one trace.
     pub fn holds(self, trace: TraceId, parent: Option<bool>) -> bool {
         match parent {
             Some(sampled) if self.parent_based => sampled,

@@ -1,6 +1,6 @@
 //! The wall clock as an input: certificates expire by the calendar, timers use the monotonic clock.
 //!
-//! Long sleeps are split, because the monotonic clock stands still while a machine is suspended. Tests use tokio's paused clock.
+//! Long sleeps are split, because the monotonic clock does not advance while a machine is suspended. Tests use tokio's paused clock.
 
 use std::time::{Duration, SystemTime};
 

@@ -12,7 +12,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, TokioResolver};
 use thiserror::Error;
 
-/// Cache capacity, least recently used out first. Made-up names must not grow the process.
+/// Cache capacity; the least recently used entry is evicted. Made-up names must not grow the process.
 const CACHED_ANSWERS: u64 = 512;
 
 /// Upper bound of a negative answer's TTL, whatever its zone says: services can appear late.

@@ -1,9 +1,10 @@
 //! Registers the workload with the control plane, sends heartbeats, and drains the registration before the proxy stops.
 //!
 //! The supervisor starts [`Registration::maintain`]. A broken stream does not deregister the workload; it is reopened and the
-//! workload is sent again. So is a port that the control plane refused, since its Service may be added later. A drained workload
-//! keeps its stream until the proxy ends, because the control plane would otherwise remove the listeners that are still in use.
-//! For the same reason a stream moves to the connection of a new certificate only after the new stream has been answered.
+//! registration is sent again. A port that the control plane refused is sent again too, since its Service may be added later. A
+//! drained workload keeps its stream until the proxy ends, because the control plane would otherwise remove the listeners that
+//! are still in use. For the same reason a stream moves to the connection of a new certificate only after the new stream has
+//! been answered.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -35,7 +36,7 @@ const INITIAL_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// Lower bound of the heartbeat interval, whatever the lease.
 const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// One port of the workload, as `--service` gives it.
+/// One port of the workload, from `--service`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadPort {
     /// The services, in the workload's namespace, that have this port.
@@ -310,7 +311,7 @@ impl Registration {
     }
 }
 
-/// Returns the next outcome. Skips outcomes that this version does not know.
+/// Returns the next outcome. Skips outcomes that are unknown to this version.
 async fn outcome(responses: &mut Streaming<wire::RegisterResponse>) -> Result<Outcome, Status> {
     loop {
         match responses.message().await? {

@@ -1,10 +1,10 @@
 //! xDS resources as JSON, by the API's own field names, for `/config_dump`.
 //!
-//! [`Renderer::new`] reads the descriptors, which takes some megabytes, so it lives only while a page is made. What cannot be read
-//! is marked by `@error`, never an error of the page.
+//! [`Renderer::new`] reads the descriptors, which takes several megabytes, so it exists only while a page is made. Content that
+//! cannot be read is marked by `@error` and does not fail the page.
 //!
 //! Secrets are replaced as Envoy does: fields with `udpa.annotations.sensitive`, such as private keys and passwords. In addition,
-//! everything that TLS messages hold inline, and the values of headers, query parameters and metadata whose names say that they are
+//! everything that TLS messages hold inline, and the values of headers, query parameters and metadata whose names indicate
 //! credentials.
 
 use std::collections::HashSet;
@@ -23,7 +23,7 @@ const REDACTED: &str = "[redacted]";
 /// Parts of the names of headers, query parameters and metadata whose values are secret.
 const CREDENTIALS: [&str; 9] =
     ["authorization", "cookie", "token", "secret", "password", "credential", "api-key", "api_key", "apikey"];
-/// The messages whose name says whether their value is secret, with the field of the name.
+/// The messages with a name that shows whether their value is secret, and the field of the name.
 const NAMED_VALUES: [(&str, &str); 3] = [
     ("envoy.config.core.v3.HeaderValue", "key"),
     ("envoy.config.route.v3.HeaderMatcher", "name"),

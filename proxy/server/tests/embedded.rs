@@ -1,4 +1,4 @@
-//! A proxy that another program runs: it says where it listens, and ends when it is told to.
+//! A proxy embedded in another program: it reports its addresses, and drains on request.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

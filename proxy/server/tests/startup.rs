@@ -1,5 +1,5 @@
-//! What the binary says when it cannot start: one line with the flag and the value, exit status 1. And that it starts, serves
-//! admin, and leaves in order when it is told to.
+//! Start and shutdown of the binary. If it cannot start, it prints one line with the flag and the value, and exits with
+//! status 1. Otherwise it serves admin pages, and drains on a signal.
 
 #![allow(clippy::unwrap_used)] // only functions marked #[test] are exempt by clippy.toml, and these have helpers
 
@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A self-signed root that nobody uses: these proxies never reach a control plane.
+/// A self-signed root that is never used: these proxies reach no control plane.
 const ROOT: &str = include_str!("root.pem");
 
 struct Place {
@@ -27,7 +27,7 @@ impl Place {
         self.directory.path().join(name).display().to_string()
     }
 
-    /// The flags of a proxy whose control plane is away.
+    /// Returns the command of a proxy whose control plane is unreachable.
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
         command
@@ -39,7 +39,7 @@ impl Place {
         command
     }
 
-    /// The one line on stderr that is no log line, and that the status was 1.
+    /// Runs the proxy, checks that it exits with status 1, and returns the single line on stderr.
     fn refusal(&self, more: &[&str]) -> String {
         let output = self.command().args(["--log", "off"]).args(more).output().unwrap();
         let text = String::from_utf8(output.stderr.clone()).unwrap();
@@ -155,7 +155,7 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(proxy.ends(Duration::from_secs(5)), Some(1));
 }
 
-/// The application may be told to end at the same moment, and has its last calls to make when its own work is done.
+/// The application may get SIGTERM at the same moment, and makes its last calls after its own requests.
 #[test]
 fn an_application_that_was_quiet_can_call_out_for_the_minimum() {
     let place = Place::new();
@@ -173,7 +173,8 @@ fn an_application_that_was_quiet_can_call_out_for_the_minimum() {
     assert_eq!(answered(outbound).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
-/// An application that never rests is told at the end; a client that connects is served or refused, on each worker's socket.
+/// An application that is always active is notified at the end; a client that connects is served or refused, on each worker's
+/// socket.
 #[test]
 fn a_client_that_connects_until_the_very_end_is_never_reset() {
     let place = Place::new();
@@ -198,8 +199,8 @@ fn a_client_that_connects_until_the_very_end_is_never_reset() {
     assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
 }
 
-/// What a request that is refused without asking anybody is answered with, on a connection of its own. Panics if the
-/// client was let in and got no answer.
+/// Sends a request that the proxy itself refuses, on a new connection, and returns the response. Panics if the connection was
+/// accepted and then reset.
 fn answered(outbound: SocketAddr) -> std::io::Result<String> {
     let mut client = TcpStream::connect(outbound)?;
     client.write_all(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n").unwrap();
@@ -247,7 +248,7 @@ impl Running {
         running
     }
 
-    /// Reads the log until a line says `what`.
+    /// Reads the log until a line contains `what`.
     fn logs(&mut self, what: &str) {
         loop {
             let mut line = String::new();

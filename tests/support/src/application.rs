@@ -127,7 +127,7 @@ impl Application {
         .await
     }
 
-    /// Sends back the bytes that it reads, and closes its side behind them.
+    /// Sends back the bytes that it reads, and closes its side after the last one.
     pub async fn repeater() -> Self {
         Self::raw(|connection| async move {
             let (mut read, mut write) = tokio::io::split(connection.stream);

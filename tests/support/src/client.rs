@@ -68,7 +68,7 @@ impl Client {
         self.response().await
     }
 
-    /// Reads exactly so many bytes.
+    /// Reads exactly this number of bytes.
     pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         in_time("bytes", self.stream.read_exact(&mut bytes)).await.unwrap();

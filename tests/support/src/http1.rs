@@ -1,4 +1,4 @@
-//! HTTP/1 messages as bytes. What is malformed fails the test.
+//! HTTP/1 messages as bytes. A malformed message fails the test.
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
@@ -6,9 +6,9 @@ use tokio::net::TcpStream;
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The request line and the fields, with the empty line behind them.
+    /// The request line and the fields, with the empty line that ends them.
     pub head: String,
-    /// The body without its framing; trailers as text behind it.
+    /// The body without its framing, followed by the trailers as text.
     pub body: Vec<u8>,
 }
 
@@ -26,7 +26,7 @@ pub struct Response {
     pub status: u16,
     /// The status line and the fields.
     pub head: String,
-    /// The body without its framing; trailers as text behind it.
+    /// The body without its framing, followed by the trailers as text.
     pub body: String,
 }
 
@@ -42,7 +42,7 @@ impl Response {
         (self.status, self.field("x-app").unwrap_or_default())
     }
 
-    /// Returns why a proxy answered in the application's place.
+    /// Returns the reason of a response that a proxy made instead of the application.
     pub fn reason(&self) -> &str {
         self.field("x-outrigger-reason").unwrap_or_default()
     }
@@ -84,7 +84,7 @@ pub async fn read_body(stream: &mut BufReader<TcpStream>, head: &str) -> Option<
     Some(body)
 }
 
-/// Reads chunks, and the trailer section as text behind them.
+/// Reads chunks, and appends the trailer section as text.
 async fn read_chunks(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {

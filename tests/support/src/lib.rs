@@ -1,7 +1,7 @@
 //! What the tests of several crates share: applications and clients that speak raw HTTP/1, HTTP/2 or plain bytes, TLS
 //! connections, and a certificate authority. None of it uses the mesh's own code.
 //!
-//! A helper that cannot go on panics, and thereby fails its test.
+//! A helper that fails panics, and so fails its test.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! TLS clients that know servers by their certificate chain alone, or accept any certificate. Names are not verified:
-//! workloads have none.
+//! TLS clients that verify only a server's certificate chain, or accept any certificate. DNS names are not verified: workloads
+//! have none.
 
 use std::sync::Arc;
 

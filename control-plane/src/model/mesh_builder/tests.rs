@@ -184,7 +184,7 @@ proptest! {
         for at in &order {
             one_by_one.with(&[&all[*at]]);
         }
-        // A resource that is removed and added again leaves no difference either.
+        // Removing a resource and adding it again makes no difference either.
         for at in &again {
             one_by_one.without(&all[*at]);
         }

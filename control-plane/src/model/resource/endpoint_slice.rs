@@ -1,7 +1,7 @@
 //! EndpointSlice, discovery.k8s.io/v1.
 //!
-//! On Kubernetes the cluster writes them; in a directory an operator does, for workloads that do not register themselves. An
-//! annotation names the identity that the sidecars of the endpoints must prove.
+//! On Kubernetes, the cluster writes them. In a directory, an operator writes them for workloads that do not register
+//! themselves. An annotation names the identity that the sidecars of the endpoints must prove.
 
 use std::net::IpAddr;
 

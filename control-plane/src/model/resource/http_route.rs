@@ -59,7 +59,7 @@ impl TryFrom<WireRule> for Rule {
     fn try_from(wire: WireRule) -> Result<Self, String> {
         let WireRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence: None } =
             wire;
-        // The CRD's default is one match of every path. An empty list is written down, and matches every path too.
+        // The CRD's default is one match of every path. An explicit empty list matches every path too.
         let List(given) = matches.unwrap_or_else(|| List(vec![HttpMatch(every_path())]));
         let mut matches: Vec<_> = given.into_iter().map(|HttpMatch(of)| ranked(of)).collect();
         let written_matches = matches.len();
@@ -125,7 +125,7 @@ struct RuleRetry(Retry);
 struct WireRetry {
     #[serde(default)]
     codes: Vec<Integer<400, 599>>,
-    /// 0 turns the mesh's own retries off. The CRD's minimum is 1, which leaves no way to say that.
+    /// 0 turns the mesh's default retries off. The CRD's minimum is 1, with which they cannot be turned off.
     attempts: Option<Integer<0, { i32::MAX as i64 }>>,
     backoff: Option<GepDuration>,
 }

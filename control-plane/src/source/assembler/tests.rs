@@ -1,4 +1,4 @@
-//! A directory's resources and a cluster's, as the assembler puts them together.
+//! How the assembler merges the resources of a directory and of a cluster.
 
 use std::sync::mpsc::{Receiver, channel};
 

@@ -1,4 +1,4 @@
-//! A client that knows the protocol's rules alone ends with what there is, whatever happens on the way.
+//! A client that follows only the protocol's rules ends with the resources that exist, whatever happens on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,7 +77,7 @@ fn a_version_of_another_server_is_replaced_and_one_of_ours_is_kept() {
     assert_eq!(sent, ["b"]);
 }
 
-/// What a client of the protocol keeps: by the rules alone, without a look at the server.
+/// The state of a client that follows only the protocol's rules and knows nothing of the server.
 #[derive(Debug, Default)]
 struct Client {
     wildcard: BTreeSet<Kind>,
@@ -89,7 +89,7 @@ impl Client {
     fn take(&mut self, response: &DeltaDiscoveryResponse) {
         let kind = Kind::from_type_url(&response.type_url).unwrap();
         for resource in &response.resources {
-            // What was asked for no more may still arrive, and is dropped.
+            // A resource that is no longer subscribed may still arrive, and is dropped.
             let key = (kind, resource.name.clone());
             if self.wildcard.contains(&kind) || self.names.contains(&key) {
                 self.has.insert(key, resource.version.clone());
@@ -138,13 +138,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// The first request of a type on a delta names all that the client wants and has.
+/// Sends the first request of each type on a new stream: all names that the client wants and the versions that it has.
 fn resume(client: &Client, delta: &mut Delta) {
     for kind in Kind::ALL {
         let mut names: Vec<_> =
             client.names.iter().filter(|key| key.0 == kind).map(|key| key.1.as_str()).collect();
         names.extend(client.wildcard.contains(&kind).then_some("*"));
-        // Nothing wanted: nothing said, for an empty first request would be a wildcard.
+        // An empty first request would be a wildcard subscription.
         if !names.is_empty() {
             let versions = client.has.iter().filter(|(key, _)| key.0 == kind);
             let versions = versions.map(|(key, version)| (key.1.clone(), version.clone())).collect();
@@ -192,7 +192,7 @@ proptest! {
                         prop_assert!(waiting.insert(kind, response).is_none(), "two responses wait");
                     }
                 }
-                // A client that refuses may still use what was good of it: this one uses all.
+                // A client that rejects a response may still use its valid resources; this one uses all of them.
                 Step::Acknowledgement(kind, well) => match waiting.remove(&kind) {
                     Some(response) if well => ack(&mut delta, &response),
                     Some(response) => answer(&mut delta, &response, Some("no")),

@@ -37,12 +37,12 @@ fn mesh() -> Arc<Mesh> {
     Arc::new([entry].into_iter().collect())
 }
 
-/// A client of the server, which takes it for `identity`.
+/// Returns a client that the server identifies as `identity`.
 async fn connect(server: &Server, identity: Option<&str>) -> AggregatedDiscoveryServiceClient<Channel> {
     connect_until(server, identity, SystemTime::now() + Duration::from_secs(3600)).await
 }
 
-/// The same, with a certificate that ends at `not_after`.
+/// The same, with a certificate that expires at `not_after`.
 async fn connect_until(
     server: &Server,
     identity: Option<&str>,

@@ -4,7 +4,7 @@ use outrigger_proto::xds::protobuf::Any;
 
 use super::*;
 
-/// A mesh of names with a number each. `*` means the names that begin with `w`.
+/// A mesh of names, each with a number as its content. `*` selects the names that begin with `w`.
 #[derive(Debug, Default, Clone)]
 pub(in crate::xds) struct Numbers(pub(in crate::xds) BTreeMap<(Kind, String), u8>);
 
@@ -69,7 +69,7 @@ fn answer(session: &mut Session, update: &Update, rejection: Option<&str>) {
     send(session, Request { acknowledgement: Some(answer), ..request(update.kind, &[], &[]) });
 }
 
-/// Everything that may be sent, each response acknowledged at once: `lds +a -b` in order.
+/// Returns everything that may be sent, in order, such as `lds +a -b`. Each response is acknowledged at once.
 fn settle(session: &mut Session, source: &Numbers) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(response) = session.poll(source) {

@@ -162,7 +162,7 @@ impl Groups {
         drawn(weighted, f64::INFINITY, point).or_else(|| drawn(even, f64::INFINITY, point))
     }
 
-    /// Returns the fraction of its full load that a group with so many available hosts can take.
+    /// Returns the fraction of its full load that a group with this many available hosts can take.
     fn part(&self, available: usize, hosts: usize) -> f64 {
         (available as f64 / hosts.max(1) as f64 * self.overprovisioning).min(1.0)
     }

@@ -1,4 +1,4 @@
-//! The HTTP filters of a connection manager. The router ends them and is not kept.
+//! The HTTP filters of a connection manager. The router is the last one and is not kept.
 
 use outrigger_policy::field::{Unusable, each, unsupported_any};
 use outrigger_proto::xds::{cors, hcm, router, type_url};

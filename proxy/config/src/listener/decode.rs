@@ -283,7 +283,7 @@ impl FilterChain {
     }
 }
 
-/// Returns true if the deprecated setting says not to bind to the port.
+/// Returns true if the deprecated setting disables binding to the port.
 #[allow(deprecated)]
 fn is_unbound(wire: Option<wire_listener::listener::DeprecatedV1>) -> bool {
     let bind = wire.and_then(|wire_listener::listener::DeprecatedV1 { bind_to_port }| bind_to_port);

@@ -31,7 +31,8 @@ use unproven::{Unproven, UnprovenKey};
 pub struct OnDemandLimits {
     /// Maximum number of subscribed names.
     pub max_names: usize,
-    /// Maximum number of these that are not known to exist. At the bound, the oldest name of the client with most is evicted.
+    /// Maximum number of these that are not known to exist. At the bound, the oldest name of the client with the most is
+    /// evicted.
     pub max_unproven: usize,
     /// How long a request waits for the outcome.
     pub wait: Duration,
@@ -175,7 +176,8 @@ impl OnDemand {
         }
     }
 
-    /// Ensures that the name is subscribed. Returns `None` if the limit is reached and no name can be evicted. `client` is `None` for the proxy's own names, which are never unproven.
+    /// Ensures that the name is subscribed. Returns `None` if the limit is reached and no name can be evicted. `client` is `None`
+    /// for the proxy's own names, which are never unproven.
     fn subscribe(&self, name: &str, client: Option<&PeerKey>) -> Option<watch::Receiver<Status>> {
         let now = Instant::now();
         let limits = &self.0.limits;

@@ -19,7 +19,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// Returns the canonical names that a short name may stand for.
+    /// Returns the canonical names that a short name may resolve to.
     pub(super) fn completions(&self, name: &str) -> impl Iterator<Item = String> {
         let names = match self {
             Self::OnDemand => None,

@@ -1,8 +1,8 @@
-//! Names that are not known to exist, by the client that requested them: there is no response yet, or it was that there is
-//! no such name.
+//! Names that are not known to exist, by the client that requested them: there is no response yet, or the response
+//! was that the name does not exist.
 //!
-//! Clients can invent such names, so only these are evicted. At the bound, the oldest name of the client with most of them
-//! is evicted. A name that exists, or once did, is not here and is never evicted.
+//! Clients can invent such names, so only these are evicted. At the bound, the oldest name of the client with the most of
+//! them is evicted. A name that exists, or once did, is not here and is never evicted.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +48,8 @@ impl Unproven {
         }
     }
 
-    /// Removes and returns the oldest name of the client with most, and among equals the oldest of all.
+    /// Removes and returns the oldest name of the client with the most names. Of clients with equally many, the one with the oldest
+    /// name is selected.
     pub(super) fn evict(&mut self) -> Option<Name> {
         let rank = |names: &BTreeMap<u64, Name>| {
             (names.len(), std::cmp::Reverse(names.first_key_value().map(|(number, _)| *number)))

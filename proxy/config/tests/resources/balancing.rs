@@ -1,4 +1,4 @@
-//! How endpoints are picked, in each of the ways in which control planes say it.
+//! The load balancing policy, in each of the forms in which control planes send it.
 
 use outrigger_config::cluster::Balancing;
 use outrigger_proto::xds::cluster::cluster::common_lb_config::LocalityConfigSpecifier;
@@ -21,7 +21,8 @@ fn list(policies: Vec<Any>) -> cluster::LoadBalancingPolicy {
     cluster::LoadBalancingPolicy { policies: policies.into_iter().map(policy).collect() }
 }
 
-/// The policy that is read, and the weight that endpoints of a locality of weight 3 have of it; else the refused field.
+/// Returns the decoded policy, and the locality weight of an endpoint whose locality has weight 3. Returns the refused field if
+/// the cluster is refused.
 fn read(change: impl FnOnce(&mut cluster::Cluster)) -> Result<(Balancing, Option<u32>), String> {
     let mut wire = cart_cluster();
     wire.load_balancing_policy = None;

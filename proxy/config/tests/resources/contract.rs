@@ -1,4 +1,4 @@
-//! What the control plane's contract says is accepted, and means what it says.
+//! Resources as the control plane's contract describes them are accepted and have the described meaning.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The messages of a small mesh, as the control plane's contract has them.
+//! The messages of a small mesh, in the form of the control plane's contract.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Mesh {
         Self { builder: Builder::new(vec![own]), ..Self::default() }
     }
 
-    /// Takes a resource of the body's own type; what is refused changes nothing.
+    /// Adds a resource of the body's type. A refused resource changes nothing.
     pub fn take(&mut self, raw: Raw) -> Result<(), Unusable> {
         let kind = Kind::from_type_url(&raw.body.type_url).unwrap();
         let before = self.resources.get(kind, &raw.name).cloned();
@@ -48,7 +48,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// `None` if nothing has changed but endpoints.
+    /// Builds a snapshot. Returns `None` if only endpoints have changed.
     pub fn build(&mut self) -> Option<Arc<Snapshot>> {
         let snapshot = self.builder.build(&self.before, &self.resources);
         self.before = self.resources.clone();
@@ -56,7 +56,7 @@ impl Mesh {
     }
 }
 
-/// Applies one resource of the body's own type; returns what is wrong with it.
+/// Applies one resource of the body's type. Returns the error if it is refused.
 pub fn apply(mesh: &mut Mesh, name: &str, version: &str, body: Any) -> Option<Unusable> {
     mesh.take(raw(name, version, body)).err()
 }
@@ -66,12 +66,12 @@ pub fn accept(mesh: &mut Mesh, name: &str, version: &str, body: Any) {
     assert_eq!(apply(mesh, name, version, body), None);
 }
 
-/// The snapshot of a mesh in which something has changed.
+/// Builds the snapshot of a mesh in which more than endpoints has changed.
 pub fn build(mesh: &mut Mesh) -> Arc<Snapshot> {
     mesh.build().unwrap()
 }
 
-/// The whole of `cart`.
+/// A mesh with all resources of `cart`.
 pub fn cart() -> Mesh {
     let mut builder = Mesh::default();
     accept(&mut builder, CART, "1", cluster_body(cart_cluster()));
@@ -287,7 +287,7 @@ pub fn tcp(cluster: &str) -> tcp_proxy::TcpProxy {
     }
 }
 
-/// Our control plane's word for what a listener or chain leads to.
+/// The metadata with which our control plane names the destination of a listener or chain.
 pub fn leads_to(destination: &str) -> Option<core::Metadata> {
     let name = protobuf::Value { kind: Some(protobuf::value::Kind::StringValue(destination.into())) };
     let fields = protobuf::Struct { fields: [("name".into(), name)].into() };
@@ -346,7 +346,7 @@ pub fn table_body(table: route::RouteConfiguration) -> Any {
     packed(type_url::ROUTE_CONFIGURATION, &table)
 }
 
-/// The listener of a workload's own side: HTTP and opaque bytes by ALPN, both over mutual TLS.
+/// The inbound listener of a workload: HTTP and opaque bytes by ALPN, both over mutual TLS.
 pub fn inbound() -> listener::Listener {
     let app = "inbound|127.0.0.1:8080";
     let tls = |alpn: &[&str]| tls::DownstreamTlsContext {

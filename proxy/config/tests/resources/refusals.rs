@@ -1,4 +1,4 @@
-//! Everything that cannot be used is refused by the name of its field, and no bytes make the decoder panic.
+//! Every resource that cannot be used is refused with the name of its field, and no bytes make the decoder panic.
 
 use outrigger_config::compiled::Compiled;
 use outrigger_proto::kind::Kind;
@@ -261,7 +261,7 @@ fn chains_whose_protocols_no_connection_can_have() {
     clear(&mut wire, &["http/1.1", "istio"]);
     wire.listener_filters = vec![inspector()];
     assert_eq!(apply(&mut Mesh::default(), "inbound|10.0.0.7:80", "1", listener_body(wire)), None);
-    // TLS that is passed through has the ALPN of its hello.
+    // TLS passthrough: the ALPN is that of the ClientHello.
     let mut wire = inbound();
     wire.filter_chains[1].transport_socket = None;
     assert_eq!(apply(&mut Mesh::default(), "inbound|10.0.0.7:80", "1", listener_body(wire)), None);

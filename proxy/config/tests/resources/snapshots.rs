@@ -1,4 +1,4 @@
-//! What a snapshot shares with the one before, and what stays when the new cannot be used.
+//! What a snapshot shares with the previous one, and what stays if a new resource cannot be used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,7 +124,7 @@ fn other_names_of_a_destination_lead_to_the_same() {
     let snapshot = build(&mut builder);
     let [one, other] = ["10.96.0.1:80", CART].map(|name| snapshot.destination(name).unwrap());
     assert!(Arc::ptr_eq(one, other));
-    // A resource of that name itself is what was asked for.
+    // A resource whose own name is the alias takes precedence.
     let own = raw("10.96.0.1:80", "1", listener_body(destination("10.96.0.1:80")));
     builder.take(own).unwrap();
     assert_eq!(&*build(&mut builder).destination("10.96.0.1:80").unwrap().name, "10.96.0.1:80");

@@ -9,7 +9,7 @@ const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
 fn start(ports: &[WorkloadPort]) -> (FakeControlPlane, RegistrationHandle, StatusBoard) {
     let (fake, handle, status, channels) = start_renewable(ports);
-    // Lives as long as the runtime: nothing is renewed.
+    // Exists as long as the runtime, because nothing is renewed.
     tokio::spawn(async move { channels.closed().await });
     (fake, handle, status)
 }

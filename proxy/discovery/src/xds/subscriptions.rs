@@ -1,8 +1,8 @@
 //! Computes the wanted names of each kind: the requested destinations, and everything they refer to.
 //!
-//! In on-demand mode a demand leads to a listener, its routes, their clusters and their endpoints; names without such a chain are
-//! not wanted. In wildcard mode the server chooses listeners and clusters. Inbound listeners come under LDS's wildcard in both
-//! modes.
+//! In on-demand mode a demand leads to a listener, its routes, their clusters and their endpoints; names that no such chain
+//! reaches are not subscribed. In wildcard mode the server chooses listeners and clusters. Inbound listeners come under LDS's
+//! wildcard in both modes.
 
 use std::collections::BTreeSet;
 
@@ -34,8 +34,8 @@ impl Mode {
     }
 }
 
-/// Returns the wanted names, given the requested destinations and the accepted resources. References of `published`, which traffic uses, stay
-/// wanted until a successor is warm.
+/// Returns the wanted names, given the requested destinations and the accepted resources. References of `published`, which traffic
+/// uses, stay wanted until a successor is warm.
 pub(crate) fn wanted(
     mode: Mode,
     destinations: &BTreeSet<Name>,

@@ -2,8 +2,8 @@
 //!
 //! A cluster waits for its endpoints, a route for its clusters, a listener for its routes. Each missing name delays a version
 //! by at most [`MAX_WAIT`], even if the server reported that it does not exist, because it may be created soon. A removed resource
-//! stays for as long while a published version refers to it, or a listener whose connections drain. The decision is pure:
-//! accepted resources and the time in, resources to publish out.
+//! stays for the same time while a published version, or a listener whose connections drain, refers to it. The decision is
+//! pure: accepted resources and the time in, resources to publish out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What outlier detection is told of an attempt, and what it answers: the outcome, the kind of an ejection.
+//! The input and the output of outlier detection: the outcome of an attempt, and the kind of an ejection.
 
 use std::time::Duration;
 

@@ -238,7 +238,7 @@ impl Running {
             tracing::debug!(?left, "left discovery");
             tokio::time::sleep(propagation(left, offered)).await;
         };
-        // A short drain timeout must also shut_down time for the running requests.
+        // A short drain timeout must also leave time for the running requests.
         let _ = tokio::time::timeout(schedule.deregistration_timeout(), leaving).await;
         sockets.close_unlent();
         match drains.drain(schedule.deadline(), schedule.notice(), schedule.outbound_idle(&registry)).await {

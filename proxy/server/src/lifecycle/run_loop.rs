@@ -88,7 +88,7 @@ impl RunLoop<'_> {
                 ended = workers.ended() => return Err(ended),
                 _ = hangup.recv() => self.log.iter().for_each(|log| log.reopen()),
                 changed = self.snapshots.changed() => {
-                    // The sender lives as long as `published`.
+                    // The sender is dropped only with `published`.
                     if changed.is_ok() { self.sockets.follow(&self.published.load()); }
                 }
                 request = self.binds.next() => {

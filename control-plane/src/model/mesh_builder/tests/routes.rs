@@ -134,7 +134,7 @@ fn only_one_kind_of_route_is_active_on_a_port() {
     assert!(builder.table("catalog", "shop")[0].starts_with("grpcroute/shop/g"));
     assert!(builder.conditions("HTTPRoute shop/h")[0].contains("Conflicted"));
     assert!(builder.conditions("TCPRoute shop/a")[0].contains("Conflicted"));
-    // Another namespace's clients have a table of their own, and so there is no conflict with it.
+    // Clients of another namespace have a separate table, so the two routes do not conflict.
     builder.with(&[&route("TCPRoute", "t.office", "name: catalog", &rule)]);
     assert_eq!(builder.conditions("TCPRoute office/t")[0], "Accepted=True (Accepted)");
 }
@@ -216,7 +216,7 @@ fn a_tcp_route_needs_backends_for_opaque_bytes() {
         let rules = "{backendRefs: [{name: stock, port: 80}, {name: catalog, port: 80}]}";
         let tcp = route("TCPRoute", "r", "name: catalog", rules);
         let builder = shop(&[&service("stock", 80, protocol), &tcp]);
-        // The route's own parent is opaque by the route.
+        // The route itself makes its parent port opaque.
         let line = format!("tcproute/shop/r/0/0 1*{expected} 1*catalog.shop:80");
         assert_eq!(builder.table("catalog", "shop"), [line], "{protocol}");
         let conditions = builder.conditions("TCPRoute shop/r");

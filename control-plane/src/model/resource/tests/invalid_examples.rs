@@ -8,13 +8,13 @@ const HTTP: &str =
 const GRPC: &str =
     "{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: a}, spec: {@}}";
 
-/// Checks that each of these is refused in place of `@`, with its first error at this path.
+/// Checks that `template` is refused with each of these in place of `@`, with the first error at the given path.
 fn check_refused(template: &str, refused: &[(&str, &str)]) {
     let rows: Vec<_> = refused.iter().map(|(part, path)| (*part, *path, "")).collect();
     check_table(template, &[], &rows);
 }
 
-/// The same, with `place` in place of the `@` of the template, and the parts in place of its own `@`.
+/// The same, with `place` substituted for the `@` of the template, and each part for the `@` in `place`.
 fn check_refused_in(template: &str, place: &str, refused: &[(&str, &str)]) {
     check_refused(&template.replace('@', place), refused);
 }

@@ -1,4 +1,4 @@
-//! However a file is saved, no resource is removed meanwhile.
+//! No resource is removed while a file is saved, whichever way an editor does it.
 
 use std::fs::{self, create_dir, remove_file, rename, write};
 use std::os::unix::fs::symlink;

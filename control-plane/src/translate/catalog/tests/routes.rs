@@ -1,8 +1,8 @@
-//! What the routes of the model become on the wire.
+//! Translation of the model's routes to xDS.
 
 use super::*;
 
-/// What one route of the model becomes on the wire.
+/// Translates one route of the model.
 fn routed(matches: RouteMatch, action: RouteAction) -> outrigger_proto::xds::route::Route {
     let route = Route { id: "httproute/shop/r/0/0".into(), matches, action: Arc::new(action) };
     let catalog = catalog(cart(AppProtocol::Http, producer(RouteTable::Http(vec![route]))));
@@ -74,7 +74,7 @@ fn headers_change_on_the_route_and_for_one_backend() {
         let header = |option: &outrigger_proto::xds::core::HeaderValueOption| option.header.clone().unwrap();
         options.iter().map(|o| (header(o).key, header(o).value, o.append_action)).collect()
     };
-    // A percent sign is doubled, since alone it begins a command.
+    // A percent sign is doubled, because a single one begins a command operator.
     let expected = [("s".to_owned(), "100%%".to_owned(), 2), ("a".to_owned(), "2".to_owned(), 0)];
     assert_eq!(actions(&route.request_headers_to_add), expected);
     assert_eq!(

@@ -16,7 +16,7 @@ pub fn in_cluster(wire: cluster::Cluster) -> (String, Any) {
     (wire.name.clone(), cluster_body(wire))
 }
 
-/// A cluster whose localities are weighted, so that their weights are seen.
+/// A cluster with locality-weighted balancing, so that a changed locality weight has an effect.
 pub fn by_locality() -> cluster::Cluster {
     let common = CommonLbConfig {
         locality_config_specifier: Some(
@@ -27,7 +27,7 @@ pub fn by_locality() -> cluster::Cluster {
     cluster::Cluster { common_lb_config: Some(common), ..cart_cluster() }
 }
 
-/// A cluster whose balancing is said in the older way.
+/// A cluster whose balancing is set by the older field `lb_policy`.
 fn older(lb_policy: LbPolicy, lb_config: Option<LbConfig>) -> cluster::Cluster {
     cluster::Cluster { load_balancing_policy: None, lb_policy: lb_policy.into(), lb_config, ..cart_cluster() }
 }

@@ -1,4 +1,4 @@
-//! The descriptors of the xDS API: they say which fields there are.
+//! The descriptors of the xDS API, which list the fields of each message.
 
 use std::sync::LazyLock;
 

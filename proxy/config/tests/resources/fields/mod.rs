@@ -1,8 +1,8 @@
 //! Every field of every message that is decoded: honoured, refused by its name, or harmless, as `docs/xds-fields.md` lists them.
 //!
-//! What fields there are comes from the descriptors of the API, and what becomes of each from trying it: the resource is
-//! refused and the refusal names the field, or what it compiles to changes, or nothing changes and here stands why that is
-//! all right. A field that is new in the API, or that is accepted without effect, fails the test.
+//! The fields come from the descriptors of the API. The test sets each one: the resource is refused and the refusal names the
+//! field, or the compiled resource changes, or nothing changes and the table says why that is harmless. A field that is new
+//! in the API, or that is accepted without effect and without a reason, fails the test.
 
 mod clusters;
 mod descriptors;
@@ -34,7 +34,7 @@ absent. This page is written by a test of `proxy/config` (`tests/resources/field
 outrigger-config --test resources fields` regenerates it.
 ";
 
-/// Messages that are values: nothing in them could be passed over.
+/// Messages that are plain values, whose fields are always read.
 const VALUES: [&str; 3] =
     ["envoy.type.v3.Int64Range", "envoy.type.v3.Percent", "envoy.config.core.v3.RuntimeDouble"];
 

@@ -1,4 +1,4 @@
-//! A message in a resource, and what becomes of the resource when one of the message's fields is set.
+//! A message within a resource, and the effect on the resource of setting one of the message's fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,29 +10,29 @@ use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, 
 use super::descriptors::POOL;
 use crate::fixture::*;
 
-/// Makes a resource, and its name, of the message's bytes.
+/// Embeds the encoded message in a resource. Returns the name of the resource and its body.
 type Embed = Box<dyn Fn(&[u8]) -> (String, Any)>;
 
-/// Where a message stands.
+/// A message at one position in a resource.
 pub struct Place {
-    /// What the section is called: the message, and where it stands if that makes a difference.
+    /// The title of its section: the message, and its position if that makes a difference.
     pub title: &'static str,
     /// The message's full name.
     pub message: &'static str,
     base: Vec<u8>,
     embed: Embed,
-    /// Values that say more than the ones that are made up.
+    /// Values to set instead of the made-up ones.
     probes: BTreeMap<&'static str, Vec<Vec<u8>>>,
     harmless: BTreeMap<&'static str, &'static str>,
-    /// Fields whose refusal is no complaint about a made-up value.
+    /// Fields that are refused as such, not because of a made-up value.
     refused: BTreeSet<&'static str>,
 }
 
-/// What is done with a field.
+/// How a field is handled.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     Honoured,
-    /// All values but these are.
+    /// Honoured, except for these values.
     HonouredBut(String),
     Refused,
     Harmless(&'static str),
@@ -40,7 +40,7 @@ pub enum Verdict {
     HarmlessBut(&'static str, String),
 }
 
-/// What came of one value.
+/// The effect of one value.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Same,
@@ -66,7 +66,7 @@ impl Place {
         }
     }
 
-    /// A value to set.
+    /// Adds a value to set.
     pub fn probe<M: Message + Default>(mut self, field: &'static str, set: impl Fn(&mut M)) -> Self {
         let mut message = M::decode(self.base.as_slice()).unwrap();
         set(&mut message);
@@ -74,19 +74,19 @@ impl Place {
         self
     }
 
-    /// Fields that change nothing, and why that is all right.
+    /// Adds fields that change nothing, and the reason why that is harmless.
     pub fn harmless(mut self, why: &'static str, fields: &[&'static str]) -> Self {
         self.harmless.extend(fields.iter().map(|field| (*field, why)));
         self
     }
 
-    /// Fields whose refusal says more than "is not supported".
+    /// Adds fields that are refused with a reason other than "is not supported".
     pub fn refuses(mut self, fields: &[&'static str]) -> Self {
         self.refused.extend(fields);
         self
     }
 
-    /// Every field with its verdict, or what is wrong with it.
+    /// Returns every field with its verdict, or with an error.
     pub fn rows(&self) -> Vec<(FieldDescriptor, Result<Verdict, String>)> {
         let message = POOL.get_message_by_name(self.message).unwrap_or_else(|| panic!("no {}", self.message));
         let base = self.accepted(&self.base).unwrap_or_else(|refused| panic!("{}: {refused}", self.title));
@@ -118,7 +118,8 @@ impl Place {
         Ok(format!("{:?}", build(&mut builder)))
     }
 
-    /// What is refused when it says something is not refused when it says nothing: a server may send every default.
+    /// Returns false if a `BoolValue` is refused whatever its value is. One of the two values is the default, and a server may send
+    /// every default.
     fn takes_a_default(&self, field: &FieldDescriptor) -> bool {
         let is_flag =
             matches!(field.kind(), Kind::Message(of) if of.full_name() == "google.protobuf.BoolValue");
@@ -145,7 +146,7 @@ impl Place {
             let outcome = match self.accepted(&bytes) {
                 Ok(same) if same == base => Outcome::Same,
                 Ok(_) => Outcome::Differs,
-                // It is read, or nobody would miss it.
+                // Its absence is refused, so the field is read.
                 Err(_) if cleared => Outcome::Differs,
                 Err(text) => {
                     if !text.contains(field.name()) {
@@ -191,7 +192,7 @@ impl Place {
         }
     }
 
-    /// The values to set: their labels, and whether the field is only taken away.
+    /// Returns the values to set: a label, the encoded message, and true if the field is cleared instead.
     fn values(&self, field: &FieldDescriptor) -> Vec<(String, Vec<u8>, bool)> {
         if let Some(probes) = self.probes.get(field.name()) {
             return probes.iter().map(|bytes| ("a value".into(), bytes.clone(), false)).collect();
@@ -215,7 +216,7 @@ impl Place {
     }
 }
 
-/// Values that nobody would set by chance.
+/// Returns made-up values of a field.
 fn made_up(field: &FieldDescriptor, base: &DynamicMessage) -> Vec<(String, Value)> {
     let one = |value: Value| match field.cardinality() {
         Cardinality::Repeated if !field.is_map() => Value::List(vec![value]),

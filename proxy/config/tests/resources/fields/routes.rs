@@ -1,4 +1,4 @@
-//! Route tables and all that is in them.
+//! Route configurations and the messages in them.
 
 use outrigger_proto::xds::protobuf::{Any, BoolValue};
 use outrigger_proto::xds::{core, cors, matcher, route, type_url, types};

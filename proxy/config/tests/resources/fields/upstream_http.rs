@@ -1,4 +1,4 @@
-//! How HTTP is spoken with a cluster.
+//! HTTP protocol options of a cluster.
 
 use std::collections::HashMap;
 

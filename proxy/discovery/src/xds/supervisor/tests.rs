@@ -25,7 +25,7 @@ use crate::dns::Dns;
 use crate::registration::{Deregistration, WorkloadPort};
 use crate::testing::{AdsCall, Ca, FakeControlPlane, fake_control_plane, port, xds};
 
-/// A test that waits longer than this, on the paused clock, has failed.
+/// Maximum wait of a test, on the paused clock.
 const PATIENCE: Duration = Duration::from_secs(400);
 
 /// A proxy's discovery, and its two interfaces to the data path.

@@ -14,7 +14,7 @@ fn an_endpoint_that_served_well_until_just_now_is_ejected_for_what_it_does_now()
     }
     let ejected = world.many(0, Outcome::ServerError, 20);
     assert_eq!(ejected.map(|ejected| ejected.kind), Some(EjectionKind::FailurePercentage));
-    // The same failures among those of the whole interval are few.
+    // Over the whole interval, the same failures are a small share.
     let mut world = World::new(defaults(), 3);
     for host in 0..3 {
         world.many(host, Outcome::Success, 400);

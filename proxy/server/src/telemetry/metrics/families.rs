@@ -45,7 +45,7 @@ impl<'a, 'b> Families<'a, 'b> {
     pub(super) fn process(&mut self, totals: &ProcessTotals) -> Result<(), fmt::Error> {
         let ProcessTotals {
             in_flight,
-            // In flight are the requests that have begun and not ended; the others are in `outrigger_requests`.
+            // In flight are the requests that have begun and not ended; finished ones are in `outrigger_requests`.
             begun: _,
             downstream_connections,
             downstream_connections_total,

@@ -215,7 +215,7 @@ mod tests {
         let documented: std::collections::BTreeSet<_> = page
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            // The control plane's own are held to the page by its own test.
+            // A test of the control plane compares its own metrics with the page.
             .filter(|name| name.starts_with("outrigger_") && !name.starts_with("outrigger_control_plane_"))
             .collect();
         let text = scrape(&sources()).unwrap();

@@ -268,7 +268,7 @@ impl Traffic {
     }
 }
 
-/// Whether the route's cluster is there, with its endpoint.
+/// Returns true if the route's cluster exists and has its endpoint.
 fn serves_cart(snapshot: &Snapshot) -> bool {
     let route = &snapshot.routes["cart"].hosts[0].routes[0];
     let outrigger_config::route::RouteAction::Forward(forward) = &route.action else { return false };
