@@ -176,12 +176,13 @@ async fn posts_alone_leave_a_frozen_endpoint_and_come_back_to_it() {
     load(address, 4, "POST", after(200)).await;
     applications[0].stop();
     let frozen = applications[0].requests();
-    let posts = tokio::spawn(load(address, 12, "POST", after(2500)));
+    let posts = tokio::spawn(load(address, 24, "POST", after(2500)));
     sleep(Duration::from_millis(2500)).await;
-    let lost = applications[0].requests() - frozen;
-    assert!(lost <= 8, "what came in the first moments, and tests at growing intervals: {lost}");
     applications[0].go_on();
     let took = posts.await.unwrap();
+    let lost = applications[0].requests() - frozen;
+    // All 24 clients, if it stayed in use.
+    assert!(lost < 20, "those of the first moments, and probes at growing intervals: {lost}");
     assert!(took.iter().filter(|took| **took > SOON).count() <= lost);
     load(address, 4, "POST", after(3000)).await;
     assert!(applications[0].requests() > frozen + lost + 10, "it has its share again");
