@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resident_anonymous_and_proportional_memory_are_told_apart() {
+    fn resident_anonymous_and_proportional_memory_are_distinguished() {
         let status = "Name:\toutrigger\nVmHWM:\t   9000 kB\nVmRSS:\t   8192 kB\nRssAnon:\t   2048 kB\n";
         let rollup =
             "55e0-7ffd ---p 0 00:00 0 [rollup]\nRss:  8192 kB\nPss:    4096 kB\nPss_Anon:  2048 kB\n";

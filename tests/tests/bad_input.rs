@@ -119,7 +119,7 @@ async fn invented_hosts_are_answered_and_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_refused_is_named_and_what_was_good_goes_on() {
+async fn a_refused_file_is_named_and_the_last_good_version_stays() {
     let pair = Pair::start().await;
     let route = |rest: &str| {
         format!(
@@ -152,7 +152,7 @@ async fn a_file_that_is_refused_is_named_and_what_was_good_goes_on() {
 }
 
 #[tokio::test]
-async fn silent_and_endless_clients_hold_nobody_up() {
+async fn silent_and_endless_clients_delay_no_other_client() {
     let pair = Pair::start().await;
     let mut held = Vec::new();
     for _ in 0..50 {

@@ -13,7 +13,7 @@ use outrigger_tests::tls;
 const HTTP: &[u8] = b"GET / HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn both_ends_of_a_hop_are_who_they_should_be() {
+async fn both_ends_of_a_hop_have_the_expected_identity() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
     let app = Application::echo("app").await;
     let served = mesh.sidecar("app").serves("app", app.address).logged().start().await;
@@ -27,7 +27,7 @@ async fn both_ends_of_a_hop_are_who_they_should_be() {
 }
 
 #[tokio::test]
-async fn plaintext_and_strangers_are_refused_and_reach_no_application() {
+async fn plaintext_and_foreign_certificates_are_refused_and_reach_no_application() {
     let mesh = Mesh::start(&service("app", 80, "http")).await;
     let app = Application::echo("app").await;
     let served = mesh.sidecar("app").serves("app", app.address).start().await;
@@ -119,7 +119,7 @@ async fn certificates_are_renewed_and_neither_a_request_nor_a_connection_is_lost
 }
 
 #[tokio::test]
-async fn a_token_is_for_one_workload_and_what_is_none_joins_nobody() {
+async fn a_token_is_for_one_workload_and_an_invalid_one_joins_none() {
     let mesh = Mesh::start("").await;
     let token = mesh.token("shop", "web").await;
     let first = mesh.sidecar("web").token(&token).start().await;

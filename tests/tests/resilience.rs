@@ -52,7 +52,7 @@ async fn an_instance_that_drains_loses_nothing() {
 
 /// SIGTERM often reaches an application and its sidecar at once; the application makes its last calls after its own requests.
 #[tokio::test]
-async fn an_application_makes_its_last_calls_after_its_sidecar_was_told_to_end() {
+async fn an_application_makes_its_last_calls_after_its_sidecar_got_sigterm() {
     let https = ["web", "app", "late"].map(|name| service(name, 80, "http")).concat();
     let mesh = Mesh::start(&[https, service("broker", 9000, "tcp")].concat()).await;
     let (app, late, broker) =
@@ -107,7 +107,7 @@ async fn an_instance_whose_application_is_away_is_passed_over_by_posts_too() {
 }
 
 #[tokio::test]
-async fn a_control_plane_that_restarts_is_noticed_by_nobody() {
+async fn a_restart_of_the_control_plane_disturbs_no_request() {
     let mut mesh = Mesh::start(&[service("app", 80, "http"), service("late", 80, "http")].concat()).await;
     let app = Application::echo("app").await;
     let served = mesh.sidecar("app").serves("app", app.address).start().await;

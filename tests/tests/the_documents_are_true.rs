@@ -58,7 +58,7 @@ fn every_response_flag_is_on_its_page() {
 }
 
 #[test]
-fn every_yaml_example_is_taken_by_a_control_plane() {
+fn every_yaml_example_is_accepted_by_a_control_plane() {
     let mut examples = 0;
     for page in pages() {
         let text = fs::read_to_string(root().join(&page)).unwrap();

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_pages_say_what_there_is() {
+    async fn the_pages_show_the_current_state() {
         let directory = tempfile::tempdir().unwrap();
         let pages = Arc::new(pages(directory.path()));
         pages.metrics.certificate_refused("weak-key");
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_fails_is_told_and_the_process_is_healthy() {
+    async fn a_failing_store_is_reported_and_the_process_stays_healthy() {
         let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let store = Store::open_with(directory.path(), disk.opener()).unwrap();
         let elsewhere = tempfile::tempdir().unwrap();

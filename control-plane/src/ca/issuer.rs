@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_intermediate_is_taken_with_its_root() {
+    fn an_operators_intermediate_is_accepted_with_its_root() {
         let (root, intermediate, key) = signed(&params("intermediate", ca()));
         let chain = intermediate.pem() + &root.pem();
         let issuer = CertificateIssuer::read(&chain, &key.serialize_pem(), now()).unwrap();

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_identity_that_asks_too_fast_is_slowed_down_and_nobody_else() {
+    async fn an_identity_that_requests_too_fast_is_limited_alone() {
         let (ca, good) = (Ca::new(), csr(&KeyPair::generate().unwrap(), CART));
         let meter = || ca.service.rate_limits.admit(&SpiffeId::parse(CART).unwrap(), Instant::now());
         while meter() {}
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_a_certificate_does_not_wait_for_strangers() {
+    async fn members_with_a_certificate_do_not_wait_behind_unknown_clients() {
         let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
         let address = |n: u8| Some(Some(IpAddr::from([10, 0, 0, n])));
         let admission = &ca.service.admission;

@@ -11,7 +11,7 @@ use tonic::Code;
 use super::harness::{Mesh, Registered, serving, subscribe};
 
 #[tokio::test]
-async fn an_expired_token_is_told_so_and_buys_nothing() {
+async fn an_expired_token_is_reported_as_such_and_gets_no_certificate() {
     let mut token = String::new();
     let mesh = Mesh::start().await.restart_after(|state| {
         let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);

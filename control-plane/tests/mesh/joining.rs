@@ -34,7 +34,7 @@ async fn a_workload_joins_with_a_token_and_renews_with_its_certificate() {
 }
 
 #[tokio::test]
-async fn strangers_get_nothing() {
+async fn clients_without_valid_credentials_get_nothing() {
     let mesh = Mesh::start().await;
     let key = KeyPair::generate().unwrap();
     let refused = mesh.certificate(None, None, &key).await.unwrap_err();
@@ -73,7 +73,7 @@ async fn discovery_answers_those_with_a_certificate() {
 }
 
 #[tokio::test]
-async fn silent_and_senseless_callers_hold_nobody_up() {
+async fn silent_and_malformed_clients_delay_no_other_client() {
     use tokio::io::AsyncWriteExt;
     // More connections than may be in their handshake at a time, all from the address of the workload that joins.
     let many = (descriptors::raise_limit() / 4).min(512) + 20;
@@ -99,7 +99,7 @@ async fn silent_and_senseless_callers_hold_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_service_that_nobody_has_is_unimplemented() {
+async fn an_unknown_grpc_service_is_unimplemented() {
     let mesh = Mesh::start().await;
     let joined = mesh.join().await;
     let mut client = tonic::client::Grpc::new(mesh.connect(Some(&joined)).await.unwrap());

@@ -61,7 +61,7 @@ async fn a_root_that_workloads_trust_is_not_replaced_by_accident() {
 }
 
 #[tokio::test]
-async fn who_removes_the_roots_starts_afresh_and_who_lost_only_them_gets_them_back() {
+async fn without_state_a_new_ca_is_made_and_missing_roots_alone_are_restored() {
     let root = |state: &Path| std::fs::read(state.join("roots.pem")).unwrap();
     let mesh = Mesh::start().await;
     let first = root(&mesh.state());
@@ -76,7 +76,7 @@ async fn who_removes_the_roots_starts_afresh_and_who_lost_only_them_gets_them_ba
 }
 
 #[tokio::test]
-async fn a_file_that_is_removed_takes_its_resources_along() {
+async fn the_resources_of_a_removed_file_are_removed() {
     let mesh = Mesh::start().await;
     let joined = mesh.join().await;
     let mut answers = subscribe(mesh.connect(Some(&joined)).await.unwrap(), &["cart:80"]).await.unwrap();

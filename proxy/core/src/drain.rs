@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn outbound_goes_on_while_the_application_needs_it() {
+    async fn outbound_stays_open_while_the_application_needs_it() {
         let drains = Drains::new();
         let Guards { inbound, mut outbound } = drains.guards();
         drop(inbound);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn outbound_clients_are_told_before_the_deadline_whatever_still_runs() {
+    async fn outbound_clients_are_notified_before_the_deadline_whatever_still_runs() {
         for inbound_ends in [true, false] {
             let drains = Drains::new();
             let Guards { inbound, mut outbound } = drains.guards();

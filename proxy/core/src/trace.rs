@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_caller_decides_where_it_is_heard() {
+    fn the_callers_decision_applies_only_if_parent_based() {
         let trace = TraceId::new(7).unwrap();
         let off = Sampling { ratio: Percentage::ZERO, ..Sampling::ALL };
         assert!(Sampling::ALL.holds(trace, None) && !Sampling::ALL.holds(trace, Some(false)));

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reading_means_no_text() {
+    fn without_a_reader_no_text_is_rendered() {
         let recorder = Recorder::new(Registry::new().worker(), Sinks::default());
         assert!(!recorder.wants_text(true));
     }

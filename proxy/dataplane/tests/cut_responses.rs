@@ -82,7 +82,7 @@ async fn http1(answer: String, closes: bool) -> Application {
 }
 
 #[tokio::test]
-async fn a_response_of_http1_that_breaks_off_is_asked_for_once_and_passed_on_as_far_as_it_came() {
+async fn a_truncated_http1_response_is_not_retried_and_is_passed_on_as_far_as_it_came() {
     let chunked =
         |rest: &str| format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n{rest}");
     for (answer, closes) in [
@@ -176,7 +176,7 @@ async fn a_response_of_http2_that_is_reset_at_once_is_passed_on_with_its_code() 
 }
 
 #[tokio::test]
-async fn a_response_of_http2_that_turns_out_malformed_is_asked_for_once() {
+async fn a_malformed_http2_response_is_not_retried() {
     let data = |flags, data: &[u8]| (DATA, flags, data.to_vec());
     // A literal field with an indexed name.
     let length = [&[OK, 0x0f, 0x0d, 2][..], b"10"].concat();
@@ -196,7 +196,7 @@ async fn a_response_of_http2_that_turns_out_malformed_is_asked_for_once() {
 }
 
 #[tokio::test]
-async fn a_head_of_http2_with_a_malformed_field_is_asked_for_once() {
+async fn an_http2_head_with_a_malformed_field_is_not_retried() {
     let application = answering_frames(vec![(HEADERS, END_HEADERS | END_STREAM, upper())]).await;
     for ((status, _, code), asked) in read(&application, UpstreamProtocol::Http2).await {
         assert_eq!((status, code, asked), (502, None, 1));

@@ -103,7 +103,7 @@ async fn a_client_that_says_nothing_and_closes_its_side_hears_the_server() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_first_is_heard_and_remembered() {
+async fn a_server_that_speaks_first_is_detected_and_remembered() {
     let greeter = greeter().await;
     let proxy = World::new()
         .listen(DestinationBy::Name("mail:25".into()), UnknownDestination::Refuse)

@@ -110,7 +110,7 @@ async fn what_fails_at_once_gets_no_more_than_its_share_and_then_only_probes() {
 }
 
 #[tokio::test]
-async fn where_all_fail_alike_nobody_is_ejected_and_each_gets_its_share() {
+async fn where_all_fail_alike_none_is_ejected_and_each_gets_its_share() {
     let applications = [Application::http(|_| failed()).await, Application::http(|_| failed()).await, {
         Application::http(|_| failed()).await
     }];
@@ -125,7 +125,7 @@ async fn where_all_fail_alike_nobody_is_ejected_and_each_gets_its_share() {
 }
 
 #[tokio::test]
-async fn a_poisonous_path_ejects_no_endpoint_however_often_it_is_asked_for() {
+async fn a_path_that_always_fails_ejects_no_endpoint() {
     let answer = |asked: &Request| match asked.path() {
         "/poison" => failed(),
         _ => ok("well"),
@@ -163,7 +163,7 @@ async fn two_workers_count_an_endpoints_failures_together() {
 }
 
 #[tokio::test]
-async fn a_dead_endpoint_is_soon_left_and_costs_nobody_a_request() {
+async fn a_dead_endpoint_is_soon_avoided_and_loses_no_request() {
     let (good, dead) = (Application::echo("app").await, closed_port().await);
     let proxy = start(detected(&[dead, good.address]));
     let mut client = Client::connect(proxy.address(0)).await;
@@ -190,7 +190,7 @@ async fn blamed(odd: &Application, times: usize, request: &str) -> Vec<(outrigge
 }
 
 #[tokio::test]
-async fn nobody_is_blamed_for_a_head_that_is_larger_than_we_allow() {
+async fn an_endpoint_is_not_blamed_for_a_head_over_our_limit() {
     let large = Application::http(|_| {
         format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-large: {}\r\n\r\n", "x".repeat(100_000))
     })
@@ -201,7 +201,7 @@ async fn nobody_is_blamed_for_a_head_that_is_larger_than_we_allow() {
 }
 
 #[tokio::test]
-async fn nobody_is_blamed_for_a_connection_that_it_closes_while_it_is_idle() {
+async fn an_endpoint_is_not_blamed_for_closing_an_idle_connection() {
     let closing = Application::closes_on_second_request().await;
     assert_eq!(blamed(&closing, 120, "GET / HTTP/1.1\r\nHost: app").await, []);
     assert!(closing.requests() >= 20, "{}", closing.requests());

@@ -224,7 +224,7 @@ async fn an_exchange_whose_client_owes_bytes_is_cut_for_a_peer_that_has_none() {
 }
 
 #[tokio::test]
-async fn what_runs_is_not_cut_and_its_end_serves_who_has_least() {
+async fn running_requests_are_not_cut_and_their_permits_go_to_the_peer_with_the_least() {
     let application = application().await;
     let mut proxy = sidecar(bounded(&application, 4), http());
     let mut hogs = Vec::new();
@@ -245,7 +245,7 @@ async fn what_runs_is_not_cut_and_its_end_serves_who_has_least() {
 }
 
 #[tokio::test]
-async fn who_is_accepted_is_served_though_there_are_few_places_and_clients_keep_their_connections() {
+async fn an_accepted_client_is_served_though_capacity_is_small_and_clients_keep_their_connections() {
     let application = application().await;
     let mut world = World::new().own(plain(http())).cluster_of(bounded(&application, 1024));
     world.connections = ConnectionBudget::new(16, 40);
@@ -270,7 +270,7 @@ async fn who_is_accepted_is_served_though_there_are_few_places_and_clients_keep_
 }
 
 #[tokio::test]
-async fn busy_connections_of_one_peer_leave_places_for_other_peers() {
+async fn busy_connections_of_one_peer_leave_capacity_for_other_peers() {
     let application = application().await;
     let mut world = World::new().own(plain(http())).cluster_of(bounded(&application, 1024));
     world.connections = ConnectionBudget::new(64, 200);

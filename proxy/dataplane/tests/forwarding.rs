@@ -86,7 +86,7 @@ async fn a_bound_port_goes_to_its_destination_whatever_the_host_says() {
 }
 
 #[tokio::test]
-async fn a_destination_is_asked_for_once_and_what_does_not_exist_is_refused() {
+async fn a_destination_is_requested_once_and_an_unknown_one_is_refused() {
     let echo = Application::echo("app").await;
     let full = World::new().cluster("echo", &[echo.address]).http("echo:80", forward("echo")).snapshot;
     let mut world = World::new().proxy();

@@ -30,7 +30,7 @@ async fn deaf() -> Application {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_nobody_takes_its_body_is_noticed() {
+async fn a_client_that_disconnects_while_its_body_is_not_read_is_detected() {
     let application = deaf().await;
     let mut proxy = before(&application);
     let mut client = Client::connect(proxy.address(0)).await;
@@ -194,7 +194,7 @@ async fn what_an_application_may_not_say_becomes_a_502() {
 }
 
 #[tokio::test]
-async fn bytes_behind_an_answer_are_nobodys_answer() {
+async fn bytes_after_a_response_answer_no_other_request() {
     let application = Application::http(|asked| {
         let path = asked.head.split(' ').nth(1).unwrap().to_owned();
         format!("{}{}", ok(&path), ok("POISON"))

@@ -124,7 +124,7 @@ async fn a_connect_that_leads_nowhere_says_so() {
 }
 
 #[tokio::test]
-async fn who_breaks_off_is_heard_on_the_other_side() {
+async fn a_side_that_aborts_is_reported_to_the_other() {
     let application = Application::raw(|mut connection| async move {
         let mut some = [0; 4];
         connection.stream.read_exact(&mut some).await.unwrap();

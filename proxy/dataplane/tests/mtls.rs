@@ -16,7 +16,7 @@ use support::{World, cluster, endpoint};
 use tokio::io::AsyncReadExt;
 
 #[tokio::test]
-async fn both_sides_know_who_is_at_the_other_end() {
+async fn both_sides_know_the_peers_identity() {
     let (authority, echo) = (Authority::new(), Application::echo("app").await);
     let mut server = inbound(&authority, "cart", echo.address);
     let mut client = outbound(&authority, vec![sidecar::endpoint(server.address(0), &["cart"])]);
@@ -78,7 +78,7 @@ async fn a_client_in_the_clear_or_of_another_authority_is_refused() {
 }
 
 #[tokio::test]
-async fn a_post_whose_application_cannot_be_reached_goes_elsewhere() {
+async fn a_post_whose_application_is_unreachable_goes_to_another_instance() {
     let (authority, echo) = (Authority::new(), Application::echo("app").await);
     let without = inbound(&authority, "cart", closed_port().await);
     let with = inbound(&authority, "cart", echo.address);
@@ -126,7 +126,7 @@ async fn opaque_bytes_and_upgrades_cross_both_sidecars() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_was_not_taken_leaves_the_connection_between_sidecars_to_the_next() {
+async fn a_declined_upgrade_leaves_the_connection_between_sidecars_reusable() {
     let (authority, echo) = (Authority::new(), Application::echo("app").await);
     let server = inbound(&authority, "cart", echo.address);
     let client = outbound(&authority, vec![sidecar::endpoint(server.address(0), &["cart"])]);
@@ -153,7 +153,7 @@ fn fields(count: usize, bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn the_largest_heads_that_the_entry_takes_pass_both_sidecars_in_both_directions() {
+async fn the_largest_heads_that_the_first_hop_accepts_pass_both_sidecars_in_both_directions() {
     const BYTES: usize = 60 * 1024;
     let authority = Authority::new();
     let application = Application::http(|asked| {

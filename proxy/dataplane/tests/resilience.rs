@@ -15,7 +15,7 @@ use support::{World, forward};
 use tokio::io::AsyncReadExt;
 
 #[tokio::test]
-async fn a_dead_endpoint_costs_nobody_a_request() {
+async fn a_dead_endpoint_loses_no_request() {
     let alive = Application::echo("app").await;
     let dead = closed_port().await;
     let mut proxy =
@@ -152,7 +152,7 @@ async fn a_client_that_leaves_ends_the_request_upstream() {
 }
 
 #[tokio::test]
-async fn drain_finishes_what_runs_and_takes_nothing_new() {
+async fn drain_finishes_running_requests_and_accepts_no_new_ones() {
     let (go, wait) = tokio::sync::watch::channel(false);
     let application = Application::raw(move |mut connection| {
         let mut wait = wait.clone();
@@ -228,7 +228,7 @@ async fn while_inbound_requests_run_the_application_can_still_call_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_a_place_is_served_though_its_listener_goes() {
+async fn a_client_that_waits_for_capacity_is_served_though_its_listener_is_removed() {
     let application = Application::http(|_| ok("served")).await;
     let mut world =
         World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app"));

@@ -80,7 +80,7 @@ async fn a_get_that_the_application_reads_and_cuts_is_executed_once_for_each_att
 }
 
 #[tokio::test]
-async fn a_malformed_response_is_not_asked_for_again() {
+async fn a_malformed_response_is_not_retried() {
     for response in ["HTTP/1.1 200 OK\r\nno colon\r\n\r\n".to_owned(), huge()] {
         let application = Application::http(move |_| response.clone()).await;
         let action = Forward { retry: Some(retries_on("5xx,reset", 1)), ..to("app") };
@@ -101,7 +101,7 @@ fn huge() -> String {
 
 /// A proxy behind this one has found the response malformed; its response is equally final.
 #[tokio::test]
-async fn what_a_proxy_further_on_found_malformed_is_not_asked_for_again() {
+async fn what_a_later_proxy_found_malformed_is_not_retried() {
     let answer = |reason: &str| {
         format!("HTTP/1.1 502 Bad Gateway\r\nx-outrigger-reason: {reason}\r\ncontent-length: 0\r\n\r\n")
     };
@@ -153,7 +153,7 @@ async fn a_post_of_200_kilobytes_is_sent_again_and_one_beyond_the_routes_bound_i
 }
 
 #[tokio::test]
-async fn the_application_and_the_client_are_told_how_many_attempts_there_were() {
+async fn the_application_and_the_client_get_the_number_of_attempts() {
     let application = Application::http(|asked| {
         let lines = asked.head.to_lowercase();
         let count = lines.lines().find_map(|line| line.strip_prefix("x-envoy-attempt-count: "));

@@ -146,7 +146,7 @@ async fn a_frozen_endpoint_costs_no_get_is_ejected_after_seconds_and_comes_back_
 }
 
 #[tokio::test]
-async fn a_pause_of_three_seconds_loses_no_post_and_ejects_nobody() {
+async fn a_pause_of_three_seconds_loses_no_post_and_ejects_no_endpoint() {
     let applications = Stoppable::several(3).await;
     let proxy = proxy_to(&applications);
     let address = proxy.address(0);
@@ -226,7 +226,7 @@ async fn long_polls_without_an_answer_cost_a_healthy_endpoint_nothing() {
 }
 
 #[tokio::test]
-async fn slow_reports_among_quick_requests_eject_nobody_and_run_seldom_twice() {
+async fn slow_reports_among_quick_requests_eject_no_endpoint_and_rarely_run_twice() {
     let applications = Stoppable::several(2).await;
     let proxy = proxy_to(&applications);
     let address = proxy.address(0);
@@ -290,7 +290,7 @@ fn black_hole() -> BlackHole {
 }
 
 #[tokio::test]
-async fn a_black_hole_costs_a_post_a_quarter_of_a_second_and_nobody_an_answer() {
+async fn a_black_hole_delays_a_post_by_a_quarter_of_a_second_and_loses_none() {
     let (alive, hole) = (Application::echo("app").await, black_hole());
     let proxy = World::new()
         .proxy()

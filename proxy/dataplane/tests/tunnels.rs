@@ -48,7 +48,7 @@ async fn an_upgrade_becomes_a_tunnel() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_nobody_lists_is_not_offered_to_the_application() {
+async fn an_upgrade_that_is_not_configured_is_not_offered_to_the_application() {
     let echo = Application::echo("app").await;
     let listed = |listed: &[(&str, bool)]| {
         let wire = listed.iter().map(|(name, enabled)| route_action::UpgradeConfig {
@@ -143,7 +143,7 @@ async fn opaque_bytes_go_both_ways_with_half_close() {
 }
 
 #[tokio::test]
-async fn who_breaks_off_is_not_taken_for_who_has_finished() {
+async fn an_abort_is_not_mistaken_for_an_end() {
     let (heard, mut hears) = tokio::sync::mpsc::channel(8);
     let application = Application::raw(move |mut connection| {
         let heard = heard.clone();
@@ -172,7 +172,7 @@ async fn who_breaks_off_is_not_taken_for_who_has_finished() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_before_it_has_heard_everything_is_heard() {
+async fn an_early_response_of_a_server_is_passed_on() {
     let application = Application::raw(|mut connection| async move {
         let mut some = [0; 1000];
         connection.stream.read_exact(&mut some).await.unwrap();

@@ -226,7 +226,7 @@ async fn watched() -> Application {
 }
 
 #[tokio::test(flavor = "local", start_paused = true)]
-async fn a_watch_without_news_lives_on_beside_a_download_that_nobody_reads() {
+async fn a_quiet_watch_survives_beside_a_download_that_is_not_read() {
     run_clock(5 * STEP);
     let application = watched().await;
     let mut proxy = start(ejecting([application.address], UpstreamProtocol::Http2));

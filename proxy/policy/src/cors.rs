@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_actual_request_goes_on_and_its_response_names_the_origin() {
+    fn an_actual_request_passes_and_its_response_names_the_origin() {
         let Verdict::Allow(allowed) = policy(|_| {}).check(&Method::GET, &headers(&[ORIGIN]), 0) else {
             panic!("not allowed");
         };
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn with_credentials_a_star_becomes_what_was_asked_for() {
+    fn with_credentials_a_star_becomes_the_requested_value() {
         let policy = policy(|wire| {
             wire.allow_methods = "*".into();
             wire.allow_credentials = Some(protobuf::BoolValue { value: true });

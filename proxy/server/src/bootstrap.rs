@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_address_is_named_with_its_flag() {
+    fn an_address_in_use_is_named_with_its_flag() {
         // SO_REUSEPORT, as the sockets of another proxy have.
         let other = ListenerGroup::bind("other".into(), "127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let bind = format!("{}=stock.shop:9000", other.address());

@@ -50,7 +50,7 @@ impl Place {
 }
 
 #[test]
-fn a_taken_port_is_named_with_its_flag() {
+fn a_port_in_use_is_named_with_its_flag() {
     let place = Place::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let held = TcpListener::bind(taken).unwrap();

@@ -150,7 +150,7 @@ fn every_spelling_of_a_destination_is_a_listener_of_that_name_with_the_same_rout
 }
 
 #[test]
-fn the_canonical_listener_goes_by_the_services_addresses_too() {
+fn the_canonical_listener_has_the_services_addresses_as_aliases() {
     let catalog = catalog(plain(AppProtocol::Http));
     let aliases = |name| catalog.resource(&shop(), Kind::Listener, name).unwrap().aliases.clone();
     assert_eq!(aliases(CART), ["10.0.0.1:80".into()]);

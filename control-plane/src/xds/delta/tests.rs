@@ -156,7 +156,7 @@ fn resume(client: &Client, delta: &mut Delta) {
 
 proptest! {
     #[test]
-    fn whatever_happens_the_client_ends_with_what_there_is(steps in steps()) {
+    fn whatever_happens_the_client_ends_with_the_servers_state(steps in steps()) {
         let (mut delta, mut source, mut client) = (Delta::default(), Numbers::default(), Client::default());
         let mut waiting: BTreeMap<Kind, DeltaDiscoveryResponse> = BTreeMap::new();
         for step in steps {

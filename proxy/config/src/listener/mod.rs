@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_chain_takes_the_connection() {
+    fn the_most_specific_chain_serves_the_connection() {
         let prefix =
             |network, length| ChainMatcher { prefix_ranges: range(network, length), ..Default::default() };
         let chains = || {

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_field_is_taken_as_it_is_and_the_older_up_to_a_connections_buffer() {
+    fn the_newer_field_applies_as_is_and_the_older_up_to_a_connections_buffer() {
         let older = |value| Some(UInt32Value { value });
         let newer = |value| Some(UInt64Value { value });
         assert_eq!(kept_bytes(None, None).unwrap(), None);

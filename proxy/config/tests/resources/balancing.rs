@@ -96,7 +96,7 @@ fn localities_are_weighted_where_the_cluster_says_so_and_only_there() {
 }
 
 #[test]
-fn settings_in_the_older_place_count() {
+fn settings_in_the_deprecated_fields_apply() {
     let older = |config| {
         read(|wire| {
             wire.lb_policy = LbPolicy::LeastRequest.into();

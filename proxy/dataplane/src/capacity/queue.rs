@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_is_gone_at_once_and_nobody_else_is() {
+    fn a_waiter_that_gives_up_leaves_the_queue_at_once_and_alone() {
         let mut queue = Queue::default();
         let tickets = [queue.push(&'a', "a1"), queue.push(&'a', "a2"), queue.push(&'b', "b1")];
         assert_eq!(queue.pop(&'a'), Some("a1"));

@@ -153,7 +153,7 @@ async fn what_is_listed_while_somebody_waits_is_cut_then_and_there_one_for_each_
 }
 
 #[tokio::test]
-async fn an_exchange_that_goes_on_before_it_hears_that_it_was_cut_leaves_that_to_the_next() {
+async fn an_exchange_that_resumes_before_it_is_cut_leaves_the_cut_to_the_next() {
     let (debts, hog, _held, guest) = taken();
     let mut owed = vec![debts.list(&[&hog], Waker::noop()), debts.list(&[&hog], Waker::noop())];
     let _waiting = guest.wait();
@@ -162,7 +162,7 @@ async fn an_exchange_that_goes_on_before_it_hears_that_it_was_cut_leaves_that_to
 }
 
 #[tokio::test]
-async fn nothing_is_cut_for_one_that_has_given_up() {
+async fn nothing_is_cut_for_a_waiter_that_has_given_up() {
     let (debts, hog, _held, guest) = taken();
     drop([guest.wait(), guest.wait()]);
     let owed = [debts.list(&[&hog], Waker::noop())];
@@ -222,7 +222,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn nobody_exceeds_the_limit_or_its_share_and_counts_are_those_of_what_is_held(
+    fn no_peer_exceeds_the_limit_or_its_share_and_counts_match_the_permits(
         limit in 1..200_u32,
         steps in prop::collection::vec(step(), 0..600),
     ) {

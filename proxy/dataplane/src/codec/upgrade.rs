@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_that_hide_requests_are_taken_out_of_an_offer() {
+    fn protocols_that_hide_requests_are_removed_from_an_upgrade() {
         for (offered, expected) in [
             ("websocket", Some("websocket")),
             ("TLS/1.2", None),

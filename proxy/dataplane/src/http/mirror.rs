@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_breaks_off_takes_its_copy_with_it() {
+    async fn a_request_that_is_cut_short_cuts_its_mirror() {
         let queue = Rc::new(Queue::default());
         let tee =
             Tee { body: RefCell::new(Body::full(Bytes::from_static(b"abc"))), queues: vec![queue.clone()] };

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_counts_from_the_peer_that_it_names_and_goes_no_further() {
+    fn a_refusal_counts_only_from_the_peer_that_it_names() {
         let [cart, front] = ["cart", "front"]
             .map(|name| SpiffeId::parse(&format!("spiffe://cluster.local/ns/shop/sa/{name}")).unwrap());
         for (peer, heard) in [(Some(&cart), true), (Some(&front), false), (None, false)] {

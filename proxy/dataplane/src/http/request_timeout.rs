@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_owes_bytes_is_cut_when_a_peer_with_less_needs_the_place() {
+    async fn a_stalled_client_is_cut_when_a_peer_with_less_needs_the_permit() {
         let world = world();
         let mut held: Vec<_> = std::iter::from_fn(|| world.hog.try_take()).collect();
         let (mut body, _clock) = world.limited(slow(0, Duration::from_secs(1000)), None);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_goes_on_is_not_cut() {
+    async fn a_client_that_resumes_is_not_cut() {
         let world = world();
         let _held: Vec<_> = std::iter::from_fn(|| world.hog.try_take()).collect();
         let (mut body, _clock) = world.limited(slow(100, Duration::from_millis(900)), None);

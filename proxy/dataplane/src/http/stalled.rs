@@ -83,13 +83,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_of_which_nothing_is_taken_is_cut_for_a_peer_that_has_less() {
+    async fn a_response_that_is_not_read_is_cut_for_a_peer_that_has_less() {
         let (delivered, _) = delivered(Duration::from_secs(3600)).await;
         assert!(delivered.is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_taken_slowly_goes_on() {
+    async fn a_response_that_is_read_slowly_is_not_cut() {
         let (delivered, took) = delivered(Duration::from_secs(4)).await;
         assert_eq!((delivered, took.as_secs()), (Some(()), 3600));
     }

@@ -271,7 +271,7 @@ mod tests {
 
     /// Clients that connect again and again while the sockets close, from threads of their own, are all accepted or refused.
     #[tokio::test]
-    async fn a_closing_listener_resets_nobody() {
+    async fn a_closing_listener_resets_no_connection() {
         let group = ListenerGroup::bind("test".into(), "127.0.0.1:0".parse().unwrap(), 2).unwrap();
         let address = group.address();
         let (connected, seen) = std::sync::mpsc::channel();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_address_is_refused_by_name() {
+    fn an_address_in_use_is_refused_by_name() {
         let taken = StdListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error = ListenerGroup::bind("admin".into(), address, 1).unwrap_err().to_string();

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_that_does_not_answer_makes_nobody_gone() {
+    fn without_an_answer_from_the_kernel_no_client_counts_as_gone() {
         let fails = || Err(io::ErrorKind::Unsupported.into());
         for (client, is_local, ours, peer) in [
             (Ok(Some(7)), false, fails(), Peer::Reads),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_closes_its_side_is_told_from_one_that_is_gone() {
+    async fn a_half_closed_client_is_distinguished_from_one_that_is_gone() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_sides_learn_who_the_other_is() {
+    async fn both_sides_learn_the_peers_identity() {
         let ca = Authority::new();
         let (server, client) = (ca.credentials(&[&uri("cart")], &ca), ca.credentials(&[&uri("web")], &ca));
         let (server, client) = shake(&server, &client, &mut ClientConfigs::default(), "cart").await;
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_told_so_gives_no_ticket() {
+    async fn a_server_without_tickets_sends_none() {
         let ca = Authority::new();
         let (server, client) = (ca.credentials(&[&uri("cart")], &ca), ca.credentials(&[&uri("web")], &ca));
         let serving = server_config(&server, &DownstreamTls { tickets: false, ..required(&["h2"]) }).unwrap();

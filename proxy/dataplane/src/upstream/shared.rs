@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn workers_are_asked_and_one_that_is_stuck_or_gone_is_left_out() {
+    async fn workers_report_and_one_that_is_stuck_or_gone_is_left_out() {
         let shared = SharedClusters::new();
         let (mut answers, stuck, gone) = (shared.inquiries(), shared.inquiries(), shared.inquiries());
         drop(gone);

@@ -178,7 +178,7 @@ async fn a_drain_gives_up_on_a_silent_control_plane() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_goes_on_across_a_reconnect() {
+async fn a_drain_continues_across_a_reconnect() {
     let (mut fake, handle, _) = start(&[port()]);
     let call = fake.registrations.recv().await.unwrap();
     let drained = tokio::spawn(async move { handle.drain().await });

@@ -120,7 +120,7 @@ fn retries_that_no_policy_decided_count_too() {
 }
 
 #[test]
-fn what_a_proxy_behind_this_one_refused_for_good_is_not_asked_again() {
+fn what_a_later_proxy_refused_deterministically_is_not_retried() {
     for reason in Reason::ALL {
         let headers = HeaderMap::from_iter([(
             http::HeaderName::from_static("x-outrigger-reason"),

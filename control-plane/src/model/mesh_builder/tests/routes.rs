@@ -228,7 +228,7 @@ fn a_tcp_route_needs_backends_for_opaque_bytes() {
 }
 
 #[test]
-fn a_grant_that_comes_or_goes_changes_the_routes_that_need_it() {
+fn a_grant_that_is_added_or_removed_changes_the_routes_that_need_it() {
     let grant = "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant,
         metadata: {name: g, namespace: archive}, spec: {from: [{group: gateway.networking.k8s.io,
         kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}}";

@@ -56,7 +56,7 @@ fn an_endpoint_that_a_balanced_service_shares_is_that_services() {
 }
 
 #[test]
-fn an_endpoint_that_comes_or_goes_is_affected_names_by_its_names() {
+fn an_endpoint_that_is_added_or_removed_affects_its_own_names() {
     let catalog = catalog(headless(&["10.1.0.1:8080"]));
     let affected = catalog.publish(Arc::new([headless(&["10.1.0.2:8080"])].into_iter().collect()));
     let affected_names: BTreeSet<_> =

@@ -97,7 +97,7 @@ fn floods_end_the_connection() {
 }
 
 #[test]
-fn a_client_that_asks_and_never_reads_is_not_read_any_further() {
+fn a_client_that_sends_requests_and_never_reads_is_not_read_further() {
     for asked in [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])] {
         run(async {
             let mut served = serving(Protocol::Http2, echo);

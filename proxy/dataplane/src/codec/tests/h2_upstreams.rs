@@ -30,7 +30,7 @@ async fn to_upstream(frames: Vec<Vec<u8>>, asked: bool) -> (ClientConnection, Du
 
 /// What the proxy above asks of a connection when it is in doubt whether its host is there.
 #[test]
-fn a_peer_that_is_asked_and_says_nothing_for_a_second_is_quiet_until_it_speaks() {
+fn a_peer_that_does_not_answer_a_ping_for_a_second_is_quiet_until_it_does() {
     for of_proxy in [true, false] {
         run(async {
             let (connection, mut upstream) = to_upstream(vec![], of_proxy).await;
@@ -127,7 +127,7 @@ fn an_upstream_that_breaks_the_rules_of_answers_fails_its_request() {
 }
 
 #[test]
-fn a_peer_that_vanished_without_a_word_is_given_up_by_ping() {
+fn a_vanished_peer_is_detected_by_ping() {
     for asked in [true, false] {
         run(async {
             let (connection, upstream) = to_upstream(vec![], asked).await;

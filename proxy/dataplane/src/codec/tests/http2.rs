@@ -127,7 +127,7 @@ fn a_refused_stream_says_that_another_try_is_safe() {
 }
 
 #[test]
-fn drain_says_goaway_finishes_what_runs_and_takes_nothing_new() {
+fn drain_sends_goaway_finishes_running_requests_and_accepts_no_new_ones() {
     run(async {
         let mut served = serving(Protocol::Http2, |head, body, responder| async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -276,7 +276,7 @@ fn what_breaks_a_rule_is_refused_and_nothing_is_handed_up() {
 }
 
 #[test]
-fn a_path_has_one_form_whoever_wrote_it() {
+fn a_path_is_normalized_to_one_form() {
     run(async {
         let mut served = serving(Protocol::Http2, |head: RequestHead, _, responder: Responder| async move {
             assert_eq!(head.path, "/admin?q=/..");

@@ -24,7 +24,7 @@ fn short_life() -> Limits {
 }
 
 #[test]
-fn the_last_request_of_a_connection_is_told_so() {
+fn the_last_response_of_a_connection_says_close() {
     run(async {
         let mut served = serving_within(few_requests(), Protocol::Http1, echo);
         served.client.write_all(&REQUEST.repeat(3)).await.unwrap();
@@ -97,7 +97,7 @@ async fn answered(served: Served, pause: Duration) -> usize {
 }
 
 #[test]
-fn an_http2_client_is_told_to_go_away_in_time() {
+fn an_http2_client_gets_goaway_in_time() {
     run(async {
         let served = serving_within(few_requests(), Protocol::Http2, echo);
         assert_eq!(answered(served, Duration::from_secs(1)).await, 2);

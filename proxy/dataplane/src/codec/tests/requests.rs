@@ -197,7 +197,7 @@ fn a_client_that_sends_its_body_at_once_does_not_wait_for_a_100_nor_does_the_ups
 }
 
 #[test]
-fn a_connection_whose_body_was_never_asked_for_is_not_used_again() {
+fn a_connection_whose_body_was_never_read_is_not_reused() {
     run(async {
         let mut served = serving(Protocol::Http1, |_, body, responder| async {
             drop(body);

@@ -215,7 +215,7 @@ fn a_kept_connection_serves_again_and_says_when_it_cannot() {
 }
 
 #[test]
-fn an_idle_connection_that_is_closed_or_speaks_unasked_is_not_open() {
+fn an_idle_connection_that_is_closed_or_sends_unrequested_bytes_is_not_open() {
     for bytes in [&b""[..], b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
         run(async {
             let (connection, mut application, _) = upstream();

@@ -34,7 +34,7 @@ fn thaw(server: DuplexStream, limits: Limits, seen: Rc<Cell<usize>>) {
 }
 
 #[test]
-fn requests_given_up_while_the_other_side_was_frozen_end_nothing_else() {
+fn requests_cancelled_while_the_peer_was_frozen_end_no_other_stream() {
     for resets in [ResetLimits::MEMBER, ResetLimits::STRANGER] {
         run(async {
             let (client, server) = duplex(256 * 1024);
@@ -68,7 +68,7 @@ fn requests_given_up_while_the_other_side_was_frozen_end_nothing_else() {
 }
 
 #[test]
-fn answers_to_what_was_given_up_end_nothing_else() {
+fn answers_to_cancelled_requests_end_no_other_stream() {
     run(async {
         let (client, server) = duplex(16 * 1024 * 1024);
         let limits = Limits { concurrent_streams: 1000, ..Limits::default() };

@@ -96,7 +96,7 @@ fn a_client_that_was_just_let_in_is_served_while_we_drain() {
 }
 
 #[test]
-fn a_handler_is_dropped_when_its_client_goes_away() {
+fn a_handler_is_dropped_when_its_client_disconnects() {
     struct Told(Rc<Cell<bool>>);
     impl Drop for Told {
         fn drop(&mut self) {

@@ -240,7 +240,7 @@ fn what_is_no_handshake_of_a_websocket_is_a_normal_request_to_a_server_of_http_2
 }
 
 #[test]
-fn a_websocket_to_a_server_that_takes_none_fails_and_says_why() {
+fn a_websocket_to_a_server_without_extended_connect_fails_with_the_reason() {
     run(async {
         let (ours, application) = duplex(256 * 1024);
         spawn_local(async move {
@@ -281,7 +281,7 @@ async fn kept(place: Rc<()>, seconds: u64) -> Failure {
 }
 
 #[test]
-fn a_request_that_waits_for_a_stream_keeps_its_place_until_it_is_sent() {
+fn a_request_that_waits_for_a_stream_keeps_its_queue_position_until_it_is_sent() {
     run(async {
         let (ours, application) = duplex(256 * 1024);
         let (go, gone) = oneshot::channel();

@@ -155,7 +155,7 @@ fn where_unread_downloads_hold_the_whole_window_another_gets_on_and_nothing_is_l
 }
 
 #[test]
-fn where_unread_downloads_hold_more_than_the_window_the_fullest_are_given_up_for_others() {
+fn if_unread_downloads_fill_the_window_the_fullest_are_reset_for_others() {
     run(async {
         let connection = connected(&narrow()).await;
         let mut unread = unread_downloads(&connection, 5).await;
@@ -256,7 +256,7 @@ fn where_the_bytes_of_unread_websockets_hold_a_servers_window_others_get_on() {
 }
 
 #[test]
-fn a_body_that_is_read_slowly_is_not_given_up() {
+fn a_body_that_is_read_slowly_is_not_reset() {
     run(async {
         let connection = connected(&narrow()).await;
         let mut slow = Vec::new();

@@ -29,7 +29,7 @@ fn asked(fields: &str) -> Option<String> {
 }
 
 #[test]
-fn an_upgrade_is_asked_for_in_two_fields() {
+fn an_upgrade_is_requested_by_two_fields() {
     assert_eq!(asked("Connection: Upgrade\r\nUpgrade: websocket\r\n").as_deref(), Some("websocket"));
     assert_eq!(asked("Connection: x, upgrade\r\nUpgrade: SPDY/3.1\r\n").as_deref(), Some("SPDY/3.1"));
     assert_eq!(asked("Upgrade: websocket\r\n"), None);

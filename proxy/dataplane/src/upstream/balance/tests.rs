@@ -37,7 +37,7 @@ fn picks(loads: &[Load], usable: &dyn Fn(usize) -> bool, now: Instant) -> Vec<us
 }
 
 #[test]
-fn a_slow_host_is_left_at_once_and_asked_again_after_a_while() {
+fn a_slow_host_is_avoided_at_once_and_probed_later() {
     let (loads, now) = (loads(3), Instant::now());
     loads[0].answered(Duration::from_millis(200), now);
     loads[1].answered(Duration::from_millis(2), now);
@@ -105,7 +105,7 @@ fn where_all_fail_alike_each_keeps_its_share() {
 }
 
 #[test]
-fn a_failing_host_is_still_asked_now_and_then_and_gets_its_share_when_it_is_well() {
+fn a_failing_host_is_still_probed_and_gets_its_share_when_it_recovers() {
     let (loads, now) = (loads(2), Instant::now());
     let asked = || {
         let failing = |at: usize| loads[at].failing.at(now);
@@ -173,7 +173,7 @@ fn only_candidates_are_picked() {
 }
 
 #[test]
-fn least_request_looks_at_as_many_as_it_is_told() {
+fn least_request_compares_as_many_hosts_as_configured() {
     let queue = |at: usize| Some([5.0, 4.0, 3.0, 2.0, 1.0, 0.0][at]);
     let candidates = alike(&[0, 1, 2, 3, 4, 5], &|at| at != 5);
     let best_of = |choices| counts(6, |rng| least_request::pick(&candidates, choices, well(&queue), rng))[4];
@@ -207,7 +207,7 @@ fn equal_hosts_share_equally() {
 }
 
 #[test]
-fn round_robin_takes_each_in_turn_and_passes_over_those_that_are_no_candidates() {
+fn round_robin_takes_each_in_turn_and_skips_those_that_are_no_candidates() {
     let (turns, free) = (RoundRobin::default(), |_: usize| Some(0.0));
     let mut rng = Rng::with_seed(7);
     let usable = |at: usize| at != 1;

@@ -187,7 +187,7 @@ fn a_host_whose_pings_are_unanswered_too_needs_no_further_proof() {
 }
 
 #[tokio::test]
-async fn who_waits_is_told_of_each_failed_pair() {
+async fn waiters_are_notified_of_each_failed_pair() {
     let world = world();
     let (first, second) = (world.host.found(), world.host.found());
     world.host.pair_failed();

@@ -186,7 +186,7 @@ fn what_a_removed_listener_refers_to_stays_while_its_connections_drain() {
 }
 
 #[test]
-fn a_cluster_removed_after_its_listener_goes_when_that_has_drained() {
+fn a_cluster_removed_after_its_listener_is_dropped_when_that_has_drained() {
     let mut world = inbound();
     world.accepted.remove(Kind::Listener, "inbound");
     assert!(world.advance());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_last_endpoint_is_never_ejected_unless_asked() {
+fn the_last_endpoint_is_never_ejected_unless_configured() {
     assert_eq!(World::new(settings(|_| {}), 1).fail(9), None);
     let always = settings(|wire| wire.always_eject_one_host = Some(protobuf::BoolValue { value: true }));
     assert!(World::new(always, 1).fail(9).is_some());
@@ -60,7 +60,7 @@ fn failures_of_requests_that_were_under_way_do_not_lengthen_an_ejection() {
 }
 
 #[test]
-fn an_endpoint_that_is_ejected_for_silence_comes_back_when_it_is_heard_and_not_before() {
+fn an_endpoint_ejected_for_silence_returns_only_when_it_answers() {
     let world = World::new(settings(|_| {}), 2);
     let silent = &world.hosts[0];
     assert!(world.of.eject_silent(silent, 2) && !world.of.eject_silent(silent, 2));

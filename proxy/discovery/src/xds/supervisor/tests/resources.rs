@@ -100,7 +100,7 @@ async fn in_wildcard_mode_the_server_chooses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resource_whose_decode_panics_is_refused_by_name_and_the_stream_goes_on() {
+async fn a_resource_whose_decode_panics_is_refused_by_name_and_the_stream_continues() {
     let (_world, proxy, mut server) = serving().await;
     proxy.handle.store().lock().compile_by(|kind, raw, before| match raw.version.as_str() {
         "2" => panic!("out of cheese"),

@@ -221,7 +221,7 @@ fn registered(original_destination: bool) -> Registrations {
 }
 
 #[test]
-fn every_kind_of_route_filter_and_service_is_taken() {
+fn every_kind_of_route_filter_and_service_is_accepted() {
     let documents: Vec<_> = services().into_iter().chain(every_route()).collect();
     let view = read(&documents);
     assert_eq!(*view.refusals, []);
