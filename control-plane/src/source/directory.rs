@@ -55,7 +55,7 @@ impl Directory {
     /// Returns the files that changed since the last scan and may be read, in order of path. Those that are pending are found
     /// by a later scan.
     ///
-    /// Returns an error if a directory cannot be listed: then no file counts as removed, and the next scan tries again.
+    /// Returns an error if a directory cannot be listed: then no file counts as removed, and the next scan lists it again.
     pub(super) fn scan(&mut self, tracker: &mut WriteTracker, at: Instant) -> io::Result<Vec<ChangedFile>> {
         let mut now = BTreeMap::new();
         list(&self.root, Path::new(""), &mut now)?;

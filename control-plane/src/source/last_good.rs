@@ -64,7 +64,7 @@ impl LastGoodStore {
         }
         match write(&self.path, &retained) {
             Ok(()) => (self.saved, self.unsaved) = (retained, false),
-            // Logged once; every scan tries again.
+            // Logged once; every scan repeats the write.
             Err(_) if self.unsaved => {}
             Err(error) => {
                 self.unsaved = true;

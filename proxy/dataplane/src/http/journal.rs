@@ -30,7 +30,7 @@ pub(super) struct Journal {
     metrics: Arc<WorkerMetrics>,
     record: Option<RequestRecord>,
     began: Instant,
-    /// When the attempt under way began; its record is the last of `record.tries` if attempts are recorded.
+    /// The start of the current attempt; its record is the last of `record.tries` if attempts are recorded.
     attempt_began: Option<Instant>,
     received: Rc<Cell<u64>>,
     sent: Rc<Cell<u64>>,

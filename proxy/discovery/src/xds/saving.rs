@@ -1,7 +1,7 @@
 //! Saves the published resources for a restart, shortly after a change.
 //!
 //! The supervisor owns one [`Saving`]. The file is written on a blocking thread, one write at a time. A failed write leaves the
-//! old file; the next change tries again.
+//! old file; the next change writes the cache again.
 
 use std::io;
 use std::path::PathBuf;

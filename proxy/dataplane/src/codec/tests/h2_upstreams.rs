@@ -35,7 +35,7 @@ fn a_peer_that_does_not_answer_a_ping_for_a_second_is_quiet_until_it_does() {
         run(async {
             let (connection, mut upstream) = to_upstream(vec![], of_proxy).await;
             tokio::time::sleep(Duration::from_secs(5)).await;
-            assert!(!connection.is_quiet(), "nobody asked");
+            assert!(!connection.is_quiet(), "no PING was sent");
             connection.ask();
             connection.ask();
             tokio::time::sleep(Duration::from_millis(999)).await;
