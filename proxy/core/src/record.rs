@@ -44,9 +44,9 @@ pub struct RequestRecord {
     /// Body bytes sent to the client.
     pub bytes_sent: u64,
     /// Time before the first attempt: waiting for configuration, queueing.
-    pub until_first_try: Duration,
+    pub until_first_attempt: Duration,
     /// Every upstream attempt, in order, without mirrored requests.
-    pub tries: Vec<TryRecord>,
+    pub attempts: Vec<AttemptRecord>,
     /// Its trace context.
     pub trace: Option<TraceContext>,
     /// What only access logs and spans need.
@@ -55,7 +55,7 @@ pub struct RequestRecord {
 
 /// One attempt at one endpoint.
 #[derive(Debug, Clone)]
-pub struct TryRecord {
+pub struct AttemptRecord {
     /// From the start of the request to the start of the attempt.
     pub offset: Duration,
     /// From the start of the attempt to its end.

@@ -252,7 +252,7 @@ counters! {
     /// Counts of a worker about one cluster.
     ClusterSeries, ClusterTotals {
         /// Attempts begun.
-        tries,
+        attempts,
         /// Attempts after the first.
         retries,
         /// Requests that could have been retried safely, but for which the retry budget had no capacity.
@@ -366,14 +366,14 @@ mod tests {
         for _ in 0..2 {
             let worker = registry.worker();
             worker.requests(&labels(1)).finished(Duration::from_millis(3), 10, 20);
-            worker.cluster(&"cart".into()).tries.increment();
+            worker.cluster(&"cart".into()).attempts.increment();
             worker.process.in_flight.increment();
         }
         let totals = registry.totals();
         let requests = &totals.requests[&labels(1)];
         assert_eq!((requests.count, requests.bytes_received, requests.bytes_sent), (2, 20, 40));
         assert_eq!(requests.buckets[3], 2, "3 ms lies in the bucket up to 5 ms");
-        assert_eq!((totals.clusters["cart"].tries, totals.process.in_flight), (2, 2));
+        assert_eq!((totals.clusters["cart"].attempts, totals.process.in_flight), (2, 2));
     }
 
     #[test]

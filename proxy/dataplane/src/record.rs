@@ -134,8 +134,8 @@ mod tests {
             route: None,
             bytes_received: 0,
             bytes_sent: 0,
-            until_first_try: Duration::ZERO,
-            tries: Vec::new(),
+            until_first_attempt: Duration::ZERO,
+            attempts: Vec::new(),
             trace: None,
             text: text.then(Box::<Text>::default),
         }

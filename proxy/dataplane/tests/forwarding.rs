@@ -30,7 +30,7 @@ async fn requests_of_one_connection_are_answered_one_after_another() {
         );
         assert!(answer.body.contains("traceparent: 00-") && answer.body.contains("x-request-id: "));
         let record = proxy.record().await;
-        assert_eq!((record.status, record.tries.len()), (200, 1));
+        assert_eq!((record.status, record.attempts.len()), (200, 1));
         assert_eq!(record.destination.as_deref(), Some("echo:80"));
         assert_eq!(record.bytes_sent, answer.body.len() as u64);
     }

@@ -25,10 +25,14 @@ async fn both_sides_know_the_peers_identity() {
         let answer = user.post("app", "/order", "body").await;
         assert!(answer.status == 200 && answer.body.ends_with("\r\n\r\nbody"), "{answer:?}");
         let (out, inside) = (client.record().await, server.record().await);
-        assert_eq!(out.tries[0].peer.as_ref().unwrap(), &spiffe("cart"));
+        assert_eq!(out.attempts[0].peer.as_ref().unwrap(), &spiffe("cart"));
         assert_eq!((inside.source.as_ref().unwrap(), inside.protocol), (&spiffe("web"), Protocol::Http2));
         assert_eq!(out.trace.unwrap().trace, inside.trace.unwrap().trace);
-        assert_eq!(out.tries[0].span, inside.trace.unwrap().parent, "the try is the parent of the next hop");
+        assert_eq!(
+            out.attempts[0].span,
+            inside.trace.unwrap().parent,
+            "the attempt is the parent of the next hop"
+        );
     }
     assert_eq!(client.totals().clusters["app"].tls_ok, 1, "one connection carries all requests");
 }
@@ -89,7 +93,7 @@ async fn a_post_whose_application_is_unreachable_goes_to_another_instance() {
     let mut refused = 0;
     for _ in 0..20 {
         assert_eq!(user.post("app", "/", "order").await.status, 200);
-        refused += client.record().await.tries.len() - 1;
+        refused += client.record().await.attempts.len() - 1;
     }
     assert!(refused > 0);
     assert_eq!(echo.requests(), 20);

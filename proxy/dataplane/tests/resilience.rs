@@ -27,8 +27,8 @@ async fn a_dead_endpoint_loses_no_request() {
     let mut retried = 0;
     for _ in 0..20 {
         let record = proxy.record().await;
-        assert!(record.tries.len() <= 2 && record.tries.last().unwrap().reason.is_none());
-        retried += record.tries.len() - 1;
+        assert!(record.attempts.len() <= 2 && record.attempts.last().unwrap().reason.is_none());
+        retried += record.attempts.len() - 1;
     }
     assert!(retried >= 1);
     assert_eq!(proxy.totals().clusters["echo"].retries, retried as u64);
@@ -146,7 +146,7 @@ async fn a_client_that_leaves_ends_the_request_upstream() {
         .unwrap();
     let record = proxy.record().await;
     assert_eq!(record.reason, Some(Reason::DownstreamConnectionTermination));
-    assert_eq!(record.tries.len(), 1, "the try under way is part of the record");
+    assert_eq!(record.attempts.len(), 1, "the attempt under way is part of the record");
     let totals = proxy.totals();
     assert_eq!((totals.process.in_flight, totals.clusters["app"].connections_active), (0, 0));
 }

@@ -76,7 +76,7 @@ async fn a_get_that_the_application_reads_and_cuts_is_executed_once_for_each_att
     let answer = clients[0].get("app", "/cut").await;
     assert_eq!((answer.status, application.requests()), (503, clients.len() + 3));
     let record = proxy.record().await;
-    assert_eq!((record.tries.len(), record.reason), (3, Some(Reason::UpstreamConnectionTermination)));
+    assert_eq!((record.attempts.len(), record.reason), (3, Some(Reason::UpstreamConnectionTermination)));
 }
 
 #[tokio::test]

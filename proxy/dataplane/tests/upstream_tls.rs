@@ -80,7 +80,7 @@ async fn requests_are_spoken_as_the_cluster_says() {
                         "{case}: {answer:?}"
                     );
                     assert_eq!(server.record().await.protocol, expected, "{case}");
-                    assert_eq!(client.record().await.tries[0].peer.as_ref().unwrap(), &spiffe("cart"));
+                    assert_eq!(client.record().await.attempts[0].peer.as_ref().unwrap(), &spiffe("cart"));
                 }
                 None => {
                     assert_eq!(answer.status, 503, "{case}");

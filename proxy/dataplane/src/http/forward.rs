@@ -228,7 +228,7 @@ impl Forwarding<'_> {
         let asking = host.begin();
         let span = trace.attempt_span();
         journal.attempt_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
-        self.cluster.series.tries.increment();
+        self.cluster.series.attempts.increment();
         trace.write(&mut head.headers, span);
         request.progress.begun += 1;
         if self.attempts.count_in_request {
@@ -252,7 +252,7 @@ impl Forwarding<'_> {
             let tried: Vec<_> = progress.tried.iter().copied().chain([first.address]).collect();
             let host = self.pick(on.client.destination, &tried, Probing::Never).ok()?.host;
             (!tried.contains(&host.address)).then(|| {
-                self.cluster.series.tries.increment();
+                self.cluster.series.attempts.increment();
                 host.begin()
             })
         };

@@ -12,7 +12,7 @@ use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
+use outrigger_core::record::{AttemptRecord, Protocol, RequestRecord, Text};
 use outrigger_core::trace::{SpanId, TraceContext};
 use tokio::time::Instant;
 
@@ -30,7 +30,7 @@ pub(super) struct Journal {
     metrics: Arc<WorkerMetrics>,
     record: Option<RequestRecord>,
     began: Instant,
-    /// The start of the current attempt; its record is the last of `record.tries` if attempts are recorded.
+    /// The start of the current attempt; its record is the last of `record.attempts` if attempts are recorded.
     attempt_began: Option<Instant>,
     received: Rc<Cell<u64>>,
     sent: Rc<Cell<u64>>,
@@ -89,8 +89,8 @@ impl Journal {
             route: None,
             bytes_received: 0,
             bytes_sent: 0,
-            until_first_try: Duration::ZERO,
-            tries: Vec::new(),
+            until_first_attempt: Duration::ZERO,
+            attempts: Vec::new(),
             trace,
             text,
         };
@@ -181,13 +181,13 @@ impl Journal {
         let (now, began) = (Instant::now(), self.began);
         self.attempt_began = Some(now);
         self.with(|of| {
-            if of.until_first_try.is_zero() {
-                of.until_first_try = now.duration_since(began);
+            if of.until_first_attempt.is_zero() {
+                of.until_first_attempt = now.duration_since(began);
             }
             if of.text.is_none() {
                 return;
             }
-            of.tries.push(TryRecord {
+            of.attempts.push(AttemptRecord {
                 offset: now.duration_since(began),
                 duration: Duration::ZERO,
                 cluster: cluster.clone(),
@@ -217,10 +217,10 @@ impl Journal {
     pub(super) fn attempt_returns(&mut self) {
         self.attempt_ends();
         let Some(record) = &mut self.record else { return };
-        if let Some(before) = record.tries.len().checked_sub(2) {
-            record.tries.swap(before, before + 1);
+        if let Some(before) = record.attempts.len().checked_sub(2) {
+            record.attempts.swap(before, before + 1);
         }
-        let offset = record.tries.last().map_or(Duration::ZERO, |of| of.offset);
+        let offset = record.attempts.last().map_or(Duration::ZERO, |of| of.offset);
         self.attempt_began = Some(self.began + offset);
     }
 
@@ -255,9 +255,9 @@ impl Journal {
         self.attempt_began = None;
     }
 
-    fn with_attempt(&mut self, change: impl FnOnce(&mut TryRecord, Duration)) {
+    fn with_attempt(&mut self, change: impl FnOnce(&mut AttemptRecord, Duration)) {
         let Some(began) = self.attempt_began else { return };
-        if let Some(of) = self.record.as_mut().and_then(|record| record.tries.last_mut()) {
+        if let Some(of) = self.record.as_mut().and_then(|record| record.attempts.last_mut()) {
             change(of, began.elapsed());
         }
     }

@@ -192,7 +192,7 @@ fn cost(frame: &Result<Frame, Failure>) -> usize {
 impl Source for ReplayBuffer {
     fn poll_frame(&self, turn: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Failure>>> {
         if turn != self.turn.get() {
-            let stale = Failure::local(Reason::LocalError, "a later try reads the body");
+            let stale = Failure::local(Reason::LocalError, "a later attempt reads the body");
             return Poll::Ready(Some(Err(stale)));
         }
         if self.last.get()
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(read(&mut second, 1).await, 10);
         replay.stop_buffering();
         let Kind::Streamed(kept) = &replay.0 else { unreachable!() };
-        assert_eq!(kept.frames.borrow().len(), 2, "what the second try has yet to read");
+        assert_eq!(kept.frames.borrow().len(), 2, "what the second attempt has yet to read");
         assert_eq!(read(&mut second, 10).await, 90);
     }
 

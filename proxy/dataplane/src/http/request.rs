@@ -309,7 +309,7 @@ async fn fail(
         && failure.never_processed()
         && matches!(failure.reason, Reason::UpstreamOverflow | Reason::UpstreamRemoteReset);
     let mut responder = responder;
-    // The sidecar before this one may try elsewhere, a POST too: nothing of the request was written to anybody. This is
+    // The sidecar before this one may send it elsewhere, a POST too: nothing of the request was written to an application. This is
     // a promise between sidecars (the contract's REFUSED_STREAM), so that only an authenticated one gets it.
     if untouched && of_endpoint && on.client.peer.is_some() {
         if matches!(failure.reason, Reason::UpstreamConnectionFailure | Reason::UpstreamConnectionTermination)

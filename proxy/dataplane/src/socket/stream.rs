@@ -55,7 +55,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 /// towards clients: one that reads nothing for a while is for the codec and for idle timeouts to judge.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// Dials an endpoint within `timeout`, with `TCP_NODELAY` set. A failure is safe to try elsewhere: nothing was written.
+/// Dials an endpoint within `timeout`, with `TCP_NODELAY` set. A failure is safe to retry elsewhere: nothing was written.
 pub(crate) async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<TcpStream, Failure> {
     let failed = |detail: String| {
         Failure::upstream(

@@ -102,7 +102,7 @@ async fn connect(
     rival: impl FnOnce() -> Option<Rc<Host>>,
 ) -> Result<UpstreamConnection, Failure> {
     let begin = |host: &Rc<Host>| {
-        cluster.series.tries.increment();
+        cluster.series.attempts.increment();
         host.begin()
     };
     let (first, mut second, mut lost) = (begin(host), None, None);

@@ -7,7 +7,7 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
-use outrigger_core::record::{Protocol, RequestRecord, Text, TryRecord};
+use outrigger_core::record::{AttemptRecord, Protocol, RequestRecord, Text};
 use tokio::time::Instant;
 
 use super::copy::{Copied, CopyLimits, Side, copy_both};
@@ -112,8 +112,8 @@ impl<'a> Record<'a> {
             route: None,
             bytes_received: 0,
             bytes_sent: 0,
-            until_first_try: Duration::ZERO,
-            tries: Vec::new(),
+            until_first_attempt: Duration::ZERO,
+            attempts: Vec::new(),
             trace: None,
             text: recorder.wants_text(false).then(Box::<Text>::default),
         };
@@ -126,7 +126,7 @@ impl<'a> Record<'a> {
             record.destination.get_or_insert_with(|| opened.cluster.clone());
         }
         let Some(record) = self.record.as_mut().filter(|record| record.text.is_some()) else { return };
-        record.tries.push(TryRecord {
+        record.attempts.push(AttemptRecord {
             offset: Duration::ZERO,
             duration: elapsed,
             cluster: opened.cluster.clone(),

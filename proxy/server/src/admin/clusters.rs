@@ -85,7 +85,7 @@ fn ejections(totals: &Totals, cluster: &Name) -> Value {
 
 fn used(totals: &ClusterTotals, ejections: Value) -> Value {
     let ClusterTotals {
-        tries,
+        attempts,
         retries,
         budget_exhausted,
         overflow,
@@ -99,7 +99,7 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
         tls_failed,
     } = totals;
     json!({
-        "tries": tries,
+        "attempts": attempts,
         "retries": retries,
         "retry_budget_exhausted": budget_exhausted,
         "overflow": overflow,

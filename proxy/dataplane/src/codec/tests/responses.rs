@@ -1,4 +1,4 @@
-//! What an HTTP/1 upstream may answer, when its connection is used again, and what another try may rely on.
+//! What an HTTP/1 upstream may answer, when its connection is used again, and what another attempt may rely on.
 
 use std::rc::Rc;
 use std::task::{Context, Poll};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use outrigger_core::identity::SpiffeId;
-use outrigger_core::record::{Direction, RequestRecord, TryRecord};
+use outrigger_core::record::{AttemptRecord, Direction, RequestRecord};
 use serde::{Serialize, Serializer};
 
 /// The fields of a finished request. JSON omits empty fields.
@@ -56,7 +56,7 @@ pub(crate) struct Entry<'a> {
     destination: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
-    tries: usize,
+    attempts: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +82,7 @@ impl<'a> Entry<'a> {
         let text = record.text.as_deref();
         let part =
             |choose: fn(&outrigger_core::record::Text) -> &String| text.map_or("", |text| choose(text));
-        let last = record.tries.last();
+        let last = record.attempts.last();
         Self {
             time: Timestamp::try_from(record.started).ok(),
             direction: direction(record.direction),
@@ -97,7 +97,7 @@ impl<'a> Entry<'a> {
             reason: record.reason.map(|reason| reason.name()),
             detail: part(|text| &text.detail),
             duration_ms: milliseconds(record.duration),
-            wait_ms: milliseconds(record.until_first_try),
+            wait_ms: milliseconds(record.until_first_attempt),
             connect_ms: last.map(|last| milliseconds(last.until_connected)),
             first_byte_ms: last.and_then(|last| last.until_first_byte).map(milliseconds),
             bytes_received: record.bytes_received,
@@ -106,7 +106,7 @@ impl<'a> Entry<'a> {
             source: record.source.as_ref().map(SpiffeId::as_str),
             destination: record.destination.as_deref(),
             route: record.route.as_deref(),
-            tries: record.tries.len(),
+            attempts: record.attempts.len(),
             cluster: last.map(|last| &*last.cluster),
             endpoint: last.and_then(|last| last.endpoint),
             instance: last.and_then(|last| last.instance.as_deref()),
@@ -135,7 +135,7 @@ impl<'a> Entry<'a> {
             line,
             "{time} {direction} {listener} \"{method} {authority}{path} {protocol}\" {status} grpc={grpc} flag={flag} \
              {duration:.3}ms wait={wait:.3}ms connect={connect} first_byte={first_byte} received={received} sent={sent} \
-             client={client} source={source} destination={destination} route={route} tries={tries} cluster={cluster} \
+             client={client} source={source} destination={destination} route={route} attempts={attempts} cluster={cluster} \
              endpoint={endpoint} instance={instance} peer={peer} trace={trace} span={span} request_id=\"{request_id}\" \
              agent=\"{agent}\" detail=\"{detail}\"",
             direction = self.direction,
@@ -157,7 +157,7 @@ impl<'a> Entry<'a> {
             source = dash(self.source),
             destination = dash(self.destination),
             route = dash(self.route),
-            tries = self.tries,
+            attempts = self.attempts,
             cluster = dash(self.cluster),
             endpoint = self.endpoint.map_or("-".into(), |endpoint| endpoint.to_string()),
             instance = dash(self.instance),
@@ -178,7 +178,7 @@ fn direction(direction: Direction) -> &'static str {
     }
 }
 
-fn peer(attempt: &TryRecord) -> Option<&str> {
+fn peer(attempt: &AttemptRecord) -> Option<&str> {
     attempt.peer.as_ref().map(SpiffeId::as_str)
 }
 
@@ -206,7 +206,7 @@ pub(crate) mod tests {
 
     /// A request from `web` to `cart` whose second attempt succeeded.
     pub(crate) fn record() -> RequestRecord {
-        let attempt = |offset, status, reason| TryRecord {
+        let attempt = |offset, status, reason| AttemptRecord {
             offset: Duration::from_millis(offset),
             duration: Duration::from_millis(4),
             cluster: "cart.shop.svc.cluster.local:80".into(),
@@ -236,8 +236,8 @@ pub(crate) mod tests {
             route: Some("httproute/shop/cart/0/0".into()),
             bytes_received: 3,
             bytes_sent: 1000,
-            until_first_try: Duration::from_micros(250),
-            tries: vec![attempt(0, 0, Some(Reason::UpstreamConnectionFailure)), attempt(5, 200, None)],
+            until_first_attempt: Duration::from_micros(250),
+            attempts: vec![attempt(0, 0, Some(Reason::UpstreamConnectionFailure)), attempt(5, 200, None)],
             trace: Some(TraceContext {
                 trace: TraceId::new(0xabc).unwrap(),
                 span: SpanId::new(0x10).unwrap(),
@@ -275,7 +275,7 @@ pub(crate) mod tests {
             "protocol": "http/1.1", "method": "GET", "authority": "cart.shop:80", "path": "/items?q=1",
             "status": 200, "duration_ms": 12.345, "wait_ms": 0.25, "connect_ms": 1.5, "first_byte_ms": 3.25,
             "bytes_received": 3, "bytes_sent": 1000, "client": "127.0.0.1:40000",
-            "destination": "cart.shop.svc.cluster.local:80", "route": "httproute/shop/cart/0/0", "tries": 2,
+            "destination": "cart.shop.svc.cluster.local:80", "route": "httproute/shop/cart/0/0", "attempts": 2,
             "cluster": "cart.shop.svc.cluster.local:80", "endpoint": "10.0.0.5:9080", "instance": "cart-1",
             "peer": "spiffe://cluster.local/ns/shop/sa/cart", "trace_id": "00000000000000000000000000000abc",
             "span_id": "0000000000000010", "request_id": "r-1", "user_agent": "curl/8",
@@ -289,7 +289,7 @@ pub(crate) mod tests {
             text(&record()),
             "2025-11-22T17:07:16.123Z outbound outbound \"GET cart.shop:80/items?q=1 http/1.1\" 200 grpc=- flag=- \
              12.345ms wait=0.250ms connect=1.500ms first_byte=3.250ms received=3 sent=1000 client=127.0.0.1:40000 \
-             source=- destination=cart.shop.svc.cluster.local:80 route=httproute/shop/cart/0/0 tries=2 \
+             source=- destination=cart.shop.svc.cluster.local:80 route=httproute/shop/cart/0/0 attempts=2 \
              cluster=cart.shop.svc.cluster.local:80 endpoint=10.0.0.5:9080 instance=cart-1 \
              peer=spiffe://cluster.local/ns/shop/sa/cart trace=00000000000000000000000000000abc span=0000000000000010 \
              request_id=\"r-1\" agent=\"curl/8\" detail=\"\""

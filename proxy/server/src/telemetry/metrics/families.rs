@@ -109,7 +109,7 @@ impl<'a, 'b> Families<'a, 'b> {
         // Destructured, so that a new counter is exported or skipped explicitly.
         let _ = |totals: &ClusterTotals| {
             let ClusterTotals {
-                tries: _,
+                attempts: _,
                 retries: _,
                 budget_exhausted: _,
                 overflow: _,
@@ -123,7 +123,7 @@ impl<'a, 'b> Families<'a, 'b> {
                 tls_failed: _,
             } = totals;
         };
-        self.counters("outrigger_upstream_tries", "Attempts begun", series, |totals| totals.tries)?;
+        self.counters("outrigger_upstream_attempts", "Attempts begun", series, |totals| totals.attempts)?;
         self.counters("outrigger_upstream_retries", "Attempts after the first", series, |totals| {
             totals.retries
         })?;

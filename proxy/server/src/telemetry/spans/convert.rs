@@ -14,7 +14,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use opentelemetry_semantic_conventions::attribute as key;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_core::record::{Direction, Protocol, RequestRecord, Text, TryRecord};
+use outrigger_core::record::{AttemptRecord, Direction, Protocol, RequestRecord, Text};
 use outrigger_core::trace::TraceContext;
 
 use super::attributes;
@@ -25,7 +25,7 @@ pub(crate) fn spans_of(record: &RequestRecord, local: Option<&SpiffeId>, spans: 
     let empty = Text::default();
     let request = Request { record, trace, local, text: record.text.as_deref().unwrap_or(&empty) };
     spans.push(request.server_span());
-    for (index, attempt) in record.tries.iter().enumerate() {
+    for (index, attempt) in record.attempts.iter().enumerate() {
         spans.extend(request.client_span(index, attempt));
     }
 }
@@ -64,7 +64,7 @@ impl Request<'_> {
         if !text.request_id.is_empty() {
             attributes.push(KeyValue::new("outrigger.request_id", text.request_id.clone()));
         }
-        let last = record.tries.last();
+        let last = record.attempts.last();
         self.add_mesh(last, &mut attributes);
         let status = self.status(SpanKind::Server, record.status, record.grpc_status, record.reason);
         let (start, end) = (record.started, record.started + record.duration);
@@ -73,7 +73,7 @@ impl Request<'_> {
     }
 
     /// Returns None if the attempt has no span, because it was not sampled.
-    fn client_span(&self, index: usize, attempt: &TryRecord) -> Option<SpanData> {
+    fn client_span(&self, index: usize, attempt: &AttemptRecord) -> Option<SpanData> {
         let Self { record, trace, text, .. } = *self;
         let mut attributes = Vec::with_capacity(16);
         self.add_request(&mut attributes);
@@ -132,7 +132,7 @@ impl Request<'_> {
     }
 
     /// Adds peers, destination and route. `attempt` is the attempt that they are taken from.
-    fn add_mesh(&self, attempt: Option<&TryRecord>, attributes: &mut Vec<KeyValue>) {
+    fn add_mesh(&self, attempt: Option<&AttemptRecord>, attributes: &mut Vec<KeyValue>) {
         let record = self.record;
         let peer = attempt.and_then(|attempt| attempt.peer.as_ref());
         let (direction, source, destination) = match record.direction {

@@ -86,7 +86,7 @@ fn grpc_follows_the_rpc_conventions() {
     let mut call = record();
     call.protocol = Protocol::Grpc;
     call.grpc_status = Some(5);
-    call.tries[1].grpc_status = Some(5);
+    call.attempts[1].grpc_status = Some(5);
     let text = call.text.as_mut().unwrap();
     (text.grpc, text.path) = (true, "/shop.Payments/Charge".into());
     let spans = spans(&call);
