@@ -5,6 +5,7 @@
 
 pub(crate) mod metrics;
 pub(crate) mod spans;
+mod attributes;
 pub(crate) mod access_log;
 pub(crate) mod own_log;
 pub(crate) mod losses;

@@ -17,7 +17,7 @@ use outrigger_core::reason::Reason;
 use outrigger_core::record::{AttemptRecord, Direction, Protocol, RequestRecord, Text};
 use outrigger_core::trace::TraceContext;
 
-use super::attributes;
+use crate::telemetry::attributes;
 
 /// Appends the spans of `record`. Appends nothing if its trace is not sampled.
 pub(crate) fn spans_of(record: &RequestRecord, local: Option<&SpiffeId>, spans: &mut Vec<SpanData>) {

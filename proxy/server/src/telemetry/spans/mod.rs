@@ -6,7 +6,6 @@
 //! all workers are gone and the last batch is sent.
 
 mod convert;
-mod attributes;
 pub(crate) mod settings;
 mod tls;
 
