@@ -1,12 +1,19 @@
 //! `outrigger`: the command line.
 //!
-//! The demo and its sample services are implemented here; every other command calls a library: the two daemons, and what
-//! queries or changes a control plane. An error is one line on stderr and exit code 1.
+//! One module for each command. The demo and its sample services are implemented here; every other command calls a library: the
+//! two daemons, and what queries or changes them. An error is one line on stderr and exit code 1; a usage error is exit code 2.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line prints
 
-mod control_plane;
+mod check;
 mod demo;
+mod history;
 mod sample;
+mod status;
+mod token;
+
+mod flags;
+mod output;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -32,13 +39,13 @@ enum Command {
     /// Run a control plane (the same as outrigger-control-plane).
     ControlPlane(outrigger_control_plane::run::Args),
     /// Validate a directory of configuration as a control plane would.
-    Check(control_plane::CheckArgs),
+    Check(check::CheckArgs),
     /// Create join tokens, with which workloads get their first certificates.
-    Token(control_plane::TokenArgs),
+    Token(token::TokenArgs),
     /// Print the proxies, sources and registrations of a running control plane.
-    Status(control_plane::StatusArgs),
+    Status(status::StatusArgs),
     /// Print the log of configuration changes: time, source, change, accepted or refused.
-    History(control_plane::HistoryArgs),
+    History(history::HistoryArgs),
     /// Run one of the demo's sample services.
     Sample(sample::SampleArgs),
 }
@@ -54,16 +61,16 @@ fn main() -> ExitCode {
         Command::ControlPlane(args) => {
             outrigger_control_plane::run::run(args).map_err(|error| error.to_string())
         }
-        Command::Check(args) => control_plane::check(args),
-        Command::Token(args) => control_plane::token(args),
-        Command::Status(args) => control_plane::status(args),
-        Command::History(args) => control_plane::history(args),
+        Command::Check(args) => check::check(args),
+        Command::Token(args) => token::run(args),
+        Command::Status(args) => status::run(args),
+        Command::History(args) => history::run(args),
         Command::Sample(args) => sample::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("outrigger: {error}");
+            output::print_error(&format!("outrigger: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
 use crate::source::change::{Change, ChangeEvent};
-use crate::state::history::HistoryEntry;
+pub use crate::state::history::HistoryEntry;
 use crate::state::{StateError, Store};
 
 /// Maximum number of changes of one update that are logged as lines.
