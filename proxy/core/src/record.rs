@@ -35,22 +35,71 @@ pub struct RequestRecord {
     pub source: Option<SpiffeId>,
     /// The client's address.
     pub client: SocketAddr,
+    /// The TLS session of the client's connection. `None` for plaintext.
+    pub tls: Option<TlsSession>,
     /// The destination's canonical name (`cart.shop.svc.cluster.local:80`).
     pub destination: Option<Name>,
     /// The route that matched.
     pub route: Option<Name>,
+    /// The path that the route matches, of low cardinality: `/users`, `/users/*`. `None` if the route matches any path.
+    pub route_template: Option<Name>,
     /// Body bytes read from the client.
     pub bytes_received: u64,
     /// Body bytes sent to the client.
     pub bytes_sent: u64,
     /// Time before the first attempt: waiting for configuration, queueing.
     pub until_first_attempt: Duration,
+    /// The upstream of the last attempt. Unlike `attempts` it is known for every request.
+    pub upstream: Option<Upstream>,
     /// Every upstream attempt, in order, without mirrored requests.
     pub attempts: Vec<AttemptRecord>,
     /// Its trace context.
     pub trace: Option<TraceContext>,
     /// What only access logs and spans need.
     pub text: Option<Box<Text>>,
+}
+
+/// The upstream of an attempt.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// The cluster: which of the backends of a route was chosen.
+    pub cluster: Name,
+    /// The endpoint's verified identity, once connected by mTLS.
+    pub peer: Option<SpiffeId>,
+    /// The TLS session of the connection. `None` for plaintext, and until connected.
+    pub tls: Option<TlsSession>,
+}
+
+/// The TLS session of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TlsSession {
+    /// The version by its number in the protocol: 0x0304 for TLS 1.3 (RFC 8446 section 4.1.2).
+    pub version: u16,
+    /// The cipher suite by its number in the registry of IANA.
+    pub cipher: u16,
+    /// Whether both ends were authenticated by a certificate.
+    pub mutual: bool,
+}
+
+impl TlsSession {
+    /// Returns the version: `1.3`.
+    pub fn version(self) -> Option<&'static str> {
+        match self.version {
+            0x0303 => Some("1.2"),
+            0x0304 => Some("1.3"),
+            _ => None,
+        }
+    }
+
+    /// Returns the name of the cipher suite in the registry of IANA, if it is one of those of TLS 1.3.
+    pub fn cipher(self) -> Option<&'static str> {
+        match self.cipher {
+            0x1301 => Some("TLS_AES_128_GCM_SHA256"),
+            0x1302 => Some("TLS_AES_256_GCM_SHA384"),
+            0x1303 => Some("TLS_CHACHA20_POLY1305_SHA256"),
+            _ => None,
+        }
+    }
 }
 
 /// One attempt at one endpoint.
@@ -66,8 +115,14 @@ pub struct AttemptRecord {
     pub endpoint: Option<SocketAddr>,
     /// The endpoint's workload instance, from its metadata.
     pub instance: Option<Name>,
+    /// The number of attempts before it.
+    pub resend_count: u32,
     /// The endpoint's verified identity.
     pub peer: Option<SpiffeId>,
+    /// The TLS session of the connection. `None` for plaintext, and if no connection was established.
+    pub tls: Option<TlsSession>,
+    /// The protocol of the connection, if one was established.
+    pub protocol: Option<Protocol>,
     /// Time to obtain a connection: queueing, connecting, handshake. Close to zero if an idle one was used.
     pub until_connected: Duration,
     /// From the start of the attempt to the response's head.
@@ -91,6 +146,8 @@ pub struct Text {
     pub method: String,
     /// The authority as requested.
     pub authority: String,
+    /// The scheme that the client used: `http` or `https`. Between sidecars it is the application's, although they use TLS.
+    pub scheme: &'static str,
     /// Path and query as requested.
     pub path: String,
     /// `user-agent`.
@@ -112,6 +169,8 @@ pub enum Direction {
     Inbound,
     /// From the application.
     Outbound,
+    /// Neither: a gateway.
+    Unspecified,
 }
 
 /// The protocol of a downstream or upstream connection.
@@ -127,6 +186,17 @@ pub enum Protocol {
     Grpc,
     /// Opaque bytes.
     Tcp,
+}
+
+impl Direction {
+    /// Returns the name that logs, metrics and spans print.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Unspecified => "unspecified",
+        }
+    }
 }
 
 impl Protocol {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::peer::PeerKey;
-use outrigger_core::record::Direction;
+use outrigger_core::record::{Direction, TlsSession};
 
 use crate::capacity::admission::ConnectionSlot;
 
@@ -21,8 +21,8 @@ pub(crate) struct ClientFacts {
     pub(crate) key: PeerKey,
     /// The slot of its connection.
     pub(crate) slot: Rc<ConnectionSlot>,
-    /// Whether it speaks TLS.
-    pub(crate) encrypted: bool,
+    /// The TLS session of its connection. `None` for plaintext.
+    pub(crate) tls: Option<TlsSession>,
     /// The original destination if the connection was redirected, otherwise the local address.
     pub(crate) destination: SocketAddr,
     /// The listener that accepted it.

@@ -254,7 +254,7 @@ impl Acceptors {
                     && *direction == accept.direction
             });
             if !stays
-                && (accept.group.is_retired() || inbound_drains && accept.direction == Direction::Inbound)
+                && (accept.group.is_retired() || inbound_drains && accept.direction != Direction::Outbound)
             {
                 accept.close();
             }
@@ -292,7 +292,8 @@ impl Acceptors {
     /// Returns the guard that connections of that direction hold, or None if no more are accepted.
     fn guard(&self, direction: Direction) -> Option<DrainGuard> {
         match direction {
-            Direction::Inbound => self.inbound.clone(),
+            // A gateway serves clients, as an inbound listener does.
+            Direction::Inbound | Direction::Unspecified => self.inbound.clone(),
             Direction::Outbound => Some(self.outbound.clone()),
         }
     }

@@ -124,7 +124,8 @@ impl Compiled {
             address: socket_address(address).map_err(|bad| bad.within("address"))?,
             direction: match TrafficDirection::try_from(traffic_direction) {
                 Ok(TrafficDirection::Outbound) => Direction::Outbound,
-                Ok(TrafficDirection::Inbound | TrafficDirection::Unspecified) => Direction::Inbound,
+                Ok(TrafficDirection::Inbound) => Direction::Inbound,
+                Ok(TrafficDirection::Unspecified) => Direction::Unspecified,
                 Err(_) => return Err(Unusable::new("traffic_direction", "is unknown")),
             },
             name,

@@ -84,6 +84,7 @@ impl Route {
             HeaderMutation::decode("response", response_headers_to_add, response_headers_to_remove)?;
         Ok(Self {
             name: name.into(),
+            template: matcher.template(),
             matcher,
             action,
             request_headers: request.then(&outer.request_headers),

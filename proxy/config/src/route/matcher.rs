@@ -1,5 +1,6 @@
 //! The requests that a route matches (`envoy.config.route.v3.RouteMatch`).
 
+use outrigger_core::Name;
 use outrigger_core::matcher::StringMatcher;
 use outrigger_core::percentage::Percentage;
 use outrigger_policy::field::{Unusable, each, required, runtime_fraction, unsupported_any};
@@ -92,6 +93,24 @@ impl RouteMatcher {
             && (!self.grpc || is_grpc(head))
             && self.headers.iter().all(|matcher| matcher.matches(head))
             && self.query.iter().all(|matcher| matcher.matches(query))
+    }
+
+    /// Returns the path that it matches in a form of low cardinality (OpenTelemetry's `http.route`): an exact path, a prefix with
+    /// `*` for the rest, or a regular expression. Returns `None` if it matches any path.
+    pub fn template(&self) -> Option<Name> {
+        match &self.path {
+            PathMatcher::Prefix(prefix, _) if matches!(&**prefix, "" | "/") => None,
+            PathMatcher::Prefix(prefix, _) => Some(format!("{prefix}*").into()),
+            PathMatcher::SegmentPrefix(prefix, _) => Some(format!("{prefix}/*").into()),
+            PathMatcher::Exact(path, _) => Some((&**path).into()),
+            PathMatcher::Regex(regex) => {
+                let whole = regex.as_str();
+                // As it was before it was anchored.
+                let own =
+                    whole.strip_prefix(r"\A(?:").and_then(|tail| tail.strip_suffix(r")\z")).unwrap_or(whole);
+                (!matches!(own, ".*" | "/.*")).then(|| own.into())
+            }
+        }
     }
 
     /// Returns the length in bytes that a prefix rewrite replaces in `path_and_query`: the matched prefix, else the whole path.
@@ -229,6 +248,24 @@ mod tests {
         let mut any_case = path(PathSpecifier::Prefix("/A".into()));
         any_case.case_sensitive = Some(protobuf::BoolValue { value: false });
         assert!(takes(any_case, "/ab"));
+    }
+
+    #[test]
+    fn the_template_has_the_static_part_of_the_path() {
+        let regex = |regex: &str| matcher::RegexMatcher { regex: regex.into(), ..Default::default() };
+        for (specifier, expected) in [
+            (PathSpecifier::Path("/users".into()), Some("/users")),
+            (PathSpecifier::PathSeparatedPrefix("/users".into()), Some("/users/*")),
+            (PathSpecifier::Prefix("/users/".into()), Some("/users/*")),
+            (PathSpecifier::Prefix("/us".into()), Some("/us*")),
+            (PathSpecifier::SafeRegex(regex("/users/[0-9]+")), Some("/users/[0-9]+")),
+            (PathSpecifier::Prefix("/".into()), None),
+            (PathSpecifier::Prefix(String::new()), None),
+            (PathSpecifier::SafeRegex(regex(".*")), None),
+        ] {
+            let template = RouteMatcher::decode(path(specifier.clone())).unwrap().template();
+            assert_eq!(template.as_deref(), expected, "{specifier:?}");
+        }
     }
 
     #[test]

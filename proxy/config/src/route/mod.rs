@@ -31,6 +31,8 @@ pub use table::{RouteTable, VirtualHost};
 pub struct Route {
     /// Its name: `httproute/shop/cart/0/0`.
     pub name: Name,
+    /// The path that it matches, for telemetry ([`RouteMatcher::template`]).
+    pub template: Option<Name>,
     /// The requests that it matches.
     pub matcher: RouteMatcher,
     /// What to do with them.

@@ -137,7 +137,7 @@ impl ConnectionHandler {
             return Err((facts, failure));
         }
         process.downstream_tls_ok.increment();
-        facts.encrypted = true;
+        facts.tls = Some(shown.tls);
         Ok(MatchedConnection { stream, first: Bytes::new(), facts, alpn: shown.alpn })
     }
 

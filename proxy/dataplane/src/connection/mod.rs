@@ -74,7 +74,7 @@ pub(crate) async fn serve(
         peer: None,
         key: PeerKey::new(None, client.0.ip()),
         slot: Rc::clone(&slot),
-        encrypted: false,
+        tls: None,
         destination: original.map_or(local, |original| original.0),
         listener: listener.name.clone(),
         direction: listener.direction,

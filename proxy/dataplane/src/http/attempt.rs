@@ -159,7 +159,7 @@ impl Attempt<'_> {
     ) -> Result<Response, Failed> {
         let Self { head, body, limit, .. } = self;
         let (reused, was_idle, written) = (lease.reused, lease.was_idle, Instant::now());
-        let peer = lease.peer.clone();
+        let peer = lease.facts.peer.clone();
         let failed = |failure| Failed {
             connection: match was_idle && written.elapsed() < STALE_WITHIN {
                 true => Freshness::Stale,
@@ -169,7 +169,7 @@ impl Attempt<'_> {
         };
         // While the client owes a part of its request, the missing response is not the upstream's fault.
         let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
-        journal.attempt_connected(lease.peer.as_ref());
+        journal.attempt_connected(&lease.facts, lease.protocol());
         let interim = async |head| {
             host.heard();
             // A client that is gone is noticed where the final answer goes.

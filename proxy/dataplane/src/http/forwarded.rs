@@ -14,7 +14,7 @@ use uuid::fmt::Hyphenated;
 use crate::client::ClientFacts;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The sender of a request.
@@ -30,7 +30,11 @@ pub(super) struct Sender {
 
 impl From<&ClientFacts> for Sender {
     fn from(client: &ClientFacts) -> Self {
-        Self { address: client.address, authenticated: client.peer.is_some(), encrypted: client.encrypted }
+        Self {
+            address: client.address,
+            authenticated: client.peer.is_some(),
+            encrypted: client.tls.is_some(),
+        }
     }
 }
 

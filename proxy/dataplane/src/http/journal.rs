@@ -7,21 +7,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::USER_AGENT;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, HeaderValue, Version};
+use outrigger_config::route::Route;
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
-use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
-use outrigger_core::record::{AttemptRecord, Protocol, RequestRecord, Text};
+use outrigger_core::record::{AttemptRecord, Direction, Protocol, RequestRecord, Text, Upstream};
 use outrigger_core::trace::{SpanId, TraceContext};
 use tokio::time::Instant;
 
-use super::forwarded::REQUEST_ID;
+use super::forwarded::{FORWARDED_PROTO, REQUEST_ID};
 use super::trace_context::{Trace, trace_state};
 use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::metrics::WorkerMetrics;
 use crate::record::Recorder;
+use crate::upstream::dial::EndpointFacts;
 
 /// Builds the record of a request. If it is dropped before the end, the record says that the client disconnected.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl Journal {
             Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,
         };
-        let text = recorder.wants_text(trace.context.sampled).then(|| Box::new(text(head, grpc)));
+        let text = recorder.wants_text(trace.context.sampled).then(|| Box::new(text(head, grpc, client)));
         Self::new(recorder, client, protocol, Some(trace.context), text)
     }
 
@@ -85,11 +86,14 @@ impl Journal {
             reason: None,
             source: client.peer.clone(),
             client: client.address,
+            tls: client.tls,
             destination: None,
             route: None,
+            route_template: None,
             bytes_received: 0,
             bytes_sent: 0,
             until_first_attempt: Duration::ZERO,
+            upstream: None,
             attempts: Vec::new(),
             trace,
             text,
@@ -124,8 +128,11 @@ impl Journal {
         self.with(|record| record.destination = Some(destination));
     }
 
-    pub(super) fn set_route(&mut self, route: Name) {
-        self.with(|record| record.route = Some(route));
+    pub(super) fn set_route(&mut self, route: &Route) {
+        self.with(|record| {
+            record.route = Some(route.name.clone());
+            record.route_template.clone_from(&route.template);
+        });
     }
 
     pub(super) fn set_status(&mut self, status: u16, grpc_status: Option<u8>) {
@@ -184,16 +191,21 @@ impl Journal {
             if of.until_first_attempt.is_zero() {
                 of.until_first_attempt = now.duration_since(began);
             }
+            of.upstream = Some(Upstream { cluster: cluster.clone(), peer: None, tls: None });
             if of.text.is_none() {
                 return;
             }
+            let resend_count = of.attempts.last().map_or(0, |before| before.resend_count + 1);
             of.attempts.push(AttemptRecord {
                 offset: now.duration_since(began),
                 duration: Duration::ZERO,
                 cluster: cluster.clone(),
                 endpoint: Some(endpoint),
                 instance: instance.cloned(),
+                resend_count,
                 peer: None,
+                tls: None,
+                protocol: None,
                 until_connected: Duration::ZERO,
                 until_first_byte: None,
                 status: 0,
@@ -225,10 +237,18 @@ impl Journal {
     }
 
     /// A connection is there.
-    pub(super) fn attempt_connected(&mut self, peer: Option<&SpiffeId>) {
+    pub(super) fn attempt_connected(&mut self, endpoint: &EndpointFacts, protocol: Protocol) {
+        self.with(|record| {
+            if let Some(upstream) = &mut record.upstream {
+                upstream.peer.clone_from(&endpoint.peer);
+                upstream.tls = endpoint.tls;
+            }
+        });
         self.with_attempt(|of, elapsed| {
             of.until_connected = elapsed;
-            of.peer = peer.cloned();
+            of.peer.clone_from(&endpoint.peer);
+            of.tls = endpoint.tls;
+            of.protocol = Some(protocol);
         });
     }
 
@@ -296,7 +316,7 @@ impl Drop for Journal {
     }
 }
 
-fn text(head: &RequestHead, grpc: bool) -> Text {
+fn text(head: &RequestHead, grpc: bool, client: &ClientFacts) -> Text {
     let field = |headers: &HeaderMap, name| {
         headers
             .get(name)
@@ -306,11 +326,27 @@ fn text(head: &RequestHead, grpc: bool) -> Text {
     Text {
         method: head.method.to_string(),
         authority: head.authority.as_ref().map(ToString::to_string).unwrap_or_default(),
+        scheme: scheme(head, client),
         path: head.path.to_string(),
         user_agent: field(&head.headers, USER_AGENT),
         request_id: field(&head.headers, REQUEST_ID),
         grpc,
         trace_state: trace_state(&head.headers).to_owned(),
         detail: String::new(),
+    }
+}
+
+/// Returns the scheme of the URL that was requested: what the application called, or what the first client of this service used
+/// (`x-forwarded-proto`, which this proxy has added if it was missing). TLS between sidecars is not the application's.
+fn scheme(head: &RequestHead, client: &ClientFacts) -> &'static str {
+    let forwarded = match client.direction {
+        Direction::Outbound => None,
+        Direction::Inbound | Direction::Unspecified => head.headers.get(FORWARDED_PROTO),
+    };
+    match forwarded.map(HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        Some(b"http") => "http",
+        _ if client.tls.is_some() && client.peer.is_none() => "https",
+        _ => "http",
     }
 }

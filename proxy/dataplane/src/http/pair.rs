@@ -52,7 +52,7 @@ impl Probe {
         let came = Rc::clone(&interims);
         let answer = Box::pin(async move {
             let lease = Host::lease_of(Rc::clone(&host), Purpose::Requests, speaks, peer).await?;
-            let peer = lease.peer.clone();
+            let peer = lease.facts.peer.clone();
             let interim = async |head| {
                 host.heard();
                 came.borrow_mut().push(head);

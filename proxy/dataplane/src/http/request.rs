@@ -91,7 +91,7 @@ async fn answer(cx: &mut RequestContext<'_>) -> Result<Reply, Failure> {
     }
     accept_http_10(&mut cx.head, &manager.settings)?;
     let route = route(&manager, &snapshot, &cx.head)?;
-    cx.journal.set_route(route.name.clone());
+    cx.journal.set_route(&route);
     cx.head.upgrade = permitted(&cx.head, &manager, &route)?;
 
     let (admitted, on_response) = match filters::pass(&manager.filters, &route, cx) {

@@ -8,7 +8,6 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
-use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
 use outrigger_policy::blame::{self, Blame, Freshness};
 use outrigger_policy::outlier::Outcome;
@@ -17,6 +16,7 @@ use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
 use crate::upstream::cluster::{Cluster, Picked, Probing};
+use crate::upstream::dial::EndpointFacts;
 use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Permit;
 use crate::upstream::race::{Winner, race};
@@ -26,8 +26,8 @@ use crate::upstream::race::{Winner, race};
 pub(crate) struct UpstreamConnection {
     /// The connection.
     pub(crate) stream: Stream,
-    /// The verified identity of the endpoint.
-    pub(crate) peer: Option<SpiffeId>,
+    /// The endpoint's identity and the TLS session.
+    pub(crate) facts: EndpointFacts,
     /// The endpoint.
     pub(crate) address: SocketAddr,
     /// The workload instance behind it.
@@ -130,7 +130,7 @@ async fn connect(
             cluster.observe(asking.host(), Outcome::Success);
             Ok(UpstreamConnection {
                 stream: dialled.stream,
-                peer: dialled.peer,
+                facts: dialled.facts,
                 address: asking.host().address,
                 instance: asking.host().instance.clone(),
                 cluster: cluster.name.clone(),

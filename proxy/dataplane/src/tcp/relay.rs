@@ -7,7 +7,7 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
-use outrigger_core::record::{AttemptRecord, Protocol, RequestRecord, Text};
+use outrigger_core::record::{AttemptRecord, Protocol, RequestRecord, Text, Upstream};
 use tokio::time::Instant;
 
 use super::copy::{Copied, CopyLimits, Side, copy_both};
@@ -15,6 +15,7 @@ use super::dial::{self, UpstreamConnection};
 use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
+use crate::upstream::dial::EndpointFacts;
 
 /// The client of a relayed connection.
 #[derive(Debug)]
@@ -108,11 +109,14 @@ impl<'a> Record<'a> {
             reason: None,
             source: client.peer.clone(),
             client: client.address,
+            tls: client.tls,
             destination,
             route: None,
+            route_template: None,
             bytes_received: 0,
             bytes_sent: 0,
             until_first_attempt: Duration::ZERO,
+            upstream: None,
             attempts: Vec::new(),
             trace: None,
             text: recorder.wants_text(false).then(Box::<Text>::default),
@@ -124,6 +128,8 @@ impl<'a> Record<'a> {
         let elapsed = self.began.elapsed();
         if let Some(record) = &mut self.record {
             record.destination.get_or_insert_with(|| opened.cluster.clone());
+            let EndpointFacts { peer, tls } = opened.facts.clone();
+            record.upstream = Some(Upstream { cluster: opened.cluster.clone(), peer, tls });
         }
         let Some(record) = self.record.as_mut().filter(|record| record.text.is_some()) else { return };
         record.attempts.push(AttemptRecord {
@@ -132,7 +138,10 @@ impl<'a> Record<'a> {
             cluster: opened.cluster.clone(),
             endpoint: Some(opened.address),
             instance: opened.instance.clone(),
-            peer: opened.peer.clone(),
+            resend_count: 0,
+            peer: opened.facts.peer.clone(),
+            tls: opened.facts.tls,
+            protocol: Some(Protocol::Tcp),
             until_connected: elapsed,
             until_first_byte: None,
             status: 0,

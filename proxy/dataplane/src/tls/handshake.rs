@@ -11,6 +11,7 @@ use outrigger_config::verify::peer_identity;
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
+use outrigger_core::record::TlsSession;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{Accepted, Acceptor};
 use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
@@ -30,6 +31,8 @@ pub(crate) struct Negotiated {
     pub peer: Option<SpiffeId>,
     /// The application protocol, such as `h2`.
     pub alpn: Option<Vec<u8>>,
+    /// The session.
+    pub tls: TlsSession,
 }
 
 /// A fatal alert `unrecognized_name` as a record (RFC 8446 sections 5.1 and 6).
@@ -73,7 +76,8 @@ pub(crate) async fn accept(
 ) -> Result<(Stream, Negotiated), Failure> {
     let start = StartHandshake::from_parts(accepted, stream);
     let stream = start.into_stream(config).await.map_err(refused_client)?;
-    let negotiated = negotiated(stream.get_ref().1, refused_client)?;
+    let mut negotiated = negotiated(stream.get_ref().1, refused_client)?;
+    negotiated.tls.mutual = negotiated.peer.is_some();
     Ok((Stream::TlsServer(Box::new(stream)), negotiated))
 }
 
@@ -119,7 +123,14 @@ fn negotiated(state: &CommonState, refused: fn(String) -> Failure) -> Result<Neg
     }
     let peer: Option<SpiffeId> =
         chain.first().map(peer_identity).transpose().map_err(|error| refused(error.to_string()))?;
-    Ok(Negotiated { peer, alpn: state.alpn_protocol().map(<[u8]>::to_vec) })
+    Ok(Negotiated { peer, alpn: state.alpn_protocol().map(<[u8]>::to_vec), tls: session(state) })
+}
+
+/// Returns the session of a connection. Whether it is mutual is for the caller to say.
+fn session(state: &CommonState) -> TlsSession {
+    let version = state.protocol_version().map_or(0, u16::from);
+    let cipher = state.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into());
+    TlsSession { version, cipher, mutual: false }
 }
 
 /// Returns whether all certificates of a chain are valid at this moment.
@@ -270,6 +281,10 @@ mod tests {
         let ((mut server, seen), (mut client, facts)) = (server.unwrap(), client.unwrap());
         assert_eq!((seen.peer, facts.peer), (Some(id("web")), Some(id("cart"))));
         assert_eq!(facts.alpn.as_deref(), Some(ALPN_H2));
+        for (tls, mutual) in [(seen.tls, true), (facts.tls, false)] {
+            let expected = (Some("1.3"), Some("TLS_AES_128_GCM_SHA256"), mutual);
+            assert_eq!((tls.version(), tls.cipher(), tls.mutual), expected);
+        }
         let state = tls_state(&client);
         assert_eq!(state.protocol_version(), Some(ProtocolVersion::TLSv1_3));
         let group = state.negotiated_key_exchange_group().map(|group| group.name());

@@ -11,6 +11,7 @@ use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
+use outrigger_core::record::TlsSession;
 use tokio::time::Instant;
 
 use crate::codec::limits::Limits;
@@ -108,13 +109,22 @@ impl TlsTarget {
 /// Versions of HTTP in ALPN.
 const HTTP: [&[u8]; 3] = [ALPN_H2, ALPN_HTTP1, b"http/1.0"];
 
+/// Facts of the endpoint of a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EndpointFacts {
+    /// Its verified identity; `None` in plaintext.
+    pub(crate) peer: Option<SpiffeId>,
+    /// The TLS session of the connection; `None` in plaintext.
+    pub(crate) tls: Option<TlsSession>,
+}
+
 /// An established connection.
 #[derive(Debug)]
 pub(crate) struct Dialled {
     /// The connection.
     pub(crate) stream: Stream,
-    /// The verified identity of the peer; `None` in plaintext.
-    pub(crate) peer: Option<SpiffeId>,
+    /// The endpoint's identity and the TLS session.
+    pub(crate) facts: EndpointFacts,
     /// Whether HTTP/2 was negotiated.
     pub(crate) http2: bool,
 }
@@ -151,7 +161,7 @@ impl Dialer {
         let started = Instant::now();
         let tcp = stream::connect(target.address, timeout).await?;
         let Some(tls) = &target.tls else {
-            return Ok(Dialled { stream: Stream::Plain(tcp), peer: None, http2: false });
+            return Ok(Dialled { stream: Stream::Plain(tcp), facts: EndpointFacts::default(), http2: false });
         };
         let credentials = self
             .identity
@@ -160,8 +170,8 @@ impl Dialer {
         let expectation = Expectation { identities: Arc::clone(&tls.identities), alpn: tls.offer(wire) };
         let config = self.configs.borrow_mut().config(&credentials, &expectation)?;
         let left = timeout.saturating_sub(started.elapsed());
-        let (stream, facts) = handshake::connect(tcp, left, config, host_of(&tls.server_name)).await?;
-        let agreed = facts.alpn.as_deref();
+        let (stream, shown) = handshake::connect(tcp, left, config, host_of(&tls.server_name)).await?;
+        let agreed = shown.alpn.as_deref();
         if !tls.agrees(wire, agreed) {
             let agreed = agreed.map_or("nothing".into(), String::from_utf8_lossy);
             return Err(Failure::upstream(
@@ -171,7 +181,9 @@ impl Dialer {
             ));
         }
         let http2 = agreed == Some(ALPN_H2);
-        Ok(Dialled { stream, peer: facts.peer, http2 })
+        // A sidecar requires our certificate; whether another server does is not known.
+        let session = TlsSession { mutual: tls.mesh, ..shown.tls };
+        Ok(Dialled { stream, facts: EndpointFacts { peer: shown.peer, tls: Some(session) }, http2 })
     }
 }
 

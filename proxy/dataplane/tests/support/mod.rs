@@ -304,6 +304,7 @@ pub fn tcp_proxy(name: &str, cluster: &str) -> Arc<TcpProxy> {
 pub fn manager(name: &str, action: RouteAction) -> Arc<HttpConnectionManager> {
     let route = Route {
         name: format!("httproute/shop/{name}/0/0").into(),
+        template: None,
         matcher: RouteMatcher::any(),
         action,
         request_headers: Default::default(),

@@ -144,6 +144,7 @@ fn static_listener(listener: &Listener) -> Value {
         "traffic_direction": match listener.direction {
             Direction::Inbound => "INBOUND",
             Direction::Outbound => "OUTBOUND",
+            Direction::Unspecified => "UNSPECIFIED",
         },
     } })
 }

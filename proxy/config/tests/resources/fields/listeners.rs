@@ -96,7 +96,6 @@ pub fn places() -> Vec<Place> {
             )
             .harmless("every listener drains when it is removed and when the proxy ends", &["drain_type"])
             .harmless(LOGS, &["access_log"])
-            .harmless("as unspecified: `INBOUND`", &["traffic_direction"])
             .harmless(
                 KERNEL,
                 &[

@@ -11,7 +11,6 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use outrigger_core::error::Failure;
-use outrigger_core::identity::SpiffeId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,7 +19,7 @@ use super::{Pool, Waits, stopping};
 use crate::codec::client::{ConnectionOwner, Http1Connection};
 use crate::codec::usage::Usage;
 use crate::upstream::bounds::Peer;
-use crate::upstream::dial::{Dialled, Wire};
+use crate::upstream::dial::{Dialled, EndpointFacts, Wire};
 
 /// Idle timeout: below the shortest common keep-alive timeout of servers (Node.js: 5 s), so that the server does not close
 /// first while a request is being sent.
@@ -93,7 +92,7 @@ impl Http1 {
 #[derive(Debug)]
 struct Idle {
     connection: Http1Connection,
-    peer: Option<SpiffeId>,
+    facts: EndpointFacts,
     born: Instant,
 }
 
@@ -126,7 +125,7 @@ impl Pool {
             let taken = self.http1.idle.borrow_mut().pop()?;
             if self.is_fresh(&taken, now) && taken.connection.is_open(now) {
                 let connection = LeasedConnection::Http1(taken.connection, taken.born, None);
-                return Some(Lease { connection, reused: true, was_idle: true, peer: taken.peer });
+                return Some(Lease { connection, reused: true, was_idle: true, facts: taken.facts });
             }
         }
     }
@@ -153,18 +152,18 @@ impl Pool {
     }
 
     pub(super) fn http1_lease(self: &Rc<Self>, dialled: Dialled, permit: Permit) -> Lease {
-        let Dialled { stream, peer, http2: _ } = dialled; // negotiated by the dialler
+        let Dialled { stream, facts, http2: _ } = dialled; // negotiated by the dialler
         let pool = Rc::downgrade(self);
         let born = Instant::now();
         permit.ends();
-        let owner = Pooled { pool, peer: peer.clone(), born, carried: Cell::new(0), permit };
+        let owner = Pooled { pool, facts: facts.clone(), born, carried: Cell::new(0), permit };
         let connection =
             Http1Connection::new(stream, Rc::clone(self.dialer.limits(&self.target)), Rc::new(owner));
         Lease {
             connection: LeasedConnection::Http1(connection, born, None),
             reused: false,
             was_idle: false,
-            peer,
+            facts,
         }
     }
 
@@ -187,7 +186,7 @@ impl Pool {
             return;
         }
         if let LeasedConnection::Http1(connection, born, _) = lease.connection {
-            self.http1.idle.borrow_mut().push(Idle { connection, peer: lease.peer, born });
+            self.http1.idle.borrow_mut().push(Idle { connection, facts: lease.facts, born });
         }
     }
 
@@ -225,7 +224,7 @@ impl Pool {
 #[derive(Debug)]
 struct Pooled {
     pool: Weak<Pool>,
-    peer: Option<SpiffeId>,
+    facts: EndpointFacts,
     born: Instant,
     /// The number of requests that it has carried.
     carried: Cell<u32>,
@@ -249,6 +248,6 @@ impl ConnectionOwner for Pooled {
             return;
         }
         let connection = LeasedConnection::Http1(connection, self.born, None);
-        pool.came_back(Lease { connection, reused: true, was_idle: true, peer: self.peer.clone() });
+        pool.came_back(Lease { connection, reused: true, was_idle: true, facts: self.facts.clone() });
     }
 }

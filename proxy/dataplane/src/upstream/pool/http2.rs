@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_core::error::Failure;
-use outrigger_core::identity::SpiffeId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -16,7 +15,7 @@ use crate::codec::client::Http2Connection;
 use crate::codec::limits::Limits;
 use crate::codec::usage::Usage;
 use crate::upstream::bounds::Peer;
-use crate::upstream::dial::{Dialled, Wire};
+use crate::upstream::dial::{Dialled, EndpointFacts, Wire};
 
 /// Idle timeout. GOAWAY announces the end of a connection, so that this may be long.
 const IDLE: Duration = Duration::from_secs(300);
@@ -36,7 +35,7 @@ type Started = oneshot::Sender<Result<Option<Lease>, Failure>>;
 #[derive(Debug)]
 struct SharedConnection {
     connection: Http2Connection,
-    peer: Option<SpiffeId>,
+    facts: EndpointFacts,
     born: Instant,
     used: Cell<Instant>,
     /// The number of requests that it has received.
@@ -55,7 +54,7 @@ impl SharedConnection {
             reused: true,
             // A failure of a connection that was dialled for the request, or that is in use, is not due to staleness.
             was_idle: !first && self.connection.streams() == 0,
-            peer: self.peer.clone(),
+            facts: self.facts.clone(),
         }
     }
 
@@ -176,7 +175,7 @@ impl Pool {
     }
 
     async fn http2_of(&self, dialled: Dialled, permit: Permit) -> Result<SharedConnection, Failure> {
-        let Dialled { stream, peer, http2: _ } = dialled;
+        let Dialled { stream, facts, http2: _ } = dialled;
         let limits = {
             let connections = &self.settings.borrow().connections;
             Limits {
@@ -189,7 +188,7 @@ impl Pool {
         let connection = Http2Connection::start(stream, &limits, Rc::new(permit)).await?;
         let now = Instant::now();
         let (used, carried) = (Cell::new(now), Cell::new(0));
-        Ok(SharedConnection { connection, peer, born: now, used, carried })
+        Ok(SharedConnection { connection, facts, born: now, used, carried })
     }
 
     /// Sends a PING on every connection.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use outrigger_core::error::Failure;
-use outrigger_core::identity::SpiffeId;
+use outrigger_core::record::Protocol;
 use tokio::time::Instant;
 
 use super::overflow;
@@ -16,6 +16,7 @@ use crate::codec::head::RequestHead;
 use crate::codec::usage::Usage;
 use crate::metrics::{ClusterSeries, Counter};
 use crate::upstream::bounds::{ConnectionPermit, LONGEST_WAIT, PendingPermit};
+use crate::upstream::dial::EndpointFacts;
 
 /// A connection that may carry one request.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ pub(crate) struct Lease {
     pub(crate) reused: bool,
     /// Whether it was idle when it was leased: the host may have closed it at that moment.
     pub(crate) was_idle: bool,
-    /// The verified identity of the peer.
-    pub(crate) peer: Option<SpiffeId>,
+    /// The endpoint's identity and the TLS session.
+    pub(crate) facts: EndpointFacts,
 }
 
 #[derive(Debug)]
@@ -52,6 +53,14 @@ impl Lease {
                 };
                 Exchange { inner, _used: None }
             }
+        }
+    }
+
+    /// Returns the protocol of the connection.
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self.connection {
+            LeasedConnection::Http1(..) => Protocol::Http11,
+            LeasedConnection::Http2(..) => Protocol::Http2,
         }
     }
 

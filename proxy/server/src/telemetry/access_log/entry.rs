@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use outrigger_core::identity::SpiffeId;
-use outrigger_core::record::{AttemptRecord, Direction, RequestRecord};
+use outrigger_core::record::{AttemptRecord, RequestRecord};
 use serde::{Serialize, Serializer};
 
 /// The fields of a finished request. JSON omits empty fields.
@@ -85,7 +85,7 @@ impl<'a> Entry<'a> {
         let last = record.attempts.last();
         Self {
             time: Timestamp::try_from(record.started).ok(),
-            direction: direction(record.direction),
+            direction: record.direction.as_str(),
             listener: &record.listener,
             protocol: record.protocol.as_str(),
             method: part(|text| &text.method),
@@ -171,13 +171,6 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn direction(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Inbound => "inbound",
-        Direction::Outbound => "outbound",
-    }
-}
-
 fn peer(attempt: &AttemptRecord) -> Option<&str> {
     attempt.peer.as_ref().map(SpiffeId::as_str)
 }
@@ -199,10 +192,16 @@ pub(crate) mod tests {
     use std::time::SystemTime;
 
     use outrigger_core::reason::Reason;
-    use outrigger_core::record::{Protocol, Text};
+    use outrigger_core::record::{Direction, Protocol, Text, TlsSession, Upstream};
     use outrigger_core::trace::{SpanId, TraceContext, TraceId};
 
     use super::*;
+
+    const MTLS: TlsSession = TlsSession { version: 0x0304, cipher: 0x1301, mutual: true };
+
+    fn cart() -> SpiffeId {
+        SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap()
+    }
 
     /// A request from `web` to `cart` whose second attempt succeeded.
     pub(crate) fn record() -> RequestRecord {
@@ -212,7 +211,10 @@ pub(crate) mod tests {
             cluster: "cart.shop.svc.cluster.local:80".into(),
             endpoint: Some(([10, 0, 0, 5], 9080).into()),
             instance: Some("cart-1".into()),
-            peer: Some(SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap()),
+            resend_count: u32::from(offset > 0),
+            peer: Some(cart()),
+            tls: Some(MTLS),
+            protocol: Some(Protocol::Http2),
             until_connected: Duration::from_micros(1500),
             until_first_byte: (status != 0).then_some(Duration::from_micros(3250)),
             status,
@@ -232,11 +234,18 @@ pub(crate) mod tests {
             reason: None,
             source: None,
             client: ([127, 0, 0, 1], 40000).into(),
+            tls: None,
             destination: Some("cart.shop.svc.cluster.local:80".into()),
             route: Some("httproute/shop/cart/0/0".into()),
+            route_template: Some("/items".into()),
             bytes_received: 3,
             bytes_sent: 1000,
             until_first_attempt: Duration::from_micros(250),
+            upstream: Some(Upstream {
+                cluster: "cart.shop.svc.cluster.local:80".into(),
+                peer: Some(cart()),
+                tls: Some(MTLS),
+            }),
             attempts: vec![attempt(0, 0, Some(Reason::UpstreamConnectionFailure)), attempt(5, 200, None)],
             trace: Some(TraceContext {
                 trace: TraceId::new(0xabc).unwrap(),
@@ -247,6 +256,7 @@ pub(crate) mod tests {
             text: Some(Box::new(Text {
                 method: "GET".into(),
                 authority: "cart.shop:80".into(),
+                scheme: "http",
                 path: "/items?q=1".into(),
                 user_agent: "curl/8".into(),
                 request_id: "r-1".into(),

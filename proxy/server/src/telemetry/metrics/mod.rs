@@ -112,10 +112,7 @@ struct Labels<'a> {
 impl EncodeLabelSet for Labels<'_> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
         let RequestLabels { direction, source, destination, route, protocol, status, reason } = self.labels;
-        let (direction, unknown_source) = match direction {
-            Direction::Inbound => ("inbound", "unknown"),
-            Direction::Outbound => ("outbound", self.local),
-        };
+        let unknown_source = if *direction == Direction::Outbound { self.local } else { "unknown" };
         let mut label = |name: &str, value: &str| {
             let mut label = encoder.encode_label();
             let mut key = label.encode_label_key()?;
@@ -124,7 +121,7 @@ impl EncodeLabelSet for Labels<'_> {
             encoded.write_str(&escaped(value))?;
             encoded.finish()
         };
-        label("direction", direction)?;
+        label("direction", direction.as_str())?;
         label("source", source.as_deref().unwrap_or(unknown_source))?;
         label("destination", destination.as_deref().unwrap_or("unknown"))?;
         label("route", route.as_deref().unwrap_or("none"))?;

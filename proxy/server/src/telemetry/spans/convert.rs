@@ -135,11 +135,12 @@ impl Request<'_> {
     fn add_mesh(&self, attempt: Option<&AttemptRecord>, attributes: &mut Vec<KeyValue>) {
         let record = self.record;
         let peer = attempt.and_then(|attempt| attempt.peer.as_ref());
-        let (direction, source, destination) = match record.direction {
-            Direction::Inbound => ("inbound", record.source.as_ref(), self.local),
-            Direction::Outbound => ("outbound", record.source.as_ref().or(self.local), peer),
+        let (source, destination) = match record.direction {
+            Direction::Inbound => (record.source.as_ref(), self.local),
+            Direction::Outbound => (record.source.as_ref().or(self.local), peer),
+            Direction::Unspecified => (record.source.as_ref(), peer),
         };
-        attributes.push(KeyValue::new("outrigger.direction", direction));
+        attributes.push(KeyValue::new("outrigger.direction", record.direction.as_str()));
         let mut add = |key: &'static str, value: Option<&str>| {
             attributes.extend(value.map(|value| KeyValue::new(key, value.to_owned())));
         };
