@@ -1,7 +1,8 @@
 //! `instructions`: how many instructions of the proxy process a request costs, counted by valgrind's callgrind.
 //!
 //! Times on a shared machine differ by 8 % between runs. This count is almost constant, so it can detect changes that
-//! make requests more expensive. It does not include system calls, cache misses and waiting. The counts in
+//! make requests more expensive. It does not include system calls, cache misses and waiting. The rows with tracing include the
+//! export of the spans, to a collector in this process. The counts in
 //! `benches/instructions.txt` hold for one compiler on one kind of processor; with another compiler they are printed and
 //! not compared.
 
@@ -15,6 +16,7 @@ use outrigger::process::Process;
 
 use crate::load;
 use crate::mesh::Mesh;
+use crate::span_sink::SpanSink;
 
 /// Requests before the first count, which open connections and fill caches.
 const WARM_UP: usize = 300;
@@ -96,6 +98,26 @@ async fn measure(outrigger: &Path) -> Result<Vec<(&'static str, u64)>, String> {
         load::in_turn(mesh.outbound, host, http2, COUNTED).await?;
         let after = executed(processes, directory.path()).await?;
         counts.push((name, after.saturating_sub(before) / COUNTED as u64));
+    }
+    client.kill().await?;
+    let sink = SpanSink::start().await?;
+    for (name, account, sampling) in
+        [("http1-traced-1%", "traced-some", 0.01), ("http1-traced-100%", "traced-all", 1.0)]
+    {
+        let client = mesh.traced_client(account, sampling, sink.address).await?;
+        load::in_turn(mesh.outbound, "plain", false, WARM_UP).await?;
+        sink.settle().await;
+        let (before, spans) = (executed(&[&client], directory.path()).await?, sink.spans());
+        load::in_turn(mesh.outbound, "plain", false, COUNTED).await?;
+        // The export of a span is a part of its cost.
+        sink.settle().await;
+        let after = executed(&[&client], directory.path()).await?;
+        counts.push((name, after.saturating_sub(before) / COUNTED as u64));
+        let (exported, expected) = (sink.spans() - spans, COUNTED as f64 * sampling);
+        if (exported as f64) < expected / 2.0 {
+            return Err(format!("{name}: {exported} spans of {COUNTED} requests were exported"));
+        }
+        client.kill().await?;
     }
     Ok(counts)
 }

@@ -14,6 +14,7 @@ mod instructions;
 mod load;
 mod membership;
 mod mesh;
+mod span_sink;
 
 use std::process::ExitCode;
 

@@ -250,6 +250,22 @@ endpoints: [{{addresses: [\"{}\"]}}]
         Ok(sidecar)
     }
 
+    /// Starts another client's sidecar on the ports of [`Mesh::client`], which must have ended. It sends spans of `sampling`
+    /// (0 to 1) of its requests to `collector`.
+    pub(crate) async fn traced_client(
+        &self,
+        account: &str,
+        sampling: f64,
+        collector: SocketAddr,
+    ) -> Result<Process, String> {
+        let mut flags = self.sidecar_flags(account, self.client_admin, self.outbound)?;
+        flags.push(("--trace-sampling", sampling.to_string().into()));
+        let exporter = [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{collector}"))];
+        let mut sidecar = self.start_with(account, &["proxy"], &flags, &exporter)?;
+        admin::wait_ready(self.client_admin, &mut sidecar, PATIENCE).await?;
+        Ok(sidecar)
+    }
+
     fn sidecar_flags(
         &self,
         account: &str,
@@ -287,12 +303,22 @@ endpoints: [{{addresses: [\"{}\"]}}]
     }
 
     fn start(&self, name: &str, command: &[&str], flags: &[(&str, OsString)]) -> Result<Process, String> {
+        self.start_with(name, command, flags, &[])
+    }
+
+    fn start_with(
+        &self,
+        name: &str,
+        command: &[&str],
+        flags: &[(&str, OsString)],
+        environment: &[(String, String)],
+    ) -> Result<Process, String> {
         let mut args: Vec<OsString> = command.iter().map(Into::into).collect();
         for (flag, value) in flags {
             args.extend([(*flag).into(), value.clone()]);
         }
         let program = if command == ["proxy"] { &self.sidecar } else { self.outrigger };
-        Process::start(program, name, self.directory, args, &[])
+        Process::start(program, name, self.directory, args, environment)
     }
 
     /// Sends requests over one connection, in turn to the services that are used.
