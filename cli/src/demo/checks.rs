@@ -50,23 +50,16 @@ pub(super) async fn mutual_tls(mesh: &Mesh, pace: Pace) -> Verdict {
     let mut seen = BTreeSet::new();
     for instance in mesh.instances() {
         let page = admin::text(instance.admin, "/metrics").await?;
-        for metric in ["outrigger_requests_total", "outrigger_connections_total"] {
-            for (labels, count) in admin::series(&page, metric) {
-                let label =
-                    |name| labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value);
-                if count == 0.0 || label("direction") != "inbound" {
-                    continue;
-                }
-                let caller = mesh.instances().iter().find(|one| one.spiffe_id() == label("source"));
-                let Some(caller) = caller else {
-                    return Err(format!(
-                        "{} served {count} requests of {:?}",
-                        instance.name,
-                        label("source")
-                    ));
-                };
-                seen.insert((caller.account, instance.account));
+        for (labels, count) in admin::series(&page, "outrigger_requests_total") {
+            let label = |name| labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value);
+            if count == 0.0 || label("direction") != "inbound" {
+                continue;
             }
+            let caller = mesh.instances().iter().find(|one| one.spiffe_id() == label("source"));
+            let Some(caller) = caller else {
+                return Err(format!("{} served {count} requests of {:?}", instance.name, label("source")));
+            };
+            seen.insert((caller.account, instance.account));
         }
     }
     if seen != expected {
