@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Arg, ArgAction, ValueEnum};
 use outrigger_core::duration::parse_duration;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,49 +20,78 @@ use settings::{IssuerFiles, Settings, SettingsError};
 /// Maximum number of log lines that wait to be written.
 const LOG_QUEUE: usize = 4096;
 
+const CONFIGURATION: &str = "Configuration";
+const ADDRESSES: &str = "Addresses";
+const IDENTITIES: &str = "Identities";
+const OPERATION: &str = "Operation";
+
+const AFTER_HELP: &str = "\
+Environment: a flag that may be given only once is also read from OUTRIGGER_<FLAG>, such as OUTRIGGER_STATE_DIR.
+
+Examples:
+  # Serve the resources of a directory to the proxies of this machine
+  outrigger control-plane --config deploy/examples/hello --state-dir /var/lib/outrigger
+
+  # To the proxies of a network, which reach it as control-plane.example
+  outrigger control-plane --config /etc/outrigger --state-dir /var/lib/outrigger \\
+      --listen 10.0.0.1:15010 --server-name control-plane.example";
+
 /// Flags of the control plane.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = AFTER_HELP, mut_args = from_environment)]
 pub struct Args {
     /// Directory of Kubernetes YAML (Services, EndpointSlices, Gateway API routes), watched.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION)]
     pub config: PathBuf,
     /// Directory for the CA, tokens, registrations and history; created with mode 0700.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION)]
     pub state_dir: PathBuf,
+    /// Domain of service names: cart.shop.svc.<DOMAIN>.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = CONFIGURATION)]
+    pub cluster_domain: String,
+    /// How long a registered workload stays registered without a heartbeat.
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = CONFIGURATION, value_parser = parse_duration)]
+    pub lease: Duration,
     /// Where proxies connect: xDS, certificates and registration, over TLS.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15010")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15010", help_heading = ADDRESSES)]
     pub listen: SocketAddr,
     /// Read-only pages for operators; a loopback address.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15011")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15011", help_heading = ADDRESSES)]
     pub admin: SocketAddr,
+    /// DNS name or IP address in the control plane's certificate, for other gRPC clients than our proxies; may be repeated.
+    ///
+    /// localhost, this host's name, loopback and the address of --listen are always in it.
+    #[arg(long, value_name = "NAME", help_heading = ADDRESSES)]
+    pub server_name: Vec<String>,
     /// SPIFFE trust domain of all identities.
-    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", help_heading = IDENTITIES)]
     pub trust_domain: String,
-    /// Domain of service names: cart.shop.svc.<DOMAIN>.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    pub cluster_domain: String,
     /// Lifetime of a certificate if none is requested; at most 24h.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", help_heading = IDENTITIES, value_parser = parse_duration)]
     pub certificate_ttl: Duration,
-    /// How long a registered workload stays registered without a heartbeat.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
-    pub lease: Duration,
-    /// PEM chain of an intermediate CA to sign with, the root last; without it, a root is created on first start.
-    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    /// PEM chain of an intermediate CA to sign with, the root last.
+    ///
+    /// Without it, a root is created on first start.
+    #[arg(long, value_name = "FILE", requires = "ca_key", help_heading = IDENTITIES)]
     pub ca_cert: Option<PathBuf>,
     /// PEM key of that intermediate CA; mode 0600.
-    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    #[arg(long, value_name = "FILE", requires = "ca_cert", help_heading = IDENTITIES)]
     pub ca_key: Option<PathBuf>,
-    /// DNS name or IP address that gRPC clients other than our proxies use for this control plane; may be repeated.
-    /// localhost, this host's name, loopback and the address of --listen are always in its certificate.
-    #[arg(long, value_name = "NAME")]
-    pub server_name: Vec<String>,
     /// Log filter: a level, or directives such as info,outrigger_control_plane=debug.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info", help_heading = OPERATION)]
     pub log: String,
     /// Format of the log on stderr.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = OPERATION)]
     pub log_format: LogFormat,
+}
+
+/// Sets the environment variable of a flag, `OUTRIGGER_` and its name, unless it may be repeated.
+fn from_environment(flag: Arg) -> Arg {
+    if matches!(flag.get_action(), ArgAction::Append) {
+        return flag;
+    }
+    let variable = format!("OUTRIGGER_{}", flag.get_id().as_str().to_uppercase());
+    flag.env(variable).hide_env(true)
 }
 
 /// Formats of a log line.
@@ -158,4 +187,22 @@ fn start_log(filter: &str, format: LogFormat) -> Result<WorkerGuard, RunError> {
         LogFormat::Json => log.json().try_init(),
     };
     Ok(guard)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command};
+
+    use super::*;
+
+    #[test]
+    fn every_flag_has_a_heading_and_an_environment_variable_if_it_may_be_given_once() {
+        for flag in Args::augment_args(Command::new("test")).get_arguments() {
+            let name = flag.get_long().unwrap();
+            assert!(flag.get_help_heading().is_some(), "--{name}");
+            let variable = format!("OUTRIGGER_{}", name.replace('-', "_").to_uppercase());
+            let expected = (!matches!(flag.get_action(), ArgAction::Append)).then_some(variable.as_ref());
+            assert_eq!(flag.get_env(), expected, "--{name}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Arg, ArgAction, ValueEnum};
 use outrigger_core::duration::parse_duration;
 use outrigger_core::identity::TrustDomain;
 
@@ -25,116 +25,166 @@ use self::value::{
     parse_trust_domain, parse_workers,
 };
 
+const CONTROL_PLANE: &str = "Control plane";
+const WORKLOAD: &str = "Workload";
+const TRAFFIC: &str = "Traffic";
+const SHUTDOWN: &str = "Shutdown";
+const OPERATION: &str = "Operation";
+
+const AFTER_HELP: &str = "\
+Environment: a flag that may be given only once is also read from OUTRIGGER_PROXY_<FLAG>, such as OUTRIGGER_PROXY_STATE_DIR.
+
+Examples:
+  # The sidecar of an application at port 8080, which serves cart
+  outrigger proxy --control-plane 10.0.0.1:15010 --control-plane-ca roots.pem --token-file token \\
+      --state-dir /var/lib/outrigger --service cart=127.0.0.1:8080,listen=10.0.0.5:9080
+
+  # The application sends its requests through it
+  curl -x http://127.0.0.1:15001 http://catalog/items";
+
 /// Flags of `outrigger-proxy`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = AFTER_HELP, mut_args = from_environment)]
 pub struct Args {
-    /// Address of the control plane. While it is unreachable, the proxy serves its saved configuration and keeps reconnecting
-    #[arg(long, value_name = "HOST:PORT", value_parser = RemoteAddress::parse)]
+    /// Address of the control plane
+    ///
+    /// While it is unreachable, the proxy serves its saved configuration and keeps reconnecting.
+    #[arg(long, value_name = "HOST:PORT", help_heading = CONTROL_PLANE, value_parser = RemoteAddress::parse)]
     pub control_plane: RemoteAddress,
 
-    /// PEM file of the root certificates that verify the control plane (the control plane writes it as roots.pem)
-    #[arg(long, value_name = "FILE")]
+    /// PEM file of the root certificates that verify the control plane
+    ///
+    /// The control plane writes it as roots.pem.
+    #[arg(long, value_name = "FILE", help_heading = CONTROL_PLANE)]
     pub control_plane_ca: PathBuf,
 
-    /// File with the join token for the first certificate. Not needed once the state directory holds a valid certificate
-    #[arg(long, value_name = "FILE")]
+    /// File with the join token for the first certificate
+    ///
+    /// Not needed once the state directory holds a valid certificate.
+    #[arg(long, value_name = "FILE", help_heading = CONTROL_PLANE)]
     pub token_file: Option<PathBuf>,
 
-    /// Directory for the private key, certificate and saved configuration; created with mode 0700 if it does not exist
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: PathBuf,
-
-    /// Name of this workload instance, unique in the mesh [default: host name and process ID]
-    #[arg(long, value_name = "NAME", value_parser = parse_instance)]
-    pub instance: Option<String>,
-
     /// How the proxy gets its destinations
-    #[arg(long, value_enum, default_value_t = Mode::OnDemand)]
+    #[arg(long, value_enum, default_value_t = Mode::OnDemand, help_heading = CONTROL_PLANE)]
     pub mode: Mode,
 
-    /// Number of worker threads of the data plane
-    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_workers)]
-    pub workers: NonZeroUsize,
-
-    /// Address of the admin endpoint; loopback only, because the endpoint has no authentication
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000", value_parser = Loopback::parse)]
-    pub admin: Loopback,
-
-    /// Address for the application's outbound requests, sent either through http_proxy (including CONNECT) or with a Host
-    /// header that names the service
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15001", value_parser = parse_socket)]
-    pub outbound: SocketAddr,
-
-    /// Binds a local port to one destination, as in 127.0.0.1:5000=stock.shop:9000. May be repeated
-    #[arg(long, value_name = "IP:PORT=HOST:PORT", value_parser = BoundDestination::parse)]
-    pub bind: Vec<BoundDestination>,
-
-    /// Address for redirected outbound connections; their original destination is read from the kernel (SO_ORIGINAL_DST)
-    #[arg(long, value_name = "IP:PORT", value_parser = parse_socket)]
-    pub transparent_outbound: Option<SocketAddr>,
-
-    /// Address for redirected inbound connections; their original destination is read from the kernel (SO_ORIGINAL_DST)
-    #[arg(long, value_name = "IP:PORT", value_parser = parse_socket)]
-    pub transparent_inbound: Option<SocketAddr>,
-
-    /// A service that this workload serves: SERVICE[:PORT]=IP:PORT, where IP:PORT is the application's address and PORT
-    /// defaults to 80. Options: `,listen=IP:PORT` is the address for inbound connections (required unless
-    /// --transparent-inbound is set), `,advertise=IP:PORT` the address that other proxies connect to, if it differs, and
-    /// `,protocol=http|http2|grpc|tcp` the application's protocol. May be repeated
-    #[arg(long, value_name = "SERVICE[:PORT]=IP:PORT[,...]", value_parser = ServicePort::parse)]
-    pub service: Vec<ServicePort>,
-
-    /// Label of this workload, as in version=v2 or topology.kubernetes.io/zone=eu-1a; these two keys are visible to other
-    /// proxies. May be repeated
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
-    pub label: Vec<(String, String)>,
-
-    /// What to do with a request whose destination is not in the mesh
-    #[arg(long, value_enum, default_value_t = UnknownDestination::Passthrough)]
-    pub unknown_destination: UnknownDestination,
-
-    /// Time limit for the shutdown, counted from SIGTERM, as in 30s or 1m30s. Remaining requests and connections are then
-    /// closed
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
-    pub drain_timeout: Duration,
-
-    /// Minimum time after SIGTERM during which the application can still send requests. The application may have received
-    /// SIGTERM at the same time and sends its last requests (flush, deregister) when its own work is done
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    pub drain_minimum: Duration,
-
-    /// How long the application must have had no outbound request, tunnel or TCP connection open before it counts as finished
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    pub drain_quiet: Duration,
-
-    /// Trust domain of the mesh. The control plane's identity must belong to it
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = parse_trust_domain)]
+    /// Trust domain of the mesh; the control plane's identity must belong to it
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", help_heading = CONTROL_PLANE, value_parser = parse_trust_domain)]
     pub trust_domain: TrustDomain,
 
     /// DNS domain of the mesh's services; used to complete short names in wildcard mode
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = address::parse_dns_name)]
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", help_heading = CONTROL_PLANE, value_parser = address::parse_dns_name)]
     pub cluster_domain: String,
 
+    /// Name of this workload instance, unique in the mesh [default: host name and process ID]
+    #[arg(long, value_name = "NAME", help_heading = WORKLOAD, value_parser = parse_instance)]
+    pub instance: Option<String>,
+
+    /// A service that this workload serves: SERVICE[:PORT]=IP:PORT[,...]; may be repeated
+    ///
+    /// IP:PORT is the application's address; PORT defaults to 80. Options: `,listen=IP:PORT` is the address for inbound connections
+    /// (required unless --transparent-inbound is set), `,advertise=IP:PORT` the address that other proxies connect to, if it
+    /// differs, and `,protocol=http|http2|grpc|tcp` the application's protocol.
+    #[arg(long, value_name = "SERVICE", help_heading = WORKLOAD, value_parser = ServicePort::parse)]
+    pub service: Vec<ServicePort>,
+
+    /// Label of this workload, as in version=v2; may be repeated
+    ///
+    /// The labels version and topology.kubernetes.io/zone are visible to other proxies.
+    #[arg(long, value_name = "KEY=VALUE", help_heading = WORKLOAD, value_parser = parse_label)]
+    pub label: Vec<(String, String)>,
+
+    /// Directory for the private key, certificate and saved configuration
+    ///
+    /// Created with mode 0700 if it does not exist.
+    #[arg(long, value_name = "DIR", help_heading = WORKLOAD)]
+    pub state_dir: PathBuf,
+
+    /// Address for the application's outbound requests
+    ///
+    /// They are sent either through http_proxy (including CONNECT) or with a Host header that names the service.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15001", help_heading = TRAFFIC, value_parser = parse_socket)]
+    pub outbound: SocketAddr,
+
+    /// Binds a local port to one destination, as in 127.0.0.1:5000=stock.shop:9000; may be repeated
+    #[arg(long, value_name = "IP:PORT=HOST:PORT", help_heading = TRAFFIC, value_parser = BoundDestination::parse)]
+    pub bind: Vec<BoundDestination>,
+
+    /// Address for redirected outbound connections
+    ///
+    /// Their original destination is read from the kernel (SO_ORIGINAL_DST).
+    #[arg(long, value_name = "IP:PORT", help_heading = TRAFFIC, value_parser = parse_socket)]
+    pub transparent_outbound: Option<SocketAddr>,
+
+    /// Address for redirected inbound connections
+    ///
+    /// Their original destination is read from the kernel (SO_ORIGINAL_DST).
+    #[arg(long, value_name = "IP:PORT", help_heading = TRAFFIC, value_parser = parse_socket)]
+    pub transparent_inbound: Option<SocketAddr>,
+
+    /// What to do with a request whose destination is not in the mesh
+    #[arg(long, value_enum, default_value_t = UnknownDestination::Passthrough, help_heading = TRAFFIC)]
+    pub unknown_destination: UnknownDestination,
+
+    /// Number of worker threads of the data plane
+    #[arg(long, value_name = "N", default_value = "1", help_heading = TRAFFIC, value_parser = parse_workers)]
+    pub workers: NonZeroUsize,
+
+    /// Time limit for the shutdown, counted from SIGTERM, as in 30s or 1m30s
+    ///
+    /// Remaining requests and connections are then closed.
+    #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = SHUTDOWN, value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// Minimum time after SIGTERM during which the application can still send requests
+    ///
+    /// The application may have received SIGTERM at the same time and sends its last requests (flush, deregister) when its own
+    /// work is done.
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = SHUTDOWN, value_parser = parse_duration)]
+    pub drain_minimum: Duration,
+
+    /// How long the application must have had nothing open to count as finished
+    ///
+    /// No outbound request, tunnel or TCP connection.
+    #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = SHUTDOWN, value_parser = parse_duration)]
+    pub drain_quiet: Duration,
+
+    /// Address of the admin endpoint; loopback only, because it has no authentication
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000", help_heading = OPERATION, value_parser = Loopback::parse)]
+    pub admin: Loopback,
+
     /// Filter for the proxy's own log: a level, or directives such as info,outrigger_discovery=debug
-    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = parse_filter)]
+    #[arg(long, value_name = "FILTER", default_value = "info", help_heading = OPERATION, value_parser = parse_filter)]
     pub log: String,
 
     /// Format of the proxy's own log, which goes to stderr
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = OPERATION)]
     pub log_format: LogFormat,
 
-    /// Where the access log goes, with one line per finished request: off, stdout, or a file (reopened on SIGHUP)
-    #[arg(long, value_name = "off|stdout|FILE", default_value = "off", value_parser = parse_access_log)]
+    /// Where the access log goes, with one line per finished request: off, stdout, or a file
+    ///
+    /// A file is reopened on SIGHUP.
+    #[arg(long, value_name = "off|stdout|FILE", default_value = "off", help_heading = OPERATION, value_parser = parse_access_log)]
     pub access_log: AccessLog,
 
     /// Format of the access log; docs/access-logs.md lists the fields
-    #[arg(long, value_enum, default_value_t = LogFormat::Json)]
+    #[arg(long, value_enum, default_value_t = LogFormat::Json, help_heading = OPERATION)]
     pub access_log_format: LogFormat,
 
-    /// Fraction of traces to sample, 0 to 1, for requests that carry no sampling decision. If it is not set,
-    /// OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG apply; without them it is 1
-    #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
+    /// Fraction of traces to sample, 0 to 1, for requests without a sampling decision
+    ///
+    /// If it is not set, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG apply; without them it is 1.
+    #[arg(long, value_name = "RATIO", help_heading = OPERATION, value_parser = parse_ratio)]
     pub trace_sampling: Option<f64>,
+}
+
+/// Sets the environment variable of a flag, `OUTRIGGER_PROXY_` and its name, unless it may be repeated.
+fn from_environment(flag: Arg) -> Arg {
+    if matches!(flag.get_action(), ArgAction::Append) {
+        return flag;
+    }
+    let variable = format!("OUTRIGGER_PROXY_{}", flag.get_id().as_str().to_uppercase());
+    flag.env(variable).hide_env(true)
 }
 
 /// How the proxy gets its destinations.

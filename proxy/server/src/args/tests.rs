@@ -1,4 +1,4 @@
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use super::*;
 
@@ -38,6 +38,17 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(args.access_log, AccessLog::Off);
     assert_eq!(args.trace_sampling, None);
     args.check().unwrap();
+}
+
+#[test]
+fn every_flag_has_a_heading_and_an_environment_variable_if_it_may_be_given_once() {
+    for flag in Command::command().get_arguments() {
+        let name = flag.get_long().unwrap();
+        assert!(flag.get_help_heading().is_some(), "--{name}");
+        let variable = format!("OUTRIGGER_PROXY_{}", name.replace('-', "_").to_uppercase());
+        let expected = (!matches!(flag.get_action(), ArgAction::Append)).then_some(variable.as_ref());
+        assert_eq!(flag.get_env(), expected, "--{name}");
+    }
 }
 
 #[test]
