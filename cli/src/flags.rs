@@ -6,15 +6,16 @@ use std::path::PathBuf;
 use clap::Args;
 use outrigger_control_plane::admin_client::AdminAddress;
 
-/// Where a running control plane is asked.
+/// The admin endpoint of a running control plane.
 #[derive(Debug, Args)]
 pub(crate) struct ControlPlaneArgs {
     /// Admin address of the control plane.
     #[arg(long, value_name = "IP:PORT", env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:15011")]
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 impl ControlPlaneArgs {
+    /// Returns the address for requests.
     pub(crate) fn address(&self) -> AdminAddress {
         AdminAddress::Tcp(self.admin)
     }
@@ -26,4 +27,27 @@ pub(crate) struct StateDirArgs {
     /// State directory of the control plane.
     #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIR")]
     pub(crate) state_dir: PathBuf,
+}
+
+/// The admin endpoint of a proxy on this machine.
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// Admin address of the proxy.
+    #[arg(long, value_name = "IP:PORT", env = "OUTRIGGER_PROXY_ADMIN", default_value = "127.0.0.1:15000")]
+    pub(crate) admin: SocketAddr,
+}
+
+/// A filter by namespace.
+#[derive(Debug, Args)]
+pub(crate) struct NamespaceArgs {
+    /// Only this namespace. Without it, all.
+    #[arg(short, long, env = "OUTRIGGER_NAMESPACE")]
+    namespace: Option<String>,
+}
+
+impl NamespaceArgs {
+    /// Returns true if `namespace` passes the filter.
+    pub(crate) fn includes(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|only| only == namespace)
+    }
 }

@@ -42,7 +42,7 @@ fn table(entries: &[HistoryEntry], wide: bool) -> String {
         cells.extend(wide.then_some(version.as_deref().unwrap_or_default()));
         table.row(tone, cells);
     }
-    table.to_string()
+    table.to_text()
 }
 
 #[cfg(test)]

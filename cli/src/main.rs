@@ -5,23 +5,41 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command line prints
 
 mod check;
+mod completions;
 mod demo;
 mod history;
+mod man;
 mod sample;
 mod status;
 mod token;
+mod version;
+mod wait;
 
 mod flags;
 mod output;
+mod progress;
 mod runtime;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Outrigger, a service mesh: a small L7 proxy beside each service, and a small control plane.
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", version, about)]
+#[command(
+    name = "outrigger",
+    version,
+    about,
+    after_help = "\
+Exit codes: 0 success, 1 failure, 2 invalid usage. Errors are one line on stderr.
+
+Examples:
+  # A whole mesh on this machine, under load and faults
+  outrigger demo
+
+  # The state of a running mesh
+  outrigger status"
+)]
 struct Outrigger {
     #[command(subcommand)]
     command: Command,
@@ -34,18 +52,26 @@ struct Outrigger {
 enum Command {
     /// Run a whole mesh on this machine, inject faults under load, and report lost requests.
     Demo(demo::DemoArgs),
-    /// Run a sidecar (the same as outrigger-proxy).
-    Proxy(outrigger_proxy::Args),
     /// Run a control plane (the same as outrigger-control-plane).
     ControlPlane(outrigger_control_plane::run::Args),
+    /// Run a sidecar (the same as outrigger-proxy).
+    Proxy(outrigger_proxy::Args),
+    /// Wait until a control plane or a proxy is ready.
+    Wait(wait::WaitArgs),
     /// Validate a directory of configuration as a control plane would.
     Check(check::CheckArgs),
     /// Create join tokens, with which workloads get their first certificates.
     Token(token::TokenArgs),
-    /// Print the proxies, sources and registrations of a running control plane.
+    /// Print the proxies of a running control plane, and what is wrong in the mesh.
     Status(status::StatusArgs),
     /// Print the log of configuration changes: time, source, change, accepted or refused.
     History(history::HistoryArgs),
+    /// Print the versions of this program, the control plane and the proxies.
+    Version(version::VersionArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
+    /// Print or write manual pages.
+    Man(man::ManArgs),
     /// Run one of the demo's sample services.
     Sample(sample::SampleArgs),
 }
@@ -65,6 +91,10 @@ fn main() -> ExitCode {
         Command::Token(args) => token::run(args),
         Command::Status(args) => status::run(args),
         Command::History(args) => history::run(args),
+        Command::Wait(args) => wait::run(args),
+        Command::Version(args) => version::run(args),
+        Command::Completions(args) => completions::run(args, Outrigger::command()),
+        Command::Man(args) => man::run(args, Outrigger::command()),
         Command::Sample(args) => sample::run(args),
     };
     match outcome {
@@ -86,8 +116,6 @@ fn exit_with_parent() {
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
-
-    use clap::CommandFactory;
 
     use super::*;
 

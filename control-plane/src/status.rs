@@ -4,13 +4,18 @@ use outrigger_core::identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 
 use crate::admin_client::{AdminAddress, AdminError, ask};
-use crate::model::endpoint::EndpointHealth;
+use crate::model::endpoint::{Endpoint, EndpointHealth};
+use crate::model::mesh::Mesh;
 use crate::model::registration::WorkloadEntry;
-use crate::xds::status::StreamStatus;
+use crate::model::service::ServiceKey;
+pub use crate::xds::status::{ResourceStatus, StreamStatus, TypeStatus};
 
 /// The status of the control plane, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// The version of the control plane.
+    #[serde(default)]
+    pub version: String,
     /// The trust domain.
     pub trust_domain: String,
     /// The number of services.
@@ -24,6 +29,9 @@ pub struct Status {
     pub ignored_fields: Vec<String>,
     /// The registered workloads.
     pub registrations: Vec<RegistrationStatus>,
+    /// The endpoints that are not ready, of EndpointSlices and of registered workloads.
+    #[serde(default)]
+    pub endpoints_not_ready: Vec<EndpointStatus>,
     /// The number of certificates signed since the start.
     pub certificates_issued: u64,
     /// Current problems of the control plane itself.
@@ -36,6 +44,9 @@ pub struct Status {
 pub struct RegistrationStatus {
     /// Its SPIFFE ID.
     pub identity: String,
+    /// The namespace of that identity.
+    #[serde(default)]
+    pub namespace: String,
     /// Its instance.
     pub instance: String,
     /// `ready`, `not ready` or `draining`.
@@ -47,11 +58,6 @@ pub struct RegistrationStatus {
 impl RegistrationStatus {
     /// Returns the status of one workload.
     pub fn of(workload: &WorkloadEntry) -> Self {
-        let health = match workload.health() {
-            EndpointHealth::Ready => "ready",
-            EndpointHealth::NotReady => "not ready",
-            EndpointHealth::Draining => "draining",
-        };
         let identity: &SpiffeId = &workload.key.identity;
         let serves = workload.ports.iter().flat_map(|port| {
             let (number, address) = (port.service_port, port.advertised);
@@ -59,10 +65,63 @@ impl RegistrationStatus {
         });
         Self {
             identity: identity.to_string(),
+            namespace: identity.namespace().into(),
             instance: workload.key.instance.to_string(),
-            health: health.into(),
+            health: health(workload.health()).into(),
             serves: serves.collect(),
         }
+    }
+}
+
+/// One endpoint of a service port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// The namespace of the service.
+    pub namespace: String,
+    /// The name of the service.
+    pub service: String,
+    /// The port of the service.
+    pub port: u16,
+    /// The address that others connect to.
+    pub address: String,
+    /// The workload instance, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// `not ready` or `draining`.
+    pub health: String,
+}
+
+impl EndpointStatus {
+    /// Returns every endpoint of a mesh that is not ready, in order of service and address.
+    pub(crate) fn not_ready(mesh: &Mesh) -> Vec<Self> {
+        let ports = mesh.services().flat_map(|(key, entry)| {
+            entry.service.ports.iter().map(move |port| (key, port.number, mesh.endpoints(key, port.number)))
+        });
+        let not_ready = |endpoint: &Endpoint| endpoint.health != EndpointHealth::Ready;
+        ports
+            .flat_map(|(key, port, endpoints)| {
+                endpoints.into_iter().filter(not_ready).map(move |endpoint| Self::of(key, port, &endpoint))
+            })
+            .collect()
+    }
+
+    fn of(key: &ServiceKey, port: u16, endpoint: &Endpoint) -> Self {
+        Self {
+            namespace: key.namespace.to_string(),
+            service: key.name.to_string(),
+            port,
+            address: endpoint.address.to_string(),
+            instance: endpoint.instance.as_ref().map(ToString::to_string),
+            health: health(endpoint.health).into(),
+        }
+    }
+}
+
+fn health(health: EndpointHealth) -> &'static str {
+    match health {
+        EndpointHealth::Ready => "ready",
+        EndpointHealth::NotReady => "not ready",
+        EndpointHealth::Draining => "draining",
     }
 }
 
@@ -70,4 +129,49 @@ impl RegistrationStatus {
 pub async fn fetch(address: &AdminAddress) -> Result<Status, AdminError> {
     let body = ask(address, "/status", None).await?;
     serde_json::from_slice(&body).map_err(|error| AdminError::Failed(address.clone(), error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::endpoint::{Endpoints, Peer};
+    use crate::model::mesh::ServiceEntry;
+    use crate::model::service::{AppProtocol, Service, ServicePort, ServiceType, TargetPort};
+
+    #[test]
+    fn only_endpoints_that_are_not_ready_are_listed_with_their_service() {
+        let endpoint = |port, health| Endpoint {
+            address: ([10, 0, 0, 1], port).into(),
+            health,
+            peer: Peer::Plaintext,
+            instance: Some("cart-1".into()),
+            version: None,
+            zone: None,
+        };
+        let endpoints = [endpoint(1, EndpointHealth::Ready), endpoint(2, EndpointHealth::NotReady)];
+        let service = Service {
+            key: ServiceKey::new("shop", "cart"),
+            service_type: ServiceType::Headless,
+            ports: vec![ServicePort {
+                name: "".into(),
+                number: 80,
+                target: TargetPort::Number(80),
+                protocol: AppProtocol::Http,
+            }],
+            service_accounts: Vec::new(),
+            publish_not_ready: false,
+        };
+        let entry = ServiceEntry {
+            service: Arc::new(service),
+            endpoints: Arc::new(Endpoints { ports: vec![(80, endpoints.into())] }),
+            routes: Arc::default(),
+        };
+        let [listed] = &EndpointStatus::not_ready(&[entry].into_iter().collect())[..] else { panic!() };
+        let EndpointStatus { namespace, service, port, address, instance, health } = listed;
+        assert_eq!((namespace.as_str(), service.as_str(), *port), ("shop", "cart", 80));
+        assert_eq!((address.as_str(), instance.as_deref()), ("10.0.0.1:2", Some("cart-1")));
+        assert_eq!(health, "not ready");
+    }
 }

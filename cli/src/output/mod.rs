@@ -4,6 +4,7 @@
 //! reader that closes the pipe early, such as `head`, ends the output and is no error.
 
 pub(crate) mod table;
+pub(crate) mod time;
 
 use std::io::{ErrorKind, Write};
 

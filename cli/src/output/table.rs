@@ -1,7 +1,5 @@
 //! A table as kubectl prints it: a header in capitals, columns aligned, no borders. A row that needs attention is coloured as a whole.
 
-use std::fmt;
-
 use anstyle::{AnsiColor, Style};
 use comfy_table::ContentArrangement;
 use comfy_table::presets::NOTHING;
@@ -14,7 +12,9 @@ pub(crate) const NONE: &str = "-";
 pub(crate) enum Tone {
     /// No colour.
     Plain,
-    /// Red: somebody must do something.
+    /// Yellow: may be temporary.
+    Warning,
+    /// Red: an error.
     Error,
 }
 
@@ -22,12 +22,13 @@ impl Tone {
     fn style(self) -> Style {
         match self {
             Self::Plain => Style::new(),
+            Self::Warning => AnsiColor::Yellow.on_default(),
             Self::Error => AnsiColor::Red.on_default(),
         }
     }
 }
 
-/// A table. Display writes it, each line with a final newline.
+/// A table.
 #[derive(Debug)]
 pub(crate) struct Table {
     table: comfy_table::Table,
@@ -54,16 +55,16 @@ impl Table {
         self.table.add_row(cells.collect::<Vec<_>>());
         self.tones.push(tone);
     }
-}
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Returns the lines of the table, or an empty text if it has no row.
+    pub(crate) fn to_text(&self) -> String {
         let header = Style::new().bold();
         let styles = std::iter::once(header).chain(self.tones.iter().map(|tone| tone.style()));
-        for (line, style) in self.table.lines().zip(styles) {
-            writeln!(f, "{style}{}{style:#}", line.trim_end())?;
+        let lines = self.table.lines().zip(styles);
+        match self.tones.is_empty() {
+            true => String::new(),
+            false => lines.map(|(line, style)| format!("{style}{}{style:#}\n", line.trim_end())).collect(),
         }
-        Ok(())
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
         let mut table = Table::new(&["NAME", "VERSION"]);
         table.row(Tone::Plain, ["web-1", "0.1.0"]);
         table.row(Tone::Plain, ["a-long-name", ""]);
-        let plain = anstream::adapter::strip_str(&table.to_string()).to_string();
+        let plain = anstream::adapter::strip_str(&table.to_text()).to_string();
         assert_eq!(plain, "NAME         VERSION\nweb-1        0.1.0\na-long-name  -\n");
     }
 
@@ -97,7 +98,7 @@ mod tests {
         let mut table = Table::new(&["NAME"]);
         table.row(Tone::Plain, ["web"]);
         table.row(Tone::Error, ["cart"]);
-        let text = table.to_string();
+        let text = table.to_text();
         assert!(text.contains("\nweb\n") && text.contains("\n\u{1b}[31mcart\u{1b}[0m\n"), "{text:?}");
     }
 
@@ -105,7 +106,7 @@ mod tests {
     fn a_name_cannot_control_the_terminal() {
         let mut table = Table::new(&["NAME"]);
         table.row(Tone::Plain, ["a\u{1b}[2Jb\nc"]);
-        let text = table.to_string();
+        let text = table.to_text();
         assert!(text.ends_with("\na\\u{1b}[2Jb\\nc\n"), "{text:?}");
     }
 }

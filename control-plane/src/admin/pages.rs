@@ -18,7 +18,7 @@ use crate::model::mesh::Mesh;
 use crate::source::assembler::View;
 use crate::source::change::Refusal;
 use crate::state::{Store, StoreFailure};
-use crate::status::{RegistrationStatus, Status};
+use crate::status::{EndpointStatus, RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
 use crate::xds::server::{Server, StreamCounts};
 
@@ -122,12 +122,14 @@ impl Pages {
             mesh.registrations().workloads().map(|workload| RegistrationStatus::of(workload)).collect();
         registrations.sort_by(|a, b| (&a.identity, &a.instance).cmp(&(&b.identity, &b.instance)));
         Status {
+            version: env!("CARGO_PKG_VERSION").into(),
             trust_domain: self.trust_domain.to_string(),
             services: mesh.len(),
             proxies: self.xds.status(),
             refusals: self.view.borrow().refusals.iter().map(ToString::to_string).collect(),
             ignored_fields: self.view.borrow().ignored.iter().map(ToString::to_string).collect(),
             registrations,
+            endpoints_not_ready: EndpointStatus::not_ready(&mesh),
             certificates_issued: self.metrics.certificates_issued(),
             problems: self.problems(),
         }

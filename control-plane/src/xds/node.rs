@@ -3,6 +3,7 @@
 use outrigger_core::Name;
 use outrigger_core::identity::SpiffeId;
 use outrigger_proto::xds::core::Node;
+use outrigger_proto::xds::core::node::UserAgentVersionType;
 use outrigger_proto::xds::node;
 use outrigger_proto::xds::protobuf::value::Kind;
 use thiserror::Error;
@@ -12,6 +13,8 @@ use crate::translate::scope::{Dialect, Mode, Viewer};
 
 /// Maximum size of a node's ID.
 const MAX_ID: usize = 256;
+/// Maximum number of characters of the software's name and version. The rest is omitted.
+const MAX_SOFTWARE: usize = 64;
 
 /// Reads the node of the first message. The identity comes from the certificate. The node's ID is the instance, a name
 /// within that identity, so that a client cannot get the inbound configuration of another identity.
@@ -33,6 +36,20 @@ pub(super) fn read(node: Option<&Node>, identity: &SpiffeId) -> Result<Viewer, N
     };
     let workload = WorkloadKey { identity: identity.clone(), instance: Name::from(node.id.as_str()) };
     Ok(Viewer { workload, mode, dialect })
+}
+
+/// Returns the name and version of the client's software, such as `outrigger 0.1.0`.
+pub(super) fn software(node: &Node) -> String {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => match &build.version {
+            Some(version) => format!("{}.{}.{}", version.major_number, version.minor_number, version.patch),
+            None => String::new(),
+        },
+        None => String::new(),
+    };
+    let software = format!("{} {version}", node.user_agent_name);
+    software.trim().chars().take(MAX_SOFTWARE).collect()
 }
 
 /// Returns true if a later message has no node or the same one. The node must not change on a stream.
@@ -61,7 +78,9 @@ pub(super) enum NodeError {
 mod tests {
     use std::collections::HashMap;
 
+    use outrigger_proto::xds::core::BuildVersion;
     use outrigger_proto::xds::protobuf::{Struct, Value};
+    use outrigger_proto::xds::types::SemanticVersion;
 
     use super::*;
 
@@ -89,6 +108,26 @@ mod tests {
         assert_eq!(viewer("a", Some("all")), Err(NodeError::Mode));
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/cart").unwrap();
         assert_eq!(read(None, &identity), Err(NodeError::Missing));
+    }
+
+    #[test]
+    fn software_is_read_from_a_text_and_from_a_version_of_three_numbers() {
+        let node = |version| Node {
+            user_agent_name: "envoy".into(),
+            user_agent_version_type: version,
+            ..Default::default()
+        };
+        let number = SemanticVersion { major_number: 1, minor_number: 40, patch: 2 };
+        let build = BuildVersion { version: Some(number), metadata: None };
+        for (version, software_name) in [
+            (Some(UserAgentVersionType::UserAgentVersion("0.1.0".into())), "envoy 0.1.0"),
+            (Some(UserAgentVersionType::UserAgentBuildVersion(build)), "envoy 1.40.2"),
+            (None, "envoy"),
+        ] {
+            assert_eq!(software(&node(version)), software_name);
+        }
+        let long = Some(UserAgentVersionType::UserAgentVersion("9".repeat(1000)));
+        assert_eq!(software(&node(long)).len(), MAX_SOFTWARE);
     }
 
     #[test]

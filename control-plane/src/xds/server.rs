@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::hub::Hub;
-use super::status::StreamStatus;
+use super::status::{ClientFacts, StreamStatus};
 use super::stream::{Responses, Stream};
 use super::workers::Workers;
 use super::{lock, node, unserved};
@@ -172,13 +172,15 @@ impl Shared {
         let Some(first) = first else { return Ok(()) };
         let viewer = node::read(first.node.as_ref(), &identity);
         let viewer = viewer.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let software = first.node.as_ref().map(node::software).unwrap_or_default();
+        let client = ClientFacts { software, not_after };
         let workload = viewer.workload.clone();
         let slot = self.per_instance.acquire(&workload);
         let _slot =
             slot.ok_or_else(|| self.limit_exceeded("instance-limit", &workload, STREAMS_PER_INSTANCE))?;
         let broken = |error: JoinError| Status::internal(error.to_string());
         let (hub, metrics) = (Arc::clone(&self.hub), Arc::clone(&self.metrics));
-        let stream = self.workers.run(move || Arc::new(Stream::join(viewer, hub, metrics))).await;
+        let stream = self.workers.run(move || Arc::new(Stream::join(viewer, client, hub, metrics))).await;
         let stream = stream.map_err(broken)?;
         lock(&self.streams).insert(stream.id, Arc::clone(&stream));
         let mut closing = self.closing.subscribe();

@@ -3,6 +3,7 @@
 //! It is read from the streams on request; nothing is stored for it.
 
 use std::borrow::Cow;
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use outrigger_proto::xds::node;
@@ -21,6 +22,12 @@ pub struct StreamStatus {
     pub identity: String,
     /// The namespace of that identity.
     pub namespace: String,
+    /// The software and its version: `outrigger 0.1.0`, `envoy 1.40.0`. Empty if the client does not report it.
+    #[serde(default)]
+    pub software: String,
+    /// The end of the certificate that the stream was opened with. A renewed certificate comes with a new stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
     /// `on-demand` or `wildcard`.
     pub mode: Cow<'static, str>,
     /// When the stream began.
@@ -70,13 +77,24 @@ pub struct NackStatus {
     pub since: String,
 }
 
+/// What is shown of a client, and decides nothing.
+#[derive(Debug)]
+pub(super) struct ClientFacts {
+    /// The software and its version.
+    pub software: String,
+    /// The end of its certificate.
+    pub not_after: SystemTime,
+}
+
 /// Returns the status of one stream.
-pub(super) fn of(viewer: &Viewer, since: Timestamp, session: &Session) -> StreamStatus {
+pub(super) fn of(viewer: &Viewer, client: &ClientFacts, since: Timestamp, session: &Session) -> StreamStatus {
     let workload = &viewer.workload;
     StreamStatus {
         node: workload.instance.to_string(),
         identity: workload.identity.to_string(),
         namespace: workload.identity.namespace().into(),
+        software: client.software.clone(),
+        certificate_expires: Timestamp::try_from(client.not_after).ok().map(|end| format!("{end:.0}")),
         mode: match viewer.mode {
             Mode::OnDemand => node::ON_DEMAND.into(),
             Mode::Wildcard => node::WILDCARD.into(),

@@ -19,7 +19,7 @@ use super::lock;
 use super::nack::shorten;
 use super::node::{self, NodeError};
 use super::session::ResourceView;
-use super::status::{self, StreamStatus};
+use super::status::{self, ClientFacts, StreamStatus};
 use super::subscription::WILDCARD;
 use super::workers::Workers;
 use crate::metrics::Metrics;
@@ -34,6 +34,7 @@ pub(super) type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) viewer: Viewer,
+    client: ClientFacts,
     since: Timestamp,
     pub(super) id: u64,
     mailbox: Arc<Mailbox>,
@@ -46,11 +47,12 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Creates a stream and adds it to the hub's index until [`Stream::leave`].
-    pub(super) fn join(viewer: Viewer, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn join(viewer: Viewer, client: ClientFacts, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         let (id, mailbox) = hub.join();
         let since = Timestamp::now();
         Self {
             viewer,
+            client,
             since,
             id,
             mailbox,
@@ -103,7 +105,8 @@ impl Stream {
 
     /// Returns the status of the stream, or None if it has left. It may wait for a translation.
     pub(super) fn status(&self) -> Option<StreamStatus> {
-        lock(&self.delta).as_ref().map(|delta| status::of(&self.viewer, self.since, delta.session()))
+        let delta = lock(&self.delta);
+        delta.as_ref().map(|delta| status::of(&self.viewer, &self.client, self.since, delta.session()))
     }
 
     /// Returns the number of rejected resources.
@@ -181,6 +184,8 @@ impl ResourceView for ClientView<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use outrigger_core::identity::{SpiffeId, TrustDomain};
     use outrigger_proto::xds::core::Node;
 
@@ -194,7 +199,8 @@ mod tests {
         let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
         let web = Node { id: "web-1".into(), ..Default::default() };
         let viewer = node::read(Some(&web), &identity).unwrap();
-        let stream = Stream::join(viewer, Arc::clone(&hub), Metrics::new().into());
+        let client = ClientFacts { software: String::new(), not_after: SystemTime::UNIX_EPOCH };
+        let stream = Stream::join(viewer, client, Arc::clone(&hub), Metrics::new().into());
         let (responses, _answers) = mpsc::channel(1);
         let request = || DeltaDiscoveryRequest {
             type_url: Kind::Cluster.type_url().into(),

@@ -93,7 +93,11 @@ impl Proxy {
 
 fn ask(kind: Kind, names: &[&str]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
-        node: Some(WireNode { id: "web-1".into(), ..Default::default() }),
+        node: Some(WireNode {
+            id: "web-1".into(),
+            user_agent_name: "outrigger".into(),
+            ..Default::default()
+        }),
         type_url: kind.type_url().into(),
         resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
         ..Default::default()
@@ -132,6 +136,8 @@ async fn a_change_is_pushed_and_a_rejection_is_in_the_status() {
     assert_eq!(answer.removed_resources, ["cart:80"]);
     let status = server.status().remove(0);
     assert_eq!((status.node.as_str(), status.namespace.as_str()), ("web-1", "shop"));
+    assert_eq!(status.software, "outrigger");
+    assert!(status.certificate_expires.is_some_and(|end| end.ends_with('Z')));
     let resource = &status.types[0].resources[0];
     assert_eq!(
         (resource.name.as_str(), resource.nacked.as_ref().unwrap().detail.as_str()),
