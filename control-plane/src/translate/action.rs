@@ -19,7 +19,7 @@ use outrigger_proto::xds::types::FractionalPercent;
 use outrigger_proto::xds::types::fractional_percent::DenominatorType;
 
 use super::destination::Target;
-use super::scope::Scope;
+use super::scope::{Dialect, Scope};
 use super::wire::{any, boolean, duration, exact, matching, regex, strings, uint};
 use super::{defaults, matching as matches};
 use crate::model::route::{
@@ -81,10 +81,7 @@ pub(super) fn cluster_name(target: &Result<BackendTarget, InvalidBackend>, clust
 fn forward(scope: Scope<'_>, of: &Route, backends: &[WeightedBackend]) -> route::route::Action {
     let live: Vec<_> = backends.iter().filter(|backend| backend.weight > 0).collect();
     if live.iter().all(|backend| backend.target.is_err()) {
-        return route::route::Action::DirectResponse(DirectResponseAction {
-            status: 500,
-            ..Default::default()
-        });
+        return unusable(scope);
     }
     let mut action = route::RouteAction {
         cluster_specifier: Some(clusters(&live, scope.domain())),
@@ -113,6 +110,21 @@ fn forward(scope: Scope<'_>, of: &Route, backends: &[WeightedBackend]) -> route:
         }
     }
     route::route::Action::Route(action)
+}
+
+/// Returns the action of a route without a valid backend, which is answered 500. Our proxy says why; a cluster that does not
+/// exist would make a gRPC client wait for it.
+fn unusable(scope: Scope<'_>) -> route::route::Action {
+    match scope.dialect() {
+        Dialect::Outrigger => route::route::Action::Route(route::RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(INVALID_BACKEND.into())),
+            cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError as i32,
+            ..Default::default()
+        }),
+        Dialect::Envoy => {
+            route::route::Action::DirectResponse(DirectResponseAction { status: 500, ..Default::default() })
+        }
+    }
 }
 
 fn clusters(live: &[&WeightedBackend], cluster_domain: &str) -> ClusterSpecifier {

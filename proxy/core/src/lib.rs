@@ -6,6 +6,7 @@
 pub mod record;
 pub mod trace;
 pub mod error;
+pub mod explanation;
 pub mod reason;
 pub mod drain;
 pub mod descriptors;

@@ -30,6 +30,8 @@ pub enum Reason {
     UpgradeRefused,
     /// The destination does not exist in the mesh, and unknown destinations are refused.
     NoDestination,
+    /// An HTTP request to a destination whose Service declares another protocol.
+    DestinationNotHttp,
     /// The control plane did not deliver a usable destination in time.
     DestinationTimeout,
     /// The route names a cluster that does not exist (an invalid backend).
@@ -66,7 +68,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the table.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::DownstreamProtocolError,
         Self::DownstreamConnectionTermination,
         Self::DownstreamTimeout,
@@ -77,6 +79,7 @@ impl Reason {
         Self::NoRouteFound,
         Self::UpgradeRefused,
         Self::NoDestination,
+        Self::DestinationNotHttp,
         Self::DestinationTimeout,
         Self::NoClusterFound,
         Self::NoHealthyUpstream,
@@ -115,6 +118,7 @@ impl Reason {
             Self::NoRouteFound => row("NR", "no_route_found", StatusCode::NOT_FOUND, 12),
             Self::UpgradeRefused => row("UPR", "upgrade_refused", StatusCode::FORBIDDEN, 7),
             Self::NoDestination => row("ND", "no_destination", StatusCode::BAD_GATEWAY, 14),
+            Self::DestinationNotHttp => row("NH", "destination_not_http", StatusCode::BAD_GATEWAY, 12),
             Self::DestinationTimeout => {
                 row("DTO", "destination_timeout", StatusCode::SERVICE_UNAVAILABLE, 14)
             }
@@ -182,6 +186,7 @@ impl Reason {
                 | Self::HeadersTooLarge
                 | Self::UriTooLong
                 | Self::NoRouteFound
+                | Self::DestinationNotHttp
                 | Self::UpgradeRefused
         )
     }

@@ -122,10 +122,17 @@ async fn a_proxy_does_not_call_itself() {
 }
 
 #[tokio::test]
-async fn an_http_request_to_an_opaque_destination_has_no_route() {
+async fn an_http_request_to_a_tcp_service_is_refused_with_the_ways_to_connect() {
     let proxy = World::new().proxy().cluster("stock", &[]).tcp("stock:9000", "stock").start();
     let answer = Client::connect(proxy.address(0)).await.get("stock:9000", "/").await;
-    assert!(answer.status == 404 && answer.head.contains("no_route_found"), "{answer:?}");
+    assert!(
+        answer.status == 502 && answer.head.contains("x-outrigger-reason: destination_not_http"),
+        "{answer:?}"
+    );
+    assert!(
+        answer.body.starts_with("stock:9000 is a TCP service ") && answer.body.contains("--bind"),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]

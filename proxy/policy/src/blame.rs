@@ -71,6 +71,7 @@ fn of_endpoint(reason: Reason, reached: Reached, connection: Freshness) -> Blame
         Reason::UpstreamOverflow
         | Reason::NoHealthyUpstream
         | Reason::NoDestination
+        | Reason::DestinationNotHttp
         | Reason::DestinationTimeout
         | Reason::NoClusterFound
         | Reason::NoRouteFound
@@ -126,6 +127,7 @@ fn of_sidecar(reason: Reason) -> bool {
         // The request, its client or a limit.
         Reason::UpstreamHeadersTooLarge
         | Reason::NoDestination
+        | Reason::DestinationNotHttp
         | Reason::DestinationTimeout
         | Reason::NoClusterFound
         | Reason::NoRouteFound
@@ -257,6 +259,7 @@ mod tests {
                 reason,
                 Reason::UpstreamHeadersTooLarge
                     | Reason::NoDestination
+                    | Reason::DestinationNotHttp
                     | Reason::DestinationTimeout
                     | Reason::NoClusterFound
                     | Reason::NoRouteFound

@@ -287,6 +287,7 @@ fn another_attempt_could_help(failure: &Failure) -> bool {
         | Reason::NoRouteFound
         | Reason::UpgradeRefused
         | Reason::NoDestination
+        | Reason::DestinationNotHttp
         | Reason::DestinationTimeout
         | Reason::NoClusterFound
         | Reason::NoHealthyUpstream

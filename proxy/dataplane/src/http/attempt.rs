@@ -203,7 +203,7 @@ pub(super) async fn response(
     mut interim: impl AsyncFnMut(ResponseHead),
 ) -> Result<Response, Failure> {
     loop {
-        match exchange.answer().await? {
+        match exchange.answer().await.map_err(|failure| of_sidecar(failure, peer.as_ref()))? {
             Answer::Interim(head) => interim(head).await,
             Answer::Final(mut head, payload) => {
                 refusal::check(&mut head.headers, peer.as_ref())?;
@@ -211,6 +211,16 @@ pub(super) async fn response(
                 return Ok(Response { head, facts, payload, exchange });
             }
         }
+    }
+}
+
+/// A sidecar refuses a stream if it could not reach its application (docs/sidecar-contract.md, "Refusals").
+fn of_sidecar(failure: Failure, peer: Option<&SpiffeId>) -> Failure {
+    match (failure.reason, failure.reached, peer) {
+        (Reason::UpstreamRemoteReset, Reached::NotProcessed, Some(_)) => {
+            Failure { reason: Reason::ApplicationUnreachable, ..failure }
+        }
+        _ => failure,
     }
 }
 

@@ -13,7 +13,7 @@ use outrigger_core::record::Protocol;
 
 use super::downstream::{DestinationLookup, Downstream, Tunnel, TunnelHandler, find, requested_name};
 use super::journal::Journal;
-use super::request_context::RequestContext;
+use super::request_context::{RequestContext, failed_request};
 use super::respond;
 use super::upgrade::side;
 use crate::codec::head::{RequestHead, ResponseHead};
@@ -32,7 +32,7 @@ pub(super) async fn handle(cx: RequestContext<'_>) {
         }
         Err(failure) => {
             journal.fail(&failure);
-            let (head, body) = respond::failed(failure.reason, false);
+            let (head, body) = respond::failed(failure.reason, failed_request(&head, &journal), false);
             journal.set_status(head.status.as_u16(), None);
             let _ = responder.respond(head, body).await;
             journal.finish();

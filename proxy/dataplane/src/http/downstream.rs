@@ -131,7 +131,7 @@ impl Downstream {
                 Ok((Destination::Manager(Arc::clone(manager)), snapshot))
             }
             Handler::Tcp(_) => {
-                Err(Failure::local(Reason::NoRouteFound, format!("{requested} does not speak HTTP")))
+                Err(Failure::local(Reason::DestinationNotHttp, format!("{requested} is a TCP service")))
             }
         }
     }

@@ -128,6 +128,11 @@ impl Journal {
         self.with(|record| record.destination = Some(destination));
     }
 
+    /// The name of the destination, if it was found.
+    pub(super) fn destination(&self) -> Option<&str> {
+        self.record.as_ref()?.destination.as_deref()
+    }
+
     pub(super) fn set_route(&mut self, route: &Route) {
         self.with(|record| {
             record.route = Some(route.name.clone());

@@ -22,7 +22,7 @@ use super::filters::{self, Admitted, Gate};
 use super::forward::Forwarding;
 use super::journal::Journal;
 use super::reply::{Reply, ResponseGuard};
-use super::request_context::RequestContext;
+use super::request_context::{RequestContext, failed_request};
 use super::respond;
 use super::rewritten::rewrite;
 use super::time_limit::{TimeLimit, TimedOut};
@@ -64,16 +64,18 @@ pub(super) fn handle<'a>(
             replied => replied,
         };
         let RequestContext { head, body, responder, .. } = cx;
-        // A response may last for days.
-        drop((head, body));
+        drop(body);
         match replied {
-            Ok(Reply::Response(head, body, guard)) => {
-                deliver(head, body, guard, grpc, &mut cx.journal, responder).await;
+            Ok(Reply::Response(response, body, guard)) => {
+                // A response may last for days.
+                drop(head);
+                deliver(response, body, guard, grpc, &mut cx.journal, responder).await;
             }
-            Ok(Reply::Tunnel(head, upstream, guard)) => {
-                upgrade::relay(head, upstream, guard, &mut cx.journal, responder).await;
+            Ok(Reply::Tunnel(response, upstream, guard)) => {
+                drop(head);
+                upgrade::relay(response, upstream, guard, &mut cx.journal, responder).await;
             }
-            Err(failure) => fail(on, failure, grpc, &mut cx.journal, responder).await,
+            Err(failure) => fail(on, &head, failure, grpc, &mut cx.journal, responder).await,
         }
         cx.journal.finish();
     }
@@ -183,7 +185,9 @@ async fn forwarded_by(
     let share = forward.clusters.pick(fastrand::u32(..));
     let Some(cluster) = snapshot.cluster(&share.cluster) else {
         cx.journal.set_reason(Reason::NoClusterFound);
-        let (head, body) = respond::answer(Reason::NoClusterFound, forward.cluster_not_found, cx.grpc);
+        let request = failed_request(&cx.head, &cx.journal);
+        let (head, body) =
+            respond::answer(Reason::NoClusterFound, forward.cluster_not_found, request, cx.grpc);
         return Ok(Reply::Response(head, body, None));
     };
     if manager.destination.is_none() {
@@ -294,6 +298,7 @@ async fn deliver(
 /// Says what went wrong, in the way from which the client can make the most.
 async fn fail(
     on: &Downstream,
+    request: &RequestHead,
     mut failure: Failure,
     grpc: bool,
     journal: &mut Journal,
@@ -304,10 +309,13 @@ async fn fail(
         failure.reason,
         Reason::UpstreamConnectionFailure | Reason::UpstreamConnectionTermination | Reason::NoHealthyUpstream
     );
-    // A bound of ours was reached, or the application itself refused the stream.
+    // A bound of ours was reached, or the application itself or the sidecar behind this proxy refused the stream.
     let overloaded = failure.side == Side::Upstream
         && failure.never_processed()
-        && matches!(failure.reason, Reason::UpstreamOverflow | Reason::UpstreamRemoteReset);
+        && matches!(
+            failure.reason,
+            Reason::UpstreamOverflow | Reason::UpstreamRemoteReset | Reason::ApplicationUnreachable
+        );
     let mut responder = responder;
     // The sidecar before this one may send it elsewhere, a POST too: nothing of the request was written to an application. This is
     // a promise between sidecars (the contract's REFUSED_STREAM), so that only an authenticated one gets it.
@@ -325,7 +333,7 @@ async fn fail(
         }
     }
     journal.fail(&failure);
-    let (mut head, body) = respond::failed(failure.reason, grpc);
+    let (mut head, body) = respond::failed(failure.reason, failed_request(request, journal), grpc);
     if overloaded && on.client.peer.is_some() {
         // It may be repeated elsewhere here too, but at the cost of its budget: overload is not for repeating.
         if let Some(credentials) = on.context.identity.credentials() {

@@ -1,11 +1,17 @@
 //! What the stages of one request share: each reads and changes it in turn.
 
-use super::downstream::Downstream;
+use std::borrow::Cow;
+
+use outrigger_core::explanation::FailedRequest;
+
+use super::downstream::{Downstream, requested_name};
+use super::forwarded::REQUEST_ID;
 use super::journal::Journal;
 use super::trace_context::Trace;
 use crate::codec::body::Body;
 use crate::codec::head::RequestHead;
 use crate::codec::server::Responder;
+use crate::context::PASSTHROUGH_CLUSTER;
 
 /// One request, while it is handled.
 #[derive(Debug)]
@@ -24,4 +30,15 @@ pub(super) struct RequestContext<'a> {
     pub(super) journal: Journal,
     /// Takes the answer.
     pub(super) responder: Responder,
+}
+
+/// What a client may read about a request that failed: the destination as far as it was found, else as it was requested.
+pub(super) fn failed_request<'a>(head: &'a RequestHead, journal: &'a Journal) -> FailedRequest<'a> {
+    let found = journal.destination().filter(|name| *name != PASSTHROUGH_CLUSTER).map(Cow::Borrowed);
+    FailedRequest {
+        method: head.method.as_str(),
+        path: head.path.path(),
+        destination: found.or_else(|| requested_name(head).ok()),
+        request_id: head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default(),
+    }
 }

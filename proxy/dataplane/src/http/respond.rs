@@ -1,6 +1,6 @@
 //! Answers that the proxy makes itself: for failures, direct responses and redirects.
 //!
-//! All carry `x-outrigger-reason`. A gRPC client reads no HTTP status: it gets trailers-only (gRPC over HTTP/2,
+//! All carry `x-outrigger-reason`. The text of a failure is one sentence ([`Explanation`]). A gRPC client reads no HTTP status: it gets trailers-only (gRPC over HTTP/2,
 //! "Responses"), which is HTTP 200 with `grpc-status` in the head.
 
 use std::cell::{Cell, RefCell};
@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use outrigger_core::error::Failure;
+use outrigger_core::explanation::{Explanation, FailedRequest};
 use outrigger_core::reason::Reason;
 use outrigger_policy::response;
 
@@ -23,13 +24,19 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Bytes of a text that a `grpc-message` is made of.
 const LONGEST_MESSAGE: usize = 1024;
 
-/// The answer for a failure, in the client's language.
-pub(super) fn failed(reason: Reason, grpc: bool) -> (ResponseHead, Body) {
-    answer(reason, reason.status(), grpc)
+/// The answer for a failure of `request`, in the client's language.
+pub(super) fn failed(reason: Reason, request: FailedRequest<'_>, grpc: bool) -> (ResponseHead, Body) {
+    answer(reason, reason.status(), request, grpc)
 }
 
 /// An answer with another status than the reason's own.
-pub(super) fn answer(reason: Reason, status: StatusCode, grpc: bool) -> (ResponseHead, Body) {
+pub(super) fn answer(
+    reason: Reason,
+    status: StatusCode,
+    request: FailedRequest<'_>,
+    grpc: bool,
+) -> (ResponseHead, Body) {
+    let mut text = Explanation::new(reason, request).to_string();
     let mut head = ResponseHead::new(status);
     head.headers.insert(REASON, HeaderValue::from_static(reason.name()));
     if grpc {
@@ -37,11 +44,20 @@ pub(super) fn answer(reason: Reason, status: StatusCode, grpc: bool) -> (Respons
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let code = if status == reason.status() { reason.grpc_status() } else { grpc_status_of(status) };
         head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
-        head.headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.name()));
+        if let Some(message) = grpc_message(text.as_bytes()) {
+            head.headers.insert(GRPC_MESSAGE, message);
+        }
         return (head, Body::empty());
     }
-    head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    (head, Body::full(Bytes::from_static(reason.name().as_bytes())))
+    text.push('\n');
+    plain_text(&mut head.headers);
+    (head, Body::full(Bytes::from(text)))
+}
+
+/// Declares a body that repeats what the client sent as text, which no browser may take for HTML.
+fn plain_text(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// A direct response or a redirect, in the client's language: for gRPC the status becomes a `grpc-status`, and the text
@@ -139,17 +155,24 @@ mod tests {
 
     #[test]
     fn a_grpc_client_reads_its_failure_in_the_head() {
-        let (head, body) = failed(Reason::NoHealthyUpstream, true);
+        let request = FailedRequest { destination: Some("50%".into()), ..FailedRequest::default() };
+        let (head, body) = failed(Reason::NoHealthyUpstream, request, true);
         assert_eq!((head.status, grpc_status(&head.headers)), (StatusCode::OK, Some(14)));
         assert_eq!(head.headers[REASON], "no_healthy_upstream");
+        let text = "50%25 has no endpoint that is ready (no_healthy_upstream); see: outrigger status";
+        assert_eq!(head.headers[GRPC_MESSAGE], text);
         assert!(body.is_ended());
     }
 
-    #[test]
-    fn others_read_the_status_and_the_reason() {
-        let (head, body) = answer(Reason::NoClusterFound, StatusCode::INTERNAL_SERVER_ERROR, false);
-        assert_eq!(head.status, 500);
-        assert_eq!((head.headers[REASON].as_bytes(), body.length()), (&b"no_cluster_found"[..], Some(16)));
+    #[tokio::test]
+    async fn others_read_the_status_and_a_sentence_that_no_browser_renders() {
+        let request = FailedRequest { method: "GET", path: "/<b>", ..FailedRequest::default() };
+        let (head, mut body) = answer(Reason::NoRouteFound, StatusCode::NOT_FOUND, request, false);
+        assert_eq!((head.status.as_u16(), head.headers[REASON].as_bytes()), (404, &b"no_route_found"[..]));
+        assert_eq!(head.headers[CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(head.headers[X_CONTENT_TYPE_OPTIONS], "nosniff");
+        let Some(Ok(Frame::Data(text))) = body.frame().await else { panic!("no body") };
+        assert!(text.starts_with(b"no route matches GET /<b> for ") && text.ends_with(b"\n"), "{text:?}");
     }
 
     #[tokio::test]

@@ -4,9 +4,17 @@ use super::*;
 
 /// Translates one route of the model.
 fn routed(matches: RouteMatch, action: RouteAction) -> outrigger_proto::xds::route::Route {
+    routed_for(&shop(), matches, action)
+}
+
+fn routed_for(
+    viewer: &Viewer,
+    matches: RouteMatch,
+    action: RouteAction,
+) -> outrigger_proto::xds::route::Route {
     let route = Route { id: "httproute/shop/r/0/0".into(), matches, action: Arc::new(action) };
     let catalog = catalog(cart(AppProtocol::Http, producer(RouteTable::Http(vec![route]))));
-    let mut made: RouteConfiguration = read(&catalog, Kind::Route, CART);
+    let mut made: RouteConfiguration = catalog.resource(viewer, Kind::Route, CART).unwrap().decode();
     made.virtual_hosts.remove(0).routes.remove(0)
 }
 
@@ -49,10 +57,17 @@ fn the_share_of_an_invalid_backend_is_answered_500() {
     let shares: Vec<_> = all.clusters.iter().map(|c| (c.name.as_str(), c.weight.unwrap().value)).collect();
     assert_eq!(shares, [(CART, 9), ("outrigger.invalid-backend", 1)]);
     for none in [vec![], vec![invalid(1)], vec![backend(0)], vec![backend(0), invalid(1)]] {
+        let action = routed_to(forward(none.clone()), "/");
+        assert_eq!(
+            action.cluster_specifier,
+            Some(ClusterSpecifier::Cluster("outrigger.invalid-backend".into()))
+        );
+        assert_eq!(action.cluster_not_found_response_code, 2);
+        let envoy = Viewer { dialect: Dialect::Envoy, ..shop() };
         let Some(Action::DirectResponse(answer)) =
-            routed(at(PathMatch::Prefix("/".into())), forward(none)).action
+            routed_for(&envoy, at(PathMatch::Prefix("/".into())), forward(none)).action
         else {
-            panic!("forwarded")
+            panic!("a gRPC client would wait for the cluster")
         };
         assert_eq!(answer.status, 500);
     }

@@ -10,9 +10,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
 use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
+use outrigger_core::explanation::{Explanation, FailedRequest};
 use outrigger_core::reason::Reason;
 use tokio::time::Instant;
 
@@ -178,9 +180,12 @@ impl Session {
         let Some(mut connection) = self.connection.take() else { return };
         let mut head = ResponseHead::new(failure.reason.status());
         head.headers.insert(Reason::FIELD, HeaderValue::from_static(failure.reason.name()));
+        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        let text = format!("{}\n", Explanation::new(failure.reason, FailedRequest::default()));
         let answering =
             Answering { method: Method::GET, http10: false, accepts_trailers: false, keep_alive: false };
-        write::response(&mut connection.out, &head, Some(0), &answering);
+        write::response(&mut connection.out, &head, Some(text.len() as u64), &answering);
+        connection.out.push(Bytes::from(text));
         let written = poll_fn(|cx| connection.poll_flush(cx));
         if matches!(tokio::time::timeout(self.limits.head_timeout, written).await, Ok(Ok(()))) {
             connection.linger().await;

@@ -108,7 +108,9 @@ fn a_malformed_request_is_refused_and_reaches_no_handler() {
             let text = read_for_a_while(&mut served.client).await;
             assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{shown:?}: {text:?}");
             assert!(
-                text.contains("connection: close\r\n") && text.contains("x-outrigger-reason: "),
+                text.contains("connection: close\r\n")
+                    && text.contains("x-outrigger-reason: ")
+                    && text.contains("; see: "),
                 "{text}"
             );
             assert_eq!((seen.get(), served.refusals.borrow().len()), (0, 1), "{shown:?}");
