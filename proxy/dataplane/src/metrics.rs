@@ -237,6 +237,8 @@ counters! {
         bodies_beyond_worker,
         /// Records that the access log did not take in time.
         log_records_dropped,
+        /// Records that the exporter of the access log did not take in time.
+        otlp_log_records_dropped,
         /// Records that the span exporter did not take in time.
         span_records_dropped,
         /// Copies of requests that were sent whole and answered.

@@ -18,6 +18,8 @@ use crate::metrics::{RequestLabels, RequestSeries, WorkerMetrics};
 pub struct Sinks {
     /// Takes every finished request, for the access log.
     pub log: Option<mpsc::Sender<Arc<RequestRecord>>>,
+    /// Takes every finished request, for the access log by OTLP.
+    pub otlp_log: Option<mpsc::Sender<Arc<RequestRecord>>>,
     /// Takes every sampled request, for spans.
     pub spans: Option<mpsc::Sender<Arc<RequestRecord>>>,
 }
@@ -47,10 +49,11 @@ impl Recorder {
         &self.0.metrics
     }
 
-    /// Returns whether the text and the attempts of a request will be read: by the access log, or the span exporter if the
+    /// Returns whether the text and the attempts of a request will be read: by an access log, or the span exporter if the
     /// request is sampled.
     pub(crate) fn wants_text(&self, sampled: bool) -> bool {
-        self.0.sinks.log.is_some() || (sampled && self.0.sinks.spans.is_some())
+        let Sinks { log, otlp_log, spans } = &self.0.sinks;
+        log.is_some() || otlp_log.is_some() || (sampled && spans.is_some())
     }
 
     /// Takes a finished request or connection.
@@ -66,6 +69,11 @@ impl Recorder {
             && log.try_send(Arc::clone(&record)).is_err()
         {
             process.log_records_dropped.increment();
+        }
+        if let Some(log) = &self.0.sinks.otlp_log
+            && log.try_send(Arc::clone(&record)).is_err()
+        {
+            process.otlp_log_records_dropped.increment();
         }
         if let Some(spans) = self.0.sinks.spans.as_ref().filter(|_| sampled)
             && spans.try_send(record).is_err()
@@ -148,7 +156,7 @@ mod tests {
     fn a_full_log_loses_records_and_counts_them() {
         let registry = Registry::new();
         let (log, mut lines) = mpsc::channel(1);
-        let recorder = Recorder::new(registry.worker(), Sinks { log: Some(log), spans: None });
+        let recorder = Recorder::new(registry.worker(), Sinks { log: Some(log), ..Sinks::default() });
         recorder.finish(record(true));
         recorder.finish(record(true));
         assert!(lines.try_recv().is_ok());

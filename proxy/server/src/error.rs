@@ -46,7 +46,7 @@ pub enum Error {
     #[error("{variable}: {problem}")]
     Environment {
         /// The name of the variable.
-        variable: &'static str,
+        variable: String,
         /// What is wrong.
         problem: String,
     },

@@ -177,7 +177,7 @@ impl World {
             }),
             drain: drains.guards(),
             registry: Arc::clone(&registry),
-            sinks: Sinks { log: Some(log), spans: None },
+            sinks: Sinks { log: Some(log), ..Sinks::default() },
             clusters: Arc::clone(&shared),
             sampling: Sampling::ALL,
             connections: self.connections,

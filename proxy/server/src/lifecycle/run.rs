@@ -16,7 +16,7 @@ use outrigger_dataplane::{SharedClusters, Sinks};
 use outrigger_discovery::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::configuration::Configuration;
 use super::memory_trim::MemoryTrim;
@@ -34,8 +34,11 @@ use crate::telemetry::access_log::{self, AccessLogThread, RecordSender};
 use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
 use crate::telemetry::metrics::Sources;
+use crate::telemetry::otlp::environment::Environment;
+use crate::telemetry::otlp::exporter::Exporter;
+use crate::telemetry::otlp::settings::Settings;
 use crate::telemetry::own_log::{self, LevelHandle};
-use crate::telemetry::spans::{self, settings};
+use crate::telemetry::{logs, spans};
 
 /// Controls for a program that embeds a proxy.
 #[derive(Debug, Default)]
@@ -72,8 +75,7 @@ pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
     let instance = args.instance_name();
     // A service in another namespace is written `cart.shop`; telemetry has a separate attribute for the namespace.
     let service = args.service.first().and_then(|service| service.service.split('.').next());
-    let variable = |name: &str| std::env::var(name).ok();
-    let tracing = settings::Settings::read(variable, args.trace_sampling, service, &instance)?;
+    let otlp = Settings::read(&Environment::of_process(), args.trace_sampling, service, &instance)?;
     let losses = Arc::new(Losses::new(own_log.dropped()));
     let log = access_log::start(&args.access_log, args.access_log_format, Arc::clone(&losses))?;
     let bootstrap = Bootstrap::new(&args)?;
@@ -82,7 +84,7 @@ pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
         .thread_name("control-blocking")
         .build()
         .map_err(|source| Error::Start { what: "the control thread's runtime", source })?;
-    let process = Process { args, instance, level, tracing, losses, log, bootstrap, embedding };
+    let process = Process { args, instance, level, otlp, losses, log, bootstrap, embedding };
     let ended = runtime.block_on(process.run());
     // Do not wait for tasks that still block (an admin client, a stuck file).
     runtime.shutdown_background();
@@ -99,7 +101,7 @@ struct Process {
     args: Args,
     instance: String,
     level: LevelHandle,
-    tracing: settings::Settings,
+    otlp: Settings,
     losses: Arc<Losses>,
     log: Option<(RecordSender, AccessLogThread)>,
     bootstrap: Bootstrap,
@@ -115,7 +117,7 @@ struct Running {
     sockets: Sockets,
     drains: Drains,
     workers: Workers,
-    spans: Option<JoinHandle<()>>,
+    exporters: JoinSet<()>,
     log: Option<AccessLogThread>,
     registry: Arc<Registry>,
     schedule: DrainSchedule,
@@ -123,7 +125,7 @@ struct Running {
 
 impl Process {
     async fn run(self) -> Result<(), Error> {
-        let Self { args, instance, level, tracing, losses, log, bootstrap, embedding } = self;
+        let Self { args, instance, level, otlp, losses, log, bootstrap, embedding } = self;
         let Bootstrap { admin, listeners, sockets, ports, inbound } = bootstrap;
         let Embedding { bound, stop } = embedding;
         let (drain_request, drain_requested) = watch::channel(false);
@@ -141,13 +143,20 @@ impl Process {
 
         let known = secrets.clone();
         let identity = LocalIdentity::new(move || known.load().map(|secrets| secrets.identity.id.clone()));
-        let (span_sender, spans) = match tracing.export {
-            None => (None, None),
-            Some(export) => {
-                let (sender, export) = spans::exporter(export, identity.clone(), Arc::clone(&losses))?;
-                (Some(sender), Some(tokio::spawn(export.run())))
-            }
-        };
+        let Settings { sampling, workload, traces, logs } = otlp;
+        let mut exporters = JoinSet::new();
+        let spans = traces.map(|(destination, batching)| {
+            let exporter = Exporter::new(destination, Arc::clone(&losses));
+            let (sender, batches) = batching.queue();
+            exporters.spawn(spans::run(batches, exporter, workload.clone(), identity.clone()));
+            sender
+        });
+        let otlp_log = logs.map(|(destination, batching)| {
+            let exporter = Exporter::new(destination, Arc::clone(&losses));
+            let (sender, batches) = batching.queue();
+            exporters.spawn(logs::run(batches, exporter, workload, identity.clone()));
+            sender
+        });
         let (log_sender, log) = log.unzip();
 
         let mut sockets = Sockets::new(sockets, &listeners, args.workers.get());
@@ -167,9 +176,9 @@ impl Process {
                 resolver,
                 drain: drains.guards(),
                 registry: Arc::clone(&registry),
-                sinks: Sinks { log: log_sender, spans: span_sender },
+                sinks: Sinks { log: log_sender, otlp_log, spans },
                 clusters: Arc::clone(&clusters),
-                sampling: tracing.sampling,
+                sampling,
                 connections,
             },
         )?;
@@ -221,7 +230,7 @@ impl Process {
         readiness.drain();
         let schedule = DrainSchedule::from_now(&args, &registry);
         let running =
-            Running { discovery, offered, sockets, drains, workers, spans, log, registry, schedule };
+            Running { discovery, offered, sockets, drains, workers, exporters, log, registry, schedule };
         tokio::select! {
             () = running.shut_down() => Ok(()),
             signal = signals.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
@@ -232,7 +241,8 @@ impl Process {
 impl Running {
     /// Shuts down. Each step is bounded, so that it ends within the drain timeout plus a few seconds.
     async fn shut_down(self) {
-        let Self { discovery, offered, sockets, drains, workers, spans, log, registry, schedule } = self;
+        let Self { discovery, offered, sockets, drains, workers, mut exporters, log, registry, schedule } =
+            self;
         let leaving = async {
             let left = discovery.drain_registration().await;
             tracing::debug!(?left, "left discovery");
@@ -248,11 +258,9 @@ impl Running {
             }
         }
         drop(sockets);
-        // The workers have dropped their senders, so that both of these end by themselves.
+        // The workers have dropped their senders, so that all of these end by themselves.
         let flushed = async {
-            if let Some(spans) = spans {
-                let _ = spans.await;
-            }
+            while exporters.join_next().await.is_some() {}
             while log.as_ref().is_some_and(|log| !log.is_finished()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

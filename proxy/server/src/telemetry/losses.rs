@@ -1,8 +1,10 @@
-//! Counts the log lines, access log lines and spans that were delivered or lost.
+//! Counts the log lines, access log lines, spans, log records and metrics that were delivered or lost.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tracing_appender::non_blocking::ErrorCounter;
+
+use super::signal::Signal;
 
 /// Counters behind the bounded channels, updated by the writer threads. Workers count what the channels refuse
 /// (`outrigger_dataplane::metrics::ProcessCounters`).
@@ -12,8 +14,15 @@ pub(crate) struct Losses {
     own_log: Option<ErrorCounter>,
     log_lines_written: AtomicU64,
     log_lines_lost: AtomicU64,
-    spans_exported: AtomicU64,
-    spans_lost: AtomicU64,
+    spans: Exports,
+    log_records: Exports,
+    metrics: Exports,
+}
+
+#[derive(Debug, Default)]
+struct Exports {
+    exported: AtomicU64,
+    lost: AtomicU64,
 }
 
 /// The values at one moment.
@@ -29,6 +38,10 @@ pub(crate) struct Counts {
     pub(crate) spans_exported: u64,
     /// Spans that could not be exported.
     pub(crate) spans_lost: u64,
+    /// Access log records that the collector accepted.
+    pub(crate) log_records_exported: u64,
+    /// Access log records that could not be exported.
+    pub(crate) log_records_lost: u64,
 }
 
 impl Losses {
@@ -42,9 +55,15 @@ impl Losses {
         if written { &self.log_lines_written } else { &self.log_lines_lost }.fetch_add(count, Relaxed);
     }
 
-    /// Adds spans, exported or lost.
-    pub(crate) fn spans(&self, exported: bool, count: u64) {
-        if exported { &self.spans_exported } else { &self.spans_lost }.fetch_add(count, Relaxed);
+    /// Adds items of a signal that a collector accepted, and such that could not be exported.
+    pub(crate) fn exported(&self, signal: Signal, accepted: u64, lost: u64) {
+        let exports = match signal {
+            Signal::Traces => &self.spans,
+            Signal::Metrics => &self.metrics,
+            Signal::Logs => &self.log_records,
+        };
+        exports.exported.fetch_add(accepted, Relaxed);
+        exports.lost.fetch_add(lost, Relaxed);
     }
 
     /// Returns the current values.
@@ -53,8 +72,10 @@ impl Losses {
             own_lines_lost: self.own_log.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64),
             log_lines_written: self.log_lines_written.load(Relaxed),
             log_lines_lost: self.log_lines_lost.load(Relaxed),
-            spans_exported: self.spans_exported.load(Relaxed),
-            spans_lost: self.spans_lost.load(Relaxed),
+            spans_exported: self.spans.exported.load(Relaxed),
+            spans_lost: self.spans.lost.load(Relaxed),
+            log_records_exported: self.log_records.exported.load(Relaxed),
+            log_records_lost: self.log_records.lost.load(Relaxed),
         }
     }
 }

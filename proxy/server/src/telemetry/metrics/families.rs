@@ -56,6 +56,7 @@ impl<'a, 'b> Families<'a, 'b> {
             bodies_beyond_limit,
             bodies_beyond_worker,
             log_records_dropped: _,
+            otlp_log_records_dropped: _,
             span_records_dropped: _,
             mirrored,
             mirrors_failed,
@@ -187,7 +188,15 @@ impl<'a, 'b> Families<'a, 'b> {
     }
 
     pub(super) fn telemetry(&mut self, totals: &ProcessTotals, counts: Counts) -> Result<(), fmt::Error> {
-        let Counts { own_lines_lost, log_lines_written, log_lines_lost, spans_exported, spans_lost } = counts;
+        let Counts {
+            own_lines_lost,
+            log_lines_written,
+            log_lines_lost,
+            spans_exported,
+            spans_lost,
+            log_records_exported,
+            log_records_lost,
+        } = counts;
         self.counter(
             "outrigger_log_dropped",
             "Lines of the proxy's own log that were not written",
@@ -201,11 +210,23 @@ impl<'a, 'b> Families<'a, 'b> {
             &[(queue, &totals.log_records_dropped), ([("cause", "write_failed")], &log_lines_lost)],
             |count| *count,
         )?;
+        let failed = [("cause", "export_failed")];
+        self.counter(
+            "outrigger_log_records_exported",
+            "Access log records that the collector accepted",
+            log_records_exported,
+        )?;
+        self.counters(
+            "outrigger_log_records_dropped",
+            "Access log records that were not exported",
+            &[(queue, &totals.otlp_log_records_dropped), (failed, &log_records_lost)],
+            |count| *count,
+        )?;
         self.counter("outrigger_spans_exported", "Spans that the collector accepted", spans_exported)?;
         self.counters(
             "outrigger_spans_dropped",
             "Spans that were not exported; queue_full counts requests, each with all its spans",
-            &[(queue, &totals.span_records_dropped), ([("cause", "export_failed")], &spans_lost)],
+            &[(queue, &totals.span_records_dropped), (failed, &spans_lost)],
             |count| *count,
         )
     }

@@ -168,7 +168,7 @@ mod tests {
             worker.process.span_records_dropped.increment();
         }
         let losses = Arc::new(Losses::default());
-        losses.spans(false, 7);
+        losses.exported(crate::telemetry::signal::Signal::Traces, 0, 7);
         let mesh = Mesh {
             ready: true,
             connected: false,

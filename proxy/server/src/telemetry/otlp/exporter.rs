@@ -1,0 +1,81 @@
+//! Exports the requests of one signal, one at a time, each within its time limit, and counts what was delivered and lost.
+//!
+//! A failure that may pass is followed by one more attempt; later batches are worth as much as this one. The first failure is
+//! logged as a warning, and so is the recovery; what happens between is in the counters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+
+use super::client::{Client, Failure};
+use super::destination::Destination;
+use crate::telemetry::losses::Losses;
+
+/// Shortest and longest pause before the second attempt, unless the collector names one.
+const RETRY_DELAY: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(1500)];
+
+/// The exporter of one signal.
+#[derive(Debug)]
+pub(crate) struct Exporter {
+    client: Client,
+    losses: Arc<Losses>,
+    failing: bool,
+}
+
+impl Exporter {
+    /// Creates an exporter, which connects on the first export. Call it inside the control runtime.
+    pub(crate) fn new(destination: Destination, losses: Arc<Losses>) -> Self {
+        Self { client: Client::new(destination), losses, failing: false }
+    }
+
+    /// Sends one request that contains `count` items.
+    pub(crate) async fn export(&mut self, request: &impl Message, count: u64) {
+        let Destination { signal, url, timeout, .. } = self.client.destination();
+        let (signal, limit) = (*signal, *timeout);
+        let delivery = self.deliver(request.encode_to_vec().into());
+        let outcome = match tokio::time::timeout(limit, delivery).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("no response within {limit:?}")),
+        };
+        let (rejected, problem) = match outcome {
+            Ok((0, _)) => (0, None),
+            Ok((rejected, why)) => (rejected.min(count), Some(format!("{rejected} rejected: {why}"))),
+            Err(problem) => (count, Some(problem)),
+        };
+        self.losses.exported(signal, count - rejected, rejected);
+        let (endpoint, what) = (url.to_string(), signal.items());
+        match &problem {
+            Some(problem) if !self.failing => tracing::warn!(endpoint, problem, "{what} are not exported"),
+            None if self.failing => tracing::info!(endpoint, "{what} are exported again"),
+            Some(_) | None => {}
+        }
+        self.failing = problem.is_some();
+    }
+
+    /// Returns how many items the collector rejected, and why.
+    async fn deliver(&self, request: bytes::Bytes) -> Result<(u64, String), String> {
+        let response = match self.client.send(request.clone()).await {
+            Err(Failure { transient: true, retry_after, .. }) => {
+                tokio::time::sleep(retry_after.unwrap_or_else(retry_delay)).await;
+                self.client.send(request).await
+            }
+            first => first,
+        };
+        let response = response.map_err(|failure| failure.problem)?;
+        // The responses of the three services have the same encoding.
+        let response = ExportTraceServiceResponse::decode(response)
+            .map_err(|error| format!("the response is not OTLP: {error}"))?;
+        let partial = response.partial_success.unwrap_or_default();
+        Ok((u64::try_from(partial.rejected_spans).unwrap_or(0), partial.error_message))
+    }
+}
+
+fn retry_delay() -> Duration {
+    let [shortest, longest] = RETRY_DELAY;
+    shortest + (longest - shortest).mul_f64(fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests;

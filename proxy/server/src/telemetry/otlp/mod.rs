@@ -1,0 +1,19 @@
+//! OTLP: where traces, metrics and logs are exported to, and how, per OpenTelemetry's specification.
+//!
+//! [`settings`] reads the `OTEL_*` variables once, at start-up. Each signal has a [`Destination`](destination::Destination) and
+//! one [`Exporter`](exporter::Exporter), which sends one request at a time from the control thread. A collector that is down,
+//! slow or frozen costs exports, which are counted, and nothing else.
+
+pub(crate) mod settings;
+mod supported;
+mod sampler;
+pub(crate) mod batches;
+pub(crate) mod exporter;
+mod client;
+pub(crate) mod destination;
+mod tls;
+pub(crate) mod resource;
+pub(crate) mod environment;
+
+#[cfg(test)]
+pub(crate) mod testing;
