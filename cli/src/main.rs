@@ -16,8 +16,8 @@ mod version;
 mod wait;
 
 mod flags;
-mod output;
 mod progress;
+mod output;
 mod runtime;
 
 use std::process::ExitCode;

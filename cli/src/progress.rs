@@ -1,10 +1,12 @@
-//! Progress of what takes long, on stderr. Nothing is written unless stderr is a terminal.
+//! Progress of what takes long, on stderr: a line that is rewritten, if stderr is a terminal, and lines that stay.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// One line with a spinner and the elapsed time.
+use crate::output::print_error;
+
+/// One line with a spinner and the elapsed time, which is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Spinner(ProgressBar);
 
@@ -19,8 +21,24 @@ impl Spinner {
         Self(bar)
     }
 
+    /// Shows another message.
+    pub(crate) fn message(&self, message: String) {
+        self.0.set_message(message);
+    }
+
+    /// Writes a line that stays, above the spinner; also if stderr is no terminal.
+    pub(crate) fn line(&self, line: &str) {
+        self.0.suspend(|| print_error(line));
+    }
+
     /// Removes the line.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

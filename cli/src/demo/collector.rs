@@ -174,44 +174,52 @@ impl Trace {
         self.spans.iter().map(|span| span.service.as_str()).collect()
     }
 
-    /// The first span.
-    pub(super) fn root(&self) -> &Span {
-        &self.spans[self.root]
-    }
-
-    /// Every span with its depth, parents before children, siblings by start.
-    pub(super) fn walk(&self) -> Vec<(usize, &Span)> {
+    /// Every call with its depth, callers before callees, in the order in which they began.
+    pub(super) fn calls(&self) -> Vec<Call<'_>> {
         let mut children: HashMap<&[u8], Vec<&Span>> = HashMap::new();
         for span in &self.spans {
             children.entry(&span.parent).or_default().push(span);
         }
-        let mut walked = Vec::new();
-        let mut open = vec![(0, self.root())];
-        while let Some((depth, span)) = open.pop() {
-            walked.push((depth, span));
-            let mut next = children.remove(span.id.as_slice()).unwrap_or_default();
+        let mut calls = Vec::new();
+        let mut open = vec![(0, &self.spans[self.root])];
+        while let Some((depth, client)) = open.pop() {
+            let below = |span: &Span| children.get(span.id.as_slice()).cloned().unwrap_or_default();
+            let server = below(client).into_iter().find(|span| span.kind == SpanKind::Server);
+            let mut next = server.map(below).unwrap_or_default();
             next.sort_by_key(|span| std::cmp::Reverse(span.start));
+            calls.push(Call { depth, client, server });
             open.extend(next.into_iter().map(|span| (depth + 1, span)));
         }
-        walked
+        calls
     }
+}
+
+/// One attempt of a call: the client span of the caller's sidecar, and below it the server span of the callee's.
+#[derive(Debug)]
+pub(super) struct Call<'trace> {
+    /// How many calls it is a part of.
+    pub(super) depth: usize,
+    pub(super) client: &'trace Span,
+    pub(super) server: Option<&'trace Span>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn span(id: u8, parent: &[u8]) -> Span {
-        Span {
-            trace: vec![1],
-            id: vec![id],
-            parent: parent.to_vec(),
-            service: format!("s{id}"),
-            kind: SpanKind::Server,
-            start: u64::from(id),
-            duration: Duration::ZERO,
-            attributes: HashMap::new(),
+    impl Span {
+        /// A client span that is its own trace.
+        pub(in crate::demo) fn of(service: &str, attributes: HashMap<String, String>) -> Self {
+            let (trace, id, parent) = (vec![1], vec![1], Vec::new());
+            let (kind, start, duration) = (SpanKind::Client, 1, Duration::ZERO);
+            Self { trace, id, parent, service: service.to_owned(), kind, start, duration, attributes }
         }
+    }
+
+    fn span(id: u8, parent: &[u8]) -> Span {
+        let kind = if id % 2 == 1 { SpanKind::Client } else { SpanKind::Server };
+        let (id, parent, start) = (vec![id], parent.to_vec(), u64::from(id));
+        Span { id, parent, kind, start, ..Span::of("web", HashMap::new()) }
     }
 
     #[tokio::test]
@@ -221,10 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_walked_from_its_root() {
-        let trace = Trace::new(vec![span(3, &[1]), span(1, &[]), span(4, &[2]), span(2, &[1])]).unwrap();
-        let order: Vec<_> = trace.walk().iter().map(|(depth, span)| (*depth, span.id[0])).collect();
-        assert_eq!(order, [(0, 1), (1, 2), (2, 4), (1, 3)]);
+    fn the_calls_of_a_trace_are_nested_and_in_order() {
+        let spans = vec![span(7, &[2]), span(6, &[5]), span(2, &[1]), span(1, &[]), span(5, &[2])];
+        let trace = Trace::new(spans).unwrap();
+        let calls = trace.calls();
+        let calls =
+            calls.iter().map(|call| (call.depth, call.client.id[0], call.server.map(|span| span.id[0])));
+        assert_eq!(calls.collect::<Vec<_>>(), [(0, 1, Some(2)), (1, 5, Some(6)), (1, 7, None)]);
     }
 
     #[test]

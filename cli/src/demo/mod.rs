@@ -17,7 +17,6 @@ mod shop;
 mod collector;
 
 use std::cell::Cell;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -29,6 +28,9 @@ use mesh::Mesh;
 use outrigger::admin;
 use outrigger::process::{Process, Usage};
 use report::{Cost, Row};
+
+use crate::output::print;
+use crate::progress::Spinner;
 
 /// Runs the demo.
 #[derive(Debug, Args)]
@@ -92,13 +94,12 @@ impl Plan {
 async fn demo(args: DemoArgs, kept: &Cell<bool>) -> Result<(), String> {
     let plan = Plan::new(args.quick);
     let directory = mesh::directory()?;
-    let progress = Progress::new();
+    let progress = Progress::new("starting a control plane, ten instances and their sidecars");
     let onward = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT")
         .ok()
         .filter(|endpoint| !endpoint.is_empty())
         .map_or_else(|| args.jaeger.as_deref().map(otlp_of).transpose(), |endpoint| Ok(Some(endpoint)))?;
     let (collector, spans_to) = Collector::start(onward).await?;
-    progress.say("starting a control plane, ten instances and their sidecars");
     let settings = mesh::Settings {
         directory: directory.path().to_owned(),
         spans_to,
@@ -108,6 +109,7 @@ async fn demo(args: DemoArgs, kept: &Cell<bool>) -> Result<(), String> {
     let mut running = Running { progress, collector, plan, checked: Vec::new(), begun: Instant::now() };
     let outcome = match Mesh::start(settings).await {
         Ok(mut mesh) => {
+            running.progress.ended("a control plane, ten instances and their sidecars run");
             let outcome = running.checks(&mut mesh, args.jaeger.as_deref()).await;
             if args.keep && outcome.is_ok() {
                 kept.set(true);
@@ -148,28 +150,20 @@ impl Running {
         self.run(5, "control plane killed", &load, checks::control_plane_away(mesh, &load, pace)).await;
         self.run(7, "invalid YAML", &load, async { checks::broken_file(mesh, pace).await }).await;
         self.run(8, "restart without control plane", &load, checks::restart_alone(mesh, pace)).await;
-        self.run(
-            6,
-            "certificate renewal, whole run",
-            &load,
-            checks::renewed(mesh, &first_serials, ttl, begin),
-        )
-        .await;
+        self.run(6, "certificates renewed", &load, checks::renewed(mesh, &first_serials, ttl, begin)).await;
         let costs = costs(mesh, &before).await?;
         mesh.check_running()?;
         load.settle().await;
-        self.progress.finish();
+        self.progress.spinner.finish();
 
         let mut rows: Vec<_> = self.checked.drain(..).map(|check| check.row(&load)).collect();
         rows.sort_by_key(|row| row.number);
         let whole = load.window(begin, Instant::now());
-        println!("\n{}", report::checks(&rows, &whole));
+        print(&format!("\n{}\n", report::checks(&rows, &whole)))?;
         let trace = self.checkout_trace().await?;
-        println!("{}", report::tree(&trace));
-        if let Some(jaeger) = jaeger {
-            println!("{}/trace/{}\n", jaeger.trim_end_matches('/'), trace.id());
-        }
-        println!("resources of each sidecar (requests in both directions):\n\n{}", report::costs(&costs));
+        let link = jaeger.map(|jaeger| format!("{}/trace/{}\n\n", jaeger.trim_end_matches('/'), trace.id()));
+        let (trace, costs) = (report::trace(&trace), report::costs(&costs));
+        print(&format!("{trace}\n{}{costs}\n", link.unwrap_or_default()))?;
         verdict(&rows, &whole)
     }
 
@@ -186,11 +180,11 @@ impl Running {
         let verdict = loop {
             tokio::select! {
                 verdict = &mut check => break verdict,
-                _ = second.tick() => self.progress.tick(&format!("{number} {name}"), load.progress()),
+                _ = second.tick() => self.progress.current(&format!("{number} {name}"), load.progress()),
             }
         };
         let word = verdict.as_ref().map_or("FAILED", |_| "ok");
-        self.progress.say(&format!("{number} {name}: {word}"));
+        self.progress.ended(&format!("{number} {name}: {word}"));
         let until = Instant::now();
         let from = std::mem::replace(&mut self.begun, until);
         self.checked.push(Checked { number, name, verdict, from, until });
@@ -287,13 +281,20 @@ async fn keep(mesh: &Mesh) {
     else {
         return;
     };
-    println!("The mesh keeps running. Try:");
-    println!("  curl -i -H 'Host: web' http://{}/", shopper.outbound);
-    println!("  curl -i -x http://{} -d 'one hull' http://web/checkout", shopper.outbound);
-    println!("  curl http://{}/clusters", cart.admin);
-    println!("  curl http://{}/status", mesh.control_plane_admin);
-    println!("  edit {}/catalog-route.yaml", mesh.config().display());
-    println!("Ctrl-C stops it.");
+    let _ = print(&format!(
+        "The mesh keeps running. Try:
+  curl -i -H 'Host: web' http://{0}/
+  curl -i -x http://{0} -d 'one hull' http://web/checkout
+  curl http://{1}/clusters
+  outrigger status --admin {2}
+  edit {3}/catalog-route.yaml
+Ctrl-C stops it.
+",
+        shopper.outbound,
+        cart.admin,
+        mesh.control_plane_admin,
+        mesh.config().display()
+    ));
     std::future::pending::<()>().await;
 }
 
@@ -304,33 +305,23 @@ fn otlp_of(jaeger: &str) -> Result<String, String> {
     Ok(format!("http://{host}:4317"))
 }
 
-/// Progress on stderr: on a terminal one line that is rewritten, elsewhere a line for each step.
+/// Progress on stderr: a line for each check that has ended, and one for the current check if stderr is a terminal.
 struct Progress {
     begin: Instant,
-    live: bool,
+    spinner: Spinner,
 }
 
 impl Progress {
-    fn new() -> Self {
-        Self { begin: Instant::now(), live: std::io::stderr().is_terminal() }
+    fn new(what: &str) -> Self {
+        Self { begin: Instant::now(), spinner: Spinner::start(what) }
     }
 
-    fn say(&self, what: &str) {
-        let clear = if self.live { "\r\x1b[K" } else { "" };
-        eprintln!("{clear}[{:5.1} s] {what}", self.begin.elapsed().as_secs_f64());
+    fn ended(&self, what: &str) {
+        self.spinner.line(&format!("[{:5.1} s] {what}", self.begin.elapsed().as_secs_f64()));
     }
 
-    fn tick(&self, what: &str, (finished, lost): (usize, usize)) {
-        if self.live {
-            let elapsed = self.begin.elapsed().as_secs_f64();
-            eprint!("\r\x1b[K[{elapsed:5.1} s] {what} ... {finished} requests, {lost} lost");
-        }
-    }
-
-    fn finish(&self) {
-        if self.live {
-            eprint!("\r\x1b[K");
-        }
+    fn current(&self, what: &str, (finished, lost): (usize, usize)) {
+        self.spinner.message(format!("{what}: {finished} requests, {lost} lost"));
     }
 }
 

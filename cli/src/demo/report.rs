@@ -1,16 +1,16 @@
-//! What the demo prints at its end: the checks, one trace as a tree, and the resources that each sidecar used.
+//! What the demo prints at its end: the checks, the calls of one trace, and the resources that each sidecar used.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use outrigger::memory::Memory;
 
-use super::collector::{Span, Trace};
+use super::collector::{Call, Trace};
 use super::load::Window;
+use crate::output::table::{Table, Tone};
 
-/// The width, in columns, at which text is wrapped.
-const WIDTH: usize = 110;
+/// The width, in columns, at which text is wrapped. It fits every terminal.
+const WIDTH: usize = 79;
 
 /// One finished check.
 pub(super) struct Row {
@@ -40,24 +40,27 @@ const THROUGHOUT: u8 = 6;
 
 /// Formats the table of checks: below each its outcome, and why requests sent during it were lost or cut off.
 pub(super) fn checks(rows: &[Row], whole: &Window) -> String {
-    let mut table =
-        vec![["check", "result", "sent", "lost", "POSTs cut off", "p50", "p99"].map(str::to_owned)];
-    table.extend(rows.iter().map(|row| {
+    let mut table = Table::new(&["CHECK", "RESULT", "SENT", "LOST", "CUT OFF", "P50", "P99"]);
+    (2..=6).for_each(|column| table.numbers(column));
+    for row in rows {
         let window = if row.number == THROUGHOUT { whole } else { &row.window };
         let passed = row.verdict.is_ok() && window.lost().is_empty();
-        [
-            format!("{} {}", row.number, row.name),
-            if passed { "ok" } else { "FAILED" }.to_owned(),
-            window.sent().to_string(),
-            window.lost().len().to_string(),
-            window.cut_off().len().to_string(),
-            milliseconds(window.quantile(0.5)),
-            milliseconds(window.quantile(0.99)),
-        ]
-    }));
-    let table = columns(&table, &[2, 3, 4, 5, 6]);
-    let (heads, lines) = table.split_once('\n').unwrap_or_default();
-    let mut text = format!("{heads}\n");
+        table.row(
+            if passed { Tone::Plain } else { Tone::Error },
+            [
+                format!("{} {}", row.number, row.name),
+                if passed { "ok" } else { "FAILED" }.to_owned(),
+                window.sent().to_string(),
+                window.lost().len().to_string(),
+                window.cut_off().len().to_string(),
+                milliseconds(window.quantile(0.5)),
+                milliseconds(window.quantile(0.99)),
+            ],
+        );
+    }
+    let table = table.to_text();
+    let (header, lines) = table.split_once('\n').unwrap_or_default();
+    let mut text = format!("{header}\n");
     for (row, line) in rows.iter().zip(lines.lines()) {
         let (Ok(seen) | Err(seen)) = &row.verdict;
         text.push_str(&format!("{line}\n{}", wrapped(seen)));
@@ -95,105 +98,72 @@ fn wrapped(text: &str) -> String {
 
 /// Formats the table of sidecars.
 pub(super) fn costs(costs: &[Cost]) -> String {
-    let heads = ["sidecar", "requests/s", "CPU %", "RSS / RssAnon / PSS, MiB, at 1 s", "at 30 s"];
-    let mut table = vec![heads.map(str::to_owned)];
+    let mut table = Table::new(&["SIDECAR", "REQUESTS/S", "CPU %", "MIB AT 1 S", "MIB AT 30 S"]);
+    (1..=4).for_each(|column| table.numbers(column));
     for cost in costs {
-        let [young, settled] =
-            cost.memory.map(|memory| memory.map_or_else(|| "-".to_owned(), |memory| memory.to_string()));
-        table.push([
-            cost.name.clone(),
-            format!("{:.0}", cost.per_second),
-            format!("{:.1}", cost.cpu),
-            young,
-            settled,
-        ]);
+        let [young, settled] = cost.memory.map(|memory| memory.map_or_else(String::new, |it| it.to_string()));
+        let (per_second, cpu) = (format!("{:.0}", cost.per_second), format!("{:.1}", cost.cpu));
+        table.row(Tone::Plain, [cost.name.clone(), per_second, cpu, young, settled]);
     }
-    columns(&table, &[1, 2, 3, 4])
+    format!(
+        "resources of each sidecar\nrequests in both directions; memory as RSS / RssAnon / PSS\n\n{}",
+        table.to_text()
+    )
 }
 
-/// Formats a trace as a tree. Each hop has up to four spans: two of the caller's sidecar (outbound), two of the callee's (inbound).
-pub(super) fn tree(trace: &Trace) -> String {
-    let mut text = format!(
-        "the trace {} of one checkout\neach line is a span of a sidecar: <- is followed by its caller, -> by its callee\n\n",
-        trace.id()
-    );
-    let mut table = vec![["start", "duration", "sidecar"].map(str::to_owned)];
-    let begin = trace.root().start;
-    for (depth, span) in trace.walk() {
-        let starts = Duration::from_nanos(span.start.saturating_sub(begin));
-        table.push([
-            format!("+{}", milliseconds(Some(starts))),
-            milliseconds(Some(span.duration)),
-            format!("{:indent$}{}", "", describe(span), indent = depth * 2),
-        ]);
+/// Formats a trace: one line for each call, those that the callee made meanwhile indented below it.
+pub(super) fn trace(trace: &Trace) -> String {
+    let mut table = Table::new(&["START", "CALLER", "CALLEE", "CALL"]);
+    (0..=2).for_each(|column| table.numbers(column));
+    let calls = trace.calls();
+    let begin = calls.iter().map(|call| call.client.start).min().unwrap_or_default();
+    for call in &calls {
+        let start = Duration::from_nanos(call.client.start.saturating_sub(begin));
+        table.row(
+            Tone::Plain,
+            [
+                format!("+{}", milliseconds(Some(start))),
+                milliseconds(Some(call.client.duration)),
+                milliseconds(call.server.map(|span| span.duration)),
+                format!("{:indent$}{}", "", describe(call), indent = call.depth * 2),
+            ],
+        );
     }
-    text.push_str(&columns(&table, &[0, 1]));
-    text
+    format!(
+        "trace {} of one checkout\neach line is a call, with its duration at the caller's and at the callee's sidecar\n\n{}",
+        trace.id(),
+        table.to_text()
+    )
 }
 
-/// Describes a span: its sidecar, the direction, and the peer.
-fn describe(span: &Span) -> String {
-    let attribute = |name: &str| span.attributes.get(name).map_or("", String::as_str);
-    let service = &span.service;
-    let status = attribute("http.response.status_code");
-    match (attribute("outrigger.direction"), span.kind) {
-        ("outbound", SpanKind::Server) => {
-            let request = match attribute("rpc.service").rsplit('.').next() {
-                Some("") | None => format!("{} {}", attribute("http.request.method"), attribute("url.path")),
-                Some(rpc) => format!("gRPC {rpc}/{}", attribute("rpc.method")),
-            };
-            let to = attribute("outrigger.destination.service").replace(".svc.cluster.local", "");
-            format!("{service} outbound <- application: {request} to {to}")
+/// Describes a call: who called whom, the request, the status.
+fn describe(call: &Call<'_>) -> String {
+    let client = |name: &str| call.client.attributes.get(name).map_or("", String::as_str);
+    let path = call.server.and_then(|span| span.attributes.get("url.path")).map_or("", String::as_str);
+    let (request, status) = match client("rpc.method") {
+        "" => (format!("{} {path}", client("http.request.method")), client("http.response.status_code")),
+        method => {
+            (method.rsplit('.').next().unwrap_or(method).to_owned(), client("rpc.response.status_code"))
         }
-        ("outbound", _) => {
-            let peer = attribute("outrigger.destination.spiffe_id");
-            let again = match attribute("http.request.resend_count") {
-                "" => String::new(),
-                times => format!(" (retry {times})"),
-            };
-            format!("{service} outbound -> {peer}: {status}{again}")
-        }
-        ("inbound", SpanKind::Server) => {
-            format!("{service} inbound <- {}", attribute("outrigger.source.spiffe_id"))
-        }
-        _ => format!("{service} inbound -> application: {status}"),
-    }
+    };
+    // An attempt that reached no sidecar has no server span.
+    let callee = call.server.map_or(client("server.address"), |span| &span.service);
+    let again = match client("http.request.resend_count") {
+        "" => String::new(),
+        count => format!(" (retry {count})"),
+    };
+    format!("{} -> {callee}: {request}, {status}{again}", call.client.service)
 }
 
 fn milliseconds(duration: Option<Duration>) -> String {
     duration.map_or_else(|| "-".into(), |duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3))
 }
 
-/// Aligns columns: those in `right` to the right, the others to the left.
-fn columns<const N: usize>(table: &[[String; N]], right: &[usize]) -> String {
-    let widths: Vec<usize> =
-        (0..N).map(|column| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in table {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            if right.contains(&column) {
-                line.push_str(&format!("{cell:>width$}  "));
-            } else {
-                line.push_str(&format!("{cell:<width$}  "));
-            }
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::collector::Span;
     use super::super::load::Sample;
     use super::*;
-
-    #[test]
-    fn a_table_is_aligned() {
-        let table = [["a".to_owned(), "10".to_owned()], ["long".to_owned(), "7".to_owned()]];
-        assert_eq!(columns(&table, &[1]), "a     10\nlong   7\n");
-    }
 
     #[test]
     fn a_sidecar_that_ran_for_less_than_thirty_seconds_has_one_memory_sample() {
@@ -211,12 +181,25 @@ mod tests {
         Row { number, name: "canary", verdict, window: Window::default() }
     }
 
+    /// The lines of a report, as a pipe gets them.
+    fn printed(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    /// Whether the report has a row with these cells.
+    fn has(text: &str, cells: [&str; 4]) -> bool {
+        text.lines().any(|line| {
+            let found = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+            found.take(4).eq(cells)
+        })
+    }
+
     #[test]
     fn the_outcome_of_a_check_is_below_it_and_every_line_fits() {
         let seen = "nine words of thirteen letters each, more or less ".repeat(9);
-        let text = checks(&[row(1, Ok("fine".into())), row(2, Err(seen))], &Window::default());
-        assert!(text.contains("\n1 canary  ok         0     0"), "{text}");
-        assert!(text.contains("\n2 canary  FAILED     0     0"), "{text}");
+        let text = printed(&checks(&[row(1, Ok("fine".into())), row(2, Err(seen))], &Window::default()));
+        assert!(has(&text, ["1 canary", "ok", "0", "0"]), "{text}");
+        assert!(has(&text, ["2 canary", "FAILED", "0", "0"]), "{text}");
         assert!(text.contains("\n    fine\n") && text.lines().all(|line| line.len() <= WIDTH), "{text}");
     }
 
@@ -224,15 +207,31 @@ mod tests {
     fn a_check_that_lost_a_request_has_not_passed() {
         let lost = || Window(vec![Sample::lost("gone")]);
         let third = Row { window: lost(), ..row(3, Ok("killed".into())) };
-        let text = checks(&[third, row(THROUGHOUT, Ok("renewed".into()))], &lost());
-        assert!(
-            text.contains("3 canary  FAILED     1     1") && text.contains("6 canary  FAILED     1     1"),
-            "{text}"
-        );
+        let text = printed(&checks(&[third, row(THROUGHOUT, Ok("renewed".into()))], &lost()));
+        assert!(has(&text, ["3 canary", "FAILED", "1", "1"]), "{text}");
+        assert!(has(&text, ["6 canary", "FAILED", "1", "1"]), "{text}");
         assert_eq!(
             text.matches("1 x lost: gone").count(),
             1,
             "a lost request is reported with the check during which it was sent: {text}"
         );
+    }
+
+    #[test]
+    fn a_call_is_one_line_with_its_callee_and_its_status() {
+        let span = |service: &str, attributes: &[(&str, &str)]| {
+            let attributes = attributes.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            Span::of(service, attributes.collect())
+        };
+        let (http, path) = (
+            span("web", &[("http.request.method", "GET"), ("http.response.status_code", "200")]),
+            span("cart", &[("url.path", "/cart")]),
+        );
+        let call = |client, server| describe(&Call { depth: 0, client, server });
+        assert_eq!(call(&http, Some(&path)), "web -> cart: GET /cart, 200");
+        let rpc = [("rpc.method", "demo.Payments/Charge"), ("rpc.response.status_code", "UNAVAILABLE")];
+        let again = [("server.address", "payments"), ("http.request.resend_count", "1")];
+        let rpc = span("cart", &[rpc, again].concat());
+        assert_eq!(call(&rpc, None), "cart -> payments: Payments/Charge, UNAVAILABLE (retry 1)");
     }
 }

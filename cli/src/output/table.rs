@@ -1,8 +1,8 @@
 //! A table as kubectl prints it: a header in capitals, columns aligned, no borders. A row that needs attention is coloured as a whole.
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::ContentArrangement;
 use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, ContentArrangement};
 
 /// What is printed for a value that does not exist.
 pub(crate) const NONE: &str = "-";
@@ -44,6 +44,13 @@ impl Table {
             column.set_padding((0, 2));
         }
         Self { table, tones: Vec::new() }
+    }
+
+    /// Aligns a column of numbers to the right.
+    pub(crate) fn numbers(&mut self, column: usize) {
+        if let Some(column) = self.table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
 
     /// Adds a row. A cell without text gets a dash.
@@ -91,6 +98,16 @@ mod tests {
         table.row(Tone::Plain, ["a-long-name", ""]);
         let plain = anstream::adapter::strip_str(&table.to_text()).to_string();
         assert_eq!(plain, "NAME         VERSION\nweb-1        0.1.0\na-long-name  -\n");
+    }
+
+    #[test]
+    fn numbers_are_aligned_to_the_right() {
+        let mut table = Table::new(&["NAME", "SENT"]);
+        table.numbers(1);
+        table.row(Tone::Plain, ["web", "7"]);
+        table.row(Tone::Plain, ["cart", "12345"]);
+        let plain = anstream::adapter::strip_str(&table.to_text()).to_string();
+        assert_eq!(plain, "NAME   SENT\nweb       7\ncart  12345\n");
     }
 
     #[test]
