@@ -3,7 +3,9 @@
 //! An identity is parsed once, where it is received, and compared as a whole, never by prefix or pattern. Its form is
 //! `spiffe://<trust domain>/ns/<namespace>/sa/<account>`.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -47,13 +49,15 @@ const CONTROL_PLANE: (&str, &str) = ("outrigger-system", "control-plane");
 
 /// The identity of a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
 ///
-/// Cloning is cheap. Two identities are equal if all parts are.
+/// Cloning is cheap. Two identities are equal if their URIs are.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpiffeId {
-    uri: Arc<str>,
+pub struct SpiffeId(Arc<Parts>);
+
+struct Parts {
+    uri: String,
     trust_domain: TrustDomain,
-    namespace: Arc<str>,
-    service_account: Arc<str>,
+    namespace: String,
+    service_account: String,
 }
 
 impl SpiffeId {
@@ -80,8 +84,13 @@ impl SpiffeId {
     }
 
     fn of_valid(trust_domain: TrustDomain, namespace: &str, service_account: &str) -> Self {
-        let uri = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").into();
-        Self { uri, trust_domain, namespace: namespace.into(), service_account: service_account.into() }
+        let uri = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}");
+        Self(Arc::new(Parts {
+            uri,
+            trust_domain,
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+        }))
     }
 
     /// Parses the URI form. Returns an error unless the path is exactly `/ns/<namespace>/sa/<account>`.
@@ -99,22 +108,22 @@ impl SpiffeId {
 
     /// Returns the URI form, as in a certificate's subject alternative name.
     pub fn as_str(&self) -> &str {
-        &self.uri
+        &self.0.uri
     }
 
     /// Returns the trust domain, which selects the root certificates that may issue this identity.
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// Returns the Kubernetes namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// Returns the Kubernetes service account.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        &self.0.service_account
     }
 
     /// Returns true if this is the identity of a control plane, of whatever trust domain.
@@ -125,13 +134,40 @@ impl SpiffeId {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.uri)
+        f.write_str(&self.0.uri)
     }
 }
 
 impl fmt::Debug for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.uri)
+        write!(f, "{:?}", self.0.uri)
+    }
+}
+
+// The URI contains the other parts.
+impl PartialEq for Parts {
+    fn eq(&self, other: &Self) -> bool {
+        self.uri == other.uri
+    }
+}
+
+impl Eq for Parts {}
+
+impl Hash for Parts {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.uri.hash(state);
+    }
+}
+
+impl PartialOrd for Parts {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Parts {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.uri.cmp(&other.uri)
     }
 }
 
