@@ -206,7 +206,7 @@ fn an_address_of_one_endpoint_is_a_destination_of_its_own() {
     let cluster: Cluster = read(&catalog, Kind::Cluster, name);
     assert!(cluster.outlier_detection.is_none());
     let routes: RouteConfiguration = read(&catalog, Kind::Route, name);
-    assert_eq!(routes.virtual_hosts[0].routes[0].name, format!("default/{name}"));
+    assert_eq!(routes.virtual_hosts[0].routes[0].name, "default");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn endpoints_that_drain_are_the_last_resort() {
 fn a_service_without_routes_has_one_route_with_the_default_policies() {
     let made: RouteConfiguration = read(&catalog(plain(AppProtocol::Http)), Kind::Route, CART);
     let route = &made.virtual_hosts[0].routes[0];
-    assert_eq!((made.name.as_str(), route.name.as_str()), (CART, "default/cart.shop.svc.cluster.local:80"));
+    assert_eq!((made.name.as_str(), route.name.as_str()), (CART, "default"));
     let Some(Action::Route(action)) = &route.action else { panic!("no forwarding") };
     let retry = action.retry_policy.as_ref().unwrap();
     assert_eq!(retry.retry_on, "connect-failure,refused-stream,reset-before-request,idempotent-failure");
