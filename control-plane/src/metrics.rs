@@ -2,192 +2,190 @@
 //!
 //! Label values are constants of this program, never text from clients, so that their number is bounded.
 
-use std::sync::atomic::AtomicU64;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry};
+use outrigger_core::metrics::{Family, Labels, labels, process, single};
 
-type CounterByLabel = Family<[(&'static str, &'static str); 1], Counter<u64, AtomicU64>>;
-
-/// All metrics and their registry.
-#[derive(Debug)]
+/// All counters, and the gauge of registrations.
+#[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    registry: Registry,
-    certificates_issued: Counter,
+    certificates_issued: AtomicU64,
     certificates_refused: CounterByLabel,
-    tokens_created: Counter,
-    registrations: Gauge,
+    tokens_created: AtomicU64,
+    registrations: AtomicU64,
     registrations_refused: CounterByLabel,
     connections_refused: CounterByLabel,
     xds_pushes: CounterByLabel,
     xds_resources_pushed: CounterByLabel,
     xds_nacks: CounterByLabel,
     xds_streams_refused: CounterByLabel,
-    xds_streams: Gauge,
-    xds_resources_refused: Gauge,
-    proxies_connected: Gauge,
-    services: Gauge,
-    source_refusals: Gauge,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// Counts by the value of one label. They are rare enough for a lock.
+#[derive(Debug, Default)]
+struct CounterByLabel(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Metrics {
-    /// Creates the metrics, all at zero.
-    pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("outrigger_control_plane");
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Version of the control plane", build);
-        Self {
-            certificates_issued: register(&mut registry, "certificates_issued", "Certificates signed"),
-            certificates_refused: register(
-                &mut registry,
-                "certificates_refused",
-                "Certificate requests refused, by reason",
-            ),
-            tokens_created: register(&mut registry, "tokens_created", "Join tokens made"),
-            registrations: register(&mut registry, "registrations", "Registered workloads"),
-            registrations_refused: register(
-                &mut registry,
-                "registrations_refused",
-                "Registrations refused, by reason",
-            ),
-            connections_refused: register(
-                &mut registry,
-                "connections_refused",
-                "Connections closed before any request, by reason",
-            ),
-            xds_pushes: register(&mut registry, "xds_pushes", "Responses sent, by resource type"),
-            xds_resources_pushed: register(
-                &mut registry,
-                "xds_resources_pushed",
-                "Resources and removals in the responses sent, by resource type",
-            ),
-            xds_nacks: register(
-                &mut registry,
-                "xds_nacks",
-                "Responses of which a proxy refused a part, by resource type",
-            ),
-            xds_streams_refused: register(
-                &mut registry,
-                "xds_streams_refused",
-                "xDS streams refused because a limit was reached, by reason",
-            ),
-            xds_streams: register(&mut registry, "xds_streams", "Open xDS streams"),
-            xds_resources_refused: register(
-                &mut registry,
-                "xds_resources_refused",
-                "Resources whose refusal by a connected proxy stands",
-            ),
-            proxies_connected: register(
-                &mut registry,
-                "proxies_connected",
-                "Proxies with an open xDS stream",
-            ),
-            services: register(&mut registry, "services", "Services of the mesh"),
-            source_refusals: register(
-                &mut registry,
-                "source_refusals",
-                "Resources of the configuration that are refused now",
-            ),
-            registry,
-        }
-    }
-
-    /// Returns the text exposition format. `at_scrape` has the gauges that are read only at a scrape.
-    pub(crate) fn text(&self, at_scrape: GaugeValues) -> String {
+    /// Returns all families. `at_scrape` has the gauges that are read only now.
+    pub(crate) fn families(&self, at_scrape: GaugeValues) -> Vec<Family> {
         let GaugeValues { services, proxies_connected, xds_streams, xds_resources_refused, source_refusals } =
             at_scrape;
-        for (gauge, number) in [
-            (&self.services, services),
-            (&self.proxies_connected, proxies_connected),
-            (&self.xds_streams, xds_streams),
-            (&self.xds_resources_refused, xds_resources_refused),
-            (&self.source_refusals, source_refusals),
-        ] {
-            set(gauge, number);
-        }
-        let mut text = String::new();
-        // Writing into a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
-        text
+        let counter =
+            |name, help, count: &AtomicU64| Family::counter(name, help, single(count.load(Relaxed) as f64));
+        let gauge = |name, help, number: usize| Family::gauge(name, help, single(number as f64));
+        let mut families = vec![
+            gauge(
+                "outrigger_control_plane_proxies_connected",
+                "Proxies with an open xDS stream",
+                proxies_connected,
+            ),
+            gauge("outrigger_control_plane_xds_streams", "Open xDS streams", xds_streams),
+            Family::counter(
+                "outrigger_control_plane_xds_streams_refused_total",
+                "xDS streams refused because a limit was reached",
+                self.xds_streams_refused.series("reason"),
+            ),
+            Family::counter(
+                "outrigger_control_plane_xds_pushes_total",
+                "Responses sent",
+                self.xds_pushes.series("type"),
+            ),
+            Family::counter(
+                "outrigger_control_plane_xds_resources_pushed_total",
+                "Resources and removals in the responses sent",
+                self.xds_resources_pushed.series("type"),
+            ),
+            Family::counter(
+                "outrigger_control_plane_xds_nacks_total",
+                "Responses in which a proxy refused a resource",
+                self.xds_nacks.series("type"),
+            ),
+            gauge(
+                "outrigger_control_plane_xds_resources_refused",
+                "Resources that a connected proxy refuses now",
+                xds_resources_refused,
+            ),
+            Family::gauge(
+                "outrigger_control_plane_registrations",
+                "Registered workloads",
+                single(self.registrations.load(Relaxed) as f64),
+            ),
+            Family::counter(
+                "outrigger_control_plane_registrations_refused_total",
+                "Registrations refused",
+                self.registrations_refused.series("reason"),
+            ),
+            counter(
+                "outrigger_control_plane_certificates_issued_total",
+                "Certificates signed",
+                &self.certificates_issued,
+            ),
+            Family::counter(
+                "outrigger_control_plane_certificates_refused_total",
+                "Certificate requests refused",
+                self.certificates_refused.series("reason"),
+            ),
+            counter(
+                "outrigger_control_plane_tokens_created_total",
+                "Join tokens created",
+                &self.tokens_created,
+            ),
+            Family::counter(
+                "outrigger_control_plane_connections_refused_total",
+                "Connections closed before any request",
+                self.connections_refused.series("reason"),
+            ),
+            gauge("outrigger_control_plane_services", "Services of the mesh", services),
+            gauge(
+                "outrigger_control_plane_source_refusals",
+                "Resources of the configuration that are refused now",
+                source_refusals,
+            ),
+            Family::gauge(
+                "outrigger_control_plane_build_info",
+                "Version of the control plane",
+                [(labels([("version", env!("CARGO_PKG_VERSION"))]), 1.0)],
+            ),
+        ];
+        families.extend(process::families());
+        families
     }
 
     /// Counts a signed certificate.
     pub(crate) fn certificate_issued(&self) {
-        self.certificates_issued.inc();
+        self.certificates_issued.fetch_add(1, Relaxed);
     }
 
     /// Counts a refused certificate request.
     pub(crate) fn certificate_refused(&self, reason: &'static str) {
-        self.certificates_refused.get_or_create(&[("reason", reason)]).inc();
+        self.certificates_refused.add(reason, 1);
     }
 
     /// Returns the number of signed certificates.
     pub(crate) fn certificates_issued(&self) -> u64 {
-        self.certificates_issued.get()
+        self.certificates_issued.load(Relaxed)
     }
 
     /// Returns the number of certificate requests that were refused for this reason.
     #[cfg(test)]
     pub(crate) fn certificates_refused(&self, reason: &'static str) -> u64 {
-        self.certificates_refused.get_or_create(&[("reason", reason)]).get()
+        self.certificates_refused.locked(|counts| counts.get(reason).copied().unwrap_or_default())
     }
 
     /// Counts a created join token.
     pub(crate) fn token_created(&self) {
-        self.tokens_created.inc();
+        self.tokens_created.fetch_add(1, Relaxed);
     }
 
     /// Sets the number of registered workloads.
     pub(crate) fn set_registrations(&self, count: usize) {
-        set(&self.registrations, count);
+        self.registrations.store(count as u64, Relaxed);
     }
 
     /// Counts a refused registration.
     pub(crate) fn registration_refused(&self, reason: &'static str) {
-        self.registrations_refused.get_or_create(&[("reason", reason)]).inc();
+        self.registrations_refused.add(reason, 1);
     }
 
     /// Counts a connection that was closed before its first request.
     pub(crate) fn connection_refused(&self, reason: &'static str) {
-        self.connections_refused.get_or_create(&[("reason", reason)]).inc();
+        self.connections_refused.add(reason, 1);
     }
 
     /// Counts a response with this number of resources and removals.
     pub(crate) fn xds_pushed(&self, kind: &'static str, resources: usize) {
-        self.xds_pushes.get_or_create(&[("type", kind)]).inc();
-        let resources = u64::try_from(resources).unwrap_or(u64::MAX);
-        self.xds_resources_pushed.get_or_create(&[("type", kind)]).inc_by(resources);
+        self.xds_pushes.add(kind, 1);
+        self.xds_resources_pushed.add(kind, resources as u64);
     }
 
     /// Counts a NACK.
     pub(crate) fn xds_nacked(&self, kind: &'static str) {
-        self.xds_nacks.get_or_create(&[("type", kind)]).inc();
+        self.xds_nacks.add(kind, 1);
     }
 
     /// Counts a refused xDS stream.
     pub(crate) fn xds_stream_refused(&self, reason: &'static str) {
-        self.xds_streams_refused.get_or_create(&[("reason", reason)]).inc();
+        self.xds_streams_refused.add(reason, 1);
     }
 }
 
-fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
-    let metric = M::default();
-    registry.register(name, help, metric.clone());
-    metric
-}
+impl CounterByLabel {
+    fn add(&self, value: &'static str, count: u64) {
+        self.locked(|counts| *counts.entry(value).or_default() += count);
+    }
 
-fn set(gauge: &Gauge, number: usize) {
-    gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+    fn series(&self, label: &'static str) -> Vec<(Labels, f64)> {
+        self.locked(|counts| {
+            counts.iter().map(|(value, count)| (labels([(label, value)]), *count as f64)).collect()
+        })
+    }
+
+    /// A poisoned lock guards counters only: what a panicking thread left is still a valid map.
+    fn locked<T>(&self, then: impl FnOnce(&mut BTreeMap<&'static str, u64>) -> T) -> T {
+        then(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Values of the gauges that are read for each scrape.
@@ -203,4 +201,41 @@ pub(crate) struct GaugeValues {
     pub xds_resources_refused: usize,
     /// Refused resources of the configuration.
     pub source_refusals: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use outrigger_core::metrics::Points;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented_with_its_kind_and_labels_and_every_documented_metric_exists() {
+        let page = include_str!("../../docs/metrics.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        let documented: BTreeSet<_> = rows
+            // A test of the proxy compares the others with the page.
+            .filter(|row| row.starts_with("process_") || row.starts_with("outrigger_control_plane_"))
+            .map(|row| row.split('|').take(3).map(|cell| cell.trim().replace('`', "")).collect::<Vec<_>>())
+            .collect();
+        let metrics = Metrics::default();
+        metrics.certificate_refused("weak-key");
+        metrics.registration_refused("identity");
+        metrics.connection_refused("limit");
+        metrics.xds_pushed("cds", 1);
+        metrics.xds_nacked("cds");
+        metrics.xds_stream_refused("identity-limit");
+        let existing = metrics.families(GaugeValues::default()).into_iter().map(|family| {
+            let (kind, points) = match family.points {
+                Points::Counter(points) => ("counter", points),
+                Points::Gauge(points) => ("gauge", points),
+                Points::Histogram(_) => panic!("{} is a histogram", family.name),
+            };
+            let labels: Vec<_> = points[0].labels.iter().map(|(name, _)| *name).collect();
+            vec![family.name.to_owned(), kind.to_owned(), labels.join(", ")]
+        });
+        assert_eq!(documented, existing.collect());
+    }
 }

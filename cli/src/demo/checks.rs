@@ -56,8 +56,8 @@ pub(super) async fn mutual_tls(mesh: &Mesh, pace: Pace) -> Verdict {
                 continue;
             }
             let caller = mesh.instances().iter().find(|one| one.spiffe_id() == label("source"));
-            let Some(caller) = caller else {
-                return Err(format!("{} served {count} requests of {:?}", instance.name, label("source")));
+            let Some(caller) = caller.filter(|_| label("mtls") == "true") else {
+                return Err(format!("{} served {count} requests of {labels:?}", instance.name));
             };
             seen.insert((caller.account, instance.account));
         }

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use outrigger_core::identity::TrustDomain;
+use outrigger_core::metrics::text::{Format, encode};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -73,7 +74,7 @@ impl Pages {
         match (request.method(), request.uri().path(), interface) {
             (&Method::GET, "/healthz", _) => text(StatusCode::OK, "ok"),
             (&Method::GET, "/ready", _) => self.ready(),
-            (&Method::GET, "/metrics", _) => self.metrics_text(),
+            (&Method::GET, "/metrics", _) => self.metrics_text(request.headers()),
             (&Method::GET, "/status", _) => self.status_page().await,
             (&Method::GET, "/history", _) => self.history(request.uri().query()).await,
             (&Method::POST, "/tokens", Interface::Socket) => self.create_token(request.into_body()).await,
@@ -135,17 +136,18 @@ impl Pages {
         }
     }
 
-    fn metrics_text(&self) -> PageResponse {
+    fn metrics_text(&self, headers: &HeaderMap) -> PageResponse {
         let StreamCounts { streams, proxies, refused } = self.xds.count();
-        let text = self.metrics.text(GaugeValues {
+        let families = self.metrics.families(GaugeValues {
             services: self.mesh.borrow().len(),
             proxies_connected: proxies,
             xds_streams: streams,
             xds_resources_refused: refused,
             source_refusals: Refusal::count_resources(&self.view.borrow().refusals),
         });
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        answer(StatusCode::OK, kind, text)
+        let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let format = Format::negotiated(accept);
+        answer(StatusCode::OK, format.content_type(), encode(&families, format))
     }
 
     async fn history(&self, query: Option<&str>) -> PageResponse {
@@ -224,7 +226,7 @@ mod tests {
     use crate::translate::scope::MeshSettings;
 
     fn pages(directory: &std::path::Path) -> Pages {
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::default());
         let settings = MeshSettings {
             cluster_domain: "cluster.local".into(),
             trust_domain: TrustDomain::parse("cluster.local").unwrap(),

@@ -238,7 +238,7 @@ mod tests {
             let record = CertificateIssuer::make_root(&domain, SystemTime::now()).unwrap();
             let issuer = CertificateIssuer::from_record(&record, SystemTime::now()).unwrap();
             let authority = Authority::new(domain, issuer, Duration::from_secs(3600));
-            let service = CertificateService::new(authority.into(), store, Metrics::new().into());
+            let service = CertificateService::new(authority.into(), store, Metrics::default().into());
             Self { service, _directory: directory }
         }
 

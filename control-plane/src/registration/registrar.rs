@@ -318,7 +318,7 @@ mod tests {
             store.clone(),
             mesh,
             publish,
-            Metrics::new().into(),
+            Metrics::default().into(),
         )
         .unwrap();
         tokio::spawn(registrar.run());
@@ -357,7 +357,7 @@ mod tests {
         let store = Store::open_with(directory.path(), disk.opener()).unwrap();
         let mesh = watch::channel(Arc::default()).1;
         let (publish, registrations) = watch::channel(Registrations::default());
-        let metrics = Metrics::new().into();
+        let metrics = Metrics::default().into();
         let domain = "cluster.local".into();
         let (mut registrar, handle) =
             Registrar::restore(LEASE, domain, store.clone(), mesh, publish, metrics).unwrap();

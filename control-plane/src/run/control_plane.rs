@@ -112,7 +112,7 @@ impl ControlPlane {
         let read = settings.clone();
         let LoadedState { store, authority, assembler, source, socket } =
             tokio::task::spawn_blocking(move || load(&read)).await??;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::default());
         let mut tasks = JoinSet::new();
 
         let view = assembler.synced().await.ok_or(StartError::Unsynced)?;

@@ -200,7 +200,7 @@ mod tests {
         let web = Node { id: "web-1".into(), ..Default::default() };
         let viewer = node::read(Some(&web), &identity).unwrap();
         let client = ClientFacts { software: String::new(), not_after: SystemTime::UNIX_EPOCH };
-        let stream = Stream::join(viewer, client, Arc::clone(&hub), Metrics::new().into());
+        let stream = Stream::join(viewer, client, Arc::clone(&hub), Metrics::default().into());
         let (responses, _answers) = mpsc::channel(1);
         let request = || DeltaDiscoveryRequest {
             type_url: Kind::Cluster.type_url().into(),

@@ -1,8 +1,10 @@
-//! The vocabulary that every part of Outrigger shares: identities, matchers, percentages, reasons, errors, drain, records.
+//! The vocabulary that every part of Outrigger shares: identities, matchers, percentages, reasons, errors, drain,
+//! records, metric families.
 //!
 //! Nothing here knows a wire message. A value of one of these types is valid by construction and is not checked again. As
 //! everywhere, a module uses only modules listed below it.
 
+pub mod metrics;
 pub mod record;
 pub mod trace;
 pub mod error;

@@ -51,7 +51,7 @@ pub struct RequestRecord {
     pub until_first_attempt: Duration,
     /// The upstream of the last attempt. Unlike `attempts` it is known for every request.
     pub upstream: Option<Upstream>,
-    /// Every upstream attempt, in order, without mirrored requests.
+    /// Every upstream attempt, in order, without mirrored requests. Empty if `text` is `None`.
     pub attempts: Vec<AttemptRecord>,
     /// Its trace context.
     pub trace: Option<TraceContext>,
@@ -59,14 +59,44 @@ pub struct RequestRecord {
     pub text: Option<Box<Text>>,
 }
 
+impl RequestRecord {
+    /// Returns the class of the status, 1 to 5. That of a gRPC call follows from its `grpc-status`, as google.rpc.Code maps it
+    /// to HTTP: a failed call is never 2. A gRPC response without one is a failure, as it is to gRPC clients. `None` if
+    /// no status was sent, and for TCP.
+    pub fn status_class(&self) -> Option<u8> {
+        let by_status = (100..600).contains(&self.status).then_some((self.status / 100) as u8);
+        if self.protocol != Protocol::Grpc {
+            return by_status;
+        }
+        match (self.grpc_status.or_else(|| self.reason.map(Reason::grpc_status)), by_status) {
+            (Some(code), _) => Some(grpc_class(code)),
+            (None, Some(2)) => Some(5),
+            (None, by_status) => by_status,
+        }
+    }
+}
+
+/// Returns the class of the HTTP status that google.rpc.Code documents for a code.
+fn grpc_class(code: u8) -> u8 {
+    match code {
+        0 => 2,
+        // CANCELLED, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED,
+        // FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNAUTHENTICATED
+        1 | 3 | 5..=11 | 16 => 4,
+        _ => 5,
+    }
+}
+
 /// The upstream of an attempt.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     /// The cluster: which of the backends of a route was chosen.
     pub cluster: Name,
+    /// Whether there was a connection.
+    pub connected: bool,
     /// The endpoint's verified identity, once connected by mTLS.
     pub peer: Option<SpiffeId>,
-    /// The TLS session of the connection. `None` for plaintext, and until connected.
+    /// The TLS session of the connection. `None` for plaintext.
     pub tls: Option<TlsSession>,
 }
 

@@ -1,31 +1,26 @@
 //! Counters of the data path: each written by one worker, read by scrapes.
 //!
 //! Every worker owns one [`WorkerMetrics`], which no other thread writes, so a count is a plain load and store of a
-//! relaxed atomic. [`Registry::totals`] merges all workers on a scrape. Handles ([`RequestSeries`],
+//! relaxed atomic. [`Registry::totals`] merges all workers on a scrape. Handles ([`ResponseSeries`],
 //! [`ClusterSeries`]) are resolved once and kept by connections and clusters. Label values are capped: what comes
 //! after [`MAX_SERIES`] is counted under the name [`OTHER`].
+
+mod requests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use foldhash::HashMap;
 use outrigger_core::Name;
-use outrigger_core::reason::Reason;
-use outrigger_core::record::{Direction, Protocol};
+
+pub use self::requests::{RequestLabels, RequestSeries, RequestTotals, ResponseLabels, ResponseSeries};
 
 /// How many request series one worker keeps before further label values are folded into [`OTHER`].
 pub const MAX_SERIES: usize = 4096;
 
 /// The label value that stands for all values above the cap.
 pub const OTHER: &str = "other";
-
-/// Upper bounds of the duration histogram's buckets, in microseconds; one more bucket holds what is above.
-pub const DURATION_BUCKETS_MICROS: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000,
-];
 
 /// All workers' metrics; belongs to the process.
 #[derive(Debug, Default)]
@@ -88,21 +83,24 @@ pub struct Activity {
 pub struct WorkerMetrics {
     /// Counts that have no labels.
     pub process: ProcessCounters,
+    responses: Mutex<HashMap<ResponseLabels, Arc<ResponseSeries>>>,
     requests: Mutex<HashMap<RequestLabels, Arc<RequestSeries>>>,
     clusters: Mutex<HashMap<Name, Arc<ClusterSeries>>>,
     ejections: Mutex<HashMap<(Name, &'static str), u64>>,
 }
 
 impl WorkerMetrics {
-    /// The series for these labels, made if new. Costs a lock that only a scrape contends for, and a hash of the
-    /// labels: keep the handle.
-    pub fn requests(&self, labels: &RequestLabels) -> Arc<RequestSeries> {
-        let mut series = locked(&self.requests);
+    /// The series for these labels, made if new. Costs locks that only a scrape contends for, and a hash of the labels: keep
+    /// the handle.
+    pub fn responses(&self, labels: &ResponseLabels) -> Arc<ResponseSeries> {
+        let mut series = locked(&self.responses);
         if let Some(found) = series.get(labels) {
             return Arc::clone(found);
         }
         let labels = if series.len() < MAX_SERIES { labels.clone() } else { labels.folded() };
-        Arc::clone(series.entry(labels).or_default())
+        let requests = Arc::clone(locked(&self.requests).entry(labels.request.clone()).or_default());
+        let made = || Arc::new(ResponseSeries::new(requests));
+        Arc::clone(series.entry(labels).or_insert_with(made))
     }
 
     /// The series of a cluster, made if new.
@@ -124,6 +122,9 @@ impl WorkerMetrics {
 
     fn add_to(&self, totals: &mut Totals) {
         self.process.add_to(&mut totals.process);
+        for (labels, series) in locked(&self.responses).iter() {
+            *totals.responses.entry(labels.clone()).or_default() += series.count.value();
+        }
         for (labels, series) in locked(&self.requests).iter() {
             series.add_to(totals.requests.entry(labels.clone()).or_default());
         }
@@ -132,38 +133,6 @@ impl WorkerMetrics {
         }
         for (of, count) in locked(&self.ejections).iter() {
             *totals.ejections.entry(of.clone()).or_default() += count;
-        }
-    }
-}
-
-/// What a request series is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestLabels {
-    /// Inbound or outbound.
-    pub direction: Direction,
-    /// The caller's identity as a SPIFFE ID, where it is known.
-    pub source: Option<Name>,
-    /// The destination's canonical name.
-    pub destination: Option<Name>,
-    /// The route.
-    pub route: Option<Name>,
-    /// How the client spoke.
-    pub protocol: Protocol,
-    /// HTTP status, 0 for TCP and where none was sent.
-    pub status: u16,
-    /// Why the response is not simply the application's.
-    pub reason: Option<Reason>,
-}
-
-impl RequestLabels {
-    /// The same labels with [`OTHER`] for every value that strangers can choose.
-    fn folded(&self) -> Self {
-        let other = |value: &Option<Name>| value.as_ref().map(|_| Name::from(OTHER));
-        Self {
-            source: other(&self.source),
-            destination: other(&self.destination),
-            route: other(&self.route),
-            ..self.clone()
         }
     }
 }
@@ -280,65 +249,19 @@ counters! {
     }
 }
 
-/// Requests of one set of labels.
-#[derive(Debug, Default)]
-pub struct RequestSeries {
-    count: Counter,
-    duration_micros: Counter,
-    buckets: [Counter; DURATION_BUCKETS_MICROS.len() + 1],
-    bytes_received: Counter,
-    bytes_sent: Counter,
-}
-
-impl RequestSeries {
-    /// Counts one finished request.
-    pub fn finished(&self, duration: Duration, bytes_received: u64, bytes_sent: u64) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.count.increment();
-        self.duration_micros.add(micros);
-        self.buckets[DURATION_BUCKETS_MICROS.partition_point(|bound| *bound < micros)].increment();
-        self.bytes_received.add(bytes_received);
-        self.bytes_sent.add(bytes_sent);
-    }
-
-    fn add_to(&self, totals: &mut RequestTotals) {
-        totals.count += self.count.value();
-        totals.duration_micros += self.duration_micros.value();
-        for (total, bucket) in totals.buckets.iter_mut().zip(&self.buckets) {
-            *total += bucket.value();
-        }
-        totals.bytes_received += self.bytes_received.value();
-        totals.bytes_sent += self.bytes_sent.value();
-    }
-}
-
 /// The sums over all workers at one moment.
 #[derive(Debug, Default, Clone)]
 pub struct Totals {
     /// Counts without labels.
     pub process: ProcessTotals,
-    /// Requests by labels.
+    /// How many requests finished, by all labels.
+    pub responses: BTreeMap<ResponseLabels, u64>,
+    /// How long they took and how many bytes they had, by few labels.
     pub requests: BTreeMap<RequestLabels, RequestTotals>,
     /// Upstream counts by cluster.
     pub clusters: BTreeMap<Name, ClusterTotals>,
     /// Ejections of endpoints by cluster and kind.
     pub ejections: BTreeMap<(Name, &'static str), u64>,
-}
-
-/// Requests of one set of labels, over all workers.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct RequestTotals {
-    /// How many finished.
-    pub count: u64,
-    /// The sum of their durations, in microseconds.
-    pub duration_micros: u64,
-    /// How many were at most as long as each bound of [`DURATION_BUCKETS_MICROS`] and longer than the one before
-    /// (not cumulative); the last holds the rest.
-    pub buckets: [u64; DURATION_BUCKETS_MICROS.len() + 1],
-    /// Body bytes read from clients.
-    pub bytes_received: u64,
-    /// Body bytes sent to clients.
-    pub bytes_sent: u64,
 }
 
 /// A poisoned lock guards counters only: what a panicking thread left is still a valid map.
@@ -348,18 +271,18 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use outrigger_core::record::RequestRecord;
+
     use super::*;
 
-    fn labels(route: usize) -> RequestLabels {
-        RequestLabels {
-            direction: Direction::Outbound,
-            source: None,
-            destination: Some("cart.shop.svc.cluster.local:80".into()),
+    fn labels(route: usize) -> ResponseLabels {
+        let record = RequestRecord {
             route: Some(format!("httproute/shop/{route}").into()),
-            protocol: Protocol::Http11,
-            status: 200,
-            reason: None,
-        }
+            ..crate::record::testing::record()
+        };
+        ResponseLabels::of(&record)
     }
 
     #[test]
@@ -367,14 +290,17 @@ mod tests {
         let registry = Registry::new();
         for _ in 0..2 {
             let worker = registry.worker();
-            worker.requests(&labels(1)).finished(Duration::from_millis(3), 10, 20);
+            worker.responses(&labels(1)).finished(Duration::from_millis(3), 10, 20, None);
             worker.cluster(&"cart".into()).attempts.increment();
             worker.process.in_flight.increment();
         }
         let totals = registry.totals();
-        let requests = &totals.requests[&labels(1)];
-        assert_eq!((requests.count, requests.bytes_received, requests.bytes_sent), (2, 20, 40));
-        assert_eq!(requests.buckets[3], 2, "3 ms lies in the bucket up to 5 ms");
+        assert_eq!(totals.responses[&labels(1)], 2);
+        let requests = &totals.requests[&labels(1).request];
+        assert_eq!((requests.bytes_received, requests.bytes_sent), (20, 40));
+        let durations = requests.durations();
+        assert_eq!((durations.count(), durations.sum), (2, 0.006));
+        assert_eq!((durations.buckets[2].upper_bound, durations.buckets[2].count), (0.005, 2));
         assert_eq!((totals.clusters["cart"].attempts, totals.process.in_flight), (2, 2));
     }
 
@@ -383,11 +309,12 @@ mod tests {
         let registry = Registry::new();
         let worker = registry.worker();
         for route in 0..MAX_SERIES + 100 {
-            worker.requests(&labels(route)).finished(Duration::ZERO, 0, 0);
+            worker.responses(&labels(route)).finished(Duration::ZERO, 0, 0, None);
         }
         let totals = registry.totals();
-        assert_eq!(totals.requests.len(), MAX_SERIES + 1);
-        let folded = totals.requests.iter().find(|(labels, _)| labels.route.as_deref() == Some(OTHER));
-        assert_eq!(folded.unwrap().1.count, 100);
+        assert_eq!((totals.responses.len(), totals.requests.len()), (MAX_SERIES + 1, MAX_SERIES + 1));
+        let folded =
+            totals.responses.iter().find(|(labels, _)| labels.request.route.as_deref() == Some(OTHER));
+        assert_eq!(*folded.unwrap().1, 100);
     }
 }

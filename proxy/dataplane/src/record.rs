@@ -7,11 +7,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_core::Name;
-use outrigger_core::record::RequestRecord;
+use outrigger_core::metrics::Exemplar;
+use outrigger_core::record::{Direction, RequestRecord};
 use tokio::sync::mpsc;
 
-use crate::metrics::{RequestLabels, RequestSeries, WorkerMetrics};
+use crate::metrics::{ResponseLabels, ResponseSeries, WorkerMetrics};
 
 /// The far ends of telemetry, shared by all workers: cloning clones the senders.
 #[derive(Debug, Clone, Default)]
@@ -32,16 +32,16 @@ pub(crate) struct Recorder(Rc<Inner>);
 struct Inner {
     metrics: Arc<WorkerMetrics>,
     sinks: Sinks,
-    /// The series of the request before: a sidecar sees the same labels again and again.
-    last: RefCell<Option<(RequestLabels, Arc<RequestSeries>)>>,
-    /// SPIFFE IDs as label values, so that a request does not copy its source's name.
-    sources: RefCell<foldhash::HashMap<Box<str>, Name>>,
+    /// The series of the request before, for each direction: a sidecar sees the same labels again and again.
+    last: RefCell<[LastSeries; 3]>,
 }
+
+type LastSeries = Option<(ResponseLabels, Arc<ResponseSeries>)>;
 
 impl Recorder {
     /// A recorder that counts in `metrics` and sends to `sinks`.
     pub(crate) fn new(metrics: Arc<WorkerMetrics>, sinks: Sinks) -> Self {
-        Self(Rc::new(Inner { metrics, sinks, last: RefCell::default(), sources: RefCell::default() }))
+        Self(Rc::new(Inner { metrics, sinks, last: RefCell::default() }))
     }
 
     /// This worker's counters.
@@ -83,50 +83,40 @@ impl Recorder {
     }
 
     fn count(&self, record: &RequestRecord) {
-        let labels = RequestLabels {
-            direction: record.direction,
-            source: record.source.as_ref().map(|id| self.source(id.as_str())),
-            destination: record.destination.clone(),
-            route: record.route.clone(),
-            protocol: record.protocol,
-            status: record.status,
-            reason: record.reason,
-        };
-        let mut last = self.0.last.borrow_mut();
-        let series = match &*last {
-            Some((seen, series)) if *seen == labels => Arc::clone(series),
-            _ => {
-                let series = self.0.metrics.requests(&labels);
-                *last = Some((labels, Arc::clone(&series)));
-                series
-            }
-        };
-        series.finished(record.duration, record.bytes_received, record.bytes_sent);
+        let last = &mut self.0.last.borrow_mut()[record.direction as usize];
+        if !last.as_ref().is_some_and(|(labels, _)| labels.is_of(record)) {
+            let labels = ResponseLabels::of(record);
+            let series = self.0.metrics.responses(&labels);
+            *last = Some((labels, series));
+        }
+        if let Some((_, series)) = last {
+            let RequestRecord { duration, bytes_received, bytes_sent, .. } = *record;
+            series.finished(duration, bytes_received, bytes_sent, self.exemplar(record));
+        }
     }
 
-    fn source(&self, id: &str) -> Name {
-        let mut sources = self.0.sources.borrow_mut();
-        if let Some(name) = sources.get(id) {
-            return Arc::clone(name);
-        }
-        let name = Name::from(id);
-        if sources.len() < crate::metrics::MAX_SERIES {
-            sources.insert(id.into(), Arc::clone(&name));
-        }
-        name
+    /// Returns the exemplar of a request whose spans are exported.
+    fn exemplar(&self, record: &RequestRecord) -> Option<Exemplar> {
+        self.0.sinks.spans.as_ref()?;
+        let trace = record.trace.filter(|trace| trace.sampled)?;
+        let attempt = record.attempts.last().and_then(|attempt| attempt.span);
+        let span = match record.direction {
+            Direction::Outbound => attempt.unwrap_or(trace.span),
+            Direction::Inbound | Direction::Unspecified => trace.span,
+        };
+        let (value, time) = (record.duration.as_secs_f64(), record.started + record.duration);
+        Some(Exemplar { trace: trace.trace, span, value, time })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use std::time::{Duration, SystemTime};
 
-    use outrigger_core::record::{Direction, Protocol, Text};
+    use outrigger_core::record::{Direction, Protocol, RequestRecord};
 
-    use super::*;
-    use crate::metrics::Registry;
-
-    fn record(text: bool) -> RequestRecord {
+    /// A request to `cart`, answered with 200.
+    pub(crate) fn record() -> RequestRecord {
         RequestRecord {
             started: SystemTime::UNIX_EPOCH,
             duration: Duration::from_millis(1),
@@ -139,7 +129,7 @@ mod tests {
             source: None,
             client: ([127, 0, 0, 1], 1).into(),
             tls: None,
-            destination: None,
+            destination: Some("cart.shop.svc.cluster.local:80".into()),
             route: None,
             route_template: None,
             bytes_received: 0,
@@ -148,8 +138,21 @@ mod tests {
             upstream: None,
             attempts: Vec::new(),
             trace: None,
-            text: text.then(Box::<Text>::default),
+            text: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_core::record::{Text, Upstream};
+    use outrigger_core::trace::{SpanId, TraceContext, TraceId};
+
+    use super::*;
+    use crate::metrics::{Registry, Totals};
+
+    fn record(text: bool) -> RequestRecord {
+        RequestRecord { text: text.then(Box::<Text>::default), ..testing::record() }
     }
 
     #[test]
@@ -162,7 +165,54 @@ mod tests {
         assert!(lines.try_recv().is_ok());
         let totals = registry.totals();
         assert_eq!(totals.process.log_records_dropped, 1);
-        assert_eq!(totals.requests.values().map(|series| series.count).sum::<u64>(), 2);
+        assert_eq!(totals.responses.into_values().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn requests_with_other_labels_are_counted_apart() {
+        let registry = Registry::new();
+        let recorder = Recorder::new(registry.worker(), Sinks::default());
+        let v1 = Upstream { cluster: "cart-v1".into(), connected: true, peer: None, tls: None };
+        let v2 = Upstream { cluster: "cart-v2".into(), ..v1.clone() };
+        for upstream in [&v1, &v2, &v1] {
+            recorder.finish(RequestRecord { upstream: Some(upstream.clone()), ..record(false) });
+        }
+        recorder.finish(RequestRecord { direction: Direction::Inbound, ..record(false) });
+        recorder.finish(RequestRecord { upstream: Some(v1), status: 201, ..record(false) });
+        let Totals { responses, requests, .. } = registry.totals();
+        let counts = |backend: Option<&str>| -> Vec<u64> {
+            let of = responses.iter().filter(|(labels, _)| labels.request.backend.as_deref() == backend);
+            of.map(|(_, count)| *count).collect()
+        };
+        assert_eq!(
+            (counts(None), counts(Some("cart-v1")), counts(Some("cart-v2"))),
+            (vec![1], vec![2, 1], vec![1])
+        );
+        assert_eq!(requests.len(), 3, "200 and 201 are one class");
+    }
+
+    #[test]
+    fn only_a_request_whose_spans_are_exported_is_an_exemplar() {
+        let trace = TraceContext {
+            trace: TraceId::new(7).unwrap(),
+            span: SpanId::new(8).unwrap(),
+            parent: None,
+            sampled: true,
+        };
+        let exemplars = |spans: Option<mpsc::Sender<Arc<RequestRecord>>>, sampled| {
+            let registry = Registry::new();
+            let recorder = Recorder::new(registry.worker(), Sinks { spans, ..Sinks::default() });
+            recorder.finish(RequestRecord { trace: Some(TraceContext { sampled, ..trace }), ..record(true) });
+            let [requests] = &registry.totals().requests.into_values().collect::<Vec<_>>()[..] else {
+                panic!("one request has one series");
+            };
+            requests.durations().buckets.iter().filter_map(|bucket| bucket.exemplar).collect::<Vec<_>>()
+        };
+        let (spans, _taken) = mpsc::channel(1);
+        let found = exemplars(Some(spans.clone()), true);
+        assert_eq!((found.len(), found[0].trace, found[0].span), (1, trace.trace, trace.span));
+        assert!(exemplars(Some(spans), false).is_empty());
+        assert!(exemplars(None, true).is_empty());
     }
 
     #[test]

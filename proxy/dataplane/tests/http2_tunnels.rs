@@ -73,7 +73,7 @@ async fn a_connect_is_a_connection_to_an_opaque_destination() {
         .http("app:80", forward("app"))
         .start();
     let mut send = client(&proxy).await;
-    let asked = proxy.totals().requests.values().map(|series| series.count).sum::<u64>();
+    let asked = proxy.totals().responses.values().sum::<u64>();
     let (response, mut up) = ask(&mut send, connect("stock:9000")).await;
     assert_eq!(response.status(), StatusCode::OK);
     // More than any window holds, followed by a half-close.

@@ -15,7 +15,10 @@ use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, Servi
 
 fn server() -> Server {
     let trust_domain = TrustDomain::parse("cluster.local").unwrap();
-    Server::new(MeshSettings { cluster_domain: "cluster.local".into(), trust_domain }, Metrics::new().into())
+    Server::new(
+        MeshSettings { cluster_domain: "cluster.local".into(), trust_domain },
+        Metrics::default().into(),
+    )
 }
 
 fn mesh() -> Arc<Mesh> {

@@ -196,7 +196,8 @@ impl Journal {
             if of.until_first_attempt.is_zero() {
                 of.until_first_attempt = now.duration_since(began);
             }
-            of.upstream = Some(Upstream { cluster: cluster.clone(), peer: None, tls: None });
+            of.upstream =
+                Some(Upstream { cluster: cluster.clone(), connected: false, peer: None, tls: None });
             if of.text.is_none() {
                 return;
             }
@@ -245,6 +246,7 @@ impl Journal {
     pub(super) fn attempt_connected(&mut self, endpoint: &EndpointFacts, protocol: Protocol) {
         self.with(|record| {
             if let Some(upstream) = &mut record.upstream {
+                upstream.connected = true;
                 upstream.peer.clone_from(&endpoint.peer);
                 upstream.tls = endpoint.tls;
             }

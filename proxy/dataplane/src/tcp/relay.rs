@@ -129,7 +129,8 @@ impl<'a> Record<'a> {
         if let Some(record) = &mut self.record {
             record.destination.get_or_insert_with(|| opened.cluster.clone());
             let EndpointFacts { peer, tls } = opened.facts.clone();
-            record.upstream = Some(Upstream { cluster: opened.cluster.clone(), peer, tls });
+            let cluster = opened.cluster.clone();
+            record.upstream = Some(Upstream { cluster, connected: true, peer, tls });
         }
         let Some(record) = self.record.as_mut().filter(|record| record.text.is_some()) else { return };
         record.attempts.push(AttemptRecord {

@@ -26,7 +26,7 @@ pub(crate) fn certs(secrets: &SecretStore) -> Value {
 }
 
 /// Returns the seconds until `not_after`; negative if it has passed.
-pub(crate) fn remaining_seconds(not_after: SystemTime) -> f64 {
+fn remaining_seconds(not_after: SystemTime) -> f64 {
     match not_after.duration_since(SystemTime::now()) {
         Ok(left) => left.as_secs_f64(),
         Err(passed) => -passed.duration().as_secs_f64(),

@@ -14,7 +14,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -94,19 +95,18 @@ async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full
         Err(_) => return PageResponse::error(StatusCode::REQUEST_TIMEOUT, "the body is too slow").into(),
     };
     // Rendering large pages takes long; other requests must not wait for it.
-    let rendered =
-        tokio::task::spawn_blocking(move || dispatch(&pages, &head.method, &head.uri, &body)).await;
+    let rendered = tokio::task::spawn_blocking(move || dispatch(&pages, &head, &body)).await;
     let failed = |_| PageResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered");
     rendered.unwrap_or_else(failed).into()
 }
 
-fn dispatch(pages: &Pages, method: &Method, uri: &http::Uri, body: &[u8]) -> PageResponse {
-    let Some(page) = pages.find(uri.path()) else {
+fn dispatch(pages: &Pages, head: &Parts, body: &[u8]) -> PageResponse {
+    let Some(page) = pages.find(head.uri.path()) else {
         return PageResponse::error(StatusCode::NOT_FOUND, "no such page; / lists them");
     };
-    match (method.as_str(), &page.read, &page.write) {
-        ("GET" | "HEAD", Some(read), _) => read(),
-        ("POST", _, Some(write)) => write(uri.query().unwrap_or(""), body),
+    match (head.method.as_str(), &page.read, &page.write) {
+        ("GET" | "HEAD", Some(read), _) => read(&head.headers),
+        ("POST", _, Some(write)) => write(head.uri.query().unwrap_or(""), body),
         _ => PageResponse::error(StatusCode::METHOD_NOT_ALLOWED, page.methods()),
     }
 }

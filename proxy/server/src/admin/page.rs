@@ -1,11 +1,11 @@
 //! A page: a path, a line for the index, and handlers for reading and writing.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::response::PageResponse;
 
-/// Handles GET and HEAD.
-pub(crate) type Read = Box<dyn Fn() -> PageResponse + Send + Sync>;
+/// Handles GET and HEAD, given the header fields.
+pub(crate) type Read = Box<dyn Fn(&HeaderMap) -> PageResponse + Send + Sync>;
 
 /// Handles POST, given the query and the body.
 pub(crate) type Action = Box<dyn Fn(&str, &[u8]) -> PageResponse + Send + Sync>;
@@ -26,6 +26,15 @@ impl Page {
         path: &'static str,
         about: &'static str,
         read: impl Fn() -> PageResponse + Send + Sync + 'static,
+    ) -> Self {
+        Self::negotiated(path, about, move |_| read())
+    }
+
+    /// Returns a page that supports GET and HEAD, and depends on header fields of the request.
+    pub(crate) fn negotiated(
+        path: &'static str,
+        about: &'static str,
+        read: impl Fn(&HeaderMap) -> PageResponse + Send + Sync + 'static,
     ) -> Self {
         Self { path, about, read: Some(Box::new(read)), write: None }
     }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use http::header::ACCEPT;
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
+use outrigger_core::metrics::text::{Format, encode};
 use outrigger_dataplane::SharedClusters;
 use outrigger_discovery::{Kind, Reader};
 use tokio::runtime::Handle;
@@ -12,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{Page, PageResponse, Pages, certs, clusters, config_dump};
 use crate::readiness::Readiness;
-use crate::telemetry::metrics::{self, Mesh, MeshGauges, Sources, XdsType};
+use crate::telemetry::metrics::{Mesh, MeshGauges, Sources, XdsType};
 use crate::telemetry::own_log::LevelHandle;
 
 /// The state that the pages read.
@@ -39,12 +41,16 @@ impl AdminState {
             Page::read("/healthz", "whether the control thread runs", || {
                 PageResponse::text(StatusCode::OK, "ok\n")
             }),
-            Page::read("/metrics", "OpenMetrics", move || match metrics::scrape(&metrics) {
-                Ok(text) => PageResponse::typed(StatusCode::OK, metrics::CONTENT_TYPE, text),
-                Err(_) => {
-                    PageResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
-                }
-            }),
+            Page::negotiated(
+                "/metrics",
+                "Prometheus text format, or OpenMetrics by Accept",
+                move |headers| {
+                    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+                    let format = Format::negotiated(accept);
+                    let text = encode(&metrics.families(), format);
+                    PageResponse::typed(StatusCode::OK, format.content_type(), text)
+                },
+            ),
             Page::read("/config_dump", "xDS resources, versions, refusals (JSON, as Envoy's)", move || {
                 let resources = reader.resources();
                 PageResponse::json(&config_dump::config_dump(&dumped.load(), &resources, &reader.status()))
@@ -115,9 +121,6 @@ fn mesh(reader: &Reader, readiness: &Readiness) -> Mesh {
         ready: readiness.is_ready(),
         connected: status.stream.connected_since.is_some(),
         xds: Kind::ALL.into_iter().map(of).collect(),
-        certificate_remaining_seconds: status
-            .identity
-            .certificate
-            .map(|certificate| certs::remaining_seconds(certificate.not_after)),
+        certificate: status.identity.certificate.map(|of| of.not_before..of.not_after),
     }
 }

@@ -242,6 +242,7 @@ pub(crate) mod tests {
             bytes_sent: 1000,
             until_first_attempt: Duration::from_micros(250),
             upstream: Some(Upstream {
+                connected: true,
                 cluster: "cart.shop.svc.cluster.local:80".into(),
                 peer: Some(cart()),
                 tls: Some(MTLS),
