@@ -9,6 +9,10 @@ use crate::output::print;
 
 /// Reads a directory and prints every resource's conditions and every refusal.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  # Before a directory is given to a control plane
+  outrigger check deploy/examples/shop")]
 pub(crate) struct CheckArgs {
     /// The directory of Kubernetes YAML.
     directory: PathBuf,

@@ -12,8 +12,8 @@ Examples:
   # For this shell
   source <(outrigger completions bash)
 
-  # For all shells of this user
-  outrigger completions bash > ~/.local/share/bash-completion/completions/outrigger
+  # For every shell
+  outrigger completions bash > /etc/bash_completion.d/outrigger
   outrigger completions zsh > ~/.zfunc/_outrigger
   outrigger completions fish > ~/.config/fish/completions/outrigger.fish")]
 pub(crate) struct CompletionsArgs {

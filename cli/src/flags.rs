@@ -11,6 +11,7 @@ use outrigger_control_plane::admin_client::AdminAddress;
 pub(crate) struct ControlPlaneArgs {
     /// Admin address of the control plane.
     #[arg(long, value_name = "IP:PORT", env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:15011")]
+    #[arg(help_heading = "Control plane")]
     pub(crate) admin: SocketAddr,
 }
 
@@ -25,7 +26,7 @@ impl ControlPlaneArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StateDirArgs {
     /// State directory of the control plane.
-    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIR")]
+    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIR", help_heading = "Control plane")]
     pub(crate) state_dir: PathBuf,
 }
 
@@ -34,14 +35,15 @@ pub(crate) struct StateDirArgs {
 pub(crate) struct ProxyArgs {
     /// Admin address of the proxy.
     #[arg(long, value_name = "IP:PORT", env = "OUTRIGGER_PROXY_ADMIN", default_value = "127.0.0.1:15000")]
+    #[arg(help_heading = "Proxy")]
     pub(crate) admin: SocketAddr,
 }
 
 /// A filter by namespace.
 #[derive(Debug, Args)]
 pub(crate) struct NamespaceArgs {
-    /// Only this namespace. Without it, all.
-    #[arg(short, long, env = "OUTRIGGER_NAMESPACE")]
+    /// Only this namespace.
+    #[arg(short, long, env = "OUTRIGGER_NAMESPACE", help_heading = "Filters")]
     namespace: Option<String>,
 }
 

@@ -1,9 +1,11 @@
 //! `outrigger history`: the log of configuration changes.
 
-use clap::Args;
-use outrigger_control_plane::history::{HistoryEntry, read};
+use std::path::PathBuf;
 
-use crate::flags::StateDirArgs;
+use clap::Args;
+use outrigger_control_plane::history::{HistoryEntry, fetch, read};
+
+use crate::flags::ControlPlaneArgs;
 use crate::output::OutputArgs;
 use crate::output::table::{Table, Tone};
 use crate::runtime::block_on;
@@ -12,21 +14,30 @@ use crate::runtime::block_on;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  # The last changes of a control plane's configuration
-  outrigger history --state-dir /var/lib/outrigger --count 20")]
+  # The last changes of a running control plane's configuration
+  outrigger history --count 20
+
+  # Of a control plane that does not run
+  outrigger history --state-dir /var/lib/outrigger")]
 pub(crate) struct HistoryArgs {
     #[command(flatten)]
-    state: StateDirArgs,
+    control_plane: ControlPlaneArgs,
+    /// State directory of the control plane, which need not run. Used instead of --admin.
+    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIR", help_heading = "Control plane")]
+    state_dir: Option<PathBuf>,
     /// How many of the newest changes to print.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, help_heading = "Filters")]
     count: usize,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-/// Works whether the control plane runs or not.
+/// Without a state directory, needs a running control plane.
 pub(crate) fn run(args: HistoryArgs) -> Result<(), String> {
-    let entries = block_on(read(&args.state.state_dir, args.count))?;
+    let entries = match &args.state_dir {
+        Some(directory) => block_on(read(directory, args.count))?,
+        None => block_on(fetch(&args.control_plane.address(), args.count))?,
+    };
     args.output.print(&entries, |wide| table(&entries, wide))
 }
 

@@ -24,7 +24,8 @@ enum TokenCommand {
     #[command(after_help = "\
 Examples:
   # A token for the workloads of the service account cart
-  outrigger token create --state-dir /var/lib/outrigger -n shop --service-account cart > token")]
+  outrigger token create --state-dir /var/lib/outrigger -n shop \\
+      --service-account cart > token")]
     Create(CreateArgs),
 }
 
@@ -41,17 +42,15 @@ struct CreateArgs {
     /// How long it is valid: 10m, 1h30m; at most 24h.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     ttl: Duration,
-    /// Output format. Without it, the token alone is printed.
+    /// The token with its identity and lifetime. Without it, the token alone is printed.
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<TokenFormat>,
 }
 
-/// The format of a token with its facts.
+/// The format of a token with its identity and lifetime.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum TokenFormat {
-    /// JSON.
     Json,
-    /// YAML.
     Yaml,
 }
 

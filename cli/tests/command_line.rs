@@ -1,7 +1,7 @@
 //! The command line as a process: exit codes, where errors go, and readers that close their end early.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 fn outrigger(args: &[&str]) -> Command {
@@ -61,4 +61,71 @@ fn a_reader_that_closes_the_pipe_causes_no_panic_and_no_error() {
 fn the_environment_sets_flags() {
     let output = outrigger(&["status"]).env("OUTRIGGER_ADMIN", "127.0.0.1:1").output().unwrap();
     assert!(text(&output.stderr).contains("127.0.0.1:1"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn bash_completes_commands_and_flags() {
+    let script = text(&run(&["completions", "bash"]).stdout);
+    let complete = |words: &str, current: usize| {
+        let ask = format!(
+            "{script}\nCOMP_WORDS=({words}); COMP_CWORD={current}; _outrigger outrigger \"${{COMP_WORDS[-1]}}\" \
+             \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        // The script is passed by stdin, as one of 100 kB is too long for an argument.
+        let mut bash = Command::new("bash").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        bash.stdin.take().unwrap().write_all(ask.as_bytes()).unwrap();
+        let output = bash.wait_with_output().unwrap();
+        assert!(output.status.success());
+        text(&output.stdout)
+    };
+    assert_eq!(complete("outrigger sta", 1), "status\n");
+    assert_eq!(complete("outrigger proxy-config ro", 2), "routes\n");
+    assert_eq!(complete("outrigger status --out", 2), "--output\n");
+    assert_eq!(complete("outrigger status -o y", 3), "yaml\n");
+}
+
+#[test]
+fn every_shell_has_a_completion_script() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = text(&run(&["completions", shell]).stdout);
+        assert!(script.contains("proxy-config") && script.contains("token"), "{shell}");
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(run(&["man", directory.path().to_str().unwrap()]).status.success());
+    for name in ["outrigger", "outrigger-status", "outrigger-token-create", "outrigger-proxy-config-routes"] {
+        let path = directory.path().join(format!("{name}.1"));
+        let page = std::fs::read_to_string(&path).unwrap();
+        for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
+            assert!(page.contains(section), "{name}: {section}");
+        }
+        // groff is on most systems; where it is not, the structure must suffice.
+        if let Ok(output) = Command::new("groff").args(["-man", "-Tutf8", "-ww"]).arg(&path).output() {
+            assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+        }
+    }
+    let page = text(&run(&["man"]).stdout);
+    assert!(page.contains(".TH outrigger 1"), "{page}");
+}
+
+#[test]
+fn waiting_ends_at_its_time_limit_with_the_cause() {
+    for (daemon, name) in [("control-plane", "control plane"), ("proxy", "proxy")] {
+        let output = run(&["wait", daemon, "--admin", "127.0.0.1:1", "--timeout", "300ms"]);
+        assert_eq!(output.status.code(), Some(1));
+        let error = text(&output.stderr);
+        let start = format!("outrigger: the {name} is not ready after 300ms: http://127.0.0.1:1/ready: ");
+        assert!(error.starts_with(&start) && error.contains("refused"), "{error}");
+    }
+}
+
+#[test]
+fn colour_is_for_terminals_only() {
+    let help =
+        |name: &str, value: &str| text(&outrigger(&["help"]).env(name, value).output().unwrap().stdout);
+    assert!(!help("A", "b").contains('\u{1b}'), "a pipe");
+    assert!(help("CLICOLOR_FORCE", "1").contains('\u{1b}'), "a pipe, forced");
 }

@@ -142,19 +142,24 @@ fn unix_ms(at: jiff::Timestamp) -> u64 {
 /// if it runs, otherwise from the store.
 pub async fn read(directory: &Path, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
     let socket = AdminAddress::of_state_directory(directory);
-    let failed = |error: &dyn std::fmt::Display| AdminError::Failed(socket.clone(), error.to_string());
-    match ask(&socket, &format!("/history?count={count}"), None).await {
-        Ok(body) => Ok(serde_json::from_slice(&body).map_err(|error| failed(&error))?),
+    match fetch(&socket, count).await {
+        Ok(entries) => Ok(entries),
         Err(AdminError::Absent(_)) if !Store::exists(directory) => {
             Err(HistoryError::NoState(directory.to_owned()))
         }
         Err(AdminError::Absent(_)) => {
             let directory = directory.to_owned();
             let read = tokio::task::spawn_blocking(move || Store::open(&directory)?.history(count));
-            Ok(read.await.map_err(|error| failed(&error))??)
+            Ok(read.await.map_err(|error| AdminError::Failed(socket, error.to_string()))??)
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Fetches the last `count` changes, oldest first, of a running control plane.
+pub async fn fetch(address: &AdminAddress, count: usize) -> Result<Vec<HistoryEntry>, AdminError> {
+    let body = ask(address, &format!("/history?count={count}"), None).await?;
+    serde_json::from_slice(&body).map_err(|error| AdminError::Failed(address.clone(), error.to_string()))
 }
 
 /// Why the history cannot be read.

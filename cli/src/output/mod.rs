@@ -14,21 +14,18 @@ use serde::Serialize;
 /// The format of a command's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// A table.
     Table,
-    /// A table with more columns.
     Wide,
-    /// JSON, with all data.
     Json,
-    /// YAML, with all data.
     Yaml,
 }
 
 /// The flag `-o`.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct OutputArgs {
-    /// Output format.
+    /// A table, one with more columns, or all data as JSON or YAML.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Table)]
+    #[arg(help_heading = "Output")]
     pub(crate) output: OutputFormat,
 }
 

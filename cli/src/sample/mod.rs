@@ -28,31 +28,31 @@ enum Service {
     /// The front end: GET / and POST /checkout, both by calling `cart`.
     Web {
         /// Where to listen.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
         /// The outbound port of its sidecar.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         sidecar: SocketAddr,
     },
     /// The cart: GET /cart and POST /checkout.
     Cart {
         /// Where to listen.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
         /// The outbound port of its sidecar.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         sidecar: SocketAddr,
         /// The local port of its sidecar that is bound to `payments`.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         payments: SocketAddr,
         /// The local port of its sidecar that is bound to `stock`.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         stock: SocketAddr,
     },
     /// The catalog: GET /items.
     Catalog {
         /// Where to listen.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
         /// The value of the response header `x-version`.
         #[arg(long, default_value = "v1")]
@@ -61,13 +61,13 @@ enum Service {
     /// Payments: the gRPC method `outrigger.demo.v1.Payments/Charge`.
     Payments {
         /// Where to listen.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
     },
     /// Stock: one line of text in, one line out.
     Stock {
         /// Where to listen.
-        #[arg(long)]
+        #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
     },
 }

@@ -16,14 +16,15 @@ use crate::runtime::block_on;
 A proxy's configuration is SYNCED if it has acknowledged everything that was sent to it, otherwise STALE.
 
 Examples:
-  # Every connected proxy, then refusals, endpoints that are not ready and problems, if there are any
+  # Every proxy, then refusals, endpoints that are not ready and problems
   outrigger status
 
   # One namespace, with each resource type and the registered workloads
   outrigger status -n shop -o wide
 
   # The proxies that have refused a resource
-  outrigger status -o json | jq -r '.proxies[] | select(any(.types[].resources[]; .nacked)).node'")]
+  outrigger status -o json |
+    jq -r '.proxies[] | select(any(.types[].resources[]; .nacked)).node'")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     control_plane: ControlPlaneArgs,

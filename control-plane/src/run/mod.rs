@@ -30,10 +30,12 @@ Environment: a flag that may be given only once is also read from OUTRIGGER_<FLA
 
 Examples:
   # Serve the resources of a directory to the proxies of this machine
-  outrigger control-plane --config deploy/examples/hello --state-dir /var/lib/outrigger
+  outrigger control-plane --config deploy/examples/hello \\
+      --state-dir /var/lib/outrigger
 
   # To the proxies of a network, which reach it as control-plane.example
-  outrigger control-plane --config /etc/outrigger --state-dir /var/lib/outrigger \\
+  outrigger control-plane --config /etc/outrigger \\
+      --state-dir /var/lib/outrigger \\
       --listen 10.0.0.1:15010 --server-name control-plane.example";
 
 /// Flags of the control plane.

@@ -36,8 +36,9 @@ Environment: a flag that may be given only once is also read from OUTRIGGER_PROX
 
 Examples:
   # The sidecar of an application at port 8080, which serves cart
-  outrigger proxy --control-plane 10.0.0.1:15010 --control-plane-ca roots.pem --token-file token \\
-      --state-dir /var/lib/outrigger --service cart=127.0.0.1:8080,listen=10.0.0.5:9080
+  outrigger proxy --control-plane 10.0.0.1:15010 --control-plane-ca roots.pem \\
+      --token-file token --state-dir /var/lib/outrigger \\
+      --service cart=127.0.0.1:8080,listen=10.0.0.5:9080
 
   # The application sends its requests through it
   curl -x http://127.0.0.1:15001 http://catalog/items";
@@ -123,7 +124,7 @@ pub struct Args {
     pub transparent_inbound: Option<SocketAddr>,
 
     /// What to do with a request whose destination is not in the mesh
-    #[arg(long, value_enum, default_value_t = UnknownDestination::Passthrough, help_heading = TRAFFIC)]
+    #[arg(long, value_enum, value_name = "ACTION", default_value_t = UnknownDestination::Passthrough, help_heading = TRAFFIC)]
     pub unknown_destination: UnknownDestination,
 
     /// Number of worker threads of the data plane
@@ -158,7 +159,7 @@ pub struct Args {
     pub log: String,
 
     /// Format of the proxy's own log, which goes to stderr
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = OPERATION)]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text, help_heading = OPERATION)]
     pub log_format: LogFormat,
 
     /// Where the access log goes, with one line per finished request: off, stdout, or a file
@@ -168,7 +169,7 @@ pub struct Args {
     pub access_log: AccessLog,
 
     /// Format of the access log; docs/access-logs.md lists the fields
-    #[arg(long, value_enum, default_value_t = LogFormat::Json, help_heading = OPERATION)]
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Json, help_heading = OPERATION)]
     pub access_log_format: LogFormat,
 
     /// Fraction of traces to sample, 0 to 1, for requests without a sampling decision
