@@ -215,7 +215,7 @@ impl Mesh {
         let instance = &self.instances[index];
         let mut args = instance.sidecar_args(self.control_plane_listen, directory);
         args.extend(["--trace-sampling".into(), sampling.to_string().into()]);
-        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{spans_to}"))];
+        let environment = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".to_owned(), format!("http://{spans_to}"))];
         let name = format!("{}-sidecar", instance.name);
         let process = Process::start(&self.program, &name, &self.logs(), args, &environment)?;
         self.instances[index].sidecar = Some(process);

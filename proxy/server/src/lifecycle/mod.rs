@@ -1,6 +1,7 @@
 //! The lifecycle of the process: start, run until a shutdown is requested, drain.
 
 mod run;
+mod exporters;
 mod configuration;
 mod run_loop;
 mod shutdown;

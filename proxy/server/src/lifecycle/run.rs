@@ -16,9 +16,9 @@ use outrigger_dataplane::{SharedClusters, Sinks};
 use outrigger_discovery::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
 
 use super::configuration::Configuration;
+use super::exporters::Exporters;
 use super::memory_trim::MemoryTrim;
 use super::run_loop::{Latches, RunLoop};
 use super::shutdown::{DrainSchedule, FLUSH_TIMEOUT, ShutdownSignals, propagation};
@@ -35,10 +35,8 @@ use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
 use crate::telemetry::metrics::Sources;
 use crate::telemetry::otlp::environment::Environment;
-use crate::telemetry::otlp::exporter::Exporter;
 use crate::telemetry::otlp::settings::Settings;
 use crate::telemetry::own_log::{self, LevelHandle};
-use crate::telemetry::{logs, spans};
 
 /// Controls for a program that embeds a proxy.
 #[derive(Debug, Default)]
@@ -117,7 +115,7 @@ struct Running {
     sockets: Sockets,
     drains: Drains,
     workers: Workers,
-    exporters: JoinSet<()>,
+    exporters: Exporters,
     log: Option<AccessLogThread>,
     registry: Arc<Registry>,
     schedule: DrainSchedule,
@@ -143,20 +141,10 @@ impl Process {
 
         let known = secrets.clone();
         let identity = LocalIdentity::new(move || known.load().map(|secrets| secrets.identity.id.clone()));
-        let Settings { sampling, workload, traces, logs } = otlp;
-        let mut exporters = JoinSet::new();
-        let spans = traces.map(|(destination, batching)| {
-            let exporter = Exporter::new(destination, Arc::clone(&losses));
-            let (sender, batches) = batching.queue();
-            exporters.spawn(spans::run(batches, exporter, workload.clone(), identity.clone()));
-            sender
-        });
-        let otlp_log = logs.map(|(destination, batching)| {
-            let exporter = Exporter::new(destination, Arc::clone(&losses));
-            let (sender, batches) = batching.queue();
-            exporters.spawn(logs::run(batches, exporter, workload, identity.clone()));
-            sender
-        });
+        let Settings { sampling, workload, traces, metrics, logs } = otlp;
+        let mut exporters = Exporters::new(workload, Arc::clone(&losses), identity.clone());
+        let spans = traces.map(|traces| exporters.export_spans(traces));
+        let otlp_log = logs.map(|logs| exporters.export_logs(logs));
         let (log_sender, log) = log.unzip();
 
         let mut sockets = Sockets::new(sockets, &listeners, args.workers.get());
@@ -188,9 +176,13 @@ impl Process {
         let addresses =
             Addresses { admin: admin.local_addr().map_err(failed)?, listeners: sockets.addresses() };
         let mesh = pages::gauges(reader.clone(), readiness.clone());
+        let sources = Sources { workers: Arc::clone(&registry), losses, identity, mesh };
+        if let Some(metrics) = metrics {
+            exporters.export_metrics(metrics, sources.clone());
+        }
         let admin_state = AdminState {
             readiness: readiness.clone(),
-            metrics: Sources { workers: Arc::clone(&registry), losses, identity, mesh },
+            metrics: sources,
             published: published.clone(),
             secrets: secrets.clone(),
             reader,
@@ -241,8 +233,7 @@ impl Process {
 impl Running {
     /// Shuts down. Each step is bounded, so that it ends within the drain timeout plus a few seconds.
     async fn shut_down(self) {
-        let Self { discovery, offered, sockets, drains, workers, mut exporters, log, registry, schedule } =
-            self;
+        let Self { discovery, offered, sockets, drains, workers, exporters, log, registry, schedule } = self;
         let leaving = async {
             let left = discovery.drain_registration().await;
             tracing::debug!(?left, "left discovery");
@@ -260,7 +251,7 @@ impl Running {
         drop(sockets);
         // The workers have dropped their senders, so that all of these end by themselves.
         let flushed = async {
-            while exporters.join_next().await.is_some() {}
+            exporters.finish().await;
             while log.as_ref().is_some_and(|log| !log.is_finished()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

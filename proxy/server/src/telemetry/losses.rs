@@ -42,6 +42,10 @@ pub(crate) struct Counts {
     pub(crate) log_records_exported: u64,
     /// Access log records that could not be exported.
     pub(crate) log_records_lost: u64,
+    /// Exports of metrics that the collector accepted.
+    pub(crate) metric_exports: u64,
+    /// Exports of metrics that failed.
+    pub(crate) metric_exports_failed: u64,
 }
 
 impl Losses {
@@ -76,6 +80,8 @@ impl Losses {
             spans_lost: self.spans.lost.load(Relaxed),
             log_records_exported: self.log_records.exported.load(Relaxed),
             log_records_lost: self.log_records.lost.load(Relaxed),
+            metric_exports: self.metrics.exported.load(Relaxed),
+            metric_exports_failed: self.metrics.lost.load(Relaxed),
         }
     }
 }

@@ -150,7 +150,7 @@ pub(super) fn upstream(
 }
 
 /// Telemetry that was delivered and lost.
-pub(super) fn telemetry(totals: &ProcessTotals, counts: Counts) -> [Family; 7] {
+pub(super) fn telemetry(totals: &ProcessTotals, counts: Counts) -> [Family; 8] {
     let Counts {
         own_lines_lost,
         log_lines_written,
@@ -159,6 +159,8 @@ pub(super) fn telemetry(totals: &ProcessTotals, counts: Counts) -> [Family; 7] {
         spans_lost,
         log_records_exported,
         log_records_lost,
+        metric_exports,
+        metric_exports_failed,
     } = counts;
     [
         counter(
@@ -190,6 +192,12 @@ pub(super) fn telemetry(totals: &ProcessTotals, counts: Counts) -> [Family; 7] {
             "Spans that were not exported; queue_full counts requests, each with all its spans",
             "cause",
             [("queue_full", totals.span_records_dropped), ("export_failed", spans_lost)],
+        ),
+        counters(
+            "outrigger_metric_exports_total",
+            "Exports of all metrics by OTLP",
+            "outcome",
+            [("ok", metric_exports), ("failed", metric_exports_failed)],
         ),
     ]
 }

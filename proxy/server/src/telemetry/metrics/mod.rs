@@ -1,8 +1,9 @@
 //! The proxy's metrics: all counters of the process, merged over the workers at each scrape or export.
 //!
 //! [`Sources`] keeps no state. It reads the workers' counters, the losses and the discovery state, and returns families. The
-//! admin endpoint encodes them as text. docs/metrics.md lists every name with its kind and labels; a test compares the two.
+//! admin endpoint encodes them as text, [`export()`] sends them by OTLP. docs/metrics.md lists every name with its kind and labels; a test compares the two.
 
+mod export;
 mod families;
 mod requests;
 
@@ -14,6 +15,7 @@ use std::time::SystemTime;
 use outrigger_core::metrics::{Family, process};
 use outrigger_dataplane::metrics::{Registry, Totals};
 
+pub(crate) use self::export::run as export;
 use crate::telemetry::local_identity::LocalIdentity;
 use crate::telemetry::losses::Losses;
 

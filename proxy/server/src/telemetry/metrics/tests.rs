@@ -17,7 +17,7 @@ fn workload(namespace: &str, account: &str) -> SpiffeId {
 }
 
 /// The sources of a sidecar of `web` with `workers` workers, each of which served `records`.
-fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
+pub(super) fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
     let registry = Registry::new();
     for _ in 0..workers {
         let worker = registry.worker();
@@ -38,6 +38,7 @@ fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
     }
     let losses = Arc::new(Losses::default());
     losses.exported(Signal::Traces, 0, 7);
+    losses.exported(Signal::Metrics, 5, 1);
     let mesh = Mesh {
         ready: true,
         connected: false,

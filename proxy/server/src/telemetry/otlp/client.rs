@@ -25,6 +25,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::destination::{Destination, Protocol};
+use crate::telemetry::signal::Signal;
 
 const AGENT: &str = concat!("outrigger/", env!("CARGO_PKG_VERSION"));
 
@@ -102,12 +103,12 @@ impl Client {
         let path = PathAndQuery::from_static(signal.grpc_path());
         match grpc.unary(request, path, Encoded).await {
             Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(of_status(&status)),
+            Err(status) => Err(of_status(&status, *signal)),
         }
     }
 
     async fn send_http(&self, message: Bytes) -> Result<Bytes, Failure> {
-        let Destination { url, headers, gzip, .. } = &self.destination;
+        let Destination { signal, url, headers, gzip, .. } = &self.destination;
         let mut headers = self.headers_with_agent(headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         let mut body = message;
@@ -120,7 +121,7 @@ impl Client {
         let response = self.http.request(request).await.map_err(|error| transient(&error))?;
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
-            return Err(of_http(head.status, &head.headers));
+            return Err(of_http(head.status, &head.headers, *signal));
         }
         let body = Limited::new(body, MAX_RESPONSE).collect().await;
         Ok(body.map_err(|error| transient(&*error))?.to_bytes())
@@ -134,13 +135,10 @@ impl Client {
 }
 
 /// Returns whether another attempt may succeed (OTLP specification, "OTLP/HTTP Response", "Failures").
-fn of_http(status: StatusCode, headers: &HeaderMap) -> Failure {
+fn of_http(status: StatusCode, headers: &HeaderMap, signal: Signal) -> Failure {
     // A date is not read; the default delay applies then.
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let hint = match status {
-        StatusCode::NOT_FOUND => " (is there an OTLP receiver at this path?)",
-        _ => "",
-    };
+    let hint = if status == StatusCode::NOT_FOUND { not_received(signal) } else { String::new() };
     Failure {
         problem: format!("{status}{hint}"),
         transient: matches!(status.as_u16(), 429 | 502 | 503 | 504),
@@ -150,7 +148,7 @@ fn of_http(status: StatusCode, headers: &HeaderMap) -> Failure {
 
 /// Returns whether another attempt may succeed (OTLP specification, "OTLP/gRPC Response", "Failures"). RESOURCE_EXHAUSTED is
 /// permanent: RetryInfo, which would make it transient, is not read.
-fn of_status(status: &Status) -> Failure {
+fn of_status(status: &Status, signal: Signal) -> Failure {
     if let Some(source) = status.source() {
         return transient(source);
     }
@@ -163,11 +161,20 @@ fn of_status(status: &Status) -> Failure {
             | Code::Unavailable
             | Code::DataLoss
     );
-    let problem = match status.message() {
+    let mut problem = match status.message() {
         "" => format!("{:?}", status.code()),
         message => format!("{:?}: {message}", status.code()),
     };
+    if status.code() == Code::Unimplemented {
+        problem.push_str(&not_received(signal));
+    }
     Failure { problem, transient, retry_after: None }
+}
+
+/// Says what to do about a backend that receives other signals only.
+fn not_received(signal: Signal) -> String {
+    let (items, part) = (signal.items(), signal.variable_part());
+    format!("; if it does not receive {items}, set OTEL_{part}_EXPORTER=none")
 }
 
 /// A failure below HTTP, with its causes.

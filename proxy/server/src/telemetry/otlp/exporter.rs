@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 
 use super::client::{Client, Failure};
-use super::destination::Destination;
+use super::destination::{Destination, Protocol};
 use crate::telemetry::losses::Losses;
 
 /// Shortest and longest pause before the second attempt, unless the collector names one.
@@ -42,7 +42,7 @@ impl Exporter {
         let (rejected, problem) = match outcome {
             Ok((0, _)) => (0, None),
             Ok((rejected, why)) => (rejected.min(count), Some(format!("{rejected} rejected: {why}"))),
-            Err(problem) => (count, Some(problem)),
+            Err(problem) => (count, Some(format!("{problem}{}", hint(self.client.destination())))),
         };
         self.losses.exported(signal, count - rejected, rejected);
         let (endpoint, what) = (url.to_string(), signal.items());
@@ -69,6 +69,20 @@ impl Exporter {
             .map_err(|error| format!("the response is not OTLP: {error}"))?;
         let partial = response.partial_success.unwrap_or_default();
         Ok((u64::try_from(partial.rejected_spans).unwrap_or(0), partial.error_message))
+    }
+}
+
+/// Returns what is probably wrong if the port belongs to the other protocol (OTLP specification, "OTLP/gRPC Default Port",
+/// "OTLP/HTTP Default Port").
+fn hint(destination: &Destination) -> &'static str {
+    match (destination.protocol, destination.url.port_u16()) {
+        (Protocol::Grpc, Some(4318)) => {
+            "; port 4318 is usually for HTTP: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf chooses it"
+        }
+        (Protocol::HttpProtobuf, Some(4317)) => {
+            "; port 4317 is usually for gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=grpc chooses it"
+        }
+        _ => "",
     }
 }
 

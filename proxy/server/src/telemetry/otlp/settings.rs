@@ -2,15 +2,27 @@
 //!
 //! Read once at start-up. A variable or value that is not supported ends the start-up with an error that names it.
 
+use std::time::Duration;
+
 use outrigger_core::trace::Sampling;
 
 use super::batches::Batching;
 use super::destination::Destination;
-use super::environment::Environment;
+use super::environment::{Environment, Variable};
 use super::resource::Workload;
 use super::{sampler, supported};
 use crate::error::Error;
 use crate::telemetry::signal::Signal;
+
+/// The interval between exports of metrics (Environment variable specification, "Periodic exporting MetricReader").
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What metrics always are. Another value of the variable is refused.
+const ONLY: [(&str, &str); 3] = [
+    ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative"),
+    ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram"),
+    ("OTEL_METRICS_EXEMPLAR_FILTER", "trace_based"),
+];
 
 /// The settings of the flags and the environment.
 #[derive(Debug)]
@@ -21,8 +33,17 @@ pub(crate) struct Settings {
     pub(crate) workload: Workload,
     /// Where spans are exported to. If None, no spans are collected.
     pub(crate) traces: Option<(Destination, Batching)>,
+    /// Where metrics are exported to, and how often.
+    pub(crate) metrics: Option<Periodic>,
     /// Where the access log is exported to.
     pub(crate) logs: Option<(Destination, Batching)>,
+}
+
+/// Where and how often a signal is exported that has no queue.
+#[derive(Debug)]
+pub(crate) struct Periodic {
+    pub(crate) destination: Destination,
+    pub(crate) interval: Duration,
 }
 
 impl Settings {
@@ -38,9 +59,8 @@ impl Settings {
         let sampling = sampler::read(environment, flag)?;
         let workload = Workload::read(environment, service, instance);
         if Environment::is_true(environment.get("OTEL_SDK_DISABLED")) {
-            return Ok(Self { sampling, workload, traces: None, logs: None });
+            return Ok(Self { sampling, workload, traces: None, metrics: None, logs: None });
         }
-        environment.get("OTEL_METRICS_EXPORTER").map_or(Ok(()), |exporter| exporter.only("none"))?;
         let batched = |signal, prefix: &str| {
             let batching = Batching::read(environment, prefix)?;
             let limit = format!("{prefix}_EXPORT_TIMEOUT");
@@ -49,8 +69,19 @@ impl Settings {
         };
         let traces = batched(Signal::Traces, "OTEL_BSP")?;
         let logs = batched(Signal::Logs, "OTEL_BLRP")?;
-        Ok(Self { sampling, workload, traces, logs })
+        let metrics = metrics(environment)?;
+        Ok(Self { sampling, workload, traces, metrics, logs })
     }
+}
+
+fn metrics(environment: &Environment) -> Result<Option<Periodic>, Error> {
+    for (name, supported) in ONLY {
+        environment.get(name).map_or(Ok(()), |variable| variable.only(supported))?;
+    }
+    let interval = environment.get("OTEL_METRIC_EXPORT_INTERVAL");
+    let interval = interval.map_or(Ok(DEFAULT_INTERVAL), Variable::milliseconds)?;
+    let destination = Destination::read(environment, Signal::Metrics, "OTEL_METRIC_EXPORT_TIMEOUT")?;
+    Ok(destination.map(|destination| Periodic { destination, interval }))
 }
 
 #[cfg(test)]
@@ -69,9 +100,21 @@ mod tests {
     #[test]
     fn disabled_means_no_export() {
         let settings = read(&[ENDPOINT, LOGS]).unwrap();
-        assert!(settings.traces.is_some() && settings.logs.is_some());
+        assert!(settings.traces.is_some() && settings.metrics.is_some() && settings.logs.is_some());
         let settings = read(&[ENDPOINT, LOGS, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap();
-        assert!(settings.traces.is_none() && settings.logs.is_none());
+        assert!(settings.traces.is_none() && settings.metrics.is_none() && settings.logs.is_none());
+    }
+
+    #[test]
+    fn metrics_are_cumulative_and_exported_every_minute() {
+        assert_eq!(read(&[ENDPOINT]).unwrap().metrics.unwrap().interval, Duration::from_secs(60));
+        let interval = ("OTEL_METRIC_EXPORT_INTERVAL", "5000");
+        assert_eq!(read(&[ENDPOINT, interval]).unwrap().metrics.unwrap().interval, Duration::from_secs(5));
+        for (name, supported) in ONLY {
+            assert!(read(&[ENDPOINT, (name, &supported.to_uppercase())]).unwrap().metrics.is_some());
+            let error = read(&[ENDPOINT, (name, "delta")]).unwrap_err();
+            assert_eq!(error, format!("{name}: `delta` is not supported; use {supported}"));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::telemetry::signal::Signal;
 
 /// The supported variables besides the options of OTLP exporters.
-const SUPPORTED: [&str; 17] = [
+const SUPPORTED: [&str; 22] = [
     "OTEL_SDK_DISABLED",
     "OTEL_SERVICE_NAME",
     "OTEL_RESOURCE_ATTRIBUTES",
@@ -25,6 +25,11 @@ const SUPPORTED: [&str; 17] = [
     "OTEL_BLRP_EXPORT_TIMEOUT",
     "OTEL_BLRP_MAX_QUEUE_SIZE",
     "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "OTEL_METRICS_EXEMPLAR_FILTER",
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
 ];
 
 /// The options of OTLP exporters, after `OTEL_EXPORTER_OTLP_` and `OTEL_EXPORTER_OTLP_{signal}_`.
@@ -133,7 +138,7 @@ mod tests {
             "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
             "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
             "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT",
-            "OTEL_METRICS_EXEMPLAR_FILTER",
+            "OTEL_METRICS_EXPORT_INTERVAL",
             "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
             "OTEL_TRACE_SAMPLER",
         ] {

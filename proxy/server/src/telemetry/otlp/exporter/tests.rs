@@ -136,6 +136,18 @@ async fn a_dead_collector_costs_the_batch() {
     }
 }
 
+#[test]
+fn a_port_of_the_other_protocol_is_pointed_out() {
+    let hint_for = |endpoint, protocol| {
+        let variables =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+        hint(&destination(Signal::Logs, &variables))
+    };
+    assert!(hint_for("http://c:4318", "grpc").contains("PROTOCOL=http/protobuf"));
+    assert!(hint_for("http://c:4317", "http/protobuf").contains("PROTOCOL=grpc"));
+    assert!(hint_for("http://c:4317", "grpc").is_empty());
+}
+
 /// Certificates in files, as variables name them.
 struct Files(tempfile::TempDir);
 
