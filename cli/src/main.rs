@@ -30,7 +30,6 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 #[command(
     name = "outrigger",
     version,
-    about,
     after_help = "\
 Exit codes: 0 success, 1 failure, 2 invalid usage. Errors are one line on stderr.
 

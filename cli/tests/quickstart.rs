@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A shell that runs the commands and ends their processes when it is dropped.
@@ -81,16 +81,32 @@ impl Quickstart {
         started
     }
 
-    /// Runs `outrigger <args>` and returns what it prints.
-    fn outrigger(&self, args: &str) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+    fn command(&self, args: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_outrigger"))
             .args(args.split(' '))
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Runs `outrigger <args>` and returns what it prints.
+    fn outrigger(&self, args: &str) -> String {
+        let output = self.command(args);
         assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `outrigger <args>`, which fails, and returns the error.
+    fn refused(&self, args: &str) -> String {
+        let output = self.command(args);
+        assert_eq!(output.status.code(), Some(1), "{args}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Returns the value of a variable of the mesh.
+    fn variable(&self, name: &str) -> &str {
+        &self.environment.iter().find(|(other, _)| *other == name).unwrap().1
     }
 
     /// Sends a request as the last command does. Repeats it until there is a 200, as `curl --retry` does.
@@ -134,7 +150,7 @@ fn the_quickstart_of_the_readme_starts_a_mesh_that_every_command_can_read() {
     for (what, filters, shown) in [
         ("listeners", "--name hello", "hello:80"),
         ("listeners", "--name inbound", "inbound|"),
-        ("routes", "-n default --port 80", "default/hello.default"),
+        ("routes", "-n default --port 80", "  default\n"),
         ("clusters", "-n default -o wide", "1/1"),
         ("endpoints", "--name hello -o wide", "spiffe://cluster.local/ns/default/sa/hello"),
     ] {
@@ -146,4 +162,16 @@ fn the_quickstart_of_the_readme_starts_a_mesh_that_every_command_can_read() {
     }
     let certificates = mesh.outrigger("proxy-config certificates");
     assert!(certificates.contains("sa/hello") && certificates.contains("root"), "{certificates}");
+
+    let (control_plane, proxy) = (mesh.variable("OUTRIGGER_ADMIN"), mesh.variable("OUTRIGGER_PROXY_ADMIN"));
+    let swapped = mesh.refused(&format!("status --admin {proxy}"));
+    assert!(
+        swapped.contains(&format!("http://{proxy} is not the admin address of a control plane")),
+        "{swapped}"
+    );
+    let swapped = mesh.refused(&format!("proxy-config routes --admin {control_plane}"));
+    assert!(
+        swapped.contains(&format!("http://{control_plane} is not the admin address of a proxy")),
+        "{swapped}"
+    );
 }

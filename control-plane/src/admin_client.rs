@@ -49,6 +49,9 @@ pub enum AdminError {
     /// No process listens: the control plane does not run.
     #[error("no control plane answers at {0}")]
     Absent(AdminAddress),
+    /// Another server listens, such as a proxy's admin endpoint.
+    #[error("{0} is not the admin address of a control plane: it has no {1}")]
+    NotAControlPlane(AdminAddress, String),
     /// The exchange failed.
     #[error("{0}: {1}")]
     Failed(AdminAddress, String),
@@ -74,9 +77,10 @@ pub async fn ask(address: &AdminAddress, path: &str, body: Option<Vec<u8>>) -> R
     };
     let (status, body) =
         tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| failed(&"no response in time"))??;
-    match status.is_success() {
-        true => Ok(body),
-        false => Err(AdminError::Refused(String::from_utf8_lossy(&body).trim().into())),
+    match status {
+        http::StatusCode::NOT_FOUND => Err(AdminError::NotAControlPlane(address.clone(), path.into())),
+        status if status.is_success() => Ok(body),
+        _ => Err(AdminError::Refused(String::from_utf8_lossy(&body).trim().into())),
     }
 }
 

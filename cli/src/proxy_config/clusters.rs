@@ -18,7 +18,7 @@ pub(super) fn table(clusters: &[Resource<'_>], usage: &Value, wide: bool) -> Str
         let endpoints = list(&state["endpoints"]);
         let healthy = endpoints.iter().filter(|endpoint| is_healthy(endpoint)).count();
         let tone = match cluster.tone() {
-            Tone::Plain if healthy < endpoints.len() => Tone::Warning,
+            Tone::Plain if healthy == 0 || healthy < endpoints.len() => Tone::Warning,
             tone => tone,
         };
         let mut cells = vec![

@@ -9,11 +9,12 @@ mod routes;
 mod dump;
 
 use clap::{Args, Subcommand};
+use http::StatusCode;
 use outrigger::admin;
 use serde_json::Value;
 
 use crate::flags::{NamespaceArgs, ProxyArgs};
-use crate::output::OutputArgs;
+use crate::output::{OutputArgs, print_error};
 use crate::runtime::block_on;
 use dump::{Kind, Resource, ServiceName};
 
@@ -87,7 +88,7 @@ pub(crate) fn run(args: ProxyConfigArgs) -> Result<(), String> {
                 .iter()
                 .filter(|cluster| args.shows(dump::text(&cluster["name"]), &[]))
                 .collect();
-            args.output.print(&clusters, |wide| endpoints::table(&clusters, wide))
+            args.output.print(&clusters, |wide| or_none(endpoints::table(&clusters, wide)))
         }
         What::Certificates(args) => {
             let page = page(&args.proxy, "/certs")?;
@@ -107,7 +108,7 @@ impl ShowArgs {
         let mut resources = dump::resources(&page, kind);
         resources.retain(|resource| self.shows(resource.name, &resource.ports));
         let dumped: Vec<_> = resources.iter().map(|resource| resource.entry).collect();
-        self.output.print(&dumped, |wide| table(&resources, wide) + &dump::refusals(&resources))
+        self.output.print(&dumped, |wide| or_none(table(&resources, wide)) + &dump::refusals(&resources))
     }
 
     /// Returns true if a resource passes the filters.
@@ -124,10 +125,25 @@ impl ShowArgs {
     }
 }
 
+/// Says on stderr that a table is empty, as kubectl does.
+fn or_none(table: String) -> String {
+    if table.is_empty() {
+        print_error("nothing found");
+    }
+    table
+}
+
 fn page(proxy: &ProxyArgs, path: &str) -> Result<Value, String> {
-    let text = block_on(admin::text(proxy.admin, path))?;
-    serde_json::from_str(&text)
-        .map_err(|error| format!("http://{}{path}: this is not the page of a proxy: {error}", proxy.admin))
+    let address = proxy.admin;
+    let answer = block_on(admin::get(address, path))?;
+    match answer.status() {
+        StatusCode::OK => serde_json::from_slice(answer.body())
+            .map_err(|error| format!("http://{address}{path}: this is not the page of a proxy: {error}")),
+        StatusCode::NOT_FOUND => {
+            Err(format!("http://{address} is not the admin address of a proxy: it has no {path}"))
+        }
+        status => Err(format!("http://{address}{path}: {status}")),
+    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ const TYPES: [&str; 4] = ["lds", "rds", "cds", "eds"];
 pub(super) fn page(status: &Status, wide: bool, now: Timestamp) -> String {
     let Status { version, trust_domain, services, proxies, certificates_issued, .. } = status;
     let mut page = format!(
-        "control plane {version}, trust domain {trust_domain}: {services} services, {} proxies connected, \
-         {certificates_issued} certificates issued\n",
+        "control plane {version}, trust domain {trust_domain}; services: {services}, connected proxies: {}, \
+         certificates issued: {certificates_issued}\n",
         proxies.len()
     );
     let workloads = if wide { workloads(status) } else { String::new() };
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(
             text(&status(types), false),
             "\
-control plane 0.1.0, trust domain cluster.local: 1 services, 1 proxies connected, 1 certificates issued
+control plane 0.1.0, trust domain cluster.local; services: 1, connected proxies: 1, certificates issued: 1
 
 PROXY  IDENTITY                               VERSION          CONFIGURATION  CERTIFICATE ENDS  REFUSED
 web-1  spiffe://cluster.local/ns/shop/sa/web  outrigger 0.1.0  SYNCED         in 23h            0
