@@ -3,22 +3,70 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use outrigger_control_plane::admin_client::AdminAddress;
 
-/// The admin endpoint of a running control plane.
-#[derive(Debug, Args)]
+/// A control plane, by its admin address or by its state directory. The command line takes precedence over the environment, and
+/// in the environment the directory over the address.
+#[derive(Debug)]
 pub(crate) struct ControlPlaneArgs {
-    /// Admin address of the control plane.
-    #[arg(long, value_name = "IP:PORT", env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:15011")]
-    #[arg(help_heading = "Control plane")]
-    pub(crate) admin: SocketAddr,
+    admin: SocketAddr,
+    /// The state directory, unless `--admin` is given.
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 impl ControlPlaneArgs {
-    /// Returns the address for requests.
+    /// Returns the address for requests: the socket in the state directory, or the admin address.
     pub(crate) fn address(&self) -> AdminAddress {
-        AdminAddress::Tcp(self.admin)
+        match &self.state_dir {
+            Some(directory) => AdminAddress::of_state_directory(directory),
+            None => AdminAddress::Tcp(self.admin),
+        }
+    }
+}
+
+/// The flags of [`ControlPlaneArgs`].
+#[derive(Args)]
+#[group(skip)]
+struct ControlPlaneFlags {
+    /// Admin address of the control plane.
+    #[arg(long, value_name = "IP:PORT", env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:15011")]
+    #[arg(help_heading = "Control plane")]
+    admin: SocketAddr,
+    /// State directory of the control plane, in place of --admin.
+    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIR", help_heading = "Control plane")]
+    state_dir: Option<PathBuf>,
+}
+
+impl FromArgMatches for ControlPlaneArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let ControlPlaneFlags { admin, state_dir } = ControlPlaneFlags::from_arg_matches(matches)?;
+        let is_typed = |flag| matches.value_source(flag) == Some(ValueSource::CommandLine);
+        match (is_typed("admin"), is_typed("state_dir")) {
+            (true, true) => {
+                let text = "--admin and --state-dir name the same control plane: give one of them\n";
+                Err(clap::Error::raw(ErrorKind::ArgumentConflict, text))
+            }
+            (true, false) => Ok(Self { admin, state_dir: None }),
+            (false, _) => Ok(Self { admin, state_dir }),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for ControlPlaneArgs {
+    fn augment_args(command: Command) -> Command {
+        ControlPlaneFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        ControlPlaneFlags::augment_args_for_update(command)
     }
 }
 
@@ -51,5 +99,25 @@ impl NamespaceArgs {
     /// Returns true if `namespace` passes the filter.
     pub(crate) fn includes(&self, namespace: &str) -> bool {
         self.namespace.as_deref().is_none_or(|only| only == namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(line: &[&str]) -> Result<String, String> {
+        let command = ControlPlaneArgs::augment_args(Command::new("test"));
+        let matches = command.try_get_matches_from([&["test"], line].concat());
+        let args = matches.and_then(|matches| ControlPlaneArgs::from_arg_matches(&matches));
+        args.map(|args| args.address().to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_control_plane_is_named_by_one_flag() {
+        assert_eq!(address(&["--admin", "127.0.0.1:1"]).unwrap(), "http://127.0.0.1:1");
+        assert_eq!(address(&["--state-dir", "/var/lib/outrigger"]).unwrap(), "/var/lib/outrigger/admin.sock");
+        let both = address(&["--admin", "127.0.0.1:1", "--state-dir", "a"]).unwrap_err();
+        assert!(both.contains("give one of them"), "{both}");
     }
 }

@@ -1,7 +1,5 @@
 //! `outrigger history`: the log of configuration changes.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use outrigger_control_plane::history::{HistoryEntry, fetch, read};
 
@@ -13,6 +11,8 @@ use crate::runtime::block_on;
 /// Prints the log of configuration changes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+With --state-dir, the control plane need not run.
+
 Examples:
   # The last changes of a running control plane's configuration
   outrigger history --count 20
@@ -22,9 +22,6 @@ Examples:
 pub(crate) struct HistoryArgs {
     #[command(flatten)]
     control_plane: ControlPlaneArgs,
-    /// State directory of the control plane, which need not run. Used instead of --admin.
-    #[arg(long, value_name = "DIR", env = "OUTRIGGER_STATE_DIR", help_heading = "Control plane")]
-    state_dir: Option<PathBuf>,
     /// How many of the newest changes to print.
     #[arg(long, default_value_t = 100, help_heading = "Filters")]
     count: usize,
@@ -34,7 +31,7 @@ pub(crate) struct HistoryArgs {
 
 /// Without a state directory, needs a running control plane.
 pub(crate) fn run(args: HistoryArgs) -> Result<(), String> {
-    let entries = match &args.state_dir {
+    let entries = match &args.control_plane.state_dir {
         Some(directory) => block_on(read(directory, args.count))?,
         None => block_on(fetch(&args.control_plane.address(), args.count))?,
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use http::StatusCode;
 use outrigger::admin;
+use outrigger_control_plane::admin_client::ask;
 use outrigger_core::duration::parse_duration;
 
 use crate::flags::{ControlPlaneArgs, ProxyArgs};
@@ -58,38 +59,49 @@ struct TimeoutArgs {
 
 /// Returns an error that names the cause if the daemon is not ready in time.
 pub(crate) fn run(args: WaitArgs) -> Result<(), String> {
-    let (name, admin, limit) = match args.daemon {
-        Daemon::ControlPlane { control_plane, limit } => ("control plane", control_plane.admin, limit),
-        Daemon::Proxy { proxy, limit } => ("proxy", proxy.admin, limit),
-    };
-    let spinner = Spinner::start(&format!("waiting for the {name} at {admin}"));
-    let outcome = block_on(wait(name, admin, limit.timeout));
-    spinner.finish();
-    outcome
+    match args.daemon {
+        Daemon::ControlPlane { control_plane, limit } => {
+            let address = control_plane.address();
+            let ready =
+                async || ask(&address, "/ready", None).await.map(drop).map_err(|error| error.to_string());
+            block_on(wait("control plane", limit.timeout, ready))
+        }
+        Daemon::Proxy { proxy, limit } => {
+            block_on(wait("proxy", limit.timeout, async || ready(proxy.admin).await))
+        }
+    }
 }
 
-async fn wait(name: &str, admin: SocketAddr, timeout: Duration) -> Result<(), String> {
+/// Returns what a proxy lacks to be ready.
+async fn ready(admin: SocketAddr) -> Result<(), String> {
+    let answer = admin::get(admin, "/ready").await?;
+    match answer.status() {
+        StatusCode::OK => Ok(()),
+        StatusCode::SERVICE_UNAVAILABLE => Err(String::from_utf8_lossy(answer.body()).trim().to_owned()),
+        status => Err(format!("http://{admin} is not the admin address of a proxy: /ready gives {status}")),
+    }
+}
+
+/// Calls `ready` until it returns Ok.
+async fn wait(
+    name: &str,
+    timeout: Duration,
+    ready: impl AsyncFn() -> Result<(), String>,
+) -> Result<(), String> {
+    let spinner = Spinner::start(&format!("waiting for the {name}"));
     let deadline = Instant::now() + timeout;
-    loop {
+    let outcome = loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let attempt = tokio::time::timeout(left, admin::get(admin, "/ready")).await;
-        let missing = match attempt {
-            Ok(Ok(answer)) if answer.status() == StatusCode::OK => return Ok(()),
-            Ok(Ok(answer)) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
-                String::from_utf8_lossy(answer.body()).trim().to_owned()
-            }
-            Ok(Ok(answer)) => {
-                format!(
-                    "http://{admin}/ready: {}: this is not the admin address of a {name}",
-                    answer.status()
-                )
-            }
-            Ok(Err(error)) => error,
-            Err(_) => format!("http://{admin}/ready: no answer in time: it is still starting"),
+        let missing = match tokio::time::timeout(left, ready()).await {
+            Ok(Ok(())) => break Ok(()),
+            Ok(Err(missing)) => missing,
+            Err(_) => "it accepts connections and answers nothing: it is still starting".to_owned(),
         };
         if Instant::now() + INTERVAL >= deadline {
-            return Err(format!("the {name} is not ready after {timeout:?}: {missing}"));
+            break Err(format!("the {name} is not ready after {timeout:?}: {missing}"));
         }
         tokio::time::sleep(INTERVAL).await;
-    }
+    };
+    spinner.finish();
+    outcome
 }

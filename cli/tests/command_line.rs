@@ -59,8 +59,16 @@ fn a_reader_that_closes_the_pipe_causes_no_panic_and_no_error() {
 
 #[test]
 fn the_environment_sets_flags() {
-    let output = outrigger(&["status"]).env("OUTRIGGER_ADMIN", "127.0.0.1:1").output().unwrap();
-    assert!(text(&output.stderr).contains("127.0.0.1:1"), "{}", text(&output.stderr));
+    let variables = [("OUTRIGGER_ADMIN", "127.0.0.1:1"), ("OUTRIGGER_STATE_DIR", "/nowhere")];
+    for (line, variables, asked) in [
+        (&["status"][..], &variables[..1], "http://127.0.0.1:1:"),
+        (&["status"], &variables, "/nowhere/admin.sock"),
+        // The command line takes precedence.
+        (&["status", "--admin", "127.0.0.1:2"], &variables, "http://127.0.0.1:2:"),
+    ] {
+        let output = outrigger(line).envs(variables.iter().copied()).output().unwrap();
+        assert!(text(&output.stderr).contains(asked), "{}", text(&output.stderr));
+    }
 }
 
 #[test]
@@ -113,12 +121,15 @@ fn every_command_has_a_manual_page() {
 
 #[test]
 fn waiting_ends_at_its_time_limit_with_the_cause() {
-    for (daemon, name) in [("control-plane", "control plane"), ("proxy", "proxy")] {
+    for (daemon, name, cause) in [
+        ("control-plane", "control plane", "no control plane answers at http://127.0.0.1:1"),
+        ("proxy", "proxy", "http://127.0.0.1:1/ready: Connection refused"),
+    ] {
         let output = run(&["wait", daemon, "--admin", "127.0.0.1:1", "--timeout", "300ms"]);
         assert_eq!(output.status.code(), Some(1));
         let error = text(&output.stderr);
-        let start = format!("outrigger: the {name} is not ready after 300ms: http://127.0.0.1:1/ready: ");
-        assert!(error.starts_with(&start) && error.contains("refused"), "{error}");
+        let start = format!("outrigger: the {name} is not ready after 300ms: {cause}");
+        assert!(error.starts_with(&start), "{error}");
     }
 }
 

@@ -47,7 +47,7 @@ impl std::fmt::Display for AdminAddress {
 #[derive(Debug, Error)]
 pub enum AdminError {
     /// No process listens: the control plane does not run.
-    #[error("no control plane answers at {0}")]
+    #[error("no control plane answers at {0}: is it running, and is this its admin address?")]
     Absent(AdminAddress),
     /// Another server listens, such as a proxy's admin endpoint.
     #[error("{0} is not the admin address of a control plane: it has no {1}")]
