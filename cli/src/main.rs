@@ -65,7 +65,7 @@ Examples:
     Proxy(outrigger_proxy::Args),
     /// Wait until a control plane or a proxy is ready.
     Wait(wait::WaitArgs),
-    /// Validate a directory of configuration as a control plane would.
+    /// Report what is wrong with configuration files.
     Check(check::CheckArgs),
     /// Create join tokens, with which workloads get their first certificates.
     Token(token::TokenArgs),

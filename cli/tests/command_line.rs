@@ -36,11 +36,11 @@ fn a_usage_error_names_the_nearest_command_and_exits_with_2() {
 
 #[test]
 fn a_reader_that_closes_the_pipe_causes_no_panic_and_no_error() {
-    // More than a pipe holds, so that the write fails for certain.
+    // A warning for each, and so more than a pipe holds: the write fails for certain.
     let directory = tempfile::tempdir().unwrap();
     let service = |number: usize| {
         format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{ name: s{number}, namespace: shop }}\nspec: {{ ports: [{{ port: 80 }}] }}\n"
+            "apiVersion: v1\nkind: Service\nmetadata: {{ name: s{number}, namespace: shop }}\nspec: {{ ports: [{{ port: 80, appProtocol: htp }}] }}\n"
         )
     };
     let services: Vec<_> = (0..5000).map(service).collect();

@@ -110,10 +110,7 @@ impl LoggedState {
             Change::Changed => "changed",
             Change::Removed => REMOVED,
             Change::Refused(refusal) => {
-                let reason = match refusal.field.as_str() {
-                    "" => refusal.reason.clone(),
-                    field => format!("{field}: {}", refusal.reason),
-                };
+                let reason = refusal.problem.to_string();
                 let logged = (source.clone(), reason.clone());
                 if self.first_reading && self.refused.get(resource).is_some_and(|all| all.contains(&logged)) {
                     return None;
@@ -179,7 +176,8 @@ pub enum HistoryError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::change::Refusal;
+    use crate::model::diagnostic::Problem;
+    use crate::source::change::Diagnostic;
     use crate::source::origin::Origin;
 
     fn event(resource: &str, version: &str, change: Change) -> ChangeEvent {
@@ -193,11 +191,10 @@ mod tests {
     }
 
     fn refused(reason: &str) -> ChangeEvent {
-        let refusal = Refusal {
+        let refusal = Diagnostic {
             origin: Origin::File { path: "shop.yaml".into(), document: 2 },
             resource: None,
-            field: "spec.rules".into(),
-            reason: reason.into(),
+            problem: Problem::new("spec.rules", reason),
         };
         let origin = refusal.origin.clone();
         ChangeEvent { origin, ..event("HTTPRoute shop/cart", "", Change::Refused(refusal)) }
@@ -217,7 +214,7 @@ mod tests {
             version: version.map(Into::into),
             refused: refused.map(Into::into),
         };
-        let reason = Some("spec.rules: is no list");
+        let reason = Some("spec.rules: is no list [invalid-value]");
         assert_eq!(
             read(directory.path(), 10).await.unwrap(),
             [

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use outrigger_control_plane::model::diagnostic::Severity;
+use outrigger_control_plane::source::check::{Input, check};
 use outrigger_core::reason::Reason;
 
 fn root() -> PathBuf {
@@ -58,7 +60,7 @@ fn every_response_flag_is_on_its_page() {
 }
 
 #[test]
-fn every_yaml_example_is_accepted_by_a_control_plane() {
+fn every_yaml_example_passes_the_check() {
     let mut examples = 0;
     for page in pages() {
         let text = fs::read_to_string(root().join(&page)).unwrap();
@@ -67,8 +69,11 @@ fn every_yaml_example_is_accepted_by_a_control_plane() {
             fs::write(directory.path().join(format!("example-{number}.yaml")), example).unwrap();
             examples += 1;
         }
-        let report = outrigger_control_plane::source::check::check(directory.path()).unwrap();
-        assert!(report.refused() == 0, "{}: {report}", page.display());
+        if directory.path().read_dir().unwrap().next().is_some() {
+            let report = check(vec![Input::Path(directory.path().into())]);
+            let noted = report.count(Severity::Info);
+            assert_eq!(report.problems.len(), noted, "{}: {:#?}", page.display(), report.problems);
+        }
     }
     assert!(examples >= 2, "{examples} examples");
 }

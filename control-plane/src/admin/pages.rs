@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::metrics::{GaugeValues, Metrics};
 use crate::model::mesh::Mesh;
 use crate::source::assembler::View;
-use crate::source::change::Refusal;
+use crate::source::change::Diagnostic;
 use crate::state::{Store, StoreFailure};
 use crate::status::{EndpointStatus, RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
@@ -143,7 +143,7 @@ impl Pages {
             proxies_connected: proxies,
             xds_streams: streams,
             xds_resources_refused: refused,
-            source_refusals: Refusal::count_resources(&self.view.borrow().refusals),
+            source_refusals: Diagnostic::count_resources(&self.view.borrow().refusals),
         });
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let format = Format::negotiated(accept);

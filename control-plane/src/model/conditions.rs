@@ -2,9 +2,10 @@
 
 use super::attachment::{Attachments, resolve, selects, supports};
 use super::inventory::{Inventory, Route as Attached, backend_key};
+use super::resource::ResourceId;
 use super::resource::reference::{BackendRef, ParentRef};
 use super::route::InvalidBackend;
-use super::service::ServiceType;
+use super::service::{ServiceKey, ServiceType};
 use super::status::{Condition, ConditionKind, ParentStatus, RouteStatus};
 
 /// Returns the conditions of a route for each of its parents.
@@ -26,47 +27,83 @@ pub(super) fn status_of<'a>(
     RouteStatus { parents: route.spec.parents.0.iter().map(&mut one).collect() }
 }
 
+/// Why a route is not attached to a parent Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotAttached {
+    NoService,
+    ExternalName,
+    NoPort,
+    /// Opaque bytes have no requests.
+    NotHttp,
+    /// This route is active on every port that the reference selects.
+    Conflicted(ResourceId),
+}
+
+impl NotAttached {
+    fn reason(&self) -> &'static str {
+        if let Self::Conflicted(_) = self { "Conflicted" } else { "NoMatchingParent" }
+    }
+
+    /// Returns a message for users. `parent` is the Service.
+    pub(super) fn message(&self, parent: &ServiceKey) -> String {
+        match self {
+            Self::NoService => format!("there is no Service {}/{}", parent.namespace, parent.name),
+            Self::ExternalName => "a Service of type ExternalName cannot be a parent (GEP-1294)".into(),
+            Self::NoPort => "the Service has no such port".into(),
+            Self::NotHttp => "the port's appProtocol is not HTTP".into(),
+            Self::Conflicted(winner) => {
+                format!("{winner} is active on every port that this route selects")
+            }
+        }
+    }
+}
+
 fn accepted<'a>(
     inventory: &'a Inventory,
     route: Attached<'a>,
     parent: &ParentRef,
     attachments: &mut Attachments<'a>,
 ) -> Condition {
-    let condition = |status, reason, message| Condition {
+    let (status, reason, message) = match attach(inventory, route, parent, attachments) {
+        Ok(()) => (true, "Accepted", String::new()),
+        Err(why) => (false, why.reason(), why.message(&route.parent(parent))),
+    };
+    Condition {
         kind: ConditionKind::Accepted,
         status,
         reason,
         message,
         observed_generation: route.metadata.generation,
-    };
-    let no_parent = |message| condition(false, "NoMatchingParent", message);
-    let key = route.parent(parent);
-    let Some(service) = inventory.service(&key) else {
-        return no_parent(format!("there is no Service {}/{}", key.namespace, key.name));
-    };
+    }
+}
+
+/// Returns an error if a route is active on no port of a parent Service.
+pub(super) fn attach<'a>(
+    inventory: &'a Inventory,
+    route: Attached<'a>,
+    parent: &ParentRef,
+    attachments: &mut Attachments<'a>,
+) -> Result<(), NotAttached> {
+    let service = inventory.service(&route.parent(parent)).ok_or(NotAttached::NoService)?;
     if let ServiceType::ExternalName(_) = service.service_type {
-        return no_parent("a Service of type ExternalName cannot be a parent (GEP-1294)".into());
+        return Err(NotAttached::ExternalName);
     }
     let id = &route.metadata.id;
     let ports = service.ports.iter().enumerate();
     let selected: Vec<_> = ports.filter(|(_, port)| selects(parent, port)).collect();
     if selected.is_empty() {
-        return no_parent("the Service has no such port".into());
+        return Err(NotAttached::NoPort);
     }
-    let supporting: Vec<_> = selected.into_iter().filter(|(_, port)| supports(id.kind, port)).collect();
-    if supporting.is_empty() {
-        return no_parent("the port's appProtocol is not HTTP".into());
-    }
+    let supporting = selected.into_iter().filter(|(_, port)| supports(id.kind, port));
     let (mut winner, active) = (None, attachments.of(service));
     for (port, _) in supporting {
         let routes = active.of(port, &id.namespace);
         if routes.binary_search_by(|other| other.seniority().cmp(&route.seniority())).is_ok() {
-            return condition(true, "Accepted", String::new());
+            return Ok(());
         }
-        winner = winner.or(routes.first().map(|other| other.metadata.id.to_string()));
+        winner = winner.or(routes.first().map(|other| other.metadata.id.clone()));
     }
-    let winner = winner.unwrap_or_default();
-    condition(false, "Conflicted", format!("{winner} is active on every port that this route selects"))
+    Err(winner.map_or(NotAttached::NotHttp, NotAttached::Conflicted))
 }
 
 fn resolved_refs(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef) -> Condition {

@@ -75,7 +75,7 @@ impl Inventory {
 
     /// Adds a resource to the indexes or removes it, and records what must be rebuilt.
     fn index(&mut self, resource: &Resource, enter: bool, touched: &mut Touched) {
-        let Resource { metadata, body } = resource;
+        let Resource { metadata, body, remarks: _ } = resource;
         let id = &metadata.id;
         match body {
             Body::Namespace => {}
@@ -129,6 +129,24 @@ impl Inventory {
         }
     }
 
+    /// Returns every resource, by kind.
+    pub(super) fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.values().map(|resource| &**resource)
+    }
+
+    /// Returns every service, by namespace and name.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.resources().filter_map(|resource| match &resource.body {
+            Body::Service(service) => Some(service),
+            _ => None,
+        })
+    }
+
+    /// Returns true if a service has an EndpointSlice.
+    pub(super) fn has_slices(&self, key: &ServiceKey) -> bool {
+        self.slices.contains_key(key)
+    }
+
     /// Returns the service of this name.
     pub(super) fn service(&self, key: &ServiceKey) -> Option<&Service> {
         let id = ResourceId { kind: Kind::Service, namespace: key.namespace.clone(), name: key.name.clone() };
@@ -148,7 +166,7 @@ impl Inventory {
 
     /// Returns the route of this name.
     pub(super) fn route(&self, id: &ResourceId) -> Option<Route<'_>> {
-        let Resource { metadata, body } = &**self.resources.get(id)?;
+        let Resource { metadata, body, remarks: _ } = &**self.resources.get(id)?;
         match body {
             Body::Route(spec) => Some(Route { metadata, spec }),
             _ => None,
@@ -182,7 +200,9 @@ fn parent_key(route: &Metadata, parent: &ParentRef) -> ServiceKey {
 }
 
 fn touch_parents(route: Option<&Arc<Resource>>, touched: &mut Touched) {
-    let Some(Resource { metadata, body: Body::Route(spec) }) = route.map(|route| &**route) else { return };
+    let Some(Resource { metadata, body: Body::Route(spec), .. }) = route.map(|route| &**route) else {
+        return;
+    };
     touched.statuses.insert(metadata.id.clone());
     for parent in spec.parents.0.iter().filter(|parent| parent.is_service()) {
         touched.routes.insert(parent_key(metadata, parent));

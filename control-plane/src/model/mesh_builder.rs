@@ -10,10 +10,11 @@ use std::sync::Arc;
 use super::attachment::{self, Attachments};
 use super::conditions;
 use super::endpoint::{Endpoint, EndpointHealth, Endpoints};
+use super::findings::{self, Finding};
 use super::inventory::{Inventory, Touched};
 use super::mesh::{Mesh, ServiceEntry};
 use super::resource::{Resource, ResourceId};
-use super::service::Service;
+use super::service::{Service, ServiceKey, ServiceType};
 use super::status::Statuses;
 
 /// The accepted resources, and the mesh that is built from them.
@@ -76,6 +77,18 @@ impl MeshBuilder {
     /// Returns the current mesh, without registrations.
     pub(crate) fn mesh(&self) -> Mesh {
         self.mesh.clone()
+    }
+
+    /// Returns the problems of the accepted resources.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        findings::all(&self.inventory, &self.mesh)
+    }
+
+    /// Returns the names of the services that have no EndpointSlice, and so only endpoints that register.
+    pub(crate) fn without_slices(&self) -> Vec<ServiceKey> {
+        let internal = |service: &&Service| !matches!(service.service_type, ServiceType::ExternalName(_));
+        let services = self.inventory.services().filter(internal).map(|service| &service.key);
+        services.filter(|key| !self.inventory.has_slices(key)).cloned().collect()
     }
 
     /// Returns the status of each route.
@@ -160,7 +173,9 @@ pub(super) mod testing {
 
     /// Returns the resource in YAML.
     pub(crate) fn resource(yaml: &str) -> Arc<Resource> {
-        read(yaml).remove(0).outcome.unwrap_or_else(|errors| panic!("{errors:?} in {yaml}"))
+        let decoded = read(yaml).remove(0);
+        let problems = decoded.problems();
+        decoded.resource().cloned().unwrap_or_else(|| panic!("{problems:?} in {yaml}"))
     }
 
     impl MeshBuilder {

@@ -4,6 +4,7 @@
 //! previous version. No YAML and no type of Gateway API or Kubernetes crosses this boundary.
 
 pub(crate) mod mesh_builder;
+pub(crate) mod findings;
 mod conditions;
 mod attachment;
 mod inventory;
@@ -14,5 +15,7 @@ pub mod registration;
 pub mod route;
 pub mod endpoint;
 pub mod service;
+pub mod diagnostic;
+mod similar;
 mod address_index;
 mod changed_keys;

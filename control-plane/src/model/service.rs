@@ -120,14 +120,47 @@ impl AppProtocol {
     /// HTTP, and of protocols that must not wait for detection since their server speaks first or that are TLS already. Any
     /// other name is [`AppProtocol::Detect`].
     pub fn parse(name: &str) -> Self {
-        match name.to_ascii_lowercase().as_str() {
-            "http" | "http/1.1" | "grpc-web" | "ws" | "kubernetes.io/ws" => Self::Http,
-            "http2" | "h2c" | "kubernetes.io/h2c" => Self::H2c,
-            "grpc" => Self::Grpc,
-            "tcp" | "tls" | "https" | "wss" | "kubernetes.io/wss" | "mysql" | "postgresql" | "redis"
-            | "mongo" | "mongodb" | "amqp" | "amqps" | "smtp" | "imap" | "imaps" | "pop3" | "ftp" | "ssh"
-            | "ldap" | "ldaps" | "nats" | "kafka" => Self::Tcp,
-            _ => Self::Detect,
-        }
+        let is_name = |(_, names): &&(Self, &[&str])| names.iter().any(|one| one.eq_ignore_ascii_case(name));
+        Self::NAMES.iter().find(is_name).map_or(Self::Detect, |(protocol, _)| *protocol)
+    }
+
+    /// The names of each protocol.
+    pub(super) const NAMES: [(Self, &'static [&'static str]); 4] = [
+        (Self::Http, &["http", "http/1.1", "grpc-web", "ws", "kubernetes.io/ws"]),
+        (Self::H2c, &["http2", "h2c", "kubernetes.io/h2c"]),
+        (Self::Grpc, &["grpc"]),
+        (
+            Self::Tcp,
+            &[
+                "tcp",
+                "tls",
+                "https",
+                "wss",
+                "kubernetes.io/wss",
+                "mysql",
+                "postgresql",
+                "redis",
+                "mongo",
+                "mongodb",
+                "amqp",
+                "amqps",
+                "smtp",
+                "imap",
+                "imaps",
+                "pop3",
+                "ftp",
+                "ssh",
+                "ldap",
+                "ldaps",
+                "nats",
+                "kafka",
+            ],
+        ),
+    ];
+
+    /// Returns the first of its names, or `detected`.
+    pub(super) fn name(self) -> &'static str {
+        let names = Self::NAMES.iter().find(|(protocol, _)| *protocol == self);
+        names.and_then(|(_, names)| names.first()).unwrap_or(&"detected")
     }
 }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
-use super::change::{Change, ChangeEvent, IgnoredField, Refusal, ResourceChange, Update};
+use super::change::{Change, ChangeEvent, Diagnostic, IgnoredField, ResourceChange, Update};
 use super::origin::Origin;
+use crate::model::diagnostic::{Code, Problem};
 use crate::model::mesh::Mesh;
 use crate::model::mesh_builder::MeshBuilder;
 use crate::model::resource::{Resource, ResourceId};
@@ -22,7 +23,7 @@ pub struct View {
     /// The mesh of the accepted resources, without registrations.
     pub mesh: Arc<Mesh>,
     /// The refused resources, in order of origin.
-    pub refusals: Arc<[Refusal]>,
+    pub refusals: Arc<[Diagnostic]>,
     /// The ignored fields of accepted objects.
     pub ignored: Arc<[IgnoredField]>,
     /// The status of each route.
@@ -51,7 +52,7 @@ struct AssemblerState {
     /// Resources that several sources hold.
     conflicting: BTreeSet<ResourceId>,
     builder: MeshBuilder,
-    refusals: BTreeSet<Refusal>,
+    refusals: BTreeSet<Diagnostic>,
     ignored: Arc<[IgnoredField]>,
     log: Log,
     publication: Publication,
@@ -62,7 +63,7 @@ struct AssemblerState {
 struct SourceContents {
     synced: bool,
     resources: BTreeMap<ResourceId, SourceVersion>,
-    refusals: Vec<Refusal>,
+    refusals: Vec<Diagnostic>,
     ignored: Vec<IgnoredField>,
 }
 
@@ -205,16 +206,18 @@ impl AssemblerState {
         }
     }
 
-    fn refusals_now(&self) -> impl Iterator<Item = Refusal> {
+    fn refusals_now(&self) -> impl Iterator<Item = Diagnostic> {
         let conflicts = self.conflicting.iter().flat_map(|id| {
             let mut versions = self.sources.iter().filter_map(|source| source.resources.get(id));
             let holder = versions.next();
-            versions.map(move |loser| Refusal {
+            versions.map(move |loser| Diagnostic {
                 origin: loser.origin.clone(),
                 resource: Some(id.to_string()),
-                field: "metadata.name".into(),
-                reason: holder
-                    .map_or_else(String::new, |one| format!("is already defined in {}", one.origin)),
+                problem: Problem::of(
+                    Code::DuplicateResource,
+                    "metadata.name",
+                    holder.map_or_else(String::new, |one| format!("is already defined in {}", one.origin)),
+                ),
             })
         });
         self.sources.iter().flat_map(|source| &source.refusals).cloned().chain(conflicts)

@@ -5,39 +5,36 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::origin::Origin;
+use crate::model::diagnostic::Problem;
 use crate::model::resource::{Resource, ResourceId};
 
-/// Why a resource was refused, and its origin.
+/// A problem of the configuration, and where it is. One of severity `Error` that the decoder found is a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Refusal {
+pub struct Diagnostic {
     /// Where it came from.
     pub origin: Origin,
     /// `HTTPRoute shop/catalog`, as far as it could be read.
     pub resource: Option<String>,
-    /// The path of the field, such as `spec.rules[0].matches[1].path`; empty for the resource as a whole.
-    pub field: String,
-    /// The reason.
-    pub reason: String,
+    /// The field, what is wrong, and the next step.
+    pub problem: Problem,
 }
 
-impl Refusal {
+impl Diagnostic {
     /// Counts the refused resources. One resource may be refused for several reasons.
     pub fn count_resources(refusals: &[Self]) -> usize {
         refusals.iter().map(|one| (&one.origin, &one.resource)).collect::<BTreeSet<_>>().len()
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, resource, field, reason } = self;
+        let Self { origin, resource, problem } = self;
         write!(f, "{origin}")?;
         if let Some(resource) = resource {
             write!(f, ", {resource}")?;
         }
-        if !field.is_empty() {
-            write!(f, ", {field}")?;
-        }
-        write!(f, ": {reason}")
+        let separator = if problem.field.is_empty() { ":" } else { "," };
+        write!(f, "{separator} {problem}")
     }
 }
 
@@ -65,7 +62,7 @@ pub struct Update {
     /// Resources that were added, changed or removed.
     pub(crate) changes: Vec<ResourceChange>,
     /// All current refusals of the source.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<Diagnostic>,
     /// All fields that the source currently ignores.
     pub ignored: Vec<IgnoredField>,
 }
@@ -108,5 +105,5 @@ pub enum Change {
     /// It was removed.
     Removed,
     /// It was refused; the last good version stays, if there is one.
-    Refused(Refusal),
+    Refused(Diagnostic),
 }

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::change::{Refusal, ResourceChange};
-use super::file::{Completeness, ConfigFile, Definition, DocumentCache, ParsedText};
+use super::change::{Diagnostic, ResourceChange};
+use super::file::{Completeness, ConfigFile, Definition, DocumentCache, ParsedText, field_of_item};
 use super::last_good::RetainedVersion;
 use super::origin::Origin;
+use crate::model::diagnostic::{Code, Problem};
 use crate::model::resource::{Resource, ResourceId};
 
 /// The definitions of every file, and the active definition of every resource.
@@ -131,13 +132,13 @@ impl Definitions {
     }
 
     /// Returns all refusals, in order of file and document.
-    pub(super) fn refusals(&self) -> BTreeSet<Refusal> {
+    pub(super) fn refusals(&self) -> BTreeSet<Diagnostic> {
         let of_files = self.files.values().flat_map(|file| &file.refusals).cloned();
         of_files.chain(self.conflicting.iter().flat_map(|id| self.conflicts(id))).collect()
     }
 
     /// Returns the refusals of the files that define a resource whose active definition is in another file.
-    fn conflicts(&self, id: &ResourceId) -> Vec<Refusal> {
+    fn conflicts(&self, id: &ResourceId) -> Vec<Diagnostic> {
         let (Some((holder, _)), Some(files)) = (self.active.get(id), self.defined_in.get(id)) else {
             return Vec::new();
         };
@@ -145,14 +146,33 @@ impl Definitions {
             // A retained definition is no conflict: the text of its file has a refusal of its own.
             let definition =
                 self.files.get(file)?.definitions.get(id).filter(|definition| !definition.retained)?;
-            Some(Refusal {
+            Some(Diagnostic {
                 origin: Origin::File { path: file.clone(), document: definition.document },
                 resource: Some(id.to_string()),
-                field: "metadata.name".into(),
-                reason: format!("is already defined in {}", holder.display()),
+                problem: Problem::of(
+                    Code::DuplicateResource,
+                    field_of_item(definition.item, "metadata.name"),
+                    format!("is already defined in {}", holder.display()),
+                ),
             })
         };
         files.iter().filter(|file| *file != holder).filter_map(refusal).collect()
+    }
+
+    /// Returns the active definition of a resource, and its file.
+    pub(super) fn definition(&self, id: &ResourceId) -> Option<(&Path, &Definition)> {
+        let (file, _) = self.active.get(id)?;
+        Some((file, self.files.get(file)?.definitions.get(id)?))
+    }
+
+    /// Counts the resources that the mesh does not read, by kind.
+    pub(super) fn not_handled(&self) -> BTreeMap<String, usize> {
+        let mut kinds = BTreeMap::new();
+        for title in self.files.values().flat_map(|file| &file.not_handled) {
+            let kind = title.split(' ').next().unwrap_or(title);
+            *kinds.entry(kind.to_owned()).or_default() += 1;
+        }
+        kinds
     }
 
     /// The active resources and their files.
@@ -224,7 +244,7 @@ mod tests {
         assert_eq!(definitions.holders(), ["a f.yaml", "b f.yaml"]);
         assert_eq!(
             definitions.refused(),
-            ["f.yaml, document 1, Namespace a, metadata.lables: unknown field"]
+            ["f.yaml, document 1, Namespace a, metadata.lables: unknown field [unknown-field]"]
         );
         assert_eq!(definitions.file("f.yaml", Some(&namespace("b", "z"))), ["a Removed"]);
         assert!(definitions.refused().is_empty());
@@ -233,7 +253,7 @@ mod tests {
     #[test]
     fn an_unidentified_resource_retains_all_of_its_file() {
         for broken in
-            ["a: [\n", "{apiVersion: v1}\n", "{apiVersion: apps/v1, kind: X, metadata: {name: a}}\n"]
+            ["a: [\n", "{apiVersion: v1}\n", "{apiVersion: v1, kind: Namespac, metadata: {name: a}}\n"]
         {
             let mut definitions = Definitions::default();
             definitions.file("f.yaml", Some(&(namespace("a", "x") + "---\n" + &namespace("b", "x"))));
@@ -252,7 +272,7 @@ mod tests {
             completeness: Completeness::Complete,
         };
         assert!(definitions.update(vec![unreadable]).is_empty());
-        assert_eq!(definitions.refused(), ["f.yaml: no"]);
+        assert_eq!(definitions.refused(), ["f.yaml: no [unreadable-file]"]);
     }
 
     #[test]
@@ -277,7 +297,7 @@ mod tests {
         let mut definitions = Definitions::default();
         definitions.file("b.yaml", Some(&namespace("a", "x")));
         assert_eq!(definitions.file("a.yaml", Some(&namespace("a", "z"))), [""; 0]);
-        let reason = "a.yaml, document 1, Namespace a, metadata.name: is already defined in b.yaml";
+        let reason = "a.yaml, document 1, Namespace a, metadata.name: is already defined in b.yaml [duplicate-resource]";
         assert_eq!(definitions.refused(), [reason]);
         assert_eq!(definitions.file("b.yaml", None), ["a Changed"]);
         assert_eq!((definitions.holders(), definitions.refused()), (vec!["a a.yaml".to_owned()], Vec::new()));
@@ -285,7 +305,9 @@ mod tests {
         assert_eq!(definitions.file("a.yaml", Some(&twice)), [""; 0]);
         assert_eq!(
             definitions.refused(),
-            ["a.yaml, document 2, Namespace a, metadata.name: is already defined in document 1"]
+            [
+                "a.yaml, document 2, Namespace a, metadata.name: is already defined in document 1 [duplicate-resource]"
+            ]
         );
     }
 

@@ -162,6 +162,11 @@ fn read(
     Ok(None)
 }
 
+/// Reads a file that is not watched.
+pub(super) fn read_file(path: &Path) -> Result<String, String> {
+    read(path, read_text)?.map_or_else(|| Err("changes while it is read".into()), |(_, text)| Ok(text))
+}
+
 fn read_text(file: &mut File) -> io::Result<String> {
     let mut text = String::new();
     file.take(MAX_FILE).read_to_string(&mut text)?;

@@ -5,7 +5,8 @@
 
 use serde_json::Value;
 
-use crate::model::resource::{Decoded, FieldError, decode};
+use crate::model::diagnostic::{Code, Problem};
+use crate::model::resource::{Decoded, Outcome, decode};
 
 /// Splits a file into documents: for each its number and the line at which it begins, both counted from 1, and its text.
 /// Documents without content other than comments and blank lines do not count.
@@ -40,26 +41,35 @@ fn has_content(line: &str) -> bool {
 
 /// Reads one document. Invalid YAML results in one error without a name.
 pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
-    match parse(text, first_line) {
+    match parse(text) {
         Ok(value) => decode(value),
-        Err(reason) => {
-            let outcome = Err(vec![FieldError::new("", reason)]);
-            vec![Decoded { title: None, id: None, outcome, text: None }]
+        Err(YamlError { line, column: _, reason }) => {
+            let reason = format!("line {}: {reason}", first_line + line - 1);
+            let outcome = Outcome::Refused(vec![Problem::of(Code::InvalidYaml, "", reason)]);
+            vec![Decoded { title: None, id: None, outcome, item: None }]
         }
     }
 }
 
+/// Invalid YAML. The position is counted from 1, from the start of the document.
+#[derive(Debug)]
+pub(super) struct YamlError {
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) reason: String,
+}
+
 /// Parses YAML 1.2, where `no` is a string. A duplicate key is an error, as with kubectl's strict validation; the expansion
 /// of anchors is bounded by the parser's default budget.
-fn parse(text: &str, first_line: usize) -> Result<Value, String> {
+pub(super) fn parse(text: &str) -> Result<Value, YamlError> {
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let line = error.location().map_or(first_line, |at| first_line + at.line() as usize - 1);
+        let (line, column) = error.location().map_or((1, 1), |at| (at.line() as usize, at.column() as usize));
         let text = error.to_string();
-        // The parser counts lines from the start of the document; the line in the file is reported instead.
+        // The text has the position again.
         let reason = text.lines().next().unwrap_or_default();
         let reason = reason.split(" at line ").next().unwrap_or(reason).trim_end_matches([':', ',']);
-        format!("line {line}: invalid YAML: {reason}")
+        YamlError { line, column, reason: format!("invalid YAML: {reason}") }
     })
 }
 
@@ -87,7 +97,7 @@ mod tests {
             let before = n - 1;
             bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{before}"); 10].join(","));
         }
-        assert!(read(&bomb, 1)[0].outcome.is_err());
+        assert!(!read(&bomb, 1)[0].problems().is_empty());
     }
 
     proptest! {
@@ -108,9 +118,9 @@ mod tests {
     #[test]
     fn invalid_yaml_is_refused_with_its_line_in_the_file() {
         let decoded = read("---\na: 1\nb: [\n", 10);
-        let error = &decoded[0].outcome.as_ref().unwrap_err()[0];
-        assert!(error.reason.starts_with("line 1"), "{error}");
+        let error = &decoded[0].problems()[0];
+        assert!(error.message.starts_with("line 1"), "{error}");
         let twice = read("a: 1\na: 2\n", 1);
-        assert!(twice[0].outcome.is_err());
+        assert!(!twice[0].problems().is_empty());
     }
 }

@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::change::Refusal;
+use super::change::Diagnostic;
 use super::document;
 use super::origin::Origin;
-use crate::model::resource::{Decoded, Resource, ResourceId};
+use crate::model::diagnostic::{Code, Problem};
+use crate::model::resource::{Decoded, Outcome, Resource, ResourceId};
 
 /// The definitions of a file, and its refusals.
 #[derive(Debug, Default)]
 pub(super) struct ConfigFile {
     pub(super) definitions: BTreeMap<ResourceId, Definition>,
-    pub(super) refusals: Vec<Refusal>,
+    pub(super) refusals: Vec<Diagnostic>,
+    /// The titles of its resources of kinds that the mesh does not read.
+    pub(super) not_handled: Vec<String>,
     cache: Arc<DocumentCache>,
 }
 
@@ -43,7 +46,9 @@ impl ParsedText {
             let digest: [u8; 32] = Sha256::digest(text).into();
             let decoded = match before.get(&digest) {
                 // An error may name a line, which may have moved: decoded again.
-                Some(decoded) if decoded.iter().all(|one| one.outcome.is_ok()) => Arc::clone(decoded),
+                Some(decoded) if decoded.iter().all(|one| !matches!(one.outcome, Outcome::Refused(_))) => {
+                    Arc::clone(decoded)
+                }
                 _ => document::read(text, line).into(),
             };
             ParsedDocument { number, digest, text: text.into(), decoded }
@@ -70,11 +75,18 @@ pub(super) enum Completeness {
 pub(super) struct Definition {
     /// The number of its document in the file.
     pub(super) document: usize,
+    /// Its index, if the document is a List.
+    pub(super) item: Option<usize>,
     pub(super) resource: Arc<Resource>,
     /// The text of its document.
     pub(super) text: Arc<str>,
     /// The current text of the file was refused or does not define the resource.
     pub(super) retained: bool,
+}
+
+/// Returns the path of a field in a document, if the resource may be an item of a List.
+pub(super) fn field_of_item(item: Option<usize>, field: &str) -> String {
+    item.map_or_else(|| field.to_owned(), |at| format!("items[{at}].{field}"))
 }
 
 impl Definition {
@@ -86,9 +98,9 @@ impl Definition {
     /// Decodes the definitions in a saved document.
     pub(super) fn restored(text: &str) -> impl Iterator<Item = (ResourceId, Self)> {
         document::read(text, 1).into_iter().filter_map(move |decoded| {
-            let resource = decoded.outcome.ok()?;
+            let Outcome::Accepted(resource) = decoded.outcome else { return None };
             let id = resource.metadata.id.clone();
-            Some((id, Self { document: 0, resource, text: text.into(), retained: true }))
+            Some((id, Self { document: 0, item: None, resource, text: text.into(), retained: true }))
         })
     }
 }
@@ -107,36 +119,40 @@ impl ConfigFile {
         let mut defined: BTreeMap<ResourceId, usize> = BTreeMap::new();
         let last = parsed.documents.len();
         for ParsedDocument { number, digest, text: shared, decoded } in parsed.documents {
-            for Decoded { title, id, outcome, text } in decoded.iter() {
-                let mut refuse = |field: &str, reason: String| {
+            for Decoded { title, id, outcome, item } in decoded.iter() {
+                let mut refuse = |problem: Problem| {
                     let origin = Origin::File { path: path.to_owned(), document: number };
-                    let resource = title.clone();
-                    new.refusals.push(Refusal { origin, resource, field: field.into(), reason });
+                    new.refusals.push(Diagnostic { origin, resource: title.clone(), problem });
                 };
                 if let Some(first) = id.as_ref().and_then(|id| defined.get(id)) {
-                    refuse("metadata.name", format!("is already defined in document {first}"));
+                    let message = format!("is already defined in document {first}");
+                    let field = field_of_item(item.as_ref().map(|(at, _)| *at), "metadata.name");
+                    refuse(Problem::of(Code::DuplicateResource, field, message));
                     continue;
                 }
                 if let Some(id) = id {
                     defined.insert(id.clone(), number);
                 }
                 match (id, outcome) {
-                    (Some(id), Ok(resource)) => {
-                        let (resource, text) =
-                            (Arc::clone(resource), Arc::clone(text.as_ref().unwrap_or(&shared)));
+                    (Some(id), Outcome::Accepted(resource)) => {
+                        let text = item.as_ref().map_or(&shared, |(_, text)| text);
+                        let (resource, text) = (Arc::clone(resource), Arc::clone(text));
+                        let item = item.as_ref().map(|(at, _)| *at);
                         let partial = completeness == Completeness::Partial && number == last;
                         if !(partial
                             && old.definitions.get(id).is_some_and(|old| old.text.len() > text.len()))
                         {
-                            let definition = Definition { document: number, resource, text, retained: false };
+                            let definition =
+                                Definition { document: number, item, resource, text, retained: false };
                             new.definitions.insert(id.clone(), definition);
                         }
                     }
-                    (_, Err(errors)) => {
+                    (_, Outcome::Refused(problems)) => {
                         unidentified |= id.is_none();
-                        errors.iter().for_each(|error| refuse(&error.path, error.reason.clone()));
+                        problems.iter().cloned().for_each(refuse);
                     }
-                    (None, Ok(_)) => {}
+                    (None, Outcome::Accepted(_)) => {}
+                    (_, Outcome::NotHandled) => new.not_handled.extend(title.clone()),
                 }
             }
             cache.insert(digest, decoded);
@@ -151,12 +167,13 @@ impl ConfigFile {
 
     /// Makes the next version of a file that cannot be read: it retains its definitions.
     pub(super) fn unreadable(path: &Path, reason: String, old: Self) -> Self {
-        let refusal = Refusal { origin: Origin::file(path), resource: None, field: String::new(), reason };
+        let problem = Problem::of(Code::UnreadableFile, "", reason);
+        let refusal = Diagnostic { origin: Origin::file(path), resource: None, problem };
         let keep = |(id, definition)| (id, Definition { retained: true, ..definition });
         Self {
             definitions: old.definitions.into_iter().map(keep).collect(),
             refusals: vec![refusal],
-            cache: Arc::default(),
+            ..Self::default()
         }
     }
 }

@@ -13,6 +13,7 @@ mod directory;
 mod write_tracker;
 mod last_good;
 mod document;
+pub mod location;
 pub mod assembler;
 pub mod object;
 pub mod change;

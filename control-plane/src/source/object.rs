@@ -4,9 +4,9 @@
 
 use serde_json::Value;
 
-use super::change::{IgnoredField, Refusal, ResourceChange, Update};
+use super::change::{Diagnostic, IgnoredField, ResourceChange, Update};
 use super::origin::Origin;
-use crate::model::resource::{Decoded, FieldError, decode_admitted};
+use crate::model::resource::{Decoded, Outcome, decode_admitted};
 
 /// Reads an object: returns a changed resource or refusals, and the fields that were ignored.
 pub fn read(object: Value) -> Update {
@@ -15,7 +15,7 @@ pub fn read(object: Value) -> Update {
     let (uid, resource_version) = (meta("uid"), meta("resourceVersion"));
     let version = Some(resource_version.clone());
     let origin = Origin::Object { namespace, name, uid, resource_version };
-    let (Decoded { title, id, outcome, text: _ }, ignored) = decode_admitted(object);
+    let (Decoded { title, id, outcome, item: _ }, ignored) = decode_admitted(object);
     let ignored = ignored.into_iter().map(|field| IgnoredField {
         origin: origin.clone(),
         resource: title.clone().unwrap_or_default(),
@@ -23,18 +23,14 @@ pub fn read(object: Value) -> Update {
     });
     let ignored = ignored.collect();
     match (id, outcome) {
-        (Some(id), Ok(resource)) => {
+        (Some(id), Outcome::Accepted(resource)) => {
             let change = ResourceChange { id, origin, version, resource: Some(resource) };
             Update { changes: vec![change], ignored, ..Update::default() }
         }
         (_, outcome) => {
-            let refusal = |error: FieldError| Refusal {
-                origin: origin.clone(),
-                resource: title.clone(),
-                field: error.path,
-                reason: error.reason,
-            };
-            let refusals = outcome.err().into_iter().flatten().map(refusal).collect();
+            let refusal = |problem| Diagnostic { origin: origin.clone(), resource: title.clone(), problem };
+            let problems = if let Outcome::Refused(problems) = outcome { problems } else { Vec::new() };
+            let refusals = problems.into_iter().map(refusal).collect();
             Update { refusals, ignored, ..Update::default() }
         }
     }
@@ -69,6 +65,6 @@ mod tests {
     fn what_cannot_be_served_is_refused_also_when_it_was_admitted() {
         let update = read(service(json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP"})));
         assert!(update.changes.is_empty());
-        assert_eq!(update.refusals[0].field, "spec.sessionAffinity");
+        assert_eq!(update.refusals[0].problem.field, "spec.sessionAffinity");
     }
 }

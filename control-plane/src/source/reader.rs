@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -20,7 +20,6 @@ use super::directory::{ChangedFile, Directory};
 use super::file::{Completeness, DocumentCache, ParsedText};
 use super::last_good::LastGoodStore;
 use super::write_tracker::{FileEvent, WriteTracker};
-use crate::model::resource::ResourceId;
 
 /// In bytes. Larger texts are parsed on another thread. Parsing this much takes about 50 ms.
 const LARGE: usize = 128 * 1024;
@@ -220,11 +219,6 @@ impl Reader {
         let refusals = self.definitions.refusals().into_iter().collect();
         Update { changes, refusals, ignored: Vec::new() }
     }
-
-    /// The active resources and their files.
-    pub(super) fn active(&self) -> impl Iterator<Item = (&ResourceId, &Path)> {
-        self.definitions.active()
-    }
 }
 
 #[cfg(test)]
@@ -314,7 +308,8 @@ mod tests {
         assert_eq!(look.names(), ["moves", "stays"]);
         assert_eq!(look.run_a_job().names(), ["moves", "stays"]);
         assert_eq!(look.refusals, 0);
-        let files: Vec<_> = look.reader.active().map(|(_, file)| file.display().to_string()).collect();
+        let files: Vec<_> =
+            look.reader.definitions.active().map(|(_, file)| file.display().to_string()).collect();
         assert_eq!(files, ["large.yaml", "small.yaml"]);
         // The other way round, and with a complete file.
         look.write("large.yaml", Some(&large("l"))).write("other.yaml", Some(&service("moves")));

@@ -11,7 +11,7 @@ use outrigger_core::identity::SpiffeId;
 
 use super::metadata::{Metadata, SPIFFE_ID};
 use super::service::port_number;
-use super::strict::FieldError;
+use crate::model::diagnostic::Problem;
 use crate::model::endpoint::{EndpointHealth, Peer};
 use crate::model::registration::version;
 use crate::model::service::ServiceKey;
@@ -41,17 +41,17 @@ pub(crate) struct SliceEndpoint {
 }
 
 /// Validates a slice.
-pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<EndpointSlice, FieldError> {
+pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<EndpointSlice, Problem> {
     let api::EndpointSlice { address_type, endpoints, metadata: _, ports } = slice;
     let family: fn(&IpAddr) -> bool = match address_type.as_str() {
         "IPv4" => IpAddr::is_ipv4,
         "IPv6" => IpAddr::is_ipv6,
-        "FQDN" => return Err(FieldError::new("addressType", "FQDN is not supported")),
-        other => return Err(FieldError::new("addressType", format!("unknown type {other:?}"))),
+        "FQDN" => return Err(Problem::new("addressType", "FQDN is not supported")),
+        other => return Err(Problem::new("addressType", format!("unknown type {other:?}"))),
     };
     let Some(service) = metadata.labels.get(SERVICE_NAME) else {
         let path = format!("metadata.labels.{SERVICE_NAME}");
-        return Err(FieldError::new(path, "is missing: it names the service"));
+        return Err(Problem::new(path, "is missing: it names the service"));
     };
     Ok(EndpointSlice {
         service: ServiceKey { namespace: metadata.id.namespace.clone(), name: service.clone() },
@@ -62,10 +62,10 @@ pub(super) fn decode(metadata: &Metadata, slice: api::EndpointSlice) -> Result<E
     })
 }
 
-fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, FieldError> {
+fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, Problem> {
     let mut all: Vec<(Name, u16)> = Vec::new();
     for (at, port) in ports.into_iter().enumerate() {
-        let error = |field: &str, reason: String| FieldError::new(format!("ports[{at}].{field}"), reason);
+        let error = |field: &str, reason: String| Problem::new(format!("ports[{at}].{field}"), reason);
         // The Service's appProtocol applies to all of its endpoints.
         let api::EndpointPort { app_protocol: _, name, port, protocol } = port;
         let name: Name = name.unwrap_or_default().into();
@@ -88,9 +88,9 @@ fn decode_ports(ports: Vec<api::EndpointPort>) -> Result<Vec<(Name, u16)>, Field
 fn decode_endpoints(
     endpoints: Vec<api::Endpoint>,
     family: fn(&IpAddr) -> bool,
-) -> Result<Vec<SliceEndpoint>, FieldError> {
+) -> Result<Vec<SliceEndpoint>, Problem> {
     if endpoints.len() > 1000 {
-        return Err(FieldError::new("endpoints", format!("{} are more than 1000", endpoints.len())));
+        return Err(Problem::new("endpoints", format!("{} are more than 1000", endpoints.len())));
     }
     let one = |(at, endpoint): (usize, api::Endpoint)| {
         let api::Endpoint {
@@ -109,12 +109,12 @@ fn decode_endpoints(
             let ip = text.parse::<IpAddr>().ok().filter(family);
             let path = || format!("endpoints[{at}].addresses[{number}]");
             let ip =
-                ip.ok_or_else(|| FieldError::new(path(), format!("{text:?} is not of the address type")))?;
+                ip.ok_or_else(|| Problem::new(path(), format!("{text:?} is not of the address type")))?;
             // "All endpoints are fungible, and consumers use the first" (`Endpoint.addresses`).
             first.get_or_insert(ip);
         }
         let path = || format!("endpoints[{at}].addresses");
-        let ip = first.ok_or_else(|| FieldError::new(path(), "is empty"))?;
+        let ip = first.ok_or_else(|| Problem::new(path(), "is empty"))?;
         let instance = target_ref.and_then(|target| target.name).or(hostname);
         Ok(SliceEndpoint {
             ip,
@@ -139,10 +139,10 @@ fn health(conditions: api::EndpointConditions) -> EndpointHealth {
     }
 }
 
-fn decode_peer(metadata: &Metadata) -> Result<Peer, FieldError> {
+fn decode_peer(metadata: &Metadata) -> Result<Peer, Problem> {
     let Some(uri) = metadata.annotations.get(SPIFFE_ID) else { return Ok(Peer::Plaintext) };
     let path = || format!("metadata.annotations.{SPIFFE_ID}");
-    SpiffeId::parse(uri).map(Peer::Sidecar).map_err(|error| FieldError::new(path(), error.to_string()))
+    SpiffeId::parse(uri).map(Peer::Sidecar).map_err(|error| Problem::new(path(), error.to_string()))
 }
 
 #[cfg(test)]
@@ -227,7 +227,8 @@ mod tests {
     fn an_endpoint_is_known_by_its_pod_its_zone_and_the_slices_version() {
         let part = "addressType: IPv4, ports: [{port: 8080}], endpoints: [{addresses: [10.0.0.1], zone: z,
             targetRef: {kind: Pod, name: a-xyz}, conditions: {ready: true, terminating: true}}]";
-        let resource = read(&SLICE.replace('@', part)).remove(0).outcome.unwrap();
+        let decoded = read(&SLICE.replace('@', part)).remove(0);
+        let resource = decoded.resource().unwrap();
         let Body::EndpointSlice(slice) = &resource.body else { panic!() };
         let endpoint = &slice.endpoints[0];
         assert_eq!(endpoint.health, EndpointHealth::Ready);

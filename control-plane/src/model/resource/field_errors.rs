@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::strict::FieldError;
+use crate::model::diagnostic::{Code, Problem};
 
 /// The maximum number of errors reported for one resource.
 const MAX_ERRORS: usize = 16;
@@ -17,14 +17,14 @@ const MAX_IGNORED: usize = 64;
 
 /// Returns all errors of a document in which `read` found `first`.
 pub(super) fn all<T>(
-    first: FieldError,
+    first: Problem,
     mut document: Value,
-    read: impl Fn(Value) -> Result<T, FieldError>,
-) -> Vec<FieldError> {
+    read: impl Fn(Value) -> Result<T, Problem>,
+) -> Vec<Problem> {
     let (mut errors, mut removed) = (Vec::new(), None::<Path>);
     let mut next = Some(first);
     while let Some(error) = next {
-        let path = Path::resolve(&document, &error.path);
+        let path = Path::resolve(&document, &error.field);
         let target = match removed.take().filter(|removed| removed.steps.starts_with(&path.steps)) {
             Some(removed) => removed.parent(),
             None => {
@@ -44,19 +44,19 @@ pub(super) fn all<T>(
 /// Reads a document without its unknown fields. Returns their paths too.
 pub(super) fn read_leniently<T>(
     mut document: Value,
-    read: impl Fn(Value) -> Result<T, FieldError>,
-) -> (Result<T, (FieldError, Value)>, Vec<String>) {
+    read: impl Fn(Value) -> Result<T, Problem>,
+) -> (Result<T, (Problem, Value)>, Vec<String>) {
     let mut ignored = Vec::new();
     loop {
         match read(document.clone()) {
             Ok(value) => return (Ok(value), ignored),
-            Err(error) if error.is_unknown_field() && ignored.len() < MAX_IGNORED => {
-                let path = Path::resolve(&document, &error.path);
+            Err(error) if error.code == Code::UnknownField && ignored.len() < MAX_IGNORED => {
+                let path = Path::resolve(&document, &error.field);
                 // A known field that contains the unknown one is not removed.
-                if path.to_string() != error.path || !path.remove_field(&mut document) {
+                if path.to_string() != error.field || !path.remove_field(&mut document) {
                     return (Err((error, document)), ignored);
                 }
-                ignored.push(error.path);
+                ignored.push(error.field);
             }
             Err(error) => return (Err((error, document)), ignored),
         }
@@ -176,8 +176,8 @@ mod tests {
         let route = format!(
             "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: a}}, spec: {spec}}}"
         );
-        let errors = read(&route).remove(0).outcome.unwrap_err();
-        errors.into_iter().map(|error| error.path).collect()
+        let decoded = read(&route).remove(0);
+        decoded.problems().iter().cloned().map(|error| error.field).collect()
     }
 
     #[test]

@@ -200,7 +200,7 @@ mod tests {
         let at = |field: &str| format!("spec.rules[0].filters[0]{field}");
         let filter = |text: &str| format!("filters: [{{{text}}}]");
         let refused: &[(&str, &str, &str)] = &[
-            ("type: Mirror", &at(".type"), "unknown variant"),
+            ("type: Mirror", &at(".type"), "unknown value"),
             ("requestRedirect: {}", &at(""), "missing field `type`"),
             ("type: CORS", &at(""), "the type requires cors"),
             ("type: RequestRedirect, requestRedirect: {}, cors: {}", &at(""), "several types"),
@@ -220,7 +220,7 @@ mod tests {
             (
                 "type: RequestRedirect, requestRedirect: {scheme: ftp}",
                 &at(".requestRedirect.scheme"),
-                "unknown variant",
+                "unknown value",
             ),
             (
                 "type: RequestRedirect, requestRedirect: {hostname: '*.a'}",

@@ -183,10 +183,10 @@ mod tests {
                 ("path: {value: /a b}", &value, "character"),
                 ("path: {value: /a%zz}", &value, "character"),
                 ("path: {value: '/a?b'}", &value, "character"),
-                ("path: {type: Suffix, value: /a}", &format!("{path}.type"), "unknown variant"),
+                ("path: {type: Suffix, value: /a}", &format!("{path}.type"), "unknown value"),
                 ("path: {type: RegularExpression, value: '(a'}", &value, "bad regular expression \"(a\""),
                 ("path: {type: RegularExpression, value: '(a)\\1'}", &value, "bad regular expression"),
-                ("method: get", &format!("{at}.method"), "unknown variant"),
+                ("method: get", &format!("{at}.method"), "unknown value"),
                 ("headers: [{name: 'a b', value: c}]", &format!("{header}.name"), "not a header name"),
                 ("headers: [{name: a, value: ' c'}]", &format!("{header}.value"), "not a header value"),
                 (

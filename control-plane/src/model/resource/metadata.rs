@@ -7,8 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrigger_core::Name;
 use serde_json::Value;
 
-use super::strict::{self, FieldError};
+use super::strict;
 use super::value::{is_label, is_subdomain};
+use crate::model::diagnostic::{Code, Problem};
+use crate::model::similar::{did_you_mean, misspelled};
 
 /// The kinds that the mesh reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,6 +39,10 @@ pub(super) const SPIFFE_ID: &str = "outrigger.dev/spiffe-id";
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
+/// The other kinds of Gateway API.
+const OTHER_GATEWAY_KINDS: [&str; 6] =
+    ["Gateway", "GatewayClass", "TLSRoute", "UDPRoute", "BackendTLSPolicy", "ListenerSet"];
+
 impl Kind {
     /// Returns the kind's name, as in YAML.
     pub fn name(self) -> &'static str {
@@ -51,43 +57,74 @@ impl Kind {
         }
     }
 
-    /// Returns the kind of a document by its group, version and kind, as the CRDs of Gateway API 1.6 serve them.
-    pub(super) fn of(document: &Value) -> Result<Self, FieldError> {
+    /// Every kind, with its group and versions, as the CRDs of Gateway API 1.6 serve them.
+    const ALL: [(Self, &'static str, &'static [&'static str]); 7] = [
+        (Self::Namespace, "", &["v1"]),
+        (Self::Service, "", &["v1"]),
+        (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),
+        (Self::HttpRoute, GATEWAY, &["v1", "v1beta1"]),
+        (Self::GrpcRoute, GATEWAY, &["v1"]),
+        (Self::TcpRoute, GATEWAY, &["v1", "v1alpha2"]),
+        (Self::ReferenceGrant, GATEWAY, &["v1", "v1beta1"]),
+    ];
+
+    /// Returns the kind of a document. Returns None for a kind that the mesh does not read. A misspelled kind is an error, and
+    /// so is one that attaches to a Service: it would silently have no effect.
+    pub(super) fn of(document: &Value) -> Result<Option<Self>, Problem> {
         if !document.is_object() {
-            return Err(FieldError::new("", "is not an object with apiVersion and kind"));
+            return Err(Problem::of(Code::NotAResource, "", "is not an object with apiVersion and kind"));
         }
         let field = |name: &str| match document.get(name) {
             Some(Value::String(text)) => Ok(text.as_str()),
-            Some(_) => Err(FieldError::new(name, "is not a string")),
-            None => Err(FieldError::new(name, "is missing")),
+            Some(_) => Err(Problem::of(Code::NotAResource, name, "is not a string")),
+            None => Err(Problem::of(Code::NotAResource, name, "is missing")),
         };
         let (version, kind) = (field("apiVersion")?, field("kind")?);
         let (group, version) = version.split_once('/').unwrap_or(("", version));
-        let (found, versions): (_, &[&str]) = match (group, kind) {
-            ("", "Namespace") => (Self::Namespace, &["v1"]),
-            ("", "Service") => (Self::Service, &["v1"]),
-            ("discovery.k8s.io", "EndpointSlice") => (Self::EndpointSlice, &["v1"]),
-            (GATEWAY, "HTTPRoute") => (Self::HttpRoute, &["v1", "v1beta1"]),
-            (GATEWAY, "GRPCRoute") => (Self::GrpcRoute, &["v1"]),
-            (GATEWAY, "TCPRoute") => (Self::TcpRoute, &["v1", "v1alpha2"]),
-            (GATEWAY, "ReferenceGrant") => (Self::ReferenceGrant, &["v1", "v1beta1"]),
-            (
-                GATEWAY,
-                "Gateway" | "GatewayClass" | "TLSRoute" | "UDPRoute" | "BackendTLSPolicy" | "ListenerSet",
-            ) => return Err(FieldError::new("kind", format!("{kind} is not supported yet"))),
-            _ => {
-                let group = if group.is_empty() { "the core group" } else { group };
-                return Err(FieldError::new("kind", format!("unknown kind {kind} of {group}")));
-            }
+        let Some((found, _, versions)) =
+            Self::ALL.iter().find(|(found, of, _)| (found.name(), *of) == (kind, group))
+        else {
+            return Self::not_handled(document, group, kind).map(|()| None);
         };
         if !versions.contains(&version) {
             let versions = versions.join(" or ");
-            return Err(FieldError::new(
-                "apiVersion",
-                format!("{kind} has no version {version}: write {versions}"),
-            ));
+            let message = format!("{kind} has no version {version}: write {versions}");
+            return Err(Problem::of(Code::UnknownVersion, "apiVersion", message));
         }
-        Ok(found)
+        Ok(Some(*found))
+    }
+
+    /// Returns an error if a kind that the mesh does not read is a mistake, or if ignoring it would be.
+    fn not_handled(document: &Value, group: &str, kind: &str) -> Result<(), Problem> {
+        let of_group = if group.is_empty() { "the core group" } else { group };
+        let unknown = Problem::of(Code::UnknownKind, "kind", format!("unknown kind {kind} of {of_group}"));
+        if OTHER_GATEWAY_KINDS.contains(&kind) && group == GATEWAY {
+            let refers_to_service = |list: &str| {
+                let references = document.pointer(list).and_then(Value::as_array);
+                references.is_some_and(|all| all.iter().any(|one| one["kind"] == "Service"))
+            };
+            return match ["/spec/parentRefs", "/spec/targetRefs"].into_iter().any(refers_to_service) {
+                true => {
+                    Err(Problem::of(Code::UnsupportedKind, "kind", format!("{kind} is not supported yet")))
+                }
+                false => Ok(()),
+            };
+        }
+        // Of a group of Kubernetes itself. Others may have kinds of the same name, such as Knative's Service.
+        let is_builtin = !group.contains('.') || group.ends_with(".k8s.io");
+        if let Some((_, right, versions)) =
+            Self::ALL.iter().find(|(found, _, _)| is_builtin && found.name() == kind)
+        {
+            let slash = if right.is_empty() { "" } else { "/" };
+            return Err(unknown.help(format!("write apiVersion: {right}{slash}{}", versions[0])));
+        }
+        let of_same_group =
+            Self::ALL.iter().filter(|(_, of, _)| *of == group).map(|(found, _, _)| found.name());
+        match misspelled(kind, of_same_group) {
+            Some(right) => Err(unknown.help(format!("did you mean {right}?"))),
+            None if group == "outrigger.dev" => Err(unknown),
+            None => Ok(()),
+        }
     }
 }
 
@@ -132,10 +169,10 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 impl Metadata {
     /// Decodes `metadata`, and validates names as an API server does.
-    pub(super) fn decode(kind: Kind, document: &Value) -> Result<Self, FieldError> {
-        let field = document.get("metadata").ok_or_else(|| FieldError::new("metadata", "is missing"))?;
+    pub(super) fn decode(kind: Kind, document: &Value) -> Result<Self, Problem> {
+        let field = document.get("metadata").ok_or_else(|| Problem::new("metadata", "is missing"))?;
         let meta: ObjectMeta = strict::decode_at(field, "metadata")?;
-        let name = meta.name.ok_or_else(|| FieldError::new("metadata.name", "is missing"))?;
+        let name = meta.name.ok_or_else(|| Problem::new("metadata.name", "is missing"))?;
         let legal = match kind {
             Kind::Namespace => is_label(&name),
             // RFC 1035: a Service's name is a DNS label that starts with a letter.
@@ -143,23 +180,17 @@ impl Metadata {
             _ => is_subdomain(&name),
         };
         if !legal {
-            return Err(FieldError::new(
-                "metadata.name",
-                format!("{name:?} is not a valid name for a {kind}"),
-            ));
+            return Err(Problem::new("metadata.name", format!("{name:?} is not a valid name for a {kind}")));
         }
         let namespace = match (kind, meta.namespace) {
             (Kind::Namespace, None) => "".into(),
             (Kind::Namespace, Some(_)) => {
-                return Err(FieldError::new("metadata.namespace", "a Namespace is in no namespace"));
+                return Err(Problem::new("metadata.namespace", "a Namespace is in no namespace"));
             }
             (_, None) => DEFAULT_NAMESPACE.into(),
             (_, Some(namespace)) if is_label(&namespace) => namespace.into(),
             (_, Some(namespace)) => {
-                return Err(FieldError::new(
-                    "metadata.namespace",
-                    format!("{namespace:?} is not a DNS label"),
-                ));
+                return Err(Problem::new("metadata.namespace", format!("{namespace:?} is not a DNS label")));
             }
         };
         let annotations = names(meta.annotations);
@@ -179,7 +210,7 @@ fn names(map: Option<BTreeMap<String, String>>) -> BTreeMap<Name, Name> {
 }
 
 /// Refuses unknown annotations of ours: a misspelled one would silently have no effect.
-fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(), FieldError> {
+fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(), Problem> {
     let known: &[&str] = match kind {
         Kind::Service => &[SERVICE_ACCOUNTS],
         Kind::EndpointSlice => &[SPIFFE_ID],
@@ -189,7 +220,11 @@ fn check_annotations(kind: Kind, annotations: &BTreeMap<Name, Name>) -> Result<(
         None => Ok(()),
         Some(key) => {
             let path = format!("metadata.annotations.{key}");
-            Err(FieldError::new(path, format!("unknown annotation for a {kind}")))
+            let problem = Problem::new(path, format!("unknown annotation for a {kind}"));
+            Err(match did_you_mean(key, known.iter().copied()) {
+                Some(help) => problem.help(help),
+                None => problem,
+            })
         }
     }
 }
@@ -201,7 +236,7 @@ pub(super) fn identify(document: &Value) -> (Option<String>, Option<ResourceId>)
     let (Some(kind), Some(name)) = (text("/kind"), text("/metadata/name")) else {
         return (text("/kind").map(str::to_owned), None);
     };
-    let found = Kind::of(document).ok();
+    let found = Kind::of(document).ok().flatten();
     let namespace = match found {
         Some(Kind::Namespace) => "",
         _ => text("/metadata/namespace").unwrap_or(DEFAULT_NAMESPACE),

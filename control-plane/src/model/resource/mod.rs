@@ -1,11 +1,12 @@
 //! Decodes resources, once, into types that cannot hold what an API server would refuse.
 //!
-//! A JSON value becomes a [`Resource`], or [`FieldError`]s with the paths of the fields in error. Kubernetes' own kinds are
+//! A JSON value becomes a [`Resource`], or [`Problem`]s with the paths of the fields in error. Kubernetes' own kinds are
 //! decoded with k8s-openapi's types. Those of Gateway API have types of our own, which carry the limits of the CRDs, refuse
 //! unknown fields, and become the routes of the model directly. Tests compare them with the `gateway-api` crate, and with the
 //! invalid examples that Gateway API publishes.
 
 mod field_errors;
+mod remarks;
 mod endpoint_slice;
 mod service;
 mod grpc_route;
@@ -39,8 +40,8 @@ pub use self::metadata::{Kind, ResourceId};
 pub(super) use self::mirror::MirrorSpec;
 pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
-pub use self::strict::FieldError;
 use self::tcp_route::TcpRouteSpec;
+use super::diagnostic::Problem;
 use super::service::Service;
 
 /// A valid resource.
@@ -48,6 +49,8 @@ use super::service::Service;
 pub(crate) struct Resource {
     pub(crate) metadata: Metadata,
     pub(super) body: Body,
+    /// Problems that do not prevent it from being active.
+    pub(super) remarks: Vec<Problem>,
 }
 
 /// The content of a resource.
@@ -69,10 +72,20 @@ pub(crate) struct Decoded {
     pub(crate) title: Option<String>,
     /// The resource whose last good version is retained if this one is refused.
     pub(crate) id: Option<ResourceId>,
-    /// The resource, or at least one error.
-    pub(crate) outcome: Result<Arc<Resource>, Vec<FieldError>>,
-    /// The text of an item of a List. None if the resource is a document of its own.
-    pub(crate) text: Option<Arc<str>>,
+    pub(crate) outcome: Outcome,
+    /// The index and the text of an item of a List. None if the resource is a document of its own.
+    pub(crate) item: Option<(usize, Arc<str>)>,
+}
+
+/// What a document is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outcome {
+    /// A valid resource.
+    Accepted(Arc<Resource>),
+    /// At least one error.
+    Refused(Vec<Problem>),
+    /// A resource of a kind that the mesh does not read.
+    NotHandled,
 }
 
 /// Decodes a document. A `List` has several resources, an empty document none.
@@ -94,8 +107,8 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
         vec![Decoded {
             title: Some("List".into()),
             id: None,
-            outcome: Err(vec![FieldError::new(path, reason)]),
-            text: None,
+            outcome: Outcome::Refused(vec![Problem::new(path, reason)]),
+            item: None,
         }]
     };
     if fields.get("apiVersion").is_none_or(|version| version != "v1") {
@@ -113,9 +126,9 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     };
     let item = |(at, item): (usize, Value)| {
         let text = item.to_string().into();
-        let mut decoded = Decoded { text: Some(text), ..decode_one(item) };
-        for error in decoded.outcome.as_mut().err().into_iter().flatten() {
-            error.path = format!("items[{at}].{}", error.path);
+        let mut decoded = Decoded { item: Some((at, text)), ..decode_one(item) };
+        if let Outcome::Refused(problems) = &mut decoded.outcome {
+            problems.iter_mut().for_each(|problem| problem.field = format!("items[{at}].{}", problem.field));
         }
         decoded
     };
@@ -143,49 +156,58 @@ fn decode_one(document: Value) -> Decoded {
 /// Decodes one resource with `read`, which returns the first error and the document.
 fn decode_with(
     document: Value,
-    read: impl FnOnce(Kind, Value) -> Result<Resource, (FieldError, Value)>,
+    read: impl FnOnce(Kind, Value) -> Result<Resource, (Problem, Value)>,
 ) -> Decoded {
     let (title, mut id) = metadata::identify(&document);
     let outcome = match Kind::of(&document) {
-        Ok(kind) => read(kind, document).map(Arc::new).map_err(|(first, document)| {
-            field_errors::all(first, document, |document| decode_kind(kind, document))
-        }),
-        Err(error) => Err(vec![error]),
+        Ok(None) => Outcome::NotHandled,
+        Ok(Some(kind)) => match read(kind, document) {
+            Ok(resource) => Outcome::Accepted(resource.into()),
+            Err((first, document)) => {
+                Outcome::Refused(field_errors::all(first, document, |document| decode_kind(kind, document)))
+            }
+        },
+        Err(error) => Outcome::Refused(vec![error]),
     };
-    if let Ok(resource) = &outcome {
+    if let Outcome::Accepted(resource) = &outcome {
         id = Some(resource.metadata.id.clone());
     }
-    Decoded { title, id, outcome, text: None }
+    Decoded { title, id, outcome, item: None }
 }
 
-fn decode_kind(kind: Kind, document: Value) -> Result<Resource, FieldError> {
+fn decode_kind(kind: Kind, document: Value) -> Result<Resource, Problem> {
     let metadata = Metadata::decode(kind, &document)?;
-    let body = match kind {
+    let body = decode_body(kind, &metadata, &document)?;
+    let remarks = remarks::of(&document, &body);
+    Ok(Resource { metadata, body, remarks })
+}
+
+fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body, Problem> {
+    Ok(match kind {
         Kind::Namespace => {
-            strict::decode::<k8s_openapi::api::core::v1::Namespace>(&document)?;
+            strict::decode::<k8s_openapi::api::core::v1::Namespace>(document)?;
             Body::Namespace
         }
-        Kind::Service => Body::Service(service::decode(&metadata, strict::decode(&document)?)?),
+        Kind::Service => Body::Service(service::decode(metadata, strict::decode(document)?)?),
         Kind::EndpointSlice => {
-            Body::EndpointSlice(endpoint_slice::decode(&metadata, strict::decode(&document)?)?)
+            Body::EndpointSlice(endpoint_slice::decode(metadata, strict::decode(document)?)?)
         }
         Kind::HttpRoute => Body::Route(spec::<HttpRouteSpec>(document)?.0),
         Kind::GrpcRoute => Body::Route(spec::<GrpcRouteSpec>(document)?.0),
         Kind::TcpRoute => Body::Route(spec::<TcpRouteSpec>(document)?.0),
         Kind::ReferenceGrant => Body::ReferenceGrant(spec(document)?),
-    };
-    Ok(Resource { metadata, body })
+    })
 }
 
 /// Decodes the `spec` of a kind of Gateway API. `status` is ignored: controllers write it.
-fn spec<T: DeserializeOwned>(document: Value) -> Result<T, FieldError> {
-    let Value::Object(mut fields) = document else { return Err(FieldError::new("", "is not an object")) };
+fn spec<T: DeserializeOwned>(document: &Value) -> Result<T, Problem> {
+    let Value::Object(fields) = document else { return Err(Problem::new("", "is not an object")) };
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
     if let Some(other) = fields.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(FieldError::new(other, "unknown field"));
+        return Err(Problem::new(other, "unknown field"));
     }
-    let spec = fields.remove("spec").ok_or_else(|| FieldError::new("spec", "is missing"))?;
-    strict::parse(&spec, "spec")
+    let spec = fields.get("spec").ok_or_else(|| Problem::new("spec", "is missing"))?;
+    strict::parse(spec, "spec")
 }
 
 #[cfg(test)]

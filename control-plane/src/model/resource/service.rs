@@ -11,13 +11,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use outrigger_core::Name;
 
 use super::metadata::{Metadata, SERVICE_ACCOUNTS};
-use super::strict::FieldError;
 use super::value::{is_label, is_subdomain};
+use crate::model::diagnostic::Problem;
 use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
 
 /// Validates a service.
-pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Service, FieldError> {
-    let spec = service.spec.ok_or_else(|| FieldError::new("spec", "is missing"))?;
+pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Service, Problem> {
+    let spec = service.spec.ok_or_else(|| Problem::new("spec", "is missing"))?;
     let api::ServiceSpec {
         cluster_ip,
         cluster_ips,
@@ -45,16 +45,16 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         traffic_distribution: _,
     } = spec;
     if session_affinity.is_some_and(|affinity| affinity != "None") || session_affinity_config.is_some() {
-        return Err(FieldError::new("spec.sessionAffinity", "is not supported yet"));
+        return Err(Problem::new("spec.sessionAffinity", "is not supported yet"));
     }
     if internal_traffic_policy.is_some_and(|policy| policy != "Cluster") {
-        return Err(FieldError::new("spec.internalTrafficPolicy", "only Cluster is supported"));
+        return Err(Problem::new("spec.internalTrafficPolicy", "only Cluster is supported"));
     }
     let service_type = service_type(type_.as_deref(), cluster_ip, cluster_ips, external_name)?;
     let ports = ports.unwrap_or_default();
     // A service with only UDP or SCTP ports is valid, but has no ports in the mesh.
     if ports.is_empty() && matches!(service_type, ServiceType::ClusterIps(_)) {
-        return Err(FieldError::new("spec.ports", "is empty"));
+        return Err(Problem::new("spec.ports", "is empty"));
     }
     let ports = decode_ports(ports)?;
     Ok(Service {
@@ -71,57 +71,56 @@ fn service_type(
     cluster_ip: Option<String>,
     cluster_ips: Option<Vec<String>>,
     external_name: Option<String>,
-) -> Result<ServiceType, FieldError> {
+) -> Result<ServiceType, Problem> {
     match kind.unwrap_or("ClusterIP") {
         "ExternalName" => {
-            let name = external_name.ok_or_else(|| FieldError::new("spec.externalName", "is missing"))?;
+            let name = external_name.ok_or_else(|| Problem::new("spec.externalName", "is missing"))?;
             let name = name.trim_end_matches('.').to_ascii_lowercase();
             if !is_subdomain(&name) {
-                return Err(FieldError::new("spec.externalName", format!("{name:?} is not a host name")));
+                return Err(Problem::new("spec.externalName", format!("{name:?} is not a host name")));
             }
             Ok(ServiceType::ExternalName(name.into()))
         }
         "ClusterIP" | "NodePort" | "LoadBalancer" => cluster_ips_of(cluster_ip, cluster_ips),
-        other => Err(FieldError::new("spec.type", format!("unknown type {other:?}"))),
+        other => Err(Problem::new("spec.type", format!("unknown type {other:?}"))),
     }
 }
 
-fn cluster_ips_of(first: Option<String>, all: Option<Vec<String>>) -> Result<ServiceType, FieldError> {
+fn cluster_ips_of(first: Option<String>, all: Option<Vec<String>>) -> Result<ServiceType, Problem> {
     let first = first.filter(|ip| !ip.is_empty());
     let all = all.unwrap_or_default();
     if let (Some(first), Some(same)) = (&first, all.first())
         && first != same
     {
-        return Err(FieldError::new("spec.clusterIPs[0]", format!("differs from clusterIP {first}")));
+        return Err(Problem::new("spec.clusterIPs[0]", format!("differs from clusterIP {first}")));
     }
     let all = if all.is_empty() { first.into_iter().collect() } else { all };
     if all.iter().any(|ip| ip == "None") {
         return if all.len() == 1 {
             Ok(ServiceType::Headless)
         } else {
-            Err(FieldError::new("spec.clusterIPs", "None excludes every other address"))
+            Err(Problem::new("spec.clusterIPs", "None excludes every other address"))
         };
     }
     let mut ips = Vec::new();
     for (at, text) in all.iter().enumerate() {
         let path = || format!("spec.clusterIPs[{at}]");
         let ip: IpAddr =
-            text.parse().map_err(|_| FieldError::new(path(), format!("{text:?} is not an IP address")))?;
+            text.parse().map_err(|_| Problem::new(path(), format!("{text:?} is not an IP address")))?;
         if ips.iter().any(|other: &IpAddr| other.is_ipv4() == ip.is_ipv4()) {
-            return Err(FieldError::new(path(), "a second address of one family"));
+            return Err(Problem::new(path(), "a second address of one family"));
         }
         ips.push(ip);
     }
     Ok(ServiceType::ClusterIps(ips))
 }
 
-fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, FieldError> {
+fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, Problem> {
     let (several, mut all) = (ports.len() > 1, Vec::new());
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for (at, port) in ports.into_iter().enumerate() {
         let api::ServicePort { app_protocol, name, node_port: _, port: number, protocol, target_port } = port;
-        let error =
-            |field: &str, reason: String| FieldError::new(format!("spec.ports[{at}].{field}"), reason);
+        let error = |field: &str, reason: String| Problem::new(format!("spec.ports[{at}].{field}"), reason);
         let name: Name = name.unwrap_or_default().into();
         if several && name.is_empty() {
             return Err(error("name", "is required where there are several ports".into()));
@@ -168,13 +167,13 @@ pub(super) fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
-fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, FieldError> {
+fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, Problem> {
     let Some(list) = metadata.annotations.get(SERVICE_ACCOUNTS) else { return Ok(Vec::new()) };
     let account = |name: &str| match name.trim() {
         name if is_subdomain(name) => Ok(name.into()),
         name => {
             let path = format!("metadata.annotations.{SERVICE_ACCOUNTS}");
-            Err(FieldError::new(path, format!("{name:?} is not the name of a service account")))
+            Err(Problem::new(path, format!("{name:?} is not the name of a service account")))
         }
     };
     let mut accounts: Vec<Name> = list.split(',').map(account).collect::<Result<_, _>>()?;
@@ -244,7 +243,8 @@ mod tests {
     #[test]
     fn ports_have_a_protocol_and_a_target() {
         let service = |yaml: &str| {
-            let resource = read(&SERVICE.replace('@', yaml)).remove(0).outcome.unwrap();
+            let decoded = read(&SERVICE.replace('@', yaml)).remove(0);
+            let resource = decoded.resource().unwrap();
             let Body::Service(service) = &resource.body else { panic!() };
             service.clone()
         };

@@ -1,41 +1,14 @@
 //! Strict decoding: every error has a path, and unknown fields are errors.
 
-use std::fmt::{self, Display};
+use std::fmt::Display;
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{DeserializeOwned, Deserializer, Error, IntoDeserializer, Visitor};
 use serde::{Serialize, forward_to_deserialize_any};
 use serde_json::Value;
 
-/// An error in a field of a resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldError {
-    /// `spec.rules[0].matches[1].path`; empty for the document as a whole.
-    pub path: String,
-    /// The reason.
-    pub reason: String,
-}
-
-impl FieldError {
-    /// Creates an error.
-    pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { path: path.into(), reason: reason.into() }
-    }
-
-    /// Returns true if the field is unknown, by the messages of serde's `deny_unknown_fields` and of this module.
-    pub(super) fn is_unknown_field(&self) -> bool {
-        self.reason.starts_with("unknown field")
-    }
-}
-
-impl Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        f.write_str(&self.reason)
-    }
-}
+use crate::model::diagnostic::Problem;
+use crate::model::similar::did_you_mean;
 
 /// Separates the field from the reason in the text of an error, since serde's errors cannot carry a path.
 const FIELD_END: char = '\u{1f}';
@@ -47,7 +20,7 @@ pub(super) fn at(field: impl Display, reason: impl Display) -> String {
 }
 
 /// Decodes a value whose types refuse unknown fields themselves. `root` is the path of the value.
-pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T, FieldError> {
+pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T, Problem> {
     serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = match error.path().to_string().as_str() {
             "." => root.to_owned(),
@@ -57,14 +30,41 @@ pub(super) fn parse<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T,
         };
         let text = error.into_inner().to_string();
         match text.rsplit_once(FIELD_END) {
-            None => FieldError::new(path, text),
+            None => problem(path, &text),
             Some((field, reason)) => {
                 let field = field.replace(FIELD_END, ".");
                 let dot = if path.is_empty() { "" } else { "." };
-                FieldError::new(format!("{path}{dot}{field}"), reason)
+                Problem::new(format!("{path}{dot}{field}"), reason)
             }
         }
     })
+}
+
+/// Makes a problem of serde's message. The names that serde expects become the next step.
+fn problem(path: String, text: &str) -> Problem {
+    let unknown = |what: &str, all: &str| {
+        let (name, expected) = text.strip_prefix(what)?.strip_prefix(" `")?.split_once("`, expected ")?;
+        let expected: Vec<_> = expected.split('`').skip(1).step_by(2).collect();
+        let known = || format!("{all} are {}", expected.join(", "));
+        Some((name, did_you_mean(name, expected.iter().copied()).unwrap_or_else(known)))
+    };
+    if let Some((_, help)) = unknown("unknown field", "the fields") {
+        return Problem::new(path, "unknown field").help(help);
+    }
+    if let Some((name, help)) = unknown("unknown variant", "the values") {
+        return Problem::new(path, format!("unknown value {name:?}")).help(help);
+    }
+    match text.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
+        Some((given, expected)) => {
+            let expected = match expected {
+                "i32" | "i64" | "u16" | "u32" => "an integer",
+                "a sequence" => "a list",
+                expected => expected,
+            };
+            Problem::new(path, format!("invalid type: {given}, expected {expected}"))
+        }
+        None => Problem::new(path, text),
+    }
 }
 
 /// A value that is read as a struct only if it is an object. serde's derived types also accept a list of the fields'
@@ -135,20 +135,20 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for Strict<'de> {
 
 /// Decodes a value with the types of k8s-openapi, which ignore unknown fields: a field is unknown if it is missing when the
 /// result is encoded again.
-pub(super) fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, FieldError> {
+pub(super) fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, Problem> {
     decode_at(value, "")
 }
 
 /// Like [`decode`], for a value inside a document.
-pub(super) fn decode_at<T: DeserializeOwned + Serialize>(value: &Value, root: &str) -> Result<T, FieldError> {
+pub(super) fn decode_at<T: DeserializeOwned + Serialize>(value: &Value, root: &str) -> Result<T, Problem> {
     let decoded = parse(value, root)?;
-    let again = serde_json::to_value(&decoded).map_err(|error| FieldError::new(root, error.to_string()))?;
+    let again = serde_json::to_value(&decoded).map_err(|error| Problem::new(root, error.to_string()))?;
     match unknown_field(value, &again) {
         None => Ok(decoded),
         Some(path) => {
             let path = path.trim_start_matches('.');
             let dot = if root.is_empty() { "" } else { "." };
-            Err(FieldError::new(format!("{root}{dot}{path}"), "unknown field"))
+            Err(Problem::new(format!("{root}{dot}{path}"), "unknown field"))
         }
     }
 }

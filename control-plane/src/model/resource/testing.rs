@@ -12,14 +12,26 @@ pub(crate) fn read(yaml: &str) -> Vec<Decoded> {
 /// and for a reason that contains the text.
 pub(crate) fn check_table(template: &str, accepted: &[&str], refused: &[(&str, &str, &str)]) {
     for part in accepted {
-        let outcome = &read(&template.replace('@', part))[0].outcome;
-        assert!(outcome.is_ok(), "{part}: {:?}", outcome.as_ref().unwrap_err());
+        let decoded = read(&template.replace('@', part));
+        let problems = decoded[0].problems();
+        assert!(problems.is_empty(), "{part}: {problems:?}");
     }
     for (part, path, reason) in refused {
         let decoded = read(&template.replace('@', part));
-        let Err(errors) = &decoded[0].outcome else { panic!("accepted: {part}") };
-        let error = &errors[0];
-        assert_eq!(error.path, *path, "{part}: {error}");
-        assert!(error.reason.contains(reason), "{part}: {error}");
+        let Some(error) = decoded[0].problems().first() else { panic!("accepted: {part}") };
+        assert_eq!(error.field, *path, "{part}: {error}");
+        assert!(error.message.contains(reason), "{part}: {error}");
+    }
+}
+
+impl Decoded {
+    /// Returns the errors; none if the resource is accepted or not handled.
+    pub(crate) fn problems(&self) -> &[Problem] {
+        if let Outcome::Refused(problems) = &self.outcome { problems } else { &[] }
+    }
+
+    /// Returns the resource.
+    pub(crate) fn resource(&self) -> Option<&Arc<Resource>> {
+        if let Outcome::Accepted(resource) = &self.outcome { Some(resource) } else { None }
     }
 }

@@ -21,15 +21,31 @@ fn only_known_kinds_in_served_versions_are_read() {
             ("kind: HTTPRoute", "apiVersion", "missing"),
             ("apiVersion: v1", "kind", "missing"),
             ("apiVersion: 1, kind: Service", "apiVersion", "not a string"),
-            ("apiVersion: apps/v1, kind: Deployment", "kind", "unknown kind Deployment of apps"),
             ("apiVersion: v1, kind: HTTPRoute", "kind", "unknown kind HTTPRoute of the core group"),
-            ("apiVersion: gateway.networking.k8s.io/v1, kind: Gateway", "kind", "not supported yet"),
-            ("apiVersion: gateway.networking.k8s.io/v1, kind: TLSRoute", "kind", "not supported yet"),
+            ("apiVersion: outrigger.dev/v1alpha1, kind: AuthorizationPolicy", "kind", "unknown kind"),
+            ("apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoutes", "kind", "unknown kind HTTPRoutes"),
             ("apiVersion: gateway.networking.k8s.io/v2, kind: HTTPRoute", "apiVersion", "v1 or v1beta1"),
             ("apiVersion: gateway.networking.k8s.io/v1beta1, kind: GRPCRoute", "apiVersion", "write v1"),
             ("apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, more: 1", "more", "unknown field"),
         ],
     );
+}
+
+#[test]
+fn of_the_kinds_that_are_not_supported_those_that_refer_to_a_service_are_refused() {
+    for (kind, spec) in [
+        ("Gateway", ""),
+        ("GatewayClass", ""),
+        ("ListenerSet", ""),
+        ("TLSRoute", "parentRefs: [{name: gateway}]"),
+        ("TLSRoute", "parentRefs: [{group: '', kind: Service, name: a}]"),
+        ("BackendTLSPolicy", "targetRefs: [{group: '', kind: Service, name: a}]"),
+    ] {
+        let yaml = format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, metadata: {{name: a}}, spec: {{{spec}}}}}"
+        );
+        assert_eq!(read(&yaml)[0].problems().is_empty(), !spec.contains("Service"), "{yaml}");
+    }
 }
 
 #[test]
@@ -98,14 +114,14 @@ fn an_error_in_a_list_has_the_index_of_its_item() {
            {apiVersion: v1, kind: Namespace, metadata: {name: a}},
            {apiVersion: v1, kind: Namespace, metadata: {name: b, namespace: c}}]}",
     );
-    assert!(decoded[0].outcome.is_ok());
-    assert_eq!(decoded[1].outcome.as_ref().unwrap_err()[0].path, "items[1].metadata.namespace");
+    assert!(decoded[0].resource().is_some());
+    assert_eq!(decoded[1].problems()[0].field, "items[1].metadata.namespace");
     for (yaml, path) in [
         ("{kind: List}", "apiVersion"),
         ("{apiVersion: v1, kind: List, items: 1}", "items"),
         ("{apiVersion: v1, kind: List, item: []}", "item"),
     ] {
-        assert_eq!(read(yaml)[0].outcome.as_ref().unwrap_err()[0].path, path);
+        assert_eq!(read(yaml)[0].problems()[0].field, path);
     }
 }
 
@@ -142,8 +158,8 @@ proptest! {
             let mut document = serde_json::json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}});
             document[field] = spec.clone();
             for decoded in decode(document) {
-                let Err(errors) = decoded.outcome else { continue };
-                prop_assert!(!errors.is_empty() && errors.iter().all(|error| !error.reason.is_empty()));
+                let Outcome::Refused(errors) = decoded.outcome else { continue };
+                prop_assert!(!errors.is_empty() && errors.iter().all(|error| !error.message.is_empty()));
             }
         }
     }

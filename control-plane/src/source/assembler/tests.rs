@@ -30,9 +30,8 @@ fn gone(object: Value) -> Update {
 }
 
 fn refused(origin: &Origin, reason: &str) -> Update {
-    let (origin, field) = (origin.clone(), String::new());
-    let refusal =
-        Refusal { origin, resource: Some("Service shop/cart".into()), field, reason: reason.into() };
+    let (origin, problem) = (origin.clone(), Problem::new("", reason));
+    let refusal = Diagnostic { origin, resource: Some("Service shop/cart".into()), problem };
     Update { refusals: vec![refusal], ..Update::default() }
 }
 
@@ -48,7 +47,7 @@ fn two() -> Two {
     let (sender, log) = channel();
     let text = |event: &ChangeEvent| {
         let what = match &event.change {
-            Change::Refused(refusal) => format!("refused: {}", refusal.reason),
+            Change::Refused(refusal) => format!("refused: {}", refusal.problem.message),
             change => format!("{change:?}"),
         };
         format!("{} {what} ({})", event.resource.as_deref().unwrap_or("?"), event.origin)
@@ -122,7 +121,7 @@ fn a_resource_of_two_sources_is_the_first_sources_and_the_others_is_refused() {
     assert_eq!(
         refusals,
         [
-            "object shop/cart at version 81, Service shop/cart, metadata.name: is already defined in a.yaml, document 1"
+            "object shop/cart at version 81, Service shop/cart, metadata.name: is already defined in a.yaml, document 1 [duplicate-resource]"
         ]
     );
     // Another version of a resource that is not active changes nothing.
