@@ -35,6 +35,8 @@ pub(crate) enum Interface {
     Loopback,
     /// The Unix socket: the owner of the state directory.
     Socket,
+    /// TCP on any address: scrapers and probes.
+    Public,
 }
 
 /// The data that the pages show.
@@ -71,19 +73,22 @@ impl Pages {
         if interface == Interface::Loopback && !names_this_machine(&request) {
             return text(StatusCode::MISDIRECTED_REQUEST, "use localhost or a loopback address as the host");
         }
-        match (request.method(), request.uri().path(), interface) {
-            (&Method::GET, "/healthz", _) => text(StatusCode::OK, "ok"),
-            (&Method::GET, "/ready", _) => self.ready(),
-            (&Method::GET, "/metrics", _) => self.metrics_text(request.headers()),
-            (&Method::GET, "/status", _) => self.status_page().await,
-            (&Method::GET, "/history", _) => self.history(request.uri().query()).await,
-            (&Method::POST, "/tokens", Interface::Socket) => self.create_token(request.into_body()).await,
-            (&Method::POST, "/tokens", Interface::Loopback) => {
+        let read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match (request.uri().path(), interface) {
+            ("/healthz", _) if read => text(StatusCode::OK, "ok"),
+            ("/ready", _) if read => self.ready(),
+            ("/metrics", _) if read => self.metrics_text(request.headers()),
+            ("/healthz" | "/ready" | "/metrics", _) => not_allowed(),
+            (_, Interface::Public) => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics"),
+            ("/status", _) if read => self.status_page().await,
+            ("/history", _) if read => self.history(request.uri().query()).await,
+            ("/tokens", Interface::Socket) if request.method() == Method::POST => {
+                self.create_token(request.into_body()).await
+            }
+            ("/tokens", Interface::Loopback) if request.method() == Method::POST => {
                 text(StatusCode::FORBIDDEN, "tokens are created at the Unix socket in the state directory")
             }
-            (_, "/healthz" | "/ready" | "/metrics" | "/status" | "/history" | "/tokens", _) => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
-            }
+            ("/status" | "/history" | "/tokens", _) => not_allowed(),
             _ => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics /status /history"),
         }
     }
@@ -208,6 +213,10 @@ fn json(page: &impl Serialize) -> PageResponse {
     }
 }
 
+fn not_allowed() -> PageResponse {
+    text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+}
+
 fn text(status: StatusCode, text: impl std::fmt::Display) -> PageResponse {
     answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
@@ -291,6 +300,26 @@ mod tests {
                 status,
                 "{host}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_public_address_serves_metrics_and_probes_to_any_host_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let pages = Arc::new(pages(directory.path()));
+        let cart = r#"{"namespace":"shop","service_account":"cart","ttl_seconds":600}"#;
+        for (method, path, status) in [
+            (Method::GET, "/metrics", 200),
+            (Method::HEAD, "/metrics", 200),
+            (Method::GET, "/ready", 200),
+            (Method::GET, "/healthz", 200),
+            (Method::POST, "/metrics", 405),
+            (Method::GET, "/status", 404),
+            (Method::GET, "/history", 404),
+            (Method::POST, "/tokens", 404),
+        ] {
+            let answer = ask(&pages, Interface::Public, method, "mesh.example:15012", path, cart).await;
+            assert_eq!(answer.0, status, "{path}");
         }
     }
 

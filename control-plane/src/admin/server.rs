@@ -1,8 +1,10 @@
-//! Serves the admin pages on a loopback address and on a Unix socket. Each connection is a task; all tasks end when the
-//! future that [`serve`] returns is dropped.
+//! Serves the admin pages on a loopback address and on a Unix socket, and some on a public address. Each connection is a task;
+//! all tasks end when the future that [`Listeners::serve`] returns is dropped.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinSet;
 
 use super::pages::{Interface, Pages};
@@ -37,28 +39,56 @@ pub(crate) fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves both interfaces for as long as it is polled. A connection beyond the limit closes the oldest one of that interface,
-/// so that idle connections block no other client.
-pub(crate) async fn serve(loopback: TcpListener, socket: UnixListener, pages: Arc<Pages>) {
-    let (at_loopback, at_socket) = (FairSlots::new(MAX_CONNECTIONS), FairSlots::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let pages = Arc::clone(&pages);
-        tokio::select! {
-            taken = loopback.accept() => match taken {
-                Ok((stream, _)) => {
-                    drop(connections.spawn(answer(stream, Interface::Loopback, pages, at_loopback.acquire(()))));
-                }
-                Err(error) => pause(&error).await,
-            },
-            taken = socket.accept() => match taken {
-                Ok((stream, _)) => {
-                    drop(connections.spawn(answer(stream, Interface::Socket, pages, at_socket.acquire(()))));
-                }
-                Err(error) => pause(&error).await,
-            },
+/// The listeners of the pages.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// For operators of this machine.
+    pub(crate) loopback: TcpListener,
+    /// For the owner of the state directory.
+    pub(crate) socket: UnixListener,
+    /// For scrapers and probes.
+    pub(crate) public: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Serves all interfaces for as long as it is polled. A connection beyond the limit closes the oldest one of that interface,
+    /// so that idle connections block no other client.
+    pub(crate) async fn serve(self, pages: Arc<Pages>) {
+        let Self { loopback, socket, public } = self;
+        let slots = || FairSlots::new(MAX_CONNECTIONS);
+        let (at_loopback, at_socket, at_public) = (slots(), slots(), slots());
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            let pages = Arc::clone(&pages);
+            tokio::select! {
+                taken = loopback.accept() => match taken {
+                    Ok((stream, _)) => {
+                        drop(connections.spawn(answer(stream, Interface::Loopback, pages, at_loopback.acquire(()))));
+                    }
+                    Err(error) => pause(&error).await,
+                },
+                taken = socket.accept() => match taken {
+                    Ok((stream, _)) => {
+                        drop(connections.spawn(answer(stream, Interface::Socket, pages, at_socket.acquire(()))));
+                    }
+                    Err(error) => pause(&error).await,
+                },
+                taken = accept_public(public.as_ref()) => match taken {
+                    Ok((stream, _)) => {
+                        drop(connections.spawn(answer(stream, Interface::Public, pages, at_public.acquire(()))));
+                    }
+                    Err(error) => pause(&error).await,
+                },
+            }
         }
+    }
+}
+
+async fn accept_public(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => pending().await,
     }
 }
 

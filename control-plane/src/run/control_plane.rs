@@ -18,7 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::settings::{IssuerFiles, Settings};
 use crate::admin::pages::Pages;
-use crate::admin::server::bind_socket;
+use crate::admin::server::{Listeners, bind_socket};
 use crate::admin_client::SOCKET_FILE;
 use crate::ca::authority::Authority;
 use crate::ca::issuer::{CertificateIssuer, IssuerError};
@@ -54,6 +54,7 @@ const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 pub struct ControlPlane {
     listen: SocketAddr,
     admin: SocketAddr,
+    metrics: Option<SocketAddr>,
     shutdown: Option<oneshot::Sender<()>>,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     xds: Server,
@@ -106,7 +107,12 @@ impl ControlPlane {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let (listener, admin_listener) =
             (bind("--listen", settings.listen).await?, bind("--admin", settings.admin).await?);
+        let metrics_listener = match settings.metrics {
+            Some(address) => Some(bind("--metrics-listen", address).await?),
+            None => None,
+        };
         let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+        let metrics_address = metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
         // Disk access blocks, so it runs on a blocking thread.
         let read = settings.clone();
@@ -161,7 +167,8 @@ impl ControlPlane {
             store: store.clone(),
             metrics: Arc::clone(&metrics),
         };
-        tasks.spawn(crate::admin::server::serve(admin_listener, socket, pages.into()));
+        let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
+        tasks.spawn(admin_listeners.serve(pages.into()));
 
         let ca = CertificateService::new(authority, store, Arc::clone(&metrics));
         let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
@@ -173,7 +180,16 @@ impl ControlPlane {
         let (shutdown, ended) = oneshot::channel();
         let ended = async move { drop(ended.await) };
         let server = tokio::spawn(accept::serve(listener, port, services, ended));
-        Ok(Self { listen, admin, shutdown: Some(shutdown), server, xds, tasks, source })
+        Ok(Self {
+            listen,
+            admin,
+            metrics: metrics_address,
+            shutdown: Some(shutdown),
+            server,
+            xds,
+            tasks,
+            source,
+        })
     }
 
     /// Returns the address that proxies connect to.
@@ -184,6 +200,11 @@ impl ControlPlane {
     /// Returns the address of the admin pages.
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Returns the address for scrapers and probes.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// Waits until the server fails. It does not end otherwise.

@@ -60,6 +60,11 @@ pub struct Args {
     /// Read-only pages for operators; a loopback address.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15011", help_heading = ADDRESSES)]
     pub admin: SocketAddr,
+    /// For scrapers and probes beyond this machine: /metrics, /ready and /healthz, without authentication.
+    ///
+    /// Without it, they are on --admin only.
+    #[arg(long, value_name = "IP:PORT", help_heading = ADDRESSES)]
+    pub metrics_listen: Option<SocketAddr>,
     /// DNS name or IP address in the control plane's certificate, for other gRPC clients than our proxies; may be repeated.
     ///
     /// localhost, this host's name, loopback and the address of --listen are always in it.
@@ -138,7 +143,8 @@ pub fn run(args: Args) -> Result<(), RunError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
         let mut running = ControlPlane::start(settings).await?;
-        tracing::info!(listen = %running.listen(), admin = %running.admin(), "serving");
+        let metrics = running.metrics().map(tracing::field::display);
+        tracing::info!(listen = %running.listen(), admin = %running.admin(), metrics, "serving");
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -156,6 +162,7 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
         state_dir,
         listen,
         admin,
+        metrics_listen,
         trust_domain,
         cluster_domain,
         certificate_ttl,
@@ -169,7 +176,7 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
     let issuer = ca_cert.zip(ca_key).map(|(chain, key)| IssuerFiles { chain, key });
     let settings = Settings::new(config, state_dir, listen, admin, &trust_domain)?;
     let settings = settings.with_cluster_domain(cluster_domain)?.with_lifetimes(certificate_ttl, lease)?;
-    let settings = settings.with_server_names(&server_name)?;
+    let settings = settings.with_server_names(&server_name)?.with_metrics_listen(metrics_listen);
     Ok(match issuer {
         Some(files) => settings.with_issuer(files),
         None => settings,

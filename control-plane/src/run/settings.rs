@@ -19,6 +19,7 @@ pub struct Settings {
     pub(super) state_dir: PathBuf,
     pub(super) listen: SocketAddr,
     pub(super) admin: SocketAddr,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) trust_domain: TrustDomain,
     pub(super) cluster_domain: String,
     pub(super) certificate_ttl: Duration,
@@ -73,6 +74,7 @@ impl Settings {
             state_dir: state_dir.into(),
             listen,
             admin,
+            metrics: None,
             trust_domain: TrustDomain::parse(trust_domain)?,
             cluster_domain: "cluster.local".into(),
             certificate_ttl: MAX_TTL,
@@ -110,6 +112,12 @@ impl Settings {
             |name: &String| ServerName::parse(name).ok_or_else(|| SettingsError::ServerName(name.clone()));
         self.server_names = names.iter().map(read).collect::<Result<_, _>>()?;
         Ok(self)
+    }
+
+    /// Serves `/metrics`, `/ready` and `/healthz` at this address too, which need not be loopback.
+    pub fn with_metrics_listen(mut self, address: Option<SocketAddr>) -> Self {
+        self.metrics = address;
+        self
     }
 
     /// Signs with an operator's intermediate CA instead of a self-made root.

@@ -56,9 +56,17 @@ async fn a_host_that_the_mesh_does_not_have_is_refused_or_passed_on() {
     let echo = Application::echo("app").await;
     let proxy =
         World::new().proxy().listen(DestinationBy::Authority, UnknownDestination::PassThrough).start();
-    let answer = Client::connect(proxy.address(0)).await.get("nowhere", "/").await;
+    let mut client = Client::connect(proxy.address(0)).await;
+    let answer = client.get("nowhere", "/").await;
     assert_eq!(answer.status, 502);
     assert!(answer.head.contains("x-outrigger-reason: no_destination\r\n"), "{}", answer.head);
+    // Once a request is answered, the one before it on the connection has been counted.
+    client.get("nowhere", "/").await;
+    let sent: u64 = proxy.totals().requests.values().map(|requests| requests.bytes_sent).sum();
+    assert!(
+        sent >= answer.body.len() as u64,
+        "bytes of the proxy's own answers are counted, not only {sent}"
+    );
     let host = format!("localhost:{}", echo.address.port());
     let answer = Client::connect(proxy.address(1)).await.get(&host, "/out").await;
     assert!(answer.status == 200 && answer.body.starts_with("GET /out "), "{answer:?}");

@@ -28,6 +28,8 @@ const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Bootstrap {
     /// The admin endpoint's socket.
     pub(crate) admin: TcpListener,
+    /// The socket for scrapers and probes.
+    pub(crate) public: Option<TcpListener>,
     /// The static listeners, with the actual ports.
     pub(crate) listeners: Vec<Arc<Listener>>,
     /// All listening sockets: those of the static listeners, and those for this workload's xDS listeners.
@@ -43,7 +45,8 @@ impl Bootstrap {
     pub(crate) fn new(args: &Args) -> Result<Self, Error> {
         args.check()?;
         let mut binder = Binder { workers: args.workers.get(), sockets: Vec::new() };
-        let admin = binder.admin(args.admin.get())?;
+        let admin = bind("--admin", args.admin.get())?;
+        let public = args.metrics_listen.map(|address| bind("--metrics-listen", address)).transpose()?;
         let mut listeners = Vec::new();
         let outbound = binder.bind("--outbound", |_| "outbound".into(), args.outbound)?;
         listeners.push(finding(args, "outbound".into(), outbound, DestinationBy::Authority));
@@ -63,7 +66,7 @@ impl Bootstrap {
             None => None,
         };
         let (ports, inbound) = binder.services(&args.service, redirected)?;
-        Ok(Self { admin, listeners, sockets: binder.sockets, ports, inbound })
+        Ok(Self { admin, public, listeners, sockets: binder.sockets, ports, inbound })
     }
 }
 
@@ -95,19 +98,20 @@ fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> A
     })
 }
 
+/// Binds a socket of the control thread.
+fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let failed = |source| Error::Listen { flag, address: address.to_string(), source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
 struct Binder {
     workers: usize,
     sockets: Vec<ListenerGroup>,
 }
 
 impl Binder {
-    fn admin(&self, address: SocketAddr) -> Result<TcpListener, Error> {
-        let failed = |source| Error::Listen { flag: "--admin", address: address.to_string(), source };
-        let listener = TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        Ok(listener)
-    }
-
     /// Binds one socket per worker and returns the bound address. The group is named after that address.
     fn bind(
         &mut self,

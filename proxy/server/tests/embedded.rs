@@ -1,7 +1,7 @@
 //! A proxy embedded in another program: it reports its addresses, and drains on request.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use clap::Parser;
 use outrigger_proxy::{Args, Embedding, run_embedded};
@@ -11,6 +11,17 @@ use tokio::sync::{oneshot, watch};
 struct Command {
     #[command(flatten)]
     args: Args,
+}
+
+/// Returns the response to a GET.
+fn ask(address: SocketAddr, path: &str, accept: &str) -> std::io::Result<String> {
+    let mut client = TcpStream::connect(address)?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+    client.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 #[test]
@@ -25,6 +36,7 @@ fn an_embedding_program_receives_the_addresses_and_stops_the_proxy() {
         ("--token-file", path("token")),
         ("--state-dir", path("state")),
         ("--admin", "127.0.0.1:0".to_owned()),
+        ("--metrics-listen", "127.0.0.1:0".to_owned()),
         ("--outbound", "127.0.0.1:0".to_owned()),
         ("--bind", "127.0.0.1:0=stock.shop:9000".to_owned()),
         ("--workers", "2".to_owned()),
@@ -42,11 +54,19 @@ fn an_embedding_program_receives_the_addresses_and_stops_the_proxy() {
     let names: Vec<_> = addresses.listeners.iter().map(|(name, _)| &**name).collect();
     assert_eq!(names[0], "outbound");
     assert_eq!(names[1], format!("bind|{}", addresses.listeners[1].1));
-    let mut admin = TcpStream::connect(addresses.admin).unwrap();
-    admin.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    admin.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("ok\n"), "{answer}");
+    let get = |address, path, accept| ask(address, path, accept).unwrap();
+    assert!(get(addresses.admin, "/healthz", "*/*").ends_with("ok\n"));
+    assert!(get(addresses.admin, "/certs", "*/*").starts_with("HTTP/1.1 200 "));
+    let public = addresses.metrics.unwrap();
+    assert!(get(public, "/healthz", "*/*").ends_with("ok\n"));
+    assert!(get(public, "/ready", "*/*").starts_with("HTTP/1.1 503 "));
+    assert!(get(public, "/certs", "*/*").starts_with("HTTP/1.1 404 "));
+    let text = get(public, "/metrics", "*/*");
+    assert!(text.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{text}");
+    assert!(text.contains("\n# TYPE process_cpu_seconds_total counter\n"), "{text}");
+    let text = get(public, "/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+    assert!(text.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
+    assert!(text.contains("\n# TYPE process_cpu_seconds counter\n") && text.ends_with("\n# EOF\n"), "{text}");
 
     stop.send_replace(true);
     proxy.join().unwrap().unwrap();

@@ -34,7 +34,7 @@ pub(super) async fn handle(cx: RequestContext<'_>) {
             journal.fail(&failure);
             let (head, body) = respond::failed(failure.reason, failed_request(&head, &journal), false);
             journal.set_status(head.status.as_u16(), None);
-            let _ = responder.respond(head, body).await;
+            let _ = responder.respond(head, body.counted(journal.sent())).await;
             journal.finish();
         }
     }

@@ -342,7 +342,7 @@ async fn fail(
     }
     journal.set_status(head.status.as_u16(), respond::grpc_status(&head.headers));
     // The reason that is recorded stays the request's own, whether or not its client still receives the response.
-    let _ = responder.respond(head, body).await;
+    let _ = responder.respond(head, body.counted(journal.sent())).await;
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The admin endpoint: a small HTTP/1.1 server on the control thread, on a loopback address.
 //!
 //! It has no authentication. Its address is loopback by type, and requests that a web page caused (a foreign `Host`, an
-//! `Origin`) are refused. Connections are bounded in number, size and time, so that no client can block the control thread.
+//! `Origin`) are refused. A second address, which other machines may reach, has only the pages for scrapers and probes.
+//! Connections are bounded in number, size and time, so that no client can block the control thread.
 
 pub(crate) mod pages;
 mod config_dump;
@@ -82,7 +83,7 @@ async fn connection(stream: TcpStream, pages: Arc<Pages>) {
 }
 
 async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full<bytes::Bytes>> {
-    if !is_local_request(request.headers()) {
+    if pages.local && !is_local_request(request.headers()) {
         return PageResponse::error(StatusCode::FORBIDDEN, "only requests for this address are accepted")
             .into();
     }
@@ -102,7 +103,7 @@ async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full
 
 fn dispatch(pages: &Pages, head: &Parts, body: &[u8]) -> PageResponse {
     let Some(page) = pages.find(head.uri.path()) else {
-        return PageResponse::error(StatusCode::NOT_FOUND, "no such page; / lists them");
+        return PageResponse::error(StatusCode::NOT_FOUND, "no such page");
     };
     match (head.method.as_str(), &page.read, &page.write) {
         ("GET" | "HEAD", Some(read), _) => read(&head.headers),
@@ -137,9 +138,13 @@ mod tests {
 
     /// Sends one request on a new connection and returns the response as text.
     async fn ask(request: &str) -> String {
+        ask_for(pages(), request).await
+    }
+
+    async fn ask_for(pages: Arc<Pages>, request: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, pages()));
+        let server = tokio::spawn(serve(listener, pages));
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(request.replace("{host}", &address.to_string()).as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -169,6 +174,22 @@ mod tests {
         assert!(ask(&get("/secret")).await.starts_with("HTTP/1.1 404 "));
         let post = get("/ready").replace("GET", "POST");
         assert!(ask(&post).await.starts_with("HTTP/1.1 405 "));
+    }
+
+    #[tokio::test]
+    async fn the_public_address_serves_its_pages_to_any_host_and_has_no_other() {
+        let ask = async |request: &str| {
+            let page =
+                Page::read("/healthz", "whether it runs", || PageResponse::text(StatusCode::OK, "ok\n"));
+            ask_for(Arc::new(Pages::public(vec![page])), &request.replace("{host}", "web.example:15020"))
+                .await
+        };
+        assert!(ask(&get("/healthz")).await.ends_with("\r\n\r\nok\n"));
+        assert!(ask(&get("/healthz").replace("GET", "HEAD")).await.starts_with("HTTP/1.1 200 "));
+        assert!(ask(&get("/healthz").replace("GET", "POST")).await.starts_with("HTTP/1.1 405 "));
+        for path in ["/", "/certs", "/log-level", "/drain"] {
+            assert!(ask(&get(path)).await.starts_with("HTTP/1.1 404 "), "{path}");
+        }
     }
 
     #[tokio::test]

@@ -67,11 +67,15 @@ impl Page {
     }
 }
 
-/// All pages, including the index.
-pub(crate) struct Pages(Vec<Page>);
+/// The pages of one address.
+pub(crate) struct Pages {
+    pages: Vec<Page>,
+    /// Whether only requests of local programs are accepted.
+    pub(super) local: bool,
+}
 
 impl Pages {
-    /// Adds the index to `pages` and keeps their order.
+    /// Returns the pages of a loopback address: `pages`, in their order, and an index of them.
     pub(crate) fn new(mut pages: Vec<Page>) -> Self {
         let lines: String = pages
             .iter()
@@ -82,11 +86,16 @@ impl Pages {
             .collect();
         let index = format!("Outrigger proxy {}\n\n{lines}", env!("CARGO_PKG_VERSION"));
         pages.push(Page::read("/", "this list", move || PageResponse::text(StatusCode::OK, &index)));
-        Self(pages)
+        Self { pages, local: true }
+    }
+
+    /// Returns the pages of an address that other machines reach, without an index.
+    pub(crate) fn public(pages: Vec<Page>) -> Self {
+        Self { pages, local: false }
     }
 
     /// Returns the page with exactly this path.
     pub(super) fn find(&self, path: &str) -> Option<&Page> {
-        self.0.iter().find(|page| page.path == path)
+        self.pages.iter().find(|page| page.path == path)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use http::header::ACCEPT;
+use http::{HeaderMap, StatusCode};
 use outrigger_config::publish::Published;
 use outrigger_config::secrets::SecretStore;
 use outrigger_core::metrics::text::{Format, encode};
@@ -31,12 +31,14 @@ pub(crate) struct AdminState {
 }
 
 impl AdminState {
-    /// Returns all pages. Their handlers run on blocking threads of the control runtime.
-    pub(crate) fn pages(self) -> Pages {
-        let Self { readiness, metrics, published, secrets, reader, clusters, level, drain } = self;
-        let workers = Arc::clone(&metrics.workers);
-        let (dumped, set_level) = (published.clone(), level.clone());
-        Pages::new(vec![
+    /// Returns the pages for scrapers and probes, which other machines may read.
+    pub(crate) fn public_pages(&self) -> Pages {
+        Pages::public(self.probes_and_metrics().into())
+    }
+
+    fn probes_and_metrics(&self) -> [Page; 3] {
+        let (readiness, sources) = (self.readiness.clone(), self.metrics.clone());
+        [
             Page::read("/ready", "whether it is ready, and what is missing", move || ready(&readiness)),
             Page::read("/healthz", "whether the control thread runs", || {
                 PageResponse::text(StatusCode::OK, "ok\n")
@@ -44,13 +46,18 @@ impl AdminState {
             Page::negotiated(
                 "/metrics",
                 "Prometheus text format, or OpenMetrics by Accept",
-                move |headers| {
-                    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-                    let format = Format::negotiated(accept);
-                    let text = encode(&metrics.families(), format);
-                    PageResponse::typed(StatusCode::OK, format.content_type(), text)
-                },
+                move |headers| metrics(&sources, headers),
             ),
+        ]
+    }
+
+    /// Returns all pages. Their handlers run on blocking threads of the control runtime.
+    pub(crate) fn pages(self) -> Pages {
+        let mut pages = Vec::from(self.probes_and_metrics());
+        let Self { readiness: _, metrics, published, secrets, reader, clusters, level, drain } = self;
+        let workers = metrics.workers;
+        let (dumped, set_level) = (published.clone(), level.clone());
+        pages.extend([
             Page::read("/config_dump", "xDS resources, versions, refusals (JSON, as Envoy's)", move || {
                 let resources = reader.resources();
                 PageResponse::json(&config_dump::config_dump(&dumped.load(), &resources, &reader.status()))
@@ -71,8 +78,15 @@ impl AdminState {
                 drain.send_replace(true);
                 PageResponse::text(StatusCode::ACCEPTED, "draining\n")
             }),
-        ])
+        ]);
+        Pages::new(pages)
     }
+}
+
+fn metrics(sources: &Sources, headers: &HeaderMap) -> PageResponse {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::negotiated(accept);
+    PageResponse::typed(StatusCode::OK, format.content_type(), encode(&sources.families(), format))
 }
 
 fn ready(readiness: &Readiness) -> PageResponse {

@@ -23,6 +23,7 @@ impl Args {
             Err(Error::Flag { flag, value: address.to_string(), problem })
         };
         take("--admin", self.admin.get())?;
+        self.metrics_listen.into_iter().try_for_each(|at| take("--metrics-listen", at))?;
         take("--outbound", self.outbound)?;
         self.bind.iter().try_for_each(|bound| take("--bind", bound.local))?;
         self.transparent_outbound.into_iter().try_for_each(|at| take("--transparent-outbound", at))?;

@@ -154,6 +154,12 @@ pub struct Args {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000", help_heading = OPERATION, value_parser = Loopback::parse)]
     pub admin: Loopback,
 
+    /// Address for scrapers and probes beyond this machine: /metrics, /ready and /healthz, without authentication
+    ///
+    /// Without it, they are on --admin only.
+    #[arg(long, value_name = "IP:PORT", help_heading = OPERATION, value_parser = parse_socket)]
+    pub metrics_listen: Option<SocketAddr>,
+
     /// Filter for the proxy's own log: a level, or directives such as info,outrigger_discovery=debug
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = OPERATION, value_parser = parse_filter)]
     pub log: String,

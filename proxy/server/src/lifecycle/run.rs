@@ -14,6 +14,7 @@ use outrigger_dataplane::metrics::Registry;
 use outrigger_dataplane::worker::WorkerConfig;
 use outrigger_dataplane::{SharedClusters, Sinks};
 use outrigger_discovery::Handle;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
@@ -52,6 +53,8 @@ pub struct Embedding {
 pub struct Addresses {
     /// The admin endpoint.
     pub admin: SocketAddr,
+    /// The endpoint for scrapers and probes.
+    pub metrics: Option<SocketAddr>,
     /// Each listener by name: `outbound`, `bind|127.0.0.1:5000`, `inbound|127.0.0.1:9080`, `transparent-outbound`.
     pub listeners: Vec<(Name, SocketAddr)>,
 }
@@ -124,7 +127,7 @@ struct Running {
 impl Process {
     async fn run(self) -> Result<(), Error> {
         let Self { args, instance, level, otlp, losses, log, bootstrap, embedding } = self;
-        let Bootstrap { admin, listeners, sockets, ports, inbound } = bootstrap;
+        let Bootstrap { admin, public, listeners, sockets, ports, inbound } = bootstrap;
         let Embedding { bound, stop } = embedding;
         let (drain_request, drain_requested) = watch::channel(false);
         let mut signals = ShutdownSignals::new(stop, drain_requested)?;
@@ -172,9 +175,13 @@ impl Process {
         )?;
 
         let failed = |source| Error::Start { what: "the admin endpoint", source };
-        let admin = tokio::net::TcpListener::from_std(admin).map_err(failed)?;
-        let addresses =
-            Addresses { admin: admin.local_addr().map_err(failed)?, listeners: sockets.addresses() };
+        let admin = TcpListener::from_std(admin).map_err(failed)?;
+        let public = public.map(TcpListener::from_std).transpose().map_err(failed)?;
+        let addresses = Addresses {
+            admin: admin.local_addr().map_err(failed)?,
+            metrics: public.as_ref().map(TcpListener::local_addr).transpose().map_err(failed)?,
+            listeners: sockets.addresses(),
+        };
         let mesh = pages::gauges(reader.clone(), readiness.clone());
         let sources = Sources { workers: Arc::clone(&registry), losses, identity, mesh };
         if let Some(metrics) = metrics {
@@ -190,10 +197,14 @@ impl Process {
             level,
             drain: drain_request,
         };
+        if let Some(listener) = public {
+            tokio::spawn(admin::serve(listener, Arc::new(admin_state.public_pages())));
+        }
         tokio::spawn(admin::serve(admin, Arc::new(admin_state.pages())));
         tracing::info!(
             instance,
             admin = %addresses.admin,
+            metrics = addresses.metrics.map(tracing::field::display),
             control_plane = args.control_plane.as_str(),
             version = env!("CARGO_PKG_VERSION"),
             "started"
