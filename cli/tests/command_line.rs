@@ -115,6 +115,8 @@ fn every_command_has_a_manual_page() {
             assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
         }
     }
+    let page = std::fs::read_to_string(directory.path().join("outrigger-status.1")).unwrap();
+    assert!(page.contains("OUTRIGGER_ADMIN"), "{page}");
     let page = text(&run(&["man"]).stdout);
     assert!(page.contains(".TH outrigger 1"), "{page}");
 }

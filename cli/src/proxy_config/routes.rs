@@ -89,12 +89,9 @@ fn destination(route: &Value) -> String {
         let weight = |cluster: &Value| cluster["weight"].as_u64().unwrap_or_default();
         let total = weighted.iter().map(weight).sum::<u64>().max(1);
         let share = |cluster: &Value| {
-            let percent = weight(cluster) as f64 * 100.0 / total as f64;
-            format!("{} ({percent:.4}", text(&cluster["name"]))
-                .trim_end_matches('0')
-                .trim_end_matches('.')
-                .to_owned()
-                + "%)"
+            let percent = format!("{:.1}", weight(cluster) as f64 * 100.0 / total as f64);
+            let percent = percent.strip_suffix(".0").unwrap_or(&percent);
+            format!("{} ({percent}%)", text(&cluster["name"]))
         };
         return weighted.iter().map(share).collect::<Vec<_>>().join(", ");
     }

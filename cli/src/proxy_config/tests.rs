@@ -57,7 +57,7 @@ fn each_route_has_a_row_with_what_it_matches_and_where_it_leads() {
         {
             "match": { "safe_regex": { "regex": "/a+" } },
             "route": { "timeout": "0s", "weighted_clusters": { "clusters": [
-                { "name": "v1:80", "weight": 9 }, { "name": "v2:80", "weight": 1 },
+                { "name": "v1:80", "weight": 90 }, { "name": "v2:80", "weight": 18 },
             ] } },
         },
         { "match": { "path": "/old" }, "redirect": {} },
@@ -70,11 +70,11 @@ fn each_route_has_a_row_with_what_it_matches_and_where_it_leads() {
     assert_eq!(
         plain(routes::table(&resources, true)),
         "\
-NAME     MATCH                              DESTINATION               ROUTE                  DOMAINS  TIMEOUT  RETRIES  STATUS  VERSION
-cart:80  GET /cart/* x-canary=yes ?debug=1  v2:80                     HTTPRoute shop/cart/0  *        3s       2        ACKED   7
-cart:80  ~/a+                               v1:80 (90%), v2:80 (10%)  -                      *        none     -        ACKED   7
-cart:80  /old                               redirect                  -                      *        -        -        ACKED   7
-cart:80  /*                                 answer 500                -                      *        -        -        ACKED   7
+NAME     MATCH                              DESTINATION                   ROUTE                  DOMAINS  TIMEOUT  RETRIES  STATUS  VERSION
+cart:80  GET /cart/* x-canary=yes ?debug=1  v2:80                         HTTPRoute shop/cart/0  *        3s       2        ACKED   7
+cart:80  ~/a+                               v1:80 (83.3%), v2:80 (16.7%)  -                      *        none     -        ACKED   7
+cart:80  /old                               redirect                      -                      *        -        -        ACKED   7
+cart:80  /*                                 answer 500                    -                      *        -        -        ACKED   7
 "
     );
 }

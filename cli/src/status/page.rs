@@ -2,7 +2,7 @@
 //! that there is.
 
 use jiff::Timestamp;
-use outrigger_control_plane::status::{ResourceStatus, Status, StreamStatus, TypeStatus};
+use outrigger_control_plane::status::{RegistrationStatus, ResourceStatus, Status, StreamStatus, TypeStatus};
 
 use crate::output::table::{NONE, Table, Tone, printable};
 use crate::output::time::{has_passed, relative};
@@ -18,13 +18,18 @@ pub(super) fn page(status: &Status, wide: bool, now: Timestamp) -> String {
          certificates issued: {certificates_issued}\n",
         proxies.len()
     );
-    let workloads = if wide { workloads(status) } else { String::new() };
+    let is_connected = |workload: &RegistrationStatus| {
+        proxies.iter().any(|proxy| proxy.node == workload.instance && proxy.identity == workload.identity)
+    };
+    let disconnected = workloads(status, |workload| !is_connected(workload));
+    let workloads = if wide { workloads(status, |_| true) } else { String::new() };
     for (title, text) in [
         ("", self::proxies(proxies, wide, now)),
         ("Refused by proxies:\n", refused_by_proxies(proxies, now)),
         ("Refused configuration:\n", lines(&status.refusals)),
         ("Ignored fields:\n", lines(&status.ignored_fields)),
         ("Endpoints that are not ready:\n", endpoints(status)),
+        ("Registered workloads without a connected proxy:\n", disconnected),
         ("Registered workloads:\n", workloads),
         ("Problems of the control plane:\n", lines(&status.problems)),
     ] {
@@ -111,9 +116,9 @@ fn endpoints(status: &Status) -> String {
     table.to_text()
 }
 
-fn workloads(status: &Status) -> String {
+fn workloads(status: &Status, shown: impl Fn(&RegistrationStatus) -> bool) -> String {
     let mut table = Table::new(&["INSTANCE", "IDENTITY", "HEALTH", "SERVES"]);
-    for workload in &status.registrations {
+    for workload in status.registrations.iter().filter(|workload| shown(workload)) {
         let tone = if workload.health == "ready" { Tone::Plain } else { Tone::Warning };
         let serves = workload.serves.join(", ");
         table.row(tone, [&workload.instance, &workload.identity, &workload.health, &serves]);
@@ -218,5 +223,20 @@ web-1  spiffe://cluster.local/ns/shop/sa/web  outrigger 0.1.0  SYNCED         in
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_registered_workload_whose_proxy_is_not_connected_is_listed() {
+        let mut status = status(json!([]));
+        let workload = |instance: &str| {
+            json!({
+                "instance": instance, "identity": "spiffe://cluster.local/ns/shop/sa/web", "health": "ready",
+                "serves": ["web.shop:80 at 10.0.0.1:9080"],
+            })
+        };
+        status.registrations = serde_json::from_value(json!([workload("web-1"), workload("web-2")])).unwrap();
+        let text = text(&status, false);
+        let listed = text.split_once("without a connected proxy:\n").unwrap().1;
+        assert!(listed.contains("web-2") && !listed.contains("web-1"), "{text}");
     }
 }

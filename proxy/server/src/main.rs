@@ -7,7 +7,7 @@ use outrigger_proxy::Args;
 
 /// Sidecar proxy: carries an application's inbound and outbound traffic through the mesh
 #[derive(Debug, Parser)]
-#[command(name = "outrigger-proxy", version, about)]
+#[command(name = "outrigger-proxy", version)]
 struct Command {
     #[command(flatten)]
     args: Args,
