@@ -41,13 +41,13 @@ pub enum TokenRefusal {
     #[error("the join token was made by another control plane ({0})")]
     Foreign(String),
     /// It was never created, or it expired more than a day ago.
-    #[error("the join token is unknown")]
+    #[error("the join token is unknown; it was never created here, or it expired more than a day ago")]
     Unknown,
     /// It has expired.
     #[error("the join token expired {0} s ago")]
     Expired(u64),
     /// It was already used with another key.
-    #[error("the join token was used by another key")]
+    #[error("the join token was already used with another key; each workload needs its own token")]
     UsedByAnotherKey,
 }
 

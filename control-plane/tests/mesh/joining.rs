@@ -43,7 +43,7 @@ async fn clients_without_valid_credentials_get_nothing() {
     let foreign = other_mesh.join().await;
     let refused = mesh.certificate(None, Some(&other_mesh.token().await), &key).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
-    assert_eq!(refused.message(), "the join token is unknown");
+    assert!(refused.message().starts_with("the join token is unknown"), "{refused}");
     // In TLS 1.3 a client learns only by its first read that its certificate was refused.
     let with_foreign_certificate = async {
         let channel = mesh.connect(Some(&foreign)).await.map_err(|error| error.to_string())?;

@@ -48,7 +48,14 @@ impl PeerVerifier {
         let id = peer_identity(leaf)?;
         let roots = (self.roots.by_domain.get(id.trust_domain()))
             .ok_or_else(|| VerifyError::UnknownTrustDomain(id.trust_domain().clone()))?;
-        let chain = |reason: webpki::Error| VerifyError::Chain { id: id.clone(), reason: reason.to_string() };
+        let chain = |reason: webpki::Error| VerifyError::Chain {
+            id: id.clone(),
+            outside_validity: matches!(
+                reason,
+                webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }
+            ),
+            reason: reason.to_string(),
+        };
         let end_entity = EndEntityCert::try_from(leaf).map_err(chain)?;
         end_entity
             .verify_for_usage(algorithms().all, &roots.roots, intermediates, now, usage, None, None)
@@ -72,7 +79,6 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
 fn refused(error: VerifyError) -> rustls::Error {
     rustls::Error::InvalidCertificate(match error {
         VerifyError::Malformed => CertificateError::BadEncoding,
-        VerifyError::UnknownTrustDomain(_) => CertificateError::UnknownIssuer,
         other => CertificateError::Other(OtherError(Arc::new(other))),
     })
 }
@@ -189,6 +195,8 @@ pub enum VerifyError {
         id: SpiffeId,
         /// Why the chain is not valid.
         reason: String,
+        /// Whether the time is outside the validity of a certificate.
+        outside_validity: bool,
     },
     /// It is not one of the expected peers.
     #[error("the peer is {found}, expected {expected}")]

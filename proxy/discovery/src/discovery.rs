@@ -21,7 +21,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::clock::Clock;
-use crate::control_plane::channel::{ChannelError, ControlPlane};
+use crate::control_plane::channel::ControlPlane;
+use crate::control_plane::failure::ChannelError;
 use crate::dns::{Dns, DnsError};
 use crate::identity::publication::Publication;
 use crate::identity::{Identity, IdentityError};

@@ -15,6 +15,7 @@ pub mod dns;
 mod state_dir;
 mod clock;
 mod backoff;
+mod log_throttle;
 
 #[cfg(test)]
 mod testing;

@@ -22,7 +22,9 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::control_plane::channel::{Channels, current, describe};
+use crate::control_plane::channel::{Channels, current};
+use crate::control_plane::failure::describe;
+use crate::log_throttle::LogThrottle;
 use crate::status::StatusBoard;
 
 /// How long a drain waits for the control plane's confirmation.
@@ -91,6 +93,8 @@ pub(crate) struct Registration {
     wanted: watch::Receiver<Wanted>,
     confirmation: watch::Sender<Confirmation>,
     status: StatusBoard,
+    /// Limits the log of failed streams and refused ports.
+    log: LogThrottle,
 }
 
 /// An open stream, both directions. It stays open while both are held.
@@ -162,7 +166,13 @@ impl Registration {
         let (wanted, wanted_receiver) = watch::channel(Wanted::NotReady);
         let initial = if ports.is_empty() { Confirmation::Received } else { Confirmation::Unreachable };
         let (confirmation, confirmation_receiver) = watch::channel(initial);
-        let task = Self { workload: Arc::new(workload), wanted: wanted_receiver, confirmation, status };
+        let task = Self {
+            workload: Arc::new(workload),
+            wanted: wanted_receiver,
+            confirmation,
+            status,
+            log: LogThrottle::default(),
+        };
         (task, RegistrationHandle { wanted: Arc::new(wanted), confirmation: confirmation_receiver })
     }
 
@@ -184,7 +194,9 @@ impl Registration {
                 }
             };
             let reason = describe(&status);
-            tracing::warn!(reason, "the registration stream ended; registering again");
+            if self.log.admits(&reason) {
+                tracing::warn!(reason, "the workload is not registered; registering again");
+            }
             self.status.registration_failed(reason);
             tokio::time::sleep(backoff.next()).await;
         }
@@ -245,6 +257,7 @@ impl Registration {
                             heartbeat = (lease / 3).max(MIN_HEARTBEAT_INTERVAL);
                             refused = false;
                             backoff.reset();
+                            self.log.reset();
                             self.status.registered(lease);
                         }
                         Outcome::Refused(wire::Refused { ports }) => {
@@ -300,12 +313,20 @@ impl Registration {
         }
     }
 
-    fn refused(&self, ports: Vec<wire::RefusedPort>) {
+    fn refused(&mut self, ports: Vec<wire::RefusedPort>) {
         let named: Vec<_> =
             ports.into_iter().map(|p| (usize::try_from(p.port).unwrap_or(usize::MAX), p.reason)).collect();
-        for (index, reason) in &named {
-            let services = self.workload.ports.get(*index).map(|port| port.services.join(","));
-            tracing::warn!(services, reason, "the control plane refused this port");
+        if self.log.admits(&format!("{named:?}")) {
+            for (index, reason) in &named {
+                let port = self.workload.ports.get(*index);
+                let service = port.map(|port| format!("{}:{}", port.services.join(","), port.service_port));
+                tracing::error!(
+                    service,
+                    reason,
+                    "the control plane refused a --service, which gets no requests; correct the flag, or add the Service to the \
+                     control plane's --config"
+                );
+            }
         }
         self.status.registration_refused(named);
     }

@@ -121,7 +121,9 @@ pub(crate) enum CertificateError {
     OtherKey,
     #[error(transparent)]
     Identity(#[from] VerifyError),
-    #[error("the certificate has expired, or is not valid yet")]
+    #[error(
+        "the certificate has expired, or is not valid yet, by this machine's clock; compare it with the control plane's"
+    )]
     NotValidNow,
     #[error("the certificate does not lead to a trusted root: {0}")]
     Untrusted(String),

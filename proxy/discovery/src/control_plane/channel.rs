@@ -5,6 +5,7 @@
 //! its connection is valid. Therefore a renewal opens a new connection, and streams move to it once it is established. TLS
 //! sessions are not resumed.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +28,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::backoff::Backoff;
 use crate::control_plane::certificate::{Certificate, Key};
-use crate::control_plane::trust::{Roots, RootsError};
-use crate::dns::{Dns, DnsError};
+use crate::control_plane::failure::ChannelError;
+use crate::control_plane::trust::Roots;
+use crate::dns::Dns;
 
 /// Time limit to establish a connection, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -182,10 +184,10 @@ impl ControlPlane {
         let connected = async {
             let socket = self.dial().await?;
             let tls = TlsConnector::from(Arc::new(config));
-            tls.connect(name, socket).await.map_err(ChannelError::Connect)
+            tls.connect(name, socket).await.map_err(|error| self.handshake_error(&error))
         };
         let stream =
-            tokio::time::timeout(CONNECT_TIMEOUT, connected).await.map_err(|_| ChannelError::TimedOut)??;
+            tokio::time::timeout(CONNECT_TIMEOUT, connected).await.map_err(|_| self.timed_out())??;
         Ok(TokioIo::new(stream))
     }
 
@@ -217,20 +219,31 @@ impl ControlPlane {
         #[cfg(test)]
         if let Some(accept) = &self.0.memory {
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
-            accept.send(theirs).map_err(|_| ChannelError::TimedOut)?;
+            accept.send(theirs).map_err(|_| self.timed_out())?;
             return Ok(Box::new(ours));
         }
-        let mut failure = ChannelError::TimedOut;
-        for address in self.0.dns.resolve(&self.0.host).await?.addresses {
-            match TcpStream::connect((address, self.0.port)).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(ChannelError::Connect)?;
-                    return Ok(Box::new(stream));
-                }
-                Err(error) => failure = ChannelError::Connect(error),
+        let mut failure = self.timed_out();
+        for ip in self.0.dns.resolve(&self.0.host).await?.addresses {
+            let address = SocketAddr::new(ip, self.0.port);
+            let connected = TcpStream::connect(address).await;
+            match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(error) => failure = ChannelError::connect(address, error),
             }
         }
         Err(failure)
+    }
+
+    fn authority(&self) -> String {
+        format!("{}:{}", self.0.host, self.0.port)
+    }
+
+    fn timed_out(&self) -> ChannelError {
+        ChannelError::TimedOut(self.authority(), CONNECT_TIMEOUT)
+    }
+
+    fn handshake_error(&self, error: &std::io::Error) -> ChannelError {
+        ChannelError::handshake(&self.authority(), &self.0.identity, &self.0.roots_file, error)
     }
 }
 
@@ -260,49 +273,11 @@ impl Service<Uri> for Dial {
     }
 }
 
-/// Formats a failed call: the code, the text, and the causes.
-pub(crate) fn describe(status: &tonic::Status) -> String {
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        // Each layer tends to repeat the text of the one below.
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// Why the control plane is unreachable.
-#[derive(Debug, thiserror::Error)]
-pub enum ChannelError {
-    /// The address is not of the form `HOST:PORT`.
-    #[error("the control plane's address {0:?} is not HOST:PORT")]
-    Address(String),
-    /// The trust roots cannot be used.
-    #[error(transparent)]
-    Roots(#[from] RootsError),
-    /// The control plane's SPIFFE ID is invalid.
-    #[error(transparent)]
-    Dns(#[from] DnsError),
-    /// TCP or the TLS handshake failed. A control plane without the required identity is refused here.
-    #[error("cannot connect: {0}")]
-    Connect(std::io::Error),
-    /// TLS cannot use our key or certificate.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The connection was not established in time.
-    #[error("no connection within {CONNECT_TIMEOUT:?}")]
-    TimedOut,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::control_plane::failure::describe;
     use crate::testing::{Ca, Proof, credential, fake_control_plane, relay};
     use outrigger_proto::istio_auth::IstioCertificateRequest;
     use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertificateServiceClient;

@@ -2,10 +2,13 @@
 //!
 //! The supervisor starts [`Identity::maintain`]. The first certificate requires the token. Later ones are requested with the
 //! current certificate, at a jittered 2/3 of its lifetime, and retried until they succeed; after expiry the token is required
-//! again. Key and certificate are restored after a restart, so that a proxy serves while the CA is unreachable.
+//! again. A refused token needs an operator: the error names the next step, and the file is read again until it has another
+//! token. Key and certificate are restored after a restart, so that a proxy serves while the CA is unreachable.
 
 pub(crate) mod publication;
 
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,13 +17,16 @@ use outrigger_proto::istio_auth::IstioCertificateRequest;
 use outrigger_proto::istio_auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::control_plane::certificate::{Certificate, CertificateError, Key};
-use crate::control_plane::channel::{ControlPlane, Credential, Credentials, describe};
+use crate::control_plane::channel::{ControlPlane, Credential, Credentials};
+use crate::control_plane::failure::describe;
+use crate::log_throttle::LogThrottle;
 use crate::state_dir::StateDir;
 use crate::status::StatusBoard;
 
@@ -30,6 +36,10 @@ const KEY_FILE: &str = "identity.key";
 const CHAIN_FILE: &str = "identity.pem";
 /// Time limit for the issuer to respond; the request is then retried.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a refused token is not sent again, unless the file gets another one.
+const REFUSED_TOKEN_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the file is read meanwhile.
+const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum size of a token; a larger file is most likely not a token.
 const TOKEN_BYTES: usize = 16 * 1024;
 
@@ -81,7 +91,7 @@ impl Identity {
 
     /// Renews the certificate until dropped, despite any failure. Owned by the supervisor.
     pub(crate) async fn maintain(mut self, status: StatusBoard) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut log) = (Backoff::default(), LogThrottle::default());
         loop {
             self.clock.sleep_until(self.renewal).await;
             match self.renew().await {
@@ -94,10 +104,21 @@ impl Identity {
                     let credential = Credential { certificate, key: Arc::clone(&self.key) };
                     self.current.send_replace(Some(Arc::new(credential)));
                     backoff.reset();
+                    log.reset();
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no new certificate; retrying");
-                    status.certificate_failed(error.to_string());
+                    let (text, needs_operator) = (error.to_string(), error.needs_operator());
+                    if log.admits(&text) {
+                        match needs_operator {
+                            true => tracing::error!(error = text, "no certificate"),
+                            false => tracing::warn!(error = text, "no new certificate; retrying"),
+                        }
+                    }
+                    status.certificate_failed(text);
+                    if let IdentityError::TokenRefused { digest: refused, .. } = error {
+                        self.await_another_token(refused).await;
+                        continue;
+                    }
                     // Not by the wall clock, which may be set back.
                     tokio::time::sleep(backoff.next()).await;
                 }
@@ -115,13 +136,14 @@ impl Identity {
             validity_duration: 0, // as long as the issuer gives
             metadata: None,
         });
+        let mut token = None;
         let channel = if by_certificate {
             // A new connection, because an existing one may use an older certificate.
             self.control_plane.channel(self.subscribe())
         } else {
-            let token = read_token(self.token_file.as_deref())?;
+            let token = token.insert(read_token(self.token_file.as_deref())?);
             let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| IdentityError::Token("is not a valid HTTP header value".into()))?;
+                .map_err(|_| token_error(self.token_file.as_deref(), "is not a token"))?;
             bearer.set_sensitive(true);
             request.metadata_mut().insert("authorization", bearer);
             self.control_plane.anonymous()
@@ -134,7 +156,15 @@ impl Identity {
                 use tonic::Code::{PermissionDenied, Unauthenticated};
                 let refused = matches!(status.code(), PermissionDenied | Unauthenticated);
                 self.certificate_refused = refused && by_certificate;
-                return Err(IdentityError::Refused(describe(&status)));
+                return Err(match token {
+                    Some(token) if refused => IdentityError::TokenRefused {
+                        reason: status.message().into(),
+                        file: self.file(),
+                        digest: digest(&token),
+                    },
+                    None if refused => IdentityError::CertificateRefused(status.message().into()),
+                    _ => IdentityError::Unavailable(describe(&status)),
+                });
             }
             Ok(Ok(response)) => response.into_inner(),
         };
@@ -146,6 +176,22 @@ impl Identity {
             tracing::error!(%error, file = ?self.dir.path(CHAIN_FILE), "the certificate cannot be saved");
         }
         Ok(certificate)
+    }
+}
+
+impl Identity {
+    /// Waits until the file has another token than the refused one, or until it may be sent again.
+    async fn await_another_token(&self, refused: u64) {
+        let again = Instant::now() + REFUSED_TOKEN_INTERVAL.mul_f64(0.9 + fastrand::f64() / 5.0);
+        while Instant::now() < again
+            && read_token(self.token_file.as_deref()).is_ok_and(|token| digest(&token) == refused)
+        {
+            tokio::time::sleep(TOKEN_CHECK_INTERVAL).await;
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.token_file.clone().unwrap_or_default()
     }
 }
 
@@ -188,14 +234,27 @@ fn read(
 }
 
 fn read_token(file: Option<&Path>) -> Result<String, IdentityError> {
-    let file = file.ok_or_else(|| IdentityError::Token("none was given".into()))?;
-    let refuse = |reason: String| IdentityError::Token(format!("{}: {reason}", file.display()));
-    let token = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+    let path = file.ok_or_else(|| token_error(None, "is missing"))?;
+    let token = std::fs::read_to_string(path).map_err(|error| token_error(file, error))?;
     match token.trim() {
-        "" => Err(refuse("the file is empty".into())),
-        token if token.len() > TOKEN_BYTES => Err(refuse("the file is too long for a token".into())),
+        "" => Err(token_error(file, "the file is empty")),
+        token if token.len() > TOKEN_BYTES => Err(token_error(file, "the file is too long for a token")),
         token => Ok(token.into()),
     }
+}
+
+/// Returns a value that tells tokens apart.
+fn digest(token: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    token.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn token_error(file: Option<&Path>, problem: impl fmt::Display) -> IdentityError {
+    let subject =
+        file.map_or_else(|| "--token-file".into(), |file| format!("--token-file {}:", file.display()));
+    let file = file.map_or_else(|| "FILE".into(), |file| file.display().to_string());
+    IdentityError::Token { problem: format!("{subject} {problem}"), file: file.into() }
 }
 
 /// Returns 2/3 of a lifetime, plus or minus 5 %, so that certificates issued together are not renewed together.
@@ -216,17 +275,50 @@ pub enum IdentityError {
     #[error("{0:?}: {1}")]
     File(PathBuf, String),
     /// There is no token, and no certificate that could be used instead.
-    #[error("a join token is needed, and {0}")]
-    Token(String),
-    /// The issuer refused the request.
-    #[error("the issuer refused: {0}")]
-    Refused(String),
+    #[error("{problem}; a join token is needed for the first certificate: {}", create_token(.file))]
+    Token {
+        /// The flag or the file, and what is wrong with it.
+        problem: String,
+        /// Where a token is expected.
+        file: PathBuf,
+    },
+    /// The control plane refused the token.
+    #[error("the control plane refused the join token in {}: {reason}; replace it: {}", .file.display(), create_token(.file))]
+    TokenRefused {
+        /// Why.
+        reason: String,
+        /// The file of the token.
+        file: PathBuf,
+        /// The digest of the token, which is a secret itself.
+        digest: u64,
+    },
+    /// The control plane refused the certificate. The token is tried next, if there is one.
+    #[error(
+        "the control plane refused to renew the certificate: {0}; a new join token is needed (--token-file)"
+    )]
+    CertificateRefused(String),
+    /// The control plane is unreachable, or cannot issue now.
+    #[error("{0}")]
+    Unavailable(String),
     /// The issuer did not respond in time.
-    #[error("the issuer did not respond within {RESPONSE_TIMEOUT:?}")]
+    #[error("the control plane did not respond within {RESPONSE_TIMEOUT:?}")]
     NoResponse,
     /// The key pair or the new certificate cannot be used.
     #[error("{0}")]
     Certificate(String),
+}
+
+impl IdentityError {
+    /// Returns whether the next attempt fails too unless an operator changes something.
+    fn needs_operator(&self) -> bool {
+        matches!(self, Self::Token { .. } | Self::TokenRefused { .. } | Self::File(..))
+    }
+}
+
+/// Returns the command that creates a token.
+fn create_token(file: &Path) -> String {
+    let file = file.display();
+    format!("outrigger token create --state-dir DIR --namespace NAMESPACE --service-account NAME > {file}")
 }
 
 impl From<CertificateError> for IdentityError {
@@ -236,139 +328,4 @@ impl From<CertificateError> for IdentityError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{Ca, FakeControlPlane, Issuance, Proof, fake_control_plane};
-    use tokio::time::Instant;
-
-    struct Fixture {
-        ca: Arc<Ca>,
-        clock: Clock,
-        fake: FakeControlPlane,
-        token_file: PathBuf,
-    }
-
-    fn fixture() -> Fixture {
-        let ca = Arc::new(Ca::new());
-        let clock = Clock::paused();
-        let fake = fake_control_plane(&ca, clock);
-        let token_file = ca.dir().join("token");
-        std::fs::write(&token_file, "good\n").unwrap();
-        Fixture { ca, clock, fake, token_file }
-    }
-
-    impl Fixture {
-        fn open(&self) -> Result<Identity, IdentityError> {
-            let dir = StateDir::open(&self.ca.dir().join("state")).unwrap();
-            let token = Some(self.token_file.clone());
-            Identity::open(dir, token, self.fake.control_plane.clone(), self.clock)
-        }
-
-        fn issuance<T>(&self, change: impl FnOnce(&mut Issuance) -> T) -> T {
-            change(&mut self.fake.issuance.lock().unwrap())
-        }
-    }
-
-    fn start(identity: Identity) -> (Credentials, tokio::task::JoinHandle<()>) {
-        let mut credentials = identity.subscribe();
-        credentials.mark_unchanged();
-        (credentials, tokio::spawn(identity.maintain(StatusBoard::default())))
-    }
-
-    fn expiry(credentials: &Credentials) -> SystemTime {
-        credentials.borrow().as_ref().unwrap().certificate.not_after
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_token_gets_the_first_certificate_and_each_certificate_the_next() {
-        let fixture = fixture();
-        let (mut credentials, _task) = start(fixture.open().unwrap());
-        credentials.changed().await.unwrap();
-        let (first, issued) = (expiry(&credentials), Instant::now());
-        credentials.changed().await.unwrap();
-        let third_of_life = issued.elapsed().as_secs_f64() / 10.0;
-        assert!((1.83..2.15).contains(&third_of_life), "renewed after {third_of_life} thirds of 30 s");
-        assert!(expiry(&credentials) > first);
-        let me = credentials.borrow().as_ref().unwrap().certificate.identity.clone();
-        fixture.issuance(|i| assert_eq!(i.issued, [Proof::Token("good".into()), Proof::Certificate(me)]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn renewal_is_retried_until_it_succeeds() {
-        let fixture = fixture();
-        let (mut credentials, _task) = start(fixture.open().unwrap());
-        credentials.changed().await.unwrap();
-        fixture.issuance(|i| i.outage = Some(tonic::Status::unavailable("away")));
-        tokio::time::sleep(Duration::from_secs(24)).await;
-        assert!(!credentials.has_changed().unwrap(), "the old one stays");
-        fixture.issuance(|i| {
-            assert!(i.refused >= 2, "tried {} times", i.refused);
-            i.outage = None;
-        });
-        credentials.changed().await.unwrap();
-        fixture.issuance(|i| assert!(matches!(i.issued[1], Proof::Certificate(_))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_expired_workload_needs_the_token_again() {
-        let fixture = fixture();
-        let (mut credentials, _task) = start(fixture.open().unwrap());
-        credentials.changed().await.unwrap();
-        fixture.issuance(|i| i.outage = Some(tonic::Status::unavailable("away")));
-        std::fs::remove_file(&fixture.token_file).unwrap();
-        tokio::time::sleep(Duration::from_secs(40)).await;
-        fixture.issuance(|i| i.outage = None);
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        assert!(!credentials.has_changed().unwrap(), "neither certificate nor token");
-        std::fs::write(&fixture.token_file, "good").unwrap();
-        credentials.changed().await.unwrap();
-        fixture.issuance(|i| assert_eq!(i.issued.last(), Some(&Proof::Token("good".into()))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refused_certificate_falls_back_to_the_token() {
-        let fixture = fixture();
-        let (mut credentials, _task) = start(fixture.open().unwrap());
-        credentials.changed().await.unwrap();
-        fixture.issuance(|i| i.outage = Some(tonic::Status::unauthenticated("revoked")));
-        while fixture.issuance(|i| i.refused) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        fixture.issuance(|i| i.outage = None);
-        credentials.changed().await.unwrap();
-        fixture.issuance(|i| assert_eq!(i.issued.last(), Some(&Proof::Token("good".into()))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_restart_reads_key_and_certificate_back() {
-        let fixture = fixture();
-        fixture.issuance(|i| i.lifetime = Duration::from_secs(3600));
-        let (mut credentials, task) = start(fixture.open().unwrap());
-        credentials.changed().await.unwrap();
-        task.abort();
-        std::fs::remove_file(&fixture.token_file).unwrap();
-        let again = fixture.open().unwrap();
-        assert_eq!(expiry(&again.subscribe()), expiry(&credentials));
-        assert!(again.renewal > fixture.clock.now());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_certificate_and_token_there_is_no_start() {
-        let fixture = fixture();
-        std::fs::remove_file(&fixture.token_file).unwrap();
-        let error = fixture.open().unwrap_err().to_string();
-        assert!(error.contains("token"), "{error}");
-        std::fs::write(&fixture.token_file, " \n").unwrap();
-        assert!(fixture.open().unwrap_err().to_string().contains("empty"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_torn_certificate_is_not_used_and_a_torn_key_is_fatal() {
-        let fixture = fixture();
-        let dir = StateDir::open(&fixture.ca.dir().join("state")).unwrap();
-        dir.write(CHAIN_FILE, b"-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
-        assert!(fixture.open().unwrap().subscribe().borrow().is_none());
-        dir.write(KEY_FILE, b"-----BEGIN PRIV").unwrap();
-        assert!(matches!(fixture.open(), Err(IdentityError::File(..))));
-    }
-}
+mod tests;

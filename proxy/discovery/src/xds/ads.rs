@@ -18,7 +18,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
-use crate::control_plane::channel::{Channels, current, describe};
+use crate::control_plane::channel::{Channels, current};
+use crate::control_plane::failure::describe;
 use crate::xds::subscriptions::Mode;
 
 /// Maximum size of a response. 10,000 services in wildcard mode need about 30 MB in one response.

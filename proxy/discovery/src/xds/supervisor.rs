@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::log_throttle::LogThrottle;
 use crate::state_dir::StateDir;
 use crate::status::{Published as Source, StatusBoard};
 use crate::xds::ads::{Event, Requests, node};
@@ -43,6 +44,8 @@ pub(crate) struct Supervisor {
     events: mpsc::Receiver<Event>,
     status: StatusBoard,
     mode: Mode,
+    /// Limits the log of failed streams.
+    closed: LogThrottle,
     /// Whether a control plane has sent anything since start-up.
     received: bool,
     stream: Stream,
@@ -87,6 +90,7 @@ impl Supervisor {
             stream,
             requests: None,
             mode,
+            closed: LogThrottle::default(),
             received: false,
             destinations: BTreeSet::new(),
             leaving: BTreeSet::new(),
@@ -170,11 +174,17 @@ impl Supervisor {
             }
             Event::Established => {
                 tracing::info!("connected to the control plane");
+                self.closed.reset();
                 self.status.connected();
             }
             Event::Response(response) => self.on_response(*response).await,
             Event::Closed(reason) => {
-                tracing::warn!(reason, "no stream to the control plane; serving the current configuration");
+                if self.closed.admits(&reason) {
+                    tracing::warn!(
+                        reason,
+                        "no stream to the control plane; serving the current configuration"
+                    );
+                }
                 self.status.disconnected(reason);
                 self.stream.disconnect();
                 self.requests = None;
