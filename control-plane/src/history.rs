@@ -163,7 +163,7 @@ pub async fn fetch(address: &AdminAddress, count: usize) -> Result<Vec<HistoryEn
 #[derive(Debug, Error)]
 pub enum HistoryError {
     /// The directory has no state of a control plane.
-    #[error("{}: no state of a control plane is there", .0.display())]
+    #[error("{}: no state of a control plane is there; --state-dir is that of outrigger control-plane", .0.display())]
     NoState(PathBuf),
     /// The store failed.
     #[error(transparent)]

@@ -38,7 +38,7 @@ pub enum TokenError {
     #[error("the lifetime of a join token is 1 s to 24 h, not {0} s")]
     Ttl(u64),
     /// The directory has no state of a control plane, so no control plane would know the token.
-    #[error("{}: no state of a control plane is there", .0.display())]
+    #[error("{}: no state of a control plane is there; --state-dir is that of outrigger control-plane", .0.display())]
     NoState(PathBuf),
     /// The system's random number generator failed.
     #[error("the system has no random numbers")]
@@ -115,7 +115,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let mistyped = parent.path().join("stat");
         let refused = create(&mistyped, &request("shop", "cart", 600)).await.unwrap_err().to_string();
-        assert!(refused.ends_with("stat: no state of a control plane is there"), "{refused}");
+        assert!(refused.contains("stat: no state of a control plane is there; --state-dir is"), "{refused}");
         assert!(!mistyped.exists());
     }
 

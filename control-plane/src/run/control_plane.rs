@@ -67,7 +67,7 @@ pub struct ControlPlane {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// An address cannot be bound.
-    #[error("cannot listen on {address} ({flag}): {error}")]
+    #[error("cannot listen on {address} ({flag}): {error}{}", in_use(flag, error))]
     Listen {
         /// The flag.
         flag: &'static str,
@@ -100,6 +100,16 @@ pub enum StartError {
     /// A start-up step panicked.
     #[error("start-up failed: {0}")]
     Join(#[from] JoinError),
+}
+
+/// Returns what to do if another process listens on an address.
+fn in_use(flag: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("; another process listens there: stop it, or give {flag} another address")
+        }
+        _ => String::new(),
+    }
 }
 
 impl ControlPlane {

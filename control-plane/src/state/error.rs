@@ -24,7 +24,7 @@ pub enum StateError {
         mode: u32,
     },
     /// Another process, probably a control plane, has the store open.
-    #[error("{}: in use by another process", path.display())]
+    #[error("{}: in use by another process; stop that control plane, or use another --state-dir", path.display())]
     Locked {
         /// The store.
         path: PathBuf,

@@ -59,6 +59,14 @@ impl Registry {
         totals
     }
 
+    /// The failed connection attempts of a cluster so far.
+    pub fn connect_failures(&self, cluster: &str) -> u64 {
+        let of = |worker: &Arc<WorkerMetrics>| {
+            locked(&worker.clusters).get(cluster).map_or(0, |series| series.connect_failed.value())
+        };
+        locked(&self.workers).iter().map(of).sum()
+    }
+
     /// The sums over all workers, now. Takes each worker's lock briefly; workers take it only to add a series.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use outrigger_config::binding::Binder;
 use outrigger_config::build::Builder;
@@ -19,6 +19,7 @@ use outrigger_proto::kind::Kind;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::control_plane::channel::ControlPlane;
@@ -28,12 +29,16 @@ use crate::identity::publication::Publication;
 use crate::identity::{Identity, IdentityError};
 use crate::registration::{Deregistration, Registration, RegistrationHandle, WorkloadPort};
 use crate::resource_json::Renderer;
-use crate::state_dir::StateDir;
+use crate::state_dir::{StateDir, StateLock};
 use crate::status::{Status, StatusBoard};
 use crate::xds::ads;
 use crate::xds::store::SharedStore;
 use crate::xds::subscriptions::Mode;
 use crate::xds::supervisor::Supervisor;
+
+/// How long a start waits for the lock of the state directory.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Settings, from the proxy's flags.
 #[derive(Debug, Clone)]
@@ -104,7 +109,8 @@ impl Discovery {
         let Config { token_file, state_dir, instance, mode, trust_domain, ports, labels, .. } = config;
         let Wiring { builder, published, on_demand, binder, secrets, dns: _ } = wiring;
         let dir = StateDir::open(&state_dir)
-            .map_err(|error| StartError::StateDir { path: state_dir, reason: error.to_string() })?;
+            .map_err(|error| StartError::StateDir { path: state_dir.clone(), reason: error.to_string() })?;
+        let lock = lock(&dir).await.map_err(|reason| StartError::StateDir { path: state_dir, reason })?;
         let status = StatusBoard::default();
         let identity = Identity::open(dir.clone(), token_file, control_plane.clone(), clock)?;
         let credentials = identity.subscribe();
@@ -139,8 +145,30 @@ impl Discovery {
         tasks.spawn(registration.maintain(channels));
         tasks.spawn(control_plane.follow(credentials, connected));
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(supervisor.run(tasks, stopped));
+        let task = tokio::spawn(async move {
+            supervisor.run(tasks, stopped).await;
+            drop(lock);
+        });
         Ok(Handle { status, store, registration: registration_handle, stop: Some(stop), task })
+    }
+}
+
+/// Locks the state directory. Waits a moment for a predecessor that is about to end. A filesystem without locks is used without
+/// one.
+async fn lock(dir: &StateDir) -> Result<Option<StateLock>, String> {
+    let until = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match dir.lock() {
+            Ok(Some(lock)) => return Ok(Some(lock)),
+            Ok(None) if Instant::now() >= until => {
+                return Err("another running proxy uses it; give each proxy a --state-dir of its own".into());
+            }
+            Ok(None) => tokio::time::sleep(LOCK_RETRY_INTERVAL).await,
+            Err(error) => {
+                tracing::warn!(%error, "the state directory cannot be locked; no other proxy may use it");
+                return Ok(None);
+            }
+        }
     }
 }
 

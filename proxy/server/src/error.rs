@@ -21,7 +21,7 @@ pub enum Error {
         problem: String,
     },
     /// The proxy cannot listen on an address: in use, not local, or not permitted.
-    #[error("{flag} {address}: cannot listen: {source}")]
+    #[error("{flag} {address}: cannot listen: {source}{}", next_step(flag, source))]
     Listen {
         /// The flag that named the address.
         flag: &'static str,
@@ -61,4 +61,18 @@ pub enum Error {
     /// A worker ended unexpectedly.
     #[error("{0}")]
     Failed(String),
+}
+
+/// Returns what to do about an address that cannot be bound.
+fn next_step(flag: &str, source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("; another process listens there: stop it, or give {flag} another address")
+        }
+        io::ErrorKind::AddrNotAvailable => format!("; no interface of this machine has it: correct {flag}"),
+        io::ErrorKind::PermissionDenied => {
+            format!("; a port below 1024 needs a privilege: give {flag} another port")
+        }
+        _ => String::new(),
+    }
 }

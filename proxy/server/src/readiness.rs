@@ -1,7 +1,8 @@
 //! Readiness: a set of conditions, each of which becomes true once.
 //!
 //! `/ready` lists the conditions that are not met. Without a reachable control plane, a proxy is ready once it has read its
-//! saved configuration. A draining proxy is not ready.
+//! saved configuration. A draining proxy is not ready. Warnings are listed too, but a proxy with warnings is ready: an
+//! orchestrator may start the application only once its sidecar is ready.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ struct Inner {
     /// Names of the pending conditions, each with a reason if one is known.
     pending: Mutex<Vec<(&'static str, Option<String>)>>,
     draining: AtomicBool,
+    warnings: Mutex<Vec<String>>,
 }
 
 /// A readiness condition. If it is dropped without [`Latch::open`], the process never becomes ready.
@@ -30,6 +32,16 @@ impl Readiness {
     pub(crate) fn latch(&self, name: &'static str) -> Latch {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).push((name, None));
         Latch { name, readiness: self.clone() }
+    }
+
+    /// Replaces the warnings.
+    pub(crate) fn warn(&self, warnings: Vec<String>) {
+        *self.0.warnings.lock().unwrap_or_else(PoisonError::into_inner) = warnings;
+    }
+
+    /// Returns the warnings.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.0.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes the process permanently unready.
@@ -87,6 +99,14 @@ mod tests {
         assert_eq!(readiness.missing(), ["configuration (the saved one is torn)"]);
         config.open();
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_proxy_with_a_warning_is_ready() {
+        let readiness = Readiness::default();
+        readiness.warn(vec!["no application".into()]);
+        assert!(readiness.is_ready());
+        assert_eq!(readiness.warnings(), ["no application"]);
     }
 
     #[test]

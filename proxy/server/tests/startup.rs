@@ -93,7 +93,9 @@ fn a_missing_file_is_named() {
     let line = place.refusal(&[]);
     let path = place.path("roots.pem");
     assert!(
-        line.starts_with(&format!("outrigger-proxy: --control-plane-ca {path}: cannot be read: ")),
+        line.starts_with(&format!(
+            "outrigger-proxy: --control-plane-ca {path}: cannot be read (the control plane writes it"
+        )),
         "{line}"
     );
 }

@@ -91,10 +91,14 @@ fn metrics(sources: &Sources, headers: &HeaderMap) -> PageResponse {
 
 fn ready(readiness: &Readiness) -> PageResponse {
     let missing = readiness.missing();
-    if missing.is_empty() {
-        return PageResponse::text(StatusCode::OK, "ready\n");
+    let (status, mut text) = match missing.is_empty() {
+        true => (StatusCode::OK, "ready\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))),
+    };
+    for warning in readiness.warnings() {
+        text.push_str(&format!("warning: {warning}\n"));
     }
-    PageResponse::text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {}\n", missing.join(", ")))
+    PageResponse::text(status, &text)
 }
 
 fn change_level(level: &LevelHandle, query: &str, body: &[u8]) -> PageResponse {

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use super::application::watch_applications;
 use super::configuration::Configuration;
 use super::exporters::Exporters;
 use super::memory_trim::MemoryTrim;
@@ -92,8 +93,11 @@ pub fn run_embedded(args: Args, embedding: Embedding) -> Result<(), Error> {
     ended
 }
 
+/// The control plane writes the file, so that it is missing until that has been started.
+const CA_UNREADABLE: &str = "cannot be read (the control plane writes it as roots.pem to its --state-dir)";
+
 fn readable(flag: &'static str, path: &std::path::Path) -> Result<(), Error> {
-    let failed = |source| Error::Path { flag, path: path.to_owned(), problem: "cannot be read", source };
+    let failed = |source| Error::Path { flag, path: path.to_owned(), problem: CA_UNREADABLE, source };
     std::fs::File::open(path).map(drop).map_err(failed)
 }
 
@@ -136,7 +140,7 @@ impl Process {
         let readiness = Readiness::default();
         let latches = Latches::new(&readiness);
 
-        let applications = ports.iter().map(|port| port.application).collect();
+        let served = ports.clone();
         let configuration = Configuration::start(&args, &instance, &listeners, ports).await?;
         let Configuration { published, on_demand, binds, secrets, namespace, resolver, discovery } =
             configuration;
@@ -224,7 +228,8 @@ impl Process {
             discovery: &discovery,
             sockets,
             inbound,
-            applications,
+            applications: watch_applications(&served, Arc::clone(&registry)),
+            readiness: readiness.clone(),
             log: log.as_ref(),
             memory_trim: MemoryTrim::new(Arc::clone(&registry)),
         };

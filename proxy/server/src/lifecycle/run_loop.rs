@@ -15,7 +15,7 @@ use outrigger_discovery::{Handle, Kind};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
-use super::application::answering;
+use super::application::Problems;
 use super::memory_trim::MemoryTrim;
 use super::shutdown::ShutdownSignals;
 use super::workers::Workers;
@@ -47,6 +47,22 @@ impl Latches {
     }
 }
 
+impl Latches {
+    fn all_open(&self) -> bool {
+        self.identity.is_none() && self.configuration.is_none() && self.listeners.is_none()
+    }
+
+    /// Shows why there is no identity, and which ports the control plane refused.
+    fn explain(&self, status: &Status) {
+        if let (Some(latch), Some(why)) = (&self.identity, &status.identity.last_failure) {
+            latch.explain(why.clone());
+        }
+        if let (Some(latch), Some((_, why))) = (&self.listeners, status.registration.refused.first()) {
+            latch.explain(format!("the control plane refused a --service: {why}"));
+        }
+    }
+}
+
 /// The state of the loop.
 pub(crate) struct RunLoop<'a> {
     pub(crate) latches: Latches,
@@ -61,8 +77,9 @@ pub(crate) struct RunLoop<'a> {
     pub(crate) sockets: Sockets,
     /// Addresses that must be served before the workload is registered as ready.
     pub(crate) inbound: Vec<SocketAddr>,
-    /// Application ports that must accept connections before that.
-    pub(crate) applications: Vec<SocketAddr>,
+    /// What the applications must do for that.
+    pub(crate) applications: Problems,
+    pub(crate) readiness: Readiness,
     pub(crate) log: Option<&'a AccessLogThread>,
     pub(crate) memory_trim: MemoryTrim,
 }
@@ -79,9 +96,7 @@ impl RunLoop<'_> {
     ) -> Result<(&'static str, Sockets), Error> {
         let mut configuration_check = tokio::time::interval(CONFIGURATION_CHECK_INTERVAL);
         let mut trim_check = tokio::time::interval(TRIM_CHECK_INTERVAL);
-        let application = answering(std::mem::take(&mut self.applications));
-        tokio::pin!(application);
-        let (mut answers, mut announced) = (false, false);
+        self.applications.mark_changed();
         loop {
             tokio::select! {
                 by = signals.first() => return Ok((by, self.sockets)),
@@ -99,23 +114,25 @@ impl RunLoop<'_> {
                     let _ = self.namespace.set(secrets.identity.id.namespace().into());
                     open(&mut self.latches.identity);
                 }
-                _ = configuration_check.tick(), if self.latches.configuration.is_some() => {
+                _ = configuration_check.tick(), if !self.latches.all_open() => {
                     let status = self.discovery.status();
+                    self.latches.explain(&status);
                     match &self.latches.configuration {
                         Some(latch) if !self.configured(&status) => latch.explain(unconfigured(&status)),
                         _ => open(&mut self.latches.configuration),
                     }
                 }
                 _ = trim_check.tick() => self.memory_trim.check(),
-                () = &mut application, if !answers => answers = true,
+                Ok(()) = self.applications.changed() => {
+                    self.readiness.warn(self.applications.borrow_and_update().clone());
+                }
             }
             if self.latches.listeners.is_some() && self.sockets.serves_all(&self.inbound) {
                 open(&mut self.latches.listeners);
             }
-            if !announced && answers && self.latches.listeners.is_none() {
-                self.discovery.set_ready(true);
-                announced = true;
-            }
+            // No effect if it is not a change.
+            self.discovery
+                .set_ready(self.latches.listeners.is_none() && self.applications.borrow().is_empty());
         }
     }
 
