@@ -10,6 +10,7 @@ pub mod trace;
 pub mod error;
 pub mod explanation;
 pub mod reason;
+pub mod grpc;
 pub mod drain;
 pub mod descriptors;
 pub mod inbound_name;

@@ -165,7 +165,7 @@ pub struct AttemptRecord {
     pub reason: Option<Reason>,
     /// How far it had come when it failed.
     pub reached: Option<Reached>,
-    /// Its CLIENT span.
+    /// The span ID that the upstream received: the attempt's CLIENT span, or the SERVER span of an inbound request.
     pub span: Option<SpanId>,
 }
 

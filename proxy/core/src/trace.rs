@@ -73,12 +73,57 @@ impl Sampling {
     }
 }
 
+/// The formats of trace context that are read from requests and written to the requests of attempts (`OTEL_PROPAGATORS`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Propagators {
+    /// W3C Trace Context: `traceparent` and `tracestate`. It precedes B3.
+    pub trace_context: bool,
+    /// B3: `b3`, or `x-b3-traceid` and others.
+    pub b3: B3,
+}
+
+impl Propagators {
+    /// Reads both formats, writes W3C Trace Context, and B3 to the upstreams of clients that use it.
+    pub const DEFAULT: Self = Self { trace_context: true, b3: B3::AsReceived };
+}
+
+/// Whether B3 is used. If it is, both of its forms are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum B3 {
+    /// It is neither read nor written.
+    Off,
+    /// It is written in the form in which it was received, if it was received.
+    AsReceived,
+    /// It is always written, in these forms.
+    Always {
+        /// `b3`
+        single: bool,
+        /// `x-b3-*`
+        multi: bool,
+    },
+}
+
+/// How traces are continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracing {
+    /// Which traces are sampled.
+    pub sampling: Sampling,
+    /// The formats of trace context.
+    pub propagators: Propagators,
+}
+
+impl Tracing {
+    /// Samples every trace, in the default formats.
+    pub const DEFAULT: Self = Self { sampling: Sampling::ALL, propagators: Propagators::DEFAULT };
+}
+
 /// A request's trace context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     /// The trace.
     pub trace: TraceId,
-    /// This proxy's span for the request.
+    /// The span of the request: the SERVER span if the proxy serves the request, else the CLIENT span of the first attempt. The
+    /// caller's span if the proxy exports no spans.
     pub span: SpanId,
     /// The caller's span, if the caller sent one.
     pub parent: Option<SpanId>,

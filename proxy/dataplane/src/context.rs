@@ -19,7 +19,7 @@ use outrigger_config::on_demand::OnDemand;
 use outrigger_config::publish::View;
 use outrigger_core::error::{Failure, Reached};
 use outrigger_core::reason::Reason;
-use outrigger_core::trace::Sampling;
+use outrigger_core::trace::Tracing;
 use outrigger_policy::circuit_breaker::CircuitBreakers;
 
 use crate::capacity::admission::Admission;
@@ -65,7 +65,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) resolver: Resolver,
     pub(crate) limits: Rc<Limits>,
-    pub(crate) sampling: Sampling,
+    pub(crate) tracing: Tracing,
     /// Admits accepted connections.
     pub(crate) admission: Admission,
     pub(crate) passthrough: Arc<ClusterConfig>,

@@ -56,6 +56,11 @@ impl Recorder {
         log.is_some() || otlp_log.is_some() || (sampled && spans.is_some())
     }
 
+    /// Returns whether spans are exported.
+    pub(crate) fn exports_spans(&self) -> bool {
+        self.0.sinks.spans.is_some()
+    }
+
     /// Takes a finished request or connection.
     pub(crate) fn finish(&self, record: RequestRecord) {
         self.count(&record);

@@ -20,7 +20,7 @@ use outrigger_core::Name;
 use outrigger_core::drain::{DrainGuard, Guards};
 use outrigger_core::peer::PeerKey;
 use outrigger_core::record::Direction;
-use outrigger_core::trace::Sampling;
+use outrigger_core::trace::Tracing;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
@@ -64,7 +64,7 @@ pub struct WorkerConfig {
     /// The state of clusters that all workers share.
     pub clusters: Arc<SharedClusters>,
     /// Which traces are sampled.
-    pub sampling: Sampling,
+    pub tracing: Tracing,
     /// How many connections the process may have open.
     pub connections: Arc<ConnectionBudget>,
 }
@@ -109,7 +109,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
         registry,
         sinks,
         clusters,
-        sampling,
+        tracing,
         connections: budget,
     } = config;
     let metrics = registry.worker();
@@ -130,7 +130,7 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
         recorder: Recorder::new(metrics, sinks),
         resolver,
         limits,
-        sampling,
+        tracing,
         admission: Admission::new(budget),
         passthrough,
         kept_bytes: Rc::default(),

@@ -9,7 +9,6 @@ use outrigger_config::listener::{Handler, UnknownDestination};
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
-use outrigger_core::record::Protocol;
 
 use super::downstream::{DestinationLookup, Downstream, Tunnel, TunnelHandler, find, requested_name};
 use super::journal::Journal;
@@ -76,7 +75,7 @@ async fn open(on: &Downstream, head: &RequestHead, journal: &mut Journal) -> Res
 
 async fn relay(opened: UpstreamConnection, limits: CopyLimits, mut journal: Journal, responder: Responder) {
     journal.set_status(200, None);
-    journal.set_protocol(Protocol::Tcp);
+    journal.tunnel_opened(&opened);
     match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
         Ok(client) => {
             let upstream = Side { stream: opened.stream, read: bytes::Bytes::new() };
@@ -102,6 +101,7 @@ async fn serve_tunnel(
     match responder.upgrade(ResponseHead::new(StatusCode::OK)).await {
         Ok(connection) => {
             // The requests in it have records of their own.
+            journal.has_no_span();
             journal.finish();
             tunnels.serve(Tunnel { connection, requested, unknown }).await;
         }

@@ -226,7 +226,7 @@ impl Forwarding<'_> {
     fn begin(&self, host: &Rc<Host>, request: &mut Attempting<'_, '_>) -> HostAttempt {
         let RequestContext { head, journal, trace, .. } = &mut *request.cx;
         let asking = host.begin();
-        let span = trace.attempt_span();
+        let span = trace.attempt_span(request.progress.begun);
         journal.attempt_begins(&self.cluster.name, host.address, host.instance.as_ref(), span);
         self.cluster.series.attempts.increment();
         trace.write(&mut head.headers, span);

@@ -17,11 +17,12 @@ use outrigger_core::trace::{SpanId, TraceContext};
 use tokio::time::Instant;
 
 use super::forwarded::{FORWARDED_PROTO, REQUEST_ID};
-use super::trace_context::{Trace, trace_state};
+use super::trace_context::Trace;
 use crate::client::ClientFacts;
 use crate::codec::head::RequestHead;
 use crate::metrics::WorkerMetrics;
 use crate::record::Recorder;
+use crate::tcp::dial::UpstreamConnection;
 use crate::upstream::dial::EndpointFacts;
 
 /// Builds the record of a request. If it is dropped before the end, the record says that the client disconnected.
@@ -52,7 +53,8 @@ impl Journal {
             Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http11,
         };
-        let text = recorder.wants_text(trace.context.sampled).then(|| Box::new(text(head, grpc, client)));
+        let text =
+            recorder.wants_text(trace.context.sampled).then(|| Box::new(text(head, trace, grpc, client)));
         Self::new(recorder, client, protocol, Some(trace.context), text)
     }
 
@@ -167,8 +169,22 @@ impl Journal {
         self.with_attempt(|of, _| of.grpc_status = Some(status));
     }
 
-    pub(super) fn set_protocol(&mut self, protocol: Protocol) {
-        self.with(|record| record.protocol = protocol);
+    /// The request opened a tunnel of opaque bytes.
+    pub(super) fn tunnel_opened(&mut self, opened: &UpstreamConnection) {
+        let elapsed = self.began.elapsed();
+        self.attempt_began = Some(self.began);
+        self.with(|record| {
+            record.protocol = Protocol::Tcp;
+            record.upstream = Some(opened.upstream());
+            if record.text.is_some() {
+                record.attempts.push(opened.attempt(elapsed, record.trace.map(|trace| trace.span)));
+            }
+        });
+    }
+
+    /// The request has no span: those in its tunnel have.
+    pub(super) fn has_no_span(&mut self) {
+        self.with(|record| record.trace.iter_mut().for_each(|trace| trace.sampled = false));
     }
 
     /// The count of body bytes that go to the client.
@@ -323,7 +339,7 @@ impl Drop for Journal {
     }
 }
 
-fn text(head: &RequestHead, grpc: bool, client: &ClientFacts) -> Text {
+fn text(head: &RequestHead, trace: &Trace, grpc: bool, client: &ClientFacts) -> Text {
     let field = |headers: &HeaderMap, name| {
         headers
             .get(name)
@@ -338,7 +354,7 @@ fn text(head: &RequestHead, grpc: bool, client: &ClientFacts) -> Text {
         user_agent: field(&head.headers, USER_AGENT),
         request_id: field(&head.headers, REQUEST_ID),
         grpc,
-        trace_state: trace_state(&head.headers).to_owned(),
+        trace_state: trace.state(&head.headers).to_owned(),
         detail: String::new(),
     }
 }

@@ -26,7 +26,7 @@ use super::request_context::{RequestContext, failed_request};
 use super::respond;
 use super::rewritten::rewrite;
 use super::time_limit::{TimeLimit, TimedOut};
-use super::trace_context::Trace;
+use super::trace_context::{Spans, Trace};
 use super::{connect, forwarded, mirror, refusal, stalled, upgrade};
 use crate::codec;
 use crate::codec::body::Body;
@@ -41,7 +41,8 @@ pub(super) fn handle<'a>(
     responder: Responder,
 ) -> impl Future<Output = ()> + use<'a> {
     let running = on.running(head.version);
-    let trace = Trace::begin(&mut head.headers, on.context.sampling);
+    let spans = Spans::of(on.client.direction, on.context.recorder.exports_spans());
+    let trace = Trace::begin(&mut head.headers, on.context.tracing, spans);
     forwarded::add(&mut head.headers, forwarded::Sender::from(&on.client));
     // HTTP/2 takes any 2xx to an extended CONNECT for an open tunnel (RFC 8441 section 5), gRPC's included.
     let opens_by_2xx = head.version == Version::HTTP_2 && head.upgrade.is_some();

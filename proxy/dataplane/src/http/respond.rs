@@ -12,6 +12,7 @@ use http::header::{CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use outrigger_core::error::Failure;
 use outrigger_core::explanation::{Explanation, FailedRequest};
+use outrigger_core::grpc::status_of_http;
 use outrigger_core::reason::Reason;
 use outrigger_policy::response;
 
@@ -42,7 +43,8 @@ pub(super) fn answer(
     if grpc {
         head.status = StatusCode::OK;
         head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        let code = if status == reason.status() { reason.grpc_status() } else { grpc_status_of(status) };
+        let code =
+            if status == reason.status() { reason.grpc_status() } else { status_of_http(status.as_u16()) };
         head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
         if let Some(message) = grpc_message(text.as_bytes()) {
             head.headers.insert(GRPC_MESSAGE, message);
@@ -65,7 +67,7 @@ fn plain_text(headers: &mut HeaderMap) {
 pub(super) fn own(mut head: ResponseHead, text: Bytes, grpc: bool) -> (ResponseHead, Body) {
     head.headers.insert(REASON, HeaderValue::from_static(Reason::DirectResponse.name()));
     if grpc {
-        head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(grpc_status_of(head.status))));
+        head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(status_of_http(head.status.as_u16()))));
         if let Some(message) = grpc_message(&text) {
             head.headers.insert(GRPC_MESSAGE, message);
         }
@@ -134,18 +136,6 @@ impl Source for Watched {
 
     fn poll_progress(&self, _: u64, cx: &mut Context<'_>) {
         self.body.borrow_mut().poll_progress(cx);
-    }
-}
-
-/// What a gRPC client makes of an HTTP status (grpc/doc/http-grpc-status-mapping.md).
-fn grpc_status_of(status: StatusCode) -> u8 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
     }
 }
 

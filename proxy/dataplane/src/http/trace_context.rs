@@ -1,84 +1,149 @@
-//! A request's place in a trace: read from the client's headers, written into each attempt's.
+//! A request's place in a trace: read from the client's headers, written to the headers of each attempt.
 //!
-//! W3C Trace Context (`traceparent`, `tracestate`) and B3 (`b3` or `x-b3-*`) are read; `traceparent` is always written,
-//! and B3 too in the form in which the client spoke it. What the client decided about sampling, if anything, goes to
-//! [`Sampling`]. A malformed header is no parent.
+//! [`Propagators`] are the formats that are read and written. The client's decision about sampling, if there is one, is an
+//! input of [`Sampling`]. A malformed header is ignored.
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
-use outrigger_core::trace::{Sampling, SpanId, TraceContext, TraceId};
+use outrigger_core::record::Direction;
+#[cfg(doc)]
+use outrigger_core::trace::Sampling;
+use outrigger_core::trace::{B3, Propagators, SpanId, TraceContext, TraceId, Tracing};
 
 use super::trace_parent::Incoming;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const B3: HeaderName = HeaderName::from_static("b3");
+const B3_SINGLE: HeaderName = HeaderName::from_static("b3");
 const B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
 const B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
 const B3_PARENT_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 
-/// A request's trace, and in which forms its client spoke of it.
+/// A request's place in a trace.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trace {
-    /// The context whose span is this request's server span.
     pub(super) context: TraceContext,
-    spoken: Spoken,
+    spans: Spans,
+    propagators: Propagators,
+    received: Received,
 }
 
+/// The spans that this proxy creates for a request if it is sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spans {
+    /// None: no spans are exported.
+    Nothing,
+    /// One SERVER span: the request goes to the application.
+    Server,
+    /// One CLIENT span for each attempt: the request comes from the application.
+    Client,
+    /// Both: the proxy is a gateway.
+    ServerAndClient,
+}
+
+impl Spans {
+    /// Returns the spans of requests of that direction. `exported` says whether spans are exported.
+    pub(super) fn of(direction: Direction, exported: bool) -> Self {
+        match direction {
+            _ if !exported => Self::Nothing,
+            Direction::Inbound => Self::Server,
+            Direction::Outbound => Self::Client,
+            Direction::Unspecified => Self::ServerAndClient,
+        }
+    }
+}
+
+/// The formats in which the client sent trace context.
 #[derive(Debug, Clone, Copy, Default)]
-struct Spoken {
+struct Received {
+    w3c: bool,
     b3_single: bool,
     b3_multi: bool,
 }
 
 impl Trace {
     /// Reads the client's context, or begins a trace.
-    pub(super) fn begin(headers: &mut HeaderMap, sampling: Sampling) -> Self {
+    pub(super) fn begin(headers: &mut HeaderMap, tracing: Tracing, spans: Spans) -> Self {
+        let Tracing { sampling, propagators } = tracing;
         let Incoming { w3c, has_state, b3_single, b3_multi } = Incoming::read(headers);
+        let w3c = w3c.filter(|_| propagators.trace_context);
+        let b3 = |parent: Option<_>| parent.filter(|_| propagators.b3 != B3::Off);
+        let (b3_single, b3_multi) = (b3(b3_single), b3(b3_multi));
         if has_state && w3c.is_some() {
             join(headers, &TRACESTATE);
-        } else if has_state {
+        } else if has_state && propagators.trace_context {
             // W3C Trace Context section 3.3: tracestate means nothing without its traceparent.
             headers.remove(TRACESTATE);
         }
-        let spoken = Spoken { b3_single: b3_single.is_some(), b3_multi: b3_multi.is_some() };
+        let received =
+            Received { w3c: w3c.is_some(), b3_single: b3_single.is_some(), b3_multi: b3_multi.is_some() };
         let parent = w3c.or(b3_single).or(b3_multi).unwrap_or_default();
         let (trace, parent_span) = match parent.ids {
             Some((trace, span)) => (trace, Some(span)),
             None => (new_trace(), None),
         };
+        let span = match parent_span {
+            Some(parent) if spans == Spans::Nothing => parent,
+            _ => new_span(),
+        };
         let sampled = sampling.holds(trace, parent.sampled);
-        Self { context: TraceContext { trace, span: new_span(), parent: parent_span, sampled }, spoken }
+        let context = TraceContext { trace, span, parent: parent_span, sampled };
+        Self { context, spans, propagators, received }
     }
 
-    /// A client span of this request, for one attempt.
-    pub(super) fn attempt_span(&self) -> SpanId {
-        // Nobody will see a span that is not sampled: the attempt keeps the server span's id and costs no random number.
-        if self.context.sampled { new_span() } else { self.context.span }
+    /// Returns the span ID that the upstream of an attempt receives. `before` is the number of attempts before it.
+    pub(super) fn attempt_span(&self, before: u32) -> SpanId {
+        let own = match self.spans {
+            Spans::Nothing | Spans::Server => false,
+            Spans::Client => before > 0,
+            Spans::ServerAndClient => true,
+        };
+        // A span that is not sampled is not exported: its ID costs no random number.
+        if own && self.context.sampled { new_span() } else { self.context.span }
     }
 
-    /// Names `span` as the parent of what the upstream does.
+    /// Writes `span` as the parent of what the upstream does.
     pub(super) fn write(&self, headers: &mut HeaderMap, span: SpanId) {
-        let TraceContext { trace, sampled, .. } = self.context;
-        insert(headers, TRACEPARENT, hex_fields(trace, span, sampled, Form::W3c).as_bytes());
-        if self.spoken.b3_single {
-            insert(headers, B3, hex_fields(trace, span, sampled, Form::B3).as_bytes());
+        let TraceContext { trace, parent, sampled, .. } = self.context;
+        if self.spans == Spans::Nothing && parent.is_some() {
+            // A proxy that does not take part in a trace forwards its headers unchanged.
+            return;
         }
-        if self.spoken.b3_multi {
+        let (single, multi) = match self.propagators.b3 {
+            B3::Off => (false, false),
+            B3::AsReceived => (self.received.b3_single, self.received.b3_multi),
+            B3::Always { single, multi } => (single, multi),
+        };
+        if self.propagators.trace_context {
+            insert(headers, TRACEPARENT, hex_fields(trace, span, sampled, Form::W3c).as_bytes());
+        }
+        if single {
+            insert(headers, B3_SINGLE, hex_fields(trace, span, sampled, Form::B3).as_bytes());
+        } else if self.received.b3_single {
+            headers.remove(B3_SINGLE);
+        }
+        if multi {
             insert(headers, B3_TRACE_ID, trace.to_string().as_bytes());
             insert(headers, B3_SPAN_ID, span.to_string().as_bytes());
+            headers.insert(B3_SAMPLED, HeaderValue::from_static(if sampled { "1" } else { "0" }));
+        } else if self.received.b3_multi {
+            for name in [B3_TRACE_ID, B3_SPAN_ID, B3_SAMPLED] {
+                headers.remove(name);
+            }
+        }
+        if self.received.b3_multi {
             headers.remove(B3_PARENT_SPAN_ID);
             headers.remove(B3_FLAGS);
-            headers.insert(B3_SAMPLED, HeaderValue::from_static(if sampled { "1" } else { "0" }));
         }
     }
-}
 
-/// `tracestate` as the client sent it, for the spans.
-pub(super) fn trace_state(headers: &HeaderMap) -> &str {
-    headers.get(TRACESTATE).and_then(|value| value.to_str().ok()).unwrap_or("")
+    /// Returns `tracestate` as the client sent it.
+    pub(super) fn state<'a>(&self, headers: &'a HeaderMap) -> &'a str {
+        let state = headers.get(TRACESTATE).filter(|_| self.received.w3c);
+        state.and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
 }
 
 fn new_trace() -> TraceId {
@@ -163,115 +228,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
-    use outrigger_core::percentage::Percentage;
-
-    use super::*;
-
-    const NONE: Sampling = Sampling { ratio: Percentage::ZERO, parent_based: true };
-
-    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-    const SPAN: &str = "00f067aa0ba902b7";
-
-    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn a_traceparent_is_continued_with_the_parents_decision() {
-        let mut headers =
-            headers(&[("traceparent", &format!("00-{TRACE}-{SPAN}-01")), ("tracestate", "a=b")]);
-        let trace = Trace::begin(&mut headers, NONE);
-        assert_eq!(trace.context.trace.to_string(), TRACE);
-        assert_eq!(trace.context.parent.unwrap().to_string(), SPAN);
-        assert!(trace.context.sampled);
-        let span = trace.attempt_span();
-        trace.write(&mut headers, span);
-        assert_eq!(headers[TRACEPARENT], format!("00-{TRACE}-{span}-01"));
-        assert_eq!(headers[TRACESTATE], "a=b");
-        assert!(!headers.contains_key(B3), "b3 is written only to those who spoke it");
-    }
-
-    #[test]
-    fn a_malformed_traceparent_begins_a_new_trace_without_its_tracestate() {
-        for bad in [
-            format!("00-{}-{SPAN}-01", "0".repeat(32)),
-            format!("00-{TRACE}-{}-01", "0".repeat(16)),
-            format!("ff-{TRACE}-{SPAN}-01"),
-            format!("00-{TRACE}-{SPAN}-01-x"),
-            format!("00-{}-{SPAN}-01", TRACE.to_uppercase()),
-            format!("00-{TRACE}-{SPAN}"),
-            String::new(),
-        ] {
-            let mut headers = headers(&[("traceparent", &bad), ("tracestate", "a=b")]);
-            let trace = Trace::begin(&mut headers, Sampling::ALL);
-            assert_ne!(trace.context.trace.to_string(), TRACE, "{bad}");
-            assert_eq!(trace.context.parent, None);
-            assert!(trace.context.sampled && !headers.contains_key(TRACESTATE));
-        }
-    }
-
-    #[test]
-    fn two_parents_are_none_and_several_tracestates_are_one_list() {
-        let (one, other) = (format!("00-{TRACE}-{SPAN}-01"), format!("00-{TRACE}-{}-00", "1".repeat(16)));
-        for (name, first, second) in [
-            ("traceparent", one.as_str(), other.as_str()),
-            ("traceparent", one.as_str(), one.as_str()),
-            ("b3", "0", "1"),
-        ] {
-            let mut twice = headers(&[("tracestate", "a=b")]);
-            twice.append(name, first.parse().unwrap());
-            twice.append(name, second.parse().unwrap());
-            let trace = Trace::begin(&mut twice, Sampling::ALL);
-            assert!(trace.context.trace.to_string() != TRACE && trace.context.parent.is_none());
-            assert!(trace.context.sampled && !twice.contains_key(TRACESTATE), "{name}");
-            trace.write(&mut twice, trace.attempt_span());
-            assert_eq!(twice.get_all(TRACEPARENT).iter().count(), 1);
-        }
-        let mut lists = headers(&[("traceparent", &one), ("tracestate", "a=b")]);
-        lists.append(TRACESTATE, HeaderValue::from_static("c=d"));
-        Trace::begin(&mut lists, NONE);
-        assert_eq!(lists.get_all(TRACESTATE).iter().collect::<Vec<_>>(), ["a=b,c=d"]);
-        assert_eq!(trace_state(&lists), "a=b,c=d");
-    }
-
-    #[test]
-    fn a_later_version_is_read_by_its_first_fields() {
-        let mut headers = headers(&[("traceparent", &format!("01-{TRACE}-{SPAN}-01-more"))]);
-        assert_eq!(Trace::begin(&mut headers, NONE).context.trace.to_string(), TRACE);
-    }
-
-    #[test]
-    fn b3_is_read_and_written_in_the_form_it_came_in() {
-        let mut single = headers(&[("b3", &format!("{TRACE}-{SPAN}-1-{SPAN}"))]);
-        let trace = Trace::begin(&mut single, NONE);
-        let span = trace.attempt_span();
-        trace.write(&mut single, span);
-        assert_eq!(single[B3], format!("{TRACE}-{span}-1"));
-
-        let mut multi = headers(&[
-            ("x-b3-traceid", "a3ce929d0e0e4736"),
-            ("x-b3-spanid", SPAN),
-            ("x-b3-sampled", "0"),
-            ("x-b3-parentspanid", SPAN),
-        ]);
-        let trace = Trace::begin(&mut multi, Sampling::ALL);
-        assert!(!trace.context.sampled);
-        trace.write(&mut multi, trace.attempt_span());
-        assert_eq!(multi[B3_TRACE_ID], "0000000000000000a3ce929d0e0e4736");
-        assert_eq!((multi[B3_SAMPLED].to_str().unwrap(), multi.get(B3_PARENT_SPAN_ID)), ("0", None));
-    }
-
-    #[test]
-    fn a_denial_without_ids_is_honoured() {
-        let mut denied = headers(&[("b3", "0")]);
-        assert!(!Trace::begin(&mut denied, Sampling::ALL).context.sampled);
-    }
-
-    #[test]
-    fn traces_without_a_parent_are_sampled_by_ratio() {
-        let half = Sampling { ratio: Percentage::from_millionths(500_000).unwrap(), ..Sampling::ALL };
-        let sampled = (0..2000).filter(|_| Trace::begin(&mut HeaderMap::new(), half).context.sampled).count();
-        assert!((800..1200).contains(&sampled), "{sampled} of 2000");
-    }
-}
+mod tests;

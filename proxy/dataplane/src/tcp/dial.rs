@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
 use outrigger_core::reason::Reason;
+use outrigger_core::record::{AttemptRecord, Protocol, Upstream};
+use outrigger_core::trace::SpanId;
 use outrigger_policy::blame::{self, Blame, Freshness};
 use outrigger_policy::outlier::Outcome;
 
@@ -36,6 +39,36 @@ pub(crate) struct UpstreamConnection {
     pub(crate) cluster: Name,
     _permit: Permit,
     _asking: HostAttempt,
+}
+
+impl UpstreamConnection {
+    /// Returns the upstream for a record.
+    pub(crate) fn upstream(&self) -> Upstream {
+        let EndpointFacts { peer, tls } = self.facts.clone();
+        Upstream { cluster: self.cluster.clone(), connected: true, peer, tls }
+    }
+
+    /// Returns the record of the attempt that connected within `elapsed`.
+    pub(crate) fn attempt(&self, elapsed: Duration, span: Option<SpanId>) -> AttemptRecord {
+        AttemptRecord {
+            offset: Duration::ZERO,
+            duration: elapsed,
+            cluster: self.cluster.clone(),
+            endpoint: Some(self.address),
+            instance: self.instance.clone(),
+            resend_count: 0,
+            peer: self.facts.peer.clone(),
+            tls: self.facts.tls,
+            protocol: Some(Protocol::Tcp),
+            until_connected: elapsed,
+            until_first_byte: None,
+            status: 0,
+            grpc_status: None,
+            reason: None,
+            reached: None,
+            span,
+        }
+    }
 }
 
 /// Connects to an endpoint of one of `proxy`'s clusters, within its number of attempts.

@@ -7,7 +7,7 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::Name;
 use outrigger_core::error::Failure;
-use outrigger_core::record::{AttemptRecord, Protocol, RequestRecord, Text, Upstream};
+use outrigger_core::record::{Protocol, RequestRecord, Text};
 use tokio::time::Instant;
 
 use super::copy::{Copied, CopyLimits, Side, copy_both};
@@ -15,7 +15,6 @@ use super::dial::{self, UpstreamConnection};
 use crate::client::ClientFacts;
 use crate::context::Context;
 use crate::socket::stream::Stream;
-use crate::upstream::dial::EndpointFacts;
 
 /// The client of a relayed connection.
 #[derive(Debug)]
@@ -128,29 +127,10 @@ impl<'a> Record<'a> {
         let elapsed = self.began.elapsed();
         if let Some(record) = &mut self.record {
             record.destination.get_or_insert_with(|| opened.cluster.clone());
-            let EndpointFacts { peer, tls } = opened.facts.clone();
-            let cluster = opened.cluster.clone();
-            record.upstream = Some(Upstream { cluster, connected: true, peer, tls });
+            record.upstream = Some(opened.upstream());
         }
         let Some(record) = self.record.as_mut().filter(|record| record.text.is_some()) else { return };
-        record.attempts.push(AttemptRecord {
-            offset: Duration::ZERO,
-            duration: elapsed,
-            cluster: opened.cluster.clone(),
-            endpoint: Some(opened.address),
-            instance: opened.instance.clone(),
-            resend_count: 0,
-            peer: opened.facts.peer.clone(),
-            tls: opened.facts.tls,
-            protocol: Some(Protocol::Tcp),
-            until_connected: elapsed,
-            until_first_byte: None,
-            status: 0,
-            grpc_status: None,
-            reason: None,
-            reached: None,
-            span: None,
-        });
+        record.attempts.push(opened.attempt(elapsed, None));
     }
 
     fn copied(&mut self, copied: &Copied) {

@@ -29,7 +29,7 @@ use outrigger_config::snapshot::Snapshot;
 use outrigger_config::tcp_proxy::TcpProxy;
 use outrigger_core::drain::{Drained, Drains};
 use outrigger_core::record::{Direction, RequestRecord};
-use outrigger_core::trace::Sampling;
+use outrigger_core::trace::Tracing;
 use outrigger_dataplane::metrics::{Registry, Totals};
 use outrigger_dataplane::worker::{self, ActiveListener, ListenerSource, WorkerConfig};
 use outrigger_dataplane::{ConnectionBudget, ListenerGroup, Resolver, SharedClusters, Sinks};
@@ -50,6 +50,8 @@ pub struct World {
     pub secrets: SecretStore,
     pub wildcard: bool,
     pub connections: Arc<ConnectionBudget>,
+    /// Whether spans are exported.
+    pub traced: bool,
 }
 
 /// A running worker.
@@ -74,7 +76,13 @@ impl World {
             secrets: SecretStore::new(),
             wildcard: true,
             connections: ConnectionBudget::new(20_000, u32::MAX),
+            traced: false,
         }
+    }
+
+    /// Exports spans; the records from which they are made come from [`Proxy::record`] as well.
+    pub fn traced(self) -> Self {
+        Self { traced: true, ..self }
     }
 
     /// A listener whose connections go where `by` says; the first one is `Proxy::address(0)`.
@@ -162,6 +170,7 @@ impl World {
         let (listeners, receiver) = watch::channel(Arc::from(lent));
         let (registry, drains) = (Registry::new(), Drains::new());
         let (log, records) = mpsc::channel(10_000);
+        let spans = self.traced.then(|| mpsc::channel(1).0);
         let config = WorkerConfig {
             id: 0,
             published: published.clone(),
@@ -177,9 +186,9 @@ impl World {
             }),
             drain: drains.guards(),
             registry: Arc::clone(&registry),
-            sinks: Sinks { log: Some(log), ..Sinks::default() },
+            sinks: Sinks { log: Some(log), spans, ..Sinks::default() },
             clusters: Arc::clone(&shared),
-            sampling: Sampling::ALL,
+            tracing: Tracing::DEFAULT,
             connections: self.connections,
         };
         let thread = if on_a_thread {

@@ -148,7 +148,7 @@ impl Process {
 
         let known = secrets.clone();
         let identity = LocalIdentity::new(move || known.load().map(|secrets| secrets.identity.id.clone()));
-        let Settings { sampling, workload, traces, metrics, logs } = otlp;
+        let Settings { tracing, workload, traces, metrics, logs } = otlp;
         let mut exporters = Exporters::new(workload, Arc::clone(&losses), identity.clone());
         let spans = traces.map(|traces| exporters.export_spans(traces));
         let otlp_log = logs.map(|logs| exporters.export_logs(logs));
@@ -173,7 +173,7 @@ impl Process {
                 registry: Arc::clone(&registry),
                 sinks: Sinks { log: log_sender, otlp_log, spans },
                 clusters: Arc::clone(&clusters),
-                sampling,
+                tracing,
                 connections,
             },
         )?;

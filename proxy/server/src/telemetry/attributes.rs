@@ -1,17 +1,20 @@
-//! Attribute values per OpenTelemetry's semantic conventions (1.42): method, URL, gRPC method, network addresses.
+//! Attribute values per OpenTelemetry's semantic conventions (1.45): method, URL, gRPC method, network addresses.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use opentelemetry::KeyValue;
 use opentelemetry_semantic_conventions::attribute as key;
+use outrigger_core::record::TlsSession;
+
+use super::redaction;
 
 /// The methods in the conventions; any other is `_OTHER` (RFC 9110 section 9, RFC 5789, and QUERY).
 const KNOWN_METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
 
-/// Query parameters whose values are credentials. The conventions redact them by default (`url.query`).
-const SECRET_PARAMETERS: [&str; 4] = ["AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature"];
+/// `rpc.status_code`, which 1.45 renamed from `rpc.response.status_code`.
+pub(super) const RPC_STATUS_CODE: &str = "rpc.status_code";
 
 /// Returns the method if it is a known one.
 pub(super) fn known_method(method: &str) -> Option<&'static str> {
@@ -33,42 +36,35 @@ pub(super) fn method(method: &str, attributes: &mut Vec<KeyValue>) {
 pub(super) fn path_and_query(target: &str) -> (&str, Option<Cow<'_, str>>) {
     match target.split_once('?') {
         None => (target, None),
-        Some((path, query)) => (path, Some(redacted(query))),
+        Some((path, query)) => (path, Some(redaction::query(query))),
     }
-}
-
-fn redacted(query: &str) -> Cow<'_, str> {
-    let secret = |pair: &str| {
-        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-        SECRET_PARAMETERS.contains(&name)
-    };
-    if !query.split('&').any(secret) {
-        return Cow::Borrowed(query);
-    }
-    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-        Some((name, _)) if secret(pair) => format!("{name}=REDACTED"),
-        _ => pair.to_owned(),
-    });
-    Cow::Owned(pairs.collect::<Vec<_>>().join("&"))
 }
 
 /// Adds `server.address` and `server.port` of an authority.
 pub(super) fn server(authority: &str, attributes: &mut Vec<KeyValue>) {
+    server_with_default_port(authority, None, attributes);
+}
+
+/// Adds `server.address` and `server.port` of an authority. `default` is the port of one without a port.
+pub(super) fn server_with_default_port(
+    authority: &str,
+    default: Option<u16>,
+    attributes: &mut Vec<KeyValue>,
+) {
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     if authority.is_empty() {
         return;
     }
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() => (host, port.parse::<u16>().ok()),
+        // A colon in an IPv6 address without brackets does not separate a port.
+        Some((host, port)) if !host.is_empty() && (!host.contains(':') || host.ends_with(']')) => {
+            (host, port.parse::<u16>().ok())
+        }
         _ => (authority, None),
-    };
-    // A colon in an IPv6 address without brackets does not separate a port.
-    let (host, port) = match port {
-        Some(port) => (host, Some(port)),
-        None => (authority, None),
     };
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     attributes.push(KeyValue::new(key::SERVER_ADDRESS, host.to_owned()));
-    if let Some(port) = port {
+    if let Some(port) = port.or(default) {
         attributes.push(KeyValue::new(key::SERVER_PORT, i64::from(port)));
     }
 }
@@ -79,25 +75,30 @@ pub(super) fn peer(peer: SocketAddr, attributes: &mut Vec<KeyValue>) {
     attributes.push(KeyValue::new(key::NETWORK_PEER_PORT, i64::from(peer.port())));
 }
 
-/// Returns the service and method of a gRPC request's path (gRPC over HTTP/2, "Request-Headers": `/{service}/{method}`).
-pub(super) fn grpc_method(path: &str) -> Option<(&str, &str)> {
-    let (service, method) = path.strip_prefix('/')?.rsplit_once('/')?;
-    (!service.is_empty() && !method.is_empty()).then_some((service, method))
+/// Adds the TLS session of a connection.
+pub(super) fn tls(session: TlsSession, attributes: &mut Vec<KeyValue>) {
+    attributes.push(KeyValue::new(key::TLS_ESTABLISHED, true));
+    attributes.push(KeyValue::new(key::TLS_PROTOCOL_NAME, "tls"));
+    attributes.extend(session.version().map(|version| KeyValue::new(key::TLS_PROTOCOL_VERSION, version)));
+    attributes.extend(session.cipher().map(|cipher| KeyValue::new(key::TLS_CIPHER, cipher)));
 }
 
-/// Adds the attributes of the RPC conventions under the keys that tracing backends search today: `rpc.system`, `rpc.service`,
-/// `rpc.method` and `rpc.grpc.status_code`. Version 1.39 renames two of them and makes their values text; those are added too.
-/// It also redefines `rpc.method` as service and method together, which would break existing searches, so it is not adopted.
+/// Returns the fully qualified method of a gRPC request's path (gRPC over HTTP/2, "Request-Headers": `/{service}/{method}`).
+pub(super) fn grpc_method(path: &str) -> Option<&str> {
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let (service, method) = path.strip_prefix('/')?.rsplit_once('/')?;
+    (!service.is_empty() && !method.is_empty()).then(|| &path[1..])
+}
+
+/// Adds the attributes of the RPC conventions.
 pub(super) fn grpc(path: &str, status: Option<u8>, attributes: &mut Vec<KeyValue>) {
-    attributes.push(KeyValue::new("rpc.system", "grpc"));
     attributes.push(KeyValue::new(key::RPC_SYSTEM_NAME, "grpc"));
-    if let Some((service, method)) = grpc_method(path) {
-        attributes.push(KeyValue::new("rpc.service", service.to_owned()));
-        attributes.push(KeyValue::new(key::RPC_METHOD, method.to_owned()));
+    match grpc_method(path) {
+        Some(method) => attributes.push(KeyValue::new(key::RPC_METHOD, method.to_owned())),
+        None => attributes.push(KeyValue::new(key::RPC_METHOD, "_OTHER")),
     }
     if let Some(status) = status {
-        attributes.push(KeyValue::new(key::RPC_RESPONSE_STATUS_CODE, grpc_status_name(status)));
-        attributes.push(KeyValue::new("rpc.grpc.status_code", i64::from(status)));
+        attributes.push(KeyValue::new(RPC_STATUS_CODE, grpc_status_name(status)));
     }
 }
 
@@ -130,19 +131,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_in_a_query_are_redacted() {
-        let (path, query) = path_and_query("/file?a=1&sig=secret&b=2");
-        assert_eq!((path, query.as_deref()), ("/file", Some("a=1&sig=REDACTED&b=2")));
-        assert_eq!(path_and_query("/plain"), ("/plain", None));
-    }
-
-    #[test]
     fn an_authority_becomes_address_and_port() {
         for (authority, address, port) in [
             ("cart.shop:80", "cart.shop", Some(80)),
             ("cart", "cart", None),
             ("[::1]:8080", "::1", Some(8080)),
             ("[::1]", "::1", None),
+            ("::1", "::1", None),
+            ("10.0.0.5:9080", "10.0.0.5", Some(9080)),
         ] {
             let mut attributes = Vec::new();
             server(authority, &mut attributes);
@@ -155,8 +151,20 @@ mod tests {
     }
 
     #[test]
-    fn a_grpc_path_is_service_and_method() {
-        assert_eq!(grpc_method("/shop.Payments/Charge"), Some(("shop.Payments", "Charge")));
-        assert_eq!(grpc_method("/Charge"), None);
+    fn an_authority_without_a_port_has_the_default_one() {
+        for (authority, expected) in [("cart", "443"), ("cart:80", "80"), ("[::1]", "443")] {
+            let mut attributes = Vec::new();
+            server_with_default_port(authority, Some(443), &mut attributes);
+            assert_eq!(attributes[1].value.as_str(), expected, "{authority}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_path_is_the_fully_qualified_method() {
+        assert_eq!(grpc_method("/shop.Payments/Charge"), Some("shop.Payments/Charge"));
+        assert_eq!(grpc_method("/shop.Payments/Charge?a=b"), Some("shop.Payments/Charge"));
+        for malformed in ["/Charge", "/shop.Payments/", "//Charge", "Charge"] {
+            assert_eq!(grpc_method(malformed), None, "{malformed}");
+        }
     }
 }

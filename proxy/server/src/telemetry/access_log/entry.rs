@@ -2,14 +2,18 @@
 //!
 //! Values that a client chooses (path, authority, user agent, request ID) are escaped, so that no request can forge a line.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use outrigger_core::identity::SpiffeId;
-use outrigger_core::record::{AttemptRecord, RequestRecord};
+use outrigger_core::record::{AttemptRecord, Direction, RequestRecord};
+use outrigger_core::trace::SpanId;
 use serde::{Serialize, Serializer};
+
+use crate::telemetry::redaction;
 
 /// The fields of a finished request. JSON omits empty fields.
 #[derive(Debug, Serialize)]
@@ -23,9 +27,10 @@ pub(crate) struct Entry<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     method: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
-    authority: &'a str,
+    authority: Cow<'a, str>,
+    /// With credentials in the query redacted.
     #[serde(skip_serializing_if = "str::is_empty")]
-    path: &'a str,
+    path: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,8 +94,8 @@ impl<'a> Entry<'a> {
             listener: &record.listener,
             protocol: record.protocol.as_str(),
             method: part(|text| &text.method),
-            authority: part(|text| &text.authority),
-            path: part(|text| &text.path),
+            authority: redaction::authority(part(|text| &text.authority)),
+            path: redaction::target(part(|text| &text.path)),
             status: (record.status != 0).then_some(record.status),
             grpc_status: record.grpc_status,
             flag: record.reason.map(|reason| reason.flag()),
@@ -112,7 +117,7 @@ impl<'a> Entry<'a> {
             instance: last.and_then(|last| last.instance.as_deref()),
             peer: last.and_then(peer),
             trace_id: record.trace.map(|trace| trace.trace.to_string()),
-            span_id: record.trace.map(|trace| trace.span.to_string()),
+            span_id: span(record).map(|span| span.to_string()),
             request_id: part(|text| &text.request_id),
             user_agent: part(|text| &text.user_agent),
         }
@@ -171,6 +176,13 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// Returns the span that stands for the request: the SERVER span, or on the outbound side the CLIENT span of the last attempt.
+fn span(record: &RequestRecord) -> Option<SpanId> {
+    let trace = record.trace?;
+    let of_attempt = record.attempts.last().filter(|_| record.direction == Direction::Outbound);
+    Some(of_attempt.and_then(|last| last.span).unwrap_or(trace.span))
+}
+
 fn peer(attempt: &AttemptRecord) -> Option<&str> {
     attempt.peer.as_ref().map(SpiffeId::as_str)
 }
@@ -192,8 +204,8 @@ pub(crate) mod tests {
     use std::time::SystemTime;
 
     use outrigger_core::reason::Reason;
-    use outrigger_core::record::{Direction, Protocol, Text, TlsSession, Upstream};
-    use outrigger_core::trace::{SpanId, TraceContext, TraceId};
+    use outrigger_core::record::{Protocol, Text, TlsSession, Upstream};
+    use outrigger_core::trace::{TraceContext, TraceId};
 
     use super::*;
 
@@ -289,7 +301,7 @@ pub(crate) mod tests {
             "destination": "cart.shop.svc.cluster.local:80", "route": "httproute/shop/cart/0/0", "attempts": 2,
             "cluster": "cart.shop.svc.cluster.local:80", "endpoint": "10.0.0.5:9080", "instance": "cart-1",
             "peer": "spiffe://cluster.local/ns/shop/sa/cart", "trace_id": "00000000000000000000000000000abc",
-            "span_id": "0000000000000010", "request_id": "r-1", "user_agent": "curl/8",
+            "span_id": "0000000000000025", "request_id": "r-1", "user_agent": "curl/8",
         });
         assert_eq!(json(&record()), expected);
     }
@@ -302,7 +314,7 @@ pub(crate) mod tests {
              12.345ms wait=0.250ms connect=1.500ms first_byte=3.250ms received=3 sent=1000 client=127.0.0.1:40000 \
              source=- destination=cart.shop.svc.cluster.local:80 route=httproute/shop/cart/0/0 attempts=2 \
              cluster=cart.shop.svc.cluster.local:80 endpoint=10.0.0.5:9080 instance=cart-1 \
-             peer=spiffe://cluster.local/ns/shop/sa/cart trace=00000000000000000000000000000abc span=0000000000000010 \
+             peer=spiffe://cluster.local/ns/shop/sa/cart trace=00000000000000000000000000000abc span=0000000000000025 \
              request_id=\"r-1\" agent=\"curl/8\" detail=\"\""
         );
     }
@@ -317,6 +329,26 @@ pub(crate) mod tests {
         assert_eq!(value["reason"], "upstream_retry_limit_exceeded");
         assert_eq!(value["detail"], "connect: refused");
         assert!(text(&failed).contains(" flag=URX "));
+    }
+
+    #[test]
+    fn credentials_in_the_url_are_redacted() {
+        let mut signed = record();
+        signed.text.as_mut().unwrap().path = "/items?q=1&X-Amz-Signature=secret".into();
+        assert_eq!(json(&signed)["path"], "/items?q=1&X-Amz-Signature=REDACTED");
+        assert!(!text(&signed).contains("secret"));
+    }
+
+    #[test]
+    fn the_span_is_the_server_span_or_that_of_the_last_attempt() {
+        let mut request = record();
+        let span = |request: &RequestRecord| json(request)["span_id"].clone();
+        assert_eq!(span(&request), "0000000000000025");
+        request.direction = Direction::Inbound;
+        assert_eq!(span(&request), "0000000000000010");
+        request.direction = Direction::Outbound;
+        request.attempts.clear();
+        assert_eq!(span(&request), "0000000000000010");
     }
 
     #[test]

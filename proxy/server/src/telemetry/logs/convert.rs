@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::telemetry::access_log::entry::Entry;
 use crate::telemetry::attributes;
+use crate::telemetry::outcome::{Outcome, Side};
 
 /// The name of the event that each record is (Logs data model, "EventName").
 const EVENT: &str = "outrigger.access_log";
@@ -49,10 +50,7 @@ pub(super) fn log_record(record: &RequestRecord, now: SystemTime) -> LogRecord {
 
 /// Returns whether a server span of the request would have the status Error.
 fn failed(record: &RequestRecord) -> bool {
-    match record.grpc_status {
-        Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
-        None => record.status >= 500 || (record.status == 0 && record.reason.is_some()),
-    }
+    Outcome::of_request(record).error_type(Side::Server).is_some()
 }
 
 /// Returns what a person reads first: method, URL, status and flag.
@@ -90,7 +88,7 @@ fn attributes(fields: Map<String, Value>, protocol: Protocol) -> Vec<KeyValue> {
             }
             ("grpc_status", value) => {
                 let code = value.as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX);
-                all.push(KeyValue::new(key::RPC_RESPONSE_STATUS_CODE, attributes::grpc_status_name(code)));
+                all.push(KeyValue::new(attributes::RPC_STATUS_CODE, attributes::grpc_status_name(code)));
             }
             (field, _) => all.extend(attribute(name(field, protocol), value)),
         }
@@ -107,6 +105,7 @@ fn name(field: &str, protocol: Protocol) -> String {
         "source" => "outrigger.source.spiffe_id",
         "peer" => "outrigger.destination.spiffe_id",
         "destination" => "outrigger.destination.service",
+        "flag" => "outrigger.response_flag",
         _ => return format!("outrigger.{field}"),
     };
     known.to_owned()

@@ -7,6 +7,7 @@
 pub(crate) mod settings;
 mod supported;
 mod sampler;
+mod propagators;
 pub(crate) mod batches;
 pub(crate) mod exporter;
 mod client;

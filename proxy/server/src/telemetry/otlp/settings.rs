@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use outrigger_core::trace::Sampling;
+use outrigger_core::trace::Tracing;
 
 use super::batches::Batching;
 use super::destination::Destination;
 use super::environment::{Environment, Variable};
 use super::resource::Workload;
-use super::{sampler, supported};
+use super::{propagators, sampler, supported};
 use crate::error::Error;
 use crate::telemetry::signal::Signal;
 
@@ -27,8 +27,8 @@ const ONLY: [(&str, &str); 3] = [
 /// The settings of the flags and the environment.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Which traces are sampled.
-    pub(crate) sampling: Sampling,
+    /// Which traces are sampled, and in which formats they are propagated.
+    pub(crate) tracing: Tracing,
     /// The workload that is described.
     pub(crate) workload: Workload,
     /// Where spans are exported to. If None, no spans are collected.
@@ -57,9 +57,10 @@ impl Settings {
     ) -> Result<Self, Error> {
         supported::check(environment)?;
         let sampling = sampler::read(environment, flag)?;
+        let tracing = Tracing { sampling, propagators: propagators::read(environment)? };
         let workload = Workload::read(environment, service, instance);
         if Environment::is_true(environment.get("OTEL_SDK_DISABLED")) {
-            return Ok(Self { sampling, workload, traces: None, metrics: None, logs: None });
+            return Ok(Self { tracing, workload, traces: None, metrics: None, logs: None });
         }
         let batched = |signal, prefix: &str| {
             let batching = Batching::read(environment, prefix)?;
@@ -70,7 +71,7 @@ impl Settings {
         let traces = batched(Signal::Traces, "OTEL_BSP")?;
         let logs = batched(Signal::Logs, "OTEL_BLRP")?;
         let metrics = metrics(environment)?;
-        Ok(Self { sampling, workload, traces, metrics, logs })
+        Ok(Self { tracing, workload, traces, metrics, logs })
     }
 }
 
@@ -119,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_not_supported_or_has_such_a_value_is_refused() {
-        for name in ["OTEL_CONFIG_FILE", "OTEL_TRACES_SAMPLER", "OTEL_BSP_MAX_QUEUE_SIZE"] {
+        for name in ["OTEL_CONFIG_FILE", "OTEL_TRACES_SAMPLER", "OTEL_PROPAGATORS", "OTEL_BSP_MAX_QUEUE_SIZE"]
+        {
             let error = read(&[ENDPOINT, (name, "x")]).unwrap_err();
             assert!(error.starts_with(&format!("{name}: ")), "{error}");
         }

@@ -1,12 +1,14 @@
-//! Converts a finished request to spans: one server span, and a client span per attempt.
+//! Converts a finished request to spans: one SERVER span where the proxy serves the application, one CLIENT span for each attempt
+//! where it calls for the application, both at a gateway.
 //!
-//! The parent of the server span is the span in the client's `traceparent`. The server span is the parent of the client spans,
-//! and an attempt's client span is the parent that the upstream receives. Names and attributes follow OpenTelemetry's semantic
+//! The parent of a SERVER span is the caller's span. So is that of the CLIENT spans of the outbound side, which are siblings; at a
+//! gateway their parent is its SERVER span. If no attempt was made, one CLIENT span says why. An upstream receives the ID of
+//! its attempt's CLIENT span, the application that of the SERVER span. Names and attributes follow OpenTelemetry's semantic
 //! conventions for HTTP and RPC; `outrigger.*` attributes are specific to the mesh.
 
 use std::borrow::Cow;
 use std::str::FromStr as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
@@ -17,16 +19,22 @@ use outrigger_core::reason::Reason;
 use outrigger_core::record::{AttemptRecord, Direction, Protocol, RequestRecord, Text};
 use outrigger_core::trace::TraceContext;
 
-use crate::telemetry::attributes;
+use crate::telemetry::outcome::{Outcome, Side, is_grpc};
+use crate::telemetry::{attributes, redaction};
 
 /// Appends the spans of `record`. Appends nothing if its trace is not sampled.
 pub(crate) fn spans_of(record: &RequestRecord, local: Option<&SpiffeId>, spans: &mut Vec<SpanData>) {
     let Some(trace) = record.trace.filter(|trace| trace.sampled) else { return };
     let empty = Text::default();
     let request = Request { record, trace, local, text: record.text.as_deref().unwrap_or(&empty) };
-    spans.push(request.server_span());
-    for (index, attempt) in record.attempts.iter().enumerate() {
-        spans.extend(request.client_span(index, attempt));
+    match record.direction {
+        Direction::Inbound => spans.push(request.server_span()),
+        Direction::Outbound if record.attempts.is_empty() => spans.push(request.client_span(None)),
+        Direction::Outbound => spans.extend(request.attempts()),
+        Direction::Unspecified => {
+            spans.push(request.server_span());
+            spans.extend(request.attempts());
+        }
     }
 }
 
@@ -40,94 +48,128 @@ struct Request<'a> {
 impl Request<'_> {
     fn server_span(&self) -> SpanData {
         let Self { record, trace, text, .. } = *self;
-        let mut attributes = Vec::with_capacity(24);
-        self.add_request(&mut attributes);
-        if record.protocol != Protocol::Tcp {
-            let (path, query) = attributes::path_and_query(&text.path);
-            attributes.push(KeyValue::new(key::URL_SCHEME, "http"));
-            attributes.push(KeyValue::new(key::URL_PATH, path.to_owned()));
-            if let Some(query) = query {
-                attributes.push(KeyValue::new(key::URL_QUERY, query.into_owned()));
-            }
-            attributes.push(KeyValue::new(key::HTTP_REQUEST_BODY_SIZE, count(record.bytes_received)));
-            attributes.push(KeyValue::new(key::HTTP_RESPONSE_BODY_SIZE, count(record.bytes_sent)));
-            if !text.user_agent.is_empty() {
-                attributes.push(KeyValue::new(key::USER_AGENT_ORIGINAL, text.user_agent.clone()));
-            }
-        }
+        let outcome = Outcome::of_request(record);
+        let mut attributes = Vec::with_capacity(32);
+        self.add_request(outcome, &mut attributes);
+        attributes::server(&text.authority, &mut attributes);
+        let (path, query) = attributes::path_and_query(&text.path);
+        attributes.push(KeyValue::new(key::URL_SCHEME, text.scheme));
+        attributes.push(KeyValue::new(key::URL_PATH, path.to_owned()));
+        attributes.extend(query.map(|query| KeyValue::new(key::URL_QUERY, query.into_owned())));
+        attributes.extend(version(record.protocol));
         attributes.push(KeyValue::new(key::CLIENT_ADDRESS, record.client.ip().to_string()));
         attributes::peer(record.client, &mut attributes);
-        if self.is_grpc() {
-            attributes::grpc(&text.path, record.grpc_status, &mut attributes);
+        if let Some(session) = record.tls {
+            attributes::tls(session, &mut attributes);
         }
-        add_status(record.status, record.reason, &mut attributes);
+        self.add_sizes(&mut attributes);
+        self.add_mesh(record.attempts.last(), &mut attributes);
+        add_flag(record.reason, &mut attributes);
+        let parent = trace.parent.map_or(SpanId::INVALID, |parent| parent.get().into());
+        let times = (record.started, record.duration);
+        let status = add_error(outcome, Side::Server, &mut attributes);
+        self.span(SpanKind::Server, (trace.span.get().into(), parent), times, attributes, status)
+    }
+
+    fn attempts(&self) -> impl Iterator<Item = SpanData> {
+        self.record.attempts.iter().map(|attempt| self.client_span(Some(attempt)))
+    }
+
+    /// Returns the span of `attempt`, or of the request if no attempt was made.
+    fn client_span(&self, attempt: Option<&AttemptRecord>) -> SpanData {
+        let Self { record, trace, text, .. } = *self;
+        let outcome = match attempt {
+            Some(attempt) => Outcome::of_attempt(record, attempt),
+            None => Outcome::of_request(record),
+        };
+        let mut attributes = Vec::with_capacity(32);
+        self.add_request(outcome, &mut attributes);
+        let authority = self.called();
+        let port = if text.scheme == "https" { 443 } else { 80 };
+        attributes::server_with_default_port(&authority, Some(port), &mut attributes);
+        let (path, query) = attributes::path_and_query(&text.path);
+        let path = if path == "*" { "" } else { path };
+        let query = query.map_or(String::new(), |query| format!("?{query}"));
+        let authority = redaction::authority(&authority);
+        attributes.push(KeyValue::new(key::URL_FULL, format!("{}://{authority}{path}{query}", text.scheme)));
+        attributes.push(KeyValue::new(key::URL_SCHEME, text.scheme));
+        if let Some(attempt) = attempt {
+            self.add_attempt(attempt, &mut attributes);
+        }
+        let is_last =
+            attempt.is_none_or(|attempt| attempt.span == record.attempts.last().and_then(|last| last.span));
+        if is_last {
+            self.add_sizes(&mut attributes);
+        }
+        self.add_mesh(attempt, &mut attributes);
+        // The last attempt shows why there was no other.
+        add_flag(outcome.reason.or(record.reason.filter(|_| is_last)), &mut attributes);
+        let span = attempt.and_then(|attempt| attempt.span).unwrap_or(trace.span);
+        let parent = match record.direction {
+            Direction::Unspecified => Some(trace.span),
+            Direction::Inbound | Direction::Outbound => trace.parent,
+        };
+        let parent = parent.map_or(SpanId::INVALID, |parent| parent.get().into());
+        let times = attempt.map_or((record.started, record.duration), |attempt| {
+            (record.started + attempt.offset, attempt.duration)
+        });
+        let status = add_error(outcome, Side::Client, &mut attributes);
+        self.span(SpanKind::Client, (span.get().into(), parent), times, attributes, status)
+    }
+
+    /// Returns the authority of the destination as it was called, else its name, else its endpoint.
+    fn called(&self) -> Cow<'_, str> {
+        let endpoint = || self.record.attempts.first().and_then(|attempt| attempt.endpoint);
+        match &self.record.destination {
+            _ if !self.text.authority.is_empty() => Cow::Borrowed(&self.text.authority),
+            Some(destination) => Cow::Borrowed(destination),
+            None => endpoint().map_or(Cow::Borrowed(""), |endpoint| Cow::Owned(endpoint.to_string())),
+        }
+    }
+
+    /// Adds what both kinds of span have.
+    fn add_request(&self, outcome: Outcome, attributes: &mut Vec<KeyValue>) {
+        let Self { record, text, .. } = *self;
+        attributes::method(&text.method, attributes);
+        if let Some(template) = &record.route_template {
+            attributes.push(KeyValue::new(key::HTTP_ROUTE, template.to_string()));
+        }
+        if outcome.status != 0 {
+            attributes.push(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(outcome.status)));
+        }
+        if is_grpc(record) {
+            attributes::grpc(&text.path, outcome.grpc, attributes);
+        }
         if !text.request_id.is_empty() {
             attributes.push(KeyValue::new("outrigger.request_id", text.request_id.clone()));
         }
-        let last = record.attempts.last();
-        self.add_mesh(last, &mut attributes);
-        let status = self.status(SpanKind::Server, record.status, record.grpc_status, record.reason);
-        let (start, end) = (record.started, record.started + record.duration);
-        let parent = trace.parent.map_or(SpanId::INVALID, |parent| parent.get().into());
-        self.span(trace.span.get().into(), parent, SpanKind::Server, (start, end), attributes, status)
     }
 
-    /// Returns None if the attempt has no span, because it was not sampled.
-    fn client_span(&self, index: usize, attempt: &AttemptRecord) -> Option<SpanData> {
-        let Self { record, trace, text, .. } = *self;
-        let mut attributes = Vec::with_capacity(16);
-        self.add_request(&mut attributes);
-        if record.protocol != Protocol::Tcp {
-            let (path, query) = attributes::path_and_query(&text.path);
-            let query = query.map_or(String::new(), |query| format!("?{query}"));
-            let full = format!("http://{}{path}{query}", text.authority);
-            attributes.push(KeyValue::new(key::URL_FULL, full));
-        }
-        if index > 0 {
-            let again = i64::try_from(index).unwrap_or(i64::MAX);
-            attributes.push(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, again));
+    fn add_attempt(&self, attempt: &AttemptRecord, attributes: &mut Vec<KeyValue>) {
+        attributes.extend(attempt.protocol.and_then(version));
+        if attempt.resend_count > 0 {
+            attributes.push(KeyValue::new(key::HTTP_REQUEST_RESEND_COUNT, i64::from(attempt.resend_count)));
         }
         if let Some(endpoint) = attempt.endpoint {
-            attributes::peer(endpoint, &mut attributes);
+            attributes::peer(endpoint, attributes);
         }
-        if self.is_grpc() {
-            attributes::grpc(&text.path, attempt.grpc_status, &mut attributes);
+        match attempt.tls {
+            Some(session) => attributes::tls(session, attributes),
+            None if attempt.reason == Some(Reason::UpstreamTlsFailure) => {
+                attributes.push(KeyValue::new(key::TLS_ESTABLISHED, false));
+            }
+            None => {}
         }
-        add_status(attempt.status, attempt.reason, &mut attributes);
         attributes.push(KeyValue::new("outrigger.cluster", attempt.cluster.to_string()));
-        self.add_mesh(Some(attempt), &mut attributes);
-        let status = self.status(SpanKind::Client, attempt.status, attempt.grpc_status, attempt.reason);
-        let start = record.started + attempt.offset;
-        let times = (start, start + attempt.duration);
-        let span = attempt.span?.get().into();
-        Some(self.span(span, trace.span.get().into(), SpanKind::Client, times, attributes, status))
     }
 
-    fn is_grpc(&self) -> bool {
-        self.text.grpc || self.record.protocol == Protocol::Grpc
-    }
-
-    /// Adds the attributes of the request that both kinds of span have.
-    fn add_request(&self, attributes: &mut Vec<KeyValue>) {
+    /// Adds what concerns a request as a whole: an outbound request shows it on its last span.
+    fn add_sizes(&self, attributes: &mut Vec<KeyValue>) {
         let Self { record, text, .. } = *self;
-        if !text.method.is_empty() {
-            attributes::method(&text.method, attributes);
-        }
-        let server = match &record.destination {
-            _ if !text.authority.is_empty() => text.authority.as_str(),
-            Some(destination) => destination,
-            None => "",
-        };
-        attributes::server(server, attributes);
-        let version = match record.protocol {
-            Protocol::Http10 => Some("1.0"),
-            Protocol::Http11 => Some("1.1"),
-            Protocol::Http2 | Protocol::Grpc => Some("2"),
-            Protocol::Tcp => None,
-        };
-        match version {
-            Some(version) => attributes.push(KeyValue::new(key::NETWORK_PROTOCOL_VERSION, version)),
-            None => attributes.push(KeyValue::new(key::NETWORK_TRANSPORT, "tcp")),
+        attributes.push(KeyValue::new(key::HTTP_REQUEST_BODY_SIZE, count(record.bytes_received)));
+        attributes.push(KeyValue::new(key::HTTP_RESPONSE_BODY_SIZE, count(record.bytes_sent)));
+        if !text.user_agent.is_empty() {
+            attributes.push(KeyValue::new(key::USER_AGENT_ORIGINAL, text.user_agent.clone()));
         }
     }
 
@@ -155,58 +197,39 @@ impl Request<'_> {
         add("outrigger.route", record.route.as_deref());
     }
 
-    /// Returns `{method} {destination}`, since the destination is a low-cardinality target. For gRPC, the method.
+    /// Returns `{method} {http.route}`, or `{method}` without a template. For gRPC, the fully qualified method.
     fn name(&self) -> Cow<'static, str> {
         let text = self.text;
-        if let Some((service, method)) = self.is_grpc().then(|| attributes::grpc_method(&text.path)).flatten()
-        {
-            return format!("{service}/{method}").into();
+        if is_grpc(self.record) {
+            return attributes::grpc_method(&text.path)
+                .map_or("grpc".into(), |method| method.to_owned().into());
         }
-        let verb = match self.record.protocol {
-            Protocol::Tcp => "TCP",
-            _ => attributes::known_method(&text.method).unwrap_or("HTTP"),
-        };
-        match &self.record.destination {
-            Some(destination) => format!("{verb} {destination}").into(),
-            None => verb.into(),
+        let method = attributes::known_method(&text.method).unwrap_or("HTTP");
+        match &self.record.route_template {
+            Some(template) => format!("{method} {template}").into(),
+            None => method.into(),
         }
-    }
-
-    /// Returns an error for 5xx on a server span, also for 4xx on a client span (HTTP conventions, "Status"). For gRPC: the codes
-    /// that the RPC conventions list on a server span, every code but OK on a client span.
-    fn status(&self, kind: SpanKind, status: u16, grpc: Option<u8>, reason: Option<Reason>) -> Status {
-        let client = kind == SpanKind::Client;
-        let failed = match grpc {
-            Some(code) if client => code != 0,
-            Some(code) => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
-            None => status >= if client { 400 } else { 500 } || (status == 0 && reason.is_some()),
-        };
-        if !failed {
-            return Status::Unset;
-        }
-        // "Don't set the description if the reason can be inferred from http.response.status_code."
-        Status::error(reason.map_or("", Reason::name))
     }
 
     fn span(
         &self,
-        span: SpanId,
-        parent: SpanId,
         span_kind: SpanKind,
-        (start_time, end_time): (SystemTime, SystemTime),
+        (span, parent): (SpanId, SpanId),
+        (start_time, duration): (SystemTime, Duration),
         attributes: Vec<KeyValue>,
         status: Status,
     ) -> SpanData {
         let state = TraceState::from_str(&self.text.trace_state).unwrap_or_default();
         let trace = TraceId::from(self.trace.trace.get());
+        let of_the_caller = self.trace.parent.is_some_and(|caller| SpanId::from(caller.get()) == parent);
         SpanData {
             span_context: SpanContext::new(trace, span, TraceFlags::SAMPLED, false, state),
             parent_span_id: parent,
-            parent_span_is_remote: span_kind == SpanKind::Server && parent != SpanId::INVALID,
+            parent_span_is_remote: of_the_caller,
             span_kind,
             name: self.name(),
             start_time,
-            end_time,
+            end_time: start_time + duration,
             attributes,
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
@@ -219,21 +242,26 @@ impl Request<'_> {
     }
 }
 
-/// Adds the status, the flag, and on failure `error.type`: the reason's name, else the status.
-fn add_status(status: u16, reason: Option<Reason>, attributes: &mut Vec<KeyValue>) {
-    if status != 0 {
-        attributes.push(KeyValue::new(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status)));
-    }
-    match reason {
-        Some(reason) => {
-            attributes.push(KeyValue::new("outrigger.flag", reason.flag()));
-            if reason != Reason::DirectResponse {
-                attributes.push(KeyValue::new(key::ERROR_TYPE, reason.name()));
-            }
-        }
-        None if status >= 500 => attributes.push(KeyValue::new(key::ERROR_TYPE, status.to_string())),
-        None => {}
-    }
+fn version(protocol: Protocol) -> Option<KeyValue> {
+    let version = match protocol {
+        Protocol::Http10 => "1.0",
+        Protocol::Http11 => "1.1",
+        Protocol::Http2 | Protocol::Grpc => "2",
+        Protocol::Tcp => return None,
+    };
+    Some(KeyValue::new(key::NETWORK_PROTOCOL_VERSION, version))
+}
+
+fn add_flag(reason: Option<Reason>, attributes: &mut Vec<KeyValue>) {
+    attributes.extend(reason.map(|reason| KeyValue::new("outrigger.response_flag", reason.flag())));
+}
+
+/// Adds `error.type` if the outcome is a failure. Returns the status of the span.
+fn add_error(outcome: Outcome, side: Side, attributes: &mut Vec<KeyValue>) -> Status {
+    let Some(error) = outcome.error_type(side) else { return Status::Unset };
+    attributes.push(KeyValue::new(key::ERROR_TYPE, error));
+    // "Don't set the description if the reason can be inferred from http.response.status_code."
+    Status::error(outcome.reason.filter(|reason| *reason != Reason::DirectResponse).map_or("", Reason::name))
 }
 
 fn count(bytes: u64) -> i64 {

@@ -93,7 +93,7 @@ fn a_failure_is_an_error_with_its_flag() {
     assert_eq!((log.severity_number, log.severity_text.as_str()), (17, "ERROR"));
     assert_eq!(body(&log), "GET cart.shop:80/items?q=1 503 UF");
     let mut call = record();
-    call.grpc_status = Some(14);
+    (call.protocol, call.grpc_status) = (Protocol::Grpc, Some(14));
     assert_eq!(log_record(&call, SystemTime::now()).severity_text, "ERROR");
     call.grpc_status = Some(5);
     assert_eq!(log_record(&call, SystemTime::now()).severity_text, "INFO", "not found is the caller's");
