@@ -199,6 +199,7 @@ spec:
             assert_eq!(status["refusals"].as_array().unwrap().len(), 0, "{status}");
             let envoy =
                 status["proxies"].as_array().unwrap().iter().find(|proxy| proxy["node"] == "envoy")?;
+            assert!(envoy["software"].as_str().unwrap().starts_with("envoy 1."), "{status}");
             let types = envoy["types"].as_array().unwrap();
             let resources = || types.iter().flat_map(|of| of["resources"].as_array().unwrap());
             let rejected: Vec<_> = resources().filter(|resource| !resource["nacked"].is_null()).collect();

@@ -77,7 +77,7 @@ pub struct NackStatus {
     pub since: String,
 }
 
-/// What is shown of a client, and decides nothing.
+/// Facts about the client of a stream that only `/status` uses.
 #[derive(Debug)]
 pub(super) struct ClientFacts {
     /// The software and its version.
