@@ -260,7 +260,7 @@ endpoints: [{{addresses: [\"{}\"]}}]
     ) -> Result<Process, String> {
         let mut flags = self.sidecar_flags(account, self.client_admin, self.outbound)?;
         flags.push(("--trace-sampling", sampling.to_string().into()));
-        let exporter = [("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{collector}"))];
+        let exporter = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT".to_owned(), format!("http://{collector}"))];
         let mut sidecar = self.start_with(account, &["proxy"], &flags, &exporter)?;
         admin::wait_ready(self.client_admin, &mut sidecar, PATIENCE).await?;
         Ok(sidecar)

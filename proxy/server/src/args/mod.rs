@@ -170,7 +170,8 @@ pub struct Args {
 
     /// Where the access log goes, with one line per finished request: off, stdout, or a file
     ///
-    /// A file is reopened on SIGHUP.
+    /// A file is reopened on SIGHUP. OTEL_LOGS_EXPORTER=otlp exports the access log to an OpenTelemetry collector, with or without
+    /// this flag; docs/otlp.md has all such variables.
     #[arg(long, value_name = "off|stdout|FILE", default_value = "off", help_heading = OPERATION, value_parser = parse_access_log)]
     pub access_log: AccessLog,
 

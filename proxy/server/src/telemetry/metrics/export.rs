@@ -2,8 +2,8 @@
 //!
 //! The families are those of a scrape. Counters and histograms are cumulative since the start of the process, so an export that
 //! fails loses nothing that the next one does not carry. Names follow OpenTelemetry's rules for Prometheus' metrics
-//! (specification, "Prometheus and OpenMetrics Compatibility"): without `_total`, with the unit, so that a collector's Prometheus exporter restores the names of a
-//! scrape.
+//! (specification, "Prometheus and OpenMetrics Compatibility"): without `_total`, with the unit, so that a collector's Prometheus
+//! exporter restores the names of a scrape.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -46,7 +46,7 @@ pub(super) struct Client {
 
 /// Why an attempt failed.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct SendError {
     pub(super) problem: String,
     /// Whether another attempt may succeed.
     pub(super) transient: bool,
@@ -82,14 +82,14 @@ impl Client {
     }
 
     /// Sends one encoded request and returns the encoded response.
-    pub(super) async fn send(&self, message: Bytes) -> Result<Bytes, Failure> {
+    pub(super) async fn send(&self, message: Bytes) -> Result<Bytes, SendError> {
         match self.destination.protocol {
             Protocol::Grpc => self.send_grpc(message).await,
             Protocol::HttpProtobuf => self.send_http(message).await,
         }
     }
 
-    async fn send_grpc(&self, message: Bytes) -> Result<Bytes, Failure> {
+    async fn send_grpc(&self, message: Bytes) -> Result<Bytes, SendError> {
         let Destination { signal, url, headers, gzip, timeout, .. } = &self.destination;
         let mut grpc =
             Grpc::with_origin(self.http.clone(), url.clone()).max_decoding_message_size(MAX_RESPONSE);
@@ -107,7 +107,7 @@ impl Client {
         }
     }
 
-    async fn send_http(&self, message: Bytes) -> Result<Bytes, Failure> {
+    async fn send_http(&self, message: Bytes) -> Result<Bytes, SendError> {
         let Destination { signal, url, headers, gzip, .. } = &self.destination;
         let mut headers = self.headers_with_agent(headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
@@ -135,11 +135,11 @@ impl Client {
 }
 
 /// Returns whether another attempt may succeed (OTLP specification, "OTLP/HTTP Response", "Failures").
-fn of_http(status: StatusCode, headers: &HeaderMap, signal: Signal) -> Failure {
+fn of_http(status: StatusCode, headers: &HeaderMap, signal: Signal) -> SendError {
     // A date is not read; the default delay applies then.
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let hint = if status == StatusCode::NOT_FOUND { not_received(signal) } else { String::new() };
-    Failure {
+    SendError {
         problem: format!("{status}{hint}"),
         transient: matches!(status.as_u16(), 429 | 502 | 503 | 504),
         retry_after: seconds.map(Duration::from_secs),
@@ -148,7 +148,7 @@ fn of_http(status: StatusCode, headers: &HeaderMap, signal: Signal) -> Failure {
 
 /// Returns whether another attempt may succeed (OTLP specification, "OTLP/gRPC Response", "Failures"). RESOURCE_EXHAUSTED is
 /// permanent: RetryInfo, which would make it transient, is not read.
-fn of_status(status: &Status, signal: Signal) -> Failure {
+fn of_status(status: &Status, signal: Signal) -> SendError {
     if let Some(source) = status.source() {
         return transient(source);
     }
@@ -168,7 +168,7 @@ fn of_status(status: &Status, signal: Signal) -> Failure {
     if status.code() == Code::Unimplemented {
         problem.push_str(&not_received(signal));
     }
-    Failure { problem, transient, retry_after: None }
+    SendError { problem, transient, retry_after: None }
 }
 
 /// Says what to do about a backend that receives other signals only.
@@ -178,7 +178,7 @@ fn not_received(signal: Signal) -> String {
 }
 
 /// A failure below HTTP, with its causes.
-fn transient(error: &(dyn std::error::Error + 'static)) -> Failure {
+fn transient(error: &(dyn std::error::Error + 'static)) -> SendError {
     let mut problem = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -189,11 +189,11 @@ fn transient(error: &(dyn std::error::Error + 'static)) -> Failure {
         }
         source = cause.source();
     }
-    Failure { problem, transient: true, retry_after: None }
+    SendError { problem, transient: true, retry_after: None }
 }
 
-fn permanent(error: http::Error) -> Failure {
-    Failure { problem: error.to_string(), transient: false, retry_after: None }
+fn permanent(error: http::Error) -> SendError {
+    SendError { problem: error.to_string(), transient: false, retry_after: None }
 }
 
 fn gzipped(message: &[u8]) -> Bytes {

@@ -113,6 +113,11 @@ fn url(environment: &Environment, signal: Signal, protocol: Protocol) -> Result<
         Protocol::HttpProtobuf => Variable { name, value: "http://localhost:4318" },
     };
     let variable = own.or_else(|| environment.get(name)).unwrap_or(default);
+    let authority = variable.value.rsplit("://").next().and_then(|rest| rest.split(['/', '?']).next());
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        let problem = "the URL has credentials; use OTEL_EXPORTER_OTLP_HEADERS".to_owned();
+        return Err(Error::Environment { variable: variable.name.to_owned(), problem });
+    }
     let insecure = || Environment::is_true(environment.otlp(signal, "INSECURE"));
     let text = match (variable.value.split_once("://"), protocol) {
         (Some(("http" | "https", _)), _) => variable.value.to_owned(),
@@ -128,11 +133,7 @@ fn url(environment: &Environment, signal: Signal, protocol: Protocol) -> Result<
     };
     let not_a_url = || variable.refused("is not a URL");
     let url: Uri = text.parse().map_err(|_| not_a_url())?;
-    let authority = url.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(not_a_url)?;
-    if authority.as_str().contains('@') {
-        let problem = "the URL has credentials; use OTEL_EXPORTER_OTLP_HEADERS".to_owned();
-        return Err(Error::Environment { variable: variable.name.to_owned(), problem });
-    }
+    url.host().filter(|host| !host.is_empty()).ok_or_else(not_a_url)?;
     match protocol {
         Protocol::Grpc if url.path_and_query().is_some_and(|path| path != "/") => Err(variable.refused(
             "has a path, which OTLP over gRPC does not use; OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf chooses HTTP",

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
+use tokio::time::Instant;
 
-use super::client::{Client, Failure};
+use super::client::{Client, SendError};
 use super::destination::{Destination, Protocol};
 use crate::telemetry::losses::Losses;
 
@@ -34,7 +36,7 @@ impl Exporter {
     pub(crate) async fn export(&mut self, request: &impl Message, count: u64) {
         let Destination { signal, url, timeout, .. } = self.client.destination();
         let (signal, limit) = (*signal, *timeout);
-        let delivery = self.deliver(request.encode_to_vec().into());
+        let delivery = self.deliver(request.encode_to_vec().into(), Instant::now() + limit);
         let outcome = match tokio::time::timeout(limit, delivery).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no response within {limit:?}")),
@@ -45,7 +47,7 @@ impl Exporter {
             Err(problem) => (count, Some(format!("{problem}{}", hint(self.client.destination())))),
         };
         self.losses.exported(signal, count - rejected, rejected);
-        let (endpoint, what) = (url.to_string(), signal.items());
+        let (endpoint, what) = (shown(url), signal.items());
         match &problem {
             Some(problem) if !self.failing => tracing::warn!(endpoint, problem, "{what} are not exported"),
             None if self.failing => tracing::info!(endpoint, "{what} are exported again"),
@@ -55,14 +57,15 @@ impl Exporter {
     }
 
     /// Returns how many items the collector rejected, and why.
-    async fn deliver(&self, request: bytes::Bytes) -> Result<(u64, String), String> {
-        let response = match self.client.send(request.clone()).await {
-            Err(Failure { transient: true, retry_after, .. }) => {
-                tokio::time::sleep(retry_after.unwrap_or_else(retry_delay)).await;
-                self.client.send(request).await
+    async fn deliver(&self, request: bytes::Bytes, deadline: Instant) -> Result<(u64, String), String> {
+        let mut response = self.client.send(request.clone()).await;
+        if let Err(SendError { transient: true, retry_after, .. }) = &response {
+            let retry_at = Instant::now() + retry_after.unwrap_or_else(retry_delay);
+            if retry_at < deadline {
+                tokio::time::sleep_until(retry_at).await;
+                response = self.client.send(request).await;
             }
-            first => first,
-        };
+        }
         let response = response.map_err(|failure| failure.problem)?;
         // The responses of the three services have the same encoding.
         let response = ExportTraceServiceResponse::decode(response)
@@ -70,6 +73,12 @@ impl Exporter {
         let partial = response.partial_success.unwrap_or_default();
         Ok((u64::try_from(partial.rejected_spans).unwrap_or(0), partial.error_message))
     }
+}
+
+/// Returns a URL without its query, which may have credentials.
+fn shown(url: &Uri) -> String {
+    let scheme = url.scheme_str().unwrap_or_default();
+    format!("{scheme}://{}{}", url.authority().map_or("", |authority| authority.as_str()), url.path())
 }
 
 /// Returns what is probably wrong if the port belongs to the other protocol (OTLP specification, "OTLP/gRPC Default Port",

@@ -30,6 +30,8 @@ pub(crate) enum Answer {
     Reject(i64),
     /// 503, UNAVAILABLE.
     Unavailable,
+    /// 503 with a `Retry-After` of two hours, by HTTP only.
+    RetryLater,
     /// 400, INVALID_ARGUMENT.
     Refuse,
     /// Never answers.
@@ -145,11 +147,16 @@ fn message(answer: Answer) -> Vec<u8> {
 
 fn http_response(answer: Answer) -> Response<BoxBody<Bytes, Infallible>> {
     let status = match answer {
-        Answer::Unavailable => 503,
+        Answer::Unavailable | Answer::RetryLater => 503,
         Answer::Refuse => 400,
         _ => 200,
     };
-    Response::builder().status(status).body(Full::new(message(answer).into()).boxed()).unwrap()
+    let mut response = Response::new(Full::new(message(answer).into()).boxed());
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    if answer == Answer::RetryLater {
+        response.headers_mut().insert("retry-after", HeaderValue::from_static("7200"));
+    }
+    response
 }
 
 fn grpc_response(answer: Answer) -> Response<BoxBody<Bytes, Infallible>> {

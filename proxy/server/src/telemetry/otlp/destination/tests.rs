@@ -145,6 +145,8 @@ fn what_cannot_be_done_is_refused_by_name_and_value() {
 
 #[test]
 fn credentials_in_an_endpoint_are_refused_without_being_shown() {
-    let error = read(Signal::Traces, &[(GENERAL, "http://me:secret@c:4317")]).unwrap_err();
-    assert!(error.contains("OTEL_EXPORTER_OTLP_HEADERS") && !error.contains("secret"), "{error}");
+    for endpoint in ["http://me:secret@c:4317", "me:secret@c:4317", "ftp://me:secret@c/in"] {
+        let error = read(Signal::Traces, &[(GENERAL, endpoint)]).unwrap_err();
+        assert!(error.contains("OTEL_EXPORTER_OTLP_HEADERS") && !error.contains("secret"), "{error}");
+    }
 }

@@ -89,6 +89,15 @@ async fn a_collector_that_recovers_gets_the_second_attempt() {
 }
 
 #[tokio::test]
+async fn a_collector_that_asks_for_more_time_than_there_is_costs_the_batch_at_once() {
+    let collector = Collector::start([Answer::RetryLater]).await;
+    let (mut exporter, losses) =
+        to(&collector, "http/protobuf", &[("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000")]);
+    exporter.export(&request(), 3).await;
+    assert_eq!((collector.arrived().len(), counts(&losses)), (1, (0, 3)));
+}
+
+#[tokio::test]
 async fn a_refusal_is_not_repeated() {
     for protocol in PROTOCOLS {
         let collector = Collector::start([Answer::Refuse]).await;
@@ -134,6 +143,11 @@ async fn a_dead_collector_costs_the_batch() {
         exporter.export(&request(), 3).await;
         assert_eq!(counts(&losses), (0, 3), "{protocol}");
     }
+}
+
+#[test]
+fn a_query_is_not_logged() {
+    assert_eq!(shown(&"https://c:4318/in?key=secret".parse().unwrap()), "https://c:4318/in");
 }
 
 #[test]
