@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::telemetry::access_log::entry::Entry;
 use crate::telemetry::attributes;
-use crate::telemetry::outcome::{Outcome, Side};
+use crate::telemetry::outcome::{self, Outcome, Side};
 
 /// The name of the event that each record is (Logs data model, "EventName").
 const EVENT: &str = "outrigger.access_log";
@@ -27,30 +27,31 @@ pub(super) fn log_record(record: &RequestRecord, now: SystemTime) -> LogRecord {
         return LogRecord::default();
     };
     fields.remove("time");
-    let (severity, severity_text) = match failed(record) {
-        true => (SeverityNumber::Error, "ERROR"),
-        false => (SeverityNumber::Info, "INFO"),
+    // As of a server span, so that an error of the client is none.
+    let error_type = Outcome::of_request(record).error_type(Side::Server);
+    let (severity, severity_text) = match error_type {
+        Some(_) => (SeverityNumber::Error, "ERROR"),
+        None => (SeverityNumber::Info, "INFO"),
     };
+    let (trace_id, span_id) = (bytes(fields.remove("trace_id")), bytes(fields.remove("span_id")));
+    let body = Some(AnyValue { value: Some(any_value::Value::StringValue(summary(&fields))) });
+    let mut attributes = attributes(fields, record);
+    attributes.extend(error_type.map(|error| KeyValue::new(key::ERROR_TYPE, error)));
     let sampled = record.trace.is_some_and(|trace| trace.sampled);
     LogRecord {
         time_unix_nano: nanoseconds(record.started),
         observed_time_unix_nano: nanoseconds(now),
         severity_number: severity.into(),
         severity_text: severity_text.to_owned(),
-        body: Some(AnyValue { value: Some(any_value::Value::StringValue(summary(&fields))) }),
-        trace_id: bytes(fields.remove("trace_id")),
-        span_id: bytes(fields.remove("span_id")),
+        body,
+        trace_id,
+        span_id,
         // W3C trace flags, of which only "sampled" is known.
         flags: u32::from(sampled),
         event_name: EVENT.to_owned(),
-        attributes: Attributes::from(attributes(fields, record.protocol)).0,
+        attributes: Attributes::from(attributes).0,
         ..LogRecord::default()
     }
-}
-
-/// Returns whether a server span of the request would have the status Error.
-fn failed(record: &RequestRecord) -> bool {
-    Outcome::of_request(record).error_type(Side::Server).is_some()
 }
 
 /// Returns what a person reads first: method, URL, status and flag.
@@ -68,8 +69,13 @@ fn summary(fields: &Map<String, Value>) -> String {
     summary
 }
 
-fn attributes(fields: Map<String, Value>, protocol: Protocol) -> Vec<KeyValue> {
-    let mut all = Vec::with_capacity(fields.len() + 4);
+fn attributes(fields: Map<String, Value>, record: &RequestRecord) -> Vec<KeyValue> {
+    let protocol = record.protocol;
+    let mut all = Vec::with_capacity(fields.len() + 6);
+    if outcome::is_grpc(record) {
+        let path = record.text.as_ref().map_or("", |text| &text.path);
+        attributes::grpc(path, record.grpc_status, &mut all);
+    }
     for (field, value) in fields {
         match (field.as_str(), &value) {
             ("method", Value::String(method)) => attributes::method(method, &mut all),
@@ -86,10 +92,8 @@ fn attributes(fields: Map<String, Value>, protocol: Protocol) -> Vec<KeyValue> {
                     all.push(KeyValue::new(key::CLIENT_PORT, i64::from(client.port())));
                 }
             }
-            ("grpc_status", value) => {
-                let code = value.as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX);
-                all.push(KeyValue::new(attributes::RPC_STATUS_CODE, attributes::grpc_status_name(code)));
-            }
+            // With the call's other attributes.
+            ("grpc_status", _) => {}
             (field, _) => all.extend(attribute(name(field, protocol), value)),
         }
     }
@@ -130,9 +134,6 @@ fn add_protocol(protocol: Protocol, attributes: &mut Vec<KeyValue>) {
         Protocol::Http11 => "1.1",
         Protocol::Http2 | Protocol::Grpc => "2",
     };
-    if protocol == Protocol::Grpc {
-        attributes.push(KeyValue::new(key::RPC_SYSTEM_NAME, "grpc"));
-    }
     attributes.push(KeyValue::new(key::NETWORK_PROTOCOL_NAME, "http"));
     attributes.push(KeyValue::new(key::NETWORK_PROTOCOL_VERSION, version));
 }

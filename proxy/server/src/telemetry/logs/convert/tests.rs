@@ -92,9 +92,15 @@ fn a_failure_is_an_error_with_its_flag() {
     let log = log_record(&failed, SystemTime::now());
     assert_eq!((log.severity_number, log.severity_text.as_str()), (17, "ERROR"));
     assert_eq!(body(&log), "GET cart.shop:80/items?q=1 503 UF");
+    assert_eq!(attributes_of(&log)["error.type"], "upstream_connection_failure");
     let mut call = record();
     (call.protocol, call.grpc_status) = (Protocol::Grpc, Some(14));
     assert_eq!(log_record(&call, SystemTime::now()).severity_text, "ERROR");
+    call.text.as_mut().unwrap().path = "/shop.Cart/Add".into();
+    let found = attributes_of(&log_record(&call, SystemTime::now()));
+    let rpc =
+        ["rpc.system.name", "rpc.method", "rpc.status_code", "error.type"].map(|name| found[name].as_str());
+    assert_eq!(rpc, ["grpc", "shop.Cart/Add", "UNAVAILABLE", "UNAVAILABLE"]);
     call.grpc_status = Some(5);
     assert_eq!(log_record(&call, SystemTime::now()).severity_text, "INFO", "not found is the caller's");
 }
@@ -116,4 +122,14 @@ fn a_request_without_a_trace_has_none() {
     untraced.trace = None;
     let log = log_record(&untraced, SystemTime::now());
     assert!(log.trace_id.is_empty() && log.span_id.is_empty() && log.flags == 0);
+}
+
+#[test]
+fn credentials_are_in_no_part_of_a_record() {
+    let mut signed = record();
+    let text = signed.text.as_mut().unwrap();
+    text.path = "/items?q=1&X-Amz-Signature=secret".into();
+    text.authority = "me:secret@cart.shop:80".into();
+    let log = log_record(&signed, SystemTime::now());
+    assert!(!format!("{log:?}").contains("secret"), "{log:?}");
 }
