@@ -146,6 +146,21 @@ async fn a_frozen_endpoint_costs_no_get_is_ejected_after_seconds_and_comes_back_
 }
 
 #[tokio::test]
+async fn the_record_of_a_paired_attempt_has_its_connection() {
+    let applications = Stoppable::several(3).await;
+    let mut proxy = proxy_to(&applications);
+    load(proxy.address(0), 6, "GET", after(200)).await;
+    applications[0].stop();
+    load(proxy.address(0), 6, "GET", after(2000)).await;
+    applications[0].go_on();
+    load(proxy.address(0), 6, "GET", after(2500)).await;
+    while let Ok(record) = proxy.records.try_recv() {
+        let mut answered = record.attempts.iter().filter(|attempt| attempt.status != 0);
+        assert!(answered.all(|attempt| attempt.protocol.is_some()), "{record:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_pause_of_three_seconds_loses_no_post_and_ejects_no_endpoint() {
     let applications = Stoppable::several(3).await;
     let proxy = proxy_to(&applications);

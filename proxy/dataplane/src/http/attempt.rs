@@ -169,7 +169,7 @@ impl Attempt<'_> {
         };
         // While the client owes a part of its request, the missing response is not the upstream's fault.
         let side = || if body.is_sent() { Side::Upstream } else { Side::Downstream };
-        journal.attempt_connected(&lease.facts, lease.protocol());
+        journal.attempt_connected(&lease.facts, lease.protocol(), written);
         let interim = async |head| {
             host.heard();
             // A client that is gone is noticed where the final answer goes.

@@ -279,7 +279,7 @@ impl Forwarding<'_> {
         let left = self.limit.deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let soon = left.into_iter().chain([doubted.cover_after()]).min().unwrap_or_default();
         match timeout(soon, probe.answer()).await {
-            Ok(answered) => probe.ended(answered, &mut request.cx.responder).await,
+            Ok(answered) => probe.ended(answered, request.cx).await,
             Err(_) => self.covered(probe, cover, request).await,
         }
     }
@@ -321,7 +321,7 @@ impl Forwarding<'_> {
             }
         };
         request.cx.journal.attempt_returns();
-        Ended { paid, ..probe.ended(Ok(answered), &mut request.cx.responder).await }
+        Ended { paid, ..probe.ended(Ok(answered), request.cx).await }
     }
 
     /// Returns the response of the doubted host within the time left for the request. Returns None if it fails or takes longer.

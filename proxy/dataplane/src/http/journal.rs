@@ -258,8 +258,8 @@ impl Journal {
         self.attempt_began = Some(self.began + offset);
     }
 
-    /// A connection is there.
-    pub(super) fn attempt_connected(&mut self, endpoint: &EndpointFacts, protocol: Protocol) {
+    /// The current attempt has had a connection since `at`.
+    pub(super) fn attempt_connected(&mut self, endpoint: &EndpointFacts, protocol: Protocol, at: Instant) {
         self.with(|record| {
             if let Some(upstream) = &mut record.upstream {
                 upstream.connected = true;
@@ -267,8 +267,9 @@ impl Journal {
                 upstream.tls = endpoint.tls;
             }
         });
-        self.with_attempt(|of, elapsed| {
-            of.until_connected = elapsed;
+        let began = self.attempt_began.unwrap_or(at);
+        self.with_attempt(|of, _| {
+            of.until_connected = at.saturating_duration_since(began);
             of.peer.clone_from(&endpoint.peer);
             of.tls = endpoint.tls;
             of.protocol = Some(protocol);

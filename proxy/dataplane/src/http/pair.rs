@@ -6,23 +6,24 @@
 //!
 //! If a pair is dropped before its end, nothing is recorded and the doubt remains.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use outrigger_core::error::Failure;
+use outrigger_core::record::Protocol;
 use outrigger_policy::blame::{self, Freshness};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::{self, Ended, Failed, Response};
+use super::request_context::RequestContext;
 use crate::codec::body::Body;
 use crate::codec::head::{RequestHead, ResponseHead};
-use crate::codec::server::Responder;
 use crate::upstream::bounds::Peer;
 use crate::upstream::cluster::Cluster;
-use crate::upstream::dial::Purpose;
+use crate::upstream::dial::{EndpointFacts, Purpose};
 use crate::upstream::host::{Host, HostAttempt};
 use crate::upstream::pool::Speaks;
 
@@ -43,23 +44,29 @@ pub(super) struct Probe {
     pub(super) asking: HostAttempt,
     answer: Pin<Box<dyn Future<Output = Answered>>>,
     interims: Rc<RefCell<Vec<ResponseHead>>>,
+    connected: Rc<Cell<Option<Connected>>>,
 }
+
+/// The connection of a probe, and since when there is one.
+type Connected = (EndpointFacts, Protocol, Instant);
 
 impl Probe {
     /// Sends a request without a body to the host of `asking`.
     pub(super) fn begin(asking: HostAttempt, head: RequestHead, speaks: Speaks, peer: Rc<Peer>) -> Self {
         let (host, interims) = (Rc::clone(asking.host()), Rc::<RefCell<Vec<_>>>::default());
-        let came = Rc::clone(&interims);
+        let (came, connected) = (Rc::clone(&interims), Rc::<Cell<_>>::default());
+        let connection = Rc::clone(&connected);
         let answer = Box::pin(async move {
             let lease = Host::lease_of(Rc::clone(&host), Purpose::Requests, speaks, peer).await?;
             let peer = lease.facts.peer.clone();
+            connection.set(Some((lease.facts.clone(), lease.protocol(), Instant::now())));
             let interim = async |head| {
                 host.heard();
                 came.borrow_mut().push(head);
             };
             attempt::response(lease.send(&head, Body::empty()), peer, interim).await
         });
-        Self { asking, answer, interims }
+        Self { asking, answer, interims, connected }
     }
 
     /// Returns the doubted host's response. Cancel-safe.
@@ -67,8 +74,13 @@ impl Probe {
         self.answer.as_mut().await
     }
 
-    /// Ends the pair with the doubted host's response. Its interim responses are sent to the client first.
-    pub(super) async fn ended(self, answered: Answered, responder: &mut Responder) -> Ended {
+    /// Ends the pair with the doubted host's response, whose attempt is the current one. Its interim responses are sent to the
+    /// client first.
+    pub(super) async fn ended(self, answered: Answered, cx: &mut RequestContext<'_>) -> Ended {
+        let RequestContext { journal, responder, .. } = cx;
+        if let Some((endpoint, protocol, at)) = self.connected.take() {
+            journal.attempt_connected(&endpoint, protocol, at);
+        }
         for head in self.interims.take() {
             // A disconnected client is detected when the final response is sent.
             let _ = responder.interim(head).await;
