@@ -56,9 +56,9 @@ pub(super) fn route(scope: Scope<'_>, of: &Route, port: u16) -> route::Route {
 }
 
 /// Returns the route of a service without routes: all requests go to the service.
-pub(super) fn straight_to(scope: Scope<'_>, id: String, cluster: &str) -> route::Route {
+pub(super) fn straight_to(scope: Scope<'_>, cluster: &str) -> route::Route {
     route::Route {
-        name: id,
+        name: defaults::ROUTE.into(),
         r#match: Some(matches::everything()),
         action: Some(route::route::Action::Route(route::RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),

@@ -18,6 +18,8 @@ use super::scope::Dialect;
 use super::wire::{boolean, duration, empty, uint};
 use crate::model::route::Retry;
 
+/// The name of a route that no resource asked for. It is in metrics and access logs beside the destination.
+pub(super) const ROUTE: &str = "default";
 /// The timeout of connecting to an endpoint.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The timeout of detecting HTTP on a port without a declared protocol. For a server that speaks first, a new client waits for

@@ -155,7 +155,7 @@ fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<Filte
 /// Returns the route of all requests to the application, without timeouts and retries, which the client's sidecar applies.
 fn to_application(cluster: &str) -> Route {
     Route {
-        name: cluster.into(),
+        name: defaults::ROUTE.into(),
         r#match: Some(matching::everything()),
         action: Some(Action::Route(RouteAction {
             cluster_specifier: Some(RouteCluster::Cluster(cluster.into())),

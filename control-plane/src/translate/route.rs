@@ -13,7 +13,7 @@ pub(super) fn route_configuration(scope: Scope<'_>, target: &Target) -> Option<R
     let name = target.name(scope.domain());
     let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
     let routes = match table.filter(|_| target.only.is_none()) {
-        None => vec![action::straight_to(scope, "default".to_owned(), &name)],
+        None => vec![action::straight_to(scope, &name)],
         Some(table) => match table.as_ref() {
             RouteTable::Http(routes) => {
                 routes.iter().map(|route| action::route(scope, route, target.port)).collect()
