@@ -47,7 +47,8 @@ async fn a_proxy_with_256_descriptors_serves_600_clients_and_its_admin_port_answ
         kept.push(client);
     }
     let metrics = get(mesh.admin, "/metrics").await;
-    let refused = metrics.lines().find(|line| line.starts_with("outrigger_downstream_connections_refused"));
+    let refused =
+        metrics.lines().find(|line| line.starts_with("outrigger_downstream_connections_refused_total"));
     assert!(refused.is_some_and(|line| line.ends_with(" 0")), "{refused:?}");
 }
 

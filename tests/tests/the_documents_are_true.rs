@@ -119,6 +119,42 @@ fn is_defined(path: &str) -> bool {
     })
 }
 
+/// The page is held to both daemons by their own tests.
+#[test]
+fn every_metric_that_is_read_somewhere_is_on_its_page() {
+    let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let metrics: BTreeSet<_> = rows.filter(|name| name.starts_with("outrigger_")).collect();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let crates =
+        manifest.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.replace('-', "_"));
+    let crates: BTreeSet<_> = crates.chain(["outrigger_tests".to_owned()]).collect();
+    let mut found = 0;
+    for file in ["README.md", "docs", "deploy", "cli", "benches", "tests"]
+        .iter()
+        .flat_map(|name| files(&root().join(name)))
+    {
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let names = text.match_indices("outrigger_").map(|(at, _)| {
+            let end = text[at..].find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            &text[at..end.map_or(text.len(), |end| at + end)]
+        });
+        for name in names.filter(|name| *name != "outrigger_" && !crates.contains(*name)) {
+            let series = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            let known = metrics.contains(name) || series.is_some_and(|family| metrics.contains(family));
+            assert!(known, "{}: there is no metric {name}", file.display());
+            found += 1;
+        }
+    }
+    assert!(found > metrics.len() + 10, "only {found} names are read");
+}
+
+/// Returns the files of a folder and of those in it, or the file itself.
+fn files(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else { return vec![path.into()] };
+    entries.flat_map(|entry| files(&entry.unwrap().path())).collect()
+}
+
 /// Returns the fenced blocks of one language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");

@@ -241,3 +241,71 @@ impl Protocol {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(
+        protocol: Protocol,
+        status: u16,
+        grpc_status: Option<u8>,
+        reason: Option<Reason>,
+    ) -> RequestRecord {
+        RequestRecord {
+            started: SystemTime::UNIX_EPOCH,
+            duration: Duration::ZERO,
+            listener: "outbound".into(),
+            direction: Direction::Outbound,
+            protocol,
+            status,
+            grpc_status,
+            reason,
+            source: None,
+            client: ([127, 0, 0, 1], 1).into(),
+            tls: None,
+            destination: None,
+            route: None,
+            route_template: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            until_first_attempt: Duration::ZERO,
+            upstream: None,
+            attempts: Vec::new(),
+            trace: None,
+            text: None,
+        }
+    }
+
+    #[test]
+    fn the_class_is_that_of_the_http_status_and_none_without_one() {
+        for (status, class) in
+            [(200, Some(2)), (304, Some(3)), (404, Some(4)), (503, Some(5)), (0, None), (700, None)]
+        {
+            assert_eq!(record(Protocol::Http11, status, None, None).status_class(), class, "{status}");
+        }
+        assert_eq!(record(Protocol::Tcp, 0, None, Some(Reason::NoHealthyUpstream)).status_class(), None);
+    }
+
+    #[test]
+    fn a_failed_call_is_a_failure_of_its_client_or_of_its_server() {
+        let of_code = |code| record(Protocol::Grpc, 200, Some(code), None).status_class();
+        // The server errors of OpenTelemetry's conventions for gRPC: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL,
+        // UNAVAILABLE, DATA_LOSS.
+        for code in 1..=16 {
+            let expected = if [2, 4, 12, 13, 14, 15].contains(&code) { 5 } else { 4 };
+            assert_eq!(of_code(code), Some(expected), "{code}");
+        }
+        assert_eq!((of_code(0), of_code(200)), (Some(2), Some(5)));
+    }
+
+    #[test]
+    fn a_call_without_grpc_status_failed_unless_its_client_went() {
+        let cut = |reason| record(Protocol::Grpc, 200, None, reason).status_class();
+        assert_eq!(cut(None), Some(5));
+        assert_eq!(cut(Some(Reason::UpstreamRemoteReset)), Some(5));
+        assert_eq!(cut(Some(Reason::DownstreamConnectionTermination)), Some(4));
+        assert_eq!(record(Protocol::Grpc, 404, None, None).status_class(), Some(4));
+        assert_eq!(record(Protocol::Grpc, 0, None, None).status_class(), None);
+    }
+}

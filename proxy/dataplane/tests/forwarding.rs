@@ -73,6 +73,28 @@ async fn a_host_that_the_mesh_does_not_have_is_refused_or_passed_on() {
 }
 
 #[tokio::test]
+async fn a_call_that_fails_in_its_trailers_is_counted_as_failed() {
+    let application = Application::http(|_| {
+        "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n\
+         0\r\ngrpc-status: 14\r\n\r\n"
+            .into()
+    })
+    .await;
+    let proxy =
+        World::new().proxy().cluster("app", &[application.address]).http("app:80", forward("app")).start();
+    let mut client = Client::connect(proxy.address(0)).await;
+    // Once a request is answered, the one before it on the connection has been counted.
+    for _ in 0..2 {
+        let fields = "content-type: application/grpc\r\ncontent-length: 0\r\n";
+        assert_eq!(client.request("POST", "app", "/a.B/C", fields).await.status, 200);
+    }
+    let totals = proxy.totals();
+    let (labels, _) = totals.responses.first_key_value().unwrap();
+    assert_eq!((labels.status, labels.grpc_status, labels.request.class), (200, Some(14), Some(5)));
+    assert_eq!((labels.request.backend.as_deref(), labels.upstream_mutual_tls), (Some("app"), Some(false)));
+}
+
+#[tokio::test]
 async fn a_bound_port_goes_to_its_destination_whatever_the_host_says() {
     let echo = Application::http(|_| ok("bound")).await;
     let mut served = HttpConnectionManager::clone(&manager("echo:80", forward("echo")));
