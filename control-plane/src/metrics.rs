@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
+use outrigger_core::metrics::text::unix_seconds;
 use outrigger_core::metrics::{Family, Labels, labels, process, single};
 
 /// All counters, and the gauge of registrations.
@@ -30,8 +32,14 @@ struct CounterByLabel(Mutex<BTreeMap<&'static str, u64>>);
 impl Metrics {
     /// Returns all families. `at_scrape` has the gauges that are read only now.
     pub(crate) fn families(&self, at_scrape: GaugeValues) -> Vec<Family> {
-        let GaugeValues { services, proxies_connected, xds_streams, xds_resources_refused, source_refusals } =
-            at_scrape;
+        let GaugeValues {
+            services,
+            proxies_connected,
+            xds_streams,
+            xds_resources_refused,
+            source_refusals,
+            ca_not_after,
+        } = at_scrape;
         let counter =
             |name, help, count: &AtomicU64| Family::counter(name, help, single(count.load(Relaxed) as f64));
         let gauge = |name, help, number: usize| Family::gauge(name, help, single(number as f64));
@@ -86,6 +94,11 @@ impl Metrics {
                 "outrigger_control_plane_certificates_refused_total",
                 "Certificate requests refused",
                 self.certificates_refused.series("reason"),
+            ),
+            Family::gauge(
+                "outrigger_control_plane_ca_expiration_timestamp_seconds",
+                "End of the validity of the CA's chain, as a Unix timestamp",
+                single(unix_seconds(ca_not_after)),
             ),
             counter(
                 "outrigger_control_plane_tokens_created_total",
@@ -189,7 +202,7 @@ impl CounterByLabel {
 }
 
 /// Values of the gauges that are read for each scrape.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct GaugeValues {
     /// Services of the mesh.
     pub services: usize,
@@ -201,6 +214,8 @@ pub(crate) struct GaugeValues {
     pub xds_resources_refused: usize,
     /// Refused resources of the configuration.
     pub source_refusals: usize,
+    /// When the first certificate of the CA's chain expires.
+    pub ca_not_after: SystemTime,
 }
 
 #[cfg(test)]
@@ -227,7 +242,15 @@ mod tests {
         metrics.xds_pushed("cds", 1);
         metrics.xds_nacked("cds");
         metrics.xds_stream_refused("identity-limit");
-        let existing = metrics.families(GaugeValues::default()).into_iter().map(|family| {
+        let gauges = GaugeValues {
+            services: 0,
+            proxies_connected: 0,
+            xds_streams: 0,
+            xds_resources_refused: 0,
+            source_refusals: 0,
+            ca_not_after: SystemTime::UNIX_EPOCH,
+        };
+        let existing = metrics.families(gauges).into_iter().map(|family| {
             let (kind, points) = match family.points {
                 Points::Counter(points) => ("counter", points),
                 Points::Gauge(points) => ("gauge", points),

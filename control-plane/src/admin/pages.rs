@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -53,6 +54,8 @@ pub(crate) struct Pages {
     pub store: Store,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// When the CA expires.
+    pub ca_not_after: SystemTime,
 }
 
 impl std::fmt::Debug for Pages {
@@ -148,6 +151,7 @@ impl Pages {
             proxies_connected: proxies,
             xds_streams: streams,
             xds_resources_refused: refused,
+            ca_not_after: self.ca_not_after,
             source_refusals: Diagnostic::count_resources(&self.view.borrow().refusals),
         });
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -247,6 +251,7 @@ mod tests {
             xds: Server::new(settings, Arc::clone(&metrics)),
             store: Store::open(directory).unwrap(),
             metrics,
+            ca_not_after: SystemTime::UNIX_EPOCH,
         }
     }
 

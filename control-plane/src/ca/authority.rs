@@ -91,6 +91,11 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// Returns when the first certificate of its chain expires.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.issuer.not_after
+    }
+
     /// Returns the roots that verify its certificates.
     pub(crate) fn roots(&self) -> TrustRoots {
         let root = self.issuer.chain.last().cloned().into_iter().collect();

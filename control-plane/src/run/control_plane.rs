@@ -176,6 +176,7 @@ impl ControlPlane {
             xds: xds.clone(),
             store: store.clone(),
             metrics: Arc::clone(&metrics),
+            ca_not_after: authority.not_after(),
         };
         let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
         tasks.spawn(admin_listeners.serve(pages.into()));

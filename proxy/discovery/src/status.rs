@@ -33,6 +33,8 @@ pub struct Status {
     pub saved_not_used: Option<String>,
     /// Snapshots published.
     pub snapshots: u64,
+    /// When configuration of the mesh was last published.
+    pub last_published: Option<SystemTime>,
 }
 
 /// The ADS stream.
@@ -137,6 +139,7 @@ struct Board {
     published: Option<Published>,
     saved_not_used: Option<String>,
     snapshots: u64,
+    last_published: Option<SystemTime>,
 }
 
 impl StatusBoard {
@@ -149,6 +152,7 @@ impl StatusBoard {
             published: board.published,
             saved_not_used: board.saved_not_used.clone(),
             snapshots: board.snapshots,
+            last_published: board.last_published,
         })
     }
 
@@ -214,6 +218,9 @@ impl StatusBoard {
         self.with(|board| {
             board.published = board.published.or(source);
             board.snapshots += 1;
+            if let Some(Published::FromSaved(at) | Published::FromControlPlane(at)) = source {
+                board.last_published = Some(at);
+            }
         });
     }
 

@@ -107,7 +107,7 @@ fn used(totals: &ClusterTotals, ejections: Value) -> Value {
         "connections_open": connections_open,
         "connections_active": connections_active,
         "connections_idle": connections_idle,
-        "pending": pending,
+        "requests_pending": pending,
         "connections_opened": connections_total,
         "connect_failures": connect_failed,
         "tls_handshakes": tls_ok,

@@ -139,6 +139,7 @@ fn mesh(reader: &Reader, readiness: &Readiness) -> Mesh {
         ready: readiness.is_ready(),
         connected: status.stream.connected_since.is_some(),
         xds: Kind::ALL.into_iter().map(of).collect(),
+        last_update: status.last_published,
         certificate: status.identity.certificate.map(|of| of.not_before..of.not_after),
     }
 }

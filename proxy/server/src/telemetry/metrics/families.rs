@@ -204,7 +204,7 @@ pub(super) fn telemetry(totals: &ProcessTotals, counts: Counts) -> [Family; 8] {
 
 /// Readiness, configuration, certificate, version.
 pub(super) fn mesh(mesh: &Mesh) -> Vec<Family> {
-    let Mesh { ready, connected, xds, certificate } = mesh;
+    let Mesh { ready, connected, xds, last_update, certificate } = mesh;
     let by_type = |value: fn(&XdsType) -> u64| -> Vec<(Labels, f64)> {
         xds.iter().map(|of| (labels([("type", of.kind)]), value(of) as f64)).collect()
     };
@@ -223,6 +223,11 @@ pub(super) fn mesh(mesh: &Mesh) -> Vec<Family> {
             "outrigger_xds_nacks_total",
             "Responses with a refused resource",
             by_type(|of| of.refused),
+        ),
+        Family::gauge(
+            "outrigger_xds_last_update_timestamp_seconds",
+            "Time at which configuration was last published to the workers, as a Unix timestamp",
+            last_update.iter().flat_map(|at| time(*at)),
         ),
         Family::gauge(
             "outrigger_certificate_not_before_timestamp_seconds",

@@ -51,6 +51,8 @@ pub(crate) struct Mesh {
     pub(crate) connected: bool,
     /// One entry per resource type.
     pub(crate) xds: Vec<XdsType>,
+    /// When configuration was last published.
+    pub(crate) last_update: Option<SystemTime>,
     /// When the workload's certificate is valid.
     pub(crate) certificate: Option<Range<SystemTime>>,
 }

@@ -43,6 +43,7 @@ pub(super) fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
         ready: true,
         connected: false,
         xds: vec![XdsType { kind: "cds", resources: 5, acknowledged: 2, refused: 1 }],
+        last_update: Some(UNIX_EPOCH + Duration::from_secs(30)),
         certificate: Some(UNIX_EPOCH..UNIX_EPOCH + Duration::from_secs(60)),
     };
     Sources {
@@ -121,6 +122,7 @@ fn a_scrape_merges_the_workers() {
             r#"outrigger_spans_dropped_total{cause="queue_full"} 2"#,
             r#"outrigger_spans_dropped_total{cause="export_failed"} 7"#,
             r#"outrigger_xds_nacks_total{type="cds"} 1"#,
+            "outrigger_xds_last_update_timestamp_seconds 30",
             "outrigger_certificate_expiration_timestamp_seconds 60",
             "outrigger_ready 1",
         ],
