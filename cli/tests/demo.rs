@@ -21,6 +21,14 @@ fn the_quick_demo_passes_and_leaves_no_process_behind() {
         let cells: Vec<_> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
         assert_eq!((cells[1], cells[3]), ("ok", "0"), "{row}");
     }
+    for call in [
+        "shopper -> web: POST /checkout, 200",
+        "web -> cart: POST /checkout, 200",
+        "cart -> catalog: GET /items, 200",
+        "cart -> payments: Payments/Charge, OK",
+    ] {
+        assert_eq!(stdout.matches(call).count(), 1, "{call}:\n{stdout}");
+    }
     let mark = directory.path().to_string_lossy().into_owned();
     assert_eq!(running(&mark), Vec::<String>::new());
 }

@@ -130,7 +130,7 @@ pub(super) fn trace(trace: &Trace) -> String {
         );
     }
     format!(
-        "trace {} of one checkout\neach line is a call, with its duration at the caller's and at the callee's sidecar\n\n{}",
+        "trace {} of one checkout\neach line is a call: how long it took at the caller's and the callee's sidecar\n\n{}",
         trace.id(),
         table.to_text()
     )
@@ -142,9 +142,7 @@ fn describe(call: &Call<'_>) -> String {
     let path = call.server.and_then(|span| span.attributes.get("url.path")).map_or("", String::as_str);
     let (request, status) = match client("rpc.method") {
         "" => (format!("{} {path}", client("http.request.method")), client("http.response.status_code")),
-        method => {
-            (method.rsplit('.').next().unwrap_or(method).to_owned(), client("rpc.response.status_code"))
-        }
+        method => (method.rsplit('.').next().unwrap_or(method).to_owned(), client("rpc.status_code")),
     };
     // An attempt that reached no sidecar has no server span.
     let callee = call.server.map_or(client("server.address"), |span| &span.service);
@@ -229,7 +227,7 @@ mod tests {
         );
         let call = |client, server| describe(&Call { depth: 0, client, server });
         assert_eq!(call(&http, Some(&path)), "web -> cart: GET /cart, 200");
-        let rpc = [("rpc.method", "demo.Payments/Charge"), ("rpc.response.status_code", "UNAVAILABLE")];
+        let rpc = [("rpc.method", "demo.Payments/Charge"), ("rpc.status_code", "UNAVAILABLE")];
         let again = [("server.address", "payments"), ("http.request.resend_count", "1")];
         let rpc = span("cart", &[rpc, again].concat());
         assert_eq!(call(&rpc, None), "cart -> payments: Payments/Charge, UNAVAILABLE (retry 1)");
