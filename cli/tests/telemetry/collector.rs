@@ -1,0 +1,175 @@
+//! A Jaeger with its store in memory. It is an OpenTelemetry Collector too: OTLP over gRPC and HTTP, span metrics, a Prometheus
+//! exporter, and a log of the metrics and logs that it receives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Killed when dropped.
+pub(crate) struct Collector {
+    process: Child,
+    log: PathBuf,
+    /// OTLP over gRPC.
+    pub(crate) grpc: SocketAddr,
+    /// OTLP over HTTP.
+    pub(crate) http: SocketAddr,
+    query: SocketAddr,
+    span_metrics: SocketAddr,
+}
+
+impl Collector {
+    /// Starts it on free ports, with its files in `directory`.
+    pub(crate) fn start(directory: &Path) -> Self {
+        let program = std::env::var("OUTRIGGER_JAEGER").expect("OUTRIGGER_JAEGER: run tests/heavier");
+        let [grpc, http, query, query_grpc, span_metrics] = free_ports();
+        let config = directory.join("collector.yaml");
+        std::fs::write(&config, configuration(grpc, http, query, query_grpc, span_metrics)).unwrap();
+        let log = directory.join("collector.log");
+        let output = std::fs::File::create(&log).unwrap();
+        let process = Command::new(program)
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let collector = Self { process, log, grpc, http, query, span_metrics };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while [grpc, http, query, span_metrics].iter().any(|port| TcpStream::connect(port).is_err()) {
+            assert!(Instant::now() < deadline, "Jaeger did not start: {}", collector.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        collector
+    }
+
+    /// Returns a page of Jaeger's query API.
+    pub(crate) fn query(&self, path: &str) -> Value {
+        serde_json::from_str(&get(self.query, path, "*/*").1).unwrap()
+    }
+
+    /// Returns every trace with a span of `service`.
+    pub(crate) fn traces(&self, service: &str) -> Vec<Value> {
+        let page = self.query(&format!("/api/traces?service={service}&lookback=1h&limit=1000"));
+        page["data"].as_array().unwrap().clone()
+    }
+
+    /// Returns the ID of every trace with a span of `service`.
+    pub(crate) fn trace_ids(&self, service: &str) -> BTreeSet<String> {
+        let traces = self.traces(service);
+        traces.iter().map(|trace| trace["traceID"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Returns the calls from service to service, as Jaeger's dependency graph shows them.
+    pub(crate) fn dependencies(&self) -> BTreeMap<(String, String), u64> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let page = self.query(&format!("/api/dependencies?endTs={}&lookback=3600000", now.as_millis()));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let links = page["data"].as_array().unwrap().iter();
+        links
+            .map(|link| ((text(&link["parent"]), text(&link["child"])), link["callCount"].as_u64().unwrap()))
+            .collect()
+    }
+
+    /// Returns the page of the span metrics connector.
+    pub(crate) fn span_metrics(&self) -> String {
+        get(self.span_metrics, "/metrics", "*/*").1
+    }
+
+    /// Returns everything that it has logged, with each metric and each log record that it has received.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Sends `GET path` with `Accept: {accept}`. Returns head and body; panics unless the status is 200.
+pub(crate) fn get(address: SocketAddr, path: &str, accept: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{path}: {head}\n{body}");
+    (head.to_owned(), body.to_owned())
+}
+
+/// Returns ports of loopback on which nothing listens.
+pub(crate) fn free_ports<const N: usize>() -> [SocketAddr; N] {
+    let sockets = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    sockets.map(|socket| socket.local_addr().unwrap())
+}
+
+fn configuration(
+    grpc: SocketAddr,
+    http: SocketAddr,
+    query: SocketAddr,
+    query_grpc: SocketAddr,
+    span_metrics: SocketAddr,
+) -> String {
+    format!(
+        "service:
+  extensions: [jaeger_storage, jaeger_query]
+  pipelines:
+    traces:
+      receivers: [otlp]
+      exporters: [jaeger_storage_exporter, spanmetrics]
+    metrics/spans:
+      receivers: [spanmetrics]
+      exporters: [prometheus]
+    metrics:
+      receivers: [otlp]
+      exporters: [debug]
+    logs:
+      receivers: [otlp]
+      exporters: [debug]
+  telemetry:
+    metrics:
+      level: none
+extensions:
+  jaeger_storage:
+    backends:
+      memory:
+        memory:
+          max_traces: 100000
+  jaeger_query:
+    storage:
+      traces: memory
+    http:
+      endpoint: {query}
+    grpc:
+      endpoint: {query_grpc}
+receivers:
+  otlp:
+    protocols:
+      grpc:
+        endpoint: {grpc}
+      http:
+        endpoint: {http}
+connectors:
+  spanmetrics:
+    metrics_flush_interval: 1s
+    dimensions:
+      - name: rpc.method
+exporters:
+  jaeger_storage_exporter:
+    trace_storage: memory
+  prometheus:
+    endpoint: {span_metrics}
+  debug:
+    verbosity: detailed
+    use_internal_logger: false
+"
+    )
+}
