@@ -1,6 +1,8 @@
 //! The text of `outrigger status`: one line about the control plane, a table of the proxies, and a table for each kind of problem
 //! that there is.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use outrigger_control_plane::status::{RegistrationStatus, ResourceStatus, Status, StreamStatus, TypeStatus};
 
@@ -18,10 +20,9 @@ pub(super) fn page(status: &Status, wide: bool, now: Timestamp) -> String {
          certificates issued: {certificates_issued}\n",
         proxies.len()
     );
-    let is_connected = |workload: &RegistrationStatus| {
-        proxies.iter().any(|proxy| proxy.node == workload.instance && proxy.identity == workload.identity)
-    };
-    let disconnected = workloads(status, |workload| !is_connected(workload));
+    let connected: HashSet<_> = proxies.iter().map(|proxy| (&proxy.node, &proxy.identity)).collect();
+    let disconnected =
+        workloads(status, |workload| !connected.contains(&(&workload.instance, &workload.identity)));
     let workloads = if wide { workloads(status, |_| true) } else { String::new() };
     for (title, text) in [
         ("", self::proxies(proxies, wide, now)),
