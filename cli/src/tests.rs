@@ -1,6 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use outrigger_core::explanation::{Explanation, FailedRequest};
+use outrigger_core::reason::Reason;
+
 use super::*;
 
 mod reference;
@@ -95,6 +98,21 @@ fn the_same_flag_is_spelled_the_same_everywhere() {
     }
     assert_eq!(seen["output"].1, Some('o'));
     assert_eq!(seen["namespace"].1, Some('n'));
+}
+
+#[test]
+fn every_command_that_an_answer_of_a_proxy_names_exists() {
+    let mut commands = 0;
+    for reason in Reason::ALL {
+        let text = Explanation::new(reason, FailedRequest::default()).to_string();
+        let (_, see) = text.split_once("; see: ").unwrap();
+        if see.starts_with("outrigger ") {
+            let parsed = Outrigger::try_parse_from(see.split_whitespace());
+            assert!(parsed.is_ok(), "{see}: {}", parsed.unwrap_err());
+            commands += 1;
+        }
+    }
+    assert!(commands >= 15, "{commands}");
 }
 
 #[test]

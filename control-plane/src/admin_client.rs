@@ -52,6 +52,12 @@ pub enum AdminError {
     /// Another server listens, such as a proxy's admin endpoint.
     #[error("{0} is not the admin address of a control plane: it has no {1}")]
     NotAControlPlane(AdminAddress, String),
+    /// The server speaks another protocol, such as that of the control plane's `--listen`.
+    #[error(
+        "{0} is not an admin address: it does not speak HTTP/1; the admin address of a control plane is its --admin (port 15011 by \
+         default)"
+    )]
+    NotHttp(AdminAddress),
     /// The exchange failed.
     #[error("{0}: {1}")]
     Failed(AdminAddress, String),
@@ -63,15 +69,19 @@ pub enum AdminError {
 /// Sends a request and returns the body of a 2xx response. With a body it is a POST, otherwise a GET.
 pub async fn ask(address: &AdminAddress, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, AdminError> {
     let failed = |error: &dyn std::fmt::Display| AdminError::Failed(address.clone(), error.to_string());
+    let not_exchanged = |error: BoxError| match error.downcast_ref::<hyper::Error>() {
+        Some(error) if error.is_parse() => AdminError::NotHttp(address.clone()),
+        _ => failed(&error),
+    };
     let answer = async {
         match address {
             AdminAddress::Tcp(tcp) => {
                 let stream = TcpStream::connect(tcp).await.map_err(|error| absent(address, &error))?;
-                exchange(stream, path, body).await.map_err(|error| failed(&error))
+                exchange(stream, path, body).await.map_err(not_exchanged)
             }
             AdminAddress::Socket(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(|error| absent(address, &error))?;
-                exchange(stream, path, body).await.map_err(|error| failed(&error))
+                exchange(stream, path, body).await.map_err(not_exchanged)
             }
         }
     };
