@@ -11,6 +11,7 @@ mod history;
 mod man;
 mod proxy_config;
 mod sample;
+mod schema;
 mod status;
 mod token;
 mod version;
@@ -67,6 +68,8 @@ Examples:
     Wait(wait::WaitArgs),
     /// Report what is wrong with configuration files.
     Check(check::CheckArgs),
+    /// Print the JSON Schema of configuration files, for editors.
+    Schema(schema::SchemaArgs),
     /// Create join tokens, with which workloads get their first certificates.
     Token(token::TokenArgs),
     /// Print the proxies of a running control plane, and what is wrong in the mesh.
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
             outrigger_control_plane::run::run(args).map_err(|error| error.to_string())
         }
         Command::Check(args) => check::check(args),
+        Command::Schema(args) => schema::print_schema(args),
         Command::Token(args) => token::run(args),
         Command::Status(args) => status::run(args),
         Command::History(args) => history::run(args),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outrigger_core::Name;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::strict::at;
@@ -10,11 +11,12 @@ use super::value::{HeaderName, Integer, List, refuse_repeated};
 use crate::model::route::Cors;
 
 /// The filter's fields, checked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireCorsFields")]
+#[schemars(with = "WireCorsFields")]
 pub(super) struct WireCors(pub(super) Cors);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireCorsFields {
     #[serde(default)]
@@ -66,8 +68,9 @@ impl TryFrom<WireCorsFields> for WireCors {
 }
 
 /// `*`, or `http(s)://` with a host that may begin with `*.`, or be `*`, and a port.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String")]
 struct Origin(Name);
 
 impl TryFrom<String> for Origin {
@@ -91,8 +94,9 @@ fn is_origin(text: &str) -> bool {
     (host == "*" || host.strip_prefix("*.").unwrap_or(host).split('.').all(label)) && port.is_none_or(digits)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
+#[schemars(with = "String")]
 struct CorsMethod(Name);
 
 impl TryFrom<String> for CorsMethod {

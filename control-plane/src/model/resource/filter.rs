@@ -2,6 +2,7 @@
 //!
 //! Both share the wire format; a GRPCRoute has fewer types. Filters of the API that are not supported yet are refused by name.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, de};
 
 use super::cors::WireCors;
@@ -65,8 +66,9 @@ impl RuleFilters {
 }
 
 /// A filter of an HTTPRoute.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(try_from = "WireFilter")]
+#[schemars(with = "WireFilter")]
 pub(crate) enum HttpFilter {
     RequestHeaderModifier(HeaderChanges),
     ResponseHeaderModifier(HeaderChanges),
@@ -90,7 +92,7 @@ impl HttpFilter {
 }
 
 /// A filter of a GRPCRoute: one of those of an HTTPRoute that apply to gRPC.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
 pub(crate) struct GrpcFilter(pub(crate) HttpFilter);
 
 impl From<GrpcFilter> for HttpFilter {
@@ -110,7 +112,7 @@ impl<'de> Deserialize<'de> for GrpcFilter {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireFilter {
     r#type: FilterType,
@@ -120,11 +122,13 @@ struct WireFilter {
     request_redirect: Option<WireRedirect>,
     url_rewrite: Option<WireRewrite>,
     cors: Option<WireCors>,
+    #[schemars(skip)]
     external_auth: Option<Unsupported>,
+    #[schemars(skip)]
     extension_ref: Option<Unsupported>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 enum FilterType {
     RequestHeaderModifier,
     ResponseHeaderModifier,
@@ -134,7 +138,9 @@ enum FilterType {
     UrlRewrite,
     #[serde(rename = "CORS")]
     Cors,
+    #[schemars(skip)]
     ExternalAuth,
+    #[schemars(skip)]
     ExtensionRef,
 }
 

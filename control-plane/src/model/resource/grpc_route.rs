@@ -2,6 +2,7 @@
 //!
 //! A gRPC method is a path, `/<service>/<method>`, so matches of methods become matches of paths.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::filter::{GrpcFilter, RuleFilters};
@@ -14,8 +15,9 @@ use super::value::{List, SectionName, Text, Unsupported, check_regex};
 use crate::model::route::{PathMatch, RouteMatch, Timeouts, ValueMatch};
 
 /// The `spec` of a GRPCRoute.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(try_from = "RequestRoute<Rule, 0>")]
+#[schemars(with = "RequestRoute<Rule, 0>")]
 pub(crate) struct GrpcRouteSpec(pub(crate) RouteSpec);
 
 impl TryFrom<RequestRoute<Rule, 0>> for GrpcRouteSpec {
@@ -26,8 +28,9 @@ impl TryFrom<RequestRoute<Rule, 0>> for GrpcRouteSpec {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireRule")]
+#[schemars(with = "WireRule")]
 struct Rule(NamedRule);
 
 impl From<Rule> for NamedRule {
@@ -36,7 +39,7 @@ impl From<Rule> for NamedRule {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireRule {
     name: Option<SectionName>,
@@ -46,6 +49,7 @@ struct WireRule {
     filters: List<GrpcFilter, 0, 16>,
     #[serde(default)]
     backend_refs: List<WeightedRef<List<GrpcFilter, 0, 16>>, 0, 16>,
+    #[schemars(skip)]
     session_persistence: Option<Unsupported>,
 }
 
@@ -75,11 +79,12 @@ fn grpc(path: PathMatch, headers: Vec<ValueMatch>) -> RouteMatch {
     RouteMatch { path, method: None, headers, query: Vec::new(), grpc: true }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireMatch")]
+#[schemars(with = "WireMatch")]
 struct Match(Precedence, RouteMatch);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WireMatch {
     method: Option<MethodMatch>,
@@ -99,15 +104,16 @@ impl TryFrom<WireMatch> for Match {
 }
 
 /// A match of service and method, as a path.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireMethodMatch")]
+#[schemars(with = "WireMethodMatch")]
 struct MethodMatch {
     exact: bool,
     lengths: (usize, usize),
     path: PathMatch,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WireMethodMatch {
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! The RequestHeaderModifier and ResponseHeaderModifier filters, of rules and of backends.
 
 use outrigger_core::Name;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::strict::at;
@@ -8,11 +9,12 @@ use super::value::{HeaderName, HeaderValue, List, refuse_repeated};
 use crate::model::route::HeaderChanges;
 
 /// The fields of a modifier, checked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "Fields")]
+#[schemars(with = "Fields")]
 pub(super) struct WireHeaderChanges(pub(super) HeaderChanges);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
     #[serde(default)]
@@ -58,11 +60,12 @@ const NOT_MODIFIABLE: [&str; 9] = [
 
 /// Headers with one value each. The CRD refuses duplicate names. Names that differ only in case are one header, of which the
 /// first counts (`HTTPHeaderFilter.set`).
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(try_from = "List<WireNamedValue, 0, 16>")]
+#[schemars(with = "List<WireNamedValue, 0, 16>")]
 struct NamedValues(Vec<(Name, Name)>);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WireNamedValue {
     name: HeaderName,

@@ -1,5 +1,6 @@
 //! The matches of an HTTPRoute: path, method, headers, query parameters.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::named_match::{NamedMatch, first_of_each_name};
@@ -19,11 +20,12 @@ pub(super) fn every_path() -> RouteMatch {
 }
 
 /// One match.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireMatch")]
+#[schemars(with = "WireMatch")]
 pub(super) struct HttpMatch(pub(super) RouteMatch);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireMatch {
     path: Option<Path>,
@@ -50,11 +52,12 @@ impl TryFrom<WireMatch> for HttpMatch {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WirePath")]
+#[schemars(with = "WirePath")]
 struct Path(PathMatch);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WirePath {
     #[serde(default)]
@@ -62,7 +65,7 @@ struct WirePath {
     value: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 enum PathType {
     Exact,
     #[default]
@@ -121,7 +124,7 @@ fn check_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 enum Method {
     Get,

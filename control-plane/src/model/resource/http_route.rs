@@ -1,5 +1,6 @@
 //! HTTPRoute, gateway.networking.k8s.io/v1 and v1beta1: the standard channel of 1.6, plus experimental `retry`.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::filter::{HttpFilter, RuleFilters};
@@ -12,8 +13,9 @@ use super::value::{GepDuration, Integer, List, SectionName, Unsupported};
 use crate::model::route::{PathMatch, PathRewrite, Retry, RouteMatch, Timeouts};
 
 /// The `spec` of an HTTPRoute.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(try_from = "RequestRoute<Rule, 1>")]
+#[schemars(with = "RequestRoute<Rule, 1>")]
 pub(crate) struct HttpRouteSpec(pub(crate) RouteSpec);
 
 impl TryFrom<RequestRoute<Rule, 1>> for HttpRouteSpec {
@@ -29,8 +31,9 @@ fn ranked(of: RouteMatch) -> (Precedence, RouteMatch) {
     (Precedence::of_http(&of), of)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireRule")]
+#[schemars(with = "WireRule")]
 struct Rule(NamedRule);
 
 impl From<Rule> for NamedRule {
@@ -39,7 +42,7 @@ impl From<Rule> for NamedRule {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireRule {
     name: Option<SectionName>,
@@ -50,6 +53,7 @@ struct WireRule {
     backend_refs: List<WeightedRef<List<HttpFilter, 0, 16>>, 0, 16>,
     timeouts: Option<RuleTimeouts>,
     retry: Option<RuleRetry>,
+    #[schemars(skip)]
     session_persistence: Option<Unsupported>,
 }
 
@@ -88,11 +92,12 @@ impl TryFrom<WireRule> for Rule {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireTimeouts")]
+#[schemars(with = "WireTimeouts")]
 struct RuleTimeouts(Timeouts);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireTimeouts {
     request: Option<GepDuration>,
@@ -116,11 +121,12 @@ impl TryFrom<WireTimeouts> for RuleTimeouts {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WireRetry")]
+#[schemars(with = "WireRetry")]
 struct RuleRetry(Retry);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WireRetry {
     #[serde(default)]

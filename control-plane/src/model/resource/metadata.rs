@@ -57,8 +57,13 @@ impl Kind {
         }
     }
 
+    /// Returns every kind.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().map(|(kind, _, _)| kind)
+    }
+
     /// Every kind, with its group and versions, as the CRDs of Gateway API 1.6 serve them.
-    const ALL: [(Self, &'static str, &'static [&'static str]); 7] = [
+    pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 7] = [
         (Self::Namespace, "", &["v1"]),
         (Self::Service, "", &["v1"]),
         (Self::EndpointSlice, "discovery.k8s.io", &["v1"]),

@@ -1,6 +1,7 @@
 //! The RequestMirror filter of HTTPRoute and GRPCRoute (GEP-3171 for its share).
 
 use outrigger_core::percentage::Percentage;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::reference::BackendRef;
@@ -15,11 +16,12 @@ pub(crate) struct MirrorSpec {
 }
 
 /// The fields of a mirror, checked.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "Fields")]
+#[schemars(with = "Fields")]
 pub(super) struct WireMirror(pub(super) MirrorSpec);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Fields {
     backend_ref: BackendRef,
@@ -27,7 +29,7 @@ struct Fields {
     fraction: Option<Fraction>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fraction {
     numerator: Integer<0, { i32::MAX as i64 }>,

@@ -5,6 +5,7 @@
 //! unknown fields, and become the routes of the model directly. Tests compare them with the `gateway-api` crate, and with the
 //! invalid examples that Gateway API publishes.
 
+pub mod schema;
 mod field_errors;
 mod remarks;
 mod endpoint_slice;
@@ -164,7 +165,9 @@ fn decode_with(
         Ok(Some(kind)) => match read(kind, document) {
             Ok(resource) => Outcome::Accepted(resource.into()),
             Err((first, document)) => {
-                Outcome::Refused(field_errors::all(first, document, |document| decode_kind(kind, document)))
+                let problems = field_errors::all(first, document, |document| decode_kind(kind, document));
+                let with_help = |problem| schema::with_known_fields(kind, problem);
+                Outcome::Refused(problems.into_iter().map(with_help).collect())
             }
         },
         Err(error) => Outcome::Refused(vec![error]),

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use outrigger_core::Name;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::strict::at;
@@ -10,8 +11,9 @@ use super::value::{HeaderName, List, check_regex, refuse_repeated};
 use crate::model::route::{ValueMatch, ValuePattern};
 
 /// A match whose value was read with the limits of `V`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "Fields<V>", bound = "V: Deserialize<'de> + Into<Name>")]
+#[schemars(with = "Fields<V>", bound = "V: JsonSchema")]
 pub(super) struct NamedMatch<V> {
     of: ValueMatch,
     limits: PhantomData<V>,
@@ -23,7 +25,7 @@ impl<V> NamedMatch<V> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields<V> {
     #[serde(default)]
@@ -58,7 +60,7 @@ pub(super) fn first_of_each_name<V, const MAX: usize>(
 }
 
 /// How the values of headers, parameters and gRPC methods are compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, JsonSchema)]
 pub(super) enum ValueType {
     #[default]
     Exact,

@@ -1,12 +1,13 @@
 //! References between resources: to the parent that a route attaches to, and to backends.
 
 use outrigger_core::Name;
+use schemars::JsonSchema;
 use serde::{Deserialize, de};
 
 use super::value::{Group, Integer, KindName, List, NamespaceName, ObjectName, Port, SectionName};
 
 /// The parent that a route attaches to. In the mesh that is a Service; other kinds are not handled here.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct ParentRef {
     #[serde(default = "gateway_group")]
@@ -39,8 +40,9 @@ impl ParentRef {
 
 /// The parents of a route, distinct as `CommonRouteSpec.parentRefs` requires: references to the same object must all select
 /// ports in the same way, and different ones.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(try_from = "List<ParentRef, 0, 32>")]
+#[schemars(with = "List<ParentRef, 0, 32>")]
 pub(crate) struct ParentRefs(pub(crate) Vec<ParentRef>);
 
 impl TryFrom<List<ParentRef, 0, 32>> for ParentRefs {
@@ -69,8 +71,9 @@ impl TryFrom<List<ParentRef, 0, 32>> for ParentRefs {
 }
 
 /// A reference to a backend, without a weight, as mirrors have it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "WireBackendRef")]
+#[schemars(with = "WireBackendRef")]
 pub(crate) struct BackendRef {
     pub(crate) group: Name,
     pub(crate) kind: Name,
@@ -109,7 +112,7 @@ impl BackendRef {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WireBackendRef {
     group: Option<Group>,
@@ -130,14 +133,15 @@ impl TryFrom<WireBackendRef> for BackendRef {
 }
 
 /// A backend of a rule: a reference, a weight, and filters as `F` reads them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(with = "WireWeightedRef<F>")]
 pub(crate) struct WeightedRef<F> {
     pub(crate) reference: BackendRef,
     pub(crate) weight: u32,
     pub(crate) filters: Option<F>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WireWeightedRef<F> {
     group: Option<Group>,

@@ -1,19 +1,20 @@
 //! ReferenceGrant, gateway.networking.k8s.io/v1 and v1beta1: which resources may refer into a namespace from another.
 
 use outrigger_core::Name;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::value::{Group, KindName, List, NamespaceName, ObjectName};
 
 /// The `spec` of a ReferenceGrant.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReferenceGrantSpec {
     from: List<From, 1, 16>,
     to: List<To, 1, 16>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct From {
     group: Group,
@@ -21,7 +22,7 @@ struct From {
     namespace: NamespaceName,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct To {
     group: Group,

@@ -1,5 +1,6 @@
 //! The wire format that HTTPRoute and GRPCRoute share: parents, hostnames, and rules that may have names.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::reference::ParentRefs;
@@ -8,8 +9,9 @@ use super::strict::at;
 use super::value::{Hostname, List, SectionName, Unsupported, refuse_repeated};
 
 /// The `spec`, with rules of type `R`. A list of rules has at least `MIN`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", bound = "R: Deserialize<'de>")]
+#[schemars(bound = "R: JsonSchema")]
 pub(super) struct RequestRoute<R, const MIN: usize> {
     #[serde(default)]
     parent_refs: ParentRefs,
@@ -17,6 +19,7 @@ pub(super) struct RequestRoute<R, const MIN: usize> {
     #[serde(default, rename = "hostnames")]
     _hostnames: List<Hostname, 0, 16>,
     rules: Option<List<R, MIN, 16>>,
+    #[schemars(skip)]
     use_default_gateways: Option<Unsupported>,
 }
 

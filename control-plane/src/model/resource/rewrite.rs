@@ -1,13 +1,14 @@
 //! The RequestRedirect and URLRewrite filters of HTTPRoute (GEP-726).
 
 use outrigger_core::Name;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::value::{Port, PreciseHostname, ReplacementPath};
 use crate::model::route::{PathRewrite, Redirect, RedirectScheme, Rewrite};
 
 /// The fields of a redirect.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct WireRedirect {
     scheme: Option<WireScheme>,
@@ -17,15 +18,16 @@ pub(super) struct WireRedirect {
     status_code: Option<RedirectStatus>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum WireScheme {
     Http,
     Https,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "u16")]
+#[schemars(with = "u16")]
 struct RedirectStatus(u16);
 
 impl TryFrom<u16> for RedirectStatus {
@@ -55,7 +57,7 @@ impl From<WireRedirect> for Redirect {
 }
 
 /// The fields of a rewrite.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WireRewrite {
     hostname: Option<PreciseHostname>,
@@ -68,11 +70,12 @@ impl From<WireRewrite> for Rewrite {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "WirePathRewriteFields")]
+#[schemars(with = "WirePathRewriteFields")]
 struct WirePathRewrite(PathRewrite);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WirePathRewriteFields {
     r#type: PathRewriteType,
@@ -80,7 +83,7 @@ struct WirePathRewriteFields {
     replace_prefix_match: Option<ReplacementPath>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 enum PathRewriteType {
     ReplaceFullPath,
     ReplacePrefixMatch,

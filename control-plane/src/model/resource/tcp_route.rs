@@ -1,5 +1,8 @@
 //! TCPRoute, gateway.networking.k8s.io/v1 (standard since 1.6) and v1alpha2.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::reference::{ParentRefs, WeightedRef};
@@ -8,20 +11,22 @@ use super::value::{List, SectionName, Unsupported};
 use crate::model::route::Filters;
 
 /// The `spec` of a TCPRoute.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(from = "WireSpec")]
+#[schemars(with = "WireSpec")]
 pub(crate) struct TcpRouteSpec(pub(crate) RouteSpec);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireSpec {
     #[serde(default)]
     parent_refs: ParentRefs,
     rules: List<WireRule, 1, 1>,
+    #[schemars(skip)]
     use_default_gateways: Option<Unsupported>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireRule {
     /// The name of the rule, to which policies attach; there are none yet.
@@ -33,6 +38,20 @@ struct WireRule {
 /// The field `filters`, which a backend of a TCPRoute does not have.
 #[derive(Debug)]
 struct Unfiltered;
+
+impl JsonSchema for Unfiltered {
+    fn schema_name() -> Cow<'static, str> {
+        "Unfiltered".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "not": {} })
+    }
+}
 
 impl<'de> Deserialize<'de> for Unfiltered {
     fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {

@@ -1,5 +1,10 @@
 //! What the tests of the kinds share.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use crate::model::diagnostic::Code;
+
 use super::*;
 
 /// Decodes YAML of one document.
@@ -15,12 +20,24 @@ pub(crate) fn check_table(template: &str, accepted: &[&str], refused: &[(&str, &
         let decoded = read(&template.replace('@', part));
         let problems = decoded[0].problems();
         assert!(problems.is_empty(), "{part}: {problems:?}");
+        assert!(
+            is_valid(&template.replace('@', part)).is_none_or(|valid| valid),
+            "the schema refuses {part}"
+        );
     }
     for (part, path, reason) in refused {
         let decoded = read(&template.replace('@', part));
         let Some(error) = decoded[0].problems().first() else { panic!("accepted: {part}") };
         assert_eq!(error.field, *path, "{part}: {error}");
         assert!(error.message.contains(reason), "{part}: {error}");
+        let by_structure = error.code == Code::UnknownField && !error.message.contains("annotation")
+            || error.message.starts_with("invalid type")
+            || error.message.starts_with("unknown value")
+            || error.message.starts_with("is not an object");
+        if by_structure {
+            let valid = is_valid(&template.replace('@', part));
+            assert!(valid.is_none_or(|valid| !valid), "the schema accepts {part}: {error}");
+        }
     }
 }
 
@@ -34,4 +51,15 @@ impl Decoded {
     pub(crate) fn resource(&self) -> Option<&Arc<Resource>> {
         if let Outcome::Accepted(resource) = &self.outcome { Some(resource) } else { None }
     }
+}
+
+/// Validates YAML of one document with the schema of its kind, if it is one that the mesh reads.
+fn is_valid(yaml: &str) -> Option<bool> {
+    static SCHEMAS: LazyLock<BTreeMap<Kind, jsonschema::Validator>> = LazyLock::new(|| {
+        Kind::all().map(|kind| (kind, jsonschema::draft7::new(&schema::schema(kind)).unwrap())).collect()
+    });
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let mut document: Value = serde_saphyr::from_str_with_options(yaml, options).unwrap();
+    strict::drop_nulls(&mut document);
+    Some(SCHEMAS[&Kind::of(&document).ok()??].is_valid(&document))
 }

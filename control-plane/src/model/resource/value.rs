@@ -2,17 +2,45 @@
 //!
 //! They are decoded by serde, so that an error has the path of its field.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outrigger_core::Name;
 use outrigger_core::matcher::full_match;
 use outrigger_core::tchar::is_tchar;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-/// Declares a string type that is validated when it is decoded.
+/// Implements `JsonSchema` for a type. Its schema stands where the type is used.
+macro_rules! schema {
+    ([$($parameters:tt)*] $name:ty => $schema:tt) => {
+        impl<$($parameters)*> JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+/// The pattern of a DNS label.
+const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// The pattern of a DNS subdomain.
+const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// Declares a string type that is validated when it is decoded. The schema may accept more.
 macro_rules! checked_string {
-    ($(#[$doc:meta])* $name:ident, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $check:expr, $schema:tt) => {
+        schema!([] $name => $schema);
+
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) struct $name(pub(crate) Name);
@@ -31,32 +59,38 @@ macro_rules! checked_string {
 checked_string!(
     /// A namespace: a DNS label of RFC 1123.
     NamespaceName,
-    |text| is_label(text).then_some(()).ok_or("is not a DNS label")
+    |text| is_label(text).then_some(()).ok_or("is not a DNS label"),
+    { "type": "string", "maxLength": 63, "pattern": LABEL }
 );
 checked_string!(
     /// The name of an object.
     ObjectName,
-    |text| matches!(text.len(), 1..=253).then_some(()).ok_or("is empty or longer than 253 bytes")
+    |text| matches!(text.len(), 1..=253).then_some(()).ok_or("is empty or longer than 253 bytes"),
+    { "type": "string", "minLength": 1, "maxLength": 253 }
 );
 checked_string!(
     /// The name of a section or a rule, a DNS subdomain.
     SectionName,
-    |text| is_subdomain(text).then_some(()).ok_or("is not a DNS subdomain")
+    |text| is_subdomain(text).then_some(()).ok_or("is not a DNS subdomain"),
+    { "type": "string", "maxLength": 253, "pattern": SUBDOMAIN }
 );
 checked_string!(
     /// An API group; empty is the core group.
     Group,
-    |text| (text.is_empty() || is_subdomain(text)).then_some(()).ok_or("is not an API group")
+    |text| (text.is_empty() || is_subdomain(text)).then_some(()).ok_or("is not an API group"),
+    { "type": "string", "maxLength": 253 }
 );
 checked_string!(
     /// A kind.
     KindName,
-    |text| is_kind(text).then_some(()).ok_or("is not a kind")
+    |text| is_kind(text).then_some(()).ok_or("is not a kind"),
+    { "type": "string", "maxLength": 63, "pattern": "^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$" }
 );
 checked_string!(
     /// A host name without a wildcard.
     PreciseHostname,
-    |text| is_subdomain(text).then_some(()).ok_or("is not a host name without wildcard")
+    |text| is_subdomain(text).then_some(()).ok_or("is not a host name without wildcard"),
+    { "type": "string", "maxLength": 253, "pattern": SUBDOMAIN }
 );
 checked_string!(
     /// A host name, which may begin with `*.`.
@@ -64,17 +98,20 @@ checked_string!(
     |text| {
         let legal = text.len() <= 253 && is_subdomain(text.strip_prefix("*.").unwrap_or(text));
         legal.then_some(()).ok_or("is not a host name")
-    }
+    },
+    { "type": "string", "minLength": 1, "maxLength": 253 }
 );
 checked_string!(
     /// A header name as it was written (RFC 9110 section 5.1).
     HeaderName,
-    |text| is_header_name(text).then_some(()).ok_or("is not a header name")
+    |text| is_header_name(text).then_some(()).ok_or("is not a header name"),
+    { "type": "string", "minLength": 1, "maxLength": 256 }
 );
 checked_string!(
     /// A header value: visible ASCII with single blanks inside it, 1 to 4096 bytes.
     HeaderValue,
-    |text| is_header_value(text).then_some(()).ok_or("is not a header value")
+    |text| is_header_value(text).then_some(()).ok_or("is not a header value"),
+    { "type": "string", "minLength": 1, "maxLength": 4096 }
 );
 checked_string!(
     /// A path that replaces another: at most 1024 bytes, all valid in a request line.
@@ -82,12 +119,33 @@ checked_string!(
     |text| {
         let legal = |b: u8| b.is_ascii_graphic() && b != b'#' && b != b'?';
         (text.len() <= 1024 && text.bytes().all(legal)).then_some(()).ok_or("is not a path")
-    }
+    },
+    { "type": "string", "maxLength": 1024 }
 );
 
 impl From<HeaderValue> for Name {
     fn from(HeaderValue(text): HeaderValue) -> Self {
         text
+    }
+}
+
+schema!([const MAX: usize] Text<MAX> => { "type": "string", "minLength": 1, "maxLength": MAX });
+schema!([] Port => { "type": "integer", "minimum": 1, "maximum": 65535 });
+schema!([const MIN: i64, const MAX: i64] Integer<MIN, MAX> => { "type": "integer", "minimum": MIN, "maximum": MAX });
+schema!([] GepDuration => { "type": "string", "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$" });
+
+impl<T: JsonSchema, const MIN: usize, const MAX: usize> JsonSchema for List<T, MIN, MAX> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("List_of_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let items = generator.subschema_for::<T>();
+        json_schema!({ "type": "array", "items": items, "minItems": MIN, "maxItems": MAX })
     }
 }
 
