@@ -175,6 +175,56 @@ fn an_application_that_was_quiet_can_call_out_for_the_minimum() {
     assert_eq!(answered(outbound).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
 
+#[test]
+fn every_signal_is_exported_before_the_process_ends() {
+    let place = Place::new();
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let mut command = place.command();
+    command.args(["--drain-minimum", "0s", "--drain-quiet", "0s"]).envs([
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_LOGS_EXPORTER", "otlp"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "3600000"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "3600000"),
+    ]);
+    let mut proxy = Running::start(&mut command);
+    let (sender, exports) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while sender.send(exported(&collector)).is_ok() {});
+    let mut client = TcpStream::connect(proxy.listens("outbound")).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: missing\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 5"), "{answer}");
+    proxy.signal("TERM");
+    assert_eq!(proxy.ends(Duration::from_secs(20)), Some(0));
+    let mut paths: Vec<_> = (0..3).map(|_| exports.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/v1/logs", "/v1/metrics", "/v1/traces"]);
+}
+
+/// Accepts one export and returns its path.
+fn exported(collector: &TcpListener) -> String {
+    let mut stream = BufReader::new(collector.accept().unwrap().0);
+    let (mut path, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        if let Some(target) = line.strip_prefix("POST ") {
+            path = target.split(' ').next().unwrap().to_owned();
+        } else if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap();
+        } else if line == "\r\n" {
+            break;
+        }
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).unwrap();
+    assert!(!message.is_empty(), "{path}");
+    stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+    path
+}
+
 /// An application that is always active is notified at the end; a client that connects is served or refused, on each worker's
 /// socket.
 #[test]
