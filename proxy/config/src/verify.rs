@@ -83,6 +83,14 @@ fn refused(error: VerifyError) -> rustls::Error {
     })
 }
 
+/// Returns why a [`PeerVerifier`] rejected the peer, if that is the cause of a failed handshake.
+pub fn rejection(error: &std::io::Error) -> Option<&VerifyError> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
+        _ => None,
+    }
+}
+
 /// The handshake signature methods that both of rustls' verifier traits require. Mesh connections are TLS 1.3 only; a
 /// configuration that negotiates an older version is a bug.
 macro_rules! tls13_signatures {

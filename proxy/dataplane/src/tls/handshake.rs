@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use outrigger_config::verify::peer_identity;
+use outrigger_config::verify::{peer_identity, rejection};
 use outrigger_core::error::{Failure, Reached, Side};
 use outrigger_core::identity::SpiffeId;
 use outrigger_core::reason::Reason;
@@ -75,7 +75,7 @@ pub(crate) async fn accept(
     config: Arc<ServerConfig>,
 ) -> Result<(Stream, Negotiated), Failure> {
     let start = StartHandshake::from_parts(accepted, stream);
-    let stream = start.into_stream(config).await.map_err(refused_client)?;
+    let stream = start.into_stream(config).await.map_err(|error| refused_client(cause(&error)))?;
     let mut negotiated = negotiated(stream.get_ref().1, refused_client)?;
     negotiated.tls.mutual = negotiated.peer.is_some();
     Ok((Stream::TlsServer(Box::new(stream)), negotiated))
@@ -108,7 +108,7 @@ pub(crate) async fn connect(
         .map_err(|_| refused_server(format!("no TLS handshake within {} ms", timeout.as_millis())))?
         .map_err(|error| {
             let side = if refuses_us(&error) { Side::Local } else { Side::Upstream };
-            Failure { side, ..refused_server(error) }
+            Failure { side, ..refused_server(cause(&error)) }
         })?;
     let negotiated = negotiated(stream.get_ref().1, refused_server)?;
     Ok((Stream::TlsClient(Box::new(stream)), negotiated))
@@ -139,6 +139,11 @@ fn is_current(chain: &[CertificateDer<'_>]) -> bool {
     chain
         .iter()
         .all(|der| parse_x509_certificate(der).is_ok_and(|(_, found)| found.validity().is_valid_at(now)))
+}
+
+/// Returns the cause of a failed handshake: our own verdict on the peer, or the error.
+fn cause(error: &io::Error) -> String {
+    rejection(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn refused_client(error: impl fmt::Display) -> Failure {
@@ -302,7 +307,10 @@ mod tests {
         let (_, client) = shake(&server, &client, &mut ClientConfigs::default(), "cart").await;
         let failure = client.unwrap_err();
         assert_eq!((failure.reason, failure.reached), (Reason::UpstreamTlsFailure, Reached::NotWritten));
-        assert!(failure.detail.contains("sa/stock"), "{failure}");
+        assert!(
+            failure.detail.starts_with("the peer is spiffe://cluster.local/ns/shop/sa/stock, expected "),
+            "{failure}"
+        );
     }
 
     #[tokio::test]

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use outrigger_config::verify::VerifyError;
+use outrigger_config::verify::{VerifyError, rejection};
 use outrigger_core::identity::SpiffeId;
-use rustls::{CertificateError, InvalidMessage};
+use rustls::InvalidMessage;
 use thiserror::Error;
 
 use crate::control_plane::trust::RootsError;
@@ -62,43 +62,39 @@ impl ChannelError {
         roots_file: &Path,
         error: &io::Error,
     ) -> Self {
-        let error = error.get_ref().and_then(|error| error.downcast_ref()).ok_or(error);
-        Self::Handshake(match error {
-            Ok(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => format!(
+        if let Some(rejected) = rejection(error) {
+            return Self::Handshake(rejected_by_us(address, expected, roots_file, rejected));
+        }
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        Self::Handshake(match cause {
+            Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => format!(
                 "{address} does not speak TLS; --control-plane is the address of the control plane's --listen (port 15010 by \
                  default), not that of its --admin (port 15011)"
             ),
-            Ok(error) => match refusal(error) {
-                Some(VerifyError::UnknownTrustDomain(found)) => format!(
-                    "the control plane at {address} belongs to trust domain {found}, and this proxy to {}; correct \
-                     --trust-domain",
-                    expected.trust_domain()
-                ),
-                Some(VerifyError::Chain { reason, outside_validity: true, .. }) => format!(
-                    "the certificate of {address} is not valid by this machine's clock ({reason}); compare the clocks of \
-                     both machines"
-                ),
-                Some(VerifyError::Chain { .. }) => format!(
-                    "no root in {} issued the certificate of {address}; set --control-plane-ca to the roots.pem in the \
-                     --state-dir of that control plane",
-                    roots_file.display()
-                ),
-                Some(VerifyError::WrongPeer { found, .. }) => {
-                    format!("{address} is {found}, and not a control plane; correct --control-plane")
-                }
-                Some(other) => format!("{address} is not a control plane: {other}; correct --control-plane"),
-                None => format!("the TLS handshake with {address} failed: {error}; check --control-plane"),
-            },
-            Err(error) => format!("the TLS handshake with {address} failed: {error}; check --control-plane"),
+            _ => format!("the TLS handshake with {address} failed: {error}; check --control-plane"),
         })
     }
 }
 
-/// Returns why our verifier refused the peer, if that is the error.
-fn refusal(error: &rustls::Error) -> Option<&VerifyError> {
-    match error {
-        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
-        _ => None,
+/// Returns why the server at `address` is not the expected control plane, and what to correct.
+fn rejected_by_us(address: &str, expected: &SpiffeId, roots_file: &Path, rejected: &VerifyError) -> String {
+    match rejected {
+        VerifyError::UnknownTrustDomain(found) => format!(
+            "the control plane at {address} belongs to trust domain {found}, and this proxy to {}; correct --trust-domain",
+            expected.trust_domain()
+        ),
+        VerifyError::Chain { reason, outside_validity: true, .. } => format!(
+            "the certificate of {address} is not valid by this machine's clock ({reason}); compare the clocks of both machines"
+        ),
+        VerifyError::Chain { .. } => format!(
+            "no root in {} issued the certificate of {address}; set --control-plane-ca to the roots.pem in the --state-dir of \
+             that control plane",
+            roots_file.display()
+        ),
+        VerifyError::WrongPeer { found, .. } => {
+            format!("{address} is {found}, and not a control plane; correct --control-plane")
+        }
+        other => format!("{address} is not a control plane: {other}; correct --control-plane"),
     }
 }
 
@@ -138,7 +134,7 @@ mod tests {
     use std::sync::Arc;
 
     use outrigger_core::identity::TrustDomain;
-    use rustls::OtherError;
+    use rustls::{CertificateError, OtherError};
 
     use super::*;
 
