@@ -198,7 +198,8 @@ pub(super) async fn broken_file(mesh: &Mesh, pace: Pace) -> Verdict {
             says("source", "broken.yaml") && says("refused", "valeu")
         };
         if let Some(entry) = history.as_array().and_then(|entries| entries.iter().find(named)) {
-            break format!("{}: {}", entry["source"], entry["refused"]).replace('"', "");
+            let text = |key: &str| entry[key].as_str().unwrap_or_default();
+            break format!("{}: {}", text("source"), text("refused"));
         }
         if Instant::now() > deadline {
             return Err("the broken file was not refused by name within 5 s".into());
