@@ -79,7 +79,7 @@ impl Pages {
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
         match (request.uri().path(), interface) {
             ("/healthz", _) if read => text(StatusCode::OK, "ok"),
-            ("/ready", _) if read => self.ready(),
+            ("/ready", _) if read => self.ready(interface),
             ("/metrics", _) if read => self.metrics_text(request.headers()),
             ("/healthz" | "/ready" | "/metrics", _) => not_allowed(),
             (_, Interface::Public) => text(StatusCode::NOT_FOUND, "/ready /healthz /metrics"),
@@ -109,9 +109,11 @@ impl Pages {
         store.into_iter().collect()
     }
 
-    fn ready(&self) -> PageResponse {
+    /// Returns whether tokens, certificates and registrations are promised. Only this machine learns why not.
+    fn ready(&self, interface: Interface) -> PageResponse {
         match self.problems() {
             problems if problems.is_empty() => text(StatusCode::OK, "ok"),
+            _ if interface == Interface::Public => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
             problems => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", problems.join("; "))),
         }
     }
@@ -363,6 +365,8 @@ mod tests {
         assert_eq!(refused.0, 500, "{}", refused.1);
         let (status, text) = page("/ready").await;
         assert!(status == 503 && text.contains("the state cannot be written since 20"), "{status} {text}");
+        let public = ask(&pages, Interface::Public, Method::GET, "mesh.example", "/ready", "").await;
+        assert_eq!(public, (503, "not ready\n".to_owned()), "the reason is for this machine");
         assert_eq!(page("/healthz").await.0, 200);
         assert!(page("/status").await.1.contains(r#""problems":["the state cannot be written"#));
     }

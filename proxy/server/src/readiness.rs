@@ -51,11 +51,19 @@ impl Readiness {
 
     /// Returns the pending conditions with their reasons. Empty if the process is ready.
     pub(crate) fn missing(&self) -> Vec<String> {
-        let pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = |(name, why): &(&str, Option<String>)| match why {
+        self.pending(|(name, why)| match why {
             Some(why) => format!("{name} ({why})"),
             None => (*name).to_owned(),
-        };
+        })
+    }
+
+    /// Returns the names of the pending conditions. Unlike the reasons they contain no address and no path.
+    pub(crate) fn missing_names(&self) -> Vec<String> {
+        self.pending(|(name, _)| (*name).to_owned())
+    }
+
+    fn pending(&self, text: impl Fn(&(&'static str, Option<String>)) -> String) -> Vec<String> {
+        let pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let draining = self.0.draining.load(Relaxed).then(|| "draining".to_owned());
         pending.iter().map(text).chain(draining).collect()
     }
@@ -97,6 +105,7 @@ mod tests {
         assert_eq!(readiness.missing(), ["configuration"]);
         config.explain("the saved one is torn".into());
         assert_eq!(readiness.missing(), ["configuration (the saved one is torn)"]);
+        assert_eq!(readiness.missing_names(), ["configuration"]);
         config.open();
         assert!(readiness.is_ready());
     }

@@ -33,13 +33,15 @@ pub(crate) struct AdminState {
 impl AdminState {
     /// Returns the pages for scrapers and probes, which other machines may read.
     pub(crate) fn public_pages(&self) -> Pages {
-        Pages::public(self.probes_and_metrics().into())
+        let readiness = self.readiness.clone();
+        let ready =
+            Page::read("/ready", "whether it is ready", move || ready(&readiness.missing_names(), &[]));
+        Pages::public(self.liveness_and_metrics().into_iter().chain([ready]).collect())
     }
 
-    fn probes_and_metrics(&self) -> [Page; 3] {
-        let (readiness, sources) = (self.readiness.clone(), self.metrics.clone());
+    fn liveness_and_metrics(&self) -> [Page; 2] {
+        let sources = self.metrics.clone();
         [
-            Page::read("/ready", "whether it is ready, and what is missing", move || ready(&readiness)),
             Page::read("/healthz", "whether the control thread runs", || {
                 PageResponse::text(StatusCode::OK, "ok\n")
             }),
@@ -53,11 +55,14 @@ impl AdminState {
 
     /// Returns all pages. Their handlers run on blocking threads of the control runtime.
     pub(crate) fn pages(self) -> Pages {
-        let mut pages = Vec::from(self.probes_and_metrics());
-        let Self { readiness: _, metrics, published, secrets, reader, clusters, level, drain } = self;
+        let mut pages = Vec::from(self.liveness_and_metrics());
+        let Self { readiness, metrics, published, secrets, reader, clusters, level, drain } = self;
         let workers = metrics.workers;
         let (dumped, set_level) = (published.clone(), level.clone());
         pages.extend([
+            Page::read("/ready", "whether it is ready, and what is missing", move || {
+                ready(&readiness.missing(), &readiness.warnings())
+            }),
             Page::read("/config_dump", "xDS resources, versions, refusals (JSON, as Envoy's)", move || {
                 let resources = reader.resources();
                 PageResponse::json(&config_dump::config_dump(&dumped.load(), &resources, &reader.status()))
@@ -89,13 +94,12 @@ fn metrics(sources: &Sources, headers: &HeaderMap) -> PageResponse {
     PageResponse::typed(StatusCode::OK, format.content_type(), encode(&sources.families(), format))
 }
 
-fn ready(readiness: &Readiness) -> PageResponse {
-    let missing = readiness.missing();
+fn ready(missing: &[String], warnings: &[String]) -> PageResponse {
     let (status, mut text) = match missing.is_empty() {
         true => (StatusCode::OK, "ready\n".to_owned()),
         false => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))),
     };
-    for warning in readiness.warnings() {
+    for warning in warnings {
         text.push_str(&format!("warning: {warning}\n"));
     }
     PageResponse::text(status, &text)
