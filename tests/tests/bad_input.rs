@@ -139,7 +139,7 @@ async fn a_refused_file_is_named_and_the_last_good_version_stays() {
         ("    timeouts: {request: soon}\n", "rules[0].timeouts.request"),
         ("    matches: [{path: {type: RegularExpression, value: '('}}]\n", "rules[0].matches[0].path"),
         ("  colour: red\n", "colour"),
-        ("---\napiVersion: v1\nkind: Pigeon\nmetadata: {name: p, namespace: shop}\n", "Pigeon"),
+        ("---\napiVersion: v1\nkind: Sevice\nmetadata: {name: p, namespace: shop}\n", "Sevice"),
     ] {
         pair.mesh.write("route.yaml", &route(rest));
         let refusal = pair.mesh.refusal(said).await;

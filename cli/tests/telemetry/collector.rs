@@ -1,4 +1,4 @@
-//! A Jaeger with its store in memory. It is an OpenTelemetry Collector too: OTLP over gRPC and HTTP, span metrics, a Prometheus
+//! A Jaeger with a Badger store that ends with it. It is an OpenTelemetry Collector too: OTLP over gRPC and HTTP, span metrics, a Prometheus
 //! exporter, and a log of the metrics and logs that it receives.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,12 +140,12 @@ fn configuration(
 extensions:
   jaeger_storage:
     backends:
-      memory:
-        memory:
-          max_traces: 100000
+      badger:
+        badger:
+          ephemeral: true
   jaeger_query:
     storage:
-      traces: memory
+      traces: badger
     http:
       endpoint: {query}
     grpc:
@@ -164,7 +164,7 @@ connectors:
       - name: rpc.method
 exporters:
   jaeger_storage_exporter:
-    trace_storage: memory
+    trace_storage: badger
   prometheus:
     endpoint: {span_metrics}
   debug:

@@ -244,7 +244,9 @@ mod tests {
         assert_eq!(definitions.holders(), ["a f.yaml", "b f.yaml"]);
         assert_eq!(
             definitions.refused(),
-            ["f.yaml, document 1, Namespace a, metadata.lables: unknown field [unknown-field]"]
+            [
+                "f.yaml, document 1, Namespace a, metadata.lables: unknown field; did you mean \"labels\"? [unknown-field]"
+            ]
         );
         assert_eq!(definitions.file("f.yaml", Some(&namespace("b", "z"))), ["a Removed"]);
         assert!(definitions.refused().is_empty());

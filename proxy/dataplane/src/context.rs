@@ -30,7 +30,7 @@ use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::host::Host;
 
 /// The name of the cluster of destinations outside the mesh (Istio: `PassthroughCluster`).
-pub(crate) const PASSTHROUGH_CLUSTER: &str = "outrigger.passed-on";
+pub(crate) const PASSTHROUGH_CLUSTER: &str = "outrigger.passthrough";
 
 /// Resolves host names outside the mesh. Shared by all workers; answers within its own time limit.
 #[derive(Clone)]

@@ -317,7 +317,10 @@ mod tests {
         let registry = Registry::new();
         let worker = registry.worker();
         for route in 0..MAX_SERIES + 100 {
-            worker.responses(&labels(route)).finished(Duration::ZERO, 0, 0, None);
+            // Statuses too: an application chooses them.
+            let status = 200 + u16::try_from(route % 100).unwrap();
+            let labels = ResponseLabels { status, ..labels(route) };
+            worker.responses(&labels).finished(Duration::ZERO, 0, 0, None);
         }
         let totals = registry.totals();
         assert_eq!((totals.responses.len(), totals.requests.len()), (MAX_SERIES + 1, MAX_SERIES + 1));

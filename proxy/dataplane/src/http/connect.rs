@@ -17,6 +17,7 @@ use super::respond;
 use super::upgrade::side;
 use crate::codec::head::{RequestHead, ResponseHead};
 use crate::codec::server::Responder;
+use crate::context::PASSTHROUGH_CLUSTER;
 use crate::tcp::copy::{CopyLimits, Side, copy_both};
 use crate::tcp::dial::{self, UpstreamConnection};
 use crate::tcp::relay::copy_limits;
@@ -57,6 +58,7 @@ async fn open(on: &Downstream, head: &RequestHead, journal: &mut Journal) -> Res
     let (found, snapshot) = find(&on.context, &on.client, &requested, *unknown).await?;
     match found.as_deref().map(|found| &found.handler) {
         None => {
+            journal.set_destination(PASSTHROUGH_CLUSTER.into());
             let opened = dial::passthrough(&on.context, &requested, &on.client).await?;
             Ok(ConnectTarget::Opaque(Box::new(opened), CopyLimits::default()))
         }

@@ -217,7 +217,8 @@ impl Journal {
             if of.text.is_none() {
                 return;
             }
-            let resend_count = of.attempts.last().map_or(0, |before| before.resend_count + 1);
+            // Not the count of the last one: the attempts of a pair may have changed places.
+            let resend_count = u32::try_from(of.attempts.len()).unwrap_or(u32::MAX);
             of.attempts.push(AttemptRecord {
                 offset: now.duration_since(began),
                 duration: Duration::ZERO,

@@ -95,7 +95,7 @@ impl ResponseLabels {
             && *source == record.source
     }
 
-    /// Returns the same labels with [`OTHER`] for every name, and without identities: what clients can choose.
+    /// Returns the same labels with [`OTHER`] for every name, and without identities and statuses: without what peers can choose.
     pub(super) fn folded(&self) -> Self {
         let other = |value: &Option<Name>| value.as_ref().map(|_| Name::from(OTHER));
         let request = RequestLabels {
@@ -105,7 +105,7 @@ impl ResponseLabels {
             route: other(&self.request.route),
             ..self.request.clone()
         };
-        Self { request, peer: None, ..self.clone() }
+        Self { request, peer: None, status: 0, grpc_status: None, ..self.clone() }
     }
 }
 
@@ -171,13 +171,7 @@ impl RequestSeries {
         }
         totals.bytes_received += self.bytes_received.value();
         totals.bytes_sent += self.bytes_sent.value();
-        let exemplars = locked(&self.exemplars).clone().unwrap_or_default();
-        for (newest, exemplar) in totals.exemplars.iter_mut().zip(*exemplars) {
-            let time = |of: &Option<Exemplar>| of.map(|of| of.time);
-            if time(newest) < time(&exemplar) {
-                *newest = exemplar;
-            }
-        }
+        totals.keep_newest(&locked(&self.exemplars).clone().unwrap_or_default());
     }
 }
 
@@ -194,6 +188,27 @@ pub struct RequestTotals {
 }
 
 impl RequestTotals {
+    /// Adds `other`, whose labels have the same text. Of two exemplars of a bucket the newer one stays.
+    pub fn merge(&mut self, other: &Self) {
+        let Self { duration_micros, buckets, exemplars, bytes_received, bytes_sent } = other;
+        self.duration_micros += duration_micros;
+        for (total, bucket) in self.buckets.iter_mut().zip(buckets) {
+            *total += bucket;
+        }
+        self.keep_newest(exemplars);
+        self.bytes_received += bytes_received;
+        self.bytes_sent += bytes_sent;
+    }
+
+    fn keep_newest(&mut self, exemplars: &[Option<Exemplar>; BUCKETS]) {
+        let time = |of: &Option<Exemplar>| of.map(|of| of.time);
+        for (newest, exemplar) in self.exemplars.iter_mut().zip(exemplars) {
+            if time(newest) < time(exemplar) {
+                *newest = *exemplar;
+            }
+        }
+    }
+
     /// Returns the durations in seconds.
     pub fn durations(&self) -> Histogram {
         let bounds = BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);

@@ -41,7 +41,10 @@ pub(crate) async fn run(
             _ = &mut stop => stopped = true,
         }
         let resource = workload.resource(sources.identity.get().as_ref());
-        let request = request(sources.families(), [started, SystemTime::now()], resource);
+        // As for a scrape: with many series this takes longer than the control thread may be blocked.
+        let read = sources.clone();
+        let Ok(families) = tokio::task::spawn_blocking(move || read.families()).await else { continue };
+        let request = request(families, [started, SystemTime::now()], resource);
         exporter.export(&request, 1).await;
     }
 }

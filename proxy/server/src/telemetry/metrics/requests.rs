@@ -1,6 +1,6 @@
 //! The families of finished requests, and their labels.
 //!
-//! A label without a value is left out. Inbound, the source is the verified client and the destination this workload;
+//! A label without a value is left out, so series of the data path that differ in what no label shows are one here. Inbound, the source is the verified client and the destination this workload;
 //! outbound, the source is this workload and the destination the endpoint of the last attempt. A gateway is neither.
 
 use std::collections::BTreeMap;
@@ -17,14 +17,19 @@ pub(super) fn families(
     responses: &BTreeMap<ResponseLabels, u64>,
     requests: &BTreeMap<RequestLabels, RequestTotals>,
 ) -> [Family; 4] {
-    let counts = responses.iter().map(|(labels, count)| (of_response(labels, local), *count as f64));
-    let durations = requests.iter().map(|(labels, totals)| (of_request(labels, local), totals.durations()));
+    let mut counts: BTreeMap<Labels, f64> = BTreeMap::new();
+    for (labels, count) in responses {
+        *counts.entry(of_response(labels, local)).or_default() += *count as f64;
+    }
+    let mut durations: BTreeMap<Labels, RequestTotals> = BTreeMap::new();
     let mut bytes: BTreeMap<Labels, (u64, u64)> = BTreeMap::new();
     for (labels, totals) in requests {
+        durations.entry(of_request(labels, local)).or_default().merge(totals);
         let (received, sent) = bytes.entry(of_bytes(labels, local)).or_default();
         *received += totals.bytes_received;
         *sent += totals.bytes_sent;
     }
+    let durations = durations.into_iter().map(|(labels, totals)| (labels, totals.durations()));
     let received = bytes.iter().map(|(labels, (received, _))| (labels.clone(), *received as f64));
     let sent = bytes.iter().map(|(labels, (_, sent))| (labels.clone(), *sent as f64));
     [

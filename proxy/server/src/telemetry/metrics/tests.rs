@@ -238,3 +238,25 @@ fn names<'a>(series: impl Iterator<Item = &'a outrigger_core::metrics::Labels>) 
     }
     names.join(", ")
 }
+
+/// What no label shows must not make a series: a cluster that is the destination, against no attempt at all.
+#[test]
+fn no_two_series_have_the_same_labels() {
+    let refused =
+        RequestRecord { status: 503, reason: Some(Reason::NoHealthyUpstream), upstream: None, ..to_cart() };
+    let failed =
+        RequestRecord { status: 500, upstream: plaintext("cart.shop.svc.cluster.local:80"), ..to_cart() };
+    let inbound = |upstream| RequestRecord { direction: Direction::Inbound, upstream, ..to_cart() };
+    let records = [refused, failed, inbound(None), inbound(plaintext("inbound|127.0.0.1:80"))];
+    let text = encode(&sources(1, &records).families(), Format::Prometheus);
+    let series: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+        .collect();
+    let distinct: BTreeSet<_> = series.iter().collect();
+    assert_eq!(series.len(), distinct.len(), "{text}");
+    let class = "route=\"httproute/shop/cart/0/0\",protocol=\"http/1.1\",status_class=\"5xx\"} 2";
+    let counts = text.lines().filter(|line| line.starts_with("outrigger_request_duration_seconds_count"));
+    assert!(counts.clone().any(|line| line.ends_with(class)), "{text}");
+}

@@ -60,9 +60,9 @@ impl Exporter {
     async fn deliver(&self, request: bytes::Bytes, deadline: Instant) -> Result<(u64, String), String> {
         let mut response = self.client.send(request.clone()).await;
         if let Err(SendError { transient: true, retry_after, .. }) = &response {
-            let retry_at = Instant::now() + retry_after.unwrap_or_else(retry_delay);
-            if retry_at < deadline {
-                tokio::time::sleep_until(retry_at).await;
+            let pause = retry_after.unwrap_or_else(retry_delay);
+            if pause < deadline.saturating_duration_since(Instant::now()) {
+                tokio::time::sleep(pause).await;
                 response = self.client.send(request).await;
             }
         }

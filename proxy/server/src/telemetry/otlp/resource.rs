@@ -97,6 +97,7 @@ pub(super) fn percent_decoded(value: &str) -> Option<String> {
             continue;
         }
         let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+        digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(())?;
         bytes.push(u8::from_str_radix(digits, 16).ok()?);
         rest = &tail[2..];
     }
@@ -145,7 +146,9 @@ mod tests {
         assert_eq!(attribute(&[said], "team").as_deref(), Some("a b"));
         let named = ("OTEL_SERVICE_NAME", "checkout");
         assert_eq!(attribute(&[said, named], key::SERVICE_NAME).as_deref(), Some("checkout"));
-        let broken = ("OTEL_RESOURCE_ATTRIBUTES", "team=a,oops");
-        assert_eq!(attribute(&[broken], "team"), None, "a list with an error is discarded whole");
+        for list in ["team=a,oops", "team=a%+1"] {
+            let broken = ("OTEL_RESOURCE_ATTRIBUTES", list);
+            assert_eq!(attribute(&[broken], "team"), None, "a list with an error is discarded whole");
+        }
     }
 }

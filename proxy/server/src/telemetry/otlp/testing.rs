@@ -30,7 +30,7 @@ pub(crate) enum Answer {
     Reject(i64),
     /// 503, UNAVAILABLE.
     Unavailable,
-    /// 503 with a `Retry-After` of two hours, by HTTP only.
+    /// 503 with the longest `Retry-After` there is, by HTTP only.
     RetryLater,
     /// 400, INVALID_ARGUMENT.
     Refuse,
@@ -154,7 +154,7 @@ fn http_response(answer: Answer) -> Response<BoxBody<Bytes, Infallible>> {
     let mut response = Response::new(Full::new(message(answer).into()).boxed());
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
     if answer == Answer::RetryLater {
-        response.headers_mut().insert("retry-after", HeaderValue::from_static("7200"));
+        response.headers_mut().insert("retry-after", HeaderValue::from_static("18446744073709551615"));
     }
     response
 }
