@@ -26,7 +26,7 @@ impl Spinner {
         self.0.set_message(message);
     }
 
-    /// Writes a line that stays, above the spinner; also if stderr is no terminal.
+    /// Writes a line that stays, above the spinner; also if stderr is not a terminal.
     pub(crate) fn line(&self, line: &str) {
         self.0.suspend(|| print_error(line));
     }

@@ -110,7 +110,7 @@ fn every_command_has_a_manual_page() {
         for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
             assert!(page.contains(section), "{name}: {section}");
         }
-        // groff is on most systems; where it is not, the structure must suffice.
+        // Checked with groff if it is installed.
         if let Ok(output) = Command::new("groff").args(["-man", "-Tutf8", "-ww"]).arg(&path).output() {
             assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
         }

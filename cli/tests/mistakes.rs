@@ -183,7 +183,7 @@ fn application_crashed_for_a_caller(mesh: &Mesh, row: &Row) {
         let application = TcpListener::bind(address).unwrap();
         application.set_nonblocking(true).unwrap();
         let started = Instant::now();
-        // The probe of the sidecar, if it counts the application as dead.
+        // The probe of the sidecar, if it counts the application as unreachable.
         while application.accept().is_err() && started.elapsed() < Duration::from_secs(1) {
             std::thread::sleep(Duration::from_millis(10));
         }

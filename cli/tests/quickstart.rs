@@ -1,4 +1,5 @@
-//! The commands of the README's quickstart, with other ports and directories, and what a person reads of the mesh that they start.
+//! The commands of the README's quickstart, with other ports and directories, and what a person reads of the mesh that they
+//! start.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -12,7 +13,7 @@ struct Quickstart {
     shell: Child,
     environment: Vec<(&'static str, String)>,
     outbound: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Quickstart {
@@ -75,8 +76,8 @@ impl Quickstart {
             .unwrap();
         let mut line = String::new();
         BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let started = Self { shell, environment, outbound, _directory: directory };
-        let log = || std::fs::read_to_string(started._directory.path().join("log")).unwrap_or_default();
+        let started = Self { shell, environment, outbound, directory };
+        let log = || std::fs::read_to_string(started.directory.path().join("log")).unwrap_or_default();
         assert_eq!(line, "started\n", "{}", log());
         started
     }

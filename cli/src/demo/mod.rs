@@ -282,7 +282,7 @@ async fn keep(mesh: &Mesh) {
         return;
     };
     let _ = print(&format!(
-        "The mesh keeps running. Try:
+        "The mesh keeps running. Examples:
   curl -i -H 'Host: web' http://{0}/
   curl -i -x http://{0} -d 'one hull' http://web/checkout
   curl http://{1}/clusters

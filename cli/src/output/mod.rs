@@ -1,7 +1,7 @@
 //! What commands print: a table for people or data for programs, written to stdout.
 //!
 //! Colours are removed unless stdout is a terminal and the environment allows them (NO_COLOR, CLICOLOR, CLICOLOR_FORCE, TERM). A
-//! reader that closes the pipe early, such as `head`, ends the output and is no error.
+//! reader that closes the pipe early, such as `head`, ends the output and is not an error.
 
 pub(crate) mod table;
 pub(crate) mod time;

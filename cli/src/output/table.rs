@@ -1,4 +1,5 @@
-//! A table as kubectl prints it: a header in capitals, columns aligned, no borders. A row that needs attention is coloured as a whole.
+//! A table as kubectl prints it: a header in capitals, columns aligned, no borders. A row that needs attention is
+//! coloured as a whole.
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::presets::NOTHING;

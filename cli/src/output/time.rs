@@ -1,4 +1,4 @@
-//! How far away a time is, as people say it.
+//! Formats a time relative to now.
 
 use jiff::Timestamp;
 

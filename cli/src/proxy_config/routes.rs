@@ -1,4 +1,4 @@
-//! Routes as a table: a row for each route, in the order in which they are tried.
+//! Routes as a table: a row for each route, in the order in which they are matched.
 
 use serde_json::Value;
 

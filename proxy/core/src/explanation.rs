@@ -83,7 +83,7 @@ const ENDPOINTS: &str = "outrigger proxy-config endpoints";
 const STATUS: &str = "outrigger status";
 const CHECK: &str = "outrigger check DIRECTORY";
 
-/// Returns the sentence for a reason, and what tells more. `<destination>` and `<request>` stand for those of the request.
+/// Returns the sentence for a reason, and where to read more. `<destination>` and `<request>` stand for those of the request.
 fn text(reason: Reason) -> (&'static str, &'static str) {
     match reason {
         Reason::DownstreamProtocolError => ("the request is not valid HTTP", ACCESS_LOG),

@@ -34,14 +34,14 @@ impl Registry {
         Arc::default()
     }
 
-    /// Metrics for one more worker, kept for the life of the process so that its counts never fall.
+    /// Returns metrics for one more worker, kept for the life of the process so that its counts never fall.
     pub fn worker(&self) -> Arc<WorkerMetrics> {
         let metrics = Arc::new(WorkerMetrics::default());
         locked(&self.workers).push(Arc::clone(&metrics));
         metrics
     }
 
-    /// What all workers do, now. Cheaper than [`Registry::totals`].
+    /// Returns what all workers do, now. Cheaper than [`Registry::totals`].
     pub fn activity(&self) -> Activity {
         let mut activity = Activity::default();
         for worker in locked(&self.workers).iter() {
@@ -52,7 +52,7 @@ impl Registry {
         activity
     }
 
-    /// The sums of what has no labels, now: cheap.
+    /// Returns the sums of what has no labels, now: cheap.
     pub fn process(&self) -> ProcessTotals {
         let mut totals = ProcessTotals::default();
         locked(&self.workers).iter().for_each(|worker| worker.process.add_to(&mut totals));
@@ -67,7 +67,7 @@ impl Registry {
         locked(&self.workers).iter().map(of).sum()
     }
 
-    /// The sums over all workers, now. Takes each worker's lock briefly; workers take it only to add a series.
+    /// Returns the sums over all workers, now. Takes each worker's lock briefly; workers take it only to add a series.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for worker in locked(&self.workers).iter() {
@@ -98,8 +98,8 @@ pub struct WorkerMetrics {
 }
 
 impl WorkerMetrics {
-    /// The series for these labels, made if new. Costs locks that only a scrape contends for, and a hash of the labels: keep
-    /// the handle.
+    /// Returns the series for these labels, made if new. Costs locks that only a scrape contends for, and a hash of the labels:
+    /// keep the handle.
     pub fn responses(&self, labels: &ResponseLabels) -> Arc<ResponseSeries> {
         let mut series = locked(&self.responses);
         if let Some(found) = series.get(labels) {
@@ -111,7 +111,7 @@ impl WorkerMetrics {
         Arc::clone(series.entry(labels).or_insert_with(made))
     }
 
-    /// The series of a cluster, made if new.
+    /// Returns the series of a cluster, made if new.
     pub fn cluster(&self, cluster: &Name) -> Arc<ClusterSeries> {
         let mut series = locked(&self.clusters);
         if let Some(found) = series.get(cluster) {

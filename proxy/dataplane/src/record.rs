@@ -1,7 +1,7 @@
 //! Where finished requests go: counters at once, the access log and the span exporter through bounded channels.
 //!
 //! One [`Recorder`] belongs to one worker. It never waits: a sink that is full loses the record, and the loss is
-//! counted. Whether anyone will read a record's text is asked once, when the request begins.
+//! counted. Whether a record's text will be read is decided once, when the request begins.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,11 +16,11 @@ use crate::metrics::{ResponseLabels, ResponseSeries, WorkerMetrics};
 /// The far ends of telemetry, shared by all workers: cloning clones the senders.
 #[derive(Debug, Clone, Default)]
 pub struct Sinks {
-    /// Takes every finished request, for the access log.
+    /// Receives every finished request, for the access log.
     pub log: Option<mpsc::Sender<Arc<RequestRecord>>>,
-    /// Takes every finished request, for the access log by OTLP.
+    /// Receives every finished request, for the access log by OTLP.
     pub otlp_log: Option<mpsc::Sender<Arc<RequestRecord>>>,
-    /// Takes every sampled request, for spans.
+    /// Receives every sampled request, for spans.
     pub spans: Option<mpsc::Sender<Arc<RequestRecord>>>,
 }
 

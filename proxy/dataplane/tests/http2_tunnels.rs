@@ -287,6 +287,6 @@ async fn a_websocket_of_http1_reaches_an_application_of_http2() {
         let record = proxy.record().await;
         assert_eq!(record.reason, Some(outrigger_core::reason::Reason::UpgradeRefused));
         assert!(record.text.as_ref().unwrap().detail.contains("extended CONNECT"), "{record:?}");
-        assert_eq!(record.attempts.len(), 1, "asking again helps nobody");
+        assert_eq!(record.attempts.len(), 1, "no attempt follows");
     }
 }

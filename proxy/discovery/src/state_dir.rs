@@ -1,7 +1,7 @@
 //! The state directory: key, certificate and cache. Mode 0700, each file 0600, replaced atomically.
 //!
-//! Used at start-up, after a certificate renewal, and when the saved configuration changes. A failed write leaves the old file. A lock
-//! keeps a second proxy out, which would use the same key and listeners.
+//! Used at start-up, after a certificate renewal, and when the saved configuration changes. A failed write leaves the old file. A
+//! lock keeps a second proxy out, which would use the same key and listeners.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Read};

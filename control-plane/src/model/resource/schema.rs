@@ -1,8 +1,8 @@
 //! JSON Schema of every kind, generated from the types that decode it: what editors complete and check.
 //!
 //! A schema accepts everything that the decoder accepts. It refuses unknown fields, wrong types and most values outside the
-//! limits; what only code can decide (regular expressions, fields that exclude each other) it leaves to the decoder. Draft 7, which
-//! editors know best.
+//! limits; what only code can decide (regular expressions, fields that exclude each other) it leaves to the decoder. Draft 7,
+//! which editors know best.
 
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;

@@ -296,7 +296,7 @@ async fn deliver(
     }
 }
 
-/// Says what went wrong, in the way from which the client can make the most.
+/// Answers a failed request in the form that lets the client recover.
 async fn fail(
     on: &Downstream,
     request: &RequestHead,
@@ -318,8 +318,8 @@ async fn fail(
             Reason::UpstreamOverflow | Reason::UpstreamRemoteReset | Reason::ApplicationUnreachable
         );
     let mut responder = responder;
-    // The sidecar before this one may send it elsewhere, a POST too: nothing of the request was written to an application. This is
-    // a promise between sidecars (the contract's REFUSED_STREAM), so that only an authenticated one gets it.
+    // The sidecar before this one may send it elsewhere, a POST too: nothing of the request was written to an application. This
+    // is a promise between sidecars (the contract's REFUSED_STREAM), so that only an authenticated one gets it.
     if untouched && of_endpoint && on.client.peer.is_some() {
         if matches!(failure.reason, Reason::UpstreamConnectionFailure | Reason::UpstreamConnectionTermination)
         {

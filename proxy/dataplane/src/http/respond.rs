@@ -1,7 +1,7 @@
 //! Answers that the proxy makes itself: for failures, direct responses and redirects.
 //!
-//! All carry `x-outrigger-reason`. The text of a failure is one sentence ([`Explanation`]). A gRPC client reads no HTTP status: it gets trailers-only (gRPC over HTTP/2,
-//! "Responses"), which is HTTP 200 with `grpc-status` in the head.
+//! All carry `x-outrigger-reason`. The text of a failure is one sentence ([`Explanation`]). A gRPC client
+//! reads no HTTP status: it gets trailers-only (gRPC over HTTP/2, "Responses"), which is HTTP 200 with `grpc-status` in the head.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -83,9 +83,9 @@ pub struct Args {
 
     /// A service that this workload serves: SERVICE[:PORT]=IP:PORT[,...]; may be repeated
     ///
-    /// IP:PORT is the application's address; PORT defaults to 80. Options: `,listen=IP:PORT` is the address for inbound connections
-    /// (required unless --transparent-inbound is set), `,advertise=IP:PORT` the address that other proxies connect to, if it
-    /// differs, and `,protocol=http|http2|grpc|tcp` the application's protocol.
+    /// IP:PORT is the application's address; PORT defaults to 80. Options: `,listen=IP:PORT` is the address for inbound
+    /// connections (required unless --transparent-inbound is set), `,advertise=IP:PORT` the address that other proxies connect
+    /// to, if it differs, and `,protocol=http|http2|grpc|tcp` the application's protocol.
     #[arg(long, value_name = "SERVICE", help_heading = WORKLOAD, value_parser = ServicePort::parse)]
     pub service: Vec<ServicePort>,
 
@@ -170,8 +170,8 @@ pub struct Args {
 
     /// Where the access log goes, with one line per finished request: off, stdout, or a file
     ///
-    /// A file is reopened on SIGHUP. OTEL_LOGS_EXPORTER=otlp exports the access log to an OpenTelemetry collector, with or without
-    /// this flag; docs/otlp.md has all such variables.
+    /// A file is reopened on SIGHUP. OTEL_LOGS_EXPORTER=otlp exports the access log to an OpenTelemetry collector, with or
+    /// without this flag; docs/otlp.md has all such variables.
     #[arg(long, value_name = "off|stdout|FILE", default_value = "off", help_heading = OPERATION, value_parser = parse_access_log)]
     pub access_log: AccessLog,
 

@@ -46,9 +46,9 @@ impl Outcome {
     }
 
     /// Returns whether it failed (HTTP conventions, "Status"; gRPC conventions, `rpc.status_code`). On the server side, an error
-    /// of the client (4xx, NOT_FOUND) is no failure.
+    /// of the client (4xx, NOT_FOUND) is not a failure.
     fn failed(self, side: Side) -> bool {
-        // A response that says less than its reason broke off.
+        // A response whose status is not that of its reason was cut off.
         let broke_off = |answered: bool| match self.reason {
             None
             | Some(

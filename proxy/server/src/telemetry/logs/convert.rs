@@ -1,5 +1,5 @@
 //! Converts a finished request to a log record: the fields of the JSON access log, under the names of OpenTelemetry's semantic
-//! conventions where there are such, else under `outrigger.*`. docs/access-logs.md lists them.
+//! conventions where they exist, else under `outrigger.*`. docs/access-logs.md lists them.
 //!
 //! The entry is converted by way of JSON, so that a new field of the access log is exported too.
 

@@ -1,7 +1,8 @@
 //! The proxy's metrics: all counters of the process, merged over the workers at each scrape or export.
 //!
 //! [`Sources`] keeps no state. It reads the workers' counters, the losses and the discovery state, and returns families. The
-//! admin endpoint encodes them as text, [`export()`] sends them by OTLP. docs/metrics.md lists every name with its kind and labels; a test compares the two.
+//! admin endpoint encodes them as text, [`export()`] sends them by OTLP. docs/metrics.md lists every name with its
+//! kind and labels; a test compares the two.
 
 mod export;
 mod families;

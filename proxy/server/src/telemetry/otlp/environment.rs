@@ -29,8 +29,8 @@ impl Environment {
         Self::new(std::env::vars_os().filter_map(text))
     }
 
-    /// Takes names and values. "The SDK MUST interpret an empty value of an environment variable the same way as when the
-    /// variable is unset" (Environment variable specification, "Parsing empty value").
+    /// Creates it from names and values. "The SDK MUST interpret an empty value of an environment variable the same way as when
+    /// the variable is unset" (Environment variable specification, "Parsing empty value").
     pub(crate) fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let trimmed = |(name, value): (String, String)| (name, value.trim().to_owned());
         let set = |(name, value): &(String, String)| name.starts_with("OTEL_") && !value.is_empty();

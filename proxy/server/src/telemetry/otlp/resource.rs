@@ -46,8 +46,8 @@ impl Workload {
             attributes.push(KeyValue::new("outrigger.spiffe_id", identity.as_str().to_owned()));
         }
         attributes.retain(|own| self.attributes.iter().all(|(key, _)| key != own.key.as_str()));
-        let said = self.attributes.iter().filter(|(key, _)| key != key::SERVICE_NAME);
-        attributes.extend(said.map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
+        let configured = self.attributes.iter().filter(|(key, _)| key != key::SERVICE_NAME);
+        attributes.extend(configured.map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
         attributes.push(KeyValue::new(key::SERVICE_NAME, self.service_name(identity)));
         Resource { attributes: Attributes::from(attributes).0, ..Resource::default() }
     }
@@ -55,8 +55,9 @@ impl Workload {
     /// Returns OTEL_SERVICE_NAME, else service.name of OTEL_RESOURCE_ATTRIBUTES, else the workload's service, else the
     /// certificate's service account, else the instance.
     fn service_name(&self, identity: Option<&SpiffeId>) -> String {
-        let said = self.attributes.iter().find(|(key, _)| key == key::SERVICE_NAME).map(|(_, name)| name);
-        let known = self.named.as_ref().or(said).or(self.service.as_ref()).map(String::as_str);
+        let configured =
+            self.attributes.iter().find(|(key, _)| key == key::SERVICE_NAME).map(|(_, name)| name);
+        let known = self.named.as_ref().or(configured).or(self.service.as_ref()).map(String::as_str);
         let account = || identity.map(SpiffeId::service_account);
         known.or_else(account).unwrap_or(&self.instance).to_owned()
     }
@@ -136,16 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn the_resource_names_the_workload_and_the_environment_wins() {
+    fn the_resource_names_the_workload_and_the_environment_takes_precedence() {
         assert_eq!(attribute(&[], key::SERVICE_NAME).as_deref(), Some("cart"));
         assert_eq!(attribute(&[], key::SERVICE_NAMESPACE).as_deref(), Some("shop"));
         assert_eq!(attribute(&[], key::SERVICE_INSTANCE_ID).as_deref(), Some("cart-1"));
-        let said = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=basket,team=a%20b,service.namespace=warehouse");
-        assert_eq!(attribute(&[said], key::SERVICE_NAME).as_deref(), Some("basket"));
-        assert_eq!(attribute(&[said], key::SERVICE_NAMESPACE).as_deref(), Some("warehouse"));
-        assert_eq!(attribute(&[said], "team").as_deref(), Some("a b"));
+        let configured =
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=basket,team=a%20b,service.namespace=warehouse");
+        assert_eq!(attribute(&[configured], key::SERVICE_NAME).as_deref(), Some("basket"));
+        assert_eq!(attribute(&[configured], key::SERVICE_NAMESPACE).as_deref(), Some("warehouse"));
+        assert_eq!(attribute(&[configured], "team").as_deref(), Some("a b"));
         let named = ("OTEL_SERVICE_NAME", "checkout");
-        assert_eq!(attribute(&[said, named], key::SERVICE_NAME).as_deref(), Some("checkout"));
+        assert_eq!(attribute(&[configured, named], key::SERVICE_NAME).as_deref(), Some("checkout"));
         for list in ["team=a,oops", "team=a%+1"] {
             let broken = ("OTEL_RESOURCE_ATTRIBUTES", list);
             assert_eq!(attribute(&[broken], "team"), None, "a list with an error is discarded whole");

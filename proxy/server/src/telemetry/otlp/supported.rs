@@ -77,7 +77,10 @@ pub(super) fn check(environment: &Environment) -> Result<(), Error> {
         }
     }
     if !ignored.is_empty() {
-        tracing::info!(variables = ignored.join(" "), "ignored: not for a proxy");
+        tracing::info!(
+            variables = ignored.join(" "),
+            "OTEL_* variables that do not apply to a proxy are ignored"
+        );
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Converts a finished request to spans: one SERVER span where the proxy serves the application, one CLIENT span for each attempt
 //! where it calls for the application, both at a gateway.
 //!
-//! The parent of a SERVER span is the caller's span. So is that of the CLIENT spans of the outbound side, which are siblings; at a
-//! gateway their parent is its SERVER span. If no attempt was made, one CLIENT span says why. An upstream receives the ID of
+//! The parent of a SERVER span is the caller's span. So is that of the CLIENT spans of the outbound side, which are siblings; at
+//! a gateway their parent is its SERVER span. If no attempt was made, one CLIENT span says why. An upstream receives the ID of
 //! its attempt's CLIENT span, the application that of the SERVER span. Names and attributes follow OpenTelemetry's semantic
 //! conventions for HTTP and RPC; `outrigger.*` attributes are specific to the mesh.
 

@@ -13,7 +13,7 @@ use crate::telemetry::losses::Losses;
 use crate::telemetry::otlp::environment::Environment;
 use crate::telemetry::otlp::settings::Settings;
 
-/// tonic's own server, which knows nothing of our client.
+/// The server of tonic, independent of our client.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
 

@@ -58,7 +58,7 @@ fn outbound_each_attempt_is_a_child_of_the_applications_span() {
 }
 
 #[test]
-fn inbound_there_is_one_server_span_however_often_the_application_was_tried() {
+fn inbound_there_is_one_server_span_however_many_attempts_were_made() {
     let mut inbound = inbound();
     inbound.attempts.extend(record().attempts);
     let spans = spans(&inbound);
