@@ -10,6 +10,7 @@ use outrigger_control_plane::source::check::{Input, Located, Report, check as ch
 use serde_json::{Value, json};
 
 use crate::output::OutputArgs;
+use crate::output::table::printable;
 
 /// Reports what is wrong with configuration files: one line for each problem, with its place, its code and the next step.
 ///
@@ -46,6 +47,9 @@ enum FailOn {
 /// Returns an error if there are problems on which the command fails.
 pub(crate) fn check(args: CheckArgs) -> Result<(), String> {
     let CheckArgs { paths, fail_on, output } = args;
+    if paths.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err("- is stdin, which can be read only once".to_owned());
+    }
     let input = |path: PathBuf| {
         if path.as_os_str() != "-" {
             return Ok(Input::Path(path));
@@ -82,9 +86,10 @@ fn text(report: &Report) -> String {
             subject.push_str(": ");
         }
         let (severity, code) = (problem.code.severity(), problem.code);
-        let _ = writeln!(text, "{place}{severity}[{code}]: {subject}{}", problem.message);
+        let message = &problem.message;
+        let _ = writeln!(text, "{}", printable(&format!("{place}{severity}[{code}]: {subject}{message}")));
         if let Some(help) = &problem.help {
-            let _ = writeln!(text, "    help: {help}");
+            let _ = writeln!(text, "    help: {}", printable(help));
         }
     }
     let not_handled: usize = report.not_handled.values().sum();

@@ -142,3 +142,23 @@ fn colour_is_for_terminals_only() {
     assert!(!help("A", "b").contains('\u{1b}'), "a pipe");
     assert!(help("CLICOLOR_FORCE", "1").contains('\u{1b}'), "a pipe, forced");
 }
+
+#[test]
+fn check_escapes_control_characters_of_its_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.yaml");
+    let document = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: \"x\\ny\\e]0;title\\a\"}\n";
+    std::fs::write(&file, document).unwrap();
+    let mut command = outrigger(&["check", file.to_str().unwrap()]);
+    let output = command.env("CLICOLOR_FORCE", "1").output().unwrap();
+    let page = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{page}");
+    assert!(page.contains(r"\u{1b}]0;title\u{7}") && !page.contains(['\u{1b}', '\u{7}']), "{page:?}");
+}
+
+#[test]
+fn check_reads_stdin_once() {
+    let output = run(&["check", "-", "-"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("can be read only once"), "{}", text(&output.stderr));
+}

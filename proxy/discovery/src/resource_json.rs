@@ -21,8 +21,22 @@ use serde_json::{Map, Value as Json, json};
 /// Replaces a secret.
 const REDACTED: &str = "[redacted]";
 /// Parts of the names of headers, query parameters and metadata whose values are secret.
-const CREDENTIALS: [&str; 9] =
-    ["authorization", "cookie", "token", "secret", "password", "credential", "api-key", "api_key", "apikey"];
+const CREDENTIALS: [&str; 12] = [
+    "authorization",
+    "cookie",
+    "token",
+    "secret",
+    "password",
+    "credential",
+    "api-key",
+    "api_key",
+    "apikey",
+    "signature",
+    "accesskey",
+    "jwt",
+];
+/// Names of secret values of which other names may have a part.
+const CREDENTIAL_NAMES: [&str; 1] = ["sig"];
 /// The messages with a name that shows whether their value is secret, and the field of the name.
 const NAMED_VALUES: [(&str, &str); 3] = [
     ("envoy.config.core.v3.HeaderValue", "key"),
@@ -191,7 +205,7 @@ fn redact(json: &mut Json) {
 
 fn is_credential(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    CREDENTIALS.iter().any(|part| name.contains(part))
+    CREDENTIAL_NAMES.contains(&name.as_str()) || CREDENTIALS.iter().any(|part| name.contains(part))
 }
 
 fn key_text(key: &MapKey) -> String {

@@ -149,3 +149,15 @@ fn what_cannot_be_read_is_marked() {
     });
     assert!(renderer.render(&nested).to_string().contains("nested too deeply"));
 }
+
+#[test]
+fn a_credential_is_known_by_its_name() {
+    for name in
+        ["sig", "Signature", "X-Amz-Signature", "X-Amz-Credential", "AWSAccessKeyId", "x-jwt", "X-Api-Key"]
+    {
+        assert!(is_credential(name), "{name}");
+    }
+    for name in ["design", "signal", "version", "x-shop"] {
+        assert!(!is_credential(name), "{name}");
+    }
+}

@@ -11,6 +11,7 @@ mod certs;
 mod page;
 mod response;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 pub(crate) use self::page::{Page, Pages};
 pub(crate) use self::response::PageResponse;
@@ -46,17 +47,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `pages` until the runtime shuts down.
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = VecDeque::<AbortHandle>::new();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let pages = Arc::clone(&pages);
-                tokio::spawn(async move {
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, pages)).await;
-                    drop(permit);
-                });
+                connections.retain(|connection| !connection.is_finished());
+                // The oldest yields, so that idle connections never keep a probe out.
+                if connections.len() == MAX_CONNECTIONS
+                    && let Some(oldest) = connections.pop_front()
+                {
+                    oldest.abort();
+                }
+                let serving =
+                    tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, Arc::clone(&pages)));
+                connections.push_back(tokio::spawn(serving).abort_handle());
             }
             Err(error) => {
                 tracing::warn!(%error, "admin: accept failed");
@@ -225,6 +229,26 @@ mod tests {
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn idle_connections_keep_no_probe_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, pages()));
+        let mut idle = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        let host = address.to_string();
+        probe.write_all(get("/ready").replace("{host}", &host).as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // Less than the time limit of an idle connection.
+        let read = probe.read_to_string(&mut answer);
+        tokio::time::timeout(HEAD_TIMEOUT / 2, read).await.expect("the probe is served at once").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         server.abort();
     }
 }

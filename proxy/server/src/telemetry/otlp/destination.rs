@@ -133,7 +133,10 @@ fn url(environment: &Environment, signal: Signal, protocol: Protocol) -> Result<
     };
     let not_a_url = || variable.refused("is not a URL");
     let url: Uri = text.parse().map_err(|_| not_a_url())?;
-    url.host().filter(|host| !host.is_empty()).ok_or_else(not_a_url)?;
+    let authority = url.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(not_a_url)?;
+    if authority.as_str() != authority.host() && authority.port_u16().is_none() {
+        return Err(variable.refused("has a port that is not a number from 1 to 65535"));
+    }
     match protocol {
         Protocol::Grpc if url.path_and_query().is_some_and(|path| path != "/") => Err(variable.refused(
             "has a path, which OTLP over gRPC does not use; OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf chooses HTTP",

@@ -127,6 +127,7 @@ fn what_cannot_be_done_is_refused_by_name_and_value() {
         ("OTEL_TRACES_EXPORTER", "otlp,console", "use otlp or none"),
         (OF_TRACES, "unix:///run/collector", "use http or https"),
         (OF_TRACES, "http://", "is not a URL"),
+        (OF_TRACES, "http://c:99999", "has a port that is not a number from 1 to 65535"),
         (OF_TRACES, "http://c:4317/v1/traces", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "use grpc or http/protobuf"),
         ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", "use gzip or none"),
