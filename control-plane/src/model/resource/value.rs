@@ -36,9 +36,16 @@ const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// The pattern of a DNS subdomain.
 const SUBDOMAIN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
-/// Declares a string type that is validated when it is decoded. The schema may accept more.
+/// Declares a string type that is validated when it is decoded. The schema may accept more. An error shows the text, unless it is
+/// marked as one that may be secret.
 macro_rules! checked_string {
-    ($(#[$doc:meta])* $name:ident, $check:expr, $schema:tt) => {
+    (@error $text:ident, $reason:ident) => {
+        format!("{:?} {}", $text, $reason)
+    };
+    (@error $text:ident, $reason:ident, may_be_secret) => {
+        format!("{} (it is not shown, because it may be a credential)", $reason)
+    };
+    ($(#[$doc:meta])* $name:ident, $check:expr, $schema:tt $(, $secret:ident)?) => {
         schema!([] $name => $schema);
 
         $(#[$doc])*
@@ -49,7 +56,9 @@ macro_rules! checked_string {
             fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(from)?;
                 let check: fn(&str) -> Result<(), &'static str> = $check;
-                check(&text).map_err(|reason| de::Error::custom(format!("{text:?} {reason}")))?;
+                check(&text).map_err(|reason| {
+                    de::Error::custom(checked_string!(@error text, reason $(, $secret)?))
+                })?;
                 Ok(Self(text.into()))
             }
         }
@@ -111,7 +120,8 @@ checked_string!(
     /// A header value: visible ASCII with single blanks inside it, 1 to 4096 bytes.
     HeaderValue,
     |text| is_header_value(text).then_some(()).ok_or("is not a header value"),
-    { "type": "string", "minLength": 1, "maxLength": 4096 }
+    { "type": "string", "minLength": 1, "maxLength": 4096 },
+    may_be_secret
 );
 checked_string!(
     /// A path that replaces another: at most 1024 bytes, all valid in a request line.
@@ -340,6 +350,14 @@ mod tests {
         for text in ["", "10", "s", "1.5s", "-1s", "100000s", "1s1s1s1s1s", "1us", "1d", "1 s", "1S"] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn an_invalid_header_value_is_not_shown() {
+        let error = serde_json::from_str::<HeaderValue>(r#""Bearer secret\u0001""#).unwrap_err().to_string();
+        assert!(error.starts_with("is not a header value") && !error.contains("Bearer"), "{error}");
+        let error = serde_json::from_str::<HeaderName>(r#""a b""#).unwrap_err().to_string();
+        assert_eq!(error, r#""a b" is not a header name"#);
     }
 
     #[test]
