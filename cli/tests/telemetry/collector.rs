@@ -1,4 +1,4 @@
-//! A Jaeger with a Badger store that ends with it. It is an OpenTelemetry Collector too: OTLP over gRPC and HTTP, span metrics, a Prometheus
+//! A Jaeger. It is an OpenTelemetry Collector too: OTLP over gRPC and HTTP, span metrics, a Prometheus
 //! exporter, and a log of the metrics and logs that it receives.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+/// Jaeger's store in memory. Its dependency graph also has the calls that an application makes while it serves one, as calls to itself
+/// (jaegertracing/jaeger#9089).
+const MEMORY: &str = "{memory: {max_traces: 100000}}";
+/// Jaeger's Badger store, in a directory that ends with it. Its dependency graph is that of a hundred traces.
+const BADGER: &str = "{badger: {ephemeral: true}}";
 
 /// Killed when dropped.
 pub(crate) struct Collector {
@@ -23,12 +29,21 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// Starts it on free ports, with its files in `directory`.
+    /// Starts it on free ports, with its files in `directory` and all spans in memory.
     pub(crate) fn start(directory: &Path) -> Self {
+        Self::start_with(directory, MEMORY)
+    }
+
+    /// Starts it with the store whose dependency graph has calls between services only.
+    pub(crate) fn start_with_dependency_graph(directory: &Path) -> Self {
+        Self::start_with(directory, BADGER)
+    }
+
+    fn start_with(directory: &Path, store: &str) -> Self {
         let program = std::env::var("OUTRIGGER_JAEGER").expect("OUTRIGGER_JAEGER: run tests/heavier");
         let [grpc, http, query, query_grpc, span_metrics] = free_ports();
         let config = directory.join("collector.yaml");
-        std::fs::write(&config, configuration(grpc, http, query, query_grpc, span_metrics)).unwrap();
+        std::fs::write(&config, configuration([grpc, http, query, query_grpc, span_metrics], store)).unwrap();
         let log = directory.join("collector.log");
         let output = std::fs::File::create(&log).unwrap();
         let process = Command::new(program)
@@ -111,13 +126,7 @@ pub(crate) fn free_ports<const N: usize>() -> [SocketAddr; N] {
     sockets.map(|socket| socket.local_addr().unwrap())
 }
 
-fn configuration(
-    grpc: SocketAddr,
-    http: SocketAddr,
-    query: SocketAddr,
-    query_grpc: SocketAddr,
-    span_metrics: SocketAddr,
-) -> String {
+fn configuration([grpc, http, query, query_grpc, span_metrics]: [SocketAddr; 5], store: &str) -> String {
     format!(
         "service:
   extensions: [jaeger_storage, jaeger_query]
@@ -140,12 +149,10 @@ fn configuration(
 extensions:
   jaeger_storage:
     backends:
-      badger:
-        badger:
-          ephemeral: true
+      spans: {store}
   jaeger_query:
     storage:
-      traces: badger
+      traces: spans
     http:
       endpoint: {query}
     grpc:
@@ -164,7 +171,7 @@ connectors:
       - name: rpc.method
 exporters:
   jaeger_storage_exporter:
-    trace_storage: badger
+    trace_storage: spans
   prometheus:
     endpoint: {span_metrics}
   debug:

@@ -17,7 +17,7 @@ const CALLS: [(&str, &str); 4] =
 #[test]
 fn jaeger_shows_each_call_of_a_checkout_once() {
     let directory = tempfile::tempdir().unwrap();
-    let jaeger = Collector::start(directory.path());
+    let jaeger = Collector::start_with_dependency_graph(directory.path());
     let demo = Command::new(env!("CARGO_BIN_EXE_outrigger"))
         .args(["demo", "--quick"])
         .env("TMPDIR", directory.path())
@@ -38,8 +38,7 @@ fn jaeger_shows_each_call_of_a_checkout_once() {
     println!("{} traces of payments, {whole} whole, each with {} spans", traces.len(), CALLS.len() * 2);
 
     let dependencies: BTreeSet<_> = jaeger.dependencies().into_keys().collect();
-    // Jaeger's other store, in memory, also counts the calls that an application makes while it serves one, as calls to itself
-    // (jaegertracing/jaeger#9089). That no CLIENT span is the parent of a SERVER span of its own service is `assert_calls`.
+    // That no CLIENT span is the parent of a SERVER span of its own service is `assert_calls`.
     assert_eq!(dependencies, CALLS.map(|(from, to)| (from.to_owned(), to.to_owned())).into());
 }
 
@@ -54,7 +53,7 @@ async fn rates_and_failures_equal_the_load() {
     let checkouts = charged + declined;
     let requests = views + checkouts;
 
-    // The span metrics connector: who serves and who calls, how often, and how often in vain.
+    // The span metrics connector: who serves and who calls, how often, and how many failed.
     let expected = [
         ("shopper", "CLIENT", "", requests, declined),
         ("web", "SERVER", "", requests, declined),
@@ -96,7 +95,7 @@ async fn rates_and_failures_equal_the_load() {
         assert!(near(measured.0, calls) && near(measured.1, failed), "{key:?}: {measured:?}");
     }
 
-    // The rule of the service graph connector, which is not to be had as a module of its own: a client span and the server span
+    // The rule of the service graph connector, which is not published as a module: a client span and the server span
     // below it are one request; it has failed if either has.
     let mut graph = BTreeMap::<_, (usize, usize)>::new();
     let traces = Trace::all(&jaeger, "shopper");
