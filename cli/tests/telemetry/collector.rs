@@ -31,19 +31,25 @@ pub(crate) struct Collector {
 impl Collector {
     /// Starts it on free ports, with its files in `directory` and all spans in memory.
     pub(crate) fn start(directory: &Path) -> Self {
-        Self::start_with(directory, MEMORY)
+        Self::start_with(directory, MEMORY, None)
+    }
+
+    /// As [`Self::start`], and forwards all spans to the collector at `to`, by OTLP over gRPC.
+    pub(crate) fn start_forwarding(directory: &Path, to: SocketAddr) -> Self {
+        Self::start_with(directory, MEMORY, Some(to))
     }
 
     /// Starts it with the store whose dependency graph has calls between services only.
     pub(crate) fn start_with_dependency_graph(directory: &Path) -> Self {
-        Self::start_with(directory, BADGER)
+        Self::start_with(directory, BADGER, None)
     }
 
-    fn start_with(directory: &Path, store: &str) -> Self {
+    fn start_with(directory: &Path, store: &str, forward: Option<SocketAddr>) -> Self {
         let program = std::env::var("OUTRIGGER_JAEGER").expect("OUTRIGGER_JAEGER: run tests/heavier");
         let [grpc, http, query, query_grpc, span_metrics] = free_ports();
         let config = directory.join("collector.yaml");
-        std::fs::write(&config, configuration([grpc, http, query, query_grpc, span_metrics], store)).unwrap();
+        std::fs::write(&config, configuration([grpc, http, query, query_grpc, span_metrics], store, forward))
+            .unwrap();
         let log = directory.join("collector.log");
         let output = std::fs::File::create(&log).unwrap();
         let process = Command::new(program)
@@ -126,14 +132,22 @@ pub(crate) fn free_ports<const N: usize>() -> [SocketAddr; N] {
     sockets.map(|socket| socket.local_addr().unwrap())
 }
 
-fn configuration([grpc, http, query, query_grpc, span_metrics]: [SocketAddr; 5], store: &str) -> String {
+fn configuration(
+    [grpc, http, query, query_grpc, span_metrics]: [SocketAddr; 5],
+    store: &str,
+    forward: Option<SocketAddr>,
+) -> String {
+    let (forwarding, forwarded) = match forward {
+        Some(to) => (format!("  otlp: {{endpoint: {to}, tls: {{insecure: true}}}}\n"), ", otlp"),
+        None => (String::new(), ""),
+    };
     format!(
         "service:
   extensions: [jaeger_storage, jaeger_query]
   pipelines:
     traces:
       receivers: [otlp]
-      exporters: [jaeger_storage_exporter, spanmetrics]
+      exporters: [jaeger_storage_exporter, spanmetrics{forwarded}]
     metrics/spans:
       receivers: [spanmetrics]
       exporters: [prometheus]
@@ -177,6 +191,6 @@ exporters:
   debug:
     verbosity: detailed
     use_internal_logger: false
-"
+{forwarding}"
     )
 }
