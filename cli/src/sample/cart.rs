@@ -13,20 +13,17 @@ use tokio::net::TcpStream;
 use tonic::metadata::{AsciiMetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
-use super::http::{Sidecar, bad_gateway, json, propagated, serve as serve_http, success};
+use super::http::{Services, bad_gateway, json, propagated, serve as serve_http, success};
 
-/// How `cart` reaches the others: by name through the outbound port, or by a local port bound to one service.
+/// How `cart` reaches the others.
 #[derive(Clone)]
 pub(super) struct Upstreams {
-    sidecar: Sidecar,
-    payments: SocketAddr,
-    stock: SocketAddr,
-}
-
-impl Upstreams {
-    pub(super) fn new(sidecar: SocketAddr, payments: SocketAddr, stock: SocketAddr) -> Self {
-        Self { sidecar: Sidecar::new(sidecar), payments, stock }
-    }
+    /// HTTP services, by name.
+    pub(super) services: Services,
+    /// Host and port of `payments`.
+    pub(super) payments: String,
+    /// Host and port of `stock`.
+    pub(super) stock: String,
 }
 
 pub(super) async fn serve(listen: SocketAddr, upstreams: Upstreams) -> Result<(), String> {
@@ -62,9 +59,9 @@ async fn answer(
 async fn contents(upstreams: &Upstreams, caller: &HeaderMap) -> Result<Response<Full<Bytes>>, String> {
     let items = success(
         "catalog",
-        upstreams.sidecar.call(Method::GET, "catalog", "/items", caller, Bytes::new()).await,
+        upstreams.services.call(Method::GET, "catalog", "/items", caller, Bytes::new()).await,
     )?;
-    let left = stock(upstreams.stock, "paddle").await?;
+    let left = stock(&upstreams.stock, "paddle").await?;
     let mut answer = json(StatusCode::OK, &serde_json::json!({ "stock": left }));
     if let Some(version) = items.headers().get("x-version") {
         answer.headers_mut().insert("x-version", version.clone());
@@ -98,7 +95,7 @@ async fn checkout(
 }
 
 /// Queries `stock` for one item over a new connection.
-async fn stock(address: SocketAddr, item: &str) -> Result<u64, String> {
+async fn stock(address: &str, item: &str) -> Result<u64, String> {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

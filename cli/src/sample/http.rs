@@ -1,4 +1,4 @@
-//! What the HTTP samples share: a server, a client through the sidecar, propagation of trace headers.
+//! What the HTTP samples share: a server, a client, propagation of trace headers.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -63,19 +63,19 @@ where
     Ok(())
 }
 
-/// A client that reaches services by name through the sidecar's outbound port.
+/// A client of services by name.
 #[derive(Clone)]
-pub(super) struct Sidecar {
+pub(super) struct Services {
     client: Client<HttpConnector, Full<Bytes>>,
-    address: SocketAddr,
+    sidecar: Option<SocketAddr>,
 }
 
-impl Sidecar {
-    /// A client of the sidecar whose outbound port is `address`.
-    pub(super) fn new(address: SocketAddr) -> Self {
+impl Services {
+    /// A client that sends requests to the outbound port `sidecar`, or, without it, to the addresses of the services.
+    pub(super) fn new(sidecar: Option<SocketAddr>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), address }
+        Self { client: Client::builder(TokioExecutor::new()).build(connector), sidecar }
     }
 
     /// Calls `service` and reads the whole response. Returns transport errors as text.
@@ -87,9 +87,10 @@ impl Sidecar {
         caller: &HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, String> {
+        let authority = self.sidecar.map_or_else(|| service.to_owned(), |sidecar| sidecar.to_string());
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("http://{}{path}", self.address))
+            .uri(format!("http://{authority}{path}"))
             .header(header::HOST, service)
             .body(Full::new(body))
             .map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
 //! The sample shop: five small services that are unaware of the mesh.
 //!
-//! `web` calls `cart`; `cart` calls `catalog` (HTTP), `payments` (gRPC) and `stock` (TCP). Each talks to its own sidecar on
-//! loopback, in plaintext, and propagates the trace headers; the mesh does the rest. They are started by `outrigger demo`;
-//! `outrigger sample --help` shows how to start one by hand.
+//! `web` calls `cart`; `cart` calls `catalog` (HTTP), `payments` (gRPC) and `stock` (TCP), in plaintext, and propagates the trace
+//! headers; the mesh does the rest. Where connections are captured, as in a pod, services are called at their own addresses;
+//! elsewhere on loopback, at the sidecar. They are started by `outrigger demo`; `outrigger sample --help` shows how to start one by hand.
 
 mod cart;
 mod catalog;
@@ -30,24 +30,24 @@ enum Service {
         /// Where to listen.
         #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
-        /// The outbound port of its sidecar.
+        /// The outbound port of its sidecar. Without it, services are called at their own addresses, as where connections are captured.
         #[arg(long, value_name = "IP:PORT")]
-        sidecar: SocketAddr,
+        sidecar: Option<SocketAddr>,
     },
     /// The cart: GET /cart and POST /checkout.
     Cart {
         /// Where to listen.
         #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
-        /// The outbound port of its sidecar.
+        /// The outbound port of its sidecar. Without it, services are called at their own addresses, as where connections are captured.
         #[arg(long, value_name = "IP:PORT")]
-        sidecar: SocketAddr,
-        /// The local port of its sidecar that is bound to `payments`.
-        #[arg(long, value_name = "IP:PORT")]
-        payments: SocketAddr,
-        /// The local port of its sidecar that is bound to `stock`.
-        #[arg(long, value_name = "IP:PORT")]
-        stock: SocketAddr,
+        sidecar: Option<SocketAddr>,
+        /// The service `payments`, or the local port of the sidecar that is bound to it.
+        #[arg(long, value_name = "HOST:PORT", default_value = "payments:50051")]
+        payments: String,
+        /// The service `stock`, or the local port of the sidecar that is bound to it.
+        #[arg(long, value_name = "HOST:PORT", default_value = "stock:9000")]
+        stock: String,
     },
     /// The catalog: GET /items.
     Catalog {
@@ -80,9 +80,10 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), String> {
         .map_err(|error| format!("cannot start: {error}"))?;
     runtime.block_on(async {
         match args.service {
-            Service::Web { listen, sidecar } => web::serve(listen, sidecar).await,
+            Service::Web { listen, sidecar } => web::serve(listen, http::Services::new(sidecar)).await,
             Service::Cart { listen, sidecar, payments, stock } => {
-                cart::serve(listen, cart::Upstreams::new(sidecar, payments, stock)).await
+                let services = http::Services::new(sidecar);
+                cart::serve(listen, cart::Upstreams { services, payments, stock }).await
             }
             Service::Catalog { listen, version } => catalog::serve(listen, version).await,
             Service::Payments { listen } => payments::serve(listen).await,

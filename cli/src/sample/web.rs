@@ -7,14 +7,13 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
-use super::http::{Sidecar, bad_gateway, json, serve as serve_http, success};
+use super::http::{Services, bad_gateway, json, serve as serve_http, success};
 
-pub(super) async fn serve(listen: SocketAddr, sidecar: SocketAddr) -> Result<(), String> {
-    let sidecar = Sidecar::new(sidecar);
-    serve_http(listen, move |request| answer(sidecar.clone(), request)).await
+pub(super) async fn serve(listen: SocketAddr, services: Services) -> Result<(), String> {
+    serve_http(listen, move |request| answer(services.clone(), request)).await
 }
 
-async fn answer(sidecar: Sidecar, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(services: Services, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await else { return bad_gateway("the request broke off") };
     let path = match (&head.method, head.uri.path()) {
@@ -22,7 +21,7 @@ async fn answer(sidecar: Sidecar, request: Request<Incoming>) -> Response<Full<B
         (&Method::POST, "/checkout") => "/checkout",
         _ => return json(StatusCode::NOT_FOUND, &serde_json::json!({ "error": "GET / or POST /checkout" })),
     };
-    match success("cart", sidecar.call(head.method, "cart", path, &head.headers, body.to_bytes()).await) {
+    match success("cart", services.call(head.method, "cart", path, &head.headers, body.to_bytes()).await) {
         Ok(answer) => answer.map(Full::new),
         Err(why) => bad_gateway(&why),
     }
