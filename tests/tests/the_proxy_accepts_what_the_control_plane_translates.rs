@@ -13,7 +13,9 @@ use std::sync::Arc;
 use outrigger_config::build::Builder;
 use outrigger_config::compiled::{Compiled, Raw};
 use outrigger_config::resources::Resources;
-use outrigger_control_plane::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
+use outrigger_control_plane::model::registration::{
+    MtlsMode, Registrations, WorkloadEntry, WorkloadKey, WorkloadPort,
+};
 use outrigger_control_plane::model::service::{AppProtocol, ServiceKey};
 use outrigger_control_plane::source::assembler::{Assembler, View};
 use outrigger_control_plane::source::watch::DirectorySource;
@@ -208,12 +210,15 @@ fn registered(original_destination: bool) -> Registrations {
         listen: address(if original_destination { 15006 } else { 9000 + service_port }),
         application: address(8000 + service_port),
         original_destination,
+        mtls: None,
     };
     let mut all = Registrations::default();
     all.insert(Arc::new(WorkloadEntry {
         key: workload("shop"),
         ports: (80..).zip(&protocols).map(port).collect(),
         labels: [("version".into(), "v1".into())].into(),
+        capture: None,
+        mtls: MtlsMode::Strict,
         ready: true,
         draining: false,
     }));

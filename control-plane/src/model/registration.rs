@@ -115,13 +115,18 @@ impl std::fmt::Display for WorkloadKey {
     }
 }
 
-/// A workload that registered itself.
+/// A workload with a sidecar: one that registered itself, or a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadEntry {
     /// Its identity and instance.
     pub key: WorkloadKey,
-    /// The ports it serves.
+    /// The ports it serves. A port that the sidecar does not capture is not one of them.
     pub ports: Vec<WorkloadPort>,
+    /// The listener to which connections to all its ports are redirected. It serves undeclared ports too. None if each port
+    /// has a listener or a redirection of its own.
+    pub capture: Option<SocketAddr>,
+    /// Whether ports without a mode of their own, and undeclared ports, require mTLS.
+    pub mtls: MtlsMode,
     /// Its labels.
     pub labels: BTreeMap<Name, Name>,
     /// Its application is ready.
@@ -160,12 +165,22 @@ pub(super) fn version(labels: &BTreeMap<Name, Name>) -> Option<Name> {
     labels.get("app.kubernetes.io/version").or_else(|| labels.get("version")).cloned()
 }
 
-/// A port that a registered workload serves.
+/// Whether a port requires mTLS of its clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MtlsMode {
+    /// Connections without mTLS are refused.
+    #[default]
+    Strict,
+    /// Connections without mTLS are served, too. Their clients have no identity.
+    Permissive,
+}
+
+/// A port that a workload serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadPort {
-    /// The services that it serves, all in the workload's namespace.
+    /// The services that it serves, all in the workload's namespace. Empty for a port of a pod that no Service has.
     pub services: Vec<ServiceKey>,
-    /// The port of those services.
+    /// The port of those services. Without services, the port of the application.
     pub service_port: u16,
     /// The application's protocol, if it differs from the service's `appProtocol`.
     pub protocol: Option<AppProtocol>,
@@ -177,6 +192,8 @@ pub struct WorkloadPort {
     pub application: SocketAddr,
     /// Connections are redirected, and their original destination selects the port.
     pub original_destination: bool,
+    /// Whether it requires mTLS, if it differs from the workload.
+    pub mtls: Option<MtlsMode>,
 }
 
 #[cfg(test)]
@@ -198,8 +215,11 @@ mod tests {
                 listen: address,
                 application: address,
                 original_destination: false,
+                mtls: None,
             }],
             labels: BTreeMap::from([("version".into(), "v2".into())]),
+            capture: None,
+            mtls: MtlsMode::Strict,
             ready: true,
             draining: false,
         })

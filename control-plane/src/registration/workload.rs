@@ -9,7 +9,7 @@ use outrigger_proto::registration::{Address, Health, Port, RegisterRequest};
 use thiserror::Error;
 
 use crate::model::mesh::Mesh;
-use crate::model::registration::{WorkloadEntry, WorkloadKey, WorkloadPort};
+use crate::model::registration::{MtlsMode, WorkloadEntry, WorkloadKey, WorkloadPort};
 use crate::model::service::{AppProtocol, ServiceKey};
 
 const MAX_PORTS: usize = 64;
@@ -84,6 +84,8 @@ pub(super) fn read(
         key: WorkloadKey { identity: identity.clone(), instance: name(&workload.instance) },
         ports,
         labels: workload.labels.iter().map(|(key, value)| (name(key), name(value))).collect(),
+        capture: None,
+        mtls: MtlsMode::Strict,
         ready: Health::try_from(*health) != Ok(Health::NotReady),
         draining: *drain,
     }))
@@ -117,6 +119,7 @@ fn read_port(place: (&str, &str), port: &Port) -> Result<WorkloadPort, String> {
         listen,
         application,
         original_destination: *original_destination,
+        mtls: None,
     })
 }
 

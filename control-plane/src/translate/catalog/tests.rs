@@ -20,7 +20,7 @@ use prost::Message;
 use super::*;
 use crate::model::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use crate::model::mesh::ServiceEntry;
-use crate::model::registration::{Registrations, WorkloadPort};
+use crate::model::registration::{MtlsMode, Registrations, WorkloadPort};
 use crate::model::route::{
     BackendTarget, Cors, Filters, HeaderChanges, InvalidBackend, Mirror, PathMatch, PathRewrite, PortRoutes,
     Redirect, RedirectScheme, Retry, Rewrite, Route, RouteAction, RouteMatch, RouteTable, RouteTarget,

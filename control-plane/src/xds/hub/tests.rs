@@ -5,7 +5,7 @@ use outrigger_core::identity::{SpiffeId, TrustDomain};
 use super::*;
 use crate::model::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use crate::model::mesh::ServiceEntry;
-use crate::model::registration::{Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
+use crate::model::registration::{MtlsMode, Registrations, WorkloadEntry, WorkloadKey, WorkloadPort};
 use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
 use crate::translate::scope::{Dialect, Mode};
 
@@ -113,8 +113,11 @@ fn workload(number: u32) -> Arc<WorkloadEntry> {
             listen: address,
             application: address,
             original_destination: false,
+            mtls: None,
         }],
         labels: BTreeMap::new(),
+        capture: None,
+        mtls: MtlsMode::Strict,
         ready: true,
         draining: false,
     })

@@ -12,12 +12,15 @@ fn registered(listen: &[u16], original_destination: bool, protocol: Option<AppPr
         listen: address(if original_destination { 15006 } else { *listen }),
         application: address(listen + 1000),
         original_destination,
+        mtls: None,
     };
     let mut all = Registrations::default();
     all.insert(Arc::new(WorkloadEntry {
         key: shop().workload,
         ports: listen.iter().map(port).collect(),
         labels: BTreeMap::new(),
+        capture: None,
+        mtls: MtlsMode::Strict,
         ready: true,
         draining: false,
     }));
