@@ -40,6 +40,26 @@ pub fn recorder(store: Store) -> Result<impl Fn(&[ChangeEvent]) + Send + 'static
     })
 }
 
+/// Logs the changes of an update in full: on Kubernetes, the log is the history. The resources that exist at the start are counted.
+pub(crate) fn logger() -> impl Fn(&[ChangeEvent]) + Send + 'static {
+    let logged = RefCell::new(LoggedState::of(Vec::new()));
+    move |events: &[ChangeEvent]| {
+        let mut logged = logged.borrow_mut();
+        let first_reading = logged.first_reading;
+        let mut added = 0_usize;
+        for HistoryEntry { source, what, version, refused, .. } in logged.new_entries(events) {
+            match refused {
+                Some(reason) => tracing::warn!(source, what, reason, "configuration refused"),
+                None if first_reading => added += 1,
+                None => tracing::info!(source, what, version, "configuration changed"),
+            }
+        }
+        if first_reading {
+            tracing::info!(resources = added, "configuration read");
+        }
+    }
+}
+
 /// The last logged state of each resource.
 #[derive(Debug)]
 struct LoggedState {

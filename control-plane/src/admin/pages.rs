@@ -19,6 +19,7 @@ use crate::metrics::{GaugeValues, Metrics};
 use crate::model::mesh::Mesh;
 use crate::source::assembler::View;
 use crate::source::change::Diagnostic;
+use crate::source::sync::SyncStatus;
 use crate::state::{Store, StoreFailure};
 use crate::status::{EndpointStatus, RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
@@ -28,6 +29,10 @@ use crate::xds::server::{Server, StreamCounts};
 const MAX_BODY: usize = 16 * 1024;
 /// Number of changes that `/history` returns by default.
 const DEFAULT_HISTORY_COUNT: usize = 100;
+
+/// The answer to what only the store of the state directory has.
+const NO_STORE: &str = "this control plane has no state directory: on Kubernetes, the history is in the log and the Events, and pods \
+                        need no join token";
 
 /// The interface that a request arrived on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +51,14 @@ pub(crate) struct Pages {
     pub trust_domain: TrustDomain,
     /// The configuration.
     pub view: watch::Receiver<View>,
+    /// What of it is not synced.
+    pub sync: SyncStatus,
     /// The mesh that xDS serves.
     pub mesh: watch::Receiver<Arc<Mesh>>,
     /// The connected proxies.
     pub xds: Server,
-    /// The persistent state.
-    pub store: Store,
+    /// The persistent state. None on Kubernetes.
+    pub store: Option<Store>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// When the CA expires.
@@ -96,22 +103,34 @@ impl Pages {
         }
     }
 
+    /// Returns why the control plane is not ready, one line each.
+    fn not_ready(&self) -> Vec<String> {
+        let waiting = self.sync.waiting();
+        let unpublished = waiting.is_empty() && !self.xds.is_ready();
+        let reading = unpublished.then(|| "the configuration is not read yet".to_owned());
+        self.store_failure().into_iter().chain(waiting).chain(reading).collect()
+    }
+
     /// Returns the current problems, one line each.
     fn problems(&self) -> Vec<String> {
-        let failure = self.store.failure();
-        let store = failure.map(|StoreFailure { since, error, .. }| {
+        self.store_failure().into_iter().chain(self.sync.problems()).collect()
+    }
+
+    fn store_failure(&self) -> Option<String> {
+        let failure = self.store.as_ref()?.failure();
+        failure.map(|StoreFailure { since, error, .. }| {
             let since = jiff::Timestamp::try_from(since).map_or_else(|_| "?".into(), |since| since.to_string());
             format!(
                 "the state cannot be written since {since}, so that no token, first certificate or registration is \
                  promised: {error}"
             )
-        });
-        store.into_iter().collect()
+        })
     }
 
-    /// Returns whether tokens, certificates and registrations are promised. Only this machine learns why not.
+    /// Returns whether the configuration is complete, and tokens, certificates and registrations are promised. Only this machine
+    /// learns why not.
     fn ready(&self, interface: Interface) -> PageResponse {
-        match self.problems() {
+        match self.not_ready() {
             problems if problems.is_empty() => text(StatusCode::OK, "ok"),
             _ if interface == Interface::Public => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
             problems => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", problems.join("; "))),
@@ -166,7 +185,7 @@ impl Pages {
         let Ok(count) = asked.map_or(Ok(DEFAULT_HISTORY_COUNT), str::parse) else {
             return text(StatusCode::BAD_REQUEST, "count is not a number");
         };
-        let store = self.store.clone();
+        let Some(store) = self.store.clone() else { return text(StatusCode::NOT_FOUND, NO_STORE) };
         match tokio::task::spawn_blocking(move || store.history(count)).await {
             Ok(Ok(entries)) => json(&entries),
             Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error),
@@ -186,7 +205,8 @@ impl Pages {
             Ok(request) => request,
             Err(error) => return text(StatusCode::BAD_REQUEST, error),
         };
-        let (store, asked) = (self.store.clone(), request.clone());
+        let Some(store) = self.store.clone() else { return text(StatusCode::NOT_FOUND, NO_STORE) };
+        let asked = request.clone();
         match tokio::task::spawn_blocking(move || create_in(&store, &asked)).await {
             Ok(Ok(token)) => {
                 self.metrics.token_created();
@@ -246,12 +266,15 @@ mod tests {
             cluster_domain: "cluster.local".into(),
             trust_domain: TrustDomain::parse("cluster.local").unwrap(),
         };
+        let xds = Server::new(settings, Arc::clone(&metrics));
+        xds.publish(Arc::default());
         Pages {
             trust_domain: TrustDomain::parse("cluster.local").unwrap(),
             view: watch::channel(View::default()).1,
+            sync: SyncStatus::default(),
             mesh: watch::channel(Arc::default()).1,
-            xds: Server::new(settings, Arc::clone(&metrics)),
-            store: Store::open(directory).unwrap(),
+            xds,
+            store: Some(Store::open(directory).unwrap()),
             metrics,
             ca_not_after: SystemTime::UNIX_EPOCH,
         }
@@ -351,11 +374,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ready_names_what_is_not_synced_to_this_machine_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (pages, sync) = (pages(directory.path()), SyncStatus::default());
+        ["EndpointSlice", "Service"].into_iter().for_each(|part| sync.add(part));
+        sync.synced("Service");
+        let pages = Arc::new(Pages { sync: sync.clone(), store: None, ..pages });
+        let ready = async |interface| ask(&pages, interface, Method::GET, "localhost", "/ready", "").await;
+        let reason = "not ready: EndpointSlice is not synced yet\n".to_owned();
+        assert_eq!(ready(Interface::Loopback).await, (503, reason));
+        assert_eq!(ready(Interface::Public).await, (503, "not ready\n".to_owned()));
+        sync.synced("EndpointSlice");
+        // A kind that cannot be read for a while is a problem, but what was read is served.
+        sync.set_failure("Service", Some("the API server is away".into()));
+        assert_eq!(ready(Interface::Public).await.0, 200);
+        let status = ask(&pages, Interface::Loopback, Method::GET, "localhost", "/status", "").await.1;
+        assert!(status.contains("Service cannot be read now: the API server is away"), "{status}");
+        let history = ask(&pages, Interface::Loopback, Method::GET, "localhost", "/history", "").await;
+        assert_eq!(history.0, 404, "{}", history.1);
+    }
+
+    #[tokio::test]
     async fn a_failing_store_is_reported_and_the_process_stays_healthy() {
         let (directory, disk) = (tempfile::tempdir().unwrap(), Disk::default());
         let store = Store::open_with(directory.path(), disk.opener()).unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
-        let pages = Arc::new(Pages { store: store.clone(), ..pages(elsewhere.path()) });
+        let pages = Arc::new(Pages { store: Some(store.clone()), ..pages(elsewhere.path()) });
         let page =
             async |path: &str| ask(&pages, Interface::Loopback, Method::GET, "localhost", path, "").await;
         assert_eq!(page("/ready").await.0, 200);

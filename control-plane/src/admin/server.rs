@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, unix};
 use tokio::task::JoinSet;
 
 use super::pages::{Interface, Pages};
@@ -44,8 +44,8 @@ pub(crate) fn bind_socket(path: &Path) -> io::Result<UnixListener> {
 pub(crate) struct Listeners {
     /// For operators of this machine.
     pub(crate) loopback: TcpListener,
-    /// For the owner of the state directory.
-    pub(crate) socket: UnixListener,
+    /// For the owner of the state directory, if there is one.
+    pub(crate) socket: Option<UnixListener>,
     /// For scrapers and probes.
     pub(crate) public: Option<TcpListener>,
 }
@@ -68,7 +68,7 @@ impl Listeners {
                     }
                     Err(error) => pause(&error).await,
                 },
-                taken = socket.accept() => match taken {
+                taken = accept_socket(socket.as_ref()) => match taken {
                     Ok((stream, _)) => {
                         drop(connections.spawn(answer(stream, Interface::Socket, pages, at_socket.acquire(()))));
                     }
@@ -86,6 +86,13 @@ impl Listeners {
 }
 
 async fn accept_public(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => pending().await,
+    }
+}
+
+async fn accept_socket(listener: Option<&UnixListener>) -> io::Result<(UnixStream, unix::SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
         None => pending().await,

@@ -1,30 +1,28 @@
 //! Starts the control plane: binds its addresses, reads its state and configuration, then serves.
 //!
-//! Addresses are bound first, so that an address in use is reported at once. Connections are accepted only when the
-//! model is complete; until then, they wait in the kernel's accept queue.
+//! Addresses are bound first, so that an address in use is reported at once. Proxies' connections are accepted only when the
+//! model is complete; until then, they wait in the kernel's accept queue. The admin pages are served before, and say what is
+//! missing.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outrigger_proto::istio_auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use outrigger_proto::registration::registration_server::RegistrationServer;
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::settings::{IssuerFiles, Settings};
+use super::backend::{Backend, Source};
+use super::settings::Settings;
 use crate::admin::pages::Pages;
-use crate::admin::server::{Listeners, bind_socket};
-use crate::admin_client::SOCKET_FILE;
-use crate::ca::authority::Authority;
-use crate::ca::issuer::{CertificateIssuer, IssuerError};
-use crate::ca::roots::KnownRoots;
+use crate::admin::server::Listeners;
+use crate::ca::issuer::IssuerError;
 use crate::ca::service::CertificateService;
-use crate::history;
+use crate::kubernetes::client::ClientError;
 use crate::listener::accept::{self, ListenerConfig};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
 use crate::listener::services::Services;
@@ -34,16 +32,12 @@ use crate::model::mesh::Mesh;
 use crate::model::registration::Registrations;
 use crate::registration::registrar::Registrar;
 use crate::registration::service::RegistrationService;
-use crate::source::assembler::{Assembler, View};
-use crate::source::watch::{DirectorySource, SourceError};
-use crate::state::{StateError, Store};
+use crate::source::assembler::View;
+use crate::source::watch::SourceError;
+use crate::state::StateError;
 use crate::translate::scope;
 use crate::xds::server::Server;
 
-/// The trust roots in the state directory, for proxies' `--control-plane-ca`.
-const ROOTS_FILE: &str = "roots.pem";
-/// The last good versions of resources whose files are currently refused.
-const LAST_GOOD_FILE: &str = "last-good.json";
 /// How long streams may continue after shutdown began. Proxies reconnect to the next control plane by themselves.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Maximum size of a CSR request, and of a registration.
@@ -60,7 +54,7 @@ pub struct ControlPlane {
     xds: Server,
     /// All other tasks; dropping this value aborts them.
     tasks: JoinSet<()>,
-    source: DirectorySource,
+    source: Source,
 }
 
 /// Why the control plane could not start.
@@ -85,6 +79,9 @@ pub enum StartError {
     /// The configuration cannot be read.
     #[error("--config: {0}")]
     Source(#[from] SourceError),
+    /// The API server cannot be found.
+    #[error("--kubernetes: {0}")]
+    Kubernetes(#[from] ClientError),
     /// The control plane's own certificate cannot be issued.
     #[error("the control plane's certificate: {0}")]
     Certificate(#[from] ServerCertificateError),
@@ -124,35 +121,53 @@ impl ControlPlane {
         let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
         let metrics_address = metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
-        // Disk access blocks, so it runs on a blocking thread.
-        let read = settings.clone();
-        let LoadedState { store, authority, assembler, source, socket } =
-            tokio::task::spawn_blocking(move || load(&read)).await??;
         let metrics = Arc::new(Metrics::default());
-        let mut tasks = JoinSet::new();
-
-        let view = assembler.synced().await.ok_or(StartError::Unsynced)?;
-        let configured = Arc::clone(&view.borrow().mesh);
-        let (publish_mesh, mesh) = watch::channel(configured);
-        let (publish_registrations, registrations) = watch::channel(Registrations::default());
-        let (registrar, handle) = Registrar::restore(
-            settings.lease,
-            settings.cluster_domain.as_str().into(),
-            store.clone(),
-            mesh.clone(),
-            publish_registrations,
-            Arc::clone(&metrics),
-        )?;
         let domains = scope::MeshSettings {
             cluster_domain: settings.cluster_domain.as_str().into(),
-            trust_domain: settings.trust_domain,
+            trust_domain: settings.trust_domain.clone(),
         };
         let xds = Server::new(domains, Arc::clone(&metrics));
+        let (publish_mesh, mesh) = watch::channel(Arc::default());
+        let (publish_view, view) = watch::channel(View::default());
+        let (publish_registrations, registrations) = watch::channel(Registrations::default());
+        let mut tasks = JoinSet::new();
+
+        let Backend { assembler, sync, source, authority, store, socket } = Backend::start(&settings).await?;
+        let pages = Pages {
+            trust_domain: authority.trust_domain().clone(),
+            view,
+            sync,
+            mesh: mesh.clone(),
+            xds: xds.clone(),
+            store: store.clone(),
+            metrics: Arc::clone(&metrics),
+            ca_not_after: authority.not_after(),
+        };
+        let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
+        tasks.spawn(admin_listeners.serve(pages.into()));
+
+        let configured = assembler.synced().await.ok_or(StartError::Unsynced)?;
+        let mut services = Services::default().with(xds.service());
+        if let Some(store) = store {
+            let (registrar, handle) = Registrar::restore(
+                settings.lease,
+                settings.cluster_domain.as_str().into(),
+                store.clone(),
+                mesh.clone(),
+                publish_registrations,
+                Arc::clone(&metrics),
+            )?;
+            tasks.spawn(registrar.run());
+            tasks.spawn(store.clone().keep_open());
+            let ca = CertificateService::new(Arc::clone(&authority), store, Arc::clone(&metrics));
+            let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
+            services = services
+                .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES))
+                .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        }
         let publisher =
-            MeshPublisher { view: view.clone(), registrations, xds: xds.clone(), publish: publish_mesh };
+            MeshPublisher { configured, registrations, xds: xds.clone(), publish_view, publish_mesh };
         let mut publisher = publisher.reassemble().await?;
-        tasks.spawn(registrar.run());
-        tasks.spawn(store.clone().keep_open());
         tasks.spawn(async move {
             while publisher.changed().await {
                 publisher = match publisher.reassemble().await {
@@ -167,27 +182,7 @@ impl ControlPlane {
         let certificate = Arc::new(certificate);
         let tls = Arc::new(server_config(Arc::clone(&certificate), &authority.roots())?);
         tasks.spawn(async move { certificate.keep_fresh().await });
-
-        let trust_domain = authority.trust_domain().clone();
-        let pages = Pages {
-            trust_domain: trust_domain.clone(),
-            view,
-            mesh: mesh.clone(),
-            xds: xds.clone(),
-            store: store.clone(),
-            metrics: Arc::clone(&metrics),
-            ca_not_after: authority.not_after(),
-        };
-        let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
-        tasks.spawn(admin_listeners.serve(pages.into()));
-
-        let ca = CertificateService::new(authority, store, Arc::clone(&metrics));
-        let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
-        let services = Services::default()
-            .with(xds.service())
-            .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES))
-            .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE_BYTES));
-        let port = ListenerConfig { tls, trust_domain, metrics };
+        let port = ListenerConfig { tls, trust_domain: authority.trust_domain().clone(), metrics };
         let (shutdown, ended) = oneshot::channel();
         let ended = async move { drop(ended.await) };
         let server = tokio::spawn(accept::serve(listener, port, services, ended));
@@ -242,54 +237,6 @@ impl ControlPlane {
     }
 }
 
-struct LoadedState {
-    store: Store,
-    authority: Arc<Authority>,
-    assembler: Assembler,
-    source: DirectorySource,
-    socket: UnixListener,
-}
-
-/// Loads the store, the CA and the configuration from disk. Writes the trust roots and the socket that others use.
-fn load(settings: &Settings) -> Result<LoadedState, StartError> {
-    let Settings { state_dir, trust_domain, certificate_ttl, issuer, config, .. } = settings;
-    let known = KnownRoots::read(state_dir.join(ROOTS_FILE))?;
-    if issuer.is_none() && !Store::exists(state_dir) {
-        // Checked before a new store is created beside the roots of the old one.
-        known.allow_new()?;
-    }
-    let store = Store::open(state_dir)?;
-    let now = SystemTime::now();
-    let own = issuer.is_none();
-    let issuer = match issuer {
-        Some(IssuerFiles { chain, key }) => CertificateIssuer::from_files(chain, key, now)?,
-        None => {
-            let make = || {
-                known.allow_new()?;
-                CertificateIssuer::make_root(trust_domain, now)
-                    .map_err(|error| StateError::Damaged(format!("cannot create a root: {error}")))
-            };
-            CertificateIssuer::from_record(&store.authority(trust_domain, make)?, now)?
-        }
-    };
-    let authority = Arc::new(Authority::new(trust_domain.clone(), issuer, *certificate_ttl));
-    let roots: Vec<_> = authority.roots().into_values().flatten().collect();
-    if own {
-        known.allow(&roots)?;
-    }
-    known.replace(&roots)?;
-    let mut assembler = Assembler::new(history::recorder(store.clone())?);
-    let source =
-        DirectorySource::start(config.clone(), state_dir.join(LAST_GOOD_FILE), assembler.add_source())?;
-    let path: PathBuf = state_dir.join(SOCKET_FILE);
-    let socket = bind_socket(&path).map_err(|error| StartError::Listen {
-        flag: "--state-dir",
-        address: path.display().to_string(),
-        error,
-    })?;
-    Ok(LoadedState { store, authority, assembler, source, socket })
-}
-
 async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let failed = |error| StartError::Listen { flag, address: address.to_string(), error };
     TcpListener::bind(address).await.map_err(failed)
@@ -297,32 +244,33 @@ async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, St
 
 /// Assembles the mesh from the configuration and the registrations, and publishes it.
 struct MeshPublisher {
-    view: watch::Receiver<View>,
+    configured: watch::Receiver<View>,
     registrations: watch::Receiver<Registrations>,
     xds: Server,
-    publish: watch::Sender<Arc<Mesh>>,
+    publish_view: watch::Sender<View>,
+    publish_mesh: watch::Sender<Arc<Mesh>>,
 }
 
 impl MeshPublisher {
-    /// Waits until either part changes. Returns false if one of them has ended.
+    /// Waits until either part changes. Returns false if the configuration has ended.
     async fn changed(&mut self) -> bool {
-        let changed = tokio::select! {
-            changed = self.view.changed() => changed,
-            changed = self.registrations.changed() => changed,
-        };
-        changed.is_ok()
+        tokio::select! {
+            changed = self.configured.changed() => changed.is_ok(),
+            Ok(()) = self.registrations.changed() => true,
+        }
     }
 
     /// Reassembles and publishes the mesh. xDS gets it before the other receivers, so that a caller that waits for a
     /// workload to leave the mesh knows that xDS no longer serves it.
     async fn reassemble(mut self) -> Result<Self, JoinError> {
         let registrations = self.registrations.borrow_and_update().clone();
-        let configured = Arc::clone(&self.view.borrow_and_update().mesh);
+        let view = self.configured.borrow_and_update().clone();
         // In a large mesh, finding the affected viewers is slow, and so is dropping the previous mesh.
         tokio::task::spawn_blocking(move || {
-            let mesh = Arc::new(configured.with_registrations(registrations));
+            let mesh = Arc::new(view.mesh.with_registrations(registrations));
+            self.publish_view.send_replace(view);
             self.xds.publish(Arc::clone(&mesh));
-            drop(self.publish.send_replace(mesh));
+            drop(self.publish_mesh.send_replace(mesh));
             self
         })
         .await

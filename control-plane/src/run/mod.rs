@@ -1,6 +1,7 @@
 //! The process `outrigger-control-plane`: its flags, logging and signals. [`control_plane`] starts its parts.
 
 pub mod control_plane;
+mod backend;
 pub mod settings;
 
 use std::net::SocketAddr;
@@ -16,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 
 use control_plane::{ControlPlane, StartError};
 use settings::{IssuerFiles, Settings, SettingsError};
+
+use crate::kubernetes::client::ClusterAccess;
 
 /// Maximum number of log lines that wait to be written.
 const LOG_QUEUE: usize = 4096;
@@ -36,18 +39,31 @@ Examples:
   # To the proxies of a network, which reach it as control-plane.example
   outrigger control-plane --config /etc/outrigger \\
       --state-dir /var/lib/outrigger \\
-      --listen 10.0.0.1:15010 --server-name control-plane.example";
+      --listen 10.0.0.1:15010 --server-name control-plane.example
+
+  # To the sidecars of the Kubernetes cluster that it runs in
+  outrigger control-plane --kubernetes --listen 0.0.0.0:15010 \\
+      --metrics-listen 0.0.0.0:15020";
 
 /// Flags of the control plane.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = AFTER_HELP, mut_args = from_environment)]
 pub struct Args {
     /// Directory of Kubernetes YAML (Services, EndpointSlices, Gateway API routes), watched.
-    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION)]
-    pub config: PathBuf,
-    /// Directory for the CA, tokens, registrations and history; created with mode 0700.
-    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION)]
-    pub state_dir: PathBuf,
+    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION, required_unless_present = "kubernetes", requires = "state_dir")]
+    pub config: Option<PathBuf>,
+    /// Directory for the CA, tokens, registrations and history; created with mode 0700. Required with --config.
+    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION, conflicts_with = "kubernetes")]
+    pub state_dir: Option<PathBuf>,
+    /// Instead of --config: serve the resources and pods of the Kubernetes cluster that this process runs in.
+    #[arg(long, help_heading = CONFIGURATION, conflicts_with = "config")]
+    pub kubernetes: bool,
+    /// Outside of a cluster: the kubeconfig, instead of $KUBECONFIG or ~/.kube/config.
+    #[arg(long, value_name = "FILE", help_heading = CONFIGURATION, requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Outside of a cluster: the context of the kubeconfig, instead of its current one.
+    #[arg(long, value_name = "NAME", help_heading = CONFIGURATION, requires = "kubernetes")]
+    pub context: Option<String>,
     /// Domain of service names: cart.shop.svc.<DOMAIN>.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = CONFIGURATION)]
     pub cluster_domain: String,
@@ -142,7 +158,12 @@ pub fn run(args: Args) -> Result<(), RunError> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
-        let mut running = ControlPlane::start(settings).await?;
+        // On Kubernetes, the start takes as long as the API server is away.
+        let mut running = tokio::select! {
+            started = ControlPlane::start(settings) => started?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
         let metrics = running.metrics().map(tracing::field::display);
         tracing::info!(listen = %running.listen(), admin = %running.admin(), metrics, "serving");
         tokio::select! {
@@ -160,6 +181,9 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
     let Args {
         config,
         state_dir,
+        kubernetes: _,
+        kubeconfig,
+        context,
         listen,
         admin,
         metrics_listen,
@@ -174,7 +198,14 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
         log_format: _,
     } = args;
     let issuer = ca_cert.zip(ca_key).map(|(chain, key)| IssuerFiles { chain, key });
-    let settings = Settings::new(config, state_dir, listen, admin, &trust_domain)?;
+    // clap requires either both of these or --kubernetes.
+    let settings = match config.zip(state_dir) {
+        Some((config, state_dir)) => Settings::new(config, state_dir, listen, admin, &trust_domain)?,
+        None => {
+            let access = ClusterAccess { kubeconfig, context };
+            Settings::kubernetes(access, listen, admin, &trust_domain)?
+        }
+    };
     let settings = settings.with_cluster_domain(cluster_domain)?.with_lifetimes(certificate_ttl, lease)?;
     let settings = settings.with_server_names(&server_name)?.with_metrics_listen(metrics_listen);
     Ok(match issuer {

@@ -8,6 +8,7 @@ use outrigger_core::identity::{IdentityError, TrustDomain};
 use thiserror::Error;
 
 use crate::ca::authority::{MAX_TTL, ServerName};
+use crate::kubernetes::client::ClusterAccess;
 
 /// Minimum lifetime, which leaves time for a renewal.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
@@ -15,8 +16,7 @@ const MIN_LIFETIME: Duration = Duration::from_secs(1);
 /// Validated settings of a control plane.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub(super) config: PathBuf,
-    pub(super) state_dir: PathBuf,
+    pub(super) mode: Mode,
     pub(super) listen: SocketAddr,
     pub(super) admin: SocketAddr,
     pub(super) metrics: Option<SocketAddr>,
@@ -26,6 +26,15 @@ pub struct Settings {
     pub(super) lease: Duration,
     pub(super) issuer: Option<IssuerFiles>,
     pub(super) server_names: Vec<ServerName>,
+}
+
+/// Where resources and workloads come from.
+#[derive(Debug, Clone)]
+pub(super) enum Mode {
+    /// Resources from a directory; workloads register. `state_dir` has the CA, tokens, registrations and history.
+    Directory { config: PathBuf, state_dir: PathBuf },
+    /// Both from the API server of a cluster.
+    Kubernetes(ClusterAccess),
 }
 
 /// An operator's intermediate CA.
@@ -58,10 +67,30 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// Returns settings with the flags' defaults. Port 0 binds a free port.
+    /// Returns settings for a directory of resources, with the flags' defaults. Port 0 binds a free port.
     pub fn new(
         config: impl Into<PathBuf>,
         state_dir: impl Into<PathBuf>,
+        listen: SocketAddr,
+        admin: SocketAddr,
+        trust_domain: &str,
+    ) -> Result<Self, SettingsError> {
+        let mode = Mode::Directory { config: config.into(), state_dir: state_dir.into() };
+        Self::of_mode(mode, listen, admin, trust_domain)
+    }
+
+    /// Returns settings for a cluster, with the flags' defaults.
+    pub fn kubernetes(
+        access: ClusterAccess,
+        listen: SocketAddr,
+        admin: SocketAddr,
+        trust_domain: &str,
+    ) -> Result<Self, SettingsError> {
+        Self::of_mode(Mode::Kubernetes(access), listen, admin, trust_domain)
+    }
+
+    fn of_mode(
+        mode: Mode,
         listen: SocketAddr,
         admin: SocketAddr,
         trust_domain: &str,
@@ -70,8 +99,7 @@ impl Settings {
             return Err(SettingsError::Admin(admin));
         }
         Ok(Self {
-            config: config.into(),
-            state_dir: state_dir.into(),
+            mode,
             listen,
             admin,
             metrics: None,

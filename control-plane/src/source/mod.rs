@@ -18,3 +18,4 @@ pub mod assembler;
 pub mod object;
 pub mod change;
 pub mod origin;
+pub mod sync;

@@ -88,6 +88,11 @@ impl Server {
         AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
+    /// Returns true once a mesh was published.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.shared.hub.catalog.is_ready()
+    }
+
     /// Returns the status of all streams, sorted by node. It may wait for translations, so it must not run on the
     /// runtime's thread.
     pub(crate) fn status(&self) -> Vec<StreamStatus> {

@@ -62,6 +62,19 @@ impl Kind {
         Self::ALL.into_iter().map(|(kind, _, _)| kind)
     }
 
+    /// Returns the API group, empty for the core group, and the versions that are read, the preferred one first.
+    pub(crate) fn api(self) -> (&'static str, &'static [&'static str]) {
+        let found = Self::ALL.iter().find(|(kind, _, _)| *kind == self);
+        found.map_or(("", &[]), |(_, group, versions)| (group, versions))
+    }
+
+    /// Returns `apiVersion` of the preferred version.
+    pub(crate) fn api_version(self) -> String {
+        let (group, versions) = self.api();
+        let slash = if group.is_empty() { "" } else { "/" };
+        format!("{group}{slash}{}", versions.first().unwrap_or(&""))
+    }
+
     /// Every kind, with its group and versions, as the CRDs of Gateway API 1.6 serve them.
     pub(super) const ALL: [(Self, &'static str, &'static [&'static str]); 7] = [
         (Self::Namespace, "", &["v1"]),
@@ -117,11 +130,9 @@ impl Kind {
         }
         // Of a group of Kubernetes itself. Others may have kinds of the same name, such as Knative's Service.
         let is_builtin = !group.contains('.') || group.ends_with(".k8s.io");
-        if let Some((_, right, versions)) =
-            Self::ALL.iter().find(|(found, _, _)| is_builtin && found.name() == kind)
+        if let Some((found, _, _)) = Self::ALL.iter().find(|(found, _, _)| is_builtin && found.name() == kind)
         {
-            let slash = if right.is_empty() { "" } else { "/" };
-            return Err(unknown.help(format!("write apiVersion: {right}{slash}{}", versions[0])));
+            return Err(unknown.help(format!("write apiVersion: {}", found.api_version())));
         }
         let of_same_group =
             Self::ALL.iter().filter(|(_, of, _)| *of == group).map(|(found, _, _)| found.name());

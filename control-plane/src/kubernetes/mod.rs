@@ -1,0 +1,10 @@
+//! The control plane in a Kubernetes cluster: its resources come from the API server.
+//!
+//! [`source`] starts one reflector for each kind, and feeds what they report to the assembler, as the watched directory does on
+//! Linux. The API server may be away for any time: what was read stays, and the reflectors list again when it is back.
+
+pub(crate) mod source;
+mod objects;
+mod reflector;
+mod discovery;
+pub mod client;

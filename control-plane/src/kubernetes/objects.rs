@@ -1,0 +1,140 @@
+//! The objects that the reflectors reported, as changes of the configuration. Pure.
+//!
+//! An object is decoded when it changes. A list replaces what was known of its kind: objects that it lacks are removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::api::DynamicObject;
+use kube::runtime::watcher::Event;
+use serde_json::{Map, Value};
+
+use crate::model::resource::{Kind, Resource, ResourceId};
+use crate::source::change::{Diagnostic, IgnoredField, ResourceChange, Update};
+use crate::source::object;
+use crate::source::origin::Origin;
+
+/// The prefix of the annotations that are read.
+const OWN_ANNOTATIONS: &str = "outrigger.dev/";
+
+/// Every object of the watched kinds.
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    known: BTreeMap<ResourceId, KnownObject>,
+    /// The objects of a list that is not complete yet.
+    listing: BTreeMap<Kind, BTreeSet<ResourceId>>,
+    changes: Vec<ResourceChange>,
+    /// Refusals or ignored fields differ from those of the last update.
+    remarks_changed: bool,
+}
+
+/// An object of the API server.
+#[derive(Debug)]
+struct KnownObject {
+    origin: Origin,
+    version: String,
+    /// The last version that was accepted.
+    resource: Option<Arc<Resource>>,
+    refusals: Vec<Diagnostic>,
+    ignored: Vec<IgnoredField>,
+}
+
+impl Objects {
+    /// Applies one event of a kind.
+    pub(super) fn apply(&mut self, kind: Kind, event: Event<DynamicObject>) {
+        match event {
+            Event::Init => drop(self.listing.insert(kind, BTreeSet::new())),
+            Event::InitApply(object) => {
+                let id = id(kind, &object);
+                self.set(kind, &id, object);
+                self.listing.entry(kind).or_default().insert(id);
+            }
+            Event::InitDone => {
+                let Some(listed) = self.listing.remove(&kind) else { return };
+                let gone = self.known.keys().filter(|id| id.kind == kind && !listed.contains(id));
+                let gone: Vec<_> = gone.cloned().collect();
+                gone.iter().for_each(|id| self.remove(id));
+            }
+            Event::Apply(object) => {
+                let id = id(kind, &object);
+                self.set(kind, &id, object);
+            }
+            Event::Delete(object) => self.remove(&id(kind, &object)),
+        }
+    }
+
+    /// Returns what changed since the last call. Returns None if nothing did.
+    pub(super) fn update(&mut self) -> Option<Update> {
+        if self.changes.is_empty() && !self.remarks_changed {
+            return None;
+        }
+        self.remarks_changed = false;
+        Some(Update {
+            changes: std::mem::take(&mut self.changes),
+            refusals: self.known.values().flat_map(|known| &known.refusals).cloned().collect(),
+            ignored: self.known.values().flat_map(|known| &known.ignored).cloned().collect(),
+        })
+    }
+
+    /// Decodes an object, unless this version of it is known. If it is refused, its last good version stays.
+    fn set(&mut self, kind: Kind, id: &ResourceId, object: DynamicObject) {
+        let version = object.metadata.resource_version.clone().unwrap_or_default();
+        let old = self.known.get(id);
+        if old.is_some_and(|old| old.version == version && !version.is_empty()) {
+            return;
+        }
+        let metadata = &object.metadata;
+        let origin = Origin::Object {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: version.clone(),
+        };
+        let Update { changes, refusals, ignored } = object::read(to_json(kind, object));
+        let last_good = old.and_then(|old| old.resource.clone());
+        let had_remarks = old.is_some_and(|old| !old.refusals.is_empty() || !old.ignored.is_empty());
+        self.remarks_changed |= had_remarks || !refusals.is_empty() || !ignored.is_empty();
+        let mut resource = last_good.clone();
+        for change in changes {
+            // A controller that writes the status changes nothing that is read here.
+            if change.resource != last_good {
+                resource.clone_from(&change.resource);
+                self.changes.push(change);
+            }
+        }
+        self.known.insert(id.clone(), KnownObject { origin, version, resource, refusals, ignored });
+    }
+
+    fn remove(&mut self, id: &ResourceId) {
+        let Some(KnownObject { origin, resource, refusals, ignored, .. }) = self.known.remove(id) else {
+            return;
+        };
+        self.remarks_changed |= !refusals.is_empty() || !ignored.is_empty();
+        if resource.is_some() {
+            self.changes.push(ResourceChange { id: id.clone(), origin, version: None, resource: None });
+        }
+    }
+}
+
+fn id(kind: Kind, object: &DynamicObject) -> ResourceId {
+    let name = |name: &Option<String>| name.as_deref().unwrap_or_default().into();
+    ResourceId { kind, namespace: name(&object.metadata.namespace), name: name(&object.metadata.name) }
+}
+
+/// Returns the object as the decoder reads it: without what only other programs read, which may be long.
+fn to_json(kind: Kind, object: DynamicObject) -> Value {
+    let DynamicObject { types: _, mut metadata, data } = object;
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|name, _| name.starts_with(OWN_ANNOTATIONS));
+    }
+    let mut fields = if let Value::Object(fields) = data { fields } else { Map::new() };
+    // Every version that is watched has the same fields.
+    fields.insert("apiVersion".into(), kind.api_version().into());
+    fields.insert("kind".into(), kind.name().into());
+    fields.insert("metadata".into(), serde_json::to_value(metadata).unwrap_or_default());
+    Value::Object(fields)
+}
+
+#[cfg(test)]
+mod tests;

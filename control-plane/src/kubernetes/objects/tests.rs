@@ -1,0 +1,76 @@
+use serde_json::json;
+
+use super::*;
+
+fn service(name: &str, version: u32, port: u16) -> DynamicObject {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": port}]},
+        "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": version.to_string(),
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}"},
+            "managedFields": [{"manager": "kubectl", "operation": "Apply"}]},
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+/// Applies events, and returns the changed resources, `-` before those that are removed.
+fn apply(objects: &mut Objects, events: Vec<Event<DynamicObject>>) -> Vec<String> {
+    events.into_iter().for_each(|event| objects.apply(Kind::Service, event));
+    let changes = objects.update().map(|update| update.changes).unwrap_or_default();
+    let text = |change: ResourceChange| {
+        format!("{}{}", if change.resource.is_none() { "-" } else { "" }, change.id.name)
+    };
+    changes.into_iter().map(text).collect()
+}
+
+fn listed(objects: Vec<DynamicObject>) -> Vec<Event<DynamicObject>> {
+    let listed = objects.into_iter().map(Event::InitApply);
+    [Event::Init].into_iter().chain(listed).chain([Event::InitDone]).collect()
+}
+
+#[test]
+fn a_list_replaces_what_was_known_and_repeats_nothing() {
+    let mut objects = Objects::default();
+    let both = || listed(vec![service("a", 1, 80), service("b", 1, 80)]);
+    assert_eq!(apply(&mut objects, both()), ["a", "b"]);
+    assert_eq!(apply(&mut objects, both()), [""; 0]);
+    assert_eq!(apply(&mut objects, listed(vec![service("b", 2, 81)])), ["b", "-a"]);
+    assert_eq!(apply(&mut objects, listed(Vec::new())), ["-b"]);
+}
+
+#[test]
+fn nothing_is_removed_before_a_list_is_complete() {
+    let mut objects = Objects::default();
+    apply(&mut objects, listed(vec![service("a", 1, 80), service("b", 1, 80)]));
+    let half = vec![Event::Init, Event::InitApply(service("b", 2, 81))];
+    assert_eq!(apply(&mut objects, half), ["b"]);
+    // The list failed, and starts again.
+    assert_eq!(apply(&mut objects, listed(vec![service("a", 1, 80)])), ["-b"]);
+}
+
+#[test]
+fn a_new_version_with_the_same_content_is_no_change() {
+    let mut objects = Objects::default();
+    apply(&mut objects, listed(vec![service("a", 1, 80)]));
+    assert_eq!(apply(&mut objects, vec![Event::Apply(service("a", 2, 80))]), [""; 0]);
+    assert_eq!(apply(&mut objects, vec![Event::Apply(service("a", 3, 81))]), ["a"]);
+    assert_eq!(apply(&mut objects, vec![Event::Delete(service("a", 4, 81))]), ["-a"]);
+}
+
+#[test]
+fn a_refused_object_keeps_its_last_good_version_and_is_reported_until_it_is_corrected_or_gone() {
+    let mut objects = Objects::default();
+    apply(&mut objects, listed(vec![service("a", 1, 80)]));
+    let mut refused = service("a", 2, 80);
+    refused.data["spec"]["type"] = json!("Later");
+    objects.apply(Kind::Service, Event::Apply(refused.clone()));
+    let update = objects.update().unwrap();
+    assert!(update.changes.is_empty());
+    assert_eq!(
+        update.refusals[0].to_string(),
+        "object shop/a at version 2, Service shop/a, spec.type: unknown type \"Later\" [invalid-value]"
+    );
+    objects.apply(Kind::Service, Event::Delete(refused));
+    let update = objects.update().unwrap();
+    assert!(update.refusals.is_empty() && update.changes[0].resource.is_none());
+    assert!(objects.update().is_none());
+}

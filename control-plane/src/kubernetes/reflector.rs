@@ -1,0 +1,185 @@
+//! Lists and watches the objects of one kind, for as long as the process runs.
+//!
+//! A watch that ended continues at its resource version, or lists again if that has expired (410). While the API server is away,
+//! attempts are repeated with backoff, and nothing that was reported is withdrawn. A kind that the API server does not have is
+//! reported as an empty list, and looked up until it appears; so is an optional kind that this account may not list.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::ApiResource;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::discovery::{WatchedKind, discover, served_versions};
+use crate::source::sync::SyncStatus;
+
+/// The time after which the API server ends a watch, which then continues. It bounds how long a connection that is dead, but was
+/// not closed, can hide changes.
+const WATCH_SECONDS: u32 = 60;
+/// How often a missing kind is looked up.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// The reflector of one kind. It passes events on as `convert` returns them.
+pub(super) struct Reflector<K, T> {
+    pub(super) client: Client,
+    pub(super) kind: WatchedKind,
+    /// Has the reason why the kind is not listed yet, or not read now.
+    pub(super) sync: SyncStatus,
+    pub(super) events: mpsc::Sender<T>,
+    pub(super) convert: Box<dyn Fn(Event<K>) -> T + Send + Sync>,
+}
+
+/// The receiver of the events was dropped.
+struct Closed;
+
+impl<K, T> Reflector<K, T>
+where
+    K: Resource<DynamicType = ApiResource> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    /// Runs until the receiver of the events is dropped.
+    pub(super) async fn run(self) {
+        let mut listed = false;
+        loop {
+            let round = match discover(&self.client, self.kind).await {
+                Ok(Some(resource)) => self.watch(&resource, &mut listed).await,
+                Ok(None) => self.report_missing(&mut listed).await,
+                Err(error) => {
+                    self.failed(error.to_string());
+                    Ok(())
+                }
+            };
+            if let Err(Closed) = round {
+                return;
+            }
+            tokio::time::sleep(LOOK_UP).await;
+        }
+    }
+
+    /// Watches until the API server no longer has the kind.
+    async fn watch(&self, resource: &ApiResource, listed: &mut bool) -> Result<(), Closed> {
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let api = Api::<K>::all_with(self.client.clone(), resource);
+        let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
+        while let Some(next) = stream.next().await {
+            match next {
+                Ok(event) => {
+                    let (complete, live) = (
+                        matches!(event, Event::InitDone),
+                        matches!(event, Event::Apply(_) | Event::Delete(_)),
+                    );
+                    self.send(event).await?;
+                    if complete || live {
+                        self.recovered();
+                    }
+                    if complete {
+                        *listed = true;
+                        self.sync.synced(self.kind.name);
+                    }
+                }
+                Err(error) => match status_code(&error) {
+                    Some(404) => return Ok(()),
+                    // The watch is older than the server's history. It lists again.
+                    Some(410) => {
+                        tracing::info!(kind = self.kind.name, "the watch has expired: listing again")
+                    }
+                    code => {
+                        self.failed(explain(&error));
+                        if code == Some(403) && self.kind.optional && !*listed {
+                            self.send_empty(listed).await?;
+                        }
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// The API server does not have the kind in a version that can be read.
+    async fn report_missing(&self, listed: &mut bool) -> Result<(), Closed> {
+        let WatchedKind { name, group, versions, optional } = self.kind;
+        // On a failure, the next look-up explains it.
+        let served = served_versions(&self.client, self.kind).await.unwrap_or_default();
+        let why = match served.is_empty() {
+            true => format!("the API server does not have {name} of {group}"),
+            false => format!(
+                "the API server has {name} of {group} in {}, not in {}",
+                served.join(", "),
+                versions.join(" or ")
+            ),
+        };
+        self.failed(why);
+        if optional { self.send_empty(listed).await } else { Ok(()) }
+    }
+
+    async fn send_empty(&self, listed: &mut bool) -> Result<(), Closed> {
+        self.send(Event::Init).await?;
+        self.send(Event::InitDone).await?;
+        *listed = true;
+        self.sync.synced(self.kind.name);
+        Ok(())
+    }
+
+    async fn send(&self, event: Event<K>) -> Result<(), Closed> {
+        self.events.send((self.convert)(event)).await.map_err(|_| Closed)
+    }
+
+    /// Logs a failure once.
+    fn failed(&self, reason: String) {
+        if self.sync.set_failure(self.kind.name, Some(reason.clone())) {
+            tracing::warn!(kind = self.kind.name, reason, "a kind cannot be read now");
+        }
+    }
+
+    fn recovered(&self) {
+        if self.sync.set_failure(self.kind.name, None) {
+            tracing::info!(kind = self.kind.name, "the kind is read again");
+        }
+    }
+}
+
+/// Returns the status that the API server answered with.
+fn status_code(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::WatchError(status) => Some(status.code),
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        watcher::Error::NoResourceVersion => None,
+    }
+}
+
+/// Returns the message of the API server, which names the account and the permission, or the error with its causes.
+fn explain(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::WatchError(status) => status.message.clone(),
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.message.clone(),
+        watcher::Error::InitialListFailed(other)
+        | watcher::Error::WatchStartFailed(other)
+        | watcher::Error::WatchFailed(other) => with_causes(other),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+/// Returns an error with its causes, which kube's messages leave out.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

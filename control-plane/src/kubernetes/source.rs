@@ -1,0 +1,84 @@
+//! Starts a reflector for each kind, and applies what they report to the assembler.
+//!
+//! The source is synced once every kind was listed, or is known to be missing. A thread decodes the objects, since that of 10,000
+//! routes takes a while; what has accumulated meanwhile is applied as one update.
+
+use std::io;
+use std::thread;
+
+use kube::Client;
+use kube::api::DynamicObject;
+use kube::runtime::watcher::Event;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::discovery::WatchedKind;
+use super::objects::Objects;
+use super::reflector::Reflector;
+use crate::model::resource::Kind;
+use crate::source::assembler::SourceHandle;
+use crate::source::sync::SyncStatus;
+
+/// The number of events that wait to be applied. When it is reached, the reflectors wait.
+const QUEUE: usize = 1024;
+
+/// The reflectors. Dropping it stops them.
+#[derive(Debug)]
+pub(crate) struct ClusterSource {
+    _reflectors: JoinSet<()>,
+}
+
+impl ClusterSource {
+    /// Starts to read the cluster. `sync` has what is not synced yet.
+    ///
+    /// Returns an error if a thread cannot be started.
+    pub(crate) fn start(client: &Client, assembler: SourceHandle, sync: &SyncStatus) -> io::Result<Self> {
+        let (events, received) = mpsc::channel(QUEUE);
+        let mut reflectors = JoinSet::new();
+        for kind in Kind::all() {
+            sync.add(kind.name());
+            let reflector: Reflector<DynamicObject, _> = Reflector {
+                client: client.clone(),
+                kind: watched(kind),
+                sync: sync.clone(),
+                events: events.clone(),
+                convert: Box::new(move |event| (kind, event)),
+            };
+            reflectors.spawn(reflector.run());
+        }
+        let applier = move || apply(received, &assembler);
+        thread::Builder::new().name("source".into()).spawn(applier)?;
+        Ok(Self { _reflectors: reflectors })
+    }
+}
+
+/// Kubernetes' own kinds are required. Those of Gateway API come with CRDs, which may be missing.
+fn watched(kind: Kind) -> WatchedKind {
+    let (group, versions) = kind.api();
+    let optional = match kind {
+        Kind::Namespace | Kind::Service | Kind::EndpointSlice => false,
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::ReferenceGrant => true,
+    };
+    WatchedKind { name: kind.name(), group, versions, optional }
+}
+
+/// Applies events until every reflector has ended.
+fn apply(mut events: mpsc::Receiver<(Kind, Event<DynamicObject>)>, assembler: &SourceHandle) {
+    let (mut objects, mut waiting) = (Objects::default(), Vec::new());
+    let mut unlisted: Vec<Kind> = Kind::all().collect();
+    while events.blocking_recv_many(&mut waiting, QUEUE) > 0 {
+        let synced = unlisted.is_empty();
+        for (kind, event) in waiting.drain(..) {
+            if matches!(event, Event::InitDone) {
+                unlisted.retain(|other| *other != kind);
+            }
+            objects.apply(kind, event);
+        }
+        if let Some(update) = objects.update() {
+            assembler.apply(update);
+        }
+        if !synced && unlisted.is_empty() {
+            assembler.synced();
+        }
+    }
+}

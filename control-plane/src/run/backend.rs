@@ -1,0 +1,132 @@
+//! What differs between the modes: where resources and workloads come from, and where the CA is kept.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::net::UnixListener;
+
+use super::control_plane::StartError;
+use super::settings::{IssuerFiles, Mode, Settings};
+use crate::admin::server::bind_socket;
+use crate::admin_client::SOCKET_FILE;
+use crate::ca::authority::Authority;
+use crate::ca::issuer::CertificateIssuer;
+use crate::ca::roots::KnownRoots;
+use crate::history;
+use crate::kubernetes::client::{ClusterAccess, connect};
+use crate::kubernetes::source::ClusterSource;
+use crate::source::assembler::Assembler;
+use crate::source::sync::SyncStatus;
+use crate::source::watch::DirectorySource;
+use crate::state::{StateError, Store};
+
+/// The trust roots in the state directory, for proxies' `--control-plane-ca`.
+const ROOTS_FILE: &str = "roots.pem";
+/// The last good versions of resources whose files are currently refused.
+const LAST_GOOD_FILE: &str = "last-good.json";
+
+/// The parts of one mode.
+pub(super) struct Backend {
+    pub(super) assembler: Assembler,
+    pub(super) sync: SyncStatus,
+    pub(super) source: Source,
+    pub(super) authority: Arc<Authority>,
+    /// Tokens, registrations and history. None on Kubernetes, whose API server is the store, and whose pods are the workloads.
+    pub(super) store: Option<Store>,
+    /// The admin socket in the state directory.
+    pub(super) socket: Option<UnixListener>,
+}
+
+/// The source of resources. Dropping it stops it.
+#[derive(Debug)]
+pub(super) enum Source {
+    Directory(#[expect(dead_code, reason = "held until shutdown")] DirectorySource),
+    Cluster(#[expect(dead_code, reason = "held until shutdown")] ClusterSource),
+}
+
+impl Backend {
+    /// Prepares the parts of the mode in `settings`. Resources are read, but not complete yet on Kubernetes.
+    pub(super) async fn start(settings: &Settings) -> Result<Self, StartError> {
+        match &settings.mode {
+            Mode::Directory { config, state_dir } => {
+                let (settings, config, state_dir) = (settings.clone(), config.clone(), state_dir.clone());
+                // Disk access blocks.
+                tokio::task::spawn_blocking(move || directory(&settings, config, &state_dir)).await?
+            }
+            Mode::Kubernetes(access) => kubernetes(settings, access).await,
+        }
+    }
+}
+
+/// Loads the store, the CA and the configuration from disk. Writes the trust roots and the socket that others use.
+fn directory(settings: &Settings, config: PathBuf, state_dir: &Path) -> Result<Backend, StartError> {
+    let Settings { trust_domain, certificate_ttl, issuer, .. } = settings;
+    let known = KnownRoots::read(state_dir.join(ROOTS_FILE))?;
+    if issuer.is_none() && !Store::exists(state_dir) {
+        // Checked before a new store is created beside the roots of the old one.
+        known.allow_new()?;
+    }
+    let store = Store::open(state_dir)?;
+    let now = SystemTime::now();
+    let own = issuer.is_none();
+    let issuer = match issuer {
+        Some(IssuerFiles { chain, key }) => CertificateIssuer::from_files(chain, key, now)?,
+        None => {
+            let make = || {
+                known.allow_new()?;
+                CertificateIssuer::make_root(trust_domain, now)
+                    .map_err(|error| StateError::Damaged(format!("cannot create a root: {error}")))
+            };
+            CertificateIssuer::from_record(&store.authority(trust_domain, make)?, now)?
+        }
+    };
+    let authority = Arc::new(Authority::new(trust_domain.clone(), issuer, *certificate_ttl));
+    let roots: Vec<_> = authority.roots().into_values().flatten().collect();
+    if own {
+        known.allow(&roots)?;
+    }
+    known.replace(&roots)?;
+    let mut assembler = Assembler::new(history::recorder(store.clone())?);
+    let source = DirectorySource::start(config, state_dir.join(LAST_GOOD_FILE), assembler.add_source())?;
+    let path: PathBuf = state_dir.join(SOCKET_FILE);
+    let socket = bind_socket(&path).map_err(|error| StartError::Listen {
+        flag: "--state-dir",
+        address: path.display().to_string(),
+        error,
+    })?;
+    Ok(Backend {
+        assembler,
+        sync: SyncStatus::default(),
+        source: Source::Directory(source),
+        authority,
+        store: Some(store),
+        socket: Some(socket),
+    })
+}
+
+/// Connects to the cluster.
+async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backend, StartError> {
+    let Settings { trust_domain, certificate_ttl, issuer, .. } = settings;
+    let now = SystemTime::now();
+    let issuer = match issuer {
+        Some(IssuerFiles { chain, key }) => CertificateIssuer::from_files(chain, key, now)?,
+        None => CertificateIssuer::from_record(
+            &CertificateIssuer::make_root(trust_domain, now)
+                .map_err(|error| StateError::Damaged(format!("cannot create a root: {error}")))?,
+            now,
+        )?,
+    };
+    let client = connect(access).await?;
+    let mut assembler = Assembler::new(history::logger());
+    let sync = SyncStatus::default();
+    let source = ClusterSource::start(&client, assembler.add_source(), &sync)?;
+    Ok(Backend {
+        assembler,
+        sync,
+        source: Source::Cluster(source),
+        authority: Arc::new(Authority::new(trust_domain.clone(), issuer, *certificate_ttl)),
+        store: None,
+        socket: None,
+    })
+}
