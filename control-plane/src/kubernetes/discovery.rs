@@ -7,6 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kube::Client;
 use kube::api::ApiResource;
 
+use crate::model::resource::Kind;
+
 /// A kind to watch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WatchedKind {
@@ -18,6 +20,18 @@ pub(super) struct WatchedKind {
     pub(super) versions: &'static [&'static str],
     /// The mesh can be served without it.
     pub(super) optional: bool,
+}
+
+impl WatchedKind {
+    /// Kubernetes' own kinds are required. Those of Gateway API come with CRDs, which may be missing.
+    pub(super) fn of(kind: Kind) -> Self {
+        let (group, versions) = kind.api();
+        let optional = match kind {
+            Kind::Namespace | Kind::Service | Kind::EndpointSlice => false,
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::ReferenceGrant => true,
+        };
+        Self { name: kind.name(), group, versions, optional }
+    }
 }
 
 /// Returns the kind as the API server has it, or None if it has none of the known versions.

@@ -2,9 +2,11 @@
 //!
 //! [`source`] starts one reflector for each kind, and feeds what they report to the assembler, as the watched directory does on
 //! Linux. The API server may be away for any time: what was read stays, and the reflectors list again when it is back.
+//! [`status`] writes back what became of them.
 
 pub(crate) mod source;
 mod objects;
+pub(crate) mod status;
 mod reflector;
 mod discovery;
 pub mod client;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
+use super::status::route::{RouteObject, RouteObjects};
 use crate::model::resource::{Kind, Resource, ResourceId};
 use crate::source::change::{Diagnostic, IgnoredField, ResourceChange, Update};
 use crate::source::object;
@@ -26,6 +28,7 @@ pub(super) struct Objects {
     changes: Vec<ResourceChange>,
     /// Refusals or ignored fields differ from those of the last update.
     remarks_changed: bool,
+    routes: watch::Sender<RouteObjects>,
 }
 
 /// An object of the API server.
@@ -40,6 +43,11 @@ struct KnownObject {
 }
 
 impl Objects {
+    /// Returns the objects of all routes, now and later.
+    pub(super) fn routes(&self) -> watch::Receiver<RouteObjects> {
+        self.routes.subscribe()
+    }
+
     /// Applies one event of a kind.
     pub(super) fn apply(&mut self, kind: Kind, event: Event<DynamicObject>) {
         match event {
@@ -90,7 +98,21 @@ impl Objects {
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: version.clone(),
         };
-        let Update { changes, refusals, ignored } = object::read(to_json(kind, object));
+        let object = to_json(kind, object);
+        let route = RouteObject::of(id, &object);
+        let update = object::read(object);
+        if let Some(route) = route {
+            let route = Arc::new(route.decoded(&update));
+            self.routes.send_modify(|all| drop(all.insert(id.clone(), route)));
+        }
+        let Update { changes, refusals, ignored } = update;
+        // A controller that writes the status of a refused object does not make its refusal a new one.
+        let problems =
+            |refusals: &[Diagnostic]| -> Vec<_> { refusals.iter().map(|one| one.problem.clone()).collect() };
+        let refusals = match old.filter(|old| problems(&old.refusals) == problems(&refusals)) {
+            Some(old) => old.refusals.clone(),
+            None => refusals,
+        };
         let last_good = old.and_then(|old| old.resource.clone());
         let had_remarks = old.is_some_and(|old| !old.refusals.is_empty() || !old.ignored.is_empty());
         self.remarks_changed |= had_remarks || !refusals.is_empty() || !ignored.is_empty();
@@ -109,6 +131,7 @@ impl Objects {
         let Some(KnownObject { origin, resource, refusals, ignored, .. }) = self.known.remove(id) else {
             return;
         };
+        self.routes.send_if_modified(|all| all.remove(id).is_some());
         self.remarks_changed |= !refusals.is_empty() || !ignored.is_empty();
         if resource.is_some() {
             self.changes.push(ResourceChange { id: id.clone(), origin, version: None, resource: None });

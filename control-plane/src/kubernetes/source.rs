@@ -9,12 +9,13 @@ use std::thread;
 use kube::Client;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::discovery::WatchedKind;
 use super::objects::Objects;
 use super::reflector::Reflector;
+use super::status::route::RouteObjects;
 use crate::model::resource::Kind;
 use crate::source::assembler::SourceHandle;
 use crate::source::sync::SyncStatus;
@@ -25,6 +26,8 @@ const QUEUE: usize = 1024;
 /// The reflectors. Dropping it stops them.
 #[derive(Debug)]
 pub(crate) struct ClusterSource {
+    /// The objects of all routes, for their status.
+    pub(crate) routes: watch::Receiver<RouteObjects>,
     _reflectors: JoinSet<()>,
 }
 
@@ -39,32 +42,28 @@ impl ClusterSource {
             sync.add(kind.name());
             let reflector: Reflector<DynamicObject, _> = Reflector {
                 client: client.clone(),
-                kind: watched(kind),
+                kind: WatchedKind::of(kind),
                 sync: sync.clone(),
                 events: events.clone(),
                 convert: Box::new(move |event| (kind, event)),
             };
             reflectors.spawn(reflector.run());
         }
-        let applier = move || apply(received, &assembler);
+        let objects = Objects::default();
+        let routes = objects.routes();
+        let applier = move || apply(received, objects, &assembler);
         thread::Builder::new().name("source".into()).spawn(applier)?;
-        Ok(Self { _reflectors: reflectors })
+        Ok(Self { routes, _reflectors: reflectors })
     }
 }
 
-/// Kubernetes' own kinds are required. Those of Gateway API come with CRDs, which may be missing.
-fn watched(kind: Kind) -> WatchedKind {
-    let (group, versions) = kind.api();
-    let optional = match kind {
-        Kind::Namespace | Kind::Service | Kind::EndpointSlice => false,
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::ReferenceGrant => true,
-    };
-    WatchedKind { name: kind.name(), group, versions, optional }
-}
-
 /// Applies events until every reflector has ended.
-fn apply(mut events: mpsc::Receiver<(Kind, Event<DynamicObject>)>, assembler: &SourceHandle) {
-    let (mut objects, mut waiting) = (Objects::default(), Vec::new());
+fn apply(
+    mut events: mpsc::Receiver<(Kind, Event<DynamicObject>)>,
+    mut objects: Objects,
+    assembler: &SourceHandle,
+) {
+    let mut waiting = Vec::new();
     let mut unlisted: Vec<Kind> = Kind::all().collect();
     while events.blocking_recv_many(&mut waiting, QUEUE) > 0 {
         let synced = unlisted.is_empty();

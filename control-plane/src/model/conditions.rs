@@ -22,7 +22,7 @@ pub(super) fn status_of<'a>(
             }
             false => Vec::new(),
         };
-        ParentStatus { parent: display(route, parent).into(), conditions }
+        ParentStatus { parent: parent.clone(), conditions }
     };
     RouteStatus { parents: route.spec.parents.0.iter().map(&mut one).collect() }
 }
@@ -127,11 +127,4 @@ fn resolved_refs(inventory: &Inventory, route: Attached<'_>, parent: &ParentRef)
     };
     let message = failures.map(text).collect::<Vec<_>>().join(", ");
     condition(false, first.reason(), message)
-}
-
-fn display(route: Attached<'_>, parent: &ParentRef) -> String {
-    let key = route.parent(parent);
-    let port = parent.port.map_or_else(String::new, |port| format!(":{}", port.0));
-    let section = parent.section_name.as_ref().map_or_else(String::new, |name| format!("#{}", name.0));
-    format!("{} {}/{}{port}{section}", parent.kind.0, key.namespace, key.name)
 }

@@ -147,7 +147,7 @@ fn preference(health: EndpointHealth) -> u8 {
 }
 
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     use super::*;
     use crate::model::resource::testing::read;
     use crate::model::route::{RouteTable, RouteTarget, WeightedBackend};

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use outrigger_core::Name;
 
 use super::resource::ResourceId;
+use super::resource::reference::ParentRef;
 
 /// The statuses of all routes.
 pub type Statuses = OrdMap<ResourceId, Arc<RouteStatus>>;
@@ -21,8 +21,8 @@ pub struct RouteStatus {
 /// The status of a route for one parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentStatus {
-    /// `Service shop/catalog`, with `:port` and `#section` if the reference has them.
-    pub parent: Name,
+    /// The reference to the parent, as in the route.
+    pub(crate) parent: ParentRef,
     /// `Accepted` and `ResolvedRefs`; empty if the parent is not a Service, and so not handled by the mesh.
     pub conditions: Vec<Condition>,
 }

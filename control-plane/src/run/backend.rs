@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use kube::Client;
 use tokio::net::UnixListener;
 
 use super::control_plane::StartError;
@@ -31,6 +32,8 @@ pub(super) struct Backend {
     pub(super) assembler: Assembler,
     pub(super) sync: SyncStatus,
     pub(super) source: Source,
+    /// The API server on Kubernetes.
+    pub(super) client: Option<Client>,
     pub(super) authority: Arc<Authority>,
     /// Tokens, registrations and history. None on Kubernetes, whose API server is the store, and whose pods are the workloads.
     pub(super) store: Option<Store>,
@@ -42,7 +45,7 @@ pub(super) struct Backend {
 #[derive(Debug)]
 pub(super) enum Source {
     Directory(#[expect(dead_code, reason = "held until shutdown")] DirectorySource),
-    Cluster(#[expect(dead_code, reason = "held until shutdown")] ClusterSource),
+    Cluster(ClusterSource),
 }
 
 impl Backend {
@@ -99,6 +102,7 @@ fn directory(settings: &Settings, config: PathBuf, state_dir: &Path) -> Result<B
         assembler,
         sync: SyncStatus::default(),
         source: Source::Directory(source),
+        client: None,
         authority,
         store: Some(store),
         socket: Some(socket),
@@ -125,6 +129,7 @@ async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backe
         assembler,
         sync,
         source: Source::Cluster(source),
+        client: Some(client),
         authority: Arc::new(Authority::new(trust_domain.clone(), issuer, *certificate_ttl)),
         store: None,
         socket: None,

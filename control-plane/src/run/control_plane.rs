@@ -23,6 +23,7 @@ use crate::admin::server::Listeners;
 use crate::ca::issuer::IssuerError;
 use crate::ca::service::CertificateService;
 use crate::kubernetes::client::ClientError;
+use crate::kubernetes::status::{self, StatusInputs};
 use crate::listener::accept::{self, ListenerConfig};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
 use crate::listener::services::Services;
@@ -132,7 +133,8 @@ impl ControlPlane {
         let (publish_registrations, registrations) = watch::channel(Registrations::default());
         let mut tasks = JoinSet::new();
 
-        let Backend { assembler, sync, source, authority, store, socket } = Backend::start(&settings).await?;
+        let Backend { assembler, sync, source, client, authority, store, socket } =
+            Backend::start(&settings).await?;
         let pages = Pages {
             trust_domain: authority.trust_domain().clone(),
             view,
@@ -164,6 +166,20 @@ impl ControlPlane {
             services = services
                 .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES))
                 .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        }
+        if let (Source::Cluster(cluster), Some(client)) = (&source, client) {
+            let inputs = StatusInputs {
+                routes: cluster.routes.clone(),
+                view: configured.clone(),
+                xds: xds.clone(),
+                cluster_domain: settings.cluster_domain.as_str().into(),
+            };
+            let (lead, leading) = watch::channel(true);
+            let status = status::write(client, inputs, leading);
+            tasks.spawn(async move {
+                let _lead = lead;
+                status.await;
+            });
         }
         let publisher =
             MeshPublisher { configured, registrations, xds: xds.clone(), publish_view, publish_mesh };

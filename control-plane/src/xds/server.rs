@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::hub::Hub;
-use super::status::{ClientFacts, StreamStatus};
+use super::status::{ClientFacts, Rejection, StreamStatus};
 use super::stream::{Responses, Stream};
 use super::workers::Workers;
 use super::{lock, node, unserved};
@@ -40,6 +40,8 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
 const RESPONSE_QUEUE: usize = Kind::ALL.len() + unserved::MAX_TYPES + 1;
 /// Maximum size of a request. A client that reconnects lists the versions of all its resources: about 100 bytes each.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
+/// Maximum number of rejections that are returned at once.
+const MAX_REJECTIONS: usize = 10_000;
 /// Maximum number of streams of one identity, over all its instances.
 const STREAMS_PER_IDENTITY: usize = 1024;
 /// Maximum number of streams of one instance. It has one, and a few broken ones that are not detected yet.
@@ -99,6 +101,13 @@ impl Server {
         let mut all: Vec<_> = self.streams().iter().filter_map(|stream| stream.status()).collect();
         all.sort_by(|a, b| (&a.node, &a.since).cmp(&(&b.node, &b.since)));
         all
+    }
+
+    /// Returns what connected proxies reject, at most [`MAX_REJECTIONS`]. It may wait for translations, so it must not run on the
+    /// runtime's thread.
+    pub(crate) fn rejections(&self) -> Vec<Rejection> {
+        let rejecting = self.streams().into_iter().filter(|stream| stream.refused() > 0);
+        rejecting.flat_map(|stream| stream.rejections()).take(MAX_REJECTIONS).collect()
     }
 
     /// Counts streams and proxies for `/metrics`.

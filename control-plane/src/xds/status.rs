@@ -3,14 +3,17 @@
 //! It is read from the streams on request; nothing is stored for it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use outrigger_core::Name;
 use outrigger_proto::xds::node;
 use serde::{Deserialize, Serialize};
 
 use super::session::Session;
-use super::subscription::{ClientVersion, Subscription, Wildcard};
+use super::subscription::{ClientVersion, Nack, Subscription, Wildcard};
+use crate::translate::resource::Kind;
 use crate::translate::scope::{Mode, Viewer};
 
 /// One stream.
@@ -77,6 +80,21 @@ pub struct NackStatus {
     pub since: String,
 }
 
+/// A resource that a connected proxy rejects now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    /// The type of the resource.
+    pub(crate) kind: Kind,
+    /// Its name.
+    pub(crate) name: Name,
+    /// The namespace of the proxy, in which names are resolved.
+    pub(crate) namespace: Name,
+    /// The instance of the proxy.
+    pub(crate) instance: Name,
+    /// The proxy's reason.
+    pub(crate) reason: Arc<str>,
+}
+
 /// Facts about the client of a stream that only `/status` uses.
 #[derive(Debug)]
 pub(super) struct ClientFacts {
@@ -104,11 +122,24 @@ pub(super) fn of(viewer: &Viewer, client: &ClientFacts, since: Timestamp, sessio
     }
 }
 
+/// Returns what the client of one stream rejects.
+pub(super) fn rejections(viewer: &Viewer, session: &Session) -> Vec<Rejection> {
+    let all = session.kinds().iter().flat_map(|state| state.nacks.iter().map(|nack| (state.kind, nack)));
+    let rejection = |(kind, (name, nack)): (Kind, (&Name, &Nack))| Rejection {
+        kind,
+        name: name.clone(),
+        namespace: viewer.namespace().into(),
+        instance: viewer.workload.instance.clone(),
+        reason: Arc::clone(&nack.detail),
+    };
+    all.map(rejection).collect()
+}
+
 fn of_type(state: &Subscription) -> TypeStatus {
     let mut names: Vec<_> = state.names.iter().chain(state.client_versions.keys()).collect();
     names.sort_unstable();
     names.dedup();
-    let resource = |name: &outrigger_core::Name| ResourceStatus {
+    let resource = |name: &Name| ResourceStatus {
         name: name.to_string(),
         sent: match state.client_versions.get(name) {
             Some(ClientVersion::Version(version)) => Some(version.to_string()),

@@ -19,7 +19,7 @@ use super::lock;
 use super::nack::shorten;
 use super::node::{self, NodeError};
 use super::session::ResourceView;
-use super::status::{self, ClientFacts, StreamStatus};
+use super::status::{self, ClientFacts, Rejection, StreamStatus};
 use super::subscription::WILDCARD;
 use super::workers::Workers;
 use crate::metrics::Metrics;
@@ -107,6 +107,12 @@ impl Stream {
     pub(super) fn status(&self) -> Option<StreamStatus> {
         let delta = lock(&self.delta);
         delta.as_ref().map(|delta| status::of(&self.viewer, &self.client, self.since, delta.session()))
+    }
+
+    /// Returns what the client rejects. It may wait for a translation.
+    pub(super) fn rejections(&self) -> Vec<Rejection> {
+        let delta = lock(&self.delta);
+        delta.as_ref().map(|delta| status::rejections(&self.viewer, delta.session())).unwrap_or_default()
     }
 
     /// Returns the number of rejected resources.

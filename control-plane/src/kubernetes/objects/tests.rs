@@ -69,8 +69,33 @@ fn a_refused_object_keeps_its_last_good_version_and_is_reported_until_it_is_corr
         update.refusals[0].to_string(),
         "object shop/a at version 2, Service shop/a, spec.type: unknown type \"Later\" [invalid-value]"
     );
+    // As after its status was written.
+    refused.metadata.resource_version = Some("3".into());
+    objects.apply(Kind::Service, Event::Apply(refused.clone()));
+    assert_eq!(objects.update().unwrap().refusals, update.refusals);
     objects.apply(Kind::Service, Event::Delete(refused));
     let update = objects.update().unwrap();
     assert!(update.refusals.is_empty() && update.changes[0].resource.is_none());
     assert!(objects.update().is_none());
+}
+
+#[test]
+fn the_objects_of_routes_are_kept_for_their_status_until_they_are_deleted() {
+    let mut objects = Objects::default();
+    let routes = objects.routes();
+    let route = |version: &str| -> DynamicObject {
+        let object = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "spec": {},
+            "metadata": {"name": "r", "namespace": "shop", "resourceVersion": version},
+        });
+        serde_json::from_value(object).unwrap()
+    };
+    objects.apply(Kind::HttpRoute, Event::Apply(route("1")));
+    objects.apply(Kind::Service, Event::Apply(service("a", 1, 80)));
+    let first = routes.borrow().values().next().cloned().unwrap();
+    objects.apply(Kind::HttpRoute, Event::Apply(route("2")));
+    assert_eq!(routes.borrow().len(), 1);
+    assert_ne!(routes.borrow().values().next(), Some(&first), "a new version is judged again");
+    objects.apply(Kind::HttpRoute, Event::Delete(route("2")));
+    assert!(routes.borrow().is_empty());
 }

@@ -23,7 +23,7 @@ mod header_changes;
 mod mirror;
 mod cors;
 mod rewrite;
-pub(super) mod reference;
+pub(crate) mod reference;
 mod metadata;
 mod strict;
 mod value;
@@ -51,7 +51,7 @@ pub(crate) struct Resource {
     pub(crate) metadata: Metadata,
     pub(super) body: Body,
     /// Problems that do not prevent it from being active.
-    pub(super) remarks: Vec<Problem>,
+    pub(crate) remarks: Vec<Problem>,
 }
 
 /// The content of a resource.

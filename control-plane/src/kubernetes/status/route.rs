@@ -1,0 +1,180 @@
+//! The status of one route: `RouteStatus.parents` of Gateway API, the entries of this controller.
+//!
+//! A pure function of the route's object, of the model's status and of what proxies reject. A route that is refused has a
+//! status too: it names the fields. Entries of other controllers, and routes without a parent Service, are left alone.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::CONTROLLER_NAME;
+use super::condition::{NewCondition, merge};
+use crate::model::resource::reference::ParentRef;
+use crate::model::resource::{Kind, ResourceId};
+use crate::model::status::{ConditionKind, ParentStatus, RouteStatus};
+use crate::source::change::Update;
+
+/// The types of the conditions that this controller sets.
+const OWNED: [&str; 4] = ["Accepted", "ResolvedRefs", PARTIALLY_INVALID, PROGRAMMED];
+const PARTIALLY_INVALID: &str = "PartiallyInvalid";
+/// Not in Gateway API for routes. It is set while a proxy rejects the configuration made from the route.
+const PROGRAMMED: &str = "outrigger.dev/Programmed";
+
+/// The objects of all routes.
+pub(crate) type RouteObjects = OrdMap<ResourceId, Arc<RouteObject>>;
+
+/// The parts of a route's object that its status depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RouteObject {
+    pub(super) resource_version: String,
+    generation: i64,
+    /// `spec.parentRefs`
+    references: Vec<Value>,
+    /// `status.parents`
+    parents: Vec<Value>,
+    /// Why it is refused; empty if it is accepted.
+    refusals: Vec<String>,
+    /// What has no effect in it.
+    notes: Vec<String>,
+}
+
+impl RouteObject {
+    /// Reads the object of a route. Returns None if its kind is no route.
+    pub(crate) fn of(id: &ResourceId, object: &Value) -> Option<Self> {
+        if !matches!(id.kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute) {
+            return None;
+        }
+        let list = |at: &str| object.pointer(at).and_then(Value::as_array).cloned().unwrap_or_default();
+        let metadata = &object["metadata"];
+        Some(Self {
+            resource_version: metadata["resourceVersion"].as_str().unwrap_or_default().into(),
+            generation: metadata["generation"].as_i64().unwrap_or_default(),
+            references: list("/spec/parentRefs"),
+            parents: list("/status/parents"),
+            refusals: Vec::new(),
+            notes: Vec::new(),
+        })
+    }
+
+    /// Adds what the decoder returned for the object.
+    pub(crate) fn decoded(self, Update { changes, refusals, ignored }: &Update) -> Self {
+        let remarks = changes.iter().filter_map(|change| change.resource.as_ref());
+        let remarks = remarks.flat_map(|resource| &resource.remarks);
+        let remarks = remarks.map(|remark| format!("{}: {}", remark.field, remark.message));
+        let ignored = ignored.iter().map(|ignored| format!("{}: unknown field, ignored", ignored.field));
+        let refusals = refusals.iter().map(|refusal| refusal.problem.to_string());
+        Self { refusals: refusals.collect(), notes: ignored.chain(remarks).collect(), ..self }
+    }
+
+    /// Returns the next `status.parents`, or None if they need no change now: they are right already, or the model has not read
+    /// this version of the object yet. `rejected` is what a proxy said when it rejected configuration made from the route.
+    pub(super) fn next_parents(
+        &self,
+        model: Option<&RouteStatus>,
+        rejected: Option<&str>,
+        now: Timestamp,
+    ) -> Option<Vec<Value>> {
+        let mut own = Vec::new();
+        for reference in self.references.iter().filter(|reference| is_service(reference)) {
+            own.push((reference, self.conditions(reference, model, rejected)?));
+        }
+        let mut next = Vec::new();
+        for entry in &self.parents {
+            if entry["controllerName"] != CONTROLLER_NAME {
+                next.push(entry.clone());
+            } else if let Some(at) = own.iter().position(|(reference, _)| entry["parentRef"] == **reference) {
+                let (reference, conditions) = own.remove(at);
+                next.push(entry_of(
+                    reference,
+                    merge(entry["conditions"].as_array(), &OWNED, &conditions, now),
+                ));
+            }
+        }
+        let added = own.iter().map(|(reference, new)| entry_of(reference, merge(None, &OWNED, new, now)));
+        next.extend(added);
+        (next != self.parents).then_some(next)
+    }
+
+    /// Returns the conditions for one parent, or None if the model has not read this version of the object yet.
+    fn conditions(
+        &self,
+        reference: &Value,
+        model: Option<&RouteStatus>,
+        rejected: Option<&str>,
+    ) -> Option<Vec<NewCondition>> {
+        let known = serde_json::from_value::<ParentRef>(reference.clone()).ok().zip(model);
+        let known = known.and_then(|(parent, model)| model.parents.iter().find(|of| of.parent == parent));
+        let mut conditions = match (&self.refusals[..], known) {
+            ([], known) => self.of_accepted(known?)?,
+            (refusals, known) => self.of_refused(&refusals.join("; "), known),
+        };
+        conditions.extend(rejected.map(|message| NewCondition {
+            kind: PROGRAMMED,
+            status: false,
+            reason: "RejectedByProxy",
+            message: message.into(),
+            observed_generation: self.generation,
+        }));
+        Some(conditions)
+    }
+
+    fn of_accepted(&self, known: &ParentStatus) -> Option<Vec<NewCondition>> {
+        let mut conditions = of_model(known);
+        if conditions.iter().any(|one| one.observed_generation != self.generation) {
+            return None;
+        }
+        for accepted in conditions.iter_mut().filter(|one| one.kind == "Accepted" && one.status) {
+            accepted.message = self.notes.join("; ");
+        }
+        Some(conditions)
+    }
+
+    /// Returns the conditions of a refused route. If the last good version is active, they say so, as the API defines it for
+    /// `PartiallyInvalid`: `Accepted` is that of the generation which is active.
+    fn of_refused(&self, reasons: &str, known: Option<&ParentStatus>) -> Vec<NewCondition> {
+        let refused = |kind, status, message| NewCondition {
+            kind,
+            status,
+            reason: "UnsupportedValue",
+            message,
+            observed_generation: self.generation,
+        };
+        let mut active = known.map(of_model).unwrap_or_default();
+        match active.iter().find(|one| one.kind == "Accepted" && one.status) {
+            Some(accepted) => {
+                let message = format!("Fall Back to generation {}: {reasons}", accepted.observed_generation);
+                active.push(refused(PARTIALLY_INVALID, true, message));
+                active
+            }
+            None => vec![refused("Accepted", false, reasons.into())],
+        }
+    }
+}
+
+/// Returns true if a parent reference is to a Service, and so to the mesh (GEP-1294).
+fn is_service(reference: &Value) -> bool {
+    reference["kind"] == "Service" && reference.get("group").is_some_and(|group| group == "")
+}
+
+fn entry_of(reference: &Value, conditions: Vec<Value>) -> Value {
+    json!({"parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": conditions})
+}
+
+fn of_model(known: &ParentStatus) -> Vec<NewCondition> {
+    let one = |condition: &crate::model::status::Condition| NewCondition {
+        kind: match condition.kind {
+            ConditionKind::Accepted => "Accepted",
+            ConditionKind::ResolvedRefs => "ResolvedRefs",
+        },
+        status: condition.status,
+        reason: condition.reason,
+        message: condition.message.clone(),
+        observed_generation: condition.observed_generation.unwrap_or_default(),
+    };
+    known.conditions.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Writes the status of routes to the API server, on the replica that holds the Lease.
+//!
+//! A status is written only if it differs from the one that the object has. The write names the version of the object that it was
+//! computed from, so that it never overwrites what another controller wrote meanwhile: the object's next version is judged
+//! again. While the API server does not accept writes, attempts are repeated, and nothing else waits for them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::route::RouteObject;
+use super::{FIELD_MANAGER, StatusInputs, rejections};
+use crate::kubernetes::discovery::{WatchedKind, discover};
+use crate::model::resource::{Kind, ResourceId};
+use crate::model::status::RouteStatus;
+use crate::source::assembler::View;
+
+/// Changes within this time are written together.
+const COALESCE: Duration = Duration::from_millis(200);
+/// How often the rejections of proxies are read.
+const READ_REJECTIONS: Duration = Duration::from_secs(2);
+/// The pause after a failed write.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
+/// Maximum duration of a write.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of writes after which changes are read again.
+const MAX_WRITES: usize = 200;
+/// The pause after each write: at most 200 a second.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The writer.
+pub(super) struct RouteStatusWriter {
+    client: Client,
+    inputs: StatusInputs,
+    /// True while this replica holds the Lease.
+    leading: watch::Receiver<bool>,
+    /// The kinds as the API server has them.
+    kinds: HashMap<Kind, ApiResource>,
+}
+
+/// What the status of a route was computed from.
+struct Inputs {
+    route: Arc<RouteObject>,
+    model: Option<Arc<RouteStatus>>,
+    rejected: Option<Arc<str>>,
+}
+
+impl Inputs {
+    fn same(&self, other: &Self) -> bool {
+        let same_model = match (&self.model, &other.model) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        same_model && Arc::ptr_eq(&self.route, &other.route) && self.rejected == other.rejected
+    }
+}
+
+impl RouteStatusWriter {
+    pub(super) fn new(client: Client, inputs: StatusInputs, leading: watch::Receiver<bool>) -> Self {
+        Self { client, inputs, leading, kinds: HashMap::new() }
+    }
+
+    /// Runs until one of the channels is closed.
+    pub(super) async fn run(mut self) {
+        let mut judged = BTreeMap::new();
+        while self.leading.wait_for(|leading| *leading).await.is_ok() {
+            let pause = self.pass(&mut judged).await;
+            let open = tokio::select! {
+                changed = self.inputs.routes.changed() => changed.is_ok(),
+                changed = self.inputs.view.changed() => changed.is_ok(),
+                changed = self.leading.changed() => changed.is_ok(),
+                () = sleep(pause) => true,
+            };
+            if !open {
+                return;
+            }
+            sleep(COALESCE).await;
+        }
+    }
+
+    /// Judges every route of which something changed, and writes the statuses that differ. Returns the time until the next pass.
+    async fn pass(&mut self, judged: &mut BTreeMap<ResourceId, Inputs>) -> Duration {
+        let routes = self.inputs.routes.borrow_and_update().clone();
+        let view = self.inputs.view.borrow_and_update().clone();
+        let rejected = self.rejected(&view).await;
+        judged.retain(|id, _| routes.contains_key(id));
+        let mut writes = 0;
+        for (id, route) in &routes {
+            let inputs = Inputs {
+                route: Arc::clone(route),
+                model: view.statuses.get(id).cloned(),
+                rejected: rejected.get(id).cloned(),
+            };
+            if judged.get(id).is_some_and(|old| old.same(&inputs)) {
+                continue;
+            }
+            let next =
+                route.next_parents(inputs.model.as_deref(), inputs.rejected.as_deref(), Timestamp::now());
+            if let Some(parents) = next {
+                if writes == MAX_WRITES || !*self.leading.borrow() {
+                    return Duration::ZERO;
+                }
+                writes += 1;
+                if let Err(error) = self.write(id, route, parents).await {
+                    tracing::warn!(resource = %id, error, "cannot write a status: trying again");
+                    return RETRY;
+                }
+                sleep(PAUSE).await;
+            }
+            judged.insert(id.clone(), inputs);
+        }
+        READ_REJECTIONS
+    }
+
+    /// Returns the rejections of connected proxies by route.
+    async fn rejected(&self, view: &View) -> BTreeMap<ResourceId, Arc<str>> {
+        let StatusInputs { xds, cluster_domain, .. } = &self.inputs;
+        if xds.count().refused == 0 {
+            return BTreeMap::new();
+        }
+        let (xds, mesh, domain) = (xds.clone(), Arc::clone(&view.mesh), Arc::clone(cluster_domain));
+        // It may wait for translations.
+        let read = move || rejections::by_route(&xds.rejections(), &mesh, &domain);
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// Writes `status.parents`. Returns an error if the write must be repeated.
+    async fn write(
+        &mut self,
+        id: &ResourceId,
+        route: &RouteObject,
+        parents: Vec<Value>,
+    ) -> Result<(), String> {
+        let patch = json!({
+            "metadata": {"resourceVersion": route.resource_version},
+            "status": {"parents": parents},
+        });
+        let resource = match self.kinds.get(&id.kind) {
+            Some(resource) => resource.clone(),
+            None => {
+                let found = discover(&self.client, WatchedKind::of(id.kind))
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let found = found.ok_or_else(|| format!("the API server does not have {}", id.kind))?;
+                self.kinds.entry(id.kind).or_insert(found).clone()
+            }
+        };
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &id.namespace, &resource);
+        match patch_status(&api, &id.name, patch).await? {
+            // Another version of the object exists, or it is gone: the reflector reports it.
+            Written::Outdated => drop(self.kinds.remove(&id.kind)),
+            Written::Yes => tracing::debug!(resource = %id, "status written"),
+            Written::Refused(reason) => {
+                tracing::error!(resource = %id, reason, "the API server refuses a status")
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The outcome of a write that is not repeated.
+pub(super) enum Written {
+    Yes,
+    /// The object has another version, or is gone.
+    Outdated,
+    /// The API server does not accept this status.
+    Refused(String),
+}
+
+/// Patches the status of an object. Returns an error if the write must be repeated.
+pub(super) async fn patch_status(
+    api: &Api<DynamicObject>,
+    name: &str,
+    patch: Value,
+) -> Result<Written, String> {
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    match timeout(WRITE_TIMEOUT, api.patch_status(name, &params, &Patch::Merge(patch))).await {
+        Ok(Ok(_)) => Ok(Written::Yes),
+        Ok(Err(kube::Error::Api(status))) => match status.code {
+            404 | 409 => Ok(Written::Outdated),
+            400 | 422 => Ok(Written::Refused(status.message)),
+            _ => Err(status.message),
+        },
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no response within {WRITE_TIMEOUT:?}")),
+    }
+}
