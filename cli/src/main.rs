@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod demo;
 mod history;
+mod inject;
 mod man;
 mod proxy_config;
 mod sample;
@@ -70,6 +71,8 @@ Examples:
     Check(check::CheckArgs),
     /// Print the JSON Schema of configuration files, for editors.
     Schema(schema::SchemaArgs),
+    /// Add sidecars to manifests of pods, as the webhook does.
+    Inject(inject::InjectArgs),
     /// Create join tokens, with which workloads get their first certificates.
     Token(token::TokenArgs),
     /// Print the proxies of a running control plane, and what is wrong in the mesh.
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         }
         Command::Check(args) => check::check(args),
         Command::Schema(args) => schema::print_schema(args),
+        Command::Inject(args) => inject::run(args),
         Command::Token(args) => token::run(args),
         Command::Status(args) => status::run(args),
         Command::History(args) => history::run(args),

@@ -6,6 +6,7 @@ mod listener;
 mod admin;
 pub mod ca;
 mod registration;
+pub mod injection;
 pub mod history;
 pub mod token;
 pub mod status;

@@ -16,6 +16,6 @@ pub mod route;
 pub mod endpoint;
 pub mod service;
 pub mod diagnostic;
-mod similar;
+pub(crate) mod similar;
 mod address_index;
 mod changed_keys;

@@ -21,7 +21,7 @@ pub(super) fn similar<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// Returns `did you mean "a" or "b"?`, or None if no candidate resembles the name.
-pub(super) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let names: Vec<_> = similar(name, candidates).iter().map(|name| format!("{name:?}")).collect();
     (!names.is_empty()).then(|| format!("did you mean {}?", names.join(" or ")))
 }

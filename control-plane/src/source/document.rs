@@ -10,7 +10,7 @@ use crate::model::resource::{Decoded, Outcome, decode};
 
 /// Splits a file into documents: for each its number and the line at which it begins, both counted from 1, and its text.
 /// Documents without content other than comments and blank lines do not count.
-pub(super) fn split(text: &str) -> Vec<(usize, usize, &str)> {
+pub(crate) fn split(text: &str) -> Vec<(usize, usize, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut documents, mut start, mut first_line, mut at) = (Vec::new(), 0, 1, 0);
     let mut push = |from: usize, to: usize, line| {
@@ -53,15 +53,15 @@ pub(super) fn read(text: &str, first_line: usize) -> Vec<Decoded> {
 
 /// Invalid YAML. The position is counted from 1, from the start of the document.
 #[derive(Debug)]
-pub(super) struct YamlError {
-    pub(super) line: usize,
-    pub(super) column: usize,
-    pub(super) reason: String,
+pub(crate) struct YamlError {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+    pub(crate) reason: String,
 }
 
 /// Parses YAML 1.2, where `no` is a string. A duplicate key is an error, as with kubectl's strict validation; the expansion
 /// of anchors is bounded by the parser's default budget.
-pub(super) fn parse(text: &str) -> Result<Value, YamlError> {
+pub(crate) fn parse(text: &str) -> Result<Value, YamlError> {
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let (line, column) = error.location().map_or((1, 1), |at| (at.line() as usize, at.column() as usize));

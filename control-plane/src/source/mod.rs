@@ -12,7 +12,7 @@ mod file;
 mod directory;
 mod write_tracker;
 mod last_good;
-mod document;
+pub(crate) mod document;
 pub mod location;
 pub mod assembler;
 pub mod object;
