@@ -9,6 +9,7 @@ mod completions;
 mod demo;
 mod history;
 mod inject;
+mod install;
 mod man;
 mod proxy_config;
 mod sample;
@@ -67,6 +68,10 @@ Examples:
     Proxy(outrigger_proxy::Args),
     /// Wait until a control plane or a proxy is ready.
     Wait(wait::WaitArgs),
+    /// Print the objects of the mesh in a Kubernetes cluster, for kubectl apply.
+    Install(install::InstallArgs),
+    /// Print what install has created, for kubectl delete.
+    Uninstall(install::UninstallArgs),
     /// Report what is wrong with configuration files.
     Check(check::CheckArgs),
     /// Print the JSON Schema of configuration files, for editors.
@@ -106,6 +111,8 @@ fn main() -> ExitCode {
         Command::ControlPlane(args) => {
             outrigger_control_plane::run::run(args).map_err(|error| error.to_string())
         }
+        Command::Install(args) => install::install(args),
+        Command::Uninstall(args) => install::uninstall(args),
         Command::Check(args) => check::check(args),
         Command::Schema(args) => schema::print_schema(args),
         Command::Inject(args) => inject::run(args),

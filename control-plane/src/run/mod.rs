@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use control_plane::{ControlPlane, StartError};
 use settings::{IssuerFiles, Settings, SettingsError};
 
+use crate::injection::InjectionArgs;
 use crate::kubernetes::client::ClusterAccess;
 
 /// Maximum number of log lines that wait to be written.
@@ -100,6 +101,9 @@ pub struct Args {
     /// PEM key of that intermediate CA; mode 0600.
     #[arg(long, value_name = "FILE", requires = "ca_cert", help_heading = IDENTITIES)]
     pub ca_key: Option<PathBuf>,
+    /// What the webhook adds to pods.
+    #[command(flatten)]
+    pub injection: InjectionArgs,
     /// Log filter: a level, or directives such as info,outrigger_control_plane=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = OPERATION)]
     pub log: String,
@@ -194,6 +198,7 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
         ca_cert,
         ca_key,
         server_name,
+        injection: _,
         log: _,
         log_format: _,
     } = args;

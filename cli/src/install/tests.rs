@@ -1,0 +1,140 @@
+//! Tests of the objects that `outrigger install` prints.
+
+use std::collections::BTreeSet;
+
+use clap::{Args as _, Command, FromArgMatches as _};
+
+use super::*;
+
+fn parsed(line: &[&str]) -> Result<InstallArgs, clap::Error> {
+    let command = InstallArgs::augment_args(Command::new("install"));
+    let matches = command.try_get_matches_from([&["install"], line].concat())?;
+    InstallArgs::from_arg_matches(&matches)
+}
+
+fn objects(line: &[&str]) -> Vec<Value> {
+    serde_saphyr::from_multiple(&manifest(&parsed(line).unwrap()).unwrap()).unwrap()
+}
+
+fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap()
+}
+
+#[test]
+fn every_flag_is_a_value_of_the_chart_with_the_same_default() {
+    let values: Value = serde_saphyr::from_str(include_str!("../../../deploy/chart/values.yaml")).unwrap();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let of_chart: BTreeSet<_> =
+        values.as_object().unwrap().iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    let flags: BTreeSet<_> =
+        parsed(&[]).unwrap().values().map(|(name, value)| (name.to_owned(), value)).into();
+    assert_eq!(of_chart, flags);
+}
+
+#[test]
+fn the_chart_has_the_version_of_the_program() {
+    let chart: Value = serde_saphyr::from_str(include_str!("../../../deploy/chart/Chart.yaml")).unwrap();
+    assert_eq!((chart["version"].as_str(), chart["appVersion"].as_str()), (Some(VERSION), Some(VERSION)));
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[test]
+fn every_template_of_the_chart_is_installed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart/templates");
+    let files = std::fs::read_dir(folder).unwrap();
+    let of_chart: BTreeSet<_> =
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    // The namespace is not in the chart.
+    assert_eq!(of_chart, TEMPLATES[1..].iter().map(|&template| template.to_owned()).collect());
+}
+
+#[test]
+fn flags_are_in_the_deployment() {
+    let objects = objects(&[
+        "--image-registry=registry.example:5000",
+        "--image-tag=1.2",
+        "--replicas=3",
+        "--trust-domain=example.org",
+        "--cluster-domain=cluster.example",
+        "--otlp-endpoint=http://jaeger.tracing:4317",
+    ]);
+    let spec = &one(&objects, "Deployment")["spec"];
+    assert_eq!(spec["replicas"], 3);
+    let container = &spec["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], "registry.example:5000/outrigger/control-plane:1.2");
+    let args: Vec<_> =
+        container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    for expected in [
+        "--trust-domain=example.org",
+        "--cluster-domain=cluster.example",
+        "--proxy-image=registry.example:5000/outrigger/proxy:1.2",
+        "--proxy-env=OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger.tracing:4317",
+    ] {
+        assert!(args.contains(&expected), "{expected}: {args:?}");
+    }
+}
+
+#[test]
+fn a_value_cannot_change_the_structure_of_the_yaml() {
+    for flag in
+        ["--image-registry=a\"b", "--trust-domain=a b", "--otlp-endpoint=http://a\n", "--image-tag={{ x }}"]
+    {
+        assert!(parsed(&[flag]).unwrap_err().to_string().contains("is not allowed"), "{flag}");
+    }
+    assert!(parsed(&["--replicas=0"]).is_err());
+}
+
+#[test]
+fn every_object_is_deleted_in_the_reverse_order() {
+    let installed: Vec<_> = objects(&[]).iter().map(name_of).collect();
+    let deleted = TEMPLATES.iter().rev().flat_map(|template| {
+        let objects = template::objects(template).unwrap();
+        objects.iter().rev().map(name_of).collect::<Vec<_>>()
+    });
+    let mut deleted: Vec<_> = deleted.collect();
+    assert_eq!(deleted[0]["kind"], "MutatingWebhookConfiguration");
+    assert_eq!(deleted.last().unwrap()["kind"], "Namespace");
+    deleted.reverse();
+    assert_eq!(deleted, installed);
+}
+
+#[test]
+fn the_service_and_the_webhook_lead_to_ports_of_the_pod() {
+    let objects = objects(&[]);
+    let container = &one(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    let ports: Vec<_> = container["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
+    let service = one(&objects, "Service")["spec"]["ports"].as_array().unwrap();
+    assert!(service.iter().all(|port| ports.contains(&&port["targetPort"])), "{service:?}");
+    for webhook in one(&objects, "MutatingWebhookConfiguration")["webhooks"].as_array().unwrap() {
+        let called = &webhook["clientConfig"]["service"]["port"];
+        assert!(service.iter().any(|port| port["port"] == *called), "{called}");
+    }
+}
+
+#[test]
+fn both_entries_of_the_webhook_differ_in_selectors_only() {
+    let objects = objects(&[]);
+    let [mut by_namespace, mut by_pod] =
+        [0, 1].map(|entry| one(&objects, "MutatingWebhookConfiguration")["webhooks"][entry].clone());
+    for entry in [&mut by_namespace, &mut by_pod] {
+        let selector = entry["namespaceSelector"]["matchExpressions"].as_array().unwrap();
+        let never = selector.iter().find(|one| one["operator"] == "NotIn").unwrap();
+        for namespace in ["kube-system", "outrigger-system"] {
+            assert!(never["values"].as_array().unwrap().contains(&namespace.into()), "{never}");
+        }
+        for field in ["name", "namespaceSelector", "objectSelector"] {
+            entry.as_object_mut().unwrap().remove(field).unwrap();
+        }
+    }
+    assert_eq!(by_namespace, by_pod);
+}
+
+#[test]
+fn an_action_that_is_no_value_is_an_error() {
+    let values = [("a", "1".to_owned())];
+    assert_eq!(render("x: {{ .Values.a }}/{{.Values.a}}\n", &values).unwrap(), "x: 1/1\n");
+    for template in ["{{ if .Values.a }}", "{{ .Values.b }}", "{{ .Values.a"] {
+        assert!(render(template, &values).unwrap_err().contains("unknown action"), "{template}");
+    }
+}
