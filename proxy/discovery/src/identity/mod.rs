@@ -1,14 +1,14 @@
 //! The workload's identity: a local key pair, and a short-lived certificate that is renewed while the proxy runs.
 //!
-//! The supervisor starts [`Identity::maintain`]. The first certificate requires the token. Later ones are requested with the
-//! current certificate, at a jittered 2/3 of its lifetime, and retried until they succeed; after expiry the token is required
-//! again. A refused token needs an operator: the error names the next step, and the file is read again until it has another
-//! token. Key and certificate are restored after a restart, so that a proxy serves while the CA is unreachable.
+//! The supervisor starts [`Identity::maintain`]. The first certificate requires the token. Later ones are requested at a jittered
+//! 2/3 of the lifetime, and retried until they succeed: with the token of a service account, if there is one, else with the
+//! current certificate; after its expiry the join token is required again. A refused join token needs an operator: the error names
+//! the next step, and the file is read again until it has another token. Key and certificate are restored after a restart, so that a
+//! proxy serves while the CA is unreachable.
 
 pub(crate) mod publication;
+mod token;
 
-use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,6 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Request;
-use tonic::metadata::MetadataValue;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -29,6 +28,7 @@ use crate::control_plane::failure::describe;
 use crate::log_throttle::LogThrottle;
 use crate::state_dir::StateDir;
 use crate::status::StatusBoard;
+use token::{Token, TokenFileError, TokenKind, create_token, next_step};
 
 /// File of the private key, PKCS #8 PEM.
 const KEY_FILE: &str = "identity.key";
@@ -40,8 +40,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const REFUSED_TOKEN_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the file is read meanwhile.
 const TOKEN_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Maximum size of a token; a larger file is most likely not a token.
-const TOKEN_BYTES: usize = 16 * 1024;
+/// How often the roots are read again, which may no longer verify our certificate.
+const ROOTS_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The key, the certificate and what is needed to renew it.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Identity {
             }
         };
         if saved.is_none() {
-            read_token(token_file.as_deref())?;
+            Token::read(token_file.as_deref())?;
         }
         let renewal = saved.as_ref().map_or(clock.now(), |saved| restored_renewal(saved, clock.now()));
         let credential = saved.map(|certificate| Arc::new(Credential { certificate, key: Arc::clone(&key) }));
@@ -93,7 +93,13 @@ impl Identity {
     pub(crate) async fn maintain(mut self, status: StatusBoard) {
         let (mut backoff, mut log) = (Backoff::default(), LogThrottle::default());
         loop {
-            self.clock.sleep_until(self.renewal).await;
+            tokio::select! {
+                () = self.clock.sleep_until(self.renewal) => {}
+                () = self.replaced_roots() => {
+                    tracing::warn!("the trust roots no longer verify the certificate; requesting another");
+                    self.renewal = self.clock.now();
+                }
+            }
             match self.renew().await {
                 Ok(certificate) => {
                     let now = self.clock.now();
@@ -115,7 +121,8 @@ impl Identity {
                         }
                     }
                     status.certificate_failed(text);
-                    if let IdentityError::TokenRefused { digest: refused, .. } = error {
+                    if let IdentityError::TokenRefused { digest: refused, kind: TokenKind::Join, .. } = error
+                    {
                         self.await_another_token(refused).await;
                         continue;
                     }
@@ -126,11 +133,15 @@ impl Identity {
         }
     }
 
-    /// Sends one request, authenticated by our certificate if it is valid and not refused, else by the token.
+    /// Sends one request, authenticated by the token of a service account, or by our certificate if it is valid and not refused, or
+    /// by the join token.
     async fn renew(&mut self) -> Result<Certificate, IdentityError> {
         let now = self.clock.now();
         let valid = self.current.borrow().as_ref().is_some_and(|c| c.certificate.is_valid_at(now));
-        let by_certificate = valid && !(self.certificate_refused && self.token_file.is_some());
+        let saved = Token::read(self.token_file.as_deref());
+        let by_certificate = valid
+            && !(self.certificate_refused && self.token_file.is_some())
+            && !saved.as_ref().is_ok_and(|token| token.kind == TokenKind::ServiceAccount);
         let mut request = Request::new(IstioCertificateRequest {
             csr: self.key.signing_request()?,
             validity_duration: 0, // as long as the issuer gives
@@ -141,10 +152,9 @@ impl Identity {
             // A new connection, because an existing one may use an older certificate.
             self.control_plane.channel(self.subscribe())
         } else {
-            let token = token.insert(read_token(self.token_file.as_deref())?);
-            let mut bearer = MetadataValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| token_error(self.token_file.as_deref(), "is not a token"))?;
-            bearer.set_sensitive(true);
+            let bearer = token.insert(saved?).bearer();
+            let bearer =
+                bearer.ok_or_else(|| TokenFileError::new(self.token_file.as_deref(), "is not a token"))?;
             request.metadata_mut().insert("authorization", bearer);
             self.control_plane.anonymous()
         };
@@ -159,8 +169,9 @@ impl Identity {
                 return Err(match token {
                     Some(token) if refused => IdentityError::TokenRefused {
                         reason: status.message().into(),
-                        file: self.file(),
-                        digest: digest(&token),
+                        file: self.token_file.clone().unwrap_or_default(),
+                        digest: token.digest(),
+                        kind: token.kind,
                     },
                     None if refused => IdentityError::CertificateRefused(status.message().into()),
                     _ => IdentityError::Unavailable(describe(&status)),
@@ -184,14 +195,33 @@ impl Identity {
     async fn await_another_token(&self, refused: u64) {
         let again = Instant::now() + REFUSED_TOKEN_INTERVAL.mul_f64(0.9 + fastrand::f64() / 5.0);
         while Instant::now() < again
-            && read_token(self.token_file.as_deref()).is_ok_and(|token| digest(&token) == refused)
+            && Token::read(self.token_file.as_deref()).is_ok_and(|token| token.digest() == refused)
         {
             tokio::time::sleep(TOKEN_CHECK_INTERVAL).await;
         }
     }
 
-    fn file(&self) -> PathBuf {
-        self.token_file.clone().unwrap_or_default()
+    /// Completes when the roots no longer verify the current certificate, and there is a token that gets another one. This happens
+    /// when a CA is lost and replaced by another: peers reject the certificate long before it expires.
+    async fn replaced_roots(&self) {
+        let mut known = self.control_plane.roots();
+        loop {
+            tokio::time::sleep(ROOTS_CHECK_INTERVAL).await;
+            let roots = self.control_plane.roots();
+            if Arc::ptr_eq(&roots, &known) {
+                continue;
+            }
+            known = roots;
+            let current = self.current.borrow().clone();
+            let verify = |c: &Credential| known.verify(&c.certificate.chain, self.clock.now()).is_ok();
+            let renewable = || {
+                Token::read(self.token_file.as_deref())
+                    .is_ok_and(|token| token.kind == TokenKind::ServiceAccount)
+            };
+            if !current.as_deref().is_none_or(verify) && renewable() {
+                return;
+            }
+        }
     }
 }
 
@@ -233,30 +263,6 @@ fn read(
     Ok(certificate)
 }
 
-fn read_token(file: Option<&Path>) -> Result<String, IdentityError> {
-    let path = file.ok_or_else(|| token_error(None, "is missing"))?;
-    let token = std::fs::read_to_string(path).map_err(|error| token_error(file, error))?;
-    match token.trim() {
-        "" => Err(token_error(file, "the file is empty")),
-        token if token.len() > TOKEN_BYTES => Err(token_error(file, "the file is too long for a token")),
-        token => Ok(token.into()),
-    }
-}
-
-/// Returns a value that tells tokens apart.
-fn digest(token: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    token.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn token_error(file: Option<&Path>, problem: impl fmt::Display) -> IdentityError {
-    let subject =
-        file.map_or_else(|| "--token-file".into(), |file| format!("--token-file {}:", file.display()));
-    let file = file.map_or_else(|| "FILE".into(), |file| file.display().to_string());
-    IdentityError::Token { problem: format!("{subject} {problem}"), file: file.into() }
-}
-
 /// Returns 2/3 of a lifetime, plus or minus 5 %, so that certificates issued together are not renewed together.
 fn renewal_delay(lifetime: Duration) -> Duration {
     lifetime.mul_f64(2.0 / 3.0 * (0.95 + fastrand::f64() / 10.0))
@@ -283,7 +289,7 @@ pub enum IdentityError {
         file: PathBuf,
     },
     /// The control plane refused the token.
-    #[error("the control plane refused the join token in {}: {reason}; replace it: {}", .file.display(), create_token(.file))]
+    #[error("the control plane refused the {kind} in {}: {reason}; {}", .file.display(), next_step(*kind, .file))]
     TokenRefused {
         /// Why.
         reason: String,
@@ -291,6 +297,8 @@ pub enum IdentityError {
         file: PathBuf,
         /// The digest of the token, which is a secret itself.
         digest: u64,
+        /// What it is.
+        kind: TokenKind,
     },
     /// The control plane refused the certificate. The token is tried next, if there is one.
     #[error(
@@ -315,10 +323,10 @@ impl IdentityError {
     }
 }
 
-/// Returns the command that creates a token.
-fn create_token(file: &Path) -> String {
-    let file = file.display();
-    format!("outrigger token create --state-dir DIR --namespace NAMESPACE --service-account NAME > {file}")
+impl From<TokenFileError> for IdentityError {
+    fn from(TokenFileError { problem, file }: TokenFileError) -> Self {
+        Self::Token { problem, file }
+    }
 }
 
 impl From<CertificateError> for IdentityError {

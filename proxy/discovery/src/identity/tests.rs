@@ -155,3 +155,63 @@ async fn a_torn_certificate_is_not_used_and_a_torn_key_is_fatal() {
     dir.write(KEY_FILE, b"-----BEGIN PRIV").unwrap();
     assert!(matches!(fixture.open(), Err(IdentityError::File(..))));
 }
+
+/// A token of a service account, as the fake control plane sees it: any JWT.
+const PROJECTED: &str = "eyJhbGciOiJSUzI1NiJ9.e30.first";
+const ROTATED: &str = "eyJhbGciOiJSUzI1NiJ9.e30.second";
+
+#[tokio::test(start_paused = true)]
+async fn the_token_of_a_service_account_is_read_and_sent_for_every_certificate() {
+    let fixture = fixture();
+    std::fs::write(&fixture.token_file, PROJECTED).unwrap();
+    fixture.issuance(|i| i.token = PROJECTED);
+    let (mut credentials, _task) = start(fixture.open().unwrap());
+    credentials.changed().await.unwrap();
+    fixture.issuance(|i| i.token = ROTATED);
+    std::fs::write(&fixture.token_file, ROTATED).unwrap();
+    credentials.changed().await.unwrap();
+    let sent = |token: &str| Proof::Token(token.into());
+    fixture.issuance(|i| assert_eq!(i.issued, [sent(PROJECTED), sent(ROTATED)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_of_a_service_account_is_sent_again_within_seconds_and_the_certificate_stays() {
+    let fixture = fixture();
+    std::fs::write(&fixture.token_file, PROJECTED).unwrap();
+    fixture.issuance(|i| i.token = PROJECTED);
+    let status = StatusBoard::default();
+    let identity = fixture.open().unwrap();
+    let mut credentials = identity.subscribe();
+    credentials.mark_unchanged();
+    tokio::spawn(identity.maintain(status.clone()));
+    credentials.changed().await.unwrap();
+    let first = expiry(&credentials);
+    fixture.issuance(|i| i.token = ROTATED);
+    while fixture.issuance(|i| i.refused) < 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(expiry(&credentials), first);
+    let failure = status.read().identity.last_failure.unwrap();
+    assert!(failure.starts_with("the control plane refused the service account token in "), "{failure}");
+    assert!(!failure.contains("token create") && !failure.contains(PROJECTED), "{failure}");
+    fixture.issuance(|i| i.token = PROJECTED);
+    let accepted = Instant::now();
+    credentials.changed().await.unwrap();
+    assert!(accepted.elapsed() <= Duration::from_secs(6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_new_roots_do_not_verify_is_replaced_at_once() {
+    let fixture = fixture();
+    std::fs::write(&fixture.token_file, PROJECTED).unwrap();
+    fixture.issuance(|i| (i.token, i.lifetime) = (PROJECTED, Duration::from_secs(3600)));
+    let (mut credentials, _task) = start(fixture.open().unwrap());
+    credentials.changed().await.unwrap();
+    // The control plane stays that of the old root: only the request for another certificate is observed.
+    let (other, own) = (Ca::new(), std::fs::read_to_string(fixture.ca.roots_file()).unwrap());
+    std::fs::copy(other.roots_file(), fixture.ca.roots_file()).unwrap();
+    tokio::time::sleep(2 * ROOTS_CHECK_INTERVAL).await;
+    std::fs::write(fixture.ca.roots_file(), own).unwrap();
+    credentials.changed().await.unwrap();
+    fixture.issuance(|i| assert_eq!(i.issued.len(), 2));
+}
