@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -15,6 +14,7 @@ use outrigger_core::metrics::text::{Format, encode};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::ca::authority::Authority;
 use crate::metrics::{GaugeValues, Metrics};
 use crate::model::mesh::Mesh;
 use crate::source::assembler::View;
@@ -61,8 +61,8 @@ pub(crate) struct Pages {
     pub store: Option<Store>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// When the CA expires.
-    pub ca_not_after: SystemTime,
+    /// The CA.
+    pub authority: Arc<Authority>,
 }
 
 impl std::fmt::Debug for Pages {
@@ -172,7 +172,7 @@ impl Pages {
             proxies_connected: proxies,
             xds_streams: streams,
             xds_resources_refused: refused,
-            ca_not_after: self.ca_not_after,
+            ca_not_after: self.authority.not_after(),
             source_refusals: Diagnostic::count_resources(&self.view.borrow().refusals),
         });
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -276,7 +276,7 @@ mod tests {
             xds,
             store: Some(Store::open(directory).unwrap()),
             metrics,
-            ca_not_after: SystemTime::UNIX_EPOCH,
+            authority: Arc::new(Authority::for_tests()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_core::identity::{SpiffeId, TrustDomain};
@@ -10,6 +11,7 @@ use rcgen::{
     SanType,
 };
 use rustls_pki_types::{CertificateDer, DnsName};
+use tokio::sync::watch;
 
 use super::certificate::{serial, set_validity};
 use super::issuer::CertificateIssuer;
@@ -23,12 +25,21 @@ const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Trust roots by trust domain. Federation adds other domains to this map; a rotation has two roots for one domain.
 pub(crate) type TrustRoots = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>;
 
-/// The CA of one trust domain.
+/// The CA of one trust domain. Its issuer and its roots may be replaced while it is used.
 #[derive(Debug)]
 pub(crate) struct Authority {
     trust_domain: TrustDomain,
-    issuer: CertificateIssuer,
     default_ttl: Duration,
+    current: watch::Sender<Arc<Signer>>,
+}
+
+/// What a CA signs with, and what verifies the certificates of its trust domain.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    /// The key and its chain.
+    pub issuer: Arc<CertificateIssuer>,
+    /// The root of the chain, and others that workloads trust while roots are replaced.
+    pub roots: Vec<CertificateDer<'static>>,
 }
 
 /// A certificate and its validity.
@@ -83,7 +94,23 @@ impl Authority {
     /// Creates a CA that signs with `issuer`. Certificates have the lifetime `default_ttl` (at most 24 h) if none is
     /// requested.
     pub(crate) fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
-        Self { trust_domain, issuer, default_ttl: default_ttl.min(MAX_TTL) }
+        let roots = issuer.chain.last().cloned().into_iter().collect();
+        let (current, _) = watch::channel(Arc::new(Signer { issuer: issuer.into(), roots }));
+        Self { trust_domain, default_ttl: default_ttl.min(MAX_TTL), current }
+    }
+
+    /// Replaces the issuer and the roots. Certificates that were issued before stay valid as long as their root is among the roots.
+    pub(crate) fn replace(&self, signer: Signer) {
+        self.current.send_replace(Arc::new(signer));
+    }
+
+    /// Returns a receiver of each later replacement.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Signer>> {
+        self.current.subscribe()
+    }
+
+    fn signer(&self) -> Arc<Signer> {
+        Arc::clone(&self.current.borrow())
     }
 
     /// Returns the trust domain of the identities that this CA certifies.
@@ -93,13 +120,12 @@ impl Authority {
 
     /// Returns when the first certificate of its chain expires.
     pub(crate) fn not_after(&self) -> SystemTime {
-        self.issuer.not_after
+        self.signer().issuer.not_after
     }
 
     /// Returns the roots that verify its certificates.
     pub(crate) fn roots(&self) -> TrustRoots {
-        let root = self.issuer.chain.last().cloned().into_iter().collect();
-        TrustRoots::from([(self.trust_domain.clone(), root)])
+        TrustRoots::from([(self.trust_domain.clone(), self.signer().roots.clone())])
     }
 
     /// Signs a certificate for `key` and `identity`. Its lifetime is the shortest of the requested (or default) one, 24
@@ -135,7 +161,9 @@ impl Authority {
         requested: Option<Duration>,
         now: SystemTime,
     ) -> Result<IssuedCertificate, Refusal> {
-        let left = self.issuer.not_after.duration_since(now).map_err(|_| Refusal::IssuerExpired)?;
+        let signer = self.signer();
+        let issuer = &signer.issuer;
+        let left = issuer.not_after.duration_since(now).map_err(|_| Refusal::IssuerExpired)?;
         let ttl = requested.unwrap_or(self.default_ttl).min(MAX_TTL).min(left);
         let not_after = now + ttl;
         let failed = |error: rcgen::Error| Refusal::Signing(error.to_string());
@@ -152,11 +180,23 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(serial().map_err(failed)?);
         set_validity(&mut params, now.checked_sub(BACKDATE).unwrap_or(now), not_after);
-        let leaf = params.signed_by(key, &self.issuer.issuer).map_err(failed)?;
+        let leaf = params.signed_by(key, &issuer.issuer).map_err(failed)?;
 
         let mut chain = vec![leaf.der().clone()];
-        chain.extend(self.issuer.chain.iter().cloned());
+        chain.extend(issuer.chain.iter().cloned());
         Ok(IssuedCertificate { chain, issued: now, not_after })
+    }
+}
+
+#[cfg(test)]
+impl Authority {
+    /// Returns a CA of `cluster.local` with a new root.
+    pub(crate) fn for_tests() -> Self {
+        let domain = TrustDomain::parse("cluster.local").expect("a valid name");
+        let now = SystemTime::now();
+        let record = CertificateIssuer::make_root(&domain, now).expect("a root");
+        let issuer = CertificateIssuer::from_record(&record, now).expect("a root that can be read");
+        Self::new(domain, issuer, Duration::from_secs(3600))
     }
 }
 
@@ -209,7 +249,7 @@ mod tests {
     fn a_lifetime_is_the_shortest_of_the_requested_one_a_day_and_the_issuers() {
         let authority = authority();
         let key = KeyPair::generate().unwrap();
-        let end = authority.issuer.not_after;
+        let end = authority.not_after();
         for (asked, at, life) in [
             (None, now(), HOUR),
             (Some(Duration::from_secs(20)), now(), Duration::from_secs(20)),
@@ -231,5 +271,21 @@ mod tests {
             X509Certificate::from_der(&issued.chain[0]).unwrap().1.raw_serial().to_vec()
         };
         assert_ne!(serial(), serial());
+    }
+
+    #[test]
+    fn a_replaced_issuer_signs_the_next_certificate_and_both_roots_verify() {
+        let (authority, key) = (authority(), KeyPair::generate().unwrap());
+        let before = authority.sign(&key, &identity(), None, now()).unwrap();
+        let old = authority.roots().remove(authority.trust_domain()).unwrap();
+        let record = CertificateIssuer::make_root(authority.trust_domain(), now()).unwrap();
+        let issuer = Arc::new(CertificateIssuer::from_record(&record, now()).unwrap());
+        let mut changes = authority.subscribe();
+        let roots = [old.clone(), issuer.chain.clone()].concat();
+        authority.replace(Signer { issuer, roots: roots.clone() });
+        assert!(changes.has_changed().unwrap() && changes.borrow_and_update().roots == roots);
+        let after = authority.sign(&key, &identity(), None, now()).unwrap();
+        assert!(before.chain[1] == old[0] && after.chain[1] == roots[1]);
+        assert_eq!(authority.roots()[authority.trust_domain()], roots);
     }
 }

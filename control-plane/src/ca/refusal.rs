@@ -4,6 +4,7 @@ use outrigger_core::identity::SpiffeId;
 use thiserror::Error;
 use tonic::{Code, Status};
 
+use super::token_review::ReviewError;
 use crate::state::StateError;
 use crate::state::token::{RedeemError, TokenRefusal};
 
@@ -19,9 +20,18 @@ pub enum Refusal {
     /// The token is not valid.
     #[error(transparent)]
     Token(#[from] TokenRefusal),
+    /// The token of a pod is not valid, or cannot be verified.
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    /// A certificate alone, where a token can be verified at each renewal.
+    #[error("a certificate is not renewed without the token of the pod's service account")]
+    TokenRequired,
     /// The client certificate expired on a connection that was opened before.
     #[error("the client certificate has expired: a new join token is needed")]
     CertificateExpired,
+    /// The rate of the pod is exceeded.
+    #[error("too many certificate requests of pod {0}: retry later")]
+    TooManyOfPod(String),
     /// The token's namespace or account does not form a SPIFFE ID.
     #[error("the identity makes no SPIFFE ID: {0}")]
     Identity(String),
@@ -76,6 +86,14 @@ impl Refusal {
             Self::Token(TokenRefusal::Unknown) => "unknown-token",
             Self::Token(TokenRefusal::Expired(_)) => "expired-token",
             Self::Token(TokenRefusal::UsedByAnotherKey) => "used-token",
+            Self::Review(ReviewError::NotAuthenticated(_)) => "unauthenticated-token",
+            Self::Review(ReviewError::Audience) => "token-audience",
+            Self::Review(ReviewError::NotServiceAccount(_)) => "not-a-service-account",
+            Self::Review(ReviewError::NotBound(_)) => "unbound-token",
+            Self::Review(ReviewError::PodGone(_)) => "pod-gone",
+            Self::Review(ReviewError::ForeignAddress { .. }) => "foreign-address",
+            Self::Review(ReviewError::Unavailable(_)) => "api-server",
+            Self::TokenRequired => "token-required",
             Self::CertificateExpired => "expired-certificate",
             Self::Identity(_) => "identity",
             Self::Reserved(_) => "reserved-identity",
@@ -83,7 +101,7 @@ impl Refusal {
             Self::Signature => "csr-signature",
             Self::WeakKey(_) => "weak-key",
             Self::ForeignName { .. } => "foreign-name",
-            Self::TooMany(_) => "rate-limit",
+            Self::TooMany(_) | Self::TooManyOfPod(_) => "rate-limit",
             Self::Crowded => "crowded",
             Self::Validity => "validity",
             Self::IssuerExpired => "issuer-expired",
@@ -99,7 +117,10 @@ impl Refusal {
             Self::NoCredentials | Self::Authorization | Self::CertificateExpired => Code::Unauthenticated,
             Self::Token(TokenRefusal::UsedByAnotherKey) => Code::PermissionDenied,
             Self::Token(_) => Code::Unauthenticated,
-            Self::TooMany(_) | Self::Crowded => Code::ResourceExhausted,
+            Self::Review(ReviewError::Unavailable(_)) => Code::Unavailable,
+            Self::Review(ReviewError::ForeignAddress { .. }) => Code::PermissionDenied,
+            Self::Review(_) | Self::TokenRequired => Code::Unauthenticated,
+            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::Crowded => Code::ResourceExhausted,
             Self::ForeignName { .. } | Self::Identity(_) | Self::Reserved(_) => Code::PermissionDenied,
             Self::Malformed(_) | Self::Signature | Self::WeakKey(_) | Self::Validity => Code::InvalidArgument,
             Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -51,8 +51,8 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 /// Configuration of the listener.
 #[derive(Debug, Clone)]
 pub(crate) struct ListenerConfig {
-    /// The TLS configuration.
-    pub tls: Arc<ServerConfig>,
+    /// The TLS configuration of new connections.
+    pub tls: watch::Receiver<Arc<ServerConfig>>,
     /// The trust domain of the callers' identities.
     pub trust_domain: TrustDomain,
     /// Counts refused connections.
@@ -167,7 +167,7 @@ impl ListenerConfig {
     ) -> Result<(TlsStream<TcpStream>, ConnectedPeer), ConnectionRefusal> {
         // Small messages are latency-sensitive. The connection works without it.
         let _ = stream.set_nodelay(true);
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
         let tls =
             acceptor.accept(stream).await.map_err(|error| ConnectionRefusal::new("handshake", error))?;
         let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());

@@ -83,13 +83,15 @@ impl ServerCertificate {
         Ok(Self { authority, names, current: ArcSwap::from_pointee(current) })
     }
 
-    /// Renews each certificate at two thirds of its lifetime, for as long as it is polled.
+    /// Renews each certificate at two thirds of its lifetime and when the CA has another issuer, for as long as it is polled.
     pub(crate) async fn keep_fresh(&self) {
+        let mut replacements = self.authority.subscribe();
         loop {
             let now = SystemTime::now();
             let left = self.current.load().renew_at.duration_since(now).unwrap_or_default();
-            if !left.is_zero() {
-                tokio::time::sleep(left.min(CLOCK_CHECK_INTERVAL)).await;
+            if !left.is_zero()
+                && tokio::time::timeout(left.min(CLOCK_CHECK_INTERVAL), replacements.changed()).await.is_err()
+            {
                 continue;
             }
             match issue(&self.authority, &self.names, now) {

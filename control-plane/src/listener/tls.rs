@@ -9,9 +9,10 @@ use outrigger_core::alpn;
 use rustls::RootCertStore;
 use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError, WebPkiClientVerifier};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use super::server_certificate::ServerCertificate;
-use crate::ca::authority::TrustRoots;
+use crate::ca::authority::{Authority, TrustRoots};
 
 /// Why TLS cannot be configured: the trust roots are invalid.
 #[derive(Debug, Error)]
@@ -24,11 +25,27 @@ pub enum TlsError {
     Verifier(#[from] VerifierBuilderError),
 }
 
-/// Returns the TLS configuration of the listener. Client certificates are verified against `roots`.
-pub(crate) fn server_config(
+/// Returns the TLS configuration of the listener, and a future that replaces it whenever the roots of the CA change.
+pub(crate) fn server_configs(
     certificate: Arc<ServerCertificate>,
-    roots: &TrustRoots,
-) -> Result<ServerConfig, TlsError> {
+    authority: Arc<Authority>,
+) -> Result<(watch::Receiver<Arc<ServerConfig>>, impl Future<Output = ()> + Send), TlsError> {
+    let mut replacements = authority.subscribe();
+    let first = server_config(Arc::clone(&certificate), &authority.roots())?;
+    let (sender, configs) = watch::channel(Arc::new(first));
+    let follow = async move {
+        while replacements.changed().await.is_ok() {
+            match server_config(Arc::clone(&certificate), &authority.roots()) {
+                Ok(config) => drop(sender.send_replace(config.into())),
+                Err(error) => tracing::error!(%error, "new trust roots are not used"),
+            }
+        }
+    };
+    Ok((configs, follow))
+}
+
+/// Returns a TLS configuration. Client certificates are verified against `roots`.
+fn server_config(certificate: Arc<ServerCertificate>, roots: &TrustRoots) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut store = RootCertStore::empty();
     for root in roots.values().flatten() {

@@ -20,6 +20,7 @@ use super::backend::{Backend, Source};
 use super::settings::Settings;
 use crate::admin::pages::Pages;
 use crate::admin::server::Listeners;
+use crate::ca::caller::TokenVerifier;
 use crate::ca::issuer::IssuerError;
 use crate::ca::service::CertificateService;
 use crate::kubernetes::client::ClientError;
@@ -27,7 +28,7 @@ use crate::kubernetes::status::{self, StatusInputs};
 use crate::listener::accept::{self, ListenerConfig};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
 use crate::listener::services::Services;
-use crate::listener::tls::{TlsError, server_config};
+use crate::listener::tls::{TlsError, server_configs};
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
 use crate::model::registration::Registrations;
@@ -143,7 +144,7 @@ impl ControlPlane {
             xds: xds.clone(),
             store: store.clone(),
             metrics: Arc::clone(&metrics),
-            ca_not_after: authority.not_after(),
+            authority: Arc::clone(&authority),
         };
         let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
         tasks.spawn(admin_listeners.serve(pages.into()));
@@ -161,7 +162,8 @@ impl ControlPlane {
             )?;
             tasks.spawn(registrar.run());
             tasks.spawn(store.clone().keep_open());
-            let ca = CertificateService::new(Arc::clone(&authority), store, Arc::clone(&metrics));
+            let tokens = TokenVerifier::Join(store);
+            let ca = CertificateService::new(Arc::clone(&authority), tokens, Arc::clone(&metrics));
             let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
             services = services
                 .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES))
@@ -196,7 +198,8 @@ impl ControlPlane {
         let usual = usual_names(listen.ip());
         let certificate = ServerCertificate::new(Arc::clone(&authority), &settings.server_names, &usual)?;
         let certificate = Arc::new(certificate);
-        let tls = Arc::new(server_config(Arc::clone(&certificate), &authority.roots())?);
+        let (tls, follow_roots) = server_configs(Arc::clone(&certificate), Arc::clone(&authority))?;
+        tasks.spawn(follow_roots);
         tasks.spawn(async move { certificate.keep_fresh().await });
         let port = ListenerConfig { tls, trust_domain: authority.trust_domain().clone(), metrics };
         let (shutdown, ended) = oneshot::channel();

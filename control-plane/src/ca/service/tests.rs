@@ -1,0 +1,150 @@
+use futures_util::FutureExt;
+use rcgen::{CertificateParams, KeyPair, SanType};
+use tonic::Code;
+
+use super::super::certificate::LeafCertificate;
+use super::*;
+use crate::state::Store;
+
+struct Ca {
+    service: CertificateService,
+    store: Store,
+    _directory: tempfile::TempDir,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let service = CertificateService::new(
+            Authority::for_tests().into(),
+            TokenVerifier::Join(store.clone()),
+            Metrics::default().into(),
+        );
+        Self { service, store, _directory: directory }
+    }
+
+    fn token(&self, secret: u8, ttl: u64, at: SystemTime) -> String {
+        let ttl = Duration::from_secs(ttl);
+        self.store.create_token("shop", "cart", ttl, at, [secret; 32]).unwrap()
+    }
+
+    async fn ask(
+        &self,
+        authorization: Option<&str>,
+        peer: Option<&str>,
+        csr: String,
+    ) -> Result<LeafCertificate, Status> {
+        let mut request = Request::new(IstioCertificateRequest { csr, ..Default::default() });
+        if let Some(authorization) = authorization {
+            request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+        }
+        if let Some(peer) = peer {
+            let not_after = SystemTime::now() + Duration::from_secs(60);
+            let peer = PeerIdentity { identity: SpiffeId::parse(peer).unwrap(), not_after };
+            request.extensions_mut().insert(peer);
+        }
+        let answer = self.service.create_certificate(request).await?.into_inner();
+        use rustls_pki_types::pem::PemObject;
+        let chain: Vec<_> = answer
+            .cert_chain
+            .iter()
+            .map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+            .collect();
+        assert_eq!(chain.last(), self.service.authority.roots().values().next().unwrap().last());
+        Ok(LeafCertificate::read(&chain[0]).unwrap())
+    }
+}
+
+const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+const CONTROL_PLANE: &str = "spiffe://cluster.local/ns/outrigger-system/sa/control-plane";
+
+fn csr(key: &KeyPair, name: &str) -> String {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
+    params.serialize_request(key).unwrap().pem().unwrap()
+}
+
+#[tokio::test]
+async fn a_token_and_then_the_certificate_give_the_same_identity() {
+    let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+    let bearer = format!("Bearer {}", ca.token(1, 600, SystemTime::now()));
+    let first = ca.ask(Some(&bearer), None, csr(&key, CART)).await.unwrap();
+    let again = ca.ask(Some(&bearer), None, csr(&key, CART)).await.unwrap();
+    let new_key = KeyPair::generate().unwrap();
+    let renewed = ca.ask(None, Some(CART), csr(&new_key, CART)).await.unwrap();
+    for leaf in [first, again, renewed] {
+        assert_eq!(leaf.identity.as_str(), CART);
+    }
+    assert_eq!(ca.service.metrics.certificates_issued(), 3);
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_status_its_reason_and_its_count() {
+    let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+    let now = SystemTime::now();
+    let used = format!("Bearer {}", ca.token(1, 600, now));
+    ca.ask(Some(&used), None, csr(&key, CART)).await.unwrap();
+    let expired = format!("Bearer {}", ca.token(2, 600, now - Duration::from_secs(700)));
+    let fresh = format!("Bearer {}", ca.token(3, 600, now));
+    let foreign = format!("Bearer {}", Ca::new().token(4, 600, now));
+    let other_key = KeyPair::generate().unwrap();
+    let somebody = "spiffe://cluster.local/ns/shop/sa/payments";
+    let good = csr(&other_key, CART);
+    for (authorization, peer, csr, code, reason) in [
+        (None, None, good.clone(), Code::Unauthenticated, "no-credentials"),
+        (Some("Basic x"), Some(CART), good.clone(), Code::Unauthenticated, "malformed-authorization"),
+        (Some("Bearer x"), Some(CART), good.clone(), Code::Unauthenticated, "malformed-token"),
+        (Some(&*foreign), None, good.clone(), Code::Unauthenticated, "foreign-token"),
+        (Some(&*expired), None, good.clone(), Code::Unauthenticated, "expired-token"),
+        (Some(&*used), None, good.clone(), Code::PermissionDenied, "used-token"),
+        (Some(&*fresh), None, csr(&other_key, somebody), Code::PermissionDenied, "foreign-name"),
+        (None, Some(somebody), good.clone(), Code::PermissionDenied, "foreign-name"),
+        (Some(&*fresh), None, "no CSR".into(), Code::InvalidArgument, "malformed-csr"),
+        (None, Some(CONTROL_PLANE), good.clone(), Code::PermissionDenied, "reserved-identity"),
+    ] {
+        let refused = ca.ask(authorization, peer, csr).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{reason}: {refused}");
+        assert!(ca.service.metrics.certificates_refused(reason) > 0, "{reason}: {refused}");
+    }
+    let mut late = Request::new(IstioCertificateRequest { csr: good.clone(), ..Default::default() });
+    late.extensions_mut().insert(ExpiredPeer(SpiffeId::parse(CART).unwrap()));
+    let refused = ca.service.create_certificate(late).await.unwrap_err();
+    assert!(refused.code() == Code::Unauthenticated && refused.message().contains("new join token"));
+    // None of the refusals consumed the token.
+    ca.ask(Some(&fresh), None, good).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_requests_too_fast_is_limited_alone() {
+    let (ca, good) = (Ca::new(), csr(&KeyPair::generate().unwrap(), CART));
+    let meter = || ca.service.rate_limits.admit(&SpiffeId::parse(CART).unwrap(), Instant::now());
+    while meter() {}
+    let refused = ca.ask(None, Some(CART), good.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(ca.service.metrics.certificates_refused("rate-limit"), 1);
+    let payments = "spiffe://cluster.local/ns/shop/sa/payments";
+    ca.ask(None, Some(payments), csr(&KeyPair::generate().unwrap(), payments)).await.unwrap();
+    tokio::time::advance(CERTIFICATE_RATE.interval).await;
+    ca.ask(None, Some(CART), good).await.unwrap();
+}
+
+#[tokio::test]
+async fn members_with_a_certificate_do_not_wait_behind_unknown_clients() {
+    let (ca, key) = (Ca::new(), KeyPair::generate().unwrap());
+    let address = |n: u8| Some(Some(IpAddr::from([10, 0, 0, n])));
+    let admission = &ca.service.admission;
+    let mut permits = Vec::new();
+    for _ in 0..MAX_CONCURRENT {
+        permits.push(admission.acquire(address(1)).await.unwrap());
+    }
+    let mut waiting: Vec<_> =
+        (MAX_CONCURRENT..MAX_WAITING_PER_ADDRESS).map(|_| Box::pin(admission.acquire(address(1)))).collect();
+    for permit in &mut waiting {
+        assert!(permit.now_or_never().is_none());
+    }
+    let crowded = admission.acquire(address(1)).now_or_never().unwrap();
+    assert_eq!(crowded.err().unwrap().status().code(), Code::ResourceExhausted);
+    assert!(admission.acquire(address(2)).now_or_never().is_none(), "waits, and is not refused");
+    ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap();
+}
