@@ -98,7 +98,7 @@ impl Metrics {
             Family::gauge(
                 "outrigger_control_plane_ca_expiration_timestamp_seconds",
                 "End of the validity of the CA's chain, as a Unix timestamp",
-                single(unix_seconds(ca_not_after)),
+                ca_not_after.map(unix_seconds).into_iter().flat_map(single),
             ),
             counter(
                 "outrigger_control_plane_tokens_created_total",
@@ -215,7 +215,7 @@ pub(crate) struct GaugeValues {
     /// Refused resources of the configuration.
     pub source_refusals: usize,
     /// When the first certificate of the CA's chain expires.
-    pub ca_not_after: SystemTime,
+    pub ca_not_after: Option<SystemTime>,
 }
 
 #[cfg(test)]
@@ -248,7 +248,7 @@ mod tests {
             xds_streams: 0,
             xds_resources_refused: 0,
             source_refusals: 0,
-            ca_not_after: SystemTime::UNIX_EPOCH,
+            ca_not_after: Some(SystemTime::UNIX_EPOCH),
         };
         let existing = metrics.families(gauges).into_iter().map(|family| {
             let (kind, points) = match family.points {

@@ -30,7 +30,8 @@ pub(crate) type TrustRoots = BTreeMap<TrustDomain, Vec<CertificateDer<'static>>>
 pub(crate) struct Authority {
     trust_domain: TrustDomain,
     default_ttl: Duration,
-    current: watch::Sender<Arc<Signer>>,
+    /// None until the CA is read, in a cluster.
+    current: watch::Sender<Option<Arc<Signer>>>,
 }
 
 /// What a CA signs with, and what verifies the certificates of its trust domain.
@@ -94,23 +95,35 @@ impl Authority {
     /// Creates a CA that signs with `issuer`. Certificates have the lifetime `default_ttl` (at most 24 h) if none is
     /// requested.
     pub(crate) fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
+        let authority = Self::without_issuer(trust_domain, default_ttl);
         let roots = issuer.chain.last().cloned().into_iter().collect();
-        let (current, _) = watch::channel(Arc::new(Signer { issuer: issuer.into(), roots }));
-        Self { trust_domain, default_ttl: default_ttl.min(MAX_TTL), current }
+        authority.replace(Signer { issuer: issuer.into(), roots });
+        authority
+    }
+
+    /// Creates a CA that signs nothing before [`replace`](Self::replace).
+    pub(crate) fn without_issuer(trust_domain: TrustDomain, default_ttl: Duration) -> Self {
+        Self { trust_domain, default_ttl: default_ttl.min(MAX_TTL), current: watch::channel(None).0 }
     }
 
     /// Replaces the issuer and the roots. Certificates that were issued before stay valid as long as their root is among the roots.
     pub(crate) fn replace(&self, signer: Signer) {
-        self.current.send_replace(Arc::new(signer));
+        self.current.send_replace(Some(Arc::new(signer)));
     }
 
     /// Returns a receiver of each later replacement.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Signer>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<Signer>>> {
         self.current.subscribe()
     }
 
-    fn signer(&self) -> Arc<Signer> {
-        Arc::clone(&self.current.borrow())
+    /// Waits until there is an issuer.
+    pub(crate) async fn ready(&self) {
+        // Fails only if the sender, which is in `self`, is dropped.
+        let _ = self.subscribe().wait_for(Option::is_some).await;
+    }
+
+    fn signer(&self) -> Option<Arc<Signer>> {
+        self.current.borrow().clone()
     }
 
     /// Returns the trust domain of the identities that this CA certifies.
@@ -118,14 +131,15 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// Returns when the first certificate of its chain expires.
-    pub(crate) fn not_after(&self) -> SystemTime {
-        self.signer().issuer.not_after
+    /// Returns when the first certificate of its chain expires. Returns None if there is no issuer yet.
+    pub(crate) fn not_after(&self) -> Option<SystemTime> {
+        self.signer().map(|signer| signer.issuer.not_after)
     }
 
     /// Returns the roots that verify its certificates.
     pub(crate) fn roots(&self) -> TrustRoots {
-        TrustRoots::from([(self.trust_domain.clone(), self.signer().roots.clone())])
+        let roots = self.signer().map(|signer| signer.roots.clone()).unwrap_or_default();
+        TrustRoots::from([(self.trust_domain.clone(), roots)])
     }
 
     /// Signs a certificate for `key` and `identity`. Its lifetime is the shortest of the requested (or default) one, 24
@@ -161,7 +175,7 @@ impl Authority {
         requested: Option<Duration>,
         now: SystemTime,
     ) -> Result<IssuedCertificate, Refusal> {
-        let signer = self.signer();
+        let signer = self.signer().ok_or(Refusal::NoIssuer)?;
         let issuer = &signer.issuer;
         let left = issuer.not_after.duration_since(now).map_err(|_| Refusal::IssuerExpired)?;
         let ttl = requested.unwrap_or(self.default_ttl).min(MAX_TTL).min(left);
@@ -249,7 +263,7 @@ mod tests {
     fn a_lifetime_is_the_shortest_of_the_requested_one_a_day_and_the_issuers() {
         let authority = authority();
         let key = KeyPair::generate().unwrap();
-        let end = authority.not_after();
+        let end = authority.not_after().unwrap();
         for (asked, at, life) in [
             (None, now(), HOUR),
             (Some(Duration::from_secs(20)), now(), Duration::from_secs(20)),
@@ -283,7 +297,9 @@ mod tests {
         let mut changes = authority.subscribe();
         let roots = [old.clone(), issuer.chain.clone()].concat();
         authority.replace(Signer { issuer, roots: roots.clone() });
-        assert!(changes.has_changed().unwrap() && changes.borrow_and_update().roots == roots);
+        assert!(
+            changes.has_changed().unwrap() && changes.borrow_and_update().as_ref().unwrap().roots == roots
+        );
         let after = authority.sign(&key, &identity(), None, now()).unwrap();
         assert!(before.chain[1] == old[0] && after.chain[1] == roots[1]);
         assert_eq!(authority.roots()[authority.trust_domain()], roots);

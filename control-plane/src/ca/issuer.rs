@@ -116,17 +116,48 @@ impl CertificateIssuer {
         })
     }
 
-    fn read(chain: &str, key: &str, now: SystemTime) -> Result<Self, String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+    /// Reads an issuer from PEM: its chain and its key. `roots` complete a chain that does not end with a root.
+    ///
+    /// Returns what is wrong with them otherwise, as [`from_files`](Self::from_files) does.
+    pub(crate) fn from_pem(
+        chain: &str,
+        key: &str,
+        roots: &[CertificateDer<'static>],
+        now: SystemTime,
+    ) -> Result<Self, String> {
         let key = KeyPair::from_pem(key).map_err(|error| format!("the key cannot be read: {error}"))?;
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
+        let mut chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| format!("the chain cannot be read: {error}"))?;
+        while let Some(signer) = chain.last().and_then(|last| signer_of(last, roots))
+            && !chain.contains(signer)
+        {
+            chain.push(signer.clone());
+        }
         let not_after = check_chain(&chain, &key, now)?;
         let first = chain.first().ok_or("the chain is empty")?;
-        let issuer = Issuer::from_ca_cert_der(first, key).map_err(|error| text(&error))?;
+        let issuer = Issuer::from_ca_cert_der(first, key).map_err(|error| error.to_string())?;
         Ok(Self { issuer, chain, not_after })
     }
+
+    fn read(chain: &str, key: &str, now: SystemTime) -> Result<Self, String> {
+        Self::from_pem(chain, key, &[], now)
+    }
+}
+
+/// Returns the certificate that signed another.
+fn signer_of<'a>(
+    certificate: &CertificateDer<'_>,
+    candidates: &'a [CertificateDer<'static>],
+) -> Option<&'a CertificateDer<'static>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    candidates.iter().find(|candidate| {
+        let parsed = X509Certificate::from_der(candidate.as_ref());
+        parsed.is_ok_and(|(_, signer)| {
+            certificate.issuer().as_raw() == signer.subject().as_raw()
+                && certificate.verify_signature(Some(signer.public_key())).is_ok()
+        })
+    })
 }
 
 /// Verifies the chain and returns its earliest end of validity.

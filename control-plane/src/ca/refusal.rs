@@ -64,6 +64,9 @@ pub enum Refusal {
     /// A negative lifetime.
     #[error("the validity duration is negative")]
     Validity,
+    /// The CA has not been read yet.
+    #[error("the CA has not been read yet")]
+    NoIssuer,
     /// The CA's certificate has expired.
     #[error("the CA's own certificate has expired")]
     IssuerExpired,
@@ -104,6 +107,7 @@ impl Refusal {
             Self::TooMany(_) | Self::TooManyOfPod(_) => "rate-limit",
             Self::Crowded => "crowded",
             Self::Validity => "validity",
+            Self::NoIssuer => "no-issuer",
             Self::IssuerExpired => "issuer-expired",
             Self::Signing(_) => "signing",
             Self::State(_) => "state",
@@ -123,7 +127,7 @@ impl Refusal {
             Self::TooMany(_) | Self::TooManyOfPod(_) | Self::Crowded => Code::ResourceExhausted,
             Self::ForeignName { .. } | Self::Identity(_) | Self::Reserved(_) => Code::PermissionDenied,
             Self::Malformed(_) | Self::Signature | Self::WeakKey(_) | Self::Validity => Code::InvalidArgument,
-            Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {
+            Self::NoIssuer | Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {
                 return Status::unavailable("the CA cannot sign now; see its log");
             }
         };

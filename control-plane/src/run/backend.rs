@@ -4,18 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use kube::Client;
 use tokio::net::UnixListener;
 
 use super::control_plane::StartError;
 use super::settings::{IssuerFiles, Mode, Settings};
 use crate::admin::server::bind_socket;
 use crate::admin_client::SOCKET_FILE;
-use crate::ca::authority::Authority;
+use crate::ca::authority::{Authority, ServerName};
+use crate::ca::caller::TokenVerifier;
 use crate::ca::issuer::CertificateIssuer;
 use crate::ca::roots::KnownRoots;
 use crate::history;
 use crate::kubernetes::client::{ClusterAccess, connect};
+use crate::kubernetes::replica::{Replica, server_names};
 use crate::kubernetes::source::ClusterSource;
 use crate::source::assembler::Assembler;
 use crate::source::sync::SyncStatus;
@@ -32,13 +33,17 @@ pub(super) struct Backend {
     pub(super) assembler: Assembler,
     pub(super) sync: SyncStatus,
     pub(super) source: Source,
-    /// The API server on Kubernetes.
-    pub(super) client: Option<Client>,
     pub(super) authority: Arc<Authority>,
+    /// What verifies the tokens of workloads.
+    pub(super) tokens: TokenVerifier,
     /// Tokens, registrations and history. None on Kubernetes, whose API server is the store, and whose pods are the workloads.
     pub(super) store: Option<Store>,
     /// The admin socket in the state directory.
     pub(super) socket: Option<UnixListener>,
+    /// This replica among others, on Kubernetes.
+    pub(super) replica: Option<Replica>,
+    /// Names in the control plane's own certificate, beside those that every machine has.
+    pub(super) server_names: Vec<ServerName>,
 }
 
 /// The source of resources. Dropping it stops it.
@@ -102,36 +107,39 @@ fn directory(settings: &Settings, config: PathBuf, state_dir: &Path) -> Result<B
         assembler,
         sync: SyncStatus::default(),
         source: Source::Directory(source),
-        client: None,
         authority,
+        tokens: TokenVerifier::Join(store.clone()),
         store: Some(store),
         socket: Some(socket),
+        replica: None,
+        server_names: Vec::new(),
     })
 }
 
 /// Connects to the cluster.
 async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backend, StartError> {
-    let Settings { trust_domain, certificate_ttl, issuer, .. } = settings;
-    let now = SystemTime::now();
-    let issuer = match issuer {
-        Some(IssuerFiles { chain, key }) => CertificateIssuer::from_files(chain, key, now)?,
-        None => CertificateIssuer::from_record(
-            &CertificateIssuer::make_root(trust_domain, now)
-                .map_err(|error| StateError::Damaged(format!("cannot create a root: {error}")))?,
-            now,
-        )?,
+    let Settings { trust_domain, certificate_ttl, issuer, cluster_domain, .. } = settings;
+    let authority = match issuer {
+        Some(IssuerFiles { chain, key }) => {
+            let issuer = CertificateIssuer::from_files(chain, key, SystemTime::now())?;
+            Authority::new(trust_domain.clone(), issuer, *certificate_ttl)
+        }
+        None => Authority::without_issuer(trust_domain.clone(), *certificate_ttl),
     };
+    let authority = Arc::new(authority);
     let client = connect(access).await?;
     let mut assembler = Assembler::new(history::logger());
     let sync = SyncStatus::default();
     let source = ClusterSource::start(&client, assembler.add_source(), &sync)?;
     Ok(Backend {
         assembler,
+        replica: Some(Replica::start(client.clone(), &authority, &sync)),
         sync,
         source: Source::Cluster(source),
-        client: Some(client),
-        authority: Arc::new(Authority::new(trust_domain.clone(), issuer, *certificate_ttl)),
+        authority,
+        tokens: TokenVerifier::kubernetes(client),
         store: None,
         socket: None,
+        server_names: server_names(cluster_domain),
     })
 }

@@ -20,10 +20,10 @@ use super::backend::{Backend, Source};
 use super::settings::Settings;
 use crate::admin::pages::Pages;
 use crate::admin::server::Listeners;
-use crate::ca::caller::TokenVerifier;
 use crate::ca::issuer::IssuerError;
 use crate::ca::service::CertificateService;
 use crate::kubernetes::client::ClientError;
+use crate::kubernetes::replica::Replica;
 use crate::kubernetes::status::{self, StatusInputs};
 use crate::listener::accept::{self, ListenerConfig};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
@@ -57,6 +57,7 @@ pub struct ControlPlane {
     /// All other tasks; dropping this value aborts them.
     tasks: JoinSet<()>,
     source: Source,
+    replica: Option<Replica>,
 }
 
 /// Why the control plane could not start.
@@ -134,7 +135,7 @@ impl ControlPlane {
         let (publish_registrations, registrations) = watch::channel(Registrations::default());
         let mut tasks = JoinSet::new();
 
-        let Backend { assembler, sync, source, client, authority, store, socket } =
+        let Backend { assembler, sync, source, authority, tokens, store, socket, replica, server_names } =
             Backend::start(&settings).await?;
         let pages = Pages {
             trust_domain: authority.trust_domain().clone(),
@@ -150,7 +151,10 @@ impl ControlPlane {
         tasks.spawn(admin_listeners.serve(pages.into()));
 
         let configured = assembler.synced().await.ok_or(StartError::Unsynced)?;
-        let mut services = Services::default().with(xds.service());
+        authority.ready().await;
+        let ca = CertificateService::new(Arc::clone(&authority), tokens, Arc::clone(&metrics));
+        let ca = IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut services = Services::default().with(xds.service()).with(ca);
         if let Some(store) = store {
             let (registrar, handle) = Registrar::restore(
                 settings.lease,
@@ -162,26 +166,18 @@ impl ControlPlane {
             )?;
             tasks.spawn(registrar.run());
             tasks.spawn(store.clone().keep_open());
-            let tokens = TokenVerifier::Join(store);
-            let ca = CertificateService::new(Arc::clone(&authority), tokens, Arc::clone(&metrics));
             let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
             services = services
-                .with(IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES))
                 .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE_BYTES));
         }
-        if let (Source::Cluster(cluster), Some(client)) = (&source, client) {
+        if let (Source::Cluster(cluster), Some(replica)) = (&source, &replica) {
             let inputs = StatusInputs {
                 routes: cluster.routes.clone(),
                 view: configured.clone(),
                 xds: xds.clone(),
                 cluster_domain: settings.cluster_domain.as_str().into(),
             };
-            let (lead, leading) = watch::channel(true);
-            let status = status::write(client, inputs, leading);
-            tasks.spawn(async move {
-                let _lead = lead;
-                status.await;
-            });
+            tasks.spawn(status::write(replica.client(), inputs, replica.leadership()));
         }
         let publisher =
             MeshPublisher { configured, registrations, xds: xds.clone(), publish_view, publish_mesh };
@@ -195,7 +191,7 @@ impl ControlPlane {
             }
         });
 
-        let usual = usual_names(listen.ip());
+        let usual = [usual_names(listen.ip()), server_names].concat();
         let certificate = ServerCertificate::new(Arc::clone(&authority), &settings.server_names, &usual)?;
         let certificate = Arc::new(certificate);
         let (tls, follow_roots) = server_configs(Arc::clone(&certificate), Arc::clone(&authority))?;
@@ -214,6 +210,7 @@ impl ControlPlane {
             xds,
             tasks,
             source,
+            replica,
         })
     }
 
@@ -245,6 +242,9 @@ impl ControlPlane {
     pub async fn shut_down(mut self) {
         drop(self.shutdown.take());
         self.xds.close();
+        if let Some(replica) = self.replica.take() {
+            replica.stop().await;
+        }
         // Dropping the registrar ends the registration streams too.
         self.tasks.shutdown().await;
         if tokio::time::timeout(SHUTDOWN_GRACE, &mut self.server).await.is_err() {

@@ -1,0 +1,194 @@
+//! The CA of a cluster: the Secret `outrigger-ca`, which the leader creates once and every replica reads.
+//!
+//! An operator may provide the Secret, such as by cert-manager: `tls.key`, `tls.crt` (the issuer first) and `ca.crt` (the roots). What a
+//! replica has read stays in use when the Secret is deleted or damaged. A root is never created while workloads trust another one,
+//! which the ConfigMap of the trust roots records.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watch_object};
+use kube::{Api, Client};
+use outrigger_core::identity::TrustDomain;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::time::Instant;
+
+use super::NAMESPACE;
+use super::lease::Leadership;
+use super::rotation::Rotation;
+use super::trust_roots::{CONFIG_MAP, ROOTS_KEY};
+use crate::ca::authority::Authority;
+use crate::ca::issuer::CertificateIssuer;
+use crate::source::sync::SyncStatus;
+
+/// The name of the Secret.
+const SECRET: &str = "outrigger-ca";
+/// The name of the CA among what has to be synced.
+pub(super) const PART: &str = "the CA";
+/// How often a replica without a CA looks for the Secret.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A CA as the Secret has it.
+pub(super) struct StoredCa {
+    pub(super) issuer: Arc<CertificateIssuer>,
+    /// The root of the chain, and the certificates of `ca.crt`.
+    pub(super) roots: Vec<CertificateDer<'static>>,
+}
+
+/// Gives `authority` its issuer, which the leader creates if there is none, and then follows changes of the Secret, for as long as it
+/// is polled. `sync` has what is missing.
+pub(super) async fn maintain(
+    client: Client,
+    authority: Arc<Authority>,
+    mut leadership: Leadership,
+    sync: SyncStatus,
+) {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    let (stored, trusted) = loop {
+        let leads = *leadership.borrow_and_update();
+        match load_or_create(&secrets, &maps, authority.trust_domain(), leads).await {
+            Ok(Some(found)) => break found,
+            Ok(None) => drop(sync.set_failure(PART, Some("waiting for the leader to create it".into()))),
+            Err(problem) => {
+                if sync.set_failure(PART, Some(problem.clone())) {
+                    tracing::error!(problem, "there is no CA");
+                }
+            }
+        }
+        // A new leader creates the CA at once.
+        let _ = tokio::time::timeout(RETRY_INTERVAL, leadership.changed()).await;
+    };
+    let mut rotation = Rotation::new(stored, trusted, Instant::now());
+    authority.replace(rotation.signer());
+    sync.set_failure(PART, None);
+    sync.synced(PART);
+    let mut changes = watch_object(secrets, SECRET).default_backoff().boxed();
+    loop {
+        let due = rotation.due();
+        let advance = async move {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = tokio::select! {
+            () = advance => rotation.advance(Instant::now()),
+            change = changes.next() => match change {
+                None => return,
+                Some(change) => match stored_ca(change) {
+                    Ok(stored) => {
+                        sync.set_failure(PART, None);
+                        rotation.observe(stored, Instant::now())
+                    }
+                    Err(problem) => {
+                        if sync.set_failure(PART, Some(problem.clone())) {
+                            tracing::error!(problem, "signing with the CA in memory");
+                        }
+                        false
+                    }
+                },
+            },
+        };
+        if changed {
+            authority.replace(rotation.signer());
+        }
+    }
+}
+
+/// Returns the CA in a changed Secret, or why there is none.
+fn stored_ca(change: Result<Option<Secret>, watcher::Error>) -> Result<StoredCa, String> {
+    match change {
+        Ok(Some(secret)) => read(&secret, SystemTime::now())
+            .map_err(|problem| format!("the Secret {SECRET} cannot be used: {problem}")),
+        Ok(None) => Err(format!(
+            "the Secret {SECRET} was deleted; restore it: the control plane loses the CA when it restarts"
+        )),
+        // The stream repeats itself, with backoff.
+        Err(error) => Err(format!("the Secret {SECRET} cannot be watched now: {error}")),
+    }
+}
+
+/// Returns the CA in the Secret and the roots that workloads trust. Creates the CA if there is none and `leads`; returns None if
+/// another replica has to create it.
+async fn load_or_create(
+    secrets: &Api<Secret>,
+    maps: &Api<ConfigMap>,
+    trust_domain: &TrustDomain,
+    leads: bool,
+) -> Result<Option<(StoredCa, Vec<CertificateDer<'static>>)>, String> {
+    let refused = |error: kube::Error| error.to_string();
+    let trusted =
+        maps.get_opt(CONFIG_MAP).await.map_err(refused)?.as_ref().map(trusted_roots).unwrap_or_default();
+    let now = SystemTime::now();
+    let found = secrets.get_opt(SECRET).await.map_err(refused)?;
+    let secret = match found {
+        Some(secret) => secret,
+        None if !trusted.is_empty() => {
+            return Err(format!(
+                "the Secret {SECRET} is missing, but workloads trust the roots in ConfigMap {CONFIG_MAP}: restore the Secret, or \
+                 delete the ConfigMap to start with a new root; workloads cannot connect to each other until all have certificates of it"
+            ));
+        }
+        None if !leads => return Ok(None),
+        None => {
+            let created = new_secret(trust_domain, now)?;
+            // Refused if another replica was faster; then its Secret is read at the next attempt.
+            let created = secrets.create(&PostParams::default(), &created).await.map_err(refused)?;
+            tracing::info!(secret = SECRET, "created the CA of this cluster");
+            created
+        }
+    };
+    let stored =
+        read(&secret, now).map_err(|problem| format!("the Secret {SECRET} cannot be used: {problem}"))?;
+    Ok(Some((stored, trusted)))
+}
+
+/// Returns the certificates in a ConfigMap of trust roots. Those that cannot be read are ignored: workloads cannot use them either.
+fn trusted_roots(map: &ConfigMap) -> Vec<CertificateDer<'static>> {
+    let pem = map.data.as_ref().and_then(|data| data.get(ROOTS_KEY)).map_or("", String::as_str);
+    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect()
+}
+
+/// Returns a Secret with a new root.
+fn new_secret(trust_domain: &TrustDomain, now: SystemTime) -> Result<Secret, String> {
+    let made = CertificateIssuer::make_root(trust_domain, now).map_err(|error| error.to_string())?;
+    let data = [("tls.crt", made.chain.clone()), ("tls.key", made.key), ("ca.crt", made.chain)];
+    Ok(Secret {
+        metadata: ObjectMeta {
+            name: Some(SECRET.into()),
+            labels: Some([("app.kubernetes.io/part-of".into(), "outrigger".into())].into()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("kubernetes.io/tls".into()),
+        data: Some(data.into_iter().map(|(key, pem)| (key.into(), ByteString(pem.into_bytes()))).collect()),
+        ..Secret::default()
+    })
+}
+
+/// Reads a CA from a Secret. Returns what is wrong with it otherwise; the text has no secret.
+fn read(secret: &Secret, now: SystemTime) -> Result<StoredCa, String> {
+    let text = |key: &str| {
+        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
+        bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
+    };
+    let chain = text("tls.crt").ok_or("it has no tls.crt")?;
+    let key = text("tls.key").ok_or("it has no tls.key")?;
+    let extra = text("ca.crt").unwrap_or_default();
+    let extra: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(extra.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("ca.crt cannot be read: {error}"))?;
+    let issuer = CertificateIssuer::from_pem(&chain, &key, &extra, now)?;
+    let mut roots: Vec<_> = issuer.chain.last().cloned().into_iter().collect();
+    roots.extend(extra.into_iter().filter(|certificate| Some(certificate) != issuer.chain.last()));
+    Ok(StoredCa { issuer: issuer.into(), roots })
+}
+
+#[cfg(test)]
+mod tests;

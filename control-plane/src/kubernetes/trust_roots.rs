@@ -1,0 +1,217 @@
+//! The ConfigMap `outrigger-trust-roots`, which the leader keeps in its own namespace and in every namespace with sidecars.
+//!
+//! Pods mount it as `--control-plane-ca`. A copy that was changed or deleted is written again. When a namespace has opted out and its
+//! last sidecar is gone, the copy is deleted. The copy in our own namespace records which roots workloads trust.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::select_all;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::watcher::{Config, watcher};
+use kube::runtime::{WatchStreamExt, reflector as reflect};
+use kube::{Api, Client, ResourceExt};
+
+use super::NAMESPACE;
+use super::lease::Leadership;
+use crate::ca::authority::Authority;
+use crate::ca::service::pem;
+
+/// The name of the ConfigMap.
+pub(super) const CONFIG_MAP: &str = "outrigger-trust-roots";
+/// Its key.
+pub(super) const ROOTS_KEY: &str = "roots.pem";
+/// Who writes it, for server-side apply.
+const MANAGER: &str = "outrigger-control-plane";
+/// The label of namespaces and pods, and its value, that ask for sidecars.
+const INJECT: (&str, &str) = ("outrigger.dev/inject", "enabled");
+/// The annotation of a pod that has a sidecar.
+const SIDECAR_ANNOTATION: &str = "outrigger.dev/status";
+/// The label that our ConfigMaps have; others of the same name are left alone.
+const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "outrigger");
+/// Maximum number of changes that are acted on at once.
+const MAX_CHANGES: usize = 4096;
+/// Delay before failed writes are repeated, and interval of looking at namespaces that have opted out but still have sidecars.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes the ConfigMaps while this replica leads, for as long as it is polled.
+pub(super) async fn maintain(client: Client, authority: Arc<Authority>, mut leadership: Leadership) {
+    loop {
+        if leadership.wait_for(|leads| *leads).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = write(&client, &authority) => {}
+            _ = leadership.wait_for(|leads| !leads) => {}
+        }
+    }
+}
+
+/// Lists and watches, and writes what differs.
+async fn write(client: &Client, authority: &Authority) {
+    let mut replacements = authority.subscribe();
+    let config = || Config::default().timeout(60);
+    let (namespaces, writer) = reflector::store();
+    let watched = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), config());
+    let namespace_changes = reflect(writer, watched).default_backoff().map(|event| event.map(drop));
+    let (pods, writer) = reflector::store();
+    let labelled = config().labels(&format!("{}={}", INJECT.0, INJECT.1));
+    let watched = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), labelled);
+    let pod_changes = reflect(writer, watched).default_backoff().map(|event| event.map(drop));
+    let (maps, writer) = reflector::store();
+    let named = config().fields(&format!("metadata.name={CONFIG_MAP}"));
+    let watched = watcher(Api::<ConfigMap>::all(client.clone()), named);
+    let map_changes = reflect(writer, watched).default_backoff().map(|event| event.map(drop));
+
+    let changes = select_all([namespace_changes.boxed(), pod_changes.boxed(), map_changes.boxed()]);
+    let mut changes = changes.ready_chunks(MAX_CHANGES);
+    let (mut listed, mut repeat) = (false, false);
+    loop {
+        let wait = if repeat { RETRY_INTERVAL } else { Duration::MAX };
+        tokio::select! {
+            changed = changes.next() => match changed {
+                Some(changed) => changed.into_iter().filter_map(Result::err).for_each(|error| {
+                    tracing::warn!(%error, "the namespaces of the trust roots cannot be watched now");
+                }),
+                None => return,
+            },
+            _ = replacements.changed() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+        let ready = async {
+            tokio::try_join!(namespaces.wait_until_ready(), pods.wait_until_ready(), maps.wait_until_ready())
+        };
+        listed = listed || futures_util::FutureExt::now_or_never(ready).is_some();
+        if !listed {
+            continue;
+        }
+        let roots: String = authority.roots().into_values().flatten().map(|root| pem(&root)).collect();
+        let wanted = wanted(&namespaces, &pods);
+        let existing = existing(&maps);
+        let mut failed = false;
+        for (namespace, action) in actions(&wanted, &existing, &roots) {
+            let done = match action {
+                Action::Apply => apply(client, &namespace, &roots).await.map(|()| true),
+                Action::Delete => delete_unused(client, &namespace).await,
+            };
+            if let Err(error) = &done {
+                tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
+            }
+            failed |= !done.unwrap_or(false);
+        }
+        repeat = failed;
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    Apply,
+    Delete,
+}
+
+/// Returns the namespaces whose pods get sidecars, and our own.
+fn wanted(
+    namespaces: &Store<PartialObjectMeta<Namespace>>,
+    pods: &Store<PartialObjectMeta<Pod>>,
+) -> BTreeSet<String> {
+    let namespaces = namespaces.state();
+    let lasting = namespaces.iter().filter(|namespace| namespace.metadata.deletion_timestamp.is_none());
+    let lasting: BTreeMap<_, _> = lasting
+        .map(|namespace| {
+            (namespace.name_any(), namespace.labels().get(INJECT.0).is_some_and(|value| value == INJECT.1))
+        })
+        .collect();
+    let pods = pods.state();
+    let by_pod = pods.iter().filter_map(|pod| pod.namespace());
+    let by_pod: BTreeSet<_> = by_pod.filter(|namespace| lasting.contains_key(namespace)).collect();
+    let by_label = lasting.into_iter().filter(|(_, opted_in)| *opted_in).map(|(name, _)| name);
+    by_label.chain(by_pod).chain([NAMESPACE.into()]).collect()
+}
+
+/// Returns, by namespace, whether its ConfigMap is ours, and the roots in it.
+fn existing(maps: &Store<ConfigMap>) -> BTreeMap<String, (bool, String)> {
+    let maps = maps.state();
+    let copies = maps.iter().map(|map| {
+        let ours = map.labels().get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1);
+        let roots = map.data.as_ref().and_then(|data| data.get(ROOTS_KEY)).cloned().unwrap_or_default();
+        (map.namespace().unwrap_or_default(), (ours, roots))
+    });
+    copies.collect()
+}
+
+/// Returns what to do in each namespace.
+fn actions(
+    wanted: &BTreeSet<String>,
+    existing: &BTreeMap<String, (bool, String)>,
+    roots: &str,
+) -> Vec<(String, Action)> {
+    let differs =
+        |namespace: &&String| existing.get(*namespace).is_none_or(|(ours, copy)| !ours || copy != roots);
+    let apply = wanted.iter().filter(differs).map(|namespace| (namespace.clone(), Action::Apply));
+    let unwanted = existing.iter().filter(|(namespace, (ours, _))| *ours && !wanted.contains(*namespace));
+    apply.chain(unwanted.map(|(namespace, _)| (namespace.clone(), Action::Delete))).collect()
+}
+
+async fn apply(client: &Client, namespace: &str, roots: &str) -> Result<(), kube::Error> {
+    let map = ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(CONFIG_MAP.into()),
+            labels: Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into()),
+            ..ObjectMeta::default()
+        },
+        data: Some([(ROOTS_KEY.into(), roots.into())].into()),
+        ..ConfigMap::default()
+    };
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    maps.patch(CONFIG_MAP, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&map)).await?;
+    tracing::info!(namespace, "wrote the trust roots");
+    Ok(())
+}
+
+/// Deletes a copy unless a pod with a sidecar still mounts it. Returns whether it is deleted.
+async fn delete_unused(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pods = pods.list_metadata(&ListParams::default()).await?;
+    if pods.items.iter().any(|pod| pod.annotations().contains_key(SIDECAR_ANNOTATION)) {
+        return Ok(false);
+    }
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    match maps.delete(CONFIG_MAP, &DeleteParams::default()).await {
+        Ok(_) => tracing::info!(namespace, "deleted the trust roots of a namespace without sidecars"),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error),
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_written_where_they_differ_and_deleted_where_no_namespace_wants_them() {
+        let wanted = ["new", "same", "changed", "foreign"].map(String::from).into();
+        let copy = |ours: bool, roots: &str| (ours, roots.to_owned());
+        let existing = [
+            ("same", copy(true, "roots")),
+            ("changed", copy(true, "other")),
+            ("foreign", copy(false, "roots")),
+            ("opted-out", copy(true, "roots")),
+            ("unrelated", copy(false, "roots")),
+        ];
+        let existing = existing.map(|(namespace, copy)| (namespace.to_owned(), copy)).into();
+        let expected = [
+            ("changed", Action::Apply),
+            ("foreign", Action::Apply),
+            ("new", Action::Apply),
+            ("opted-out", Action::Delete),
+        ];
+        let expected = expected.map(|(namespace, action)| (namespace.to_owned(), action));
+        assert_eq!(actions(&wanted, &existing, "roots"), expected);
+    }
+}
