@@ -148,3 +148,29 @@ async fn members_with_a_certificate_do_not_wait_behind_unknown_clients() {
     assert!(admission.acquire(address(2)).now_or_never().is_none(), "waits, and is not refused");
     ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap();
 }
+
+/// A CA of a cluster whose API server is away.
+fn ca_of_a_cluster() -> Ca {
+    let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let mut ca = Ca::new();
+    ca.service.tokens = TokenVerifier::kubernetes(kube::Client::try_from(config).unwrap());
+    ca
+}
+
+#[tokio::test]
+async fn in_a_cluster_a_certificate_does_not_renew_itself() {
+    let (ca, key) = (ca_of_a_cluster(), KeyPair::generate().unwrap());
+    let refused = ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap_err();
+    assert!(refused.code() == Code::Unauthenticated && refused.message().contains("service account token"));
+    assert_eq!(ca.service.metrics.certificates_refused("token-required"), 1);
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_a_token_is_to_be_sent_again() {
+    let (ca, key) = (ca_of_a_cluster(), KeyPair::generate().unwrap());
+    let refused = ca.ask(Some("Bearer eyJ.e30.sig"), None, csr(&key, CART)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let text = "the service account token cannot be verified now: the API server cannot be reached";
+    assert!(refused.message().starts_with(text), "{refused}");
+    assert_eq!(ca.service.metrics.certificates_refused("api-server"), 1);
+}
