@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::NAMESPACE;
 use super::lease::Leadership;
-use super::rotation::Rotation;
+use super::rotation::{Rotation, StoredCa};
 use super::trust_roots::{CONFIG_MAP, ROOTS_KEY};
 use crate::ca::authority::Authority;
 use crate::ca::issuer::CertificateIssuer;
@@ -33,13 +33,6 @@ const SECRET: &str = "outrigger-ca";
 pub(super) const PART: &str = "the CA";
 /// How often a replica without a CA looks for the Secret.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A CA as the Secret has it.
-pub(super) struct StoredCa {
-    pub(super) issuer: Arc<CertificateIssuer>,
-    /// The root of the chain, and the certificates of `ca.crt`.
-    pub(super) roots: Vec<CertificateDer<'static>>,
-}
 
 /// Gives `authority` its issuer, which the leader creates if there is none, and then follows changes of the Secret, for as long as it
 /// is polled. `sync` has what is missing.

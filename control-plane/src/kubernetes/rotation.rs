@@ -9,7 +9,6 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
-use super::authority::StoredCa;
 use crate::ca::authority::{MAX_TTL, Signer};
 use crate::ca::issuer::CertificateIssuer;
 
@@ -18,6 +17,13 @@ use crate::ca::issuer::CertificateIssuer;
 const PROPAGATION: Duration = Duration::from_secs(180);
 /// How long a root is trusted after it has left the Secret.
 const FORMER_ROOT_LIFETIME: Duration = Duration::from_secs(MAX_TTL.as_secs() + 2 * PROPAGATION.as_secs());
+
+/// A CA as the Secret has it.
+pub(super) struct StoredCa {
+    pub(super) issuer: Arc<CertificateIssuer>,
+    /// The root of the chain, and the certificates of `ca.crt`.
+    pub(super) roots: Vec<CertificateDer<'static>>,
+}
 
 /// The state of a replacement.
 pub(super) struct Rotation {

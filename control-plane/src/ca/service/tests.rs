@@ -161,7 +161,10 @@ fn ca_of_a_cluster() -> Ca {
 async fn in_a_cluster_a_certificate_does_not_renew_itself() {
     let (ca, key) = (ca_of_a_cluster(), KeyPair::generate().unwrap());
     let refused = ca.ask(None, Some(CART), csr(&key, CART)).await.unwrap_err();
-    assert!(refused.code() == Code::Unauthenticated && refused.message().contains("service account token"));
+    assert!(
+        refused.code() == Code::Unauthenticated
+            && refused.message().contains("the token of the pod's service account")
+    );
     assert_eq!(ca.service.metrics.certificates_refused("token-required"), 1);
 }
 
