@@ -12,6 +12,7 @@ mod trust_roots;
 pub(crate) mod lease;
 pub(crate) mod source;
 mod objects;
+pub(crate) mod events;
 pub(crate) mod status;
 mod reflector;
 mod discovery;

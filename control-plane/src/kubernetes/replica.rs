@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::NAMESPACE;
 use super::authority::{self, PART};
+use super::events::EventQueue;
 use super::lease::{Election, Leadership};
 use super::trust_roots;
 use crate::ca::authority::{Authority, ServerName};
@@ -32,9 +33,16 @@ impl std::fmt::Debug for Replica {
 
 impl Replica {
     /// Starts the tasks. If `authority` has no issuer, it gets that of the cluster; `sync` says when.
-    pub(crate) fn start(client: Client, authority: &Arc<Authority>, sync: &SyncStatus) -> Self {
-        let (election, leadership) = Election::start(client.clone(), NAMESPACE, &replica_name());
+    pub(crate) fn start(
+        client: Client,
+        authority: &Arc<Authority>,
+        sync: &SyncStatus,
+        events: EventQueue,
+    ) -> Self {
+        let name = replica_name();
+        let (election, leadership) = Election::start(client.clone(), NAMESPACE, &name);
         let mut tasks = JoinSet::new();
+        tasks.spawn(events.write(client.clone(), name, leadership.clone()));
         if authority.not_after().is_none() {
             sync.add(PART);
             let (authority, sync) = (Arc::clone(authority), sync.clone());

@@ -16,9 +16,11 @@ use crate::ca::issuer::CertificateIssuer;
 use crate::ca::roots::KnownRoots;
 use crate::history;
 use crate::kubernetes::client::{ClusterAccess, connect};
+use crate::kubernetes::events;
 use crate::kubernetes::replica::{Replica, server_names};
 use crate::kubernetes::source::ClusterSource;
 use crate::source::assembler::Assembler;
+use crate::source::change::ChangeEvent;
 use crate::source::sync::SyncStatus;
 use crate::source::watch::DirectorySource;
 use crate::state::{StateError, Store};
@@ -128,12 +130,16 @@ async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backe
     };
     let authority = Arc::new(authority);
     let client = connect(access).await?;
-    let mut assembler = Assembler::new(history::logger());
+    let (log, (send_events, events)) = (history::logger(), events::channel());
+    let mut assembler = Assembler::new(move |changes: &[ChangeEvent]| {
+        log(changes);
+        send_events(changes);
+    });
     let sync = SyncStatus::default();
     let source = ClusterSource::start(&client, assembler.add_source(), &sync)?;
     Ok(Backend {
         assembler,
-        replica: Some(Replica::start(client.clone(), &authority, &sync)),
+        replica: Some(Replica::start(client.clone(), &authority, &sync, events)),
         sync,
         source: Source::Cluster(source),
         authority,
