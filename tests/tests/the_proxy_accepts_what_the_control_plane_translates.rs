@@ -192,7 +192,7 @@ fn every_route() -> Vec<Value> {
 }
 
 /// A workload that serves every port of `cart`, on listening addresses of its own or by redirected sockets.
-fn registered(original_destination: bool) -> Registrations {
+fn registered(original_destination: bool, capture: Option<SocketAddr>) -> Registrations {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let protocols = [
         None,
@@ -210,15 +210,15 @@ fn registered(original_destination: bool) -> Registrations {
         listen: address(if original_destination { 15006 } else { 9000 + service_port }),
         application: address(8000 + service_port),
         original_destination,
-        mtls: None,
+        mtls: Some(if service_port < 83 { MtlsMode::Permissive } else { MtlsMode::Strict }),
     };
     let mut all = Registrations::default();
     all.insert(Arc::new(WorkloadEntry {
         key: workload("shop"),
         ports: (80..).zip(&protocols).map(port).collect(),
         labels: [("version".into(), "v1".into())].into(),
-        capture: None,
-        mtls: MtlsMode::Strict,
+        capture,
+        mtls: MtlsMode::Permissive,
         ready: true,
         draining: false,
     }));
@@ -244,8 +244,9 @@ fn every_kind_of_route_filter_and_service_is_accepted() {
         "10.1.0.1:80",
         "127.0.0.1:9081",
     ];
-    for original_destination in [false, true] {
-        let catalog = catalog(&view, registered(original_destination));
+    let capture = Some(SocketAddr::from(([127, 0, 0, 1], 15006)));
+    for (original_destination, capture) in [(false, None), (true, None), (true, capture)] {
+        let catalog = catalog(&view, registered(original_destination, capture));
         let (_, minded) = give(&catalog, "shop", Mode::OnDemand, &asked);
         assert_eq!(minded, Vec::<String>::new());
         let (_, minded) = give(&catalog, "office", Mode::OnDemand, &["cart.shop:80"]);

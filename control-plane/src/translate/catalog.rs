@@ -109,7 +109,7 @@ impl Catalog {
     /// Returns the names that `*` stands for: the viewer's inbound resources, and those of every service in wildcard mode.
     pub fn wildcard(&self, viewer: &Viewer, kind: Kind) -> Vec<Name> {
         let Some(mesh) = self.state().mesh.clone() else { return Vec::new() };
-        let own = mesh.workload(&viewer.workload).map(|workload| inbound_names(workload, kind));
+        let own = mesh.workload(&viewer.workload).map(|workload| inbound_names(&mesh, workload, kind));
         let mut names = own.unwrap_or_default();
         if is_mesh_wide(viewer, kind) {
             names.extend(wildcard::names(&mesh, kind, &self.settings.cluster_domain));
@@ -181,11 +181,11 @@ impl Catalog {
         }
         affected.dependencies = dependencies.into_iter().collect();
         for key in workloads {
-            let entries = [old, new].into_iter().filter_map(|mesh| mesh.workload(&key));
-            let names = entries.flat_map(|entry| {
-                Kind::ALL
-                    .into_iter()
-                    .flat_map(|kind| inbound_names(entry, kind).into_iter().map(move |n| (kind, n)))
+            let entries = [old, new].into_iter().filter_map(|mesh| Some((mesh, mesh.workload(&key)?)));
+            let names = entries.flat_map(|(mesh, entry)| {
+                Kind::ALL.into_iter().flat_map(move |kind| {
+                    inbound_names(mesh, entry, kind).into_iter().map(move |n| (kind, n))
+                })
             });
             let names: BTreeSet<_> = names.collect();
             affected.inbound.push((key, names.into_iter().collect()));
@@ -309,10 +309,10 @@ fn audience(scope: Scope<'_>, target: &Target, kind: Kind) -> Audience {
 }
 
 /// Returns the names of the inbound resources of a workload.
-fn inbound_names(workload: &WorkloadEntry, kind: Kind) -> Vec<Name> {
+fn inbound_names(mesh: &Mesh, workload: &WorkloadEntry, kind: Kind) -> Vec<Name> {
     match kind {
         Kind::Listener => inbound::listener_names(workload),
-        Kind::Cluster => inbound::application_names(workload),
+        Kind::Cluster => inbound::application_names(mesh, workload),
         Kind::Endpoints | Kind::Route => Vec::new(),
     }
 }

@@ -23,7 +23,7 @@ use outrigger_proto::xds::type_url;
 use outrigger_proto::xds::upstream_http::HttpProtocolOptions;
 use outrigger_proto::xds::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 use outrigger_proto::xds::upstream_http::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions,
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
 
 use super::defaults;
@@ -35,6 +35,10 @@ use crate::model::service::{AppProtocol, Service, ServicePort};
 
 /// The key of HTTP options in a cluster's protocol options.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The end of the SNI of every connection to a sidecar (docs/sidecar-contract.md). No application has such a name, so that a
+/// permissive port distinguishes sidecars from clients of an application that serves TLS itself.
+pub(super) const SNI_SUFFIX: &str = ".mtls.outrigger.internal";
 
 /// Translates the cluster of a service port, or of one endpoint of it.
 pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port: &ServicePort) -> Cluster {
@@ -71,22 +75,27 @@ pub(super) fn cluster(scope: Scope<'_>, target: &Target, service: &Service, port
     }
 }
 
-/// Returns the protocol options for the application: HTTP/2 if configured, else HTTP/1.1; none for opaque bytes.
+/// Returns the protocol options for the application: the declared version of HTTP, or if none is declared, that of the client;
+/// none for opaque bytes.
 pub(super) fn protocol_options(protocol: AppProtocol) -> HashMap<String, Any> {
-    let config = match protocol {
+    let explicit = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) })
+    };
+    let protocol = match protocol {
         AppProtocol::H2c | AppProtocol::Grpc => {
-            ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())
+            explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()))
         }
-        AppProtocol::Http | AppProtocol::Detect => {
-            ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())
+        AppProtocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
+        AppProtocol::Detect => {
+            UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                ..Default::default()
+            })
         }
         AppProtocol::Tcp => return HashMap::new(),
     };
-    let explicit = ExplicitHttpConfig { protocol_config: Some(config) };
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
-        ..Default::default()
-    };
+    let options = HttpProtocolOptions { upstream_protocol_options: Some(protocol), ..Default::default() };
     HashMap::from([(HTTP_OPTIONS.into(), any(type_url::HTTP_PROTOCOL_OPTIONS, &options))])
 }
 
@@ -101,7 +110,7 @@ fn upstream_tls(scope: Scope<'_>, target: &Target, service: &Service) -> Any {
         ..Default::default()
     };
     let context = UpstreamTlsContext {
-        sni: host(&target.service, scope.domain()),
+        sni: format!("{}{SNI_SUFFIX}", host(&target.service, scope.domain())),
         common_tls_context: Some(CommonTlsContext {
             // The proxy offers the one that it is going to use: for requests, upgrades or opaque bytes.
             alpn_protocols: [alpn::HTTP2, alpn::HTTP1, alpn::OPAQUE].map(String::from).to_vec(),

@@ -25,6 +25,9 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The timeout of detecting HTTP on a port without a declared protocol. For a server that speaks first, a new client waits for
 /// it once; then the outcome is remembered.
 pub(super) const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a permissive port waits for a client's first bytes, which distinguish mTLS from plain text, before it lets the
+/// server speak first. Only plaintext clients of servers that speak first wait for it, and sidecars send a ClientHello at once.
+pub(super) const FIRST_BYTES_TIMEOUT: Duration = Duration::from_millis(200);
 /// No idle timeout for requests, upgraded connections and opaque bytes. Watches, long polls and database sessions are idle by
 /// design, and an application that wants a limit has its own. Envoy's defaults are 5 minutes (`stream_idle_timeout`) and an
 /// hour (`TcpProxy.idle_timeout`), so "none" is written. Dead peers are found by HTTP/2 PINGs and TCP keepalive.

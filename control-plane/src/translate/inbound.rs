@@ -1,10 +1,12 @@
-//! The inbound resources of a registered workload: listeners with TLS, and the clusters of its application.
+//! The inbound resources of a workload: listeners with TLS, and the clusters of its application.
+//!
+//! Each listener serves the ports that share its address. A pod has one, to which connections to all of its ports are
+//! redirected; undeclared ports are served there too, by detection.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use outrigger_core::Name;
-use outrigger_core::alpn;
 use outrigger_core::inbound_name::{INBOUND_PREFIX, inbound_name};
 use outrigger_proto::xds::cluster::Cluster;
 use outrigger_proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
@@ -12,83 +14,202 @@ use outrigger_proto::xds::core::TrafficDirection;
 use outrigger_proto::xds::endpoint::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
-use outrigger_proto::xds::hcm::http_connection_manager::RouteSpecifier;
-use outrigger_proto::xds::listener::{FilterChain, FilterChainMatch, Listener};
-use outrigger_proto::xds::route::route_action::ClusterSpecifier as RouteCluster;
-use outrigger_proto::xds::route::{Route, RouteAction, route::Action};
-use outrigger_proto::xds::sds_secret;
-use outrigger_proto::xds::tcp_proxy::tcp_proxy::ClusterSpecifier;
-use outrigger_proto::xds::tls::common_tls_context::ValidationContextType;
-use outrigger_proto::xds::tls::{CommonTlsContext, DownstreamTlsContext};
+use outrigger_proto::xds::extension;
+use outrigger_proto::xds::listener::{FilterChain, Listener, ListenerFilter, listener_filter};
 use outrigger_proto::xds::type_url;
 
 use super::destination::Target;
-use super::listener::{connection_manager, leads_to, network_filter, tcp_filter};
+use super::inbound_chains::PortChains;
 use super::scope::Scope;
-use super::wire::{any, boolean, duration, secret, socket_address, transport_socket, uint};
-use super::{cluster, defaults, matching, route};
+use super::wire::{boolean, duration, empty, socket_address};
+use super::{cluster, defaults};
 use crate::model::mesh::Mesh;
-use crate::model::registration::{WorkloadEntry, WorkloadPort};
+use crate::model::registration::{MtlsMode, WorkloadEntry, WorkloadPort};
 use crate::model::route::RouteTable;
 use crate::model::service::AppProtocol;
 
+/// The destination of connections to undeclared ports in records and metrics.
+const UNDECLARED: &str = "outrigger.undeclared";
+
+/// The end of the name of the second cluster of a port whose protocol is not declared: the application over HTTP/2.
+const HTTP2: &str = "|h2c";
+
 /// Translates the listener of this name, for all ports of the workload that share its address.
 pub(super) fn listener(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Listener> {
+    let capture = workload.capture.filter(|address| *inbound_name(*address) == *name);
     let ports: Vec<_> = workload.ports.iter().filter(|port| *inbound_name(port.listen) == *name).collect();
-    let address = ports.first()?.listen;
-    let transparent = ports.iter().any(|port| port.original_destination);
-    let chains = ports.iter().flat_map(|port| chains(scope, port, transparent)).collect();
+    let address = capture.or_else(|| Some(ports.first()?.listen))?;
+    let transparent = capture.is_some() || ports.iter().any(|port| port.original_destination);
+    let mut chains = Vec::new();
+    let mut permissive = capture.is_some() && workload.mtls == MtlsMode::Permissive;
+    for (at, port) in ports.iter().enumerate() {
+        // A connection has a destination port, but no service: services that share a port of the application share its chains.
+        let same = |other: &&WorkloadPort| transparent && other.application.port() == port.application.port();
+        if ports[..at].iter().any(same) {
+            continue;
+        }
+        let sharing: Vec<_> = ports[at..].iter().copied().filter(same).collect();
+        let mode = port.mtls.unwrap_or(workload.mtls);
+        permissive |= mode == MtlsMode::Permissive;
+        chains.extend(port_chains(scope, port, &sharing, mode, transparent));
+    }
+    if capture.is_some() {
+        chains.extend(undeclared_chains(workload.mtls));
+    }
     Some(Listener {
         name: name.into(),
         address: socket_address(address),
         use_original_dst: boolean(true).filter(|_| transparent),
         filter_chains: chains,
         traffic_direction: TrafficDirection::Inbound as i32,
+        listener_filters: if permissive { inspectors() } else { Vec::new() },
+        listener_filters_timeout: duration(defaults::FIRST_BYTES_TIMEOUT).filter(|_| permissive),
+        // The client of a server that speaks first sends no bytes at first.
+        continue_on_listener_filters_timeout: permissive,
         ..Default::default()
     })
 }
 
-/// Translates the cluster of this name: the application behind one port.
+/// Translates the cluster of this name: the application behind one port, or behind all undeclared ones.
 pub(super) fn application(scope: Scope<'_>, workload: &WorkloadEntry, name: &str) -> Option<Cluster> {
-    let port = workload.ports.iter().find(|port| *inbound_name(port.application) == *name)?;
-    let kind = if port.original_destination { DiscoveryType::OriginalDst } else { DiscoveryType::Static };
-    let endpoint = LbEndpoint {
-        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint {
-            address: socket_address(port.application),
-            ..Default::default()
-        })),
-        ..Default::default()
+    let (base, http2) = name.strip_suffix(HTTP2).map_or((name, false), |base| (base, true));
+    let is_undeclared = workload.capture.is_some() && base == undeclared();
+    let port = workload.ports.iter().find(|port| *inbound_name(port.application) == *base);
+    let protocol = match port {
+        Some(port) => application_protocol(scope.mesh, port),
+        None if is_undeclared => AppProtocol::Detect,
+        None => return None,
     };
-    let assignment = ClusterLoadAssignment {
-        cluster_name: name.into(),
-        endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
-        ..Default::default()
+    let protocol = match (protocol, http2) {
+        (AppProtocol::Detect, false) => AppProtocol::Http,
+        (AppProtocol::Detect, true) => AppProtocol::H2c,
+        (declared, false) => declared,
+        (_, true) => return None,
     };
+    let address = port.filter(|port| !port.original_destination).map(|port| port.application);
+    let kind = if address.is_some() { DiscoveryType::Static } else { DiscoveryType::OriginalDst };
     Some(Cluster {
         name: name.into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
-        load_assignment: (!port.original_destination).then_some(assignment),
+        load_assignment: address.map(|address| one_endpoint(name, address)),
         connect_timeout: duration(defaults::CONNECT_TIMEOUT),
         circuit_breakers: Some(defaults::circuit_breakers()),
         // No outlier detection: there is no other instance.
-        typed_extension_protocol_options: cluster::protocol_options(application_protocol(scope.mesh, port)),
+        typed_extension_protocol_options: cluster::protocol_options(protocol),
         ..Default::default()
     })
 }
 
 /// Returns the names of the listeners of a workload, each once.
 pub(super) fn listener_names(workload: &WorkloadEntry) -> Vec<Name> {
-    names(workload, |port| port.listen)
+    let addresses: BTreeSet<_> =
+        workload.ports.iter().map(|port| port.listen).chain(workload.capture).collect();
+    addresses.into_iter().map(inbound_name).collect()
 }
 
 /// Returns the names of the clusters of its application, each once.
-pub(super) fn application_names(workload: &WorkloadEntry) -> Vec<Name> {
-    names(workload, |port| port.application)
+pub(super) fn application_names(mesh: &Mesh, workload: &WorkloadEntry) -> Vec<Name> {
+    let mut names = BTreeSet::new();
+    for port in &workload.ports {
+        let name = inbound_name(port.application);
+        if application_protocol(mesh, port) == AppProtocol::Detect {
+            names.insert(format!("{name}{HTTP2}").into());
+        }
+        names.insert(name);
+    }
+    if workload.capture.is_some() {
+        names.extend([undeclared().into(), format!("{}{HTTP2}", undeclared()).into()]);
+    }
+    names.into_iter().collect()
 }
 
-fn names(workload: &WorkloadEntry, of: fn(&WorkloadPort) -> SocketAddr) -> Vec<Name> {
-    let names: BTreeMap<_, _> = workload.ports.iter().map(|port| (inbound_name(of(port)), ())).collect();
-    names.into_keys().collect()
+/// Returns the chains of one port. `sharing` are the ports with the same port of the application, this one included.
+fn port_chains(
+    scope: Scope<'_>,
+    port: &WorkloadPort,
+    sharing: &[&WorkloadPort],
+    mode: MtlsMode,
+    transparent: bool,
+) -> Vec<FilterChain> {
+    let sharing = if sharing.is_empty() { &[port] } else { sharing };
+    let protocols: Vec<_> = sharing.iter().map(|port| application_protocol(scope.mesh, port)).collect();
+    let is = |protocol| protocols.iter().all(|other| *other == protocol);
+    let tcp_route = || sharing.iter().any(|port| has_tcp_route(scope.mesh, port));
+    let service = port.services.first();
+    let canonical = match service {
+        Some(service) => Target::service(service.clone(), port.service_port).name(scope.domain()),
+        None => UNDECLARED.into(),
+    };
+    let cluster = inbound_name(port.application);
+    let http2 = format!("{cluster}{HTTP2}");
+    PortChains {
+        prefix: format!("{INBOUND_PREFIX}{}", port.service_port),
+        suffix: service.map_or_else(|| "undeclared".into(), ToString::to_string),
+        destination_port: transparent.then(|| port.application.port()),
+        canonical: &canonical,
+        cluster: &cluster,
+        http2_cluster: (protocols[0] == AppProtocol::Detect).then_some(&http2),
+        http: !is(AppProtocol::Tcp),
+        opaque: !protocols.iter().all(is_http) || tcp_route(),
+        mode,
+    }
+    .chains()
+}
+
+/// Returns the chains of the ports that no chain names.
+fn undeclared_chains(mode: MtlsMode) -> Vec<FilterChain> {
+    let cluster = undeclared();
+    let http2 = format!("{cluster}{HTTP2}");
+    PortChains {
+        prefix: format!("{INBOUND_PREFIX}*"),
+        suffix: "undeclared".into(),
+        destination_port: None,
+        canonical: UNDECLARED,
+        cluster: &cluster,
+        http2_cluster: Some(&http2),
+        http: true,
+        opaque: true,
+        mode,
+    }
+    .chains()
+}
+
+/// Returns the name of the cluster of all undeclared ports.
+fn undeclared() -> String {
+    format!("{INBOUND_PREFIX}undeclared")
+}
+
+/// Returns the listener filters that distinguish mTLS, TLS to the application, HTTP and other plain text.
+fn inspectors() -> Vec<ListenerFilter> {
+    let filter = |name: &str, type_url| ListenerFilter {
+        name: name.into(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(empty(type_url))),
+        ..Default::default()
+    };
+    vec![
+        filter(extension::TLS_INSPECTOR, type_url::TLS_INSPECTOR),
+        filter(extension::HTTP_INSPECTOR, type_url::HTTP_INSPECTOR),
+    ]
+}
+
+fn one_endpoint(cluster: &str, address: SocketAddr) -> ClusterLoadAssignment {
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint {
+            address: socket_address(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    ClusterLoadAssignment {
+        cluster_name: cluster.into(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// Returns true if the protocol is declared to be HTTP.
+fn is_http(protocol: &AppProtocol) -> bool {
+    matches!(protocol, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc)
 }
 
 /// Returns true if a TCPRoute makes the port opaque for some clients, whatever the protocol of the application is.
@@ -108,76 +229,4 @@ fn application_protocol(mesh: &Mesh, port: &WorkloadPort) -> AppProtocol {
         Some(entry.service.port(port.service_port)?.protocol)
     };
     port.protocol.or_else(of_service).unwrap_or(AppProtocol::Detect)
-}
-
-/// Returns the filter chains of one port. ALPN, which the peer's sidecar chose, distinguishes requests from opaque bytes.
-fn chains(scope: Scope<'_>, port: &WorkloadPort, transparent: bool) -> Vec<FilterChain> {
-    let protocol = application_protocol(scope.mesh, port);
-    let Some(service) = port.services.first() else { return Vec::new() };
-    let canonical = Target::service(service.clone(), port.service_port).name(scope.domain());
-    let stat = format!("{INBOUND_PREFIX}{canonical}");
-    let cluster = inbound_name(port.application);
-    let chain = |word: &str, alpn: &[&str], filter| {
-        let alpn: Vec<_> = alpn.iter().map(|name| String::from(*name)).collect();
-        FilterChain {
-            name: format!("{INBOUND_PREFIX}{}|{word}|{service}", port.service_port),
-            filter_chain_match: Some(FilterChainMatch {
-                destination_port: transparent.then(|| uint(port.application.port().into())).flatten(),
-                application_protocols: alpn.clone(),
-                ..Default::default()
-            }),
-            filters: vec![filter],
-            transport_socket: transport_socket("envoy.transport_sockets.tls", downstream_tls(alpn)),
-            metadata: leads_to(&canonical),
-            ..Default::default()
-        }
-    };
-    let http = || {
-        let routes =
-            RouteSpecifier::RouteConfig(route::configuration(&cluster, vec![to_application(&cluster)]));
-        let manager = connection_manager(&stat, &canonical, routes, false);
-        let manager = any(type_url::HTTP_CONNECTION_MANAGER, &manager);
-        let filter = network_filter("envoy.filters.network.http_connection_manager", manager);
-        chain("http", &[alpn::HTTP2, alpn::HTTP1], filter)
-    };
-    let tcp =
-        || chain("tcp", &[alpn::OPAQUE], tcp_filter(&stat, ClusterSpecifier::Cluster(cluster.to_string())));
-    match protocol {
-        AppProtocol::Tcp => vec![tcp()],
-        AppProtocol::Detect => vec![http(), tcp()],
-        AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc if has_tcp_route(scope.mesh, port) => {
-            vec![http(), tcp()]
-        }
-        AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc => vec![http()],
-    }
-}
-
-/// Returns the route of all requests to the application, without timeouts and retries, which the client's sidecar applies.
-fn to_application(cluster: &str) -> Route {
-    Route {
-        name: defaults::ROUTE.into(),
-        r#match: Some(matching::everything()),
-        action: Some(Action::Route(RouteAction {
-            cluster_specifier: Some(RouteCluster::Cluster(cluster.into())),
-            timeout: duration(std::time::Duration::ZERO),
-            ..Default::default()
-        })),
-        ..Default::default()
-    }
-}
-
-fn downstream_tls(alpn: Vec<String>) -> outrigger_proto::xds::protobuf::Any {
-    let context = DownstreamTlsContext {
-        require_client_certificate: boolean(true),
-        common_tls_context: Some(CommonTlsContext {
-            alpn_protocols: alpn,
-            tls_certificate_sds_secret_configs: vec![secret(sds_secret::CERTIFICATE)],
-            validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(secret(
-                sds_secret::ROOTS,
-            ))),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    any(type_url::DOWNSTREAM_TLS_CONTEXT, &context)
 }

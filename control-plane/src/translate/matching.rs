@@ -37,6 +37,11 @@ pub(super) fn everything() -> route::RouteMatch {
     route::RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }
 }
 
+/// Returns the match of every gRPC request.
+pub(super) fn grpc() -> route::RouteMatch {
+    route::RouteMatch { grpc: Some(GrpcRouteMatchOptions {}), ..everything() }
+}
+
 fn path_specifier(path: &PathMatch) -> PathSpecifier {
     match path {
         PathMatch::Exact(path) => PathSpecifier::Path(path.to_string()),

@@ -8,6 +8,7 @@ pub mod catalog;
 mod cache;
 mod wildcard;
 mod inbound;
+mod inbound_chains;
 mod listener;
 mod route;
 mod action;

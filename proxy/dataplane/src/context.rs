@@ -106,12 +106,18 @@ impl Context {
 
 impl Context {
     /// Whether dialling `address` would reach a listener of this proxy.
-    fn is_own(&self, address: SocketAddr) -> bool {
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
         self.own_addresses.borrow().iter().any(|own| {
-            let same = own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
+            let here = || address.ip().is_loopback() || is_local(address.ip());
+            let same = own.ip() == address.ip() || own.ip().is_unspecified() && here();
             own.port() == address.port() && (same || address.ip().is_unspecified())
         })
     }
+}
+
+/// Returns whether an address is one of this machine or network namespace: only those can be bound.
+fn is_local(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// Returns the cluster of destinations outside the mesh. Its hosts are those that were requested.

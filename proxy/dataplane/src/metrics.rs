@@ -8,6 +8,7 @@
 mod requests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +19,9 @@ pub use self::requests::{RequestLabels, RequestSeries, RequestTotals, ResponseLa
 
 /// How many request series one worker keeps before further label values are folded into [`OTHER`].
 pub const MAX_SERIES: usize = 4096;
+
+/// How many clients without mTLS, by port, one worker counts one by one.
+const MAX_CLIENTS_WITHOUT_MTLS: usize = 256;
 
 /// The label value that stands for all values above the cap.
 pub const OTHER: &str = "other";
@@ -95,6 +99,7 @@ pub struct WorkerMetrics {
     requests: Mutex<HashMap<RequestLabels, Arc<RequestSeries>>>,
     clusters: Mutex<HashMap<Name, Arc<ClusterSeries>>>,
     ejections: Mutex<HashMap<(Name, &'static str), u64>>,
+    without_mtls: Mutex<HashMap<WithoutMtls, u64>>,
 }
 
 impl WorkerMetrics {
@@ -128,6 +133,21 @@ impl WorkerMetrics {
         *ejections.entry((name, kind)).or_default() += 1;
     }
 
+    /// Counts a connection without mTLS to a listener that serves mTLS. Returns whether it is the first from `source` to `port`
+    /// with this outcome. They are rare enough for a lock.
+    pub fn without_mtls(&self, source: IpAddr, port: u16, permitted: bool) -> bool {
+        let mut counts = locked(&self.without_mtls);
+        let labels = WithoutMtls { client: Some((source, port)), permitted };
+        if let Some(count) = counts.get_mut(&labels) {
+            *count += 1;
+            return false;
+        }
+        let is_new = counts.len() < MAX_CLIENTS_WITHOUT_MTLS;
+        let labels = if is_new { labels } else { WithoutMtls { client: None, permitted } };
+        *counts.entry(labels).or_default() += 1;
+        is_new
+    }
+
     fn add_to(&self, totals: &mut Totals) {
         self.process.add_to(&mut totals.process);
         for (labels, series) in locked(&self.responses).iter() {
@@ -141,6 +161,9 @@ impl WorkerMetrics {
         }
         for (of, count) in locked(&self.ejections).iter() {
             *totals.ejections.entry(of.clone()).or_default() += count;
+        }
+        for (labels, count) in locked(&self.without_mtls).iter() {
+            *totals.without_mtls.entry(*labels).or_default() += count;
         }
     }
 }
@@ -270,6 +293,17 @@ pub struct Totals {
     pub clusters: BTreeMap<Name, ClusterTotals>,
     /// Ejections of endpoints by cluster and kind.
     pub ejections: BTreeMap<(Name, &'static str), u64>,
+    /// Connections without mTLS to listeners that serve mTLS.
+    pub without_mtls: BTreeMap<WithoutMtls, u64>,
+}
+
+/// The labels of connections without mTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WithoutMtls {
+    /// The client's address and the port that it connected to. None stands for all clients above the cap.
+    pub client: Option<(IpAddr, u16)>,
+    /// Whether the port is permissive.
+    pub permitted: bool,
 }
 
 /// A poisoned lock guards counters only: what a panicking thread left is still a valid map.

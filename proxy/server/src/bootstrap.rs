@@ -174,7 +174,8 @@ impl Binder {
                 None => ports.push(port),
             }
         }
-        let mut inbound: Vec<_> = ports.iter().map(|port| port.listen).collect();
+        // In a pod the control plane knows the ports, and all connections are redirected.
+        let mut inbound: Vec<_> = ports.iter().map(|port| port.listen).chain(redirected).collect();
         inbound.sort_unstable();
         inbound.dedup();
         Ok((ports, inbound))
@@ -292,6 +293,13 @@ mod tests {
         assert!(port.original_destination);
         assert_eq!(port.advertised.to_string(), "10.0.0.7:8080");
         assert_eq!(made.inbound, [port.listen]);
+    }
+
+    #[test]
+    fn redirected_connections_need_their_listener_without_registered_services() {
+        let made = bootstrap(&["--transparent-inbound", "127.0.0.1:0"]).unwrap();
+        let redirected = made.sockets.last().unwrap();
+        assert_eq!((made.ports.len(), &made.inbound[..]), (0, &[redirected.address()][..]));
     }
 
     #[test]

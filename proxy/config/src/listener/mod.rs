@@ -15,7 +15,7 @@ use outrigger_core::record::Direction;
 
 pub use crate::handler::Handler;
 use crate::http_manager::HttpSettings;
-use crate::tls::DownstreamTls;
+use crate::tls::{ClientCertificate, DownstreamTls};
 
 pub use chain_match::{ChainMatcher, Cidr, ConnectionFacts, PLAINTEXT_PROTOCOLS, TransportProtocol};
 pub(crate) use decode::Compiled;
@@ -140,6 +140,12 @@ impl Listener {
     /// Returns true if only connections that begin with a TLS ClientHello are accepted.
     pub fn is_all_tls(&self) -> bool {
         self.chains.iter().chain(&self.default_chain).all(|chain| chain.tls.is_some())
+    }
+
+    /// Returns true if a chain requires a client certificate, so that its clients are those of a mesh.
+    pub fn serves_mtls(&self) -> bool {
+        let requires = |tls: &Arc<DownstreamTls>| tls.client_certificate == ClientCertificate::Required;
+        self.chains.iter().chain(&self.default_chain).any(|chain| chain.tls.as_ref().is_some_and(requires))
     }
 
     /// Returns true if the selection of a chain needs detection of plaintext HTTP.

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::ConnectionHandler;
 use super::first_bytes::{self, FirstBytes};
+use super::silent::{Greeting, Speaker};
 use crate::client::ClientFacts;
 use crate::socket::stream::Stream;
 use crate::tcp::relay;
@@ -31,6 +32,29 @@ pub(super) struct MatchedConnection {
     pub(super) facts: ClientFacts,
     /// The protocol negotiated by ALPN.
     pub(super) alpn: Option<Vec<u8>>,
+    /// The server, if it spoke first.
+    pub(super) greeting: Option<Box<Greeting>>,
+}
+
+/// A connection without TLS, or whose TLS is not the proxy's own.
+fn plaintext(stream: TcpStream, first: BytesMut, facts: ClientFacts) -> MatchedConnection {
+    let stream = Stream::Plain(stream);
+    MatchedConnection { stream, first: first.freeze(), facts, alpn: None, greeting: None }
+}
+
+/// Returns the chain for plain text of this protocol.
+fn plaintext_chain<'a>(
+    listener: &'a Listener,
+    facts: &ClientFacts,
+    protocol: Option<&'static [u8]>,
+) -> Option<&'a FilterChain> {
+    let connection = ConnectionFacts {
+        destination: facts.destination,
+        transport: TransportProtocol::RawBuffer,
+        server_name: None,
+        application_protocols: protocol.as_slice(),
+    };
+    listener.chain(&connection).filter(|chain| chain.tls.is_none())
 }
 
 impl ConnectionHandler {
@@ -42,26 +66,41 @@ impl ConnectionHandler {
         facts: ClientFacts,
     ) -> Option<(&'a FilterChain, MatchedConnection)> {
         let mut first = BytesMut::new();
-        let hello = match first_bytes::read(listener, &mut stream, &mut first, HANDSHAKE_TIMEOUT).await {
-            Ok(FirstBytes::Tls(hello)) => hello,
-            Ok(FirstBytes::Plaintext(protocol)) => {
-                let connection = ConnectionFacts {
-                    destination: facts.destination,
-                    transport: TransportProtocol::RawBuffer,
-                    server_name: None,
-                    application_protocols: protocol.as_slice(),
-                };
-                let Some(chain) = listener.chain(&connection).filter(|chain| chain.tls.is_none()) else {
-                    self.refuse(&facts, &first_bytes::no_plaintext());
+        let hello = loop {
+            match first_bytes::read(listener, &mut stream, &mut first, HANDSHAKE_TIMEOUT).await {
+                Ok(FirstBytes::Tls(hello)) => break hello,
+                Ok(FirstBytes::Plaintext(protocol)) => {
+                    let Some(chain) = plaintext_chain(listener, &facts, protocol) else {
+                        self.refuse_without_mtls(listener, &facts, &first_bytes::no_plaintext());
+                        return None;
+                    };
+                    self.without_mtls(listener, &facts, true);
+                    return Some((chain, plaintext(stream, first, facts)));
+                }
+                Ok(FirstBytes::Silent) => {
+                    let chain = plaintext_chain(listener, &facts, None);
+                    let waited =
+                        self.first_speaker(chain, &mut stream, &mut first, &facts, HANDSHAKE_TIMEOUT).await;
+                    match (waited, chain) {
+                        (Speaker::Client, _) => {}
+                        (Speaker::Server(greeting), Some(chain)) => {
+                            self.without_mtls(listener, &facts, true);
+                            let greeting = Some(greeting);
+                            let plain = plaintext(stream, first, facts);
+                            return Some((chain, MatchedConnection { greeting, ..plain }));
+                        }
+                        (Speaker::Server(_) | Speaker::Neither, _) => return None,
+                    }
+                }
+                Ok(FirstBytes::Nothing) => return None,
+                Err(_) if first_bytes::is_plaintext(&first) => {
+                    self.refuse_without_mtls(listener, &facts, &first_bytes::no_plaintext());
                     return None;
-                };
-                let stream = Stream::Plain(stream);
-                return Some((chain, MatchedConnection { stream, first: first.freeze(), facts, alpn: None }));
-            }
-            Ok(FirstBytes::Nothing) => return None,
-            Err(failure) => {
-                self.refuse(&facts, &failure);
-                return None;
+                }
+                Err(failure) => {
+                    self.refuse(&facts, &failure);
+                    return None;
+                }
             }
         };
         let chain = {
@@ -76,13 +115,13 @@ impl ConnectionHandler {
         };
         let Some(chain) = chain else {
             let failure = handshake::refuse(stream, &hello).await;
-            self.refuse(&facts, &failure);
+            self.refuse_without_mtls(listener, &facts, &failure);
             return None;
         };
         let Some(tls) = &chain.tls else {
             // TLS passthrough: an upstream answers the ClientHello.
-            let stream = Stream::Plain(stream);
-            return Some((chain, MatchedConnection { stream, first: first.freeze(), facts, alpn: None }));
+            self.without_mtls(listener, &facts, true);
+            return Some((chain, plaintext(stream, first, facts)));
         };
         match self.handshake(stream, *hello, tls, chain.handshake_timeout, facts.clone()).await {
             Ok(begun) => Some((chain, begun)),
@@ -92,7 +131,6 @@ impl ConnectionHandler {
             }
         }
     }
-
     /// Answers a TLS client. Fails with what is known of it by then.
     async fn handshake(
         &self,
@@ -138,7 +176,32 @@ impl ConnectionHandler {
         }
         process.downstream_tls_ok.increment();
         facts.tls = Some(shown.tls);
-        Ok(MatchedConnection { stream, first: Bytes::new(), facts, alpn: shown.alpn })
+        Ok(MatchedConnection { stream, first: Bytes::new(), facts, alpn: shown.alpn, greeting: None })
+    }
+
+    /// Counts and records a connection that no chain takes because it does not use mTLS.
+    fn refuse_without_mtls(&self, listener: &Listener, facts: &ClientFacts, failure: &Failure) {
+        self.without_mtls(listener, facts, false);
+        self.refuse(facts, failure);
+    }
+
+    /// Counts a connection without mTLS to a listener that serves mTLS. The first one of a client to a port is logged: such
+    /// clients keep the port from being strict, or are what a strict port cuts off.
+    fn without_mtls(&self, listener: &Listener, facts: &ClientFacts, permitted: bool) {
+        if !listener.serves_mtls() {
+            return;
+        }
+        let (source, port) = (facts.address.ip(), facts.destination.port());
+        let is_new = self.context.recorder.metrics().without_mtls(source, port, permitted);
+        match permitted {
+            _ if !is_new => {}
+            true => {
+                tracing::info!(client = %source, port, "a client connects without mTLS: the port is permissive")
+            }
+            false => {
+                tracing::warn!(client = %source, port, "a client without mTLS is refused: the port is strict")
+            }
+        }
     }
 
     /// Counts and records a connection that no chain takes.

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::detect::{Detection, Verdict, detect};
+use super::detect::{Detection, Verdict, detect_while_silent};
 use crate::tls::handshake;
 
 /// The first byte of a TLS record that holds a hello (RFC 8446 section 5.1).
@@ -26,12 +26,14 @@ pub(super) enum FirstBytes {
     Tls(Box<Accepted>),
     /// Plaintext, with the detected protocol if the listener detects it.
     Plaintext(Option<&'static [u8]>),
+    /// Nothing in time, where the listener continues then.
+    Silent,
     /// Nothing: the connection ended, or timed out where the listener closes it then.
     Nothing,
 }
 
-/// Reads as much of a connection as its listener needs. `handshake` is the longest wait for a whole hello. Fails on a
-/// malformed hello.
+/// Reads as much of a connection as its listener needs; `first` has what was read before. `handshake` is the longest wait for a
+/// whole hello. Fails on a malformed hello.
 pub(super) async fn read(
     listener: &Listener,
     stream: &mut TcpStream,
@@ -44,14 +46,14 @@ pub(super) async fn read(
     }
     let deadline = Instant::now() + listener.first_bytes_timeout;
     // If every chain requires TLS, there is nothing to distinguish.
-    if !listener.is_all_tls() {
+    if !listener.is_all_tls() && first.is_empty() {
         match tokio::time::timeout_at(deadline, stream.read_buf(first)).await {
             Ok(Ok(0) | Err(_)) => return Ok(FirstBytes::Nothing),
             Ok(Ok(_)) => {}
             Err(_) => return Ok(silent(listener)),
         }
     }
-    if first.first().is_none_or(|byte| *byte == TLS_HANDSHAKE) && listener.needs_hello() {
+    if !is_plaintext(first) && listener.needs_hello() {
         let hello = tokio::time::timeout(handshake, handshake::hello(stream, first)).await;
         return hello.unwrap_or_else(|_| Err(handshake::late(handshake))).map(Box::new).map(FirstBytes::Tls);
     }
@@ -59,21 +61,29 @@ pub(super) async fn read(
         return Ok(FirstBytes::Plaintext(None));
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    Ok(match detect(stream, first, left).await {
+    Ok(match detect_while_silent(stream, first, left, left).await {
         Ok(Detection::Decided(verdict)) => FirstBytes::Plaintext(protocol(verdict, first)),
         Ok(Detection::TimedOut | Detection::Closed) => silent(listener),
         Err(_) => FirstBytes::Nothing,
     })
 }
 
+/// Returns true if the first bytes are not those of a TLS ClientHello.
+pub(super) fn is_plaintext(first: &[u8]) -> bool {
+    first.first().is_some_and(|byte| *byte != TLS_HANDSHAKE)
+}
+
 /// What becomes of a client whose first bytes did not come in time.
 fn silent(listener: &Listener) -> FirstBytes {
-    if listener.continue_on_timeout { FirstBytes::Plaintext(None) } else { FirstBytes::Nothing }
+    if listener.continue_on_timeout { FirstBytes::Silent } else { FirstBytes::Nothing }
 }
 
 /// A client that sent no ClientHello is refused by a chain that requires TLS.
 pub(super) fn no_plaintext() -> Failure {
-    Failure::downstream(Reason::DownstreamTlsFailure, "no chain takes a connection in the clear")
+    Failure::downstream(
+        Reason::DownstreamTlsFailure,
+        "the port requires mTLS, and the client does not use TLS",
+    )
 }
 
 /// Returns Envoy's name of the detected protocol. The end of the request line distinguishes HTTP/1.0 from HTTP/1.1.

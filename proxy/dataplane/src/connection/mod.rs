@@ -3,6 +3,7 @@
 //! Called by the worker, one task each. Whatever goes wrong here ends this connection and is recorded.
 
 mod chain;
+mod silent;
 mod first_bytes;
 mod detect;
 
@@ -28,6 +29,7 @@ use outrigger_core::drain::DrainGuard;
 use outrigger_core::error::Failure;
 use outrigger_core::peer::PeerKey;
 use outrigger_core::reason::Reason;
+use silent::Greeting;
 use tokio::io::AsyncReadExt;
 
 use crate::capacity::admission::ConnectionSlot;
@@ -79,6 +81,12 @@ pub(crate) async fn serve(
         listener: listener.name.clone(),
         direction: listener.direction,
     };
+    if listener.original_dst && context.is_own(facts.destination) {
+        // Dialling it would loop back to this proxy, or lead a client to a listener that is for the application alone.
+        let failure =
+            Failure::local(Reason::NoDestination, "the destination is a listener of the proxy itself");
+        return relay::refuse(&context, &facts, &failure);
+    }
     let served = ConnectionHandler { context, first_speakers, drain, original };
     let serving = pin!(async {
         // Each stage is boxed, so that a connection does not hold memory for stages that are over.
@@ -100,7 +108,7 @@ struct ConnectionHandler {
 impl ConnectionHandler {
     /// Runs the network filter of the chain.
     async fn filter(&self, chain: &FilterChain, begun: MatchedConnection) {
-        let MatchedConnection { stream, first, facts, alpn } = begun;
+        let MatchedConnection { stream, first, facts, alpn, greeting } = begun;
         match &chain.filter {
             NetworkFilter::Handle(Handler::Http(manager)) => {
                 let finder = DestinationLookup::FilterChain {
@@ -110,7 +118,13 @@ impl ConnectionHandler {
                 let protocol = protocol_of(manager.codec, alpn.as_deref());
                 self.http(stream, first, protocol, facts, (finder, &manager.settings)).await;
             }
-            NetworkFilter::Handle(Handler::Tcp(proxy)) => self.tcp(stream, first, facts, proxy).await,
+            NetworkFilter::Handle(Handler::Tcp(proxy)) => match greeting.map(|greeting| *greeting) {
+                None => self.tcp(stream, first, facts, proxy).await,
+                Some(Greeting { opened, spoken }) => {
+                    let client = client(stream, first, facts);
+                    Box::pin(relay::relay_opened(&self.context, proxy, client, opened, spoken)).await;
+                }
+            },
             NetworkFilter::Handle(Handler::Detect { http, tcp, within }) => {
                 let finder =
                     DestinationLookup::FilterChain { chain: chain.name.clone(), manager: Arc::clone(http) };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use outrigger_core::Name;
 use outrigger_core::metrics::text::unix_seconds;
 use outrigger_core::metrics::{Family, Labels, labels, single};
-use outrigger_dataplane::metrics::{ClusterTotals, ProcessTotals};
+use outrigger_dataplane::metrics::{ClusterTotals, OTHER, ProcessTotals, WithoutMtls};
 
 use super::{Mesh, XdsType};
 use crate::telemetry::losses::Counts;
@@ -70,6 +70,27 @@ pub(super) fn downstream(totals: &ProcessTotals) -> [Family; 8] {
             [("sent", mirrored), ("failed", mirrors_failed), ("dropped", mirrors_dropped)],
         ),
     ]
+}
+
+/// Connections of clients without mTLS, by client and port.
+pub(super) fn without_mtls(counts: &BTreeMap<WithoutMtls, u64>) -> Family {
+    let series = counts.iter().map(|(WithoutMtls { client, permitted }, count)| {
+        let outcome = if *permitted { "permitted" } else { "refused" };
+        let labels = match client {
+            Some((address, port)) => labels([
+                ("client_address", &*address.to_string()),
+                ("port", &*port.to_string()),
+                ("outcome", outcome),
+            ]),
+            None => labels([("client_address", OTHER), ("outcome", outcome)]),
+        };
+        (labels, *count as f64)
+    });
+    Family::counter(
+        "outrigger_downstream_connections_without_mtls_total",
+        "Connections without mTLS to ports of the workload",
+        series,
+    )
 }
 
 /// Attempts and connections, by cluster.

@@ -74,10 +74,12 @@ pub(crate) struct XdsType {
 impl Sources {
     /// Returns all families with their values now.
     pub(crate) fn families(&self) -> Vec<Family> {
-        let Totals { process, responses, requests, clusters, ejections } = self.workers.totals();
+        let Totals { process, responses, requests, clusters, ejections, without_mtls } =
+            self.workers.totals();
         let local = self.identity.get();
         let mut all = requests::families(local.as_ref(), &responses, &requests).to_vec();
         all.extend(families::downstream(&process));
+        all.push(families::without_mtls(&without_mtls));
         all.extend(families::upstream(&clusters, &ejections));
         all.extend(families::telemetry(&process, self.losses.counts()));
         all.extend(families::mesh(&(self.mesh.0)()));

@@ -35,6 +35,7 @@ pub(super) fn sources(workers: usize, records: &[RequestRecord]) -> Sources {
         }
         worker.process.span_records_dropped.increment();
         worker.ejected(&"cart.shop.svc.cluster.local:80".into(), "silence");
+        worker.without_mtls([10, 0, 0, 7].into(), 8080, true);
     }
     let losses = Arc::new(Losses::default());
     losses.exported(Signal::Traces, 0, 7);
