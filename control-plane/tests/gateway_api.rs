@@ -65,8 +65,8 @@ const DECODER: [Code; 4] =
     [Code::UnknownField, Code::MissingField, Code::UnsupportedField, Code::InvalidValue];
 
 #[test]
-fn the_example_shop_has_no_problem_and_every_reference_resolves() {
-    for (example, resources) in [("shop", 13), ("hello", 1)] {
+fn the_examples_have_no_problem_and_every_reference_resolves() {
+    for (example, resources) in [("shop", 13), ("hello", 1), ("kubernetes", 12)] {
         let report = check(vec![Input::Path(repository().join("deploy/examples").join(example))]);
         let codes: Vec<_> = report.problems.iter().map(|one| one.problem.code).collect();
         assert_eq!((codes, report.accepted), (vec![Code::NoEndpoints], resources));

@@ -40,6 +40,19 @@ fn the_chart_has_the_version_of_the_program() {
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[test]
+fn the_examples_run_the_image_of_this_version() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/kubernetes");
+    let mut images = BTreeSet::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        images.extend(
+            text.split("image: outrigger/").skip(1).map(|rest| rest.lines().next().unwrap().to_owned()),
+        );
+    }
+    assert_eq!(images.into_iter().collect::<Vec<_>>(), [format!("cli:{VERSION}")]);
+}
+
+#[test]
 fn every_template_of_the_chart_is_installed() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart/templates");
     let files = std::fs::read_dir(folder).unwrap();

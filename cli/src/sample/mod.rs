@@ -6,6 +6,7 @@
 
 mod cart;
 mod catalog;
+mod customer;
 mod payments;
 mod stock;
 mod web;
@@ -13,8 +14,10 @@ mod web;
 mod http;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use outrigger_core::duration::parse_duration;
 
 /// Runs one sample service.
 #[derive(Debug, Args)]
@@ -70,6 +73,18 @@ enum Service {
         #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
     },
+    /// A customer, who visits `web`: GET /, and POST /checkout every third time.
+    Customer {
+        /// The outbound port of its sidecar. Without it, services are called at their own addresses, as where connections are captured.
+        #[arg(long, value_name = "IP:PORT")]
+        sidecar: Option<SocketAddr>,
+        /// The pause after a visit.
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+        every: Duration,
+        /// Stop after this many visits, with exit code 1 if one of them failed.
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
 }
 
 /// Runs until SIGTERM. Returns an error if it cannot listen.
@@ -88,6 +103,9 @@ pub(crate) fn run(args: SampleArgs) -> Result<(), String> {
             Service::Catalog { listen, version } => catalog::serve(listen, version).await,
             Service::Payments { listen } => payments::serve(listen).await,
             Service::Stock { listen } => stock::serve(listen).await,
+            Service::Customer { sidecar, every, count } => {
+                customer::visit(http::Services::new(sidecar), every, count).await
+            }
         }
     })
 }

@@ -17,8 +17,10 @@ use crate::image::Image;
 use crate::pack::{read, write};
 use crate::reference::full_name;
 
-/// The user and group of every image. Capture recognizes the traffic of the proxy by it.
-const USER: &str = "1500:1500";
+/// User and group of the daemons. Capture recognizes the traffic of the proxy by it.
+const DAEMON: &str = "1500:1500";
+/// User and group of the command line. Its sample services are applications, whose traffic is captured.
+const NONROOT: &str = "65532:65532";
 /// Maximum size of an archive in bytes.
 const MAX_SIZE: u64 = 25 << 20;
 /// The directory of the binaries.
@@ -28,17 +30,24 @@ const BIN: &str = "usr/local/bin";
 struct MeshImage {
     name: &'static str,
     title: &'static str,
+    user: &'static str,
     binaries: &'static [&'static str],
 }
 
 const IMAGES: [MeshImage; 3] = [
-    MeshImage { name: "proxy", title: "Outrigger, the sidecar proxy", binaries: &["outrigger-proxy"] },
+    MeshImage {
+        name: "proxy",
+        title: "Outrigger, the sidecar proxy",
+        user: DAEMON,
+        binaries: &["outrigger-proxy"],
+    },
     MeshImage {
         name: "control-plane",
         title: "Outrigger, the control plane",
+        user: DAEMON,
         binaries: &["outrigger-control-plane"],
     },
-    MeshImage { name: "cli", title: "Outrigger, the command line", binaries: &["outrigger"] },
+    MeshImage { name: "cli", title: "Outrigger, the command line", user: NONROOT, binaries: &["outrigger"] },
 ];
 
 /// Writes DIR/outrigger-{proxy,control-plane,cli}.tar and prints the digests.
@@ -46,8 +55,8 @@ const IMAGES: [MeshImage; 3] = [
 #[command(after_help = "\
 Examples:
   # The images of a release, and into the containerd of a node
-  cargo run --release -p outrigger-images -- build --output images
-  for image in images/*.tar; do ctr -n k8s.io images import $image; done")]
+  cargo run --release -p outrigger-images -- build --output target/images
+  for image in target/images/*.tar; do ctr -n k8s.io images import $image; done")]
 pub(crate) struct BuildArgs {
     /// Directory of the archives; created if it does not exist.
     #[arg(long, value_name = "DIR")]
@@ -74,7 +83,7 @@ pub(crate) fn run(args: BuildArgs) -> Result<(), String> {
     };
     fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
-    for MeshImage { name, title, binaries: files } in IMAGES {
+    for MeshImage { name, title, user, binaries: files } in IMAGES {
         let labels = [
             ("title", title),
             ("description", "Part of Outrigger, a service mesh"),
@@ -86,7 +95,7 @@ pub(crate) fn run(args: BuildArgs) -> Result<(), String> {
         let mut image = Image {
             names: vec![full_name(&format!("{}/outrigger/{name}:{}", args.image_registry, args.tag))?],
             entrypoint: vec![format!("/{BIN}/{}", files[0])],
-            user: USER.into(),
+            user: user.into(),
             environment: vec![format!("PATH=/{BIN}")],
             labels: labels.map(label).into(),
             ..Image::default()
