@@ -162,6 +162,7 @@ mod tests {
             }],
             service_accounts: Vec::new(),
             publish_not_ready: false,
+            selector: Default::default(),
         };
         let entry = ServiceEntry {
             service: Arc::new(service),

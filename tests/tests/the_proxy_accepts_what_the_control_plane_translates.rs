@@ -221,6 +221,7 @@ fn registered(original_destination: bool, capture: Option<SocketAddr>) -> Regist
         mtls: MtlsMode::Permissive,
         ready: true,
         draining: false,
+        pod: None,
     }));
     all
 }

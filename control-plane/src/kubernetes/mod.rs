@@ -1,9 +1,9 @@
 //! The control plane in a Kubernetes cluster: its resources come from the API server.
 //!
 //! [`source`] starts one reflector for each kind, and feeds what they report to the assembler, as the watched directory does on
-//! Linux. The API server may be away for any time: what was read stays, and the reflectors list again when it is back. [`status`]
-//! writes back what became of them. [`replica`] starts what the replicas share: the election ([`lease`]), the CA ([`authority`],
-//! [`rotation`]) and the trust roots ([`trust_roots`]).
+//! Linux. [`pod_watch`] makes workloads of the pods. The API server may be away for any time: what was read stays, and the
+//! reflectors list again when it is back. [`status`] writes back what became of them. [`replica`] starts what the replicas share: the
+//! election ([`lease`]), the CA ([`authority`], [`rotation`]) and the trust roots ([`trust_roots`]).
 
 pub(crate) mod replica;
 mod authority;
@@ -11,6 +11,9 @@ mod rotation;
 mod trust_roots;
 pub(crate) mod lease;
 pub(crate) mod source;
+pub(crate) mod pod_watch;
+mod workloads;
+mod pod;
 mod objects;
 pub(crate) mod events;
 pub(crate) mod status;

@@ -9,11 +9,14 @@ use std::thread;
 use kube::Client;
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
+use outrigger_core::identity::TrustDomain;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::discovery::WatchedKind;
 use super::objects::Objects;
+use super::pod::ApiPod;
+use super::pod_watch::{self, PodWatch};
 use super::reflector::Reflector;
 use super::status::route::RouteObjects;
 use crate::model::resource::Kind;
@@ -22,6 +25,8 @@ use crate::source::sync::SyncStatus;
 
 /// The number of events that wait to be applied. When it is reached, the reflectors wait.
 const QUEUE: usize = 1024;
+
+const POD: WatchedKind = WatchedKind { name: "Pod", group: "", versions: &["v1"], optional: false };
 
 /// The reflectors. Dropping it stops them.
 #[derive(Debug)]
@@ -35,7 +40,12 @@ impl ClusterSource {
     /// Starts to read the cluster. `sync` has what is not synced yet.
     ///
     /// Returns an error if a thread cannot be started.
-    pub(crate) fn start(client: &Client, assembler: SourceHandle, sync: &SyncStatus) -> io::Result<Self> {
+    pub(crate) fn start(
+        client: &Client,
+        trust_domain: &TrustDomain,
+        assembler: SourceHandle,
+        sync: &SyncStatus,
+    ) -> io::Result<(Self, PodWatch)> {
         let (events, received) = mpsc::channel(QUEUE);
         let mut reflectors = JoinSet::new();
         for kind in Kind::all() {
@@ -49,11 +59,22 @@ impl ClusterSource {
             };
             reflectors.spawn(reflector.run());
         }
+        let (pod_events, pods) = mpsc::channel(pod_watch::QUEUE);
+        sync.add(POD.name);
+        let reflector: Reflector<ApiPod, _> = Reflector {
+            client: client.clone(),
+            kind: POD,
+            sync: sync.clone(),
+            events: pod_events,
+            convert: Box::new(|event| event),
+        };
+        reflectors.spawn(reflector.run());
         let objects = Objects::default();
         let routes = objects.routes();
         let applier = move || apply(received, objects, &assembler);
         thread::Builder::new().name("source".into()).spawn(applier)?;
-        Ok(Self { routes, _reflectors: reflectors })
+        let source = Self { routes, _reflectors: reflectors };
+        Ok((source, PodWatch::new(trust_domain.clone(), pods)))
     }
 }
 

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 
 use equivalent::{Comparable, Equivalent};
 use imbl::OrdSet;
+use imbl::ordset::DiffItem;
 
 /// Claimants by address. Cheap to clone, and cheap to change after a clone.
 #[derive(Debug, Clone)]
@@ -33,6 +34,19 @@ impl<A: Ord + Clone, O: Ord + Clone> AddressIndex<A, O> {
     pub(super) fn of(&self, address: &A) -> impl Iterator<Item = &O> {
         let claims = self.0.range(FirstOf(address)..);
         claims.take_while(move |(other, _)| other == address).map(|(_, owner)| owner)
+    }
+
+    /// Returns every claimant of the addresses from `first` on, in order, with the address.
+    pub(super) fn from<'a>(&'a self, first: &A) -> impl Iterator<Item = &'a (A, O)> + use<'a, A, O> {
+        self.0.range(FirstOf(first)..)
+    }
+
+    /// Returns the addresses whose claimants differ from those of an older version, possibly with duplicates. The cost depends on
+    /// the difference only.
+    pub(super) fn changes<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = &'a A> {
+        old.0.diff(&self.0).map(|difference| match difference {
+            DiffItem::Add((address, _)) | DiffItem::Remove((address, _)) => address,
+        })
     }
 
     /// Returns true if this owner claims the address.

@@ -56,13 +56,15 @@ pub enum Peer {
     Plaintext,
     /// A sidecar, with mutual TLS, that must prove this identity.
     Sidecar(SpiffeId),
+    /// The pod of an EndpointSlice's `targetRef`: `Mesh::endpoints` looks up whether it has a sidecar.
+    Pod,
 }
 
 impl Peer {
     /// Returns the identity that its sidecar must prove. Returns None if it has no sidecar.
     pub fn identity(&self) -> Option<&SpiffeId> {
         match self {
-            Self::Plaintext => None,
+            Self::Plaintext | Self::Pod => None,
             Self::Sidecar(identity) => Some(identity),
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn all(inventory: &Inventory, mesh: &Mesh) -> Vec<Finding> {
     for resource in inventory.resources() {
         let mut problems = resource.remarks.clone();
         match &resource.body {
-            Body::Namespace | Body::ReferenceGrant(_) | Body::Service(_) => {}
+            Body::Namespace(_) | Body::ReferenceGrant(_) | Body::Service(_) => {}
             Body::EndpointSlice(slice) => problems.extend(services::of_slice(inventory, slice)),
             Body::Route(spec) => {
                 let route = Route { metadata: &resource.metadata, spec };

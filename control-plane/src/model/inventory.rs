@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 
+use super::registration::MtlsMode;
 use super::resource::reference::{BackendRef, ParentRef};
 use super::resource::rule::RouteSpec;
 use super::resource::{Body, EndpointSlice, Kind, Metadata, Resource, ResourceId};
@@ -33,6 +34,8 @@ pub(super) struct Touched {
     pub(super) routes: BTreeSet<ServiceKey>,
     /// Routes whose status must be rebuilt, whether attached or not.
     pub(super) statuses: BTreeSet<ResourceId>,
+    /// The mTLS modes of changed namespaces.
+    pub(super) mtls: BTreeMap<Name, Option<MtlsMode>>,
     /// Namespaces whose grants changed, for [`Inventory::touch_granted`].
     pub(super) granted: BTreeSet<Name>,
 }
@@ -78,7 +81,9 @@ impl Inventory {
         let Resource { metadata, body, remarks: _ } = resource;
         let id = &metadata.id;
         match body {
-            Body::Namespace => {}
+            Body::Namespace(mode) => {
+                touched.mtls.insert(id.name.clone(), if enter { *mode } else { None });
+            }
             Body::Service(Service { key, .. }) => {
                 touched.services.insert(key.clone());
                 touched.endpoints.insert(key.clone());

@@ -7,11 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use outrigger_core::Name;
 
 use super::address_index::AddressIndex;
 use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, Endpoints};
-use super::registration::{Registrations, WorkloadEntry, WorkloadKey};
+use super::registration::{MtlsMode, Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
 use super::service::{Service, ServiceKey, ServiceType};
 
@@ -24,6 +25,8 @@ pub struct Mesh {
     /// Of those, the endpoints of headless services.
     headless: AddressIndex<SocketAddr, (ServiceKey, u16)>,
     registrations: Registrations,
+    /// The namespaces with an mTLS mode.
+    mtls: OrdMap<Name, MtlsMode>,
 }
 
 /// A service with its endpoints and routes. Each part is shared between versions on its own; comparing a shared part is
@@ -54,6 +57,23 @@ impl Mesh {
         self.services.iter()
     }
 
+    /// Returns every service of a namespace, in order.
+    pub fn services_in(&self, namespace: &Name) -> impl Iterator<Item = &ServiceEntry> {
+        let first = ServiceKey { namespace: namespace.clone(), name: "".into() };
+        let services = self.services.range(first..);
+        services.take_while(move |(key, _)| key.namespace == *namespace).map(|(_, entry)| entry)
+    }
+
+    /// Returns the mTLS mode of a namespace (label `outrigger.dev/mtls`), if it has one.
+    pub fn mtls_mode(&self, namespace: &Name) -> Option<MtlsMode> {
+        self.mtls.get(namespace).copied()
+    }
+
+    /// Returns the namespaces whose mTLS mode differs from that in an older version.
+    pub fn changed_mtls_modes(&self, old: &Self) -> Vec<Name> {
+        changed_keys(&old.mtls, &self.mtls, PartialEq::eq)
+    }
+
     /// Returns the number of services.
     pub fn len(&self) -> usize {
         self.services.len()
@@ -75,7 +95,8 @@ impl Mesh {
         let registered = self.registrations.of_service(key);
         let mut all: Vec<_> = registered.iter().flat_map(|workload| workload.endpoints(key, port)).collect();
         if let Some(entry) = self.services.get(key) {
-            all.extend(entry.endpoints.of_port(port).iter().cloned());
+            let sliced = entry.endpoints.of_port(port).iter().cloned();
+            all.extend(sliced.map(|endpoint| self.registrations.complete(endpoint)));
         }
         all.sort_by_key(|endpoint| endpoint.address);
         all.dedup_by_key(|endpoint| endpoint.address);
@@ -100,6 +121,12 @@ impl Mesh {
             self.service(&key).is_some_and(|entry| entry.service.service_type == ServiceType::Headless)
         };
         self.headless.of(address).next().is_some() || self.registered_at(address).any(is_headless)
+    }
+
+    /// Returns the services with an endpoint at an address of a pod, possibly with duplicates.
+    fn services_of_pod(&self, ip: &IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        let claims = self.by_endpoint.from(&SocketAddr::new(*ip, 0));
+        claims.take_while(move |(address, _)| address.ip() == *ip).map(|(_, (service, _))| service)
     }
 
     fn registered_at(&self, address: &SocketAddr) -> impl Iterator<Item = (ServiceKey, u16)> {
@@ -130,6 +157,9 @@ impl Mesh {
         };
         let mut endpoints = part(|a, b| a.endpoints == b.endpoints);
         endpoints.extend(self.registrations.changed_services(&old.registrations));
+        for ip in self.registrations.changed_pod_addresses(&old.registrations) {
+            endpoints.extend(self.services_of_pod(&ip).cloned());
+        }
         endpoints.sort_unstable();
         endpoints.dedup();
         Changed {
@@ -188,6 +218,14 @@ impl Mesh {
         if !same_type || old.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &entry.endpoints)) {
             self.reindex_endpoints(old.as_ref(), Some(&entry));
         }
+    }
+
+    /// Sets the mTLS mode of a namespace.
+    pub(super) fn set_mtls_mode(&mut self, namespace: &Name, mode: Option<MtlsMode>) {
+        match mode {
+            Some(mode) => self.mtls.insert(namespace.clone(), mode),
+            None => self.mtls.remove(namespace),
+        };
     }
 
     /// Removes a service.

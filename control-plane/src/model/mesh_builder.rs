@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::attachment::{self, Attachments};
 use super::conditions;
-use super::endpoint::{Endpoint, EndpointHealth, Endpoints};
+use super::endpoint::{Endpoint, EndpointHealth, Endpoints, Peer};
 use super::findings::{self, Finding};
 use super::inventory::{Inventory, Touched};
 use super::mesh::{Mesh, ServiceEntry};
@@ -36,7 +36,10 @@ impl MeshBuilder {
         let Self { inventory, mesh, statuses } = self;
         let inventory = &*inventory;
         let mut attachments = Attachments::new(inventory);
-        let Touched { services, endpoints, routes, statuses: mut judged, granted: _ } = touched;
+        let Touched { services, endpoints, routes, statuses: mut judged, mtls, granted: _ } = touched;
+        for (namespace, mode) in &mtls {
+            mesh.set_mtls_mode(namespace, *mode);
+        }
         let entries: BTreeSet<_> = services.iter().chain(&endpoints).chain(&routes).collect();
         for key in entries {
             let Some(current) = inventory.service(key) else {
@@ -120,7 +123,10 @@ fn endpoints_of(inventory: &Inventory, service: &Service) -> Endpoints {
                 let endpoint = Endpoint {
                     address: SocketAddr::new(found.ip, *number),
                     health: found.health,
-                    peer: slice.peer.clone(),
+                    peer: match &slice.peer {
+                        Peer::Plaintext if found.is_pod => Peer::Pod,
+                        peer => peer.clone(),
+                    },
                     instance: found.instance.clone(),
                     version: slice.version.clone(),
                     zone: found.zone.clone(),

@@ -17,5 +17,6 @@ pub mod endpoint;
 pub mod service;
 pub mod diagnostic;
 pub(crate) mod similar;
+mod pod_index;
 mod address_index;
 mod changed_keys;

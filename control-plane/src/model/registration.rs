@@ -3,8 +3,8 @@
 //! The registration service decides which workloads may register and for how long, and passes those that it admitted to
 //! `Mesh::with_registrations`.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -13,24 +13,80 @@ use outrigger_core::identity::SpiffeId;
 
 use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, EndpointHealth, Peer};
+use super::pod_index::{PodClaim, PodIndex};
 use super::service::{AppProtocol, ServiceKey};
 
-/// Every registered workload. Like the mesh, versions share what did not change.
+/// Every workload: those that registered themselves, or the pods of a cluster. Like the mesh, versions share what did not change.
 #[derive(Debug, Clone, Default)]
 pub struct Registrations {
     workloads: OrdMap<WorkloadKey, Arc<WorkloadEntry>>,
     by_service: OrdMap<ServiceKey, Arc<[Arc<WorkloadEntry>]>>,
     by_address: OrdMap<SocketAddr, Arc<WorkloadEntry>>,
+    pods: PodIndex,
 }
 
 impl Registrations {
+    /// Returns the pods of a cluster, none at first.
+    pub fn of_cluster() -> Self {
+        Self { pods: PodIndex::of_cluster(), ..Self::default() }
+    }
+
+    /// Adds or removes an address of a pod without a sidecar.
+    pub fn set_plain_pod(&mut self, namespace: &Name, name: &Name, ip: IpAddr, present: bool) {
+        self.pods.set(ip, PodClaim::Plain(namespace.clone(), name.clone()), present);
+    }
+
+    /// Returns the pod with a sidecar that has this address.
+    pub fn pod(&self, ip: &IpAddr) -> Option<&Arc<WorkloadEntry>> {
+        let pods = self.pods.sidecars(ip).filter_map(|key| self.workloads.get(key));
+        // While an address passes to another pod, both may claim it.
+        pods.min_by_key(|pod| pod.draining)
+    }
+
+    /// Returns the endpoint of an EndpointSlice with what its pod adds to it.
+    pub(super) fn complete(&self, mut endpoint: Endpoint) -> Endpoint {
+        let ip = endpoint.address.ip();
+        if endpoint.peer.identity().is_some() {
+            return endpoint;
+        }
+        let unknown = endpoint.peer == Peer::Pod && self.pods.is_unknown(&ip);
+        endpoint.peer = Peer::Plaintext;
+        if let Some(pod) = self.pod(&ip) {
+            let uncaptured =
+                pod.pod.as_ref().is_some_and(|pod| pod.uncaptured.contains(&endpoint.address.port()));
+            if !uncaptured {
+                endpoint.peer = Peer::Sidecar(pod.key.identity.clone());
+            }
+            endpoint.version = version(&pod.labels).or(endpoint.version);
+        } else if unknown {
+            // Whether it has a sidecar is not known yet: the events of slices and of pods arrive independently.
+            endpoint.health = EndpointHealth::NotReady;
+        }
+        endpoint
+    }
+
+    /// Returns the addresses of pods that were added, removed or changed between the two versions.
+    pub(super) fn changed_pod_addresses(&self, old: &Self) -> BTreeSet<IpAddr> {
+        let mut all: BTreeSet<_> = self.pods.changes(&old.pods).collect();
+        for key in self.changed_workloads(old) {
+            let versions = [old.workload(&key), self.workload(&key)].into_iter().flatten();
+            all.extend(versions.filter_map(|workload| workload.pod.as_ref()).flat_map(|pod| &pod.ips));
+        }
+        all
+    }
+
     /// Inserts or replaces a workload.
     ///
     /// Nothing is refused here: the caller has checked [`claimant`](Self::claimant).
     pub fn insert(&mut self, workload: Arc<WorkloadEntry>) {
         self.remove(&workload.key);
-        for port in &workload.ports {
-            self.by_address.insert(port.advertised, Arc::clone(&workload));
+        match &workload.pod {
+            Some(pod) => pod.ips.iter().for_each(|ip| {
+                self.pods.set(*ip, PodClaim::Sidecar(workload.key.clone()), true);
+            }),
+            None => workload.ports.iter().for_each(|port| {
+                self.by_address.insert(port.advertised, Arc::clone(&workload));
+            }),
         }
         for service in services(&workload) {
             let mut all = self.of_service(service).to_vec();
@@ -44,6 +100,9 @@ impl Registrations {
     /// Removes a workload.
     pub fn remove(&mut self, key: &WorkloadKey) -> Option<Arc<WorkloadEntry>> {
         let gone = self.workloads.remove(key)?;
+        for ip in gone.pod.iter().flat_map(|pod| &pod.ips) {
+            self.pods.set(*ip, PodClaim::Sidecar(key.clone()), false);
+        }
         for port in &gone.ports {
             if self.by_address.get(&port.advertised).is_some_and(|holder| holder.key == *key) {
                 self.by_address.remove(&port.advertised);
@@ -133,6 +192,17 @@ pub struct WorkloadEntry {
     pub ready: bool,
     /// It is draining: no new requests.
     pub draining: bool,
+    /// Its addresses if it is a pod. None if it registered itself.
+    pub pod: Option<PodNetwork>,
+}
+
+/// The addresses of a pod with a sidecar. Its endpoints are those of EndpointSlices with such an address, not its ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// At most one of each family, the primary one first.
+    pub ips: Vec<IpAddr>,
+    /// The ports that the sidecar does not capture. They are called in plaintext.
+    pub uncaptured: BTreeSet<u16>,
 }
 
 impl WorkloadEntry {
@@ -147,8 +217,9 @@ impl WorkloadEntry {
 
     /// Returns its endpoints on one port of one service.
     pub(super) fn endpoints(&self, service: &ServiceKey, port: u16) -> impl Iterator<Item = Endpoint> {
-        let serves =
-            move |offered: &&WorkloadPort| offered.service_port == port && offered.services.contains(service);
+        let serves = move |offered: &&WorkloadPort| {
+            self.pod.is_none() && offered.service_port == port && offered.services.contains(service)
+        };
         self.ports.iter().filter(serves).map(|offered| Endpoint {
             address: offered.advertised,
             health: self.health(),
@@ -222,6 +293,7 @@ mod tests {
             mtls: MtlsMode::Strict,
             ready: true,
             draining: false,
+            pod: None,
         })
     }
 

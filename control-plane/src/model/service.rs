@@ -1,5 +1,6 @@
 //! A service: its name, type and ports.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -48,12 +49,19 @@ pub struct Service {
     pub service_accounts: Vec<Name>,
     /// Endpoints that are not ready are served too (`spec.publishNotReadyAddresses`).
     pub publish_not_ready: bool,
+    /// The labels of its pods; none if it selects no pod.
+    pub selector: BTreeMap<Name, Name>,
 }
 
 impl Service {
     /// Returns the port of this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
+    }
+
+    /// Returns true if it selects the pods with these labels.
+    pub fn selects(&self, labels: &BTreeMap<Name, Name>) -> bool {
+        !self.selector.is_empty() && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
     /// Returns the cluster IPs; none for a headless or external service.
@@ -99,7 +107,7 @@ pub enum TargetPort {
 }
 
 /// The protocol of a port: the classes of `appProtocol` that are handled differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AppProtocol {
     /// HTTP/1.1, WebSocket included.
     Http,

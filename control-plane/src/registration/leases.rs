@@ -202,6 +202,7 @@ mod tests {
             ports: vec![port],
             service_accounts: accounts.iter().map(|name| Name::from(*name)).collect(),
             publish_not_ready: false,
+            selector: Default::default(),
         };
         let (endpoints, routes) = (Arc::<Endpoints>::default(), Arc::<ServiceRoutes>::default());
         Mesh::from_iter([ServiceEntry { service: Arc::new(service), endpoints, routes }])

@@ -88,6 +88,7 @@ pub(super) fn read(
         mtls: MtlsMode::Strict,
         ready: Health::try_from(*health) != Ok(Health::NotReady),
         draining: *drain,
+        pod: None,
     }))
 }
 

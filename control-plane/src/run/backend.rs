@@ -17,6 +17,7 @@ use crate::ca::roots::KnownRoots;
 use crate::history;
 use crate::kubernetes::client::{ClusterAccess, connect};
 use crate::kubernetes::events;
+use crate::kubernetes::pod_watch::PodWatch;
 use crate::kubernetes::replica::{Replica, server_names};
 use crate::kubernetes::source::ClusterSource;
 use crate::source::assembler::Assembler;
@@ -38,8 +39,7 @@ pub(super) struct Backend {
     pub(super) authority: Arc<Authority>,
     /// What verifies the tokens of workloads.
     pub(super) tokens: TokenVerifier,
-    /// Tokens, registrations and history. None on Kubernetes, whose API server is the store, and whose pods are the workloads.
-    pub(super) store: Option<Store>,
+    pub(super) workloads: WorkloadSource,
     /// The admin socket in the state directory.
     pub(super) socket: Option<UnixListener>,
     /// This replica among others, on Kubernetes.
@@ -55,7 +55,24 @@ pub(super) enum Source {
     Cluster(ClusterSource),
 }
 
+/// The source of workloads.
+#[derive(Debug)]
+pub(super) enum WorkloadSource {
+    /// They register. The store has their registrations, tokens, and the history.
+    Registrations(Store),
+    /// They are pods.
+    Pods(PodWatch),
+}
+
 impl Backend {
+    /// Returns the store. Returns None on Kubernetes, whose API server is the store.
+    pub(super) fn store(&self) -> Option<Store> {
+        match &self.workloads {
+            WorkloadSource::Registrations(store) => Some(store.clone()),
+            WorkloadSource::Pods(_) => None,
+        }
+    }
+
     /// Prepares the parts of the mode in `settings`. Resources are read, but not complete yet on Kubernetes.
     pub(super) async fn start(settings: &Settings) -> Result<Self, StartError> {
         match &settings.mode {
@@ -111,7 +128,7 @@ fn directory(settings: &Settings, config: PathBuf, state_dir: &Path) -> Result<B
         source: Source::Directory(source),
         authority,
         tokens: TokenVerifier::Join(store.clone()),
-        store: Some(store),
+        workloads: WorkloadSource::Registrations(store),
         socket: Some(socket),
         replica: None,
         server_names: Vec::new(),
@@ -136,15 +153,15 @@ async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backe
         send_events(changes);
     });
     let sync = SyncStatus::default();
-    let source = ClusterSource::start(&client, assembler.add_source(), &sync)?;
+    let (source, pods) = ClusterSource::start(&client, trust_domain, assembler.add_source(), &sync)?;
     Ok(Backend {
+        workloads: WorkloadSource::Pods(pods),
         assembler,
         replica: Some(Replica::start(client.clone(), &authority, &sync, events)),
         sync,
         source: Source::Cluster(source),
         authority,
         tokens: TokenVerifier::kubernetes(client),
-        store: None,
         socket: None,
         server_names: server_names(cluster_domain),
     })

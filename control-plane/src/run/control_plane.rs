@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::backend::{Backend, Source};
+use super::backend::{Backend, Source, WorkloadSource};
 use super::settings::Settings;
 use crate::admin::pages::Pages;
 use crate::admin::server::Listeners;
@@ -135,40 +135,49 @@ impl ControlPlane {
         let (publish_registrations, registrations) = watch::channel(Registrations::default());
         let mut tasks = JoinSet::new();
 
-        let Backend { assembler, sync, source, authority, tokens, store, socket, replica, server_names } =
-            Backend::start(&settings).await?;
+        let backend = Backend::start(&settings).await?;
+        let store = backend.store();
+        let Backend { assembler, sync, source, authority, tokens, workloads, socket, replica, server_names } =
+            backend;
         let pages = Pages {
             trust_domain: authority.trust_domain().clone(),
             view,
             sync,
             mesh: mesh.clone(),
             xds: xds.clone(),
-            store: store.clone(),
+            store,
             metrics: Arc::clone(&metrics),
             authority: Arc::clone(&authority),
         };
         let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
         tasks.spawn(admin_listeners.serve(pages.into()));
 
-        let configured = assembler.synced().await.ok_or(StartError::Unsynced)?;
+        let mut configured = assembler.synced().await.ok_or(StartError::Unsynced)?;
         authority.ready().await;
         let ca = CertificateService::new(Arc::clone(&authority), tokens, Arc::clone(&metrics));
         let ca = IstioCertificateServiceServer::new(ca).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let mut services = Services::default().with(xds.service()).with(ca);
-        if let Some(store) = store {
-            let (registrar, handle) = Registrar::restore(
-                settings.lease,
-                settings.cluster_domain.as_str().into(),
-                store.clone(),
-                mesh.clone(),
-                publish_registrations,
-                Arc::clone(&metrics),
-            )?;
-            tasks.spawn(registrar.run());
-            tasks.spawn(store.clone().keep_open());
-            let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
-            services = services
-                .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        match workloads {
+            WorkloadSource::Registrations(store) => {
+                let (registrar, handle) = Registrar::restore(
+                    settings.lease,
+                    settings.cluster_domain.as_str().into(),
+                    store.clone(),
+                    mesh.clone(),
+                    publish_registrations,
+                    Arc::clone(&metrics),
+                )?;
+                tasks.spawn(registrar.run());
+                tasks.spawn(store.clone().keep_open());
+                let registration = RegistrationService::new(handle, mesh, Arc::clone(&metrics));
+                services = services
+                    .with(RegistrationServer::new(registration).max_decoding_message_size(MAX_MESSAGE_BYTES));
+            }
+            WorkloadSource::Pods(pods) => {
+                let pods = pods.first(&mut configured, &publish_registrations).await;
+                let pods = pods.ok_or(StartError::Unsynced)?;
+                tasks.spawn(pods.run(configured.clone(), publish_registrations));
+            }
         }
         if let (Source::Cluster(cluster), Some(replica)) = (&source, &replica) {
             let inputs = StatusInputs {

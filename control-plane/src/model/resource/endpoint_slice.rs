@@ -38,6 +38,8 @@ pub(crate) struct SliceEndpoint {
     pub(crate) health: EndpointHealth,
     pub(crate) instance: Option<Name>,
     pub(crate) zone: Option<Name>,
+    /// It is a pod (`targetRef.kind`).
+    pub(crate) is_pod: bool,
 }
 
 /// Validates a slice.
@@ -115,12 +117,14 @@ fn decode_endpoints(
         }
         let path = || format!("endpoints[{at}].addresses");
         let ip = first.ok_or_else(|| Problem::new(path(), "is empty"))?;
+        let is_pod = target_ref.as_ref().and_then(|target| target.kind.as_deref()) == Some("Pod");
         let instance = target_ref.and_then(|target| target.name).or(hostname);
         Ok(SliceEndpoint {
             ip,
             health: health(conditions.unwrap_or_default()),
             instance: instance.map(Name::from),
             zone: zone.map(Name::from),
+            is_pod,
         })
     };
     endpoints.into_iter().enumerate().map(one).collect()

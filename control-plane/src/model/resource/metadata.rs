@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::strict;
 use super::value::{is_label, is_subdomain};
 use crate::model::diagnostic::{Code, Problem};
+use crate::model::registration::MtlsMode;
 use crate::model::similar::{did_you_mean, misspelled};
 
 /// The kinds that the mesh reads.
@@ -36,6 +37,9 @@ pub(super) const SERVICE_ACCOUNTS: &str = "outrigger.dev/service-accounts";
 
 /// Annotation of an EndpointSlice: its endpoints have a sidecar with this SPIFFE ID. If absent, they are reached in plaintext.
 pub(super) const SPIFFE_ID: &str = "outrigger.dev/spiffe-id";
+
+/// Label of a Namespace: whether its pods require mTLS.
+const MTLS: &str = "outrigger.dev/mtls";
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
@@ -221,7 +225,22 @@ impl Metadata {
     }
 }
 
-fn names(map: Option<BTreeMap<String, String>>) -> BTreeMap<Name, Name> {
+impl Metadata {
+    /// Returns the mTLS mode in the label of a namespace.
+    pub(super) fn mtls_mode(&self) -> Result<Option<MtlsMode>, Problem> {
+        match self.labels.get(MTLS).map(|mode| &**mode) {
+            None => Ok(None),
+            Some("permissive") => Ok(Some(MtlsMode::Permissive)),
+            Some("strict") => Ok(Some(MtlsMode::Strict)),
+            Some(other) => {
+                let reason = format!("unknown mode {other:?}: the modes are permissive and strict");
+                Err(Problem::new(format!("metadata.labels.{MTLS}"), reason))
+            }
+        }
+    }
+}
+
+pub(super) fn names(map: Option<BTreeMap<String, String>>) -> BTreeMap<Name, Name> {
     map.unwrap_or_default().into_iter().map(|(key, value)| (key.into(), value.into())).collect()
 }
 

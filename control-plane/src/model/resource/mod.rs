@@ -43,6 +43,7 @@ pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
 use self::tcp_route::TcpRouteSpec;
 use super::diagnostic::Problem;
+use super::registration::MtlsMode;
 use super::service::Service;
 
 /// A valid resource.
@@ -57,8 +58,8 @@ pub(crate) struct Resource {
 /// The content of a resource.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Body {
-    /// Accepted so that a directory can be shared with a cluster. Namespaces need no declaration here.
-    Namespace,
+    /// Namespaces need no declaration. In a cluster, a label of one has the mTLS mode of its pods.
+    Namespace(Option<MtlsMode>),
     Service(Service),
     EndpointSlice(EndpointSlice),
     /// A route; the metadata has its kind.
@@ -189,7 +190,7 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
     Ok(match kind {
         Kind::Namespace => {
             strict::decode::<k8s_openapi::api::core::v1::Namespace>(document)?;
-            Body::Namespace
+            Body::Namespace(metadata.mtls_mode()?)
         }
         Kind::Service => Body::Service(service::decode(metadata, strict::decode(document)?)?),
         Kind::EndpointSlice => {

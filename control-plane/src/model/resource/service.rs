@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use outrigger_core::Name;
 
-use super::metadata::{Metadata, SERVICE_ACCOUNTS};
+use super::metadata::{Metadata, SERVICE_ACCOUNTS, names};
 use super::value::{is_label, is_subdomain};
 use crate::model::diagnostic::Problem;
 use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
@@ -25,6 +25,7 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         internal_traffic_policy,
         ports,
         publish_not_ready_addresses,
+        selector,
         session_affinity,
         session_affinity_config,
         type_,
@@ -39,8 +40,6 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         // Implied by clusterIPs.
         ip_families: _,
         ip_family_policy: _,
-        // Endpoints come from slices and registrations.
-        selector: _,
         // A preference, which may be ignored.
         traffic_distribution: _,
     } = spec;
@@ -63,6 +62,7 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         ports,
         service_accounts: service_accounts(metadata)?,
         publish_not_ready: publish_not_ready_addresses.unwrap_or(false),
+        selector: names(selector),
     })
 }
 

@@ -73,6 +73,7 @@ fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
             ports: vec![port],
             service_accounts: Vec::new(),
             publish_not_ready: false,
+            selector: Default::default(),
         }),
         endpoints: Arc::new(Endpoints { ports: vec![(80, endpoints.into())] }),
         routes: Arc::new(routes),

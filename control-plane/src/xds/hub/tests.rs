@@ -31,6 +31,7 @@ fn entry(number: u32, endpoint: u16) -> ServiceEntry {
             ports: vec![port],
             service_accounts: Vec::new(),
             publish_not_ready: false,
+            selector: Default::default(),
         }),
         endpoints: Arc::new(Endpoints { ports: vec![(80, [endpoint].into())] }),
         routes: Arc::default(),
@@ -120,6 +121,7 @@ fn workload(number: u32) -> Arc<WorkloadEntry> {
         mtls: MtlsMode::Strict,
         ready: true,
         draining: false,
+        pod: None,
     })
 }
 

@@ -34,6 +34,7 @@ fn mesh() -> Arc<Mesh> {
         ports: vec![port],
         service_accounts: Vec::new(),
         publish_not_ready: false,
+        selector: Default::default(),
     };
     let entry =
         ServiceEntry { service: Arc::new(service), endpoints: Arc::default(), routes: Arc::default() };

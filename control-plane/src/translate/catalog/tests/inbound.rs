@@ -30,6 +30,7 @@ fn registered(listen: &[u16], original_destination: bool, protocol: Option<AppPr
         mtls: MtlsMode::Strict,
         ready: true,
         draining: false,
+        pod: None,
     }));
     all
 }
@@ -118,6 +119,7 @@ fn pod(mode: MtlsMode, monitoring: Option<MtlsMode>, protocol: Option<AppProtoco
         labels: BTreeMap::new(),
         ready: true,
         draining: false,
+        pod: None,
     }));
     all
 }

@@ -1,0 +1,252 @@
+//! What is kept of a pod: who it is, where it is reached, and how its sidecar is configured. Pure.
+//!
+//! A cluster may have 10,000 pods, so only these few fields are decoded, and less is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::object::Object;
+use outrigger_core::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::model::registration::MtlsMode;
+
+/// The annotation that the webhook writes: the pod has a sidecar.
+const STATUS: &str = "outrigger.dev/status";
+/// `8080=permissive,9090=strict`
+const MTLS_PORTS: &str = "outrigger.dev/mtls-ports";
+/// `3306,6379`: ports whose protocol is not detected.
+const OPAQUE_PORTS: &str = "outrigger.dev/opaque-ports";
+/// Ports that the sidecar does not capture.
+const EXCLUDED_PORTS: &str = "outrigger.dev/exclude-inbound-ports";
+/// The container of the sidecar, whose own ports are none of the application.
+const SIDECAR: &str = "outrigger-proxy";
+
+/// A pod of the API server, with the fields that are read.
+pub(super) type ApiPod = Object<PodSpec, PodStatus>;
+
+/// `PodSpec`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct PodSpec {
+    service_account_name: Option<String>,
+    host_network: bool,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Container {
+    name: String,
+    ports: Vec<ContainerPort>,
+    restart_policy: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ContainerPort {
+    name: Option<String>,
+    container_port: i64,
+    protocol: Option<String>,
+}
+
+/// `PodStatus`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<PodIp>,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct PodIp {
+    ip: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
+}
+
+/// The namespace and name of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PodKey {
+    pub(super) namespace: Name,
+    pub(super) name: Name,
+}
+
+/// A pod that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pod {
+    /// Its addresses, the primary one first; none before the network is set up.
+    pub(super) ips: Vec<IpAddr>,
+    /// None if it has no sidecar: only its addresses matter then.
+    pub(super) sidecar: Option<Sidecar>,
+}
+
+/// A pod with a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sidecar {
+    pub(super) service_account: Name,
+    pub(super) labels: BTreeMap<Name, Name>,
+    /// The TCP ports that its containers declare, each with its name or an empty one.
+    pub(super) ports: Vec<(Name, u16)>,
+    pub(super) ready: bool,
+    pub(super) terminating: bool,
+    pub(super) mtls: BTreeMap<u16, MtlsMode>,
+    pub(super) opaque: BTreeSet<u16>,
+    pub(super) excluded: BTreeSet<u16>,
+}
+
+impl PodKey {
+    /// Returns the key of a pod.
+    pub(super) fn of(metadata: &ObjectMeta) -> Self {
+        let name = |field: &Option<String>| field.as_deref().unwrap_or_default().into();
+        Self { namespace: name(&metadata.namespace), name: name(&metadata.name) }
+    }
+}
+
+impl Pod {
+    /// Reads a pod. Returns None if it has ended: its addresses may be another's by now.
+    pub(super) fn read(pod: ApiPod) -> Option<Self> {
+        let Object { types: _, metadata, spec, status } = pod;
+        let PodStatus { phase, pod_ips, conditions } = status.unwrap_or_default();
+        if matches!(phase.as_deref(), Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        let ips = pod_ips.iter().filter_map(|one| one.ip.parse().ok()).collect();
+        let annotations = metadata.annotations.unwrap_or_default();
+        // A pod in the network of its node is left alone: the addresses are the node's.
+        if spec.host_network || !annotations.contains_key(STATUS) {
+            return Some(Self { ips, sidecar: None });
+        }
+        let annotation = |name: &str| annotations.get(name).map_or("", String::as_str);
+        let labels = metadata.labels.unwrap_or_default().into_iter();
+        let sidecar = Sidecar {
+            service_account: spec.service_account_name.as_deref().unwrap_or("default").into(),
+            labels: labels.map(|(key, value)| (key.into(), value.into())).collect(),
+            ports: declared_ports(&spec),
+            ready: conditions.iter().any(|one| one.r#type == "Ready" && one.status == "True"),
+            terminating: metadata.deletion_timestamp.is_some(),
+            mtls: items(annotation(MTLS_PORTS)).filter_map(port_mode).collect(),
+            opaque: ports(annotation(OPAQUE_PORTS)),
+            excluded: ports(annotation(EXCLUDED_PORTS)),
+        };
+        Some(Self { ips, sidecar: Some(sidecar) })
+    }
+}
+
+fn declared_ports(spec: &PodSpec) -> Vec<(Name, u16)> {
+    let sidecars = spec.init_containers.iter().filter(|one| one.restart_policy.as_deref() == Some("Always"));
+    let applications = spec.containers.iter().chain(sidecars).filter(|one| one.name != SIDECAR);
+    let tcp = applications
+        .flat_map(|container| &container.ports)
+        .filter(|port| matches!(port.protocol.as_deref(), None | Some("TCP")));
+    let mut all: Vec<(Name, u16)> = tcp
+        .filter_map(|port| {
+            let number = u16::try_from(port.container_port).ok().filter(|number| *number != 0)?;
+            Some((port.name.as_deref().unwrap_or_default().into(), number))
+        })
+        .collect();
+    all.sort_unstable_by_key(|(_, number)| *number);
+    all.dedup();
+    all
+}
+
+// The webhook refuses malformed annotations. Items that cannot be read were added later, and have no effect.
+
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim)
+}
+
+fn ports(list: &str) -> BTreeSet<u16> {
+    items(list).filter_map(|item| item.parse().ok()).collect()
+}
+
+fn port_mode(item: &str) -> Option<(u16, MtlsMode)> {
+    let (port, mode) = item.split_once('=')?;
+    let mode = match mode {
+        "permissive" => MtlsMode::Permissive,
+        "strict" => MtlsMode::Strict,
+        _ => return None,
+    };
+    Some((port.parse().ok()?, mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(pod: Value) -> Option<Pod> {
+        Pod::read(serde_json::from_value(pod).unwrap())
+    }
+
+    fn running(metadata: Value, spec: Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {
+            "phase": "Running", "podIPs": [{"ip": "10.1.0.7"}, {"ip": "fd00::7"}], "qosClass": "Burstable",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-28T12:00:00Z"}],
+        }})
+    }
+
+    #[test]
+    fn a_pod_with_a_sidecar_is_read_with_its_ports_and_annotations() {
+        let pod = running(
+            json!({"name": "cart-1", "namespace": "shop", "labels": {"app": "cart"}, "annotations": {
+                "outrigger.dev/status": "{}", "outrigger.dev/mtls-ports": "8080=permissive, 9090=strict, x",
+                "outrigger.dev/opaque-ports": "3306", "outrigger.dev/exclude-inbound-ports": "9102, ,z"}}),
+            json!({"serviceAccountName": "cart", "nodeName": "a", "containers": [
+                {"name": "app", "image": "x", "ports": [{"containerPort": 8080, "name": "http"}, {"containerPort": 53, "protocol": "UDP"}]},
+                {"name": "other", "ports": [{"containerPort": 70_000}]}],
+                "initContainers": [
+                    {"name": "outrigger-proxy", "restartPolicy": "Always", "ports": [{"containerPort": 15020}]},
+                    {"name": "cache", "restartPolicy": "Always", "ports": [{"containerPort": 6379}]},
+                    {"name": "first", "ports": [{"containerPort": 1}]}]}),
+        );
+        let Pod { ips, sidecar } = read(pod).unwrap();
+        assert_eq!(ips, ["10.1.0.7", "fd00::7"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+        let expected = Sidecar {
+            service_account: "cart".into(),
+            labels: BTreeMap::from([("app".into(), "cart".into())]),
+            ports: vec![("".into(), 6379), ("http".into(), 8080)],
+            ready: true,
+            terminating: false,
+            mtls: BTreeMap::from([(8080, MtlsMode::Permissive), (9090, MtlsMode::Strict)]),
+            opaque: BTreeSet::from([3306]),
+            excluded: BTreeSet::from([9102]),
+        };
+        assert_eq!(sidecar, Some(expected));
+    }
+
+    #[test]
+    fn pods_without_a_sidecar_or_in_their_nodes_network_have_addresses_alone() {
+        let injected = json!({"name": "a", "annotations": {"outrigger.dev/status": "{}"}});
+        let plain = read(running(json!({"name": "a"}), json!({}))).unwrap();
+        let host = read(running(injected, json!({"hostNetwork": true}))).unwrap();
+        for pod in [plain, host] {
+            assert!(pod.sidecar.is_none() && pod.ips.len() == 2);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_has_no_address_and_one_that_is_deleted_is_terminating() {
+        for phase in ["Succeeded", "Failed"] {
+            let mut ended = running(json!({"name": "a"}), json!({}));
+            ended["status"]["phase"] = json!(phase);
+            assert_eq!(read(ended), None);
+        }
+        let deleted = json!({"name": "a", "deletionTimestamp": "2026-11-28T12:00:00Z",
+            "annotations": {"outrigger.dev/status": "{}"}});
+        assert!(read(running(deleted, json!({}))).unwrap().sidecar.unwrap().terminating);
+        let pending = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {}});
+        assert_eq!(read(pending), Some(Pod { ips: Vec::new(), sidecar: None }));
+    }
+}

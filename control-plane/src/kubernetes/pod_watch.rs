@@ -1,0 +1,83 @@
+//! Publishes the pods of the cluster as workloads, for as long as it is polled.
+
+use std::sync::Arc;
+
+use kube::runtime::watcher::Event;
+use outrigger_core::identity::TrustDomain;
+use tokio::sync::{mpsc, watch};
+
+use super::pod::ApiPod;
+use super::workloads::Workloads;
+use crate::model::registration::Registrations;
+use crate::source::assembler::View;
+
+/// The number of events that are applied together, and that may wait.
+pub(super) const QUEUE: usize = 1024;
+
+/// The pods of the cluster.
+#[derive(Debug)]
+pub(crate) struct PodWatch {
+    events: mpsc::Receiver<Event<ApiPod>>,
+    workloads: Workloads,
+    listed: bool,
+}
+
+impl PodWatch {
+    pub(super) fn new(trust_domain: TrustDomain, events: mpsc::Receiver<Event<ApiPod>>) -> Self {
+        Self { events, workloads: Workloads::new(trust_domain), listed: false }
+    }
+
+    /// Publishes all pods once they were listed. Returns None if the source ends before.
+    pub(crate) async fn first(
+        mut self,
+        configured: &mut watch::Receiver<View>,
+        publish: &watch::Sender<Registrations>,
+    ) -> Option<Self> {
+        configured.mark_changed();
+        while !self.listed {
+            self = self.step(configured).await?;
+        }
+        self.publish(publish);
+        Some(self)
+    }
+
+    /// Publishes each change of the pods, or of what determines their ports.
+    pub(crate) async fn run(
+        mut self,
+        mut configured: watch::Receiver<View>,
+        publish: watch::Sender<Registrations>,
+    ) {
+        while let Some(next) = self.step(&mut configured).await {
+            self = next;
+            self.publish(&publish);
+        }
+    }
+
+    /// Applies what has changed, on a blocking thread: a list may have thousands of pods. Returns None if the source has ended.
+    async fn step(mut self, configured: &mut watch::Receiver<View>) -> Option<Self> {
+        let mut waiting = Vec::new();
+        let mut mesh = None;
+        tokio::select! {
+            count = self.events.recv_many(&mut waiting, QUEUE) => if count == 0 { return None },
+            changed = configured.changed() => {
+                changed.ok()?;
+                mesh = Some(Arc::clone(&configured.borrow_and_update().mesh));
+            }
+        }
+        let applied = tokio::task::spawn_blocking(move || {
+            mesh.into_iter().for_each(|mesh| self.workloads.set_mesh(mesh));
+            for event in waiting {
+                self.listed |= matches!(event, Event::InitDone);
+                self.workloads.apply(event);
+            }
+            self
+        });
+        applied.await.inspect_err(|error| tracing::error!(%error, "pods are no longer read")).ok()
+    }
+
+    fn publish(&mut self, publish: &watch::Sender<Registrations>) {
+        if let Some(registrations) = self.workloads.take_changed() {
+            publish.send_replace(registrations);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The workloads of a cluster: its pods with a sidecar, as registrations are on plain Linux. Pure.
+//!
+//! The ports of a pod are those of the Services that select it, and those that its containers declare. They follow from the Services
+//! alone, not from EndpointSlices: a pod that terminates leaves the slices, and must serve to the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use kube::runtime::watcher::Event;
+use outrigger_core::Name;
+use outrigger_core::identity::{SpiffeId, TrustDomain};
+
+use super::pod::{ApiPod, Pod, PodKey, Sidecar};
+use crate::model::mesh::Mesh;
+use crate::model::registration::{
+    MtlsMode, PodNetwork, Registrations, WorkloadEntry, WorkloadKey, WorkloadPort,
+};
+use crate::model::service::{AppProtocol, Service, ServiceKey, ServiceType, TargetPort};
+
+/// The port of the listener that all inbound connections of a pod are redirected to.
+const CAPTURE_PORT: u16 = 15006;
+
+/// The pods of the cluster, and the workloads that they are.
+#[derive(Debug)]
+pub(super) struct Workloads {
+    trust_domain: TrustDomain,
+    pods: BTreeMap<PodKey, KnownPod>,
+    /// The pods of a list that is not complete yet.
+    listing: Option<BTreeSet<PodKey>>,
+    mesh: Arc<Mesh>,
+    registrations: Registrations,
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct KnownPod {
+    pod: Pod,
+    workload: Option<WorkloadKey>,
+}
+
+impl Workloads {
+    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            pods: BTreeMap::new(),
+            listing: None,
+            mesh: Arc::default(),
+            registrations: Registrations::of_cluster(),
+            changed: true,
+        }
+    }
+
+    /// Applies an event of the pods.
+    pub(super) fn apply(&mut self, event: Event<ApiPod>) {
+        match event {
+            Event::Init => self.listing = Some(BTreeSet::new()),
+            Event::InitApply(pod) => {
+                let key = PodKey::of(&pod.metadata);
+                self.set(key.clone(), Pod::read(pod));
+                self.listing.get_or_insert_default().insert(key);
+            }
+            Event::InitDone => {
+                let Some(listed) = self.listing.take() else { return };
+                let gone: Vec<_> = self.pods.keys().filter(|key| !listed.contains(key)).cloned().collect();
+                gone.into_iter().for_each(|key| self.set(key, None));
+            }
+            Event::Apply(pod) => self.set(PodKey::of(&pod.metadata), Pod::read(pod)),
+            Event::Delete(pod) => self.set(PodKey::of(&pod.metadata), None),
+        }
+    }
+
+    /// Sets the mesh, whose Services and namespaces determine the ports of the pods.
+    pub(super) fn set_mesh(&mut self, mesh: Arc<Mesh>) {
+        let old = std::mem::replace(&mut self.mesh, mesh);
+        let mut affected = BTreeSet::new();
+        for key in self.mesh.changes(&old).services {
+            let versions = [&old, &self.mesh].into_iter().filter_map(|mesh| mesh.service(&key));
+            for entry in versions {
+                let selected = self.sidecars_in(&key.namespace);
+                let selected = selected.filter(|(_, sidecar)| entry.service.selects(&sidecar.labels));
+                affected.extend(selected.map(|(key, _)| key.clone()));
+            }
+        }
+        for namespace in self.mesh.changed_mtls_modes(&old) {
+            affected.extend(self.sidecars_in(&namespace).map(|(key, _)| key.clone()));
+        }
+        affected.iter().for_each(|key| self.register(key));
+    }
+
+    /// Returns the registrations if they differ from those of the last call.
+    pub(super) fn take_changed(&mut self) -> Option<Registrations> {
+        std::mem::take(&mut self.changed).then(|| self.registrations.clone())
+    }
+
+    /// Sets a pod. None removes it.
+    fn set(&mut self, key: PodKey, pod: Option<Pod>) {
+        if self.pods.get(&key).map(|known| &known.pod) == pod.as_ref() {
+            return;
+        }
+        self.changed = true;
+        let workload = self.pods.remove(&key).and_then(|old| {
+            self.set_plain(&key, &old.pod, false);
+            old.workload
+        });
+        match pod {
+            Some(pod) => {
+                self.set_plain(&key, &pod, true);
+                self.pods.insert(key.clone(), KnownPod { pod, workload });
+                self.register(&key);
+            }
+            None => {
+                workload.iter().for_each(|workload| drop(self.registrations.remove(workload)));
+            }
+        }
+    }
+
+    fn set_plain(&mut self, key: &PodKey, pod: &Pod, present: bool) {
+        if pod.sidecar.is_none() {
+            for ip in &pod.ips {
+                self.registrations.set_plain_pod(&key.namespace, &key.name, *ip, present);
+            }
+        }
+    }
+
+    /// Makes the workload of a pod again.
+    fn register(&mut self, key: &PodKey) {
+        let Some(known) = self.pods.get_mut(key) else { return };
+        let new = workload(&self.trust_domain, key, &known.pod, &self.mesh);
+        let old = std::mem::replace(&mut known.workload, new.as_ref().map(|new| new.key.clone()));
+        if let Some(new) = &new
+            && old.as_ref() == Some(&new.key)
+            && self.registrations.workload(&new.key).is_some_and(|same| **same == *new)
+        {
+            return;
+        }
+        self.changed = true;
+        old.iter().for_each(|old| drop(self.registrations.remove(old)));
+        new.into_iter().for_each(|new| self.registrations.insert(Arc::new(new)));
+    }
+
+    /// Returns the pods of a namespace that have a sidecar.
+    fn sidecars_in<'a>(&'a self, namespace: &'a Name) -> impl Iterator<Item = (&'a PodKey, &'a Sidecar)> {
+        let first = PodKey { namespace: namespace.clone(), name: "".into() };
+        let pods = self.pods.range(first..).take_while(move |(key, _)| key.namespace == *namespace);
+        pods.filter_map(|(key, known)| Some((key, known.pod.sidecar.as_ref()?)))
+    }
+}
+
+/// Returns the workload that a pod is. Returns None without a sidecar or an address.
+fn workload(trust_domain: &TrustDomain, key: &PodKey, pod: &Pod, mesh: &Mesh) -> Option<WorkloadEntry> {
+    let Pod { ips, sidecar } = pod;
+    let (ip, sidecar) = (*ips.first()?, sidecar.as_ref()?);
+    let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, &sidecar.service_account);
+    let identity = match identity {
+        Ok(identity) => identity,
+        Err(error) => {
+            tracing::warn!(namespace = %key.namespace, pod = %key.name, %error, "a pod has no identity");
+            return None;
+        }
+    };
+    let any: IpAddr = match ips.iter().any(IpAddr::is_ipv6) {
+        true => [0_u16; 8].into(),
+        false => [0_u8; 4].into(),
+    };
+    let capture = SocketAddr::new(any, CAPTURE_PORT);
+    Some(WorkloadEntry {
+        key: WorkloadKey { identity, instance: key.name.clone() },
+        ports: ports(key, sidecar, mesh, ip, capture),
+        capture: Some(capture),
+        // Permissive is where a namespace starts: its callers may have no sidecars yet.
+        mtls: mesh.mtls_mode(&key.namespace).unwrap_or(MtlsMode::Permissive),
+        labels: sidecar.labels.clone(),
+        ready: sidecar.ready,
+        draining: sidecar.terminating,
+        pod: Some(PodNetwork { ips: ips.clone(), uncaptured: sidecar.excluded.clone() }),
+    })
+}
+
+/// Returns the captured ports of a pod, by number.
+fn ports(key: &PodKey, sidecar: &Sidecar, mesh: &Mesh, ip: IpAddr, capture: SocketAddr) -> Vec<WorkloadPort> {
+    let declared = sidecar.ports.iter().map(|(_, number)| (*number, Vec::new()));
+    let mut served: BTreeMap<u16, Vec<ServedBy>> = declared.collect();
+    for entry in mesh.services_in(&key.namespace) {
+        let service = &entry.service;
+        if !service.selects(&sidecar.labels) {
+            continue;
+        }
+        for port in &service.ports {
+            if let Some(target) = target_port(&port.target, sidecar) {
+                served.entry(target).or_default().push(ServedBy::new(service, port.number, port.protocol));
+            }
+        }
+    }
+    let captured = served.into_iter().filter(|(number, _)| !sidecar.excluded.contains(number));
+    let port = |(number, mut by): (u16, Vec<ServedBy>)| {
+        by.sort();
+        let service_port = by.first().map_or(number, |first| first.port);
+        let of_service = by.first().map_or(AppProtocol::Detect, |first| first.protocol);
+        let protocol = match sidecar.opaque.contains(&number) {
+            true => AppProtocol::Tcp,
+            // Clients of each Service speak as that one says.
+            false if by.iter().any(|other| other.protocol != of_service) => AppProtocol::Detect,
+            false => of_service,
+        };
+        let same_port = by.into_iter().filter(|one| one.port == service_port);
+        let application = SocketAddr::new(ip, number);
+        WorkloadPort {
+            services: same_port.map(|one| one.service).collect(),
+            service_port,
+            protocol: (protocol != of_service).then_some(protocol),
+            advertised: application,
+            listen: capture,
+            application,
+            original_destination: true,
+            mtls: sidecar.mtls.get(&number).copied(),
+        }
+    };
+    captured.map(port).collect()
+}
+
+/// A Service port that a port of a pod serves. The first one names it in telemetry: one with a cluster IP before others.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ServedBy {
+    headless: bool,
+    service: ServiceKey,
+    port: u16,
+    protocol: AppProtocol,
+}
+
+impl ServedBy {
+    fn new(service: &Service, port: u16, protocol: AppProtocol) -> Self {
+        let headless = service.service_type == ServiceType::Headless;
+        Self { headless, service: service.key.clone(), port, protocol }
+    }
+}
+
+/// Returns the port of the pod that a Service port targets. Returns None if no container declares the name.
+fn target_port(target: &TargetPort, sidecar: &Sidecar) -> Option<u16> {
+    match target {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => {
+            sidecar.ports.iter().find(|(declared, _)| declared == name).map(|(_, number)| *number)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

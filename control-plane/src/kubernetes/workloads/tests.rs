@@ -1,0 +1,206 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::model::endpoint::{EndpointHealth, Peer};
+use crate::model::mesh_builder::MeshBuilder;
+
+const CART: &str = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop},
+    spec: {selector: {app: cart}, clusterIP: 10.0.0.1, ports: [{port: 80, targetPort: http, appProtocol: http}]}}";
+const CART_PODS: &str = "{apiVersion: v1, kind: Service, metadata: {name: a-pods, namespace: shop},
+    spec: {selector: {app: cart}, clusterIP: None, ports: [{port: 8080}]}}";
+const SLICE: &str = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4,
+    metadata: {name: cart-1, namespace: shop, labels: {kubernetes.io/service-name: cart}}, ports: [{port: 8080}],
+    endpoints: [{addresses: [10.1.0.7], targetRef: {kind: Pod, name: cart-1}}]}";
+
+/// A pod of the application `cart`, with a sidecar, unless `change` removes it.
+fn pod(name: &str, ip: &str, change: impl FnOnce(&mut Value)) -> ApiPod {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "labels": {"app": "cart", "version": "v2"},
+            "annotations": {"outrigger.dev/status": "{}"}},
+        "spec": {"serviceAccountName": "cart", "containers": [
+            {"name": "app", "ports": [{"containerPort": 8080, "name": "http"}, {"containerPort": 9102}]}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    change(&mut pod);
+    serde_json::from_value(pod).unwrap()
+}
+
+struct Cluster {
+    builder: MeshBuilder,
+    workloads: Workloads,
+    registrations: Registrations,
+}
+
+impl Cluster {
+    fn new(yamls: &[&str]) -> Self {
+        let workloads = Workloads::new(TrustDomain::parse("cluster.local").unwrap());
+        let registrations = Registrations::of_cluster();
+        let mut cluster = Self { builder: MeshBuilder::default(), workloads, registrations };
+        cluster.apply(yamls);
+        cluster
+    }
+
+    fn apply(&mut self, yamls: &[&str]) {
+        self.builder.with(yamls);
+        self.workloads.set_mesh(self.builder.mesh().into());
+        self.take();
+    }
+
+    /// Applies events. Returns true if the workloads differ then.
+    fn pods(&mut self, events: impl IntoIterator<Item = Event<ApiPod>>) -> bool {
+        events.into_iter().for_each(|event| self.workloads.apply(event));
+        self.take()
+    }
+
+    fn take(&mut self) -> bool {
+        let changed = self.workloads.take_changed();
+        changed.map(|registrations| self.registrations = registrations).is_some()
+    }
+
+    fn mesh(&self) -> Mesh {
+        self.builder.mesh().with_registrations(self.registrations.clone())
+    }
+
+    /// Returns the ports of the only workload: number, service port, and services.
+    fn ports(&self) -> Vec<String> {
+        let mut all = self.registrations.workloads();
+        let workload = all.next().unwrap();
+        assert!(all.next().is_none());
+        let port = |port: &WorkloadPort| {
+            let services: Vec<_> = port.services.iter().map(ToString::to_string).collect();
+            format!("{} {} {}", port.application, port.service_port, services.join(","))
+        };
+        workload.ports.iter().map(port).collect()
+    }
+}
+
+#[test]
+fn the_ports_of_a_pod_are_those_of_its_services_and_those_that_it_declares() {
+    let mut cluster = Cluster::new(&[CART]);
+    assert!(cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]));
+    assert_eq!(cluster.ports(), ["10.1.0.7:8080 80 cart.shop", "10.1.0.7:9102 9102 "]);
+    let workload = cluster.registrations.workloads().next().unwrap();
+    assert_eq!(workload.key.to_string(), "spiffe://cluster.local/ns/shop/sa/cart, instance cart-1");
+    assert_eq!(workload.capture, Some("0.0.0.0:15006".parse().unwrap()));
+    assert_eq!((workload.ready, workload.draining, workload.mtls), (true, false, MtlsMode::Permissive));
+    cluster.apply(&[&CART.replace("targetPort: http", "targetPort: 7070")]);
+    assert_eq!(cluster.ports(), ["10.1.0.7:7070 80 cart.shop", "10.1.0.7:8080 8080 ", "10.1.0.7:9102 9102 "]);
+    cluster.apply(&[&CART.replace("app: cart}", "app: other}")]);
+    assert_eq!(cluster.ports(), ["10.1.0.7:8080 8080 ", "10.1.0.7:9102 9102 "]);
+}
+
+#[test]
+fn a_port_of_two_services_is_named_by_that_with_a_cluster_ip_and_detects_if_their_protocols_differ() {
+    let mut cluster = Cluster::new(&[CART_PODS, CART]);
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
+    assert_eq!(cluster.ports()[0], "10.1.0.7:8080 80 cart.shop");
+    let port = &cluster.registrations.workloads().next().unwrap().ports[0];
+    assert_eq!(port.protocol, Some(AppProtocol::Detect));
+}
+
+#[test]
+fn annotations_change_the_ports_they_name() {
+    let mut cluster = Cluster::new(&[CART]);
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |pod| {
+        let annotations = &mut pod["metadata"]["annotations"];
+        annotations["outrigger.dev/opaque-ports"] = json!("8080");
+        annotations["outrigger.dev/mtls-ports"] = json!("8080=strict");
+        annotations["outrigger.dev/exclude-inbound-ports"] = json!("9102");
+    }))]);
+    assert_eq!(cluster.ports(), ["10.1.0.7:8080 80 cart.shop"]);
+    let port = &cluster.registrations.workloads().next().unwrap().ports[0];
+    assert_eq!((port.protocol, port.mtls), (Some(AppProtocol::Tcp), Some(MtlsMode::Strict)));
+}
+
+#[test]
+fn the_label_of_a_namespace_has_the_mtls_mode_of_its_pods() {
+    let mut cluster = Cluster::new(&[]);
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
+    let mode = |cluster: &Cluster| cluster.registrations.workloads().next().unwrap().mtls;
+    let namespace = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{outrigger.dev/mtls: strict}}}}}}"
+        )
+    };
+    cluster.apply(&[&namespace("other")]);
+    assert_eq!(mode(&cluster), MtlsMode::Permissive);
+    cluster.apply(&[&namespace("shop")]);
+    assert_eq!(mode(&cluster), MtlsMode::Strict);
+    cluster.apply(&["{apiVersion: v1, kind: Namespace, metadata: {name: shop}}"]);
+    assert_eq!(mode(&cluster), MtlsMode::Permissive);
+}
+
+/// Returns the health and the peer of the endpoint of `cart`.
+fn endpoint(cluster: &Cluster) -> (EndpointHealth, Option<String>, Option<String>) {
+    let [endpoint] = &cluster.mesh().endpoints(&ServiceKey::new("shop", "cart"), 80)[..] else { panic!() };
+    assert_ne!(endpoint.peer, Peer::Pod);
+    let identity = endpoint.peer.identity().map(ToString::to_string);
+    (endpoint.health, identity, endpoint.version.as_ref().map(ToString::to_string))
+}
+
+#[test]
+fn the_pod_of_an_endpoint_determines_its_identity_and_its_version() {
+    let mut cluster = Cluster::new(&[CART, SLICE]);
+    // The event of the pod may come after that of the slice.
+    assert_eq!(endpoint(&cluster), (EndpointHealth::NotReady, None, None));
+    let before = cluster.mesh();
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
+    let cart = Some("spiffe://cluster.local/ns/shop/sa/cart".into());
+    assert_eq!(endpoint(&cluster), (EndpointHealth::Ready, cart, Some("v2".into())));
+    assert_eq!(cluster.mesh().changes(&before).endpoints, [ServiceKey::new("shop", "cart")]);
+}
+
+#[test]
+fn an_endpoint_whose_pod_has_no_sidecar_or_does_not_capture_the_port_is_called_in_plaintext() {
+    let mut cluster = Cluster::new(&[CART, SLICE]);
+    let plain = (EndpointHealth::Ready, None);
+    let peer = |cluster: &Cluster| {
+        let (health, identity, _) = endpoint(cluster);
+        (health, identity)
+    };
+    let before = cluster.mesh();
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |pod| pod["metadata"]["annotations"] = json!({})))]);
+    assert_eq!(peer(&cluster), plain);
+    assert_eq!(cluster.mesh().changes(&before).endpoints, [ServiceKey::new("shop", "cart")]);
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |pod| {
+        pod["metadata"]["annotations"]["outrigger.dev/exclude-inbound-ports"] = json!("8080");
+    }))]);
+    assert_eq!(peer(&cluster), plain);
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
+    assert!(peer(&cluster).1.is_some());
+}
+
+#[test]
+fn a_list_replaces_all_pods_and_what_is_the_same_is_no_change() {
+    let mut cluster = Cluster::new(&[CART]);
+    let listed = |pods: Vec<ApiPod>| {
+        [Event::Init].into_iter().chain(pods.into_iter().map(Event::InitApply)).chain([Event::InitDone])
+    };
+    let (a, b) = (|| pod("a", "10.1.0.7", |_| {}), || pod("b", "10.1.0.8", |_| {}));
+    assert!(cluster.pods(listed(vec![a(), b()])));
+    assert!(!cluster.pods(listed(vec![a(), b()])));
+    assert!(
+        !cluster.pods([Event::Apply(pod("a", "10.1.0.7", |pod| pod["status"]["qosClass"] = json!("x")))])
+    );
+    assert!(cluster.pods(listed(vec![b()])));
+    assert_eq!(cluster.ports()[0], "10.1.0.8:8080 80 cart.shop");
+    assert!(
+        cluster.pods([Event::Apply(pod("b", "10.1.0.8", |pod| pod["status"]["phase"] = json!("Succeeded")))])
+    );
+    assert_eq!(cluster.registrations.workloads().count(), 0);
+}
+
+#[test]
+fn an_address_that_passes_to_another_pod_is_that_ones() {
+    let mut cluster = Cluster::new(&[]);
+    let old =
+        pod("a", "10.1.0.7", |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-11-28T12:00:00Z"));
+    cluster.pods([Event::Apply(old), Event::Apply(pod("b", "10.1.0.7", |_| {}))]);
+    let holder = |cluster: &Cluster| {
+        cluster.registrations.pod(&"10.1.0.7".parse().unwrap()).map(|pod| pod.key.instance.to_string())
+    };
+    assert_eq!(holder(&cluster).as_deref(), Some("b"));
+    cluster.pods([Event::Delete(pod("b", "10.1.0.7", |_| {}))]);
+    assert_eq!(holder(&cluster).as_deref(), Some("a"));
+}

@@ -1,0 +1,56 @@
+//! The addresses of all pods of a cluster, with and without a sidecar.
+
+use std::net::IpAddr;
+
+use outrigger_core::Name;
+
+use super::address_index::AddressIndex;
+use super::registration::WorkloadKey;
+
+/// The pods that have an address. The pods in the network of a node share the address of the node.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PodIndex {
+    claims: AddressIndex<IpAddr, PodClaim>,
+    /// False on plain Linux, where there are no pods.
+    in_cluster: bool,
+}
+
+/// A pod that has an address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum PodClaim {
+    Sidecar(WorkloadKey),
+    /// Namespace and name of a pod without a sidecar.
+    Plain(Name, Name),
+}
+
+impl PodIndex {
+    pub(super) fn of_cluster() -> Self {
+        Self { claims: AddressIndex::default(), in_cluster: true }
+    }
+
+    /// Adds or removes an address of a pod.
+    pub(super) fn set(&mut self, ip: IpAddr, claim: PodClaim, present: bool) {
+        match present {
+            true => self.claims.insert(ip, claim),
+            false => self.claims.remove(&ip, &claim),
+        }
+    }
+
+    /// Returns the pods with a sidecar that have this address.
+    pub(super) fn sidecars(&self, ip: &IpAddr) -> impl Iterator<Item = &WorkloadKey> {
+        self.claims.of(ip).filter_map(|claim| match claim {
+            PodClaim::Sidecar(key) => Some(key),
+            PodClaim::Plain(..) => None,
+        })
+    }
+
+    /// Returns true if an address of a pod is not known as that of one.
+    pub(super) fn is_unknown(&self, ip: &IpAddr) -> bool {
+        self.in_cluster && self.claims.of(ip).next().is_none()
+    }
+
+    /// Returns the addresses whose pods differ from those of an older version.
+    pub(super) fn changes<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = IpAddr> + 'a {
+        self.claims.changes(&old.claims).copied()
+    }
+}
