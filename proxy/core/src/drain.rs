@@ -1,7 +1,8 @@
-//! Drain: a one-time signal, a deadline, and a count of the connections that are left.
+//! Drain: a signal, a deadline, and a count of the connections that are left.
 //!
 //! Every connection holds a [`DrainGuard`]; a drain is complete when the last guard is dropped. The caller ends what is left
-//! at the deadline by dropping its runtime. A process has two drains, [`Drains`], which run one after the other.
+//! at the deadline by dropping its runtime. A process has two drains, [`Drains`], which run one after the other. Before that, a
+//! [`DrainNotice`] can ask connections to end while listeners still accept.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ pub struct Guards {
 /// The owner's handle: starts the drain and waits for its completion.
 #[derive(Debug)]
 pub struct Drain {
-    signal: watch::Sender<Option<Instant>>,
+    signal: watch::Sender<Phase>,
     guard: DrainGuard,
     finished: mpsc::Receiver<()>,
 }
@@ -39,10 +40,26 @@ pub struct Drain {
 /// cheap.
 #[derive(Debug, Clone)]
 pub struct DrainGuard {
-    signal: watch::Receiver<Option<Instant>>,
+    signal: watch::Receiver<Phase>,
     /// Set before `signal`, so that a task woken by the signal observes it.
     draining: Arc<AtomicBool>,
     _alive: mpsc::Sender<()>,
+}
+
+/// Starts the part of a drain that needs no deadline. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DrainNotice {
+    signal: watch::Sender<Phase>,
+    draining: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    /// Connections end; listeners accept further ones, which end soon.
+    Notified,
+    /// Connections end, and listeners close.
+    Draining,
 }
 
 /// How a drain ended.
@@ -63,6 +80,12 @@ impl Drains {
     /// Returns guards for a new connection. A holder that keeps both must drop the inbound guard when its drain starts.
     pub fn guards(&self) -> Guards {
         Guards { inbound: self.inbound.guard(), outbound: self.outbound.guard() }
+    }
+
+    /// Returns the notice of the inbound drain.
+    pub fn inbound_notice(&self) -> DrainNotice {
+        let Drain { signal, guard, .. } = &self.inbound;
+        DrainNotice { signal: signal.clone(), draining: Arc::clone(&guard.draining) }
     }
 
     /// Drains inbound, waits until the application no longer needs outbound (`unneeded`), then drains outbound.
@@ -98,7 +121,7 @@ impl Drains {
 impl Drain {
     /// Creates a drain that has not started.
     pub fn new() -> Self {
-        let (signal, receiver) = watch::channel(None);
+        let (signal, receiver) = watch::channel(Phase::Running);
         let (alive, finished) = mpsc::channel(1);
         let guard = DrainGuard { signal: receiver, draining: Arc::default(), _alive: alive };
         Self { signal, guard, finished }
@@ -119,7 +142,7 @@ impl Drain {
         let Self { signal, guard, mut finished } = self;
         guard.draining.store(true, Ordering::Release);
         drop(guard);
-        signal.send_replace(Some(deadline));
+        signal.send_replace(Phase::Draining);
         async move {
             // Held until the end: for the guards, a dropped sender also means that the drain has started.
             let _signal = signal;
@@ -137,13 +160,31 @@ impl Default for Drain {
     }
 }
 
+impl DrainNotice {
+    /// Asks connections to end, also those that are accepted later. Listeners still accept.
+    pub fn send(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.signal.send_if_modified(|phase| {
+            let running = *phase == Phase::Running;
+            *phase = (*phase).max(Phase::Notified);
+            running
+        });
+    }
+}
+
 impl DrainGuard {
-    /// Completes when the drain starts, immediately if it has, or when the owner is dropped. Cancel safe.
+    /// Completes when connections are to end: at the notice or the start of the drain, immediately if that is past, or when
+    /// the owner is dropped. Cancel safe.
     pub async fn started(&mut self) {
-        let _ = self.signal.wait_for(Option::is_some).await;
+        let _ = self.signal.wait_for(|phase| *phase >= Phase::Notified).await;
     }
 
-    /// Returns whether the drain has started. Called for each request; costs one atomic load.
+    /// Completes when listeners are to close: at the start of the drain, or when the owner is dropped. Cancel safe.
+    pub async fn closing(&mut self) {
+        let _ = self.signal.wait_for(|phase| *phase == Phase::Draining).await;
+    }
+
+    /// Returns whether connections are to end. Called for each request; costs one atomic load.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
@@ -165,6 +206,24 @@ mod tests {
         });
         assert_eq!(drain.drain(Duration::from_secs(10)).await, Drained::Complete);
         assert!(work.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_ends_connections_and_the_drain_closes_listeners() {
+        let drains = Drains::new();
+        let Guards { mut inbound, outbound } = drains.guards();
+        let (notice, mut listener) = (drains.inbound_notice(), inbound.clone());
+        notice.send();
+        inbound.started().await;
+        assert!(inbound.is_draining() && !outbound.is_draining());
+        let closing = tokio::time::timeout(Duration::from_secs(60), listener.closing());
+        assert!(closing.await.is_err(), "listeners still accept");
+        drop((inbound, outbound));
+        let work = tokio::spawn(async move { listener.closing().await });
+        let deadline = Instant::now() + Duration::from_secs(10);
+        assert_eq!(drains.drain(deadline, Duration::ZERO, async {}).await, Drained::Complete);
+        assert!(work.is_finished());
+        notice.send();
     }
 
     #[tokio::test(start_paused = true)]

@@ -153,11 +153,11 @@ pub async fn serve(config: WorkerConfig) -> io::Result<()> {
     accepting.follow(&listeners.borrow_and_update().clone());
     loop {
         tokio::select! {
-            () = started(&mut accepting.inbound) => {
+            () = closing(&mut accepting.inbound) => {
                 accepting.inbound = None;
                 accepting.follow(&listeners.borrow_and_update().clone());
             }
-            () = ending.started() => break,
+            () = ending.closing() => break,
             changed = listeners.changed(), if watching => match changed {
                 Ok(()) => accepting.follow(&listeners.borrow_and_update().clone()),
                 // The server is gone; what listens goes on until drain.
@@ -199,10 +199,10 @@ fn answer(inquiry: Option<Inquiry>, clusters: &Clusters) {
     }
 }
 
-/// Resolves when the drain of `guard` starts; never without one. Cancel-safe.
-async fn started(guard: &mut Option<DrainGuard>) {
+/// Resolves when listeners of the side of `guard` close; never without one. Cancel-safe.
+async fn closing(guard: &mut Option<DrainGuard>) {
     match guard {
-        Some(guard) => guard.started().await,
+        Some(guard) => guard.closing().await,
         None => std::future::pending().await,
     }
 }

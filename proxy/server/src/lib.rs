@@ -3,14 +3,17 @@
 //! Request handling is in the data plane crate. A module uses only modules listed below it.
 
 mod lifecycle;
+mod admin_client;
 mod sockets;
 mod admin;
+mod app_probes;
 mod telemetry;
 mod readiness;
 mod bootstrap;
 mod args;
 mod error;
 
+pub use self::admin_client::{DrainArgs, WaitArgs, drain, wait};
 pub use self::args::Args;
 pub use self::error::Error;
 pub use self::lifecycle::{Addresses, Embedding, run, run_embedded};

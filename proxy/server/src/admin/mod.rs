@@ -91,6 +91,11 @@ async fn respond(request: Request<Incoming>, pages: Arc<Pages>) -> Response<Full
         return PageResponse::error(StatusCode::FORBIDDEN, "only requests for this address are accepted")
             .into();
     }
+    if let Some(probes) = &pages.app_probes
+        && let Some(outcome) = probes.perform(request.uri().path(), request.headers()).await
+    {
+        return PageResponse::text(outcome.status, &format!("{}\n", outcome.text)).into();
+    }
     let (head, body) = request.into_parts();
     let body = match tokio::time::timeout(HEAD_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
@@ -185,8 +190,11 @@ mod tests {
         let ask = async |request: &str| {
             let page =
                 Page::read("/healthz", "whether it runs", || PageResponse::text(StatusCode::OK, "ok\n"));
-            ask_for(Arc::new(Pages::public(vec![page])), &request.replace("{host}", "web.example:15020"))
-                .await
+            ask_for(
+                Arc::new(Pages::public(vec![page], None)),
+                &request.replace("{host}", "web.example:15020"),
+            )
+            .await
         };
         assert!(ask(&get("/healthz")).await.ends_with("\r\n\r\nok\n"));
         assert!(ask(&get("/healthz").replace("GET", "HEAD")).await.starts_with("HTTP/1.1 200 "));

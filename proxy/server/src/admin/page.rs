@@ -3,6 +3,7 @@
 use http::{HeaderMap, StatusCode};
 
 use super::response::PageResponse;
+use crate::app_probes::AppProbes;
 
 /// Handles GET and HEAD, given the header fields.
 pub(crate) type Read = Box<dyn Fn(&HeaderMap) -> PageResponse + Send + Sync>;
@@ -72,6 +73,8 @@ pub(crate) struct Pages {
     pages: Vec<Page>,
     /// Whether only requests of local programs are accepted.
     pub(super) local: bool,
+    /// The probes that are performed for the kubelet.
+    pub(super) app_probes: Option<AppProbes>,
 }
 
 impl Pages {
@@ -86,12 +89,12 @@ impl Pages {
             .collect();
         let index = format!("Outrigger proxy {}\n\n{lines}", env!("CARGO_PKG_VERSION"));
         pages.push(Page::read("/", "this list", move || PageResponse::text(StatusCode::OK, &index)));
-        Self { pages, local: true }
+        Self { pages, local: true, app_probes: None }
     }
 
     /// Returns the pages of an address that other machines reach, without an index.
-    pub(crate) fn public(pages: Vec<Page>) -> Self {
-        Self { pages, local: false }
+    pub(crate) fn public(pages: Vec<Page>, app_probes: Option<AppProbes>) -> Self {
+        Self { pages, local: false, app_probes }
     }
 
     /// Returns the page with exactly this path.

@@ -13,9 +13,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::{Page, PageResponse, Pages, certs, clusters, config_dump};
+use crate::app_probes::AppProbes;
 use crate::readiness::Readiness;
 use crate::telemetry::metrics::{Mesh, MeshGauges, Sources, XdsType};
 use crate::telemetry::own_log::LevelHandle;
+
+/// The parameter of `/drain` that Envoy's `/drain_listeners` has.
+const INBOUND_ONLY: &str = "inboundonly";
 
 /// The state that the pages read.
 #[derive(Clone)]
@@ -28,15 +32,16 @@ pub(crate) struct AdminState {
     pub(crate) clusters: Arc<SharedClusters>,
     pub(crate) level: LevelHandle,
     pub(crate) drain: watch::Sender<bool>,
+    pub(crate) drain_inbound: watch::Sender<bool>,
 }
 
 impl AdminState {
     /// Returns the pages for scrapers and probes, which other machines may read.
-    pub(crate) fn public_pages(&self) -> Pages {
+    pub(crate) fn public_pages(&self, app_probes: Option<AppProbes>) -> Pages {
         let readiness = self.readiness.clone();
         let ready =
             Page::read("/ready", "whether it is ready", move || ready(&readiness.missing_names(), &[]));
-        Pages::public(self.liveness_and_metrics().into_iter().chain([ready]).collect())
+        Pages::public(self.liveness_and_metrics().into_iter().chain([ready]).collect(), app_probes)
     }
 
     fn liveness_and_metrics(&self) -> [Page; 2] {
@@ -56,7 +61,8 @@ impl AdminState {
     /// Returns all pages. Their handlers run on blocking threads of the control runtime.
     pub(crate) fn pages(self) -> Pages {
         let mut pages = Vec::from(self.liveness_and_metrics());
-        let Self { readiness, metrics, published, secrets, reader, clusters, level, drain } = self;
+        let Self { readiness, metrics, published, secrets, reader, clusters, level, drain, drain_inbound } =
+            self;
         let workers = metrics.workers;
         let (dumped, set_level) = (published.clone(), level.clone());
         pages.extend([
@@ -79,10 +85,24 @@ impl AdminState {
                 PageResponse::text(StatusCode::OK, &format!("{}\n", level.directives()))
             })
             .and_write(move |query, body| change_level(&set_level, query, body)),
-            Page::write("/drain", "begins the drain, as SIGTERM does", move |_, _| {
-                drain.send_replace(true);
-                PageResponse::text(StatusCode::ACCEPTED, "draining\n")
-            }),
+            Page::write(
+                "/drain",
+                "begins the drain, as SIGTERM does; ?inboundonly asks clients to leave",
+                move |query, _| {
+                    let (requested, text) = match query {
+                        "" => (&drain, "draining\n"),
+                        INBOUND_ONLY => (&drain_inbound, "draining inbound\n"),
+                        _ => {
+                            return PageResponse::error(
+                                StatusCode::BAD_REQUEST,
+                                "the only parameter is inboundonly",
+                            );
+                        }
+                    };
+                    requested.send_replace(true);
+                    PageResponse::text(StatusCode::ACCEPTED, text)
+                },
+            ),
         ]);
         Pages::new(pages)
     }

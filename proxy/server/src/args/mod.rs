@@ -4,12 +4,13 @@
 //! Namespace and service account are not flags, because the certificate contains them.
 
 mod check;
+pub(crate) mod app_probe;
 mod value;
 mod service;
 mod address;
 pub(crate) mod log_filter;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use outrigger_core::duration::parse_duration;
 use outrigger_core::identity::TrustDomain;
 
 pub(crate) use self::address::{BoundDestination, Loopback, RemoteAddress};
+pub(crate) use self::app_probe::AppProbeFlag;
+use self::app_probe::parse_app_probes;
 pub(crate) use self::service::ServicePort;
 use self::value::{
     is_instance_char, parse_access_log, parse_filter, parse_instance, parse_label, parse_ratio, parse_socket,
@@ -159,6 +162,16 @@ pub struct Args {
     /// Without it, they are on --admin only.
     #[arg(long, value_name = "IP:PORT", help_heading = OPERATION, value_parser = parse_socket)]
     pub metrics_listen: Option<SocketAddr>,
+
+    /// Probes of the application, as JSON, which --metrics-listen serves in its place; injection writes them
+    ///
+    /// The kubelet has no certificate, so that its own probes would be refused.
+    #[arg(long, value_name = "JSON", requires = "pod_ip", requires = "metrics_listen", help_heading = OPERATION, value_parser = parse_app_probes)]
+    pub(crate) app_probes: Option<AppProbeFlag>,
+
+    /// Address of the pod, at which the application's probes are performed
+    #[arg(long, value_name = "IP", help_heading = OPERATION)]
+    pub pod_ip: Option<IpAddr>,
 
     /// Filter for the proxy's own log: a level, or directives such as info,outrigger_discovery=debug
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = OPERATION, value_parser = parse_filter)]

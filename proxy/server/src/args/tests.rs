@@ -85,6 +85,8 @@ fn a_bad_value_is_refused_by_flag_and_value() {
         ("--log-format", "xml", "json"),
         ("--unknown-destination", "guess", "passthrough"),
         ("--access-log", "", "stdout"),
+        ("--app-probes", "{", "EOF"),
+        ("--pod-ip", "web", "IP"),
     ] {
         // `=`, so that a value with a dash is not taken for a flag
         let error = parse(&[&format!("{flag}={value}")]).expect_err(&format!("{flag} {value}"));
@@ -134,4 +136,13 @@ fn services_share_an_inbound_address_only_for_one_application() {
 fn an_instance_without_a_name_gets_one_of_host_and_process() {
     let name = parse(&[]).unwrap().instance_name();
     assert!(name.ends_with(&std::process::id().to_string()) && parse_instance(&name).is_ok(), "{name}");
+}
+
+#[test]
+fn probes_of_the_application_need_an_address_and_a_port() {
+    let probes = ["--app-probes", r#"{"/p": {"tcpSocket": {"port": 80}, "timeoutSeconds": 1}}"#];
+    let error = parse(&probes).unwrap_err();
+    assert!(error.contains("--pod-ip") && error.contains("--metrics-listen"), "{error}");
+    let with = [&probes[..], &["--pod-ip", "10.0.0.7", "--metrics-listen", "0.0.0.0:15020"]].concat();
+    assert!(parse(&with).unwrap().app_probes.is_some());
 }

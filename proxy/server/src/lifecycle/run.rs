@@ -23,10 +23,11 @@ use super::configuration::Configuration;
 use super::exporters::Exporters;
 use super::memory_trim::MemoryTrim;
 use super::run_loop::{Latches, RunLoop};
-use super::shutdown::{DrainSchedule, FLUSH_TIMEOUT, ShutdownSignals, propagation};
+use super::shutdown::{DrainSchedule, FLUSH_TIMEOUT, ShutdownSignals, drain_inbound, propagation};
 use super::workers::Workers;
 use crate::admin;
 use crate::admin::pages::{self, AdminState};
+use crate::app_probes::AppProbes;
 use crate::args::Args;
 use crate::bootstrap::Bootstrap;
 use crate::error::Error;
@@ -134,9 +135,12 @@ impl Process {
         let Bootstrap { admin, public, listeners, sockets, ports, inbound } = bootstrap;
         let Embedding { bound, stop } = embedding;
         let (drain_request, drain_requested) = watch::channel(false);
+        let (inbound_drain_request, inbound_drain_requested) = watch::channel(false);
         let mut signals = ShutdownSignals::new(stop, drain_requested)?;
         let failed = |source| Error::Start { what: "signal handling", source };
         let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+        let app_probes = args.app_probes.clone().zip(args.pod_ip);
+        let app_probes = app_probes.map(|(probes, pod_ip)| AppProbes::new(probes, pod_ip)).transpose()?;
         let readiness = Readiness::default();
         let latches = Latches::new(&readiness);
 
@@ -200,11 +204,13 @@ impl Process {
             clusters,
             level,
             drain: drain_request,
+            drain_inbound: inbound_drain_request,
         };
         if let Some(listener) = public {
-            tokio::spawn(admin::serve(listener, Arc::new(admin_state.public_pages())));
+            tokio::spawn(admin::serve(listener, Arc::new(admin_state.public_pages(app_probes))));
         }
         tokio::spawn(admin::serve(admin, Arc::new(admin_state.pages())));
+        tokio::spawn(drain_inbound(inbound_drain_requested, drains.inbound_notice()));
         tracing::info!(
             instance,
             admin = %addresses.admin,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use outrigger_core::drain::DrainNotice;
 use outrigger_dataplane::metrics::{Activity, Registry};
 use outrigger_discovery::Deregistration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,6 +36,17 @@ pub(crate) fn propagation(deregistration: Deregistration, offered: bool) -> Dura
     match deregistration {
         Deregistration::Confirmed if offered => PROPAGATION,
         Deregistration::Confirmed | Deregistration::Unconfirmed => Duration::ZERO,
+    }
+}
+
+/// Drains inbound when it is requested: once other sidecars have received the change, clients are asked to leave. Listeners still
+/// accept, because callers without a sidecar learn of it later.
+pub(crate) async fn drain_inbound(mut requested: watch::Receiver<bool>, notice: DrainNotice) {
+    // Fails if the admin endpoint has ended.
+    if requested.wait_for(|requested| *requested).await.is_ok() {
+        tracing::info!("draining inbound");
+        tokio::time::sleep(PROPAGATION).await;
+        notice.send();
     }
 }
 
@@ -172,6 +184,8 @@ async fn requested(by: Option<&mut watch::Receiver<bool>>) {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_core::drain::Drains;
+
     use super::*;
 
     #[test]
@@ -179,6 +193,21 @@ mod tests {
         assert_eq!(propagation(Deregistration::Confirmed, true), PROPAGATION);
         assert_eq!(propagation(Deregistration::Unconfirmed, true), Duration::ZERO);
         assert_eq!(propagation(Deregistration::Confirmed, false), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_inbound_drain_begins_when_other_sidecars_have_received_the_change() {
+        let drains = Drains::new();
+        let mut inbound = drains.guards().inbound;
+        let (request, requested) = watch::channel(false);
+        let task = tokio::spawn(drain_inbound(requested, drains.inbound_notice()));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!inbound.is_draining());
+        request.send_replace(true);
+        let start = Instant::now();
+        inbound.started().await;
+        assert_eq!(start.elapsed(), PROPAGATION);
+        task.await.unwrap();
     }
 
     fn schedule(timeout: u64, minimum: u64, quiet: u64) -> DrainSchedule {
