@@ -35,11 +35,14 @@ type counts struct {
 	Versions map[string]*answers `json:"versions"`
 }
 
-// load sends GETs at a constant rate, whether or not earlier ones have been answered. A request is lost if it is not answered with 200 within
-// 10 s; it is never sent again.
+// load sends GETs at a constant rate, whether or not earlier ones have been answered, every second one over a new connection. A request is
+// lost if it is not answered with 200 within 10 s.
 func load(url string, rate int) {
 	c := &counts{Why: []string{}, Pods: map[string]*answers{}, Versions: map[string]*answers{}}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+	clients := []*http.Client{
+		{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
+		{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+	}
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		c.Lock()
 		defer c.Unlock()
@@ -53,13 +56,13 @@ func load(url string, rate int) {
 		close(stop)
 	}()
 	ticker := time.NewTicker(time.Second / time.Duration(rate))
-	for {
+	for number := 0; ; number++ {
 		select {
 		case <-stop:
 			active.Wait()
 			return
 		case <-ticker.C:
-			active.Go(func() { c.send(client, url) })
+			active.Go(func() { c.send(clients[number%2], url) })
 		}
 	}
 }
