@@ -48,8 +48,10 @@ impl Bootstrap {
         let admin = bind("--admin", args.admin.get())?;
         let public = args.metrics_listen.map(|address| bind("--metrics-listen", address)).transpose()?;
         let mut listeners = Vec::new();
-        let outbound = binder.bind("--outbound", |_| "outbound".into(), args.outbound)?;
-        listeners.push(finding(args, "outbound".into(), outbound, DestinationBy::Authority));
+        if let Some(address) = args.outbound {
+            let outbound = binder.bind("--outbound", |_| "outbound".into(), address)?;
+            listeners.push(finding(args, "outbound".into(), outbound, DestinationBy::Authority));
+        }
         for bound in &args.bind {
             let name = |address| format!("bind|{address}").into();
             let address = binder.bind("--bind", name, bound.local)?;

@@ -24,7 +24,7 @@ impl Args {
         };
         take("--admin", self.admin.get())?;
         self.metrics_listen.into_iter().try_for_each(|at| take("--metrics-listen", at))?;
-        take("--outbound", self.outbound)?;
+        self.outbound.into_iter().try_for_each(|at| take("--outbound", at))?;
         self.bind.iter().try_for_each(|bound| take("--bind", bound.local))?;
         self.transparent_outbound.into_iter().try_for_each(|at| take("--transparent-outbound", at))?;
         self.transparent_inbound.into_iter().try_for_each(|at| take("--transparent-inbound", at))?;

@@ -15,6 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::ArgPredicate;
 use clap::{Arg, ArgAction, ValueEnum};
 use outrigger_core::duration::parse_duration;
 use outrigger_core::identity::TrustDomain;
@@ -106,9 +107,11 @@ pub struct Args {
 
     /// Address for the application's outbound requests
     ///
-    /// They are sent either through http_proxy (including CONNECT) or with a Host header that names the service.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15001", help_heading = TRAFFIC, value_parser = parse_socket)]
-    pub outbound: SocketAddr,
+    /// They are sent either through http_proxy (including CONNECT) or with a Host header that names the service. With
+    /// --transparent-outbound, there is such an address only if this flag is given.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15001", default_value_if("transparent_outbound", ArgPredicate::IsPresent, None),
+        help_heading = TRAFFIC, value_parser = parse_socket)]
+    pub outbound: Option<SocketAddr>,
 
     /// Binds a local port to one destination, as in 127.0.0.1:5000=stock.shop:9000; may be repeated
     #[arg(long, value_name = "IP:PORT=HOST:PORT", help_heading = TRAFFIC, value_parser = BoundDestination::parse)]

@@ -29,7 +29,7 @@ fn parse(more: &[&str]) -> Result<Args, String> {
 fn defaults_are_the_documented_ones() {
     let args = parse(&[]).unwrap();
     assert_eq!(args.admin.get().to_string(), "127.0.0.1:15000");
-    assert_eq!(args.outbound.to_string(), "127.0.0.1:15001");
+    assert_eq!(args.outbound.unwrap().to_string(), "127.0.0.1:15001");
     assert_eq!(args.mode, Mode::OnDemand);
     assert_eq!(args.workers.get(), 1);
     assert_eq!(args.drain_timeout, Duration::from_secs(30));
@@ -110,6 +110,16 @@ fn an_address_named_twice_is_refused() {
     let twice = ["--bind", "127.0.0.1:15001=stock.shop:9000"];
     let error = parse(&twice).unwrap().check().unwrap_err().to_string();
     assert_eq!(error, "--bind 127.0.0.1:15001: another flag names the same address");
+}
+
+#[test]
+fn redirected_connections_may_have_the_default_address() {
+    let redirected = ["--transparent-outbound", "127.0.0.1:15001"];
+    let args = parse(&redirected).unwrap();
+    args.check().unwrap();
+    assert_eq!(args.outbound, None);
+    let both = parse(&[&redirected[..], &["--outbound", "127.0.0.1:15002"]].concat()).unwrap();
+    assert_eq!(both.outbound.unwrap().to_string(), "127.0.0.1:15002");
 }
 
 #[test]
