@@ -1,0 +1,80 @@
+//! Commands in the cluster. A command that fails panics with what it wrote to stderr.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `tests/heavier kubernetes`"))
+}
+
+/// Returns the archive of an image that `tests/heavier` has built.
+pub(crate) fn image(name: &str) -> PathBuf {
+    Path::new(&variable("OUTRIGGER_IMAGES")).join(format!("{name}.tar"))
+}
+
+/// Runs a command of `tests/kubernetes/cluster` for this cluster, with `input` on its stdin.
+fn run(verb: &str, args: &[&str], input: &str) -> Result<String, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/kubernetes/cluster");
+    let mut child = Command::new(script)
+        .arg(verb)
+        .arg(variable("OUTRIGGER_CLUSTER"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{verb} {args:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// Runs kubectl and returns its stdout.
+pub(crate) fn kubectl(args: &[&str]) -> String {
+    attempt(args).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs kubectl and returns its stdout, or its stderr if it fails.
+pub(crate) fn attempt(args: &[&str]) -> Result<String, String> {
+    run("kubectl", args, "")
+}
+
+/// Applies manifests.
+pub(crate) fn apply(yaml: &str) -> String {
+    run("kubectl", &["apply", "--server-side", "-f", "-"], yaml)
+        .unwrap_or_else(|error| panic!("{error}\n{yaml}"))
+}
+
+/// Imports image archives into both nodes.
+pub(crate) fn load(images: &[PathBuf]) {
+    let images: Vec<_> = images.iter().map(|path| path.to_str().unwrap()).collect();
+    run("load", &images, "").unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Installs the CRDs of Gateway API.
+pub(crate) fn install_crds() {
+    run("crds", &[], "").unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Runs a command in the network of node 1, where no sidecar is.
+pub(crate) fn on_the_node(args: &[&str]) -> Result<String, String> {
+    run("run", args, "")
+}
+
+/// Repeats `check` until it returns a value, for `seconds` at most; its last error is in the panic.
+pub(crate) fn eventually<T>(what: &str, seconds: u64, mut check: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        match check() {
+            Ok(value) => return value,
+            Err(why) => assert!(Instant::now() < end, "not within {seconds} s: {what}: {why}"),
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}

@@ -1,0 +1,42 @@
+//! The mesh, which is installed as a user does it: `outrigger install | kubectl apply -f -`.
+
+use std::process::Command;
+use std::sync::Once;
+
+use crate::cluster::{self, kubectl};
+
+/// Installs the mesh, once.
+pub(crate) fn installed() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        cluster::load(
+            &["pod", "outrigger-proxy", "outrigger-control-plane", "outrigger-cli"].map(cluster::image),
+        );
+        cluster::install_crds();
+        let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+            .args(["install", "--otlp-endpoint", "http://jaeger.tracing:4317"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        cluster::apply(&String::from_utf8(output.stdout).unwrap());
+        ready();
+    });
+}
+
+/// Waits until all replicas of the control plane are ready.
+pub(crate) fn ready() {
+    kubectl(&[
+        "-n",
+        "outrigger-system",
+        "rollout",
+        "status",
+        "deploy/outrigger-control-plane",
+        "--timeout=120s",
+    ]);
+}
+
+/// Sets the number of replicas of the control plane.
+pub(crate) fn scale(replicas: u32) {
+    let replicas = format!("--replicas={replicas}");
+    kubectl(&["-n", "outrigger-system", "scale", "deploy/outrigger-control-plane", &replicas]);
+}

@@ -1,0 +1,133 @@
+//! A namespace of one test, and the objects that the tests put there.
+
+use serde_json::Value;
+
+use crate::cluster::{self, attempt, kubectl};
+
+/// A namespace, which is deleted at the end of the test.
+pub(crate) struct Namespace {
+    name: &'static str,
+    meshed: bool,
+}
+
+impl Namespace {
+    /// A namespace whose pods get sidecars; `mode` is its mTLS mode.
+    pub(crate) fn meshed(name: &'static str, mode: &str) -> Self {
+        crate::mesh::installed();
+        Self::with_labels(
+            name,
+            &format!("{{outrigger.dev/inject: enabled, outrigger.dev/mtls: {mode}}}"),
+            true,
+        )
+    }
+
+    /// A namespace whose pods get no sidecars.
+    pub(crate) fn plain(name: &'static str) -> Self {
+        crate::mesh::installed();
+        Self::with_labels(name, "{}", false)
+    }
+
+    /// Labels a plain namespace: pods that are created from now on get sidecars.
+    pub(crate) fn join(&mut self) {
+        kubectl(&["label", "namespace", self.name, "outrigger.dev/inject=enabled"]);
+        self.meshed = true;
+    }
+
+    fn with_labels(name: &'static str, labels: &str, meshed: bool) -> Self {
+        cluster::apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n"
+        ));
+        cluster::eventually("the service account", 20, || {
+            attempt(&["-n", name, "get", "serviceaccount", "default"])
+        });
+        Self { name, meshed }
+    }
+
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
+        kubectl(&[&["-n", self.name], args].concat())
+    }
+
+    pub(crate) fn attempt(&self, args: &[&str]) -> Result<String, String> {
+        attempt(&[&["-n", self.name], args].concat())
+    }
+
+    /// Applies manifests that name no namespace.
+    pub(crate) fn apply(&self, yaml: &str) {
+        let namespaced = yaml.replace("metadata: {", &format!("metadata: {{namespace: {}, ", self.name));
+        cluster::apply(&namespaced);
+    }
+
+    /// Waits until the pods of a Deployment or StatefulSet (which are labelled with its name) are ready, and asserts that each has a
+    /// sidecar, if pods get one here.
+    pub(crate) fn ready(&self, workload: &str) {
+        self.kubectl(&["rollout", "status", workload, "--timeout=120s"]);
+        let app = workload.split_once('/').unwrap().1;
+        let pods = self.pods(&format!("app={app}"));
+        for pod in pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
+            assert_eq!(has_sidecar(pod), self.meshed, "{}", pod["metadata"]);
+        }
+    }
+
+    /// Runs a command in a container of a pod (`deploy/NAME` picks one).
+    pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> Result<String, String> {
+        self.attempt(&[&["exec", pod, "-c", "app", "--"], command].concat())
+    }
+
+    /// Returns the pods that a selector selects.
+    pub(crate) fn pods(&self, selector: &str) -> Vec<Value> {
+        let list: Value =
+            serde_json::from_str(&self.kubectl(&["get", "pods", "-l", selector, "-o", "json"])).unwrap();
+        list["items"].as_array().unwrap().clone()
+    }
+
+    /// Returns the address of the first pod that a selector selects.
+    pub(crate) fn address(&self, selector: &str) -> String {
+        self.pods(selector)[0]["status"]["podIP"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What one wants to know first.
+            println!("{}", self.attempt(&["get", "pods", "-o", "wide"]).unwrap_or_default());
+            println!("{}", self.attempt(&["get", "events", "--sort-by=.lastTimestamp"]).unwrap_or_default());
+        }
+        let _ = attempt(&["delete", "namespace", self.name, "--wait=false"]);
+    }
+}
+
+/// Returns true if the sidecar is one of the pod's init containers.
+pub(crate) fn has_sidecar(pod: &Value) -> bool {
+    pod["spec"]["initContainers"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|one| one["name"] == "outrigger-proxy"))
+}
+
+/// Returns a pod template's spec: a server on port 8080, ready when it serves; `more` is added to the container.
+pub(crate) fn server(more: &str) -> String {
+    format!(
+        "{{containers: [{{name: app, image: \"test/pod:1\", args: [serve, \"8080\"], ports: [{{name: http, containerPort: 8080}}], \
+         readinessProbe: {{httpGet: {{port: 8080}}, periodSeconds: 1}}{more}}}]}}"
+    )
+}
+
+/// Returns a Deployment and a Service of that name, port 80 to 8080.
+pub(crate) fn deployment(name: &str, replicas: u32, spec: &str) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template: {{metadata: {{labels: {{app: {name}}}}}, spec: {spec}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
+---
+"
+    )
+}
