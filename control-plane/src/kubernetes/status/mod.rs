@@ -4,10 +4,12 @@
 
 pub(crate) mod route;
 mod writer;
+mod reports;
 mod rejections;
 mod mesh;
 mod condition;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::Client;
@@ -24,6 +26,7 @@ const CONTROLLER_NAME: &str = "outrigger.dev/controller";
 const FIELD_MANAGER: &str = "outrigger";
 
 /// What the status of resources is computed from.
+#[derive(Clone)]
 pub(crate) struct StatusInputs {
     pub(crate) routes: watch::Receiver<RouteObjects>,
     pub(crate) view: watch::Receiver<View>,
@@ -34,7 +37,9 @@ pub(crate) struct StatusInputs {
 
 /// Writes the status of routes and meshes while `leading` is true. Runs until a channel is closed.
 pub(crate) async fn write(client: Client, inputs: StatusInputs, leading: watch::Receiver<bool>) {
+    let (publish, rejected) = watch::channel(BTreeMap::new());
+    let reports = reports::exchange(client.clone(), inputs.clone(), leading.clone(), publish);
     let meshes = mesh::write_all(client.clone(), leading.clone());
-    let routes = RouteStatusWriter::new(client, inputs, leading).run();
-    tokio::join!(routes, meshes);
+    let routes = RouteStatusWriter::new(client, inputs, rejected, leading).run();
+    tokio::join!(routes, reports, meshes);
 }

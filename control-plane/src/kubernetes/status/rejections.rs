@@ -70,7 +70,7 @@ fn index(reason: &str) -> Option<usize> {
 }
 
 /// Parses the ID of a route of the model: `httproute/<namespace>/<name>/<rule>/<match>`.
-fn resource_id(id: &str) -> Option<ResourceId> {
+pub(super) fn resource_id(id: &str) -> Option<ResourceId> {
     let mut parts = id.split('/');
     let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
     let kinds = [Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute];

@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::reports::Rejected;
 use super::route::RouteObject;
-use super::{FIELD_MANAGER, StatusInputs, rejections};
+use super::{FIELD_MANAGER, StatusInputs};
 use crate::kubernetes::discovery::{WatchedKind, discover};
 use crate::model::resource::{Kind, ResourceId};
 use crate::model::status::RouteStatus;
-use crate::source::assembler::View;
 
 /// Changes within this time are written together.
 const COALESCE: Duration = Duration::from_millis(200);
-/// How often the rejections of proxies are read.
-const READ_REJECTIONS: Duration = Duration::from_secs(2);
+/// How often everything is looked at again, without a change.
+const IDLE: Duration = Duration::from_secs(60);
 /// The pause after a failed write.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
 /// Maximum duration of a write.
@@ -39,6 +39,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct RouteStatusWriter {
     client: Client,
     inputs: StatusInputs,
+    rejected: watch::Receiver<Rejected>,
     /// True while this replica holds the Lease.
     leading: watch::Receiver<bool>,
     /// The kinds as the API server has them.
@@ -63,8 +64,13 @@ impl Inputs {
 }
 
 impl RouteStatusWriter {
-    pub(super) fn new(client: Client, inputs: StatusInputs, leading: watch::Receiver<bool>) -> Self {
-        Self { client, inputs, leading, kinds: HashMap::new() }
+    pub(super) fn new(
+        client: Client,
+        inputs: StatusInputs,
+        rejected: watch::Receiver<Rejected>,
+        leading: watch::Receiver<bool>,
+    ) -> Self {
+        Self { client, inputs, rejected, leading, kinds: HashMap::new() }
     }
 
     /// Runs until one of the channels is closed.
@@ -75,6 +81,7 @@ impl RouteStatusWriter {
             let open = tokio::select! {
                 changed = self.inputs.routes.changed() => changed.is_ok(),
                 changed = self.inputs.view.changed() => changed.is_ok(),
+                changed = self.rejected.changed() => changed.is_ok(),
                 changed = self.leading.changed() => changed.is_ok(),
                 () = sleep(pause) => true,
             };
@@ -89,7 +96,7 @@ impl RouteStatusWriter {
     async fn pass(&mut self, judged: &mut BTreeMap<ResourceId, Inputs>) -> Duration {
         let routes = self.inputs.routes.borrow_and_update().clone();
         let view = self.inputs.view.borrow_and_update().clone();
-        let rejected = self.rejected(&view).await;
+        let rejected = self.rejected.borrow_and_update().clone();
         judged.retain(|id, _| routes.contains_key(id));
         let mut writes = 0;
         for (id, route) in &routes {
@@ -116,19 +123,7 @@ impl RouteStatusWriter {
             }
             judged.insert(id.clone(), inputs);
         }
-        READ_REJECTIONS
-    }
-
-    /// Returns the rejections of connected proxies by route.
-    async fn rejected(&self, view: &View) -> BTreeMap<ResourceId, Arc<str>> {
-        let StatusInputs { xds, cluster_domain, .. } = &self.inputs;
-        if xds.count().refused == 0 {
-            return BTreeMap::new();
-        }
-        let (xds, mesh, domain) = (xds.clone(), Arc::clone(&view.mesh), Arc::clone(cluster_domain));
-        // It may wait for translations.
-        let read = move || rejections::by_route(&xds.rejections(), &mesh, &domain);
-        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+        IDLE
     }
 
     /// Writes `status.parents`. Returns an error if the write must be repeated.
