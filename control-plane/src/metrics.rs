@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     xds_resources_pushed: CounterByLabel,
     xds_nacks: CounterByLabel,
     xds_streams_refused: CounterByLabel,
+    pods_reviewed: CounterByLabel,
 }
 
 /// Counts by the value of one label. They are rare enough for a lock.
@@ -110,6 +111,11 @@ impl Metrics {
                 "Connections closed before any request",
                 self.connections_refused.series("reason"),
             ),
+            Family::counter(
+                "outrigger_control_plane_pods_reviewed_total",
+                "Pods that the webhook has reviewed",
+                self.pods_reviewed.series("outcome"),
+            ),
             gauge("outrigger_control_plane_services", "Services of the mesh", services),
             gauge(
                 "outrigger_control_plane_source_refusals",
@@ -165,6 +171,11 @@ impl Metrics {
     /// Counts a connection that was closed before its first request.
     pub(crate) fn connection_refused(&self, reason: &'static str) {
         self.connections_refused.add(reason, 1);
+    }
+
+    /// Counts a pod that the webhook has injected, left alone or refused.
+    pub(crate) fn pod_reviewed(&self, outcome: &'static str) {
+        self.pods_reviewed.add(outcome, 1);
     }
 
     /// Counts a response with this number of resources and removals.
@@ -242,6 +253,7 @@ mod tests {
         metrics.xds_pushed("cds", 1);
         metrics.xds_nacked("cds");
         metrics.xds_stream_refused("identity-limit");
+        metrics.pod_reviewed("injected");
         let gauges = GaugeValues {
             services: 0,
             proxies_connected: 0,

@@ -125,17 +125,7 @@ fn written(document: &str, resource: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::injection::settings::InjectionArgs;
-
-    fn settings() -> Settings {
-        #[derive(clap::Parser)]
-        struct Command {
-            #[command(flatten)]
-            args: InjectionArgs,
-        }
-        let Command { args } = clap::Parser::parse_from(["test"]);
-        args.settings("cluster.local", "cluster.local", 34)
-    }
+    use crate::injection::testing::settings;
 
     fn injected(text: &str) -> Manifests {
         inject_manifests(text, &settings()).unwrap()

@@ -19,6 +19,8 @@ mod pod;
 mod refusal;
 mod settings;
 pub mod layout;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use serde_json::Value;
 

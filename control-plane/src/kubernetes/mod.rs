@@ -5,6 +5,7 @@
 //! reflectors list again when it is back. [`status`] writes back what became of them. [`replica`] starts what the replicas share: the
 //! election ([`lease`]), the CA ([`authority`], [`rotation`]) and the trust roots ([`trust_roots`]).
 
+pub(crate) mod webhook;
 pub(crate) mod replica;
 mod authority;
 mod rotation;

@@ -25,6 +25,7 @@ use crate::ca::service::CertificateService;
 use crate::kubernetes::client::ClientError;
 use crate::kubernetes::replica::Replica;
 use crate::kubernetes::status::{self, StatusInputs};
+use crate::kubernetes::webhook::Webhook;
 use crate::listener::accept::{self, ListenerConfig};
 use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
 use crate::listener::services::Services;
@@ -121,6 +122,10 @@ impl ControlPlane {
             Some(address) => Some(bind("--metrics-listen", address).await?),
             None => None,
         };
+        let webhook = match &settings.webhook {
+            Some(webhook) => Some((webhook.clone(), bind("--webhook-listen", webhook.listen).await?)),
+            None => None,
+        };
         let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
         let metrics_address = metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
@@ -151,6 +156,19 @@ impl ControlPlane {
         };
         let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
         tasks.spawn(admin_listeners.serve(pages.into()));
+
+        if let (Some((webhook, listener)), Some(replica)) = (webhook, &replica) {
+            let webhook = Webhook {
+                listener,
+                client: replica.client(),
+                authority: Arc::clone(&authority),
+                names: server_names.clone(),
+                injection: webhook.injection,
+                cluster_domain: settings.cluster_domain.clone(),
+                metrics: Arc::clone(&metrics),
+            };
+            tasks.spawn(webhook.run());
+        }
 
         let mut configured = assembler.synced().await.ok_or(StartError::Unsynced)?;
         authority.ready().await;

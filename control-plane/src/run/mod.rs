@@ -82,6 +82,9 @@ pub struct Args {
     /// Without it, they are on --admin only.
     #[arg(long, value_name = "IP:PORT", help_heading = ADDRESSES)]
     pub metrics_listen: Option<SocketAddr>,
+    /// With --kubernetes: where the API server sends pods that are to have a sidecar, over TLS.
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:15017", help_heading = ADDRESSES)]
+    pub webhook_listen: SocketAddr,
     /// DNS name or IP address in the control plane's certificate, for other gRPC clients than our proxies; may be repeated.
     ///
     /// localhost, this host's name, loopback and the address of --listen are always in it.
@@ -198,7 +201,8 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
         ca_cert,
         ca_key,
         server_name,
-        injection: _,
+        webhook_listen,
+        injection,
         log: _,
         log_format: _,
     } = args;
@@ -212,6 +216,7 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
         }
     };
     let settings = settings.with_cluster_domain(cluster_domain)?.with_lifetimes(certificate_ttl, lease)?;
+    let settings = settings.with_webhook(webhook_listen, injection);
     let settings = settings.with_server_names(&server_name)?.with_metrics_listen(metrics_listen);
     Ok(match issuer {
         Some(files) => settings.with_issuer(files),

@@ -8,6 +8,7 @@ use outrigger_core::identity::{IdentityError, TrustDomain};
 use thiserror::Error;
 
 use crate::ca::authority::{MAX_TTL, ServerName};
+use crate::injection::InjectionArgs;
 use crate::kubernetes::client::ClusterAccess;
 
 /// Minimum lifetime, which leaves time for a renewal.
@@ -26,6 +27,14 @@ pub struct Settings {
     pub(super) lease: Duration,
     pub(super) issuer: Option<IssuerFiles>,
     pub(super) server_names: Vec<ServerName>,
+    pub(super) webhook: Option<WebhookSettings>,
+}
+
+/// The webhook, in a cluster.
+#[derive(Debug, Clone)]
+pub(super) struct WebhookSettings {
+    pub(super) listen: SocketAddr,
+    pub(super) injection: InjectionArgs,
 }
 
 /// Where resources and workloads come from.
@@ -109,6 +118,7 @@ impl Settings {
             lease: Duration::from_secs(30),
             issuer: None,
             server_names: Vec::new(),
+            webhook: None,
         })
     }
 
@@ -145,6 +155,13 @@ impl Settings {
     /// Serves `/metrics`, `/ready` and `/healthz` at this address too, which need not be loopback.
     pub fn with_metrics_listen(mut self, address: Option<SocketAddr>) -> Self {
         self.metrics = address;
+        self
+    }
+
+    /// Serves the webhook that injects sidecars, in a cluster.
+    pub fn with_webhook(mut self, listen: SocketAddr, injection: InjectionArgs) -> Self {
+        let in_cluster = matches!(self.mode, Mode::Kubernetes(_));
+        self.webhook = in_cluster.then_some(WebhookSettings { listen, injection });
         self
     }
 
