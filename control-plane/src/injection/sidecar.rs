@@ -38,8 +38,9 @@ pub(super) fn proxy(
         format!("--cluster-domain={}", settings.cluster_domain),
         format!("--outbound=127.0.0.1:{HTTP_PROXY_PORT}"),
         format!("--transparent-outbound=127.0.0.1:{OUTBOUND_PORT}"),
-        format!("--transparent-inbound=0.0.0.0:{INBOUND_PORT}"),
-        format!("--metrics-listen=0.0.0.0:{METRICS_PORT}"),
+        format!("--transparent-outbound=[::1]:{OUTBOUND_PORT}"),
+        format!("--transparent-inbound=[::]:{INBOUND_PORT}"),
+        format!("--metrics-listen=[::]:{METRICS_PORT}"),
     ];
     if let Some(level) = annotations.log_level {
         args.push(format!("--log={level}"));

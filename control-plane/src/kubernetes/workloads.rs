@@ -4,7 +4,7 @@
 //! alone, not from EndpointSlices: a pod that terminates leaves the slices, and must serve to the end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
@@ -18,7 +18,7 @@ use crate::model::registration::{
 };
 use crate::model::service::{AppProtocol, Service, ServiceKey, ServiceType, TargetPort};
 
-/// The port of the listener that all inbound connections of a pod are redirected to.
+/// The port of the listener that all inbound connections of a pod are redirected to: `[::]`, also where a pod has IPv4 addresses only.
 const CAPTURE_PORT: u16 = 15006;
 
 /// The pods of the cluster, and the workloads that they are.
@@ -159,11 +159,7 @@ fn workload(trust_domain: &TrustDomain, key: &PodKey, pod: &Pod, mesh: &Mesh) ->
             return None;
         }
     };
-    let any: IpAddr = match ips.iter().any(IpAddr::is_ipv6) {
-        true => [0_u16; 8].into(),
-        false => [0_u8; 4].into(),
-    };
-    let capture = SocketAddr::new(any, CAPTURE_PORT);
+    let capture = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), CAPTURE_PORT);
     Some(WorkloadEntry {
         key: WorkloadKey { identity, instance: key.name.clone() },
         ports: ports(key, sidecar, mesh, ip, capture),

@@ -3,7 +3,7 @@
 //! All sockets are bound here, before any thread runs, so that an address in use is a start-up error. Inbound listeners come
 //! over xDS after registration; their sockets are bound already.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,10 +58,21 @@ impl Bootstrap {
             let by = DestinationBy::Name(bound.destination.as_str().into());
             listeners.push(finding(args, name(address), address, by));
         }
-        if let Some(address) = args.transparent_outbound {
-            let name = "transparent-outbound";
-            let address = binder.bind("--transparent-outbound", |_| name.into(), address)?;
-            listeners.push(finding(args, name.into(), address, DestinationBy::OriginalDestination));
+        for (number, &address) in args.transparent_outbound.iter().enumerate() {
+            let name: Name = match number {
+                0 => "transparent-outbound".into(),
+                _ => format!("transparent-outbound|{address}").into(),
+            };
+            let address = match binder.bind("--transparent-outbound", |_| name.clone(), address) {
+                Err(Error::Listen { source, .. })
+                    if number > 0 && address.is_ipv6() && is_without_ipv6(&source) =>
+                {
+                    tracing::info!(%address, "not listening: there is no IPv6 here");
+                    continue;
+                }
+                bound => bound?,
+            };
+            listeners.push(finding(args, name, address, DestinationBy::OriginalDestination));
         }
         let redirected = match args.transparent_inbound {
             Some(address) => Some(binder.bind("--transparent-inbound", inbound_name, address)?),
@@ -103,9 +114,24 @@ fn finding(args: &Args, name: Name, address: SocketAddr, by: DestinationBy) -> A
 /// Binds a socket of the control thread.
 fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     let failed = |source| Error::Listen { flag, address: address.to_string(), source };
-    let listener = TcpListener::bind(address).map_err(failed)?;
+    let listener = probe(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
+}
+
+/// Binds `address`; `[::]` is `0.0.0.0` on a kernel without IPv6.
+fn probe(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        bound => bound,
+    }
+}
+
+/// EAFNOSUPPORT: the kernel has no IPv6. EADDRNOTAVAIL: no interface has the address.
+fn is_without_ipv6(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(97 | 99))
 }
 
 struct Binder {
@@ -114,7 +140,7 @@ struct Binder {
 }
 
 impl Binder {
-    /// Binds one socket per worker and returns the bound address. The group is named after that address.
+    /// Binds one socket per worker. Returns `address` with the actual port; the group is named after it.
     fn bind(
         &mut self,
         flag: &'static str,
@@ -124,14 +150,15 @@ impl Binder {
         let failed = |source| Error::Listen { flag, address: address.to_string(), source };
         // SO_REUSEPORT would also let a second proxy of the same user share the port and receive half of the connections.
         // A probe socket without it detects an existing listener.
-        let probe = TcpListener::bind(address).map_err(failed)?;
+        let probe = probe(address).map_err(failed)?;
         let bound = probe.local_addr().map_err(failed)?;
         drop(probe);
-        let group = ListenerGroup::bind(name(bound), bound, self.workers)
+        let named = SocketAddr::new(address.ip(), bound.port());
+        let group = ListenerGroup::bind(name(named), bound, self.workers)
             .map_err(|error| failed(std::io::Error::other(error)))?;
         tracing::info!(listener = %group.name(), address = %bound, "listening");
         self.sockets.push(group);
-        Ok(bound)
+        Ok(named)
     }
 
     /// Returns the ports to register and the inbound addresses. Services that differ only in name share a port. `redirected`
@@ -302,6 +329,17 @@ mod tests {
         let made = bootstrap(&["--transparent-inbound", "127.0.0.1:0"]).unwrap();
         let redirected = made.sockets.last().unwrap();
         assert_eq!((made.ports.len(), &made.inbound[..]), (0, &[redirected.address()][..]));
+    }
+
+    #[test]
+    fn redirected_outbound_connections_of_both_families_have_a_listener_each() {
+        let ports = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+        let [four, six] = [format!("127.0.0.1:{}", ports[0]), format!("[::1]:{}", ports[1])];
+        let made = bootstrap(&["--transparent-outbound", &four, "--transparent-outbound", &six]).unwrap();
+        let names: Vec<_> = made.sockets.iter().map(|group| group.name().to_string()).collect();
+        assert!(names.contains(&"transparent-outbound".to_owned()), "{names:?}");
+        let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+        assert_eq!(names.contains(&format!("transparent-outbound|{six}")), has_ipv6, "{names:?}");
     }
 
     #[test]

@@ -82,7 +82,7 @@ fn the_ports_of_a_pod_are_those_of_its_services_and_those_that_it_declares() {
     assert_eq!(cluster.ports(), ["10.1.0.7:8080 80 cart.shop", "10.1.0.7:9102 9102 "]);
     let workload = cluster.registrations.workloads().next().unwrap();
     assert_eq!(workload.key.to_string(), "spiffe://cluster.local/ns/shop/sa/cart, instance cart-1");
-    assert_eq!(workload.capture, Some("0.0.0.0:15006".parse().unwrap()));
+    assert_eq!(workload.capture, Some("[::]:15006".parse().unwrap()));
     assert_eq!((workload.ready, workload.draining, workload.mtls), (true, false, MtlsMode::Permissive));
     cluster.apply(&[&CART.replace("targetPort: http", "targetPort: 7070")]);
     assert_eq!(cluster.ports(), ["10.1.0.7:7070 80 cart.shop", "10.1.0.7:8080 8080 ", "10.1.0.7:9102 9102 "]);

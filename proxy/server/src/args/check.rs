@@ -26,7 +26,7 @@ impl Args {
         self.metrics_listen.into_iter().try_for_each(|at| take("--metrics-listen", at))?;
         self.outbound.into_iter().try_for_each(|at| take("--outbound", at))?;
         self.bind.iter().try_for_each(|bound| take("--bind", bound.local))?;
-        self.transparent_outbound.into_iter().try_for_each(|at| take("--transparent-outbound", at))?;
+        self.transparent_outbound.iter().try_for_each(|at| take("--transparent-outbound", *at))?;
         self.transparent_inbound.into_iter().try_for_each(|at| take("--transparent-inbound", at))?;
         self.check_service_addresses(take)?;
         let mut keys = HashSet::new();

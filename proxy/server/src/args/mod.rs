@@ -117,11 +117,12 @@ pub struct Args {
     #[arg(long, value_name = "IP:PORT=HOST:PORT", help_heading = TRAFFIC, value_parser = BoundDestination::parse)]
     pub bind: Vec<BoundDestination>,
 
-    /// Address for redirected outbound connections
+    /// Address for redirected outbound connections; may be repeated
     ///
-    /// Their original destination is read from the kernel (SO_ORIGINAL_DST).
+    /// Their original destination is read from the kernel (SO_ORIGINAL_DST). An IPv6 address after the first is left out where there
+    /// is no IPv6.
     #[arg(long, value_name = "IP:PORT", help_heading = TRAFFIC, value_parser = parse_socket)]
-    pub transparent_outbound: Option<SocketAddr>,
+    pub transparent_outbound: Vec<SocketAddr>,
 
     /// Address for redirected inbound connections
     ///
