@@ -66,6 +66,15 @@ Examples:
     ControlPlane(outrigger_control_plane::run::Args),
     /// Run a sidecar (the same as outrigger-proxy).
     Proxy(outrigger_proxy::Args),
+    /// Redirect the connections of this network namespace to a sidecar, and verify it (root).
+    #[command(after_help = "\
+Examples:
+  # As the capture container of a pod does
+  outrigger capture --exclude-inbound-ports 22
+
+  # Put everything back
+  outrigger capture --remove")]
+    Capture(outrigger_proxy::CaptureArgs),
     /// Wait until a control plane or a proxy is ready.
     Wait(wait::WaitArgs),
     /// Print the objects of the mesh in a Kubernetes cluster, for kubectl apply.
@@ -113,6 +122,7 @@ fn main() -> ExitCode {
         }
         Command::Install(args) => install::install(args),
         Command::Uninstall(args) => install::uninstall(args),
+        Command::Capture(args) => outrigger_proxy::capture(&args).map_err(|error| error.to_string()),
         Command::Check(args) => check::check(args),
         Command::Schema(args) => schema::print_schema(args),
         Command::Inject(args) => inject::run(args),

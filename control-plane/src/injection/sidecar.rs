@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::annotations::{Annotations, Resources};
 use super::layout::{
-    CAPTURE_CHECK_CONTAINER, CAPTURE_CONTAINER, HTTP_PROXY_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT,
-    PROXY_CONTAINER, PROXY_PROGRAM, PROXY_UID, ROOTS_DIRECTORY, ROOTS_VOLUME, STATE_DIRECTORY, STATE_VOLUME,
-    TOKEN_DIRECTORY, TOKEN_VOLUME,
+    CAPTURE_CHECK_CONTAINER, CAPTURE_CHECK_UID, CAPTURE_CONTAINER, HTTP_PROXY_PORT, INBOUND_PORT,
+    METRICS_PORT, OUTBOUND_PORT, PROXY_CONTAINER, PROXY_PROGRAM, PROXY_UID, ROOTS_DIRECTORY, ROOTS_VOLUME,
+    STATE_DIRECTORY, STATE_VOLUME, TOKEN_DIRECTORY, TOKEN_VOLUME,
 };
 use super::pod::Container;
 use super::probes::AppProbes;
@@ -115,6 +115,8 @@ pub(super) fn capture(settings: &Settings, annotations: &Annotations) -> Value {
         }
         Capture::Cni => {
             args.push("--verify".to_owned());
+            // The connections of the sidecar's user are not redirected.
+            context["runAsUser"] = json!(CAPTURE_CHECK_UID);
             CAPTURE_CHECK_CONTAINER
         }
     };

@@ -24,4 +24,5 @@ pub use capacity::budget::ConnectionBudget;
 pub use context::Resolver;
 pub use record::Sinks;
 pub use socket::listener::ListenerGroup;
+pub use socket::stream::ORIGINAL_DESTINATION_PRIORITY;
 pub use upstream::shared::{EndpointLoad, SharedClusters};

@@ -1,9 +1,10 @@
-//! The proxy process: flags, sockets, threads, admin endpoint, telemetry, shutdown.
+//! The proxy process: flags, sockets, threads, admin endpoint, telemetry, shutdown; and the redirection of connections to it.
 //!
 //! Request handling is in the data plane crate. A module uses only modules listed below it.
 
 mod lifecycle;
 mod admin_client;
+mod capture;
 mod sockets;
 mod admin;
 mod app_probes;
@@ -15,5 +16,6 @@ mod error;
 
 pub use self::admin_client::{DrainArgs, WaitArgs, drain, wait};
 pub use self::args::Args;
+pub use self::capture::{CaptureArgs, capture};
 pub use self::error::Error;
 pub use self::lifecycle::{Addresses, Embedding, run, run_embedded};

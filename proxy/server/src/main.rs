@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use outrigger_proxy::{Args, DrainArgs, Error, WaitArgs};
+use outrigger_proxy::{Args, CaptureArgs, DrainArgs, WaitArgs};
 
 /// Sidecar proxy: carries an application's inbound and outbound traffic through the mesh
 #[derive(Debug, Parser)]
@@ -15,6 +15,8 @@ struct OutriggerProxy {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Redirect the connections of this network namespace to the sidecar, and verify it
+    Capture(CaptureArgs),
     /// Ask the proxy of this pod to drain inbound: clients leave, and further connections are still accepted
     Drain(DrainArgs),
     /// Wait until the proxy of this pod is ready
@@ -22,11 +24,12 @@ enum Command {
 }
 
 /// The flags of the proxy are read only without a command: a command also runs where they are environment variables.
-fn run(matches: &ArgMatches) -> Result<Result<(), Error>, clap::Error> {
+fn run(matches: &ArgMatches) -> Result<Result<(), String>, clap::Error> {
     Ok(match OutriggerProxy::from_arg_matches(matches)?.command {
-        Some(Command::Drain(args)) => outrigger_proxy::drain(&args),
-        Some(Command::Wait(args)) => outrigger_proxy::wait(&args),
-        None => outrigger_proxy::run(Args::from_arg_matches(matches)?),
+        Some(Command::Capture(args)) => outrigger_proxy::capture(&args).map_err(|error| error.to_string()),
+        Some(Command::Drain(args)) => outrigger_proxy::drain(&args).map_err(|error| error.to_string()),
+        Some(Command::Wait(args)) => outrigger_proxy::wait(&args).map_err(|error| error.to_string()),
+        None => outrigger_proxy::run(Args::from_arg_matches(matches)?).map_err(|error| error.to_string()),
     })
 }
 

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::address::EndpointAddress;
 pub(crate) use super::peer::Peer;
@@ -55,8 +55,17 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 /// towards clients: one that reads nothing for a while is for the codec and for idle timeouts to judge.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
-/// Dials an endpoint within `timeout`, with `TCP_NODELAY` set. A failure is safe to retry elsewhere: nothing was written.
-pub(crate) async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Result<TcpStream, Failure> {
+/// The priority (`SO_PRIORITY`, socket(7)) of connections to the original destination of a redirected connection. A capture must
+/// not redirect them again. Values up to 6 need no privilege, and 4 is queued like the default.
+pub const ORIGINAL_DESTINATION_PRIORITY: u32 = 4;
+
+/// Dials an endpoint within `timeout`, with `TCP_NODELAY` set. `is_original` is whether it is the original destination of a
+/// redirected connection. A failure is safe to retry elsewhere: nothing was written.
+pub(crate) async fn connect(
+    endpoint: EndpointAddress,
+    is_original: bool,
+    timeout: Duration,
+) -> Result<TcpStream, Failure> {
     let failed = |detail: String| {
         Failure::upstream(
             Reason::UpstreamConnectionFailure,
@@ -68,7 +77,12 @@ pub(crate) async fn connect(endpoint: EndpointAddress, timeout: Duration) -> Res
         let side = if is_ours(&error) { Side::Local } else { Side::Upstream };
         Failure { side, ..failed(error.to_string()) }
     };
-    let stream = tokio::time::timeout(timeout, TcpStream::connect(endpoint.0))
+    let socket = if endpoint.0.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(refused)?;
+    if is_original {
+        SockRef::from(&socket).set_priority(ORIGINAL_DESTINATION_PRIORITY).map_err(refused)?;
+    }
+    let stream = tokio::time::timeout(timeout, socket.connect(endpoint.0))
         .await
         .map_err(|_| failed(format!("no connection within {} ms", timeout.as_millis())))?
         .map_err(refused)?;
@@ -211,11 +225,21 @@ mod tests {
     async fn an_endpoint_that_vanishes_is_noticed_also_while_bytes_are_on_their_way() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = EndpointAddress(listener.local_addr().unwrap());
-        let dialled = connect(endpoint, Duration::from_secs(5)).await.unwrap();
+        let dialled = connect(endpoint, false, Duration::from_secs(5)).await.unwrap();
         let socket = SockRef::from(&dialled);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
         let (time, interval, retries) = KEEPALIVE;
         assert!(UNACKNOWLEDGED >= time + interval * retries, "the probes have their time");
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_the_original_destination_is_told_apart_by_its_priority() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = EndpointAddress(listener.local_addr().unwrap());
+        for (is_original, priority) in [(false, 0), (true, ORIGINAL_DESTINATION_PRIORITY)] {
+            let stream = connect(endpoint, is_original, Duration::from_secs(5)).await.unwrap();
+            assert_eq!(SockRef::from(&stream).priority().unwrap(), priority);
+        }
     }
 }

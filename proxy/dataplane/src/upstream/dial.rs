@@ -48,6 +48,8 @@ pub(crate) enum Wire {
 pub(crate) struct Target {
     /// The address of the endpoint.
     pub(crate) address: EndpointAddress,
+    /// Whether it is the original destination of a redirected connection.
+    pub(crate) is_original: bool,
     /// The TLS settings, if the endpoint uses TLS.
     pub(crate) tls: Option<TlsTarget>,
 }
@@ -159,7 +161,7 @@ impl Dialer {
         timeout: Duration,
     ) -> Result<Dialled, Failure> {
         let started = Instant::now();
-        let tcp = stream::connect(target.address, timeout).await?;
+        let tcp = stream::connect(target.address, target.is_original, timeout).await?;
         let Some(tls) = &target.tls else {
             return Ok(Dialled { stream: Stream::Plain(tcp), facts: EndpointFacts::default(), http2: false });
         };

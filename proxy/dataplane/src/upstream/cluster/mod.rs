@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use outrigger_config::cluster::{Cluster as Config, UpstreamProtocol};
+use outrigger_config::cluster::{Cluster as Config, Discovery, UpstreamProtocol};
 use outrigger_config::endpoint::{Endpoint, HealthStatus, Transport};
 use outrigger_core::Name;
 use outrigger_core::error::{Failure, Reached};
@@ -279,7 +279,8 @@ impl Cluster {
                 mesh: tls.is_mesh(),
             }),
         };
-        Target { address: EndpointAddress(endpoint.address), tls }
+        let is_original = matches!(self.config.borrow().discovery, Discovery::OriginalDestination(_));
+        Target { address: EndpointAddress(endpoint.address), is_original, tls }
     }
 
     /// Creates the host of `endpoint`. Connections and unanswered requests of the one `before` are kept.

@@ -37,7 +37,7 @@ fn pool(address: SocketAddr, connections: u32) -> (Rc<Pool>, Rc<Peer>) {
     let settings = PoolSettings { connect_timeout: SOON, connections };
     let identity = Rc::new(Identity::new(SecretStore::new()));
     let dialer = Rc::new(Dialer::new(identity, Rc::new(Limits::default())));
-    let target = Target { address: EndpointAddress(address), tls: None };
+    let target = Target { address: EndpointAddress(address), is_original: false, tls: None };
     let series = Registry::new().worker().cluster(&"app".into());
     (Pool::new(target, settings, dialer, bounds, Rc::default(), Rc::default(), series), peer)
 }

@@ -1,0 +1,167 @@
+//! `outrigger capture` in real network namespaces, with real sidecars and applications that are unaware of them, over IPv4 and
+//! IPv6. Part of `tests/heavier`; needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
+
+mod mesh;
+mod namespace;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use self::mesh::Mesh;
+use self::namespace::{Family, Pair, outrigger};
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+#[test]
+fn captured_connections_go_through_both_sidecars() {
+    for family in FAMILIES {
+        let mesh = Mesh::start(family);
+        let answer = mesh.client.get(&mesh.service_url());
+        assert!(
+            answer.as_ref().is_some_and(|answer| answer.contains("paddle")),
+            "{answer:?}\n{}",
+            mesh.logs()
+        );
+        // The original destination selects the destination; `Host` is ignored.
+        let answer =
+            mesh.client.run(&["curl", "-sf", "-m", "5", "-H", "Host: nowhere.example", &mesh.service_url()]);
+        assert!(answer.contains("paddle"), "{answer}\n{}", mesh.logs());
+        assert_eq!(mesh.served_to("client"), 2, "{}", mesh.logs());
+    }
+}
+
+#[test]
+fn a_workload_reaches_itself() {
+    for family in FAMILIES {
+        let mesh = Mesh::start(family);
+        // Its service: through its own sidecar, outbound and inbound.
+        let answer = mesh.server.get(&mesh.service_url());
+        assert!(
+            answer.as_ref().is_some_and(|answer| answer.contains("paddle")),
+            "{answer:?}\n{}",
+            mesh.logs()
+        );
+        assert_eq!(mesh.served_to("server"), 1, "{}", mesh.logs());
+        // Its own address and loopback: directly.
+        for address in [mesh.application, mesh.loopback_application] {
+            let answer = mesh.server.get(&format!("http://{address}/items"));
+            assert!(answer.is_some_and(|answer| answer.contains("paddle")), "{address}\n{}", mesh.logs());
+        }
+        assert_eq!(mesh.served_to("server"), 1, "{}", mesh.logs());
+    }
+}
+
+#[test]
+fn only_excluded_ports_are_reached_without_the_sidecar() {
+    for family in FAMILIES {
+        let mesh = Mesh::start(family);
+        let there = mesh.application.ip();
+        let from_outside = |port| {
+            let url = format!("http://{}/items", SocketAddr::new(there, port));
+            // The sidecar's user is not captured, so that the request arrives in plain text.
+            mesh.client.try_run(&[
+                "setpriv",
+                "--reuid",
+                "1500",
+                "--clear-groups",
+                "curl",
+                "-sf",
+                "-m",
+                "5",
+                &url,
+            ])
+        };
+        assert!(from_outside(mesh.excluded_application.port()).is_ok(), "{}", mesh.logs());
+        assert!(from_outside(mesh.application.port()).is_err(), "strict mutual TLS");
+        assert!(from_outside(mesh.loopback_application.port()).is_err(), "it listens on loopback alone");
+        for port in [15000, 15001] {
+            assert!(from_outside(port).is_err(), "{port} listens on loopback alone");
+        }
+        let metrics = format!("http://{}/metrics", SocketAddr::new(there, 15020));
+        assert!(mesh.client.get(&metrics).is_some_and(|page| page.contains("outrigger_")), "{}", mesh.logs());
+    }
+}
+
+#[test]
+fn open_connections_and_udp_stay_as_they_are() {
+    for family in FAMILIES {
+        let pair = Pair::new(family, "open");
+        let [here, there] = pair.addresses.map(|ip| SocketAddr::new(ip, 7000));
+        let echo = pair.server.inside(move || TcpListener::bind(there).unwrap());
+        let mut open = pair.client.inside(move || TcpStream::connect(there).unwrap());
+        let (mut accepted, _) = echo.accept().unwrap();
+        for namespace in [&pair.client, &pair.server] {
+            namespace.run(&outrigger(&["capture"]));
+        }
+        exchange(&mut open, &mut accepted);
+        exchange(&mut accepted, &mut open);
+        let connect = move || TcpStream::connect_timeout(&there, Duration::from_secs(5));
+        assert!(pair.client.inside(connect).is_err(), "redirected to a sidecar that is not there");
+        let udp = pair.server.inside(move || UdpSocket::bind(there).unwrap());
+        pair.client.inside(move || UdpSocket::bind(here).unwrap().send_to(b"datagram", there).unwrap());
+        udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut bytes = [0; 16];
+        assert_eq!(udp.recv(&mut bytes).unwrap(), 8);
+        for namespace in [&pair.client, &pair.server] {
+            namespace.run(&outrigger(&["capture", "--remove"]));
+        }
+        assert!(pair.client.inside(connect).is_ok());
+    }
+}
+
+fn exchange(from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(b"hello").unwrap();
+    to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut bytes = [0; 5];
+    to.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"hello");
+}
+
+#[test]
+fn the_redirection_is_verified_replaced_and_removed_as_a_whole() {
+    for family in FAMILIES {
+        let pair = Pair::new(family, "whole");
+        let pod = &pair.client;
+        pod.run(&["nft", "table inet theirs { chain own { type filter hook input priority 0; }; }"]);
+        let before = pod.run(&["nft", "list", "ruleset"]);
+        let error = pod.try_run(&outrigger(&["capture", "--verify"])).unwrap_err();
+        assert!(error.contains("connections are not redirected"), "{error}");
+
+        // Also where everything is excluded.
+        let flags =
+            ["capture", "--exclude-outbound-cidrs", "0.0.0.0/0,::/0", "--exclude-inbound-ports", "22"];
+        pod.run(&outrigger(&flags));
+        let set = pod.run(&["nft", "list", "ruleset"]);
+        pod.run(&outrigger(&flags));
+        assert_eq!(pod.run(&["nft", "list", "ruleset"]), set);
+        pod.run(&outrigger(&["capture", "--verify"]));
+        pod.run(
+            &[&["setpriv", "--reuid", "65534", "--clear-groups"], &outrigger(&["capture", "--verify"])[..]]
+                .concat(),
+        );
+        let error = pod
+            .try_run(
+                &[
+                    &["setpriv", "--reuid", "1500", "--clear-groups"],
+                    &outrigger(&["capture", "--verify"])[..],
+                ]
+                .concat(),
+            )
+            .unwrap_err();
+        assert!(error.contains("user 1500"), "{error}");
+
+        pod.run(&outrigger(&["capture", "--remove"]));
+        pod.run(&outrigger(&["capture", "--remove"]));
+        assert_eq!(pod.run(&["nft", "list", "ruleset"]), before);
+    }
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    let pair = Pair::new(Family::V4, "cap");
+    let drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
+    let error = pair.client.try_run(&[&drop, &outrigger(&["capture"])[..]].concat()).unwrap_err();
+    assert!(error.contains("the capability NET_ADMIN is missing"), "{error}");
+}

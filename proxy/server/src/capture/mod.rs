@@ -1,0 +1,117 @@
+//! `outrigger-proxy capture`: redirects the TCP connections of this network namespace to the sidecar, with nftables.
+//!
+//! In a pod it runs in an init container with the capability NET_ADMIN, before all others. It needs no program of the image
+//! and no configuration of the mesh. The redirection is one table, `inet outrigger`, which is replaced and removed as a whole:
+//! after an error, the rules are those from before. [`capture`] returns only when a connection has proved the rules.
+
+mod verify;
+mod rules;
+mod nftables;
+mod netlink;
+
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use self::netlink::Refused;
+use self::rules::Redirection;
+
+const MODE: &str = "Mode";
+
+/// Flags of `outrigger-proxy capture`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CaptureArgs {
+    #[command(flatten)]
+    redirection: Redirection,
+
+    /// Verify the redirection only, which needs no privilege
+    ///
+    /// Fails if connections are not redirected. For pods whose redirection the CNI plugin sets.
+    #[arg(long, help_heading = MODE, conflicts_with = "remove")]
+    verify: bool,
+
+    /// Remove the redirection; redirected connections end
+    #[arg(long, help_heading = MODE)]
+    remove: bool,
+}
+
+/// Why connections are not redirected. Displayed as one line.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// The process may not configure the network.
+    #[error(
+        "the capability NET_ADMIN is missing: add it to the capture container (securityContext.capabilities.add) or let the \
+         CNI plugin redirect connections"
+    )]
+    Permission,
+    /// The kernel lacks nftables.
+    #[error("this kernel has no nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET, module nf_tables): {0}")]
+    NoNftables(io::Error),
+    /// The kernel refuses a part of the rules.
+    #[error(
+        "the kernel refuses the {purpose}: {source}; it needs Linux 5.2 with the modules nft_chain_nat, nft_redir and nft_fib_inet"
+    )]
+    Refused {
+        /// The part.
+        purpose: String,
+        /// The system error.
+        source: io::Error,
+    },
+    /// The kernel cannot be reached over netlink.
+    #[error("netlink: {0}")]
+    Netlink(io::Error),
+    /// A connection was not redirected.
+    #[error("connections are not redirected: the probe of {address} failed: {source}")]
+    NotRedirected {
+        /// The address that was dialled.
+        address: SocketAddr,
+        /// What happened.
+        source: io::Error,
+    },
+    /// No connection can be opened.
+    #[error("the redirection cannot be verified: this network namespace has no default route")]
+    NoRoute,
+    /// The sidecar's user is never redirected.
+    #[error(
+        "the redirection cannot be verified as user {0}, whose connections are not redirected: run as another user"
+    )]
+    ProxyUser(u32),
+}
+
+impl From<Refused> for CaptureError {
+    fn from(Refused { purpose, source }: Refused) -> Self {
+        const EPROTONOSUPPORT: i32 = 93;
+        const EAFNOSUPPORT: i32 = 97;
+        match (source.kind(), source.raw_os_error(), purpose) {
+            (io::ErrorKind::PermissionDenied, ..) => Self::Permission,
+            (io::ErrorKind::Unsupported, ..) | (_, Some(EPROTONOSUPPORT | EAFNOSUPPORT), _) => {
+                Self::NoNftables(source)
+            }
+            (_, _, Some(purpose)) => Self::Refused { purpose, source },
+            (_, _, None) => Self::Netlink(source),
+        }
+    }
+}
+
+/// Sets, verifies or removes the redirection of this network namespace.
+pub fn capture(args: &CaptureArgs) -> Result<(), CaptureError> {
+    if args.remove {
+        return Ok(netlink::exchange(&nftables::remove(rules::TABLE))?);
+    }
+    if args.verify {
+        return verify::verify(&args.redirection);
+    }
+    set(&args.redirection)?;
+    match verify::verify(&args.redirection) {
+        // The kernel has accepted the rules. Without a route, there is no connection that they could miss.
+        Err(CaptureError::NoRoute) => Ok(()),
+        verified => verified,
+    }
+}
+
+/// Replaces the redirection of this network namespace.
+fn set(redirection: &Redirection) -> Result<(), CaptureError> {
+    let rules = rules::rules(redirection);
+    Ok(netlink::exchange(&nftables::replace(rules::TABLE, &rules::CHAINS, rules))?)
+}

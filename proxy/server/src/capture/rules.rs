@@ -1,0 +1,186 @@
+//! Which connections are redirected to the sidecar: the chains of the table `inet outrigger`.
+//!
+//! A connection keeps its way if it was open before the rules, is not TCP, or is excluded. Loopback traffic is not seen by
+//! `prerouting`, since connection tracking knows it from `output` already.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use clap::value_parser;
+use ipnet::IpNet;
+use outrigger_dataplane::ORIGINAL_DESTINATION_PRIORITY;
+
+use super::nftables::{Chain, Hook, Rule};
+
+/// The name of the table. No other program has one of this name.
+pub(super) const TABLE: &str = "outrigger";
+
+/// Ports of the sidecar itself, beside those of redirected connections: admin endpoint, metrics and probes, DNS.
+const PROXY_PORTS: [u16; 3] = [15000, 15020, 15053];
+
+const PREROUTING: Chain = Chain { name: "prerouting", hook: Some(Hook::Prerouting) };
+const OUTPUT: Chain = Chain { name: "output", hook: Some(Hook::Output) };
+const INBOUND: Chain = Chain { name: "inbound", hook: None };
+const OUTBOUND: Chain = Chain { name: "outbound", hook: None };
+const PROXY: Chain = Chain { name: "proxy", hook: None };
+pub(super) const CHAINS: [Chain; 5] = [INBOUND, OUTBOUND, PROXY, PREROUTING, OUTPUT];
+
+/// What is redirected, and where.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Redirection")]
+pub(super) struct Redirection {
+    /// Port of the sidecar for inbound connections
+    #[arg(long, value_name = "PORT", default_value_t = 15006, value_parser = value_parser!(u16).range(1..))]
+    pub(super) inbound_port: u16,
+
+    /// Port of the sidecar for outbound connections
+    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = value_parser!(u16).range(1..))]
+    pub(super) outbound_port: u16,
+
+    /// User ID of the sidecar, whose own connections are not redirected
+    #[arg(long, value_name = "UID", default_value_t = 1500)]
+    pub(super) proxy_uid: u32,
+
+    /// Ports whose inbound connections are not redirected; the sidecar's own never are
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
+    pub(super) exclude_inbound_ports: Vec<u16>,
+
+    /// Destination ports of outbound connections that are not redirected
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
+    pub(super) exclude_outbound_ports: Vec<u16>,
+
+    /// Destination addresses of outbound connections that are not redirected, as in 10.0.0.0/8,fd00::/8
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub(super) exclude_outbound_cidrs: Vec<IpNet>,
+}
+
+/// Returns addresses that are redirected whatever is excluded, so that a connection to them proves the redirection. They are
+/// reserved for documentation (RFC 5737, RFC 3849): no host has them.
+pub(super) fn probe_addresses(outbound_port: u16) -> [SocketAddr; 2] {
+    let addresses: [IpAddr; 2] =
+        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
+    addresses.map(|address| SocketAddr::new(address, outbound_port))
+}
+
+/// Returns the rules, in order.
+pub(super) fn rules(redirection: &Redirection) -> Vec<Rule> {
+    let Redirection { inbound_port, outbound_port, proxy_uid, .. } = *redirection;
+    let loopback: [IpNet; 2] = [
+        IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+        IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+    ];
+    let mut rules = vec![
+        Rule::of(PREROUTING).tcp_syn().fib_daddr_local().goto(INBOUND),
+        Rule::of(OUTPUT).tcp_syn().skuid(proxy_uid).goto(PROXY),
+        Rule::of(OUTPUT).tcp_syn().goto(OUTBOUND),
+    ];
+
+    // Connections of the sidecar. One to an address of its own pod is a call to a service that the pod itself serves, unless it
+    // is the inbound side's to the application.
+    rules.push(Rule::of(PROXY).priority(ORIGINAL_DESTINATION_PRIORITY).accept());
+    rules.extend(loopback.map(|range| Rule::of(PROXY).daddr(range).accept()));
+    rules.push(Rule::of(PROXY).oif_loopback().goto(INBOUND));
+
+    let own = [inbound_port, outbound_port].into_iter().chain(PROXY_PORTS);
+    for port in own.chain(redirection.exclude_inbound_ports.iter().copied()) {
+        rules.push(Rule::of(INBOUND).tcp_dport(port).accept());
+    }
+    rules.push(Rule::of(INBOUND).redirect(inbound_port));
+
+    // Connections of the application. Those to its own pod's addresses need no sidecar.
+    rules.push(Rule::of(OUTBOUND).oif_loopback().accept());
+    for probe in probe_addresses(outbound_port) {
+        rules.push(
+            Rule::of(OUTBOUND).daddr(probe.ip().into()).tcp_dport(probe.port()).redirect(outbound_port),
+        );
+    }
+    for &port in &redirection.exclude_outbound_ports {
+        rules.push(Rule::of(OUTBOUND).tcp_dport(port).accept());
+    }
+    for &range in &redirection.exclude_outbound_cidrs {
+        rules.push(Rule::of(OUTBOUND).daddr(range).accept());
+    }
+    rules.push(Rule::of(OUTBOUND).redirect(outbound_port));
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        redirection: Redirection,
+    }
+
+    fn redirection(flags: &[&str]) -> Result<Redirection, clap::Error> {
+        Command::try_parse_from([&["capture"], flags].concat()).map(|command| command.redirection)
+    }
+
+    fn lines(flags: &[&str], chain: Chain) -> Vec<String> {
+        let prefix = format!("{}: ", chain.name);
+        let rules = rules(&redirection(flags).unwrap()).into_iter().map(|rule| rule.to_string());
+        rules.filter_map(|line| line.strip_prefix(&prefix).map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn inbound_connections_are_redirected_except_to_excluded_ports_and_the_sidecars_own() {
+        assert_eq!(lines(&[], PREROUTING), ["tcp flags syn fib daddr type local goto inbound"]);
+        let excluded =
+            [15006, 15001, 15000, 15020, 15053, 22, 9090].map(|port| format!("tcp dport {port} accept"));
+        let inbound = lines(&["--exclude-inbound-ports", "22,9090"], INBOUND);
+        assert_eq!(inbound, [&excluded[..], &["redirect to :15006".into()]].concat());
+    }
+
+    #[test]
+    fn outbound_connections_are_redirected_except_to_excluded_ports_and_addresses() {
+        let flags = ["--exclude-outbound-ports", "25", "--exclude-outbound-cidrs", "10.1.2.3/8,fd00::/8"];
+        assert_eq!(
+            lines(&flags, OUTBOUND),
+            [
+                "oif lo accept",
+                "daddr 192.0.2.1/32 tcp dport 15001 redirect to :15001",
+                "daddr 2001:db8::1/128 tcp dport 15001 redirect to :15001",
+                "tcp dport 25 accept",
+                "daddr 10.0.0.0/8 accept",
+                "daddr fd00::/8 accept",
+                "redirect to :15001",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_sidecars_connections_are_redirected_only_to_itself() {
+        assert_eq!(
+            lines(&["--proxy-uid", "7"], OUTPUT),
+            ["tcp flags syn meta skuid 7 goto proxy", "tcp flags syn goto outbound"]
+        );
+        assert_eq!(
+            lines(&[], PROXY),
+            [
+                "meta priority 4 accept",
+                "daddr 127.0.0.0/8 accept",
+                "daddr ::1/128 accept",
+                "oif lo goto inbound",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_but_ports_and_address_ranges_becomes_a_rule() {
+        for flags in [
+            ["--exclude-inbound-ports", "22;accept"],
+            ["--exclude-inbound-ports", "0"],
+            ["--exclude-inbound-ports", "65536"],
+            ["--exclude-outbound-ports", "1-65535"],
+            ["--exclude-outbound-ports", ""],
+            ["--exclude-outbound-cidrs", "10.0.0.0"],
+            ["--exclude-outbound-cidrs", "10.0.0.0/33"],
+            ["--exclude-outbound-cidrs", "example.com/8"],
+        ] {
+            assert!(redirection(&flags).is_err(), "{flags:?}");
+        }
+    }
+}
