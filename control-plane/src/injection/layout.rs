@@ -17,7 +17,7 @@ pub(super) const CAPTURE_CONTAINER: &str = "outrigger-capture";
 /// The init container that verifies the redirection that a CNI plugin has set up.
 pub(super) const CAPTURE_CHECK_CONTAINER: &str = "outrigger-capture-check";
 /// The user ID of that container.
-pub(super) const CAPTURE_CHECK_UID: i64 = 1501;
+pub(super) const CAPTURE_CHECK_UID: u64 = 1501;
 /// All container names that injection uses.
 pub(super) const CONTAINERS: [&str; 3] = [PROXY_CONTAINER, CAPTURE_CONTAINER, CAPTURE_CHECK_CONTAINER];
 

@@ -159,6 +159,8 @@ fn all_but_net_admin_of_the_capture_container_is_restricted() {
         ["outrigger-capture-check", "outrigger-proxy", "migrate"]
     );
     assert!([0, 1].iter().all(|at| is_restricted(&cni["spec"]["initContainers"][*at])));
+    let check = &cni["spec"]["initContainers"][0]["securityContext"]["runAsUser"];
+    assert!(*check == 1501 && *check != proxy["securityContext"]["runAsUser"], "it is to be redirected");
     let kinds = ["projected", "configMap", "emptyDir"];
     for volume in &pod["spec"]["volumes"].as_array().unwrap()[1..] {
         assert!(kinds.iter().any(|kind| volume.get(kind).is_some()), "{volume}");
