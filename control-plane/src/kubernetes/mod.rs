@@ -20,7 +20,7 @@ pub(crate) mod events;
 pub(crate) mod status;
 mod reflector;
 mod discovery;
-pub mod client;
+pub(crate) mod client;
 
 /// The namespace of the mesh.
 const NAMESPACE: &str = "outrigger-system";

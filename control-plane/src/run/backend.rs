@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use tokio::net::UnixListener;
 
-use super::control_plane::StartError;
+use super::error::StartError;
 use super::settings::{IssuerFiles, Mode, Settings};
 use crate::admin::server::bind_socket;
 use crate::admin_client::SOCKET_FILE;

@@ -4,40 +4,35 @@
 //! model is complete; until then, they wait in the kernel's accept queue. The admin pages are served before, and say what is
 //! missing.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_proto::istio_auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use outrigger_proto::registration::registration_server::RegistrationServer;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::backend::{Backend, Source, WorkloadSource};
+use super::error::StartError;
 use super::settings::Settings;
 use crate::admin::pages::Pages;
 use crate::admin::server::Listeners;
-use crate::ca::issuer::IssuerError;
 use crate::ca::service::CertificateService;
-use crate::kubernetes::client::ClientError;
 use crate::kubernetes::replica::Replica;
 use crate::kubernetes::status::{self, StatusInputs};
 use crate::kubernetes::webhook::Webhook;
 use crate::listener::accept::{self, ListenerConfig};
-use crate::listener::server_certificate::{ServerCertificate, ServerCertificateError, usual_names};
+use crate::listener::server_certificate::{ServerCertificate, usual_names};
 use crate::listener::services::Services;
-use crate::listener::tls::{TlsError, server_configs};
+use crate::listener::tls::server_configs;
 use crate::metrics::Metrics;
 use crate::model::mesh::Mesh;
 use crate::model::registration::Registrations;
 use crate::registration::registrar::Registrar;
 use crate::registration::service::RegistrationService;
 use crate::source::assembler::View;
-use crate::source::watch::SourceError;
-use crate::state::StateError;
 use crate::translate::scope;
 use crate::xds::server::Server;
 
@@ -59,58 +54,6 @@ pub struct ControlPlane {
     tasks: JoinSet<()>,
     source: Source,
     replica: Option<Replica>,
-}
-
-/// Why the control plane could not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// An address cannot be bound.
-    #[error("cannot listen on {address} ({flag}): {error}{}", in_use(flag, error))]
-    Listen {
-        /// The flag.
-        flag: &'static str,
-        /// The address or path.
-        address: String,
-        /// The error of the operating system.
-        error: io::Error,
-    },
-    /// The store or the state directory is not usable.
-    #[error("--state-dir: {0}")]
-    State(#[from] StateError),
-    /// The operator's CA or the stored CA is not usable.
-    #[error("the CA: {0}")]
-    Issuer(#[from] IssuerError),
-    /// The configuration cannot be read.
-    #[error("--config: {0}")]
-    Source(#[from] SourceError),
-    /// The API server cannot be found.
-    #[error("--kubernetes: {0}")]
-    Kubernetes(#[from] ClientError),
-    /// The control plane's own certificate cannot be issued.
-    #[error("the control plane's certificate: {0}")]
-    Certificate(#[from] ServerCertificateError),
-    /// TLS cannot be configured.
-    #[error("TLS: {0}")]
-    Tls(#[from] TlsError),
-    /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] io::Error),
-    /// A source of configuration ended before all had been read.
-    #[error("a source of configuration ended before it was synced")]
-    Unsynced,
-    /// A start-up step panicked.
-    #[error("start-up failed: {0}")]
-    Join(#[from] JoinError),
-}
-
-/// Returns what to do if another process listens on an address.
-fn in_use(flag: &str, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("; another process listens there: stop it, or give {flag} another address")
-        }
-        _ => String::new(),
-    }
 }
 
 impl ControlPlane {

@@ -2,6 +2,7 @@
 
 pub mod control_plane;
 mod backend;
+mod error;
 pub mod settings;
 
 use std::net::SocketAddr;
@@ -15,7 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-use control_plane::{ControlPlane, StartError};
+use control_plane::ControlPlane;
+use error::StartError;
 use settings::{IssuerFiles, Settings, SettingsError};
 
 use crate::injection::InjectionArgs;

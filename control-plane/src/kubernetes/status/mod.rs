@@ -2,11 +2,11 @@
 //!
 //! [`route`] computes the status of a route and [`mesh`] that of an XMesh; [`writer`] decides which are written, and when.
 
-pub(crate) mod route;
+mod mesh;
 mod writer;
 mod reports;
 mod rejections;
-mod mesh;
+pub(crate) mod route;
 mod condition;
 
 use std::collections::BTreeMap;
