@@ -12,7 +12,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watch_object};
+use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client};
 use outrigger_core::identity::TrustDomain;
 use rustls_pki_types::CertificateDer;
@@ -31,6 +31,8 @@ use crate::source::sync::SyncStatus;
 const SECRET: &str = "outrigger-ca";
 /// The name of the CA among what has to be synced.
 pub(super) const PART: &str = "the CA";
+/// The time after which the API server ends a watch, which then continues: shorter than the client waits for an event.
+const WATCH_SECONDS: u32 = 60;
 /// How often a replica without a CA looks for the Secret.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -62,7 +64,9 @@ pub(super) async fn maintain(
     authority.replace(rotation.signer());
     sync.set_failure(PART, None);
     sync.synced(PART);
-    let mut changes = watch_object(secrets, SECRET).default_backoff().boxed();
+    let config = Config::default().fields(&format!("metadata.name={SECRET}")).timeout(WATCH_SECONDS);
+    let mut events = watcher(secrets, config).default_backoff().boxed();
+    let mut listed = false;
     loop {
         let due = rotation.due();
         let advance = async move {
@@ -73,20 +77,19 @@ pub(super) async fn maintain(
         };
         let changed = tokio::select! {
             () = advance => rotation.advance(Instant::now()),
-            change = changes.next() => match change {
+            event = events.next() => match event.map(|event| stored_ca(event, &mut listed)) {
                 None => return,
-                Some(change) => match stored_ca(change) {
-                    Ok(stored) => {
-                        sync.set_failure(PART, None);
-                        rotation.observe(stored, Instant::now())
+                Some(None) => false,
+                Some(Some(Ok(stored))) => {
+                    sync.set_failure(PART, None);
+                    rotation.observe(stored, Instant::now())
+                }
+                Some(Some(Err(problem))) => {
+                    if sync.set_failure(PART, Some(problem.clone())) {
+                        tracing::error!(problem, "signing with the CA in memory");
                     }
-                    Err(problem) => {
-                        if sync.set_failure(PART, Some(problem.clone())) {
-                            tracing::error!(problem, "signing with the CA in memory");
-                        }
-                        false
-                    }
-                },
+                    false
+                }
             },
         };
         if changed {
@@ -95,16 +98,32 @@ pub(super) async fn maintain(
     }
 }
 
-/// Returns the CA in a changed Secret, or why there is none.
-fn stored_ca(change: Result<Option<Secret>, watcher::Error>) -> Result<StoredCa, String> {
-    match change {
-        Ok(Some(secret)) => read(&secret, SystemTime::now())
-            .map_err(|problem| format!("the Secret {SECRET} cannot be used: {problem}")),
-        Ok(None) => Err(format!(
-            "the Secret {SECRET} was deleted; restore it: the control plane loses the CA when it restarts"
-        )),
-        // The stream repeats itself, with backoff.
-        Err(error) => Err(format!("the Secret {SECRET} cannot be watched now: {error}")),
+/// Returns the CA that an event of the watch has, or why it has none. Returns None if the event says nothing about the Secret. `listed`
+/// is whether the current list has it.
+fn stored_ca(
+    event: Result<Event<Secret>, watcher::Error>,
+    listed: &mut bool,
+) -> Option<Result<StoredCa, String>> {
+    match event {
+        Ok(Event::Init) => {
+            *listed = false;
+            None
+        }
+        Ok(Event::InitApply(secret) | Event::Apply(secret)) => {
+            *listed = true;
+            let stored = read(&secret, SystemTime::now());
+            Some(stored.map_err(|problem| format!("the Secret {SECRET} cannot be used: {problem}")))
+        }
+        Ok(Event::InitDone) if *listed => None,
+        Ok(Event::InitDone | Event::Delete(_)) => {
+            let step = "restore it: the control plane loses the CA when it restarts";
+            Some(Err(format!("the Secret {SECRET} was deleted; {step}")))
+        }
+        // The stream repeats itself, with backoff. The API server may be away; then every other watch says so, too.
+        Err(error) => {
+            tracing::debug!(%error, secret = SECRET, "not watched now");
+            None
+        }
     }
 }
 

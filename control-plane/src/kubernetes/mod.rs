@@ -24,3 +24,6 @@ pub(crate) mod client;
 
 /// The namespace of the mesh.
 const NAMESPACE: &str = "outrigger-system";
+
+#[cfg(test)]
+mod tests;

@@ -90,3 +90,23 @@ fn the_trust_roots_of_a_config_map_are_read() {
     assert_eq!(trusted_roots(&map), [root.der().clone()]);
     assert!(trusted_roots(&ConfigMap::default()).is_empty());
 }
+
+#[test]
+fn a_deleted_secret_is_reported_and_a_list_that_has_it_is_not() {
+    let secret = new_secret(&domain(), SystemTime::now()).unwrap();
+    let mut listed = false;
+    let mut observe = |event| match stored_ca(Ok(event), &mut listed) {
+        None => "nothing".to_owned(),
+        Some(Ok(_)) => "read".to_owned(),
+        Some(Err(problem)) => problem,
+    };
+    let list = |secret: &Secret| [Event::Init, Event::InitApply(secret.clone()), Event::InitDone];
+    let outcomes: Vec<_> = list(&secret).into_iter().map(&mut observe).collect();
+    assert_eq!(outcomes, ["nothing", "read", "nothing"]);
+    assert!(observe(Event::Delete(secret.clone())).contains("was deleted; restore it"));
+    assert_eq!(observe(Event::Apply(secret)), "read");
+    // It was deleted while no watch was open.
+    assert_eq!(observe(Event::Init), "nothing");
+    assert!(observe(Event::InitDone).contains("was deleted"));
+    assert!(observe(Event::Apply(Secret::default())).contains("cannot be used: it has no tls.crt"));
+}
