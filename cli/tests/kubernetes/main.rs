@@ -6,6 +6,7 @@
 mod changes;
 mod example;
 mod measure;
+mod security;
 mod workloads;
 
 mod load;
