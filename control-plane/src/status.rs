@@ -149,6 +149,8 @@ mod tests {
             instance: Some("cart-1".into()),
             version: None,
             zone: None,
+            node: None,
+            hostname: None,
         };
         let endpoints = [endpoint(1, EndpointHealth::Ready), endpoint(2, EndpointHealth::NotReady)];
         let service = Service {
@@ -163,6 +165,9 @@ mod tests {
             service_accounts: Vec::new(),
             publish_not_ready: false,
             selector: Default::default(),
+            external_ips: Vec::new(),
+            ipv6_first: false,
+            traffic: Default::default(),
         };
         let entry = ServiceEntry {
             service: Arc::new(service),

@@ -32,6 +32,7 @@ pub(super) type ApiPod = Object<PodSpec, PodStatus>;
 pub(super) struct PodSpec {
     service_account_name: Option<String>,
     host_network: bool,
+    node_name: Option<String>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
 }
@@ -95,6 +96,7 @@ pub(super) struct Pod {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sidecar {
     pub(super) service_account: Name,
+    pub(super) node: Option<Name>,
     pub(super) labels: BTreeMap<Name, Name>,
     /// The TCP ports that its containers declare, each with its name or an empty one.
     pub(super) ports: Vec<(Name, u16)>,
@@ -133,6 +135,7 @@ impl Pod {
             service_account: spec.service_account_name.as_deref().unwrap_or("default").into(),
             labels: labels.map(|(key, value)| (key.into(), value.into())).collect(),
             ports: declared_ports(&spec),
+            node: spec.node_name.as_deref().map(Name::from),
             ready: conditions.iter().any(|one| one.r#type == "Ready" && one.status == "True"),
             terminating: metadata.deletion_timestamp.is_some(),
             mtls: items(annotation(MTLS_PORTS)).filter_map(port_mode).collect(),
@@ -215,6 +218,7 @@ mod tests {
         assert_eq!(ips, ["10.1.0.7", "fd00::7"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let expected = Sidecar {
             service_account: "cart".into(),
+            node: Some("a".into()),
             labels: BTreeMap::from([("app".into(), "cart".into())]),
             ports: vec![("".into(), 6379), ("http".into(), 8080)],
             ready: true,

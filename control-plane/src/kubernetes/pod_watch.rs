@@ -7,7 +7,7 @@ use outrigger_core::identity::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
 use super::pod::ApiPod;
-use super::workloads::Workloads;
+use super::workloads::{ApiNode, Workloads};
 use crate::model::registration::Registrations;
 use crate::source::assembler::View;
 
@@ -17,24 +17,32 @@ pub(super) const QUEUE: usize = 1024;
 /// The pods of the cluster.
 #[derive(Debug)]
 pub(crate) struct PodWatch {
-    events: mpsc::Receiver<Event<ApiPod>>,
+    events: mpsc::Receiver<PodEvent>,
     workloads: Workloads,
-    listed: bool,
+    pods_listed: bool,
+    nodes_listed: bool,
+}
+
+/// An event of the pods, or of the nodes on which they run.
+#[derive(Debug)]
+pub(super) enum PodEvent {
+    Pod(Event<ApiPod>),
+    Node(Event<ApiNode>),
 }
 
 impl PodWatch {
-    pub(super) fn new(trust_domain: TrustDomain, events: mpsc::Receiver<Event<ApiPod>>) -> Self {
-        Self { events, workloads: Workloads::new(trust_domain), listed: false }
+    pub(super) fn new(trust_domain: TrustDomain, events: mpsc::Receiver<PodEvent>) -> Self {
+        Self { events, workloads: Workloads::new(trust_domain), pods_listed: false, nodes_listed: false }
     }
 
-    /// Publishes all pods once they were listed. Returns None if the source ends before.
+    /// Publishes all pods once they and the nodes were listed. Returns None if the source ends before.
     pub(crate) async fn first(
         mut self,
         configured: &mut watch::Receiver<View>,
         publish: &watch::Sender<Registrations>,
     ) -> Option<Self> {
         configured.mark_changed();
-        while !self.listed {
+        while !(self.pods_listed && self.nodes_listed) {
             self = self.step(configured).await?;
         }
         self.publish(publish);
@@ -67,8 +75,16 @@ impl PodWatch {
         let applied = tokio::task::spawn_blocking(move || {
             mesh.into_iter().for_each(|mesh| self.workloads.set_mesh(mesh));
             for event in waiting {
-                self.listed |= matches!(event, Event::InitDone);
-                self.workloads.apply(event);
+                match event {
+                    PodEvent::Pod(event) => {
+                        self.pods_listed |= matches!(event, Event::InitDone);
+                        self.workloads.apply(event);
+                    }
+                    PodEvent::Node(event) => {
+                        self.nodes_listed |= matches!(event, Event::InitDone);
+                        self.workloads.apply_node(event);
+                    }
+                }
             }
             self
         });

@@ -16,9 +16,10 @@ use tokio::task::JoinSet;
 use super::discovery::WatchedKind;
 use super::objects::Objects;
 use super::pod::ApiPod;
-use super::pod_watch::{self, PodWatch};
+use super::pod_watch::{self, PodEvent, PodWatch};
 use super::reflector::Reflector;
 use super::status::route::RouteObjects;
+use super::workloads::ApiNode;
 use crate::model::resource::Kind;
 use crate::source::assembler::SourceHandle;
 use crate::source::sync::SyncStatus;
@@ -27,6 +28,8 @@ use crate::source::sync::SyncStatus;
 const QUEUE: usize = 1024;
 
 const POD: WatchedKind = WatchedKind { name: "Pod", group: "", versions: &["v1"], optional: false };
+/// For the zones of pods alone.
+const NODE: WatchedKind = WatchedKind { name: "Node", group: "", versions: &["v1"], optional: true };
 
 /// The reflectors. Dropping it stops them.
 #[derive(Debug)]
@@ -60,15 +63,23 @@ impl ClusterSource {
             reflectors.spawn(reflector.run());
         }
         let (pod_events, pods) = mpsc::channel(pod_watch::QUEUE);
-        sync.add(POD.name);
-        let reflector: Reflector<ApiPod, _> = Reflector {
+        [POD, NODE].iter().for_each(|kind| sync.add(kind.name));
+        let pod_reflector: Reflector<ApiPod, _> = Reflector {
             client: client.clone(),
             kind: POD,
             sync: sync.clone(),
-            events: pod_events,
-            convert: Box::new(|event| event),
+            events: pod_events.clone(),
+            convert: Box::new(PodEvent::Pod),
         };
-        reflectors.spawn(reflector.run());
+        let node_reflector: Reflector<ApiNode, _> = Reflector {
+            client: client.clone(),
+            kind: NODE,
+            sync: sync.clone(),
+            events: pod_events,
+            convert: Box::new(PodEvent::Node),
+        };
+        reflectors.spawn(pod_reflector.run());
+        reflectors.spawn(node_reflector.run());
         let objects = Objects::default();
         let routes = objects.routes();
         let applier = move || apply(received, objects, &assembler);
@@ -94,7 +105,10 @@ fn apply(
             }
             objects.apply(kind, event);
         }
-        if let Some(update) = objects.update() {
+        // Nothing is published before every kind was listed, so that all of it is assembled once.
+        if unlisted.is_empty()
+            && let Some(update) = objects.update()
+        {
             assembler.apply(update);
         }
         if !synced && unlisted.is_empty() {

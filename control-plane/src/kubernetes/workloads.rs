@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use kube::core::object::{NotUsed, Object};
 use kube::runtime::watcher::Event;
 use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
@@ -21,11 +22,19 @@ use crate::model::service::{AppProtocol, Service, ServiceKey, ServiceType, Targe
 /// The port of the listener that all inbound connections of a pod are redirected to: `[::]`, also where a pod has IPv4 addresses only.
 const CAPTURE_PORT: u16 = 15006;
 
+/// The label of a node with its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// A node of the API server. Only its metadata is read.
+pub(super) type ApiNode = Object<NotUsed, NotUsed>;
+
 /// The pods of the cluster, and the workloads that they are.
 #[derive(Debug)]
 pub(super) struct Workloads {
     trust_domain: TrustDomain,
     pods: BTreeMap<PodKey, KnownPod>,
+    /// The zones of the nodes that have one.
+    zones: BTreeMap<Name, Name>,
     /// The pods of a list that is not complete yet.
     listing: Option<BTreeSet<PodKey>>,
     mesh: Arc<Mesh>,
@@ -44,6 +53,7 @@ impl Workloads {
         Self {
             trust_domain,
             pods: BTreeMap::new(),
+            zones: BTreeMap::new(),
             listing: None,
             mesh: Arc::default(),
             registrations: Registrations::of_cluster(),
@@ -68,6 +78,26 @@ impl Workloads {
             Event::Apply(pod) => self.set(PodKey::of(&pod.metadata), Pod::read(pod)),
             Event::Delete(pod) => self.set(PodKey::of(&pod.metadata), None),
         }
+    }
+
+    /// Applies an event of the nodes. What is kept of a node that has gone has no effect.
+    pub(super) fn apply_node(&mut self, event: Event<ApiNode>) {
+        let (Event::InitApply(node) | Event::Apply(node)) = event else { return };
+        let name: Name = node.metadata.name.unwrap_or_default().into();
+        let zone = node.metadata.labels.unwrap_or_default().remove(ZONE).map(Name::from);
+        if self.zones.get(&name) == zone.as_ref() {
+            return;
+        }
+        match zone {
+            Some(zone) => self.zones.insert(name.clone(), zone),
+            None => self.zones.remove(&name),
+        };
+        let on_node = |known: &KnownPod| {
+            known.pod.sidecar.as_ref().is_some_and(|sidecar| sidecar.node.as_ref() == Some(&name))
+        };
+        let affected: Vec<_> =
+            self.pods.iter().filter(|(_, known)| on_node(known)).map(|(key, _)| key.clone()).collect();
+        affected.iter().for_each(|key| self.register(key));
     }
 
     /// Sets the mesh, whose Services and namespaces determine the ports of the pods.
@@ -126,7 +156,7 @@ impl Workloads {
     /// Makes the workload of a pod again.
     fn register(&mut self, key: &PodKey) {
         let Some(known) = self.pods.get_mut(key) else { return };
-        let new = workload(&self.trust_domain, key, &known.pod, &self.mesh);
+        let new = workload(&self.trust_domain, key, &known.pod, &self.mesh, &self.zones);
         let old = std::mem::replace(&mut known.workload, new.as_ref().map(|new| new.key.clone()));
         if let Some(new) = &new
             && old.as_ref() == Some(&new.key)
@@ -148,7 +178,13 @@ impl Workloads {
 }
 
 /// Returns the workload that a pod is. Returns None without a sidecar or an address.
-fn workload(trust_domain: &TrustDomain, key: &PodKey, pod: &Pod, mesh: &Mesh) -> Option<WorkloadEntry> {
+fn workload(
+    trust_domain: &TrustDomain,
+    key: &PodKey,
+    pod: &Pod,
+    mesh: &Mesh,
+    zones: &BTreeMap<Name, Name>,
+) -> Option<WorkloadEntry> {
     let Pod { ips, sidecar } = pod;
     let (ip, sidecar) = (*ips.first()?, sidecar.as_ref()?);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, &sidecar.service_account);
@@ -169,7 +205,12 @@ fn workload(trust_domain: &TrustDomain, key: &PodKey, pod: &Pod, mesh: &Mesh) ->
         labels: sidecar.labels.clone(),
         ready: sidecar.ready,
         draining: sidecar.terminating,
-        pod: Some(PodNetwork { ips: ips.clone(), uncaptured: sidecar.excluded.clone() }),
+        pod: Some(PodNetwork {
+            ips: ips.clone(),
+            uncaptured: sidecar.excluded.clone(),
+            node: sidecar.node.clone(),
+            zone: sidecar.node.as_ref().and_then(|node| zones.get(node)).cloned(),
+        }),
     })
 }
 

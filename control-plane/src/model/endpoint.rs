@@ -36,6 +36,10 @@ pub struct Endpoint {
     pub version: Option<Name>,
     /// The zone, when known.
     pub zone: Option<Name>,
+    /// The node, when known.
+    pub node: Option<Name>,
+    /// The name by which DNS has it, before that of the service: `db-0` of `db-0.db.shop`.
+    pub hostname: Option<Name>,
 }
 
 /// Whether an endpoint gets requests (`EndpointConditions` of discovery.k8s.io/v1).

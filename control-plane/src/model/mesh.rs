@@ -21,6 +21,7 @@ use super::service::{Service, ServiceKey, ServiceType};
 pub struct Mesh {
     services: OrdMap<ServiceKey, ServiceEntry>,
     by_ip: AddressIndex<IpAddr, ServiceKey>,
+    by_external_ip: AddressIndex<IpAddr, ServiceKey>,
     by_endpoint: AddressIndex<SocketAddr, (ServiceKey, u16)>,
     /// Of those, the endpoints of headless services.
     headless: AddressIndex<SocketAddr, (ServiceKey, u16)>,
@@ -84,9 +85,10 @@ impl Mesh {
         self.services.is_empty()
     }
 
-    /// Returns the service that has this cluster IP, the first by name if several claim it.
+    /// Returns the service that has this cluster IP, or else external IP, the first by name if several claim it. A cluster IP comes
+    /// first: the API server assigns it, while any service may claim any external IP.
     pub fn service_by_ip(&self, ip: &IpAddr) -> Option<&ServiceKey> {
-        self.by_ip.of(ip).next()
+        self.by_ip.of(ip).chain(self.by_external_ip.of(ip)).next()
     }
 
     /// Returns the endpoints of a service port, from EndpointSlices and from registrations, in order of address. If both name
@@ -103,9 +105,12 @@ impl Mesh {
         all
     }
 
-    /// Returns the service port that has an endpoint at this address, the first of several. It identifies the service if a
-    /// client connects to an instance directly, as with a headless service.
+    /// Returns the service port that has an endpoint at this address, the first of several, a headless service before others. It
+    /// identifies the service if a client connects to an instance directly: DNS has the addresses of a headless service's endpoints.
     pub fn service_by_endpoint(&self, address: &SocketAddr) -> Option<(ServiceKey, u16)> {
+        if let Some(owner) = self.headless.of(address).next() {
+            return Some(owner.clone());
+        }
         self.by_endpoint.of(address).next().cloned().into_iter().chain(self.registered_at(address)).min()
     }
 
@@ -157,9 +162,8 @@ impl Mesh {
         };
         let mut endpoints = part(|a, b| a.endpoints == b.endpoints);
         endpoints.extend(self.registrations.changed_services(&old.registrations));
-        for ip in self.registrations.changed_pod_addresses(&old.registrations) {
-            endpoints.extend(self.services_of_pod(&ip).cloned());
-        }
+        let pod_ips = self.registrations.changed_pod_addresses(&old.registrations);
+        endpoints.extend(pod_ips.iter().flat_map(|ip| self.services_of_pod(ip)).cloned());
         endpoints.sort_unstable();
         endpoints.dedup();
         Changed {
@@ -167,6 +171,7 @@ impl Mesh {
             endpoints,
             routes: part(|a, b| a.routes == b.routes),
             workloads: self.registrations.changed_workloads(&old.registrations),
+            pod_ips: pod_ips.into_iter().collect(),
         }
     }
 }
@@ -183,6 +188,8 @@ pub struct Changed {
     pub routes: Vec<ServiceKey>,
     /// Registered workloads that were added, removed or changed: their inbound resources change.
     pub workloads: Vec<WorkloadKey>,
+    /// Addresses of pods that were added, removed or changed.
+    pub pod_ips: Vec<IpAddr>,
 }
 
 impl Changed {
@@ -192,6 +199,7 @@ impl Changed {
             && self.endpoints.is_empty()
             && self.routes.is_empty()
             && self.workloads.is_empty()
+            && self.pod_ips.is_empty()
     }
 }
 
@@ -212,7 +220,8 @@ impl Mesh {
         let old = self.services.insert(entry.service.key.clone(), entry.clone());
         let same_type =
             old.as_ref().is_some_and(|old| old.service.service_type == entry.service.service_type);
-        if !same_type {
+        let same_ips = old.as_ref().is_some_and(|old| old.service.external_ips == entry.service.external_ips);
+        if !same_type || !same_ips {
             self.reindex_ips(old.as_ref(), Some(&entry));
         }
         if !same_type || old.as_ref().is_none_or(|old| !Arc::ptr_eq(&old.endpoints, &entry.endpoints)) {
@@ -238,9 +247,11 @@ impl Mesh {
     fn reindex_ips(&mut self, old: Option<&ServiceEntry>, new: Option<&ServiceEntry>) {
         for service in old.iter().map(|entry| &entry.service) {
             service.cluster_ips().iter().for_each(|ip| self.by_ip.remove(ip, &service.key));
+            service.external_ips.iter().for_each(|ip| self.by_external_ip.remove(ip, &service.key));
         }
         for service in new.iter().map(|entry| &entry.service) {
             service.cluster_ips().iter().for_each(|ip| self.by_ip.insert(*ip, service.key.clone()));
+            service.external_ips.iter().for_each(|ip| self.by_external_ip.insert(*ip, service.key.clone()));
         }
     }
 

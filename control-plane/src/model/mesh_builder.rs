@@ -130,6 +130,8 @@ fn endpoints_of(inventory: &Inventory, service: &Service) -> Endpoints {
                     instance: found.instance.clone(),
                     version: slice.version.clone(),
                     zone: found.zone.clone(),
+                    node: found.node.clone(),
+                    hostname: found.hostname.clone(),
                 };
                 let better = |old: &Endpoint| preference(old.health) <= preference(endpoint.health);
                 if !all.get(&endpoint.address).is_some_and(better) {

@@ -203,6 +203,10 @@ pub struct PodNetwork {
     pub ips: Vec<IpAddr>,
     /// The ports that the sidecar does not capture. They are called in plaintext.
     pub uncaptured: BTreeSet<u16>,
+    /// Its node.
+    pub node: Option<Name>,
+    /// The zone of its node, when known.
+    pub zone: Option<Name>,
 }
 
 impl WorkloadEntry {
@@ -213,6 +217,12 @@ impl WorkloadEntry {
             (false, true) => EndpointHealth::Ready,
             (false, false) => EndpointHealth::NotReady,
         }
+    }
+
+    /// Returns its zone: that of a pod's node, else that of its label.
+    pub fn zone(&self) -> Option<&Name> {
+        let of_node = self.pod.as_ref().and_then(|pod| pod.zone.as_ref());
+        of_node.or_else(|| self.labels.get("topology.kubernetes.io/zone"))
     }
 
     /// Returns its endpoints on one port of one service.
@@ -226,7 +236,9 @@ impl WorkloadEntry {
             peer: Peer::Sidecar(self.key.identity.clone()),
             instance: Some(self.key.instance.clone()),
             version: version(&self.labels),
-            zone: self.labels.get("topology.kubernetes.io/zone").cloned(),
+            zone: self.zone().cloned(),
+            node: None,
+            hostname: None,
         })
     }
 }

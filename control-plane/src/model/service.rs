@@ -51,6 +51,26 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// The labels of its pods; none if it selects no pod.
     pub selector: BTreeMap<Name, Name>,
+    /// Addresses outside of the cluster that lead to it: `spec.externalIPs`, and those of its load balancer.
+    pub external_ips: Vec<IpAddr>,
+    /// Its endpoints with an IPv6 address are called, if it has both families. The first of `spec.ipFamilies`.
+    pub ipv6_first: bool,
+    /// Which of its endpoints a client calls.
+    pub traffic: TrafficPolicy,
+}
+
+/// Which endpoints a client calls, by where it runs (`internalTrafficPolicy` and `trafficDistribution`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// All.
+    #[default]
+    Cluster,
+    /// Those of its zone, others if none of them is available.
+    PreferSameZone,
+    /// Those of its node, then of its zone, then others.
+    PreferSameNode,
+    /// Those of its node alone.
+    SameNode,
 }
 
 impl Service {
@@ -62,6 +82,11 @@ impl Service {
     /// Returns true if it selects the pods with these labels.
     pub fn selects(&self, labels: &BTreeMap<Name, Name>) -> bool {
         !self.selector.is_empty() && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Returns every address that leads to it: cluster IPs, then external IPs.
+    pub fn ips(&self) -> impl Iterator<Item = &IpAddr> {
+        self.cluster_ips().iter().chain(&self.external_ips)
     }
 
     /// Returns the cluster IPs; none for a headless or external service.
@@ -130,6 +155,17 @@ impl AppProtocol {
     pub fn parse(name: &str) -> Self {
         let is_name = |(_, names): &&(Self, &[&str])| names.iter().any(|one| one.eq_ignore_ascii_case(name));
         Self::NAMES.iter().find(is_name).map_or(Self::Detect, |(protocol, _)| *protocol)
+    }
+
+    /// Returns the protocol that the name of a service port states, as Istio reads it: `<protocol>` or `<protocol>-<suffix>`. Any
+    /// other name is [`AppProtocol::Detect`].
+    pub(super) fn of_port_name(name: &str) -> Self {
+        let prefix = name.split_once('-').map_or(name, |(prefix, _)| prefix);
+        [name, prefix]
+            .into_iter()
+            .map(Self::parse)
+            .find(|found| *found != Self::Detect)
+            .unwrap_or(Self::Detect)
     }
 
     /// The names of each protocol.

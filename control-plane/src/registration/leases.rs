@@ -203,6 +203,9 @@ mod tests {
             service_accounts: accounts.iter().map(|name| Name::from(*name)).collect(),
             publish_not_ready: false,
             selector: Default::default(),
+            external_ips: Vec::new(),
+            ipv6_first: false,
+            traffic: Default::default(),
         };
         let (endpoints, routes) = (Arc::<Endpoints>::default(), Arc::<ServiceRoutes>::default());
         Mesh::from_iter([ServiceEntry { service: Arc::new(service), endpoints, routes }])

@@ -229,8 +229,9 @@ fn settings(args: Args) -> Result<Settings, SettingsError> {
 /// Installs the process's tracing subscriber, unless there is one already. A thread writes the lines, and drops lines if stderr is a
 /// pipe whose reader has stopped. It writes the last ones when the guard is dropped.
 fn start_log(filter: &str, format: LogFormat) -> Result<WorkerGuard, RunError> {
-    let filter =
-        EnvFilter::try_new(filter).map_err(|error| RunError::Log(filter.into(), error.to_string()))?;
+    // The reflectors report each failure once; kube logs every attempt.
+    let filter = EnvFilter::try_new(format!("{filter},kube_client::client::builder=off"))
+        .map_err(|error| RunError::Log(filter.into(), error.to_string()))?;
     let writer = NonBlockingBuilder::default().buffered_lines_limit(LOG_QUEUE).thread_name("own-log");
     let (writer, guard) = writer.finish(std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);

@@ -38,7 +38,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// An unknown field of an accepted object, which is ignored.
+/// A field of an accepted object that is ignored, since it is not known or not supported.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IgnoredField {
     /// Where the object came from.
@@ -47,12 +47,14 @@ pub struct IgnoredField {
     pub resource: String,
     /// The path of the field.
     pub field: String,
+    /// Why it is ignored.
+    pub reason: String,
 }
 
 impl fmt::Display for IgnoredField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, resource, field } = self;
-        write!(f, "{origin}, {resource}, {field}: unknown field")
+        let Self { origin, resource, field, reason } = self;
+        write!(f, "{origin}, {resource}, {field}: {reason}")
     }
 }
 

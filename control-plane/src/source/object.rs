@@ -1,6 +1,7 @@
 //! Reads an object of a cluster's API server, leniently: the server's schema admitted it, and may be newer than ours.
 //!
-//! An unknown field is ignored and reported. Anything else that is not supported is refused, as in files.
+//! An unknown field is ignored and reported, and so is a preference that is not supported. Anything else that is not supported is
+//! refused, as in files.
 
 use serde_json::Value;
 
@@ -16,10 +17,11 @@ pub fn read(object: Value) -> Update {
     let version = Some(resource_version.clone());
     let origin = Origin::Object { namespace, name, uid, resource_version };
     let (Decoded { title, id, outcome, item: _ }, ignored) = decode_admitted(object);
-    let ignored = ignored.into_iter().map(|field| IgnoredField {
+    let ignored = ignored.into_iter().map(|problem| IgnoredField {
         origin: origin.clone(),
         resource: title.clone().unwrap_or_default(),
-        field,
+        field: problem.field,
+        reason: problem.message,
     });
     let ignored = ignored.collect();
     match (id, outcome) {
@@ -63,8 +65,22 @@ mod tests {
 
     #[test]
     fn what_cannot_be_served_is_refused_also_when_it_was_admitted() {
-        let update = read(service(json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP"})));
+        let update = read(service(json!({"ports": [{"port": 80}], "type": "Later"})));
         assert!(update.changes.is_empty());
-        assert_eq!(update.refusals[0].problem.field, "spec.sessionAffinity");
+        assert_eq!(update.refusals[0].problem.field, "spec.type");
+    }
+
+    #[test]
+    fn a_service_with_session_affinity_is_served_without_it() {
+        let affinity = json!({"ports": [{"port": 80}], "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}}});
+        let mut service = service(affinity);
+        service["metadata"].as_object_mut().unwrap().remove("later");
+        let update = read(service);
+        assert!(update.refusals.is_empty() && update.changes[0].resource.is_some());
+        let ignored: Vec<_> =
+            update.ignored.iter().map(|one| (one.field.as_str(), one.reason.as_str())).collect();
+        let reason = "is not supported yet";
+        assert_eq!(ignored, [("spec.sessionAffinity", reason), ("spec.sessionAffinityConfig", reason)]);
     }
 }

@@ -30,14 +30,14 @@ use crate::model::route::{
 /// A cluster that does not exist. It gets the share of an invalid backend, so that the answer is 500.
 pub(super) const INVALID_BACKEND: &str = "outrigger.invalid-backend";
 
-/// Translates a route of a service port.
-pub(super) fn route(scope: Scope<'_>, of: &Route, port: u16) -> route::Route {
+/// Translates a route of a target.
+pub(super) fn route(scope: Scope<'_>, of: &Route, target: &Target) -> route::Route {
     let Filters { request_headers, response_headers, rewrite: _, mirrors: _, cors } = &of.action.filters;
     let action = match &of.action.target {
         RouteTarget::Redirect(redirect) => {
-            route::route::Action::Redirect(redirection(redirect, &of.matches.path, port))
+            route::route::Action::Redirect(redirection(redirect, &of.matches.path, target.port))
         }
-        RouteTarget::Forward(backends) => forward(scope, of, backends),
+        RouteTarget::Forward(backends) => forward(scope, of, target, backends),
     };
     route::Route {
         name: of.id.to_string(),
@@ -70,28 +70,41 @@ pub(super) fn straight_to(scope: Scope<'_>, cluster: &str) -> route::Route {
     }
 }
 
-/// Returns the cluster of a backend.
-pub(super) fn cluster_name(target: &Result<BackendTarget, InvalidBackend>, cluster_domain: &str) -> String {
-    match target {
+/// Returns the cluster of a backend of a route of `of`. If that is one endpoint, its own service as backend means this endpoint: the
+/// client chose it.
+pub(super) fn cluster_name(
+    backend: &Result<BackendTarget, InvalidBackend>,
+    of: &Target,
+    cluster_domain: &str,
+) -> String {
+    match backend {
+        Ok(target) if target.service == of.service && target.port == of.port => {
+            of.name(cluster_domain).to_string()
+        }
         Ok(target) => Target::service(target.service.clone(), target.port).name(cluster_domain).to_string(),
         Err(_) => INVALID_BACKEND.into(),
     }
 }
 
-fn forward(scope: Scope<'_>, of: &Route, backends: &[WeightedBackend]) -> route::route::Action {
+fn forward(
+    scope: Scope<'_>,
+    of: &Route,
+    target: &Target,
+    backends: &[WeightedBackend],
+) -> route::route::Action {
     let live: Vec<_> = backends.iter().filter(|backend| backend.weight > 0).collect();
     if live.iter().all(|backend| backend.target.is_err()) {
         return unusable(scope);
     }
     let mut action = route::RouteAction {
-        cluster_specifier: Some(clusters(&live, scope.domain())),
+        cluster_specifier: Some(clusters(&live, target, scope.domain())),
         timeout: duration(of.action.timeouts.request.unwrap_or_default()),
         retry_policy: Some(defaults::retry_policy(
             scope.dialect(),
             of.action.retry.as_ref(),
             of.action.timeouts.backend_request.filter(|limit| !limit.is_zero()),
         )),
-        request_mirror_policies: mirrors(&of.action.filters.mirrors, scope.domain()),
+        request_mirror_policies: mirrors(&of.action.filters.mirrors, target, scope.domain()),
         ..Default::default()
     };
     if live.iter().any(|backend| backend.target.is_err()) {
@@ -127,16 +140,16 @@ fn unusable(scope: Scope<'_>) -> route::route::Action {
     }
 }
 
-fn clusters(live: &[&WeightedBackend], cluster_domain: &str) -> ClusterSpecifier {
+fn clusters(live: &[&WeightedBackend], of: &Target, cluster_domain: &str) -> ClusterSpecifier {
     if let [WeightedBackend { weight: _, target, filters }] = live
         && *filters == Filters::default()
     {
-        return ClusterSpecifier::Cluster(cluster_name(target, cluster_domain));
+        return ClusterSpecifier::Cluster(cluster_name(target, of, cluster_domain));
     }
     let weight = |backend: &&WeightedBackend| {
         let Filters { request_headers, response_headers, .. } = &backend.filters;
         ClusterWeight {
-            name: cluster_name(&backend.target, cluster_domain),
+            name: cluster_name(&backend.target, of, cluster_domain),
             weight: uint(backend.weight),
             request_headers_to_add: additions(request_headers),
             request_headers_to_remove: strings(&request_headers.remove),
@@ -150,11 +163,11 @@ fn clusters(live: &[&WeightedBackend], cluster_domain: &str) -> ClusterSpecifier
 }
 
 /// Translates mirrors. Those with an invalid backend are left out; the status of the route reports them.
-fn mirrors(mirrors: &[Mirror], cluster_domain: &str) -> Vec<RequestMirrorPolicy> {
+fn mirrors(mirrors: &[Mirror], of: &Target, cluster_domain: &str) -> Vec<RequestMirrorPolicy> {
     let valid = mirrors.iter().filter(|mirror| mirror.target.is_ok());
     valid
         .map(|mirror| RequestMirrorPolicy {
-            cluster: cluster_name(&mirror.target, cluster_domain),
+            cluster: cluster_name(&mirror.target, of, cluster_domain),
             runtime_fraction: Some(RuntimeFractionalPercent {
                 default_value: Some(FractionalPercent {
                     numerator: mirror.share.millionths(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrigger_core::Name;
 
 use super::resource::{Kind, Resource};
-use super::scope::Dialect;
+use super::scope::{Dialect, Location};
 use crate::model::mesh::Changed;
 use crate::model::service::ServiceKey;
 
@@ -26,6 +26,8 @@ pub(super) struct Cache {
 pub(super) struct Audience {
     /// The clients of this namespace. None for the clients of all namespaces without routes of their own.
     pub(super) namespace: Option<Name>,
+    /// The clients at this place. None for the clients of all places.
+    pub(super) location: Option<Location>,
     /// The dialect of the clients.
     pub(super) dialect: Dialect,
 }
@@ -58,7 +60,7 @@ impl Cache {
 
     /// Removes what a change of the mesh affects.
     pub(super) fn invalidate(&mut self, changed: &Changed) {
-        let Changed { services, endpoints, routes, workloads: _ } = changed; // inbound resources are not kept
+        let Changed { services, endpoints, routes, workloads: _, pod_ips: _ } = changed; // inbound resources and those of pods are not kept
         for key in services {
             self.services.remove(key);
         }

@@ -15,17 +15,17 @@ use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Target};
 use super::resource::{Kind, Resource};
 use super::scope::{Dialect, MeshSettings, Mode, Scope, Viewer};
-use super::{cluster, endpoint, inbound, listener, route, wildcard};
+use super::{cluster, endpoint, inbound, listener, pod, route, wildcard};
 use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
-use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::model::service::{Service, ServiceKey, ServiceType, TrafficPolicy};
 
 /// Something that the resource of a name depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Dependency {
     /// A service of this name.
     Service(ServiceKey),
-    /// The service that has this cluster IP.
+    /// The service or the pod that has this IP.
     Ip(IpAddr),
     /// The services that have an endpoint at this address.
     Endpoint(SocketAddr),
@@ -89,6 +89,10 @@ impl Catalog {
             return inbound_resource(scope, kind, name);
         }
         let target = resolve_name(scope, kind, name)?;
+        if let Some(mesh) = pod::mesh_of(&mesh, &target) {
+            let scope = Scope { mesh: &mesh, ..scope };
+            return translate(scope, &mesh.service(&target.service)?.service, &target, (kind, name));
+        }
         let service = &mesh.service(&target.service)?.service;
         if !exists(&mesh, service, &target) {
             return None;
@@ -99,8 +103,11 @@ impl Catalog {
         }
         let made = translate(scope, service, &target, (kind, name))?;
         let mut state = self.state();
-        // If the mesh was replaced meanwhile, the resource is not cached. The stream is woken by that change.
-        if state.mesh.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &mesh)) {
+        // If the mesh was replaced meanwhile, the resource is not cached. The stream is woken by that change. The listener of an
+        // instance by name changes with the endpoints, unlike other listeners.
+        let is_instance =
+            kind == Kind::Listener && target.only.is_some_and(|address| address.to_string() != name);
+        if !is_instance && state.mesh.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &mesh)) {
             state.cache.insert(target.service, audience, Arc::clone(&made));
         }
         Some(made)
@@ -139,11 +146,13 @@ impl Catalog {
             let Some(Target { service, port: _, only }) = Target::parse(name, domain) else {
                 return Vec::new();
             };
-            let only = only.map(Dependency::Endpoint);
-            return only.into_iter().chain([Dependency::Service(service)]).collect();
+            let only = only.map(|address| [Dependency::Ip(address.ip()), Dependency::Endpoint(address)]);
+            return only.into_iter().flatten().chain([Dependency::Service(service)]).collect();
         }
         match Destination::parse(name, viewer.namespace(), domain) {
-            Some(Destination::Service(key, _)) => vec![Dependency::Service(key)],
+            Some(Destination::Service(key, _) | Destination::Instance(key, _, _)) => {
+                vec![Dependency::Service(key)]
+            }
             Some(Destination::Address(address)) => {
                 vec![Dependency::Ip(address.ip()), Dependency::Endpoint(address)]
             }
@@ -152,7 +161,7 @@ impl Catalog {
     }
 
     fn affected(&self, changed: &Changed, old: &Mesh, new: &Mesh) -> Affected {
-        let Changed { services, endpoints, routes, workloads } = changed;
+        let Changed { services, endpoints, routes, workloads, pod_ips } = changed;
         let kinds: [(&[ServiceKey], &[Kind]); 3] =
             [(services, &Kind::ALL), (endpoints, &ENDPOINT_KINDS), (routes, &ROUTE_KINDS)];
         let mut touched: HashMap<&ServiceKey, BTreeSet<Kind>> = HashMap::new();
@@ -162,8 +171,9 @@ impl Catalog {
         let mut affected = Affected::default();
         // Many services may share an address, which is affected once.
         let mut dependencies: HashMap<Dependency, BTreeSet<Kind>> = HashMap::new();
+        dependencies.extend(pod_ips.iter().map(|ip| (Dependency::Ip(*ip), BTreeSet::from(Kind::ALL))));
         let mut workloads: BTreeSet<_> = workloads.iter().cloned().collect();
-        for (key, kinds) in touched {
+        for (key, mut kinds) in touched {
             // All resources that are named by an endpoint's address come and go with the endpoint.
             for address in addresses_of(old, key).chain(addresses_of(new, key)) {
                 dependencies.entry(address).or_default().extend(kinds.iter().copied().chain(ROUTE_KINDS));
@@ -173,6 +183,13 @@ impl Catalog {
             if services.binary_search(key).is_ok() || routes.binary_search(key).is_ok() {
                 workloads
                     .extend(new.registrations().of_service(key).iter().map(|workload| workload.key.clone()));
+            }
+            // The names of instances lead to endpoints.
+            let headless = |mesh: &Mesh| {
+                mesh.service(key).is_some_and(|entry| entry.service.service_type == ServiceType::Headless)
+            };
+            if headless(old) || headless(new) {
+                kinds.extend(ROUTE_KINDS);
             }
             dependencies.entry(Dependency::Service(key.clone())).or_default().extend(kinds);
         }
@@ -242,13 +259,27 @@ fn resolve_name(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Target> {
     }
     let address = match Destination::parse(name, scope.viewer.namespace(), scope.domain())? {
         Destination::Service(key, port) => return Some(Target::service(key, port)),
+        Destination::Instance(service, hostname, port) => {
+            return instance(scope.mesh, service, &hostname, port);
+        }
         Destination::Address(address) => address,
     };
     if let Some(key) = scope.mesh.service_by_ip(&address.ip()) {
         return Some(Target::service(key.clone(), address.port()));
     }
-    let (service, port) = scope.mesh.service_by_endpoint(&address)?;
-    Some(Target { service, port, only: Some(address) })
+    match scope.mesh.service_by_endpoint(&address) {
+        Some((service, port)) => Some(Target { service, port, only: Some(address) }),
+        None => pod::target(scope.mesh, address),
+    }
+}
+
+/// Returns the endpoint of a headless service that has this hostname.
+fn instance(mesh: &Mesh, service: ServiceKey, hostname: &str, port: u16) -> Option<Target> {
+    let ipv6 = mesh.service(&service)?.service.ipv6_first;
+    let named = mesh.endpoints(&service, port).into_iter();
+    let named = named.filter(|endpoint| endpoint.hostname.as_deref() == Some(hostname));
+    let endpoint = named.min_by_key(|endpoint| endpoint.address.is_ipv6() != ipv6)?;
+    Some(Target { service, port, only: Some(endpoint.address) })
 }
 
 fn translate(
@@ -293,7 +324,7 @@ fn exists(mesh: &Mesh, service: &Service, target: &Target) -> bool {
 /// Returns the addresses of a service port. Clients in wildcard mode do not request `10.0.0.1:80`, so they need the aliases.
 fn addresses(mesh: &Mesh, service: &Service, port: u16) -> Vec<Name> {
     let own = |ip: &&IpAddr| mesh.service_by_ip(ip) == Some(&service.key);
-    let ips = service.cluster_ips().iter().filter(own);
+    let ips = service.ips().filter(own);
     ips.map(|ip| SocketAddr::new(*ip, port).to_string().into()).collect()
 }
 
@@ -305,7 +336,9 @@ fn audience(scope: Scope<'_>, target: &Target, kind: Kind) -> Audience {
         routes.consumers.get_key_value(scope.viewer.namespace()).map(|(namespace, _)| namespace.clone())
     };
     let namespace = ROUTE_KINDS.contains(&kind).then(consumer).flatten();
-    Audience { namespace, dialect: scope.dialect() }
+    let by_location =
+        kind == Kind::Endpoints && endpoint::traffic_policy(scope.mesh, target) != TrafficPolicy::Cluster;
+    Audience { namespace, location: by_location.then(|| scope.location()), dialect: scope.dialect() }
 }
 
 /// Returns the names of the inbound resources of a workload.
@@ -320,7 +353,7 @@ fn inbound_names(mesh: &Mesh, workload: &WorkloadEntry, kind: Kind) -> Vec<Name>
 /// Returns the addresses by which clients reach a service: its cluster IPs, and those of its endpoints.
 fn addresses_of<'a>(mesh: &'a Mesh, key: &'a ServiceKey) -> impl Iterator<Item = Dependency> + 'a {
     let entry = mesh.service(key);
-    let ips = entry.into_iter().flat_map(|entry| entry.service.cluster_ips()).map(|ip| Dependency::Ip(*ip));
+    let ips = entry.into_iter().flat_map(|entry| entry.service.ips()).map(|ip| Dependency::Ip(*ip));
     let sliced = entry.into_iter().flat_map(|entry| &entry.endpoints.ports).flat_map(|(_, all)| all.iter());
     let registered = mesh.registrations().of_service(key).iter().flat_map(|workload| &workload.ports);
     ips.chain(sliced.map(|endpoint| Dependency::Endpoint(endpoint.address)))

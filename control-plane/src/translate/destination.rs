@@ -15,6 +15,8 @@ use crate::model::service::ServiceKey;
 pub enum Destination {
     /// A service by name.
     Service(ServiceKey, u16),
+    /// One endpoint of a headless service, by its hostname: `db-0.db.shop`.
+    Instance(ServiceKey, Name, u16),
     /// An address: of a service, or of one endpoint.
     Address(SocketAddr),
 }
@@ -32,12 +34,18 @@ impl Destination {
             .strip_suffix(cluster_domain)
             .and_then(|rest| rest.strip_suffix(".svc."))
             .or_else(|| host.strip_suffix(".svc"));
-        let key = match (short, host.split_once('.')) {
-            (Some(short), _) => read_key(short)?,
-            (None, Some(_)) => read_key(host)?,
-            (None, None) => ServiceKey::new(namespace, label(host)?),
-        };
-        Some(Self::Service(key, port))
+        let labels: Vec<_> = short.unwrap_or(host).split('.').collect();
+        Some(match (labels.as_slice(), short) {
+            ([hostname, service, namespace], _) => {
+                let key = ServiceKey::new(label(namespace)?, label(service)?);
+                Self::Instance(key, label(hostname)?.into(), port)
+            }
+            ([service, namespace], _) => {
+                Self::Service(ServiceKey::new(label(namespace)?, label(service)?), port)
+            }
+            ([service], None) => Self::Service(ServiceKey::new(namespace, label(service)?), port),
+            _ => return None,
+        })
     }
 }
 
@@ -122,6 +130,14 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_of_a_headless_service_has_a_name_of_three_labels() {
+        let first = Some(Destination::Instance(ServiceKey::new("shop", "db"), "db-0".into(), 5432));
+        for name in ["db-0.db.shop:5432", "db-0.db.shop.svc:5432", "db-0.db.shop.svc.cluster.local:5432"] {
+            assert_eq!(Destination::parse(name, "other", "cluster.local"), first, "{name}");
+        }
+    }
+
+    #[test]
     fn no_other_spelling_is_a_name() {
         for name in [
             "",
@@ -133,7 +149,8 @@ mod tests {
             "cart:0",
             "cart:65536",
             ".shop:80",
-            "a.b.c:80",
+            "a.b.c.d:80",
+            "cart.svc:80",
             "cart.shop.svc.example.org:80",
             "[FD00::1]:80",
             "fd00::1:80",

@@ -3,8 +3,9 @@
 //! The messages are those of `envoy.config.endpoint.v3`, with ordered maps: an endpoint's metadata has several entries, and a
 //! resource must encode to the same bytes every time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use outrigger_core::Name;
 use outrigger_proto::xds::core::{HealthStatus, Locality};
 use outrigger_proto::xds::endpoint::Endpoint as WireEndpoint;
 use outrigger_proto::xds::metadata;
@@ -12,10 +13,11 @@ use outrigger_proto::xds::protobuf::{UInt32Value, Value};
 use prost::Message;
 
 use super::destination::Target;
-use super::scope::Scope;
+use super::scope::{Location, Scope};
 use super::wire::{socket_address, text, uint};
 use crate::model::endpoint::{Endpoint, EndpointHealth};
 use crate::model::mesh::Mesh;
+use crate::model::service::TrafficPolicy;
 
 /// Translates the load assignment of a cluster.
 ///
@@ -29,9 +31,16 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
         EndpointHealth::NotReady => not_ready,
         EndpointHealth::Draining => false,
     };
-    let all = endpoints(mesh, target);
+    let (location, traffic) = (scope.location(), traffic_policy(mesh, target));
+    let mut all = endpoints(mesh, target);
+    if target.only.is_none() {
+        retain_one_family(mesh, target, &mut all);
+        if let (TrafficPolicy::SameNode, Some(node)) = (traffic, &location.node) {
+            all.retain(|endpoint| endpoint.node.as_ref() == Some(node));
+        }
+    }
     let last_resort = !all.iter().any(|endpoint| takes(endpoint.health));
-    let mut zones: BTreeMap<Option<outrigger_core::Name>, Vec<LbEndpoint>> = BTreeMap::new();
+    let mut zones: BTreeMap<(u32, Option<Name>), Vec<LbEndpoint>> = BTreeMap::new();
     for endpoint in all {
         let health = match endpoint.health {
             health if takes(health) || target.only.is_some() => HealthStatus::Healthy,
@@ -39,11 +48,41 @@ pub(super) fn load_assignment(scope: Scope<'_>, target: &Target) -> LoadAssignme
             EndpointHealth::Draining => HealthStatus::Draining,
             EndpointHealth::Ready | EndpointHealth::NotReady => continue,
         };
-        zones.entry(endpoint.zone.clone()).or_default().push(lb_endpoint(&endpoint, health));
+        let group = (distance(traffic, &location, &endpoint), endpoint.zone.clone());
+        zones.entry(group).or_default().push(lb_endpoint(&endpoint, health));
     }
-    LoadAssignment {
-        cluster_name: target.name(scope.domain()).to_string(),
-        endpoints: zones.into_iter().map(|(zone, endpoints)| locality(zone.as_deref(), endpoints)).collect(),
+    // Priorities have no gaps (`LocalityLbEndpoints.priority`).
+    let distances: BTreeSet<u32> = zones.keys().map(|(distance, _)| *distance).collect();
+    let priority = |distance| distances.range(..distance).count();
+    let localities = zones
+        .into_iter()
+        .map(|((distance, zone), endpoints)| locality(zone.as_deref(), priority(distance), endpoints));
+    LoadAssignment { cluster_name: target.name(scope.domain()).to_string(), endpoints: localities.collect() }
+}
+
+/// Returns which endpoints of a target the viewer calls. The endpoint of a target that is one was chosen by the client.
+pub(super) fn traffic_policy(mesh: &Mesh, target: &Target) -> TrafficPolicy {
+    let entry = mesh.service(&target.service).filter(|_| target.only.is_none());
+    entry.map_or(TrafficPolicy::Cluster, |entry| entry.service.traffic)
+}
+
+/// A pod of a dual-stack service has an endpoint in each family, and is called by one: else it would count twice.
+fn retain_one_family(mesh: &Mesh, target: &Target, all: &mut Vec<Endpoint>) {
+    let ipv6 = mesh.service(&target.service).is_some_and(|entry| entry.service.ipv6_first);
+    if all.iter().any(|endpoint| endpoint.address.is_ipv6() == ipv6) {
+        all.retain(|endpoint| endpoint.address.is_ipv6() == ipv6);
+    }
+}
+
+/// Returns how far an endpoint is from the viewer: farther ones are called if no nearer one is available.
+fn distance(traffic: TrafficPolicy, from: &Location, to: &Endpoint) -> u32 {
+    let other_node = from.node.is_none() || to.node != from.node;
+    let other_zone = from.zone.is_some() && to.zone != from.zone;
+    match traffic {
+        TrafficPolicy::Cluster | TrafficPolicy::SameNode => 0,
+        TrafficPolicy::PreferSameZone => other_zone.into(),
+        TrafficPolicy::PreferSameNode if other_node => 1 + u32::from(other_zone),
+        TrafficPolicy::PreferSameNode => 0,
     }
 }
 
@@ -55,8 +94,9 @@ pub(super) fn endpoints(mesh: &Mesh, target: &Target) -> Vec<Endpoint> {
 }
 
 /// Returns the weight of a zone: its number of endpoints. gRPC ignores a locality without a weight.
-fn locality(zone: Option<&str>, endpoints: Vec<LbEndpoint>) -> LocalityEndpoints {
+fn locality(zone: Option<&str>, priority: usize, endpoints: Vec<LbEndpoint>) -> LocalityEndpoints {
     LocalityEndpoints {
+        priority: u32::try_from(priority).unwrap_or(u32::MAX),
         locality: Some(Locality { zone: zone.unwrap_or_default().into(), ..Default::default() }),
         load_balancing_weight: uint(u32::try_from(endpoints.len()).unwrap_or(u32::MAX)),
         lb_endpoints: endpoints,
@@ -101,6 +141,8 @@ struct LocalityEndpoints {
     lb_endpoints: Vec<LbEndpoint>,
     #[prost(message, optional, tag = "3")]
     load_balancing_weight: Option<UInt32Value>,
+    #[prost(uint32, tag = "5")]
+    priority: u32,
 }
 
 /// `envoy.config.endpoint.v3.LbEndpoint`.

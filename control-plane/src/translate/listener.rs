@@ -18,6 +18,7 @@ use outrigger_proto::xds::type_url;
 use super::action::{INVALID_BACKEND, cluster_name, uses_cors};
 use super::defaults::{DETECTION_TIMEOUT, NO_IDLE_TIMEOUT, UPGRADES};
 use super::destination::Target;
+use super::route;
 use super::scope::Scope;
 use super::wire::{ads, any, duration, empty};
 use crate::model::route::{RouteTable, TcpRoute};
@@ -26,15 +27,14 @@ use crate::model::service::{AppProtocol, ServicePort};
 /// Translates the listener of a requested name.
 pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: &ServicePort) -> Listener {
     let canonical = target.name(scope.domain());
-    let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
-    let table = table.filter(|_| target.only.is_none());
+    let table = route::table(scope, target);
     let mut listener = Listener {
         name: asked.into(),
         traffic_direction: TrafficDirection::Outbound as i32,
         metadata: leads_to(&canonical),
         ..Default::default()
     };
-    let (http, tcp) = match (table.map(|table| table.as_ref()), port.protocol) {
+    let (http, tcp) = match (table, port.protocol) {
         (Some(RouteTable::Tcp(_)), _) | (_, AppProtocol::Tcp) => (false, true),
         // A route for requests makes the port HTTP: other bytes would bypass it.
         (Some(RouteTable::Http(_)), AppProtocol::Detect) => (true, false),
@@ -42,16 +42,15 @@ pub(super) fn destination(scope: Scope<'_>, asked: &str, target: &Target, port: 
         (_, AppProtocol::Http | AppProtocol::H2c | AppProtocol::Grpc) => (true, false),
     };
     if http {
-        let cors =
-            matches!(table.map(|table| table.as_ref()), Some(RouteTable::Http(routes)) if uses_cors(routes));
+        let cors = matches!(table, Some(RouteTable::Http(routes)) if uses_cors(routes));
         let rds = Rds { config_source: ads(), route_config_name: canonical.to_string() };
         let manager = connection_manager(&canonical, &canonical, RouteSpecifier::Rds(rds), cors);
         listener.api_listener =
             Some(ApiListener { api_listener: Some(any(type_url::HTTP_CONNECTION_MANAGER, &manager)) });
     }
     if tcp {
-        let clusters = match table.map(|table| table.as_ref()) {
-            Some(RouteTable::Tcp(route)) => weighted(route, scope.domain()),
+        let clusters = match table {
+            Some(RouteTable::Tcp(route)) => weighted(route, target, scope.domain()),
             Some(RouteTable::Http(_)) | None => ClusterSpecifier::Cluster(canonical.to_string()),
         };
         let proxy = tcp_filter(&canonical, clusters);
@@ -130,11 +129,11 @@ pub(super) fn network_filter(name: &str, config: outrigger_proto::xds::protobuf:
 
 /// Returns the weighted clusters of a TCP route. The share of an invalid backend goes to a cluster that does not exist, and so
 /// is refused.
-fn weighted(route: &TcpRoute, cluster_domain: &str) -> ClusterSpecifier {
+fn weighted(route: &TcpRoute, of: &Target, cluster_domain: &str) -> ClusterSpecifier {
     let live = route.backends.iter().filter(|backend| backend.weight > 0);
     let mut clusters: Vec<_> = live
         .map(|backend| ClusterWeight {
-            name: cluster_name(&backend.target, cluster_domain),
+            name: cluster_name(&backend.target, of, cluster_domain),
             weight: backend.weight,
             ..Default::default()
         })

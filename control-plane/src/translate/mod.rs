@@ -7,6 +7,7 @@
 pub mod catalog;
 mod cache;
 mod wildcard;
+mod pod;
 mod inbound;
 mod inbound_chains;
 mod listener;

@@ -6,22 +6,28 @@ use super::action;
 use super::destination::Target;
 use super::scope::Scope;
 use crate::model::route::RouteTable;
+use crate::model::service::ServiceType;
 
-/// Translates the route configuration of a target. Returns None if the port carries opaque bytes. For a single endpoint the
-/// service's routes do not apply (GEP-1294: they apply to the service's own addresses).
+/// Translates the route configuration of a target. Returns None if the port carries opaque bytes.
 pub(super) fn route_configuration(scope: Scope<'_>, target: &Target) -> Option<RouteConfiguration> {
     let name = target.name(scope.domain());
-    let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
-    let routes = match table.filter(|_| target.only.is_none()) {
+    let routes = match table(scope, target) {
         None => vec![action::straight_to(scope, &name)],
-        Some(table) => match table.as_ref() {
-            RouteTable::Http(routes) => {
-                routes.iter().map(|route| action::route(scope, route, target.port)).collect()
-            }
-            RouteTable::Tcp(_) => return None,
-        },
+        Some(RouteTable::Http(routes)) => {
+            routes.iter().map(|route| action::route(scope, route, target)).collect()
+        }
+        Some(RouteTable::Tcp(_)) => return None,
     };
     Some(configuration(&name, routes))
+}
+
+/// Returns the routes that apply to a target. Routes apply to the addresses of their service (GEP-1294). Those of a headless service
+/// are the addresses of its endpoints; an endpoint of another service that a client calls directly has no routes.
+pub(super) fn table<'a>(scope: Scope<'a>, target: &Target) -> Option<&'a RouteTable> {
+    let service = &scope.mesh.service(&target.service)?.service;
+    let applies = target.only.is_none() || service.service_type == ServiceType::Headless;
+    let table = scope.mesh.routes(&target.service, target.port, scope.viewer.namespace());
+    table.filter(|_| applies).map(|table| &**table)
 }
 
 /// Returns routes for any host: the destination was already chosen.

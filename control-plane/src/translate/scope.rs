@@ -51,8 +51,15 @@ pub enum Dialect {
     Outrigger,
 }
 
-/// The input of one translation. Its output is shared by all viewers of the same namespace and dialect, so only inbound
-/// resources may depend on more of the viewer.
+/// Where a client runs, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Location {
+    pub(super) node: Option<Name>,
+    pub(super) zone: Option<Name>,
+}
+
+/// The input of one translation. Its output is shared by all viewers of the same namespace and dialect, and of the same location if
+/// endpoints depend on that, so only inbound resources may depend on more of the viewer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) mesh: &'a Mesh,
@@ -64,6 +71,13 @@ impl Scope<'_> {
     /// Returns the DNS suffix of services.
     pub(super) fn domain(&self) -> &str {
         &self.settings.cluster_domain
+    }
+
+    /// Returns where the viewer runs.
+    pub(super) fn location(&self) -> Location {
+        let Some(workload) = self.mesh.workload(&self.viewer.workload) else { return Location::default() };
+        let node = workload.pod.as_ref().and_then(|pod| pod.node.clone());
+        Location { node, zone: workload.zone().cloned() }
     }
 
     /// Returns the dialect of the viewer.

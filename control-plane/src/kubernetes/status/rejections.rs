@@ -44,10 +44,13 @@ fn routes_of(rejection: &Rejection, mesh: &Mesh, cluster_domain: &str) -> Vec<Re
     let service_port = match kind {
         XdsKind::Route => Target::parse(name, cluster_domain).map(|target| (target.service, target.port)),
         XdsKind::Listener => match Destination::parse(name, namespace, cluster_domain) {
-            Some(Destination::Service(service, port)) => Some((service, port)),
-            Some(Destination::Address(address)) => {
-                mesh.service_by_ip(&address.ip()).map(|service| (service.clone(), address.port()))
+            Some(Destination::Service(service, port) | Destination::Instance(service, _, port)) => {
+                Some((service, port))
             }
+            Some(Destination::Address(address)) => match mesh.service_by_ip(&address.ip()) {
+                Some(service) => Some((service.clone(), address.port())),
+                None => mesh.service_by_endpoint(&address),
+            },
             None => None,
         },
         // They are made from services, not from routes.

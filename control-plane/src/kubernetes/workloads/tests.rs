@@ -204,3 +204,22 @@ fn an_address_that_passes_to_another_pod_is_that_ones() {
     cluster.pods([Event::Delete(pod("b", "10.1.0.7", |_| {}))]);
     assert_eq!(holder(&cluster).as_deref(), Some("a"));
 }
+
+#[test]
+fn the_zone_of_a_pod_is_that_of_its_node_whichever_is_known_first() {
+    let mut cluster = Cluster::new(&[]);
+    let node = |zone: &str| {
+        let labels = json!({"topology.kubernetes.io/zone": zone});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": labels}, "spec": {}});
+        serde_json::from_value::<ApiNode>(node).unwrap()
+    };
+    let zone =
+        |cluster: &Cluster| cluster.registrations.workloads().next().unwrap().zone().map(ToString::to_string);
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |pod| pod["spec"]["nodeName"] = json!("a")))]);
+    assert_eq!(zone(&cluster), None);
+    cluster.workloads.apply_node(Event::InitApply(node("x")));
+    assert!(cluster.take());
+    assert_eq!(zone(&cluster).as_deref(), Some("x"));
+    cluster.workloads.apply_node(Event::Apply(node("x")));
+    assert!(!cluster.take());
+}

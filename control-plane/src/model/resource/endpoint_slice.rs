@@ -38,6 +38,8 @@ pub(crate) struct SliceEndpoint {
     pub(crate) health: EndpointHealth,
     pub(crate) instance: Option<Name>,
     pub(crate) zone: Option<Name>,
+    pub(crate) node: Option<Name>,
+    pub(crate) hostname: Option<Name>,
     /// It is a pod (`targetRef.kind`).
     pub(crate) is_pod: bool,
 }
@@ -99,7 +101,7 @@ fn decode_endpoints(
             addresses,
             conditions,
             hostname,
-            node_name: _,
+            node_name,
             target_ref,
             zone,
             // Topology hints and their predecessors are for kube-proxy.
@@ -118,12 +120,14 @@ fn decode_endpoints(
         let path = || format!("endpoints[{at}].addresses");
         let ip = first.ok_or_else(|| Problem::new(path(), "is empty"))?;
         let is_pod = target_ref.as_ref().and_then(|target| target.kind.as_deref()) == Some("Pod");
-        let instance = target_ref.and_then(|target| target.name).or(hostname);
+        let instance = target_ref.and_then(|target| target.name).or_else(|| hostname.clone());
         Ok(SliceEndpoint {
             ip,
             health: health(conditions.unwrap_or_default()),
             instance: instance.map(Name::from),
             zone: zone.map(Name::from),
+            node: node_name.map(Name::from),
+            hostname: hostname.map(Name::from),
             is_pod,
         })
     };

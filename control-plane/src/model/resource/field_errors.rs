@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::service::PREFERENCES;
 use crate::model::diagnostic::{Code, Problem};
 
 /// The maximum number of errors reported for one resource.
@@ -41,26 +42,31 @@ pub(super) fn all<T>(
     errors
 }
 
-/// Reads a document without its unknown fields. Returns their paths too.
+/// Reads a document without its unknown fields, and without those that may be ignored. Returns the errors about them too.
 pub(super) fn read_leniently<T>(
     mut document: Value,
     read: impl Fn(Value) -> Result<T, Problem>,
-) -> (Result<T, (Problem, Value)>, Vec<String>) {
+) -> (Result<T, (Problem, Value)>, Vec<Problem>) {
     let mut ignored = Vec::new();
     loop {
         match read(document.clone()) {
             Ok(value) => return (Ok(value), ignored),
-            Err(error) if error.code == Code::UnknownField && ignored.len() < MAX_IGNORED => {
+            Err(error) if is_ignorable(&error) && ignored.len() < MAX_IGNORED => {
                 let path = Path::resolve(&document, &error.field);
                 // A known field that contains the unknown one is not removed.
                 if path.to_string() != error.field || !path.remove_field(&mut document) {
                     return (Err((error, document)), ignored);
                 }
-                ignored.push(error.field);
+                ignored.push(error);
             }
             Err(error) => return (Err((error, document)), ignored),
         }
     }
+}
+
+fn is_ignorable(error: &Problem) -> bool {
+    error.code == Code::UnknownField
+        || (error.code == Code::UnsupportedField && PREFERENCES.contains(&error.field.as_str()))
 }
 
 /// The path of a value that exists in a document.

@@ -137,8 +137,9 @@ fn decode_list(mut fields: Map<String, Value>) -> Vec<Decoded> {
     items.into_iter().enumerate().map(item).collect()
 }
 
-/// Decodes an object that an API server has admitted. Unknown fields are ignored, and their paths are returned.
-pub(crate) fn decode_admitted(mut object: Value) -> (Decoded, Vec<String>) {
+/// Decodes an object that an API server has admitted. Unknown fields are ignored, and so are unsupported preferences; errors about them
+/// are returned.
+pub(crate) fn decode_admitted(mut object: Value) -> (Decoded, Vec<Problem>) {
     strict::drop_nulls(&mut object);
     let mut ignored = Vec::new();
     let decoded = decode_with(object, |kind, object| {

@@ -1,7 +1,7 @@
 //! Service, v1.
 //!
-//! Fields that only concern a cluster's nodes and load balancers are accepted and ignored. Unsupported fields that affect
-//! where requests go are refused by name.
+//! Fields that only concern a cluster's nodes are accepted and ignored. Unsupported fields that affect where requests go are refused
+//! by name. On plain Linux, clients have no node and no zone, so that a preference for their own has no effect.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,7 +13,14 @@ use outrigger_core::Name;
 use super::metadata::{Metadata, SERVICE_ACCOUNTS, names};
 use super::value::{is_label, is_subdomain};
 use crate::model::diagnostic::Problem;
-use crate::model::service::{AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort};
+use crate::model::service::{
+    AppProtocol, Service, ServiceKey, ServicePort, ServiceType, TargetPort, TrafficPolicy,
+};
+
+const SESSION_AFFINITY: &str = "spec.sessionAffinity";
+const SESSION_AFFINITY_CONFIG: &str = "spec.sessionAffinityConfig";
+/// Fields that are not supported, and are ignored in an object that an API server has admitted: the service is reachable without them.
+pub(super) const PREFERENCES: [&str; 2] = [SESSION_AFFINITY, SESSION_AFFINITY_CONFIG];
 
 /// Validates a service.
 pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Service, Problem> {
@@ -28,27 +35,28 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         selector,
         session_affinity,
         session_affinity_config,
+        external_ips,
+        ip_families,
+        traffic_distribution,
         type_,
         // For nodes and load balancers.
         allocate_load_balancer_node_ports: _,
-        external_ips: _,
         external_traffic_policy: _,
         health_check_node_port: _,
         load_balancer_class: _,
         load_balancer_ip: _,
         load_balancer_source_ranges: _,
-        // Implied by clusterIPs.
-        ip_families: _,
+        // The families of the addresses say it.
         ip_family_policy: _,
-        // A preference, which may be ignored.
-        traffic_distribution: _,
     } = spec;
-    if session_affinity.is_some_and(|affinity| affinity != "None") || session_affinity_config.is_some() {
-        return Err(Problem::new("spec.sessionAffinity", "is not supported yet"));
+    if session_affinity.is_some_and(|affinity| affinity != "None") {
+        return Err(Problem::new(SESSION_AFFINITY, "is not supported yet"));
     }
-    if internal_traffic_policy.is_some_and(|policy| policy != "Cluster") {
-        return Err(Problem::new("spec.internalTrafficPolicy", "only Cluster is supported"));
+    if session_affinity_config.is_some() {
+        return Err(Problem::new(SESSION_AFFINITY_CONFIG, "is not supported yet"));
     }
+    let traffic = traffic_policy(internal_traffic_policy.as_deref(), traffic_distribution.as_deref())?;
+    let load_balancer = service.status.and_then(|status| status.load_balancer).unwrap_or_default();
     let service_type = service_type(type_.as_deref(), cluster_ip, cluster_ips, external_name)?;
     let ports = ports.unwrap_or_default();
     // A service with only UDP or SCTP ports is valid, but has no ports in the mesh.
@@ -63,7 +71,34 @@ pub(super) fn decode(metadata: &Metadata, service: api::Service) -> Result<Servi
         service_accounts: service_accounts(metadata)?,
         publish_not_ready: publish_not_ready_addresses.unwrap_or(false),
         selector: names(selector),
+        external_ips: addresses(external_ips.unwrap_or_default(), load_balancer),
+        ipv6_first: ip_families.is_some_and(|families| families.first().is_some_and(|one| one == "IPv6")),
+        traffic,
     })
+}
+
+/// `trafficDistribution` is a preference: one that is not known is ignored.
+fn traffic_policy(internal: Option<&str>, distribution: Option<&str>) -> Result<TrafficPolicy, Problem> {
+    match (internal, distribution) {
+        (Some("Local"), _) => Ok(TrafficPolicy::SameNode),
+        (None | Some("Cluster"), Some("PreferClose" | "PreferSameZone")) => Ok(TrafficPolicy::PreferSameZone),
+        (None | Some("Cluster"), Some("PreferSameNode")) => Ok(TrafficPolicy::PreferSameNode),
+        (None | Some("Cluster"), _) => Ok(TrafficPolicy::Cluster),
+        (Some(other), _) => {
+            Err(Problem::new("spec.internalTrafficPolicy", format!("unknown policy {other:?}")))
+        }
+    }
+}
+
+/// Returns the external addresses that lead to a service. A load balancer that is a proxy gets its traffic itself (`ipMode`).
+fn addresses(external: Vec<String>, load_balancer: api::LoadBalancerStatus) -> Vec<IpAddr> {
+    let ingress = load_balancer.ingress.unwrap_or_default().into_iter();
+    let virtual_ips = ingress.filter(|one| one.ip_mode.as_deref() != Some("Proxy")).filter_map(|one| one.ip);
+    let mut all: Vec<IpAddr> =
+        external.into_iter().chain(virtual_ips).filter_map(|ip| ip.parse().ok()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn service_type(
@@ -152,7 +187,8 @@ fn decode_ports(ports: Vec<api::ServicePort>) -> Result<Vec<ServicePort>, Proble
                 return Err(error("targetPort", format!("{target:?} is not the name of a port")));
             }
         };
-        let app_protocol = app_protocol.as_deref().map_or(AppProtocol::Detect, AppProtocol::parse);
+        let app_protocol =
+            app_protocol.as_deref().map_or_else(|| AppProtocol::of_port_name(&name), AppProtocol::parse);
         // The mesh carries only TCP. UDP and SCTP bypass it.
         if protocol == "TCP" {
             all.push(ServicePort { name, number, target, protocol: app_protocol });
@@ -184,9 +220,9 @@ fn service_accounts(metadata: &Metadata) -> Result<Vec<Name>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::model::resource::Body;
     use crate::model::resource::testing::{check_table, read};
-    use crate::model::service::{AppProtocol, ServiceType, TargetPort};
 
     const SERVICE: &str = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {@}}";
 
@@ -231,23 +267,72 @@ mod tests {
                 ("type: ExternalName, externalName: a_b", "spec.externalName", "not a host name"),
                 ("ports: [{port: 80}], sessionAffinity: ClientIP", "spec.sessionAffinity", "not supported"),
                 (
-                    "ports: [{port: 80}], internalTrafficPolicy: Local",
+                    "ports: [{port: 80}], sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}",
+                    "spec.sessionAffinityConfig",
+                    "not supported",
+                ),
+                (
+                    "ports: [{port: 80}], internalTrafficPolicy: Global",
                     "spec.internalTrafficPolicy",
-                    "only Cluster",
+                    "unknown policy",
                 ),
                 ("ports: [{port: 80}], sessionAfinity: None", "spec.sessionAfinity", "unknown field"),
             ],
         );
     }
 
+    fn service(yaml: &str) -> Service {
+        let decoded = read(&SERVICE.replace('@', yaml)).remove(0);
+        let resource = decoded.resource().unwrap();
+        let Body::Service(service) = &resource.body else { panic!() };
+        service.clone()
+    }
+
+    #[test]
+    fn the_name_of_a_port_states_its_protocol_unless_app_protocol_does() {
+        for (name, protocol) in [
+            ("http", AppProtocol::Http),
+            ("http-web", AppProtocol::Http),
+            ("http2", AppProtocol::H2c),
+            ("grpc-web", AppProtocol::Http),
+            ("grpc-api", AppProtocol::Grpc),
+            ("https", AppProtocol::Tcp),
+            ("mysql-primary", AppProtocol::Tcp),
+            ("web", AppProtocol::Detect),
+            ("httpish", AppProtocol::Detect),
+        ] {
+            let found = service(&format!("ports: [{{port: 80, name: {name}}}]")).ports[0].protocol;
+            assert_eq!(found, protocol, "{name}");
+        }
+        let both = service("ports: [{port: 80, name: http, appProtocol: tcp}]");
+        assert_eq!(both.ports[0].protocol, AppProtocol::Tcp);
+    }
+
+    #[test]
+    fn a_service_says_which_endpoints_a_client_calls() {
+        for (spec, expected) in [
+            ("internalTrafficPolicy: Cluster", TrafficPolicy::Cluster),
+            ("internalTrafficPolicy: Local, trafficDistribution: PreferClose", TrafficPolicy::SameNode),
+            ("trafficDistribution: PreferClose", TrafficPolicy::PreferSameZone),
+            ("trafficDistribution: PreferSameZone", TrafficPolicy::PreferSameZone),
+            ("trafficDistribution: PreferSameNode", TrafficPolicy::PreferSameNode),
+            ("trafficDistribution: later", TrafficPolicy::Cluster),
+        ] {
+            assert_eq!(service(&format!("ports: [{{port: 80}}], {spec}")).traffic, expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn external_addresses_are_those_that_kube_proxy_would_serve() {
+        let yaml = "ports: [{port: 80}], type: LoadBalancer, externalIPs: [192.0.2.1], ipFamilies: [IPv6, IPv4]}, status:
+            {loadBalancer: {ingress: [{ip: 192.0.2.9, ipMode: VIP}, {ip: 192.0.2.8, ipMode: Proxy}, {hostname: lb.example}]}";
+        let service = service(yaml);
+        assert_eq!(service.external_ips, ["192.0.2.1", "192.0.2.9"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+        assert!(service.ipv6_first);
+    }
+
     #[test]
     fn ports_have_a_protocol_and_a_target() {
-        let service = |yaml: &str| {
-            let decoded = read(&SERVICE.replace('@', yaml)).remove(0);
-            let resource = decoded.resource().unwrap();
-            let Body::Service(service) = &resource.body else { panic!() };
-            service.clone()
-        };
         let three = service(
             "clusterIP: 10.0.0.1, ports: [{port: 90, name: c, appProtocol: kubernetes.io/h2c},
                {port: 80, name: b, appProtocol: kubernetes.io/ws, targetPort: http}, {port: 1, name: u, protocol: UDP}]",

@@ -30,6 +30,8 @@ use crate::model::service::{AppProtocol, ServicePort, TargetPort};
 use crate::translate::scope::Dialect;
 
 mod inbound;
+mod location;
+mod pods;
 mod routes;
 mod wildcard;
 
@@ -54,6 +56,8 @@ fn endpoint(address: &str, health: EndpointHealth) -> Endpoint {
         instance: Some("cart-1".into()),
         version: Some("v1".into()),
         zone: None,
+        node: None,
+        hostname: None,
     }
 }
 
@@ -74,6 +78,9 @@ fn cart(protocol: AppProtocol, routes: ServiceRoutes) -> ServiceEntry {
             service_accounts: Vec::new(),
             publish_not_ready: false,
             selector: Default::default(),
+            external_ips: Vec::new(),
+            ipv6_first: false,
+            traffic: Default::default(),
         }),
         endpoints: Arc::new(Endpoints { ports: vec![(80, endpoints.into())] }),
         routes: Arc::new(routes),

@@ -23,6 +23,8 @@ fn entry(number: u32, endpoint: u16) -> ServiceEntry {
         instance: None,
         version: None,
         zone: None,
+        node: None,
+        hostname: None,
     };
     ServiceEntry {
         service: Arc::new(Service {
@@ -32,6 +34,9 @@ fn entry(number: u32, endpoint: u16) -> ServiceEntry {
             service_accounts: Vec::new(),
             publish_not_ready: false,
             selector: Default::default(),
+            external_ips: Vec::new(),
+            ipv6_first: false,
+            traffic: Default::default(),
         }),
         endpoints: Arc::new(Endpoints { ports: vec![(80, [endpoint].into())] }),
         routes: Arc::default(),

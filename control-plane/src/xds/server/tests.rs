@@ -35,6 +35,9 @@ fn mesh() -> Arc<Mesh> {
         service_accounts: Vec::new(),
         publish_not_ready: false,
         selector: Default::default(),
+        external_ips: Vec::new(),
+        ipv6_first: false,
+        traffic: Default::default(),
     };
     let entry =
         ServiceEntry { service: Arc::new(service), endpoints: Arc::default(), routes: Arc::default() };
