@@ -28,15 +28,12 @@ pub(super) const PROXY_UID: u64 = 1500;
 
 /// The sidecar's port for redirected outbound connections.
 pub(super) const OUTBOUND_PORT: u16 = 15001;
-/// The sidecar's port for requests that name it as their HTTP proxy.
-pub(super) const HTTP_PROXY_PORT: u16 = 15002;
 /// The sidecar's port for redirected inbound connections.
 pub(super) const INBOUND_PORT: u16 = 15006;
 /// The sidecar's port for `/metrics`, `/ready`, `/healthz` and the application's probes.
 pub(super) const METRICS_PORT: u16 = 15020;
 /// The sidecar's ports, which an application cannot use, those of admin and DNS included.
-pub(super) const RESERVED_PORTS: [u16; 6] =
-    [15000, OUTBOUND_PORT, HTTP_PROXY_PORT, INBOUND_PORT, METRICS_PORT, 15053];
+pub(super) const RESERVED_PORTS: [u16; 5] = [15000, OUTBOUND_PORT, INBOUND_PORT, METRICS_PORT, 15053];
 
 /// The projected token by which the sidecar gets its first certificate.
 pub(super) const TOKEN_VOLUME: &str = "outrigger-token";

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::annotations::{Annotations, Resources};
 use super::layout::{
-    CAPTURE_CHECK_CONTAINER, CAPTURE_CHECK_UID, CAPTURE_CONTAINER, HTTP_PROXY_PORT, INBOUND_PORT,
-    METRICS_PORT, OUTBOUND_PORT, PROXY_CONTAINER, PROXY_PROGRAM, PROXY_UID, ROOTS_DIRECTORY, ROOTS_VOLUME,
-    STATE_DIRECTORY, STATE_VOLUME, TOKEN_DIRECTORY, TOKEN_VOLUME,
+    CAPTURE_CHECK_CONTAINER, CAPTURE_CHECK_UID, CAPTURE_CONTAINER, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT,
+    PROXY_CONTAINER, PROXY_PROGRAM, PROXY_UID, ROOTS_DIRECTORY, ROOTS_VOLUME, STATE_DIRECTORY, STATE_VOLUME,
+    TOKEN_DIRECTORY, TOKEN_VOLUME,
 };
 use super::pod::Container;
 use super::probes::AppProbes;
@@ -36,7 +36,6 @@ pub(super) fn proxy(
         format!("--state-dir={STATE_DIRECTORY}/proxy"),
         format!("--trust-domain={}", settings.trust_domain),
         format!("--cluster-domain={}", settings.cluster_domain),
-        format!("--outbound=127.0.0.1:{HTTP_PROXY_PORT}"),
         format!("--transparent-outbound=127.0.0.1:{OUTBOUND_PORT}"),
         format!("--transparent-outbound=[::1]:{OUTBOUND_PORT}"),
         format!("--transparent-inbound=[::]:{INBOUND_PORT}"),

@@ -5,6 +5,7 @@
 
 mod http_get;
 mod grpc_check;
+mod dial;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::net::TcpStream;
 
 use self::http_get::HttpProber;
 use crate::args::app_probe::{AppProbe, AppProbeFlag, ProbeAction};
@@ -73,7 +73,7 @@ impl AppProbes {
         match action {
             ProbeAction::HttpGet(get) => self.http.get(self.pod_ip, get, agent).await,
             ProbeAction::TcpSocket(socket) => {
-                TcpStream::connect(at(socket.port)).await.map_err(ProbeOutcome::unavailable)?;
+                dial::connect(at(socket.port)).await.map_err(ProbeOutcome::unavailable)?;
                 Ok(format!("port {} accepts connections", socket.port))
             }
             ProbeAction::Grpc(check) => grpc_check::check(at(check.port), &check.service, agent).await,

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 
-use super::ProbeOutcome;
+use super::{ProbeOutcome, dial};
 
 /// A response is one small message.
 const MAX_RESPONSE: usize = 4096;
@@ -38,9 +37,10 @@ pub(super) async fn check(
     service: &str,
     agent: Option<&HeaderValue>,
 ) -> Result<String, ProbeOutcome> {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    let client = legacy::Client::builder(TokioExecutor::new()).http2_only(true).build(connector);
+    let tcp = dial::connect(address).await.map_err(ProbeOutcome::unavailable)?;
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await;
+    let (mut sender, connection) = handshake.map_err(ProbeOutcome::unavailable)?;
+    tokio::spawn(connection);
     let message = HealthCheckRequest { service: service.to_owned() }.encode_to_vec();
     let mut body = BytesMut::with_capacity(5 + message.len());
     // Not compressed; the length (gRPC over HTTP/2, "Length-Prefixed-Message").
@@ -53,7 +53,7 @@ pub(super) async fn check(
         .body(Full::new(body.freeze()))
         .map_err(ProbeOutcome::unavailable)?;
     request.headers_mut().extend(agent.map(|agent| (header::USER_AGENT, agent.clone())));
-    let response = client.request(request).await.map_err(ProbeOutcome::unavailable)?;
+    let response = sender.send_request(request).await.map_err(ProbeOutcome::unavailable)?;
     let (head, body) = response.into_parts();
     let body = Limited::new(body, MAX_RESPONSE).collect().await.map_err(ProbeOutcome::unavailable)?;
     let trailers = body.trailers().cloned().unwrap_or_default();

@@ -1,41 +1,40 @@
 //! An HTTP probe, as the kubelet performs it: HTTP/1.1 on a new connection, any certificate, redirects to the same host followed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::Empty;
-use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper::client::conn::http1;
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio_rustls::TlsConnector;
 
-use super::ProbeOutcome;
+use super::{ProbeOutcome, dial};
 use crate::args::app_probe::{HttpGet, HttpScheme};
 
 /// Maximum number of redirects.
 const MAX_REDIRECTS: usize = 10;
 
 /// Sends the requests.
-#[derive(Debug)]
-pub(super) struct HttpProber(legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
+pub(super) struct HttpProber(TlsConnector);
+
+impl std::fmt::Debug for HttpProber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpProber").finish_non_exhaustive()
+    }
+}
 
 impl HttpProber {
     pub(super) fn new() -> Result<Self, Error> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new().with_tls_config(any_certificate()?).https_or_http();
-        let client = legacy::Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(0)
-            .build(connector.enable_http1().wrap_connector(tcp));
-        Ok(Self(client))
+        Ok(Self(TlsConnector::from(Arc::new(any_certificate()?))))
     }
 
     /// Performs the probe. A status from 200 to 399 is a success, also that of a redirect to another host.
@@ -48,9 +47,8 @@ impl HttpProber {
         let mut uri = first_uri(pod_ip, get).map_err(ProbeOutcome::unavailable)?;
         for _ in 0..=MAX_REDIRECTS {
             let request = request(&uri, get, agent).map_err(ProbeOutcome::unavailable)?;
-            let response =
-                self.0.request(request).await.map_err(|error| ProbeOutcome::unavailable(chain(&error)))?;
-            let status = response.status();
+            let response = self.send(pod_ip, &uri, request).await.map_err(ProbeOutcome::unavailable)?;
+            let status = response.status;
             match redirect(&uri, &response) {
                 Some(next) => uri = next,
                 None if status.is_success() || status.is_redirection() => {
@@ -69,10 +67,33 @@ impl HttpProber {
             format!("more than {MAX_REDIRECTS} redirects"),
         ))
     }
+
+    async fn send(&self, pod_ip: IpAddr, uri: &Uri, request: Request<Empty<Bytes>>) -> Result<Parts, String> {
+        let https = uri.scheme() == Some(&Scheme::HTTPS);
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let failed = |error: std::io::Error| error.to_string();
+        let tcp = dial::connect(SocketAddr::new(pod_ip, port)).await.map_err(failed)?;
+        if !https {
+            return exchange(TokioIo::new(tcp), request).await;
+        }
+        let tls = self.0.connect(ServerName::from(pod_ip), tcp).await.map_err(failed)?;
+        exchange(TokioIo::new(tls), request).await
+    }
+}
+
+/// Returns the head of the response. The connection ends with its body, which is not read.
+async fn exchange(
+    io: impl Read + Write + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+) -> Result<Parts, String> {
+    let (mut sender, connection) = http1::handshake(io).await.map_err(|error| chain(&error))?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(|error| chain(&error))?;
+    Ok(response.into_parts().0)
 }
 
 fn first_uri(pod_ip: IpAddr, get: &HttpGet) -> Result<Uri, http::Error> {
-    let authority = std::net::SocketAddr::new(pod_ip, get.port).to_string();
+    let authority = SocketAddr::new(pod_ip, get.port).to_string();
     let scheme = match get.scheme {
         HttpScheme::Http => Scheme::HTTP,
         HttpScheme::Https => Scheme::HTTPS,
@@ -88,8 +109,12 @@ fn request(
     get: &HttpGet,
     agent: Option<&HeaderValue>,
 ) -> Result<Request<Empty<Bytes>>, http::Error> {
-    let mut request = Request::get(uri).body(Empty::new())?;
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let mut request = Request::get(target).body(Empty::new())?;
     let headers = request.headers_mut();
+    if let Some(authority) = uri.authority() {
+        headers.insert(header::HOST, HeaderValue::try_from(authority.as_str())?);
+    }
     headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     headers.extend(agent.map(|agent| (header::USER_AGENT, agent.clone())));
@@ -103,11 +128,11 @@ fn request(
 }
 
 /// Returns where a redirect leads. Returns None if the response is none, or if it leads to another host.
-fn redirect(from: &Uri, response: &Response<Incoming>) -> Option<Uri> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+fn redirect(from: &Uri, response: &Parts) -> Option<Uri> {
+    if !matches!(response.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
-    let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    let location = response.headers.get(header::LOCATION)?.to_str().ok()?;
     location_from(from, location)
 }
 
