@@ -5,31 +5,37 @@ use std::net::IpAddr;
 use outrigger_core::Name;
 
 use super::address_index::AddressIndex;
-use super::registration::WorkloadKey;
 
-/// The pods that have an address. The pods in the network of a node share the address of the node.
-#[derive(Debug, Clone, Default)]
-pub(super) struct PodIndex {
-    claims: AddressIndex<IpAddr, PodClaim>,
+/// The pods that have an address; those with a sidecar by their keys. The pods in the network of a node share the address of the node.
+#[derive(Debug, Clone)]
+pub(super) struct PodIndex<K: Ord> {
+    claims: AddressIndex<IpAddr, PodClaim<K>>,
     /// False on plain Linux, where there are no pods.
     in_cluster: bool,
 }
 
 /// A pod that has an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum PodClaim {
-    Sidecar(WorkloadKey),
+pub(super) enum PodClaim<K> {
+    Sidecar(K),
     /// Namespace and name of a pod without a sidecar.
     Plain(Name, Name),
 }
 
-impl PodIndex {
+/// On plain Linux.
+impl<K: Ord> Default for PodIndex<K> {
+    fn default() -> Self {
+        Self { claims: AddressIndex::default(), in_cluster: false }
+    }
+}
+
+impl<K: Ord + Clone> PodIndex<K> {
     pub(super) fn of_cluster() -> Self {
         Self { claims: AddressIndex::default(), in_cluster: true }
     }
 
     /// Adds or removes an address of a pod.
-    pub(super) fn set(&mut self, ip: IpAddr, claim: PodClaim, present: bool) {
+    pub(super) fn set(&mut self, ip: IpAddr, claim: PodClaim<K>, present: bool) {
         match present {
             true => self.claims.insert(ip, claim),
             false => self.claims.remove(&ip, &claim),
@@ -37,7 +43,7 @@ impl PodIndex {
     }
 
     /// Returns the pods with a sidecar that have this address.
-    pub(super) fn sidecars(&self, ip: &IpAddr) -> impl Iterator<Item = &WorkloadKey> {
+    pub(super) fn sidecars(&self, ip: &IpAddr) -> impl Iterator<Item = &K> {
         self.claims.of(ip).filter_map(|claim| match claim {
             PodClaim::Sidecar(key) => Some(key),
             PodClaim::Plain(..) => None,

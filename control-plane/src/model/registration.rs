@@ -22,7 +22,7 @@ pub struct Registrations {
     workloads: OrdMap<WorkloadKey, Arc<WorkloadEntry>>,
     by_service: OrdMap<ServiceKey, Arc<[Arc<WorkloadEntry>]>>,
     by_address: OrdMap<SocketAddr, Arc<WorkloadEntry>>,
-    pods: PodIndex,
+    pods: PodIndex<WorkloadKey>,
 }
 
 impl Registrations {
