@@ -210,6 +210,7 @@ impl Process {
             tokio::spawn(admin::serve(listener, Arc::new(admin_state.public_pages(app_probes))));
         }
         tokio::spawn(admin::serve(admin, Arc::new(admin_state.pages())));
+        let inbound_drains = inbound_drain_requested.clone();
         tokio::spawn(drain_inbound(inbound_drain_requested, drains.inbound_notice()));
         tracing::info!(
             instance,
@@ -243,6 +244,8 @@ impl Process {
         tracing::info!(by, "draining");
         readiness.drain();
         let schedule = DrainSchedule::from_now(&args, &registry);
+        // Where inbound drains already, other sidecars have received the change.
+        let offered = offered && !*inbound_drains.borrow();
         let running =
             Running { discovery, offered, sockets, drains, workers, exporters, log, registry, schedule };
         tokio::select! {
