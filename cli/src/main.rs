@@ -110,6 +110,9 @@ Examples:
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|program| outrigger_proxy::is_cni_plugin(&program)) {
+        return outrigger_proxy::run_cni_plugin();
+    }
     let outrigger = Outrigger::parse();
     if outrigger.exit_with_parent {
         exit_with_parent();

@@ -7,10 +7,11 @@ mod namespace;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use self::mesh::Mesh;
-use self::namespace::{Family, Pair, outrigger};
+use self::namespace::{Family, OUTRIGGER, Pair, outrigger};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -164,4 +165,46 @@ fn a_missing_capability_is_named() {
     let drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
     let error = pair.client.try_run(&[&drop, &outrigger(&["capture"])[..]].concat()).unwrap_err();
     assert!(error.contains("the capability NET_ADMIN is missing"), "{error}");
+}
+
+#[test]
+fn the_cni_plugin_captures_pods_with_a_sidecar() {
+    for family in FAMILIES {
+        let pair = Pair::new(family, "cni");
+        let directory = tempfile::tempdir().unwrap();
+        // The name of the program decides what it is.
+        let plugin = directory.path().join("outrigger-cni");
+        std::os::unix::fs::symlink(OUTRIGGER, &plugin).unwrap();
+        let call = |command: &str, annotations: &str| {
+            let config = format!(
+                r#"{{"cniVersion":"1.0.0","name":"pods","type":"outrigger-cni","prevResult":{{"ips":[]}},
+                    "runtimeConfig":{{"io.kubernetes.cri.pod-annotations":{annotations}}}}}"#
+            );
+            let mut child = Command::new(&plugin)
+                .env("CNI_COMMAND", command)
+                .env("CNI_NETNS", pair.client.path())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(config.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            (output.status.success(), String::from_utf8(output.stdout).unwrap())
+        };
+        let verify = || pair.client.try_run(&outrigger(&["capture", "--verify"]));
+        assert_eq!(call("ADD", "{}"), (true, "{\"ips\":[]}\n".into()));
+        assert!(verify().is_err(), "the pod has no sidecar");
+        let sidecar = r#"{"outrigger.dev/status":"{}","outrigger.dev/exclude-inbound-ports":"22"}"#;
+        let (works, answer) = call("CHECK", sidecar);
+        assert!(!works && answer.contains("no redirection"), "{answer}");
+        assert_eq!(call("ADD", sidecar), (true, "{\"ips\":[]}\n".into()));
+        verify().unwrap();
+        assert!(pair.client.run(&["nft", "list", "ruleset"]).contains("tcp dport 22 accept"));
+        for command in ["ADD", "CHECK", "DEL"] {
+            assert!(call(command, sidecar).0, "{command}");
+        }
+        let (works, answer) =
+            call("ADD", r#"{"outrigger.dev/status":"{}","outrigger.dev/exclude-inbound-ports":"ssh"}"#);
+        assert!(!works && answer.contains("--exclude-inbound-ports"), "{answer}");
+    }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+pub(crate) const OUTRIGGER: &str = env!("CARGO_BIN_EXE_outrigger");
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     V4,
@@ -78,9 +80,14 @@ impl Namespace {
         self.try_run(&["curl", "-sf", "-m", "5", url]).ok()
     }
 
+    /// Returns its file, by which other programs enter it.
+    pub(crate) fn path(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+
     /// Runs `work` in a thread in it.
     pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let namespace = File::open(format!("/run/netns/{}", self.0)).unwrap();
+        let namespace = File::open(self.path()).unwrap();
         let thread = std::thread::spawn(move || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             work()
@@ -97,7 +104,7 @@ impl Drop for Namespace {
 
 /// The command line of `outrigger`.
 pub(crate) fn outrigger<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    [&[env!("CARGO_BIN_EXE_outrigger")], args].concat()
+    [&[OUTRIGGER], args].concat()
 }
 
 fn run(command: &[&str]) {

@@ -4,6 +4,7 @@
 
 mod lifecycle;
 mod admin_client;
+mod cni;
 mod capture;
 mod sockets;
 mod admin;
@@ -17,5 +18,6 @@ mod error;
 pub use self::admin_client::{DrainArgs, WaitArgs, drain, wait};
 pub use self::args::Args;
 pub use self::capture::{CaptureArgs, capture};
+pub use self::cni::{CniArgs, cni, is_cni_plugin, run_cni_plugin};
 pub use self::error::Error;
 pub use self::lifecycle::{Addresses, Embedding, run, run_embedded};

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 use self::netlink::Refused;
-use self::rules::Redirection;
+pub(crate) use self::rules::Redirection;
 
 const MODE: &str = "Mode";
 
@@ -61,6 +61,9 @@ pub enum CaptureError {
     /// The kernel cannot be reached over netlink.
     #[error("netlink: {0}")]
     Netlink(io::Error),
+    /// There are no rules.
+    #[error("this network namespace has no redirection")]
+    Missing,
     /// A connection was not redirected.
     #[error("connections are not redirected: the probe of {address} failed: {source}")]
     NotRedirected {
@@ -102,7 +105,7 @@ pub fn capture(args: &CaptureArgs) -> Result<(), CaptureError> {
     if args.verify {
         return verify::verify(&args.redirection);
     }
-    set(&args.redirection)?;
+    args.redirection.set()?;
     match verify::verify(&args.redirection) {
         // The kernel has accepted the rules. Without a route, there is no connection that they could miss.
         Err(CaptureError::NoRoute) => Ok(()),
@@ -110,8 +113,18 @@ pub fn capture(args: &CaptureArgs) -> Result<(), CaptureError> {
     }
 }
 
-/// Replaces the redirection of this network namespace.
-fn set(redirection: &Redirection) -> Result<(), CaptureError> {
-    let rules = rules::rules(redirection);
-    Ok(netlink::exchange(&nftables::replace(rules::TABLE, &rules::CHAINS, rules))?)
+impl Redirection {
+    /// Replaces the redirection of this network namespace.
+    pub(crate) fn set(&self) -> Result<(), CaptureError> {
+        let rules = rules::rules(self);
+        Ok(netlink::exchange(&nftables::replace(rules::TABLE, &rules::CHAINS, rules))?)
+    }
+
+    /// Returns an error if this network namespace has no redirection.
+    pub(crate) fn check() -> Result<(), CaptureError> {
+        netlink::exchange(&nftables::get(rules::TABLE)).map_err(|refused| match refused.source.kind() {
+            io::ErrorKind::NotFound => CaptureError::Missing,
+            _ => refused.into(),
+        })
+    }
 }

@@ -82,8 +82,8 @@ pub(super) struct Refused {
     pub(super) source: io::Error,
 }
 
-/// Sends `messages` in one datagram and returns the first error of the kernel. The last one commits those before it, so the
-/// last but one is acknowledged.
+/// Sends `messages` in one datagram and returns the first error of the kernel. A last one that
+/// commits a batch is not acknowledged; the one before it is.
 pub(super) fn exchange(messages: &[Message]) -> Result<(), Refused> {
     let local = |source| Refused { purpose: None, source };
     let socket = Socket::new(Domain::from(AF_NETLINK), Type::RAW, Some(Protocol::from(NETLINK_NETFILTER)))

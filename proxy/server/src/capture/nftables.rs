@@ -12,6 +12,7 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
@@ -54,6 +55,11 @@ pub(super) fn remove(name: &str) -> Vec<Message> {
         table(name, NFT_MSG_DELTABLE),
         batch(NFNL_MSG_BATCH_END),
     ]
+}
+
+/// Requests the table `name`, which is an error if there is none.
+pub(super) fn get(name: &str) -> Vec<Message> {
+    vec![table(name, NFT_MSG_GETTABLE)]
 }
 
 /// A hook of the network stack at which a chain of type `nat` is run, for the first packet of each connection.

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use clap::value_parser;
+use clap::{Args as _, Command, FromArgMatches as _, value_parser};
 use ipnet::IpNet;
 use outrigger_dataplane::ORIGINAL_DESTINATION_PRIORITY;
 
@@ -27,7 +27,7 @@ pub(super) const CHAINS: [Chain; 5] = [INBOUND, OUTBOUND, PROXY, PREROUTING, OUT
 /// What is redirected, and where.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Redirection")]
-pub(super) struct Redirection {
+pub(crate) struct Redirection {
     /// Port of the sidecar for inbound connections
     #[arg(long, value_name = "PORT", default_value_t = 15006, value_parser = value_parser!(u16).range(1..))]
     pub(super) inbound_port: u16,
@@ -42,7 +42,7 @@ pub(super) struct Redirection {
 
     /// Ports whose inbound connections are not redirected; the sidecar's own never are
     #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
-    pub(super) exclude_inbound_ports: Vec<u16>,
+    pub(crate) exclude_inbound_ports: Vec<u16>,
 
     /// Destination ports of outbound connections that are not redirected
     #[arg(long, value_name = "PORT,...", value_delimiter = ',', value_parser = value_parser!(u16).range(1..))]
@@ -51,6 +51,15 @@ pub(super) struct Redirection {
     /// Destination addresses of outbound connections that are not redirected, as in 10.0.0.0/8,fd00::/8
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub(super) exclude_outbound_cidrs: Vec<IpNet>,
+}
+
+impl Redirection {
+    /// Reads the flags of a redirection. The error is one line that names the flag.
+    pub(crate) fn parse(flags: &[String]) -> Result<Self, String> {
+        let command = Self::augment_args(Command::new("capture")).no_binary_name(true);
+        let parsed = command.try_get_matches_from(flags).and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
 }
 
 /// Returns addresses that are redirected whatever is excluded, so that a connection to them proves the redirection. They are
@@ -105,18 +114,11 @@ pub(super) fn rules(redirection: &Redirection) -> Vec<Rule> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        redirection: Redirection,
-    }
-
-    fn redirection(flags: &[&str]) -> Result<Redirection, clap::Error> {
-        Command::try_parse_from([&["capture"], flags].concat()).map(|command| command.redirection)
+    fn redirection(flags: &[&str]) -> Result<Redirection, String> {
+        let words: Vec<_> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Redirection::parse(&words)
     }
 
     fn lines(flags: &[&str], chain: Chain) -> Vec<String> {
