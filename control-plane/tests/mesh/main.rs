@@ -5,5 +5,6 @@
 mod joining;
 mod expiring;
 mod operating;
+mod replicas;
 mod harness;
 mod connection;
