@@ -16,7 +16,7 @@ const EXAMPLE: [&str; 2] = [
 #[test]
 fn the_example_runs_with_sidecars_and_its_trace_is_in_jaeger() {
     cluster::load(&[image("jaeger")]);
-    let namespace = Namespace::meshed("shop", "strict");
+    let namespace = Namespace::meshed("shop", "permissive");
     EXAMPLE.iter().for_each(|yaml| drop(cluster::apply(yaml)));
     for deployment in ["customer", "web", "cart", "catalog", "payments", "stock"] {
         namespace.ready(&format!("deploy/{deployment}"));
@@ -34,8 +34,15 @@ fn the_example_runs_with_sidecars_and_its_trace_is_in_jaeger() {
         if found.iter().any(|of| of.is_superset(&services)) { Ok(()) } else { Err(format!("{found:?}")) }
     });
 
-    let address = namespace.address("app=cart");
-    on_the_node(&["curl", "-fsS", "-m", "5", &format!("http://{address}:8080/cart")]).unwrap_err();
+    // What the shop calls goes on when plaintext is refused.
+    let url = format!("http://{}:8080/cart", namespace.address("app=cart"));
+    let call = || on_the_node(&["curl", "-fsS", "-m", "5", &url]);
+    call().unwrap();
+    kubectl(&["label", "namespace", "shop", "outrigger.dev/mtls=strict"]);
+    eventually("plaintext refused", 20, || call().map_or(Ok(()), Err));
+    namespace
+        .exec_in("deploy/customer", "customer", &["outrigger", "sample", "customer", "--count=3"])
+        .unwrap();
 }
 
 /// Returns the services that have a span in a trace.

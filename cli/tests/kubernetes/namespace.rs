@@ -68,9 +68,13 @@ impl Namespace {
         }
     }
 
-    /// Runs a command in a container of a pod (`deploy/NAME` picks one).
+    /// Runs a command in the container `app` of a pod (`deploy/NAME` picks one).
     pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> Result<String, String> {
-        self.attempt(&[&["exec", pod, "-c", "app", "--"], command].concat())
+        self.exec_in(pod, "app", command)
+    }
+
+    pub(crate) fn exec_in(&self, pod: &str, container: &str, command: &[&str]) -> Result<String, String> {
+        self.attempt(&[&["exec", pod, "-c", container, "--"], command].concat())
     }
 
     /// Returns the pods that a selector selects.
