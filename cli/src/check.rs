@@ -1,20 +1,23 @@
-//! `outrigger check`: reports the problems of configuration files before a control plane reads them.
+//! `outrigger check`: reports the problems of configuration files before a control plane reads them, and those of a cluster.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use outrigger_control_plane::kubernetes::mtls_check::check_cluster;
 use outrigger_control_plane::model::diagnostic::Severity;
 use outrigger_control_plane::source::check::{Input, Located, Report, check as check_inputs};
 use serde_json::{Value, json};
 
 use crate::output::OutputArgs;
 use crate::output::table::printable;
+use crate::runtime::block_on;
 
 /// Reports what is wrong with configuration files: one line for each problem, with its place, its code and the next step.
 ///
-/// The paths are read together, so that one may refer to another. docs/check.md lists the codes.
+/// The paths are read together, so that one may refer to another. Without a path, reports which clients call the pods of a cluster
+/// without mTLS, and which namespaces may become strict. docs/check.md lists the codes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -22,11 +25,23 @@ Examples:
   outrigger check deploy/examples/shop
 
   # What a pipeline refuses, warnings too
-  outrigger check --fail-on warning -o json services/ routes/catalog.yaml")]
+  outrigger check --fail-on warning -o json services/ routes/catalog.yaml
+
+  # Who still calls the pods of a namespace without mTLS, and whether strict is safe
+  outrigger check -n shop")]
 pub(crate) struct CheckArgs {
     /// Files, directories (with their subdirectories), or - for stdin.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Without a path: the kubeconfig, instead of $KUBECONFIG or ~/.kube/config.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster", conflicts_with = "paths")]
+    kubeconfig: Option<PathBuf>,
+    /// Without a path: the context of the kubeconfig, instead of its current one.
+    #[arg(long, value_name = "NAME", help_heading = "Cluster", conflicts_with = "paths")]
+    context: Option<String>,
+    /// Without a path: only this namespace.
+    #[arg(short, long, help_heading = "Cluster", conflicts_with = "paths")]
+    namespace: Option<String>,
     /// Exit with 1 if there is a problem of this severity or a higher one.
     #[arg(long, value_enum, value_name = "SEVERITY", default_value_t = FailOn::Error)]
     fail_on: FailOn,
@@ -46,7 +61,28 @@ enum FailOn {
 
 /// Returns an error if there are problems on which the command fails.
 pub(crate) fn check(args: CheckArgs) -> Result<(), String> {
-    let CheckArgs { paths, fail_on, output } = args;
+    let CheckArgs { paths, kubeconfig, context, namespace, fail_on, output } = args;
+    let (report, read) = if paths.is_empty() {
+        let report = block_on(check_cluster(kubeconfig, context, namespace.as_deref()))?;
+        let read = counted(report.accepted, "sidecar");
+        (report, read)
+    } else {
+        let report = check_inputs(inputs(paths)?);
+        let read = format!("{}, {}", counted(report.files, "file"), counted(report.accepted, "resource"));
+        (report, read)
+    };
+    output.print(&data(&report), |_| text(&report, &read))?;
+    let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
+    match fail_on {
+        FailOn::Error if errors > 0 => Err(counted(errors, "error")),
+        FailOn::Warning if errors + warnings > 0 => {
+            Err(format!("{}, {}", counted(errors, "error"), counted(warnings, "warning")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn inputs(paths: Vec<PathBuf>) -> Result<Vec<Input>, String> {
     if paths.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
         return Err("- is stdin, which can be read only once".to_owned());
     }
@@ -58,19 +94,11 @@ pub(crate) fn check(args: CheckArgs) -> Result<(), String> {
         std::io::stdin().read_to_string(&mut text).map_err(|error| format!("cannot read stdin: {error}"))?;
         Ok(Input::Text("<stdin>".into(), text))
     };
-    let report = check_inputs(paths.into_iter().map(input).collect::<Result<_, String>>()?);
-    output.print(&data(&report), |_| text(&report))?;
-    let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
-    match fail_on {
-        FailOn::Error if errors > 0 => Err(counted(errors, "error")),
-        FailOn::Warning if errors + warnings > 0 => {
-            Err(format!("{}, {}", counted(errors, "error"), counted(warnings, "warning")))
-        }
-        _ => Ok(()),
-    }
+    paths.into_iter().map(input).collect()
 }
 
-fn text(report: &Report) -> String {
+/// `read` is what was read.
+fn text(report: &Report, read: &str) -> String {
     let mut text = String::new();
     for Located { file, position, document: _, resource, problem } in &report.problems {
         let mut place = file.as_ref().map_or_else(String::new, |file| file.display().to_string());
@@ -94,7 +122,7 @@ fn text(report: &Report) -> String {
     }
     let not_handled: usize = report.not_handled.values().sum();
     let kinds: Vec<_> = report.not_handled.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-    let _ = write!(text, "{}, {}", counted(report.files, "file"), counted(report.accepted, "resource"));
+    text.push_str(read);
     if not_handled > 0 {
         let _ = write!(text, ", not read by the mesh: {}", kinds.join(", "));
     }

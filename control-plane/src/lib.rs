@@ -1,7 +1,7 @@
 //! The control plane: configuration sources, the mesh model, translation to xDS, the xDS server, the CA and registration.
 
 pub mod run;
-mod kubernetes;
+pub mod kubernetes;
 mod listener;
 mod admin;
 pub mod ca;

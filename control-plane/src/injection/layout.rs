@@ -31,7 +31,7 @@ pub(super) const OUTBOUND_PORT: u16 = 15001;
 /// The sidecar's port for redirected inbound connections.
 pub(super) const INBOUND_PORT: u16 = 15006;
 /// The sidecar's port for `/metrics`, `/ready`, `/healthz` and the application's probes.
-pub(super) const METRICS_PORT: u16 = 15020;
+pub const METRICS_PORT: u16 = 15020;
 /// The sidecar's ports, which an application cannot use, those of admin and DNS included.
 pub(super) const RESERVED_PORTS: [u16; 5] = [15000, OUTBOUND_PORT, INBOUND_PORT, METRICS_PORT, 15053];
 

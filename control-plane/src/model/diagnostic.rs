@@ -129,10 +129,16 @@ codes! {
     UnknownSlicePort "unknown-slice-port" Warning,
     /// A field that has no effect in the mesh.
     IgnoredField "ignored-field" Warning,
+    /// A client that calls a pod with a sidecar without mTLS.
+    PlaintextClient "plaintext-client" Warning,
+    /// A sidecar whose metrics cannot be read.
+    UnreadableSidecar "unreadable-sidecar" Warning,
     /// A route that is attached to something other than a Service.
     ParentNotHandled "parent-not-handled" Info,
     /// Services whose endpoints are only those that register.
     NoEndpoints "no-endpoints" Info,
+    /// A permissive namespace whose sidecars have counted no connection without mTLS.
+    StrictIsSafe "strict-is-safe" Info,
 }
 
 impl fmt::Display for Code {
