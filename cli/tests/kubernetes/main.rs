@@ -6,6 +6,7 @@
 mod changes;
 mod example;
 mod measure;
+mod permissive;
 mod security;
 mod workloads;
 
