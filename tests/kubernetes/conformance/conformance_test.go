@@ -1,7 +1,8 @@
 // Package conformance runs Gateway API's conformance suite with the flags of the suite.
 //
-// The suite repeats each request until the answer fits, and some answers fit without a mesh. So each test must also have used its
-// routes: the counters of the clients' sidecars are read after it, and a route that no request has used fails the test.
+// The suite skips a test if one of its features is not supported; none of the mesh may be skipped. It repeats each request until the
+// answer fits, and some answers fit without a mesh. So each test must also have used its routes: the counters of the clients' sidecars
+// are read after it, and a route that no request has used fails the test.
 package conformance
 
 import (
@@ -9,6 +10,7 @@ import (
 	"context"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,13 +22,18 @@ import (
 
 	"sigs.k8s.io/gateway-api/conformance"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
+	"sigs.k8s.io/gateway-api/pkg/features"
 )
 
 func TestConformance(t *testing.T) {
 	options := conformance.DefaultOptions(t)
 	used := hits{}
 	options.Hook = func(t *testing.T, test suite.ConformanceTest, s *suite.ConformanceTestSuite) {
-		if !t.Failed() && !t.Skipped() {
+		switch {
+		case !slices.Contains(test.Features, features.SupportMesh) || t.Failed():
+		case t.Skipped():
+			t.Error("a test of the mesh was skipped: the mesh does not report one of", test.Features)
+		default:
 			used.check(t, test, s)
 		}
 	}
