@@ -127,7 +127,8 @@ impl NewEvent {
         let Self { kind, namespace, name, uid, resource_version, at, severity, reason, note } = self;
         Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{name}.")),
+                // A dot before the generated part is not valid.
+                generate_name: Some(format!("{name}-")),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -214,6 +215,7 @@ mod tests {
         assert_eq!(note(&change("Service", Change::Changed), false), None);
         assert_eq!(note(&change("HTTPRoute", Change::Removed), false), None);
         let event = NewEvent::of(&refused("x"), false).unwrap().into_event("a-1");
+        assert_eq!(event.metadata.generate_name.as_deref(), Some("cart-"));
         let regarding = event.regarding.unwrap();
         assert_eq!(regarding.api_version.as_deref(), Some("gateway.networking.k8s.io/v1"));
         assert_eq!((regarding.uid.as_deref(), regarding.namespace.as_deref()), (Some("u"), Some("shop")));

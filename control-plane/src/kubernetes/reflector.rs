@@ -143,7 +143,7 @@ where
 }
 
 /// Returns the status that the API server answered with.
-fn status_code(error: &watcher::Error) -> Option<u16> {
+pub(super) fn status_code(error: &watcher::Error) -> Option<u16> {
     match error {
         watcher::Error::WatchError(status) => Some(status.code),
         watcher::Error::InitialListFailed(error)

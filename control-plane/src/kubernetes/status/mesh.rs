@@ -20,6 +20,7 @@ use super::CONTROLLER_NAME;
 use super::condition::{NewCondition, merge};
 use super::writer::{RETRY, Written, patch_status};
 use crate::kubernetes::discovery::{WatchedKind, discover};
+use crate::kubernetes::reflector::status_code;
 
 /// How often the kind is looked up while the API server does not have it.
 const LOOK_UP: Duration = Duration::from_secs(30);
@@ -105,7 +106,7 @@ async fn watch_kind(client: &Client, resource: &ApiResource) {
         match event {
             Ok(Event::InitApply(object) | Event::Apply(object)) => write(&api, &object).await,
             Ok(Event::Init | Event::InitDone | Event::Delete(_)) => {}
-            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => return,
+            Err(error) if status_code(&error) == Some(404) => return,
             Err(error) => tracing::debug!(%error, "cannot watch XMesh"),
         }
     }
