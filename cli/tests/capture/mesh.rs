@@ -149,7 +149,11 @@ spec:
         command.extend(["--token-file", &token_file, "--state-dir", &own, "--instance", account]);
         // The explicit port is changed, so that it does not collide with the redirected one.
         command.extend(["--transparent-outbound", &outbound, "--outbound", "127.0.0.1:15002"]);
-        command.extend(["--transparent-inbound", &inbound, "--metrics-listen", &metrics]);
+        command.extend(["--metrics-listen", &metrics]);
+        // A sidecar is ready when every inbound address has its listener, and the client has no service.
+        if !flags.is_empty() {
+            command.extend(["--transparent-inbound", &inbound]);
+        }
         command.extend(flags);
         self.spawn(client, account, &command);
     }
