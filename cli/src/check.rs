@@ -27,7 +27,7 @@ Examples:
   # What a pipeline refuses, warnings too
   outrigger check --fail-on warning -o json services/ routes/catalog.yaml
 
-  # Who still calls the pods of a namespace without mTLS, and whether strict is safe
+  # Who still calls the pods of a namespace without mTLS
   outrigger check -n shop")]
 pub(crate) struct CheckArgs {
     /// Files, directories (with their subdirectories), or - for stdin.
