@@ -38,10 +38,7 @@ Exit codes: 0 success, 1 failure, 2 invalid usage. Errors are one line on stderr
 
 Examples:
   # A whole mesh on this machine, under load and faults
-  outrigger demo
-
-  # The state of a running mesh
-  outrigger status"
+  outrigger demo"
 )]
 struct Outrigger {
     #[command(subcommand)]
