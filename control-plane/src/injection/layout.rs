@@ -33,7 +33,7 @@ pub(super) const INBOUND_PORT: u16 = 15006;
 /// The sidecar's port for `/metrics`, `/ready`, `/healthz` and the application's probes.
 pub const METRICS_PORT: u16 = 15020;
 /// The sidecar's ports, which an application cannot use, those of admin and DNS included.
-pub(super) const RESERVED_PORTS: [u16; 5] = [15000, OUTBOUND_PORT, INBOUND_PORT, METRICS_PORT, 15053];
+pub(crate) const RESERVED_PORTS: [u16; 5] = [15000, OUTBOUND_PORT, INBOUND_PORT, METRICS_PORT, 15053];
 
 /// The projected token by which the sidecar gets its first certificate.
 pub(super) const TOKEN_VOLUME: &str = "outrigger-token";

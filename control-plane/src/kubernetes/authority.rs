@@ -136,13 +136,13 @@ async fn load_or_create(
     leads: bool,
 ) -> Result<Option<(StoredCa, Vec<CertificateDer<'static>>)>, String> {
     let refused = |error: kube::Error| error.to_string();
-    let trusted =
-        maps.get_opt(CONFIG_MAP).await.map_err(refused)?.as_ref().map(trusted_roots).unwrap_or_default();
+    let map = maps.get_opt(CONFIG_MAP).await.map_err(refused)?;
+    let trusted = map.as_ref().map(trusted_roots).unwrap_or_default();
     let now = SystemTime::now();
     let found = secrets.get_opt(SECRET).await.map_err(refused)?;
     let secret = match found {
         Some(secret) => secret,
-        None if !trusted.is_empty() => {
+        None if map.is_some() => {
             return Err(format!(
                 "the Secret {SECRET} is missing, but workloads trust the roots in ConfigMap {CONFIG_MAP}: restore the Secret, or \
                  delete the ConfigMap to start with a new root; workloads cannot connect to each other until all have certificates of it"

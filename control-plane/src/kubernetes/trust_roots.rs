@@ -60,8 +60,7 @@ async fn write(client: &Client, authority: &Authority) {
     let watched = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), config());
     let namespace_changes = reflect(writer, watched).default_backoff().map(|event| event.map(drop));
     let (pods, writer) = reflector::store();
-    let labelled = config().labels(&format!("{}={}", INJECT.0, INJECT.1));
-    let watched = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), labelled);
+    let watched = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), config()).modify(strip);
     let pod_changes = reflect(writer, watched).default_backoff().map(|event| event.map(drop));
     let (maps, writer) = reflector::store();
     let named = config().fields(&format!("metadata.name={CONFIG_MAP}"));
@@ -91,13 +90,17 @@ async fn write(client: &Client, authority: &Authority) {
             continue;
         }
         let roots: String = authority.roots().into_values().flatten().map(|root| pem(&root)).collect();
+        if roots.is_empty() {
+            // The CA is not read yet. What workloads trust is recorded in these copies alone.
+            continue;
+        }
         let wanted = wanted(&namespaces, &pods);
         let existing = existing(&maps);
         let mut failed = false;
         for (namespace, action) in actions(&wanted, &existing, &roots) {
             let done = match action {
                 Action::Apply => apply(client, &namespace, &roots).await.map(|()| true),
-                Action::Delete => delete_unused(client, &namespace).await,
+                Action::Delete => delete_or_apply(client, &namespace, &roots, &existing).await,
             };
             if let Err(error) = &done {
                 tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
@@ -127,10 +130,23 @@ fn wanted(
         })
         .collect();
     let pods = pods.state();
-    let by_pod = pods.iter().filter_map(|pod| pod.namespace());
+    let by_pod = pods.iter().filter(|pod| mounts_roots(pod)).filter_map(|pod| pod.namespace());
     let by_pod: BTreeSet<_> = by_pod.filter(|namespace| lasting.contains_key(namespace)).collect();
     let by_label = lasting.into_iter().filter(|(_, opted_in)| *opted_in).map(|(name, _)| name);
     by_label.chain(by_pod).chain([NAMESPACE.into()]).collect()
+}
+
+/// Returns true if a pod asks for a sidecar, or has one that `outrigger inject` added.
+fn mounts_roots(pod: &PartialObjectMeta<Pod>) -> bool {
+    pod.labels().get(INJECT.0).is_some_and(|value| value == INJECT.1)
+        || pod.annotations().contains_key(SIDECAR_ANNOTATION)
+}
+
+/// Removes what is not needed of the metadata of a pod: a cluster has many.
+fn strip(pod: &mut PartialObjectMeta<Pod>) {
+    pod.managed_fields_mut().clear();
+    pod.labels_mut().retain(|name, _| name == INJECT.0);
+    pod.annotations_mut().retain(|name, _| name == SIDECAR_ANNOTATION);
 }
 
 /// Returns, by namespace, whether its ConfigMap is ours, and the roots in it.
@@ -173,6 +189,20 @@ async fn apply(client: &Client, namespace: &str, roots: &str) -> Result<(), kube
     Ok(())
 }
 
+/// Deletes a copy, or keeps it current while a pod with a sidecar mounts it. Returns whether it is deleted.
+async fn delete_or_apply(
+    client: &Client,
+    namespace: &str,
+    roots: &str,
+    existing: &BTreeMap<String, (bool, String)>,
+) -> Result<bool, kube::Error> {
+    let deleted = delete_unused(client, namespace).await?;
+    if !deleted && existing.get(namespace).is_some_and(|(_, copy)| copy != roots) {
+        apply(client, namespace, roots).await?;
+    }
+    Ok(deleted)
+}
+
 /// Deletes a copy unless a pod with a sidecar still mounts it. Returns whether it is deleted.
 async fn delete_unused(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -192,6 +222,19 @@ async fn delete_unused(client: &Client, namespace: &str) -> Result<bool, kube::E
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_mounts_the_roots_if_it_asks_for_a_sidecar_or_has_one() {
+        let pod = |metadata: serde_json::Value| {
+            let mut pod: PartialObjectMeta<Pod> =
+                serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap();
+            strip(&mut pod);
+            mounts_roots(&pod)
+        };
+        assert!(pod(serde_json::json!({"labels": {"outrigger.dev/inject": "enabled", "app": "cart"}})));
+        assert!(pod(serde_json::json!({"annotations": {"outrigger.dev/status": "{}", "other": "x"}})));
+        assert!(!pod(serde_json::json!({"labels": {"outrigger.dev/inject": "disabled", "app": "cart"}})));
+    }
 
     #[test]
     fn copies_are_written_where_they_differ_and_deleted_where_no_namespace_wants_them() {

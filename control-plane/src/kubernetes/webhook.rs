@@ -51,7 +51,7 @@ impl Webhook {
             tokio::time::sleep(RETRY).await;
         };
         tracing::info!(listen = ?listener.local_addr().ok(), kubernetes = minor, "the webhook serves");
-        let injector = Arc::new(Injector { settings, metrics });
+        let injector = Arc::new(Injector::new(settings, metrics));
         tokio::join!(
             certificate.keep_fresh(),
             ca_bundle::maintain(client, authority),

@@ -13,6 +13,7 @@ use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 
 use super::pod::{ApiPod, Pod, PodKey, Sidecar};
+use crate::injection::layout::RESERVED_PORTS;
 use crate::model::mesh::Mesh;
 use crate::model::registration::{
     MtlsMode, PodNetwork, Registrations, WorkloadEntry, WorkloadKey, WorkloadPort,
@@ -207,7 +208,7 @@ fn workload(
         draining: sidecar.terminating,
         pod: Some(PodNetwork {
             ips: ips.clone(),
-            uncaptured: sidecar.excluded.clone(),
+            uncaptured: sidecar.excluded.iter().copied().chain(RESERVED_PORTS).collect(),
             node: sidecar.node.clone(),
             zone: sidecar.node.as_ref().and_then(|node| zones.get(node)).cloned(),
         }),

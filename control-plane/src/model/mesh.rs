@@ -98,7 +98,7 @@ impl Mesh {
         let mut all: Vec<_> = registered.iter().flat_map(|workload| workload.endpoints(key, port)).collect();
         if let Some(entry) = self.services.get(key) {
             let sliced = entry.endpoints.of_port(port).iter().cloned();
-            all.extend(sliced.map(|endpoint| self.registrations.complete(endpoint)));
+            all.extend(sliced.filter_map(|endpoint| self.registrations.complete(endpoint)));
         }
         all.sort_by_key(|endpoint| endpoint.address);
         all.dedup_by_key(|endpoint| endpoint.address);
@@ -108,10 +108,13 @@ impl Mesh {
     /// Returns the service port that has an endpoint at this address, the first of several, a headless service before others. It
     /// identifies the service if a client connects to an instance directly: DNS has the addresses of a headless service's endpoints.
     pub fn service_by_endpoint(&self, address: &SocketAddr) -> Option<(ServiceKey, u16)> {
-        if let Some(owner) = self.headless.of(address).next() {
+        let may_claim =
+            |(key, _): &&(ServiceKey, u16)| self.registrations.may_claim(&address.ip(), &key.namespace);
+        if let Some(owner) = self.headless.of(address).find(may_claim) {
             return Some(owner.clone());
         }
-        self.by_endpoint.of(address).next().cloned().into_iter().chain(self.registered_at(address)).min()
+        let sliced = self.by_endpoint.of(address).find(may_claim).cloned();
+        sliced.into_iter().chain(self.registered_at(address)).min()
     }
 
     /// Returns true if a service port has an endpoint at this address.
@@ -125,7 +128,9 @@ impl Mesh {
         let is_headless = |(key, _)| {
             self.service(&key).is_some_and(|entry| entry.service.service_type == ServiceType::Headless)
         };
-        self.headless.of(address).next().is_some() || self.registered_at(address).any(is_headless)
+        let mut headless = self.headless.of(address);
+        headless.any(|(key, _)| self.registrations.may_claim(&address.ip(), &key.namespace))
+            || self.registered_at(address).any(is_headless)
     }
 
     /// Returns the services with an endpoint at an address of a pod, possibly with duplicates.

@@ -50,6 +50,11 @@ impl<K: Ord + Clone> PodIndex<K> {
         })
     }
 
+    /// Returns the pods that have this address.
+    pub(super) fn claims(&self, ip: &IpAddr) -> impl Iterator<Item = &PodClaim<K>> {
+        self.claims.of(ip)
+    }
+
     /// Returns true if an address of a pod is not known as that of one.
     pub(super) fn is_unknown(&self, ip: &IpAddr) -> bool {
         self.in_cluster && self.claims.of(ip).next().is_none()

@@ -43,11 +43,23 @@ impl Registrations {
         pods.min_by_key(|pod| pod.draining)
     }
 
-    /// Returns the endpoint of an EndpointSlice with what its pod adds to it.
-    pub(super) fn complete(&self, mut endpoint: Endpoint) -> Endpoint {
+    /// Returns false if only pods of other namespaces have this address. An EndpointSlice may name any address, and its service must not
+    /// determine where clients of another namespace's pods get.
+    pub(super) fn may_claim(&self, ip: &IpAddr, namespace: &Name) -> bool {
+        let mut claims = self.pods.claims(ip).peekable();
+        let of_namespace = |claim: &PodClaim<WorkloadKey>| match claim {
+            PodClaim::Sidecar(key) => key.identity.namespace() == &**namespace,
+            PodClaim::Plain(of, _) => of == namespace,
+        };
+        claims.peek().is_none() || claims.any(of_namespace)
+    }
+
+    /// Returns the endpoint of an EndpointSlice with what its pod adds to it. Returns None if the pod is not known yet: the events of
+    /// slices and of pods arrive independently, and whether it has a sidecar decides how it is called.
+    pub(super) fn complete(&self, mut endpoint: Endpoint) -> Option<Endpoint> {
         let ip = endpoint.address.ip();
         if endpoint.peer.identity().is_some() {
-            return endpoint;
+            return Some(endpoint);
         }
         let unknown = endpoint.peer == Peer::Pod && self.pods.is_unknown(&ip);
         endpoint.peer = Peer::Plaintext;
@@ -59,10 +71,9 @@ impl Registrations {
             }
             endpoint.version = version(&pod.labels).or(endpoint.version);
         } else if unknown {
-            // Whether it has a sidecar is not known yet: the events of slices and of pods arrive independently.
-            endpoint.health = EndpointHealth::NotReady;
+            return None;
         }
-        endpoint
+        Some(endpoint)
     }
 
     /// Returns the addresses of pods that were added, removed or changed between the two versions.

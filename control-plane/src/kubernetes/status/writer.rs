@@ -98,7 +98,7 @@ impl RouteStatusWriter {
         let view = self.inputs.view.borrow_and_update().clone();
         let rejected = self.rejected.borrow_and_update().clone();
         judged.retain(|id, _| routes.contains_key(id));
-        let mut writes = 0;
+        let (mut writes, mut pause) = (0, IDLE);
         for (id, route) in &routes {
             let inputs = Inputs {
                 route: Arc::clone(route),
@@ -116,14 +116,16 @@ impl RouteStatusWriter {
                 }
                 writes += 1;
                 if let Err(error) = self.write(id, route, parents).await {
+                    // The other routes do not wait for this one.
                     tracing::warn!(resource = %id, error, "cannot write a status: trying again");
-                    return RETRY;
+                    pause = RETRY;
+                    continue;
                 }
                 sleep(PAUSE).await;
             }
             judged.insert(id.clone(), inputs);
         }
-        IDLE
+        pause
     }
 
     /// Writes `status.parents`. Returns an error if the write must be repeated.

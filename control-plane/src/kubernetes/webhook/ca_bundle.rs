@@ -4,6 +4,7 @@
 //! replaced without a bundle, at any time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::ByteString;
@@ -19,15 +20,19 @@ use crate::ca::service::pem;
 
 /// The name of the configuration.
 const NAME: &str = "outrigger-injector";
+/// Delay before a failed write is repeated.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Maintains the bundle for as long as it is polled.
 pub(super) async fn maintain(client: Client, authority: Arc<Authority>) {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client);
     let mut replaced = authority.subscribe();
     let mut current: Option<MutatingWebhookConfiguration> = None;
-    let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+    let config = watcher::Config::default().fields(&format!("metadata.name={NAME}")).timeout(60);
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff());
+    let mut failed = false;
     loop {
+        let retry = if failed { RETRY_INTERVAL } else { Duration::MAX };
         tokio::select! {
             event = events.next() => match event {
                 Some(Ok(Event::Apply(object) | Event::InitApply(object))) => current = Some(object),
@@ -43,7 +48,9 @@ pub(super) async fn maintain(client: Client, authority: Arc<Authority>) {
                 None => return,
             },
             changed = replaced.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(retry) => {}
         }
+        failed = false;
         let bundle: String = authority.roots().values().flatten().map(pem).collect();
         if let Some(object) = &current
             && let Some(patch) = patch(object, bundle.as_bytes())
@@ -54,8 +61,9 @@ pub(super) async fn maintain(client: Client, authority: Arc<Authority>) {
                     tracing::info!(name = NAME, "the CA bundle of the webhook is written");
                     current = Some(object);
                 }
-                // A conflict is followed by an event.
+                // After a conflict, the event of the new version comes first.
                 Err(error) => {
+                    failed = true;
                     tracing::warn!(%error, name = NAME, "the CA bundle of the webhook cannot be written")
                 }
             }

@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -24,8 +25,10 @@ use crate::metrics::Metrics;
 
 /// The path of the webhook.
 const PATH: &str = "/inject";
-/// Maximum size of a request: a pod of the largest size that the API server stores, twice, and its facts.
-const MAX_BODY: usize = 8 * 1024 * 1024;
+/// Maximum size of a request: a pod of the largest size that the API server stores (1.5 MiB), with its facts.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+/// Maximum number of reviews at once. JSON takes many times its size in memory.
+const MAX_REVIEWS: usize = 2;
 /// Maximum number of connections. One more evicts the oldest of the network that has the most.
 const MAX_CONNECTIONS: usize = 256;
 /// Time limits for a handshake, for the header section of a request, and for its body.
@@ -40,6 +43,13 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub(super) struct Injector {
     pub(super) settings: Settings,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) reviews: Semaphore,
+}
+
+impl Injector {
+    pub(super) fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+        Self { settings, metrics, reviews: Semaphore::new(MAX_REVIEWS) }
+    }
 }
 
 /// Serves the webhook for as long as it is polled.
@@ -109,8 +119,12 @@ async fn answer(request: Request<Incoming>, injector: Arc<Injector>) -> Response
         Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large, or incomplete"),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the request is too slow"),
     };
+    let Ok(_permit) = injector.reviews.acquire().await else {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "the webhook is ending");
+    };
     // A large pod must not delay the streams of proxies.
-    let reviewed = tokio::task::spawn_blocking(move || injector.review(&body)).await;
+    let reviewer = Arc::clone(&injector);
+    let reviewed = tokio::task::spawn_blocking(move || reviewer.review(&body)).await;
     match reviewed {
         Ok(Ok(response)) => json(response),
         Ok(Err(problem)) => text(StatusCode::BAD_REQUEST, &problem),

@@ -143,12 +143,26 @@ fn endpoint(cluster: &Cluster) -> (EndpointHealth, Option<String>, Option<String
 fn the_pod_of_an_endpoint_determines_its_identity_and_its_version() {
     let mut cluster = Cluster::new(&[CART, SLICE]);
     // The event of the pod may come after that of the slice.
-    assert_eq!(endpoint(&cluster), (EndpointHealth::NotReady, None, None));
+    assert_eq!(cluster.mesh().endpoints(&ServiceKey::new("shop", "cart"), 80), []);
     let before = cluster.mesh();
     cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
     let cart = Some("spiffe://cluster.local/ns/shop/sa/cart".into());
     assert_eq!(endpoint(&cluster), (EndpointHealth::Ready, cart, Some("v2".into())));
     assert_eq!(cluster.mesh().changes(&before).endpoints, [ServiceKey::new("shop", "cart")]);
+}
+
+#[test]
+fn a_service_cannot_claim_the_address_of_a_pod_of_another_namespace() {
+    let service = CART.replace("shop", "attacker").replace("clusterIP: 10.0.0.1", "clusterIP: None");
+    let slice = SLICE.replace("shop", "attacker");
+    let mut cluster = Cluster::new(&[&service, &slice]);
+    let address = "10.1.0.7:8080".parse().unwrap();
+    assert!(
+        cluster.mesh().service_by_endpoint(&address).is_some() && cluster.mesh().is_dialed_directly(&address)
+    );
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
+    assert_eq!(cluster.mesh().service_by_endpoint(&address), None);
+    assert!(!cluster.mesh().is_dialed_directly(&address));
 }
 
 #[test]
