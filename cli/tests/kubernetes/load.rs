@@ -17,6 +17,7 @@ pub(crate) struct Answers {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Counts {
+    pub(crate) sent: u64,
     pub(crate) answered: u64,
     pub(crate) lost: u64,
     /// The first lost requests.
@@ -62,7 +63,12 @@ spec:
     pub(crate) fn during(&self, what: &str, change: impl FnOnce()) {
         let before = self.counts();
         change();
-        let after = self.counts();
+        let sent = self.counts().sent;
+        // A request that hangs is lost after ten seconds.
+        let after = eventually("an outcome of every request", 20, || {
+            let counts = self.counts();
+            if counts.answered + counts.lost >= sent { Ok(counts) } else { Err(format!("{counts:?}")) }
+        });
         let (answered, lost) = (after.answered - before.answered, after.lost - before.lost);
         println!("{what}: {answered} answered, {lost} lost");
         assert!(answered > 20, "{what}: only {answered} answered");

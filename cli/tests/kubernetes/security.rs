@@ -43,7 +43,7 @@ fn proxy_with(token: &str) -> String {
     let (address, state) = (format!("{}:15010", address.unwrap()), path("state"));
     let (roots, token) = (path("roots.pem"), path("token"));
     let proxy = [
-        &["timeout", "-s", "KILL", "8", env!("CARGO_BIN_EXE_outrigger"), "proxy"][..],
+        &["timeout", "-s", "KILL", "20", env!("CARGO_BIN_EXE_outrigger"), "proxy"][..],
         &["--control-plane", &address, "--control-plane-ca", &roots, "--token-file", &token],
         &["--state-dir", &state, "--instance", "outsider", "--admin", "127.0.0.1:25000"],
     ];
@@ -163,7 +163,7 @@ fn trust_roots_are_repaired_by_whichever_replica_leads_and_removed_when_a_namesp
     let roots = eventually("the roots", 10, || roots_in(&namespace));
     let broken = "{\"data\": {\"roots.pem\": \"broken\"}}";
     namespace.kubectl(&["patch", "configmap", "outrigger-trust-roots", "--type=merge", "-p", broken]);
-    assert_eq!(eventually("the repair", 10, || roots_in(&namespace)), roots);
+    assert_eq!(eventually("the repair", 30, || roots_in(&namespace)), roots);
 
     let leader = || system(&["get", "lease", "outrigger-leader", "-o", "jsonpath={.spec.holderIdentity}"]);
     let old = leader().unwrap();

@@ -78,7 +78,8 @@ impl ConnectionHandler {
             },
             // A server that hangs up, or whose connection fails, is relayed as just that.
             _ = opened.stream.read_buf(&mut spoken) => {}
-            () = drain.started() => return Speaker::Neither,
+            // A drain that has only been announced leaves the server time to speak: the connection was accepted.
+            () = drain.closing() => return Speaker::Neither,
         }
         Speaker::Server(Box::new(Greeting { opened, spoken: spoken.freeze() }))
     }

@@ -89,6 +89,8 @@ pub(super) fn rules(redirection: &Redirection) -> Vec<Rule> {
     rules.extend(loopback.map(|range| Rule::of(PROXY).daddr(range).accept()));
     rules.push(Rule::of(PROXY).oif_loopback().goto(INBOUND));
 
+    // A connection from outside to a loopback address is dropped by the kernel, unless it is redirected first.
+    rules.push(Rule::of(INBOUND).daddr(loopback[0]).accept());
     let own = [inbound_port, outbound_port].into_iter().chain(PROXY_PORTS);
     for port in own.chain(redirection.exclude_inbound_ports.iter().copied()) {
         rules.push(Rule::of(INBOUND).tcp_dport(port).accept());
@@ -133,7 +135,8 @@ mod tests {
         let excluded =
             [15006, 15001, 15000, 15020, 15053, 22, 9090].map(|port| format!("tcp dport {port} accept"));
         let inbound = lines(&["--exclude-inbound-ports", "22,9090"], INBOUND);
-        assert_eq!(inbound, [&excluded[..], &["redirect to :15006".into()]].concat());
+        let loopback = ["daddr 127.0.0.0/8 accept".into()];
+        assert_eq!(inbound, [&loopback[..], &excluded[..], &["redirect to :15006".into()]].concat());
     }
 
     #[test]

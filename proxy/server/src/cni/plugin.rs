@@ -58,6 +58,10 @@ pub(super) fn execute(
     if command == "VERSION" {
         return Ok(Some(json!({ "cniVersion": "1.1.0", "supportedVersions": VERSIONS })));
     }
+    // The redirection is deleted with the network namespace, and nothing else is kept. A pod that could not start ends in this way, too.
+    if matches!(command, "DEL" | "GC" | "STATUS") {
+        return Ok(None);
+    }
     let config: Value = serde_json::from_str(config)
         .map_err(|reason| error(6, format!("the configuration is no JSON: {reason}")))?;
     let redirection = redirection(&config)?;
@@ -79,8 +83,6 @@ pub(super) fn execute(
             }
             Ok(None)
         }
-        // The redirection is deleted with the network namespace, and nothing else is kept.
-        "DEL" | "GC" | "STATUS" => Ok(None),
         other => Err(error(4, format!("CNI_COMMAND {other} is unknown"))),
     }
 }
@@ -149,7 +151,13 @@ mod tests {
             assert_eq!(execute(Some(command), None, &sidecar).unwrap_err().code, 4);
             assert_eq!(execute(Some(command), Some("/nowhere"), &sidecar).unwrap_err().code, 101);
         }
-        assert_eq!(execute(Some("DEL"), None, &sidecar), Ok(None), "whatever is left of the pod");
+        // Whatever is left of the pod.
+        let invalid =
+            config(json!({ STATUS_ANNOTATION: "{}", "outrigger.dev/exclude-inbound-ports": "ssh" }));
+        assert_eq!(execute(Some("ADD"), None, &invalid).unwrap_err().code, 102);
+        for pod in [sidecar, invalid] {
+            assert_eq!(execute(Some("DEL"), None, &pod), Ok(None));
+        }
     }
 
     #[test]
