@@ -7,14 +7,14 @@
 //! and with mTLS through two.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use outrigger::admin;
 use outrigger::memory::Memory;
 use outrigger::process::{MEMORY_AGES, Process};
+use outrigger::{admin, ports};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -114,25 +114,21 @@ pub(crate) struct Mesh<'run> {
 impl<'run> Mesh<'run> {
     pub(crate) fn new(outrigger: &'run Path, directory: &'run Path) -> Result<Self, String> {
         std::fs::create_dir(directory.join("config")).map_err(|error| error.to_string())?;
-        let sockets = (0..9)
-            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| format!("no free port: {error}"))?;
-        let mut addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok());
-        let mut next = || addresses.next().ok_or("no free port");
+        let [listen, admin, app, http2_app, inbound, server_admin, server_outbound, client_admin, outbound] =
+            ports::free()?;
         Ok(Self {
             outrigger,
             sidecar: outrigger.to_owned(),
             directory,
-            listen: next()?,
-            admin: next()?,
-            app: next()?,
-            http2_app: next()?,
-            inbound: next()?,
-            server_admin: next()?,
-            server_outbound: next()?,
-            client_admin: next()?,
-            outbound: next()?,
+            listen,
+            admin,
+            app,
+            http2_app,
+            inbound,
+            server_admin,
+            server_outbound,
+            client_admin,
+            outbound,
         })
     }
 

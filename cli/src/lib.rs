@@ -1,5 +1,6 @@
-//! What the demo and the benches share: processes of this binary, and requests to admin ports.
+//! What the demo, the benches and the tests share: processes of this binary, free ports for them, and requests to admin ports.
 
 pub mod admin;
 pub mod process;
 pub mod memory;
+pub mod ports;

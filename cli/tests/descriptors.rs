@@ -1,11 +1,12 @@
 //! A sidecar with few descriptors and many clients: every accepted client is served, and the admin port responds meanwhile.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use outrigger::ports;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -104,7 +105,7 @@ struct Mesh {
 impl Mesh {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let [control, control_admin, outbound, admin] = [(); 4].map(|()| free());
+        let [control, control_admin, outbound, admin] = ports::free().unwrap();
         let mut mesh = Self { directory, outbound, admin, processes: Vec::new() };
         std::fs::create_dir(mesh.path("config")).unwrap();
         let (config, state) = (mesh.path("config"), mesh.path("control-plane"));
@@ -177,10 +178,6 @@ impl Drop for Mesh {
 }
 
 /// Returns a free address.
-fn free() -> SocketAddr {
-    StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 async fn ready(admin: SocketAddr) {
     let answers = async {
         while !get(admin, "/ready").await.starts_with("HTTP/1.1 200 ") {

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use outrigger::ports;
 use serde_json::Value;
 
 #[test]
@@ -52,7 +53,7 @@ struct Mesh {
 
 impl Mesh {
     fn start() -> Self {
-        let [listen, admin, app, unused, front, envoy_admin, proxy_admin, outbound] = free_ports();
+        let [listen, admin, app, unused, front, envoy_admin, proxy_admin, outbound] = ports::free().unwrap();
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("config")).unwrap();
         let processes = Vec::new();
@@ -312,11 +313,6 @@ impl Drop for Mesh {
             }
         }
     }
-}
-
-fn free_ports<const N: usize>() -> [SocketAddr; N] {
-    let sockets = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap())
 }
 
 /// Waits for a value; panics after 30 s.

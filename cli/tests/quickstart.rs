@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use outrigger::ports;
 
 /// A shell that runs the commands and ends their processes when it is dropped.
 struct Quickstart {
@@ -24,15 +26,10 @@ impl Drop for Quickstart {
     }
 }
 
-/// Returns addresses that are free now.
-fn addresses<const N: usize>() -> [String; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().to_string())
-}
-
 impl Quickstart {
     fn start() -> Self {
-        let [listen, admin, proxy_admin, outbound, application, inbound] = addresses();
+        let [listen, admin, proxy_admin, outbound, application, inbound] =
+            ports::free().unwrap().map(|address| address.to_string());
         let directory = tempfile::tempdir().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let readme = std::fs::read_to_string(root.join("README.md")).unwrap();

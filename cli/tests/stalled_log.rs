@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use outrigger::ports;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,7 +23,7 @@ async fn processes_whose_log_is_not_read_serve_and_end() {
     let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
     let (config, state, sidecar) = (path("config"), path("state"), path("sidecar"));
     std::fs::create_dir(&config).unwrap();
-    let [listen, admin, proxy_admin, outbound] = free_addresses();
+    let [listen, admin, proxy_admin, outbound] = ports::free().unwrap();
     let (_unread, log) = full_pipe();
 
     let control_plane = ["control-plane", "--config", &config, "--state-dir", &state, "--log", "trace"];
@@ -104,11 +105,6 @@ fn full_pipe() -> (OwnedFd, File) {
     while writer.write(&[b'\n'; 4096]).is_ok() {}
     fcntl_setfl(&writer, OFlags::empty()).unwrap();
     (reader, writer)
-}
-
-fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap())
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use outrigger::ports;
 use outrigger::process::Process;
 
-use super::ports::Ports;
 use super::shop::NAMESPACE;
 
 /// Each instance, its service account, and the services that it is registered for, with their port.
@@ -51,11 +51,12 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Every instance, on free ports.
-    pub(super) fn all(ports: &mut Ports) -> Result<Vec<Self>, String> {
-        INSTANCES.iter().map(|role| Self::new(role, ports)).collect()
+    pub(super) fn all() -> Result<Vec<Self>, String> {
+        INSTANCES.iter().map(Self::new).collect()
     }
 
-    fn new(role: &Role, ports: &mut Ports) -> Result<Self, String> {
+    fn new(role: &Role) -> Result<Self, String> {
+        let [admin, outbound, inbound, app_listen, payments, stock] = ports::free()?;
         Ok(Self {
             name: role.name,
             account: role.account,
@@ -63,12 +64,12 @@ impl Instance {
             service_port: role.port,
             app: None,
             sidecar: None,
-            admin: ports.pick()?,
-            outbound: ports.pick()?,
-            inbound: ports.pick()?,
-            app_listen: ports.pick()?,
-            payments: ports.pick()?,
-            stock: ports.pick()?,
+            admin,
+            outbound,
+            inbound,
+            app_listen,
+            payments,
+            stock,
         })
     }
 

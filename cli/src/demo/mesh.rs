@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use outrigger::admin;
 use outrigger::process::Process;
+use outrigger::{admin, ports};
 
 use super::instance::Instance;
-use super::ports::Ports;
 use super::shop::NAMESPACE;
 
 /// How long a process may take to start or to stop.
@@ -49,14 +48,14 @@ impl Mesh {
                 .map_err(|error| format!("cannot make {}: {error}", directory.join(part).display()))?;
         }
         super::shop::write(&directory.join("config"))?;
-        let mut ports = Ports::default();
+        let [control_plane_listen, control_plane_admin] = ports::free()?;
         let mut mesh = Self {
             program: std::env::current_exe()
                 .map_err(|error| format!("cannot find the path of this program: {error}"))?,
             control_plane: None,
-            control_plane_listen: ports.pick()?,
-            control_plane_admin: ports.pick()?,
-            instances: Instance::all(&mut ports)?,
+            control_plane_listen,
+            control_plane_admin,
+            instances: Instance::all()?,
             settings,
         };
         mesh.start_control_plane().await?;

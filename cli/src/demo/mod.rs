@@ -11,7 +11,6 @@ mod intruder;
 mod load;
 mod mesh;
 mod instance;
-mod ports;
 mod shop;
 
 mod collector;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use outrigger::ports;
+
 /// How long a process may take to start.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -200,9 +202,10 @@ pub(crate) fn until(mut text: impl FnMut() -> String, expected: impl Fn(&str) ->
     }
 }
 
-/// Returns a free address.
+/// Returns an address on which nothing listens.
 pub(crate) fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let [address] = ports::free().unwrap();
+    address
 }
 
 /// Serves 200 to every connection.

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use outrigger::ports;
 use serde_json::Value;
 
 /// Jaeger's store in memory. Its dependency graph also has the calls that an application makes while it serves one, as calls to itself
@@ -46,7 +47,7 @@ impl Collector {
 
     fn start_with(directory: &Path, store: &str, forward: Option<SocketAddr>) -> Self {
         let program = std::env::var("OUTRIGGER_JAEGER").expect("OUTRIGGER_JAEGER: run tests/heavier");
-        let [grpc, http, query, query_grpc, span_metrics] = free_ports();
+        let [grpc, http, query, query_grpc, span_metrics] = ports::free().unwrap();
         let config = directory.join("collector.yaml");
         std::fs::write(&config, configuration([grpc, http, query, query_grpc, span_metrics], store, forward))
             .unwrap();
@@ -124,12 +125,6 @@ pub(crate) fn get(address: SocketAddr, path: &str, accept: &str) -> (String, Str
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(" 200 "), "{path}: {head}\n{body}");
     (head.to_owned(), body.to_owned())
-}
-
-/// Returns ports of loopback on which nothing listens.
-pub(crate) fn free_ports<const N: usize>() -> [SocketAddr; N] {
-    let sockets = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap())
 }
 
 fn configuration(

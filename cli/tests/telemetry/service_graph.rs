@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use outrigger::admin;
+use outrigger::{admin, ports};
 
-use crate::collector::{free_ports, get};
+use crate::collector::get;
 
 /// Killed when dropped.
 pub(crate) struct ServiceGraph {
@@ -22,7 +22,7 @@ impl ServiceGraph {
     /// Starts it on free ports, with its files in `directory`.
     pub(crate) fn start(directory: &Path) -> Self {
         let program = std::env::var("OUTRIGGER_COLLECTOR").expect("OUTRIGGER_COLLECTOR: run tests/heavier");
-        let [otlp, metrics] = free_ports();
+        let [otlp, metrics] = ports::free().unwrap();
         let config = directory.join("service-graph.yaml");
         std::fs::write(&config, configuration(otlp, metrics)).unwrap();
         let log = directory.join("service-graph.log");

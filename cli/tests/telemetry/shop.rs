@@ -11,14 +11,12 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use outrigger::admin;
 use outrigger::process::Process;
+use outrigger::{admin, ports};
 use outrigger_proto::demo::payments_server::{Payments, PaymentsServer};
 use outrigger_proto::demo::{ChargeRequest, ChargeResponse};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Response, Status};
-
-use crate::collector::free_ports;
 
 /// How long a process may take to start or to stop.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -50,7 +48,7 @@ impl Shop {
         let path = directory.path();
         std::fs::create_dir(path.join("config")).unwrap();
         std::fs::write(path.join("config/shop.yaml"), configuration()).unwrap();
-        let [control_plane_listen, control_plane_admin] = free_ports();
+        let [shopper, control_plane_listen, control_plane_admin] = ports::free().unwrap();
         let mut args = words(&["control-plane", "--config"]);
         args.push(path.join("config").into());
         args.push("--state-dir".into());
@@ -67,7 +65,7 @@ impl Shop {
             applications: Vec::new(),
             sidecars: Vec::new(),
             environment: environment.collect(),
-            shopper: free_ports::<1>()[0],
+            shopper,
             directory,
         };
         shop.services().await;
@@ -75,8 +73,9 @@ impl Shop {
     }
 
     async fn services(&mut self) {
-        let [web, cart, catalog, payments, stock] = free_ports();
-        let [web_out, cart_out, bound_payments, bound_stock] = free_ports();
+        let [web, cart, catalog, payments, stock] = ports::free().unwrap();
+        let [web_out, cart_out, bound_payments, bound_stock] = ports::free().unwrap();
+        let [catalog_out, payments_out, stock_out] = ports::free().unwrap();
         self.application("web", web, &[("--sidecar", web_out)]);
         let upstreams = [("--sidecar", cart_out), ("--payments", bound_payments), ("--stock", bound_stock)];
         self.application("cart", cart, &upstreams);
@@ -87,9 +86,9 @@ impl Shop {
         tokio::spawn(server.serve_with_incoming(incoming));
 
         let binds = [format!("{bound_payments}=payments:50051"), format!("{bound_stock}=stock:9000")];
-        self.sidecar("catalog", Some(catalog), free_ports::<1>()[0], &[]).await;
-        self.sidecar("payments", Some(payments), free_ports::<1>()[0], &[]).await;
-        self.sidecar("stock", Some(stock), free_ports::<1>()[0], &[]).await;
+        self.sidecar("catalog", Some(catalog), catalog_out, &[]).await;
+        self.sidecar("payments", Some(payments), payments_out, &[]).await;
+        self.sidecar("stock", Some(stock), stock_out, &[]).await;
         self.sidecar("cart", Some(cart), cart_out, &binds).await;
         self.sidecar("web", Some(web), web_out, &[]).await;
         self.sidecar("shopper", None, self.shopper, &[]).await;
@@ -119,7 +118,7 @@ impl Shop {
             .unwrap();
         assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
         std::fs::write(path.join(format!("{account}.token")), token.stdout).unwrap();
-        let [admin, inbound] = free_ports();
+        let [admin, inbound] = ports::free().unwrap();
         let mut args = words(&["proxy", "--control-plane", &self.control_plane_listen.to_string()]);
         for (flag, file) in [
             ("--control-plane-ca", "control-plane/roots.pem".to_owned()),
