@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use outrigger_control_plane::admin_client::AdminAddress;
+use outrigger_control_plane::kubernetes::client::ClusterAccess;
 
 /// A control plane, by its admin address or by its state directory. The command line takes precedence over the environment, and
 /// in the environment the directory over the address.
@@ -70,6 +71,29 @@ impl Args for ControlPlaneArgs {
     }
 }
 
+/// The control plane in a Kubernetes cluster, in kubectl's words.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// The control plane in the Kubernetes cluster of the kubeconfig: all of its replicas.
+    #[arg(long, help_heading = "Kubernetes", conflicts_with_all = ["admin", "state_dir"])]
+    kubernetes: bool,
+    /// The kubeconfig, instead of $KUBECONFIG or ~/.kube/config; implies --kubernetes.
+    #[arg(long, value_name = "FILE", help_heading = "Kubernetes", conflicts_with_all = ["admin", "state_dir"])]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig, instead of its current one; implies --kubernetes.
+    #[arg(long, value_name = "NAME", help_heading = "Kubernetes", conflicts_with_all = ["admin", "state_dir"])]
+    context: Option<String>,
+}
+
+impl ClusterArgs {
+    /// Returns the cluster, or None if the control plane is not in one.
+    pub(crate) fn access(&self) -> Option<ClusterAccess> {
+        let Self { kubernetes, kubeconfig, context } = self;
+        let is_given = *kubernetes || kubeconfig.is_some() || context.is_some();
+        is_given.then(|| ClusterAccess { kubeconfig: kubeconfig.clone(), context: context.clone() })
+    }
+}
+
 /// The files of a control plane on this machine.
 #[derive(Debug, Args)]
 pub(crate) struct StateDirArgs {
@@ -111,6 +135,20 @@ mod tests {
         let matches = command.try_get_matches_from([&["test"], line].concat());
         let args = matches.and_then(|matches| ControlPlaneArgs::from_arg_matches(&matches));
         args.map(|args| args.address().to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_kubeconfig_or_a_context_means_a_cluster() {
+        let access = |line: &[&str]| {
+            let matches = ClusterArgs::augment_args(ControlPlaneArgs::augment_args(Command::new("test")))
+                .try_get_matches_from([&["test"], line].concat())?;
+            Ok::<_, clap::Error>(ClusterArgs::from_arg_matches(&matches)?.access())
+        };
+        assert!(access(&[]).unwrap().is_none() && access(&["--kubernetes"]).unwrap().is_some());
+        let cluster = access(&["--context", "kind-dev"]).unwrap().unwrap();
+        assert_eq!((cluster.context.as_deref(), cluster.kubeconfig), (Some("kind-dev"), None));
+        let both = access(&["--kubernetes", "--admin", "127.0.0.1:1"]).unwrap_err();
+        assert_eq!(both.kind(), ErrorKind::ArgumentConflict);
     }
 
     #[test]

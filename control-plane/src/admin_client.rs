@@ -105,7 +105,8 @@ fn absent(address: &AdminAddress, error: &std::io::Error) -> AdminError {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn exchange(
+/// Sends a request over a connection and returns the status and the body of the response.
+pub(crate) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     path: &str,
     body: Option<Vec<u8>>,

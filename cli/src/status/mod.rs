@@ -4,9 +4,10 @@ mod page;
 
 use clap::Args;
 use jiff::Timestamp;
+use outrigger_control_plane::kubernetes::replica_status;
 use outrigger_control_plane::status::fetch;
 
-use crate::flags::{ControlPlaneArgs, NamespaceArgs};
+use crate::flags::{ClusterArgs, ControlPlaneArgs, NamespaceArgs};
 use crate::output::OutputArgs;
 use crate::runtime::block_on;
 
@@ -19,6 +20,9 @@ Examples:
   # Every proxy, then refusals, endpoints that are not ready and problems
   outrigger status
 
+  # In a Kubernetes cluster
+  outrigger status --kubernetes
+
   # One namespace, with each resource type and the registered workloads
   outrigger status -n shop -o wide
 
@@ -29,6 +33,8 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     control_plane: ControlPlaneArgs,
     #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
     namespace: NamespaceArgs,
     #[command(flatten)]
     output: OutputArgs,
@@ -36,7 +42,10 @@ pub(crate) struct StatusArgs {
 
 /// Needs a running control plane.
 pub(crate) fn run(args: StatusArgs) -> Result<(), String> {
-    let mut status = block_on(fetch(&args.control_plane.address()))?;
+    let mut status = match args.cluster.access() {
+        Some(cluster) => block_on(replica_status::fetch(&cluster))?,
+        None => block_on(fetch(&args.control_plane.address()))?,
+    };
     let shown = |namespace: &str| args.namespace.includes(namespace);
     status.proxies.retain(|proxy| shown(&proxy.namespace));
     status.registrations.retain(|workload| shown(&workload.namespace));

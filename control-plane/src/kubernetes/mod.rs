@@ -9,6 +9,7 @@
 pub(crate) mod webhook;
 pub mod mtls_check;
 mod mtls_findings;
+pub mod replica_status;
 pub(crate) mod replica;
 mod authority;
 mod rotation;
