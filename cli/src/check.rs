@@ -16,8 +16,8 @@ use crate::runtime::block_on;
 
 /// Reports what is wrong with configuration files: one line for each problem, with its place, its code and the next step.
 ///
-/// The paths are read together, so that one may refer to another. Without a path, reports which clients call the pods of a cluster
-/// without mTLS, and which namespaces may become strict. docs/check.md lists the codes.
+/// The paths are read together, so that one may refer to another. Without a path, reports what is wrong with a cluster, before and after
+/// the installation: versions, webhook, clocks, sidecars, and clients without mTLS. docs/check.md lists the codes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -27,7 +27,7 @@ Examples:
   # What a pipeline refuses, warnings too
   outrigger check --fail-on warning -o json services/ routes/catalog.yaml
 
-  # Who still calls the pods of a namespace without mTLS
+  # A cluster: is it ready for the mesh, and is strict safe in shop?
   outrigger check -n shop")]
 pub(crate) struct CheckArgs {
     /// Files, directories (with their subdirectories), or - for stdin.

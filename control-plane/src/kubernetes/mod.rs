@@ -9,6 +9,9 @@
 pub(crate) mod webhook;
 pub mod mtls_check;
 mod mtls_findings;
+mod cluster_check;
+mod cluster_findings;
+mod workload_name;
 pub mod replica_status;
 pub(crate) mod replica;
 mod authority;
@@ -24,7 +27,7 @@ pub(crate) mod events;
 pub(crate) mod status;
 mod reflector;
 mod discovery;
-pub(crate) mod client;
+pub mod client;
 
 /// The namespace of the mesh.
 const NAMESPACE: &str = "outrigger-system";

@@ -1,4 +1,4 @@
-//! Reads from a cluster who calls its pods without mTLS, for `outrigger check`.
+//! Reads from a cluster who calls its pods without mTLS, and whatever else `outrigger check` reports about a cluster.
 //!
 //! The counts are those of the sidecars' metrics, which the API server's proxy to pods serves (`pods/proxy`), so that the caller
 //! needs nothing but a kubeconfig.
@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 
 use super::client::{ClusterAccess, connect};
 use super::mtls_findings::{Addresses, Counts, SidecarPod, problems};
+use super::workload_name::workload_name;
+use super::{cluster_check, cluster_findings};
 use crate::injection::layout::{METRICS_PORT, STATUS_ANNOTATION};
 use crate::model::registration::MtlsMode;
 use crate::source::check::Report;
@@ -23,8 +25,8 @@ const AT_ONCE: usize = 16;
 /// How many objects the API server returns at once.
 const PAGE: u32 = 500;
 
-/// Returns who calls the pods of the mesh without mTLS, and which namespaces may become strict. `namespace` restricts it to one.
-/// The cluster is that of `kubeconfig` and `context`, if they are given.
+/// Returns what is wrong with a cluster and with the mesh in it, who calls the pods of the mesh without mTLS, and which namespaces may
+/// become strict. `namespace` restricts what concerns pods to one. The cluster is that of `kubeconfig` and `context`, if they are given.
 ///
 /// Returns an error if the API server cannot be read. A sidecar that cannot be read is a problem of the report.
 pub async fn check_cluster(
@@ -46,7 +48,10 @@ pub async fn check_cluster(
     });
     let sidecars = read_all(&client, meshed).await;
     let accepted = sidecars.len();
-    Ok(Report { problems: problems(&modes, &addresses, &sidecars), accepted, ..Report::default() })
+    let state = cluster_check::read(&client, namespaces, pods, &nodes).await.map_err(failed)?;
+    let mut found = cluster_findings::problems(&state, namespace);
+    found.extend(problems(&modes, &addresses, &sidecars));
+    Ok(Report { problems: found, accepted, ..Report::default() })
 }
 
 async fn list<K>(client: &Client) -> Result<Vec<K>, kube::Error>
@@ -89,23 +94,10 @@ fn addresses(pods: &[Pod], nodes: &[Node]) -> Addresses {
         let in_host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
         for ip in ips.filter(|_| !in_host_network).filter_map(|one| one.ip.parse::<IpAddr>().ok()) {
-            all.insert(ip, format!("{}/{}", pod.namespace().unwrap_or_default(), workload(pod)));
+            all.insert(ip, format!("{}/{}", pod.namespace().unwrap_or_default(), workload_name(pod)));
         }
     }
     all
-}
-
-/// Returns the name of the workload that a pod belongs to: of its Deployment, StatefulSet or Job, else its own.
-fn workload(pod: &Pod) -> String {
-    let owner = pod.owner_references().first();
-    let hash = pod.labels().get("pod-template-hash");
-    match (owner, hash) {
-        (Some(owner), Some(hash)) => {
-            owner.name.strip_suffix(&format!("-{hash}")).unwrap_or(&owner.name).to_owned()
-        }
-        (Some(owner), None) => owner.name.clone(),
-        (None, _) => pod.name_any(),
-    }
 }
 
 async fn read_all(client: &Client, pods: impl Iterator<Item = &Pod>) -> Vec<SidecarPod> {
@@ -115,7 +107,7 @@ async fn read_all(client: &Client, pods: impl Iterator<Item = &Pod>) -> Vec<Side
             read.extend(reading.join_next().await.and_then(Result::ok));
         }
         let (client, name) = (client.clone(), pod.name_any());
-        let (namespace, workload) = (pod.namespace().unwrap_or_default(), workload(pod));
+        let (namespace, workload) = (pod.namespace().unwrap_or_default(), workload_name(pod));
         reading.spawn(async move {
             let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{METRICS_PORT}/proxy/metrics");
             let counted = match http::Request::get(path).body(Vec::new()) {

@@ -109,6 +109,10 @@ codes! {
     UnknownService "unknown-service" Error,
     /// Two Services with the same cluster IP.
     DuplicateClusterIp "duplicate-cluster-ip" Error,
+    /// A control plane without a ready replica.
+    ControlPlaneNotReady "control-plane-not-ready" Error,
+    /// A webhook that cannot be called.
+    UnusableWebhook "unusable-webhook" Error,
     /// A directory or file without a resource that the mesh reads.
     NoResources "no-resources" Warning,
     /// A route without parents.
@@ -129,6 +133,20 @@ codes! {
     UnknownSlicePort "unknown-slice-port" Warning,
     /// A field that has no effect in the mesh.
     IgnoredField "ignored-field" Warning,
+    /// A cluster that is too old for native sidecars.
+    OldCluster "old-cluster" Warning,
+    /// CRDs of Gateway API that do not exist.
+    MissingCrds "missing-crds" Warning,
+    /// CRDs of Gateway API that are too old.
+    OldCrds "old-crds" Warning,
+    /// A node whose clock is wrong.
+    ClockSkew "clock-skew" Warning,
+    /// Trust roots that end soon.
+    ExpiringRoots "expiring-roots" Warning,
+    /// A pod whose sidecar has another image than new pods get.
+    OldSidecar "old-sidecar" Warning,
+    /// A pod without the sidecar that it is to have.
+    MissingSidecar "missing-sidecar" Warning,
     /// A client that calls a pod with a sidecar without mTLS.
     PlaintextClient "plaintext-client" Warning,
     /// A sidecar whose metrics cannot be read.
@@ -137,6 +155,8 @@ codes! {
     ParentNotHandled "parent-not-handled" Info,
     /// Services whose endpoints are only those that register.
     NoEndpoints "no-endpoints" Info,
+    /// A cluster without a control plane.
+    NotInstalled "not-installed" Info,
     /// A permissive namespace whose sidecars have counted no connection without mTLS.
     StrictIsSafe "strict-is-safe" Info,
 }
