@@ -162,9 +162,8 @@ spec:
         let namespace = if client { &self.client } else { &self.server };
         let log = self.path(&format!("{name}.log"));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let child = Command::new("ip")
-            .args(["netns", "exec", &namespace.0])
-            .args(command)
+        let child = namespace
+            .command(command)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

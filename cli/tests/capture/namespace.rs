@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -72,7 +73,14 @@ impl Namespace {
 
     /// Runs a command in it and returns its output, or what it prints on stderr if it fails.
     pub(crate) fn try_run(&self, command: &[&str]) -> Result<String, String> {
-        try_run(&[&["ip", "netns", "exec", &self.0], command].concat())
+        output(&mut self.command(command))
+    }
+
+    /// Returns a command that runs in it.
+    pub(crate) fn command(&self, command: &[&str]) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--net={}", self.path())).arg("--").args(command);
+        inside
     }
 
     /// Returns the body of a page. Returns None if the request fails.
@@ -80,9 +88,13 @@ impl Namespace {
         self.try_run(&["curl", "-sf", "-m", "5", url]).ok()
     }
 
-    /// Returns its file, by which other programs enter it.
+    /// Returns its file, by which it is entered. Panics if that is the namespace of this process: a redirection there would cut
+    /// off the machine.
     pub(crate) fn path(&self) -> String {
-        format!("/run/netns/{}", self.0)
+        let path = format!("/run/netns/{}", self.0);
+        let inode = |path: &str| std::fs::metadata(path).unwrap().ino();
+        assert_ne!(inode(&path), inode("/proc/self/ns/net"), "{path} is the machine's own namespace");
+        path
     }
 
     /// Runs `work` in a thread in it.
@@ -108,11 +120,12 @@ pub(crate) fn outrigger<'a>(args: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn run(command: &[&str]) {
-    try_run(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    output(Command::new(command[0]).args(&command[1..]))
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
 }
 
-fn try_run(command: &[&str]) -> Result<String, String> {
-    let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.output().unwrap();
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
