@@ -89,7 +89,7 @@ fn no_request_is_lost_while_a_canary_is_shifted() {
 
 #[test]
 fn callers_without_sidecars_lose_nothing_when_a_namespace_joins_and_strict_refuses_them() {
-    let callers = Namespace::plain("outside");
+    let callers = Namespace::plain("not-joining");
     let mut namespace = Namespace::plain("joining");
     // The pods that have no sidecars yet must end as gracefully as those of every cluster.
     namespace.apply(&deployment("web", 2, &server(", lifecycle: {preStop: {sleep: {seconds: 3}}}")));

@@ -104,10 +104,10 @@ fn a_strict_namespace_refuses_callers_without_a_sidecar_and_names_them() {
         assert!(log.contains(&line), "no line {line:?}: {log}");
     };
 
-    let outside = Namespace::plain("outside");
+    let outside = Namespace::plain("outsiders");
     outside.apply(&deployment("caller", 1, &server("")));
     outside.ready("deploy/caller");
-    refused(&assert_refused("outside", "caller", "http://web.vault/"));
+    refused(&assert_refused("outsiders", "caller", "http://web.vault/"));
 
     // Without its label, the namespace gets pods without sidecars, and these are callers like any other.
     kubectl(&["label", "namespace", "vault", "outrigger.dev/inject-"]);
