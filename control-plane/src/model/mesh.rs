@@ -98,7 +98,7 @@ impl Mesh {
         let mut all: Vec<_> = registered.iter().flat_map(|workload| workload.endpoints(key, port)).collect();
         if let Some(entry) = self.services.get(key) {
             let sliced = entry.endpoints.of_port(port).iter().cloned();
-            all.extend(sliced.filter_map(|endpoint| self.registrations.complete(endpoint)));
+            all.extend(sliced.filter_map(|endpoint| self.registrations.complete(endpoint, &key.namespace)));
         }
         all.sort_by_key(|endpoint| endpoint.address);
         all.dedup_by_key(|endpoint| endpoint.address);
@@ -106,10 +106,12 @@ impl Mesh {
     }
 
     /// Returns the service port that has an endpoint at this address, the first of several, a headless service before others. It
-    /// identifies the service if a client connects to an instance directly: DNS has the addresses of a headless service's endpoints.
-    pub fn service_by_endpoint(&self, address: &SocketAddr) -> Option<(ServiceKey, u16)> {
-        let may_claim =
-            |(key, _): &&(ServiceKey, u16)| self.registrations.may_claim(&address.ip(), &key.namespace);
+    /// identifies the service if a client of the namespace `viewer` connects to an instance directly: DNS has the addresses of a
+    /// headless service's endpoints.
+    pub fn service_by_endpoint(&self, address: &SocketAddr, viewer: &str) -> Option<(ServiceKey, u16)> {
+        let may_claim = |(key, _): &&(ServiceKey, u16)| {
+            self.registrations.may_claim(&address.ip(), &key.namespace, viewer)
+        };
         if let Some(owner) = self.headless.of(address).find(may_claim) {
             return Some(owner.clone());
         }
@@ -123,13 +125,14 @@ impl Mesh {
         self.by_endpoint.contains(address, &owner) || self.registered_at(address).any(|other| other == owner)
     }
 
-    /// Returns true if a headless service has an endpoint at this address, so that clients connect to it directly.
-    pub fn is_dialed_directly(&self, address: &SocketAddr) -> bool {
+    /// Returns true if a headless service has an endpoint at this address, so that clients of the namespace `viewer` connect to it
+    /// directly.
+    pub fn is_dialed_directly(&self, address: &SocketAddr, viewer: &str) -> bool {
         let is_headless = |(key, _)| {
             self.service(&key).is_some_and(|entry| entry.service.service_type == ServiceType::Headless)
         };
         let mut headless = self.headless.of(address);
-        headless.any(|(key, _)| self.registrations.may_claim(&address.ip(), &key.namespace))
+        headless.any(|(key, _)| self.registrations.may_claim(&address.ip(), &key.namespace, viewer))
             || self.registered_at(address).any(is_headless)
     }
 

@@ -22,6 +22,16 @@ pub(super) enum PodClaim<K> {
     Plain(Name, Name),
 }
 
+impl<K> PodClaim<K> {
+    /// Returns the key of a pod with a sidecar.
+    pub(super) fn sidecar(&self) -> Option<&K> {
+        match self {
+            Self::Sidecar(key) => Some(key),
+            Self::Plain(..) => None,
+        }
+    }
+}
+
 /// On plain Linux.
 impl<K: Ord> Default for PodIndex<K> {
     fn default() -> Self {
@@ -42,22 +52,14 @@ impl<K: Ord + Clone> PodIndex<K> {
         }
     }
 
-    /// Returns the pods with a sidecar that have this address.
-    pub(super) fn sidecars(&self, ip: &IpAddr) -> impl Iterator<Item = &K> {
-        self.claims.of(ip).filter_map(|claim| match claim {
-            PodClaim::Sidecar(key) => Some(key),
-            PodClaim::Plain(..) => None,
-        })
-    }
-
     /// Returns the pods that have this address.
     pub(super) fn claims(&self, ip: &IpAddr) -> impl Iterator<Item = &PodClaim<K>> {
         self.claims.of(ip)
     }
 
-    /// Returns true if an address of a pod is not known as that of one.
-    pub(super) fn is_unknown(&self, ip: &IpAddr) -> bool {
-        self.in_cluster && self.claims.of(ip).next().is_none()
+    /// Returns true if there are pods.
+    pub(super) fn in_cluster(&self) -> bool {
+        self.in_cluster
     }
 
     /// Returns the addresses whose pods differ from those of an older version.

@@ -36,42 +36,52 @@ impl Registrations {
         self.pods.set(ip, PodClaim::Plain(namespace.clone(), name.clone()), present);
     }
 
-    /// Returns the pod with a sidecar that has this address.
+    /// Returns the pod with a sidecar that has this address. Returns None if it is the address of a pod without one.
+    ///
+    /// An address may pass to another pod while its old pod still terminates: then it is the other one's.
     pub fn pod(&self, ip: &IpAddr) -> Option<&Arc<WorkloadEntry>> {
-        let pods = self.pods.sidecars(ip).filter_map(|key| self.workloads.get(key));
-        // While an address passes to another pod, both may claim it.
-        pods.min_by_key(|pod| pod.draining)
+        let pods = self.pods.claims(ip).filter_map(|claim| self.workloads.get(claim.sidecar()?));
+        let pod = pods.min_by_key(|pod| pod.draining)?;
+        let is_plain = || self.pods.claims(ip).any(|claim| claim.sidecar().is_none());
+        (!pod.draining || !is_plain()).then_some(pod)
     }
 
-    /// Returns false if only pods of other namespaces have this address. An EndpointSlice may name any address, and its service must not
-    /// determine where clients of another namespace's pods get.
-    pub(super) fn may_claim(&self, ip: &IpAddr, namespace: &Name) -> bool {
+    /// Returns true if a service of `namespace` determines where clients of the namespace `viewer` get that dial this address.
+    ///
+    /// An EndpointSlice may name any address. Its service must not determine where clients of another namespace's pods get, nor
+    /// where clients of other namespaces get that dial an address which is no pod's.
+    pub(super) fn may_claim(&self, ip: &IpAddr, namespace: &str, viewer: &str) -> bool {
         let mut claims = self.pods.claims(ip).peekable();
-        let of_namespace = |claim: &PodClaim<WorkloadKey>| match claim {
-            PodClaim::Sidecar(key) => key.identity.namespace() == &**namespace,
-            PodClaim::Plain(of, _) => of == namespace,
-        };
-        claims.peek().is_none() || claims.any(of_namespace)
+        match claims.peek() {
+            None => !self.pods.in_cluster() || namespace == viewer,
+            Some(_) => claims.any(|claim| pod_name(claim).0 == namespace),
+        }
     }
 
-    /// Returns the endpoint of an EndpointSlice with what its pod adds to it. Returns None if the pod is not known yet: the events of
-    /// slices and of pods arrive independently, and whether it has a sidecar decides how it is called.
-    pub(super) fn complete(&self, mut endpoint: Endpoint) -> Option<Endpoint> {
+    /// Returns the endpoint of an EndpointSlice in `namespace` with what its pod adds to it. Returns None if the pod is not known yet: the
+    /// events of slices and of pods arrive independently, and whether it has a sidecar decides how it is called.
+    pub(super) fn complete(&self, mut endpoint: Endpoint, namespace: &str) -> Option<Endpoint> {
         let ip = endpoint.address.ip();
         if endpoint.peer.identity().is_some() {
             return Some(endpoint);
         }
-        let unknown = endpoint.peer == Peer::Pod && self.pods.is_unknown(&ip);
+        let pod = match (&endpoint.peer, &endpoint.instance) {
+            // Another pod may have the same address: the one that had it before and still terminates.
+            (Peer::Pod, Some(name)) if self.pods.in_cluster() => {
+                let named = |claim: &&PodClaim<_>| pod_name(claim) == (namespace, name);
+                let claim = self.pods.claims(&ip).find(named)?;
+                claim.sidecar().and_then(|key| self.workloads.get(key))
+            }
+            _ => self.pod(&ip),
+        };
         endpoint.peer = Peer::Plaintext;
-        if let Some(pod) = self.pod(&ip) {
+        if let Some(pod) = pod {
             let uncaptured =
                 pod.pod.as_ref().is_some_and(|pod| pod.uncaptured.contains(&endpoint.address.port()));
             if !uncaptured {
                 endpoint.peer = Peer::Sidecar(pod.key.identity.clone());
             }
             endpoint.version = version(&pod.labels).or(endpoint.version);
-        } else if unknown {
-            return None;
         }
         Some(endpoint)
     }
@@ -159,6 +169,14 @@ impl Registrations {
     /// Returns the workloads that were added, removed or changed between the two versions.
     pub(super) fn changed_workloads(&self, old: &Self) -> Vec<WorkloadKey> {
         changed_keys(&old.workloads, &self.workloads, PartialEq::eq)
+    }
+}
+
+/// Returns the namespace and the name of a pod.
+fn pod_name(claim: &PodClaim<WorkloadKey>) -> (&str, &str) {
+    match claim {
+        PodClaim::Sidecar(key) => (key.identity.namespace(), &key.instance),
+        PodClaim::Plain(namespace, name) => (namespace, name),
     }
 }
 

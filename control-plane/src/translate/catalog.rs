@@ -119,7 +119,7 @@ impl Catalog {
         let own = mesh.workload(&viewer.workload).map(|workload| inbound_names(&mesh, workload, kind));
         let mut names = own.unwrap_or_default();
         if is_mesh_wide(viewer, kind) {
-            names.extend(wildcard::names(&mesh, kind, &self.settings.cluster_domain));
+            names.extend(wildcard::names(&mesh, kind, viewer.namespace(), &self.settings.cluster_domain));
         }
         names
     }
@@ -127,8 +127,10 @@ impl Catalog {
     /// Returns true if `*` includes this name, provided that it exists.
     pub fn in_wildcard(&self, viewer: &Viewer, kind: Kind, name: &str) -> bool {
         let domain = &self.settings.cluster_domain;
-        let of_mesh =
-            || self.state().mesh.clone().is_some_and(|mesh| wildcard::means(&mesh, kind, name, domain));
+        let of_mesh = || {
+            let mesh = self.state().mesh.clone();
+            mesh.is_some_and(|mesh| wildcard::means(&mesh, kind, name, viewer.namespace(), domain))
+        };
         kind.has_wildcard() && (name.starts_with(INBOUND_PREFIX) || (is_mesh_wide(viewer, kind) && of_mesh()))
     }
 
@@ -228,7 +230,8 @@ impl Catalog {
             // All resources that are named by an endpoint's address come and go with the endpoint.
             for kind in [Kind::Cluster, Kind::Listener] {
                 if kinds.contains(&Kind::Cluster) {
-                    let direct = wildcard::direct_names(mesh, key, kind, domain);
+                    // Addresses that are no pod's are those of the service for clients of its namespace alone.
+                    let direct = wildcard::direct_names(mesh, key, kind, &key.namespace, domain);
                     all.extend(direct.into_iter().map(|name| (kind, name)));
                 }
             }
@@ -267,7 +270,7 @@ fn resolve_name(scope: Scope<'_>, kind: Kind, name: &str) -> Option<Target> {
     if let Some(key) = scope.mesh.service_by_ip(&address.ip()) {
         return Some(Target::service(key.clone(), address.port()));
     }
-    match scope.mesh.service_by_endpoint(&address) {
+    match scope.mesh.service_by_endpoint(&address, scope.viewer.namespace()) {
         Some((service, port)) => Some(Target { service, port, only: Some(address) }),
         None => pod::target(scope.mesh, address),
     }

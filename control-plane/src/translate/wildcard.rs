@@ -14,12 +14,12 @@ use super::resource::Kind;
 use crate::model::mesh::Mesh;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 
-/// Returns every name of this kind, unordered, possibly with duplicates.
-pub(super) fn names(mesh: &Mesh, kind: Kind, cluster_domain: &str) -> Vec<Name> {
+/// Returns every name of this kind for clients of a namespace, unordered, possibly with duplicates.
+pub(super) fn names(mesh: &Mesh, kind: Kind, viewer: &str, cluster_domain: &str) -> Vec<Name> {
     let services = || mesh.services().map(|(_, entry)| entry.service.as_ref());
     let canonical = services().flat_map(|service| canonical_names(service, cluster_domain));
     let headless = services().filter(|service| service.service_type == ServiceType::Headless);
-    let direct = headless.flat_map(|service| direct_names(mesh, &service.key, kind, cluster_domain));
+    let direct = headless.flat_map(|service| direct_names(mesh, &service.key, kind, viewer, cluster_domain));
     canonical.chain(direct).collect()
 }
 
@@ -33,12 +33,18 @@ pub(super) fn canonical_names(service: &Service, cluster_domain: &str) -> Vec<Na
     }
 }
 
-/// Returns the names of the endpoints of a service that clients connect to directly: those of a headless service, or shared with
-/// one.
-pub(super) fn direct_names(mesh: &Mesh, key: &ServiceKey, kind: Kind, cluster_domain: &str) -> Vec<Name> {
+/// Returns the names of the endpoints of a service that clients of a namespace connect to directly: those of a headless service, or
+/// shared with one.
+pub(super) fn direct_names(
+    mesh: &Mesh,
+    key: &ServiceKey,
+    kind: Kind,
+    viewer: &str,
+    cluster_domain: &str,
+) -> Vec<Name> {
     let ports = mesh.service(key).map(|entry| entry.service.ports.as_slice()).unwrap_or_default();
     let endpoints = ports.iter().flat_map(|port| mesh.endpoints(key, port.number));
-    let target = |address| Some((address, direct_target(mesh, address)?));
+    let target = |address| Some((address, direct_target(mesh, address, viewer)?));
     let name = |(address, target): (SocketAddr, Target)| match kind {
         Kind::Listener => address.to_string().into(),
         Kind::Cluster | Kind::Endpoints | Kind::Route => target.name(cluster_domain),
@@ -47,27 +53,27 @@ pub(super) fn direct_names(mesh: &Mesh, key: &ServiceKey, kind: Kind, cluster_do
 }
 
 /// Returns true if a name is among [`names`].
-pub(super) fn means(mesh: &Mesh, kind: Kind, name: &str, cluster_domain: &str) -> bool {
+pub(super) fn means(mesh: &Mesh, kind: Kind, name: &str, viewer: &str, cluster_domain: &str) -> bool {
     if kind == Kind::Listener
         && let Ok(address) = name.parse::<SocketAddr>()
     {
-        return address.to_string() == name && direct_target(mesh, address).is_some();
+        return address.to_string() == name && direct_target(mesh, address, viewer).is_some();
     }
     match Target::parse(name, cluster_domain) {
         Some(Target { only: Some(address), service, port }) => {
             let target = Target { only: Some(address), service, port };
-            direct_target(mesh, address) == Some(target)
+            direct_target(mesh, address, viewer) == Some(target)
         }
         Some(Target { only: None, .. }) => true,
         None => false,
     }
 }
 
-/// Returns the target of an endpoint's address if clients connect to it directly.
-fn direct_target(mesh: &Mesh, address: SocketAddr) -> Option<Target> {
-    if mesh.service_by_ip(&address.ip()).is_some() || !mesh.is_dialed_directly(&address) {
+/// Returns the target of an endpoint's address if clients of a namespace connect to it directly.
+fn direct_target(mesh: &Mesh, address: SocketAddr, viewer: &str) -> Option<Target> {
+    if mesh.service_by_ip(&address.ip()).is_some() || !mesh.is_dialed_directly(&address, viewer) {
         return None;
     }
-    let (service, port) = mesh.service_by_endpoint(&address)?;
+    let (service, port) = mesh.service_by_endpoint(&address, viewer)?;
     Some(Target { service, port, only: Some(address) })
 }

@@ -49,7 +49,7 @@ fn routes_of(rejection: &Rejection, mesh: &Mesh, cluster_domain: &str) -> Vec<Re
             }
             Some(Destination::Address(address)) => match mesh.service_by_ip(&address.ip()) {
                 Some(service) => Some((service.clone(), address.port())),
-                None => mesh.service_by_endpoint(&address),
+                None => mesh.service_by_endpoint(&address, namespace),
             },
             None => None,
         },

@@ -157,12 +157,43 @@ fn a_service_cannot_claim_the_address_of_a_pod_of_another_namespace() {
     let slice = SLICE.replace("shop", "attacker");
     let mut cluster = Cluster::new(&[&service, &slice]);
     let address = "10.1.0.7:8080".parse().unwrap();
-    assert!(
-        cluster.mesh().service_by_endpoint(&address).is_some() && cluster.mesh().is_dialed_directly(&address)
-    );
     cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", |_| {}))]);
-    assert_eq!(cluster.mesh().service_by_endpoint(&address), None);
-    assert!(!cluster.mesh().is_dialed_directly(&address));
+    for viewer in ["shop", "attacker", "other"] {
+        assert_eq!(cluster.mesh().service_by_endpoint(&address, viewer), None);
+        assert!(!cluster.mesh().is_dialed_directly(&address, viewer));
+    }
+}
+
+#[test]
+fn an_address_that_is_no_pods_leads_to_a_service_for_clients_of_its_namespace_alone() {
+    for cluster_ip in ["None", "10.0.0.1"] {
+        let service = CART.replace("10.0.0.1", cluster_ip).replace("selector: {app: cart}, ", "");
+        let cluster = Cluster::new(&[&service, &SLICE.replace(", targetRef: {kind: Pod, name: cart-1}", "")]);
+        let database = "10.1.0.7:8080".parse().unwrap();
+        let leads_to = |viewer| cluster.mesh().service_by_endpoint(&database, viewer).map(|(key, _)| key);
+        assert_eq!(leads_to("shop"), Some(ServiceKey::new("shop", "cart")));
+        assert_eq!(leads_to("other"), None);
+        assert_eq!(cluster.mesh().is_dialed_directly(&database, "shop"), cluster_ip == "None");
+        assert!(!cluster.mesh().is_dialed_directly(&database, "other"));
+    }
+}
+
+#[test]
+fn an_endpoint_is_the_pod_that_its_slice_names_though_another_one_terminates_with_its_address() {
+    let mut cluster = Cluster::new(&[CART, SLICE]);
+    let old = |pod: &mut Value| pod["metadata"]["deletionTimestamp"] = json!("2026-11-28T12:00:00Z");
+    let plain = |pod: &mut Value| pod["metadata"]["annotations"] = json!({});
+    cluster.pods([Event::Apply(pod("cart-1", "10.1.0.7", old))]);
+    assert!(endpoint(&cluster).1.is_some());
+    let named_2 = SLICE.replace("name: cart-1}}]", "name: cart-2}}]");
+    cluster.apply(&[&named_2]);
+    let cart = ServiceKey::new("shop", "cart");
+    assert_eq!(cluster.mesh().endpoints(&cart, 80), [], "cart-2 is not known yet");
+    cluster.pods([Event::Apply(pod("cart-2", "10.1.0.7", plain))]);
+    assert_eq!(endpoint(&cluster).1, None);
+    assert!(cluster.registrations.pod(&"10.1.0.7".parse().unwrap()).is_none(), "nor by its address");
+    cluster.pods([Event::Apply(pod("cart-2", "10.1.0.7", |_| {}))]);
+    assert!(endpoint(&cluster).1.is_some());
 }
 
 #[test]

@@ -39,9 +39,9 @@ fn slices_of_a_service_add_up_and_the_better_health_counts() {
         .collect();
     assert_eq!(all, ["10.0.0.1:8080 NotReady", "10.0.0.2:8080 Ready", "10.0.0.3:8080 Ready"]);
     let address = "10.0.0.3:8080".parse().unwrap();
-    assert_eq!(mesh.service_by_endpoint(&address), Some((key("cart"), 80)));
+    assert_eq!(mesh.service_by_endpoint(&address, "shop"), Some((key("cart"), 80)));
     builder.without(&slice("cart-2", "cart", "10.0.0.3", "{}"));
-    assert_eq!(builder.mesh().service_by_endpoint(&address), None);
+    assert_eq!(builder.mesh().service_by_endpoint(&address, "shop"), None);
     assert_eq!(builder.mesh().endpoints(&key("cart"), 80).len(), 2);
 }
 
