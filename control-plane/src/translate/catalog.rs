@@ -14,7 +14,7 @@ use outrigger_core::inbound_name::INBOUND_PREFIX;
 use super::cache::{Audience, Cache, ENDPOINT_KINDS, ROUTE_KINDS};
 use super::destination::{Destination, Target};
 use super::resource::{Kind, Resource};
-use super::scope::{Dialect, MeshSettings, Mode, Scope, Viewer};
+use super::scope::{Dialect, Location, MeshSettings, Mode, Scope, Viewer};
 use super::{cluster, endpoint, inbound, listener, pod, route, wildcard};
 use crate::model::mesh::{Changed, Mesh};
 use crate::model::registration::{WorkloadEntry, WorkloadKey};
@@ -44,6 +44,8 @@ pub struct Affected {
     pub names: Vec<(Kind, Name)>,
     /// The inbound resources of changed workloads.
     pub inbound: Vec<(WorkloadKey, Vec<(Kind, Name)>)>,
+    /// The workloads whose node or zone changed: which endpoints they call depends on it.
+    pub relocated: Vec<WorkloadKey>,
 }
 
 /// The catalog.
@@ -170,7 +172,8 @@ impl Catalog {
         for (keys, kinds) in kinds {
             keys.iter().for_each(|key| touched.entry(key).or_default().extend(kinds));
         }
-        let mut affected = Affected::default();
+        let relocated = workloads.iter().filter(|key| Location::of(old, key) != Location::of(new, key));
+        let mut affected = Affected { relocated: relocated.cloned().collect(), ..Affected::default() };
         // Many services may share an address, which is affected once.
         let mut dependencies: HashMap<Dependency, BTreeSet<Kind>> = HashMap::new();
         dependencies.extend(pod_ips.iter().map(|ip| (Dependency::Ip(*ip), BTreeSet::from(Kind::ALL))));

@@ -58,6 +58,15 @@ pub(super) struct Location {
     pub(super) zone: Option<Name>,
 }
 
+impl Location {
+    /// Returns where a workload runs.
+    pub(super) fn of(mesh: &Mesh, workload: &WorkloadKey) -> Self {
+        let Some(workload) = mesh.workload(workload) else { return Self::default() };
+        let node = workload.pod.as_ref().and_then(|pod| pod.node.clone());
+        Self { node, zone: workload.zone().cloned() }
+    }
+}
+
 /// The input of one translation. Its output is shared by all viewers of the same namespace and dialect, and of the same location if
 /// endpoints depend on that, so only inbound resources may depend on more of the viewer.
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +84,7 @@ impl Scope<'_> {
 
     /// Returns where the viewer runs.
     pub(super) fn location(&self) -> Location {
-        let Some(workload) = self.mesh.workload(&self.viewer.workload) else { return Location::default() };
-        let node = workload.pod.as_ref().and_then(|pod| pod.node.clone());
-        Location { node, zone: workload.zone().cloned() }
+        Location::of(self.mesh, &self.viewer.workload)
     }
 
     /// Returns the dialect of the viewer.

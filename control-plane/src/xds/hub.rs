@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::lock;
 use super::session::SubscriptionChange;
+use super::subscription::WILDCARD;
 use crate::model::mesh::Mesh;
 use crate::translate::catalog::{Affected, Catalog, Dependency};
 use crate::translate::resource::Kind;
@@ -40,6 +41,11 @@ pub(super) struct Mailbox {
     changed: Mutex<BTreeSet<(Kind, Name)>>,
     /// Notified when there are changes.
     pub(super) wake: Notify,
+}
+
+/// Returns what every stream depends on: all endpoints that it is subscribed to depend on where its client runs.
+fn location_of(id: u64, viewer: &Viewer) -> (Dependency, (u64, Kind, Name)) {
+    (Dependency::Workload(viewer.workload.clone()), (id, Kind::Endpoints, WILDCARD.into()))
 }
 
 impl Mailbox {
@@ -73,11 +79,13 @@ impl Hub {
     }
 
     /// Adds a stream.
-    pub(super) fn join(&self) -> (u64, Arc<Mailbox>) {
+    pub(super) fn join(&self, viewer: &Viewer) -> (u64, Arc<Mailbox>) {
         let mut index = lock(&self.index);
         index.last += 1;
         let (id, mailbox) = (index.last, Arc::<Mailbox>::default());
         index.mailboxes.insert(id, Arc::clone(&mailbox));
+        let (dependency, watcher) = location_of(id, viewer);
+        index.watchers.entry(dependency).or_default().insert(watcher);
         (id, mailbox)
     }
 
@@ -102,7 +110,10 @@ impl Hub {
     /// Removes a stream with these subscriptions.
     pub(super) fn leave(&self, id: u64, viewer: &Viewer, subscribed: Vec<(Kind, Name)>) {
         self.watch(id, viewer, &SubscriptionChange { added: Vec::new(), dropped: subscribed });
-        lock(&self.index).mailboxes.remove(&id);
+        let mut index = lock(&self.index);
+        let (dependency, watcher) = location_of(id, viewer);
+        index.remove(dependency, &watcher);
+        index.mailboxes.remove(&id);
     }
 
     #[cfg(test)]
@@ -114,7 +125,7 @@ impl Hub {
 
 impl Index {
     fn deliver(&self, affected: &Affected) {
-        let Affected { dependencies, names, inbound } = affected;
+        let Affected { dependencies, names, inbound, relocated } = affected;
         for (dependency, kinds) in dependencies {
             for (id, kind, name) in self.watchers.get(dependency).into_iter().flatten() {
                 match (dependency, self.mailboxes.get(id)) {
@@ -136,6 +147,14 @@ impl Index {
                         .iter()
                         .filter(|(of, changed)| of == kind && (name.as_ref() == "*" || changed == name));
                     mailbox.put(own.cloned());
+                }
+            }
+        }
+        for workload in relocated {
+            let watchers = self.watchers.get(&Dependency::Workload(workload.clone())).into_iter().flatten();
+            for (id, kind, name) in watchers.filter(|(_, kind, _)| *kind == Kind::Endpoints) {
+                if let Some(mailbox) = self.mailboxes.get(id) {
+                    mailbox.put([(*kind, name.clone())]);
                 }
             }
         }

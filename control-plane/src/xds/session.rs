@@ -114,10 +114,14 @@ impl Session {
         Ok(interest)
     }
 
-    /// Marks a name whose resource may have changed; `*` stands for the set of names of the wildcard.
+    /// Marks a name whose resource may have changed; `*` stands for the set of names of the wildcard, and if the kind has none, for
+    /// every name that is subscribed.
     pub(super) fn on_change(&mut self, kind: Kind, name: Name) {
         let state = &mut self.kinds[kind as usize];
-        if state.covers(&name) {
+        if &*name == WILDCARD && !kind.has_wildcard() {
+            let names = state.names.clone();
+            names.into_iter().for_each(|name| state.mark_pending(name, false));
+        } else if state.covers(&name) {
             state.mark_pending(name, false);
         }
     }

@@ -48,7 +48,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Creates a stream and adds it to the hub's index until [`Stream::leave`].
     pub(super) fn join(viewer: Viewer, client: ClientFacts, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
-        let (id, mailbox) = hub.join();
+        let (id, mailbox) = hub.join(&viewer);
         let since = Timestamp::now();
         Self {
             viewer,
@@ -214,7 +214,7 @@ mod tests {
             ..Default::default()
         };
         stream.process(Some(request()), &responses).unwrap();
-        assert_eq!((hub.watchers(), stream.status().is_some()), (2, true));
+        assert_eq!((hub.watchers(), stream.status().is_some()), (3, true));
         stream.leave();
         stream.process(Some(request()), &responses).unwrap();
         assert_eq!((hub.watchers(), stream.status().is_some()), (0, false));

@@ -66,7 +66,8 @@ fn name(number: u32) -> Name {
 fn a_change_wakes_only_the_streams_that_use_what_changed() {
     let hub = hub();
     hub.publish(mesh(0, 1));
-    let (viewer, (five, quiet), (one, woken)) = (viewer(Mode::OnDemand), hub.join(), hub.join());
+    let viewer = viewer(Mode::OnDemand);
+    let ((five, quiet), (one, woken)) = (hub.join(&viewer), hub.join(&viewer));
     let added = (0..5).flat_map(|n| [(Kind::Cluster, name(n)), (Kind::Endpoints, name(n))]).collect();
     hub.watch(five, &viewer, &SubscriptionChange { added, dropped: Vec::new() });
     hub.watch(
@@ -87,7 +88,7 @@ fn a_thousand_updates_among_ten_thousand_services_never_reach_a_proxy_that_uses_
     let mesh: Mesh = (0..10_000).map(|number| entry(number, 1)).collect();
     hub.publish(Arc::new(mesh.clone()));
     let viewer = viewer(Mode::OnDemand);
-    let streams: Vec<_> = (0..20).map(|_| hub.join()).collect();
+    let streams: Vec<_> = (0..20).map(|_| hub.join(&viewer)).collect();
     for (id, _) in &streams {
         let names = (0..5).flat_map(|n| Kind::ALL.map(|kind| (kind, name(n))));
         hub.watch(*id, &viewer, &SubscriptionChange { added: names.collect(), dropped: Vec::new() });
@@ -134,7 +135,8 @@ fn workload(number: u32) -> Arc<WorkloadEntry> {
 fn a_wildcard_subscription_gets_the_changed_names() {
     let hub = hub();
     hub.publish(mesh(0, 1));
-    let (viewer, (id, mailbox)) = (viewer(Mode::Wildcard), hub.join());
+    let viewer = viewer(Mode::Wildcard);
+    let (id, mailbox) = hub.join(&viewer);
     hub.watch(
         id,
         &viewer,
@@ -145,9 +147,32 @@ fn a_wildcard_subscription_gets_the_changed_names() {
 }
 
 #[test]
+fn a_stream_whose_workload_moves_to_another_zone_checks_all_its_endpoints() {
+    let hub = hub();
+    let mesh = mesh(0, 1);
+    let at = |zone: Option<&str>| {
+        let labels =
+            zone.map(|zone| ("topology.kubernetes.io/zone".into(), zone.into())).into_iter().collect();
+        let mut registrations = Registrations::default();
+        let moved = Arc::unwrap_or_clone(workload(0));
+        registrations.insert(Arc::new(WorkloadEntry { labels, ..moved }));
+        Arc::new(mesh.with_registrations(registrations))
+    };
+    hub.publish(at(None));
+    let moved = Viewer { workload: workload(0).key.clone(), ..viewer(Mode::OnDemand) };
+    let ((_, mailbox), (_, other)) = (hub.join(&moved), hub.join(&viewer(Mode::OnDemand)));
+    hub.publish(at(Some("x")));
+    assert_eq!(mailbox.take(), BTreeSet::from([(Kind::Endpoints, WILDCARD.into())]));
+    assert!(other.take().is_empty());
+    hub.publish(at(Some("x")));
+    assert!(mailbox.take().is_empty());
+}
+
+#[test]
 fn a_stream_that_leaves_is_removed_from_the_index() {
     let hub = hub();
-    let (viewer, (id, _mailbox)) = (viewer(Mode::Wildcard), hub.join());
+    let viewer = viewer(Mode::Wildcard);
+    let (id, _mailbox) = hub.join(&viewer);
     let all = vec![
         (Kind::Cluster, "*".into()),
         (Kind::Listener, "s1:80".into()),

@@ -327,6 +327,17 @@ fn nothing_is_removed_while_an_update_is_outstanding() {
 }
 
 #[test]
+fn after_a_client_has_moved_only_endpoints_that_differ_are_sent() {
+    let mut source = Numbers::default().with(Kind::Endpoints, "a", 1).with(Kind::Endpoints, "b", 1);
+    let mut session = Session::default();
+    send(&mut session, request(Kind::Endpoints, &["a", "b"], &[]));
+    settle(&mut session, &source);
+    source.put(Kind::Endpoints, "b", Some(2));
+    session.on_change(Kind::Endpoints, WILDCARD.into());
+    assert_eq!(settle(&mut session, &source), ["eds +b"]);
+}
+
+#[test]
 fn endpoints_follow_their_changed_cluster_though_unchanged() {
     let mut source = Numbers::default().with(Kind::Cluster, "a", 1).with(Kind::Endpoints, "a", 1);
     let mut session = Session::default();
