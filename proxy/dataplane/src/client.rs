@@ -15,6 +15,8 @@ use crate::capacity::admission::ConnectionSlot;
 pub(crate) struct ClientFacts {
     /// Its address.
     pub(crate) address: SocketAddr,
+    /// Whether it is in the same network namespace: the application.
+    pub(crate) local: bool,
     /// Its verified identity.
     pub(crate) peer: Option<SpiffeId>,
     /// The peer whose share of bounded capacities it uses.

@@ -73,6 +73,7 @@ pub(crate) async fn serve(
     };
     let facts = ClientFacts {
         address: client.0,
+        local: client.is_local(local),
         peer: None,
         key: PeerKey::new(None, client.0.ip()),
         slot: Rc::clone(&slot),

@@ -22,6 +22,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(super) struct Sender {
     /// Its address.
     pub(super) address: SocketAddr,
+    /// Whether it is in the same network namespace.
+    pub(super) local: bool,
     /// Whether its identity is verified.
     pub(super) authenticated: bool,
     /// Whether it used TLS.
@@ -32,6 +34,7 @@ impl From<&ClientFacts> for Sender {
     fn from(client: &ClientFacts) -> Self {
         Self {
             address: client.address,
+            local: client.local,
             authenticated: client.peer.is_some(),
             encrypted: client.tls.is_some(),
         }
@@ -40,9 +43,9 @@ impl From<&ClientFacts> for Sender {
 
 /// Adds the fields.
 pub(super) fn add(headers: &mut HeaderMap, sender: Sender) {
-    // An unauthenticated loopback address is our own application's: it has no meaning elsewhere, and would stand
-    // where a server looks for the address of the first client.
-    if sender.authenticated || !sender.address.ip().is_loopback() {
+    // Our own application is not a client: the sidecar at the other end adds its address. A loopback address has no meaning
+    // there, and would stand where a server looks for the address of the first client.
+    if sender.authenticated || !sender.local {
         append_address(headers, sender.address);
     }
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(
@@ -85,7 +88,8 @@ mod tests {
     use super::*;
 
     fn sender(address: &str, authenticated: bool) -> Sender {
-        Sender { address: address.parse().unwrap(), authenticated, encrypted: authenticated }
+        let address: SocketAddr = address.parse().unwrap();
+        Sender { address, local: address.ip().is_loopback(), authenticated, encrypted: authenticated }
     }
 
     #[test]
@@ -115,6 +119,9 @@ mod tests {
         assert!(!headers.contains_key(FORWARDED_FOR));
         add(&mut headers, sender("127.0.0.1:99", true));
         assert_eq!(headers[FORWARDED_FOR], "127.0.0.1");
+        let mut in_pod = HeaderMap::new();
+        add(&mut in_pod, Sender { local: true, ..sender("10.1.0.7:99", false) });
+        assert!(!in_pod.contains_key(FORWARDED_FOR));
     }
 
     #[test]

@@ -19,6 +19,17 @@ pub(crate) struct OriginalDestination(pub SocketAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct EndpointAddress(pub SocketAddr);
 
+impl ClientAddress {
+    /// Returns true if the client is in the same network namespace. `accepted_at` is the local address of its connection.
+    ///
+    /// The kernel redirects connections from inside to a loopback address, which no client outside reaches; the client's address
+    /// is then one of the network namespace.
+    pub(crate) fn is_local(self, accepted_at: SocketAddr) -> bool {
+        let (client, accepted_at) = (canonical(self.0).ip(), canonical(accepted_at).ip());
+        client.is_loopback() || accepted_at.is_loopback() || client == accepted_at
+    }
+}
+
 impl OriginalDestination {
     /// Asks the kernel's connection tracking (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`) what `stream` was for.
     ///
@@ -67,6 +78,26 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_client_inside_is_distinguished_from_one_outside() {
+        for (client, accepted_at, local) in [
+            ("127.0.0.1:9", "127.0.0.1:15001", true),
+            ("10.1.0.7:9", "127.0.0.1:15001", true),
+            ("[::ffff:10.1.0.7]:9", "[::ffff:127.0.0.1]:15001", true),
+            ("[fd00::7]:9", "[::1]:15001", true),
+            ("10.1.0.7:9", "10.1.0.7:8080", true),
+            ("10.1.0.8:9", "10.1.0.7:15006", false),
+            ("[fd00::8]:9", "[fd00::7]:15006", false),
+        ] {
+            let client_address = ClientAddress(client.parse().unwrap());
+            assert_eq!(
+                client_address.is_local(accepted_at.parse().unwrap()),
+                local,
+                "{client} at {accepted_at}"
+            );
+        }
+    }
 
     #[tokio::test]
     async fn a_connection_that_was_not_redirected_has_no_original_destination() {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
-use super::address::{OriginalDestination, canonical};
+use super::address::{ClientAddress, OriginalDestination, canonical};
 
 /// The state of a client that has closed its side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) fn ask(stream: &TcpStream) -> Peer {
     };
     // The socket of a redirected client is connected to the original destination.
     let dialled = OriginalDestination::of(stream).ok().flatten().map_or(local, |original| original.0);
-    let is_local = client.ip().is_loopback() || client.ip() == local.ip();
+    let is_local = ClientAddress(client).is_local(local);
     judge(inode(client, dialled), is_local, || inode(local, client))
 }
 
