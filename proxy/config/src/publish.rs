@@ -44,19 +44,29 @@ impl Published {
 
     /// Creates a view for one worker.
     pub fn view(&self) -> View {
-        View(RefCell::new(Cache::new(self.current.clone())))
+        View { current: RefCell::new(Cache::new(self.current.clone())), changed: self.subscribe() }
     }
 }
 
 /// One worker's view of the published snapshot. It stays on the worker's thread.
 #[derive(Debug)]
-pub struct View(RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>);
+pub struct View {
+    current: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    changed: watch::Receiver<u64>,
+}
 
 impl View {
     /// Returns the current snapshot. Call it once per request and use only that snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         // The borrow cannot overlap another one: nothing within it awaits or calls back.
-        self.0.borrow_mut().load().clone()
+        self.current.borrow_mut().load().clone()
+    }
+
+    /// Returns a receiver that is notified of every later publication. Its value is the generation.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        let mut changed = self.changed.clone();
+        changed.mark_unchanged();
+        changed
     }
 }
 

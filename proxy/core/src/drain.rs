@@ -173,6 +173,15 @@ impl DrainNotice {
 }
 
 impl DrainGuard {
+    /// Returns a guard of the same drain that only the returned notice notifies: for a connection that may have to end before the
+    /// drain. The caller sends the notice when the drain starts, too.
+    pub fn with_own_notice(&self) -> (DrainNotice, Self) {
+        let (signal, receiver) = watch::channel(Phase::Running);
+        let draining = Arc::<AtomicBool>::default();
+        let notice = DrainNotice { signal, draining: Arc::clone(&draining) };
+        (notice, Self { signal: receiver, draining, _alive: self._alive.clone() })
+    }
+
     /// Completes when connections are to end: at the notice or the start of the drain, immediately if that is past, or when
     /// the owner is dropped. Cancel safe.
     pub async fn started(&mut self) {
@@ -193,6 +202,18 @@ impl DrainGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guard_with_a_notice_of_its_own_is_notified_alone_and_waited_for() {
+        let drain = Drain::new();
+        let guard = drain.guard();
+        let (notice, mut single) = guard.with_own_notice();
+        notice.send();
+        single.started().await;
+        assert!(single.is_draining() && !guard.is_draining());
+        drop(guard);
+        assert_eq!(drain.drain(Duration::from_secs(1)).await, Drained::DeadlinePassed);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn drain_waits_for_the_last_guard() {

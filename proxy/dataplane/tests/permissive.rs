@@ -22,7 +22,7 @@ use support::tls::{Authority, chain, get, spiffe};
 use support::{Proxy, World, forward, manager, tcp_proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_rustls::client::TlsStream;
 
 /// The server name that sidecars send.
@@ -224,6 +224,46 @@ async fn a_strict_port_refuses_clients_without_mtls_and_counts_them() {
     let sidecar = handshake(&authority, connect(&proxy).await, SIDECAR, "h2").await.unwrap();
     assert_eq!(get(&http2::over(sidecar).await, "/").await, 200);
     assert_eq!(application.connections(), 1);
+}
+
+/// Publishes another version of the listener.
+fn update(proxy: &Proxy, listener: Listener) {
+    let mut snapshot = outrigger_config::snapshot::Snapshot::clone(&proxy.published.load());
+    snapshot.generation += 1;
+    snapshot.listeners.insert("inbound".into(), Arc::new(listener));
+    proxy.published.publish(Arc::new(snapshot));
+}
+
+#[tokio::test]
+async fn a_port_that_becomes_strict_drains_connections_without_mtls_and_keeps_those_with_it() {
+    let (authority, application) = (Authority::new(), Application::echo("app").await);
+    let proxy = start(permissive(), &authority, application.address);
+    let sidecar = handshake(&authority, connect(&proxy).await, SIDECAR, "h2").await.unwrap();
+    let sidecar = http2::over(sidecar).await;
+    let mut plain = Client::connect(proxy.address(0)).await;
+    assert_eq!(plain.get("app", "/").await.status, 200);
+    update(&proxy, permissive());
+    assert_eq!(plain.get("app", "/").await.status, 200, "an update that permits it leaves it open");
+    update(&proxy, strict());
+    assert_eq!(plain.rest().await, b"", "it is idle");
+    assert_eq!(without_mtls(&proxy), [1, 1]);
+    assert_eq!(get(&sidecar, "/").await, 200);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn what_is_left_without_mtls_is_closed_thirty_seconds_after_a_port_became_strict() {
+    let (authority, application) = (Authority::new(), Application::repeater().await);
+    let world = World::new().own(permissive()).cluster("app", &[application.address]);
+    world.secrets.publish(authority.secrets("app"));
+    let proxy = world.start_here();
+    let mut client = connect(&proxy).await;
+    let mut echo = [0; 4];
+    client.write_all(b"*1\r\n").await.unwrap();
+    client.read_exact(&mut echo).await.unwrap();
+    let began = Instant::now();
+    update(&proxy, strict());
+    client.read_to_end(&mut Vec::new()).await.unwrap_or_default();
+    assert_eq!(began.elapsed().as_secs(), 30);
 }
 
 #[tokio::test]

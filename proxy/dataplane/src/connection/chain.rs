@@ -43,7 +43,7 @@ fn plaintext(stream: TcpStream, first: BytesMut, facts: ClientFacts) -> MatchedC
 }
 
 /// Returns the chain for plain text of this protocol.
-fn plaintext_chain<'a>(
+pub(super) fn plaintext_chain<'a>(
     listener: &'a Listener,
     facts: &ClientFacts,
     protocol: Option<&'static [u8]>,
@@ -187,7 +187,7 @@ impl ConnectionHandler {
 
     /// Counts a connection without mTLS to a listener that serves mTLS. The first one of a client to a port is logged: such
     /// clients keep the port from being strict, or are what a strict port cuts off.
-    fn without_mtls(&self, listener: &Listener, facts: &ClientFacts, permitted: bool) {
+    pub(super) fn without_mtls(&self, listener: &Listener, facts: &ClientFacts, permitted: bool) {
         if !listener.serves_mtls() {
             return;
         }

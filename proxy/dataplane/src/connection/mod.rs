@@ -2,6 +2,7 @@
 //!
 //! Called by the worker, one task each. Whatever goes wrong here ends this connection and is recorded.
 
+mod revocation;
 mod chain;
 mod silent;
 mod first_bytes;
@@ -92,7 +93,11 @@ pub(crate) async fn serve(
     let serving = pin!(async {
         // Each stage is boxed, so that a connection does not hold memory for stages that are over.
         if let Some((chain, begun)) = Box::pin(served.choose(&listener, stream, facts)).await {
-            Box::pin(served.filter(chain, begun)).await;
+            if chain.tls.is_none() && listener.serves_mtls() {
+                Box::pin(served.filter_while_permitted(&listener, chain, begun)).await;
+            } else {
+                Box::pin(served.filter(chain, begun)).await;
+            }
         }
     });
     slot.serve(serving).await;

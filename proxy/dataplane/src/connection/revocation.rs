@@ -1,0 +1,72 @@
+//! Ends connections without mTLS that a changed listener no longer permits.
+//!
+//! A port that becomes strict refuses new connections without mTLS at once. Those that are open are drained, as Envoy drains the
+//! connections of a filter chain that an update removes: HTTP clients are notified, and what is left is closed.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::listener::{FilterChain, Listener};
+use tokio::time::sleep;
+
+use super::ConnectionHandler;
+use super::chain::{MatchedConnection, plaintext_chain};
+use crate::client::ClientFacts;
+
+/// How long after the change a connection may stay open.
+const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+impl ConnectionHandler {
+    /// Runs the network filter of a chain without mTLS for as long as the listener permits such connections.
+    pub(super) async fn filter_while_permitted(
+        mut self,
+        listener: &Arc<Listener>,
+        chain: &FilterChain,
+        begun: MatchedConnection,
+    ) {
+        let (notice, guard) = self.drain.with_own_notice();
+        let mut drain = std::mem::replace(&mut self.drain, guard);
+        let facts = begun.facts.clone();
+        let revoked = async {
+            tokio::select! {
+                () = drain.started() => {
+                    notice.send();
+                    // The drain has a deadline of its own.
+                    pending().await
+                }
+                () = self.refused(listener, chain, &facts) => notice.send(),
+            }
+            sleep(DRAIN_TIME).await;
+        };
+        tokio::select! {
+            () = self.filter(chain, begun) => {}
+            () = revoked => {}
+        }
+    }
+
+    /// Completes when the current version of the listener refuses the connection.
+    async fn refused(&self, listener: &Arc<Listener>, chain: &FilterChain, facts: &ClientFacts) {
+        let mut published = self.context.view.subscribe();
+        loop {
+            let newest = self.context.view.snapshot().listeners.get(&listener.name).cloned();
+            // A listener that was removed serves its connections to the end.
+            if let Some(newest) = newest
+                && !Arc::ptr_eq(&newest, listener)
+                && !permits(&newest, chain, facts)
+            {
+                return self.without_mtls(&newest, facts, false);
+            }
+            if published.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// Returns true if the listener still has the chain, or another one for plaintext.
+fn permits(listener: &Listener, chain: &FilterChain, facts: &ClientFacts) -> bool {
+    let same = |other: &FilterChain| other.name == chain.name && other.tls.is_none();
+    listener.chains.iter().chain(&listener.default_chain).any(same)
+        || plaintext_chain(listener, facts, None).is_some()
+}
