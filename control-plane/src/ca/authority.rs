@@ -37,10 +37,12 @@ pub(crate) struct Authority {
 /// What a CA signs with, and what verifies the certificates of its trust domain.
 #[derive(Debug)]
 pub(crate) struct Signer {
-    /// The key and its chain.
-    pub issuer: Arc<CertificateIssuer>,
+    /// The key and its chain. None while its root is distributed, if there is no former issuer.
+    pub issuer: Option<Arc<CertificateIssuer>>,
     /// The root of the chain, and others that workloads trust while roots are replaced.
     pub roots: Vec<CertificateDer<'static>>,
+    /// Those of the roots that are trusted only until their last certificates have expired.
+    pub former_roots: Vec<CertificateDer<'static>>,
 }
 
 /// A certificate and its validity.
@@ -97,7 +99,7 @@ impl Authority {
     pub(crate) fn new(trust_domain: TrustDomain, issuer: CertificateIssuer, default_ttl: Duration) -> Self {
         let authority = Self::without_issuer(trust_domain, default_ttl);
         let roots = issuer.chain.last().cloned().into_iter().collect();
-        authority.replace(Signer { issuer: issuer.into(), roots });
+        authority.replace(Signer { issuer: Some(issuer.into()), roots, former_roots: Vec::new() });
         authority
     }
 
@@ -119,10 +121,13 @@ impl Authority {
     /// Waits until there is an issuer.
     pub(crate) async fn ready(&self) {
         // Fails only if the sender, which is in `self`, is dropped.
-        let _ = self.subscribe().wait_for(Option::is_some).await;
+        let signs =
+            |signer: &Option<Arc<Signer>>| signer.as_ref().is_some_and(|signer| signer.issuer.is_some());
+        let _ = self.subscribe().wait_for(signs).await;
     }
 
-    fn signer(&self) -> Option<Arc<Signer>> {
+    /// Returns the current issuer and roots. Returns None before the first [`replace`](Self::replace).
+    pub(crate) fn signer(&self) -> Option<Arc<Signer>> {
         self.current.borrow().clone()
     }
 
@@ -133,7 +138,7 @@ impl Authority {
 
     /// Returns when the first certificate of its chain expires. Returns None if there is no issuer yet.
     pub(crate) fn not_after(&self) -> Option<SystemTime> {
-        self.signer().map(|signer| signer.issuer.not_after)
+        Some(self.signer()?.issuer.as_ref()?.not_after)
     }
 
     /// Returns the roots that verify its certificates.
@@ -176,7 +181,7 @@ impl Authority {
         now: SystemTime,
     ) -> Result<IssuedCertificate, Refusal> {
         let signer = self.signer().ok_or(Refusal::NoIssuer)?;
-        let issuer = &signer.issuer;
+        let issuer = signer.issuer.as_ref().ok_or(Refusal::NoIssuer)?;
         let left = issuer.not_after.duration_since(now).map_err(|_| Refusal::IssuerExpired)?;
         let ttl = requested.unwrap_or(self.default_ttl).min(MAX_TTL).min(left);
         let not_after = now + ttl;
@@ -296,7 +301,7 @@ mod tests {
         let issuer = Arc::new(CertificateIssuer::from_record(&record, now()).unwrap());
         let mut changes = authority.subscribe();
         let roots = [old.clone(), issuer.chain.clone()].concat();
-        authority.replace(Signer { issuer, roots: roots.clone() });
+        authority.replace(Signer { issuer: Some(issuer), roots: roots.clone(), former_roots: Vec::new() });
         assert!(
             changes.has_changed().unwrap() && changes.borrow_and_update().as_ref().unwrap().roots == roots
         );

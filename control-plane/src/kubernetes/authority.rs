@@ -21,8 +21,9 @@ use tokio::time::Instant;
 
 use super::NAMESPACE;
 use super::lease::Leadership;
+use super::root_record::{PublishedRoot, published_roots};
 use super::rotation::{Rotation, StoredCa};
-use super::trust_roots::{CONFIG_MAP, ROOTS_KEY};
+use super::trust_roots::CONFIG_MAP;
 use crate::ca::authority::Authority;
 use crate::ca::issuer::CertificateIssuer;
 use crate::source::sync::SyncStatus;
@@ -46,7 +47,7 @@ pub(super) async fn maintain(
 ) {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
-    let (stored, trusted) = loop {
+    let (stored, published) = loop {
         let leads = *leadership.borrow_and_update();
         match load_or_create(&secrets, &maps, authority.trust_domain(), leads).await {
             Ok(Some(found)) => break found,
@@ -60,14 +61,17 @@ pub(super) async fn maintain(
         // A new leader creates the CA at once.
         let _ = tokio::time::timeout(RETRY_INTERVAL, leadership.changed()).await;
     };
-    let mut rotation = Rotation::new(stored, trusted, Instant::now());
-    authority.replace(rotation.signer());
-    sync.set_failure(PART, None);
-    sync.synced(PART);
-    let config = Config::default().fields(&format!("metadata.name={SECRET}")).timeout(WATCH_SECONDS);
-    let mut events = watcher(secrets, config).default_backoff().boxed();
-    let mut listed = false;
+    let mut rotation = Rotation::new(stored, published, Instant::now());
+    let named =
+        |name: &str| Config::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
+    let mut secrets = watcher(secrets, named(SECRET)).default_backoff().boxed();
+    let mut maps = watcher(maps, named(CONFIG_MAP)).default_backoff().boxed();
+    let (mut changed, mut listed, mut damaged) = (true, false, None);
     loop {
+        if changed {
+            authority.replace(rotation.signer());
+        }
+        report(&rotation, &authority, damaged.clone(), &sync);
         let due = rotation.due();
         let advance = async move {
             match due {
@@ -75,25 +79,49 @@ pub(super) async fn maintain(
                 None => std::future::pending().await,
             }
         };
-        let changed = tokio::select! {
+        changed = tokio::select! {
             () = advance => rotation.advance(Instant::now()),
-            event = events.next() => match event.map(|event| stored_ca(event, &mut listed)) {
+            event = secrets.next() => match event.map(|event| stored_ca(event, &mut listed)) {
                 None => return,
                 Some(None) => false,
                 Some(Some(Ok(stored))) => {
-                    sync.set_failure(PART, None);
+                    damaged = None;
                     rotation.observe(stored, Instant::now())
                 }
                 Some(Some(Err(problem))) => {
-                    if sync.set_failure(PART, Some(problem.clone())) {
-                        tracing::error!(problem, "signing with the CA in memory");
-                    }
+                    damaged = Some(problem);
                     false
                 }
             },
+            event = maps.next() => match event {
+                None => return,
+                Some(Ok(Event::InitApply(map) | Event::Apply(map))) => {
+                    let now = Instant::now();
+                    rotation.publish(published_roots(&map, SystemTime::now(), now), now)
+                }
+                // A deleted copy is written again, and the watch repeats itself.
+                Some(_) => false,
+            },
         };
-        if changed {
-            authority.replace(rotation.signer());
+    }
+}
+
+/// Reports whether the replica signs, and what is wrong with the Secret.
+fn report(rotation: &Rotation, authority: &Authority, damaged: Option<String>, sync: &SyncStatus) {
+    let signs = authority.not_after().is_some();
+    if signs {
+        sync.synced(PART);
+    }
+    let waits = rotation.is_waiting() && !signs;
+    let waits = waits.then(|| "it signs as soon as every proxy has its new root".to_owned());
+    let is_damaged = damaged.is_some();
+    let problem = damaged.or(waits);
+    if sync.set_failure(PART, problem.clone())
+        && let Some(problem) = problem
+    {
+        match is_damaged {
+            true => tracing::error!(problem, "signing with the CA in memory"),
+            false => tracing::warn!(problem, "the CA was replaced shortly before this start"),
         }
     }
 }
@@ -134,11 +162,11 @@ async fn load_or_create(
     maps: &Api<ConfigMap>,
     trust_domain: &TrustDomain,
     leads: bool,
-) -> Result<Option<(StoredCa, Vec<CertificateDer<'static>>)>, String> {
+) -> Result<Option<(StoredCa, Vec<PublishedRoot>)>, String> {
     let refused = |error: kube::Error| error.to_string();
     let map = maps.get_opt(CONFIG_MAP).await.map_err(refused)?;
-    let trusted = map.as_ref().map(trusted_roots).unwrap_or_default();
     let now = SystemTime::now();
+    let trusted = map.as_ref().map(|map| published_roots(map, now, Instant::now())).unwrap_or_default();
     let found = secrets.get_opt(SECRET).await.map_err(refused)?;
     let secret = match found {
         Some(secret) => secret,
@@ -160,12 +188,6 @@ async fn load_or_create(
     let stored =
         read(&secret, now).map_err(|problem| format!("the Secret {SECRET} cannot be used: {problem}"))?;
     Ok(Some((stored, trusted)))
-}
-
-/// Returns the certificates in a ConfigMap of trust roots. Those that cannot be read are ignored: workloads cannot use them either.
-fn trusted_roots(map: &ConfigMap) -> Vec<CertificateDer<'static>> {
-    let pem = map.data.as_ref().and_then(|data| data.get(ROOTS_KEY)).map_or("", String::as_str);
-    CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect()
 }
 
 /// Returns a Secret with a new root.

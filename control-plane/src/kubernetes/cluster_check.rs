@@ -14,7 +14,8 @@ use kube::{Client, ResourceExt as _};
 
 use super::NAMESPACE;
 use super::cluster_findings::ClusterState;
-use super::trust_roots::{CONFIG_MAP, ROOTS_KEY};
+use super::root_record::ROOTS_KEY;
+use super::trust_roots::CONFIG_MAP;
 
 /// Where each kubelet renews a Lease, by its own clock.
 const NODE_LEASES: &str = "kube-node-lease";

@@ -17,6 +17,7 @@ pub(crate) mod replica;
 mod authority;
 mod rotation;
 mod trust_roots;
+mod root_record;
 pub(crate) mod lease;
 pub(crate) mod source;
 pub(crate) mod pod_watch;

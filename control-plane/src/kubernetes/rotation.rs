@@ -1,22 +1,17 @@
 //! The replacement of a CA, step by step, so that no certificate is presented to a peer that does not trust its root yet.
 //!
-//! A new root is distributed first. Only after [`PROPAGATION`] does the CA sign with its key, and a root that has left the Secret is
-//! distributed until the last certificate under it has expired. Pure: the caller has the clock.
+//! A new root is published first. Only when it is distributed ([`super::root_record`]) does the CA sign with its key, and a root that has
+//! left the Secret stays trusted until the last certificate under it has expired. A replica that starts meanwhile waits like the others; it
+//! signs nothing until then, because it does not have the former key. Pure: the caller has the clock.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
-use crate::ca::authority::{MAX_TTL, Signer};
+use super::root_record::{FORMER_ROOT_LIFETIME, PublishedRoot};
+use crate::ca::authority::Signer;
 use crate::ca::issuer::CertificateIssuer;
-
-/// How long it takes at most until a root in the ConfigMap is in every proxy: the kubelet updates volumes within a minute or two, and
-/// proxies read the file every ten seconds.
-const PROPAGATION: Duration = Duration::from_secs(180);
-/// How long a root is trusted after it has left the Secret.
-const FORMER_ROOT_LIFETIME: Duration = Duration::from_secs(MAX_TTL.as_secs() + 2 * PROPAGATION.as_secs());
 
 /// A CA as the Secret has it.
 pub(super) struct StoredCa {
@@ -27,49 +22,54 @@ pub(super) struct StoredCa {
 
 /// The state of a replacement.
 pub(super) struct Rotation {
-    issuer: Arc<CertificateIssuer>,
-    /// The issuer in the Secret, if its root is not distributed yet, and when it will be.
-    next: Option<(Arc<CertificateIssuer>, Instant)>,
+    /// None if a replica starts before the root of the issuer in the Secret is distributed.
+    issuer: Option<Arc<CertificateIssuer>>,
+    /// The issuer in the Secret, if it does not sign yet.
+    next: Option<Arc<CertificateIssuer>>,
     roots: Vec<TrustedRoot>,
+    published: Vec<PublishedRoot>,
 }
 
 struct TrustedRoot {
     certificate: CertificateDer<'static>,
-    /// When every proxy has it.
-    distributed: Instant,
     /// When it is dropped. None while it is in the Secret.
     until: Option<Instant>,
 }
 
 impl Rotation {
     /// Begins with a CA that was read at start-up, and with the roots that workloads trust already.
-    pub(super) fn new(stored: StoredCa, trusted: Vec<CertificateDer<'static>>, now: Instant) -> Self {
-        let StoredCa { issuer, roots } = stored;
-        let kept = roots.into_iter().map(|certificate| (certificate, None));
-        let former = trusted.into_iter().map(|certificate| (certificate, Some(now + FORMER_ROOT_LIFETIME)));
-        let mut rotation = Self { issuer, next: None, roots: Vec::new() };
-        for (certificate, until) in kept.chain(former) {
-            if !rotation.trusts(&certificate) {
-                rotation.roots.push(TrustedRoot { certificate, distributed: now, until });
-            }
+    pub(super) fn new(stored: StoredCa, published: Vec<PublishedRoot>, now: Instant) -> Self {
+        let first = published.is_empty();
+        let trusted =
+            |root: &PublishedRoot| TrustedRoot { certificate: root.certificate.clone(), until: root.until };
+        let roots = published.iter().map(trusted).collect();
+        let mut rotation = Self { issuer: None, next: None, roots, published };
+        if first {
+            let distributed = |certificate| PublishedRoot { certificate, distributed: now, until: None };
+            rotation.published = stored.roots.iter().cloned().map(distributed).collect();
         }
+        rotation.observe(stored, now);
         rotation
     }
 
-    /// Returns what the CA signs with now, and what is distributed.
+    /// Returns what the CA signs with now, and what is distributed: in the same order in every replica, because each writes it.
     pub(super) fn signer(&self) -> Signer {
-        let roots = self.roots.iter().map(|root| root.certificate.clone()).collect();
-        Signer { issuer: Arc::clone(&self.issuer), roots }
+        let certificates = |former: bool| {
+            let roots = self.roots.iter().filter(|root| !former || root.until.is_some());
+            let mut roots: Vec<_> = roots.map(|root| root.certificate.clone()).collect();
+            roots.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+            roots
+        };
+        Signer { issuer: self.issuer.clone(), roots: certificates(false), former_roots: certificates(true) }
     }
 
     /// Applies what the Secret has now. Returns whether [`signer`](Self::signer) has changed.
     pub(super) fn observe(&mut self, stored: StoredCa, now: Instant) -> bool {
         let StoredCa { issuer, roots } = stored;
-        let before = self.roots.len();
+        let before = self.trusted();
         for certificate in &roots {
-            if !self.trusts(certificate) {
-                let (certificate, distributed) = (certificate.clone(), now + PROPAGATION);
-                self.roots.push(TrustedRoot { certificate, distributed, until: None });
+            if !self.roots.iter().any(|root| root.certificate == *certificate) {
+                self.roots.push(TrustedRoot { certificate: certificate.clone(), until: None });
             }
         }
         for root in &mut self.roots {
@@ -78,32 +78,38 @@ impl Rotation {
                 false => root.until.or(Some(now + FORMER_ROOT_LIFETIME)),
             };
         }
-        self.next = None;
-        if issuer.chain != self.issuer.chain {
-            let root = issuer.chain.last();
-            let known = self.roots.iter().find(|root_of_ours| Some(&root_of_ours.certificate) == root);
-            let distributed = known.map_or(now + PROPAGATION, |root| root.distributed);
-            tracing::info!(
-                in_seconds = distributed.saturating_duration_since(now).as_secs(),
-                "the CA is replaced"
-            );
-            self.next = Some((issuer, distributed));
+        let is = |other: &Option<Arc<CertificateIssuer>>| {
+            other.as_ref().is_some_and(|other| other.chain == issuer.chain)
+        };
+        let (active, known) = (is(&self.issuer), is(&self.next));
+        if self.issuer.is_some() && !active && !known {
+            tracing::info!("the CA is replaced: it signs when every proxy has its root");
         }
-        self.advance(now) || self.roots.len() != before
+        self.next = (!active).then_some(issuer);
+        self.advance(now) || self.trusted() != before
+    }
+
+    /// Applies which roots are published now. Returns whether [`signer`](Self::signer) has changed.
+    pub(super) fn publish(&mut self, published: Vec<PublishedRoot>, now: Instant) -> bool {
+        self.published = published;
+        for root in self.roots.iter_mut().filter(|root| root.until.is_some()) {
+            let recorded = self.published.iter().find(|published| published.certificate == root.certificate);
+            root.until = recorded.and_then(|recorded| recorded.until).or(root.until);
+        }
+        self.advance(now)
     }
 
     /// Takes the steps that are due. Returns whether [`signer`](Self::signer) has changed.
     pub(super) fn advance(&mut self, now: Instant) -> bool {
         let before = self.roots.len();
         // The root of the active issuer stays, even if it has left the Secret.
-        let active = self.issuer.chain.last().cloned();
+        let active = self.active_root().cloned();
         self.roots.retain(|root| {
             root.until.is_none_or(|until| now < until) || Some(&root.certificate) == active.as_ref()
         });
-        let due = self.next.take_if(|(_, distributed)| *distributed <= now);
-        if let Some((issuer, _)) = due {
-            tracing::info!("signing with the new CA");
-            self.issuer = issuer;
+        if self.distributed().is_some_and(|distributed| distributed <= now) {
+            tracing::info!("signing with the CA in the Secret");
+            self.issuer = self.next.take();
             return true;
         }
         self.roots.len() != before
@@ -111,14 +117,29 @@ impl Rotation {
 
     /// Returns when the next step is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        let active = self.issuer.chain.last();
+        let active = self.active_root();
         let former = self.roots.iter().filter(|root| Some(&root.certificate) != active);
-        let next = self.next.as_ref().map(|(_, distributed)| *distributed);
-        former.filter_map(|root| root.until).chain(next).min()
+        former.filter_map(|root| root.until).chain(self.distributed()).min()
     }
 
-    fn trusts(&self, certificate: &CertificateDer<'_>) -> bool {
-        self.roots.iter().any(|root| root.certificate == *certificate)
+    /// Returns whether an issuer waits until its root is distributed.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Returns when every proxy has the root of the next issuer. Returns None if there is no next issuer, or if its root is not published.
+    fn distributed(&self) -> Option<Instant> {
+        let root = self.next.as_ref()?.chain.last()?;
+        self.published.iter().find(|published| published.certificate == *root).map(|root| root.distributed)
+    }
+
+    /// Returns how many roots are trusted, and how many of them are in the Secret.
+    fn trusted(&self) -> (usize, usize) {
+        (self.roots.len(), self.roots.iter().filter(|root| root.until.is_none()).count())
+    }
+
+    fn active_root(&self) -> Option<&CertificateDer<'static>> {
+        self.issuer.as_ref()?.chain.last()
     }
 }
 
@@ -128,7 +149,9 @@ mod tests {
 
     use outrigger_core::identity::TrustDomain;
 
+    use super::super::root_record::PROPAGATION;
     use super::*;
+    use crate::ca::authority::MAX_TTL;
 
     fn ca() -> Arc<CertificateIssuer> {
         let now = SystemTime::now();
@@ -142,31 +165,40 @@ mod tests {
         StoredCa { issuer: Arc::clone(issuer), roots }
     }
 
+    fn published(ca: &Arc<CertificateIssuer>, distributed: Instant) -> PublishedRoot {
+        PublishedRoot { certificate: ca.chain[0].clone(), distributed, until: None }
+    }
+
     /// Returns which CA signs and which roots are distributed, by their places in `cas`.
-    fn state(rotation: &Rotation, cas: &[&Arc<CertificateIssuer>]) -> (usize, Vec<usize>) {
+    fn state(rotation: &Rotation, cas: &[&Arc<CertificateIssuer>]) -> (Option<usize>, Vec<usize>) {
         let signer = rotation.signer();
         let place = |root: &CertificateDer<'_>| cas.iter().position(|ca| ca.chain[0] == *root).unwrap();
-        (place(&signer.issuer.chain[0]), signer.roots.iter().map(place).collect())
+        let mut roots: Vec<_> = signer.roots.iter().map(place).collect();
+        roots.sort_unstable();
+        (signer.issuer.map(|issuer| place(&issuer.chain[0])), roots)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_replaced_ca_is_distributed_first_then_signs_and_the_old_root_stays_for_a_day() {
         let (old, new) = (ca(), ca());
         let (now, cas) = (Instant::now(), [&old, &new]);
-        let mut rotation = Rotation::new(stored(&old, &[]), vec![old.chain[0].clone()], now);
-        assert_eq!((state(&rotation, &cas), rotation.due()), ((0, vec![0]), None));
+        let mut rotation = Rotation::new(stored(&old, &[]), vec![published(&old, now)], now);
+        assert_eq!((state(&rotation, &cas), rotation.due()), ((Some(0), vec![0]), None));
         assert!(rotation.observe(stored(&new, &[]), now));
-        assert_eq!(state(&rotation, &cas), (0, vec![0, 1]));
+        assert_eq!(state(&rotation, &cas), (Some(0), vec![0, 1]));
+        // The wait begins when the root is published.
+        assert!(!rotation.advance(now + PROPAGATION) && rotation.is_waiting());
+        let both = vec![published(&old, now), published(&new, now + PROPAGATION)];
+        assert!(!rotation.publish(both, now));
         // The API server repeats itself: nothing begins again.
-        let later = now + PROPAGATION / 2;
-        assert!(!rotation.observe(stored(&new, &[]), later));
+        assert!(!rotation.observe(stored(&new, &[]), now + PROPAGATION / 2));
         assert_eq!(rotation.due(), Some(now + PROPAGATION));
         assert!(rotation.advance(now + PROPAGATION));
-        assert_eq!(state(&rotation, &cas), (1, vec![0, 1]));
+        assert_eq!((state(&rotation, &cas), rotation.is_waiting()), ((Some(1), vec![0, 1]), false));
         assert!(!rotation.advance(now + MAX_TTL + PROPAGATION));
         assert_eq!(rotation.due(), Some(now + FORMER_ROOT_LIFETIME));
         assert!(rotation.advance(now + FORMER_ROOT_LIFETIME));
-        assert_eq!((state(&rotation, &cas), rotation.due()), ((1, vec![1]), None));
+        assert_eq!((state(&rotation, &cas), rotation.due()), ((Some(1), vec![1]), None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -175,7 +207,7 @@ mod tests {
         let (now, cas) = (Instant::now(), [&old, &new]);
         let mut rotation = Rotation::new(stored(&old, &[&new]), Vec::new(), now);
         assert!(rotation.observe(stored(&new, &[&old]), now));
-        assert_eq!(state(&rotation, &cas), (1, vec![0, 1]));
+        assert_eq!(state(&rotation, &cas), (Some(1), vec![0, 1]));
         assert_eq!(rotation.due(), None, "both are in the Secret");
     }
 
@@ -185,15 +217,54 @@ mod tests {
         let (now, cas) = (Instant::now(), [&old, &new]);
         let mut rotation = Rotation::new(stored(&old, &[]), Vec::new(), now);
         rotation.observe(stored(&new, &[]), now);
+        rotation.publish(vec![published(&old, now), published(&new, now + PROPAGATION)], now);
         rotation.observe(stored(&old, &[]), now + PROPAGATION / 2);
         rotation.advance(now + PROPAGATION * 2);
-        assert_eq!(state(&rotation, &cas), (0, vec![0, 1]));
+        assert_eq!(state(&rotation, &cas), (Some(0), vec![0, 1]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn roots_that_workloads_trust_at_start_up_stay_beside_that_of_the_secret() {
+    async fn a_replica_that_starts_during_a_replacement_signs_only_when_the_new_root_is_distributed() {
         let (old, new) = (ca(), ca());
-        let rotation = Rotation::new(stored(&new, &[]), vec![old.chain[0].clone()], Instant::now());
-        assert_eq!(state(&rotation, &[&old, &new]), (1, vec![1, 0]));
+        let (now, cas) = (Instant::now(), [&old, &new]);
+        let rest = PROPAGATION / 3;
+        let record = vec![published(&old, now), published(&new, now + rest)];
+        let mut rotation = Rotation::new(stored(&new, &[]), record, now);
+        assert_eq!((state(&rotation, &cas), rotation.due()), ((None, vec![0, 1]), Some(now + rest)));
+        assert!(!rotation.advance(now + rest / 2));
+        assert!(rotation.advance(now + rest));
+        assert_eq!(state(&rotation, &cas), (Some(1), vec![0, 1]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ca_that_was_replaced_while_no_replica_ran_is_distributed_first() {
+        let (old, new) = (ca(), ca());
+        let (now, cas) = (Instant::now(), [&old, &new]);
+        let mut rotation = Rotation::new(stored(&new, &[]), vec![published(&old, now)], now);
+        assert_eq!(state(&rotation, &cas), (None, vec![0, 1]));
+        assert!(rotation.is_waiting() && !rotation.advance(now + PROPAGATION));
+        let later = now + PROPAGATION;
+        assert!(rotation.publish(vec![published(&old, now), published(&new, later)], later));
+        assert_eq!(state(&rotation, &cas), (Some(1), vec![0, 1]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_former_root_is_dropped_at_the_recorded_time_however_often_replicas_restart() {
+        let (old, new) = (ca(), ca());
+        let (now, cas) = (Instant::now(), [&old, &new]);
+        let rest = PROPAGATION / 3;
+        let former = |until| PublishedRoot { until: Some(until), ..published(&old, now) };
+        let record = vec![former(now + rest), published(&new, now)];
+        let mut restarted = Rotation::new(stored(&new, &[]), record.clone(), now);
+        let signer = restarted.signer();
+        assert_eq!((signer.roots.len(), signer.former_roots), (2, vec![old.chain[0].clone()]));
+        let mut running = Rotation::new(stored(&old, &[]), Vec::new(), now);
+        running.observe(stored(&new, &[]), now);
+        assert!(running.publish(record, now));
+        for rotation in [&mut restarted, &mut running] {
+            assert_eq!((state(rotation, &cas), rotation.due()), ((Some(1), vec![0, 1]), Some(now + rest)));
+            assert!(rotation.advance(now + rest));
+            assert_eq!(state(rotation, &cas), (Some(1), vec![1]));
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The ConfigMap `outrigger-trust-roots`, which the leader keeps in its own namespace and in every namespace with sidecars.
 //!
 //! Pods mount it as `--control-plane-ca`. A copy that was changed or deleted is written again. When a namespace has opted out and its
-//! last sidecar is gone, the copy is deleted. The copy in our own namespace records which roots workloads trust.
+//! last sidecar is gone, the copy is deleted. The copy in our own namespace, which is written last, records which roots workloads trust, and
+//! since when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{Config, watcher};
 use kube::runtime::{WatchStreamExt, reflector as reflect};
 use kube::{Api, Client, ResourceExt};
+use rustls_pki_types::CertificateDer;
 
 use super::NAMESPACE;
 use super::lease::Leadership;
+use super::root_record::{RECORD, ROOTS_KEY, RootRecord};
 use crate::ca::authority::Authority;
 use crate::ca::service::pem;
 
 /// The name of the ConfigMap.
 pub(super) const CONFIG_MAP: &str = "outrigger-trust-roots";
-/// Its key.
-pub(super) const ROOTS_KEY: &str = "roots.pem";
 /// Who writes it, for server-side apply.
 const MANAGER: &str = "outrigger-control-plane";
 /// The label of namespaces and pods, and its value, that ask for sidecars.
@@ -70,6 +71,7 @@ async fn write(client: &Client, authority: &Authority) {
     let changes = select_all([namespace_changes.boxed(), pod_changes.boxed(), map_changes.boxed()]);
     let mut changes = changes.ready_chunks(MAX_CHANGES);
     let (mut listed, mut repeat) = (false, false);
+    let mut record = RootRecord::default();
     loop {
         let wait = if repeat { RETRY_INTERVAL } else { Duration::MAX };
         tokio::select! {
@@ -89,18 +91,30 @@ async fn write(client: &Client, authority: &Authority) {
         if !listed {
             continue;
         }
-        let roots: String = authority.roots().into_values().flatten().map(|root| pem(&root)).collect();
-        if roots.is_empty() {
-            // The CA is not read yet. What workloads trust is recorded in these copies alone.
-            continue;
-        }
+        // What workloads trust is recorded in these copies alone until the CA is read.
+        let Some(signer) = authority.signer() else { continue };
+        let stored = |root: CertificateDer<'static>| {
+            let stored = !signer.former_roots.contains(&root);
+            (root, stored)
+        };
+        let roots: Vec<_> = signer.roots.iter().cloned().map(stored).collect();
+        let own = maps.state().into_iter().find(|map| map.metadata.namespace.as_deref() == Some(NAMESPACE));
+        let recorded = own.map(|map| RootRecord::of(&map)).unwrap_or_default();
+        record.update(recorded, &roots, jiff::Timestamp::now());
+        let pem: String = signer.roots.iter().map(pem).collect();
+        let copy = |namespace: &str| Copy {
+            ours: true,
+            roots: pem.clone(),
+            record: (namespace == NAMESPACE).then(|| record.to_string()),
+        };
         let wanted = wanted(&namespaces, &pods);
         let existing = existing(&maps);
         let mut failed = false;
-        for (namespace, action) in actions(&wanted, &existing, &roots) {
+        for (namespace, action) in actions(&wanted, &existing, copy) {
+            let copy = copy(&namespace);
             let done = match action {
-                Action::Apply => apply(client, &namespace, &roots).await.map(|()| true),
-                Action::Delete => delete_or_apply(client, &namespace, &roots, &existing).await,
+                Action::Apply => apply(client, &namespace, &copy).await.map(|()| true),
+                Action::Delete => delete_or_apply(client, &namespace, &copy, &existing).await,
             };
             if let Err(error) = &done {
                 tracing::warn!(%error, namespace, "the trust roots cannot be written; retrying");
@@ -109,6 +123,16 @@ async fn write(client: &Client, authority: &Authority) {
         }
         repeat = failed;
     }
+}
+
+/// The ConfigMap of one namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Copy {
+    /// Whether it has our label.
+    ours: bool,
+    roots: String,
+    /// In our own namespace.
+    record: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -149,38 +173,42 @@ fn strip(pod: &mut PartialObjectMeta<Pod>) {
     pod.annotations_mut().retain(|name, _| name == SIDECAR_ANNOTATION);
 }
 
-/// Returns, by namespace, whether its ConfigMap is ours, and the roots in it.
-fn existing(maps: &Store<ConfigMap>) -> BTreeMap<String, (bool, String)> {
+/// Returns the ConfigMaps by namespace.
+fn existing(maps: &Store<ConfigMap>) -> BTreeMap<String, Copy> {
     let maps = maps.state();
     let copies = maps.iter().map(|map| {
         let ours = map.labels().get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1);
         let roots = map.data.as_ref().and_then(|data| data.get(ROOTS_KEY)).cloned().unwrap_or_default();
-        (map.namespace().unwrap_or_default(), (ours, roots))
+        let record = map.annotations().get(RECORD).cloned();
+        (map.namespace().unwrap_or_default(), Copy { ours, roots, record })
     });
     copies.collect()
 }
 
-/// Returns what to do in each namespace.
+/// Returns what to do in each namespace, our own last. `copy` returns what a namespace should have.
 fn actions(
     wanted: &BTreeSet<String>,
-    existing: &BTreeMap<String, (bool, String)>,
-    roots: &str,
+    existing: &BTreeMap<String, Copy>,
+    copy: impl Fn(&str) -> Copy,
 ) -> Vec<(String, Action)> {
-    let differs =
-        |namespace: &&String| existing.get(*namespace).is_none_or(|(ours, copy)| !ours || copy != roots);
+    let differs = |namespace: &&String| existing.get(*namespace) != Some(&copy(namespace));
     let apply = wanted.iter().filter(differs).map(|namespace| (namespace.clone(), Action::Apply));
-    let unwanted = existing.iter().filter(|(namespace, (ours, _))| *ours && !wanted.contains(*namespace));
-    apply.chain(unwanted.map(|(namespace, _)| (namespace.clone(), Action::Delete))).collect()
+    let unwanted = existing.iter().filter(|(namespace, copy)| copy.ours && !wanted.contains(*namespace));
+    let delete = unwanted.map(|(namespace, _)| (namespace.clone(), Action::Delete));
+    let mut actions: Vec<_> = apply.chain(delete).collect();
+    actions.sort_by_key(|(namespace, _)| namespace == NAMESPACE);
+    actions
 }
 
-async fn apply(client: &Client, namespace: &str, roots: &str) -> Result<(), kube::Error> {
+async fn apply(client: &Client, namespace: &str, copy: &Copy) -> Result<(), kube::Error> {
     let map = ConfigMap {
         metadata: ObjectMeta {
             name: Some(CONFIG_MAP.into()),
             labels: Some([(MANAGED_BY.0.into(), MANAGED_BY.1.into())].into()),
+            annotations: copy.record.clone().map(|record| [(RECORD.into(), record)].into()),
             ..ObjectMeta::default()
         },
-        data: Some([(ROOTS_KEY.into(), roots.into())].into()),
+        data: Some([(ROOTS_KEY.into(), copy.roots.clone())].into()),
         ..ConfigMap::default()
     };
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
@@ -193,12 +221,12 @@ async fn apply(client: &Client, namespace: &str, roots: &str) -> Result<(), kube
 async fn delete_or_apply(
     client: &Client,
     namespace: &str,
-    roots: &str,
-    existing: &BTreeMap<String, (bool, String)>,
+    copy: &Copy,
+    existing: &BTreeMap<String, Copy>,
 ) -> Result<bool, kube::Error> {
     let deleted = delete_unused(client, namespace).await?;
-    if !deleted && existing.get(namespace).is_some_and(|(_, copy)| copy != roots) {
-        apply(client, namespace, roots).await?;
+    if !deleted && existing.get(namespace).is_some_and(|existing| existing != copy) {
+        apply(client, namespace, copy).await?;
     }
     Ok(deleted)
 }
@@ -238,14 +266,15 @@ mod tests {
 
     #[test]
     fn copies_are_written_where_they_differ_and_deleted_where_no_namespace_wants_them() {
-        let wanted = ["new", "same", "changed", "foreign"].map(String::from).into();
-        let copy = |ours: bool, roots: &str| (ours, roots.to_owned());
+        let wanted = ["new", "same", "changed", "foreign", NAMESPACE].map(String::from).into();
+        let copy = |ours: bool, roots: &str| Copy { ours, roots: roots.to_owned(), record: None };
         let existing = [
             ("same", copy(true, "roots")),
             ("changed", copy(true, "other")),
             ("foreign", copy(false, "roots")),
             ("opted-out", copy(true, "roots")),
             ("unrelated", copy(false, "roots")),
+            (NAMESPACE, copy(true, "roots")),
         ];
         let existing = existing.map(|(namespace, copy)| (namespace.to_owned(), copy)).into();
         let expected = [
@@ -253,8 +282,12 @@ mod tests {
             ("foreign", Action::Apply),
             ("new", Action::Apply),
             ("opted-out", Action::Delete),
+            // The record, which is written when all others have the roots.
+            (NAMESPACE, Action::Apply),
         ];
         let expected = expected.map(|(namespace, action)| (namespace.to_owned(), action));
-        assert_eq!(actions(&wanted, &existing, "roots"), expected);
+        let record = |namespace: &str| (namespace == NAMESPACE).then(|| "record".to_owned());
+        let wanted_copy = |namespace: &str| Copy { record: record(namespace), ..copy(true, "roots") };
+        assert_eq!(actions(&wanted, &existing, wanted_copy), expected);
     }
 }

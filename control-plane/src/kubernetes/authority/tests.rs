@@ -83,15 +83,6 @@ fn a_damaged_secret_is_refused_with_the_reason_and_without_its_key() {
 }
 
 #[test]
-fn the_trust_roots_of_a_config_map_are_read() {
-    let root = ca_params("root").self_signed(&KeyPair::generate().unwrap()).unwrap();
-    let data = [(ROOTS_KEY.to_owned(), root.pem())].into();
-    let map = ConfigMap { data: Some(data), ..ConfigMap::default() };
-    assert_eq!(trusted_roots(&map), [root.der().clone()]);
-    assert!(trusted_roots(&ConfigMap::default()).is_empty());
-}
-
-#[test]
 fn a_deleted_secret_is_reported_and_a_list_that_has_it_is_not() {
     let secret = new_secret(&domain(), SystemTime::now()).unwrap();
     let mut listed = false;
