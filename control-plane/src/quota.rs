@@ -110,6 +110,12 @@ impl<K: Eq + Hash + Clone> KeyedRateLimiter<K> {
         Self { rate, state: Mutex::new(state) }
     }
 
+    /// Returns whether the rate allows a request of this key now.
+    pub(crate) fn would_admit(&self, key: &K, now: Instant) -> bool {
+        let limiter = lock(&self.state).limiters.get(key).copied();
+        limiter.unwrap_or_default().admit(self.rate, now)
+    }
+
     /// Admits a request of this key if the rate allows it, and counts it.
     pub(crate) fn admit(&self, key: &K, now: Instant) -> bool {
         let mut state = lock(&self.state);

@@ -13,21 +13,38 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use super::refusal::Refusal;
-use super::token_review::{TokenPod, TokenReviewer};
+use super::token_claims::check_claims;
+use super::token_review::{ReviewError, TokenPod, TokenReviewer};
+use crate::fair_slots::peer_network;
 use crate::quota::{KeyedRateLimiter, Rate};
 use crate::state::Store;
 use crate::state::token::{Grant, RedeemError};
 
+/// Rate of refused tokens of one network. Beyond it, its tokens are refused unread, so that it can neither keep the API server busy nor fill
+/// the log. A sidecar whose token is refused sends it again every few seconds.
+const REFUSED_RATE: Rate = Rate { burst: 100, interval: Duration::from_millis(200) };
 /// Rate of certificates for one pod: a proxy that is restarted all the time gets one for each start.
 const POD_RATE: Rate = Rate { burst: 20, interval: Duration::from_secs(2) };
+
+/// The address of a sender that has none.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// What verifies tokens.
 #[derive(Debug, Clone)]
 pub(crate) enum TokenVerifier {
     /// Join tokens, in the store of this control plane.
     Join(Store),
-    /// Tokens of pods' service accounts, by the API server. The rate is limited by the UID of the pod.
-    Kubernetes(TokenReviewer, Arc<KeyedRateLimiter<String>>),
+    /// Tokens of pods' service accounts, by the API server.
+    Kubernetes(TokenReviewer, Arc<PodLimits>),
+}
+
+/// The limits of pods.
+#[derive(Debug)]
+pub(crate) struct PodLimits {
+    /// Certificates, by the UID of the pod.
+    issued: KeyedRateLimiter<String>,
+    /// Refused tokens, by the network of the sender.
+    refused: KeyedRateLimiter<IpAddr>,
 }
 
 /// The credentials of a request.
@@ -52,7 +69,23 @@ pub(super) struct JoinGrant(Store, Grant);
 impl TokenVerifier {
     /// Creates a verifier of service account tokens.
     pub(crate) fn kubernetes(client: kube::Client) -> Self {
-        Self::Kubernetes(TokenReviewer::new(client), Arc::new(KeyedRateLimiter::new(POD_RATE)))
+        let limits = PodLimits {
+            issued: KeyedRateLimiter::new(POD_RATE),
+            refused: KeyedRateLimiter::new(REFUSED_RATE),
+        };
+        Self::Kubernetes(TokenReviewer::new(client), Arc::new(limits))
+    }
+
+    /// Refuses what needs no other system: a token that cannot be right, and the tokens of a network that has sent too many of them.
+    pub(super) fn precheck(&self, credentials: &Credentials, from: Option<IpAddr>) -> Result<(), Refusal> {
+        let (Self::Kubernetes(_, limits), Credentials::Token(token)) = (self, credentials) else {
+            return Ok(());
+        };
+        let (network, now) = (peer_network(from.unwrap_or(UNKNOWN)), Instant::now());
+        if !limits.refused.would_admit(&network, now) {
+            return Err(Refusal::TooManyOfNetwork);
+        }
+        check_claims(token).map_err(|error| limits.refused_token(network, error))
     }
 
     /// Verifies the credentials of a request from `from`.
@@ -64,16 +97,34 @@ impl TokenVerifier {
         match (self, credentials) {
             (Self::Join(store), Credentials::Token(token)) => Ok(Caller::JoinToken(store.clone(), token)),
             (Self::Join(_), Credentials::Certificate(identity)) => Ok(Caller::Certificate(identity)),
-            (Self::Kubernetes(reviewer, rates), Credentials::Token(token)) => {
-                let from = from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-                let pod = reviewer.review(&token, from).await?;
-                match rates.admit(&pod.uid, Instant::now()) {
+            (Self::Kubernetes(reviewer, limits), Credentials::Token(token)) => {
+                let from = from.unwrap_or(UNKNOWN);
+                let reviewed = reviewer.review(&token, from).await;
+                let pod = reviewed.map_err(|error| limits.refused_token(peer_network(from), error))?;
+                match limits.issued.admit(&pod.uid, Instant::now()) {
                     true => Ok(Caller::Pod(pod)),
-                    false => Err(Refusal::TooManyOfPod(format!("{}/{}", pod.namespace, pod.name))),
+                    false => {
+                        limits.count_refused(peer_network(from));
+                        Err(Refusal::TooManyOfPod(format!("{}/{}", pod.namespace, pod.name)))
+                    }
                 }
             }
             (Self::Kubernetes(..), Credentials::Certificate(_)) => Err(Refusal::TokenRequired),
         }
+    }
+}
+
+impl PodLimits {
+    /// Counts a refused token. While the API server is away, no token is refused.
+    fn refused_token(&self, network: IpAddr, error: ReviewError) -> Refusal {
+        if !matches!(error, ReviewError::Unavailable(_)) {
+            self.count_refused(network);
+        }
+        error.into()
+    }
+
+    fn count_refused(&self, network: IpAddr) {
+        let _ = self.refused.admit(&network, Instant::now());
     }
 }
 
@@ -134,5 +185,39 @@ impl JoinGrant {
     pub(super) fn redeem(&self, key: &[u8; 32], now: SystemTime) -> Result<(), RedeemError> {
         let Self(store, grant) = self;
         store.redeem_token(grant, key, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_that_floods_with_garbage_is_refused_unread_and_others_are_not() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let verifier = TokenVerifier::kubernetes(kube::Client::try_from(config).unwrap());
+        let refusal = |from: [u8; 4]| {
+            let garbage = Credentials::Token("garbage".into());
+            verifier.precheck(&garbage, Some(from.into())).unwrap_err().reason()
+        };
+        let (flood, other) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        for _ in 0..REFUSED_RATE.burst {
+            assert_eq!(refusal(flood), "malformed-token");
+        }
+        assert_eq!((refusal(flood), refusal(other)), ("rate-limit", "malformed-token"));
+        tokio::time::advance(REFUSED_RATE.interval).await;
+        assert_eq!((refusal(flood), refusal(flood)), ("malformed-token", "rate-limit"));
+    }
+
+    #[test]
+    fn refused_tokens_are_counted_and_an_absent_api_server_refuses_none() {
+        let limiter = || KeyedRateLimiter::new(Rate { burst: 1, interval: Duration::from_secs(60) });
+        let limits = PodLimits { issued: KeyedRateLimiter::new(POD_RATE), refused: limiter() };
+        let refused = |error| {
+            let _ = limits.refused_token(UNKNOWN, error);
+            !limits.refused.would_admit(&UNKNOWN, Instant::now())
+        };
+        assert!(!refused(ReviewError::Unavailable("away".into())));
+        assert!(refused(ReviewError::NotAuthenticated("expired".into())));
     }
 }

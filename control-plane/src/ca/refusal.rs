@@ -58,14 +58,17 @@ pub enum Refusal {
     /// The rate of the identity is exceeded.
     #[error("too many certificate requests for {0}: retry later")]
     TooMany(SpiffeId),
+    /// The rate of refused tokens of the network is exceeded.
+    #[error("too many refused tokens from this address: retry later")]
+    TooManyOfNetwork,
     /// Too many requests of the network wait.
     #[error("too many certificate requests from this address: retry later")]
     Crowded,
     /// A negative lifetime.
     #[error("the validity duration is negative")]
     Validity,
-    /// The CA has not been read yet.
-    #[error("the CA has not been read yet")]
+    /// The CA has not been read yet, or its root is not distributed yet.
+    #[error("the CA does not sign yet")]
     NoIssuer,
     /// The CA's certificate has expired.
     #[error("the CA's own certificate has expired")]
@@ -84,7 +87,7 @@ impl Refusal {
         match self {
             Self::NoCredentials => "no-credentials",
             Self::Authorization => "malformed-authorization",
-            Self::Token(TokenRefusal::Malformed) => "malformed-token",
+            Self::Token(TokenRefusal::Malformed) | Self::Review(ReviewError::Malformed) => "malformed-token",
             Self::Token(TokenRefusal::Foreign(_)) => "foreign-token",
             Self::Token(TokenRefusal::Unknown) => "unknown-token",
             Self::Token(TokenRefusal::Expired(_)) => "expired-token",
@@ -104,7 +107,7 @@ impl Refusal {
             Self::Signature => "csr-signature",
             Self::WeakKey(_) => "weak-key",
             Self::ForeignName { .. } => "foreign-name",
-            Self::TooMany(_) | Self::TooManyOfPod(_) => "rate-limit",
+            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::TooManyOfNetwork => "rate-limit",
             Self::Crowded => "crowded",
             Self::Validity => "validity",
             Self::NoIssuer => "no-issuer",
@@ -124,7 +127,9 @@ impl Refusal {
             Self::Review(ReviewError::Unavailable(_)) => Code::Unavailable,
             Self::Review(ReviewError::ForeignAddress { .. }) => Code::PermissionDenied,
             Self::Review(_) | Self::TokenRequired => Code::Unauthenticated,
-            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::Crowded => Code::ResourceExhausted,
+            Self::TooMany(_) | Self::TooManyOfPod(_) | Self::TooManyOfNetwork | Self::Crowded => {
+                Code::ResourceExhausted
+            }
             Self::ForeignName { .. } | Self::Identity(_) | Self::Reserved(_) => Code::PermissionDenied,
             Self::Malformed(_) | Self::Signature | Self::WeakKey(_) | Self::Validity => Code::InvalidArgument,
             Self::NoIssuer | Self::IssuerExpired | Self::Signing(_) | Self::State(_) => {

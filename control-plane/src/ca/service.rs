@@ -1,7 +1,7 @@
 //! `istio.v1.auth.IstioCertificateService`: the RPC by which workloads get and renew certificates.
 //!
-//! [`super::caller`] identifies the caller. Every refusal is logged with the caller's address, counted by reason, and returned with
-//! a text.
+//! [`super::caller`] identifies the caller. Every refusal is counted by reason and returned with a text; it is logged with the caller's
+//! address, unless it is one of a flood.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -101,7 +101,13 @@ impl CertificateService {
     fn refused(&self, refusal: &Refusal, from: &str) -> Status {
         let reason = refusal.reason();
         self.metrics.certificate_refused(reason);
-        tracing::warn!(reason, from, error = %refusal, "certificate refused");
+        match refusal {
+            // A flood must not fill the log. The refusals before are in it.
+            Refusal::TooManyOfNetwork => {
+                tracing::debug!(reason, from, error = %refusal, "certificate refused");
+            }
+            _ => tracing::warn!(reason, from, error = %refusal, "certificate refused"),
+        }
         refusal.status()
     }
 }
@@ -123,8 +129,10 @@ impl IstioCertificateService for CertificateService {
         let credentials = Credentials::of(request.metadata(), peer);
         let request = request.into_inner();
         let refused = |refusal| self.refused(&refusal, &from);
+        let credentials = credentials.map_err(refused)?;
+        self.tokens.precheck(&credentials, address).map_err(refused)?;
         let permit = self.admission.acquire(anonymous_peer).await.map_err(refused)?;
-        let caller = self.tokens.verify(credentials.map_err(refused)?, address).await.map_err(refused)?;
+        let caller = self.tokens.verify(credentials, address).await.map_err(refused)?;
         let pod = caller.pod();
         let service = self.clone();
         let issue = move || {

@@ -1,23 +1,25 @@
 //! Verifies the token of a pod's service account with the API server (TokenReview, authentication.k8s.io/v1).
 //!
-//! Namespace, account and pod come from the reply alone. The token must be for our audience and bound to a pod, and it must be
-//! sent from an address of that pod, so that a copy of it is of no use elsewhere. No reply is kept: a token is worth nothing as soon
-//! as its pod or its account is deleted. While the API server is away, callers get UNAVAILABLE and retry.
+//! Namespace, account and pod come from the reply alone. The token must be for our audience and bound to a pod. It must also be
+//! sent from an address of that pod or its node: the API server does not check from where, and so a copy of it is of no use on another
+//! node or in another pod. No reply is kept: a token is worth nothing as soon as its pod or its account is deleted. While the API server
+//! is away, callers get UNAVAILABLE and retry.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use thiserror::Error;
 
 /// The audience of the tokens that the injected volume projects.
 pub const AUDIENCE: &str = "outrigger.dev";
-/// Time limit of both calls to the API server together, below the time that proxies wait for a certificate.
+/// Time limit of all calls to the API server together, below the time that proxies wait for a certificate.
 const TIMEOUT: Duration = Duration::from_secs(5);
-const USER_PREFIX: &str = "system:serviceaccount:";
+/// What the name of a service account's user begins with; its namespace and name follow.
+pub(super) const USER_PREFIX: &str = "system:serviceaccount:";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
@@ -37,6 +39,9 @@ pub(crate) struct TokenPod {
 /// Why a token proves no pod.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReviewError {
+    /// The token is not a JWT, or has not the claims of one.
+    #[error("the token is not that of a service account")]
+    Malformed,
     /// The API server does not accept the token: it is not a token, has expired, has another audience, or its pod is deleted.
     #[error("the API server does not accept the service account token: {0}")]
     NotAuthenticated(String),
@@ -92,12 +97,29 @@ impl TokenReviewer {
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
             let found =
                 pods.get_opt(&pod.name).await.map_err(|error| unavailable("reading a pod", &error))?;
-            check_sender(&pod, found.as_ref(), from)?;
+            let from = from.to_canonical();
+            match check_sender(&pod, found.as_ref(), from) {
+                Err(foreign @ ReviewError::ForeignAddress { .. }) => {
+                    let node = self.node(found.as_ref()).await?;
+                    if !node.is_some_and(|node| is_address_of(&node, from)) {
+                        return Err(foreign);
+                    }
+                }
+                checked => checked?,
+            }
             Ok(pod)
         };
         tokio::time::timeout(TIMEOUT, verified).await.unwrap_or_else(|_| {
             Err(ReviewError::Unavailable(format!("the API server did not answer within {TIMEOUT:?}")))
         })
+    }
+
+    /// Returns the node of a pod.
+    async fn node(&self, pod: Option<&Pod>) -> Result<Option<Node>, ReviewError> {
+        let name = pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
+        let Some(name) = name else { return Ok(None) };
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.get_opt(name).await.map_err(|error| unavailable("reading a node", &error))
     }
 
     async fn status(&self, token: &str) -> Result<TokenReviewStatus, ReviewError> {
@@ -156,7 +178,6 @@ fn check_sender(pod: &TokenPod, found: Option<&Pod>, from: IpAddr) -> Result<(),
     let Some(status) = &found.status else { return Ok(()) };
     let pod_ips: Vec<_> = status.pod_ips.iter().flatten().map(|pod_ip| pod_ip.ip.as_str()).collect();
     let host_ips = status.host_ips.iter().flatten().map(|host_ip| host_ip.ip.as_str());
-    let from = from.to_canonical();
     if pod_ips.is_empty() {
         return Ok(());
     }
@@ -165,6 +186,23 @@ fn check_sender(pod: &TokenPod, found: Option<&Pod>, from: IpAddr) -> Result<(),
         true => Ok(()),
         false => Err(ReviewError::ForeignAddress { pod: name(), from }),
     }
+}
+
+/// Returns true if a node has an address: one in its status, or one of the first two of its pod CIDRs, which pods do not get. The second
+/// is that of its bridge, with which it reaches its own pods; the first is that of its tunnel (flannel), with which it reaches others.
+fn is_address_of(node: &Node, from: IpAddr) -> bool {
+    let of_status = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let of_status = of_status.filter_map(|address| address.address.parse().ok());
+    let cidrs = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+    let of_cidrs = cidrs.filter_map(|cidr| cidr.split_once('/')?.0.parse::<IpAddr>().ok());
+    let of_cidrs = of_cidrs.flat_map(|network| {
+        let second = match network {
+            IpAddr::V4(network) => IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() | 1)),
+            IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() | 1)),
+        };
+        [network, second]
+    });
+    of_status.chain(of_cidrs).any(|address: IpAddr| address == from)
 }
 
 #[cfg(test)]
@@ -234,7 +272,7 @@ mod tests {
             "u-1",
             json!({"podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}], "hostIPs": [{"ip": "192.168.0.2"}]}),
         );
-        let from = |address: &str| address.parse().unwrap();
+        let from = |address: &str| address.parse::<IpAddr>().unwrap().to_canonical();
         for address in ["10.244.1.5", "::ffff:10.244.1.5", "fd00::5", "192.168.0.2"] {
             assert_eq!(check_sender(&cart(), Some(&running), from(address)), Ok(()), "{address}");
         }
@@ -248,5 +286,26 @@ mod tests {
             Err(gone.clone())
         );
         assert_eq!(check_sender(&cart(), None, from("10.244.1.5")), Err(gone));
+    }
+
+    #[test]
+    fn the_addresses_of_a_node_are_those_of_its_status_and_of_its_bridge_and_tunnel() {
+        let node: Node = serde_json::from_value(json!({
+            "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:1::/64", "damaged"]},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "192.168.0.2"},
+                {"type": "Hostname", "address": "node1"},
+                {"type": "ExternalIP", "address": "203.0.113.7"},
+            ]},
+        }))
+        .unwrap();
+        let has = |address: &str| is_address_of(&node, address.parse().unwrap());
+        for own in ["192.168.0.2", "203.0.113.7", "10.244.1.0", "10.244.1.1", "fd00:1::", "fd00:1::1"] {
+            assert!(has(own), "{own}");
+        }
+        for foreign in ["10.244.1.2", "10.244.2.1", "192.168.0.3", "fd00:1::2"] {
+            assert!(!has(foreign), "{foreign}");
+        }
+        assert!(!is_address_of(&Node::default(), "192.168.0.2".parse().unwrap()));
     }
 }

@@ -171,7 +171,11 @@ async fn in_a_cluster_a_certificate_does_not_renew_itself() {
 #[tokio::test]
 async fn while_the_api_server_is_away_a_token_is_to_be_sent_again() {
     let (ca, key) = (ca_of_a_cluster(), KeyPair::generate().unwrap());
-    let refused = ca.ask(Some("Bearer eyJ.e30.sig"), None, csr(&key, CART)).await.unwrap_err();
+    use base64::Engine as _;
+    let claims = r#"{"aud": "outrigger.dev", "sub": "system:serviceaccount:shop:cart", "kubernetes.io": {"pod": {"name": "cart-1"}}}"#;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+    let bearer = format!("Bearer e30.{claims}.c2ln");
+    let refused = ca.ask(Some(&bearer), None, csr(&key, CART)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     let text = "the service account token cannot be verified now: the API server cannot be reached";
     assert!(refused.message().starts_with(text), "{refused}");
