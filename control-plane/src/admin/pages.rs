@@ -63,6 +63,8 @@ pub(crate) struct Pages {
     pub metrics: Arc<Metrics>,
     /// The CA.
     pub authority: Arc<Authority>,
+    /// Whether this replica will end soon, so that others must serve.
+    pub leaving: watch::Receiver<bool>,
 }
 
 impl std::fmt::Debug for Pages {
@@ -108,7 +110,8 @@ impl Pages {
         let waiting = self.sync.waiting();
         let unpublished = waiting.is_empty() && !self.xds.is_ready();
         let reading = unpublished.then(|| "the configuration is not read yet".to_owned());
-        self.store_failure().into_iter().chain(waiting).chain(reading).collect()
+        let leaving = self.leaving.borrow().then(|| "it is shutting down".to_owned());
+        leaving.into_iter().chain(self.store_failure()).chain(waiting).chain(reading).collect()
     }
 
     /// Returns the current problems, one line each.

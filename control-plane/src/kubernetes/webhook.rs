@@ -14,6 +14,7 @@ use kube::Client;
 use outrigger_core::alpn;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use self::server::Injector;
 use crate::ca::authority::{Authority, ServerName};
@@ -34,12 +35,14 @@ pub(crate) struct Webhook {
     pub(crate) injection: InjectionArgs,
     pub(crate) cluster_domain: String,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether this replica will end soon.
+    pub(crate) leaving: watch::Receiver<bool>,
 }
 
 impl Webhook {
     /// Serves the webhook for as long as it is polled. It waits for the CA and for the API server first.
     pub(crate) async fn run(self) {
-        let Self { listener, client, authority, names, injection, cluster_domain, metrics } = self;
+        let Self { listener, client, authority, names, injection, cluster_domain, metrics, leaving } = self;
         authority.ready().await;
         let minor = kubernetes_minor(&client).await;
         let settings = injection.settings(authority.trust_domain().as_str(), &cluster_domain, minor);
@@ -51,7 +54,7 @@ impl Webhook {
             tokio::time::sleep(RETRY).await;
         };
         tracing::info!(listen = ?listener.local_addr().ok(), kubernetes = minor, "the webhook serves");
-        let injector = Arc::new(Injector::new(settings, metrics));
+        let injector = Arc::new(Injector::new(settings, metrics, leaving));
         tokio::join!(
             certificate.keep_fresh(),
             ca_bundle::maintain(client, authority),

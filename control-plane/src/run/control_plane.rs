@@ -36,6 +36,8 @@ use crate::source::assembler::View;
 use crate::translate::scope;
 use crate::xds::server::Server;
 
+/// How long everything is served after SIGTERM in a cluster: until no node sends new connections to this replica.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// How long streams may continue after shutdown began. Proxies reconnect to the next control plane by themselves.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Maximum size of a CSR request, and of a registration.
@@ -54,6 +56,7 @@ pub struct ControlPlane {
     tasks: JoinSet<()>,
     source: Source,
     replica: Option<Replica>,
+    leaving: watch::Sender<bool>,
 }
 
 impl ControlPlane {
@@ -87,6 +90,7 @@ impl ControlPlane {
         let store = backend.store();
         let Backend { assembler, sync, source, authority, tokens, workloads, socket, replica, server_names } =
             backend;
+        let (leaving, observe_leaving) = watch::channel(false);
         let pages = Pages {
             trust_domain: authority.trust_domain().clone(),
             view,
@@ -96,6 +100,7 @@ impl ControlPlane {
             store,
             metrics: Arc::clone(&metrics),
             authority: Arc::clone(&authority),
+            leaving: observe_leaving.clone(),
         };
         let admin_listeners = Listeners { loopback: admin_listener, socket, public: metrics_listener };
         tasks.spawn(admin_listeners.serve(pages.into()));
@@ -109,6 +114,7 @@ impl ControlPlane {
                 injection: webhook.injection,
                 cluster_domain: settings.cluster_domain.clone(),
                 metrics: Arc::clone(&metrics),
+                leaving: observe_leaving,
             };
             tasks.spawn(webhook.run());
         }
@@ -181,6 +187,7 @@ impl ControlPlane {
             tasks,
             source,
             replica,
+            leaving,
         })
     }
 
@@ -205,6 +212,14 @@ impl ControlPlane {
             Ok(Ok(())) => "it ended".into(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
+        }
+    }
+
+    /// In a cluster, keeps serving for some seconds and is not ready, so that proxies and the API server go to other replicas.
+    pub async fn leave(&self) {
+        if self.replica.is_some() {
+            self.leaving.send_replace(true);
+            tokio::time::sleep(LEAVE_TIME).await;
         }
     }
 

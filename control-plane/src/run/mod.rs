@@ -176,11 +176,17 @@ pub fn run(args: Args) -> Result<(), RunError> {
         let metrics = running.metrics().map(tracing::field::display);
         tracing::info!(listen = %running.listen(), admin = %running.admin(), metrics, "serving");
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {
+                tracing::info!("shutting down");
+                tokio::select! {
+                    () = running.leave() => {}
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+            _ = interrupt.recv() => tracing::info!("shutting down"),
             error = running.failed() => return Err(RunError::Serve(error)),
         }
-        tracing::info!("shutting down");
         running.shut_down().await;
         Ok(())
     })

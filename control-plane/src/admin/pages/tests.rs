@@ -19,6 +19,7 @@ fn pages(directory: &std::path::Path) -> Pages {
         store: Some(Store::open(directory).unwrap()),
         metrics,
         authority: Arc::new(Authority::for_tests()),
+        leaving: watch::channel(false).1,
     }
 }
 
@@ -154,4 +155,16 @@ async fn a_failing_store_is_reported_and_the_process_stays_healthy() {
     assert_eq!(public, (503, "not ready\n".to_owned()), "the reason is for this machine");
     assert_eq!(page("/healthz").await.0, 200);
     assert!(page("/status").await.1.contains(r#""problems":["the state cannot be written"#));
+}
+
+#[tokio::test]
+async fn a_replica_that_leaves_is_not_ready_and_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let (leave, leaving) = watch::channel(false);
+    let pages = Arc::new(Pages { leaving, ..pages(directory.path()) });
+    let ready = async || ask(&pages, Interface::Loopback, Method::GET, "localhost", "/ready", "").await;
+    assert_eq!(ready().await.0, 200);
+    leave.send_replace(true);
+    assert_eq!(ready().await, (503, "not ready: it is shutting down\n".to_owned()));
+    assert_eq!(ask(&pages, Interface::Public, Method::GET, "any", "/healthz", "").await.0, 200);
 }

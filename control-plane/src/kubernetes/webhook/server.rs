@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -44,11 +44,13 @@ pub(super) struct Injector {
     pub(super) settings: Settings,
     pub(super) metrics: Arc<Metrics>,
     pub(super) reviews: Semaphore,
+    /// Whether this replica will end soon. Then each response closes its connection, so that the next request goes to another replica.
+    pub(super) leaving: watch::Receiver<bool>,
 }
 
 impl Injector {
-    pub(super) fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
-        Self { settings, metrics, reviews: Semaphore::new(MAX_REVIEWS) }
+    pub(super) fn new(settings: Settings, metrics: Arc<Metrics>, leaving: watch::Receiver<bool>) -> Self {
+        Self { settings, metrics, reviews: Semaphore::new(MAX_REVIEWS), leaving }
     }
 }
 
@@ -91,7 +93,13 @@ async fn connection(
         };
         let service = service_fn(|request| {
             let injector = Arc::clone(&injector);
-            async move { Ok::<_, Infallible>(answer(request, injector).await) }
+            async move {
+                let mut response = answer(request, Arc::clone(&injector)).await;
+                if *injector.leaving.borrow() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         // A client that disconnects needs no error.
         let _ = hyper::server::conn::http1::Builder::new()
@@ -151,7 +159,7 @@ impl Injector {
 
 fn json(body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
