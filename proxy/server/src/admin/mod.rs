@@ -2,7 +2,8 @@
 //!
 //! It has no authentication. Its address is loopback by type, and requests that a web page caused (a foreign `Host`, an
 //! `Origin`) are refused. A second address, which other machines may reach, has only the pages for scrapers and probes.
-//! Connections are bounded in number, size and time, so that no client can block the control thread.
+//! Connections are bounded in number, size and time, so that no client can block the control thread; beyond the number, the client with the
+//! most of them loses one, so that the kubelet's probes are served whatever others do.
 
 pub(crate) mod pages;
 mod config_dump;
@@ -13,6 +14,7 @@ mod response;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,25 +49,40 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `pages` until the runtime shuts down.
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
-    let mut connections = VecDeque::<AbortHandle>::new();
+    let mut connections = Connections::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                connections.retain(|connection| !connection.is_finished());
-                // The oldest yields, so that idle connections never keep a probe out.
-                if connections.len() == MAX_CONNECTIONS
-                    && let Some(oldest) = connections.pop_front()
-                {
-                    oldest.abort();
-                }
+            Ok((stream, client)) => {
+                connections.evict_excess();
                 let serving =
                     tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, Arc::clone(&pages)));
-                connections.push_back(tokio::spawn(serving).abort_handle());
+                connections.0.push_back((client.ip(), tokio::spawn(serving).abort_handle()));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin: accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// The open connections by client, the oldest first.
+#[derive(Default)]
+struct Connections(VecDeque<(IpAddr, AbortHandle)>);
+
+impl Connections {
+    /// Closes, if the maximum is reached, the oldest connection of the client that has the most.
+    fn evict_excess(&mut self) {
+        self.0.retain(|(_, connection)| !connection.is_finished());
+        if self.0.len() < MAX_CONNECTIONS {
+            return;
+        }
+        let count = |of: IpAddr| self.0.iter().filter(|(client, _)| *client == of).count();
+        // The first of equals is the oldest.
+        let evicted = self.0.iter().map(|(client, _)| *client).rev().max_by_key(|client| count(*client));
+        let position = self.0.iter().position(|(client, _)| Some(*client) == evicted);
+        if let Some((_, connection)) = position.and_then(|position| self.0.remove(position)) {
+            connection.abort();
         }
     }
 }
@@ -256,6 +273,30 @@ mod tests {
         // Less than the time limit of an idle connection.
         let read = probe.read_to_string(&mut answer);
         tokio::time::timeout(HEAD_TIMEOUT / 2, read).await.expect("the probe is served at once").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_client_with_many_connections_takes_none_from_another() {
+        use tokio::net::TcpSocket;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, pages()));
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        let mut flood = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            flood.push(socket.connect(address).await.unwrap());
+        }
+        // All have been accepted when the first of them is closed for the last one.
+        let mut closed = [0];
+        let first = MAX_CONNECTIONS;
+        assert_eq!(flood[first].read(&mut closed).await.unwrap_or(0), 0);
+        probe.write_all(get("/ready").replace("{host}", &address.to_string()).as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         server.abort();
     }
