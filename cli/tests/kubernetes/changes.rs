@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::cluster::{eventually, kubectl};
+use crate::creations::none_is_refused_during;
 use crate::load::Load;
 use crate::mesh;
 use crate::namespace::{Namespace, deployment, server};
@@ -33,8 +34,12 @@ fn no_request_is_lost_while_pods_nodes_and_the_control_plane_change() {
         namespace.ready("deploy/web");
     });
     load.during("control plane restarted", || {
-        kubectl(&["-n", "outrigger-system", "rollout", "restart", "deploy/outrigger-control-plane"]);
-        mesh::ready();
+        none_is_refused_during(&namespace, || {
+            kubectl(&["-n", "outrigger-system", "rollout", "restart", "deploy/outrigger-control-plane"]);
+            mesh::ready();
+            // The last of the former replicas ends.
+            sleep(Duration::from_secs(8));
+        });
     });
     load.during("both replicas of the control plane down, pods restarted meanwhile", || {
         mesh::scale(0);

@@ -67,6 +67,11 @@ pub(crate) fn on_the_node(args: &[&str]) -> Result<String, String> {
     run("run", args, "")
 }
 
+/// Runs a command inside a node, `node1` or `node2`.
+pub(crate) fn inside(node: &str, args: &[&str]) -> Result<String, String> {
+    run("node", &[&[node.strip_prefix("node").unwrap()], args].concat(), "")
+}
+
 /// Repeats `check` until it returns a value, for `seconds` at most; its last error is in the panic.
 pub(crate) fn eventually<T>(what: &str, seconds: u64, mut check: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + Duration::from_secs(seconds);

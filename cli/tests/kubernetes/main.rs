@@ -3,6 +3,7 @@
 //! folder of the images' archives. The mesh is installed once for all tests; each test has a namespace of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // helpers of tests
 
+mod authority;
 mod changes;
 mod example;
 mod measure;
@@ -11,6 +12,7 @@ mod security;
 mod workloads;
 
 mod load;
+mod creations;
 mod mesh;
 mod namespace;
 mod cluster;

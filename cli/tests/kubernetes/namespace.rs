@@ -43,6 +43,10 @@ impl Namespace {
         Self { name, meshed }
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         kubectl(&[&["-n", self.name], args].concat())
     }
