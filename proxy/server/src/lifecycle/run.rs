@@ -23,7 +23,7 @@ use super::configuration::Configuration;
 use super::exporters::Exporters;
 use super::memory_trim::MemoryTrim;
 use super::run_loop::{Latches, RunLoop};
-use super::shutdown::{DrainSchedule, FLUSH_TIMEOUT, ShutdownSignals, drain_inbound, propagation};
+use super::shutdown::{DrainSchedule, FLUSH_TIMEOUT, InboundDrain, ShutdownSignals};
 use super::workers::Workers;
 use crate::admin;
 use crate::admin::pages::{self, AdminState};
@@ -119,6 +119,7 @@ struct Running {
     discovery: Handle,
     /// Whether the workload serves anything, so that peers could send requests to it.
     offered: bool,
+    inbound_drain: InboundDrain,
     /// Workers close a lent socket once its queue is empty, because closing it resets the queued connections.
     sockets: Sockets,
     drains: Drains,
@@ -210,8 +211,7 @@ impl Process {
             tokio::spawn(admin::serve(listener, Arc::new(admin_state.public_pages(app_probes))));
         }
         tokio::spawn(admin::serve(admin, Arc::new(admin_state.pages())));
-        let inbound_drains = inbound_drain_requested.clone();
-        tokio::spawn(drain_inbound(inbound_drain_requested, drains.inbound_notice()));
+        let inbound_drain = InboundDrain::when(inbound_drain_requested, drains.inbound_notice());
         tracing::info!(
             instance,
             admin = %addresses.admin,
@@ -244,10 +244,18 @@ impl Process {
         tracing::info!(by, "draining");
         readiness.drain();
         let schedule = DrainSchedule::from_now(&args, &registry);
-        // Where inbound drains already, other sidecars have received the change.
-        let offered = offered && !*inbound_drains.borrow();
-        let running =
-            Running { discovery, offered, sockets, drains, workers, exporters, log, registry, schedule };
+        let running = Running {
+            discovery,
+            offered,
+            inbound_drain,
+            sockets,
+            drains,
+            workers,
+            exporters,
+            log,
+            registry,
+            schedule,
+        };
         tokio::select! {
             () = running.shut_down() => Ok(()),
             signal = signals.again() => Err(Error::Failed(format!("a second {signal} ended the drain early"))),
@@ -258,11 +266,22 @@ impl Process {
 impl Running {
     /// Shuts down. Each step is bounded, so that it ends within the drain timeout plus a few seconds.
     async fn shut_down(self) {
-        let Self { discovery, offered, sockets, drains, workers, exporters, log, registry, schedule } = self;
+        let Self {
+            discovery,
+            offered,
+            inbound_drain,
+            sockets,
+            drains,
+            workers,
+            exporters,
+            log,
+            registry,
+            schedule,
+        } = self;
         let leaving = async {
             let left = discovery.drain_registration().await;
             tracing::debug!(?left, "left discovery");
-            tokio::time::sleep(propagation(left, offered)).await;
+            inbound_drain.propagated(left, offered).await;
         };
         // A short drain timeout must also leave time for the running requests.
         let _ = tokio::time::timeout(schedule.deregistration_timeout(), leaving).await;

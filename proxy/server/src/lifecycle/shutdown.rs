@@ -11,6 +11,7 @@ use outrigger_dataplane::metrics::{Activity, Registry};
 use outrigger_discovery::Deregistration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::args::Args;
@@ -32,21 +33,45 @@ pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Returns how long to wait for the deregistration to propagate. Zero if the workload was never offered to peers, or if no
 /// control plane was notified; peers then rely on retries.
-pub(crate) fn propagation(deregistration: Deregistration, offered: bool) -> Duration {
+fn propagation(deregistration: Deregistration, offered: bool) -> Duration {
     match deregistration {
         Deregistration::Confirmed if offered => PROPAGATION,
         Deregistration::Confirmed | Deregistration::Unconfirmed => Duration::ZERO,
     }
 }
 
-/// Drains inbound when it is requested: once other sidecars have received the change, clients are asked to leave. Listeners still
-/// accept, because callers without a sidecar learn of it later.
-pub(crate) async fn drain_inbound(mut requested: watch::Receiver<bool>, notice: DrainNotice) {
-    // Fails if the admin endpoint has ended.
-    if requested.wait_for(|requested| *requested).await.is_ok() {
-        tracing::info!("draining inbound");
-        tokio::time::sleep(PROPAGATION).await;
-        notice.send();
+/// The drain of inbound before a shutdown.
+#[derive(Debug)]
+pub(crate) struct InboundDrain {
+    requested: watch::Receiver<bool>,
+    /// Ends when clients have been asked to leave.
+    announced: JoinHandle<()>,
+}
+
+impl InboundDrain {
+    /// Drains inbound when it is requested: once other sidecars have received the change, clients are asked to leave. Listeners still
+    /// accept, because callers without a sidecar learn of it later.
+    pub(crate) fn when(requested: watch::Receiver<bool>, notice: DrainNotice) -> Self {
+        let mut request = requested.clone();
+        let announced = tokio::spawn(async move {
+            // Fails if the admin endpoint has ended.
+            if request.wait_for(|requested| *requested).await.is_ok() {
+                tracing::info!("draining inbound");
+                tokio::time::sleep(PROPAGATION).await;
+                notice.send();
+            }
+        });
+        Self { requested, announced }
+    }
+
+    /// Waits, at a shutdown, until the deregistration has propagated. An inbound drain has begun this wait before.
+    pub(crate) async fn propagated(self, deregistration: Deregistration, offered: bool) {
+        if *self.requested.borrow() {
+            // Fails only if it has panicked.
+            let _ = self.announced.await;
+        } else {
+            tokio::time::sleep(propagation(deregistration, offered)).await;
+        }
     }
 }
 
@@ -200,14 +225,31 @@ mod tests {
         let drains = Drains::new();
         let mut inbound = drains.guards().inbound;
         let (request, requested) = watch::channel(false);
-        let task = tokio::spawn(drain_inbound(requested, drains.inbound_notice()));
+        let _drain = InboundDrain::when(requested, drains.inbound_notice());
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!inbound.is_draining());
         request.send_replace(true);
         let start = Instant::now();
         inbound.started().await;
         assert_eq!(start.elapsed(), PROPAGATION);
-        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shutdown_waits_for_what_remains_of_the_propagation_after_an_inbound_drain() {
+        let millis = Duration::from_millis;
+        for (before, remains) in
+            [(None, PROPAGATION), (Some(millis(400)), millis(600)), (Some(millis(1500)), millis(0))]
+        {
+            let (request, requested) = watch::channel(false);
+            let drain = InboundDrain::when(requested, Drains::new().inbound_notice());
+            if let Some(before) = before {
+                request.send_replace(true);
+                tokio::time::sleep(before).await;
+            }
+            let start = Instant::now();
+            drain.propagated(Deregistration::Confirmed, true).await;
+            assert_eq!(start.elapsed(), remains, "{before:?}");
+        }
     }
 
     fn schedule(timeout: u64, minimum: u64, quiet: u64) -> DrainSchedule {
