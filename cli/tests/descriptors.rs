@@ -1,9 +1,9 @@
 //! A sidecar with few descriptors and many clients: every accepted client is served, and the admin port responds meanwhile.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
+mod support;
+
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use outrigger::ports;
@@ -12,17 +12,21 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-const DESCRIPTORS: u32 = 256;
+use self::support::Mesh;
+
 const CLIENTS: usize = 600;
 
 #[tokio::test]
 async fn a_proxy_with_256_descriptors_serves_600_clients_and_its_admin_port_answers() {
     raise_own_limit();
     let application = application().await;
-    let mesh = Mesh::start().await;
+    let [control_plane, control_plane_admin, outbound, admin] = ports::free().unwrap();
+    let mut mesh = Mesh::start(&[], control_plane, control_plane_admin, "");
+    // Soft and hard.
+    let limited = ["prlimit", "--nofile=256"];
+    mesh.sidecar(&limited, "web", admin, &["--workers", "2", "--outbound", &outbound.to_string()]);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
-            let outbound = mesh.outbound;
             tokio::spawn(async move {
                 let mut client = BufReader::new(TcpStream::connect(outbound).await.unwrap());
                 let request =
@@ -37,7 +41,7 @@ async fn a_proxy_with_256_descriptors_serves_600_clients_and_its_admin_port_answ
         .collect();
     let mut answered = 0;
     while answered < 10 || !clients.iter().all(tokio::task::JoinHandle::is_finished) {
-        assert!(get(mesh.admin, "/healthz").await.ends_with("ok\n"));
+        assert!(get(admin, "/healthz").await.ends_with("ok\n"));
         answered += 1;
         sleep(Duration::from_millis(100)).await;
     }
@@ -47,7 +51,7 @@ async fn a_proxy_with_256_descriptors_serves_600_clients_and_its_admin_port_answ
         assert_eq!(status, "HTTP/1.1 200 OK\r\n");
         kept.push(client);
     }
-    let metrics = get(mesh.admin, "/metrics").await;
+    let metrics = get(admin, "/metrics").await;
     let refused =
         metrics.lines().find(|line| line.starts_with("outrigger_downstream_connections_refused_total"));
     assert!(refused.is_some_and(|line| line.ends_with(" 0")), "{refused:?}");
@@ -81,7 +85,7 @@ async fn application() -> SocketAddr {
     address
 }
 
-/// Returns a page of an admin port, head and body. Returns an empty text if the port refuses the connection.
+/// Returns a page of an admin port, head and body.
 async fn get(admin: SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     let asked = async {
@@ -92,97 +96,4 @@ async fn get(admin: SocketAddr, path: &str) -> String {
     };
     let _ = timeout(Duration::from_secs(5), asked).await.expect("an admin port that answers");
     answer
-}
-
-/// A control plane, and a sidecar that may open few descriptors.
-struct Mesh {
-    directory: tempfile::TempDir,
-    outbound: SocketAddr,
-    admin: SocketAddr,
-    processes: Vec<Child>,
-}
-
-impl Mesh {
-    async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let [control, control_admin, outbound, admin] = ports::free().unwrap();
-        let mut mesh = Self { directory, outbound, admin, processes: Vec::new() };
-        std::fs::create_dir(mesh.path("config")).unwrap();
-        let (config, state) = (mesh.path("config"), mesh.path("control-plane"));
-        let (control, control_admin_flag) = (control.to_string(), control_admin.to_string());
-        mesh.spawn(
-            1024,
-            &[
-                &["control-plane", "--config", &config, "--state-dir", &state][..],
-                &["--listen", &control, "--admin", &control_admin_flag],
-            ]
-            .concat(),
-        );
-        ready(control_admin).await;
-        let token = Command::new(env!("CARGO_BIN_EXE_outrigger"))
-            .args([
-                "token",
-                "create",
-                "--state-dir",
-                &state,
-                "--namespace",
-                "shop",
-                "--service-account",
-                "web",
-            ])
-            .output()
-            .unwrap();
-        assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
-        std::fs::write(mesh.path("token"), token.stdout).unwrap();
-        let (roots, token, own) = (format!("{state}/roots.pem"), mesh.path("token"), mesh.path("web"));
-        mesh.spawn(
-            DESCRIPTORS,
-            &[
-                &["proxy", "--control-plane", &control, "--control-plane-ca", &roots][..],
-                &["--token-file", &token, "--state-dir", &own, "--instance", "web-1", "--workers", "2"],
-                &["--outbound", &outbound.to_string(), "--admin", &admin.to_string()],
-            ]
-            .concat(),
-        );
-        ready(admin).await;
-        mesh
-    }
-
-    /// Runs `outrigger` with these arguments, and that limit on descriptors, soft and hard.
-    fn spawn(&mut self, descriptors: u32, args: &[&str]) {
-        let limited = format!("ulimit -n {descriptors}; exec \"$0\" --exit-with-parent \"$@\"");
-        let log = std::fs::File::create(self.path(&format!("{}.log", args[0]))).unwrap();
-        let child = Command::new("sh")
-            .args(["-c", &limited, env!("CARGO_BIN_EXE_outrigger")])
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.processes.push(child);
-    }
-
-    fn path(&self, name: &str) -> String {
-        Path::new(self.directory.path()).join(name).to_string_lossy().into_owned()
-    }
-}
-
-impl Drop for Mesh {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-/// Returns a free address.
-async fn ready(admin: SocketAddr) {
-    let answers = async {
-        while !get(admin, "/ready").await.starts_with("HTTP/1.1 200 ") {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(Duration::from_secs(30), answers).await.expect("a process that is ready in time");
 }

@@ -2,10 +2,10 @@
 //! Part of `tests/heavier`, which installs Envoy and sets `OUTRIGGER_ENVOY` to its path.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use outrigger::ports;
@@ -23,11 +23,11 @@ fn envoy_accepts_every_resource_serves_requests_and_follows_an_update() {
     assert!(["cds", "eds", "rds"].iter().all(|kind| kinds.contains(&(*kind).to_owned())), "{kinds:?}");
 
     // An endpoint that refuses connections, then another route with the first endpoint again.
-    mesh.configure(mesh.unused, "one");
+    mesh.processes.configure(&configuration(mesh.unused, "one"));
     wait("Envoy uses the new endpoint", || {
         mesh.get(mesh.front, "/items").filter(|answer| answer.contains(" 503 "))
     });
-    mesh.configure(mesh.app, "two");
+    mesh.processes.configure(&configuration(mesh.app, "two"));
     wait("Envoy uses the new route", || {
         mesh.get(mesh.front, "/items")
             .filter(|answer| answer.contains(" 200 ") && answer.contains("x-release: two"))
@@ -41,155 +41,29 @@ fn envoy_accepts_every_resource_serves_requests_and_follows_an_update() {
 
 /// A control plane, an application and an Envoy as a gateway, which has a certificate of the mesh. All ports are on loopback.
 struct Mesh {
-    directory: tempfile::TempDir,
+    processes: support::Mesh,
     listen: SocketAddr,
     admin: SocketAddr,
     app: SocketAddr,
     unused: SocketAddr,
     front: SocketAddr,
     envoy_admin: SocketAddr,
-    processes: Vec<Child>,
 }
 
 impl Mesh {
     fn start() -> Self {
         let [listen, admin, app, unused, front, envoy_admin, proxy_admin, outbound] = ports::free().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join("config")).unwrap();
-        let processes = Vec::new();
-        let mut mesh = Self { directory, listen, admin, app, unused, front, envoy_admin, processes };
-        mesh.configure(app, "one");
-        let state = mesh.path("state").display().to_string();
-        let outrigger = Path::new(env!("CARGO_BIN_EXE_outrigger"));
-        mesh.spawn(outrigger, "app", &["sample", "catalog", "--listen", &app.to_string()]);
-        let config = mesh.path("config").display().to_string();
-        let (listen, admin) = (listen.to_string(), admin.to_string());
-        mesh.spawn(
-            outrigger,
-            "control-plane",
-            &[
-                "control-plane",
-                "--config",
-                &config,
-                "--state-dir",
-                &state,
-                "--listen",
-                &listen,
-                "--admin",
-                &admin,
-            ],
-        );
-        wait("the control plane is ready", || {
-            mesh.get(mesh.admin, "/ready").filter(|answer| answer.contains(" 200 "))
-        });
-        mesh.join(&listen, &state, proxy_admin, outbound);
-        std::fs::write(mesh.path("envoy.yaml"), mesh.bootstrap()).unwrap();
-        let envoy =
-            PathBuf::from(std::env::var("OUTRIGGER_ENVOY").expect("OUTRIGGER_ENVOY: run tests/heavier"));
-        let bootstrap = mesh.path("envoy.yaml").display().to_string();
-        mesh.spawn(
-            &envoy,
-            "envoy",
-            &["-c", &bootstrap, "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id"],
-        );
+        let mut processes = support::Mesh::start(&[], listen, admin, &configuration(app, "one"));
+        processes.outrigger("app", &[], &["sample", "catalog", "--listen", &app.to_string()]);
+        // A sidecar gets the certificate for Envoy.
+        processes.sidecar(&[], "gateway", proxy_admin, &["--outbound", &outbound.to_string()]);
+        let mut mesh = Self { processes, listen, admin, app, unused, front, envoy_admin };
+        let bootstrap = mesh.processes.path("envoy.yaml");
+        std::fs::write(&bootstrap, mesh.bootstrap()).unwrap();
+        let envoy = std::env::var("OUTRIGGER_ENVOY").expect("OUTRIGGER_ENVOY: run tests/heavier");
+        let flags = ["--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id"];
+        mesh.processes.spawn("envoy", &[&[&envoy, "-c", &bootstrap], &flags[..]].concat());
         mesh
-    }
-
-    /// Gets a certificate for Envoy: a sidecar joins, writes its key and its certificate, and ends.
-    fn join(&mut self, listen: &str, state: &str, admin: SocketAddr, outbound: SocketAddr) {
-        let outrigger = Path::new(env!("CARGO_BIN_EXE_outrigger"));
-        let token = Command::new(outrigger)
-            .args([
-                "token",
-                "create",
-                "--state-dir",
-                state,
-                "--namespace",
-                "shop",
-                "--service-account",
-                "gateway",
-            ])
-            .output()
-            .unwrap();
-        assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
-        std::fs::write(self.path("token"), token.stdout).unwrap();
-        let path = |name: &str| self.path(name).display().to_string();
-        let (roots, token, gateway) = (format!("{state}/roots.pem"), path("token"), path("gateway"));
-        let (admin, outbound) = (admin.to_string(), outbound.to_string());
-        self.spawn(
-            outrigger,
-            "sidecar",
-            &[
-                "proxy",
-                "--control-plane",
-                listen,
-                "--control-plane-ca",
-                &roots,
-                "--token-file",
-                &token,
-                "--state-dir",
-                &gateway,
-                "--admin",
-                &admin,
-                "--outbound",
-                &outbound,
-            ],
-        );
-        wait("the sidecar has a certificate", || self.path("gateway/identity.pem").exists().then_some(()));
-        let mut sidecar = self.processes.pop().unwrap();
-        sidecar.kill().unwrap();
-        sidecar.wait().unwrap();
-    }
-
-    /// Writes the configuration: services of every protocol, and `cart` with one endpoint and one route.
-    fn configure(&self, endpoint: SocketAddr, release: &str) {
-        let service = |name: &str, spec: &str, ports: &str| {
-            format!(
-                "apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: shop}}
-spec: {{{spec}, ports: [{ports}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{name: a, port: {}, protocol: TCP}}, {{name: b, port: 9, protocol: TCP}}]
-endpoints: [{{addresses: [\"{}\"]}}]
----
-",
-                endpoint.port(),
-                endpoint.ip()
-            )
-        };
-        let yaml = [
-            service("cart", "clusterIP: 10.96.0.10", "{name: a, port: 80, appProtocol: http}"),
-            service(
-                "db",
-                "clusterIP: 10.96.0.11",
-                "{name: a, port: 5432, appProtocol: tcp}, {name: b, port: 9}",
-            ),
-            service("grpc", "clusterIP: 10.96.0.12", "{name: a, port: 80, appProtocol: kubernetes.io/h2c}"),
-            service("headless", "clusterIP: None", "{name: a, port: 80, appProtocol: http}"),
-            format!(
-                "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: cart, namespace: shop}}
-spec:
-  parentRefs: [{{group: \"\", kind: Service, name: cart, port: 80}}]
-  rules:
-  - timeouts: {{request: 5s}}
-    retry: {{attempts: 1, codes: [503]}}
-    filters:
-    - type: ResponseHeaderModifier
-      responseHeaderModifier: {{set: [{{name: x-release, value: {release}}}]}}
-    backendRefs: [{{name: cart, port: 80}}]
-"
-            ),
-        ];
-        let new = self.path("shop.yaml");
-        std::fs::write(&new, yaml.concat()).unwrap();
-        std::fs::rename(new, self.path("config/shop.yaml")).unwrap();
     }
 
     /// Waits until Envoy has acknowledged everything. Returns the types that it holds; panics if it has rejected a resource.
@@ -214,7 +88,7 @@ spec:
 
     /// Envoy's own configuration: the control plane over mutual TLS, and one listener with the routes of `cart`.
     fn bootstrap(&self) -> String {
-        let directory = self.directory.path().display();
+        let directory = self.processes.path("");
         let address = |at: SocketAddr| {
             format!("{{socket_address: {{address: {}, port_value: {}}}}}", at.ip(), at.port())
         };
@@ -267,25 +141,14 @@ static_resources:
           tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}
           alpn_protocols: [h2]
           tls_certificates:
-          - certificate_chain: {{filename: {directory}/gateway/identity.pem}}
-            private_key: {{filename: {directory}/gateway/identity.key}}
+          - certificate_chain: {{filename: {directory}gateway/identity.pem}}
+            private_key: {{filename: {directory}gateway/identity.key}}
           validation_context:
-            trusted_ca: {{filename: {directory}/state/roots.pem}}
+            trusted_ca: {{filename: {directory}roots.pem}}
             match_typed_subject_alt_names:
             - {{san_type: URI, matcher: {{exact: "spiffe://cluster.local/ns/outrigger-system/sa/control-plane"}}}}
 "#
         )
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn spawn(&mut self, program: &Path, name: &str, args: &[&str]) {
-        let log = std::fs::File::create(self.path(&format!("{name}.log"))).unwrap();
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.processes.push(command.spawn().unwrap());
     }
 
     /// Returns the whole response as text, or None if the port is not open yet.
@@ -299,20 +162,49 @@ static_resources:
     }
 }
 
-impl Drop for Mesh {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-        if std::thread::panicking() {
-            for name in ["control-plane", "sidecar", "envoy"] {
-                let log = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-                let lines: Vec<_> = log.lines().collect();
-                eprintln!("== {name}\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
-            }
-        }
-    }
+/// Returns the configuration: services of every protocol, and `cart` with one endpoint and one route.
+fn configuration(endpoint: SocketAddr, release: &str) -> String {
+    let service = |name: &str, spec: &str, ports: &str| {
+        format!(
+            "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop}}
+spec: {{{spec}, ports: [{ports}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: a, port: {}, protocol: TCP}}, {{name: b, port: 9, protocol: TCP}}]
+endpoints: [{{addresses: [\"{}\"]}}]
+---
+",
+            endpoint.port(),
+            endpoint.ip()
+        )
+    };
+    [
+        service("cart", "clusterIP: 10.96.0.10", "{name: a, port: 80, appProtocol: http}"),
+        service("db", "clusterIP: 10.96.0.11", "{name: a, port: 5432, appProtocol: tcp}, {name: b, port: 9}"),
+        service("grpc", "clusterIP: 10.96.0.12", "{name: a, port: 80, appProtocol: kubernetes.io/h2c}"),
+        service("headless", "clusterIP: None", "{name: a, port: 80, appProtocol: http}"),
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: cart, namespace: shop}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: cart, port: 80}}]
+  rules:
+  - timeouts: {{request: 5s}}
+    retry: {{attempts: 1, codes: [503]}}
+    filters:
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {{set: [{{name: x-release, value: {release}}}]}}
+    backendRefs: [{{name: cart, port: 80}}]
+"
+        ),
+    ]
+    .concat()
 }
 
 /// Waits for a value; panics after 30 s.

@@ -4,6 +4,8 @@
 
 mod mesh;
 mod namespace;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +13,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use self::mesh::Mesh;
-use self::namespace::{Family, OUTRIGGER, Pair, outrigger};
+use self::namespace::{Family, Pair};
+use self::support::OUTRIGGER;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -20,16 +23,12 @@ fn captured_connections_go_through_both_sidecars() {
     for family in FAMILIES {
         let mesh = Mesh::start(family);
         let answer = mesh.client.get(&mesh.service_url());
-        assert!(
-            answer.as_ref().is_some_and(|answer| answer.contains("paddle")),
-            "{answer:?}\n{}",
-            mesh.logs()
-        );
+        assert!(answer.as_ref().is_some_and(|answer| answer.contains("paddle")), "{answer:?}");
         // The original destination selects the destination; `Host` is ignored.
         let answer =
             mesh.client.run(&["curl", "-sf", "-m", "5", "-H", "Host: nowhere.example", &mesh.service_url()]);
-        assert!(answer.contains("paddle"), "{answer}\n{}", mesh.logs());
-        assert_eq!(mesh.served_to("client"), 2, "{}", mesh.logs());
+        assert!(answer.contains("paddle"), "{answer}");
+        assert_eq!(mesh.served_to("client"), 2);
     }
 }
 
@@ -39,18 +38,14 @@ fn a_workload_reaches_itself() {
         let mesh = Mesh::start(family);
         // Its service: through its own sidecar, outbound and inbound.
         let answer = mesh.server.get(&mesh.service_url());
-        assert!(
-            answer.as_ref().is_some_and(|answer| answer.contains("paddle")),
-            "{answer:?}\n{}",
-            mesh.logs()
-        );
-        assert_eq!(mesh.served_to("server"), 1, "{}", mesh.logs());
+        assert!(answer.as_ref().is_some_and(|answer| answer.contains("paddle")), "{answer:?}");
+        assert_eq!(mesh.served_to("server"), 1);
         // Its own address and loopback: directly.
         for address in [mesh.application, mesh.loopback_application] {
             let answer = mesh.server.get(&format!("http://{address}/items"));
-            assert!(answer.is_some_and(|answer| answer.contains("paddle")), "{address}\n{}", mesh.logs());
+            assert!(answer.is_some_and(|answer| answer.contains("paddle")), "{address}");
         }
-        assert_eq!(mesh.served_to("server"), 1, "{}", mesh.logs());
+        assert_eq!(mesh.served_to("server"), 1);
     }
 }
 
@@ -74,14 +69,14 @@ fn only_excluded_ports_are_reached_without_the_sidecar() {
                 &url,
             ])
         };
-        assert!(from_outside(mesh.excluded_application.port()).is_ok(), "{}", mesh.logs());
+        assert!(from_outside(mesh.excluded_application.port()).is_ok());
         assert!(from_outside(mesh.application.port()).is_err(), "strict mutual TLS");
         assert!(from_outside(mesh.loopback_application.port()).is_err(), "it listens on loopback alone");
         for port in [15000, 15001] {
             assert!(from_outside(port).is_err(), "{port} listens on loopback alone");
         }
         let metrics = format!("http://{}/metrics", SocketAddr::new(there, 15020));
-        assert!(mesh.client.get(&metrics).is_some_and(|page| page.contains("outrigger_")), "{}", mesh.logs());
+        assert!(mesh.client.get(&metrics).is_some_and(|page| page.contains("outrigger_")));
     }
 }
 
@@ -94,7 +89,7 @@ fn open_connections_and_udp_stay_as_they_are() {
         let mut open = pair.client.inside(move || TcpStream::connect(there).unwrap());
         let (mut accepted, _) = echo.accept().unwrap();
         for namespace in [&pair.client, &pair.server] {
-            namespace.run(&outrigger(&["capture"]));
+            namespace.run(&[OUTRIGGER, "capture"]);
         }
         exchange(&mut open, &mut accepted);
         exchange(&mut accepted, &mut open);
@@ -106,7 +101,7 @@ fn open_connections_and_udp_stay_as_they_are() {
         let mut bytes = [0; 16];
         assert_eq!(udp.recv(&mut bytes).unwrap(), 8);
         for namespace in [&pair.client, &pair.server] {
-            namespace.run(&outrigger(&["capture", "--remove"]));
+            namespace.run(&[OUTRIGGER, "capture", "--remove"]);
         }
         assert!(pair.client.inside(connect).is_ok());
     }
@@ -127,34 +122,37 @@ fn the_redirection_is_verified_replaced_and_removed_as_a_whole() {
         let pod = &pair.client;
         pod.run(&["nft", "table inet theirs { chain own { type filter hook input priority 0; }; }"]);
         let before = pod.run(&["nft", "list", "ruleset"]);
-        let error = pod.try_run(&outrigger(&["capture", "--verify"])).unwrap_err();
+        let error = pod.try_run(&[OUTRIGGER, "capture", "--verify"]).unwrap_err();
         assert!(error.contains("connections are not redirected"), "{error}");
 
         // Also where everything is excluded.
-        let flags =
-            ["capture", "--exclude-outbound-cidrs", "0.0.0.0/0,::/0", "--exclude-inbound-ports", "22"];
-        pod.run(&outrigger(&flags));
+        let flags = [
+            OUTRIGGER,
+            "capture",
+            "--exclude-outbound-cidrs",
+            "0.0.0.0/0,::/0",
+            "--exclude-inbound-ports",
+            "22",
+        ];
+        pod.run(&flags);
         let set = pod.run(&["nft", "list", "ruleset"]);
-        pod.run(&outrigger(&flags));
+        pod.run(&flags);
         assert_eq!(pod.run(&["nft", "list", "ruleset"]), set);
-        pod.run(&outrigger(&["capture", "--verify"]));
+        pod.run(&[OUTRIGGER, "capture", "--verify"]);
         pod.run(
-            &[&["setpriv", "--reuid", "65534", "--clear-groups"], &outrigger(&["capture", "--verify"])[..]]
+            &[&["setpriv", "--reuid", "65534", "--clear-groups"][..], &[OUTRIGGER, "capture", "--verify"]]
                 .concat(),
         );
         let error = pod
             .try_run(
-                &[
-                    &["setpriv", "--reuid", "1500", "--clear-groups"],
-                    &outrigger(&["capture", "--verify"])[..],
-                ]
-                .concat(),
+                &[&["setpriv", "--reuid", "1500", "--clear-groups"][..], &[OUTRIGGER, "capture", "--verify"]]
+                    .concat(),
             )
             .unwrap_err();
         assert!(error.contains("user 1500"), "{error}");
 
-        pod.run(&outrigger(&["capture", "--remove"]));
-        pod.run(&outrigger(&["capture", "--remove"]));
+        pod.run(&[OUTRIGGER, "capture", "--remove"]);
+        pod.run(&[OUTRIGGER, "capture", "--remove"]);
         assert_eq!(pod.run(&["nft", "list", "ruleset"]), before);
     }
 }
@@ -163,7 +161,7 @@ fn the_redirection_is_verified_replaced_and_removed_as_a_whole() {
 fn a_missing_capability_is_named() {
     let pair = Pair::new(Family::V4, "cap");
     let drop = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
-    let error = pair.client.try_run(&[&drop, &outrigger(&["capture"])[..]].concat()).unwrap_err();
+    let error = pair.client.try_run(&[&drop[..], &[OUTRIGGER, "capture"]].concat()).unwrap_err();
     assert!(error.contains("the capability NET_ADMIN is missing"), "{error}");
 }
 
@@ -191,7 +189,7 @@ fn the_cni_plugin_captures_pods_with_a_sidecar() {
             let output = child.wait_with_output().unwrap();
             (output.status.success(), String::from_utf8(output.stdout).unwrap())
         };
-        let verify = || pair.client.try_run(&outrigger(&["capture", "--verify"]));
+        let verify = || pair.client.try_run(&[OUTRIGGER, "capture", "--verify"]);
         assert_eq!(call("ADD", "{}"), (true, "{\"ips\":[]}\n".into()));
         assert!(verify().is_err(), "the pod has no sidecar");
         let sidecar = r#"{"outrigger.dev/status":"{}","outrigger.dev/exclude-inbound-ports":"22"}"#;

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-pub(crate) const OUTRIGGER: &str = env!("CARGO_BIN_EXE_outrigger");
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     V4,
@@ -73,14 +71,13 @@ impl Namespace {
 
     /// Runs a command in it and returns its output, or what it prints on stderr if it fails.
     pub(crate) fn try_run(&self, command: &[&str]) -> Result<String, String> {
-        output(&mut self.command(command))
+        let enter = self.enter();
+        try_run(&[&enter.each_ref().map(String::as_str), command].concat())
     }
 
-    /// Returns a command that runs in it.
-    pub(crate) fn command(&self, command: &[&str]) -> Command {
-        let mut inside = Command::new("nsenter");
-        inside.arg(format!("--net={}", self.path())).arg("--").args(command);
-        inside
+    /// Returns the first words of a command line that runs in it.
+    pub(crate) fn enter(&self) -> [String; 3] {
+        ["nsenter".to_owned(), format!("--net={}", self.path()), "--".to_owned()]
     }
 
     /// Returns the body of a page. Returns None if the request fails.
@@ -114,18 +111,12 @@ impl Drop for Namespace {
     }
 }
 
-/// The command line of `outrigger`.
-pub(crate) fn outrigger<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    [&[OUTRIGGER], args].concat()
-}
-
 fn run(command: &[&str]) {
-    output(Command::new(command[0]).args(&command[1..]))
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    try_run(command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
 }
 
-fn output(command: &mut Command) -> Result<String, String> {
-    let output = command.output().unwrap();
+fn try_run(command: &[&str]) -> Result<String, String> {
+    let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
