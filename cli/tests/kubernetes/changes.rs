@@ -92,28 +92,6 @@ fn no_request_is_lost_while_a_canary_is_shifted() {
     });
 }
 
-#[test]
-fn callers_without_sidecars_lose_nothing_when_a_namespace_joins_and_strict_refuses_them() {
-    let callers = Namespace::plain("not-joining");
-    let mut namespace = Namespace::plain("joining");
-    // The pods that have no sidecars yet must end as gracefully as those of every cluster.
-    namespace.apply(&deployment("web", 2, &server(", lifecycle: {preStop: {sleep: {seconds: 3}}}")));
-    namespace.ready("deploy/web");
-    let load = Load::start(&callers, "http://web.joining/", 50);
-    load.during("namespace labelled, pods restarted", || {
-        namespace.join();
-        namespace.kubectl(&["rollout", "restart", "deploy/web"]);
-        namespace.ready("deploy/web");
-        sleep(Duration::from_secs(7));
-    });
-    let before = load.counts();
-    kubectl(&["label", "namespace", "joining", "outrigger.dev/mtls=strict"]);
-    eventually("refused requests", 30, || match load.counts() {
-        after if after.lost > before.lost + 20 => Ok(()),
-        after => Err(format!("{after:?}")),
-    });
-}
-
 /// Gives `v1` percent of the requests to v1, the others to v2.
 fn route(namespace: &Namespace, v1: u32) {
     namespace.apply(&format!(
