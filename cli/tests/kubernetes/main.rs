@@ -9,6 +9,7 @@ mod example;
 mod measure;
 mod permissive;
 mod security;
+mod upgrade;
 mod workloads;
 
 mod load;

@@ -13,14 +13,19 @@ pub(crate) fn installed() {
             &["pod", "outrigger-proxy", "outrigger-control-plane", "outrigger-cli"].map(cluster::image),
         );
         cluster::install_crds();
-        let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
-            .args(["install", "--otlp-endpoint", "http://jaeger.tracing:4317"])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        cluster::apply(&String::from_utf8(output.stdout).unwrap());
+        cluster::apply(&manifest());
         ready();
     });
+}
+
+/// Returns what `outrigger install` prints.
+pub(crate) fn manifest() -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(["install", "--otlp-endpoint", "http://jaeger.tracing:4317"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Waits until all replicas of the control plane are ready.
