@@ -10,13 +10,15 @@ use serde_json::Value;
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/chart");
 
 /// Each flag of `outrigger install`, and the value of the chart.
-const VALUES: [(&str, &str, &str); 6] = [
+const VALUES: [(&str, &str, &str); 8] = [
     ("--image-registry", "imageRegistry", "registry.example:5000/team"),
     ("--image-tag", "imageTag", "1.2.3-rc.1"),
     ("--replicas", "replicas", "3"),
     ("--trust-domain", "trustDomain", "example.org"),
     ("--cluster-domain", "clusterDomain", "cluster.example"),
     ("--otlp-endpoint", "otlpEndpoint", "http://jaeger.tracing:4317"),
+    ("--cni-bin-dir", "cni.binDir", "/k3s/bin"),
+    ("--cni-conf-dir", "cni.confDir", "/k3s/net.d"),
 ];
 
 #[test]
@@ -28,8 +30,10 @@ fn helm_finds_nothing_wrong_with_the_chart() {
 fn the_chart_renders_to_the_objects_of_install() {
     let defaults = (install(&[]), template(&[]));
     assert_eq!(defaults.0, defaults.1);
-    let flags: Vec<_> = VALUES.iter().flat_map(|(flag, _, value)| [*flag, *value]).collect();
-    let values: Vec<_> = VALUES.iter().map(|(_, name, value)| format!("{name}={value}")).collect();
+    let mut flags: Vec<_> = VALUES.iter().flat_map(|(flag, _, value)| [*flag, *value]).collect();
+    flags.push("--cni-enabled");
+    let mut values: Vec<_> = VALUES.iter().map(|(_, name, value)| format!("{name}={value}")).collect();
+    values.push("cni.enabled=true".to_owned());
     let values: Vec<_> = values.iter().flat_map(|value| ["--set", value.as_str()]).collect();
     let changed = (install(&flags), template(&values));
     assert_eq!(changed.0, changed.1);

@@ -15,11 +15,13 @@ use template::render;
 
 const IMAGES: &str = "Images";
 const MESH: &str = "Mesh";
+const CNI: &str = "CNI plugin";
 
 /// The namespace, then the chart's templates, in the order in which objects are created. The webhook comes last, when there is
 /// a control plane to call.
-const TEMPLATES: [&str; 8] = [
+const TEMPLATES: [&str; 9] = [
     include_str!("../../../deploy/namespace.yaml"),
+    include_str!("../../../deploy/chart/templates/cni.yaml"),
     include_str!("../../../deploy/chart/templates/service-account.yaml"),
     include_str!("../../../deploy/chart/templates/rbac.yaml"),
     include_str!("../../../deploy/chart/templates/service.yaml"),
@@ -40,7 +42,10 @@ Examples:
 
   # From a registry of your own, with traces to a Jaeger
   outrigger install --image-registry registry.example \\
-      --otlp-endpoint http://jaeger.tracing:4317 | kubectl apply -f -")]
+      --otlp-endpoint http://jaeger.tracing:4317 | kubectl apply -f -
+
+  # Where pods may not have NET_ADMIN
+  outrigger install --cni-enabled | kubectl apply -f -")]
 pub(crate) struct InstallArgs {
     /// Registry of the images outrigger/control-plane and outrigger/proxy.
     #[arg(long, value_name = "REGISTRY", default_value = "docker.io", value_parser = plain, help_heading = IMAGES)]
@@ -60,13 +65,23 @@ pub(crate) struct InstallArgs {
     /// Where sidecars send traces and metrics by OTLP over gRPC, such as http://jaeger.tracing:4317.
     #[arg(long, value_name = "URL", value_parser = plain, help_heading = MESH)]
     otlp_endpoint: Option<String>,
+    /// Install the CNI plugin on every node: pods need no container with NET_ADMIN.
+    #[arg(long, help_heading = CNI)]
+    cni_enabled: bool,
+    /// Directory of the CNI plugins on the nodes.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = plain, help_heading = CNI)]
+    cni_bin_dir: String,
+    /// Directory of the CNI configuration on the nodes.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = plain, help_heading = CNI)]
+    cni_conf_dir: String,
 }
 
 impl InstallArgs {
     /// Returns the value of the chart that each flag is.
-    fn values(&self) -> [(&'static str, String); 6] {
-        let Self { image_registry, image_tag, replicas, trust_domain, cluster_domain, otlp_endpoint } =
+    fn values(&self) -> [(&'static str, String); 9] {
+        let Self { image_registry, image_tag, replicas, trust_domain, cluster_domain, otlp_endpoint, .. } =
             self.clone();
+        let Self { cni_enabled, cni_bin_dir, cni_conf_dir, .. } = self.clone();
         [
             ("imageRegistry", image_registry),
             ("imageTag", image_tag),
@@ -74,6 +89,9 @@ impl InstallArgs {
             ("trustDomain", trust_domain),
             ("clusterDomain", cluster_domain),
             ("otlpEndpoint", otlp_endpoint.unwrap_or_default()),
+            ("cni.enabled", cni_enabled.to_string()),
+            ("cni.binDir", cni_bin_dir),
+            ("cni.confDir", cni_conf_dir),
         ]
     }
 }
@@ -95,8 +113,12 @@ pub(crate) fn install(args: InstallArgs) -> Result<(), String> {
 /// Returns all objects, in one stream of YAML documents.
 fn manifest(args: &InstallArgs) -> Result<String, String> {
     let values = args.values();
-    let documents: Result<Vec<_>, _> = TEMPLATES.iter().map(|template| render(template, &values)).collect();
-    Ok(documents?.join("---\n"))
+    let value_of =
+        |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
+    let documents: Result<Vec<_>, _> = TEMPLATES.iter().map(|template| render(template, &value_of)).collect();
+    let mut documents = documents?;
+    documents.retain(|document| !document.is_empty());
+    Ok(documents.join("---\n"))
 }
 
 /// Prints what `outrigger install` has created, for `kubectl delete`.

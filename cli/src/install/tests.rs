@@ -24,8 +24,17 @@ fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
 fn every_flag_is_a_value_of_the_chart_with_the_same_default() {
     let values: Value = serde_saphyr::from_str(include_str!("../../../deploy/chart/values.yaml")).unwrap();
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let of_chart: BTreeSet<_> =
-        values.as_object().unwrap().iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    let of_chart: BTreeSet<_> = values
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(name, value)| match value {
+            Value::Object(group) => {
+                group.iter().map(|(inner, value)| (format!("{name}.{inner}"), text(value))).collect()
+            }
+            value => vec![(name.clone(), text(value))],
+        })
+        .collect();
     let flags: BTreeSet<_> =
         parsed(&[]).unwrap().values().map(|(name, value)| (name.to_owned(), value)).into();
     assert_eq!(of_chart, flags);
@@ -89,6 +98,22 @@ fn flags_are_in_the_deployment() {
 }
 
 #[test]
+fn the_cni_plugin_is_installed_only_if_it_is_enabled() {
+    let [without, with] = [objects(&[]), objects(&["--cni-enabled", "--cni-conf-dir=/k3s/net.d"])];
+    assert!(!without.iter().any(|object| object["kind"] == "DaemonSet"));
+    let spec = &one(&with, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(spec["containers"][0]["image"], format!("docker.io/outrigger/proxy:{VERSION}"));
+    let paths = spec["volumes"].as_array().unwrap().iter().map(|volume| &volume["hostPath"]["path"]);
+    assert_eq!(paths.collect::<Vec<_>>(), ["/opt/cni/bin", "/k3s/net.d"]);
+    for (objects, enabled) in [(&without, false), (&with, true)] {
+        let args = &one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
+        assert_eq!(args.as_array().unwrap().contains(&"--capture=cni".into()), enabled);
+        let rules = one(objects, "ClusterRole")["rules"].as_array().unwrap().clone();
+        assert_eq!(rules.iter().any(|rule| rule["resources"][0] == "pods/eviction"), enabled);
+    }
+}
+
+#[test]
 fn a_value_cannot_change_the_structure_of_the_yaml() {
     for flag in
         ["--image-registry=a\"b", "--trust-domain=a b", "--otlp-endpoint=http://a\n", "--image-tag={{ x }}"]
@@ -100,7 +125,7 @@ fn a_value_cannot_change_the_structure_of_the_yaml() {
 
 #[test]
 fn every_object_is_deleted_in_the_reverse_order() {
-    let installed: Vec<_> = objects(&[]).iter().map(name_of).collect();
+    let installed: Vec<_> = objects(&["--cni-enabled"]).iter().map(name_of).collect();
     let deleted = TEMPLATES.iter().rev().flat_map(|template| {
         let objects = template::objects(template).unwrap();
         objects.iter().rev().map(name_of).collect::<Vec<_>>()
@@ -144,10 +169,29 @@ fn both_entries_of_the_webhook_differ_in_selectors_only() {
 }
 
 #[test]
-fn an_action_that_is_no_value_is_an_error() {
-    let values = [("a", "1".to_owned())];
-    assert_eq!(render("x: {{ .Values.a }}/{{.Values.a}}\n", &values).unwrap(), "x: 1/1\n");
-    for template in ["{{ if .Values.a }}", "{{ .Values.b }}", "{{ .Values.a"] {
-        assert!(render(template, &values).unwrap_err().contains("unknown action"), "{template}");
+fn values_and_blocks_are_rendered_and_anything_else_is_an_error() {
+    let value_of = |name: &str| match name {
+        "a" => Some("1"),
+        "on" => Some("true"),
+        "off" => Some("false"),
+        _ => None,
+    };
+    let render = |template: &str| render(template, &value_of);
+    assert_eq!(render("x: {{ .Values.a }}/{{.Values.a}}\n").unwrap(), "x: 1/1\n");
+    let block = |condition: &str| {
+        render(&format!("a\n{{{{ if .Values.{condition} }}}}\nb\n{{{{ end }}}}\nc\n")).unwrap()
+    };
+    assert_eq!((block("on"), block("off")), ("a\nb\nc\n".into(), "a\nc\n".into()));
+    for template in [
+        "{{ .Values.b }}",
+        "{{ .Values.a",
+        "{{ end }}",
+        "{{ else }}",
+        "{{ if .Values.b }}\n{{ end }}",
+        "{{ if .Values.on }}\n{{ if .Values.on }}\n{{ end }}\n{{ end }}",
+        "{{ range .Values.a }}",
+    ] {
+        assert!(render(template).unwrap_err().contains("unknown action"), "{template}");
     }
+    assert!(render("{{ if .Values.on }}\nb\n").unwrap_err().contains("without an end"));
 }

@@ -5,6 +5,7 @@
 
 mod authority;
 mod changes;
+mod cni;
 mod example;
 mod measure;
 mod permissive;

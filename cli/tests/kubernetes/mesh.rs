@@ -13,15 +13,21 @@ pub(crate) fn installed() {
             &["pod", "outrigger-proxy", "outrigger-control-plane", "outrigger-cli"].map(cluster::image),
         );
         cluster::install_crds();
-        cluster::apply(&manifest());
-        ready();
+        install(&[]);
     });
 }
 
-/// Returns what `outrigger install` prints.
-pub(crate) fn manifest() -> String {
+/// Applies what `outrigger install` prints with more flags.
+pub(crate) fn install(flags: &[&str]) {
+    cluster::apply(&manifest(flags));
+    ready();
+}
+
+/// Returns what `outrigger install` prints with more flags.
+pub(crate) fn manifest(flags: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
         .args(["install", "--otlp-endpoint", "http://jaeger.tracing:4317"])
+        .args(flags)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

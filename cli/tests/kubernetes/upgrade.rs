@@ -34,7 +34,7 @@ fn no_request_is_lost_when_the_mesh_is_upgraded_in_either_order_or_downgraded() 
             by_previous.during(&format!("{what}, called by previous sidecar"), change)
         });
     };
-    during("control plane upgraded first", &|| install(&mesh::manifest()));
+    during("control plane upgraded first", &|| install(&mesh::manifest(&[])));
     during("then the sidecars", &|| restart(&namespace, CURRENT));
 
     during("control plane downgraded again", &|| install(&previous));
@@ -43,7 +43,7 @@ fn no_request_is_lost_when_the_mesh_is_upgraded_in_either_order_or_downgraded() 
         install(&previous.replace(PREVIOUS, CURRENT));
         restart(&namespace, CURRENT);
     });
-    during("then the control plane", &|| install(&mesh::manifest()));
+    during("then the control plane", &|| install(&mesh::manifest(&[])));
 }
 
 /// Loads the earlier images, and returns their manifest.
@@ -82,6 +82,6 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        install(&mesh::manifest());
+        install(&mesh::manifest(&[]));
     }
 }

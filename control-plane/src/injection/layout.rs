@@ -15,7 +15,7 @@ pub const PROXY_CONTAINER: &str = "outrigger-proxy";
 /// The init container that redirects the pod's connections to the sidecar.
 pub(super) const CAPTURE_CONTAINER: &str = "outrigger-capture";
 /// The init container that verifies the redirection that a CNI plugin has set up.
-pub(super) const CAPTURE_CHECK_CONTAINER: &str = "outrigger-capture-check";
+pub(crate) const CAPTURE_CHECK_CONTAINER: &str = "outrigger-capture-check";
 /// The user ID of that container.
 pub(super) const CAPTURE_CHECK_UID: u64 = 1501;
 /// All container names that injection uses.

@@ -3,10 +3,11 @@
 //! [`source`] starts one reflector for each kind, and feeds what they report to the assembler, as the watched directory does on
 //! Linux. [`pod_watch`] makes workloads of the pods. The API server may be away for any time: what was read stays, and the
 //! reflectors list again when it is back. [`status`] writes back what became of them. [`replica`] starts what the replicas share: the
-//! election ([`lease`]), the CA ([`authority`], [`rotation`]) and the trust roots ([`trust_roots`]). [`mtls_check`] is for
-//! `outrigger check`.
+//! election ([`lease`]), the CA ([`authority`], [`rotation`]) and the trust roots ([`trust_roots`]). [`capture_repair`] replaces pods
+//! that the CNI plugin has missed. [`mtls_check`] is for `outrigger check`.
 
 pub(crate) mod webhook;
+pub(crate) mod capture_repair;
 pub mod mtls_check;
 mod mtls_findings;
 mod cluster_check;

@@ -20,6 +20,8 @@ use super::settings::Settings;
 use crate::admin::pages::Pages;
 use crate::admin::server::Listeners;
 use crate::ca::service::CertificateService;
+use crate::injection::Capture;
+use crate::kubernetes::capture_repair;
 use crate::kubernetes::replica::Replica;
 use crate::kubernetes::status::{self, StatusInputs};
 use crate::kubernetes::webhook::Webhook;
@@ -107,6 +109,9 @@ impl ControlPlane {
 
         if let (Some((webhook, listener)), Some(replica)) = (webhook, &replica) {
             let webhook = Webhook {
+            if webhook.injection.capture == Capture::Cni {
+                tasks.spawn(capture_repair::run(replica.client(), replica.leadership()));
+            }
                 listener,
                 client: replica.client(),
                 authority: Arc::clone(&authority),

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::CniError;
@@ -13,23 +13,50 @@ use super::list::{PLUGIN, with_plugin, without_plugin};
 /// The extensions of files that the runtime reads.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// Copies this program to `directory`, under the name of the plugin.
-pub(super) fn copy_program(directory: &Path) -> Result<(), CniError> {
-    let copied = || {
-        let new = directory.join(format!(".{PLUGIN}.new"));
-        fs::copy("/proc/self/exe", &new)?;
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-        fs::rename(&new, directory.join(PLUGIN))
-    };
-    copied().map_err(|source| CniError::File { path: directory.join(PLUGIN), source })
+/// A copy of this program on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Program {
+    inode: u64,
+}
+
+impl Program {
+    /// Copies this program to `directory`, under the name of the plugin.
+    pub(super) fn copy(directory: &Path) -> Result<Self, CniError> {
+        let copied = || {
+            let new = directory.join(format!(".{PLUGIN}.new"));
+            fs::copy("/proc/self/exe", &new)?;
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+            let inode = fs::metadata(&new)?.ino();
+            fs::rename(&new, directory.join(PLUGIN))?;
+            Ok(Self { inode })
+        };
+        copied().map_err(|source| CniError::File { path: directory.join(PLUGIN), source })
+    }
+
+    /// Returns the program that is in `directory`. Returns None if there is none.
+    pub(super) fn find(directory: &Path) -> Option<Self> {
+        let metadata = fs::metadata(directory.join(PLUGIN)).ok()?;
+        Some(Self { inode: metadata.ino() })
+    }
+}
+
+/// Returns an error unless the program is in `programs` and the configuration that the runtime reads has the plugin.
+pub(super) fn check(configs: &Path, programs: &Path) -> Result<(), CniError> {
+    let first = first_file(configs)?;
+    let text = fs::read_to_string(&first).map_err(|source| CniError::File { path: first.clone(), source })?;
+    let missing = with_plugin(&text).map_err(|problem| CniError::Format { path: first.clone(), problem })?;
+    match (missing, Program::find(programs)) {
+        (None, Some(_)) => Ok(()),
+        (Some(_), _) => Err(CniError::NotInstalled(first)),
+        (None, None) => Err(CniError::NotInstalled(programs.join(PLUGIN))),
+    }
 }
 
 /// Adds the plugin to the configuration that the runtime reads, unless it is there. Returns the file if it was changed.
 pub(super) fn add(directory: &Path) -> Result<Option<PathBuf>, CniError> {
-    let files = files(directory)?;
-    let Some(first) = files.first() else { return Err(CniError::NoNetwork(directory.to_owned())) };
-    let changed = edit(first, with_plugin)?;
-    Ok(changed.then(|| first.clone()))
+    let first = first_file(directory)?;
+    let changed = edit(&first, with_plugin)?;
+    Ok(changed.then_some(first))
 }
 
 /// Removes the plugin from every configuration in `configs`, then its program from `programs`.
@@ -48,6 +75,12 @@ pub(super) fn remove(configs: &Path, programs: &Path) -> Result<(), CniError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Returns the file that the runtime reads.
+fn first_file(directory: &Path) -> Result<PathBuf, CniError> {
+    let first = files(directory)?.into_iter().next();
+    first.ok_or_else(|| CniError::NoNetwork(directory.to_owned()))
 }
 
 /// Returns the files that the runtime considers, in its order.
@@ -102,7 +135,14 @@ mod tests {
         assert_eq!(add(&configs).unwrap(), None);
         write();
         assert_eq!(add(&configs).unwrap(), Some(first.clone()));
-        copy_program(&programs).unwrap();
+        assert!(matches!(check(&configs, &programs), Err(CniError::NotInstalled(_))), "no program");
+        let old = Program::copy(&programs).unwrap();
+        check(&configs, &programs).unwrap();
+        let new = Program::copy(&programs).unwrap();
+        assert!(Program::find(&programs) == Some(new) && old != new, "a copy is known from another one");
+        write();
+        assert!(matches!(check(&configs, &programs), Err(CniError::NotInstalled(_))), "no entry");
+        assert_eq!(add(&configs).unwrap(), Some(first.clone()));
         assert!(has() && programs.join(PLUGIN).metadata().unwrap().permissions().mode() & 0o111 == 0o111);
         remove(&configs, &programs).unwrap();
         assert!(!has() && fs::read_dir(&programs).unwrap().next().is_none());

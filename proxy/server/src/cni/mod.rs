@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
+use installer::Program;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,10 +33,12 @@ pub struct CniArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum CniCommand {
-    /// Install the plugin on this node, and repair its configuration until SIGTERM
+    /// Install the plugin on this node, keep it installed until SIGTERM, then remove it
     ///
-    /// After SIGTERM the plugin stays, so that pods can start while the DaemonSet is upgraded.
+    /// What another process has installed since stays, so that pods can start while the DaemonSet is upgraded.
     Install(Directories),
+    /// Verify that the plugin is installed on this node, as a readiness probe
+    Check(Directories),
     /// Remove the plugin from this node
     Uninstall(Directories),
 }
@@ -72,29 +75,34 @@ pub enum CniError {
     /// There is no configuration yet.
     #[error("{}: there is no CNI configuration: the cluster's network plugin is not installed", .0.display())]
     NoNetwork(PathBuf),
+    /// A part of the plugin is missing.
+    #[error("{}: the plugin is not installed", .0.display())]
+    NotInstalled(PathBuf),
     /// The process cannot run.
     #[error("{0}")]
     Start(io::Error),
 }
 
-/// Installs or removes the plugin. Installing ends with SIGTERM.
+/// Installs, checks or removes the plugin. Installing ends with SIGTERM.
 pub fn cni(args: &CniArgs) -> Result<(), CniError> {
     match &args.command {
         CniCommand::Install(directories) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(CniError::Start)?.block_on(keep_installed(directories))
         }
+        CniCommand::Check(Directories { bin_dir, conf_dir }) => installer::check(conf_dir, bin_dir),
         CniCommand::Uninstall(directories) => installer::remove(&directories.conf_dir, &directories.bin_dir),
     }
 }
 
-/// Adds the plugin to the configuration, again whenever another program has rewritten it.
+/// Installs the plugin, again whenever another program has removed a part of it. Removes it after SIGTERM.
 async fn keep_installed(directories: &Directories) -> Result<(), CniError> {
+    let Directories { bin_dir, conf_dir } = directories;
     let mut terminated = signal(SignalKind::terminate()).map_err(CniError::Start)?;
-    installer::copy_program(&directories.bin_dir)?;
+    let mut program = Program::copy(bin_dir)?;
     let mut failure = None;
     loop {
-        match installer::add(&directories.conf_dir) {
+        match repair(&mut program, directories) {
             Ok(Some(file)) => eprintln!("outrigger-cni: added to {}", file.display()),
             Ok(None) => failure = None,
             Err(error) => {
@@ -107,9 +115,23 @@ async fn keep_installed(directories: &Directories) -> Result<(), CniError> {
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
-            _ = terminated.recv() => return Ok(()),
+            _ = terminated.recv() => break,
         }
     }
+    // While the DaemonSet is upgraded, the next pod has installed its own before this one ends.
+    if Program::find(bin_dir).is_some_and(|installed| installed != program) {
+        return Ok(());
+    }
+    installer::remove(conf_dir, bin_dir)
+}
+
+/// Installs what is missing. Returns the configuration to which the plugin was added.
+fn repair(program: &mut Program, directories: &Directories) -> Result<Option<PathBuf>, CniError> {
+    // Without its program, an entry of the configuration lets no pod start.
+    if Program::find(&directories.bin_dir).is_none() {
+        *program = Program::copy(&directories.bin_dir)?;
+    }
+    installer::add(&directories.conf_dir)
 }
 
 /// Returns whether the container runtime has started this program as the plugin.
