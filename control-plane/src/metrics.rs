@@ -39,6 +39,7 @@ impl Metrics {
             xds_streams,
             xds_resources_refused,
             source_refusals,
+            pods_without_sidecar,
             ca_not_after,
         } = at_scrape;
         let counter =
@@ -121,6 +122,13 @@ impl Metrics {
                 "outrigger_control_plane_source_refusals",
                 "Resources of the configuration that are refused now",
                 source_refusals,
+            ),
+            Family::gauge(
+                "outrigger_control_plane_pods_without_sidecar",
+                "Pods that run without the sidecar that they are to have",
+                pods_without_sidecar
+                    .into_iter()
+                    .map(|(namespace, count)| (labels([("namespace", &*namespace)]), count as f64)),
             ),
             Family::gauge(
                 "outrigger_control_plane_build_info",
@@ -213,7 +221,7 @@ impl CounterByLabel {
 }
 
 /// Values of the gauges that are read for each scrape.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct GaugeValues {
     /// Services of the mesh.
     pub services: usize,
@@ -225,6 +233,8 @@ pub(crate) struct GaugeValues {
     pub xds_resources_refused: usize,
     /// Refused resources of the configuration.
     pub source_refusals: usize,
+    /// Pods that run without the sidecar that they are to have, by namespace.
+    pub pods_without_sidecar: BTreeMap<String, usize>,
     /// When the first certificate of the CA's chain expires.
     pub ca_not_after: Option<SystemTime>,
 }
@@ -260,6 +270,7 @@ mod tests {
             xds_streams: 0,
             xds_resources_refused: 0,
             source_refusals: 0,
+            pods_without_sidecar: BTreeMap::from([("shop".into(), 1)]),
             ca_not_after: Some(SystemTime::UNIX_EPOCH),
         };
         let existing = metrics.families(gauges).into_iter().map(|family| {

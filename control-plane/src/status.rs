@@ -1,5 +1,7 @@
 //! The status page: what `/status` returns and `outrigger status` prints.
 
+use std::collections::BTreeMap;
+
 use outrigger_core::identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 
@@ -32,11 +34,32 @@ pub struct Status {
     /// The endpoints that are not ready, of EndpointSlices and of registered workloads.
     #[serde(default)]
     pub endpoints_not_ready: Vec<EndpointStatus>,
+    /// The pods of a cluster that run without the sidecar that they are to have.
+    #[serde(default)]
+    pub pods_without_sidecar: Vec<PodStatus>,
     /// The number of certificates signed since the start.
     pub certificates_issued: u64,
     /// Current problems of the control plane itself.
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+/// A pod of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl PodStatus {
+    /// Returns the number of pods in each namespace that has any.
+    pub(crate) fn count_by_namespace(pods: &[Self]) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        pods.iter().for_each(|pod| *counts.entry(pod.namespace.clone()).or_default() += 1);
+        counts
+    }
 }
 
 /// One registered workload.

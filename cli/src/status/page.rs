@@ -30,6 +30,7 @@ pub(super) fn page(status: &Status, wide: bool, now: Timestamp) -> String {
         ("Refused configuration:\n", lines(&status.refusals)),
         ("Ignored fields:\n", lines(&status.ignored_fields)),
         ("Endpoints that are not ready:\n", endpoints(status)),
+        ("Pods without the sidecar that they are to have (restart them):\n", pods(status)),
         ("Registered workloads without a connected proxy:\n", disconnected),
         ("Registered workloads:\n", workloads),
         ("Problems of the control plane:\n", lines(&status.problems)),
@@ -117,6 +118,14 @@ fn endpoints(status: &Status) -> String {
     table.to_text()
 }
 
+fn pods(status: &Status) -> String {
+    let mut table = Table::new(&["NAMESPACE", "POD"]);
+    for pod in &status.pods_without_sidecar {
+        table.row(Tone::Warning, [&pod.namespace, &pod.name]);
+    }
+    table.to_text()
+}
+
 fn workloads(status: &Status, shown: impl Fn(&RegistrationStatus) -> bool) -> String {
     let mut table = Table::new(&["INSTANCE", "IDENTITY", "HEALTH", "SERVES"]);
     for workload in status.registrations.iter().filter(|workload| shown(workload)) {
@@ -133,6 +142,7 @@ fn lines(reasons: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_control_plane::status::PodStatus;
     use serde_json::{Value, json};
 
     use super::*;
@@ -215,8 +225,10 @@ web-1  spiffe://cluster.local/ns/shop/sa/web  outrigger 0.1.0  SYNCED         in
             "namespace": "shop", "service": "cart", "port": 80, "address": "10.0.0.1:9080", "health": "draining",
         }]))
         .unwrap();
+        status.pods_without_sidecar = vec![PodStatus { namespace: "shop".into(), name: "web-1".into() }];
         let text = text(&status, false);
         for expected in [
+            "\nPods without the sidecar that they are to have (restart them):\nNAMESPACE  POD\nshop       web-1\n",
             "\nRefused configuration:\n  shop.yaml, document 2: HTTPRoute shop/cart: spec.rules: is no list\n",
             "\nEndpoints that are not ready:\nSERVICE  NAMESPACE  PORT  ADDRESS        INSTANCE  HEALTH\n\
              cart     shop       80    10.0.0.1:9080  -         draining\n",

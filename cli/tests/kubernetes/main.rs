@@ -8,6 +8,7 @@ mod changes;
 mod cni;
 mod example;
 mod measure;
+mod mistakes;
 mod permissive;
 mod security;
 mod upgrade;

@@ -27,6 +27,12 @@ impl Namespace {
         Self::with_labels(name, "{}", false)
     }
 
+    /// Labels a plain namespace: pods that are created from now on get sidecars.
+    pub(crate) fn join(&mut self) {
+        kubectl(&["label", "namespace", self.name, "outrigger.dev/inject=enabled"]);
+        self.meshed = true;
+    }
+
     fn with_labels(name: &'static str, labels: &str, meshed: bool) -> Self {
         cluster::apply(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n"

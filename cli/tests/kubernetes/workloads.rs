@@ -117,7 +117,8 @@ fn kubectl_exec_logs_and_port_forward_reach_the_application() {
     namespace.ready("deploy/web");
     let answer = namespace.exec("deploy/web", &["/pod", "call", "http://127.0.0.1:8080/"]).unwrap();
     assert!(answer.contains("\"pod\":\"web-"), "{answer}");
-    namespace.kubectl(&["logs", "deploy/web", "-c", "outrigger-proxy"]);
+    let log = namespace.kubectl(&["logs", "deploy/web", "-c", "outrigger-proxy"]);
+    assert!(log.contains("certificate issued"), "{log}");
     // The forward runs in the network of node 1, as the call does.
     let forwarded = on_the_node(&[
         "bash",

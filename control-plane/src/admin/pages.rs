@@ -21,7 +21,7 @@ use crate::source::assembler::View;
 use crate::source::change::Diagnostic;
 use crate::source::sync::SyncStatus;
 use crate::state::{Store, StoreFailure};
-use crate::status::{EndpointStatus, RegistrationStatus, Status};
+use crate::status::{EndpointStatus, PodStatus, RegistrationStatus, Status};
 use crate::token::{TokenError, TokenRequest, create_in};
 use crate::xds::server::{Server, StreamCounts};
 
@@ -59,6 +59,8 @@ pub(crate) struct Pages {
     pub xds: Server,
     /// The persistent state. None on Kubernetes.
     pub store: Option<Store>,
+    /// The pods that run without the sidecar that they are to have.
+    pub pods_without_sidecar: watch::Receiver<Arc<[PodStatus]>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The CA.
@@ -163,6 +165,7 @@ impl Pages {
             ignored_fields: self.view.borrow().ignored.iter().map(ToString::to_string).collect(),
             registrations,
             endpoints_not_ready: EndpointStatus::not_ready(&mesh),
+            pods_without_sidecar: self.pods_without_sidecar.borrow().to_vec(),
             certificates_issued: self.metrics.certificates_issued(),
             problems: self.problems(),
         }
@@ -176,6 +179,7 @@ impl Pages {
             xds_streams: streams,
             xds_resources_refused: refused,
             ca_not_after: self.authority.not_after(),
+            pods_without_sidecar: PodStatus::count_by_namespace(&self.pods_without_sidecar.borrow()),
             source_refusals: Diagnostic::count_resources(&self.view.borrow().refusals),
         });
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());

@@ -1,14 +1,22 @@
 //! Names, ports and paths of an injected pod. They are promises: users see them in `kubectl describe`, and other parts of the
 //! control plane recognize an injected pod by them.
 
+/// The namespace of the control plane's Service.
+pub(super) const MESH_NAMESPACE: &str = "outrigger-system";
 /// The label of namespaces and pods that asks for injection: [`ENABLED`] or [`DISABLED`]. A pod's own label decides.
 pub const INJECT_LABEL: &str = "outrigger.dev/inject";
 /// The value of [`INJECT_LABEL`] that opts in.
 pub const ENABLED: &str = "enabled";
 /// The value of [`INJECT_LABEL`] that opts out.
 pub const DISABLED: &str = "disabled";
+/// Namespaces whose pods are never injected.
+pub(super) const SYSTEM_NAMESPACES: [&str; 4] =
+    ["kube-system", "kube-public", "kube-node-lease", MESH_NAMESPACE];
 /// The annotation of an injected pod; its value is JSON.
 pub const STATUS_ANNOTATION: &str = "outrigger.dev/status";
+
+/// The annotation of the mirror of a static pod, which cannot be changed.
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The sidecar.
 pub const PROXY_CONTAINER: &str = "outrigger-proxy";

@@ -5,12 +5,9 @@
 use serde_json::Value;
 use thiserror::Error;
 
-use super::settings::MESH_NAMESPACE;
+use super::layout::SYSTEM_NAMESPACES;
 use super::{Injection, Refusal, Settings, inject};
 use crate::source::document::{parse, split};
-
-/// Namespaces whose pods are never injected.
-const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", MESH_NAMESPACE];
 
 /// What became of manifests.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@
 //! has added meanwhile are treated like the others.
 
 pub mod manifest;
-mod decision;
+pub(crate) mod decision;
 mod conflicts;
 mod sidecar;
 mod volumes;
@@ -21,6 +21,8 @@ mod settings;
 pub mod layout;
 #[cfg(test)]
 pub(crate) mod testing;
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -81,6 +83,12 @@ pub fn inject(pod: Value, settings: &Settings) -> Result<Injection, Refusal> {
     pod.volumes.extend(volumes::volumes().into_iter().filter_map(|volume| volume.as_object().cloned()));
     InjectionStatus::new(sleep).write(&mut pod.annotations);
     Ok(Injection::Injected { pod: pod.into_value(), warnings })
+}
+
+/// Returns an error if an annotation of ours has a value that would refuse the pod.
+pub(crate) fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let annotations = annotations.iter().map(|(name, value)| (name.clone(), value.clone().into()));
+    Annotations::parse(&annotations.collect()).map(drop)
 }
 
 /// Removes what an earlier injection has added, except rewritten probes. Returns the originals of those. Without our status

@@ -2,10 +2,10 @@
 
 use clap::ValueEnum;
 
+use super::layout::MESH_NAMESPACE;
+
 /// The image of this version.
 const PROXY_IMAGE: &str = concat!("outrigger/proxy:", env!("CARGO_PKG_VERSION"));
-/// The namespace of the control plane's Service.
-pub(super) const MESH_NAMESPACE: &str = "outrigger-system";
 const INJECTION: &str = "Injection";
 
 /// The flags of injection, which the control plane and `outrigger inject` have.

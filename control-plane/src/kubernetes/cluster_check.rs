@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
@@ -28,6 +28,7 @@ pub(super) async fn read(
     client: &Client,
     namespaces: Vec<Namespace>,
     pods: Vec<Pod>,
+    services: Vec<Service>,
     nodes: &[Node],
 ) -> Result<ClusterState, kube::Error> {
     let crds = Api::<CustomResourceDefinition>::all(client.clone());
@@ -48,6 +49,7 @@ pub(super) async fn read(
         crds: crds.collect(),
         namespaces,
         pods,
+        services,
         control_plane: deployments.get_opt("outrigger-control-plane").await?,
         webhook: webhooks.get_opt("outrigger-injector").await?,
         roots,

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::ResourceExt as _;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::workload_name::workload_name;
-use crate::injection::layout::{DISABLED, ENABLED, INJECT_LABEL, PROXY_CONTAINER, STATUS_ANNOTATION};
+use crate::injection::decision::has_opted_in;
+use crate::injection::layout::{ENABLED, INJECT_LABEL, MIRROR, PROXY_CONTAINER, STATUS_ANNOTATION};
 use crate::model::diagnostic::{Code, Problem};
 use crate::source::check::Located;
 
@@ -40,6 +41,7 @@ pub(super) struct ClusterState {
     pub(super) crds: BTreeMap<String, Option<String>>,
     pub(super) namespaces: Vec<Namespace>,
     pub(super) pods: Vec<Pod>,
+    pub(super) services: Vec<Service>,
     pub(super) control_plane: Option<Deployment>,
     pub(super) webhook: Option<MutatingWebhookConfiguration>,
     /// The trust roots in the namespace of the mesh, as PEM.
@@ -223,16 +225,15 @@ fn sidecar_image(pod: &Pod) -> Option<&str> {
 }
 
 fn is_to_be_injected(pod: &Pod, opted_in: &[String]) -> bool {
-    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
-        return false;
-    }
-    match pod.labels().get(INJECT_LABEL).map(String::as_str) {
-        Some(value) => value != DISABLED,
-        None => pod.namespace().is_some_and(|namespace| opted_in.contains(&namespace)),
-    }
+    let in_host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+    let namespace = pod.namespace().unwrap_or_default();
+    let label = pod.labels().get(INJECT_LABEL).map(String::as_str);
+    !in_host_network
+        && !pod.annotations().contains_key(MIRROR)
+        && has_opted_in(&namespace, opted_in.contains(&namespace), label)
 }
 
-fn is_running(pod: &Pod) -> bool {
+pub(super) fn is_running(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
 }
@@ -244,7 +245,12 @@ fn some(names: &[String]) -> String {
     }
 }
 
-fn of(code: Code, resource: impl Into<String>, message: impl Into<String>, help: Option<&str>) -> Located {
+pub(super) fn of(
+    code: Code,
+    resource: impl Into<String>,
+    message: impl Into<String>,
+    help: Option<&str>,
+) -> Located {
     let problem = Problem::of(code, "", message);
     let problem = match help {
         Some(help) => problem.help(help),

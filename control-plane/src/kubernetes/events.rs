@@ -1,4 +1,5 @@
-//! The history of routes as Events of the API server (`events.k8s.io/v1`), which `kubectl describe` prints.
+//! The history of routes as Events of the API server (`events.k8s.io/v1`), which `kubectl describe` prints, and Events about pods without
+//! the sidecar that they are to have.
 //!
 //! The log has every change; Events are a bounded extract, which the leading replica writes. A route that was changed has one a
 //! minute at most, and the same refusal is repeated after ten minutes at the earliest. Events that cannot be written are dropped.
@@ -35,9 +36,10 @@ const MAX_NOTE: usize = 1024;
 const CONTROLLER: &str = "outrigger.dev/controller";
 const WARNING: &str = "Warning";
 
-/// Returns a function for the change log, and the receiver of what it passes on.
-pub(crate) fn channel() -> (impl Fn(&[ChangeEvent]) + Send + 'static, EventQueue) {
+/// Returns a function for the change log, what reports pods, and the receiver of what they pass on.
+pub(crate) fn channel() -> (impl Fn(&[ChangeEvent]) + Send + 'static, PodEvents, EventQueue) {
     let (queue, received) = mpsc::channel(QUEUE);
+    let pods = PodEvents(queue.clone());
     let first_reading = Cell::new(true);
     let send = move |changes: &[ChangeEvent]| {
         let first = first_reading.replace(false);
@@ -47,7 +49,31 @@ pub(crate) fn channel() -> (impl Fn(&[ChangeEvent]) + Send + 'static, EventQueue
             .filter_map(|change| NewEvent::of(change, first))
             .for_each(|new| drop(queue.try_send(new)));
     };
-    (send, EventQueue(received))
+    (send, pods, EventQueue(received))
+}
+
+/// Reports pods.
+#[derive(Debug)]
+pub(crate) struct PodEvents(mpsc::Sender<NewEvent>);
+
+impl PodEvents {
+    /// Queues an Event about a pod that runs without the sidecar that it is to have. It is dropped if the queue is full.
+    pub(super) fn without_sidecar(&self, namespace: &str, name: &str, uid: &str) {
+        let new = NewEvent {
+            api_version: "v1".into(),
+            kind: "Pod",
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            resource_version: String::new(),
+            at: jiff::Timestamp::now(),
+            severity: WARNING,
+            action: "Inject",
+            reason: "MissingSidecar",
+            note: "it is to have a sidecar, and runs without one: restart it".into(),
+        };
+        let _ = self.0.try_send(new);
+    }
 }
 
 /// The Events to be written.
@@ -80,7 +106,8 @@ impl EventQueue {
 /// What an Event says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct NewEvent {
-    kind: Kind,
+    api_version: String,
+    kind: &'static str,
     namespace: String,
     name: String,
     uid: String,
@@ -88,6 +115,7 @@ struct NewEvent {
     at: jiff::Timestamp,
     /// `Normal` or `Warning`.
     severity: &'static str,
+    action: &'static str,
     reason: &'static str,
     note: String,
 }
@@ -110,7 +138,8 @@ impl NewEvent {
             Change::Added | Change::Changed | Change::Removed => return None,
         };
         Some(Self {
-            kind,
+            api_version: kind.api_version(),
+            kind: kind.name(),
             // Events about objects without a namespace are in this one.
             namespace: if namespace.is_empty() { "default".into() } else { namespace.clone() },
             name: name.clone(),
@@ -118,13 +147,15 @@ impl NewEvent {
             resource_version: resource_version.clone(),
             at: *at,
             severity,
+            action: "Configure",
             reason,
             note: note[..note.floor_char_boundary(MAX_NOTE)].into(),
         })
     }
 
     fn into_event(self, instance: &str) -> Event {
-        let Self { kind, namespace, name, uid, resource_version, at, severity, reason, note } = self;
+        let Self { api_version, kind, namespace, name, uid, resource_version, at, .. } = self;
+        let Self { severity, action, reason, note, .. } = self;
         Event {
             metadata: ObjectMeta {
                 // A dot before the generated part is not valid.
@@ -133,15 +164,15 @@ impl NewEvent {
                 ..ObjectMeta::default()
             },
             regarding: Some(ObjectReference {
-                api_version: Some(kind.api_version()),
-                kind: Some(kind.name().into()),
-                namespace: (kind != Kind::Namespace).then_some(namespace),
+                api_version: Some(api_version),
+                kind: Some(kind.into()),
+                namespace: (kind != Kind::Namespace.name()).then_some(namespace),
                 name: Some(name),
                 uid: Some(uid),
-                resource_version: Some(resource_version),
+                resource_version: Some(resource_version).filter(|version| !version.is_empty()),
                 field_path: None,
             }),
-            action: Some("Configure".into()),
+            action: Some(action.into()),
             event_time: Some(MicroTime(at)),
             type_: Some(severity.into()),
             reason: Some(reason.into()),
@@ -256,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_drops_events_and_delays_nothing() {
-        let (send, mut queue) = channel();
+        let (send, _, mut queue) = channel();
         let many: Vec<_> = (0..2 * QUEUE).map(|n| refused(&n.to_string())).collect();
         send(&many);
         assert_eq!(queue.0.len(), QUEUE);

@@ -11,6 +11,7 @@ pub(crate) mod capture_repair;
 pub mod mtls_check;
 mod mtls_findings;
 mod cluster_check;
+mod workload_findings;
 mod cluster_findings;
 mod workload_name;
 pub mod replica_status;

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -15,9 +15,10 @@ use tokio::task::JoinSet;
 use super::client::{ClusterAccess, connect};
 use super::mtls_findings::{Addresses, Counts, SidecarPod, problems};
 use super::workload_name::workload_name;
-use super::{cluster_check, cluster_findings};
+use super::{cluster_check, cluster_findings, workload_findings};
 use crate::injection::layout::{METRICS_PORT, STATUS_ANNOTATION};
 use crate::model::registration::MtlsMode;
+use crate::model::resource::known_mtls_mode;
 use crate::source::check::Report;
 
 /// How many sidecars are read at once.
@@ -38,6 +39,7 @@ pub async fn check_cluster(
     let failed = |error: kube::Error| format!("the API server: {error}");
     let namespaces: Vec<Namespace> = list(&client).await.map_err(failed)?;
     let pods: Vec<Pod> = list(&client).await.map_err(failed)?;
+    let services: Vec<Service> = list(&client).await.map_err(failed)?;
     let nodes: Vec<Node> = list(&client).await.map_err(failed)?;
     let addresses = addresses(&pods, &nodes);
     let modes = namespaces.iter().map(|one| (one.name_any(), mode(one))).collect();
@@ -48,8 +50,9 @@ pub async fn check_cluster(
     });
     let sidecars = read_all(&client, meshed).await;
     let accepted = sidecars.len();
-    let state = cluster_check::read(&client, namespaces, pods, &nodes).await.map_err(failed)?;
+    let state = cluster_check::read(&client, namespaces, pods, services, &nodes).await.map_err(failed)?;
     let mut found = cluster_findings::problems(&state, namespace);
+    found.extend(workload_findings::problems(&state, namespace));
     found.extend(problems(&modes, &addresses, &sidecars));
     Ok(Report { problems: found, accepted, ..Report::default() })
 }
@@ -71,10 +74,8 @@ where
 }
 
 fn mode(namespace: &Namespace) -> MtlsMode {
-    match namespace.labels().get("outrigger.dev/mtls").map(String::as_str) {
-        Some("strict") => MtlsMode::Strict,
-        _ => MtlsMode::Permissive,
-    }
+    let label = namespace.labels().get("outrigger.dev/mtls");
+    label.map_or(MtlsMode::Permissive, |mode| known_mtls_mode(mode).unwrap_or(MtlsMode::Strict))
 }
 
 fn is_running(pod: &Pod) -> bool {

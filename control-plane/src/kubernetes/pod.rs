@@ -10,6 +10,7 @@ use kube::core::object::Object;
 use outrigger_core::Name;
 use serde::{Deserialize, Serialize};
 
+use crate::injection::layout::{INJECT_LABEL, MIRROR};
 use crate::model::registration::MtlsMode;
 
 /// The annotation that the webhook writes: the pod has a sidecar.
@@ -88,8 +89,18 @@ pub(super) struct PodKey {
 pub(super) struct Pod {
     /// Its addresses, the primary one first; none before the network is set up.
     pub(super) ips: Vec<IpAddr>,
-    /// None if it has no sidecar: only its addresses matter then.
+    /// None if it has no sidecar: little else matters then.
     pub(super) sidecar: Option<Sidecar>,
+    /// A pod that runs without a sidecar, and might have one.
+    pub(super) without_sidecar: Option<WithoutSidecar>,
+}
+
+/// A pod that runs without a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WithoutSidecar {
+    pub(super) uid: Name,
+    /// Its label `outrigger.dev/inject`.
+    pub(super) inject: Option<Name>,
 }
 
 /// A pod with a sidecar.
@@ -127,7 +138,13 @@ impl Pod {
         let annotations = metadata.annotations.unwrap_or_default();
         // A pod in the network of its node is left alone: the addresses are the node's.
         if spec.host_network || !annotations.contains_key(STATUS) {
-            return Some(Self { ips, sidecar: None });
+            let runs = phase.as_deref() == Some("Running") && metadata.deletion_timestamp.is_none();
+            let is_mirror = annotations.contains_key(MIRROR);
+            let without_sidecar = (runs && !spec.host_network && !is_mirror).then(|| WithoutSidecar {
+                uid: metadata.uid.unwrap_or_default().into(),
+                inject: metadata.labels.unwrap_or_default().remove(INJECT_LABEL).map(Name::from),
+            });
+            return Some(Self { ips, sidecar: None, without_sidecar });
         }
         let annotation = |name: &str| annotations.get(name).map_or("", String::as_str);
         let labels = metadata.labels.unwrap_or_default().into_iter();
@@ -142,7 +159,7 @@ impl Pod {
             opaque: ports(annotation(OPAQUE_PORTS)),
             excluded: ports(annotation(EXCLUDED_PORTS)),
         };
-        Some(Self { ips, sidecar: Some(sidecar) })
+        Some(Self { ips, sidecar: Some(sidecar), without_sidecar: None })
     }
 }
 
@@ -163,7 +180,7 @@ fn declared_ports(spec: &PodSpec) -> Vec<(Name, u16)> {
     all
 }
 
-// The webhook refuses malformed annotations. Items that cannot be read were added later, and have no effect.
+// The webhook refuses malformed annotations. Items that cannot be read were added later, and have no effect; `outrigger check` reports them.
 
 fn items(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim)
@@ -175,11 +192,8 @@ fn ports(list: &str) -> BTreeSet<u16> {
 
 fn port_mode(item: &str) -> Option<(u16, MtlsMode)> {
     let (port, mode) = item.split_once('=')?;
-    let mode = match mode {
-        "permissive" => MtlsMode::Permissive,
-        "strict" => MtlsMode::Strict,
-        _ => return None,
-    };
+    // Any other mode is strict, as in the label of a namespace: a misspelled `strict` must not let clients without mTLS in.
+    let mode = if mode == "permissive" { MtlsMode::Permissive } else { MtlsMode::Strict };
     Some((port.parse().ok()?, mode))
 }
 
@@ -204,7 +218,7 @@ mod tests {
     fn a_pod_with_a_sidecar_is_read_with_its_ports_and_annotations() {
         let pod = running(
             json!({"name": "cart-1", "namespace": "shop", "labels": {"app": "cart"}, "annotations": {
-                "outrigger.dev/status": "{}", "outrigger.dev/mtls-ports": "8080=permissive, 9090=strict, x",
+                "outrigger.dev/status": "{}", "outrigger.dev/mtls-ports": "8080=permissive, 9090=strict, 9091=strickt, x",
                 "outrigger.dev/opaque-ports": "3306", "outrigger.dev/exclude-inbound-ports": "9102, ,z"}}),
             json!({"serviceAccountName": "cart", "nodeName": "a", "containers": [
                 {"name": "app", "image": "x", "ports": [{"containerPort": 8080, "name": "http"}, {"containerPort": 53, "protocol": "UDP"}]},
@@ -214,7 +228,8 @@ mod tests {
                     {"name": "cache", "restartPolicy": "Always", "ports": [{"containerPort": 6379}]},
                     {"name": "first", "ports": [{"containerPort": 1}]}]}),
         );
-        let Pod { ips, sidecar } = read(pod).unwrap();
+        let Pod { ips, sidecar, without_sidecar } = read(pod).unwrap();
+        assert_eq!(without_sidecar, None);
         assert_eq!(ips, ["10.1.0.7", "fd00::7"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         let expected = Sidecar {
             service_account: "cart".into(),
@@ -223,7 +238,11 @@ mod tests {
             ports: vec![("".into(), 6379), ("http".into(), 8080)],
             ready: true,
             terminating: false,
-            mtls: BTreeMap::from([(8080, MtlsMode::Permissive), (9090, MtlsMode::Strict)]),
+            mtls: BTreeMap::from([
+                (8080, MtlsMode::Permissive),
+                (9090, MtlsMode::Strict),
+                (9091, MtlsMode::Strict),
+            ]),
             opaque: BTreeSet::from([3306]),
             excluded: BTreeSet::from([9102]),
         };
@@ -235,9 +254,10 @@ mod tests {
         let injected = json!({"name": "a", "annotations": {"outrigger.dev/status": "{}"}});
         let plain = read(running(json!({"name": "a"}), json!({}))).unwrap();
         let host = read(running(injected, json!({"hostNetwork": true}))).unwrap();
-        for pod in [plain, host] {
+        for pod in [&plain, &host] {
             assert!(pod.sidecar.is_none() && pod.ips.len() == 2);
         }
+        assert!(plain.without_sidecar.is_some() && host.without_sidecar.is_none());
     }
 
     #[test]
@@ -251,6 +271,6 @@ mod tests {
             "annotations": {"outrigger.dev/status": "{}"}});
         assert!(read(running(deleted, json!({}))).unwrap().sidecar.unwrap().terminating);
         let pending = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {}});
-        assert_eq!(read(pending), Some(Pod { ips: Vec::new(), sidecar: None }));
+        assert_eq!(read(pending), Some(Pod { ips: Vec::new(), sidecar: None, without_sidecar: None }));
     }
 }

@@ -1,15 +1,19 @@
-//! Publishes the pods of the cluster as workloads, for as long as it is polled.
+//! Publishes the pods of the cluster as workloads, and reports those without the sidecar that they are to have, for as long as it is polled.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::runtime::watcher::Event;
+use outrigger_core::Name;
 use outrigger_core::identity::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
-use super::pod::ApiPod;
+use super::events::PodEvents;
+use super::pod::{ApiPod, PodKey};
 use super::workloads::{ApiNode, Workloads};
 use crate::model::registration::Registrations;
 use crate::source::assembler::View;
+use crate::status::PodStatus;
 
 /// The number of events that are applied together, and that may wait.
 pub(super) const QUEUE: usize = 1024;
@@ -21,6 +25,9 @@ pub(crate) struct PodWatch {
     workloads: Workloads,
     pods_listed: bool,
     nodes_listed: bool,
+    without_sidecar: watch::Sender<Arc<[PodStatus]>>,
+    report: PodEvents,
+    reported: BTreeMap<PodKey, Name>,
 }
 
 /// An event of the pods, or of the nodes on which they run.
@@ -31,8 +38,25 @@ pub(super) enum PodEvent {
 }
 
 impl PodWatch {
-    pub(super) fn new(trust_domain: TrustDomain, events: mpsc::Receiver<PodEvent>) -> Self {
-        Self { events, workloads: Workloads::new(trust_domain), pods_listed: false, nodes_listed: false }
+    pub(super) fn new(
+        trust_domain: TrustDomain,
+        events: mpsc::Receiver<PodEvent>,
+        report: PodEvents,
+    ) -> Self {
+        Self {
+            events,
+            workloads: Workloads::new(trust_domain),
+            pods_listed: false,
+            nodes_listed: false,
+            without_sidecar: watch::Sender::new(Arc::default()),
+            report,
+            reported: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the pods that run without the sidecar that they are to have, now and later.
+    pub(crate) fn without_sidecar(&self) -> watch::Receiver<Arc<[PodStatus]>> {
+        self.without_sidecar.subscribe()
     }
 
     /// Publishes all pods once they and the nodes were listed. Returns None if the source ends before.
@@ -95,5 +119,12 @@ impl PodWatch {
         if let Some(registrations) = self.workloads.take_changed() {
             publish.send_replace(registrations);
         }
+        let Some(pods) = self.workloads.take_without_sidecar() else { return };
+        let new = pods.iter().filter(|(pod, uid)| self.reported.get(pod) != Some(uid));
+        new.for_each(|(pod, uid)| self.report.without_sidecar(&pod.namespace, &pod.name, uid));
+        let status =
+            |pod: &PodKey| PodStatus { namespace: pod.namespace.to_string(), name: pod.name.to_string() };
+        self.without_sidecar.send_replace(pods.keys().map(status).collect());
+        self.reported = pods;
     }
 }

@@ -78,6 +78,7 @@ fn merged(replicas: Vec<(String, Status)>) -> Option<Status> {
         add_new(&mut all.ignored_fields, status.ignored_fields);
         add_new(&mut all.registrations, status.registrations);
         add_new(&mut all.endpoints_not_ready, status.endpoints_not_ready);
+        add_new(&mut all.pods_without_sidecar, status.pods_without_sidecar);
     }
     let mut all = all?;
     all.version = Vec::from_iter(versions).join(", ");

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::discovery::WatchedKind;
+use super::events::PodEvents;
 use super::objects::Objects;
 use super::pod::ApiPod;
 use super::pod_watch::{self, PodEvent, PodWatch};
@@ -48,6 +49,7 @@ impl ClusterSource {
         trust_domain: &TrustDomain,
         assembler: SourceHandle,
         sync: &SyncStatus,
+        report: PodEvents,
     ) -> io::Result<(Self, PodWatch)> {
         let (events, received) = mpsc::channel(QUEUE);
         let mut reflectors = JoinSet::new();
@@ -85,7 +87,7 @@ impl ClusterSource {
         let applier = move || apply(received, objects, &assembler);
         thread::Builder::new().name("source".into()).spawn(applier)?;
         let source = Self { routes, _reflectors: reflectors };
-        Ok((source, PodWatch::new(trust_domain.clone(), pods)))
+        Ok((source, PodWatch::new(trust_domain.clone(), pods, report)))
     }
 }
 

@@ -13,6 +13,7 @@ use outrigger_core::Name;
 use outrigger_core::identity::{SpiffeId, TrustDomain};
 
 use super::pod::{ApiPod, Pod, PodKey, Sidecar};
+use crate::injection::decision::has_opted_in;
 use crate::injection::layout::RESERVED_PORTS;
 use crate::model::mesh::Mesh;
 use crate::model::registration::{
@@ -41,6 +42,9 @@ pub(super) struct Workloads {
     mesh: Arc<Mesh>,
     registrations: Registrations,
     changed: bool,
+    /// The pods that run without the sidecar that they are to have, with their UIDs.
+    without_sidecar: BTreeMap<PodKey, Name>,
+    without_sidecar_changed: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +63,8 @@ impl Workloads {
             mesh: Arc::default(),
             registrations: Registrations::of_cluster(),
             changed: true,
+            without_sidecar: BTreeMap::new(),
+            without_sidecar_changed: false,
         }
     }
 
@@ -113,8 +119,10 @@ impl Workloads {
                 affected.extend(selected.map(|(key, _)| key.clone()));
             }
         }
-        for namespace in self.mesh.changed_mtls_modes(&old) {
+        for namespace in self.mesh.changed_namespaces(&old) {
             affected.extend(self.sidecars_in(&namespace).map(|(key, _)| key.clone()));
+            let pods: Vec<_> = self.pods_in(&namespace).map(|(key, _)| key.clone()).collect();
+            pods.iter().for_each(|key| self.judge(key));
         }
         affected.iter().for_each(|key| self.register(key));
     }
@@ -122,6 +130,28 @@ impl Workloads {
     /// Returns the registrations if they differ from those of the last call.
     pub(super) fn take_changed(&mut self) -> Option<Registrations> {
         std::mem::take(&mut self.changed).then(|| self.registrations.clone())
+    }
+
+    /// Returns the pods that run without the sidecar that they are to have, with their UIDs, if they differ from those of the last call.
+    pub(super) fn take_without_sidecar(&mut self) -> Option<BTreeMap<PodKey, Name>> {
+        std::mem::take(&mut self.without_sidecar_changed).then(|| self.without_sidecar.clone())
+    }
+
+    /// Decides whether a pod runs without the sidecar that it is to have.
+    fn judge(&mut self, key: &PodKey) {
+        let missing = self.pods.get(key).and_then(|known| known.pod.without_sidecar.as_ref()).filter(|pod| {
+            let injected = self.mesh.namespace(&key.namespace).injected;
+            has_opted_in(&key.namespace, injected, pod.inject.as_deref())
+        });
+        let uid = missing.map(|pod| pod.uid.clone());
+        if self.without_sidecar.get(key) == uid.as_ref() {
+            return;
+        }
+        self.without_sidecar_changed = true;
+        match uid {
+            Some(uid) => self.without_sidecar.insert(key.clone(), uid),
+            None => self.without_sidecar.remove(key),
+        };
     }
 
     /// Sets a pod. None removes it.
@@ -144,6 +174,7 @@ impl Workloads {
                 workload.iter().for_each(|workload| drop(self.registrations.remove(workload)));
             }
         }
+        self.judge(&key);
     }
 
     fn set_plain(&mut self, key: &PodKey, pod: &Pod, present: bool) {
@@ -172,9 +203,12 @@ impl Workloads {
 
     /// Returns the pods of a namespace that have a sidecar.
     fn sidecars_in<'a>(&'a self, namespace: &'a Name) -> impl Iterator<Item = (&'a PodKey, &'a Sidecar)> {
+        self.pods_in(namespace).filter_map(|(key, known)| Some((key, known.pod.sidecar.as_ref()?)))
+    }
+
+    fn pods_in<'a>(&'a self, namespace: &'a Name) -> impl Iterator<Item = (&'a PodKey, &'a KnownPod)> {
         let first = PodKey { namespace: namespace.clone(), name: "".into() };
-        let pods = self.pods.range(first..).take_while(move |(key, _)| key.namespace == *namespace);
-        pods.filter_map(|(key, known)| Some((key, known.pod.sidecar.as_ref()?)))
+        self.pods.range(first..).take_while(move |(key, _)| key.namespace == *namespace)
     }
 }
 
@@ -186,7 +220,7 @@ fn workload(
     mesh: &Mesh,
     zones: &BTreeMap<Name, Name>,
 ) -> Option<WorkloadEntry> {
-    let Pod { ips, sidecar } = pod;
+    let Pod { ips, sidecar, without_sidecar: _ } = pod;
     let (ip, sidecar) = (*ips.first()?, sidecar.as_ref()?);
     let identity = SpiffeId::new(trust_domain.clone(), &key.namespace, &sidecar.service_account);
     let identity = match identity {
@@ -202,7 +236,7 @@ fn workload(
         ports: ports(key, sidecar, mesh, ip, capture),
         capture: Some(capture),
         // Permissive is where a namespace starts: its callers may have no sidecars yet.
-        mtls: mesh.mtls_mode(&key.namespace).unwrap_or(MtlsMode::Permissive),
+        mtls: mesh.namespace(&key.namespace).mtls.unwrap_or(MtlsMode::Permissive),
         labels: sidecar.labels.clone(),
         ready: sidecar.ready,
         draining: sidecar.terminating,

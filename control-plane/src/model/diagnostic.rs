@@ -109,6 +109,8 @@ codes! {
     UnknownService "unknown-service" Error,
     /// Two Services with the same cluster IP.
     DuplicateClusterIp "duplicate-cluster-ip" Error,
+    /// A Service whose named `targetPort` no container of its pods declares.
+    UnknownTargetPort "unknown-target-port" Error,
     /// A control plane without a ready replica.
     ControlPlaneNotReady "control-plane-not-ready" Error,
     /// A webhook that cannot be called.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outrigger_core::Name;
 
-use super::registration::MtlsMode;
+use super::registration::NamespaceLabels;
 use super::resource::reference::{BackendRef, ParentRef};
 use super::resource::rule::RouteSpec;
 use super::resource::{Body, EndpointSlice, Kind, Metadata, Resource, ResourceId};
@@ -35,7 +35,7 @@ pub(super) struct Touched {
     /// Routes whose status must be rebuilt, whether attached or not.
     pub(super) statuses: BTreeSet<ResourceId>,
     /// The mTLS modes of changed namespaces.
-    pub(super) mtls: BTreeMap<Name, Option<MtlsMode>>,
+    pub(super) namespaces: BTreeMap<Name, NamespaceLabels>,
     /// Namespaces whose grants changed, for [`Inventory::touch_granted`].
     pub(super) granted: BTreeSet<Name>,
 }
@@ -81,8 +81,10 @@ impl Inventory {
         let Resource { metadata, body, remarks: _ } = resource;
         let id = &metadata.id;
         match body {
-            Body::Namespace(mode) => {
-                touched.mtls.insert(id.name.clone(), if enter { *mode } else { None });
+            Body::Namespace(labels) => {
+                touched
+                    .namespaces
+                    .insert(id.name.clone(), if enter { *labels } else { NamespaceLabels::default() });
             }
             Body::Service(Service { key, .. }) => {
                 touched.services.insert(key.clone());

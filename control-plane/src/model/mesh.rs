@@ -12,7 +12,7 @@ use outrigger_core::Name;
 use super::address_index::AddressIndex;
 use super::changed_keys::changed_keys;
 use super::endpoint::{Endpoint, Endpoints};
-use super::registration::{MtlsMode, Registrations, WorkloadEntry, WorkloadKey};
+use super::registration::{NamespaceLabels, Registrations, WorkloadEntry, WorkloadKey};
 use super::route::{RouteTable, ServiceRoutes};
 use super::service::{Service, ServiceKey, ServiceType};
 
@@ -26,8 +26,8 @@ pub struct Mesh {
     /// Of those, the endpoints of headless services.
     headless: AddressIndex<SocketAddr, (ServiceKey, u16)>,
     registrations: Registrations,
-    /// The namespaces with an mTLS mode.
-    mtls: OrdMap<Name, MtlsMode>,
+    /// The namespaces with labels of ours.
+    namespaces: OrdMap<Name, NamespaceLabels>,
 }
 
 /// A service with its endpoints and routes. Each part is shared between versions on its own; comparing a shared part is
@@ -65,14 +65,14 @@ impl Mesh {
         services.take_while(move |(key, _)| key.namespace == *namespace).map(|(_, entry)| entry)
     }
 
-    /// Returns the mTLS mode of a namespace (label `outrigger.dev/mtls`), if it has one.
-    pub fn mtls_mode(&self, namespace: &Name) -> Option<MtlsMode> {
-        self.mtls.get(namespace).copied()
+    /// Returns the labels of a namespace.
+    pub fn namespace(&self, name: &Name) -> NamespaceLabels {
+        self.namespaces.get(name).copied().unwrap_or_default()
     }
 
-    /// Returns the namespaces whose mTLS mode differs from that in an older version.
-    pub fn changed_mtls_modes(&self, old: &Self) -> Vec<Name> {
-        changed_keys(&old.mtls, &self.mtls, PartialEq::eq)
+    /// Returns the namespaces whose labels differ from those in an older version.
+    pub fn changed_namespaces(&self, old: &Self) -> Vec<Name> {
+        changed_keys(&old.namespaces, &self.namespaces, PartialEq::eq)
     }
 
     /// Returns the number of services.
@@ -237,11 +237,11 @@ impl Mesh {
         }
     }
 
-    /// Sets the mTLS mode of a namespace.
-    pub(super) fn set_mtls_mode(&mut self, namespace: &Name, mode: Option<MtlsMode>) {
-        match mode {
-            Some(mode) => self.mtls.insert(namespace.clone(), mode),
-            None => self.mtls.remove(namespace),
+    /// Sets the labels of a namespace.
+    pub(super) fn set_namespace(&mut self, name: Name, labels: NamespaceLabels) {
+        match labels == NamespaceLabels::default() {
+            true => self.namespaces.remove(&name),
+            false => self.namespaces.insert(name, labels),
         };
     }
 

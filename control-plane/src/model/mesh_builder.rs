@@ -36,9 +36,9 @@ impl MeshBuilder {
         let Self { inventory, mesh, statuses } = self;
         let inventory = &*inventory;
         let mut attachments = Attachments::new(inventory);
-        let Touched { services, endpoints, routes, statuses: mut judged, mtls, granted: _ } = touched;
-        for (namespace, mode) in &mtls {
-            mesh.set_mtls_mode(namespace, *mode);
+        let Touched { services, endpoints, routes, statuses: mut judged, namespaces, granted: _ } = touched;
+        for (namespace, labels) in namespaces {
+            mesh.set_namespace(namespace, labels);
         }
         let entries: BTreeSet<_> = services.iter().chain(&endpoints).chain(&routes).collect();
         for key in entries {

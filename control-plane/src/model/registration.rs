@@ -287,6 +287,15 @@ pub enum MtlsMode {
     Permissive,
 }
 
+/// The labels of a namespace that concern its pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NamespaceLabels {
+    /// The mTLS mode (`outrigger.dev/mtls`), if there is one.
+    pub mtls: Option<MtlsMode>,
+    /// Whether pods get a sidecar (`outrigger.dev/inject: enabled`).
+    pub injected: bool,
+}
+
 /// A port that a workload serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadPort {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 
 use super::error::StartError;
 use super::settings::{IssuerFiles, Mode, Settings};
@@ -25,6 +26,7 @@ use crate::source::change::ChangeEvent;
 use crate::source::sync::SyncStatus;
 use crate::source::watch::DirectorySource;
 use crate::state::{StateError, Store};
+use crate::status::PodStatus;
 
 /// The trust roots in the state directory, for proxies' `--control-plane-ca`.
 const ROOTS_FILE: &str = "roots.pem";
@@ -61,10 +63,18 @@ pub(super) enum WorkloadSource {
     /// They register. The store has their registrations, tokens, and the history.
     Registrations(Store),
     /// They are pods.
-    Pods(PodWatch),
+    Pods(Box<PodWatch>),
 }
 
 impl Backend {
+    /// Returns the pods that run without the sidecar that they are to have. On plain Linux there are none.
+    pub(super) fn pods_without_sidecar(&self) -> watch::Receiver<Arc<[PodStatus]>> {
+        match &self.workloads {
+            WorkloadSource::Registrations(_) => watch::channel(Arc::default()).1,
+            WorkloadSource::Pods(pods) => pods.without_sidecar(),
+        }
+    }
+
     /// Returns the store. Returns None on Kubernetes, whose API server is the store.
     pub(super) fn store(&self) -> Option<Store> {
         match &self.workloads {
@@ -147,15 +157,16 @@ async fn kubernetes(settings: &Settings, access: &ClusterAccess) -> Result<Backe
     };
     let authority = Arc::new(authority);
     let client = connect(access).await?;
-    let (log, (send_events, events)) = (history::logger(), events::channel());
+    let (log, (send_events, pod_events, events)) = (history::logger(), events::channel());
     let mut assembler = Assembler::new(move |changes: &[ChangeEvent]| {
         log(changes);
         send_events(changes);
     });
     let sync = SyncStatus::default();
-    let (source, pods) = ClusterSource::start(&client, trust_domain, assembler.add_source(), &sync)?;
+    let (source, pods) =
+        ClusterSource::start(&client, trust_domain, assembler.add_source(), &sync, pod_events)?;
     Ok(Backend {
-        workloads: WorkloadSource::Pods(pods),
+        workloads: WorkloadSource::Pods(Box::new(pods)),
         assembler,
         replica: Some(Replica::start(client.clone(), &authority, &sync, events)),
         sync,

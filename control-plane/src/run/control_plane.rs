@@ -89,7 +89,7 @@ impl ControlPlane {
         let mut tasks = JoinSet::new();
 
         let backend = Backend::start(&settings).await?;
-        let store = backend.store();
+        let (store, pods_without_sidecar) = (backend.store(), backend.pods_without_sidecar());
         let Backend { assembler, sync, source, authority, tokens, workloads, socket, replica, server_names } =
             backend;
         let (leaving, observe_leaving) = watch::channel(false);
@@ -100,6 +100,7 @@ impl ControlPlane {
             mesh: mesh.clone(),
             xds: xds.clone(),
             store,
+            pods_without_sidecar,
             metrics: Arc::clone(&metrics),
             authority: Arc::clone(&authority),
             leaving: observe_leaving.clone(),
@@ -108,10 +109,10 @@ impl ControlPlane {
         tasks.spawn(admin_listeners.serve(pages.into()));
 
         if let (Some((webhook, listener)), Some(replica)) = (webhook, &replica) {
-            let webhook = Webhook {
             if webhook.injection.capture == Capture::Cni {
                 tasks.spawn(capture_repair::run(replica.client(), replica.leadership()));
             }
+            let webhook = Webhook {
                 listener,
                 client: replica.client(),
                 authority: Arc::clone(&authority),

@@ -1,12 +1,13 @@
 //! Reads an object of a cluster's API server, leniently: the server's schema admitted it, and may be newer than ours.
 //!
 //! An unknown field is ignored and reported, and so is a preference that is not supported. Anything else that is not supported is
-//! refused, as in files.
+//! refused, as in files. An error in an object that is active all the same, such as an mTLS mode that is not known, is reported as refused.
 
 use serde_json::Value;
 
 use super::change::{Diagnostic, IgnoredField, ResourceChange, Update};
 use super::origin::Origin;
+use crate::model::diagnostic::Severity;
 use crate::model::resource::{Decoded, Outcome, decode_admitted};
 
 /// Reads an object: returns a changed resource or refusals, and the fields that were ignored.
@@ -24,13 +25,15 @@ pub fn read(object: Value) -> Update {
         reason: problem.message,
     });
     let ignored = ignored.collect();
+    let refusal = |problem| Diagnostic { origin: origin.clone(), resource: title.clone(), problem };
     match (id, outcome) {
         (Some(id), Outcome::Accepted(resource)) => {
-            let change = ResourceChange { id, origin, version, resource: Some(resource) };
-            Update { changes: vec![change], ignored, ..Update::default() }
+            let errors = resource.remarks.iter().filter(|remark| remark.code.severity() == Severity::Error);
+            let refusals = errors.cloned().map(refusal).collect();
+            let change = ResourceChange { id, origin: origin.clone(), version, resource: Some(resource) };
+            Update { changes: vec![change], refusals, ignored }
         }
         (_, outcome) => {
-            let refusal = |problem| Diagnostic { origin: origin.clone(), resource: title.clone(), problem };
             let problems = if let Outcome::Refused(problems) = outcome { problems } else { Vec::new() };
             let refusals = problems.into_iter().map(refusal).collect();
             Update { refusals, ignored, ..Update::default() }
@@ -43,6 +46,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::mesh_builder::MeshBuilder;
+    use crate::model::registration::MtlsMode;
 
     fn service(spec: Value) -> Value {
         json!({"apiVersion": "v1", "kind": "Service", "spec": spec,
@@ -68,6 +73,25 @@ mod tests {
         let update = read(service(json!({"ports": [{"port": 80}], "type": "Later"})));
         assert!(update.changes.is_empty());
         assert_eq!(update.refusals[0].problem.field, "spec.type");
+    }
+
+    #[test]
+    fn a_namespace_with_an_unknown_mtls_mode_is_strict_and_reported() {
+        let namespace = |mode: &str| {
+            let labels = json!({ "outrigger.dev/mtls": mode });
+            let metadata = json!({ "name": "shop", "labels": labels, "resourceVersion": "3" });
+            read(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }))
+        };
+        let (strict, misspelled) = (namespace("strict"), namespace("strickt"));
+        assert!(strict.refusals.is_empty());
+        assert_eq!(
+            misspelled.refusals[0].to_string(),
+            "object shop at version 3, Namespace shop, metadata.labels.outrigger.dev/mtls: unknown mode \"strickt\": its pods are \
+             strict; write permissive or strict [invalid-value]"
+        );
+        let mut mesh = MeshBuilder::default();
+        mesh.apply(misspelled.changes.into_iter().map(|change| (change.id, change.resource)));
+        assert_eq!(mesh.mesh().namespace(&"shop".into()).mtls, Some(MtlsMode::Strict));
     }
 
     #[test]

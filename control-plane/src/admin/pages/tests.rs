@@ -17,6 +17,7 @@ fn pages(directory: &std::path::Path) -> Pages {
         mesh: watch::channel(Arc::default()).1,
         xds,
         store: Some(Store::open(directory).unwrap()),
+        pods_without_sidecar: watch::channel(Arc::default()).1,
         metrics,
         authority: Arc::new(Authority::for_tests()),
         leaving: watch::channel(false).1,

@@ -50,6 +50,7 @@ fn healthy() -> ClusterState {
             ] } } },
             "status": { "readyReplicas": 1 },
         }))),
+        services: vec![],
         webhook: Some(webhook_with(&certificate(300))),
         roots: Some(certificate(31)),
     }
@@ -175,6 +176,12 @@ fn a_pod_without_its_sidecar_is_reported_unless_it_is_to_have_none() {
         pod("b", opted_out, json!({})),
         pod("c", none(), json!({ "hostNetwork": true })),
         pod("d", leaving, json!({})),
+        pod("e", json!({ "annotations": { "kubernetes.io/config.mirror": "" } }), json!({})),
+        pod(
+            "f",
+            json!({ "annotations": {}, "namespace": "kube-system", "labels": { "outrigger.dev/inject": "enabled" } }),
+            json!({}),
+        ),
     ];
     assert_eq!(found(&ClusterState { pods, ..healthy() }), []);
     let by_itself =

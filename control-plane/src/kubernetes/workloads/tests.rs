@@ -268,3 +268,38 @@ fn the_zone_of_a_pod_is_that_of_its_node_whichever_is_known_first() {
     cluster.workloads.apply_node(Event::Apply(node("x")));
     assert!(!cluster.take());
 }
+
+#[test]
+fn pods_that_run_without_the_sidecar_that_they_are_to_have_are_reported_once() {
+    let plain = |name: &str, label: Option<&str>| {
+        Event::Apply(pod(name, "10.1.0.7", |pod| {
+            pod["metadata"]["annotations"] = json!({});
+            pod["metadata"]["uid"] = json!(format!("uid of {name}"));
+            if let Some(label) = label {
+                pod["metadata"]["labels"]["outrigger.dev/inject"] = json!(label);
+            }
+        }))
+    };
+    let mut cluster = Cluster::new(&[]);
+    cluster.pods([
+        Event::Apply(pod("with", "10.1.0.8", |_| {})),
+        plain("by-namespace", None),
+        plain("by-itself", Some("enabled")),
+        plain("opted-out", Some("disabled")),
+    ]);
+    let missing = |cluster: &mut Cluster| {
+        let pods = cluster.workloads.take_without_sidecar()?;
+        Some(pods.into_iter().map(|(pod, uid)| format!("{} {uid}", pod.name)).collect::<Vec<_>>())
+    };
+    assert_eq!(missing(&mut cluster).unwrap(), ["by-itself uid of by-itself"]);
+    let namespace =
+        "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {outrigger.dev/inject: enabled}}}";
+    cluster.apply(&[namespace]);
+    assert_eq!(missing(&mut cluster).unwrap().len(), 2);
+    cluster.pods([plain("by-namespace", None)]);
+    assert_eq!(missing(&mut cluster), None, "nothing has changed");
+    cluster.pods([Event::Apply(pod("by-namespace", "10.1.0.7", |_| {}))]);
+    assert_eq!(missing(&mut cluster).unwrap(), ["by-itself uid of by-itself"]);
+    cluster.pods([Event::Delete(pod("by-itself", "10.1.0.7", |_| {}))]);
+    assert_eq!(missing(&mut cluster).unwrap(), [""; 0]);
+}

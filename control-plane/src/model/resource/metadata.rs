@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::strict;
 use super::value::{is_label, is_subdomain};
 use crate::model::diagnostic::{Code, Problem};
-use crate::model::registration::MtlsMode;
+use crate::model::registration::{MtlsMode, NamespaceLabels};
 use crate::model::similar::{did_you_mean, misspelled};
 
 /// The kinds that the mesh reads.
@@ -40,6 +40,9 @@ pub(super) const SPIFFE_ID: &str = "outrigger.dev/spiffe-id";
 
 /// Label of a Namespace: whether its pods require mTLS.
 const MTLS: &str = "outrigger.dev/mtls";
+
+/// Label of a Namespace: whether its pods get a sidecar.
+const INJECT: &str = "outrigger.dev/inject";
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
@@ -226,17 +229,30 @@ impl Metadata {
 }
 
 impl Metadata {
-    /// Returns the mTLS mode in the label of a namespace.
-    pub(super) fn mtls_mode(&self) -> Result<Option<MtlsMode>, Problem> {
-        match self.labels.get(MTLS).map(|mode| &**mode) {
-            None => Ok(None),
-            Some("permissive") => Ok(Some(MtlsMode::Permissive)),
-            Some("strict") => Ok(Some(MtlsMode::Strict)),
-            Some(other) => {
-                let reason = format!("unknown mode {other:?}: the modes are permissive and strict");
-                Err(Problem::new(format!("metadata.labels.{MTLS}"), reason))
-            }
+    /// Returns the labels of a namespace. An mTLS mode that is not known is strict: a misspelled `strict` must not let clients without mTLS
+    /// in.
+    pub(super) fn namespace_labels(&self) -> NamespaceLabels {
+        NamespaceLabels {
+            mtls: self.labels.get(MTLS).map(|mode| known_mtls_mode(mode).unwrap_or(MtlsMode::Strict)),
+            injected: self.labels.get(INJECT).is_some_and(|value| &**value == "enabled"),
         }
+    }
+
+    /// Returns the problem of a label with a mode that is not known.
+    pub(super) fn mtls_problem(&self) -> Option<Problem> {
+        let unknown = self.labels.get(MTLS).filter(|mode| known_mtls_mode(mode).is_none())?;
+        let message = format!("unknown mode {unknown:?}: its pods are strict");
+        let problem = Problem::new(format!("metadata.labels.{MTLS}"), message);
+        Some(problem.help("write permissive or strict"))
+    }
+}
+
+/// Returns the mTLS mode of this name.
+pub(crate) fn known_mtls_mode(mode: &str) -> Option<MtlsMode> {
+    match mode {
+        "permissive" => Some(MtlsMode::Permissive),
+        "strict" => Some(MtlsMode::Strict),
+        _ => None,
     }
 }
 

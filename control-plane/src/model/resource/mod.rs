@@ -36,14 +36,14 @@ use serde_json::{Map, Value};
 pub(super) use self::endpoint_slice::EndpointSlice;
 use self::grpc_route::GrpcRouteSpec;
 use self::http_route::HttpRouteSpec;
-pub(crate) use self::metadata::Metadata;
 pub use self::metadata::{Kind, ResourceId};
+pub(crate) use self::metadata::{Metadata, known_mtls_mode};
 pub(super) use self::mirror::MirrorSpec;
 pub(super) use self::reference_grant::ReferenceGrantSpec;
 use self::rule::RouteSpec;
 use self::tcp_route::TcpRouteSpec;
 use super::diagnostic::Problem;
-use super::registration::MtlsMode;
+use super::registration::NamespaceLabels;
 use super::service::Service;
 
 /// A valid resource.
@@ -58,8 +58,8 @@ pub(crate) struct Resource {
 /// The content of a resource.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Body {
-    /// Namespaces need no declaration. In a cluster, a label of one has the mTLS mode of its pods.
-    Namespace(Option<MtlsMode>),
+    /// Namespaces need no declaration. In a cluster, labels of one concern its pods.
+    Namespace(NamespaceLabels),
     Service(Service),
     EndpointSlice(EndpointSlice),
     /// A route; the metadata has its kind.
@@ -183,7 +183,7 @@ fn decode_with(
 fn decode_kind(kind: Kind, document: Value) -> Result<Resource, Problem> {
     let metadata = Metadata::decode(kind, &document)?;
     let body = decode_body(kind, &metadata, &document)?;
-    let remarks = remarks::of(&document, &body);
+    let remarks = remarks::of(&document, &metadata, &body);
     Ok(Resource { metadata, body, remarks })
 }
 
@@ -191,7 +191,7 @@ fn decode_body(kind: Kind, metadata: &Metadata, document: &Value) -> Result<Body
     Ok(match kind {
         Kind::Namespace => {
             strict::decode::<k8s_openapi::api::core::v1::Namespace>(document)?;
-            Body::Namespace(metadata.mtls_mode()?)
+            Body::Namespace(metadata.namespace_labels())
         }
         Kind::Service => Body::Service(service::decode(metadata, strict::decode(document)?)?),
         Kind::EndpointSlice => {

@@ -1,15 +1,17 @@
-//! Problems of a resource that is accepted all the same: fields without effect, and protocol names that are probably misspelled.
+//! Problems of a resource that is accepted all the same: fields without effect, protocol names that are probably misspelled, and mTLS modes
+//! that are not known.
 
 use serde_json::Value;
 
-use super::Body;
+use super::{Body, Metadata};
 use crate::model::diagnostic::{Code, Problem};
 use crate::model::service::AppProtocol;
 use crate::model::similar::misspelled;
 
 /// Returns the problems of a resource that was decoded from `document`.
-pub(super) fn of(document: &Value, body: &Body) -> Vec<Problem> {
+pub(super) fn of(document: &Value, metadata: &Metadata, body: &Body) -> Vec<Problem> {
     match body {
+        Body::Namespace(_) => metadata.mtls_problem().into_iter().collect(),
         Body::Route(spec) if spec.parents.0.iter().any(|parent| parent.is_service()) => {
             let hostnames = document.pointer("/spec/hostnames").and_then(Value::as_array);
             hostnames.filter(|names| !names.is_empty()).map(|_| hostnames_ignored()).into_iter().collect()

@@ -289,6 +289,7 @@ fn every_code_of_files_is_produced() {
         produced.extend(check(inputs).problems.iter().map(|one| one.problem.code));
     }
     let of_clusters = [
+        Code::UnknownTargetPort,
         Code::ControlPlaneNotReady,
         Code::UnusableWebhook,
         Code::OldCluster,
