@@ -16,8 +16,8 @@ fn system(args: &[&str]) -> Result<String, String> {
 }
 
 /// Returns what the replicas of the control plane have logged.
-fn log() -> String {
-    system(&["logs", "-l", "app.kubernetes.io/name=outrigger-control-plane", "--tail=-1"]).unwrap()
+fn log() -> Result<String, String> {
+    system(&["logs", "-l", "app.kubernetes.io/name=outrigger-control-plane", "--tail=-1"])
 }
 
 /// Puts a new root into the Secret.
@@ -84,7 +84,7 @@ fn no_request_is_lost_while_the_ca_is_replaced_and_a_restarted_replica_waits_unt
         let replica = system(&["get", "pods", "-o", "name"]).unwrap();
         system(&["delete", replica.lines().next().unwrap(), "--wait=false"]).unwrap();
         eventually("a replica that waits", 30, || {
-            let log = log();
+            let log = log()?;
             if log.contains("the CA was replaced shortly before this start") { Ok(()) } else { Err(log) }
         });
         system(&["rollout", "status", "deploy/outrigger-control-plane", "--timeout=1s"]).unwrap_err();
@@ -123,7 +123,7 @@ fn a_deleted_ca_stays_in_use_and_never_becomes_another() {
     let _restored = Restored(secret.to_string());
     system(&["delete", "secret", "outrigger-ca"]).unwrap();
     eventually("the error in the log", 20, || {
-        let log = log();
+        let log = log()?;
         if log.contains("the Secret outrigger-ca was deleted; restore it") { Ok(()) } else { Err(log) }
     });
     // A pod that starts now gets a certificate of the CA in memory.
