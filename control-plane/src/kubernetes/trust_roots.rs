@@ -37,6 +37,8 @@ const SIDECAR_ANNOTATION: &str = "outrigger.dev/status";
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "outrigger");
 /// Maximum number of changes that are acted on at once.
 const MAX_CHANGES: usize = 4096;
+/// The pause after changes, in which further ones gather.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Delay before failed writes are repeated, and interval of looking at namespaces that have opted out but still have sidecars.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -70,15 +72,21 @@ async fn write(client: &Client, authority: &Authority) {
 
     let changes = select_all([namespace_changes.boxed(), pod_changes.boxed(), map_changes.boxed()]);
     let mut changes = changes.ready_chunks(MAX_CHANGES);
-    let (mut listed, mut repeat) = (false, false);
+    let (mut listed, mut repeat, mut unreadable) = (false, false, false);
     let mut record = RootRecord::default();
     loop {
         let wait = if repeat { RETRY_INTERVAL } else { Duration::MAX };
         tokio::select! {
             changed = changes.next() => match changed {
-                Some(changed) => changed.into_iter().filter_map(Result::err).for_each(|error| {
-                    tracing::warn!(%error, "the namespaces of the trust roots cannot be watched now");
-                }),
+                Some(changed) => {
+                    let error = changed.into_iter().find_map(Result::err);
+                    if let Some(error) = error.as_ref().filter(|_| !unreadable) {
+                        tracing::warn!(%error, "the namespaces of the trust roots cannot be watched now");
+                    }
+                    unreadable = error.is_some();
+                    // Every pod is looked at for whatever changes, and pods change often.
+                    tokio::time::sleep(PAUSE).await;
+                }
                 None => return,
             },
             _ = replacements.changed() => {}
