@@ -1,7 +1,7 @@
 //! Lists and watches the objects of one kind, for as long as the process runs.
 //!
-//! A watch that ended continues at its resource version, or lists again if that has expired (410). While the API server is away,
-//! attempts are repeated with backoff, and nothing that was reported is withdrawn. A kind that the API server does not have is
+//! A watch that ended continues at its resource version, or lists again, at once, if that has expired (410). While the API server is
+//! away, lists are attempted with backoff, and nothing that was reported is withdrawn. A kind that the API server does not have is
 //! reported as an empty list, and looked up until it appears; so is an optional kind that this account may not list.
 
 use std::fmt::Debug;
@@ -14,6 +14,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use super::discovery::{WatchedKind, discover, served_versions};
 use crate::source::sync::SyncStatus;
@@ -24,6 +25,11 @@ const WATCH_SECONDS: u32 = 60;
 /// How often a missing kind is looked up.
 const LOOK_UP: Duration = Duration::from_secs(10);
 
+/// The pauses after failures. Then the objects are listed again: a watch that has begun says nothing until there is an event, so
+/// that only a list shows that the kind is read again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// The reflector of one kind. It passes events on as `convert` returns them.
 pub(super) struct Reflector<K, T> {
     pub(super) client: Client,
@@ -32,6 +38,17 @@ pub(super) struct Reflector<K, T> {
     pub(super) sync: SyncStatus,
     pub(super) events: mpsc::Sender<T>,
     pub(super) convert: Box<dyn Fn(Event<K>) -> T + Send + Sync>,
+}
+
+/// Why a watch ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// It is older than the history of the API server.
+    Expired,
+    /// The API server is away, or refuses it.
+    Failed,
+    /// The API server may no longer have the kind.
+    Missing,
 }
 
 /// The receiver of the events was dropped.
@@ -56,47 +73,65 @@ where
             if let Err(Closed) = round {
                 return;
             }
-            tokio::time::sleep(LOOK_UP).await;
+            sleep(LOOK_UP).await;
         }
     }
 
-    /// Watches until the API server no longer has the kind.
+    /// Lists and watches until the API server no longer has the kind.
     async fn watch(&self, resource: &ApiResource, listed: &mut bool) -> Result<(), Closed> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let began = Instant::now();
+            match self.list_and_watch(resource, listed).await? {
+                End::Missing => return Ok(()),
+                End::Expired => {
+                    tracing::info!(kind = self.kind.name, "the watch has expired: listing again");
+                }
+                End::Failed => {
+                    if began.elapsed() > LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Lists the objects, then watches them until that fails.
+    async fn list_and_watch(&self, resource: &ApiResource, listed: &mut bool) -> Result<End, Closed> {
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         let api = Api::<K>::all_with(self.client.clone(), resource);
         let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
         while let Some(next) = stream.next().await {
             match next {
                 Ok(event) => {
-                    let (complete, live) = (
-                        matches!(event, Event::InitDone),
-                        matches!(event, Event::Apply(_) | Event::Delete(_)),
-                    );
+                    let complete = matches!(event, Event::InitDone);
                     self.send(event).await?;
-                    if complete || live {
-                        self.recovered();
-                    }
                     if complete {
                         *listed = true;
                         self.sync.synced(self.kind.name);
+                        self.recovered();
                     }
                 }
+                // The answer of the API server is a text: it may no longer have the kind.
+                Err(watcher::Error::WatchFailed(kube::Error::SerdeError(_))) => break,
+                // The connection ended. The next attempt follows within a second, and fails if the API server is away.
+                Err(watcher::Error::WatchFailed(_)) => {}
                 Err(error) => match status_code(&error) {
-                    Some(404) => return Ok(()),
-                    // The watch is older than the server's history. It lists again.
-                    Some(410) => {
-                        tracing::info!(kind = self.kind.name, "the watch has expired: listing again")
-                    }
+                    Some(404) => break,
+                    Some(410) => return Ok(End::Expired),
                     code => {
                         self.failed(explain(&error));
                         if code == Some(403) && self.kind.optional && !*listed {
                             self.send_empty(listed).await?;
                         }
+                        return Ok(End::Failed);
                     }
                 },
             }
         }
-        Ok(())
+        Ok(End::Missing)
     }
 
     /// The API server does not have the kind in a version that can be read.
